@@ -1,0 +1,1 @@
+"""fm: is pretraining worth it against training from scratch? Measured, on your own data."""
