@@ -1,0 +1,70 @@
+"""Which key each query sees, as data rather than as a matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Structured attention mask; a pytree, safe under `jit` and `vmap`.
+
+    Query i, of absolute position ``i + q_start``, sees key j iff all of these hold:
+
+    * ``j < kv_length`` (when given);
+    * ``q_segments[i] == kv_segments[j]`` (when given);
+    * not `causal`, or ``j <= i + q_start``, or ``j < prefix``;
+    * no `window`, or ``j > i + q_start - window``.
+
+    Attributes:
+      causal: static.
+      window: static; how many keys back a query sees, itself included.
+      prefix: int [B]; keys before it are seen by every query of the row.
+      q_start: int [B]; absolute position of the row's first query, 0 by default.
+      kv_length: int [B]; number of valid keys.
+      q_segments: int [B, L].
+      kv_segments: int [B, S].
+    """
+
+    causal: bool = dataclasses.field(default=False, metadata={"static": True})
+    window: int | None = dataclasses.field(default=None, metadata={"static": True})
+    prefix: jax.Array | None = None
+    q_start: jax.Array | None = None
+    kv_length: jax.Array | None = None
+    q_segments: jax.Array | None = None
+    kv_segments: jax.Array | None = None
+
+    def is_full(self) -> bool:
+        """Whether every query sees every key, known without looking at any array."""
+        arrays = (self.kv_length, self.q_segments, self.kv_segments)
+        return not self.causal and self.window is None and all(a is None for a in arrays)
+
+    def visible(self, length: int, keys: int) -> jax.Array:
+        """The mask written out.
+
+        Returns:
+          bool [B, length, keys], with B = 1 where no field depends on the row.
+
+        Raises:
+          ValueError: if only one of `q_segments` and `kv_segments` is given.
+        """
+        if (self.q_segments is None) != (self.kv_segments is None):
+            raise ValueError("a Mask takes q_segments and kv_segments together")
+        q_L1 = jnp.arange(length)[:, None]
+        k_1S = jnp.arange(keys)[None, :]
+        q_BL1 = q_L1[None] if self.q_start is None else q_L1 + self.q_start[:, None, None]
+        seen = jnp.ones((1, length, keys), bool)
+        if self.causal:
+            past = k_1S <= q_BL1
+            seen &= past if self.prefix is None else past | (k_1S < self.prefix[:, None, None])
+        if self.window is not None:
+            seen &= k_1S > q_BL1 - self.window
+        if self.kv_length is not None:
+            seen &= k_1S < self.kv_length[:, None, None]
+        if self.q_segments is not None and self.kv_segments is not None:
+            seen &= self.q_segments[:, :, None] == self.kv_segments[:, None, :]
+        return seen

@@ -1,0 +1,154 @@
+"""Pieces to batches: seeded, mixed, endless, and resumable to the bit, through Grain.
+
+Grain's own packer costs 4.7 ms for 32 rows of 128 tokens, because every piece passes its Python
+layers. So rows are packed once, up front (`fm.data.packing`), and Grain shuffles, repeats, mixes
+and batches whole rows: the state is one number, resuming is immediate, and no row ever holds
+pieces of two epochs. Which pieces share a row does not change from epoch to epoch; segments keep
+them from seeing each other anyway.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from fm.data.packing import PackedRows
+from fm.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches whose place can be saved and set.
+
+    The first use of a seed and the same sources gives the same batches, on any machine.
+    """
+
+    def __init__(self, dataset: grain.IterDataset):
+        self._iterator = iter(dataset)
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the place after the batches taken so far, JSON-able."""
+        return self._iterator.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a place that `get_state` returned, of batches over the same sources."""
+        self._iterator.set_state(state)
+
+
+def text_batches(
+    sources: Sequence[Sequence[np.ndarray]],
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    weights: Sequence[float] | None = None,
+    epochs: int | None = None,
+) -> Batches:
+    """Packs and batches text.
+
+    Args:
+        sources: for each source its pieces, int32 arrays of 1 to `length` tokens.
+        batch_size: rows per batch, B.
+        length: tokens per row, L.
+        seed: of shuffling; a source's order differs from epoch to epoch.
+        weights: share of rows from each source, in any unit; equal unless given.
+        epochs: passes over each source; endless unless given, with one source only. The last
+            batch may then hold fewer rows.
+
+    Returns:
+        Batches of int32 [B, L]: "tokens"; "segments", 0 for padding, 1.. for the pieces of a row;
+        "positions", from 0 within each segment.
+
+    Raises:
+        UserError: a source is empty, or weights do not fit the sources.
+    """
+    rows = [PackedRows(pieces, length) for pieces in sources]
+    return _batches(rows, batch_size, seed, weights, epochs)
+
+
+def image_batches(
+    sources: Sequence[np.ndarray],
+    positions: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    weights: Sequence[float] | None = None,
+    epochs: int | None = None,
+) -> Batches:
+    """Batches patches of images.
+
+    Args:
+        sources: for each source uint8 [N, L, P] of `fm.data.pieces.patchify`, same L and P.
+        positions: int32 [L, 2] of `fm.data.pieces.patch_positions`.
+        batch_size: images per batch, B.
+        seed: see `text_batches`.
+        weights: see `text_batches`.
+        epochs: see `text_batches`.
+
+    Returns:
+        Batches of "patches" uint8 [B, L, P], "segments" int32 [B, L] of ones, "positions"
+        int32 [B, L, 2].
+
+    Raises:
+        UserError: a source is empty, sizes differ, or weights do not fit the sources.
+    """
+    sizes = sorted({source.shape[1:] for source in sources})
+    if len(sizes) > 1 or any(size[0] != len(positions) for size in sizes):
+        raise UserError(
+            f"image sources hold (patches, values) {', '.join(map(str, sizes))} per image beside "
+            f"{len(positions)} positions; all must agree"
+        )
+    return _batches(
+        [_Images(each, positions) for each in sources], batch_size, seed, weights, epochs
+    )
+
+
+class _Images:
+    """Random access to images as rows of one segment, as a Grain source of dicts."""
+
+    def __init__(self, patches: np.ndarray, positions: np.ndarray):
+        self._patches = patches
+        self._positions = positions.astype(np.int32)
+        self._segments = np.ones(len(positions), np.int32)
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {
+            "patches": np.asarray(self._patches[index]),
+            "segments": self._segments,
+            "positions": self._positions,
+        }
+
+
+def _batches(
+    sources: Sequence[PackedRows | _Images],
+    batch_size: int,
+    seed: int,
+    weights: Sequence[float] | None,
+    epochs: int | None,
+) -> Batches:
+    if not sources or any(not len(source) for source in sources):
+        raise UserError(f"a source of pretraining data is empty: {[len(each) for each in sources]}")
+    if epochs is not None and len(sources) > 1:
+        raise UserError("a number of epochs is for one source; a mixture is endless")
+    shares = list(weights) if weights is not None else [1.0] * len(sources)
+    if len(shares) != len(sources) or min(shares) <= 0:
+        raise UserError(f"mixture weights {shares} do not fit {len(sources)} sources; all above 0")
+    shuffled = [
+        # Each source its own seed, or two of one length would be walked in step.
+        grain.MapDataset.source(source).seed(seed + 7919 * index).shuffle().repeat(epochs)
+        for index, source in enumerate(sources)
+    ]
+    mixed = grain.MapDataset.mix(shuffled, shares) if len(shuffled) > 1 else shuffled[0]
+    # Without reading threads: rows are in memory, threads only cost.
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    # An endless stream has no remainder; rounding its length up overflows at batch size 1.
+    batched = mixed.batch(batch_size, drop_remainder=epochs is None)
+    return Batches(batched.to_iter_dataset(options))

@@ -1,0 +1,26 @@
+"""The built-in data sets, each a TensorFlow-free TFDS builder over data in a registry package."""
+
+import pathlib
+from typing import Any
+
+from fm.data.builders.digits import Digits
+from fm.data.builders.docstrings import Docstrings
+from fm.data.builders.film_reviews import FilmReviews
+from fm.data.builders.photos import Photos
+
+NAMES = ("digits", "docstrings", "film_reviews", "photos")
+
+
+def make(name: str, data_dir: pathlib.Path) -> Any:
+    """Returns the built-in builder `name` (of `NAMES`), writing ArrayRecord in `data_dir`."""
+    options: dict[str, Any] = {"data_dir": data_dir, "file_format": "array_record"}
+    match name:
+        case "digits":
+            return Digits(**options)
+        case "docstrings":
+            return Docstrings(**options)
+        case "film_reviews":
+            return FilmReviews(**options)
+        case "photos":
+            return Photos(**options)
+    raise KeyError(name)

@@ -1,0 +1,59 @@
+"""1,797 handwritten digits, 8x8 pixels, from scikit-learn."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+
+from fm.data.hashing import image_digest, in_test, keyed
+from fm.data.pixels import encode_png
+
+TEST_SHARE = 0.2
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """Features: image uint8 [8, 8, 1], 0..16 in the original stretched to 0..255; label.
+
+    Split by hash, 20% test.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Handwritten digits of 43 people, 8x8 grey pixels (test half of the UCI "
+            "data set Optical Recognition of Handwritten Digits).",
+            citation="Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI "
+            "Machine Learning Repository.",
+            license="CC BY 4.0",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(8, 8, 1)),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {
+            "train": self._generate_examples(test=False),
+            "test": self._generate_examples(test=True),
+        }
+
+    def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
+        bunch: Any = load_digits()
+        images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+        examples = (
+            (image_digest(image), image, int(label))
+            for image, label in zip(images, bunch.target, strict=True)
+        )
+        return keyed(
+            (digest, {"image": io.BytesIO(encode_png(image)), "label": label})
+            for digest, image, label in examples
+            if in_test(digest, TEST_SHARE) == test
+        )

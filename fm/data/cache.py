@@ -1,0 +1,33 @@
+"""Where prepared data lives, and how a folder gets there whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns `$FM_CACHE`, or `~/.cache/fm` when that is unset."""
+    return pathlib.Path(os.environ.get("FM_CACHE") or "~/.cache/fm").expanduser().absolute()
+
+
+@contextlib.contextmanager
+def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a scratch folder that becomes `target` when the block ends without an error.
+
+    A reader sees all of `target` or nothing. When two processes race, the first one wins and
+    the second one's copy is thrown away: both hold the same content by construction.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield scratch
+        try:
+            scratch.replace(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,194 @@
+"""Any plain file or folder becomes a TFDS data set, prepared once per content and options."""
+
+import hashlib
+import io
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fm.data import pixels
+from fm.data.cache import cache_folder
+from fm.data.folders import read_folder
+from fm.data.hashing import image_digest, keyed, split_by_hash, text_digest
+from fm.data.prepare import prepare
+from fm.data.text_files import ENDINGS, Example, read_text_file
+from fm.errors import UserError
+
+__all__ = ["BUILDER_NAME", "ENDINGS", "prepared"]
+
+BUILDER_NAME = "plain_files"
+TEST_SHARE = 0.2
+# Goes up when the same files would be read differently.
+_VERSION = "1.0.0"
+
+# Digest, text or pixels, label.
+Loaded = tuple[str, str | np.ndarray, str | None]
+
+
+def prepared(path: pathlib.Path, *, text_column: str, label_column: str) -> Any:
+    """Returns a prepared TFDS builder with the examples of a file or folder.
+
+    Its features are `text` or `image`, and `label` unless unlabelled. The split is the one that
+    the folder makes (`fm.data.folders.read_folder`), else 20% test by hash of the content.
+
+    Args:
+        path: an existing file or folder.
+        text_column: the CSV column or JSON key of the text.
+        label_column: that of the label; "" for unlabelled data.
+
+    Raises:
+        UserError: something about the files is wrong; the message names the file.
+    """
+    digest = _digest(path, text_column, label_column)
+    home = cache_folder() / "files" / digest
+    done = home / BUILDER_NAME / _VERSION
+    if (done / "dataset_info.json").exists():
+        return tfds.builder_from_directory(done)
+    if path.is_dir():
+        by_split = read_folder(path, text_column, label_column)
+    else:
+        by_split = {"all": read_text_file(path, text_column, label_column)}
+    shape = _image_shape(path, by_split)
+    loaded = {split: [_load(each, shape) for each in own] for split, own in by_split.items()}
+    how = "by hash" if "all" in loaded else "official"
+    loaded = _split(path, loaded["all"]) if "all" in loaded else loaded
+    classes = _classes(path, loaded)
+    return prepare(
+        lambda where: PlainFiles(
+            loaded=loaded,
+            shape=shape,
+            classes=classes,
+            described=(f"Files of {path.name}.", how),
+            data_dir=where,
+            file_format="array_record",
+        ),
+        home,
+    )
+
+
+class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Features: text, or image uint8 of one shape; label, a class name, unless unlabelled."""
+
+    name = BUILDER_NAME
+    VERSION = tfds.core.Version(_VERSION)
+    pkg_dir_path = None
+
+    def __init__(
+        self,
+        *,
+        loaded: dict[str, list[Loaded]],
+        shape: pixels.Shape | None,
+        classes: list[str],
+        described: tuple[str, str],
+        **options: Any,
+    ):
+        self._loaded, self._shape, self._classes = loaded, shape, classes
+        self._description, self._how = described
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {}
+        if self._shape:
+            features["image"] = tfds.features.Image(shape=self._shape)
+        else:
+            features["text"] = tfds.features.Text()
+        if self._classes:
+            features["label"] = tfds.features.ClassLabel(names=self._classes)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self._description,
+            license="not stated: your own files",
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(split=self._how),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(own) for split, own in self._loaded.items()}
+
+    def _generate_examples(self, loaded: Iterable[Loaded]) -> Iterator[tuple[str, dict]]:
+        return keyed((digest, _features(content, label)) for digest, content, label in loaded)
+
+
+def _features(content: str | np.ndarray, label: str | None) -> dict[str, Any]:
+    if isinstance(content, str):
+        features: dict[str, Any] = {"text": content}
+    else:
+        features = {"image": io.BytesIO(pixels.encode_png(content))}
+    return features if label is None else features | {"label": label}
+
+
+def _digest(path: pathlib.Path, *options: str) -> str:
+    """Names the prepared data after the files' names and content, and the options."""
+    digest = hashlib.sha256(repr((_VERSION, options, path.name)).encode())
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in paths:
+        if not file.is_file():
+            continue
+        digest.update(repr(os.fspath(file.relative_to(path.parent))).encode())
+        try:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}") from error
+    return digest.hexdigest()[:32]
+
+
+def _open(path: pathlib.Path) -> Any:
+    try:
+        return pixels.open_image(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} is a broken image: {error}") from error
+
+
+def _image_shape(path: pathlib.Path, by_split: dict[str, list[Example]]) -> pixels.Shape | None:
+    """Returns the one shape of all images, or None for text."""
+    contents = [example.content for examples in by_split.values() for example in examples]
+    paths = [content for content in contents if isinstance(content, pathlib.Path)]
+    if not paths:
+        return None
+    if len(paths) < len(contents):
+        raise UserError(f"{path} mixes images and texts; accepted: only one of the two")
+    return pixels.common_shape(pixels.measure(_open(image)) for image in paths)
+
+
+def _load(example: Example, shape: pixels.Shape | None) -> Loaded:
+    if isinstance(example.content, str):
+        return text_digest(example.content), example.content, example.label
+    assert shape is not None
+    image = pixels.to_array(_open(example.content), shape)
+    return image_digest(image), image, example.label
+
+
+def _split(path: pathlib.Path, loaded: list[Loaded]) -> dict[str, list[Loaded]]:
+    """Splits by hash; every label needs two different examples, one for each side."""
+    different: dict[str | None, set[str]] = {}
+    for digest, _, label in loaded:
+        different.setdefault(label, set()).add(digest)
+    for label, digests in different.items():
+        if len(digests) < 2:
+            named = "holds" if label is None else f"label {label!r} has"
+            raise UserError(f"{path}: {named} only one example; at least two different are needed")
+    digests = [digest for digest, _, _ in loaded]
+    number = {label: index for index, label in enumerate(different)}
+    train, test = split_by_hash(digests, [number[label] for _, _, label in loaded], TEST_SHARE)
+    return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}
+
+
+def _classes(path: pathlib.Path, loaded: dict[str, list[Loaded]]) -> list[str]:
+    """Returns the label names in order, whole numbers by value; [] when unlabelled."""
+    labels = {split: {label for _, _, label in own} for split, own in loaded.items()}
+    names = {label for label in labels["train"] if label is not None}
+    unseen = sorted(str(label) for label in labels["test"] - labels["train"])
+    if unseen:
+        raise UserError(f"{path}: label {unseen[0]!r} occurs in the test split only")
+    if None in labels["test"] and names:
+        raise UserError(f"{path}: the train split has labels, the test split has none")
+    if len(names) == 1:
+        raise UserError(f"{path}: label {names.pop()!r} is the only one; at least two are needed")
+    if all(re.fullmatch(r"[+-]?\d{1,18}", name) for name in names):
+        return sorted(names, key=int)
+    return sorted(names)

@@ -1,0 +1,68 @@
+"""Names for examples made from their content, and the train/test split that follows from them."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+# 128 bits: two different examples of one data set never share a name in practice.
+_DIGEST_BYTES = 16
+
+
+def text_digest(text: str) -> str:
+    """Returns the hex digest (32 digits) of a text's UTF-8 bytes."""
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def image_digest(pixels: np.ndarray) -> str:
+    """Returns the hex digest (32 digits) of a uint8 [height, width, channels] image."""
+    named = repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+    return hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def in_test(digest: str, share: float) -> bool:
+    """Says whether an example belongs to the test split, of which `share` (0..1) is expected.
+
+    It depends on the content alone: the order of the examples does not matter, adding examples
+    moves none, and exact copies never land on both sides.
+    """
+    return int(digest[:8], 16) < share * 2**32
+
+
+def split_by_hash(
+    digests: Sequence[str], labels: Sequence[int] | None, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples by `in_test`, and sees to it that small labels land on both sides.
+
+    Where chance leaves a label without a train or without a test example, the one with its
+    lowest or highest digest crosses over, copies included.
+
+    Args:
+        digests: one digest per example.
+        labels: one label per example, or None for unlabelled data (then one label covers all).
+        share: expected share of test examples.
+
+    Returns:
+        Ascending indices of the train and of the test examples.
+    """
+    test = {digest for digest in digests if in_test(digest, share)}
+    by_label: dict[int, set[str]] = {}
+    for digest, label in zip(digests, labels or [0] * len(digests), strict=True):
+        by_label.setdefault(label, set()).add(digest)
+    for _, own in sorted(by_label.items()):
+        if len(own) > 1 and not own & test:
+            test.add(min(own))
+        elif len(own) > 1 and own <= test:
+            test.remove(max(own))
+    chosen = np.array([digest in test for digest in digests], bool)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def keyed(examples: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yields (unique key, example) from (digest, example): TFDS refuses repeated keys."""
+    seen: dict[str, int] = {}
+    for digest, example in examples:
+        count = seen.get(digest, 0)
+        seen[digest] = count + 1
+        yield f"{digest}-{count}", example

@@ -1,0 +1,46 @@
+"""Preparing a TFDS builder once, whole or not at all, as ArrayRecord."""
+
+import contextlib
+import io
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from fm.data.cache import new_folder
+
+MakeBuilder = Callable[[pathlib.Path], Any]
+
+
+def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
+    """Returns the prepared builder, preparing it on first use.
+
+    Args:
+        make: builds a `tfds.core.DatasetBuilder` (ArrayRecord format) for a data folder.
+        data_dir: the folder that holds all prepared data sets.
+
+    Returns:
+        The builder, reading from `data_dir`.
+    """
+    builder = make(data_dir)
+    target = pathlib.Path(builder.data_path)
+    if not (target / "dataset_info.json").exists():
+        print(f"preparing {builder.info.full_name} ...", file=sys.stderr, flush=True)
+        tfds.disable_progress_bar()
+        with new_folder(target) as scratch:
+            inside = make(scratch)
+            # TFDS prints its own lines to stdout, naming the scratch folder.
+            with contextlib.redirect_stdout(io.StringIO()):
+                inside.download_and_prepare()
+            _lift(pathlib.Path(inside.data_path), scratch)
+    return tfds.builder_from_directory(target)
+
+
+def _lift(inner: pathlib.Path, outer: pathlib.Path) -> None:
+    """Moves the files of `inner`, a folder below `outer`, up into `outer`."""
+    for file in inner.iterdir():
+        file.replace(outer / file.name)
+    shutil.rmtree(outer / inner.relative_to(outer).parts[0])

@@ -1,0 +1,204 @@
+"""`load`: a built-in name, a TFDS name, a prepared folder or plain files become a `Dataset`."""
+
+import hashlib
+import importlib
+import importlib.util
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fm.data import builders, files
+from fm.data.cache import cache_folder
+from fm.data.hashing import split_by_hash
+from fm.data.prepare import prepare
+from fm.data.splits import Dataset, Split, subset, without
+from fm.data.stored import Columns, image_shape, stored_split
+from fm.errors import UserError
+
+__all__ = ["Dataset", "Split", "load", "subset", "without"]
+
+TEST_SHARE = 0.2
+# name, name/config, with :version. Not namespace:name, which would ask a data hub for a list.
+_STOCK_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+) -> Dataset:
+    """Loads a data set, preparing and indexing it on first use.
+
+    Args:
+        name: a built-in name (`fm.data.builders.NAMES`), a path of a file or folder (plain data or
+            a prepared TFDS data set), or a TFDS name (`name/config:version` works too).
+        data_dir: where prepared TFDS data sets lie; the user's cache unless given.
+        text_column: the column, JSON key or TFDS feature with the text.
+        label_column: the one with the label; "" for none.
+
+    Returns:
+        The data set. The official test split where there is one (a validation split stands in for
+        a missing test split), else 20% by hash of the content.
+
+    Raises:
+        UserError: no such data set, or something about its files is wrong.
+    """
+    folder = pathlib.Path(data_dir).expanduser() if data_dir else cache_folder() / "tfds"
+    path = pathlib.Path(name).expanduser()
+    if name in builders.NAMES:
+        builder = prepare(lambda where: builders.make(name, where), folder)
+    elif path.exists():
+        if (path / "dataset_info.json").exists():
+            builder = tfds.builder_from_directory(path.resolve())
+        else:
+            builder = files.prepared(path, text_column=text_column, label_column=label_column)
+            text_column, label_column = "text", "label"
+    elif name.startswith(("/", "./", "../", "~", "\\")) or path.suffix in files.ENDINGS:
+        raise UserError(f"{name}: no such file or folder")
+    else:
+        builder = _stock_builder(name, folder)
+    return _dataset(name, builder, text_column, label_column)
+
+
+def _stock_builder(name: str, folder: pathlib.Path) -> Any:
+    """Returns a stock TFDS builder, prepared in `folder` already or, with TensorFlow, now."""
+    unknown = UserError(
+        f"unknown data set {name!r}: neither built in ({', '.join(builders.NAMES)}), nor a path, "
+        f"nor a TFDS name, nor prepared in {folder}"
+    )
+    if not _STOCK_NAME.fullmatch(name):
+        raise unknown
+    found = sorted(folder.glob(f"{name.replace(':', '/')}/**/dataset_info.json"))
+    try:
+        _import_legacy(name)
+        # Data prepared as TFRecord cannot be read in any order, so nor is it looked for.
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+        ready = (pathlib.Path(builder.data_path) / "dataset_info.json").exists()
+    except tfds.core.DatasetNotFoundError:
+        builder, ready = None, False
+    except (ImportError, ValueError, RuntimeError, AssertionError) as error:
+        if not found:
+            _require_tensorflow(name, folder)
+            raise UserError(f"TFDS cannot set up {name!r}: {_first_line(error)}") from error
+        builder, ready = None, False
+    if ready:
+        return builder
+    if found:
+        return tfds.builder_from_directory(found[-1].parent)
+    if builder is None:
+        raise unknown
+    _require_tensorflow(name, folder)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # Anything: network, checksum, disk, a bug in the stock builder.
+        raise UserError(f"TFDS cannot prepare {name!r}: {_first_line(error)}") from error
+    return builder
+
+
+def _import_legacy(name: str) -> None:
+    """Imports the TFDS module named like the data set: older builders register only then."""
+    base = re.split("[/:]", name)[0]
+    package = pathlib.Path(tfds.__file__).parent
+    for path in sorted(package.glob(f"*/**/{base}.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        if parts[0] not in ("core", "scripts", "testing", "datasets"):
+            importlib.import_module(".".join((tfds.__name__, *parts)))
+
+
+def _require_tensorflow(name: str, folder: pathlib.Path) -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"TFDS needs TensorFlow to prepare {name!r}, which is not in {folder}: "
+            'pip install "fm[tfds]"'
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Dataset:
+    columns = _columns(name, builder.info.features, text_column, label_column)
+    available = list(builder.info.splits)
+    if "train" not in available:
+        raise UserError(f"{name} has no train split; it has: {', '.join(available) or 'none'}")
+    held_out = next((split for split in ("test", "validation") if split in available), None)
+    names = ["train", held_out] if held_out else ["train"]
+    shape = None
+    try:
+        if columns.modality == "image":
+            shape = image_shape(builder, names, columns)
+        train, *rest = (stored_split(builder, split, columns, shape) for split in names)
+    except NotImplementedError as error:
+        raise UserError(
+            f"{name} is prepared as TFRecord, which cannot be read in any order; "
+            'prepare it with file_format="array_record"'
+        ) from error
+    metadata = dict(builder.info.metadata or {})
+    if rest:
+        test = rest[0]
+        how = (
+            "by hash" if builder.info.name in builders.NAMES else metadata.get("split", "official")
+        )
+    else:
+        how = "by hash"
+        labels = None if train.labels is None else train.labels.tolist()
+        kept, moved = split_by_hash(train.ids, labels, TEST_SHARE)
+        train, test = subset(train, kept), subset(train, moved)
+    classes = tuple(builder.info.features[columns.label].names) if columns.label else ()
+    info = {
+        "description": builder.info.description,
+        "licence": builder.info.redistribution_info.license or "unknown",
+        "citation": builder.info.citation,
+        "version": str(builder.info.version),
+        "split": how,
+        "fingerprint": _fingerprint(train, test),
+        "counts": _counts(train, test, classes),
+        "image_shape": None if shape is None else list(shape),
+    }
+    return Dataset(name, columns.modality, classes, train, test, metadata | info)
+
+
+def _columns(name: str, features: Any, text_column: str, label_column: str) -> Columns:
+    """Finds the features to read: by name, else the first of a fitting kind."""
+    kinds: dict[type, list[str]] = {}
+    for key, feature in features.items():
+        kinds.setdefault(type(feature), []).append(key)
+    texts, images = kinds.get(tfds.features.Text, []), kinds.get(tfds.features.Image, [])
+    labels = kinds.get(tfds.features.ClassLabel, [])
+    label = None
+    if label_column:
+        label = label_column if label_column in labels else next(iter(labels), None)
+    if text_column in texts:
+        return Columns("text", text_column, label)
+    if images:
+        return Columns("image", images[0], label)
+    if texts:
+        return Columns("text", texts[0], label)
+    raise UserError(
+        f"{name} has neither a text nor an image feature; it has: {', '.join(sorted(features))}"
+    )
+
+
+def _fingerprint(train: Split, test: Split) -> str:
+    digest = hashlib.sha256()
+    for split in (train, test):
+        digest.update("".join(split.ids).encode())
+        digest.update(b"-" if split.labels is None else split.labels.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _counts(train: Split, test: Split, classes: tuple[str, ...]) -> dict[str, Any]:
+    counts: dict[str, Any] = {"train": len(train), "test": len(test)}
+    for key, split in (("train_by_class", train), ("test_by_class", test)):
+        if split.labels is not None:
+            # TFDS marks a withheld label by -1.
+            known = split.labels[split.labels >= 0]
+            number = np.bincount(known, minlength=len(classes)).tolist()
+            counts[key] = dict(zip(classes, number, strict=True))
+    return counts

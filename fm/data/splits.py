@@ -1,0 +1,74 @@
+"""`Dataset` and `Split`: what every source of data becomes, whatever it was before."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Indices = Sequence[int] | np.ndarray
+Inputs = list[str] | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Examples that can be read in any order.
+
+    Attributes:
+        labels: int32 [N], or None when unlabelled.
+        ids: N hex digests of the examples' content; exact copies share one.
+        rows: int64 [N], the place of each example in the underlying source.
+        read: reads places of the underlying source, as `inputs` returns them.
+    """
+
+    labels: np.ndarray | None
+    ids: tuple[str, ...]
+    rows: np.ndarray = dataclasses.field(repr=False)
+    read: Callable[[np.ndarray], Inputs] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def inputs(self, indices: Indices) -> Inputs:
+        """Returns the texts, or the images as uint8 [n, height, width, channels]."""
+        return self.read(self.rows[np.asarray(indices, np.int64)])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named data set with a train and a test split.
+
+    Attributes:
+        name: as the user gave it.
+        modality: "text" or "image".
+        classes: the label names, in label order; () when unlabelled.
+        train: what may be learned from.
+        test: what is scored once.
+        info: JSON-able: description, licence, citation, version, split ("official" or "by hash"),
+            fingerprint (hex digest over ids and labels), counts, image_shape (None for text).
+    """
+
+    name: str
+    modality: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    info: dict[str, Any]
+
+
+def subset(split: Split, indices: Indices) -> Split:
+    """Returns the split's examples at `indices`, in that order."""
+    chosen = np.asarray(indices, np.int64)
+    return dataclasses.replace(
+        split,
+        labels=None if split.labels is None else split.labels[chosen],
+        ids=tuple(split.ids[index] for index in chosen),
+        rows=split.rows[chosen],
+    )
+
+
+def without(split: Split, indices: Indices) -> Split:
+    """Returns the split less the examples at `indices`, in the order they had."""
+    kept = np.ones(len(split), bool)
+    kept[np.asarray(indices, np.int64)] = False
+    return subset(split, np.flatnonzero(kept))

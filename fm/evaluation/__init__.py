@@ -1,0 +1,1 @@
+"""Evidence from scores: intervals, label multipliers, break-even, and the classical baselines."""

@@ -1,0 +1,84 @@
+"""The sizes and choices that make one model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fm.errors import UserError
+
+_DIAL = {"nano": 1, "micro": 2, "tiny": 4, "small": 6, "base": 12}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of one transformer.
+
+    Attributes:
+      depth: number of layers (N).
+      width: residual width (D).
+      heads: query heads (H).
+      kv_heads: key/value heads (K); divides `heads`.
+      hidden: feed-forward width (F).
+      vocab: tokens of the discrete stream (V); 0 for a model without text.
+      patch: numbers in one continuous piece (P); 0 for a model without images.
+      axes: position axes, 1 for text and 2 for pictures (row, column).
+      mixtures: components of the Gaussian-mixture head (M).
+      rope_base: base of the rotary frequencies.
+      norm_eps: added to the mean square in RMSNorm.
+      scan: run the layers as one `lax.scan` (quick to compile) or unrolled (faster on a CPU).
+      dtype: what activations and matrix products are computed in; parameters stay float32.
+      attention: implementation name, or None for the fastest that is right.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    vocab: int = 0
+    patch: int = 0
+    axes: int = 1
+    mixtures: int = 4
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-6
+    scan: bool = False
+    dtype: str = "float32"
+    attention: str | None = None
+
+    def __post_init__(self):
+        if self.width % self.heads or self.heads % self.kv_heads:
+            raise UserError(
+                f"heads={self.heads} must divide width={self.width}, and kv_heads={self.kv_heads} "
+                f"must divide heads={self.heads}"
+            )
+        if (self.width // self.heads) % (2 * self.axes):
+            raise UserError(
+                f"head width {self.width // self.heads} must be a multiple of {2 * self.axes} "
+                f"for rotary positions on {self.axes} axes"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype={self.dtype} is not known; accepted are float32, bfloat16")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head (C)."""
+        return self.width // self.heads
+
+
+def sized(size: str, **overrides) -> ModelConfig:
+    """A model from one dial: depth N gives width 32 N (64 at least), heads of 32 to 64.
+
+    Args:
+      size: one of nano, micro, tiny, small, base.
+      **overrides: any field of `ModelConfig`.
+
+    Raises:
+      UserError: if the size is not on the dial.
+    """
+    if size not in _DIAL:
+        raise UserError(f"size {size!r} is not known; accepted are {', '.join(_DIAL)}")
+    depth = overrides.pop("depth", _DIAL[size])
+    width = overrides.pop("width", max(64, (64 if depth > 4 else 32) * depth))
+    heads = overrides.pop("heads", max(1, width // (64 if width >= 384 else 32)))
+    derived = {"kv_heads": heads, "hidden": 4 * width, **overrides}
+    return ModelConfig(depth=depth, width=width, heads=heads, **derived)

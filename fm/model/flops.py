@@ -1,0 +1,60 @@
+"""Floating-point operations of the model, counted by hand: a multiply-add is two.
+
+Counted are the matrix products (Kaplan et al. 2020, table 1, attention included), at the
+padded length and without a causal discount, since that is what the kernels run. Normalisation,
+softmax and other work per element is left out, as is usual for the share of a peak rate.
+"""
+
+from __future__ import annotations
+
+from fm.errors import UserError
+from fm.model.config import ModelConfig
+
+
+def forward_flops(config: ModelConfig, length: int, *, predictions: int) -> float:
+    """Of one sequence.
+
+    Args:
+      config: the model's.
+      length: pieces that enter the layers (L).
+      predictions: places at which the head is read.
+    """
+    D, F, L = config.width, config.hidden, length
+    H, K, C = config.heads, config.kv_heads, config.head_width
+    projections = 2 * L * D * C * (2 * H + 2 * K)
+    scores = 4 * L * L * H * C
+    feed_forward = 4 * L * D * F
+    enter = 2 * L * config.patch * D
+    head = config.vocab or config.mixtures * (2 * config.patch + 1)
+    leave = 2 * predictions * D * head
+    return float(config.depth * (projections + scores + feed_forward) + enter + leave)
+
+
+def train_flops(config: ModelConfig, length: int, *, predictions: int) -> float:
+    """Of one sequence, forward and backward: each product's two gradients cost it once each."""
+    return 3.0 * forward_flops(config, length, predictions=predictions)
+
+
+def sequence_cost(
+    config: ModelConfig, length: int, objective: str, hide: float
+) -> tuple[int, int]:
+    """Pieces that enter the layers and predictions made, for one training sequence.
+
+    Args:
+      config: the model's.
+      length: pieces in the sequence (L).
+      objective: "next" predicts every piece; "masked" the hidden ones, in place; "bag" all hidden
+        ones at once, which do not enter.
+      hide: share of pieces hidden.
+
+    Raises:
+      UserError: for an objective that is not one of these.
+    """
+    if objective == "next":
+        # Patches are led by a start piece; a text's first token is given.
+        return (length, length - 1) if config.vocab else (length + 1, length)
+    if objective == "masked":
+        return length, max(1, round(hide * length))
+    if objective == "bag":
+        return max(1, round((1.0 - hide) * length)), 1
+    raise UserError(f"objective {objective!r} is not known; accepted are next, masked, bag")

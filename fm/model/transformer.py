@@ -1,0 +1,96 @@
+"""The whole model: a thin Linen shell round a pure forward pass."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fm.attention import Mask
+from fm.model import layers, streams
+from fm.model.config import ModelConfig
+from fm.model.positions import rotations
+
+
+def forward(
+    params: dict,
+    inputs: dict[str, jax.Array],
+    config: ModelConfig,
+    *,
+    mask: Mask,
+    hidden_BL: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Runs the layers.
+
+    Args:
+      params: as `Transformer.init` gives them.
+      inputs: pieces (see `streams.embed`) and `positions`, int [B, L] or [B, L, A].
+      config: the model's.
+      mask: who sees whom.
+      hidden_BL: pieces the model may not see.
+
+    Returns:
+      `final` [B, L, D], the normalised output the heads read, and `layers` [N + 1, B, L, D], the
+      residual before the first layer and after each (dropped by the compiler where unused).
+    """
+    positions = inputs["positions"]
+    positions_BLA = positions[..., None] if positions.ndim == 2 else positions
+    turns = rotations(positions_BLA, config.head_width, config.rope_base)
+    x_BLD = layers.rms_norm(
+        streams.embed(params["streams"], inputs, config, hidden_BL), config.norm_eps
+    )
+    if config.scan:
+
+        def body(x, layer):
+            y = layers.apply(layer, x, turns, mask, config)
+            return y, y
+
+        last, residuals = jax.lax.scan(body, x_BLD, params["layers"])
+        residuals = jnp.concatenate([x_BLD[None], residuals])
+    else:
+        # `lax.split` transposes to one concatenation; slices would each pad a full-size gradient.
+        ones = (1,) * config.depth
+        parts = {name: jax.lax.split(w, ones, axis=0) for name, w in params["layers"].items()}
+        residuals = [x_BLD]
+        for n in range(config.depth):
+            layer = {name: split[n][0] for name, split in parts.items()}
+            residuals.append(layers.apply(layer, residuals[-1], turns, mask, config))
+        last, residuals = residuals[-1], jnp.stack(residuals)
+    return {"final": layers.rms_norm(last, config.norm_eps), "layers": residuals}
+
+
+class Transformer(nn.Module):
+    """Linen shell: owns the parameters, leaves the mathematics to `forward`.
+
+    Parameters are `{"streams": {...}, "layers": {...}}`, plain dicts of float32 arrays, the
+    layers stacked along a leading axis whether or not they run as a scan.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: dict[str, jax.Array],
+        *,
+        mask: Mask,
+        hidden_BL: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """See `forward`."""
+        params = {
+            "streams": self.param("streams", streams.init, self.config),
+            "layers": self.param("layers", layers.init, self.config),
+        }
+        return forward(params, inputs, self.config, mask=mask, hidden_BL=hidden_BL)
+
+
+def init(rng: jax.Array, config: ModelConfig) -> dict:
+    """Fresh parameters (the shapes of the inputs do not matter to them)."""
+    inputs = {"positions": jnp.arange(1)[None]}
+    if config.vocab:
+        inputs["tokens"] = jnp.zeros((1, 1), jnp.int32)
+    else:
+        inputs["patches"] = jnp.zeros((1, 1, config.patch))
+    if config.axes > 1:
+        inputs["positions"] = jnp.zeros((1, 1, config.axes), jnp.int32)
+    return Transformer(config).init(rng, inputs, mask=Mask())["params"]

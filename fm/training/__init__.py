@@ -1,0 +1,1 @@
+"""Training: objectives, optimiser, one jitted step, the loop round it, checkpoints."""

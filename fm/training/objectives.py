@@ -1,0 +1,244 @@
+"""What pretraining asks of the model: the next piece, the hidden ones, or the bag of them.
+
+The objective is drawn per sequence. Rows reach this file already shuffled, so the first rows of
+a batch take one objective and the following ones another: exact shares, static shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fm.attention import Mask
+from fm.errors import UserError
+from fm.model import streams
+from fm.model.config import ModelConfig
+from fm.model.layers import rms_norm
+from fm.model.transformer import forward
+
+Batch = dict[str, jax.Array]
+Nats = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Which predictions are asked for; the shares of sequences add up to 1.
+
+    Attributes:
+      next: share predicting every next piece under causal attention. Gives a likelihood and
+        samples.
+      masked: share predicting hidden pieces in place, under bidirectional attention.
+      bag: share (text only) predicting, from the mean of the visible pieces alone, which tokens
+        are hidden, wherever they stand (bag-of-words loss: Zhao et al. 2017, eq. 6). Hidden
+        pieces do not enter the model (He et al. 2021), so it costs 1 - `hide` of the others.
+      hide: share of a sequence's pieces that are hidden.
+      rarity: a bag's tokens weigh frequency ** -rarity, as in word2vec's subsampling (Mikolov et
+        al. 2013, eq. 5, with 0.5), so the bag is not all commas.
+    """
+
+    next: float = 0.0
+    masked: float = 1.0
+    bag: float = 0.0
+    hide: float = 0.5
+    rarity: float = 0.5
+
+    def __post_init__(self):
+        shares = (self.next, self.masked, self.bag)
+        if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6 or not 0.0 < self.hide < 1.0:
+            raise UserError(
+                f"objective shares next={self.next}, masked={self.masked}, bag={self.bag} must "
+                f"add up to 1, and hide={self.hide} lie between 0 and 1"
+            )
+
+
+def loss(
+    params: dict,
+    batch: Batch,
+    rng: jax.Array,
+    config: ModelConfig,
+    objective: Objective,
+    token_weights_V: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean over objectives, by their share, of the mean nats per predicted piece.
+
+    Args:
+      params: of the model.
+      batch: `tokens` int [B, L] or `patches` uint8 [B, L, P], with `positions` and `segments`
+        int [B, L] (0 is padding; pieces of different segments do not see each other).
+      rng: decides what is hidden.
+      config: the model's.
+      objective: see `Objective`.
+      token_weights_V: weight of each token in a bag; needed when `objective.bag` > 0.
+
+    Returns:
+      The loss, in nats per token or per number in a patch, and the metrics `next_nats`,
+      `masked_nats`, `bag_nats`: the mean of each objective that has a share.
+    """
+    noise_BL = jax.random.uniform(rng, batch["segments"].shape)
+    nats = sums(params, batch, noise_BL, config, objective, token_weights_V)
+    return mean(nats, {name: count for name, (_, count) in nats.items()}, objective, batch)
+
+
+def sums(
+    params: dict,
+    batch: Batch,
+    noise_BL: jax.Array,
+    config: ModelConfig,
+    objective: Objective,
+    token_weights_V: jax.Array | None = None,
+) -> dict[str, Nats]:
+    """Sum of nats and sum of weights of each objective that has rows in the batch.
+
+    The noise, uniform in 0..1, is the only source of chance, so rows may be taken apart and
+    their sums added up: nothing changes. Other arguments as for `loss`.
+    """
+    tasks: dict[str, Callable[[Batch, jax.Array], Nats]] = {
+        "next": lambda rows, _: next_piece(params, rows, config),
+        "masked": lambda rows, noise: masked_pieces(params, rows, noise, config, objective.hide),
+        "bag": lambda rows, noise: bag_of_tokens(
+            params, rows, noise, config, objective.hide, token_weights_V
+        ),
+    }
+    return {
+        name: tasks[name](jax.tree.map(lambda value, at=at: value[at], batch), noise_BL[at])
+        for name, at in rows_of(objective, noise_BL.shape[0]).items()
+    }
+
+
+def rows_of(objective: Objective, batch_size: int) -> dict[str, slice]:
+    """Which rows of a batch each objective takes; one without a row is left out."""
+    first = round(objective.next * batch_size)
+    second = round((objective.next + objective.masked) * batch_size)
+    rows = {
+        "next": slice(0, first),
+        "masked": slice(first, second),
+        "bag": slice(second, batch_size),
+    }
+    return {name: at for name, at in rows.items() if at.start < at.stop}
+
+
+def mean(
+    nats: dict[str, Nats], counts: dict[str, jax.Array], objective: Objective, batch: Batch
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss and its metrics from `sums`.
+
+    Args:
+      nats: sums over the batch, or over a part of one.
+      counts: sums of weights over the whole batch; the results of its parts then add up to the
+        result of the whole.
+      objective: see `Objective`.
+      batch: the batch or part, for the shares of its rows.
+    """
+    B = batch["segments"].shape[0]
+    total, metrics = jnp.zeros(()), {}
+    for name, at in rows_of(objective, B).items():
+        metrics[f"{name}_nats"] = nats[name][0] / jnp.maximum(counts[name], 1e-6)
+        total += metrics[f"{name}_nats"] * (at.stop - at.start) / B
+    return total, metrics
+
+
+def next_piece(params: dict, batch: Batch, config: ModelConfig) -> Nats:
+    """Nats of every piece given those before it in its segment.
+
+    A sequence of patches is led by its start piece, so that its first patch is predicted too;
+    of text, a segment's first token (BOS, or the first of a later chunk) is given.
+    """
+    if "patches" in batch:
+        batch = streams.with_start(batch)
+    segments = batch["segments"]
+    mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
+    final_BLD = forward(params, batch, config, mask=mask)["final"]
+    weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    targets = {key: batch[key][:, 1:] for key in ("tokens", "patches") if key in batch}
+    return _weighed(_nll(params, final_BLD[:, :-1], targets, config), weights)
+
+
+def masked_pieces(
+    params: dict, batch: Batch, noise_BL: jax.Array, config: ModelConfig, hide: float
+) -> Nats:
+    """Nats of the hidden pieces given all others of the segment (Devlin et al. 2018, sec. 3.1).
+
+    Hidden are the pieces of least noise.
+    """
+    B, L = batch["segments"].shape
+    k = max(1, round(hide * L))
+    places_Bk = jnp.argsort(noise_BL, axis=-1)[:, :k]
+    hidden_BL = jnp.zeros((B, L), bool).at[jnp.arange(B)[:, None], places_Bk].set(True)
+    segments = batch["segments"]
+    mask = Mask(q_segments=segments, kv_segments=segments)
+    final_BLD = forward(params, batch, config, mask=mask, hidden_BL=hidden_BL)["final"]
+    h_BkD = jnp.take_along_axis(final_BLD, places_Bk[..., None], axis=1)
+    targets = _at(batch, places_Bk)
+    return _weighed(_nll(params, h_BkD, targets, config), targets["segments"] > 0)
+
+
+def bag_of_tokens(
+    params: dict,
+    batch: Batch,
+    noise_BL: jax.Array,
+    config: ModelConfig,
+    hide: float,
+    token_weights_V: jax.Array | None,
+) -> Nats:
+    """Nats of the hidden tokens given the mean of the visible ones' outputs.
+
+    Rows hold one segment each; visible are its pieces of least noise.
+    """
+    if "tokens" not in batch or token_weights_V is None:
+        raise UserError("the bag objective is for text: images take next and masked")
+    L = batch["segments"].shape[1]
+    visible = max(1, round((1.0 - hide) * L))
+    filled_BL = batch["segments"] > 0
+    order_BL = jnp.argsort(noise_BL + ~filled_BL, axis=-1)
+    shown_B1 = jnp.maximum(
+        1, jnp.round((1.0 - hide) * jnp.sum(filled_BL, axis=-1, keepdims=True))
+    ).astype(jnp.int32)
+    seen = _at(batch, order_BL[:, :visible])
+    seen["segments"] = jnp.where(jnp.arange(visible) < shown_B1, seen["segments"], 0)
+    mask = Mask(q_segments=seen["segments"], kv_segments=seen["segments"])
+    final_BvD = forward(params, seen, config, mask=mask)["final"]
+    weights_Bv1 = (seen["segments"] > 0)[..., None].astype(final_BvD.dtype)
+    summary_BD = rms_norm(jnp.sum(final_BvD * weights_Bv1, axis=1), config.norm_eps)
+    log_p_BV = jax.nn.log_softmax(
+        streams.token_logits(params["streams"], summary_BD), axis=-1
+    )
+    tokens_BL = jnp.take_along_axis(batch["tokens"], order_BL, axis=1)
+    hidden_BL = (jnp.arange(L) >= shown_B1) & jnp.take_along_axis(filled_BL, order_BL, axis=1)
+    nats_BL = -jnp.take_along_axis(log_p_BV, tokens_BL, axis=1)
+    return _weighed(nats_BL, hidden_BL * token_weights_V[tokens_BL])
+
+
+def rarity_weights(counts_V: jax.Array, rarity: float) -> jax.Array:
+    """Weight of each token in a bag: relative frequency ** -rarity, mean 1 over the corpus."""
+    frequency = counts_V / jnp.sum(counts_V)
+    weights = jnp.where(counts_V > 0, jnp.maximum(frequency, 1e-9) ** -rarity, 0.0)
+    return weights / jnp.sum(weights * frequency)
+
+
+def _at(batch: Batch, places_Bk: jax.Array) -> Batch:
+    """The pieces at the given places of every row."""
+
+    def pick(value):
+        index = places_Bk.reshape(*places_Bk.shape, *[1] * (value.ndim - 2))
+        return jnp.take_along_axis(value, index, axis=1)
+
+    return {key: pick(value) for key, value in batch.items()}
+
+
+def _nll(params: dict, h_BkD: jax.Array, targets: Batch, config: ModelConfig) -> jax.Array:
+    """Nats per token, or per number in a patch, [B, k]."""
+    h_TD = h_BkD.reshape(-1, h_BkD.shape[-1])
+    if "tokens" in targets:
+        nats_T = streams.token_nll(params["streams"], h_TD, targets["tokens"].reshape(-1))
+    else:
+        values_TP = streams.unit(targets["patches"]).reshape(-1, config.patch)
+        nats_T = streams.patch_nll(params["streams"], h_TD, values_TP, config) / config.patch
+    return nats_T.reshape(h_BkD.shape[:2])
+
+
+def _weighed(nats: jax.Array, weights: jax.Array) -> Nats:
+    weights = weights.astype(jnp.float32)
+    return jnp.sum(nats * weights), jnp.sum(weights)

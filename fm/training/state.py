@@ -1,0 +1,42 @@
+"""What a step changes: parameters, the optimiser's memory, the step count. Nothing else.
+
+Chance needs no place here: each step's key is the run's seed folded with the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+State = dict[str, Any]  # "params", "opt_state", "step" (int32 scalar)
+
+
+def init(params: dict, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step, over a copy of `params` (a step donates its state)."""
+    params = jax.tree.map(lambda value: jnp.array(value, copy=True), params)
+    return {
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "step": jnp.zeros((), jnp.int32),
+    }
+
+
+def params_digest(params: dict) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all leaves, in order of name.
+
+    Equal digests mean equal parameters to the bit; the order in which a dict was filled does
+    not matter.
+    """
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in sorted(leaves, key=lambda pair: jax.tree_util.keystr(pair[0])):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        header = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
+        digest.update(header.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,131 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from fm.data import batches, pieces
+from fm.errors import UserError
+
+RNG = np.random.default_rng(0)
+LENGTH = 32
+
+
+def documents(count, first):
+    """Pieces whose tokens are all different, numbered from `first`."""
+    lengths = RNG.integers(1, LENGTH + 1, count)
+    starts = first + np.cumsum(lengths) - lengths
+    return [np.arange(a, a + n, dtype=np.int32) for a, n in zip(starts, lengths, strict=True)]
+
+
+ONE, TWO = documents(200, 1), documents(300, 1_000_000)
+IMAGES = [RNG.integers(0, 256, (n, 4, 16), np.uint8) for n in (40, 70)]
+
+
+def text(sources=(ONE, TWO), weights=(0.7, 0.3), batch_size=4, seed=0, **options):
+    return batches.text_batches(
+        sources, weights=weights, batch_size=batch_size, length=LENGTH, seed=seed, **options
+    )
+
+
+def images(seed=0, sources=IMAGES, **options):
+    positions = pieces.patch_positions(8, 8, 4)
+    return batches.image_batches(sources, positions, batch_size=8, seed=seed, **options)
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(
+        left[key].dtype == right[key].dtype and np.array_equal(left[key], right[key])
+        for key in left
+    )
+
+
+@pytest.mark.parametrize("make", [text, images])
+@pytest.mark.parametrize("taken", [0, 1, 37, 120])
+def test_resume_is_exact(make, taken):
+    first = make()
+    for _ in range(taken):
+        next(first)
+    state = json.loads(json.dumps(first.get_state()))
+    expected = [next(first) for _ in range(50)]
+    resumed = make()
+    next(resumed)  # A used iterator must come round too.
+    resumed.set_state(state)
+    assert all(same(next(resumed), batch) for batch in expected)
+
+
+@pytest.mark.parametrize("make", [text, images])
+def test_seeds(make):
+    assert all(same(a, b) for a, b in itertools.islice(zip(make(), make(), strict=True), 20))
+    assert not same(next(make(seed=0)), next(make(seed=1)))
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_token_appears_once_per_epoch(epochs):
+    found = list(text([ONE], None, epochs=epochs))
+    tokens = np.concatenate([batch["tokens"][batch["segments"] > 0] for batch in found])
+    expected = np.concatenate(ONE * epochs)
+    np.testing.assert_array_equal(np.sort(tokens), np.sort(expected))
+
+
+def test_epochs_are_shuffled_differently():
+    iterator = text([ONE], None, batch_size=1)
+    rows = len(list(text([ONE], None, batch_size=1, epochs=1)))
+    epochs = [[next(iterator)["tokens"][0, 0] for _ in range(rows)] for _ in range(2)]
+    assert epochs[0] != epochs[1] and sorted(epochs[0]) == sorted(epochs[1])
+
+
+def test_segments_and_positions():
+    known = {piece[0]: piece for piece in ONE + TWO}
+    for batch in itertools.islice(text(), 30):
+        assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+            key: ((4, LENGTH), np.int32) for key in ("tokens", "segments", "positions")
+        }
+        keys = ("tokens", "segments", "positions")
+        for tokens, segments, positions in zip(*map(batch.get, keys), strict=True):
+            used = segments.max()
+            assert set(segments) <= set(range(used + 1)) and used >= 1
+            for segment in range(1, used + 1):
+                piece = tokens[segments == segment]
+                np.testing.assert_array_equal(piece, known[piece[0]])
+                np.testing.assert_array_equal(positions[segments == segment], range(len(piece)))
+            assert not tokens[segments == 0].any() and not positions[segments == 0].any()
+
+
+def test_weights_are_shares_of_rows():
+    rows = np.concatenate([batch["tokens"][:, 0] for batch in itertools.islice(text(), 250)])
+    assert np.mean(rows < 1_000_000) == pytest.approx(0.7, abs=0.01)
+
+
+def test_little_is_padded():
+    found = list(text([documents(2000, 1)], None, epochs=1))
+    assert np.mean([(batch["segments"] == 0).mean() for batch in found]) < 0.02
+
+
+def test_images():
+    iterator = images(sources=IMAGES[:1], epochs=1)
+    found = list(iterator)
+    seen = np.concatenate([batch["patches"] for batch in found])
+    assert sorted(map(bytes, seen)) == sorted(map(bytes, IMAGES[0]))
+    first = found[0]
+    assert first["patches"].shape == (8, 4, 16) and first["patches"].dtype == np.uint8
+    assert first["segments"].shape == (8, 4) and (first["segments"] == 1).all()
+    assert first["positions"].dtype == np.int32
+    np.testing.assert_array_equal(first["positions"][3], [[0, 0], [0, 1], [1, 0], [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: text([ONE, []]), "is empty"),
+        (lambda: text([]), "is empty"),
+        (lambda: text(weights=[1]), "weights"),
+        (lambda: text(weights=[1, 0]), "weights"),
+        (lambda: text(epochs=2), "epochs"),
+        (lambda: images(sources=[IMAGES[0], IMAGES[1][:, :2]]), "positions"),
+        (lambda: images(sources=[IMAGES[0][:, :2]]), "positions"),
+    ],
+)
+def test_errors(make, expected):
+    with pytest.raises(UserError, match=expected):
+        make()

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fm.data import tokenizer
+from fm.errors import UserError
+
+TEXTS = ["the film was good, the film was bad\n"] * 20 + ["a naïve 🎬 story of the film"]
+TOKENIZER = tokenizer.train(TEXTS, 320)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text())
+def test_round_trip(text):
+    (ids,) = TOKENIZER.encode([text])
+    assert ids.dtype == np.int32 and (ids >= tokenizer.SPECIALS).all()
+    assert (ids < TOKENIZER.vocab_size).all()
+    assert TOKENIZER.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["<pad><mask></s>[MASK]", " leading", "\r\n\t\0", "", "\ufeffx"])
+def test_round_trip_of_awkward_texts(text):
+    assert TOKENIZER.decode(TOKENIZER.encode([text])[0]) == text
+
+
+def test_merges_are_learned():
+    assert 260 < TOKENIZER.vocab_size <= 320
+    assert TOKENIZER.bytes_per_token(TEXTS) > 2
+    assert tokenizer.train(["x"], 260).bytes_per_token(["some text"]) == 1
+
+
+def test_specials_are_skipped_by_decode():
+    ids = TOKENIZER.encode(["film"])[0]
+    assert TOKENIZER.decode([TOKENIZER.bos, *ids, TOKENIZER.eos, TOKENIZER.pad]) == "film"
+    assert {TOKENIZER.pad, TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.mask} == {0, 1, 2, 3}
+
+
+def test_same_texts_same_tokenizer(tmp_path):
+    words = np.random.default_rng(0).integers(0, 500, (300, 30))
+    texts = [" ".join(f"w{word}" for word in row) for row in words]
+    for name in ("a", "b"):
+        tokenizer.train(texts, 600).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_save_and_load(tmp_path):
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    loaded = tokenizer.load(tmp_path / "tokenizer.json")
+    for text in TEXTS:
+        np.testing.assert_array_equal(loaded.encode([text])[0], TOKENIZER.encode([text])[0])
+    assert loaded.vocab_size == TOKENIZER.vocab_size
+
+
+def test_large_corpora_are_thinned_evenly(monkeypatch):
+    monkeypatch.setattr(tokenizer, "TRAINING_BYTES", 100)
+    assert list(tokenizer._even_share(["x" * 50] * 3 + ["y" * 50] * 3)) == ["x" * 50, "y" * 50]
+
+
+def test_errors(tmp_path):
+    with pytest.raises(UserError, match="259; at least 260"):
+        tokenizer.train(TEXTS, 259)
+    with pytest.raises(UserError, match="cannot read"):
+        tokenizer.load(tmp_path / "absent.json")
+    (tmp_path / "bad.json").write_text('{"model": 1}')
+    with pytest.raises(UserError, match="not a saved tokenizer") as raised:
+        tokenizer.load(tmp_path / "bad.json")
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fm.errors import UserError
+from fm.evaluation.baselines import cross_validate, fit, grid, prepare
+from fm.evaluation.validation import folds
+
+WORDS = np.array([f"word{i}" for i in range(300)])
+
+
+def documents(count=90, seed=0):
+    """Reviews of made-up words, some of which lean to one of three labels."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    lean = np.zeros((3, 300))
+    lean[np.arange(3).repeat(20), np.arange(60)] = 1.5
+    chances = np.exp(lean - 0.01 * np.arange(300))
+    texts = [
+        " ".join(random.choice(WORDS, 60, p=chances[label] / chances[label].sum()))
+        for label in labels
+    ]
+    return texts, labels
+
+
+def reference(C):
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        LogisticRegression(C=C, max_iter=5000, tol=1e-4),
+    )
+
+
+def test_shared_counts_give_what_scikit_learn_gives_on_the_labelled_documents():
+    texts, labels = documents()
+    train, test = np.arange(40), np.arange(40, 90)
+    counts = prepare("text", texts)
+
+    ours = fit("text", counts[train], labels[train], {"C": 10.0})
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    theirs_train = vectorizer.fit_transform(texts[:40])
+
+    # Columns are in one order on both sides: alphabetical.
+    assert ours.featurise(counts[train]).shape == theirs_train.shape
+    np.testing.assert_allclose(
+        ours.featurise(counts[test]).toarray(),
+        vectorizer.transform(texts[40:]).toarray(),
+        atol=1e-12,
+    )
+    theirs = reference(10.0).fit(texts[:40], labels[train])
+    np.testing.assert_array_equal(ours.predict(counts[test]), theirs.predict(texts[40:]))
+
+
+def test_documents_and_counts_give_the_same_predictions():
+    texts, labels = documents()
+    counts = prepare("text", texts)
+    from_counts = fit("text", counts[:40], labels[:40], {"C": 1.0}).predict(counts[40:])
+    from_texts = fit("text", texts[:40], labels[:40], {"C": 1.0}).predict(texts[40:])
+    np.testing.assert_array_equal(from_counts, from_texts)
+    assert from_texts.dtype.kind == "i"
+    assert np.mean(from_texts == labels[40:]) > 0.8, "chance is a third"
+
+
+def test_text_cross_validation_refits_the_vocabulary_in_every_fold():
+    texts, labels = documents(count=48)
+    configs = grid("text", 3)
+    cut = folds(labels, seed=0)
+    found = cross_validate("text", prepare("text", texts), labels, configs, cut)
+    for config, trial in zip(configs, found, strict=True):
+        right = 0
+        for train, validation in cut:
+            model = reference(config["C"]).fit([texts[i] for i in train], labels[train])
+            right += np.sum(model.predict([texts[i] for i in validation]) == labels[validation])
+        assert trial == {"config": config, "validation": right / len(labels)}
+
+
+def test_text_without_words_is_named():
+    with pytest.raises(UserError, match="none of the documents holds a word"):
+        prepare("text", ["a !", "?"])
+
+
+def test_a_labelled_document_without_words_is_no_obstacle():
+    texts, labels = documents()
+    model = fit("text", ["?", *texts[:30]], np.append(0, labels[:30]), {"C": 1.0})
+    assert model.predict(["!"]).shape == (1,)
+
+
+def test_images_are_logistic_regression_on_pixels():
+    digits = load_digits()
+    pixels = (digits.images * 255 / 16).astype(np.uint8)
+    train, test = slice(0, 200), slice(200, 600)
+    ours = fit("image", pixels[train], digits.target[train], {"C": 1.0})
+    theirs = LogisticRegression(C=1.0, max_iter=5000).fit(
+        pixels[train].reshape(200, -1) / 255.0, digits.target[train]
+    )
+    expected = theirs.predict(pixels[test].reshape(400, -1) / 255.0)
+    np.testing.assert_array_equal(ours.predict(pixels[test]), expected)
+    # Floating pixels are already from 0 to 1.
+    np.testing.assert_array_equal(
+        fit("image", pixels[train] / 255.0, digits.target[train], {"C": 1.0}).predict(
+            pixels[test] / 255.0
+        ),
+        expected,
+    )
+    assert np.mean(expected == digits.target[test]) > 0.8
+
+
+def test_audio_features_are_standardised_on_the_labelled_clips():
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    features = random.normal(size=(60, 5)) * [1, 10, 100, 1000, 1e4] + labels[:, None]
+    ours = fit("audio", features[:40], labels[:40], {"C": 1.0}).predict(features[40:])
+    scaler = StandardScaler().fit(features[:40])
+    model = LogisticRegression(C=1.0).fit(scaler.transform(features[:40]), labels[:40])
+    np.testing.assert_array_equal(ours, model.predict(scaler.transform(features[40:])))
+    assert 0 < ours.mean() < 1
+
+
+def test_image_cross_validation_matches_fitting_by_hand():
+    digits = load_digits()
+    images, labels = digits.images[:60].astype(np.uint8), digits.target[:60]
+    cut = folds(labels, seed=0)
+    (trial,) = cross_validate("image", images, labels, [{"C": 0.1}], cut)
+    right = sum(
+        np.sum(
+            fit("image", images[train], labels[train], {"C": 0.1}).predict(images[part])
+            == labels[part]
+        )
+        for train, part in cut
+    )
+    assert trial["validation"] == right / sum(len(part) for _, part in cut)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 6, 11])
+@pytest.mark.parametrize("modality", ["text", "image", "video", "audio"])
+def test_grid_has_exactly_the_trials_asked_for(modality, trials):
+    settings = [config["C"] for config in grid(modality, trials)]
+    assert len(set(settings)) == trials
+    assert settings == sorted(settings)
+
+
+def test_grid_refuses_the_unknown():
+    with pytest.raises(UserError, match=r"'smell'.*text, image, video, audio"):
+        grid("smell", 6)
+    with pytest.raises(UserError, match="at least 1, got 0"):
+        grid("text", 0)

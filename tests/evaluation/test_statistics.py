@@ -1,0 +1,189 @@
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from fm.errors import UserError
+from fm.evaluation.statistics import (
+    holm,
+    mean_interval,
+    mean_over_seeds_and_items,
+    paired_difference,
+    sign_flip_p,
+)
+
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+DIFFERENCES = arrays(int, st.integers(2, 9), elements=st.integers(-20, 20))
+
+
+def table(seed=0, seeds=8, items=50, run=0.3, item=0.5, error=1.0, mean=0.2):
+    random = np.random.default_rng(seed)
+    return (
+        mean
+        + run * random.normal(size=(seeds, 1))
+        + item * random.normal(size=(1, items))
+        + error * random.normal(size=(seeds, items))
+    )
+
+
+def test_components_match_the_anova_table_of_statsmodels():
+    scores = table()
+    seed, item = np.indices(scores.shape)
+    model = sm.formula.ols(
+        "y ~ C(seed) + C(item)",
+        {"y": scores.ravel(), "seed": seed.ravel(), "item": item.ravel()},
+    ).fit()
+    anova = sm.stats.anova_lm(model)
+    mean_square = anova["sum_sq"] / anova["df"]
+    run = (mean_square["C(seed)"] - mean_square["Residual"]) / scores.shape[1]
+    items = (mean_square["C(item)"] - mean_square["Residual"]) / scores.shape[0]
+
+    result = paired_difference(scores, np.zeros_like(scores))
+
+    assert run > 0 and items > 0, "choose a table whose components are positive"
+    assert result.variance == pytest.approx({"run": run, "item": items})
+    assert result.difference == pytest.approx(scores.mean())
+    assert (result.seeds, result.items) == scores.shape
+
+
+def test_interval_follows_satterthwaite():
+    scores = table()
+    result = paired_difference(scores, np.zeros_like(scores))
+    seeds, items = scores.shape
+    rows, columns = scores.mean(1, keepdims=True), scores.mean(0, keepdims=True)
+    error = ((scores - rows - columns + scores.mean()) ** 2).sum() / ((seeds - 1) * (items - 1))
+    run, item = items * rows.var(ddof=1), seeds * columns.var(ddof=1)
+    total = run + item - error
+    df = total**2 / (
+        run**2 / (seeds - 1) + item**2 / (items - 1) + error**2 / ((seeds - 1) * (items - 1))
+    )
+    low, high = stats.t.interval(0.95, df, scores.mean(), math.sqrt(total / (seeds * items)))
+    assert (result.low, result.high) == pytest.approx((low, high))
+
+
+def test_without_item_variance_it_is_the_t_interval_over_seeds():
+    runs = table(items=1)
+    noise = np.tile([[1.0, -1.0]], (8, 10)) * np.repeat([[1.0], [-1.0]], 4, axis=0)
+    scores = runs + 0.1 * noise
+    np.testing.assert_allclose(scores.mean(0), scores.mean(), atol=1e-12)
+    result = mean_over_seeds_and_items(scores)
+    over_seeds = mean_interval(scores.mean(1))
+    assert (result.low, result.high) == pytest.approx((over_seeds.low, over_seeds.high))
+
+
+def test_without_run_variance_it_is_the_t_interval_over_items():
+    scores = np.tile(table(seeds=1), (8, 1))
+    result = mean_over_seeds_and_items(scores)
+    expected = stats.ttest_1samp(scores[0], 0).confidence_interval(0.95)
+    assert (result.low, result.high) == pytest.approx(tuple(expected))
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1))
+def test_interval_is_never_narrower_than_the_standard_error_of_seeds(seed, run, item, error):
+    scores = table(seed, run=run, item=item, error=error)
+    result = mean_over_seeds_and_items(scores)
+    standard_error = scores.mean(1).std(ddof=1) / math.sqrt(8)
+    # 1.96: the least factor that any number of degrees of freedom allows.
+    assert result.high - result.low >= 2 * 1.9599 * standard_error * (1 - 1e-9)
+
+
+@given(st.integers(0, 10_000), st.floats(-3, 3), st.floats(0.1, 10))
+def test_interval_moves_with_the_scores(seed, shift, scale):
+    arm, baseline = table(seed), table(seed + 1)
+    plain = paired_difference(arm, baseline)
+    moved = paired_difference(shift + scale * arm, scale * baseline)
+    assert moved.low == pytest.approx(shift + scale * plain.low, abs=1e-9)
+    assert moved.variance["item"] == pytest.approx(scale**2 * plain.variance["item"], abs=1e-9)
+
+
+def test_swapping_the_arms_mirrors_the_interval():
+    arm, baseline = table(1), table(2)
+    there, back = paired_difference(arm, baseline), paired_difference(baseline, arm)
+    assert (there.difference, there.low, there.high) == pytest.approx(
+        (-back.difference, -back.high, -back.low)
+    )
+    assert there.p == back.p
+
+
+def test_higher_level_is_wider():
+    scores = table()
+    narrow, wide = (mean_over_seeds_and_items(scores, level=level) for level in (0.9, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_all_zero_differences():
+    same = table() > 0
+    result = paired_difference(same, same)
+    assert (result.difference, result.low, result.high, result.p) == (0, 0, 0, 1)
+    assert result.variance == {"run": 0, "item": 0}
+
+
+@pytest.mark.parametrize("shape", [(1, 50), (8, 1)])
+def test_one_seed_or_one_item_has_no_interval(shape):
+    with pytest.raises(UserError, match=r"at least 2 seeds and 2 test items"):
+        paired_difference(np.ones(shape), np.zeros(shape))
+
+
+def test_unpaired_or_broken_tables_are_refused():
+    with pytest.raises(ValueError, match="not paired"):
+        paired_difference(np.ones((8, 5)), np.ones((8, 6)))
+    with pytest.raises(ValueError, match="finite"):
+        mean_over_seeds_and_items(np.full((8, 5), np.nan))
+
+
+def test_mean_interval_is_students():
+    values = table()[:, 0]
+    result = mean_interval(values, 0.9)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert (result.low, result.high) == pytest.approx(tuple(expected))
+    assert result.mean == pytest.approx(values.mean())
+    with pytest.raises(UserError, match="at least 2 seeds, got 1"):
+        mean_interval(values[:1])
+
+
+@settings(max_examples=40)
+@given(DIFFERENCES)
+def test_sign_flip_matches_scipy_enumeration(differences):
+    expected = stats.permutation_test(
+        (differences, -differences),
+        lambda a, b: abs(a.sum()),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        alternative="greater",
+    ).pvalue
+    assert sign_flip_p(differences / 100) == pytest.approx(expected)
+
+
+def test_sign_flip_reaches_its_floor_and_its_ceiling():
+    assert sign_flip_p(np.arange(1.0, 9.0)) == 2 / 2**8
+    assert sign_flip_p(np.zeros(8)) == 1
+
+
+def test_sign_flip_sampling_agrees_with_enumeration():
+    differences = np.random.default_rng(0).normal(0.3, 1, 17)
+    signs = 1.0 - 2.0 * ((np.arange(2**17)[:, None] >> np.arange(17)) & 1)
+    exact = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+    sampled = sign_flip_p(differences, seed=1)
+    assert sampled == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 100_000))
+    assert sampled == sign_flip_p(differences, seed=1)
+    assert sign_flip_p(np.ones(40)) == 1 / 100_001
+
+
+@settings(max_examples=15)  # statsmodels takes 0.1 s for each
+@given(P_VALUES)
+def test_holm_matches_statsmodels(p_values):
+    np.testing.assert_allclose(
+        holm(np.array(p_values)), multipletests(p_values, method="holm")[1], atol=1e-12
+    )
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.5]), [0.04, 0.09, 0.09, 0.5])
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        holm([0.1, math.nan])

@@ -1,0 +1,115 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fm.errors import UserError
+from fm.evaluation.validation import choose, draw_labels, folds
+
+LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=150).map(np.array)
+
+
+@st.composite
+def pools(draw):
+    labels = draw(LABELS)
+    budget = draw(st.integers(len(np.unique(labels)), labels.size))
+    return labels, budget, draw(st.integers(0, 1000))
+
+
+@given(pools())
+def test_draws_are_distinct_nested_and_cover_every_class(pool):
+    labels, budget, seed = pool
+    drawn = draw_labels(labels, budget, seed)
+    assert len(set(drawn)) == budget
+    assert set(labels[drawn]) == set(labels)
+    everything = draw_labels(labels, labels.size, seed)
+    assert sorted(everything) == list(range(labels.size))
+    np.testing.assert_array_equal(drawn, everything[:budget])
+
+
+@given(pools())
+def test_draws_give_two_of_each_class_before_three_of_any(pool):
+    labels, budget, seed = pool
+    drawn = labels[draw_labels(labels, budget, seed)]
+    sizes = np.bincount(labels)
+    counts = np.bincount(drawn, minlength=sizes.size)
+    assert counts.max() <= 2 or (counts >= np.minimum(sizes, 2)).all()
+
+
+def test_draws_follow_the_proportions_of_the_pool():
+    labels = np.repeat([0, 1, 2], [700, 200, 100])
+    np.testing.assert_array_equal(np.bincount(labels[draw_labels(labels, 100, 0)]), [70, 20, 10])
+    balanced = np.repeat(np.arange(4), 100)
+    np.testing.assert_array_equal(np.bincount(balanced[draw_labels(balanced, 20, 0)]), [5] * 4)
+
+
+def test_draws_differ_between_seeds_and_not_within_one():
+    labels = np.repeat([0, 1], 500)
+    first, again, other = (draw_labels(labels, 50, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert len(np.intersect1d(first, other)) < 15
+
+
+def test_every_example_is_drawn_equally_often():
+    labels = np.repeat([0, 1], [30, 10])
+    times = np.bincount(
+        np.concatenate([draw_labels(labels, 8, seed) for seed in range(4000)]), minlength=40
+    )
+    np.testing.assert_allclose(times / 4000, 8 / 40, atol=0.03)
+
+
+def test_impossible_budgets():
+    with pytest.raises(UserError, match=r"budget of 5 labels exceeds the pool of 4") as error:
+        draw_labels(np.array([0, 1, 0, 1]), 5, 0)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="budget of 2 labels cannot cover 3 classes"):
+        draw_labels(np.array([0, 1, 2, 1]), 2, 0)
+
+
+@given(LABELS, st.integers(0, 100))
+def test_folds_partition_what_can_be_held_out(labels, seed):
+    sizes = np.bincount(labels)
+    if sizes.max() < 2:
+        with pytest.raises(UserError, match="none of the"):
+            folds(labels, seed=seed)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cut = folds(labels, seed=seed)
+    held_out = np.concatenate([validation for _, validation in cut])
+    for train, validation in cut:
+        assert validation.size
+        np.testing.assert_array_equal(np.union1d(train, validation), np.arange(labels.size))
+        assert not np.intersect1d(train, validation).size
+        assert set(labels[train]) == set(labels), "a class without a training example"
+    if labels.size < 100:
+        assert sorted(held_out) == list(np.flatnonzero(sizes[labels] > 1))
+        counts = [np.bincount(labels[part], minlength=sizes.size) for _, part in cut]
+        assert (np.ptp(counts, axis=0) <= 1).all(), "not stratified"
+    else:
+        assert len(cut) == 1
+
+
+def test_four_folds_under_a_hundred_and_a_quarter_from_there():
+    labels = np.arange(100) % 2
+    assert [len(part) for _, part in folds(labels[:20], seed=0)] == [5, 5, 5, 5]
+    assert len(folds(labels[:99], seed=0)) == 4
+    ((train, validation),) = folds(labels, seed=0)
+    assert (len(train), len(validation)) == (75, 25)
+    assert abs(int(labels[validation].sum()) - 12.5) == 0.5
+    assert not np.array_equal(validation, folds(labels, seed=1)[0][1])
+
+
+def test_choose_takes_the_first_of_the_best():
+    trials = [
+        {"config": name, "validation": value}
+        for name, value in [("a", math.nan), ("b", 0.4), ("c", 0.7), ("d", 0.7)]
+    ]
+    assert choose(trials)["config"] == "c"
+    with pytest.raises(ValueError, match="no trial"):
+        choose(trials[:1])
+    with pytest.raises(ValueError, match="no trial"):
+        choose([])

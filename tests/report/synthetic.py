@@ -1,0 +1,289 @@
+"""A results dict as `compare` writes it, made up but realistic, with text meant to break a page."""
+
+import base64
+import io
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+HOSTILE = "<script>alert(1)</script>"
+BUDGETS, SEEDS = (64, 128, 256, 400), 8
+_TASKS = {"reviews": ("text", ["negative", "positive"]), "digits": ("image", list("0123456789"))}
+# Accuracy at the fewest labels and what each doubling adds.
+_QUALITY = {
+    "reviews": {
+        "scratch": (0.60, 0.035),
+        "self": (0.745, 0.02),
+        "upstream": (0.655, 0.03),
+        "classical": (0.695, 0.03),
+    },
+    "digits": {
+        "scratch": (0.80, 0.05),
+        "self": (0.86, 0.025),
+        "upstream": (0.79, 0.046),
+        "classical": (0.855, 0.033),
+    },
+}
+
+
+def results() -> dict[str, Any]:
+    """Two tasks, four arms, four budgets, eight seeds, and every extra section."""
+    rng = np.random.default_rng(0)
+    cells = [_cell(rng, *key) for key in _keys()]
+    return {
+        "schema": 1,
+        "experiment": "compare",
+        "config": {
+            "model": {"width": 128, "layers": 4, "rope": True},
+            "data": {"tasks": ["reviews", "digits"], "note": HOSTILE, "folder": "x/" * 90},
+            "pretrain_seeds": 1,
+        },
+        "config_hash": "4be1f0c2a9",
+        "versions": {"jax": "0.10.0", "flax": "0.12.1", "numpy": "2.3.4"},
+        "device": {"platform": "cpu", "kind": "x86-64", "count": 1, "cores": 2},
+        "xla_flags": "--xla_cpu_use_thunk_runtime=true " * 3,
+        "attention": {"reviews": "cpu", "digits": "cpu"},
+        "cells": cells,
+        "comparisons": _comparisons(cells),
+        "equivalents": _equivalents(),
+        "ledger": _ledger(),
+        "leakage": [
+            _leakage("reviews", "13-gram overlap", 25_000_000, 41),
+            _leakage("digits", "perceptual hash, distance 2 or less", 1_400_000, 0),
+        ],
+        "tasks": [_task(name, *kind) for name, kind in _TASKS.items()],
+        "curves": _curves(),
+        "samples": _samples(rng),
+        "mistakes": _mistakes(rng),
+    }
+
+
+def _keys():
+    for task in _TASKS:
+        for arm in _QUALITY[task]:
+            for labels in BUDGETS:
+                for seed in range(SEEDS):
+                    yield task, arm, labels, seed
+
+
+def _cell(rng, task, arm, labels, seed):
+    start, gain = _QUALITY[task][arm]
+    value = start + gain * math.log2(labels / 64) + rng.normal(0, 0.25 / labels**0.5)
+    neural = arm != "classical"
+    rates = (1e-3, 3e-3) if neural else (1.0, 10.0)
+    return {
+        "task": task,
+        "modality": _TASKS[task][0],
+        "arm": arm,
+        "labels": labels,
+        "seed": seed,
+        "metric": "accuracy",
+        "value": float(min(value, 0.995)),
+        "validation": float(value),
+        "trials": [{"config": {"rate": rate}, "validation": float(value)} for rate in rates],
+        "train_flops": 3e11 if neural else None,
+        "pretrain_flops": 4e14 if arm in ("self", "upstream") else 0,
+        "seconds": 3.1 if neural else 0.2,
+    }
+
+
+def _values(cells, task, arm, labels):
+    kept = [row for row in cells if (row["task"], row["arm"], row["labels"]) == (task, arm, labels)]
+    return np.array([row["value"] for row in sorted(kept, key=lambda row: row["seed"])])
+
+
+def _comparisons(cells):
+    pairs = [(arm, "scratch") for arm in ("self", "upstream", "classical")]
+    pairs += [(arm, "classical") for arm in ("self", "upstream")]
+    rows = []
+    for task in _TASKS:
+        for arm, baseline in pairs:
+            for labels in BUDGETS:
+                gaps = _values(cells, task, arm, labels) - _values(cells, task, baseline, labels)
+                half = 2.6 * math.hypot(gaps.std(ddof=1) / SEEDS**0.5, 0.006)
+                p = max(2 / 2**SEEDS, math.exp(-3 * abs(gaps.mean()) / half))
+                rows.append(
+                    {
+                        "task": task,
+                        "labels": labels,
+                        "arm": arm,
+                        "baseline": baseline,
+                        "difference": float(gaps.mean()),
+                        "low": float(gaps.mean() - half),
+                        "high": float(gaps.mean() + half),
+                        "p": p,
+                        "p_adjusted": min(1.0, 40 * p),
+                        "seeds": SEEDS,
+                        "items": 25_000 if task == "reviews" else 360,
+                        "variance": {"run": float(gaps.var(ddof=1)), "item": 0.006**2},
+                    }
+                )
+    return rows
+
+
+def _equivalents():
+    rows = []
+    for task in _TASKS:
+        for arm in ("self", "upstream"):
+            (start, gain), (base, base_gain) = _QUALITY[task][arm], _QUALITY[task]["scratch"]
+            for labels in BUDGETS:
+                doublings = (start + gain * math.log2(labels / 64) - base) / base_gain
+                ratio = 64 * 2**doublings / labels
+                bounds = (BUDGETS[0] / labels, BUDGETS[-1] / labels)
+                beyond = "above" if ratio > bounds[1] else "below" if ratio < bounds[0] else None
+                inside = min(max(ratio, bounds[0]), bounds[1])
+                rows.append(
+                    {
+                        "task": task,
+                        "labels": labels,
+                        "arm": arm,
+                        "label_multiplier": inside,
+                        "low": inside * 0.8,
+                        "high": None if beyond == "above" else inside * 1.3,
+                        "beyond": beyond,
+                        "steps_to_scratch_quality": 40 if ratio > 1 else None,
+                    }
+                )
+    return rows
+
+
+def _ledger():
+    rows = []
+    for task in _TASKS:
+        for arm in _QUALITY[task]:
+            pretrained, neural = arm in ("self", "upstream"), arm != "classical"
+            rows.append(
+                {
+                    "task": task,
+                    "arm": arm,
+                    "pretrain_flops": 4.1e14 if pretrained else 0,
+                    "pretrain_seconds": 141.0 if pretrained else 0,
+                    "adapt_flops": 3.2e11 if neural else None,
+                    "adapt_seconds": 12.4 if neural else 0.8,
+                    "break_even_tasks": 9 if arm == "self" else None,
+                    "note": "never cheaper at equal quality" if arm == "upstream" else "",
+                }
+            )
+    return rows
+
+
+def _leakage(task, method, checked, found):
+    return {
+        "task": task,
+        "arm": "self",
+        "method": method,
+        "checked": checked,
+        "found": found,
+        "removed": found,
+    }
+
+
+def _task(name, modality, classes):
+    return {
+        "name": name,
+        "title": "Film reviews" if name == "reviews" else "Handwritten digits",
+        "modality": modality,
+        "classes": classes,
+        "metric": "accuracy",
+        "train": 25_000 if modality == "text" else 1_437,
+        "test": 25_000 if modality == "text" else 360,
+        "description": "Is this review positive? Text of 20 to 400 words & no <b>markup</b>.",
+        "licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
+        "fingerprint": "sha256:9f2c" + "0" * 60,
+        "split": "official test split kept as it is",
+    }
+
+
+def _curves():
+    rows = []
+    tokens = np.linspace(1e5, 6e6, 60)
+    for task, unit in (("reviews", "bits per byte"), ("digits", "bits per dimension")):
+        for arm, floor in (("self", 1.9), ("upstream", 2.2)):
+            value = floor + 3 * (tokens / 1e5) ** -0.5
+            rows.append(
+                {
+                    "task": task,
+                    "arm": arm,
+                    "kind": "pretrain",
+                    "unit": unit,
+                    "tokens": tokens.tolist(),
+                    "value": (value + 0.08 * np.sin(np.arange(60))).tolist(),
+                    "validation_tokens": tokens[::10].tolist(),
+                    "validation": (value[::10] + 0.05).tolist(),
+                }
+            )
+        for labels in BUDGETS:
+            for arm in ("scratch", "self", "upstream"):
+                start, gain = _QUALITY[task][arm]
+                final = start + gain * math.log2(labels / 64)
+                steps = np.arange(0, 201, 20)
+                rows.append(
+                    {
+                        "task": task,
+                        "arm": arm,
+                        "kind": "adapt",
+                        "labels": labels,
+                        "unit": "accuracy",
+                        "steps": steps.tolist(),
+                        "value": (final - (final - 0.5) * np.exp(-steps / 50)).tolist(),
+                    }
+                )
+    return rows
+
+
+def _picture(rng) -> str:
+    image = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def _samples(rng):
+    text = {"task": "reviews", "arm": "self", "modality": "text", "prompt": "This film was"}
+    written = (
+        HOSTILE + " a slow start, but the last half hour is worth the ticket.",
+        " not what I\x00 hoped \udcff for; $x^2$ {{ 7 * 7 }} \x1b[31m and the sound is poor.",
+    )
+    images = [
+        {
+            "task": "digits",
+            "arm": "self",
+            "modality": "image",
+            "caption": f"asked for a {digit}",
+            "png": _picture(rng),
+        }
+        for digit in range(6)
+    ]
+    return [text | {"text": one} for one in written] + images
+
+
+def _mistakes(rng):
+    review = {
+        "task": "reviews",
+        "arm": "self",
+        "labels": 64,
+        "truth": "negative",
+        "prediction": "positive",
+        "baseline_prediction": "negative",
+        "modality": "text",
+    }
+    digit = {
+        "task": "digits",
+        "arm": "self",
+        "labels": 64,
+        "truth": "3",
+        "prediction": "8",
+        "baseline_prediction": "3",
+        "modality": "image",
+    }
+    texts = (
+        f'{HOSTILE} <img src="http://example.com/x.png" onerror=alert(1)> Great, two hours gone.',
+        "I wanted to love it: the cast is superb, the score is lovely, and yet nothing happens. "
+        * 5,
+        "Not bad at all, they said.",
+    )
+    broken = digit | {"png": 'bm90IGEgcG5n"><script>'}
+    pictures = [digit | {"png": _picture(rng)} for _ in range(7)]
+    return [review | {"text": text} for text in texts] + pictures + [broken]
