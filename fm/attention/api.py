@@ -63,9 +63,7 @@ def attention(
             f"k {k_BSKC.shape}, v {v_BSKC.shape}"
         )
     if q_BLHC.shape[2] % k_BSKC.shape[2]:
-        raise ValueError(
-            f"{k_BSKC.shape[2]} key heads do not divide {q_BLHC.shape[2]} query heads"
-        )
+        raise ValueError(f"{k_BSKC.shape[2]} key heads do not divide {q_BLHC.shape[2]} query heads")
     mask = mask or Mask()
     name = implementation or choose(q_BLHC, k_BSKC, mask)
     if name not in IMPLEMENTATIONS:
@@ -73,6 +71,4 @@ def attention(
             f"no attention implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}"
         )
     scale = 1.0 / math.sqrt(q_BLHC.shape[-1]) if scale is None else scale
-    return IMPLEMENTATIONS[name](
-        q_BLHC, k_BSKC, v_BSKC, mask=mask, scale=scale, softcap=softcap
-    )
+    return IMPLEMENTATIONS[name](q_BLHC, k_BSKC, v_BSKC, mask=mask, scale=scale, softcap=softcap)

@@ -48,6 +48,7 @@ def text_batches(
     seed: int,
     weights: Sequence[float] | None = None,
     epochs: int | None = None,
+    share_rows: bool = True,
 ) -> Batches:
     """Packs and batches text.
 
@@ -59,6 +60,7 @@ def text_batches(
         weights: share of rows from each source, in any unit; equal unless given.
         epochs: passes over each source; endless unless given, with one source only. The last
             batch may then hold fewer rows.
+        share_rows: several pieces to a row where they fit, or one piece a row (the bag objective).
 
     Returns:
         Batches of int32 [B, L]: "tokens"; "segments", 0 for padding, 1.. for the pieces of a row;
@@ -67,7 +69,7 @@ def text_batches(
     Raises:
         UserError: a source is empty, or weights do not fit the sources.
     """
-    rows = [PackedRows(pieces, length) for pieces in sources]
+    rows = [PackedRows(pieces, length, share_rows=share_rows) for pieces in sources]
     return _batches(rows, batch_size, seed, weights, epochs)
 
 

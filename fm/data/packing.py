@@ -45,9 +45,13 @@ class PackedRows:
     the row, positions restart at 0 with each, padding is 0 in all three.
     """
 
-    def __init__(self, pieces: Sequence[np.ndarray], capacity: int):
+    def __init__(self, pieces: Sequence[np.ndarray], capacity: int, *, share_rows: bool = True):
         self._pieces, self._capacity = pieces, capacity
-        self._rows = pack([len(piece) for piece in pieces], capacity)
+        self._rows = (
+            pack([len(piece) for piece in pieces], capacity)
+            if share_rows
+            else [[index] for index in range(len(pieces))]
+        )
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -11,48 +11,50 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 
 
-def forward_flops(config: ModelConfig, length: int, *, predictions: int) -> float:
+def forward_flops(
+    config: ModelConfig, length: int, *, predictions: int, patches: bool = False
+) -> float:
     """Of one sequence.
 
     Args:
       config: the model's.
       length: pieces that enter the layers (L).
       predictions: places at which the head is read.
+      patches: whether the pieces are patches; tokens otherwise.
     """
     D, F, L = config.width, config.hidden, length
     H, K, C = config.heads, config.kv_heads, config.head_width
     projections = 2 * L * D * C * (2 * H + 2 * K)
     scores = 4 * L * L * H * C
     feed_forward = 4 * L * D * F
-    enter = 2 * L * config.patch * D
-    head = config.vocab or config.mixtures * (2 * config.patch + 1)
+    enter = 2 * L * config.patch * D if patches else 0
+    head = config.mixtures * (2 * config.patch + 1) if patches else config.vocab
     leave = 2 * predictions * D * head
     return float(config.depth * (projections + scores + feed_forward) + enter + leave)
 
 
-def train_flops(config: ModelConfig, length: int, *, predictions: int) -> float:
+def train_flops(
+    config: ModelConfig, length: int, *, predictions: int, patches: bool = False
+) -> float:
     """Of one sequence, forward and backward: each product's two gradients cost it once each."""
-    return 3.0 * forward_flops(config, length, predictions=predictions)
+    return 3.0 * forward_flops(config, length, predictions=predictions, patches=patches)
 
 
-def sequence_cost(
-    config: ModelConfig, length: int, objective: str, hide: float
-) -> tuple[int, int]:
+def cost(objective: str, length: int, *, hide: float, patches: bool = False) -> tuple[int, int]:
     """Pieces that enter the layers and predictions made, for one training sequence.
 
     Args:
-      config: the model's.
-      length: pieces in the sequence (L).
       objective: "next" predicts every piece; "masked" the hidden ones, in place; "bag" all hidden
         ones at once, which do not enter.
+      length: pieces in the sequence (L).
       hide: share of pieces hidden.
+      patches: a start piece leads them; of text, the first token is given.
 
     Raises:
       UserError: for an objective that is not one of these.
     """
     if objective == "next":
-        # Patches are led by a start piece; a text's first token is given.
-        return (length, length - 1) if config.vocab else (length + 1, length)
+        return (length + 1, length) if patches else (length, length - 1)
     if objective == "masked":
         return length, max(1, round(hide * length))
     if objective == "bag":

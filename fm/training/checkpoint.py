@@ -63,10 +63,10 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state["params"]),  # pyright: ignore
-                memory=ocp.args.StandardSave(memory),  # pyright: ignore
-                progress=ocp.args.JsonSave(progress),  # pyright: ignore
-                config=ocp.args.JsonSave(config),  # pyright: ignore
+                params=ocp.args.StandardSave(state["params"]),
+                memory=ocp.args.StandardSave(memory),
+                progress=ocp.args.JsonSave(progress),
+                config=ocp.args.JsonSave(config),
             ),
         )
 
@@ -87,8 +87,9 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 saved = self._manager.restore(
-                    step, args=ocp.args.Composite(config=ocp.args.JsonRestore())  # pyright: ignore
-                ).config
+                    step,
+                    args=ocp.args.Composite(config=ocp.args.JsonRestore()),
+                )["config"]
                 if differences(saved, config):
                     raise UserError(_mismatch(self._folder, saved, config))
                 restored = self._read(step, like)
@@ -117,12 +118,12 @@ class Checkpoints:
         read = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(shapes[0]),  # pyright: ignore
-                memory=ocp.args.StandardRestore(shapes[1]),  # pyright: ignore
-                progress=ocp.args.JsonRestore(),  # pyright: ignore
+                params=ocp.args.StandardRestore(shapes[0]),
+                memory=ocp.args.StandardRestore(shapes[1]),
+                progress=ocp.args.JsonRestore(),
             ),
         )
-        return Restored({"params": read.params, **read.memory}, read.progress)
+        return Restored({"params": read["params"], **read["memory"]}, read["progress"])
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -146,16 +147,16 @@ def load_params(folder: pathlib.Path) -> tuple[dict, dict]:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            dict(manager.item_metadata(step)["params"]),  # pyright: ignore
+            dict(manager.item_metadata(step)["params"]),
         )
         read = manager.restore(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(shapes),  # pyright: ignore
-                config=ocp.args.JsonRestore(),  # pyright: ignore
+                params=ocp.args.StandardRestore(shapes),
+                config=ocp.args.JsonRestore(),
             ),
         )
-    return read.params, read.config
+    return read["params"], read["config"]
 
 
 def differences(saved: dict, now: dict) -> dict[str, tuple[Any, Any]]:

@@ -202,9 +202,7 @@ def bag_of_tokens(
     final_BvD = forward(params, seen, config, mask=mask)["final"]
     weights_Bv1 = (seen["segments"] > 0)[..., None].astype(final_BvD.dtype)
     summary_BD = rms_norm(jnp.sum(final_BvD * weights_Bv1, axis=1), config.norm_eps)
-    log_p_BV = jax.nn.log_softmax(
-        streams.token_logits(params["streams"], summary_BD), axis=-1
-    )
+    log_p_BV = jax.nn.log_softmax(streams.token_logits(params["streams"], summary_BD), axis=-1)
     tokens_BL = jnp.take_along_axis(batch["tokens"], order_BL, axis=1)
     hidden_BL = (jnp.arange(L) >= shown_B1) & jnp.take_along_axis(filled_BL, order_BL, axis=1)
     nats_BL = -jnp.take_along_axis(log_p_BV, tokens_BL, axis=1)

@@ -91,15 +91,13 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         )
 
     if config.name == "adamw":
-        rule = optax.adamw(
-            rate, b2=config.b2, weight_decay=config.weight_decay, mask=decayed
-        )
+        rule = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)
     else:
         rule = muon(
             rate,
             weight_decay=config.weight_decay,
             adam_b2=config.b2,
             adam_learning_rate=schedule(config, config.adam_learning_rate, steps),
-            muon_weight_dimension_numbers=muon_axes,
+            muon_weight_dimension_numbers=muon_axes,  # pyright: ignore[reportArgumentType]
         )
     return optax.chain(optax.clip_by_global_norm(config.clip), rule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,9 @@ from fm.training.optimizer import OptimizerConfig
 from fm.training.state import State
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[State, Batch, int, jax.Array | None], tuple[State, Metrics]]
-Evaluate = Callable[[dict, Batch, int, jax.Array | None], Metrics]
+# Batches come as numpy arrays; the seed is an argument, so that seeds share one program.
+Step = Callable[[State, dict[str, Any], int, jax.Array | None], tuple[State, Metrics]]
+Evaluate = Callable[[dict, dict[str, Any], int, jax.Array | None], Metrics]
 
 
 @functools.lru_cache(maxsize=64)

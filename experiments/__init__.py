@@ -1,0 +1,1 @@
+"""Experiments: one file per question, each `python -m experiments.NAME --help`."""

@@ -1,0 +1,90 @@
+"""What one field of the recipe does: the main job's study, once per value, side by side.
+
+    python -m experiments.ablate --field=objective.hide --values=0.5,0.75 --tasks=digits
+
+A field is a dotted path in a recipe (model.depth, optimizer.name, steps, finetune.steps, ...).
+Every value gets the same arms, labels and seeds and a report of its own under OUT; OUT/report.html
+holds them side by side, each value against the first, with the same evidence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from absl import flags
+
+from experiments import command, studies
+from fm.errors import UserError
+from fm.study import merge, study
+from fm.study.config import StudyConfig
+
+
+def define(values: flags.FlagValues) -> None:
+    """The field, its values, and the flags of a study."""
+    flags.DEFINE_string("field", "objective.hide", "dotted path in a recipe", flag_values=values)
+    flags.DEFINE_list("values", ["0.5", "0.75"], "what the field is set to", flag_values=values)
+    studies.define(values, tasks="digits", out="runs/ablate")
+
+
+def main(values: flags.FlagValues) -> None:
+    """One study per value, then the comparison of them."""
+    out, field = command.out(values), values["field"].value
+    base = studies.configure(values, "ablate")
+    settings = {text: _with(base, field, text) for text in values["values"].value}
+    if len(settings) < 2:
+        raise UserError("--values takes at least two different values, such as 0.5,0.75")
+    folders = {text: out / f"{field}={text.replace('/', '_')}" for text in settings}
+    results = {}
+    for text, config in settings.items():
+        print(f"\n{field} = {text}")
+        results[text] = study.run(config, folders[text])
+        studies.finish(results[text], folders[text])
+    print(f"\n{field}: side by side")
+    studies.finish(merge.side_by_side(field, results, folders), out)
+
+
+def _with(base: StudyConfig, field: str, text: str) -> StudyConfig:
+    """The study with the field set in every task's recipe."""
+    tasks = [
+        dataclasses.replace(task, recipe=replaced(task.recipe, field, text, field))
+        for task in base.tasks
+    ]
+    return dataclasses.replace(base, tasks=tuple(tasks))
+
+
+def replaced(config: Any, path: str, text: str, whole: str) -> Any:
+    """A frozen config with the field at a dotted path set to what the text says.
+
+    Raises:
+      UserError: there is no such field, or the text is not of its kind.
+    """
+    name, _, rest = path.partition(".")
+    names = [field.name for field in dataclasses.fields(config)]
+    if name not in names:
+        raise UserError(f"--field={whole}: no {name!r} here; accepted are {', '.join(names)}")
+    old = getattr(config, name)
+    if rest or dataclasses.is_dataclass(old):
+        if not (rest and dataclasses.is_dataclass(old)):
+            raise UserError(f"--field={whole}: takes the path of a single value")
+        return dataclasses.replace(config, **{name: replaced(old, rest, text, whole)})
+    return dataclasses.replace(config, **{name: _value(old, text, whole)})
+
+
+def _value(old: Any, text: str, field: str) -> Any:
+    if isinstance(old, str):
+        return text
+    try:
+        new = json.loads(text)
+    except json.JSONDecodeError:
+        new = None
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        new = float(new)
+    if type(new) is not type(old):
+        raise UserError(f"--values: {text!r} is no value of {field}, which is {old!r} by default")
+    return new
+
+
+if __name__ == "__main__":
+    command.run("ablate", __doc__, define, main)

@@ -1,0 +1,100 @@
+"""The shared shell of every experiment: flags in, one-line errors out, exit codes kept.
+
+Exit codes: 0 done (or help), 2 bad input, 130 interrupted and saved.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import flags
+
+from fm.data.cache import cache_folder
+from fm.errors import UserError
+from fm.training.interrupt import Interrupted
+
+Define = Callable[[flags.FlagValues], None]
+Main = Callable[[flags.FlagValues], None]
+
+
+def run(name: str, doc: str | None, define: Define, main: Main) -> None:
+    """Parses the command line, runs the experiment and exits.
+
+    Args:
+      name: of the experiment, as in `python -m experiments.NAME`.
+      doc: printed by --help, above the flags.
+      define: adds the experiment's flags.
+      main: the experiment.
+    """
+    sys.exit(call(name, doc, define, main, sys.argv[1:]))
+
+
+def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequence[str]) -> int:
+    """`run`, with the command line given and the exit code returned."""
+    values = flags.FlagValues()
+    define(values)
+    flags.DEFINE_boolean("help", False, "print this and exit", flag_values=values, short_name="h")
+    try:
+        rest = values([name, *arguments])[1:]
+        if values["help"].value:
+            print(_help(name, doc, values))
+            return 0
+        if rest:
+            raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        main(values)
+    except (UserError, flags.Error) as error:
+        return _fail(error, 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 2)
+    except (Interrupted, KeyboardInterrupt) as error:
+        return _fail(str(error) or "interrupted; the same command goes on where it was", 130)
+    return 0
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:
+    lines = [f"python -m experiments.{name}", "", textwrap.dedent(doc or "").strip(), "", "flags:"]
+    for key in sorted(values):
+        flag = values[key]
+        if flag.name != key or key in ("h",):
+            continue
+        kind = "" if flag.boolean else f"={flag.flag_type()}"
+        default = "" if flag.default in (None, False, "") else f" (default {flag.default_as_str})"
+        lines += textwrap.wrap(
+            f"--{key}{kind}  {flag.help}{default}",
+            96,
+            initial_indent="  ",
+            subsequent_indent=" " * 6,
+        )
+    return "\n".join(lines)
+
+
+def define_out(values: flags.FlagValues, default: str) -> None:
+    """--out, the folder everything goes to."""
+    flags.DEFINE_string("out", default, "folder for all output", flag_values=values)
+
+
+def define_data(values: flags.FlagValues) -> None:
+    """Flags that say where data lies and how to read it."""
+    for name, default, text in (
+        ("data_dir", None, "folder with prepared TFDS data sets; the user's cache if not given"),
+        ("text_column", "text", "column or key with the text, of csv and jsonl files"),
+        ("label_column", "label", "column or key with the label, of csv and jsonl files"),
+    ):
+        flags.DEFINE_string(name, default, text, flag_values=values)
+
+
+def out(values: flags.FlagValues) -> pathlib.Path:
+    """The output folder."""
+    return pathlib.Path(values["out"].value).expanduser()

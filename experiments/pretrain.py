@@ -1,0 +1,106 @@
+"""Pretrains one model on unlabelled data and says what it learned.
+
+    python -m experiments.pretrain --dataset=film_reviews --size=tiny --steps=500
+
+The same command again goes on where it was, or says that it is finished. Ends with
+OUT/summary.json: steps, metrics, params_digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+
+from experiments import command, studies
+from fm.data.sources import load
+from fm.errors import UserError
+from fm.study import recipes
+from fm.study.config import Recipe
+from fm.study.environment import device, versions
+from fm.study.pretraining import pretrain, reader
+from fm.training.objectives import Objective
+from fm.training.state import params_digest
+
+
+def define(values: flags.FlagValues, out: str = "runs/pretrain") -> None:
+    """Data, model, length."""
+    flags.DEFINE_string("dataset", "film_reviews", "name, file or folder", flag_values=values)
+    flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
+    flags.DEFINE_integer("steps", None, "updates", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "sequences", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("checkpoint_every", None, "steps", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
+    flags.DEFINE_string(
+        "objective", None, "shares, such as next:1 or next:0.1,bag:0.9", flag_values=values
+    )
+    command.define_data(values)
+    command.define_out(values, out)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Trains and writes the summary."""
+    out = command.out(values)
+    name = values["dataset"].value
+    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    data = load(name, **where)
+    recipe = recipe_of(values, data.modality, data.info.get("image_shape"))
+    reads = reader(data.train, data.modality, recipe, out)
+    trained = pretrain(
+        data.train,
+        data.modality,
+        recipe,
+        reads,
+        seed=values["seed"].value,
+        out=out,
+        label=pathlib.Path(name).name,
+        checkpoint_every=values["checkpoint_every"].value,
+    )
+    summary = {
+        "dataset": name,
+        "fingerprint": data.info["fingerprint"],
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "metrics": {key: series[-1] for key, series in trained.curve.items() if series},
+        "flops": trained.flops,
+        "seconds": trained.seconds,
+        "params_digest": params_digest(trained.params),
+        "config": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "versions": versions(),
+        "device": device(),
+    }
+    partial = out / "summary.partial"
+    partial.write_text(json.dumps(summary, indent=1))
+    partial.replace(out / "summary.json")
+    print(f"{trained.steps} steps, params {summary['params_digest'][:16]}, {out / 'summary.json'}")
+
+
+def recipe_of(values: flags.FlagValues, modality: str, image_shape: list[int] | None) -> Recipe:
+    """The format's recipe, less what the flags say otherwise."""
+    recipe = studies.fitted(recipes.for_format(modality), image_shape)
+    if values["size"].value:
+        recipe = recipes.with_size(recipe, values["size"].value)
+    for name in ("steps", "batch_size"):
+        if values[name].value is not None:
+            recipe = dataclasses.replace(recipe, **{name: values[name].value})
+    if values["objective"].value:
+        recipe = dataclasses.replace(recipe, objective=_objective(values["objective"].value))
+    return recipe
+
+
+def _objective(text: str) -> Objective:
+    shares = {"next": 0.0, "masked": 0.0, "bag": 0.0}
+    for part in text.split(","):
+        name, _, share = part.partition(":")
+        if name not in shares or not share.replace(".", "", 1).isdigit():
+            raise UserError(
+                f"--objective={text}: takes shares of next, masked and bag, such as next:0.1,bag:0.9"
+            )
+        shares[name] = float(share)
+    return Objective(**shares)
+
+
+if __name__ == "__main__":
+    command.run("pretrain", __doc__, define, main)

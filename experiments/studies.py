@@ -1,0 +1,129 @@
+"""Flags that describe a study, and the study they describe; shared by compare and ablate."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import flags
+
+from experiments import command
+from fm import report
+from fm.data.sources import load
+from fm.errors import UserError
+from fm.study import recipes, study
+from fm.study.config import ARMS, Recipe, StudyConfig, TaskConfig
+
+# What else of the same format there is, built in, for the upstream arm.
+UPSTREAM = {"film_reviews": "docstrings", "digits": "photos"}
+_BUDGETS = {
+    "quick": ("20", "50", "100", "200"),
+    "default": ("20", "50", "150", "400"),
+    "full": ("20", "50", "150", "400", "1000"),
+}
+
+
+def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
+    """The flags of a study."""
+    flags.DEFINE_list(
+        "tasks", tasks.split(","), "tasks: built-in or TFDS names", flag_values=values
+    )
+    flags.DEFINE_string(
+        "dataset", None, "a file or folder of your own as the only task", flag_values=values
+    )
+    flags.DEFINE_list("arms", list(ARMS), f"arms: some of {', '.join(ARMS)}", flag_values=values)
+    flags.DEFINE_list(
+        "upstream", None, "what the upstream arm is fed, one name per task", flag_values=values
+    )
+    flags.DEFINE_list("budgets", None, "numbers of labels", flag_values=values)
+    flags.DEFINE_integer("seeds", 8, "runs per cell", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer(
+        "pretrain_seeds", 1, "pretrained checkpoints per arm", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_string(
+        "size", None, "model size: nano, micro, tiny, small, base", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
+    )
+    command.define_data(values)
+    command.define_out(values, out)
+
+
+def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
+    """The study that the flags describe.
+
+    Raises:
+      UserError: a flag names something that is not there, or does not fit.
+    """
+    profile = values["profile"].value
+    names = [values["dataset"].value] if values["dataset"].value else values["tasks"].value
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
+    upstream = values["upstream"].value
+    if upstream and len(upstream) != len(names):
+        raise UserError(f"--upstream takes {len(names)} names, one per task, not {len(upstream)}")
+    arms = tuple(values["arms"].value)
+    tasks = []
+    for n, name in enumerate(names):
+        fed = upstream[n] if upstream else UPSTREAM.get(name)
+        if fed is None and "upstream" in arms and values["arms"].using_default_value:
+            print(f"{name}: no upstream data given, that arm is left out", file=sys.stderr)
+        tasks.append(_task(name, fed, values, profile))
+    if any(task.upstream is None for task in tasks) and values["arms"].using_default_value:
+        arms = tuple(arm for arm in arms if arm != "upstream")
+    return StudyConfig(
+        experiment=experiment,
+        tasks=tuple(tasks),
+        arms=arms,
+        seeds=values["seeds"].value,
+        pretrain_seeds=values["pretrain_seeds"].value,
+    )
+
+
+def _task(name: str, upstream: str | None, values: flags.FlagValues, profile: str) -> TaskConfig:
+    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    data = load(name, **where)
+    recipe = recipes.for_format(data.modality, profile)
+    if values["size"].value:
+        recipe = recipes.with_size(recipe, values["size"].value)
+    budgets = values["budgets"].value
+    if budgets is None:
+        # Of small data sets only the budgets that fit; asked-for ones must fit or fail.
+        room = range(len(data.classes), len(data.train) + 1)
+        budgets = [text for text in _BUDGETS[profile] if int(text) in room]
+    return TaskConfig(
+        dataset=name,
+        upstream=upstream,
+        budgets=_numbers("--budgets", budgets),
+        recipe=fitted(recipe, data.info.get("image_shape")),
+        test_items=200 if profile == "quick" else 1000,
+        **where,
+    )
+
+
+def fitted(recipe: Recipe, image_shape: list[int] | None) -> Recipe:
+    """The recipe with a patch size that divides the pictures and leaves at most 64 patches."""
+    if image_shape is None:
+        return recipe
+    height, width, _ = image_shape
+    sides = [p for p in range(recipe.patch, 33) if height % p == 0 and width % p == 0]
+    sides = [p for p in sides if height * width // p**2 <= 64]
+    if not sides:
+        raise UserError(f"pictures of {height}x{width} cannot be cut into at most 64 patches")
+    return recipes.with_patch(recipe, sides[0])
+
+
+def _numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
+    if not texts or not all(text.strip().isdigit() and int(text) > 0 for text in texts):
+        raise UserError(f"{flag}={','.join(texts)}: takes whole numbers above 0, such as 20,100")
+    numbers = sorted({int(text) for text in texts})
+    return tuple(numbers)
+
+
+def finish(results: dict, out: pathlib.Path) -> None:
+    """Adds the headline, writes results and report, and prints what a person wants to see."""
+    results["headline"] = report.headline(results)
+    study.write_results(results, out)
+    page = report.write(results, out)
+    print(f"\n{report.text_table(results)}\n\n{results['headline']}\n\nreport: {page}")

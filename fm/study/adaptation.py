@@ -1,0 +1,196 @@
+"""An arm's way from labels to predictions: one grid for all, chosen on validation, fitted once.
+
+Every arm answers the same three questions for a draw of labels: how good each setting of the
+grid is on validation cut from them, what a setting predicts for the test items when fitted on
+all of them, and what that costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from fm.evaluation import baselines
+from fm.evaluation.probe import fit_probe, probe_trials
+from fm.evaluation.validation import folds
+from fm.model import flops
+from fm.model.config import ModelConfig
+from fm.model.transformer import init
+from fm.study.config import Recipe
+from fm.transfer.examples import Rows, take
+from fm.transfer.features import frozen_features
+from fm.transfer.finetune import finetune, predict
+
+Setting = dict[str, Any]
+Trial = dict[str, Any]
+
+
+class Arm(Protocol):
+    """One way of solving a task, whatever it was fed."""
+
+    def grid(self) -> list[Setting]:
+        """The settings tried; as many for every arm."""
+        ...
+
+    def validate(self, drawn: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """Each setting's accuracy on validation cut from the drawn labels."""
+        ...
+
+    def fit_predict(
+        self, drawn: np.ndarray, labels: np.ndarray, seed: int, setting: Setting
+    ) -> np.ndarray:
+        """Classes of the test items, after fitting on all drawn labels."""
+        ...
+
+    def fit_flops(self, labels: int, setting: Setting) -> float:
+        """Cost of fitting one setting on so many labels."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classical:
+    """TF-IDF or pixels and logistic regression.
+
+    Attributes:
+      modality: of the task.
+      inputs: from `baselines.prepare`: of the labelled examples, then of the test items.
+      test_from: row of the first test item.
+      trials: settings to try.
+    """
+
+    modality: str
+    inputs: Any
+    test_from: int
+    trials: int
+
+    def grid(self) -> list[Setting]:
+        """Inverse penalties."""
+        return baselines.grid(self.modality, self.trials)
+
+    def validate(self, drawn, labels, seed) -> list[Trial]:
+        """See `Arm`."""
+        cut = folds(labels, seed=seed)
+        return baselines.cross_validate(self.modality, self.inputs[drawn], labels, self.grid(), cut)
+
+    def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
+        """See `Arm`."""
+        fitted = baselines.fit(self.modality, self.inputs[drawn], labels, setting)
+        return fitted.predict(self.inputs[self.test_from :])
+
+    def fit_flops(self, labels, setting) -> float:
+        """Too little to count beside a network's."""
+        return 0.0
+
+
+@dataclasses.dataclass(eq=False)
+class Network:
+    """A transformer, fresh or pretrained: linear probe and full fine-tuning.
+
+    Attributes:
+      checkpoints: parameters, shared out over the seeds; none for an arm that starts afresh.
+      model: architecture.
+      recipe: grids and fine-tuning.
+      rows: of the labelled examples, then of the test items.
+      test_from: row of the first test item.
+      classes: number of classes.
+      capacity: the largest label budget.
+    """
+
+    checkpoints: list[dict]
+    model: ModelConfig
+    recipe: Recipe
+    rows: Rows
+    test_from: int
+    classes: int
+    capacity: int
+    _features: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+
+    def grid(self) -> list[Setting]:
+        """Probes by penalty, then full fine-tuning by learning rate."""
+        return [{"adapt": "probe", "scale": "l2", "l2": l2} for l2 in self.recipe.penalties] + [
+            {"adapt": "full", "learning_rate": rate} for rate in self.recipe.learning_rates
+        ]
+
+    def start(self, seed: int) -> dict:
+        """Parameters a seed starts from."""
+        if self.checkpoints:
+            return self.checkpoints[seed % len(self.checkpoints)]
+        return init(jax.random.key(1000 + seed), self.model)
+
+    def validate(self, drawn, labels, seed) -> list[Trial]:
+        """See `Arm`."""
+        cut = folds(labels, seed=seed)
+        probes = [setting for setting in self.grid() if setting["adapt"] == "probe"]
+        trials = probe_trials(self._frozen(seed, drawn), labels, probes, cut)
+        for setting in self.grid()[len(probes) :]:
+            right = 0
+            for fit, held in cut:
+                tuned = self.tune(drawn[fit], labels[fit], seed, setting)
+                guessed = predict(
+                    tuned, take(self.rows, drawn[held]), self.model, pool=self.recipe.finetune.pool
+                )
+                right += int(np.sum(guessed == labels[held]))
+            held_out = sum(len(held) for _, held in cut)
+            trials.append({"config": setting, "validation": right / held_out})
+        return trials
+
+    def tune(self, drawn, labels, seed, setting, steps: int | None = None) -> dict:
+        """Full fine-tuning; see `fm.transfer.finetune`."""
+        config = dataclasses.replace(self.recipe.finetune, learning_rate=setting["learning_rate"])
+        return finetune(
+            self.start(seed),
+            take(self.rows, drawn),
+            labels,
+            self.model,
+            config,
+            classes=self.classes,
+            seed=seed,
+            capacity=self.capacity,
+            steps=steps,
+        )
+
+    def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
+        """See `Arm`."""
+        if setting["adapt"] == "probe":
+            probe = fit_probe(self._frozen(seed, drawn), labels, setting)
+            return probe.predict(self._frozen(seed, self._test()))
+        tuned = self.tune(drawn, labels, seed, setting)
+        return predict(
+            tuned, take(self.rows, self._test()), self.model, pool=self.recipe.finetune.pool
+        )
+
+    def fit_flops(self, labels, setting) -> float:
+        """Forward once per label for a probe, three times per example drawn for fine-tuning."""
+        length = self.rows["segments"].shape[1]
+        patches = "patches" in self.rows
+        if setting["adapt"] == "probe":
+            return labels * flops.forward_flops(self.model, length, predictions=0, patches=patches)
+        tuning = self.recipe.finetune
+        return (
+            tuning.steps
+            * tuning.batch_size
+            * flops.train_flops(
+                self.model, min(tuning.keep or length, length), predictions=0, patches=patches
+            )
+        )
+
+    def _test(self) -> np.ndarray:
+        return np.arange(self.test_from, len(self.rows["segments"]))
+
+    def _frozen(self, seed: int, wanted: np.ndarray) -> np.ndarray:
+        """Features of the wanted rows from the seed's starting parameters, each computed once."""
+        key = seed % len(self.checkpoints) if self.checkpoints else seed
+        known = self._features.setdefault(key, {})
+        missing = [row for row in wanted.tolist() if row not in known]
+        if missing:
+            made = frozen_features(
+                self.start(seed),
+                take(self.rows, np.array(missing)),
+                self.model,
+                pool=self.recipe.finetune.pool,
+            )
+            known.update(zip(missing, made, strict=True))
+        return np.stack([known[row] for row in wanted.tolist()])

@@ -1,0 +1,102 @@
+"""The arms of a task: each named for what it was fed, all else the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from fm.evaluation import baselines
+from fm.study.adaptation import Arm, Classical, Network
+from fm.study.pretraining import Reader, pretrain, reader
+from fm.study.tasks import Task
+from fm.training.run import Trained
+from fm.transfer.examples import Rows, image_rows, text_rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fed:
+    """A network arm and what made it.
+
+    Attributes:
+      network: ready to adapt.
+      reads: tokenizer or patches.
+      runs: its pretraining runs, none for scratch.
+    """
+
+    network: Network
+    reads: Reader
+    runs: list[Trained]
+
+
+def networks(
+    task: Task, arms: tuple[str, ...], pretrain_seeds: int, out: pathlib.Path
+) -> dict[str, Fed]:
+    """Pretrains what needs it and reads the task's examples for every network arm."""
+    fed = {}
+    recipe = task.config.recipe
+    shared: dict[str, tuple[Reader, Rows]] = {}
+    for arm in (arm for arm in arms if arm != "classical"):
+        # Scratch reads through the tokenizer of the task's own text, as self does.
+        source = "upstream" if arm == "upstream" else "self"
+        corpus = task.corpora.get(source, task.dataset.train)
+        folder = out / f"{task.name}-{source}"
+        if source not in shared:
+            reads = reader(corpus, task.modality, recipe, folder)
+            shared[source] = reads, _rows(task, reads)
+        reads, rows = shared[source]
+        runs = [
+            pretrain(
+                corpus,
+                task.modality,
+                recipe,
+                reads,
+                seed=seed,
+                out=folder / f"seed-{seed}",
+                label=f"{task.name}: pretraining {arm}",
+            )
+            for seed in range(pretrain_seeds if arm != "scratch" else 0)
+        ]
+        ready = network(task, reads, [run.params for run in runs], rows)
+        fed[arm] = Fed(ready, reads, runs)
+    return fed
+
+
+def network(
+    task: Task, reads: Reader, checkpoints: list[dict], rows: Rows | None = None
+) -> Network:
+    """A network ready to adapt to the task; fresh parameters where there are no checkpoints."""
+    return Network(
+        checkpoints=checkpoints,
+        model=reads.model,
+        recipe=task.config.recipe,
+        rows=_rows(task, reads) if rows is None else rows,
+        test_from=len(task.touched),
+        classes=len(task.dataset.classes),
+        capacity=max(task.config.budgets),
+    )
+
+
+def classical(task: Task) -> Arm:
+    """What a user would otherwise do, on the whole of every input."""
+    labelled, test = _inputs(task)
+    inputs = baselines.prepare(
+        task.modality,
+        [*labelled, *test] if task.modality == "text" else np.concatenate([labelled, test]),
+    )
+    return Classical(task.modality, inputs, len(labelled), task.config.recipe.trials)
+
+
+def _rows(task: Task, reads: Reader) -> Rows:
+    """Rows of the touched training examples, then of the test items."""
+    recipe = task.config.recipe
+    labelled, test = _inputs(task)
+    if reads.tokenizer is None:
+        return image_rows(np.concatenate([labelled, test]), recipe.patch)
+    return text_rows(reads.tokenizer, [*labelled, *test], recipe.length, recipe.windows)
+
+
+def _inputs(task: Task):
+    test = task.test.inputs(np.arange(len(task.test)))
+    return task.dataset.train.inputs(task.touched), test

@@ -1,0 +1,127 @@
+"""What a study runs: tasks, arms, budgets, seeds, and the recipe of each format."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+from fm.errors import UserError
+from fm.model.config import ModelConfig
+from fm.training.objectives import Objective
+from fm.training.optimizer import OptimizerConfig
+from fm.transfer.finetune import FinetuneConfig
+
+SCHEMA = 1
+ARMS = ("scratch", "self", "upstream", "classical")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the models of one format are built, pretrained and adapted.
+
+    Attributes:
+      model: architecture; `vocab` and `patch` are set from the data.
+      objective: of pretraining.
+      optimizer: of pretraining.
+      steps: of pretraining.
+      batch_size: sequences per step.
+      vocab: tokens of the BPE vocabulary (text).
+      length: tokens in a sequence (text).
+      windows: sequences of a document read when adapting (text).
+      patch: side of a square patch in pixels (images).
+      finetune: full fine-tuning, but for the learning rate.
+      learning_rates: the grid of full fine-tuning.
+      penalties: the grid of the linear probe, in L2 penalties on features of unit length.
+    """
+
+    model: ModelConfig
+    objective: Objective
+    optimizer: OptimizerConfig
+    steps: int
+    batch_size: int
+    finetune: FinetuneConfig
+    learning_rates: tuple[float, ...]
+    penalties: tuple[float, ...]
+    vocab: int = 0
+    length: int = 0
+    windows: int = 1
+    patch: int = 0
+
+    @property
+    def trials(self) -> int:
+        """Settings every arm may try."""
+        return len(self.learning_rates) + len(self.penalties)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """One task: what is classified, and with how many labels.
+
+    Attributes:
+      dataset: name or path, as `fm.data.sources.load` takes it.
+      upstream: the data the upstream arm is pretrained on, or None.
+      budgets: numbers of labels.
+      recipe: see `Recipe`; None for the recipe of the data's format.
+      test_items: at most this many test items are scored.
+      data_dir: where prepared data sets lie.
+      text_column: of files.
+      label_column: of files.
+    """
+
+    dataset: str
+    upstream: str | None
+    budgets: tuple[int, ...]
+    recipe: Recipe
+    test_items: int = 1000
+    data_dir: str | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """A whole study.
+
+    Attributes:
+      experiment: name of the experiment.
+      tasks: see `TaskConfig`.
+      arms: some of `ARMS`.
+      seeds: runs per cell; each draws its own labels and initialisation.
+      search_seeds: the grid is searched on the first so many seeds, the same for every arm.
+      pretrain_seeds: pretrained checkpoints per arm, shared out over the seeds.
+    """
+
+    experiment: str
+    tasks: tuple[TaskConfig, ...]
+    arms: tuple[str, ...] = ARMS
+    seeds: int = 8
+    search_seeds: int = 1
+    pretrain_seeds: int = 1
+
+    def __post_init__(self):
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise UserError(f"arm {arm!r} is not known; accepted are {', '.join(ARMS)}")
+        if len(set(self.arms)) < 2:
+            raise UserError("a comparison takes at least two arms, such as scratch,self")
+        for name in ("seeds", "search_seeds", "pretrain_seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.search_seeds > self.seeds or self.pretrain_seeds > self.seeds:
+            raise UserError(
+                f"search_seeds={self.search_seeds} and pretrain_seeds={self.pretrain_seeds} "
+                f"can be at most seeds={self.seeds}"
+            )
+
+
+def as_json(config: StudyConfig) -> dict:
+    """A study as plain JSON, its tasks by data set, so that two studies compare field by field."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain | {"tasks": {task["dataset"]: task for task in plain["tasks"]}}
+
+
+def digest(config: StudyConfig) -> str:
+    """Short hash of everything in a study."""
+    text = json.dumps(as_json(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

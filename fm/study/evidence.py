@@ -1,0 +1,150 @@
+"""From predictions to evidence: differences with intervals, label multipliers, the bill."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fm.evaluation.label_efficiency import Equivalent, label_multiplier
+from fm.evaluation.ledger import distinct_flops, ledger_row
+from fm.evaluation.statistics import holm, paired_difference
+from fm.study.arms import Fed
+from fm.study.cells import Cell
+from fm.study.tasks import Task
+
+Row = dict[str, Any]
+
+
+def correct(cell: Cell, task: Task) -> np.ndarray:
+    """1.0 where a seed's prediction of an item is right, [seeds, items]."""
+    return (cell.predictions == np.asarray(task.test.labels)).astype(float)
+
+
+def cell_rows(cells: list[Cell], task: Task, fed: dict[str, Fed]) -> list[Row]:
+    """One row per arm, budget and seed."""
+    rows = []
+    for cell in cells:
+        runs = fed[cell.arm].runs if cell.arm in fed else []
+        chosen = next(t["validation"] for t in cell.trials if t["config"] == cell.setting)
+        for seed, value in enumerate(correct(cell, task).mean(axis=1)):
+            rows.append(
+                {
+                    "task": cell.task,
+                    "modality": task.modality,
+                    "arm": cell.arm,
+                    "labels": cell.labels,
+                    "seed": seed,
+                    "metric": "accuracy",
+                    "value": float(value),
+                    "validation": chosen,
+                    "setting": cell.setting,
+                    "trials": cell.trials,
+                    "train_flops": cell.flops,
+                    "pretrain_flops": runs[seed % len(runs)].flops if runs else 0.0,
+                    "seconds": cell.seconds,
+                }
+            )
+    return rows
+
+
+def comparisons(cells: list[Cell], task: Task) -> list[Row]:
+    """Every arm against scratch, and every pretrained arm against classical, per budget."""
+    at = {(cell.arm, cell.labels): correct(cell, task) for cell in cells}
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
+    pairs = [(arm, "scratch") for arm in arms if arm != "scratch"]
+    pairs += [(arm, "classical") for arm in arms if arm not in ("scratch", "classical")]
+    rows = []
+    for arm, baseline in pairs:
+        if baseline not in arms:
+            continue
+        for labels in task.config.budgets:
+            scores = at[arm, labels], at[baseline, labels]
+            if len(scores[0]) < 2:
+                continue
+            found = paired_difference(*scores)
+            place = {"task": task.name, "labels": labels, "arm": arm, "baseline": baseline}
+            rows.append(place | dataclasses.asdict(found))
+    return rows
+
+
+def with_holm(rows: list[Row]) -> list[Row]:
+    """Adds Holm's adjusted p over the whole table."""
+    if not rows:
+        return rows
+    adjusted = holm(np.array([row["p"] for row in rows]))
+    return [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def equivalents(cells: list[Cell], task: Task, steps: dict[str, int | None]) -> list[Row]:
+    """Label multiplier of every arm at every budget.
+
+    Args:
+      cells: of the task.
+      task: the task.
+      steps: per arm, fine-tuning steps to scratch's final quality at the largest budget.
+    """
+    budgets = task.config.budgets
+    at = {(cell.arm, cell.labels): correct(cell, task) for cell in cells}
+    arms = list(dict.fromkeys(cell.arm for cell in cells if cell.arm != "scratch"))
+    if ("scratch", budgets[0]) not in at or len(at["scratch", budgets[0]]) < 2 or len(budgets) < 2:
+        return []
+    scratch_BSN = np.stack([at["scratch", labels] for labels in budgets])
+    return [
+        {
+            "task": task.name,
+            "labels": labels,
+            "arm": arm,
+            **dataclasses.asdict(label_multiplier(budgets, scratch_BSN, at[arm, labels], labels)),
+            "steps_to_scratch_quality": steps.get(arm) if labels == budgets[-1] else None,
+        }
+        for arm in arms
+        for labels in budgets
+    ]
+
+
+def ledger(cells: list[Cell], task: Task, fed: dict[str, Fed], multipliers: list[Row]) -> list[Row]:
+    """What each arm cost at the smallest budget, and when its pretraining pays back."""
+    budgets = task.config.budgets
+    at = {(cell.arm, cell.labels): cell for cell in cells}
+    rows = []
+    for arm in dict.fromkeys(cell.arm for cell in cells):
+        cell, runs = at[arm, budgets[0]], fed[arm].runs if arm in fed else []
+        known = [row for row in multipliers if (row["arm"], row["labels"]) == (arm, budgets[0])]
+        distinct = None, "scratch is what the others are held against"
+        if arm == "classical":
+            distinct = None, "no network: its arithmetic is not counted"
+        elif arm != "scratch":
+            distinct = None, "needs the scratch arm, 2 budgets and 2 seeds"
+            if known:
+                fields = [field.name for field in dataclasses.fields(Equivalent)]
+                equivalent = Equivalent(**{name: known[0][name] for name in fields})
+                scratch = [at["scratch", labels].flops for labels in budgets]
+                distinct = distinct_flops(budgets, scratch, budgets[0], equivalent)
+        row = ledger_row(
+            task.name,
+            arm,
+            pretrain_flops=sum(run.flops for run in runs),
+            pretrain_seconds=sum(run.seconds for run in runs),
+            adapt_flops=cell.flops,
+            adapt_seconds=cell.seconds,
+            distinct=distinct,
+        )
+        rows.append(dataclasses.asdict(row))
+    return rows
+
+
+def leakage_rows(task: Task) -> list[Row]:
+    """What the search for near-duplicates found, per pretraining corpus."""
+    return [
+        {
+            "task": task.name,
+            "arm": arm,
+            "method": found.method,
+            "checked": found.checked,
+            "found": found.found,
+            "removed": len(found.removed),
+        }
+        for arm, found in task.leakage.items()
+    ]

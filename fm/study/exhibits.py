@@ -1,0 +1,175 @@
+"""What a reader can look at: learning curves, samples, mistakes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from fm.data.pieces import patch_positions, unpatchify
+from fm.data.tokenizer import SPECIALS
+from fm.evaluation.label_efficiency import steps_to_quality
+from fm.model.generate import sample_patches, sample_tokens
+from fm.study.arms import Fed
+from fm.study.cells import Cell
+from fm.study.tasks import Task
+from fm.transfer.examples import take
+from fm.transfer.finetune import predict
+
+Row = dict[str, Any]
+_CURVE_SEEDS = 2
+_CURVE_POINTS = 6
+_CURVE_ITEMS = 200
+_SAMPLES = 3
+_SAMPLE_TOKENS = 64
+
+
+def pretraining_curves(task: Task, fed: dict[str, Fed]) -> list[Row]:
+    """Loss against pieces seen, of each arm's first pretraining run."""
+    unit = {"text": "bits per byte", "image": "bits per dimension"}[task.modality]
+    if not task.config.recipe.objective.next:
+        unit = "loss in bits"
+    return [
+        {"task": task.name, "arm": arm, "kind": "pretrain", "unit": unit, **each.runs[0].curve}
+        for arm, each in fed.items()
+        if each.runs
+    ]
+
+
+def adaptation_curves(
+    task: Task, fed: dict[str, Fed], cells: list[Cell]
+) -> tuple[list[Row], dict[str, int | None]]:
+    """Accuracy after ever longer fine-tuning on the largest budget, and steps to scratch's level.
+
+    Each point is a run of its own with its own schedule, on the first seeds and a part of the
+    test items; no setting is chosen by it.
+    """
+    labels = max(task.config.budgets)
+    full = task.config.recipe.finetune.steps
+    steps = sorted({max(1, round(full * 2.0**-k)) for k in range(_CURVE_POINTS)})
+    truth = np.asarray(task.dataset.train.labels)
+    rows, values = [], {}
+    for arm, each in fed.items():
+        trials = next(c.trials for c in cells if (c.arm, c.labels) == (arm, labels))
+        tuned = [trial for trial in trials if trial["config"]["adapt"] == "full"]
+        best = max(tuned, key=lambda trial: trial["validation"])["config"]
+        network = each.network
+        items = np.arange(min(_CURVE_ITEMS, len(task.test)))
+        test = take(network.rows, network.test_from + items)
+        values[arm] = [
+            float(
+                np.mean(
+                    [
+                        predict(
+                            network.tune(
+                                task.rows_of(drawn[:labels]), truth[drawn[:labels]], seed, best, n
+                            ),
+                            test,
+                            network.model,
+                            pool=network.recipe.finetune.pool,
+                        )
+                        == np.asarray(task.test.labels)[items]
+                        for seed, drawn in enumerate(task.drawn[:_CURVE_SEEDS])
+                    ]
+                )
+            )
+            for n in steps
+        ]
+        place = {"task": task.name, "arm": arm, "kind": "adapt", "labels": labels}
+        rows.append(place | {"unit": "accuracy", "steps": steps, "value": values[arm]})
+    if "scratch" not in values:
+        return rows, {}
+    goal = values["scratch"][-1]
+    return rows, {arm: steps_to_quality(steps, each, goal) for arm, each in values.items()}
+
+
+def samples(task: Task, fed: dict[str, Fed]) -> list[Row]:
+    """What each pretrained model makes up, given a few words or nothing."""
+    if not task.config.recipe.objective.next:
+        return []
+    rows = []
+    for arm, each in fed.items():
+        if not each.runs:
+            continue
+        make = _texts if task.modality == "text" else _images
+        rows += [{"task": task.name, "arm": arm} | row for row in make(task, each)]
+    return rows
+
+
+def _texts(task: Task, fed: Fed) -> list[Row]:
+    tokenizer = fed.reads.tokenizer
+    assert tokenizer is not None
+    rows = []
+    barred_V = jnp.arange(fed.reads.model.vocab) < SPECIALS
+    for number in range(_SAMPLES):
+        prompt = " ".join(task.test.inputs([number])[0].split()[:6])
+        start = [tokenizer.bos, *tokenizer.encode([prompt])[0]]
+        drawn = sample_tokens(
+            fed.runs[0].params,
+            jnp.array([start]),
+            jax.random.key(number),
+            fed.reads.model,
+            length=len(start) + _SAMPLE_TOKENS,
+            barred_V=barred_V,
+        )
+        text = tokenizer.decode(np.asarray(drawn)[0, len(start) :])
+        rows.append({"modality": "text", "prompt": prompt, "text": text})
+    return rows
+
+
+def _images(task: Task, fed: Fed) -> list[Row]:
+    height, width, channels = task.dataset.info["image_shape"]
+    side = task.config.recipe.patch
+    drawn = sample_patches(
+        fed.runs[0].params,
+        jnp.asarray(patch_positions(height, width, side)),
+        jax.random.key(0),
+        fed.reads.model,
+        count=8,
+    )
+    images = unpatchify(np.asarray(drawn * 255.0).astype(np.uint8), side, height, width)
+    return [{"modality": "image", "caption": "unprompted", "png": png(each)} for each in images]
+
+
+def mistakes(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
+    """Test items the best-fed arm gets wrong at the largest budget, first seed, as they are."""
+    labels = max(task.config.budgets)
+    at = {cell.arm: cell for cell in cells if cell.labels == labels}
+    arm = next(arm for arm in ("self", "upstream", *at) if arm in at)
+    baseline = next(arm for arm in ("classical", "scratch", *at) if arm in at)
+    guessed, other = at[arm].predictions[0], at[baseline].predictions[0]
+    truth, names = np.asarray(task.test.labels), task.dataset.classes
+    rows = []
+    for item in np.flatnonzero(guessed != truth)[:most]:
+        shown = task.test.inputs([item])[0]
+        content = (
+            {"modality": "text", "text": shown[:600]}
+            if task.modality == "text"
+            else {"modality": "image", "png": png(shown)}
+        )
+        rows.append(
+            {
+                "task": task.name,
+                "arm": arm,
+                "labels": labels,
+                "item": task.test.ids[item],
+                "truth": names[truth[item]],
+                "prediction": names[guessed[item]],
+                "baseline": baseline,
+                "baseline_prediction": names[other[item]],
+                **content,
+            }
+        )
+    return rows
+
+
+def png(image: np.ndarray) -> str:
+    """An image uint8 [height, width, channels] as a base64 PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

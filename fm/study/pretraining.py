@@ -1,0 +1,145 @@
+"""Pretraining for an arm: corpus to checkpoint, the same number of steps whatever it is fed."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from fm.data import tokenizer as bpe
+from fm.data.batches import Batches, image_batches, text_batches
+from fm.data.pieces import patch_positions, patchify, text_pieces
+from fm.data.splits import Split
+from fm.model.config import ModelConfig
+from fm.model.transformer import init
+from fm.study.config import Recipe
+from fm.training.checkpoint import load_params
+from fm.training.loop import train
+from fm.training.objectives import rarity_weights
+from fm.training.run import RunConfig, Trained
+from fm.training.unit import BitsPerByte, BitsPerDimension
+
+_HELD_OUT = 0.02
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
+    """What turns raw inputs into what a model reads, and the model's shape that follows.
+
+    Attributes:
+      model: architecture, with `vocab` or `patch` set.
+      tokenizer: of text, None for images.
+    """
+
+    model: ModelConfig
+    tokenizer: bpe.Tokenizer | None
+
+
+def reader(corpus: Split, modality: str, recipe: Recipe, out: pathlib.Path) -> Reader:
+    """The tokenizer, trained on the pretraining split alone and saved with the run; or patches."""
+    if modality == "image":
+        channels = corpus.inputs([0]).shape[-1]
+        model = dataclasses.replace(recipe.model, patch=recipe.patch**2 * channels, axes=2)
+        return Reader(model, None)
+    path = out / "tokenizer.json"
+    if path.exists():
+        tokenizer = bpe.load(path)
+    else:
+        tokenizer = bpe.train(corpus.inputs(range(len(corpus))), recipe.vocab)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        tokenizer.save(partial)
+        partial.replace(path)
+    return Reader(dataclasses.replace(recipe.model, vocab=tokenizer.vocab_size), tokenizer)
+
+
+def restore(folder: pathlib.Path) -> tuple[Reader, dict]:
+    """A pretrained model as `pretrain` left it: how it reads, and its parameters.
+
+    Raises:
+      UserError: the folder holds no checkpoint, or no tokenizer where one is needed.
+    """
+    params, config = load_params(folder / "checkpoints")
+    model = ModelConfig(**config["model"])
+    return Reader(model, bpe.load(folder / "tokenizer.json") if model.vocab else None), params
+
+
+def pretrain(
+    corpus: Split,
+    modality: str,
+    recipe: Recipe,
+    reads: Reader,
+    *,
+    seed: int,
+    out: pathlib.Path,
+    label: str,
+    checkpoint_every: int | None = None,
+) -> Trained:
+    """Trains a fresh model on a corpus, or goes on where an earlier call stopped.
+
+    Two in a hundred examples (500 at most) are held out for the validation curve.
+    """
+    order = np.random.default_rng(seed).permutation(len(corpus))
+    held = max(1, min(500, round(_HELD_OUT * len(corpus))))
+    held_out, used = order[:held], np.sort(order[held:])
+    print(f"{label}: reading {len(used)} examples …", file=sys.stderr, flush=True)
+    if modality == "text":
+        assert reads.tokenizer is not None
+        texts = corpus.inputs(used)
+        pieces = text_pieces(reads.tokenizer, texts, recipe.length)
+        counts = np.bincount(np.concatenate(pieces), minlength=reads.model.vocab)
+        counts[: bpe.SPECIALS] = 0
+        weights = rarity_weights(np.asarray(counts, np.float32), recipe.objective.rarity)
+        unit = BitsPerByte(_bytes_per_token(texts, counts))
+        held_pieces = text_pieces(reads.tokenizer, corpus.inputs(held_out), recipe.length)
+        share = recipe.objective.bag == 0
+        batches = _text(pieces, recipe, seed, share_rows=share)
+        validation = _text(held_pieces, recipe, seed, share_rows=share)
+    else:
+        weights, unit = None, BitsPerDimension()
+        batches = _images(corpus.inputs(used), recipe, seed)
+        validation = _images(corpus.inputs(held_out), recipe, seed)
+    run = RunConfig(
+        steps=recipe.steps,
+        seed=seed,
+        checkpoint_every=checkpoint_every or max(1, recipe.steps // 4),
+        log_every=max(1, recipe.steps // 50),
+        validate_every=max(1, recipe.steps // 8),
+    )
+    return train(
+        init(jax.random.key(seed), reads.model),
+        batches,
+        reads.model,
+        recipe.objective,
+        recipe.optimizer,
+        run,
+        out=out,
+        unit=unit,
+        token_weights=weights,
+        validation=[next(validation) for _ in range(4)],
+        label=label,
+    )
+
+
+def _text(pieces: list[np.ndarray], recipe: Recipe, seed: int, *, share_rows: bool) -> Batches:
+    return text_batches(
+        [pieces],
+        batch_size=recipe.batch_size,
+        length=recipe.length,
+        seed=seed,
+        share_rows=share_rows,
+    )
+
+
+def _images(images: np.ndarray, recipe: Recipe, seed: int) -> Batches:
+    positions = patch_positions(images.shape[1], images.shape[2], recipe.patch)
+    return image_batches(
+        [patchify(images, recipe.patch)], positions, batch_size=recipe.batch_size, seed=seed
+    )
+
+
+def _bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
+    return sum(len(text.encode()) for text in texts) / max(int(counts_V.sum()), 1)

@@ -1,0 +1,79 @@
+"""The recipes: how each format's models are built, pretrained and adapted by default.
+
+What was tried on the way here, and what it gave, is in BUILD_NOTES.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fm.errors import UserError
+from fm.model.config import ModelConfig, sized
+from fm.study.config import Recipe
+from fm.training.objectives import Objective
+from fm.training.optimizer import OptimizerConfig
+from fm.transfer.finetune import FinetuneConfig
+
+PROFILES = ("quick", "default", "full")
+
+
+def text(profile: str = "default") -> Recipe:
+    """Of documents."""
+    default = Recipe(
+        model=ModelConfig(depth=1, width=128, heads=4, kv_heads=4, hidden=512),
+        objective=Objective(next=0.03125, masked=0.0, bag=0.96875, hide=0.75),
+        optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.01),
+        steps=1100,
+        batch_size=32,
+        vocab=8192,
+        length=256,
+        windows=2,
+        finetune=FinetuneConfig(steps=64, batch_size=16, keep=128, pool="mean"),
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        penalties=(0.003, 0.03, 0.3),
+    )
+    return _profiled(default, profile)
+
+
+def image(profile: str = "default") -> Recipe:
+    """Of small pictures."""
+    default = Recipe(
+        model=ModelConfig(depth=2, width=64, heads=2, kv_heads=2, hidden=256),
+        objective=Objective(next=0.25, masked=0.75, hide=0.5),
+        optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.005),
+        steps=1000,
+        batch_size=128,
+        patch=2,
+        finetune=FinetuneConfig(steps=100, batch_size=32, pool="concat"),
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        penalties=(0.003, 0.03, 0.3),
+    )
+    return _profiled(default, profile)
+
+
+def _profiled(recipe: Recipe, profile: str) -> Recipe:
+    if profile not in PROFILES:
+        raise UserError(f"profile {profile!r} is not known; accepted are {', '.join(PROFILES)}")
+    steps = {"quick": recipe.steps // 20, "default": recipe.steps, "full": 8 * recipe.steps}
+    return dataclasses.replace(recipe, steps=steps[profile])
+
+
+def with_size(recipe: Recipe, size: str) -> Recipe:
+    """The recipe with a model from the size dial."""
+    return dataclasses.replace(recipe, model=sized(size))
+
+
+def with_patch(recipe: Recipe, side: int) -> Recipe:
+    """The recipe with square patches of another side, in pixels."""
+    return dataclasses.replace(recipe, patch=side)
+
+
+def for_format(modality: str, profile: str = "default") -> Recipe:
+    """The recipe of a format.
+
+    Raises:
+      UserError: for a format without one.
+    """
+    if modality not in ("text", "image"):
+        raise UserError(f"no recipe for {modality!r}; there are recipes for text and image")
+    return text(profile) if modality == "text" else image(profile)

@@ -1,0 +1,178 @@
+"""A study from end to end: config in, `results.json` and `predictions.csv` out, resumable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from fm.attention import choose
+from fm.errors import UserError
+from fm.study import arms, environment, evidence, exhibits
+from fm.study.cells import Cell
+from fm.study.cells import run as run_cells
+from fm.study.config import SCHEMA, StudyConfig, as_json, digest
+from fm.study.tasks import Task, prepare
+from fm.training.checkpoint import differences
+
+RESULTS = "results.json"
+
+
+def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
+    """Runs what is not there yet and returns the results, the headline still to be added.
+
+    A finished study is read back, not run again.
+
+    Raises:
+      UserError: bad data or settings; or `out` holds another study (names what differs).
+    """
+    claim(config, out)
+    if (out / RESULTS).exists():
+        print(f"{out} is finished; another --out runs it again")
+        return read_results(out)
+    tasks = [prepare(task, config.arms, config.seeds) for task in config.tasks]
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "experiment": config.experiment,
+        "config": as_json(config),
+        "config_hash": digest(config),
+        "versions": environment.versions(),
+        "device": environment.device(),
+        "xla_flags": environment.xla_flags(),
+        "attention": {},
+        **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
+        **{key: [] for key in ("tasks", "curves", "samples", "mistakes")},
+    }
+    done = []
+    for task in tasks:
+        fed = arms.networks(task, config.arms, config.pretrain_seeds, out / "pretrained")
+        ways = {arm: each.network for arm, each in fed.items()}
+        if "classical" in config.arms:
+            ways["classical"] = arms.classical(task)
+        ordered = {arm: ways[arm] for arm in config.arms}
+        cells = run_cells(task, ordered, config.search_seeds, out / "cells")
+        _collect(results, task, fed, cells)
+        done.append((task, cells))
+    results["comparisons"] = evidence.with_holm(results["comparisons"])
+    _write_predictions(done, out / "predictions.csv")
+    return results
+
+
+def _collect(
+    results: dict[str, Any], task: Task, fed: dict[str, arms.Fed], cells: list[Cell]
+) -> None:
+    """Adds what one task showed."""
+    curves, steps = exhibits.adaptation_curves(task, fed, cells)
+    multipliers = evidence.equivalents(cells, task, steps)
+    results["cells"] += evidence.cell_rows(cells, task, fed)
+    results["comparisons"] += evidence.comparisons(cells, task)
+    results["equivalents"] += multipliers
+    results["ledger"] += evidence.ledger(cells, task, fed, multipliers)
+    results["leakage"] += evidence.leakage_rows(task)
+    results["curves"] += exhibits.pretraining_curves(task, fed) + curves
+    results["samples"] += exhibits.samples(task, fed)
+    results["mistakes"] += exhibits.mistakes(task, cells)
+    results["tasks"].append(_about(task))
+    for each in fed.values():
+        model = each.reads.model
+        length = each.network.rows["segments"].shape[1]
+        shape = (1, length, model.heads, model.head_width)
+        like = jax.ShapeDtypeStruct(shape, model.dtype)
+        results["attention"][task.name] = model.attention or choose(like, like)
+
+
+def _about(task: Task) -> dict[str, Any]:
+    info = task.dataset.info
+    return {
+        "name": task.name,
+        "title": task.name.replace("_", " ").capitalize(),
+        "modality": task.modality,
+        "classes": list(task.dataset.classes),
+        "metric": "accuracy",
+        "train": len(task.dataset.train),
+        "test": len(task.test),
+        "test_available": len(task.dataset.test),
+        "upstream": task.config.upstream,
+        **{key: info[key] for key in ("description", "licence", "fingerprint", "split")},
+    }
+
+
+def claim(config: StudyConfig, out: pathlib.Path) -> None:
+    """Makes `out` this study's own, or checks that it already is.
+
+    Raises:
+      UserError: the folder cannot be written, or holds a study with another config.
+    """
+    path = out / "config.json"
+    mine = as_json(config)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(None, "not writable")
+        if path.exists():
+            found = differences(json.loads(path.read_text()), mine)
+            if found:
+                shown = [f"{name}: {was} -> {now}" for name, (was, now) in found.items()]
+                more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+                raise UserError(
+                    f"--out={out} holds a run with another config ({'; '.join(shown[:4])}{more}); "
+                    "take another folder, or the same flags to go on"
+                )
+            print(f"{out}: going on with what is there", file=sys.stderr)
+            return
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(mine, indent=1))
+        partial.replace(path)
+    except (OSError, json.JSONDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--out={out} cannot be used ({reason}); it takes a folder that can be written"
+        ) from error
+
+
+def write_results(results: dict[str, Any], out: pathlib.Path) -> None:
+    """Writes `results.json`, whole or not at all."""
+    partial = out / f"{RESULTS}.partial"
+    partial.write_text(json.dumps(results, indent=1, allow_nan=False))
+    partial.replace(out / RESULTS)
+
+
+def read_results(out: pathlib.Path) -> dict[str, Any]:
+    """Reads `results.json` of a finished study.
+
+    Raises:
+      UserError: there is none, or it is not one of this schema.
+    """
+    path = out / RESULTS
+    try:
+        results = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give --out the folder of a study") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON (line {error.lineno})") from error
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise UserError(f"{path} is not a results file of schema {SCHEMA}")
+    return results
+
+
+def _write_predictions(done: list[tuple[Task, list[Cell]]], path: pathlib.Path) -> None:
+    """One row per cell, seed and test item."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["task", "arm", "labels", "seed", "row", "item", "truth", "prediction"])
+        for task, cells in done:
+            truth = np.asarray(task.test.labels).tolist()
+            for cell in cells:
+                for seed, guessed in enumerate(cell.predictions.tolist()):
+                    rows.writerows(
+                        (task.name, cell.arm, cell.labels, seed, n, task.test.ids[n][:12], t, g)
+                        for n, (t, g) in enumerate(zip(truth, guessed, strict=True))
+                    )
+    partial.replace(path)

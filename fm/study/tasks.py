@@ -1,0 +1,104 @@
+"""A task made ready: data loaded, leaks removed, test items fixed, labels drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+
+from fm.data.leakage import Leakage, find_duplicates
+from fm.data.sources import Dataset, Split, load, subset, without
+from fm.errors import UserError
+from fm.evaluation.validation import draw_labels
+from fm.study.config import TaskConfig
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A task and everything its arms share.
+
+    Attributes:
+      name: of the data set, short.
+      config: as asked for.
+      dataset: the labelled data, near-duplicates of test items taken out of `train`.
+      test: the test items scored.
+      corpora: per pretrained arm, what it is pretrained on, near-duplicates of test taken out.
+      leakage: per pretrained arm, what the search found.
+      drawn: per seed, indices into `dataset.train`; the first n are a budget of n labels.
+    """
+
+    name: str
+    config: TaskConfig
+    dataset: Dataset
+    test: Split
+    corpora: dict[str, Split]
+    leakage: dict[str, Leakage]
+    drawn: tuple[np.ndarray, ...]
+
+    @property
+    def touched(self) -> np.ndarray:
+        """Training examples any seed draws, ascending; the labelled rows arms hold."""
+        return np.unique(np.concatenate(self.drawn))
+
+    def rows_of(self, drawn: np.ndarray) -> np.ndarray:
+        """Places of drawn examples among the touched ones."""
+        return np.searchsorted(self.touched, drawn)
+
+    @property
+    def modality(self) -> str:
+        """Format of the data."""
+        return self.dataset.modality
+
+
+def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
+    """Loads and checks everything a task needs, before anything is trained.
+
+    Raises:
+      UserError: the data has no labels, a budget does not fit it, or the upstream data is
+        missing or of another format.
+    """
+    print(f"preparing {config.dataset} …", file=sys.stderr, flush=True)
+    dataset = load(
+        config.dataset,
+        data_dir=config.data_dir,
+        text_column=config.text_column,
+        label_column=config.label_column,
+    )
+    if dataset.train.labels is None or len(dataset.classes) < 2:
+        raise UserError(f"{config.dataset} has no labels to learn; a task needs at least 2 classes")
+    name = config.dataset.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+    chosen = np.random.default_rng(0).permutation(len(dataset.test))[: config.test_items]
+    test = subset(dataset.test, np.sort(chosen))
+    own = find_duplicates(dataset.train, dataset.test, dataset.modality)
+    dataset = dataclasses.replace(dataset, train=without(dataset.train, own.removed))
+    for budget in config.budgets:
+        if not len(dataset.classes) <= budget <= len(dataset.train):
+            raise UserError(
+                f"--budgets: {budget} labels do not fit {name}, which has {len(dataset.classes)} "
+                f"classes and {len(dataset.train)} training examples; accepted are numbers between"
+            )
+    corpora, leakage = {}, {}
+    if "self" in arms:
+        corpora["self"], leakage["self"] = dataset.train, own
+    if "upstream" in arms:
+        corpora["upstream"], leakage["upstream"] = _upstream(config, dataset)
+    drawn = tuple(draw_labels(dataset.train.labels, max(config.budgets), s) for s in range(seeds))
+    return Task(name, config, dataset, test, corpora, leakage, drawn)
+
+
+def _upstream(config: TaskConfig, dataset: Dataset) -> tuple[Split, Leakage]:
+    if config.upstream is None:
+        raise UserError(
+            f"the upstream arm of {config.dataset} needs other {dataset.modality} data: "
+            f"--upstream=NAME, or leave upstream out of --arms"
+        )
+    other = load(config.upstream, data_dir=config.data_dir, text_column=config.text_column)
+    shapes = dataset.info.get("image_shape"), other.info.get("image_shape")
+    if other.modality != dataset.modality or shapes[0] != shapes[1]:
+        raise UserError(
+            f"--upstream={config.upstream} is {other.modality} {shapes[1] or ''}, but "
+            f"{config.dataset} is {dataset.modality} {shapes[0] or ''}; they must be alike"
+        )
+    found = find_duplicates(other.train, dataset.test, dataset.modality)
+    return without(other.train, found.removed), found

@@ -1,0 +1,59 @@
+"""What a run is asked, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Length and cadence of a run, in steps.
+
+    Attributes:
+      steps: in all.
+      seed: of what is hidden; the order of the data has its own.
+      checkpoint_every: steps between checkpoints; there is one at the end anyway.
+      log_every: steps a record averages over.
+      validate_every: steps between validations; None validates at the end only.
+      accumulate: parts each batch is taken in.
+    """
+
+    steps: int
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 20
+    validate_every: int | None = None
+    accumulate: int = 1
+
+    def __post_init__(self):
+        cadence = (self.steps, self.checkpoint_every, self.log_every, self.accumulate)
+        if min(*cadence, self.validate_every or 1) < 1 or not 0 <= self.seed < 2**32:
+            raise UserError(
+                "steps, checkpoint_every, log_every, validate_every and accumulate must be 1 or "
+                f"more and seed lie in 0..2**32 - 1, not {self}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The outcome of a run.
+
+    Attributes:
+      params: after the last step.
+      curve: see `fm.training.log.curve`.
+      seconds: wall time, compilation and validation included, over all sittings.
+      compile_seconds: of these, until the first step was under way.
+      flops: spent on training steps, by `fm.model.flops`.
+      steps: done in all.
+      tokens: pieces seen, padding left out.
+    """
+
+    params: dict
+    curve: dict[str, list[float]]
+    seconds: float
+    compile_seconds: float
+    flops: float
+    steps: int
+    tokens: int

@@ -1,0 +1,1 @@
+"""Transfer: a pretrained (or fresh) model adapted to a labelled task."""

@@ -1,0 +1,49 @@
+"""Labelled inputs as rows the model reads: one row an example, however long."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fm.data.pieces import chunks, patch_positions, patchify
+from fm.data.tokenizer import Tokenizer
+
+Rows = dict[str, np.ndarray]
+
+
+def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int) -> Rows:
+    """The first `windows` chunks of each text side by side, as separate segments.
+
+    Args:
+      tokenizer: of the model.
+      texts: N documents.
+      length: tokens in a chunk, as in pretraining.
+      windows: chunks kept; what comes after is not read.
+
+    Returns:
+      `tokens`, `segments` (0 is padding) and `positions`, int32 [N, windows * length].
+    """
+    shape = (len(texts), windows, length)
+    rows = {key: np.zeros(shape, np.int32) for key in ("tokens", "segments", "positions")}
+    rows["positions"][:] = np.arange(length)
+    for n, ids in enumerate(tokenizer.encode(texts)):
+        for w, chunk in enumerate(chunks(ids[: windows * length], length, tokenizer)[:windows]):
+            rows["tokens"][n, w, : len(chunk)] = chunk
+            rows["segments"][n, w, : len(chunk)] = w + 1
+    return {key: value.reshape(len(texts), -1) for key, value in rows.items()}
+
+
+def image_rows(images: np.ndarray, patch: int) -> Rows:
+    """Images uint8 [N, height, width, channels] as `patches` uint8 [N, L, P] and where they lie."""
+    patches = patchify(images, patch)
+    N, L = patches.shape[:2]
+    positions = patch_positions(images.shape[1], images.shape[2], patch)
+    return {
+        "patches": patches,
+        "positions": np.broadcast_to(positions, (N, L, 2)),
+        "segments": np.ones((N, L), np.int32),
+    }
+
+
+def take(rows: Rows, indices: np.ndarray) -> Rows:
+    """The rows at `indices`."""
+    return {key: value[indices] for key, value in rows.items()}

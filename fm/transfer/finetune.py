@@ -1,0 +1,176 @@
+"""Full fine-tuning: every parameter and a new head, one whole run as one program."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fm.model.config import ModelConfig
+from fm.transfer.examples import Rows
+from fm.transfer.features import pooled
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning run.
+
+    Attributes:
+      learning_rate: AdamW's peak, warmed up over a tenth of the steps, then cosine to zero.
+      steps: updates.
+      batch_size: examples per update.
+      keep: pieces of an example a training step sees, drawn anew each time (piece dropout);
+        0 for all.
+      weight_decay: decoupled, on everything.
+      pool: see `fm.transfer.features.pooled`.
+    """
+
+    learning_rate: float = 3e-3
+    steps: int = 80
+    batch_size: int = 16
+    keep: int = 0
+    weight_decay: float = 0.01
+    pool: str = "mean"
+
+
+def init_head(rows: Rows, model: ModelConfig, classes: int, pool: str) -> dict:
+    """A head of zeros, so that every arm starts from chance."""
+    pieces = rows["segments"].shape[1] if pool == "concat" else 1
+    return {
+        "kernel": jnp.zeros((pieces * model.width, classes)),
+        "bias": jnp.zeros((classes,)),
+    }
+
+
+def logits(tuned: dict, rows: dict[str, jax.Array], model: ModelConfig, pool: str) -> jax.Array:
+    """Unnormalised log probabilities of the classes, float32 [B, classes]."""
+    features_BE = pooled(tuned["model"], rows, model, pool)[-1]
+    scale = jax.lax.rsqrt(jnp.mean(features_BE**2, axis=-1, keepdims=True) + 1e-6)
+    return features_BE * scale @ tuned["head"]["kernel"] + tuned["head"]["bias"]
+
+
+def finetune(
+    params: dict,
+    rows: Rows,
+    labels: np.ndarray,
+    model: ModelConfig,
+    config: FinetuneConfig,
+    *,
+    classes: int,
+    seed: int,
+    capacity: int,
+    steps: int | None = None,
+) -> dict:
+    """Trains on the labelled rows.
+
+    Args:
+      params: start of the model.
+      rows: n labelled examples.
+      labels: int [n].
+      model: architecture.
+      config: see `FinetuneConfig`.
+      classes: number of classes.
+      seed: decides batches and which pieces are kept.
+      capacity: the arrays are padded to this many rows (never drawn), so that one compiled
+        program serves all label budgets.
+
+    Returns:
+      `{"model": params, "head": {...}}`, tuned.
+    """
+    n = len(labels)
+    draws = np.random.default_rng([seed, n])
+    epochs = -(-config.steps * config.batch_size // n)
+    order = np.concatenate([draws.permutation(n) for _ in range(epochs)])
+    order_SB = order[: config.steps * config.batch_size].reshape(config.steps, -1)
+    tuned = {"model": params, "head": init_head(rows, model, classes, config.pool)}
+    padded = {key: _pad(value, capacity) for key, value in rows.items()}
+    # The rate and the number of steps enter as data: one compiled program for all of them.
+    shapes = dataclasses.replace(config, learning_rate=0.0)
+    return _run(
+        tuned,
+        padded,
+        _pad(np.asarray(labels, np.int32), capacity),
+        order_SB,
+        jax.random.key(seed),
+        jnp.float32(config.learning_rate),
+        jnp.int32(config.steps if steps is None else steps),
+        model,
+        shapes,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def _run(tuned, rows, labels, order_SB, rng, peak, steps, model, config):
+    rule = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b2=0.98),
+        optax.add_decayed_weights(config.weight_decay),
+    )
+
+    def loss(tuned, batch, targets):
+        nats = optax.softmax_cross_entropy_with_integer_labels(
+            logits(tuned, batch, model, config.pool), targets
+        )
+        return jnp.mean(nats)
+
+    def step(number, carry):
+        tuned, state = carry
+        chosen = order_SB[number]
+        batch = {key: value[chosen] for key, value in rows.items()}
+        if config.keep:
+            batch = _some_pieces(batch, jax.random.fold_in(rng, number), config.keep)
+        grads = jax.grad(loss)(tuned, batch, labels[chosen])
+        updates, state = rule.update(grads, state, tuned)
+        rate = -peak * _rate(number, steps)
+        return optax.apply_updates(tuned, jax.tree.map(lambda u: rate * u, updates)), state
+
+    return jax.lax.fori_loop(0, steps, step, (tuned, rule.init(tuned)))[0]
+
+
+def _rate(number: jax.Array, steps: jax.Array) -> jax.Array:
+    """Share of the peak rate: linear over the first tenth, then half a cosine down to zero."""
+    warm = jnp.maximum(1, steps // 10)
+    rising = (number + 1) / warm
+    falling = 0.5 * (1.0 + jnp.cos(jnp.pi * (number - warm) / jnp.maximum(1, steps - warm)))
+    return jnp.where(number < warm, rising, falling)
+
+
+def _some_pieces(batch: dict[str, jax.Array], rng: jax.Array, keep: int) -> dict[str, jax.Array]:
+    """`keep` pieces of every row, padding last."""
+    filled = batch["segments"] > 0
+    order = jnp.argsort(jax.random.uniform(rng, filled.shape) + ~filled, axis=-1)[:, :keep]
+
+    def pick(value):
+        return jnp.take_along_axis(
+            value, order.reshape(*order.shape, *[1] * (value.ndim - 2)), axis=1
+        )
+
+    return {key: pick(value) for key, value in batch.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "pool"))
+def _classify(tuned, rows, model, pool):
+    return jnp.argmax(logits(tuned, rows, model, pool), axis=-1)
+
+
+def predict(
+    tuned: dict, rows: Rows, model: ModelConfig, *, pool: str, batch_size: int = 64
+) -> np.ndarray:
+    """The most likely class of every row, int [N]."""
+    N = len(rows["segments"])
+    padded = {key: _pad(value, -(-N // batch_size) * batch_size) for key, value in rows.items()}
+    parts = [
+        _classify(
+            tuned, {key: value[s : s + batch_size] for key, value in padded.items()}, model, pool
+        )
+        for s in range(0, N, batch_size)
+    ]
+    return np.concatenate([np.asarray(part) for part in parts])[:N]
+
+
+def _pad(value: np.ndarray, length: int) -> np.ndarray:
+    return np.concatenate([value, np.repeat(value[:1], length - len(value), axis=0)])

@@ -1,0 +1,76 @@
+"""Masks against matrices written by hand, row i what query i sees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.attention import Mask
+
+
+def ints(*values):
+    return jnp.array(values, jnp.int32)
+
+
+WRITTEN = {
+    "causal": (Mask(causal=True), ["1000", "1100", "1110", "1111"]),
+    "window": (Mask(causal=True, window=2), ["1000", "1100", "0110", "0011"]),
+    "window of one": (Mask(causal=True, window=1), ["1000", "0100", "0010", "0001"]),
+    "window both ways": (Mask(window=2), ["1111", "1111", "0111", "0011"]),
+    "prefix": (Mask(causal=True, prefix=ints(3)), ["1110", "1110", "1110", "1111"]),
+    "start": (Mask(causal=True, q_start=ints(2)), ["1110", "1111", "1111", "1111"]),
+    "start before": (Mask(causal=True, q_start=ints(-2)), ["0000", "0000", "1000", "1100"]),
+    "length": (Mask(kv_length=ints(2)), ["1100", "1100", "1100", "1100"]),
+    "segments": (
+        Mask(q_segments=ints([1, 1, 2, 0]), kv_segments=ints([1, 1, 2, 2])),
+        ["1100", "1100", "0011", "0000"],
+    ),
+    "all at once": (
+        Mask(
+            causal=True,
+            window=3,
+            prefix=ints(2),
+            kv_length=ints(3),
+            q_segments=ints([1, 1, 1, 1]),
+            kv_segments=ints([1, 1, 1, 2]),
+        ),
+        ["1100", "1100", "1110", "0110"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
+def test_written_out(mask, rows):
+    want = np.array([[character == "1" for character in row] for row in rows])
+    np.testing.assert_array_equal(mask.visible(4, 4)[0], want)
+
+
+def test_each_row_of_a_batch_has_its_own():
+    seen = Mask(kv_length=ints(1, 3)).visible(2, 4)
+    assert seen.astype(int).tolist() == [[[1, 0, 0, 0]] * 2, [[1, 1, 1, 0]] * 2]
+
+
+def test_passes_through_jit_without_compiling_anew():
+    traces = []
+
+    @jax.jit
+    def count(mask):
+        traces.append(mask)
+        return jnp.sum(mask.visible(3, 3))
+
+    assert count(Mask(causal=True, prefix=ints(0))) == 6
+    assert count(Mask(causal=True, prefix=ints(3))) == 9
+    assert len(traces) == 1
+
+
+def test_full_only_when_nothing_is_hidden():
+    assert Mask().is_full()
+    # A prefix and a start hide nothing without causality or a window.
+    assert Mask(prefix=ints(1), q_start=ints(1)).is_full()
+    for mask, _ in WRITTEN.values():
+        assert not mask.is_full()
+
+
+def test_half_a_pair_of_segments():
+    with pytest.raises(ValueError, match="together"):
+        Mask(q_segments=ints([1, 1])).visible(2, 2)

@@ -1,0 +1,41 @@
+"""Small models and inputs; parameters drawn at random everywhere, as zeros would hide mistakes."""
+
+import jax
+import numpy as np
+
+from fm.model.config import ModelConfig
+from fm.model.transformer import forward, init
+
+TEXT = ModelConfig(depth=2, width=32, heads=4, kv_heads=2, hidden=48, vocab=19)
+IMAGE = ModelConfig(depth=2, width=32, heads=4, kv_heads=4, hidden=48, patch=12, axes=2, mixtures=3)
+
+
+run = jax.jit(forward, static_argnames="config")
+
+
+def params(config, seed=0):
+    """Numpy throughout: eager JAX compiles every operation for every shape."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0), config))
+    return jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape, scale=0.2).astype(np.float32), shapes
+    )
+
+
+def text(B=2, L=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "tokens": rng.integers(0, TEXT.vocab, (B, L)).astype(np.int32),
+        "positions": np.tile(np.arange(L, dtype=np.int32), (B, 1)),
+        "segments": np.ones((B, L), np.int32),
+    }
+
+
+def images(B=2, side=3, seed=0):
+    rng = np.random.default_rng(seed)
+    place = np.array(list(np.ndindex(side, side)), np.int32)
+    return {
+        "patches": rng.integers(0, 256, (B, side * side, IMAGE.patch)).astype(np.uint8),
+        "positions": np.tile(place, (B, 1, 1)),
+        "segments": np.ones((B, side * side), np.int32),
+    }

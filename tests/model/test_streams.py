@@ -1,0 +1,106 @@
+"""Likelihoods of tokens and patches against plain formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from fm.errors import UserError
+from fm.model import ModelConfig, sized, streams
+from fm.model.transformer import init
+from tests.model.problems import IMAGE, TEXT, images, params
+
+
+def test_a_patch_costs_what_its_mixture_says():
+    rng = np.random.default_rng(0)
+    h_TD = rng.normal(size=(5, IMAGE.width)).astype(np.float32)
+    x_TP = rng.uniform(size=(5, IMAGE.patch)).astype(np.float32)
+    weights = params(IMAGE)["streams"]
+    got = jax.jit(streams.patch_nll, static_argnums=3)(weights, h_TD, x_TP, IMAGE)
+
+    raw = h_TD @ np.asarray(weights["patch_head"]) + np.asarray(weights["patch_bias"])
+    M, P = IMAGE.mixtures, IMAGE.patch
+    means = raw[:, M : M + M * P].reshape(5, M, P)
+    scales = np.log1p(np.exp(raw[:, M + M * P :])).reshape(5, M, P) + 1 / 256
+    log_p = special.log_softmax(raw[:, :M], axis=-1)
+    log_p = log_p + stats.norm.logpdf(x_TP[:, None], means, scales).sum(-1)
+    np.testing.assert_allclose(got, -special.logsumexp(log_p, axis=-1), rtol=2e-4, atol=2e-4)
+
+
+def test_no_component_is_narrower_than_a_grey_level():
+    weights = params(IMAGE)["streams"]
+    weights["patch_bias"] = weights["patch_bias"] - 1e3
+    one = np.ones((1, IMAGE.width), np.float32)
+    _, _, scales = jax.jit(streams.mixture, static_argnums=2)(weights, one, IMAGE)
+    assert np.min(scales) >= 1 / 256
+
+
+def test_a_token_costs_its_log_softmax():
+    rng = np.random.default_rng(0)
+    h_TD = rng.normal(size=(4, TEXT.width)).astype(np.float32)
+    targets = np.array([0, 3, 18, 3])
+    weights = params(TEXT)["streams"]
+    want = -special.log_softmax(h_TD @ np.asarray(weights["token_head"]), axis=-1)
+    got = jax.jit(streams.token_nll)(weights, h_TD, targets)
+    np.testing.assert_allclose(got, want[np.arange(4), targets], rtol=1e-4)
+
+
+def test_a_fresh_model_knows_nothing_about_tokens():
+    weights = jax.jit(init, static_argnums=1)(jax.random.key(0), TEXT)["streams"]
+    nats = jax.jit(streams.token_nll)(weights, np.ones((1, TEXT.width)), np.array([2]))
+    np.testing.assert_allclose(nats, np.log(TEXT.vocab), rtol=1e-6)
+
+
+def test_bytes_are_the_middle_of_their_bin():
+    assert streams.unit(jnp.array([0, 255], jnp.uint8)).tolist() == [0.5 / 256, 255.5 / 256]
+
+
+def test_the_start_piece_leads():
+    led = streams.with_start(images())
+    assert led["patches"].shape == (2, 10, IMAGE.patch)
+    assert led["positions"][0, :2].tolist() == [[-1, -1], [0, 0]]
+    np.testing.assert_array_equal(led["segments"], 1)
+    np.testing.assert_array_equal(led["patches"][:, 1:], streams.unit(images()["patches"]))
+
+
+def test_mixed_pieces_take_their_own_embedding():
+    both = ModelConfig(depth=1, width=32, heads=4, kv_heads=4, hidden=48, vocab=19, patch=12)
+    weights = params(both)["streams"]
+    tokens, patches = jnp.array([[1, 2]]), jnp.full((1, 2, 12), 0.3)
+    is_patch = jnp.array([[False, True]])
+    mixed = streams.embed(
+        weights, {"tokens": tokens, "patches": patches, "is_patch": is_patch}, both
+    )
+    np.testing.assert_array_equal(
+        mixed[:, 0], streams.embed(weights, {"tokens": tokens}, both)[:, 0]
+    )
+    np.testing.assert_array_equal(
+        mixed[:, 1], streams.embed(weights, {"patches": patches}, both)[:, 1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"heads": 5}, "heads=5"),
+        ({"kv_heads": 3}, "kv_heads=3"),
+        ({"width": 28, "axes": 2}, "head width 7"),
+        ({"dtype": "float16"}, "dtype=float16"),
+    ],
+)
+def test_a_config_that_cannot_be_is_named(overrides, named):
+    sizes = {"depth": 1, "width": 32, "heads": 4, "kv_heads": 4, "hidden": 64}
+    with pytest.raises(UserError, match=named) as caught:
+        ModelConfig(**(sizes | overrides))
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes():
+    for name in ("nano", "micro", "tiny", "small", "base"):
+        config = sized(name, vocab=100)
+        assert 32 <= config.head_width <= 64
+    assert sized("base").width == 768
+    assert sized("nano", depth=3).depth == 3
+    with pytest.raises(UserError, match=r"'huge'.*nano"):
+        sized("huge")

@@ -1,0 +1,146 @@
+"""What each objective counts, and what the model may see while it does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.errors import UserError
+from fm.training import Objective, objectives
+from tests.training.problems import IMAGE, TEXT, VOCAB, images, params, uneven_text
+
+L = 12
+MASKED = Objective(masked=1.0, hide=0.5)
+BAG = Objective(masked=0.0, bag=1.0, hide=0.5)
+NEXT = Objective(next=1.0, masked=0.0)
+WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "objective"))
+def sums(params, batch, noise_BL, config, objective):
+    return objectives.sums(params, batch, noise_BL, config, objective, WEIGHTS)
+
+
+def one_row(tokens=None):
+    """Every token once, so that an embedding's gradient tells whether its place was seen."""
+    return {
+        "tokens": np.arange(L, dtype=np.int32)[None] if tokens is None else tokens,
+        "positions": np.arange(L, dtype=np.int32)[None],
+        "segments": np.ones((1, L), np.int32),
+    }
+
+
+NOISE = np.random.default_rng(3).permutation(L)[None].astype(np.float32) / L
+ORDER = np.argsort(NOISE[0])
+
+
+def seen_tokens(objective):
+    """Which tokens' embeddings the objective's value depends on."""
+
+    def value(weights):
+        (nats, _), *_ = objectives.sums(
+            weights, one_row(), NOISE, TEXT, objective, WEIGHTS
+        ).values()
+        return nats
+
+    gradient = jax.jit(jax.grad(value))(params(TEXT))["streams"]["token_embedding"]
+    return set(np.flatnonzero(np.any(np.asarray(gradient) != 0, axis=1)))
+
+
+def test_masked_pieces_are_not_seen_and_all_others_are():
+    assert seen_tokens(MASKED) == set(ORDER[L // 2 :])
+
+
+def test_a_bag_is_predicted_from_the_visible_alone():
+    assert seen_tokens(BAG) == set(ORDER[: L // 2])
+
+
+def test_the_last_piece_predicts_nothing():
+    assert seen_tokens(NEXT) == set(range(L - 1))
+
+
+def test_a_bag_has_no_order():
+    hidden = ORDER[L // 2 :]
+    shuffled = one_row()["tokens"].copy()
+    shuffled[0, hidden] = shuffled[0, np.roll(hidden, 1)]
+    left, right = (
+        sums(params(TEXT), one_row(tokens), NOISE, TEXT, BAG)["bag"] for tokens in (None, shuffled)
+    )
+    np.testing.assert_allclose(left, right, rtol=1e-6)
+    changed = one_row()["tokens"].copy()
+    changed[0, hidden[0]] = VOCAB - 1
+    other = sums(params(TEXT), one_row(changed), NOISE, TEXT, BAG)["bag"]
+    assert abs(float(other[0] - left[0])) > 1e-3
+
+
+def test_a_bag_weighs_its_tokens():
+    _, weight = sums(params(TEXT), one_row(), NOISE, TEXT, BAG)["bag"]
+    np.testing.assert_allclose(weight, WEIGHTS[ORDER[L // 2 :]].sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [NEXT, MASKED, BAG], ids=["next", "masked", "bag"])
+def test_padding_neither_counts_nor_shows(objective):
+    batch = uneven_text()
+    noise = np.random.default_rng(0).uniform(size=(8, L)).astype(np.float32)
+    wild = batch | {"tokens": np.where(batch["segments"] > 0, batch["tokens"], 5)}
+    left, right = (sums(params(TEXT), each, noise, TEXT, objective) for each in (batch, wild))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), left, right)
+
+
+def test_counts():
+    batch = uneven_text()
+    noise = np.random.default_rng(0).uniform(size=(8, L)).astype(np.float32)
+    filled = batch["segments"].sum(1)
+    assert sums(params(TEXT), batch, noise, TEXT, NEXT)["next"][1] == np.sum(filled - 1)
+    hidden = np.argsort(noise, axis=1)[:, : L // 2]
+    want = np.take_along_axis(batch["segments"], hidden, axis=1).sum()
+    assert sums(params(TEXT), batch, noise, TEXT, MASKED)["masked"][1] == want
+
+
+def test_segments_do_not_predict_each_other():
+    batch = one_row()
+    batch["segments"] = np.array([[1] * 5 + [2] * 4 + [0] * 3])
+    assert sums(params(TEXT), batch, NOISE, TEXT, NEXT)["next"][1] == 4 + 3
+
+
+def test_every_patch_is_predicted_the_first_too():
+    noise = np.zeros((4, 6), np.float32)
+    _, count = sums(params(IMAGE), images(), noise, IMAGE, NEXT)["next"]
+    assert count == 4 * 6
+
+
+def test_rows_go_to_objectives_by_their_shares():
+    rows = objectives.rows_of(Objective(next=0.25, masked=0.5, bag=0.25), 8)
+    assert rows == {"next": slice(0, 2), "masked": slice(2, 6), "bag": slice(6, 8)}
+    assert list(objectives.rows_of(MASKED, 8)) == ["masked"]
+
+
+def test_the_loss_is_the_mean_by_shares():
+    objective = Objective(next=0.25, masked=0.75)
+    total, metrics = jax.jit(objectives.loss, static_argnums=(3, 4))(
+        params(TEXT), uneven_text(), jax.random.key(0), TEXT, objective
+    )
+    assert set(metrics) == {"next_nats", "masked_nats"}
+    want = 0.25 * metrics["next_nats"] + 0.75 * metrics["masked_nats"]
+    np.testing.assert_allclose(total, want, rtol=1e-6)
+
+
+def test_rarity_weights():
+    counts = jnp.array([90.0, 10.0, 0.0])
+    weights = objectives.rarity_weights(counts, 0.5)
+    assert weights[2] == 0
+    np.testing.assert_allclose(weights[1] / weights[0], 3.0, rtol=1e-5)
+    np.testing.assert_allclose(jnp.sum(weights * counts) / 100, 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shares", [{"next": 0.5, "masked": 0.6}, {"next": -0.5, "masked": 1.5}])
+def test_shares_that_do_not_add_up(shares):
+    with pytest.raises(UserError, match="add up to 1"):
+        Objective(**shares)
+
+
+def test_a_bag_of_patches():
+    with pytest.raises(UserError, match="bag objective is for text"):
+        objectives.loss(params(IMAGE), images(), jax.random.key(0), IMAGE, BAG)
