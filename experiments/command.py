@@ -71,12 +71,8 @@ def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:
             continue
         kind = "" if flag.boolean else f"={flag.flag_type()}"
         default = "" if flag.default in (None, False, "") else f" (default {flag.default_as_str})"
-        lines += textwrap.wrap(
-            f"--{key}{kind}  {flag.help}{default}",
-            96,
-            initial_indent="  ",
-            subsequent_indent=" " * 6,
-        )
+        text = f"--{key}{kind}  {flag.help}{default}"
+        lines += textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 

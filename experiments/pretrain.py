@@ -96,7 +96,7 @@ def _objective(text: str) -> Objective:
         name, _, share = part.partition(":")
         if name not in shares or not share.replace(".", "", 1).isdigit():
             raise UserError(
-                f"--objective={text}: takes shares of next, masked and bag, such as next:0.1,bag:0.9"
+                f"--objective={text}: takes shares of next, masked, bag, such as next:0.1,bag:0.9"
             )
         shares[name] = float(share)
     return Objective(**shares)

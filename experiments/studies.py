@@ -25,9 +25,7 @@ _BUDGETS = {
 
 def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
     """The flags of a study."""
-    flags.DEFINE_list(
-        "tasks", tasks.split(","), "tasks: built-in or TFDS names", flag_values=values
-    )
+    flags.DEFINE_list("tasks", tasks.split(","), "built-in or TFDS names", flag_values=values)
     flags.DEFINE_string(
         "dataset", None, "a file or folder of your own as the only task", flag_values=values
     )
@@ -40,9 +38,7 @@ def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
     flags.DEFINE_integer(
         "pretrain_seeds", 1, "pretrained checkpoints per arm", flag_values=values, lower_bound=1
     )
-    flags.DEFINE_string(
-        "size", None, "model size: nano, micro, tiny, small, base", flag_values=values
-    )
+    flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
     flags.DEFINE_enum(
         "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
     )

@@ -123,7 +123,7 @@ def _texts(task: Task, fed: Fed) -> list[Row]:
 
 
 def _images(task: Task, fed: Fed) -> list[Row]:
-    height, width, channels = task.dataset.info["image_shape"]
+    height, width, _ = task.dataset.info["image_shape"]
     side = task.config.recipe.patch
     drawn = sample_patches(
         fed.runs[0].params,
