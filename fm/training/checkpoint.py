@@ -11,13 +11,17 @@ import dataclasses
 import json
 import logging
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fm.errors import UserError
 from fm.training.state import State
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 # Orbax and its threads report every step of theirs.
@@ -83,34 +87,20 @@ class Checkpoints:
         Raises:
           UserError: if it was made with another config, or none of them can be read.
         """
-        unreadable = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                saved = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(config=ocp.args.JsonRestore()),
-                )["config"]
-                if differences(saved, config):
-                    raise UserError(_mismatch(self._folder, saved, config))
-                restored = self._read(step, like)
-            except UserError:
-                raise
-            # A torn file surfaces as whatever its reader happens to stumble over.
-            except Exception as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                _log.warning("checkpoint %s of step %d unreadable: %s", self._folder, step, reason)
-                unreadable.append(step)
-                continue
-            for bad in unreadable:
-                _log.warning("going back to step %d; step %d is removed", step, bad)
-                self._manager.delete(bad)
-            return restored
-        if unreadable:
-            raise UserError(
-                f"no checkpoint in {self._folder} can be read (steps {unreadable}); delete the "
-                "folder to start anew, or give another one"
-            )
-        return None
+
+        def read(step: int) -> Restored:
+            saved = self._manager.restore(
+                step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
+            )["config"]
+            if differences(saved, config):
+                raise UserError(_mismatch(self._folder, saved, config))
+            return self._read(step, like)
+
+        restored, unreadable = _newest_readable(self._folder, self._manager, read)
+        for step in unreadable:
+            _log.warning("checkpoint of step %d in %s is removed", step, self._folder)
+            self._manager.delete(step)
+        return restored
 
     def _read(self, step: int, like: State) -> Restored:
         memory = {"opt_state": like["opt_state"], "step": like["step"]}
@@ -123,7 +113,8 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        return Restored({"params": read["params"], **read["memory"]}, read["progress"])
+        state = {"params": read["params"], **read["memory"]}
+        return Restored(jax.tree.map(_placed_as, like, state), read["progress"])
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -134,29 +125,70 @@ class Checkpoints:
 def load_params(folder: pathlib.Path) -> tuple[dict, dict]:
     """Parameters and config of the newest checkpoint in a folder, for use in another run.
 
+    Args:
+      folder: the `checkpoints` of a run.
+
     Raises:
-      UserError: if the folder holds no checkpoint.
+      UserError: if the folder holds no checkpoint, or none that can be read.
     """
     folder = pathlib.Path(folder).resolve()
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of checkpoints")
-    with ocp.CheckpointManager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f"{folder} holds no checkpoint")
+    handlers = {"params": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
+    with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
+        # Wherever it was trained, it is wanted here.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            dict(manager.item_metadata(step)["params"]),
+
+        def read(step: int) -> tuple[dict, dict]:
+            shapes = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                dict(manager.item_metadata(step)["params"]),
+            )
+            saved = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(shapes),
+                    config=ocp.args.JsonRestore(),
+                ),
+            )
+            return saved["params"], saved["config"]
+
+        found, _ = _newest_readable(folder, manager, read)
+    if found is None:
+        raise UserError(f"{folder} holds no checkpoint")
+    return found
+
+
+def _placed_as(like: jax.Array, leaf: jax.Array) -> jax.Array:
+    # Orbax pins arrays to their device, and jit compiles another program for pinned ones.
+    return leaf if like.committed else jnp.array(jax.device_get(leaf))
+
+
+def _newest_readable(
+    folder: pathlib.Path, manager: ocp.CheckpointManager, read: Callable[[int], T]
+) -> tuple[T | None, list[int]]:
+    """What `read` gives for the newest step it can read, and the newer steps it cannot.
+
+    Raises:
+      UserError: from `read`, or if there are checkpoints and none can be read.
+    """
+    unreadable = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            return read(step), unreadable
+        except UserError:
+            raise
+        # A torn file surfaces as whatever its reader happens to stumble over.
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            _log.warning("checkpoint of step %d in %s is unreadable: %s", step, folder, reason)
+            unreadable.append(step)
+    if unreadable:
+        raise UserError(
+            f"no checkpoint in {folder} can be read (steps {unreadable}); delete the folder to "
+            "start anew, or give another one"
         )
-        read = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(shapes),
-                config=ocp.args.JsonRestore(),
-            ),
-        )
-    return read["params"], read["config"]
+    return None, []
 
 
 def differences(saved: dict, now: dict) -> dict[str, tuple[Any, Any]]:

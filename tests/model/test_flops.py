@@ -13,16 +13,18 @@ from fm.model.transformer import forward, init
 SIZES = {"depth": 2, "width": 256, "heads": 4, "kv_heads": 2, "hidden": 1024}
 TEXT = ModelConfig(vocab=1000, **SIZES)
 IMAGE = ModelConfig(patch=64, **SIZES)
-LENGTH = 128
+# Long and thin: what attention itself costs is most of it.
+LONG = ModelConfig(vocab=100, **(SIZES | {"hidden": 64, "width": 128, "heads": 2}))
+CASES = {"text": (TEXT, 128), "image": (IMAGE, 128), "long text": (LONG, 1024)}
 
 
-def outcome(params, config):
+def outcome(params, config, length):
     """Sum of all predictions of two sequences."""
-    positions = jnp.tile(jnp.arange(LENGTH), (2, 1))
+    positions = jnp.tile(jnp.arange(length), (2, 1))
     if config.vocab:
-        inputs = {"tokens": jnp.zeros((2, LENGTH), jnp.int32)}
+        inputs = {"tokens": jnp.zeros((2, length), jnp.int32)}
     else:
-        inputs = {"patches": jnp.zeros((2, LENGTH, config.patch))}
+        inputs = {"patches": jnp.zeros((2, length, config.patch))}
     final = forward(params, inputs | {"positions": positions}, config, mask=Mask(causal=True))
     h_TD = final["final"].reshape(-1, config.width)
     if config.vocab:
@@ -30,25 +32,23 @@ def outcome(params, config):
     return jnp.sum(streams.patch_nll(params["streams"], h_TD, jnp.zeros((len(h_TD), 64)), config))
 
 
-def compiled_flops(function, config):
+def compiled_flops(function, config, length):
     params = jax.eval_shape(lambda: init(jax.random.key(0), config))
-    analysis = jax.jit(function, static_argnums=1).lower(params, config).compile().cost_analysis()
+    program = jax.jit(function, static_argnums=(1, 2)).lower(params, config, length).compile()
+    analysis = program.cost_analysis()
     assert analysis is not None
     return analysis["flops"]
 
 
-@pytest.mark.parametrize("config", [TEXT, IMAGE], ids=["text", "image"])
-def test_forward(config):
-    counted = 2 * flops.forward_flops(
-        config, LENGTH, predictions=LENGTH, patches=bool(config.patch)
-    )
-    assert counted == pytest.approx(compiled_flops(outcome, config), rel=0.1)
-
-
-@pytest.mark.parametrize("config", [TEXT, IMAGE], ids=["text", "image"])
-def test_training(config):
-    counted = 2 * flops.train_flops(config, LENGTH, predictions=LENGTH, patches=bool(config.patch))
-    assert counted == pytest.approx(compiled_flops(jax.value_and_grad(outcome), config), rel=0.1)
+@pytest.mark.parametrize(("config", "length"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("count", "function"),
+    [(flops.forward_flops, outcome), (flops.train_flops, jax.value_and_grad(outcome))],
+    ids=["forward", "training"],
+)
+def test_count_is_the_compilers(count, function, config, length):
+    counted = 2 * count(config, length, predictions=length, patches=bool(config.patch))
+    assert counted == pytest.approx(compiled_flops(function, config, length), rel=0.1)
 
 
 def test_cost_of_each_objective():

@@ -25,7 +25,8 @@ def params(config, seed=0, zeros=False):
     if zeros:
         for name in ("attention_out", "down"):
             drawn["layers"][name][:] = 0
-        drawn["streams"]["token_head"][:] = 0
+        for name in drawn["streams"].keys() & {"token_head", "patch_head"}:
+            drawn["streams"][name][:] = 0
     return drawn
 
 

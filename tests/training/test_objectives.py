@@ -15,7 +15,7 @@ L = 12
 MASKED = Objective(masked=1.0, hide=0.5)
 BAG = Objective(masked=0.0, bag=1.0, hide=0.5)
 NEXT = Objective(next=1.0, masked=0.0)
-WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
+WEIGHTS = jnp.linspace(0.5, 2.0, VOCAB)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "objective"))

@@ -1,0 +1,93 @@
+"""Records on disk, and what a resumed run keeps of them."""
+
+import json
+import math
+
+import pytest
+
+from fm.errors import UserError
+from fm.training import BitsPerByte, BitsPerDimension, log
+from fm.training.meter import Meter
+from fm.training.unit import value
+
+
+def record(step, kind="train", **figures):
+    return {"kind": kind, "step": step, "tokens": 10 * step, "bits_per_byte": 1 / step, **figures}
+
+
+def written(folder, steps):
+    journal = log.MetricLog(folder, 0)
+    for step in steps:
+        journal.write(record(step, share_of_peak=None))
+    journal.close()
+    return folder / "metrics.jsonl"
+
+
+def test_lines_are_json_and_come_back(tmp_path):
+    path = written(tmp_path, [1, 2, 3])
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    assert log.read(path)[1] == record(2, share_of_peak=None)
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_goes_on_without_what_came_after_the_checkpoint(tmp_path):
+    path = written(tmp_path, [1, 2, 3, 4])
+    journal = log.MetricLog(tmp_path, 2)
+    assert [each["step"] for each in journal.kept] == [1, 2]
+    journal.write(record(3, note=1.0))
+    journal.close()
+    assert [each["step"] for each in log.read(path)] == [1, 2, 3]
+    assert log.read(path)[2]["note"] == 1.0
+
+
+def test_a_line_cut_short_is_dropped(tmp_path):
+    path = written(tmp_path, [1, 2])
+    with path.open("a") as file:
+        file.write('{"kind": "train", "st')
+    log.MetricLog(tmp_path, 5).close()
+    assert [each["step"] for each in log.read(path)] == [1, 2]
+    assert path.read_text().endswith("}\n")
+
+
+def test_curve():
+    records = [record(1), record(2, "validation"), record(4)]
+    assert log.curve(records, "bits_per_byte") == {
+        "tokens": [10, 40],
+        "value": [1.0, 0.25],
+        "validation_tokens": [20],
+        "validation": [0.5],
+    }
+
+
+def test_units():
+    assert BitsPerByte(4.0).of(math.log(2) * 8) == pytest.approx(2.0)
+    # A density of one over 0..1 says nothing about 256 levels.
+    assert BitsPerDimension().of(0.0) == pytest.approx(8.0)
+    assert value({"loss": 9.0, "next_nats": math.log(2)}, BitsPerByte(1.0)) == pytest.approx(1.0)
+    assert value({"loss": math.log(2), "bag_nats": 9.0}, BitsPerByte(1.0)) == pytest.approx(1.0)
+    with pytest.raises(UserError, match="bytes_per_token=0"):
+        BitsPerByte(0)
+
+
+def test_a_record_is_the_mean_of_its_steps(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    meter = Meter(BitsPerByte(1.0), peak=1000.0)
+    for loss in (1.0, 3.0):
+        meter.add({"loss": loss}, tokens=50, flops=200.0)
+    with meter.paused():
+        clock[0] += 60
+    clock[0] += 4
+    got = meter.record(2, 100, learning_rate=0.1)
+    assert got["loss"] == 2.0 and got["learning_rate"] == 0.1
+    assert got["tokens_per_second"] == 25 and got["share_of_peak"] == pytest.approx(0.1)
+    assert meter.sums == {}
+
+
+def test_a_resumed_meter_goes_on_with_its_sums():
+    first = Meter(BitsPerByte(1.0), peak=None)
+    first.add({"loss": 1.0}, 1, 1.0)
+    second = Meter(BitsPerByte(1.0), None, json.loads(json.dumps(first.sums)))
+    second.add({"loss": 3.0}, 1, 1.0)
+    got = second.record(2, 2, 0.0)
+    assert got["loss"] == 2.0 and got["share_of_peak"] is None

@@ -1,0 +1,297 @@
+"""The loop: it learns, it stops well, and it goes on as if it had never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fm.errors import UserError
+from fm.training import (
+    BitsPerByte,
+    BitsPerDimension,
+    Interrupted,
+    Objective,
+    OptimizerConfig,
+    RunConfig,
+    log,
+    params_digest,
+    step,
+    train,
+)
+from tests.training.problems import ADAM, IMAGE, NEXT, TEXT, batches, images, params
+
+STEPS = 23
+RUN = RunConfig(steps=STEPS, checkpoint_every=5, log_every=4, validate_every=10)
+MASKED = Objective(masked=1.0)
+PACE = ("tokens_per_second", "share_of_peak")
+
+
+class Pipeline:
+    """Batches of the toy language, with something that happens when batch `at` is taken."""
+
+    def __init__(self, at=None, happens=None):
+        self._batches, self._taken, self._at, self._happens = batches(), 0, at, happens
+
+    def __next__(self):
+        batch = next(self._batches)
+        self._taken += 1
+        return self._happens(batch) if self._happens and self._taken == self._at else batch
+
+    def get_state(self):
+        return {"batches": self._batches.get_state(), "taken": self._taken}
+
+    def set_state(self, state):
+        self._batches.set_state(state["batches"])
+        self._taken = state["taken"]
+
+
+class PowerCut(Exception):
+    pass
+
+
+def power_cut(_):
+    raise PowerCut
+
+
+def run_dry(_):
+    raise StopIteration
+
+
+def terminate(batch):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return batch
+
+
+def poison(batch):
+    return batch | {"tokens": batch["tokens"] + 10**6}
+
+
+def go(out, pipeline=None, run=RUN, rule=ADAM, objective=MASKED, **options):
+    return train(
+        params(TEXT, zeros=True),
+        pipeline or Pipeline(),
+        TEXT,
+        objective,
+        rule,
+        run,
+        out=out,
+        unit=BitsPerByte(2.0),
+        **{"validation": [next(batches(seed=1))], "label": "toy", **options},
+    )
+
+
+def lines(out):
+    """The log without what a clock put in."""
+    return [
+        {name: figure for name, figure in record.items() if name not in PACE}
+        for record in log.read(out / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    return go(out), lines(out)
+
+
+def assert_as_unbroken(result, out, unbroken):
+    want, want_lines = unbroken
+    assert params_digest(result.params) == params_digest(want.params)
+    assert result.curve == want.curve
+    assert lines(out) == want_lines
+    assert (result.tokens, result.flops, result.steps) == (want.tokens, want.flops, want.steps)
+
+
+def test_learns(tmp_path):
+    got = go(None, run=RunConfig(steps=150, log_every=50), objective=NEXT, validation=None)
+    assert got.curve["value"][-1] < 0.3 * got.curve["value"][0]
+    assert got.curve["validation"] == []
+
+
+def test_learns_images():
+    class Images(Pipeline):
+        def __next__(self):
+            return images()
+
+    got = train(
+        params(IMAGE, zeros=True),
+        Images(),
+        IMAGE,
+        Objective(next=0.5, masked=0.5),
+        OptimizerConfig("adamw", learning_rate=0.01),
+        RunConfig(steps=60, log_every=20),
+        out=None,
+        unit=BitsPerDimension(),
+    )
+    assert got.curve["value"][-1] < got.curve["value"][0]
+
+
+def test_the_record_of_a_run(unbroken):
+    result, records = unbroken
+    assert [r["step"] for r in records if r["kind"] == "train"] == [4, 8, 12, 16, 20, 23]
+    assert [r["step"] for r in records if r["kind"] == "validation"] == [10, 20, 23]
+    first = records[0]
+    assert set(first) == {
+        "kind", "step", "tokens", "loss", "masked_nats", "bits_per_byte",
+        "grad_norm", "learning_rate",
+    }  # fmt: skip
+    assert first["bits_per_byte"] == pytest.approx(first["loss"] / 2 / np.log(2))
+    assert result.curve["tokens"][-1] == result.tokens == result.curve["validation_tokens"][-1]
+    stream = batches()
+    assert result.tokens == sum(np.count_nonzero(next(stream)["segments"]) for _ in range(STEPS))
+    assert result.seconds > result.compile_seconds > 0
+    assert result.flops > 0 and result.steps == STEPS
+
+
+@pytest.mark.parametrize("at", [1, 6, 8, 22])
+def test_cut_off_and_resumed_is_unbroken(tmp_path, unbroken, at):
+    with pytest.raises(PowerCut):
+        go(tmp_path, Pipeline(at, power_cut))
+    assert_as_unbroken(go(tmp_path), tmp_path, unbroken)
+
+
+def test_resuming_compiles_nothing(tmp_path):
+    rule = OptimizerConfig("adamw", learning_rate=0.0321)
+    with pytest.raises(PowerCut):
+        go(tmp_path, Pipeline(8, power_cut), rule=rule)
+    go(tmp_path, rule=rule)
+    program = step.train_step(TEXT, MASKED, rule, STEPS, 1)
+    assert program._cache_size() == 1  # pyright: ignore
+
+
+def test_cut_off_twice(tmp_path, unbroken):
+    for at in (8, 14):
+        with pytest.raises(PowerCut):
+            go(tmp_path, Pipeline(at, power_cut))
+    assert_as_unbroken(go(tmp_path), tmp_path, unbroken)
+
+
+def test_a_signal_saves_at_once_and_says_how_to_go_on(tmp_path, unbroken):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as caught:
+        go(tmp_path, Pipeline(7, terminate))
+    assert str(caught.value) == (
+        "toy: stopped by SIGTERM, step 7 of 23 is saved; the same command resumes"
+    )
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "checkpoints" / "7").is_dir()
+    assert_as_unbroken(go(tmp_path), tmp_path, unbroken)
+
+
+def test_a_signal_without_a_folder():
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        go(None, Pipeline(3, terminate))
+
+
+def test_finished_says_so_and_takes_no_batch(tmp_path, unbroken, capsys):
+    first = go(tmp_path)
+    capsys.readouterr()
+    again = go(tmp_path, Pipeline(24, power_cut))
+    assert_as_unbroken(again, tmp_path, unbroken)
+    assert "toy: already finished at step 23 of 23" in capsys.readouterr().err
+    assert 0 < again.seconds <= first.seconds
+
+
+def test_without_a_folder_nothing_is_written_and_the_result_is_the_same(
+    tmp_path, unbroken, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    got = go(None)
+    assert params_digest(got.params) == params_digest(unbroken[0].params)
+    assert got.curve == unbroken[0].curve
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_halts_and_keeps_the_last_good_one(tmp_path):
+    with pytest.raises(UserError, match=r"nan .* at step 7 .* step 5 is kept") as caught:
+        go(tmp_path, Pipeline(7, poison))
+    assert "\n" not in str(caught.value)
+    kept = tmp_path / "checkpoints"
+    assert [each.name for each in kept.iterdir() if each.name.isdigit()] == ["5"]
+    assert max(record["step"] for record in lines(tmp_path)) == 4
+
+
+def test_not_finite_right_at_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"at step 5 .* there is no checkpoint yet"):
+        go(tmp_path, Pipeline(5, poison))
+    assert not (tmp_path / "checkpoints" / "5").exists()
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    go(tmp_path)
+    before = lines(tmp_path)
+    rule = OptimizerConfig("adamw", learning_rate=0.5)
+    with pytest.raises(UserError) as caught:
+        go(tmp_path, rule=rule, identity={"data": "others"})
+    message = str(caught.value)
+    assert "optimizer.learning_rate=0.02 (now 0.5)" in message
+    assert "data='absent' (now 'others')" in message
+    assert "model" not in message and "\n" not in message
+    assert lines(tmp_path) == before
+
+
+def test_other_start_parameters_are_refused(tmp_path):
+    go(tmp_path)
+    with pytest.raises(UserError, match="start="):
+        train(
+            params(TEXT, seed=5), Pipeline(), TEXT, MASKED, ADAM, RUN,
+            out=tmp_path, unit=BitsPerByte(2.0),
+        )  # fmt: skip
+
+
+def test_cadence_may_change_on_the_way(tmp_path, unbroken):
+    with pytest.raises(PowerCut):
+        go(tmp_path, Pipeline(12, power_cut))
+    got = go(tmp_path, run=RunConfig(steps=STEPS, checkpoint_every=100, log_every=2))
+    assert params_digest(got.params) == params_digest(unbroken[0].params)
+
+
+def test_data_that_ends():
+    with pytest.raises(UserError, match="the data ends after 2 batches; steps=23 needs more"):
+        go(None, Pipeline(3, run_dry))
+
+
+def test_a_second_run_compiles_nothing():
+    rule = OptimizerConfig("adamw", learning_rate=0.0123)
+    first, second = (go(None, run=RunConfig(steps=5, seed=s), rule=rule) for s in (0, 1))
+    assert second.compile_seconds < 0.2 * first.compile_seconds
+    assert second.curve != first.curve
+
+
+@pytest.mark.parametrize("field", ["steps", "log_every", "checkpoint_every", "accumulate"])
+def test_a_cadence_below_one(field):
+    with pytest.raises(UserError, match="1 or more"):
+        RunConfig(**{"steps": 5, field: 0})
+
+
+KILLED = """
+import pathlib, sys
+from tests.training.test_loop import go
+print("ready", flush=True)
+go(pathlib.Path(sys.argv[1]))
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_is_unbroken(tmp_path, unbroken):
+    rng = np.random.default_rng()
+    root = Path(__file__).parents[2]
+    for _ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path)],
+            cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        # From before the first checkpoint to around the last.
+        while not (tmp_path / "checkpoints").exists() and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 3))
+        child.kill()
+        child.wait()
+    assert_as_unbroken(go(tmp_path), tmp_path, unbroken)
