@@ -73,7 +73,7 @@ def replaced(config: Any, path: str, text: str, whole: str) -> Any:
 
 
 def _value(old: Any, text: str, field: str) -> Any:
-    if isinstance(old, str):
+    if isinstance(old, str) or old is None:
         return text
     try:
         new = json.loads(text)

@@ -15,48 +15,64 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from experiments import command, pretrain
-from fm.data.sources import load
+from experiments import command, studies
+from fm.data.sources import Dataset, load
 from fm.errors import UserError
-from fm.evaluation.validation import choose
+from fm.evaluation.validation import choose, draw_labels
+from fm.model.config import sized
+from fm.study import recipes, study
 from fm.study.arms import network
-from fm.study.config import TaskConfig
-from fm.study.pretraining import reader, restore
+from fm.study.config import Recipe, TaskConfig
+from fm.study.pretraining import Reader, reader, restore
 from fm.study.tasks import prepare
 
 
 def define(values: flags.FlagValues) -> None:
     """Where the model and the labels come from."""
-    pretrain.define(values, out="runs/adapt")
+    flags.DEFINE_string("dataset", "film_reviews", "name, file or folder", flag_values=values)
     flags.DEFINE_string(
         "pretrained", None, "folder of experiments.pretrain; fresh if not given", flag_values=values
     )
+    flags.DEFINE_string(
+        "size", None, "of a fresh model: nano, micro, tiny, small, base", flag_values=values
+    )
     flags.DEFINE_integer("labels", 100, "labelled examples", flag_values=values, lower_bound=2)
     flags.DEFINE_enum("adapt", "any", ["any", "probe", "full"], "how", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
+    command.define_data(values)
+    command.define_out(values, "runs/adapt")
 
 
 def main(values: flags.FlagValues) -> None:
     """Chooses, fits, scores."""
     out, labels, seed = command.out(values), values["labels"].value, values["seed"].value
-    name = values["dataset"].value
+    name, size, folder = (values[key].value for key in ("dataset", "size", "pretrained"))
+    if size and folder:
+        raise UserError(f"--size={size}: the model of --pretrained has its own; leave one out")
+    if size:
+        sized(size)
     where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
     data = load(name, **where)
-    recipe = pretrain.recipe_of(values, data.modality, data.info.get("image_shape"))
-    task = prepare(TaskConfig(name, None, (labels,), recipe, **where), ("scratch",), seed + 1)
-    if values["pretrained"].value:
-        reads, params = restore(pathlib.Path(values["pretrained"].value))
-        if (reads.tokenizer is None) == (task.modality == "text"):
-            raise UserError(
-                f"--pretrained={values['pretrained'].value} does not read {task.modality}; take a "
-                f"model pretrained on {task.modality}"
-            )
-        checkpoints = [params]
+    recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("image_shape"))
+    if size:
+        recipe = recipes.with_size(recipe, size)
+    pretrained = _pretrained(folder, data, recipe) if folder else None
+    task = prepare(TaskConfig(name, None, (labels,), recipe, **where), ("scratch",), 1)
+    drawn = draw_labels(task.dataset.train.labels, labels, seed)
+    task = dataclasses.replace(task, drawn=(drawn,))
+    config = {
+        "experiment": "adapt",
+        "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},
+        **{key: values[key].value for key in ("pretrained", "labels", "adapt", "seed")},
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+    }
+    study.claim(config, out)
+    if pretrained:
+        reads, checkpoints = pretrained[0], [pretrained[1]]
     else:
         reads, checkpoints = reader(task.dataset.train, task.modality, recipe, out), []
     arm = network(task, reads, checkpoints)
-    drawn = task.drawn[seed]
-    truth = np.asarray(task.dataset.train.labels)[drawn]
-    rows = task.rows_of(drawn)
+    truth, rows = task.dataset.train.labels[drawn], task.rows_of(drawn)
     wanted = values["adapt"].value
     trials = [
         trial
@@ -67,19 +83,35 @@ def main(values: flags.FlagValues) -> None:
     guessed = arm.fit_predict(rows, truth, seed, setting)
     accuracy = float(np.mean(guessed == np.asarray(task.test.labels)))
     summary = {
-        "dataset": name,
-        "labels": labels,
         "setting": setting,
         "accuracy": accuracy,
         "test_items": len(task.test),
         "trials": trials,
-        "config": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "config": config,
     }
-    out.mkdir(parents=True, exist_ok=True)
     partial = out / "summary.partial"
     partial.write_text(json.dumps(summary, indent=1))
     partial.replace(out / "summary.json")
-    print(f"accuracy {accuracy:.3f} on {len(task.test)} test items with {setting}")
+    how = ", ".join(f"{key} {value}" for key, value in setting.items())
+    print(f"accuracy {accuracy:.3f} on {len(task.test)} test items ({how}), {out / 'summary.json'}")
+
+
+def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dict]:
+    """The pretrained model, checked to read such data."""
+    try:
+        reads, params = restore(pathlib.Path(folder).expanduser())
+    except UserError as error:
+        raise UserError(
+            f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain"
+        ) from error
+    shape = data.info.get("image_shape")
+    patch = recipe.patch**2 * shape[2] if shape else 0
+    if (reads.tokenizer is None) == (data.modality == "text") or reads.model.patch != patch:
+        raise UserError(
+            f"--pretrained={folder} reads {'images' if reads.tokenizer is None else 'text'} of "
+            f"another shape than {data.name}; take a model pretrained on {data.modality} like it"
+        )
+    return reads, params
 
 
 if __name__ == "__main__":

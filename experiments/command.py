@@ -5,10 +5,14 @@ Exit codes: 0 done (or help), 2 bad input, 130 interrupted and saved.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import re
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import flags
@@ -16,6 +20,8 @@ from absl import flags
 from fm.data.cache import cache_folder
 from fm.errors import UserError
 from fm.training.interrupt import Interrupted
+
+_KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
 
 Define = Callable[[flags.FlagValues], None]
 Main = Callable[[flags.FlagValues], None]
@@ -47,8 +53,11 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
             raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        main(values)
-    except (UserError, flags.Error) as error:
+        with _terminable():
+            main(values)
+    except flags.Error as error:
+        return _fail(_flag_message(error, values), 2)
+    except UserError as error:
         return _fail(error, 2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -56,6 +65,40 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
     except (Interrupted, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted; the same command goes on where it was", 130)
     return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the experiment as Ctrl-C does; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _flag_message(error: flags.Error, values: flags.FlagValues) -> str:
+    """absl's error, with what the flag accepts."""
+    text = str(error)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        names = ", ".join(f"--{name}" for name in sorted(values) if len(name) > 1)
+        return f"--{error.flagname} is not a flag; accepted are {names}"
+    given = re.search(r"(--(\w+)(?:=.*?)?)(?:: |$)", text, re.DOTALL)
+    if given is None or given[2] not in values:
+        return text
+    return f"{given[1]}: takes {_takes(values[given[2]])}"
+
+
+def _takes(flag: flags.Flag) -> str:
+    """What a flag accepts, in words."""
+    if isinstance(flag.parser, flags.EnumParser):
+        return f"one of {', '.join(flag.parser.enum_values)}"
+    if flag.boolean:
+        return "true or false"
+    return flag.parser.syntactic_help or "a text"
 
 
 def _fail(error: object, code: int) -> int:
@@ -69,7 +112,7 @@ def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:
         flag = values[key]
         if flag.name != key or key in ("h",):
             continue
-        kind = "" if flag.boolean else f"={flag.flag_type()}"
+        kind = "" if flag.boolean else f"={_KINDS.get(flag.flag_type(), flag.flag_type())}"
         default = "" if flag.default in (None, False, "") else f" (default {flag.default_as_str})"
         text = f"--{key}{kind}  {flag.help}{default}"
         lines += textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent=" " * 6)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 
 from absl import flags
 
 from experiments import command, studies
 from fm.data.sources import load
 from fm.errors import UserError
-from fm.study import recipes
+from fm.model.config import sized
+from fm.study import recipes, study
 from fm.study.config import Recipe
 from fm.study.environment import device, versions
 from fm.study.pretraining import pretrain, reader
@@ -25,19 +27,23 @@ from fm.training.objectives import Objective
 from fm.training.state import params_digest
 
 
-def define(values: flags.FlagValues, out: str = "runs/pretrain") -> None:
+def define(values: flags.FlagValues) -> None:
     """Data, model, length."""
     flags.DEFINE_string("dataset", "film_reviews", "name, file or folder", flag_values=values)
     flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
     flags.DEFINE_integer("steps", None, "updates", flag_values=values, lower_bound=1)
-    flags.DEFINE_integer("batch_size", None, "sequences", flag_values=values, lower_bound=1)
-    flags.DEFINE_integer("checkpoint_every", None, "steps", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer(
+        "batch_size", None, "sequences per update", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "checkpoint_every", None, "steps between saves", flag_values=values, lower_bound=1
+    )
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
     flags.DEFINE_string(
         "objective", None, "shares, such as next:1 or next:0.1,bag:0.9", flag_values=values
     )
     command.define_data(values)
-    command.define_out(values, out)
+    command.define_out(values, "runs/pretrain")
 
 
 def main(values: flags.FlagValues) -> None:
@@ -45,8 +51,18 @@ def main(values: flags.FlagValues) -> None:
     out = command.out(values)
     name = values["dataset"].value
     where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    if values["size"].value:
+        sized(values["size"].value)
+    objective = _objective(values["objective"].value) if values["objective"].value else None
     data = load(name, **where)
-    recipe = recipe_of(values, data.modality, data.info.get("image_shape"))
+    recipe = recipe_of(values, data.modality, data.info.get("image_shape"), objective)
+    config = {
+        "experiment": "pretrain",
+        "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "seed": values["seed"].value,
+    }
+    study.claim(config, out)
     reads = reader(data.train, data.modality, recipe, out)
     trained = pretrain(
         data.train,
@@ -59,15 +75,13 @@ def main(values: flags.FlagValues) -> None:
         checkpoint_every=values["checkpoint_every"].value,
     )
     summary = {
-        "dataset": name,
-        "fingerprint": data.info["fingerprint"],
         "steps": trained.steps,
         "tokens": trained.tokens,
         "metrics": {key: series[-1] for key, series in trained.curve.items() if series},
         "flops": trained.flops,
         "seconds": trained.seconds,
         "params_digest": params_digest(trained.params),
-        "config": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "config": config,
         "versions": versions(),
         "device": device(),
     }
@@ -77,7 +91,12 @@ def main(values: flags.FlagValues) -> None:
     print(f"{trained.steps} steps, params {summary['params_digest'][:16]}, {out / 'summary.json'}")
 
 
-def recipe_of(values: flags.FlagValues, modality: str, image_shape: list[int] | None) -> Recipe:
+def recipe_of(
+    values: flags.FlagValues,
+    modality: str,
+    image_shape: list[int] | None,
+    objective: Objective | None,
+) -> Recipe:
     """The format's recipe, less what the flags say otherwise."""
     recipe = studies.fitted(recipes.for_format(modality), image_shape)
     if values["size"].value:
@@ -85,8 +104,10 @@ def recipe_of(values: flags.FlagValues, modality: str, image_shape: list[int] | 
     for name in ("steps", "batch_size"):
         if values[name].value is not None:
             recipe = dataclasses.replace(recipe, **{name: values[name].value})
-    if values["objective"].value:
-        recipe = dataclasses.replace(recipe, objective=_objective(values["objective"].value))
+    if objective:
+        if objective.bag and modality != "text":
+            raise UserError(f"--objective: bag is for text, not {modality}; take next and masked")
+        recipe = dataclasses.replace(recipe, objective=objective)
     return recipe
 
 
@@ -94,11 +115,13 @@ def _objective(text: str) -> Objective:
     shares = {"next": 0.0, "masked": 0.0, "bag": 0.0}
     for part in text.split(","):
         name, _, share = part.partition(":")
-        if name not in shares or not share.replace(".", "", 1).isdigit():
+        if name not in shares or not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", share):
             raise UserError(
                 f"--objective={text}: takes shares of next, masked, bag, such as next:0.1,bag:0.9"
             )
         shares[name] = float(share)
+    if abs(sum(shares.values()) - 1.0) > 1e-6:
+        raise UserError(f"--objective={text}: the shares must add up to 1, as in next:0.1,bag:0.9")
     return Objective(**shares)
 
 

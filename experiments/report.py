@@ -1,6 +1,8 @@
 """Rebuilds a study's report from its results.json, without training anything.
 
-python -m experiments.report --out=runs/compare
+    python -m experiments.report --out=runs/compare
+
+Writes OUT/report.html and prints the table and the headline.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import sys
 
 from absl import flags
@@ -11,6 +12,7 @@ from experiments import command
 from fm import report
 from fm.data.sources import load
 from fm.errors import UserError
+from fm.model.config import sized
 from fm.study import recipes, study
 from fm.study.config import ARMS, Recipe, StudyConfig, TaskConfig
 
@@ -54,8 +56,9 @@ def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
     """
     profile = values["profile"].value
     names = [values["dataset"].value] if values["dataset"].value else values["tasks"].value
-    if not names or len(set(names)) < len(names):
+    if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
+    _check(values)
     upstream = values["upstream"].value
     if upstream and len(upstream) != len(names):
         raise UserError(f"--upstream takes {len(names)} names, one per task, not {len(upstream)}")
@@ -77,6 +80,17 @@ def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
     )
 
 
+def _check(values: flags.FlagValues) -> None:
+    """Raises what needs no data to be found wrong, before any is fetched."""
+    for arm in values["arms"].value:
+        if arm not in ARMS:
+            raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(ARMS)}")
+    if values["size"].value:
+        sized(values["size"].value)
+    if values["budgets"].value is not None:
+        _numbers("--budgets", values["budgets"].value)
+
+
 def _task(name: str, upstream: str | None, values: flags.FlagValues, profile: str) -> TaskConfig:
     where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
     data = load(name, **where)
@@ -88,12 +102,18 @@ def _task(name: str, upstream: str | None, values: flags.FlagValues, profile: st
         # Of small data sets only the budgets that fit; asked-for ones must fit or fail.
         room = range(len(data.classes), len(data.train) + 1)
         budgets = [text for text in _BUDGETS[profile] if int(text) in room]
+        if not budgets:
+            raise UserError(
+                f"--budgets: none of {', '.join(_BUDGETS[profile])} labels fits {name}, which has "
+                f"{len(data.classes)} classes and {len(data.train)} training examples"
+            )
     return TaskConfig(
         dataset=name,
         upstream=upstream,
         budgets=_numbers("--budgets", budgets),
         recipe=fitted(recipe, data.info.get("image_shape")),
         test_items=200 if profile == "quick" else 1000,
+        fingerprint=data.info["fingerprint"],
         **where,
     )
 
@@ -111,7 +131,7 @@ def fitted(recipe: Recipe, image_shape: list[int] | None) -> Recipe:
 
 
 def _numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
-    if not texts or not all(text.strip().isdigit() and int(text) > 0 for text in texts):
+    if not texts or not all(re.fullmatch(r" *0*[1-9][0-9]{0,8} *", text) for text in texts):
         raise UserError(f"{flag}={','.join(texts)}: takes whole numbers above 0, such as 20,100")
     numbers = sorted({int(text) for text in texts})
     return tuple(numbers)

@@ -38,7 +38,7 @@ def attend(
         seen_BLS = mask.visible(L, S)
         bias_BLS = jnp.where(seen_BLS, 0.0, _MASKED).astype(jnp.float32)
         bias = jnp.tile(bias_BLS, (1, H // K, 1))[:, None]
-    o_BKMC = _attend(q_BKMC, k_BKSC, v_BKSC, bias, scale, softcap)
+    o_BKMC: jax.Array = _attend(q_BKMC, k_BKSC, v_BKSC, bias, scale, softcap)
     return jnp.swapaxes(o_BKMC.reshape(B, H, L, C), 1, 2)
 
 

@@ -29,9 +29,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def inputs(self, indices: Indices) -> Inputs:
+    def inputs(self, indices: Indices | range) -> Inputs:
         """Returns the texts, or the images as uint8 [n, height, width, channels]."""
         return self.read(self.rows[np.asarray(indices, np.int64)])
+
+    def texts(self, indices: Indices | range) -> list[str]:
+        """`inputs` of text data."""
+        read = self.inputs(indices)
+        assert isinstance(read, list), "these examples are not text"
+        return read
+
+    def images(self, indices: Indices | range) -> np.ndarray:
+        """`inputs` of image data, uint8 [n, height, width, channels]."""
+        read = self.inputs(indices)
+        assert isinstance(read, np.ndarray), "these examples are not images"
+        return read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

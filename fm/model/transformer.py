@@ -93,4 +93,4 @@ def init(rng: jax.Array, config: ModelConfig) -> dict:
         inputs["patches"] = jnp.zeros((1, 1, config.patch))
     if config.axes > 1:
         inputs["positions"] = jnp.zeros((1, 1, config.axes), jnp.int32)
-    return Transformer(config).init(rng, inputs, mask=Mask())["params"]
+    return dict(Transformer(config).init(rng, inputs, mask=Mask())["params"])

@@ -80,23 +80,22 @@ def network(
 
 def classical(task: Task) -> Arm:
     """What a user would otherwise do, on the whole of every input."""
-    labelled, test = _inputs(task)
-    inputs = baselines.prepare(
-        task.modality,
-        [*labelled, *test] if task.modality == "text" else np.concatenate([labelled, test]),
-    )
-    return Classical(task.modality, inputs, len(labelled), task.config.recipe.trials)
+    inputs = baselines.prepare(task.modality, _texts(task) if task.text else _images(task))
+    return Classical(task.modality, inputs, len(task.touched), task.config.recipe.trials)
 
 
 def _rows(task: Task, reads: Reader) -> Rows:
     """Rows of the touched training examples, then of the test items."""
     recipe = task.config.recipe
-    labelled, test = _inputs(task)
     if reads.tokenizer is None:
-        return image_rows(np.concatenate([labelled, test]), recipe.patch)
-    return text_rows(reads.tokenizer, [*labelled, *test], recipe.length, recipe.windows)
+        return image_rows(_images(task), recipe.patch)
+    return text_rows(reads.tokenizer, _texts(task), recipe.length, recipe.windows)
 
 
-def _inputs(task: Task):
-    test = task.test.inputs(np.arange(len(task.test)))
-    return task.dataset.train.inputs(task.touched), test
+def _texts(task: Task) -> list[str]:
+    return task.dataset.train.texts(task.touched) + task.test.texts(range(len(task.test)))
+
+
+def _images(task: Task) -> np.ndarray:
+    test = task.test.images(range(len(task.test)))
+    return np.concatenate([task.dataset.train.images(task.touched), test])

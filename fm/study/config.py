@@ -48,6 +48,15 @@ class Recipe:
     windows: int = 1
     patch: int = 0
 
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "windows"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("learning_rates", "penalties"):
+            tried = getattr(self, name)
+            if not tried or not all(0 < value < float("inf") for value in tried):
+                raise UserError(f"{name}={tried} takes numbers above 0, at least one")
+
     @property
     def trials(self) -> int:
         """Settings every arm may try."""
@@ -67,6 +76,7 @@ class TaskConfig:
       data_dir: where prepared data sets lie.
       text_column: of files.
       label_column: of files.
+      fingerprint: of the data as loaded, so that changed files are not taken for the same.
     """
 
     dataset: str
@@ -77,6 +87,7 @@ class TaskConfig:
     data_dir: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    fingerprint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +114,11 @@ class StudyConfig:
         for arm in self.arms:
             if arm not in ARMS:
                 raise UserError(f"arm {arm!r} is not known; accepted are {', '.join(ARMS)}")
-        if len(set(self.arms)) < 2:
-            raise UserError("a comparison takes at least two arms, such as scratch,self")
+        if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
+            raise UserError(
+                f"arms={','.join(self.arms)}: a comparison takes at least two, none of them twice, "
+                "such as scratch,self"
+            )
         for name in ("seeds", "search_seeds", "pretrain_seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")

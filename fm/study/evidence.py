@@ -120,8 +120,8 @@ def ledger(cells: list[Cell], task: Task, fed: dict[str, Fed], multipliers: list
             if known:
                 fields = [field.name for field in dataclasses.fields(Equivalent)]
                 equivalent = Equivalent(**{name: known[0][name] for name in fields})
-                scratch = [at["scratch", labels].flops for labels in budgets]
-                distinct = distinct_flops(budgets, scratch, budgets[0], equivalent)
+                scratch = np.array([at["scratch", labels].flops for labels in budgets])
+                distinct = distinct_flops(np.array(budgets), scratch, budgets[0], equivalent)
         row = ledger_row(
             task.name,
             arm,

@@ -96,7 +96,7 @@ def samples(task: Task, fed: dict[str, Fed]) -> list[Row]:
     for arm, each in fed.items():
         if not each.runs:
             continue
-        make = _texts if task.modality == "text" else _images
+        make = _texts if task.text else _images
         rows += [{"task": task.name, "arm": arm} | row for row in make(task, each)]
     return rows
 
@@ -107,7 +107,7 @@ def _texts(task: Task, fed: Fed) -> list[Row]:
     rows = []
     barred_V = jnp.arange(fed.reads.model.vocab) < SPECIALS
     for number in range(_SAMPLES):
-        prompt = " ".join(task.test.inputs([number])[0].split()[:6])
+        prompt = " ".join(task.test.texts([number])[0].split()[:6])
         start = [tokenizer.bos, *tokenizer.encode([prompt])[0]]
         drawn = sample_tokens(
             fed.runs[0].params,
@@ -146,11 +146,10 @@ def mistakes(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
     truth, names = np.asarray(task.test.labels), task.dataset.classes
     rows = []
     for item in np.flatnonzero(guessed != truth)[:most]:
-        shown = task.test.inputs([item])[0]
         content = (
-            {"modality": "text", "text": shown[:600]}
-            if task.modality == "text"
-            else {"modality": "image", "png": png(shown)}
+            {"modality": "text", "text": task.test.texts([item])[0][:600]}
+            if task.text
+            else {"modality": "image", "png": png(task.test.images([item])[0])}
         )
         rows.append(
             {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fm.data import tokenizer as bpe
@@ -41,14 +43,14 @@ class Reader:
 def reader(corpus: Split, modality: str, recipe: Recipe, out: pathlib.Path) -> Reader:
     """The tokenizer, trained on the pretraining split alone and saved with the run; or patches."""
     if modality == "image":
-        channels = corpus.inputs([0]).shape[-1]
+        channels = corpus.images([0]).shape[-1]
         model = dataclasses.replace(recipe.model, patch=recipe.patch**2 * channels, axes=2)
         return Reader(model, None)
     path = out / "tokenizer.json"
     if path.exists():
         tokenizer = bpe.load(path)
     else:
-        tokenizer = bpe.train(corpus.inputs(range(len(corpus))), recipe.vocab)
+        tokenizer = bpe.train(corpus.texts(range(len(corpus))), recipe.vocab)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         tokenizer.save(partial)
@@ -88,20 +90,20 @@ def pretrain(
     print(f"{label}: reading {len(used)} examples …", file=sys.stderr, flush=True)
     if modality == "text":
         assert reads.tokenizer is not None
-        texts = corpus.inputs(used)
+        texts = corpus.texts(used)
         pieces = text_pieces(reads.tokenizer, texts, recipe.length)
         counts = np.bincount(np.concatenate(pieces), minlength=reads.model.vocab)
         counts[: bpe.SPECIALS] = 0
-        weights = rarity_weights(np.asarray(counts, np.float32), recipe.objective.rarity)
+        weights = rarity_weights(jnp.asarray(counts, jnp.float32), recipe.objective.rarity)
         unit = BitsPerByte(_bytes_per_token(texts, counts))
-        held_pieces = text_pieces(reads.tokenizer, corpus.inputs(held_out), recipe.length)
+        held_pieces = text_pieces(reads.tokenizer, corpus.texts(held_out), recipe.length)
         share = recipe.objective.bag == 0
         batches = _text(pieces, recipe, seed, share_rows=share)
         validation = _text(held_pieces, recipe, seed, share_rows=share)
     else:
         weights, unit = None, BitsPerDimension()
-        batches = _images(corpus.inputs(used), recipe, seed)
-        validation = _images(corpus.inputs(held_out), recipe, seed)
+        batches = _images(corpus.images(used), recipe, seed)
+        validation = _images(corpus.images(held_out), recipe, seed)
     run = RunConfig(
         steps=recipe.steps,
         seed=seed,
@@ -121,6 +123,7 @@ def pretrain(
         token_weights=weights,
         validation=[next(validation) for _ in range(4)],
         label=label,
+        identity={"corpus": hashlib.sha256("".join(corpus.ids).encode()).hexdigest()},
     )
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from fm.attention import choose
 from fm.errors import UserError
 from fm.study import arms, environment, evidence, exhibits
+from fm.study.adaptation import Arm
 from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
 from fm.study.config import SCHEMA, StudyConfig, as_json, digest
-from fm.study.tasks import Task, prepare
+from fm.study.tasks import Task, prepare, short_name
 from fm.training.checkpoint import differences
 
 RESULTS = "results.json"
@@ -32,11 +33,17 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: bad data or settings; or `out` holds another study (names what differs).
     """
-    claim(config, out)
+    names = [short_name(task.dataset) for task in config.tasks]
+    if len(set(names)) < len(names):
+        raise UserError(f"tasks {', '.join(names)} must differ in name; rename a file or folder")
+    resumes = holds(as_json(config), out)
     if (out / RESULTS).exists():
         print(f"{out} is finished; another --out runs it again")
         return read_results(out)
+    if resumes:
+        print(f"{out}: going on with what is there", file=sys.stderr)
     tasks = [prepare(task, config.arms, config.seeds) for task in config.tasks]
+    claim(as_json(config), out)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "experiment": config.experiment,
@@ -52,7 +59,7 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
     done = []
     for task in tasks:
         fed = arms.networks(task, config.arms, config.pretrain_seeds, out / "pretrained")
-        ways = {arm: each.network for arm, each in fed.items()}
+        ways: dict[str, Arm] = {arm: each.network for arm, each in fed.items()}
         if "classical" in config.arms:
             ways["classical"] = arms.classical(task)
         ordered = {arm: ways[arm] for arm in config.arms}
@@ -103,37 +110,45 @@ def _about(task: Task) -> dict[str, Any]:
     }
 
 
-def claim(config: StudyConfig, out: pathlib.Path) -> None:
-    """Makes `out` this study's own, or checks that it already is.
+def holds(mine: dict[str, Any], out: pathlib.Path) -> bool:
+    """Whether `out` is this run's own already.
+
+    Args:
+      mine: the run's config, JSON-able.
+      out: folder, made if it is not there.
 
     Raises:
-      UserError: the folder cannot be written, or holds a study with another config.
+      UserError: the folder cannot be written, or holds a run with another config.
     """
     path = out / "config.json"
-    mine = as_json(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK):
             raise PermissionError(None, "not writable")
-        if path.exists():
-            found = differences(json.loads(path.read_text()), mine)
-            if found:
-                shown = [f"{name}: {was} -> {now}" for name, (was, now) in found.items()]
-                more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-                raise UserError(
-                    f"--out={out} holds a run with another config ({'; '.join(shown[:4])}{more}); "
-                    "take another folder, or the same flags to go on"
-                )
-            print(f"{out}: going on with what is there", file=sys.stderr)
-            return
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(mine, indent=1))
-        partial.replace(path)
+        if not path.exists():
+            return False
+        found = differences(json.loads(path.read_text()), mine)
     except (OSError, json.JSONDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"--out={out} cannot be used ({reason}); it takes a folder that can be written"
         ) from error
+    if found:
+        shown = [f"{name}: {was} -> {now}" for name, (was, now) in found.items()]
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise UserError(
+            f"--out={out} holds a run with another config ({'; '.join(shown[:4])}{more}); "
+            "take another folder, or the same flags to go on"
+        )
+    return True
+
+
+def claim(mine: dict[str, Any], out: pathlib.Path) -> None:
+    """Makes `out` this run's own; raises as `holds` does."""
+    if not holds(mine, out):
+        partial = out / "config.partial"
+        partial.write_text(json.dumps(mine, indent=1))
+        partial.replace(out / "config.json")
 
 
 def write_results(results: dict[str, Any], out: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 
 import numpy as np
@@ -46,6 +47,11 @@ class Task:
         return np.searchsorted(self.touched, drawn)
 
     @property
+    def text(self) -> bool:
+        """Whether the inputs are text."""
+        return self.modality == "text"
+
+    @property
     def modality(self) -> str:
         """Format of the data."""
         return self.dataset.modality
@@ -65,13 +71,15 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         text_column=config.text_column,
         label_column=config.label_column,
     )
-    if dataset.train.labels is None or len(dataset.classes) < 2:
+    labels = dataset.train.labels
+    if labels is None or len(dataset.classes) < 2:
         raise UserError(f"{config.dataset} has no labels to learn; a task needs at least 2 classes")
-    name = config.dataset.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+    name = short_name(config.dataset)
     chosen = np.random.default_rng(0).permutation(len(dataset.test))[: config.test_items]
     test = subset(dataset.test, np.sort(chosen))
     own = find_duplicates(dataset.train, dataset.test, dataset.modality)
     dataset = dataclasses.replace(dataset, train=without(dataset.train, own.removed))
+    labels = np.delete(labels, own.removed)
     for budget in config.budgets:
         if not len(dataset.classes) <= budget <= len(dataset.train):
             raise UserError(
@@ -83,8 +91,14 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         corpora["self"], leakage["self"] = dataset.train, own
     if "upstream" in arms:
         corpora["upstream"], leakage["upstream"] = _upstream(config, dataset)
-    drawn = tuple(draw_labels(dataset.train.labels, max(config.budgets), s) for s in range(seeds))
+    drawn = tuple(draw_labels(labels, max(config.budgets), s) for s in range(seeds))
     return Task(name, config, dataset, test, corpora, leakage, drawn)
+
+
+def short_name(dataset: str) -> str:
+    """A data set's name or path without folders, endings and versions."""
+    last = dataset.rstrip("/").rsplit("/", 1)[-1]
+    return re.split("[.:]", last.lstrip("."))[0] or last
 
 
 def _upstream(config: TaskConfig, dataset: Dataset) -> tuple[Split, Leakage]:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.transfer.examples import Rows
-from fm.transfer.features import pooled
+from fm.transfer.features import POOLS, pooled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,15 @@ class FinetuneConfig:
     keep: int = 0
     weight_decay: float = 0.01
     pool: str = "mean"
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch_size < 1 or self.keep < 0:
+            raise UserError(
+                f"fine-tuning takes steps={self.steps} and batch_size={self.batch_size} of at "
+                f"least 1, and keep={self.keep} of at least 0"
+            )
+        if self.pool not in POOLS:
+            raise UserError(f"pool={self.pool!r} is not known; accepted are {', '.join(POOLS)}")
 
 
 def init_head(rows: Rows, model: ModelConfig, classes: int, pool: str) -> dict:
@@ -77,6 +87,7 @@ def finetune(
       seed: decides batches and which pieces are kept.
       capacity: the arrays are padded to this many rows (never drawn), so that one compiled
         program serves all label budgets.
+      steps: updates of a shorter run under its own schedule; `config.steps` unless given.
 
     Returns:
       `{"model": params, "head": {...}}`, tuned.

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from fm.data import tokenizer as bpe
+from fm.transfer.examples import image_rows, take, text_rows
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return bpe.train(["a few words to learn from, again and again"] * 3, bpe.MIN_VOCAB_SIZE)
+
+
+def test_text_rows_hold_a_text_in_windows_side_by_side(tokenizer):
+    rows = text_rows(tokenizer, ["abcdefgh", "x", "y" * 50], length=5, windows=2)
+    a, x = tokenizer.encode(["abcdefgh"])[0], tokenizer.encode(["x"])[0]
+    bos, eos, pad = tokenizer.bos, tokenizer.eos, tokenizer.pad
+    assert rows["tokens"].tolist()[:2] == [
+        [bos, *a[:8], eos],
+        [bos, *x, eos, *[pad] * 7],
+    ]
+    assert rows["segments"].tolist() == [[1] * 5 + [2] * 5, [1] * 3 + [0] * 7, [1] * 5 + [2] * 5]
+    assert rows["positions"].tolist() == [[0, 1, 2, 3, 4] * 2] * 3
+    assert {value.dtype for value in rows.values()} == {np.dtype(np.int32)}
+
+
+def test_image_rows_hold_the_patches_and_where_they_lie():
+    images = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
+    rows = image_rows(images, 2)
+    assert rows["patches"][0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert rows["positions"].tolist() == [[[0, 0], [0, 1], [1, 0], [1, 1]]] * 2
+    assert rows["segments"].tolist() == [[1] * 4] * 2
+
+
+def test_take_takes_rows_of_every_array():
+    rows = image_rows(np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2, 1), 1)
+    taken = take(rows, np.array([2, 0]))
+    assert taken.keys() == rows.keys()
+    assert all(np.array_equal(taken[key], rows[key][[2, 0]]) for key in rows)

@@ -1,0 +1,92 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.errors import UserError
+from fm.transfer.finetune import FinetuneConfig, _some_pieces, finetune, predict
+from tests.transfer.problems import MODEL, params, separable
+
+CONFIG = FinetuneConfig(learning_rate=1e-2, steps=12, batch_size=8)
+
+
+def tuned(rows, labels, config=CONFIG, **options):
+    given = {"classes": 2, "seed": 0, "capacity": len(labels)} | options
+    return finetune(params(), rows, labels, MODEL, config, **given)
+
+
+def assert_same(a, b):
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.array_equal(one, other)
+
+
+def differ(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return any(not np.array_equal(one, other) for one, other in pairs)
+
+
+def test_learns_what_can_be_told_apart():
+    rows, labels = separable(16)
+    model = tuned(rows, labels, dataclasses.replace(CONFIG, steps=40))
+    fresh_rows, truth = separable(70, seed=1)
+    guessed = predict(model, fresh_rows, MODEL, pool="mean", batch_size=32)
+    assert guessed.shape == (70,)
+    assert np.mean(guessed == truth) == 1.0
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_steps_as_data_equal_a_config_of_that_length(keep):
+    rows, labels = separable(10)
+    config = dataclasses.replace(CONFIG, keep=keep)
+    shorter = dataclasses.replace(config, steps=5)
+    assert_same(tuned(rows, labels, config, steps=5), tuned(rows, labels, shorter))
+    assert differ(tuned(rows, labels, config, steps=5), tuned(rows, labels, config))
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    rows, labels = separable(10)
+    config = dataclasses.replace(CONFIG, keep=3)
+    assert_same(tuned(rows, labels, config), tuned(rows, labels, config))
+    assert differ(tuned(rows, labels, config), tuned(rows, labels, config, seed=1))
+
+
+def test_capacity_does_not_matter():
+    rows, labels = separable(10)
+    assert_same(tuned(rows, labels), tuned(rows, labels, capacity=24))
+
+
+def test_the_start_is_left_as_it_was():
+    rows, labels = separable(10)
+    start = params()
+    finetune(start, rows, labels, MODEL, CONFIG, classes=2, seed=0, capacity=10)
+    assert_same(start, params())
+
+
+def test_predict_does_not_depend_on_the_batch():
+    rows, labels = separable(11)
+    model = tuned(rows, labels)
+    by_five = predict(model, rows, MODEL, pool="mean", batch_size=5)
+    assert np.array_equal(by_five, predict(model, rows, MODEL, pool="mean"))
+
+
+def test_some_pieces_keeps_filled_ones_first():
+    tokens = jnp.arange(1, 7) + jnp.zeros((40, 1), jnp.int32)
+    segments = jnp.array([[1, 1, 0, 1, 0, 0]] * 40)
+    kept = _some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 4)
+    assert kept["tokens"].shape == (40, 4)
+    assert np.array_equal(kept["segments"], [[1, 1, 1, 0]] * 40)
+    assert all(set(row[:3]) == {1, 2, 4} for row in np.asarray(kept["tokens"]).tolist())
+    two = _some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 2)
+    assert two["segments"].all() and set(np.asarray(two["tokens"]).ravel()) == {1, 2, 4}
+    many = _some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 9)
+    assert many["tokens"].shape == (40, 6)
+
+
+@pytest.mark.parametrize(
+    "field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}, {"pool": "max"}], ids=str
+)
+def test_a_bad_setting_is_named(field):
+    with pytest.raises(UserError, match=next(iter(field))):
+        FinetuneConfig(**field)
