@@ -36,7 +36,13 @@ def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
         "upstream", None, "what the upstream arm is fed, one name per task", flag_values=values
     )
     flags.DEFINE_list("budgets", None, "numbers of labels", flag_values=values)
-    flags.DEFINE_integer("seeds", 8, "runs per cell", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "runs per cell; 8, or 3 in the quick profile",
+        flag_values=values,
+        lower_bound=1,
+    )
     flags.DEFINE_integer(
         "pretrain_seeds", 1, "pretrained checkpoints per arm", flag_values=values, lower_bound=1
     )
@@ -75,7 +81,7 @@ def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
         experiment=experiment,
         tasks=tuple(tasks),
         arms=arms,
-        seeds=values["seeds"].value,
+        seeds=values["seeds"].value or (3 if profile == "quick" else 8),
         pretrain_seeds=values["pretrain_seeds"].value,
     )
 
@@ -113,6 +119,7 @@ def _task(name: str, upstream: str | None, values: flags.FlagValues, profile: st
         budgets=_numbers("--budgets", budgets),
         recipe=fitted(recipe, data.info.get("image_shape")),
         test_items=200 if profile == "quick" else 1000,
+        corpus_items=3000 if profile == "quick" else None,
         fingerprint=data.info["fingerprint"],
         **where,
     )

@@ -73,6 +73,7 @@ class TaskConfig:
       budgets: numbers of labels.
       recipe: see `Recipe`; None for the recipe of the data's format.
       test_items: at most this many test items are scored.
+      corpus_items: at most this many examples are pretrained on; None for all.
       data_dir: where prepared data sets lie.
       text_column: of files.
       label_column: of files.
@@ -84,6 +85,7 @@ class TaskConfig:
     budgets: tuple[int, ...]
     recipe: Recipe
     test_items: int = 1000
+    corpus_items: int | None = None
     data_dir: str | None = None
     text_column: str = "text"
     label_column: str = "label"

@@ -22,15 +22,15 @@ def text(profile: str = "default") -> Recipe:
     default = Recipe(
         model=ModelConfig(depth=1, width=128, heads=4, kv_heads=4, hidden=512),
         objective=Objective(next=0.03125, masked=0.0, bag=0.96875, hide=0.75),
-        optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.01),
-        steps=1100,
+        optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.01),
+        steps=2200,
         batch_size=32,
-        vocab=8192,
+        vocab=4096,
         length=256,
         windows=2,
         finetune=FinetuneConfig(steps=64, batch_size=16, keep=128, pool="mean"),
         learning_rates=(1e-3, 3e-3, 1e-2),
-        penalties=(0.003, 0.03, 0.3),
+        penalties=(0.001, 0.01, 0.1),
     )
     return _profiled(default, profile)
 
@@ -39,14 +39,14 @@ def image(profile: str = "default") -> Recipe:
     """Of small pictures."""
     default = Recipe(
         model=ModelConfig(depth=2, width=64, heads=2, kv_heads=2, hidden=256),
-        objective=Objective(next=0.25, masked=0.75, hide=0.5),
-        optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.005),
-        steps=1000,
-        batch_size=128,
+        objective=Objective(next=0.5, masked=0.5, hide=0.5),
+        optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.003),
+        steps=1500,
+        batch_size=64,
         patch=2,
         finetune=FinetuneConfig(steps=100, batch_size=32, pool="concat"),
         learning_rates=(1e-3, 3e-3, 1e-2),
-        penalties=(0.003, 0.03, 0.3),
+        penalties=(0.001, 0.01, 0.1),
     )
     return _profiled(default, profile)
 
@@ -54,8 +54,14 @@ def image(profile: str = "default") -> Recipe:
 def _profiled(recipe: Recipe, profile: str) -> Recipe:
     if profile not in PROFILES:
         raise UserError(f"profile {profile!r} is not known; accepted are {', '.join(PROFILES)}")
-    steps = {"quick": recipe.steps // 20, "default": recipe.steps, "full": 8 * recipe.steps}
-    return dataclasses.replace(recipe, steps=steps[profile])
+    if profile == "quick":
+        return dataclasses.replace(
+            recipe,
+            steps=recipe.steps // 20,
+            learning_rates=recipe.learning_rates[1:2],
+            penalties=recipe.penalties[1:2],
+        )
+    return dataclasses.replace(recipe, steps=(8 if profile == "full" else 1) * recipe.steps)
 
 
 def with_size(recipe: Recipe, size: str) -> Recipe:

@@ -134,6 +134,8 @@ def holds(mine: dict[str, Any], out: pathlib.Path) -> bool:
             f"--out={out} cannot be used ({reason}); it takes a folder that can be written"
         ) from error
     if found:
+        # Of another experiment everything else differs too.
+        found = {"experiment": found["experiment"]} if "experiment" in found else found
         shown = [f"{name}: {was} -> {now}" for name, (was, now) in found.items()]
         more = f" and {len(found) - 4} more" if len(found) > 4 else ""
         raise UserError(

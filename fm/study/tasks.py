@@ -91,8 +91,14 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         corpora["self"], leakage["self"] = dataset.train, own
     if "upstream" in arms:
         corpora["upstream"], leakage["upstream"] = _upstream(config, dataset)
+    corpora = {arm: _capped(corpus, config.corpus_items) for arm, corpus in corpora.items()}
     drawn = tuple(draw_labels(labels, max(config.budgets), s) for s in range(seeds))
     return Task(name, config, dataset, test, corpora, leakage, drawn)
+
+
+def _capped(corpus: Split, most: int | None) -> Split:
+    chosen = np.random.default_rng(1).permutation(len(corpus))[:most]
+    return subset(corpus, np.sort(chosen))
 
 
 def short_name(dataset: str) -> str:

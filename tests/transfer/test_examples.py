@@ -26,7 +26,12 @@ def test_text_rows_hold_a_text_in_windows_side_by_side(tokenizer):
 def test_image_rows_hold_the_patches_and_where_they_lie():
     images = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
     rows = image_rows(images, 2)
-    assert rows["patches"][0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert rows["patches"][0].tolist() == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+        [8, 9, 12, 13],
+        [10, 11, 14, 15],
+    ]
     assert rows["positions"].tolist() == [[[0, 0], [0, 1], [1, 0], [1, 1]]] * 2
     assert rows["segments"].tolist() == [[1] * 4] * 2
 

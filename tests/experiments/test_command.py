@@ -1,0 +1,91 @@
+import pytest
+from absl import flags
+
+from experiments import command
+from fm.errors import UserError
+from fm.training.interrupt import Interrupted
+
+NAMES = ["compare", "pretrain", "adapt", "report", "ablate"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_lists_the_flags(call, name):
+    done = call(name, "--help")
+    assert done.code == 0 and done.err == ""
+    assert f"python -m experiments.{name}" in done.out
+    assert "--out=string  folder for all output" in done.out
+    if name != "report":
+        assert "--dataset=" in done.out and "--data_dir=" in done.out
+    assert max(map(len, done.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_flag_is_named_with_what_is_accepted(call, name):
+    done = call(name, "--foo=3")
+    assert done.code == 2
+    assert "--foo is not a flag; accepted are --" in done.error and "--out" in done.error
+
+
+@pytest.mark.parametrize(
+    ("argument", "accepted"),
+    [
+        ("--seeds=abc", "a positive integer"),
+        ("--seeds=-1", "a positive integer"),
+        ("--seeds=0", "a positive integer"),
+        ("--seeds=", "a positive integer"),
+        ("--seeds=2.5", "a positive integer"),
+        ("--profile=x", "one of quick, default, full"),
+        ("--help=maybe", "true or false"),
+        ("--out", "a text"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_accepted(call, argument, accepted):
+    done = call("compare", argument)
+    assert done.code == 2
+    assert done.err == f"error: {argument}: takes {accepted}\n"
+
+
+def test_words_that_are_no_flags_are_refused(call):
+    done = call("compare", "digits")
+    assert done.code == 2
+    assert "'digits' is not a flag; flags look like --name=value" in done.error
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (UserError("two\nlines"), 2, "error: two lines"),
+        (FileNotFoundError(2, "No such file", "a.csv"), 2, "error: a.csv: No such file"),
+        (OSError("odd"), 2, "error: odd"),
+        (Interrupted("stopped, saved"), 130, "error: stopped, saved"),
+        (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on where it was"),
+        (flags.ValidationError("x must be y"), 2, "error: x must be y"),
+    ],
+    ids=repr,
+)
+def test_errors_are_one_line_and_a_code(capsys, raised, code, line):
+    def main(_):
+        raise raised
+
+    assert command.call("x", "", lambda values: None, main, []) == code
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_a_bug_is_not_hidden():
+    def main(_):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        command.call("x", "", lambda values: None, main, [])
+
+
+def test_termination_ends_as_an_interrupt_does(capsys):
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    code = command.call(
+        "x", "", lambda values: None, lambda _: os.kill(os.getpid(), signal.SIGTERM), []
+    )
+    assert code == 130 and "goes on where it was" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,155 @@
+import copy
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.study.problems import images, texts
+
+ARMS = ("scratch", "self", "classical")
+FLAGS = ("--budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
+SCHEMA = {
+    "cells": "task modality arm labels seed metric value validation trials train_flops "
+    "pretrain_flops seconds",
+    "comparisons": "task labels arm baseline difference low high p p_adjusted seeds items variance",
+    "equivalents": "task labels arm label_multiplier low high steps_to_scratch_quality",
+    "ledger": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds break_even_tasks",
+    "leakage": "task arm checked found removed",
+}
+WHOLE = "schema config config_hash versions device xla_flags attention headline"
+
+
+def timeless(results):
+    """Results less what a clock says."""
+    results = copy.deepcopy(results)
+    for row in [*results["cells"], *results["ledger"]]:
+        for key in [key for key in row if key.endswith("seconds")]:
+            del row[key]
+    return results
+
+
+@pytest.mark.slow
+def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
+    out = tmp_path / "run"
+    again = "compare", "--tasks=digits", *FLAGS, f"--out={out}"
+    done = call(*again)
+    assert done.code == 0, done.err
+    assert done.out.rstrip().endswith(f"report: {out / 'report.html'}")
+    assert "Traceback" not in done.err and "WARNING" not in done.err
+    assert (out / "report.html").stat().st_size > 10_000
+
+    results = json.loads((out / "results.json").read_text())
+    assert set(WHOLE.split()) <= results.keys() and results["schema"] == 1
+    for section, fields in SCHEMA.items():
+        assert results[section], section
+        assert all(set(fields.split()) <= row.keys() for row in results[section]), section
+    assert results["headline"] in done.out
+    assert len(results["cells"]) == 3 * 2 * 2
+    assert all(len(row["trials"]) == 2 for row in results["cells"])
+    fed = {row["arm"]: row["pretrain_flops"] for row in results["cells"]}
+    assert fed["self"] > 0 and fed["scratch"] == fed["classical"] == 0
+
+    _recomputed(results, out)
+
+    monkeypatch.setattr("fm.study.study.prepare", _never)
+    second = call(*again)
+    monkeypatch.undo()
+    assert second.code == 0 and f"{out} is finished" in second.out
+    assert results["headline"] in second.out and second.err == ""
+    assert json.loads((out / "results.json").read_text()) == results
+    rebuilt = call("report", f"--out={out}")
+    assert rebuilt.code == 0 and results["headline"] in rebuilt.out
+
+
+def _never(*_):
+    raise AssertionError("a finished study is not run again")
+
+
+def _recomputed(results, out):
+    """predictions.csv holds every cell and item, and gives every figure."""
+    table = pd.read_csv(out / "predictions.csv")
+    items = results["comparisons"][0]["items"]
+    assert len(table) == len(results["cells"]) * items
+    table["right"] = (table.truth == table.prediction).astype(float)
+    value = table.groupby(["arm", "labels", "seed"]).right.mean()
+    for row in results["cells"]:
+        assert row["value"] == pytest.approx(value[row["arm"], row["labels"], row["seed"]])
+    means = value.groupby(["arm", "labels"]).mean()
+    for row in results["comparisons"]:
+        labels = row["labels"]
+        difference = means[row["arm"], labels] - means[row["baseline"], labels]
+        assert row["difference"] == pytest.approx(difference, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_what_is_lost_is_made_again_as_it_was(call, tmp_path, tiny):
+    out = tmp_path / "run"
+    again = "compare", "--tasks=digits", *FLAGS, f"--out={out}"
+    assert call(*again).code == 0
+    results = json.loads((out / "results.json").read_text())
+    predictions = (out / "predictions.csv").read_bytes()
+    for name in ("results.json", "predictions.csv", "cells/digits-self-20.json"):
+        (out / name).unlink()
+    shutil.rmtree(out / "pretrained" / "digits-self" / "seed-0" / "checkpoints")
+    done = call(*again)
+    assert done.code == 0 and f"{out}: going on with what is there" in done.err
+    assert timeless(json.loads((out / "results.json").read_text())) == timeless(results)
+    assert (out / "predictions.csv").read_bytes() == predictions
+
+
+@pytest.mark.slow
+def test_own_csv(call, tmp_path, tiny, reviews):
+    path = reviews(reviews.rows)
+    flags = "compare", f"--dataset={path}", "--seeds=2", f"--out={tmp_path / 'run'}"
+    done = call(*flags, "--budgets=8,40")
+    assert done.code == 0, done.err
+    assert "reviews.csv: no upstream data given, that arm is left out" in done.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {row["arm"] for row in results["cells"]} == {"scratch", "self", "classical"}
+    best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
+    assert min(best) > 0.9
+    assert results["tasks"][0]["name"] == "reviews" and "Reviews" in done.out
+    assert (tmp_path / "run" / "report.html").exists()
+
+    reviews([*reviews.rows, *zip(texts(2, 9)[0], ("bad", "good"), strict=True)])
+    changed = call(*flags, "--budgets=8,40")
+    assert changed.code == 2 and "fingerprint" in changed.error
+
+
+@pytest.mark.slow
+def test_own_pictures(call, tmp_path, tiny):
+    pixels, labels = images(60, 0)
+    for n, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "pictures" / ("left", "right")[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[..., 0]).save(folder / f"{n}.png")
+    out = tmp_path / "run"
+    done = call(
+        "compare", f"--dataset={tmp_path / 'pictures'}/", "--budgets=8", "--seeds=2", f"--out={out}"
+    )
+    assert done.code == 0, done.err
+    results = json.loads((out / "results.json").read_text())
+    assert results["tasks"][0]["name"] == "pictures"
+    assert results["tasks"][0]["classes"] == ["left", "right"]
+    best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
+    assert np.mean(best) > 0.9
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_copied_test_item_is_taken_out_of_the_training_data(call, tmp_path, tiny, reviews):
+    (tmp_path / "split").mkdir()
+    rows = reviews.rows
+    reviews([*rows[:80], *rows[90:93]], name="split/train.csv")
+    reviews(rows[80:], name="split/test.csv")
+    out = tmp_path / "run"
+    done = call(
+        "compare", f"--dataset={tmp_path / 'split'}", "--budgets=8", "--seeds=1", f"--out={out}"
+    )
+    assert done.code == 0, done.err
+    results = json.loads((out / "results.json").read_text())
+    assert [(row["found"], row["removed"]) for row in results["leakage"]] == [(3, 3)]
+    assert results["tasks"][0]["train"] == 80 and results["comparisons"] == []

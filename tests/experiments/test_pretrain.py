@@ -1,0 +1,94 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fm.data.cache import cache_folder
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_a_summary_and_finished_is_said(call, tmp_path, tiny):
+    again = "pretrain", "--dataset=digits", "--steps=3", f"--out={tmp_path}"
+    done = call(*again)
+    assert done.code == 0, done.err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["steps"] == 3 and len(summary["params_digest"]) == 64
+    assert summary["config"]["dataset"]["name"] == "digits"
+    assert summary["params_digest"][:16] in done.out and "summary.json" in done.out
+    second = call(*again)
+    assert second.code == 0 and "already finished at step 3 of 3" in second.err
+    again = json.loads((tmp_path / "summary.json").read_text())
+    assert again["params_digest"] == summary["params_digest"]
+
+
+@pytest.mark.slow
+def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
+    pretrained, out = tmp_path / "pretrained", tmp_path / "adapted"
+    assert call("pretrain", "--dataset=digits", "--steps=3", f"--out={pretrained}").code == 0
+    flags = "adapt", f"--pretrained={pretrained}", "--dataset=digits", "--labels=20"
+    done = call(*flags, f"--out={out}", "--seed=100000")
+    assert done.code == 0, done.err
+    summary = json.loads((out / "summary.json").read_text())
+    assert f"accuracy {summary['accuracy']:.3f} on" in done.out
+    assert len(summary["trials"]) == 2
+    probe = call(*flags, "--adapt=probe", f"--out={tmp_path / 'probe'}")
+    assert probe.code == 0 and "adapt probe" in probe.out
+    text = call(*flags[:2], f"--dataset={reviews(reviews.rows)}", f"--out={tmp_path / 'text'}")
+    assert text.code == 2 and "take a model pretrained on text" in text.error
+
+
+@pytest.mark.slow
+def test_ablate_holds_values_side_by_side(call, tmp_path, tiny):
+    flags = ("--tasks=digits", "--arms=scratch,self", "--budgets=20", "--seeds=2")
+    done = call("ablate", "--field=finetune.steps", "--values=1,4", *flags, f"--out={tmp_path}")
+    assert done.code == 0, done.err
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} >= {
+        "finetune.steps=1",
+        "finetune.steps=4",
+    }
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["experiment"] == "ablate finetune.steps"
+    assert (tmp_path / "report.html").exists() and results["headline"] in done.out
+
+
+def _start(out):
+    flags = "--dataset=digits --size=nano --steps=400 --batch_size=8 --checkpoint_every=150"
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.pretrain", *flags.split(), f"--out={out}"],
+        cwd=ROOT,
+        env=os.environ | {"FM_CACHE": str(cache_folder())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path):
+    broken = _start(tmp_path / "broken")
+    journal = tmp_path / "broken" / "metrics.jsonl"
+    while broken.poll() is None and not (journal.exists() and journal.read_text()):
+        time.sleep(0.02)
+    broken.send_signal(signal.SIGTERM)
+    _, err = broken.communicate(timeout=120)
+    assert broken.returncode == 130, err
+    error = err.strip().splitlines()[-1]
+    assert "error: digits: stopped by SIGTERM, step" in error and "same command resumes" in error
+    assert "Traceback" not in err and not (tmp_path / "broken" / "summary.json").exists()
+
+    digests = []
+    for name in ("broken", "unbroken"):
+        run = _start(tmp_path / name)
+        _, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        assert ("resumed at step" in err) == (name == "broken")
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert summary["steps"] == 400
+        digests.append(summary["params_digest"])
+    assert digests[0] == digests[1]

@@ -1,0 +1,82 @@
+import dataclasses
+import json
+
+import pytest
+
+from fm.errors import UserError
+from fm.study.config import StudyConfig, as_json, digest
+from fm.study.study import claim, holds
+from tests.study.problems import config, recipe
+
+
+def study(**changes):
+    return StudyConfig(**{"experiment": "test", "tasks": (config(),), "seeds": 2} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("scratch", "magic")}, "arm 'magic' is not known; accepted are scratch, self"),
+        ({"arms": ("scratch",)}, "takes at least two"),
+        ({"arms": ("scratch", "self", "self")}, "none of them twice"),
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
+        ({"pretrain_seeds": 3}, "pretrain_seeds=3 can be at most seeds=2"),
+    ],
+)
+def test_a_bad_study_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        study(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 0}, {"batch_size": 0}, {"learning_rates": ()}, {"penalties": (float("nan"),)}],
+    ids=str,
+)
+def test_a_bad_recipe_is_refused(changes):
+    with pytest.raises(UserError, match=next(iter(changes))):
+        recipe(**changes)
+
+
+def test_a_study_is_plain_json_and_its_digest_covers_every_field():
+    assert json.loads(json.dumps(as_json(study()))) == as_json(study())
+    assert digest(study()) == digest(study())
+    changed = dataclasses.replace(config(), fingerprint="other")
+    others = [study(seeds=3), study(experiment="x"), study(tasks=(changed,))]
+    assert len({digest(each) for each in [study(), *others]}) == 4
+
+
+def test_claim_keeps_a_folder_for_one_config(tmp_path):
+    out = tmp_path / "deep" / "run"
+    mine = as_json(study())
+    assert not holds(mine, out)
+    assert list(out.iterdir()) == []
+    claim(mine, out)
+    assert holds(mine, out)
+    claim(mine, out)
+    task = dataclasses.replace(config(), recipe=recipe("text", steps=5))
+    other = as_json(study(seeds=3, tasks=(task,)))
+    with pytest.raises(UserError) as raised:
+        claim(other, out)
+    message = str(raised.value)
+    assert "seeds: 2 -> 3" in message and "tasks.fruit.recipe.steps: 4 -> 5" in message
+    assert str(out) in message and "\n" not in message
+    assert json.loads((out / "config.json").read_text()) == mine
+
+
+def test_many_differences_are_counted(tmp_path):
+    claim({str(n): n for n in range(9)}, tmp_path)
+    with pytest.raises(UserError, match="and 5 more"):
+        claim({str(n): n + 1 for n in range(9)}, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/run cannot be used \(Not a directory\)"):
+        holds({}, tmp_path / "file" / "run")
+
+
+def test_a_broken_config_file_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be used"):
+        holds({}, tmp_path)

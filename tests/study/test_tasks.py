@@ -1,0 +1,88 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fm.data.splits import Dataset
+from fm.errors import UserError
+from fm.study.tasks import prepare, short_name
+from tests.study.problems import config, dataset, images, loads, recipe, split, texts
+
+ARMS = ("scratch", "self")
+
+
+def test_a_task_fixes_test_items_and_draws_labels_by_seed(monkeypatch):
+    loads(monkeypatch, dataset())
+    task = prepare(config(test_items=5), ARMS, 3)
+    assert len(task.test) == 5 and len(task.dataset.test) == 12
+    assert len(task.drawn) == 3 and all(len(set(each.tolist())) == 16 for each in task.drawn)
+    assert any(set(task.drawn[0]) != set(other) for other in task.drawn[1:])
+    for drawn in task.drawn:
+        assert np.array_equal(task.touched[task.rows_of(drawn)], drawn)
+        assert set(task.dataset.train.labels[drawn[:8]]) == {0, 1}
+    again = prepare(config(test_items=5), ARMS, 3)
+    assert again.test.ids == task.test.ids
+    assert all(np.array_equal(a, b) for a, b in zip(again.drawn, task.drawn, strict=True))
+
+
+@pytest.mark.parametrize("budget", [1, 41, 1000])
+def test_a_budget_that_does_not_fit_is_refused(monkeypatch, budget):
+    loads(monkeypatch, dataset())
+    with pytest.raises(UserError, match=f"--budgets: {budget} labels do not fit fruit.*2 classes"):
+        prepare(config(budgets=(budget,)), ARMS, 1)
+
+
+def test_unlabelled_data_is_refused(monkeypatch):
+    data = dataset()
+    train = dataclasses.replace(data.train, labels=None)
+    loads(monkeypatch, dataclasses.replace(data, train=train, classes=()))
+    with pytest.raises(UserError, match="fruit has no labels"):
+        prepare(config(), ARMS, 1)
+
+
+def test_upstream_must_be_given(monkeypatch):
+    loads(monkeypatch, dataset())
+    with pytest.raises(UserError, match="needs other text data: --upstream=NAME"):
+        prepare(config(), (*ARMS, "upstream"), 1)
+
+
+def test_upstream_of_another_format_or_shape_is_refused(monkeypatch):
+    big = dataset("big", images)
+    big = dataclasses.replace(big, info=big.info | {"image_shape": [16, 16, 1]})
+    loads(monkeypatch, dataset(), dataset("pictures", images), big)
+    with pytest.raises(UserError, match=r"--upstream=pictures is image .*fruit is text"):
+        prepare(config(upstream="pictures"), ("scratch", "upstream"), 1)
+    asked = config("pictures", upstream="big", recipe=recipe())
+    with pytest.raises(UserError, match=r"--upstream=big is image \[16, 16, 1\]"):
+        prepare(asked, ("scratch", "upstream"), 1)
+
+
+def test_copies_of_test_items_leave_every_corpus(monkeypatch):
+    words, labels = texts(12, 1)
+    more, more_labels = texts(40, 0)
+    planted = [*more, words[3].upper() + "!", words[7]]
+    train = split(planted, [*more_labels, labels[3], labels[7]])
+    other, _ = texts(20, 5, words="north south east west")
+    upstream = split([*other, words[0]], None)
+    data = dataclasses.replace(dataset(), train=train, test=split(words, labels))
+    others = Dataset("others", "text", (), upstream, upstream, dict(data.info))
+    loads(monkeypatch, data, others)
+    task = prepare(config(upstream="others"), (*ARMS, "upstream"), 1)
+    assert len(task.dataset.train) == 40 and len(task.corpora["self"]) == 40
+    assert task.leakage["self"].found == 2 and task.leakage["self"].removed.tolist() == [40, 41]
+    assert len(task.corpora["upstream"]) == 20
+    assert task.leakage["upstream"].removed.tolist() == [20]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("film_reviews", "film_reviews"),
+        ("data/my.reviews.csv", "my"),
+        ("folder/by_class/", "by_class"),
+        ("glue/sst2:1.0.0", "sst2"),
+        ("./.hidden.csv", "hidden"),
+    ],
+)
+def test_short_names(dataset, name):
+    assert short_name(dataset) == name
