@@ -130,7 +130,10 @@ class Network:
             for fit, held in cut:
                 tuned = self.tune(drawn[fit], labels[fit], seed, setting)
                 guessed = predict(
-                    tuned, take(self.rows, drawn[held]), self.model, pool=self.recipe.finetune.pool
+                    tuned,
+                    take(self.rows, drawn[held]),
+                    self.model,
+                    reading=self.recipe.finetune.reading,
                 )
                 right += int(np.sum(guessed == labels[held]))
             held_out = sum(len(held) for _, held in cut)
@@ -159,7 +162,7 @@ class Network:
             return probe.predict(self._frozen(seed, self._test()))
         tuned = self.tune(drawn, labels, seed, setting)
         return predict(
-            tuned, take(self.rows, self._test()), self.model, pool=self.recipe.finetune.pool
+            tuned, take(self.rows, self._test()), self.model, reading=self.recipe.finetune.reading
         )
 
     def fit_flops(self, labels, setting) -> float:
@@ -190,7 +193,7 @@ class Network:
                 self.start(seed),
                 take(self.rows, np.array(missing)),
                 self.model,
-                pool=self.recipe.finetune.pool,
+                reading=self.recipe.finetune.reading,
             )
             known.update(zip(missing, made, strict=True))
         return np.stack([known[row] for row in wanted.tolist()])

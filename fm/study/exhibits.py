@@ -71,7 +71,7 @@ def adaptation_curves(
                             ),
                             test,
                             network.model,
-                            pool=network.recipe.finetune.pool,
+                            reading=network.recipe.finetune.reading,
                         )
                         == np.asarray(task.test.labels)[items]
                         for seed, drawn in enumerate(task.drawn[:_CURVE_SEEDS])

@@ -12,6 +12,7 @@ from fm.model.config import ModelConfig, sized
 from fm.study.config import Recipe
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
+from fm.transfer.features import Reading
 from fm.transfer.finetune import FinetuneConfig
 
 PROFILES = ("quick", "default", "full")
@@ -23,14 +24,14 @@ def text(profile: str = "default") -> Recipe:
         model=ModelConfig(depth=1, width=128, heads=4, kv_heads=4, hidden=512),
         objective=Objective(next=0.03125, masked=0.0, bag=0.96875, hide=0.75),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.01),
-        steps=2200,
+        steps=1500,
         batch_size=32,
         vocab=4096,
         length=256,
         windows=2,
-        finetune=FinetuneConfig(steps=64, batch_size=16, keep=128, pool="mean"),
-        learning_rates=(1e-3, 3e-3, 1e-2),
-        penalties=(0.001, 0.01, 0.1),
+        finetune=FinetuneConfig(steps=48, batch_size=16, keep=64, reading=Reading(view=64)),
+        learning_rates=(3e-3, 1e-2),
+        penalties=(0.01, 0.1),
     )
     return _profiled(default, profile)
 
@@ -44,9 +45,9 @@ def image(profile: str = "default") -> Recipe:
         steps=1500,
         batch_size=64,
         patch=2,
-        finetune=FinetuneConfig(steps=100, batch_size=32, pool="concat"),
-        learning_rates=(1e-3, 3e-3, 1e-2),
-        penalties=(0.001, 0.01, 0.1),
+        finetune=FinetuneConfig(steps=100, batch_size=32, reading=Reading("concat")),
+        learning_rates=(3e-3, 1e-2),
+        penalties=(0.001, 0.01),
     )
     return _profiled(default, profile)
 
@@ -58,8 +59,8 @@ def _profiled(recipe: Recipe, profile: str) -> Recipe:
         return dataclasses.replace(
             recipe,
             steps=recipe.steps // 20,
-            learning_rates=recipe.learning_rates[1:2],
-            penalties=recipe.penalties[1:2],
+            learning_rates=recipe.learning_rates[:1],
+            penalties=recipe.penalties[:1],
         )
     return dataclasses.replace(recipe, steps=(8 if profile == "full" else 1) * recipe.steps)
 

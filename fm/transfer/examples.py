@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fm.data.pieces import chunks, patch_positions, patchify
 from fm.data.tokenizer import Tokenizer
 
 Rows = dict[str, np.ndarray]
+
+_NARROWEST = 64
 
 
 def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int) -> Rows:
@@ -20,7 +24,8 @@ def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int)
       windows: chunks kept; what comes after is not read.
 
     Returns:
-      `tokens`, `segments` (0 is padding) and `positions`, int32 [N, windows * length].
+      `tokens`, `segments` (0 is padding) and `positions`, int32 [N, windows * length]; shorter,
+      by multiples of 16, where no text reaches the end.
     """
     shape = (len(texts), windows, length)
     rows = {key: np.zeros(shape, np.int32) for key in ("tokens", "segments", "positions")}
@@ -29,7 +34,9 @@ def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int)
         for w, chunk in enumerate(chunks(ids[: windows * length], length, tokenizer)[:windows]):
             rows["tokens"][n, w, : len(chunk)] = chunk
             rows["segments"][n, w, : len(chunk)] = w + 1
-    return {key: value.reshape(len(texts), -1) for key, value in rows.items()}
+    whole = {key: value.reshape(len(texts), -1) for key, value in rows.items()}
+    reached = np.max(np.nonzero(whole["segments"])[1], initial=0) + 1
+    return {key: value[:, : -(-reached // 16) * 16] for key, value in whole.items()}
 
 
 def image_rows(images: np.ndarray, patch: int) -> Rows:
@@ -42,6 +49,28 @@ def image_rows(images: np.ndarray, patch: int) -> Rows:
         "positions": np.broadcast_to(positions, (N, L, 2)),
         "segments": np.ones((N, L), np.int32),
     }
+
+
+def batches(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:
+    """Batches of one size, short rows together and their padding cut off.
+
+    Widths are doublings of `_NARROWEST`, so that few shapes are compiled; the last batch is
+    filled up with repeats of a row.
+
+    Yields:
+      Indices of the rows in a batch, and the batch; only its first len(indices) rows count.
+    """
+    filled = rows["segments"] > 0
+    length = filled.shape[1]
+    width_N = length - np.argmax(filled[:, ::-1], axis=1)
+    order = np.argsort(width_N, kind="stable")
+    for start in range(0, len(order), size):
+        indices = order[start : start + size]
+        width = _NARROWEST
+        while width < width_N[indices].max():
+            width *= 2
+        padded = np.concatenate([indices, np.repeat(indices[:1], size - len(indices))])
+        yield indices, {key: value[padded, : min(width, length)] for key, value in rows.items()}
 
 
 def take(rows: Rows, indices: np.ndarray) -> Rows:

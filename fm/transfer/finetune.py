@@ -12,8 +12,8 @@ import optax
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.transfer.examples import Rows
-from fm.transfer.features import POOLS, pooled
+from fm.transfer.examples import Rows, batches
+from fm.transfer.features import Reading, pooled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class FinetuneConfig:
       keep: pieces of an example a training step sees, drawn anew each time (piece dropout);
         0 for all.
       weight_decay: decoupled, on everything.
-      pool: see `fm.transfer.features.pooled`.
+      reading: how pieces become one vector.
     """
 
     learning_rate: float = 3e-3
@@ -35,7 +35,7 @@ class FinetuneConfig:
     batch_size: int = 16
     keep: int = 0
     weight_decay: float = 0.01
-    pool: str = "mean"
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
     def __post_init__(self):
         if self.steps < 1 or self.batch_size < 1 or self.keep < 0:
@@ -43,22 +43,22 @@ class FinetuneConfig:
                 f"fine-tuning takes steps={self.steps} and batch_size={self.batch_size} of at "
                 f"least 1, and keep={self.keep} of at least 0"
             )
-        if self.pool not in POOLS:
-            raise UserError(f"pool={self.pool!r} is not known; accepted are {', '.join(POOLS)}")
 
 
-def init_head(rows: Rows, model: ModelConfig, classes: int, pool: str) -> dict:
+def init_head(rows: Rows, model: ModelConfig, classes: int, reading: Reading) -> dict:
     """A head of zeros, so that every arm starts from chance."""
-    pieces = rows["segments"].shape[1] if pool == "concat" else 1
+    pieces = rows["segments"].shape[1] if reading.pool == "concat" else 1
     return {
         "kernel": jnp.zeros((pieces * model.width, classes)),
         "bias": jnp.zeros((classes,)),
     }
 
 
-def logits(tuned: dict, rows: dict[str, jax.Array], model: ModelConfig, pool: str) -> jax.Array:
+def logits(
+    tuned: dict, rows: dict[str, jax.Array], model: ModelConfig, reading: Reading
+) -> jax.Array:
     """Unnormalised log probabilities of the classes, float32 [B, classes]."""
-    features_BE = pooled(tuned["model"], rows, model, pool)[-1]
+    features_BE = pooled(tuned["model"], rows, model, reading)[-1]
     scale = jax.lax.rsqrt(jnp.mean(features_BE**2, axis=-1, keepdims=True) + 1e-6)
     return features_BE * scale @ tuned["head"]["kernel"] + tuned["head"]["bias"]
 
@@ -97,7 +97,7 @@ def finetune(
     epochs = -(-config.steps * config.batch_size // n)
     order = np.concatenate([draws.permutation(n) for _ in range(epochs)])
     order_SB = order[: config.steps * config.batch_size].reshape(config.steps, -1)
-    tuned = {"model": params, "head": init_head(rows, model, classes, config.pool)}
+    tuned = {"model": params, "head": init_head(rows, model, classes, config.reading)}
     padded = {key: _pad(value, capacity) for key, value in rows.items()}
     # The rate and the number of steps enter as data: one compiled program for all of them.
     shapes = dataclasses.replace(config, learning_rate=0.0)
@@ -124,7 +124,7 @@ def _run(tuned, rows, labels, order_SB, rng, peak, steps, model, config):
 
     def loss(tuned, batch, targets):
         nats = optax.softmax_cross_entropy_with_integer_labels(
-            logits(tuned, batch, model, config.pool), targets
+            logits(tuned, batch, model, config.reading), targets
         )
         return jnp.mean(nats)
 
@@ -163,24 +163,19 @@ def _some_pieces(batch: dict[str, jax.Array], rng: jax.Array, keep: int) -> dict
     return {key: pick(value) for key, value in batch.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("model", "pool"))
-def _classify(tuned, rows, model, pool):
-    return jnp.argmax(logits(tuned, rows, model, pool), axis=-1)
+@functools.partial(jax.jit, static_argnames=("model", "reading"))
+def _classify(tuned, rows, model, reading):
+    return jnp.argmax(logits(tuned, rows, model, reading), axis=-1)
 
 
 def predict(
-    tuned: dict, rows: Rows, model: ModelConfig, *, pool: str, batch_size: int = 64
+    tuned: dict, rows: Rows, model: ModelConfig, *, reading: Reading, batch_size: int = 64
 ) -> np.ndarray:
     """The most likely class of every row, int [N]."""
-    N = len(rows["segments"])
-    padded = {key: _pad(value, -(-N // batch_size) * batch_size) for key, value in rows.items()}
-    parts = [
-        _classify(
-            tuned, {key: value[s : s + batch_size] for key, value in padded.items()}, model, pool
-        )
-        for s in range(0, N, batch_size)
-    ]
-    return np.concatenate([np.asarray(part) for part in parts])[:N]
+    guessed = np.zeros(len(rows["segments"]), np.int32)
+    for indices, batch in batches(rows, batch_size):
+        guessed[indices] = np.asarray(_classify(tuned, batch, model, reading))[: len(indices)]
+    return guessed
 
 
 def _pad(value: np.ndarray, length: int) -> np.ndarray:

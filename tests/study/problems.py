@@ -10,6 +10,7 @@ from fm.study.config import Recipe, TaskConfig
 from fm.study.tasks import Task
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
+from fm.transfer.features import Reading
 from fm.transfer.finetune import FinetuneConfig
 
 MODEL = ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=32)
@@ -33,7 +34,7 @@ def recipe(modality="image", **changes):
         "steps": 4,
         "batch_size": 8,
         "finetune": FinetuneConfig(
-            steps=4, batch_size=8, pool="concat" if modality == "image" else "mean"
+            steps=4, batch_size=8, reading=Reading("concat" if modality == "image" else "mean")
         ),
         "learning_rates": (3e-3,),
         "penalties": (0.03,),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fm.data import tokenizer as bpe
-from fm.transfer.examples import image_rows, take, text_rows
+from fm.transfer.examples import batches, image_rows, take, text_rows
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,29 @@ def test_text_rows_hold_a_text_in_windows_side_by_side(tokenizer):
     assert rows["segments"].tolist() == [[1] * 5 + [2] * 5, [1] * 3 + [0] * 7, [1] * 5 + [2] * 5]
     assert rows["positions"].tolist() == [[0, 1, 2, 3, 4] * 2] * 3
     assert {value.dtype for value in rows.values()} == {np.dtype(np.int32)}
+
+
+def test_what_no_text_reaches_is_cut_off(tokenizer):
+    texts = ["a b", "c" * 30]
+    short = text_rows(tokenizer, texts, length=64, windows=2)
+    assert short["tokens"].shape == (2, 32)
+    longer = text_rows(tokenizer, [*texts, "d" * 200], length=64, windows=2)
+    assert longer["tokens"].shape == (3, 128)
+    assert all(np.array_equal(short[key], longer[key][:2, :32]) for key in short)
+
+
+def test_batches_hold_every_row_once_and_all_that_is_filled(tokenizer):
+    draws = np.random.default_rng(0)
+    texts = ["e" * int(count) for count in draws.integers(1, 250, 23)]
+    rows = text_rows(tokenizer, texts, length=128, windows=2)
+    seen = []
+    for indices, batch in batches(rows, 8):
+        seen += indices.tolist()
+        assert batch["tokens"].shape[0] == 8 and batch["tokens"].shape[1] in (64, 128, 256)
+        width = batch["tokens"].shape[1]
+        assert np.array_equal(batch["tokens"][: len(indices)], rows["tokens"][indices, :width])
+        assert not rows["segments"][indices, width:].any()
+    assert sorted(seen) == list(range(23))
 
 
 def test_image_rows_hold_the_patches_and_where_they_lie():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.transfer.features import Reading
 from fm.transfer.finetune import FinetuneConfig, _some_pieces, finetune, predict
 from tests.transfer.problems import MODEL, params, separable
 
@@ -31,7 +32,7 @@ def test_learns_what_can_be_told_apart():
     rows, labels = separable(16)
     model = tuned(rows, labels, dataclasses.replace(CONFIG, steps=40, keep=0))
     fresh_rows, truth = separable(70, seed=1)
-    guessed = predict(model, fresh_rows, MODEL, pool="mean", batch_size=32)
+    guessed = predict(model, fresh_rows, MODEL, reading=Reading(), batch_size=32)
     assert guessed.shape == (70,)
     assert np.mean(guessed == truth) == 1.0
 
@@ -64,8 +65,8 @@ def test_the_start_is_left_as_it_was():
 def test_predict_does_not_depend_on_the_batch():
     rows, labels = separable(11)
     model = tuned(rows, labels)
-    by_five = predict(model, rows, MODEL, pool="mean", batch_size=5)
-    assert np.array_equal(by_five, predict(model, rows, MODEL, pool="mean"))
+    by_five = predict(model, rows, MODEL, reading=Reading(), batch_size=5)
+    assert np.array_equal(by_five, predict(model, rows, MODEL, reading=Reading()))
 
 
 def test_some_pieces_keeps_filled_ones_first():
@@ -82,7 +83,7 @@ def test_some_pieces_keeps_filled_ones_first():
 
 
 @pytest.mark.parametrize(
-    "field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}, {"pool": "max"}], ids=str
+    "field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}], ids=str
 )
 def test_a_bad_setting_is_named(field):
     with pytest.raises(UserError, match=next(iter(field))):
