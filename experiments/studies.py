@@ -77,11 +77,13 @@ def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
         tasks.append(_task(name, fed, values, profile))
     if any(task.upstream is None for task in tasks) and values["arms"].using_default_value:
         arms = tuple(arm for arm in arms if arm != "upstream")
+    seeds = values["seeds"].value or (3 if profile == "quick" else 8)
     return StudyConfig(
         experiment=experiment,
         tasks=tuple(tasks),
         arms=arms,
-        seeds=values["seeds"].value or (3 if profile == "quick" else 8),
+        seeds=seeds,
+        search_seeds=min(seeds, 2),
         pretrain_seeds=values["pretrain_seeds"].value,
     )
 

@@ -110,9 +110,9 @@ class Network:
 
     def grid(self) -> list[Setting]:
         """Probes by penalty, then full fine-tuning by learning rate."""
-        return [{"adapt": "probe", "scale": "l2", "l2": l2} for l2 in self.recipe.penalties] + [
-            {"adapt": "full", "learning_rate": rate} for rate in self.recipe.learning_rates
-        ]
+        return [
+            {"adapt": "probe", "scale": self.recipe.scale, "l2": l2} for l2 in self.recipe.penalties
+        ] + [{"adapt": "full", "learning_rate": rate} for rate in self.recipe.learning_rates]
 
     def start(self, seed: int) -> dict:
         """Parameters a seed starts from."""

@@ -32,7 +32,8 @@ class Recipe:
       patch: side of a square patch in pixels (images).
       finetune: full fine-tuning, but for the learning rate.
       learning_rates: the grid of full fine-tuning.
-      penalties: the grid of the linear probe, in L2 penalties on features of unit length.
+      penalties: the grid of the linear probe, in L2 penalties.
+      scale: of the probe's features, "standardise" or "l2" (rows of unit length).
     """
 
     model: ModelConfig
@@ -43,6 +44,7 @@ class Recipe:
     finetune: FinetuneConfig
     learning_rates: tuple[float, ...]
     penalties: tuple[float, ...]
+    scale: str = "l2"
     vocab: int = 0
     length: int = 0
     windows: int = 1
@@ -109,7 +111,7 @@ class StudyConfig:
     tasks: tuple[TaskConfig, ...]
     arms: tuple[str, ...] = ARMS
     seeds: int = 8
-    search_seeds: int = 1
+    search_seeds: int = 2
     pretrain_seeds: int = 1
 
     def __post_init__(self):

@@ -23,7 +23,7 @@ from fm.transfer.finetune import predict
 
 Row = dict[str, Any]
 _CURVE_SEEDS = 2
-_CURVE_POINTS = 6
+_CURVE_POINTS = 5
 _CURVE_ITEMS = 200
 _SAMPLES = 3
 _SAMPLE_TOKENS = 64

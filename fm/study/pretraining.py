@@ -21,6 +21,7 @@ from fm.study.config import Recipe
 from fm.training.checkpoint import load_params
 from fm.training.loop import train
 from fm.training.objectives import rarity_weights
+from fm.training.peak import gemm_rate
 from fm.training.run import RunConfig, Trained
 from fm.training.unit import BitsPerByte, BitsPerDimension
 
@@ -123,6 +124,7 @@ def pretrain(
         token_weights=weights,
         validation=[next(validation) for _ in range(4)],
         label=label,
+        peak=gemm_rate(reads.model.dtype),
         identity={"corpus": hashlib.sha256("".join(corpus.ids).encode()).hexdigest()},
     )
 

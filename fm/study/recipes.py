@@ -21,17 +21,18 @@ PROFILES = ("quick", "default", "full")
 def text(profile: str = "default") -> Recipe:
     """Of documents."""
     default = Recipe(
-        model=ModelConfig(depth=1, width=128, heads=4, kv_heads=4, hidden=512),
+        model=ModelConfig(depth=1, width=128, heads=4, kv_heads=4, hidden=256),
         objective=Objective(next=0.03125, masked=0.0, bag=0.96875, hide=0.75),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.01),
-        steps=1500,
+        steps=1200,
         batch_size=32,
         vocab=4096,
         length=256,
         windows=2,
         finetune=FinetuneConfig(steps=48, batch_size=16, keep=64, reading=Reading(view=64)),
-        learning_rates=(3e-3, 1e-2),
-        penalties=(0.01, 0.1),
+        learning_rates=(1e-2,),
+        penalties=(100.0, 1000.0),
+        scale="standardise",
     )
     return _profiled(default, profile)
 
@@ -42,12 +43,13 @@ def image(profile: str = "default") -> Recipe:
         model=ModelConfig(depth=2, width=64, heads=2, kv_heads=2, hidden=256),
         objective=Objective(next=0.5, masked=0.5, hide=0.5),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.003),
-        steps=1500,
+        steps=1000,
         batch_size=64,
         patch=2,
-        finetune=FinetuneConfig(steps=100, batch_size=32, reading=Reading("concat")),
-        learning_rates=(3e-3, 1e-2),
+        finetune=FinetuneConfig(steps=64, batch_size=32, reading=Reading("concat")),
+        learning_rates=(3e-3,),
         penalties=(0.001, 0.01),
+        scale="l2",
     )
     return _profiled(default, profile)
 

@@ -82,9 +82,7 @@ def test_some_pieces_keeps_filled_ones_first():
     assert many["tokens"].shape == (40, 6)
 
 
-@pytest.mark.parametrize(
-    "field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}], ids=str
-)
+@pytest.mark.parametrize("field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}], ids=str)
 def test_a_bad_setting_is_named(field):
     with pytest.raises(UserError, match=next(iter(field))):
         FinetuneConfig(**field)
