@@ -19,7 +19,7 @@ from fm.study.config import ARMS, Recipe, StudyConfig, TaskConfig
 # What else of the same format there is, built in, for the upstream arm.
 UPSTREAM = {"film_reviews": "docstrings", "digits": "photos"}
 _BUDGETS = {
-    "quick": ("20", "50", "100", "200"),
+    "quick": ("20", "100"),
     "default": ("20", "50", "150", "400"),
     "full": ("20", "50", "150", "400", "1000"),
 }
@@ -83,7 +83,7 @@ def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
         tasks=tuple(tasks),
         arms=arms,
         seeds=seeds,
-        search_seeds=min(seeds, 2),
+        search_seeds=1 if profile == "quick" else min(seeds, 2),
         pretrain_seeds=values["pretrain_seeds"].value,
     )
 
