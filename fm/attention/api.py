@@ -6,10 +6,10 @@ import math
 
 import jax
 
-from fm.attention import dense, reference
+from fm.attention import cpu, reference
 from fm.attention.mask import Mask
 
-IMPLEMENTATIONS = {"reference": reference.attend, "dense": dense.attend}
+IMPLEMENTATIONS = {"reference": reference.attend, "cpu": cpu.attend}
 
 
 def choose(
@@ -19,11 +19,11 @@ def choose(
 ) -> str:
     """The name of the implementation `attention` picks for these shapes, dtype and mask.
 
-    `dense` is right for every mask, dtype and device; nothing else is needed until lengths
+    `cpu` is right for every mask, dtype and device; nothing else is needed until lengths
     make its score matrix too large to hold.
     """
     del q_BLHC, k_BSKC, mask
-    return "dense"
+    return "cpu"
 
 
 def attention(

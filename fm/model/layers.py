@@ -53,15 +53,27 @@ def apply(
     """
     w = {name: kernel.astype(x_BLD.dtype) for name, kernel in layer.items()}
     B, L, D = x_BLD.shape
-
-    def project(x, kernel):
-        return (x @ kernel.reshape(D, -1)).reshape(B, L, *kernel.shape[1:])
-
-    n_BLD = rms_norm(x_BLD, config.norm_eps)
-    q_BLHC = rotate(rms_norm(project(n_BLD, w["query"]), config.norm_eps), *turns)
-    k_BLKC = rotate(rms_norm(project(n_BLD, w["key"]), config.norm_eps), *turns)
-    v_BLKC = project(n_BLD, w["value"])
+    q_BLHC, k_BLKC, v_BLKC = queries_keys_values(layer, x_BLD, turns, config)
     o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
     x_BLD = x_BLD + o_BLHC.reshape(B, L, -1) @ w["attention_out"].reshape(-1, D)
     h_BLF = jnp.square(jax.nn.relu(rms_norm(x_BLD, config.norm_eps) @ w["up"]))
     return x_BLD + h_BLF @ w["down"]
+
+
+def queries_keys_values(
+    layer: dict[str, jax.Array],
+    x_BLD: jax.Array,
+    turns: tuple[jax.Array, jax.Array],
+    config: ModelConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What attention reads of a residual: q_BLHC and k_BLKC, normalised and turned, and v_BLKC."""
+    B, L, D = x_BLD.shape
+    n_BLD = rms_norm(x_BLD, config.norm_eps)
+
+    def project(kernel):
+        kernel = kernel.astype(x_BLD.dtype)
+        return (n_BLD @ kernel.reshape(D, -1)).reshape(B, L, *kernel.shape[1:])
+
+    q_BLHC = rotate(rms_norm(project(layer["query"]), config.norm_eps), *turns)
+    k_BLKC = rotate(rms_norm(project(layer["key"]), config.norm_eps), *turns)
+    return q_BLHC, k_BLKC, project(layer["value"])
