@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,7 @@ class Transformer(nn.Module):
         return forward(params, inputs, self.config, mask=mask, hidden_BL=hidden_BL)
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def init(rng: jax.Array, config: ModelConfig) -> dict:
     """Fresh parameters (the shapes of the inputs do not matter to them)."""
     inputs = {"positions": jnp.arange(1)[None]}

@@ -75,7 +75,8 @@ class TaskConfig:
       budgets: numbers of labels.
       recipe: see `Recipe`; None for the recipe of the data's format.
       test_items: at most this many test items are scored.
-      corpus_items: at most this many examples are pretrained on; None for all.
+      corpus_items: of each corpus, the training data included, at most this many examples are
+        used; None for all.
       data_dir: where prepared data sets lie.
       text_column: of files.
       label_column: of files.

@@ -22,10 +22,10 @@ from fm.transfer.examples import take
 from fm.transfer.finetune import predict
 
 Row = dict[str, Any]
-_CURVE_SEEDS = 2
 _CURVE_POINTS = 5
 _CURVE_ITEMS = 200
 _SAMPLES = 3
+_PROMPT_TOKENS = 8
 _SAMPLE_TOKENS = 64
 
 
@@ -42,12 +42,12 @@ def pretraining_curves(task: Task, fed: dict[str, Fed]) -> list[Row]:
 
 
 def adaptation_curves(
-    task: Task, fed: dict[str, Fed], cells: list[Cell]
+    task: Task, fed: dict[str, Fed], cells: list[Cell], seeds: int
 ) -> tuple[list[Row], dict[str, int | None]]:
     """Accuracy after ever longer fine-tuning on the largest budget, and steps to scratch's level.
 
-    Each point is a run of its own with its own schedule, on the first seeds and a part of the
-    test items; no setting is chosen by it.
+    Each point is a run of its own with its own schedule, on the first `seeds` seeds and a part of
+    the test items; no setting is chosen by it.
     """
     labels = max(task.config.budgets)
     full = task.config.recipe.finetune.steps
@@ -74,7 +74,7 @@ def adaptation_curves(
                             reading=network.recipe.finetune.reading,
                         )
                         == np.asarray(task.test.labels)[items]
-                        for seed, drawn in enumerate(task.drawn[:_CURVE_SEEDS])
+                        for seed, drawn in enumerate(task.drawn[:seeds])
                     ]
                 )
             )
@@ -104,22 +104,25 @@ def samples(task: Task, fed: dict[str, Fed]) -> list[Row]:
 def _texts(task: Task, fed: Fed) -> list[Row]:
     tokenizer = fed.reads.tokenizer
     assert tokenizer is not None
-    rows = []
-    barred_V = jnp.arange(fed.reads.model.vocab) < SPECIALS
-    for number in range(_SAMPLES):
-        prompt = " ".join(task.test.texts([number])[0].split()[:6])
-        start = [tokenizer.bos, *tokenizer.encode([prompt])[0]]
-        drawn = sample_tokens(
-            fed.runs[0].params,
-            jnp.array([start]),
-            jax.random.key(number),
-            fed.reads.model,
-            length=len(start) + _SAMPLE_TOKENS,
-            barred_V=barred_V,
-        )
-        text = tokenizer.decode(np.asarray(drawn)[0, len(start) :])
-        rows.append({"modality": "text", "prompt": prompt, "text": text})
-    return rows
+    started = tokenizer.encode(task.test.texts(range(min(_SAMPLES, len(task.test)))))
+    shared = min(_PROMPT_TOKENS, *map(len, started))
+    start_BP = np.array([[tokenizer.bos, *ids[:shared]] for ids in started])
+    drawn_BL = sample_tokens(
+        fed.runs[0].params,
+        start_BP,
+        jax.random.key(0),
+        fed.reads.model,
+        length=start_BP.shape[1] + _SAMPLE_TOKENS,
+        barred_V=jnp.arange(fed.reads.model.vocab) < SPECIALS,
+    )
+    return [
+        {
+            "modality": "text",
+            "prompt": tokenizer.decode(ids[:shared]),
+            "text": tokenizer.decode(new),
+        }
+        for ids, new in zip(started, np.asarray(drawn_BL)[:, start_BP.shape[1] :], strict=True)
+    ]
 
 
 def _images(task: Task, fed: Fed) -> list[Row]:

@@ -108,7 +108,7 @@ def pretrain(
     run = RunConfig(
         steps=recipe.steps,
         seed=seed,
-        checkpoint_every=checkpoint_every or max(1, recipe.steps // 4),
+        checkpoint_every=checkpoint_every or max(100, recipe.steps // 4),
         log_every=max(1, recipe.steps // 50),
         validate_every=max(1, recipe.steps // 8),
     )

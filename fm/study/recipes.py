@@ -60,7 +60,9 @@ def _profiled(recipe: Recipe, profile: str) -> Recipe:
     if profile == "quick":
         return dataclasses.replace(
             recipe,
-            steps=recipe.steps // 20,
+            steps=recipe.steps // 40,
+            windows=1,
+            finetune=dataclasses.replace(recipe.finetune, steps=recipe.finetune.steps // 4),
             learning_rates=recipe.learning_rates[:1],
             penalties=recipe.penalties[:1],
         )

@@ -64,7 +64,7 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
             ways["classical"] = arms.classical(task)
         ordered = {arm: ways[arm] for arm in config.arms}
         cells = run_cells(task, ordered, config.search_seeds, out / "cells")
-        _collect(results, task, fed, cells)
+        _collect(results, task, fed, cells, config.search_seeds)
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
     _write_predictions(done, out / "predictions.csv")
@@ -72,10 +72,14 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
 
 
 def _collect(
-    results: dict[str, Any], task: Task, fed: dict[str, arms.Fed], cells: list[Cell]
+    results: dict[str, Any],
+    task: Task,
+    fed: dict[str, arms.Fed],
+    cells: list[Cell],
+    curve_seeds: int,
 ) -> None:
     """Adds what one task showed."""
-    curves, steps = exhibits.adaptation_curves(task, fed, cells)
+    curves, steps = exhibits.adaptation_curves(task, fed, cells, curve_seeds)
     multipliers = evidence.equivalents(cells, task, steps)
     results["cells"] += evidence.cell_rows(cells, task, fed)
     results["comparisons"] += evidence.comparisons(cells, task)

@@ -71,15 +71,14 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         text_column=config.text_column,
         label_column=config.label_column,
     )
-    labels = dataset.train.labels
-    if labels is None or len(dataset.classes) < 2:
+    if dataset.train.labels is None or len(dataset.classes) < 2:
         raise UserError(f"{config.dataset} has no labels to learn; a task needs at least 2 classes")
     name = short_name(config.dataset)
     chosen = np.random.default_rng(0).permutation(len(dataset.test))[: config.test_items]
     test = subset(dataset.test, np.sort(chosen))
-    own = find_duplicates(dataset.train, dataset.test, dataset.modality)
-    dataset = dataclasses.replace(dataset, train=without(dataset.train, own.removed))
-    labels = np.delete(labels, own.removed)
+    train, own = _cleaned(dataset.train, dataset, config.corpus_items)
+    dataset = dataclasses.replace(dataset, train=train)
+    labels = np.asarray(train.labels)
     for budget in config.budgets:
         if not len(dataset.classes) <= budget <= len(dataset.train):
             raise UserError(
@@ -91,14 +90,16 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         corpora["self"], leakage["self"] = dataset.train, own
     if "upstream" in arms:
         corpora["upstream"], leakage["upstream"] = _upstream(config, dataset)
-    corpora = {arm: _capped(corpus, config.corpus_items) for arm, corpus in corpora.items()}
     drawn = tuple(draw_labels(labels, max(config.budgets), s) for s in range(seeds))
     return Task(name, config, dataset, test, corpora, leakage, drawn)
 
 
-def _capped(corpus: Split, most: int | None) -> Split:
+def _cleaned(corpus: Split, dataset: Dataset, most: int | None) -> tuple[Split, Leakage]:
+    """At most so many examples, less those that are near-duplicates of test items."""
     chosen = np.random.default_rng(1).permutation(len(corpus))[:most]
-    return subset(corpus, np.sort(chosen))
+    corpus = subset(corpus, np.sort(chosen))
+    found = find_duplicates(corpus, dataset.test, dataset.modality)
+    return without(corpus, found.removed), found
 
 
 def short_name(dataset: str) -> str:
@@ -120,5 +121,4 @@ def _upstream(config: TaskConfig, dataset: Dataset) -> tuple[Split, Leakage]:
             f"--upstream={config.upstream} is {other.modality} {shapes[1] or ''}, but "
             f"{config.dataset} is {dataset.modality} {shapes[0] or ''}; they must be alike"
         )
-    found = find_duplicates(other.train, dataset.test, dataset.modality)
-    return without(other.train, found.removed), found
+    return _cleaned(other.train, dataset, config.corpus_items)

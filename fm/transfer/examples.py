@@ -51,26 +51,37 @@ def image_rows(images: np.ndarray, patch: int) -> Rows:
     }
 
 
-def batches(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:
-    """Batches of one size, short rows together and their padding cut off.
+def stacks(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:
+    """Batches of one size, stacked; short rows together and their padding cut off.
 
-    Widths are doublings of `_NARROWEST`, so that few shapes are compiled; the last batch is
-    filled up with repeats of a row.
+    Widths are doublings of `_NARROWEST` and stacks are filled up to a power of 16, so that few
+    shapes are compiled.
 
     Yields:
-      Indices of the rows in a batch, and the batch; only its first len(indices) rows count.
+      Indices int [n] of the rows in a stack, and arrays [batches, size, width, ...]: those rows in
+      order, then repeats of the first.
     """
     filled = rows["segments"] > 0
     length = filled.shape[1]
     width_N = length - np.argmax(filled[:, ::-1], axis=1)
-    order = np.argsort(width_N, kind="stable")
-    for start in range(0, len(order), size):
-        indices = order[start : start + size]
-        width = _NARROWEST
-        while width < width_N[indices].max():
-            width *= 2
-        padded = np.concatenate([indices, np.repeat(indices[:1], size - len(indices))])
-        yield indices, {key: value[padded, : min(width, length)] for key, value in rows.items()}
+    widths = [_NARROWEST]
+    while widths[-1] < width_N.max(initial=0):
+        widths.append(2 * widths[-1])
+    class_N = np.searchsorted(widths, width_N)
+    for which in np.unique(class_N):
+        indices = np.flatnonzero(class_N == which)
+        batches = 1
+        while batches * size < len(indices):
+            batches *= 16
+        padded = np.concatenate([indices, np.repeat(indices[:1], batches * size - len(indices))])
+        width = min(widths[which], length)
+        yield (
+            indices,
+            {
+                key: value[padded, :width].reshape(batches, size, width, *value.shape[2:])
+                for key, value in rows.items()
+            },
+        )
 
 
 def take(rows: Rows, indices: np.ndarray) -> Rows:

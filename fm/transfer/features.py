@@ -13,7 +13,8 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.transformer import forward
-from fm.transfer.examples import Rows, batches
+from fm.transfer.examples import Rows
+from fm.transfer.sweep import BATCH_SIZE, Read, sweep
 
 POOLS = ("mean", "concat")
 
@@ -78,21 +79,26 @@ def _thinned(value: jax.Array, views: int) -> jax.Array:
     return split.reshape(B * views, each, *value.shape[2:])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "reading"))
-def _frozen(params, rows, config, reading):
+@functools.lru_cache(maxsize=64)
+def _frozen(config: ModelConfig, reading: Reading) -> Read:
     """Depths side by side, each of unit length, so none drowns the others."""
-    depths = pooled(params, rows, config, reading)
-    norms = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in depths]
-    scaled = [x / jnp.maximum(norm, 1e-6) for x, norm in zip(depths, norms, strict=True)]
-    return jnp.concatenate(scaled, axis=-1)
+
+    def read(params, rows):
+        depths = pooled(params, rows, config, reading)
+        norms = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in depths]
+        scaled = [x / jnp.maximum(norm, 1e-6) for x, norm in zip(depths, norms, strict=True)]
+        return jnp.concatenate(scaled, axis=-1)
+
+    return read
 
 
 def frozen_features(
-    params: dict, rows: Rows, config: ModelConfig, *, reading: Reading, batch_size: int = 64
+    params: dict,
+    rows: Rows,
+    config: ModelConfig,
+    *,
+    reading: Reading,
+    batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """Features of every row, computed once, float32 [N, (depth + 2) E]."""
-    made: dict[int, np.ndarray] = {}
-    for indices, batch in batches(rows, batch_size):
-        features = np.asarray(_frozen(params, batch, config, reading))[: len(indices)]
-        made.update(zip(indices.tolist(), features, strict=True))
-    return np.stack([made[row] for row in range(len(made))])
+    return sweep(_frozen(config, reading), params, rows, batch_size)

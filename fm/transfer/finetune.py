@@ -12,8 +12,9 @@ import optax
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.transfer.examples import Rows, batches
+from fm.transfer.examples import Rows
 from fm.transfer.features import Reading, pooled
+from fm.transfer.sweep import BATCH_SIZE, Read, sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,19 +164,21 @@ def _some_pieces(batch: dict[str, jax.Array], rng: jax.Array, keep: int) -> dict
     return {key: pick(value) for key, value in batch.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("model", "reading"))
-def _classify(tuned, rows, model, reading):
-    return jnp.argmax(logits(tuned, rows, model, reading), axis=-1)
+@functools.lru_cache(maxsize=64)
+def _classify(model: ModelConfig, reading: Reading) -> Read:
+    return lambda tuned, rows: jnp.argmax(logits(tuned, rows, model, reading), axis=-1)
 
 
 def predict(
-    tuned: dict, rows: Rows, model: ModelConfig, *, reading: Reading, batch_size: int = 64
+    tuned: dict,
+    rows: Rows,
+    model: ModelConfig,
+    *,
+    reading: Reading,
+    batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """The most likely class of every row, int [N]."""
-    guessed = np.zeros(len(rows["segments"]), np.int32)
-    for indices, batch in batches(rows, batch_size):
-        guessed[indices] = np.asarray(_classify(tuned, batch, model, reading))[: len(indices)]
-    return guessed
+    return sweep(_classify(model, reading), tuned, rows, batch_size)
 
 
 def _pad(value: np.ndarray, length: int) -> np.ndarray:
