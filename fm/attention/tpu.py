@@ -46,6 +46,7 @@ def attend(
     mask: Mask,
     scale: float,
     softcap: float | None,
+    block: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Same contract as the reference where `refusal` has none; memory linear in length.
@@ -57,6 +58,7 @@ def attend(
       mask: who sees whom.
       scale: of the scores.
       softcap: of the scores.
+      block: queries, and keys, a block, a multiple of 128; up to 512 by length when None.
       interpret: run the kernel step by step on any device, for tests.
     """
     # Here, so that only those who use it pay for the import.
@@ -64,7 +66,7 @@ def attend(
 
     B, L, H, _ = q_BLHC.shape
     S = k_BSKC.shape[1]
-    M, T = _block(L), _block(S)
+    M, T = block or _block(L), block or _block(S)
     over_q, over_k = -L % M, -S % T
     ids = _segment_ids(mask, B, L, S, over_q, over_k)
     q, k, v = (

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fm.attention import Mask, attention
+from fm.attention.choice import platform
 from fm.attention.registry import IMPLEMENTATIONS, Implementation
 from tests.attention import textbook
 
@@ -99,7 +100,11 @@ def arrays(case, dtype=jnp.float32, seed=0):
     return tuple(jnp.asarray(x, dtype) for x in (q, k, v, do))
 
 
-@functools.partial(jax.jit, static_argnames=("name", "scale", "softcap"))
+# Nearly all that these tests take is compiling: on a CPU the program is left as XLA hands it over.
+_QUICK = {"xla_backend_optimization_level": 0} if platform() == "cpu" else {}
+
+
+@functools.partial(jax.jit, static_argnames=("name", "scale", "softcap"), compiler_options=_QUICK)
 def value_and_gradients(q, k, v, do, mask, *, name, scale, softcap):
     """One program for all cases of one shape, whatever their masks' arrays hold."""
 
@@ -135,13 +140,13 @@ def cases(draw):
 
     def maybe(low, high):
         values = st.lists(st.integers(low, high), min_size=B, max_size=B)
-        return jnp.array(draw(values), jnp.int32) if draw(st.booleans()) else None
+        return np.array(draw(values), np.int32) if draw(st.booleans()) else None
 
     q_segments = kv_segments = None
     if draw(st.booleans()):
         ids = st.integers(0, 2)
         q_segments, kv_segments = (
-            jnp.array(draw(st.lists(ids, min_size=B * n, max_size=B * n)), jnp.int32).reshape(B, n)
+            np.array(draw(st.lists(ids, min_size=B * n, max_size=B * n)), np.int32).reshape(B, n)
             for n in (L, S)
         )
     mask = Mask(
@@ -207,7 +212,13 @@ class Contract:
         case = CASES[which]
         self.check(case, arrays(case, jnp.bfloat16), expected_of(which, jnp.bfloat16), 3e-2)
 
-    @settings(max_examples=8, derandomize=True, deadline=None, database=None)
+    @settings(
+        max_examples=5,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+    )
     @given(case=cases())
     def test_any_shape_and_mask(self, case):
         inputs = arrays(case, self.dtype)

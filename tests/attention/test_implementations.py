@@ -35,7 +35,7 @@ class TestDecode(Contract):
 class TestSplashInterpreted(Contract):
     implementation = "tpu, interpreted"
     stand_in = Implementation(
-        functools.partial(tpu.attend, interpret=True),
+        functools.partial(tpu.attend, block=128, interpret=True),
         lambda q, k, v, mask, softcap, _: tpu.refusal(q, k, v, mask, softcap, "tpu"),
     )
 
