@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,7 @@ def attend(
     """
     B, L, H, _ = q_BLHC.shape
     if block is None:
-        block = min(max(2 ** (int(math.log2(_HELD / (B * H))) // 2), 128), 256)
+        block = 256 if B * H * 256**2 <= _HELD else 128
     sizes = _even(L, block), _even(k_BSKC.shape[1], block)
     return _attend(q_BLHC, k_BSKC, v_BSKC, mask, scale, softcap, sizes)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -30,7 +32,7 @@ def refusal(
         return f"cuDNN takes heads of a multiple of 8 up to {widest} here, not {C}"
     if softcap is not None:
         return "cuDNN has no softcap"
-    if mask.has_segments():
+    if mask.segments() is not None:
         return "cuDNN would need the segments written out as L x S scores"
     if mask.causal and mask.prefix is not None:
         return "cuDNN has no prefix"
@@ -53,7 +55,7 @@ def attend(
     mask: Mask,
     scale: float,
     softcap: float | None,
-    backend: str = "cudnn",
+    backend: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
     """Same contract as the reference where `refusal` has none; memory linear in length.
 
@@ -79,7 +81,7 @@ def attend(
         key_value_seq_lengths=(
             None if length_B is None else jnp.clip(length_B, 1, S).astype(jnp.int32)
         ),
-        implementation=backend,  # pyright: ignore[reportArgumentType]
+        implementation=backend,
     )
     if length_B is None:
         return o_BLHC

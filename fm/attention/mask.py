@@ -43,15 +43,17 @@ class Mask:
         arrays = (self.kv_length, self.q_segments, self.kv_segments)
         return not self.causal and self.window is None and all(a is None for a in arrays)
 
-    def has_segments(self) -> bool:
-        """Whether segments are given.
+    def segments(self) -> tuple[jax.Array, jax.Array] | None:
+        """Those of queries and keys, or None where none are given.
 
         Raises:
           ValueError: if only one of `q_segments` and `kv_segments` is.
         """
-        if (self.q_segments is None) != (self.kv_segments is None):
+        if self.q_segments is None and self.kv_segments is None:
+            return None
+        if self.q_segments is None or self.kv_segments is None:
             raise ValueError("a Mask takes q_segments and kv_segments together")
-        return self.q_segments is not None
+        return self.q_segments, self.kv_segments
 
     def visible(self, length: int, keys: int) -> jax.Array:
         """The mask written out.
@@ -62,7 +64,7 @@ class Mask:
         Raises:
           ValueError: if only one of `q_segments` and `kv_segments` is given.
         """
-        segmented = self.has_segments()
+        segments = self.segments()
         q_L1 = jnp.arange(length)[:, None]
         k_1S = jnp.arange(keys)[None, :]
         q_BL1 = q_L1[None] if self.q_start is None else q_L1 + self.q_start[:, None, None]
@@ -74,8 +76,8 @@ class Mask:
             seen &= k_1S > q_BL1 - self.window
         if self.kv_length is not None:
             seen &= k_1S < self.kv_length[:, None, None]
-        if segmented:
-            seen &= self.q_segments[:, :, None] == self.kv_segments[:, None, :]
+        if segments is not None:
+            seen &= segments[0][:, :, None] == segments[1][:, None, :]
         return seen
 
     def tile(self, row: int | jax.Array, key: int | jax.Array, length: int, keys: int) -> Mask:

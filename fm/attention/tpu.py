@@ -7,6 +7,8 @@ value and gradient, where the kernel alone would divide zero by zero.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -94,7 +96,7 @@ def attend(
     )
     sinks = jnp.full((H,), _NOTHING, jnp.float32)
 
-    def row(q, k, v, ids):
+    def row(q, k, v, ids) -> Any:
         return kernel(q, k, v, None if ids is None else splash.SegmentIds(*ids), sinks=sinks)
 
     o_BHLC = jax.vmap(row)(q.astype(q_BLHC.dtype), k, v, ids)
@@ -109,8 +111,9 @@ def _block(length: int) -> int:
 
 def _segment_ids(mask: Mask, B: int, L: int, S: int, over_q: int, over_k: int):
     """int32 [B, L + over_q] and [B, S + over_k], a hidden key's unlike any query's, or None."""
-    if mask.has_segments():
-        q_ids, kv_ids = mask.q_segments, mask.kv_segments
+    segments = mask.segments()
+    if segments is not None:
+        q_ids, kv_ids = segments
     elif mask.kv_length is not None or over_k:
         q_ids, kv_ids = jnp.zeros((B, L), jnp.int32), jnp.zeros((B, S), jnp.int32)
     else:

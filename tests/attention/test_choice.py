@@ -1,6 +1,7 @@
 """The choice where none is named, and what a named one says when it cannot run."""
 
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +70,7 @@ class TestChoice:
         on, q, k, more, name, words = CASES[which]
         chosen = explain(q, k, on=on, **more)
         assert chosen.name == choose(q, k, on=on, **more) == name
-        with pytest.raises(AssertionError, match=words):
-            raise AssertionError(chosen.reason)
+        assert re.search(words, chosen.reason)
 
     def test_what_is_chosen_can_run(self):
         for on, q, k, more, name, _ in CASES.values():
