@@ -3,7 +3,8 @@
 Sizes: B batch, L query length, S key length, H heads, K key/value heads, C head width.
 """
 
-from fm.attention.api import attention, choose
+from fm.attention.api import attention
+from fm.attention.choice import Choice, choose, explain
 from fm.attention.mask import Mask
 
-__all__ = ["Mask", "attention", "choose"]
+__all__ = ["Choice", "Mask", "attention", "choose", "explain"]

@@ -1,4 +1,4 @@
-"""The contract every implementation keeps, and the choice between them."""
+"""The contract every implementation keeps."""
 
 from __future__ import annotations
 
@@ -6,24 +6,9 @@ import math
 
 import jax
 
-from fm.attention import cpu, reference
+from fm.attention.choice import choose, platform
 from fm.attention.mask import Mask
-
-IMPLEMENTATIONS = {"reference": reference.attend, "cpu": cpu.attend}
-
-
-def choose(
-    q_BLHC: jax.Array | jax.ShapeDtypeStruct,
-    k_BSKC: jax.Array | jax.ShapeDtypeStruct,
-    mask: Mask | None = None,
-) -> str:
-    """The name of the implementation `attention` picks for these shapes, dtype and mask.
-
-    `cpu` is right for every mask, dtype and device; nothing else is needed until lengths
-    make its score matrix too large to hold.
-    """
-    del q_BLHC, k_BSKC, mask
-    return "cpu"
+from fm.attention.registry import IMPLEMENTATIONS
 
 
 def attention(
@@ -65,10 +50,14 @@ def attention(
     if q_BLHC.shape[2] % k_BSKC.shape[2]:
         raise ValueError(f"{k_BSKC.shape[2]} key heads do not divide {q_BLHC.shape[2]} query heads")
     mask = mask or Mask()
-    name = implementation or choose(q_BLHC, k_BSKC, mask)
+    name = implementation or choose(q_BLHC, k_BSKC, mask, softcap=softcap)
     if name not in IMPLEMENTATIONS:
         raise NotImplementedError(
             f"no attention implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}"
         )
+    chosen = IMPLEMENTATIONS[name]
+    refused = chosen.refusal(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform())
+    if refused is not None:
+        raise NotImplementedError(f"attention implementation {name!r} cannot run this: {refused}")
     scale = 1.0 / math.sqrt(q_BLHC.shape[-1]) if scale is None else scale
-    return IMPLEMENTATIONS[name](q_BLHC, k_BSKC, v_BSKC, mask=mask, scale=scale, softcap=softcap)
+    return chosen.attend(q_BLHC, k_BSKC, v_BSKC, mask=mask, scale=scale, softcap=softcap)

@@ -43,6 +43,18 @@ class Mask:
         arrays = (self.kv_length, self.q_segments, self.kv_segments)
         return not self.causal and self.window is None and all(a is None for a in arrays)
 
+    def segments(self) -> tuple[jax.Array, jax.Array] | None:
+        """Those of queries and keys, or None where none are given.
+
+        Raises:
+          ValueError: if only one of `q_segments` and `kv_segments` is.
+        """
+        if self.q_segments is None and self.kv_segments is None:
+            return None
+        if self.q_segments is None or self.kv_segments is None:
+            raise ValueError("a Mask takes q_segments and kv_segments together")
+        return self.q_segments, self.kv_segments
+
     def visible(self, length: int, keys: int) -> jax.Array:
         """The mask written out.
 
@@ -52,8 +64,7 @@ class Mask:
         Raises:
           ValueError: if only one of `q_segments` and `kv_segments` is given.
         """
-        if (self.q_segments is None) != (self.kv_segments is None):
-            raise ValueError("a Mask takes q_segments and kv_segments together")
+        segments = self.segments()
         q_L1 = jnp.arange(length)[:, None]
         k_1S = jnp.arange(keys)[None, :]
         q_BL1 = q_L1[None] if self.q_start is None else q_L1 + self.q_start[:, None, None]
@@ -65,6 +76,41 @@ class Mask:
             seen &= k_1S > q_BL1 - self.window
         if self.kv_length is not None:
             seen &= k_1S < self.kv_length[:, None, None]
-        if self.q_segments is not None and self.kv_segments is not None:
-            seen &= self.q_segments[:, :, None] == self.kv_segments[:, None, :]
+        if segments is not None:
+            seen &= segments[0][:, :, None] == segments[1][:, None, :]
         return seen
+
+    def tile(self, row: int | jax.Array, key: int | jax.Array, length: int, keys: int) -> Mask:
+        """The part of queries `row` to `row + length` and keys `key` to `key + keys`.
+
+        A mask of its own, for kernels that work block by block; `row` and `key` may be traced.
+        Segments must reach as far as the part does.
+        """
+
+        def cut(segments, start, size):
+            if segments is None:
+                return None
+            return jax.lax.dynamic_slice_in_dim(segments, start, size, axis=1)
+
+        shift = jnp.asarray(row - key, jnp.int32)
+        return Mask(
+            causal=self.causal,
+            window=self.window,
+            prefix=None if self.prefix is None else self.prefix - key,
+            q_start=shift[None] if self.q_start is None else self.q_start + shift,
+            kv_length=None if self.kv_length is None else self.kv_length - key,
+            q_segments=cut(self.q_segments, row, length),
+            kv_segments=cut(self.kv_segments, key, keys),
+        )
+
+    def span(self, row: int, length: int, keys: int) -> tuple[int, int]:
+        """First and past-the-last key that queries `row` to `row + length` may see.
+
+        As far as that is known without looking at any array: what lies outside can be skipped.
+        """
+        first, end = 0, keys
+        if self.q_start is None and self.window is not None:
+            first = min(max(row - self.window + 1, 0), keys)
+        if self.q_start is None and self.causal and self.prefix is None:
+            end = min(row + length, keys)
+        return first, end

@@ -74,3 +74,32 @@ def test_full_only_when_nothing_is_hidden():
 def test_half_a_pair_of_segments():
     with pytest.raises(ValueError, match="together"):
         Mask(q_segments=ints([1, 1])).visible(2, 2)
+
+
+@pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize(
+    ("row", "key", "length", "keys"), [(0, 0, 2, 2), (1, 2, 3, 2), (2, 0, 1, 3)]
+)
+def test_a_tile_is_that_part_of_it(mask, rows, row, key, length, keys):
+    whole = mask.visible(4, 4)
+    part = mask.tile(jnp.int32(row), jnp.int32(key), length, keys).visible(length, keys)
+    np.testing.assert_array_equal(part, whole[:, row : row + length, key : key + keys])
+
+
+@pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
+def test_nothing_outside_a_span_is_seen(mask, rows):
+    for row in range(4):
+        first, end = mask.span(row, 1, 4)
+        seen = [key for key in range(4) if rows[row][key] == "1"]
+        assert all(first <= key < end for key in seen)
+
+
+def test_spans_are_as_narrow_as_the_static_part_allows():
+    assert Mask().span(2, 3, 9) == (0, 9)
+    assert Mask(causal=True).span(2, 3, 9) == (0, 5)
+    assert Mask(causal=True, window=2).span(4, 3, 9) == (3, 7)
+    assert Mask(window=2).span(4, 3, 9) == (3, 9)
+    # What only an array knows rules nothing out, but does not undo what the rest does.
+    assert Mask(causal=True, kv_length=ints(1)).span(2, 3, 9) == (0, 5)
+    assert Mask(causal=True, window=2, prefix=ints(0)).span(4, 3, 9) == (3, 9)
+    assert Mask(causal=True, window=2, q_start=ints(0)).span(4, 3, 9) == (0, 9)

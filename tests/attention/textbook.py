@@ -6,17 +6,22 @@ import numpy as np
 def visible(mask, rows, length, keys):
     """bool [rows, length, keys], from the rule in `Mask`'s docstring, pair by pair."""
     seen = np.zeros((rows, length, keys), bool)
+    fields = {
+        name: values if values is None else np.asarray(values).tolist()
+        for name, values in vars(mask).items()
+        if name not in ("causal", "window")
+    }
+    q_segments, kv_segments = fields["q_segments"], fields["kv_segments"]
 
     def field(name, b, default):
-        values = getattr(mask, name)
-        return default if values is None else int(np.asarray(values)[b])
+        return default if fields[name] is None else fields[name][b]
 
     for b, i, j in np.ndindex(rows, length, keys):
         at = i + field("q_start", b, 0)
         past = not mask.causal or j <= at or j < field("prefix", b, 0)
         near = mask.window is None or j > at - mask.window
         valid = j < field("kv_length", b, keys)
-        together = mask.q_segments is None or (mask.q_segments[b][i] == mask.kv_segments[b][j])
+        together = q_segments is None or q_segments[b][i] == kv_segments[b][j]
         seen[b, i, j] = past and near and valid and together
     return seen
 

@@ -1,0 +1,169 @@
+"""The choice where none is named, and what a named one says when it cannot run."""
+
+import logging
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.attention import Mask, attention, choice, choose, cudnn, explain, tpu
+from fm.attention.registry import IMPLEMENTATIONS, KERNELS, Implementation
+from tests.attention.contract import Case, arrays, ints
+
+
+def like(B=2, L=128, H=4, C=64, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct((B, L, H, C), dtype)
+
+
+SEGMENTED = Mask(q_segments=ints([0] * 128), kv_segments=ints([0] * 128))
+CASES = {
+    "cpu": ("cpu", like(), like(), {}, "cpu", "hold"),
+    "cpu, one GiB": ("cpu", like(1, 8192, 4), like(1, 8192, 4), {}, "cpu", "hold"),
+    "cpu, more": ("cpu", like(1, 8192, 5), like(1, 8192, 5), {}, "chunked", "1 GiB"),
+    "cpu, a cache": ("cpu", like(L=1), like(L=512), {}, "decode", "512 keys"),
+    "cpu, no cache": ("cpu", like(L=4), like(L=4), {}, "cpu", "hold"),
+    "tpu": ("tpu", like(), like(), {"mask": Mask(causal=True)}, "tpu", "kernel"),
+    "tpu, softcap": ("tpu", like(), like(), {"softcap": 2.0}, "tpu", "kernel"),
+    "tpu, a cache": ("tpu", like(L=1), like(), {}, "decode", "128 keys"),
+    "tpu, prefix": (
+        "tpu",
+        like(),
+        like(),
+        {"mask": Mask(causal=True, prefix=ints(1, 2))},
+        "cpu",
+        "not tpu: .*prefix",
+    ),
+    "tpu, prefix, long": (
+        "tpu",
+        like(L=16384),
+        like(L=16384),
+        {"mask": Mask(causal=True, prefix=ints(1, 2))},
+        "chunked",
+        "1 GiB; not tpu: .*prefix",
+    ),
+    "gpu": ("gpu", like(), like(), {"mask": Mask(causal=True)}, "cudnn", "kernel"),
+    "gpu, float32": (
+        "gpu",
+        like(dtype=jnp.float32),
+        like(dtype=jnp.float32),
+        {},
+        "cpu",
+        "not cudnn: .*float32",
+    ),
+    "gpu, segments": ("gpu", like(1), like(1), {"mask": SEGMENTED}, "cpu", "not cudnn: .*segments"),
+    "rocm": ("rocm", like(), like(), {}, "cpu", "hold"),
+}
+
+
+@pytest.fixture
+def without_pallas(monkeypatch):
+    """Libraries' kernels alone: what our own would take comes on top."""
+    monkeypatch.setitem(KERNELS, "gpu", ("cudnn",))
+
+
+@pytest.mark.usefixtures("without_pallas")
+class TestChoice:
+    @pytest.mark.parametrize("which", CASES)
+    def test_name_and_reason(self, which):
+        on, q, k, more, name, words = CASES[which]
+        chosen = explain(q, k, on=on, **more)
+        assert chosen.name == choose(q, k, on=on, **more) == name
+        assert re.search(words, chosen.reason)
+
+    def test_what_is_chosen_can_run(self):
+        for on, q, k, more, name, _ in CASES.values():
+            mask, softcap = more.get("mask", Mask()), more.get("softcap")
+            assert IMPLEMENTATIONS[name].refusal(q, k, k, mask, softcap, on) is None
+
+    def test_the_first_kernel_that_can_is_taken(self, monkeypatch):
+        mine = Implementation(cudnn.attend, lambda q, k, v, mask, softcap, on: None)
+        monkeypatch.setitem(IMPLEMENTATIONS, "ours", mine)
+        monkeypatch.setitem(KERNELS, "gpu", ("cudnn", "ours"))
+        assert choose(like(), like(), on="gpu") == "cudnn"
+        assert choose(like(), like(), softcap=3.0, on="gpu") == "ours"
+
+
+def test_each_choice_is_logged_once(caplog):
+    choice._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="fm.attention"):
+        for length in (128, 128, 256):
+            choose(like(L=length), like(L=length), on="cpu")
+        choose(like(L=1), like(), on="cpu")
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
+    assert "attention by cpu: " in caplog.text and "attention by decode: " in caplog.text
+
+
+def test_every_kernel_that_may_be_chosen_is_registered():
+    assert {name for names in KERNELS.values() for name in names} <= set(IMPLEMENTATIONS)
+
+
+def test_this_process_has_a_platform():
+    assert choice.platform() == "gpu" or choice.platform() == jax.default_backend()
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert choice.platform() == "cpu"
+
+
+REFUSED = {
+    "tpu here": (tpu, like(), {"on": "cpu"}, "needs a TPU, not cpu"),
+    "tpu float16": (tpu, like(dtype=jnp.float16), {"on": "tpu"}, "not float16"),
+    "tpu prefix": (tpu, like(), {"on": "tpu", "mask": Mask(True, prefix=ints(1, 1))}, "prefix"),
+    "tpu start": (tpu, like(), {"on": "tpu", "mask": Mask(True, q_start=ints(1, 1))}, "q_start"),
+    "cudnn here": (cudnn, like(), {"on": "cpu"}, "NVIDIA GPU, not cpu"),
+    "cudnn rocm": (cudnn, like(), {"on": "rocm"}, "NVIDIA GPU, not rocm"),
+    "cudnn width": (cudnn, like(C=60), {"on": "gpu"}, "multiple of 8"),
+    "cudnn wide": (cudnn, like(C=264), {"on": "gpu"}, "up to"),
+    "cudnn dtype": (cudnn, like(dtype=jnp.float32), {"on": "gpu"}, "not float32"),
+    "cudnn softcap": (cudnn, like(), {"on": "gpu", "softcap": 1.0}, "softcap"),
+    "cudnn window": (cudnn, like(), {"on": "gpu", "mask": Mask(window=2)}, "without causality"),
+}
+
+
+@pytest.mark.parametrize(("module", "q", "more", "words"), REFUSED.values(), ids=REFUSED)
+def test_reasons_of_refusals(module, q, more, words):
+    given = {"mask": Mask(), "softcap": None, **more}
+    assert words in module.refusal(q, q, q, given["mask"], given["softcap"], given["on"])
+
+
+def test_masks_that_hide_nothing_are_not_refused():
+    """A prefix and a start say nothing without causality or a window."""
+    idle = Mask(prefix=ints(1, 2), q_start=ints(3, 4))
+    q = like()
+    assert tpu.refusal(q, q, q, idle, None, "tpu") is None
+    assert cudnn.refusal(q, q, q, idle, None, "gpu") is None
+
+
+class TestApi:
+    def test_unknown_name(self):
+        q, k, v, _ = arrays(Case())
+        with pytest.raises(NotImplementedError, match=r"'quick'.*reference"):
+            attention(q, k, v, implementation="quick")
+
+    def test_a_named_one_that_cannot_run_says_why(self):
+        q, k, v, _ = arrays(Case(L=17))
+        with pytest.raises(NotImplementedError, match=r"'decode' cannot run.*16 queries.*not 17"):
+            attention(q, k, v, implementation="decode")
+
+    def test_what_choose_names_is_there_and_is_what_runs(self):
+        q, k, v, _ = arrays(Case())
+        name = choose(q, k, Mask(causal=True))
+        assert name in IMPLEMENTATIONS
+        np.testing.assert_array_equal(
+            attention(q, k, v, mask=Mask(causal=True)),
+            attention(q, k, v, mask=Mask(causal=True), implementation=name),
+        )
+
+    @pytest.mark.parametrize("other", [Case(K=3), Case(C=4), Case(S=5)])
+    def test_shapes_that_do_not_fit(self, other):
+        q, _, v, _ = arrays(Case())
+        _, bad, _, _ = arrays(other)
+        with pytest.raises(ValueError, match="head"):
+            attention(q, bad, bad if other.S == 7 else v)
+
+    @pytest.mark.parametrize("name", ["reference", "cpu", "chunked", "decode"])
+    def test_half_a_pair_of_segments(self, name):
+        q, k, v, _ = arrays(Case())
+        mask = Mask(q_segments=ints([1] * 7, [1] * 7))
+        with pytest.raises(ValueError, match="together"):
+            attention(q, k, v, mask=mask, implementation=name)

@@ -1,0 +1,82 @@
+"""The contract for each implementation; kernels of other devices in their interpreters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fm.attention import chunked, cudnn, decode, tpu
+from fm.attention.choice import platform
+from fm.attention.registry import Implementation
+from tests.attention.contract import Contract
+
+
+class TestReference(Contract):
+    implementation = "reference"
+
+
+class TestCpu(Contract):
+    implementation = "cpu"
+
+
+class TestChunkedInSmallBlocks(Contract):
+    implementation = "chunked by 4"
+    stand_in = Implementation(functools.partial(chunked.attend, block=4))
+
+
+class TestDecode(Contract):
+    implementation = "decode"
+
+    def refuses(self, case):
+        return "up to 16 queries" if case.L > decode.MOST_QUERIES else None
+
+
+class TestSplashInterpreted(Contract):
+    implementation = "tpu, interpreted"
+    stand_in = Implementation(
+        functools.partial(tpu.attend, block=128, interpret=True),
+        lambda q, k, v, mask, softcap, _: tpu.refusal(q, k, v, mask, softcap, "tpu"),
+    )
+
+    def refuses(self, case):
+        mask = case.mask
+        if mask.causal and mask.prefix is not None:
+            return "prefix"
+        return "q_start" if mask.q_start is not None and (mask.causal or mask.window) else None
+
+
+def _as_if_16_bit(q, k, v, mask, softcap, _):
+    q, k, v = (jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (q, k, v))
+    return cudnn.refusal(q, k, v, mask, softcap, "gpu")
+
+
+class CudnnRefuses(Contract):
+    def refuses(self, case):
+        mask = case.mask
+        if case.softcap is not None:
+            return "softcap"
+        if mask.q_segments is not None:
+            return "segments"
+        if mask.causal and mask.prefix is not None:
+            return "prefix"
+        if mask.q_start is not None and (mask.causal or mask.window):
+            return "q_start"
+        if mask.window and not mask.causal:
+            return "without causality"
+        if mask.window and (mask.kv_length is not None or case.L > case.S):
+            return "a key for every query"
+        return None
+
+
+class TestCudnnMapping(CudnnRefuses):
+    """What cuDNN is asked for, shown by the other backend of the same function."""
+
+    implementation = "cudnn, by xla"
+    stand_in = Implementation(functools.partial(cudnn.attend, backend="xla"), _as_if_16_bit)
+
+
+@pytest.mark.skipif(platform() != "gpu", reason="needs an NVIDIA GPU")
+class TestCudnn(CudnnRefuses):
+    implementation = "cudnn"
+    dtype = jnp.bfloat16
