@@ -6,10 +6,14 @@ import math
 
 import jax
 
-from fm.attention import cpu, reference
+from fm.attention import cpu, pallas_gpu, reference
 from fm.attention.mask import Mask
 
-IMPLEMENTATIONS = {"reference": reference.attend, "cpu": cpu.attend}
+IMPLEMENTATIONS = {
+    "reference": reference.attend,
+    "cpu": cpu.attend,
+    "pallas_gpu": pallas_gpu.attend,
+}
 
 
 def choose(

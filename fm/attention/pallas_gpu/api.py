@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ def refusal(q, k, mask: Mask | None, softcap: float | None, platform: str) -> st
       softcap: positive or None.
       platform: as `jax.default_backend()` names it.
     """
-    return unfit(q, k, mask, softcap) or _no_hopper(platform)
+    masked = mask is not None and not mask.is_full()
+    return unfit(q, k, mask, softcap) or _no_hopper(platform, masked or k.shape[1] % BLOCK != 0)
 
 
 def unfit(q, k, mask: Mask | None, softcap: float | None) -> str | None:
@@ -45,12 +47,17 @@ def unfit(q, k, mask: Mask | None, softcap: float | None) -> str | None:
     return None
 
 
-def _no_hopper(platform: str) -> str | None:
+def _no_hopper(platform: str, masked: bool) -> str | None:
     if platform not in ("gpu", "cuda"):
         return f"pallas_gpu runs on an NVIDIA GPU of compute capability 9, not on {platform}"
-    capability = getattr(jax.devices(platform)[0], "compute_capability", "none")
+    device = jax.devices(platform)[0]
+    capability = getattr(device, "compute_capability", "none")
     if not capability.startswith("9."):
         return f"pallas_gpu is written for compute capability 9 (H100, H200), not {capability}"
+    # JAX's own Mosaic GPU attention refuses causal masks for these versions of ptxas.
+    version = re.search(r"cuda (\d+)", device.client.platform_version)
+    if masked and version and 12080 <= int(version[1]) < 12091:
+        return f"CUDA {version[1]} miscompiles masked kernels: 12.9.1 or later, or before 12.8"
     return None
 
 
