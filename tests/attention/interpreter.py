@@ -33,10 +33,8 @@ def install(monkeypatch):
 
 
 def parameters(races=False):
-    """Unread memory is not-a-number, a read out of bounds is an error."""
+    """Memory never written is not-a-number, a read out of bounds is an error.
+
+    With `races`, prints "RACE DETECTED" for accesses that no barrier orders.
+    """
     return params.InterpretGPUParams(detect_races=races, uninitialized_memory="nan")
-
-
-def races_found():
-    """Whether the last kernel run with `races` had one."""
-    return gpu_callbacks.get_races().races_found

@@ -42,7 +42,7 @@ def backward_keys(given, do_BLHC, lse_BHL, delta_BHL, spans_BK4, *, rule, machin
     tile = (ROWS, block_q)
 
     def kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, spans_ref, rows_ref, *rest):
-        q_segments_ref, k_segments_ref = rest[:2] if rule.segments else (None, None)
+        q_segments_ref, k_segments_ref = rest[:2]  # those only if the rule has segments
         dk_ref, dv_ref, scratch, bars = rest[-4:]
         k_smem, v_smem, q_smem, do_smem, lse_smem, delta_smem = scratch[:6]
         q_segments_smem, k_segments_smem = scratch[6:]
@@ -76,8 +76,8 @@ def backward_keys(given, do_BLHC, lse_BHL, delta_BHL, spans_BK4, *, rule, machin
         do_copies = [(tiles_at(do_ref), do_smem), (numbers_at(delta_ref), delta_smem)]
         if rule.segments:
             q_copies.append((lambda step: q_segments_ref.at[b, place(step)[1]], q_segments_smem))
-        q_stream = stream.Stream(q_copies, *q_bars, slots)
-        do_stream = stream.Stream(do_copies, *do_bars, slots)
+        q_stream = stream.Stream(q_copies, q_bars, slots)
+        do_stream = stream.Stream(do_copies, do_bars, slots)
 
         @pl.when(group_index == COMPUTE)
         def _copy():

@@ -41,7 +41,7 @@ def backward_queries(given, do_BLHC, lse_BHL, delta_BHL, spans_BQ4, *, rule, mac
     tile = (ROWS, BLOCK_K)
 
     def kernel(q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, spans_ref, rows_ref, *rest):
-        q_segments_ref, k_segments_ref = rest[:2] if rule.segments else (None, None)
+        q_segments_ref, k_segments_ref = rest[:2]  # those only if the rule has segments
         dq_ref, scratch, bars = rest[-3:]
         q_smem, do_smem, k_smem, v_smem, lse_smem, delta_smem = scratch[:6]
         q_segments_smem, k_segments_smem = scratch[6:]
@@ -62,8 +62,8 @@ def backward_queries(given, do_BLHC, lse_BHL, delta_BHL, spans_BQ4, *, rule, mac
         k_copies = [(keys_at(k_ref), k_smem)]
         if rule.segments:
             k_copies.append((segments_at, k_segments_smem))
-        k_stream = stream.Stream(k_copies, *k_bars, slots)
-        v_stream = stream.Stream([(keys_at(v_ref), v_smem)], *v_bars, slots)
+        k_stream = stream.Stream(k_copies, k_bars, slots)
+        v_stream = stream.Stream([(keys_at(v_ref), v_smem)], v_bars, slots)
 
         @pl.when(group_index == COMPUTE)
         def _copy():

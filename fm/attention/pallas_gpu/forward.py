@@ -45,7 +45,7 @@ def forward(q_BLHC, k_BSKC, v_BSKC, spans_BQ4, rows_B3, segments, *, rule, machi
     tile = (ROWS, BLOCK_K)
 
     def kernel(q_ref, k_ref, v_ref, spans_ref, rows_ref, *rest):
-        q_segments_ref, k_segments_ref = rest[:2] if rule.segments else (None, None)
+        q_segments_ref, k_segments_ref = rest[:2]  # those only if the rule has segments
         o_ref, lse_ref, scratch, bars = rest[-4:]
         q_smem, k_smem, v_smem, lse_smem, q_segments_smem, k_segments_smem = scratch
         q_ready, turns, k_bars, v_bars = bars
@@ -67,8 +67,8 @@ def forward(q_BLHC, k_BSKC, v_BSKC, spans_BQ4, rows_B3, segments, *, rule, machi
         k_copies = [(keys_at(k_ref), k_smem)]
         if rule.segments:
             k_copies.append((segments_at, k_segments_smem))
-        k_stream = stream.Stream(k_copies, *k_bars, slots)
-        v_stream = stream.Stream([(keys_at(v_ref), v_smem)], *v_bars, slots)
+        k_stream = stream.Stream(k_copies, k_bars, slots)
+        v_stream = stream.Stream([(keys_at(v_ref), v_smem)], v_bars, slots)
 
         @pl.when(group_index == COMPUTE)
         def _copy():

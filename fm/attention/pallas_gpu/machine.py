@@ -51,7 +51,7 @@ class Hopper:
             meanwhile()
             return tuple(sum_ref[...] for sum_ref in sums)
 
-        sums = (plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32) for a, b in pairs)
+        sums = (plgpu.WGMMAAccumulatorRef((a.shape[0], b.shape[0]), jnp.float32) for a, b in pairs)
         return pl.run_scoped(multiply, *sums)
 
     def add_products(self, *triples, meanwhile=nothing):
@@ -62,7 +62,9 @@ class Hopper:
                 plgpu.wgmma(sum_ref, a.astype(b.dtype), b)
             meanwhile()
 
-        return pl.run_state(multiply)(tuple(plgpu.ACC.init(total) for total, _, _ in triples))
+        return pl.run_state(multiply)(
+            tuple(plgpu.WGMMAAccumulatorRef.init(total) for total, _, _ in triples)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

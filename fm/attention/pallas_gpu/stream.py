@@ -37,16 +37,24 @@ class Stream:
     """One ring.
 
     Attributes:
-      copies: of (step) to the slice of global memory, the ring of shared memory it goes to.
-      ready: barriers, one for each slot.
-      free: likewise.
+      copies: of (step) to a slice of global memory, and the ring of shared memory it goes to.
+      bars: the `ready` and `free` barriers, a pair for each slot.
       slots: how many.
     """
 
     copies: Sequence[tuple[Callable[[jax.Array], Any], Any]]
-    ready: Any
-    free: Any
+    bars: tuple[Any, Any]
     slots: int
+
+    @property
+    def ready(self):
+        """Barriers that a slot's bytes have arrived."""
+        return self.bars[0]
+
+    @property
+    def free(self):
+        """Barriers that a slot has been used."""
+        return self.bars[1]
 
     def slot(self, step):
         """Where a step's blocks are."""
