@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask, attention
-from fm.attention.pallas_gpu import api, backward_keys, backward_queries, forward, stream
+from fm.attention.pallas_gpu import api, backward_keys, backward_queries, forward, run, stream
 from fm.attention.pallas_gpu.machine import Hopper, Interpreted
 from tests.attention import interpreter, textbook
 
@@ -45,13 +45,13 @@ class Case:
 
         def value(q, k, v, mask):
             scale = self.C**-0.5
-            return api.run(q, k, v, mask=mask, scale=scale, softcap=self.softcap, machine=machine)
+            return run.run(q, k, v, mask=mask, scale=scale, softcap=self.softcap, machine=machine)
 
-        def run(q, k, v, do, mask):
+        def both(q, k, v, do, mask):
             o, backward = jax.vjp(lambda q, k, v: value(q, k, v, mask), q, k, v)
             return o, *backward(do)
 
-        return jax.jit(run)
+        return jax.jit(both)
 
     def expected(self, q, k, v, do):
         seen = textbook.visible(self.mask, self.B, self.L, self.S)
@@ -205,7 +205,7 @@ class TestRefusal:
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
         with pytest.raises(NotImplementedError, match=reason):
             v = x.astype(values)
-            api.run(x, x, v, mask=Mask(), scale=scale, softcap=None, machine=Hopper())
+            run.run(x, x, v, mask=Mask(), scale=scale, softcap=None, machine=Hopper())
 
 
 def pretend(monkeypatch, capability, version):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm.attention import Mask
-from fm.attention.pallas_gpu import api, blocks, tiles
+from fm.attention.pallas_gpu import blocks, run, tiles
 from tests.attention import textbook
 
 
@@ -77,7 +77,7 @@ class TestBlocks:
         if by_keys:
             tables = [table.swapaxes(1, 2) for table in tables]
         spans = np.asarray(blocks.spans(*tables))
-        rule = dataclasses.replace(api.rule_of(mask, keys, 1.0, None), bounded=True)
+        rule = dataclasses.replace(run.rule_of(mask, keys, 1.0, None), bounded=True)
         got = np.zeros((rows, length, keys), int)
         for b, outer in np.ndindex(*spans.shape[:2]):
             span = tuple(int(n) for n in spans[b, outer])
