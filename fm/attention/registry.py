@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from fm.attention import chunked, cpu, cudnn, decode, reference, tpu
+from fm.attention import chunked, cpu, cudnn, decode, pallas_gpu, reference, tpu
 
 
 def _never(*_) -> None:
@@ -33,7 +33,9 @@ IMPLEMENTATIONS = {
     "cpu": Implementation(cpu.attend),
     "decode": Implementation(decode.attend, decode.refusal),
     "cudnn": Implementation(cudnn.attend, cudnn.refusal),
+    "pallas_gpu": Implementation(pallas_gpu.attend, pallas_gpu.refusal),
     "tpu": Implementation(tpu.attend, tpu.refusal),
 }
-# The kernels of each platform, the fastest first; elsewhere plain XLA has to do.
+# The kernels of each platform, the fastest first; elsewhere plain XLA has to do. `pallas_gpu` runs
+# when named, and joins once a device has shown it right and fast.
 KERNELS = {"gpu": ("cudnn",), "tpu": ("tpu",)}

@@ -1,0 +1,10 @@
+"""Our own flash attention for Hopper GPUs, in Pallas' Mosaic GPU lowering.
+
+`api` keeps the contract, `run` pads and differentiates, `blocks` finds what to skip, `tiles`
+holds the mathematics of a tile; `forward`, `backward_queries` and `backward_keys` are the
+kernels, over `stream` and `machine`.
+"""
+
+from fm.attention.pallas_gpu.api import attend, refusal
+
+__all__ = ["attend", "refusal"]
