@@ -18,9 +18,9 @@ _CHUNK = 1024
 
 
 def _byte_of() -> dict[str, int]:
-    """The character that byte-level BPE writes for each byte (Radford et al. 2019, GPT-2), turned.
+    """The byte behind each character that byte-level BPE writes (Radford et al. 2019, GPT-2).
 
-    Printable bytes of Latin-1 stand for themselves; the others for 256 and up, in order.
+    Printable characters of Latin-1 stand for themselves, those from 256 for the other bytes.
     """
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
