@@ -24,7 +24,6 @@ from fm.report.look import Look, Picture, Text
 from fm.report.tokens import Token, readable, special
 from fm.study import looking
 from fm.study.pretraining import Pretrained, restore
-from fm.training.objectives import Objective
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
 
@@ -141,15 +140,14 @@ def _look(
         looked = looking.at_image(found, source, mode)
         side, _ = looking.patch_shape(found.reads.model)
         shown = Picture(source, side, start=mode == "causal")
-    agreement = (
-        f"{looked.kernel}; weights times values give its output to {looked.error:.0e} of its size"
-    )
+    read = f"{mode}; {looking.share(found.objective, mode):.0%} of pretraining read this way"
+    agreement = f"{looked.kernel}; its outputs and the weights shown agree to {looked.error:.0e}"
     return Look(
         weights_NHLS=looked.weights_NHLS,
         seen_LS=looked.seen_LS,
         causal=mode == "causal",
         shown=shown,
-        facts=(*facts, ("Mode", _mode(found.objective, mode)), ("Attention kernel", agreement)),
+        facts=(*facts, ("Mode", read), ("Attention kernel", agreement)),
     )
 
 
@@ -175,11 +173,6 @@ def _facts(folder: str, found: Pretrained, named: str) -> tuple[tuple[str, str],
         ("Model", f"{folder}: {layers} of {heads}, {model.width} wide"),
         ("Pretrained on", asked),
     )
-
-
-def _mode(objective: Objective, mode: str) -> str:
-    usual = looking.main_mode(objective)
-    return f"{mode}, {'as in most of' if mode == usual else 'not as in most of'} pretraining"
 
 
 if __name__ == "__main__":

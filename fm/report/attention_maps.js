@@ -109,8 +109,7 @@
         all.slice(0, 5).filter(([share]) => share > 0).forEach(([share, j]) => {
           const part = make("span", data.names[j], cell);
           part.className = "share";
-          make("small", percent(share), part);
-          part.title = `token ${j + 1}`;
+          make("small", `#${j + 1}, ${percent(share)}`, part);
         });
       });
       document.getElementById("looks").textContent = `“${data.names[query]}” looks most at`;

@@ -63,11 +63,12 @@ def render(look: Look) -> str:
         data=_data(look, habits),
         script=markupsafe.Markup(script),
         digest=digest,
+        named=heatmaps.NAMED,
     )
 
 
 def _map(figure: Any) -> str | None:
-    return embedded(canvas.png(figure))
+    return embedded(canvas.png(figure, levels=256))
 
 
 def _image(shown: Text | Picture) -> str | None:
@@ -95,11 +96,13 @@ def _data(look: Look, habits: list[list[Habits]]) -> dict[str, Any]:
     }
     if isinstance(shown, Text):
         # The head that chooses most is the one shown first.
+        names = [t.name + (f" of {t.part_of}" if t.part_of else "") for t in shown.tokens]
         entropy = [each.entropy or 0.0 for layer in habits for each in layer]
         return data | {
-            "names": [token.name for token in shown.tokens],
+            "names": names,
             "head": int(np.argmin(entropy)),
-            "query": max(0, L - 2) if look.causal else L // 2,
+            # A long one says most; in the second half it sees much in either mode.
+            "query": max(range(L // 2, L), key=lambda n: shown.tokens[n].letters),
         }
     queries = shown.queries()
     return data | {

@@ -13,17 +13,19 @@ from matplotlib.patches import Rectangle
 from fm.report import canvas, formats
 from fm.report.look import Look, Picture, Text
 
-# Over a picture, on white and on black alike.
-HEAT = (255, 130, 0)
-_NAMED = 20  # tokens that still fit beside a panel by name
+# Of the most looked at; the picture under it is paled, so that only heat is strong.
+HEAT = (225, 85, 0)
+NAMED = 20  # tokens that still fit beside a panel by name
 _OUT_OF_SIGHT = "#e9e9e9"
 
 
 def figures(look: Look) -> Iterator[tuple[str, Figure]]:
     """Every layer's maps: what a figure shows, and the figure."""
+    choosing = look.seen_LS.sum(-1) > 1
+    most = float(np.max(look.weights_NHLS[:, :, choosing], initial=0.0)) or 1.0
     for n, weights_HLS in enumerate(look.weights_NHLS):
         if isinstance(look.shown, Text):
-            yield f"layer {n + 1}", _text(look, look.shown, weights_HLS)
+            yield f"layer {n + 1}", _text(look, look.shown, weights_HLS, most)
             continue
         for start in range(0, len(weights_HLS), 4):
             some = weights_HLS[start : start + 4]
@@ -32,8 +34,8 @@ def figures(look: Look) -> Iterator[tuple[str, Figure]]:
             yield caption, _picture(look, look.shown, some, start)
 
 
-def _text(look: Look, shown: Text, weights_HLS: np.ndarray) -> Figure:
-    """Query down, key across, the square root of the weight as colour, 0 to 1 in every panel."""
+def _text(look: Look, shown: Text, weights_HLS: np.ndarray, most: float) -> Figure:
+    """Query down, key across, the square root of the weight as colour, darkest from `most` on."""
     H, L = weights_HLS.shape[:2]
     columns = min(H, 2 if H <= 4 else 4)
     lines = -(-H // columns)
@@ -49,14 +51,14 @@ def _text(look: Look, shown: Text, weights_HLS: np.ndarray) -> Figure:
             drawing = axes.imshow(
                 np.ma.masked_array(weights_HLS[h], ~look.seen_LS),
                 cmap=colours,
-                norm=PowerNorm(0.5, 0.0, 1.0),
+                norm=PowerNorm(0.5, 0.0, most, clip=True),
                 extent=(0.5, L + 0.5, L + 0.5, 0.5),
                 interpolation="nearest",
             )
             axes.set_title(f"head {h + 1}")
             axes.grid(False)
             axes.tick_params(labelsize=8, length=2)
-            if L <= _NAMED:
+            if L <= NAMED:
                 names = [_drawable(token.name) for token in shown.tokens]
                 axes.set_xticks(range(1, L + 1), names, rotation=90, fontsize=6)
                 axes.set_yticks(range(1, L + 1), names, fontsize=6)
@@ -66,7 +68,8 @@ def _text(look: Look, shown: Text, weights_HLS: np.ndarray) -> Figure:
             axes.set_xlabel("to", fontsize=9)
         assert drawing is not None
         bar = drawn.colorbar(drawing, ax=panels.ravel().tolist(), aspect=30, pad=0.02)
-        bar.set_ticks([0.0, 0.01, 0.05, 0.2, 0.5, 1.0], labels=["0", "1%", "5%", "20%", "50%", "1"])
+        ticks = [tick for tick in (0, 0.01, 0.03, 0.1, 0.25, 0.5, 1) if tick <= most]
+        bar.set_ticks(ticks, labels=[f"{tick:.0%}" for tick in ticks])
         bar.ax.tick_params(labelsize=8)
     return drawn
 
@@ -92,7 +95,7 @@ def _picture(look: Look, shown: Picture, weights_HLS: np.ndarray, first: int) ->
             panels[line, 0].set_xlabel("from the blue patch", fontsize=8)
             for h, weights_LS in enumerate(weights_HLS):
                 axes, w = panels[line, 1 + h], weights_LS[query + lead]
-                _draw_pixels(axes, np.asarray(overlaid(shown, w[lead:], seen)))
+                _draw_pixels(axes, overlaid(shown, w[lead:], seen))
                 most = f"most {formats.percent(w[lead:].max())}"
                 start = f"start {formats.percent(w[0])}\n" if lead else ""
                 axes.set_xlabel(start + most, fontsize=8)
@@ -104,11 +107,11 @@ def _picture(look: Look, shown: Picture, weights_HLS: np.ndarray, first: int) ->
 
 
 def overlaid(shown: Picture, weights_L: np.ndarray, seen_L: np.ndarray) -> np.ndarray:
-    """The picture in grey under its patches' weights, uint8 [height, width, 3].
+    """The picture in pale grey under its patches' weights, uint8 [height, width, 3].
 
     The heaviest patch is nearly all orange, the others in proportion; those out of sight fade.
     """
-    grey = shown.pixels.astype(np.float64).mean(-1, keepdims=True)
+    grey = 255.0 - 0.4 * (255.0 - shown.pixels.astype(np.float64).mean(-1, keepdims=True))
     heat = _spread(weights_L / max(float(weights_L.max()), 1e-12), shown)
     faded = 0.8 * ~_spread(seen_L, shown)
     mixed = grey * (1 - 0.85 * heat) + np.array(HEAT, np.float64) * 0.85 * heat

@@ -22,6 +22,11 @@ class Token:
     part_of: str = ""
     breaks: int = 0
 
+    @property
+    def letters(self) -> int:
+        """How many characters stand for themselves."""
+        return sum(len(text) for text, mark in self.parts if not mark)
+
 
 def special(name: str) -> Token:
     """A token that stands for no text."""

@@ -44,8 +44,13 @@ class Looked:
 
 
 def main_mode(objective: Objective) -> str:
-    """The mode in which pretraining read most of its sequences."""
-    return "causal" if objective.next > objective.masked + objective.bag else "bidirectional"
+    """The mode in which pretraining read most of its sequences, bidirectional of equals."""
+    return "causal" if share(objective, "causal") > 0.5 else "bidirectional"
+
+
+def share(objective: Objective, mode: str) -> float:
+    """The share of its sequences that pretraining read in a mode."""
+    return objective.next if mode == "causal" else objective.masked + objective.bag
 
 
 def at_text(found: Pretrained, text: str, mode: str, most: int) -> tuple[Looked, np.ndarray, int]:
