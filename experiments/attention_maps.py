@@ -1,8 +1,9 @@
 """Draws where a token looks: the attention of one input by layer and head, as a page.
 
-    python -m experiments.attention_maps --pretrained=runs/compare/pretrained/film_reviews-self/seed-0 \\
-        --text="A film to see twice."
+    python -m experiments.attention_maps --pretrained=RUN --text="A film to see twice."
 
+RUN is a folder of one pretrained model: the --out of experiments.pretrain, or of experiments.compare
+such as runs/compare/pretrained/film_reviews-self/seed-0.
 Takes a text, a picture, or a test item of a data set, and writes OUT/attention_maps.html, which
 needs nothing else to be read.
 """
@@ -88,9 +89,7 @@ def main(values: flags.FlagValues) -> None:
     print(f"{L} pieces, {N} layers of {H} heads, {mode}: {page}")
 
 
-def _source(
-    values: flags.FlagValues, kind: str, found: Pretrained
-) -> tuple[str | np.ndarray, str]:
+def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str | np.ndarray, str]:
     """The input, a text or uint8 [height, width, channels], and what to call it."""
     given = values[kind].value
     if kind == "text":

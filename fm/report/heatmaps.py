@@ -138,6 +138,12 @@ def _outline(axes: Axes, shown: Picture, patch: int) -> None:
     for colour, width in (("white", 2.6), ("#0060a0", 1.4)):
         axes.add_patch(
             Rectangle(
-                at, shown.patch, shown.patch, fill=False, edgecolor=colour, linewidth=width, zorder=3
+                at,
+                shown.patch,
+                shown.patch,
+                fill=False,
+                edgecolor=colour,
+                linewidth=width,
+                zorder=3,
             )
         )

@@ -90,7 +90,9 @@ class Look:
     def habits(self) -> list[list[heads.Habits]]:
         """Of every layer's heads."""
         apart = self.distances()
-        return [[heads.habits(w, self.seen_LS, apart) for w in layer] for layer in self.weights_NHLS]
+        return [
+            [heads.habits(w, self.seen_LS, apart) for w in layer] for layer in self.weights_NHLS
+        ]
 
     def even(self) -> heads.Habits:
         """What attention spread evenly over all that is in sight would give."""

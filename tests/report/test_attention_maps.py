@@ -192,7 +192,9 @@ def test_an_overlay_is_strongest_where_the_weight_is_and_fades_out_of_sight():
 def test_every_map_is_the_weights(tmp_path):
     look = LOOKS["text"]
     for n, (_, figure) in enumerate(heatmaps.figures(look)):
-        panels = [axes.images[0] for axes in figure.axes if axes.get_title(loc="left").startswith("head")]
+        panels = [
+            axes.images[0] for axes in figure.axes if axes.get_title(loc="left").startswith("head")
+        ]
         assert len(panels) == look.weights_NHLS.shape[1]
         for h, image in enumerate(panels):
             drawn = image.get_array()

@@ -39,7 +39,7 @@ def test_what_cannot_be_seen_or_turns_the_line_is_named():
 
 
 def test_a_lone_accent_stands_on_a_circle():
-    assert parts("e".encode(), "\u0301".encode()) == [(("e", False),), (("◌\u0301", False),)]
+    assert parts(b"e", "\u0301".encode()) == [(("e", False),), (("◌\u0301", False),)]
     assert parts("e\u0301".encode()) == [(("e\u0301", False),)]
 
 

@@ -105,6 +105,6 @@ def test_the_main_mode_is_that_of_most_sequences():
     assert looking.main_mode(Objective(next=0.6, masked=0.4)) == "causal"
     assert looking.main_mode(Objective(next=0.5, masked=0.5)) == "bidirectional"
     assert looking.main_mode(Objective(next=0.1, masked=0.0, bag=0.9)) == "bidirectional"
-    assert looking.share(Objective(next=0.1, masked=0.2, bag=0.7), "bidirectional") == pytest.approx(
-        0.9
-    )
+    assert looking.share(
+        Objective(next=0.1, masked=0.2, bag=0.7), "bidirectional"
+    ) == pytest.approx(0.9)
