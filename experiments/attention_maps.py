@@ -2,10 +2,10 @@
 
     python -m experiments.attention_maps --pretrained=RUN --text="A film to see twice."
 
-RUN is a folder of one pretrained model: the --out of experiments.pretrain, or of experiments.compare
-such as runs/compare/pretrained/film_reviews-self/seed-0.
-Takes a text, a picture, or a test item of a data set, and writes OUT/attention_maps.html, which
-needs nothing else to be read.
+RUN is the folder of one pretrained model: the --out of experiments.pretrain, or one that
+experiments.compare left, such as runs/compare/pretrained/film_reviews-self/seed-0. Takes a text, a
+picture, or a test item of a data set, and writes OUT/attention_maps.html, one file that needs
+nothing else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A tiny model of each format, pretrained here, looked into from the command line."""
 
 import dataclasses
-import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -89,18 +89,23 @@ def test_a_test_item_of_each_format(look, reviews):
     assert "test item 0 of" in page.text and page.data["length"] > 2
 
 
-def test_a_run_of_pretrain(call, tmp_path, tiny, look):
-    run = tmp_path / "run"
-    assert call("pretrain", "--dataset=digits", "--steps=2", f"--out={run}").code == 0
-    done = call("attention_maps", f"--pretrained={run}", "--dataset=digits", f"--out={tmp_path}")
+def test_a_run_laid_out_as_pretrain_does(pretrained, call, tmp_path):
+    """The tokenizer with the checkpoints; it comes before one a folder up."""
+    run = shutil.copytree(pretrained["text"], tmp_path / "run")
+    shutil.copy(pretrained["text"].parent / "tokenizer.json", run)
+    (tmp_path / "tokenizer.json").write_text("of something else")
+    done = call("attention_maps", f"--pretrained={run}", "--text=apple", f"--out={tmp_path}")
     assert done.code == 0, done.err
-    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    (run / "tokenizer.json").unlink()
+    done = call("attention_maps", f"--pretrained={run}", "--text=apple", f"--out={tmp_path}")
+    assert done.code == 2 and "not a saved tokenizer" in done.error
 
 
-def test_the_tokenizer_beside_the_checkpoints_comes_first(pretrained, tmp_path):
+def test_what_was_pretrained_is_restored(pretrained):
     found = restore(pretrained["text"])
     assert found.reads.tokenizer.vocab_size == found.reads.model.vocab
-    assert found.objective.bag == 1.0
+    assert found.objective == recipe("text").objective
+    assert restore(pretrained["image"]).objective == Objective(next=0.75, masked=0.25)
 
 
 @pytest.mark.parametrize(
