@@ -110,7 +110,9 @@ def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str
             f"--item={item}: {given} has {len(data.test)} test items; takes 0 to "
             f"{len(data.test) - 1}"
         )
-    label = data.classes[data.test.labels[item]] if data.test.labels is not None else ""
+    # TFDS marks a withheld label by -1.
+    known = data.test.labels is not None and data.test.labels[item] >= 0
+    label = data.classes[data.test.labels[item]] if known else ""
     named = f"test item {item} of {data.name}{f', labelled {label}' if label else ''}"
     if (data.modality == "image") == (found.reads.tokenizer is not None):
         reads = "pictures" if found.reads.tokenizer is None else "text"

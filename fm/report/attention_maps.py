@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import markupsafe
 import numpy as np
 from matplotlib.image import imsave
 
@@ -61,7 +60,7 @@ def render(look: Look) -> str:
         even=look.even(),
         maps=[(caption, _map(figure)) for caption, figure in heatmaps.figures(look)],
         data=_data(look, habits),
-        script=markupsafe.Markup(script),
+        script=script,
         digest=digest,
         named=heatmaps.NAMED,
     )

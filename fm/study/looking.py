@@ -105,8 +105,7 @@ def at_image(found: Pretrained, image: np.ndarray, mode: str) -> Looked:
         )
     if image.shape[2] != channels:
         raise UserError(f"{image.shape[2]} channels, but the model reads {channels}")
-    rows = image_rows(image[None], side)
-    inputs = {key: np.asarray(value) for key, value in rows.items()}
+    inputs: dict = dict(image_rows(image[None], side))
     return _looked(found, streams.with_start(inputs) if mode == "causal" else inputs, mode)
 
 
