@@ -99,19 +99,19 @@ def main(values: flags.FlagValues) -> None:
 def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dict]:
     """The pretrained model, checked to read such data."""
     try:
-        reads, params = restore(pathlib.Path(folder).expanduser())
+        found = restore(pathlib.Path(folder).expanduser())
     except UserError as error:
         raise UserError(
             f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain"
         ) from error
-    shape = data.info.get("image_shape")
+    reads, shape = found.reads, data.info.get("image_shape")
     patch = recipe.patch**2 * shape[2] if shape else 0
     if (reads.tokenizer is None) == (data.modality == "text") or reads.model.patch != patch:
         raise UserError(
             f"--pretrained={folder} reads {'images' if reads.tokenizer is None else 'text'} of "
             f"another shape than {data.name}; take a model pretrained on {data.modality} like it"
         )
-    return reads, params
+    return reads, found.params
 
 
 if __name__ == "__main__":

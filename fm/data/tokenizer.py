@@ -17,6 +17,19 @@ TRAINING_BYTES = 10_000_000
 _CHUNK = 1024
 
 
+def _byte_of() -> dict[str, int]:
+    """The byte behind each character that byte-level BPE writes (Radford et al. 2019, GPT-2).
+
+    Printable characters of Latin-1 stand for themselves, those from 256 for the other bytes.
+    """
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return {chr(byte if byte in printable else next(others)): byte for byte in range(256)}
+
+
+_BYTE_OF = _byte_of()
+
+
 class Tokenizer:
     """Texts to int32 token ids and back; ids 0 to 3 are special and never come from a text.
 
@@ -50,6 +63,16 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of token ids, specials skipped; broken UTF-8 becomes U+FFFD."""
         return self._bpe.decode([int(token) - SPECIALS for token in ids if token >= SPECIALS])
+
+    def spelled(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Returns the UTF-8 bytes each token stands for, b"" for specials.
+
+        A token may hold a part of a character only; those of a text joined are the text.
+        """
+        inner = [int(token) - SPECIALS for token in ids]
+        # The library writes a byte as one printable character; a token is a string of them.
+        names = [self._bpe.id_to_token(token) if token >= 0 else "" for token in inner]
+        return [bytes(_BYTE_OF[character] for character in name or "") for name in names]
 
     def bytes_per_token(self, texts: Sequence[str]) -> float:
         """Returns UTF-8 bytes per token over all texts: nats per token / it = nats per byte."""

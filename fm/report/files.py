@@ -34,13 +34,14 @@ def write(results: dict, out: Path) -> Path:
         raise UserError(f"{out}: is a file; the report needs a folder")
     (out / "plots").mkdir(parents=True, exist_ok=True)
     for drawing in drawings:
-        _replace(out / "plots" / drawing.file, drawing.png)
-    _replace(out / "table.csv", table.encode())
-    _replace(out / "report.html", page.encode())
+        replace(out / "plots" / drawing.file, drawing.png)
+    replace(out / "table.csv", table.encode())
+    replace(out / "report.html", page.encode())
     return out / "report.html"
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)

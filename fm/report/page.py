@@ -20,13 +20,7 @@ _MOST, _LONGEST = 12, 600
 
 def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
     """The page as HTML; everything from the results is escaped, nothing is loaded from outside."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fm.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {
         "points": formats.points,
         "interval": formats.interval,
@@ -63,6 +57,17 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
         notes=notes(results),
         config=flat(results["config"]),
         missing=formats.MISSING,
+    )
+
+
+def templates() -> jinja2.Environment:
+    """The templates of this room: all that is put into them is escaped, a missing name fails."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("fm.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

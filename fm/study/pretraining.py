@@ -20,7 +20,7 @@ from fm.model.transformer import init
 from fm.study.config import Recipe
 from fm.training.checkpoint import load_params
 from fm.training.loop import train
-from fm.training.objectives import rarity_weights
+from fm.training.objectives import Objective, rarity_weights
 from fm.training.peak import gemm_rate
 from fm.training.run import RunConfig, Trained
 from fm.training.unit import BitsPerByte, BitsPerDimension
@@ -59,15 +59,29 @@ def reader(corpus: Split, modality: str, recipe: Recipe, out: pathlib.Path) -> R
     return Reader(dataclasses.replace(recipe.model, vocab=tokenizer.vocab_size), tokenizer)
 
 
-def restore(folder: pathlib.Path) -> tuple[Reader, dict]:
-    """A pretrained model as `pretrain` left it: how it reads, and its parameters.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A pretrained model: how it reads, its parameters, and what pretraining asked of it."""
+
+    reads: Reader
+    params: dict
+    objective: Objective
+
+
+def restore(folder: pathlib.Path) -> Pretrained:
+    """A pretrained model as `pretrain` left it.
+
+    The tokenizer lies with the checkpoints, or one folder up where several seeds share it.
 
     Raises:
       UserError: the folder holds no checkpoint, or no tokenizer where one is needed.
     """
     params, config = load_params(folder / "checkpoints")
-    model = ModelConfig(**config["model"])
-    return Reader(model, bpe.load(folder / "tokenizer.json") if model.vocab else None), params
+    model, tokenizer = ModelConfig(**config["model"]), None
+    if model.vocab:
+        own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
+        tokenizer = bpe.load(shared if shared.exists() and not own.exists() else own)
+    return Pretrained(Reader(model, tokenizer), params, Objective(**config["objective"]))
 
 
 def pretrain(

@@ -24,6 +24,21 @@ def test_round_trip_of_awkward_texts(text):
     assert TOKENIZER.decode(TOKENIZER.encode([text])[0]) == text
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.text())
+def test_spelled_tokens_joined_are_the_text(text):
+    ids = TOKENIZER.encode([text])[0]
+    assert b"".join(TOKENIZER.spelled(ids)) == text.encode()
+
+
+def test_spelled_out():
+    assert sorted(tokenizer._BYTE_OF) == sorted(tokenizer.pre_tokenizers.ByteLevel.alphabet())
+    ids = [TOKENIZER.bos, *TOKENIZER.encode([" film🎈"])[0], TOKENIZER.eos]
+    first, word, *emoji, last = TOKENIZER.spelled(ids)
+    assert (first, word, last) == (b"", b" film", b"")
+    assert len(emoji) > 1 and b"".join(emoji) == "🎈".encode()
+
+
 def test_merges_are_learned():
     assert 260 < TOKENIZER.vocab_size <= 320
     assert TOKENIZER.bytes_per_token(TEXTS) > 2

@@ -1,0 +1,180 @@
+"""Draws where a token looks: the attention of one input by layer and head, as a page.
+
+    python -m experiments.attention_maps --pretrained=RUN --text="A film to see twice."
+
+RUN is the folder of one pretrained model: the --out of experiments.pretrain, or one that
+experiments.compare left, such as runs/compare/pretrained/film_reviews-self/seed-0. Takes a text, a
+picture, or a test item of a data set, and writes OUT/attention_maps.html, one file that needs
+nothing else.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from experiments import command
+from fm.data import pixels
+from fm.data.sources import load
+from fm.data.tokenizer import SPECIALS
+from fm.errors import UserError
+from fm.report import attention_maps
+from fm.report.look import Look, Picture, Text
+from fm.report.tokens import Token, readable, special
+from fm.study import looking
+from fm.study.pretraining import Pretrained, restore
+
+_SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
+
+
+def define(values: flags.FlagValues) -> None:
+    """The model, the input, the mode."""
+    flags.DEFINE_string(
+        "pretrained", None, "folder of one pretrained model, with checkpoints", flag_values=values
+    )
+    flags.DEFINE_string("text", None, "text to look at", flag_values=values)
+    flags.DEFINE_string("image", None, "file of a picture to look at", flag_values=values)
+    flags.DEFINE_string("dataset", None, "name, file or folder to take it from", flag_values=values)
+    flags.DEFINE_integer(
+        "item", 0, "which test item of --dataset", flag_values=values, lower_bound=0
+    )
+    flags.DEFINE_enum(
+        "mode",
+        None,
+        looking.MODES,
+        "causal or bidirectional; the one most used in pretraining if not given",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "tokens",
+        128,
+        "a text is cut to this many",
+        flag_values=values,
+        lower_bound=2,
+        upper_bound=512,
+    )
+    command.define_data(values)
+    command.define_out(values, "runs/attention_maps")
+
+
+def main(values: flags.FlagValues) -> None:
+    """Loads the model, looks, writes the page."""
+    folder, out = values["pretrained"].value, command.out(values)
+    given = [name for name in ("text", "image", "dataset") if values[name].value is not None]
+    if len(given) != 1:
+        had = " and ".join(f"--{name}" for name in given) or "none"
+        raise UserError(f"takes one of --text, --image, --dataset, not {had}")
+    if not folder:
+        raise UserError("--pretrained: takes the folder of a pretrained model")
+    if values["item"].present and given != ["dataset"]:
+        raise UserError("--item: goes with --dataset")
+    try:
+        found = restore(pathlib.Path(folder).expanduser())
+    except UserError as error:
+        raise UserError(
+            f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain or a folder "
+            "like OUT/pretrained/TASK-self/seed-0 of experiments.compare"
+        ) from error
+    mode = values["mode"].value or looking.main_mode(found.objective)
+    flag = f"--{given[0]}"
+    source, named = _source(values, given[0], found)
+    try:
+        look = _look(found, source, mode, values["tokens"].value, _facts(folder, found, named))
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from error
+    page = attention_maps.write(look, out)
+    N, H, L = look.weights_NHLS.shape[:3]
+    print(f"{L} pieces, {N} layers of {H} heads, {mode}: {page}")
+
+
+def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str | np.ndarray, str]:
+    """The input, a text or uint8 [height, width, channels], and what to call it."""
+    given = values[kind].value
+    if kind == "text":
+        return given, "a text given"
+    if kind == "image":
+        path = pathlib.Path(given).expanduser()
+        _, channels = _patches(found, kind)
+        try:
+            opened = pixels.open_image(path.read_bytes())
+        except OSError as error:
+            reason = error.strerror or "not a picture that can be read"
+            raise UserError(f"--image={given}: {reason}") from error
+        return pixels.to_array(opened, (opened.height, opened.width, channels)), path.name
+    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    data, item = load(given, **where), values["item"].value
+    if item >= len(data.test):
+        raise UserError(
+            f"--item={item}: {given} has {len(data.test)} test items; takes 0 to "
+            f"{len(data.test) - 1}"
+        )
+    # TFDS marks a withheld label by -1.
+    known = data.test.labels is not None and data.test.labels[item] >= 0
+    label = data.classes[data.test.labels[item]] if known else ""
+    named = f"test item {item} of {data.name}{f', labelled {label}' if label else ''}"
+    if (data.modality == "image") == (found.reads.tokenizer is not None):
+        reads = "pictures" if found.reads.tokenizer is None else "text"
+        raise UserError(f"--dataset={given}: is {data.modality}, but this model reads {reads}")
+    return data.test.inputs([item])[0], named
+
+
+def _patches(found: Pretrained, kind: str) -> tuple[int, int]:
+    try:
+        return looking.patch_shape(found.reads.model)
+    except UserError as error:
+        raise UserError(f"--{kind}: {error}") from error
+
+
+def _look(
+    found: Pretrained,
+    source: str | np.ndarray,
+    mode: str,
+    most: int,
+    facts: tuple[tuple[str, str], ...],
+) -> Look:
+    if isinstance(source, str):
+        looked, ids, total = looking.at_text(found, source, mode, most)
+        shown = Text(_tokens(found, ids), total)
+    else:
+        looked = looking.at_image(found, source, mode)
+        side, _ = looking.patch_shape(found.reads.model)
+        shown = Picture(source, side, start=mode == "causal")
+    read = f"{mode}; {looking.share(found.objective, mode):.0%} of pretraining read this way"
+    agreement = f"{looked.kernel}; its outputs and the weights shown agree to {looked.error:.0e}"
+    return Look(
+        weights_NHLS=looked.weights_NHLS,
+        seen_LS=looked.seen_LS,
+        causal=mode == "causal",
+        shown=shown,
+        facts=(*facts, ("Mode", read), ("Attention kernel", agreement)),
+    )
+
+
+def _tokens(found: Pretrained, ids: np.ndarray) -> list[Token]:
+    """The tokens as they are shown; specials have no spelling of their own."""
+    assert found.reads.tokenizer is not None
+    spelled = iter(readable(found.reads.tokenizer.spelled(ids[ids >= SPECIALS])))
+    return [next(spelled) if token >= SPECIALS else special(_SPECIAL[token]) for token in ids]
+
+
+def _facts(folder: str, found: Pretrained, named: str) -> tuple[tuple[str, str], ...]:
+    model, objective = found.reads.model, found.objective
+    shares = {
+        "next piece": objective.next,
+        f"masked pieces ({objective.hide:.0%} hidden)": objective.masked,
+        f"bag of hidden tokens ({objective.hide:.0%} hidden and left out)": objective.bag,
+    }
+    asked = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share)
+    layers = f"{model.depth} layer{'s' if model.depth > 1 else ''}"
+    heads = f"{model.heads} head{'s' if model.heads > 1 else ''}"
+    return (
+        ("Input", named),
+        ("Model", f"{folder}: {layers} of {heads}, {model.width} wide"),
+        ("Pretrained on", asked),
+    )
+
+
+if __name__ == "__main__":
+    command.run("attention_maps", __doc__, define, main)
