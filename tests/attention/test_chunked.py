@@ -70,5 +70,5 @@ def test_blocks_of_its_own_choosing():
     """Two uneven blocks of queries, three of keys; values and gradients still the textbook's."""
     case = Case(B=1, L=300, S=520, H=2, K=1, mask=Mask(causal=True, q_start=contract.ints(120)))
     inputs = contract.arrays(case)
-    got = contract.value_and_gradients(*inputs, case.mask, name="chunked", scale=None, softcap=None)
+    got = contract.as_users_do(*inputs, case.mask, name="chunked", scale=None, softcap=None)
     contract.assert_close(got, contract.expected(case, *inputs), 4e-5)

@@ -9,7 +9,7 @@ import pytest
 from fm.attention import chunked, cudnn, decode, tpu
 from fm.attention.choice import platform
 from fm.attention.registry import Implementation
-from tests.attention.contract import Contract
+from tests.attention.contract import Contract, as_users_do
 
 
 class TestReference(Contract):
@@ -18,6 +18,7 @@ class TestReference(Contract):
 
 class TestCpu(Contract):
     implementation = "cpu"
+    compiled = staticmethod(as_users_do)
 
 
 class TestChunkedInSmallBlocks(Contract):
