@@ -65,7 +65,9 @@ def main(values: flags.FlagValues) -> None:
         command=" ".join(["python -m experiments.benchmark", *sys.argv[1:]]),
     )
     results = benchmark.run(request)
-    print(f"{text_table(results)}\n\nresults: {request.out}\npage: {request.out.with_suffix('.html')}")
+    print(
+        f"{text_table(results)}\n\nresults: {request.out}\npage: {request.out.with_suffix('.html')}"
+    )
 
 
 def _names(

@@ -43,10 +43,10 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 def _query(setting: Setting, shape: tuple[int, int, int, int, int], dtype: str) -> Case:
     B, S, H, K, C = shape
-    rng = np.random.default_rng(setting.seed)
-    lengths_B = rng.integers(S // 2, S + 1, B, np.int32)
+    lengths_B = np.random.default_rng(setting.seed).integers(S // 2, S + 1, B, np.int32)
 
     def arrays() -> list[np.ndarray]:
+        rng = np.random.default_rng(setting.seed)
         sizes = ((B, 1, H, C), (B, S, K, C), (B, S, K, C))
         return [rng.standard_normal(each, np.float32) for each in sizes]
 

@@ -57,4 +57,3 @@ def bandwidth(setting: Setting) -> tuple[Side, int]:
 def _factors(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.standard_normal((n, n), np.float32), rng.standard_normal((n, n), np.float32)
-

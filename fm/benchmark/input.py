@@ -20,7 +20,9 @@ from fm.data.batches import Batches, text_batches
 
 def cases(setting: Setting) -> Iterator[Case]:
     """A batch alone, and the training loop with and without it."""
-    sizes = (size(1, 32, 16, 2, 64),) if setting.quick else (size(4, 128, 64, 12, 256), compare_size())
+    sizes = (
+        (size(1, 32, 16, 2, 64),) if setting.quick else (size(4, 128, 64, 12, 256), compare_size())
+    )
     for each in sizes:
         yield Case(
             what="input",
@@ -64,6 +66,4 @@ def pipeline(each: Size, setting: Setting) -> Batches:
         rng.integers(0, each.model.vocab, length, dtype=np.int32)
         for length in rng.integers(1, each.length + 1, 64 * each.batch)
     ]
-    return text_batches(
-        [documents], batch_size=each.batch, length=each.length, seed=setting.seed
-    )
+    return text_batches([documents], batch_size=each.batch, length=each.length, seed=setting.seed)

@@ -76,9 +76,7 @@ def arrays(
     return head_DV, rng.standard_normal((T, D), np.float32), rng.integers(0, V, T, np.int32)
 
 
-def _with_gradients(
-    mean: Any, setting: Setting, size: tuple[int, int, int], dtype: str
-) -> Side:
+def _with_gradients(mean: Any, setting: Setting, size: tuple[int, int, int], dtype: str) -> Side:
     head_DV, h_TD, targets_T = arrays(setting, size)
     arguments = (jnp.asarray(head_DV), jnp.asarray(h_TD, dtype), jnp.asarray(targets_T))
     return program(jax.value_and_grad(mean, argnums=(0, 1)), *arguments)

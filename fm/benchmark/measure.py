@@ -40,7 +40,8 @@ def measure(
         builds[_WITHOUT] = case.without
     for name, build in builds.items():
         _build(name, build, sides, failed)
-    if gemm is not None and case.flops is not None:
+    # A matrix product's share of itself says nothing.
+    if gemm is not None and case.flops is not None and case.what != _GEMM:
         sides[_GEMM] = gemm[0]
     seconds = interleave(sides, setting.pace)
     rate = gemm[1] if gemm else 0.0

@@ -68,21 +68,32 @@ def render(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
 
 
 def by_kind(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Kinds in order of appearance: name, title, rows grouped by case, and columns in use."""
+    """What the page shows of each kind, in order of appearance.
+
+    Yields:
+      `what`, `title`; `compared`, the rows against a peer that could be had; `alone`, one row for
+      each case and implementation of ours; `several`, whether a case has more than one of those;
+      `used`, the fields that hold anything.
+    """
     for what in dict.fromkeys(row["what"] for row in rows):
         mine = [row for row in rows if row["what"] == what]
-        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        alone: dict[tuple[str, str, str], dict[str, Any]] = {}
         for row in mine:
-            name = (row["case"], row["dtype"], row["implementation"])
-            groups.setdefault(name, []).append(row)
-        used = {name for row in mine for name, value in row.items() if value is not None}
-        if all(row["peer"] == "none" for row in mine):
-            used.discard("peer")
+            alone.setdefault((row["case"], row["dtype"], row["implementation"]), row)
+        compared = [row for row in mine if row["peer_implementation"] is not None]
         yield {
             "what": what,
             "title": _KINDS.get(what, what),
-            "groups": list(groups.values()),
-            "used": used,
+            "compared": compared,
+            "alone": list(alone.values()),
+            "several": len(alone) > len({(row["case"], row["dtype"]) for row in mine}),
+            "used": {key for row in compared for key, value in row.items() if value is not None}
+            | {
+                key
+                for row in alone.values()
+                for key in row
+                if row[key] is not None and key != "note"
+            },
         }
 
 

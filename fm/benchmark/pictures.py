@@ -44,7 +44,9 @@ def roofline(results: dict[str, Any]) -> Figure | None:
             axes.plot(x, y, color=canvas.FAINT, linestyle=_LINES[dtype], linewidth=1.4)
         for what, colour in _COLOURS.items():
             for dtype, marker in _MARKERS.items():
-                mine = [(x, y) for x, y, row in places if (row["what"], row["dtype"]) == (what, dtype)]
+                mine = [
+                    (x, y) for x, y, row in places if (row["what"], row["dtype"]) == (what, dtype)
+                ]
                 if mine:
                     hollow = dtype == "bfloat16"
                     axes.plot(
@@ -60,8 +62,8 @@ def roofline(results: dict[str, Any]) -> Figure | None:
         axes.set_xlim(left, right)
         axes.set_xlabel("FLOPs per byte that must move (log scale)")
         axes.set_ylabel("FLOP/s (log scale)")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.short(value)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.short(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(_power))
+        axes.xaxis.set_major_formatter(FuncFormatter(_power))
         _name_roofs(axes, roof, right)
         drawn.legend(loc="outside lower center", ncols=2, fontsize=8.5)
     return drawn
@@ -73,7 +75,7 @@ def _name_roofs(axes: Axes, roof: dict[str, Any], right: float) -> None:
     for rank, (dtype, peak) in enumerate(ordered):
         above = rank == len(ordered) - 1
         axes.annotate(
-            f"{dtype} products {formats.short(peak)}FLOP/s",
+            f"{dtype} products, {formats.short(peak, ' ')}FLOP/s",
             (right, peak),
             xytext=(-2, 3 if above else -3),
             textcoords="offset points",
@@ -95,9 +97,11 @@ def scaling(results: dict[str, Any]) -> Figure | None:
         panels = drawn.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes, fit in zip(panels, fits, strict=False):
             _panel(axes, fit)
+        for axes in panels[: len(fits)]:
+            _time_axis(axes)
         for axes in panels[len(fits) :]:
             axes.set_axis_off()
-        drawn.supylabel("seconds a step (log scale)", fontsize=10, color=canvas.INK)
+        drawn.supylabel("time of a step (log scale)", fontsize=10, color=canvas.INK)
     return drawn
 
 
@@ -114,8 +118,33 @@ def _panel(axes: Axes, fit: dict[str, Any]) -> None:
     axes.set_title(f"{fit['axis']}: power {fit['exponent']:.2f}")
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.short(value)))
-    axes.tick_params(axis="x", labelsize=8.5)
+    axes.xaxis.set_major_formatter(FuncFormatter(_power))
+    axes.tick_params(labelsize=8.5)
+
+
+def _time_axis(axes: Axes) -> None:
+    """Ticks at powers of ten, or between them where the panels span less than two."""
+    low, high = axes.get_ylim()
+    decades = [10.0**power for power in range(-7, 4)]
+    ticks = [each for each in decades if low <= each <= high]
+    if len(ticks) < 2:
+        ticks = [each * step for each in decades for step in (1, 2, 5)]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(_duration))
+
+
+def _power(value: float, _: Any) -> str:
+    """A tick: `100M`, `10G`, `256`, `0.1`."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{prefix}"
+    return f"{value:g}"
+
+
+def _duration(value: float, _: Any) -> str:
+    """A tick: `10 ms`, `0.3 ms`, `1 s`."""
+    return f"{value:g} s" if value >= 1 else f"{value * 1e3:g} ms"
 
 
 def _middle(figures: list[float]) -> float:

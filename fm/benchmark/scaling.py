@@ -21,7 +21,7 @@ _GROWTH = {
     "batch": (2, 4, 8, 16, 32),
     "vocab": (256, 1024, 4096, 16384),
 }
-_QUICK = {"length": (8, 16), "width": (32, 64), "depth": (1, 2), "batch": (1, 2), "vocab": (32, 64)}
+_QUICK = {"length": (8, 16, 32), "batch": (1, 2, 4)}
 _QUICK_BASE = {"length": 16, "width": 32, "depth": 1, "batch": 2, "vocab": 64}
 
 
@@ -40,7 +40,7 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def fits(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Growth along each axis that has three points or more, as results hold it.
+    """Growth along each axis of two points or more, as results hold it.
 
     Each is `axis`, `values`, `seconds`, `exponent` (of the time), `exponent_error` (standard
     error), `flops_exponent` and `memory_exponent` (of the same powers of what is counted).

@@ -77,9 +77,11 @@ def cases(setting: Setting) -> Iterator[Case]:
             what="step",
             name=f"{each.name}, as compare trains it",
             dtype=dtype,
-            ours={"fm": lambda model=model, each=each: side(
-                model, recipe.objective, recipe.optimizer, tokens(each, setting)
-            )},
+            ours={
+                "fm": lambda model=model, each=each: side(
+                    model, recipe.objective, recipe.optimizer, tokens(each, setting)
+                )
+            },
             flops=_flops(model, recipe.objective, each),
             tokens=each.length * each.batch,
             attention=chosen(model, each),
@@ -117,9 +119,7 @@ def next_piece(what: str, each: Size, dtype: str, setting: Setting) -> Case:
         what=what,
         name=f"{each.name}, next token",
         dtype=dtype,
-        ours={
-            name: lambda way=way: side(way, NEXT, ADAMW, batch) for name, way in ways.items()
-        },
+        ours={name: lambda way=way: side(way, NEXT, ADAMW, batch) for name, way in ways.items()},
         peers={"torch": torch_peer},
         flops=_flops(model, NEXT, each),
         tokens=each.length * each.batch,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-import torch.nn.functional as F  # noqa: N812  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from fm.benchmark.peers import pytorch
 from fm.benchmark.timing import Side

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-import torch.nn.functional as F  # noqa: N812  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from fm.benchmark.timing import Side
 
@@ -113,7 +113,7 @@ def attention(
 
     def both():
         o = F.scaled_dot_product_attention(q, k, v, **options)
-        return torch.autograd.grad(o, (q, k, v), do)
+        return o, *torch.autograd.grad(o, (q, k, v), do)
 
     return side(both if backward else forward)
 
@@ -129,6 +129,6 @@ def vocabulary_loss(
     def both():
         logits = (h @ head.to(DTYPES[dtype])).float()
         loss = F.cross_entropy(logits, targets)
-        return torch.autograd.grad(loss, (head, h))
+        return loss, *torch.autograd.grad(loss, (head, h))
 
     return side(both)
