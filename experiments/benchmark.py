@@ -12,7 +12,7 @@ The same command again goes on where it was, or says that it is finished.
 from __future__ import annotations
 
 import pathlib
-import sys
+import shlex
 
 import jax
 from absl import flags
@@ -62,11 +62,19 @@ def main(values: flags.FlagValues) -> None:
         ),
         out=pathlib.Path(values["out"].value).expanduser(),
         only=values["only"].value,
-        command=" ".join(["python -m experiments.benchmark", *sys.argv[1:]]),
+        command=_command(values),
     )
     results = benchmark.run(request)
     print(
         f"{text_table(results)}\n\nresults: {request.out}\npage: {request.out.with_suffix('.html')}"
+    )
+
+
+def _command(values: flags.FlagValues) -> str:
+    """The command line, as given."""
+    given = [values[name] for name in values if values[name].present and values[name].name == name]
+    return " ".join(
+        ["python -m experiments.benchmark", *(shlex.quote(f.serialize()) for f in given)]
     )
 
 

@@ -41,7 +41,14 @@ def roofline(results: dict[str, Any]) -> Figure | None:
         for dtype, peak in roof["flops_per_s"].items():
             knee = peak / roof["bytes_per_s"]
             x, y = [left, knee, right], [left * roof["bytes_per_s"], peak, peak]
-            axes.plot(x, y, color=canvas.FAINT, linestyle=_LINES[dtype], linewidth=1.4)
+            axes.plot(
+                x,
+                y,
+                color=canvas.FAINT,
+                linestyle=_LINES[dtype],
+                linewidth=1.4,
+                label=f"{dtype}, {formats.short(peak, ' ')}FLOP/s",
+            )
         for what, colour in _COLOURS.items():
             for dtype, marker in _MARKERS.items():
                 mine = [
@@ -64,26 +71,8 @@ def roofline(results: dict[str, Any]) -> Figure | None:
         axes.set_ylabel("FLOP/s (log scale)")
         axes.yaxis.set_major_formatter(FuncFormatter(_power))
         axes.xaxis.set_major_formatter(FuncFormatter(_power))
-        _name_roofs(axes, roof, right)
         drawn.legend(loc="outside lower center", ncols=2, fontsize=8.5)
     return drawn
-
-
-def _name_roofs(axes: Axes, roof: dict[str, Any], right: float) -> None:
-    """Their dtype and rate at the right end, the higher one above its line."""
-    ordered = sorted(roof["flops_per_s"].items(), key=lambda pair: pair[1])
-    for rank, (dtype, peak) in enumerate(ordered):
-        above = rank == len(ordered) - 1
-        axes.annotate(
-            f"{dtype} products, {formats.short(peak, ' ')}FLOP/s",
-            (right, peak),
-            xytext=(-2, 3 if above else -3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom" if above else "top",
-            fontsize=8,
-            color="#555555",
-        )
 
 
 def scaling(results: dict[str, Any]) -> Figure | None:

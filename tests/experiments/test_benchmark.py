@@ -31,7 +31,13 @@ def test_a_quick_run_end_to_end(call, out):
     attention = [row for row in results["rows"] if row["what"] == "attention"]
     assert all(row["peer"] == "jax" and row["share_of_peak"] > 0 for row in attention)
     page = (out.parent / "bench.html").read_text()
-    for part in ("Matrix products", "dot_product_attention", "--what", "jax", "data:image/png"):
+    for part in (
+        "Matrix products",
+        "dot_product_attention",
+        "--what=gemm,attention",
+        "jax",
+        "data:image/png",
+    ):
         assert part in page
     assert not re.search(r"<script|(src|href)=\"(?!data:|#)", page)
     for row in results["rows"]:
