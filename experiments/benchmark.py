@@ -72,10 +72,9 @@ def main(values: flags.FlagValues) -> None:
 
 def _command(values: flags.FlagValues) -> str:
     """The command line, as given."""
-    given = [values[name] for name in values if values[name].present and values[name].name == name]
-    return " ".join(
-        ["python -m experiments.benchmark", *(shlex.quote(f.serialize()) for f in given)]
-    )
+    given = [values[name] for name in values if values[name].present and len(name) > 1]
+    texts = [shlex.quote(flag.serialize()) for flag in given]
+    return " ".join(["python -m experiments.benchmark", *texts])
 
 
 def _names(

@@ -65,8 +65,8 @@ def _case(
     def sdpa() -> Side:
         from fm.benchmark.peers import pytorch
 
-        qkv_do = [np.asarray(x) for x in arrays(setting, shape, "float32")]
-        return pytorch.attention(*qkv_do, dtype, causal=causal, backward=backward)
+        q, k, v, do = (np.asarray(x) for x in arrays(setting, shape, "float32"))
+        return pytorch.attention(q, k, v, do, dtype, causal=causal, backward=backward)
 
     names = dict.fromkeys((chosen, *setting.attention))
     # On a GPU XLA's own would hold every score, tens of gigabytes at these lengths.

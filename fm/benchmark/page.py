@@ -154,7 +154,7 @@ def memory(value: int | None) -> str:
 def text_table(results: dict[str, Any]) -> str:
     """All rows for a terminal."""
     heads = ("what", "case", "dtype", "implementation", "time", "share", "peer", "ratio")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for row in results["rows"]:
         peer = " ".join(filter(None, [row["peer"], row["peer_implementation"]]))
         lines.append(

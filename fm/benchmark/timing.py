@@ -65,7 +65,7 @@ def interleave(sides: Mapping[str, Side], pace: Pace) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     gc.collect()
     for turn in range(pace.repeats):
-        for name in list(sides) if turn % 2 == 0 else reversed(sides):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
             number, one_call = calls[name]
             time.sleep(_PAUSE_SECONDS)
             if one_call < _SETTLES_BELOW:

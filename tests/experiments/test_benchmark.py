@@ -4,7 +4,7 @@ import re
 import pytest
 
 from fm.benchmark import measure as measuring
-from fm.benchmark import run as running
+from fm.benchmark import runner as running
 from fm.benchmark.settings import Setting
 
 QUICK = ("--cases=quick", "--repeats=2")
@@ -50,16 +50,23 @@ def test_a_quick_run_end_to_end(call, out):
     assert other.code == 2 and "holds another benchmark (config.what:" in other.error
 
 
-def test_scaling_and_input(call, out):
-    flags = ("--what=scaling,input", "--peer=none", f"--out={out}")
+def test_scaling(call, out):
+    flags = ("--what=scaling", "--only=length", "--peer=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
-    results = json.loads(out.read_text())
-    assert [fit["axis"] for fit in results["scaling"]] == ["length", "batch"]
-    assert all(fit["exponent"] == pytest.approx(fit["exponent"]) for fit in results["scaling"])
-    waited = [row for row in results["rows"] if row["share_waited"] is not None]
-    assert [row["what"] for row in waited] == ["input"] and 0 <= waited[0]["share_waited"] < 1
+    (fit,) = json.loads(out.read_text())["scaling"]
+    assert fit["axis"] == "length" and fit["values"] == [8, 16, 32]
+    assert fit["flops_exponent"] == pytest.approx(1.1, abs=0.2)
     assert (out.parent / "bench-scaling.png").exists()
     assert "power of time" in (out.parent / "bench.html").read_text()
+
+
+def test_input(call, out):
+    flags = ("--what=input", "--peer=none", f"--out={out}")
+    assert call("benchmark", *QUICK, *flags).code == 0
+    batch, training = json.loads(out.read_text())["rows"]
+    assert batch["share_waited"] is None and batch["tokens_per_s"] > 0
+    assert 0 <= training["share_waited"] < 1
+    assert "waited" in (out.parent / "bench.html").read_text()
 
 
 def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
