@@ -144,7 +144,7 @@ def _count(found: dict[str, Any]) -> int:
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
     """Compiles everything inside anew, so that the seconds of compiling mean something."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
