@@ -4,9 +4,9 @@
 
 Writes FILE.json (a row per case, implementation and peer), FILE.html and pictures beside it. All
 sides of a case take turns, so a ratio is of one run; above 1 we are faster. PyTorch is a peer once
-installed: pip install -e .[torch]. The default set takes about half an hour on two cores, most of
-it attention; --only=TEXT takes the cases whose names hold a text, --cases=quick is a smoke test.
-The same command again goes on where it was, or says that it is finished.
+installed: pip install -e .[torch]. Leave the machine alone while it runs. --only=TEXT takes the
+cases whose names hold a text, such as "step 4x128"; --cases=quick is a smoke test, its figures
+mean nothing. The same command again goes on where it was, or says that it is finished.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def render(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
     )
     environment.filters |= {
         "seconds": short_seconds,
-        "rate": lambda value: formats.MISSING if value is None else formats.short(value, " "),
+        "rate": rate,
         "percent": formats.percent,
         "memory": memory,
         "ratio": ratio,
@@ -121,7 +121,16 @@ def verdict(spread: tuple[float, float] | list[float] | None) -> str:
     """Whether a ratio's middle half lies wholly above or below 1."""
     if spread is None:
         return "unknown"
+    if spread[0] == spread[1]:
+        return "unclear"  # one round shows no spread at all
     return "better" if spread[0] > 1 else "worse" if spread[1] < 1 else "unclear"
+
+
+def rate(value: float | None) -> str:
+    """Something a second: `1.52 G`, `752 `; a unit may follow."""
+    if value is None:
+        return formats.MISSING
+    return formats.short(value, " ") if value >= 1000 else f"{value:.3g} "
 
 
 def ratio(value: float | None) -> str:

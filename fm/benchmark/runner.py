@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,8 @@ def _fresh(request: Request) -> dict[str, Any]:
         "device": environment.device() | others.device(),
         "versions": environment.versions() | others.versions(),
         "xla_flags": environment.xla_flags(),
+        # Others at work make every figure worse, and some sides more than others.
+        "load_before": os.getloadavg()[0],
         "missing": {peer: why for peer in request.peers if (why := others.missing(peer))},
         "roof": {},
         "rows": [],
