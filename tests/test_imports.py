@@ -15,6 +15,7 @@ ORDER = (
     "transfer",
     "study",
     "report",
+    "benchmark",
 )
 FREE = ("errors",)  # every room may import these, and they import no room
 FILES = sorted((ROOT / "fm").rglob("*.py"))

@@ -1,0 +1,95 @@
+"""How fast it is here, next to others in the same run.
+
+    python -m experiments.benchmark --what=gemm,attention,step --peer=torch --out=FILE.json
+
+Writes FILE.json (a row per case, implementation and peer), FILE.html and pictures beside it. All
+sides of a case take turns, so a ratio is of one run; above 1 we are faster. PyTorch is a peer once
+installed: pip install -e .[torch]. Leave the machine alone while it runs. --only=TEXT takes the
+cases whose names hold a text, such as "step 4x128"; --cases=quick is a smoke test, its figures
+mean nothing. The same command again goes on where it was, or says that it is finished.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+
+import jax
+from absl import flags
+
+from experiments import command
+from fm import benchmark
+from fm.attention.api import IMPLEMENTATIONS
+from fm.benchmark.page import text_table
+from fm.benchmark.settings import Setting
+from fm.errors import UserError
+
+_DEFAULT = ["gemm", "attention", "step", "loss", "decode", "input"]
+
+
+def define(values: flags.FlagValues) -> None:
+    """Kinds, peers, sizes."""
+    kinds = ", ".join(benchmark.KINDS)
+    flags.DEFINE_list("what", _DEFAULT, f"kinds of case: {kinds}", flag_values=values)
+    flags.DEFINE_list(
+        "peer", list(benchmark.PEERS), "whom to compare with: torch, jax, none", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "cases", "default", list(benchmark.SCALES), "how many and how large", flag_values=values
+    )
+    flags.DEFINE_string("only", "", "text the name of a case must hold", flag_values=values)
+    flags.DEFINE_list(
+        "attention", [], "implementations beside the one that is chosen", flag_values=values
+    )
+    flags.DEFINE_integer("repeats", None, "rounds per case", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of all data", flag_values=values, lower_bound=0)
+    flags.DEFINE_string(
+        "out", "runs/benchmark/benchmark.json", "file for the results", flag_values=values
+    )
+
+
+def main(values: flags.FlagValues) -> None:
+    """Measures, and prints the table."""
+    request = benchmark.Request(
+        what=_names("what", values, tuple(benchmark.KINDS)),
+        peers=_names("peer", values, benchmark.PEERS),
+        setting=Setting(
+            scale=values["cases"].value,
+            platform=jax.default_backend(),
+            repeats=values["repeats"].value,
+            attention=_names("attention", values, tuple(IMPLEMENTATIONS), least=0),
+            seed=values["seed"].value,
+        ),
+        out=pathlib.Path(values["out"].value).expanduser(),
+        only=values["only"].value,
+        command=_command(values),
+    )
+    results = benchmark.run(request)
+    print(
+        f"{text_table(results)}\n\nresults: {request.out}\npage: {request.out.with_suffix('.html')}"
+    )
+
+
+def _command(values: flags.FlagValues) -> str:
+    """The command line, as given."""
+    given = [values[name] for name in values if values[name].present and len(name) > 1]
+    texts = [shlex.quote(flag.serialize()) for flag in given]
+    return " ".join(["python -m experiments.benchmark", *texts])
+
+
+def _names(
+    flag: str, values: flags.FlagValues, accepted: tuple[str, ...], least: int = 1
+) -> tuple[str, ...]:
+    """The names a flag lists, each once."""
+    names = tuple(values[flag].value)
+    given = f"--{flag}={','.join(names)}"
+    unknown = [name for name in names if name not in accepted]
+    if unknown:
+        raise UserError(f"{given}: {unknown[0]!r} is not known; accepted are {', '.join(accepted)}")
+    if len(names) < least or len(set(names)) < len(names):
+        raise UserError(f"{given}: takes at least one of {', '.join(accepted)}, none of them twice")
+    return names
+
+
+if __name__ == "__main__":
+    command.run("benchmark", __doc__, define, main)

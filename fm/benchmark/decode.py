@@ -1,0 +1,110 @@
+"""Decoding: one query against a cache of keys and values, and whole samples.
+
+A single query does two FLOPs for every number it reads: the memory is what counts, and `bytes`
+is the figure to hold it against. FLOPs of a sample are those of one pass over it, however many
+a sampler takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fm.attention import Mask, attention, choose
+from fm.benchmark.attention import flops
+from fm.benchmark.case import Case
+from fm.benchmark.gemm import DTYPES
+from fm.benchmark.programs import program
+from fm.benchmark.settings import Setting
+from fm.benchmark.step import size
+from fm.benchmark.timing import Side
+from fm.model.flops import forward_flops
+from fm.model.generate import sample_tokens
+from fm.model.transformer import init
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """Caches of three lengths, with as many heads as keys and with shared ones; then samples."""
+    if setting.quick:
+        yield _query(setting, (2, 32, 2, 1, 16), "float32")
+        return
+    lengths = (1024, 8192, 32768) if setting.accelerator else (256, 1024, 4096)
+    for keys in lengths:
+        for kv_heads in (8, 2):
+            for dtype in DTYPES:
+                yield _query(setting, (8, keys, 8, kv_heads, 64), dtype)
+    for dtype in DTYPES:
+        yield _sample(setting, dtype)
+
+
+def _query(setting: Setting, shape: tuple[int, int, int, int, int], dtype: str) -> Case:
+    B, S, H, K, C = shape
+    lengths_B = np.random.default_rng(setting.seed).integers(S // 2, S + 1, B, np.int32)
+
+    def arrays() -> list[np.ndarray]:
+        rng = np.random.default_rng(setting.seed)
+        sizes = ((B, 1, H, C), (B, S, K, C), (B, S, K, C))
+        return [rng.standard_normal(each, np.float32) for each in sizes]
+
+    def ours(name: str) -> Side:
+        def attend(q, k, v, lengths):
+            return attention(q, k, v, mask=Mask(kv_length=lengths), implementation=name)
+
+        return program(attend, *(jnp.asarray(x, dtype) for x in arrays()), jnp.asarray(lengths_B))
+
+    def theirs() -> Side:
+        def attend(q, k, v, lengths):
+            return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths)
+
+        return program(attend, *(jnp.asarray(x, dtype) for x in arrays()), jnp.asarray(lengths_B))
+
+    def sdpa() -> Side:
+        from fm.benchmark.peers import pytorch
+
+        q, k, v = arrays()
+        return pytorch.attention(
+            q, k, v, q, dtype, causal=False, backward=False, kv_length=lengths_B
+        )
+
+    q, k = (jax.ShapeDtypeStruct(each, dtype) for each in ((B, 1, H, C), (B, S, K, C)))
+    chosen = choose(q, k, Mask(kv_length=jnp.asarray(lengths_B)))
+    names = dict.fromkeys((chosen, *setting.attention))
+    return Case(
+        what="decode",
+        name=f"one query, B{B} S{S} H{H} K{K} C{C}",
+        dtype=dtype,
+        ours={name: lambda name=name: ours(name) for name in names},
+        peers={
+            "jax": {"dot_product_attention": theirs},
+            "torch": {"scaled_dot_product_attention": sdpa},
+        },
+        flops=flops((B, 1, H, C), S, causal=False, backward=False),
+        tokens=B,
+    )
+
+
+def _sample(setting: Setting, dtype: str) -> Case:
+    each = size(4, 128, 128, 8, 4096)
+    model = dataclasses.replace(each.model, dtype=dtype)
+
+    def ours() -> Side:
+        params = init(jax.random.key(setting.seed), model)
+        prompt = jnp.ones((each.batch, 1), jnp.int32)
+
+        def sample(params, prompt, rng):
+            return sample_tokens(params, prompt, rng, model, length=each.length)
+
+        return program(sample, params, prompt, jax.random.key(0))
+
+    return Case(
+        what="decode",
+        name=f"samples, {each.name}",
+        dtype=dtype,
+        ours={"sample_tokens": ours},
+        flops=each.batch * forward_flops(model, each.length, predictions=each.length),
+        tokens=each.batch * (each.length - 1),
+    )

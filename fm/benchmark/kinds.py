@@ -1,0 +1,20 @@
+"""The kinds of case there are, in the order they are run. A new one is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from fm.benchmark import attention, decode, gemm, input, loss, scaling, step
+from fm.benchmark.case import Case
+from fm.benchmark.settings import Setting
+
+KINDS: dict[str, Callable[[Setting], Iterator[Case]]] = {
+    "gemm": gemm.cases,
+    "attention": attention.cases,
+    "step": step.cases,
+    "loss": loss.cases,
+    "decode": decode.cases,
+    "input": input.cases,
+    "scaling": scaling.cases,
+}
+PEERS = ("torch", "jax", "none")

@@ -1,0 +1,136 @@
+"""A case to rows: every side compiled, all of them timed in turns, ratios round by round."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from fm.benchmark import peers as others
+from fm.benchmark.case import Build, Case
+from fm.benchmark.rows import Row
+from fm.benchmark.settings import Setting
+from fm.benchmark.timing import Side, interleave, quartiles
+
+_GEMM, _WITHOUT = "gemm", "without"
+
+
+def measure(
+    case: Case, peers: Sequence[str], setting: Setting, gemm: tuple[Side, float] | None
+) -> list[Row]:
+    """Measures a case.
+
+    Args:
+      case: what to do.
+      peers: whom to compare with; "none" asks for a row that compares nothing.
+      setting: see `Setting`.
+      gemm: a matrix product of the case's dtype and its FLOPs, timed in the same rounds.
+
+    Returns:
+      A row for each of our implementations and each way of each peer asked for. A peer that is
+      not there, or a side that cannot run, gives a row without a ratio whose note says why.
+    """
+    sides: dict[str, Side] = {}
+    failed: dict[str, str] = {}
+    builds = {f"our {name}": build for name, build in case.ours.items()}
+    for peer in peers:
+        if others.missing(peer) is None:
+            ways = case.peers.get(peer, {})
+            builds |= {f"{peer} {way}": build for way, build in ways.items()}
+    if case.without is not None:
+        builds[_WITHOUT] = case.without
+    for name, build in builds.items():
+        _build(name, build, sides, failed)
+    # A matrix product's share of itself says nothing.
+    if gemm is not None and case.flops is not None and case.what != _GEMM:
+        sides[_GEMM] = gemm[0]
+    seconds = interleave(sides, setting.pace)
+    rate = gemm[1] if gemm else 0.0
+
+    rows = []
+    for ours in case.ours:
+        name = f"our {ours}"
+        if name in failed:
+            rows.append(Row(case.what, case.name, case.dtype, ours, note=failed[name]))
+            continue
+        alone = _alone(case, ours, sides[name], seconds, rate)
+        pairs = [
+            _against(alone, peer, way, seconds[name], sides, seconds, failed)
+            for peer in peers
+            for way in (case.peers.get(peer, {}) if others.missing(peer) is None else [None])
+            if peer in case.peers
+        ]
+        rows += ([alone] if "none" in peers or not pairs else []) + pairs
+    return rows
+
+
+def _build(name: str, build: Build, sides: dict[str, Side], failed: dict[str, str]) -> None:
+    try:
+        sides[name] = build()
+    except NotImplementedError as reason:
+        failed[name] = f"cannot run here: {' '.join(str(reason).split())}"
+
+
+def _alone(
+    case: Case, ours: str, side: Side, seconds: dict[str, list[float]], gemm_flops: float
+) -> Row:
+    """The row that compares nothing."""
+    taken = seconds[f"our {ours}"]
+    low, median, high = quartiles(taken)
+    share = waited = None
+    if case.flops is not None and _GEMM in seconds:
+        shares = [
+            (case.flops / ours_took) / (gemm_flops / gemm_took)
+            for ours_took, gemm_took in zip(taken, seconds[_GEMM], strict=True)
+        ]
+        share = quartiles(shares)[1]
+    if _WITHOUT in seconds:
+        saved = [1.0 - b / a for a, b in zip(taken, seconds[_WITHOUT], strict=True)]
+        waited = max(0.0, quartiles(saved)[1])
+    return Row(
+        what=case.what,
+        case=case.name,
+        dtype=case.dtype,
+        implementation=ours,
+        attention=case.attention,
+        median_seconds=median,
+        spread=(low, high),
+        repeats=len(taken),
+        tokens_per_s=case.tokens / median if case.tokens else None,
+        flops=case.flops,
+        bytes=side.least_bytes,
+        flops_per_s=case.flops / median if case.flops else None,
+        share_of_peak=share,
+        peak_memory_bytes=side.peak_memory_bytes,
+        compile_seconds=side.compile_seconds,
+        share_waited=waited,
+        axis=case.axis,
+        at=case.at,
+    )
+
+
+def _against(
+    alone: Row,
+    peer: str,
+    way: str | None,
+    taken: list[float],
+    sides: dict[str, Side],
+    seconds: dict[str, list[float]],
+    failed: dict[str, str],
+) -> Row:
+    """The row against one way of one peer."""
+    if way is None:
+        return dataclasses.replace(alone, peer=peer, note=others.missing(peer))
+    name = f"{peer} {way}"
+    if name in failed:
+        return dataclasses.replace(alone, peer=peer, peer_implementation=way, note=failed[name])
+    ratios = [theirs / ours for ours, theirs in zip(taken, seconds[name], strict=True)]
+    low, median, high = quartiles(ratios)
+    return dataclasses.replace(
+        alone,
+        peer=peer,
+        ratio=median,
+        ratio_spread=(low, high),
+        peer_implementation=way,
+        peer_seconds=quartiles(seconds[name])[1],
+        peer_peak_memory_bytes=sides[name].peak_memory_bytes,
+    )

@@ -1,0 +1,36 @@
+"""Those we compare with: written by us against their public interface, installed as extras."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+# Package each peer needs, and the extra that installs it; JAX is always there.
+_NEEDS = {"torch": ("torch", "torch")}
+
+
+def missing(peer: str) -> str | None:
+    """Why a peer cannot be measured, or None if it can."""
+    package, extra = _NEEDS.get(peer, (None, None))
+    if package is None or importlib.util.find_spec(package) is not None:
+        return None
+    return f"not installed: pip install -e .[{extra}]"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the peers that are installed."""
+    return {
+        package: importlib.metadata.version(package)
+        for package, _ in _NEEDS.values()
+        if importlib.util.find_spec(package) is not None
+    }
+
+
+def device() -> dict[str, Any]:
+    """How many threads each installed peer uses, and what it computes on."""
+    if missing("torch") is not None:
+        return {}
+    from fm.benchmark.peers import pytorch
+
+    return {"torch": pytorch.device(), "torch_threads": pytorch.threads()}

@@ -1,0 +1,112 @@
+"""How anything here is timed: warm, in turns, several rounds, medians and quartiles.
+
+A shared machine drifts by tens of percent within a minute, so two figures are compared only if
+they were taken side by side. All sides of a case take one turn a round, the order turning round
+with every round; a ratio is taken within each round, and the median over rounds is what counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+# Threads of another library that spin after their last call need this long to sleep.
+_PAUSE_SECONDS = 0.01
+# Below this a turn starts with an untimed call, which brings caches and threads back.
+_SETTLES_BELOW = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One implementation of a case, compiled and ready.
+
+    Attributes:
+      call: does the work once; may return before it is done.
+      wait: takes what `call` gave and returns once it is there.
+      chained: every call needs the result of the one before (steps of training), so that calls
+        sent ahead still run one after another.
+      compile_seconds: from shapes to a program; None where nothing is compiled apart.
+      peak_memory_bytes: arguments, results and what is held between; None if unknown.
+      least_bytes: what must move at least: arguments in, results out; None if unknown.
+    """
+
+    call: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    chained: bool = False
+    compile_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    least_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How long and how often to measure.
+
+    Attributes:
+      repeats: rounds.
+      turn_seconds: a turn makes as many calls as last about this long, one at least.
+      ahead: whether calls may be sent before earlier ones are done. Right on an accelerator,
+        whose queue runs them in order and hides the host; on a CPU two calls that do not need
+        each other could run at the same time.
+    """
+
+    repeats: int
+    turn_seconds: float
+    ahead: bool
+
+
+def interleave(sides: Mapping[str, Side], pace: Pace) -> dict[str, list[float]]:
+    """Seconds per call of every side: one figure a round, taken in turns."""
+    calls = {name: _calls(side, pace) for name, side in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    gc.collect()
+    for turn in range(pace.repeats):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            number, one_call = calls[name]
+            time.sleep(_PAUSE_SECONDS)
+            if one_call < _SETTLES_BELOW:
+                sides[name].wait(sides[name].call())
+            seconds[name].append(_timed(sides[name], number, pace.ahead))
+    return seconds
+
+
+def _calls(side: Side, pace: Pace) -> tuple[int, float]:
+    """How many calls make a turn, and how long one takes; two calls before that warm up."""
+    _timed(side, 2, ahead=False)
+    one_call = _timed(side, 1, ahead=False)
+    return max(1, min(1000, math.ceil(pace.turn_seconds / max(one_call, 1e-9)))), one_call
+
+
+def _timed(side: Side, calls: int, ahead: bool) -> float:
+    """Seconds per call of `calls` in a row."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        began = time.perf_counter()
+        result = None
+        for _ in range(calls):
+            result = side.call()
+            if not (ahead or side.chained):
+                side.wait(result)
+        side.wait(result)
+        return (time.perf_counter() - began) / calls
+    finally:
+        if collects:
+            gc.enable()
+
+
+def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
+    """25%, 50% and 75% of the figures, interpolated between neighbours."""
+    ordered = sorted(figures)
+
+    def at(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+    return at(0.25), at(0.5), at(0.75)

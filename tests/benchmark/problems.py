@@ -1,0 +1,15 @@
+"""Sides made of Python, whose calls are recorded."""
+
+import time
+
+from fm.benchmark.timing import Side
+
+
+def fake(name, calls, seconds=0.0, **facts):
+    """A side that sleeps, and notes its name in `calls` every time."""
+
+    def call():
+        calls.append(name)
+        time.sleep(seconds)
+
+    return Side(call=call, wait=lambda _: None, **facts)

@@ -1,0 +1,45 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from fm.benchmark.timing import Pace, Side, interleave, quartiles
+from tests.benchmark.problems import fake
+
+
+def test_sides_take_turns_and_the_order_turns_round():
+    calls = []
+    sides = {name: fake(name, calls, 0.001) for name in "abc"}
+    seconds = interleave(sides, Pace(repeats=4, turn_seconds=0.0, ahead=False))
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4, "c": 4}
+    # Three calls warm each up; then every turn is one call to settle and one timed.
+    turns = [name for name, _ in itertools.groupby(calls[9:])]
+    assert calls[:9] == [*"aaabbbccc"]
+    assert turns == [*"abc", *"ba", *"bc", *"ba"]
+    assert [calls[9:].count(name) for name in "abc"] == [8, 8, 8]
+
+
+def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
+    def waits(chained, ahead):
+        waited = []
+        side = Side(call=lambda: len(waited), wait=waited.append, chained=chained)
+        before = len(waited)
+        interleave({"one": side}, Pace(repeats=1, turn_seconds=1e-4, ahead=ahead))
+        return len(waited) - before
+
+    # A turn is up to a thousand calls of next to nothing: many waits, or one.
+    assert waits(chained=False, ahead=False) > 20
+    assert waits(chained=False, ahead=True) < 10
+    assert waits(chained=True, ahead=False) < 10
+
+
+def test_a_slower_side_takes_longer():
+    sides = {"slow": fake("slow", [], 0.02), "fast": fake("fast", [], 0.001)}
+    seconds = interleave(sides, Pace(repeats=3, turn_seconds=0.0, ahead=False))
+    assert min(seconds["slow"]) > 0.02
+    assert np.median(seconds["slow"]) > np.median(seconds["fast"])
+
+
+@pytest.mark.parametrize("figures", [[3.0], [2.0, 1.0], [5.0, 1.0, 4.0, 2.0, 9.0, 0.5]])
+def test_quartiles_are_those_of_numpy(figures):
+    np.testing.assert_allclose(quartiles(figures), np.quantile(figures, [0.25, 0.5, 0.75]))

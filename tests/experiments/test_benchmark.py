@@ -1,0 +1,155 @@
+import json
+import re
+
+import pytest
+
+from fm.benchmark import measure as measuring
+from fm.benchmark import runner as running
+from fm.benchmark.settings import Setting
+
+QUICK = ("--cases=quick", "--repeats=2")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "made" / "bench.json"
+
+
+def test_a_quick_run_end_to_end(call, out):
+    done = call("benchmark", *QUICK, "--what=gemm,attention", "--peer=jax", f"--out={out}")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "bench-roofline.png", "bench.html", "bench.json",
+    ]  # fmt: skip
+    results = json.loads(out.read_text())
+    assert results["schema"] == 1 and results["finished"]
+    assert {"device", "versions", "xla_flags", "command", "rows", "scaling"} <= results.keys()
+    assert {row["what"] for row in results["rows"]} == {"gemm", "attention"}
+    for row in results["rows"]:
+        assert (row["ratio"] is None) == (row["peer"] == "none")
+        assert row["median_seconds"] > 0 and row["repeats"] == 2 and row["flops_per_s"] > 0
+    attention = [row for row in results["rows"] if row["what"] == "attention"]
+    assert all(row["peer"] == "jax" and row["share_of_peak"] > 0 for row in attention)
+    page = (out.parent / "bench.html").read_text()
+    for part in (
+        "Matrix products",
+        "dot_product_attention",
+        "--what=gemm,attention",
+        "jax",
+        "data:image/png",
+    ):
+        assert part in page
+    assert not re.search(r"<script|(src|href)=\"(?!data:|#)", page)
+    for row in results["rows"]:
+        assert row["case"] in done.out
+
+    again = call("benchmark", *QUICK, "--what=gemm,attention", "--peer=jax", f"--out={out}")
+    assert again.code == 0 and "is finished" in again.err
+    assert json.loads(out.read_text()) == results
+    other = call("benchmark", *QUICK, "--what=gemm", "--peer=jax", f"--out={out}")
+    assert other.code == 2 and "holds another benchmark (config.what:" in other.error
+
+
+def test_scaling(call, out):
+    flags = ("--what=scaling", "--only=length", "--peer=none", f"--out={out}")
+    assert call("benchmark", *QUICK, *flags).code == 0
+    (fit,) = json.loads(out.read_text())["scaling"]
+    assert fit["axis"] == "length" and fit["values"] == [8, 16, 32]
+    assert fit["flops_exponent"] == pytest.approx(1.1, abs=0.2)
+    assert (out.parent / "bench-scaling.png").exists()
+    assert "power of time" in (out.parent / "bench.html").read_text()
+
+
+def test_input(call, out):
+    flags = ("--what=input", "--peer=none", f"--out={out}")
+    assert call("benchmark", *QUICK, *flags).code == 0
+    batch, training = json.loads(out.read_text())["rows"]
+    assert batch["share_waited"] is None and batch["tokens_per_s"] > 0
+    assert 0 <= training["share_waited"] < 1
+    assert "waited" in (out.parent / "bench.html").read_text()
+
+
+def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
+    seen = []
+
+    def stops(case, *rest):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(case.key)
+        return measuring.measure(case, *rest)
+
+    flags = (*QUICK, "--what=gemm,attention", "--peer=none", f"--out={out}")
+    monkeypatch.setattr(running, "measure", stops)
+    stopped = call("benchmark", *flags)
+    assert stopped.code == 130
+    assert "2 of 4 cases are in" in stopped.error and "the same command goes on" in stopped.error
+    half = json.loads(out.read_text())
+    assert not half["finished"] and "stopped before its last case" in (
+        out.with_suffix(".html").read_text()
+    )
+    seen.clear()
+    monkeypatch.setattr(running, "measure", lambda *all: seen.append(all[0].key) or
+                        measuring.measure(*all))  # fmt: skip
+    assert call("benchmark", *flags).code == 0
+    whole = json.loads(out.read_text())
+    assert len(seen) == 2 and whole["rows"][:2] == half["rows"] and len(whole["rows"]) == 4
+
+
+def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch):
+    why = "not installed: pip install -e .[torch]"
+    monkeypatch.setattr(running.others, "missing", lambda peer: why if peer == "torch" else None)
+    monkeypatch.setattr(running.others, "device", dict)
+    done = call("benchmark", *QUICK, "--what=gemm", "--peer=torch", f"--out={out}")
+    assert done.code == 0, done.err
+    (row, _) = json.loads(out.read_text())["rows"]
+    assert (row["peer"], row["ratio"], row["note"]) == ("torch", None, why)
+    assert why in out.with_suffix(".html").read_text() and why in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--what=nonsense"], ["--what=nonsense", "'nonsense'", "gemm, attention, step"]),
+        (["--what="], ["--what=", "at least one of gemm"]),
+        (["--what=gemm,gemm"], ["--what=gemm,gemm", "none of them twice"]),
+        (["--peer=numpy"], ["--peer=numpy", "'numpy'", "torch, jax, none"]),
+        (["--cases=huge"], ["--cases=huge: takes one of quick, default, full"]),
+        (["--attention=magic"], ["--attention=magic", "'magic'", "reference"]),
+        (["--only=nothing has this"], ["--only=nothing has this", "gemm"]),
+        (["--repeats=0"], ["--repeats=0: takes a positive integer"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line(call, out, arguments, parts):
+    done = call("benchmark", "--what=gemm", *QUICK, f"--out={out}", *arguments)
+    assert done.code == 2
+    assert all(part in done.error for part in parts), done.error
+    assert not out.parent.exists()
+
+
+def test_an_output_that_cannot_be_written(call, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "broken.json").write_text("{")
+    for name, part in (
+        ("file/bench.json", "cannot be used"),
+        ("folder.json", "cannot be used (a folder)"),
+        ("broken.json", "cannot be used"),
+        ("list.json", "holds no benchmark"),
+        ("bench.txt", "ends in .json"),
+    ):
+        done = call("benchmark", *QUICK, "--what=gemm", f"--out={tmp_path / name}")
+        assert done.code == 2 and part in done.error, name
+    assert (tmp_path / "list.json").read_text() == "[]"
+
+
+def test_help(call):
+    done = call("benchmark", "--help")
+    assert done.code == 0 and "--what=a,b,..." in done.out and "scaling" in done.out
+    assert max(map(len, done.out.splitlines())) <= 100
+
+
+def test_the_quick_set_is_small():
+    for what, kind in running.KINDS.items():
+        assert 1 <= len(list(kind(Setting(scale="quick")))) <= 6, what
