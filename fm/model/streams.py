@@ -99,13 +99,6 @@ def token_logits(params: dict[str, jax.Array], h_TD: jax.Array) -> jax.Array:
     return (h_TD @ params["token_head"].astype(h_TD.dtype)).astype(jnp.float32)
 
 
-def token_nll(params: dict[str, jax.Array], h_TD: jax.Array, targets_T: jax.Array) -> jax.Array:
-    """Negative log likelihood of each target token, in nats, float32 [T]."""
-    logits_TV = token_logits(params, h_TD)
-    picked_T = jnp.take_along_axis(logits_TV, targets_T[:, None], axis=-1)[:, 0]
-    return jax.nn.logsumexp(logits_TV, axis=-1) - picked_T
-
-
 def mixture(
     params: dict[str, jax.Array], h_TD: jax.Array, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

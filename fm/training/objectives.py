@@ -18,6 +18,7 @@ from fm.model import streams
 from fm.model.config import ModelConfig
 from fm.model.layers import rms_norm
 from fm.model.transformer import forward
+from fm.model.vocabulary import weighed_nats
 
 Batch = dict[str, jax.Array]
 Nats = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights
@@ -153,7 +154,7 @@ def next_piece(params: dict, batch: Batch, config: ModelConfig) -> Nats:
     final_BLD = forward(params, batch, config, mask=mask)["final"]
     weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     targets = {key: batch[key][:, 1:] for key in ("tokens", "patches") if key in batch}
-    return _weighed(_nll(params, final_BLD[:, :-1], targets, config), weights)
+    return _nats(params, final_BLD[:, :-1], targets, weights, config)
 
 
 def masked_pieces(
@@ -172,7 +173,7 @@ def masked_pieces(
     final_BLD = forward(params, batch, config, mask=mask, hidden_BL=hidden_BL)["final"]
     h_BkD = jnp.take_along_axis(final_BLD, places_Bk[..., None], axis=1)
     targets = _at(batch, places_Bk)
-    return _weighed(_nll(params, h_BkD, targets, config), targets["segments"] > 0)
+    return _nats(params, h_BkD, targets, targets["segments"] > 0, config)
 
 
 def bag_of_tokens(
@@ -206,7 +207,8 @@ def bag_of_tokens(
     tokens_BL = jnp.take_along_axis(batch["tokens"], order_BL, axis=1)
     hidden_BL = (jnp.arange(L) >= shown_B1) & jnp.take_along_axis(filled_BL, order_BL, axis=1)
     nats_BL = -jnp.take_along_axis(log_p_BV, tokens_BL, axis=1)
-    return _weighed(nats_BL, hidden_BL * token_weights_V[tokens_BL])
+    weights_BL = hidden_BL * token_weights_V[tokens_BL]
+    return jnp.sum(nats_BL * weights_BL), jnp.sum(weights_BL)
 
 
 def rarity_weights(counts_V: jax.Array, rarity: float) -> jax.Array:
@@ -226,17 +228,15 @@ def _at(batch: Batch, places_Bk: jax.Array) -> Batch:
     return {key: pick(value) for key, value in batch.items()}
 
 
-def _nll(params: dict, h_BkD: jax.Array, targets: Batch, config: ModelConfig) -> jax.Array:
-    """Nats per token, or per number in a patch, [B, k]."""
+def _nats(
+    params: dict, h_BkD: jax.Array, targets: Batch, weights_Bk: jax.Array, config: ModelConfig
+) -> Nats:
+    """Sums over predictions of weighted nats per token, or per number in a patch, and weights."""
     h_TD = h_BkD.reshape(-1, h_BkD.shape[-1])
+    weights_T = weights_Bk.reshape(-1).astype(jnp.float32)
     if "tokens" in targets:
-        nats_T = streams.token_nll(params["streams"], h_TD, targets["tokens"].reshape(-1))
-    else:
-        values_TP = streams.unit(targets["patches"]).reshape(-1, config.patch)
-        nats_T = streams.patch_nll(params["streams"], h_TD, values_TP, config) / config.patch
-    return nats_T.reshape(h_BkD.shape[:2])
-
-
-def _weighed(nats: jax.Array, weights: jax.Array) -> Nats:
-    weights = weights.astype(jnp.float32)
-    return jnp.sum(nats * weights), jnp.sum(weights)
+        head_DV, targets_T = params["streams"]["token_head"], targets["tokens"].reshape(-1)
+        return weighed_nats(head_DV, h_TD, targets_T, weights_T), jnp.sum(weights_T)
+    values_TP = streams.unit(targets["patches"]).reshape(-1, config.patch)
+    nats_T = streams.patch_nll(params["streams"], h_TD, values_TP, config) / config.patch
+    return jnp.sum(nats_T * weights_T), jnp.sum(weights_T)

@@ -8,6 +8,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import ModelConfig, flops, streams
 from fm.model.transformer import forward, init
+from fm.model.vocabulary import weighed_nats
 
 # Wide enough that products outweigh the work per element, which is not counted.
 SIZES = {"depth": 2, "width": 256, "heads": 4, "kv_heads": 2, "hidden": 1024}
@@ -28,7 +29,8 @@ def outcome(params, config, length):
     final = forward(params, inputs | {"positions": positions}, config, mask=Mask(causal=True))
     h_TD = final["final"].reshape(-1, config.width)
     if config.vocab:
-        return jnp.sum(streams.token_nll(params["streams"], h_TD, jnp.zeros(len(h_TD), int)))
+        head_DV, targets_T = params["streams"]["token_head"], jnp.zeros(len(h_TD), int)
+        return weighed_nats(head_DV, h_TD, targets_T, jnp.ones(len(h_TD)))
     return jnp.sum(streams.patch_nll(params["streams"], h_TD, jnp.zeros((len(h_TD), 64)), config))
 
 

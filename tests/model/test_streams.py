@@ -8,8 +8,7 @@ from scipy import special, stats
 
 from fm.errors import UserError
 from fm.model import ModelConfig, sized, streams
-from fm.model.transformer import init
-from tests.model.problems import IMAGE, TEXT, images, params
+from tests.model.problems import IMAGE, images, params
 
 
 def test_a_patch_costs_what_its_mixture_says():
@@ -34,22 +33,6 @@ def test_no_component_is_narrower_than_a_grey_level():
     one = np.ones((1, IMAGE.width), np.float32)
     _, _, scales = jax.jit(streams.mixture, static_argnums=2)(weights, one, IMAGE)
     assert np.min(scales) >= 1 / 256
-
-
-def test_a_token_costs_its_log_softmax():
-    rng = np.random.default_rng(0)
-    h_TD = rng.normal(size=(4, TEXT.width)).astype(np.float32)
-    targets = np.array([0, 3, 18, 3])
-    weights = params(TEXT)["streams"]
-    want = -special.log_softmax(h_TD @ np.asarray(weights["token_head"]), axis=-1)
-    got = jax.jit(streams.token_nll)(weights, h_TD, targets)
-    np.testing.assert_allclose(got, want[np.arange(4), targets], rtol=1e-4)
-
-
-def test_a_fresh_model_knows_nothing_about_tokens():
-    weights = jax.jit(init, static_argnums=1)(jax.random.key(0), TEXT)["streams"]
-    nats = jax.jit(streams.token_nll)(weights, np.ones((1, TEXT.width)), np.array([2]))
-    np.testing.assert_allclose(nats, np.log(TEXT.vocab), rtol=1e-6)
 
 
 def test_bytes_are_the_middle_of_their_bin():
