@@ -46,6 +46,12 @@ class ModelConfig:
     attention: str | None = None
 
     def __post_init__(self):
+        for name in ("width", "heads", "kv_heads", "hidden", "axes", "mixtures"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("depth", "vocab", "patch"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 0")
         if self.width % self.heads or self.heads % self.kv_heads:
             raise UserError(
                 f"heads={self.heads} must divide width={self.width}, and kv_heads={self.kv_heads} "

@@ -22,7 +22,7 @@ from fm.transfer.examples import take
 from fm.transfer.finetune import predict
 
 Row = dict[str, Any]
-_CURVE_POINTS = 5
+_CURVE_POINTS = 4
 _CURVE_ITEMS = 200
 _SAMPLES = 3
 _PROMPT_TOKENS = 8

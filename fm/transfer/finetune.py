@@ -98,11 +98,14 @@ def finetune(
     epochs = -(-config.steps * config.batch_size // n)
     order = np.concatenate([draws.permutation(n) for _ in range(epochs)])
     order_SB = order[: config.steps * config.batch_size].reshape(config.steps, -1)
-    tuned = {"model": params, "head": init_head(rows, model, classes, config.reading)}
+    # What predicts pieces gets no gradient here: set aside, it costs no update either.
+    idle, used = _apart(params["streams"])
+    start = {**params, "streams": used}
+    tuned = {"model": start, "head": init_head(rows, model, classes, config.reading)}
     padded = {key: _pad(value, capacity) for key, value in rows.items()}
     # The rate and the number of steps enter as data: one compiled program for all of them.
     shapes = dataclasses.replace(config, learning_rate=0.0)
-    return _run(
+    tuned = _run(
         tuned,
         padded,
         _pad(np.asarray(labels, np.int32), capacity),
@@ -112,6 +115,17 @@ def finetune(
         jnp.int32(config.steps if steps is None else steps),
         model,
         shapes,
+    )
+    tuned["model"]["streams"] |= idle
+    return tuned
+
+
+def _apart(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
+    """The heads that predict pieces, and all else."""
+    heads = {"token_head", "patch_head", "patch_bias"} & streams.keys()
+    return (
+        {name: streams[name] for name in heads},
+        {name: value for name, value in streams.items() if name not in heads},
     )
 
 
@@ -154,7 +168,8 @@ def _rate(number: jax.Array, steps: jax.Array) -> jax.Array:
 def _some_pieces(batch: dict[str, jax.Array], rng: jax.Array, keep: int) -> dict[str, jax.Array]:
     """`keep` pieces of every row, padding last."""
     filled = batch["segments"] > 0
-    order = jnp.argsort(jax.random.uniform(rng, filled.shape) + ~filled, axis=-1)[:, :keep]
+    L = filled.shape[1]
+    order = jax.lax.top_k(jax.random.uniform(rng, filled.shape) - ~filled, min(keep, L))[1]
 
     def pick(value):
         return jnp.take_along_axis(

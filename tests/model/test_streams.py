@@ -68,6 +68,8 @@ def test_mixed_pieces_take_their_own_embedding():
     [
         ({"heads": 5}, "heads=5"),
         ({"kv_heads": 3}, "kv_heads=3"),
+        ({"heads": 0}, "heads=0 must be at least 1"),
+        ({"depth": -1}, "depth=-1 must be at least 0"),
         ({"width": 28, "axes": 2}, "head width 7"),
         ({"dtype": "float16"}, "dtype=float16"),
     ],
