@@ -17,15 +17,22 @@ lint: $(TESTING)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# uv installs several times as fast; where its registry cannot be reached, pip goes its own way.
+define install
+$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --quiet --compile-bytecode \
+	--python $(BIN)/python --editable "$(1)" || { echo "uv could not install $(1), pip does" >&2; \
+	$(BIN)/python -m pip install --quiet --editable "$(1)"; }
+endef
+
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(INSTALLED): $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(call install,.)
 	touch $@
 
 $(TESTING): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(call install,.[test])
 	touch $@
 
 clean:

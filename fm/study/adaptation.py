@@ -173,7 +173,7 @@ class Network:
             return labels * flops.forward_flops(self.model, length, predictions=0, patches=patches)
         tuning = self.recipe.finetune
         return (
-            tuning.steps
+            tuning.updates(labels)
             * tuning.batch_size
             * flops.train_flops(
                 self.model, min(tuning.keep or length, length), predictions=0, patches=patches

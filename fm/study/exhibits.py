@@ -50,7 +50,7 @@ def adaptation_curves(
     the test items; no setting is chosen by it.
     """
     labels = max(task.config.budgets)
-    full = task.config.recipe.finetune.steps
+    full = task.config.recipe.finetune.updates(labels)
     steps = sorted({max(1, round(full * 2.0**-k)) for k in range(_CURVE_POINTS)})
     truth = np.asarray(task.dataset.train.labels)
     rows, values = [], {}

@@ -29,7 +29,9 @@ def text(profile: str = "default") -> Recipe:
         vocab=4096,
         length=256,
         windows=2,
-        finetune=FinetuneConfig(steps=40, batch_size=16, keep=64, reading=Reading(view=64)),
+        finetune=FinetuneConfig(
+            steps=40, epochs=4.0, batch_size=16, keep=64, reading=Reading(view=64)
+        ),
         learning_rates=(1e-2,),
         penalties=(100.0, 1000.0),
         scale="standardise",
@@ -46,7 +48,7 @@ def image(profile: str = "default") -> Recipe:
         steps=800,
         batch_size=64,
         patch=2,
-        finetune=FinetuneConfig(steps=40, batch_size=32, reading=Reading("concat")),
+        finetune=FinetuneConfig(steps=40, epochs=6.0, batch_size=32, reading=Reading("concat")),
         learning_rates=(3e-3,),
         penalties=(0.001, 0.01),
         scale="l2",
@@ -62,7 +64,9 @@ def _profiled(recipe: Recipe, profile: str) -> Recipe:
             recipe,
             steps=recipe.steps // 30,
             windows=1,
-            finetune=dataclasses.replace(recipe.finetune, steps=recipe.finetune.steps // 4),
+            finetune=dataclasses.replace(
+                recipe.finetune, steps=recipe.finetune.steps // 4, epochs=0.0
+            ),
             learning_rates=recipe.learning_rates[:1],
             penalties=recipe.penalties[:1],
         )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from fm.data.pieces import chunks, patch_positions, patchify
 from fm.data.tokenizer import Tokenizer
 
 Rows = dict[str, np.ndarray]
-
-_NARROWEST = 64
 
 
 def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int) -> Rows:
@@ -49,39 +45,6 @@ def image_rows(images: np.ndarray, patch: int) -> Rows:
         "positions": np.broadcast_to(positions, (N, L, 2)),
         "segments": np.ones((N, L), np.int32),
     }
-
-
-def stacks(rows: Rows, size: int) -> Iterator[tuple[np.ndarray, Rows]]:
-    """Batches of one size, stacked; short rows together and their padding cut off.
-
-    Widths are doublings of `_NARROWEST` and stacks are filled up to a power of 16, so that few
-    shapes are compiled.
-
-    Yields:
-      Indices int [n] of the rows in a stack, and arrays [batches, size, width, ...]: those rows in
-      order, then repeats of the first.
-    """
-    filled = rows["segments"] > 0
-    length = filled.shape[1]
-    width_N = length - np.argmax(filled[:, ::-1], axis=1)
-    widths = [_NARROWEST]
-    while widths[-1] < width_N.max(initial=0):
-        widths.append(2 * widths[-1])
-    class_N = np.searchsorted(widths, width_N)
-    for which in np.unique(class_N):
-        indices = np.flatnonzero(class_N == which)
-        batches = 1
-        while batches * size < len(indices):
-            batches *= 16
-        padded = np.concatenate([indices, np.repeat(indices[:1], batches * size - len(indices))])
-        width = min(widths[which], length)
-        yield (
-            indices,
-            {
-                key: value[padded, :width].reshape(batches, size, width, *value.shape[2:])
-                for key, value in rows.items()
-            },
-        )
 
 
 def take(rows: Rows, indices: np.ndarray) -> Rows:

@@ -13,6 +13,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.transformer import forward
+from fm.transfer import views
 from fm.transfer.examples import Rows
 from fm.transfer.sweep import BATCH_SIZE, Read, sweep
 
@@ -42,54 +43,71 @@ class Reading:
 
 
 def pooled(
-    params: dict, rows: dict[str, jax.Array], config: ModelConfig, reading: Reading
+    params: dict, rows: dict[str, jax.Array], config: ModelConfig, pool: str = "mean"
 ) -> list[jax.Array]:
-    """Features of every depth under bidirectional attention.
+    """Features of every depth under bidirectional attention, each row read at once.
 
     Args:
       params: of the model.
       rows: see `fm.transfer.examples`.
       config: the model's.
-      reading: see `Reading`.
+      pool: see `Reading`.
 
     Returns:
       N + 2 arrays [B, E]: the residual before and after each layer, then the final output;
       E = D for "mean", L D for "concat".
     """
-    B, L = rows["segments"].shape
-    views = -(-L // reading.view) if reading.view else 1
-    rows = {key: _thinned(value, views) for key, value in rows.items()}
+    depths = _summed(params, rows, config, pool)
+    if pool == "concat":
+        return depths
+    filled_B1 = jnp.sum(rows["segments"] > 0, axis=1, keepdims=True)
+    return [x / jnp.maximum(filled_B1, 1) for x in depths]
+
+
+def _summed(params, rows, config, pool) -> list[jax.Array]:
+    """`pooled`, its means not yet divided by the number of pieces."""
     segments = rows["segments"]
     mask = Mask(q_segments=segments, kv_segments=segments) if "tokens" in rows else Mask()
     outputs = forward(params, rows, config, mask=mask)
     depths = [x.astype(jnp.float32) for x in (*outputs["layers"], outputs["final"])]
-    if reading.pool == "concat":
-        return [x.reshape(B, -1) for x in depths]
-    filled_BL1 = (segments > 0).reshape(B, -1, 1)
-    count_B1 = jnp.maximum(jnp.sum(filled_BL1, axis=1), 1)
-    return [jnp.sum(x.reshape(B, -1, config.width) * filled_BL1, axis=1) / count_B1 for x in depths]
-
-
-def _thinned(value: jax.Array, views: int) -> jax.Array:
-    """[B, L, ...] to [B * views, L / views, ...], piece l in view l % views; padded to fit."""
-    B, L = value.shape[:2]
-    each = -(-L // views)
-    value = jnp.pad(value, [(0, 0), (0, each * views - L), *[(0, 0)] * (value.ndim - 2)])
-    split = jnp.swapaxes(value.reshape(B, each, views, *value.shape[2:]), 1, 2)
-    return split.reshape(B * views, each, *value.shape[2:])
+    if pool == "concat":
+        return [x.reshape(len(x), -1) for x in depths]
+    filled_BL1 = (segments > 0)[..., None]
+    return [jnp.sum(x * filled_BL1, axis=1) for x in depths]
 
 
 @functools.lru_cache(maxsize=64)
-def _frozen(config: ModelConfig, reading: Reading) -> Read:
-    """Depths side by side, each of unit length, so none drowns the others."""
-
+def _depths(config: ModelConfig, pool: str, last: bool) -> Read:
     def read(params, rows):
-        depths = pooled(params, rows, config, reading)
-        norms = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in depths]
-        scaled = [x / jnp.maximum(norm, 1e-6) for x, norm in zip(depths, norms, strict=True)]
-        return jnp.concatenate(scaled, axis=-1)
+        depths = _summed(params, rows, config, pool)
+        return jnp.stack(depths[-1:] if last else depths, axis=1)
 
     return read
+
+
+def features(
+    params: dict,
+    rows: Rows,
+    config: ModelConfig,
+    *,
+    reading: Reading,
+    last: bool = False,
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
+    """Features of any number of rows, view by view, float32 [N, depths, E].
+
+    Args:
+      params: of the model.
+      rows: N rows, see `fm.transfer.examples`.
+      config: the model's.
+      reading: see `Reading`.
+      last: the final output alone, not all N + 2 depths.
+      batch_size: views read at a time.
+    """
+    read = _depths(config, reading.pool, last)
+    pieces, of_M = views.cut(rows, reading.view)
+    made = sweep(read, params, pieces, batch_size)
+    return made if reading.pool == "concat" else views.mean(made, pieces, of_M)
 
 
 def frozen_features(
@@ -100,5 +118,10 @@ def frozen_features(
     reading: Reading,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Features of every row, computed once, float32 [N, (depth + 2) E]."""
-    return sweep(_frozen(config, reading), params, rows, batch_size)
+    """Features a probe reads, float32 [N, (depth + 2) E]: every depth, side by side.
+
+    Each depth is scaled to unit length, so that none drowns the others.
+    """
+    depths = features(params, rows, config, reading=reading, batch_size=batch_size)
+    norms = np.linalg.norm(depths, axis=-1, keepdims=True)
+    return (depths / np.maximum(norms, 1e-6)).reshape(len(depths), -1)

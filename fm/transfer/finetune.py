@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,8 @@ import optax
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.transfer.examples import Rows
-from fm.transfer.features import Reading, pooled
-from fm.transfer.sweep import BATCH_SIZE, Read, sweep
+from fm.transfer.features import Reading, features, pooled
+from fm.transfer.sweep import BATCH_SIZE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,8 @@ class FinetuneConfig:
 
     Attributes:
       learning_rate: AdamW's peak, warmed up over a tenth of the steps, then cosine to zero.
-      steps: updates.
+      steps: updates, at least.
+      epochs: passes over the labels, at least: more labels are trained on for longer.
       batch_size: examples per update.
       keep: pieces of an example a training step sees, drawn anew each time (piece dropout);
         0 for all.
@@ -33,17 +36,22 @@ class FinetuneConfig:
 
     learning_rate: float = 3e-3
     steps: int = 80
+    epochs: float = 0.0
     batch_size: int = 16
     keep: int = 0
     weight_decay: float = 0.01
     reading: Reading = dataclasses.field(default_factory=Reading)
 
     def __post_init__(self):
-        if self.steps < 1 or self.batch_size < 1 or self.keep < 0:
+        if min(self.steps, self.batch_size) < 1 or min(self.keep, self.epochs) < 0:
             raise UserError(
                 f"fine-tuning takes steps={self.steps} and batch_size={self.batch_size} of at "
-                f"least 1, and keep={self.keep} of at least 0"
+                f"least 1, keep={self.keep} and epochs={self.epochs} of at least 0"
             )
+
+    def updates(self, labels: int) -> int:
+        """Updates of a run on so many labels."""
+        return max(self.steps, math.ceil(self.epochs * labels / self.batch_size))
 
 
 def init_head(rows: Rows, model: ModelConfig, classes: int, reading: Reading) -> dict:
@@ -59,9 +67,12 @@ def logits(
     tuned: dict, rows: dict[str, jax.Array], model: ModelConfig, reading: Reading
 ) -> jax.Array:
     """Unnormalised log probabilities of the classes, float32 [B, classes]."""
-    features_BE = pooled(tuned["model"], rows, model, reading)[-1]
-    scale = jax.lax.rsqrt(jnp.mean(features_BE**2, axis=-1, keepdims=True) + 1e-6)
-    return features_BE * scale @ tuned["head"]["kernel"] + tuned["head"]["bias"]
+    return _score(tuned["head"], pooled(tuned["model"], rows, model, reading.pool)[-1])
+
+
+def _score(head: dict, features_BE: Any) -> Any:
+    scale = ((features_BE**2).mean(axis=-1, keepdims=True) + 1e-6) ** -0.5
+    return features_BE * scale @ head["kernel"] + head["bias"]
 
 
 def finetune(
@@ -88,16 +99,17 @@ def finetune(
       seed: decides batches and which pieces are kept.
       capacity: the arrays are padded to this many rows (never drawn), so that one compiled
         program serves all label budgets.
-      steps: updates of a shorter run under its own schedule; `config.steps` unless given.
+      steps: updates of a shorter run under its own schedule; `config.updates` unless given.
 
     Returns:
       `{"model": params, "head": {...}}`, tuned.
     """
     n = len(labels)
     draws = np.random.default_rng([seed, n])
-    epochs = -(-config.steps * config.batch_size // n)
-    order = np.concatenate([draws.permutation(n) for _ in range(epochs)])
-    order_SB = order[: config.steps * config.batch_size].reshape(config.steps, -1)
+    most = config.updates(capacity)
+    passes = -(-most * config.batch_size // n)
+    order = np.concatenate([draws.permutation(n) for _ in range(passes)])
+    order_SB = order[: most * config.batch_size].reshape(most, -1)
     # What predicts pieces gets no gradient here: set aside, it costs no update either.
     idle, used = _apart(params["streams"])
     start = {**params, "streams": used}
@@ -112,7 +124,7 @@ def finetune(
         order_SB,
         jax.random.key(seed),
         jnp.float32(config.learning_rate),
-        jnp.int32(config.steps if steps is None else steps),
+        jnp.int32(config.updates(n) if steps is None else steps),
         model,
         shapes,
     )
@@ -179,11 +191,6 @@ def _some_pieces(batch: dict[str, jax.Array], rng: jax.Array, keep: int) -> dict
     return {key: pick(value) for key, value in batch.items()}
 
 
-@functools.lru_cache(maxsize=64)
-def _classify(model: ModelConfig, reading: Reading) -> Read:
-    return lambda tuned, rows: jnp.argmax(logits(tuned, rows, model, reading), axis=-1)
-
-
 def predict(
     tuned: dict,
     rows: Rows,
@@ -193,7 +200,8 @@ def predict(
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """The most likely class of every row, int [N]."""
-    return sweep(_classify(model, reading), tuned, rows, batch_size)
+    made = features(tuned["model"], rows, model, reading=reading, last=True, batch_size=batch_size)
+    return _score(jax.device_get(tuned["head"]), made[:, 0]).argmax(axis=-1)
 
 
 def _pad(value: np.ndarray, length: int) -> np.ndarray:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.transfer.examples import Rows, stacks
+from fm.transfer.examples import Rows
 
 # Small: a batch's activations stay in the cache, and the loop costs nothing.
-BATCH_SIZE = 16
+BATCH_SIZE = 64
 
 Read = Callable[[Any, dict[str, jax.Array]], jax.Array]
 
@@ -25,19 +25,21 @@ def sweep(read: Read, operands: Any, rows: Rows, batch_size: int = BATCH_SIZE) -
       read: (operands, batch) -> [batch_size, ...], row by row; compiled once per shape for as long
         as it is the same function.
       operands: handed to `read`.
-      rows: N rows, see `fm.transfer.examples`.
+      rows: N rows of one width, see `fm.transfer.examples`.
       batch_size: rows read at a time.
 
     Returns:
       [N, ...], in the order of the rows.
     """
-    parts = []
-    order = []
-    for indices, stacked in stacks(rows, batch_size):
-        made = np.asarray(_loop(operands, stacked, -(-len(indices) // batch_size), read))
-        parts.append(made.reshape(-1, *made.shape[2:])[: len(indices)])
-        order.append(indices)
-    return np.concatenate(parts)[np.argsort(np.concatenate(order))]
+    N = len(rows["segments"])
+    count = -(-N // batch_size)
+    # Filled up to a power of 4 with repeats that are never read: few shapes are compiled.
+    batches = 1
+    while batches < count:
+        batches *= 4
+    filled = np.minimum(np.arange(batches * batch_size), N - 1).reshape(batches, batch_size)
+    made = np.asarray(_loop(operands, {key: rows[key][filled] for key in rows}, count, read))
+    return made.reshape(-1, *made.shape[2:])[:N]
 
 
 @functools.partial(jax.jit, static_argnames="read")

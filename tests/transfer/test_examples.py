@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fm.data import tokenizer as bpe
-from fm.transfer.examples import image_rows, stacks, take, text_rows
+from fm.transfer.examples import image_rows, take, text_rows
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +30,6 @@ def test_what_no_text_reaches_is_cut_off(tokenizer):
     longer = text_rows(tokenizer, [*texts, "d" * 200], length=64, windows=2)
     assert longer["tokens"].shape == (3, 128)
     assert all(np.array_equal(short[key], longer[key][:2, :32]) for key in short)
-
-
-def test_stacks_hold_every_row_once_and_all_that_is_filled(tokenizer):
-    draws = np.random.default_rng(0)
-    texts = ["e" * int(count) for count in draws.integers(1, 250, 23)]
-    rows = text_rows(tokenizer, texts, length=128, windows=2)
-    seen = []
-    for indices, stacked in stacks(rows, 8):
-        seen += indices.tolist()
-        batches, size, width = stacked["tokens"].shape
-        assert size == 8 and batches in (1, 16) and width in (64, 128, 256)
-        flat = stacked["tokens"].reshape(-1, width)
-        assert np.array_equal(flat[: len(indices)], rows["tokens"][indices, :width])
-        assert not rows["segments"][indices, width:].any()
-    assert sorted(seen) == list(range(23))
 
 
 def test_image_rows_hold_the_patches_and_where_they_lie():

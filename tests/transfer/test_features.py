@@ -3,7 +3,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.transfer.examples import image_rows
-from fm.transfer.features import Reading, frozen_features, pooled
+from fm.transfer.features import Reading, features, frozen_features, pooled
 from tests.transfer.problems import MODEL, PICTURES, params, separable, text
 
 
@@ -34,8 +34,8 @@ def test_each_depth_has_unit_length():
 
 def test_mean_pool_is_the_mean_of_the_filled_pieces():
     rows = text([[4, 5, 6], [7]], 5)
-    first = pooled(params(), rows, MODEL, Reading())[0]
-    each = pooled(params(), rows, MODEL, Reading("concat"))[0].reshape(2, 5, MODEL.width)
+    first = pooled(params(), rows, MODEL)[0]
+    each = pooled(params(), rows, MODEL, "concat")[0].reshape(2, 5, MODEL.width)
     np.testing.assert_allclose(first[0], each[0, :3].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(first[1], each[1, 0], atol=1e-6)
 
@@ -43,9 +43,9 @@ def test_mean_pool_is_the_mean_of_the_filled_pieces():
 def test_concat_pool_keeps_what_stands_where():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
     rows = image_rows(images, 2)
-    depths = pooled(params(PICTURES), rows, PICTURES, Reading("concat"))
+    depths = pooled(params(PICTURES), rows, PICTURES, "concat")
     assert [x.shape for x in depths] == [(3, 4 * PICTURES.width)] * (PICTURES.depth + 2)
-    mean = pooled(params(PICTURES), rows, PICTURES, Reading())
+    mean = pooled(params(PICTURES), rows, PICTURES)
     for one, other in zip(depths, mean, strict=True):
         np.testing.assert_allclose(one.reshape(3, 4, -1).mean(axis=1), other, atol=1e-6)
 
@@ -57,11 +57,20 @@ def test_an_unknown_pool_is_refused():
 
 def test_thinned_views_do_not_see_each_other_and_miss_nothing():
     rows = text([[4, 5, 6, 7, 8], [9]], 5)
-    views = pooled(params(), rows, MODEL, Reading(view=3))
-    whole = pooled(params(), rows, MODEL, Reading())
-    np.testing.assert_allclose(views[0], whole[0], atol=1e-6)
+    views = features(params(), rows, MODEL, reading=Reading(view=3))
+    whole = features(params(), rows, MODEL, reading=Reading())
+    np.testing.assert_allclose(views[:, 0], whole[:, 0], atol=1e-6)
+    np.testing.assert_allclose(views[1], whole[1], atol=1e-6)
     even, odd = text([[4, 6, 8]], 3), text([[5, 7]], 3)
     even["positions"][:] = [0, 2, 4]
     odd["positions"][:] = [1, 3, 5]
-    parts = [pooled(params(), part, MODEL, Reading())[-1] for part in (even, odd)]
-    np.testing.assert_allclose(views[-1][0], (3 * parts[0][0] + 2 * parts[1][0]) / 5, atol=1e-5)
+    parts = [pooled(params(), part, MODEL)[-1] for part in (even, odd)]
+    np.testing.assert_allclose(views[0, -1], (3 * parts[0][0] + 2 * parts[1][0]) / 5, atol=1e-5)
+
+
+def test_the_last_depth_alone_is_that_of_all():
+    rows, _ = separable(5)
+    every = features(params(), rows, MODEL, reading=Reading())
+    assert every.shape == (5, MODEL.depth + 2, MODEL.width)
+    last = features(params(), rows, MODEL, reading=Reading(), last=True)
+    np.testing.assert_allclose(last, every[:, -1:], atol=1e-6)

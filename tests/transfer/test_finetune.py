@@ -44,6 +44,19 @@ def test_steps_as_data_equal_a_config_of_that_length():
     assert differ(tuned(rows, labels, steps=5), tuned(rows, labels))
 
 
+def test_more_labels_are_trained_on_for_longer():
+    config = dataclasses.replace(CONFIG, steps=6, epochs=3.0)
+    assert [config.updates(labels) for labels in (8, 16, 17, 40)] == [6, 6, 7, 15]
+    rows, labels = separable(40)
+    few = {key: value[:16] for key, value in rows.items()}
+    same = dataclasses.replace(CONFIG, steps=15)
+    assert_same(tuned(rows, labels, config), tuned(rows, labels, same))
+    assert_same(
+        tuned(few, labels[:16], config, capacity=40),
+        tuned(few, labels[:16], dataclasses.replace(CONFIG, steps=6)),
+    )
+
+
 def test_same_seed_same_bits_and_another_seed_others():
     rows, labels = separable(10)
     assert_same(tuned(rows, labels), tuned(rows, labels))
@@ -82,7 +95,9 @@ def test_some_pieces_keeps_filled_ones_first():
     assert many["tokens"].shape == (40, 6)
 
 
-@pytest.mark.parametrize("field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}], ids=str)
+@pytest.mark.parametrize(
+    "field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}, {"epochs": -1.0}], ids=str
+)
 def test_a_bad_setting_is_named(field):
     with pytest.raises(UserError, match=next(iter(field))):
         FinetuneConfig(**field)
