@@ -33,10 +33,10 @@ def sweep(read: Read, operands: Any, rows: Rows, batch_size: int = BATCH_SIZE) -
     """
     N = len(rows["segments"])
     count = -(-N // batch_size)
-    # Filled up to a power of 4 with repeats that are never read: few shapes are compiled.
-    batches = 1
+    # Filled up to a power of 16 with repeats that are never read: few shapes are compiled.
+    batches = 16
     while batches < count:
-        batches *= 4
+        batches *= 16
     filled = np.minimum(np.arange(batches * batch_size), N - 1).reshape(batches, batch_size)
     made = np.asarray(_loop(operands, {key: rows[key][filled] for key in rows}, count, read))
     return made.reshape(-1, *made.shape[2:])[:N]
