@@ -15,8 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Logits held at a time, 8 MiB in float32: of a quarter to four times that, the fastest on a CPU.
-_HELD = 2**21
+# Logits held at a time, 8 MiB in float32: of a quarter to four times that, the fastest on a CPU
+# alone. But they add to what a step holds, and the C library maps a block of over 32 MiB anew each
+# time, at 2 us a page: so few predictions are taken in four parts, of 1 MiB at least.
+_HELD, _LEAST, _PARTS = 2**21, 2**18, 4
 
 
 @jax.custom_vjp
@@ -80,7 +82,8 @@ def _over_chunks(body: Callable, start: Any, vocab: int, arrays: tuple) -> tuple
     What the body gives per row comes back as one array, without the filling.
     """
     T = arrays[0].shape[0]
-    size = min(T, max(1, _HELD // vocab))
+    logits = min(_HELD, max(_LEAST, vocab * -(-T // _PARTS)))
+    size = min(T, max(1, logits // vocab))
     chunks = -(-T // size)
 
     def cut(x):

@@ -193,21 +193,24 @@ def bag_of_tokens(
     L = batch["segments"].shape[1]
     visible = max(1, round((1.0 - hide) * L))
     filled_BL = batch["segments"] > 0
-    order_BL = jnp.argsort(noise_BL + ~filled_BL, axis=-1)
+    # Of the noise's order only its head is needed: a whole sort would run on one core.
+    places_Bv = jax.lax.top_k(-(noise_BL + ~filled_BL), visible)[1]
     shown_B1 = jnp.maximum(
         1, jnp.round((1.0 - hide) * jnp.sum(filled_BL, axis=-1, keepdims=True))
     ).astype(jnp.int32)
-    seen = _at(batch, order_BL[:, :visible])
-    seen["segments"] = jnp.where(jnp.arange(visible) < shown_B1, seen["segments"], 0)
+    shown_Bv = jnp.arange(visible) < shown_B1
+    seen = _at(batch, places_Bv)
+    seen["segments"] = jnp.where(shown_Bv, seen["segments"], 0)
     mask = Mask(q_segments=seen["segments"], kv_segments=seen["segments"])
     final_BvD = forward(params, seen, config, mask=mask)["final"]
-    weights_Bv1 = (seen["segments"] > 0)[..., None].astype(final_BvD.dtype)
-    summary_BD = rms_norm(jnp.sum(final_BvD * weights_Bv1, axis=1), config.norm_eps)
-    log_p_BV = jax.nn.log_softmax(streams.token_logits(params["streams"], summary_BD), axis=-1)
-    tokens_BL = jnp.take_along_axis(batch["tokens"], order_BL, axis=1)
-    hidden_BL = (jnp.arange(L) >= shown_B1) & jnp.take_along_axis(filled_BL, order_BL, axis=1)
-    nats_BL = -jnp.take_along_axis(log_p_BV, tokens_BL, axis=1)
-    weights_BL = hidden_BL * token_weights_V[tokens_BL]
+    weights_Bv = (seen["segments"] > 0).astype(final_BvD.dtype)
+    summary_BD = rms_norm(jnp.einsum("bv,bvd->bd", weights_Bv, final_BvD), config.norm_eps)
+    logits_BV = streams.token_logits(params["streams"], summary_BD)
+    rows_B1 = jnp.arange(filled_BL.shape[0])[:, None]
+    given_BL = jnp.zeros(filled_BL.shape, bool).at[rows_B1, places_Bv].set(shown_Bv)
+    weights_BL = (filled_BL & ~given_BL) * token_weights_V[batch["tokens"]]
+    picked_BL = jnp.take_along_axis(logits_BV, batch["tokens"], axis=1)
+    nats_BL = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True) - picked_BL
     return jnp.sum(nats_BL * weights_BL), jnp.sum(weights_BL)
 
 

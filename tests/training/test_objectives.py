@@ -80,6 +80,19 @@ def test_a_bag_weighs_its_tokens():
     np.testing.assert_allclose(weight, WEIGHTS[ORDER[L // 2 :]].sum(), rtol=1e-6)
 
 
+def test_a_bag_holds_what_a_sort_of_the_noise_leaves():
+    batch = uneven_text()
+    noise = np.random.default_rng(0).uniform(size=(8, L)).astype(np.float32)
+    want = 0.0
+    for tokens, segments, each in zip(batch["tokens"], batch["segments"], noise, strict=True):
+        places = np.argsort(each)
+        places = places[segments[places] > 0]
+        hidden = places[max(1, round(0.5 * len(places))) :]
+        want += float(WEIGHTS[tokens[hidden]].sum())
+    _, weight = sums(params(TEXT), batch, noise, TEXT, BAG)["bag"]
+    np.testing.assert_allclose(weight, want, rtol=1e-6)
+
+
 @pytest.mark.parametrize("objective", [NEXT, MASKED, BAG], ids=["next", "masked", "bag"])
 def test_padding_neither_counts_nor_shows(objective):
     batch = uneven_text()
