@@ -1,18 +1,19 @@
 """Attention by tiles of whole rows of scores: the fast way on a CPU.
 
-One tile is a few heads of a few batch rows, a block of queries and every key these may see: so
-many scores as stay in cache, softmaxed at once. What a CPU is slow at is avoided: fresh memory
-(weights are computed again in the backward pass, not kept), products of a transposed left side
-(keys, values, queries are turned round instead) and 16-bit arithmetic (all of it is float32).
+A tile is a few heads of a few batch rows, a block of queries and every key these may see: as many
+scores as stay in cache, softmaxed at once. It avoids what a CPU is slow at. Memory touched for the
+first time: weights are computed again in the backward pass, not kept. Products with a transposed
+left side: the backward pass works on scores turned round. Products in 16 bits: all is float32.
 
-Within tiles: N heads of a number of batch rows, R queries of all heads that share a key head
-(R = H / K x M, of M positions), T keys.
+Within a tile: N heads times batch rows, M positions, R = M x H / K queries that share a key head,
+T keys.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -20,22 +21,34 @@ import jax.numpy as jnp
 
 from fm.attention.mask import Mask
 
-# Scores of a tile: 1 MiB of float32, so that a tile's few arrays stay in a core's share of cache.
+# Scores of a tile: 1 MiB of float32 on a CPU; elsewhere the fewer steps the better.
 _HELD = 2**18
-# Positions of a block of queries: fewer make products slow, more waste those a mask rules out.
-_ROWS = 128
-# The most parts of the rows with a number of keys of their own; each is compiled by itself.
+_HELD_ELSEWHERE = 2**26
+# Most positions of a tile. Fewer make products slow, more compute what a causal mask hides.
+_POSITIONS = 128
+# The most parts of the queries whose keys are cut to what they see; each is a loop of its own.
 _PARTS = 8
 _MASKED = -1e30
 
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+class _Part(NamedTuple):
+    """Blocks `first` to `last` of queries see no other keys than `low` to `high`."""
+
+    first: int
+    last: int
+    low: int
+    high: int
+
 
 class _Tiles(NamedTuple):
-    """How the work is cut: static."""
+    """How the work is cut, all of it static: batch rows, key heads and positions of a tile."""
 
-    rows: int  # of the batch
-    heads: int  # key heads
-    positions: int  # of queries
-    parts: tuple[tuple[int, int, int, int], ...]  # first and last block, first and last key
+    batch: int
+    heads: int
+    positions: int
+    parts: tuple[_Part, ...]
 
 
 def attend(
@@ -47,203 +60,193 @@ def attend(
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """Same contract as the reference; memory linear in B x (L + S) x H x C."""
+    """Same contract as the reference; memory B x (L + S) x H x C, and 128 x S x H / K float32."""
     B, L, H, C = q_BLHC.shape
     S, K = k_BSKC.shape[1:3]
-    tiles = _cut(mask, B, L, S, H, K)
-    mask = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), mask)
+    tiles = _cut(mask, (B, L, H), S, K)
     over = -L % tiles.positions
-    q_BLKGC = jnp.pad(q_BLHC, ((0, 0), (0, over), (0, 0), (0, 0))).reshape(B, -1, K, H // K, C)
-    if mask.q_segments is not None and over:
-        import dataclasses
+    mask = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), mask)
+    if mask.q_segments is not None:
         mask = dataclasses.replace(mask, q_segments=jnp.pad(mask.q_segments, ((0, 0), (0, over))))
-    o = _attend(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles)
-    return o[:, :L].reshape(q_BLHC.shape)
+    q_BLHC = jnp.pad(q_BLHC, ((0, 0), (0, over), (0, 0), (0, 0)))
+    q_BLKGC = q_BLHC.reshape(B, L + over, K, H // K, C)
+    o_BLKGC = _attend(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles)
+    return o_BLKGC.reshape(B, L + over, H, C)[:, :L]
 
 
-def _largest(number: int, most: float) -> int:
-    """The largest divisor of `number` up to `most`, 1 at least."""
-    return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(1, most))
-
-
-def _cut(mask, B, L, S, H, K) -> _Tiles:
-    blocks = -(-L // _ROWS)
+def _cut(mask: Mask, shape: tuple[int, int, int], S: int, K: int) -> _Tiles:
+    """Tiles for queries [B, L, H, C]: all heads before a second batch row."""
+    B, L, H = shape
+    blocks = -(-L // _POSITIONS)
     M = -(-L // blocks)
-    per_head = H // K * M * S
-    heads = _largest(K, _HELD / per_head)
-    rows = _largest(B, _HELD / (per_head * K)) if heads == K else 1
+    held = _HELD if jax.default_backend() == "cpu" else _HELD_ELSEWHERE
+    fitting = held // (H // K * M * S)
+    heads = _divisor(K, fitting)
+    batch = _divisor(B, fitting // K)
+    parts: list[_Part] = []
     number = min(_PARTS, blocks)
-    edges = [blocks * i // number for i in range(number + 1)]
-    parts = []
-    for first, last in zip(edges, edges[1:]):
+    edges = [blocks * part // number for part in range(number + 1)]
+    for first, last in itertools.pairwise(edges):
         span = mask.span(first * M, min(last * M, L) - first * M, S)
         if parts and parts[-1][2:] == span:
-            first = parts.pop()[0]
-        parts.append((first, last, *span))
-    return _Tiles(rows, heads, M, tuple(parts))
+            first = parts.pop().first
+        parts.append(_Part(first, last, *span))
+    return _Tiles(batch, heads, M, tuple(parts))
 
 
-def _take(x_BLK, tiles, b, h):
-    """x[b:, :, h:] as N heads ahead: float32 [rows, heads, L, ...]."""
-    start = (b, 0, h, *[0] * (x_BLK.ndim - 3))
-    size = (tiles.rows, x_BLK.shape[1], tiles.heads, *x_BLK.shape[3:])
-    return jax.lax.dynamic_slice(x_BLK, start, size)
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor up to `most`, 1 at least."""
+    return next(size for size in range(max(1, min(number, most)), 0, -1) if number % size == 0)
 
 
-def _heads_first(x):
-    """[b, L, h, ..., C] -> f32 [bh, L, ..., C]"""
-    x = jnp.swapaxes(x.astype(jnp.float32), 1, 2)
-    return x.reshape(-1, *x.shape[2:])
+class _Place(NamedTuple):
+    """Where a tile lies: indices of its first batch row, key head and block of queries."""
+
+    b: jax.Array
+    h: jax.Array
+    block: jax.Array | int = 0
 
 
-def _rows(x_bMhGC):
-    b, M, h, G, C = x_bMhGC.shape
-    x = x_bMhGC.astype(jnp.float32).transpose(0, 2, 3, 1, 4)
-    return x.reshape(b * h, G * M, C)
+def _starts(tiles, B, K):
+    """The places of all groups: tiles that differ in their queries alone."""
+    b, h = jnp.meshgrid(jnp.arange(0, B, tiles.batch), jnp.arange(0, K, tiles.heads), indexing="ij")
+    return _Place(b.ravel(), h.ravel(), jnp.zeros(b.size, jnp.int32))
 
 
-def _unrows(x_NRC, tiles, M):
-    N, R, C = x_NRC.shape
-    x = x_NRC.reshape(tiles.rows, tiles.heads, R // M, M, C)
-    return x.transpose(0, 3, 1, 2, 4)
+def _keys(x_BSKC, tiles, at):
+    """A group's keys or values, float32 [N, S, C]."""
+    _, S, _, C = x_BSKC.shape
+    x = jax.lax.dynamic_slice(x_BSKC, (at.b, 0, at.h, 0), (tiles.batch, S, tiles.heads, C))
+    return x.astype(jnp.float32).swapaxes(1, 2).reshape(-1, S, C)
 
 
-def _block(x, tiles, b, h, i):
-    """rows of block i"""
-    size = (tiles.rows, tiles.positions, tiles.heads, *x.shape[3:])
-    return jax.lax.dynamic_slice(x, (b, i * tiles.positions, h, 0, 0), size)
+def _put_keys(x_BSKC, value_NSC, tiles, at):
+    _, S, _, C = x_BSKC.shape
+    value = value_NSC.reshape(tiles.batch, tiles.heads, S, C).swapaxes(1, 2)
+    return jax.lax.dynamic_update_slice(x_BSKC, value.astype(x_BSKC.dtype), (at.b, 0, at.h, 0))
 
 
-def _put(x, value, tiles, b, h, i):
-    return jax.lax.dynamic_update_slice(x, value.astype(x.dtype), (b, i * tiles.positions, h, 0, 0))
+def _queries(x_BLKGC, tiles, at):
+    """A tile's queries or what goes with them, float32 [N, R, C]."""
+    G, C = x_BLKGC.shape[3:]
+    sizes = (tiles.batch, tiles.positions, tiles.heads, G, C)
+    x = jax.lax.dynamic_slice(x_BLKGC, (at.b, at.block * tiles.positions, at.h, 0, 0), sizes)
+    x = x.astype(jnp.float32).transpose(0, 2, 3, 1, 4)
+    return x.reshape(tiles.batch * tiles.heads, G * tiles.positions, C)
 
 
-def _scores(q_NRC, k_NCT, seen, softcap):
-    s = jnp.einsum("nrc,nct->nrt", q_NRC, k_NCT)
-    slope = None
-    if softcap is not None:
-        capped = jnp.tanh(s / softcap)
-        s, slope = softcap * capped, 1.0 - capped**2
-    if seen is not None:
-        s = jnp.where(seen, s, _MASKED)
-    return s, slope
+def _put_queries(x_BLKGC, value_NRC, tiles, at):
+    G, C = x_BLKGC.shape[3:]
+    value = value_NRC.reshape(tiles.batch, tiles.heads, G, tiles.positions, C)
+    value = value.transpose(0, 3, 1, 2, 4).astype(x_BLKGC.dtype)
+    return jax.lax.dynamic_update_slice(
+        x_BLKGC, value, (at.b, at.block * tiles.positions, at.h, 0, 0)
+    )
 
 
-def _seen(mask, tiles, shape, i, low, high):
+def _bias(mask, tiles, part, at, G):
+    """0 where a key is seen, else hugely negative: [1 or N, R, T], or None where all are."""
     if mask.is_full():
         return None
-    N, R, T = shape
-    M = tiles.positions
-    seen = mask.tile(i * M, low, M, high - low).visible(M, high - low)[:, None, None]
-    b = tiles.rows
-    seen = jnp.broadcast_to(seen, (b, N // b, R // M, M, T))
-    return seen.reshape(N, R, T)
+    M, T = tiles.positions, part.high - part.low
+    own = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at.b, tiles.batch), mask)
+    seen_bMT = own.tile(at.block * M, part.low, M, T).visible(M, T)
+    bias_bRT = jnp.tile(jnp.where(seen_bMT, 0.0, _MASKED), (1, G, 1))
+    return bias_bRT if len(bias_bRT) == 1 else jnp.repeat(bias_bRT, tiles.heads, axis=0)
 
 
-def _groups(tiles, B, K):
-    b = jnp.arange(0, B, tiles.rows)
-    h = jnp.arange(0, K, tiles.heads)
-    return jnp.repeat(b, len(h)), jnp.tile(h, len(b))
-
-
-def _mask_rows(mask, tiles, b):
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, b, tiles.rows), mask)
+def _capped(scores, bias, softcap):
+    """Scores with softcap and mask, and their slope by what came in."""
+    slope = None
+    if softcap is not None:
+        capped = jnp.tanh(scores / softcap)
+        scores, slope = softcap * capped, 1.0 - capped**2
+    return scores if bias is None else scores + bias, slope
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _attend(q, k, v, mask, scale, softcap, tiles):
-    return _forward(q, k, v, mask, scale, softcap, tiles)[0]
+def _attend(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
+    return _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles)[0]
 
 
-def _forward(q, k, v, mask, scale, softcap, tiles):
-    B, L, K, G, C = q.shape
-    M = tiles.positions
+def _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
+    B, _, K, G, _ = q_BLKGC.shape
 
-    def group(carry, start):
-        b, h = start
-        k_NCS = _heads_first(_take(k, tiles, b, h)).swapaxes(1, 2)
-        v_NSC = _heads_first(_take(v, tiles, b, h))
-        own = _mask_rows(mask, tiles, b)
-        for first, last, low, high in tiles.parts:
-            k_NCT, v_NTC = k_NCS[:, :, low:high], v_NSC[:, low:high]
+    def group(results, start):
+        k_NSC, v_NSC = _keys(k_BSKC, tiles, start), _keys(v_BSKC, tiles, start)
 
-            def step(carry, i):
-                o, top, inverse = carry
-                q_NRC = _rows(_block(q, tiles, b, h, i)) * scale
-                seen = _seen(own, tiles, (*q_NRC.shape[:2], high - low), i, low, high)
-                s, _ = _scores(q_NRC, k_NCT, seen, softcap)
-                t = jnp.maximum(jnp.max(s, axis=-1, keepdims=True), 0.5 * _MASKED)
-                w = jnp.exp(s - t)
-                total = jnp.sum(w, axis=-1, keepdims=True)
-                inv = jnp.where(total == 0.0, 0.0, 1.0 / total)
-                o_NRC = jnp.einsum("nrt,ntc->nrc", w, v_NTC) * inv
-                o = _put(o, _unrows(o_NRC, tiles, M), tiles, b, h, i)
-                top = _put(top, _unrows(t, tiles, M), tiles, b, h, i)
-                inverse = _put(inverse, _unrows(inv, tiles, M), tiles, b, h, i)
-                return (o, top, inverse), None
+        def tile(part, k_NTC, v_NTC, results, block):
+            at = start._replace(block=block)
+            q_NRC = _queries(q_BLKGC, tiles, at) * scale
+            bias = _bias(mask, tiles, part, at, G)
+            scores, _ = _capped(_product("nrc,ntc->nrt", q_NRC, k_NTC), bias, softcap)
+            # Above the bias, so that a row that sees nothing has weights of zero.
+            top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), 0.5 * _MASKED)
+            weights = jnp.exp(scores - top)
+            total = jnp.sum(weights, axis=-1, keepdims=True)
+            inverse = jnp.where(total == 0.0, 0.0, 1.0 / total)
+            values = _product("nrt,ntc->nrc", weights, v_NTC) * inverse, top, inverse
+            put = [_put_queries(*pair, tiles, at) for pair in zip(results, values, strict=True)]
+            return tuple(put), None
 
-            carry, _ = jax.lax.scan(step, carry, jnp.arange(first, last))
-        return carry, None
+        for part in tiles.parts:
+            seen = slice(part.low, part.high)
+            step = functools.partial(tile, part, k_NSC[:, seen], v_NSC[:, seen])
+            results, _ = jax.lax.scan(step, results, jnp.arange(part.first, part.last))
+        return results, None
 
-    o = jnp.zeros(q.shape, q.dtype)
-    rows = jnp.zeros((B, L, K, G, 1), jnp.float32)
-    (o, top, inverse), _ = jax.lax.scan(group, (o, rows, rows), _groups(tiles, B, K))
-    return o, (q, k, v, mask, o, top, inverse)
+    rows = jnp.zeros((*q_BLKGC.shape[:-1], 1), jnp.float32)
+    results = jnp.zeros_like(q_BLKGC), rows, rows
+    (o_BLKGC, top, inverse), _ = jax.lax.scan(group, results, _starts(tiles, B, K))
+    return o_BLKGC, (q_BLKGC, k_BSKC, v_BSKC, mask, o_BLKGC, top, inverse)
 
 
-def _backward(scale, softcap, tiles, kept, do):
-    q, k, v, mask, o, top, inverse = kept
-    B, L, K, G, C = q.shape
-    M = tiles.positions
+def _backward(scale, softcap, tiles, kept, do_BLKGC):
+    q_BLKGC, k_BSKC, v_BSKC, mask, o_BLKGC, top, inverse = kept
+    B, _, K, G, _ = q_BLKGC.shape
 
-    def group(carry, start):
-        dq, dk, dv = carry
-        b, h = start
-        k_NSC = _heads_first(_take(k, tiles, b, h))
-        k_NCS = k_NSC.swapaxes(1, 2)
-        v_NCS = _heads_first(_take(v, tiles, b, h)).swapaxes(1, 2)
-        own = _mask_rows(mask, tiles, b)
-        dk_NCS, dv_NCS = jnp.zeros_like(k_NCS), jnp.zeros_like(k_NCS)
-        for first, last, low, high in tiles.parts:
-            k_NCT, v_NCT, k_NTC = k_NCS[:, :, low:high], v_NCS[:, :, low:high], k_NSC[:, low:high]
+    def group(results, start):
+        dq_BLKGC, dk_BSKC, dv_BSKC = results
+        k_NSC, v_NSC = _keys(k_BSKC, tiles, start), _keys(v_BSKC, tiles, start)
 
-            def step(carry, i):
-                dq, dk_NCT, dv_NCT = carry
-                def block(x):
-                    return _rows(_block(x, tiles, b, h, i))
-                q_NRC = block(q) * scale
-                t, inv = block(top), block(inverse)
-                do_NRC = block(do) * inv
-                # d softmax: p * (dp - sum(p dp)), sum(p dp) = sum(o do) (Dao et al. 2022, eq. 4).
-                shift = jnp.sum(block(o) * do_NRC, axis=-1, keepdims=True)
-                seen = _seen(own, tiles, (*q_NRC.shape[:2], high - low), i, low, high)
-                s, slope = _scores(q_NRC, k_NCT, seen, softcap)
-                w = jnp.exp(s - t)
-                ds = w * (jnp.einsum("nrc,nct->nrt", do_NRC, v_NCT) - shift)
-                if slope is not None:
-                    ds = ds * slope
-                dq_NRC = jnp.einsum("nrt,ntc->nrc", ds, k_NTC) * scale
-                dq = _put(dq, _unrows(dq_NRC, tiles, M), tiles, b, h, i)
-                dk_NCT += jnp.einsum("ncr,nrt->nct", q_NRC.swapaxes(1, 2), ds)
-                dv_NCT += jnp.einsum("ncr,nrt->nct", do_NRC.swapaxes(1, 2), w)
-                return (dq, dk_NCT, dv_NCT), None
+        def tile(part, k_NTC, v_NTC, sums, block):
+            dq_BLKGC, dk_NTC, dv_NTC = sums
+            at = start._replace(block=block)
+            q, o, do, row_top, row_inverse = (
+                _queries(x, tiles, at) for x in (q_BLKGC, o_BLKGC, do_BLKGC, top, inverse)
+            )
+            q, do = q * scale, do * row_inverse
+            # d softmax: p * (dp - sum(p dp)), and sum(p dp) = sum(o do) (Dao et al. 2022, eq. 4).
+            shift = jnp.sum(o * do, axis=-1)[:, None, :]
+            bias = _bias(mask, tiles, part, at, G)
+            bias = None if bias is None else bias.swapaxes(1, 2)
+            scores, slope = _capped(_product("ntc,nrc->ntr", k_NTC, q), bias, softcap)
+            weights = jnp.exp(scores - row_top.swapaxes(1, 2))
+            ds = weights * (_product("ntc,nrc->ntr", v_NTC, do) - shift)
+            if slope is not None:
+                ds = ds * slope
+            dq_NRC = _product("ntc,ntr->ncr", k_NTC, ds).swapaxes(1, 2) * scale
+            return (
+                _put_queries(dq_BLKGC, dq_NRC, tiles, at),
+                dk_NTC + _product("ntr,nrc->ntc", ds, q),
+                dv_NTC + _product("ntr,nrc->ntc", weights, do),
+            ), None
 
-            here = (dq, dk_NCS[:, :, low:high], dv_NCS[:, :, low:high])
-            (dq, dk_NCT, dv_NCT), _ = jax.lax.scan(step, here, jnp.arange(first, last))
-            dk_NCS = dk_NCS.at[:, :, low:high].set(dk_NCT)
-            dv_NCS = dv_NCS.at[:, :, low:high].set(dv_NCT)
+        dk_NSC, dv_NSC = jnp.zeros_like(k_NSC), jnp.zeros_like(v_NSC)
+        for part in tiles.parts:
+            seen = slice(part.low, part.high)
+            step = functools.partial(tile, part, k_NSC[:, seen], v_NSC[:, seen])
+            sums = dq_BLKGC, dk_NSC[:, seen], dv_NSC[:, seen]
+            sums, _ = jax.lax.scan(step, sums, jnp.arange(part.first, part.last))
+            dq_BLKGC = sums[0]
+            dk_NSC, dv_NSC = dk_NSC.at[:, seen].set(sums[1]), dv_NSC.at[:, seen].set(sums[2])
+        dk_BSKC = _put_keys(dk_BSKC, dk_NSC, tiles, start)
+        dv_BSKC = _put_keys(dv_BSKC, dv_NSC, tiles, start)
+        return (dq_BLKGC, dk_BSKC, dv_BSKC), None
 
-        def back(x, x_NCS):
-            N, _, S = x_NCS.shape
-            x_bhCS = x_NCS.reshape(tiles.rows, tiles.heads, C, S)
-            x_bShC = x_bhCS.transpose(0, 3, 1, 2)
-            return jax.lax.dynamic_update_slice(x, x_bShC.astype(x.dtype), (b, 0, h, 0))
-
-        return (dq, back(dk, dk_NCS), back(dv, dv_NCS)), None
-
-    start = jnp.zeros_like(q), jnp.zeros_like(k), jnp.zeros_like(v)
-    (dq, dk, dv), _ = jax.lax.scan(group, start, _groups(tiles, B, K))
-    return dq, dk, dv, None
+    results = tuple(jnp.zeros_like(x) for x in (q_BLKGC, k_BSKC, v_BSKC))
+    (dq_BLKGC, dk_BSKC, dv_BSKC), _ = jax.lax.scan(group, results, _starts(tiles, B, K))
+    return dq_BLKGC, dk_BSKC, dv_BSKC, None
 
 
 _attend.defvjp(_forward, _backward)
