@@ -107,6 +107,10 @@ class _Place(NamedTuple):
     block: jax.Array | int = 0
 
 
+def _as_float32(arrays):
+    return (x.astype(jnp.float32) for x in arrays)
+
+
 def _starts(tiles, B, K):
     """The places of all groups: tiles that differ in their queries alone."""
     b, h = jnp.meshgrid(jnp.arange(0, B, tiles.batch), jnp.arange(0, K, tiles.heads), indexing="ij")
@@ -114,34 +118,34 @@ def _starts(tiles, B, K):
 
 
 def _keys(x_BSKC, tiles, at):
-    """A group's keys or values, float32 [N, S, C]."""
+    """A group's keys or values: [N, S, C]."""
     _, S, _, C = x_BSKC.shape
     x = jax.lax.dynamic_slice(x_BSKC, (at.b, 0, at.h, 0), (tiles.batch, S, tiles.heads, C))
-    return x.astype(jnp.float32).swapaxes(1, 2).reshape(-1, S, C)
+    return x.swapaxes(1, 2).reshape(-1, S, C)
 
 
 def _put_keys(x_BSKC, value_NSC, tiles, at):
     _, S, _, C = x_BSKC.shape
     value = value_NSC.reshape(tiles.batch, tiles.heads, S, C).swapaxes(1, 2)
-    return jax.lax.dynamic_update_slice(x_BSKC, value.astype(x_BSKC.dtype), (at.b, 0, at.h, 0))
+    return jax.lax.dynamic_update_slice(x_BSKC, value, (at.b, 0, at.h, 0))
 
 
 def _queries(x_BLKGC, tiles, at):
-    """A tile's queries or what goes with them, float32 [N, R, C]."""
+    """A tile's queries or what goes with them: [N, R, C]."""
     G, C = x_BLKGC.shape[3:]
     sizes = (tiles.batch, tiles.positions, tiles.heads, G, C)
-    x = jax.lax.dynamic_slice(x_BLKGC, (at.b, at.block * tiles.positions, at.h, 0, 0), sizes)
-    x = x.astype(jnp.float32).transpose(0, 2, 3, 1, 4)
+    first = at.block * tiles.positions
+    x = jax.lax.dynamic_slice(x_BLKGC, (at.b, first, at.h, 0, 0), sizes)
+    x = x.transpose(0, 2, 3, 1, 4)
     return x.reshape(tiles.batch * tiles.heads, G * tiles.positions, C)
 
 
 def _put_queries(x_BLKGC, value_NRC, tiles, at):
     G, C = x_BLKGC.shape[3:]
     value = value_NRC.reshape(tiles.batch, tiles.heads, G, tiles.positions, C)
-    value = value.transpose(0, 3, 1, 2, 4).astype(x_BLKGC.dtype)
-    return jax.lax.dynamic_update_slice(
-        x_BLKGC, value, (at.b, at.block * tiles.positions, at.h, 0, 0)
-    )
+    value = value.transpose(0, 3, 1, 2, 4)
+    first = at.block * tiles.positions
+    return jax.lax.dynamic_update_slice(x_BLKGC, value, (at.b, first, at.h, 0, 0))
 
 
 def _bias(mask, tiles, part, at, G):
@@ -170,6 +174,8 @@ def _attend(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
 
 
 def _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
+    given = q_BLKGC, k_BSKC, v_BSKC, mask
+    q_BLKGC, k_BSKC, v_BSKC = _as_float32(given[:3])
     B, _, K, G, _ = q_BLKGC.shape
 
     def group(results, start):
@@ -198,11 +204,14 @@ def _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
     rows = jnp.zeros((*q_BLKGC.shape[:-1], 1), jnp.float32)
     results = jnp.zeros_like(q_BLKGC), rows, rows
     (o_BLKGC, top, inverse), _ = jax.lax.scan(group, results, _starts(tiles, B, K))
-    return o_BLKGC, (q_BLKGC, k_BSKC, v_BSKC, mask, o_BLKGC, top, inverse)
+    o_BLKGC = o_BLKGC.astype(given[0].dtype)
+    return o_BLKGC, (*given, o_BLKGC, top, inverse)
 
 
 def _backward(scale, softcap, tiles, kept, do_BLKGC):
-    q_BLKGC, k_BSKC, v_BSKC, mask, o_BLKGC, top, inverse = kept
+    *qkv, mask, o_BLKGC, top, inverse = kept
+    # Whole arrays: an update of a 16-bit slice would convert the rest of the array too.
+    q_BLKGC, k_BSKC, v_BSKC, o_BLKGC, do_BLKGC = _as_float32((*qkv, o_BLKGC, do_BLKGC))
     B, _, K, G, _ = q_BLKGC.shape
 
     def group(results, start):
@@ -245,8 +254,8 @@ def _backward(scale, softcap, tiles, kept, do_BLKGC):
         return (dq_BLKGC, dk_BSKC, dv_BSKC), None
 
     results = tuple(jnp.zeros_like(x) for x in (q_BLKGC, k_BSKC, v_BSKC))
-    (dq_BLKGC, dk_BSKC, dv_BSKC), _ = jax.lax.scan(group, results, _starts(tiles, B, K))
-    return dq_BLKGC, dk_BSKC, dv_BSKC, None
+    results, _ = jax.lax.scan(group, results, _starts(tiles, B, K))
+    return *(dx.astype(x.dtype) for dx, x in zip(results, qkv, strict=True)), None
 
 
 _attend.defvjp(_forward, _backward)
