@@ -24,8 +24,9 @@ from fm.attention.mask import Mask
 # Scores of a tile: 1 MiB of float32 on a CPU; elsewhere the fewer steps the better.
 _HELD = 2**18
 _HELD_ELSEWHERE = 2**26
-# Most positions of a tile. Fewer make products slow, more compute what a causal mask hides.
-_POSITIONS = 128
+# Most positions of a tile, and rows wanted of one. Fewer make products slow, more compute what a
+# causal mask hides.
+_ROWS = 128
 # The most parts of the queries whose keys are cut to what they see; each is a loop of its own.
 _PARTS = 8
 _MASKED = -1e30
@@ -60,7 +61,7 @@ def attend(
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """Same contract as the reference; memory B x (L + S) x H x C, and 128 x S x H / K float32."""
+    """Same contract as the reference; memory linear in L and in S."""
     B, L, H, C = q_BLHC.shape
     S, K = k_BSKC.shape[1:3]
     tiles = _cut(mask, (B, L, H), S, K)
@@ -77,10 +78,11 @@ def attend(
 def _cut(mask: Mask, shape: tuple[int, int, int], S: int, K: int) -> _Tiles:
     """Tiles for queries [B, L, H, C]: all heads before a second batch row."""
     B, L, H = shape
-    blocks = -(-L // _POSITIONS)
-    M = -(-L // blocks)
+    G = H // K
     held = _HELD if jax.default_backend() == "cpu" else _HELD_ELSEWHERE
-    fitting = held // (H // K * M * S)
+    blocks = -(-L // min(_ROWS, max(held // (G * S), -(-_ROWS // G))))
+    M = -(-L // blocks)
+    fitting = held // (G * M * S)
     heads = _divisor(K, fitting)
     batch = _divisor(B, fitting // K)
     parts: list[_Part] = []

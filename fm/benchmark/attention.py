@@ -34,8 +34,10 @@ def cases(setting: Setting) -> Iterator[Case]:
         )
         pieces, width = 16384, 2048
     else:
-        heads = (32, 64, 128) if setting.scale == "full" else (64,)
-        grid = itertools.product((64, 256, 1024, 4096), heads, DTYPES, (True, False), (False, True))
+        lengths, heads, passes = (64, 256, 1024, 4096), (32, 64, 128), (False, True)
+        grid = itertools.product(lengths, heads, DTYPES, (True, False), passes)
+        if setting.scale != "full":
+            grid = (each for each in grid if each[3] or each[1:3] == (64, "float32"))
         pieces, width = 4096, 256
     for length, head_width, dtype, causal, backward in grid:
         shape = (max(1, pieces // length), length, width // head_width, head_width)
