@@ -89,10 +89,12 @@ def _cut(mask: Mask, shape: tuple[int, int, int], S: int, K: int) -> _Tiles:
     number = min(_PARTS, blocks)
     edges = [blocks * part // number for part in range(number + 1)]
     for first, last in itertools.pairwise(edges):
-        span = mask.span(first * M, min(last * M, L) - first * M, S)
-        if parts and parts[-1][2:] == span:
+        low, high = mask.span(first * M, min(last * M, L) - first * M, S)
+        low = min(low, S - 1)
+        high = max(high, low + 1)  # one key even where none is seen: the mask hides it
+        if parts and parts[-1][2:] == (low, high):
             first = parts.pop().first
-        parts.append(_Part(first, last, *span))
+        parts.append(_Part(first, last, low, high))
     return _Tiles(batch, heads, M, tuple(parts))
 
 
@@ -109,8 +111,14 @@ class _Place(NamedTuple):
     block: jax.Array | int = 0
 
 
-def _as_float32(arrays):
-    return (x.astype(jnp.float32) for x in arrays)
+def _bits(x):
+    """As unsigned integers: XLA:CPU would convert all of a 16-bit array to update a part of it."""
+    return jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+
+
+def _room(like):
+    """An array of such bits to be filled."""
+    return _bits(jnp.zeros_like(like))
 
 
 def _starts(tiles, B, K):
@@ -120,34 +128,47 @@ def _starts(tiles, B, K):
 
 
 def _keys(x_BSKC, tiles, at):
-    """A group's keys or values: [N, S, C]."""
+    """A group's keys or values, float32 [N, S, C]."""
     _, S, _, C = x_BSKC.shape
     x = jax.lax.dynamic_slice(x_BSKC, (at.b, 0, at.h, 0), (tiles.batch, S, tiles.heads, C))
-    return x.swapaxes(1, 2).reshape(-1, S, C)
+    return x.astype(jnp.float32).swapaxes(1, 2).reshape(-1, S, C)
 
 
-def _put_keys(x_BSKC, value_NSC, tiles, at):
-    _, S, _, C = x_BSKC.shape
-    value = value_NSC.reshape(tiles.batch, tiles.heads, S, C).swapaxes(1, 2)
-    return jax.lax.dynamic_update_slice(x_BSKC, value, (at.b, 0, at.h, 0))
+def _put_keys(bits_BSKC, value_NSC, dtype, tiles, at):
+    _, S, _, C = bits_BSKC.shape
+    value = _bits(value_NSC.astype(dtype)).reshape(tiles.batch, tiles.heads, S, C).swapaxes(1, 2)
+    return jax.lax.dynamic_update_slice(bits_BSKC, value, (at.b, 0, at.h, 0))
 
 
 def _queries(x_BLKGC, tiles, at):
-    """A tile's queries or what goes with them: [N, R, C]."""
+    """A tile's queries or what goes with them, float32 [N, R, C]."""
     G, C = x_BLKGC.shape[3:]
     sizes = (tiles.batch, tiles.positions, tiles.heads, G, C)
     first = at.block * tiles.positions
     x = jax.lax.dynamic_slice(x_BLKGC, (at.b, first, at.h, 0, 0), sizes)
-    x = x.transpose(0, 2, 3, 1, 4)
+    x = x.astype(jnp.float32).transpose(0, 2, 3, 1, 4)
     return x.reshape(tiles.batch * tiles.heads, G * tiles.positions, C)
 
 
-def _put_queries(x_BLKGC, value_NRC, tiles, at):
-    G, C = x_BLKGC.shape[3:]
-    value = value_NRC.reshape(tiles.batch, tiles.heads, G, tiles.positions, C)
+def _put_queries(bits_BLKGC, value_NRC, dtype, tiles, at):
+    G, C = bits_BLKGC.shape[3:]
+    value = _bits(value_NRC.astype(dtype)).reshape(tiles.batch, tiles.heads, G, tiles.positions, C)
     value = value.transpose(0, 3, 1, 2, 4)
     first = at.block * tiles.positions
-    return jax.lax.dynamic_update_slice(x_BLKGC, value, (at.b, first, at.h, 0, 0))
+    return jax.lax.dynamic_update_slice(bits_BLKGC, value, (at.b, first, at.h, 0, 0))
+
+
+def _rows(x_BKGL, tiles, at):
+    """A figure for each of a tile's rows: [N, 1, R]."""
+    G, M = x_BKGL.shape[2], tiles.positions
+    sizes = (tiles.batch, tiles.heads, G, M)
+    return jax.lax.dynamic_slice(x_BKGL, (at.b, at.h, 0, at.block * M), sizes).reshape(-1, 1, G * M)
+
+
+def _put_rows(x_BKGL, value_NR1, tiles, at):
+    M = tiles.positions
+    value = value_NR1.reshape(tiles.batch, tiles.heads, -1, M)
+    return jax.lax.dynamic_update_slice(x_BKGL, value, (at.b, at.h, 0, at.block * M))
 
 
 def _bias(mask, tiles, part, at, G):
@@ -176,9 +197,8 @@ def _attend(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
 
 
 def _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
-    given = q_BLKGC, k_BSKC, v_BSKC, mask
-    q_BLKGC, k_BSKC, v_BSKC = _as_float32(given[:3])
-    B, _, K, G, _ = q_BLKGC.shape
+    dtype = q_BLKGC.dtype
+    B, L, K, G, _ = q_BLKGC.shape
 
     def group(results, start):
         k_NSC, v_NSC = _keys(k_BSKC, tiles, start), _keys(v_BSKC, tiles, start)
@@ -193,9 +213,13 @@ def _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
             weights = jnp.exp(scores - top)
             total = jnp.sum(weights, axis=-1, keepdims=True)
             inverse = jnp.where(total == 0.0, 0.0, 1.0 / total)
-            values = _product("nrt,ntc->nrc", weights, v_NTC) * inverse, top, inverse
-            put = [_put_queries(*pair, tiles, at) for pair in zip(results, values, strict=True)]
-            return tuple(put), None
+            o_NRC = _product("nrt,ntc->nrc", weights, v_NTC) * inverse
+            o_BLKGC, top_BKGL, inverse_BKGL = results
+            return (
+                _put_queries(o_BLKGC, o_NRC, dtype, tiles, at),
+                _put_rows(top_BKGL, top, tiles, at),
+                _put_rows(inverse_BKGL, inverse, tiles, at),
+            ), None
 
         for part in tiles.parts:
             seen = slice(part.low, part.high)
@@ -203,17 +227,15 @@ def _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles):
             results, _ = jax.lax.scan(step, results, jnp.arange(part.first, part.last))
         return results, None
 
-    rows = jnp.zeros((*q_BLKGC.shape[:-1], 1), jnp.float32)
-    results = jnp.zeros_like(q_BLKGC), rows, rows
-    (o_BLKGC, top, inverse), _ = jax.lax.scan(group, results, _starts(tiles, B, K))
-    o_BLKGC = o_BLKGC.astype(given[0].dtype)
-    return o_BLKGC, (*given, o_BLKGC, top, inverse)
+    rows = jnp.zeros((B, K, G, L), jnp.float32)
+    results = _room(q_BLKGC), rows, rows
+    (o_BLKGC, top_BKGL, inverse_BKGL), _ = jax.lax.scan(group, results, _starts(tiles, B, K))
+    o_BLKGC = jax.lax.bitcast_convert_type(o_BLKGC, dtype)
+    return o_BLKGC, (q_BLKGC, k_BSKC, v_BSKC, mask, o_BLKGC, top_BKGL, inverse_BKGL)
 
 
 def _backward(scale, softcap, tiles, kept, do_BLKGC):
-    *qkv, mask, o_BLKGC, top, inverse = kept
-    # Whole arrays: an update of a 16-bit slice would convert the rest of the array too.
-    q_BLKGC, k_BSKC, v_BSKC, o_BLKGC, do_BLKGC = _as_float32((*qkv, o_BLKGC, do_BLKGC))
+    q_BLKGC, k_BSKC, v_BSKC, mask, o_BLKGC, top_BKGL, inverse_BKGL = kept
     B, _, K, G, _ = q_BLKGC.shape
 
     def group(results, start):
@@ -223,22 +245,20 @@ def _backward(scale, softcap, tiles, kept, do_BLKGC):
         def tile(part, k_NTC, v_NTC, sums, block):
             dq_BLKGC, dk_NTC, dv_NTC = sums
             at = start._replace(block=block)
-            q, o, do, row_top, row_inverse = (
-                _queries(x, tiles, at) for x in (q_BLKGC, o_BLKGC, do_BLKGC, top, inverse)
-            )
-            q, do = q * scale, do * row_inverse
+            q, o, do = (_queries(x, tiles, at) for x in (q_BLKGC, o_BLKGC, do_BLKGC))
+            q, do = q * scale, do * _rows(inverse_BKGL, tiles, at).swapaxes(1, 2)
             # d softmax: p * (dp - sum(p dp)), and sum(p dp) = sum(o do) (Dao et al. 2022, eq. 4).
             shift = jnp.sum(o * do, axis=-1)[:, None, :]
             bias = _bias(mask, tiles, part, at, G)
             bias = None if bias is None else bias.swapaxes(1, 2)
             scores, slope = _capped(_product("ntc,nrc->ntr", k_NTC, q), bias, softcap)
-            weights = jnp.exp(scores - row_top.swapaxes(1, 2))
+            weights = jnp.exp(scores - _rows(top_BKGL, tiles, at))
             ds = weights * (_product("ntc,nrc->ntr", v_NTC, do) - shift)
             if slope is not None:
                 ds = ds * slope
             dq_NRC = _product("ntc,ntr->ncr", k_NTC, ds).swapaxes(1, 2) * scale
             return (
-                _put_queries(dq_BLKGC, dq_NRC, tiles, at),
+                _put_queries(dq_BLKGC, dq_NRC, q_BLKGC.dtype, tiles, at),
                 dk_NTC + _product("ntr,nrc->ntc", ds, q),
                 dv_NTC + _product("ntr,nrc->ntc", weights, do),
             ), None
@@ -251,13 +271,15 @@ def _backward(scale, softcap, tiles, kept, do_BLKGC):
             sums, _ = jax.lax.scan(step, sums, jnp.arange(part.first, part.last))
             dq_BLKGC = sums[0]
             dk_NSC, dv_NSC = dk_NSC.at[:, seen].set(sums[1]), dv_NSC.at[:, seen].set(sums[2])
-        dk_BSKC = _put_keys(dk_BSKC, dk_NSC, tiles, start)
-        dv_BSKC = _put_keys(dv_BSKC, dv_NSC, tiles, start)
+        dk_BSKC = _put_keys(dk_BSKC, dk_NSC, k_BSKC.dtype, tiles, start)
+        dv_BSKC = _put_keys(dv_BSKC, dv_NSC, v_BSKC.dtype, tiles, start)
         return (dq_BLKGC, dk_BSKC, dv_BSKC), None
 
-    results = tuple(jnp.zeros_like(x) for x in (q_BLKGC, k_BSKC, v_BSKC))
+    given = q_BLKGC, k_BSKC, v_BSKC
+    results = tuple(_room(x) for x in given)
     results, _ = jax.lax.scan(group, results, _starts(tiles, B, K))
-    return *(dx.astype(x.dtype) for dx, x in zip(results, qkv, strict=True)), None
+    pairs = zip(results, given, strict=True)
+    return *(jax.lax.bitcast_convert_type(bits, x.dtype) for bits, x in pairs), None
 
 
 _attend.defvjp(_forward, _backward)
