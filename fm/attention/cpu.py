@@ -112,8 +112,14 @@ class _Place(NamedTuple):
 
 
 def _bits(x):
-    """As unsigned integers: XLA:CPU would convert all of a 16-bit array to update a part of it."""
-    return jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    """16-bit floats as integers: XLA:CPU would convert whole arrays of them to take or put a part."""
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
+
+
+def _take(x, starts, sizes):
+    """A part of an array, float32."""
+    part = jax.lax.dynamic_slice(_bits(x), starts, sizes)
+    return jax.lax.bitcast_convert_type(part, x.dtype).astype(jnp.float32)
 
 
 def _room(like):
@@ -130,8 +136,8 @@ def _starts(tiles, B, K):
 def _keys(x_BSKC, tiles, at):
     """A group's keys or values, float32 [N, S, C]."""
     _, S, _, C = x_BSKC.shape
-    x = jax.lax.dynamic_slice(x_BSKC, (at.b, 0, at.h, 0), (tiles.batch, S, tiles.heads, C))
-    return x.astype(jnp.float32).swapaxes(1, 2).reshape(-1, S, C)
+    x = _take(x_BSKC, (at.b, 0, at.h, 0), (tiles.batch, S, tiles.heads, C))
+    return x.swapaxes(1, 2).reshape(-1, S, C)
 
 
 def _put_keys(bits_BSKC, value_NSC, dtype, tiles, at):
@@ -145,8 +151,7 @@ def _queries(x_BLKGC, tiles, at):
     G, C = x_BLKGC.shape[3:]
     sizes = (tiles.batch, tiles.positions, tiles.heads, G, C)
     first = at.block * tiles.positions
-    x = jax.lax.dynamic_slice(x_BLKGC, (at.b, first, at.h, 0, 0), sizes)
-    x = x.astype(jnp.float32).transpose(0, 2, 3, 1, 4)
+    x = _take(x_BLKGC, (at.b, first, at.h, 0, 0), sizes).transpose(0, 2, 3, 1, 4)
     return x.reshape(tiles.batch * tiles.heads, G * tiles.positions, C)
 
 
