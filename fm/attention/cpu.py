@@ -112,7 +112,7 @@ class _Place(NamedTuple):
 
 
 def _bits(x):
-    """16-bit floats as integers: XLA:CPU would convert whole arrays of them to take or put a part."""
+    """16-bit floats as integers: to take or put a part XLA:CPU would convert whole arrays."""
     return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
 
 
