@@ -11,8 +11,11 @@ import jax
 from fm.attention.mask import Mask
 from fm.attention.registry import IMPLEMENTATIONS, KERNELS
 
-# The most bytes that one float32 score matrix may take to be held; a training step holds three.
+# The most bytes of float32 scores for which `cpu` is taken elsewhere than on a CPU.
 HELD_LIMIT = 2**30
+# On a CPU `chunked` leaves out more, and is faster, from this many keys for every one in a window
+# on, in sequences of at least this length.
+NARROW, LONG = 16, 8192
 # As few queries as this are taken to look into a cache.
 FEW_QUERIES = 4
 
@@ -88,11 +91,20 @@ def _explain(q_BLHC: Like, k_BSKC: Like, mask: Mask, softcap: float | None, on: 
         if why is None:
             return Choice(name, "; ".join([f"a kernel for {on}", *refused]))
         refused.append(f"not {name}: {why}")
+    if on == "cpu":
+        if min(L, S) >= LONG and _skips(mask) and (mask.window or S) * NARROW <= S:
+            return Choice("chunked", f"a window of {mask.window} in {S} keys")
+        return Choice("cpu", "tiles of scores stay in cache")
     held = 4 * B * H * L * S
     if held <= HELD_LIMIT:
         return Choice("cpu", "; ".join(["the scores are few enough to hold", *refused]))
     too_many = f"the scores would take more than {HELD_LIMIT / 2**30:g} GiB"
     return Choice("chunked", "; ".join([too_many, *refused]))
+
+
+def _skips(mask: Mask) -> bool:
+    """Whether what lies outside a window on both sides is known without looking at any array."""
+    return mask.causal and mask.q_start is None and mask.prefix is None
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,11 +19,34 @@ def like(B=2, L=128, H=4, C=64, dtype=jnp.bfloat16):
 
 SEGMENTED = Mask(q_segments=ints([0] * 128), kv_segments=ints([0] * 128))
 CASES = {
-    "cpu": ("cpu", like(), like(), {}, "cpu", "hold"),
-    "cpu, one GiB": ("cpu", like(1, 8192, 4), like(1, 8192, 4), {}, "cpu", "hold"),
-    "cpu, more": ("cpu", like(1, 8192, 5), like(1, 8192, 5), {}, "chunked", "1 GiB"),
+    "cpu": ("cpu", like(), like(), {}, "cpu", "cache"),
+    "cpu, long": ("cpu", like(1, 8192, 5), like(1, 8192, 5), {}, "cpu", "cache"),
+    "cpu, narrow": (
+        "cpu",
+        like(L=8192),
+        like(L=8192),
+        {"mask": Mask(causal=True, window=512)},
+        "chunked",
+        "window of 512",
+    ),
+    "cpu, wide": (
+        "cpu",
+        like(L=8192),
+        like(L=8192),
+        {"mask": Mask(causal=True, window=513)},
+        "cpu",
+        "cache",
+    ),
+    "cpu, narrow, anywhere": (
+        "cpu",
+        like(L=8192),
+        like(L=8192),
+        {"mask": Mask(causal=True, window=512, q_start=ints(1, 2))},
+        "cpu",
+        "cache",
+    ),
     "cpu, a cache": ("cpu", like(L=1), like(L=512), {}, "decode", "512 keys"),
-    "cpu, no cache": ("cpu", like(L=4), like(L=4), {}, "cpu", "hold"),
+    "cpu, no cache": ("cpu", like(L=4), like(L=4), {}, "cpu", "cache"),
     "tpu": ("tpu", like(), like(), {"mask": Mask(causal=True)}, "tpu", "kernel"),
     "tpu, softcap": ("tpu", like(), like(), {"softcap": 2.0}, "tpu", "kernel"),
     "tpu, a cache": ("tpu", like(L=1), like(), {}, "decode", "128 keys"),
@@ -54,6 +77,8 @@ CASES = {
     ),
     "gpu, segments": ("gpu", like(1), like(1), {"mask": SEGMENTED}, "cpu", "not cudnn: .*segments"),
     "rocm": ("rocm", like(), like(), {}, "cpu", "hold"),
+    "rocm, one GiB": ("rocm", like(1, 8192, 4), like(1, 8192, 4), {}, "cpu", "hold"),
+    "rocm, more": ("rocm", like(1, 8192, 5), like(1, 8192, 5), {}, "chunked", "1 GiB"),
 }
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.attention import Mask, chunked, cpu
+from fm.attention import Mask, chunked, cpu, reference
 from tests.attention import contract
 from tests.attention.contract import Case
 
@@ -36,8 +36,14 @@ def test_memory_is_linear_in_length():
     assert blocks[-1] < 4 * 2 * 4096**2 / 4  # a quarter of the scores alone
 
 
+def test_memory_of_the_tiles_of_cpu_is_linear_in_length():
+    few, more = held(cpu.attend, 4096), held(cpu.attend, 8192)
+    assert more < 2.5 * few
+    assert more < 2 * 8192**2 * 4 / 8  # an eighth of the scores alone
+
+
 def test_the_same_measure_sees_a_held_score_matrix():
-    assert held(cpu.attend, 1024) > 3.5 * held(cpu.attend, 512)
+    assert held(reference.attend, 1024) > 3.5 * held(reference.attend, 512)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fm.attention import chunked, cudnn, decode, tpu
+from fm.attention import chunked, cpu, cudnn, decode, tpu
 from fm.attention.choice import platform
 from fm.attention.registry import Implementation
 from tests.attention.contract import Contract, as_users_do
@@ -19,6 +19,20 @@ class TestReference(Contract):
 class TestCpu(Contract):
     implementation = "cpu"
     compiled = staticmethod(as_users_do)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Several batch rows, heads, blocks and parts, and a few blocks to a part."""
+    monkeypatch.setattr(cpu, "_HELD", 32)
+    monkeypatch.setattr(cpu, "_ROWS", 2)
+    monkeypatch.setattr(cpu, "_PARTS", 3)
+
+
+@pytest.mark.usefixtures("small_tiles")
+class TestCpuInSmallTiles(Contract):
+    implementation = "cpu in small tiles"
+    stand_in = Implementation(cpu.attend)
 
 
 class TestChunkedInSmallBlocks(Contract):
