@@ -24,6 +24,8 @@ from fm.attention.mask import Mask
 # Scores of a tile: 1 MiB of float32 on a CPU; elsewhere the fewer steps the better.
 _HELD = 2**18
 _HELD_ELSEWHERE = 2**26
+# As many scores as this in all, 4 MiB, are one tile: a loop costs more than leaving the cache.
+_ONE_TILE = 2**20
 # Most positions of a tile, and rows wanted of one. Fewer make products slow, more compute what a
 # causal mask hides.
 _ROWS = 128
@@ -80,6 +82,8 @@ def _cut(mask: Mask, shape: tuple[int, int, int], S: int, K: int) -> _Tiles:
     B, L, H = shape
     G = H // K
     held = _HELD if jax.default_backend() == "cpu" else _HELD_ELSEWHERE
+    if B * H * L * S <= _ONE_TILE:
+        held = _ONE_TILE
     blocks = -(-L // min(_ROWS, max(held // (G * S), -(-_ROWS // G))))
     M = -(-L // blocks)
     fitting = held // (G * M * S)
