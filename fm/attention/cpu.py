@@ -73,7 +73,7 @@ def attend(
         mask = dataclasses.replace(mask, q_segments=jnp.pad(mask.q_segments, ((0, 0), (0, over))))
     q_BLHC = jnp.pad(q_BLHC, ((0, 0), (0, over), (0, 0), (0, 0)))
     q_BLKGC = q_BLHC.reshape(B, L + over, K, H // K, C)
-    o_BLKGC = _attend(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles)
+    o_BLKGC: jax.Array = _attend(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiles)
     return o_BLKGC.reshape(B, L + over, H, C)[:, :L]
 
 
