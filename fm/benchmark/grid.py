@@ -142,13 +142,14 @@ def grid_side(problem: Problem, way: str) -> Side:
     """Steps of all members as one program."""
     do_step: Any = _program(problem, way)
     states, rest = _start(problem)
-    seconds, compiled = compiled_in(do_step, states, 0, *rest)
-    least = least_bytes(do_step, states, 0, *rest)
-    now = [states, 0]
+    n_R = np.zeros(len(problem.batches), np.int32)
+    seconds, compiled = compiled_in(do_step, states, n_R, *rest)
+    least = least_bytes(do_step, states, n_R, *rest)
+    now = [states, n_R]
 
     def call():
         now[0], metrics = do_step(*now, *rest)
-        now[1] += 1
+        now[1] = now[1] + 1
         return metrics
 
     return Side(call, jax.block_until_ready, True, seconds, peak_memory(compiled), least)
@@ -163,13 +164,14 @@ def separate_side(problem: Problem) -> Side:
 def run_grid(problem: Problem, way: str | None, steps: int) -> members.Metrics:
     """Compiles, picks the way if none is given, and takes so many steps; the last metrics."""
     states, rest = _start(problem)
+    n_R = np.zeros(len(problem.batches), np.int32)
     programs = {each: _program(problem, each) for each in ([way] if way else members.WAYS)}
     if way is None:
-        seconds = members.seconds_per_step(programs, states, 0, *rest)
+        seconds = members.seconds_per_step(programs, states, n_R, *rest)
         way = min(seconds, key=seconds.__getitem__)
     metrics = {}
     for n in range(steps):
-        states, metrics = programs[way](states, n, *rest)
+        states, metrics = programs[way](states, n_R + n, *rest)
     return metrics
 
 

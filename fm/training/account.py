@@ -130,8 +130,8 @@ def due(n: int, every: int | None) -> bool:
 
 
 def finite(figures: Figures) -> bool:
-    """Whether a step's loss and gradient norm are numbers to go on from."""
-    return math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
+    """Whether a step's loss and gradient norm, or a validation's loss, are to go on from."""
+    return math.isfinite(figures["loss"]) and math.isfinite(figures.get("grad_norm", 0.0))
 
 
 def cost(batch: Batch, model: ModelConfig, objective: Objective) -> Cost:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.training import loop, members, optimizer, state
@@ -134,7 +136,8 @@ def train(
         progress.way = progress.way or way
         while any(roster.running(n)):
             batches, costs = roster.take(n)
-            arguments = n, batches, seeds_R, rates_SR2[n], weights_RV
+            n_R = np.where(roster.running(n), n, -1).astype(np.int32)
+            arguments = n_R, batches, seeds_R, rates_SR2[n], weights_RV
             if do_step is None:
                 programs = {
                     each: members.members_step(model, objective, rule, accumulate, each)

@@ -107,14 +107,18 @@ def train(
             if record is not None:
                 bar.set_postfix_str(f"{record[unit.name]:.3f} {unit.name}", refresh=False)
 
+        def check(figures: Mapping[str, float], n: int) -> None:
+            last = store.latest() if store else None
+            kept = (
+                f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
+            )
+            if not finite(figures):
+                raise UserError(not_finite(label, n, figures, rule, kept))
+
         def settle(metrics: step.Metrics, cost: Cost) -> None:
             """Reads a step's metrics, which waits for it."""
             figures = {name: float(each) for name, each in jax.device_get(metrics).items()}
-            if not finite(figures):
-                last = store.latest() if store else None
-                kept = f"the checkpoint of step {last} is kept"
-                kept = kept if last else "there is no checkpoint yet"
-                raise UserError(not_finite(label, progress.step + 1, figures, rule, kept))
+            check(figures, progress.step + 1)
             show(account.count(figures, cost))
             bar.update()
 
@@ -140,6 +144,7 @@ def train(
             with account.meter.paused():
                 if validates and validation:
                     figures = validate(now["params"], validation, model, objective, token_weights)
+                    check(figures, n)
                     show(account.validated(figures))
                 if saves and store is not None:
                     seconds = earlier_seconds + time.perf_counter() - began
@@ -219,12 +224,17 @@ def progress_bar(label: str, first: int, steps: int) -> tqdm:
 
 
 def not_finite(
-    label: str, n: int, figures: dict[str, float], rule: OptimizerConfig, kept: str
+    label: str, n: int, figures: Mapping[str, float], rule: OptimizerConfig, kept: str
 ) -> str:
-    """What to tell of a step whose loss or gradient is not finite; `kept` says what is left."""
+    """What to tell of a step, or a validation after it, whose loss or gradient is not finite.
+
+    `kept` says what is left.
+    """
+    names = {"loss": "loss", "grad_norm": "gradient norm"}
+    told = " and ".join(f"{names[key]} {figures[key]:g}" for key in names if key in figures)
     return (
-        f"{label}: loss {figures['loss']:g} and gradient norm {figures['grad_norm']:g} at step {n}"
-        f" must be finite; {kept}; try a learning_rate below {rule.learning_rate:g}"
+        f"{label}: {told} at step {n} must be finite; {kept}; try a learning_rate below "
+        f"{rule.learning_rate:g}"
     )
 
 

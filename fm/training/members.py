@@ -31,7 +31,7 @@ WAYS = ("vmap", "map")
 # A way is timed over about this long, so many times in turns.
 _TURN_SECONDS, _TURNS = 0.1, 5
 
-# (states, n, batches, seeds_R, rates_R2, token_weights_RV) -> (states, metrics)
+# (states, n_R, batches, seeds_R, rates_R2, token_weights_RV) -> (states, metrics)
 MembersStep = Callable[..., tuple[State, Metrics]]
 
 
@@ -54,12 +54,12 @@ def members_step(
         inside the program, each in its place in the stack.
 
     Returns:
-      step(states, n, batches, seeds_R, rates_R2, token_weights_RV) -> (states, metrics). The
+      step(states, n_R, batches, seeds_R, rates_R2, token_weights_RV) -> (states, metrics). The
       given states, of `fm.training.state` with a leading R, are consumed. A member takes the step
-      if it has done n steps and its loss and gradient are finite; any other keeps its state to
-      the bit, so one that missed a step stays where it is. `rates_R2` are the learning rates
-      of this step: of the layer kernels, and of embeddings and heads under Muon. Metrics are
-      float32 [R].
+      if it has done n steps (-1 for one that rests) and its loss and gradient are finite; any
+      other keeps its state to the bit, so one that missed a step stays where it is. `rates_R2`
+      are the learning rates of this step: of the layer kernels, and of embeddings and heads under
+      Muon. Metrics are float32 [R].
 
     Raises:
       UserError: an unknown way.
@@ -79,19 +79,18 @@ def members_step(
         )
         return after, metrics
 
-    def in_turn(states, n, *data):
+    def in_turn(states, *data):
         # Carried, the stack is changed in place; as inputs and outputs of `lax.map` it would be
         # copied every step (0.84x against one run after another instead of 1.07x, images).
         def body(states, r):
             state, one = jax.tree.map(lambda leaf: leaf[r], (states, data))
-            after, metrics = of_one(state, n, *one)
+            after, metrics = of_one(state, *one)
             put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=r, axis=0)
             return jax.tree.map(put, states, after), metrics
 
         return jax.lax.scan(body, states, jnp.arange(len(states["step"])))
 
-    batched = jax.vmap(of_one, in_axes=(0, None, 0, 0, 0, 0))
-    return jax.jit(batched if way == "vmap" else in_turn, donate_argnums=0)
+    return jax.jit(jax.vmap(of_one) if way == "vmap" else in_turn, donate_argnums=0)
 
 
 def known(way: str) -> None:
@@ -134,25 +133,25 @@ def member(states: Any, r: int) -> Any:
 
 
 def seconds_per_step(
-    steps: dict[str, MembersStep], states: State, n: int, *data: Any
+    steps: dict[str, MembersStep], states: State, n_R: np.ndarray, *data: Any
 ) -> dict[str, float]:
     """Median seconds of a step by each way, warm, in turns; the states stay as they are.
 
     Args:
       steps: by way.
-      states: where the members are, after n steps.
-      n: see `members_step`.
+      states: where the members are.
+      n_R: steps done, -1 for a member that rests.
       *data: the other arguments of a step.
     """
     now = {way: jax.tree.map(jnp.copy, states) for way in steps}
-    done = dict.fromkeys(steps, n)
+    done = dict.fromkeys(steps, n_R)
 
     def run(way: str, calls: int) -> float:
         began = time.perf_counter()
         for _ in range(calls):
             now[way], metrics = steps[way](now[way], done[way], *data)
             jax.block_until_ready(metrics)
-            done[way] += 1
+            done[way] = np.where(n_R < 0, n_R, done[way] + 1)
         return (time.perf_counter() - began) / calls
 
     for way in steps:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fm.model.config import ModelConfig
 from fm.training import loop, members
-from fm.training.account import Account, Batch, Cost, Progress, cost, due, finite
+from fm.training.account import Account, Batch, Cost, Figures, Progress, cost, due, finite
 from fm.training.checkpoint import Checkpoints
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
@@ -127,9 +127,7 @@ class Roster:
             if finite(figures):
                 records.append((one.unit.name, account.count(figures, spent)))
             else:
-                n = account.progress.step + 1
-                kept = "this member stays where it was"
-                self.stopped[r] = loop.not_finite(one.label, n, figures, one.rule, kept)
+                self._stop(r, account.progress.step + 1, figures)
         return [record[unit] for unit, record in records if record is not None]
 
     def validates(self, n: int) -> list[int]:
@@ -142,13 +140,23 @@ class Roster:
         ]
 
     def validate(self, states: State, n: int) -> None:
-        """Records the validation of the members it is due for, the metrics so far being read."""
+        """Records the validation of the members it is due for; stops whose is not finite.
+
+        The metrics of all steps so far must have been settled.
+        """
         for r in self.validates(n):
             one, params = self._grid[r], members.member(states["params"], r)
             figures = loop.validate(
                 params, one.validation, self._model, self._objective, one.token_weights
             )
-            self._accounts[r].validated(figures)
+            if finite(figures):
+                self._accounts[r].validated(figures)
+            else:
+                self._stop(r, n, figures)
+
+    def _stop(self, r: int, n: int, figures: Figures) -> None:
+        one, kept = self._grid[r], "this member stays where it was"
+        self.stopped[r] = loop.not_finite(one.label, n, figures, one.rule, kept)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

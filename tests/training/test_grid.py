@@ -22,9 +22,12 @@ from fm.training import (
     log,
     loop,
     members,
+    optimizer,
     params_digest,
+    roster,
+    state,
 )
-from fm.training.grid import Member
+from fm.training.roster import Member
 from tests.training.problems import IMAGE, TEXT, VOCAB, batches, images, params
 
 STEPS = 7
@@ -188,13 +191,29 @@ def test_a_member_whose_loss_is_not_finite_stays_and_the_others_do_not_notice(wa
 def after_three_steps(do_step):
     team = three()
     states = members.stack(
-        [grid.state.init(m.params, grid.optimizer.build(m.rule, STEPS)) for m in team]
+        [state.init(one.params, optimizer.build(one.rule, STEPS)) for one in team]
     )
-    seeds_R, weights, rates_SR2 = grid.constants(team)
     for n in range(3):
-        data = members.stack([next(m.batches) for m in team])
-        states, _ = do_step(states, n, data, seeds_R, rates_SR2[n], weights)
+        states, _ = do_step(states, np.full(3, n), *data(team, n))
     return states
+
+
+def data(team, n):
+    seeds_R, weights, rates_SR2 = roster.constants(team)
+    return members.stack([next(one.batches) for one in team]), seeds_R, rates_SR2[n], weights
+
+
+@pytest.mark.parametrize("way", members.WAYS)
+def test_one_that_rests_keeps_its_whole_state(way):
+    do_step = members.members_step(TEXT, MASKED, members.shared(ADAM), 1, way)
+    states = after_three_steps(do_step)
+    before = jax.device_get(states)
+    states, _ = do_step(states, np.array([3, -1, 3]), *data(three(), 3))
+    unmoved = [
+        params_digest(members.member(before, r)) == params_digest(members.member(states, r))
+        for r in range(3)
+    ]
+    assert unmoved == [False, True, False]
 
 
 @pytest.mark.parametrize("way", members.WAYS)
@@ -243,6 +262,17 @@ def test_a_stopped_member_stays_stopped_when_resumed(tmp_path):
         go(team, tmp_path)
     got = go(three(), tmp_path)
     assert got.stopped == want.stopped and digests(got) == digests(want)
+
+
+def test_a_validation_that_is_not_finite_stops_a_member():
+    team = three()
+    team[1] = dataclasses.replace(team[1], validation=[poison(next(batches()))])
+    got = go(team)
+    assert [each.steps for each in got.trained] == [STEPS, 4, STEPS]
+    assert "seed 1: loss nan at step 4 must be finite" in got.stopped[1]
+    assert params_digest(got.trained[1].params) == digests(go(three(at=5, happens=poison)))[1]
+    with pytest.raises(UserError, match="seed 1: loss nan at step 4 must be finite; there is no"):
+        separate(dataclasses.replace(team[1], batches=Stream(1)), TEXT, MASKED)
 
 
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path):
