@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from fm.benchmark import attention, decode, gemm, input, loss, scaling, step
+from fm.benchmark import attention, decode, gemm, grid, input, loss, scaling, step
 from fm.benchmark.case import Case
 from fm.benchmark.settings import Setting
 
@@ -15,6 +15,7 @@ KINDS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "loss": loss.cases,
     "decode": decode.cases,
     "input": input.cases,
+    "grid": grid.cases,
     "scaling": scaling.cases,
 }
 PEERS = ("torch", "jax", "none")

@@ -9,7 +9,7 @@ import numpy as np
 
 from fm.evaluation import baselines
 from fm.study.adaptation import Arm, Classical, Network
-from fm.study.pretraining import Reader, pretrain, reader
+from fm.study.pretraining import Reader, pretrain_seeds, reader
 from fm.study.tasks import Task
 from fm.training.run import Trained
 from fm.transfer.examples import Rows, image_rows, text_rows
@@ -30,10 +30,8 @@ class Fed:
     runs: list[Trained]
 
 
-def networks(
-    task: Task, arms: tuple[str, ...], pretrain_seeds: int, out: pathlib.Path
-) -> dict[str, Fed]:
-    """Pretrains what needs it and reads the task's examples for every network arm."""
+def networks(task: Task, arms: tuple[str, ...], seeds: int, out: pathlib.Path) -> dict[str, Fed]:
+    """Pretrains what needs it, once per seed, and reads the task's examples for every arm."""
     fed = {}
     recipe = task.config.recipe
     shared: dict[str, tuple[Reader, Rows]] = {}
@@ -46,18 +44,18 @@ def networks(
             reads = reader(corpus, task.modality, recipe, folder)
             shared[source] = reads, _rows(task, reads)
         reads, rows = shared[source]
-        runs = [
-            pretrain(
+        runs = []
+        if arm != "scratch":
+            label = f"{task.name}: pretraining {arm}"
+            runs = pretrain_seeds(
                 corpus,
                 task.modality,
                 recipe,
                 reads,
-                seed=seed,
-                out=folder / f"seed-{seed}",
-                label=f"{task.name}: pretraining {arm}",
+                seeds=seeds,
+                out=folder,
+                label=label,
             )
-            for seed in range(pretrain_seeds if arm != "scratch" else 0)
-        ]
         ready = network(task, reads, [run.params for run in runs], rows)
         fed[arm] = Fed(ready, reads, runs)
     return fed

@@ -15,13 +15,16 @@ from fm.data import tokenizer as bpe
 from fm.data.batches import Batches, image_batches, text_batches
 from fm.data.pieces import patch_positions, patchify, text_pieces
 from fm.data.splits import Split
+from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study.config import Recipe
+from fm.training import grid
 from fm.training.checkpoint import load_params
 from fm.training.loop import train
 from fm.training.objectives import Objective, rarity_weights
 from fm.training.peak import gemm_rate
+from fm.training.roster import Member
 from fm.training.run import RunConfig, Trained
 from fm.training.unit import BitsPerByte, BitsPerDimension
 
@@ -99,6 +102,92 @@ def pretrain(
 
     Two in a hundred examples (500 at most) are held out for the validation curve.
     """
+    run = _run(
+        corpus,
+        modality,
+        recipe,
+        reads,
+        seed=seed,
+        out=out,
+        label=label,
+        checkpoint_every=checkpoint_every,
+    )
+    return train(
+        run.params,
+        run.batches,
+        reads.model,
+        recipe.objective,
+        run.rule,
+        run.run,
+        out=out,
+        unit=run.unit,
+        token_weights=run.token_weights,
+        validation=run.validation,
+        label=label,
+        peak=gemm_rate(reads.model.dtype),
+        identity=run.identity,
+    )
+
+
+def pretrain_seeds(
+    corpus: Split,
+    modality: str,
+    recipe: Recipe,
+    reads: Reader,
+    *,
+    seeds: int,
+    out: pathlib.Path,
+    label: str,
+) -> list[Trained]:
+    """`pretrain` for seeds 0 to `seeds` - 1, several of them as one program.
+
+    Each leaves its own folder, `out`/seed-N; the checkpoint of all while they train is in
+    `out`/grid.
+
+    Raises:
+      UserError: the loss of a seed stopped being finite.
+    """
+    if seeds == 1:
+        folder = out / "seed-0"
+        only = pretrain(corpus, modality, recipe, reads, seed=0, out=folder, label=label)
+        return [only]
+    members = [
+        _run(
+            corpus,
+            modality,
+            recipe,
+            reads,
+            seed=seed,
+            out=out / f"seed-{seed}",
+            label=f"{label}, seed {seed}",
+        )
+        for seed in range(seeds)
+    ]
+    done = grid.train(
+        members,
+        reads.model,
+        recipe.objective,
+        out=out / "grid",
+        label=f"{label}, {seeds} seeds",
+        peak=gemm_rate(reads.model.dtype),
+    )
+    for reason in filter(None, done.stopped):
+        raise UserError(reason)
+    return done.trained
+
+
+def _run(
+    corpus: Split,
+    modality: str,
+    recipe: Recipe,
+    reads: Reader,
+    *,
+    seed: int,
+    out: pathlib.Path,
+    label: str,
+    checkpoint_every: int | None = None,
+) -> Member:
+    """What training takes: the seed draws the start, the held-out examples and the order."""
     order = np.random.default_rng(seed).permutation(len(corpus))
     held = max(1, min(500, round(_HELD_OUT * len(corpus))))
     held_out, used = order[:held], np.sort(order[held:])
@@ -126,19 +215,16 @@ def pretrain(
         log_every=max(1, recipe.steps // 50),
         validate_every=max(1, recipe.steps // 8),
     )
-    return train(
+    return Member(
         init(jax.random.key(seed), reads.model),
         batches,
-        reads.model,
-        recipe.objective,
         recipe.optimizer,
         run,
+        unit,
         out=out,
-        unit=unit,
         token_weights=weights,
         validation=[next(validation) for _ in range(4)],
         label=label,
-        peak=gemm_rate(reads.model.dtype),
         identity={"corpus": hashlib.sha256("".join(corpus.ids).encode()).hexdigest()},
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import sys
 import time
@@ -16,18 +15,16 @@ import numpy as np
 from tqdm import tqdm
 
 from fm.errors import UserError
-from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.training import log, optimizer, state, step
+from fm.training.account import Account, Batch, Cost, Progress, due, finite
+from fm.training.account import cost as cost_of
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
-from fm.training.meter import Meter
-from fm.training.objectives import Objective, rows_of
+from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.run import RunConfig, Trained
-from fm.training.unit import Unit, value
-
-Batch = dict[str, np.ndarray]
+from fm.training.unit import Unit
 
 
 class Batches(Protocol):
@@ -42,30 +39,6 @@ class Batches(Protocol):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a place."""
         ...
-
-
-@dataclasses.dataclass
-class _Progress:
-    """What a checkpoint holds beside the state, as JSON."""
-
-    step: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pending:
-    """A step under way, its metrics not yet read."""
-
-    step: int
-    batch_tokens: int
-    batch_flops: float
-    tokens: int
-    metrics: step.Metrics
 
 
 def train(
@@ -112,105 +85,74 @@ def train(
     began = time.perf_counter()
     do_step = step.train_step(model, objective, rule, run.steps, run.accumulate)
     now = state.init(params, optimizer.build(rule, run.steps))
-    progress = _Progress()
-    config = {
-        "model": dataclasses.asdict(model),
-        "objective": dataclasses.asdict(objective),
-        "optimizer": dataclasses.asdict(rule),
-        "run": {"steps": run.steps, "seed": run.seed, "accumulate": run.accumulate},
-        "unit": {"name": unit.name, **dataclasses.asdict(unit)},
-        "start": state.params_digest(params) if out else "",
-        **(identity or {}),
-    }
-    records: list[log.Record] = []
+    config = facts(params, model, objective, rule, run, unit, identity) if out else {}
+    progress = Progress()
     with contextlib.ExitStack() as closing:
-        store = journal = None
+        store = None
         if out is not None:
             store = Checkpoints(pathlib.Path(out) / "checkpoints")
             closing.callback(store.close)
             restored = store.restore(now, config)
             if restored is not None:
-                now, progress = restored.state, _Progress(**restored.progress)
+                now, progress = restored.state, Progress(**restored.progress)
                 batches.set_state(progress.data)
-                done = "already finished" if progress.step == run.steps else "resumed"
-                print(f"{label}: {done} at step {progress.step} of {run.steps}", file=sys.stderr)
-            journal = log.MetricLog(pathlib.Path(out), progress.step)
-            closing.callback(journal.close)
-            records = journal.kept
+                announce(label, progress.step, run.steps)
         first, earlier_seconds = progress.step, progress.seconds
+        account = Account(run, unit, progress=progress, peak=peak, out=out)
+        closing.callback(account.close)
         signalled = closing.enter_context(listening())
-        bar = closing.enter_context(_bar(label, first, run.steps))
-        meter = Meter(unit, peak, progress.sums)
+        bar = closing.enter_context(progress_bar(label, first, run.steps))
 
-        def keep(record: log.Record) -> None:
-            records.append(record)
-            bar.set_postfix_str(f"{record[unit.name]:.3f} {unit.name}", refresh=False)
-            if journal is not None:
-                journal.write(record)
+        def show(record: log.Record | None) -> None:
+            if record is not None:
+                bar.set_postfix_str(f"{record[unit.name]:.3f} {unit.name}", refresh=False)
 
-        def settle(past: _Pending) -> None:
+        def check(figures: Mapping[str, float], n: int) -> None:
+            last = store.latest() if store else None
+            kept = (
+                f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
+            )
+            if not finite(figures):
+                raise UserError(not_finite(label, n, figures, rule, kept))
+
+        def settle(metrics: step.Metrics, cost: Cost) -> None:
             """Reads a step's metrics, which waits for it."""
-            figures = {name: float(each) for name, each in jax.device_get(past.metrics).items()}
-            if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
-                raise UserError(_not_finite(label, past.step, figures, rule, store))
-            learning_rate = figures.pop("learning_rate")
-            meter.add(figures, past.batch_tokens, past.batch_flops)
+            figures = {name: float(each) for name, each in jax.device_get(metrics).items()}
+            check(figures, progress.step + 1)
+            show(account.count(figures, cost))
             bar.update()
-            if past.step % run.log_every == 0 or past.step == run.steps:
-                keep(meter.record(past.step, past.tokens, learning_rate))
 
         pending = None
-        while progress.step < run.steps:
-            batch = _next(batches, label, progress.step, run.steps)
+        for n in range(first + 1, run.steps + 1):
+            batch = next_batch(batches, label, n - 1, run.steps)
             dispatched = time.perf_counter()
             now, metrics = do_step(now, batch, run.seed, token_weights)
-            if progress.step == first:
+            if n == first + 1:
                 progress.compile_seconds += time.perf_counter() - dispatched
-                meter.restart()
+                account.meter.restart()
             if pending is not None:
-                settle(pending)
-            tokens, spent = (
-                int(np.count_nonzero(batch["segments"])),
-                _flops(batch, model, objective),
-            )
-            progress.step += 1
-            progress.tokens += tokens
-            progress.flops += spent
-            pending = _Pending(progress.step, tokens, spent, progress.tokens, metrics)
+                settle(*pending)
+            pending = metrics, cost_of(batch, model, objective)
 
-            signal = signalled()
-            ends = progress.step == run.steps
-            validates = validation and (ends or _due(progress.step, run.validate_every))
-            saves = ends or signal or _due(progress.step, run.checkpoint_every)
+            signal, ends = signalled(), n == run.steps
+            validates = validation and (ends or due(n, run.validate_every))
+            saves = ends or signal or due(n, run.checkpoint_every)
             if not (validates or saves):
                 continue
-            settle(pending)
+            settle(*pending)
             pending = None
-            with meter.paused():
+            with account.meter.paused():
                 if validates and validation:
                     figures = validate(now["params"], validation, model, objective, token_weights)
-                    figure = {unit.name: value(figures, unit)}
-                    place = {"step": progress.step, "tokens": progress.tokens}
-                    keep({"kind": "validation", **place, **figures, **figure})
-                if saves and store is not None and journal is not None:
-                    journal.flush()
-                    progress.sums, progress.data = meter.sums, batches.get_state()
-                    progress.seconds = earlier_seconds + time.perf_counter() - began
-                    store.save(progress.step, now, dataclasses.asdict(progress), config)
+                    check(figures, n)
+                    show(account.validated(figures))
+                if saves and store is not None:
+                    seconds = earlier_seconds + time.perf_counter() - began
+                    store.save(n, now, account.save(seconds, batches.get_state()), config)
             if signal and not ends:
-                raise Interrupted(_how_to_resume(label, signal, progress.step, run.steps, out))
-    seconds = (
-        progress.seconds if first == run.steps else (earlier_seconds + time.perf_counter() - began)
-    )
-    return Trained(
-        params=now["params"],
-        curve=log.curve(records, unit.name),
-        seconds=seconds,
-        compile_seconds=progress.compile_seconds,
-        flops=progress.flops,
-        steps=progress.step,
-        tokens=progress.tokens,
-    )
+                raise Interrupted(how_to_resume(label, signal, n, run.steps, out))
+    spent = 0.0 if first == run.steps else time.perf_counter() - began
+    return account.trained(now["params"], earlier_seconds + spent)
 
 
 def validate(
@@ -233,21 +175,33 @@ def validate(
     return {name: float(np.mean([each[name] for each in every])) for name in every[0]}
 
 
-def _flops(batch: Batch, model: ModelConfig, objective: Objective) -> float:
-    B, L = batch["segments"].shape
-    total, patches = 0.0, "patches" in batch
-    for name, rows in rows_of(objective, B).items():
-        length, predictions = flops.cost(name, L, hide=objective.hide, patches=patches)
-        each = flops.train_flops(model, length, predictions=predictions, patches=patches)
-        total += (rows.stop - rows.start) * each
-    return total
+def facts(
+    params: dict,
+    model: ModelConfig,
+    objective: Objective,
+    rule: OptimizerConfig,
+    run: RunConfig,
+    unit: Unit,
+    identity: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What a resumed run must share with the one it goes on from, as JSON."""
+    return {
+        "model": dataclasses.asdict(model),
+        "objective": dataclasses.asdict(objective),
+        "optimizer": dataclasses.asdict(rule),
+        "run": {"steps": run.steps, "seed": run.seed, "accumulate": run.accumulate},
+        "unit": {"name": unit.name, **dataclasses.asdict(unit)},
+        "start": state.params_digest(params),
+        **(identity or {}),
+    }
 
 
-def _due(n: int, every: int | None) -> bool:
-    return every is not None and n % every == 0
+def next_batch(batches: Batches, label: str, n: int, steps: int) -> Batch:
+    """The next batch, after `n` of them.
 
-
-def _next(batches: Batches, label: str, n: int, steps: int) -> Batch:
+    Raises:
+      UserError: there is none.
+    """
     try:
         return next(batches)
     except StopIteration:
@@ -256,24 +210,36 @@ def _next(batches: Batches, label: str, n: int, steps: int) -> Batch:
         ) from None
 
 
-def _bar(label: str, first: int, steps: int) -> tqdm:
+def announce(label: str, n: int, steps: int) -> None:
+    """Says where a run goes on."""
+    done = "already finished" if n == steps else "resumed"
+    print(f"{label}: {done} at step {n} of {steps}", file=sys.stderr)
+
+
+def progress_bar(label: str, first: int, steps: int) -> tqdm:
+    """Of steps, on stderr."""
     # A file or a pipe gets a line now and then instead of ten a second.
     calm = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(total=steps, initial=first, desc=label, unit="step", mininterval=calm, leave=False)
 
 
-def _not_finite(
-    label: str, n: int, figures: dict[str, float], rule: OptimizerConfig, store: Checkpoints | None
+def not_finite(
+    label: str, n: int, figures: Mapping[str, float], rule: OptimizerConfig, kept: str
 ) -> str:
-    last = store.latest() if store else None
-    kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
+    """What to tell of a step, or a validation after it, whose loss or gradient is not finite.
+
+    `kept` says what is left.
+    """
+    names = {"loss": "loss", "grad_norm": "gradient norm"}
+    told = " and ".join(f"{names[key]} {figures[key]:g}" for key in names if key in figures)
     return (
-        f"{label}: loss {figures['loss']:g} and gradient norm {figures['grad_norm']:g} at step {n}"
-        f" must be finite; {kept}; try a learning_rate below {rule.learning_rate:g}"
+        f"{label}: {told} at step {n} must be finite; {kept}; try a learning_rate below "
+        f"{rule.learning_rate:g}"
     )
 
 
-def _how_to_resume(label: str, signal: str, n: int, steps: int, out: pathlib.Path | None) -> str:
+def how_to_resume(label: str, signal: str, n: int, steps: int, out: pathlib.Path | None) -> str:
+    """What to tell of a run stopped by a signal."""
     if out is None:
         return f"{label}: stopped by {signal} at step {n} of {steps}; nothing was saved"
     return f"{label}: stopped by {signal}, step {n} of {steps} is saved; the same command resumes"

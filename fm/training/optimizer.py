@@ -83,7 +83,17 @@ def muon_axes(params: dict) -> dict:
 
 def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping, then the rule of the config, over `steps` steps."""
-    rate = schedule(config, config.learning_rate, steps)
+    peaks = config.learning_rate, config.adam_learning_rate
+    return follow(config, *(schedule(config, peak, steps) for peak in peaks))
+
+
+def follow(
+    config: OptimizerConfig, rate: optax.Schedule, adam_rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """As `build`, under given learning rates by step; they may return traced values.
+
+    Of the config, `learning_rate`, `adam_learning_rate`, `schedule` and `warmup` are not read.
+    """
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
@@ -97,7 +107,7 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
             rate,
             weight_decay=config.weight_decay,
             adam_b2=config.b2,
-            adam_learning_rate=schedule(config, config.adam_learning_rate, steps),
+            adam_learning_rate=adam_rate,  # pyright: ignore[reportArgumentType]
             muon_weight_dimension_numbers=muon_axes,  # pyright: ignore[reportArgumentType]
         )
     return optax.chain(optax.clip_by_global_norm(config.clip), rule)

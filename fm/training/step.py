@@ -54,21 +54,38 @@ def train_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, batch, seed, token_weights_V):
-        rng = jax.random.fold_in(jax.random.key(seed), state["step"])
-        metrics, gradient = value_and_gradient(
-            state["params"], batch, rng, config, objective, token_weights_V, accumulate
-        )
-        changes, opt_state = update(gradient, state["opt_state"], state["params"])
-        metrics["grad_norm"] = optax.global_norm(gradient)
+        metrics, gradient = look(state, batch, seed, config, objective, token_weights_V, accumulate)
         metrics["learning_rate"] = jnp.asarray(rate(state["step"]), jnp.float32)
-        after = {
-            "params": optax.apply_updates(state["params"], changes),
-            "opt_state": opt_state,
-            "step": state["step"] + 1,
-        }
-        return after, metrics
+        return move(state, gradient, update), metrics
 
     return step
+
+
+def look(
+    state: State,
+    batch: Batch,
+    seed: int | jax.Array,
+    config: ModelConfig,
+    objective: Objective,
+    token_weights_V: jax.Array | None,
+    accumulate: int,
+) -> tuple[Metrics, dict]:
+    """The first half of a step: metrics, with `grad_norm`, and gradient where the state is."""
+    rng = jax.random.fold_in(jax.random.key(seed), state["step"])
+    metrics, gradient = value_and_gradient(
+        state["params"], batch, rng, config, objective, token_weights_V, accumulate
+    )
+    return metrics | {"grad_norm": optax.global_norm(gradient)}, gradient
+
+
+def move(state: State, gradient: dict, update: optax.TransformUpdateFn) -> State:
+    """The second half: the state after an update by the gradient."""
+    changes, opt_state = update(gradient, state["opt_state"], state["params"])
+    return {
+        "params": optax.apply_updates(state["params"], changes),
+        "opt_state": opt_state,
+        "step": state["step"] + 1,
+    }
 
 
 @functools.lru_cache(maxsize=64)

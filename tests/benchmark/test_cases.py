@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.benchmark import attention, decode, gemm, loss, step
+from fm.benchmark import attention, decode, gemm, grid, loss, step
 from fm.benchmark import input as pipeline
 from fm.benchmark.kinds import KINDS
 from fm.benchmark.settings import Setting
@@ -85,3 +85,26 @@ def test_plain_loss_is_the_log_likelihood():
     expected = np.log(np.exp(logits).sum(-1)) - logits[np.arange(16), targets]
     found = loss.all_logits(jnp.asarray(head), jnp.asarray(h), jnp.asarray(targets))
     np.testing.assert_allclose(found, expected.mean(), rtol=1e-6)
+
+
+def test_a_grid_takes_the_steps_of_its_members_one_after_another():
+    (problem,) = grid.problems(QUICK)
+    assert len({rule.learning_rate for rule in problem.rules}) == len(problem.batches) == 3
+    theirs = grid.run_separately(problem, 4)
+    assert len(set(theirs["loss"].tolist())) == 3
+    for way in ("vmap", "map", None):
+        ours = grid.run_grid(problem, way, 4)
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+
+
+def test_the_sides_of_a_grid_case_move_every_member():
+    steps, whole = grid.cases(QUICK)
+    assert set(steps.ours) == {"vmap", "map"} and "3 rates" in whole.name
+    for build in (*steps.ours.values(), steps.peers["jax"]["one after another"]):
+        side = build()
+        before, *_, after = jax.device_get([side.call() for _ in range(30)])
+        before, after = (
+            np.ravel([each["loss"] for each in found]) if isinstance(found, list) else found["loss"]
+            for found in (before, after)
+        )
+        assert len(before) == 3 and np.all(after < before + 1e-3) and np.any(after != before)

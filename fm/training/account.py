@@ -1,0 +1,145 @@
+"""What one run has done so far: its counts, its curve, its log on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fm.model import flops
+from fm.model.config import ModelConfig
+from fm.training import log
+from fm.training.meter import Meter
+from fm.training.objectives import Objective, rows_of
+from fm.training.run import RunConfig, Trained
+from fm.training.unit import Unit, value
+
+Batch = dict[str, np.ndarray]
+Figures = Mapping[str, float]
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint holds beside the state, as JSON."""
+
+    step: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one step on a batch: pieces without padding, and FLOPs by `fm.model.flops`."""
+
+    tokens: int
+    flops: float
+
+
+class Account:
+    """Counts steps as their metrics are read.
+
+    Attributes:
+      progress: of the steps counted.
+      meter: of the steps since the last record.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        unit: Unit,
+        *,
+        progress: Progress,
+        peak: float | None,
+        out: pathlib.Path | None,
+    ):
+        """Goes on from `progress`, and with the log in `out`, which `close` closes."""
+        self.progress = progress
+        self.meter = Meter(unit, peak, progress.sums)
+        self._run, self._unit = run, unit
+        self._journal = None if out is None else log.MetricLog(out, progress.step)
+        self._records = [] if self._journal is None else self._journal.kept
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the run are done."""
+        return self.progress.step == self._run.steps
+
+    def count(self, figures: Figures, cost: Cost) -> log.Record | None:
+        """Adds a step; the record, where one is due."""
+        figures = dict(figures)
+        learning_rate = figures.pop("learning_rate")
+        self.meter.add(figures, cost.tokens, cost.flops)
+        self.progress.step += 1
+        self.progress.tokens += cost.tokens
+        self.progress.flops += cost.flops
+        if not (due(self.progress.step, self._run.log_every) or self.finished):
+            return None
+        return self._keep(
+            self.meter.record(self.progress.step, self.progress.tokens, learning_rate)
+        )
+
+    def validated(self, figures: Figures) -> log.Record:
+        """Adds a record of validation."""
+        place = {"step": self.progress.step, "tokens": self.progress.tokens}
+        figure = {self._unit.name: value(figures, self._unit)}
+        return self._keep({"kind": "validation", **place, **figures, **figure})
+
+    def save(self, seconds: float, data: dict[str, Any]) -> dict[str, Any]:
+        """The progress as JSON, with what was spent and the place in the data; log on disk."""
+        if self._journal is not None:
+            self._journal.flush()
+        self.progress.sums, self.progress.data = self.meter.sums, data
+        self.progress.seconds = seconds
+        return dataclasses.asdict(self.progress)
+
+    def trained(self, params: dict, seconds: float) -> Trained:
+        """The outcome of the steps counted."""
+        return Trained(
+            params=params,
+            curve=log.curve(self._records, self._unit.name),
+            seconds=seconds,
+            compile_seconds=self.progress.compile_seconds,
+            flops=self.progress.flops,
+            steps=self.progress.step,
+            tokens=self.progress.tokens,
+        )
+
+    def close(self) -> None:
+        """Closes the log."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _keep(self, record: log.Record) -> log.Record:
+        self._records.append(record)
+        if self._journal is not None:
+            self._journal.write(record)
+        return record
+
+
+def due(n: int, every: int | None) -> bool:
+    """Whether what happens `every` so many steps, or never, happens at step `n`."""
+    return every is not None and n % every == 0
+
+
+def finite(figures: Figures) -> bool:
+    """Whether a step's loss and gradient norm, or a validation's loss, are to go on from."""
+    return math.isfinite(figures["loss"]) and math.isfinite(figures.get("grad_norm", 0.0))
+
+
+def cost(batch: Batch, model: ModelConfig, objective: Objective) -> Cost:
+    """Of a training step on the batch."""
+    B, L = batch["segments"].shape
+    total, patches = 0.0, "patches" in batch
+    for name, rows in rows_of(objective, B).items():
+        length, predictions = flops.cost(name, L, hide=objective.hide, patches=patches)
+        each = flops.train_flops(model, length, predictions=predictions, patches=patches)
+        total += (rows.stop - rows.start) * each
+    return Cost(int(np.count_nonzero(batch["segments"])), total)

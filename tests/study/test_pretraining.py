@@ -1,0 +1,64 @@
+"""Several pretraining seeds as one program: what each leaves is what it leaves alone."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from fm.errors import UserError
+from fm.model.transformer import init
+from fm.study.pretraining import pretrain, pretrain_seeds, reader, restore
+from fm.training import OptimizerConfig, grid, params_digest
+from tests.study.problems import images, recipe, split, texts
+
+
+def given(modality, out, **changes):
+    corpus = split(*(texts if modality == "text" else images)(60, 0))
+    own = recipe(modality, **changes)
+    return corpus, modality, own, reader(corpus, modality, own, out)
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_seeds_together_are_seeds_alone(tmp_path, modality):
+    arguments = given(modality, tmp_path)
+    together = pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+    for seed, mine in enumerate(together):
+        alone = pretrain(*arguments, seed=seed, out=tmp_path / f"alone-{seed}", label="toy")
+        start = init(jax.random.key(seed), arguments[3].model)
+        moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), mine.params, start)
+        assert max(jax.tree.leaves(moved)) > 1e-3
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+            (mine.params, mine.curve),
+            (alone.params, alone.curve),
+        )
+        found = restore(tmp_path / f"seed-{seed}")
+        assert params_digest(found.params) == params_digest(mine.params)
+        assert found.objective == arguments[2].objective and found.reads.model.width == 16
+        assert (found.reads.tokenizer is None) == (modality == "image")
+    assert params_digest(together[0].params) != params_digest(together[1].params)
+
+
+def test_again_is_finished_and_what_is_lost_is_made_again(tmp_path, capsys):
+    arguments = given("image", tmp_path)
+    first = pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+    shutil.rmtree(tmp_path / "seed-1" / "checkpoints")
+    again = pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+    assert "toy, 2 seeds: already finished at step 4 of 4" in capsys.readouterr().err
+    for seed, (a, b) in enumerate(zip(first, again, strict=True)):
+        assert params_digest(a.params) == params_digest(b.params) and a.curve == b.curve
+        assert params_digest(restore(tmp_path / f"seed-{seed}").params) == params_digest(a.params)
+
+
+def test_one_seed_is_no_grid(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "train", None)
+    pretrain_seeds(*given("image", tmp_path), seeds=1, out=tmp_path, label="toy")
+    assert not (tmp_path / "grid").exists() and restore(tmp_path / "seed-0").params
+
+
+def test_a_seed_that_fails_is_told(tmp_path):
+    hot = OptimizerConfig("adamw", learning_rate=1e30, warmup=0.0)
+    arguments = given("image", tmp_path, optimizer=hot)
+    with pytest.raises(UserError, match=r"toy, seed 0: .* must be finite"):
+        pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
