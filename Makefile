@@ -10,7 +10,7 @@ compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare
 
 test: $(TESTING)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(TESTING)
 	$(BIN)/ruff check .

@@ -10,9 +10,10 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fm.attention import choose
+from fm.attention import Mask, choose
 from fm.errors import UserError
 from fm.study import arms, environment, evidence, exhibits
 from fm.study.adaptation import Arm
@@ -91,11 +92,18 @@ def _collect(
     results["mistakes"] += exhibits.mistakes(task, cells)
     results["tasks"].append(_about(task))
     for each in fed.values():
-        model = each.reads.model
-        length = each.network.rows["segments"].shape[1]
-        shape = (1, length, model.heads, model.head_width)
-        like = jax.ShapeDtypeStruct(shape, model.dtype)
-        results["attention"][task.name] = model.attention or choose(like, like)
+        results["attention"][task.name] = _kernel(each, task.config.recipe.batch_size)
+
+
+def _kernel(fed: arms.Fed, batch_size: int) -> str:
+    """The attention implementation of a whole batch of packed rows, as pretraining reads them."""
+    model = fed.reads.model
+    shape = (batch_size, fed.network.rows["segments"].shape[1])
+    q = jax.ShapeDtypeStruct((*shape, model.heads, model.head_width), model.dtype)
+    k = jax.ShapeDtypeStruct((*shape, model.kv_heads, model.head_width), model.dtype)
+    segments = jnp.ones(shape, jnp.int32)
+    mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
+    return model.attention or choose(q, k, mask)
 
 
 def _about(task: Task) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def test_plain_loss_is_the_log_likelihood():
     np.testing.assert_allclose(found, expected.mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_grid_takes_the_steps_of_its_members_one_after_another():
     (problem,) = grid.problems(QUICK)
     assert len({rule.learning_rate for rule in problem.rules}) == len(problem.batches) == 3
@@ -97,6 +98,7 @@ def test_a_grid_takes_the_steps_of_its_members_one_after_another():
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_sides_of_a_grid_case_move_every_member():
     steps, whole = grid.cases(QUICK)
     assert set(steps.ours) == {"vmap", "map"} and "3 rates" in whole.name

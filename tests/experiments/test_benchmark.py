@@ -50,6 +50,7 @@ def test_a_quick_run_end_to_end(call, out):
     assert other.code == 2 and "holds another benchmark (config.what:" in other.error
 
 
+@pytest.mark.slow
 def test_scaling(call, out):
     flags = ("--what=scaling", "--only=length", "--peer=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0

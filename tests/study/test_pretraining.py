@@ -19,6 +19,7 @@ def given(modality, out, **changes):
     return corpus, modality, own, reader(corpus, modality, own, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["text", "image"])
 def test_seeds_together_are_seeds_alone(tmp_path, modality):
     arguments = given(modality, tmp_path)
@@ -57,6 +58,7 @@ def test_one_seed_is_no_grid(tmp_path, monkeypatch):
     assert not (tmp_path / "grid").exists() and restore(tmp_path / "seed-0").params
 
 
+@pytest.mark.slow
 def test_a_seed_that_fails_is_told(tmp_path):
     hot = OptimizerConfig("adamw", learning_rate=1e30, warmup=0.0)
     arguments = given("image", tmp_path, optimizer=hot)

@@ -128,6 +128,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", members.WAYS)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_members_are_separate_runs(name, way):
