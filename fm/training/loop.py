@@ -108,12 +108,13 @@ def train(
                 bar.set_postfix_str(f"{record[unit.name]:.3f} {unit.name}", refresh=False)
 
         def check(figures: Mapping[str, float], n: int) -> None:
+            if finite(figures):
+                return
             last = store.latest() if store else None
             kept = (
                 f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
             )
-            if not finite(figures):
-                raise UserError(not_finite(label, n, figures, rule, kept))
+            raise UserError(not_finite(label, n, figures, rule, kept))
 
         def settle(metrics: step.Metrics, cost: Cost) -> None:
             """Reads a step's metrics, which waits for it."""

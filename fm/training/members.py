@@ -68,14 +68,17 @@ def members_step(
 
     def of_one(state, n, batch, seed, rates_2, token_weights_V):
         update = optimizer.follow(rule, lambda _: rates_2[0], lambda _: rates_2[1]).update
-        metrics, gradient = step.look(
+        metrics, gradient = step.measured_gradient(
             state, batch, seed, model, objective, token_weights_V, accumulate
         )
         metrics["learning_rate"] = rates_2[0]
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         moves = (state["step"] == n) & finite
         after = jax.lax.cond(
-            moves, lambda state: step.move(state, gradient, update), lambda state: state, state
+            moves,
+            lambda state: step.apply_gradient(state, gradient, update),
+            lambda state: state,
+            state,
         )
         return after, metrics
 

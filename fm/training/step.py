@@ -54,14 +54,16 @@ def train_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, batch, seed, token_weights_V):
-        metrics, gradient = look(state, batch, seed, config, objective, token_weights_V, accumulate)
+        metrics, gradient = measured_gradient(
+            state, batch, seed, config, objective, token_weights_V, accumulate
+        )
         metrics["learning_rate"] = jnp.asarray(rate(state["step"]), jnp.float32)
-        return move(state, gradient, update), metrics
+        return apply_gradient(state, gradient, update), metrics
 
     return step
 
 
-def look(
+def measured_gradient(
     state: State,
     batch: Batch,
     seed: int | jax.Array,
@@ -78,7 +80,7 @@ def look(
     return metrics | {"grad_norm": optax.global_norm(gradient)}, gradient
 
 
-def move(state: State, gradient: dict, update: optax.TransformUpdateFn) -> State:
+def apply_gradient(state: State, gradient: dict, update: optax.TransformUpdateFn) -> State:
     """The second half: the state after an update by the gradient."""
     changes, opt_state = update(gradient, state["opt_state"], state["params"])
     return {
