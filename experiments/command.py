@@ -19,6 +19,7 @@ from absl import flags
 
 from fm.data.cache import cache_folder
 from fm.errors import UserError
+from fm.training import allocator
 from fm.training.interrupt import Interrupted
 
 _KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
@@ -51,6 +52,7 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
             return 0
         if rest:
             raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
+        allocator.keep_freed_memory()
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         with _terminable():

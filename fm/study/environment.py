@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from fm.training import allocator
+
 _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets tokenizers scikit-learn numpy"
 )
@@ -21,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """The accelerator, and the host's cores."""
+    """The accelerator, the host's cores, and whether freed memory is kept (see `allocator`)."""
     first = jax.devices()[0]
     return {
         "platform": first.platform,
@@ -29,6 +31,7 @@ def device() -> dict[str, Any]:
         "count": jax.device_count(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
+        "freed_memory_kept": allocator.kept(),
     }
 
 
