@@ -24,7 +24,7 @@ from fm.benchmark.page import text_table
 from fm.benchmark.settings import Setting
 from fm.errors import UserError
 
-_DEFAULT = ["gemm", "attention", "step", "loss", "decode", "input"]
+_DEFAULT = ["gemm", "attention", "step", "loss", "start", "decode", "input"]
 
 
 def define(values: flags.FlagValues) -> None:

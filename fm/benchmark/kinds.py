@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from fm.benchmark import attention, decode, gemm, grid, input, loss, scaling, step
+from fm.benchmark import attention, decode, gemm, grid, input, loss, scaling, start, step
 from fm.benchmark.case import Case
 from fm.benchmark.settings import Setting
 
@@ -13,6 +13,7 @@ KINDS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "attention": attention.cases,
     "step": step.cases,
     "loss": loss.cases,
+    "start": start.cases,
     "decode": decode.cases,
     "input": input.cases,
     "grid": grid.cases,

@@ -18,12 +18,17 @@ State = dict[str, Any]  # "params", "opt_state", "step" (int32 scalar)
 
 def init(params: dict, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step, over a copy of `params` (a step donates its state)."""
-    params = jax.tree.map(lambda value: jnp.array(value, copy=True), params)
-    return {
-        "params": params,
-        "opt_state": optimizer.init(params),
-        "step": jnp.zeros((), jnp.int32),
-    }
+
+    # One program; without `jit` every kind of array would be one.
+    @jax.jit
+    def start(params):
+        return {
+            "params": jax.tree.map(jnp.copy, params),
+            "opt_state": optimizer.init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    return start(params)
 
 
 def params_digest(params: dict) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from fm.errors import UserError
-from fm.evaluation.metrics import bits_per_dimension
+from fm.evaluation.bits import bits_per_dimension
 
 
 @dataclasses.dataclass(frozen=True)
