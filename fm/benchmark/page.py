@@ -19,6 +19,7 @@ _KINDS = {
     "attention": "Attention",
     "step": "Train step",
     "loss": "Vocabulary loss",
+    "start": "Time to the first step",
     "decode": "Decoding",
     "input": "Input pipeline",
     "grid": "Many runs as one program",
