@@ -57,10 +57,12 @@ def rebuild(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     ids = {token: number for number, token in enumerate(tokens)}
     if len(ids) != len(tokens):
         raise UserError("tokenizer.ggml.tokens holds a token twice")
-    merges = [tuple(merge.split(" ")) for merge in _texts(metadata, "tokenizer.ggml.merges")]
-    for merge in merges:
-        if len(merge) != 2 or not {*merge, "".join(merge)} <= ids.keys():
-            raise UserError(f"tokenizer.ggml.merges has {' '.join(merge)!r}, no pair of tokens")
+    merges: list[tuple[str, str]] = []
+    for merge in _texts(metadata, "tokenizer.ggml.merges"):
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= ids.keys():
+            raise UserError(f"tokenizer.ggml.merges has {merge!r}, no pair of tokens")
+        merges.append((left, right))
     cut = _cut(metadata)
     # Llama 3's vocabulary has words that its merges do not lead to.
     bpe = models.BPE(vocab=ids, merges=merges, ignore_merges=cut == _LLAMA3)
