@@ -92,7 +92,7 @@ class GgufFile:
             raise UserError(f"cannot read {self.path}: {error.strerror}") from error
         if stored.size != entry.size:
             raise UserError(f"{self.path} was cut short while it was read, at tensor {name!r}")
-        # The library takes 16 rows at a time: 64 blocks a row take half as long as the tensor's own.
+        # The library takes 16 rows at a time: with 64 blocks a row it needs half the time.
         width = gguf.GGML_QUANT_SIZES[entry.kind][1]
         wide = math.gcd(entry.size // width, 64) * width
         try:

@@ -94,8 +94,10 @@ class ImportedTokenizer:
         started = False
         for token in ids:
             name = self._inner.id_to_token(int(token))
-            plain = name is not None and int(token) not in self._special
-            pieces.append(spell(name, started) if plain else b"")
+            if name is None or int(token) in self._special:
+                pieces.append(b"")
+            else:
+                pieces.append(spell(name, started))
             started = started or bool(pieces[-1])
         return pieces
 
