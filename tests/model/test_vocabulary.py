@@ -81,3 +81,14 @@ def test_a_fresh_model_knows_nothing_about_tokens():
     head_DV = jnp.zeros((TEXT.width, TEXT.vocab))
     nats = weighed_nats(head_DV, jnp.ones((1, TEXT.width)), jnp.array([2]), jnp.ones(1))
     np.testing.assert_allclose(nats, np.log(TEXT.vocab), rtol=1e-6)
+
+
+def test_a_head_of_bfloat16_has_gradients_of_its_own_dtype():
+    head_DV, h_TD, targets_T, weights_T = problem(6)
+    half_DV = jnp.asarray(head_DV, jnp.bfloat16)
+    arrays = jnp.asarray(h_TD, jnp.float32), targets_T, jnp.asarray(weights_T, jnp.float32)
+    got, gradients = value_and_gradients(half_DV, *arrays)
+    want, expected = value_and_gradients(half_DV.astype(jnp.float32), *arrays)
+    assert got == want and gradients[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradients[0].astype(jnp.float32), expected[0], rtol=1e-2)
+    np.testing.assert_array_equal(gradients[1], expected[1])
