@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from fm.errors import UserError
+from fm.model.positions import RopeScaling
+from fm.model.style import Style
 
 _DIAL = {"nano": 1, "micro": 2, "tiny": 4, "small": 6, "base": 12}
 
@@ -26,8 +29,12 @@ class ModelConfig:
       rope_base: base of the rotary frequencies.
       norm_eps: added to the mean square in RMSNorm.
       scan: run the layers as one `lax.scan` (quick to compile) or unrolled (faster on a CPU).
-      dtype: what activations and matrix products are computed in; parameters stay float32.
+      dtype: what activations and matrix products are computed in; parameters stay float32 in
+        training (to read a model they may be bfloat16, in half the memory).
       attention: implementation name, or None for the fastest that is right.
+      head_dim: width of one head (C) where it is not width / heads; 0 where it is.
+      context: the longest input, in pieces; 0 for no limit.
+      style: what the layers are made of.
     """
 
     depth: int
@@ -44,22 +51,32 @@ class ModelConfig:
     scan: bool = False
     dtype: str = "float32"
     attention: str | None = None
+    head_dim: int = 0
+    context: int = 0
+    style: Style = dataclasses.field(default_factory=Style)
 
     def __post_init__(self):
         for name in ("width", "heads", "kv_heads", "hidden", "axes", "mixtures"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("depth", "vocab", "patch"):
+        for name in ("depth", "vocab", "patch", "head_dim", "context"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 0")
-        if self.width % self.heads or self.heads % self.kv_heads:
+        divisible = self.head_dim or self.width % self.heads == 0
+        if not divisible or self.heads % self.kv_heads:
             raise UserError(
                 f"heads={self.heads} must divide width={self.width}, and kv_heads={self.kv_heads} "
                 f"must divide heads={self.heads}"
             )
-        if (self.width // self.heads) % (2 * self.axes):
+        learned = self.style.positions == "learned"
+        if learned and (self.axes > 1 or self.patch or not self.context):
             raise UserError(
-                f"head width {self.width // self.heads} must be a multiple of {2 * self.axes} "
+                f"learned positions are for text and take a context: not axes={self.axes}, "
+                f"patch={self.patch}, context={self.context}"
+            )
+        if not learned and self.head_width % (2 * self.axes):
+            raise UserError(
+                f"head width {self.head_width} must be a multiple of {2 * self.axes} "
                 f"for rotary positions on {self.axes} axes"
             )
         if self.dtype not in ("float32", "bfloat16"):
@@ -68,7 +85,25 @@ class ModelConfig:
     @property
     def head_width(self) -> int:
         """Width of one head (C)."""
-        return self.width // self.heads
+        return self.head_dim or self.width // self.heads
+
+    def check_length(self, length: int) -> None:
+        """That an input of so many pieces fits the context.
+
+        Raises:
+          UserError: if it does not.
+        """
+        if self.context and length > self.context:
+            raise UserError(f"an input of {length} pieces is over the context of {self.context}")
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> ModelConfig:
+        """A config from what `dataclasses.asdict` and JSON make of one."""
+        fields, style = dict(plain), dict(plain.get("style", {}))
+        if style.get("rope_scaling"):
+            style["rope_scaling"] = RopeScaling(**style["rope_scaling"])
+        fields["style"] = Style(**style)
+        return cls(**fields)
 
 
 def sized(size: str, **overrides) -> ModelConfig:

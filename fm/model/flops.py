@@ -26,7 +26,7 @@ def forward_flops(
     H, K, C = config.heads, config.kv_heads, config.head_width
     projections = 2 * L * D * C * (2 * H + 2 * K)
     scores = 4 * L * L * H * C
-    feed_forward = 4 * L * D * F
+    feed_forward = (6 if config.style.gated else 4) * L * D * F
     enter = 2 * L * config.patch * D if patches else 0
     head = config.mixtures * (2 * config.patch + 1) if patches else config.vocab
     leave = 2 * predictions * D * head

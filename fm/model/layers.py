@@ -6,16 +6,28 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask, attention
+from fm.model import norms
 from fm.model.config import ModelConfig
+from fm.model.norms import rms_norm
 from fm.model.positions import rotate
+
+Turns = tuple[jax.Array, jax.Array]  # cosines and sines, see `fm.model.positions`
+
+ACTIVATIONS = {
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+}
 
 
 def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
     """Parameters of all layers, stacked: every leaf leads with the depth N.
 
-    Kernels into the residual start at zero, so each layer starts as the identity; the others
-    are normal with variance 1/fan_in.
+    Kernels into the residual start at zero, so each layer starts as the identity (in a pre-norm
+    style); the others are normal with variance 1/fan_in. Biases start at zero and gains at one.
     """
+    style = config.style
     N, D, F = config.depth, config.width, config.hidden
     H, K, C = config.heads, config.kv_heads, config.head_width
     keys = jax.random.split(rng, 4)
@@ -23,7 +35,7 @@ def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
     def normal(key, *shape, fan_in):
         return jax.random.normal(key, (N, *shape)) * fan_in**-0.5
 
-    return {
+    kernels = {
         "query": normal(keys[0], D, H, C, fan_in=D),
         "key": normal(keys[1], D, K, C, fan_in=D),
         "value": normal(keys[2], D, K, C, fan_in=D),
@@ -31,49 +43,102 @@ def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
         "up": normal(keys[3], D, F, fan_in=D),
         "down": jnp.zeros((N, F, D)),
     }
-
-
-def rms_norm(x: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) over the last axis, without a gain (Zhang & Sennrich 2019, eq. 4)."""
-    x32 = x.astype(jnp.float32)
-    return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)).astype(x.dtype)
+    if style.gated:
+        kernels["gate"] = normal(jax.random.fold_in(rng, 4), D, F, fan_in=D)
+    vectors = {}
+    for name, kernel in kernels.items():
+        if style.biased(name):
+            shape = (D,) if name == "attention_out" else kernel.shape[2:]
+            vectors[f"{name}_bias"] = jnp.zeros((N, *shape))
+    if style.qk_norm == "gain":
+        vectors |= {"query_norm": jnp.ones((N, C)), "key_norm": jnp.ones((N, C))}
+    for name in ("attention_norm", "feed_forward_norm"):
+        vectors |= norms.init(style, name, N, D)
+    return kernels | vectors
 
 
 def apply(
     layer: dict[str, jax.Array],
     x_BLD: jax.Array,
-    turns: tuple[jax.Array, jax.Array],
+    turns: Turns | None,
     mask: Mask,
     config: ModelConfig,
 ) -> jax.Array:
-    """Pre-norm attention and squared-ReLU feed-forward (So et al. 2021), each a residual.
+    """Attention and feed-forward, each a residual, normalised before or after.
 
-    Queries and keys are normalised per head (Dehghani et al. 2023, sec. 2), so the scores stay
-    bounded whatever the learning rate does.
+    Args:
+      layer: parameters of one layer, of any float dtype; products are made in that of `x_BLD`.
+      x_BLD: the residual.
+      turns: rotations of the positions; None where positions are learned.
+      mask: who sees whom.
+      config: the model's.
     """
-    w = {name: kernel.astype(x_BLD.dtype) for name, kernel in layer.items()}
-    B, L, D = x_BLD.shape
+    B, L, _ = x_BLD.shape
     q_BLHC, k_BLKC, v_BLKC = queries_keys_values(layer, x_BLD, turns, config)
     o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
-    x_BLD = x_BLD + o_BLHC.reshape(B, L, -1) @ w["attention_out"].reshape(-1, D)
-    h_BLF = jnp.square(jax.nn.relu(rms_norm(x_BLD, config.norm_eps) @ w["up"]))
-    return x_BLD + h_BLF @ w["down"]
+    x_BLD = x_BLD + linear(layer, "attention_out", o_BLHC.reshape(B, L, -1), config)
+    x_BLD = _after(layer, "attention_norm", x_BLD, config)
+    n_BLD = _before(layer, "feed_forward_norm", x_BLD, config)
+    x_BLD = x_BLD + feed_forward(layer, n_BLD, config)
+    return _after(layer, "feed_forward_norm", x_BLD, config)
 
 
 def queries_keys_values(
     layer: dict[str, jax.Array],
     x_BLD: jax.Array,
-    turns: tuple[jax.Array, jax.Array],
+    turns: Turns | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What attention reads of a residual: q_BLHC and k_BLKC, normalised and turned, and v_BLKC."""
-    B, L, D = x_BLD.shape
-    n_BLD = rms_norm(x_BLD, config.norm_eps)
+    """What attention reads of a residual: q_BLHC and k_BLKC, normalised and turned, and v_BLKC.
 
-    def project(kernel):
-        kernel = kernel.astype(x_BLD.dtype)
-        return (n_BLD @ kernel.reshape(D, -1)).reshape(B, L, *kernel.shape[1:])
+    Normalising them per head (Dehghani et al. 2023, sec. 2), where the style does, keeps the
+    scores bounded whatever the learning rate does.
+    """
+    B, L, _ = x_BLD.shape
+    n_BLD = _before(layer, "attention_norm", x_BLD, config)
 
-    q_BLHC = rotate(rms_norm(project(layer["query"]), config.norm_eps), *turns)
-    k_BLKC = rotate(rms_norm(project(layer["key"]), config.norm_eps), *turns)
-    return q_BLHC, k_BLKC, project(layer["value"])
+    def heads(name):
+        return linear(layer, name, n_BLD, config).reshape(B, L, -1, config.head_width)
+
+    def placed(name):
+        y_BLHC = heads(name)
+        if config.style.qk_norm != "none":
+            y_BLHC = rms_norm(y_BLHC, config.norm_eps)
+        if config.style.qk_norm == "gain":
+            y_BLHC = y_BLHC * layer[f"{name}_norm"].astype(y_BLHC.dtype)
+        return y_BLHC if turns is None else rotate(y_BLHC, *turns)
+
+    return placed("query"), placed("key"), heads("value")
+
+
+def feed_forward(layer: dict[str, jax.Array], n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
+    """Up to F, through the activation, which may multiply a gate's place, and down to D."""
+    activation = ACTIVATIONS[config.style.activation]
+    h_BLF = linear(layer, "up", n_BLD, config)
+    if config.style.gated:
+        h_BLF = activation(linear(layer, "gate", n_BLD, config)) * h_BLF
+    else:
+        h_BLF = activation(h_BLF)
+    return linear(layer, "down", h_BLF, config)
+
+
+def linear(layer: dict[str, jax.Array], name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
+    """x times the kernel of this name, its heads flattened, and its bias if it has one."""
+    y = x @ layer[name].astype(x.dtype).reshape(x.shape[-1], -1)
+    if config.style.biased(name):
+        y = y + layer[f"{name}_bias"].astype(x.dtype).reshape(-1)
+    return y
+
+
+def _before(layer, name, x_BLD, config):
+    """What a block reads of the residual."""
+    if config.style.post_norm:
+        return x_BLD
+    return norms.norm(x_BLD, layer, name, config.style, config.norm_eps)
+
+
+def _after(layer, name, x_BLD, config):
+    """What becomes of the residual once a block has been added."""
+    if not config.style.post_norm:
+        return x_BLD
+    return norms.norm(x_BLD, layer, name, config.style, config.norm_eps)

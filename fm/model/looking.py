@@ -13,8 +13,7 @@ from fm.attention import Mask, attention
 from fm.attention.weights import weights
 from fm.model import layers
 from fm.model.config import ModelConfig
-from fm.model.positions import rotations
-from fm.model.transformer import forward
+from fm.model.transformer import forward, turned
 
 
 def attention_weights(
@@ -61,9 +60,7 @@ def _queries_keys_values(
     params: dict, inputs: dict[str, jax.Array], config: ModelConfig, mask: Mask
 ) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
     """Of every layer, from the residual that entered it."""
-    positions = inputs["positions"]
-    positions_BLA = positions[..., None] if positions.ndim == 2 else positions
-    turns = rotations(positions_BLA, config.head_width, config.rope_base)
+    turns = turned(inputs["positions"], config)
     residuals = forward(params, inputs, config, mask=mask)["layers"]
     return [
         layers.queries_keys_values(

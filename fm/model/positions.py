@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 
+from fm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequencies stretched to a longer context, as Llama 3.1 has them (Llama Team 2024).
+
+    Attributes:
+      factor: by which waves longer than `context / low` are stretched.
+      low: waves that fit into `context` fewer than this many times are stretched in full.
+      high: those that fit in more often than this stay; between the two it is blended.
+      context: pieces the model was first trained on.
+    """
+
+    factor: float
+    low: float
+    high: float
+    context: int
+
+    def __post_init__(self):
+        if min(self.factor, self.low, self.context) <= 0 or self.high <= self.low:
+            raise UserError(
+                f"rope scaling takes factor={self.factor}, low={self.low} and "
+                f"context={self.context} over 0, and high={self.high} over low"
+            )
+
+    def __call__(self, frequencies: jax.Array) -> jax.Array:
+        """The stretched frequencies."""
+        turns = frequencies * self.context / (2.0 * math.pi)
+        kept = jnp.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        return frequencies * (kept + (1.0 - kept) / self.factor)
+
 
 def rotations(
-    positions_BLA: jax.Array, head_width: int, base: float
+    positions_BLA: jax.Array,
+    head_width: int,
+    base: float,
+    scaling: RopeScaling | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of every position, computed once for all layers.
 
@@ -17,6 +55,7 @@ def rotations(
       positions_BLA: int, absolute positions along each axis.
       head_width: C, a multiple of 2 A.
       base: the slowest frequency is about 1/base.
+      scaling: of the frequencies.
 
     Returns:
       cosines and sines, each float32 [B, L, 1, C/2].
@@ -24,6 +63,8 @@ def rotations(
     axes = positions_BLA.shape[-1]
     share = head_width // 2 // axes
     frequencies = base ** (-jnp.arange(share, dtype=jnp.float32) / share)
+    if scaling:
+        frequencies = scaling(frequencies)
     angles = positions_BLA[..., None].astype(jnp.float32) * frequencies
     angles = angles.reshape(*positions_BLA.shape[:2], 1, axes * share)
     # In a loop, which XLA does not fuse into the readers: on a CPU it would compute every sine

@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from fm.model import norms
 from fm.model.config import ModelConfig
 
 # One grey level of a byte: no component may be narrower, or a flat background would earn an
@@ -19,18 +20,33 @@ _SCALE_FLOOR = 1.0 / 256.0
 
 
 def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
-    """Embeddings and heads of the streams the config has, and the vector of a hidden piece."""
+    """Embeddings, heads and norms of the streams the config has; the vector of a hidden piece."""
+    style = config.style
     D, V, P, M = config.width, config.vocab, config.patch, config.mixtures
     keys = jax.random.split(rng, 3)
     params = {"hidden_piece": jax.random.normal(keys[0], (D,)) * 0.02}
     if V:
-        # Small, so that what is learned soon outweighs the random start; RMSNorm follows.
-        params["token_embedding"] = jax.random.normal(keys[1], (V, D)) * 0.1
+        # Small, so that what is learned soon outweighs the random start; a norm follows. Tied, it
+        # is also a head, and smaller, so that a fresh model's logits are.
+        scale = 0.02 if style.tied else 0.1
+        params["token_embedding"] = jax.random.normal(keys[1], (V, D)) * scale
+    if V and not style.tied:
         params["token_head"] = jnp.zeros((D, V))
     if P:
         params["patch_embedding"] = jax.random.normal(keys[2], (P, D)) * P**-0.5
         params["patch_head"] = jnp.zeros((D, M * (2 * P + 1)))
         params["patch_bias"] = _spread(P, M)
+    tables = {"position_embedding": config.context if style.positions == "learned" else 0}
+    tables["type_embedding"] = style.token_types
+    for n, (name, rows) in enumerate(tables.items(), start=3):
+        if rows:
+            params[name] = jax.random.normal(jax.random.fold_in(rng, n), (rows, D)) * 0.02
+    if style.embedding_norm:
+        params |= norms.init(style, "embedding_norm", D)
+    if style.final_norm:
+        params |= norms.init(style, "final_norm", D)
+    if style.pooler:
+        params |= {"pooler": jnp.eye(D), "pooler_bias": jnp.zeros(D)}
     return params
 
 
@@ -51,7 +67,8 @@ def embed(
     Args:
       params: from `init`.
       inputs: `tokens` int [B, L], or `patches` uint8 or float in 0..1 [B, L, P], or both with
-        `is_patch` bool [B, L] saying which piece is of which kind.
+        `is_patch` bool [B, L] saying which piece is of which kind; `positions` int [B, L] where
+        these are learned; `types` int [B, L] where tokens have types (all 0 unless given).
       config: the model's.
       hidden_BL: bool; pieces the model may not see.
 
@@ -70,6 +87,11 @@ def embed(
         x_BLD = jnp.where(inputs["is_patch"][..., None], parts[1], parts[0])
     if hidden_BL is not None:
         x_BLD = jnp.where(hidden_BL[..., None], params["hidden_piece"].astype(dtype), x_BLD)
+    if config.style.positions == "learned":
+        x_BLD = x_BLD + params["position_embedding"].astype(dtype)[inputs["positions"]]
+    if config.style.token_types:
+        types_BL = inputs.get("types", jnp.zeros((), jnp.int32))
+        x_BLD = x_BLD + params["type_embedding"].astype(dtype)[types_BL]
     return x_BLD
 
 
@@ -94,9 +116,22 @@ def unit(patches: jax.Array) -> jax.Array:
     return patches
 
 
+def token_head(params: dict[str, jax.Array]) -> jax.Array:
+    """The softmax's kernel [D, V]: its own, or the embedding where the two are tied."""
+    if "token_head" in params:
+        return params["token_head"]
+    return params["token_embedding"].T
+
+
 def token_logits(params: dict[str, jax.Array], h_TD: jax.Array) -> jax.Array:
     """Unnormalised log probabilities of the next token, float32 [T, V]."""
-    return (h_TD @ params["token_head"].astype(h_TD.dtype)).astype(jnp.float32)
+    return (h_TD @ token_head(params).astype(h_TD.dtype)).astype(jnp.float32)
+
+
+def summary(params: dict[str, jax.Array], final_BLD: jax.Array) -> jax.Array:
+    """BERT's pooler: tanh of a linear map of the first piece [B, D]."""
+    kernel, bias = (params[name].astype(final_BLD.dtype) for name in ("pooler", "pooler_bias"))
+    return jnp.tanh(final_BLD[:, 0] @ kernel + bias)
 
 
 def mixture(

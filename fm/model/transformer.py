@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask
-from fm.model import layers, streams
+from fm.model import layers, norms, streams
 from fm.model.config import ModelConfig
 from fm.model.positions import rotations
 
@@ -32,15 +32,18 @@ def forward(
       hidden_BL: pieces the model may not see.
 
     Returns:
-      `final` [B, L, D], the normalised output the heads read, and `layers` [N + 1, B, L, D], the
-      residual before the first layer and after each (dropped by the compiler where unused).
+      `final` [B, L, D], the output the heads read, normalised if the style does, and `layers`
+      [N + 1, B, L, D], the residual before the first layer and after each (dropped by the compiler
+      where unused).
+
+    Raises:
+      UserError: the input is longer than the context.
     """
-    positions = inputs["positions"]
-    positions_BLA = positions[..., None] if positions.ndim == 2 else positions
-    turns = rotations(positions_BLA, config.head_width, config.rope_base)
-    x_BLD = layers.rms_norm(
-        streams.embed(params["streams"], inputs, config, hidden_BL), config.norm_eps
-    )
+    config.check_length(inputs["positions"].shape[1])
+    turns = turned(inputs["positions"], config)
+    x_BLD = streams.embed(params["streams"], inputs, config, hidden_BL)
+    if config.style.embedding_norm:
+        x_BLD = _norm(params, "embedding_norm", x_BLD, config)
     if config.scan:
 
         def body(x, layer):
@@ -58,7 +61,21 @@ def forward(
             layer = {name: split[n][0] for name, split in parts.items()}
             residuals.append(layers.apply(layer, residuals[-1], turns, mask, config))
         last, residuals = residuals[-1], jnp.stack(residuals)
-    return {"final": layers.rms_norm(last, config.norm_eps), "layers": residuals}
+    final = _norm(params, "final_norm", last, config) if config.style.final_norm else last
+    return {"final": final, "layers": residuals}
+
+
+def turned(positions: jax.Array, config: ModelConfig) -> layers.Turns | None:
+    """Rotations of positions, int [B, L] or [B, L, A]; None where positions are learned."""
+    if config.style.positions == "learned":
+        return None
+    positions_BLA = positions[..., None] if positions.ndim == 2 else positions
+    scaling = config.style.rope_scaling
+    return rotations(positions_BLA, config.head_width, config.rope_base, scaling)
+
+
+def _norm(params: dict, name: str, x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
+    return norms.norm(x_BLD, params["streams"], name, config.style, config.norm_eps)
 
 
 class Transformer(nn.Module):

@@ -28,7 +28,7 @@ def weighed_nats(
     """Sum over predictions of weight times -log softmax(h head)[target], in nats, float32.
 
     Args:
-      head_DV: float32; multiplied in the dtype of `h_TD`.
+      head_DV: of any float dtype; multiplied in that of `h_TD`.
       h_TD: what the predictions are read from.
       targets_T: int, the right tokens.
       weights_T: float32; no gradient flows to them.
@@ -55,12 +55,13 @@ def _forward(head_DV, h_TD, targets_T, weights_T):
     start = jnp.zeros(()), jnp.zeros(head_DV.shape, jnp.float32)
     arrays = h_TD, targets_T, weights_T
     (total, dhead_DV), dh_TD = _over_chunks(body, start, head_DV.shape[1], arrays)
-    return total, (dhead_DV, dh_TD)
+    return total, (dhead_DV.astype(head_DV.dtype), dh_TD)
 
 
 def _backward(gradients, cotangent):
     dhead_DV, dh_TD = gradients
-    return dhead_DV * cotangent, (dh_TD * cotangent).astype(dh_TD.dtype), None, None
+    dhead_DV = (dhead_DV * cotangent).astype(dhead_DV.dtype)
+    return dhead_DV, (dh_TD * cotangent).astype(dh_TD.dtype), None, None
 
 
 weighed_nats.defvjp(_forward, _backward)

@@ -80,7 +80,7 @@ def restore(folder: pathlib.Path) -> Pretrained:
       UserError: the folder holds no checkpoint, or no tokenizer where one is needed.
     """
     params, config = load_params(folder / "checkpoints")
-    model, tokenizer = ModelConfig(**config["model"]), None
+    model, tokenizer = ModelConfig.from_plain(config["model"]), None
     if model.vocab:
         own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
         tokenizer = bpe.load(shared if shared.exists() and not own.exists() else own)

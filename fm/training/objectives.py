@@ -16,7 +16,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import streams
 from fm.model.config import ModelConfig
-from fm.model.layers import rms_norm
+from fm.model.norms import rms_norm
 from fm.model.transformer import forward
 from fm.model.vocabulary import weighed_nats
 
@@ -238,7 +238,7 @@ def _nats(
     h_TD = h_BkD.reshape(-1, h_BkD.shape[-1])
     weights_T = weights_Bk.reshape(-1).astype(jnp.float32)
     if "tokens" in targets:
-        head_DV, targets_T = params["streams"]["token_head"], targets["tokens"].reshape(-1)
+        head_DV, targets_T = streams.token_head(params["streams"]), targets["tokens"].reshape(-1)
         return weighed_nats(head_DV, h_TD, targets_T, weights_T), jnp.sum(weights_T)
     values_TP = streams.unit(targets["patches"]).reshape(-1, config.patch)
     nats_T = streams.patch_nll(params["streams"], h_TD, values_TP, config) / config.patch

@@ -11,14 +11,17 @@ from optax.contrib import MuonDimensionNumbers, muon
 from fm.errors import UserError
 
 # Layer kernels are stacked (axis 0) and split by head: Muon is told which axes make the matrix.
+# The vectors beside them (biases, gains and shifts) follow AdamW, like embeddings and heads.
 _MUON_AXES = {
     "query": MuonDimensionNumbers((1,), (2, 3)),
     "key": MuonDimensionNumbers((1,), (2, 3)),
     "value": MuonDimensionNumbers((1,), (2, 3)),
     "attention_out": MuonDimensionNumbers((1, 2), (3,)),
     "up": MuonDimensionNumbers((1,), (2,)),
+    "gate": MuonDimensionNumbers((1,), (2,)),
     "down": MuonDimensionNumbers((1,), (2,)),
 }
+_VECTOR = ("_bias", "_norm", "_shift")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +78,14 @@ def muon_axes(params: dict) -> dict:
     """
 
     def rule(path, _):
-        names = [key.key for key in path]
-        return _MUON_AXES[names[-1]] if "layers" in names else None
+        return _MUON_AXES[path[-1].key] if _is_kernel(path) else None
 
     return jax.tree_util.tree_map_with_path(rule, params)
+
+
+def _is_kernel(path: tuple) -> bool:
+    """Whether a parameter is a matrix of the layers, which Muon turns and decay shrinks."""
+    return any(key.key == "layers" for key in path) and not path[-1].key.endswith(_VECTOR)
 
 
 def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -96,9 +103,7 @@ def follow(
     """
 
     def decayed(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: any(key.key == "layers" for key in path), params
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, _: _is_kernel(path), params)
 
     if config.name == "adamw":
         rule = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)

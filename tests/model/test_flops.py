@@ -7,6 +7,7 @@ import pytest
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import ModelConfig, flops, streams
+from fm.model.style import Style
 from fm.model.transformer import forward, init
 from fm.model.vocabulary import weighed_nats
 
@@ -24,7 +25,10 @@ TEXT = ModelConfig(vocab=1000, **SIZES)
 IMAGE = ModelConfig(patch=64, **SIZES)
 # Long and thin: what attention itself costs is most of it.
 LONG = ModelConfig(vocab=100, **(SIZES | {"hidden": 64, "width": 128, "heads": 2}))
-CASES = {"text": (TEXT, 128), "image": (IMAGE, 128), "long text": (LONG, 1024)}
+GATED = ModelConfig(vocab=1000, style=Style(activation="silu", gated=True, tied=True), **SIZES)
+WIDE = ModelConfig(vocab=1000, head_dim=128, **SIZES)
+CASES = {"gated and tied": (GATED, 128), "wide heads": (WIDE, 128)}
+CASES |= {"text": (TEXT, 128), "image": (IMAGE, 128), "long text": (LONG, 1024)}
 
 
 def outcome(params, config, length):
@@ -37,7 +41,7 @@ def outcome(params, config, length):
     final = forward(params, inputs | {"positions": positions}, config, mask=Mask(causal=True))
     h_TD = final["final"].reshape(-1, config.width)
     if config.vocab:
-        head_DV, targets_T = params["streams"]["token_head"], jnp.zeros(len(h_TD), int)
+        head_DV, targets_T = streams.token_head(params["streams"]), jnp.zeros(len(h_TD), int)
         return weighed_nats(head_DV, h_TD, targets_T, jnp.ones(len(h_TD)))
     return jnp.sum(streams.patch_nll(params["streams"], h_TD, jnp.zeros((len(h_TD), 64)), config))
 

@@ -1,13 +1,21 @@
 """Which rule each parameter follows, and the learning rate over time."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.model.style import Style
 from fm.training import OptimizerConfig, optimizer
 from tests.training.problems import IMAGE, TEXT, params
+
+RICH = dataclasses.replace(
+    TEXT,
+    style=Style(norm="layer", gain=True, shift=True, qk_norm="gain", biases="all", gated=True),
+)
 
 
 @pytest.mark.parametrize("config", [TEXT, IMAGE], ids=["text", "image"])
@@ -20,9 +28,16 @@ def test_muon_takes_every_layer_kernel_and_nothing_else(config):
         assert sorted((0, *rows, *columns)) == list(range(leaf.ndim))
 
 
+def test_gates_are_kernels_and_biases_gains_and_shifts_are_not():
+    layers = optimizer.muon_axes(params(RICH))["layers"]
+    kernels = {name for name, axes in layers.items() if axes}
+    assert kernels == {"query", "key", "value", "attention_out", "up", "gate", "down"}
+    assert len(layers) == 7 + 7 + 2 + 4
+
+
 def test_a_layer_kernel_without_a_rule():
-    with pytest.raises(KeyError, match="gate"):
-        optimizer.muon_axes({"layers": {"gate": jnp.zeros((1, 2, 2))}})
+    with pytest.raises(KeyError, match="router"):
+        optimizer.muon_axes({"layers": {"router": jnp.zeros((1, 2, 2))}})
 
 
 def change(rule, weights, gradient, steps=10):
@@ -54,12 +69,15 @@ def test_muon_makes_kernels_orthogonal_and_leaves_embeddings_to_adam():
     assert -1.3 * rule.adam_learning_rate < ratio.mean() < -rule.adam_learning_rate
 
 
+@pytest.mark.parametrize("config", [TEXT, RICH], ids=["text", "rich"])
 @pytest.mark.parametrize("name", ["muon", "adamw"])
-def test_only_layer_kernels_decay(name):
-    weights = params(TEXT)
+def test_only_layer_kernels_decay(name, config):
+    weights = params(config)
+    kernels = {name for name, leaf in weights["layers"].items() if leaf.ndim > 2}
+    kernels -= {"query_bias", "key_bias", "value_bias"}
     nothing = jax.tree.map(np.zeros_like, weights)
     got = change(OptimizerConfig(name, weight_decay=0.1, warmup=0.1), weights, nothing)
-    assert all(np.any(leaf) for leaf in got["layers"].values())
+    assert {name for name, leaf in got["layers"].items() if np.any(leaf)} == kernels
     assert not any(np.any(leaf) for leaf in got["streams"].values())
 
 

@@ -1,0 +1,293 @@
+"""Every choice of style against the same layer written out in float64, value and gradient."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from fm.attention import Mask
+from fm.errors import UserError
+from fm.model import ModelConfig, streams
+from fm.model.looking import attention_weights
+from fm.model.positions import RopeScaling
+from fm.model.style import Style
+from fm.model.transformer import forward, init
+from tests.model.problems import params, run, text
+
+SIZES = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 19}
+# Every frequency range of the scaling is met: waves of 6 to 800 pieces on a context of 64.
+STRETCHED = RopeScaling(factor=8.0, low=1.0, high=4.0, context=64)
+OWN = ModelConfig(**SIZES)
+GPT2 = ModelConfig(
+    **SIZES,
+    context=12,
+    style=Style(
+        norm="layer",
+        gain=True,
+        shift=True,
+        embedding_norm=False,
+        qk_norm="none",
+        biases="all",
+        activation="gelu_tanh",
+        positions="learned",
+        tied=True,
+    ),
+)
+LLAMA = ModelConfig(
+    **SIZES,
+    rope_base=1000.0,
+    style=Style(
+        gain=True,
+        embedding_norm=False,
+        qk_norm="none",
+        activation="silu",
+        gated=True,
+        rope_scaling=STRETCHED,
+    ),
+)
+QWEN2 = dataclasses.replace(
+    LLAMA, style=dataclasses.replace(LLAMA.style, biases="qkv", rope_scaling=None)
+)
+QWEN3 = dataclasses.replace(
+    LLAMA, head_dim=12, style=dataclasses.replace(LLAMA.style, qk_norm="gain", biases="attention")
+)
+BERT = dataclasses.replace(
+    GPT2,
+    style=dataclasses.replace(
+        GPT2.style,
+        post_norm=True,
+        embedding_norm=True,
+        final_norm=False,
+        activation="gelu",
+        token_types=2,
+        pooler=True,
+    ),
+)
+CASES = {"own": OWN, "gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "bert": BERT}
+
+
+def textbook(p, inputs, config, causal):
+    """Final output and every layer's attention weights [N, B, H, L, L], in float64."""
+    style, C = config.style, config.head_width
+    tokens_BL, positions_BL = inputs["tokens"], inputs["positions"]
+    B, L = tokens_BL.shape
+
+    def norm(x, vectors, name):
+        x = x - (x.mean(-1, keepdims=True) if style.norm == "layer" else 0.0)
+        y = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + config.norm_eps)
+        return y * vectors.get(name, 1.0) + vectors.get(f"{name}_shift", 0.0)
+
+    def rms(x):
+        return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + config.norm_eps)
+
+    def turn(x_BLHC):
+        if style.positions == "learned":
+            return x_BLHC
+        out = np.empty_like(x_BLHC)
+        for c in range(C // 2):
+            frequency = config.rope_base ** (-2.0 * c / C)
+            if (scaling := style.rope_scaling) is not None:
+                wave = 2 * np.pi / frequency
+                stretched = frequency / scaling.factor
+                if wave > scaling.context / scaling.low:
+                    frequency = stretched
+                elif wave > scaling.context / scaling.high:
+                    share = scaling.context / wave - scaling.low
+                    share /= scaling.high - scaling.low
+                    frequency = share * frequency + (1 - share) * stretched
+            angle_BL1 = (positions_BL * frequency)[..., None]
+            a, b = x_BLHC[..., c], x_BLHC[..., c + C // 2]
+            out[..., c] = a * np.cos(angle_BL1) - b * np.sin(angle_BL1)
+            out[..., c + C // 2] = b * np.cos(angle_BL1) + a * np.sin(angle_BL1)
+        return out
+
+    def activation(x):
+        return {
+            "relu2": lambda: np.maximum(x, 0) ** 2,
+            "silu": lambda: x * special.expit(x),
+            "gelu": lambda: x * special.ndtr(x),
+            "gelu_tanh": lambda: (
+                0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+            ),
+        }[style.activation]()
+
+    s = p["streams"]
+    x = s["token_embedding"][tokens_BL]
+    if style.positions == "learned":
+        x = x + s["position_embedding"][positions_BL]
+    if style.token_types:
+        x = x + s["type_embedding"][inputs["types"]]
+    if style.embedding_norm:
+        x = norm(x, s, "embedding_norm")
+    weights = np.zeros((config.depth, B, config.heads, L, L))
+    for n in range(config.depth):
+        w = {name: leaf[n] for name, leaf in p["layers"].items()}
+        read = x if style.post_norm else norm(x, w, "attention_norm")
+        q, k, v = (
+            np.einsum("bld,dhc->blhc", read, w[name]) + w.get(f"{name}_bias", 0.0)
+            for name in ("query", "key", "value")
+        )
+        if style.qk_norm != "none":
+            q, k = rms(q) * w.get("query_norm", 1.0), rms(k) * w.get("key_norm", 1.0)
+        q, k = turn(q), turn(k)
+        o = np.zeros((B, L, config.heads, C))
+        for h in range(config.heads):
+            of = h // (config.heads // config.kv_heads)
+            scores = np.einsum("blc,bsc->bls", q[:, :, h], k[:, :, of]) / np.sqrt(C)
+            scores = np.where(causal & (np.arange(L) > np.arange(L)[:, None]), -np.inf, scores)
+            weights[n, :, h] = special.softmax(scores, axis=-1)
+            o[:, :, h] = weights[n, :, h] @ v[:, :, of]
+        x = x + np.einsum("blhc,hcd->bld", o, w["attention_out"]) + w.get("attention_out_bias", 0)
+        x = norm(x, w, "attention_norm") if style.post_norm else x
+        read = x if style.post_norm else norm(x, w, "feed_forward_norm")
+        h = read @ w["up"] + w.get("up_bias", 0.0)
+        h = activation(read @ w["gate"]) * h if style.gated else activation(h)
+        x = x + h @ w["down"] + w.get("down_bias", 0.0)
+        x = norm(x, w, "feed_forward_norm") if style.post_norm else x
+    return norm(x, s, "final_norm") if style.final_norm else x, weights
+
+
+def problem(config):
+    inputs = text(B=2, L=9)
+    inputs["positions"] = inputs["positions"] + np.array([[0], [2]], np.int32)
+    inputs["types"] = (inputs["tokens"] % 2).astype(np.int32)
+    return params(config), inputs
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_the_output_is_the_textbooks(config, causal):
+    p, inputs = problem(config)
+    got = run(p, inputs, config, mask=Mask(causal=causal))["final"]
+    wide = jax.tree.map(np.float64, p)
+    want, _ = textbook(wide, inputs, config, causal)
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_every_gradient_is_the_textbooks(config):
+    """Along one random direction of every leaf, by central differences in float64."""
+    p, inputs = problem(config)
+    readout_BLD = np.random.default_rng(1).normal(size=(2, 9, config.width))
+
+    def value(p):
+        return jnp.sum(forward(p, inputs, config, mask=Mask(causal=True))["final"] * readout_BLD)
+
+    gradient = jax.jit(jax.grad(value))(p)
+    wide, rng, step = jax.tree.map(np.float64, p), np.random.default_rng(2), 1e-5
+    idle = {"hidden_piece", "token_head", "pooler", "pooler_bias"}
+    for part, leaves in wide.items():
+        for name in leaves.keys() - idle:
+            along = rng.normal(size=leaves[name].shape)
+
+            def moved(by, part=part, name=name, along=along):
+                there = wide | {part: wide[part] | {name: wide[part][name] + by * along}}
+                return np.sum(textbook(there, inputs, config, True)[0] * readout_BLD)
+
+            want = (moved(step) - moved(-step)) / (2 * step)
+            got = np.sum(np.float64(gradient[part][name]) * along)
+            scale = np.linalg.norm(gradient[part][name]) * np.linalg.norm(along)
+            assert scale > 0 or name == "key_bias", name
+            assert got == pytest.approx(want, rel=1e-3, abs=2e-4 * scale + 1e-3), name
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+class TestEveryStyle:
+    def test_scanned_layers_are_the_unrolled_ones(self, config):
+        p, inputs = problem(config)
+        scanned = dataclasses.replace(config, scan=True)
+        left, right = (run(p, inputs, c, mask=Mask(causal=True)) for c in (config, scanned))
+        np.testing.assert_allclose(left["final"], right["final"], rtol=2e-4, atol=2e-5)
+
+    def test_parameters_may_be_bfloat16(self, config):
+        p, inputs = problem(config)
+        halves = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), p)
+        rounded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), halves)
+        left, right = (run(each, inputs, config, mask=Mask()) for each in (halves, rounded))
+        assert left["final"].dtype == jnp.float32
+        np.testing.assert_allclose(left["final"], right["final"], rtol=1e-5, atol=1e-5)
+        halved = dataclasses.replace(config, dtype="bfloat16")
+        low = run(halves, inputs, halved, mask=Mask())["final"]
+        assert low.dtype == jnp.bfloat16
+        error = np.asarray(low, np.float32) - right["final"]
+        assert 0 < np.sqrt(np.mean(error**2)) < 0.05 * np.sqrt(np.mean(right["final"] ** 2))
+
+    def test_it_starts_close_to_chance(self, config):
+        fresh = init(jax.random.key(0), config)
+        final_BLD = run(fresh, problem(config)[1], config, mask=Mask(causal=True))["final"]
+        logits = np.asarray(streams.token_logits(fresh["streams"], final_BLD))
+        assert np.ptp(logits) < 1.5
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(fresh))
+
+    def test_the_weights_looked_at_are_its_own(self, config):
+        p, inputs = problem(config)
+        look = jax.jit(attention_weights, static_argnames="config")
+        got = look(p, inputs, config, mask=Mask(causal=True))
+        _, want = textbook(jax.tree.map(np.float64, p), inputs, config, True)
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-6)
+
+    def test_it_comes_back_from_json(self, config):
+        plain = json.loads(json.dumps(dataclasses.asdict(config)))
+        assert ModelConfig.from_plain(plain) == config
+        assert hash(ModelConfig.from_plain(plain)) == hash(config)
+
+
+def test_a_config_saved_before_there_were_styles():
+    plain = dataclasses.asdict(OWN)
+    for name in ("style", "context", "head_dim"):
+        del plain[name]
+    assert ModelConfig.from_plain(plain) == OWN
+
+
+def test_the_default_has_no_leaf_more():
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0), OWN))
+    assert set(shapes["layers"]) == {"query", "key", "value", "attention_out", "up", "down"}
+    assert set(shapes["streams"]) == {"hidden_piece", "token_embedding", "token_head"}
+
+
+def test_a_tied_head_is_the_embedding():
+    p, h_TD = params(GPT2)["streams"], np.ones((3, GPT2.width), np.float32)
+    assert "token_head" not in p
+    want = h_TD @ p["token_embedding"].T
+    np.testing.assert_allclose(streams.token_logits(p, h_TD), want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_summary_is_a_tanh_layer_over_the_first_piece():
+    p, final_BLD = params(BERT)["streams"], np.random.default_rng(0).normal(size=(2, 3, 32))
+    want = np.tanh(final_BLD[:, 0] @ p["pooler"] + p["pooler_bias"])
+    np.testing.assert_allclose(streams.summary(p, jnp.float32(final_BLD)), want, rtol=1e-4)
+
+
+def test_no_longer_input_than_the_context():
+    inputs = text(L=13)
+    with pytest.raises(UserError, match="13 pieces is over the context of 12"):
+        forward(params(GPT2), inputs, GPT2, mask=Mask(causal=True))
+    assert run(params(OWN), inputs, OWN, mask=Mask())["final"].shape[1] == 13
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Style(norm="group"), "norm='group' is not known; accepted are rms, layer"),
+        (lambda: Style(activation="swish"), "activation='swish'.*silu"),
+        (lambda: Style(qk_norm="layer"), "qk_norm='layer'.*none, plain, gain"),
+        (lambda: Style(biases="some"), "biases='some'.*none, qkv, attention, all"),
+        (lambda: Style(positions="alibi"), "positions='alibi'.*rotary, learned"),
+        (lambda: Style(shift=True), "shift=True takes gain=True"),
+        (lambda: Style(token_types=-1), "token_types=-1"),
+        (lambda: Style(positions="learned", rope_scaling=STRETCHED), "rope_scaling is for rotary"),
+        (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high=4.0 over low"),
+        (lambda: ModelConfig(**SIZES, style=GPT2.style), "take a context"),
+        (lambda: dataclasses.replace(GPT2, patch=4), "patch=4"),
+        (lambda: ModelConfig(**SIZES, head_dim=7), "head width 7"),
+        (lambda: ModelConfig(**SIZES, context=-1), "context=-1"),
+    ],
+)
+def test_a_style_that_cannot_be_is_named(make, named):
+    with pytest.raises(UserError, match=named) as caught:
+        make()
+    assert "\n" not in str(caught.value)
