@@ -16,6 +16,7 @@ import numpy as np
 from fm.benchmark.case import Case
 from fm.benchmark.gemm import DTYPES
 from fm.benchmark.settings import Setting
+from fm.benchmark.step import size
 from fm.benchmark.timing import Side
 from fm.model import cached
 from fm.model.config import ModelConfig
@@ -63,7 +64,7 @@ class Work:
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    """One text and eight, then a long prompt, each against `transformers`."""
+    """One text and eight, then a long prompt, each against `transformers`; then small samples."""
     if setting.quick:
         tiny = dataclasses.replace(
             SMOLLM2, depth=2, width=48, heads=3, kv_heads=1, hidden=64, vocab=96, context=64
@@ -75,6 +76,9 @@ def cases(setting: Setting) -> Iterator[Case]:
         for batch in (1, 8):
             yield _case(Work(model, batch, 16, 64), "SmolLM2-135M", dtype, setting)
         yield _case(Work(model, 1, 512, 1), "SmolLM2-135M", dtype, setting)
+    for dtype in DTYPES:
+        small = dataclasses.replace(size(4, 128, 128, 8, 4096).model, dtype=dtype)
+        yield _case(Work(small, 8, 1, 127), "4x128 V4096", dtype, setting)
 
 
 def _case(work: Work, name: str, dtype: str, setting: Setting) -> Case:
@@ -91,16 +95,14 @@ def _case(work: Work, name: str, dtype: str, setting: Setting) -> Case:
         name=f"generate, {name} B{B} L{L} + {T}",
         dtype=dtype,
         ours={"generate": lambda: _ours(work, setting.seed)},
-        peers={"transformers": {"generate": theirs}},
+        peers={"transformers": {"generate": theirs}} if work.model.style == LLAMA else {},
         flops=B * forward_flops(work.model, L + T, predictions=T),
         tokens=B * (T if T > 1 else L),
     )
 
 
 def _ours(work: Work, seed: int) -> Side:
-    weights = jax.block_until_ready(
-        cached.prepare(random_params(work.model, seed), work.model)
-    )
+    weights = jax.block_until_ready(cached.prepare(random_params(work.model, seed), work.model))
     prompts = list(work.prompts(seed))
 
     def call():

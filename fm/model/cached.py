@@ -9,15 +9,18 @@ Every layer has arrays of its own: of one stacked array each layer would have to
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask, attention
+from fm.attention.choice import platform
 from fm.errors import UserError
-from fm.model import layers
+from fm.model import layers, streams
 from fm.model.config import ModelConfig
+from fm.model.products import Kernel, Turned, turn
 from fm.model.transformer import enter, leave, turned
 
 
@@ -25,20 +28,22 @@ class Weights(NamedTuple):
     """Parameters made ready for many small passes, by `prepare`.
 
     Attributes:
-      streams: as in the parameters.
-      layers: a dict a layer.
+      streams: as in the parameters, some kernels `Turned`.
+      layers: a dict a layer, kernels flat, those that read the same joined into one.
     """
 
-    streams: dict[str, jax.Array]
-    layers: tuple[dict[str, jax.Array], ...]
+    streams: dict[str, Any]
+    layers: tuple[dict[str, Any], ...]
 
 
 class Cache(NamedTuple):
     """What earlier pieces left behind.
 
     Attributes:
-      keys: k_BSKC of each layer, normalised and turned.
-      values: v_BSKC of each layer.
+      keys: of each layer, normalised and turned, flat as [B, S, K C], or [S, K C] of one row:
+        the matrix attention takes them as. Of a shape that must be another one first XLA:CPU
+        would copy all of it at every step, four times over.
+      values: of each layer, alike.
       filled_BS: int32, 1 where a column holds a piece of the row and 0 where not.
     """
 
@@ -47,22 +52,62 @@ class Cache(NamedTuple):
     filled_BS: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="config")
 def prepare(params: dict, config: ModelConfig) -> Weights:
-    """Layers apart and kernels in the dtype of the arithmetic: a copy, in that dtype."""
+    """Layers apart, and kernels as many small products like them: a copy, made once.
+
+    On a CPU kernels are turned round and float32 whatever the config's dtype, see
+    `fm.model.products`; elsewhere they are in that dtype.
+
+    Raises:
+      UserError: the model is bidirectional.
+    """
     if config.style.post_norm:
-        raise UserError("a bidirectional model (post_norm) fills in, it does not generate")
+        raise UserError("a model of BERT's kind fills in what is hidden; it does not generate")
+    turning = platform() == "cpu"
+    params = jax.tree.map(jnp.asarray, params)
+    every = tuple(_layer(params["layers"], n, config, turning) for n in range(config.depth))
+    ready = _streams(params["streams"], config, turning)
+    if turning and config.style.tied and config.dtype == "float32":
+        # The embedding lies as a turned head does, and need not lie there twice.
+        ready["token_head"] = Turned(ready["token_embedding"])
+    return Weights(ready, every)
 
-    def cast(leaf):
-        return leaf.astype(config.dtype) if leaf.ndim > 1 else leaf
 
-    return Weights(
-        {name: cast(leaf) for name, leaf in params["streams"].items()},
-        tuple(
-            {name: cast(leaf[n]) for name, leaf in params["layers"].items()}
-            for n in range(config.depth)
-        ),
-    )
+@functools.partial(jax.jit, static_argnames=("config", "turning"))
+def _layer(stacked: dict, n: int, config: ModelConfig, turning: bool) -> dict[str, Any]:
+    """One layer's parameters; one program cuts out all of them."""
+
+    layer = {name: leaf[n] for name, leaf in stacked.items()}
+    flat = {
+        name: _flat(layer.pop(name), 2 if name == "attention_out" else 1)
+        for name in layers.KERNELS
+        if name in layer
+    }
+    for names in layers.TOGETHER:
+        if set(names) <= flat.keys():
+            flat["+".join(names)] = jnp.concatenate([flat.pop(name) for name in names], axis=1)
+    return layer | {name: _laid(kernel, config, turning) for name, kernel in flat.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "turning"))
+def _streams(params: dict, config: ModelConfig, turning: bool) -> dict[str, Any]:
+    ready = {
+        name: leaf.astype(config.dtype) if name.endswith("_embedding") else leaf
+        for name, leaf in params.items()
+    }
+    if "token_head" in params or (turning and config.style.tied and config.dtype != "float32"):
+        ready["token_head"] = _laid(streams.token_head(params), config, turning)
+    return ready
+
+
+def _flat(kernel: jax.Array, inner: int) -> jax.Array:
+    """[in, out]; the first `inner` axes are those that are summed over."""
+    return kernel.reshape(math.prod(kernel.shape[:inner]), -1)
+
+
+def _laid(kernel_IO: jax.Array, config: ModelConfig, turning: bool) -> Kernel:
+    """As a product likes it."""
+    return turn(kernel_IO) if turning else kernel_IO.astype(config.dtype)
 
 
 def prefill(
@@ -97,7 +142,8 @@ def prefill(
         o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
         x_BLD = layers.after_attention(layer, x_BLD, o_BLHC, config)
         for kept, x_BLKC in ((keys, k_BLKC), (values, v_BLKC)):
-            kept.append(jnp.pad(x_BLKC, ((0, 0), (0, room), (0, 0), (0, 0))))
+            padded_BSKC = jnp.pad(x_BLKC, ((0, 0), (0, room), (0, 0), (0, 0)))
+            kept.append(_flat_rows(padded_BSKC))
     filled_BS = (jnp.arange(L + room) < lengths_B[:, None]).astype(jnp.int32)
     return leave(weights.streams, x_BLD, config), Cache(tuple(keys), tuple(values), filled_BS)
 
@@ -128,10 +174,18 @@ def extend(
     x_BLD = enter(weights.streams, inputs, config)
     turns = turned(inputs["positions"], config)
     keys, values = [], []
-    for layer, k_BSKC, v_BSKC in zip(weights.layers, cache.keys, cache.values, strict=True):
+    for layer, *past in zip(weights.layers, cache.keys, cache.values, strict=True):
         q_BLHC, k_BLKC, v_BLKC = layers.queries_keys_values(layer, x_BLD, turns, config)
-        keys.append(jax.lax.dynamic_update_slice(k_BSKC, k_BLKC, (0, column, 0, 0)))
-        values.append(jax.lax.dynamic_update_slice(v_BSKC, v_BLKC, (0, column, 0, 0)))
-        o_BLHC = attention(q_BLHC, keys[-1], values[-1], mask=mask)
+        for kept, old, new_BLKC in zip((keys, values), past, (k_BLKC, v_BLKC), strict=True):
+            place = (0, column, 0)[-old.ndim :]
+            kept.append(jax.lax.dynamic_update_slice(old, _flat_rows(new_BLKC), place))
+        heads = (*filled_BS.shape, *k_BLKC.shape[2:])
+        o_BLHC = attention(q_BLHC, keys[-1].reshape(heads), values[-1].reshape(heads), mask=mask)
         x_BLD = layers.after_attention(layer, x_BLD, o_BLHC, config)
     return leave(weights.streams, x_BLD, config), Cache(tuple(keys), tuple(values), filled_BS)
+
+
+def _flat_rows(x_BLKC: jax.Array) -> jax.Array:
+    """As a `Cache` holds them."""
+    B, L, K, C = x_BLKC.shape
+    return x_BLKC.reshape(L, K * C) if B == 1 else x_BLKC.reshape(B, L, K * C)

@@ -92,8 +92,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p):
 @given(SEEDS | ROWS, st.integers(1, V), st.floats(0.125, 5.0, width=32))
 def test_top_k_keeps_k_or_those_that_tie(row, k, temperature):
     knobs = Decoding(temperature=temperature, top_k=k).knobs()
-    weights = np.asarray(sampling.filtered(row, knobs._replace(top_k=jnp.int32(0))))[0]
-    kept = np.asarray(sampling.filtered(row, knobs))[0] > 0
+    weights = np.asarray(filtered(row, knobs._replace(top_k=jnp.int32(0))))[0]
+    kept = np.asarray(filtered(row, knobs))[0] > 0
     least = np.sort(weights)[-k]
     np.testing.assert_array_equal(kept, (weights >= least) & (weights > 0))
 
