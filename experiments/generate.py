@@ -125,32 +125,40 @@ def main(values: flags.FlagValues) -> None:
 
 
 def load(name: str) -> Model:
-    """The model of a folder of experiments.pretrain, or what `fm.transfer.pretrained` reads."""
-    folder = pathlib.Path(name).expanduser()
-    if (folder / "checkpoints").is_dir():
-        return _own(folder)
-    from fm.transfer import pretrained
+    """The model of a folder of experiments.pretrain, or a published one."""
+    path = pathlib.Path(name).expanduser()
+    return _own(path) if (path / "checkpoints").is_dir() else _published(name, path)
 
-    found = pretrained.read(name)
-    tokenizer = found.tokenizer
-    if tokenizer is None:
-        raise UserError(f"--model={name} has no tokenizer; text cannot be read without one")
-    ends = () if tokenizer.eos is None else (tokenizer.eos,)
+
+def _published(name: str, path: pathlib.Path) -> Model:
+    from fm.transfer.pretrained import read
+    from fm.transfer.pretrained.named import NAMED, fetch_named
+    from fm.transfer.pretrained.tokenizer import read_tokenizer
+
+    if name in NAMED:
+        path = fetch_named(name)
+    elif not path.exists():
+        raise UserError(f"--model={name}: no such folder or file; known names: {', '.join(NAMED)}")
+    found, tokenizer = read(path), read_tokenizer(path)
+    ends = found.specials.get("eos_token_id", tokenizer.eos)
     return Model(
         found.config,
         found.params,
         lambda text: tokenizer.encode_with_specials([text])[0],
         tokenizer.decode,
-        ends,
+        () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends),
     )
 
 
 def _own(folder: pathlib.Path) -> Model:
     found = restore(folder)
     tokenizer = found.reads.tokenizer
-    if tokenizer is None or not found.objective.next:
-        what = "images" if tokenizer is None else "the hidden pieces of a text alone"
-        raise UserError(f"--model={folder} was trained on {what}; take one that predicts text")
+    if tokenizer is None:
+        raise UserError(f"--model={folder} was trained on images; take one of text")
+    if not found.objective.next:
+        raise UserError(
+            f"--model={folder} was never asked for the next token in training; take one that was"
+        )
     return Model(
         found.reads.model,
         found.params,
