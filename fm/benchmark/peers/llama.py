@@ -13,9 +13,7 @@ from fm.benchmark.timing import Side
 from fm.model.config import ModelConfig
 
 
-def generation(
-    params: dict, prompts_BL: np.ndarray, config: ModelConfig, new_tokens: int
-) -> Side:
+def generation(params: dict, prompts_BL: np.ndarray, config: ModelConfig, new_tokens: int) -> Side:
     """Greedy continuations of prompts of one length, int64 [B, L + new_tokens].
 
     Args:
@@ -44,24 +42,26 @@ def generation(
 
 def model(params: dict, config: ModelConfig) -> Any:
     """`LlamaForCausalLM` with these parameters."""
-    settings = transformers.LlamaConfig(
-        vocab_size=config.vocab,
-        hidden_size=config.width,
-        intermediate_size=config.hidden,
-        num_hidden_layers=config.depth,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        max_position_embeddings=config.context,
-        rms_norm_eps=config.norm_eps,
-        rope_theta=config.rope_base,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    options: dict[str, Any] = {
+        "vocab_size": config.vocab,
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        # Before version 5 and since.
+        "rope_theta": config.rope_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    settings = transformers.LlamaConfig(**options)
     with torch.device("meta"):
-        network = transformers.LlamaForCausalLM(settings)
-    network = network.to_empty(device="cpu")
+        network: Any = transformers.LlamaForCausalLM(settings)
+    network.to_empty(device="cpu")
     network.tie_weights()
     # Rotary frequencies are no weights: made on no device, they must be made again.
     network.model.rotary_emb = type(network.model.rotary_emb)(settings)
