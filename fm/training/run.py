@@ -31,10 +31,11 @@ class RunConfig:
 
     def __post_init__(self):
         cadence = (self.steps, self.checkpoint_every, self.log_every, self.accumulate)
-        if min(*cadence, self.validate_every or 1, self.keep_every or 1) < 1 or not 0 <= self.seed < 2**32:
+        given = [each for each in (self.validate_every, self.keep_every) if each is not None]
+        if min(*cadence, *given) < 1 or not 0 <= self.seed < 2**32:
             raise UserError(
-                "steps, checkpoint_every, keep_every, log_every, validate_every and accumulate must "
-                f"be 1 or more and seed lie in 0..2**32 - 1, not {self}"
+                "steps, checkpoint_every, keep_every, log_every, validate_every and accumulate "
+                f"must be 1 or more and seed lie in 0..2**32 - 1, not {self}"
             )
 
 

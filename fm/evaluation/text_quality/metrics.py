@@ -51,7 +51,7 @@ METRICS = (
         "bits/byte by the judge",
         "low",
         ".2f",
-        "How likely another model, trained on other texts, finds the sample. Dull text scores best.",
+        "How likely a model trained on other texts finds the sample. Dull text scores best.",
     ),
     Metric(
         "judged_gap",

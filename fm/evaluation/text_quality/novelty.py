@@ -27,9 +27,7 @@ class Seen:
         self._numbers: dict[str, int] = {}
         flat: list[int] = []
         for text in texts:
-            flat += [
-                self._numbers.setdefault(word, len(self._numbers)) for word in words(text)
-            ]
+            flat += [self._numbers.setdefault(word, len(self._numbers)) for word in words(text)]
             flat.append(_BREAK)
         # The breaks at the end let a comparison run past the last word.
         self._words = np.array([*flat, *[_BREAK] * n], np.int32)

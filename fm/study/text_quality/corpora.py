@@ -139,8 +139,6 @@ def noisy(text: str, share: float, draws: np.random.Generator) -> str:
     spots = draws.random(len(text))
     strange = draws.choice(_PRINTABLE, len(text))
     return "".join(
-        character
-        if spot >= share
-        else ("", character * 2, str(other))[int(spot / share * 3)]
+        character if spot >= share else ("", character * 2, str(other))[int(spot / share * 3)]
         for character, spot, other in zip(text, spots, strange, strict=True)
     )

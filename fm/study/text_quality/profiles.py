@@ -55,13 +55,10 @@ def diets(profile: str) -> tuple[Diet, ...]:
 DECODINGS = (
     Decoding(),
     Decoding(temperature=0.4),
-    Decoding(temperature=0.6),
-    Decoding(temperature=0.8),
+    Decoding(temperature=0.7),
     Decoding(temperature=1.3),
-    Decoding(top_p=0.5),
-    Decoding(top_p=0.8),
-    Decoding(top_p=0.95),
-    Decoding(min_p=0.02),
+    Decoding(top_p=0.6),
+    Decoding(top_p=0.9),
     Decoding(min_p=0.1),
 )
 
@@ -83,27 +80,28 @@ def study(profile: str, domains: tuple[str, str], **where) -> TextQualityConfig:
         domains=domains,
         diets=diets(profile),
         decodings=DECODINGS,
-        model=ModelConfig(depth=2, width=192, heads=3, kv_heads=3, hidden=768),
+        model=ModelConfig(depth=2, width=128, heads=2, kv_heads=2, hidden=512),
         optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.01),
-        steps=320,
-        batch_size=32,
-        vocab=2048,
-        length=128,
+        steps=280,
+        batch_size=40,
+        vocab=1024,
+        length=96,
         train_bytes=3_500_000,
         texts=128,
         prompt_tokens=12,
-        new_tokens=72,
+        new_tokens=64,
         held_out=512,
         **where,
     )
     if profile == "full":
-        return dataclasses.replace(default, steps=8 * default.steps, texts=512, train_bytes=40_000_000,
-            held_out=2048)
+        return dataclasses.replace(
+            default, steps=8 * default.steps, texts=512, train_bytes=40_000_000, held_out=2048
+        )
     if profile == "quick":
         return dataclasses.replace(
             default,
             model=ModelConfig(depth=1, width=64, heads=2, kv_heads=2, hidden=128),
-            decodings=(DECODINGS[0], DECODINGS[1], DECODINGS[4], DECODINGS[6]),
+            decodings=(DECODINGS[0], DECODINGS[1], DECODINGS[5]),
             steps=24,
             batch_size=16,
             vocab=512,

@@ -264,9 +264,7 @@ class _Study:
         """Intervals as [value, low, high], read back where they were made before."""
         if path.exists():
             return json.loads(path.read_text())
-        values = {
-            name: [value.mean, value.low, value.high] for name, value in make().items()
-        }
+        values = {name: [value.mean, value.low, value.high] for name, value in make().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(values))
