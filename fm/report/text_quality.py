@@ -1,5 +1,6 @@
 """The page of a study of text: results in, one self-contained HTML file out."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
         "plain": formats.plain,
         "short": lambda value: formats.short(value),
         "embedded": embedded,
+        "compact": compact,
         "metric": lambda value, name: format(value, BY_NAME[name].form),
     }
     groups: dict[str, list[Drawing]] = {}
@@ -104,6 +106,11 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
         faults=FAULTS,
         config=flat(results["config"]),
     )
+
+
+def compact(text: str) -> str:
+    """The text with more than two line breaks in a row as their number."""
+    return re.sub(r"\n{3,}", lambda run: f"\n[{len(run[0])} line breaks]\n", text)
 
 
 def _domain_rows(results: dict[str, Any], letter: str) -> dict[str, Any]:

@@ -66,8 +66,9 @@ def _disagreement(choice: Row) -> str:
     return (
         f"{len(METRICS)} metrics make {len(places)} different choices: choosing by "
         f"{BY_NAME[worst['by']].title} ({spoken(chosen)}) costs "
-        f"{BY_NAME[worst['metric']].title} {worst['regret']:.0%} of its range; the choice by "
-        f"{BY_NAME[least].title} costs the others least, {means[least]:.0%} on average."
+        f"{BY_NAME[worst['metric']].title} {min(worst['regret'], 1.0):.0%} of its range; "
+        f"the choice by {BY_NAME[least].title} costs the others least, {means[least]:.0%} "
+        "on average."
     )
 
 

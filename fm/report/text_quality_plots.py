@@ -12,17 +12,17 @@ from fm.report.arms import Arm
 
 Row = dict[str, Any]
 
-# Okabe and Ito's colours again, each arm with a line and a marker of its own besides.
+# Okabe and Ito's colours, two of Tol's besides, each with a line and a marker of its own.
 _LOOKS = (
     ("#0072B2", "-", "o"),
     ("#56B4E9", "-", "^"),
     ("#009E73", "-", "D"),
     ("#8A7700", "-", "v"),
     ("#D55E00", "-", "s"),
-    ("#0072B2", (0, (5, 2)), "P"),
+    ("#882255", (0, (5, 2)), "P"),
     ("#CC79A7", "-", "X"),
     ("#E69F00", "-", "<"),
-    ("#E69F00", (0, (1, 1)), ">"),
+    ("#44AA99", (0, (1, 1)), ">"),
     ("#777777", (0, (1, 1)), "p"),
     ("#000000", "-", "h"),
 )
@@ -100,7 +100,7 @@ def regret(choice: Row) -> Figure:
     table = np.array([[at[by, metric]["regret"] for metric in names] for by in names])
     titles = [BY_NAME[name].title for name in names]
     with canvas.style():
-        drawn = canvas.figure(4.9)
+        drawn = canvas.figure(4.4)
         axes = drawn.add_subplot()
         axes.imshow(np.clip(table, 0.0, 1.0), cmap="Oranges", vmin=0.0, vmax=1.15)
         for n, by in enumerate(names):

@@ -31,7 +31,11 @@ def mauve(real_NE: np.ndarray, sample_ME: np.ndarray, *, seed: int = 0) -> Stati
     """
     both = np.concatenate([real_NE, sample_ME]).astype(np.float64)
     clusters = max(2, round(len(both) / 10))
-    kmeans = KMeans(min(clusters, len(np.unique(both, axis=0))), n_init=5, random_state=seed)
+    kmeans = KMeans(
+        min(clusters, len(np.unique(both, axis=0))),
+        n_init=5,  # pyright: ignore[reportArgumentType]
+        random_state=seed,
+    )
     # So few points are sorted faster than threads are woken.
     with threadpool_limits(1):
         labels = kmeans.fit_predict(both)

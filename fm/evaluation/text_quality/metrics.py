@@ -97,7 +97,7 @@ METRICS = (
     ),
     Metric(
         "copied",
-        "longest copy, words",
+        "longest copy",
         "low",
         ".1f",
         "Words of a text's longest stretch that stands in the training text as it is, on average.",

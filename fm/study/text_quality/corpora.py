@@ -62,8 +62,8 @@ def _domain(letter: str, name: str, config: TextQualityConfig) -> Domain:
     order = np.random.default_rng(config.seed).permutation(len(data.train))
     if len(order) < 4 * config.held_out:
         raise UserError(
-            f"{name} has {len(order)} training texts; held_out={config.held_out} needs four times "
-            "as many"
+            f"{name} has {len(order)} training texts; this study needs {4 * config.held_out}, of "
+            f"which {config.held_out} are set aside (the quick profile needs fewer)"
         )
     held_out, rest = order[: config.held_out], order[config.held_out :]
     sizes = np.cumsum([len(text.encode()) for text in data.train.texts(rest)])

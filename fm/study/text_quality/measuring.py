@@ -21,6 +21,7 @@ from fm.study.text_quality.arms import rows, spelled_bytes
 from fm.study.text_quality.samples import Sample
 
 Values = dict[str, Interval]
+_SHARES = ("divergence", "distinct_2", "self_bleu", "repetition", "novelty")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,9 +82,10 @@ def measure(sample: Sample, yardstick: Yardstick, seen: Seen) -> Values:
         "novelty": intervals.ratio(*seen.novel(texts)),
         "copied": intervals.mean(seen.longest(texts)),
     }
-    values = {name: interval(each, len(sample)) for name, each in statistics.items()}
-    for name in ("judged_gap", "zipf_gap"):
-        values[name] = dataclasses.replace(values[name], low=max(0.0, values[name].low))
+    values = {
+        name: interval(each, len(sample), within=(0.0, 1.0 if name in _SHARES else math.inf))
+        for name, each in statistics.items()
+    }
     invalid = sum(bool(faults(text)) for text in sample.texts)
     return values | {"invalid": intervals.share(invalid, len(sample))}
 

@@ -82,7 +82,7 @@ def study(profile: str, domains: tuple[str, str], **where) -> TextQualityConfig:
         decodings=DECODINGS,
         model=ModelConfig(depth=2, width=128, heads=2, kv_heads=2, hidden=512),
         optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.01),
-        steps=280,
+        steps=240,
         batch_size=40,
         vocab=1024,
         length=96,

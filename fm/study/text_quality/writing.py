@@ -117,13 +117,13 @@ def _write(params, prompts_BP, config, settings, seed, barred_V, new_tokens):
 
     def step(at, carry):
         tokens_BS, cache = carry
-        turns = tuple(jax.lax.dynamic_slice_in_dim(each, at, 1, axis=1) for each in turns_S)
+        cosines, sines = (jax.lax.dynamic_slice_in_dim(each, at, 1, axis=1) for each in turns_S)
         inputs = {"tokens": jax.lax.dynamic_slice_in_dim(tokens_BS, at, 1, axis=1)}
         x_BLD = rms_norm(streams.embed(params["streams"], inputs, config), config.norm_eps)
         filled = []
         for n, kept_kv in enumerate(cache):
             layer = {name: w[n].astype(x_BLD.dtype) for name, w in params["layers"].items()}
-            q_BLHC, *new_kv = queries_keys_values(layer, x_BLD, turns, config)
+            q_BLHC, *new_kv = queries_keys_values(layer, x_BLD, (cosines, sines), config)
             k_BSKC, v_BSKC = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=1)
                 for old, new in zip(kept_kv, new_kv, strict=True)

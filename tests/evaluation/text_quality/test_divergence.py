@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import rel_entr
@@ -25,7 +27,7 @@ def test_against_the_frontier_written_out():
         r = n / 26 * p + (1 - n / 26) * q
         ends.append((np.exp(-5 * rel_entr(q, r).sum()), np.exp(-5 * rel_entr(p, r).sum())))
     ends.append((0.0, 1.0))
-    area = sum((a[0] - b[0]) * (a[1] + b[1]) / 2 for a, b in zip(ends, ends[1:], strict=False))
+    area = sum((a[0] - b[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(ends))
     assert frontier_area(p, q) == pytest.approx(area, rel=1e-12)
 
 

@@ -13,7 +13,9 @@ def split(*texts):
 
 def test_novel_runs_by_hand():
     seen = Seen(TRAIN, n=3)
-    new, total = seen.novel(split("the cat sat still", "a dog ran over", "sat on", "an owl sat on it"))
+    new, total = seen.novel(
+        split("the cat sat still", "a dog ran over", "sat on", "an owl sat on it")
+    )
     assert total.tolist() == [2, 2, 0, 3]
     assert new.tolist() == [1, 0, 0, 3]
     assert len(seen) == 14
@@ -51,7 +53,9 @@ def test_against_brute_force(train, text):
     assert total[0] == len(runs)
     assert new[0] == sum(run not in every for run in runs)
     copies = [
-        size for size in range(n, 11) for at in range(len(text) - size + 1)
+        size
+        for size in range(n, 11)
+        for at in range(len(text) - size + 1)
         if text[at : at + size] in every
     ]
     assert seen.longest([own])[0] == max(copies, default=0)
