@@ -27,7 +27,7 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte if byte in printable else next(others)): byte for byte in range(256)}
 
 
-_BYTE_OF = _byte_of()
+BYTE_OF = _byte_of()
 
 
 class Tokenizer:
@@ -72,7 +72,7 @@ class Tokenizer:
         inner = [int(token) - SPECIALS for token in ids]
         # The library writes a byte as one printable character; a token is a string of them.
         names = [self._bpe.id_to_token(token) if token >= 0 else "" for token in inner]
-        return [bytes(_BYTE_OF[character] for character in name or "") for name in names]
+        return [bytes(BYTE_OF[character] for character in name or "") for name in names]
 
     def bytes_per_token(self, texts: Sequence[str]) -> float:
         """Returns UTF-8 bytes per token over all texts: nats per token / it = nats per byte."""

@@ -1,0 +1,1 @@
+"""Published models, read into `fm`'s own and written back."""
