@@ -123,8 +123,14 @@ def feed_forward(layer: dict[str, jax.Array], n_BLD: jax.Array, config: ModelCon
 
 
 def linear(layer: dict[str, jax.Array], name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
-    """x times the kernel of this name, its heads flattened, and its bias if it has one."""
+    """x times the kernel of this name, its heads flattened, and its bias if it has one.
+
+    Low-rank adapters of the kernel (see `fm.transfer.lora`) add their product where there are any.
+    """
     y = x @ layer[name].astype(x.dtype).reshape(x.shape[-1], -1)
+    if f"{name}_lora_a" in layer:
+        a, b = (layer[f"{name}_lora_{part}"].astype(x.dtype) for part in "ab")
+        y = y + x @ a @ b
     if config.style.biased(name):
         y = y + layer[f"{name}_bias"].astype(x.dtype).reshape(-1)
     return y
