@@ -1,0 +1,228 @@
+"""Hugging Face folders: config.json, safetensors and tokenizer.json, read and written.
+
+Reading runs nothing: JSON and safetensors are data, and pickled weights are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (NumPy learns bfloat16 from it)
+import numpy as np
+import tokenizers
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fm.errors import UserError
+from fm.model.config import ModelConfig
+from fm.transfer.pretrained import choosing, families, weights
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A published model, or one to be published.
+
+    Attributes:
+      config: of the model.
+      params: of the model.
+      tokenizer: as tokenizer.json has it; None without one.
+      family: its name, one of `families.FAMILIES`; "" for whichever will do.
+      specials: `bos_token_id`, `eos_token_id` and `pad_token_id`, those that config.json gives, an
+        id or a list of ids each.
+      left_out: tensors of the file that `fm` has no place for, such as BERT's heads.
+    """
+
+    config: ModelConfig
+    params: dict
+    tokenizer: tokenizers.Tokenizer | None = None
+    family: str = ""
+    specials: Mapping[str, int | list[int]] = dataclasses.field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def causal(self) -> bool:
+        """Whether its pieces see only those before them, so that it can generate."""
+        return not self.family or families.FAMILIES[self.family].causal
+
+
+def read(path: str | pathlib.Path, *, dtype: str = "float32") -> Pretrained:
+    """A model from a Hugging Face folder.
+
+    Args:
+      path: the folder.
+      dtype: of the parameters, and what the model computes in: float32, or bfloat16 in half the
+        memory. The file's may be float32, float16 or bfloat16.
+
+    Raises:
+      UserError: the folder lacks config.json or safetensors, something in it is broken, the model
+        is not one that `fm` can run (see `from_tensors`), or the tokenizer does not fit it.
+    """
+    folder = pathlib.Path(path)
+    config = _json(folder / "config.json")
+    with _tensors(folder) as tensors:
+        model, params = weights.from_tensors(config, tensors, dtype=dtype)
+        left_out = weights.left_out(families.of(config), tensors)
+    return Pretrained(
+        model,
+        params,
+        read_tokenizer(folder / "tokenizer.json", model.vocab),
+        family=families.of(config).name,
+        specials={name: config[name] for name in _SPECIALS if config.get(name) is not None},
+        left_out=left_out,
+    )
+
+
+def write(path: str | pathlib.Path, pretrained: Pretrained) -> None:
+    """Writes a folder that `transformers` loads; it appears whole or not at all.
+
+    The parameters keep their dtype. The vector of a hidden piece, which no family has, is not
+    written.
+
+    Args:
+      path: of the folder, which may not exist yet (or be empty).
+      pretrained: the model.
+
+    Raises:
+      UserError: no family has such a model, or there is something at `path`.
+    """
+    folder = pathlib.Path(path)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; a model is written to a new folder")
+    family, config = choosing.choose(pretrained.config, pretrained.family)
+    tensors = weights.to_tensors(family, pretrained.config, pretrained.params)
+    if pretrained.tokenizer is not None:
+        _check_fit(pretrained.tokenizer, pretrained.config.vocab)
+    config |= {name: pretrained.specials.get(name) for name in _SPECIALS}
+    config["torch_dtype"] = str(next(iter(tensors.values())).dtype)
+    with _appearing(folder) as scratch:
+        text = json.dumps(config, indent=2, sort_keys=True)
+        (scratch / "config.json").write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
+        if pretrained.tokenizer is not None:
+            (scratch / "tokenizer.json").write_text(pretrained.tokenizer.to_str(), "utf-8")
+            about = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": pretrained.config.context,
+            }
+            (scratch / "tokenizer_config.json").write_text(json.dumps(about), "utf-8")
+
+
+def read_tokenizer(path: pathlib.Path, vocab: int) -> tokenizers.Tokenizer | None:
+    """The tokenizer of a model of `vocab` tokens; None where there is no file.
+
+    Raises:
+      UserError: the file is broken, or the tokenizer has ids that the model has not.
+    """
+    if not path.exists():
+        return None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # The library raises bare `Exception` for anything malformed.
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{path} is not a tokenizer: {reason}") from error
+    _check_fit(tokenizer, vocab)
+    return tokenizer
+
+
+def _check_fit(tokenizer: tokenizers.Tokenizer, vocab: int) -> None:
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if highest >= vocab:
+        raise UserError(
+            f"the tokenizer does not fit the weights: it has an id {highest}, they have {vocab} "
+            "tokens"
+        )
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return value
+
+
+class _Files(Mapping[str, np.ndarray]):
+    """Tensors of open safetensors files, each read when it is asked for."""
+
+    def __init__(self, place: dict[str, Any]):
+        self._place = place
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._place[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+
+@contextlib.contextmanager
+def _tensors(folder: pathlib.Path) -> Iterator[_Files]:
+    """The tensors of a folder, from one file or as its index says."""
+    with contextlib.ExitStack() as opened:
+        place: dict[str, Any] = {}
+        for path, expected in _shards(folder).items():
+            try:
+                file = opened.enter_context(safe_open(path, framework="np"))
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{path} is not whole safetensors: {error}") from error
+            held = set(file.keys())
+            if expected is not None and expected != held:
+                name = min(expected ^ held)
+                raise UserError(f"{path.name} and the index disagree about {name}")
+            place |= dict.fromkeys(sorted(held), file)
+        yield _Files(place)
+
+
+def _shards(folder: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
+    """Safetensors files, each with the names its index gives it (None without an index)."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists():
+        return {whole: None}
+    if not index.exists():
+        if pickles := sorted(path.name for at in _PICKLES for path in folder.glob(at)):
+            raise UserError(
+                f"{folder} has {pickles[0]} and no safetensors: pickled weights can run code and "
+                "are not read; save them with `save_pretrained(..., safe_serialization=True)`"
+            )
+        raise UserError(f"{folder} has no model.safetensors")
+    shards: dict[pathlib.Path, set[str] | None] = {}
+    names = _json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{index} has no weight_map")
+    for tensor, file in names.items():
+        if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+            raise UserError(f"{index}: {file!r} is not a file name")
+        held = shards.setdefault(folder / file, set())
+        assert held is not None
+        held.add(tensor)
+    return shards
+
+
+@contextlib.contextmanager
+def _appearing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A scratch folder that becomes `folder` at the end, unless something fails."""
+    scratch = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        scratch.replace(folder)
+    except BaseException:
+        shutil.rmtree(scratch)
+        raise
