@@ -32,7 +32,7 @@ def test_spelled_tokens_joined_are_the_text(text):
 
 
 def test_spelled_out():
-    assert sorted(tokenizer._BYTE_OF) == sorted(tokenizer.pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(tokenizer.BYTE_OF) == sorted(tokenizer.pre_tokenizers.ByteLevel.alphabet())
     ids = [TOKENIZER.bos, *TOKENIZER.encode([" film🎈"])[0], TOKENIZER.eos]
     first, word, *emoji, last = TOKENIZER.spelled(ids)
     assert (first, word, last) == (b"", b" film", b"")

@@ -99,7 +99,7 @@ def read_gguf(
 def _config(file: GgufFile) -> dict[str, Any]:
     """config.json of the family, from the metadata and the shapes of the tensors."""
     architecture = file.metadata.get("general.architecture")
-    if architecture not in _NAMES:
+    if not isinstance(architecture, str) or architecture not in _NAMES:
         raise UserError(f"architecture {architecture!r} is not known; known: {', '.join(_NAMES)}")
     keys = _Keys(file.metadata, architecture)
     for key in _UNSUPPORTED:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
@@ -102,7 +103,7 @@ def _cut(metadata: Mapping[str, Any]) -> str:
     # Files of GPT-2 from before April 2024 have no name; of other models they were tokenized wrong.
     old = "gpt-2" if metadata.get("general.architecture") == "gpt2" else None
     name = metadata.get("tokenizer.ggml.pre", old)
-    if name not in PRE_TOKENIZERS:
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
         raise UserError(f"tokenizer.ggml.pre is {name!r}; known: {known}")
     return PRE_TOKENIZERS[name]
@@ -123,16 +124,16 @@ def _add_specials(
     tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any]
 ) -> None:
     """Control tokens are special, user-defined ones are found whole in a text but belong to it."""
-    types = metadata.get("tokenizer.ggml.token_type", ())
-    if isinstance(types, str | int | float) or len(types) not in (0, len(tokens)):
+    types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32)))
+    if types.shape != (len(tokens),) or types.dtype.kind not in "iu":
         raise UserError(f"tokenizer.ggml.token_type does not give a type to {len(tokens)} tokens")
     # In the order of their ids, which the library keeps for tokens that are in the vocabulary.
     special = {_CONTROL: True, _USER_DEFINED: False}
     tokenizer.add_tokens(
         [
-            tokenizers.AddedToken(token, normalized=False, special=special[int(kind)])
-            for token, kind in zip(tokens, types, strict=False)
-            if int(kind) in special and token
+            tokenizers.AddedToken(token, normalized=False, special=special[kind])
+            for token, kind in zip(tokens, types.tolist(), strict=True)
+            if kind in special and token
         ]
     )
 

@@ -24,7 +24,9 @@ class ImportedTokenizer:
 
     A text that spells a special token ("[SEP]", "<|im_end|>") is ordinary text unless asked
     otherwise, as with `fm`'s own. Truncation and padding that a tokenizer.json asks for are
-    switched off: all-MiniLM-L6-v2's cuts every text at 128.
+    switched off: all-MiniLM-L6-v2's cuts every text at 128. A vocabulary may lack some bytes, which
+    are then dropped: SmolLM2's lacks six control characters (U+0004, 06, 13, 14, 16, 1D) and the
+    unassigned planes 4 to 11 of Unicode.
 
     Attributes:
       pad, bos, eos, mask: ids of the special tokens, None where the model has none.
