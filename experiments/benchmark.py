@@ -4,9 +4,10 @@
 
 Writes FILE.json (a row per case, implementation and peer), FILE.html and pictures beside it. All
 sides of a case take turns, so a ratio is of one run; above 1 we are faster. PyTorch is a peer once
-installed: pip install -e .[torch]. Leave the machine alone while it runs. --only=TEXT takes the
-cases whose names hold a text, such as "step 4x128"; --cases=quick is a smoke test, its figures
-mean nothing. The same command again goes on where it was, or says that it is finished.
+installed: pip install -e .[torch]; so is transformers, of generation: pip install -e .[parity].
+Leave the machine alone while it runs. --only=TEXT takes the cases whose names hold a text, such as
+"step 4x128"; --cases=quick is a smoke test, its figures mean nothing. The same command again goes
+on where it was, or says that it is finished.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def define(values: flags.FlagValues) -> None:
     kinds = ", ".join(benchmark.KINDS)
     flags.DEFINE_list("what", _DEFAULT, f"kinds of case: {kinds}", flag_values=values)
     flags.DEFINE_list(
-        "peer", list(benchmark.PEERS), "whom to compare with: torch, jax, none", flag_values=values
+        "peer",
+        list(benchmark.PEERS),
+        f"whom to compare with: {', '.join(benchmark.PEERS)}",
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "cases", "default", list(benchmark.SCALES), "how many and how large", flag_values=values

@@ -1,13 +1,11 @@
-"""Decoding: one query against a cache of keys and values, and whole samples.
+"""Decoding: one query against a cache of keys and values, and whole generations.
 
 A single query does two FLOPs for every number it reads: the memory is what counts, and `bytes`
-is the figure to hold it against. FLOPs of a sample are those of one pass over it, however many
-a sampler takes.
+is the figure to hold it against.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -15,30 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.attention import Mask, attention, choose
+from fm.benchmark import generation
 from fm.benchmark.attention import flops
 from fm.benchmark.case import Case
 from fm.benchmark.gemm import DTYPES
 from fm.benchmark.programs import program
 from fm.benchmark.settings import Setting
-from fm.benchmark.step import size
 from fm.benchmark.timing import Side
-from fm.model.flops import forward_flops
-from fm.model.generate import sample_tokens
-from fm.model.transformer import init
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    """Caches of three lengths, with as many heads as keys and with shared ones; then samples."""
+    """Caches of three lengths, with as many heads as keys and with shared ones; then texts."""
     if setting.quick:
         yield _query(setting, (2, 32, 2, 1, 16), "float32")
+        yield from generation.cases(setting)
         return
     lengths = (1024, 8192, 32768) if setting.accelerator else (256, 1024, 4096)
     for keys in lengths:
         for kv_heads in (8, 2):
             for dtype in DTYPES:
                 yield _query(setting, (8, keys, 8, kv_heads, 64), dtype)
-    for dtype in DTYPES:
-        yield _sample(setting, dtype)
+    yield from generation.cases(setting)
 
 
 def _query(setting: Setting, shape: tuple[int, int, int, int, int], dtype: str) -> Case:
@@ -84,27 +79,4 @@ def _query(setting: Setting, shape: tuple[int, int, int, int, int], dtype: str) 
         },
         flops=flops((B, 1, H, C), S, causal=False, backward=False),
         tokens=B,
-    )
-
-
-def _sample(setting: Setting, dtype: str) -> Case:
-    each = size(4, 128, 128, 8, 4096)
-    model = dataclasses.replace(each.model, dtype=dtype)
-
-    def ours() -> Side:
-        params = init(jax.random.key(setting.seed), model)
-        prompt = jnp.ones((each.batch, 1), jnp.int32)
-
-        def sample(params, prompt, rng):
-            return sample_tokens(params, prompt, rng, model, length=each.length)
-
-        return program(sample, params, prompt, jax.random.key(0))
-
-    return Case(
-        what="decode",
-        name=f"samples, {each.name}",
-        dtype=dtype,
-        ours={"sample_tokens": ours},
-        flops=each.batch * forward_flops(model, each.length, predictions=each.length),
-        tokens=each.batch * (each.length - 1),
     )

@@ -19,4 +19,4 @@ KINDS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "grid": grid.cases,
     "scaling": scaling.cases,
 }
-PEERS = ("torch", "jax", "none")
+PEERS = ("torch", "jax", "transformers", "none")

@@ -1,106 +1,327 @@
-"""Sampling what comes next, piece by piece.
+"""Continuing texts: the prompts are read at once, then token after token goes through the cache.
 
-Every step runs the whole sequence again: right for the short samples of a report.
+Reading the prompts and drawing all tokens is one compiled program, a loop that ends when every
+row has. A `Generation` runs it in parts, for text that is shown while it is made, or that ends
+where a word does.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fm.attention import Mask
-from fm.model import streams
+from fm.errors import UserError
+from fm.model import cached, sampling, streams
 from fm.model.config import ModelConfig
-from fm.model.transformer import forward
+from fm.model.sampling import Decoding, Knobs
+
+# Prompts and room are rounded up to a multiple of this, so that few programs serve all lengths.
+_ROUND = 32
+_NOTHING = -1
 
 
-@functools.partial(jax.jit, static_argnames=("config", "length"))
-def sample_tokens(
-    params: dict,
-    prompt_BP: jax.Array,
-    rng: jax.Array,
+class Rules(NamedTuple):
+    """What stays the same throughout: as data, so that one program serves all.
+
+    Attributes:
+      knobs: of the decoding.
+      keys_B: a random key a row.
+      ends_V: bool, tokens that end a row.
+      barred_V: bool, tokens never drawn.
+    """
+
+    knobs: Knobs
+    keys_B: jax.Array
+    ends_V: jax.Array
+    barred_V: jax.Array
+
+
+class State(NamedTuple):
+    """Where a generation stands.
+
+    Attributes:
+      cache: of all tokens but the last.
+      token_B: int32, the last token of each row.
+      at_B: int32, its position.
+      column: int32, where its keys and values go.
+      seen_BV: bool, tokens in the row so far.
+      ended_B: bool.
+    """
+
+    cache: cached.Cache
+    token_B: jax.Array
+    at_B: jax.Array
+    column: jax.Array
+    seen_BV: jax.Array
+    ended_B: jax.Array
+
+
+class Generation:
+    """Texts in the making.
+
+    Attributes:
+      left: tokens each row may still get.
+    """
+
+    def __init__(
+        self,
+        params: dict | cached.Weights,
+        prompts: Sequence[np.ndarray | Sequence[int]],
+        config: ModelConfig,
+        *,
+        decoding: Decoding = Decoding(),  # noqa: B008
+        max_tokens: int,
+        seeds: Sequence[int] | None = None,
+        ends: Sequence[int] = (),
+        barred: Sequence[int] = (),
+    ):
+        """Checks everything, computes nothing yet.
+
+        Args:
+          params: of the model, or what `cached.prepare` makes of them, which saves a copy of
+            them per call.
+          prompts: int, one token at least each.
+          config: the model's.
+          decoding: how tokens are chosen.
+          max_tokens: the most a row gets.
+          seeds: one a row, 0, 1, 2, ... if None. A row's tokens depend on its own only.
+          ends: tokens that end a row; they are not among the results.
+          barred: tokens never drawn.
+
+        Raises:
+          UserError: no prompt, an empty one, one with ids the model lacks, or one that leaves
+            less than `max_tokens` of the context; a model that cannot generate text; another
+            number of seeds than of prompts; every token barred.
+        """
+        lengths = _check(prompts, config, max_tokens)
+        seeds = range(len(prompts)) if seeds is None else seeds
+        if len(seeds) != len(prompts):
+            raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts; one each is needed")
+        if len(set(barred)) >= config.vocab:
+            raise UserError("barred holds the whole vocabulary; one token at least must be left")
+        weights = params if isinstance(params, cached.Weights) else cached.prepare(params, config)
+        self._weights, self._config, self.left = weights, config, max_tokens
+        self._tokens_BL = np.zeros((len(prompts), _rounded(max(lengths))), np.int32)
+        for row_L, prompt in zip(self._tokens_BL, prompts, strict=True):
+            row_L[: len(prompt)] = prompt
+        self._lengths_B = np.asarray(lengths, np.int32)
+        self._room = _rounded(max_tokens)
+        self._rules = Rules(
+            decoding.knobs(),
+            sampling.row_keys(jnp.asarray(np.asarray(seeds) % 2**32, jnp.uint32)),
+            jnp.asarray(_among(ends, config.vocab)),
+            jnp.asarray(_among(barred, config.vocab)),
+        )
+        self._state: State | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many texts."""
+        return len(self._lengths_B)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no row can get another token."""
+        return self.left == 0 or (self._state is not None and bool(np.all(self._state.ended_B)))
+
+    def more(self, tokens: int) -> list[np.ndarray]:
+        """Up to so many further tokens of each row, int32; fewer only where the row ended."""
+        tokens = min(tokens, self.left)
+        self.left -= tokens
+        if tokens == 0:
+            return [np.zeros(0, np.int32) for _ in self._lengths_B]
+        # The buffer's size is the program's; how much of it is used is data.
+        arguments = {"most": jnp.int32(tokens), "buffer": _rounded(tokens)}
+        if self._state is None:
+            drawn_BT, self._state = _begin(
+                self._weights,
+                self._tokens_BL,
+                self._lengths_B,
+                self._rules,
+                self._config,
+                room=self._room,
+                **arguments,
+            )
+        else:
+            drawn_BT, self._state = _go_on(
+                self._weights, self._state, self._rules, self._config, **arguments
+            )
+        return [row_T[row_T != _NOTHING] for row_T in np.asarray(drawn_BT)]
+
+    def end(self, rows: Sequence[int]) -> None:
+        """Gives these rows no further tokens."""
+        if self._state is None or not rows:
+            return
+        ended_B = np.array(self._state.ended_B)
+        ended_B[list(rows)] = True
+        self._state = self._state._replace(ended_B=jnp.asarray(ended_B))
+
+
+def generate(
+    params: dict | cached.Weights,
+    prompts: Sequence[np.ndarray | Sequence[int]],
     config: ModelConfig,
     *,
-    length: int,
-    temperature: float = 0.8,
-    barred_V: jax.Array | None = None,
-) -> jax.Array:
-    """Continues prompts of one length.
+    decoding: Decoding = Decoding(),  # noqa: B008
+    max_tokens: int,
+    seeds: Sequence[int] | None = None,
+    ends: Sequence[int] = (),
+    barred: Sequence[int] = (),
+) -> list[np.ndarray]:
+    """Continues prompts of any lengths, in one program.
 
-    Args:
-      params: of the model.
-      prompt_BP: int, at least one token each.
-      rng: of the draws.
-      config: the model's.
-      length: tokens of the whole, prompt included.
-      temperature: divides the logits.
-      barred_V: bool, tokens never drawn (padding and other specials).
+    Arguments and errors as for `Generation`.
 
     Returns:
-      int [B, length], the prompt first.
+      int32 for each prompt, its new tokens alone.
     """
-    B, P = prompt_BP.shape
-    tokens_BL = jnp.zeros((B, length), jnp.int32).at[:, :P].set(prompt_BP)
-    positions_BL = jnp.broadcast_to(jnp.arange(length), (B, length))
-
-    def step(at, tokens_BL):
-        inputs = {"tokens": tokens_BL, "positions": positions_BL}
-        final_BLD = forward(params, inputs, config, mask=Mask(causal=True))["final"]
-        logits_BV = streams.token_logits(params["streams"], final_BLD[:, at - 1]) / temperature
-        if barred_V is not None:
-            logits_BV = jnp.where(barred_V, -jnp.inf, logits_BV)
-        drawn_B = jax.random.categorical(jax.random.fold_in(rng, at), logits_BV)
-        return tokens_BL.at[:, at].set(drawn_B)
-
-    return jax.lax.fori_loop(P, length, step, tokens_BL)
+    return Generation(
+        params,
+        prompts,
+        config,
+        decoding=decoding,
+        max_tokens=max_tokens,
+        seeds=seeds,
+        ends=ends,
+        barred=barred,
+    ).more(max_tokens)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "count"))
-def sample_patches(
-    params: dict,
-    positions_LA: jax.Array,
-    rng: jax.Array,
+@functools.partial(jax.jit, static_argnames=("config", "room", "buffer"))
+def _begin(
+    weights: cached.Weights,
+    tokens_BL: jax.Array,
+    lengths_B: jax.Array,
+    rules: Rules,
     config: ModelConfig,
     *,
-    count: int,
-    temperature: float = 1.0,
-) -> jax.Array:
-    """Draws pictures from nothing.
+    room: int,
+    most: jax.Array,
+    buffer: int,
+) -> tuple[jax.Array, State]:
+    """Reads the prompts and draws the first tokens, int32 [B, buffer], `_NOTHING` after an end."""
+    B, L = tokens_BL.shape
+    positions_BL = jnp.minimum(jnp.arange(L), lengths_B[:, None] - 1)
+    inputs = {"tokens": tokens_BL, "positions": positions_BL}
+    final_BLD, cache = cached.prefill(weights, inputs, lengths_B, config, room=room)
+    last_BD = jnp.take_along_axis(final_BLD, lengths_B[:, None, None] - 1, axis=1)[:, 0]
+    rows_B1 = jnp.arange(B)[:, None]
+    # Padding repeats the last token, which has been seen.
+    shown_BL = jnp.take_along_axis(tokens_BL, positions_BL, axis=1)
+    seen_BV = jnp.zeros((B, config.vocab), bool).at[rows_B1, shown_BL].set(True)
+    token_B = sampling.draw(
+        streams.token_logits(weights.streams, last_BD),
+        rules.knobs,
+        rules.keys_B,
+        lengths_B,
+        seen_BV=seen_BV,
+        barred_V=rules.barred_V,
+    )
+    state = State(
+        cache,
+        token_B,
+        lengths_B,
+        jnp.int32(L),
+        seen_BV.at[jnp.arange(B), token_B].set(True),
+        rules.ends_V[token_B],
+    )
+    drawn_BT = jnp.full((B, buffer), _NOTHING, jnp.int32)
+    drawn_BT = drawn_BT.at[:, 0].set(jnp.where(state.ended_B, _NOTHING, token_B))
+    return _loop(weights, state, rules, config, drawn_BT, jnp.int32(1), most)
 
-    Args:
-      params: of the model.
-      positions_LA: int, where the patches lie, in the order of training.
-      rng: of the draws.
-      config: the model's.
-      count: pictures (B).
-      temperature: multiplies the scales of the components.
 
-    Returns:
-      float32 [B, L, P] in 0..1.
-    """
-    L = positions_LA.shape[0]
-    inputs = streams.with_start(
-        {
-            "patches": jnp.zeros((count, L, config.patch)),
-            "positions": jnp.broadcast_to(positions_LA, (count, *positions_LA.shape)),
-            "segments": jnp.ones((count, L), jnp.int32),
-        }
+@functools.partial(jax.jit, static_argnames=("config", "buffer"), donate_argnames="state")
+def _go_on(
+    weights: cached.Weights,
+    state: State,
+    rules: Rules,
+    config: ModelConfig,
+    *,
+    most: jax.Array,
+    buffer: int,
+) -> tuple[jax.Array, State]:
+    """Draws further tokens, as `_begin` does."""
+    drawn_BT = jnp.full((len(state.token_B), buffer), _NOTHING, jnp.int32)
+    return _loop(weights, state, rules, config, drawn_BT, jnp.int32(0), most)
+
+
+def _loop(
+    weights: cached.Weights,
+    state: State,
+    rules: Rules,
+    config: ModelConfig,
+    drawn_BT: jax.Array,
+    first: jax.Array,
+    most: jax.Array,
+) -> tuple[jax.Array, State]:
+    """Fills the columns of `drawn_BT` from `first` to `most`, or until all rows have ended."""
+
+    def going(carry):
+        count, _, state = carry
+        return (count < most) & ~jnp.all(state.ended_B)
+
+    def draw_one(carry):
+        count, drawn_BT, state = carry
+        state = _next(weights, state, rules, config)
+        shown_B1 = jnp.where(state.ended_B, _NOTHING, state.token_B)[:, None]
+        return count + 1, jax.lax.dynamic_update_slice(drawn_BT, shown_B1, (0, count)), state
+
+    _, drawn_BT, state = jax.lax.while_loop(going, draw_one, (first, drawn_BT, state))
+    return drawn_BT, state
+
+
+def _next(weights: cached.Weights, state: State, rules: Rules, config: ModelConfig) -> State:
+    """Reads the last token of each row and draws the one after it."""
+    inputs = {"tokens": state.token_B[:, None], "positions": state.at_B[:, None]}
+    final_BLD, cache = cached.extend(weights, inputs, state.cache, state.column, config)
+    token_B = sampling.draw(
+        streams.token_logits(weights.streams, final_BLD[:, 0]),
+        rules.knobs,
+        rules.keys_B,
+        state.at_B + 1,
+        seen_BV=state.seen_BV,
+        barred_V=rules.barred_V,
+    )
+    return State(
+        cache,
+        token_B,
+        state.at_B + 1,
+        state.column + 1,
+        state.seen_BV.at[jnp.arange(len(token_B)), token_B].set(True),
+        state.ended_B | rules.ends_V[token_B],
     )
 
-    def step(at, patches_BLP):
-        final_BLD = forward(
-            params, inputs | {"patches": patches_BLP}, config, mask=Mask(causal=True)
-        )["final"]
-        log_weights_BM, means, scales = streams.mixture(
-            params["streams"], final_BLD[:, at - 1], config
-        )
-        which, noise = jax.random.split(jax.random.fold_in(rng, at))
-        component_B11 = jax.random.categorical(which, log_weights_BM)[:, None, None]
-        mean_BP = jnp.take_along_axis(means, component_B11, axis=1)[:, 0]
-        scale_BP = jnp.take_along_axis(scales, component_B11, axis=1)[:, 0]
-        drawn_BP = mean_BP + temperature * scale_BP * jax.random.normal(noise, mean_BP.shape)
-        return patches_BLP.at[:, at].set(jnp.clip(drawn_BP, 0.0, 1.0))
 
-    return jax.lax.fori_loop(1, L + 1, step, inputs["patches"])[:, 1:]
+def _check(prompts: Sequence, config: ModelConfig, max_tokens: int) -> list[int]:
+    """Lengths of the prompts, once nothing speaks against them."""
+    if not config.vocab:
+        raise UserError("a model without a vocabulary generates no text")
+    if max_tokens < 1:
+        raise UserError(f"max_tokens={max_tokens} must be at least 1")
+    lengths = [len(prompt) for prompt in prompts]
+    if not lengths or min(lengths) == 0:
+        raise UserError("a prompt must hold at least one token")
+    longest = max(lengths)
+    if config.context and longest + max_tokens > config.context:
+        raise UserError(
+            f"a prompt of {longest} tokens and max_tokens={max_tokens} are over the model's "
+            f"context of {config.context}"
+        )
+    for prompt in prompts:
+        if min(prompt) < 0 or max(prompt) >= config.vocab:
+            raise UserError(f"a prompt holds ids outside the vocabulary of {config.vocab}")
+    return lengths
+
+
+def _among(tokens: Sequence[int], vocab: int) -> np.ndarray:
+    """Bool [V]; ids the vocabulary lacks are never drawn anyway."""
+    return np.isin(np.arange(vocab), np.asarray(tokens, np.int64))
+
+
+def _rounded(count: int) -> int:
+    return -(-count // _ROUND) * _ROUND

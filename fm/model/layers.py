@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -10,9 +13,14 @@ from fm.model import norms
 from fm.model.config import ModelConfig
 from fm.model.norms import rms_norm
 from fm.model.positions import rotate
+from fm.model.products import times
 
 Turns = tuple[jax.Array, jax.Array]  # cosines and sines, see `fm.model.positions`
 
+# Linear maps, which `linear` applies; whatever else a layer has are vectors.
+KERNELS = ("query", "key", "value", "attention_out", "gate", "up", "down")
+# Those that read the same.
+TOGETHER = (("query", "key", "value"), ("gate", "up"))
 ACTIVATIONS = {
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -73,10 +81,17 @@ def apply(
       mask: who sees whom.
       config: the model's.
     """
-    B, L, _ = x_BLD.shape
     q_BLHC, k_BLKC, v_BLKC = queries_keys_values(layer, x_BLD, turns, config)
     o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
-    x_BLD = x_BLD + linear(layer, "attention_out", o_BLHC.reshape(B, L, -1), config)
+    return after_attention(layer, x_BLD, o_BLHC, config)
+
+
+def after_attention(
+    layer: dict[str, jax.Array], x_BLD: jax.Array, o_BLHC: jax.Array, config: ModelConfig
+) -> jax.Array:
+    """The rest of the layer: what attention gave goes into the residual, then the feed-forward."""
+    o_BLF = o_BLHC.reshape(*x_BLD.shape[:2], -1)
+    x_BLD = x_BLD + linear(layer, "attention_out", o_BLF, config)
     x_BLD = _after(layer, "attention_norm", x_BLD, config)
     n_BLD = _before(layer, "feed_forward_norm", x_BLD, config)
     x_BLD = x_BLD + feed_forward(layer, n_BLD, config)
@@ -96,37 +111,54 @@ def queries_keys_values(
     """
     B, L, _ = x_BLD.shape
     n_BLD = _before(layer, "attention_norm", x_BLD, config)
-
-    def heads(name):
-        return linear(layer, name, n_BLD, config).reshape(B, L, -1, config.head_width)
+    flat = linears(layer, TOGETHER[0], n_BLD, config)
+    heads = {name: y.reshape(B, L, -1, config.head_width) for name, y in flat.items()}
 
     def placed(name):
-        y_BLHC = heads(name)
+        y_BLHC = heads[name]
         if config.style.qk_norm != "none":
             y_BLHC = rms_norm(y_BLHC, config.norm_eps)
         if config.style.qk_norm == "gain":
             y_BLHC = y_BLHC * layer[f"{name}_norm"].astype(y_BLHC.dtype)
         return y_BLHC if turns is None else rotate(y_BLHC, *turns)
 
-    return placed("query"), placed("key"), heads("value")
+    return placed("query"), placed("key"), heads["value"]
 
 
 def feed_forward(layer: dict[str, jax.Array], n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
     """Up to F, through the activation, which may multiply a gate's place, and down to D."""
     activation = ACTIVATIONS[config.style.activation]
-    h_BLF = linear(layer, "up", n_BLD, config)
     if config.style.gated:
-        h_BLF = activation(linear(layer, "gate", n_BLD, config)) * h_BLF
+        both = linears(layer, TOGETHER[1], n_BLD, config)
+        h_BLF = activation(both["gate"]) * both["up"]
     else:
-        h_BLF = activation(h_BLF)
+        h_BLF = activation(linear(layer, "up", n_BLD, config))
     return linear(layer, "down", h_BLF, config)
 
 
 def linear(layer: dict[str, jax.Array], name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
     """x times the kernel of this name, its heads flattened, and its bias if it has one."""
-    y = x @ layer[name].astype(x.dtype).reshape(x.shape[-1], -1)
+    return _biased(layer, name, times(x, layer[name]), config)
+
+
+def linears(
+    layer: dict[str, jax.Array], names: Sequence[str], x: jax.Array, config: ModelConfig
+) -> dict[str, jax.Array]:
+    """`linear` of each name, in one product where `cached.prepare` has joined their kernels."""
+    joined = layer.get("+".join(names))
+    if joined is None:
+        return {name: linear(layer, name, x, config) for name in names}
+    C, F = config.head_width, config.hidden
+    widths = {"query": config.heads * C, "key": config.kv_heads * C, "gate": F}
+    ends = itertools.accumulate(widths[name] for name in names[:-1])
+    parts = jnp.split(times(x, joined), list(ends), axis=-1)
+    return {name: _biased(layer, name, y, config) for name, y in zip(names, parts, strict=True)}
+
+
+def _biased(layer, name, y, config):
+    """With the bias of this name, if it has one."""
     if config.style.biased(name):
-        y = y + layer[f"{name}_bias"].astype(x.dtype).reshape(-1)
+        y = y + layer[f"{name}_bias"].astype(y.dtype).reshape(-1)
     return y
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from fm.model import norms
 from fm.model.config import ModelConfig
+from fm.model.products import times
 
 # One grey level of a byte: no component may be narrower, or a flat background would earn an
 # unbounded density.
@@ -125,7 +126,7 @@ def token_head(params: dict[str, jax.Array]) -> jax.Array:
 
 def token_logits(params: dict[str, jax.Array], h_TD: jax.Array) -> jax.Array:
     """Unnormalised log probabilities of the next token, float32 [T, V]."""
-    return (h_TD @ token_head(params).astype(h_TD.dtype)).astype(jnp.float32)
+    return times(h_TD, token_head(params)).astype(jnp.float32)
 
 
 def summary(params: dict[str, jax.Array], final_BLD: jax.Array) -> jax.Array:

@@ -41,9 +41,7 @@ def forward(
     """
     config.check_length(inputs["positions"].shape[1])
     turns = turned(inputs["positions"], config)
-    x_BLD = streams.embed(params["streams"], inputs, config, hidden_BL)
-    if config.style.embedding_norm:
-        x_BLD = _norm(params, "embedding_norm", x_BLD, config)
+    x_BLD = enter(params["streams"], inputs, config, hidden_BL)
     if config.scan:
 
         def body(x, layer):
@@ -61,8 +59,27 @@ def forward(
             layer = {name: split[n][0] for name, split in parts.items()}
             residuals.append(layers.apply(layer, residuals[-1], turns, mask, config))
         last, residuals = residuals[-1], jnp.stack(residuals)
-    final = _norm(params, "final_norm", last, config) if config.style.final_norm else last
-    return {"final": final, "layers": residuals}
+    return {"final": leave(params["streams"], last, config), "layers": residuals}
+
+
+def enter(
+    params: dict[str, jax.Array],
+    inputs: dict[str, jax.Array],
+    config: ModelConfig,
+    hidden_BL: jax.Array | None = None,
+) -> jax.Array:
+    """x_BLD, the residual before the first layer; `params` are those of the streams."""
+    x_BLD = streams.embed(params, inputs, config, hidden_BL)
+    if config.style.embedding_norm:
+        x_BLD = norms.norm(x_BLD, params, "embedding_norm", config.style, config.norm_eps)
+    return x_BLD
+
+
+def leave(params: dict[str, jax.Array], x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
+    """What the heads read of the residual after the last layer."""
+    if config.style.final_norm:
+        x_BLD = norms.norm(x_BLD, params, "final_norm", config.style, config.norm_eps)
+    return x_BLD
 
 
 def turned(positions: jax.Array, config: ModelConfig) -> layers.Turns | None:
@@ -72,10 +89,6 @@ def turned(positions: jax.Array, config: ModelConfig) -> layers.Turns | None:
     positions_BLA = positions[..., None] if positions.ndim == 2 else positions
     scaling = config.style.rope_scaling
     return rotations(positions_BLA, config.head_width, config.rope_base, scaling)
-
-
-def _norm(params: dict, name: str, x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
-    return norms.norm(x_BLD, params["streams"], name, config.style, config.norm_eps)
 
 
 class Transformer(nn.Module):

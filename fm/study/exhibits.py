@@ -14,7 +14,9 @@ from PIL import Image
 from fm.data.pieces import patch_positions, unpatchify
 from fm.data.tokenizer import SPECIALS
 from fm.evaluation.label_efficiency import steps_to_quality
-from fm.model.generate import sample_patches, sample_tokens
+from fm.model.drawing import sample_patches
+from fm.model.generate import generate
+from fm.model.sampling import Decoding
 from fm.study.arms import Fed
 from fm.study.cells import Cell
 from fm.study.tasks import Task
@@ -106,14 +108,13 @@ def _texts(task: Task, fed: Fed) -> list[Row]:
     assert tokenizer is not None
     started = tokenizer.encode(task.test.texts(range(min(_SAMPLES, len(task.test)))))
     shared = min(_PROMPT_TOKENS, *map(len, started))
-    start_BP = np.array([[tokenizer.bos, *ids[:shared]] for ids in started])
-    drawn_BL = sample_tokens(
+    drawn = generate(
         fed.runs[0].params,
-        start_BP,
-        jax.random.key(0),
+        [[tokenizer.bos, *ids[:shared]] for ids in started],
         fed.reads.model,
-        length=start_BP.shape[1] + _SAMPLE_TOKENS,
-        barred_V=jnp.arange(fed.reads.model.vocab) < SPECIALS,
+        decoding=Decoding(temperature=0.8),
+        max_tokens=_SAMPLE_TOKENS,
+        barred=range(SPECIALS),
     )
     return [
         {
@@ -121,7 +122,7 @@ def _texts(task: Task, fed: Fed) -> list[Row]:
             "prompt": tokenizer.decode(ids[:shared]),
             "text": tokenizer.decode(new),
         }
-        for ids, new in zip(started, np.asarray(drawn_BL)[:, start_BP.shape[1] :], strict=True)
+        for ids, new in zip(started, drawn, strict=True)
     ]
 
 

@@ -22,7 +22,7 @@ def outputs(case, *, peer):
 
 @pytest.mark.parametrize("kind", [attention, decode, loss], ids=["attention", "decode", "loss"])
 def test_we_and_jax_compute_the_same(kind):
-    for case in kind.cases(QUICK):
+    for case in (case for case in kind.cases(QUICK) if "jax" in case.peers):
         ours, theirs = outputs(case, peer="jax")
         assert len(ours) == len(theirs)
         for mine, other in zip(ours, theirs, strict=True):

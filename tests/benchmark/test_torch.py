@@ -21,7 +21,7 @@ QUICK = Setting(scale="quick")
     "kind", [gemm, attention, decode, loss], ids=["gemm", "attention", "decode", "loss"]
 )
 def test_we_and_pytorch_compute_the_same(kind):
-    for case in kind.cases(QUICK):
+    for case in (case for case in kind.cases(QUICK) if "torch" in case.peers):
         ours = jax.tree.leaves(next(iter(case.ours.values()))().call())
         theirs = jax.tree.leaves(next(iter(case.peers["torch"].values()))().call())
         theirs = [each.detach().float().numpy() for each in theirs]

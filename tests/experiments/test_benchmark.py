@@ -113,7 +113,7 @@ def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch
         (["--what=nonsense"], ["--what=nonsense", "'nonsense'", "gemm, attention, step"]),
         (["--what="], ["--what=", "at least one of gemm"]),
         (["--what=gemm,gemm"], ["--what=gemm,gemm", "none of them twice"]),
-        (["--peer=numpy"], ["--peer=numpy", "'numpy'", "torch, jax, none"]),
+        (["--peer=numpy"], ["--peer=numpy", "'numpy'", "torch, jax, transformers, none"]),
         (["--cases=huge"], ["--cases=huge: takes one of quick, default, full"]),
         (["--attention=magic"], ["--attention=magic", "'magic'", "reference"]),
         (["--only=nothing has this"], ["--only=nothing has this", "gemm"]),

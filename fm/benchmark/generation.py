@@ -1,0 +1,127 @@
+"""Whole generations through the cache, at the size of SmolLM2-135M, with random weights.
+
+A token drawn alone reads every weight once: the memory's rate is the limit, and halving the bytes
+with bfloat16 should show. FLOPs are those of one pass over all tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from fm.benchmark.case import Case
+from fm.benchmark.gemm import DTYPES
+from fm.benchmark.settings import Setting
+from fm.benchmark.step import size
+from fm.benchmark.timing import Side
+from fm.model import cached
+from fm.model.config import ModelConfig
+from fm.model.flops import forward_flops
+from fm.model.generate import generate
+from fm.model.sampling import GREEDY
+from fm.model.style import Style
+from fm.model.transformer import init
+
+LLAMA = Style(
+    gain=True,
+    embedding_norm=False,
+    qk_norm="none",
+    activation="silu",
+    gated=True,
+    tied=True,
+)
+SMOLLM2 = ModelConfig(
+    depth=30,
+    width=576,
+    heads=9,
+    kv_heads=3,
+    hidden=1536,
+    vocab=49152,
+    rope_base=100_000.0,
+    norm_eps=1e-5,
+    context=8192,
+    style=LLAMA,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Prompts of B x L tokens, and T tokens more."""
+
+    model: ModelConfig
+    batch: int
+    length: int
+    tokens: int
+
+    def prompts(self, seed: int) -> np.ndarray:
+        """Drawn evenly from the vocabulary, int32 [B, L]."""
+        shape = (self.batch, self.length)
+        return np.random.default_rng(seed).integers(0, self.model.vocab, shape, np.int32)
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """One text and eight, then a long prompt, each against `transformers`; then small samples."""
+    if setting.quick:
+        tiny = dataclasses.replace(
+            SMOLLM2, depth=2, width=48, heads=3, kv_heads=1, hidden=64, vocab=96, context=64
+        )
+        yield _case(Work(tiny, 2, 5, 4), "tiny", "float32", setting)
+        return
+    for dtype in DTYPES:
+        model = dataclasses.replace(SMOLLM2, dtype=dtype)
+        for batch in (1, 8):
+            yield _case(Work(model, batch, 16, 64), "SmolLM2-135M", dtype, setting)
+        yield _case(Work(model, 1, 512, 1), "SmolLM2-135M", dtype, setting)
+    for dtype in DTYPES:
+        small = dataclasses.replace(size(4, 128, 128, 8, 4096).model, dtype=dtype)
+        yield _case(Work(small, 8, 1, 127), "4x128 V4096", dtype, setting)
+
+
+def _case(work: Work, name: str, dtype: str, setting: Setting) -> Case:
+    B, L, T = work.batch, work.length, work.tokens
+
+    def theirs() -> Side:
+        from fm.benchmark.peers import llama
+
+        params = random_params(work.model, setting.seed)
+        return llama.generation(params, work.prompts(setting.seed), work.model, T)
+
+    return Case(
+        what="decode",
+        name=f"generate, {name} B{B} L{L} + {T}",
+        dtype=dtype,
+        ours={"generate": lambda: _ours(work, setting.seed)},
+        peers={"transformers": {"generate": theirs}} if work.model.style == LLAMA else {},
+        flops=B * forward_flops(work.model, L + T, predictions=T),
+        tokens=B * (T if T > 1 else L),
+    )
+
+
+def _ours(work: Work, seed: int) -> Side:
+    weights = jax.block_until_ready(cached.prepare(random_params(work.model, seed), work.model))
+    prompts = list(work.prompts(seed))
+
+    def call():
+        return generate(weights, prompts, work.model, decoding=GREEDY, max_tokens=work.tokens)
+
+    began = time.perf_counter()
+    call()
+    # What is drawn has reached the host when `generate` returns.
+    return Side(call, wait=lambda _: None, compile_seconds=time.perf_counter() - began)
+
+
+def random_params(config: ModelConfig, seed: int) -> dict:
+    """Normal with deviation 0.02, gains one: as untrained as can be, and no layer does nothing."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0), config))
+
+    def leaf(path, like):
+        if "norm" in jax.tree_util.keystr(path):
+            return np.ones(like.shape, np.float32)
+        return rng.standard_normal(like.shape, np.float32) * np.float32(0.02)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)

@@ -1,0 +1,95 @@
+"""The same model in `transformers`, generating by its own `generate` with its own cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+import transformers  # pyright: ignore[reportMissingImports]
+
+from fm.benchmark.peers import pytorch
+from fm.benchmark.timing import Side
+from fm.model.config import ModelConfig
+
+
+def generation(params: dict, prompts_BL: np.ndarray, config: ModelConfig, new_tokens: int) -> Side:
+    """Greedy continuations of prompts of one length, int64 [B, L + new_tokens].
+
+    Args:
+      params: of the model.
+      prompts_BL: int.
+      config: of Llama's style with tied embeddings; its dtype is that of the weights there.
+      new_tokens: exactly so many, ends or not.
+    """
+    network = model(params, config)
+    prompts = torch.tensor(prompts_BL, device=pytorch.device()).long()
+    options: dict[str, Any] = {
+        "attention_mask": torch.ones_like(prompts),
+        "max_new_tokens": new_tokens,
+        "min_new_tokens": new_tokens,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    }
+
+    def generate():
+        with torch.inference_mode():
+            return network.generate(prompts, **options)
+
+    return pytorch.side(generate)
+
+
+def model(params: dict, config: ModelConfig) -> Any:
+    """`LlamaForCausalLM` with these parameters."""
+    options: dict[str, Any] = {
+        "vocab_size": config.vocab,
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        # Before version 5 and since.
+        "rope_theta": config.rope_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    settings = transformers.LlamaConfig(**options)
+    with torch.device("meta"):
+        network: Any = transformers.LlamaForCausalLM(settings)
+    network.to_empty(device="cpu")
+    network.tie_weights()
+    # Rotary frequencies are no weights: made on no device, they must be made again.
+    network.model.rotary_emb = type(network.model.rotary_emb)(settings)
+    names = {
+        "query": "self_attn.q_proj",
+        "key": "self_attn.k_proj",
+        "value": "self_attn.v_proj",
+        "attention_out": "self_attn.o_proj",
+        "gate": "mlp.gate_proj",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+        "attention_norm": "input_layernorm",
+        "feed_forward_norm": "post_attention_layernorm",
+    }
+    streams = params["streams"]
+    tensors = {
+        "model.embed_tokens.weight": streams["token_embedding"],
+        "model.norm.weight": streams["final_norm"],
+        "lm_head.weight": streams["token_embedding"],
+    }
+    for ours, theirs in names.items():
+        for n, leaf in enumerate(np.asarray(params["layers"][ours])):
+            if ours == "attention_out":
+                leaf = leaf.reshape(-1, config.width).T
+            elif leaf.ndim > 1:
+                leaf = leaf.reshape(leaf.shape[0], -1).T
+            tensors[f"model.layers.{n}.{theirs}.weight"] = leaf
+    network.load_state_dict(
+        {name: torch.tensor(np.ascontiguousarray(each)) for name, each in tensors.items()}
+    )
+    return network.to(pytorch.device(), pytorch.DTYPES[config.dtype]).eval()

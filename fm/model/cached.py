@@ -1,0 +1,191 @@
+"""The forward pass with a memory: keys and values of earlier pieces, kept for the later ones.
+
+Rows of unlike lengths are padded to one on the right, and what follows goes into the columns
+behind the padding, the same for every row: a slice written in place, where a column of each row's
+own would need a scatter. The holes are masked; where a piece lies in its row, its position says.
+Every layer has arrays of its own: of one stacked array each layer would have to cut its part out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fm.attention import Mask, attention
+from fm.attention.choice import platform
+from fm.errors import UserError
+from fm.model import layers, streams
+from fm.model.config import ModelConfig
+from fm.model.products import Kernel, Turned, turn
+from fm.model.transformer import enter, leave, turned
+
+
+class Weights(NamedTuple):
+    """Parameters made ready for many small passes, by `prepare`.
+
+    Attributes:
+      streams: as in the parameters, some kernels `Turned`.
+      layers: a dict a layer, kernels flat, those that read the same joined into one.
+    """
+
+    streams: dict[str, Any]
+    layers: tuple[dict[str, Any], ...]
+
+
+class Cache(NamedTuple):
+    """What earlier pieces left behind.
+
+    Attributes:
+      keys: of each layer, normalised and turned, flat as [B, S, K C], or [S, K C] of one row:
+        the matrix attention takes them as. Of a shape that must be another one first XLA:CPU
+        would copy all of it at every step, four times over.
+      values: of each layer, alike.
+      filled_BS: int32, 1 where a column holds a piece of the row and 0 where not.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    filled_BS: jax.Array
+
+
+def prepare(params: dict, config: ModelConfig) -> Weights:
+    """Layers apart, and kernels as many small products like them: a copy, made once.
+
+    On a CPU kernels are turned round and float32 whatever the config's dtype, see
+    `fm.model.products`; elsewhere they are in that dtype.
+
+    Raises:
+      UserError: the model is bidirectional.
+    """
+    if config.style.post_norm:
+        raise UserError("a model of BERT's kind fills in what is hidden; it does not generate")
+    turning = platform() == "cpu"
+    params = jax.tree.map(jnp.asarray, params)
+    every = tuple(_layer(params["layers"], n, config, turning) for n in range(config.depth))
+    ready = _streams(params["streams"], config, turning)
+    if turning and config.style.tied and config.dtype == "float32":
+        # The embedding lies as a turned head does, and need not lie there twice.
+        ready["token_head"] = Turned(ready["token_embedding"])
+    return Weights(ready, every)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "turning"))
+def _layer(stacked: dict, n: int, config: ModelConfig, turning: bool) -> dict[str, Any]:
+    """One layer's parameters; one program cuts out all of them."""
+
+    layer = {name: leaf[n] for name, leaf in stacked.items()}
+    flat = {
+        name: _flat(layer.pop(name), 2 if name == "attention_out" else 1)
+        for name in layers.KERNELS
+        if name in layer
+    }
+    for names in layers.TOGETHER:
+        if set(names) <= flat.keys():
+            flat["+".join(names)] = jnp.concatenate([flat.pop(name) for name in names], axis=1)
+    return layer | {name: _laid(kernel, config, turning) for name, kernel in flat.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "turning"))
+def _streams(params: dict, config: ModelConfig, turning: bool) -> dict[str, Any]:
+    ready = {
+        name: leaf.astype(config.dtype) if name.endswith("_embedding") else leaf
+        for name, leaf in params.items()
+    }
+    if "token_head" in params or (turning and config.style.tied and config.dtype != "float32"):
+        ready["token_head"] = _laid(streams.token_head(params), config, turning)
+    return ready
+
+
+def _flat(kernel: jax.Array, inner: int) -> jax.Array:
+    """[in, out]; the first `inner` axes are those that are summed over."""
+    return kernel.reshape(math.prod(kernel.shape[:inner]), -1)
+
+
+def _laid(kernel_IO: jax.Array, config: ModelConfig, turning: bool) -> Kernel:
+    """As a product likes it."""
+    return turn(kernel_IO) if turning else kernel_IO.astype(config.dtype)
+
+
+def prefill(
+    weights: Weights,
+    inputs: dict[str, jax.Array],
+    lengths_B: jax.Array,
+    config: ModelConfig,
+    *,
+    room: int,
+) -> tuple[jax.Array, Cache]:
+    """Reads the beginnings of all rows at once.
+
+    Args:
+      weights: from `prepare`.
+      inputs: pieces and positions as for `forward`, [B, L], padded on the right; padding has
+        positions too, within the context.
+      lengths_B: int, how many pieces each row has, one at least.
+      config: the model's.
+      room: columns for pieces to come.
+
+    Returns:
+      final_BLD, the output the heads read, and a cache of L + room columns.
+    """
+    L = inputs["positions"].shape[1]
+    # What is padded comes later than what is not, so causality hides it.
+    mask = Mask(causal=True)
+    x_BLD = enter(weights.streams, inputs, config)
+    turns = turned(inputs["positions"], config)
+    keys, values = [], []
+    for layer in weights.layers:
+        q_BLHC, k_BLKC, v_BLKC = layers.queries_keys_values(layer, x_BLD, turns, config)
+        o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
+        x_BLD = layers.after_attention(layer, x_BLD, o_BLHC, config)
+        for kept, x_BLKC in ((keys, k_BLKC), (values, v_BLKC)):
+            padded_BSKC = jnp.pad(x_BLKC, ((0, 0), (0, room), (0, 0), (0, 0)))
+            kept.append(_flat_rows(padded_BSKC))
+    filled_BS = (jnp.arange(L + room) < lengths_B[:, None]).astype(jnp.int32)
+    return leave(weights.streams, x_BLD, config), Cache(tuple(keys), tuple(values), filled_BS)
+
+
+def extend(
+    weights: Weights,
+    inputs: dict[str, jax.Array],
+    cache: Cache,
+    column: jax.Array,
+    config: ModelConfig,
+) -> tuple[jax.Array, Cache]:
+    """Reads one more piece of every row, which sees all earlier ones.
+
+    Args:
+      weights: from `prepare`.
+      inputs: pieces and positions as for `forward`, [B, 1].
+      cache: from `prefill` or the call before.
+      column: int, where the piece goes in the cache.
+      config: the model's.
+
+    Returns:
+      final_BLD with L = 1, and the cache with the piece.
+    """
+    B = len(cache.filled_BS)
+    one_B1 = jnp.ones((B, 1), jnp.int32)
+    filled_BS = jax.lax.dynamic_update_slice(cache.filled_BS, one_B1, (0, column))
+    mask = Mask(q_segments=one_B1, kv_segments=filled_BS)
+    x_BLD = enter(weights.streams, inputs, config)
+    turns = turned(inputs["positions"], config)
+    keys, values = [], []
+    for layer, *past in zip(weights.layers, cache.keys, cache.values, strict=True):
+        q_BLHC, k_BLKC, v_BLKC = layers.queries_keys_values(layer, x_BLD, turns, config)
+        for kept, old, new_BLKC in zip((keys, values), past, (k_BLKC, v_BLKC), strict=True):
+            place = (0, column, 0)[-old.ndim :]
+            kept.append(jax.lax.dynamic_update_slice(old, _flat_rows(new_BLKC), place))
+        heads = (*filled_BS.shape, *k_BLKC.shape[2:])
+        o_BLHC = attention(q_BLHC, keys[-1].reshape(heads), values[-1].reshape(heads), mask=mask)
+        x_BLD = layers.after_attention(layer, x_BLD, o_BLHC, config)
+    return leave(weights.streams, x_BLD, config), Cache(tuple(keys), tuple(values), filled_BS)
+
+
+def _flat_rows(x_BLKC: jax.Array) -> jax.Array:
+    """As a `Cache` holds them."""
+    B, L, K, C = x_BLKC.shape
+    return x_BLKC.reshape(L, K * C) if B == 1 else x_BLKC.reshape(B, L, K * C)

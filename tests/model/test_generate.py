@@ -1,0 +1,266 @@
+"""Generation with a cache against the plain forward pass, run again for every token."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.attention import Mask
+from fm.errors import UserError
+from fm.model import cached, streams
+from fm.model import generate as module
+from fm.model.generate import Generation, generate
+from fm.model.sampling import GREEDY, Decoding
+from tests.model.problems import params, run
+from tests.model.styles import STYLES, config
+
+OWN = config(depth=1)
+PROMPTS = [[5, 9, 2, 40, 11], [3], [8, 8, 1], [90, 20, 33, 7, 7, 7, 7, 7, 12]]
+CAUSAL = Mask(causal=True)
+logits_of = jax.jit(streams.token_logits)
+
+
+def plain_logits(weights, tokens, config):
+    """float32 [L, V] of one row, each place given those before it, without any cache."""
+    # Padded to one length, which causality does not let matter: one program for all.
+    padded = np.zeros((1, 64), np.int32)
+    padded[0, : len(tokens)] = tokens
+    inputs = {"tokens": padded, "positions": np.arange(64)[None]}
+    final = run(weights, inputs, config, mask=CAUSAL)["final"]
+    return np.array(logits_of(weights["streams"], final[0]))[: len(tokens)]
+
+
+def plain_greedy(weights, prompt, config, count):
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(np.argmax(plain_logits(weights, tokens, config)[-1])))
+    return tokens[len(prompt) :]
+
+
+def cached_logits(weights, rows, prompt_lengths, config):
+    """float32 [B][L - P + 1, V]: of each row's prompt's last place and of those after it."""
+    ready = cached.prepare(weights, config)
+    longest, steps = max(prompt_lengths), len(rows[0]) - prompt_lengths[0]
+    tokens = np.zeros((len(rows), longest), np.int32)
+    for padded, row, length in zip(tokens, rows, prompt_lengths, strict=True):
+        padded[:length] = row[:length]
+    lengths = jnp.asarray(prompt_lengths)
+    inputs = {
+        "tokens": tokens,
+        "positions": np.minimum(np.arange(longest), np.asarray(prompt_lengths)[:, None] - 1),
+    }
+    prefill = jax.jit(cached.prefill, static_argnames=("config", "room"))
+    extend = jax.jit(cached.extend, static_argnames="config")
+    final, cache = prefill(ready, inputs, lengths, config, room=steps)
+    found = [[final[b, n - 1]] for b, n in enumerate(prompt_lengths)]
+    for step in range(steps):
+        at = np.asarray(prompt_lengths)[:, None] + step
+        new = np.take_along_axis(np.asarray(rows_padded(rows)), at, axis=1)
+        inputs = {"tokens": new, "positions": at}
+        final, cache = extend(ready, inputs, cache, jnp.int32(longest + step), config)
+        for row, each in zip(found, final, strict=True):
+            row.append(each[0])
+    return [np.asarray(logits_of(ready.streams, jnp.stack(row))) for row in found]
+
+
+def rows_padded(rows):
+    longest = max(map(len, rows))
+    return [list(row) + [0] * (longest - len(row)) for row in rows]
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_cached_logits_are_the_uncached_ones(name):
+    model = STYLES[name]
+    weights = params(model)
+    rng = np.random.default_rng(0)
+    lengths = [5, 1, 9]
+    rows = [rng.integers(0, model.vocab, length + 6) for length in lengths]
+    got = cached_logits(weights, rows, lengths, model)
+    for row, length, found in zip(rows, lengths, got, strict=True):
+        want = plain_logits(weights, row, model)[length - 1 :]
+        np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["own", "gpt2", "qwen3"])
+def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
+    model = STYLES[name]
+    half = dataclasses.replace(model, dtype="bfloat16")
+    weights = params(model)
+    lengths = [7, 3]
+    rows = [np.random.default_rng(1).integers(0, model.vocab, n + 5) for n in lengths]
+    got = cached_logits(weights, rows, lengths, half)
+    for row, length, found in zip(rows, lengths, got, strict=True):
+        exact = plain_logits(weights, row, model)[length - 1 :]
+        error = np.sqrt(np.mean((found - exact) ** 2)) / np.std(exact)
+        plain = plain_logits(weights, row, half)[length - 1 :]
+        allowed = np.sqrt(np.mean((plain - exact) ** 2)) / np.std(exact)
+        assert error < max(2 * allowed, 0.02)
+
+
+@pytest.mark.parametrize("name", ["own", "gpt2", "llama one key head, tied", "qwen3"])
+def test_greedy_texts_of_ragged_prompts_are_the_plain_ones(name):
+    model = STYLES[name]
+    weights = params(model)
+    got = generate(weights, PROMPTS, model, decoding=GREEDY, max_tokens=12)
+    for prompt, row in zip(PROMPTS, got, strict=True):
+        assert row.dtype == np.int32
+        assert row.tolist() == plain_greedy(weights, prompt, model, 12)
+
+
+def test_parameters_in_bfloat16_generate_too():
+    weights = params(OWN)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
+    rounded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), half)
+    options = {"decoding": GREEDY, "max_tokens": 6}
+    got = generate(half, PROMPTS, OWN, **options)
+    want = generate(rounded, PROMPTS, OWN, **options)
+    assert [row.tolist() for row in got] == [row.tolist() for row in want]
+
+
+def test_in_parts_it_is_the_same_text_as_in_one():
+    weights = cached.prepare(params(OWN), OWN)
+    options = {"decoding": Decoding(1.3, top_p=0.9), "max_tokens": 20, "seeds": [4, 5, 6, 7]}
+    whole = generate(weights, PROMPTS, OWN, **options)
+    generation = Generation(weights, PROMPTS, OWN, **options)
+    parts = []
+    while not generation.finished:
+        parts.append(generation.more(3))
+    assert len(parts) == 7 and generation.left == 0
+    assert [np.concatenate(row).tolist() for row in zip(*parts, strict=True)] == [
+        row.tolist() for row in whole
+    ]
+    assert [len(row) for row in whole] == [20] * 4
+    assert all(len(row) == 0 for row in generation.more(3))
+
+
+def test_a_text_depends_on_its_prompt_and_seed_alone():
+    weights = cached.prepare(params(OWN), OWN)
+    options = {"decoding": Decoding(2.0), "max_tokens": 10}
+    together = generate(weights, PROMPTS, OWN, seeds=[3, 1, 4, 1], **options)
+    for prompt, seed, row in zip(PROMPTS, [3, 1, 4, 1], together, strict=True):
+        (alone,) = generate(weights, [prompt], OWN, seeds=[seed], **options)
+        assert row.tolist() == alone.tolist()
+    same = generate(weights, [PROMPTS[0]] * 3, OWN, seeds=[9, 9, 10], **options)
+    assert same[0].tolist() == same[1].tolist() != same[2].tolist()
+
+
+def test_rows_end_at_their_own_ends():
+    weights = params(OWN)
+    free = generate(weights, PROMPTS, OWN, decoding=GREEDY, max_tokens=12)
+    ends = [int(free[0][4]), int(free[3][0])]
+    got = generate(weights, PROMPTS, OWN, decoding=GREEDY, max_tokens=12, ends=ends)
+    for row, whole in zip(got, free, strict=True):
+        cut = next((i for i, token in enumerate(whole) if token in ends), len(whole))
+        assert row.tolist() == whole[:cut].tolist()
+    assert len(got[3]) == 0 and 0 < len(got[0]) <= 4
+
+
+def test_it_stops_once_all_rows_have_ended():
+    weights = params(OWN)
+    (free,) = generate(weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=12)
+    generation = Generation(
+        weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=40, ends=[int(free[2])]
+    )
+    generation.more(40)
+    assert generation.finished
+    # The column where the loop stood still: prompt, rounded up, and the tokens read so far.
+    cut = free.tolist().index(free[2])
+    assert int(generation._state.column) == 32 + cut
+
+
+def test_rows_told_to_end_get_nothing_more():
+    generation = Generation(params(OWN), PROMPTS, OWN, decoding=GREEDY, max_tokens=9)
+    first = generation.more(3)
+    generation.end([0, 2])
+    second = generation.more(3)
+    assert [len(row) for row in first] == [3] * 4
+    assert [len(row) for row in second] == [0, 3, 0, 3]
+    generation.end([1, 3])
+    assert generation.finished
+
+
+def test_barred_tokens_and_the_penalty_of_prompts():
+    weights = params(OWN)
+    (free,) = generate(weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=8)
+    (barred,) = generate(
+        weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=8, barred=[int(free[0])]
+    )
+    assert free[0] not in barred
+    harsh = Decoding(0.0, repetition_penalty=1e6)
+    (fresh,) = generate(weights, [PROMPTS[0]], OWN, decoding=harsh, max_tokens=8)
+    # Every token that was there, of the prompt too, has a logit next to zero or far below it.
+    tokens = list(PROMPTS[0])
+    for token in fresh:
+        logits = plain_logits(weights, tokens, OWN)[-1]
+        logits[tokens] = np.where(logits[tokens] > 0, logits[tokens] / 1e6, logits[tokens] * 1e6)
+        assert token == np.argmax(logits)
+        tokens.append(int(token))
+
+
+@pytest.mark.parametrize("name", ["own", "gpt2", "llama"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_copies_no_cache(name, rows):
+    """In the compiled loop nothing is as large as a cache but what is written in place."""
+    model = dataclasses.replace(STYLES[name], context=2048)
+    generation = Generation(
+        cached.prepare(params(model), model),
+        [[1] * 1000] * rows,
+        model,
+        decoding=GREEDY,
+        max_tokens=8,
+    )
+    generation.more(2)
+    compiled = module._go_on.lower(
+        generation._weights,
+        generation._state,
+        generation._rules,
+        model,
+        most=jnp.int32(4),
+        buffer=32,
+    ).compile()
+    columns = generation._state.cache.filled_BS.shape[1]
+    assert columns == 1024 + 32
+    size = rf"\[({rows},)?{columns},[\d,]*\d+\]\S*"
+    made = [found[1] for found in re.findall(rf"= \w+{size} ([\w-]+)\(", compiled.as_text())]
+    kinds = {"parameter", "get-tuple-element", "bitcast", "fusion", "dynamic-update-slice"}
+    assert made.count("fusion") >= 2 * model.depth and set(made) <= kinds, set(made) - kinds
+    # A fusion of that size is a write in place: there are as many as arrays in the cache.
+    assert made.count("fusion") == 2 * model.depth
+    scratch = compiled.memory_analysis().temp_size_in_bytes
+    assert scratch < rows * columns * model.kv_heads * model.head_width * 4
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "at least one token"),
+        ([[1], []], {}, "at least one token"),
+        ([[1] * 60], {"max_tokens": 5}, "60 tokens and max_tokens=5 .* context of 64"),
+        ([[1]], {"max_tokens": 0}, "max_tokens=0 must be at least 1"),
+        ([[97]], {}, "outside the vocabulary of 97"),
+        ([[-1]], {}, "outside the vocabulary of 97"),
+        ([[1]], {"seeds": [1, 2]}, "2 seeds for 1 prompts"),
+        ([[1]], {"barred": range(97)}, "whole vocabulary"),
+    ],
+)
+def test_what_cannot_be_is_refused(prompts, options, message):
+    with pytest.raises(UserError, match=message):
+        generate(params(OWN), prompts, OWN, **({"max_tokens": 4} | options))
+
+
+def test_the_whole_context_can_be_used():
+    weights = params(OWN)
+    (row,) = generate(weights, [[1] * 60], OWN, decoding=GREEDY, max_tokens=4)
+    assert row.tolist() == plain_greedy(weights, [1] * 60, OWN, 4)
+
+
+def test_models_that_cannot_generate_are_refused():
+    bert = config(style=dataclasses.replace(STYLES["gpt2"].style, post_norm=True), kv_heads=4)
+    with pytest.raises(UserError, match="does not generate"):
+        generate(params(bert), [[1]], bert, max_tokens=1)
+    blind = config(vocab=0, patch=12)
+    with pytest.raises(UserError, match="without a vocabulary"):
+        generate({}, [[1]], blind, max_tokens=1)
