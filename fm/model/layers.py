@@ -137,8 +137,12 @@ def feed_forward(layer: dict[str, jax.Array], n_BLD: jax.Array, config: ModelCon
 
 
 def linear(layer: dict[str, jax.Array], name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
-    """x times the kernel of this name, its heads flattened, and its bias if it has one."""
-    return _biased(layer, name, times(x, layer[name]), config)
+    """x times the kernel of this name, its heads flattened, and what else belongs to it.
+
+    That is its bias, if it has one, and the product with its low-rank adapters, if it has any
+    (`fm.transfer.lora`).
+    """
+    return _completed(layer, name, x, times(x, layer[name]), config)
 
 
 def linears(
@@ -152,11 +156,15 @@ def linears(
     widths = {"query": config.heads * C, "key": config.kv_heads * C, "gate": F}
     ends = itertools.accumulate(widths[name] for name in names[:-1])
     parts = jnp.split(times(x, joined), list(ends), axis=-1)
-    return {name: _biased(layer, name, y, config) for name, y in zip(names, parts, strict=True)}
+    products = zip(names, parts, strict=True)
+    return {name: _completed(layer, name, x, y, config) for name, y in products}
 
 
-def _biased(layer, name, y, config):
-    """With the bias of this name, if it has one."""
+def _completed(layer, name, x, y, config):
+    """y, x times the kernel of this name, with its adapters' product and its bias."""
+    if f"{name}_lora_a" in layer:
+        a, b = (layer[f"{name}_lora_{part}"].astype(x.dtype) for part in "ab")
+        y = y + x @ a @ b
     if config.style.biased(name):
         y = y + layer[f"{name}_bias"].astype(y.dtype).reshape(-1)
     return y

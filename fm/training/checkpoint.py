@@ -44,10 +44,12 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
-        """Opens or makes `folder`, of which the last `keep` checkpoints stay."""
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2, keep_every: int | None = None):
+        """Opens or makes `folder`; the last `keep` stay, and those at multiples of `keep_every`."""
         self._folder = pathlib.Path(folder).resolve()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -122,14 +124,15 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_params(folder: pathlib.Path) -> tuple[dict, dict]:
+def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, dict]:
     """Parameters and config of the newest checkpoint in a folder, for use in another run.
 
     Args:
       folder: the `checkpoints` of a run.
+      step: of the checkpoint to read; the newest unless given.
 
     Raises:
-      UserError: if the folder holds no checkpoint, or none that can be read.
+      UserError: if the folder holds no checkpoint, or none of that step, or none that can be read.
     """
     folder = pathlib.Path(folder).resolve()
     if not folder.is_dir():
@@ -153,7 +156,9 @@ def load_params(folder: pathlib.Path) -> tuple[dict, dict]:
             )
             return saved["params"], saved["config"]
 
-        found, _ = _newest_readable(folder, manager, read)
+        if step is not None and step not in manager.all_steps():
+            raise UserError(f"{folder} holds no checkpoint of step {step}")
+        found, _ = _newest_readable(folder, manager, read, step)
     if found is None:
         raise UserError(f"{folder} holds no checkpoint")
     return found
@@ -165,15 +170,21 @@ def _placed_as(like: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 def _newest_readable(
-    folder: pathlib.Path, manager: ocp.CheckpointManager, read: Callable[[int], T]
+    folder: pathlib.Path,
+    manager: ocp.CheckpointManager,
+    read: Callable[[int], T],
+    only: int | None = None,
 ) -> tuple[T | None, list[int]]:
     """What `read` gives for the newest step it can read, and the newer steps it cannot.
+
+    With `only`, no other step is tried.
 
     Raises:
       UserError: from `read`, or if there are checkpoints and none can be read.
     """
     unreadable = []
-    for step in sorted(manager.all_steps(), reverse=True):
+    steps = sorted(manager.all_steps(), reverse=True) if only is None else [only]
+    for step in steps:
         try:
             return read(step), unreadable
         except UserError:

@@ -90,7 +90,7 @@ def train(
     with contextlib.ExitStack() as closing:
         store = None
         if out is not None:
-            store = Checkpoints(pathlib.Path(out) / "checkpoints")
+            store = Checkpoints(pathlib.Path(out) / "checkpoints", keep_every=run.keep_every)
             closing.callback(store.close)
             restored = store.restore(now, config)
             if restored is not None:

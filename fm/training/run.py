@@ -15,6 +15,7 @@ class RunConfig:
       steps: in all.
       seed: of what is hidden; the order of the data has its own.
       checkpoint_every: steps between checkpoints; there is one at the end anyway.
+      keep_every: checkpoints at its multiples all stay; else only the last two do.
       log_every: steps a record averages over.
       validate_every: steps between validations; None validates at the end only.
       accumulate: parts each batch is taken in.
@@ -23,16 +24,18 @@ class RunConfig:
     steps: int
     seed: int = 0
     checkpoint_every: int = 500
+    keep_every: int | None = None
     log_every: int = 20
     validate_every: int | None = None
     accumulate: int = 1
 
     def __post_init__(self):
         cadence = (self.steps, self.checkpoint_every, self.log_every, self.accumulate)
-        if min(*cadence, self.validate_every or 1) < 1 or not 0 <= self.seed < 2**32:
+        given = [each for each in (self.validate_every, self.keep_every) if each is not None]
+        if min(*cadence, *given) < 1 or not 0 <= self.seed < 2**32:
             raise UserError(
-                "steps, checkpoint_every, log_every, validate_every and accumulate must be 1 or "
-                f"more and seed lie in 0..2**32 - 1, not {self}"
+                "steps, checkpoint_every, keep_every, log_every, validate_every and accumulate "
+                f"must be 1 or more and seed lie in 0..2**32 - 1, not {self}"
             )
 
 

@@ -17,7 +17,7 @@ from fm.transfer import views
 from fm.transfer.examples import Rows
 from fm.transfer.sweep import BATCH_SIZE, Read, sweep
 
-POOLS = ("mean", "concat")
+POOLS = ("mean", "last", "mean+last", "concat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,62 +25,126 @@ class Reading:
     """How an example's pieces become one vector.
 
     Attributes:
-      pool: "mean" over the pieces, or "concat" of all pieces (rows of one fixed length, such as
-        pictures, where what stands where matters).
+      pool: "mean" over the pieces, the "last" piece, both side by side ("mean+last"), or "concat"
+        of all pieces (rows of one fixed length, such as pictures, where what stands where
+        matters).
       view: with "mean", a row of more than this many pieces is read as several thinned views,
         every so-manieth piece in each, that do not see each other: what a model pretrained on a
         sparse part of the pieces is used to, and attention stays cheap. 0 reads all at once.
+      causal: pieces see those before them alone, as in a model pretrained that way.
+      depths: what a probe reads: 0 is the residual before the first layer, n that after the n-th,
+        N + 1 the final output; negative ones count from there. None for all; layers beyond the
+        last one are not computed.
     """
 
     pool: str = "mean"
     view: int = 0
+    causal: bool = False
+    depths: tuple[int, ...] | None = None
 
     def __post_init__(self):
         if self.pool not in POOLS:
             raise UserError(f"pool={self.pool!r} is not known; accepted are {', '.join(POOLS)}")
-        if self.view < 0 or (self.view and self.pool == "concat"):
+        if self.view < 0 or (self.view and self.pool != "mean"):
             raise UserError(f"view={self.view} must be 0, or with pool=mean a number of pieces")
+        if self.depths is not None and not self.depths:
+            raise UserError("depths: a probe reads at least one")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The pools that stand side by side."""
+        return tuple(self.pool.split("+"))
+
+    def read_depths(self, layers: int) -> tuple[int, ...]:
+        """The depths read of a model of so many layers, counted from 0.
+
+        Raises:
+          UserError: the model is not that deep.
+        """
+        count = layers + 2
+        wanted = range(count) if self.depths is None else self.depths
+        for depth in wanted:
+            if not -count <= depth < count:
+                raise UserError(
+                    f"depth {depth} is not in a model of {layers} layers, which has 0 (the input) "
+                    f"to {count - 1} (the final output)"
+                )
+        return tuple(depth % count for depth in wanted)
 
 
 def pooled(
-    params: dict, rows: dict[str, jax.Array], config: ModelConfig, pool: str = "mean"
+    params: dict,
+    rows: dict[str, jax.Array],
+    config: ModelConfig,
+    reading: Reading = Reading(),  # noqa: B008  (frozen)
 ) -> list[jax.Array]:
-    """Features of every depth under bidirectional attention, each row read at once.
+    """Features of every depth, each row read at once.
 
     Args:
       params: of the model.
       rows: see `fm.transfer.examples`.
       config: the model's.
-      pool: see `Reading`.
+      reading: its `pool` and `causal`.
 
     Returns:
       N + 2 arrays [B, E]: the residual before and after each layer, then the final output;
-      E = D for "mean", L D for "concat".
+      E = L D for "concat", else D for each part of the pool.
     """
-    depths = _summed(params, rows, config, pool)
-    if pool == "concat":
+    depths = _summed(params, rows, config, reading)
+    if reading.pool != "mean":
         return depths
     filled_B1 = jnp.sum(rows["segments"] > 0, axis=1, keepdims=True)
     return [x / jnp.maximum(filled_B1, 1) for x in depths]
 
 
-def _summed(params, rows, config, pool) -> list[jax.Array]:
-    """`pooled`, its means not yet divided by the number of pieces."""
+def _summed(params, rows, config, reading) -> list[jax.Array]:
+    """`pooled`, but that "mean" alone is not yet divided by the number of pieces."""
     segments = rows["segments"]
-    mask = Mask(q_segments=segments, kv_segments=segments) if "tokens" in rows else Mask()
+    causal = reading.causal
+    text = "tokens" in rows
+    mask = Mask(causal, q_segments=segments, kv_segments=segments) if text else Mask(causal)
     outputs = forward(params, rows, config, mask=mask)
     depths = [x.astype(jnp.float32) for x in (*outputs["layers"], outputs["final"])]
-    if pool == "concat":
+    if reading.pool == "concat":
         return [x.reshape(len(x), -1) for x in depths]
-    filled_BL1 = (segments > 0)[..., None]
-    return [jnp.sum(x * filled_BL1, axis=1) for x in depths]
+    filled_BL = segments > 0
+    filled_BL1 = filled_BL[..., None]
+    if reading.pool == "mean":
+        return [jnp.sum(x * filled_BL1, axis=1) for x in depths]
+    last_B = filled_BL.shape[1] - 1 - jnp.argmax(filled_BL[:, ::-1], axis=1)
+    lasts = [jnp.take_along_axis(x, last_B[:, None, None], axis=1)[:, 0] for x in depths]
+    if reading.pool == "last":
+        return lasts
+    counts_B1 = jnp.maximum(jnp.sum(filled_BL, axis=1, keepdims=True), 1)
+    return [
+        jnp.concatenate([jnp.sum(x * filled_BL1, axis=1) / counts_B1, last], axis=-1)
+        for x, last in zip(depths, lasts, strict=True)
+    ]
+
+
+def reader(config: ModelConfig, reading: Reading) -> Read:
+    """A function of (params, batch) to features [B, depths, E], float32; the same for the same.
+
+    Means are sums still where the pool is "mean" alone (rows may come in several views). Layers
+    beyond the last depth read are not computed.
+    """
+    return _depths(config, dataclasses.replace(reading, view=0))
 
 
 @functools.lru_cache(maxsize=64)
-def _depths(config: ModelConfig, pool: str, last: bool) -> Read:
+def _depths(config: ModelConfig, reading: Reading) -> Read:
+    wanted = reading.read_depths(config.depth)
+    used = config.depth
+    if max(wanted) <= config.depth:
+        used = max(wanted)
+    shallow = dataclasses.replace(config, depth=used)
+
     def read(params, rows):
-        depths = _summed(params, rows, config, pool)
-        return jnp.stack(depths[-1:] if last else depths, axis=1)
+        if used < config.depth:
+            cut = {name: value[:used] for name, value in params["layers"].items()}
+            params = params | {"layers": cut}
+        depths = _summed(params, rows, shallow, reading)
+        return jnp.stack([depths[depth] for depth in wanted], axis=1)
 
     return read
 
@@ -94,20 +158,21 @@ def features(
     last: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Features of any number of rows, view by view, float32 [N, depths, E].
+    """Features of any number of rows, view by view, float32 [N, depths read, E].
 
     Args:
       params: of the model.
       rows: N rows, see `fm.transfer.examples`.
       config: the model's.
       reading: see `Reading`.
-      last: the final output alone, not all N + 2 depths.
+      last: the final output alone, not the depths of the reading.
       batch_size: views read at a time.
     """
-    read = _depths(config, reading.pool, last)
+    if last:
+        reading = dataclasses.replace(reading, depths=(-1,))
     pieces, of_M = views.cut(rows, reading.view)
-    made = sweep(read, params, pieces, batch_size)
-    return made if reading.pool == "concat" else views.mean(made, pieces, of_M)
+    made = sweep(reader(config, reading), params, pieces, batch_size)
+    return views.mean(made, pieces, of_M) if reading.pool == "mean" else made
 
 
 def frozen_features(
@@ -118,10 +183,17 @@ def frozen_features(
     reading: Reading,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Features a probe reads, float32 [N, (depth + 2) E]: every depth, side by side.
+    """Features a probe reads, float32 [N, depths read x E]: every depth, side by side.
 
-    Each depth is scaled to unit length, so that none drowns the others.
+    Each part of each depth is scaled to unit length, so that none drowns the others.
     """
     depths = features(params, rows, config, reading=reading, batch_size=batch_size)
-    norms = np.linalg.norm(depths, axis=-1, keepdims=True)
-    return (depths / np.maximum(norms, 1e-6)).reshape(len(depths), -1)
+    return side_by_side(depths, reading)
+
+
+def side_by_side(depths: np.ndarray, reading: Reading) -> np.ndarray:
+    """Features [N, depths, E] as `frozen_features` gives them."""
+    N, depth, _ = depths.shape
+    parts = depths.reshape(N, depth * len(reading.parts), -1)
+    norms = np.linalg.norm(parts, axis=-1, keepdims=True)
+    return (parts / np.maximum(norms, 1e-6)).reshape(N, -1)

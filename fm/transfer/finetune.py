@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter and a new head, one whole run as one program."""
+"""Fine-tuning of every parameter, or of adapters, with a new head: a whole run as one program."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import optax
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
+from fm.transfer import lora
 from fm.transfer.examples import Rows
 from fm.transfer.features import Reading, features, pooled
 from fm.transfer.sweep import BATCH_SIZE
@@ -30,8 +31,9 @@ class FinetuneConfig:
       batch_size: examples per update.
       keep: pieces of an example a training step sees, drawn anew each time (piece dropout);
         0 for all.
-      weight_decay: decoupled, on everything.
-      reading: how pieces become one vector.
+      weight_decay: decoupled, on everything trained.
+      reading: how pieces become one vector; the head reads the final output.
+      lora: adapters to train in the model's stead; None to train all of it.
     """
 
     learning_rate: float = 3e-3
@@ -41,6 +43,7 @@ class FinetuneConfig:
     keep: int = 0
     weight_decay: float = 0.01
     reading: Reading = dataclasses.field(default_factory=Reading)
+    lora: lora.LoraConfig | None = None
 
     def __post_init__(self):
         if min(self.steps, self.batch_size) < 1 or min(self.keep, self.epochs) < 0:
@@ -56,9 +59,9 @@ class FinetuneConfig:
 
 def init_head(rows: Rows, model: ModelConfig, classes: int, reading: Reading) -> dict:
     """A head of zeros, so that every arm starts from chance."""
-    pieces = rows["segments"].shape[1] if reading.pool == "concat" else 1
+    parts = rows["segments"].shape[1] if reading.pool == "concat" else len(reading.parts)
     return {
-        "kernel": jnp.zeros((pieces * model.width, classes)),
+        "kernel": jnp.zeros((parts * model.width, classes)),
         "bias": jnp.zeros((classes,)),
     }
 
@@ -67,7 +70,7 @@ def logits(
     tuned: dict, rows: dict[str, jax.Array], model: ModelConfig, reading: Reading
 ) -> jax.Array:
     """Unnormalised log probabilities of the classes, float32 [B, classes]."""
-    return _score(tuned["head"], pooled(tuned["model"], rows, model, reading.pool)[-1])
+    return _score(tuned["head"], pooled(tuned["model"], rows, model, reading)[-1])
 
 
 def _score(head: dict, features_BE: Any) -> Any:
@@ -102,7 +105,8 @@ def finetune(
       steps: updates of a shorter run under its own schedule; `config.updates` unless given.
 
     Returns:
-      `{"model": params, "head": {...}}`, tuned.
+      `{"model": params, "head": {...}}`, tuned; with LoRA also `adapters`, and "model" is the base
+      with these attached, its arrays those of `params`.
     """
     n = len(labels)
     draws = np.random.default_rng([seed, n])
@@ -113,12 +117,13 @@ def finetune(
     # What predicts pieces gets no gradient here: set aside, it costs no update either.
     idle, used = _apart(params["streams"])
     start = {**params, "streams": used}
-    tuned = {"model": start, "head": init_head(rows, model, classes, config.reading)}
+    trained, frozen = apart(start, rows, model, config, classes=classes, seed=seed)
     padded = {key: _pad(value, capacity) for key, value in rows.items()}
     # The rate and the number of steps enter as data: one compiled program for all of them.
     shapes = dataclasses.replace(config, learning_rate=0.0)
-    tuned = _run(
-        tuned,
+    trained = _run(
+        trained,
+        frozen,
         padded,
         _pad(np.asarray(labels, np.int32), capacity),
         order_SB,
@@ -128,8 +133,31 @@ def finetune(
         model,
         shapes,
     )
-    tuned["model"]["streams"] |= idle
-    return tuned
+    tuned = _whole(trained, frozen, config)
+    streams = {**tuned["model"]["streams"], **idle}
+    return trained | {"model": tuned["model"] | {"streams": streams}}
+
+
+def apart(
+    params: dict, rows: Rows, model: ModelConfig, config: FinetuneConfig, *, classes: int, seed: int
+) -> tuple[dict, dict]:
+    """What a run trains, and what it reads beside it: frozen, without gradient or second copy.
+
+    Without LoRA all is trained and nothing is frozen.
+    """
+    head = init_head(rows, model, classes, config.reading)
+    if config.lora is None:
+        return {"model": params, "head": head}, {}
+    adapters = lora.init(jax.random.key(seed), params["layers"], config.lora)
+    return {"adapters": adapters, "head": head}, {"model": params}
+
+
+def _whole(trained: dict, frozen: dict, config: FinetuneConfig) -> dict:
+    """The model and head that the two parts of `apart` make."""
+    if config.lora is None:
+        return trained
+    model = lora.attach(frozen["model"], trained["adapters"], config.lora)
+    return {"model": model, "head": trained["head"]}
 
 
 def _apart(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
@@ -142,31 +170,32 @@ def _apart(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config"))
-def _run(tuned, rows, labels, order_SB, rng, peak, steps, model, config):
+def _run(trained, frozen, rows, labels, order_SB, rng, peak, steps, model, config):
     rule = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b2=0.98),
         optax.add_decayed_weights(config.weight_decay),
     )
 
-    def loss(tuned, batch, targets):
+    def loss(trained, batch, targets):
+        tuned = _whole(trained, frozen, config)
         nats = optax.softmax_cross_entropy_with_integer_labels(
             logits(tuned, batch, model, config.reading), targets
         )
         return jnp.mean(nats)
 
     def step(number, carry):
-        tuned, state = carry
+        trained, state = carry
         chosen = order_SB[number]
         batch = {key: value[chosen] for key, value in rows.items()}
         if config.keep:
             batch = _some_pieces(batch, jax.random.fold_in(rng, number), config.keep)
-        grads = jax.grad(loss)(tuned, batch, labels[chosen])
-        updates, state = rule.update(grads, state, tuned)
+        grads = jax.grad(loss)(trained, batch, labels[chosen])
+        updates, state = rule.update(grads, state, trained)
         rate = -peak * _rate(number, steps)
-        return optax.apply_updates(tuned, jax.tree.map(lambda u: rate * u, updates)), state
+        return optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates)), state
 
-    return jax.lax.fori_loop(0, steps, step, (tuned, rule.init(tuned)))[0]
+    return jax.lax.fori_loop(0, steps, step, (trained, rule.init(trained)))[0]
 
 
 def _rate(number: jax.Array, steps: jax.Array) -> jax.Array:

@@ -20,8 +20,8 @@ def fresh(seed=0):
     return state.init(params(TEXT, seed), optimizer.build(ADAM, 10))
 
 
-def filled(folder, steps=(1, 2, 3), keep=2):
-    store = Checkpoints(folder, keep=keep)
+def filled(folder, steps=(1, 2, 3), keep=2, keep_every=None):
+    store = Checkpoints(folder, keep=keep, keep_every=keep_every)
     for step in steps:
         store.save(step, fresh(step), {"step": step, "data": {"next": step}}, CONFIG)
     store.close()
@@ -53,6 +53,16 @@ def test_an_empty_folder_has_nothing(tmp_path):
 def test_the_last_ones_stay(tmp_path):
     filled(tmp_path, steps=(1, 2, 5, 9), keep=2)
     assert sorted(int(each.name) for each in tmp_path.iterdir() if each.name.isdigit()) == [5, 9]
+
+
+def test_multiples_of_keep_every_stay_whatever_comes_between(tmp_path):
+    filled(tmp_path, steps=(2, 3, 4, 5, 6, 7), keep=1, keep_every=2)
+    assert sorted(int(each.name) for each in tmp_path.iterdir()) == [2, 4, 6, 7]
+    for step in (2, 4, 7):
+        weights, _ = load_params(tmp_path, step)
+        assert params_digest(weights) == params_digest(fresh(step)["params"])
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        load_params(tmp_path, 3)
 
 
 def test_saving_takes_the_arrays_at_once(tmp_path):

@@ -35,7 +35,7 @@ def test_each_depth_has_unit_length():
 def test_mean_pool_is_the_mean_of_the_filled_pieces():
     rows = text([[4, 5, 6], [7]], 5)
     first = pooled(params(), rows, MODEL)[0]
-    each = pooled(params(), rows, MODEL, "concat")[0].reshape(2, 5, MODEL.width)
+    each = pooled(params(), rows, MODEL, Reading("concat"))[0].reshape(2, 5, MODEL.width)
     np.testing.assert_allclose(first[0], each[0, :3].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(first[1], each[1, 0], atol=1e-6)
 
@@ -43,7 +43,7 @@ def test_mean_pool_is_the_mean_of_the_filled_pieces():
 def test_concat_pool_keeps_what_stands_where():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
     rows = image_rows(images, 2)
-    depths = pooled(params(PICTURES), rows, PICTURES, "concat")
+    depths = pooled(params(PICTURES), rows, PICTURES, Reading("concat"))
     assert [x.shape for x in depths] == [(3, 4 * PICTURES.width)] * (PICTURES.depth + 2)
     mean = pooled(params(PICTURES), rows, PICTURES)
     for one, other in zip(depths, mean, strict=True):
@@ -51,7 +51,9 @@ def test_concat_pool_keeps_what_stands_where():
 
 
 def test_an_unknown_pool_is_refused():
-    with pytest.raises(UserError, match="pool='max' is not known; accepted are mean, concat"):
+    with pytest.raises(
+        UserError, match="pool='max' is not known; accepted are mean, last, mean.last, concat"
+    ):
         Reading("max")
 
 

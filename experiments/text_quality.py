@@ -1,0 +1,75 @@
+"""What is a model's text like, by what it was trained on and by the metric that judges it?
+
+    python -m experiments.text_quality
+
+Trains a small model on each of eleven training sets (one domain, another, mixtures, repeats,
+noise, subsets, pretrained and tuned) at equal tokens, lets each write at three checkpoints and
+seven decodings, and takes every metric of every sample. Writes runs/text_quality/report.html and
+results.json: the frontier of quality and diversity, what each metric would choose, and how the
+others fare when it does. The same command again goes on where it was, or says that it is finished.
+
+Two domains of your own:
+
+    python -m experiments.text_quality --domains=mails.txt,manuals.txt --out=runs/mine
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from experiments import command
+from fm.data.sources import load
+from fm.errors import UserError
+from fm.report import text_quality as report
+from fm.study import study
+from fm.study.text_quality import profiles
+from fm.study.text_quality.run import run
+
+
+def define(values: flags.FlagValues) -> None:
+    """The domains and how much of everything."""
+    flags.DEFINE_list(
+        "domains", ["film_reviews", "docstrings"], "data sets A and B", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "profile", "default", profiles.PROFILES, "how much of everything", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "folder with prepared TFDS data sets; the user's cache if not given",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "text_column",
+        "text",
+        "column or key with the text, of csv and jsonl files",
+        flag_values=values,
+    )
+    command.define_out(values, "runs/text_quality")
+
+
+def main(values: flags.FlagValues) -> None:
+    """Runs the study, or shows the one that is there."""
+    out, names = command.out(values), values["domains"].value
+    if len(names) != 2 or len(set(names)) < 2:
+        raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
+    where = {key: values[key].value for key in ("data_dir", "text_column")}
+    fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
+    config = profiles.study(
+        values["profile"].value,
+        (names[0], names[1]),
+        seed=values["seed"].value,
+        fingerprints=fingerprints,
+        **where,
+    )
+    results = run(config, out)
+    results["headline"] = report.headline(results)
+    study.write_results(results, out)
+    page = report.write(results, out)
+    print(f"\n{results['headline']}\n\nreport: {page}")
+
+
+if __name__ == "__main__":
+    command.run("text_quality", __doc__, define, main)

@@ -1,0 +1,146 @@
+"""The page and the headline of a study of text, from made-up results."""
+
+import pytest
+
+from fm.evaluation.text_quality.metrics import METRICS
+from fm.report import text_quality
+from fm.report.text_quality_headline import sentences
+from fm.study.text_quality import choices
+from fm.study.text_quality.config import as_json
+from tests.study.text_quality import problems
+
+NASTY = '<script>alert(1)</script> & "quotes" \n\n\n\n\n end'
+
+
+def values(shift, width=0.01):
+    every = {metric.name: 0.5 for metric in METRICS} | {"zipf": 1.0, "divergence": 0.8 - shift}
+    every |= {"distinct_2": 0.4 + shift, "judged": 2.0 + shift, "copied": 3.0 + shift}
+    return {name: [value, value - width, value + width] for name, value in every.items()}
+
+
+@pytest.fixture
+def results():
+    config = as_json(problems.study(("films", "manuals")))
+    shifts = {"T 1": 0.1, "T 0.5": 0.0}
+    samples = [
+        {
+            "arm": name,
+            "domain": letter,
+            "stage": stage,
+            "step": 4 * n,
+            "decoding": decoding,
+            "temperature": float(decoding[2:]),
+            "values": values(shift + 0.05 * order),
+            "texts": [{"prompt": "Once", "text": NASTY, "faults": ["stuck"]}] * 2,
+        }
+        for order, (name, diet) in enumerate(config["diets"].items())
+        for letter in diet["writes"]
+        for n, stage in enumerate(("1/4", "1/2", "end"), 1)
+        for decoding, shift in shifts.items()
+    ]
+    found = []
+    for letter in "AB":
+        mine = [row for row in samples if row["domain"] == letter]
+        chosen = {metric.name: choices.choose(mine, metric.name) for metric in METRICS}
+        place = {"stage": "end", "decoding": "T 1"}
+        found.append(
+            {
+                "domain": letter,
+                "candidates": len(mine),
+                "chosen": chosen,
+                "within": {row["arm"]: {m.name: place for m in METRICS} for row in mine},
+                "regrets": choices.regrets(chosen, choices.ranges(mine)),
+            }
+        )
+    bits = {"few B": 2.4, "A, few B": 2.1}
+    names = list(config["diets"])
+    about = {"train_texts": 10, "train_bytes": 1000, "licence": "none", "description": NASTY}
+    leakage = {"method": "words", "checked": 40, "found": 1, "removed": 2}
+    human = values(-0.1)
+    human.pop("bits_per_byte")
+    return {
+        "schema": 1,
+        "config": config,
+        "config_hash": "abc",
+        "features": "made up",
+        "device": {"cores": 2, "platform": "cpu"},
+        "seconds": 60.0,
+        "domains": [{"letter": a, "name": n, **about} for a, n in (("A", "films"), ("B", NASTY))],
+        "leakage": [{"domain": letter, **leakage} for letter in "AB"],
+        "models": [
+            {
+                "arm": name,
+                "stage": stage,
+                "step": 4 * n,
+                "domain": letter,
+                "value": [
+                    bits.get(name, 2.5),
+                    bits.get(name, 2.5) - 0.1,
+                    bits.get(name, 2.5) + 0.1,
+                ],
+            }
+            for name in names
+            for letter in "AB"
+            for n, stage in enumerate(("1/4", "1/2", "end"), 1)
+        ],
+        "trained": [
+            {"arm": name, "steps": 16, "tokens": 2000, "flops": 1e9, "seconds": 1.0}
+            for name in ("judge", *names)
+        ],
+        "human": [
+            {
+                "domain": letter,
+                "values": human,
+                "texts": [{"prompt": "", "text": "x", "faults": []}],
+            }
+            for letter in "AB"
+        ],
+        "samples": samples,
+        "choices": found,
+    }
+
+
+def test_what_models_wrote_is_escaped_and_nothing_is_loaded(results, tmp_path):
+    page = text_quality.write(results, tmp_path).read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert "[5 line breaks]" in page
+    assert 'src="http' not in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+def test_there_is_a_picture_of_everything(results):
+    drawings = text_quality.draw(results)
+    sections = [drawing.section for drawing in drawings]
+    assert {name: sections.count(name) for name in set(sections)} == {
+        "frontier": 4,
+        "training": 2,
+        "copies": 2,
+        "regret": 2,
+    }
+    assert len({drawing.file for drawing in drawings}) == len(drawings)
+    assert all(drawing.png.startswith(b"\x89PNG") for drawing in drawings)
+
+
+def test_the_headline_says_who_is_closest_and_that_tuning_won(results):
+    told = sentences(results)
+    assert "“A” after 1/4 of its training at T 0.5, 0.80 [0.79, 0.81]" in told[0]
+    assert "clearly short of other real text, 0.90 [0.89, 0.91]" in told[0]
+    assert "is better than scratch" in told[-1]
+    assert "2.100 [2.000, 2.200] against 2.400 [2.300, 2.500]" in told[-1]
+
+
+@pytest.mark.parametrize(
+    ("low", "verdict"), [(2.05, "not clearly different from"), (2.6, "worse than")]
+)
+def test_the_headline_says_so_when_tuning_did_not_win(results, low, verdict):
+    for row in results["models"]:
+        if row["arm"] == "A, few B":
+            row["value"] = [low + 0.2, low, low + 0.4]
+    assert f"is {verdict} scratch" in sentences(results)[-1]
+
+
+def test_the_headline_when_all_metrics_agree(results):
+    choice = results["choices"][0]
+    first = choice["chosen"]["divergence"]
+    choice["chosen"] = dict.fromkeys(choice["chosen"], first)
+    assert f"All {len(METRICS)} metrics choose it." in sentences(results)

@@ -1,0 +1,64 @@
+"""Two small domains of made-up prose, and a study of them that takes seconds."""
+
+import dataclasses
+
+import numpy as np
+
+from fm.model.config import ModelConfig
+from fm.study.text_quality import profiles
+from fm.study.text_quality.writing import Decoding
+
+_NOUNS = {
+    "films": "film actor story scene plot music hero ending camera director",
+    "manuals": "array value index matrix column function argument shape result error",
+}
+_VERBS = {
+    "films": "loves spoils carries ruins follows hates",
+    "manuals": "returns raises computes holds takes ignores",
+}
+
+
+def texts(name, count, seed):
+    """Texts of about 60 words with the grammar of one sentence."""
+    draws = np.random.default_rng(seed)
+
+    def sentence():
+        first, second = draws.choice(_NOUNS[name].split(), 2)
+        number = draws.integers(1000)
+        return f"The {first} {draws.choice(_VERBS[name].split())} the {second} {number} times."
+
+    return [" ".join(sentence() for _ in range(8)) for _ in range(count)]
+
+
+def write_domains(folder, count=400):
+    """A text file a domain, a text a line; their paths."""
+    paths = []
+    for seed, name in enumerate(_NOUNS):
+        path = folder / f"{name}.jsonl"
+        lines = [f'{{"text": "{text}"}}' for text in texts(name, count, seed)]
+        path.write_text("\n".join(lines))
+        paths.append(str(path))
+    return tuple(paths)
+
+
+def study(domains, **changes):
+    """Five arms of 16 steps, two decodings, 12 texts a sample."""
+    return small(profiles.study("quick", domains), changes)
+
+
+def small(quick, changes):
+    """The quick study made quicker, with changes."""
+    sizes = {
+        "model": ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=32),
+        "decodings": (Decoding(), Decoding(temperature=0.5)),
+        "steps": 16,
+        "batch_size": 4,
+        "vocab": 300,
+        "length": 40,
+        "train_bytes": 60_000,
+        "texts": 12,
+        "prompt_tokens": 6,
+        "new_tokens": 24,
+        "held_out": 40,
+    }
+    return dataclasses.replace(quick, **sizes | changes)
