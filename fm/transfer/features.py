@@ -76,7 +76,7 @@ def pooled(
     params: dict,
     rows: dict[str, jax.Array],
     config: ModelConfig,
-    reading: Reading = Reading(),  # noqa: B008  (frozen)
+    reading: Reading = Reading(),
 ) -> list[jax.Array]:
     """Features of every depth, each row read at once.
 

@@ -52,7 +52,7 @@ def test_concat_pool_keeps_what_stands_where():
 
 def test_an_unknown_pool_is_refused():
     with pytest.raises(
-        UserError, match="pool='max' is not known; accepted are mean, last, mean.last, concat"
+        UserError, match=r"pool='max' is not known; accepted are mean, last, mean\+last"
     ):
         Reading("max")
 

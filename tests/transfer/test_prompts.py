@@ -1,0 +1,171 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fm.attention import Mask
+from fm.errors import UserError
+from fm.model.style import Style
+from fm.model.transformer import forward, init
+from fm.transfer import prompts
+from fm.transfer.prompts import Prompter, Template
+from tests.transfer.problems import MODEL
+
+WORDS = "Review: {text} Mood: {answer}"
+TEMPLATE = Template(WORDS, ("sad", "glad"))
+
+
+class Letters:
+    """One token a character."""
+
+    bos = 1
+
+    def encode(self, texts):
+        return [np.array([ord(each) for each in text], np.int32) for text in texts]
+
+
+def decoded(ids):
+    return "".join(chr(each) if each > 1 else "^" for each in ids)
+
+
+def prompter(length=60, template=TEMPLATE):
+    return Prompter(template, Letters(), length)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["own head", "tied"])
+def model(request):
+    config = dataclasses.replace(MODEL, vocab=128, style=Style(tied=request.param))
+    leaves, shape = jax.tree.flatten(init(jax.random.key(0), config))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    made = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(shape, made), config
+
+
+def plainly(params, config, prompt, answer):
+    """Nats of each token of an answer, one forward pass of a single row, in float64 at the end."""
+    whole = np.concatenate([prompt, answer])
+    inputs = {"tokens": whole[None], "positions": np.arange(len(whole))[None]}
+    final = forward(params, inputs, config, mask=Mask(causal=True))["final"][0]
+    streams = params["streams"]
+    head = streams.get("token_head", streams["token_embedding"].T)
+    logits = np.asarray(final, np.float64) @ np.asarray(head, np.float64)
+    nats = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return nats[np.arange(len(prompt) - 1, len(whole) - 1), answer]
+
+
+def test_a_prompt_reads_as_the_template_says():
+    made = prompter().prompts(["good  film", ""])
+    assert [decoded(each) for each in made] == [
+        "^Review: good  film Mood:",
+        "^Review:  Mood:",
+    ]
+    assert [decoded(each) for each in prompter().answers()] == [" sad", " glad"]
+
+
+def test_solved_examples_lead():
+    made = prompter(100).prompts(["new"], [("old", 1), ("worn", 0)])
+    assert decoded(made[0]) == (
+        "^Review: old Mood: glad\n\nReview: worn Mood: sad\n\nReview: new Mood:"
+    )
+
+
+def test_a_long_text_is_cut_never_the_template():
+    for length in (30, 31, 45):
+        (made,) = prompter(length).prompts(["x" * 99])
+        assert len(made) + len(" glad") == length
+        assert decoded(made).startswith("^Review: x") and decoded(made).endswith("x Mood:")
+    (made,) = prompter(70).prompts(["x" * 99], [("y" * 99, 0)])
+    assert decoded(made).count("Mood:") == 2 and len(made) + len(" glad") <= 70
+    assert abs(decoded(made).count("x") - decoded(made).count("y")) <= 1
+
+
+def test_no_room_for_the_text_is_refused():
+    with pytest.raises(UserError, match=r"19 tokens leave no room .* with 0 solved examples"):
+        prompter(19).prompts(["good"])
+
+
+def test_scores_of_long_answers_equal_a_plain_computation(model):
+    params, config = model
+    texts = ["good", "a rather longer review, of many tokens", "bad"]
+    asked, answers = prompter().prompts(texts), prompter().answers()
+    by_token = [[plainly(params, config, p, a) for a in answers] for p in asked]
+    summed = prompts.scores(params, config, asked, answers)
+    np.testing.assert_allclose(summed, [[x.sum() for x in row] for row in by_token], atol=2e-4)
+    mean = prompts.scores(params, config, asked, answers, per_token=True)
+    np.testing.assert_allclose(mean, [[x.mean() for x in row] for row in by_token], atol=1e-4)
+
+
+def test_scores_of_one_token_answers_take_one_pass(model, monkeypatch):
+    params, config = model
+    asked = prompter().prompts(["good", "a rather longer review, of many tokens"])
+    answers = [np.array([token], np.int32) for token in (40, 41, 42)]
+    wanted = [[plainly(params, config, p, a).sum() for a in answers] for p in asked]
+    calls, ragged = [], prompts.ragged
+    monkeypatch.setattr(prompts, "ragged", lambda *a, **k: calls.append(a) or ragged(*a, **k))
+    np.testing.assert_allclose(prompts.scores(params, config, asked, answers), wanted, atol=1e-4)
+    assert len(calls) == 1
+
+
+def test_scores_from_the_final_output(model):
+    params, config = model
+    asked = prompter().prompts(["good", "bad", "a rather longer review, of many tokens"])
+    answers = [np.array([token], np.int32) for token in (40, 41)]
+    finals = []
+    for each in asked:
+        inputs = {"tokens": each[None], "positions": np.arange(len(each))[None]}
+        finals.append(forward(params, inputs, config, mask=Mask(causal=True))["final"][0, -1])
+    got = prompts.from_final(params, np.stack(finals), answers, batch_size=2)
+    np.testing.assert_allclose(got, prompts.scores(params, config, asked, answers), atol=1e-5)
+
+
+def test_calibration_is_the_papers():
+    draws = np.random.default_rng(0)
+    scores, free = draws.normal(-5, 2, (6, 3)), draws.normal(-5, 2, (2, 3))
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+    bias = softmax(free).mean(axis=0)
+    wanted = softmax(scores) @ np.linalg.inv(np.diag(bias))
+    got = np.exp(prompts.calibrated(scores, free))
+    np.testing.assert_allclose(got / got.sum(1, keepdims=True), wanted / wanted.sum(1)[:, None])
+
+
+def test_calibration_takes_out_a_liking_for_one_answer():
+    liking = np.array([3.0, 0.0])
+    scores = np.log([[0.6, 0.4], [0.3, 0.7]]) + liking
+    assert scores.argmax(axis=1).tolist() == [0, 0]
+    free = np.log([[0.5, 0.5]]) + liking
+    assert prompts.calibrated(scores, free).argmax(axis=1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Mood: {answer}", "{text}", "{answer} {text}", "{text} {answer}!", "{text} {mood} {answer}"],
+)
+def test_a_template_without_its_places_is_refused(words):
+    with pytest.raises(UserError, match=r"takes \{text\}, then at its end \{answer\}"):
+        Template(words, ("a", "b"))
+
+
+@pytest.mark.parametrize("answers", [("a",), ("a", "a"), ("a", " ")], ids=str)
+def test_bad_answers_are_refused(answers):
+    with pytest.raises(UserError, match="answers"):
+        Template(WORDS, answers)
+
+
+def test_answers_the_tokenizer_cannot_tell_apart():
+    class Deaf(Letters):
+        def encode(self, texts):
+            return [np.array([5], np.int32) for _ in texts]
+
+    with pytest.raises(UserError, match="cannot tell the answers sad, glad apart"):
+        Prompter(TEMPLATE, Deaf(), 60).answers()
+
+
+def test_over_the_context_is_refused(model):
+    params, config = model
+    short = dataclasses.replace(config, context=20)
+    with pytest.raises(UserError, match="over the context of 20"):
+        prompts.scores(params, short, prompter().prompts(["x" * 30]), prompter().answers())
