@@ -27,6 +27,7 @@ from fm.model.generate import Generation
 from fm.model.sampling import Decoding
 from fm.model.writing import write
 from fm.study.pretraining import restore
+from fm.transfer import published
 
 
 def define(values: flags.FlagValues) -> None:
@@ -127,26 +128,19 @@ def main(values: flags.FlagValues) -> None:
 def load(name: str) -> Model:
     """The model of a folder of experiments.pretrain, or a published one."""
     path = pathlib.Path(name).expanduser()
-    return _own(path) if (path / "checkpoints").is_dir() else _published(name, path)
+    return _own(path) if (path / "checkpoints").is_dir() else _published(name)
 
 
-def _published(name: str, path: pathlib.Path) -> Model:
-    from fm.transfer.pretrained import read
-    from fm.transfer.pretrained.named import NAMED, fetch_named
-    from fm.transfer.pretrained.tokenizer import read_tokenizer
-
-    if name in NAMED:
-        path = fetch_named(name)
-    elif not path.exists():
-        raise UserError(f"--model={name}: no such folder or file; known names: {', '.join(NAMED)}")
-    found, tokenizer = read(path), read_tokenizer(path)
-    ends = found.specials.get("eos_token_id", tokenizer.eos)
+def _published(name: str) -> Model:
+    found = published.find(name)
+    if not found.causal:
+        raise UserError(f"--model={name} fills in what is hidden; it does not go on with a text")
     return Model(
         found.config,
         found.params,
-        lambda text: tokenizer.encode_with_specials([text])[0],
-        tokenizer.decode,
-        () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends),
+        lambda text: found.tokenizer.encode_with_specials([text])[0],
+        found.tokenizer.decode,
+        found.ends,
     )
 
 

@@ -66,6 +66,27 @@ class Decoding:
             if not kept or value == float("inf"):
                 raise UserError(f"{name}={value:g} must be {accepted}")
 
+    @property
+    def by_temperature(self) -> bool:
+        """Whether nothing but the temperature is set."""
+        return dataclasses.replace(self, temperature=1.0) == Decoding()
+
+    @property
+    def name(self) -> str:
+        """What differs from plain sampling, such as `T 0.7` or `top-p 0.9`."""
+        signs = {
+            "T": self.temperature,
+            "top-k": self.top_k,
+            "top-p": self.top_p,
+            "min-p": self.min_p,
+            "repetition penalty": self.repetition_penalty,
+        }
+        plain = dataclasses.astuple(Decoding())
+        pairs = zip(signs.items(), plain, strict=True)
+        return (
+            ", ".join(f"{sign} {value:g}" for (sign, value), own in pairs if value != own) or "T 1"
+        )
+
     def knobs(self) -> Knobs:
         """The same as data."""
         return Knobs(

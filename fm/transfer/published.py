@@ -11,9 +11,8 @@ import numpy as np
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.transfer import pretrained, stored
-from fm.transfer.pretrained.gguf import read_gguf
 from fm.transfer.pretrained.named import NAMED, fetch_named
-from fm.transfer.pretrained.tokenizer import ImportedTokenizer, fits, read_tokenizer
+from fm.transfer.pretrained.tokenizer import ImportedTokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +25,7 @@ class Published:
       params: of the model.
       tokenizer: its own.
       causal: whether its pieces see only those before them.
-      family: such as "bert".
+      ends: tokens after which a text goes no further.
       source: where it comes from, as far as known.
       licence: of the weights, as far as known.
     """
@@ -36,7 +35,7 @@ class Published:
     params: dict
     tokenizer: ImportedTokenizer
     causal: bool
-    family: str
+    ends: tuple[int, ...]
     source: str
     licence: str
 
@@ -102,23 +101,18 @@ def find(name: str) -> Published:
             f"{name}: neither a model's folder (config.json, safetensors), a GGUF file, nor one of "
             f"the names known: {', '.join(NAMED)}"
         )
-    if path.suffix == ".gguf":
-        plain, tensors, _ = read_gguf(path)
-        config, params = pretrained.from_tensors(plain, tensors)
-        family = pretrained.FAMILIES[plain["model_type"]]
-    else:
-        found = pretrained.read(path)
-        config, params, family = found.config, found.params, pretrained.FAMILIES[found.family]
-    tokenizer = read_tokenizer(path)
-    fits(tokenizer, config.vocab)
+    found = pretrained.read(path)
+    if found.tokenizer is None:
+        raise UserError(f"{name} has no tokenizer.json, so it cannot read text")
+    ends = found.specials.get("eos_token_id", found.tokenizer.eos)
     known = NAMED.get(name)
     return Published(
         name=name,
-        config=config,
-        params=params,
-        tokenizer=tokenizer,
-        causal=family.causal,
-        family=family.name,
+        config=found.config,
+        params=found.params,
+        tokenizer=found.tokenizer,
+        causal=found.causal,
+        ends=() if ends is None else (ends,) if isinstance(ends, int) else tuple(ends),
         source=known.source if known else "a file of your own",
         licence=known.licence if known else "not known",
     )

@@ -233,3 +233,10 @@ def test_one_program_serves_all_settings():
 def test_what_cannot_be_is_refused(name, value, accepted):
     with pytest.raises(UserError, match=f"{name}=.* must be .*{accepted}"):
         Decoding(**{name: value})
+
+
+def test_a_decoding_is_named_by_what_differs_from_plain_sampling():
+    assert Decoding().name == "T 1"
+    assert Decoding(temperature=0.7, min_p=0.1).name == "T 0.7, min-p 0.1"
+    assert Decoding(top_k=5, top_p=0.9).name == "top-k 5, top-p 0.9"
+    assert Decoding(temperature=0.5).by_temperature and not Decoding(top_p=0.9).by_temperature

@@ -8,7 +8,7 @@ import json
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.study.text_quality.writing import Decoding
+from fm.model.sampling import Decoding
 from fm.training.optimizer import OptimizerConfig
 
 SCHEMA = 1

@@ -6,8 +6,8 @@ import dataclasses
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
+from fm.model.sampling import Decoding
 from fm.study.text_quality.config import Diet, Part, TextQualityConfig
-from fm.study.text_quality.writing import Decoding
 from fm.training.optimizer import OptimizerConfig
 
 PROFILES = ("quick", "default", "full")

@@ -16,6 +16,7 @@ from fm.evaluation.text_quality.features import Features, term_features
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.evaluation.text_quality.novelty import Seen
 from fm.evaluation.text_quality.validity import faults
+from fm.model.sampling import Decoding
 from fm.study import environment, study
 from fm.study.text_quality import choices, samples
 from fm.study.text_quality.arms import JUDGE, Arms, slug
@@ -30,7 +31,6 @@ from fm.study.text_quality.config import (
 from fm.study.text_quality.corpora import Domain, diet_texts, domains, reader
 from fm.study.text_quality.measuring import Judge, Yardstick, held_out_bits, measure
 from fm.study.text_quality.samples import Sample
-from fm.study.text_quality.writing import Decoding
 
 Row = dict[str, Any]
 # Real texts to vectors of any text; an imported model's, or those made from the texts themselves.

@@ -8,13 +8,13 @@ import json
 import pathlib
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
 from fm.data.tokenizer import SPECIALS, Tokenizer
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.study.text_quality.writing import Decoding, write
+from fm.model.generate import generate
+from fm.model.sampling import Decoding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,16 +75,17 @@ def written(
     """
     if path.exists():
         return _sample(tokenizer, np.array(json.loads(path.read_text()), np.int32), like.given)
-    tokens_NL = write(
+    prompts_NP = like.tokens_NL[:, : like.given]
+    new = generate(
         params(),
-        jnp.asarray(like.tokens_NL[:, : like.given]),
+        list(prompts_NP),
         model,
-        decoding,
-        new_tokens=like.tokens_NL.shape[1] - like.given,
-        seed=seed,
-        barred_V=jnp.arange(model.vocab) < SPECIALS,
+        decoding=decoding,
+        max_tokens=like.tokens_NL.shape[1] - like.given,
+        seeds=[seed * len(like) + row for row in range(len(like))],
+        barred=range(SPECIALS),
     )
-    made = np.asarray(tokens_NL)
+    made = np.concatenate([prompts_NP, np.stack(new)], axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(made.tolist()))

@@ -1,4 +1,4 @@
-"""Published models in and out: Hugging Face folders of the families in `families`."""
+"""Published models in and out: Hugging Face folders and GGUF files, see `families`."""
 
 from fm.transfer.pretrained.families import FAMILIES
 from fm.transfer.pretrained.folder import Pretrained, read, write

@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json, safetensors and tokenizer.json, read and written.
+"""Published models read and written: Hugging Face folders, and GGUF files read.
 
 Reading runs nothing: JSON and safetensors are data, and pickled weights are refused.
 """
@@ -16,13 +16,14 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  (NumPy learns bfloat16 from it)
 import numpy as np
-import tokenizers
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.transfer.pretrained import choosing, families, weights
+from fm.transfer.pretrained.gguf import read_gguf
+from fm.transfer.pretrained.tokenizer import ImportedTokenizer, fits, read_tokenizer
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -35,7 +36,7 @@ class Pretrained:
     Attributes:
       config: of the model.
       params: of the model.
-      tokenizer: as tokenizer.json has it; None without one.
+      tokenizer: its own; None without one.
       family: its name, one of `families.FAMILIES`; "" for whichever will do.
       specials: `bos_token_id`, `eos_token_id` and `pad_token_id`, those that config.json gives, an
         id or a list of ids each.
@@ -44,7 +45,7 @@ class Pretrained:
 
     config: ModelConfig
     params: dict
-    tokenizer: tokenizers.Tokenizer | None = None
+    tokenizer: ImportedTokenizer | None = None
     family: str = ""
     specials: Mapping[str, int | list[int]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
@@ -56,26 +57,35 @@ class Pretrained:
 
 
 def read(path: str | pathlib.Path, *, dtype: str = "float32") -> Pretrained:
-    """A model from a Hugging Face folder.
+    """A model from a Hugging Face folder or a GGUF file.
 
     Args:
-      path: the folder.
+      path: the folder, or the file, which ends in .gguf.
       dtype: of the parameters, and what the model computes in: float32, or bfloat16 in half the
         memory. The file's may be float32, float16 or bfloat16.
 
     Raises:
-      UserError: the folder lacks config.json or safetensors, something in it is broken, the model
-        is not one that `fm` can run (see `from_tensors`), or the tokenizer does not fit it.
+      UserError: the folder lacks config.json or safetensors, something in it or in the file is
+        broken, the model is not one that `fm` can run (see `from_tensors`), or the tokenizer does
+        not fit it.
     """
-    folder = pathlib.Path(path)
-    config = _json(folder / "config.json")
-    with _tensors(folder) as tensors:
+    path = pathlib.Path(path)
+    if path.suffix == ".gguf":
+        config, tensors, _ = read_gguf(path)
         model, params = weights.from_tensors(config, tensors, dtype=dtype)
-        left_out = weights.left_out(families.of(config), tensors)
+        left_out, tokenizer = (), read_tokenizer(path)
+    else:
+        config = _json(path / "config.json")
+        with _tensors(path) as tensors:
+            model, params = weights.from_tensors(config, tensors, dtype=dtype)
+            left_out = weights.left_out(families.of(config), tensors)
+        tokenizer = read_tokenizer(path) if (path / "tokenizer.json").exists() else None
+    if tokenizer is not None:
+        fits(tokenizer, model.vocab)
     return Pretrained(
         model,
         params,
-        read_tokenizer(folder / "tokenizer.json", model.vocab),
+        tokenizer,
         family=families.of(config).name,
         specials={name: config[name] for name in _SPECIALS if config.get(name) is not None},
         left_out=left_out,
@@ -101,7 +111,7 @@ def write(path: str | pathlib.Path, pretrained: Pretrained) -> None:
     family, config = choosing.choose(pretrained.config, pretrained.family)
     tensors = weights.to_tensors(family, pretrained.config, pretrained.params)
     if pretrained.tokenizer is not None:
-        _check_fit(pretrained.tokenizer, pretrained.config.vocab)
+        fits(pretrained.tokenizer, pretrained.config.vocab)
     config |= {name: pretrained.specials.get(name) for name in _SPECIALS}
     config["torch_dtype"] = str(next(iter(tensors.values())).dtype)
     with _appearing(folder) as scratch:
@@ -109,38 +119,7 @@ def write(path: str | pathlib.Path, pretrained: Pretrained) -> None:
         (scratch / "config.json").write_text(text + "\n", encoding="utf-8")
         save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
         if pretrained.tokenizer is not None:
-            (scratch / "tokenizer.json").write_text(pretrained.tokenizer.to_str(), "utf-8")
-            about = {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "model_max_length": pretrained.config.context,
-            }
-            (scratch / "tokenizer_config.json").write_text(json.dumps(about), "utf-8")
-
-
-def read_tokenizer(path: pathlib.Path, vocab: int) -> tokenizers.Tokenizer | None:
-    """The tokenizer of a model of `vocab` tokens; None where there is no file.
-
-    Raises:
-      UserError: the file is broken, or the tokenizer has ids that the model has not.
-    """
-    if not path.exists():
-        return None
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # The library raises bare `Exception` for anything malformed.
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{path} is not a tokenizer: {reason}") from error
-    _check_fit(tokenizer, vocab)
-    return tokenizer
-
-
-def _check_fit(tokenizer: tokenizers.Tokenizer, vocab: int) -> None:
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if highest >= vocab:
-        raise UserError(
-            f"the tokenizer does not fit the weights: it has an id {highest}, they have {vocab} "
-            "tokens"
-        )
+            pretrained.tokenizer.save_folder(scratch, context=pretrained.config.context)
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -124,11 +124,18 @@ class ImportedTokenizer:
         """Writes tokenizer.json, without the ids of `pad`, `bos`, `eos` and `mask`."""
         pathlib.Path(path).write_text(self._inner.to_str(), encoding="utf-8")
 
-    def save_folder(self, folder: str | pathlib.Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which `transformers` reads too."""
+    def save_folder(self, folder: str | pathlib.Path, *, context: int = 0) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which `transformers` reads too.
+
+        Args:
+            folder: where to.
+            context: the most tokens the model takes; 0 for no limit.
+        """
         folder = pathlib.Path(folder)
         self.save(folder / "tokenizer.json")
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        if context:
+            config["model_max_length"] = context
         for role in _ROLES:
             if getattr(self, role) is not None:
                 config[f"{role}_token"] = self._inner.id_to_token(getattr(self, role))

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from fm.model.config import ModelConfig
+from fm.model.sampling import Decoding
 from fm.study.text_quality import profiles
-from fm.study.text_quality.writing import Decoding
 
 _NOUNS = {
     "films": "film actor story scene plot music hero ending camera director",

@@ -13,6 +13,7 @@ from fm.model.positions import RopeScaling
 from fm.model.style import Style
 from fm.model.transformer import init
 from fm.transfer.pretrained import Pretrained
+from fm.transfer.pretrained.tokenizer import ImportedTokenizer
 
 SIZES = {"depth": 2, "width": 24, "heads": 4, "hidden": 40, "vocab": 30, "context": 64}
 LEARNED = Style(
@@ -79,7 +80,7 @@ def tokenizer(vocab=SIZES["vocab"]):
     words = {"[UNK]": 0} | {f"w{n}": n for n in range(1, vocab)}
     whole = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     whole.pre_tokenizer = pre_tokenizers.Whitespace()
-    return whole
+    return ImportedTokenizer(whole)
 
 
 def pretrained(name, **fields):
