@@ -17,7 +17,7 @@ class Setting:
       scale: "quick" has tiny shapes and is for tests; "default" is the published set; "full"
         adds to it what takes long.
       platform: of JAX: "cpu", "gpu" or "tpu".
-      repeats: rounds per case, or None for the scale's.
+      repeats: rounds per case, or None for the scale's; a slow case gets fewer.
       attention: names of attention implementations measured beside the one `choose` picks.
       seed: of all data.
     """
@@ -46,6 +46,7 @@ class Setting:
             repeats=self.repeats or rounds,
             turn_seconds=0.002 if self.quick else 0.1,
             ahead=self.accelerator,
+            most_seconds=90.0,
         )
 
     @property

@@ -18,6 +18,9 @@ from typing import Any
 _PAUSE_SECONDS = 0.01
 # Below this a turn starts with an untimed call, which brings caches and threads back.
 _SETTLES_BELOW = 0.2
+# Above this one call warms a side up as well as two.
+_SLOW = 1.0
+_FEWEST_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Pace:
       ahead: whether calls may be sent before earlier ones are done. Right on an accelerator,
         whose queue runs them in order and hides the host; on a CPU two calls that do not need
         each other could run at the same time.
+      most_seconds: after so long no further round begins, once there are three.
     """
 
     repeats: int
     turn_seconds: float
     ahead: bool
+    most_seconds: float = math.inf
 
 
 def interleave(sides: Mapping[str, Side], pace: Pace) -> dict[str, list[float]]:
@@ -64,7 +69,10 @@ def interleave(sides: Mapping[str, Side], pace: Pace) -> dict[str, list[float]]:
     calls = {name: _calls(side, pace) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     gc.collect()
+    began = time.perf_counter()
     for turn in range(pace.repeats):
+        if turn >= _FEWEST_ROUNDS and time.perf_counter() - began > pace.most_seconds:
+            break
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             number, one_call = calls[name]
             time.sleep(_PAUSE_SECONDS)
@@ -75,8 +83,11 @@ def interleave(sides: Mapping[str, Side], pace: Pace) -> dict[str, list[float]]:
 
 
 def _calls(side: Side, pace: Pace) -> tuple[int, float]:
-    """How many calls make a turn, and how long one takes; two calls before that warm up."""
-    _timed(side, 2, ahead=False)
+    """How many calls make a turn, and how long one takes; those before warm up."""
+    _timed(side, 1, ahead=False)
+    one_call = _timed(side, 1, ahead=False)
+    if one_call > _SLOW:
+        return 1, one_call
     one_call = _timed(side, 1, ahead=False)
     return max(1, min(1000, math.ceil(pace.turn_seconds / max(one_call, 1e-9)))), one_call
 

@@ -33,6 +33,11 @@ def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
     assert waits(chained=True, ahead=False) < 10
 
 
+def test_a_case_that_is_out_of_time_gets_three_rounds():
+    pace = Pace(repeats=9, turn_seconds=0.0, ahead=False, most_seconds=0.0)
+    assert len(interleave({"one": fake("one", [], 0.001)}, pace)["one"]) == 3
+
+
 def test_a_slower_side_takes_longer():
     sides = {"slow": fake("slow", [], 0.02), "fast": fake("fast", [], 0.001)}
     seconds = interleave(sides, Pace(repeats=3, turn_seconds=0.0, ahead=False))
