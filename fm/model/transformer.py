@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,7 +55,7 @@ def forward(
         residuals = [x_BLD]
         for n in range(config.depth):
             layer = {name: split[n][0] for name, split in parts.items()}
-            residuals.append(layers.apply(layer, residuals[-1], turns, mask, config))
+            residuals.append(_layer(layer, residuals[-1], turns, mask, config))
         last, residuals = residuals[-1], jnp.stack(residuals)
     return {"final": leave(params["streams"], last, config), "layers": residuals}
 
@@ -91,6 +89,10 @@ def turned(positions: jax.Array, config: ModelConfig) -> layers.Turns | None:
     return rotations(positions_BLA, config.head_width, config.rope_base, scaling)
 
 
+# Traced once for all layers, and differentiated once; the compiled program is the same.
+_layer = jax.jit(layers.apply, static_argnames="config")
+
+
 class Transformer(nn.Module):
     """Linen shell: owns the parameters, leaves the mathematics to `forward`.
 
@@ -113,17 +115,25 @@ class Transformer(nn.Module):
             "streams": self.param("streams", streams.init, self.config),
             "layers": self.param("layers", layers.init, self.config),
         }
+        if self.is_initializing():
+            # No parameter depends on the pass, and tracing it takes longer than making them.
+            return {}
         return forward(params, inputs, self.config, mask=mask, hidden_BL=hidden_BL)
 
 
-@functools.partial(jax.jit, static_argnames="config")
 def init(rng: jax.Array, config: ModelConfig) -> dict:
-    """Fresh parameters (the shapes of the inputs do not matter to them)."""
-    inputs = {"positions": jnp.arange(1)[None]}
-    if config.vocab:
-        inputs["tokens"] = jnp.zeros((1, 1), jnp.int32)
-    else:
-        inputs["patches"] = jnp.zeros((1, 1, config.patch))
-    if config.axes > 1:
-        inputs["positions"] = jnp.zeros((1, 1, config.axes), jnp.int32)
-    return dict(Transformer(config).init(rng, inputs, mask=Mask())["params"])
+    """Fresh parameters; the same seed gives the same ones on every backend."""
+    # Compiler options are for whole programs; traced inside another this is a part of one.
+    whole = not isinstance(rng, jax.core.Tracer) and jax.default_backend() == "cpu"
+    return (_init_quickly if whole else _init)(rng, config)
+
+
+def _draws(rng: jax.Array, config: ModelConfig) -> dict:
+    return dict(Transformer(config).init(rng, {}, mask=Mask())["params"])
+
+
+_init = jax.jit(_draws, static_argnames="config")
+# XLA:CPU compiles random draws in half the time so, to the same bits and as fast to run.
+_init_quickly = jax.jit(
+    _draws, static_argnames="config", compiler_options={"xla_backend_optimization_level": 1}
+)
