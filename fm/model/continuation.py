@@ -1,4 +1,4 @@
-"""The compiled part of generation: prompts read at once, then a loop that ends when all rows have."""
+"""The compiled part of generation: prompts at once, then a loop that ends when all rows have."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Published models from the command line: what they write, and one line for each that is broken."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -91,7 +92,8 @@ def test_words_that_bring_their_space_stay_apart(call, tmp_path):
         single="<s> $A", special_tokens=[("<s>", 0)]
     )
     model = tmp_path / "m"
-    write(model, pretrained("llama", tokenizer=ImportedTokenizer(inner, bos=0)))
+    tokenizer = ImportedTokenizer(inner, bos=0)
+    write(model, dataclasses.replace(pretrained("llama"), tokenizer=tokenizer))
     done = call("generate", f"--model={model}", "--prompt=w3 w1", "--max_tokens=4", "--seed=2")
     assert done.code == 0 and done.out.startswith("w3 w1 w")
 
