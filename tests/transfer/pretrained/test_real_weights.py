@@ -106,7 +106,11 @@ def test_smollm2_says_paris(smollm2, capsys):
 
 
 def test_smollm2_has_the_logits_of_transformers(smollm2):
-    """Read whole and through the cache, as part of a ragged batch."""
+    """Read whole and through the cache, as part of a ragged batch.
+
+    Logits reach 27 to 37 here, and rounding is of that size: against float64 theirs are off by up
+    to 9e-5, ours by 1.8e-4, most of all at the first token.
+    """
     model, theirs = smollm2
     prompts = prompts_of(model)
     assert min(map(len, prompts)) > 4
@@ -118,8 +122,9 @@ def test_smollm2_has_the_logits_of_transformers(smollm2):
         inputs = {"tokens": ids[None], "positions": np.arange(L, dtype=np.int32)[None]}
         final_BLD = run(model.params, inputs, model.config, mask=Mask(causal=True))["final"]
         whole = np.asarray(streams.token_logits(model.params["streams"], final_BLD)[0])
-        np.testing.assert_allclose(whole, want, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(cached, want[L - 5 :], rtol=0, atol=1e-4)
+        atol = 1e-5 * np.abs(want).max()
+        np.testing.assert_allclose(whole, want, rtol=0, atol=atol)
+        np.testing.assert_allclose(cached, want[L - 5 :], rtol=0, atol=atol)
 
 
 def test_minilm_has_the_states_of_transformers(tmp_path):
