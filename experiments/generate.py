@@ -25,7 +25,7 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.generate import Generation
 from fm.model.sampling import Decoding
-from fm.model.writing import write
+from fm.model.writing import after, write
 from fm.study.pretraining import restore
 from fm.transfer import published
 
@@ -87,6 +87,9 @@ def main(values: flags.FlagValues) -> None:
     for flag, value in (("model", name), ("prompt", prompt)):
         if not value:
             raise UserError(f"--{flag} is needed and must not be empty")
+    # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise UserError("--prompt is not UTF-8")
     if "" in values["stop"].value:
         raise UserError("--stop takes at least one character")
     if values["stream"].value and samples > 1:
@@ -97,10 +100,10 @@ def main(values: flags.FlagValues) -> None:
     if values["dtype"].value:
         config = dataclasses.replace(model.config, dtype=values["dtype"].value)
         model = dataclasses.replace(model, config=config)
-    seed = values["seed"].value
+    seed, ids = values["seed"].value, model.encode(prompt)
     generation = Generation(
         model.params,
-        [model.encode(prompt)] * samples,
+        [ids] * samples,
         model.config,
         decoding=decoding,
         max_tokens=values["max_tokens"].value,
@@ -109,15 +112,16 @@ def main(values: flags.FlagValues) -> None:
         barred=model.barred,
     )
     began = time.perf_counter()
+    decode, stop = after(ids, model.decode), values["stop"].value
     if values["stream"].value:
         print(prompt, end="", flush=True)
-        for (piece,) in write(generation, model.decode, stop=values["stop"].value, every=4):
+        for (piece,) in write(generation, decode, stop=stop, every=4):
             print(piece, end="", flush=True)
         print()
     else:
         # Without stop strings nothing needs a look before the end: one program makes it all.
-        every = 16 if values["stop"].value else values["max_tokens"].value
-        pieces = list(write(generation, model.decode, stop=values["stop"].value, every=every))
+        every = 16 if stop else values["max_tokens"].value
+        pieces = list(write(generation, decode, stop=stop, every=every))
         for row, parts in enumerate(zip(*pieces, strict=True)):
             if samples > 1:
                 print(f"--- seed {seed + row}")

@@ -60,6 +60,16 @@ def write(
         yield pieces
 
 
+def after(prompt: np.ndarray, decode: Callable[[np.ndarray], str]) -> Callable[[np.ndarray], str]:
+    """A decoder of what follows a prompt of token ids.
+
+    A tokenizer whose words bring the space before them leaves it out where a text begins, so what
+    follows cannot be decoded alone.
+    """
+    begun = len(decode(prompt))
+    return lambda ids: decode(np.concatenate([prompt, ids]))[begun:]
+
+
 def held_back(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end of a text may yet change or belong to a stop string."""
     broken = len(text) - len(text.rstrip(_BROKEN))

@@ -7,8 +7,6 @@ import os
 import pathlib
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 Record = dict[str, Any]  # "kind" ("train" or "validation"), "step", "tokens", then figures
 
 
@@ -21,6 +19,9 @@ class MetricLog:
 
     def __init__(self, folder: pathlib.Path, step: int):
         """Opens the log of a run that goes on after `step`; later records are dropped."""
+        # It imports all of PyTorch where that is installed: not for who trains nothing.
+        from tensorboardX import SummaryWriter
+
         self._path = pathlib.Path(folder) / "metrics.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.kept = read(self._path, step)

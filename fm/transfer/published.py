@@ -85,6 +85,16 @@ def locate(name: str) -> pathlib.Path | None:
     return None
 
 
+def _unlike(name: str) -> str:
+    """Why this is no model."""
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return f"{name} has no config.json, so it is no model's folder"
+    if path.exists():
+        return f"{name} is no GGUF file, whose name ends in .gguf, and no folder of a model"
+    return f"{name}: no such folder or file, and the names known are {', '.join(NAMED)}"
+
+
 def find(name: str) -> Published:
     """A published model.
 
@@ -97,10 +107,7 @@ def find(name: str) -> Published:
     """
     path = locate(name)
     if path is None:
-        raise UserError(
-            f"{name}: neither a model's folder (config.json, safetensors), a GGUF file, nor one of "
-            f"the names known: {', '.join(NAMED)}"
-        )
+        raise UserError(_unlike(name))
     found = pretrained.read(path)
     if found.tokenizer is None:
         raise UserError(f"{name} has no tokenizer.json, so it cannot read text")

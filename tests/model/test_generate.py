@@ -10,17 +10,16 @@ import pytest
 
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model import cached, streams
-from fm.model import generate as module
+from fm.model import cached, continuation
 from fm.model.generate import Generation, generate
 from fm.model.sampling import GREEDY, Decoding
 from tests.model.problems import params, run
+from tests.model.remembered import cached_logits, logits_of
 from tests.model.styles import STYLES, config
 
 OWN = config(depth=1)
 PROMPTS = [[5, 9, 2, 40, 11], [3], [8, 8, 1], [90, 20, 33, 7, 7, 7, 7, 7, 12]]
 CAUSAL = Mask(causal=True)
-logits_of = jax.jit(streams.token_logits)
 
 
 def plain_logits(weights, tokens, config):
@@ -38,37 +37,6 @@ def plain_greedy(weights, prompt, config, count):
     for _ in range(count):
         tokens.append(int(np.argmax(plain_logits(weights, tokens, config)[-1])))
     return tokens[len(prompt) :]
-
-
-def cached_logits(weights, rows, prompt_lengths, config):
-    """float32 [B][L - P + 1, V]: of each row's prompt's last place and of those after it."""
-    ready = cached.prepare(weights, config)
-    longest, steps = max(prompt_lengths), len(rows[0]) - prompt_lengths[0]
-    tokens = np.zeros((len(rows), longest), np.int32)
-    for padded, row, length in zip(tokens, rows, prompt_lengths, strict=True):
-        padded[:length] = row[:length]
-    lengths = jnp.asarray(prompt_lengths)
-    inputs = {
-        "tokens": tokens,
-        "positions": np.minimum(np.arange(longest), np.asarray(prompt_lengths)[:, None] - 1),
-    }
-    prefill = jax.jit(cached.prefill, static_argnames=("config", "room"))
-    extend = jax.jit(cached.extend, static_argnames="config")
-    final, cache = prefill(ready, inputs, lengths, config, room=steps)
-    found = [[final[b, n - 1]] for b, n in enumerate(prompt_lengths)]
-    for step in range(steps):
-        at = np.asarray(prompt_lengths)[:, None] + step
-        new = np.take_along_axis(np.asarray(rows_padded(rows)), at, axis=1)
-        inputs = {"tokens": new, "positions": at}
-        final, cache = extend(ready, inputs, cache, jnp.int32(longest + step), config)
-        for row, each in zip(found, final, strict=True):
-            row.append(each[0])
-    return [np.asarray(logits_of(ready.streams, jnp.stack(row))) for row in found]
-
-
-def rows_padded(rows):
-    longest = max(map(len, rows))
-    return [list(row) + [0] * (longest - len(row)) for row in rows]
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -213,7 +181,7 @@ def test_a_step_copies_no_cache(name, rows):
         max_tokens=8,
     )
     generation.more(2)
-    compiled = module._go_on.lower(
+    compiled = continuation.go_on.lower(
         generation._weights,
         generation._state,
         generation._rules,

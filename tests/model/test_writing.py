@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.model.writing import held_back, write
+from fm.model.writing import after, held_back, write
 
 
 class Scripted:
@@ -101,3 +101,15 @@ def test_what_is_held_back(text, stop, count):
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(UserError, match="at least one character"):
         list(write(Scripted([[1]]), decode, stop=("",)))
+
+
+def test_what_follows_a_prompt_keeps_the_space_between():
+    """Words that bring the space before them lose it where a text begins."""
+    words = ["a", "prompt", "goes", "on"]
+
+    def joined(ids):
+        return " ".join(words[each] for each in ids)
+
+    follows = after(np.array([0, 1]), joined)
+    assert follows(np.array([2, 3])) == " goes on" and follows(np.array([], np.int32)) == ""
+    assert after(np.array([], np.int32), joined)(np.array([2, 3])) == "goes on"

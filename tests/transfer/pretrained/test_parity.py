@@ -11,8 +11,11 @@ import pytest
 
 from fm.attention import Mask
 from fm.model import streams
+from fm.model.generate import generate
+from fm.model.sampling import GREEDY
 from fm.model.transformer import forward
 from fm.transfer.pretrained import Pretrained, read, write
+from tests.model.remembered import cached_logits
 from tests.transfer.pretrained import problems
 from tests.transfer.pretrained.problems import CASES, params, same
 
@@ -183,6 +186,41 @@ class TestEveryFamily:
         assert not any(report[key] for key in ("missing_keys", "unexpected_keys"))
         assert not report["mismatched_keys"] and model.dtype == torch.float32
         agree(read(tmp_path / "ours"), model.eval())
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "bert"])
+class TestTheCache:
+    @pytest.mark.parametrize("prompts", [(24, 5, 17), (CONTEXT - 6,)], ids=["ragged", "long"])
+    def test_its_logits_are_those_of_whole_rows_there(self, name, prompts, tmp_path):
+        model = model_of(name)
+        pretrained = read(saved(model, tmp_path / "theirs"))
+        rng = np.random.default_rng(1)
+        rows = [rng.integers(0, VOCAB, length + 6) for length in prompts]
+        got = cached_logits(pretrained.params, rows, prompts, pretrained.config)
+        for row, length, found in zip(rows, prompts, got, strict=True):
+            whole = theirs(model, row[None], np.ones((1, len(row)), bool), None)[0]
+            assert found.shape == (7, VOCAB) and np.std(whole) > 0.1
+            np.testing.assert_allclose(found, whole[length - 1 :], rtol=0, atol=1e-4)
+
+    def test_greedy_texts_are_those_of_generate_there(self, name, tmp_path):
+        """Padded on the right here and on the left there, each with a cache of its own."""
+        model = model_of(name)
+        pretrained = read(saved(model, tmp_path / "theirs"))
+        tokens_BL, filled_BL, _ = inputs_of(4, 24, "left")
+        prompts = [row[shown] for row, shown in zip(tokens_BL, filled_BL, strict=True)]
+        assert len({len(prompt) for prompt in prompts}) > 2
+        model.generation_config.eos_token_id = None
+        wanted = model.generate(
+            torch.tensor(tokens_BL),
+            attention_mask=torch.tensor(filled_BL).long(),
+            max_new_tokens=20,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        got = generate(
+            pretrained.params, prompts, pretrained.config, decoding=GREEDY, max_tokens=20
+        )
+        np.testing.assert_array_equal(np.stack(got), wanted[:, 24:].numpy())
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,183 @@
+"""Published models from the command line: what they write, and one line for each that is broken."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from fm.transfer.pretrained import write
+from fm.transfer.pretrained.tokenizer import ImportedTokenizer
+from tests.transfer.pretrained import problems
+from tests.transfer.pretrained.made import llama_file
+from tests.transfer.pretrained.problems import pretrained
+
+PROMPT = "--prompt=w3 w1 w29"
+
+
+def folder(path, name="llama", **fields):
+    """Of a small random model that is whole."""
+    write(path, pretrained(name, **fields))
+    return path
+
+
+def retold(path, **changes):
+    """The folder with another config.json."""
+    file = folder(path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return path
+
+
+def without(path, name):
+    """The folder with one file less."""
+    (folder(path) / name).unlink()
+    return path
+
+
+def cut(path, name, kept):
+    """The folder with only the beginning of a file."""
+    file = folder(path) / name
+    file.write_bytes(file.read_bytes()[:kept])
+    return path
+
+
+def other_tokenizer(path):
+    problems.tokenizer(31).save(folder(path) / "tokenizer.json")
+    return path
+
+
+def cut_gguf(path):
+    file = llama_file(path.with_suffix(".gguf"))
+    file.write_bytes(file.read_bytes()[:-9])
+    return file
+
+
+def file_of(text, suffix):
+    def made(path):
+        file = path.with_suffix(suffix)
+        file.write_text(text)
+        return file
+
+    return made
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_a_folder_goes_on_with_its_prompt(call, tmp_path, name):
+    model = folder(tmp_path / "m", name)
+    done = call("generate", f"--model={model}", PROMPT, "--max_tokens=6", "--temperature=0")
+    assert done.code == 0, done.err
+    words = done.out.split()
+    assert words[:3] == ["w3", "w1", "w29"] and len(words) == 9
+
+
+def test_a_gguf_file_goes_on_with_its_prompt(call, tmp_path):
+    path = llama_file(tmp_path / "a.gguf", tokenizer__ggml__add_bos_token=True)
+    done = call("generate", f"--model={path}", "--prompt=the cat", "--max_tokens=5", "--seed=1")
+    assert done.code == 0 and done.out.startswith("the cat") and len(done.out) > 10
+
+
+def test_words_that_bring_their_space_stay_apart(call, tmp_path):
+    """As of SentencePiece: decoded alone, what follows would lose its first space."""
+    words = {"<s>": 0} | {f"\N{LOWER ONE EIGHTH BLOCK}w{n}": n for n in range(1, 30)}
+    inner = tokenizers.Tokenizer(models.WordLevel(words, unk_token="<s>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    inner.add_special_tokens(["<s>"])
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    model = tmp_path / "m"
+    tokenizer = ImportedTokenizer(inner, bos=0)
+    write(model, dataclasses.replace(pretrained("llama"), tokenizer=tokenizer))
+    done = call("generate", f"--model={model}", "--prompt=w3 w1", "--max_tokens=4", "--seed=2")
+    assert done.code == 0 and done.out.startswith("w3 w1 w")
+
+
+BROKEN = {
+    "nothing there": (lambda path: path, ["no such folder or file", "smollm2-135m, minilm-l6"]),
+    "a folder without config": (
+        lambda path: without(path, "config.json"),
+        ["has no config.json"],
+    ),
+    "a file of another kind": (file_of("text", ".txt"), ["no GGUF file", ".gguf"]),
+    "a config that is no JSON": (
+        lambda path: cut(path, "config.json", 20),
+        ["config.json is not JSON"],
+    ),
+    "no weights": (
+        lambda path: without(path, "model.safetensors"),
+        ["has no model.safetensors"],
+    ),
+    "truncated weights": (
+        lambda path: cut(path, "model.safetensors", 5000),
+        ["model.safetensors is not whole safetensors"],
+    ),
+    "a family not known": (
+        lambda path: retold(path, model_type="mamba"),
+        ["'mamba' is not a known family", "gpt2, llama, qwen2, qwen3, bert"],
+    ),
+    "sizes of another model": (
+        lambda path: retold(path, intermediate_size=41),
+        ["gate_proj.weight has shape"],
+    ),
+    "more layers than there are": (
+        lambda path: retold(path, num_hidden_layers=3),
+        ["missing from the weights", "layers.2."],
+    ),
+    "a tokenizer that does not fit": (
+        other_tokenizer,
+        ["the tokenizer does not fit the weights", "31 ids", "vocabulary 30"],
+    ),
+    "no tokenizer": (
+        lambda path: without(path, "tokenizer.json"),
+        ["has no tokenizer.json"],
+    ),
+    "a model of BERT's kind": (
+        lambda path: folder(path, "bert"),
+        ["fills in what is hidden"],
+    ),
+    "a GGUF file cut short": (cut_gguf, ["is not a readable GGUF file", "ends before tensor"]),
+    "a GGUF file that is none": (file_of("GGML", ".gguf"), ["does not begin with GGUF"]),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_model_is_one_line(call, tmp_path, kind):
+    build, parts = BROKEN[kind]
+    done = call("generate", f"--model={build(tmp_path / 'm')}", PROMPT)
+    assert done.code == 2 and done.out == "" and all(part in done.error for part in parts), done.err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        (" ".join(["w5"] * 70), ["prompt of 70 tokens", "max_tokens=4", "context of 64"]),
+        (" ".join(["w5"] * 61), ["prompt of 61 tokens", "context of 64"]),
+        (" ", ["a prompt must hold at least one token"]),
+        ("w5 \udcff", ["--prompt is not UTF-8"]),
+    ],
+)
+def test_a_prompt_that_cannot_be_gone_on_with(call, tmp_path, prompt, parts):
+    model = folder(tmp_path / "m")
+    done = call("generate", f"--model={model}", f"--prompt={prompt}", "--max_tokens=4")
+    assert done.code == 2 and all(part in done.error for part in parts), done.err
+
+
+def test_a_known_name_that_does_not_generate(call, tmp_path, monkeypatch):
+    model = folder(tmp_path / "m", "bert")
+    monkeypatch.setattr("fm.transfer.published.fetch_named", lambda name: model)
+    done = call("generate", "--model=minilm-l6", PROMPT)
+    assert done.code == 2 and "--model=minilm-l6 fills in what is hidden" in done.error
+
+
+def test_starting_loads_no_other_framework():
+    heavy = ("torch", "transformers", "tensorflow", "sklearn", "pandas", "matplotlib")
+    code = (
+        "import sys, experiments.generate; "
+        f"print(*(name for name in {heavy!r} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
