@@ -10,7 +10,9 @@ from fm.model.sampling import Decoding
 from fm.study.text_quality.config import Diet, Part, TextQualityConfig
 from fm.training.optimizer import OptimizerConfig
 
-PROFILES = ("quick", "default", "full")
+# Whose vectors a profile compares texts by: in the quick one nothing is fetched.
+FEATURES = {"quick": "terms", "default": "minilm-l6", "full": "minilm-l6"}
+PROFILES = tuple(FEATURES)
 FEW = 1 / 16
 
 
@@ -82,7 +84,7 @@ def study(profile: str, domains: tuple[str, str], **where) -> TextQualityConfig:
         decodings=DECODINGS,
         model=ModelConfig(depth=2, width=128, heads=2, kv_heads=2, hidden=512),
         optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.01),
-        steps=240,
+        steps=200,
         batch_size=40,
         vocab=1024,
         length=96,
