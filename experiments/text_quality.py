@@ -4,9 +4,10 @@
 
 Trains a small model on each of eleven training sets (one domain, another, mixtures, repeats,
 noise, subsets, pretrained and tuned) at equal tokens, lets each write at three checkpoints and up
-to seven decodings, and takes every metric of every sample. Writes runs/text_quality/report.html and
-results.json: the frontier of quality and diversity, what each metric would choose, and how the
-others fare when it does. The same command again goes on where it was, or says that it is finished.
+to seven decodings, and takes every metric of every sample. Writes runs/text_quality/report.html,
+results.json and table.csv: the frontier of quality and diversity, what each metric would choose,
+and how the others fare when it does. The same command again goes on where it was, or says that it
+is finished.
 
 Two domains of your own:
 

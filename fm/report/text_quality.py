@@ -16,6 +16,7 @@ from fm.report.files import replace
 from fm.report.gallery import Drawing
 from fm.report.page import embedded, flat, templates
 from fm.report.text_quality_headline import sentences
+from fm.report.text_quality_table import csv_table
 
 Row = dict[str, Any]
 _COLUMNS = (*(metric for metric in METRICS if metric.of_text), ZIPF)
@@ -27,7 +28,9 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def write(results: dict[str, Any], out: Path) -> Path:
-    """Writes `report.html` and `plots/*.png` into the folder `out`, each whole or not at all.
+    """Writes `report.html`, `table.csv` and `plots/*.png` into the folder `out`.
+
+    Each appears whole or not at all.
 
     Returns:
         The path of report.html.
@@ -42,6 +45,7 @@ def write(results: dict[str, Any], out: Path) -> Path:
     (out / "plots").mkdir(parents=True, exist_ok=True)
     for drawing in drawings:
         replace(out / "plots" / drawing.file, drawing.png)
+    replace(out / "table.csv", csv_table(results).encode())
     replace(out / "report.html", page.encode())
     return out / "report.html"
 

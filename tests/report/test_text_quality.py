@@ -1,5 +1,7 @@
 """The page and the headline of a study of text, from made-up results."""
 
+import csv
+
 import pytest
 
 from fm.evaluation.text_quality.metrics import METRICS
@@ -106,6 +108,28 @@ def test_what_models_wrote_is_escaped_and_nothing_is_loaded(results, tmp_path):
     assert "[5 line breaks]" in page
     assert 'src="http' not in page
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+def test_the_table_has_every_figure(results, tmp_path):
+    page = text_quality.write(results, tmp_path)
+    with (page.parent / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    told = {
+        (row["of"], row["domain"], row["arm"], row["stage"], row["decoding"], row["metric"]): [
+            float(row[key]) for key in ("value", "low", "high")
+        ]
+        for row in rows
+    }
+    assert len(told) == len(rows)
+    for sample in results["samples"]:
+        place = [sample[key] for key in ("domain", "arm", "stage", "decoding")]
+        for metric, values in sample["values"].items():
+            assert told["model", *place, metric] == pytest.approx(values, rel=1e-5)
+    own = results["choices"][0]["chosen"]["copied"]
+    place = [own[key] for key in ("domain", "arm", "stage", "decoding")]
+    assert told["fresh", *place, "copied"] == pytest.approx(own["values"]["copied"], rel=1e-5)
+    assert ("real", "A", "", "", "", "zipf") in told
+    assert ("real", "A", "", "", "", "bits_per_byte") not in told
 
 
 def test_there_is_a_picture_of_everything(results):

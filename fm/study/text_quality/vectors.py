@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fm.evaluation.text_quality.features import Features, term_features
 from fm.errors import UserError
+from fm.evaluation.text_quality.features import Features, term_features
 from fm.study.text_quality.config import Whose
 from fm.transfer import published, stored
 from fm.transfer.features import Reading
