@@ -108,6 +108,7 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
         models=_models(results),
         shown=[_shown(results, choice) for choice in results["choices"]],
         faults=FAULTS,
+        early=_early(results),
         config=flat(results["config"]),
     )
 
@@ -115,6 +116,12 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
 def compact(text: str) -> str:
     """The text with more than two line breaks in a row as their number."""
     return re.sub(r"\n{3,}", lambda run: f"\n[{len(run[0])} line breaks]\n", text)
+
+
+def _early(results: dict[str, Any]) -> list[str]:
+    """The decodings looked at before the end of training."""
+    before = [row["decoding"] for row in results["samples"] if row["stage"] != "end"]
+    return list(dict.fromkeys(before))
 
 
 def _domain_rows(results: dict[str, Any], letter: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_a_study_from_end_to_end(call, tmp_path, small):
 
     names = {metric.name for metric in METRICS}
     arms = {name: len(diet["writes"]) for name, diet in results["config"]["diets"].items()}
-    # Each arm and domain: three decodings at the end, those by temperature at two checkpoints.
+    # Each arm and domain: three decodings at the end, the first two at two checkpoints.
     assert len(results["samples"]) == sum(arms.values()) * (3 + 2 * 2)
     assert {r["stage"] for r in results["samples"] if r["temperature"] is None} == {"end"}
     for row in results["samples"]:

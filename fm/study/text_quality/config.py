@@ -75,7 +75,8 @@ class TextQualityConfig:
     Attributes:
       domains: data sets A and B, names or paths.
       diets: the arms.
-      decodings: of every arm; the first is the plain one. See `decodings_at`.
+      decodings: of every arm at its end; the first is the plain one.
+      early: how many of them, from the first on, are looked at before the end.
       model: architecture, but for its vocabulary.
       optimizer: of all training.
       steps: of every arm, a multiple of 8.
@@ -108,6 +109,7 @@ class TextQualityConfig:
     prompt_tokens: int
     new_tokens: int
     held_out: int
+    early: int = 2
     features: Whose = Whose("terms")
     seed: int = 0
     data_dir: str | None = None
@@ -137,8 +139,8 @@ class TextQualityConfig:
         return {"1/4": steps // 4, "1/2": steps // 2, "end": steps}
 
     def decodings_at(self, stage: str) -> tuple[Decoding, ...]:
-        """At the end all; at the checkpoints before it those by temperature, to save time."""
-        return tuple(each for each in self.decodings if stage == "end" or each.by_temperature)
+        """At the end all; at the checkpoints before it the first few, to save time."""
+        return self.decodings if stage == "end" else self.decodings[: self.early]
 
 
 def as_json(config: TextQualityConfig) -> dict:
