@@ -153,6 +153,19 @@ def test_the_headline_says_who_is_closest_and_that_tuning_won(results):
     assert "2.100 [2.000, 2.200] against 2.400 [2.300, 2.500]" in told[-1]
 
 
+def test_the_headline_says_which_choice_costs_most_and_which_least(results):
+    lost = {("judged", "divergence"): 0.9, ("divergence", "judged"): 0.1}
+    results["choices"][0]["regrets"] = [
+        {"by": by, "metric": other, "regret": lost.get((by, other), 0.0), "clear": by != other}
+        for by in ("judged", "divergence")
+        for other in ("judged", "divergence")
+    ]
+    told = sentences(results)[1]
+    assert "that of bits/byte by the judge (“A" in told
+    assert "costs another one most, MAUVE-style area: 90% of its range" in told
+    assert "that of MAUVE-style area costs the others least, 10% on average" in told
+
+
 @pytest.mark.parametrize(
     ("low", "verdict"), [(2.05, "not clearly different from"), (2.6, "worse than")]
 )
