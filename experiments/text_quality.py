@@ -3,10 +3,11 @@
     python -m experiments.text_quality
 
 Trains a small model on each of eleven training sets (one domain, another, mixtures, repeats,
-noise, subsets, pretrained and tuned) at equal tokens, lets each write at three checkpoints and
-seven decodings, and takes every metric of every sample. Writes runs/text_quality/report.html and
-results.json: the frontier of quality and diversity, what each metric would choose, and how the
-others fare when it does. The same command again goes on where it was, or says that it is finished.
+noise, subsets, pretrained and tuned) at equal tokens, lets each write at three checkpoints and up
+to seven decodings, and takes every metric of every sample. Writes runs/text_quality/report.html,
+results.json and table.csv: the frontier of quality and diversity, what each metric would choose,
+and how the others fare when it does. The same command again goes on where it was, or says that it
+is finished.
 
 Two domains of your own:
 
@@ -22,7 +23,7 @@ from fm.data.sources import load
 from fm.errors import UserError
 from fm.report import text_quality as report
 from fm.study import study
-from fm.study.text_quality import profiles
+from fm.study.text_quality import profiles, vectors
 from fm.study.text_quality.run import run
 
 
@@ -33,6 +34,14 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_enum(
         "profile", "default", profiles.PROFILES, "how much of everything", flag_values=values
+    )
+    flags.DEFINE_string(
+        "features",
+        None,
+        "whose vectors the MAUVE-style area compares texts by: a published model's (a known name, "
+        "a Hugging Face folder or a GGUF file), or terms, TF-IDF of the study's own texts; if not "
+        "given minilm-l6, fetched once (84 MB), and terms in the quick profile",
+        flag_values=values,
     )
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
     flags.DEFINE_string(
@@ -57,14 +66,17 @@ def main(values: flags.FlagValues) -> None:
         raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
     where = {key: values[key].value for key in ("data_dir", "text_column")}
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
+    profile = values["profile"].value
+    found = vectors.find(values["features"].value or profiles.FEATURES[profile])
     config = profiles.study(
-        values["profile"].value,
+        profile,
         (names[0], names[1]),
         seed=values["seed"].value,
+        features=found.whose,
         fingerprints=fingerprints,
         **where,
     )
-    results = run(config, out)
+    results = run(config, out, found)
     results["headline"] = report.headline(results)
     study.write_results(results, out)
     page = report.write(results, out)

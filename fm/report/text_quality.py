@@ -16,6 +16,7 @@ from fm.report.files import replace
 from fm.report.gallery import Drawing
 from fm.report.page import embedded, flat, templates
 from fm.report.text_quality_headline import sentences
+from fm.report.text_quality_table import csv_table
 
 Row = dict[str, Any]
 _COLUMNS = (*(metric for metric in METRICS if metric.of_text), ZIPF)
@@ -27,7 +28,9 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def write(results: dict[str, Any], out: Path) -> Path:
-    """Writes `report.html` and `plots/*.png` into the folder `out`, each whole or not at all.
+    """Writes `report.html`, `table.csv` and `plots/*.png` into the folder `out`.
+
+    Each appears whole or not at all.
 
     Returns:
         The path of report.html.
@@ -42,6 +45,7 @@ def write(results: dict[str, Any], out: Path) -> Path:
     (out / "plots").mkdir(parents=True, exist_ok=True)
     for drawing in drawings:
         replace(out / "plots" / drawing.file, drawing.png)
+    replace(out / "table.csv", csv_table(results).encode())
     replace(out / "report.html", page.encode())
     return out / "report.html"
 
@@ -104,6 +108,7 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
         models=_models(results),
         shown=[_shown(results, choice) for choice in results["choices"]],
         faults=FAULTS,
+        early=_early(results),
         config=flat(results["config"]),
     )
 
@@ -111,6 +116,12 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
 def compact(text: str) -> str:
     """The text with more than two line breaks in a row as their number."""
     return re.sub(r"\n{3,}", lambda run: f"\n[{len(run[0])} line breaks]\n", text)
+
+
+def _early(results: dict[str, Any]) -> list[str]:
+    """The decodings looked at before the end of training."""
+    before = [row["decoding"] for row in results["samples"] if row["stage"] != "end"]
+    return list(dict.fromkeys(before))
 
 
 def _domain_rows(results: dict[str, Any], letter: str) -> dict[str, Any]:

@@ -55,20 +55,18 @@ def _disagreement(choice: Row) -> str:
             "another one's choice."
         )
     worst = max(clear, key=lambda row: row["regret"])
-    means = {
-        metric.name: float(
-            np.mean([row["regret"] for row in choice["regrets"] if row["by"] == metric.name])
-        )
-        for metric in METRICS
-    }
+    others: dict[str, list[float]] = {}
+    for row in choice["regrets"]:
+        if row["by"] != row["metric"]:
+            others.setdefault(row["by"], []).append(row["regret"])
+    means = {name: float(np.mean(lost)) for name, lost in others.items()}
     least = min(means, key=lambda name: means[name])
     chosen = choice["chosen"][worst["by"]]
     return (
-        f"{len(METRICS)} metrics make {len(places)} different choices: choosing by "
-        f"{BY_NAME[worst['by']].title} ({spoken(chosen)}) costs "
-        f"{BY_NAME[worst['metric']].title} {min(worst['regret'], 1.0):.0%} of its range; "
-        f"the choice by {BY_NAME[least].title} costs the others least, {means[least]:.0%} "
-        "on average."
+        f"{len(METRICS)} metrics make {len(places)} different choices: that of "
+        f"{BY_NAME[worst['by']].title} ({spoken(chosen)}) costs another one most, "
+        f"{BY_NAME[worst['metric']].title}: {min(worst['regret'], 1.0):.0%} of its range; "
+        f"that of {BY_NAME[least].title} costs the others least, {means[least]:.0%} on average."
     )
 
 

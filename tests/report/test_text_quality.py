@@ -1,5 +1,7 @@
 """The page and the headline of a study of text, from made-up results."""
 
+import csv
+
 import pytest
 
 from fm.evaluation.text_quality.metrics import METRICS
@@ -108,6 +110,28 @@ def test_what_models_wrote_is_escaped_and_nothing_is_loaded(results, tmp_path):
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
 
 
+def test_the_table_has_every_figure(results, tmp_path):
+    page = text_quality.write(results, tmp_path)
+    with (page.parent / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    told = {
+        (row["of"], row["domain"], row["arm"], row["stage"], row["decoding"], row["metric"]): [
+            float(row[key]) for key in ("value", "low", "high")
+        ]
+        for row in rows
+    }
+    assert len(told) == len(rows)
+    for sample in results["samples"]:
+        place = [sample[key] for key in ("domain", "arm", "stage", "decoding")]
+        for metric, values in sample["values"].items():
+            assert told["model", *place, metric] == pytest.approx(values, rel=1e-5)
+    own = results["choices"][0]["chosen"]["copied"]
+    place = [own[key] for key in ("domain", "arm", "stage", "decoding")]
+    assert told["fresh", *place, "copied"] == pytest.approx(own["values"]["copied"], rel=1e-5)
+    assert ("real", "A", "", "", "", "zipf") in told
+    assert ("real", "A", "", "", "", "bits_per_byte") not in told
+
+
 def test_there_is_a_picture_of_everything(results):
     drawings = text_quality.draw(results)
     sections = [drawing.section for drawing in drawings]
@@ -127,6 +151,19 @@ def test_the_headline_says_who_is_closest_and_that_tuning_won(results):
     assert "clearly short of other real text, 0.90 [0.89, 0.91]" in told[0]
     assert "is better than scratch" in told[-1]
     assert "2.100 [2.000, 2.200] against 2.400 [2.300, 2.500]" in told[-1]
+
+
+def test_the_headline_says_which_choice_costs_most_and_which_least(results):
+    lost = {("judged", "divergence"): 0.9, ("divergence", "judged"): 0.1}
+    results["choices"][0]["regrets"] = [
+        {"by": by, "metric": other, "regret": lost.get((by, other), 0.0), "clear": by != other}
+        for by in ("judged", "divergence")
+        for other in ("judged", "divergence")
+    ]
+    told = sentences(results)[1]
+    assert "that of bits/byte by the judge (“A" in told
+    assert "costs another one most, MAUVE-style area: 90% of its range" in told
+    assert "that of MAUVE-style area costs the others least, 10% on average" in told
 
 
 @pytest.mark.parametrize(

@@ -52,13 +52,31 @@ class Diet:
 
 
 @dataclasses.dataclass(frozen=True)
+class Whose:
+    """Whose vectors the MAUVE-style area compares texts by.
+
+    Attributes:
+      name: of a published model, as asked for; or "terms", those of the study's own texts.
+      source: where the model comes from.
+      licence: of the model.
+      digest: of its architecture and numbers.
+    """
+
+    name: str
+    source: str = ""
+    licence: str = ""
+    digest: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class TextQualityConfig:
     """A whole study of text.
 
     Attributes:
       domains: data sets A and B, names or paths.
       diets: the arms.
-      decodings: of every arm; the first is the plain one.
+      decodings: of every arm at its end; the first is the plain one.
+      early: how many of them, from the first on, are looked at before the end.
       model: architecture, but for its vocabulary.
       optimizer: of all training.
       steps: of every arm, a multiple of 8.
@@ -70,6 +88,7 @@ class TextQualityConfig:
       prompt_tokens: of a held-out text that are given.
       new_tokens: that are written, no fewer, so that samples compare.
       held_out: texts of each domain set aside; prompts and real samples are taken from them.
+      features: whose vectors texts are compared by.
       seed: of everything random.
       data_dir: where prepared data sets lie.
       text_column: of files.
@@ -90,6 +109,8 @@ class TextQualityConfig:
     prompt_tokens: int
     new_tokens: int
     held_out: int
+    early: int = 2
+    features: Whose = Whose("terms")
     seed: int = 0
     data_dir: str | None = None
     text_column: str = "text"
@@ -116,6 +137,10 @@ class TextQualityConfig:
         """The checkpoints looked at: their name and step."""
         steps = self.steps_of(diet)
         return {"1/4": steps // 4, "1/2": steps // 2, "end": steps}
+
+    def decodings_at(self, stage: str) -> tuple[Decoding, ...]:
+        """At the end all; at the checkpoints before it the first few, to save time."""
+        return self.decodings if stage == "end" else self.decodings[: self.early]
 
 
 def as_json(config: TextQualityConfig) -> dict:

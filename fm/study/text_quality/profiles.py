@@ -10,7 +10,9 @@ from fm.model.sampling import Decoding
 from fm.study.text_quality.config import Diet, Part, TextQualityConfig
 from fm.training.optimizer import OptimizerConfig
 
-PROFILES = ("quick", "default", "full")
+# Whose vectors a profile compares texts by: in the quick one nothing is fetched.
+FEATURES = {"quick": "terms", "default": "minilm-l6", "full": "minilm-l6"}
+PROFILES = tuple(FEATURES)
 FEW = 1 / 16
 
 
@@ -54,8 +56,8 @@ def diets(profile: str) -> tuple[Diet, ...]:
 
 DECODINGS = (
     Decoding(),
-    Decoding(temperature=0.4),
     Decoding(temperature=0.7),
+    Decoding(temperature=0.4),
     Decoding(temperature=1.3),
     Decoding(top_p=0.6),
     Decoding(top_p=0.9),
@@ -82,7 +84,7 @@ def study(profile: str, domains: tuple[str, str], **where) -> TextQualityConfig:
         decodings=DECODINGS,
         model=ModelConfig(depth=2, width=128, heads=2, kv_heads=2, hidden=512),
         optimizer=OptimizerConfig(learning_rate=0.02, adam_learning_rate=0.01),
-        steps=240,
+        steps=160,
         batch_size=40,
         vocab=1024,
         length=96,
@@ -95,13 +97,18 @@ def study(profile: str, domains: tuple[str, str], **where) -> TextQualityConfig:
     )
     if profile == "full":
         return dataclasses.replace(
-            default, steps=8 * default.steps, texts=512, train_bytes=40_000_000, held_out=2048
+            default,
+            steps=12 * default.steps,
+            texts=512,
+            train_bytes=40_000_000,
+            held_out=2048,
+            early=len(DECODINGS),
         )
     if profile == "quick":
         return dataclasses.replace(
             default,
             model=ModelConfig(depth=1, width=64, heads=2, kv_heads=2, hidden=128),
-            decodings=(DECODINGS[0], DECODINGS[1], DECODINGS[5]),
+            decodings=(DECODINGS[0], DECODINGS[2], DECODINGS[5]),
             steps=24,
             batch_size=16,
             vocab=512,

@@ -12,7 +12,6 @@ from typing import Any
 from tqdm import tqdm
 
 from fm.evaluation.statistics import Interval
-from fm.evaluation.text_quality.features import Features, term_features
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.evaluation.text_quality.novelty import Seen
 from fm.evaluation.text_quality.validity import faults
@@ -31,23 +30,28 @@ from fm.study.text_quality.config import (
 from fm.study.text_quality.corpora import Domain, diet_texts, domains, reader
 from fm.study.text_quality.measuring import Judge, Yardstick, held_out_bits, measure
 from fm.study.text_quality.samples import Sample
+from fm.study.text_quality.vectors import Vectors
 
 Row = dict[str, Any]
-# Real texts to vectors of any text; an imported model's, or those made from the texts themselves.
-MakeFeatures = Callable[[list[str]], Features]
 _SHOWN = 3
 
 
-def run(
-    config: TextQualityConfig, out: pathlib.Path, features: MakeFeatures = term_features
-) -> dict[str, Any]:
+def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[str, Any]:
     """Runs what is not there yet and returns the results, the headline still to be added.
 
     A finished study is read back, not run again.
 
+    Args:
+      config: of the study.
+      out: the folder of all output.
+      vectors: those the config names.
+
     Raises:
       UserError: bad data or settings; or `out` holds another study (names what differs).
+      ValueError: the vectors are others than the config's.
     """
+    if vectors.whose != config.features:
+        raise ValueError(f"vectors of {vectors.whose}, but the study's are {config.features}")
     began = time.perf_counter()
     resumes = study.holds(as_json(config), out)
     if (out / study.RESULTS).exists():
@@ -57,7 +61,7 @@ def run(
         print(f"{out}: going on with what is there", file=sys.stderr)
     found = domains(config)
     study.claim(as_json(config), out)
-    work = _Study(config, found, out, features)
+    work = _Study(config, found, out, vectors)
     trained = work.train()
     models = work.models()
     rows, human = work.measure()
@@ -89,13 +93,13 @@ class _Study:
         config: TextQualityConfig,
         found: dict[str, Domain],
         out: pathlib.Path,
-        features: MakeFeatures,
+        vectors: Vectors,
     ):
         self.config, self.found, self.out = config, found, out
         tokenizer = reader(found, config.vocab, out)
         self.arms = Arms(config, found, tokenizer, out / "models")
         self.tokenizer, self.model = tokenizer, self.arms.model
-        self.features = features([text for each in found.values() for text in each.train])
+        self.features = vectors.of([text for each in found.values() for text in each.train])
         self.real = {
             letter: samples.real(
                 tokenizer, domain.held_out, config.prompt_tokens, config.new_tokens, config.texts
@@ -166,7 +170,7 @@ class _Study:
             for diet in self.config.diets
             for letter in diet.writes
             for stage in self.config.stages(diet)
-            for decoding in self.config.decodings
+            for decoding in self.config.decodings_at(stage)
         ]
         calm = 0.5 if sys.stderr.isatty() else 30.0
         rows = [self._row(*place) for place in tqdm(plan, "samples", mininterval=calm, leave=False)]

@@ -1,4 +1,4 @@
-"""Two small domains of made-up prose, and a study of them that takes seconds."""
+"""Two small domains of made-up prose, a study of them that takes seconds, a published model."""
 
 import dataclasses
 
@@ -7,6 +7,10 @@ import numpy as np
 from fm.model.config import ModelConfig
 from fm.model.sampling import Decoding
 from fm.study.text_quality import profiles
+from fm.transfer.pretrained import Pretrained, write
+from fm.transfer.pretrained.tokenizer import ImportedTokenizer
+from tests.transfer.pretrained import problems as published
+from tests.transfer.pretrained.made import byte_bpe
 
 _NOUNS = {
     "films": "film actor story scene plot music hero ending camera director",
@@ -41,8 +45,17 @@ def write_domains(folder, count=400):
     return tuple(paths)
 
 
+def write_model(folder, family="bert", seed=0):
+    """A published model of random numbers that reads any text."""
+    tokenizer = ImportedTokenizer(byte_bpe())
+    config = dataclasses.replace(published.CASES[family][1], vocab=tokenizer.vocab_size)
+    made = Pretrained(config, published.params(config, seed), tokenizer, family=family)
+    write(folder, made)
+    return folder
+
+
 def study(domains, **changes):
-    """Five arms of 16 steps, two decodings, 12 texts a sample."""
+    """Five arms of 16 steps, three decodings, 12 texts a sample."""
     return small(profiles.study("quick", domains), changes)
 
 
@@ -50,7 +63,7 @@ def small(quick, changes):
     """The quick study made quicker, with changes."""
     sizes = {
         "model": ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=32),
-        "decodings": (Decoding(), Decoding(temperature=0.5)),
+        "decodings": (Decoding(), Decoding(temperature=0.5), Decoding(top_p=0.9)),
         "steps": 16,
         "batch_size": 4,
         "vocab": 300,

@@ -1,0 +1,72 @@
+"""Vectors of a published model: its own final output, averaged; and whose they are."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.attention import Mask
+from fm.errors import UserError
+from fm.model.transformer import forward
+from fm.study.text_quality import vectors
+from fm.study.text_quality.run import run
+from tests.study.text_quality import problems
+
+TEXTS = ["the cat sat on the mat", "the", "and the naïve dog didn't. " * 3]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(("family", "causal"), [("bert", False), ("llama", True)])
+def test_a_vector_is_the_mean_of_the_final_output(family, causal, tmp_path):
+    found = vectors.find(str(problems.write_model(tmp_path / "model", family)))
+    model = found.model
+    assert model.causal == causal
+    got = found.of([])(TEXTS)
+    assert got.shape == (3, model.config.width) and got.dtype == np.float32
+    for text, vector in zip(TEXTS, got, strict=True):
+        ids = model.encode([text], model.config.context)[0]
+        inputs = {"tokens": jnp.array(ids)[None], "positions": jnp.arange(len(ids))[None]}
+        final = forward(model.params, inputs, model.config, mask=Mask(causal))["final"]
+        mean = np.asarray(final[0], np.float64).mean(0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_a_long_text_is_read_at_both_ends(tmp_path):
+    make = vectors.find(str(problems.write_model(tmp_path / "model"))).of([])
+    base, middle, end = make(
+        ["cat " * 200, "cat " * 100 + "dog " + "cat " * 99, "cat " * 199 + "dog "]
+    )
+    np.testing.assert_allclose(base, middle, atol=1e-6)
+    assert np.abs(base - end).max() > 1e-4
+
+
+def test_whose_they_are_is_told(tmp_path):
+    path = str(problems.write_model(tmp_path / "model"))
+    found = vectors.find(path)
+    assert (found.whose.name, found.whose.source) == (path, "a file of your own")
+    told = found.of([]).name
+    assert path in told and "a file of your own" in told and "licence not known" in told
+    other = vectors.find(str(problems.write_model(tmp_path / "other", seed=1)))
+    assert found.whose.digest != other.whose.digest
+
+
+def test_terms_are_of_the_texts_given():
+    found = vectors.find("terms")
+    assert found.model is None and found.whose.digest == ""
+    texts = problems.texts("films", 20, 0)
+    assert "20 real texts" in found.of(texts).name
+
+
+def test_a_model_that_is_none_is_one_line_that_says_what_is_taken():
+    with pytest.raises(UserError, match=r"^--features=gpt9: takes terms, .*minilm-l6.* GGUF file$"):
+        vectors.find("gpt9")
+
+
+def test_other_vectors_than_the_study_names_are_refused(tmp_path):
+    found = vectors.find(str(problems.write_model(tmp_path / "model")))
+    with pytest.raises(ValueError, match="'terms'"):
+        run(problems.study(("a", "b")), tmp_path / "out", found)
+    assert not (tmp_path / "out").exists()
