@@ -7,11 +7,15 @@ import pathlib
 
 import numpy as np
 
+from fm.errors import UserError
 from fm.evaluation import baselines
 from fm.study.adaptation import Arm, Classical, Network
+from fm.study.config import ADAPT
+from fm.study.imported import Imported
 from fm.study.pretraining import Reader, pretrain_seeds, reader
 from fm.study.tasks import Task
 from fm.training.run import Trained
+from fm.transfer import published
 from fm.transfer.examples import Rows, image_rows, text_rows
 
 
@@ -30,12 +34,18 @@ class Fed:
     runs: list[Trained]
 
 
-def networks(task: Task, arms: tuple[str, ...], seeds: int, out: pathlib.Path) -> dict[str, Fed]:
+def networks(
+    task: Task,
+    arms: tuple[str, ...],
+    seeds: int,
+    out: pathlib.Path,
+    adapt: tuple[str, ...] = ADAPT,
+) -> dict[str, Fed]:
     """Pretrains what needs it, once per seed, and reads the task's examples for every arm."""
     fed = {}
     recipe = task.config.recipe
     shared: dict[str, tuple[Reader, Rows]] = {}
-    for arm in (arm for arm in arms if arm != "classical"):
+    for arm in (arm for arm in arms if arm not in ("imported", "classical")):
         # Scratch reads through the tokenizer of the task's own text, as self does.
         source = "upstream" if arm == "upstream" else "self"
         corpus = task.corpora.get(source, task.dataset.train)
@@ -56,13 +66,17 @@ def networks(task: Task, arms: tuple[str, ...], seeds: int, out: pathlib.Path) -
                 out=folder,
                 label=label,
             )
-        ready = network(task, reads, [run.params for run in runs], rows)
+        ready = network(task, reads, [run.params for run in runs], rows, adapt)
         fed[arm] = Fed(ready, reads, runs)
     return fed
 
 
 def network(
-    task: Task, reads: Reader, checkpoints: list[dict], rows: Rows | None = None
+    task: Task,
+    reads: Reader,
+    checkpoints: list[dict],
+    rows: Rows | None = None,
+    adapt: tuple[str, ...] = ADAPT,
 ) -> Network:
     """A network ready to adapt to the task; fresh parameters where there are no checkpoints."""
     return Network(
@@ -73,13 +87,42 @@ def network(
         test_from=len(task.touched),
         classes=len(task.dataset.classes),
         capacity=max(task.config.budgets),
+        adapt=adapt,
+        trials=trials(task, adapt),
     )
 
 
-def classical(task: Task) -> Arm:
+def trials(task: Task, adapt: tuple[str, ...]) -> int:
+    """Settings every arm of a task tries, by the methods asked for."""
+    shots = task.config.imported.shots if task.config.imported else (0,)
+    return task.config.recipe.trials(adapt, prompts=2 * len(shots))
+
+
+def imported(task: Task, adapt: tuple[str, ...] = ADAPT) -> Imported:
+    """A published model on the task, by the methods that leave its weights as they are.
+
+    Raises:
+      UserError: there is no such model, it cannot be read, or it can do none of the methods.
+    """
+    asked = task.config.imported
+    if asked is None:
+        raise UserError(f"the imported arm of {task.name} needs a published model: --imported=NAME")
+    if not task.text:
+        raise UserError(f"--imported={asked.model} reads text, but {task.name} is {task.modality}")
+    return Imported(
+        model=published.find(asked.model),
+        config=asked,
+        texts=_texts(task),
+        test_from=len(task.touched),
+        adapt=adapt,
+        trials=trials(task, adapt),
+    )
+
+
+def classical(task: Task, adapt: tuple[str, ...] = ADAPT) -> Arm:
     """What a user would otherwise do, on the whole of every input."""
     inputs = baselines.prepare(task.modality, _texts(task) if task.text else _images(task))
-    return Classical(task.modality, inputs, len(task.touched), task.config.recipe.trials)
+    return Classical(task.modality, inputs, len(task.touched), trials(task, adapt))
 
 
 def _rows(task: Task, reads: Reader) -> Rows:

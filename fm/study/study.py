@@ -43,7 +43,12 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         return read_results(out)
     if resumes:
         print(f"{out}: going on with what is there", file=sys.stderr)
-    tasks = [prepare(task, config.arms, config.seeds) for task in config.tasks]
+    tasks = [prepare(task, config.arms_of(task), config.seeds) for task in config.tasks]
+    brought = {
+        task.name: arms.imported(task, config.adapt)
+        for task in tasks
+        if "imported" in config.arms_of(task.config)
+    }
     claim(as_json(config), out)
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -59,13 +64,19 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
     }
     done = []
     for task in tasks:
-        fed = arms.networks(task, config.arms, config.pretrain_seeds, out / "pretrained")
+        wanted, seeds = config.arms_of(task.config), config.pretrain_seeds
+        fed = arms.networks(task, wanted, seeds, out / "pretrained", config.adapt)
         ways: dict[str, Arm] = {arm: each.network for arm, each in fed.items()}
-        if "classical" in config.arms:
-            ways["classical"] = arms.classical(task)
-        ordered = {arm: ways[arm] for arm in config.arms}
+        if "classical" in wanted:
+            ways["classical"] = arms.classical(task, config.adapt)
+        if task.name in brought:
+            ways["imported"] = brought[task.name]
+        ordered = {arm: ways[arm] for arm in wanted}
         cells = run_cells(task, ordered, config.search_seeds, out / "cells")
         _collect(results, task, fed, cells, config.search_seeds)
+        if task.name in brought:
+            results["tasks"][-1]["imported"] = brought[task.name].about()
+            results["leakage"].append(evidence.unsearched(task))
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
     _write_predictions(done, out / "predictions.csv")

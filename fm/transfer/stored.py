@@ -41,7 +41,7 @@ def digest(config: ModelConfig, params: dict) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         values = np.ascontiguousarray(leaf)
         found.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
-        found.update(values.reshape(-1).view(np.uint8))
+        found.update(values.reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
@@ -94,7 +94,7 @@ def kept(
     found = hashlib.blake2b(json.dumps([_VERSION, about], sort_keys=True).encode(), digest_size=16)
     for each in ids:
         found.update(len(each).to_bytes(4, "little"))
-        found.update(np.ascontiguousarray(each, np.int32))
+        found.update(np.ascontiguousarray(each, np.int32).data)
     folder = cache_folder() / "features" / found.hexdigest()
     if not folder.is_dir():
         began = time.perf_counter()
