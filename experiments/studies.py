@@ -101,8 +101,9 @@ def configure(
     for n, name in enumerate(names):
         fed = upstream[n] if upstream else UPSTREAM.get(name)
         tasks.append(_task(name, fed, values, profile, model))
-    # An arm that no task has is none of the study's.
-    arms = tuple(arm for arm in arms if any(arm not in task.without for task in tasks))
+    if values["arms"].using_default_value:
+        # An arm that no task has is none of the study's.
+        arms = tuple(arm for arm in arms if any(arm not in task.without for task in tasks))
     tasks = [
         dataclasses.replace(task, without=tuple(arm for arm in task.without if arm in arms))
         for task in tasks

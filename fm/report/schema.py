@@ -19,6 +19,8 @@ _ROWS = {
     "imported",
     "curves": "task arm kind unit labels tokens steps value validation_tokens validation",
     "samples": "task arm modality prompt text caption png",
+    "methods": "task arm method labels parameters_trained bytes_state bytes_program seconds "
+    "accuracy",
     "mistakes": "task arm labels truth prediction baseline_prediction modality text png",
 }
 _MAPPINGS = ("config", "versions", "device", "attention")

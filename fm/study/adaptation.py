@@ -156,7 +156,7 @@ class Network:
         probes = [setting for setting in self.grid() if setting["adapt"] == "probe"]
         trials = []
         if probes:
-            trials = probe_trials(self._frozen(seed, drawn), labels, probes, cut)
+            trials = probe_trials(self.features_of(seed, drawn), labels, probes, cut)
         for setting in self.grid()[len(probes) :]:
             right = 0
             for fit, held in cut:
@@ -197,8 +197,8 @@ class Network:
     def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
         """See `Arm`."""
         if setting["adapt"] == "probe":
-            probe = fit_probe(self._frozen(seed, drawn), labels, setting)
-            return probe.predict(self._frozen(seed, self._test()))
+            probe = fit_probe(self.features_of(seed, drawn), labels, setting)
+            return probe.predict(self.features_of(seed, self._test()))
         tuned = self.tune(drawn, labels, seed, setting)
         return predict(
             tuned, take(self.rows, self._test()), self.model, reading=self.recipe.finetune.reading
@@ -226,7 +226,7 @@ class Network:
     def _test(self) -> np.ndarray:
         return np.arange(self.test_from, len(self.rows["segments"]))
 
-    def _frozen(self, seed: int, wanted: np.ndarray) -> np.ndarray:
+    def features_of(self, seed: int, wanted: np.ndarray) -> np.ndarray:
         """Features of the wanted rows from the seed's starting parameters, each computed once."""
         key = seed % len(self.checkpoints) if self.checkpoints else seed
         known = self._features.setdefault(key, {})

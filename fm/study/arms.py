@@ -15,8 +15,12 @@ from fm.study.imported import Imported
 from fm.study.pretraining import Reader, pretrain_seeds, reader
 from fm.study.tasks import Task
 from fm.training.run import Trained
-from fm.transfer import published
+from fm.transfer import published, ragged
 from fm.transfer.examples import Rows, image_rows, text_rows
+from fm.transfer.features import Reading
+
+# Of weights that took long to train: a hundredth of what small fresh models bear.
+PUBLISHED_RATES, PUBLISHED_ADAPTER_RATES = (1e-4,), (1e-3,)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,25 +102,59 @@ def trials(task: Task, adapt: tuple[str, ...]) -> int:
     return task.config.recipe.trials(adapt, prompts=2 * len(shots))
 
 
-def imported(task: Task, adapt: tuple[str, ...] = ADAPT) -> Imported:
-    """A published model on the task, by the methods that leave its weights as they are.
+def imported(task: Task, adapt: tuple[str, ...] = ADAPT, *, tuned: bool = False) -> Imported:
+    """A published model on the task.
+
+    Args:
+      task: of text.
+      adapt: methods asked for.
+      tuned: whether the methods that train the model itself are among those it can.
 
     Raises:
       UserError: there is no such model, it cannot be read, or it can do none of the methods.
     """
     asked = task.config.imported
+    if not task.text:
+        raise UserError(f"published models read text, but {task.name} is {task.modality}")
     if asked is None:
         raise UserError(f"the imported arm of {task.name} needs a published model: --imported=NAME")
-    if not task.text:
-        raise UserError(f"--imported={asked.model} reads text, but {task.name} is {task.modality}")
-    return Imported(
+    made = Imported(
         model=published.find(asked.model),
         config=asked,
         texts=_texts(task),
         test_from=len(task.touched),
         adapt=adapt,
         trials=trials(task, adapt),
+        tuned=tuned,
     )
+    return _with_network(made, task) if tuned else made
+
+
+def _with_network(made: Imported, task: Task) -> Imported:
+    """The same, able to train the model itself too: all of it, or adapters."""
+    wanted = tuple(method for method in made.adapt if method in ("full", "lora"))
+    if not wanted:
+        return made
+    model, recipe = made.model, task.config.recipe
+    ids = model.encode(made.texts, made.length)
+    read = Reading("mean", causal=model.causal)
+    recipe = dataclasses.replace(
+        recipe,
+        finetune=dataclasses.replace(recipe.finetune, keep=0, reading=read),
+        learning_rates=PUBLISHED_RATES,
+        adapter_rates=PUBLISHED_ADAPTER_RATES,
+    )
+    network = Network(
+        checkpoints=[model.params],
+        model=model.config,
+        recipe=recipe,
+        rows=ragged.rows(ids, -(-max(map(len, ids)) // 16) * 16),
+        test_from=made.test_from,
+        classes=len(task.dataset.classes),
+        capacity=max(task.config.budgets),
+        adapt=wanted,
+    )
+    return dataclasses.replace(made, network=network)
 
 
 def classical(task: Task, adapt: tuple[str, ...] = ADAPT) -> Arm:

@@ -53,7 +53,8 @@ class Imported:
       test_from: place of the first test item.
       adapt: methods asked for; it does those it can.
       trials: settings to try.
-      network: does the methods that train the model itself; None where none is asked for.
+      tuned: whether methods that train the model itself are to come, as `network`.
+      network: does these.
     """
 
     model: Published
@@ -62,10 +63,11 @@ class Imported:
     test_from: int
     adapt: tuple[str, ...]
     trials: int
+    tuned: bool = False
     network: Network | None = None
 
     def __post_init__(self):
-        if not self.grid():
+        if not self.grid() and not (self.tuned and {"full", "lora"} & set(self.adapt)):
             kind = "" if self.model.causal else ", which follows no prompts,"
             raise UserError(
                 f"--adapt={','.join(self.adapt)}: the imported arm ({self.model.name}){kind} can "
@@ -144,11 +146,16 @@ class Imported:
             "answers": list(self.config.answers) if self.model.causal else None,
         }
 
+    @property
+    def length(self) -> int:
+        """The most tokens of a text it reads."""
+        return min(self.config.length, self.model.config.context or self.config.length)
+
     @functools.cached_property
     def features(self) -> np.ndarray:
         """Of all texts, float32 [N, E]."""
         model = self.model
-        ids = model.encode(self.texts, min(self.config.length, model.config.context or 10**9))
+        ids = model.encode(self.texts, self.length)
         print(f"{model.name}: reading {len(ids)} texts …", file=sys.stderr, flush=True)
         read = reading(model.causal, model.config.depth)
         found = stored.features(self._digest, model.params, model.config, ids, read)

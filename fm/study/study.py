@@ -15,7 +15,7 @@ import numpy as np
 
 from fm.attention import Mask, choose
 from fm.errors import UserError
-from fm.study import arms, environment, evidence, exhibits
+from fm.study import arms, environment, evidence, exhibits, methods
 from fm.study.adaptation import Arm
 from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
@@ -60,7 +60,7 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         "xla_flags": environment.xla_flags(),
         "attention": {},
         **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
-        **{key: [] for key in ("tasks", "curves", "samples", "mistakes")},
+        **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods")},
     }
     done = []
     for task in tasks:
@@ -77,6 +77,7 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         if task.name in brought:
             results["tasks"][-1]["imported"] = brought[task.name].about()
             results["leakage"].append(evidence.unsearched(task))
+        results["methods"] += methods.rows(task, fed, brought.get(task.name))
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
     _write_predictions(done, out / "predictions.csv")

@@ -89,10 +89,12 @@ def test_pretrain(refused, arguments, parts):
     [
         (["--pretrained=nowhere"], ["--pretrained=nowhere", "experiments.pretrain"]),
         (["--pretrained=nowhere", "--size=nano"], ["--size=nano", "--pretrained"]),
+        (["--adapt=prompt"], ["--adapt=prompt", "published model"]),
+        (["--pretrained=minilm-l6"], ["published models read text", "digits is image"]),
         (["--labels=5"], ["5 labels", "10 classes"]),
         (["--labels=1"], ["--labels=1: takes"]),
         (["--labels=99999"], ["99999 labels", "digits"]),
-        (["--adapt=magic"], ["--adapt=magic: takes one of any, probe, full"]),
+        (["--adapt=magic"], ["--adapt: 'magic' is not known", "full, probe, lora, prompt"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
