@@ -1,9 +1,13 @@
-"""Adapts a pretrained model to labels: a linear probe or full fine-tuning.
+"""Adapts a pretrained model to labels: a linear probe, fine-tuning, adapters or prompts.
 
     python -m experiments.adapt --pretrained=runs/pretrain --dataset=film_reviews --labels=200
 
-Chooses among the recipe's settings on validation cut from the labels, scores the test items
-once, and writes OUT/summary.json. Without --pretrained it starts from fresh parameters.
+    python -m experiments.adapt --pretrained=minilm-l6 --adapt=probe,lora --labels=200
+
+--pretrained is the --out of experiments.pretrain, or a published model: a known name, a folder of
+Hugging Face's or a GGUF file; without it the parameters are fresh. Chooses among the settings of
+the methods on validation cut from the labels, scores the test items once, and writes
+OUT/summary.json.
 """
 
 from __future__ import annotations
@@ -15,29 +19,42 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from experiments import command, studies
+from experiments import asking, command, studies
 from fm.data.sources import Dataset, load
 from fm.errors import UserError
 from fm.evaluation.validation import choose, draw_labels
 from fm.model.config import sized
 from fm.study import recipes, study
-from fm.study.arms import network
-from fm.study.config import Recipe, TaskConfig
+from fm.study.arms import imported, network
+from fm.study.config import ADAPT, METHODS, Recipe, TaskConfig, check_methods
 from fm.study.pretraining import Reader, reader, restore
 from fm.study.tasks import prepare
+from fm.transfer import published
+from fm.transfer.pretrained.named import NAMED
 
 
 def define(values: flags.FlagValues) -> None:
     """Where the model and the labels come from."""
     flags.DEFINE_string("dataset", "film_reviews", "name, file or folder", flag_values=values)
     flags.DEFINE_string(
-        "pretrained", None, "folder of experiments.pretrain; fresh if not given", flag_values=values
+        "pretrained",
+        None,
+        f"folder of experiments.pretrain, or a published model ({', '.join(NAMED)}, a folder or a "
+        "GGUF file); fresh if not given",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "size", None, "of a fresh model: nano, micro, tiny, small, base", flag_values=values
     )
     flags.DEFINE_integer("labels", 100, "labelled examples", flag_values=values, lower_bound=2)
-    flags.DEFINE_enum("adapt", "any", ["any", "probe", "full"], "how", flag_values=values)
+    flags.DEFINE_list(
+        "adapt",
+        list(ADAPT),
+        f"how: some of {', '.join(METHODS)}, the best on validation is taken; prompt only with a "
+        "published model that goes on with a text",
+        flag_values=values,
+    )
+    asking.define(values)
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
     command.define_data(values)
     command.define_out(values, "runs/adapt")
@@ -49,6 +66,9 @@ def main(values: flags.FlagValues) -> None:
     name, size, folder = (values[key].value for key in ("dataset", "size", "pretrained"))
     if size and folder:
         raise UserError(f"--size={size}: the model of --pretrained has its own; leave one out")
+    adapt = tuple(values["adapt"].value)
+    check_methods(adapt)
+    asking.check(values, None)
     if size:
         sized(size)
     where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
@@ -56,29 +76,34 @@ def main(values: flags.FlagValues) -> None:
     recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("image_shape"))
     if size:
         recipe = recipes.with_size(recipe, size)
-    pretrained = _pretrained(folder, data, recipe) if folder else None
-    task = prepare(TaskConfig(name, None, (labels,), recipe, **where), ("scratch",), 1)
+    # A folder of one's own is told by its checkpoints, else it is looked for among others'.
+    theirs = folder and _published(folder)
+    if adapt == ("prompt",) and not theirs:
+        raise UserError("--adapt=prompt: takes a published model as --pretrained; or add probe")
+    pretrained = _pretrained(folder, data, recipe) if folder and not theirs else None
+    asked = asking.imported(values, folder, name, data) if theirs else None
+    config = TaskConfig(name, None, (labels,), recipe, imported=asked, **where)
+    task = prepare(config, ("scratch",), 1)
     drawn = draw_labels(task.dataset.train.labels, labels, seed)
     task = dataclasses.replace(task, drawn=(drawn,))
     config = {
         "experiment": "adapt",
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},
         **{key: values[key].value for key in ("pretrained", "labels", "adapt", "seed")},
+        "imported": dataclasses.asdict(asked) if asked else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
+    found = imported(task, adapt, tuned=True) if theirs else None
     study.claim(config, out)
-    if pretrained:
-        reads, checkpoints = pretrained[0], [pretrained[1]]
+    if found:
+        arm = found
+    elif pretrained:
+        arm = network(task, pretrained[0], [pretrained[1]], adapt=adapt)
     else:
-        reads, checkpoints = reader(task.dataset.train, task.modality, recipe, out), []
-    arm = network(task, reads, checkpoints)
+        reads = reader(task.dataset.train, task.modality, recipe, out)
+        arm = network(task, reads, [], adapt=adapt)
     truth, rows = task.dataset.train.labels[drawn], task.rows_of(drawn)
-    wanted = values["adapt"].value
-    trials = [
-        trial
-        for trial in arm.validate(rows, truth, seed)
-        if wanted in ("any", trial["config"]["adapt"])
-    ]
+    trials = arm.validate(rows, truth, seed)
     setting = choose(trials)["config"]
     guessed = arm.fit_predict(rows, truth, seed, setting)
     accuracy = float(np.mean(guessed == np.asarray(task.test.labels)))
@@ -87,6 +112,7 @@ def main(values: flags.FlagValues) -> None:
         "accuracy": accuracy,
         "test_items": len(task.test),
         "trials": trials,
+        "published": found.about() if found else None,
         "config": config,
     }
     partial = out / "summary.partial"
@@ -96,13 +122,20 @@ def main(values: flags.FlagValues) -> None:
     print(f"accuracy {accuracy:.3f} on {len(task.test)} test items ({how}), {out / 'summary.json'}")
 
 
+def _published(name: str) -> bool:
+    """Whether `name` is a published model, not a folder of experiments.pretrain."""
+    own = (pathlib.Path(name).expanduser() / "checkpoints").is_dir()
+    return not own and (name in NAMED or published.locate(name) is not None)
+
+
 def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dict]:
     """The pretrained model, checked to read such data."""
     try:
         found = restore(pathlib.Path(folder).expanduser())
     except UserError as error:
         raise UserError(
-            f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain"
+            f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain, a "
+            f"published model's folder or GGUF file, or one of {', '.join(NAMED)}"
         ) from error
     reads, shape = found.reads, data.info.get("image_shape")
     patch = recipe.patch**2 * shape[2] if shape else 0

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import sys
 
 from absl import flags
 
-from experiments import command
+from experiments import asking, command
 from fm import report
 from fm.data.sources import load
 from fm.errors import UserError
 from fm.model.config import sized
 from fm.study import recipes, study
-from fm.study.config import ARMS, Recipe, StudyConfig, TaskConfig
+from fm.study.config import ADAPT, ARMS, METHODS, Recipe, StudyConfig, TaskConfig, check_methods
+from fm.transfer.pretrained.named import NAMED
 
 # What else of the same format there is, built in, for the upstream arm.
 UPSTREAM = {"film_reviews": "docstrings", "digits": "photos"}
@@ -25,8 +27,16 @@ _BUDGETS = {
 }
 
 
-def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
-    """The flags of a study."""
+def define(values: flags.FlagValues, *, tasks: str, out: str, imported: str | None = None) -> None:
+    """The flags of a study; `imported` is the published model of text tasks if none is named."""
+    flags.DEFINE_string(
+        "imported",
+        None,
+        f"published model of the imported arm: {', '.join(NAMED)}, a folder of Hugging Face's or "
+        f"a GGUF file; if not given {imported or 'none'} for text (in the quick profile none "
+        "unless --arms names that arm); empty for none",
+        flag_values=values,
+    )
     flags.DEFINE_list("tasks", tasks.split(","), "built-in or TFDS names", flag_values=values)
     flags.DEFINE_string(
         "dataset", None, "a file or folder of your own as the only task", flag_values=values
@@ -35,6 +45,13 @@ def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
     flags.DEFINE_list(
         "upstream", None, "what the upstream arm is fed, one name per task", flag_values=values
     )
+    flags.DEFINE_list(
+        "adapt",
+        list(ADAPT),
+        f"ways from a model to the task: some of {', '.join(METHODS)}; an arm does those it can",
+        flag_values=values,
+    )
+    asking.define(values)
     flags.DEFINE_list("budgets", None, "numbers of labels", flag_values=values)
     flags.DEFINE_integer(
         "seeds",
@@ -46,6 +63,13 @@ def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
     flags.DEFINE_integer(
         "pretrain_seeds", 1, "pretrained checkpoints per arm", flag_values=values, lower_bound=1
     )
+    flags.DEFINE_integer(
+        "test_items",
+        None,
+        "at most this many test items are scored; 1000, or 200 in the quick profile",
+        flag_values=values,
+        lower_bound=2,
+    )
     flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
     flags.DEFINE_enum(
         "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
@@ -54,8 +78,10 @@ def define(values: flags.FlagValues, *, tasks: str, out: str) -> None:
     command.define_out(values, out)
 
 
-def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
-    """The study that the flags describe.
+def configure(
+    values: flags.FlagValues, experiment: str, imported: str | None = None
+) -> StudyConfig:
+    """The study that the flags describe; see `define` about `imported`.
 
     Raises:
       UserError: a flag names something that is not there, or does not fit.
@@ -69,14 +95,19 @@ def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
     if upstream and len(upstream) != len(names):
         raise UserError(f"--upstream takes {len(names)} names, one per task, not {len(upstream)}")
     arms = tuple(values["arms"].value)
+    adapt = tuple(values["adapt"].value)
+    model = _model(values, imported)
     tasks = []
     for n, name in enumerate(names):
         fed = upstream[n] if upstream else UPSTREAM.get(name)
-        if fed is None and "upstream" in arms and values["arms"].using_default_value:
-            print(f"{name}: no upstream data given, that arm is left out", file=sys.stderr)
-        tasks.append(_task(name, fed, values, profile))
-    if any(task.upstream is None for task in tasks) and values["arms"].using_default_value:
-        arms = tuple(arm for arm in arms if arm != "upstream")
+        tasks.append(_task(name, fed, values, profile, model))
+    if values["arms"].using_default_value:
+        # An arm that no task has is none of the study's.
+        arms = tuple(arm for arm in arms if any(arm not in task.without for task in tasks))
+    tasks = [
+        dataclasses.replace(task, without=tuple(arm for arm in task.without if arm in arms))
+        for task in tasks
+    ]
     seeds = values["seeds"].value or (3 if profile == "quick" else 8)
     return StudyConfig(
         experiment=experiment,
@@ -85,6 +116,7 @@ def configure(values: flags.FlagValues, experiment: str) -> StudyConfig:
         seeds=seeds,
         search_seeds=1 if profile == "quick" else min(seeds, 2),
         pretrain_seeds=values["pretrain_seeds"].value,
+        adapt=adapt,
     )
 
 
@@ -93,13 +125,48 @@ def _check(values: flags.FlagValues) -> None:
     for arm in values["arms"].value:
         if arm not in ARMS:
             raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(ARMS)}")
+    check_methods(tuple(values["adapt"].value))
+    asking.check(values, values["imported"].value)
     if values["size"].value:
         sized(values["size"].value)
     if values["budgets"].value is not None:
         _numbers("--budgets", values["budgets"].value)
 
 
-def _task(name: str, upstream: str | None, values: flags.FlagValues, profile: str) -> TaskConfig:
+def _model(values: flags.FlagValues, default: str | None) -> str | None:
+    """The published model of the imported arm, None for none."""
+    given = values["imported"].value
+    asked = not values["arms"].using_default_value and "imported" in values["arms"].value
+    if given is None and (asked or values["profile"].value != "quick"):
+        given = default
+    if asked and not given:
+        raise UserError("--arms names imported: that arm takes --imported=NAME, such as minilm-l6")
+    fits = {"probe", "prompt"} & set(values["adapt"].value)
+    return given if given and (asked or fits) and "imported" in values["arms"].value else None
+
+
+def _without(
+    name: str, modality: str, upstream: str | None, model: str | None, values: flags.FlagValues
+) -> tuple[str, ...]:
+    """Arms that a task has not; says so of each unless all of the study is without it."""
+    without = []
+    if upstream is None and values["arms"].using_default_value:
+        print(f"{name}: no upstream data given, that arm is left out", file=sys.stderr)
+        without.append("upstream")
+    if model is None or modality != "text":
+        without.append("imported")
+    if model and modality != "text" and "imported" in values["arms"].value:
+        print(f"{name}: {model} reads text, that arm is left out", file=sys.stderr)
+    return tuple(without)
+
+
+def _task(
+    name: str,
+    upstream: str | None,
+    values: flags.FlagValues,
+    profile: str,
+    model: str | None,
+) -> TaskConfig:
     where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
     data = load(name, **where)
     recipe = recipes.for_format(data.modality, profile)
@@ -120,9 +187,11 @@ def _task(name: str, upstream: str | None, values: flags.FlagValues, profile: st
         upstream=upstream,
         budgets=_numbers("--budgets", budgets),
         recipe=fitted(recipe, data.info.get("image_shape")),
-        test_items=200 if profile == "quick" else 1000,
+        test_items=values["test_items"].value or (200 if profile == "quick" else 1000),
         corpus_items=3000 if profile == "quick" else None,
         fingerprint=data.info["fingerprint"],
+        without=_without(name, data.modality, upstream, model, values),
+        imported=asking.imported(values, model, name, data) if model else None,
         **where,
     )
 

@@ -27,7 +27,8 @@ class LedgerRow:
     Attributes:
       task: name of the task.
       arm: name of the arm.
-      pretrain_flops: FLOPs spent before any label was seen; shared between tasks.
+      pretrain_flops: FLOPs spent before any label was seen; shared between tasks; None where
+        others spent them.
       pretrain_seconds: wall time of the same.
       adapt_flops: FLOPs of adapting to this task, tuning trials included if they were charged.
       adapt_seconds: wall time of the same.
@@ -38,8 +39,8 @@ class LedgerRow:
 
     task: str
     arm: str
-    pretrain_flops: float
-    pretrain_seconds: float
+    pretrain_flops: float | None
+    pretrain_seconds: float | None
     adapt_flops: float
     adapt_seconds: float
     break_even_tasks: int | None = None
@@ -92,8 +93,8 @@ def ledger_row(
     task: str,
     arm: str,
     *,
-    pretrain_flops: float,
-    pretrain_seconds: float,
+    pretrain_flops: float | None,
+    pretrain_seconds: float | None,
     adapt_flops: float,
     adapt_seconds: float,
     distinct: tuple[float | None, str],
@@ -101,7 +102,7 @@ def ledger_row(
     """The row of one arm, its break-even worked out against `distinct_flops`' answer."""
     flops, note = distinct
     tasks = None
-    if flops is not None:
+    if flops is not None and pretrain_flops is not None:
         tasks = break_even_tasks(pretrain_flops, adapt_flops, flops)
         if tasks is None:
             costlier = "adapting costs no less per task than scratch of the same quality"

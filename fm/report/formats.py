@@ -95,3 +95,13 @@ def _three(value: float) -> str:
 def _minus(text: str) -> str:
     """`text` with a real minus sign, and zero without any sign."""
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def size(count: float | None) -> str:
+    """Bytes in memory: 12_600_000 gives `12.6 MB`."""
+    if count is None:
+        return MISSING
+    for unit, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.1f} {prefix}B"
+    return f"{count:.0f} B"

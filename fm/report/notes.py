@@ -3,7 +3,7 @@
 from typing import Any
 
 from fm.report import arms, formats
-from fm.report.schema import Row
+from fm.report.schema import Row, title
 from fm.report.verdict import verdict
 
 
@@ -147,8 +147,15 @@ def _checkpoint(results: dict[str, Any]) -> str:
 def _imported(results: dict[str, Any]) -> list[tuple[str, str]]:
     if not any(cell["arm"] == "imported" for cell in results["cells"]):
         return []
+    whose = [
+        f"{title(results, row['name'])}: {about['model']}, {about['source']}; licence of the "
+        f"weights: {about['licence']}; {about['parameters']:,} parameters, up to "
+        f"{about['tokens']} tokens of a text, {about['reading']}."
+        for row in results["tasks"]
+        if (about := row["imported"])
+    ]
     text = "An imported model may have seen these very test items in its own pretraining."
-    return [("Imported weights", text)]
+    return [("Imported weights", " ".join([text, *whose]))]
 
 
 def _find(config: Any, key: str) -> Any:

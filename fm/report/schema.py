@@ -15,9 +15,12 @@ _ROWS = {
     "ledger": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds "
     "break_even_tasks note",
     "leakage": "task arm method checked found removed",
-    "tasks": "name title modality classes metric train test description licence fingerprint split",
+    "tasks": "name title modality classes metric train test description licence fingerprint split "
+    "imported",
     "curves": "task arm kind unit labels tokens steps value validation_tokens validation",
     "samples": "task arm modality prompt text caption png",
+    "methods": "task arm method labels parameters_trained bytes_state bytes_program seconds "
+    "accuracy",
     "mistakes": "task arm labels truth prediction baseline_prediction modality text png",
 }
 _MAPPINGS = ("config", "versions", "device", "attention")

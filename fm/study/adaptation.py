@@ -19,10 +19,10 @@ from fm.evaluation.validation import folds
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
-from fm.study.config import Recipe
+from fm.study.config import ADAPT, Recipe
 from fm.transfer.examples import Rows, take
 from fm.transfer.features import frozen_features
-from fm.transfer.finetune import finetune, predict
+from fm.transfer.finetune import FinetuneConfig, finetune, predict
 
 Setting = dict[str, Any]
 Trial = dict[str, Any]
@@ -48,6 +48,15 @@ class Arm(Protocol):
     def fit_flops(self, labels: int, setting: Setting) -> float:
         """Cost of fitting one setting on so many labels."""
         ...
+
+
+def widened(values: tuple[float, ...], more: int) -> tuple[float, ...]:
+    """The values and `more` others beyond them, by half decades, above and below in turn."""
+    beyond = [
+        max(values) * 10 ** (n / 4 + 0.5) if n % 2 == 0 else min(values) * 10 ** (-(n + 1) / 4)
+        for n in range(more)
+    ]
+    return (*values, *beyond)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +96,7 @@ class Classical:
 
 @dataclasses.dataclass(eq=False)
 class Network:
-    """A transformer, fresh or pretrained: linear probe and full fine-tuning.
+    """A transformer, fresh or pretrained: linear probe, full fine-tuning, adapters.
 
     Attributes:
       checkpoints: parameters, shared out over the seeds; none for an arm that starts afresh.
@@ -97,6 +106,8 @@ class Network:
       test_from: row of the first test item.
       classes: number of classes.
       capacity: the largest label budget.
+      adapt: methods asked for; "prompt" is not one of its own, see `grid`.
+      trials: settings to try; 0 for those of its own methods.
     """
 
     checkpoints: list[dict]
@@ -106,13 +117,32 @@ class Network:
     test_from: int
     classes: int
     capacity: int
+    adapt: tuple[str, ...] = ADAPT
+    trials: int = 0
     _features: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
 
     def grid(self) -> list[Setting]:
-        """Probes by penalty, then full fine-tuning by learning rate."""
+        """Probes by penalty, then fine-tuning and LoRA by learning rate.
+
+        Where others try prompts, which a model this small does not follow, it tries as many
+        more penalties or rates of the first method it has.
+        """
+        values = {
+            "probe": self.recipe.penalties,
+            "full": self.recipe.learning_rates,
+            "lora": self.recipe.adapter_rates,
+        }
+        values = {method: tried for method, tried in values.items() if method in self.adapt}
+        first = next(iter(values))
+        more = self.trials - self.recipe.trials(tuple(values)) if self.trials else 0
+        values[first] = widened(values[first], more)
+        key = {"probe": "l2", "full": "learning_rate", "lora": "learning_rate"}
+        scale = {"probe": {"scale": self.recipe.scale}}
         return [
-            {"adapt": "probe", "scale": self.recipe.scale, "l2": l2} for l2 in self.recipe.penalties
-        ] + [{"adapt": "full", "learning_rate": rate} for rate in self.recipe.learning_rates]
+            {"adapt": method, **scale.get(method, {}), key[method]: value}
+            for method, tried in values.items()
+            for value in tried
+        ]
 
     def start(self, seed: int) -> dict:
         """Parameters a seed starts from."""
@@ -124,7 +154,9 @@ class Network:
         """See `Arm`."""
         cut = folds(labels, seed=seed)
         probes = [setting for setting in self.grid() if setting["adapt"] == "probe"]
-        trials = probe_trials(self._frozen(seed, drawn), labels, probes, cut)
+        trials = []
+        if probes:
+            trials = probe_trials(self.features_of(seed, drawn), labels, probes, cut)
         for setting in self.grid()[len(probes) :]:
             right = 0
             for fit, held in cut:
@@ -141,39 +173,50 @@ class Network:
         return trials
 
     def tune(self, drawn, labels, seed, setting, steps: int | None = None) -> dict:
-        """Full fine-tuning; see `fm.transfer.finetune`."""
-        config = dataclasses.replace(self.recipe.finetune, learning_rate=setting["learning_rate"])
+        """Fine-tuning of all or of adapters; see `fm.transfer.finetune`."""
         return finetune(
             self.start(seed),
             take(self.rows, drawn),
             labels,
             self.model,
-            config,
+            self.tuning(setting),
             classes=self.classes,
             seed=seed,
             capacity=self.capacity,
             steps=steps,
         )
 
+    def tuning(self, setting: Setting) -> FinetuneConfig:
+        """The fine-tuning that a setting asks for."""
+        return dataclasses.replace(
+            self.recipe.finetune,
+            learning_rate=setting["learning_rate"],
+            lora=self.recipe.adapters if setting["adapt"] == "lora" else None,
+        )
+
     def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
         """See `Arm`."""
         if setting["adapt"] == "probe":
-            probe = fit_probe(self._frozen(seed, drawn), labels, setting)
-            return probe.predict(self._frozen(seed, self._test()))
+            probe = fit_probe(self.features_of(seed, drawn), labels, setting)
+            return probe.predict(self.features_of(seed, self._test()))
         tuned = self.tune(drawn, labels, seed, setting)
         return predict(
             tuned, take(self.rows, self._test()), self.model, reading=self.recipe.finetune.reading
         )
 
     def fit_flops(self, labels, setting) -> float:
-        """Forward once per label for a probe, three times per example drawn for fine-tuning."""
+        """Forward once per label for a probe, three times per example drawn for fine-tuning.
+
+        Twice for LoRA, which has no products for the gradients of kernels (its own are small).
+        """
         length = self.rows["segments"].shape[1]
         patches = "patches" in self.rows
         if setting["adapt"] == "probe":
             return labels * flops.forward_flops(self.model, length, predictions=0, patches=patches)
         tuning = self.recipe.finetune
         return (
-            tuning.updates(labels)
+            (2 / 3 if setting["adapt"] == "lora" else 1)
+            * tuning.updates(labels)
             * tuning.batch_size
             * flops.train_flops(
                 self.model, min(tuning.keep or length, length), predictions=0, patches=patches
@@ -183,7 +226,7 @@ class Network:
     def _test(self) -> np.ndarray:
         return np.arange(self.test_from, len(self.rows["segments"]))
 
-    def _frozen(self, seed: int, wanted: np.ndarray) -> np.ndarray:
+    def features_of(self, seed: int, wanted: np.ndarray) -> np.ndarray:
         """Features of the wanted rows from the seed's starting parameters, each computed once."""
         key = seed % len(self.checkpoints) if self.checkpoints else seed
         known = self._features.setdefault(key, {})

@@ -7,12 +7,20 @@ import pathlib
 
 import numpy as np
 
+from fm.errors import UserError
 from fm.evaluation import baselines
 from fm.study.adaptation import Arm, Classical, Network
+from fm.study.config import ADAPT
+from fm.study.imported import Imported
 from fm.study.pretraining import Reader, pretrain_seeds, reader
 from fm.study.tasks import Task
 from fm.training.run import Trained
+from fm.transfer import published, ragged
 from fm.transfer.examples import Rows, image_rows, text_rows
+from fm.transfer.features import Reading
+
+# Of weights that took long to train: a hundredth of what small fresh models bear.
+PUBLISHED_RATES, PUBLISHED_ADAPTER_RATES = (1e-4,), (1e-3,)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,12 +38,18 @@ class Fed:
     runs: list[Trained]
 
 
-def networks(task: Task, arms: tuple[str, ...], seeds: int, out: pathlib.Path) -> dict[str, Fed]:
+def networks(
+    task: Task,
+    arms: tuple[str, ...],
+    seeds: int,
+    out: pathlib.Path,
+    adapt: tuple[str, ...] = ADAPT,
+) -> dict[str, Fed]:
     """Pretrains what needs it, once per seed, and reads the task's examples for every arm."""
     fed = {}
     recipe = task.config.recipe
     shared: dict[str, tuple[Reader, Rows]] = {}
-    for arm in (arm for arm in arms if arm != "classical"):
+    for arm in (arm for arm in arms if arm not in ("imported", "classical")):
         # Scratch reads through the tokenizer of the task's own text, as self does.
         source = "upstream" if arm == "upstream" else "self"
         corpus = task.corpora.get(source, task.dataset.train)
@@ -56,13 +70,17 @@ def networks(task: Task, arms: tuple[str, ...], seeds: int, out: pathlib.Path) -
                 out=folder,
                 label=label,
             )
-        ready = network(task, reads, [run.params for run in runs], rows)
+        ready = network(task, reads, [run.params for run in runs], rows, adapt)
         fed[arm] = Fed(ready, reads, runs)
     return fed
 
 
 def network(
-    task: Task, reads: Reader, checkpoints: list[dict], rows: Rows | None = None
+    task: Task,
+    reads: Reader,
+    checkpoints: list[dict],
+    rows: Rows | None = None,
+    adapt: tuple[str, ...] = ADAPT,
 ) -> Network:
     """A network ready to adapt to the task; fresh parameters where there are no checkpoints."""
     return Network(
@@ -73,13 +91,76 @@ def network(
         test_from=len(task.touched),
         classes=len(task.dataset.classes),
         capacity=max(task.config.budgets),
+        adapt=adapt,
+        trials=trials(task, adapt),
     )
 
 
-def classical(task: Task) -> Arm:
+def trials(task: Task, adapt: tuple[str, ...]) -> int:
+    """Settings every arm of a task tries, by the methods asked for."""
+    shots = task.config.imported.shots if task.config.imported else (0,)
+    return task.config.recipe.trials(adapt, prompts=2 * len(shots))
+
+
+def imported(task: Task, adapt: tuple[str, ...] = ADAPT, *, tuned: bool = False) -> Imported:
+    """A published model on the task.
+
+    Args:
+      task: of text.
+      adapt: methods asked for.
+      tuned: whether the methods that train the model itself are among those it can.
+
+    Raises:
+      UserError: there is no such model, it cannot be read, or it can do none of the methods.
+    """
+    asked = task.config.imported
+    if not task.text:
+        raise UserError(f"published models read text, but {task.name} is {task.modality}")
+    if asked is None:
+        raise UserError(f"the imported arm of {task.name} needs a published model: --imported=NAME")
+    made = Imported(
+        model=published.find(asked.model),
+        config=asked,
+        texts=_texts(task),
+        test_from=len(task.touched),
+        adapt=adapt,
+        trials=trials(task, adapt),
+        tuned=tuned,
+    )
+    return _with_network(made, task) if tuned else made
+
+
+def _with_network(made: Imported, task: Task) -> Imported:
+    """The same, able to train the model itself too: all of it, or adapters."""
+    wanted = tuple(method for method in made.adapt if method in ("full", "lora"))
+    if not wanted:
+        return made
+    model, recipe = made.model, task.config.recipe
+    ids = model.encode(made.texts, made.length)
+    read = Reading("mean", causal=model.causal)
+    recipe = dataclasses.replace(
+        recipe,
+        finetune=dataclasses.replace(recipe.finetune, keep=0, reading=read),
+        learning_rates=PUBLISHED_RATES,
+        adapter_rates=PUBLISHED_ADAPTER_RATES,
+    )
+    network = Network(
+        checkpoints=[model.params],
+        model=model.config,
+        recipe=recipe,
+        rows=ragged.rows(ids, -(-max(map(len, ids)) // 16) * 16),
+        test_from=made.test_from,
+        classes=len(task.dataset.classes),
+        capacity=max(task.config.budgets),
+        adapt=wanted,
+    )
+    return dataclasses.replace(made, network=network)
+
+
+def classical(task: Task, adapt: tuple[str, ...] = ADAPT) -> Arm:
     """What a user would otherwise do, on the whole of every input."""
     inputs = baselines.prepare(task.modality, _texts(task) if task.text else _images(task))
-    return Classical(task.modality, inputs, len(task.touched), task.config.recipe.trials)
+    return Classical(task.modality, inputs, len(task.touched), trials(task, adapt))
 
 
 def _rows(task: Task, reads: Reader) -> Rows:

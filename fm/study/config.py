@@ -11,9 +11,14 @@ from fm.model.config import ModelConfig
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.transfer.finetune import FinetuneConfig
+from fm.transfer.lora import LoraConfig
+from fm.transfer.prompts import Template
 
 SCHEMA = 1
-ARMS = ("scratch", "self", "upstream", "classical")
+ARMS = ("scratch", "self", "upstream", "imported", "classical")
+# The ways from a model to a task: all of it trained, none of it, adapters, or none and no head.
+METHODS = ("full", "probe", "lora", "prompt")
+ADAPT = ("probe", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Recipe:
       learning_rates: the grid of full fine-tuning.
       penalties: the grid of the linear probe, in L2 penalties.
       scale: of the probe's features, "standardise" or "l2" (rows of unit length).
+      adapters: of LoRA.
+      adapter_rates: the grid of LoRA.
     """
 
     model: ModelConfig
@@ -49,20 +56,53 @@ class Recipe:
     length: int = 0
     windows: int = 1
     patch: int = 0
+    adapters: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    adapter_rates: tuple[float, ...] = (1e-2,)
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "windows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("learning_rates", "penalties"):
+        for name in ("learning_rates", "penalties", "adapter_rates"):
             tried = getattr(self, name)
             if not tried or not all(0 < value < float("inf") for value in tried):
                 raise UserError(f"{name}={tried} takes numbers above 0, at least one")
 
-    @property
-    def trials(self) -> int:
-        """Settings every arm may try."""
-        return len(self.learning_rates) + len(self.penalties)
+    def trials(self, adapt: tuple[str, ...], prompts: int = 2) -> int:
+        """Settings every arm may try, by the methods asked for; prompts have `prompts` of them."""
+        sizes = {
+            "probe": len(self.penalties),
+            "full": len(self.learning_rates),
+            "lora": len(self.adapter_rates),
+            "prompt": prompts,
+        }
+        return sum(sizes[method] for method in adapt)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedConfig:
+    """A published model as an arm, and how it reads and is asked.
+
+    Attributes:
+      model: name, folder or file, as `fm.transfer.published.find` takes it.
+      length: the most tokens of a text it reads, half from its beginning and half from its end.
+      words: template of prompts, see `fm.transfer.prompts.Template`.
+      answers: of prompts, one for each class.
+      shots: solved examples that lead a prompt; each number is tried, 0 is none.
+    """
+
+    model: str
+    length: int
+    words: str
+    answers: tuple[str, ...]
+    shots: tuple[int, ...] = (0,)
+
+    def __post_init__(self):
+        if self.length < 8:
+            raise UserError(f"imported: length={self.length} must be at least 8 tokens")
+        if not self.shots or min(self.shots) < 0 or len(set(self.shots)) < len(self.shots):
+            raise UserError(f"shots={self.shots} takes numbers from 0, none of them twice")
+        Template(self.words, self.answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +121,8 @@ class TaskConfig:
       text_column: of files.
       label_column: of files.
       fingerprint: of the data as loaded, so that changed files are not taken for the same.
+      without: arms of the study that this task has not.
+      imported: the model of the imported arm; None if there is none.
     """
 
     dataset: str
@@ -93,6 +135,8 @@ class TaskConfig:
     text_column: str = "text"
     label_column: str = "label"
     fingerprint: str = ""
+    without: tuple[str, ...] = ()
+    imported: ImportedConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +150,7 @@ class StudyConfig:
       seeds: runs per cell; each draws its own labels and initialisation.
       search_seeds: the grid is searched on the first so many seeds, the same for every arm.
       pretrain_seeds: pretrained checkpoints per arm, shared out over the seeds.
+      adapt: some of `METHODS`; an arm tries the settings of those it can.
     """
 
     experiment: str
@@ -114,6 +159,7 @@ class StudyConfig:
     seeds: int = 8
     search_seeds: int = 2
     pretrain_seeds: int = 1
+    adapt: tuple[str, ...] = ADAPT
 
     def __post_init__(self):
         for arm in self.arms:
@@ -124,6 +170,19 @@ class StudyConfig:
                 f"arms={','.join(self.arms)}: a comparison takes at least two, none of them twice, "
                 "such as scratch,self"
             )
+        check_methods(self.adapt)
+        fed = [arm for arm in self.arms if arm in ("scratch", "self", "upstream")]
+        if fed and set(self.adapt) == {"prompt"}:
+            raise UserError(
+                f"--adapt=prompt: {', '.join(fed)} cannot follow prompts; add probe, full or lora, "
+                "or leave them out of --arms"
+            )
+        for task in self.tasks:
+            if len(self.arms_of(task)) < 2:
+                raise UserError(
+                    f"arms={','.join(self.arms)}: {task.dataset} has but "
+                    f"{', '.join(self.arms_of(task)) or 'none'} of them, a comparison takes two"
+                )
         for name in ("seeds", "search_seeds", "pretrain_seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
@@ -132,6 +191,21 @@ class StudyConfig:
                 f"search_seeds={self.search_seeds} and pretrain_seeds={self.pretrain_seeds} "
                 f"can be at most seeds={self.seeds}"
             )
+
+    def arms_of(self, task: TaskConfig) -> tuple[str, ...]:
+        """The arms that a task has."""
+        return tuple(arm for arm in self.arms if arm not in task.without)
+
+
+def check_methods(adapt: tuple[str, ...]) -> None:
+    """Raises UserError unless each is one of `METHODS`, once."""
+    for method in adapt:
+        if method not in METHODS:
+            raise UserError(f"--adapt: {method!r} is not known; accepted are {', '.join(METHODS)}")
+    if not adapt or len(set(adapt)) < len(adapt):
+        raise UserError(
+            f"--adapt={','.join(adapt)}: takes at least one of {', '.join(METHODS)}, none twice"
+        )
 
 
 def as_json(config: StudyConfig) -> dict:

@@ -13,6 +13,7 @@ from fm.evaluation.statistics import holm, paired_difference
 from fm.study.arms import Fed
 from fm.study.cells import Cell
 from fm.study.tasks import Task
+from fm.training.run import Trained
 
 Row = dict[str, Any]
 
@@ -42,11 +43,18 @@ def cell_rows(cells: list[Cell], task: Task, fed: dict[str, Fed]) -> list[Row]:
                     "setting": cell.setting,
                     "trials": cell.trials,
                     "train_flops": cell.flops,
-                    "pretrain_flops": runs[seed % len(runs)].flops if runs else 0.0,
+                    "pretrain_flops": _pretrained(cell.arm, runs, seed),
                     "seconds": cell.seconds,
                 }
             )
     return rows
+
+
+def _pretrained(arm: str, runs: list[Trained], seed: int) -> float | None:
+    """FLOPs of the checkpoint a seed started from; None where others paid them."""
+    if arm == "imported":
+        return None
+    return runs[seed % len(runs)].flops if runs else 0.0
 
 
 def comparisons(cells: list[Cell], task: Task) -> list[Row]:
@@ -115,6 +123,8 @@ def ledger(cells: list[Cell], task: Task, fed: dict[str, Fed], multipliers: list
         distinct = None, "scratch is what the others are held against"
         if arm == "classical":
             distinct = None, "no network: its arithmetic is not counted"
+        elif arm == "imported":
+            distinct = None, "pretrained by others, at a cost that is not known"
         elif arm != "scratch":
             distinct = None, "needs the scratch arm, 2 budgets and 2 seeds"
             if known:
@@ -125,8 +135,8 @@ def ledger(cells: list[Cell], task: Task, fed: dict[str, Fed], multipliers: list
         row = ledger_row(
             task.name,
             arm,
-            pretrain_flops=sum(run.flops for run in runs),
-            pretrain_seconds=sum(run.seconds for run in runs),
+            pretrain_flops=None if arm == "imported" else sum(run.flops for run in runs),
+            pretrain_seconds=None if arm == "imported" else sum(run.seconds for run in runs),
             adapt_flops=cell.flops,
             adapt_seconds=cell.seconds,
             distinct=distinct,
@@ -148,3 +158,15 @@ def leakage_rows(task: Task) -> list[Row]:
         }
         for arm, found in task.leakage.items()
     ]
+
+
+def unsearched(task: Task) -> Row:
+    """In place of a search: what an imported model was pretrained on is not at hand."""
+    return {
+        "task": task.name,
+        "arm": "imported",
+        "method": "not searched: its pretraining data is not published with it",
+        "checked": None,
+        "found": None,
+        "removed": None,
+    }

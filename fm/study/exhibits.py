@@ -58,7 +58,9 @@ def adaptation_curves(
     rows, values = [], {}
     for arm, each in fed.items():
         trials = next(c.trials for c in cells if (c.arm, c.labels) == (arm, labels))
-        tuned = [trial for trial in trials if trial["config"]["adapt"] == "full"]
+        tuned = [trial for trial in trials if trial["config"]["adapt"] in ("full", "lora")]
+        if not tuned:
+            continue
         best = max(tuned, key=lambda trial: trial["validation"])["config"]
         network = each.network
         items = np.arange(min(_CURVE_ITEMS, len(task.test)))

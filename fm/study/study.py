@@ -15,7 +15,7 @@ import numpy as np
 
 from fm.attention import Mask, choose
 from fm.errors import UserError
-from fm.study import arms, environment, evidence, exhibits
+from fm.study import arms, environment, evidence, exhibits, methods
 from fm.study.adaptation import Arm
 from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
@@ -43,7 +43,12 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         return read_results(out)
     if resumes:
         print(f"{out}: going on with what is there", file=sys.stderr)
-    tasks = [prepare(task, config.arms, config.seeds) for task in config.tasks]
+    tasks = [prepare(task, config.arms_of(task), config.seeds) for task in config.tasks]
+    brought = {
+        task.name: arms.imported(task, config.adapt)
+        for task in tasks
+        if "imported" in config.arms_of(task.config)
+    }
     claim(as_json(config), out)
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -55,17 +60,24 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         "xla_flags": environment.xla_flags(),
         "attention": {},
         **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
-        **{key: [] for key in ("tasks", "curves", "samples", "mistakes")},
+        **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods")},
     }
     done = []
     for task in tasks:
-        fed = arms.networks(task, config.arms, config.pretrain_seeds, out / "pretrained")
+        wanted, seeds = config.arms_of(task.config), config.pretrain_seeds
+        fed = arms.networks(task, wanted, seeds, out / "pretrained", config.adapt)
         ways: dict[str, Arm] = {arm: each.network for arm, each in fed.items()}
-        if "classical" in config.arms:
-            ways["classical"] = arms.classical(task)
-        ordered = {arm: ways[arm] for arm in config.arms}
+        if "classical" in wanted:
+            ways["classical"] = arms.classical(task, config.adapt)
+        if task.name in brought:
+            ways["imported"] = brought[task.name]
+        ordered = {arm: ways[arm] for arm in wanted}
         cells = run_cells(task, ordered, config.search_seeds, out / "cells")
         _collect(results, task, fed, cells, config.search_seeds)
+        if task.name in brought:
+            results["tasks"][-1]["imported"] = brought[task.name].about()
+            results["leakage"].append(evidence.unsearched(task))
+        results["methods"] += methods.rows(task, fed, brought.get(task.name))
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
     _write_predictions(done, out / "predictions.csv")

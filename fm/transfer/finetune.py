@@ -108,6 +108,36 @@ def finetune(
       `{"model": params, "head": {...}}`, tuned; with LoRA also `adapters`, and "model" is the base
       with these attached, its arrays those of `params`.
     """
+    idle, arguments = _arguments(
+        params,
+        rows,
+        labels,
+        model,
+        config,
+        classes=classes,
+        seed=seed,
+        capacity=capacity,
+        steps=steps,
+    )
+    trained, frozen = _run(*arguments), arguments[1]
+    tuned = _whole(trained, frozen, config)
+    streams = {**tuned["model"]["streams"], **idle}
+    return trained | {"model": tuned["model"] | {"streams": streams}}
+
+
+def _arguments(
+    params: dict,
+    rows: Rows,
+    labels: np.ndarray,
+    model: ModelConfig,
+    config: FinetuneConfig,
+    *,
+    classes: int,
+    seed: int,
+    capacity: int,
+    steps: int | None = None,
+) -> tuple[dict, tuple]:
+    """The heads that are set aside, and what `_run` takes."""
     n = len(labels)
     draws = np.random.default_rng([seed, n])
     most = config.updates(capacity)
@@ -121,7 +151,7 @@ def finetune(
     padded = {key: _pad(value, capacity) for key, value in rows.items()}
     # The rate and the number of steps enter as data: one compiled program for all of them.
     shapes = dataclasses.replace(config, learning_rate=0.0)
-    trained = _run(
+    return idle, (
         trained,
         frozen,
         padded,
@@ -133,9 +163,46 @@ def finetune(
         model,
         shapes,
     )
-    tuned = _whole(trained, frozen, config)
-    streams = {**tuned["model"]["streams"], **idle}
-    return trained | {"model": tuned["model"] | {"streams": streams}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """What a method of adaptation holds in memory.
+
+    Attributes:
+      trained: number of parameters trained.
+      state: bytes of all parameters, and of gradient and moments of those trained.
+      program: bytes the compiled run takes beside its arguments and results; None if not known.
+    """
+
+    trained: int
+    state: int
+    program: int | None
+
+
+def footprint(
+    params: dict,
+    rows: Rows,
+    labels: np.ndarray,
+    model: ModelConfig,
+    config: FinetuneConfig,
+    *,
+    classes: int,
+    capacity: int,
+) -> Footprint:
+    """What `finetune` of the same arguments holds; compiles it, runs nothing."""
+    _, arguments = _arguments(
+        params, rows, labels, model, config, classes=classes, seed=0, capacity=capacity
+    )
+    trained, frozen = arguments[:2]
+    sizes = [(leaf.size, leaf.nbytes) for leaf in jax.tree.leaves(trained)]
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
+    analysis = _run.lower(*arguments).compile().memory_analysis()
+    return Footprint(
+        trained=sum(size for size, _ in sizes),
+        state=held + 4 * sum(nbytes for _, nbytes in sizes),
+        program=None if analysis is None else int(analysis.temp_size_in_bytes),
+    )
 
 
 def apart(

@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fm.transfer import pretrained
 from tests.study.problems import images, texts
+from tests.study.test_imported import texts as words
+from tests.transfer.pretrained import problems
 
 ARMS = ("scratch", "self", "classical")
 FLAGS = ("--budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
@@ -103,7 +106,7 @@ def test_what_is_lost_is_made_again_as_it_was(call, tmp_path, tiny):
 @pytest.mark.slow
 def test_own_csv(call, tmp_path, tiny, reviews):
     path = reviews(reviews.rows)
-    flags = "compare", f"--dataset={path}", "--seeds=2", f"--out={tmp_path / 'run'}"
+    flags = "compare", f"--dataset={path}", "--seeds=2", f"--out={tmp_path / 'run'}", "--imported="
     done = call(*flags, "--budgets=8,40")
     assert done.code == 0, done.err
     assert "reviews.csv: no upstream data given, that arm is left out" in done.err
@@ -117,6 +120,45 @@ def test_own_csv(call, tmp_path, tiny, reviews):
     reviews([*reviews.rows, *zip(texts(2, 9)[0], ("bad", "good"), strict=True)])
     changed = call(*flags, "--budgets=8,40")
     assert changed.code == 2 and "fingerprint" in changed.error
+
+
+@pytest.mark.slow
+def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
+    inputs, labels = words(120)
+    path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
+    pretrained.write(tmp_path / "model", problems.pretrained("llama"))
+    out = tmp_path / "run"
+    flags = f"--tasks={path},digits", "--arms=scratch,imported,classical", "--budgets=12,20"
+    again = f"--imported={tmp_path / 'model'}", "--adapt=probe,lora,prompt", "--seeds=2"
+    asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--tokens=16"
+    done = call("compare", *flags, *again, *asked, f"--out={out}")
+    assert done.code == 0, done.err
+    assert f"digits: {tmp_path / 'model'} reads text, that arm is left out" in done.err
+    results = json.loads((out / "results.json").read_text())
+    had = {(row["task"], row["arm"]) for row in results["cells"]}
+    assert had == {
+        (task, arm) for task in ("reviews", "digits") for arm in ("scratch", "classical")
+    } | {("reviews", "imported")}
+    assert {len(row["trials"]) for row in results["cells"]} == {4}
+    tried = {
+        t["config"]["adapt"]
+        for row in results["cells"]
+        if row["arm"] == "imported"
+        for t in row["trials"]
+    }
+    assert tried == {"probe", "prompt"}
+    assert min(row["value"] for row in results["cells"] if row["arm"] == "imported") > 0.7
+    about = results["tasks"][0]["imported"]
+    assert about["licence"] == "not known" and about["template"] == "w1 {text} w2 {answer}"
+    assert "imported" not in results["tasks"][1]
+    page = (out / "report.html").read_text()
+    for part in (
+        "not searched",
+        "may have seen these very test items",
+        about["source"],
+        "not known",
+    ):
+        assert part in page
 
 
 @pytest.mark.slow
@@ -147,7 +189,12 @@ def test_a_copied_test_item_is_taken_out_of_the_training_data(call, tmp_path, ti
     reviews(rows[80:], name="split/test.csv")
     out = tmp_path / "run"
     done = call(
-        "compare", f"--dataset={tmp_path / 'split'}", "--budgets=8", "--seeds=1", f"--out={out}"
+        "compare",
+        f"--dataset={tmp_path / 'split'}",
+        "--budgets=8",
+        "--seeds=1",
+        f"--out={out}",
+        "--imported=",
     )
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())

@@ -6,9 +6,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from fm.data.cache import cache_folder
+from fm.transfer import pretrained
+from tests.study.test_imported import texts as words
+from tests.transfer.pretrained import problems
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -41,6 +45,34 @@ def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
     assert probe.code == 0 and "adapt probe" in probe.out
     text = call(*flags[:2], f"--dataset={reviews(reviews.rows)}", f"--out={tmp_path / 'text'}")
     assert text.code == 2 and "take a model pretrained on text" in text.error
+
+
+@pytest.mark.slow
+def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
+    inputs, labels = words(120)
+    path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
+    pretrained.write(tmp_path / "model", problems.pretrained("llama"))
+    flags = "adapt", f"--pretrained={tmp_path / 'model'}", f"--dataset={path}", "--labels=20"
+    asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--tokens=16"
+    for method in ("full", "probe", "lora", "prompt"):
+        out = tmp_path / method
+        done = call(*flags, *asked, f"--adapt={method}", f"--out={out}")
+        assert done.code == 0, done.err
+        summary = json.loads((out / "summary.json").read_text())
+        assert {trial["config"]["adapt"] for trial in summary["trials"]} == {method}
+        assert summary["published"]["tokens"] == 16 and f"adapt {method}" in done.out
+    every = call(*flags, *asked, "--adapt=full,probe,lora,prompt", f"--out={tmp_path / 'all'}")
+    assert every.code == 0, every.err
+    summary = json.loads((tmp_path / "all" / "summary.json").read_text())
+    assert {trial["config"]["adapt"] for trial in summary["trials"]} == {
+        "full",
+        "probe",
+        "lora",
+        "prompt",
+    }
+    refused = call(*flags, "--answers=w3", f"--out={tmp_path / 'refused'}")
+    assert refused.code == 2 and "--answers=w3: takes 2" in refused.error
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.slow

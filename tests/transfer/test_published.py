@@ -55,16 +55,29 @@ def test_the_digest_is_of_the_numbers(tmp_path):
     assert one.digest() == published.find(str(tmp_path / "one")).digest() != two.digest()
 
 
-def test_a_long_text_keeps_both_its_ends(tmp_path):
-    write(tmp_path / "m", pretrained("llama"))
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_long_text_keeps_both_its_ends(tmp_path, name):
+    write(tmp_path / "m", pretrained(name))
     found = published.find(str(tmp_path / "m"))
-    long = " ".join(f"w{n}" for n in range(1, 21))
-    kept, short, empty = found.encode([long, "w7 w8", ""], 7)
-    assert len(kept) <= 7 and kept[0] == 1 and kept[-1] == 20
-    assert short.tolist() == [7, 8] and empty.tolist() == [0]
-    with pytest.raises(UserError, match="2 tokens leave no room"):
-        found.encode(["w1"], 2)
-    assert kept.dtype == np.int32
+    text = " ".join(f"w{n}" for n in range(1, 30))
+    short, whole, empty = found.encode(["w5 w6 w7", text, ""], 11)
+    own = found.tokenizer.encode(["w5 w6 w7", text])
+    assert len(whole) == 11 - found.causal and len(empty) == 1
+    np.testing.assert_array_equal(short[-3:], own[0])
+    half = len(whole) - len(whole) // 2
+    np.testing.assert_array_equal(whole[:half], own[1][:half])
+    np.testing.assert_array_equal(whole[half:], own[1][-(len(whole) // 2) :])
+    assert whole.dtype == np.int32
+    least = 2 if found.causal else 1
+    with pytest.raises(UserError, match=f"{least} tokens leave no room"):
+        found.encode([text], least)
+
+
+@pytest.mark.parametrize("count", [0, 5, 6, 7])
+def test_ends(count):
+    ids = np.arange(9)
+    kept = published.ends(ids[:count], 6)
+    np.testing.assert_array_equal(kept, ids[:count] if count <= 6 else [0, 1, 2, 4, 5, 6])
 
 
 @pytest.mark.parametrize(
