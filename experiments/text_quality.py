@@ -2,12 +2,12 @@
 
     python -m experiments.text_quality
 
-Trains a small model on each of eleven training sets (one domain, another, mixtures, repeats,
-noise, subsets, pretrained and tuned) at equal tokens, lets each write at three checkpoints and up
-to seven decodings, and takes every metric of every sample. Writes runs/text_quality/report.html,
-results.json and table.csv: the frontier of quality and diversity, what each metric would choose,
-and how the others fare when it does. The same command again goes on where it was, or says that it
-is finished.
+About a quarter of an hour on two cores: trains a small model on each of eleven training sets (one
+domain, another, mixtures, repeats, noise, subsets, pretrained and tuned) at equal tokens, lets each
+write at three checkpoints and up to seven decodings, and takes every metric of every sample. Writes
+runs/text_quality/report.html, results.json and table.csv: the frontier of quality and diversity,
+what each metric would choose, and how the others fare when it does. The same command again goes on
+where it was, or says that it is finished.
 
 Two domains of your own:
 
