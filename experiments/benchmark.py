@@ -4,7 +4,7 @@
 
 Writes FILE.json (a row per case, implementation and peer), FILE.html and pictures beside it. All
 sides of a case take turns, so a ratio is of one run; above 1 we are faster. PyTorch is a peer once
-installed: pip install -e .[torch]; so is transformers, of generation: pip install -e .[parity].
+installed: pip install -e .[torch]; so is transformers, of generation: pip install -e .[transformers].
 Leave the machine alone while it runs. --only=TEXT takes the cases whose names hold a text, such as
 "step 4x128"; --cases=quick is a smoke test, its figures mean nothing. The same command again goes
 on where it was, or says that it is finished.

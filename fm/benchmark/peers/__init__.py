@@ -7,7 +7,7 @@ import importlib.util
 from typing import Any
 
 # Package each peer needs, and the extra that installs it; JAX is always there.
-_NEEDS = {"torch": ("torch", "torch"), "transformers": ("transformers", "parity")}
+_NEEDS = {"torch": ("torch", "torch"), "transformers": ("transformers", "transformers")}
 
 
 def missing(peer: str) -> str | None:
