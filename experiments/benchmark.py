@@ -3,8 +3,8 @@
     python -m experiments.benchmark --what=gemm,attention,step --peer=torch --out=FILE.json
 
 Writes FILE.json (a row per case, implementation and peer), FILE.html and pictures beside it. All
-sides of a case take turns, so a ratio is of one run; above 1 we are faster. PyTorch is a peer once
-installed: pip install -e .[torch]; so is transformers, of generation: pip install -e .[transformers].
+sides of a case take turns, so a ratio is of one run; above 1 we are faster. PyTorch, and for
+generation transformers, are peers once installed: pip install -e .[torch] or .[transformers].
 Leave the machine alone while it runs. --only=TEXT takes the cases whose names hold a text, such as
 "step 4x128"; --cases=quick is a smoke test, its figures mean nothing. The same command again goes
 on where it was, or says that it is finished.
