@@ -34,7 +34,7 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "tokens",
-        96,
+        64,
         "the most of a text that a published model reads, from both its ends",
         flag_values=values,
         lower_bound=8,

@@ -10,6 +10,7 @@ import numpy as np
 
 from fm.study.adaptation import Network, Setting
 from fm.study.arms import Fed
+from fm.study.config import METHODS
 from fm.study.imported import Imported
 from fm.study.tasks import Task
 from fm.transfer.examples import take
@@ -18,19 +19,26 @@ from fm.transfer.finetune import Footprint, footprint
 Row = dict[str, Any]
 
 
-def rows(task: Task, fed: dict[str, Fed], imported: Imported | None) -> list[Row]:
+def rows(
+    task: Task,
+    fed: dict[str, Fed],
+    imported: Imported | None,
+    wanted: tuple[str, ...] = METHODS,
+) -> list[Row]:
     """One row per method: of the first pretrained arm, and of the imported one.
 
     Each is fitted once more on the largest budget of the first seed, with the first setting of its
     grid, and scored on the test items; seconds are of fitting and predicting, compiling left out
-    where it can be (a probe compiles nothing of its own).
+    where it can be (a probe compiles nothing of its own). Of the network those methods that are
+    `wanted`, of the imported arm those it does.
     """
     found = []
     pretrained = [name for name, each in fed.items() if each.runs]
     if pretrained:
         name, network = pretrained[0], fed[pretrained[0]].network
-        for method in ("probe", "full", "lora"):
-            found.append(_of_network(task, name, network, method))
+        for method in wanted:
+            if method != "prompt":
+                found.append(_of_network(task, name, network, method))
     if imported is not None:
         found += _of_imported(task, imported)
     return found

@@ -19,7 +19,7 @@ from fm.study import arms, environment, evidence, exhibits, methods
 from fm.study.adaptation import Arm
 from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
-from fm.study.config import SCHEMA, StudyConfig, as_json, digest
+from fm.study.config import METHODS, SCHEMA, StudyConfig, as_json, digest
 from fm.study.tasks import Task, prepare, short_name
 from fm.training.checkpoint import differences
 
@@ -77,7 +77,9 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         if task.name in brought:
             results["tasks"][-1]["imported"] = brought[task.name].about()
             results["leakage"].append(evidence.unsearched(task))
-        results["methods"] += methods.rows(task, fed, brought.get(task.name))
+        # Adapters are a program to compile: where nobody asked for them one task has to do.
+        measured = METHODS if not done else config.adapt
+        results["methods"] += methods.rows(task, fed, brought.get(task.name), measured)
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
     _write_predictions(done, out / "predictions.csv")

@@ -56,12 +56,14 @@ def test_a_row_for_each_method(monkeypatch):
     fed = {"self": Fed(net, Reader(MODEL, None), [None])}
     found = methods.rows(task, fed, made)
     assert [(row["arm"], row["method"]) for row in found] == [
-        ("self", "probe"),
         ("self", "full"),
+        ("self", "probe"),
         ("self", "lora"),
         ("imported", "probe"),
         ("imported", "prompt"),
     ]
+    few = methods.rows(task, fed, None, ("probe",))
+    assert [(row["arm"], row["method"]) for row in few] == [("self", "probe")]
     assert all(row["labels"] == 16 and row["task"] == task.name for row in found)
     assert all(0 <= row["accuracy"] <= 1 and row["seconds"] > 0 for row in found)
     by_method = {row["method"]: row for row in found[:3]}
