@@ -17,6 +17,7 @@ from fm.evaluation.label_efficiency import steps_to_quality
 from fm.model.drawing import sample_patches
 from fm.model.generate import generate
 from fm.model.sampling import Decoding
+from fm.study.adaptation import Network, Setting
 from fm.study.arms import Fed
 from fm.study.cells import Cell
 from fm.study.tasks import Task
@@ -54,31 +55,21 @@ def adaptation_curves(
     labels = max(task.config.budgets)
     full = task.config.recipe.finetune.updates(labels)
     steps = sorted({max(1, round(full * 2.0**-k)) for k in range(_CURVE_POINTS)})
-    truth = np.asarray(task.dataset.train.labels)
     rows, values = [], {}
     for arm, each in fed.items():
-        trials = next(c.trials for c in cells if (c.arm, c.labels) == (arm, labels))
-        tuned = [trial for trial in trials if trial["config"]["adapt"] in ("full", "lora")]
+        cell = next(c for c in cells if (c.arm, c.labels) == (arm, labels))
+        tuned = [trial for trial in cell.trials if trial["config"]["adapt"] in ("full", "lora")]
         if not tuned:
             continue
         best = max(tuned, key=lambda trial: trial["validation"])["config"]
-        network = each.network
         items = np.arange(min(_CURVE_ITEMS, len(task.test)))
-        test = take(network.rows, network.test_from + items)
+        right = np.asarray(task.test.labels)[items]
         values[arm] = [
             float(
                 np.mean(
                     [
-                        predict(
-                            network.tune(
-                                task.rows_of(drawn[:labels]), truth[drawn[:labels]], seed, best, n
-                            ),
-                            test,
-                            network.model,
-                            reading=network.recipe.finetune.reading,
-                        )
-                        == np.asarray(task.test.labels)[items]
-                        for seed, drawn in enumerate(task.drawn[:seeds])
+                        _guessed(task, each.network, cell, best, n, seed, items) == right
+                        for seed in range(len(task.drawn[:seeds]))
                     ]
                 )
             )
@@ -90,6 +81,26 @@ def adaptation_curves(
         return rows, {}
     goal = values["scratch"][-1]
     return rows, {arm: steps_to_quality(steps, each, goal) for arm, each in values.items()}
+
+
+def _guessed(
+    task: Task,
+    network: Network,
+    cell: Cell,
+    setting: Setting,
+    steps: int,
+    seed: int,
+    items: np.ndarray,
+) -> np.ndarray:
+    """Classes of some test items after so many steps of fine-tuning on a cell's labels."""
+    tuning = network.recipe.finetune
+    if setting == cell.setting and steps == tuning.updates(cell.labels):
+        return cell.predictions[seed][items]  # the cell is that very run
+    drawn = task.drawn[seed][: cell.labels]
+    labels = np.asarray(task.dataset.train.labels)[drawn]
+    tuned = network.tune(task.rows_of(drawn), labels, seed, setting, steps)
+    test = take(network.rows, network.test_from + items)
+    return predict(tuned, test, network.model, reading=tuning.reading)
 
 
 def samples(task: Task, fed: dict[str, Fed]) -> list[Row]:

@@ -24,7 +24,7 @@ def text(profile: str = "default") -> Recipe:
         model=ModelConfig(depth=1, width=128, heads=4, kv_heads=4, hidden=256),
         objective=Objective(next=0.03125, masked=0.0, bag=0.96875, hide=0.75),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.01),
-        steps=1000,
+        steps=1200,
         batch_size=32,
         vocab=4096,
         length=256,

@@ -77,8 +77,8 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         if task.name in brought:
             results["tasks"][-1]["imported"] = brought[task.name].about()
             results["leakage"].append(evidence.unsearched(task))
-        # Adapters are a program to compile: where nobody asked for them one task has to do.
-        measured = METHODS if not done else config.adapt
+        # Adapters are a program to compile: where nobody asked for them the last task has to do.
+        measured = METHODS if task is tasks[-1] else config.adapt
         results["methods"] += methods.rows(task, fed, brought.get(task.name), measured)
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
