@@ -20,6 +20,8 @@ def test_units_keep_numbers_short():
     assert formats.seconds(0.8) == "0.8 s"
     assert formats.seconds(141) == "2.4 min"
     assert formats.seconds(9000) == "2.5 h"
+    assert formats.size(12_600_000) == "12.6 MB" and formats.size(140) == "140 B"
+    assert formats.size(None) == formats.MISSING
     assert formats.multiplier(3.3) == "×3.3"
     assert formats.p_value(0.0001) == "<0.001"
     assert formats.count(25_000) == "25,000"

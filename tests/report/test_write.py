@@ -17,13 +17,14 @@ from . import synthetic
 
 SECTIONS = (
     *("finding", "arms", "accuracy", "differences", "comparisons", "multiplier", "curves"),
-    *("cost", "mistakes", "samples", "data", "method", "configuration"),
+    *("cost", "methods", "mistakes", "samples", "data", "method", "configuration"),
 )
 EXTRAS = {
     "tasks": "descriptions of the data",
     "curves": "learning curves",
     "samples": "samples",
     "mistakes": "mistakes",
+    "methods": "methods side by side",
     "equivalents": "label multipliers",
     "ledger": "costs",
     "leakage": "search for leaked test items",
