@@ -2,7 +2,7 @@
 
     python -m experiments.compare
 
-About nine minutes on two cores: pretrains on unlabelled film reviews and digits (and on other
+About ten minutes on two cores: pretrains on unlabelled film reviews and digits (and on other
 data of the same format), adapts every arm to 20 to 400 labels under one tuning grid, and writes
 runs/compare/report.html, results.json and predictions.csv. The same command again goes on where
 it was, or says that it is finished.
