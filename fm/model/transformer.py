@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from fm.attention import Mask
 from fm.model import layers, norms, streams
@@ -124,7 +125,7 @@ class Transformer(nn.Module):
 def init(rng: jax.Array, config: ModelConfig) -> dict:
     """Fresh parameters; the same seed gives the same ones on every backend."""
     # Compiler options are for whole programs; traced inside another this is a part of one.
-    whole = not isinstance(rng, jax.core.Tracer) and jax.default_backend() == "cpu"
+    whole = not isinstance(rng, Tracer) and jax.default_backend() == "cpu"
     return (_init_quickly if whole else _init)(rng, config)
 
 
