@@ -17,11 +17,10 @@ from safetensors.numpy import load_file, save_file
 
 from fm.data.cache import new_folder
 from fm.errors import UserError
+from fm.model.layers import KERNELS
 
 Adapters = dict[str, jax.Array]
 
-# The linear maps a layer may have.
-KERNELS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 _ARRAYS, _CONFIG = "adapters.safetensors", "adapters.json"
 
 
