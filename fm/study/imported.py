@@ -99,11 +99,10 @@ class Imported:
         trials = probe_trials(self.features[drawn], labels, probes, cut) if probes else []
         trials += self.network.validate(drawn, labels, seed) if self.network else []
         for setting in self.grid()[len(trials) :]:
-            right = sum(
-                int(np.sum(self._answer(drawn[held], drawn[fit], labels[fit], setting) == truth))
-                for fit, held in cut
-                for truth in [labels[held]]
-            )
+            right = 0
+            for fit, held in cut:
+                guessed = self._answer(drawn[held], drawn[fit], labels[fit], setting)
+                right += int(np.sum(guessed == labels[held]))
             held_out = sum(len(held) for _, held in cut)
             trials.append({"config": setting, "validation": right / held_out})
         return trials

@@ -5,7 +5,7 @@ from fm.model.positions import RopeScaling
 from fm.model.style import Style
 
 SIZES = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 97}
-_GPT2 = Style(
+GPT2 = Style(
     norm="layer",
     gain=True,
     shift=True,
@@ -16,7 +16,7 @@ _GPT2 = Style(
     positions="learned",
     tied=True,
 )
-_LLAMA = Style(gain=True, embedding_norm=False, qk_norm="none", activation="silu", gated=True)
+LLAMA = Style(gain=True, embedding_norm=False, qk_norm="none", activation="silu", gated=True)
 
 
 def config(**changes) -> ModelConfig:
@@ -26,12 +26,12 @@ def config(**changes) -> ModelConfig:
 
 STYLES = {
     "own": config(),
-    "gpt2": config(style=_GPT2, kv_heads=4),
-    "llama": config(style=_LLAMA),
-    "llama one key head, tied": config(style=Style(**(vars(_LLAMA) | {"tied": True})), kv_heads=1),
+    "gpt2": config(style=GPT2, kv_heads=4),
+    "llama": config(style=LLAMA),
+    "llama one key head, tied": config(style=Style(**(vars(LLAMA) | {"tied": True})), kv_heads=1),
     "llama 3": config(
-        style=Style(**(vars(_LLAMA) | {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)}))
+        style=Style(**(vars(LLAMA) | {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)}))
     ),
-    "qwen2": config(style=Style(**(vars(_LLAMA) | {"biases": "qkv"}))),
-    "qwen3": config(style=Style(**(vars(_LLAMA) | {"qk_norm": "gain"})), head_dim=16),
+    "qwen2": config(style=Style(**(vars(LLAMA) | {"biases": "qkv"}))),
+    "qwen3": config(style=Style(**(vars(LLAMA) | {"qk_norm": "gain"})), head_dim=16),
 }

@@ -16,6 +16,7 @@ from fm.model.looking import attention_weights
 from fm.model.positions import RopeScaling
 from fm.model.style import Style
 from fm.model.transformer import forward, init
+from tests.model import styles
 from tests.model.problems import params, run, text
 
 SIZES = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 19}
@@ -25,29 +26,12 @@ OWN = ModelConfig(**SIZES)
 GPT2 = ModelConfig(
     **SIZES,
     context=12,
-    style=Style(
-        norm="layer",
-        gain=True,
-        shift=True,
-        embedding_norm=False,
-        qk_norm="none",
-        biases="all",
-        activation="gelu_tanh",
-        positions="learned",
-        tied=True,
-    ),
+    style=styles.GPT2,
 )
 LLAMA = ModelConfig(
     **SIZES,
     rope_base=1000.0,
-    style=Style(
-        gain=True,
-        embedding_norm=False,
-        qk_norm="none",
-        activation="silu",
-        gated=True,
-        rope_scaling=STRETCHED,
-    ),
+    style=dataclasses.replace(styles.LLAMA, rope_scaling=STRETCHED),
 )
 QWEN2 = dataclasses.replace(
     LLAMA, style=dataclasses.replace(LLAMA.style, biases="qkv", rope_scaling=None)

@@ -71,9 +71,10 @@ def read(path: str | pathlib.Path, *, dtype: str = "float32") -> Pretrained:
     """
     path = pathlib.Path(path)
     if path.suffix == ".gguf":
-        config, tensors, _ = read_gguf(path)
+        config, tensors, inner = read_gguf(path)
         model, params = weights.from_tensors(config, tensors, dtype=dtype)
-        left_out, tokenizer = (), read_tokenizer(path)
+        ids = {role: config[f"{role}_token_id"] for role in ("pad", "bos", "eos")}
+        left_out, tokenizer = (), ImportedTokenizer(inner, **ids)
     else:
         config = _json(path / "config.json")
         with _tensors(path) as tensors:

@@ -10,24 +10,12 @@ from tokenizers import models, pre_tokenizers
 
 from fm.model import ModelConfig
 from fm.model.positions import RopeScaling
-from fm.model.style import Style
 from fm.model.transformer import init
 from fm.transfer.pretrained import Pretrained
 from fm.transfer.pretrained.tokenizer import ImportedTokenizer
+from tests.model.styles import GPT2, LLAMA
 
 SIZES = {"depth": 2, "width": 24, "heads": 4, "hidden": 40, "vocab": 30, "context": 64}
-LEARNED = Style(
-    norm="layer",
-    gain=True,
-    shift=True,
-    embedding_norm=False,
-    qk_norm="none",
-    biases="all",
-    activation="gelu_tanh",
-    positions="learned",
-    tied=True,
-)
-ROTARY = Style(gain=True, embedding_norm=False, qk_norm="none", activation="silu", gated=True)
 STRETCHED = RopeScaling(factor=8.0, low=1.0, high=4.0, context=32)
 
 
@@ -37,7 +25,7 @@ def _config(kv_heads, style, head_dim=0, **changes):
 
 
 ENCODER = dataclasses.replace(
-    LEARNED,
+    GPT2,
     activation="gelu",
     post_norm=True,
     embedding_norm=True,
@@ -45,15 +33,15 @@ ENCODER = dataclasses.replace(
     token_types=2,
 )
 CASES = {
-    "gpt2": ("gpt2", _config(4, LEARNED)),
-    "gpt2 untied": ("gpt2", _config(4, LEARNED, tied=False)),
-    "llama": ("llama", _config(2, ROTARY)),
-    "llama tied, stretched": ("llama", _config(1, ROTARY, tied=True, rope_scaling=STRETCHED)),
-    "llama with biases": ("llama", _config(4, ROTARY, head_dim=8, biases="all")),
-    "llama with some": ("llama", _config(4, ROTARY, biases="attention")),
-    "qwen2": ("qwen2", _config(2, ROTARY, biases="qkv", tied=True)),
-    "qwen3": ("qwen3", _config(2, ROTARY, head_dim=10, qk_norm="gain")),
-    "qwen3 with biases": ("qwen3", _config(2, ROTARY, qk_norm="gain", biases="attention")),
+    "gpt2": ("gpt2", _config(4, GPT2)),
+    "gpt2 untied": ("gpt2", _config(4, GPT2, tied=False)),
+    "llama": ("llama", _config(2, LLAMA)),
+    "llama tied, stretched": ("llama", _config(1, LLAMA, tied=True, rope_scaling=STRETCHED)),
+    "llama with biases": ("llama", _config(4, LLAMA, head_dim=8, biases="all")),
+    "llama with some": ("llama", _config(4, LLAMA, biases="attention")),
+    "qwen2": ("qwen2", _config(2, LLAMA, biases="qkv", tied=True)),
+    "qwen3": ("qwen3", _config(2, LLAMA, head_dim=10, qk_norm="gain")),
+    "qwen3 with biases": ("qwen3", _config(2, LLAMA, qk_norm="gain", biases="attention")),
     "bert": ("bert", _config(4, ENCODER)),
     "bert with a pooler": ("bert", _config(4, ENCODER, pooler=True)),
 }
