@@ -7,7 +7,9 @@ all of them, and what that costs.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import threading
 from typing import Any, Protocol
 
 import jax
@@ -120,6 +122,10 @@ class Network:
     adapt: tuple[str, ...] = ADAPT
     trials: int = 0
     _features: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+    # Seeds run side by side; rows are read once, by the first who wants them.
+    _locks: dict[int, threading.Lock] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(threading.Lock)
+    )
 
     def grid(self) -> list[Setting]:
         """Probes by penalty, then fine-tuning and LoRA by learning rate.
@@ -229,14 +235,15 @@ class Network:
     def features_of(self, seed: int, wanted: np.ndarray) -> np.ndarray:
         """Features of the wanted rows from the seed's starting parameters, each computed once."""
         key = seed % len(self.checkpoints) if self.checkpoints else seed
-        known = self._features.setdefault(key, {})
-        missing = [row for row in wanted.tolist() if row not in known]
-        if missing:
-            made = frozen_features(
-                self.start(seed),
-                take(self.rows, np.array(missing)),
-                self.model,
-                reading=self.recipe.finetune.reading,
-            )
-            known.update(zip(missing, made, strict=True))
+        with self._locks[key]:
+            known = self._features.setdefault(key, {})
+            missing = [row for row in wanted.tolist() if row not in known]
+            if missing:
+                made = frozen_features(
+                    self.start(seed),
+                    take(self.rows, np.array(missing)),
+                    self.model,
+                    reading=self.recipe.finetune.reading,
+                )
+                known.update(zip(missing, made, strict=True))
         return np.stack([known[row] for row in wanted.tolist()])

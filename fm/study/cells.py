@@ -14,6 +14,7 @@ from tqdm import tqdm
 from fm.evaluation.validation import choose, folds
 from fm.study.adaptation import Arm
 from fm.study.tasks import Task
+from fm.study.together import together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,9 +63,9 @@ def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Ce
     truth = np.asarray(task.dataset.train.labels)
     drawn = [order[:labels] for order in task.drawn]
     at = task.rows_of
-    searched = [
-        arm.validate(at(drawn[seed]), truth[drawn[seed]], seed) for seed in range(search_seeds)
-    ]
+    searched = together(
+        lambda seed: arm.validate(at(drawn[seed]), truth[drawn[seed]], seed), range(search_seeds)
+    )
     trials = [
         {
             "config": tries[0]["config"],
@@ -74,10 +75,10 @@ def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Ce
     ]
     setting = choose(trials)["config"]
     predictions = np.stack(
-        [
-            arm.fit_predict(at(chosen), truth[chosen], seed, setting)
-            for seed, chosen in enumerate(drawn)
-        ]
+        together(
+            lambda seed: arm.fit_predict(at(drawn[seed]), truth[drawn[seed]], seed, setting),
+            range(len(drawn)),
+        )
     )
     fits = sum(
         arm.fit_flops(len(fit), trial["config"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from fm.study.adaptation import Network, Setting
 from fm.study.arms import Fed
 from fm.study.cells import Cell
 from fm.study.tasks import Task
+from fm.study.together import together
 from fm.transfer.examples import take
 from fm.transfer.finetune import predict
 
@@ -64,17 +66,14 @@ def adaptation_curves(
         best = max(tuned, key=lambda trial: trial["validation"])["config"]
         items = np.arange(min(_CURVE_ITEMS, len(task.test)))
         right = np.asarray(task.test.labels)[items]
-        values[arm] = [
-            float(
-                np.mean(
-                    [
-                        _guessed(task, each.network, cell, best, n, seed, items) == right
-                        for seed in range(len(task.drawn[:seeds]))
-                    ]
-                )
-            )
-            for n in steps
-        ]
+
+        def guessed(place, network=each.network, cell=cell, best=best, items=items):
+            return _guessed(task, network, cell, best, *place, items)
+
+        drawn = range(len(task.drawn[:seeds]))
+        made = together(guessed, list(itertools.product(steps, drawn)))
+        hits = np.reshape(np.stack(made) == right, (len(steps), -1))
+        values[arm] = hits.mean(axis=1).tolist()
         place = {"task": task.name, "arm": arm, "kind": "adapt", "labels": labels}
         rows.append(place | {"unit": "accuracy", "steps": steps, "value": values[arm]})
     if "scratch" not in values:

@@ -6,9 +6,11 @@ and kept in the cache by content.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -65,6 +67,8 @@ class Imported:
     trials: int
     tuned: bool = False
     network: Network | None = None
+    # Seeds run side by side; texts are read once, by the first who wants them.
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def __post_init__(self):
         if not self.grid() and not (self.tuned and {"full", "lora"} & set(self.adapt)):
@@ -150,9 +154,24 @@ class Imported:
         """The most tokens of a text it reads."""
         return min(self.config.length, self.model.config.context or self.config.length)
 
-    @functools.cached_property
+    def read_ahead(self) -> None:
+        """Begins to compute the features a probe needs, while other arms are made ready."""
+        if any(setting["adapt"] == "probe" for setting in self.grid()):
+            threading.Thread(target=self._read_quietly, daemon=True).start()
+
+    def _read_quietly(self) -> None:
+        # What fails here fails again, and is heard, when the features are asked for.
+        with contextlib.suppress(UserError, OSError):
+            _ = self.features
+
+    @property
     def features(self) -> np.ndarray:
         """Of all texts, float32 [N, E]."""
+        with self._lock:
+            return self._features
+
+    @functools.cached_property
+    def _features(self) -> np.ndarray:
         model = self.model
         ids = model.encode(self.texts, self.length)
         print(f"{model.name}: reading {len(ids)} texts …", file=sys.stderr, flush=True)
@@ -188,7 +207,8 @@ class Imported:
         """Log probability of each answer after each wanted text, [N, A]."""
         if shots:
             return self._kept(self._prompter.prompts([self.texts[row] for row in wanted], shots))
-        return self._zero_shot[wanted]
+        with self._lock:
+            return self._zero_shot[wanted]
 
     @functools.cached_property
     def _zero_shot(self) -> np.ndarray:
