@@ -67,7 +67,8 @@ def loss(
 
     Args:
       params: of the model.
-      batch: `tokens` int [B, L] or `patches` uint8 [B, L, P], with `positions` and `segments`
+      batch: `tokens` int [B, L] or the pieces of one continuous stream, such as `image`
+        uint8 [B, L, P], with `positions` and `segments`
         int [B, L] (0 is padding; pieces of different segments do not see each other).
       rng: decides what is hidden.
       config: the model's.
@@ -75,7 +76,7 @@ def loss(
       token_weights_V: weight of each token in a bag; needed when `objective.bag` > 0.
 
     Returns:
-      The loss, in nats per token or per number in a patch, and the metrics `next_nats`,
+      The loss, in nats per token or per number in a continuous piece, and the metrics `next_nats`,
       `masked_nats`, `bag_nats`: the mean of each objective that has a share.
     """
     noise_BL = jax.random.uniform(rng, batch["segments"].shape)
@@ -144,16 +145,16 @@ def mean(
 def next_piece(params: dict, batch: Batch, config: ModelConfig) -> Nats:
     """Nats of every piece given those before it in its segment.
 
-    A sequence of patches is led by its start piece, so that its first patch is predicted too;
+    Continuous pieces are led by a start piece, so that the first of them is predicted too;
     of text, a segment's first token (BOS, or the first of a later chunk) is given.
     """
-    if "patches" in batch:
+    if "tokens" not in batch:
         batch = streams.with_start(batch)
     segments = batch["segments"]
     mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
     final_BLD = forward(params, batch, config, mask=mask)["final"]
     weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-    targets = {key: batch[key][:, 1:] for key in ("tokens", "patches") if key in batch}
+    targets = {key: batch[key][:, 1:] for key in config.streams if key in batch}
     return _nats(params, final_BLD[:, :-1], targets, weights, config)
 
 
@@ -189,7 +190,7 @@ def bag_of_tokens(
     Rows hold one segment each; visible are its pieces of least noise.
     """
     if "tokens" not in batch or token_weights_V is None:
-        raise UserError("the bag objective is for text: images take next and masked")
+        raise UserError("the bag objective is for text; other formats take next and masked")
     L = batch["segments"].shape[1]
     visible = max(1, round((1.0 - hide) * L))
     filled_BL = batch["segments"] > 0
@@ -234,12 +235,14 @@ def _at(batch: Batch, places_Bk: jax.Array) -> Batch:
 def _nats(
     params: dict, h_BkD: jax.Array, targets: Batch, weights_Bk: jax.Array, config: ModelConfig
 ) -> Nats:
-    """Sums over predictions of weighted nats per token, or per number in a patch, and weights."""
+    """Sums over predictions of weighted nats per token, or per number in a piece, and weights."""
     h_TD = h_BkD.reshape(-1, h_BkD.shape[-1])
     weights_T = weights_Bk.reshape(-1).astype(jnp.float32)
     if "tokens" in targets:
         head_DV, targets_T = streams.token_head(params["streams"]), targets["tokens"].reshape(-1)
         return weighed_nats(head_DV, h_TD, targets_T, weights_T), jnp.sum(weights_T)
-    values_TP = streams.unit(targets["patches"]).reshape(-1, config.patch)
-    nats_T = streams.patch_nll(params["streams"], h_TD, values_TP, config) / config.patch
+    (stream,) = streams.streams_of(targets, config)
+    P = config.piece(stream)
+    values_TP = streams.unit(targets[stream]).reshape(-1, P)
+    nats_T = streams.piece_nats(params["streams"], h_TD, values_TP, config, stream) / P
     return jnp.sum(nats_T * weights_T), jnp.sum(weights_T)
