@@ -76,6 +76,25 @@ def rotations(
     return cosines, sines
 
 
+def on_axes(positions: jax.Array, axes: int) -> jax.Array:
+    """Positions of one format on the axes of a model of several (Wang et al. 2024, sec. 2.1).
+
+    Args:
+      positions: int, of text [B, L], of sound [B, L, 1], of pictures [B, L, 2] or of clips
+        [B, L, 3].
+      axes: of the model (A). Where it has more than the format, text p is at p on all of them, a
+        picture's row and column are the last two, and time is the first.
+
+    Returns:
+      int [B, L, A].
+    """
+    if positions.ndim == 2:
+        return jnp.broadcast_to(positions[..., None], (*positions.shape, axes))
+    own = positions.shape[-1]
+    before = axes - own if own == 2 else 0
+    return jnp.pad(positions, ((0, 0), (0, 0), (before, axes - own - before)))
+
+
 def shares(pairs: int, axes: int) -> tuple[int, ...]:
     """Pairs for each axis, as even as can be."""
     return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))

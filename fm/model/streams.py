@@ -19,9 +19,10 @@ from fm.model import norms
 from fm.model.config import CONTINUOUS, ModelConfig
 from fm.model.products import times
 
-# One grey level of a byte: no component may be narrower, or a flat background would earn an
-# unbounded density.
-_SCALE_FLOOR = 1.0 / 256.0
+# No component may be narrower, or a flat background would earn an unbounded density. Of bytes, one
+# grey level. Log-mel has no levels, but values clipped to the ends of its range, silence above all,
+# are as flat: a 64th of the range, about 1 dB of 60 to 80, which is about what an ear can tell.
+_SCALE_FLOORS = {"image": 1.0 / 256.0, "audio": 1.0 / 64.0, "video": 1.0 / 256.0}
 
 
 def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
@@ -175,7 +176,7 @@ def mixture(
     return (
         jax.nn.log_softmax(weights, axis=-1),
         means.reshape(shape),
-        jax.nn.softplus(scales.reshape(shape)) + _SCALE_FLOOR,
+        jax.nn.softplus(scales.reshape(shape)) + _SCALE_FLOORS[stream],
     )
 
 
