@@ -7,8 +7,9 @@ from fm.data.builders.digits import Digits
 from fm.data.builders.docstrings import Docstrings
 from fm.data.builders.film_reviews import FilmReviews
 from fm.data.builders.photos import Photos
+from fm.data.builders.spoken_words import SpokenWords
 
-NAMES = ("digits", "docstrings", "film_reviews", "photos")
+NAMES = ("digits", "docstrings", "film_reviews", "photos", "spoken_words")
 
 
 def make(name: str, data_dir: pathlib.Path) -> Any:
@@ -23,4 +24,6 @@ def make(name: str, data_dir: pathlib.Path) -> Any:
             return FilmReviews(**options)
         case "photos":
             return Photos(**options)
+        case "spoken_words":
+            return SpokenWords(**options)
     raise KeyError(name)
