@@ -21,6 +21,11 @@ def image_digest(pixels: np.ndarray) -> str:
     return hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()
 
 
+def clip_digest(frames: np.ndarray) -> str:
+    """Returns the hex digest (32 digits) of a uint8 [frames, height, width, channels] clip."""
+    return image_digest(frames)
+
+
 def in_test(digest: str, share: float) -> bool:
     """Says whether an example belongs to the test split, of which `share` (0..1) is expected.
 
