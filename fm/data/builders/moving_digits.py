@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from scipy.ndimage import map_coordinates
 
 from fm.data.builders.digits import TEST_SHARE, load
-from fm.data.hashing import clip_digest, in_test, keyed
+from fm.data.hashing import array_digest, in_test, keyed
 
 # The two motions of a pair are each other's time reversed.
 MOTIONS = (
@@ -54,7 +54,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
             license="CC BY 4.0 (the digits)",
             features=tfds.features.FeaturesDict(
                 {
-                    "video": tfds.features.Tensor(shape=(None, SIDE, SIDE, 1), dtype=np.uint8),
+                    "video": tfds.features.Tensor(shape=(FRAMES, SIDE, SIDE, 1), dtype=np.uint8),
                     "label": tfds.features.ClassLabel(names=MOTIONS),
                 }
             ),
@@ -75,7 +75,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
             for copy in range(CLIPS_PER_DIGIT)
             for clip, label in _clips(own, copy)
         )
-        return keyed((clip_digest(clip), {"video": clip, "label": label}) for clip, label in clips)
+        return keyed((array_digest(clip), {"video": clip, "label": label}) for clip, label in clips)
 
 
 def _clips(digits: dict[str, np.ndarray], copy: int) -> Iterator[tuple[np.ndarray, int]]:
