@@ -53,7 +53,7 @@ def visible(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _read_unsplit(folder: pathlib.Path, text_column: str, label_column: str) -> list[Example]:
     entries = visible(folder)
-    classes = [path for path in entries if path.is_dir() and media.owner(path) is None]
+    classes = [path for path in entries if path.is_dir()]
     if classes:
         return [example for path in classes for example in _read_class(path)]
     endings = {path.suffix.lower() for path in entries}

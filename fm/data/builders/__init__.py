@@ -6,9 +6,10 @@ from typing import Any
 from fm.data.builders.digits import Digits
 from fm.data.builders.docstrings import Docstrings
 from fm.data.builders.film_reviews import FilmReviews
+from fm.data.builders.moving_digits import MovingDigits
 from fm.data.builders.photos import Photos
 
-NAMES = ("digits", "docstrings", "film_reviews", "photos")
+NAMES = ("digits", "docstrings", "film_reviews", "moving_digits", "photos")
 
 
 def make(name: str, data_dir: pathlib.Path) -> Any:
@@ -21,6 +22,8 @@ def make(name: str, data_dir: pathlib.Path) -> Any:
             return Docstrings(**options)
         case "film_reviews":
             return FilmReviews(**options)
+        case "moving_digits":
+            return MovingDigits(**options)
         case "photos":
             return Photos(**options)
     raise KeyError(name)

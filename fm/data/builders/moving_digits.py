@@ -22,7 +22,7 @@ MOTIONS = (
     *("clockwise", "counterclockwise"),
     *("growing", "shrinking"),
 )
-FRAMES, SIDE, RATE = 8, 16, 8
+FRAMES, SIDE, RATE = 8, 16, 8.0
 CLIPS_PER_DIGIT = 2
 
 _SIZES = (5.0, 11.0)  # pixels
@@ -71,9 +71,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
         named = {digest: image[..., 0] for digest, image, _ in load()}
         own = {key: named[key] for key in sorted(named) if in_test(key, TEST_SHARE) == test}
         clips = (
-            (clip, label)
-            for copy in range(CLIPS_PER_DIGIT)
-            for clip, label in _clips(own, copy)
+            (clip, label) for copy in range(CLIPS_PER_DIGIT) for clip, label in _clips(own, copy)
         )
         return keyed((array_digest(clip), {"video": clip, "label": label}) for clip, label in clips)
 
