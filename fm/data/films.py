@@ -113,7 +113,10 @@ def read(path: pathlib.Path) -> Film:
     if len(times) < 2:
         raise OSError(f"it has {len(times) or 'no'} frame; a clip needs two or more")
     chosen = sampled(times, FRAMES, RATE)
-    taken = _take(images, set(chosen.tolist()), len(times))
+    taken = {
+        index: _grey_if_grey(image)
+        for index, image in _take(images, set(chosen.tolist()), len(times)).items()
+    }
     ends = np.arange(1, FRAMES + 1) / RATE
     return Film(tuple(taken[index] for index in chosen), ends, float(times[-1]), not path.is_dir())
 
@@ -139,6 +142,15 @@ def _take(images: Iterable[Image.Image], wanted: set[int], total: int) -> dict[i
         if len(taken) == len(wanted):
             return taken
     raise OSError(f"it is cut short: {number} of {total} frames can be decoded")
+
+
+def _grey_if_grey(image: Image.Image) -> Image.Image:
+    """Neither films nor the later frames of a GIF say that they are grey; their pixels do."""
+    if image.mode not in ("RGB", "RGBA", "P"):
+        return image
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+    same = np.array_equal(red, green) and np.array_equal(green, blue)
+    return Image.fromarray(red.copy()) if same else image
 
 
 def _folder(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
@@ -177,6 +189,8 @@ def _animation(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
                 for image in ImageSequence.Iterator(opened):
                     image.load()
                     yield image
+        except (EOFError, IndexError, struct.error) as error:
+            raise OSError("it is cut short") from error
         except _BROKEN as error:
             raise OSError(f"it cannot be decoded ({error})") from error
 
@@ -208,8 +222,7 @@ def _film(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
         try:
             with av.open(str(path)) as container:
                 for frame in container.decode(_pictures(container)):
-                    grey = frame.format.name.startswith(("gray", "mono"))
-                    image = Image.fromarray(frame.to_ndarray(format="gray" if grey else "rgb24"))
+                    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
                     yield image.rotate(frame.rotation, expand=True)
         except av.FFmpegError as error:
             raise OSError(f"it cannot be decoded ({error.strerror or error})") from error

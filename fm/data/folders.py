@@ -16,8 +16,9 @@ def read_folder(
     Accepted, tried in this order (hidden files are ignored):
         `train/` and `test/`, each like one of the following but this and the next;
         `train.csv` and `test.csv` (or .jsonl, .txt);
-        a subfolder per class, of images, sounds, ... or of .txt files (one example per file);
-        images, sounds, ... (unlabelled), .txt files (unlabelled), or one .csv or .jsonl file.
+        a subfolder per class, of images, sounds, clips or of .txt files (one example per file), or
+            of folders of frames, numbered images (one example per folder);
+        images, sounds, clips (unlabelled), .txt files (unlabelled), or one .csv or .jsonl file.
 
     Returns:
         Examples under "train" and "test" when the folder makes the split, else under "all".
@@ -106,5 +107,7 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for path in visible(folder):
         if not path.is_dir() or media.owner(path):
             yield path
+        elif not visible(path):
+            raise UserError(f"{path} is empty")
         elif not path.is_symlink():
             yield from _walk(path)

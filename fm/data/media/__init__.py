@@ -7,7 +7,7 @@ from fm.data.media.image import Image
 from fm.data.media.medium import Form, Medium
 from fm.data.media.video import Video
 
-__all__ = ["ENDINGS", "MEDIA", "Form", "Medium", "owner"]
+__all__ = ["ENDINGS", "MEDIA", "Form", "Medium", "Video", "owner"]
 
 # By modality. The first that owns a path has it: an animated image is a clip.
 MEDIA: dict[str, Medium] = {medium.name: medium for medium in (Video(), Image(), Audio())}

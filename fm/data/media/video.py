@@ -91,7 +91,7 @@ class Video(Medium):
 
     def feature(self, form: Form) -> Any:
         """Returns a `Tensor` of that shape: the feature `Video` would need TensorFlow."""
-        return tfds.features.Tensor(shape=form.shape, dtype=np.uint8)
+        return tfds.features.Tensor(shape=form.shape, dtype=np.uint8, encoding="bytes")
 
     def encode(self, array: np.ndarray) -> np.ndarray:
         """Returns the pixels as they are."""
@@ -99,8 +99,10 @@ class Video(Medium):
 
     def fits(self, feature: Any) -> bool:
         """Says whether it is a four-dimensional uint8 `Tensor` of grey or colour."""
-        plain = type(feature) is tfds.features.Tensor and feature.np_dtype == np.uint8
-        return plain and len(feature.shape) == 4 and feature.shape[-1] in (1, 3)
+        if type(feature) is not tfds.features.Tensor:
+            return False
+        shape: Any = feature.shape
+        return len(shape) == 4 and shape[-1] in (1, 3) and feature.np_dtype == np.uint8
 
     def declared(self, feature: Any, rate: float | None) -> Form | None:
         """Returns the shape, where it is known and small.
