@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from fm.data import builders, files
 from fm.data.cache import cache_folder
+from fm.data.file_names import Fields
 from fm.data.hashing import split_by_hash
 from fm.data.media import MEDIA
 from fm.data.prepare import prepare
@@ -32,15 +33,20 @@ def load(
     data_dir: str | None = None,
     text_column: str = "text",
     label_column: str = "label",
+    label_field: int | None = None,
+    speaker_field: int | None = None,
 ) -> Dataset:
     """Loads a data set, preparing and indexing it on first use.
 
     Args:
-        name: a built-in name (`fm.data.builders.NAMES`), a path of a file or folder (plain data or
-            a prepared TFDS data set), or a TFDS name (`name/config:version` works too).
+        name: a built-in name (`fm.data.builders.NAMES`), a path of a file, folder or archive
+            (plain data or a prepared TFDS data set), or a TFDS name (`name/config:version` works
+            too).
         data_dir: where prepared TFDS data sets lie; the user's cache unless given.
         text_column: the column, JSON key or TFDS feature with the text.
         label_column: the one with the label; "" for none.
+        label_field: of plain files, which field of their names, parted by "_", is the label.
+        speaker_field: which one is the speaker; no speaker is in both splits then.
 
     Returns:
         The data set. The official test split where there is one (a validation split stands in for
@@ -57,9 +63,12 @@ def load(
         if (path / "dataset_info.json").exists():
             builder = tfds.builder_from_directory(path.resolve())
         else:
-            builder = files.prepared(path, text_column=text_column, label_column=label_column)
+            fields = Fields(label_field, speaker_field)
+            builder = files.prepared(
+                path, text_column=text_column, label_column=label_column, fields=fields
+            )
             text_column, label_column = "text", "label"
-    elif name.startswith(("/", "./", "../", "~", "\\")) or path.suffix in files.ENDINGS:
+    elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(files.ENDINGS):
         raise UserError(f"{name}: no such file or folder")
     else:
         builder = _stock_builder(name, folder)

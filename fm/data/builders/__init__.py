@@ -8,8 +8,9 @@ from fm.data.builders.docstrings import Docstrings
 from fm.data.builders.film_reviews import FilmReviews
 from fm.data.builders.moving_digits import MovingDigits
 from fm.data.builders.photos import Photos
+from fm.data.builders.spoken_words import SpokenWords
 
-NAMES = ("digits", "docstrings", "film_reviews", "moving_digits", "photos")
+NAMES = ("digits", "docstrings", "film_reviews", "moving_digits", "photos", "spoken_words")
 
 
 def make(name: str, data_dir: pathlib.Path) -> Any:
@@ -26,4 +27,6 @@ def make(name: str, data_dir: pathlib.Path) -> Any:
             return MovingDigits(**options)
         case "photos":
             return Photos(**options)
+        case "spoken_words":
+            return SpokenWords(**options)
     raise KeyError(name)
