@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from fm.data.builders.arcade_clips import ArcadeClips
 from fm.data.builders.digits import Digits
 from fm.data.builders.docstrings import Docstrings
 from fm.data.builders.film_reviews import FilmReviews
@@ -10,13 +11,18 @@ from fm.data.builders.moving_digits import MovingDigits
 from fm.data.builders.photos import Photos
 from fm.data.builders.spoken_words import SpokenWords
 
-NAMES = ("digits", "docstrings", "film_reviews", "moving_digits", "photos", "spoken_words")
+NAMES = (
+    *("arcade_clips", "digits", "docstrings", "film_reviews"),
+    *("moving_digits", "photos", "spoken_words"),
+)
 
 
 def make(name: str, data_dir: pathlib.Path) -> Any:
     """Returns the built-in builder `name` (of `NAMES`), writing ArrayRecord in `data_dir`."""
     options: dict[str, Any] = {"data_dir": data_dir, "file_format": "array_record"}
     match name:
+        case "arcade_clips":
+            return ArcadeClips(**options)
         case "digits":
             return Digits(**options)
         case "docstrings":
