@@ -71,9 +71,9 @@ def main(values: flags.FlagValues) -> None:
     asking.check(values, None)
     if size:
         sized(size)
-    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    where = command.data_options(values)
     data = load(name, **where)
-    recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("image_shape"))
+    recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("shape"))
     if size:
         recipe = recipes.with_size(recipe, size)
     # A folder of one's own is told by its checkpoints, else it is looked for among others'.
@@ -137,9 +137,9 @@ def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dic
             f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain, a "
             f"published model's folder or GGUF file, or one of {', '.join(NAMED)}"
         ) from error
-    reads, shape = found.reads, data.info.get("image_shape")
-    patch = recipe.patch**2 * shape[2] if shape else 0
-    if (reads.tokenizer is None) == (data.modality == "text") or reads.model.patch != patch:
+    reads, shape = found.reads, data.info.get("shape")
+    pieces = (("image", recipe.patch**2 * shape[2]),) if shape else ()
+    if (reads.tokenizer is None) == (data.modality == "text") or reads.model.continuous != pieces:
         raise UserError(
             f"--pretrained={folder} reads {'images' if reads.tokenizer is None else 'text'} of "
             f"another shape than {data.name}; take a model pretrained on {data.modality} like it"

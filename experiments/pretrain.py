@@ -50,12 +50,12 @@ def main(values: flags.FlagValues) -> None:
     """Trains and writes the summary."""
     out = command.out(values)
     name = values["dataset"].value
-    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    where = command.data_options(values)
     if values["size"].value:
         sized(values["size"].value)
     objective = _objective(values["objective"].value) if values["objective"].value else None
     data = load(name, **where)
-    recipe = recipe_of(values, data.modality, data.info.get("image_shape"), objective)
+    recipe = recipe_of(values, data.modality, data.info.get("shape"), objective)
     config = {
         "experiment": "pretrain",
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},

@@ -167,7 +167,7 @@ def _task(
     profile: str,
     model: str | None,
 ) -> TaskConfig:
-    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    where = command.data_options(values)
     data = load(name, **where)
     recipe = recipes.for_format(data.modality, profile)
     if values["size"].value:
@@ -186,7 +186,7 @@ def _task(
         dataset=name,
         upstream=upstream,
         budgets=_numbers("--budgets", budgets),
-        recipe=fitted(recipe, data.info.get("image_shape")),
+        recipe=fitted(recipe, data.info.get("shape")),
         test_items=values["test_items"].value or (200 if profile == "quick" else 1000),
         corpus_items=3000 if profile == "quick" else None,
         fingerprint=data.info["fingerprint"],

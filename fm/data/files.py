@@ -1,22 +1,26 @@
 """Any plain file or folder becomes a TFDS data set, prepared once per content and options."""
 
+import contextlib
 import hashlib
-import io
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import pixels
+from fm.data import archives, media
 from fm.data.cache import cache_folder
+from fm.data.file_names import Fields, told
 from fm.data.folders import read_folder
-from fm.data.hashing import image_digest, keyed, split_by_hash, text_digest
+from fm.data.hashing import array_digest, keyed, split_by_group, split_by_hash, text_digest
+from fm.data.media import Form, Medium
 from fm.data.prepare import prepare
-from fm.data.text_files import ENDINGS, Example, read_text_file
+from fm.data.text_files import ENDINGS as TEXT_ENDINGS
+from fm.data.text_files import Example, read_text_file
 from fm.errors import UserError
 
 __all__ = ["BUILDER_NAME", "ENDINGS", "prepared"]
@@ -25,43 +29,57 @@ BUILDER_NAME = "plain_files"
 TEST_SHARE = 0.2
 # Goes up when the same files would be read differently.
 _VERSION = "1.0.0"
+ENDINGS = (*TEXT_ENDINGS, *archives.ENDINGS)
+_NO_FIELDS = Fields()
 
-# Digest, text or pixels, label.
+# Digest, text or array, label.
 Loaded = tuple[str, str | np.ndarray, str | None]
 
 
-def prepared(path: pathlib.Path, *, text_column: str, label_column: str) -> Any:
-    """Returns a prepared TFDS builder with the examples of a file or folder.
+def prepared(
+    path: pathlib.Path, *, text_column: str, label_column: str, fields: Fields = _NO_FIELDS
+) -> Any:
+    """Returns a prepared TFDS builder with the examples of a file, folder or archive of a folder.
 
-    Its features are `text` or `image`, and `label` unless unlabelled. The split is the one that
-    the folder makes (`fm.data.folders.read_folder`), else 20% test by hash of the content.
+    Its features are `text` or a medium's, and `label` unless unlabelled. The split is the one
+    that the folder makes (`fm.data.folders.read_folder`), else 20% test by speaker, where the
+    names of the files say who speaks, or by hash of the content.
 
     Args:
         path: an existing file or folder.
         text_column: the CSV column or JSON key of the text.
         label_column: that of the label; "" for unlabelled data.
+        fields: what the files' names say.
 
     Raises:
         UserError: something about the files is wrong; the message names the file.
     """
-    digest = _digest(path, text_column, label_column)
+    digest = _digest(path, text_column, label_column, repr(fields))
     home = cache_folder() / "files" / digest
     done = home / BUILDER_NAME / _VERSION
     if (done / "dataset_info.json").exists():
         return tfds.builder_from_directory(done)
-    if path.is_dir():
-        by_split = read_folder(path, text_column, label_column)
-    else:
-        by_split = {"all": read_text_file(path, text_column, label_column)}
-    shape = _image_shape(path, by_split)
-    loaded = {split: [_load(each, shape) for each in own] for split, own in by_split.items()}
-    how = "by hash" if "all" in loaded else "official"
-    loaded = _split(path, loaded["all"]) if "all" in loaded else loaded
-    classes = _classes(path, loaded)
+    archive = path.is_file() and archives.is_archive(path)
+    with archives.unpacked(path) if archive else contextlib.nullcontext(path) as inside:
+        if inside.is_dir():
+            by_split = read_folder(inside, text_column, label_column, fields)
+        else:
+            by_split = {"all": told(read_text_file(path, text_column, label_column), fields)}
+        medium = _medium(inside, by_split)
+        form = _form(path, by_split, medium) if medium else None
+        loaded = {
+            split: [_load(each, medium, form) for each in own] for split, own in by_split.items()
+        }
+        how = "official"
+        if "all" in loaded:
+            groups = [example.group for example in by_split["all"]]
+            loaded, how = _split(inside, loaded["all"], groups)
+        classes = _classes(inside, loaded)
     return prepare(
         lambda where: PlainFiles(
             loaded=loaded,
-            shape=shape,
+            medium=medium,
+            form=form,
             classes=classes,
             described=(f"Files of {path.name}.", how),
             data_dir=where,
@@ -72,7 +90,7 @@ def prepared(path: pathlib.Path, *, text_column: str, label_column: str) -> Any:
 
 
 class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features: text, or image uint8 of one shape; label, a class name, unless unlabelled."""
+    """Features: text, or a medium's of one form; label, a class name, unless unlabelled."""
 
     name = BUILDER_NAME
     VERSION = tfds.core.Version(_VERSION)
@@ -82,19 +100,23 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self,
         *,
         loaded: dict[str, list[Loaded]],
-        shape: pixels.Shape | None,
+        medium: Medium | None,
+        form: Form | None,
         classes: list[str],
         described: tuple[str, str],
         **options: Any,
     ):
-        self._loaded, self._shape, self._classes = loaded, shape, classes
+        self._loaded, self._classes = loaded, classes
+        self._medium, self._form = medium, form
         self._description, self._how = described
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {}
-        if self._shape:
-            features["image"] = tfds.features.Image(shape=self._shape)
+        metadata = {"split": self._how}
+        if self._medium and self._form:
+            features[self._medium.name] = self._medium.feature(self._form)
+            metadata |= {"rate": self._form.rate} if self._form.rate else {}
         else:
             features["text"] = tfds.features.Text()
         if self._classes:
@@ -104,22 +126,22 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             description=self._description,
             license="not stated: your own files",
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(split=self._how),
+            metadata=tfds.core.MetadataDict(metadata),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(own) for split, own in self._loaded.items()}
 
     def _generate_examples(self, loaded: Iterable[Loaded]) -> Iterator[tuple[str, dict]]:
-        return keyed((digest, _features(content, label)) for digest, content, label in loaded)
+        return keyed((digest, self._features(content, label)) for digest, content, label in loaded)
 
-
-def _features(content: str | np.ndarray, label: str | None) -> dict[str, Any]:
-    if isinstance(content, str):
-        features: dict[str, Any] = {"text": content}
-    else:
-        features = {"image": io.BytesIO(pixels.encode_png(content))}
-    return features if label is None else features | {"label": label}
+    def _features(self, content: str | np.ndarray, label: str | None) -> dict[str, Any]:
+        if isinstance(content, str):
+            features: dict[str, Any] = {"text": content}
+        else:
+            assert self._medium is not None
+            features = {self._medium.name: self._medium.encode(content)}
+        return features if label is None else features | {"label": label}
 
 
 def _digest(path: pathlib.Path, *options: str) -> str:
@@ -137,34 +159,55 @@ def _digest(path: pathlib.Path, *options: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _open(path: pathlib.Path) -> Any:
+def _medium(path: pathlib.Path, by_split: dict[str, list[Example]]) -> Medium | None:
+    """Returns the one format of all examples, None for text."""
+    found: dict[Medium | None, str | pathlib.Path] = {}
+    for content in (example.content for examples in by_split.values() for example in examples):
+        medium = media.owner(content) if isinstance(content, pathlib.Path) else None
+        found.setdefault(medium, content)
+    if len(found) > 1:
+        nouns = sorted(f"{medium.noun if medium else 'text'}s" for medium in found)
+        named = [f"{each} is among the {medium.noun}s" for medium, each in found.items() if medium]
+        raise UserError(f"{path} mixes {' and '.join(nouns)}; one is needed ({', '.join(named)})")
+    return next(iter(found), None)
+
+
+def _form(path: pathlib.Path, by_split: dict[str, list[Example]], medium: Medium) -> Form:
+    """Returns the common form; what it changes about the examples is said on stderr."""
+    measures = [
+        medium.measure(_open(example.content, medium))
+        for examples in by_split.values()
+        for example in examples
+    ]
+    form = medium.common(measures)
+    for line in medium.remarks(measures, form):
+        print(f"{path}: {line}", file=sys.stderr, flush=True)
+    return form
+
+
+def _open(content: str | pathlib.Path, medium: Medium) -> Any:
+    assert isinstance(content, pathlib.Path)
     try:
-        return pixels.open_image(path.read_bytes())
+        return medium.open(content)
     except OSError as error:
-        raise UserError(f"{path} is a broken image: {error}") from error
+        raise UserError(f"{content} is a broken {medium.noun}: {error}") from error
 
 
-def _image_shape(path: pathlib.Path, by_split: dict[str, list[Example]]) -> pixels.Shape | None:
-    """Returns the one shape of all images, or None for text."""
-    contents = [example.content for examples in by_split.values() for example in examples]
-    paths = [content for content in contents if isinstance(content, pathlib.Path)]
-    if not paths:
-        return None
-    if len(paths) < len(contents):
-        raise UserError(f"{path} mixes images and texts; accepted: only one of the two")
-    return pixels.common_shape(pixels.measure(_open(image)) for image in paths)
+def _load(example: Example, medium: Medium | None, form: Form | None) -> Loaded:
+    if medium is None or form is None:
+        text = str(example.content)
+        return text_digest(text), text, example.label
+    array = medium.to_array(_open(example.content, medium), form)
+    return array_digest(array), array, example.label
 
 
-def _load(example: Example, shape: pixels.Shape | None) -> Loaded:
-    if isinstance(example.content, str):
-        return text_digest(example.content), example.content, example.label
-    assert shape is not None
-    image = pixels.to_array(_open(example.content), shape)
-    return image_digest(image), image, example.label
+def _split(
+    path: pathlib.Path, loaded: list[Loaded], groups: list[str | None]
+) -> tuple[dict[str, list[Loaded]], str]:
+    """Splits by speaker or by hash; returns how, too.
 
-
-def _split(path: pathlib.Path, loaded: list[Loaded]) -> dict[str, list[Loaded]]:
-    """Splits by hash; every label needs two different examples, one for each side."""
+    Every label needs two different examples, one for each side.
+    """
     different: dict[str | None, set[str]] = {}
     for digest, _, label in loaded:
         different.setdefault(label, set()).add(digest)
@@ -172,10 +215,18 @@ def _split(path: pathlib.Path, loaded: list[Loaded]) -> dict[str, list[Loaded]]:
         if len(digests) < 2:
             named = "holds" if label is None else f"label {label!r} has"
             raise UserError(f"{path}: {named} only one example; at least two different are needed")
-    digests = [digest for digest, _, _ in loaded]
-    number = {label: index for index, label in enumerate(different)}
-    train, test = split_by_hash(digests, [number[label] for _, _, label in loaded], TEST_SHARE)
-    return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}
+    speakers = [group for group in groups if group is not None]
+    if speakers:
+        if len(set(speakers)) < 2:
+            raise UserError(f"{path}: {speakers[0]!r} is the only speaker; at least two are needed")
+        how = "by speaker"
+        train, test = split_by_group(speakers, TEST_SHARE)
+    else:
+        how = "by hash"
+        digests = [digest for digest, _, _ in loaded]
+        number = {label: index for index, label in enumerate(different)}
+        train, test = split_by_hash(digests, [number[label] for _, _, label in loaded], TEST_SHARE)
+    return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}, how
 
 
 def _classes(path: pathlib.Path, loaded: dict[str, list[Loaded]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Names for examples made from their content, and the train/test split that follows from them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,9 +16,9 @@ def text_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def image_digest(pixels: np.ndarray) -> str:
-    """Returns the hex digest (32 digits) of a uint8 [height, width, channels] image."""
-    named = repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+def array_digest(array: np.ndarray) -> str:
+    """Returns the hex digest (32 digits) of an image's, sound's or clip's shape and values."""
+    named = repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
     return hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()
 
 
@@ -56,6 +57,29 @@ def split_by_hash(
         elif len(own) > 1 and own <= test:
             test.remove(max(own))
     chosen = np.array([digest in test for digest in digests], bool)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples so that no group, a speaker say, is on both sides.
+
+    Groups go to the test split in order of their digests until it has `share` of the examples;
+    the last one stays. The order of the examples does not matter; added groups may move others.
+
+    Args:
+        groups: the group of each example, of at least two.
+        share: least share of test examples.
+
+    Returns:
+        Ascending indices of the train and of the test examples.
+    """
+    ordered = sorted(set(groups), key=text_digest)
+    sizes = Counter(groups)
+    test: set[str] = set()
+    for group in ordered[:-1]:
+        if sum(sizes[each] for each in test) < share * len(groups):
+            test.add(group)
+    chosen = np.array([group in test for group in groups], bool)
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 

@@ -12,10 +12,12 @@ import tensorflow_datasets as tfds
 
 from fm.data import builders, files
 from fm.data.cache import cache_folder
+from fm.data.file_names import Fields
 from fm.data.hashing import split_by_hash
+from fm.data.media import MEDIA
 from fm.data.prepare import prepare
 from fm.data.splits import Dataset, Split, subset, without
-from fm.data.stored import Columns, image_shape, stored_split
+from fm.data.stored import Columns, stored_form, stored_split
 from fm.errors import UserError
 
 __all__ = ["Dataset", "Split", "load", "subset", "without"]
@@ -31,15 +33,20 @@ def load(
     data_dir: str | None = None,
     text_column: str = "text",
     label_column: str = "label",
+    label_field: int | None = None,
+    speaker_field: int | None = None,
 ) -> Dataset:
     """Loads a data set, preparing and indexing it on first use.
 
     Args:
-        name: a built-in name (`fm.data.builders.NAMES`), a path of a file or folder (plain data or
-            a prepared TFDS data set), or a TFDS name (`name/config:version` works too).
+        name: a built-in name (`fm.data.builders.NAMES`), a path of a file, folder or archive
+            (plain data or a prepared TFDS data set), or a TFDS name (`name/config:version` works
+            too).
         data_dir: where prepared TFDS data sets lie; the user's cache unless given.
         text_column: the column, JSON key or TFDS feature with the text.
         label_column: the one with the label; "" for none.
+        label_field: of plain files, which field of their names, parted by "_", is the label.
+        speaker_field: which one is the speaker; no speaker is in both splits then.
 
     Returns:
         The data set. The official test split where there is one (a validation split stands in for
@@ -56,9 +63,12 @@ def load(
         if (path / "dataset_info.json").exists():
             builder = tfds.builder_from_directory(path.resolve())
         else:
-            builder = files.prepared(path, text_column=text_column, label_column=label_column)
+            fields = Fields(label_field, speaker_field)
+            builder = files.prepared(
+                path, text_column=text_column, label_column=label_column, fields=fields
+            )
             text_column, label_column = "text", "label"
-    elif name.startswith(("/", "./", "../", "~", "\\")) or path.suffix in files.ENDINGS:
+    elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(files.ENDINGS):
         raise UserError(f"{name}: no such file or folder")
     else:
         builder = _stock_builder(name, folder)
@@ -129,11 +139,9 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
         raise UserError(f"{name} has no train split; it has: {', '.join(available) or 'none'}")
     held_out = next((split for split in ("test", "validation") if split in available), None)
     names = ["train", held_out] if held_out else ["train"]
-    shape = None
     try:
-        if columns.modality == "image":
-            shape = image_shape(builder, names, columns)
-        train, *rest = (stored_split(builder, split, columns, shape) for split in names)
+        form = stored_form(builder, names, columns)
+        train, *rest = (stored_split(builder, split, columns, form) for split in names)
     except NotImplementedError as error:
         raise UserError(
             f"{name} is prepared as TFRecord, which cannot be read in any order; "
@@ -142,9 +150,8 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
     metadata = dict(builder.info.metadata or {})
     if rest:
         test = rest[0]
-        how = (
-            "by hash" if builder.info.name in builders.NAMES else metadata.get("split", "official")
-        )
+        own = "by hash" if builder.info.name in builders.NAMES else "official"
+        how = metadata.get("split", own)
     else:
         how = "by hash"
         labels = None if train.labels is None else train.labels.tolist()
@@ -159,7 +166,8 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
         "split": how,
         "fingerprint": _fingerprint(train, test),
         "counts": _counts(train, test, classes),
-        "image_shape": None if shape is None else list(shape),
+        "shape": None if form is None else list(form.shape),
+        "rate": None if form is None else form.rate,
     }
     return Dataset(name, columns.modality, classes, train, test, metadata | info)
 
@@ -169,19 +177,21 @@ def _columns(name: str, features: Any, text_column: str, label_column: str) -> C
     kinds: dict[type, list[str]] = {}
     for key, feature in features.items():
         kinds.setdefault(type(feature), []).append(key)
-    texts, images = kinds.get(tfds.features.Text, []), kinds.get(tfds.features.Image, [])
-    labels = kinds.get(tfds.features.ClassLabel, [])
+    texts, labels = kinds.get(tfds.features.Text, []), kinds.get(tfds.features.ClassLabel, [])
     label = None
     if label_column:
         label = label_column if label_column in labels else next(iter(labels), None)
     if text_column in texts:
         return Columns("text", text_column, label)
-    if images:
-        return Columns("image", images[0], label)
+    for medium in MEDIA.values():
+        fitting = [key for key, feature in features.items() if medium.fits(feature)]
+        if fitting:
+            return Columns(medium.name, fitting[0], label)
     if texts:
         return Columns("text", texts[0], label)
     raise UserError(
-        f"{name} has neither a text nor an image feature; it has: {', '.join(sorted(features))}"
+        f"{name} has no feature of {', '.join(('text', *MEDIA))}; it has: "
+        f"{', '.join(sorted(features))}"
     )
 
 

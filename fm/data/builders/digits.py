@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from fm.data.hashing import image_digest, in_test, keyed
+from fm.data.hashing import array_digest, in_test, keyed
 from fm.data.pixels import encode_png
 
 TEST_SHARE = 0.2
@@ -46,14 +46,16 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
-        bunch: Any = load_digits()
-        images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-        examples = (
-            (image_digest(image), image, int(label))
-            for image, label in zip(images, bunch.target, strict=True)
-        )
         return keyed(
             (digest, {"image": io.BytesIO(encode_png(image)), "label": label})
-            for digest, image, label in examples
+            for digest, image, label in load()
             if in_test(digest, TEST_SHARE) == test
         )
+
+
+def load() -> Iterator[tuple[str, np.ndarray, int]]:
+    """Yields digest, uint8 [8, 8, 1] image and label of every digit."""
+    bunch: Any = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    for image, label in zip(images, bunch.target, strict=True):
+        yield array_digest(image), image, int(label)
