@@ -4,11 +4,22 @@ import pathlib
 from typing import Any
 
 from fm.data.builders.digits import Digits
+from fm.data.builders.docstring_summaries import DocstringSummaries
+from fm.data.builders.docstring_topics import DocstringTopics
 from fm.data.builders.docstrings import Docstrings
 from fm.data.builders.film_reviews import FilmReviews
 from fm.data.builders.photos import Photos
+from fm.data.builders.tweet_entities import TweetEntities
 
-NAMES = ("digits", "docstrings", "film_reviews", "photos")
+NAMES = (
+    "digits",
+    "docstring_summaries",
+    "docstring_topics",
+    "docstrings",
+    "film_reviews",
+    "photos",
+    "tweet_entities",
+)
 
 
 def make(name: str, data_dir: pathlib.Path) -> Any:
@@ -17,10 +28,16 @@ def make(name: str, data_dir: pathlib.Path) -> Any:
     match name:
         case "digits":
             return Digits(**options)
+        case "docstring_summaries":
+            return DocstringSummaries(**options)
+        case "docstring_topics":
+            return DocstringTopics(**options)
         case "docstrings":
             return Docstrings(**options)
         case "film_reviews":
             return FilmReviews(**options)
         case "photos":
             return Photos(**options)
+        case "tweet_entities":
+            return TweetEntities(**options)
     raise KeyError(name)
