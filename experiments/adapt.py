@@ -73,7 +73,7 @@ def main(values: flags.FlagValues) -> None:
         sized(size)
     where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
     data = load(name, **where)
-    recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("image_shape"))
+    recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("shape"))
     if size:
         recipe = recipes.with_size(recipe, size)
     # A folder of one's own is told by its checkpoints, else it is looked for among others'.
@@ -137,7 +137,7 @@ def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dic
             f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain, a "
             f"published model's folder or GGUF file, or one of {', '.join(NAMED)}"
         ) from error
-    reads, shape = found.reads, data.info.get("image_shape")
+    reads, shape = found.reads, data.info.get("shape")
     patch = recipe.patch**2 * shape[2] if shape else 0
     if (reads.tokenizer is None) == (data.modality == "text") or reads.model.patch != patch:
         raise UserError(

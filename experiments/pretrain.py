@@ -55,7 +55,7 @@ def main(values: flags.FlagValues) -> None:
         sized(values["size"].value)
     objective = _objective(values["objective"].value) if values["objective"].value else None
     data = load(name, **where)
-    recipe = recipe_of(values, data.modality, data.info.get("image_shape"), objective)
+    recipe = recipe_of(values, data.modality, data.info.get("shape"), objective)
     config = {
         "experiment": "pretrain",
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},

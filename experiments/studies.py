@@ -186,7 +186,7 @@ def _task(
         dataset=name,
         upstream=upstream,
         budgets=_numbers("--budgets", budgets),
-        recipe=fitted(recipe, data.info.get("image_shape")),
+        recipe=fitted(recipe, data.info.get("shape")),
         test_items=values["test_items"].value or (200 if profile == "quick" else 1000),
         corpus_items=3000 if profile == "quick" else None,
         fingerprint=data.info["fingerprint"],

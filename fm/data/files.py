@@ -1,20 +1,21 @@
 """Any plain file or folder becomes a TFDS data set, prepared once per content and options."""
 
 import hashlib
-import io
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import pixels
+from fm.data import media
 from fm.data.cache import cache_folder
 from fm.data.folders import read_folder
-from fm.data.hashing import image_digest, keyed, split_by_hash, text_digest
+from fm.data.hashing import array_digest, keyed, split_by_hash, text_digest
+from fm.data.media import Form, Medium
 from fm.data.prepare import prepare
 from fm.data.text_files import ENDINGS, Example, read_text_file
 from fm.errors import UserError
@@ -26,15 +27,15 @@ TEST_SHARE = 0.2
 # Goes up when the same files would be read differently.
 _VERSION = "1.0.0"
 
-# Digest, text or pixels, label.
+# Digest, text or array, label.
 Loaded = tuple[str, str | np.ndarray, str | None]
 
 
 def prepared(path: pathlib.Path, *, text_column: str, label_column: str) -> Any:
     """Returns a prepared TFDS builder with the examples of a file or folder.
 
-    Its features are `text` or `image`, and `label` unless unlabelled. The split is the one that
-    the folder makes (`fm.data.folders.read_folder`), else 20% test by hash of the content.
+    Its features are `text` or a medium's, and `label` unless unlabelled. The split is the one
+    that the folder makes (`fm.data.folders.read_folder`), else 20% test by hash of the content.
 
     Args:
         path: an existing file or folder.
@@ -53,15 +54,17 @@ def prepared(path: pathlib.Path, *, text_column: str, label_column: str) -> Any:
         by_split = read_folder(path, text_column, label_column)
     else:
         by_split = {"all": read_text_file(path, text_column, label_column)}
-    shape = _image_shape(path, by_split)
-    loaded = {split: [_load(each, shape) for each in own] for split, own in by_split.items()}
+    medium = _medium(path, by_split)
+    form = _form(path, by_split, medium) if medium else None
+    loaded = {split: [_load(each, medium, form) for each in own] for split, own in by_split.items()}
     how = "by hash" if "all" in loaded else "official"
     loaded = _split(path, loaded["all"]) if "all" in loaded else loaded
     classes = _classes(path, loaded)
     return prepare(
         lambda where: PlainFiles(
             loaded=loaded,
-            shape=shape,
+            medium=medium,
+            form=form,
             classes=classes,
             described=(f"Files of {path.name}.", how),
             data_dir=where,
@@ -72,7 +75,7 @@ def prepared(path: pathlib.Path, *, text_column: str, label_column: str) -> Any:
 
 
 class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features: text, or image uint8 of one shape; label, a class name, unless unlabelled."""
+    """Features: text, or a medium's of one form; label, a class name, unless unlabelled."""
 
     name = BUILDER_NAME
     VERSION = tfds.core.Version(_VERSION)
@@ -82,19 +85,23 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self,
         *,
         loaded: dict[str, list[Loaded]],
-        shape: pixels.Shape | None,
+        medium: Medium | None,
+        form: Form | None,
         classes: list[str],
         described: tuple[str, str],
         **options: Any,
     ):
-        self._loaded, self._shape, self._classes = loaded, shape, classes
+        self._loaded, self._classes = loaded, classes
+        self._medium, self._form = medium, form
         self._description, self._how = described
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {}
-        if self._shape:
-            features["image"] = tfds.features.Image(shape=self._shape)
+        metadata = {"split": self._how}
+        if self._medium and self._form:
+            features[self._medium.name] = self._medium.feature(self._form)
+            metadata |= {"rate": self._form.rate} if self._form.rate else {}
         else:
             features["text"] = tfds.features.Text()
         if self._classes:
@@ -104,22 +111,22 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             description=self._description,
             license="not stated: your own files",
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(split=self._how),
+            metadata=tfds.core.MetadataDict(metadata),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(own) for split, own in self._loaded.items()}
 
     def _generate_examples(self, loaded: Iterable[Loaded]) -> Iterator[tuple[str, dict]]:
-        return keyed((digest, _features(content, label)) for digest, content, label in loaded)
+        return keyed((digest, self._features(content, label)) for digest, content, label in loaded)
 
-
-def _features(content: str | np.ndarray, label: str | None) -> dict[str, Any]:
-    if isinstance(content, str):
-        features: dict[str, Any] = {"text": content}
-    else:
-        features = {"image": io.BytesIO(pixels.encode_png(content))}
-    return features if label is None else features | {"label": label}
+    def _features(self, content: str | np.ndarray, label: str | None) -> dict[str, Any]:
+        if isinstance(content, str):
+            features: dict[str, Any] = {"text": content}
+        else:
+            assert self._medium is not None
+            features = {self._medium.name: self._medium.encode(content)}
+        return features if label is None else features | {"label": label}
 
 
 def _digest(path: pathlib.Path, *options: str) -> str:
@@ -137,30 +144,43 @@ def _digest(path: pathlib.Path, *options: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _open(path: pathlib.Path) -> Any:
-    try:
-        return pixels.open_image(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} is a broken image: {error}") from error
-
-
-def _image_shape(path: pathlib.Path, by_split: dict[str, list[Example]]) -> pixels.Shape | None:
-    """Returns the one shape of all images, or None for text."""
+def _medium(path: pathlib.Path, by_split: dict[str, list[Example]]) -> Medium | None:
+    """Returns the one format of all examples, None for text."""
     contents = [example.content for examples in by_split.values() for example in examples]
-    paths = [content for content in contents if isinstance(content, pathlib.Path)]
-    if not paths:
-        return None
-    if len(paths) < len(contents):
-        raise UserError(f"{path} mixes images and texts; accepted: only one of the two")
-    return pixels.common_shape(pixels.measure(_open(image)) for image in paths)
+    found = {media.owner(each) if isinstance(each, pathlib.Path) else None for each in contents}
+    if len(found) > 1:
+        nouns = sorted(medium.noun if medium else "text" for medium in found)
+        raise UserError(f"{path} mixes {' and '.join(f'{noun}s' for noun in nouns)}; one is needed")
+    return found.pop()
 
 
-def _load(example: Example, shape: pixels.Shape | None) -> Loaded:
-    if isinstance(example.content, str):
-        return text_digest(example.content), example.content, example.label
-    assert shape is not None
-    image = pixels.to_array(_open(example.content), shape)
-    return image_digest(image), image, example.label
+def _form(path: pathlib.Path, by_split: dict[str, list[Example]], medium: Medium) -> Form:
+    """Returns the common form; what it changes about the examples is said on stderr."""
+    measures = [
+        medium.measure(_open(example.content, medium))
+        for examples in by_split.values()
+        for example in examples
+    ]
+    form = medium.common(measures)
+    for line in medium.remarks(measures, form):
+        print(f"{path}: {line}", file=sys.stderr, flush=True)
+    return form
+
+
+def _open(content: str | pathlib.Path, medium: Medium) -> Any:
+    assert isinstance(content, pathlib.Path)
+    try:
+        return medium.open(content)
+    except OSError as error:
+        raise UserError(f"{content} is a broken {medium.noun}: {error}") from error
+
+
+def _load(example: Example, medium: Medium | None, form: Form | None) -> Loaded:
+    if medium is None or form is None:
+        text = str(example.content)
+        return text_digest(text), text, example.label
+    array = medium.to_array(_open(example.content, medium), form)
+    return array_digest(array), array, example.label
 
 
 def _split(path: pathlib.Path, loaded: list[Loaded]) -> dict[str, list[Loaded]]:

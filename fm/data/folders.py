@@ -1,11 +1,11 @@
 """A folder of plain files to examples: split folders, folders by class, flat folders."""
 
 import pathlib
+from collections.abc import Iterator
 
+from fm.data import media
 from fm.data.text_files import ENDINGS, Example, read_text_file, read_utf8
 from fm.errors import UserError
-
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def read_folder(
@@ -16,8 +16,8 @@ def read_folder(
     Accepted, tried in this order (hidden files are ignored):
         `train/` and `test/`, each like one of the following but this and the next;
         `train.csv` and `test.csv` (or .jsonl, .txt);
-        a subfolder per class, of images or of .txt files (one example per file);
-        images (unlabelled), .txt files (unlabelled), or one .csv or .jsonl file.
+        a subfolder per class, of images, sounds, ... or of .txt files (one example per file);
+        images, sounds, ... (unlabelled), .txt files (unlabelled), or one .csv or .jsonl file.
 
     Returns:
         Examples under "train" and "test" when the folder makes the split, else under "all".
@@ -53,13 +53,13 @@ def visible(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _read_unsplit(folder: pathlib.Path, text_column: str, label_column: str) -> list[Example]:
     entries = visible(folder)
-    classes = [path for path in entries if path.is_dir()]
+    classes = [path for path in entries if path.is_dir() and media.owner(path) is None]
     if classes:
         return [example for path in classes for example in _read_class(path)]
     endings = {path.suffix.lower() for path in entries}
     if not entries:
         raise UserError(f"{folder} is empty")
-    if endings <= set(IMAGE_ENDINGS):
+    if all(media.owner(path) for path in entries):
         return [Example(path) for path in entries]
     if endings == {".txt"} or (len(entries) == 1 and endings <= set(ENDINGS)):
         return [
@@ -67,26 +67,24 @@ def _read_unsplit(folder: pathlib.Path, text_column: str, label_column: str) -> 
             for path in entries
             for example in read_text_file(path, text_column, label_column)
         ]
-    unknown = sorted(endings - set(ENDINGS) - set(IMAGE_ENDINGS))
+    unknown = sorted(endings - set(ENDINGS) - set(media.ENDINGS))
     if unknown:
         raise UserError(
             f"{folder} holds files with the unknown ending {unknown[0]!r}; accepted: "
-            f"{', '.join(ENDINGS + IMAGE_ENDINGS)}"
+            f"{', '.join(ENDINGS + media.ENDINGS)}"
         )
     raise UserError(
-        f"{folder} mixes {', '.join(sorted(endings))} files; accepted: only images, only .txt, one "
-        "single .csv or .jsonl file, or a train and a test file"
+        f"{folder} mixes {', '.join(sorted(endings))} files; accepted: files of one of "
+        f"{', '.join(media.MEDIA)}, only .txt, one single .csv or .jsonl file, or a train and a "
+        "test file"
     )
 
 
 def _read_class(folder: pathlib.Path) -> list[Example]:
-    """Reads a class folder, its subfolders included: one example per file."""
+    """Reads a class folder, its subfolders included: one example per file, or folder of frames."""
     examples = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if not path.is_file() or any(part.startswith(".") for part in parts):
-            continue
-        if path.suffix.lower() in IMAGE_ENDINGS:
+    for path in _walk(folder):
+        if media.owner(path):
             examples.append(Example(path, folder.name))
         elif path.suffix.lower() == ".txt":
             text = read_utf8(path).strip()
@@ -96,8 +94,17 @@ def _read_class(folder: pathlib.Path) -> list[Example]:
         else:
             raise UserError(
                 f"{path}: unknown ending {path.suffix!r} in a folder by class; accepted: "
-                f"{', '.join((*IMAGE_ENDINGS, '.txt'))}"
+                f"{', '.join((*media.ENDINGS, '.txt'))}"
             )
     if not examples:
         raise UserError(f"{folder} is empty; a subfolder holds the examples of one class")
     return examples
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields files, and folders that are one example as a whole, less the hidden ones."""
+    for path in visible(folder):
+        if not path.is_dir() or media.owner(path):
+            yield path
+        elif not path.is_symlink():
+            yield from _walk(path)

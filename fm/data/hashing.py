@@ -15,9 +15,9 @@ def text_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def image_digest(pixels: np.ndarray) -> str:
-    """Returns the hex digest (32 digits) of a uint8 [height, width, channels] image."""
-    named = repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+def array_digest(array: np.ndarray) -> str:
+    """Returns the hex digest (32 digits) of an image's, sound's or clip's shape and values."""
+    named = repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
     return hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()
 
 

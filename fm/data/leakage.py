@@ -1,15 +1,20 @@
 """Near-duplicates of test items in pretraining data: found, counted, given for removal."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from fm.data.image_overlap import METHOD as IMAGE_METHOD
-from fm.data.image_overlap import image_matches
+from fm.data import image_overlap, text_overlap
 from fm.data.splits import Split
-from fm.data.text_overlap import METHOD as TEXT_METHOD
-from fm.data.text_overlap import text_matches
 from fm.errors import UserError
+
+# By modality: the rule in words, and what finds the pairs, int64 [pairs, 2], in two `inputs`.
+_SEARCHES: dict[str, tuple[str, Callable[[Any, Any], np.ndarray]]] = {
+    "text": (text_overlap.METHOD, text_overlap.text_matches),
+    "image": (image_overlap.METHOD, image_overlap.image_matches),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,19 +40,15 @@ def find_duplicates(pretrain: Split, test: Split, modality: str) -> Leakage:
     Args:
         pretrain: what a model would be pretrained on.
         test: what it would be scored on.
-        modality: "text" (word 13-grams) or "image" (perceptual hash, confirmed on pixels).
+        modality: that of both; `method` then says what counts as one.
 
     Returns:
         What was found; `without(pretrain, leakage.removed)` is free of it.
     """
-    inputs = pretrain.inputs(range(len(pretrain))), test.inputs(range(len(test)))
-    match modality:
-        case "text":
-            method, pairs = TEXT_METHOD, text_matches(*map(list, inputs))
-        case "image":
-            method, pairs = IMAGE_METHOD, image_matches(*map(np.asarray, inputs))
-        case _:
-            raise UserError(f"unknown modality {modality!r}; accepted: text, image")
+    if modality not in _SEARCHES:
+        raise UserError(f"unknown modality {modality!r}; accepted: {', '.join(_SEARCHES)}")
+    method, matches = _SEARCHES[modality]
+    pairs = matches(pretrain.inputs(range(len(pretrain))), test.inputs(range(len(test))))
     return Leakage(
         method=method,
         checked=len(test),

@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 from fm.data import builders, files
 from fm.data.cache import cache_folder
 from fm.data.hashing import split_by_hash
+from fm.data.media import MEDIA
 from fm.data.prepare import prepare
 from fm.data.splits import Dataset, Split, subset, without
-from fm.data.stored import Columns, image_shape, stored_split
+from fm.data.stored import Columns, stored_form, stored_split
 from fm.errors import UserError
 
 __all__ = ["Dataset", "Split", "load", "subset", "without"]
@@ -129,11 +130,9 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
         raise UserError(f"{name} has no train split; it has: {', '.join(available) or 'none'}")
     held_out = next((split for split in ("test", "validation") if split in available), None)
     names = ["train", held_out] if held_out else ["train"]
-    shape = None
     try:
-        if columns.modality == "image":
-            shape = image_shape(builder, names, columns)
-        train, *rest = (stored_split(builder, split, columns, shape) for split in names)
+        form = stored_form(builder, names, columns)
+        train, *rest = (stored_split(builder, split, columns, form) for split in names)
     except NotImplementedError as error:
         raise UserError(
             f"{name} is prepared as TFRecord, which cannot be read in any order; "
@@ -142,9 +141,8 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
     metadata = dict(builder.info.metadata or {})
     if rest:
         test = rest[0]
-        how = (
-            "by hash" if builder.info.name in builders.NAMES else metadata.get("split", "official")
-        )
+        own = "by hash" if builder.info.name in builders.NAMES else "official"
+        how = metadata.get("split", own)
     else:
         how = "by hash"
         labels = None if train.labels is None else train.labels.tolist()
@@ -159,7 +157,8 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
         "split": how,
         "fingerprint": _fingerprint(train, test),
         "counts": _counts(train, test, classes),
-        "image_shape": None if shape is None else list(shape),
+        "shape": None if form is None else list(form.shape),
+        "rate": None if form is None else form.rate,
     }
     return Dataset(name, columns.modality, classes, train, test, metadata | info)
 
@@ -169,19 +168,21 @@ def _columns(name: str, features: Any, text_column: str, label_column: str) -> C
     kinds: dict[type, list[str]] = {}
     for key, feature in features.items():
         kinds.setdefault(type(feature), []).append(key)
-    texts, images = kinds.get(tfds.features.Text, []), kinds.get(tfds.features.Image, [])
-    labels = kinds.get(tfds.features.ClassLabel, [])
+    texts, labels = kinds.get(tfds.features.Text, []), kinds.get(tfds.features.ClassLabel, [])
     label = None
     if label_column:
         label = label_column if label_column in labels else next(iter(labels), None)
     if text_column in texts:
         return Columns("text", text_column, label)
-    if images:
-        return Columns("image", images[0], label)
+    for medium in MEDIA.values():
+        fitting = [key for key, feature in features.items() if medium.fits(feature)]
+        if fitting:
+            return Columns(medium.name, fitting[0], label)
     if texts:
         return Columns("text", texts[0], label)
     raise UserError(
-        f"{name} has neither a text nor an image feature; it has: {', '.join(sorted(features))}"
+        f"{name} has no feature of {', '.join(('text', *MEDIA))}; it has: "
+        f"{', '.join(sorted(features))}"
     )
 
 

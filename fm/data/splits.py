@@ -30,7 +30,7 @@ class Split:
         return len(self.ids)
 
     def inputs(self, indices: Indices | range) -> Inputs:
-        """Returns the texts, or the images as uint8 [n, height, width, channels]."""
+        """Returns the texts, or the images, sounds or clips as one array; see below."""
         return self.read(self.rows[np.asarray(indices, np.int64)])
 
     def texts(self, indices: Indices | range) -> list[str]:
@@ -41,8 +41,22 @@ class Split:
 
     def images(self, indices: Indices | range) -> np.ndarray:
         """`inputs` of image data, uint8 [n, height, width, channels]."""
+        return self._array(indices, np.uint8, 4, "images")
+
+    def sounds(self, indices: Indices | range) -> np.ndarray:
+        """`inputs` of audio data, int16 [n, samples]."""
+        return self._array(indices, np.int16, 2, "sounds")
+
+    def clips(self, indices: Indices | range) -> np.ndarray:
+        """`inputs` of video data, uint8 [n, frames, height, width, channels]."""
+        return self._array(indices, np.uint8, 5, "clips")
+
+    def _array(
+        self, indices: Indices | range, dtype: type[np.generic], axes: int, what: str
+    ) -> np.ndarray:
         read = self.inputs(indices)
-        assert isinstance(read, np.ndarray), "these examples are not images"
+        fitting = isinstance(read, np.ndarray) and read.dtype == dtype and read.ndim == axes
+        assert fitting, f"these examples are not {what}"
         return read
 
 
@@ -52,12 +66,13 @@ class Dataset:
 
     Attributes:
         name: as the user gave it.
-        modality: "text" or "image".
+        modality: "text", "image", "audio" or "video".
         classes: the label names, in label order; () when unlabelled.
         train: what may be learned from.
         test: what is scored once.
-        info: JSON-able: description, licence, citation, version, split ("official" or "by hash"),
-            fingerprint (hex digest over ids and labels), counts, image_shape (None for text).
+        info: JSON-able: description, licence, citation, version, split ("official", "by hash", or
+            by whom), fingerprint (hex digest over ids and labels), counts, shape of one example
+            (None for text), rate (Hz of sounds, frames/s of clips, else None).
     """
 
     name: str

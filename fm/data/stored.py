@@ -1,23 +1,26 @@
-"""Reading one split of a prepared TFDS data set: ids, labels and pixels are computed once.
+"""Reading one split of a prepared TFDS data set: ids, labels and arrays are computed once.
 
-Texts stay in ArrayRecord and are read on demand (20,000 a second). Images are decoded on the
-first visit (about 7,000 a second for 28x28 PNGs) and kept as one memory-mapped array, so that
-later reads cost nothing.
+Texts stay in ArrayRecord and are read on demand (20,000 a second). Images, sounds and clips are
+decoded on the first visit (about 7,000 a second for 28x28 PNGs), brought to one form, and kept as
+one memory-mapped array, so that later reads cost nothing.
 """
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import pixels
 from fm.data.cache import cache_folder, new_folder
-from fm.data.hashing import image_digest, text_digest
+from fm.data.hashing import array_digest, text_digest
+from fm.data.media import MEDIA, Form, Medium
 from fm.data.splits import Split
 from fm.errors import UserError
 
@@ -33,55 +36,72 @@ class Columns:
     label: str | None
 
 
-def stored_split(builder: Any, name: str, columns: Columns, shape: pixels.Shape | None) -> Split:
+def stored_split(builder: Any, name: str, columns: Columns, form: Form | None) -> Split:
     """Returns split `name` of a prepared builder.
 
     Args:
         builder: a prepared `tfds.core.DatasetBuilder`.
         name: the split's TFDS name.
         columns: which features to read.
-        shape: for images, the (height, width, channels) all get.
+        form: what all examples get; None for text.
 
     Raises:
-        UserError: an image is broken.
+        UserError: an example is broken.
     """
     source = _data_source(builder, name, columns)
-    folder = cache_folder() / "index" / _key(builder, name, columns, shape)
+    folder = cache_folder() / "index" / _key(builder, name, columns, form)
     if not folder.exists():
         with new_folder(folder) as scratch:
-            _write_index(source, columns, shape, scratch)
+            _write_index(source, columns, form, rate(builder), scratch)
     ids = tuple(np.load(folder / "ids.npy", allow_pickle=False).astype(str).tolist())
     labels = None
     if columns.label is not None:
         labels = np.load(folder / "labels.npy", allow_pickle=False)
-    if columns.modality == "text":
+    if form is None:
         return Split(labels, ids, np.arange(len(ids)), lambda rows: _texts(source, columns, rows))
-    array = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    array = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
     return Split(labels, ids, np.arange(len(ids)), lambda rows: np.asarray(array[rows]))
 
 
-def image_shape(builder: Any, names: list[str], columns: Columns) -> pixels.Shape:
-    """Returns the shape all images of the splits get: the declared one, or `common_shape`."""
-    declared = builder.info.features[columns.content].shape
-    if None not in declared and max(declared[:2]) <= pixels.SMALL and declared[2] in (1, 3):
-        return declared
-    sizes = set()
-    for name in names:
-        source = _data_source(builder, name, columns)
-        for rows in _chunks(len(source)):
-            sizes |= {pixels.measure(_image(row[columns.content])) for row in _read(source, rows)}
-    return pixels.common_shape(sizes)
+def rate(builder: Any) -> float | None:
+    """Returns the rate that a builder's metadata states: Hz of sounds, frames/s of clips."""
+    return (builder.info.metadata or {}).get("rate")
+
+
+def stored_form(builder: Any, names: list[str], columns: Columns) -> Form | None:
+    """Returns the form all examples of the splits get: the declared one, or the common one.
+
+    What that changes about the examples is said on stderr.
+
+    Raises:
+        UserError: an example is broken, or the data set does not say its rate.
+    """
+    if columns.modality == "text":
+        return None
+    medium = MEDIA[columns.modality]
+    form = medium.declared(builder.info.features[columns.content], rate(builder))
+    if form is None:
+        measures = [
+            medium.measure(_opened(medium, stored, rate(builder)))
+            for name in names
+            for stored in _contents(_data_source(builder, name, columns), columns)
+        ]
+        form = medium.common(measures)
+        for line in medium.remarks(measures, form):
+            print(f"{builder.info.name}: {line}", file=sys.stderr, flush=True)
+    return form
 
 
 def _data_source(builder: Any, name: str, columns: Columns) -> Any:
-    decoders = {columns.content: tfds.decode.SkipDecoding()}
-    return builder.as_data_source(name, decoders=decoders if columns.modality == "image" else None)
+    encoded = columns.modality != "text" and MEDIA[columns.modality].encoded
+    decoders = {columns.content: tfds.decode.SkipDecoding()} if encoded else None
+    return builder.as_data_source(name, decoders=decoders)
 
 
-def _key(builder: Any, name: str, columns: Columns, shape: pixels.Shape | None) -> str:
+def _key(builder: Any, name: str, columns: Columns, form: Form | None) -> str:
     """Names the index after everything it depends on; the files by name, size and time."""
     folder = pathlib.Path(os.fspath(builder.data_path)).resolve()
-    parts = [str(folder), name, repr(columns), repr(shape)]
+    parts = [str(folder), name, repr(columns), repr(form)]
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         status = file.stat()
         parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
@@ -89,38 +109,50 @@ def _key(builder: Any, name: str, columns: Columns, shape: pixels.Shape | None) 
 
 
 def _write_index(
-    source: Any, columns: Columns, shape: pixels.Shape | None, folder: pathlib.Path
+    source: Any, columns: Columns, form: Form | None, rate: float | None, folder: pathlib.Path
 ) -> None:
     ids: list[str] = []
     labels: list[int] = []
-    images: list[np.ndarray] = []
+    arrays = None
+    if form is not None:
+        dtype, shape = MEDIA[columns.modality].dtype, (len(source), *form.shape)
+        arrays = np.lib.format.open_memmap(folder / "values.npy", "w+", dtype, shape)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for rows in _chunks(len(source)):
             examples = _read(source, rows)
             contents = [example[columns.content] for example in examples]
-            if columns.modality == "text":
+            if form is None:
                 ids += [text_digest(content.decode("utf-8", "replace")) for content in contents]
             else:
-                assert shape is not None
-                decoded = list(pool.map(lambda png: pixels.to_array(_image(png), shape), contents))
-                images += decoded
-                ids += map(image_digest, decoded)
+                assert arrays is not None
+                read = functools.partial(_array, MEDIA[columns.modality], form, rate)
+                for row, array in zip(rows, pool.map(read, contents), strict=True):
+                    arrays[row] = array
+                    ids.append(array_digest(array))
             if columns.label is not None:
                 labels += [int(example[columns.label]) for example in examples]
     np.save(folder / "ids.npy", np.array(ids, "S32"), allow_pickle=False)
     if columns.label is not None:
         np.save(folder / "labels.npy", np.array(labels, np.int32), allow_pickle=False)
-    if columns.modality == "image":
-        assert shape is not None
-        stacked = np.stack(images) if images else np.zeros((0, *shape), np.uint8)
-        np.save(folder / "pixels.npy", stacked, allow_pickle=False)
+    if arrays is not None:
+        arrays.flush()
 
 
-def _image(encoded: bytes) -> Any:
+def _array(medium: Medium, form: Form, rate: float | None, stored: Any) -> np.ndarray:
+    return medium.to_array(_opened(medium, stored, rate), form)
+
+
+def _opened(medium: Medium, stored: Any, rate: float | None) -> Any:
     try:
-        return pixels.open_image(encoded)
+        return medium.restore(stored, rate)
     except OSError as error:
-        raise UserError(f"the data set holds an image that cannot be decoded: {error}") from error
+        noun = medium.noun
+        raise UserError(f"the data set holds a broken {noun} (not decodable: {error})") from error
+
+
+def _contents(source: Any, columns: Columns) -> Iterator[Any]:
+    for rows in _chunks(len(source)):
+        yield from (example[columns.content] for example in _read(source, rows))
 
 
 def _texts(source: Any, columns: Columns, rows: np.ndarray) -> list[str]:

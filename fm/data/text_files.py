@@ -14,10 +14,17 @@ ENDINGS = (".txt", ".jsonl", ".csv")
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One example: its text, or the file that holds its image; its label, None if unlabelled."""
+    """One example.
+
+    Attributes:
+        content: its text; or the file (or folder) that is its image, sound or clip.
+        label: None if unlabelled.
+        group: what no other split may share, a speaker say; None where examples stand alone.
+    """
 
     content: str | pathlib.Path
     label: str | None = None
+    group: str | None = None
 
 
 def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> list[Example]:

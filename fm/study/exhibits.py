@@ -140,7 +140,7 @@ def _texts(task: Task, fed: Fed) -> list[Row]:
 
 
 def _images(task: Task, fed: Fed) -> list[Row]:
-    height, width, _ = task.dataset.info["image_shape"]
+    height, width, _ = task.dataset.info["shape"]
     side = task.config.recipe.patch
     drawn = sample_patches(
         fed.runs[0].params,

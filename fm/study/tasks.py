@@ -115,7 +115,7 @@ def _upstream(config: TaskConfig, dataset: Dataset) -> tuple[Split, Leakage]:
             f"--upstream=NAME, or leave upstream out of --arms"
         )
     other = load(config.upstream, data_dir=config.data_dir, text_column=config.text_column)
-    shapes = dataset.info.get("image_shape"), other.info.get("image_shape")
+    shapes = dataset.info.get("shape"), other.info.get("shape")
     if other.modality != dataset.modality or shapes[0] != shapes[1]:
         raise UserError(
             f"--upstream={config.upstream} is {other.modality} {shapes[1] or ''}, but "

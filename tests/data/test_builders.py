@@ -14,7 +14,7 @@ def test_digits():
     dataset = sources.load("digits")
     assert (len(dataset.train), len(dataset.test)) == (1403, 394)
     assert dataset.modality == "image" and dataset.classes == tuple("0123456789")
-    assert dataset.info["image_shape"] == [8, 8, 1] and dataset.info["split"] == "by hash"
+    assert dataset.info["shape"] == [8, 8, 1] and dataset.info["split"] == "by hash"
     assert all(in_test(digest, 0.2) for digest in dataset.test.ids)
     assert not any(in_test(digest, 0.2) for digest in dataset.train.ids)
 

@@ -31,7 +31,7 @@ def test_images_by_class(tmp_path):
     (tmp_path / "README.md").write_text("beside the classes")
     dataset = sources.load(str(tmp_path))
     assert dataset.modality == "image" and dataset.classes == ("cat", "dog")
-    assert dataset.info["image_shape"] == [8, 8, 1]
+    assert dataset.info["shape"] == [8, 8, 1]
     expected = {
         (pixels.tobytes(), number)
         for number, name in enumerate(dataset.classes)
@@ -59,7 +59,7 @@ def test_image_sizes(tmp_path, sizes, mode, shape):
     for number in range(10):
         picture(tmp_path / f"{number}.png", sizes[number % len(sizes)], mode)
     dataset = sources.load(str(tmp_path))
-    assert dataset.info["image_shape"] == shape
+    assert dataset.info["shape"] == shape
     assert list(dataset.train.inputs([0]).shape[1:]) == shape
     assert dataset.train.labels is None
 
@@ -67,7 +67,7 @@ def test_image_sizes(tmp_path, sizes, mode, shape):
 def test_one_colour_image_makes_all_colour(tmp_path):
     by_class(tmp_path)
     picture(tmp_path / "cat" / "colour.jpg", mode="RGB")
-    assert sources.load(str(tmp_path)).info["image_shape"] == [8, 8, 3]
+    assert sources.load(str(tmp_path)).info["shape"] == [8, 8, 3]
 
 
 def test_given_split_of_images_is_kept(tmp_path):

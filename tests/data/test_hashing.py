@@ -28,7 +28,7 @@ def test_every_label_lands_on_both_sides():
 
 def test_images_of_other_shape_have_other_digests():
     pixels = np.arange(64, dtype=np.uint8)
-    assert hashing.image_digest(pixels.reshape(8, 8, 1)) != hashing.image_digest(
+    assert hashing.array_digest(pixels.reshape(8, 8, 1)) != hashing.array_digest(
         pixels.reshape(4, 16, 1)
     )
 

@@ -145,7 +145,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def test_images_of_different_sizes(tmp_path):
     Pictures(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     dataset = sources.load("pictures", data_dir=str(tmp_path))
-    assert dataset.modality == "image" and dataset.info["image_shape"] == [32, 32, 3]
+    assert dataset.modality == "image" and dataset.info["shape"] == [32, 32, 3]
     assert (len(dataset.train), len(dataset.test)) == (12, 3)
     images = dataset.train.inputs(range(12))
     assert sorted(images[:, 5, 5, 0]) == list(range(0, 120, 10))
@@ -154,7 +154,7 @@ def test_images_of_different_sizes(tmp_path):
 def test_fashion_mnist_keeps_its_test_split(shared_tfds):
     dataset = sources.load("fashion_mnist", data_dir=shared_tfds)
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
-    assert dataset.info["split"] == "official" and dataset.info["image_shape"] == [28, 28, 1]
+    assert dataset.info["split"] == "official" and dataset.info["shape"] == [28, 28, 1]
     assert dataset.classes[0] == "T-shirt/top" and dataset.test.labels.dtype == np.int32
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fm.data.hashing import image_digest, text_digest
+from fm.data.hashing import array_digest, text_digest
 from fm.data.splits import Dataset, Split
 from fm.model.config import ModelConfig
 from fm.study.cells import Cell
@@ -44,7 +44,7 @@ def recipe(modality="image", **changes):
 
 def split(inputs, labels):
     """Texts or images in memory."""
-    digest = text_digest if isinstance(inputs, list) else image_digest
+    digest = text_digest if isinstance(inputs, list) else array_digest
 
     def read(rows):
         return [inputs[n] for n in rows] if isinstance(inputs, list) else inputs[rows]
@@ -83,7 +83,7 @@ def dataset(name="fruit", make=texts, train=40, test=12):
         "licence": "none",
         "fingerprint": name,
         "split": "by hash",
-        "image_shape": [8, 8, 1] if make is images else None,
+        "shape": [8, 8, 1] if make is images else None,
     }
     return Dataset(name, "image" if make is images else "text", ("a", "b"), *parts, info)
 

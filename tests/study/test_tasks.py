@@ -48,7 +48,7 @@ def test_upstream_must_be_given(monkeypatch):
 
 def test_upstream_of_another_format_or_shape_is_refused(monkeypatch):
     big = dataset("big", images)
-    big = dataclasses.replace(big, info=big.info | {"image_shape": [16, 16, 1]})
+    big = dataclasses.replace(big, info=big.info | {"shape": [16, 16, 1]})
     loads(monkeypatch, dataset(), dataset("pictures", images), big)
     with pytest.raises(UserError, match=r"--upstream=pictures is image .*fruit is text"):
         prepare(config(upstream="pictures"), ("scratch", "upstream"), 1)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from fm.data.hashing import image_digest, in_test, keyed
+from fm.data.hashing import array_digest, in_test, keyed
 from fm.data.pixels import encode_png
 
 TEST_SHARE = 0.2
@@ -49,7 +49,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         bunch: Any = load_digits()
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
         examples = (
-            (image_digest(image), image, int(label))
+            (array_digest(image), image, int(label))
             for image, label in zip(images, bunch.target, strict=True)
         )
         return keyed(

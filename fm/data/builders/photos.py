@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from fm.data.hashing import image_digest, in_test, keyed
+from fm.data.hashing import array_digest, in_test, keyed
 from fm.data.pixels import encode_png
 
 TEST_SHARE = 0.02
@@ -42,7 +42,7 @@ class Photos(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
-        crops = ((image_digest(crop), crop) for crop in _crops())
+        crops = ((array_digest(crop), crop) for crop in _crops())
         return keyed(
             (digest, {"image": io.BytesIO(encode_png(crop))})
             for digest, crop in crops
