@@ -110,6 +110,21 @@ def find_conll(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return found
 
 
+def found(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The CoNLL files that a path stands for, by split; {"all": path} for a file that is one.
+
+    Nothing where it is something else; see `find_conll`.
+    """
+    if path.is_dir():
+        return find_conll(path)
+    return {"all": path} if path.suffix.lower() in ENDINGS else {}
+
+
+def is_tag(name: str) -> bool:
+    """Whether it is O, B-type or I-type."""
+    return bool(_TAG.fullmatch(name))
+
+
 def check_types(
     train: list[Sentence], held_out: list[Sentence], path: pathlib.Path, trained: pathlib.Path
 ) -> None:

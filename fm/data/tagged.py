@@ -1,17 +1,70 @@
 """Tagged sentences as a TFDS data set: words beside one BIO tag each."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data.conll import Sentence
+from fm.data.cache import cache_folder
+from fm.data.conll import Sentence, check_types, read_conll
+from fm.data.files import digest_of
 from fm.data.hashing import in_test, keyed, text_digest
+from fm.data.prepare import prepare
+from fm.errors import UserError
 
 BUILDER_NAME = "plain_conll"
+TEST_SHARE = 0.2
 # Goes up when the same files would be read differently.
 VERSION = "1.0.0"
+
+
+def prepared(path: pathlib.Path, found: Mapping[str, pathlib.Path]) -> Any:
+    """Returns a prepared TFDS builder with the sentences of CoNLL files.
+
+    Tags repaired (see `fm.data.conll.Conll`) are counted in the metadata and said on stderr.
+
+    Args:
+        path: as the user gave it.
+        found: the files by split, of `fm.data.conll.found`; those under "all" are split by hash,
+            20% test.
+
+    Raises:
+        UserError: something about the files is wrong; the message names file and line.
+    """
+    home = cache_folder() / "files" / digest_of(path, BUILDER_NAME, VERSION)
+    done = home / BUILDER_NAME / VERSION
+    if (done / "dataset_info.json").exists():
+        return tfds.builder_from_directory(done)
+    read = {name: read_conll(file) for name, file in found.items()}
+    for name, own in read.items():
+        if own.repaired:
+            print(
+                f"{found[name]}: {own.repaired} entities begin with I-, the first on line "
+                f"{own.first}; read as B-",
+                file=sys.stderr,
+            )
+    sentences = {name: own.sentences for name, own in read.items()}
+    for name in sorted(sentences.keys() - {"all", "train"}):
+        check_types(sentences["train"], sentences[name], found[name], found["train"])
+    if "all" in sentences:
+        sentences = split(sentences["all"], TEST_SHARE)
+        if not all(sentences.values()):
+            raise UserError(f"{path}: too few sentences for a train and a test split")
+    how = "by hash" if "all" in read else "official"
+    metadata = {"split": how, "repaired_tags": sum(own.repaired for own in read.values())}
+    return prepare(
+        lambda where: PlainConll(
+            sentences=sentences,
+            description=f"Files of {path.name}.",
+            metadata=metadata,
+            data_dir=where,
+            file_format="array_record",
+        ),
+        home,
+    )
 
 
 def tag_names(types: Iterable[str]) -> list[str]:
@@ -59,7 +112,7 @@ def split(sentences: Sequence[Sentence], share: float) -> dict[str, list[Sentenc
     for kind in sorted({kind for sentence in sentences for kind in sentence.types()}):
         has = np.array([kind in sentence.types() for sentence in sentences])
         if not np.any(has & ~held_out):
-            held_out &= digests != digests[has].min()
+            held_out &= digests != min(digests[has].tolist())
     sides = {"train": ~held_out, "test": held_out}
     return {side: [sentences[i] for i in np.flatnonzero(where)] for side, where in sides.items()}
 

@@ -60,8 +60,8 @@ def test_docstrings():
     dataset = sources.load("docstrings")
     texts = dataset.train.texts(range(len(dataset.train)))
     texts += dataset.test.texts(range(len(dataset.test)))
-    # The line a docstring begins with is too short; its other paragraphs are a passage.
-    assert len(texts) == 150 and sum(text.count(f"Module {n}." in text for n in range(0)) for text in texts) == 0
+    # Each file's own paragraphs; the one that all of them share once only.
+    assert len(texts) == 150 and sum(f"{PROSE}\n\n{PROSE}" in text for text in texts) == 1
     assert dataset.train.labels is None and 0 < len(dataset.test) < 15
     assert any(package.startswith("numpy-") for package in dataset.info["packages"])
 
@@ -71,23 +71,31 @@ def test_topics_are_balanced_and_do_not_say_their_names():
     dataset = sources.load("docstring_topics")
     assert dataset.classes == docstring_topics.TOPICS
     counts = dataset.info["counts"]
-    assert len(set(counts["train_by_class"].values())) == 1 == len(set(counts["test_by_class"].values()))
+    for split in ("train_by_class", "test_by_class"):
+        assert len(set(counts[split].values())) == 1
     assert counts["test"] >= 5
     for text in dataset.train.texts(range(len(dataset.train))):
         assert not any(topic in text for topic in docstring_topics.TOPICS), text
 
 
 def test_names_and_markup_are_masked():
-    text = "Args: like :func:`numpy.zeros`, a jnp array (NumPyro, scikit-learn, e.g. ``x``), Python 3"
+    text = (
+        "Args: like :func:`numpy.zeros`, a jnp array (NumPyro, scikit-learn, e.g. ``x``), Python 3"
+    )
     assert docstring_topics.masked(text) == (
         "like [name], a [name] array ([name], [name], e.g. x), [name] 3"
     )
 
 
 def test_a_docstring_parted():
-    body = "The answer is found by looking at every element of the input once, in order, and no more."
+    body = (
+        "The answer is found by looking at every element of the input once, in order, and no more."
+    )
     rest = f"{body}\n\nx : int\n    {body}\n\nParameters\n----------\n{PROSE}"
-    assert docstring_summaries.parted(f"Find the first element.\n\n{rest}") == (body, "Find the first element.")
+    assert docstring_summaries.parted(f"Find the first element.\n\n{rest}") == (
+        body,
+        "Find the first element.",
+    )
     assert docstring_summaries.parted(f"Find it.\n\n{rest}") is None
     assert docstring_summaries.parted(f"Find the `x` in 3 steps.\n\n{rest}") is None
     assert docstring_summaries.parted(f"The answer is found.\n\n{rest}") is None
