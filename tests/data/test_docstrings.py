@@ -47,7 +47,7 @@ def packages(tmp_path, monkeypatch, empty_cache):
         path.write_text(
             f'"""Module {number}. {PROSE}\n\n{PROSE}"""\n'
             f"def f{number}():\n"
-            f'    """Make {"abcdefghij"[number % 10]} and {"abcdefghijklmno"[number // 10]} meet.\n'
+            f'    """Make {"abcdefghij"[number % 10]} and {"abcdefghijklmno"[number // 10]} meet again.\n'
             f"\n    The {topic} one, {topic}.of.{number}, is number {number}. {PROSE}\n"
             f'\n    Args:\n      x: {PROSE}\n    """\n'
         )
@@ -107,3 +107,16 @@ def test_installed_packages_are_found():
     for part in ("/sklearn/", "/scipy/", "/numpy/", "/jax/", "/argparse.py"):
         assert any(part in path for path in files), part
     assert not any("/tests/" in path.rpartition("site-packages")[2] for path in files)
+
+
+@pytest.mark.usefixtures("packages")
+def test_summaries_are_each_on_one_side():
+    dataset = sources.load("docstring_summaries")
+    both = {}
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        rows = range(len(split))
+        both[name] = set(zip(split.texts(rows), split.targets(rows), strict=True))
+    assert len(both["train"] | both["test"]) == 150 and both["test"]
+    assert not {target for _, target in both["train"]} & {target for _, target in both["test"]}
+    for text, target in both["train"]:
+        assert PROSE in text and target.endswith("meet again.") and target not in text
