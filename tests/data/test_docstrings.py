@@ -47,7 +47,8 @@ def packages(tmp_path, monkeypatch, empty_cache):
         path.write_text(
             f'"""Module {number}. {PROSE}\n\n{PROSE}"""\n'
             f"def f{number}():\n"
-            f'    """Make {"abcdefghij"[number % 10]} and {"abcdefghijklmno"[number // 10]} meet again.\n'
+            f'    """Make {"abcdefghij"[number % 10]} and {"abcdefghijklmno"[number // 10]} '
+            "meet again.\n"
             f"\n    The {topic} one, {topic}.of.{number}, is number {number}. {PROSE}\n"
             f'\n    Args:\n      x: {PROSE}\n    """\n'
         )
