@@ -138,8 +138,8 @@ def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dic
             f"published model's folder or GGUF file, or one of {', '.join(NAMED)}"
         ) from error
     reads, shape = found.reads, data.info.get("shape")
-    patch = recipe.patch**2 * shape[2] if shape else 0
-    if (reads.tokenizer is None) == (data.modality == "text") or reads.model.patch != patch:
+    pieces = (("image", recipe.patch**2 * shape[2]),) if shape else ()
+    if (reads.tokenizer is None) == (data.modality == "text") or reads.model.continuous != pieces:
         raise UserError(
             f"--pretrained={folder} reads {'images' if reads.tokenizer is None else 'text'} of "
             f"another shape than {data.name}; take a model pretrained on {data.modality} like it"

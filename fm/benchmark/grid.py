@@ -85,7 +85,7 @@ def problems(setting: Setting) -> list[Problem]:
     if setting.quick:
         return [tiny]
     image, text, large = recipes.image(), recipes.text(), compare_size()
-    model = dataclasses.replace(image.model, patch=image.patch**2, axes=2)
+    model = dataclasses.replace(image.model, continuous=(("image", image.patch**2),), axes=2)
     pictures = [_pictures(image.batch_size, image.patch, each) for each in seeds]
     rows = [whole_rows(tokens(large, each)) for each in seeds]
     return [
@@ -100,7 +100,7 @@ def _pictures(batch_size: int, patch: int, setting: Setting, side: int = 8) -> B
     place = patch_positions(side, side, patch)
     rng = np.random.default_rng(setting.seed)
     return {
-        "patches": rng.integers(0, 256, (batch_size, len(place), patch**2)).astype(np.uint8),
+        "image": rng.integers(0, 256, (batch_size, len(place), patch**2)).astype(np.uint8),
         "positions": np.tile(place, (batch_size, 1, 1)),
         "segments": np.ones((batch_size, len(place)), np.int32),
     }

@@ -93,7 +93,7 @@ def image_batches(
         epochs: see `text_batches`.
 
     Returns:
-        Batches of "patches" uint8 [B, L, P], "segments" int32 [B, L] of ones, "positions"
+        Batches of "image" uint8 [B, L, P], "segments" int32 [B, L] of ones, "positions"
         int32 [B, L, 2].
 
     Raises:
@@ -123,7 +123,7 @@ class _Images:
 
     def __getitem__(self, index: int) -> Batch:
         return {
-            "patches": np.asarray(self._patches[index]),
+            "image": np.asarray(self._patches[index]),
             "segments": self._segments,
             "positions": self._positions,
         }

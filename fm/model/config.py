@@ -9,6 +9,8 @@ from fm.errors import UserError
 from fm.model.positions import RopeScaling
 from fm.model.style import Style
 
+# Streams of continuous pieces a model may have.
+CONTINUOUS = ("image", "audio", "video")
 _DIAL = {"nano": 1, "micro": 2, "tiny": 4, "small": 6, "base": 12}
 
 
@@ -23,8 +25,10 @@ class ModelConfig:
       kv_heads: key/value heads (K); divides `heads`.
       hidden: feed-forward width (F).
       vocab: tokens of the discrete stream (V); 0 for a model without text.
-      patch: numbers in one continuous piece (P); 0 for a model without images.
-      axes: position axes, 1 for text and 2 for pictures (row, column).
+      continuous: streams of continuous pieces, each with the numbers in one piece (P), such as
+        (("image", 16), ("audio", 80)).
+      axes: position axes (A): 1 for text and sound, 2 for pictures (row, column), 3 for clips
+        (time, row, column) and for all of them in one model.
       mixtures: components of the Gaussian-mixture head (M).
       rope_base: base of the rotary frequencies.
       norm_eps: added to the mean square in RMSNorm.
@@ -43,7 +47,7 @@ class ModelConfig:
     kv_heads: int
     hidden: int
     vocab: int = 0
-    patch: int = 0
+    continuous: tuple[tuple[str, int], ...] = ()
     axes: int = 1
     mixtures: int = 4
     rope_base: float = 10_000.0
@@ -59,9 +63,16 @@ class ModelConfig:
         for name in ("width", "heads", "kv_heads", "hidden", "axes", "mixtures"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("depth", "vocab", "patch", "head_dim", "context"):
+        for name in ("depth", "vocab", "head_dim", "context"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 0")
+        names = [name for name, _ in self.continuous]
+        known = len(set(names)) == len(names) and set(names) <= set(CONTINUOUS)
+        if not known or any(size < 1 for _, size in self.continuous):
+            raise UserError(
+                f"continuous={self.continuous} takes each of {', '.join(CONTINUOUS)} at most once, "
+                "with the numbers in a piece, at least 1"
+            )
         divisible = self.head_dim or self.width % self.heads == 0
         if not divisible or self.heads % self.kv_heads:
             raise UserError(
@@ -69,14 +80,14 @@ class ModelConfig:
                 f"must divide heads={self.heads}"
             )
         learned = self.style.positions == "learned"
-        if learned and (self.axes > 1 or self.patch or not self.context):
+        if learned and (self.axes > 1 or self.continuous or not self.context):
             raise UserError(
                 f"learned positions are for text and take a context: not axes={self.axes}, "
-                f"patch={self.patch}, context={self.context}"
+                f"continuous={self.continuous}, context={self.context}"
             )
-        if not learned and self.head_width % (2 * self.axes):
+        if not learned and (self.head_width % 2 or self.head_width < 2 * self.axes):
             raise UserError(
-                f"head width {self.head_width} must be a multiple of {2 * self.axes} "
+                f"head width {self.head_width} must be even and at least {2 * self.axes} "
                 f"for rotary positions on {self.axes} axes"
             )
         if self.dtype not in ("float32", "bfloat16"):
@@ -86,6 +97,15 @@ class ModelConfig:
     def head_width(self) -> int:
         """Width of one head (C)."""
         return self.head_dim or self.width // self.heads
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams: "tokens" first, if there are any, then the continuous ones."""
+        return ("tokens",) * bool(self.vocab) + tuple(name for name, _ in self.continuous)
+
+    def piece(self, stream: str) -> int:
+        """Numbers in one piece (P) of a continuous stream."""
+        return dict(self.continuous)[stream]
 
     def check_length(self, length: int) -> None:
         """That an input of so many pieces fits the context.
@@ -103,6 +123,10 @@ class ModelConfig:
         if style.get("rope_scaling"):
             style["rope_scaling"] = RopeScaling(**style["rope_scaling"])
         fields["style"] = Style(**style)
+        fields["continuous"] = tuple((name, size) for name, size in fields.get("continuous", ()))
+        unknown = fields.keys() - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise UserError(f"a model of another version: {', '.join(sorted(unknown))} not known")
         return cls(**fields)
 
 

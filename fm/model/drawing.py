@@ -38,7 +38,7 @@ def sample_patches(
     weights = cached.prepare(params, config)
     start = streams.with_start(
         {
-            "patches": jnp.zeros((count, 0, config.patch)),
+            "image": jnp.zeros((count, 0, config.piece("image"))),
             "positions": jnp.zeros((count, 0, A), jnp.int32),
             "segments": jnp.ones((count, 1), jnp.int32),
         }
@@ -48,7 +48,9 @@ def sample_patches(
     def step(carry, piece):
         final_B1D, cache = carry
         at, place_A = piece
-        log_weights_BM, means, scales = streams.mixture(weights.streams, final_B1D[:, 0], config)
+        log_weights_BM, means, scales = streams.mixture(
+            weights.streams, final_B1D[:, 0], config, "image"
+        )
         which, noise = jax.random.split(jax.random.fold_in(rng, at))
         component_B11 = jax.random.categorical(which, log_weights_BM)[:, None, None]
         mean_BP = jnp.take_along_axis(means, component_B11, axis=1)[:, 0]
@@ -56,7 +58,7 @@ def sample_patches(
         drawn_BP = mean_BP + temperature * scale_BP * jax.random.normal(noise, mean_BP.shape)
         drawn_BP = jnp.clip(drawn_BP, 0.0, 1.0)
         inputs = {
-            "patches": drawn_BP[:, None],
+            "image": drawn_BP[:, None],
             "positions": jnp.broadcast_to(place_A, (count, 1, A)),
         }
         return cached.extend(weights, inputs, cache, at, config), drawn_BP

@@ -7,12 +7,16 @@ softmax and other work per element is left out, as is usual for the share of a p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 
+TOKENS = ("tokens",)
+
 
 def forward_flops(
-    config: ModelConfig, length: int, *, predictions: int, patches: bool = False
+    config: ModelConfig, length: int, *, predictions: int, streams: Sequence[str] = TOKENS
 ) -> float:
     """Of one sequence.
 
@@ -20,27 +24,30 @@ def forward_flops(
       config: the model's.
       length: pieces that enter the layers (L).
       predictions: places at which the head is read.
-      patches: whether the pieces are patches; tokens otherwise.
+      streams: of the pieces; each place goes through the embedding and the head of every one.
     """
     D, F, L = config.width, config.hidden, length
     H, K, C = config.heads, config.kv_heads, config.head_width
     projections = 2 * L * D * C * (2 * H + 2 * K)
     scores = 4 * L * L * H * C
     feed_forward = (6 if config.style.gated else 4) * L * D * F
-    enter = 2 * L * config.patch * D if patches else 0
-    head = config.mixtures * (2 * config.patch + 1) if patches else config.vocab
-    leave = 2 * predictions * D * head
+    numbers = [config.piece(name) for name in streams if name != "tokens"]
+    enter = 2 * L * D * sum(numbers)
+    heads = [config.mixtures * (2 * P + 1) for P in numbers] + [config.vocab] * (
+        "tokens" in streams
+    )
+    leave = 2 * predictions * D * sum(heads)
     return float(config.depth * (projections + scores + feed_forward) + enter + leave)
 
 
 def train_flops(
-    config: ModelConfig, length: int, *, predictions: int, patches: bool = False
+    config: ModelConfig, length: int, *, predictions: int, streams: Sequence[str] = TOKENS
 ) -> float:
     """Of one sequence, forward and backward: each product's two gradients cost it once each."""
-    return 3.0 * forward_flops(config, length, predictions=predictions, patches=patches)
+    return 3.0 * forward_flops(config, length, predictions=predictions, streams=streams)
 
 
-def cost(objective: str, length: int, *, hide: float, patches: bool = False) -> tuple[int, int]:
+def cost(objective: str, length: int, *, hide: float, led: bool = False) -> tuple[int, int]:
     """Pieces that enter the layers and predictions made, for one training sequence.
 
     Args:
@@ -48,13 +55,14 @@ def cost(objective: str, length: int, *, hide: float, patches: bool = False) -> 
         ones at once, which do not enter.
       length: pieces in the sequence (L).
       hide: share of pieces hidden.
-      patches: a start piece leads them; of text, the first token is given.
+      led: whether a start piece leads it, as it does continuous ones; of text, the first token is
+        given.
 
     Raises:
       UserError: for an objective that is not one of these.
     """
     if objective == "next":
-        return (length + 1, length) if patches else (length, length - 1)
+        return (length + 1, length) if led else (length, length - 1)
     if objective == "masked":
         return length, max(1, round(hide * length))
     if objective == "bag":

@@ -49,30 +49,55 @@ def rotations(
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of every position, computed once for all layers.
 
-    Each of the A axes turns its own share of the head's C/2 pairs.
+    Each of the A axes turns its own share of the head's C/2 pairs; where these do not divide by
+    A, the first axes turn one more.
 
     Args:
       positions_BLA: int, absolute positions along each axis.
-      head_width: C, a multiple of 2 A.
+      head_width: C, even.
       base: the slowest frequency is about 1/base.
       scaling: of the frequencies.
 
     Returns:
       cosines and sines, each float32 [B, L, 1, C/2].
     """
-    axes = positions_BLA.shape[-1]
-    share = head_width // 2 // axes
-    frequencies = base ** (-jnp.arange(share, dtype=jnp.float32) / share)
-    if scaling:
-        frequencies = scaling(frequencies)
-    angles = positions_BLA[..., None].astype(jnp.float32) * frequencies
-    angles = angles.reshape(*positions_BLA.shape[:2], 1, axes * share)
+    angles = []
+    for axis, share in enumerate(shares(head_width // 2, positions_BLA.shape[-1])):
+        frequencies = base ** (-jnp.arange(share, dtype=jnp.float32) / share)
+        if scaling:
+            frequencies = scaling(frequencies)
+        angles.append(positions_BLA[..., axis, None].astype(jnp.float32) * frequencies)
+    angles = jnp.concatenate(angles, axis=-1)[:, :, None]
     # In a loop, which XLA does not fuse into the readers: on a CPU it would compute every sine
     # again for each head, four times the cost of the rotation (a barrier goes before fusion).
     cosines, sines = jax.lax.map(
         lambda which: jax.lax.switch(which, (jnp.cos, jnp.sin), angles), jnp.arange(2)
     )
     return cosines, sines
+
+
+def on_axes(positions: jax.Array, axes: int) -> jax.Array:
+    """Positions of one format on the axes of a model of several (Wang et al. 2024, sec. 2.1).
+
+    Args:
+      positions: int, of text [B, L], of sound [B, L, 1], of pictures [B, L, 2] or of clips
+        [B, L, 3].
+      axes: of the model (A). Where it has more than the format, text p is at p on all of them, a
+        picture's row and column are the last two, and time is the first.
+
+    Returns:
+      int [B, L, A].
+    """
+    if positions.ndim == 2:
+        return jnp.broadcast_to(positions[..., None], (*positions.shape, axes))
+    own = positions.shape[-1]
+    before = axes - own if own == 2 else 0
+    return jnp.pad(positions, ((0, 0), (0, 0), (before, axes - own - before)))
+
+
+def shares(pairs: int, axes: int) -> tuple[int, ...]:
+    """Pairs for each axis, as even as can be."""
+    return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))
 
 
 def rotate(x_BLHC: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:

@@ -1,29 +1,34 @@
 """The two kinds of stream: how pieces enter the model and what it predicts of them.
 
-Discrete pieces (tokens) have an embedding and a softmax. Continuous pieces (patches) have a
-linear embedding and a mixture of diagonal Gaussians (GIVT, Tschannen et al. 2023, sec. 3.2).
+Discrete pieces (tokens) have an embedding and a softmax. Continuous pieces (image patches, frames
+of sound, tubelets of video) have a linear embedding and a mixture of diagonal Gaussians (GIVT,
+Tschannen et al. 2023, sec. 3.2), one of each a stream. The pieces of a stream are the inputs of
+its name: `tokens` int [B, L], `image`, `audio` or `video` [B, L, P], bytes or floats in 0..1.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fm.model import norms
-from fm.model.config import ModelConfig
+from fm.model.config import CONTINUOUS, ModelConfig
 from fm.model.products import times
 
-# One grey level of a byte: no component may be narrower, or a flat background would earn an
-# unbounded density.
-_SCALE_FLOOR = 1.0 / 256.0
+# No component may be narrower, or a flat background would earn an unbounded density. Of bytes, one
+# grey level. Log-mel has no levels, but values clipped to the ends of its range, silence above all,
+# are as flat: a 64th of the range, about 1 dB of 60 to 80, which is about what an ear can tell.
+_SCALE_FLOORS = {"image": 1.0 / 256.0, "audio": 1.0 / 64.0, "video": 1.0 / 256.0}
 
 
 def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
     """Embeddings, heads and norms of the streams the config has; the vector of a hidden piece."""
     style = config.style
-    D, V, P, M = config.width, config.vocab, config.patch, config.mixtures
+    D, V, M = config.width, config.vocab, config.mixtures
     keys = jax.random.split(rng, 3)
     params = {"hidden_piece": jax.random.normal(keys[0], (D,)) * 0.02}
     if V:
@@ -33,12 +38,14 @@ def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
         params["token_embedding"] = jax.random.normal(keys[1], (V, D)) * scale
     if V and not style.tied:
         params["token_head"] = jnp.zeros((D, V))
-    if P:
-        params["patch_embedding"] = jax.random.normal(keys[2], (P, D)) * P**-0.5
-        params["patch_head"] = jnp.zeros((D, M * (2 * P + 1)))
-        params["patch_bias"] = _spread(P, M)
+    for n, (name, P) in enumerate(config.continuous):
+        key = jax.random.fold_in(keys[2], n) if n else keys[2]
+        params[f"{name}_embedding"] = jax.random.normal(key, (P, D)) * P**-0.5
+        params[f"{name}_head"] = jnp.zeros((D, M * (2 * P + 1)))
+        params[f"{name}_bias"] = _spread(P, M)
     tables = {"position_embedding": config.context if style.positions == "learned" else 0}
     tables["type_embedding"] = style.token_types
+    tables["modality_embedding"] = len(config.streams) if len(config.streams) > 1 else 0
     for n, (name, rows) in enumerate(tables.items(), start=3):
         if rows:
             params[name] = jax.random.normal(jax.random.fold_in(rng, n), (rows, D)) * 0.02
@@ -67,27 +74,30 @@ def embed(
 
     Args:
       params: from `init`.
-      inputs: `tokens` int [B, L], or `patches` uint8 or float in 0..1 [B, L, P], or both with
-        `is_patch` bool [B, L] saying which piece is of which kind; `positions` int [B, L] where
-        these are learned; `types` int [B, L] where tokens have types (all 0 unless given).
+      inputs: the pieces of a stream, or of several with `modality` int [B, L] saying of which of
+        `config.streams` each piece is (what the others hold there is not read); `positions` int
+        [B, L] where these are learned; `types` int [B, L] where tokens have types (all 0 unless
+        given).
       config: the model's.
       hidden_BL: bool; pieces the model may not see.
 
     Returns:
-      x_BLD in the config's dtype.
+      x_BLD in the config's dtype. In a model of several streams every piece, hidden or not, shows
+      of which one it is.
     """
     dtype = jnp.dtype(config.dtype)
-    parts = []
-    if "tokens" in inputs:
-        parts.append(params["token_embedding"].astype(dtype)[inputs["tokens"]])
-    if "patches" in inputs:
-        values = unit(inputs["patches"]) * 2.0 - 1.0
-        parts.append(values.astype(dtype) @ params["patch_embedding"].astype(dtype))
-    x_BLD = parts[0]
-    if len(parts) == 2:
-        x_BLD = jnp.where(inputs["is_patch"][..., None], parts[1], parts[0])
+    first, *others = streams_of(inputs, config)
+    x_BLD = _entered(params, inputs, first, dtype)
+    modality_BL = jnp.asarray(config.streams.index(first))
+    if others:
+        modality_BL = inputs["modality"]
+    for name in others:
+        of_BL1 = (modality_BL == config.streams.index(name))[..., None]
+        x_BLD = jnp.where(of_BL1, _entered(params, inputs, name, dtype), x_BLD)
     if hidden_BL is not None:
         x_BLD = jnp.where(hidden_BL[..., None], params["hidden_piece"].astype(dtype), x_BLD)
+    if len(config.streams) > 1:
+        x_BLD = x_BLD + params["modality_embedding"].astype(dtype)[modality_BL]
     if config.style.positions == "learned":
         x_BLD = x_BLD + params["position_embedding"].astype(dtype)[inputs["positions"]]
     if config.style.token_types:
@@ -96,25 +106,40 @@ def embed(
     return x_BLD
 
 
+def _entered(
+    params: dict[str, jax.Array], inputs: dict[str, jax.Array], name: str, dtype: jnp.dtype
+) -> jax.Array:
+    """The pieces of one stream as vectors."""
+    if name == "tokens":
+        return params["token_embedding"].astype(dtype)[inputs["tokens"]]
+    values = unit(inputs[name]) * 2.0 - 1.0
+    return values.astype(dtype) @ params[f"{name}_embedding"].astype(dtype)
+
+
+def streams_of(batch: Mapping[str, Any], config: ModelConfig) -> tuple[str, ...]:
+    """The streams that a batch has pieces of, in the config's order."""
+    return tuple(name for name in config.streams if name in batch)
+
+
 def with_start(inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Patches led by a start piece, the zero vector at position -1 on every axis."""
+    """Continuous pieces led by a start piece, the zero vector at position -1 on every axis."""
 
     def lead(value, first):
         padding = [(0, 0), (1, 0), *[(0, 0)] * (value.ndim - 2)]
         return jnp.pad(value, padding, constant_values=first)
 
     return inputs | {
-        "patches": lead(unit(inputs["patches"]), 0.5),
+        **{name: lead(unit(inputs[name]), 0.5) for name in CONTINUOUS if name in inputs},
         "positions": lead(inputs["positions"], -1),
         "segments": jnp.concatenate([inputs["segments"][:, :1], inputs["segments"]], axis=1),
     }
 
 
-def unit(patches: jax.Array) -> jax.Array:
+def unit(pieces: jax.Array) -> jax.Array:
     """Bytes to the middle of their 1/256-wide bin in 0..1; floats pass through."""
-    if patches.dtype == jnp.uint8:
-        return (patches.astype(jnp.float32) + 0.5) / 256.0
-    return patches
+    if pieces.dtype == jnp.uint8:
+        return (pieces.astype(jnp.float32) + 0.5) / 256.0
+    return pieces
 
 
 def token_head(params: dict[str, jax.Array]) -> jax.Array:
@@ -136,30 +161,34 @@ def summary(params: dict[str, jax.Array], final_BLD: jax.Array) -> jax.Array:
 
 
 def mixture(
-    params: dict[str, jax.Array], h_TD: jax.Array, config: ModelConfig
+    params: dict[str, jax.Array], h_TD: jax.Array, config: ModelConfig, stream: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The Gaussian mixture predicted at each place.
+    """The Gaussian mixture predicted at each place, by the head of a continuous stream.
 
     Returns:
       log weights [T, M], means [T, M, P] and scales [T, M, P], float32, in units of 0..1.
     """
-    M, P = config.mixtures, config.patch
-    raw = (h_TD @ params["patch_head"].astype(h_TD.dtype)).astype(jnp.float32)
-    raw = raw + params["patch_bias"]
+    M, P = config.mixtures, config.piece(stream)
+    raw = (h_TD @ params[f"{stream}_head"].astype(h_TD.dtype)).astype(jnp.float32)
+    raw = raw + params[f"{stream}_bias"]
     weights, means, scales = jnp.split(raw, [M, M + M * P], axis=-1)
     shape = (*h_TD.shape[:-1], M, P)
     return (
         jax.nn.log_softmax(weights, axis=-1),
         means.reshape(shape),
-        jax.nn.softplus(scales.reshape(shape)) + _SCALE_FLOOR,
+        jax.nn.softplus(scales.reshape(shape)) + _SCALE_FLOORS[stream],
     )
 
 
-def patch_nll(
-    params: dict[str, jax.Array], h_TD: jax.Array, targets_TP: jax.Array, config: ModelConfig
+def piece_nats(
+    params: dict[str, jax.Array],
+    h_TD: jax.Array,
+    targets_TP: jax.Array,
+    config: ModelConfig,
+    stream: str,
 ) -> jax.Array:
-    """Negative log density of each target patch in 0..1, in nats per patch, float32 [T]."""
-    log_weights_TM, means, scales = mixture(params, h_TD, config)
+    """Negative log density of each target piece in 0..1, in nats per piece, float32 [T]."""
+    log_weights_TM, means, scales = mixture(params, h_TD, config, stream)
     z = (targets_TP[:, None, :] - means) / scales
     log_density = -0.5 * z * z - jnp.log(scales) - 0.5 * math.log(2.0 * math.pi)
     return -jax.nn.logsumexp(log_weights_TM + jnp.sum(log_density, axis=-1), axis=-1)

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from fm.attention import Mask
 from fm.model import layers, norms, streams
 from fm.model.config import ModelConfig
-from fm.model.positions import rotations
+from fm.model.positions import on_axes, rotations
 
 
 def forward(
@@ -25,7 +25,7 @@ def forward(
 
     Args:
       params: as `Transformer.init` gives them.
-      inputs: pieces (see `streams.embed`) and `positions`, int [B, L] or [B, L, A].
+      inputs: pieces (see `streams.embed`) and `positions` as `on_axes` takes them.
       config: the model's.
       mask: who sees whom.
       hidden_BL: pieces the model may not see.
@@ -82,10 +82,10 @@ def leave(params: dict[str, jax.Array], x_BLD: jax.Array, config: ModelConfig) -
 
 
 def turned(positions: jax.Array, config: ModelConfig) -> layers.Turns | None:
-    """Rotations of positions, int [B, L] or [B, L, A]; None where positions are learned."""
+    """Rotations of positions as `on_axes` takes them; None where positions are learned."""
     if config.style.positions == "learned":
         return None
-    positions_BLA = positions[..., None] if positions.ndim == 2 else positions
+    positions_BLA = on_axes(positions, config.axes)
     scaling = config.style.rope_scaling
     return rotations(positions_BLA, config.head_width, config.rope_base, scaling)
 

@@ -18,6 +18,7 @@ from fm.evaluation.probe import fit_probe, probe_trials
 from fm.evaluation.validation import folds
 from fm.model import flops
 from fm.model.config import ModelConfig
+from fm.model.streams import streams_of
 from fm.model.transformer import init
 from fm.study.config import ADAPT, Recipe
 from fm.transfer.examples import Rows, take
@@ -210,16 +211,16 @@ class Network:
         Twice for LoRA, which has no products for the gradients of kernels (its own are small).
         """
         length = self.rows["segments"].shape[1]
-        patches = "patches" in self.rows
+        streams = streams_of(self.rows, self.model)
         if setting["adapt"] == "probe":
-            return labels * flops.forward_flops(self.model, length, predictions=0, patches=patches)
+            return labels * flops.forward_flops(self.model, length, predictions=0, streams=streams)
         tuning = self.recipe.finetune
         return (
             (2 / 3 if setting["adapt"] == "lora" else 1)
             * tuning.updates(labels)
             * tuning.batch_size
             * flops.train_flops(
-                self.model, min(tuning.keep or length, length), predictions=0, patches=patches
+                self.model, min(tuning.keep or length, length), predictions=0, streams=streams
             )
         )
 

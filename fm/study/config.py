@@ -26,7 +26,7 @@ class Recipe:
     """How the models of one format are built, pretrained and adapted.
 
     Attributes:
-      model: architecture; `vocab` and `patch` are set from the data.
+      model: architecture; `vocab` and `continuous` are set from the data.
       objective: of pretraining.
       optimizer: of pretraining.
       steps: of pretraining.

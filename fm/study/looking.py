@@ -115,11 +115,12 @@ def patch_shape(model: ModelConfig) -> tuple[int, int]:
     Raises:
       UserError: the model reads text.
     """
-    if not model.patch:
+    if "image" not in model.streams:
         raise UserError("this model reads text, not pictures")
+    P = model.piece("image")
     # No number is a square and three times a square.
-    channels = 1 if math.isqrt(model.patch) ** 2 == model.patch else 3
-    return math.isqrt(model.patch // channels), channels
+    channels = 1 if math.isqrt(P) ** 2 == P else 3
+    return math.isqrt(P // channels), channels
 
 
 def _looked(found: Pretrained, inputs: dict, mode: str) -> Looked:

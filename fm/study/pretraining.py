@@ -36,7 +36,7 @@ class Reader:
     """What turns raw inputs into what a model reads, and the model's shape that follows.
 
     Attributes:
-      model: architecture, with `vocab` or `patch` set.
+      model: architecture, with `vocab` or `continuous` set.
       tokenizer: of text, None for images.
     """
 
@@ -48,8 +48,8 @@ def reader(corpus: Split, modality: str, recipe: Recipe, out: pathlib.Path) -> R
     """The tokenizer, trained on the pretraining split alone and saved with the run; or patches."""
     if modality == "image":
         channels = corpus.images([0]).shape[-1]
-        model = dataclasses.replace(recipe.model, patch=recipe.patch**2 * channels, axes=2)
-        return Reader(model, None)
+        pieces = (("image", recipe.patch**2 * channels),)
+        return Reader(dataclasses.replace(recipe.model, continuous=pieces, axes=2), None)
     path = out / "tokenizer.json"
     if path.exists():
         tokenizer = bpe.load(path)

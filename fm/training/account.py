@@ -12,6 +12,7 @@ import numpy as np
 
 from fm.model import flops
 from fm.model.config import ModelConfig
+from fm.model.streams import streams_of
 from fm.training import log
 from fm.training.meter import Meter
 from fm.training.objectives import Objective, rows_of
@@ -137,9 +138,10 @@ def finite(figures: Figures) -> bool:
 def cost(batch: Batch, model: ModelConfig, objective: Objective) -> Cost:
     """Of a training step on the batch."""
     B, L = batch["segments"].shape
-    total, patches = 0.0, "patches" in batch
+    total, streams = 0.0, streams_of(batch, model)
+    led = "tokens" not in streams
     for name, rows in rows_of(objective, B).items():
-        length, predictions = flops.cost(name, L, hide=objective.hide, patches=patches)
-        each = flops.train_flops(model, length, predictions=predictions, patches=patches)
+        length, predictions = flops.cost(name, L, hide=objective.hide, led=led)
+        each = flops.train_flops(model, length, predictions=predictions, streams=streams)
         total += (rows.stop - rows.start) * each
     return Cost(int(np.count_nonzero(batch["segments"])), total)

@@ -67,15 +67,17 @@ def loss(
 
     Args:
       params: of the model.
-      batch: `tokens` int [B, L] or `patches` uint8 [B, L, P], with `positions` and `segments`
-        int [B, L] (0 is padding; pieces of different segments do not see each other).
+      batch: pieces as for `streams.embed`, with `positions` and `segments` int [B, L] (0 is
+        padding; pieces of different segments do not see each other). With `answer` bool [B, L]
+        only these pieces are predicted, or hidden; with `prefix` int [B] the pieces before it are
+        seen by all of their segment, later ones too, in predicting the next.
       rng: decides what is hidden.
       config: the model's.
       objective: see `Objective`.
       token_weights_V: weight of each token in a bag; needed when `objective.bag` > 0.
 
     Returns:
-      The loss, in nats per token or per number in a patch, and the metrics `next_nats`,
+      The loss, in nats per token or per number in a continuous piece, and the metrics `next_nats`,
       `masked_nats`, `bag_nats`: the mean of each objective that has a share.
     """
     noise_BL = jax.random.uniform(rng, batch["segments"].shape)
@@ -144,16 +146,19 @@ def mean(
 def next_piece(params: dict, batch: Batch, config: ModelConfig) -> Nats:
     """Nats of every piece given those before it in its segment.
 
-    A sequence of patches is led by its start piece, so that its first patch is predicted too;
-    of text, a segment's first token (BOS, or the first of a later chunk) is given.
+    Continuous pieces are led by a start piece, so that the first of them is predicted too; rows
+    of several streams bring their own. Of text, a segment's first token (BOS, or the first of a
+    later chunk) is given.
     """
-    if "patches" in batch:
+    if "tokens" not in batch and "modality" not in batch:
         batch = streams.with_start(batch)
-    segments = batch["segments"]
-    mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
+    segments, prefix = batch["segments"], batch.get("prefix")
+    mask = Mask(causal=True, prefix=prefix, q_segments=segments, kv_segments=segments)
     final_BLD = forward(params, batch, config, mask=mask)["final"]
     weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-    targets = {key: batch[key][:, 1:] for key in ("tokens", "patches") if key in batch}
+    if "answer" in batch:
+        weights &= batch["answer"][:, 1:]
+    targets = {key: batch[key][:, 1:] for key in (*config.streams, "modality") if key in batch}
     return _nats(params, final_BLD[:, :-1], targets, weights, config)
 
 
@@ -164,16 +169,21 @@ def masked_pieces(
 
     Hidden are the pieces of least noise.
     """
-    B, L = batch["segments"].shape
-    k = max(1, round(hide * L))
-    places_Bk = jnp.argsort(noise_BL, axis=-1)[:, :k]
-    hidden_BL = jnp.zeros((B, L), bool).at[jnp.arange(B)[:, None], places_Bk].set(True)
     segments = batch["segments"]
+    B, L = segments.shape
+    k = max(1, round(hide * L))
+    hidden_Bk = True
+    if "answer" in batch:
+        asked_BL = batch["answer"] & (segments > 0)
+        noise_BL = noise_BL + ~asked_BL
+        hidden_Bk = jnp.arange(k) < jnp.round(hide * jnp.sum(asked_BL, axis=1, keepdims=True))
+    places_Bk = jnp.argsort(noise_BL, axis=-1)[:, :k]
+    hidden_BL = jnp.zeros((B, L), bool).at[jnp.arange(B)[:, None], places_Bk].set(hidden_Bk)
     mask = Mask(q_segments=segments, kv_segments=segments)
     final_BLD = forward(params, batch, config, mask=mask, hidden_BL=hidden_BL)["final"]
     h_BkD = jnp.take_along_axis(final_BLD, places_Bk[..., None], axis=1)
     targets = _at(batch, places_Bk)
-    return _nats(params, h_BkD, targets, targets["segments"] > 0, config)
+    return _nats(params, h_BkD, targets, (targets["segments"] > 0) & hidden_Bk, config)
 
 
 def bag_of_tokens(
@@ -188,8 +198,8 @@ def bag_of_tokens(
 
     Rows hold one segment each; visible are its pieces of least noise.
     """
-    if "tokens" not in batch or token_weights_V is None:
-        raise UserError("the bag objective is for text: images take next and masked")
+    if "tokens" not in batch or "modality" in batch or token_weights_V is None:
+        raise UserError("the bag objective is for text alone; other formats take next and masked")
     L = batch["segments"].shape[1]
     visible = max(1, round((1.0 - hide) * L))
     filled_BL = batch["segments"] > 0
@@ -228,18 +238,31 @@ def _at(batch: Batch, places_Bk: jax.Array) -> Batch:
         index = places_Bk.reshape(*places_Bk.shape, *[1] * (value.ndim - 2))
         return jnp.take_along_axis(value, index, axis=1)
 
-    return {key: pick(value) for key, value in batch.items()}
+    return {key: pick(value) for key, value in batch.items() if value.ndim > 1}
 
 
 def _nats(
     params: dict, h_BkD: jax.Array, targets: Batch, weights_Bk: jax.Array, config: ModelConfig
 ) -> Nats:
-    """Sums over predictions of weighted nats per token, or per number in a patch, and weights."""
+    """Sums over predictions of weighted nats per token, or per number in a piece, and weights.
+
+    Each is made by the head of the target's stream.
+    """
     h_TD = h_BkD.reshape(-1, h_BkD.shape[-1])
     weights_T = weights_Bk.reshape(-1).astype(jnp.float32)
-    if "tokens" in targets:
-        head_DV, targets_T = streams.token_head(params["streams"]), targets["tokens"].reshape(-1)
-        return weighed_nats(head_DV, h_TD, targets_T, weights_T), jnp.sum(weights_T)
-    values_TP = streams.unit(targets["patches"]).reshape(-1, config.patch)
-    nats_T = streams.patch_nll(params["streams"], h_TD, values_TP, config) / config.patch
-    return jnp.sum(nats_T * weights_T), jnp.sum(weights_T)
+    present = streams.streams_of(targets, config)
+    total = jnp.zeros(())
+    for stream in present:
+        of_T = weights_T
+        if len(present) > 1:
+            modality_T = targets["modality"].reshape(-1)
+            of_T = weights_T * (modality_T == config.streams.index(stream))
+        if stream == "tokens":
+            head_DV = streams.token_head(params["streams"])
+            total += weighed_nats(head_DV, h_TD, targets["tokens"].reshape(-1), of_T)
+            continue
+        P = config.piece(stream)
+        values_TP = streams.unit(targets[stream]).reshape(-1, P)
+        nats_T = streams.piece_nats(params["streams"], h_TD, values_TP, config, stream) / P
+        total += jnp.sum(nats_T * of_T)
+    return total, jnp.sum(weights_T)

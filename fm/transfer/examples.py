@@ -36,12 +36,12 @@ def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int)
 
 
 def image_rows(images: np.ndarray, patch: int) -> Rows:
-    """Images uint8 [N, height, width, channels] as `patches` uint8 [N, L, P] and where they lie."""
+    """Images uint8 [N, height, width, channels] as `image` uint8 [N, L, P] and where they lie."""
     patches = patchify(images, patch)
     N, L = patches.shape[:2]
     positions = patch_positions(images.shape[1], images.shape[2], patch)
     return {
-        "patches": patches,
+        "image": patches,
         "positions": np.broadcast_to(positions, (N, L, 2)),
         "segments": np.ones((N, L), np.int32),
     }

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from fm.errors import UserError
-from fm.model.config import ModelConfig
+from fm.model.config import CONTINUOUS, ModelConfig
 from fm.transfer import lora
 from fm.transfer.examples import Rows
 from fm.transfer.features import Reading, features, pooled
@@ -229,7 +229,8 @@ def _whole(trained: dict, frozen: dict, config: FinetuneConfig) -> dict:
 
 def _apart(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
     """The heads that predict pieces, and all else."""
-    heads = {"token_head", "patch_head", "patch_bias"} & streams.keys()
+    continuous = {f"{name}_{part}" for name in CONTINUOUS for part in ("head", "bias")}
+    heads = {"token_head", *continuous} & streams.keys()
     return (
         {name: streams[name] for name in heads},
         {name: value for name, value in streams.items() if name not in heads},

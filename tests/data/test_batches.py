@@ -105,10 +105,10 @@ def test_little_is_padded():
 def test_images():
     iterator = images(sources=IMAGES[:1], epochs=1)
     found = list(iterator)
-    seen = np.concatenate([batch["patches"] for batch in found])
+    seen = np.concatenate([batch["image"] for batch in found])
     assert sorted(map(bytes, seen)) == sorted(map(bytes, IMAGES[0]))
     first = found[0]
-    assert first["patches"].shape == (8, 4, 16) and first["patches"].dtype == np.uint8
+    assert first["image"].shape == (8, 4, 16) and first["image"].dtype == np.uint8
     assert first["segments"].shape == (8, 4) and (first["segments"] == 1).all()
     assert first["positions"].dtype == np.int32
     np.testing.assert_array_equal(first["positions"][3], [[0, 0], [0, 1], [1, 0], [1, 1]])

@@ -7,7 +7,16 @@ from fm.model.config import ModelConfig
 from fm.model.transformer import forward, init
 
 TEXT = ModelConfig(depth=2, width=32, heads=4, kv_heads=2, hidden=48, vocab=19)
-IMAGE = ModelConfig(depth=2, width=32, heads=4, kv_heads=4, hidden=48, patch=12, axes=2, mixtures=3)
+IMAGE = ModelConfig(
+    depth=2,
+    width=32,
+    heads=4,
+    kv_heads=4,
+    hidden=48,
+    continuous=(("image", 12),),
+    axes=2,
+    mixtures=3,
+)
 
 
 run = jax.jit(forward, static_argnames="config")
@@ -35,7 +44,7 @@ def images(B=2, side=3, seed=0):
     rng = np.random.default_rng(seed)
     place = np.array(list(np.ndindex(side, side)), np.int32)
     return {
-        "patches": rng.integers(0, 256, (B, side * side, IMAGE.patch)).astype(np.uint8),
+        "image": rng.integers(0, 256, (B, side * side, IMAGE.piece("image"))).astype(np.uint8),
         "positions": np.tile(place, (B, 1, 1)),
         "segments": np.ones((B, side * side), np.int32),
     }

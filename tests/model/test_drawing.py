@@ -14,15 +14,17 @@ def plain(weights, positions_LA, rng, count, temperature):
     L = len(positions_LA)
     inputs = streams.with_start(
         {
-            "patches": jnp.zeros((count, L, IMAGE.patch)),
+            "image": jnp.zeros((count, L, IMAGE.piece("image"))),
             "positions": jnp.broadcast_to(positions_LA, (count, *positions_LA.shape)),
             "segments": jnp.ones((count, L), jnp.int32),
         }
     )
-    drawn = np.array(inputs["patches"])
+    drawn = np.array(inputs["image"])
     for at in range(1, L + 1):
-        final = run(weights, inputs | {"patches": drawn}, IMAGE, mask=Mask(causal=True))["final"]
-        log_weights, means, scales = streams.mixture(weights["streams"], final[:, at - 1], IMAGE)
+        final = run(weights, inputs | {"image": drawn}, IMAGE, mask=Mask(causal=True))["final"]
+        log_weights, means, scales = streams.mixture(
+            weights["streams"], final[:, at - 1], IMAGE, "image"
+        )
         which, noise = jax.random.split(jax.random.fold_in(rng, at))
         component = np.asarray(jax.random.categorical(which, log_weights))
         rows = np.arange(count)
@@ -37,6 +39,6 @@ def test_pictures_are_the_plain_ones():
     rng = jax.random.key(3)
     got = sample_patches(weights, positions, rng, IMAGE, count=3, temperature=0.7)
     want = plain(weights, positions, rng, 3, 0.7)
-    assert got.shape == (3, 9, IMAGE.patch)
+    assert got.shape == (3, 9, IMAGE.piece("image"))
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
     assert np.std(np.asarray(got), axis=0).max() > 0.05

@@ -22,7 +22,7 @@ SIZES = {
     "attention": "reference",
 }
 TEXT = ModelConfig(vocab=1000, **SIZES)
-IMAGE = ModelConfig(patch=64, **SIZES)
+IMAGE = ModelConfig(continuous=(("image", 64),), **SIZES)
 # Long and thin: what attention itself costs is most of it.
 LONG = ModelConfig(vocab=100, **(SIZES | {"hidden": 64, "width": 128, "heads": 2}))
 GATED = ModelConfig(vocab=1000, style=Style(activation="silu", gated=True, tied=True), **SIZES)
@@ -37,13 +37,14 @@ def outcome(params, config, length):
     if config.vocab:
         inputs = {"tokens": jnp.zeros((2, length), jnp.int32)}
     else:
-        inputs = {"patches": jnp.zeros((2, length, config.patch))}
+        inputs = {"image": jnp.zeros((2, length, 64))}
     final = forward(params, inputs | {"positions": positions}, config, mask=Mask(causal=True))
     h_TD = final["final"].reshape(-1, config.width)
     if config.vocab:
         head_DV, targets_T = streams.token_head(params["streams"]), jnp.zeros(len(h_TD), int)
         return weighed_nats(head_DV, h_TD, targets_T, jnp.ones(len(h_TD)))
-    return jnp.sum(streams.patch_nll(params["streams"], h_TD, jnp.zeros((len(h_TD), 64)), config))
+    targets = jnp.zeros((len(h_TD), 64))
+    return jnp.sum(streams.piece_nats(params["streams"], h_TD, targets, config, "image"))
 
 
 def compiled_flops(function, config, length):
@@ -61,13 +62,13 @@ def compiled_flops(function, config, length):
     ids=["forward", "training"],
 )
 def test_count_is_the_compilers(count, function, config, length):
-    counted = 2 * count(config, length, predictions=length, patches=bool(config.patch))
+    counted = 2 * count(config, length, predictions=length, streams=config.streams)
     assert counted == pytest.approx(compiled_flops(function, config, length), rel=0.1)
 
 
 def test_cost_of_each_objective():
     assert flops.cost("next", 100, hide=0.3) == (100, 99)
-    assert flops.cost("next", 100, hide=0.3, patches=True) == (101, 100)
+    assert flops.cost("next", 100, hide=0.3, led=True) == (101, 100)
     assert flops.cost("masked", 100, hide=0.3) == (100, 30)
     assert flops.cost("bag", 100, hide=0.3) == (70, 1)
     with pytest.raises(UserError, match=r"'all'.*next, masked, bag"):

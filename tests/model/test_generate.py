@@ -229,6 +229,6 @@ def test_models_that_cannot_generate_are_refused():
     bert = config(style=dataclasses.replace(STYLES["gpt2"].style, post_norm=True), kv_heads=4)
     with pytest.raises(UserError, match="does not generate"):
         generate(params(bert), [[1]], bert, max_tokens=1)
-    blind = config(vocab=0, patch=12)
+    blind = config(vocab=0, continuous=(("image", 12),))
     with pytest.raises(UserError, match="without a vocabulary"):
         generate({}, [[1]], blind, max_tokens=1)

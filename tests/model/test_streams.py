@@ -14,12 +14,12 @@ from tests.model.problems import IMAGE, images, params
 def test_a_patch_costs_what_its_mixture_says():
     rng = np.random.default_rng(0)
     h_TD = rng.normal(size=(5, IMAGE.width)).astype(np.float32)
-    x_TP = rng.uniform(size=(5, IMAGE.patch)).astype(np.float32)
+    x_TP = rng.uniform(size=(5, IMAGE.piece("image"))).astype(np.float32)
     weights = params(IMAGE)["streams"]
-    got = jax.jit(streams.patch_nll, static_argnums=3)(weights, h_TD, x_TP, IMAGE)
+    got = jax.jit(streams.piece_nats, static_argnums=(3, 4))(weights, h_TD, x_TP, IMAGE, "image")
 
-    raw = h_TD @ np.asarray(weights["patch_head"]) + np.asarray(weights["patch_bias"])
-    M, P = IMAGE.mixtures, IMAGE.patch
+    raw = h_TD @ np.asarray(weights["image_head"]) + np.asarray(weights["image_bias"])
+    M, P = IMAGE.mixtures, IMAGE.piece("image")
     means = raw[:, M : M + M * P].reshape(5, M, P)
     scales = np.log1p(np.exp(raw[:, M + M * P :])).reshape(5, M, P) + 1 / 256
     log_p = special.log_softmax(raw[:, :M], axis=-1)
@@ -29,9 +29,9 @@ def test_a_patch_costs_what_its_mixture_says():
 
 def test_no_component_is_narrower_than_a_grey_level():
     weights = params(IMAGE)["streams"]
-    weights["patch_bias"] = weights["patch_bias"] - 1e3
+    weights["image_bias"] = weights["image_bias"] - 1e3
     one = np.ones((1, IMAGE.width), np.float32)
-    _, _, scales = jax.jit(streams.mixture, static_argnums=2)(weights, one, IMAGE)
+    _, _, scales = jax.jit(streams.mixture, static_argnums=(2, 3))(weights, one, IMAGE, "image")
     assert np.min(scales) >= 1 / 256
 
 
@@ -41,25 +41,25 @@ def test_bytes_are_the_middle_of_their_bin():
 
 def test_the_start_piece_leads():
     led = streams.with_start(images())
-    assert led["patches"].shape == (2, 10, IMAGE.patch)
+    assert led["image"].shape == (2, 10, IMAGE.piece("image"))
     assert led["positions"][0, :2].tolist() == [[-1, -1], [0, 0]]
     np.testing.assert_array_equal(led["segments"], 1)
-    np.testing.assert_array_equal(led["patches"][:, 1:], streams.unit(images()["patches"]))
+    np.testing.assert_array_equal(led["image"][:, 1:], streams.unit(images()["image"]))
 
 
 def test_mixed_pieces_take_their_own_embedding():
-    both = ModelConfig(depth=1, width=32, heads=4, kv_heads=4, hidden=48, vocab=19, patch=12)
+    both = ModelConfig(
+        depth=1, width=32, heads=4, kv_heads=4, hidden=48, vocab=19, continuous=(("image", 12),)
+    )
     weights = params(both)["streams"]
     tokens, patches = jnp.array([[1, 2]]), jnp.full((1, 2, 12), 0.3)
-    is_patch = jnp.array([[False, True]])
-    mixed = streams.embed(
-        weights, {"tokens": tokens, "patches": patches, "is_patch": is_patch}, both
-    )
+    modality = jnp.array([[0, 1]])
+    mixed = streams.embed(weights, {"tokens": tokens, "image": patches, "modality": modality}, both)
     np.testing.assert_array_equal(
         mixed[:, 0], streams.embed(weights, {"tokens": tokens}, both)[:, 0]
     )
     np.testing.assert_array_equal(
-        mixed[:, 1], streams.embed(weights, {"patches": patches}, both)[:, 1]
+        mixed[:, 1], streams.embed(weights, {"image": patches}, both)[:, 1]
     )
 
 
@@ -71,6 +71,7 @@ def test_mixed_pieces_take_their_own_embedding():
         ({"heads": 0}, "heads=0 must be at least 1"),
         ({"depth": -1}, "depth=-1 must be at least 0"),
         ({"width": 28, "axes": 2}, "head width 7"),
+        ({"continuous": (("smell", 4),)}, "smell.*image, audio, video"),
         ({"dtype": "float16"}, "dtype=float16"),
     ],
 )

@@ -266,7 +266,7 @@ def test_no_longer_input_than_the_context():
         (lambda: Style(positions="learned", rope_scaling=STRETCHED), "rope_scaling is for rotary"),
         (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high=4.0 over low"),
         (lambda: ModelConfig(**SIZES, style=GPT2.style), "take a context"),
-        (lambda: dataclasses.replace(GPT2, patch=4), "patch=4"),
+        (lambda: dataclasses.replace(GPT2, continuous=(("image", 4),)), "continuous"),
         (lambda: ModelConfig(**SIZES, head_dim=7), "head width 7"),
         (lambda: ModelConfig(**SIZES, context=-1), "context=-1"),
     ],

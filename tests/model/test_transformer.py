@@ -10,7 +10,7 @@ import pytest
 
 from fm.attention import Mask
 from fm.model import Transformer, layers
-from fm.model.positions import rotate, rotations
+from fm.model.positions import rotate, rotations, shares
 from fm.model.transformer import forward
 from tests.model.problems import IMAGE, TEXT, images, params, run, text
 
@@ -41,7 +41,7 @@ def test_no_gradient_from_a_piece_to_those_before_it():
 @pytest.mark.parametrize(("config", "inputs"), [(TEXT, text()), (IMAGE, images())])
 def test_no_output_knows_a_later_piece(config, inputs):
     before = final(config, inputs, CAUSAL)
-    name, place = ("tokens" if "tokens" in inputs else "patches"), 5
+    name, place = ("tokens" if "tokens" in inputs else "image"), 5
     changed = inputs | {name: inputs[name].copy()}
     changed[name][:, place] = (changed[name][:, place] + 1) % TEXT.vocab
     after = final(config, changed, CAUSAL)
@@ -107,7 +107,7 @@ def turned(x_BLHC, positions_BLA, base=100.0):
 
 
 class TestRotary:
-    @pytest.mark.parametrize("axes", [1, 2])
+    @pytest.mark.parametrize("axes", [1, 2, 3])
     def test_scores_know_only_the_distance(self, axes):
         q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
 
@@ -125,6 +125,11 @@ class TestRotary:
         want = np.zeros(8, bool)
         want[moved] = True
         np.testing.assert_array_equal(differs.reshape(2, 8), [want, want])
+
+    def test_pairs_that_do_not_divide_are_shared_out(self):
+        assert shares(16, 3) == (6, 5, 5) and shares(8, 2) == (4, 4)
+        differs = np.asarray(turned(np.ones((1, 1, 1, 16)), np.array([[[0, 3, 0]]])) != 1)
+        np.testing.assert_array_equal(differs[0, 0, 0, :8], [False] * 3 + [True] * 3 + [False] * 2)
 
     def test_lengths_stay(self):
         x = np.random.default_rng(0).normal(size=(2, 5, 3, 8)).astype(np.float32)

@@ -31,7 +31,7 @@ def text():
 
 @pytest.fixture(scope="module")
 def pictures():
-    return found(patch=12, axes=2, width=32)
+    return found(continuous=(("image", 12),), axes=2, width=32)
 
 
 class TestText:
@@ -97,7 +97,7 @@ class TestPictures:
 
     @pytest.mark.parametrize(("side", "channels"), [(1, 1), (1, 3), (2, 1), (4, 3), (7, 1), (8, 3)])
     def test_the_patch_is_known_from_its_numbers(self, side, channels):
-        model = dataclasses.replace(MODEL, patch=side**2 * channels, axes=2)
+        model = dataclasses.replace(MODEL, continuous=(("image", side**2 * channels),), axes=2)
         assert looking.patch_shape(model) == (side, channels)
 
 

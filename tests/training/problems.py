@@ -10,7 +10,16 @@ from fm.training import Objective, OptimizerConfig
 
 VOCAB, LENGTH = 24, 16
 TEXT = ModelConfig(depth=1, width=16, heads=2, kv_heads=1, hidden=16, vocab=VOCAB)
-IMAGE = ModelConfig(depth=1, width=16, heads=2, kv_heads=2, hidden=16, patch=6, axes=2, mixtures=2)
+IMAGE = ModelConfig(
+    depth=1,
+    width=16,
+    heads=2,
+    kv_heads=2,
+    hidden=16,
+    continuous=(("image", 6),),
+    axes=2,
+    mixtures=2,
+)
 NEXT = Objective(next=1.0, masked=0.0)
 ADAM = OptimizerConfig("adamw", learning_rate=0.02)
 
@@ -25,7 +34,7 @@ def params(config, seed=0, zeros=False):
     if zeros:
         for name in ("attention_out", "down"):
             drawn["layers"][name][:] = 0
-        for name in drawn["streams"].keys() & {"token_head", "patch_head"}:
+        for name in drawn["streams"].keys() & {"token_head", "image_head"}:
             drawn["streams"][name][:] = 0
     return drawn
 
@@ -52,7 +61,7 @@ def images(B=4, seed=0):
     rng = np.random.default_rng(seed)
     place = np.array(list(np.ndindex(2, 3)), np.int32)
     return {
-        "patches": rng.integers(0, 256, (B, 6, IMAGE.patch)).astype(np.uint8),
+        "image": rng.integers(0, 256, (B, 6, IMAGE.piece("image"))).astype(np.uint8),
         "positions": np.tile(place, (B, 1, 1)),
         "segments": np.ones((B, 6), np.int32),
     }

@@ -7,7 +7,9 @@ from fm.model.config import ModelConfig
 from fm.model.transformer import init
 
 MODEL = ModelConfig(depth=1, width=16, heads=2, kv_heads=2, hidden=32, vocab=12)
-PICTURES = ModelConfig(depth=1, width=16, heads=2, kv_heads=2, hidden=32, patch=4, axes=2)
+PICTURES = ModelConfig(
+    depth=1, width=16, heads=2, kv_heads=2, hidden=32, continuous=(("image", 4),), axes=2
+)
 
 
 def params(model=MODEL):

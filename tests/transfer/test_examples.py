@@ -35,7 +35,7 @@ def test_what_no_text_reaches_is_cut_off(tokenizer):
 def test_image_rows_hold_the_patches_and_where_they_lie():
     images = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
     rows = image_rows(images, 2)
-    assert rows["patches"][0].tolist() == [
+    assert rows["image"][0].tolist() == [
         [0, 1, 4, 5],
         [2, 3, 6, 7],
         [8, 9, 12, 13],
