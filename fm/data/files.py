@@ -37,7 +37,12 @@ Loaded = tuple[str, str | np.ndarray, str | None]
 
 
 def prepared(
-    path: pathlib.Path, *, text_column: str, label_column: str, fields: Fields = _NO_FIELDS
+    path: pathlib.Path,
+    *,
+    text_column: str,
+    label_column: str,
+    target_column: str = "",
+    fields: Fields = _NO_FIELDS,
 ) -> Any:
     """Returns a prepared TFDS builder with the examples of a file, folder or archive of a folder.
 
@@ -50,11 +55,14 @@ def prepared(
         text_column: the CSV column or JSON key of the text.
         label_column: that of the label; "" for unlabelled data.
         fields: what the files' names say.
+        target_column: that of a text to write, which stands in the label's stead.
 
     Raises:
         UserError: something about the files is wrong; the message names the file.
     """
-    digest = _digest(path, text_column, label_column, repr(fields))
+    options = (text_column, label_column, target_column, repr(fields))
+    digest = digest_of(path, _VERSION, options)
+    label_column = target_column or label_column
     home = cache_folder() / "files" / digest
     done = home / BUILDER_NAME / _VERSION
     if (done / "dataset_info.json").exists():
@@ -73,14 +81,17 @@ def prepared(
         how = "official"
         if "all" in loaded:
             groups = [example.group for example in by_split["all"]]
-            loaded, how = _split(inside, loaded["all"], groups)
-        classes = _classes(inside, loaded)
+            loaded, how = _split(inside, loaded["all"], groups, by_label=not target_column)
+        if target_column and any(label is None for own in loaded.values() for _, _, label in own):
+            raise UserError(f"{path}: no column {target_column!r} with the text to write")
+        classes = [] if target_column else _classes(inside, loaded)
     return prepare(
         lambda where: PlainFiles(
             loaded=loaded,
             medium=medium,
             form=form,
             classes=classes,
+            beside="target" if target_column else "label",
             described=(f"Files of {path.name}.", how),
             data_dir=where,
             file_format="array_record",
@@ -90,7 +101,7 @@ def prepared(
 
 
 class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features: text, or a medium's of one form; label, a class name, unless unlabelled."""
+    """Features: text, or a medium's of one form; label, a class name, or target, a text, if any."""
 
     name = BUILDER_NAME
     VERSION = tfds.core.Version(_VERSION)
@@ -103,10 +114,11 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         medium: Medium | None,
         form: Form | None,
         classes: list[str],
+        beside: str,
         described: tuple[str, str],
         **options: Any,
     ):
-        self._loaded, self._classes = loaded, classes
+        self._loaded, self._classes, self._beside = loaded, classes, beside
         self._medium, self._form = medium, form
         self._description, self._how = described
         super().__init__(**options)
@@ -121,6 +133,8 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features["text"] = tfds.features.Text()
         if self._classes:
             features["label"] = tfds.features.ClassLabel(names=self._classes)
+        elif self._beside == "target":
+            features["target"] = tfds.features.Text()
         return tfds.core.DatasetInfo(
             builder=self,
             description=self._description,
@@ -141,12 +155,12 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         else:
             assert self._medium is not None
             features = {self._medium.name: self._medium.encode(content)}
-        return features if label is None else features | {"label": label}
+        return features if label is None else features | {self._beside: label}
 
 
-def _digest(path: pathlib.Path, *options: str) -> str:
-    """Names the prepared data after the files' names and content, and the options."""
-    digest = hashlib.sha256(repr((_VERSION, options, path.name)).encode())
+def digest_of(path: pathlib.Path, *options: Any) -> str:
+    """Names prepared data after the files' names and content, and how they are read."""
+    digest = hashlib.sha256(repr((options, path.name)).encode())
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in paths:
         if not file.is_file():
@@ -202,14 +216,15 @@ def _load(example: Example, medium: Medium | None, form: Form | None) -> Loaded:
 
 
 def _split(
-    path: pathlib.Path, loaded: list[Loaded], groups: list[str | None]
+    path: pathlib.Path, loaded: list[Loaded], groups: list[str | None], *, by_label: bool
 ) -> tuple[dict[str, list[Loaded]], str]:
     """Splits by speaker or by hash; returns how, too.
 
     Every label needs two different examples, one for each side.
     """
+    labels = [label if by_label else None for _, _, label in loaded]
     different: dict[str | None, set[str]] = {}
-    for digest, _, label in loaded:
+    for label, (digest, _, _) in zip(labels, loaded, strict=True):
         different.setdefault(label, set()).add(digest)
     for label, digests in different.items():
         if len(digests) < 2:
@@ -225,7 +240,7 @@ def _split(
         how = "by hash"
         digests = [digest for digest, _, _ in loaded]
         number = {label: index for index, label in enumerate(different)}
-        train, test = split_by_hash(digests, [number[label] for _, _, label in loaded], TEST_SHARE)
+        train, test = split_by_hash(digests, [number[label] for label in labels], TEST_SHARE)
     return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}, how
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import builders, files
+from fm.data import builders, conll, files, tagged
 from fm.data.cache import cache_folder
 from fm.data.file_names import Fields
 from fm.data.hashing import split_by_hash
@@ -23,6 +23,7 @@ from fm.errors import UserError
 __all__ = ["Dataset", "Split", "load", "subset", "without"]
 
 TEST_SHARE = 0.2
+_ENDINGS = (*files.ENDINGS, *conll.ENDINGS)
 # name, name/config, with :version. Not namespace:name, which would ask a data hub for a list.
 _STOCK_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
 
@@ -35,6 +36,7 @@ def load(
     label_column: str = "label",
     label_field: int | None = None,
     speaker_field: int | None = None,
+    target_column: str = "",
 ) -> Dataset:
     """Loads a data set, preparing and indexing it on first use.
 
@@ -47,6 +49,8 @@ def load(
         label_column: the one with the label; "" for none.
         label_field: of plain files, which field of their names, parted by "_", is the label.
         speaker_field: which one is the speaker; no speaker is in both splits then.
+        target_column: the one with a text to write, which stands in the label's stead; unless
+            given, a TFDS feature `target` is one.
 
     Returns:
         The data set. The official test split where there is one (a validation split stands in for
@@ -62,17 +66,23 @@ def load(
     elif path.exists():
         if (path / "dataset_info.json").exists():
             builder = tfds.builder_from_directory(path.resolve())
+        elif tagged_files := conll.found(path):
+            builder = tagged.prepared(path, tagged_files)
         else:
-            fields = Fields(label_field, speaker_field)
             builder = files.prepared(
-                path, text_column=text_column, label_column=label_column, fields=fields
+                path,
+                text_column=text_column,
+                label_column=label_column,
+                target_column=target_column,
+                fields=Fields(label_field, speaker_field),
             )
-            text_column, label_column = "text", "label"
-    elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(files.ENDINGS):
+            text_column, label_column, target_column = "text", "label", ""
+    elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_ENDINGS):
         raise UserError(f"{name}: no such file or folder")
     else:
         builder = _stock_builder(name, folder)
-    return _dataset(name, builder, text_column, label_column)
+    columns = _columns(name, builder.info.features, text_column, label_column, target_column)
+    return _dataset(name, builder, columns)
 
 
 def _stock_builder(name: str, folder: pathlib.Path) -> Any:
@@ -132,8 +142,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Dataset:
-    columns = _columns(name, builder.info.features, text_column, label_column)
+def _dataset(name: str, builder: Any, columns: Columns) -> Dataset:
     available = list(builder.info.splits)
     if "train" not in available:
         raise UserError(f"{name} has no train split; it has: {', '.join(available) or 'none'}")
@@ -157,7 +166,8 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
         labels = None if train.labels is None else train.labels.tolist()
         kept, moved = split_by_hash(train.ids, labels, TEST_SHARE)
         train, test = subset(train, kept), subset(train, moved)
-    classes = tuple(builder.info.features[columns.label].names) if columns.label else ()
+    features = builder.info.features
+    classes = tuple(features[columns.label].names) if columns.label else ()
     info = {
         "description": builder.info.description,
         "licence": builder.info.redistribution_info.license or "unknown",
@@ -168,16 +178,28 @@ def _dataset(name: str, builder: Any, text_column: str, label_column: str) -> Da
         "counts": _counts(train, test, classes),
         "shape": None if form is None else list(form.shape),
         "rate": None if form is None else form.rate,
+        "tags": features[columns.tags].feature.names if columns.tags else None,
     }
     return Dataset(name, columns.modality, classes, train, test, metadata | info)
 
 
-def _columns(name: str, features: Any, text_column: str, label_column: str) -> Columns:
+def _columns(
+    name: str, features: Any, text_column: str, label_column: str, target_column: str
+) -> Columns:
     """Finds the features to read: by name, else the first of a fitting kind."""
     kinds: dict[type, list[str]] = {}
     for key, feature in features.items():
         kinds.setdefault(type(feature), []).append(key)
     texts, labels = kinds.get(tfds.features.Text, []), kinds.get(tfds.features.ClassLabel, [])
+    if target_column and target_column not in texts:
+        listed = ", ".join(texts) or "none"
+        raise UserError(f"{name} has no text feature {target_column!r}; it has: {listed}")
+    target = target_column or "target"
+    if target in texts and len(texts) > 1 and text_column != target:
+        rest = [text for text in texts if text != target]
+        return Columns("text", text_column if text_column in rest else rest[0], None, target=target)
+    if tagged_words := _tagged(features, label_column):
+        return Columns("text", tagged_words[0], None, tags=tagged_words[1])
     label = None
     if label_column:
         label = label_column if label_column in labels else next(iter(labels), None)
@@ -195,11 +217,27 @@ def _columns(name: str, features: Any, text_column: str, label_column: str) -> C
     )
 
 
+def _tagged(features: Any, label_column: str) -> tuple[str, str] | None:
+    """Names the features of words and of their BIO tags; where several are, the label column's."""
+    words, tags = [], []
+    for key, feature in features.items():
+        inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None
+        if isinstance(inner, tfds.features.Text):
+            words.append(key)
+        elif isinstance(inner, tfds.features.ClassLabel) and all(map(conll.is_tag, inner.names)):
+            tags.append(key)
+    if not words or not tags:
+        return None
+    return words[0], label_column if label_column in tags else tags[0]
+
+
 def _fingerprint(train: Split, test: Split) -> str:
     digest = hashlib.sha256()
     for split in (train, test):
         digest.update("".join(split.ids).encode())
         digest.update(b"-" if split.labels is None else split.labels.astype("<i4").tobytes())
+        for _, read in sorted(split.columns.items()):
+            digest.update(repr(read(split.rows)).encode())
     return digest.hexdigest()
 
 

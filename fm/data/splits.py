@@ -14,17 +14,23 @@ Inputs = list[str] | np.ndarray
 class Split:
     """Examples that can be read in any order.
 
+    Text may have further columns: "words" and "tags" (named entities), "targets" (text to text).
+
     Attributes:
         labels: int32 [N], or None when unlabelled.
         ids: N hex digests of the examples' content; exact copies share one.
         rows: int64 [N], the place of each example in the underlying source.
         read: reads places of the underlying source, as `inputs` returns them.
+        columns: reads the same places of each further column.
     """
 
     labels: np.ndarray | None
     ids: tuple[str, ...]
     rows: np.ndarray = dataclasses.field(repr=False)
     read: Callable[[np.ndarray], Inputs] = dataclasses.field(repr=False)
+    columns: dict[str, Callable[[np.ndarray], list]] = dataclasses.field(
+        repr=False, default_factory=dict
+    )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,6 +57,22 @@ class Split:
         """`inputs` of video data, uint8 [n, frames, height, width, channels]."""
         return self._array(indices, np.uint8, 5, "clips")
 
+    def words(self, indices: Indices | range) -> list[list[str]]:
+        """The words of each sentence; `texts` are they with spaces between."""
+        return self._column("words", indices)
+
+    def tags(self, indices: Indices | range) -> list[list[str]]:
+        """One BIO tag (IOB2) for each of `words`."""
+        return self._column("tags", indices)
+
+    def targets(self, indices: Indices | range) -> list[str]:
+        """The text to write for each of `texts`."""
+        return self._column("targets", indices)
+
+    def _column(self, name: str, indices: Indices | range) -> list:
+        assert name in self.columns, f"these examples have no {name}"
+        return self.columns[name](self.rows[np.asarray(indices, np.int64)])
+
     def _array(
         self, indices: Indices | range, dtype: type[np.generic], axes: int, what: str
     ) -> np.ndarray:
@@ -72,7 +94,8 @@ class Dataset:
         test: what is scored once.
         info: JSON-able: description, licence, citation, version, split ("official", "by hash", or
             by whom), fingerprint (hex digest over ids and labels), counts, shape of one example
-            (None for text), rate (Hz of sounds, frames/s of clips, else None).
+            (None for text), rate (Hz of sounds, frames/s of clips, else None), tags (the names of
+            BIO tags, "O" first, where words are tagged, else None).
     """
 
     name: str

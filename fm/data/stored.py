@@ -12,7 +12,7 @@ import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,16 @@ _CHUNK = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which TFDS features are the input and the label (None when unlabelled)."""
+    """Which TFDS features are the input, the label (None when unlabelled), and what is beside.
+
+    Where there are tags, the content is a sequence of words; a target is a text to write.
+    """
 
     modality: str
     content: str
     label: str | None
+    tags: str | None = None
+    target: str | None = None
 
 
 def stored_split(builder: Any, name: str, columns: Columns, form: Form | None) -> Split:
@@ -58,7 +63,9 @@ def stored_split(builder: Any, name: str, columns: Columns, form: Form | None) -
     if columns.label is not None:
         labels = np.load(folder / "labels.npy", allow_pickle=False)
     if form is None:
-        return Split(labels, ids, np.arange(len(ids)), lambda rows: _texts(source, columns, rows))
+        beside = _beside(builder.info.features, source, columns)
+        read = functools.partial(_read_each, source, columns.content, _text)
+        return Split(labels, ids, np.arange(len(ids)), read, beside)
     array = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
     return Split(labels, ids, np.arange(len(ids)), lambda rows: np.asarray(array[rows]))
 
@@ -122,7 +129,7 @@ def _write_index(
             examples = _read(source, rows)
             contents = [example[columns.content] for example in examples]
             if form is None:
-                ids += [text_digest(content.decode("utf-8", "replace")) for content in contents]
+                ids += [text_digest(_text(content)) for content in contents]
             else:
                 assert arrays is not None
                 read = functools.partial(_array, MEDIA[columns.modality], form, rate)
@@ -155,9 +162,34 @@ def _contents(source: Any, columns: Columns) -> Iterator[Any]:
         yield from (example[columns.content] for example in _read(source, rows))
 
 
-def _texts(source: Any, columns: Columns, rows: np.ndarray) -> list[str]:
-    examples = _read(source, rows)
-    return [example[columns.content].decode("utf-8", "replace") for example in examples]
+def _text(stored: Any) -> str:
+    return (
+        stored.decode("utf-8", "replace") if isinstance(stored, bytes) else " ".join(_words(stored))
+    )
+
+
+def _words(stored: Any) -> list[str]:
+    return [word.decode("utf-8", "replace") for word in stored]
+
+
+def _beside(features: Any, source: Any, columns: Columns) -> dict[str, Callable]:
+    """How to read the columns beside the text; see `Split.columns`."""
+    reads: dict[str, tuple[str, Callable[[Any], Any]]] = {}
+    if columns.tags:
+        names = features[columns.tags].feature.names
+        reads["words"] = columns.content, _words
+        reads["tags"] = columns.tags, lambda stored: [names[tag] for tag in stored]
+    if columns.target:
+        reads["targets"] = columns.target, _text
+    return {
+        name: functools.partial(_read_each, source, key, form)
+        for name, (key, form) in reads.items()
+    }
+
+
+def _read_each(source: Any, key: str, form: Callable[[Any], Any], rows: np.ndarray) -> list[Any]:
+    """One column of some rows."""
+    return [form(example[key]) for example in _read(source, rows)]
 
 
 def _read(source: Any, rows: np.ndarray | range) -> list[Any]:

@@ -34,7 +34,7 @@ def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> l
         path: a .txt (unlabelled: paragraphs parted by blank lines, or one example per line if
             there are no blank lines), .jsonl or .csv file, in UTF-8.
         text_column: the CSV column or JSON key of the text.
-        label_column: that of the label; "" for unlabelled data.
+        label_column: that of the label, or of a target text; "" for unlabelled data.
 
     Raises:
         UserError: the file cannot be read as what its ending says; the line is named.
@@ -86,7 +86,7 @@ def _csv(path: pathlib.Path, content: str, text_column: str, label_column: str) 
             # A short row lacks its last columns, a long one has a rest under the key "".
             if None in row.values() or isinstance(row.get(""), list):
                 raise UserError(f"{where}: expected {len(columns)} columns as in the header")
-            label = _label(where, row[label_column]) if label_column else None
+            label = _label(where, label_column, row[label_column]) if label_column else None
             examples.append(Example(row[text_column], label))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.reader.line_num}: {error}") from error
@@ -114,7 +114,7 @@ def _jsonl(path: pathlib.Path, content: str, text_column: str, label_column: str
             raise UserError(f"{where}: {text_column!r} is missing or not a string")
         if re.search("[\ud800-\udfff]", text):
             raise UserError(f"{where}: {text_column!r} holds half a surrogate pair, not Unicode")
-        label = _label(where, row.get(label_column)) if label_column else None
+        label = _label(where, label_column, row.get(label_column)) if label_column else None
         examples.append(Example(text, label))
     return examples
 
@@ -128,13 +128,13 @@ def _label_column(where: str, columns: list[str], text_column: str, label_column
         return ""
     if label_column and label_column not in columns:
         raise UserError(
-            f"{where}: no column {label_column!r} for the label; it has: {listed} "
+            f"{where}: no column {label_column!r}; it has: {listed} "
             '(give the label column as "" for unlabelled data)'
         )
     return label_column
 
 
-def _label(where: str, value: Any) -> str:
+def _label(where: str, label_column: str, value: Any) -> str:
     if isinstance(value, bool | int | str) and str(value).strip():
         return str(value).strip()
-    raise UserError(f"{where}: the label is missing or not a string or whole number")
+    raise UserError(f"{where}: {label_column!r} is missing or not a string or whole number")

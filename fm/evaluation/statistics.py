@@ -7,6 +7,8 @@ the same items. Each entry is modelled as crossed random effects,
 
 where ``run`` is what a new draw of labels and a new initialisation change, and ``item`` is what
 another test set would change. Seeds are few, items many, so the interval leans on Student's t.
+
+A figure that is a ratio of sums over items (F1) enters by `linearised`, a score for each item.
 """
 
 from __future__ import annotations
@@ -99,6 +101,38 @@ def mean_over_seeds_and_items(scores_SN: np.ndarray, *, level: float = 0.95) -> 
       UserError: fewer than two seeds or two items.
     """
     return _crossed(np.asarray(scores_SN, float), level)[0]
+
+
+def linearised(above_SN: np.ndarray, below_SN: np.ndarray) -> np.ndarray:
+    """Scores of items whose mean over items is a ratio of sums, by seed.
+
+    With R_s = sum_i above_si / sum_i below_si, the score of an item is
+
+        R_s + (above_si - R_s below_si) / mean_i(below_si),
+
+    the ratio and the item's influence on it (Taylor linearisation: Woodruff 1971; Särndal,
+    Swensson and Wretman 1992, section 5.6). Its mean over items is R_s exactly, and its variance
+    over items that of the ratio to first order, so the functions here take these scores as they
+    take right and wrong answers. For F1, above is twice the entities found and below those
+    predicted plus those there (`fm.evaluation.entities.Counts.parts`).
+
+    Args:
+      above_SN: [S, N] of S seeds and N items.
+      below_SN: [S, N], not negative.
+
+    Returns:
+      [S, N] scores; zero in a row that has nothing below.
+
+    Raises:
+      ValueError: the two differ in shape.
+    """
+    above_SN, below_SN = np.asarray(above_SN, float), np.asarray(below_SN, float)
+    if above_SN.shape != below_SN.shape:
+        raise ValueError(f"above {above_SN.shape} and below {below_SN.shape} are not paired")
+    mean_S1 = below_SN.mean(axis=1, keepdims=True)
+    scale_S1 = np.where(mean_S1 > 0, mean_S1, 1.0)
+    ratio_S1 = above_SN.mean(axis=1, keepdims=True) / scale_S1
+    return ratio_S1 + (above_SN - ratio_S1 * below_SN) / scale_S1
 
 
 def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:

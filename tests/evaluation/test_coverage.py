@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.evaluation.label_efficiency import label_multiplier
-from fm.evaluation.statistics import paired_difference
+from fm.evaluation.statistics import linearised, paired_difference
 
 SEEDS = 8
 NORMAL_TABLES = [
@@ -25,6 +25,12 @@ BINARY_TABLES = [
     (300, 0.3, 1.5, 0.5),
     (1000, 0.1, 2.0, 1.0),
     (1000, 0.5, 1.0, 0.3),
+]
+RATIO_TABLES = [
+    # sentences; deviation of the logit over runs, and over sentences (shared by both arms)
+    (300, 0.0, 1.0),
+    (300, 0.3, 1.0),
+    (1000, 0.1, 0.5),
 ]
 BUDGETS = np.array([20, 50, 100, 200, 400])
 LABEL_CURVES = [
@@ -121,6 +127,31 @@ def test_interval_of_the_label_multiplier(labels, gain, run, item, record_proper
     assert held / repeats >= 0.93, f"covers {held / repeats:.1%}"
     # Out of range the upper end cannot miss, so only there may it cover more.
     assert beyond or held / repeats <= 0.98, f"covers {held / repeats:.1%}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("items", "run", "item"), RATIO_TABLES)
+def test_interval_of_a_difference_of_f1(items, run, item, record_property):
+    """F1 is a ratio of sums: it enters as `linearised` scores of sentences."""
+    random = np.random.default_rng(3)
+    centres, entities, spurious = (0.8, 0.3), 0.6, 0.3
+
+    def parts(centre, ease, gold):
+        logit = centre + run * random.normal(size=(SEEDS, 1)) + ease
+        right = random.binomial(gold, chance(logit))
+        return 2 * right, gold + right + random.poisson(spurious, right.shape)
+
+    def draw():
+        ease, gold = item * random.normal(size=items), random.poisson(entities, items)
+        return (linearised(*parts(centre, ease, gold)) for centre in centres)
+
+    def f1(centre):
+        found = entities * marginal(centre, np.hypot(run, item))
+        return 2 * found / (entities + found + spurious)
+
+    found = coverage(2000, draw, f1(centres[0]) - f1(centres[1]))
+    record_property("coverage", float(found))
+    assert 0.93 <= found <= 0.97, f"covers {found:.1%}"
 
 
 def chance(logit):

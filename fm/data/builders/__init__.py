@@ -5,15 +5,26 @@ from typing import Any
 
 from fm.data.builders.arcade_clips import ArcadeClips
 from fm.data.builders.digits import Digits
+from fm.data.builders.docstring_summaries import DocstringSummaries
+from fm.data.builders.docstring_topics import DocstringTopics
 from fm.data.builders.docstrings import Docstrings
 from fm.data.builders.film_reviews import FilmReviews
 from fm.data.builders.moving_digits import MovingDigits
 from fm.data.builders.photos import Photos
 from fm.data.builders.spoken_words import SpokenWords
+from fm.data.builders.tweet_entities import TweetEntities
 
 NAMES = (
-    *("arcade_clips", "digits", "docstrings", "film_reviews"),
-    *("moving_digits", "photos", "spoken_words"),
+    "arcade_clips",
+    "digits",
+    "docstring_summaries",
+    "docstring_topics",
+    "docstrings",
+    "film_reviews",
+    "moving_digits",
+    "photos",
+    "spoken_words",
+    "tweet_entities",
 )
 
 
@@ -25,6 +36,10 @@ def make(name: str, data_dir: pathlib.Path) -> Any:
             return ArcadeClips(**options)
         case "digits":
             return Digits(**options)
+        case "docstring_summaries":
+            return DocstringSummaries(**options)
+        case "docstring_topics":
+            return DocstringTopics(**options)
         case "docstrings":
             return Docstrings(**options)
         case "film_reviews":
@@ -35,4 +50,6 @@ def make(name: str, data_dir: pathlib.Path) -> Any:
             return Photos(**options)
         case "spoken_words":
             return SpokenWords(**options)
+        case "tweet_entities":
+            return TweetEntities(**options)
     raise KeyError(name)

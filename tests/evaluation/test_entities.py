@@ -1,0 +1,90 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from fm.evaluation import word_features
+from fm.evaluation.entities import counts, decode, entity_f1, spans, strata
+from fm.evaluation.statistics import linearised
+
+TAGS = ("O", "B-a", "I-a", "B-b-c", "I-b-c")
+
+
+def drawn(seed, sentences=60):
+    """Well-formed tags of sentences of 0 to 9 words."""
+    random = np.random.default_rng(seed)
+    lengths = np.random.default_rng(9).integers(0, 10, sentences)
+    return [decode(random.gumbel(size=(length, 5)), TAGS) for length in lengths]
+
+
+def test_spans_are_strict():
+    tags = [["B-a", "I-a", "B-a", "O", "I-a"], ["B-b-c", "I-a", "I-b-c"], []]
+    assert spans(tags) == [{("a", 0, 2), ("a", 2, 3)}, {("b-c", 0, 1)}, set()]
+
+
+def test_counts_are_those_of_seqeval():
+    gold, predicted = drawn(0), drawn(1)
+    found = counts(gold, predicted)
+    assert 0 < found.f1() == pytest.approx(entity_f1(gold, predicted), abs=1e-12)
+    assert found.gold.sum() == sum(tag[0] == "B" for own in gold for tag in own)
+    assert entity_f1(gold, gold) == 1.0 == counts(gold, gold).f1()
+    assert counts([["O"]], [["O"]]).f1() == 0.0
+    above, below = found.parts()
+    scores = linearised(above[None], below[None])
+    assert scores.mean() == pytest.approx(found.f1()) and scores.std() > 0
+
+
+def test_an_entity_with_a_wrong_end_is_wrong_twice():
+    found = counts([["B-a", "I-a", "O"]], [["B-a", "O", "O"]])
+    assert (found.right.tolist(), found.predicted.tolist(), found.gold.tolist()) == ([0], [1], [1])
+
+
+def test_tags_must_match_the_words():
+    with pytest.raises(ValueError, match="do not match"):
+        counts([["O", "O"]], [["O"]])
+
+
+def test_decode_is_the_best_well_formed_path():
+    random = np.random.default_rng(0)
+    for length in (1, 2, 4):
+        scores = random.normal(size=(length, 5))
+        best = {}
+        for path in itertools.product(range(5), repeat=length):
+            tags = [TAGS[tag] for tag in path]
+            starts = ["O", *tags[:-1]]
+            fine = all(
+                tag[0] != "I" or (before != "O" and before[2:] == tag[2:])
+                for before, tag in zip(starts, tags, strict=True)
+            )
+            if fine:
+                best[tuple(tags)] = sum(scores[w, tag] for w, tag in enumerate(path))
+        assert tuple(decode(scores, TAGS)) == max(best, key=lambda tags: best[tags])
+    assert decode(np.zeros((0, 5)), TAGS) == []
+
+
+def test_strata_tell_the_rarest_kind():
+    tags = [["B-x"], ["B-x", "B-y"], ["O"], ["B-x"]]
+    assert strata(tags).tolist() == [1, 2, 0, 1]
+
+
+def test_the_classical_tagger_learns_forms_and_neighbours():
+    random = np.random.default_rng(0)
+
+    def sentence():
+        name = "".join(random.choice(list("abcdefgh"), 5)).title()
+        before = random.choice(["Mr", "in"])
+        kind = "per" if before == "Mr" else "loc"
+        filler = list(random.choice(["so", "we", "went", "on"], 3))
+        return [*filler, before, name, "Xy", "."], ["O"] * 4 + [f"B-{kind}", f"I-{kind}", "O"]
+
+    made = [sentence() for _ in range(60)]
+    words, tags = [each[0] for each in made], [each[1] for each in made]
+    tagger = word_features.fit(words[:30], tags[:30], {"C": 1.0})
+    guessed = tagger.predict([*words[30:], []])
+    assert guessed[-1] == [] and entity_f1(tags[30:], guessed[:-1]) > 0.9
+    blind = word_features.fit(words[:30], [own[::-1] for own in tags[:30]], {"C": 1.0})
+    assert entity_f1(tags[30:], blind.predict(words[30:])) < 0.5
+
+
+def test_shapes():
+    assert word_features.shape("McDonald's3") == "XxXx'xd"
