@@ -27,7 +27,7 @@ class Cell:
       labels: the budget.
       setting: the one chosen.
       trials: every setting with its mean validation accuracy over the searched seeds.
-      predictions: int [seeds, items], classes guessed for the test items.
+      predictions: answers to the test items, [seeds, items, ...], see `fm.study.kinds`.
       flops: per seed: the final fit, and the search shared out over the seeds.
       seconds: per seed, likewise.
     """
@@ -60,11 +60,11 @@ def run(task: Task, arms: dict[str, Arm], search_seeds: int, out: pathlib.Path) 
 
 def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Cell:
     began = time.perf_counter()
-    truth = np.asarray(task.dataset.train.labels)
+    strata = task.strata
     drawn = [order[:labels] for order in task.drawn]
     at = task.rows_of
     searched = together(
-        lambda seed: arm.validate(at(drawn[seed]), truth[drawn[seed]], seed), range(search_seeds)
+        lambda seed: arm.validate(at(drawn[seed]), strata[drawn[seed]], seed), range(search_seeds)
     )
     trials = [
         {
@@ -76,14 +76,14 @@ def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Ce
     setting = choose(trials)["config"]
     predictions = np.stack(
         together(
-            lambda seed: arm.fit_predict(at(drawn[seed]), truth[drawn[seed]], seed, setting),
+            lambda seed: arm.fit_predict(at(drawn[seed]), strata[drawn[seed]], seed, setting),
             range(len(drawn)),
         )
     )
     fits = sum(
         arm.fit_flops(len(fit), trial["config"])
         for trial in trials
-        for fit, _ in folds(truth[drawn[0]], seed=0)
+        for fit, _ in folds(strata[drawn[0]], seed=0)
     )
     seeds = len(drawn)
     return Cell(

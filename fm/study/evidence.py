@@ -10,6 +10,7 @@ import numpy as np
 from fm.evaluation.label_efficiency import Equivalent, label_multiplier
 from fm.evaluation.ledger import distinct_flops, ledger_row
 from fm.evaluation.statistics import holm, paired_difference
+from fm.study import kinds
 from fm.study.arms import Fed
 from fm.study.cells import Cell
 from fm.study.tasks import Task
@@ -18,9 +19,9 @@ from fm.training.run import Trained
 Row = dict[str, Any]
 
 
-def correct(cell: Cell, task: Task) -> np.ndarray:
-    """1.0 where a seed's prediction of an item is right, [seeds, items]."""
-    return (cell.predictions == np.asarray(task.test.labels)).astype(float)
+def scores(cell: Cell, task: Task) -> np.ndarray:
+    """Of every seed and test item, [seeds, items]; see `fm.study.kinds`."""
+    return kinds.scores(cell.predictions, task.test, task.kind)
 
 
 def cell_rows(cells: list[Cell], task: Task, fed: dict[str, Fed]) -> list[Row]:
@@ -29,7 +30,7 @@ def cell_rows(cells: list[Cell], task: Task, fed: dict[str, Fed]) -> list[Row]:
     for cell in cells:
         runs = fed[cell.arm].runs if cell.arm in fed else []
         chosen = next(t["validation"] for t in cell.trials if t["config"] == cell.setting)
-        for seed, value in enumerate(correct(cell, task).mean(axis=1)):
+        for seed, value in enumerate(scores(cell, task).mean(axis=1)):
             rows.append(
                 {
                     "task": cell.task,
@@ -37,7 +38,7 @@ def cell_rows(cells: list[Cell], task: Task, fed: dict[str, Fed]) -> list[Row]:
                     "arm": cell.arm,
                     "labels": cell.labels,
                     "seed": seed,
-                    "metric": "accuracy",
+                    "metric": kinds.METRICS[task.kind],
                     "value": float(value),
                     "validation": chosen,
                     "setting": cell.setting,
@@ -59,7 +60,7 @@ def _pretrained(arm: str, runs: list[Trained], seed: int) -> float | None:
 
 def comparisons(cells: list[Cell], task: Task) -> list[Row]:
     """Every arm against scratch, and every pretrained arm against classical, per budget."""
-    at = {(cell.arm, cell.labels): correct(cell, task) for cell in cells}
+    at = {(cell.arm, cell.labels): scores(cell, task) for cell in cells}
     arms = list(dict.fromkeys(cell.arm for cell in cells))
     pairs = [(arm, "scratch") for arm in arms if arm != "scratch"]
     pairs += [(arm, "classical") for arm in arms if arm not in ("scratch", "classical")]
@@ -68,10 +69,10 @@ def comparisons(cells: list[Cell], task: Task) -> list[Row]:
         if baseline not in arms:
             continue
         for labels in task.config.budgets:
-            scores = at[arm, labels], at[baseline, labels]
-            if len(scores[0]) < 2:
+            pair = at[arm, labels], at[baseline, labels]
+            if len(pair[0]) < 2:
                 continue
-            found = paired_difference(*scores)
+            found = paired_difference(*pair)
             place = {"task": task.name, "labels": labels, "arm": arm, "baseline": baseline}
             rows.append(place | dataclasses.asdict(found))
     return rows
@@ -94,7 +95,7 @@ def equivalents(cells: list[Cell], task: Task, steps: dict[str, int | None]) -> 
       steps: per arm, fine-tuning steps to scratch's final quality at the largest budget.
     """
     budgets = task.config.budgets
-    at = {(cell.arm, cell.labels): correct(cell, task) for cell in cells}
+    at = {(cell.arm, cell.labels): scores(cell, task) for cell in cells}
     arms = list(dict.fromkeys(cell.arm for cell in cells if cell.arm != "scratch"))
     if ("scratch", budgets[0]) not in at or len(at["scratch", budgets[0]]) < 2 or len(budgets) < 2:
         return []

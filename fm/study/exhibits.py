@@ -54,6 +54,8 @@ def adaptation_curves(
     Each point is a run of its own with its own schedule, on the first `seeds` seeds and a part of
     the test items; no setting is chosen by it.
     """
+    if task.kind != "class":
+        return [], {}
     labels = max(task.config.budgets)
     full = task.config.recipe.finetune.updates(labels)
     steps = sorted({max(1, round(full * 2.0**-k)) for k in range(_CURVE_POINTS)})
@@ -154,6 +156,8 @@ def _images(task: Task, fed: Fed) -> list[Row]:
 
 def mistakes(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
     """Test items the best-fed arm gets wrong at the largest budget, first seed, as they are."""
+    if task.kind != "class":
+        return []
     labels = max(task.config.budgets)
     at = {cell.arm: cell for cell in cells if cell.labels == labels}
     arm = next(arm for arm in ("self", "upstream", *at) if arm in at)

@@ -30,8 +30,10 @@ def rows(
     Each is fitted once more on the largest budget of the first seed, with the first setting of its
     grid, and scored on the test items; seconds are of fitting and predicting, compiling left out
     where it can be (a probe compiles nothing of its own). Of the network those methods that are
-    `wanted`, of the imported arm those it does.
+    `wanted`, of the imported arm those it does. None of a task that asks for more than a class.
     """
+    if task.kind != "class":
+        return []
     found = []
     pretrained = [name for name, each in fed.items() if each.runs]
     if pretrained:

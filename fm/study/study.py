@@ -15,7 +15,7 @@ import numpy as np
 
 from fm.attention import Mask, choose
 from fm.errors import UserError
-from fm.study import arms, environment, evidence, exhibits, methods
+from fm.study import arms, environment, evidence, exhibits, kinds, methods
 from fm.study.adaptation import Arm
 from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
@@ -129,7 +129,7 @@ def _about(task: Task) -> dict[str, Any]:
         "title": task.name.replace("_", " ").capitalize(),
         "modality": task.modality,
         "classes": list(task.dataset.classes),
-        "metric": "accuracy",
+        "metric": kinds.METRICS[task.kind],
         "train": len(task.dataset.train),
         "test": len(task.test),
         "test_available": len(task.dataset.test),
@@ -207,17 +207,20 @@ def read_results(out: pathlib.Path) -> dict[str, Any]:
 
 
 def _write_predictions(done: list[tuple[Task, list[Cell]]], path: pathlib.Path) -> None:
-    """One row per cell, seed and test item."""
+    """One row per cell, seed and test item.
+
+    Of entities the truth is their number, and the prediction "found rightly/predicted"; of texts
+    to write the prediction is its chrF.
+    """
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["task", "arm", "labels", "seed", "row", "item", "truth", "prediction"])
         for task, cells in done:
-            truth = np.asarray(task.test.labels).tolist()
             for cell in cells:
-                for seed, guessed in enumerate(cell.predictions.tolist()):
+                for seed, answers in enumerate(cell.predictions):
                     rows.writerows(
                         (task.name, cell.arm, cell.labels, seed, n, task.test.ids[n][:12], t, g)
-                        for n, (t, g) in enumerate(zip(truth, guessed, strict=True))
+                        for n, (t, g) in enumerate(kinds.written(answers, task.test, task.kind))
                     )
     partial.replace(path)

@@ -12,7 +12,9 @@ from fm.data.leakage import Leakage, find_duplicates
 from fm.data.sources import Dataset, Split, load, subset, without
 from fm.errors import UserError
 from fm.evaluation.validation import draw_labels
+from fm.study import kinds
 from fm.study.config import TaskConfig
+from fm.study.kinds import kind_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +28,8 @@ class Task:
       test: the test items scored.
       corpora: per pretrained arm, what it is pretrained on, near-duplicates of test taken out.
       leakage: per pretrained arm, what the search found.
+      kind: what is asked for, one of `fm.study.kinds.METRICS`.
+      strata: of `dataset.train`, by which labels are drawn and folded, int [N].
       drawn: per seed, indices into `dataset.train`; the first n are a budget of n labels.
     """
 
@@ -35,6 +39,8 @@ class Task:
     test: Split
     corpora: dict[str, Split]
     leakage: dict[str, Leakage]
+    kind: str
+    strata: np.ndarray
     drawn: tuple[np.ndarray, ...]
 
     @property
@@ -73,27 +79,28 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         label_field=config.label_field,
         speaker_field=config.speaker_field,
     )
-    if dataset.train.labels is None or len(dataset.classes) < 2:
-        raise UserError(f"{config.dataset} has no labels to learn; a task needs at least 2 classes")
+    kind = kind_of(dataset)
     name = short_name(config.dataset)
     chosen = np.random.default_rng(0).permutation(len(dataset.test))[: config.test_items]
     test = subset(dataset.test, np.sort(chosen))
     train, own = _cleaned(dataset.train, dataset, config.corpus_items)
     dataset = dataclasses.replace(dataset, train=train)
-    labels = np.asarray(train.labels)
+    strata = kinds.strata(train, kind)
+    least = len(dataset.classes) if kind == "class" else len(np.unique(strata))
     for budget in config.budgets:
-        if not len(dataset.classes) <= budget <= len(dataset.train):
+        if not least <= budget <= len(dataset.train):
+            called = "classes" if kind == "class" else "kinds of example"
             raise UserError(
-                f"--budgets: {budget} labels do not fit {name}, which has {len(dataset.classes)} "
-                f"classes and {len(dataset.train)} training examples; accepted are numbers between"
+                f"--budgets: {budget} labels do not fit {name}, which has {least} {called} and "
+                f"{len(dataset.train)} training examples; accepted are numbers between"
             )
     corpora, leakage = {}, {}
     if "self" in arms:
         corpora["self"], leakage["self"] = dataset.train, own
     if "upstream" in arms:
         corpora["upstream"], leakage["upstream"] = _upstream(config, dataset)
-    drawn = tuple(draw_labels(labels, max(config.budgets), s) for s in range(seeds))
-    return Task(name, config, dataset, test, corpora, leakage, drawn)
+    drawn = tuple(draw_labels(strata, max(config.budgets), s) for s in range(seeds))
+    return Task(name, config, dataset, test, corpora, leakage, kind, strata, drawn)
 
 
 def _cleaned(corpus: Split, dataset: Dataset, most: int | None) -> tuple[Split, Leakage]:

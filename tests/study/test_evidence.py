@@ -67,7 +67,7 @@ def test_scores_are_read_back_as_they_were(task, predictions):
     scores = read_scores(path)
     assert len(scores) == len(cells)
     for cell in cells:
-        expected = evidence.correct(cell, task)
+        expected = evidence.scores(cell, task)
         assert np.array_equal(scores[cell.task, cell.arm, cell.labels], expected)
 
 
