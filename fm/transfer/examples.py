@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from fm.data.clips import TUBELET, Box, tubelet_positions, tubelets
 from fm.data.pieces import chunks, patch_positions, patchify
+from fm.data.sounds import Frames, sound_pieces, sound_positions
 from fm.data.tokenizer import Tokenizer
 
 Rows = dict[str, np.ndarray]
@@ -37,12 +39,27 @@ def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int)
 
 def image_rows(images: np.ndarray, patch: int) -> Rows:
     """Images uint8 [N, height, width, channels] as `patches` uint8 [N, L, P] and where they lie."""
-    patches = patchify(images, patch)
-    N, L = patches.shape[:2]
     positions = patch_positions(images.shape[1], images.shape[2], patch)
+    return _rows("patches", patchify(images, patch), positions)
+
+
+def audio_rows(sounds: np.ndarray, frames: Frames) -> Rows:
+    """Sounds int16 [N, samples] as `audio` float32 [N, L, P] and when each piece is."""
+    return _rows("audio", sound_pieces(sounds, frames), sound_positions(frames))
+
+
+def video_rows(clips: np.ndarray, size: Box = TUBELET) -> Rows:
+    """Clips uint8 [N, frames, height, width, channels] as `video` uint8 [N, L, P] and where."""
+    positions = tubelet_positions(clips.shape[1:], size)
+    return _rows("video", tubelets(clips, size), positions)
+
+
+def _rows(stream: str, pieces: np.ndarray, positions: np.ndarray) -> Rows:
+    """Pieces [N, L, P] at positions [L, A] under a stream's name, one segment a row."""
+    N, L = pieces.shape[:2]
     return {
-        "patches": patches,
-        "positions": np.broadcast_to(positions, (N, L, 2)),
+        stream: pieces,
+        "positions": np.broadcast_to(positions, (N, *positions.shape)),
         "segments": np.ones((N, L), np.int32),
     }
 

@@ -174,6 +174,6 @@ def _recorded(sound: Sound, rng: np.random.Generator) -> np.ndarray:
     length = round(SECONDS * RATE)
     spoken = spoken[:length] * (10 ** rng.uniform(-0.9, -0.1) * 32767 / max(abs(spoken).max(), 1))
     start = rng.integers(0, min(length - len(spoken), RATE // 8) + 1)
-    samples = rng.normal(0, 10 ** rng.uniform(0.5, 1.5), length)
+    samples = rng.normal(0, 10 ** rng.uniform(1.0, 2.0), length)
     samples[start : start + len(spoken)] += spoken
     return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
