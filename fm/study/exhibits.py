@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fm.data.pieces import patch_positions, unpatchify
 from fm.data.tokenizer import SPECIALS
 from fm.evaluation.label_efficiency import steps_to_quality
-from fm.model.drawing import sample_patches
+from fm.model.drawing import sample_pieces
 from fm.model.generate import generate
 from fm.model.sampling import Decoding
 from fm.study.adaptation import Network, Setting
@@ -140,16 +139,16 @@ def _texts(task: Task, fed: Fed) -> list[Row]:
 
 
 def _images(task: Task, fed: Fed) -> list[Row]:
-    height, width, _ = task.dataset.info["shape"]
-    side = task.config.recipe.patch
-    drawn = sample_patches(
+    layout = fed.reads.layouts["image"]
+    drawn = sample_pieces(
         fed.runs[0].params,
-        jnp.asarray(patch_positions(height, width, side)),
+        jnp.asarray(layout.positions()),
         jax.random.key(0),
         fed.reads.model,
+        stream="image",
         count=8,
     )
-    images = unpatchify(np.asarray(drawn * 255.0).astype(np.uint8), side, height, width)
+    images = layout.joined(np.asarray(drawn))
     return [{"modality": "image", "caption": "unprompted", "png": png(each)} for each in images]
 
 

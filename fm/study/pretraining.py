@@ -23,9 +23,9 @@ from fm.model.transformer import init
 from fm.study.config import Recipe
 from fm.training import grid
 from fm.training.checkpoint import load_params
-from fm.training.joint import Asked, from_plain
+from fm.training.joint import Asked, Joint, from_plain
 from fm.training.loop import train
-from fm.training.objectives import rarity_weights
+from fm.training.objectives import Objective, rarity_weights
 from fm.training.peak import gemm_rate
 from fm.training.roster import Member
 from fm.training.run import RunConfig, Trained
@@ -93,6 +93,17 @@ class Pretrained:
     reads: Reader
     params: dict
     objective: Asked
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of what was pretrained together; () of one format alone."""
+        objective = self.objective
+        return tuple(name for name, _ in objective.groups) if isinstance(objective, Joint) else ()
+
+    def objective_of(self, group: str) -> Objective:
+        """What was asked of a format; of the only one whatever it is called."""
+        objective = self.objective
+        return dict(objective.groups)[group] if isinstance(objective, Joint) else objective
 
 
 def restore(folder: pathlib.Path) -> Pretrained:
