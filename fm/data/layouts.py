@@ -14,7 +14,15 @@ import numpy as np
 
 from fm.data.clips import TUBELET, tubelet_positions, tubelets, untubelets
 from fm.data.pieces import patch_positions, patchify, unpatchify
-from fm.data.sounds import BINS, FRAMES, Frames, sound_pieces, sound_positions, waveforms
+from fm.data.sounds import (
+    BINS,
+    FRAMES,
+    Frames,
+    sound_pieces,
+    sound_positions,
+    spectrograms,
+    waveforms,
+)
 from fm.errors import UserError
 
 AXES = {"image": 2, "audio": 1, "video": 3}
@@ -83,6 +91,19 @@ class Layout:
         if self.modality == "image":
             return unpatchify(values, *self.piece, *self.shape[:2])
         return untubelets(values, self.piece, self.shape)  # pyright: ignore[reportArgumentType]
+
+    def picture(self, example: np.ndarray) -> np.ndarray:
+        """An example to look at, uint8 [height, width, channels].
+
+        Of a sound its log-mel spectrogram, low pitches at the bottom; of a clip its frames from
+        left to right.
+        """
+        if self.modality == "image":
+            return example
+        if self.modality == "audio":
+            (mel,) = spectrograms(sound_pieces(example[None], self.frames), self.frames)
+            return np.rint(255 * mel[::-1, :, None]).astype(np.uint8)
+        return np.concatenate(list(example), axis=1)
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
