@@ -4,6 +4,7 @@ A tubelet (Arnab et al. 2021, ViViT) is to a clip what a patch is to an image.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,6 @@ from fm.errors import UserError
 TUBELET = (2, 4, 4)
 
 Box = tuple[int, int, int]
-ClipShape = tuple[int, int, int, int]
 
 
 def tubelets(clips: np.ndarray, size: Box = TUBELET) -> np.ndarray:
@@ -36,7 +36,7 @@ def tubelets(clips: np.ndarray, size: Box = TUBELET) -> np.ndarray:
     return boxes.reshape(N, f * h * w, a * b * c * channels)
 
 
-def untubelets(pieces: np.ndarray, size: Box, shape: ClipShape) -> np.ndarray:
+def untubelets(pieces: np.ndarray, size: Box, shape: Sequence[int]) -> np.ndarray:
     """Puts tubelets [N, L, P] back into clips [N, *shape], dtype kept.
 
     Args:
@@ -57,7 +57,7 @@ def untubelets(pieces: np.ndarray, size: Box, shape: ClipShape) -> np.ndarray:
     return boxes.reshape(-1, *shape)
 
 
-def tubelet_positions(shape: ClipShape, size: Box = TUBELET) -> np.ndarray:
+def tubelet_positions(shape: Sequence[int], size: Box = TUBELET) -> np.ndarray:
     """Returns time, row and column of each tubelet, int32 [L, 3], in the order of `tubelets`.
 
     Counted in tubelets, not in frames and pixels.
@@ -96,7 +96,7 @@ def animation(clip: np.ndarray, rate: float, *, scale: int = 8, form: str = "GIF
     return buffer.getvalue()
 
 
-def _grid(shape: ClipShape | list[int], size: Box) -> Box:
+def _grid(shape: Sequence[int], size: Box) -> Box:
     """How many tubelets fit, by time, row and column."""
     if min(size) < 1 or any(whole % part for whole, part in zip(shape, size, strict=False)):
         raise UserError(
@@ -106,5 +106,5 @@ def _grid(shape: ClipShape | list[int], size: Box) -> Box:
     return shape[0] // size[0], shape[1] // size[1], shape[2] // size[2]
 
 
-def _times(shape: ClipShape | list[int] | Box) -> str:
+def _times(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape[:3]))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fm.data.batches import image_batches, text_batches
+from fm.data.batches import piece_batches, text_batches
 from fm.data.groups import Grouped, rows_of
 from fm.errors import UserError
 from fm.model import ModelConfig
@@ -43,7 +43,8 @@ def batches(seed=0):
     place = np.array(list(np.ndindex(2, 3)), np.int32)
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 6)).astype(np.uint8)
     text = text_batches([[p.astype(np.int32) for p in pieces]], batch_size=4, length=8, seed=seed)
-    return Grouped({"text": text, "image": image_batches([images], place, batch_size=2, seed=seed)})
+    image = piece_batches([images], place, batch_size=2, seed=seed, stream="image")
+    return Grouped({"text": text, "image": image})
 
 
 class Pipeline:

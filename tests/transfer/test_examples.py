@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fm.data import tokenizer as bpe
-from fm.transfer.examples import image_rows, take, text_rows
+from fm.transfer.examples import image_rows, take, text_rows, video_rows
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,14 @@ def test_image_rows_hold_the_patches_and_where_they_lie():
     ]
     assert rows["positions"].tolist() == [[[0, 0], [0, 1], [1, 0], [1, 1]]] * 2
     assert rows["segments"].tolist() == [[1] * 4] * 2
+
+
+def test_video_rows_hold_the_tubelets_and_where_they_lie():
+    clips = np.arange(2 * 2 * 2 * 4, dtype=np.uint8).reshape(2, 2, 2, 4, 1)
+    rows = video_rows(clips, (2, 2, 2))
+    assert rows["video"][0].tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
+    assert rows["positions"].tolist() == [[[0, 0, 0], [0, 0, 1]]] * 2
+    assert rows["segments"].tolist() == [[1] * 2] * 2
 
 
 def test_take_takes_rows_of_every_array():
