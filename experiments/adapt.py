@@ -71,7 +71,7 @@ def main(values: flags.FlagValues) -> None:
     asking.check(values, None)
     if size:
         sized(size)
-    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    where = command.data_options(values)
     data = load(name, **where)
     recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("shape"))
     if size:

@@ -103,7 +103,7 @@ def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str
             reason = error.strerror or "not a picture that can be read"
             raise UserError(f"--image={given}: {reason}") from error
         return pixels.to_array(opened, (opened.height, opened.width, channels)), path.name
-    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    where = command.data_options(values)
     data, item = load(given, **where), values["item"].value
     if item >= len(data.test):
         raise UserError(

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -132,8 +133,21 @@ def define_data(values: flags.FlagValues) -> None:
         ("data_dir", None, "folder with prepared TFDS data sets; the user's cache if not given"),
         ("text_column", "text", "column or key with the text, of csv and jsonl files"),
         ("label_column", "label", "column or key with the label, of csv and jsonl files"),
+        ("target_column", "", "column or key with a text to write, in the label's stead"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
+    for name, text in (
+        ("label_field", "which field of file names is the label, as 0 in 7_george_3.wav"),
+        ("speaker_field", "which one is the speaker, of whom none is in both splits, as 1 there"),
+    ):
+        flags.DEFINE_integer(name, None, text, flag_values=values, lower_bound=0)
+
+
+def data_options(values: flags.FlagValues) -> dict[str, Any]:
+    """The flags of `define_data`, as `fm.data.sources.load` takes them."""
+    columns = "text_column", "label_column", "target_column"
+    names = ("data_dir", *columns, "label_field", "speaker_field")
+    return {name: values[name].value for name in names}
 
 
 def out(values: flags.FlagValues) -> pathlib.Path:

@@ -50,7 +50,7 @@ def main(values: flags.FlagValues) -> None:
     """Trains and writes the summary."""
     out = command.out(values)
     name = values["dataset"].value
-    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    where = command.data_options(values)
     if values["size"].value:
         sized(values["size"].value)
     objective = _objective(values["objective"].value) if values["objective"].value else None

@@ -167,7 +167,7 @@ def _task(
     profile: str,
     model: str | None,
 ) -> TaskConfig:
-    where = {key: values[key].value for key in ("data_dir", "text_column", "label_column")}
+    where = command.data_options(values)
     data = load(name, **where)
     recipe = recipes.for_format(data.modality, profile)
     if values["size"].value:

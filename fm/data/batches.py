@@ -81,20 +81,23 @@ def image_batches(
     seed: int,
     weights: Sequence[float] | None = None,
     epochs: int | None = None,
+    stream: str = "image",
 ) -> Batches:
-    """Batches patches of images.
+    """Batches pieces of images, sounds or clips.
 
     Args:
-        sources: for each source uint8 [N, L, P] of `fm.data.pieces.patchify`, same L and P.
-        positions: int32 [L, 2] of `fm.data.pieces.patch_positions`.
-        batch_size: images per batch, B.
+        sources: for each source uint8 or float32 [N, L, P], same L and P, of
+            `fm.data.pieces.patchify` or its like for another format.
+        positions: int32 [L, A] of `fm.data.pieces.patch_positions` or its like.
+        batch_size: examples per batch, B.
         seed: see `text_batches`.
         weights: see `text_batches`.
         epochs: see `text_batches`.
+        stream: of the model, for these pieces.
 
     Returns:
-        Batches of "image" uint8 [B, L, P], "segments" int32 [B, L] of ones, "positions"
-        int32 [B, L, 2].
+        Batches of the pieces [B, L, P] under the stream's name, "segments" int32 [B, L] of ones,
+        "positions" int32 [B, L, A].
 
     Raises:
         UserError: a source is empty, sizes differ, or weights do not fit the sources.
@@ -102,35 +105,36 @@ def image_batches(
     sizes = sorted({source.shape[1:] for source in sources})
     if len(sizes) > 1 or any(size[0] != len(positions) for size in sizes):
         raise UserError(
-            f"image sources hold (patches, values) {', '.join(map(str, sizes))} per image beside "
+            f"sources hold (pieces, values) {', '.join(map(str, sizes))} per example beside "
             f"{len(positions)} positions; all must agree"
         )
     return _batches(
-        [_Images(each, positions) for each in sources], batch_size, seed, weights, epochs
+        [_Pieces(stream, each, positions) for each in sources], batch_size, seed, weights, epochs
     )
 
 
-class _Images:
-    """Random access to images as rows of one segment, as a Grain source of dicts."""
+class _Pieces:
+    """Random access to examples as rows of one segment, as a Grain source of dicts."""
 
-    def __init__(self, patches: np.ndarray, positions: np.ndarray):
-        self._patches = patches
+    def __init__(self, stream: str, pieces: np.ndarray, positions: np.ndarray):
+        self._stream = stream
+        self._pieces = pieces
         self._positions = positions.astype(np.int32)
         self._segments = np.ones(len(positions), np.int32)
 
     def __len__(self) -> int:
-        return len(self._patches)
+        return len(self._pieces)
 
     def __getitem__(self, index: int) -> Batch:
         return {
-            "image": np.asarray(self._patches[index]),
+            self._stream: np.asarray(self._pieces[index]),
             "segments": self._segments,
             "positions": self._positions,
         }
 
 
 def _batches(
-    sources: Sequence[PackedRows | _Images],
+    sources: Sequence[PackedRows | _Pieces],
     batch_size: int,
     seed: int,
     weights: Sequence[float] | None,

@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -16,11 +17,28 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """One exact wheel: its project and version in the package registry, and its SHA-256."""
+    """One exact wheel.
+
+    Attributes:
+        project: in the package registry.
+        version: exact.
+        sha256: of the wheel; of each platform's, where there is one for each.
+    """
 
     project: str
     version: str
-    sha256: str
+    sha256: str | tuple[str, ...]
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The SHA-256 of every wheel that may be fetched."""
+        return (self.sha256,) if isinstance(self.sha256, str) else self.sha256
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the cache."""
+        platform = f"-{sysconfig.get_platform()}" if len(self.hashes) > 1 else ""
+        return f"{self.project}-{self.version}{platform}.whl"
 
 
 def fetch(wheel: Wheel) -> pathlib.Path:
@@ -29,16 +47,16 @@ def fetch(wheel: Wheel) -> pathlib.Path:
     Raises:
         UserError: pip could not download it, or the file in the cache is not the pinned one.
     """
-    target = cache_folder() / "wheels" / f"{wheel.project}-{wheel.version}.whl"
+    target = cache_folder() / "wheels" / wheel.file_name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         print(f"fetching {wheel.project}=={wheel.version} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             _download(wheel, pathlib.Path(scratch)).replace(target)
     found = hashlib.sha256(target.read_bytes()).hexdigest()
-    if found != wheel.sha256:
+    if found not in wheel.hashes:
         raise UserError(
-            f"{target} is corrupt: its SHA-256 is {found}, expected {wheel.sha256}; "
+            f"{target} is corrupt: its SHA-256 is {found}, expected {' or '.join(wheel.hashes)}; "
             "delete it and run again"
         )
     return target
@@ -48,7 +66,8 @@ def _download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
     """Downloads the wheel with pip, which checks the hash too, and returns the one file."""
     pin = f"{wheel.project}=={wheel.version}"
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{pin} --hash=sha256:{wheel.sha256}\n")
+    hashes = "".join(f" --hash=sha256:{sha256}" for sha256 in wheel.hashes)
+    requirements.write_text(f"{pin}{hashes}\n")
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     files = ["--dest", str(folder), "--requirement", str(requirements)]
     command = [sys.executable, "-m", "pip", "download", *options, *files]

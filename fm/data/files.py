@@ -1,5 +1,6 @@
 """Any plain file or folder becomes a TFDS data set, prepared once per content and options."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import media
+from fm.data import archives, media
 from fm.data.cache import cache_folder
+from fm.data.file_names import Fields, told
 from fm.data.folders import read_folder
-from fm.data.hashing import array_digest, keyed, split_by_hash, text_digest
+from fm.data.hashing import array_digest, keyed, split_by_group, split_by_hash, text_digest
 from fm.data.media import Form, Medium
 from fm.data.prepare import prepare
-from fm.data.text_files import ENDINGS, Example, read_text_file
+from fm.data.text_files import ENDINGS as TEXT_ENDINGS
+from fm.data.text_files import Example, read_text_file
 from fm.errors import UserError
 
 __all__ = ["BUILDER_NAME", "ENDINGS", "prepared"]
@@ -26,46 +29,62 @@ BUILDER_NAME = "plain_files"
 TEST_SHARE = 0.2
 # Goes up when the same files would be read differently.
 _VERSION = "1.0.0"
+ENDINGS = (*TEXT_ENDINGS, *archives.ENDINGS)
+_NO_FIELDS = Fields()
 
 # Digest, text or array, label.
 Loaded = tuple[str, str | np.ndarray, str | None]
 
 
 def prepared(
-    path: pathlib.Path, *, text_column: str, label_column: str, target_column: str = ""
+    path: pathlib.Path,
+    *,
+    text_column: str,
+    label_column: str,
+    target_column: str = "",
+    fields: Fields = _NO_FIELDS,
 ) -> Any:
-    """Returns a prepared TFDS builder with the examples of a file or folder.
+    """Returns a prepared TFDS builder with the examples of a file, folder or archive of a folder.
 
     Its features are `text` or a medium's, and `label` unless unlabelled. The split is the one
-    that the folder makes (`fm.data.folders.read_folder`), else 20% test by hash of the content.
+    that the folder makes (`fm.data.folders.read_folder`), else 20% test by speaker, where the
+    names of the files say who speaks, or by hash of the content.
 
     Args:
         path: an existing file or folder.
         text_column: the CSV column or JSON key of the text.
         label_column: that of the label; "" for unlabelled data.
         target_column: that of a text to write, which stands in the label's stead.
+        fields: what the files' names say.
 
     Raises:
         UserError: something about the files is wrong; the message names the file.
     """
-    digest = digest_of(path, _VERSION, (text_column, label_column, target_column))
+    columns = text_column, label_column, target_column
+    digest = digest_of(path, _VERSION, columns, repr(fields))
     label_column = target_column or label_column
     home = cache_folder() / "files" / digest
     done = home / BUILDER_NAME / _VERSION
     if (done / "dataset_info.json").exists():
         return tfds.builder_from_directory(done)
-    if path.is_dir():
-        by_split = read_folder(path, text_column, label_column)
-    else:
-        by_split = {"all": read_text_file(path, text_column, label_column)}
-    medium = _medium(path, by_split)
-    form = _form(path, by_split, medium) if medium else None
-    loaded = {split: [_load(each, medium, form) for each in own] for split, own in by_split.items()}
-    how = "by hash" if "all" in loaded else "official"
-    if target_column and any(label is None for own in loaded.values() for _, _, label in own):
-        raise UserError(f"{path}: no column {target_column!r} with the text to write")
-    loaded = _split(path, loaded["all"], not target_column) if "all" in loaded else loaded
-    classes = [] if target_column else _classes(path, loaded)
+    archive = path.is_file() and archives.is_archive(path)
+    with archives.unpacked(path) if archive else contextlib.nullcontext(path) as inside:
+        if inside.is_dir():
+            by_split = read_folder(inside, text_column, label_column, fields)
+        else:
+            by_split = {"all": told(read_text_file(path, text_column, label_column), fields)}
+        medium = _medium(inside, by_split)
+        form = _form(path, by_split, medium) if medium else None
+        loaded = {
+            split: [_load(each, medium, form) for each in own] for split, own in by_split.items()
+        }
+        if target_column and any(label is None for own in loaded.values() for _, _, label in own):
+            raise UserError(f"{path}: no column {target_column!r} with the text to write")
+        how = "official"
+        if "all" in loaded:
+            groups = [example.group for example in by_split["all"]]
+            loaded, how = _split(inside, loaded["all"], groups, by_label=not target_column)
+        classes = [] if target_column else _classes(inside, loaded)
     return prepare(
         lambda where: PlainFiles(
             loaded=loaded,
@@ -193,8 +212,13 @@ def _load(example: Example, medium: Medium | None, form: Form | None) -> Loaded:
     return array_digest(array), array, example.label
 
 
-def _split(path: pathlib.Path, loaded: list[Loaded], by_label: bool) -> dict[str, list[Loaded]]:
-    """Splits by hash; every label needs two different examples, one for each side."""
+def _split(
+    path: pathlib.Path, loaded: list[Loaded], groups: list[str | None], *, by_label: bool
+) -> tuple[dict[str, list[Loaded]], str]:
+    """Splits by speaker or by hash; returns how, too.
+
+    Every label needs two different examples, one for each side.
+    """
     labels = [label if by_label else None for _, _, label in loaded]
     different: dict[str | None, set[str]] = {}
     for label, (digest, _, _) in zip(labels, loaded, strict=True):
@@ -203,10 +227,18 @@ def _split(path: pathlib.Path, loaded: list[Loaded], by_label: bool) -> dict[str
         if len(digests) < 2:
             named = "holds" if label is None else f"label {label!r} has"
             raise UserError(f"{path}: {named} only one example; at least two different are needed")
-    digests = [digest for digest, _, _ in loaded]
-    number = {label: index for index, label in enumerate(different)}
-    train, test = split_by_hash(digests, [number[label] for label in labels], TEST_SHARE)
-    return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}
+    speakers = [group for group in groups if group is not None]
+    if speakers:
+        if len(set(speakers)) < 2:
+            raise UserError(f"{path}: {speakers[0]!r} is the only speaker; at least two are needed")
+        how = "by speaker"
+        train, test = split_by_group(speakers, TEST_SHARE)
+    else:
+        how = "by hash"
+        digests = [digest for digest, _, _ in loaded]
+        number = {label: index for index, label in enumerate(different)}
+        train, test = split_by_hash(digests, [number[label] for label in labels], TEST_SHARE)
+    return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}, how
 
 
 def _classes(path: pathlib.Path, loaded: dict[str, list[Loaded]]) -> list[str]:

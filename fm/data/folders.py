@@ -4,12 +4,13 @@ import pathlib
 from collections.abc import Iterator
 
 from fm.data import media
+from fm.data.file_names import Fields, gather, told
 from fm.data.text_files import ENDINGS, Example, read_text_file, read_utf8
 from fm.errors import UserError
 
 
 def read_folder(
-    folder: pathlib.Path, text_column: str, label_column: str
+    folder: pathlib.Path, text_column: str, label_column: str, fields: Fields
 ) -> dict[str, list[Example]]:
     """Reads a folder's examples by split.
 
@@ -18,6 +19,8 @@ def read_folder(
         `train.csv` and `test.csv` (or .jsonl, .txt);
         a subfolder per class, of images, sounds, ... or of .txt files (one example per file);
         images, sounds, ... (unlabelled), .txt files (unlabelled), or one .csv or .jsonl file.
+
+    With `fields.label` given, all images, sounds, ... anywhere in it.
 
     Returns:
         Examples under "train" and "test" when the folder makes the split, else under "all".
@@ -28,7 +31,7 @@ def read_folder(
     names = {path.name for path in visible(folder) if path.is_dir()}
     if {"train", "test"} <= names:
         return {
-            split: _read_unsplit(folder / split, text_column, label_column)
+            split: _read_unsplit(folder / split, text_column, label_column, fields)
             for split in ("train", "test")
         }
     if names & {"train", "test"}:
@@ -40,7 +43,7 @@ def read_folder(
                 split: read_text_file(path, text_column, label_column)
                 for split, path in paths.items()
             }
-    return {"all": _read_unsplit(folder, text_column, label_column)}
+    return {"all": _read_unsplit(folder, text_column, label_column, fields)}
 
 
 def visible(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -51,7 +54,15 @@ def visible(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(f"cannot read {folder}: {error.strerror}") from error
 
 
-def _read_unsplit(folder: pathlib.Path, text_column: str, label_column: str) -> list[Example]:
+def _read_unsplit(
+    folder: pathlib.Path, text_column: str, label_column: str, fields: Fields
+) -> list[Example]:
+    if fields.label is not None:
+        return told(gather(folder), fields)
+    return told(_read_plain(folder, text_column, label_column), fields)
+
+
+def _read_plain(folder: pathlib.Path, text_column: str, label_column: str) -> list[Example]:
     entries = visible(folder)
     classes = [path for path in entries if path.is_dir() and media.owner(path) is None]
     if classes:

@@ -1,6 +1,7 @@
 """Names for examples made from their content, and the train/test split that follows from them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -56,6 +57,29 @@ def split_by_hash(
         elif len(own) > 1 and own <= test:
             test.remove(max(own))
     chosen = np.array([digest in test for digest in digests], bool)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples so that no group, a speaker say, is on both sides.
+
+    Groups go to the test split in order of their digests until it has `share` of the examples;
+    the last one stays. The order of the examples does not matter; added groups may move others.
+
+    Args:
+        groups: the group of each example, of at least two.
+        share: least share of test examples.
+
+    Returns:
+        Ascending indices of the train and of the test examples.
+    """
+    ordered = sorted(set(groups), key=text_digest)
+    sizes = Counter(groups)
+    test: set[str] = set()
+    for group in ordered[:-1]:
+        if sum(sizes[each] for each in test) < share * len(groups):
+            test.add(group)
+    chosen = np.array([group in test for group in groups], bool)
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fm.data import image_overlap, text_overlap
+from fm.data import image_overlap, sound_overlap, text_overlap
 from fm.data.splits import Split
 from fm.errors import UserError
 
@@ -14,6 +14,7 @@ from fm.errors import UserError
 _SEARCHES: dict[str, tuple[str, Callable[[Any, Any], np.ndarray]]] = {
     "text": (text_overlap.METHOD, text_overlap.text_matches),
     "image": (image_overlap.METHOD, image_overlap.image_matches),
+    "audio": (sound_overlap.METHOD, sound_overlap.sound_matches),
 }
 
 

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from fm.data import builders, conll, files, tagged
 from fm.data.cache import cache_folder
+from fm.data.file_names import Fields
 from fm.data.hashing import split_by_hash
 from fm.data.media import MEDIA
 from fm.data.prepare import prepare
@@ -34,17 +35,22 @@ def load(
     text_column: str = "text",
     label_column: str = "label",
     target_column: str = "",
+    label_field: int | None = None,
+    speaker_field: int | None = None,
 ) -> Dataset:
     """Loads a data set, preparing and indexing it on first use.
 
     Args:
-        name: a built-in name (`fm.data.builders.NAMES`), a path of a file or folder (plain data or
-            a prepared TFDS data set), or a TFDS name (`name/config:version` works too).
+        name: a built-in name (`fm.data.builders.NAMES`), a path of a file, folder or archive
+            (plain data or a prepared TFDS data set), or a TFDS name (`name/config:version` works
+            too).
         data_dir: where prepared TFDS data sets lie; the user's cache unless given.
         text_column: the column, JSON key or TFDS feature with the text.
         label_column: the one with the label; "" for none.
         target_column: the one with a text to write, which stands in the label's stead; unless
             given, a TFDS feature `target` is one.
+        label_field: of plain files, which field of their names, parted by "_", is the label.
+        speaker_field: which one is the speaker; no speaker is in both splits then.
 
     Returns:
         The data set. The official test split where there is one (a validation split stands in for
@@ -68,9 +74,10 @@ def load(
                 text_column=text_column,
                 label_column=label_column,
                 target_column=target_column,
+                fields=Fields(label_field, speaker_field),
             )
             text_column, label_column, target_column = "text", "label", ""
-    elif name.startswith(("/", "./", "../", "~", "\\")) or path.suffix in _ENDINGS:
+    elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_ENDINGS):
         raise UserError(f"{name}: no such file or folder")
     else:
         builder = _stock_builder(name, folder)

@@ -77,8 +77,8 @@ class Split:
         self, indices: Indices | range, dtype: type[np.generic], axes: int, what: str
     ) -> np.ndarray:
         read = self.inputs(indices)
-        fitting = isinstance(read, np.ndarray) and read.dtype == dtype and read.ndim == axes
-        assert fitting, f"these examples are not {what}"
+        assert isinstance(read, np.ndarray), f"these examples are not {what}"
+        assert read.dtype == dtype and read.ndim == axes, f"these examples are not {what}"
         return read
 
 

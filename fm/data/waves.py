@@ -16,7 +16,7 @@ from scipy.signal import resample_poly
 
 # Speech has little above 8 kHz, and pieces are log-mel frames whatever the rate.
 MOST_HZ = 16_000
-LEAST_HZ = 1_000
+LEAST_HZ = 4_000
 _LIMIT_HZ = 768_000
 
 

@@ -120,6 +120,8 @@ class TaskConfig:
       data_dir: where prepared data sets lie.
       text_column: of files.
       label_column: of files.
+      label_field: of files' names.
+      speaker_field: of files' names.
       fingerprint: of the data as loaded, so that changed files are not taken for the same.
       without: arms of the study that this task has not.
       imported: the model of the imported arm; None if there is none.
@@ -134,6 +136,8 @@ class TaskConfig:
     data_dir: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    label_field: int | None = None
+    speaker_field: int | None = None
     fingerprint: str = ""
     without: tuple[str, ...] = ()
     imported: ImportedConfig | None = None

@@ -70,6 +70,8 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         data_dir=config.data_dir,
         text_column=config.text_column,
         label_column=config.label_column,
+        label_field=config.label_field,
+        speaker_field=config.speaker_field,
     )
     if dataset.train.labels is None or len(dataset.classes) < 2:
         raise UserError(f"{config.dataset} has no labels to learn; a task needs at least 2 classes")
@@ -115,10 +117,11 @@ def _upstream(config: TaskConfig, dataset: Dataset) -> tuple[Split, Leakage]:
             f"--upstream=NAME, or leave upstream out of --arms"
         )
     other = load(config.upstream, data_dir=config.data_dir, text_column=config.text_column)
-    shapes = dataset.info.get("shape"), other.info.get("shape")
-    if other.modality != dataset.modality or shapes[0] != shapes[1]:
+    forms = [(each.info.get("shape"), each.info.get("rate")) for each in (dataset, other)]
+    if other.modality != dataset.modality or forms[0] != forms[1]:
+        own, others = (f"{shape or ''}{f' at {rate:g}' if rate else ''}" for shape, rate in forms)
         raise UserError(
-            f"--upstream={config.upstream} is {other.modality} {shapes[1] or ''}, but "
-            f"{config.dataset} is {dataset.modality} {shapes[0] or ''}; they must be alike"
+            f"--upstream={config.upstream} is {other.modality} {others}, but "
+            f"{config.dataset} is {dataset.modality} {own}; they must be alike"
         )
     return _cleaned(other.train, dataset, config.corpus_items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fm.data.pieces import chunks, patch_positions, patchify
+from fm.data.sounds import Frames, sound_pieces, sound_positions
 from fm.data.tokenizer import Tokenizer
 
 Rows = dict[str, np.ndarray]
@@ -37,12 +38,21 @@ def text_rows(tokenizer: Tokenizer, texts: list[str], length: int, windows: int)
 
 def image_rows(images: np.ndarray, patch: int) -> Rows:
     """Images uint8 [N, height, width, channels] as `image` uint8 [N, L, P] and where they lie."""
-    patches = patchify(images, patch)
-    N, L = patches.shape[:2]
     positions = patch_positions(images.shape[1], images.shape[2], patch)
+    return _rows("image", patchify(images, patch), positions)
+
+
+def audio_rows(sounds: np.ndarray, frames: Frames) -> Rows:
+    """Sounds int16 [N, samples] as `audio` float32 [N, L, P] and when each piece is."""
+    return _rows("audio", sound_pieces(sounds, frames), sound_positions(frames))
+
+
+def _rows(stream: str, pieces: np.ndarray, positions: np.ndarray) -> Rows:
+    """Pieces [N, L, P] at positions [L, A] under a stream's name, one segment a row."""
+    N, L = pieces.shape[:2]
     return {
-        "image": patches,
-        "positions": np.broadcast_to(positions, (N, L, 2)),
+        stream: pieces,
+        "positions": np.broadcast_to(positions, (N, *positions.shape)),
         "segments": np.ones((N, L), np.int32),
     }
 

@@ -9,6 +9,7 @@ from fm.data.builders.docstring_topics import DocstringTopics
 from fm.data.builders.docstrings import Docstrings
 from fm.data.builders.film_reviews import FilmReviews
 from fm.data.builders.photos import Photos
+from fm.data.builders.spoken_words import SpokenWords
 from fm.data.builders.tweet_entities import TweetEntities
 
 NAMES = (
@@ -18,6 +19,7 @@ NAMES = (
     "docstrings",
     "film_reviews",
     "photos",
+    "spoken_words",
     "tweet_entities",
 )
 
@@ -38,6 +40,8 @@ def make(name: str, data_dir: pathlib.Path) -> Any:
             return FilmReviews(**options)
         case "photos":
             return Photos(**options)
+        case "spoken_words":
+            return SpokenWords(**options)
         case "tweet_entities":
             return TweetEntities(**options)
     raise KeyError(name)

@@ -87,8 +87,10 @@ class Audio(Medium):
 
     def fits(self, feature: Any) -> bool:
         """Says whether it is a one-dimensional int16 `Tensor`."""
-        plain = type(feature) is tfds.features.Tensor
-        return plain and len(feature.shape) == 1 and feature.np_dtype == np.int16
+        if type(feature) is not tfds.features.Tensor:
+            return False
+        shape: Any = feature.shape
+        return len(shape) == 1 and feature.np_dtype == np.int16
 
     def declared(self, feature: Any, rate: float | None) -> Form | None:
         """Returns the length, where the feature has one.

@@ -1,0 +1,70 @@
+"""Speech from the espeak-ng shared library, in a process of its own.
+
+This file is run by path, by `fm.data.builders.spoken_words`, and imports the standard library
+alone. The library is C code loaded with ctypes: were it to crash, only this process would.
+
+Usage: python -I espeak.py LIBRARY DATA OUT < utterances
+
+`utterances` is a JSON list of [text, voice, pitch 0..99, speed in words a minute]. OUT becomes
+4-byte little-endian words and samples: the rate in Hz; then for each utterance the number of its
+samples, and these, int16 in the machine's order.
+"""
+
+import ctypes
+import json
+import pathlib
+import struct
+import sys
+
+# From espeak-ng's speak_lib.h.
+_SYNCHRONOUS = 2
+_RATE, _PITCH = 1, 3
+_CHARACTER_POSITION = 1
+_UTF8 = 1
+_OK = 0
+
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+def main(library: str, data: str, out: str) -> None:
+    """Speaks the utterances of stdin; ends the process with one line on stderr if it cannot."""
+    try:
+        speak = ctypes.CDLL(library)
+    except OSError as error:
+        sys.exit(f"the library cannot be loaded: {error}")
+    rate = speak.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), 0)
+    if rate <= 0:
+        sys.exit("the library found no voices")
+    chunks: list[bytes] = []
+
+    @_CALLBACK
+    def collect(samples, count, events) -> int:
+        if samples and count > 0:
+            chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    speak.espeak_SetSynthCallback(collect)
+    with pathlib.Path(out).open("wb") as file:
+        file.write(struct.pack("<I", rate))
+        for text, voice, pitch, speed in json.load(sys.stdin):
+            chunks.clear()
+            encoded = text.encode()
+            done = (
+                speak.espeak_SetVoiceByName(voice.encode()),
+                speak.espeak_SetParameter(_RATE, speed, 0),
+                speak.espeak_SetParameter(_PITCH, pitch, 0),
+                speak.espeak_Synth(
+                    encoded, len(encoded) + 1, 0, _CHARACTER_POSITION, 0, _UTF8, None, None
+                ),
+                speak.espeak_Synchronize(),
+            )
+            if set(done) != {_OK}:
+                sys.exit(f"no speech for {text!r} by {voice!r}: codes {done}")
+            spoken = b"".join(chunks)
+            file.write(struct.pack("<I", len(spoken) // 2) + spoken)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

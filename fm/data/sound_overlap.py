@@ -1,0 +1,68 @@
+"""Sounds that are copies of each other but for loudness, a shift in time, or a little noise."""
+
+import numpy as np
+from scipy import fft
+
+# The thresholds are from synthesised words and recorded digits: copies with noise 20 dB below, of
+# 8 bits or shifted correlate by 0.8 and more; of the distinct sounds the nearest two of one voice do
+# by 0.64, of two voices by 0.55. A copy through a telephone's band, whose phases move, is not found.
+LEAST_SIMILARITY = 0.9
+LEAST_CORRELATION = 0.7
+BANDS = 256
+
+METHOD = (
+    f"amplitude spectra of the whole sounds, in {BANDS} bands, with a cosine of at least "
+    f"{LEAST_SIMILARITY}, confirmed on the waveforms: correlation at the best shift in time at "
+    f"least {LEAST_CORRELATION}; high frequencies raised by 6 dB an octave in both"
+)
+
+_CHUNK = 256
+
+
+def sound_matches(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Finds the pairs that match by `METHOD`.
+
+    Args:
+        pretrain: int16 [N, samples].
+        test: the same, of any length, at the same rate.
+
+    Returns:
+        int64 [pairs, 2]: index into `pretrain`, index into `test`.
+    """
+    length = fft.next_fast_len(pretrain.shape[1] + test.shape[1], real=True)
+    own, others = _spectra(pretrain, length), _spectra(test, length)
+    close = np.argwhere(own @ others.T >= LEAST_SIMILARITY)
+    found = [np.zeros((0, 2), np.int64)]
+    for start in range(0, len(close), _CHUNK):
+        pairs = close[start : start + _CHUNK]
+        alike = correlations(pretrain[pairs[:, 0]], test[pairs[:, 1]]) >= LEAST_CORRELATION
+        found.append(pairs[alike])
+    return np.concatenate(found)
+
+
+def correlations(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns the highest correlation, over shifts, of each pair [pairs, samples], in 0..1."""
+    length = fft.next_fast_len(own.shape[1] + others.shape[1], real=True)
+    one, other = (_normed(_emphasised(each)) for each in (own, others))
+    product = fft.rfft(one, length) * np.conj(fft.rfft(other, length))
+    return fft.irfft(product, length).max(1)
+
+
+def _spectra(sounds: np.ndarray, length: int) -> np.ndarray:
+    """Returns float32 [N, bands] of length 1: the same whenever a sound begins, however loud."""
+    bands = np.empty((len(sounds), BANDS), np.float32)
+    edges = np.linspace(0, length // 2 + 1, BANDS, endpoint=False).astype(int)
+    for start in range(0, len(sounds), _CHUNK):
+        some = _emphasised(sounds[start : start + _CHUNK])
+        power = np.square(np.abs(fft.rfft(some, length)))
+        bands[start : start + _CHUNK] = np.sqrt(np.add.reduceat(power, edges, axis=1))
+    return _normed(bands)
+
+
+def _emphasised(sounds: np.ndarray) -> np.ndarray:
+    """Returns the sounds with high frequencies raised, or a voice's pitch alone would count."""
+    return np.diff(sounds.astype(np.float32), axis=1, prepend=np.float32(0))
+
+
+def _normed(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
