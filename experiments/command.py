@@ -133,6 +133,7 @@ def define_data(values: flags.FlagValues) -> None:
         ("data_dir", None, "folder with prepared TFDS data sets; the user's cache if not given"),
         ("text_column", "text", "column or key with the text, of csv and jsonl files"),
         ("label_column", "label", "column or key with the label, of csv and jsonl files"),
+        ("target_column", "", "column or key with a text to write, in the label's stead"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
     for name, text in (
@@ -144,7 +145,8 @@ def define_data(values: flags.FlagValues) -> None:
 
 def data_options(values: flags.FlagValues) -> dict[str, Any]:
     """The flags of `define_data`, as `fm.data.sources.load` takes them."""
-    names = ("data_dir", "text_column", "label_column", "label_field", "speaker_field")
+    columns = "text_column", "label_column", "target_column"
+    names = ("data_dir", *columns, "label_field", "speaker_field")
     return {name: values[name].value for name in names}
 
 

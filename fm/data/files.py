@@ -54,14 +54,14 @@ def prepared(
         path: an existing file or folder.
         text_column: the CSV column or JSON key of the text.
         label_column: that of the label; "" for unlabelled data.
-        fields: what the files' names say.
         target_column: that of a text to write, which stands in the label's stead.
+        fields: what the files' names say.
 
     Raises:
         UserError: something about the files is wrong; the message names the file.
     """
-    options = (text_column, label_column, target_column, repr(fields))
-    digest = digest_of(path, _VERSION, options)
+    columns = text_column, label_column, target_column
+    digest = digest_of(path, _VERSION, columns, repr(fields))
     label_column = target_column or label_column
     home = cache_folder() / "files" / digest
     done = home / BUILDER_NAME / _VERSION
@@ -78,12 +78,12 @@ def prepared(
         loaded = {
             split: [_load(each, medium, form) for each in own] for split, own in by_split.items()
         }
+        if target_column and any(label is None for own in loaded.values() for _, _, label in own):
+            raise UserError(f"{path}: no column {target_column!r} with the text to write")
         how = "official"
         if "all" in loaded:
             groups = [example.group for example in by_split["all"]]
             loaded, how = _split(inside, loaded["all"], groups, by_label=not target_column)
-        if target_column and any(label is None for own in loaded.values() for _, _, label in own):
-            raise UserError(f"{path}: no column {target_column!r} with the text to write")
         classes = [] if target_column else _classes(inside, loaded)
     return prepare(
         lambda where: PlainFiles(
@@ -175,15 +175,12 @@ def digest_of(path: pathlib.Path, *options: Any) -> str:
 
 def _medium(path: pathlib.Path, by_split: dict[str, list[Example]]) -> Medium | None:
     """Returns the one format of all examples, None for text."""
-    found: dict[Medium | None, str | pathlib.Path] = {}
-    for content in (example.content for examples in by_split.values() for example in examples):
-        medium = media.owner(content) if isinstance(content, pathlib.Path) else None
-        found.setdefault(medium, content)
+    contents = [example.content for examples in by_split.values() for example in examples]
+    found = {media.owner(each) if isinstance(each, pathlib.Path) else None for each in contents}
     if len(found) > 1:
-        nouns = sorted(f"{medium.noun if medium else 'text'}s" for medium in found)
-        named = [f"{each} is among the {medium.noun}s" for medium, each in found.items() if medium]
-        raise UserError(f"{path} mixes {' and '.join(nouns)}; one is needed ({', '.join(named)})")
-    return next(iter(found), None)
+        nouns = sorted(medium.noun if medium else "text" for medium in found)
+        raise UserError(f"{path} mixes {' and '.join(f'{noun}s' for noun in nouns)}; one is needed")
+    return found.pop()
 
 
 def _form(path: pathlib.Path, by_split: dict[str, list[Example]], medium: Medium) -> Form:

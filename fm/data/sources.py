@@ -34,9 +34,9 @@ def load(
     data_dir: str | None = None,
     text_column: str = "text",
     label_column: str = "label",
+    target_column: str = "",
     label_field: int | None = None,
     speaker_field: int | None = None,
-    target_column: str = "",
 ) -> Dataset:
     """Loads a data set, preparing and indexing it on first use.
 
@@ -47,10 +47,10 @@ def load(
         data_dir: where prepared TFDS data sets lie; the user's cache unless given.
         text_column: the column, JSON key or TFDS feature with the text.
         label_column: the one with the label; "" for none.
-        label_field: of plain files, which field of their names, parted by "_", is the label.
-        speaker_field: which one is the speaker; no speaker is in both splits then.
         target_column: the one with a text to write, which stands in the label's stead; unless
             given, a TFDS feature `target` is one.
+        label_field: of plain files, which field of their names, parted by "_", is the label.
+        speaker_field: which one is the speaker; no speaker is in both splits then.
 
     Returns:
         The data set. The official test split where there is one (a validation split stands in for

@@ -15,12 +15,13 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from fm.evaluation.entities import Tags, decode
 from fm.evaluation.logistic import MAX_ITERATIONS, log_grid
 
 # Powers of ten of the inverse penalty C.
-C_RANGE = (-1, 2)
+C_RANGE = (0, 3)
 COLUMNS = 2**18
 
 _RUN = re.compile(r"(.)\1+")
@@ -66,7 +67,9 @@ def fit(sentences: Sequence[Sequence[str]], tags: Tags, config: dict[str, float]
     # Hashed into many columns, of which a fit keeps those in use: small budgets stay quick.
     columns = np.unique(matrix.indices)
     model: Any = LogisticRegression(C=config["C"], max_iter=MAX_ITERATIONS)
-    model.fit(matrix[:, columns], wanted)
+    # L-BFGS on vectors this short spends its time waiting for threads.
+    with threadpool_limits(1):
+        model.fit(matrix[:, columns], wanted)
     return Tagger(columns, model, tuple(model.classes_))
 
 

@@ -17,7 +17,7 @@ from fm.transfer import views
 from fm.transfer.examples import Rows
 from fm.transfer.sweep import BATCH_SIZE, Read, sweep
 
-POOLS = ("mean", "last", "mean+last", "concat")
+POOLS = ("mean", "last", "mean+last", "concat", "each")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Reading:
     Attributes:
       pool: "mean" over the pieces, the "last" piece, both side by side ("mean+last"), or "concat"
         of all pieces (rows of one fixed length, such as pictures, where what stands where
-        matters).
+        matters), or "each": a vector for every piece, for tags.
       view: with "mean", a row of more than this many pieces is read as several thinned views,
         every so-manieth piece in each, that do not see each other: what a model pretrained on a
         sparse part of the pieces is used to, and attention stays cheap. 0 reads all at once.
@@ -88,7 +88,7 @@ def pooled(
 
     Returns:
       N + 2 arrays [B, E]: the residual before and after each layer, then the final output;
-      E = L D for "concat", else D for each part of the pool.
+      E = L D for "concat", else D for each part of the pool. For "each" [B, L, D].
     """
     depths = _summed(params, rows, config, reading)
     if reading.pool != "mean":
@@ -105,6 +105,8 @@ def _summed(params, rows, config, reading) -> list[jax.Array]:
     mask = Mask(causal, q_segments=segments, kv_segments=segments) if text else Mask(causal)
     outputs = forward(params, rows, config, mask=mask)
     depths = [x.astype(jnp.float32) for x in (*outputs["layers"], outputs["final"])]
+    if reading.pool == "each":
+        return depths
     if reading.pool == "concat":
         return [x.reshape(len(x), -1) for x in depths]
     filled_BL = segments > 0
@@ -159,6 +161,8 @@ def features(
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """Features of any number of rows, view by view, float32 [N, depths read, E].
+
+    With the pool "each", [N, depths read, L, E].
 
     Args:
       params: of the model.

@@ -15,6 +15,7 @@ import optax
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS, ModelConfig
 from fm.transfer import lora
+from fm.transfer.descent import descend, order, pad
 from fm.transfer.examples import Rows
 from fm.transfer.features import Reading, features, pooled
 from fm.transfer.sweep import BATCH_SIZE
@@ -51,6 +52,8 @@ class FinetuneConfig:
                 f"fine-tuning takes steps={self.steps} and batch_size={self.batch_size} of at "
                 f"least 1, keep={self.keep} and epochs={self.epochs} of at least 0"
             )
+        if self.keep and self.reading.pool == "each":
+            raise UserError(f"keep={self.keep} must be 0 where each piece has a label of its own")
 
     def updates(self, labels: int) -> int:
         """Updates of a run on so many labels."""
@@ -69,7 +72,10 @@ def init_head(rows: Rows, model: ModelConfig, classes: int, reading: Reading) ->
 def logits(
     tuned: dict, rows: dict[str, jax.Array], model: ModelConfig, reading: Reading
 ) -> jax.Array:
-    """Unnormalised log probabilities of the classes, float32 [B, classes]."""
+    """Unnormalised log probabilities of the classes, float32 [B, classes].
+
+    Where the reading is of each piece, [B, L, classes].
+    """
     return _score(tuned["head"], pooled(tuned["model"], rows, model, reading)[-1])
 
 
@@ -95,7 +101,7 @@ def finetune(
     Args:
       params: start of the model.
       rows: n labelled examples.
-      labels: int [n].
+      labels: int [n]; [n, L] where the reading is of each piece, -1 for those without a label.
       model: architecture.
       config: see `FinetuneConfig`.
       classes: number of classes.
@@ -139,23 +145,19 @@ def _arguments(
 ) -> tuple[dict, tuple]:
     """The heads that are set aside, and what `_run` takes."""
     n = len(labels)
-    draws = np.random.default_rng([seed, n])
-    most = config.updates(capacity)
-    passes = -(-most * config.batch_size // n)
-    order = np.concatenate([draws.permutation(n) for _ in range(passes)])
-    order_SB = order[: most * config.batch_size].reshape(most, -1)
+    order_SB = order(n, config.updates(capacity), config.batch_size, seed)
     # What predicts pieces gets no gradient here: set aside, it costs no update either.
     idle, used = _apart(params["streams"])
     start = {**params, "streams": used}
     trained, frozen = apart(start, rows, model, config, classes=classes, seed=seed)
-    padded = {key: _pad(value, capacity) for key, value in rows.items()}
+    padded = {key: pad(value, capacity) for key, value in rows.items()}
     # The rate and the number of steps enter as data: one compiled program for all of them.
     shapes = dataclasses.replace(config, learning_rate=0.0)
     return idle, (
         trained,
         frozen,
         padded,
-        _pad(np.asarray(labels, np.int32), capacity),
+        pad(np.asarray(labels, np.int32), capacity),
         order_SB,
         jax.random.key(seed),
         jnp.float32(config.learning_rate),
@@ -239,39 +241,27 @@ def _apart(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
 
 @functools.partial(jax.jit, static_argnames=("model", "config"))
 def _run(trained, frozen, rows, labels, order_SB, rng, peak, steps, model, config):
-    rule = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.scale_by_adam(b2=0.98),
-        optax.add_decayed_weights(config.weight_decay),
-    )
-
     def loss(trained, batch, targets):
         tuned = _whole(trained, frozen, config)
-        nats = optax.softmax_cross_entropy_with_integer_labels(
-            logits(tuned, batch, model, config.reading), targets
-        )
-        return jnp.mean(nats)
+        return mean_nats(logits(tuned, batch, model, config.reading), targets)
 
-    def step(number, carry):
-        trained, state = carry
+    def gradient(trained, number):
         chosen = order_SB[number]
         batch = {key: value[chosen] for key, value in rows.items()}
         if config.keep:
             batch = _some_pieces(batch, jax.random.fold_in(rng, number), config.keep)
-        grads = jax.grad(loss)(trained, batch, labels[chosen])
-        updates, state = rule.update(grads, state, trained)
-        rate = -peak * _rate(number, steps)
-        return optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates)), state
+        return jax.grad(loss)(trained, batch, labels[chosen])
 
-    return jax.lax.fori_loop(0, steps, step, (trained, rule.init(trained)))[0]
+    return descend(gradient, trained, peak, steps, config.weight_decay)
 
 
-def _rate(number: jax.Array, steps: jax.Array) -> jax.Array:
-    """Share of the peak rate: linear over the first tenth, then half a cosine down to zero."""
-    warm = jnp.maximum(1, steps // 10)
-    rising = (number + 1) / warm
-    falling = 0.5 * (1.0 + jnp.cos(jnp.pi * (number - warm) / jnp.maximum(1, steps - warm)))
-    return jnp.where(number < warm, rising, falling)
+def mean_nats(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy of labels, int [B]; or of those that are not -1, int [B, L]."""
+    nats = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(labels, 0))
+    if labels.ndim == 1:
+        return jnp.mean(nats)
+    labelled = labels >= 0
+    return jnp.sum(nats * labelled) / jnp.maximum(jnp.sum(labelled), 1)
 
 
 def _some_pieces(batch: dict[str, jax.Array], rng: jax.Array, keep: int) -> dict[str, jax.Array]:
@@ -296,10 +286,19 @@ def predict(
     reading: Reading,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """The most likely class of every row, int [N]."""
+    """The most likely class of every row, int [N]; of every piece [N, L] if read so."""
+    made = scores(tuned, rows, model, reading=reading, batch_size=batch_size)
+    return made.argmax(axis=-1)
+
+
+def scores(
+    tuned: dict,
+    rows: Rows,
+    model: ModelConfig,
+    *,
+    reading: Reading,
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
+    """Unnormalised log probabilities of every row's classes, as `logits` but of any number."""
     made = features(tuned["model"], rows, model, reading=reading, last=True, batch_size=batch_size)
-    return _score(jax.device_get(tuned["head"]), made[:, 0]).argmax(axis=-1)
-
-
-def _pad(value: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([value, np.repeat(value[:1], length - len(value), axis=0)])
+    return _score(jax.device_get(tuned["head"]), made[:, 0])

@@ -1,0 +1,200 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.attention import Mask
+from fm.data import tokenizer as tokenizers
+from fm.errors import UserError
+from fm.model import streams
+from fm.model.config import ModelConfig
+from fm.model.transformer import forward, init
+from fm.training import objectives
+from fm.transfer import answering, instructions
+from fm.transfer.finetune import FinetuneConfig
+from fm.transfer.instructed import instruct, mean_nats
+from fm.transfer.instructions import Asker, Instruction, prefix, rows, segments
+
+SHAPE = Instruction("colour", ("which colour?", "say the colour", "name it"), ("red", "blue"))
+CONFIG = FinetuneConfig(learning_rate=1e-2, steps=60, batch_size=8)
+SIZES = {"depth": 1, "width": 16, "heads": 2, "kv_heads": 2, "hidden": 32}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = "which colour say the colour name it red blue first last word answer: none one two "
+    return tokenizers.train([words * 3], 320)
+
+
+@pytest.fixture(scope="module")
+def text(tokenizer):
+    return Asker(tokenizer, ModelConfig(**SIZES, vocab=tokenizer.vocab_size), 32)
+
+
+@pytest.fixture(scope="module")
+def mixed(tokenizer):
+    model = ModelConfig(**SIZES, vocab=tokenizer.vocab_size, continuous=(("image", 3),), axes=3)
+    return Asker(tokenizer, model, 32)
+
+
+def pictures(count, seed=0):
+    """Four pieces each, dark (0) or bright (1)."""
+    labels = np.random.default_rng(seed).integers(0, 2, count)
+    pieces = (60 + 130 * labels[:, None, None]) * np.ones((count, 4, 3))
+    places = np.array(list(np.ndindex(2, 2)), np.int32)
+    return segments("image", pieces.astype(np.uint8), places), labels
+
+
+def test_an_example_is_instruction_input_answer(text, tokenizer):
+    (row,) = text.examples(["say it"], ["the word"], ["red"])
+    assert tokenizer.decode(row["tokens"]) == "say it\nthe word\nanswer: red"
+    assert (row["tokens"][0], row["tokens"][-1]) == (tokenizer.bos, tokenizer.eos)
+    answered = row["tokens"][row["answer"]]
+    assert answered.tolist() == text.answers(["red"])[0].tolist()
+    assert row["positions"][:, 0].tolist() == list(range(len(row["tokens"])))
+
+
+def test_an_input_of_another_format(mixed, tokenizer):
+    (row,) = mixed.examples(["say"], pictures(1)[0], ["red"])
+    at = len(tokenizer.encode(["say"])[0]) + 1
+    image = row["modality"] == 1
+    assert image.tolist() == [at <= place < at + 5 for place in range(len(image))]
+    # A start piece, then the picture's rows and columns from where it begins.
+    assert row["positions"][image].tolist()[1:] == [
+        [at + 1, at + 1, at + 1], [at + 1, at + 1, at + 2],
+        [at + 1, at + 2, at + 1], [at + 1, at + 2, at + 2],
+    ]  # fmt: skip
+    # What follows begins at one past the largest coordinate.
+    assert row["positions"][at + 5].tolist() == [at + 3] * 3
+    assert not row["answer"][image].any()
+
+
+def test_a_long_text_is_cut_and_nothing_else(text, tokenizer):
+    short, long = (
+        text.examples(["say it"], ["the word " * 40], ["red"], room=room)[0] for room in (0, 12)
+    )
+    assert len(short["tokens"]) == 32
+    assert tokenizer.decode(long["tokens"]).startswith("say it\nthe word")
+    assert tokenizer.decode(long["tokens"]).endswith("\nanswer: red")
+    assert len(long["tokens"]) == 20 + len(text.answers(["red"])[0])
+    with pytest.raises(UserError, match="32 pieces leave 0 for the input"):
+        text.examples(["say it " * 20], ["the word"], ["red"])
+
+
+def test_rows_hold_examples_apart(text, mixed):
+    examples = text.examples(["say it"] * 3, ["one", "two", "one two"], ["red", "blue", "red"])
+    packed = rows(examples, text.model, 64, share_rows=True)
+    assert len(packed["tokens"]) < 3 and "modality" not in packed
+    assert packed["positions"].shape == packed["tokens"].shape
+    single = rows(examples, text.model, 32, share_rows=False)
+    assert len(single["tokens"]) == 3 and set(np.unique(single["segments"])) == {0, 1}
+    ends = prefix(single)
+    for n in range(3):
+        assert single["answer"][n].nonzero()[0][0] == ends[n]
+    images, _ = pictures(2)
+    both = rows(mixed.examples(["say"] * 2, images, ["red", "blue"]), mixed.model, 40,
+                share_rows=False)  # fmt: skip
+    assert both["image"].shape == (2, 40, 3) and both["positions"].shape == (2, 40, 3)
+
+
+def test_wordings():
+    assert SHAPE.held_out == "name it" and set(SHAPE.drawn(50, seed=0)) == set(SHAPE.trained)
+    assert SHAPE.drawn(9, seed=1) == SHAPE.drawn(9, seed=1) != SHAPE.drawn(9, seed=2)
+    for wordings, answers in ((("a",), None), (("a", "a"), None), (("a", "b"), ("x", " "))):
+        with pytest.raises(UserError, match=r"'t' takes two (wordings|answers) or more"):
+            Instruction("t", wordings, answers)
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_the_loss_is_that_of_the_answers(mixed, both_ways):
+    images, _ = pictures(3)
+    examples = mixed.examples(["say", "", "which colour?"], images, ["red", "blue", "one two"])
+    batch = rows(examples, mixed.model, 32, share_rows=not both_ways)
+    if both_ways:
+        batch |= {"prefix": prefix(batch)}
+    params = init(jax.random.key(0), mixed.model)
+    head = jax.random.normal(jax.random.key(1), params["streams"]["token_head"].shape)
+    params["streams"]["token_head"] = head
+
+    @jax.jit
+    @jax.value_and_grad
+    def expected(params):
+        nats, count = objectives.next_piece(params, batch, mixed.model)
+        return nats / count
+
+    most = int(batch["answer"].sum(axis=1).max())
+    found = jax.jit(jax.value_and_grad(lambda params: mean_nats(params, batch, mixed.model, most)))(
+        params
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5),
+        found,
+        expected(params),
+    )
+
+
+def by_hand(params, asker, wording, given, candidate):
+    """Log probability of an answer, one example alone, all in one pass."""
+    (row,) = asker.examples([wording], [given], [candidate])
+    length = len(row["answer"])
+    batch = rows([row], asker.model, length, share_rows=False)
+    final = forward(params, batch, asker.model, mask=Mask(causal=True))["final"]
+    nats = jax.nn.log_softmax(streams.token_logits(params["streams"], final[0]))
+    places = np.flatnonzero(row["answer"])
+    return float(sum(nats[place - 1, row["tokens"][place]] for place in places))
+
+
+def test_follows_instructions_in_two_formats(mixed):
+    """One model: the colour of a picture, the first or the last word of a text, as asked."""
+    images, labels = pictures(24)
+    draws = np.random.default_rng(3).integers(0, 2, (24, 2))
+    texts = [f"{' '.join(('one', 'two')[d] for d in own)}" for own in draws]
+    colours = [SHAPE.answers[label] for label in labels]
+    asked = ["first word", "last word"]
+    examples = mixed.examples(SHAPE.drawn(24, 0), images, colours)
+    for place, wording in enumerate(asked):
+        own = [text.split()[place] for text in texts]
+        examples += mixed.examples([wording] * 24, texts, own)
+    made = rows(examples, mixed.model, 40, share_rows=True)
+    start = init(jax.random.key(0), mixed.model)
+    params = instruct(
+        start, made, mixed.model, FinetuneConfig(learning_rate=2e-2, steps=250, batch_size=16),
+        seed=0, capacity=len(made["tokens"]),
+    )  # fmt: skip
+    for name in ("image_head", "image_bias"):
+        assert np.array_equal(params["streams"][name], start["streams"][name])
+
+    images, labels = pictures(10, seed=1)
+    scored = answering.closed(params, mixed, ["which colour?"] * 10, images, SHAPE.answers)
+    assert scored.shape == (10, 2) and scored.argmax(axis=1).tolist() == labels.tolist()
+    for place, wording in enumerate(asked):
+        own = [text.split()[place] for text in texts]
+        assert answering.write(params, mixed, [wording] * 24, texts, most=4) == own
+    longer = answering.closed(params, mixed, ["", "say"], images[:2], ["red", "one two", "blue"])
+    for n, wording in enumerate(["", "say"]):
+        for column, candidate in enumerate(["red", "one two", "blue"]):
+            expected = by_hand(params, mixed, wording, images[n], candidate)
+            assert longer[n, column] == pytest.approx(expected, abs=2e-3)
+    # One token each: one pass, and the end is not counted.
+    assert np.all(scored[:2, 0] + 1e-4 >= by_hand(params, mixed, "which colour?", images[0], "red")
+                  ) or len(mixed.answers(["red"])[0]) > 2  # fmt: skip
+
+
+def test_answers_that_are_the_same_tokens_are_refused(text):
+    params = init(jax.random.key(0), text.model)
+    with pytest.raises(UserError, match="cannot tell the answers red, red  apart"):
+        answering.closed(params, text, ["say"], ["one"], ["red", "red "])
+
+
+def test_reading_both_ways_changes_what_is_read(text):
+    params = init(jax.random.key(0), text.model)
+    head = jax.random.normal(jax.random.key(1), params["streams"]["token_head"].shape)
+    params["streams"]["token_head"] = jnp.asarray(head)
+    one, two = (
+        answering.closed(params, text, ["say"], ["one two"], ["red", "blue"], both_ways=both)
+        for both in (False, True)
+    )
+    assert not np.allclose(one, two)
+    written = answering.write(params, text, ["say"] * 2, ["one", "two"], most=3, both_ways=True)
+    assert len(written) == 2
+    assert instructions.ANSWER not in written[0]
