@@ -23,6 +23,7 @@ from fm.errors import UserError
 from fm.training import allocator
 from fm.training.interrupt import Interrupted
 
+NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 _KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
 
 Define = Callable[[flags.FlagValues], None]
@@ -153,3 +154,16 @@ def data_options(values: flags.FlagValues) -> dict[str, Any]:
 def out(values: flags.FlagValues) -> pathlib.Path:
     """The output folder."""
     return pathlib.Path(values["out"].value).expanduser()
+
+
+def weights(flag: str, text: str | None, names: Sequence[str]) -> dict[str, float]:
+    """Weights by name out of a flag like `digits:1,photos:2`, 1 where none is given."""
+    found = dict.fromkeys(names, 1.0)
+    for part in text.split(",") if text else ():
+        name, _, weight = part.rpartition(":")
+        if name not in found or not re.fullmatch(NUMBER, weight) or not float(weight):
+            raise UserError(
+                f"{flag}={text}: takes weights above 0 of {', '.join(names)}, such as {names[0]}:2"
+            )
+        found[name] = float(weight)
+    return found

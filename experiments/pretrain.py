@@ -30,8 +30,6 @@ from fm.training.objectives import Objective
 from fm.training.run import Trained
 from fm.training.state import params_digest
 
-_NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
-
 
 def define(values: flags.FlagValues) -> None:
     """Data, model, length."""
@@ -109,7 +107,9 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
     for name in ("steps", "batch_size"):
         if values[name].value is not None:
             recipe = dataclasses.replace(recipe, **{name: values[name].value})
-    weights = _mixture(values["mixture"].value, names)
+    if len(set(names)) < len(names):
+        raise UserError(f"--dataset={','.join(names)}: takes each data set once")
+    weights = command.weights("--mixture", values["mixture"].value, names)
     captioned = values["captioned"].value
     if not set(captioned) <= set(names):
         raise UserError(f"--captioned={','.join(captioned)}: takes some of {', '.join(names)}")
@@ -139,22 +139,6 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
         checkpoint_every=values["checkpoint_every"].value,
     )
     _write(trained, config, out)
-
-
-def _mixture(text: str | None, names: list[str]) -> dict[str, float]:
-    """Weights by data set, 1 where none is given."""
-    weights = dict.fromkeys(names, 1.0)
-    if len(weights) < len(names):
-        raise UserError(f"--dataset={','.join(names)}: takes each data set once")
-    for part in text.split(",") if text else ():
-        name, _, weight = part.rpartition(":")
-        if name not in weights or not re.fullmatch(_NUMBER, weight) or not float(weight):
-            raise UserError(
-                f"--mixture={text}: takes weights above 0 of {', '.join(names)}, such as "
-                f"{names[0]}:2,{names[1]}:1"
-            )
-        weights[name] = float(weight)
-    return weights
 
 
 def _write(trained: Trained, config: dict, out: pathlib.Path) -> None:
@@ -200,7 +184,7 @@ def _objective(text: str) -> Objective:
     shares = {"next": 0.0, "masked": 0.0, "bag": 0.0}
     for part in text.split(","):
         name, _, share = part.partition(":")
-        if name not in shares or not re.fullmatch(_NUMBER, share):
+        if name not in shares or not re.fullmatch(command.NUMBER, share):
             raise UserError(
                 f"--objective={text}: takes shares of next, masked, bag, such as next:0.1,bag:0.9"
             )

@@ -130,7 +130,7 @@ def _check(values: flags.FlagValues) -> None:
     if values["size"].value:
         sized(values["size"].value)
     if values["budgets"].value is not None:
-        _numbers("--budgets", values["budgets"].value)
+        numbers("--budgets", values["budgets"].value)
 
 
 def _model(values: flags.FlagValues, default: str | None) -> str | None:
@@ -185,7 +185,7 @@ def _task(
     return TaskConfig(
         dataset=name,
         upstream=upstream,
-        budgets=_numbers("--budgets", budgets),
+        budgets=numbers("--budgets", budgets),
         recipe=fitted(recipe, data.info.get("shape")),
         test_items=values["test_items"].value or (200 if profile == "quick" else 1000),
         corpus_items=3000 if profile == "quick" else None,
@@ -211,7 +211,8 @@ def fitted(recipe: Recipe, shape: list[int] | None) -> Recipe:
     return recipes.with_patch(recipe, sides[0])
 
 
-def _numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
+def numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
+    """Whole numbers above 0, ascending, out of a flag."""
     if not texts or not all(re.fullmatch(r" *0*[1-9][0-9]{0,8} *", text) for text in texts):
         raise UserError(f"{flag}={','.join(texts)}: takes whole numbers above 0, such as 20,100")
     numbers = sorted({int(text) for text in texts})

@@ -233,10 +233,14 @@ class Network:
     def _test(self) -> np.ndarray:
         return np.arange(self.test_from, len(self.rows["segments"]))
 
+    def lock(self, key: int) -> threading.Lock:
+        """Held while what belongs to a starting point is computed."""
+        return self._locks[key]
+
     def features_of(self, seed: int, wanted: np.ndarray) -> np.ndarray:
         """Features of the wanted rows from the seed's starting parameters, each computed once."""
         key = seed % len(self.checkpoints) if self.checkpoints else seed
-        with self._locks[key]:
+        with self.lock(key):
             known = self._features.setdefault(key, {})
             missing = [row for row in wanted.tolist() if row not in known]
             if missing:

@@ -20,6 +20,8 @@ from fm.transfer.tagging import (
     fit_tag_probe,
     piece_labels,
     predict_tags,
+)
+from fm.transfer.tagging import (
     word_features as frozen_word_features,
 )
 
@@ -67,9 +69,7 @@ class TagNetwork:
             own = [features[n] for n in drawn]
             probe = fit_tag_probe(own, [self.tags[n] for n in drawn], setting)
             return probe.predict([features[n] for n in wanted])
-        labels = piece_labels(
-            self.sentences.take(drawn), [self.tags[n] for n in drawn], self.names
-        )
+        labels = piece_labels(self.sentences.take(drawn), [self.tags[n] for n in drawn], self.names)
         tuned = self.network.tune(drawn, labels, seed, setting)
         reading = self.network.recipe.finetune.reading
         return predict_tags(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from fm.evaluation.label_efficiency import Equivalent, label_multiplier
 from fm.evaluation.ledger import distinct_flops, ledger_row
 from fm.evaluation.statistics import holm, paired_difference
 from fm.study import kinds
-from fm.study.arms import Fed
 from fm.study.cells import Cell
 from fm.study.tasks import Task
 from fm.training.run import Trained
 
 Row = dict[str, Any]
+# The pretraining runs of each arm that has any.
+Pretraining = Mapping[str, list[Trained]]
 
 
 def scores(cell: Cell, task: Task) -> np.ndarray:
@@ -24,11 +26,11 @@ def scores(cell: Cell, task: Task) -> np.ndarray:
     return kinds.scores(cell.predictions, task.test, task.kind)
 
 
-def cell_rows(cells: list[Cell], task: Task, fed: dict[str, Fed]) -> list[Row]:
+def cell_rows(cells: list[Cell], task: Task, pretraining: Pretraining) -> list[Row]:
     """One row per arm, budget and seed."""
     rows = []
     for cell in cells:
-        runs = fed[cell.arm].runs if cell.arm in fed else []
+        runs = pretraining.get(cell.arm, [])
         chosen = next(t["validation"] for t in cell.trials if t["config"] == cell.setting)
         for seed, value in enumerate(scores(cell, task).mean(axis=1)):
             rows.append(
@@ -58,15 +60,21 @@ def _pretrained(arm: str, runs: list[Trained], seed: int) -> float | None:
     return runs[seed % len(runs)].flops if runs else 0.0
 
 
-def comparisons(cells: list[Cell], task: Task) -> list[Row]:
-    """Every arm against scratch, and every pretrained arm against classical, per budget."""
+def comparisons(
+    cells: list[Cell], task: Task, pairs: Sequence[tuple[str, str]] | None = None
+) -> list[Row]:
+    """Every arm against scratch, and every pretrained arm against classical, per budget.
+
+    Or the pairs of arm and baseline given, those that are there.
+    """
     at = {(cell.arm, cell.labels): scores(cell, task) for cell in cells}
     arms = list(dict.fromkeys(cell.arm for cell in cells))
-    pairs = [(arm, "scratch") for arm in arms if arm != "scratch"]
-    pairs += [(arm, "classical") for arm in arms if arm not in ("scratch", "classical")]
+    if pairs is None:
+        pairs = [(arm, "scratch") for arm in arms if arm != "scratch"]
+        pairs += [(arm, "classical") for arm in arms if arm not in ("scratch", "classical")]
     rows = []
     for arm, baseline in pairs:
-        if baseline not in arms:
+        if not {arm, baseline} <= set(arms):
             continue
         for labels in task.config.budgets:
             pair = at[arm, labels], at[baseline, labels]
@@ -113,13 +121,15 @@ def equivalents(cells: list[Cell], task: Task, steps: dict[str, int | None]) -> 
     ]
 
 
-def ledger(cells: list[Cell], task: Task, fed: dict[str, Fed], multipliers: list[Row]) -> list[Row]:
+def ledger(
+    cells: list[Cell], task: Task, pretraining: Pretraining, multipliers: list[Row]
+) -> list[Row]:
     """What each arm cost at the smallest budget, and when its pretraining pays back."""
     budgets = task.config.budgets
     at = {(cell.arm, cell.labels): cell for cell in cells}
     rows = []
     for arm in dict.fromkeys(cell.arm for cell in cells):
-        cell, runs = at[arm, budgets[0]], fed[arm].runs if arm in fed else []
+        cell, runs = at[arm, budgets[0]], pretraining.get(arm, [])
         known = [row for row in multipliers if (row["arm"], row["labels"]) == (arm, budgets[0])]
         distinct = None, "scratch is what the others are held against"
         if arm == "classical":

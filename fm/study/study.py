@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fm.attention import Mask, choose
 from fm.errors import UserError
@@ -84,7 +83,7 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         results["methods"] += methods.rows(task, fed, brought.get(task.name), measured)
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
-    _write_predictions(done, out / "predictions.csv")
+    write_predictions(done, out / "predictions.csv")
     return results
 
 
@@ -98,15 +97,16 @@ def _collect(
     """Adds what one task showed."""
     curves, steps = exhibits.adaptation_curves(task, fed, cells, curve_seeds)
     multipliers = evidence.equivalents(cells, task, steps)
-    results["cells"] += evidence.cell_rows(cells, task, fed)
+    pretraining = {arm: each.runs for arm, each in fed.items()}
+    results["cells"] += evidence.cell_rows(cells, task, pretraining)
     results["comparisons"] += evidence.comparisons(cells, task)
     results["equivalents"] += multipliers
-    results["ledger"] += evidence.ledger(cells, task, fed, multipliers)
+    results["ledger"] += evidence.ledger(cells, task, pretraining, multipliers)
     results["leakage"] += evidence.leakage_rows(task)
     results["curves"] += exhibits.pretraining_curves(task, fed) + curves
     results["samples"] += exhibits.samples(task, fed)
     results["mistakes"] += exhibits.mistakes(task, cells)
-    results["tasks"].append(_about(task))
+    results["tasks"].append(about(task))
     for each in fed.values():
         results["attention"][task.name] = _kernel(each, task.config.recipe.batch_size)
 
@@ -122,7 +122,8 @@ def _kernel(fed: arms.Fed, batch_size: int) -> str:
     return model.attention or choose(q, k, mask)
 
 
-def _about(task: Task) -> dict[str, Any]:
+def about(task: Task) -> dict[str, Any]:
+    """A task as results describe it."""
     info = task.dataset.info
     return {
         "name": task.name,
@@ -206,7 +207,7 @@ def read_results(out: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _write_predictions(done: list[tuple[Task, list[Cell]]], path: pathlib.Path) -> None:
+def write_predictions(done: list[tuple[Task, list[Cell]]], path: pathlib.Path) -> None:
     """One row per cell, seed and test item.
 
     Of entities the truth is their number, and the prediction "found rightly/predicted"; of texts

@@ -1,0 +1,115 @@
+"""One model for many tasks over four formats, against a network for each.
+
+    python -m experiments.unify
+    python -m experiments.unify --profile=quick --tasks=film_reviews,digits,spoken_words
+
+Pretrains a model of each format alone and one of all together, adapts each to every task by labels,
+tunes the joint one to follow instructions on all tasks at once, and writes a report. The same
+command again goes on where it stopped, or says that it is finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from absl import flags
+
+from experiments import command, studies
+from fm.data.sources import load
+from fm.errors import UserError
+from fm.study import recipes
+from fm.study.config import TaskConfig
+from fm.study.kinds import kind_of
+from fm.study.tasks import short_name
+from fm.study.unify import recipes as defaults
+from fm.study.unify.config import ARMS, UnifyConfig
+from fm.study.unify.run import run
+
+_BUDGETS = {"quick": ("30",), "default": ("30", "100", "300"), "full": ("30", "100", "300", "1000")}
+
+
+def define(values: flags.FlagValues) -> None:
+    """Tasks, mixture, budgets."""
+    flags.DEFINE_list("tasks", list(defaults.TASKS), "names, files or folders", flag_values=values)
+    flags.DEFINE_list("arms", list(ARMS), f"some of {', '.join(ARMS)}", flag_values=values)
+    flags.DEFINE_string(
+        "mixture", None, "weights of rows, such as film_reviews:2,digits:1", flag_values=values
+    )
+    flags.DEFINE_list("budgets", None, "numbers of labels of each task", flag_values=values)
+    flags.DEFINE_integer(
+        "seeds", None, "runs per cell; 8, or 2 if quick", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "test_items", None, "of each task at most; 300, or 60 if quick", flag_values=values,
+        lower_bound=2,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "steps", None, "of pretraining, instead of the profile's", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
+    )
+    command.define_data(values)
+    command.define_out(values, "runs/unify")
+
+
+def configure(values: flags.FlagValues) -> UnifyConfig:
+    """The study that the flags describe.
+
+    Raises:
+      UserError: a flag names something that is not there, or does not fit.
+    """
+    profile = values["profile"].value
+    quick = profile == "quick"
+    names = values["tasks"].value
+    joint = recipes.joint(profile)
+    if values["steps"].value:
+        joint = dataclasses.replace(joint, steps=values["steps"].value)
+    budgets = studies.numbers("--budgets", values["budgets"].value or list(_BUDGETS[profile]))
+    where = command.data_options(values)
+    tasks = []
+    for name in names:
+        data = load(name, **where)
+        recipe = defaults.adapting(data.modality, kind_of(data), joint, profile)
+        tasks.append(
+            TaskConfig(
+                dataset=name,
+                upstream=None,
+                budgets=budgets,
+                recipe=recipe,
+                test_items=values["test_items"].value or (60 if quick else 300),
+                corpus_items=2000 if quick else None,
+                fingerprint=data.info["fingerprint"],
+                **where,
+            )
+        )
+    seeds = values["seeds"].value or (2 if quick else 8)
+    given = values["mixture"].value
+    short = [short_name(name) for name in names]
+    weights = command.weights("--mixture", given, short) if given else {}
+    if not given:
+        weights = {name: weight for name, weight in defaults.WEIGHTS.items() if name in short}
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
+    return UnifyConfig(
+        tasks=tuple(tasks),
+        joint=joint,
+        weights=tuple(weights.items()),
+        following=defaults.following(profile),
+        following_rates=defaults.FOLLOWING_RATES,
+        length=defaults.LENGTH,
+        arms=tuple(values["arms"].value),
+        seeds=seeds,
+        search_seeds=1 if quick else min(2, seeds),
+    )
+
+
+def main(values: flags.FlagValues) -> None:
+    """Runs the study and writes its report."""
+    config = configure(values)
+    out = command.out(values)
+    studies.finish(run(config, out), out)
+
+
+if __name__ == "__main__":
+    command.run("unify", __doc__, define, main)

@@ -1,0 +1,84 @@
+"""The arms of each task: a head or a text from distinct networks, and one network for all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from fm.study import arms as heads
+from fm.study.adaptation import Arm
+from fm.study.entities import TagClassical, TagNetwork
+from fm.study.summaries import TextClassical
+from fm.study.tasks import Task
+from fm.study.unify.asked import AskedTask, ask, sentences
+from fm.study.unify.config import UnifyConfig
+from fm.study.unify.follower import Followed, Follower
+from fm.study.unify.pretraining import Ready
+from fm.transfer.instructions import Asker
+from fm.transfer.tagging import EACH, word_rows
+
+
+def of_task(
+    task: Task,
+    config: UnifyConfig,
+    models: dict[str, dict[str, Ready]],
+    follower: Follower | None,
+) -> dict[str, Arm]:
+    """The arms of one task, in the order of the config's."""
+    made: dict[str, Arm] = {}
+    for arm in config.arms:
+        if arm == "classical":
+            made[arm] = _classical(task, config)
+        elif arm == "instructed":
+            assert follower is not None
+            made[arm] = Followed(follower, task.name)
+        else:
+            made[arm] = _distinct(task, config, models[arm][task.modality])
+    return made
+
+
+def follower_of(config: UnifyConfig, ready: Ready, tasks: dict[str, AskedTask]) -> Follower:
+    """One network for these tasks."""
+    assert ready.reads.tokenizer is not None, "what is asked in words takes a tokenizer"
+    return Follower(
+        checkpoint=None if ready.run is None else ready.run.params,
+        asker=Asker(ready.reads.tokenizer, ready.reads.model, config.length),
+        config=config.following,
+        learning_rates=config.following_rates,
+        tasks=tasks,
+    )
+
+
+def _distinct(task: Task, config: UnifyConfig, ready: Ready) -> Arm:
+    """A network of its own for the task: with a head, or trained to write its texts."""
+    reads = ready.reads
+    if task.kind == "text":
+        return Followed(follower_of(config, ready, {task.name: ask(task, reads)}), task.name)
+    if task.kind == "class":
+        return heads.network(task, reads, ready.checkpoints, adapt=config.adapt)
+    assert reads.tokenizer is not None
+    words, tags = sentences(task)
+    made = word_rows(reads.tokenizer, words, task.config.recipe.length)
+    names = tuple(task.dataset.info["tags"])
+    network = heads.network(task, reads, ready.checkpoints, made.rows, config.adapt)
+    recipe = network.recipe
+    tuning = dataclasses.replace(recipe.finetune, keep=0, reading=EACH)
+    network = dataclasses.replace(
+        network, classes=len(names), recipe=dataclasses.replace(recipe, finetune=tuning)
+    )
+    return TagNetwork(network, made, tags, names)
+
+
+def _classical(task: Task, config: UnifyConfig) -> Arm:
+    first = len(task.touched)
+    if task.kind == "class":
+        return heads.classical(task, config.adapt)
+    if task.kind == "entities":
+        words, tags = sentences(task)
+        return TagClassical(words, tags, first, heads.trials(task, config.adapt))
+    train, test = task.dataset.train, task.test
+    every = np.arange(len(test))
+    texts = train.texts(task.touched) + test.texts(every)
+    targets = train.targets(task.touched) + test.targets(every)
+    return TextClassical(texts, targets, first)

@@ -1,0 +1,71 @@
+"""What the study of one model for many tasks runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from fm.errors import UserError
+from fm.study.config import TaskConfig
+from fm.study.joint import JointRecipe
+from fm.study.tasks import short_name
+from fm.transfer.finetune import FinetuneConfig
+
+ARMS = ("scratch", "self", "joint", "instructed", "classical")
+
+
+@dataclasses.dataclass(frozen=True)
+class UnifyConfig:
+    """A study of one model for many tasks against distinct networks.
+
+    Attributes:
+      tasks: see `TaskConfig`; their budgets must be the same, for one network follows them all.
+      joint: pretraining, of all formats together and of each alone: on as many rows of it.
+      weights: share of each task's data in its rows, by name, in any unit.
+      following: tuning to instructions, but for the learning rate.
+      following_rates: of that.
+      length: the most pieces of an instruction, its input and answer.
+      arms: some of `ARMS`.
+      seeds: runs per cell; each draws its own labels and initialisation.
+      search_seeds: settings are chosen on the first so many seeds.
+      adapt: ways to adapt a network with a head, see `fm.study.config.METHODS`.
+    """
+
+    tasks: tuple[TaskConfig, ...]
+    joint: JointRecipe
+    weights: tuple[tuple[str, float], ...]
+    following: FinetuneConfig
+    following_rates: tuple[float, ...]
+    length: int
+    arms: tuple[str, ...] = ARMS
+    seeds: int = 8
+    search_seeds: int = 2
+    adapt: tuple[str, ...] = ("probe", "full")
+
+    def __post_init__(self):
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise UserError(f"arm {arm!r} is not known; accepted are {', '.join(ARMS)}")
+        if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
+            raise UserError(f"arms={','.join(self.arms)}: takes two or more, none of them twice")
+        if len({task.budgets for task in self.tasks}) > 1:
+            raise UserError("the tasks of one model must have the same --budgets")
+        names = [short_name(task.dataset) for task in self.tasks]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"tasks {', '.join(names) or 'none'}: takes one or more, none twice")
+        unknown = {name for name, _ in self.weights} - set(names)
+        if unknown:
+            raise UserError(f"--mixture: {min(unknown)} is not one of the tasks {', '.join(names)}")
+        if not 1 <= self.search_seeds <= self.seeds:
+            raise UserError(f"search_seeds={self.search_seeds} must be 1 to seeds={self.seeds}")
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON, with the name of the experiment."""
+        return {"experiment": "unify", **json.loads(json.dumps(dataclasses.asdict(self)))}
+
+    def digest(self) -> str:
+        """Short hash of everything in it."""
+        text = json.dumps(self.plain(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,48 @@
+"""The study's defaults: how each kind of task is adapted to, and how the one network is tuned.
+
+What was tried on the way here, and what it gave, is in BUILD_NOTES.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fm.study import recipes
+from fm.study.config import Recipe
+from fm.study.joint import JointRecipe
+from fm.transfer.features import Reading
+from fm.transfer.finetune import FinetuneConfig
+
+TASKS = (
+    *("film_reviews", "tweet_entities", "docstring_topics", "docstring_summaries"),
+    *("digits", "spoken_words", "moving_digits"),
+)
+# Of rows: text is four data sets, and long.
+WEIGHTS = {"film_reviews": 2.0}
+LENGTH = 160
+FOLLOWING_RATES = (2e-3,)
+
+
+def adapting(modality: str, kind: str, joint: JointRecipe, profile: str) -> Recipe:
+    """Adaptation of a model of the joint architecture to a task of a format and kind."""
+    recipe = recipes.for_format(modality, profile)
+    finetune = recipe.finetune
+    if kind == "entities":
+        finetune = dataclasses.replace(finetune, keep=0, epochs=8.0, reading=Reading())
+        recipe = dataclasses.replace(recipe, length=64, learning_rates=(3e-3,))
+    if modality in ("audio", "video"):
+        finetune = dataclasses.replace(finetune, steps=60)
+    return dataclasses.replace(
+        recipe, model=joint.model, vocab=joint.vocab, finetune=_short(finetune, profile)
+    )
+
+
+def following(profile: str) -> FinetuneConfig:
+    """Tuning to instructions."""
+    return _short(FinetuneConfig(steps=200, epochs=6.0, batch_size=32), profile)
+
+
+def _short(finetune: FinetuneConfig, profile: str) -> FinetuneConfig:
+    if profile != "quick":
+        return finetune
+    return dataclasses.replace(finetune, steps=min(finetune.steps, 10), epochs=0.0)

@@ -1,0 +1,107 @@
+"""The study of one model for many tasks, from config to results; resumable."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Any
+
+from fm.study import environment, evidence, study
+from fm.study.cells import Cell
+from fm.study.cells import run as run_cells
+from fm.study.config import SCHEMA
+from fm.study.tasks import Task, prepare
+from fm.study.unify import following
+from fm.study.unify.arms import follower_of, of_task
+from fm.study.unify.asked import ask
+from fm.study.unify.config import UnifyConfig
+from fm.study.unify.pretraining import Ready, pretrained, sources
+from fm.training.run import Trained
+
+PAIRS = (
+    *(("joint", "scratch"), ("self", "scratch"), ("instructed", "scratch")),
+    *(("joint", "self"), ("instructed", "joint")),
+    *((arm, "classical") for arm in ("self", "joint", "instructed")),
+)
+
+
+def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
+    """Runs what is not there yet and returns the results, the headline still to be added.
+
+    Raises:
+      UserError: bad data or settings; or `out` holds another study.
+    """
+    resumes = study.holds(config.plain(), out)
+    if (out / study.RESULTS).exists():
+        print(f"{out} is finished; another --out runs it again")
+        return study.read_results(out)
+    if resumes:
+        print(f"{out}: going on with what is there", file=sys.stderr)
+    tasks = [prepare(task, (), config.seeds) for task in config.tasks]
+    study.claim(config.plain(), out)
+    corpora, leakage = sources(config, tasks)
+    models = pretrained(config, corpora, out / "pretrained")
+    follower = None
+    if "instructed" in config.arms:
+        ready = next(iter(models["joint"].values()))
+        follower = follower_of(config, ready, {task.name: ask(task, ready.reads) for task in tasks})
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "experiment": "unify",
+        "config": config.plain(),
+        "config_hash": config.digest(),
+        "versions": environment.versions(),
+        "device": environment.device(),
+        "xla_flags": environment.xla_flags(),
+        "attention": {},
+        **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
+        **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods", "following")},
+    }
+    done = []
+    for task in tasks:
+        ways = of_task(task, config, models, follower)
+        cells = run_cells(task, ways, config.search_seeds, out / "cells")
+        _collect(results, task, cells, _pretraining(task, models, config), leakage)
+        done.append((task, cells))
+    if follower is not None:
+        labels = max(config.tasks[0].budgets)
+        results["following"] = following.rows(follower, labels, config.search_seeds)
+    results["comparisons"] = evidence.with_holm(results["comparisons"])
+    study.write_predictions(done, out / "predictions.csv")
+    return results
+
+
+def _collect(
+    results: dict[str, Any],
+    task: Task,
+    cells: list[Cell],
+    pretraining: dict[str, list[Trained]],
+    leakage: dict[str, Any],
+) -> None:
+    """Adds what one task showed."""
+    multipliers = evidence.equivalents(cells, task, {})
+    results["cells"] += evidence.cell_rows(cells, task, pretraining)
+    results["comparisons"] += evidence.comparisons(cells, task, PAIRS)
+    results["equivalents"] += multipliers
+    results["ledger"] += evidence.ledger(cells, task, pretraining, multipliers)
+    found = leakage[task.name]
+    results["leakage"].append(
+        {
+            "task": task.name,
+            "arm": "joint",
+            "method": found.method,
+            "checked": found.checked,
+            "found": found.found,
+            "removed": len(found.removed),
+        }
+    )
+    results["tasks"].append(study.about(task))
+
+
+def _pretraining(
+    task: Task, models: dict[str, dict[str, Ready]], config: UnifyConfig
+) -> dict[str, list[Trained]]:
+    """The run each arm starts from, if any."""
+    source = {arm: "joint" if arm == "instructed" else arm for arm in config.arms}
+    ready = {arm: models.get(name, {}).get(task.modality) for arm, name in source.items()}
+    return {arm: [each.run] for arm, each in ready.items() if each and each.run}
