@@ -6,7 +6,6 @@ and kept in the cache by content.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
@@ -153,16 +152,6 @@ class Imported:
     def length(self) -> int:
         """The most tokens of a text it reads."""
         return min(self.config.length, self.model.config.context or self.config.length)
-
-    def read_ahead(self) -> None:
-        """Begins to compute the features a probe needs, while other arms are made ready."""
-        if any(setting["adapt"] == "probe" for setting in self.grid()):
-            threading.Thread(target=self._read_quietly, daemon=True).start()
-
-    def _read_quietly(self) -> None:
-        # What fails here fails again, and is heard, when the features are asked for.
-        with contextlib.suppress(UserError, OSError):
-            _ = self.features
 
     @property
     def features(self) -> np.ndarray:

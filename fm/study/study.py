@@ -64,8 +64,6 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
     done = []
     for task in tasks:
         wanted, seeds = config.arms_of(task.config), config.pretrain_seeds
-        if task.name in brought:
-            brought[task.name].read_ahead()
         fed = arms.networks(task, wanted, seeds, out / "pretrained", config.adapt)
         ways: dict[str, Arm] = {arm: each.network for arm, each in fed.items()}
         if "classical" in wanted:

@@ -53,6 +53,7 @@ def by_block(seen, block_q, block_k, whole):
 
 
 class TestBlocks:
+    @pytest.mark.slow
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4), (3, 5)]))
     @settings(max_examples=60, deadline=None)
     def test_touched_is_what_the_literal_mask_says(self, case, sizes):

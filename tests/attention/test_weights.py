@@ -38,7 +38,14 @@ def assert_output_is_their_mean(name, case, dtype, rtol):
     np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * size)
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+# The others are the textbook's, as these are (test_implementations.py): again for each is slow.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in EVERYWHERE else pytest.mark.slow)
+        for name in IMPLEMENTATIONS
+    ],
+)
 class TestEveryImplementation:
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
     def test_times_the_values_they_are_the_output(self, name, case):

@@ -175,6 +175,7 @@ def test_sign_flip_sampling_agrees_with_enumeration():
     assert sign_flip_p(np.ones(40)) == 1 / 100_001
 
 
+@pytest.mark.slow
 @settings(max_examples=15)  # statsmodels takes 0.1 s for each
 @given(P_VALUES)
 def test_holm_matches_statsmodels(p_values):

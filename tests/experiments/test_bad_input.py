@@ -185,6 +185,7 @@ def test_a_corrupt_download(refused, tmp_path, monkeypatch):
         assert part in error
 
 
+@pytest.mark.slow
 def test_going_on_with_other_flags(call, tmp_path, tiny):
     out = tmp_path / "out"
     first = call("pretrain", "--dataset=digits", "--steps=2", f"--out={out}")

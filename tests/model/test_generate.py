@@ -39,7 +39,12 @@ def plain_greedy(weights, prompt, config, count):
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("name", STYLES)
+def quick(*fast, among=STYLES):
+    """Styles of which those not named take a program each that CI alone waits for."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in among]
+
+
+@pytest.mark.parametrize("name", quick("own", "gpt2", "qwen3"))
 def test_cached_logits_are_the_uncached_ones(name):
     model = STYLES[name]
     weights = params(model)
@@ -52,7 +57,7 @@ def test_cached_logits_are_the_uncached_ones(name):
         np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["own", "gpt2", "qwen3"])
+@pytest.mark.parametrize("name", quick("own", among=["own", "gpt2", "qwen3"]))
 def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
     model = STYLES[name]
     half = dataclasses.replace(model, dtype="bfloat16")
@@ -68,7 +73,9 @@ def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
         assert error < max(2 * allowed, 0.02)
 
 
-@pytest.mark.parametrize("name", ["own", "gpt2", "llama one key head, tied", "qwen3"])
+@pytest.mark.parametrize(
+    "name", quick("own", "gpt2", among=["own", "gpt2", "llama one key head, tied", "qwen3"])
+)
 def test_greedy_texts_of_ragged_prompts_are_the_plain_ones(name):
     model = STYLES[name]
     weights = params(model)
@@ -168,8 +175,7 @@ def test_barred_tokens_and_the_penalty_of_prompts():
         tokens.append(int(token))
 
 
-@pytest.mark.parametrize("name", ["own", "gpt2", "llama"])
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("name", "rows"), [("own", 3), ("llama", 1)])
 def test_a_step_copies_no_cache(name, rows):
     """In the compiled loop nothing is as large as a cache but what is written in place."""
     model = dataclasses.replace(STYLES[name], context=2048)

@@ -31,7 +31,13 @@ class TestWeights:
         assert np.any(w[..., 0, 1:]) != mask.causal  # the first sees others, or only itself
         assert w.std() > 0.01
 
-    @pytest.mark.parametrize("name", IMPLEMENTATIONS)
+    @pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=() if name == "cpu" else pytest.mark.slow)
+            for name in IMPLEMENTATIONS
+        ],
+    )
     def test_times_the_values_they_carry_the_residual_on(self, config, inputs, mask, name):
         """From a layer's weights and values by hand to the next layer's residual in `forward`."""
         config, p = dataclasses.replace(config, attention=name), params(config)

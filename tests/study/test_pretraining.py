@@ -41,6 +41,7 @@ def test_seeds_together_are_seeds_alone(tmp_path, modality):
     assert params_digest(together[0].params) != params_digest(together[1].params)
 
 
+@pytest.mark.slow
 def test_again_is_finished_and_what_is_lost_is_made_again(tmp_path, capsys):
     arguments = given("image", tmp_path)
     first = pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")

@@ -50,8 +50,9 @@ def test_the_start_is_the_model_as_it_was():
     assert np.array_equal(after, final(base, MODEL, rows))
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("kernels", [EVERY.kernels, ("gate", "down")], ids=",".join)
+@pytest.mark.parametrize(
+    ("scan", "kernels"), [(False, EVERY.kernels), (True, ("gate", "down"))], ids=["all", "scanned"]
+)
 def test_merged_equals_attached(scan, kernels):
     config = dataclasses.replace(EVERY, kernels=kernels)
     model = dataclasses.replace(GATED, scan=scan)
