@@ -22,7 +22,7 @@ from experiments import command, studies
 from fm.data.sources import load
 from fm.errors import UserError
 from fm.model.config import sized
-from fm.study import joint, recipes, study
+from fm.study import joint, mixture, recipes, study
 from fm.study.config import Recipe
 from fm.study.environment import device, versions
 from fm.study.pretraining import pretrain, reader
@@ -116,7 +116,7 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
     where = command.data_options(values)
     datasets = {name: load(name, **where) for name in names}
     sources = [
-        joint.source(data, weights[name], captioned=name in captioned)
+        mixture.source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()
     ]
     config = {

@@ -14,7 +14,7 @@ from fm.data.layouts import Layout
 from fm.data.mixed import Segment, lay
 from fm.errors import UserError
 from fm.model.drawing import continue_pieces, sample_pieces
-from fm.study.joint import CAPTIONED, caption
+from fm.study.mixture import CAPTIONED, caption
 from fm.study.pretraining import Pretrained
 
 ENDINGS = {"image": "png", "audio": "wav", "video": "gif"}

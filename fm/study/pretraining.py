@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study.config import Recipe
+from fm.study.corpora import bytes_per_token, corpus_digest, held_out, token_counts
 from fm.training import grid
 from fm.training.checkpoint import load_params
 from fm.training.joint import Asked, Joint, from_plain
@@ -30,8 +30,6 @@ from fm.training.peak import gemm_rate
 from fm.training.roster import Member
 from fm.training.run import RunConfig, Trained
 from fm.training.unit import BitsPerByte, BitsPerDimension
-
-_HELD_OUT = 0.02
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,9 +60,10 @@ def reader(
     """
     if modality != "text":
         shape = np.asarray(corpus.inputs([0])).shape[1:]
-        layout = layout_of(modality, shape, rate)
         if modality == "image":
             layout = Layout(modality, shape, (recipe.patch,))
+        else:
+            layout = layout_of(modality, shape, rate)
         streams = {"continuous": ((modality, layout.size),), "axes": AXES[modality]}
         return Reader(dataclasses.replace(recipe.model, **streams), None, {modality: layout})
     tokenizer = trained_tokenizer(lambda: corpus.texts(range(len(corpus))), recipe.vocab, out)
@@ -240,8 +239,8 @@ def _run(
     else:
         weights, unit = None, BitsPerDimension()
         layout = reads.layouts[modality]
-        batches = continuous(corpus, used, layout, recipe.batch_size, seed)
-        validation = continuous(corpus, held, layout, recipe.batch_size, seed)
+        batches = _continuous(corpus, used, layout, recipe.batch_size, seed)
+        validation = _continuous(corpus, held, layout, recipe.batch_size, seed)
     run = RunConfig(
         steps=recipe.steps,
         seed=seed,
@@ -276,7 +275,7 @@ def _text(pieces: list[np.ndarray], recipe: Recipe, seed: int, *, share_rows: bo
     )
 
 
-def continuous(
+def _continuous(
     corpus: Split, indices: np.ndarray, layout: Layout, batch_size: int, seed: int
 ) -> Batches:
     """Batches of the pieces of some examples."""
@@ -284,27 +283,3 @@ def continuous(
     return piece_batches(
         [pieces], layout.positions(), batch_size=batch_size, seed=seed, stream=layout.modality
     )
-
-
-def held_out(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of so many examples those to train on, ascending, and those for validation."""
-    order = np.random.default_rng(seed).permutation(count)
-    held = max(1, min(500, round(_HELD_OUT * count)))
-    return np.sort(order[held:]), order[:held]
-
-
-def token_counts(pieces: list[np.ndarray], vocab: int) -> np.ndarray:
-    """How often each token occurs, specials left out, int [V]."""
-    counts = np.bincount(np.concatenate(pieces), minlength=vocab)
-    counts[: bpe.SPECIALS] = 0
-    return counts
-
-
-def corpus_digest(corpus: Split) -> str:
-    """SHA-256 over the ids of the examples, in order."""
-    return hashlib.sha256("".join(corpus.ids).encode()).hexdigest()
-
-
-def bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
-    """UTF-8 bytes of the texts over their tokens."""
-    return sum(len(text.encode()) for text in texts) / max(int(counts_V.sum()), 1)

@@ -11,7 +11,7 @@ from fm.data.layouts import Layout, layout_of
 from fm.data.splits import Dataset
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.study import joint, making
+from fm.study import joint, making, mixture
 from fm.study.joint import JointRecipe
 from fm.study.pretraining import restore
 from fm.training import Objective, OptimizerConfig, log, params_digest
@@ -46,10 +46,10 @@ def sources():
     sounds = (rng.normal(size=(12, 1024)) * 3000).astype(np.int16)
     clips = rng.integers(0, 256, (12, 4, 8, 8, 1)).astype(np.uint8)
     return [
-        joint.source(data("text", texts(24, 0)[0]), 2.0),
-        joint.source(data("image", images(24, 0)[0])),
-        joint.source(data("audio", sounds, 8000.0), captioned=True),
-        joint.source(data("video", clips, 8.0)),
+        mixture.source(data("text", texts(24, 0)[0]), 2.0),
+        mixture.source(data("image", images(24, 0)[0])),
+        mixture.source(data("audio", sounds, 8000.0), captioned=True),
+        mixture.source(data("video", clips, 8.0)),
     ]
 
 
