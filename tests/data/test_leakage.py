@@ -111,7 +111,7 @@ def test_hashes_are_those_of_imagehash():
 
 def test_unknown_modality():
     with pytest.raises(UserError, match="accepted: text, image"):
-        leakage.find_duplicates(split(["a"]), split(["b"]), "audio")
+        leakage.find_duplicates(split(["a"]), split(["b"]), "smell")
 
 
 def test_removed_rows_go():
