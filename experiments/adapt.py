@@ -100,7 +100,7 @@ def main(values: flags.FlagValues) -> None:
     elif pretrained:
         arm = network(task, pretrained[0], [pretrained[1]], adapt=adapt)
     else:
-        reads = reader(task.dataset.train, task.modality, recipe, out)
+        reads = reader(task.dataset.train, task.modality, recipe, out, data.info.get("rate"))
         arm = network(task, reads, [], adapt=adapt)
     truth, rows = task.dataset.train.labels[drawn], task.rows_of(drawn)
     trials = arm.validate(rows, truth, seed)
@@ -138,11 +138,13 @@ def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dic
             f"published model's folder or GGUF file, or one of {', '.join(NAMED)}"
         ) from error
     reads, shape = found.reads, data.info.get("shape")
-    pieces = (("image", recipe.patch**2 * shape[2]),) if shape else ()
-    if (reads.tokenizer is None) == (data.modality == "text") or reads.model.continuous != pieces:
+    layout = reads.layouts.get(data.modality)
+    fits = reads.tokenizer if data.modality == "text" else layout and layout.shape == tuple(shape)
+    if not fits:
+        formats = [*reads.layouts, *["text"] * (reads.tokenizer is not None)]
         raise UserError(
-            f"--pretrained={folder} reads {'images' if reads.tokenizer is None else 'text'} of "
-            f"another shape than {data.name}; take a model pretrained on {data.modality} like it"
+            f"--pretrained={folder} reads {' and '.join(formats)}, not such {data.modality} as "
+            f"{data.name} has; take a model pretrained on {data.modality} like it"
         )
     return reads, found.params
 

@@ -25,6 +25,7 @@ from fm.report.look import Look, Picture, Text
 from fm.report.tokens import Token, readable, special
 from fm.study import looking
 from fm.study.pretraining import Pretrained, restore
+from fm.training.joint import Joint
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
 
@@ -77,6 +78,8 @@ def main(values: flags.FlagValues) -> None:
             f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain or a folder "
             "like OUT/pretrained/TASK-self/seed-0 of experiments.compare"
         ) from error
+    if isinstance(found.objective, Joint):
+        raise UserError(f"--pretrained={folder} reads several formats; takes a model of one")
     mode = values["mode"].value or looking.main_mode(found.objective)
     flag = f"--{given[0]}"
     source, named = _source(values, given[0], found)

@@ -1,11 +1,14 @@
-"""Continues a prompt with a model of one's own or a published one.
+"""Continues a prompt with a model of one's own or a published one; makes pictures, sounds, clips.
 
     python -m experiments.generate --model=runs/pretrain --prompt="The film" --max_tokens=40
     python -m experiments.generate --model=smollm2-135m --prompt="The capital of France is" \\
         --max_tokens=8 --temperature=0
+    python -m experiments.generate --modality=image --model=runs/pretrain --given=digits:3
 
 --model is the --out of experiments.pretrain, a Hugging Face folder, a GGUF file or a known name.
-Prints the prompt and what follows it. The same seed gives the same text.
+Prints the prompt and what follows it. The same seed gives the same text. Other formats take a model
+of experiments.pretrain that has them, from nothing, from the beginning of an example (--given) or,
+with --captioned data, after the name of its class (--prompt), and write files to --out.
 """
 
 from __future__ import annotations
@@ -20,23 +23,42 @@ import numpy as np
 from absl import flags
 
 from experiments import command
+from fm.data import sources
+from fm.data.layouts import Layout
+from fm.data.media import MEDIA, Form
 from fm.data.tokenizer import SPECIALS
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.generate import Generation
 from fm.model.sampling import Decoding
 from fm.model.writing import after, write
+from fm.study import making
 from fm.study.pretraining import restore
 from fm.transfer import published
+
+_OTHERS = ("image", "audio", "video")
 
 
 def define(values: flags.FlagValues) -> None:
     """The model, the prompt, and how to choose."""
+    flags.DEFINE_enum("modality", "text", ["text", *_OTHERS], "what is made", flag_values=values)
+    flags.DEFINE_string(
+        "given", None, "file to begin as, or a test item as in digits:3; not of text",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_float(
+        "keep", 0.5, "share of what is given that stays", flag_values=values,
+        lower_bound=0.0, upper_bound=1.0,
+    )  # fmt: skip
+    command.define_out(values, "runs/generate")
     flags.DEFINE_string("model", None, "folder, file or name", flag_values=values)
     flags.DEFINE_string("prompt", None, "text to go on from", flag_values=values)
     flags.DEFINE_integer("max_tokens", 64, "the most to add", flag_values=values, lower_bound=1)
     flags.DEFINE_float(
-        "temperature", 0.8, "divides the logits; 0 takes the likeliest", flag_values=values
+        "temperature",
+        0.8,
+        "divides the logits, 0 takes the likeliest; of other formats, multiplies the spread",
+        flag_values=values,
     )
     flags.DEFINE_integer("top_k", 0, "how many of the likeliest stay; 0 all", flag_values=values)
     flags.DEFINE_float(
@@ -83,6 +105,12 @@ class Model:
 
 def main(values: flags.FlagValues) -> None:
     """Reads the model, writes the text."""
+    if values["modality"].value != "text":
+        _make(values)
+        return
+    for flag in ("given", "keep", "out"):
+        if values[flag].present:
+            raise UserError(f"--{flag} goes with --modality={', '.join(_OTHERS)}")
     name, prompt, samples = (values[key].value for key in ("model", "prompt", "samples"))
     for flag, value in (("model", name), ("prompt", prompt)):
         if not value:
@@ -129,6 +157,66 @@ def main(values: flags.FlagValues) -> None:
     print(f"{time.perf_counter() - began:.1f} s, compiling included", file=sys.stderr)
 
 
+def _make(values: flags.FlagValues) -> None:
+    """Writes pictures, sounds or clips."""
+    modality, name = values["modality"].value, values["model"].value
+    told = [field.name for field in dataclasses.fields(Decoding) if field.name != "temperature"]
+    for flag in (*told, "max_tokens", "stop", "stream", "dtype"):
+        if values[flag].present:
+            raise UserError(f"--{flag} goes with --modality=text")
+    if values["prompt"].value == "":
+        raise UserError("--prompt must not be empty")
+    if values["temperature"].value < 0:
+        raise UserError(f"--temperature={values['temperature'].value:g} must be at least 0")
+    if not name:
+        raise UserError("--model is needed and must not be empty")
+    try:
+        found = restore(pathlib.Path(name).expanduser())
+        layout = making.check(found, modality, captioned=values["prompt"].value is not None)
+    except UserError as error:
+        raise UserError(f"--model={name}: {error}") from error
+    given = values["given"].value
+    made = making.make(
+        found,
+        modality,
+        count=values["samples"].value,
+        seed=values["seed"].value,
+        temperature=values["temperature"].value if values["temperature"].present else 1.0,
+        given=None if given is None else _given(given, layout),
+        keep=values["keep"].value,
+        words=values["prompt"].value,
+    )
+    out = command.out(values)
+    out.mkdir(parents=True, exist_ok=True)
+    for n, example in enumerate(made):
+        path = out / f"{modality}-{values['seed'].value}-{n}.{making.ENDINGS[modality]}"
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(making.encoded(example, layout))
+        partial.replace(path)
+        print(path)
+
+
+def _given(given: str, layout: Layout) -> np.ndarray:
+    """An example of the layout's form: a file brought to it, or a test item of a data set."""
+    path = pathlib.Path(given).expanduser()
+    if path.exists():
+        medium = MEDIA[layout.modality]
+        try:
+            opened = medium.open(path)
+        except OSError as error:
+            raise UserError(f"--given={given}: {error.strerror or error}") from error
+        return medium.to_array(opened, Form(layout.shape, layout.rate))
+    name, _, item = given.rpartition(":")
+    if not name or not item.isascii() or not item.isdigit():
+        raise UserError(f"--given={given}: takes a file, or a test item such as digits:3")
+    data = sources.load(name)
+    if data.modality != layout.modality or tuple(data.info["shape"]) != layout.shape:
+        raise UserError(f"--given={given}: is not {layout.modality} of the model's shape")
+    if int(item) >= len(data.test):
+        raise UserError(f"--given={given}: {name} has {len(data.test)} test items, from 0")
+    return np.asarray(data.test.inputs([int(item)]))[0]
+
+
 def load(name: str) -> Model:
     """The model of a folder of experiments.pretrain, or a published one."""
     path = pathlib.Path(name).expanduser()
@@ -152,8 +240,9 @@ def _own(folder: pathlib.Path) -> Model:
     found = restore(folder)
     tokenizer = found.reads.tokenizer
     if tokenizer is None:
-        raise UserError(f"--model={folder} was trained on images; take one of text")
-    if not found.objective.next:
+        formats = " and ".join(found.reads.layouts)
+        raise UserError(f"--model={folder} was trained on {formats}; take one of text")
+    if not found.objective_of("text").next:
         raise UserError(
             f"--model={folder} was never asked for the next token in training; take one that was"
         )

@@ -1,7 +1,10 @@
 """Pretrains one model on unlabelled data and says what it learned.
 
     python -m experiments.pretrain --dataset=film_reviews --size=tiny --steps=500
+    python -m experiments.pretrain --dataset=film_reviews,digits,spoken_words,moving_digits \\
+        --mixture=film_reviews:2,digits:1,spoken_words:1,moving_digits:1
 
+Several data sets make one model of several formats; the mixture is in rows of a batch.
 The same command again goes on where it was, or says that it is finished. Ends with
 OUT/summary.json: steps, metrics, params_digest.
 """
@@ -19,17 +22,29 @@ from experiments import command, studies
 from fm.data.sources import load
 from fm.errors import UserError
 from fm.model.config import sized
-from fm.study import recipes, study
+from fm.study import joint, recipes, study
 from fm.study.config import Recipe
 from fm.study.environment import device, versions
 from fm.study.pretraining import pretrain, reader
 from fm.training.objectives import Objective
+from fm.training.run import Trained
 from fm.training.state import params_digest
+
+_NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 
 
 def define(values: flags.FlagValues) -> None:
     """Data, model, length."""
-    flags.DEFINE_string("dataset", "film_reviews", "name, file or folder", flag_values=values)
+    flags.DEFINE_string(
+        "dataset", "film_reviews", "name, file or folder; or several", flag_values=values
+    )
+    flags.DEFINE_string(
+        "mixture", None, "weights of several, such as digits:1,spoken_words:2", flag_values=values
+    )
+    flags.DEFINE_list(
+        "captioned", [], "those of them to learn after the name of the class too (uses labels)",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
     flags.DEFINE_integer("steps", None, "updates", flag_values=values, lower_bound=1)
     flags.DEFINE_integer(
@@ -50,6 +65,13 @@ def main(values: flags.FlagValues) -> None:
     """Trains and writes the summary."""
     out = command.out(values)
     name = values["dataset"].value
+    names = [name] if pathlib.Path(name).expanduser().exists() else name.split(",")
+    if len(names) > 1:
+        _joint(values, names, out)
+        return
+    for flag in ("mixture", "captioned"):
+        if values[flag].value:
+            raise UserError(f"--{flag} goes with several data sets, not with {name} alone")
     where = command.data_options(values)
     if values["size"].value:
         sized(values["size"].value)
@@ -63,7 +85,7 @@ def main(values: flags.FlagValues) -> None:
         "seed": values["seed"].value,
     }
     study.claim(config, out)
-    reads = reader(data.train, data.modality, recipe, out)
+    reads = reader(data.train, data.modality, recipe, out, data.info.get("rate"))
     trained = pretrain(
         data.train,
         data.modality,
@@ -74,6 +96,69 @@ def main(values: flags.FlagValues) -> None:
         label=pathlib.Path(name).name,
         checkpoint_every=values["checkpoint_every"].value,
     )
+    _write(trained, config, out)
+
+
+def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> None:
+    """`main` of several data sets."""
+    if values["objective"].value:
+        raise UserError("--objective goes with one data set; formats have their own here")
+    recipe = recipes.joint()
+    if values["size"].value:
+        recipe = dataclasses.replace(recipe, model=sized(values["size"].value))
+    for name in ("steps", "batch_size"):
+        if values[name].value is not None:
+            recipe = dataclasses.replace(recipe, **{name: values[name].value})
+    weights = _mixture(values["mixture"].value, names)
+    captioned = values["captioned"].value
+    if not set(captioned) <= set(names):
+        raise UserError(f"--captioned={','.join(captioned)}: takes some of {', '.join(names)}")
+    where = command.data_options(values)
+    datasets = {name: load(name, **where) for name in names}
+    sources = [
+        joint.source(data, weights[name], captioned=name in captioned)
+        for name, data in datasets.items()
+    ]
+    config = {
+        "experiment": "pretrain",
+        "datasets": {name: data.info["fingerprint"] for name, data in datasets.items()},
+        **where,
+        "mixture": weights,
+        "captioned": captioned,
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "seed": values["seed"].value,
+    }
+    study.claim(config, out)
+    trained = joint.pretrain(
+        sources,
+        recipe,
+        joint.reader(sources, recipe, out),
+        seed=values["seed"].value,
+        out=out,
+        label="joint",
+        checkpoint_every=values["checkpoint_every"].value,
+    )
+    _write(trained, config, out)
+
+
+def _mixture(text: str | None, names: list[str]) -> dict[str, float]:
+    """Weights by data set, 1 where none is given."""
+    weights = dict.fromkeys(names, 1.0)
+    if len(weights) < len(names):
+        raise UserError(f"--dataset={','.join(names)}: takes each data set once")
+    for part in text.split(",") if text else ():
+        name, _, weight = part.rpartition(":")
+        if name not in weights or not re.fullmatch(_NUMBER, weight) or not float(weight):
+            raise UserError(
+                f"--mixture={text}: takes weights above 0 of {', '.join(names)}, such as "
+                f"{names[0]}:2,{names[1]}:1"
+            )
+        weights[name] = float(weight)
+    return weights
+
+
+def _write(trained: Trained, config: dict, out: pathlib.Path) -> None:
+    """The summary."""
     summary = {
         "steps": trained.steps,
         "tokens": trained.tokens,
@@ -94,11 +179,11 @@ def main(values: flags.FlagValues) -> None:
 def recipe_of(
     values: flags.FlagValues,
     modality: str,
-    image_shape: list[int] | None,
+    shape: list[int] | None,
     objective: Objective | None,
 ) -> Recipe:
     """The format's recipe, less what the flags say otherwise."""
-    recipe = studies.fitted(recipes.for_format(modality), image_shape)
+    recipe = studies.fitted(recipes.for_format(modality), shape)
     if values["size"].value:
         recipe = recipes.with_size(recipe, values["size"].value)
     for name in ("steps", "batch_size"):
@@ -115,7 +200,7 @@ def _objective(text: str) -> Objective:
     shares = {"next": 0.0, "masked": 0.0, "bag": 0.0}
     for part in text.split(","):
         name, _, share = part.partition(":")
-        if name not in shares or not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", share):
+        if name not in shares or not re.fullmatch(_NUMBER, share):
             raise UserError(
                 f"--objective={text}: takes shares of next, masked, bag, such as next:0.1,bag:0.9"
             )

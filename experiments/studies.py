@@ -196,11 +196,14 @@ def _task(
     )
 
 
-def fitted(recipe: Recipe, image_shape: list[int] | None) -> Recipe:
-    """The recipe with a patch size that divides the pictures and leaves at most 64 patches."""
-    if image_shape is None:
+def fitted(recipe: Recipe, shape: list[int] | None) -> Recipe:
+    """The recipe with a patch size that divides the pictures and leaves at most 64 patches.
+
+    `shape` is that of an example; only pictures have three axes.
+    """
+    if shape is None or len(shape) != 3:
         return recipe
-    height, width, _ = image_shape
+    height, width, _ = shape
     sides = [p for p in range(recipe.patch, 33) if height % p == 0 and width % p == 0]
     sides = [p for p in sides if height * width // p**2 <= 64]
     if not sides:

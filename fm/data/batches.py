@@ -13,6 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from fm.data.mixed import MixedRows
 from fm.data.packing import PackedRows
 from fm.errors import UserError
 
@@ -73,7 +74,7 @@ def text_batches(
     return _batches(rows, batch_size, seed, weights, epochs)
 
 
-def image_batches(
+def piece_batches(
     sources: Sequence[np.ndarray],
     positions: np.ndarray,
     *,
@@ -81,7 +82,7 @@ def image_batches(
     seed: int,
     weights: Sequence[float] | None = None,
     epochs: int | None = None,
-    stream: str = "image",
+    stream: str,
 ) -> Batches:
     """Batches pieces of images, sounds or clips.
 
@@ -113,6 +114,32 @@ def image_batches(
     )
 
 
+def mixed_batches(
+    sources: Sequence[MixedRows],
+    *,
+    batch_size: int,
+    seed: int,
+    weights: Sequence[float] | None = None,
+    epochs: int | None = None,
+) -> Batches:
+    """Batches rows of several formats, all sources of the same length and streams.
+
+    Args:
+        sources: for each source its rows.
+        batch_size: rows per batch, B.
+        seed: see `text_batches`.
+        weights: see `text_batches`.
+        epochs: see `text_batches`.
+
+    Returns:
+        Batches of what `MixedRows` holds, with a leading B.
+
+    Raises:
+        UserError: a source is empty, or weights do not fit the sources.
+    """
+    return _batches(sources, batch_size, seed, weights, epochs)
+
+
 class _Pieces:
     """Random access to examples as rows of one segment, as a Grain source of dicts."""
 
@@ -134,7 +161,7 @@ class _Pieces:
 
 
 def _batches(
-    sources: Sequence[PackedRows | _Pieces],
+    sources: Sequence[PackedRows | MixedRows | _Pieces],
     batch_size: int,
     seed: int,
     weights: Sequence[float] | None,

@@ -17,8 +17,9 @@ def read_folder(
     Accepted, tried in this order (hidden files are ignored):
         `train/` and `test/`, each like one of the following but this and the next;
         `train.csv` and `test.csv` (or .jsonl, .txt);
-        a subfolder per class, of images, sounds, ... or of .txt files (one example per file);
-        images, sounds, ... (unlabelled), .txt files (unlabelled), or one .csv or .jsonl file.
+        a subfolder per class, of images, sounds, clips or of .txt files (one example per file), or
+            of folders of frames, numbered images (one example per folder);
+        images, sounds, clips (unlabelled), .txt files (unlabelled), or one .csv or .jsonl file.
 
     With `fields.label` given, all images, sounds, ... anywhere in it.
 
@@ -64,7 +65,7 @@ def _read_unsplit(
 
 def _read_plain(folder: pathlib.Path, text_column: str, label_column: str) -> list[Example]:
     entries = visible(folder)
-    classes = [path for path in entries if path.is_dir() and media.owner(path) is None]
+    classes = [path for path in entries if path.is_dir()]
     if classes:
         return [example for path in classes for example in _read_class(path)]
     endings = {path.suffix.lower() for path in entries}
@@ -117,5 +118,7 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for path in visible(folder):
         if not path.is_dir() or media.owner(path):
             yield path
+        elif not visible(path):
+            raise UserError(f"{path} is empty")
         elif not path.is_symlink():
             yield from _walk(path)

@@ -31,8 +31,8 @@ def image_matches(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     Returns:
         int64 [pairs, 2]: index into `pretrain`, index into `test`.
     """
-    own_hashes, test_hashes = _hashes(pretrain), _hashes(test)
-    own_grey, test_grey = _grey(pretrain, test.shape), _grey(test, test.shape)
+    own_hashes, test_hashes = hashes(pretrain), hashes(test)
+    own_grey, test_grey = grey(pretrain, test.shape), grey(test, test.shape)
     found = [np.zeros((0, 2), np.int64)]
     for start in range(0, len(test), _CHUNK):
         differing = test_hashes[start : start + _CHUNK, None] ^ own_hashes
@@ -40,11 +40,11 @@ def image_matches(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
         candidates = np.stack([close[:, 1], close[:, 0] + start], axis=1)
         for first in range(0, len(candidates), _PAIRS):
             pairs = candidates[first : first + _PAIRS]
-            found.append(pairs[_same(own_grey[pairs[:, 0]], test_grey[pairs[:, 1]])])
+            found.append(pairs[alike(own_grey[pairs[:, 0]], test_grey[pairs[:, 1]])])
     return np.concatenate(found)
 
 
-def _same(own: np.ndarray, test: np.ndarray) -> np.ndarray:
+def alike(own: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Compares grey images pairwise, [pairs, height * width] each; returns bool [pairs]."""
     own, test = own.astype(np.float32), test.astype(np.float32)
     own_mean, test_mean = own.mean(1, keepdims=True), test.mean(1, keepdims=True)
@@ -53,19 +53,19 @@ def _same(own: np.ndarray, test: np.ndarray) -> np.ndarray:
     return similar & (np.abs(own_mean - test_mean)[:, 0] <= MOST_BRIGHTNESS)
 
 
-def _hashes(images: np.ndarray) -> np.ndarray:
+def hashes(images: np.ndarray) -> np.ndarray:
     """Returns imagehash's 64-bit pHash of each image (0.13 ms each) as uint64 [N]."""
     bits = [imagehash.phash(_pillow(image)).hash.ravel() for image in images]
     packed = np.packbits(np.array(bits, bool).reshape(len(bits), 64), axis=1)
     return packed.view(np.uint64)[:, 0]
 
 
-def _grey(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def grey(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns uint8 [N, height * width], grey and of the test images' size."""
     if images.shape[1:3] != shape[1:3] or images.shape[3] != 1:
         size = (shape[2], shape[1])
-        grey = [_pillow(image).convert("L").resize(size, Image.Resampling.BOX) for image in images]
-        images = np.array([np.asarray(image) for image in grey], np.uint8)
+        boxed = [_pillow(image).convert("L").resize(size, Image.Resampling.BOX) for image in images]
+        images = np.array([np.asarray(image) for image in boxed], np.uint8)
     return images.reshape(len(images), shape[1] * shape[2])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fm.data import image_overlap, sound_overlap, text_overlap
+from fm.data import clip_overlap, image_overlap, sound_overlap, text_overlap
 from fm.data.splits import Split
 from fm.errors import UserError
 
@@ -15,6 +15,7 @@ _SEARCHES: dict[str, tuple[str, Callable[[Any, Any], np.ndarray]]] = {
     "text": (text_overlap.METHOD, text_overlap.text_matches),
     "image": (image_overlap.METHOD, image_overlap.image_matches),
     "audio": (sound_overlap.METHOD, sound_overlap.sound_matches),
+    "video": (clip_overlap.METHOD, clip_overlap.clip_matches),
 }
 
 

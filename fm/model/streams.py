@@ -21,7 +21,7 @@ from fm.model.products import times
 
 # No component may be narrower, or a flat background would earn an unbounded density. Of bytes, one
 # grey level. Log-mel has no levels, but values clipped to the ends of its range, silence above all,
-# are as flat: a 64th of the range, about 1 dB of 60 to 80, which is about what an ear can tell.
+# are as flat: a 64th of the range, 1.4 dB of 90, which is about what an ear can tell.
 _SCALE_FLOORS = {"image": 1.0 / 256.0, "audio": 1.0 / 64.0, "video": 1.0 / 256.0}
 
 

@@ -16,7 +16,7 @@ from fm.study.pretraining import Reader, pretrain_seeds, reader
 from fm.study.tasks import Task
 from fm.training.run import Trained
 from fm.transfer import published, ragged
-from fm.transfer.examples import Rows, image_rows, text_rows
+from fm.transfer.examples import Rows, continuous_rows, text_rows
 from fm.transfer.features import Reading
 
 # Of weights that took long to train: a hundredth of what small fresh models bear.
@@ -29,7 +29,7 @@ class Fed:
 
     Attributes:
       network: ready to adapt.
-      reads: tokenizer or patches.
+      reads: tokenizer or layout.
       runs: its pretraining runs, none for scratch.
     """
 
@@ -55,7 +55,8 @@ def networks(
         corpus = task.corpora.get(source, task.dataset.train)
         folder = out / f"{task.name}-{source}"
         if source not in shared:
-            reads = reader(corpus, task.modality, recipe, folder)
+            rate = task.dataset.info.get("rate")
+            reads = reader(corpus, task.modality, recipe, folder, rate)
             shared[source] = reads, _rows(task, reads)
         reads, rows = shared[source]
         runs = []
@@ -159,16 +160,17 @@ def _with_network(made: Imported, task: Task) -> Imported:
 
 def classical(task: Task, adapt: tuple[str, ...] = ADAPT) -> Arm:
     """What a user would otherwise do, on the whole of every input."""
-    inputs, rate = _texts(task) if task.text else _images(task), task.dataset.info.get("rate")
-    inputs = baselines.prepare(task.modality, inputs, rate)
+    inputs = _texts(task) if task.text else _arrays(task)
+    inputs = baselines.prepare(task.modality, inputs, task.dataset.info.get("rate"))
     return Classical(task.modality, inputs, len(task.touched), trials(task, adapt))
 
 
 def _rows(task: Task, reads: Reader) -> Rows:
     """Rows of the touched training examples, then of the test items."""
     recipe = task.config.recipe
-    if reads.tokenizer is None:
-        return image_rows(_images(task), recipe.patch)
+    if not task.text:
+        return continuous_rows(_arrays(task), reads.layouts[task.modality])
+    assert reads.tokenizer is not None
     return text_rows(reads.tokenizer, _texts(task), recipe.length, recipe.windows)
 
 
@@ -176,6 +178,7 @@ def _texts(task: Task) -> list[str]:
     return task.dataset.train.texts(task.touched) + task.test.texts(range(len(task.test)))
 
 
-def _images(task: Task) -> np.ndarray:
-    test = task.test.images(range(len(task.test)))
-    return np.concatenate([task.dataset.train.images(task.touched), test])
+def _arrays(task: Task) -> np.ndarray:
+    """Images, sounds or clips."""
+    test = np.asarray(task.test.inputs(range(len(task.test))))
+    return np.concatenate([np.asarray(task.dataset.train.inputs(task.touched)), test])

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fm.data.pieces import patch_positions, unpatchify
+from fm.data.layouts import layout_of
 from fm.data.tokenizer import SPECIALS
 from fm.evaluation.label_efficiency import steps_to_quality
-from fm.model.drawing import sample_patches
+from fm.model.drawing import sample_pieces
 from fm.model.generate import generate
 from fm.model.sampling import Decoding
 from fm.study.adaptation import Network, Setting
@@ -34,7 +34,7 @@ _SAMPLE_TOKENS = 64
 
 def pretraining_curves(task: Task, fed: dict[str, Fed]) -> list[Row]:
     """Loss against pieces seen, of each arm's first pretraining run."""
-    unit = {"text": "bits per byte", "image": "bits per dimension"}[task.modality]
+    unit = "bits per byte" if task.text else "bits per dimension"
     if not task.config.recipe.objective.next:
         unit = "loss in bits"
     return [
@@ -111,7 +111,7 @@ def samples(task: Task, fed: dict[str, Fed]) -> list[Row]:
     for arm, each in fed.items():
         if not each.runs:
             continue
-        make = _texts if task.text else _images
+        make = _texts if task.text else _pictures
         rows += [{"task": task.name, "arm": arm} | row for row in make(task, each)]
     return rows
 
@@ -139,18 +139,22 @@ def _texts(task: Task, fed: Fed) -> list[Row]:
     ]
 
 
-def _images(task: Task, fed: Fed) -> list[Row]:
-    height, width, _ = task.dataset.info["shape"]
-    side = task.config.recipe.patch
-    drawn = sample_patches(
+def _pictures(task: Task, fed: Fed) -> list[Row]:
+    """Of sounds and clips what `Layout.picture` shows."""
+    layout = fed.reads.layouts[task.modality]
+    drawn = sample_pieces(
         fed.runs[0].params,
-        jnp.asarray(patch_positions(height, width, side)),
+        jnp.asarray(layout.positions()),
         jax.random.key(0),
         fed.reads.model,
+        stream=task.modality,
         count=8,
     )
-    images = unpatchify(np.asarray(drawn * 255.0).astype(np.uint8), side, height, width)
-    return [{"modality": "image", "caption": "unprompted", "png": png(each)} for each in images]
+    made = layout.joined(np.asarray(drawn))
+    return [
+        {"modality": task.modality, "caption": "unprompted", "png": png(layout.picture(each))}
+        for each in made
+    ]
 
 
 def mistakes(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
@@ -166,7 +170,7 @@ def mistakes(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
         content = (
             {"modality": "text", "text": task.test.texts([item])[0][:600]}
             if task.text
-            else {"modality": "image", "png": png(task.test.images([item])[0])}
+            else {"modality": task.modality, "png": png(_picture(task, item))}
         )
         rows.append(
             {
@@ -182,6 +186,14 @@ def mistakes(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
             }
         )
     return rows
+
+
+def _picture(task: Task, item: int) -> np.ndarray:
+    info = task.dataset.info
+    example = np.asarray(task.test.inputs([item]))[0]
+    if task.modality == "image":
+        return example
+    return layout_of(task.modality, info["shape"], info["rate"]).picture(example)
 
 
 def png(image: np.ndarray) -> str:

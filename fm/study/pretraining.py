@@ -6,14 +6,16 @@ import dataclasses
 import hashlib
 import pathlib
 import sys
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fm.data import tokenizer as bpe
-from fm.data.batches import Batches, image_batches, text_batches
-from fm.data.pieces import patch_positions, patchify, text_pieces
+from fm.data.batches import Batches, piece_batches, text_batches
+from fm.data.layouts import AXES, Layout, layout_of
+from fm.data.pieces import text_pieces
 from fm.data.splits import Split
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -21,6 +23,7 @@ from fm.model.transformer import init
 from fm.study.config import Recipe
 from fm.training import grid
 from fm.training.checkpoint import load_params
+from fm.training.joint import Asked, Joint, from_plain
 from fm.training.loop import train
 from fm.training.objectives import Objective, rarity_weights
 from fm.training.peak import gemm_rate
@@ -36,30 +39,51 @@ class Reader:
     """What turns raw inputs into what a model reads, and the model's shape that follows.
 
     Attributes:
-      model: architecture, with `vocab` or `continuous` set.
-      tokenizer: of text, None for images.
+      model: architecture, with `vocab` and `continuous` set.
+      tokenizer: of text, None where there is none.
+      layouts: of the continuous streams, by name.
     """
 
     model: ModelConfig
     tokenizer: bpe.Tokenizer | None
+    layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
 
 
-def reader(corpus: Split, modality: str, recipe: Recipe, out: pathlib.Path) -> Reader:
-    """The tokenizer, trained on the pretraining split alone and saved with the run; or patches."""
-    if modality == "image":
-        channels = corpus.images([0]).shape[-1]
-        pieces = (("image", recipe.patch**2 * channels),)
-        return Reader(dataclasses.replace(recipe.model, continuous=pieces, axes=2), None)
+def reader(
+    corpus: Split,
+    modality: str,
+    recipe: Recipe,
+    out: pathlib.Path,
+    rate: float | None = None,
+) -> Reader:
+    """The tokenizer, trained on the pretraining split alone and saved with the run; or the layout.
+
+    `rate` is that of sounds and clips.
+    """
+    if modality != "text":
+        shape = np.asarray(corpus.inputs([0])).shape[1:]
+        layout = layout_of(modality, shape, rate)
+        if modality == "image":
+            layout = Layout(modality, shape, (recipe.patch,))
+        streams = {"continuous": ((modality, layout.size),), "axes": AXES[modality]}
+        return Reader(dataclasses.replace(recipe.model, **streams), None, {modality: layout})
+    tokenizer = trained_tokenizer(lambda: corpus.texts(range(len(corpus))), recipe.vocab, out)
+    return Reader(dataclasses.replace(recipe.model, vocab=tokenizer.vocab_size), tokenizer)
+
+
+def trained_tokenizer(
+    read: Callable[[], list[str]], vocab: int, out: pathlib.Path
+) -> bpe.Tokenizer:
+    """The tokenizer saved with a run; trained on what `read` gives where there is none yet."""
     path = out / "tokenizer.json"
     if path.exists():
-        tokenizer = bpe.load(path)
-    else:
-        tokenizer = bpe.train(corpus.texts(range(len(corpus))), recipe.vocab)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        tokenizer.save(partial)
-        partial.replace(path)
-    return Reader(dataclasses.replace(recipe.model, vocab=tokenizer.vocab_size), tokenizer)
+        return bpe.load(path)
+    tokenizer = bpe.train(read(), vocab)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    tokenizer.save(partial)
+    partial.replace(path)
+    return tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +92,18 @@ class Pretrained:
 
     reads: Reader
     params: dict
-    objective: Objective
+    objective: Asked
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of what was pretrained together; () of one format alone."""
+        objective = self.objective
+        return tuple(name for name, _ in objective.groups) if isinstance(objective, Joint) else ()
+
+    def objective_of(self, group: str) -> Objective:
+        """What was asked of a format; of the only one whatever it is called."""
+        objective = self.objective
+        return dict(objective.groups)[group] if isinstance(objective, Joint) else objective
 
 
 def restore(folder: pathlib.Path) -> Pretrained:
@@ -84,7 +119,8 @@ def restore(folder: pathlib.Path) -> Pretrained:
     if model.vocab:
         own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
         tokenizer = bpe.load(shared if shared.exists() and not own.exists() else own)
-    return Pretrained(Reader(model, tokenizer), params, Objective(**config["objective"]))
+    layouts = {name: Layout.from_plain(each) for name, each in config.get("layouts", {}).items()}
+    return Pretrained(Reader(model, tokenizer, layouts), params, from_plain(config["objective"]))
 
 
 def pretrain(
@@ -188,26 +224,24 @@ def _run(
     checkpoint_every: int | None = None,
 ) -> Member:
     """What training takes: the seed draws the start, the held-out examples and the order."""
-    order = np.random.default_rng(seed).permutation(len(corpus))
-    held = max(1, min(500, round(_HELD_OUT * len(corpus))))
-    held_out, used = order[:held], np.sort(order[held:])
+    used, held = held_out(len(corpus), seed)
     print(f"{label}: reading {len(used)} examples …", file=sys.stderr, flush=True)
     if modality == "text":
         assert reads.tokenizer is not None
         texts = corpus.texts(used)
         pieces = text_pieces(reads.tokenizer, texts, recipe.length)
-        counts = np.bincount(np.concatenate(pieces), minlength=reads.model.vocab)
-        counts[: bpe.SPECIALS] = 0
+        counts = token_counts(pieces, reads.model.vocab)
         weights = rarity_weights(jnp.asarray(counts, jnp.float32), recipe.objective.rarity)
-        unit = BitsPerByte(_bytes_per_token(texts, counts))
-        held_pieces = text_pieces(reads.tokenizer, corpus.texts(held_out), recipe.length)
+        unit = BitsPerByte(bytes_per_token(texts, counts))
+        held_pieces = text_pieces(reads.tokenizer, corpus.texts(held), recipe.length)
         share = recipe.objective.bag == 0
         batches = _text(pieces, recipe, seed, share_rows=share)
         validation = _text(held_pieces, recipe, seed, share_rows=share)
     else:
         weights, unit = None, BitsPerDimension()
-        batches = _images(corpus.images(used), recipe, seed)
-        validation = _images(corpus.images(held_out), recipe, seed)
+        layout = reads.layouts[modality]
+        batches = continuous(corpus, used, layout, recipe.batch_size, seed)
+        validation = continuous(corpus, held, layout, recipe.batch_size, seed)
     run = RunConfig(
         steps=recipe.steps,
         seed=seed,
@@ -225,7 +259,10 @@ def _run(
         token_weights=weights,
         validation=[next(validation) for _ in range(4)],
         label=label,
-        identity={"corpus": hashlib.sha256("".join(corpus.ids).encode()).hexdigest()},
+        identity={
+            "corpus": corpus_digest(corpus),
+            "layouts": {name: layout.plain() for name, layout in reads.layouts.items()},
+        },
     )
 
 
@@ -239,12 +276,35 @@ def _text(pieces: list[np.ndarray], recipe: Recipe, seed: int, *, share_rows: bo
     )
 
 
-def _images(images: np.ndarray, recipe: Recipe, seed: int) -> Batches:
-    positions = patch_positions(images.shape[1], images.shape[2], recipe.patch)
-    return image_batches(
-        [patchify(images, recipe.patch)], positions, batch_size=recipe.batch_size, seed=seed
+def continuous(
+    corpus: Split, indices: np.ndarray, layout: Layout, batch_size: int, seed: int
+) -> Batches:
+    """Batches of the pieces of some examples."""
+    pieces = layout.cut(np.asarray(corpus.inputs(indices)))
+    return piece_batches(
+        [pieces], layout.positions(), batch_size=batch_size, seed=seed, stream=layout.modality
     )
 
 
-def _bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
+def held_out(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of so many examples those to train on, ascending, and those for validation."""
+    order = np.random.default_rng(seed).permutation(count)
+    held = max(1, min(500, round(_HELD_OUT * count)))
+    return np.sort(order[held:]), order[:held]
+
+
+def token_counts(pieces: list[np.ndarray], vocab: int) -> np.ndarray:
+    """How often each token occurs, specials left out, int [V]."""
+    counts = np.bincount(np.concatenate(pieces), minlength=vocab)
+    counts[: bpe.SPECIALS] = 0
+    return counts
+
+
+def corpus_digest(corpus: Split) -> str:
+    """SHA-256 over the ids of the examples, in order."""
+    return hashlib.sha256("".join(corpus.ids).encode()).hexdigest()
+
+
+def bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
+    """UTF-8 bytes of the texts over their tokens."""
     return sum(len(text.encode()) for text in texts) / max(int(counts_V.sum()), 1)

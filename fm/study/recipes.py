@@ -10,6 +10,7 @@ import dataclasses
 from fm.errors import UserError
 from fm.model.config import ModelConfig, sized
 from fm.study.config import Recipe
+from fm.study.joint import JointRecipe
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.transfer.features import Reading
@@ -56,6 +57,40 @@ def image(profile: str = "default") -> Recipe:
     return _profiled(default, profile)
 
 
+def audio(profile: str = "default") -> Recipe:
+    """Of short sounds: as pictures, until tuned."""
+    return image(profile)
+
+
+def video(profile: str = "default") -> Recipe:
+    """Of short clips: as pictures, until tuned."""
+    return image(profile)
+
+
+def joint(profile: str = "default") -> JointRecipe:
+    """Of one model of several formats."""
+    of_pieces = image().objective
+    default = JointRecipe(
+        model=ModelConfig(depth=2, width=128, heads=4, kv_heads=4, hidden=512),
+        objectives=(
+            ("text", Objective(next=0.25, masked=0.0, bag=0.75, hide=0.75)),
+            ("image", of_pieces),
+            ("audio", of_pieces),
+            ("video", of_pieces),
+        ),
+        optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.005),
+        steps=1200,
+        batch_size=96,
+        vocab=4096,
+        length=256,
+    )
+    return dataclasses.replace(default, steps=_steps(default.steps, profile))
+
+
+def _steps(steps: int, profile: str) -> int:
+    return {"quick": steps // 30, "default": steps, "full": 8 * steps}[profile]
+
+
 def _profiled(recipe: Recipe, profile: str) -> Recipe:
     if profile not in PROFILES:
         raise UserError(f"profile {profile!r} is not known; accepted are {', '.join(PROFILES)}")
@@ -89,6 +124,7 @@ def for_format(modality: str, profile: str = "default") -> Recipe:
     Raises:
       UserError: for a format without one.
     """
-    if modality not in ("text", "image"):
-        raise UserError(f"no recipe for {modality!r}; there are recipes for text and image")
-    return text(profile) if modality == "text" else image(profile)
+    known = {"text": text, "image": image, "audio": audio, "video": video}
+    if modality not in known:
+        raise UserError(f"no recipe for {modality!r}; there are recipes for {', '.join(known)}")
+    return known[modality](profile)

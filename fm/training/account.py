@@ -14,12 +14,13 @@ from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.streams import streams_of
 from fm.training import log
+from fm.training.joint import Asked, Joint, parts
 from fm.training.meter import Meter
-from fm.training.objectives import Objective, rows_of
+from fm.training.objectives import rows_of
 from fm.training.run import RunConfig, Trained
-from fm.training.unit import Unit, value
+from fm.training.unit import Unit, groups_of, told
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 Figures = Mapping[str, float]
 
 
@@ -38,10 +39,14 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one step on a batch: pieces without padding, and FLOPs by `fm.model.flops`."""
+    """Of one step on a batch: pieces without padding, and FLOPs by `fm.model.flops`.
+
+    `groups` are the pieces of each group of a `Joint`, as `GROUP/pieces`.
+    """
 
     tokens: int
     flops: float
+    groups: Figures = dataclasses.field(default_factory=dict)
 
 
 class Account:
@@ -75,7 +80,7 @@ class Account:
 
     def count(self, figures: Figures, cost: Cost) -> log.Record | None:
         """Adds a step; the record, where one is due."""
-        figures = dict(figures)
+        figures = {**figures, **cost.groups}
         learning_rate = figures.pop("learning_rate")
         self.meter.add(figures, cost.tokens, cost.flops)
         self.progress.step += 1
@@ -90,8 +95,7 @@ class Account:
     def validated(self, figures: Figures) -> log.Record:
         """Adds a record of validation."""
         place = {"step": self.progress.step, "tokens": self.progress.tokens}
-        figure = {self._unit.name: value(figures, self._unit)}
-        return self._keep({"kind": "validation", **place, **figures, **figure})
+        return self._keep({"kind": "validation", **place, **figures, **told(figures, self._unit)})
 
     def save(self, seconds: float, data: dict[str, Any]) -> dict[str, Any]:
         """The progress as JSON, with what was spent and the place in the data; log on disk."""
@@ -105,7 +109,7 @@ class Account:
         """The outcome of the steps counted."""
         return Trained(
             params=params,
-            curve=log.curve(self._records, self._unit.name),
+            curve=log.curve(self._records, self._unit.name, groups_of(self._unit)),
             seconds=seconds,
             compile_seconds=self.progress.compile_seconds,
             flops=self.progress.flops,
@@ -135,13 +139,16 @@ def finite(figures: Figures) -> bool:
     return math.isfinite(figures["loss"]) and math.isfinite(figures.get("grad_norm", 0.0))
 
 
-def cost(batch: Batch, model: ModelConfig, objective: Objective) -> Cost:
+def cost(batch: Batch, model: ModelConfig, objective: Asked) -> Cost:
     """Of a training step on the batch."""
-    B, L = batch["segments"].shape
-    total, streams = 0.0, streams_of(batch, model)
-    led = "tokens" not in streams
-    for name, rows in rows_of(objective, B).items():
-        length, predictions = flops.cost(name, L, hide=objective.hide, led=led)
-        each = flops.train_flops(model, length, predictions=predictions, streams=streams)
-        total += (rows.stop - rows.start) * each
-    return Cost(int(np.count_nonzero(batch["segments"])), total)
+    total, pieces = 0.0, {}
+    for lead, rows, each in parts(batch, objective):
+        B, L = rows["segments"].shape
+        streams = streams_of(rows, model)
+        led = "tokens" not in streams and "modality" not in rows
+        for name, at in rows_of(each, B).items():
+            length, predictions = flops.cost(name, L, hide=each.hide, led=led)
+            one = flops.train_flops(model, length, predictions=predictions, streams=streams)
+            total += (at.stop - at.start) * one
+        pieces[f"{lead}pieces"] = int(np.count_nonzero(rows["segments"]))
+    return Cost(sum(pieces.values()), total, pieces if isinstance(objective, Joint) else {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 Record = dict[str, Any]  # "kind" ("train" or "validation"), "step", "tokens", then figures
@@ -66,23 +67,32 @@ def read(path: pathlib.Path, step: int | None = None) -> list[Record]:
     return records
 
 
-def curve(records: list[Record], unit: str) -> dict[str, list[float]]:
+def curve(
+    records: list[Record], unit: str, groups: Mapping[str, str] | None = None
+) -> dict[str, list[float]]:
     """Figures over tokens seen.
 
     Args:
       records: of one run.
-      unit: name of the figure, `bits_per_byte` or `bits_per_dimension`.
+      unit: name of the figure, `bits_per_byte`, `bits_per_dimension` or `loss`.
+      groups: of joint training, with the name of the figure of each.
 
     Returns:
-      `tokens` and `value`, of training; `validation_tokens` and `validation`.
+      `tokens` and `value`, of training; `validation_tokens` and `validation`; of each group its
+      own as `GROUP/value` and `GROUP/validation`.
     """
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
+    apart = {}
+    for group, name in (groups or {}).items():
+        apart[f"{group}/value"] = [record[name] for record in train]
+        apart[f"{group}/validation"] = [record[name] for record in validation]
     return {
         "tokens": [record["tokens"] for record in train],
         "value": [record[unit] for record in train],
         "validation_tokens": [record["tokens"] for record in validation],
         "validation": [record[unit] for record in validation],
+        **apart,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -21,7 +22,7 @@ from fm.training.account import Account, Batch, Cost, Progress, due, finite
 from fm.training.account import cost as cost_of
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
-from fm.training.objectives import Objective
+from fm.training.joint import Asked, plain
 from fm.training.optimizer import OptimizerConfig
 from fm.training.run import RunConfig, Trained
 from fm.training.unit import Unit
@@ -45,7 +46,7 @@ def train(
     params: dict,
     batches: Batches,
     model: ModelConfig,
-    objective: Objective,
+    objective: Asked,
     rule: OptimizerConfig,
     run: RunConfig,
     *,
@@ -66,7 +67,7 @@ def train(
       params: to start from; left untouched.
       batches: the data; its place is saved and set.
       model: architecture.
-      objective: what is predicted.
+      objective: what is predicted; of a `Joint`, in batches of its groups.
       rule: optimiser and schedule.
       run: length and cadence.
       out: folder for checkpoints and metrics; None writes nothing.
@@ -160,7 +161,7 @@ def validate(
     params: dict,
     batches: Sequence[Batch],
     model: ModelConfig,
-    objective: Objective,
+    objective: Asked,
     token_weights: jax.Array | None = None,
 ) -> dict[str, float]:
     """Mean over batches of `loss` and of each objective's nats; hides the same pieces each time.
@@ -179,7 +180,7 @@ def validate(
 def facts(
     params: dict,
     model: ModelConfig,
-    objective: Objective,
+    objective: Asked,
     rule: OptimizerConfig,
     run: RunConfig,
     unit: Unit,
@@ -188,7 +189,7 @@ def facts(
     """What a resumed run must share with the one it goes on from, as JSON."""
     return {
         "model": dataclasses.asdict(model),
-        "objective": dataclasses.asdict(objective),
+        "objective": plain(objective),
         "optimizer": dataclasses.asdict(rule),
         "run": {"steps": run.steps, "seed": run.seed, "accumulate": run.accumulate},
         "unit": {"name": unit.name, **dataclasses.asdict(unit)},
@@ -234,9 +235,17 @@ def not_finite(
     names = {"loss": "loss", "grad_norm": "gradient norm"}
     told = " and ".join(f"{names[key]} {figures[key]:g}" for key in names if key in figures)
     return (
-        f"{label}: {told} at step {n} must be finite; {kept}; try a learning_rate below "
-        f"{rule.learning_rate:g}"
+        f"{label}: {told}{_diverged(figures)} at step {n} must be finite; {kept}; try a "
+        f"learning_rate below {rule.learning_rate:g}"
     )
+
+
+def _diverged(figures: Mapping[str, float]) -> str:
+    """Which of several formats it is, as far as that can be told: by loss, else by gradient."""
+    broken = [name for name, figure in figures.items() if not math.isfinite(figure)]
+    groups = [name.removesuffix("/loss") for name in broken if name.endswith("/loss")]
+    streams = [name.removeprefix("grad_norm/") for name in broken if name.startswith("grad_norm/")]
+    return f", of {', '.join(groups or streams)}," if groups or streams else ""
 
 
 def how_to_resume(label: str, signal: str, n: int, steps: int, out: pathlib.Path | None) -> str:

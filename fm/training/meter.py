@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from fm.training.log import Record
-from fm.training.unit import Unit, value
+from fm.training.unit import Unit, told
 
 
 class Meter:
@@ -54,5 +54,14 @@ class Meter:
         }
         self.sums = {}
         self.restart()
-        figure = {self._unit.name: value(means, self._unit)}
-        return {"kind": "train", "step": step, "tokens": tokens, **means, **figure, **pace}
+        figures = told(means, self._unit) | shares(means)
+        return {"kind": "train", "step": step, "tokens": tokens, **means, **figures, **pace}
+
+
+def shares(means: Mapping[str, float]) -> dict[str, float]:
+    """Share of the pieces each group has, as `GROUP/share`."""
+    pieces = {name: figure for name, figure in means.items() if name.endswith("/pieces")}
+    return {
+        f"{name.removesuffix('pieces')}share": figure / sum(pieces.values())
+        for name, figure in pieces.items()
+    }

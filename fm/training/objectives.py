@@ -55,36 +55,6 @@ class Objective:
             )
 
 
-def loss(
-    params: dict,
-    batch: Batch,
-    rng: jax.Array,
-    config: ModelConfig,
-    objective: Objective,
-    token_weights_V: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean over objectives, by their share, of the mean nats per predicted piece.
-
-    Args:
-      params: of the model.
-      batch: pieces as for `streams.embed`, with `positions` and `segments` int [B, L] (0 is
-        padding; pieces of different segments do not see each other). With `answer` bool [B, L]
-        only these pieces are predicted, or hidden; with `prefix` int [B] the pieces before it are
-        seen by all of their segment, later ones too, in predicting the next.
-      rng: decides what is hidden.
-      config: the model's.
-      objective: see `Objective`.
-      token_weights_V: weight of each token in a bag; needed when `objective.bag` > 0.
-
-    Returns:
-      The loss, in nats per token or per number in a continuous piece, and the metrics `next_nats`,
-      `masked_nats`, `bag_nats`: the mean of each objective that has a share.
-    """
-    noise_BL = jax.random.uniform(rng, batch["segments"].shape)
-    nats = sums(params, batch, noise_BL, config, objective, token_weights_V)
-    return mean(nats, {name: count for name, (_, count) in nats.items()}, objective, batch)
-
-
 def sums(
     params: dict,
     batch: Batch,
@@ -96,7 +66,7 @@ def sums(
     """Sum of nats and sum of weights of each objective that has rows in the batch.
 
     The noise, uniform in 0..1, is the only source of chance, so rows may be taken apart and
-    their sums added up: nothing changes. Other arguments as for `loss`.
+    their sums added up: nothing changes. Other arguments as for `fm.training.joint.loss`.
     """
     tasks: dict[str, Callable[[Batch, jax.Array], Nats]] = {
         "next": lambda rows, _: next_piece(params, rows, config),

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.training import objectives, optimizer
-from fm.training.objectives import Batch, Objective
+from fm.training import joint, optimizer
+from fm.training.joint import Asked
+from fm.training.objectives import Batch
 from fm.training.optimizer import OptimizerConfig
 from fm.training.state import State
 
@@ -26,7 +26,7 @@ Evaluate = Callable[[dict, dict[str, Any], int, jax.Array | None], Metrics]
 @functools.lru_cache(maxsize=64)
 def train_step(
     config: ModelConfig,
-    objective: Objective,
+    objective: Asked,
     rule: OptimizerConfig,
     steps: int,
     accumulate: int = 1,
@@ -43,8 +43,8 @@ def train_step(
 
     Returns:
       step(state, batch, seed, token_weights_V) -> (state, metrics). The given state is consumed.
-      Metrics are float32 scalars: `loss`, the nats of each objective, `grad_norm` (before
-      clipping) and `learning_rate`.
+      Metrics are float32 scalars: those of `fm.training.joint.loss`, `grad_norm` (before
+      clipping; in a model of several streams also `grad_norm/STREAM`) and `learning_rate`.
 
     Raises:
       UserError: (when the step is called) a batch whose rows do not divide into the parts.
@@ -68,7 +68,7 @@ def measured_gradient(
     batch: Batch,
     seed: int | jax.Array,
     config: ModelConfig,
-    objective: Objective,
+    objective: Asked,
     token_weights_V: jax.Array | None,
     accumulate: int,
 ) -> tuple[Metrics, dict]:
@@ -77,7 +77,24 @@ def measured_gradient(
     metrics, gradient = value_and_gradient(
         state["params"], batch, rng, config, objective, token_weights_V, accumulate
     )
-    return metrics | {"grad_norm": optax.global_norm(gradient)}, gradient
+    metrics |= {"grad_norm": optax.global_norm(gradient)}
+    return metrics | stream_norms(gradient, config), gradient
+
+
+def stream_norms(gradient: dict, config: ModelConfig) -> Metrics:
+    """Norm of the gradient of each stream's own parameters, where a model has several."""
+    if len(config.streams) == 1:
+        return {}
+    return {
+        f"grad_norm/{stream}": optax.global_norm(
+            {
+                name: leaf
+                for name, leaf in gradient["streams"].items()
+                if name.startswith(f"{stream.removesuffix('s')}_")
+            }
+        )
+        for stream in config.streams
+    }
 
 
 def apply_gradient(state: State, gradient: dict, update: optax.TransformUpdateFn) -> State:
@@ -91,13 +108,13 @@ def apply_gradient(state: State, gradient: dict, update: optax.TransformUpdateFn
 
 
 @functools.lru_cache(maxsize=64)
-def evaluate(config: ModelConfig, objective: Objective) -> Evaluate:
+def evaluate(config: ModelConfig, objective: Asked) -> Evaluate:
     """The compiled loss: evaluate(params, batch, seed, token_weights_V) -> metrics."""
 
     @jax.jit
     def metrics(params, batch, seed, token_weights_V):
         rng = jax.random.key(seed)
-        total, parts = objectives.loss(params, batch, rng, config, objective, token_weights_V)
+        total, parts = joint.loss(params, batch, rng, config, objective, token_weights_V)
         return {"loss": total, **parts}
 
     return metrics
@@ -108,7 +125,7 @@ def value_and_gradient(
     batch: Batch,
     rng: jax.Array,
     config: ModelConfig,
-    objective: Objective,
+    objective: Asked,
     token_weights_V: jax.Array | None,
     accumulate: int,
 ) -> tuple[Metrics, dict]:
@@ -118,53 +135,29 @@ def value_and_gradient(
     and the predicted pieces are counted over the whole batch first; each part then adds its
     share of the whole batch's mean.
     """
-    noise_BL = jax.random.uniform(rng, batch["segments"].shape)
+    batch = joint.with_noise(batch, rng, objective)
 
-    def sums(params, rows, noise):
-        return objectives.sums(params, rows, noise, config, objective, token_weights_V)
-
-    def part_loss(params, rows, noise, counts=None):
-        nats = sums(params, rows, noise)
+    def part_loss(params, rows, counts=None):
+        nats = joint.sums(params, rows, config, objective, token_weights_V)
         counts = counts or {name: count for name, (_, count) in nats.items()}
-        total, metrics = objectives.mean(nats, counts, objective, rows)
+        total, metrics = joint.mean(nats, counts, objective, rows)
         return total, {"loss": total, **metrics}
 
     gradient_of = jax.grad(part_loss, has_aux=True)
     if accumulate == 1:
-        gradient, metrics = gradient_of(params, batch, noise_BL)
+        gradient, metrics = gradient_of(params, batch)
         return metrics, gradient
 
     # Counts do not depend on what the model says: the compiler drops this forward pass.
-    counts = {name: count for name, (_, count) in sums(params, batch, noise_BL).items()}
+    nats = joint.sums(params, batch, config, objective, token_weights_V)
+    counts = {name: count for name, (_, count) in nats.items()}
 
     def add_part(total, part):
-        return jax.tree.map(jnp.add, total, gradient_of(params, *part, counts)), None
+        return jax.tree.map(jnp.add, total, gradient_of(params, part, counts)), None
 
-    parts = split(batch | {"noise": noise_BL}, objective, accumulate)
-    noise = parts.pop("noise")
-    shapes = jax.eval_shape(gradient_of, params, batch, noise_BL)
+    shapes = jax.eval_shape(gradient_of, params, batch)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (gradient, metrics), _ = jax.lax.scan(add_part, zeros, (parts, noise))
+    (gradient, metrics), _ = jax.lax.scan(
+        add_part, zeros, joint.split(batch, objective, accumulate)
+    )
     return metrics, gradient
-
-
-def split(batch: Batch, objective: Objective, parts: int) -> Batch:
-    """A batch in parts, [parts, B / parts, ...], each with the same rows of every objective.
-
-    Raises:
-      UserError: if an objective's rows do not divide.
-    """
-    rows = objectives.rows_of(objective, batch["segments"].shape[0])
-    for name, at in rows.items():
-        if (at.stop - at.start) % parts:
-            raise UserError(
-                f"accumulate={parts} does not divide the {at.stop - at.start} rows of a batch "
-                f"that objective {name!r} takes; accepted are their common divisors"
-            )
-
-    def take(value):
-        pieces = [value[at] for at in rows.values()]
-        folded = [piece.reshape(parts, -1, *piece.shape[1:]) for piece in pieces]
-        return jnp.concatenate(folded, axis=1)
-
-    return jax.tree.map(take, batch)

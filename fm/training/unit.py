@@ -1,4 +1,4 @@
-"""What a loss in nats is told in: bits per byte of text, bits per dimension of a picture."""
+"""What a loss in nats is told in: bits per byte of text, bits per dimension of the rest."""
 
 from __future__ import annotations
 
@@ -33,16 +33,53 @@ class BitsPerByte:
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerDimension:
-    """Of pictures: for one byte of one pixel, 8 when nothing is known."""
+    """Of continuous pieces: for one byte of a pixel, 8 when nothing is known.
+
+    Sound counts as if its log-mel values had 256 levels too; formats are not to be compared.
+    """
 
     name = "bits_per_dimension"
 
     def of(self, nats: float) -> float:
-        """From nats per number of a patch in 0..1."""
+        """From nats per number of a piece in 0..1."""
         return bits_per_dimension(nats)
 
 
-Unit = BitsPerByte | BitsPerDimension
+@dataclasses.dataclass(frozen=True)
+class Each:
+    """Of several formats trained together: each has its own, and all share the loss.
+
+    Attributes:
+      units: by group.
+    """
+
+    units: Mapping[str, BitsPerByte | BitsPerDimension]
+
+    name = "loss"
+
+    def of(self, nats: float) -> float:
+        """The loss as it is: nats of unlike pieces added up have no other unit."""
+        return nats
+
+
+Unit = BitsPerByte | BitsPerDimension | Each
+
+
+def told(metrics: Mapping[str, float], unit: Unit) -> dict[str, float]:
+    """A step's metrics as one figure, by the unit's name; of each group, as `GROUP/UNIT`."""
+    if not isinstance(unit, Each):
+        return {unit.name: value(metrics, unit)}
+    return {
+        f"{group}/{each.name}": each.of(metrics.get(f"{group}/next_nats", metrics[f"{group}/loss"]))
+        for group, each in unit.units.items()
+    }
+
+
+def groups_of(unit: Unit) -> dict[str, str]:
+    """Name of the figure that tells of each group."""
+    if not isinstance(unit, Each):
+        return {}
+    return {group: f"{group}/{each.name}" for group, each in unit.units.items()}
 
 
 def value(metrics: Mapping[str, float], unit: Unit) -> float:

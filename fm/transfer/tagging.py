@@ -157,7 +157,11 @@ def word_features(
         for n, words in enumerate(part.words):
             first_W = part.first[n, :words]
             own = every[n][:, first_W].swapaxes(0, 1)
-            own = side_by_side(own, reading) if words else np.zeros((0, every[n, :, 0].size), np.float32)
+            own = (
+                side_by_side(own, reading)
+                if words
+                else np.zeros((0, every[n, :, 0].size), np.float32)
+            )
             found.append(own * (first_W >= 0)[:, None])
     return found
 

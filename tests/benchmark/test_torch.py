@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from fm.benchmark import attention, decode, gemm, loss, step  # noqa: E402
 from fm.benchmark.peers import gpt, pytorch  # noqa: E402
 from fm.benchmark.settings import Setting  # noqa: E402
-from fm.training import objectives  # noqa: E402
+from fm.training import joint  # noqa: E402
 from tests.training.problems import params  # noqa: E402
 
 QUICK = Setting(scale="quick")
@@ -47,7 +47,7 @@ def test_the_same_parameters_give_the_same_loss_and_gradients(kv_heads):
 
     def ours(drawn):
         batch = step.whole_rows(tokens)
-        return objectives.loss(drawn, batch, jax.random.key(0), each.model, step.NEXT)[0]
+        return joint.loss(drawn, batch, jax.random.key(0), each.model, step.NEXT)[0]
 
     value, gradient = jax.value_and_grad(ours)(drawn)
     weights = gpt.split(drawn, each.model)

@@ -30,7 +30,9 @@ def text(sources=(ONE, TWO), weights=(0.7, 0.3), batch_size=4, seed=0, **options
 
 def images(seed=0, sources=IMAGES, **options):
     positions = pieces.patch_positions(8, 8, 4)
-    return batches.image_batches(sources, positions, batch_size=8, seed=seed, **options)
+    return batches.piece_batches(
+        sources, positions, batch_size=8, seed=seed, stream="image", **options
+    )
 
 
 def same(left, right):

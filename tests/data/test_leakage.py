@@ -94,6 +94,29 @@ def test_distinct_digits_are_not_flagged():
     assert (found.checked, found.found, len(found.removed)) == (394, 0, 0)
 
 
+@pytest.mark.parametrize("change", [*CHANGES, "later", "backwards"])
+def test_planted_copies_of_clips_are_found(change):
+    train, test = (
+        part.clips(range(100))
+        for part in (sources.load("moving_digits").train, sources.load("moving_digits").test)
+    )
+    planted = test[:20]
+    if change == "later":
+        # What the test clip shows from its third frame on, and then something else.
+        changed = np.concatenate([planted[:, 2:], train[:20, :2]], axis=1)
+    elif change == "backwards":
+        changed = planted[:, ::-1]
+    else:
+        frames = [[CHANGES[change](frame) for frame in clip] for clip in planted]
+        changed = np.array(frames).astype(np.uint8)
+    if changed.shape[-1] == 3:
+        train = np.repeat(train, 3, axis=-1)
+    found = leakage.find_duplicates(split(np.concatenate([train, changed])), split(test), "video")
+    assert set(found.removed) <= set(range(100, 120)), "a distinct clip was taken for a copy"
+    assert len(found.removed) == (0 if change == "backwards" else 20), found.removed
+    assert "overlap in time" in found.method and found.checked == 100
+
+
 def test_sizes_may_differ():
     test = sources.load("digits").test.inputs(range(30))
     larger = test.repeat(8, axis=1).repeat(8, axis=2)
@@ -102,7 +125,7 @@ def test_sizes_may_differ():
 
 def test_hashes_are_those_of_imagehash():
     images = sources.load("digits").test.inputs(range(20))
-    own = image_overlap._hashes(images)
+    own = image_overlap.hashes(images)
     theirs = [imagehash.phash(Image.fromarray(image[..., 0])) for image in images]
     for a in range(20):
         for b in range(20):
@@ -110,7 +133,7 @@ def test_hashes_are_those_of_imagehash():
 
 
 def test_unknown_modality():
-    with pytest.raises(UserError, match="accepted: text, image"):
+    with pytest.raises(UserError, match="accepted: text, "):
         leakage.find_duplicates(split(["a"]), split(["b"]), "smell")
 
 

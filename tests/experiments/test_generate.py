@@ -66,6 +66,10 @@ def test_it_ends_before_a_stop_string(call, model):
         (["--model=M", PROMPT, "--stop="], ["--stop takes at least one character"]),
         (["--model=M", PROMPT, "--stream", "--samples=2"], ["--stream", "--samples=2"]),
         (["--model=M", PROMPT, "--dtype=int8"], ["--dtype=int8", "float32, bfloat16"]),
+        (["--model=M", PROMPT, "--given=digits:1"], ["--given", "--modality=image, audio, video"]),
+        (["--model=M", "--modality=image", "--top_k=3"], ["--top_k", "--modality=text"]),
+        (["--model=M", "--modality=smell"], ["--modality=smell", "text, image, audio, video"]),
+        (["--model=M", "--modality=video"], ["--model=", "holds no checkpoint"]),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(call, tmp_path, flags, parts):
@@ -82,7 +86,7 @@ def test_a_folder_without_a_checkpoint(call, tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "what"),
-    [("digits", "was trained on images"), ("reviews", "was never asked for the next token")],
+    [("digits", "was trained on image"), ("reviews", "was never asked for the next token")],
 )
 def test_a_model_that_writes_no_text(call, trained, reviews, tiny, data, what):
     dataset = reviews(reviews.rows) if data == "reviews" else data

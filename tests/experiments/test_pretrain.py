@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from fm.data.cache import cache_folder
+from fm.study import recipes
 from fm.transfer import pretrained
 from tests.study.test_imported import texts as words
+from tests.study.test_joint import RECIPE
 from tests.transfer.pretrained import problems
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,6 +32,44 @@ def test_a_summary_and_finished_is_said(call, tmp_path, tiny):
     assert second.code == 0 and "already finished at step 3 of 3" in second.err
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["params_digest"] == summary["params_digest"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--dataset=digits", "--mixture=digits:1"], ["--mixture", "not with digits alone"]),
+        (["--dataset=digits,docstrings", "--mixture=a:1"], ["--mixture=a:1", "of digits, docst"]),
+        (["--dataset=digits,docstrings", "--mixture=digits:0"], ["weights above 0"]),
+        (["--dataset=digits,digits"], ["each data set once"]),
+        (["--dataset=digits,docstrings", "--objective=next:1"], ["goes with one data set"]),
+        (["--dataset=digits,docstrings", "--captioned=photos"], ["--captioned=photos", "some of"]),
+    ],
+)
+def test_a_mixture_that_cannot_be(call, tmp_path, flags, parts):
+    done = call("pretrain", *flags, f"--out={tmp_path / 'out'}")
+    assert done.code == 2 and all(part in done.error for part in parts), done.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_several_data_sets_make_one_model_that_makes_pictures(
+    call, tmp_path, tiny, reviews, monkeypatch
+):
+    small = dataclasses.replace(RECIPE, batch_size=6)
+    monkeypatch.setattr(recipes, "joint", lambda profile="default": small)
+    text, out = str(reviews(reviews.rows)), tmp_path / "joint"
+    flags = f"--dataset={text},digits", f"--mixture={text}:2,digits:1", "--captioned=digits"
+    done = call("pretrain", *flags, "--steps=2", f"--out={out}")
+    assert done.code == 0, done.err
+    again = call("pretrain", *flags, "--steps=2", f"--out={out}")
+    assert again.code == 0 and "already finished at step 2 of 2" in again.err
+    flags = "generate", "--modality=image", f"--model={out}", f"--out={tmp_path / 'made'}"
+    for more in (["--samples=2"], ["--given=digits:3", "--seed=5"], ["--prompt=7", "--seed=6"]):
+        made = call(*flags, *more)
+        assert made.code == 0, made.err
+        assert all(pathlib.Path(path).read_bytes()[:4] == b"\x89PNG" for path in made.out.split())
+    written = call("generate", f"--model={out}", "--prompt=good", "--max_tokens=4")
+    assert written.code == 0 and written.out.startswith("good")
 
 
 @pytest.mark.slow

@@ -142,10 +142,10 @@ def test_hidden_are_answers_and_their_share_of_them():
     assert set(example[0].pieces) <= set(seen)
 
 
-def test_a_prefix_is_seen_by_all_of_it():
+def test_what_lies_in_a_prefix_is_seen_by_all():
     batch = rows([[segment("image", answer=False), segment("tokens", 1)]], 12)
     whole, none = (
-        nats(params(FOUR), batch | {"prefix": np.array([prefix])})[0] for prefix in (6, 0)
+        nats(params(FOUR), batch | {"prefix": np.array([prefix])})[0] for prefix in (8, 0)
     )
     assert whole != none
     np.testing.assert_allclose(none, nats(params(FOUR), batch)[0], rtol=1e-6)

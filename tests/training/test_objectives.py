@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.training import Objective, objectives
+from fm.training import Objective, joint, objectives
 from tests.training.problems import IMAGE, TEXT, VOCAB, images, params, uneven_text
 
 L = 12
@@ -132,7 +132,7 @@ def test_rows_go_to_objectives_by_their_shares():
 
 def test_the_loss_is_the_mean_by_shares():
     objective = Objective(next=0.25, masked=0.75)
-    total, metrics = jax.jit(objectives.loss, static_argnums=(3, 4))(
+    total, metrics = jax.jit(joint.loss, static_argnums=(3, 4))(
         params(TEXT), uneven_text(), jax.random.key(0), TEXT, objective
     )
     assert set(metrics) == {"next_nats", "masked_nats"}
@@ -156,4 +156,4 @@ def test_shares_that_do_not_add_up(shares):
 
 def test_a_bag_of_patches():
     with pytest.raises(UserError, match="bag objective is for text"):
-        objectives.loss(params(IMAGE), images(), jax.random.key(0), IMAGE, BAG)
+        joint.loss(params(IMAGE), images(), jax.random.key(0), IMAGE, BAG)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.training import Objective, OptimizerConfig, optimizer, params_digest, state, step
+from fm.training import Objective, OptimizerConfig, joint, optimizer, params_digest, state, step
 from tests.training.problems import ADAM, IMAGE, NEXT, TEXT, VOCAB, images, params, uneven_text
 
 WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
@@ -34,13 +34,13 @@ def test_parts_are_the_whole(name):
 
 def test_parts_keep_each_objectives_rows():
     batch = {"segments": np.arange(8)[:, None], "tokens": np.arange(8)[:, None]}
-    parts = step.split(batch, Objective(next=0.25, masked=0.5, bag=0.25), 2)
+    parts = joint.split(batch, Objective(next=0.25, masked=0.5, bag=0.25), 2)
     assert parts["tokens"][..., 0].tolist() == [[0, 2, 3, 6], [1, 4, 5, 7]]
 
 
 def test_rows_that_do_not_divide():
     with pytest.raises(UserError, match=r"accumulate=4 .* 2 rows .* 'next'"):
-        step.split(uneven_text(), Objective(next=0.25, masked=0.75), 4)
+        joint.split(uneven_text(), Objective(next=0.25, masked=0.75), 4)
 
 
 def fresh(rule=ADAM, config=TEXT):

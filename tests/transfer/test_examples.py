@@ -3,7 +3,7 @@ import pytest
 
 from fm.data import tokenizer as bpe
 from fm.data.sounds import Frames, sound_pieces
-from fm.transfer.examples import audio_rows, image_rows, take, text_rows
+from fm.transfer.examples import audio_rows, image_rows, take, text_rows, video_rows
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,14 @@ def test_audio_rows_hold_the_pieces_and_when_they_are():
     assert rows["audio"].shape == (2, 3, 80) and rows["audio"].dtype == np.float32
     assert rows["positions"].tolist() == [[[0], [1], [2]]] * 2
     assert rows["segments"].tolist() == [[1] * 3] * 2
+
+
+def test_video_rows_hold_the_tubelets_and_where_they_lie():
+    clips = np.arange(2 * 2 * 2 * 4, dtype=np.uint8).reshape(2, 2, 2, 4, 1)
+    rows = video_rows(clips, (2, 2, 2))
+    assert rows["video"][0].tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
+    assert rows["positions"].tolist() == [[[0, 0, 0], [0, 0, 1]]] * 2
+    assert rows["segments"].tolist() == [[1] * 2] * 2
 
 
 def test_take_takes_rows_of_every_array():

@@ -46,14 +46,16 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
-        bunch: Any = load_digits()
-        images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-        examples = (
-            (array_digest(image), image, int(label))
-            for image, label in zip(images, bunch.target, strict=True)
-        )
         return keyed(
             (digest, {"image": io.BytesIO(encode_png(image)), "label": label})
-            for digest, image, label in examples
+            for digest, image, label in load()
             if in_test(digest, TEST_SHARE) == test
         )
+
+
+def load() -> Iterator[tuple[str, np.ndarray, int]]:
+    """Yields digest, uint8 [8, 8, 1] image and label of every digit."""
+    bunch: Any = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    for image, label in zip(images, bunch.target, strict=True):
+        yield array_digest(image), image, int(label)

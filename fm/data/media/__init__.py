@@ -5,11 +5,12 @@ import pathlib
 from fm.data.media.audio import Audio
 from fm.data.media.image import Image
 from fm.data.media.medium import Form, Medium
+from fm.data.media.video import Video
 
-__all__ = ["ENDINGS", "MEDIA", "Form", "Medium", "owner"]
+__all__ = ["ENDINGS", "MEDIA", "Form", "Medium", "Video", "owner"]
 
-# By modality. The first that owns a path has it.
-MEDIA: dict[str, Medium] = {medium.name: medium for medium in (Image(), Audio())}
+# By modality. The first that owns a path has it: an animated image is a clip.
+MEDIA: dict[str, Medium] = {medium.name: medium for medium in (Video(), Image(), Audio())}
 ENDINGS = tuple(sorted({ending for medium in MEDIA.values() for ending in medium.endings}))
 
 

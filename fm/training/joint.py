@@ -1,0 +1,167 @@
+"""Several formats in one step: a batch of groups, each of its own rows, length and objective.
+
+A group's batch is what its format alone would have. Everything here takes one format as well: that
+is one group without a name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fm.errors import UserError
+from fm.model.config import ModelConfig
+from fm.training import objectives
+from fm.training.objectives import Batch, Nats, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """What is asked of each group; a batch of it is a dict of batches, by name.
+
+    Attributes:
+      groups: name and objective of each.
+    """
+
+    groups: tuple[tuple[str, Objective], ...]
+
+    def __post_init__(self):
+        names = [name for name, _ in self.groups]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"groups of joint training {names} must be one or more, none twice")
+
+
+Asked = Objective | Joint
+
+
+def plain(asked: Asked) -> dict[str, Any]:
+    """As JSON; `from_plain` reads it back."""
+    if isinstance(asked, Objective):
+        return dataclasses.asdict(asked)
+    return {"groups": {name: dataclasses.asdict(each) for name, each in asked.groups}}
+
+
+def from_plain(saved: dict[str, Any]) -> Asked:
+    """What `plain` made JSON of."""
+    if "groups" not in saved:
+        return Objective(**saved)
+    return Joint(tuple((name, Objective(**each)) for name, each in saved["groups"].items()))
+
+
+def parts(batch: dict[str, Any], asked: Asked) -> list[tuple[str, Batch, Objective]]:
+    """Each group: what leads the names of its figures, its batch, its objective."""
+    if isinstance(asked, Objective):
+        return [("", batch, asked)]
+    return [(f"{name}/", batch[name], each) for name, each in asked.groups]
+
+
+def with_noise(batch: dict[str, Any], rng: jax.Array, asked: Asked) -> dict[str, Any]:
+    """The batch with `noise` [B, L], which decides what is hidden, among each group's arrays."""
+    if isinstance(asked, Objective):
+        return batch | {"noise": jax.random.uniform(rng, batch["segments"].shape)}
+    return {
+        name: with_noise(batch[name], jax.random.fold_in(rng, n), each)
+        for n, (name, each) in enumerate(asked.groups)
+    }
+
+
+def sums(
+    params: dict,
+    batch: dict[str, Any],
+    config: ModelConfig,
+    asked: Asked,
+    token_weights_V: jax.Array | None = None,
+) -> dict[str, Nats]:
+    """`objectives.sums` of each group, as `GROUP/OBJECTIVE`; the batch comes from `with_noise`."""
+    return {
+        f"{lead}{kind}": nats
+        for lead, rows, each in parts(batch, asked)
+        for kind, nats in objectives.sums(
+            params, rows, rows["noise"], config, each, token_weights_V
+        ).items()
+    }
+
+
+def mean(
+    nats: dict[str, Nats], counts: dict[str, jax.Array], asked: Asked, batch: dict[str, Any]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`objectives.mean`: over groups by their share of rows, with the `GROUP/loss` of each.
+
+    Nats per token and per number are added up, so the total serves training alone.
+    """
+    if isinstance(asked, Objective):
+        return objectives.mean(nats, counts, asked, batch)
+    total, metrics = jnp.zeros(()), {}
+    rows_of = {lead: rows["segments"].shape[0] for lead, rows, _ in parts(batch, asked)}
+    for lead, rows, each in parts(batch, asked):
+        own, own_counts = (
+            {
+                name.removeprefix(lead): value
+                for name, value in whole.items()
+                if name.startswith(lead)
+            }
+            for whole in (nats, counts)
+        )
+        loss_, figures = objectives.mean(own, own_counts, each, rows)
+        metrics |= {f"{lead}{name}": value for name, value in {"loss": loss_, **figures}.items()}
+        total += loss_ * rows_of[lead] / sum(rows_of.values())
+    return total, metrics
+
+
+def loss(
+    params: dict,
+    batch: dict[str, Any],
+    rng: jax.Array,
+    config: ModelConfig,
+    asked: Asked,
+    token_weights_V: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean over objectives, by their share, of the mean nats per predicted piece.
+
+    Args:
+      params: of the model.
+      batch: pieces as for `streams.embed`, with `positions` and `segments` int [B, L] (0 is
+        padding; pieces of different segments do not see each other). With `answer` bool [B, L]
+        only these pieces are predicted, or hidden; with `prefix` int [B] the pieces before it are
+        seen by all of their segment, earlier ones too, in predicting the next. Of a `Joint`, such
+        a batch for each group.
+      rng: decides what is hidden.
+      config: the model's.
+      asked: see `Objective` and `Joint`.
+      token_weights_V: weight of each token in a bag; needed where `Objective.bag` > 0.
+
+    Returns:
+      The loss, in nats per token or per number in a continuous piece, and the metrics `next_nats`,
+      `masked_nats`, `bag_nats`: the mean of each objective that has a share; of a `Joint` these
+      and `loss` with the group's name in front, as `image/next_nats`.
+    """
+    batch = with_noise(batch, rng, asked)
+    nats = sums(params, batch, config, asked, token_weights_V)
+    return mean(nats, {name: count for name, (_, count) in nats.items()}, asked, batch)
+
+
+def split(batch: dict[str, Any], asked: Asked, count: int) -> dict[str, Any]:
+    """A batch in parts, [count, B / count, ...], each with the same rows of every objective.
+
+    Raises:
+      UserError: if an objective's rows do not divide.
+    """
+    if isinstance(asked, Joint):
+        return {name: split(batch[name], each, count) for name, each in asked.groups}
+    rows = objectives.rows_of(asked, batch["segments"].shape[0])
+    for name, at in rows.items():
+        if (at.stop - at.start) % count:
+            raise UserError(
+                f"accumulate={count} does not divide the {at.stop - at.start} rows of a batch "
+                f"that objective {name!r} takes; accepted are their common divisors"
+            )
+
+    def take(value):
+        pieces = [value[at] for at in rows.values()]
+        folded = [piece.reshape(count, -1, *piece.shape[1:]) for piece in pieces]
+        return jnp.concatenate(folded, axis=1)
+
+    return jax.tree.map(take, batch)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from sklearn.ensemble import ExtraTreesClassifier
+
+from fm.data import leakage, sources
+from fm.data.builders import digits, moving_digits
+from fm.data.hashing import in_test
+
+
+@pytest.fixture(scope="module")
+def data(session_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FM_CACHE", str(session_cache))
+        return sources.load("moving_digits")
+
+
+def clips(split):
+    return split.clips(range(len(split))), split.labels
+
+
+def test_what_it_holds(data):
+    assert data.modality == "video" and data.classes == moving_digits.MOTIONS
+    assert data.info["shape"] == [8, 16, 16, 1] and data.info["rate"] == 8
+    assert (len(data.train), len(data.test)) == (2 * 1403, 2 * 394)
+    for split in (data.train, data.test):
+        counts = np.bincount(split.labels)
+        assert len(counts) == 8 and counts.max() - counts.min() <= 1
+    assert len({*data.train.ids, *data.test.ids}) == len(data.train) + len(data.test)
+
+
+def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch):
+    """Each digit becomes a grey level that a clip then shows."""
+    named = [(digest, np.full((8, 8, 1), 40 + number % 200, np.uint8), 0)
+             for number, (digest, _, _) in enumerate(digits.load())]  # fmt: skip
+    drawn = []
+    monkeypatch.setattr(moving_digits, "load", lambda: named)
+    monkeypatch.setattr(
+        moving_digits,
+        "drawn",
+        lambda digit, *_: drawn.append(int(digit[0, 0])) or np.zeros((8, 16, 16)),
+    )
+    seen = {}
+    for test in (False, True):
+        builder = moving_digits.MovingDigits.__new__(moving_digits.MovingDigits)
+        list(builder._generate_examples(test))
+        seen[test], drawn = set(drawn), []
+    of_test = {int(image[0, 0, 0]) for digest, image, _ in named if in_test(digest, 0.2)}
+    assert seen[True] <= of_test
+
+
+def test_a_motion_backwards_is_its_partner():
+    for label in range(0, 8, 2):
+        there = moving_digits.path(label, np.random.default_rng(label))
+        back = moving_digits.path(label + 1, np.random.default_rng(label))
+        for ours, theirs in zip(there, back, strict=True):
+            assert ours[0] == theirs[0]
+        # From the same start the two go opposite ways, as fast.
+        period = np.array([16, 16, np.inf])
+        for axis, (ours, theirs) in enumerate(zip(there, back, strict=True)):
+            if label == 4 or axis == 2:
+                continue  # An orbit's steps turn; a size jumps from its largest to its smallest.
+            steps = [(np.diff(each) + period[axis] / 2) % period[axis] for each in (ours, theirs)]
+            np.testing.assert_allclose(steps[0] + steps[1], period[axis])
+
+
+def test_neither_a_frame_nor_the_mean_of_all_tells_a_motion_from_its_partner(data):
+    (train, labels), (test, truth) = clips(data.train), clips(data.test)
+
+    def accuracy(view):
+        model = ExtraTreesClassifier(40, random_state=0).fit(view(train), labels)
+        return model.predict(view(test))
+
+    chance, noise = 1 / 8, np.sqrt(1 / 8 * 7 / 8 / len(truth))
+    for number in (0, 7):
+        found = accuracy(lambda each, n=number: each[:, n].reshape(len(each), -1))
+        assert abs(np.mean(found == truth) - chance) < 4 * noise
+    found = accuracy(lambda each: each.mean(1).reshape(len(each), -1))
+    grouped = found // 2 == truth // 2
+    assert np.mean(grouped) > 0.5, "the mean frame does show along which way"
+    within = np.mean((found == truth)[grouped])
+    assert abs(within - 0.5) < 4 * 0.5 / np.sqrt(grouped.sum())
+
+
+def test_distinct_clips_are_not_flagged(data):
+    found = leakage.find_duplicates(data.train, data.test, "video")
+    assert (found.checked, found.found) == (788, 0)

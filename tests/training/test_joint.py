@@ -1,0 +1,177 @@
+"""Groups of several formats in one step: each as it is alone, counted apart, resumed exactly."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from fm.data.batches import piece_batches, text_batches
+from fm.data.groups import Grouped, rows_of
+from fm.errors import UserError
+from fm.model import ModelConfig
+from fm.training import (
+    BitsPerByte,
+    BitsPerDimension,
+    Each,
+    Joint,
+    Objective,
+    RunConfig,
+    joint,
+    log,
+    params_digest,
+    step,
+    train,
+)
+from fm.training.account import cost
+from tests.training.problems import ADAM, VOCAB, params
+
+BOTH = ModelConfig(
+    depth=1, width=16, heads=2, kv_heads=1, hidden=16, vocab=VOCAB, axes=3, mixtures=2,
+    continuous=(("image", 6),), attention="reference",
+)  # fmt: skip
+ASKED = Joint(
+    (("text", Objective(next=0.5, masked=0.5)), ("image", Objective(next=1.0, masked=0.0)))
+)
+UNIT = Each({"text": BitsPerByte(2.0), "image": BitsPerDimension()})
+RUN = RunConfig(steps=9, checkpoint_every=3, log_every=2, validate_every=6)
+PACE = ("tokens_per_second", "share_of_peak")
+
+
+def batches(seed=0):
+    pieces = [np.arange(start, start + 3 + start % 5) % VOCAB for start in range(40)]
+    place = np.array(list(np.ndindex(2, 3)), np.int32)
+    images = np.random.default_rng(0).integers(0, 256, (20, 6, 6)).astype(np.uint8)
+    text = text_batches([[p.astype(np.int32) for p in pieces]], batch_size=4, length=8, seed=seed)
+    image = piece_batches([images], place, batch_size=2, seed=seed, stream="image")
+    return Grouped({"text": text, "image": image})
+
+
+class Pipeline:
+    """The batches, cut off or spoilt at one of them."""
+
+    def __init__(self, at=None, spoil=None):
+        self._batches, self._taken, self._at, self._spoil = batches(), 0, at, spoil
+
+    def __next__(self):
+        self._taken += 1
+        batch = next(self._batches)
+        if self._taken != self._at:
+            return batch
+        if self._spoil is None:
+            raise RuntimeError("power cut")
+        return self._spoil(batch)
+
+    def get_state(self):
+        return {"batches": self._batches.get_state(), "taken": self._taken}
+
+    def set_state(self, state):
+        self._batches.set_state(state["batches"])
+        self._taken = state["taken"]
+
+
+def go(out, pipeline=None):
+    return train(
+        params(BOTH, zeros=True), pipeline or Pipeline(), BOTH, ASKED, ADAM, RUN,
+        out=out, unit=UNIT, validation=[next(batches(1))], label="both",
+    )  # fmt: skip
+
+
+def lines(out):
+    records = log.read(out / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k not in PACE} for record in records]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    return go(out), lines(out)
+
+
+def test_the_loss_is_the_mean_of_the_groups_by_their_rows():
+    batch, rng = next(batches()), jax.random.key(3)
+    weights = params(BOTH)
+    whole = jax.jit(joint.loss, static_argnums=(3, 4))
+    total, metrics = whole(weights, batch, rng, BOTH, ASKED)
+    for n, (name, objective) in enumerate(ASKED.groups):
+        key = jax.random.fold_in(rng, n)
+        alone, figures = whole(weights, batch[name], key, BOTH, objective)
+        np.testing.assert_allclose(metrics[f"{name}/loss"], alone, rtol=1e-6)
+        for kind, figure in figures.items():
+            np.testing.assert_allclose(metrics[f"{name}/{kind}"], figure, rtol=1e-6)
+    want = (4 * metrics["text/loss"] + 2 * metrics["image/loss"]) / 6
+    np.testing.assert_allclose(total, want, rtol=1e-6)
+
+
+def test_in_parts_it_is_the_whole():
+    batch, rng = next(batches()), jax.random.key(3)
+    whole, parts = (
+        jax.jit(step.value_and_gradient, static_argnums=(3, 4, 6))(
+            params(BOTH), batch, rng, BOTH, ASKED, None, count
+        )
+        for count in (1, 2)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, parts)
+
+
+def test_what_is_told_of_each_group(unbroken):
+    result, records = unbroken
+    first = records[0]
+    assert {"text/next_nats", "text/masked_nats", "image/next_nats", "text/loss"} <= first.keys()
+    assert first["text/bits_per_byte"] == pytest.approx(first["text/next_nats"] / 2 / math.log(2))
+    assert first["image/bits_per_dimension"] == pytest.approx(
+        8 + first["image/next_nats"] / math.log(2)
+    )
+    assert first["image/pieces"] == 12
+    assert first["text/share"] + first["image/share"] == pytest.approx(1)
+    assert first["image/share"] == 12 / (12 + first["text/pieces"])
+    whole = math.hypot(first["grad_norm/tokens"], first["grad_norm/image"])
+    assert 0 < whole < first["grad_norm"]
+    assert result.curve["value"] == [r["loss"] for r in records if r["kind"] == "train"]
+    assert len(result.curve["image/validation"]) == 2
+
+
+def test_a_step_costs_what_its_groups_do():
+    batch = next(batches())
+    whole, alone = (
+        cost(batch, BOTH, ASKED),
+        [cost(batch[name], BOTH, objective) for name, objective in ASKED.groups],
+    )
+    assert whole.flops == sum(each.flops for each in alone)
+    assert whole.tokens == sum(each.tokens for each in alone)
+    assert whole.groups == {"text/pieces": alone[0].tokens, "image/pieces": 12}
+
+
+@pytest.mark.parametrize("at", [2, 8])
+def test_cut_off_and_resumed_is_unbroken(tmp_path, unbroken, at):
+    with pytest.raises(RuntimeError, match="power cut"):
+        go(tmp_path, Pipeline(at))
+    result, want = go(tmp_path), unbroken[0]
+    assert params_digest(result.params) == params_digest(want.params)
+    assert result.curve == want.curve and lines(tmp_path) == unbroken[1]
+
+
+def test_the_format_that_diverges_is_named():
+    def spoil(batch):
+        return batch | {"text": batch["text"] | {"tokens": batch["text"]["tokens"] + 10**6}}
+
+    with pytest.raises(UserError, match=r"loss nan .*, of text, at step 4") as caught:
+        go(None, Pipeline(4, spoil))
+    assert "image" not in str(caught.value)
+
+
+def test_joint_is_saved_as_json():
+    assert joint.from_plain(joint.plain(ASKED)) == ASKED
+    assert joint.from_plain(joint.plain(Objective())) == Objective()
+    with pytest.raises(UserError, match="none twice"):
+        Joint((("text", Objective()), ("text", Objective())))
+
+
+def test_rows_follow_the_weights():
+    assert rows_of({"text": 2, "image": 1, "audio": 1}, 16) == {"text": 8, "image": 4, "audio": 4}
+    assert rows_of({"text": 100, "image": 1}, 8) == {"text": 7, "image": 1}
+    assert sum(rows_of({"a": 1, "b": 1, "c": 1}, 16).values()) == 16
+    with pytest.raises(UserError, match="above 0"):
+        rows_of({"text": 0, "image": 1}, 8)
+    with pytest.raises(UserError, match="batch_size=1"):
+        rows_of({"text": 1, "image": 1}, 1)
