@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 
+from fm.data.folders import visible
 from fm.data.text_files import read_utf8
 from fm.errors import UserError
 
@@ -93,8 +94,8 @@ def find_conll(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     Raises:
         UserError: two files claim one split, or there is no held-out one.
     """
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    files = [path for path in files if not path.name.startswith((".", "README"))]
+    files = [path for path in visible(folder) if path.is_file()]
+    files = [path for path in files if not path.name.startswith("README")]
     found: dict[str, pathlib.Path] = {}
     for split, names in SPLITS.items():
         claims = [path for path in files if any(name in path.name.lower() for name in names)]

@@ -7,7 +7,8 @@ B-type and goes on with I-type; it is found when its kind, first and last word a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from seqeval.metrics import f1_score
@@ -72,6 +73,45 @@ def entity_f1(gold: Tags, predicted: Tags) -> float:
     both = [[list(own) for own in tags] for tags in (gold, predicted)]
     score = f1_score(*both, average="micro", mode="strict", scheme=IOB2, zero_division=0)
     return float(score)  # pyright: ignore[reportArgumentType]
+
+
+class Predictor(Protocol):
+    """What has been fitted to sentences."""
+
+    def predict(self, sentences: Sequence[Any]) -> list[list[str]]:
+        """Well-formed tags for the words of each."""
+        ...
+
+
+def cross_validate(
+    fit: Callable[[Sequence[Any], Tags, dict[str, Any]], Predictor],
+    sentences: Sequence[Any],
+    tags: Tags,
+    configs: Sequence[dict[str, Any]],
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> list[dict[str, Any]]:
+    """F1 of every setting over all the sentences the folds hold out.
+
+    Args:
+      fit: (sentences, their tags, setting) to a predictor: `fm.evaluation.word_features.fit`, or
+        `fm.transfer.tagging.fit_tag_probe`.
+      sentences: words, or features of words, of each.
+      tags: a tag for each word.
+      configs: the settings.
+      folds: (train, validation) indices of `fm.evaluation.validation.folds` over `strata`.
+
+    Returns:
+      One ``{"config": …, "validation": F1}`` per setting, in the order given.
+    """
+    held_out = [tags[n] for _, validation in folds for n in validation]
+    trials = []
+    for config in configs:
+        guessed: list[list[str]] = []
+        for train, validation in folds:
+            model = fit([sentences[n] for n in train], [tags[n] for n in train], config)
+            guessed += model.predict([sentences[n] for n in validation])
+        trials.append({"config": config, "validation": counts(held_out, guessed).f1()})
+    return trials
 
 
 def decode(scores_WT: np.ndarray, tags: Sequence[str]) -> list[str]:

@@ -156,7 +156,12 @@ def word_features(
         every = features(params, part.rows, model, reading=reading, batch_size=batch_size)
         for n, words in enumerate(part.words):
             first_W = part.first[n, :words]
-            own = side_by_side(every[n][:, first_W].swapaxes(0, 1), reading)
+            own = every[n][:, first_W].swapaxes(0, 1)
+            own = (
+                side_by_side(own, reading)
+                if words
+                else np.zeros((0, every[n, :, 0].size), np.float32)
+            )
             found.append(own * (first_W >= 0)[:, None])
     return found
 

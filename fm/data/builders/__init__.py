@@ -15,16 +15,8 @@ from fm.data.builders.spoken_words import SpokenWords
 from fm.data.builders.tweet_entities import TweetEntities
 
 NAMES = (
-    "arcade_clips",
-    "digits",
-    "docstring_summaries",
-    "docstring_topics",
-    "docstrings",
-    "film_reviews",
-    "moving_digits",
-    "photos",
-    "spoken_words",
-    "tweet_entities",
+    *("arcade_clips", "digits", "docstring_summaries", "docstring_topics", "docstrings"),
+    *("film_reviews", "moving_digits", "photos", "spoken_words", "tweet_entities"),
 )
 
 
