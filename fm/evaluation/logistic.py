@@ -7,12 +7,17 @@ and one rotation serves every penalty tried.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
+
+# A few labels of many classes are what is asked here, not a mistake. For the whole process: fits run
+# side by side, and a filter for one of them would be another's.
+warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
 
 # Nearly unpenalised fits of separable labels creep: enough iterations to stop by tolerance.
 MAX_ITERATIONS = 5000

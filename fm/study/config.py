@@ -120,6 +120,7 @@ class TaskConfig:
       data_dir: where prepared data sets lie.
       text_column: of files.
       label_column: of files.
+      target_column: of files, the text to write.
       label_field: of files' names.
       speaker_field: of files' names.
       fingerprint: of the data as loaded, so that changed files are not taken for the same.
@@ -136,6 +137,7 @@ class TaskConfig:
     data_dir: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    target_column: str = ""
     label_field: int | None = None
     speaker_field: int | None = None
     fingerprint: str = ""

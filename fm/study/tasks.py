@@ -76,6 +76,7 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
         data_dir=config.data_dir,
         text_column=config.text_column,
         label_column=config.label_column,
+        target_column=config.target_column,
         label_field=config.label_field,
         speaker_field=config.speaker_field,
     )

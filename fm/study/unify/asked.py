@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,27 +77,23 @@ class AskedTask:
         """Free answers as numbers: counts of entities, int [N, 3], or chrF, float [N]."""
         if self.task.kind == "text":
             return chrf(written, [self.answers[n] for n in places])
-        words, gold = sentences(self.task, places)
+        words, gold = sentences(self.task)
         kinds = {tag[2:] for tag in self.task.dataset.info["tags"] if tag != "O"}
         guessed = [
-            entity_answers.tags(own, entity_answers.read(answer, kinds))
-            for own, answer in zip(words, written, strict=True)
+            entity_answers.tags(words[n], entity_answers.read(answer, kinds))
+            for n, answer in zip(places, written, strict=True)
         ]
-        found = counts(gold, guessed)
+        found = counts([gold[n] for n in places], guessed)
         return np.stack([found.right, found.predicted, found.gold], axis=-1)
 
 
-def sentences(
-    task: Task, places: np.ndarray | None = None
-) -> tuple[list[list[str]], list[list[str]]]:
-    """Words and tags of the labelled sentences, then of the test items; or of some of these."""
+@functools.lru_cache(maxsize=8)
+def sentences(task: Task) -> tuple[list[list[str]], list[list[str]]]:
+    """Words and tags of the labelled sentences, then of the test items."""
     train, test = task.dataset.train, task.test
     every = range(len(test))
     words = train.words(task.touched) + test.words(every)
-    tags = train.tags(task.touched) + test.tags(every)
-    if places is None:
-        return words, tags
-    return [words[n] for n in places], [tags[n] for n in places]
+    return words, train.tags(task.touched) + test.tags(every)
 
 
 def ask(task: Task, reads: Reader) -> AskedTask:
