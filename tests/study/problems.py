@@ -84,6 +84,7 @@ def dataset(name="fruit", make=texts, train=40, test=12):
         "fingerprint": name,
         "split": "by hash",
         "shape": [8, 8, 1] if make is images else None,
+        "rate": None,
     }
     return Dataset(name, "image" if make is images else "text", ("a", "b"), *parts, info)
 

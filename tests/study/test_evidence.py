@@ -7,7 +7,7 @@ import pytest
 
 from fm.study import evidence
 from fm.study.merge import read_scores, side_by_side
-from fm.study.study import _write_predictions
+from fm.study.study import write_predictions
 from fm.study.tasks import prepare
 from tests.study.problems import config, dataset, guessed, loads
 
@@ -24,7 +24,7 @@ def task(monkeypatch):
 @pytest.fixture
 def predictions(task, tmp_path):
     cells = guessed(task, SKILLS)
-    _write_predictions([(task, cells)], tmp_path / "predictions.csv")
+    write_predictions([(task, cells)], tmp_path / "predictions.csv")
     return cells, tmp_path / "predictions.csv"
 
 
@@ -86,7 +86,7 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
         cells = guessed(task, {"scratch": 0.55, "self": skill})
         folders[value] = tmp_path / value
         folders[value].mkdir()
-        _write_predictions([(task, cells)], folders[value] / "predictions.csv")
+        write_predictions([(task, cells)], folders[value] / "predictions.csv")
         studies[value] = {
             "schema": 1,
             "config": {"hide": value},

@@ -1,0 +1,123 @@
+"""The whole study on tiny tasks: every arm of every kind, resumed to the same numbers."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fm.errors import UserError
+from fm.study import study as results_files
+from fm.study.unify.config import ARMS
+from fm.study.unify.pretraining import joined
+from fm.study.unify.run import run
+from fm.study.unify.wordings import instruction
+from tests.study.problems import images, loads, split, texts
+from tests.study.unify.problems import datasets, study
+
+METRICS = {"fruit": "accuracy", "halves": "accuracy", "names": "entity F1", "titles": "chrF"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unify")
+    with pytest.MonkeyPatch.context() as patch:
+        loads(patch, *datasets())
+        results = run(study(), out)
+        results_files.write_results(results | {"headline": ""}, out)
+    return results, out
+
+
+@pytest.mark.slow
+class TestStudy:
+    def test_every_arm_of_every_task_has_its_cells(self, finished):
+        cells = finished[0]["cells"]
+        places = {(row["task"], row["arm"], row["labels"], row["seed"]) for row in cells}
+        assert places == {
+            (task, arm, 8, seed) for task in METRICS for arm in ARMS for seed in range(2)
+        }
+        assert {row["task"]: row["metric"] for row in cells} == METRICS
+        assert all(0 <= row["value"] <= 1 for row in cells)
+
+    def test_what_was_pretrained_is_charged(self, finished):
+        cells = finished[0]["cells"]
+        cost = {(row["task"], row["arm"]): row["pretrain_flops"] for row in cells}
+        assert cost["fruit", "scratch"] == cost["fruit", "classical"] == 0
+        assert cost["fruit", "self"] == cost["names", "self"] > 0
+        assert cost["fruit", "joint"] == cost["halves", "instructed"]
+        of_both = cost["fruit", "self"] + cost["halves", "self"]
+        assert cost["fruit", "joint"] == pytest.approx(of_both, rel=0.05)
+
+    def test_what_the_claim_asks_is_compared(self, finished):
+        pairs = {(row["arm"], row["baseline"]) for row in finished[0]["comparisons"]}
+        assert {("joint", "scratch"), ("joint", "self"), ("instructed", "joint")} <= pairs
+
+    def test_instructions_are_dropped_and_swapped(self, finished):
+        rows = finished[0]["following"]
+        found = {(row["task"], row["condition"]) for row in rows}
+        assert ("halves", "dropped") in found and ("fruit", "swapped") in found
+        assert ("halves", "swapped") not in found  # there is no other task of pictures
+
+    def test_figures_can_be_computed_again(self, finished):
+        results, out = finished
+        with (out / "predictions.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        own = [
+            row for row in rows if (row["task"], row["arm"], row["seed"]) == ("names", "self", "0")
+        ]
+        right, predicted = np.array([row["prediction"].split("/") for row in own], int).sum(axis=0)
+        below = predicted + sum(int(row["truth"]) for row in own)
+        cell = next(
+            row
+            for row in results["cells"]
+            if (row["task"], row["arm"], row["seed"]) == ("names", "self", 0)
+        )
+        assert cell["value"] == pytest.approx(2 * right / below if below else 0.0)
+
+    def test_lost_cells_and_models_are_made_again(self, finished, tmp_path, monkeypatch):
+        loads(monkeypatch, *datasets())
+        results, out = finished
+        again = tmp_path / "again"
+        shutil.copytree(out, again)
+        (again / "results.json").unlink()
+        (again / "cells" / "fruit-instructed-8.json").unlink()
+        shutil.rmtree(again / "pretrained" / "joint")
+        made = run(study(), again)
+        timed = {"seconds", "pretrain_seconds", "adapt_seconds"}
+
+        def plain(rows):
+            return json.dumps([{k: v for k, v in row.items() if k not in timed} for row in rows])
+
+        for key in ("cells", "comparisons", "following"):
+            assert plain(made[key]) == plain(results[key])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arms": ("scratch", "upstream")}, "arm 'upstream' is not known; accepted are scratch"),
+        ({"arms": ("joint",)}, "two or more"),
+        ({"weights": (("pears", 1.0),)}, "pears is not one of the tasks fruit"),
+        ({"search_seeds": 3}, "search_seeds=3 must be 1 to seeds=2"),
+    ],
+)
+def test_bad_settings_are_one_line(changes, says):
+    with pytest.raises(UserError, match=says):
+        study(**changes)
+
+
+def test_joined_splits_are_read_in_any_order():
+    first, second = texts(5, 0)[0], texts(3, 1)[0]
+    both = joined([split(first, None), split(second, None)])
+    assert both.texts([6, 0, 5, 4]) == [second[1], first[0], second[0], first[4]]
+    pictures = images(4, 0)[0], images(2, 1)[0]
+    whole = joined([split(each, None) for each in pictures]).images([5, 1])
+    np.testing.assert_array_equal(whole, [pictures[1][1], pictures[0][1]])
+
+
+def test_a_task_of_ones_own_has_plain_words():
+    asked = instruction("my_mail", "class", ("spam", "no_spam"))
+    assert asked.answers == ("spam", "no spam") and "my mail" in asked.held_out
+    with pytest.raises(UserError, match="digits has 3 classes, not the 10"):
+        instruction("digits", "class", ("a", "b", "c"))
