@@ -153,6 +153,9 @@ def test_the_common_form_is_what_most_have():
     short = audio.to_array(waves.Sound(np.ones((5, 1), np.int16), 8000, 16), form)
     assert short.shape == (8000,) and short[:5].all() and not short[5:].any()
     assert audio.common([(100, 44_100, 2, 24)]).rate == 16_000
+    for samples in (1653, 1654, 7166, 44_100):
+        again = audio.common([(*audio.common([(samples, 11_025, 1, 16)]).shape, 11_025, 1, 16)])
+        assert again == audio.common([(samples, 11_025, 1, 16)])
 
 
 def held(array):
