@@ -4,7 +4,8 @@ Every baseline is a matrix of features, fitted on the labelled examples alone, u
 penalised logistic regression:
 
 * ``text``: TF-IDF of words and word pairs with sublinear counts, over the whole document;
-* ``image``, ``video``: the pixels, divided by 255;
+* ``image``: the pixels, divided by 255;
+* ``video``: those of all frames, what changes between them, and how frames match when moved;
 * ``audio``: the features given (MFCC statistics, say), standardised.
 """
 
@@ -23,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fm.errors import UserError
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
+from fm.evaluation.motion import motion_features
 
 Inputs = Sequence[str] | Matrix
 Featurise = Callable[[Any], Any]
@@ -64,14 +66,16 @@ def prepare(modality: str, inputs: Inputs) -> Matrix:
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
     (``counts[labelled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
-    keeps the columns its own labelled documents use and weighs them by those alone. Others: one
-    flat row per input. Prepared inputs pass through unchanged.
+    keeps the columns its own labelled documents use and weighs them by those alone. Clips: rows of
+    `motion_features`. Others: one flat row per input. Prepared inputs pass through unchanged.
 
     Raises:
       UserError: unknown modality; documents without a single word.
     """
     if _known(modality) != "text":
         array = np.asarray(inputs)
+        if modality == "video" and array.ndim == 5:
+            return motion_features(array)
         return array.reshape(len(array), -1)
     if sp.issparse(inputs):
         return sp.csr_array(inputs)
