@@ -159,7 +159,8 @@ def _with_network(made: Imported, task: Task) -> Imported:
 
 def classical(task: Task, adapt: tuple[str, ...] = ADAPT) -> Arm:
     """What a user would otherwise do, on the whole of every input."""
-    inputs = baselines.prepare(task.modality, _texts(task) if task.text else _images(task))
+    inputs, rate = _texts(task) if task.text else _images(task), task.dataset.info.get("rate")
+    inputs = baselines.prepare(task.modality, inputs, rate)
     return Classical(task.modality, inputs, len(task.touched), trials(task, adapt))
 
 
