@@ -46,6 +46,8 @@ def main(library: str, data: str, out: str) -> None:
         return 0
 
     speak.espeak_SetSynthCallback(collect)
+    # Without it the breath in a voice would depend on the second it is made in.
+    speak.espeak_ng_SetRandSeed(ctypes.c_long(0))
     with pathlib.Path(out).open("wb") as file:
         file.write(struct.pack("<I", rate))
         for text, voice, pitch, speed in json.load(sys.stdin):

@@ -4,10 +4,11 @@ import numpy as np
 from scipy import fft
 
 # The thresholds are from synthesised words and recorded digits: copies with noise 20 dB below, of
-# 8 bits or shifted correlate by 0.8 and more; of the distinct sounds the nearest two of one voice do
-# by 0.64, of two voices by 0.55. A copy through a telephone's band, whose phases move, is not found.
+# 8 bits or shifted correlate by 0.8 and more; of the distinct sounds the nearest two of one voice
+# do by 0.64, of two voices by 0.55. A copy through a telephone's band, its phases moved, is not
+# found.
 LEAST_SIMILARITY = 0.9
-LEAST_CORRELATION = 0.7
+LEAST_CORRELATION = 0.8
 BANDS = 256
 
 METHOD = (

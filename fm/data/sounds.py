@@ -103,11 +103,11 @@ def spectrograms(pieces: np.ndarray, frames: Frames) -> np.ndarray:
     return whole.swapaxes(1, 2)
 
 
-def waveforms(pieces: np.ndarray, frames: Frames, iterations: int = 60) -> np.ndarray:
+def waveforms(pieces: np.ndarray, frames: Frames, iterations: int = 30) -> np.ndarray:
     """Makes sounds whose log-mel frames are about these pieces, seeded.
 
-    Spectra by least squares through the filters, phases by Griffin and Lim (1984) with the
-    momentum of Perraudin et al. (2013), about 0.2 s for a second of sound.
+    Spectra by Richardson and Lucy's iteration (1972), positive and right in proportion however
+    faint; phases by Griffin and Lim (1984) with the momentum of Perraudin et al. (2013).
 
     Args:
         pieces: [N, L, P]; values are clipped to 0..1.
@@ -117,12 +117,20 @@ def waveforms(pieces: np.ndarray, frames: Frames, iterations: int = 60) -> np.nd
     Returns:
         int16 [N, samples].
     """
-    transform, inverse = _transform(frames), np.linalg.pinv(_filters(frames))
     mels = spectrograms(np.clip(pieces, 0, 1), frames).astype(np.float64)
     power = np.where(mels > 0, 10 ** ((LOW_DB + mels * (HIGH_DB - LOW_DB)) / 10), 0.0)
-    magnitude = np.sqrt(np.maximum(inverse @ power, 0))
-    sounds = _phased(magnitude, transform, frames, iterations)
+    magnitude = np.sqrt(_unfiltered(power, _filters(frames)))
+    sounds = _phased(magnitude, _transform(frames), frames, iterations)
     return np.clip(np.rint(sounds * _FULL_SCALE), -32768, 32767).astype(np.int16)
+
+
+def _unfiltered(power: np.ndarray, filters: np.ndarray, iterations: int = 30) -> np.ndarray:
+    """Returns spectra [N, frequencies, frames] that the filters turn into about this power."""
+    weights = np.maximum(filters.sum(0), 1e-9)[:, None]
+    spectra = filters.T @ power / weights
+    for _ in range(iterations):
+        spectra = spectra * (filters.T @ (power / (filters @ spectra + 1e-20)) / weights)
+    return spectra
 
 
 def _phased(

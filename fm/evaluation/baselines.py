@@ -1,11 +1,11 @@
-"""What a user would do without a neural network: TF-IDF or pixels, and logistic regression.
+"""What a user would do without a neural network: simple features and logistic regression.
 
 Every baseline is a matrix of features, fitted on the labelled examples alone, under one
 penalised logistic regression:
 
 * ``text``: TF-IDF of words and word pairs with sublinear counts, over the whole document;
 * ``image``, ``video``: the pixels, divided by 255;
-* ``audio``: the features given (MFCC statistics, say), standardised.
+* ``audio``: MFCC statistics (`fm.evaluation.mfcc`), standardised.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from fm.errors import UserError
+from fm.evaluation import mfcc
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
 
 Inputs = Sequence[str] | Matrix
@@ -59,26 +60,42 @@ def grid(modality: str, trials: int) -> list[dict[str, float]]:
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(low, high, trials)]
 
 
-def prepare(modality: str, inputs: Inputs) -> Matrix:
+def prepare(modality: str, inputs: Inputs, rate: float | None = None) -> Matrix:
     """The part that learns nothing, done once for all the inputs a job will touch.
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
     (``counts[labelled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
-    keeps the columns its own labelled documents use and weighs them by those alone. Others: one
-    flat row per input. Prepared inputs pass through unchanged.
+    keeps the columns its own labelled documents use and weighs them by those alone. Audio: MFCC
+    statistics of sounds, int16 [N, samples]. Others: one flat row per input. Prepared inputs pass
+    through unchanged.
+
+    Args:
+      modality: of the inputs.
+      inputs: documents, arrays [N, ...], or prepared already.
+      rate: of sounds, in Hz.
 
     Raises:
-      UserError: unknown modality; documents without a single word.
+      UserError: unknown modality; documents without a single word; sounds without a rate.
     """
     if _known(modality) != "text":
         array = np.asarray(inputs)
+        if modality == "audio" and array.dtype == np.int16:
+            if rate is None:
+                raise UserError("sounds need their rate, in Hz")
+            return mfcc.statistics(array, rate)
         return array.reshape(len(array), -1)
     if sp.issparse(inputs):
         return sp.csr_array(inputs)
     return _count(_word_counter(), inputs, learn=True)
 
 
-def fit(modality: str, inputs: Inputs, labels: np.ndarray, config: dict[str, float]) -> Predictor:
+def fit(
+    modality: str,
+    inputs: Inputs,
+    labels: np.ndarray,
+    config: dict[str, float],
+    rate: float | None = None,
+) -> Predictor:
     """Fits one setting on the labelled inputs.
 
     Args:
@@ -87,6 +104,7 @@ def fit(modality: str, inputs: Inputs, labels: np.ndarray, config: dict[str, flo
         taken as they are); or rows of `prepare`.
       labels: [N] integer classes.
       config: ``C``, the inverse penalty.
+      rate: of sounds that are not prepared, in Hz.
 
     Raises:
       UserError: unknown modality; documents without a single word.
@@ -97,8 +115,8 @@ def fit(modality: str, inputs: Inputs, labels: np.ndarray, config: dict[str, flo
         matrix = _count(counter, inputs, learn=True)
         read = functools.partial(_count, counter, learn=False)
     else:
-        matrix = prepare(modality, inputs)
-        read = functools.partial(prepare, modality)
+        matrix = prepare(modality, inputs, rate)
+        read = functools.partial(prepare, modality, rate=rate)
     featurise = _fit_features(modality, matrix)
     (classifier,) = fit_path(featurise(matrix), np.asarray(labels), [config["C"]])
     return Predictor(read, featurise, classifier)

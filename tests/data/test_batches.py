@@ -116,6 +116,15 @@ def test_images():
     np.testing.assert_array_equal(first["positions"][3], [[0, 0], [0, 1], [1, 0], [1, 1]])
 
 
+def test_pieces_of_another_stream():
+    pieces = np.random.default_rng(0).random((6, 3, 5), np.float32)
+    positions = np.arange(3)[:, None]
+    given = {"batch_size": 6, "seed": 0, "stream": "audio", "epochs": 1}
+    batch = next(batches.image_batches([pieces], positions, **given))
+    assert batch["audio"].dtype == np.float32 and batch["positions"].shape == (6, 3, 1)
+    assert sorted(map(bytes, batch["audio"])) == sorted(map(bytes, pieces))
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

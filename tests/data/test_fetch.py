@@ -41,6 +41,15 @@ def test_downloads_once_with_a_pinned_hash(empty_cache, monkeypatch):
     assert len(commands) == 2
 
 
+def test_a_wheel_for_each_platform_is_pinned_to_all_their_hashes(empty_cache, monkeypatch):
+    commands = fake_pip(monkeypatch)
+    wheel = fetch.Wheel("some-project", "1.0", ("0" * 64, WHEEL.sha256))
+    path = fetch.fetch(wheel)
+    assert path.read_bytes() == CONTENT and path.name != WHEEL.file_name
+    hashes = f"--hash=sha256:{'0' * 64} --hash=sha256:{WHEEL.sha256}"
+    assert commands[1].strip() == f"some-project==1.0 {hashes}"
+
+
 def test_a_corrupt_cached_file_is_refused(empty_cache, monkeypatch):
     fake_pip(monkeypatch)
     path = fetch.fetch(WHEEL)

@@ -119,6 +119,28 @@ def test_audio_features_are_standardised_on_the_labelled_clips():
     assert 0 < ours.mean() < 1
 
 
+def test_sounds_are_told_by_what_they_are_and_when():
+    random = np.random.default_rng(0)
+    time = np.arange(4000) / 8000
+    labels = np.arange(48) % 4
+    # Rising, falling, high, low: the first two differ in order alone.
+    ends = np.array([[300, 2500], [2500, 300], [2500, 2500], [300, 300]])[labels, :, None]
+    pitch = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * time / 0.5
+    pitch = pitch * random.uniform(0.8, 1.2, (48, 1))
+    waves = np.sin(2 * np.pi * np.cumsum(pitch, axis=1) / 8000)
+    waves = waves * random.uniform(500, 9000, (48, 1)) + random.normal(0, 20, (48, 4000))
+    sounds = waves.astype(np.int16)
+    model = fit("audio", sounds[:24], labels[:24], {"C": 0.1}, rate=8000)
+    assert np.mean(model.predict(sounds[24:]) == labels[24:]) > 0.9
+    features = prepare("audio", sounds, rate=8000)
+    assert features.shape == (48, 13 * 9) and np.isfinite(features).all()
+    np.testing.assert_array_equal(prepare("audio", features), features)
+    again = fit("audio", features[:24], labels[:24], {"C": 0.1})
+    np.testing.assert_array_equal(again.predict(features[24:]), model.predict(sounds[24:]))
+    with pytest.raises(UserError, match="need their rate"):
+        prepare("audio", sounds)
+
+
 def test_image_cross_validation_matches_fitting_by_hand():
     digits = load_digits()
     images, labels = digits.images[:60].astype(np.uint8), digits.target[:60]

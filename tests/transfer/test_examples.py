@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fm.data import tokenizer as bpe
-from fm.transfer.examples import image_rows, take, text_rows, video_rows
+from fm.data.sounds import Frames, sound_pieces
+from fm.transfer.examples import audio_rows, image_rows, take, text_rows, video_rows
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,15 @@ def test_image_rows_hold_the_patches_and_where_they_lie():
     ]
     assert rows["positions"].tolist() == [[[0, 0], [0, 1], [1, 0], [1, 1]]] * 2
     assert rows["segments"].tolist() == [[1] * 4] * 2
+
+
+def test_audio_rows_hold_the_pieces_and_when_they_are():
+    sounds = np.random.default_rng(0).integers(-9000, 9000, (2, 700)).astype(np.int16)
+    rows = audio_rows(sounds, Frames(8000, 700))
+    np.testing.assert_array_equal(rows["audio"], sound_pieces(sounds, Frames(8000, 700)))
+    assert rows["audio"].shape == (2, 3, 80) and rows["audio"].dtype == np.float32
+    assert rows["positions"].tolist() == [[[0], [1], [2]]] * 2
+    assert rows["segments"].tolist() == [[1] * 3] * 2
 
 
 def test_video_rows_hold_the_tubelets_and_where_they_lie():

@@ -60,7 +60,7 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
     split is in the training split.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.0.1")
     pkg_dir_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -123,7 +123,7 @@ def _utterances(folder: pathlib.Path) -> list[Utterance]:
 
 
 def speak(package: pathlib.Path, utterances: list[Utterance]) -> list[Sound]:
-    """Speaks with espeak-ng, in another process; 2,848 words take about 8 s.
+    """Speaks with espeak-ng, in another process; 2,848 words take about 5 s.
 
     The samples depend on what was said before in the same call (noise and echo run on), and may
     differ in their last bits from platform to platform.

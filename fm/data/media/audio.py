@@ -23,10 +23,11 @@ Measure = tuple[int, int, int, int]
 
 
 class Audio(Medium):
-    """Stored as 16-bit samples of -32768..32767, as long as each is; the rate is in the metadata.
+    """Stored as 16-bit samples of -32768..32767; the rate is in the metadata.
 
     The common rate is the one most sounds have (the lower of two equally many), 16 kHz at most;
-    the common length that which 95% fit in. Shorter sounds are followed by silence, longer cut.
+    the common length that which 95% fit in, 4 s at most. Shorter sounds are followed by silence,
+    longer ones cut.
     """
 
     name = "audio"
@@ -48,7 +49,8 @@ class Audio(Medium):
         rate = min(min(rates, key=lambda each: (-rates[each], each)), waves.MOST_HZ)
         seconds = sorted(samples / own for samples, own, _, _ in measures)
         fitting = seconds[math.ceil(FITTING * len(seconds)) - 1]
-        steps = math.ceil(min(fitting, MOST_SECONDS) / _STEP - 1e-6)
+        # Less half a sample, so that sounds of a common form keep it.
+        steps = max(1, math.ceil((min(fitting, MOST_SECONDS) - 0.5 / rate) / _STEP))
         return Form((round(steps * _STEP * rate),), rate)
 
     def remarks(self, measures: Sequence[Measure], form: Form) -> list[str]:
@@ -78,8 +80,8 @@ class Audio(Medium):
         return np.pad(samples, (0, form.shape[0] - len(samples)))
 
     def feature(self, form: Form) -> Any:
-        """Returns a `Tensor` of any length: the feature `Audio` would need TensorFlow."""
-        return tfds.features.Tensor(shape=(None,), dtype=np.int16)
+        """Returns a `Tensor` of that length: the feature `Audio` would need TensorFlow."""
+        return tfds.features.Tensor(shape=form.shape, dtype=np.int16)
 
     def encode(self, array: np.ndarray) -> np.ndarray:
         """Returns the samples as they are."""
