@@ -6,7 +6,7 @@ from fm.data.image_overlap import MOST_BITS, MOST_BRIGHTNESS, MOST_DIFFERENCE, a
 
 # Two clips of one scene share all but what moves, which images' rule would not see.
 MOST_MOVING_DIFFERENCE = 0.5
-_STILL = 4.0
+_STILL = 2.0
 
 METHOD = (
     f"perceptual hashes of a frame within {MOST_BITS} of 64 bits, confirmed on the grey pixels of "
@@ -17,7 +17,7 @@ METHOD = (
 )
 
 _CHUNK = 256
-_PAIRS = 4096
+_PAIRS = 512
 
 
 def clip_matches(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:

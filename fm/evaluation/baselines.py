@@ -4,7 +4,9 @@ Every baseline is a matrix of features, fitted on the labelled examples alone, u
 penalised logistic regression:
 
 * ``text``: TF-IDF of words and word pairs with sublinear counts, over the whole document;
-* ``image``, ``video``: the pixels, divided by 255;
+* ``image``: the pixels, divided by 255;
+* ``video``: those of all frames, what changes between them, and how frames match when moved
+  (`fm.evaluation.motion`);
 * ``audio``: MFCC statistics (`fm.evaluation.mfcc`), standardised.
 """
 
@@ -24,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from fm.errors import UserError
 from fm.evaluation import mfcc
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
+from fm.evaluation.motion import motion_features
 
 Inputs = Sequence[str] | Matrix
 Featurise = Callable[[Any], Any]
@@ -66,7 +69,8 @@ def prepare(modality: str, inputs: Inputs, rate: float | None = None) -> Matrix:
     Text: counts of every word and word pair, one row per document, which every fit then slices
     (``counts[labelled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
     keeps the columns its own labelled documents use and weighs them by those alone. Audio: MFCC
-    statistics of sounds, int16 [N, samples]. Others: one flat row per input. Prepared inputs pass
+    statistics of sounds, int16 [N, samples]. Video: `motion_features` of clips, uint8
+    [N, frames, height, width, channels]. Others: one flat row per input. Prepared inputs pass
     through unchanged.
 
     Args:
@@ -79,6 +83,8 @@ def prepare(modality: str, inputs: Inputs, rate: float | None = None) -> Matrix:
     """
     if _known(modality) != "text":
         array = np.asarray(inputs)
+        if modality == "video" and array.ndim == 5:
+            return motion_features(array)
         if modality == "audio" and array.dtype == np.int16:
             if rate is None:
                 raise UserError("sounds need their rate, in Hz")

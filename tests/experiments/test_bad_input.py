@@ -2,6 +2,7 @@ import hashlib
 import json
 
 import pytest
+from PIL import Image
 
 from fm.data.builders.film_reviews import WHEEL
 
@@ -156,6 +157,15 @@ def test_an_empty_file(refused, tmp_path):
 def test_a_file_that_is_not_text(refused, tmp_path):
     (tmp_path / "noise.csv").write_bytes(bytes(range(256)))
     assert "noise.csv" in refused("compare", f"--dataset={tmp_path / 'noise.csv'}")
+
+
+def test_a_clip_of_one_frame(refused, tmp_path):
+    for name, frames in (("left/0", 2), ("left/1", 1), ("right/0", 2), ("right/1", 2)):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(frames):
+            Image.new("L", (8, 8), 9 * number).save(tmp_path / name / f"{number}.png")
+    error = refused("compare", f"--dataset={tmp_path}")
+    assert f"{tmp_path / 'left' / '1'} is a broken clip: it has 1 frame" in error
 
 
 def test_data_too_small_for_any_budget(refused, reviews):

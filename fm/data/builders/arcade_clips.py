@@ -1,4 +1,4 @@
-"""Clips of arcade games played at random; the label is the game. Optional: `pip install "fm[arcade]"`.
+"""Clips of arcade games played at random; the label is the game. Needs the extra `arcade`.
 
 The games run in the Arcade Learning Environment (`ale-py`, GPL-2.0), whose wheel holds their ROMs.
 The rights to the ROMs are their owners', whatever the wheel's licence: this data set is never used
