@@ -12,7 +12,7 @@ from fm.data.layouts import layout_of
 from fm.data.leakage import Leakage, find_duplicates
 from fm.data.splits import Split, without
 from fm.study import joint
-from fm.study.joint import Source
+from fm.study.mixture import Source
 from fm.study.pretraining import Reader
 from fm.study.tasks import Task
 from fm.study.unify.config import UnifyConfig
