@@ -70,7 +70,8 @@ def adaptation_curves(
         right = np.asarray(task.test.labels)[items]
 
         def guessed(place, network=each.network, cell=cell, best=best, items=items):
-            return _guessed(task, network, cell, best, *place, items)
+            n, seed = place
+            return _guessed(task, network, cell, best, n, seed, items)
 
         drawn = range(len(task.drawn[:seeds]))
         made = together(guessed, list(itertools.product(steps, drawn)))
