@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
-# A few labels of many classes are what is asked here, not a mistake. For the whole process: fits run
-# side by side, and a filter for one of them would be another's.
+# A few labels of many classes are what is asked here, not a mistake. For the whole process, since
+# fits run side by side.
 warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
 
 # Nearly unpenalised fits of separable labels creep: enough iterations to stop by tolerance.
