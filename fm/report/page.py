@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from fm.report import arms, formats, summary
+from fm.report import arms, formats, summary, unified
 from fm.report.gallery import Drawing
 from fm.report.notes import notes, survivors
 from fm.report.schema import Row, capital, task_names, title
@@ -43,6 +43,9 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
     return environment.get_template("report.html.jinja").render(
         results=results,
         findings=findings(results),
+        claims=unified.claims(results) if results["experiment"] == "unify" else [],
+        following=unified.following(results),
+        conditions=unified.CONDITIONS,
         arms=[arms.describe(name) for name in arms.ordered(names)],
         tasks=[(task, title(results, task)) for task in task_names(results)],
         accuracies=[_accuracies(results, task) for task in task_names(results)],

@@ -21,6 +21,7 @@ _ROWS = {
     "samples": "task arm modality prompt text caption png",
     "methods": "task arm method labels parameters_trained bytes_state bytes_program seconds "
     "accuracy",
+    "following": "task labels condition wording metric value answers_of_this_task items seeds",
     "mistakes": "task arm labels truth prediction baseline_prediction modality text png",
 }
 _MAPPINGS = ("config", "versions", "device", "attention")

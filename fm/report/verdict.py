@@ -7,6 +7,7 @@ from fm.report import arms, formats
 from fm.report.schema import Row, capital, task_names, tidy
 
 _DATA = {"text": "text", "image": "images", "audio": "sound", "video": "video"}
+NOTHING = "Nothing was compared, so there is nothing to conclude."
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -44,7 +45,7 @@ def headline(results: dict) -> str:
     """
     found = findings(tidy(results))
     if not found:
-        return "Nothing was compared, so there is nothing to conclude."
+        return NOTHING
     sentence = "; ".join(
         f"{finding.task}: {finding.main}" + f", while {finding.aside}" * bool(finding.aside)
         for finding in found

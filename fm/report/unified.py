@@ -1,0 +1,74 @@
+"""What a study of one model for many tasks says: over all tasks, budget by budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fm.report import formats
+from fm.report.schema import tidy
+from fm.report.verdict import NOTHING, verdict
+
+# The claims: arm, baseline, in words, and by how many points it may be behind and still hold.
+_CLAIMS = (
+    ("joint", "scratch", "joint pretraining against distinct networks from scratch", None),
+    ("joint", "self", "joint pretraining against pretraining on the one format", 1.0),
+    ("instructed", "joint", "one network asked in words against a head for each task", 2.0),
+    ("instructed", "scratch", "one network asked in words against networks from scratch", None),
+    ("joint", "classical", "joint pretraining against the classical baselines", None),
+)
+
+# Ways of asking, see `fm.study.unify.following`.
+CONDITIONS = ("held out", "trained", "dropped", "swapped")
+
+
+def claims(results: dict[str, Any]) -> list[str]:
+    """A sentence for each claim that was compared; `results` is tidy."""
+    made = []
+    for arm, baseline, words, slack in _CLAIMS:
+        rows = [
+            row
+            for row in results["comparisons"]
+            if (row["arm"], row["baseline"]) == (arm, baseline)
+        ]
+        budgets = sorted({row["labels"] for row in rows})
+        parts = [
+            _at(budget, [r for r in rows if r["labels"] == budget], slack) for budget in budgets
+        ]
+        if parts:
+            made.append(f"{words}: {'; '.join(parts)}.")
+    return made
+
+
+def headline(results: dict[str, Any]) -> str:
+    """The claims as one text.
+
+    Raises:
+        UserError: `results` is not of schema 1.
+    """
+    found = claims(tidy(results))
+    if not found:
+        return NOTHING
+    return " ".join(sentence[:1].upper() + sentence[1:] for sentence in found)
+
+
+def _at(labels: int, rows: list[dict[str, Any]], slack: float | None) -> str:
+    """How many tasks it holds for at one budget, and which it does worse on."""
+    found = {row["task"]: verdict(row) for row in rows}
+    ahead = [task for task, kind in found.items() if kind == "better"]
+    behind = [task for task, kind in found.items() if kind == "worse"]
+    mean = sum(row["difference"] for row in rows) / len(rows)
+    text = f"at {labels} labels ahead on {len(ahead)} of {len(found)} tasks"
+    text += f", behind on {len(behind)}" + (f" ({', '.join(behind)})" if behind else "")
+    if slack is not None:
+        within = sum(row["difference"] >= -slack / 100 for row in rows)
+        text += f", within {slack:g} point{'s' * (slack != 1)} or better on {within}"
+    return f"{text}, {formats.points(mean)} points on average".replace("\N{MINUS SIGN}", "-")
+
+
+def following(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per task: for each of `CONDITIONS` the metric, and the share of its own answers."""
+    found = {(row["task"], row["condition"]): row for row in results["following"]}
+    return [
+        {"task": task, "metric": metric, "cells": [found.get((task, each)) for each in CONDITIONS]}
+        for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in found.values())
+    ]

@@ -1,0 +1,56 @@
+"""The claims about one model for many tasks: held, not held, and by how much."""
+
+from fm import report
+from fm.report.page import render
+from fm.report.schema import tidy
+from fm.report.unified import claims, following
+
+NAMES = ("reviews", "digits", "words")
+
+
+def row(task, arm, baseline, difference, half, labels=30):
+    ends = {"low": difference - half, "high": difference + half}
+    place = {"task": task, "labels": labels, "arm": arm, "baseline": baseline}
+    return place | ends | {"difference": difference, "p": 0.1, "p_adjusted": 0.2, "seeds": 8}
+
+
+RESULTS = {
+    "schema": 1,
+    "experiment": "unify",
+    "comparisons": [
+        *(row(name, "joint", "scratch", value, 0.02) for name, value in
+          zip(NAMES, (0.1, 0.01, -0.05), strict=True)),
+        *(row(name, "instructed", "joint", value, 0.02) for name, value in
+          zip(NAMES, (-0.015, -0.021, 0.0), strict=True)),
+    ],
+    "following": [
+        {"task": "reviews", "condition": "held out", "metric": "accuracy", "value": 0.8,
+         "answers_of_this_task": 0.99},
+        {"task": "reviews", "condition": "swapped", "metric": "accuracy", "value": 0.4,
+         "answers_of_this_task": 0.01},
+    ],
+}  # fmt: skip
+
+
+def test_a_claim_counts_tasks_and_names_those_it_fails_on():
+    joint, instructed = claims(tidy(RESULTS))
+    assert joint.endswith(
+        "at 30 labels ahead on 1 of 3 tasks, behind on 1 (words), +2.0 points on average."
+    )
+    assert "behind on 1 (digits), within 2 points or better on 2, -1.2 points" in instructed
+
+
+def test_the_headline_is_ascii_and_of_its_experiment():
+    text = report.headline(RESULTS)
+    assert text.startswith("Joint pretraining against distinct networks from scratch: at 30")
+    assert text.isascii()
+    assert not report.headline(RESULTS | {"experiment": "compare"}).startswith("Joint")
+    assert "Nothing was compared" in report.headline(RESULTS | {"comparisons": []})
+
+
+def test_ways_of_asking_stand_side_by_side():
+    (only,) = following(tidy(RESULTS))
+    assert [cell and cell["value"] for cell in only["cells"]] == [0.8, None, None, 0.4]
+    page = render(tidy(RESULTS), [])
+    assert "Following instructions" in page and "80.0% (99.0%)" in page and "40.0% (1.0%)" in page
+    assert "One model for many tasks" in page
