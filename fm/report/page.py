@@ -14,7 +14,12 @@ from fm.report.schema import Row, capital, task_names, title
 from fm.report.table import comparisons
 from fm.report.verdict import findings, verdict
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+# Kinds of data that may be put into the page, and how each begins.
+_BEGINS = {
+    "image/png": b"\x89PNG\r\n\x1a\n",
+    "image/gif": b"GIF8",
+    "audio/wav": b"RIFF",
+}
 _MOST, _LONGEST = 12, 600
 
 
@@ -76,16 +81,16 @@ def templates() -> jinja2.Environment:
     )
 
 
-def embedded(png: str | bytes | None) -> str | None:
-    """A PNG (bytes, or text in base64) as a data URI, or None if it is not a PNG at all."""
-    if isinstance(png, str):
+def embedded(data: str | bytes | None, kind: str = "image/png") -> str | None:
+    """A file (bytes, or text in base64) as a data URI, or None if it is not of that kind at all."""
+    if isinstance(data, str):
         try:
-            png = base64.b64decode(png, validate=True)
+            data = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError):
             return None
-    if not png or not png.startswith(_PNG):
+    if not data or not data.startswith(_BEGINS[kind]):
         return None
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def flat(config: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ _ROWS = {
     "tasks": "name title modality classes metric train test description licence fingerprint split "
     "imported",
     "curves": "task arm kind unit labels tokens steps value validation_tokens validation",
-    "samples": "task arm modality prompt text caption png",
+    "samples": "task arm modality prompt text caption png wav gif",
     "methods": "task arm method labels parameters_trained bytes_state bytes_program seconds "
     "accuracy",
     "following": "task labels condition wording metric value answers_of_this_task items seeds",

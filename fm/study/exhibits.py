@@ -21,6 +21,7 @@ from fm.model.sampling import Decoding
 from fm.study.adaptation import Network, Setting
 from fm.study.arms import Fed
 from fm.study.cells import Cell
+from fm.study.pretraining import Reader
 from fm.study.tasks import Task
 from fm.study.together import together
 from fm.transfer.examples import take
@@ -113,20 +114,23 @@ def samples(task: Task, fed: dict[str, Fed]) -> list[Row]:
     for arm, each in fed.items():
         if not each.runs:
             continue
-        make = _texts if task.text else _pictures
-        rows += [{"task": task.name, "arm": arm} | row for row in make(task, each)]
+        made = (
+            written(task, each.reads, each.runs[0].params) if task.text else _pictures(task, each)
+        )
+        rows += [{"task": task.name, "arm": arm} | row for row in made]
     return rows
 
 
-def _texts(task: Task, fed: Fed) -> list[Row]:
-    tokenizer = fed.reads.tokenizer
+def written(task: Task, reads: Reader, params: dict) -> list[Row]:
+    """How a model goes on with the first words of some test items."""
+    tokenizer = reads.tokenizer
     assert tokenizer is not None
     started = tokenizer.encode(task.test.texts(range(min(_SAMPLES, len(task.test)))))
     shared = min(_PROMPT_TOKENS, *map(len, started))
     drawn = generate(
-        fed.runs[0].params,
+        params,
         [[tokenizer.bos, *ids[:shared]] for ids in started],
-        fed.reads.model,
+        reads.model,
         decoding=Decoding(temperature=0.8),
         max_tokens=_SAMPLE_TOKENS,
         barred=range(SPECIALS),

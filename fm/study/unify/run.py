@@ -11,7 +11,7 @@ from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
 from fm.study.config import SCHEMA
 from fm.study.tasks import Task, prepare
-from fm.study.unify import following
+from fm.study.unify import following, samples
 from fm.study.unify.arms import follower_of, of_task
 from fm.study.unify.asked import ask
 from fm.study.unify.config import UnifyConfig
@@ -62,6 +62,9 @@ def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
         ways = of_task(task, config, models, follower)
         cells = run_cells(task, ways, config.search_seeds, out / "cells")
         _collect(results, task, cells, _pretraining(task, models, config), leakage)
+        if "joint" in config.arms:
+            ready = models["joint"][task.modality]
+            results["samples"] += samples.rows(task, ready, config)
         done.append((task, cells))
     if follower is not None:
         labels = max(config.tasks[0].budgets)
