@@ -22,7 +22,7 @@ from fm.study.config import TaskConfig
 from fm.study.kinds import kind_of
 from fm.study.tasks import short_name
 from fm.study.unify import recipes as defaults
-from fm.study.unify.config import ARMS, UnifyConfig
+from fm.study.unify.config import ARMS, UnifyConfig, check_arms
 from fm.study.unify.run import run
 
 _BUDGETS = {"quick": ("30",), "default": ("30", "100", "300"), "full": ("30", "100", "300", "1000")}
@@ -61,11 +61,19 @@ def configure(values: flags.FlagValues) -> UnifyConfig:
     """
     profile = values["profile"].value
     quick = profile == "quick"
-    names = values["tasks"].value
+    names, arms = values["tasks"].value, tuple(values["arms"].value)
+    # What needs no data to be found wrong comes first.
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
+    check_arms(arms)
+    budgets = studies.numbers("--budgets", values["budgets"].value or list(_BUDGETS[profile]))
+    short = [short_name(name) for name in names]
+    weights = {name: weight for name, weight in defaults.WEIGHTS.items() if name in short}
+    if values["mixture"].value:
+        weights = command.weights("--mixture", values["mixture"].value, short)
     joint = recipes.joint(profile)
     if values["steps"].value:
         joint = dataclasses.replace(joint, steps=values["steps"].value)
-    budgets = studies.numbers("--budgets", values["budgets"].value or list(_BUDGETS[profile]))
     where = command.data_options(values)
     tasks = []
     for name in names:
@@ -84,13 +92,6 @@ def configure(values: flags.FlagValues) -> UnifyConfig:
             )
         )
     seeds = values["seeds"].value or (2 if quick else 8)
-    given = values["mixture"].value
-    short = [short_name(name) for name in names]
-    weights = command.weights("--mixture", given, short) if given else {}
-    if not given:
-        weights = {name: weight for name, weight in defaults.WEIGHTS.items() if name in short}
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
     return UnifyConfig(
         tasks=tuple(tasks),
         joint=joint,
@@ -98,7 +99,7 @@ def configure(values: flags.FlagValues) -> UnifyConfig:
         following=defaults.following(profile),
         following_rates=defaults.FOLLOWING_RATES,
         length=defaults.LENGTH,
-        arms=tuple(values["arms"].value),
+        arms=arms,
         seeds=seeds,
         search_seeds=1 if quick else min(2, seeds),
     )

@@ -1,5 +1,7 @@
 """The claims about one model for many tasks: held, not held, and by how much."""
 
+import base64
+
 from fm import report
 from fm.report.page import render
 from fm.report.schema import tidy
@@ -54,3 +56,23 @@ def test_ways_of_asking_stand_side_by_side():
     page = render(tidy(RESULTS), [])
     assert "Following instructions" in page and "80.0% (99.0%)" in page and "40.0% (1.0%)" in page
     assert "One model for many tasks" in page
+
+
+def test_samples_play_and_move_and_nothing_else_gets_in():
+    made = {"gif": b"GIF89a...", "wav": b"RIFF....WAVE"}
+    files = {kind: base64.b64encode(data).decode() for kind, data in made.items()}
+    png = base64.b64encode(b"\x89PNG\r\n\x1a\n...").decode()
+    rows = [
+        {"task": "reviews", "arm": "joint", "png": png} | {kind: data}
+        for kind, data in files.items()
+    ]
+    bad = {
+        "task": "reviews",
+        "arm": "joint",
+        "png": png,
+        "wav": base64.b64encode(b"<svg>").decode(),
+    }
+    page = render(tidy(RESULTS | {"samples": [*rows, bad]}), [])
+    assert page.count("data:image/gif;base64,") == 1
+    assert page.count('<audio controls src="data:audio/wav;base64,') == 1
+    assert "media-src data:" in page

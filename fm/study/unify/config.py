@@ -45,11 +45,7 @@ class UnifyConfig:
     adapt: tuple[str, ...] = ("probe", "full")
 
     def __post_init__(self):
-        for arm in self.arms:
-            if arm not in ARMS:
-                raise UserError(f"arm {arm!r} is not known; accepted are {', '.join(ARMS)}")
-        if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
-            raise UserError(f"arms={','.join(self.arms)}: takes two or more, none of them twice")
+        check_arms(self.arms)
         if len({task.budgets for task in self.tasks}) > 1:
             raise UserError("the tasks of one model must have the same --budgets")
         names = [short_name(task.dataset) for task in self.tasks]
@@ -69,3 +65,12 @@ class UnifyConfig:
         """Short hash of everything in it."""
         text = json.dumps(self.plain(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_arms(arms: tuple[str, ...]) -> None:
+    """Raises UserError unless they are two or more of `ARMS`, none of them twice."""
+    for arm in arms:
+        if arm not in ARMS:
+            raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(ARMS)}")
+    if len(arms) < 2 or len(set(arms)) < len(arms):
+        raise UserError(f"--arms={','.join(arms)}: takes two or more, none of them twice")

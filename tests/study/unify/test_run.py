@@ -97,7 +97,7 @@ class TestStudy:
     ("changes", "says"),
     [
         ({"arms": ("scratch", "upstream")}, "arm 'upstream' is not known; accepted are scratch"),
-        ({"arms": ("joint",)}, "two or more"),
+        ({"arms": ("joint",)}, "takes two or more"),
         ({"weights": (("pears", 1.0),)}, "pears is not one of the tasks fruit"),
         ({"search_seeds": 3}, "search_seeds=3 must be 1 to seeds=2"),
     ],
