@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,9 @@ from tqdm import tqdm
 from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.evaluation.text_quality.novelty import Seen
-from fm.evaluation.text_quality.validity import faults
 from fm.model.sampling import Decoding
 from fm.study import environment, study
-from fm.study.text_quality import choices, samples
+from fm.study.text_quality import choices, samples, telling
 from fm.study.text_quality.arms import JUDGE, Arms, slug
 from fm.study.text_quality.config import (
     SCHEMA,
@@ -31,9 +31,9 @@ from fm.study.text_quality.corpora import Domain, diet_texts, domains, reader
 from fm.study.text_quality.measuring import Judge, Yardstick, held_out_bits, measure
 from fm.study.text_quality.samples import Sample
 from fm.study.text_quality.vectors import Vectors
+from fm.study.together import together
 
 Row = dict[str, Any]
-_SHOWN = 3
 
 
 def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[
         "device": environment.device(),
         "xla_flags": environment.xla_flags(),
         "features": work.features.name,
-        "domains": [_about(domain) for domain in found.values()],
+        "domains": [telling.about(domain) for domain in found.values()],
         "leakage": [domain.leakage for domain in found.values()],
         "models": models,
         "trained": trained,
@@ -106,8 +106,9 @@ class _Study:
             )
             for letter, domain in found.items()
         }
+        self._lock = threading.Lock()
         self._seen: tuple[str, Seen] | None = None
-        self._loaded: tuple[tuple[str, int], dict] | None = None
+        self._loaded: tuple[str, dict[int, dict]] = "", {}
 
     def train(self) -> list[Row]:
         """All models, in an order in which each finds the one it starts from; their costs."""
@@ -161,19 +162,31 @@ class _Study:
             {
                 "domain": letter,
                 "values": self._values(other, letter, self._home(letter), f"human-{letter}"),
-                "texts": _shown(other),
+                "texts": telling.shown(other),
             }
             for letter, (_, other) in self.real.items()
         ]
-        plan = [
-            (diet, letter, stage, decoding)
+        plans = [
+            [
+                (diet, letter, stage, decoding)
+                for letter in diet.writes
+                for stage in self.config.stages(diet)
+                for decoding in self.config.decodings_at(stage)
+            ]
             for diet in self.config.diets
-            for letter in diet.writes
-            for stage in self.config.stages(diet)
-            for decoding in self.config.decodings_at(stage)
         ]
+        rows = []
         calm = 0.5 if sys.stderr.isatty() else 30.0
-        rows = [self._row(*place) for place in tqdm(plan, "samples", mininterval=calm, leave=False)]
+        with tqdm(None, "samples", sum(map(len, plans)), mininterval=calm, leave=False) as bar:
+
+            def made(place: tuple[Diet, str, str, Decoding]) -> Row:
+                row = self._row(*place)
+                bar.update()
+                return row
+
+            # Diet by diet: what an arm has seen is large, and kept for one at a time.
+            for plan in plans:
+                rows += together(made, plan)
         return rows, human
 
     def choices(self, rows: list[Row]) -> list[Row]:
@@ -187,7 +200,7 @@ class _Study:
             fresh = {name: self._afresh(row) for name, row in chosen.items()}
             within = {
                 arm: {
-                    metric.name: _place(
+                    metric.name: telling.place(
                         choices.choose([row for row in mine if row["arm"] == arm], metric.name)
                     )
                     for metric in METRICS
@@ -236,7 +249,7 @@ class _Study:
             "decoding": decoding.name,
             "temperature": decoding.temperature if decoding.by_temperature else None,
             "values": {"bits_per_byte": self.bits[diet.name, stage, letter], **values},
-            "texts": _shown(made),
+            "texts": telling.shown(made),
         }
 
     def _values(self, sample: Sample, letter: str, diet: Diet, name: str) -> dict[str, list]:
@@ -250,19 +263,22 @@ class _Study:
         return Diet(f"all of {letter}", "", (Part(letter),), ())
 
     def _params(self, diet: Diet, step: int) -> dict:
-        """Of a checkpoint; the last one read is at hand."""
-        place = diet.name, step
-        if self._loaded is None or self._loaded[0] != place:
-            self._loaded = place, self.arms.params(diet, step)
-        return self._loaded[1]
+        """Of a checkpoint; those of the last arm are at hand."""
+        with self._lock:
+            if self._loaded[0] != diet.name:
+                self._loaded = diet.name, {}
+            if step not in self._loaded[1]:
+                self._loaded[1][step] = self.arms.params(diet, step)
+            return self._loaded[1][step]
 
     def _seen_by(self, diet: Diet) -> Seen:
         """The n-grams of an arm's training text; the last arm's are at hand."""
-        if self._seen is None or self._seen[0] != diet.name:
-            self._seen = None  # before the next one takes its memory
-            texts = diet_texts(diet, self.found, self.config.diets)
-            self._seen = diet.name, Seen(texts)
-        return self._seen[1]
+        with self._lock:
+            if self._seen is None or self._seen[0] != diet.name:
+                self._seen = None  # before the next one takes its memory
+                texts = diet_texts(diet, self.found, self.config.diets)
+                self._seen = diet.name, Seen(texts)
+            return self._seen[1]
 
     def _kept(self, path: pathlib.Path, make: Callable[[], dict[str, Interval]]) -> dict:
         """Intervals as [value, low, high], read back where they were made before."""
@@ -274,28 +290,3 @@ class _Study:
         partial.write_text(json.dumps(values))
         partial.replace(path)
         return values
-
-
-def _about(domain: Domain) -> Row:
-    """The domain as the page tells of it."""
-    return {
-        "letter": domain.letter,
-        "name": domain.name,
-        "train_texts": len(domain.train),
-        "train_bytes": sum(len(text.encode()) for text in domain.train),
-        "judge_texts": len(domain.judge),
-        "held_out": len(domain.held_out),
-        **{key: domain.info[key] for key in ("description", "licence", "fingerprint")},
-    }
-
-
-def _shown(sample: Sample) -> list[Row]:
-    """The first few texts of a sample."""
-    return [
-        {"prompt": prompt, "text": text, "faults": list(faults(text))}
-        for prompt, text in zip(sample.prompts[:_SHOWN], sample.texts[:_SHOWN], strict=True)
-    ]
-
-
-def _place(row: Row) -> Row:
-    return {key: row[key] for key in ("stage", "decoding")}
