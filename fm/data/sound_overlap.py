@@ -1,7 +1,6 @@
 """Sounds that are copies of each other but for loudness, a shift in time, or a little noise."""
 
 import numpy as np
-from scipy import fft
 
 # The thresholds are from synthesised words and recorded digits: copies with noise 20 dB below, of
 # 8 bits or shifted correlate by 0.8 and more; of the distinct sounds the nearest two of one voice
@@ -30,7 +29,7 @@ def sound_matches(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     Returns:
         int64 [pairs, 2]: index into `pretrain`, index into `test`.
     """
-    length = fft.next_fast_len(pretrain.shape[1] + test.shape[1], real=True)
+    length = _room(pretrain, test)
     own, others = _spectra(pretrain, length), _spectra(test, length)
     close = np.argwhere(own @ others.T >= LEAST_SIMILARITY)
     found = [np.zeros((0, 2), np.int64)]
@@ -43,10 +42,15 @@ def sound_matches(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 def correlations(own: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns the highest correlation, over shifts, of each pair [pairs, samples], in 0..1."""
-    length = fft.next_fast_len(own.shape[1] + others.shape[1], real=True)
+    length = _room(own, others)
     one, other = (_normed(_emphasised(each)) for each in (own, others))
-    product = fft.rfft(one, length) * np.conj(fft.rfft(other, length))
-    return fft.irfft(product, length).max(1)
+    product = np.fft.rfft(one, length) * np.conj(np.fft.rfft(other, length))
+    return np.fft.irfft(product, length).max(1)
+
+
+def _room(own: np.ndarray, others: np.ndarray) -> int:
+    """Returns a power of two that holds one of each end to end, so that no shift wraps round."""
+    return 1 << (own.shape[1] + others.shape[1] - 1).bit_length()
 
 
 def _spectra(sounds: np.ndarray, length: int) -> np.ndarray:
@@ -55,7 +59,7 @@ def _spectra(sounds: np.ndarray, length: int) -> np.ndarray:
     edges = np.linspace(0, length // 2 + 1, BANDS, endpoint=False).astype(int)
     for start in range(0, len(sounds), _CHUNK):
         some = _emphasised(sounds[start : start + _CHUNK])
-        power = np.square(np.abs(fft.rfft(some, length)))
+        power = np.square(np.abs(np.fft.rfft(some, length)))
         bands[start : start + _CHUNK] = np.sqrt(np.add.reduceat(power, edges, axis=1))
     return _normed(bands)
 

@@ -29,10 +29,12 @@ def statistics(sounds: np.ndarray, rate: float) -> np.ndarray:
     """
     frames = Frames(int(rate), sounds.shape[1])
     mels = spectrograms(sound_pieces(sounds, frames), frames).astype(np.float64)
-    cepstra = dct(mels, axis=1, norm="ortho")[:, :COEFFICIENTS]
+    cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :COEFFICIENTS]
     window = min(_WINDOW, (mels.shape[2] - 1) // 2 * 2 + 1)
     slopes = [
-        savgol_filter(cepstra, window, order, deriv=order) if window > order else 0 * cepstra
+        np.asarray(savgol_filter(cepstra, window, order, deriv=order))
+        if window > order
+        else np.zeros_like(cepstra)
         for order in (1, 2)
     ]
     found = [
