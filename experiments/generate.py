@@ -105,6 +105,10 @@ class Model:
 
 def main(values: flags.FlagValues) -> None:
     """Reads the model, writes the text."""
+    # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
+    given = values["prompt"].value or ""
+    if any("\ud800" <= character <= "\udfff" for character in given):
+        raise UserError("--prompt is not UTF-8")
     if values["modality"].value != "text":
         _make(values)
         return
@@ -115,9 +119,6 @@ def main(values: flags.FlagValues) -> None:
     for flag, value in (("model", name), ("prompt", prompt)):
         if not value:
             raise UserError(f"--{flag} is needed and must not be empty")
-    # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise UserError("--prompt is not UTF-8")
     if "" in values["stop"].value:
         raise UserError("--stop takes at least one character")
     if values["stream"].value and samples > 1:

@@ -119,6 +119,7 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
         mixture.source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()
     ]
+    joint.layouts_of(sources)
     config = {
         "experiment": "pretrain",
         "datasets": {name: data.info["fingerprint"] for name, data in datasets.items()},

@@ -57,8 +57,8 @@ class JointRecipe:
     length: int
 
 
-def reader(sources: Sequence[Source], recipe: JointRecipe, out: pathlib.Path) -> Reader:
-    """The tokenizer, trained on all the text there is and saved with the run, and the layouts.
+def layouts_of(sources: Sequence[Source]) -> dict[str, Layout]:
+    """How examples of each continuous format are cut, by its name.
 
     Raises:
       UserError: two sources of one format in unlike layouts; captions without text.
@@ -70,6 +70,18 @@ def reader(sources: Sequence[Source], recipe: JointRecipe, out: pathlib.Path) ->
             raise UserError(f"sources of {name} must be of one shape and rate, not {len(found)}")
         if found:
             layouts[name] = found.pop()
+    if any(each.captions for each in sources) and all(each.layout for each in sources):
+        raise UserError("captions are text: they take a source of text for the tokenizer")
+    return layouts
+
+
+def reader(sources: Sequence[Source], recipe: JointRecipe, out: pathlib.Path) -> Reader:
+    """The tokenizer, trained on all the text there is and saved with the run, and the layouts.
+
+    Raises:
+      UserError: see `layouts_of`.
+    """
+    layouts = layouts_of(sources)
     texts = [each.corpus for each in sources if each.modality == "text"]
     tokenizer = None
     if texts:
@@ -78,8 +90,6 @@ def reader(sources: Sequence[Source], recipe: JointRecipe, out: pathlib.Path) ->
             recipe.vocab,
             out,
         )
-    if tokenizer is None and any(each.captions for each in sources):
-        raise UserError("captions are text: they take a source of text for the tokenizer")
     model = dataclasses.replace(
         recipe.model,
         vocab=tokenizer.vocab_size if tokenizer else 0,
