@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sacrebleu.metrics import CHRF
@@ -41,7 +42,7 @@ def nearest_targets(
       train_targets: what was wanted of them.
       texts: to answer.
     """
-    weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    weigh: Any = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
     known = weigh.fit_transform(train_texts)
     alike = weigh.transform(texts) @ known.T
     nearest = np.asarray(alike.argmax(axis=1)).ravel()

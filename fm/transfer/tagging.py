@@ -199,7 +199,8 @@ def fit_tag_probe(
     """
     wanted = [tag for own in tags for tag in own]
     names = sorted(set(wanted))
-    labels = np.searchsorted(names, wanted)
+    number = {name: index for index, name in enumerate(names)}
+    labels = np.array([number[tag] for tag in wanted])
     return TagProbe(fit_probe(np.concatenate(sentences), labels, config), tuple(names))
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from fm.transfer.instructed import instruct, mean_nats
 from fm.transfer.instructions import Asker, Instruction, prefix, rows, segments
 
 SHAPE = Instruction("colour", ("which colour?", "say the colour", "name it"), ("red", "blue"))
-CONFIG = FinetuneConfig(learning_rate=1e-2, steps=60, batch_size=8)
+CONFIG = FinetuneConfig(learning_rate=1e-2, steps=150, batch_size=16)
 SIZES = {"depth": 1, "width": 16, "heads": 2, "kv_heads": 2, "hidden": 32}
 
 
@@ -144,8 +146,11 @@ def by_hand(params, asker, wording, given, candidate):
     return float(sum(nats[place - 1, row["tokens"][place]] for place in places))
 
 
-def test_follows_instructions_in_two_formats(mixed):
+@pytest.mark.slow
+def test_follows_instructions_in_two_formats(tokenizer, mixed):
     """One model: the colour of a picture, the first or the last word of a text, as asked."""
+    model = dataclasses.replace(mixed.model, depth=2, width=32, hidden=64)
+    mixed = Asker(tokenizer, model, 32)
     images, labels = pictures(24)
     draws = np.random.default_rng(3).integers(0, 2, (24, 2))
     texts = [f"{' '.join(('one', 'two')[d] for d in own)}" for own in draws]
@@ -158,7 +163,7 @@ def test_follows_instructions_in_two_formats(mixed):
     made = rows(examples, mixed.model, 40, share_rows=True)
     start = init(jax.random.key(0), mixed.model)
     params = instruct(
-        start, made, mixed.model, FinetuneConfig(learning_rate=2e-2, steps=250, batch_size=16),
+        start, made, mixed.model, CONFIG,
         seed=0, capacity=len(made["tokens"]),
     )  # fmt: skip
     for name in ("image_head", "image_bias"):
@@ -170,14 +175,21 @@ def test_follows_instructions_in_two_formats(mixed):
     for place, wording in enumerate(asked):
         own = [text.split()[place] for text in texts]
         assert answering.write(params, mixed, [wording] * 24, texts, most=4) == own
-    longer = answering.closed(params, mixed, ["", "say"], images[:2], ["red", "one two", "blue"])
-    for n, wording in enumerate(["", "say"]):
-        for column, candidate in enumerate(["red", "one two", "blue"]):
-            expected = by_hand(params, mixed, wording, images[n], candidate)
-            assert longer[n, column] == pytest.approx(expected, abs=2e-3)
-    # One token each: one pass, and the end is not counted.
-    assert np.all(scored[:2, 0] + 1e-4 >= by_hand(params, mixed, "which colour?", images[0], "red")
-                  ) or len(mixed.answers(["red"])[0]) > 2  # fmt: skip
+
+
+def test_scores_are_those_of_each_answer_alone(mixed):
+    params = init(jax.random.key(0), mixed.model)
+    shape = params["streams"]["token_head"].shape
+    params["streams"]["token_head"] = jax.random.normal(jax.random.key(1), shape)
+    images, _ = pictures(2)
+    candidates = ["red", "one two"]
+    scored = answering.closed(params, mixed, ["", "say"], images, candidates)
+    for column, candidate in enumerate(candidates):
+        expected = by_hand(params, mixed, "say", images[1], candidate)
+        assert scored[1, column] == pytest.approx(expected, abs=2e-3)
+    # One token each: one pass, and their end is not counted.
+    first = answering.closed(params, mixed, ["say"], images[1:], ["red", "blue"])
+    assert len(mixed.answers(["red"])[0]) == 2 and first[0, 0] > scored[1, 0]
 
 
 def test_answers_that_are_the_same_tokens_are_refused(text):
@@ -186,7 +198,9 @@ def test_answers_that_are_the_same_tokens_are_refused(text):
         answering.closed(params, text, ["say"], ["one"], ["red", "red "])
 
 
-def test_reading_both_ways_changes_what_is_read(text):
+def test_reading_both_ways_changes_what_is_read(tokenizer, text):
+    # In a single layer what the last piece reads has not read anything itself.
+    text = Asker(tokenizer, dataclasses.replace(text.model, depth=2), 32)
     params = init(jax.random.key(0), text.model)
     head = jax.random.normal(jax.random.key(1), params["streams"]["token_head"].shape)
     params["streams"]["token_head"] = jnp.asarray(head)
