@@ -97,14 +97,9 @@ def mean(
     total, metrics = jnp.zeros(()), {}
     rows_of = {lead: rows["segments"].shape[0] for lead, rows, _ in parts(batch, asked)}
     for lead, rows, each in parts(batch, asked):
-        own, own_counts = (
-            {
-                name.removeprefix(lead): value
-                for name, value in whole.items()
-                if name.startswith(lead)
-            }
-            for whole in (nats, counts)
-        )
+        kinds = [name.removeprefix(lead) for name in nats if name.startswith(lead)]
+        own = {kind: nats[lead + kind] for kind in kinds}
+        own_counts = {kind: counts[lead + kind] for kind in kinds}
         loss_, figures = objectives.mean(own, own_counts, each, rows)
         metrics |= {f"{lead}{name}": value for name, value in {"loss": loss_, **figures}.items()}
         total += loss_ * rows_of[lead] / sum(rows_of.values())
