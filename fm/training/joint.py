@@ -97,10 +97,13 @@ def mean(
     total, metrics = jnp.zeros(()), {}
     rows_of = {lead: rows["segments"].shape[0] for lead, rows, _ in parts(batch, asked)}
     for lead, rows, each in parts(batch, asked):
-        kinds = [name.removeprefix(lead) for name in nats if name.startswith(lead)]
-        own = {kind: nats[lead + kind] for kind in kinds}
-        own_counts = {kind: counts[lead + kind] for kind in kinds}
-        loss_, figures = objectives.mean(own, own_counts, each, rows)
+        own = {name: value for name, value in nats.items() if name.startswith(lead)}
+        loss_, figures = objectives.mean(
+            {name.removeprefix(lead): value for name, value in own.items()},
+            {name.removeprefix(lead): counts[name] for name in own},
+            each,
+            rows,
+        )
         metrics |= {f"{lead}{name}": value for name, value in {"loss": loss_, **figures}.items()}
         total += loss_ * rows_of[lead] / sum(rows_of.values())
     return total, metrics
