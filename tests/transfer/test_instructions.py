@@ -1,7 +1,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,6 +36,17 @@ def text(tokenizer):
 def mixed(tokenizer):
     model = ModelConfig(**SIZES, vocab=tokenizer.vocab_size, continuous=(("image", 3),), axes=3)
     return Asker(tokenizer, model, 32)
+
+
+def weights(model):
+    """Not those of a fresh model, whose layers and heads begin as zeros."""
+    leaves, tree = jax.tree.flatten(init(jax.random.key(0), model))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [
+        leaf + 0.3 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(tree, drawn)
 
 
 def pictures(count, seed=0):
@@ -114,9 +124,7 @@ def test_the_loss_is_that_of_the_answers(mixed, both_ways):
     batch = rows(examples, mixed.model, 32, share_rows=not both_ways)
     if both_ways:
         batch |= {"prefix": prefix(batch)}
-    params = init(jax.random.key(0), mixed.model)
-    head = jax.random.normal(jax.random.key(1), params["streams"]["token_head"].shape)
-    params["streams"]["token_head"] = head
+    params = weights(mixed.model)
 
     @jax.jit
     @jax.value_and_grad
@@ -178,9 +186,7 @@ def test_follows_instructions_in_two_formats(tokenizer, mixed):
 
 
 def test_scores_are_those_of_each_answer_alone(mixed):
-    params = init(jax.random.key(0), mixed.model)
-    shape = params["streams"]["token_head"].shape
-    params["streams"]["token_head"] = jax.random.normal(jax.random.key(1), shape)
+    params = weights(mixed.model)
     images, _ = pictures(2)
     candidates = ["red", "one two"]
     scored = answering.closed(params, mixed, ["", "say"], images, candidates)
@@ -201,9 +207,7 @@ def test_answers_that_are_the_same_tokens_are_refused(text):
 def test_reading_both_ways_changes_what_is_read(tokenizer, text):
     # In a single layer what the last piece reads has not read anything itself.
     text = Asker(tokenizer, dataclasses.replace(text.model, depth=2), 32)
-    params = init(jax.random.key(0), text.model)
-    head = jax.random.normal(jax.random.key(1), params["streams"]["token_head"].shape)
-    params["streams"]["token_head"] = jnp.asarray(head)
+    params = weights(text.model)
     one, two = (
         answering.closed(params, text, ["say"], ["one two"], ["red", "blue"], both_ways=both)
         for both in (False, True)
