@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.model.config import ModelConfig
 from fm.training import (
     BitsPerByte,
     BitsPerDimension,
@@ -299,7 +300,7 @@ def test_a_members_folder_is_that_of_a_separate_run(tmp_path, capsys):
         folder = tmp_path / f"member-{r}"
         read, config = load_params(folder / "checkpoints")
         assert params_digest(read) == digests(got)[r]
-        assert config["model"] == dataclasses.asdict(TEXT)
+        assert ModelConfig.from_plain(config["model"]) == TEXT
         separately = separate(one, TEXT, MASKED, out=folder)
         assert f"seed {one.run.seed}: already finished at step 7" in capsys.readouterr().err
         assert params_digest(separately.params) == digests(got)[r]
