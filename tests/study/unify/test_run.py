@@ -96,7 +96,10 @@ class TestStudy:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"arms": ("scratch", "upstream")}, "--arms: 'upstream' is not known; accepted are scratch"),
+        (
+            {"arms": ("scratch", "upstream")},
+            "--arms: 'upstream' is not known; accepted are scratch",
+        ),
         ({"arms": ("joint",)}, "takes two or more"),
         ({"weights": (("pears", 1.0),)}, "pears is not one of the tasks fruit"),
         ({"search_seeds": 3}, "search_seeds=3 must be 1 to seeds=2"),
