@@ -114,7 +114,9 @@ def split(sentences: Sequence[Sentence], share: float) -> dict[str, list[Sentenc
         if not np.any(has & ~held_out):
             held_out &= digests != min(digests[has].tolist())
     sides = {"train": ~held_out, "test": held_out}
-    return {side: [sentences[i] for i in np.flatnonzero(where)] for side, where in sides.items()}
+    return {
+        side: [sentences[int(i)] for i in np.flatnonzero(where)] for side, where in sides.items()
+    }
 
 
 class PlainConll(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics.chrf import CHRF
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
@@ -46,4 +46,4 @@ def nearest_targets(
     known = weigh.fit_transform(train_texts)
     alike = weigh.transform(texts) @ known.T
     nearest = np.asarray(alike.argmax(axis=1)).ravel()
-    return [train_targets[place] for place in nearest]
+    return [train_targets[int(place)] for place in nearest]

@@ -176,7 +176,7 @@ def prefix(made: Rows) -> np.ndarray:
     Given to the model as `prefix`, the question is read in both directions.
     """
     asked = (made["segments"] > 0) & ~made["answer"]
-    return np.sum(asked, axis=1, dtype=np.int32)
+    return np.asarray(np.sum(asked, axis=1), np.int32)
 
 
 def _check(task: str, what: str, given: tuple[str, ...]) -> None:

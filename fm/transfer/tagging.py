@@ -32,7 +32,10 @@ Sentences = Sequence[Sequence[str]]
 class Encoder(Protocol):
     """What word rows need of a tokenizer."""
 
-    bos: int | None
+    @property
+    def bos(self) -> int | None:
+        """What leads a text, if anything does."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 [tokens] of each text, without special ids."""
