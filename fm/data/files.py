@@ -175,12 +175,15 @@ def digest_of(path: pathlib.Path, *options: Any) -> str:
 
 def _medium(path: pathlib.Path, by_split: dict[str, list[Example]]) -> Medium | None:
     """Returns the one format of all examples, None for text."""
-    contents = [example.content for examples in by_split.values() for example in examples]
-    found = {media.owner(each) if isinstance(each, pathlib.Path) else None for each in contents}
+    found: dict[Medium | None, str | pathlib.Path] = {}
+    for content in (example.content for examples in by_split.values() for example in examples):
+        medium = media.owner(content) if isinstance(content, pathlib.Path) else None
+        found.setdefault(medium, content)
     if len(found) > 1:
-        nouns = sorted(medium.noun if medium else "text" for medium in found)
-        raise UserError(f"{path} mixes {' and '.join(f'{noun}s' for noun in nouns)}; one is needed")
-    return found.pop()
+        nouns = sorted(f"{medium.noun if medium else 'text'}s" for medium in found)
+        named = [f"{each} is among the {medium.noun}s" for medium, each in found.items() if medium]
+        raise UserError(f"{path} mixes {' and '.join(nouns)}; one is needed ({', '.join(named)})")
+    return next(iter(found), None)
 
 
 def _form(path: pathlib.Path, by_split: dict[str, list[Example]], medium: Medium) -> Form:

@@ -47,6 +47,7 @@ class TestDecode(Contract):
         return "up to 16 queries" if case.L > decode.MOST_QUERIES else None
 
 
+@pytest.mark.slow
 class TestSplashInterpreted(Contract):
     implementation = "tpu, interpreted"
     stand_in = Implementation(

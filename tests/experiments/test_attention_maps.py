@@ -55,6 +55,7 @@ def write_image(path, width=8, height=8, mode="L"):
     return path
 
 
+@pytest.mark.slow
 def test_a_text(look):
     page = look("text", "--text=apple <script>alert(1)</script> pear 🎈")
     assert len(page.scripts) == 2

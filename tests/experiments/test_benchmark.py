@@ -15,6 +15,7 @@ def out(tmp_path):
     return tmp_path / "made" / "bench.json"
 
 
+@pytest.mark.slow
 def test_a_quick_run_end_to_end(call, out):
     done = call("benchmark", *QUICK, "--what=gemm,attention", "--peer=jax", f"--out={out}")
     assert done.code == 0, done.err
@@ -70,6 +71,7 @@ def test_input(call, out):
     assert "waited" in (out.parent / "bench.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
     seen = []
 

@@ -187,6 +187,7 @@ class TestEveryStyle:
         left, right = (run(p, inputs, c, mask=Mask(causal=True)) for c in (config, scanned))
         np.testing.assert_allclose(left["final"], right["final"], rtol=2e-4, atol=2e-5)
 
+    @pytest.mark.slow
     def test_parameters_may_be_bfloat16(self, config):
         p, inputs = problem(config)
         halves = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), p)
@@ -200,6 +201,7 @@ class TestEveryStyle:
         error = np.asarray(low, np.float32) - right["final"]
         assert 0 < np.sqrt(np.mean(error**2)) < 0.05 * np.sqrt(np.mean(right["final"] ** 2))
 
+    @pytest.mark.slow
     def test_it_starts_close_to_chance(self, config):
         fresh = init(jax.random.key(0), config)
         final_BLD = run(fresh, problem(config)[1], config, mask=Mask(causal=True))["final"]

@@ -18,6 +18,7 @@ from fm.training import Objective, OptimizerConfig, log, params_digest
 from tests.study.problems import images, split, texts
 from tests.training.problems import params
 
+pytestmark = pytest.mark.slow
 BOTH = Objective(next=0.5, masked=0.5)
 RECIPE = JointRecipe(
     model=ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=16, attention="reference"),

@@ -37,6 +37,7 @@ def test_learns_what_can_be_told_apart():
     assert np.mean(guessed == truth) == 1.0
 
 
+@pytest.mark.slow
 def test_steps_as_data_equal_a_config_of_that_length():
     rows, labels = separable(10)
     shorter = dataclasses.replace(CONFIG, steps=5)
@@ -44,6 +45,7 @@ def test_steps_as_data_equal_a_config_of_that_length():
     assert differ(tuned(rows, labels, steps=5), tuned(rows, labels))
 
 
+@pytest.mark.slow
 def test_more_labels_are_trained_on_for_longer():
     config = dataclasses.replace(CONFIG, steps=6, epochs=3.0)
     assert [config.updates(labels) for labels in (8, 16, 17, 40)] == [6, 6, 7, 15]

@@ -85,6 +85,7 @@ def test_no_room_for_the_text_is_refused():
         prompter(19).prompts(["good"])
 
 
+@pytest.mark.slow
 def test_scores_of_long_answers_equal_a_plain_computation(model):
     params, config = model
     texts = ["good", "a rather longer review, of many tokens", "bad"]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn.datasets import load_digits
 
 from fm.data.hashing import array_digest, in_test, keyed
 from fm.data.pixels import encode_png
@@ -55,6 +54,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 def load() -> Iterator[tuple[str, np.ndarray, int]]:
     """Yields digest, uint8 [8, 8, 1] image and label of every digit."""
+    from sklearn.datasets import load_digits  # takes seconds that only preparing needs
+
     bunch: Any = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     for image, label in zip(images, bunch.target, strict=True):

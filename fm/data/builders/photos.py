@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from fm.data.hashing import array_digest, in_test, keyed
 from fm.data.pixels import encode_png
@@ -52,6 +51,8 @@ class Photos(tfds.core.GeneratorBasedBuilder):
 
 def _crops() -> Iterator[np.ndarray]:
     """Yields uint8 [8, 8, 1] crops, row by row, photograph by photograph, scale by scale."""
+    from sklearn.datasets import load_sample_images  # takes seconds that only preparing needs
+
     photographs: Any = load_sample_images()
     for shrink in SHRINKS:
         for photograph in photographs.images:
