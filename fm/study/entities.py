@@ -7,23 +7,15 @@ They answer as `fm.study.adaptation.Arm` asks; an answer is a sentence's counts,
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from fm.evaluation import word_features
-from fm.evaluation.entities import counts
+from fm.evaluation.entities import counts, cross_validate
 from fm.evaluation.validation import folds
 from fm.study.adaptation import Network, Setting, Trial
-from fm.transfer.tagging import (
-    WordRows,
-    fit_tag_probe,
-    piece_labels,
-    predict_tags,
-)
-from fm.transfer.tagging import (
-    word_features as frozen_word_features,
-)
+from fm.transfer import tagging
+from fm.transfer.tagging import WordRows, fit_tag_probe, piece_labels, predict_tags
 
 Tags = list[list[str]]
 
@@ -51,7 +43,20 @@ class TagNetwork:
 
     def validate(self, drawn: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Each setting's F1 on validation cut from the drawn sentences."""
-        return _validated(self, self.tags, drawn, labels, seed)
+        cut = folds(labels, seed=seed)
+        trials: list[Trial] = []
+        for setting in self.grid():
+            held_out = [
+                _counted(
+                    self.tags, drawn[held], self.tagged(drawn[fit], seed, setting, drawn[held])
+                )
+                for fit, held in cut
+            ]
+            right, predicted, gold = np.concatenate(held_out).sum(axis=0)
+            below = predicted + gold
+            value = float(2 * right / below) if below else 0.0
+            trials.append({"config": setting, "validation": value})
+        return trials
 
     def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
         """Counts of the test sentences, int [N, 3], after fitting on all drawn ones."""
@@ -82,7 +87,7 @@ class TagNetwork:
         key = seed % len(network.checkpoints) if network.checkpoints else seed
         with network.lock(key):
             if key not in self._features:
-                self._features[key] = frozen_word_features(
+                self._features[key] = tagging.word_features(
                     network.start(seed),
                     self.sentences,
                     network.model,
@@ -113,7 +118,8 @@ class TagClassical:
 
     def validate(self, drawn: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """See `TagNetwork`."""
-        return _validated(self, self.tags, drawn, labels, seed)
+        own = [self.words[n] for n in drawn], [self.tags[n] for n in drawn]
+        return cross_validate(word_features.fit, *own, self.grid(), folds(labels, seed=seed))
 
     def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
         """See `TagNetwork`."""
@@ -129,23 +135,6 @@ class TagClassical:
         own = [self.words[n] for n in drawn]
         fitted = word_features.fit(own, [self.tags[n] for n in drawn], setting)
         return fitted.predict([self.words[n] for n in wanted])
-
-
-def _validated(
-    arm: TagNetwork | TagClassical, tags: Tags, drawn: np.ndarray, labels: np.ndarray, seed: int
-) -> list[Trial]:
-    """Each setting's F1 over all the sentences that the folds hold out."""
-    cut = folds(labels, seed=seed)
-    trials: list[dict[str, Any]] = []
-    for setting in arm.grid():
-        held_out = [
-            _counted(tags, drawn[held], arm.tagged(drawn[fit], seed, setting, drawn[held]))
-            for fit, held in cut
-        ]
-        right, predicted, gold = np.concatenate(held_out).sum(axis=0)
-        below = predicted + gold
-        trials.append({"config": setting, "validation": float(2 * right / below) if below else 0.0})
-    return trials
 
 
 def _counted(tags: Tags, wanted: np.ndarray, guessed: Tags) -> np.ndarray:
