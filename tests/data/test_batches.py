@@ -120,7 +120,7 @@ def test_pieces_of_another_stream():
     pieces = np.random.default_rng(0).random((6, 3, 5), np.float32)
     positions = np.arange(3)[:, None]
     given = {"batch_size": 6, "seed": 0, "stream": "audio", "epochs": 1}
-    batch = next(batches.image_batches([pieces], positions, **given))
+    batch = next(batches.piece_batches([pieces], positions, **given))
     assert batch["audio"].dtype == np.float32 and batch["positions"].shape == (6, 3, 1)
     assert sorted(map(bytes, batch["audio"])) == sorted(map(bytes, pieces))
 
