@@ -29,6 +29,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(cpu, "_PARTS", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_tiles")
 class TestCpuInSmallTiles(Contract):
     implementation = "cpu in small tiles"

@@ -42,7 +42,7 @@ def assert_output_is_their_mean(name, case, dtype, rtol):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in EVERYWHERE else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "cpu" else pytest.mark.slow)
         for name in IMPLEMENTATIONS
     ],
 )

@@ -6,7 +6,6 @@ import pytest
 from sklearn.datasets import load_digits
 
 from fm.data import sources
-from fm.data.builders import digits as digits_builder
 from fm.data.hashing import in_test
 
 
@@ -38,7 +37,7 @@ def test_the_split_is_stable_under_order(monkeypatch, empty_cache):
     before = sources.load("digits").info["fingerprint"]
     original = load_digits()
     original.images, original.target = original.images[::-1], original.target[::-1]
-    monkeypatch.setattr(digits_builder, "load_digits", lambda: original)
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: original)
     monkeypatch.setenv("FM_CACHE", str(empty_cache.with_name("other_cache")))
     assert sources.load("digits").info["fingerprint"] == before
 

@@ -85,6 +85,7 @@ def test_greedy_texts_of_ragged_prompts_are_the_plain_ones(name):
         assert row.tolist() == plain_greedy(weights, prompt, model, 12)
 
 
+@pytest.mark.slow
 def test_parameters_in_bfloat16_generate_too():
     weights = params(OWN)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)

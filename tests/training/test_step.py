@@ -23,6 +23,7 @@ def value_and_gradient(config, batch, objective, parts):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_parts_are_the_whole(name):
     config, batch, objective, parts = PROBLEMS[name]

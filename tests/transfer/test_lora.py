@@ -51,7 +51,11 @@ def test_the_start_is_the_model_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("scan", "kernels"), [(False, EVERY.kernels), (True, ("gate", "down"))], ids=["all", "scanned"]
+    ("scan", "kernels"),
+    [
+        pytest.param(False, EVERY.kernels, id="all", marks=pytest.mark.slow),
+        pytest.param(True, ("gate", "down"), id="scanned"),
+    ],
 )
 def test_merged_equals_attached(scan, kernels):
     config = dataclasses.replace(EVERY, kernels=kernels)
