@@ -117,6 +117,7 @@ def prefill(
     config: ModelConfig,
     *,
     room: int,
+    prefix_B: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Reads the beginnings of all rows at once.
 
@@ -127,13 +128,14 @@ def prefill(
       lengths_B: int, how many pieces each row has, one at least.
       config: the model's.
       room: columns for pieces to come.
+      prefix_B: int, pieces of each row that see each other both ways; none unless given.
 
     Returns:
       final_BLD, the output the heads read, and a cache of L + room columns.
     """
     L = inputs["positions"].shape[1]
     # What is padded comes later than what is not, so causality hides it.
-    mask = Mask(causal=True)
+    mask = Mask(causal=True, prefix=prefix_B)
     x_BLD = enter(weights.streams, inputs, config)
     turns = turned(inputs["positions"], config)
     keys, values = [], []

@@ -12,12 +12,16 @@ import numpy as np
 from fm.attention import Mask
 from fm.data.mixed import Row
 from fm.errors import UserError
-from fm.model import streams
+from fm.model import cached, streams
 from fm.model.config import ModelConfig
+from fm.model.sampling import likeliest
 from fm.model.transformer import forward
 from fm.transfer.examples import Rows
 from fm.transfer.instructions import Asker, prefix, rows
 from fm.transfer.sweep import BATCH_SIZE, Read, sweep
+
+# Rows are padded to multiples of this, so that few programs are compiled.
+_ROUND = 32
 
 
 def closed(
@@ -30,10 +34,10 @@ def closed(
     both_ways: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Log probability of each candidate as the whole answer, in nats, float32 [N, A].
+    """Log probability of each candidate as the answer, in nats, float32 [N, A].
 
-    Candidates of one token, EOS apart, share one pass over the question (how likely it is that
-    they end there is left out); longer ones take a row each.
+    Candidates that differ in their first token share one pass over the question, and are judged
+    by that token (how likely the rest of each follows is left out); others take a row each.
 
     Args:
       params: of the model.
@@ -51,7 +55,7 @@ def closed(
     if len({tuple(each.tolist()) for each in ids}) < len(ids):
         raise UserError(f"the tokenizer cannot tell the answers {', '.join(candidates)} apart")
     longest = max(map(len, ids))
-    if longest == 2:
+    if len({each[0] for each in ids}) == len(ids):
         questions = asker.questions(wordings, inputs, room=longest)
         firsts = jnp.asarray([each[0] for each in ids])
         made = _batch(questions, asker, both_ways)
@@ -77,8 +81,6 @@ def write(
 ) -> list[str]:
     """The answer to each question, each token the likeliest one, up to EOS or `most` tokens.
 
-    Every token takes a pass over the whole row: for rows of a hundred pieces and small models.
-
     Args:
       params: of the model.
       asker: see `Asker`.
@@ -90,7 +92,7 @@ def write(
     """
     made = _batch(asker.questions(wordings, inputs, room=most), asker, both_ways)
     read = _written(asker.model, most, asker.tokenizer.eos)
-    tokens = sweep(read, params, made, batch_size)
+    tokens = sweep(read, cached.prepare(params, asker.model), made, batch_size)
     ends = [np.flatnonzero(own == asker.tokenizer.eos) for own in tokens]
     return [
         asker.tokenizer.decode(own[: end[0]] if len(end) else own).strip()
@@ -99,7 +101,9 @@ def write(
 
 
 def _batch(examples: Sequence[Row], asker: Asker, both_ways: bool) -> Rows:
-    made = rows(examples, asker.model, asker.length, share_rows=False)
+    longest = max(len(each["answer"]) for each in examples)
+    length = min(-(-longest // _ROUND) * _ROUND, asker.length)
+    made = rows(examples, asker.model, length, share_rows=False)
     return made | {"prefix": prefix(made)} if both_ways else made
 
 
@@ -146,38 +150,38 @@ def _whole(config: ModelConfig, longest: int) -> Read:
 
 @functools.lru_cache(maxsize=16)
 def _written(config: ModelConfig, most: int, eos: int) -> Read:
-    """Params and questions to the tokens that follow, int [B, most]; after EOS anything."""
+    """`cached.Weights` and questions to the tokens that follow, int [B, most]; after EOS zeros."""
 
-    def read(params, batch):
-        filled_BL = batch["segments"] > 0
-        ends_B = jnp.sum(filled_BL, axis=1)
+    def read(weights, batch):
+        B, L = batch["segments"].shape
+        ends_B = jnp.sum(batch["segments"] > 0, axis=1)
+        pieces = {key: batch[key] for key in batch if key not in ("segments", "prefix", "answer")}
+        final_BLD, cache = cached.prefill(
+            weights, pieces, ends_B, config, room=most, prefix_B=batch.get("prefix")
+        )
+        final_B1D = jnp.take_along_axis(final_BLD, (ends_B - 1)[:, None, None], axis=1)
         positions = batch["positions"]
-        axes = (1,) * (positions.ndim - 2)
         last_B = jnp.max(positions, axis=tuple(range(1, positions.ndim)))
-        rows_B = jnp.arange(len(ends_B))
+        ones = (1,) * (positions.ndim - 1)
 
         def more(carry):
-            number, _, _, done_B = carry
+            number, *_, done_B = carry
             return (number < most) & ~jnp.all(done_B)
 
         def one(carry):
-            number, batch, out_BT, done_B = carry
-            final_BLD = final(params, batch, config)
-            nats_BV = _log_chances(params, final_BLD, (ends_B + number - 1)[:, None])[:, 0]
-            chosen_B = jnp.argmax(nats_BV, axis=-1).astype(jnp.int32)
-            here = rows_B, ends_B + number
-            place_B = (last_B + 1 + number).reshape(-1, *axes)
-            grown = {
-                "tokens": batch["tokens"].at[here].set(chosen_B),
-                "segments": batch["segments"].at[here].set(1),
-                "positions": batch["positions"].at[here].set(place_B),
+            number, final_B1D, cache, out_BT, done_B = carry
+            chosen_B = likeliest(streams.token_logits(weights.streams, final_B1D[:, 0]))
+            out_BT = out_BT.at[:, number].set(jnp.where(done_B, 0, chosen_B))
+            # Text lies at the same place on every axis.
+            places = (last_B + 1 + number).reshape(B, *ones)
+            written = {
+                "tokens": chosen_B[:, None],
+                "positions": jnp.broadcast_to(places, (B, 1, *positions.shape[2:])),
             }
-            if "modality" in batch:
-                grown["modality"] = batch["modality"].at[here].set(config.streams.index("tokens"))
-            out_BT = out_BT.at[:, number].set(chosen_B)
-            return number + 1, batch | grown, out_BT, done_B | (chosen_B == eos)
+            final_B1D, cache = cached.extend(weights, written, cache, L + number, config)
+            return number + 1, final_B1D, cache, out_BT, done_B | (chosen_B == eos)
 
-        start = jnp.zeros((len(ends_B), most), jnp.int32), jnp.zeros(len(ends_B), bool)
-        return jax.lax.while_loop(more, one, (jnp.int32(0), batch, *start))[2]
+        start = jnp.zeros((B, most), jnp.int32), jnp.zeros(B, bool)
+        return jax.lax.while_loop(more, one, (jnp.int32(0), final_B1D, cache, *start))[3]
 
     return read

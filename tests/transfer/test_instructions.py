@@ -188,14 +188,37 @@ def test_follows_instructions_in_two_formats(tokenizer, mixed):
 def test_scores_are_those_of_each_answer_alone(mixed):
     params = weights(mixed.model)
     images, _ = pictures(2)
-    candidates = ["red", "one two"]
+    candidates = ["one two", "one red"]
     scored = answering.closed(params, mixed, ["", "say"], images, candidates)
     for column, candidate in enumerate(candidates):
         expected = by_hand(params, mixed, "say", images[1], candidate)
         assert scored[1, column] == pytest.approx(expected, abs=2e-3)
-    # One token each: one pass, and their end is not counted.
-    first = answering.closed(params, mixed, ["say"], images[1:], ["red", "blue"])
-    assert len(mixed.answers(["red"])[0]) == 2 and first[0, 0] > scored[1, 0]
+    # Told apart by their first tokens: one pass, and what follows is not counted.
+    first = answering.closed(params, mixed, ["say"], images[1:], ["one two", "red"])
+    assert first[0, 0] > scored[1, 0]
+    assert first[0, 1] > by_hand(params, mixed, "say", images[1], "red")
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_writes_what_passes_over_the_whole_row_would(mixed, both_ways):
+    mixed = dataclasses.replace(mixed, model=dataclasses.replace(mixed.model, depth=2))
+    params, most, ending = weights(mixed.model), 5, mixed.tokenizer.eos
+    inputs = [*pictures(2)[0], "one two", "red"]
+    written = answering.write(params, mixed, ["say"] * 4, inputs, most=most, both_ways=both_ways)
+    for given, found in zip(inputs, written, strict=True):
+        (row,) = mixed.questions(["say"], [given], room=most)
+        asked = len(row["tokens"])
+        batch = rows([row], mixed.model, asked + most, share_rows=False)
+        mask = Mask(True, prefix=np.array([asked]) if both_ways else None)
+        last = batch["positions"].max()
+        for place in range(asked, asked + most):
+            final = forward(params, batch, mixed.model, mask=mask)["final"]
+            batch["tokens"][0, place] = streams.token_logits(params["streams"], final)[0, place - 1].argmax()
+            batch["positions"][0, place] = last + 1 + place - asked
+        tokens = batch["tokens"][0, asked:]
+        ends = np.flatnonzero(tokens == ending)
+        expected = tokens[: ends[0]] if len(ends) else tokens
+        assert found == mixed.tokenizer.decode(expected).strip()
 
 
 def test_answers_that_are_the_same_tokens_are_refused(text):
