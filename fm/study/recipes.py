@@ -6,6 +6,7 @@ What was tried on the way here, and what it gave, is in BUILD_NOTES.md.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig, sized
@@ -58,13 +59,15 @@ def image(profile: str = "default") -> Recipe:
 
 
 def audio(profile: str = "default") -> Recipe:
-    """Of short sounds: as pictures, until tuned."""
-    return image(profile)
+    """Of short sounds: as pictures, and tuned for longer."""
+    return _profiled(_tuned(image(), steps=100), profile)
 
 
 def video(profile: str = "default") -> Recipe:
-    """Of short clips: as pictures, until tuned."""
-    return image(profile)
+    """Of short clips, where what happens matters and not where."""
+    whole = _tuned(image(), steps=100, reading=Reading("mean"))
+    recipe = dataclasses.replace(whole, scale="standardise", penalties=(10.0, 100.0))
+    return _profiled(recipe, profile)
 
 
 def joint(profile: str = "default") -> JointRecipe:
@@ -85,6 +88,10 @@ def joint(profile: str = "default") -> JointRecipe:
         length=256,
     )
     return dataclasses.replace(default, steps=_steps(default.steps, profile))
+
+
+def _tuned(recipe: Recipe, **changes: Any) -> Recipe:
+    return dataclasses.replace(recipe, finetune=dataclasses.replace(recipe.finetune, **changes))
 
 
 def _steps(steps: int, profile: str) -> int:

@@ -24,9 +24,11 @@ class Joint:
 
     Attributes:
       groups: name and objective of each.
+      clip: norm that each group's gradient is scaled down to, before they are added up.
     """
 
     groups: tuple[tuple[str, Objective], ...]
+    clip: float = 1.0
 
     def __post_init__(self):
         names = [name for name, _ in self.groups]
@@ -41,14 +43,16 @@ def plain(asked: Asked) -> dict[str, Any]:
     """As JSON; `from_plain` reads it back."""
     if isinstance(asked, Objective):
         return dataclasses.asdict(asked)
-    return {"groups": {name: dataclasses.asdict(each) for name, each in asked.groups}}
+    groups = {name: dataclasses.asdict(each) for name, each in asked.groups}
+    return {"groups": groups, "clip": asked.clip}
 
 
 def from_plain(saved: dict[str, Any]) -> Asked:
     """What `plain` made JSON of."""
     if "groups" not in saved:
         return Objective(**saved)
-    return Joint(tuple((name, Objective(**each)) for name, each in saved["groups"].items()))
+    groups = tuple((name, Objective(**each)) for name, each in saved["groups"].items())
+    return Joint(groups, saved["clip"])
 
 
 def parts(batch: dict[str, Any], asked: Asked) -> list[tuple[str, Batch, Objective]]:
@@ -56,6 +60,11 @@ def parts(batch: dict[str, Any], asked: Asked) -> list[tuple[str, Batch, Objecti
     if isinstance(asked, Objective):
         return [("", batch, asked)]
     return [(f"{name}/", batch[name], each) for name, each in asked.groups]
+
+
+def rows_of(batch: dict[str, Any], asked: Joint) -> dict[str, int]:
+    """Rows of each group."""
+    return {name: batch[name]["segments"].shape[0] for name, _ in asked.groups}
 
 
 def with_noise(batch: dict[str, Any], rng: jax.Array, asked: Asked) -> dict[str, Any]:
@@ -95,7 +104,7 @@ def mean(
     if isinstance(asked, Objective):
         return objectives.mean(nats, counts, asked, batch)
     total, metrics = jnp.zeros(()), {}
-    rows_of = {lead: rows["segments"].shape[0] for lead, rows, _ in parts(batch, asked)}
+    rows_in = {lead: rows["segments"].shape[0] for lead, rows, _ in parts(batch, asked)}
     for lead, rows, each in parts(batch, asked):
         own = {name: value for name, value in nats.items() if name.startswith(lead)}
         loss_, figures = objectives.mean(
@@ -105,7 +114,7 @@ def mean(
             rows,
         )
         metrics |= {f"{lead}{name}": value for name, value in {"loss": loss_, **figures}.items()}
-        total += loss_ * rows_of[lead] / sum(rows_of.values())
+        total += loss_ * rows_in[lead] / sum(rows_in.values())
     return total, metrics
 
 

@@ -13,7 +13,7 @@ import optax
 from fm.model.config import ModelConfig
 from fm.training import joint, optimizer
 from fm.training.joint import Asked
-from fm.training.objectives import Batch
+from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.state import State
 
@@ -44,7 +44,8 @@ def train_step(
     Returns:
       step(state, batch, seed, token_weights_V) -> (state, metrics). The given state is consumed.
       Metrics are float32 scalars: those of `fm.training.joint.loss`, `grad_norm` (before
-      clipping; in a model of several streams also `grad_norm/STREAM`) and `learning_rate`.
+      clipping; in a model of several streams also `grad_norm/STREAM`, of several groups also
+      `GROUP/grad_norm`) and `learning_rate`.
 
     Raises:
       UserError: (when the step is called) a batch whose rows do not divide into the parts.
@@ -131,11 +132,40 @@ def value_and_gradient(
 ) -> tuple[Metrics, dict]:
     """Metrics of a batch and the gradient of its loss, in `accumulate` parts.
 
+    Of a `Joint`, the sum of the groups' gradients by share of rows, each scaled down to its `clip`
+    first: in one gradient of a summed loss the format with the steepest loss would decide alone.
+
     A mean of the parts' means would weigh a piece by how full its part is. So the noise is drawn
     and the predicted pieces are counted over the whole batch first; each part then adds its
     share of the whole batch's mean.
     """
     batch = joint.with_noise(batch, rng, objective)
+    if isinstance(objective, Objective):
+        return _of_one(params, batch, config, objective, token_weights_V, accumulate)
+    metrics: Metrics = {"loss": jnp.zeros(())}
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    clip = optax.clip_by_global_norm(objective.clip)
+    rows = joint.rows_of(batch, objective)
+    for name, each in objective.groups:
+        of_group, own = _of_one(params, batch[name], config, each, token_weights_V, accumulate)
+        share = rows[name] / sum(rows.values())
+        metrics |= {f"{name}/{key}": value for key, value in of_group.items()}
+        metrics["loss"] += share * of_group["loss"]
+        metrics[f"{name}/grad_norm"] = optax.global_norm(own)
+        own, _ = clip.update(own, clip.init(params))
+        gradient = jax.tree.map(lambda total, leaf, share=share: total + share * leaf, gradient, own)
+    return metrics, gradient
+
+
+def _of_one(
+    params: dict,
+    batch: Batch,
+    config: ModelConfig,
+    objective: Objective,
+    token_weights_V: jax.Array | None,
+    accumulate: int,
+) -> tuple[Metrics, dict]:
+    """`value_and_gradient` of one format; its batch has the noise in it."""
 
     def part_loss(params, rows, counts=None):
         nats = joint.sums(params, rows, config, objective, token_weights_V)

@@ -1,9 +1,11 @@
 """Groups of several formats in one step: each as it is alone, counted apart, resumed exactly."""
 
+import dataclasses
 import math
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from fm.data.batches import piece_batches, text_batches
@@ -19,6 +21,7 @@ from fm.training import (
     RunConfig,
     joint,
     log,
+    objectives,
     params_digest,
     step,
     train,
@@ -112,6 +115,31 @@ def test_in_parts_it_is_the_whole():
         for count in (1, 2)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, parts)
+
+
+def test_each_group_is_clipped_as_it_would_be_alone():
+    batch, rng = next(batches()), jax.random.key(3)
+    noisy = joint.with_noise(batch, rng, ASKED)
+    start = params(BOTH)
+    want, norms = jax.tree.map(np.zeros_like, start), {}
+    for name, objective in ASKED.groups:
+
+        def alone(p, name=name, objective=objective):
+            rows = noisy[name]
+            nats = objectives.sums(p, rows, rows["noise"], BOTH, objective)
+            counts = {kind: count for kind, (_, count) in nats.items()}
+            return objectives.mean(nats, counts, objective, rows)[0]
+
+        gradient = jax.grad(alone)(start)
+        norms[name] = float(optax.global_norm(gradient))
+        share = {"text": 4 / 6, "image": 2 / 6}[name] * min(1.0, 0.1 / norms[name])
+        want = jax.tree.map(lambda a, b, share=share: a + share * b, want, gradient)
+    assert min(norms.values()) > 0.1
+    asked = dataclasses.replace(ASKED, clip=0.1)
+    metrics, got = step.value_and_gradient(start, batch, rng, BOTH, asked, None, 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+    for name, norm in norms.items():
+        assert metrics[f"{name}/grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
 def test_what_is_told_of_each_group(unbroken):

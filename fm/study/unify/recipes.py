@@ -30,8 +30,6 @@ def adapting(modality: str, kind: str, joint: JointRecipe, profile: str) -> Reci
     if kind == "entities":
         finetune = dataclasses.replace(finetune, keep=0, epochs=8.0, reading=Reading())
         recipe = dataclasses.replace(recipe, length=64, learning_rates=(3e-3,))
-    if modality in ("audio", "video"):
-        finetune = dataclasses.replace(finetune, steps=60)
     return dataclasses.replace(
         recipe, model=joint.model, vocab=joint.vocab, finetune=_short(finetune, profile)
     )
