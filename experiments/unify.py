@@ -25,7 +25,7 @@ from fm.study.unify import recipes as defaults
 from fm.study.unify.config import ARMS, UnifyConfig, check_arms
 from fm.study.unify.run import run
 
-_BUDGETS = {"quick": ("30",), "default": ("30", "100", "300"), "full": ("30", "100", "300", "1000")}
+_BUDGETS = {"quick": ("50",), "default": ("50", "200"), "full": ("50", "200", "800")}
 
 
 def define(values: flags.FlagValues) -> None:

@@ -74,15 +74,15 @@ def joint(profile: str = "default") -> JointRecipe:
     """Of one model of several formats."""
     of_pieces = image().objective
     default = JointRecipe(
-        model=ModelConfig(depth=2, width=128, heads=4, kv_heads=4, hidden=512),
+        model=ModelConfig(depth=2, width=128, heads=4, kv_heads=4, hidden=256),
         objectives=(
-            ("text", Objective(next=0.25, masked=0.0, bag=0.75, hide=0.75)),
+            ("text", Objective(next=0.0625, masked=0.0, bag=0.9375, hide=0.75)),
             ("image", of_pieces),
             ("audio", of_pieces),
             ("video", of_pieces),
         ),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.005),
-        steps=1200,
+        steps=800,
         batch_size=96,
         vocab=4096,
         length=256,

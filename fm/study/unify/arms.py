@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -15,8 +16,11 @@ from fm.study.unify.asked import AskedTask, ask, sentences
 from fm.study.unify.config import UnifyConfig
 from fm.study.unify.follower import Followed, Follower
 from fm.study.unify.pretraining import Ready
+from fm.transfer.finetune import FinetuneConfig
 from fm.transfer.instructions import Asker
 from fm.transfer.tagging import EACH, word_rows
+
+_ROWS_ALONE = 16
 
 
 def of_task(
@@ -54,7 +58,8 @@ def _distinct(task: Task, config: UnifyConfig, ready: Ready) -> Arm:
     """A network of its own for the task: with a head, or trained to write its texts."""
     reads = ready.reads
     if task.kind == "text":
-        return Followed(follower_of(config, ready, {task.name: ask(task, reads)}), task.name)
+        alone = dataclasses.replace(config, following=_alone(config))
+        return Followed(follower_of(alone, ready, {task.name: ask(task, reads)}), task.name)
     if task.kind == "class":
         return heads.network(task, reads, ready.checkpoints, adapt=config.adapt)
     assert reads.tokenizer is not None
@@ -68,6 +73,15 @@ def _distinct(task: Task, config: UnifyConfig, ready: Ready) -> Arm:
         network, classes=len(names), recipe=dataclasses.replace(recipe, finetune=tuning)
     )
     return TagNetwork(network, made, tags, names)
+
+
+def _alone(config: UnifyConfig) -> FinetuneConfig:
+    """Tuning to one task, on as many of its examples as the network of all tasks sees of them."""
+    whole = config.following
+    examples = whole.steps * whole.batch_size / len(config.tasks)
+    return dataclasses.replace(
+        whole, batch_size=_ROWS_ALONE, steps=math.ceil(examples / _ROWS_ALONE)
+    )
 
 
 def _classical(task: Task, config: UnifyConfig) -> Arm:
