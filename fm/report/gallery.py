@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fm.report import arms, canvas, plots
+from fm.report import arms, bill, canvas, plots
 from fm.report.schema import task_names, title
 
 
@@ -65,6 +65,12 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str | None, str, st
             *("pretraining", task, f"{name}: pretraining, {unit or 'loss'}"),
             f"{name}: {unit or 'loss'} against the number of pieces seen in pretraining",
             plots.pretraining(results, task, unit),
+        )
+    for unit, words, _ in bill.units(results):
+        yield (
+            *("bill", None, f"The bill in {words}"),
+            f"{words} of each way against the number of tasks",
+            bill.figure(results, unit),
         )
 
 

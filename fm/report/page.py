@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from fm.report import arms, formats, summary, unified
+from fm.report import arms, bill, formats, summary, unified
 from fm.report.gallery import Drawing
 from fm.report.notes import notes, survivors
 from fm.report.schema import Row, capital, task_names, title
@@ -51,6 +51,10 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
         claims=unified.claims(results) if results["experiment"] == "unify" else [],
         following=unified.following(results),
         conditions=unified.CONDITIONS,
+        bill=bill.table(results),
+        bill_units=[words for _, words, _ in bill.units(results)],
+        break_evens=bill.break_evens(results),
+        shares=unified.shares(results),
         arms=[arms.describe(name) for name in arms.ordered(names)],
         tasks=[(task, title(results, task)) for task in task_names(results)],
         accuracies=[_accuracies(results, task) for task in task_names(results)],

@@ -51,6 +51,12 @@ def headline(results: dict[str, Any]) -> str:
     return " ".join(sentence[:1].upper() + sentence[1:] for sentence in found)
 
 
+def shares(results: dict[str, Any]) -> list[tuple[str, float]]:
+    """Formats and their share of the pieces that the joint model saw in pretraining."""
+    rows = [row for row in results["curves"] if row["arm"] == "joint" and row["share"] is not None]
+    return [(row["task"], row["share"]) for row in rows]
+
+
 def _at(labels: int, rows: list[dict[str, Any]], slack: float | None) -> str:
     """How many tasks it holds for at one budget, and which it does worse on."""
     found = {row["task"]: verdict(row) for row in rows}
