@@ -96,4 +96,6 @@ def _never(results: dict[str, Any], row: Row) -> str:
     missed: dict[str, list[str]] = {}
     for each in row["never"] or []:
         missed.setdefault(each["way"], []).append(title(results, each["task"]))
-    return "; ".join(f"{way} never gets there on {', '.join(names)}" for way, names in missed.items())
+    return "; ".join(
+        f"{way} never gets there on {', '.join(names)}" for way, names in missed.items()
+    )

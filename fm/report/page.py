@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from typing import Any
 
 import jinja2
@@ -155,5 +156,6 @@ def _with_task(results: dict[str, Any]) -> list[Row]:
 
 
 def _short(text: Any) -> str:
-    text = str(text or "")
+    """A beginning that fits a card; of empty lines one stays."""
+    text = re.sub(r"\n\s*\n", "\n\n", str(text or ""))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"

@@ -7,6 +7,7 @@ from fm.errors import UserError
 
 Row = dict[str, Any]
 
+_STUDIED = "task modality labels metric value values difference low high p p_adjusted items"
 _ROWS = {
     "cells": "task modality arm labels seed metric value validation trials train_flops "
     "pretrain_flops seconds",
@@ -25,6 +26,9 @@ _ROWS = {
     "bill": "way labels tasks parameters flops seconds",
     "break_even": "way against tasks never flops flops_until seconds seconds_until parameters "
     "parameters_until",
+    "matrix": f"{_STUDIED} source",
+    "mixture": f"{_STUDIED} format factor shares",
+    "amount": f"{_STUDIED} share examples",
     "mistakes": "task arm labels truth prediction baseline_prediction modality text png",
 }
 _MAPPINGS = ("config", "versions", "device", "attention")

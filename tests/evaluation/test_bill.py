@@ -46,5 +46,7 @@ def test_break_even():
     assert break_even(joint, joint, "flops") == BreakEven(None, None)
     assert break_even(distinct, [entry(43.0, own(2))], "flops") == BreakEven(1)
     far = [entry(20.0 * MOST, own(1))]
-    assert break_even([entry(far[0].costs["flops"] * MOST, shared(1, 1))], far, "flops").first is None
+    assert (
+        break_even([entry(far[0].costs["flops"] * MOST, shared(1, 1))], far, "flops").first is None
+    )
     assert break_even([entry(None, own(1))], far, "flops") == BreakEven(None, None)

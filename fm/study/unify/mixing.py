@@ -34,7 +34,9 @@ def rows(ground: Ground) -> list[Row]:
 def weighted(corpora: Sequence[Source], modality: str, factor: float) -> list[Source]:
     """The mixture with the weight of one format's sources multiplied."""
     return [
-        dataclasses.replace(each, weight=each.weight * factor) if each.modality == modality else each
+        dataclasses.replace(each, weight=each.weight * factor)
+        if each.modality == modality
+        else each
         for each in corpora
     ]
 

@@ -94,9 +94,7 @@ def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
     places = {(r["task"], r["source"]) for r in found["matrix"]}
     sources = ("nothing", "text", "image", "all")
     assert places == {(task, source) for task in ("fruit", "halves") for source in sources}
-    joint = {
-        (c["task"], c["seed"]): c["value"] for c in found["cells"] if c["arm"] == "joint"
-    }
+    joint = {(c["task"], c["seed"]): c["value"] for c in found["cells"] if c["arm"] == "joint"}
     for r in found["matrix"]:
         assert (r["difference"] is None) == (r["source"] == "nothing")
         if r["source"] == "all":
