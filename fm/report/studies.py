@@ -80,7 +80,7 @@ def own_shares(results: dict[str, Any]) -> Figure | None:
         for row in results["mixture"]
         if row["shares"] and row["format"] in (None, row["modality"])
     ]
-    return _panels(results, rows, "share of rows (log scale)", lambda value: f"{100 * value:.2g}%")
+    return _panels(results, rows, "share of rows (log scale)", lambda value: f"{100 * value:.0f}%")
 
 
 def amounts(results: dict[str, Any]) -> Figure | None:
@@ -123,7 +123,7 @@ def _panels(
         for axes in panels[len(tasks) :]:
             axes.set_visible(False)
         drawn.supxlabel(words, fontsize=9)
-        drawn.legend(loc="outside lower center", ncols=2)
+        drawn.legend(loc="outside upper right", ncols=2, fontsize=9)
     return drawn
 
 
