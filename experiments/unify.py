@@ -124,9 +124,8 @@ def _studies(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> t
     given = values["studies"].value
     if given is None:
         return STUDIES if profile == "full" and "joint" in arms else ()
-    found = () if given == [""] else tuple(given)
-    check_studies(found, arms)
-    return found
+    check_studies(tuple(given), arms)
+    return tuple(given)
 
 
 def main(values: flags.FlagValues) -> None:

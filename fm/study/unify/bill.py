@@ -22,6 +22,13 @@ PAIRS = (
 )
 
 
+def added(results: dict[str, Any]) -> dict[str, Any]:
+    """Results with their bill; those that have it, or are of another experiment, as they are."""
+    if results.get("experiment") != "unify" or results.get("bill"):
+        return results
+    return results | {"bill": rows(results), "break_even": break_evens(results)}
+
+
 def rows(results: dict[str, Any]) -> list[Row]:
     """What 1 to all of the tasks cost in each way, at each budget of labels."""
     names = [task["name"] for task in results["tasks"]]

@@ -81,7 +81,7 @@ def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
     if models["joint"]:
         results["sizes"].append(sizes.whole(next(iter(models["joint"].values())).reads.model))
     results["curves"] = curves.rows(models, config)
-    results["bill"], results["break_even"] = bill.rows(results), bill.break_evens(results)
+    results = bill.added(results)
     study.write_predictions(done, out / "predictions.csv")
     return results
 

@@ -129,3 +129,11 @@ def test_only_what_was_run_is_billed():
     found = results(arms=("scratch", "joint"))
     assert {row["way"] for row in bill.rows(found)} == {"scratch", "joint"}
     assert [(r["way"], r["against"]) for r in bill.break_evens(found)] == [("joint", "scratch")]
+
+
+def test_a_bill_is_added_where_there_is_none():
+    found = results() | {"experiment": "unify"}
+    made = bill.added(found)
+    assert made["bill"] == bill.rows(found) and made["break_even"] == bill.break_evens(found)
+    assert bill.added(made) is made
+    assert "bill" not in bill.added(found | {"experiment": "compare"})
