@@ -137,7 +137,7 @@ def _line(axes, rows: list[Row], colour: str, marker: str, label: str) -> None:
     x, y = [at for at, _ in points], [100 * point.mean for _, point in points]
     axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=label)
     for at, point in points:
-        if point.low is not None:
+        if point.low is not None and point.high is not None:
             axes.plot([at, at], [100 * point.low, 100 * point.high], color=colour, linewidth=1)
 
 

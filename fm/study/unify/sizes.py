@@ -8,7 +8,7 @@ import jax
 
 from fm.model.config import CONTINUOUS, ModelConfig
 from fm.model.transformer import init
-from fm.study.adaptation import Arm
+from fm.study.adaptation import Arm, Network
 from fm.study.entities import TagNetwork
 from fm.study.tasks import Task
 from fm.study.unify.follower import Followed
@@ -32,7 +32,7 @@ def row(task: Task, arm: Arm) -> Row:
             "heads": {"instruct": 0},
         }
     network = arm.network if isinstance(arm, TagNetwork) else arm
-    assert hasattr(network, "recipe")
+    assert isinstance(network, Network), "classical arms keep no network"
     model, reading = network.model, network.recipe.finetune.reading
     head = init_head(network.rows, model, network.classes, reading)
     width = head["kernel"].shape[0] * len(reading.read_depths(model.depth))
