@@ -12,6 +12,7 @@ from absl import flags
 from experiments import command
 from fm import report
 from fm.study import study
+from fm.study.unify import bill
 
 
 def define(values: flags.FlagValues) -> None:
@@ -22,7 +23,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
     out = command.out(values)
-    results = study.read_results(out)
+    results = bill.added(study.read_results(out))
     page = report.write(results, out)
     print(f"{report.text_table(results)}\n\n{report.headline(results)}\n\nreport: {page}")
 

@@ -6,6 +6,11 @@
 Pretrains a model of each format alone and one of all together, adapts each to every task by labels,
 tunes the joint one to follow instructions on all tasks at once, and writes a report. The same
 command again goes on where it stopped, or says that it is finished.
+
+    python -m experiments.unify --profile=full --out=runs/unify-full
+
+studies further what transfers from which format to which tasks, what the weights of the mixture do,
+and how much pretraining data it takes; --studies picks one of these, in any profile.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from fm.study.config import TaskConfig
 from fm.study.kinds import kind_of
 from fm.study.tasks import short_name
 from fm.study.unify import recipes as defaults
-from fm.study.unify.config import ARMS, UnifyConfig, check_arms
+from fm.study.unify.config import ARMS, STUDIES, UnifyConfig, check_arms, check_studies
 from fm.study.unify.run import run
 
 _BUDGETS = {"quick": ("50",), "default": ("50", "200"), "full": ("50", "200", "800")}
@@ -49,6 +54,13 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
     )
+    flags.DEFINE_list(
+        "studies",
+        None,
+        f"further ones, of other pretraining: some of {', '.join(STUDIES)}, or empty for none; if "
+        "not given all in the full profile, else none",
+        flag_values=values,
+    )
     command.define_data(values)
     command.define_out(values, "runs/unify")
 
@@ -66,6 +78,7 @@ def configure(values: flags.FlagValues) -> UnifyConfig:
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
     check_arms(arms)
+    further = _studies(values, profile, arms)
     budgets = studies.numbers("--budgets", values["budgets"].value or list(_BUDGETS[profile]))
     short = [short_name(name) for name in names]
     weights = {name: weight for name, weight in defaults.WEIGHTS.items() if name in short}
@@ -102,7 +115,17 @@ def configure(values: flags.FlagValues) -> UnifyConfig:
         arms=arms,
         seeds=seeds,
         search_seeds=1 if quick else min(2, seeds),
+        studies=further,
     )
+
+
+def _studies(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> tuple[str, ...]:
+    """The further studies asked for."""
+    given = values["studies"].value
+    if given is None:
+        return STUDIES if profile == "full" and "joint" in arms else ()
+    check_studies(tuple(given), arms)
+    return tuple(given)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fm.report import arms, canvas, plots
+from fm.report import arms, bill, canvas, formats, plots, studies, unified
 from fm.report.schema import task_names, title
 
 
@@ -58,6 +58,12 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str | None, str, st
             f"{name}: quality against training steps, one panel for each label budget",
             plots.adaptation(results, task),
         )
+    for labels in unified.budgets(results):
+        yield (
+            *("overview", None, f"All tasks, {formats.count(labels)} labels, points"),
+            f"grid: differences of pairs of arms on each task at {labels} labels",
+            unified.overview(results, labels),
+        )
     pretraining = [row for row in results["curves"] if row["kind"] == "pretrain"]
     for task, unit in dict.fromkeys((row["task"], row["unit"]) for row in pretraining):
         name = title(results, task)
@@ -66,6 +72,14 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str | None, str, st
             f"{name}: {unit or 'loss'} against the number of pieces seen in pretraining",
             plots.pretraining(results, task, unit),
         )
+    for unit, words, _ in bill.units(results):
+        yield (
+            *("bill", None, f"The bill in {words}"),
+            f"{words} of each way against the number of tasks",
+            bill.figure(results, unit),
+        )
+    for section, caption, alt, figure in studies.figures(results):
+        yield section, None, caption, alt, figure
 
 
 def _file_name(section: str, task: str | None, taken: set[str]) -> str:

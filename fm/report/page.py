@@ -3,11 +3,12 @@
 import base64
 import binascii
 import json
+import re
 from typing import Any
 
 import jinja2
 
-from fm.report import arms, formats, summary, unified
+from fm.report import arms, bill, formats, summary, unified
 from fm.report.gallery import Drawing
 from fm.report.notes import notes, survivors
 from fm.report.schema import Row, capital, task_names, title
@@ -51,6 +52,10 @@ def render(results: dict[str, Any], drawings: list[Drawing]) -> str:
         claims=unified.claims(results) if results["experiment"] == "unify" else [],
         following=unified.following(results),
         conditions=unified.CONDITIONS,
+        bill=bill.table(results),
+        bill_units=[words for _, words, _ in bill.units(results)],
+        break_evens=bill.break_evens(results),
+        shares=unified.shares(results),
         arms=[arms.describe(name) for name in arms.ordered(names)],
         tasks=[(task, title(results, task)) for task in task_names(results)],
         accuracies=[_accuracies(results, task) for task in task_names(results)],
@@ -151,5 +156,6 @@ def _with_task(results: dict[str, Any]) -> list[Row]:
 
 
 def _short(text: Any) -> str:
-    text = str(text or "")
+    """A beginning that fits a card; of empty lines one stays."""
+    text = re.sub(r"\n\s*\n", "\n\n", str(text or ""))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"

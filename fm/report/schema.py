@@ -7,6 +7,7 @@ from fm.errors import UserError
 
 Row = dict[str, Any]
 
+_STUDIED = "task modality labels metric value values difference low high p p_adjusted items"
 _ROWS = {
     "cells": "task modality arm labels seed metric value validation trials train_flops "
     "pretrain_flops seconds",
@@ -17,11 +18,17 @@ _ROWS = {
     "leakage": "task arm method checked found removed",
     "tasks": "name title modality classes metric train test description licence fingerprint split "
     "imported",
-    "curves": "task arm kind unit labels tokens steps value validation_tokens validation",
+    "curves": "task arm kind unit labels tokens steps value validation_tokens validation share",
     "samples": "task arm modality prompt text caption png wav gif",
     "methods": "task arm method labels parameters_trained bytes_state bytes_program seconds "
     "accuracy",
     "following": "task labels condition wording metric value answers_of_this_task items seeds",
+    "bill": "way labels tasks parameters flops seconds",
+    "break_even": "way against tasks never flops flops_until seconds seconds_until parameters "
+    "parameters_until",
+    "matrix": f"{_STUDIED} source",
+    "mixture": f"{_STUDIED} format factor shares",
+    "amount": f"{_STUDIED} share examples",
     "mistakes": "task arm labels truth prediction baseline_prediction modality text png",
 }
 _MAPPINGS = ("config", "versions", "device", "attention")

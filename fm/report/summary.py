@@ -32,7 +32,7 @@ def summarise(results: dict[str, Any], task: str) -> dict[str, list[Point]]:
         if cell["task"] == task and None not in (cell["value"], cell["labels"]):
             values.setdefault(cell["arm"], {}).setdefault(cell["labels"], []).append(cell["value"])
     return {
-        arm: [_point(labels, by_labels[labels]) for labels in sorted(by_labels)]
+        arm: [point(labels, by_labels[labels]) for labels in sorted(by_labels)]
         for arm, by_labels in values.items()
     }
 
@@ -59,7 +59,8 @@ def t95(degrees: int) -> float:
     )
 
 
-def _point(labels: int, values: list[float]) -> Point:
+def point(labels: int, values: list[float]) -> Point:
+    """The mean of some runs and its 95% t interval."""
     mean, runs = float(np.mean(values)), len(values)
     if runs == 1:
         return Point(labels, mean, None, None, 1)

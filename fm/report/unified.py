@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm.report import formats
-from fm.report.schema import tidy
+from matplotlib.figure import Figure
+
+from fm.report import formats, grids
+from fm.report.schema import tidy, title
 from fm.report.verdict import NOTHING, verdict
 
 # The claims: arm, baseline, in words, and by how many points it may be behind and still hold.
@@ -49,6 +51,29 @@ def headline(results: dict[str, Any]) -> str:
     if not found:
         return NOTHING
     return " ".join(sentence[:1].upper() + sentence[1:] for sentence in found)
+
+
+def budgets(results: dict[str, Any]) -> list[int]:
+    """Those compared in a study of many tasks; none in others."""
+    if results["experiment"] != "unify":
+        return []
+    return sorted({row["labels"] for row in results["comparisons"]})
+
+
+def overview(results: dict[str, Any], labels: int) -> Figure | None:
+    """Tasks by pairs of arms, the differences at one budget."""
+    rows = [row for row in results["comparisons"] if row["labels"] == labels]
+    cells = {
+        (title(results, row["task"]), f"{row['arm']} − {row['baseline']}"): row for row in rows
+    }
+    lines, columns = (list(dict.fromkeys(place[n] for place in cells)) for n in (0, 1))
+    return grids.grid(lines, columns, cells)
+
+
+def shares(results: dict[str, Any]) -> list[tuple[str, float]]:
+    """Formats and their share of the pieces that the joint model saw in pretraining."""
+    rows = [row for row in results["curves"] if row["arm"] == "joint" and row["share"] is not None]
+    return [(row["task"], row["share"]) for row in rows]
 
 
 def _at(labels: int, rows: list[dict[str, Any]], slack: float | None) -> str:

@@ -79,7 +79,8 @@ def curve(
 
     Returns:
       `tokens` and `value`, of training; `validation_tokens` and `validation`; of each group its
-      own as `GROUP/value` and `GROUP/validation`.
+      own as `GROUP/value` and `GROUP/validation`, and its `GROUP/share` of the pieces since the
+      value before.
     """
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
@@ -87,6 +88,7 @@ def curve(
     for group, name in (groups or {}).items():
         apart[f"{group}/value"] = [record[name] for record in train]
         apart[f"{group}/validation"] = [record[name] for record in validation]
+        apart[f"{group}/share"] = [record[f"{group}/share"] for record in train]
     return {
         "tokens": [record["tokens"] for record in train],
         "value": [record[unit] for record in train],

@@ -15,6 +15,11 @@ import pytest
         ),
         (["--tasks=digits", "--mixture=digits:0"], "takes weights above 0"),
         (["--budgets=ten"], "--budgets=ten: takes whole numbers above 0"),
+        (
+            ["--studies=matrices"],
+            "--studies: 'matrices' is not known; accepted are matrix, mixture",
+        ),
+        (["--studies=amount", "--arms=scratch,self"], "--studies=amount takes the arm joint"),
         (["--tasks=no such data"], "unknown data set 'no such data'"),
     ],
 )

@@ -38,7 +38,7 @@ def of_task(
             assert follower is not None
             made[arm] = Followed(follower, task.name)
         else:
-            made[arm] = _distinct(task, config, models[arm][task.modality])
+            made[arm] = distinct(task, config, models[arm][task.modality])
     return made
 
 
@@ -54,7 +54,7 @@ def follower_of(config: UnifyConfig, ready: Ready, tasks: dict[str, AskedTask]) 
     )
 
 
-def _distinct(task: Task, config: UnifyConfig, ready: Ready) -> Arm:
+def distinct(task: Task, config: UnifyConfig, ready: Ready) -> Arm:
     """A network of its own for the task: with a head, or trained to write its texts."""
     reads = ready.reads
     if task.kind == "text":

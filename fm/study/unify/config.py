@@ -14,6 +14,7 @@ from fm.study.tasks import short_name
 from fm.transfer.finetune import FinetuneConfig
 
 ARMS = ("scratch", "self", "joint", "instructed", "classical")
+STUDIES = ("matrix", "mixture", "amount")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class UnifyConfig:
       seeds: runs per cell; each draws its own labels and initialisation.
       search_seeds: settings are chosen on the first so many seeds.
       adapt: ways to adapt a network with a head, see `fm.study.config.METHODS`.
+      studies: some of `STUDIES`, of other models to start from.
     """
 
     tasks: tuple[TaskConfig, ...]
@@ -43,9 +45,11 @@ class UnifyConfig:
     seeds: int = 8
     search_seeds: int = 2
     adapt: tuple[str, ...] = ("probe", "full")
+    studies: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_arms(self.arms)
+        check_studies(self.studies, self.arms)
         if len({task.budgets for task in self.tasks}) > 1:
             raise UserError("the tasks of one model must have the same --budgets")
         names = [short_name(task.dataset) for task in self.tasks]
@@ -59,7 +63,11 @@ class UnifyConfig:
 
     def plain(self) -> dict[str, Any]:
         """As JSON, with the name of the experiment."""
-        return {"experiment": "unify", **json.loads(json.dumps(dataclasses.asdict(self)))}
+        plain = {"experiment": "unify", **json.loads(json.dumps(dataclasses.asdict(self)))}
+        if not self.studies:
+            # As it was before there were any: such runs are gone on with.
+            del plain["studies"]
+        return plain
 
     def digest(self) -> str:
         """Short hash of everything in it."""
@@ -74,3 +82,16 @@ def check_arms(arms: tuple[str, ...]) -> None:
             raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(ARMS)}")
     if len(arms) < 2 or len(set(arms)) < len(arms):
         raise UserError(f"--arms={','.join(arms)}: takes two or more, none of them twice")
+
+
+def check_studies(studies: tuple[str, ...], arms: tuple[str, ...]) -> None:
+    """Raises UserError unless each is one of `STUDIES`, once, and there is the arm they take."""
+    for study in studies:
+        if study not in STUDIES:
+            raise UserError(
+                f"--studies: {study!r} is not known; accepted are {', '.join(STUDIES)}, or none"
+            )
+    if len(set(studies)) < len(studies):
+        raise UserError(f"--studies={','.join(studies)}: takes none of them twice")
+    if studies and "joint" not in arms:
+        raise UserError(f"--studies={','.join(studies)} takes the arm joint, which --arms lacks")

@@ -11,13 +11,15 @@ from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
 from fm.study.config import SCHEMA
 from fm.study.tasks import Task, prepare
-from fm.study.unify import following, samples
+from fm.study.unify import amounts, bill, curves, following, matrix, mixing, samples, sizes
 from fm.study.unify.arms import follower_of, of_task
 from fm.study.unify.asked import ask
 from fm.study.unify.config import UnifyConfig
 from fm.study.unify.pretraining import Ready, pretrained, sources
+from fm.study.unify.variants import ground
 from fm.training.run import Trained
 
+_STUDIES = {"matrix": matrix.rows, "mixture": mixing.rows, "amount": amounts.rows}
 PAIRS = (
     *(("joint", "scratch"), ("self", "scratch"), ("instructed", "scratch")),
     *(("joint", "self"), ("instructed", "joint")),
@@ -56,12 +58,14 @@ def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
         "attention": {},
         **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
         **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods", "following")},
+        **{key: [] for key in ("sizes", "bill", "break_even")},
     }
     done = []
     for task in tasks:
         ways = of_task(task, config, models, follower)
         cells = run_cells(task, ways, config.search_seeds, out / "cells")
         _collect(results, task, cells, _pretraining(task, models, config), leakage)
+        results["sizes"] += [sizes.row(task, ways[arm]) for arm in models if arm in ways][:1]
         if "joint" in config.arms:
             ready = models["joint"][task.modality]
             results["samples"] += samples.rows(task, ready, config)
@@ -69,7 +73,15 @@ def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
     if follower is not None:
         labels = max(config.tasks[0].budgets)
         results["following"] = following.rows(follower, labels, config.search_seeds)
+    if config.studies:
+        ready = next(iter(models["joint"].values()))
+        shared = ground(config, tasks, corpora, ready, out)
+        results |= {name: _STUDIES[name](shared) for name in config.studies}
     results["comparisons"] = evidence.with_holm(results["comparisons"])
+    if models["joint"]:
+        results["sizes"].append(sizes.whole(next(iter(models["joint"].values())).reads.model))
+    results["curves"] = curves.rows(models, config)
+    results = bill.added(results)
     study.write_predictions(done, out / "predictions.csv")
     return results
 

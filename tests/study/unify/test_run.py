@@ -59,6 +59,31 @@ class TestStudy:
         assert ("halves", "dropped") in found and ("fruit", "swapped") in found
         assert ("halves", "swapped") not in found  # there is no other task of pictures
 
+    def test_each_way_is_billed(self, finished):
+        results = finished[0]
+        last = {row["way"]: row for row in results["bill"] if row["tasks"] == len(METRICS)}
+        assert set(last) == {"scratch", "self", "joint", "instructed"}
+        assert all(row[unit] > 0 for row in last.values() for unit in ("flops", "parameters"))
+        paid = next(row for row in results["ledger"] if row["arm"] == "joint")["pretrain_flops"]
+        cells = [c for c in results["cells"] if (c["arm"], c["seed"]) == ("joint", 0)]
+        spent = paid + sum(cell["train_flops"] for cell in cells)
+        assert last["joint"]["flops"] == pytest.approx(spent)
+        # Of four networks each has its blocks and streams once more.
+        assert last["scratch"]["parameters"] > 2 * last["instructed"]["parameters"]
+
+    def test_each_format_has_its_curves(self, finished):
+        curves = finished[0]["curves"]
+        places = {(row["task"], row["arm"], row["unit"]) for row in curves}
+        assert places == {
+            (name, arm, unit)
+            for name, unit in (("text", "bits per byte"), ("image", "bits per dimension"))
+            for arm in ("self", "joint")
+        }
+        for name in ("text", "image"):
+            seen = {row["arm"]: row["tokens"][-1] for row in curves if row["task"] == name}
+            assert seen["joint"] == pytest.approx(seen["self"], rel=0.1)
+        assert sum(row["share"] for row in curves if row["arm"] == "joint") == pytest.approx(1)
+
     def test_figures_can_be_computed_again(self, finished):
         results, out = finished
         with (out / "predictions.csv").open(newline="") as file:
