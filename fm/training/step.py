@@ -123,7 +123,7 @@ def evaluate(config: ModelConfig, objective: Asked) -> Evaluate:
 
 def value_and_gradient(
     params: dict,
-    batch: Batch,
+    batch: dict[str, Any],
     rng: jax.Array,
     config: ModelConfig,
     objective: Asked,
