@@ -114,7 +114,7 @@ def configure(values: flags.FlagValues) -> UnifyConfig:
         length=defaults.LENGTH,
         arms=arms,
         seeds=seeds,
-        search_seeds=1 if quick else min(2, seeds),
+        search_seeds=1,
         studies=further,
     )
 

@@ -60,12 +60,12 @@ def image(profile: str = "default") -> Recipe:
 
 def audio(profile: str = "default") -> Recipe:
     """Of short sounds: as pictures, and tuned for longer."""
-    return _profiled(_tuned(image(), steps=100), profile)
+    return _profiled(_tuned(image(), steps=80), profile)
 
 
 def video(profile: str = "default") -> Recipe:
     """Of short clips, where what happens matters and not where."""
-    whole = _tuned(image(), steps=100, reading=Reading("mean"))
+    whole = _tuned(image(), steps=80, reading=Reading("mean"))
     recipe = dataclasses.replace(whole, scale="standardise", penalties=(10.0, 100.0))
     return _profiled(recipe, profile)
 

@@ -153,7 +153,9 @@ def value_and_gradient(
         metrics["loss"] += share * of_group["loss"]
         metrics[f"{name}/grad_norm"] = optax.global_norm(own)
         own, _ = clip.update(own, clip.init(params))
-        gradient = jax.tree.map(lambda total, leaf, share=share: total + share * leaf, gradient, own)
+        gradient = jax.tree.map(
+            lambda total, leaf, share=share: total + share * leaf, gradient, own
+        )
     return metrics, gradient
 
 

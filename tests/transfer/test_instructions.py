@@ -213,7 +213,9 @@ def test_writes_what_passes_over_the_whole_row_would(mixed, both_ways):
         last = batch["positions"].max()
         for place in range(asked, asked + most):
             final = forward(params, batch, mixed.model, mask=mask)["final"]
-            batch["tokens"][0, place] = streams.token_logits(params["streams"], final)[0, place - 1].argmax()
+            batch["tokens"][0, place] = streams.token_logits(params["streams"], final)[
+                0, place - 1
+            ].argmax()
             batch["positions"][0, place] = last + 1 + place - asked
         tokens = batch["tokens"][0, asked:]
         ends = np.flatnonzero(tokens == ending)

@@ -32,8 +32,8 @@ def adapting(modality: str, kind: str, joint: JointRecipe, profile: str) -> Reci
     recipe = recipes.for_format(modality, profile)
     finetune = recipe.finetune
     if kind == "entities":
-        finetune = dataclasses.replace(finetune, keep=0, epochs=8.0, reading=Reading())
-        recipe = dataclasses.replace(recipe, length=64, learning_rates=(3e-3,))
+        finetune = dataclasses.replace(finetune, steps=100, keep=0, epochs=8.0, reading=Reading())
+        recipe = dataclasses.replace(recipe, length=64, learning_rates=(5e-3,))
     return dataclasses.replace(
         recipe, model=joint.model, vocab=joint.vocab, finetune=_short(finetune, profile)
     )
@@ -41,7 +41,7 @@ def adapting(modality: str, kind: str, joint: JointRecipe, profile: str) -> Reci
 
 def following(profile: str) -> FinetuneConfig:
     """Tuning to instructions."""
-    return _short(FinetuneConfig(steps=200, epochs=6.0, batch_size=32), profile)
+    return _short(FinetuneConfig(steps=160, epochs=4.0, batch_size=32), profile)
 
 
 def _short(finetune: FinetuneConfig, profile: str) -> FinetuneConfig:
