@@ -8,6 +8,7 @@ import jax
 
 from fm.attention.choice import choose, platform
 from fm.attention.mask import Mask
+from fm.attention.mesh import Ways, attend_by_parts, ways
 from fm.attention.registry import IMPLEMENTATIONS
 
 
@@ -24,7 +25,7 @@ def attention(
     """Scaled dot-product attention.
 
     Head h reads key head ``h // (H // K)``. Rows that see no key give zeros, in value and
-    gradient.
+    gradient. Under a mesh each device attends for its own rows and heads (`fm.attention.mesh`).
 
     Args:
       q_BLHC: queries.
@@ -40,6 +41,7 @@ def attention(
 
     Raises:
       ValueError: if shapes do not fit together.
+      UserError: if a mesh does not divide the rows or heads.
       NotImplementedError: if the named implementation does not exist or cannot run this case.
     """
     if k_BSKC.shape != v_BSKC.shape or q_BLHC.shape[-1] != k_BSKC.shape[-1]:
@@ -50,6 +52,16 @@ def attention(
     if q_BLHC.shape[2] % k_BSKC.shape[2]:
         raise ValueError(f"{k_BSKC.shape[2]} key heads do not divide {q_BLHC.shape[2]} query heads")
     mask = mask or Mask()
+    if ways() != Ways():
+        return attend_by_parts(
+            lambda q, k, v, mask: attention(
+                q, k, v, mask=mask, scale=scale, softcap=softcap, implementation=implementation
+            ),
+            q_BLHC,
+            k_BSKC,
+            v_BSKC,
+            mask,
+        )
     name = implementation or choose(q_BLHC, k_BSKC, mask, softcap=softcap)
     if name not in IMPLEMENTATIONS:
         raise NotImplementedError(

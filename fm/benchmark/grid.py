@@ -115,7 +115,7 @@ def _steps(problem: Problem) -> Case:
         ours={way: lambda way=way: grid_side(problem, way) for way in members.WAYS},
         peers={"jax": {"one after another": lambda: separate_side(problem)}},
         flops=sum(each.flops for each in costs),
-        tokens=sum(each.tokens for each in costs),
+        tokens=sum(int(each.tokens) for each in costs),
     )
 
 

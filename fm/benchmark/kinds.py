@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from fm.benchmark import attention, decode, gemm, grid, input, loss, scaling, start, step
+from fm.benchmark import attention, decode, gemm, grid, input, loss, remat, scaling, start, step
 from fm.benchmark.case import Case
 from fm.benchmark.settings import Setting
 
@@ -18,5 +18,6 @@ KINDS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "input": input.cases,
     "grid": grid.cases,
     "scaling": scaling.cases,
+    "remat": remat.cases,
 }
 PEERS = ("torch", "jax", "transformers", "none")

@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 
 from fm.benchmark import pictures
-from fm.benchmark.results import replace
 from fm.benchmark.timing import quartiles
+from fm.files import replace
 from fm.report import canvas, formats
 from fm.report.page import embedded, flat
 
@@ -24,6 +24,7 @@ _KINDS = {
     "input": "Input pipeline",
     "grid": "Many runs as one program",
     "scaling": "Growth of cost",
+    "remat": "Memory against computing twice",
 }
 
 

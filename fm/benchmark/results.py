@@ -10,6 +10,7 @@ from typing import Any
 
 from fm.benchmark.rows import Row
 from fm.errors import UserError
+from fm.files import replace
 from fm.training.checkpoint import differences
 
 SCHEMA = 1
@@ -60,13 +61,3 @@ def rows_of(results: dict[str, Any]) -> list[Row]:
 def write(results: dict[str, Any], out: pathlib.Path) -> None:
     """Writes the results, whole or not at all."""
     replace(out, json.dumps(results, indent=1, allow_nan=False).encode())
-
-
-def replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

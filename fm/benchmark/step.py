@@ -82,7 +82,7 @@ def cases(setting: Setting) -> Iterator[Case]:
                     model, recipe.objective, recipe.optimizer, tokens(each, setting)
                 )
             },
-            flops=_flops(model, recipe.objective, each),
+            flops=flops_of(model, recipe.objective, each),
             tokens=each.length * each.batch,
             attention=chosen(model, each),
         )
@@ -121,7 +121,7 @@ def next_piece(what: str, each: Size, dtype: str, setting: Setting) -> Case:
         dtype=dtype,
         ours={name: lambda way=way: side(way, NEXT, ADAMW, batch) for name, way in ways.items()},
         peers={"torch": torch_peer},
-        flops=_flops(model, NEXT, each),
+        flops=flops_of(model, NEXT, each),
         tokens=each.length * each.batch,
         attention=chosen(model, each),
     )
@@ -191,7 +191,8 @@ def chosen(model: ModelConfig, each: Size) -> str:
     return choose(q, k, Mask(causal=True, q_segments=segments, kv_segments=segments))
 
 
-def _flops(model: ModelConfig, objective: Objective, each: Size) -> float:
+def flops_of(model: ModelConfig, objective: Objective, each: Size) -> float:
+    """Of one step."""
     total = 0.0
     for name, rows in objectives.rows_of(objective, each.batch).items():
         length, predictions = flops.cost(name, each.length, hide=objective.hide)

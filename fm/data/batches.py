@@ -26,8 +26,14 @@ class Batches(Iterator[Batch]):
     The first use of a seed and the same sources gives the same batches, on any machine.
     """
 
-    def __init__(self, dataset: grain.IterDataset):
-        self._iterator = iter(dataset)
+    def __init__(self, rows: grain.MapDataset, batch_size: int, *, rest: bool):
+        """Batches of rows; with `rest` the last of them may hold fewer."""
+        self._rows, self._batch_size, self._rest = rows, batch_size, rest
+        # An endless stream has no remainder; rounding its length up overflows at batch size 1.
+        batched = rows.batch(batch_size, drop_remainder=not rest)
+        # Without reading threads: rows are in memory, threads only cost.
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        self._iterator = iter(batched.to_iter_dataset(options))
 
     def __next__(self) -> Batch:
         return next(self._iterator)
@@ -39,6 +45,41 @@ class Batches(Iterator[Batch]):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a place that `get_state` returned, of batches over the same sources."""
         self._iterator.set_state(state)
+
+    def part(self, index: int, count: int) -> "Batches":
+        """The same batches, of each the `index`-th of `count` equal blocks of rows.
+
+        Only these are read. A place counts batches, so it is the same whatever the part.
+
+        Raises:
+            UserError: `count` does not divide the rows, or batches are not all of one size.
+        """
+        if count == 1:
+            return self
+        if self._rest or self._batch_size % count:
+            raise UserError(
+                f"{count} processes take equal parts of a batch, not of batch_size="
+                f"{self._batch_size}{' with a shorter last one' if self._rest else ''}"
+            )
+        own = self._batch_size // count
+        return Batches(_Block(self._rows, self._batch_size, index * own, own), own, rest=False)
+
+
+class _Block(grain.MapDataset):
+    """Of every `batch_size` rows those from `start`, `own` of them."""
+
+    def __init__(self, rows: grain.MapDataset, batch_size: int, start: int, own: int):
+        super().__init__(rows)
+        self._batch_size, self._start, self._own = batch_size, start, own
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._own
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._own)
+        return self._parent[batch * self._batch_size + self._start + row]
 
 
 def text_batches(
@@ -180,8 +221,4 @@ def _batches(
         for index, source in enumerate(sources)
     ]
     mixed = grain.MapDataset.mix(shuffled, shares) if len(shuffled) > 1 else shuffled[0]
-    # Without reading threads: rows are in memory, threads only cost.
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    # An endless stream has no remainder; rounding its length up overflows at batch size 1.
-    batched = mixed.batch(batch_size, drop_remainder=epochs is None)
-    return Batches(batched.to_iter_dataset(options))
+    return Batches(mixed, batch_size, rest=epochs is not None)

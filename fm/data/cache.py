@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from fm.files import naming
+
 
 def cache_folder() -> pathlib.Path:
     """Returns `$FM_CACHE`, or `~/.cache/fm` when that is unset."""
@@ -23,7 +25,8 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        yield scratch
+        with naming(target):
+            yield scratch
         try:
             scratch.replace(target)
         except OSError:

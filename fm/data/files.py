@@ -182,7 +182,10 @@ def _medium(path: pathlib.Path, by_split: dict[str, list[Example]]) -> Medium | 
     if len(found) > 1:
         nouns = sorted(f"{medium.noun if medium else 'text'}s" for medium in found)
         named = [f"{each} is among the {medium.noun}s" for medium, each in found.items() if medium]
-        raise UserError(f"{path} mixes {' and '.join(nouns)}; one is needed ({', '.join(named)})")
+        frames = "; a clip has two frames or more" if {"clips", "images"} <= set(nouns) else ""
+        raise UserError(
+            f"{path} mixes {' and '.join(nouns)}; one is needed ({', '.join(named)}{frames})"
+        )
     return next(iter(found), None)
 
 

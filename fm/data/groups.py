@@ -27,6 +27,10 @@ class Grouped(Iterator[dict[str, Batch]]):
         for name, batches in self._groups.items():
             batches.set_state(state[name])
 
+    def part(self, index: int, count: int) -> Grouped:
+        """The same batches, of each group the `index`-th of `count` equal blocks of rows."""
+        return Grouped({name: each.part(index, count) for name, each in self._groups.items()})
+
 
 def rows_of(weights: Mapping[str, float], batch_size: int) -> dict[str, int]:
     """Rows of a batch for each group, by weight, one at least; rounded so that they add up.

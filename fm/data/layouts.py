@@ -24,6 +24,7 @@ from fm.data.sounds import (
     waveforms,
 )
 from fm.errors import UserError
+from fm.model.plain import read
 
 AXES = {"image": 2, "audio": 1, "video": 3}
 _MOST_PATCHES, _SMALLEST_PATCH, _LARGEST_PATCH = 64, 2, 32
@@ -111,8 +112,8 @@ class Layout:
 
     @classmethod
     def from_plain(cls, saved: dict[str, Any]) -> Layout:
-        """What `plain` made JSON of."""
-        return cls(saved["modality"], tuple(saved["shape"]), tuple(saved["piece"]), saved["rate"])
+        """What `plain` made JSON of; raises UserError where a value is of the wrong kind."""
+        return read(cls, saved, "a layout")
 
 
 def layout_of(modality: str, shape: Sequence[int], rate: float | None) -> Layout:

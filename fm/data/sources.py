@@ -59,6 +59,8 @@ def load(
     Raises:
         UserError: no such data set, or something about its files is wrong.
     """
+    if not name.strip():  # the empty path is the folder one is in
+        raise UserError(f"no data set is called {name!r}; takes a name, or the path of data")
     folder = pathlib.Path(data_dir).expanduser() if data_dir else cache_folder() / "tfds"
     path = pathlib.Path(name).expanduser()
     if name in builders.NAMES:

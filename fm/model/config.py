@@ -6,11 +6,13 @@ import dataclasses
 from typing import Any
 
 from fm.errors import UserError
-from fm.model.positions import RopeScaling
+from fm.model.plain import read
 from fm.model.style import Style
 
 # Streams of continuous pieces a model may have.
 CONTINUOUS = ("image", "audio", "video")
+# What a layer may keep for its backward pass, from all to the least.
+REMAT = ("none", "dots", "attention", "full")
 _DIAL = {"nano": 1, "micro": 2, "tiny": 4, "small": 6, "base": 12}
 
 
@@ -39,6 +41,9 @@ class ModelConfig:
       head_dim: width of one head (C) where it is not width / heads; 0 where it is.
       context: the longest input, in pieces; 0 for no limit.
       style: what the layers are made of.
+      remat: what a layer keeps for its backward pass: all of it ("none"), products with kernels
+        ("dots"), what attention reads and gives ("attention"), or its input alone ("full"). But
+        for "none" the layers run as a scan.
     """
 
     depth: int
@@ -58,6 +63,7 @@ class ModelConfig:
     head_dim: int = 0
     context: int = 0
     style: Style = dataclasses.field(default_factory=Style)
+    remat: str = "none"
 
     def __post_init__(self):
         for name in ("width", "heads", "kv_heads", "hidden", "axes", "mixtures"):
@@ -92,11 +98,22 @@ class ModelConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype={self.dtype} is not known; accepted are float32, bfloat16")
+        if self.remat not in REMAT:
+            raise UserError(f"remat={self.remat} is not known; accepted are {', '.join(REMAT)}")
 
     @property
     def head_width(self) -> int:
         """Width of one head (C)."""
         return self.head_dim or self.width // self.heads
+
+    @property
+    def scanned(self) -> bool:
+        """Whether the layers run as a scan.
+
+        Of unrolled ones XLA:CPU computes everything again as soon as it can, not as late, and
+        holds as much as if all had been kept.
+        """
+        return self.scan or self.remat != "none"
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -118,16 +135,12 @@ class ModelConfig:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> ModelConfig:
-        """A config from what `dataclasses.asdict` and JSON make of one."""
-        fields, style = dict(plain), dict(plain.get("style", {}))
-        if style.get("rope_scaling"):
-            style["rope_scaling"] = RopeScaling(**style["rope_scaling"])
-        fields["style"] = Style(**style)
-        fields["continuous"] = tuple((name, size) for name, size in fields.get("continuous", ()))
-        unknown = fields.keys() - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise UserError(f"a model of another version: {', '.join(sorted(unknown))} not known")
-        return cls(**fields)
+        """A config from what `dataclasses.asdict` and JSON make of one.
+
+        Raises:
+          UserError: a value is of the wrong kind, or the model of another version of this.
+        """
+        return read(cls, plain, "a model")
 
 
 def sized(size: str, **overrides) -> ModelConfig:

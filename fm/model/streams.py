@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fm.attention.mesh import gathered
 from fm.model import norms
 from fm.model.config import CONTINUOUS, ModelConfig
 from fm.model.products import times
@@ -111,7 +112,7 @@ def _entered(
 ) -> jax.Array:
     """The pieces of one stream as vectors."""
     if name == "tokens":
-        return params["token_embedding"].astype(dtype)[inputs["tokens"]]
+        return gathered(params["token_embedding"].astype(dtype))[inputs["tokens"]]
     values = unit(inputs[name]) * 2.0 - 1.0
     return values.astype(dtype) @ params[f"{name}_embedding"].astype(dtype)
 

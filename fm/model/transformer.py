@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fm.attention import Mask
-from fm.model import layers, norms, streams
+from fm.attention.mesh import by_rows
+from fm.model import layers, norms, remat, streams
 from fm.model.config import ModelConfig
 from fm.model.positions import on_axes, rotations
 
@@ -41,10 +42,10 @@ def forward(
     config.check_length(inputs["positions"].shape[1])
     turns = turned(inputs["positions"], config)
     x_BLD = enter(params["streams"], inputs, config, hidden_BL)
-    if config.scan:
+    if config.scanned:
 
         def body(x, layer):
-            y = layers.apply(layer, x, turns, mask, config)
+            y = by_rows(remat.apply(layer, x, turns, mask, config))
             return y, y
 
         last, residuals = jax.lax.scan(body, x_BLD, params["layers"])
@@ -56,7 +57,7 @@ def forward(
         residuals = [x_BLD]
         for n in range(config.depth):
             layer = {name: split[n][0] for name, split in parts.items()}
-            residuals.append(_layer(layer, residuals[-1], turns, mask, config))
+            residuals.append(by_rows(_layer(layer, residuals[-1], turns, mask, config)))
         last, residuals = residuals[-1], jnp.stack(residuals)
     return {"final": leave(params["streams"], last, config), "layers": residuals}
 
@@ -71,7 +72,7 @@ def enter(
     x_BLD = streams.embed(params, inputs, config, hidden_BL)
     if config.style.embedding_norm:
         x_BLD = norms.norm(x_BLD, params, "embedding_norm", config.style, config.norm_eps)
-    return x_BLD
+    return by_rows(x_BLD)
 
 
 def leave(params: dict[str, jax.Array], x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
@@ -91,7 +92,7 @@ def turned(positions: jax.Array, config: ModelConfig) -> layers.Turns | None:
 
 
 # Traced once for all layers, and differentiated once; the compiled program is the same.
-_layer = jax.jit(layers.apply, static_argnames="config")
+_layer = jax.jit(remat.apply, static_argnames="config")
 
 
 class Transformer(nn.Module):

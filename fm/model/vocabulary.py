@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fm.attention.mesh import by_rows, ways
+
 # Logits held at a time, 8 MiB in float32: of a quarter to four times that, the fastest on a CPU
 # alone. But they add to what a step holds, and the C library maps a block of over 32 MiB anew each
 # time, at 2 us a page: so few predictions are taken in four parts, of 1 MiB at least.
@@ -80,16 +82,25 @@ def _nats(head_DV, h_TD, targets_T, weights_T):
 def _over_chunks(body: Callable, start: Any, vocab: int, arrays: tuple) -> tuple[Any, Any]:
     """`lax.scan` over rows in chunks, the last one filled up with zero weights.
 
-    What the body gives per row comes back as one array, without the filling.
+    What the body gives per row comes back as one array, without the filling. On a mesh every
+    device has as many rows of each chunk, taken from its own.
     """
-    T = arrays[0].shape[0]
+    parts = ways().rows
+    T = arrays[0].shape[0] // parts
     logits = min(_HELD, max(_LEAST, vocab * -(-T // _PARTS)))
     size = min(T, max(1, logits // vocab))
     chunks = -(-T // size)
 
     def cut(x):
-        filled = jnp.pad(x, [(0, chunks * size - T), *[(0, 0)] * (x.ndim - 1)])
-        return filled.reshape(chunks, size, *x.shape[1:])
+        whole = by_rows(x.reshape(parts, T, *x.shape[1:]))
+        filled = jnp.pad(whole, [(0, 0), (0, chunks * size - T), *[(0, 0)] * (x.ndim - 1)])
+        taken = jnp.moveaxis(filled.reshape(parts, chunks, size, *x.shape[1:]), 1, 0)
+        return by_rows(taken.reshape(chunks, parts * size, *x.shape[1:]), axis=1)
+
+    def joined(x):
+        apart = jnp.moveaxis(x.reshape(chunks, parts, size, *x.shape[2:]), 0, 1)
+        apart = apart.reshape(parts, chunks * size, *x.shape[2:])[:, :T]
+        return by_rows(apart.reshape(parts * T, *x.shape[2:]))
 
     carry, rows = jax.lax.scan(body, start, jax.tree.map(cut, arrays))
-    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:T], rows)
+    return carry, jax.tree.map(joined, rows)

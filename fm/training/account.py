@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fm.model import flops
@@ -22,17 +24,23 @@ from fm.training.unit import Unit, groups_of, told
 
 Batch = dict[str, Any]
 Figures = Mapping[str, float]
+Counts = Mapping[str, int | jax.Array]
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint holds beside the state, as JSON."""
+    """What a checkpoint holds beside the state, as JSON.
+
+    `best` is the lowest loss of validation so far, and `since_best` the validations after it.
+    """
 
     step: int = 0
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    best: float | None = None
+    since_best: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -41,12 +49,13 @@ class Progress:
 class Cost:
     """Of one step on a batch: pieces without padding, and FLOPs by `fm.model.flops`.
 
-    `groups` are the pieces of each group of a `Joint`, as `GROUP/pieces`.
+    `groups` are the pieces of each group of a `Joint`, as `GROUP/pieces`. Of a batch on devices
+    the pieces are counted there, and the counts wait to be read.
     """
 
-    tokens: int
+    tokens: int | jax.Array
     flops: float
-    groups: Figures = dataclasses.field(default_factory=dict)
+    groups: Counts = dataclasses.field(default_factory=dict)
 
 
 class Account:
@@ -75,16 +84,18 @@ class Account:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps of the run are done."""
-        return self.progress.step == self._run.steps
+        """Whether all steps of the run are done, or it has stopped early."""
+        early = self._run.early_stop
+        stopped = early is not None and self.progress.since_best >= early
+        return stopped or self.progress.step == self._run.steps
 
     def count(self, figures: Figures, cost: Cost) -> log.Record | None:
         """Adds a step; the record, where one is due."""
-        figures = {**figures, **cost.groups}
-        learning_rate = figures.pop("learning_rate")
-        self.meter.add(figures, cost.tokens, cost.flops)
+        figures = {**figures, **{name: int(count) for name, count in cost.groups.items()}}
+        learning_rate, tokens = figures.pop("learning_rate"), int(cost.tokens)
+        self.meter.add(figures, tokens, cost.flops)
         self.progress.step += 1
-        self.progress.tokens += cost.tokens
+        self.progress.tokens += tokens
         self.progress.flops += cost.flops
         if not (due(self.progress.step, self._run.log_every) or self.finished):
             return None
@@ -94,6 +105,11 @@ class Account:
 
     def validated(self, figures: Figures) -> log.Record:
         """Adds a record of validation."""
+        best, loss = self.progress.best, figures["loss"]
+        if best is None or loss < best:
+            self.progress.best, self.progress.since_best = loss, 0
+        else:
+            self.progress.since_best += 1
         place = {"step": self.progress.step, "tokens": self.progress.tokens}
         return self._keep({"kind": "validation", **place, **figures, **told(figures, self._unit)})
 
@@ -150,5 +166,13 @@ def cost(batch: Batch, model: ModelConfig, objective: Asked) -> Cost:
             length, predictions = flops.cost(name, L, hide=each.hide, led=led)
             one = flops.train_flops(model, length, predictions=predictions, streams=streams)
             total += (at.stop - at.start) * one
-        pieces[f"{lead}pieces"] = int(np.count_nonzero(rows["segments"]))
+        segments = rows["segments"]
+        numpy = isinstance(segments, np.ndarray)
+        pieces[f"{lead}pieces"] = np.count_nonzero(segments) if numpy else _filled(segments)
     return Cost(sum(pieces.values()), total, pieces if isinstance(objective, Joint) else {})
+
+
+@jax.jit
+def _filled(segments: jax.Array) -> jax.Array:
+    # Of a batch no process holds whole; under a mesh the count is everyone's.
+    return jnp.count_nonzero(segments)

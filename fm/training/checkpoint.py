@@ -1,17 +1,21 @@
 """Checkpoints through Orbax: arrays and JSON, never code, so that reading one runs nothing.
 
 A step's folder holds `params` and `memory` (the optimiser's state and the step) as arrays, and
-`progress` (data position, counters) and `config` as JSON. Orbax writes on a thread of its own,
-marks a folder whole only when it is, and removes what a killed run left half-written.
+`progress` (data position, counters) and `config` as JSON, and the digests of all their files.
+Orbax writes on a thread of its own, gives a folder its name only when it is whole, and removes
+what a killed run left half-written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -19,13 +23,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fm.errors import UserError
+from fm.training import digests
 from fm.training.state import State
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-# Orbax and its threads report every step of theirs.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax and its threads report every step of theirs, and what they raise besides raising it.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +52,31 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, *, keep: int = 2, keep_every: int | None = None):
         """Opens or makes `folder`; the last `keep` stay, and those at multiples of `keep_every`."""
         self._folder = pathlib.Path(folder).resolve()
+        self._saving = 0
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True
+            max_to_keep=keep,
+            keep_period=keep_every,
+            cleanup_tmp_directories=True,
+            # Called when all files are there and the folder has not got its name yet.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
         """The newest step saved, or None."""
         return self._manager.latest_step()
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a checkpoint of the step, whole; one that is damaged is removed."""
+        if step not in self._manager.all_steps():
+            return False
+        try:
+            digests.check(self._folder / str(step))
+        except ValueError as error:
+            _log.warning("checkpoint of step %d in %s is removed: %s", step, self._folder, error)
+            self._manager.delete(step)
+            return False
+        return True
 
     def save(self, step: int, state: State, progress: dict, config: dict) -> None:
         """Takes the arrays now, writes them while training goes on.
@@ -64,17 +86,51 @@ class Checkpoints:
           state: of `fm.training.state`.
           progress: JSON-able; must hold all that resuming needs beside the state.
           config: JSON-able nested dict that a resumed run must share.
+
+        Raises:
+          UserError: this one, or the one before, could not be written; those before it stay.
         """
+        self._wait()
+        self._saving = step
         memory = {"opt_state": state["opt_state"], "step": state["step"]}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state["params"]),
-                memory=ocp.args.StandardSave(memory),
-                progress=ocp.args.JsonSave(progress),
-                config=ocp.args.JsonSave(config),
-            ),
-        )
+        with self._told():
+            if not self._folder.is_dir():
+                raise FileNotFoundError
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state["params"]),
+                    memory=ocp.args.StandardSave(memory),
+                    progress=ocp.args.JsonSave(progress),
+                    config=ocp.args.JsonSave(config),
+                ),
+            )
+
+    def _seal(self) -> None:
+        """Writes the digests into the folder of the step that is being saved."""
+        (folder,) = self._folder.glob(f"{self._saving}.*")
+        digests.write(folder)
+
+    def _wait(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+          UserError: it could not be.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns a failure to write into one line."""
+        try:
+            yield
+        # A full disk is an OSError to Python, and something else to each library on the way.
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint of step {self._saving} could not be written to {self._folder} "
+                f"({_reason(error, self._folder)}); {_left(self._folder)}"
+            ) from error
 
     def restore(self, like: State, config: dict) -> Restored | None:
         """The newest checkpoint that can be read; None when there is none.
@@ -91,6 +147,7 @@ class Checkpoints:
         """
 
         def read(step: int) -> Restored:
+            digests.check(self._folder / str(step))
             saved = self._manager.restore(
                 step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
             )["config"]
@@ -119,9 +176,12 @@ class Checkpoints:
         return Restored(jax.tree.map(_placed_as, like, state), read["progress"])
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk; raises as `save` does."""
+        try:
+            self._wait()
+        finally:
+            with self._told():
+                self._manager.close()
 
 
 def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, dict]:
@@ -143,6 +203,7 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def read(step: int) -> tuple[dict, dict]:
+            digests.check(folder / str(step), ("params", "config"))
             shapes = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
                 dict(manager.item_metadata(step)["params"]),
@@ -191,8 +252,12 @@ def _newest_readable(
             raise
         # A torn file surfaces as whatever its reader happens to stumble over.
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            _log.warning("checkpoint of step %d in %s is unreadable: %s", step, folder, reason)
+            _log.warning(
+                "checkpoint of step %d in %s is unreadable: %s",
+                step,
+                folder,
+                _reason(error, folder),
+            )
             unreadable.append(step)
     if unreadable:
         raise UserError(
@@ -200,6 +265,34 @@ def _newest_readable(
             "start anew, or give another one"
         )
     return None, []
+
+
+def _left(folder: pathlib.Path) -> str:
+    """What to tell of the checkpoints in a folder that one more could not be written to."""
+    try:
+        steps = [int(each.name) for each in folder.iterdir() if each.name.isdigit()]
+    except FileNotFoundError:
+        steps = []
+    except OSError:
+        return "those before it were left alone"
+    if not steps:
+        return "there is no other"
+    return f"the one of step {max(steps)} is kept, and the same command goes on from there"
+
+
+def _reason(error: Exception, folder: pathlib.Path) -> str:
+    """The first line of what an error says; the system's own words where there are any."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return "the folder is gone"
+    except OSError as gone:
+        # To Orbax, what it may not look at does not exist.
+        error = gone
+    told = getattr(error, "strerror", None) or str(error)
+    if code := re.search(r"os_error_code='(\d+)'", told):
+        told = os.strerror(int(code[1]))
+    return (told.splitlines() or [""])[0] or type(error).__name__
 
 
 def differences(saved: dict, now: dict) -> dict[str, tuple[Any, Any]]:

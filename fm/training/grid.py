@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from fm.errors import UserError
+from fm.files import replace
 from fm.model.config import ModelConfig
-from fm.training import loop, members, optimizer, state
-from fm.training.account import Cost, due
+from fm.training import members, optimizer, sharding, state, telling
+from fm.training.account import Batch, Cost, due
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
 from fm.training.objectives import Objective
@@ -28,6 +30,8 @@ from fm.training.optimizer import OptimizerConfig
 from fm.training.roster import Member, Roster, constants
 from fm.training.run import Trained
 from fm.training.step import Metrics
+
+_WAY = "way.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +76,7 @@ def train(
     """Trains all members, or goes on, or says that it is done.
 
     A grid that was killed and is called again ends as if unbroken, to the bit: the way, once
-    chosen, is part of the checkpoint.
+    chosen, is kept in `out`/way.json before the first step, and is part of the checkpoint.
 
     Args:
       grid: see `Member`.
@@ -85,10 +89,13 @@ def train(
 
     Raises:
       UserError: members that cannot share a program; an unknown way; `out` holds another grid,
-        or the same by another way; the data of a member ends early.
+        or the same by another way; the data of a member ends early or stalls; a mesh is
+        chosen; a checkpoint cannot be written.
       Interrupted: after SIGINT or SIGTERM, once saved.
     """
     began = time.perf_counter()
+    if sharding.chosen() is not None:
+        raise UserError(f"{label}: --mesh takes one run at a time, as with --pretrain_seeds=1")
     rule, accumulate = _common(grid)
     if way is not None:
         members.known(way)
@@ -103,12 +110,13 @@ def train(
         store, config = None, {}
         if out is not None:
             config = {str(r): one.facts(model, objective) for r, one in enumerate(grid)}
-            store = Checkpoints(pathlib.Path(out) / "checkpoints", keep=1)
+            store = Checkpoints(pathlib.Path(out) / "checkpoints")
             closing.callback(store.close)
             restored = store.restore(states, config)
             if restored is not None:
                 states, progress = restored.state, _Progress(**restored.progress)
-                loop.announce(label, progress.step, steps)
+                finished = progress.step == steps
+                telling.announce(label, progress.step, steps, finished=finished)
                 if way not in (None, progress.way):
                     raise UserError(f"{out} holds a grid run by {progress.way!r}, not {way!r}")
         roster = Roster(
@@ -121,19 +129,19 @@ def train(
         )
         closing.callback(roster.close)
         signalled = closing.enter_context(listening())
-        bar = closing.enter_context(loop.progress_bar(label, progress.step, steps))
+        bar = closing.enter_context(telling.progress_bar(label, progress.step, steps))
 
         def share() -> float:
             return (time.perf_counter() - began) / len(grid)
 
-        def settle(metrics: Metrics, costs: list[Cost | None]) -> None:
-            figures = roster.settle(metrics, costs)
+        def settle(metrics: Metrics, batches: Batch, costs: list[Cost | None]) -> None:
+            figures = roster.settle(metrics, batches, costs)
             bar.update()
             if figures:
                 bar.set_postfix_str(f"{min(figures):.3f} to {max(figures):.3f}", refresh=False)
 
         n, pending, do_step = progress.step, None, None
-        progress.way = progress.way or way
+        progress.way = progress.way or way or _chosen(out)
         while any(roster.running(n)):
             batches, costs = roster.take(n)
             n_R = np.where(roster.running(n), n, -1).astype(np.int32)
@@ -147,6 +155,8 @@ def train(
                     timings = members.seconds_per_step(programs, states, *arguments)
                     progress.seconds_per_step = timings
                     progress.way = min(timings, key=timings.__getitem__)
+                    if out is not None:
+                        replace(pathlib.Path(out) / _WAY, json.dumps({"way": progress.way}))
                 do_step = programs[progress.way]
                 states, metrics = do_step(states, *arguments)
                 roster.started(share())
@@ -155,7 +165,7 @@ def train(
             n += 1
             if pending is not None:
                 settle(*pending)
-            pending = metrics, costs
+            pending = metrics, batches, costs
 
             signal = signalled()
             saves = signal or n == steps or due(n, every)
@@ -170,9 +180,17 @@ def train(
                     progress.members = roster.save(share())
                     store.save(n, states, dataclasses.asdict(progress), config)
             if signal and n < steps:
-                raise Interrupted(loop.how_to_resume(label, signal, n, steps, out))
+                raise Interrupted(telling.how_to_resume(label, signal, n, steps, out))
         trained = roster.leave(states, share() if do_step else 0.0)
     return Grid(trained, roster.stopped, progress.way or "", progress.seconds_per_step)
+
+
+def _chosen(out: pathlib.Path | None) -> str | None:
+    """The way of a run that was killed before its first checkpoint; None where none was chosen."""
+    path = None if out is None else pathlib.Path(out) / _WAY
+    if path is None or not path.exists():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["way"]
 
 
 def _common(grid: Sequence[Member]) -> tuple[OptimizerConfig, int]:
@@ -183,6 +201,8 @@ def _common(grid: Sequence[Member]) -> tuple[OptimizerConfig, int]:
     """
     if not grid:
         raise UserError("a grid takes at least one member")
+    if any(one.run.early_stop for one in grid):
+        raise UserError("early_stop is for one run at a time, a grid's members run to their end")
     found = {
         (members.shared(one.rule), one.run.accumulate, one.token_weights is None) for one in grid
     }

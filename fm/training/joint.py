@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
+from fm.model.plain import read
 from fm.training import objectives
 from fm.training.objectives import Batch, Nats, Objective
 
@@ -34,6 +35,8 @@ class Joint:
         names = [name for name, _ in self.groups]
         if not names or len(set(names)) < len(names):
             raise UserError(f"groups of joint training {names} must be one or more, none twice")
+        if self.clip <= 0:
+            raise UserError(f"clip {self.clip:g} must be above 0")
 
 
 Asked = Objective | Joint
@@ -48,11 +51,18 @@ def plain(asked: Asked) -> dict[str, Any]:
 
 
 def from_plain(saved: dict[str, Any]) -> Asked:
-    """What `plain` made JSON of."""
-    if "groups" not in saved:
-        return Objective(**saved)
-    groups = tuple((name, Objective(**each)) for name, each in saved["groups"].items())
-    return Joint(groups, saved["clip"])
+    """What `plain` made JSON of.
+
+    Raises:
+      UserError: a value is of the wrong kind.
+    """
+    if not isinstance(saved, dict) or "groups" not in saved:
+        return read(Objective, saved, "an objective")
+    groups = saved["groups"]
+    if not isinstance(groups, dict):
+        raise UserError(f"groups of joint training are objectives by name, not {groups!r:.60}")
+    asked = tuple((name, read(Objective, each, name)) for name, each in groups.items())
+    return Joint(asked, read(float, saved.get("clip"), "clip"))
 
 
 def parts(batch: dict[str, Any], asked: Asked) -> list[tuple[str, Batch, Objective]]:

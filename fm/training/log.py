@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from fm.files import naming, replace
+from fm.training.events import Events
 
 Record = dict[str, Any]  # "kind" ("train" or "validation"), "step", "tokens", then figures
 
@@ -20,36 +25,43 @@ class MetricLog:
 
     def __init__(self, folder: pathlib.Path, step: int):
         """Opens the log of a run that goes on after `step`; later records are dropped."""
-        # It imports all of PyTorch where that is installed: not for who trains nothing.
-        from tensorboardX import SummaryWriter
-
         self._path = pathlib.Path(folder) / "metrics.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self.kept = read(self._path, step)
-        # Whole or not at all: a run killed here must find the old file or the new one.
-        fresh = self._path.with_suffix(".part")
-        fresh.write_text("".join(map(_line, self.kept)), encoding="utf-8")
-        fresh.replace(self._path)
+        replace(self._path, "".join(map(_line, self.kept)))
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        self._events = Events(self._path.parent, step)
 
     def write(self, record: Record) -> None:
         """Adds a record; what is not a number stays out of TensorBoard."""
-        self._file.write(_line(record))
-        self._file.flush()
-        for name, figure in record.items():
-            if name not in ("kind", "step", "tokens") and figure is not None:
-                self._events.add_scalar(f"{record['kind']}/{name}", figure, record["step"])
+        with naming(self._path):
+            self._file.write(_line(record))
+            self._file.flush()
+        self._events.write(record)
 
     def flush(self) -> None:
-        """Brings every record to disk, before a checkpoint vouches for them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Brings every record to disk, before a checkpoint vouches for them.
+
+        Raises:
+          OSError: it could not, or the file was removed.
+        """
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if not self._there():
+                raise FileNotFoundError(errno.ENOENT, "was removed while the run wrote to it")
+        self._events.flush()
+
+    def _there(self) -> bool:
+        """Whether what it writes to is what bears the name."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Closes both."""
-        self._file.close()
-        self._events.close()
+        with naming(self._path), contextlib.closing(self._events):
+            self._file.close()
 
 
 def read(path: pathlib.Path, step: int | None = None) -> list[Record]:
@@ -57,7 +69,7 @@ def read(path: pathlib.Path, step: int | None = None) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:

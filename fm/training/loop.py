@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import pathlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from jax.sharding import Mesh
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.training import log, optimizer, state, step
+from fm.training import broken, log, optimizer, processes, sharding, state, step
 from fm.training.account import Account, Batch, Cost, Progress, due, finite
 from fm.training.account import cost as cost_of
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
 from fm.training.joint import Asked, plain
 from fm.training.optimizer import OptimizerConfig
+from fm.training.patience import waiting
 from fm.training.run import RunConfig, Trained
+from fm.training.telling import announce, how_to_resume, not_finite, progress_bar
 from fm.training.unit import Unit
 
 
@@ -39,6 +39,10 @@ class Batches(Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a place."""
+        ...
+
+    def part(self, index: int, count: int) -> Batches:
+        """The same batches, of each the `index`-th of `count` equal blocks of rows."""
         ...
 
 
@@ -57,6 +61,7 @@ def train(
     label: str = "train",
     peak: float | None = None,
     identity: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Trained:
     """Trains, or goes on training, or says that it is done.
 
@@ -77,18 +82,37 @@ def train(
       label: in front of the progress bar and of messages.
       peak: measured rate of matrix products, FLOP/s, for the log's share of it.
       identity: more JSON-able facts, such as the names of the data, that a resumed run must share.
+      mesh: devices to spread over, of `fm.training.sharding`; that of `sharding.over` unless given,
+        else the default device. A run may go on with another. Of several processes each calls this
+        with the same arguments, and reads its own rows of the batches; a signal to one of them
+        stops all.
 
     Raises:
-      UserError: `out` holds a run with another config; the data ends early; the loss or the
-        gradient stops being finite (the last good checkpoint stays).
+      UserError: `out` holds a run with another config; the data ends early or stalls; the loss or
+        the gradient stops being finite (the last good checkpoint stays, and the batch is kept); a
+        checkpoint cannot be written; the mesh does not divide the model, or the rows of a batch
+        among several processes.
+      OSError: the log cannot be written; names it.
       Interrupted: after SIGINT or SIGTERM, once saved.
     """
-    began = time.perf_counter()
+    began, mesh = time.perf_counter(), mesh or sharding.chosen()
+    several = jax.process_count() > 1
+    if several and mesh is None:
+        raise UserError(
+            f"{label}: {jax.process_count()} processes train on a mesh over all devices"
+        )
+    writes = out if processes.first() else None
     do_step = step.train_step(model, objective, rule, run.steps, run.accumulate)
-    now = state.init(params, optimizer.build(rule, run.steps))
+    now = sharding.start(params, optimizer.build(rule, run.steps), mesh)
     config = facts(params, model, objective, rule, run, unit, identity) if out else {}
     progress = Progress()
     with contextlib.ExitStack() as closing:
+        if mesh is not None:
+            closing.enter_context(jax.set_mesh(mesh))
+            batches = batches.part(*processes.part(mesh))
+            validation = validation and [sharding.shard_batch(each, mesh) for each in validation]
+            if token_weights is not None:
+                token_weights = sharding.replicate(token_weights, mesh)
         store = None
         if out is not None:
             store = Checkpoints(pathlib.Path(out) / "checkpoints", keep_every=run.keep_every)
@@ -97,10 +121,12 @@ def train(
             if restored is not None:
                 now, progress = restored.state, Progress(**restored.progress)
                 batches.set_state(progress.data)
-                announce(label, progress.step, run.steps)
         first, earlier_seconds = progress.step, progress.seconds
-        account = Account(run, unit, progress=progress, peak=peak, out=out)
+        account = Account(run, unit, progress=progress, peak=peak, out=writes)
         closing.callback(account.close)
+        if first:
+            announce(label, first, run.steps, finished=account.finished)
+        last = first if account.finished else run.steps
         signalled = closing.enter_context(listening())
         bar = closing.enter_context(progress_bar(label, first, run.steps))
 
@@ -108,25 +134,33 @@ def train(
             if record is not None:
                 bar.set_postfix_str(f"{record[unit.name]:.3f} {unit.name}", refresh=False)
 
-        def check(figures: Mapping[str, float], n: int) -> None:
+        def check(figures: Mapping[str, float], n: int, batch: Batch | None = None) -> None:
             if finite(figures):
                 return
             last = store.latest() if store else None
             kept = (
                 f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
             )
+            if batch is not None and writes is not None:
+                kept += f", {broken.keep(batch, pathlib.Path(writes), n)}"
             raise UserError(not_finite(label, n, figures, rule, kept))
 
-        def settle(metrics: step.Metrics, cost: Cost) -> None:
+        def settle(metrics: step.Metrics, batch: Batch, cost: Cost, vote: jax.Array | None) -> None:
             """Reads a step's metrics, which waits for it."""
+            nonlocal stop
+            if vote is not None:
+                stop = (signalled() or "a signal to another process") if int(vote) else None
             figures = {name: float(each) for name, each in jax.device_get(metrics).items()}
-            check(figures, progress.step + 1)
+            check(figures, progress.step + 1, batch)
             show(account.count(figures, cost))
             bar.update()
 
-        pending = None
-        for n in range(first + 1, run.steps + 1):
-            batch = next_batch(batches, label, n - 1, run.steps)
+        pending, stop = None, None
+        closing.enter_context(processes.ending_together(label))
+        for n in range(first + 1, last + 1):
+            batch = own = next_batch(batches, label, n - 1, run)
+            if mesh is not None:
+                batch = processes.joined(own, mesh)
             dispatched = time.perf_counter()
             now, metrics = do_step(now, batch, run.seed, token_weights)
             if n == first + 1:
@@ -134,12 +168,18 @@ def train(
                 account.meter.restart()
             if pending is not None:
                 settle(*pending)
-            pending = metrics, cost_of(batch, model, objective)
+            # Of several processes all stop after the same step, that whose votes are read.
+            vote = (
+                processes.votes(signalled() is not None, mesh)
+                if several and mesh is not None
+                else None
+            )
+            pending = metrics, own, cost_of(batch, model, objective), vote
 
-            signal, ends = signalled(), n == run.steps
+            signal, ends = stop if several else signalled(), n == run.steps
             validates = validation and (ends or due(n, run.validate_every))
-            saves = ends or signal or due(n, run.checkpoint_every)
-            if not (validates or saves):
+            saves = due(n, run.checkpoint_every)
+            if not (validates or saves or ends or signal):
                 continue
             settle(*pending)
             pending = None
@@ -148,13 +188,17 @@ def train(
                     figures = validate(now["params"], validation, model, objective, token_weights)
                     check(figures, n)
                     show(account.validated(figures))
-                if saves and store is not None:
+                    ends = account.finished
+                if store is not None and (saves or ends or signal):
                     seconds = earlier_seconds + time.perf_counter() - began
                     store.save(n, now, account.save(seconds, batches.get_state()), config)
-            if signal and not ends:
+            if ends:
+                break
+            if signal:
                 raise Interrupted(how_to_resume(label, signal, n, run.steps, out))
-    spent = 0.0 if first == run.steps else time.perf_counter() - began
-    return account.trained(now["params"], earlier_seconds + spent)
+    spent = 0.0 if first == last else time.perf_counter() - began
+    params = now["params"] if mesh is None else jax.tree.map(state.whole, now["params"])
+    return account.trained(params, earlier_seconds + spent)
 
 
 def validate(
@@ -191,65 +235,30 @@ def facts(
         "model": dataclasses.asdict(model),
         "objective": plain(objective),
         "optimizer": dataclasses.asdict(rule),
-        "run": {"steps": run.steps, "seed": run.seed, "accumulate": run.accumulate},
+        "run": {
+            **{"steps": run.steps, "seed": run.seed, "accumulate": run.accumulate},
+            **({"early_stop": run.early_stop} if run.early_stop else {}),
+        },
         "unit": {"name": unit.name, **dataclasses.asdict(unit)},
         "start": state.params_digest(params),
         **(identity or {}),
     }
 
 
-def next_batch(batches: Batches, label: str, n: int, steps: int) -> Batch:
+def next_batch(batches: Batches, label: str, n: int, run: RunConfig) -> Batch:
     """The next batch, after `n` of them.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or none that comes within the run's patience.
     """
+    stalled = (
+        f"{label}: the data stalls, no batch in {run.patience:g} s after {n} of them; the same "
+        "command goes on from the last checkpoint"
+    )
     try:
-        return next(batches)
+        with waiting(run.patience, stalled):
+            return next(batches)
     except StopIteration:
         raise UserError(
-            f"{label}: the data ends after {n} batches; steps={steps} needs more epochs"
+            f"{label}: the data ends after {n} batches; steps={run.steps} needs more epochs"
         ) from None
-
-
-def announce(label: str, n: int, steps: int) -> None:
-    """Says where a run goes on."""
-    done = "already finished" if n == steps else "resumed"
-    print(f"{label}: {done} at step {n} of {steps}", file=sys.stderr)
-
-
-def progress_bar(label: str, first: int, steps: int) -> tqdm:
-    """Of steps, on stderr."""
-    # A file or a pipe gets a line now and then instead of ten a second.
-    calm = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(total=steps, initial=first, desc=label, unit="step", mininterval=calm, leave=False)
-
-
-def not_finite(
-    label: str, n: int, figures: Mapping[str, float], rule: OptimizerConfig, kept: str
-) -> str:
-    """What to tell of a step, or a validation after it, whose loss or gradient is not finite.
-
-    `kept` says what is left.
-    """
-    names = {"loss": "loss", "grad_norm": "gradient norm"}
-    told = " and ".join(f"{names[key]} {figures[key]:g}" for key in names if key in figures)
-    return (
-        f"{label}: {told}{_diverged(figures)} at step {n} must be finite; {kept}; try a "
-        f"learning_rate below {rule.learning_rate:g}"
-    )
-
-
-def _diverged(figures: Mapping[str, float]) -> str:
-    """Which of several formats it is, as far as that can be told: by loss, else by gradient."""
-    broken = [name for name, figure in figures.items() if not math.isfinite(figure)]
-    groups = [name.removesuffix("/loss") for name in broken if name.endswith("/loss")]
-    streams = [name.removeprefix("grad_norm/") for name in broken if name.startswith("grad_norm/")]
-    return f", of {', '.join(groups or streams)}," if groups or streams else ""
-
-
-def how_to_resume(label: str, signal: str, n: int, steps: int, out: pathlib.Path | None) -> str:
-    """What to tell of a run stopped by a signal."""
-    if out is None:
-        return f"{label}: stopped by {signal} at step {n} of {steps}; nothing was saved"
-    return f"{label}: stopped by {signal}, step {n} of {steps} is saved; the same command resumes"

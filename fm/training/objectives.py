@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask
+from fm.attention.mesh import by_rows, ways
 from fm.errors import UserError
 from fm.model import streams
 from fm.model.config import ModelConfig
@@ -67,6 +68,8 @@ def sums(
 
     The noise, uniform in 0..1, is the only source of chance, so rows may be taken apart and
     their sums added up: nothing changes. Other arguments as for `fm.training.joint.loss`.
+    On a mesh the rows of each objective are filled up with empty ones, which weigh nothing, until
+    they divide.
     """
     tasks: dict[str, Callable[[Batch, jax.Array], Nats]] = {
         "next": lambda rows, _: next_piece(params, rows, config),
@@ -75,8 +78,16 @@ def sums(
             params, rows, noise, config, objective.hide, token_weights_V
         ),
     }
+
+    def rows(value, at):
+        over = -(at.stop - at.start) % ways().rows
+        empty = [(0, over), *[(0, 0)] * (value.ndim - 1)]
+        return by_rows(jnp.pad(value[at], empty) if over else value[at])
+
     return {
-        name: tasks[name](jax.tree.map(lambda value, at=at: value[at], batch), noise_BL[at])
+        name: tasks[name](
+            jax.tree.map(lambda value, at=at: rows(value, at), batch), rows(noise_BL, at)
+        )
         for name, at in rows_of(objective, noise_BL.shape[0]).items()
     }
 

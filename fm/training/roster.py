@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fm.model.config import ModelConfig
-from fm.training import loop, members
+from fm.training import broken, loop, members, telling
 from fm.training.account import Account, Batch, Cost, Figures, Progress, cost, due, finite
 from fm.training.checkpoint import Checkpoints
 from fm.training.objectives import Objective
@@ -92,10 +92,10 @@ class Roster:
         Who does not run takes no batch of its own but a stand-in, at no cost.
 
         Raises:
-          UserError: the data of a member ends.
+          UserError: the data of a member ends, or stalls.
         """
         taken = [
-            loop.next_batch(one.batches, one.label, n, one.run.steps) if runs else None
+            loop.next_batch(one.batches, one.label, n, one.run) if runs else None
             for one, runs in zip(self._grid, self.running(n), strict=True)
         ]
         stand_in = next(batch for batch in taken if batch is not None)
@@ -110,8 +110,10 @@ class Roster:
             account.progress.compile_seconds += seconds
             account.meter.restart()
 
-    def settle(self, metrics: Metrics, costs: Sequence[Cost | None]) -> list[float]:
+    def settle(self, metrics: Metrics, batches: Batch, costs: Sequence[Cost | None]) -> list[float]:
         """Counts a step of all members from its metrics, [R]; stops whose are not finite.
+
+        The batches, as `take` gave them, are there to keep what a member broke on.
 
         Returns:
           The figure of every record that was due.
@@ -127,7 +129,7 @@ class Roster:
             if finite(figures):
                 records.append((one.unit.name, account.count(figures, spent)))
             else:
-                self._stop(r, account.progress.step + 1, figures)
+                self._stop(r, account.progress.step + 1, figures, members.member(batches, r))
         return [record[unit] for unit, record in records if record is not None]
 
     def validates(self, n: int) -> list[int]:
@@ -154,9 +156,11 @@ class Roster:
             else:
                 self._stop(r, n, figures)
 
-    def _stop(self, r: int, n: int, figures: Figures) -> None:
+    def _stop(self, r: int, n: int, figures: Figures, batch: Batch | None = None) -> None:
         one, kept = self._grid[r], "this member stays where it was"
-        self.stopped[r] = loop.not_finite(one.label, n, figures, one.rule, kept)
+        if batch is not None and one.out is not None:
+            kept += f", {broken.keep(batch, pathlib.Path(one.out), n)}"
+        self.stopped[r] = telling.not_finite(one.label, n, figures, one.rule, kept)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -183,7 +187,7 @@ class Roster:
             if one.out is None or self.stopped[r] is not None:
                 continue
             with contextlib.closing(Checkpoints(pathlib.Path(one.out) / "checkpoints")) as store:
-                if store.latest() != one.run.steps:
+                if not store.holds(one.run.steps):
                     config = one.facts(self._model, self._objective)
                     store.save(one.run.steps, members.member(states, r), progress[r], config)
         return [

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 State = dict[str, Any]  # "params", "opt_state", "step" (int32 scalar)
 
@@ -31,6 +32,13 @@ def init(params: dict, optimizer: optax.GradientTransformation) -> State:
     return start(params)
 
 
+def whole(leaf: jax.Array) -> np.ndarray:
+    """An array on the host; one spread over several processes is gathered, by all of them."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.device_get(leaf)
+
+
 def params_digest(params: dict) -> str:
     """SHA-256 over the names, dtypes, shapes and bytes of all leaves, in order of name.
 
@@ -40,7 +48,7 @@ def params_digest(params: dict) -> str:
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in sorted(leaves, key=lambda pair: jax.tree_util.keystr(pair[0])):
-        array = np.ascontiguousarray(jax.device_get(leaf))
+        array = np.ascontiguousarray(whole(leaf))
         header = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
         digest.update(header.encode())
         digest.update(array.tobytes())

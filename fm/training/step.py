@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from fm.model.config import ModelConfig
-from fm.training import joint, optimizer
+from fm.training import joint, optimizer, sharding
 from fm.training.joint import Asked
 from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig
@@ -46,6 +46,7 @@ def train_step(
       Metrics are float32 scalars: those of `fm.training.joint.loss`, `grad_norm` (before
       clipping; in a model of several streams also `grad_norm/STREAM`, of several groups also
       `GROUP/grad_norm`) and `learning_rate`.
+      Under `jax.set_mesh` the state stays as `fm.training.sharding.shard` spread it.
 
     Raises:
       UserError: (when the step is called) a batch whose rows do not divide into the parts.
@@ -78,6 +79,7 @@ def measured_gradient(
     metrics, gradient = value_and_gradient(
         state["params"], batch, rng, config, objective, token_weights_V, accumulate
     )
+    gradient = sharding.pinned(gradient)
     metrics |= {"grad_norm": optax.global_norm(gradient)}
     return metrics | stream_norms(gradient, config), gradient
 
@@ -101,11 +103,13 @@ def stream_norms(gradient: dict, config: ModelConfig) -> Metrics:
 def apply_gradient(state: State, gradient: dict, update: optax.TransformUpdateFn) -> State:
     """The second half: the state after an update by the gradient."""
     changes, opt_state = update(gradient, state["opt_state"], state["params"])
-    return {
-        "params": optax.apply_updates(state["params"], changes),
-        "opt_state": opt_state,
-        "step": state["step"] + 1,
-    }
+    return sharding.pinned(
+        {
+            "params": optax.apply_updates(state["params"], changes),
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+        }
+    )
 
 
 @functools.lru_cache(maxsize=64)

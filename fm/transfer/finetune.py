@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fm.attention.mesh import by_rows
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS, ModelConfig
 from fm.transfer import lora
@@ -96,7 +97,7 @@ def finetune(
     capacity: int,
     steps: int | None = None,
 ) -> dict:
-    """Trains on the labelled rows.
+    """Trains on the labelled rows; on a mesh of `jax.set_mesh`, each batch's rows over its devices.
 
     Args:
       params: start of the model.
@@ -247,7 +248,7 @@ def _run(trained, frozen, rows, labels, order_SB, rng, peak, steps, model, confi
 
     def gradient(trained, number):
         chosen = order_SB[number]
-        batch = {key: value[chosen] for key, value in rows.items()}
+        batch = {key: by_rows(value[chosen]) for key, value in rows.items()}
         if config.keep:
             batch = _some_pieces(batch, jax.random.fold_in(rng, number), config.keep)
         return jax.grad(loss)(trained, batch, labels[chosen])

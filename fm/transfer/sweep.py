@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fm.attention.mesh import by_rows
 from fm.transfer.examples import Rows
 
 # Small: a batch's activations stay in the cache, and the loop costs nothing.
@@ -47,7 +48,7 @@ def _loop(operands, stacked, count, read):
     """The first `count` batches; a call per batch would map its memory afresh each time."""
 
     def one(number, out):
-        batch = {key: value[number] for key, value in stacked.items()}
+        batch = {key: by_rows(value[number]) for key, value in stacked.items()}
         return out.at[number].set(read(operands, batch))
 
     first = jax.eval_shape(read, operands, {key: value[0] for key, value in stacked.items()})

@@ -1,10 +1,11 @@
 """Our own flash attention for Hopper GPUs, in Pallas' Mosaic GPU lowering.
 
-`api` keeps the contract, `run` pads and differentiates, `blocks` finds what to skip, `tiles`
-holds the mathematics of a tile; `forward`, `backward_queries` and `backward_keys` are the
-kernels, over `stream` and `machine`.
+`api` keeps the contract, `limits` says what is refused, `run` pads and differentiates, `blocks`
+finds what to skip, `tiles` holds the mathematics of a tile; `forward`, `backward_queries` and
+`backward_keys` are the kernels, over `stream` and `machine`.
 """
 
-from fm.attention.pallas_gpu.api import attend, refusal
+from fm.attention.pallas_gpu.api import attend
+from fm.attention.pallas_gpu.limits import refusal
 
 __all__ = ["attend", "refusal"]

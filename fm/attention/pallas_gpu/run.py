@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fm.attention.mask import Mask
 from fm.attention.pallas_gpu import backward_keys, backward_queries, blocks, forward
-from fm.attention.pallas_gpu.api import BLOCK, unfit
+from fm.attention.pallas_gpu.limits import BLOCK, unfit
 from fm.attention.pallas_gpu.tiles import Rule
 
 

@@ -1,0 +1,161 @@
+"""Several processes as one run, on one machine or many: who writes, who reads what, who is lost.
+
+Every process runs the same program with the same arguments; arrays span the devices of all
+(`jax.distributed`). Only the first writes what is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fm.errors import UserError
+from fm.training.sharding import batch_spec, config_of, shard_batch
+
+# Seconds after which JAX's service takes a process that says nothing for lost.
+SILENCE = 20
+LOST = 3  # exit code
+
+
+def join(
+    coordinator: str, count: int | None = None, index: int | None = None, silence: int = SILENCE
+) -> None:
+    """Makes this process one of several; before JAX is used for anything else.
+
+    Args:
+      coordinator: HOST:PORT where the first process listens for the others; "auto" takes all from
+        the environment (Slurm, Open MPI, Kubernetes, TPU; see `jax.distributed.initialize`).
+      count: of processes.
+      index: of this one, from 0.
+      silence: seconds after which a process that says nothing is lost.
+
+    Raises:
+      UserError: what is given does not fit together, or "auto" finds nothing.
+    """
+    if coordinator != "auto" and (
+        not re.fullmatch(r".+:[0-9]{1,5}", coordinator)
+        or count is None
+        or index is None
+        or index >= count
+    ):
+        raise UserError(
+            f"--coordinator={coordinator}: takes HOST:PORT, with --processes=N and --process from "
+            "0 to N-1, or auto"
+        )
+    # The one way that processes on CPUs add up; other devices have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            None if coordinator == "auto" else coordinator,
+            count,
+            index,
+            initialization_timeout=120,
+            heartbeat_timeout_seconds=silence,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--coordinator={coordinator}: {reason}") from error
+
+
+def first() -> bool:
+    """Whether this process writes."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def in_turn(name: str) -> Iterator[None]:
+    """The first process goes through, then all others at once, to find what it has made.
+
+    `name` is told where they do not meet.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    try:
+        if not first():
+            multihost_utils.sync_global_devices(name)
+        yield
+    finally:
+        if first():
+            multihost_utils.sync_global_devices(name)
+
+
+def part(mesh: Mesh) -> tuple[int, int]:
+    """Which rows of a batch this process reads: the block of this index, of so many equal ones.
+
+    Raises:
+      UserError: its devices do not hold such a block.
+    """
+    ways = config_of(mesh).rows
+    held = NamedSharding(mesh, batch_spec()).addressable_devices_indices_map((ways,))
+    rows = sorted({range(ways)[index[0]].start for index in held.values() if index is not None})
+    if not rows or ways % len(rows) or rows[0] % len(rows) or rows[-1] - rows[0] >= len(rows):
+        raise UserError(
+            f"--mesh={config_of(mesh)}: process {jax.process_index()} would read the rows {rows} "
+            f"of every {ways}; accepted is a mesh that gives each process one block of them"
+        )
+    return rows[0] // len(rows), ways // len(rows)
+
+
+def joined(rows: Any, mesh: Mesh) -> Any:
+    """The batch of which every process holds its own `part` of the rows.
+
+    Raises:
+      UserError: of several processes, their rows do not divide among their devices.
+    """
+    count = part(mesh)[1]
+    if count == 1:
+        return shard_batch(rows, mesh)
+    ways = config_of(mesh).rows // count
+    for own in {len(leaf) for leaf in jax.tree.leaves(rows)}:
+        if own % ways:
+            raise UserError(
+                f"--mesh={config_of(mesh)}: {own * count} rows of a batch do not divide into "
+                f"{ways * count}, as several processes need"
+            )
+    sharding = NamedSharding(mesh, batch_spec())
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
+
+
+def votes(yes: bool, mesh: Mesh) -> jax.Array:
+    """How many devices' processes say yes; the same number for all, once it is read."""
+    sharding = NamedSharding(mesh, P(mesh.axis_names))
+    own = np.full(len(sharding.addressable_devices), yes, np.int32)
+    return _total(jax.make_array_from_process_local_data(sharding, own))
+
+
+_total = jax.jit(jnp.sum)
+
+
+@contextlib.contextmanager
+def ending_together(label: str) -> Iterator[None]:
+    """Ends this process, with a line that says so, once another one is lost.
+
+    At once, not by an exception: whatever would be closed on the way waits for the lost one. Where
+    a device waits and no connection tells of it, JAX's own service does after `SILENCE`, and ends
+    the process with a line of its own ("another task died").
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"error: {label}: process {jax.process_index()} of {jax.process_count()} cannot go on, "
+            f"another one is lost or has failed ({str(error).splitlines()[0]}); the same command, "
+            "with as many processes as there are, goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST)

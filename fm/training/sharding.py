@@ -1,0 +1,266 @@
+"""Where arrays lie on many devices: one mesh, and a rule for every parameter by its path.
+
+Three axes: `data` splits the rows of a batch; `fsdp` splits them too, and beside them every large
+parameter and the optimiser's memory of it, gathered where it is used (Rajbhandari et al. 2020,
+ZeRO-3); `tensor` splits heads, the feed-forward width and the vocabulary (Shoeybi et al. 2019).
+XLA adds the communication (GSPMD, Xu et al. 2021). The step is traced under the mesh of
+`jax.set_mesh`; `pinned` keeps what it gives where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fm.attention.mesh import HEADS, ROWS
+from fm.errors import UserError
+from fm.training.state import State, init
+
+AXES = (*ROWS, HEADS)
+
+# Path and the axes of its dimensions. Of the rules that a path matches the first counts whose axes
+# divide the dimensions; a kernel's layers (N, leading) are never split. What falls to a second
+# rule: few key heads are kept whole, and a vocabulary that does not divide splits the width alone.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"layers/query$", P(None, "fsdp", "tensor", None)),
+    (r"layers/(key|value)$", P(None, "fsdp", "tensor", None)),
+    (r"layers/(key|value)$", P(None, "fsdp", None, None)),
+    (r"layers/attention_out$", P(None, "tensor", None, "fsdp")),
+    (r"layers/(up|gate)$", P(None, "fsdp", "tensor")),
+    (r"layers/down$", P(None, "tensor", "fsdp")),
+    (r"layers/\w+_(bias|norm|shift|lora_a|lora_b)$", P()),
+    (r"streams/token_embedding$", P("tensor", "fsdp")),
+    (r"streams/token_embedding$", P(None, "fsdp")),
+    (r"streams/token_head$", P("fsdp", "tensor")),
+    (r"streams/token_head$", P("fsdp", None)),
+    (r"streams/\w+_embedding$", P(None, "fsdp")),
+    (r"streams/(image|audio|video)_head$", P("fsdp", None)),
+    (r"streams/pooler$", P("fsdp", None)),
+    (r"streams/(hidden_piece|\w+_(bias|norm|shift))$", P()),
+    (r"opt_state/.*/ns_coeffs$", P()),  # of Muon's polynomial
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many ways each axis splits; their product is the number of devices."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        if min(self.data, self.fsdp, self.tensor) < 1:
+            raise UserError(f"--mesh={self}: {_ACCEPTED}")
+
+    def __str__(self) -> str:
+        return ",".join(f"{axis}:{getattr(self, axis)}" for axis in AXES)
+
+    @property
+    def size(self) -> int:
+        """Devices it takes."""
+        return self.data * self.fsdp * self.tensor
+
+    @property
+    def rows(self) -> int:
+        """Ways a batch is split."""
+        return self.data * self.fsdp
+
+    def build(self, devices: Sequence[Any] | None = None) -> Mesh:
+        """The mesh over all devices of all processes, or over those given.
+
+        Raises:
+          UserError: there are more or fewer of them: none is to idle unnoticed.
+        """
+        devices = jax.devices() if devices is None else devices
+        if len(devices) != self.size:
+            raise UserError(
+                f"--mesh={self} takes {self.size} devices, not the {len(devices)} there are; the "
+                f"product of {', '.join(AXES)} must be their number"
+            )
+        sizes = [getattr(self, axis) for axis in AXES]
+        types = (AxisType.Auto,) * len(AXES)
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+
+
+_ACCEPTED = f"takes a whole number above 0 for some of the axes {', '.join(AXES)}, as data:2,fsdp:4"
+
+
+def parse(text: str) -> MeshConfig:
+    """A mesh out of a flag like `data:2,fsdp:4`; an axis left out is 1.
+
+    Raises:
+      UserError: another axis, one given twice, or a size that is not a number above 0.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, size = part.partition(":")
+        if axis not in AXES or axis in sizes or not re.fullmatch(r"[1-9][0-9]{0,6}", size):
+            raise UserError(f"--mesh={text}: {_ACCEPTED}")
+        sizes[axis] = int(size)
+    return MeshConfig(**sizes)
+
+
+def config_of(mesh: Mesh | AbstractMesh) -> MeshConfig:
+    """The sizes of a mesh that `MeshConfig.build` made."""
+    return MeshConfig(**mesh.shape)
+
+
+@contextlib.contextmanager
+def over(mesh: Mesh | None) -> Iterator[None]:
+    """Training inside takes this mesh where it is given none."""
+    token = _chosen.set(mesh)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def chosen() -> Mesh | None:
+    """The mesh of `over`."""
+    return _chosen.get()
+
+
+_chosen: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+def batch_spec() -> P:
+    """Of every array of a batch: its rows, which lead, over `data` and `fsdp`."""
+    return P(ROWS)
+
+
+def specs(shapes: Any, mesh_config: MeshConfig) -> Any:
+    """A spec for each parameter.
+
+    Args:
+      shapes: pytree of arrays or ShapeDtypeStructs, its paths those of `fm.model.transformer`.
+      mesh_config: sizes of the axes.
+
+    Returns:
+      The same tree of PartitionSpecs.
+
+    Raises:
+      UserError: a parameter that no rule covers, or a dimension that its axis does not divide.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _spec(_name(path), tuple(leaf.shape), mesh_config), shapes
+    )
+
+
+def state_specs(state: State, mesh_config: MeshConfig) -> State:
+    """`specs` of a state, or of its shapes: what mirrors a parameter lies where that lies.
+
+    The optimiser's moments end in the path of their parameter; its counts are scalars, which
+    every device holds.
+    """
+
+    def spec(path, leaf):
+        return _spec(_name(path), tuple(leaf.shape), mesh_config) if leaf.shape else P()
+
+    return jax.tree_util.tree_map_with_path(spec, state)
+
+
+def shardings(state: State, mesh: Mesh) -> State:
+    """`state_specs` on a mesh."""
+    found = state_specs(state, config_of(mesh))
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), found, is_leaf=lambda leaf: isinstance(leaf, P)
+    )
+
+
+def shard(state: State, mesh: Mesh) -> State:
+    """The state, or parameters alone, spread over the mesh; every process gives the same values."""
+    return jax.tree.map(_placed, state, shardings(state, mesh))
+
+
+def start(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | None) -> State:
+    """`fm.training.state.init`, the optimiser's memory made where it stays.
+
+    Raises:
+      UserError: see `specs`.
+    """
+    if mesh is None:
+        return init(params, optimizer)
+    with jax.set_mesh(mesh):
+        return jax.jit(lambda params: pinned(init(params, optimizer)))(shard(params, mesh))
+
+
+def pinned(state: State) -> State:
+    """Inside a program, the state, parameters or gradient where `state_specs` puts them.
+
+    Without a mesh they are as they were.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES:
+        return state
+    return jax.tree.map(
+        jax.lax.with_sharding_constraint, state, state_specs(state, config_of(mesh))
+    )
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """A batch, of which every process holds the whole, with its rows spread over the mesh.
+
+    Rows that the mesh does not divide are given to every device; in the objectives each takes its
+    share all the same.
+    """
+    ways = config_of(mesh).rows
+
+    def placed(leaf):
+        return _placed(leaf, NamedSharding(mesh, P() if len(leaf) % ways else batch_spec()))
+
+    return jax.tree.map(placed, batch)
+
+
+def replicate(array: jax.Array, mesh: Mesh) -> jax.Array:
+    """An array that every device holds whole."""
+    return _placed(array, NamedSharding(mesh, P()))
+
+
+def _placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    # Each process hands over what its own devices hold; of a device array a copy, which a step
+    # may then consume.
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def _name(path: tuple) -> str:
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh_config: MeshConfig) -> P:
+    """By the first rule that fits."""
+    rules = [spec for pattern, spec in RULES if re.search(rf"(^|/){pattern}", name)]
+    found = [spec for spec in rules if len(spec) <= len(shape)]
+    if not found:
+        raise UserError(
+            f"no rule of fm.training.sharding says where {name} {list(shape)} lies on a mesh"
+        )
+    misfits = [_misfit(shape, spec, mesh_config) for spec in found]
+    for spec, misfit in zip(found, misfits, strict=True):
+        if misfit is None:
+            return spec
+    raise UserError(f"--mesh={mesh_config}: {misfits[-1]} of {name} {list(shape)}")
+
+
+def _misfit(shape: tuple[int, ...], spec: P, mesh_config: MeshConfig) -> str | None:
+    """What does not divide, in words."""
+    for n, axes in enumerate(spec):
+        names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+        ways = math.prod(getattr(mesh_config, axis) for axis in names)
+        if shape[n] % ways:
+            return f"{' x '.join(names)} = {ways} does not divide dimension {n}, {shape[n]},"
+    return None
