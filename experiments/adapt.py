@@ -12,10 +12,14 @@ OUT/summary.json.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
+import time
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -24,11 +28,13 @@ from fm.data.sources import Dataset, load
 from fm.errors import UserError
 from fm.evaluation.validation import choose, draw_labels
 from fm.model.config import sized
-from fm.study import recipes, study
+from fm.study import finished, folder, recipes
 from fm.study.arms import imported, network
 from fm.study.config import ADAPT, METHODS, Recipe, TaskConfig, check_methods
+from fm.study.kinds import METRICS, kind_of
 from fm.study.pretraining import Reader, reader, restore
 from fm.study.tasks import prepare
+from fm.training import sharding
 from fm.transfer import published
 from fm.transfer.pretrained.named import NAMED
 
@@ -57,14 +63,16 @@ def define(values: flags.FlagValues) -> None:
     asking.define(values)
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
     command.define_data(values)
+    command.define_mesh(values)
     command.define_out(values, "runs/adapt")
 
 
 def main(values: flags.FlagValues) -> None:
     """Chooses, fits, scores."""
+    began = time.perf_counter()
     out, labels, seed = command.out(values), values["labels"].value, values["seed"].value
-    name, size, folder = (values[key].value for key in ("dataset", "size", "pretrained"))
-    if size and folder:
+    name, size, given = (values[key].value for key in ("dataset", "size", "pretrained"))
+    if size and given:
         raise UserError(f"--size={size}: the model of --pretrained has its own; leave one out")
     adapt = tuple(values["adapt"].value)
     check_methods(adapt)
@@ -73,15 +81,20 @@ def main(values: flags.FlagValues) -> None:
         sized(size)
     where = command.data_options(values)
     data = load(name, **where)
+    if (kind := kind_of(data)) != "class":
+        raise UserError(
+            f"--dataset={name} asks for no classes, its metric is {METRICS[kind]}: see "
+            "experiments.unify"
+        )
     recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("shape"))
     if size:
         recipe = recipes.with_size(recipe, size)
     # A folder of one's own is told by its checkpoints, else it is looked for among others'.
-    theirs = folder and _published(folder)
+    theirs = given and _published(given)
     if adapt == ("prompt",) and not theirs:
         raise UserError("--adapt=prompt: takes a published model as --pretrained; or add probe")
-    pretrained = _pretrained(folder, data, recipe) if folder and not theirs else None
-    asked = asking.imported(values, folder, name, data) if theirs else None
+    pretrained = _pretrained(given, data, recipe) if given and not theirs else None
+    asked = asking.imported(values, given, name, data) if theirs else None
     config = TaskConfig(name, None, (labels,), recipe, imported=asked, **where)
     task = prepare(config, ("scratch",), 1)
     drawn = draw_labels(task.dataset.train.labels, labels, seed)
@@ -94,7 +107,7 @@ def main(values: flags.FlagValues) -> None:
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
     found = imported(task, adapt, tuned=True) if theirs else None
-    study.claim(config, out)
+    folder.claim(config, out)
     if found:
         arm = found
     elif pretrained:
@@ -103,23 +116,26 @@ def main(values: flags.FlagValues) -> None:
         reads = reader(task.dataset.train, task.modality, recipe, out, data.info.get("rate"))
         arm = network(task, reads, [], adapt=adapt)
     truth, rows = task.dataset.train.labels[drawn], task.rows_of(drawn)
-    trials = arm.validate(rows, truth, seed)
-    setting = choose(trials)["config"]
-    guessed = arm.fit_predict(rows, truth, seed, setting)
+    mesh = sharding.chosen()
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        trials = arm.validate(rows, truth, seed)
+        setting = choose(trials)["config"]
+        guessed = arm.fit_predict(rows, truth, seed, setting)
     accuracy = float(np.mean(guessed == np.asarray(task.test.labels)))
-    summary = {
-        "setting": setting,
-        "accuracy": accuracy,
-        "test_items": len(task.test),
-        "trials": trials,
-        "published": found.about() if found else None,
-        "config": config,
-    }
-    partial = out / "summary.partial"
-    partial.write_text(json.dumps(summary, indent=1))
-    partial.replace(out / "summary.json")
+    path = finished.write(
+        out,
+        setting=setting,
+        accuracy=accuracy,
+        test_items=len(task.test),
+        trials=trials,
+        published=found.about() if found else None,
+        metrics={"accuracy": accuracy},
+        digests={"predictions": hashlib.sha256(np.ascontiguousarray(guessed)).hexdigest()},
+        seconds=time.perf_counter() - began,
+        config=config,
+    )
     how = ", ".join(f"{key} {value}" for key, value in setting.items())
-    print(f"accuracy {accuracy:.3f} on {len(task.test)} test items ({how}), {out / 'summary.json'}")
+    print(f"accuracy {accuracy:.3f} on {len(task.test)} test items ({how}), {path}")
 
 
 def _published(name: str) -> bool:

@@ -18,13 +18,16 @@ from typing import Any
 import jax
 from absl import flags
 
+from fm import lock
 from fm.data.cache import cache_folder
 from fm.errors import UserError
-from fm.training import allocator
+from fm.training import allocator, processes, sharding
 from fm.training.interrupt import Interrupted
 
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 _KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
+
+_SMALLER = "what was saved is kept; take a smaller size or batch, or a machine with more"
 
 Define = Callable[[flags.FlagValues], None]
 Main = Callable[[flags.FlagValues], None]
@@ -54,11 +57,12 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
             return 0
         if rest:
             raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
-        allocator.keep_freed_memory()
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        with _terminable():
-            main(values)
+        settle()
+        with _terminable(), _devices(values):
+            try:
+                main(values)
+            finally:
+                lock.release()
     except flags.Error as error:
         return _fail(_flag_message(error, values), 2)
     except UserError as error:
@@ -66,9 +70,28 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        return _fail(f"out of memory ({_first_line(error)}); {_SMALLER}", 2)
     except (Interrupted, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted; the same command goes on where it was", 130)
     return 0
+
+
+def settle() -> None:
+    """How every process of an experiment keeps memory and compiled programs."""
+    allocator.keep_freed_memory()
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or "no more from this machine"
 
 
 @contextlib.contextmanager
@@ -82,6 +105,26 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _devices(values: flags.FlagValues) -> Iterator[None]:
+    """What the flags of `define_mesh` and `define_processes` ask for, where there are any."""
+    asked = {
+        name: values[name].value if name in values else None
+        for name in ("mesh", "coordinator", "processes", "process")
+    }
+    if "chips" in values:  # a mesh of chips is planned, not made
+        asked["mesh"] = None
+    config = None if asked["mesh"] is None else sharding.parse(asked["mesh"])
+    at, count, index = (asked[name] for name in ("coordinator", "processes", "process"))
+    if at is None and (count, index) != (None, None):
+        raise UserError("--processes and --process go with --coordinator=HOST:PORT")
+    if at is not None:
+        processes.join(at, count, index)
+        config = config or sharding.MeshConfig(data=jax.device_count())
+    with sharding.over(config and config.build()):
+        yield
 
 
 def _flag_message(error: flags.Error, values: flags.FlagValues) -> str:
@@ -142,6 +185,32 @@ def define_data(values: flags.FlagValues) -> None:
         ("speaker_field", "which one is the speaker, of whom none is in both splits, as 1 there"),
     ):
         flags.DEFINE_integer(name, None, text, flag_values=values, lower_bound=0)
+
+
+def define_mesh(values: flags.FlagValues) -> None:
+    """--mesh, of what trains with `fm.training.loop.train`, or adapts."""
+    flags.DEFINE_string(
+        "mesh",
+        None,
+        "devices that training is spread over, all there are, by data, fsdp and tensor, such as "
+        "data:2,fsdp:4; the default device if not given",
+        flag_values=values,
+    )
+
+
+def define_processes(values: flags.FlagValues) -> None:
+    """Flags of one process among several, which all get the same others."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT where the first of several processes listens, or auto (Slurm, Open MPI, "
+        "Kubernetes, TPU); without --mesh they spread by data",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("processes", None, "how many there are", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer(
+        "process", None, "which one this is, from 0", flag_values=values, lower_bound=0
+    )
 
 
 def data_options(values: flags.FlagValues) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fm.data.layouts import Layout
 from fm.data.media import MEDIA, Form
 from fm.data.tokenizer import SPECIALS
 from fm.errors import UserError
+from fm.files import replace
 from fm.model.config import ModelConfig
 from fm.model.generate import Generation
 from fm.model.sampling import Decoding
@@ -191,9 +192,7 @@ def _make(values: flags.FlagValues) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for n, example in enumerate(made):
         path = out / f"{modality}-{values['seed'].value}-{n}.{making.ENDINGS[modality]}"
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(making.encoded(example, layout))
-        partial.replace(path)
+        replace(path, making.encoded(example, layout))
         print(path)
 
 

@@ -7,6 +7,12 @@
 Several data sets make one model of several formats; the mixture is in rows of a batch.
 The same command again goes on where it was, or says that it is finished. Ends with
 OUT/summary.json: steps, metrics, params_digest.
+
+On eight devices, and on two machines of four (each with its own --process):
+
+    python -m experiments.pretrain --mesh=data:2,fsdp:4
+    python -m experiments.pretrain --mesh=data:2,fsdp:4 --coordinator=host0:1234 --processes=2 \\
+        --process=0
 """
 
 from __future__ import annotations
@@ -21,11 +27,11 @@ from absl import flags
 from experiments import command, studies
 from fm.data.sources import load
 from fm.errors import UserError
-from fm.model.config import sized
-from fm.study import joint, mixture, recipes, study
+from fm.model.config import REMAT, ModelConfig, sized
+from fm.study import finished, folder, joint, mixture, recipes
 from fm.study.config import Recipe
-from fm.study.environment import device, versions
 from fm.study.pretraining import pretrain, reader
+from fm.training import processes
 from fm.training.objectives import Objective
 from fm.training.run import Trained
 from fm.training.state import params_digest
@@ -48,14 +54,27 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "batch_size", None, "sequences per update", flag_values=values, lower_bound=1
     )
+    flags.DEFINE_enum(
+        "remat", "none", REMAT, "what layers keep for the backward pass, from all to the least",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_integer(
         "checkpoint_every", None, "steps between saves", flag_values=values, lower_bound=1
     )
+    flags.DEFINE_integer(
+        "validate_every", None, "steps between validations", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "early_stop", None, "validations in a row without a lower loss that end it",
+        flag_values=values, lower_bound=1,
+    )  # fmt: skip
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
     flags.DEFINE_string(
         "objective", None, "shares, such as next:1 or next:0.1,bag:0.9", flag_values=values
     )
     command.define_data(values)
+    command.define_mesh(values)
+    command.define_processes(values)
     command.define_out(values, "runs/pretrain")
 
 
@@ -74,7 +93,8 @@ def main(values: flags.FlagValues) -> None:
     if values["size"].value:
         sized(values["size"].value)
     objective = _objective(values["objective"].value) if values["objective"].value else None
-    data = load(name, **where)
+    with processes.in_turn("data"):
+        data = load(name, **where)
     recipe = recipe_of(values, data.modality, data.info.get("shape"), objective)
     config = {
         "experiment": "pretrain",
@@ -82,8 +102,9 @@ def main(values: flags.FlagValues) -> None:
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
         "seed": values["seed"].value,
     }
-    study.claim(config, out)
-    reads = reader(data.train, data.modality, recipe, out, data.info.get("rate"))
+    with processes.in_turn("folder"):
+        folder.claim(config, out)
+        reads = reader(data.train, data.modality, recipe, out, data.info.get("rate"))
     trained = pretrain(
         data.train,
         data.modality,
@@ -93,6 +114,8 @@ def main(values: flags.FlagValues) -> None:
         out=out,
         label=pathlib.Path(name).name,
         checkpoint_every=values["checkpoint_every"].value,
+        validate_every=values["validate_every"].value,
+        early_stop=values["early_stop"].value,
     )
     _write(trained, config, out)
 
@@ -104,6 +127,7 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
     recipe = recipes.joint()
     if values["size"].value:
         recipe = dataclasses.replace(recipe, model=sized(values["size"].value))
+    recipe = dataclasses.replace(recipe, model=_remembering(recipe.model, values))
     for name in ("steps", "batch_size"):
         if values[name].value is not None:
             recipe = dataclasses.replace(recipe, **{name: values[name].value})
@@ -114,7 +138,8 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
     if not set(captioned) <= set(names):
         raise UserError(f"--captioned={','.join(captioned)}: takes some of {', '.join(names)}")
     where = command.data_options(values)
-    datasets = {name: load(name, **where) for name in names}
+    with processes.in_turn("data"):
+        datasets = {name: load(name, **where) for name in names}
     sources = [
         mixture.source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()
@@ -129,36 +154,39 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
         "seed": values["seed"].value,
     }
-    study.claim(config, out)
+    with processes.in_turn("folder"):
+        folder.claim(config, out)
+        reads = joint.reader(sources, recipe, out)
     trained = joint.pretrain(
         sources,
         recipe,
-        joint.reader(sources, recipe, out),
+        reads,
         seed=values["seed"].value,
         out=out,
         label="joint",
         checkpoint_every=values["checkpoint_every"].value,
+        validate_every=values["validate_every"].value,
+        early_stop=values["early_stop"].value,
     )
     _write(trained, config, out)
 
 
 def _write(trained: Trained, config: dict, out: pathlib.Path) -> None:
-    """The summary."""
-    summary = {
-        "steps": trained.steps,
-        "tokens": trained.tokens,
-        "metrics": {key: series[-1] for key, series in trained.curve.items() if series},
-        "flops": trained.flops,
-        "seconds": trained.seconds,
-        "params_digest": params_digest(trained.params),
-        "config": config,
-        "versions": versions(),
-        "device": device(),
-    }
-    partial = out / "summary.partial"
-    partial.write_text(json.dumps(summary, indent=1))
-    partial.replace(out / "summary.json")
-    print(f"{trained.steps} steps, params {summary['params_digest'][:16]}, {out / 'summary.json'}")
+    """The summary, by the first process."""
+    if not processes.first():
+        return
+    digest = params_digest(trained.params)
+    path = finished.write(
+        out,
+        steps=trained.steps,
+        tokens=trained.tokens,
+        metrics={key: series[-1] for key, series in trained.curve.items() if series},
+        digests={"params": digest},
+        flops=trained.flops,
+        seconds=trained.seconds,
+        config=config,
+    )
+    print(f"{trained.steps} steps, params {digest[:16]}, {path}")
 
 
 def recipe_of(
@@ -171,6 +199,7 @@ def recipe_of(
     recipe = studies.fitted(recipes.for_format(modality), shape)
     if values["size"].value:
         recipe = recipes.with_size(recipe, values["size"].value)
+    recipe = dataclasses.replace(recipe, model=_remembering(recipe.model, values))
     for name in ("steps", "batch_size"):
         if values[name].value is not None:
             recipe = dataclasses.replace(recipe, **{name: values[name].value})
@@ -179,6 +208,11 @@ def recipe_of(
             raise UserError(f"--objective: bag is for text, not {modality}; take next and masked")
         recipe = dataclasses.replace(recipe, objective=objective)
     return recipe
+
+
+def _remembering(model: ModelConfig, values: flags.FlagValues) -> ModelConfig:
+    """The model, keeping what --remat says."""
+    return dataclasses.replace(model, remat=values["remat"].value)
 
 
 def _objective(text: str) -> Objective:

@@ -14,12 +14,12 @@ from fm import report
 from fm.data.sources import load
 from fm.errors import UserError
 from fm.model.config import sized
-from fm.study import recipes, study
+from fm.study import finished, kinds, recipes, study
 from fm.study.config import ADAPT, ARMS, METHODS, Recipe, StudyConfig, TaskConfig, check_methods
 from fm.transfer.pretrained.named import NAMED
 
 # What else of the same format there is, built in, for the upstream arm.
-UPSTREAM = {"film_reviews": "docstrings", "digits": "photos"}
+UPSTREAM = {"film_reviews": "docstrings", "digits": "photos", "tweet_entities": "film_reviews"}
 _BUDGETS = {
     "quick": ("20", "100"),
     "default": ("20", "50", "150", "400"),
@@ -27,8 +27,23 @@ _BUDGETS = {
 }
 
 
-def define(values: flags.FlagValues, *, tasks: str, out: str, imported: str | None = None) -> None:
-    """The flags of a study; `imported` is the published model of text tasks if none is named."""
+def define(
+    values: flags.FlagValues,
+    *,
+    tasks: str,
+    out: str,
+    imported: str | None = None,
+    full: str | None = None,
+) -> None:
+    """The flags of a study.
+
+    Args:
+      values: to hold them.
+      tasks: if none are named.
+      out: folder if none is named.
+      imported: the published model of text tasks if none is named.
+      full: tasks in the full profile if none are named; those of `tasks` if not given.
+    """
     flags.DEFINE_string(
         "imported",
         None,
@@ -37,13 +52,19 @@ def define(values: flags.FlagValues, *, tasks: str, out: str, imported: str | No
         "unless --arms names that arm); empty for none",
         flag_values=values,
     )
-    flags.DEFINE_list("tasks", tasks.split(","), "built-in or TFDS names", flag_values=values)
+    more = f"; if not given {full} in the full profile" if full else ""
+    flags.DEFINE_list(
+        "tasks", tasks.split(","), f"built-in or TFDS names{more}", flag_values=values
+    )
     flags.DEFINE_string(
         "dataset", None, "a file or folder of your own as the only task", flag_values=values
     )
     flags.DEFINE_list("arms", list(ARMS), f"arms: some of {', '.join(ARMS)}", flag_values=values)
     flags.DEFINE_list(
-        "upstream", None, "what the upstream arm is fed, one name per task", flag_values=values
+        "upstream",
+        None,
+        "what the upstream arm is fed, one name per task, empty where there is none",
+        flag_values=values,
     )
     flags.DEFINE_list(
         "adapt",
@@ -75,19 +96,27 @@ def define(values: flags.FlagValues, *, tasks: str, out: str, imported: str | No
         "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
     )
     command.define_data(values)
+    command.define_mesh(values)
     command.define_out(values, out)
 
 
 def configure(
-    values: flags.FlagValues, experiment: str, imported: str | None = None
+    values: flags.FlagValues,
+    experiment: str,
+    imported: str | None = None,
+    full: str | None = None,
 ) -> StudyConfig:
-    """The study that the flags describe; see `define` about `imported`.
+    """The study that the flags describe; see `define` about `imported` and `full`.
 
     Raises:
       UserError: a flag names something that is not there, or does not fit.
     """
     profile = values["profile"].value
-    names = [values["dataset"].value] if values["dataset"].value else values["tasks"].value
+    names = values["tasks"].value
+    if full and profile == "full" and values["tasks"].using_default_value:
+        names = full.split(",")
+    if values["dataset"].value:
+        names = [values["dataset"].value]
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
     _check(values)
@@ -99,7 +128,7 @@ def configure(
     model = _model(values, imported)
     tasks = []
     for n, name in enumerate(names):
-        fed = upstream[n] if upstream else UPSTREAM.get(name)
+        fed = (upstream[n] or None) if upstream else UPSTREAM.get(name)
         tasks.append(_task(name, fed, values, profile, model))
     if values["arms"].using_default_value:
         # An arm that no task has is none of the study's.
@@ -146,17 +175,25 @@ def _model(values: flags.FlagValues, default: str | None) -> str | None:
 
 
 def _without(
-    name: str, modality: str, upstream: str | None, model: str | None, values: flags.FlagValues
+    name: str,
+    modality: str,
+    kind: str,
+    upstream: str | None,
+    model: str | None,
+    values: flags.FlagValues,
 ) -> tuple[str, ...]:
     """Arms that a task has not; says so of each unless all of the study is without it."""
     without = []
     if upstream is None and values["arms"].using_default_value:
         print(f"{name}: no upstream data given, that arm is left out", file=sys.stderr)
         without.append("upstream")
-    if model is None or modality != "text":
+    if model is None or modality != "text" or kind != "class":
         without.append("imported")
-    if model and modality != "text" and "imported" in values["arms"].value:
-        print(f"{name}: {model} reads text, that arm is left out", file=sys.stderr)
+    if model and "imported" in values["arms"].value:
+        if modality != "text":
+            print(f"{name}: {model} reads text, that arm is left out", file=sys.stderr)
+        elif kind != "class":
+            print(f"{name}: {model} tells classes apart, that arm is left out", file=sys.stderr)
     return tuple(without)
 
 
@@ -169,18 +206,25 @@ def _task(
 ) -> TaskConfig:
     where = command.data_options(values)
     data = load(name, **where)
-    recipe = recipes.for_format(data.modality, profile)
+    kind = kinds.kind_of(data)
+    if kind == "text":
+        raise UserError(
+            f"{name} asks for texts to be written, but a task here asks for classes or named "
+            "entities; experiments.unify takes all three"
+        )
+    recipe = recipes.for_task(data.modality, kind, profile)
     if values["size"].value:
         recipe = recipes.with_size(recipe, values["size"].value)
     budgets = values["budgets"].value
     if budgets is None:
         # Of small data sets only the budgets that fit; asked-for ones must fit or fail.
-        room = range(len(data.classes), len(data.train) + 1)
+        least = kinds.fewest(data, kind)
+        room = range(least, len(data.train) + 1)
         budgets = [text for text in _BUDGETS[profile] if int(text) in room]
         if not budgets:
             raise UserError(
                 f"--budgets: none of {', '.join(_BUDGETS[profile])} labels fits {name}, which has "
-                f"{len(data.classes)} classes and {len(data.train)} training examples"
+                f"{least} {kinds.STRATA[kind]} and {len(data.train)} training examples"
             )
     return TaskConfig(
         dataset=name,
@@ -190,7 +234,7 @@ def _task(
         test_items=values["test_items"].value or (200 if profile == "quick" else 1000),
         corpus_items=3000 if profile == "quick" else None,
         fingerprint=data.info["fingerprint"],
-        without=_without(name, data.modality, upstream, model, values),
+        without=_without(name, data.modality, kind, upstream, model, values),
         imported=asking.imported(values, model, name, data) if model else None,
         **where,
     )
@@ -224,4 +268,5 @@ def finish(results: dict, out: pathlib.Path) -> None:
     results["headline"] = report.headline(results)
     study.write_results(results, out)
     page = report.write(results, out)
+    finished.write_study(results, out)
     print(f"\n{report.text_table(results)}\n\n{results['headline']}\n\nreport: {page}")

@@ -22,7 +22,7 @@ from experiments import command
 from fm.data.sources import load
 from fm.errors import UserError
 from fm.report import text_quality as report
-from fm.study import study
+from fm.study import finished, study
 from fm.study.text_quality import profiles, vectors
 from fm.study.text_quality.run import run
 
@@ -56,6 +56,7 @@ def define(values: flags.FlagValues) -> None:
         "column or key with the text, of csv and jsonl files",
         flag_values=values,
     )
+    command.define_mesh(values)
     command.define_out(values, "runs/text_quality")
 
 
@@ -64,10 +65,10 @@ def main(values: flags.FlagValues) -> None:
     out, names = command.out(values), values["domains"].value
     if len(names) != 2 or len(set(names)) < 2:
         raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
-    where = {key: values[key].value for key in ("data_dir", "text_column")}
-    fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
     profile = values["profile"].value
     found = vectors.find(values["features"].value or profiles.FEATURES[profile])
+    where = {key: values[key].value for key in ("data_dir", "text_column")}
+    fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
     config = profiles.study(
         profile,
         (names[0], names[1]),
@@ -80,6 +81,7 @@ def main(values: flags.FlagValues) -> None:
     results["headline"] = report.headline(results)
     study.write_results(results, out)
     page = report.write(results, out)
+    finished.write_study(results, out)
     print(f"\n{results['headline']}\n\nreport: {page}")
 
 

@@ -19,7 +19,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments import command, studies
+from experiments import command, spread, studies
 from fm.data.sources import load
 from fm.errors import UserError
 from fm.study import recipes
@@ -62,6 +62,8 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     command.define_data(values)
+    command.define_mesh(values)
+    spread.define(values)
     command.define_out(values, "runs/unify")
 
 
@@ -130,9 +132,10 @@ def _studies(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> t
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study and writes its report."""
-    config = configure(values)
-    out = command.out(values)
-    studies.finish(run(config, out), out)
+    config, out = configure(values), command.out(values)
+    with spread.over(values, "unify") as cells:
+        results = run(config, out, cells)
+    studies.finish(results, out)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.image import imsave
 
 from fm.errors import UserError
+from fm.files import replace
 from fm.report import canvas, formats, heatmaps
-from fm.report.files import replace
 from fm.report.heads import Habits
 from fm.report.look import Look, Picture, Text
 from fm.report.page import embedded, templates

@@ -1,9 +1,9 @@
 """The report's files: everything is made in memory first, then each file appears whole."""
 
-import os
 from pathlib import Path
 
 from fm.errors import UserError
+from fm.files import replace
 from fm.report.gallery import draw
 from fm.report.page import render
 from fm.report.schema import tidy
@@ -38,13 +38,3 @@ def write(results: dict, out: Path) -> Path:
     replace(out / "table.csv", table.encode())
     replace(out / "report.html", page.encode())
     return out / "report.html"
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

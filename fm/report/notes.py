@@ -83,8 +83,10 @@ def _point(results: dict[str, Any]) -> str:
 def _choice(results: dict[str, Any]) -> str:
     tried: dict[str, int] = {}
     for cell in results["cells"]:
-        arm = cell["arm"]
-        tried[arm] = max(tried.get(arm, 0), len(cell["trials"] or []))
+        arm, trials = cell["arm"], cell["trials"]
+        # Where there was one setting it was taken untried.
+        settings = 0 if trials is None else max(1, len(trials))
+        tried[arm] = max(tried.get(arm, 0), settings)
     tried = {arm: tried[arm] for arm in arms.ordered(set(tried)) if tried[arm]}
     if not tried:
         return "The settings tried were not recorded."
@@ -95,7 +97,7 @@ def _choice(results: dict[str, Any]) -> str:
         amount = f"The arms did not all try the same number of settings ({listed})"
     searched = {cell["seed"] for cell in results["cells"] if cell["trials"]}
     seeds = {cell["seed"] for cell in results["cells"]}
-    if len(searched) < len(seeds):
+    if 0 < len(searched) < len(seeds):
         amount += f", searched on {len(searched)} of {len(seeds)} seeds to save computing"
     return (
         f"{amount}. The best was chosen on validation data cut from the labels the arm was given "
@@ -137,10 +139,10 @@ def _checkpoint(results: dict[str, Any]) -> str:
             f"Pretraining was repeated with {pretrainings} seeds, so the intervals include how "
             "lucky one pretraining is."
         )
+    measured = "" if pretrainings is None else " (--pretrain_seeds above 1 measures that)"
     return (
         "All seeds of a pretrained arm start from one and the same pretrained checkpoint. Its "
-        "intervals hold for that checkpoint: another pretraining could land elsewhere "
-        "(--pretrain_seeds above 1 measures that)."
+        f"intervals hold for that checkpoint: another pretraining could land elsewhere{measured}."
     )
 
 

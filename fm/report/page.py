@@ -116,7 +116,8 @@ def _accuracies(results: dict[str, Any], task: str) -> dict[str, Any]:
     points = {(name, point.labels): point for name in names for point in lines[name]}
     budgets = sorted({labels for _, labels in points})
     rows = [(labels, [points.get((name, labels)) for name in names]) for labels in budgets]
-    return {"title": title(results, task), "arms": names, "rows": rows}
+    headed = f"{title(results, task)}, {summary.metric(results, task)}"
+    return {"title": headed, "arms": names, "rows": rows}
 
 
 def _equivalent(results: dict[str, Any], row: Row) -> Row:

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from fm.errors import UserError
 from fm.evaluation.text_quality.metrics import BY_NAME, METRICS, ZIPF
 from fm.evaluation.text_quality.validity import FAULTS
+from fm.files import replace
 from fm.report import canvas, formats
 from fm.report import text_quality_plots as plots
-from fm.report.files import replace
 from fm.report.gallery import Drawing
 from fm.report.page import embedded, flat, templates
 from fm.report.text_quality_headline import sentences

@@ -11,6 +11,7 @@ from fm.errors import UserError
 from fm.evaluation import baselines
 from fm.study.adaptation import Arm, Classical, Network
 from fm.study.config import ADAPT
+from fm.study.entities import TagClassical, TagNetwork, sentences
 from fm.study.imported import Imported
 from fm.study.pretraining import Reader, pretrain_seeds, reader
 from fm.study.tasks import Task
@@ -18,6 +19,7 @@ from fm.training.run import Trained
 from fm.transfer import published, ragged
 from fm.transfer.examples import Rows, continuous_rows, text_rows
 from fm.transfer.features import Reading
+from fm.transfer.tagging import EACH, word_rows
 
 # Of weights that took long to train: a hundredth of what small fresh models bear.
 PUBLISHED_RATES, PUBLISHED_ADAPTER_RATES = (1e-4,), (1e-3,)
@@ -28,14 +30,19 @@ class Fed:
     """A network arm and what made it.
 
     Attributes:
-      network: ready to adapt.
+      arm: ready to adapt.
       reads: tokenizer or layout.
       runs: its pretraining runs, none for scratch.
     """
 
-    network: Network
+    arm: Network | TagNetwork
     reads: Reader
     runs: list[Trained]
+
+    @property
+    def network(self) -> Network:
+        """What is adapted, whatever it answers."""
+        return self.arm.network if isinstance(self.arm, TagNetwork) else self.arm
 
 
 def networks(
@@ -45,10 +52,14 @@ def networks(
     out: pathlib.Path,
     adapt: tuple[str, ...] = ADAPT,
 ) -> dict[str, Fed]:
-    """Pretrains what needs it, once per seed, and reads the task's examples for every arm."""
+    """Pretrains what needs it, once per seed, and reads the task's examples for every arm.
+
+    The task is one of classes or of entities.
+    """
     fed = {}
     recipe = task.config.recipe
-    shared: dict[str, tuple[Reader, Rows]] = {}
+    entities = task.kind == "entities"
+    shared: dict[str, tuple[Reader, Rows | None]] = {}
     for arm in (arm for arm in arms if arm not in ("imported", "classical")):
         # Scratch reads through the tokenizer of the task's own text, as self does.
         source = "upstream" if arm == "upstream" else "self"
@@ -57,7 +68,7 @@ def networks(
         if source not in shared:
             rate = task.dataset.info.get("rate")
             reads = reader(corpus, task.modality, recipe, folder, rate)
-            shared[source] = reads, _rows(task, reads)
+            shared[source] = reads, None if entities else _rows(task, reads)
         reads, rows = shared[source]
         runs = []
         if arm != "scratch":
@@ -71,7 +82,11 @@ def networks(
                 out=folder,
                 label=label,
             )
-        ready = network(task, reads, [run.params for run in runs], rows, adapt)
+        params = [run.params for run in runs]
+        if entities:
+            ready = tagger(task, reads, params, adapt)
+        else:
+            ready = network(task, reads, params, rows, adapt)
         fed[arm] = Fed(ready, reads, runs)
     return fed
 
@@ -94,6 +109,22 @@ def network(
         capacity=max(task.config.budgets),
         adapt=adapt,
         trials=trials(task, adapt),
+    )
+
+
+def tagger(
+    task: Task, reads: Reader, checkpoints: list[dict], adapt: tuple[str, ...] = ADAPT
+) -> TagNetwork:
+    """As `network`, of a task of named entities: it tags words."""
+    assert reads.tokenizer is not None, "words are read through a tokenizer"
+    words, tags = sentences(task)
+    made = word_rows(reads.tokenizer, words, task.config.recipe.length)
+    names = tuple(task.dataset.info["tags"])
+    plain = network(task, reads, checkpoints, made.rows, adapt)
+    tuning = dataclasses.replace(plain.recipe.finetune, keep=0, reading=EACH)
+    recipe = dataclasses.replace(plain.recipe, finetune=tuning)
+    return TagNetwork(
+        dataclasses.replace(plain, classes=len(names), recipe=recipe), made, tags, names
     )
 
 
@@ -160,6 +191,9 @@ def _with_network(made: Imported, task: Task) -> Imported:
 
 def classical(task: Task, adapt: tuple[str, ...] = ADAPT) -> Arm:
     """What a user would otherwise do, on the whole of every input."""
+    if task.kind == "entities":
+        words, tags = sentences(task)
+        return TagClassical(words, tags, len(task.touched), trials(task, adapt))
     inputs = _texts(task) if task.text else _arrays(task)
     inputs = baselines.prepare(task.modality, inputs, task.dataset.info.get("rate"))
     return Classical(task.modality, inputs, len(task.touched), trials(task, adapt))

@@ -6,12 +6,15 @@ import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from fm.errors import UserError
 from fm.evaluation.validation import choose, folds
+from fm.files import replace
 from fm.study.adaptation import Arm
 from fm.study.tasks import Task
 from fm.study.together import together
@@ -26,7 +29,8 @@ class Cell:
       arm: name of the arm.
       labels: the budget.
       setting: the one chosen.
-      trials: every setting with its mean validation accuracy over the searched seeds.
+      trials: every setting with its mean validation accuracy over the searched seeds; none where
+        there was one setting only.
       predictions: answers to the test items, [seeds, items, ...], see `fm.study.kinds`.
       flops: per seed: the final fit, and the search shared out over the seeds.
       seconds: per seed, likewise.
@@ -42,20 +46,44 @@ class Cell:
     seconds: float
 
 
-def run(task: Task, arms: dict[str, Arm], search_seeds: int, out: pathlib.Path) -> list[Cell]:
+# Given a task's name and cells (arm, labels), fills them elsewhere, by `fill`, or leaves them.
+Spread = Callable[[str, list[tuple[str, int]]], None]
+
+
+def run(
+    task: Task,
+    arms: dict[str, Arm],
+    search_seeds: int,
+    out: pathlib.Path,
+    spread: Spread | None = None,
+) -> list[Cell]:
     """Fills every cell of a task, taking from `out` those already there."""
     cells = []
     places = [(arm, labels) for arm in arms for labels in task.config.budgets]
+    if spread is not None:
+        spread(task.name, [each for each in places if not _path(task, *each, out).exists()])
     with tqdm(places, desc=f"{task.name}: adapting", unit="cell", disable=None) as bar:
         for arm, labels in bar:
             bar.set_postfix_str(f"{arm}, {labels} labels")
-            path = out / f"{task.name}-{arm}-{labels}.json"
+            path = _path(task, arm, labels, out)
             if path.exists():
                 cells.append(_read(path))
             else:
-                cells.append(_cell(task, arm, arms[arm], labels, search_seeds))
-                _write(path, cells[-1])
+                cells.append(fill(task, arm, arms[arm], labels, search_seeds, out))
     return cells
+
+
+def fill(
+    task: Task, name: str, arm: Arm, labels: int, search_seeds: int, out: pathlib.Path
+) -> Cell:
+    """Makes one cell and keeps it in `out`."""
+    cell = _cell(task, name, arm, labels, search_seeds)
+    _write(_path(task, name, labels, out), cell)
+    return cell
+
+
+def _path(task: Task, arm: str, labels: int, out: pathlib.Path) -> pathlib.Path:
+    return out / f"{task.name}-{arm}-{labels}.json"
 
 
 def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Cell:
@@ -63,8 +91,11 @@ def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Ce
     strata = task.strata
     drawn = [order[:labels] for order in task.drawn]
     at = task.rows_of
+    settings = arm.grid()
+    # One setting leaves nothing to choose.
     searched = together(
-        lambda seed: arm.validate(at(drawn[seed]), strata[drawn[seed]], seed), range(search_seeds)
+        lambda seed: arm.validate(at(drawn[seed]), strata[drawn[seed]], seed),
+        range(search_seeds if len(settings) > 1 else 0),
     )
     trials = [
         {
@@ -73,7 +104,7 @@ def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Ce
         }
         for tries in zip(*searched, strict=True)
     ]
-    setting = choose(trials)["config"]
+    setting = choose(trials)["config"] if trials else settings[0]
     predictions = np.stack(
         together(
             lambda seed: arm.fit_predict(at(drawn[seed]), strata[drawn[seed]], seed, setting),
@@ -99,13 +130,13 @@ def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Ce
 
 
 def _write(path: pathlib.Path, cell: Cell) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = dataclasses.asdict(cell) | {"predictions": cell.predictions.tolist()}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    replace(path, json.dumps(content))
 
 
 def _read(path: pathlib.Path) -> Cell:
-    content = json.loads(path.read_text())
-    return Cell(**content | {"predictions": np.array(content["predictions"])})
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Cell(**content | {"predictions": np.array(content["predictions"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged; delete it, and it is made again") from error

@@ -7,6 +7,7 @@ They answer as `fm.study.adaptation.Arm` asks; an answer is a sentence's counts,
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -14,10 +15,20 @@ from fm.evaluation import word_features
 from fm.evaluation.entities import counts, cross_validate
 from fm.evaluation.validation import folds
 from fm.study.adaptation import Network, Setting, Trial
+from fm.study.tasks import Task
 from fm.transfer import tagging
 from fm.transfer.tagging import WordRows, fit_tag_probe, piece_labels, predict_tags
 
 Tags = list[list[str]]
+
+
+@functools.lru_cache(maxsize=8)
+def sentences(task: Task) -> tuple[list[list[str]], Tags]:
+    """Words and tags of the labelled sentences, then of the test items."""
+    train, test = task.dataset.train, task.test
+    every = range(len(test))
+    words = train.words(task.touched) + test.words(every)
+    return words, train.tags(task.touched) + test.tags(every)
 
 
 @dataclasses.dataclass(eq=False)

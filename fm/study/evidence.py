@@ -31,7 +31,8 @@ def cell_rows(cells: list[Cell], task: Task, pretraining: Pretraining) -> list[R
     rows = []
     for cell in cells:
         runs = pretraining.get(cell.arm, [])
-        chosen = next(t["validation"] for t in cell.trials if t["config"] == cell.setting)
+        tried = [t["validation"] for t in cell.trials if t["config"] == cell.setting]
+        chosen = tried[0] if tried else None
         for seed, value in enumerate(scores(cell, task).mean(axis=1)):
             rows.append(
                 {

@@ -53,7 +53,7 @@ def adaptation_curves(
     """Accuracy after ever longer fine-tuning on the largest budget, and steps to scratch's level.
 
     Each point is a run of its own with its own schedule, on the first `seeds` seeds and a part of
-    the test items; no setting is chosen by it.
+    the test items; no setting is chosen by it. None of a task that asks for more than a class.
     """
     if task.kind != "class":
         return [], {}
@@ -164,7 +164,10 @@ def _pictures(task: Task, fed: Fed) -> list[Row]:
 
 
 def mistakes(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
-    """Test items the best-fed arm gets wrong at the largest budget, first seed, as they are."""
+    """Test items the best-fed arm gets wrong at the largest budget, first seed, as they are.
+
+    None of a task that asks for more than a class: an answer is kept as its score there.
+    """
     if task.kind != "class":
         return []
     labels = max(task.config.budgets)

@@ -108,6 +108,8 @@ def pretrain(
     out: pathlib.Path,
     label: str,
     checkpoint_every: int | None = None,
+    validate_every: int | None = None,
+    early_stop: int | None = None,
 ) -> Trained:
     """Trains a fresh model on all sources, or goes on where an earlier call stopped.
 
@@ -138,7 +140,8 @@ def pretrain(
             seed=seed,
             checkpoint_every=checkpoint_every or max(100, recipe.steps // 4),
             log_every=max(1, recipe.steps // 50),
-            validate_every=max(1, recipe.steps // 8),
+            validate_every=validate_every or max(1, recipe.steps // 8),
+            early_stop=early_stop,
         ),
         out=out,
         unit=Each({name: group.unit for name, group in groups.items()}),

@@ -15,24 +15,26 @@ from fm.evaluation.entities import strata as entity_strata
 from fm.evaluation.statistics import linearised
 
 METRICS = {"class": "accuracy", "entities": "entity F1", "text": "chrF"}
+# What `strata` tell apart.
+STRATA = {"class": "classes", "entities": "kinds of example", "text": "kinds of example"}
 
 
 def kind_of(dataset: Dataset) -> str:
     """One of `METRICS`.
 
     Raises:
-      UserError: the data has nothing to learn, or a single class.
+      UserError: the data has nothing to learn, a single class or no entity.
     """
     train = dataset.train
     if train.labels is not None and len(dataset.classes) > 1:
         return "class"
-    if "tags" in train.columns:
+    if "tags" in train.columns and len(dataset.info["tags"]) > 1:
         return "entities"
     if "targets" in train.columns:
         return "text"
     raise UserError(
-        f"{dataset.name} has no labels to learn; a task needs at least 2 classes, words with tags, "
-        "or texts to write"
+        f"{dataset.name} has no labels to learn; a task needs at least 2 classes, words with "
+        "tags of entities, or texts to write"
     )
 
 
@@ -46,6 +48,11 @@ def strata(split: Split, kind: str) -> np.ndarray:
     if kind == "entities":
         return entity_strata(split.tags(range(len(split))))
     return np.zeros(len(split), int)
+
+
+def fewest(dataset: Dataset, kind: str) -> int:
+    """Labels it takes to have one of every class, or one of every of `strata`."""
+    return len(dataset.classes) if kind == "class" else len(np.unique(strata(dataset.train, kind)))
 
 
 def scores(answers: np.ndarray, split: Split, kind: str) -> np.ndarray:

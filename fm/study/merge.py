@@ -73,6 +73,7 @@ def side_by_side(
             }
             rows.append(place | dataclasses.asdict(paired_difference(*pair)))
     merged["comparisons"] = with_holm(rows)
+    merged["seconds"] = sum(results["seconds"] for results in studies.values())
     merged["experiment"] = f"ablate {field}"
     merged["config"] = {value: results["config"] for value, results in studies.items()}
     return merged

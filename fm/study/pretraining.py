@@ -17,6 +17,7 @@ from fm.data.layouts import AXES, Layout, layout_of
 from fm.data.pieces import text_pieces
 from fm.data.splits import Split
 from fm.errors import UserError
+from fm.files import replacing
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study.config import Recipe
@@ -78,10 +79,8 @@ def trained_tokenizer(
     if path.exists():
         return bpe.load(path)
     tokenizer = bpe.train(read(), vocab)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    tokenizer.save(partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        tokenizer.save(partial)
     return tokenizer
 
 
@@ -132,6 +131,8 @@ def pretrain(
     out: pathlib.Path,
     label: str,
     checkpoint_every: int | None = None,
+    validate_every: int | None = None,
+    early_stop: int | None = None,
 ) -> Trained:
     """Trains a fresh model on a corpus, or goes on where an earlier call stopped.
 
@@ -146,6 +147,8 @@ def pretrain(
         out=out,
         label=label,
         checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
+        early_stop=early_stop,
     )
     return train(
         run.params,
@@ -221,6 +224,8 @@ def _run(
     out: pathlib.Path,
     label: str,
     checkpoint_every: int | None = None,
+    validate_every: int | None = None,
+    early_stop: int | None = None,
 ) -> Member:
     """What training takes: the seed draws the start, the held-out examples and the order."""
     used, held = held_out(len(corpus), seed)
@@ -246,7 +251,8 @@ def _run(
         seed=seed,
         checkpoint_every=checkpoint_every or max(100, recipe.steps // 4),
         log_every=max(1, recipe.steps // 50),
-        validate_every=max(1, recipe.steps // 8),
+        validate_every=validate_every or max(1, recipe.steps // 8),
+        early_stop=early_stop,
     )
     return Member(
         init(jax.random.key(seed), reads.model),

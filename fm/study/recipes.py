@@ -66,7 +66,9 @@ def audio(profile: str = "default") -> Recipe:
 def video(profile: str = "default") -> Recipe:
     """Of short clips, where what happens matters and not where."""
     whole = _tuned(image(), steps=80, reading=Reading("mean"))
-    recipe = dataclasses.replace(whole, scale="standardise", penalties=(10.0, 100.0))
+    recipe = dataclasses.replace(
+        whole, scale="standardise", penalties=(10.0, 100.0), learning_rates=(1e-3, 3e-3)
+    )
     return _profiled(recipe, profile)
 
 
@@ -74,7 +76,7 @@ def joint(profile: str = "default") -> JointRecipe:
     """Of one model of several formats."""
     of_pieces = image().objective
     default = JointRecipe(
-        model=ModelConfig(depth=2, width=128, heads=4, kv_heads=4, hidden=256),
+        model=ModelConfig(depth=2, width=96, heads=3, kv_heads=3, hidden=192),
         objectives=(
             ("text", Objective(next=0.0625, masked=0.0, bag=0.9375, hide=0.75)),
             ("image", of_pieces),
@@ -123,6 +125,24 @@ def with_size(recipe: Recipe, size: str) -> Recipe:
 def with_patch(recipe: Recipe, side: int) -> Recipe:
     """The recipe with square patches of another side, in pixels."""
     return dataclasses.replace(recipe, patch=side)
+
+
+def entities(profile: str = "default") -> Recipe:
+    """Of named entities: sentences, read piece by piece and tuned for longer."""
+    quick = profile == "quick"
+    whole = _tuned(
+        for_format("text", profile),
+        steps=25 if quick else 100,
+        keep=0,
+        epochs=0.0 if quick else 8.0,
+        reading=Reading(),
+    )
+    return dataclasses.replace(whole, length=64, learning_rates=(5e-3,))
+
+
+def for_task(modality: str, kind: str, profile: str = "default") -> Recipe:
+    """The recipe of a format, or of what a task asks of it (`fm.study.kinds.METRICS`)."""
+    return entities(profile) if kind == "entities" else for_format(modality, profile)
 
 
 def for_format(modality: str, profile: str = "default") -> Recipe:

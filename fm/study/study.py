@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import pathlib
 import sys
+import time
 from typing import Any
 
 import jax
@@ -14,29 +14,31 @@ import jax.numpy as jnp
 
 from fm.attention import Mask, choose
 from fm.errors import UserError
-from fm.study import arms, environment, evidence, exhibits, kinds, methods
+from fm.files import replace, replacing
+from fm.study import arms, environment, evidence, exhibits, folder, kinds, methods
 from fm.study.adaptation import Arm
-from fm.study.cells import Cell
+from fm.study.cells import Cell, Spread
 from fm.study.cells import run as run_cells
 from fm.study.config import METHODS, SCHEMA, StudyConfig, as_json, digest
+from fm.study.imported import Imported
 from fm.study.tasks import Task, prepare, short_name
-from fm.training.checkpoint import differences
 
 RESULTS = "results.json"
 
 
-def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
+def run(config: StudyConfig, out: pathlib.Path, spread: Spread | None = None) -> dict[str, Any]:
     """Runs what is not there yet and returns the results, the headline still to be added.
 
-    A finished study is read back, not run again.
+    A finished study is read back, not run again. Cells may be spread, by `opened`.
 
     Raises:
       UserError: bad data or settings; or `out` holds another study (names what differs).
     """
+    began = time.perf_counter()
     names = [short_name(task.dataset) for task in config.tasks]
     if len(set(names)) < len(names):
         raise UserError(f"tasks {', '.join(names)} must differ in name; rename a file or folder")
-    resumes = holds(as_json(config), out)
+    resumes = folder.holds(as_json(config), out)
     if (out / RESULTS).exists():
         print(f"{out} is finished; another --out runs it again")
         return read_results(out)
@@ -48,7 +50,7 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         for task in tasks
         if "imported" in config.arms_of(task.config)
     }
-    claim(as_json(config), out)
+    folder.claim(as_json(config), out)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "experiment": config.experiment,
@@ -62,27 +64,45 @@ def run(config: StudyConfig, out: pathlib.Path) -> dict[str, Any]:
         **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods")},
     }
     done = []
+    last = next((task for task in reversed(tasks) if task.kind == "class"), None)
     for task in tasks:
-        wanted, seeds = config.arms_of(task.config), config.pretrain_seeds
-        fed = arms.networks(task, wanted, seeds, out / "pretrained", config.adapt)
-        ways: dict[str, Arm] = {arm: each.network for arm, each in fed.items()}
-        if "classical" in wanted:
-            ways["classical"] = arms.classical(task, config.adapt)
-        if task.name in brought:
-            ways["imported"] = brought[task.name]
-        ordered = {arm: ways[arm] for arm in wanted}
-        cells = run_cells(task, ordered, config.search_seeds, out / "cells")
+        fed, ways = _ways(config, task, out, brought.get(task.name))
+        cells = run_cells(task, ways, config.search_seeds, out / "cells", spread)
         _collect(results, task, fed, cells, config.search_seeds)
         if task.name in brought:
             results["tasks"][-1]["imported"] = brought[task.name].about()
             results["leakage"].append(evidence.unsearched(task))
         # Adapters are a program to compile: where nobody asked for them the last task has to do.
-        measured = METHODS if task is tasks[-1] else config.adapt
+        measured = METHODS if task is last else config.adapt
         results["methods"] += methods.rows(task, fed, brought.get(task.name), measured)
         done.append((task, cells))
     results["comparisons"] = evidence.with_holm(results["comparisons"])
     write_predictions(done, out / "predictions.csv")
+    results["seconds"] = time.perf_counter() - began
     return results
+
+
+def opened(config: StudyConfig, out: pathlib.Path, name: str) -> tuple[Task, dict[str, Arm]]:
+    """A task of a study under way, and its arms, from the pretraining that is there."""
+    asked = next(task for task in config.tasks if short_name(task.dataset) == name)
+    wanted = config.arms_of(asked)
+    task = prepare(asked, wanted, config.seeds)
+    brought = arms.imported(task, config.adapt) if "imported" in wanted else None
+    return task, _ways(config, task, out, brought)[1]
+
+
+def _ways(
+    config: StudyConfig, task: Task, out: pathlib.Path, brought: Imported | None
+) -> tuple[dict[str, arms.Fed], dict[str, Arm]]:
+    """What was fed, and every arm in the study's order."""
+    wanted, seeds = config.arms_of(task.config), config.pretrain_seeds
+    fed = arms.networks(task, wanted, seeds, out / "pretrained", config.adapt)
+    ways: dict[str, Arm] = {arm: each.arm for arm, each in fed.items()}
+    if "classical" in wanted:
+        ways["classical"] = arms.classical(task, config.adapt)
+    if brought is not None:
+        ways["imported"] = brought
+    return fed, {arm: ways[arm] for arm in wanted}
 
 
 def _collect(
@@ -137,54 +157,9 @@ def about(task: Task) -> dict[str, Any]:
     }
 
 
-def holds(mine: dict[str, Any], out: pathlib.Path) -> bool:
-    """Whether `out` is this run's own already.
-
-    Args:
-      mine: the run's config, JSON-able.
-      out: folder, made if it is not there.
-
-    Raises:
-      UserError: the folder cannot be written, or holds a run with another config.
-    """
-    path = out / "config.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError(None, "not writable")
-        if not path.exists():
-            return False
-        found = differences(json.loads(path.read_text()), mine)
-    except (OSError, json.JSONDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"--out={out} cannot be used ({reason}); it takes a folder that can be written"
-        ) from error
-    if found:
-        # Of another experiment everything else differs too.
-        found = {"experiment": found["experiment"]} if "experiment" in found else found
-        shown = [f"{name}: {was} -> {now}" for name, (was, now) in found.items()]
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-        raise UserError(
-            f"--out={out} holds a run with another config ({'; '.join(shown[:4])}{more}); "
-            "take another folder, or the same flags to go on"
-        )
-    return True
-
-
-def claim(mine: dict[str, Any], out: pathlib.Path) -> None:
-    """Makes `out` this run's own; raises as `holds` does."""
-    if not holds(mine, out):
-        partial = out / "config.partial"
-        partial.write_text(json.dumps(mine, indent=1))
-        partial.replace(out / "config.json")
-
-
 def write_results(results: dict[str, Any], out: pathlib.Path) -> None:
     """Writes `results.json`, whole or not at all."""
-    partial = out / f"{RESULTS}.partial"
-    partial.write_text(json.dumps(results, indent=1, allow_nan=False))
-    partial.replace(out / RESULTS)
+    replace(out / RESULTS, json.dumps(results, indent=1, allow_nan=False))
 
 
 def read_results(out: pathlib.Path) -> dict[str, Any]:
@@ -195,11 +170,11 @@ def read_results(out: pathlib.Path) -> dict[str, Any]:
     """
     path = out / RESULTS
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give --out the folder of a study") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON (line {error.lineno})") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise UserError(f"{path} is not a results file of schema {SCHEMA}")
     return results
@@ -211,8 +186,7 @@ def write_predictions(done: list[tuple[Task, list[Cell]]], path: pathlib.Path) -
     Of entities the truth is their number, and the prediction "found rightly/predicted"; of texts
     to write the prediction is its chrF.
     """
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["task", "arm", "labels", "seed", "row", "item", "truth", "prediction"])
         for task, cells in done:
@@ -222,4 +196,3 @@ def write_predictions(done: list[tuple[Task, list[Cell]]], path: pathlib.Path) -
                         (task.name, cell.arm, cell.labels, seed, n, task.test.ids[n][:12], t, g)
                         for n, (t, g) in enumerate(kinds.written(answers, task.test, task.kind))
                     )
-    partial.replace(path)

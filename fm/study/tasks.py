@@ -87,13 +87,13 @@ def prepare(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
     train, own = _cleaned(dataset.train, dataset, config.corpus_items)
     dataset = dataclasses.replace(dataset, train=train)
     strata = kinds.strata(train, kind)
-    least = len(dataset.classes) if kind == "class" else len(np.unique(strata))
+    least = kinds.fewest(dataset, kind)
     for budget in config.budgets:
         if not least <= budget <= len(dataset.train):
-            called = "classes" if kind == "class" else "kinds of example"
             raise UserError(
-                f"--budgets: {budget} labels do not fit {name}, which has {least} {called} and "
-                f"{len(dataset.train)} training examples; accepted are numbers between"
+                f"--budgets: {budget} labels do not fit {name}, which has {least} "
+                f"{kinds.STRATA[kind]} and {len(dataset.train)} training examples; accepted are "
+                "numbers between"
             )
     corpora, leakage = {}, {}
     if "self" in arms:

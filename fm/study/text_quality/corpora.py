@@ -13,6 +13,7 @@ from fm.data.leakage import find_duplicates
 from fm.data.sources import load
 from fm.data.splits import Split, subset
 from fm.errors import UserError
+from fm.files import replacing
 from fm.study.text_quality.config import DOMAINS, Diet, Part, TextQualityConfig
 
 _PRINTABLE = np.array(list(map(chr, range(33, 127))))
@@ -111,9 +112,8 @@ def reader(found: dict[str, Domain], vocab: int, out: pathlib.Path) -> bpe.Token
     path = out / "tokenizer.json"
     if not path.exists():
         both = [text for domain in found.values() for text in domain.train]
-        partial = path.with_suffix(".partial")
-        bpe.train(both, vocab).save(partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            bpe.train(both, vocab).save(partial)
     return bpe.load(path)
 
 

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.evaluation.text_quality.novelty import Seen
+from fm.files import replace
 from fm.model.sampling import Decoding
-from fm.study import environment, study
+from fm.study import environment, folder, study
 from fm.study.text_quality import choices, samples, telling
 from fm.study.text_quality.arms import JUDGE, Arms, slug
 from fm.study.text_quality.config import (
@@ -53,14 +54,14 @@ def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[
     if vectors.whose != config.features:
         raise ValueError(f"vectors of {vectors.whose}, but the study's are {config.features}")
     began = time.perf_counter()
-    resumes = study.holds(as_json(config), out)
+    resumes = folder.holds(as_json(config), out)
     if (out / study.RESULTS).exists():
         print(f"{out} is finished; another --out runs it again")
         return study.read_results(out)
     if resumes:
         print(f"{out}: going on with what is there", file=sys.stderr)
     found = domains(config)
-    study.claim(as_json(config), out)
+    folder.claim(as_json(config), out)
     work = _Study(config, found, out, vectors)
     trained = work.train()
     models = work.models()
@@ -285,8 +286,5 @@ class _Study:
         if path.exists():
             return json.loads(path.read_text())
         values = {name: [value.mean, value.low, value.high] for name, value in make().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(values))
-        partial.replace(path)
+        replace(path, json.dumps(values))
         return values

@@ -12,6 +12,7 @@ import numpy as np
 
 from fm.data.tokenizer import SPECIALS, Tokenizer
 from fm.errors import UserError
+from fm.files import replace
 from fm.model.config import ModelConfig
 from fm.model.generate import generate
 from fm.model.sampling import Decoding
@@ -86,10 +87,7 @@ def written(
         barred=range(SPECIALS),
     )
     made = np.concatenate([prompts_NP, np.stack(new)], axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(made.tolist()))
-    partial.replace(path)
+    replace(path, json.dumps(made.tolist()))
     return _sample(tokenizer, made, like.given)
 
 

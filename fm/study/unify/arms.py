@@ -9,16 +9,14 @@ import numpy as np
 
 from fm.study import arms as heads
 from fm.study.adaptation import Arm
-from fm.study.entities import TagClassical, TagNetwork
 from fm.study.summaries import TextClassical
 from fm.study.tasks import Task
-from fm.study.unify.asked import AskedTask, ask, sentences
+from fm.study.unify.asked import AskedTask, ask
 from fm.study.unify.config import UnifyConfig
 from fm.study.unify.follower import Followed, Follower
 from fm.study.unify.pretraining import Ready
 from fm.transfer.finetune import FinetuneConfig
 from fm.transfer.instructions import Asker
-from fm.transfer.tagging import EACH, word_rows
 
 _ROWS_ALONE = 16
 
@@ -60,23 +58,13 @@ def distinct(task: Task, config: UnifyConfig, ready: Ready) -> Arm:
     if task.kind == "text":
         alone = dataclasses.replace(config, following=_alone(config))
         return Followed(follower_of(alone, ready, {task.name: ask(task, reads)}), task.name)
-    if task.kind == "class":
-        return heads.network(task, reads, ready.checkpoints, adapt=config.adapt)
-    assert reads.tokenizer is not None
-    words, tags = sentences(task)
-    made = word_rows(reads.tokenizer, words, task.config.recipe.length)
-    names = tuple(task.dataset.info["tags"])
-    network = heads.network(task, reads, ready.checkpoints, made.rows, config.adapt)
-    recipe = network.recipe
-    tuning = dataclasses.replace(recipe.finetune, keep=0, reading=EACH)
-    network = dataclasses.replace(
-        network, classes=len(names), recipe=dataclasses.replace(recipe, finetune=tuning)
-    )
-    return TagNetwork(network, made, tags, names)
+    if task.kind == "entities":
+        return heads.tagger(task, reads, ready.checkpoints, config.adapt)
+    return heads.network(task, reads, ready.checkpoints, adapt=config.adapt)
 
 
 def _alone(config: UnifyConfig) -> FinetuneConfig:
-    """Tuning to one task, on as many of its examples as the network of all tasks sees of them."""
+    """Tuning to one task, on its share of what the network of all tasks sees."""
     whole = config.following
     examples = whole.steps * whole.batch_size / len(config.tasks)
     return dataclasses.replace(
@@ -85,14 +73,10 @@ def _alone(config: UnifyConfig) -> FinetuneConfig:
 
 
 def _classical(task: Task, config: UnifyConfig) -> Arm:
-    first = len(task.touched)
-    if task.kind == "class":
+    if task.kind != "text":
         return heads.classical(task, config.adapt)
-    if task.kind == "entities":
-        words, tags = sentences(task)
-        return TagClassical(words, tags, first, heads.trials(task, config.adapt))
     train, test = task.dataset.train, task.test
     every = np.arange(len(test))
     texts = train.texts(task.touched) + test.texts(every)
     targets = train.targets(task.touched) + test.targets(every)
-    return TextClassical(texts, targets, first)
+    return TextClassical(texts, targets, len(task.touched))

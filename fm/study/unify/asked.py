@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from fm.data.mixed import Row
 from fm.evaluation.entities import counts
 from fm.evaluation.summaries import chrf
+from fm.study.entities import sentences
 from fm.study.pretraining import Reader
 from fm.study.tasks import Task
 from fm.study.unify.wordings import instruction
@@ -43,10 +43,12 @@ class AskedTask:
         """Places of the test items."""
         return np.arange(len(self.task.touched), len(self.inputs))
 
-    def examples(self, asker: Asker, places: np.ndarray, seed: int) -> list[Row]:
-        """Examples to learn from, each asked in one of the wordings for training."""
+    def examples(
+        self, asker: Asker, places: Sequence[int] | np.ndarray, wordings: Sequence[str]
+    ) -> list[Row]:
+        """Examples to learn from, each asked in its wording."""
         return asker.examples(
-            self.words.drawn(len(places), seed),
+            wordings,
             [self.inputs[n] for n in places],
             [self.answers[n] for n in places],
         )
@@ -85,15 +87,6 @@ class AskedTask:
         ]
         found = counts([gold[n] for n in places], guessed)
         return np.stack([found.right, found.predicted, found.gold], axis=-1)
-
-
-@functools.lru_cache(maxsize=8)
-def sentences(task: Task) -> tuple[list[list[str]], list[list[str]]]:
-    """Words and tags of the labelled sentences, then of the test items."""
-    train, test = task.dataset.train, task.test
-    every = range(len(test))
-    words = train.words(task.touched) + test.words(every)
-    return words, train.tags(task.touched) + test.tags(every)
 
 
 def ask(task: Task, reads: Reader) -> AskedTask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import threading
 
 import jax
@@ -18,10 +19,11 @@ from fm.study import kinds
 from fm.study.adaptation import Setting, Trial
 from fm.study.unify.asked import AskedTask
 from fm.transfer.finetune import FinetuneConfig
-from fm.transfer.instructed import instruct
+from fm.transfer.instructed import instruct, shares
 from fm.transfer.instructions import Asker, prefix, rows
 
 Key = tuple[int, int, bool, float]
+_ROUND = 16
 
 
 @dataclasses.dataclass(eq=False)
@@ -81,27 +83,48 @@ class Follower:
         return at[fit], at[held]
 
     def _tune(self, labels: int, seed: int, setting: Setting, part: bool) -> dict:
-        examples = []
+        examples = collections.defaultdict(list)
+        capacity = collections.Counter()
         for n, (name, asked) in enumerate(self.tasks.items()):
             if part:
                 places = self.places(name, labels, seed)[0]
             else:
                 places = asked.task.rows_of(asked.task.drawn[seed][:labels])
-            examples += asked.examples(self.asker, places, seed + 1000 * n)
-        made = rows(examples, self.model, self.asker.length, share_rows=False)
-        made = made | {"prefix": prefix(made)}
+            modality = asked.task.modality
+            wordings = asked.words.drawn(len(places), seed + 1000 * n)
+            examples[modality] += asked.examples(self.asker, places, wordings)
+            capacity[modality] += max(asked.task.config.budgets)
+        made = {
+            modality: rows(own, self.model, self.lengths[modality], share_rows=False)
+            for modality, own in examples.items()
+        }
+        made = {modality: each | {"prefix": prefix(each)} for modality, each in made.items()}
         config = dataclasses.replace(self.config, learning_rate=setting["learning_rate"])
-        capacity = len(self.tasks) * max(
-            max(asked.task.config.budgets) for asked in self.tasks.values()
-        )
         return instruct(self.start(seed), made, self.model, config, seed=seed, capacity=capacity)
+
+    @functools.cached_property
+    def lengths(self) -> dict[str, int]:
+        """Pieces in a row of each format: as its longest example, in any wording, rounded up."""
+        longest = collections.Counter()
+        for asked in self.tasks.values():
+            modality, labelled = asked.task.modality, range(len(asked.task.touched))
+            for wording in asked.words.trained:
+                made = asked.examples(self.asker, labelled, [wording] * len(labelled))
+                longest[modality] = max(longest[modality], *(len(row["answer"]) for row in made))
+        return {
+            modality: min(-(-length // _ROUND) * _ROUND, self.asker.length)
+            for modality, length in longest.items()
+        }
 
     def flops(self, labels: int) -> float:
         """Of tuning, shared out over the tasks."""
-        examples = labels * len(self.tasks)
-        seen = self.config.updates(examples) * self.config.batch_size
-        of_one = flops.train_flops(self.model, self.asker.length, predictions=4)
-        return seen * of_one / len(self.tasks)
+        formats = collections.Counter(asked.task.modality for asked in self.tasks.values())
+        of_a_step = sum(
+            share * flops.train_flops(self.model, self.lengths[modality], predictions=4)
+            for modality, share in shares(formats, self.config.batch_size).items()
+        )
+        updates = self.config.updates(labels * len(self.tasks))
+        return updates * of_a_step / len(self.tasks)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,9 +19,9 @@ def rows(follower: Follower, labels: int, seeds: int) -> list[Row]:
     """What becomes of each task's metric when it is asked otherwise.
 
     Conditions: `held out` (a wording never trained on), `trained` (one that was), `dropped` (no
-    instruction) and `swapped` (that of another task of the same format, if there is one). For
-    tasks of classes, `answers asked for`: the share of answers, chosen among those of all tasks of
-    the format, that belong to the task asked for.
+    instruction) and `swapped` (that of another task of the same format, if there is one; one of
+    classes before one answered freely). Tasks of classes choose among the answers of all tasks of
+    the format; `answers_of_this_task` is the share of this one's.
 
     Args:
       follower: the network of all tasks, tuned with the first of its settings.
@@ -42,19 +42,24 @@ def rows(follower: Follower, labels: int, seeds: int) -> list[Row]:
             "dropped": "",
         }
         if others:
-            conditions["swapped"] = others[0].words.held_out
+            swapped = min(others, key=lambda other: other.words.answers is None)
+            conditions["swapped"] = swapped.words.held_out
         values: dict[str, list[float]] = {condition: [] for condition in conditions}
         shares: dict[str, list[float]] = {condition: [] for condition in conditions}
         for seed in range(seeds):
             setting = {"learning_rate": follower.learning_rates[0]}
             params = follower.tuned(labels, seed, setting)
             for condition, wording in conditions.items():
-                answers = asked.answered(params, follower.asker, places, wording)
+                if asked.words.answers:
+                    answers = _likeliest(params, follower, name, places, wording)
+                else:
+                    answers = asked.answered(params, follower.asker, places, wording)
                 test = subset(asked.task.test, np.arange(len(places)))
                 scored = kinds.scores(answers[None], test, asked.task.kind)
                 values[condition].append(float(scored.mean()))
                 if asked.words.answers and others:
-                    shares[condition].append(_own(params, follower, name, places, wording))
+                    own = answers < len(asked.words.answers)
+                    shares[condition].append(float(np.mean(own)))
         for condition in conditions:
             made.append(
                 {
@@ -74,8 +79,10 @@ def rows(follower: Follower, labels: int, seeds: int) -> list[Row]:
     return made
 
 
-def _own(params: dict, follower: Follower, name: str, places: np.ndarray, wording: str) -> float:
-    """Share of inputs whose likeliest answer, of all tasks of classes, is one of this task's."""
+def _likeliest(
+    params: dict, follower: Follower, name: str, places: np.ndarray, wording: str
+) -> np.ndarray:
+    """The answer to each input, int [N], of those of all tasks of classes, this task's first."""
     asked = follower.tasks[name]
     own = list(asked.words.answers or ())
     every = own + [
@@ -93,4 +100,4 @@ def _own(params: dict, follower: Follower, name: str, places: np.ndarray, wordin
         every,
         both_ways=True,
     )
-    return float(np.mean(found.argmax(axis=1) < len(own)))
+    return found.argmax(axis=1)

@@ -10,7 +10,6 @@ import dataclasses
 from fm.study import recipes
 from fm.study.config import Recipe
 from fm.study.joint import JointRecipe
-from fm.transfer.features import Reading
 from fm.transfer.finetune import FinetuneConfig
 
 TASKS = (
@@ -29,19 +28,15 @@ FOLLOWING_RATES = (4e-3,)
 
 def adapting(modality: str, kind: str, joint: JointRecipe, profile: str) -> Recipe:
     """Adaptation of a model of the joint architecture to a task of a format and kind."""
-    recipe = recipes.for_format(modality, profile)
-    finetune = recipe.finetune
-    if kind == "entities":
-        finetune = dataclasses.replace(finetune, steps=100, keep=0, epochs=8.0, reading=Reading())
-        recipe = dataclasses.replace(recipe, length=64, learning_rates=(5e-3,))
+    recipe = recipes.for_task(modality, kind, profile)
     return dataclasses.replace(
-        recipe, model=joint.model, vocab=joint.vocab, finetune=_short(finetune, profile)
+        recipe, model=joint.model, vocab=joint.vocab, finetune=_short(recipe.finetune, profile)
     )
 
 
 def following(profile: str) -> FinetuneConfig:
     """Tuning to instructions."""
-    return _short(FinetuneConfig(steps=160, epochs=4.0, batch_size=32), profile)
+    return _short(FinetuneConfig(steps=384, epochs=14.0, batch_size=24), profile)
 
 
 def _short(finetune: FinetuneConfig, profile: str) -> FinetuneConfig:

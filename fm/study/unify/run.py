@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
+import time
 from typing import Any
 
-from fm.study import environment, evidence, study
-from fm.study.cells import Cell
+from fm.study import environment, evidence, folder, study
+from fm.study.adaptation import Arm
+from fm.study.cells import Cell, Spread
 from fm.study.cells import run as run_cells
 from fm.study.config import SCHEMA
 from fm.study.tasks import Task, prepare
@@ -20,6 +23,8 @@ from fm.study.unify.variants import ground
 from fm.training.run import Trained
 
 _STUDIES = {"matrix": matrix.rows, "mixture": mixing.rows, "amount": amounts.rows}
+# Seeds whose networks are asked otherwise too.
+_FOLLOWED = 3
 PAIRS = (
     *(("joint", "scratch"), ("self", "scratch"), ("instructed", "scratch")),
     *(("joint", "self"), ("instructed", "joint")),
@@ -27,20 +32,27 @@ PAIRS = (
 )
 
 
-def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
+# Arms whose cells share what they train, over all tasks: no use to have it elsewhere once a cell.
+SHARED = ("instructed",)
+
+
+def run(config: UnifyConfig, out: pathlib.Path, spread: Spread | None = None) -> dict[str, Any]:
     """Runs what is not there yet and returns the results, the headline still to be added.
+
+    Cells but those of `SHARED` may be spread, by `opened`.
 
     Raises:
       UserError: bad data or settings; or `out` holds another study.
     """
-    resumes = study.holds(config.plain(), out)
+    began = time.perf_counter()
+    resumes = folder.holds(config.plain(), out)
     if (out / study.RESULTS).exists():
         print(f"{out} is finished; another --out runs it again")
         return study.read_results(out)
     if resumes:
         print(f"{out}: going on with what is there", file=sys.stderr)
     tasks = [prepare(task, (), config.seeds) for task in config.tasks]
-    study.claim(config.plain(), out)
+    folder.claim(config.plain(), out)
     corpora, leakage = sources(config, tasks)
     models = pretrained(config, corpora, out / "pretrained")
     follower = None
@@ -63,7 +75,7 @@ def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
     done = []
     for task in tasks:
         ways = of_task(task, config, models, follower)
-        cells = run_cells(task, ways, config.search_seeds, out / "cells")
+        cells = run_cells(task, ways, config.search_seeds, out / "cells", spread and _apart(spread))
         _collect(results, task, cells, _pretraining(task, models, config), leakage)
         results["sizes"] += [sizes.row(task, ways[arm]) for arm in models if arm in ways][:1]
         if "joint" in config.arms:
@@ -72,7 +84,7 @@ def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
         done.append((task, cells))
     if follower is not None:
         labels = max(config.tasks[0].budgets)
-        results["following"] = following.rows(follower, labels, config.search_seeds)
+        results["following"] = following.rows(follower, labels, min(_FOLLOWED, config.seeds))
     if config.studies:
         ready = next(iter(models["joint"].values()))
         shared = ground(config, tasks, corpora, ready, out)
@@ -83,7 +95,23 @@ def run(config: UnifyConfig, out: pathlib.Path) -> dict[str, Any]:
     results["curves"] = curves.rows(models, config)
     results = bill.added(results)
     study.write_predictions(done, out / "predictions.csv")
+    results["seconds"] = time.perf_counter() - began
     return results
+
+
+def opened(config: UnifyConfig, out: pathlib.Path, name: str) -> tuple[Task, dict[str, Arm]]:
+    """A task of a study under way, and its arms but the `SHARED`, from the pretraining there is."""
+    tasks = [prepare(task, (), config.seeds) for task in config.tasks]
+    corpora, _ = sources(config, tasks)
+    models = pretrained(config, corpora, out / "pretrained")
+    alone = dataclasses.replace(config, arms=tuple(arm for arm in config.arms if arm not in SHARED))
+    task = next(task for task in tasks if task.name == name)
+    return task, of_task(task, alone, models, None)
+
+
+def _apart(spread: Spread) -> Spread:
+    """Leaves the cells of `SHARED` where they are."""
+    return lambda name, cells: spread(name, [each for each in cells if each[0] not in SHARED])
 
 
 def _collect(
