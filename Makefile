@@ -4,13 +4,17 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 TESTING := .venv/installed-test
 
-.PHONY: compare test lint clean
+.PHONY: compare test torture lint clean
 
 compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare
 
 test: $(TESTING)
 	$(BIN)/python -m pytest -m "not slow"
+
+# A hundred faults for each of five commands: hours.
+torture: $(TESTING)
+	$(BIN)/python -m tests.torture
 
 lint: $(TESTING)
 	$(BIN)/ruff check .

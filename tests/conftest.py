@@ -1,15 +1,26 @@
 """How the suite compiles.
 
 Most of its time is XLA compiling small programs. What is compiled is kept between runs, and
-`make test`, which checks the mathematics of many, leaves most optimisations out; the slow tests,
-which CI runs as well, compile as users do.
+`make test`, which checks the mathematics of many, leaves most optimisations out, as do whole
+studies and experiments; the other slow tests, which CI runs as well, compile as users do.
 """
+
+import gc
 
 import jax
 
+_WHOLE = ("study", "experiments")
+_ASKED = jax.config.read("jax_disable_most_optimizations")  # by the environment
+
 
 def pytest_configure(config):
+    # What is compiled stays until the end: walking through it all again and again finds nothing.
+    gc.set_threshold(100_000, 50, 100)
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    if config.getoption("markexpr") == "not slow":
-        jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_runtest_setup(item):
+    part = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    fast = item.config.getoption("markexpr") == "not slow"
+    jax.config.update("jax_disable_most_optimizations", _ASKED or fast or part in _WHOLE)

@@ -17,7 +17,7 @@ ORDER = (
     "report",
     "benchmark",
 )
-FREE = ("errors",)  # every room may import these, and they import no room
+FREE = ("errors", "files", "lock")  # every room may import these, and they import no room
 FILES = sorted((ROOT / "fm").rglob("*.py"))
 
 

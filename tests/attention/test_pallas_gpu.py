@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask, attention
-from fm.attention.pallas_gpu import api, backward_keys, backward_queries, forward, run, stream
+from fm.attention.pallas_gpu import backward_keys, backward_queries, forward, limits, run, stream
 from fm.attention.pallas_gpu.machine import Hopper, Interpreted
 from tests.attention import interpreter, textbook
 
@@ -142,7 +142,7 @@ SHAPES = {
 class TestLowered:
     """For CUDA, as far as a CPU goes: layouts, copies and shared memory (227 KB) are settled."""
 
-    @pytest.mark.parametrize("width", api.WIDTHS)
+    @pytest.mark.parametrize("width", limits.WIDTHS)
     @pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
     def test_three_kernels(self, case, width):
         case = dataclasses.replace(case, C=width)
@@ -186,18 +186,18 @@ class TestRefusal:
     )
     def test_says_why(self, q, k, mask, softcap, platform, reason, monkeypatch):
         pretend(monkeypatch, "9.0", "cuda 13000")
-        assert re.search(reason, api.refusal(q, k, k, mask, softcap, platform))
+        assert re.search(reason, limits.refusal(q, k, k, mask, softcap, platform))
 
     def test_only_compute_capability_nine(self, monkeypatch):
         pretend(monkeypatch, "9.0", "cuda 13000")
-        assert api.refusal(like(), like(), like(), Mask(causal=True), None, "gpu") is None
+        assert limits.refusal(like(), like(), like(), Mask(causal=True), None, "gpu") is None
         pretend(monkeypatch, "10.0", "cuda 13000")
-        assert "not 10.0" in api.refusal(like(), like(), like(), Mask(), None, "gpu")
+        assert "not 10.0" in limits.refusal(like(), like(), like(), Mask(), None, "gpu")
 
     def test_a_compiler_known_to_be_wrong(self, monkeypatch):
         pretend(monkeypatch, "9.0", "PJRT C API\ncuda 12090")
-        assert "12090" in api.refusal(like(), like(), like(), Mask(causal=True), None, "gpu")
-        assert api.refusal(like(), like(), like(), Mask(), None, "gpu") is None
+        assert "12090" in limits.refusal(like(), like(), like(), Mask(causal=True), None, "gpu")
+        assert limits.refusal(like(), like(), like(), Mask(), None, "gpu") is None
 
     def test_a_named_one_raises(self):
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
@@ -218,11 +218,11 @@ class TestRefusal:
 def pretend(monkeypatch, capability, version):
     client = types.SimpleNamespace(platform_version=version)
     device = types.SimpleNamespace(compute_capability=capability, client=client)
-    monkeypatch.setattr(api.jax, "devices", lambda platform: [device])
+    monkeypatch.setattr(limits.jax, "devices", lambda platform: [device])
 
 
 def test_block_sizes_fit_the_padding():
     sizes = [backward_keys.BLOCK_K, *backward_keys.BLOCK_Q.values()]
     for module in (forward, backward_queries):
         sizes += [module.BLOCK_Q, module.BLOCK_K]
-    assert all(api.BLOCK % size == 0 for size in sizes)
+    assert all(limits.BLOCK % size == 0 for size in sizes)

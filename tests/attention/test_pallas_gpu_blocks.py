@@ -69,6 +69,7 @@ class TestBlocks:
             assert not np.any(want_some & ~np.asarray(some))
             assert not np.any(np.asarray(every) & ~want_every)
 
+    @pytest.mark.slow
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4)]), st.booleans())
     @settings(max_examples=30, deadline=None)
     def test_walk_of_a_kernel_sees_exactly_the_visible_pairs(self, case, sizes, by_keys):

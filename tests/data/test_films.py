@@ -162,7 +162,7 @@ def _no_film(folder):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (_one_frame, r"mixes clips and images.*fall/bad\.gif is among the images"),
+        (_one_frame, r"mixes clips and images.*fall/bad\.gif is among the images; a clip has two"),
         (_one_picture, "fall/bad is a broken clip: it has 1 frame; a clip needs two or more"),
         (_cut_off, r"fall/bad\.gif is a broken clip: it is cut short"),
         (_cut_between_frames, r"fall/bad\.gif is a broken clip: it is cut short after 8 frames"),

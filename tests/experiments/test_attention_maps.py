@@ -83,6 +83,7 @@ def test_a_picture_of_another_size_and_mode(look, tmp_path):
     assert len(page.all("figure")) == 4 + 2  # an overlay a head, a map a layer
 
 
+@pytest.mark.slow
 def test_a_test_item_of_each_format(look, reviews):
     page = look("image", "--dataset=digits", "--item=3", "--mode=bidirectional")
     assert page.data["length"] == 4 and "test item 3 of digits, labelled" in page.text

@@ -174,6 +174,27 @@ def test_data_too_small_for_any_budget(refused, reviews):
     assert "--budgets: none of 20, 50, 150, 400 labels fits" in error and "2 classes" in error
 
 
+def test_texts_to_be_written(refused, reviews):
+    path = reviews(reviews.rows)
+    given = f"--dataset={path}", "--text_column=text", "--target_column=label"
+    assert f"{path} asks for texts to be written" in refused("compare", *given)
+    assert "no classes, its metric is chrF" in refused("adapt", *given)
+
+
+def test_sentences_without_an_entity(refused, tmp_path):
+    path = tmp_path / "bare.conll"
+    path.write_text("".join(f"go O\nhome{n} O\n\n" for n in range(60)))
+    for name in ("compare", "adapt"):
+        assert "words with tags of entities" in refused(name, f"--dataset={path}")
+
+
+def test_fewer_labels_than_kinds_of_entity(refused, tmp_path):
+    path = tmp_path / "many.conll"
+    path.write_text("".join(f"to O\nx{n} B-k{n % 30}\n\n" for n in range(300)))
+    error = refused("compare", f"--dataset={path}", "--budgets=20")
+    assert "20 labels do not fit many," in error and "30 kinds of example" in error
+
+
 @pytest.mark.parametrize("name", ["compare", "pretrain", "adapt", "ablate"])
 def test_an_output_folder_that_cannot_be_made(call, tmp_path, name, tiny):
     (tmp_path / "file").write_text("")

@@ -1,3 +1,4 @@
+import jax
 import pytest
 from absl import flags
 
@@ -58,6 +59,15 @@ def test_words_that_are_no_flags_are_refused(call):
         (FileNotFoundError(2, "No such file", "a.csv"), 2, "error: a.csv: No such file"),
         (OSError("odd"), 2, "error: odd"),
         (Interrupted("stopped, saved"), 130, "error: stopped, saved"),
+        (OSError(28, "No space left", "out/a"), 2, "error: out/a: No space left"),
+        (MemoryError(), 2, "error: out of memory (no more from this machine); what was saved"),
+        (
+            jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"
+            ),
+            2,
+            "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.); what",
+        ),
         (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on where it was"),
         (flags.ValidationError("x must be y"), 2, "error: x must be y"),
     ],
@@ -68,7 +78,8 @@ def test_errors_are_one_line_and_a_code(capsys, raised, code, line):
         raise raised
 
     assert command.call("x", "", lambda values: None, main, []) == code
-    assert capsys.readouterr().err == f"{line}\n"
+    err = capsys.readouterr().err
+    assert err.startswith(line) and err.count("\n") == 1
 
 
 def test_a_bug_is_not_hidden():

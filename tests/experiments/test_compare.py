@@ -5,10 +5,14 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from absl.flags import FlagValues
 from PIL import Image
 
+from experiments import compare, studies
+from fm.study import finished
+from fm.study.config import TaskConfig
 from fm.transfer import pretrained
-from tests.study.problems import images, texts
+from tests.study.problems import images, recipe, texts
 from tests.study.test_imported import texts as words
 from tests.transfer.pretrained import problems
 
@@ -28,6 +32,7 @@ WHOLE = "schema config config_hash versions device xla_flags attention headline"
 def timeless(results):
     """Results less what a clock says."""
     results = copy.deepcopy(results)
+    del results["seconds"]
     for row in [*results["cells"], *results["ledger"], *results["methods"]]:
         for key in [key for key in row if key.endswith("seconds")]:
             del row[key]
@@ -56,6 +61,11 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     assert fed["self"] > 0 and fed["scratch"] == fed["classical"] == 0
 
     _recomputed(results, out)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cells"] == 12 and summary["seconds"] == results["seconds"] > 0
+    assert summary["results_digest"] == finished.results_digest(results)
+    values = [r["value"] for r in results["cells"] if (r["arm"], r["labels"]) == ("self", 20)]
+    assert summary["metrics"]["digits/self/20"] == np.mean(values)
 
     monkeypatch.setattr("fm.study.study.prepare", _never)
     second = call(*again)
@@ -180,6 +190,76 @@ def test_own_pictures(call, tmp_path, tiny):
     best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
     assert np.mean(best) > 0.9
     assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_own_named_entities(call, tmp_path, tiny):
+    draws = np.random.default_rng(0)
+    path, out = tmp_path / "places.conll", tmp_path / "run"
+    path.write_text("".join(_going(draws, n % 4 > 0) for n in range(160)))
+    flags = f"--tasks={path},digits", "--profile=quick", "--seeds=2", "--budgets=12,20"
+    pretrained.write(tmp_path / "model", problems.pretrained("bert"))
+    given = f"--imported={tmp_path / 'model'}", "--upstream=,"
+    done = call("compare", *flags, *given, f"--out={out}")
+    assert done.code == 0, done.err
+    assert "places.conll: no upstream data given, that arm is left out" in done.err
+    assert f"places.conll: {tmp_path / 'model'} tells classes apart, that arm is left" in done.err
+    results = json.loads((out / "results.json").read_text())
+    cells = [row for row in results["cells"] if row["task"] == "places"]
+    assert {(row["arm"], row["metric"]) for row in cells} == {(arm, "entity F1") for arm in ARMS}
+    assert len({len(row["trials"]) for row in cells}) == 1
+    # What follows "to" is a place: neighbours tell.
+    assert max(row["value"] for row in cells if row["arm"] == "classical") > 0.9
+    table = pd.read_csv(out / "predictions.csv")
+    table = table[table.task == "places"]
+    found = table.prediction.str.split("/", expand=True).astype(int)
+    sums = table.assign(right=found[0], below=found[1] + table.truth.astype(int))
+    sums = sums.groupby(["arm", "labels", "seed"])[["right", "below"]].sum()
+    for row in cells:
+        right, below = sums.loc[row["arm"], row["labels"], row["seed"]]
+        assert row["value"] == pytest.approx(2 * right / below if below else 0.0)
+    # Adapters are measured on the last task that has classes; of entities there is no such table.
+    assert {row["task"] for row in results["methods"]} == {"digits"}
+    assert {row["task"] for row in results["mistakes"]} <= {"digits"}
+    assert {row["task"] for row in results["curves"] if row["kind"] == "adapt"} == {"digits"}
+    assert {"places", "digits"} == {row["task"] for row in results["ledger"]}
+    page = (out / "report.html").read_text()
+    assert "entity F1" in page
+
+
+def _going(draws, somewhere):
+    """A sentence of made-up words as CoNLL, with or without a place."""
+    words = ["".join(draws.choice(list("abcdefgh"), 5)) for _ in range(7)]
+    tagged = [f"{word} O" for word in words]
+    if somewhere:
+        tagged[5:] = ["to O", f"{words[6]} B-place"]
+    return "\n".join([*tagged, "", ""])
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ([], ["film_reviews", "digits"]),
+        (["--profile=quick"], ["film_reviews", "digits"]),
+        (["--profile=full"], ["film_reviews", "digits", "spoken_words", "tweet_entities"]),
+        (["--profile=full", "--tasks=digits"], ["digits"]),
+        (["--profile=full", "--tasks=film_reviews,digits"], ["film_reviews", "digits"]),
+        (["--profile=full", "--dataset=own.csv"], ["own.csv"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_the_full_profile_has_more_tasks(monkeypatch, flags, names):
+    asked = []
+    monkeypatch.setattr(studies, "_task", lambda name, *_: asked.append(name) or _made(name))
+    values = FlagValues()
+    compare.define(values)
+    values(["compare", *flags])
+    compare.configure(values)
+    assert asked == names
+
+
+def _made(name):
+    return TaskConfig(name, None, (20,), recipe())
 
 
 @pytest.mark.slow

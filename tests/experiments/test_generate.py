@@ -84,6 +84,7 @@ def test_a_folder_without_a_checkpoint(call, tmp_path):
     assert done.code == 2 and "holds no checkpoint" in done.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "what"),
     [("digits", "was trained on image"), ("reviews", "was never asked for the next token")],

@@ -27,11 +27,31 @@ def test_a_summary_and_finished_is_said(call, tmp_path, tiny):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["steps"] == 3 and len(summary["params_digest"]) == 64
     assert summary["config"]["dataset"]["name"] == "digits"
+    assert {"metrics", "seconds", "versions", "device", "tokens"} <= summary.keys()
     assert summary["params_digest"][:16] in done.out and "summary.json" in done.out
     second = call(*again)
     assert second.code == 0 and "already finished at step 3 of 3" in second.err
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["params_digest"] == summary["params_digest"]
+
+
+def test_two_runs_into_one_folder(call, tmp_path, tiny):
+    script = "import pathlib, sys; from fm import lock; lock.hold(pathlib.Path(sys.argv[1]))"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{script}; print(); input()", str(tmp_path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None and holder.stdout.readline()
+    flags = "pretrain", "--dataset=digits", "--steps=3", f"--out={tmp_path}"
+    refused = call(*flags)
+    assert refused.code == 2
+    assert f"{tmp_path} is in use by process {holder.pid} on " in refused.error
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    holder.kill()
+    holder.communicate()
+    done = call(*flags)
+    assert done.code == 0, done.err
+    assert not (tmp_path / ".lock").exists()
 
 
 @pytest.mark.parametrize(

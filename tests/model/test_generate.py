@@ -176,6 +176,7 @@ def test_barred_tokens_and_the_penalty_of_prompts():
         tokens.append(int(token))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "rows"), [("own", 3), ("llama", 1)])
 def test_a_step_copies_no_cache(name, rows):
     """In the compiled loop nothing is as large as a cache but what is written in place."""

@@ -1,5 +1,6 @@
 import ast
 import copy
+import errno
 import html.parser
 import re
 import subprocess
@@ -215,6 +216,7 @@ def test_a_name_with_slashes_or_dollars_stays_in_the_folder(tmp_path):
     assert len(list((tmp_path / "a" / "out" / "plots").glob("accuracy-*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_same_results_same_bytes_and_results_untouched(tmp_path):
     results = synthetic.results()
     before = copy.deepcopy(results)
@@ -229,7 +231,7 @@ def test_a_failed_write_leaves_the_old_report_whole(tmp_path, monkeypatch):
     def full_disk(self, content):
         with self.open("wb") as partial:
             partial.write(content[:10])
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
@@ -258,7 +260,7 @@ def test_the_report_needs_no_jax():
     allowed = {"matplotlib", "jinja2", "numpy", "fm"}
     # Names and titles of metrics: plain tables.
     tables = tuple(f"fm.evaluation.text_quality.{name}" for name in ("metrics", "validity"))
-    own = ("fm.report", "fm.errors", *tables)
+    own = ("fm.report", "fm.errors", "fm.files", *tables)
     found = subprocess.run(
         [sys.executable, "-c", "import sys, fm.report.text_quality; print('jax' in sys.modules)"],
         check=True,

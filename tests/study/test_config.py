@@ -5,7 +5,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.study.config import StudyConfig, as_json, digest
-from fm.study.study import claim, holds
+from fm.study.folder import claim, holds
 from tests.study.problems import config, recipe
 
 
@@ -44,6 +44,23 @@ def test_a_study_is_plain_json_and_its_digest_covers_every_field():
     changed = dataclasses.replace(config(), fingerprint="other")
     others = [study(seeds=3), study(experiment="x"), study(tasks=(changed,))]
     assert len({digest(each) for each in [study(), *others]}) == 4
+
+
+def test_a_folder_at_work_is_refused(tmp_path, monkeypatch):
+    def refuse(_):
+        raise UserError("is in use by process 7")
+
+    monkeypatch.setattr("fm.lock.hold", refuse)
+    with pytest.raises(UserError, match="in use by process 7"):
+        claim(as_json(study()), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / ".a.json.12.partial").write_text("{")
+    claim(as_json(study()), tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_claim_keeps_a_folder_for_one_config(tmp_path):

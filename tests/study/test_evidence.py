@@ -89,6 +89,7 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
         write_predictions([(task, cells)], folders[value] / "predictions.csv")
         studies[value] = {
             "schema": 1,
+            "seconds": 1.0,
             "config": {"hide": value},
             "cells": evidence.cell_rows(cells, task, {}),
             "equivalents": evidence.equivalents(cells, task, {}),

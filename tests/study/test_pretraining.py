@@ -53,6 +53,7 @@ def test_again_is_finished_and_what_is_lost_is_made_again(tmp_path, capsys):
         assert params_digest(restore(tmp_path / f"seed-{seed}").params) == params_digest(a.params)
 
 
+@pytest.mark.slow
 def test_one_seed_is_no_grid(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "train", None)
     pretrain_seeds(*given("image", tmp_path), seeds=1, out=tmp_path, label="toy")

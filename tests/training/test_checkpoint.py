@@ -1,6 +1,12 @@
 """What is saved comes back to the bit; what is broken or another run's does not pass for it."""
 
+import contextlib
+import errno
+import json
 import logging
+import re
+import resource
+import shutil
 import time
 
 import jax
@@ -110,7 +116,49 @@ def damage_missing(folder):
             each.unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_arrays, damage_json, damage_missing])
+def flip(path):
+    """One bit, in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def damage_one_bit_of_an_array(folder):
+    # The largest file is what the numbers lie in; without a digest nothing else would tell.
+    flip(max(folder.glob("memory/**/d/*"), key=lambda path: path.stat().st_size))
+
+
+def damage_counters_that_stay_json(folder):
+    (path,) = [each for each in folder.glob("progress/*") if b'"next"' in each.read_bytes()]
+    path.write_bytes(path.read_bytes().replace(b"3", b"1"))
+
+
+def damage_an_extra_file(folder):
+    (folder / "params" / "d").mkdir(exist_ok=True)
+    (folder / "params" / "d" / "more").write_text("more")
+
+
+def damage_digests(folder):
+    flip(folder / "digests.json")
+
+
+def damage_no_digests(folder):
+    (folder / "digests.json").unlink()
+
+
+DAMAGES = [
+    damage_arrays,
+    damage_json,
+    damage_missing,
+    damage_one_bit_of_an_array,
+    damage_counters_that_stay_json,
+    damage_an_extra_file,
+    damage_digests,
+    damage_no_digests,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_falls_to_the_one_before_and_says_so(tmp_path, caplog, damage):
     filled(tmp_path)
     damage(tmp_path / "3")
@@ -122,6 +170,82 @@ def test_falls_to_the_one_before_and_says_so(tmp_path, caplog, damage):
     assert "is unreadable" in caplog.text and "is removed" in caplog.text
     filled(tmp_path, steps=(3,))
     assert restored(tmp_path).progress["step"] == 3
+
+
+def test_every_file_with_a_number_in_it_has_a_digest(tmp_path):
+    filled(tmp_path)
+    listed = json.loads((tmp_path / "3" / "digests.json").read_text())
+    there = {
+        path.relative_to(tmp_path / "3").as_posix()
+        for path in (tmp_path / "3").glob("*/**/*")
+        if path.is_file()
+    }
+    assert listed.keys() == there and len(there) > 8
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in listed.values())
+
+
+def test_what_is_damaged_is_not_held(tmp_path):
+    filled(tmp_path)
+    damage_one_bit_of_an_array(tmp_path / "3")
+    store = Checkpoints(tmp_path)
+    assert store.holds(2) and not store.holds(1)
+    assert not store.holds(3) and not (tmp_path / "3").exists()
+    store.close()
+
+
+@contextlib.contextmanager
+def full_disk(room):
+    """No file of this process grows beyond so many bytes: what a full disk does, without one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_the_one_before_stays(tmp_path):
+    def heavy(step):
+        w = np.random.default_rng(step).normal(size=300_000).astype(np.float32)
+        return jax.device_put({"params": {"w": w}, "opt_state": (), "step": np.int32(step)})
+
+    store = Checkpoints(tmp_path)
+    store.save(1, heavy(1), {"step": 1}, CONFIG)
+    store.close()
+    store = Checkpoints(tmp_path)
+    with full_disk(200_000), pytest.raises(UserError) as caught:
+        store.save(2, heavy(2), {"step": 2}, CONFIG)
+        store.close()
+    message = str(caught.value)
+    assert "checkpoint of step 2 could not be written" in message and str(tmp_path) in message
+    assert "(File too large); the one of step 1 is kept" in message and "\n" not in message
+    store = Checkpoints(tmp_path)
+    back = store.restore(heavy(0), CONFIG)
+    store.close()
+    assert params_digest(back.state) == params_digest(heavy(1))
+    assert not list(tmp_path.glob("*tmp*"))
+
+
+def test_a_folder_that_may_not_be_seen_is_told(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "is_dir", refuse)
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with pytest.raises(UserError, match=r"\(Permission denied\); those before it were left alone"):
+        store.save(1, fresh(1), {}, CONFIG)
+    monkeypatch.undo()
+    store.close()
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path):
+    store = Checkpoints(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UserError, match=r"step 1 could .*folder is gone\); there is no other"):
+        store.save(1, fresh(1), {}, CONFIG)
+    store.close()
 
 
 def test_all_broken(tmp_path):

@@ -256,6 +256,41 @@ def test_resumed_is_unbroken(tmp_path, at, way):
         assert lines(tmp_path / "a" / f"member-{r}") == lines(tmp_path / "b" / f"member-{r}")
 
 
+def test_the_way_once_chosen_stays_though_nothing_was_saved(tmp_path, monkeypatch):
+    def timed(faster):
+        return lambda programs, *_: {way: float(way != faster) for way in programs}
+
+    for faster in members.WAYS:
+        out = tmp_path / faster
+        monkeypatch.setattr(members, "seconds_per_step", timed(faster))
+        with pytest.raises(PowerCut):
+            go(three(at=2, happens=power_cut), out, way=None)
+        (other,) = set(members.WAYS) - {faster}
+        monkeypatch.setattr(members, "seconds_per_step", timed(other))
+        got = go(three(), out, way=None)
+        assert got.way == faster
+        assert digests(got) == digests(go(three(), way=faster))
+
+
+def test_the_batch_a_member_broke_on_is_kept(tmp_path):
+    got = go(three(tmp_path, at=4, happens=poison))
+    path = tmp_path / "member-1" / "not-finite-step-4.npz"
+    assert str(path) in got.stopped[1]
+    stream = Stream(1)
+    wanted = poison([next(stream) for _ in range(4)][-1])
+    with np.load(path, allow_pickle=False) as kept:
+        np.testing.assert_array_equal(kept["tokens"], wanted["tokens"])
+        assert kept.keys() == wanted.keys()
+
+
+def test_a_members_damaged_checkpoint_is_written_again(tmp_path):
+    want = digests(go(three(tmp_path), tmp_path))
+    (tmp_path / "member-1" / "checkpoints" / str(STEPS) / "digests.json").unlink()
+    go(three(tmp_path), tmp_path)
+    params, _ = load_params(tmp_path / "member-1" / "checkpoints")
+    assert params_digest(params) == want[1]
+
+
 def test_a_stopped_member_stays_stopped_when_resumed(tmp_path):
     want = go(three(at=2, happens=poison))
     team = three(at=2, happens=poison)

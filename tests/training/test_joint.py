@@ -106,6 +106,7 @@ def test_the_loss_is_the_mean_of_the_groups_by_their_rows():
     np.testing.assert_allclose(total, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_parts_it_is_the_whole():
     batch, rng = next(batches()), jax.random.key(3)
     whole, parts = (
@@ -117,6 +118,7 @@ def test_in_parts_it_is_the_whole():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, parts)
 
 
+@pytest.mark.slow
 def test_each_group_is_clipped_as_it_would_be_alone():
     batch, rng = next(batches()), jax.random.key(3)
     noisy = joint.with_noise(batch, rng, ASKED)

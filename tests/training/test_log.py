@@ -1,7 +1,10 @@
 """Records on disk, and what a resumed run keeps of them."""
 
+import errno
+import gc
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +50,66 @@ def test_a_line_cut_short_is_dropped(tmp_path):
     log.MetricLog(tmp_path, 5).close()
     assert [each["step"] for each in log.read(path)] == [1, 2]
     assert path.read_text().endswith("}\n")
+
+
+def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
+    journal = log.MetricLog(tmp_path, 0)
+    journal.write(record(1))
+    journal._file.close()
+    journal._file = Path("/dev/full").open("a")  # noqa: SIM115
+    with pytest.raises(OSError) as caught:
+        journal.write(record(2))
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+def test_a_full_disk_under_the_events_is_an_error_too(tmp_path, monkeypatch):
+    late = []
+    monkeypatch.setattr("sys.unraisablehook", late.append)
+    journal = log.MetricLog(tmp_path, 0)
+    journal._events._file.close()
+    journal._events._file = Path("/dev/full").open("wb")  # noqa: SIM115
+    # More than any queue or buffer holds: a writer with a thread of its own would wait for ever.
+    with pytest.raises(OSError) as caught:
+        for step in range(1000):
+            journal.write(record(step + 1))
+    assert caught.value.errno == errno.ENOSPC
+    assert "events" in caught.value.filename
+    with pytest.raises(OSError):
+        journal.close()
+    # Nothing is left that would complain once more, with a traceback, when it is collected.
+    del journal, caught
+    gc.collect()
+    assert not late
+
+
+def test_a_log_that_was_removed_is_missed(tmp_path):
+    journal = log.MetricLog(tmp_path, 0)
+    journal.write(record(1))
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="was removed while the run wrote to it"):
+        journal.flush()
+    journal.close()
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    journal = log.MetricLog(tmp_path, 2)
+    journal.write(record(3, share_of_peak=None))
+    journal.close()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    content, events = path.read_bytes(), []
+    while content:
+        # Length, its checksum, the event, its checksum.
+        size = int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    assert [each.step for each in events] == [0, 3, 3]
+    assert events[0].file_version == "brain.Event:2"
+    assert events[1].session_log.status == events[1].session_log.START
+    (value,) = events[2].summary.value
+    assert (value.tag, value.simple_value) == ("train/bits_per_byte", pytest.approx(1 / 3))
 
 
 def test_curve():

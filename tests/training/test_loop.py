@@ -1,5 +1,7 @@
 """The loop: it learns, it stops well, and it goes on as if it had never stopped."""
 
+import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -214,6 +216,72 @@ def test_a_loss_that_is_not_finite_halts_and_keeps_the_last_good_one(tmp_path):
     kept = tmp_path / "checkpoints"
     assert [each.name for each in kept.iterdir() if each.name.isdigit()] == ["5"]
     assert max(record["step"] for record in lines(tmp_path)) == 4
+    path = tmp_path / "not-finite-step-7.npz"
+    assert str(path) in str(caught.value)
+    stream = batches()
+    for _ in range(7):
+        wanted = poison(next(stream)) if _ == 6 else next(stream)
+    with np.load(path, allow_pickle=False) as kept:
+        assert kept.keys() == wanted.keys()
+        for name in kept:
+            np.testing.assert_array_equal(kept[name], wanted[name])
+
+
+def test_a_batch_that_cannot_be_kept_hides_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fm.training.broken.np.savez", full)
+    with pytest.raises(UserError, match=r"at step 7 .*could not be kept \(No space left"):
+        go(tmp_path, Pipeline(7, poison))
+
+
+def stall(batch):
+    time.sleep(60)
+    return batch
+
+
+def test_data_that_stalls(tmp_path, unbroken):
+    began = time.monotonic()
+    with pytest.raises(UserError, match="the data stalls, no batch in 3 s after 12 of them"):
+        go(tmp_path, Pipeline(13, stall), run=dataclasses.replace(RUN, patience=3.0))
+    assert time.monotonic() - began < 50
+    assert_as_unbroken(go(tmp_path), tmp_path, unbroken)
+
+
+def test_a_folder_that_is_removed_is_missed(tmp_path):
+    def remove(batch):
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        return batch
+
+    # Of before the first checkpoint, so that none is being written.
+    with pytest.raises(OSError) as caught:
+        go(tmp_path / "run", Pipeline(3, remove))
+    assert caught.value.filename == str(tmp_path / "run" / "metrics.jsonl")
+    assert "was removed" in str(caught.value.strerror)
+
+
+def test_a_permission_that_is_lost_is_told(tmp_path, unbroken):
+    out = tmp_path / "run"
+
+    def refuse(batch):
+        # Root may do anything: it becomes somebody else for a while.
+        if os.geteuid() == 0:
+            tmp_path.chmod(0o700)
+            os.seteuid(65534)
+        else:
+            (out / "checkpoints").chmod(0)
+        return batch
+
+    try:
+        with pytest.raises(UserError, match=r"step (5|10) could .*\(Permission denied\)"):
+            go(out, Pipeline(8, refuse))
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        else:
+            (out / "checkpoints").chmod(0o700)
+    assert_as_unbroken(go(out), out, unbroken)
 
 
 def test_not_finite_right_at_a_checkpoint(tmp_path):
@@ -263,7 +331,30 @@ def test_a_second_run_compiles_nothing():
     assert second.curve != first.curve
 
 
-@pytest.mark.parametrize("field", ["steps", "log_every", "checkpoint_every", "accumulate"])
+def test_stops_early_and_so_it_does_when_cut_off(tmp_path, capsys):
+    # It learns nothing, so that no validation is better than the first.
+    rule = dataclasses.replace(ADAM, learning_rate=1e-12)
+    run = dataclasses.replace(RUN, validate_every=4, early_stop=2)
+    whole = go(tmp_path / "whole", run=run, rule=rule)
+    assert whole.steps == 12 and (tmp_path / "whole/checkpoints/12").is_dir()
+    with pytest.raises(PowerCut):
+        go(tmp_path / "cut", Pipeline(11, power_cut), run=run, rule=rule)
+    cut = go(tmp_path / "cut", run=run, rule=rule)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert params_digest(cut.params) == params_digest(whole.params)
+    capsys.readouterr()
+    again = go(tmp_path / "cut", Pipeline(1, power_cut), run=run, rule=rule)
+    assert again.steps == 12 and "already finished at step 12 of 23" in capsys.readouterr().err
+    # Of one that learns the lowest loss counts, not the one before.
+    run = dataclasses.replace(RUN, validate_every=2, early_stop=5)
+    losses = go(None, run=dataclasses.replace(run, early_stop=None)).curve["validation"]
+    assert losses[5] < losses[4] > min(losses[:4])
+    assert go(None, run=run).steps == 2 * (np.argmin(losses[:8]) + 1) + 10
+
+
+@pytest.mark.parametrize(
+    "field", ["steps", "log_every", "checkpoint_every", "accumulate", "early_stop"]
+)
 def test_a_cadence_below_one(field):
     with pytest.raises(UserError, match="1 or more"):
         RunConfig(**{"steps": 5, field: 0})

@@ -13,7 +13,7 @@ from fm.model.transformer import forward, init
 from fm.training import objectives
 from fm.transfer import answering, instructions
 from fm.transfer.finetune import FinetuneConfig
-from fm.transfer.instructed import instruct, mean_nats
+from fm.transfer.instructed import instruct, nats, shares
 from fm.transfer.instructions import Asker, Instruction, prefix, rows, segments
 
 SHAPE = Instruction("colour", ("which colour?", "say the colour", "name it"), ("red", "blue"))
@@ -117,6 +117,12 @@ def test_wordings():
             Instruction("t", wordings, answers)
 
 
+def test_groups_share_a_step_by_the_root_of_their_size():
+    assert shares({"text": 800, "image": 200, "audio": 200, "video": 200}, 25) == dict(
+        text=10, image=5, audio=5, video=5
+    )
+
+
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_the_loss_is_that_of_the_answers(mixed, both_ways):
     images, _ = pictures(3)
@@ -126,16 +132,26 @@ def test_the_loss_is_that_of_the_answers(mixed, both_ways):
         batch |= {"prefix": prefix(batch)}
     params = weights(mixed.model)
 
+    alone = [rows([each], mixed.model, 32, share_rows=False) for each in examples]
+    if both_ways:
+        alone = [each | {"prefix": prefix(each)} for each in alone]
+
     @jax.jit
     @jax.value_and_grad
     def expected(params):
-        nats, count = objectives.next_piece(params, batch, mixed.model)
-        return nats / count
+        # Each answer counts as one, whatever its length.
+        parts = [objectives.next_piece(params, each, mixed.model) for each in alone]
+        return sum(nats / count for nats, count in parts) / len(parts)
 
     most = int(batch["answer"].sum(axis=1).max())
-    found = jax.jit(jax.value_and_grad(lambda params: mean_nats(params, batch, mixed.model, most)))(
-        params
-    )
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean(params):
+        total, count = nats(params, batch, mixed.model, most)
+        return total / count
+
+    found = mean(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5),
         found,
@@ -168,11 +184,14 @@ def test_follows_instructions_in_two_formats(tokenizer, mixed):
     for place, wording in enumerate(asked):
         own = [text.split()[place] for text in texts]
         examples += mixed.examples([wording] * 24, texts, own)
-    made = rows(examples, mixed.model, 40, share_rows=True)
+    made = {
+        "image": rows(examples[:24], mixed.model, 24, share_rows=True),
+        "text": rows(examples[24:], mixed.model, 40, share_rows=True),
+    }
     start = init(jax.random.key(0), mixed.model)
     params = instruct(
         start, made, mixed.model, CONFIG,
-        seed=0, capacity=len(made["tokens"]),
+        seed=0, capacity={name: len(each["tokens"]) for name, each in made.items()},
     )  # fmt: skip
     for name in ("image_head", "image_bias"):
         assert np.array_equal(params["streams"][name], start["streams"][name])
@@ -199,6 +218,7 @@ def test_scores_are_those_of_each_answer_alone(mixed):
     assert first[0, 1] > by_hand(params, mixed, "say", images[1], "red")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_writes_what_passes_over_the_whole_row_would(mixed, both_ways):
     mixed = dataclasses.replace(mixed, model=dataclasses.replace(mixed.model, depth=2))

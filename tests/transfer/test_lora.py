@@ -79,6 +79,7 @@ def test_an_adapted_map_is_the_papers_equation():
         np.testing.assert_allclose(merged[name], wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_of_adapters_are_those_of_the_merged_kernel():
     base, adapters = adapted()
     rows, _ = separable(4)

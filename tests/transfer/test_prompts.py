@@ -108,6 +108,7 @@ def test_scores_of_one_token_answers_take_one_pass(model, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_scores_from_the_final_output(model):
     params, config = model
     asked = prompter().prompts(["good", "bad", "a rather longer review, of many tokens"])

@@ -1,0 +1,105 @@
+"""Experiments on a mesh, and as several processes."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fm.data.cache import cache_folder
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--mesh=data:0"], ["--mesh=data:0: takes a whole number above 0", "data:2,fsdp:4"]),
+        (["--mesh=rows:2"], ["--mesh=rows:2", "data, fsdp, tensor"]),
+        (["--mesh=data:64"], ["--mesh=data:64", "takes 64 devices, not the"]),
+        (["--processes=2"], ["--processes", "--coordinator=HOST:PORT"]),
+        (["--coordinator=here:1"], ["--coordinator=here:1: takes HOST:PORT, with --processes=N"]),
+        (["--coordinator=h:1", "--processes=2", "--process=2"], ["--process from 0 to N-1"]),
+        (["--coordinator=here", "--processes=2", "--process=0"], ["takes HOST:PORT"]),
+        (["--processes=0"], ["--processes=0: takes a positive integer"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_flags_that_cannot_be(call, tmp_path, flags, parts):
+    done = call("pretrain", "--dataset=digits", *flags, f"--out={tmp_path / 'out'}")
+    assert done.code == 2 and all(part in done.error for part in parts), done.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["compare", "ablate", "unify", "text_quality", "pretrain", "adapt"]
+)
+def test_what_trains_has_the_flag(call, name):
+    assert "--mesh=" in call(name, "--help").out
+
+
+@pytest.mark.slow
+def test_a_mesh_of_one_device_is_as_none(call, tmp_path, tiny):
+    flags = "pretrain", "--dataset=digits", "--steps=2"
+    summaries = []
+    for name, more in (("none", []), ("one", ["--mesh=data:1"])):
+        done = call(*flags, *more, f"--out={tmp_path / name}")
+        assert done.code == 0, done.err
+        summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
+    for name in ("tokens", "value", "validation"):
+        none, one = (each["metrics"][name] for each in summaries)
+        np.testing.assert_allclose(one, none, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_from_a_mesh(call, tmp_path, tiny):
+    flags = ("--tasks=digits", "--arms=scratch,self", "--budgets=20", "--seeds=2", "--mesh=data:1")
+    done = call("compare", *flags, f"--out={tmp_path / 'study'}")
+    assert done.code == 0, done.err
+    assert (tmp_path / "study" / "report.html").exists()
+    refused = call("compare", *flags, "--pretrain_seeds=2", f"--out={tmp_path / 'seeds'}")
+    assert refused.code == 2 and "--pretrain_seeds=1" in refused.error
+
+
+def _start(out, devices, *flags):
+    flags = (
+        "--dataset=digits", "--size=nano", "--steps=4", "--batch_size=8", f"--out={out}", *flags
+    )  # fmt: skip
+    xla = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.pretrain", *flags],
+        cwd=ROOT,
+        env=os.environ | {
+            "FM_CACHE": str(cache_folder()), "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "XLA_FLAGS": f"{xla} --xla_cpu_collective_call_terminate_timeout_seconds=900",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_are_as_one(tmp_path):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        at = f"127.0.0.1:{server.getsockname()[1]}"
+    one = [_start(tmp_path / "one", 2, "--mesh=fsdp:2")]
+    two = [
+        _start(tmp_path / "two", 1, f"--coordinator={at}", "--processes=2", f"--process={n}")
+        for n in range(2)
+    ]
+    told = [each.communicate(timeout=900) for each in (*one, *two)]
+    assert [each.returncode for each in (*one, *two)] == [0, 0, 0], told
+    assert ["summary.json" in out for out, _ in told] == [True, True, False]
+    one, two = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")
+    )
+    assert (one["tokens"], one["flops"]) == (two["tokens"], two["flops"])
+    for name in ("value", "validation"):
+        np.testing.assert_allclose(two["metrics"][name], one["metrics"][name], rtol=1e-4)

@@ -1,0 +1,104 @@
+"""Damaged data files: read, or refused in a line that names the file."""
+
+import io
+import json
+import pathlib
+import tempfile
+import wave
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.fuzz import guard, junk
+from tests.study.problems import texts
+
+
+def labelled(count=60):
+    inputs, labels = texts(count, 0)
+    return list(zip(inputs, ("bad" if label else "good" for label in labels), strict=True))
+
+
+def csv():
+    return "".join(
+        f'"{text}, ""so""",{label}\n' for text, label in [("text", "label"), *labelled()]
+    )
+
+
+def jsonl():
+    rows = ({"text": text, "label": label, "n": 2**70} for text, label in labelled())
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+def conll():
+    sentence = "In O\nParis B-place\nRoma I-place\n. O\n\n"
+    return "".join(sentence.replace("In", f"In{n}") for n in range(40))
+
+
+def png(n):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 9 * n % 251, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def wav(n):
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        wavelength = np.arange(2400) * (n + 3) / 40
+        sound.writeframes((9000 * np.sin(wavelength)).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+TEXTS = {
+    "data.csv": csv,
+    "data.jsonl": jsonl,
+    "data.txt": lambda: "\n".join(text for text, _ in labelled()),
+    "data.conll": conll,
+}
+FOLDERS = {"png": png, "wav": wav}
+
+
+def check(path, folder):
+    """Through what reads labels and what does not; the file, or a folder it is in, is named."""
+    for name, more in (("pretrain", []), ("adapt", ["--labels=20"])):
+        out = pathlib.Path(folder, f"out-{name}")
+        done = guard.run(name, [f"--dataset={path}", f"--out={out}", *more], out)
+        if done.code == 2:
+            assert path.name in done.error or "labels" in done.error, done.error
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_damaged_file(name):
+    @guard.cases
+    @given(junk.damaged(TEXTS[name]().encode()))
+    def test(content):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, name)
+            path.write_bytes(content)
+            check(path, folder)
+
+    test()
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_with_a_damaged_file(kind):
+    make = FOLDERS[kind]
+
+    @guard.cases
+    @given(junk.damaged(make(0)), st.sampled_from([f"0.{kind}", f"new.{kind}", "0.txt", "0"]))
+    def test(content, name):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "classes")
+            for label in ("left", "right"):
+                (path / label).mkdir(parents=True)
+                for n in range(12):
+                    (path / label / f"{n}.{kind}").write_bytes(make(n + 12 * (label == "left")))
+            (path / "left" / name).write_bytes(content)
+            check(path, folder)
+
+    test()

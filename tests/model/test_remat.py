@@ -1,0 +1,74 @@
+"""That what is computed again is the same, and that less is held."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.attention import Mask
+from fm.errors import UserError
+from fm.model.config import REMAT, ModelConfig, sized
+from fm.model.style import Style
+from fm.model.transformer import forward, init
+from tests.model.problems import TEXT, params, text
+
+GATED = dataclasses.replace(TEXT, style=Style(gated=True, activation="silu", qk_norm="none"))
+
+
+def gradient(config, inputs, weights):
+    def value(weights):
+        out = forward(weights, inputs, config, mask=Mask(causal=True))
+        return jnp.sum(jnp.sin(out["final"]))
+
+    return jax.jit(jax.value_and_grad(value))(weights)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(TEXT, id="plain"), pytest.param(GATED, id="gated", marks=pytest.mark.slow)],
+)
+def test_gradients_are_those_of_layers_that_keep_all(config):
+    weights, inputs = params(config), text()
+    want = gradient(config, inputs, weights)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(want[1]["layers"]))
+    for name in REMAT[1:]:
+        got = gradient(dataclasses.replace(config, remat=name), inputs, weights)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), got, want)
+
+
+@pytest.mark.slow
+def test_the_compiled_program_holds_less_the_less_is_kept():
+    length, batch = 256, 2
+    inputs = {
+        "tokens": np.zeros((batch, length), np.int32),
+        "positions": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
+    }
+
+    def held(remat):
+        config = ModelConfig(
+            depth=8, width=64, heads=2, kv_heads=2, hidden=256, vocab=32, scan=True, remat=remat
+        )
+        shapes = jax.eval_shape(lambda: init(jax.random.key(0), config))
+
+        def value(weights):
+            return jnp.sum(forward(weights, inputs, config, mask=Mask(causal=True))["final"])
+
+        memory = jax.jit(jax.grad(value)).lower(shapes).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    none, dots, attention, full = (held(name) for name in REMAT)
+    assert full < attention < dots < none
+    assert full < 0.5 * none
+
+
+def test_a_policy_that_is_not_known_is_refused():
+    with pytest.raises(UserError, match="remat=some is not known; accepted are none, dots, attent"):
+        sized("nano", remat="some")
+
+
+def test_a_config_from_before_there_were_policies_is_read():
+    plain = dataclasses.asdict(sized("nano", vocab=8))
+    del plain["remat"]
+    assert ModelConfig.from_plain(plain) == sized("nano", vocab=8)

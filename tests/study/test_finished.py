@@ -1,0 +1,58 @@
+"""What a run ends with: figures by name, digests that a clock does not move."""
+
+import hashlib
+import json
+
+from fm.study import finished
+
+RESULTS = {
+    "config": {"seeds": 2},
+    "seconds": 3.5,
+    "device": {"cores": 2},
+    "cells": [
+        {"task": "fruit", "arm": "self", "labels": 20, "value": 0.5, "seconds": 1.0},
+        {"task": "fruit", "arm": "self", "labels": 20, "value": 1.0, "seconds": 2.0},
+        {"task": "fruit", "arm": "scratch", "labels": 20, "value": 0.25, "seconds": 2.0},
+    ],
+    "ledger": [{"arm": "self", "pretrain_seconds": 9.0, "pretrain_flops": 4.0}],
+}
+
+
+def changed(**changes):
+    return json.loads(json.dumps(RESULTS)) | changes
+
+
+def test_a_study_in_figures(tmp_path):
+    (tmp_path / "predictions.csv").write_text("a,b\n")
+    path = finished.write_study(RESULTS, tmp_path)
+    summary = json.loads(path.read_text())
+    assert summary["metrics"] == {"fruit/self/20": 0.75, "fruit/scratch/20": 0.25}
+    assert summary["cells"] == 3 and summary["seconds"] == 3.5
+    assert summary["config"] == {"seeds": 2}
+    assert summary["predictions_digest"] == hashlib.sha256(b"a,b\n").hexdigest()
+    assert {"jax", "fm", "python"} <= summary["versions"].keys()
+
+
+def test_a_study_of_text_has_bits(tmp_path):
+    models = [{"arm": "A", "stage": "end", "domain": "B", "step": 9, "value": 2.5}]
+    results = {"config": {}, "seconds": 1.0, "models": models, "samples": [{}, {}]}
+    summary = json.loads(finished.write_study(results, tmp_path).read_text())
+    assert summary["metrics"] == {"A/end/B": 2.5} and summary["samples"] == 2
+
+
+def test_the_digest_is_of_what_no_clock_says():
+    digest = finished.results_digest(RESULTS)
+    slower = [row | {"seconds": 99.0} for row in RESULTS["cells"]]
+    assert finished.results_digest(changed(seconds=1.0, cells=slower, device={})) == digest
+    dearer = [{"arm": "self", "pretrain_seconds": 1.0, "pretrain_flops": 4.0}]
+    assert finished.results_digest(changed(ledger=dearer)) == digest
+    better = [row | {"value": 1.0} for row in RESULTS["cells"]]
+    assert finished.results_digest(changed(cells=better)) != digest
+
+
+def test_shown_again_it_stays_as_it_was(tmp_path):
+    finished.write_study(RESULTS, tmp_path)
+    finished.write_study(changed(seconds=0.01), tmp_path)
+    assert json.loads((tmp_path / finished.NAME).read_text())["seconds"] == 3.5
+    finished.write_study(changed(seconds=0.01, cells=RESULTS["cells"][:2]), tmp_path)
+    assert json.loads((tmp_path / finished.NAME).read_text())["cells"] == 2

@@ -1,0 +1,44 @@
+"""Whole or not at all, and an error that names the file."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from fm.data.cache import new_folder
+from fm.files import naming, replace, replacing
+
+
+def test_replaces_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    replace(path, "ä")
+    replace(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [each.name for each in path.parent.iterdir()] == ["b.txt"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    replace(path, "old")
+    with pytest.raises(OSError) as caught, replacing(path) as partial:
+        partial.write_text("ne")
+        with Path("/dev/full").open("w") as full:
+            full.write("w")
+            full.flush()
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_under_prepared_data_names_them(tmp_path):
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "digits"):
+        # As NumPy says it.
+        raise OSError("100 requested and 7 written")
+    assert caught.value.filename == str(tmp_path / "digits")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_keeps_the_name_it_has(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, naming(tmp_path / "a"):
+        (tmp_path / "b").read_text()
+    assert caught.value.filename == str(tmp_path / "b")

@@ -1,0 +1,92 @@
+"""One process to a folder; whoever is killed locks nobody out."""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fm import lock
+from fm.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+HOLDER = """
+import pathlib, sys, time
+from fm import lock
+lock.hold(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _released():
+    yield
+    lock.release()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None and child.stdout.readline() == b"held\n"
+    yield child
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+def test_another_process_is_refused_and_named(tmp_path, holder):
+    with pytest.raises(UserError) as caught:
+        lock.hold(tmp_path)
+    message = str(caught.value)
+    assert f"process {holder.pid} on {socket.gethostname()}" in message
+    assert str(tmp_path) in message and "\n" not in message
+
+
+def test_killed_locks_nobody_out(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / ".lock").exists()
+    lock.hold(tmp_path)
+    assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+
+
+def test_held_twice_and_released(tmp_path):
+    lock.hold(tmp_path)
+    lock.hold(tmp_path)
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+    lock.hold(tmp_path)
+
+
+def test_a_folder_made_anew_is_held_anew(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock.hold(folder)
+    (folder / ".lock").unlink()
+    lock.hold(folder)
+    assert (folder / ".lock").exists()
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        lock.hold(tmp_path / "none")
+
+
+def test_where_nothing_locks_a_line_says_so(tmp_path, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    lock.hold(tmp_path)
+    monkeypatch.setattr(lock, "fcntl", None)
+    lock.hold(tmp_path)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "cannot be locked (No locks available)" in first
+    assert "no flock" in second

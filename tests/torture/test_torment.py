@@ -1,0 +1,23 @@
+"""The short form of what `make torture` does a hundred times."""
+
+import pytest
+
+from tests.torture.torment import Row, table, torment, write
+from tests.torture.victims import VICTIMS
+
+
+@pytest.mark.slow
+def test_pretraining_survives(tmp_path, monkeypatch):
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
+    rows = torment(VICTIMS["pretraining"], tmp_path, 5)
+    assert sum(row.injected for row in rows) == 5
+    assert not any(row.lost for row in rows), table(rows)
+
+
+def test_a_table_says_what_was_lost(tmp_path):
+    rows = [Row("pretraining", "kill -9", 3, 3), Row("grid", "SIGTERM", 2, 1)]
+    assert [row.lost for row in rows] == [0, 1]
+    write(rows, tmp_path)
+    last = (tmp_path / "torture.txt").read_text().splitlines()[-1]
+    assert last.split() == ["all", "5", "4", "1"]
+    assert '"lost": 1' in (tmp_path / "torture.json").read_text()

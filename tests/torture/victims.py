@@ -1,0 +1,108 @@
+"""What is killed: commands, and what of their output has to be the same to the bit."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fm.study.finished import timeless
+from fm.training import load_params, log, params_digest
+from tests.study.problems import texts
+from tests.torture import tiny
+
+_JSON = ("results.json", "summary.json", "config.json")
+PACE = ("tokens_per_second", "share_of_peak")
+
+
+@dataclasses.dataclass(frozen=True)
+class Victim:
+    """A command.
+
+    Attributes:
+      name: in the table.
+      experiment: as in `python -m experiments.NAME`.
+      flags: without --out; of the folder where data may lie.
+    """
+
+    name: str
+    experiment: str
+    flags: Callable[[Path], list[str]]
+
+    def start(self, folder: Path, out: Path, said: Path, room: int | None = None) -> BaseProcess:
+        """Starts it, data in `folder`, output to `out`; see `tiny.start`."""
+        return tiny.start(self.experiment, [*self.flags(folder), f"--out={out}"], said, room)
+
+
+def reviews(folder: Path) -> Path:
+    """A CSV of 120 texts in two classes, made if it is not there."""
+    path = folder / "reviews.csv"
+    if not path.exists():
+        inputs, labels = texts(120, 0)
+        with path.open("w", newline="") as file:
+            named = zip(inputs, np.array(["bad", "good"])[labels], strict=True)
+            csv.writer(file).writerows([("text", "label"), *named])
+    return path
+
+
+def _mixture(folder: Path) -> list[str]:
+    path = reviews(folder)
+    return [
+        f"--dataset={path},digits",
+        f"--mixture={path}:2,digits:1",
+        "--captioned=digits",
+        "--checkpoint_every=60",
+    ]
+
+
+_STUDY = ["--tasks=digits", "--arms=scratch,self,classical", "--budgets=20,50", "--seeds=2"]
+VICTIMS = {
+    each.name: each
+    for each in (
+        Victim(
+            "pretraining",
+            "pretrain",
+            lambda folder: [f"--dataset={reviews(folder)}", "--checkpoint_every=60"],
+        ),
+        Victim("mixture", "pretrain", _mixture),
+        Victim("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
+        Victim("comparison", "compare", lambda _: [*_STUDY, "--profile=quick"]),
+        Victim(
+            "grid", "compare", lambda _: [*_STUDY[:-2], "--budgets=20", "--seeds=2",
+                                          "--pretrain_seeds=2", "--profile=quick"],
+        ),
+    )
+}  # fmt: skip
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """All of a finished run that a clock has no part in, by file."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if path.name == "metrics.jsonl":
+            found[name] = [
+                {key: figure for key, figure in record.items() if key not in PACE}
+                for record in log.read(path)
+            ]
+        elif path.parent.name == "cells" or path.name in _JSON:
+            found[name] = timeless(json.loads(path.read_text()))
+        elif path.name in ("predictions.csv", "tokenizer.json"):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.name == "checkpoints" and path.is_dir():
+            found[name] = params_digest(load_params(path)[0])
+    return found
+
+
+def prepare(reference: Path, out: Path) -> None:
+    """Fixes in `out` what an unbroken run has drawn by the clock: how a grid is run."""
+    for path in reference.rglob("way.json"):
+        there = out / path.relative_to(reference)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, there)

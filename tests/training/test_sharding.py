@@ -1,0 +1,128 @@
+"""A mesh: what its flag takes, a rule for every parameter; on eight devices, the same training."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from fm.errors import UserError
+from fm.model import ModelConfig
+from fm.model.style import Style
+from fm.model.transformer import init
+from fm.training import OptimizerConfig, optimizer, sharding, state
+from fm.training.sharding import MeshConfig, parse
+from tests.model.styles import GPT2, STYLES, config
+
+BERT = Style(**(vars(GPT2) | {"post_norm": True, "token_types": 2, "pooler": True}))
+ROOT = Path(__file__).parents[2]
+MODEL = ModelConfig(
+    depth=2, width=24, heads=4, kv_heads=2, hidden=16, vocab=12, axes=3,
+    continuous=(("image", 6), ("audio", 5)),
+)  # fmt: skip
+
+
+def on_eight_devices(chosen):
+    flags = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=900"
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-n", "0",
+            f"tests/training/eight_devices.py::{chosen}",
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+        env=os.environ | {
+            "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
+            # Splitting a program makes it several times as long; its memory is that of users.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int("memory" not in chosen)),
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def shapes(config=MODEL):
+    return jax.eval_shape(lambda: init(jax.random.key(0), config))
+
+
+def test_the_flag():
+    assert parse("data:2,fsdp:4") == MeshConfig(data=2, fsdp=4)
+    assert parse("tensor:2").size == 2
+    assert str(parse("fsdp:3")) == "data:1,fsdp:3,tensor:1"
+
+
+@pytest.mark.parametrize("text", ["", "data", "data:0", "data:-2", "rows:2", "data:2,data:2", "2"])
+def test_the_flag_says_what_it_takes(text):
+    with pytest.raises(UserError, match=rf"^--mesh={text}: takes .* data, fsdp, tensor"):
+        parse(text)
+
+
+def test_every_parameter_has_a_place():
+    found = sharding.specs(shapes(), MeshConfig(data=2, fsdp=2, tensor=2))
+    assert found["layers"]["query"] == P(None, "fsdp", "tensor", None)
+    assert found["layers"]["down"] == P(None, "tensor", "fsdp")
+    assert found["streams"]["token_head"] == P("fsdp", "tensor")
+    assert found["streams"]["image_bias"] == P()
+    assert jax.tree.structure(found, is_leaf=lambda x: isinstance(x, P)) == jax.tree.structure(
+        shapes()
+    )
+
+
+@pytest.mark.parametrize("config", [*STYLES.values(), config(style=BERT, kv_heads=4)])
+def test_every_style_is_covered(config):
+    sharding.specs(shapes(config), MeshConfig(fsdp=2, tensor=2))
+
+
+def test_few_key_heads_and_an_odd_vocabulary_stay_whole():
+    found = sharding.specs(shapes(dataclasses.replace(MODEL, vocab=13)), MeshConfig(tensor=4))
+    assert found["layers"]["key"] == P(None, "fsdp", None, None)
+    assert found["streams"]["token_embedding"] == P(None, "fsdp")
+
+
+def test_what_no_rule_covers_is_named():
+    params = shapes() | {"adapter": {"table": jax.ShapeDtypeStruct((4, 4), np.float32)}}
+    with pytest.raises(UserError, match=r"no rule .* adapter/table \[4, 4\]"):
+        sharding.specs(params, MeshConfig())
+
+
+def test_what_does_not_divide_is_named():
+    with pytest.raises(UserError, match=r"--mesh=.*tensor:3: tensor = 3 does not divide .* 4, of"):
+        sharding.specs(shapes(), MeshConfig(tensor=3))
+    with pytest.raises(UserError, match="fsdp = 16 does not divide"):
+        sharding.specs(shapes(), MeshConfig(fsdp=16))
+
+
+@pytest.mark.parametrize("rule", [OptimizerConfig(), OptimizerConfig("adamw")])
+def test_the_optimizers_memory_lies_with_its_parameters(rule):
+    config = MeshConfig(fsdp=2, tensor=2)
+    now = jax.eval_shape(lambda params: state.init(params, optimizer.build(rule, 10)), shapes())
+    found = sharding.state_specs(now, config)
+    leaves = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda x: isinstance(x, P))
+    by_name = [(jax.tree_util.keystr(path), spec) for path, spec in leaves]
+    ups = [spec for name, spec in by_name if name.endswith("['layers']['up']")]
+    assert len(ups) == (2 if rule.name == "muon" else 3)
+    assert set(ups) == {P(None, "fsdp", "tensor")}
+    assert found["step"] == P()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "test_a_mesh_agrees_with_one_device",
+        "test_a_run_goes_on_with_another_mesh",
+        "test_a_checkpoint_comes_back_on_other_devices",
+        "test_memory_per_device_falls",
+        "test_rows_that_do_not_divide",
+        "test_adapting_agrees_with_one_device",
+        "test_every_device_must_be_taken",
+    ],
+)
+def test_eight_devices(chosen):
+    on_eight_devices(chosen)
