@@ -27,6 +27,8 @@ from fm.training.interrupt import Interrupted
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 _KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
 
+_NOBODY = "Event loop is closed"
+_hooks = [sys.unraisablehook]  # of before
 _SMALLER = "what was saved is kept; take a smaller size or batch, or a machine with more"
 
 Define = Callable[[flags.FlagValues], None]
@@ -80,10 +82,19 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
 
 
 def settle() -> None:
-    """How every process of an experiment keeps memory and compiled programs."""
+    """How every process of an experiment keeps memory and compiled programs, and its peace."""
     allocator.keep_freed_memory()
+    if sys.unraisablehook is not _unraisable:
+        _hooks[:] = [sys.unraisablehook]
+        sys.unraisablehook = _unraisable
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _unraisable(told: sys.UnraisableHookArgs) -> None:
+    # TensorStore's writes that end after the one that failed, and was told, find nobody waiting.
+    if not (isinstance(told.exc_value, RuntimeError) and str(told.exc_value) == _NOBODY):
+        _hooks[0](told)
 
 
 def _is_memory(error: Exception) -> bool:

@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import jax
 import pytest
 from absl import flags
@@ -100,3 +103,15 @@ def test_termination_ends_as_an_interrupt_does(capsys):
     )
     assert code == 130 and "goes on where it was" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_write_that_nobody_waits_for_is_not_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    command.settle()
+    command.settle()
+    late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
+    other = SimpleNamespace(exc_value=RuntimeError("something else"))
+    for each in (late, other):
+        sys.unraisablehook(each)
+    assert told == [other]
