@@ -11,7 +11,7 @@ from typing import Any
 from fm.benchmark.rows import Row
 from fm.errors import UserError
 from fm.files import replace
-from fm.training.checkpoint import differences
+from fm.training.configs import differences
 
 SCHEMA = 1
 # Of a stopped run these must be the same, or its rows could not stand beside new ones.

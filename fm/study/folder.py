@@ -12,7 +12,7 @@ import jax
 from fm import lock
 from fm.errors import UserError
 from fm.files import replace
-from fm.training.checkpoint import differences
+from fm.training.configs import differences
 
 
 def holds(mine: dict[str, Any], out: pathlib.Path) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -24,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from fm.errors import UserError
 from fm.training import digests
+from fm.training.configs import must_agree
 from fm.training.state import State
 
 T = TypeVar("T")
@@ -151,8 +151,7 @@ class Checkpoints:
             saved = self._manager.restore(
                 step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
             )["config"]
-            if differences(saved, config):
-                raise UserError(_mismatch(self._folder, saved, config))
+            must_agree(self._folder, saved, config)
             return self._read(step, like)
 
         restored, unreadable = _newest_readable(self._folder, self._manager, read)
@@ -293,30 +292,3 @@ def _reason(error: Exception, folder: pathlib.Path) -> str:
     if code := re.search(r"os_error_code='(\d+)'", told):
         told = os.strerror(int(code[1]))
     return (told.splitlines() or [""])[0] or type(error).__name__
-
-
-def differences(saved: dict, now: dict) -> dict[str, tuple[Any, Any]]:
-    """Fields whose values differ, by dotted name: (saved, now); "absent" where there is none."""
-    left, right = _flat(saved), _flat(json.loads(json.dumps(now)))
-    return {
-        name: (left.get(name, "absent"), right.get(name, "absent"))
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name, "absent") != right.get(name, "absent")
-    }
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _mismatch(folder: pathlib.Path, saved: dict, now: dict) -> str:
-    fields = ", ".join(
-        f"{name}={was!r} (now {value!r})" for name, (was, value) in differences(saved, now).items()
-    )
-    return f"{folder} holds a run with {fields}; take those values, or another folder"

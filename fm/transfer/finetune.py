@@ -17,6 +17,7 @@ from fm.errors import UserError
 from fm.model.config import CONTINUOUS, ModelConfig
 from fm.transfer import lora
 from fm.transfer.descent import descend, order, pad
+from fm.transfer.dropout import some_pieces
 from fm.transfer.examples import Rows
 from fm.transfer.features import Reading, features, pooled
 from fm.transfer.sweep import BATCH_SIZE
@@ -250,7 +251,7 @@ def _run(trained, frozen, rows, labels, order_SB, rng, peak, steps, model, confi
         chosen = order_SB[number]
         batch = {key: by_rows(value[chosen]) for key, value in rows.items()}
         if config.keep:
-            batch = _some_pieces(batch, jax.random.fold_in(rng, number), config.keep)
+            batch = some_pieces(batch, jax.random.fold_in(rng, number), config.keep)
         return jax.grad(loss)(trained, batch, labels[chosen])
 
     return descend(gradient, trained, peak, steps, config.weight_decay)
@@ -263,20 +264,6 @@ def mean_nats(scores: jax.Array, labels: jax.Array) -> jax.Array:
         return jnp.mean(nats)
     labelled = labels >= 0
     return jnp.sum(nats * labelled) / jnp.maximum(jnp.sum(labelled), 1)
-
-
-def _some_pieces(batch: dict[str, jax.Array], rng: jax.Array, keep: int) -> dict[str, jax.Array]:
-    """`keep` pieces of every row, padding last."""
-    filled = batch["segments"] > 0
-    L = filled.shape[1]
-    order = jax.lax.top_k(jax.random.uniform(rng, filled.shape) - ~filled, min(keep, L))[1]
-
-    def pick(value):
-        return jnp.take_along_axis(
-            value, order.reshape(*order.shape, *[1] * (value.ndim - 2)), axis=1
-        )
-
-    return {key: pick(value) for key, value in batch.items()}
 
 
 def predict(

@@ -16,7 +16,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.training import load_params, optimizer, params_digest, state
-from fm.training.checkpoint import Checkpoints, differences
+from fm.training.checkpoint import Checkpoints
+from fm.training.configs import differences
 from tests.training.problems import ADAM, TEXT, params
 
 CONFIG = {"model": {"depth": 2, "width": 32}, "run": {"seed": 0}}

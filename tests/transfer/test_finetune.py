@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.transfer.dropout import some_pieces
 from fm.transfer.features import Reading
-from fm.transfer.finetune import FinetuneConfig, _some_pieces, finetune, predict
+from fm.transfer.finetune import FinetuneConfig, finetune, predict
 from tests.transfer.problems import MODEL, params, separable
 
 CONFIG = FinetuneConfig(learning_rate=1e-2, steps=12, batch_size=8, keep=3)
@@ -87,13 +88,13 @@ def test_predict_does_not_depend_on_the_batch():
 def test_some_pieces_keeps_filled_ones_first():
     tokens = jnp.arange(1, 7) + jnp.zeros((40, 1), jnp.int32)
     segments = jnp.array([[1, 1, 0, 1, 0, 0]] * 40)
-    kept = _some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 4)
+    kept = some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 4)
     assert kept["tokens"].shape == (40, 4)
     assert np.array_equal(kept["segments"], [[1, 1, 1, 0]] * 40)
     assert all(set(row[:3]) == {1, 2, 4} for row in np.asarray(kept["tokens"]).tolist())
-    two = _some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 2)
+    two = some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 2)
     assert two["segments"].all() and set(np.asarray(two["tokens"]).ravel()) == {1, 2, 4}
-    many = _some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 9)
+    many = some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 9)
     assert many["tokens"].shape == (40, 6)
 
 
