@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from tests.torture.faults import FAULTS, Sitting, left_alone
 from tests.torture.victims import Victim, outcome, prepare
@@ -66,6 +67,7 @@ def torment(
     kinds = [name for name in faults if saves or "checkpoint" not in name]
     rows = {name: Row(victim.name, name) for name in kinds}
     spent = 0
+    bar = tqdm(total=count, desc=victim.name, unit="fault", disable=None)
     while spent < count:
         out = folder / f"{victim.name}-{spent}"
         prepare(reference, out)
@@ -77,6 +79,7 @@ def torment(
             if fine is None:
                 break
             done.append((name, fine))
+            bar.update()
             if not fine:
                 shutil.copy(sitting.said, folder / f"{out.name}-{len(done)}-said.txt")
         same = left_alone(sitting) and outcome(out) == want
@@ -86,6 +89,7 @@ def torment(
         spent += len(done)
         if same and all(fine for _, fine in done):
             shutil.rmtree(out)
+    bar.close()
     return [row for row in rows.values() if row.injected]
 
 
