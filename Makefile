@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 TESTING := .venv/installed-test
+SEVERAL := tests/training/test_processes.py tests/training/test_sharding.py \
+	tests/experiments/test_mesh.py tests/study/test_cluster.py tests/experiments/test_spread.py
 
 .PHONY: compare test torture lint clean
 
@@ -12,9 +14,12 @@ compare: $(INSTALLED)
 test: $(TESTING)
 	$(BIN)/python -m pytest -m "not slow"
 
-# A hundred faults for each of five commands: hours.
+# The long forms: a hundred faults for each of five commands, fuzz, processes and meshes, a soak.
 torture: $(TESTING)
 	$(BIN)/python -m tests.torture
+	FM_FUZZ_CASES=100 $(BIN)/python -m pytest tests/fuzz
+	$(BIN)/python -m pytest -m slow -n 0 $(SEVERAL)
+	$(BIN)/python -m tests.torture.soak
 
 lint: $(TESTING)
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.positions import RopeScaling
 from fm.model.style import Style
@@ -55,9 +54,7 @@ PUBLISHED: dict[str, ModelConfig] = {
         context=131072,
         rope_base=500_000.0,
         norm_eps=1e-5,
-        style=dataclasses.replace(
-            _LLAMA, tied=True, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192)
-        ),
+        style=_SMALL_LLAMA,
     ),
     "8b": ModelConfig(
         depth=32,
@@ -72,14 +69,3 @@ PUBLISHED: dict[str, ModelConfig] = {
         style=_LLAMA,
     ),
 }
-
-
-def published(size: str) -> ModelConfig:
-    """The model of a size.
-
-    Raises:
-      UserError: there is none of it.
-    """
-    if size not in PUBLISHED:
-        raise UserError(f"size {size!r} is not known; accepted are {', '.join(PUBLISHED)}")
-    return PUBLISHED[size]

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import REMAT, ModelConfig
-from fm.model.sizes import PUBLISHED, published
+from fm.model.sizes import PUBLISHED
 from fm.model.style import Style
 from fm.model.transformer import forward, init
 from fm.training import footprint, sharding
@@ -218,11 +218,6 @@ def test_a_mesh_that_does_not_divide_is_refused(settings, mesh, message):
 def test_what_makes_no_sense_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         asked(**settings)
-
-
-def test_a_size_that_is_not_known():
-    with pytest.raises(UserError, match="accepted are 124m, 1b, 8b"):
-        published("7b")
 
 
 def test_nothing_is_allocated():
