@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 
-def bits_per_byte(nll_nats_sum: float, bytes: int) -> float:
+def bits_per_byte(nll_nats_sum: float, bytes: float) -> float:
     """Compression of a text, comparable between tokenizers.
 
     Args:
-      nll_nats_sum: negative log-likelihood of the whole text, in nats.
-      bytes: length of the text in UTF-8 bytes.
+      nll_nats_sum: negative log-likelihood of a text, or of a token in the mean, in nats.
+      bytes: length of the same in UTF-8 bytes.
 
     Raises:
       ValueError: no bytes.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 from fm.errors import UserError
-from fm.evaluation.bits import bits_per_dimension
+from fm.evaluation.bits import bits_per_byte, bits_per_dimension
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class BitsPerByte:
 
     def of(self, nats: float) -> float:
         """From nats per token."""
-        return nats / self.bytes_per_token / math.log(2)
+        return bits_per_byte(nats, self.bytes_per_token)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fm.data.clips import TUBELET, Box, tubelet_positions, tubelets
 from fm.data.layouts import Layout
 from fm.data.pieces import chunks, patch_positions, patchify
-from fm.data.sounds import Frames, sound_pieces, sound_positions
 from fm.data.tokenizer import Tokenizer
 
 Rows = dict[str, np.ndarray]
@@ -42,17 +40,6 @@ def image_rows(images: np.ndarray, patch: int) -> Rows:
     """Images uint8 [N, height, width, channels] as `image` uint8 [N, L, P] and where they lie."""
     positions = patch_positions(images.shape[1], images.shape[2], patch)
     return _rows("image", patchify(images, patch), positions)
-
-
-def audio_rows(sounds: np.ndarray, frames: Frames) -> Rows:
-    """Sounds int16 [N, samples] as `audio` float32 [N, L, P] and when each piece is."""
-    return _rows("audio", sound_pieces(sounds, frames), sound_positions(frames))
-
-
-def video_rows(clips: np.ndarray, size: Box = TUBELET) -> Rows:
-    """Clips uint8 [N, frames, height, width, channels] as `video` uint8 [N, L, P] and where."""
-    positions = tubelet_positions(clips.shape[1:], size)
-    return _rows("video", tubelets(clips, size), positions)
 
 
 def continuous_rows(examples: np.ndarray, layout: Layout) -> Rows:

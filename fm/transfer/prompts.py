@@ -184,21 +184,6 @@ def scores(
     return np.stack(columns, axis=1)
 
 
-def from_final(
-    params: dict, final_ND: np.ndarray, answers: Sequence[np.ndarray], batch_size: int = 64
-) -> np.ndarray:
-    """`scores` of one-token answers, from the final output at each prompt's last token.
-
-    Where features of the prompts are at hand, answers cost no further pass.
-    """
-    chosen = jnp.asarray(np.concatenate(answers))
-    parts = [
-        _of_outputs(params["streams"], jnp.asarray(final_ND[start : start + batch_size]), chosen)
-        for start in range(0, len(final_ND), batch_size)
-    ]
-    return np.concatenate([np.asarray(part) for part in parts])
-
-
 def calibrated(scores_NA: np.ndarray, content_free_FA: np.ndarray) -> np.ndarray:
     """Scores less what the answers score without content (Zhao et al. 2021, sec. 4, W diagonal).
 
@@ -260,6 +245,3 @@ def _last(params, batch, config, count) -> jax.Array:
 def _picked(params: dict, final_BD: jax.Array, answers_A: jax.Array) -> jax.Array:
     logits_BV = streams.token_logits(params, final_BD)
     return jax.nn.log_softmax(logits_BV, axis=-1)[:, answers_A]
-
-
-_of_outputs = jax.jit(_picked)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from fm.data import tokenizer as bpe
+from fm.data.layouts import Layout
 from fm.data.sounds import Frames, sound_pieces
-from fm.transfer.examples import audio_rows, image_rows, take, text_rows, video_rows
+from fm.transfer.examples import continuous_rows, image_rows, take, text_rows
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +47,18 @@ def test_image_rows_hold_the_patches_and_where_they_lie():
     assert rows["segments"].tolist() == [[1] * 4] * 2
 
 
-def test_audio_rows_hold_the_pieces_and_when_they_are():
+def test_rows_of_sounds_hold_the_pieces_and_when_they_are():
     sounds = np.random.default_rng(0).integers(-9000, 9000, (2, 700)).astype(np.int16)
-    rows = audio_rows(sounds, Frames(8000, 700))
+    rows = continuous_rows(sounds, Layout("audio", (700,), (40, 2), 8000.0))
     np.testing.assert_array_equal(rows["audio"], sound_pieces(sounds, Frames(8000, 700)))
     assert rows["audio"].shape == (2, 3, 80) and rows["audio"].dtype == np.float32
     assert rows["positions"].tolist() == [[[0], [1], [2]]] * 2
     assert rows["segments"].tolist() == [[1] * 3] * 2
 
 
-def test_video_rows_hold_the_tubelets_and_where_they_lie():
+def test_rows_of_clips_hold_the_tubelets_and_where_they_lie():
     clips = np.arange(2 * 2 * 2 * 4, dtype=np.uint8).reshape(2, 2, 2, 4, 1)
-    rows = video_rows(clips, (2, 2, 2))
+    rows = continuous_rows(clips, Layout("video", (2, 2, 4, 1), (2, 2, 2)))
     assert rows["video"][0].tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
     assert rows["positions"].tolist() == [[[0, 0, 0], [0, 0, 1]]] * 2
     assert rows["segments"].tolist() == [[1] * 2] * 2

@@ -108,19 +108,6 @@ def test_scores_of_one_token_answers_take_one_pass(model, monkeypatch):
     assert len(calls) == 1
 
 
-@pytest.mark.slow
-def test_scores_from_the_final_output(model):
-    params, config = model
-    asked = prompter().prompts(["good", "bad", "a rather longer review, of many tokens"])
-    answers = [np.array([token], np.int32) for token in (40, 41)]
-    finals = []
-    for each in asked:
-        inputs = {"tokens": each[None], "positions": np.arange(len(each))[None]}
-        finals.append(forward(params, inputs, config, mask=Mask(causal=True))["final"][0, -1])
-    got = prompts.from_final(params, np.stack(finals), answers, batch_size=2)
-    np.testing.assert_allclose(got, prompts.scores(params, config, asked, answers), atol=1e-5)
-
-
 def test_calibration_is_the_papers():
     draws = np.random.default_rng(0)
     scores, free = draws.normal(-5, 2, (6, 3)), draws.normal(-5, 2, (2, 3))
