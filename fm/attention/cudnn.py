@@ -24,6 +24,8 @@ def refusal(
     if platform != "gpu":
         return f"cuDNN needs an NVIDIA GPU, not {platform}"
     L, C, S = *q_BLHC.shape[1::2], k_BSKC.shape[1]
+    if L % 2 or S % 2:
+        return f"cuDNN's gradient takes even lengths, not {L} queries and {S} keys"
     dtypes = {str(x.dtype) for x in (q_BLHC, k_BSKC, v_BSKC)}
     if not (dtypes <= {"bfloat16"} or dtypes <= {"float16"}):
         return f"cuDNN takes bfloat16 or float16 alone, not {', '.join(sorted(dtypes))}"

@@ -36,6 +36,6 @@ IMPLEMENTATIONS = {
     "pallas_gpu": Implementation(pallas_gpu.attend, pallas_gpu.refusal),
     "tpu": Implementation(tpu.attend, tpu.refusal),
 }
-# The kernels of each platform, the fastest first; elsewhere plain XLA has to do. `pallas_gpu` runs
-# when named, and joins once a device has shown it right and fast.
-KERNELS = {"gpu": ("cudnn",), "tpu": ("tpu",)}
+# The kernels of each platform, the fastest first; elsewhere plain XLA has to do. On an H100
+# `pallas_gpu` has 0.84 to 1.0 of cuDNN's rate, and takes the masks that cuDNN does not.
+KERNELS = {"gpu": ("cudnn", "pallas_gpu"), "tpu": ("tpu",)}

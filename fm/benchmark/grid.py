@@ -67,7 +67,10 @@ class Problem:
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    """Eight members where dispatch dominates, and of the sizes `compare` pretrains."""
+    """Members where dispatch dominates, and of the sizes `compare` pretrains.
+
+    Eight on a CPU, and as many as keep it busy on an accelerator.
+    """
     found = problems(setting)
     for problem in found:
         yield _steps(problem)
@@ -77,7 +80,7 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 def problems(setting: Setting) -> list[Problem]:
     """The tiny one, then images and text as `compare` has them."""
-    count = 3 if setting.quick else 8
+    count = 3 if setting.quick else 32 if setting.accelerator else 8
     seeds = [dataclasses.replace(setting, seed=setting.seed + r) for r in range(count)]
     small = size(1, 32, 16, 4, 64)
     rows = [whole_rows(tokens(small, each)) for each in seeds]

@@ -15,12 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fm.attention.choice import platform
 from fm.attention.mesh import by_rows, ways
 
-# Logits held at a time, 8 MiB in float32: of a quarter to four times that, the fastest on a CPU
+# Logits held at a time on a CPU, 8 MiB in float32: of a quarter to four times that, the fastest
 # alone. But they add to what a step holds, and the C library maps a block of over 32 MiB anew each
 # time, at 2 us a page: so few predictions are taken in four parts, of 1 MiB at least.
 _HELD, _LEAST, _PARTS = 2**21, 2**18, 4
+# On an accelerator, which small products leave idle: 1 GiB in float32.
+_HELD_THERE = 2**28
 
 
 @jax.custom_vjp
@@ -43,12 +46,16 @@ def weighed_nats(
 
 
 def _forward(head_DV, h_TD, targets_T, weights_T):
+    # Where a chunk is bound by the memory its logits move through, they are kept as narrow as the
+    # model's activations are; the loss alone, above, has them in float32 always.
+    kept = jnp.float32 if platform() == "cpu" else h_TD.dtype
+
     def body(carry, chunk):
         total, dhead_DV = carry
         h_TD, targets_T, weights_T = chunk
-        nats, exps_TV, sums_T = _nats(head_DV, *chunk)
+        nats, exps_TV, sums_T = _nats(head_DV, *chunk, kept)
         slope_TV = exps_TV * (weights_T / sums_T)[:, None]
-        slope_TV = slope_TV.at[jnp.arange(len(targets_T)), targets_T].add(-weights_T)
+        slope_TV -= jnp.where(_right(targets_T, slope_TV.shape[1]), weights_T[:, None], 0.0)
         slope_TV = slope_TV.astype(h_TD.dtype)
         dh_TD = slope_TV @ head_DV.astype(h_TD.dtype).T
         dhead_DV += jnp.matmul(h_TD.T, slope_TV, preferred_element_type=jnp.float32)
@@ -69,14 +76,29 @@ def _backward(gradients, cotangent):
 weighed_nats.defvjp(_forward, _backward)
 
 
-def _nats(head_DV, h_TD, targets_T, weights_T):
+def _nats(head_DV, h_TD, targets_T, weights_T, kept=jnp.float32):
     """A chunk's sum, exponentiated logits less their maximum, and the row sums of those."""
-    logits_TV = jnp.matmul(h_TD, head_DV.astype(h_TD.dtype), preferred_element_type=jnp.float32)
+    head_DV = head_DV.astype(h_TD.dtype)
+    logits_TV = jnp.matmul(h_TD, head_DV, preferred_element_type=kept).astype(jnp.float32)
     top_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
     exps_TV = jnp.exp(logits_TV - top_T1)
     sums_T = jnp.sum(exps_TV, axis=-1)
     picked_T = jnp.take_along_axis(logits_TV, targets_T[:, None], axis=-1)[:, 0]
     return jnp.sum(weights_T * (jnp.log(sums_T) + top_T1[:, 0] - picked_T)), exps_TV, sums_T
+
+
+def _right(targets_T, vocab):
+    """Where the right token is, [T, V]: fused into its reader, where a scatter would not be."""
+    return jnp.arange(vocab)[None] == targets_T[:, None]
+
+
+def _size(T: int, vocab: int) -> int:
+    """Rows of a chunk, at most T: all alike, since the last one is filled up."""
+    held = _HELD_THERE
+    if platform() == "cpu":
+        held = min(_HELD, max(_LEAST, vocab * -(-T // _PARTS)))
+    chunks = -(-T // max(1, held // vocab))
+    return -(-T // chunks)
 
 
 def _over_chunks(body: Callable, start: Any, vocab: int, arrays: tuple) -> tuple[Any, Any]:
@@ -87,8 +109,7 @@ def _over_chunks(body: Callable, start: Any, vocab: int, arrays: tuple) -> tuple
     """
     parts = ways().rows
     T = arrays[0].shape[0] // parts
-    logits = min(_HELD, max(_LEAST, vocab * -(-T // _PARTS)))
-    size = min(T, max(1, logits // vocab))
+    size = _size(T, vocab)
     chunks = -(-T // size)
 
     def cut(x):

@@ -71,6 +71,8 @@ def _as_if_16_bit(q, k, v, mask, softcap, _):
 class CudnnRefuses(Contract):
     def refuses(self, case):
         mask = case.mask
+        if case.L % 2 or case.S % 2:
+            return "even lengths"
         if case.softcap is not None:
             return "softcap"
         if mask.q_segments is not None:

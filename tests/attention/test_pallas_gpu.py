@@ -1,7 +1,4 @@
-"""The Hopper kernels: whole in JAX's interpreter, lowered for CUDA, refused.
-
-No GPU is needed, and none is measured: what compiles for the chip is lowered as far as a CPU can.
-"""
+"""The Hopper kernels: in JAX's interpreter, lowered for CUDA, refused, and on a chip if there is one."""
 
 import dataclasses
 import re
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask, attention
+from fm.attention.choice import platform
 from fm.attention.pallas_gpu import backward_keys, backward_queries, forward, limits, run, stream
 from fm.attention.pallas_gpu.machine import Hopper, Interpreted
 from tests.attention import interpreter, textbook
@@ -88,6 +86,21 @@ CASES = {
 TOLERANCE = {jnp.bfloat16: 1e-2, jnp.float16: 2e-3}
 
 
+def check(case, machine):
+    """Output and gradients against the textbook; they come back."""
+    arrays = case.arrays()
+    got = case.both(machine)(*arrays, case.mask)
+    for name, left, right in zip(("o", "dq", "dk", "dv"), got, case.expected(*arrays), strict=True):
+        assert left.dtype == case.dtype
+        left = np.asarray(left, np.float64)
+        size = max(1.0, np.abs(right).max())
+        rtol = TOLERANCE[case.dtype]
+        np.testing.assert_allclose(left, right, rtol=rtol, atol=rtol * size, err_msg=name)
+        if case is CASES["a row that sees nothing"]:
+            assert not np.any(left[0]) and np.any(left[1])
+    return got
+
+
 class TestInterpreted:
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch):
@@ -96,19 +109,7 @@ class TestInterpreted:
     @pytest.mark.slow
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
     def test_value_and_gradients_are_the_textbooks(self, case):
-        arrays = case.arrays()
-        run = case.both(Interpreted(interpreter.parameters()))
-        got = run(*arrays, case.mask)
-        for name, left, right in zip(
-            ("o", "dq", "dk", "dv"), got, case.expected(*arrays), strict=True
-        ):
-            assert left.dtype == case.dtype
-            left = np.asarray(left, np.float64)
-            size = max(1.0, np.abs(right).max())
-            rtol = TOLERANCE[case.dtype]
-            np.testing.assert_allclose(left, right, rtol=rtol, atol=rtol * size, err_msg=name)
-            if case is CASES["a row that sees nothing"]:
-                assert not np.any(left[0]) and np.any(left[1])
+        check(case, Interpreted(interpreter.parameters()))
 
     @pytest.mark.slow
     def test_same_bits_twice_and_no_race(self, capfd):
@@ -130,6 +131,22 @@ class TestInterpreted:
         run = case.both(Interpreted(interpreter.parameters(races=True)))
         jax.block_until_ready(run(*case.arrays(), case.mask))
         assert "RACE DETECTED" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(platform() != "gpu", reason="needs an NVIDIA GPU")
+class TestOnTheChip:
+    @pytest.mark.parametrize("width", limits.WIDTHS)
+    @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+    def test_value_and_gradients_are_the_textbooks(self, case, width):
+        check(case if width == case.C else dataclasses.replace(case, C=width), Hopper())
+
+    @pytest.mark.parametrize("width", limits.WIDTHS)
+    def test_long_rows_and_the_same_bits_twice(self, width):
+        packed = in_runs(2, 2048, 300)
+        mask = Mask(causal=True, q_segments=packed, kv_segments=packed)
+        case = Case(mask, B=2, L=2048, S=2048, H=4, K=2, C=width)
+        for left, right in zip(check(case, Hopper()), check(case, Hopper()), strict=True):
+            np.testing.assert_array_equal(left, right)
 
 
 SHAPES = {
