@@ -1,4 +1,4 @@
-"""The Hopper kernels: in JAX's interpreter, lowered for CUDA, refused, and on a chip if there is one."""
+"""The Hopper kernels: interpreted, lowered for CUDA, refused, and on a chip where there is one."""
 
 import dataclasses
 import re
