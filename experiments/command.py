@@ -21,7 +21,7 @@ from absl import flags
 from fm import lock
 from fm.data.cache import cache_folder
 from fm.errors import UserError
-from fm.training import allocator, processes, sharding
+from fm.training import allocator, determinism, processes, sharding
 from fm.training.interrupt import Interrupted
 
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
@@ -82,7 +82,8 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
 
 
 def settle() -> None:
-    """How every process of an experiment keeps memory and compiled programs, and its peace."""
+    """How every process of an experiment computes, keeps memory and programs, and its peace."""
+    determinism.same_bits()
     allocator.keep_freed_memory()
     if sys.unraisablehook is not _unraisable:
         _hooks[:] = [sys.unraisablehook]

@@ -53,7 +53,7 @@ def _forward(head_DV, h_TD, targets_T, weights_T):
     def body(carry, chunk):
         total, dhead_DV = carry
         h_TD, targets_T, weights_T = chunk
-        nats, exps_TV, sums_T = _nats(head_DV, *chunk, kept)
+        nats, exps_TV, sums_T = _nats(head_DV, h_TD, targets_T, weights_T, kept)
         slope_TV = exps_TV * (weights_T / sums_T)[:, None]
         slope_TV -= jnp.where(_right(targets_T, slope_TV.shape[1]), weights_T[:, None], 0.0)
         slope_TV = slope_TV.astype(h_TD.dtype)
