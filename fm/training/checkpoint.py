@@ -90,7 +90,7 @@ class Checkpoints:
         Raises:
           UserError: this one, or the one before, could not be written; those before it stay.
         """
-        self._wait()
+        self.wait()
         self._saving = step
         memory = {"opt_state": state["opt_state"], "step": state["step"]}
         with self._told():
@@ -111,7 +111,7 @@ class Checkpoints:
         (folder,) = self._folder.glob(f"{self._saving}.*")
         digests.write(folder)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Waits for what is being written.
 
         Raises:
@@ -177,10 +177,19 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is on disk; raises as `save` does."""
         try:
-            self._wait()
+            self.wait()
         finally:
             with self._told():
                 self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; what a run already ends with is not hidden by what that raises."""
+        told = kind is not None and issubclass(kind, UserError)
+        with contextlib.suppress(UserError) if told else contextlib.nullcontext():
+            self.close()
 
 
 def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, dict]:
