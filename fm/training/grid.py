@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from fm import kept
 from fm.errors import UserError
-from fm.files import replace
 from fm.model.config import ModelConfig
 from fm.training import members, optimizer, sharding, state, telling
 from fm.training.account import Batch, Cost, due
@@ -188,7 +187,7 @@ def train(
                         progress.seconds_per_step = timings
                         progress.way = min(timings, key=timings.__getitem__)
                         if out is not None:
-                            replace(pathlib.Path(out) / _WAY, json.dumps({"way": progress.way}))
+                            kept.keep(pathlib.Path(out) / _WAY, progress.way)
                     do_step = programs[progress.way]
                 states, metrics = do_step(states, *arguments)
             if begins:
@@ -219,7 +218,7 @@ def _chosen(out: pathlib.Path | None) -> str | None:
     path = None if out is None else pathlib.Path(out) / _WAY
     if path is None or not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["way"]
+    return kept.read(path)
 
 
 def _common(grid: Sequence[Member]) -> tuple[OptimizerConfig, int]:

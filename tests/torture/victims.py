@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from fm import kept
 from fm.study.finished import timeless
 from fm.training import load_params, log, params_digest
 from tests.study.problems import texts
 from tests.torture import tiny
 
 _JSON = ("results.json", "summary.json", "config.json")
+_KEPT = ("cells", "samples", "measures", "models")  # folders
 PACE = ("tokens_per_second", "share_of_peak")
 
 
@@ -91,7 +93,9 @@ def outcome(out: Path) -> dict[str, Any]:
                 {key: figure for key, figure in record.items() if key not in PACE}
                 for record in log.read(path)
             ]
-        elif path.parent.name == "cells" or path.name in _JSON:
+        elif path.parent.name in _KEPT:
+            found[name] = timeless(kept.read(path))
+        elif path.name in _JSON:
             found[name] = timeless(json.loads(path.read_text()))
         elif path.name in ("predictions.csv", "tokenizer.json"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()

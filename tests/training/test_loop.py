@@ -168,6 +168,16 @@ def test_a_batch_that_cannot_be_kept_hides_nothing(tmp_path, monkeypatch):
         go(tmp_path, Pipeline(7, poison))
 
 
+@pytest.mark.parametrize("damage", [lambda text: text.replace('"step"', '"stop"', 1), lambda _: ""])
+def test_a_log_that_is_damaged_is_told(tmp_path, damage):
+    with pytest.raises(PowerCut):
+        go(tmp_path, Pipeline(12, power_cut))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged: .*checkpoint of step 10"):
+        go(tmp_path)
+
+
 def test_a_folder_that_is_removed_is_missed(tmp_path):
     def remove(batch):
         (tmp_path / "run").rename(tmp_path / "elsewhere")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 import threading
@@ -12,10 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fm import kept
 from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.evaluation.text_quality.novelty import Seen
-from fm.files import replace
 from fm.model.sampling import Decoding
 from fm.study import environment, folder, study
 from fm.study.text_quality import choices, samples, telling
@@ -284,7 +283,7 @@ class _Study:
     def _kept(self, path: pathlib.Path, make: Callable[[], dict[str, Interval]]) -> dict:
         """Intervals as [value, low, high], read back where they were made before."""
         if path.exists():
-            return json.loads(path.read_text())
+            return kept.read(path)
         values = {name: [value.mean, value.low, value.high] for name, value in make().items()}
-        replace(path, json.dumps(values))
+        kept.keep(path, values)
         return values
