@@ -40,6 +40,7 @@ def run(config: StudyConfig, out: pathlib.Path, spread: Spread | None = None) ->
         raise UserError(f"tasks {', '.join(names)} must differ in name; rename a file or folder")
     resumes = folder.holds(as_json(config), out)
     if (out / RESULTS).exists():
+        folder.claim(as_json(config), out)
         print(f"{out} is finished; another --out runs it again")
         return read_results(out)
     if resumes:

@@ -55,6 +55,7 @@ def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[
     began = time.perf_counter()
     resumes = folder.holds(as_json(config), out)
     if (out / study.RESULTS).exists():
+        folder.claim(as_json(config), out)
         print(f"{out} is finished; another --out runs it again")
         return study.read_results(out)
     if resumes:

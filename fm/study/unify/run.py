@@ -47,6 +47,7 @@ def run(config: UnifyConfig, out: pathlib.Path, spread: Spread | None = None) ->
     began = time.perf_counter()
     resumes = folder.holds(config.plain(), out)
     if (out / study.RESULTS).exists():
+        folder.claim(config.plain(), out)
         print(f"{out} is finished; another --out runs it again")
         return study.read_results(out)
     if resumes:
