@@ -16,7 +16,7 @@ from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.evaluation.text_quality.novelty import Seen
 from fm.model.sampling import Decoding
-from fm.study import environment, folder, study
+from fm.study import environment, finished, folder, study
 from fm.study.text_quality import choices, samples, telling
 from fm.study.text_quality.arms import JUDGE, Arms, slug
 from fm.study.text_quality.config import (
@@ -79,6 +79,7 @@ def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[
         "leakage": [domain.leakage for domain in found.values()],
         "models": models,
         "trained": trained,
+        "pretrained": work.pretrained,
         "human": human,
         "samples": rows,
         "choices": work.choices(rows),
@@ -113,9 +114,10 @@ class _Study:
 
     def train(self) -> list[Row]:
         """All models, in an order in which each finds the one it starts from; their costs."""
-        rows = []
+        rows, self.pretrained = [], []
         for diet in (JUDGE, *self.config.diets):
             done = self.arms.train(diet)
+            self.pretrained.append(finished.pretrained(diet.name, done))
             rows.append(
                 {
                     "arm": diet.name,
