@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 # Orbax's own, of times and handlers, written after the digests; what is in them is not used.
-_UNSEALED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+UNSEALED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 # Orbax and its threads report every step of theirs, and what they raise besides raising it.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
@@ -73,7 +73,7 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             return False
         try:
-            digests.check(self._folder / str(step), but=_UNSEALED)
+            digests.check(self._folder / str(step), but=UNSEALED)
         except ValueError as error:
             _log.warning("checkpoint of step %d in %s is removed: %s", step, self._folder, error)
             self._manager.delete(step)
@@ -111,7 +111,7 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the digests into the folder of the step that is being saved."""
         (folder,) = self._folder.glob(f"{self._saving}.*")
-        digests.write(folder, _UNSEALED)
+        digests.write(folder, UNSEALED)
 
     def wait(self) -> None:
         """Waits for what is being written.
@@ -149,7 +149,7 @@ class Checkpoints:
         """
 
         def read(step: int) -> Restored:
-            digests.check(self._folder / str(step), but=_UNSEALED)
+            digests.check(self._folder / str(step), but=UNSEALED)
             saved = self._manager.restore(
                 step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
             )["config"]
@@ -213,7 +213,7 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def read(step: int) -> tuple[dict, dict]:
-            digests.check(folder / str(step), ("params", "config"), _UNSEALED)
+            digests.check(folder / str(step), ("params", "config"), UNSEALED)
             shapes = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
                 dict(manager.item_metadata(step)["params"]),

@@ -15,7 +15,7 @@ import pytest
 from fm import digests
 from fm.errors import UserError
 from fm.training import load_params, optimizer, params_digest, state
-from fm.training.checkpoint import Checkpoints
+from fm.training.checkpoint import UNSEALED, Checkpoints
 from fm.training.configs import differences
 from tests.training.problems import ADAM, TEXT, params
 
@@ -172,7 +172,6 @@ def test_falls_to_the_one_before_and_says_so(tmp_path, caplog, damage):
     assert restored(tmp_path).progress["step"] == 3
 
 
-UNSEALED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 WAYS = {
     "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
     "a byte": lambda content: (
