@@ -14,7 +14,7 @@ compare: $(INSTALLED)
 test: $(TESTING)
 	$(BIN)/python -m pytest -m "not slow"
 
-# The long forms: a hundred faults for each of five commands, fuzz, processes and meshes, a soak.
+# The long forms: a hundred faults for each of eight commands, fuzz, processes and meshes, a soak.
 torture: $(TESTING)
 	$(BIN)/python -m tests.torture
 	FM_FUZZ_CASES=100 $(BIN)/python -m pytest tests/fuzz

@@ -17,8 +17,8 @@ from absl import flags
 
 from experiments import command, studies
 from fm.errors import UserError
-from fm.study import merge, study
-from fm.study.config import StudyConfig
+from fm.study import folder, merge, study
+from fm.study.config import StudyConfig, as_json
 
 
 def define(values: flags.FlagValues) -> None:
@@ -35,6 +35,7 @@ def main(values: flags.FlagValues) -> None:
     settings = {text: _with(base, field, text) for text in values["values"].value}
     if len(settings) < 2:
         raise UserError("--values takes at least two different values, such as 0.5,0.75")
+    folder.claim(as_json(base) | {"experiment": "ablate", "field": field}, out)
     folders = {text: out / f"{field}={text.replace('/', '_')}" for text in settings}
     results = {}
     for text, config in settings.items():

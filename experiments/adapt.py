@@ -35,6 +35,7 @@ from fm.study.kinds import METRICS, kind_of
 from fm.study.pretraining import Reader, reader, restore
 from fm.study.tasks import prepare
 from fm.training import sharding
+from fm.training.state import params_digest
 from fm.transfer import published
 from fm.transfer.pretrained.named import NAMED
 
@@ -108,6 +109,10 @@ def main(values: flags.FlagValues) -> None:
     }
     found = imported(task, adapt, tuned=True) if theirs else None
     folder.claim(config, out)
+    if (before := finished.read(out)) is not None:
+        print(f"{out} is finished; another --out runs it again")
+        _tell(before, out)
+        return
     if found:
         arm = found
     elif pretrained:
@@ -120,22 +125,33 @@ def main(values: flags.FlagValues) -> None:
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         trials = arm.validate(rows, truth, seed)
         setting = choose(trials)["config"]
-        guessed = arm.fit_predict(rows, truth, seed, setting)
+        fitted = arm.fit(rows, truth, seed, setting)
+    guessed = np.ascontiguousarray(fitted.predictions)
     accuracy = float(np.mean(guessed == np.asarray(task.test.labels)))
-    path = finished.write(
+    finished.write(
         out,
+        steps=fitted.steps,
         setting=setting,
         accuracy=accuracy,
         test_items=len(task.test),
         trials=trials,
         published=found.about() if found else None,
         metrics={"accuracy": accuracy},
-        digests={"predictions": hashlib.sha256(np.ascontiguousarray(guessed)).hexdigest()},
+        digests={
+            "params": params_digest(fitted.params),
+            "predictions": hashlib.sha256(guessed).hexdigest(),
+        },
         seconds=time.perf_counter() - began,
         config=config,
     )
-    how = ", ".join(f"{key} {value}" for key, value in setting.items())
-    print(f"accuracy {accuracy:.3f} on {len(task.test)} test items ({how}), {path}")
+    _tell({"setting": setting, "test_items": len(task.test), "accuracy": accuracy}, out)
+
+
+def _tell(summary: dict, out: pathlib.Path) -> None:
+    """What a person wants to know of it."""
+    how = ", ".join(f"{key} {value}" for key, value in summary["setting"].items())
+    items = f"{summary['test_items']} test items"
+    print(f"accuracy {summary['accuracy']:.3f} on {items} ({how}), {out / finished.NAME}")
 
 
 def _published(name: str) -> bool:

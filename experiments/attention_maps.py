@@ -23,7 +23,7 @@ from fm.errors import UserError
 from fm.report import attention_maps
 from fm.report.look import Look, Picture, Text
 from fm.report.tokens import Token, readable, special
-from fm.study import looking
+from fm.study import folder, looking
 from fm.study.pretraining import Pretrained, restore
 from fm.training.joint import Joint
 
@@ -62,31 +62,32 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Loads the model, looks, writes the page."""
-    folder, out = values["pretrained"].value, command.out(values)
+    run, out = values["pretrained"].value, command.out(values)
     given = [name for name in ("text", "image", "dataset") if values[name].value is not None]
     if len(given) != 1:
         had = " and ".join(f"--{name}" for name in given) or "none"
         raise UserError(f"takes one of --text, --image, --dataset, not {had}")
-    if not folder:
+    if not run:
         raise UserError("--pretrained: takes the folder of a pretrained model")
     if values["item"].present and given != ["dataset"]:
         raise UserError("--item: goes with --dataset")
     try:
-        found = restore(pathlib.Path(folder).expanduser())
+        found = restore(pathlib.Path(run).expanduser())
     except UserError as error:
         raise UserError(
-            f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain or a folder "
+            f"--pretrained={run}: {error}; takes the --out of experiments.pretrain or a folder "
             "like OUT/pretrained/TASK-self/seed-0 of experiments.compare"
         ) from error
     if isinstance(found.objective, Joint):
-        raise UserError(f"--pretrained={folder} reads several formats; takes a model of one")
+        raise UserError(f"--pretrained={run} reads several formats; takes a model of one")
     mode = values["mode"].value or looking.main_mode(found.objective)
     flag = f"--{given[0]}"
     source, named = _source(values, given[0], found)
     try:
-        look = _look(found, source, mode, values["tokens"].value, _facts(folder, found, named))
+        look = _look(found, source, mode, values["tokens"].value, _facts(run, found, named))
     except UserError as error:
         raise UserError(f"{flag}: {error}") from error
+    folder.hold(out)
     page = attention_maps.write(look, out)
     N, H, L = look.weights_NHLS.shape[:3]
     print(f"{L} pieces, {N} layers of {H} heads, {mode}: {page}")
@@ -162,7 +163,7 @@ def _tokens(found: Pretrained, ids: np.ndarray) -> list[Token]:
     return [next(spelled) if token >= SPECIALS else special(_SPECIAL[token]) for token in ids]
 
 
-def _facts(folder: str, found: Pretrained, named: str) -> tuple[tuple[str, str], ...]:
+def _facts(run: str, found: Pretrained, named: str) -> tuple[tuple[str, str], ...]:
     model, objective = found.reads.model, found.objective
     shares = {
         "next piece": objective.next,
@@ -174,7 +175,7 @@ def _facts(folder: str, found: Pretrained, named: str) -> tuple[tuple[str, str],
     heads = f"{model.heads} head{'s' if model.heads > 1 else ''}"
     return (
         ("Input", named),
-        ("Model", f"{folder}: {layers} of {heads}, {model.width} wide"),
+        ("Model", f"{run}: {layers} of {heads}, {model.width} wide"),
         ("Pretrained on", asked),
     )
 

@@ -23,13 +23,14 @@ from fm.data.cache import cache_folder
 from fm.errors import UserError
 from fm.training import allocator, determinism, processes, sharding
 from fm.training.interrupt import Interrupted
+from fm.training.keeping import first_line, out_of_memory
 
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 _KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
 
 _NOBODY = "Event loop is closed"
 _hooks = [sys.unraisablehook]  # of before
-_SMALLER = "what was saved is kept; take a smaller size or batch, or a machine with more"
+_SMALLER = "what was saved is kept; take a smaller size or batch_size, or a machine with more"
 
 Define = Callable[[flags.FlagValues], None]
 Main = Callable[[flags.FlagValues], None]
@@ -73,9 +74,9 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not _is_memory(error):
+        if not out_of_memory(error):
             raise
-        return _fail(f"out of memory ({_first_line(error)}); {_SMALLER}", 2)
+        return _fail(f"out of memory ({first_line(error)}); {_SMALLER}", 2)
     except (Interrupted, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted; the same command goes on where it was", 130)
     return 0
@@ -98,25 +99,19 @@ def _unraisable(told: sys.UnraisableHookArgs) -> None:
         _hooks[0](told)
 
 
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or "no more from this machine"
-
-
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the experiment as Ctrl-C does; signals reach the main thread only."""
+    """SIGTERM and Ctrl-C interrupt the experiment; signals reach the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from fm.model.config import ModelConfig
 from fm.model.generate import Generation
 from fm.model.sampling import Decoding
 from fm.model.writing import after, write
-from fm.study import making
+from fm.study import folder, making
 from fm.study.pretraining import restore
 from fm.transfer import published
 
@@ -189,7 +189,7 @@ def _make(values: flags.FlagValues) -> None:
         words=values["prompt"].value,
     )
     out = command.out(values)
-    out.mkdir(parents=True, exist_ok=True)
+    folder.hold(out)
     for n, example in enumerate(made):
         path = out / f"{modality}-{values['seed'].value}-{n}.{making.ENDINGS[modality]}"
         replace(path, making.encoded(example, layout))
@@ -236,15 +236,15 @@ def _published(name: str) -> Model:
     )
 
 
-def _own(folder: pathlib.Path) -> Model:
-    found = restore(folder)
+def _own(run: pathlib.Path) -> Model:
+    found = restore(run)
     tokenizer = found.reads.tokenizer
     if tokenizer is None:
         formats = " and ".join(found.reads.layouts)
-        raise UserError(f"--model={folder} was trained on {formats}; take one of text")
+        raise UserError(f"--model={run} was trained on {formats}; take one of text")
     if not found.objective_of("text").next:
         raise UserError(
-            f"--model={folder} was never asked for the next token in training; take one that was"
+            f"--model={run} was never asked for the next token in training; take one that was"
         )
     return Model(
         found.reads.model,

@@ -11,7 +11,7 @@ from absl import flags
 
 from experiments import command
 from fm import report
-from fm.study import study
+from fm.study import folder, study
 from fm.study.unify import bill
 
 
@@ -24,6 +24,7 @@ def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
     out = command.out(values)
     results = bill.added(study.read_results(out))
+    folder.hold(out)
     page = report.write(results, out)
     print(f"{report.text_table(results)}\n\n{report.headline(results)}\n\nreport: {page}")
 

@@ -25,14 +25,16 @@ _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _held: dict[pathlib.Path, int] = {}  # descriptors
 
 
-def hold(folder: pathlib.Path) -> None:
+def hold(folder: pathlib.Path, name: str = ".lock") -> None:
     """Keeps other processes from a folder until `release`; a folder held already stays so.
+
+    With another `name` it is what goes by that name that they are kept from.
 
     Raises:
       UserError: another process holds it; names that and its host.
       OSError: the folder is not there or cannot be written.
     """
-    path = folder.resolve() / ".lock"
+    path = folder.resolve() / name
     if path in _held and _same(path, _held[path]):
         return
     if fcntl is None:

@@ -17,7 +17,8 @@ ORDER = (
     "report",
     "benchmark",
 )
-FREE = ("errors", "files", "lock")  # every room may import these, and they import no room
+# Every room may import these, and they import no room.
+FREE = ("digests", "errors", "files", "kept", "lock")
 FILES = sorted((ROOT / "fm").rglob("*.py"))
 
 

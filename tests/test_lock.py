@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 HOLDER = """
 import pathlib, sys, time
 from fm import lock
-lock.hold(pathlib.Path(sys.argv[1]))
+lock.hold(pathlib.Path(sys.argv[1]), *sys.argv[2:])
 print("held", flush=True)
 time.sleep(60)
 """
@@ -29,10 +29,12 @@ def _released():
 
 
 @pytest.fixture
-def holder(tmp_path):
-    """Another process that holds the folder."""
+def holder(tmp_path, request):
+    """Another process that holds the folder, or what goes by a name in it."""
     child = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, str(tmp_path), *getattr(request, "param", ())],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
     )
     assert child.stdout is not None and child.stdout.readline() == b"held\n"
     yield child
@@ -72,6 +74,14 @@ def test_a_folder_made_anew_is_held_anew(tmp_path):
     (folder / ".lock").unlink()
     lock.hold(folder)
     assert (folder / ".lock").exists()
+
+
+@pytest.mark.parametrize("holder", [["a.lock"]], indirect=True)
+def test_names_are_held_apart(tmp_path, holder):
+    lock.hold(tmp_path, "b.lock")
+    lock.hold(tmp_path)
+    with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
+        lock.hold(tmp_path, "a.lock")
 
 
 def test_no_folder(tmp_path):

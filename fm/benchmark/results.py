@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any
 
+from fm import lock
 from fm.benchmark.rows import Row
 from fm.errors import UserError
 from fm.files import replace
@@ -22,7 +23,7 @@ def begin(fresh: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
     """The results to go on from: those in the file if they are of the same run, or the fresh ones.
 
     Raises:
-      UserError: the file cannot be written, or holds something else.
+      UserError: the file cannot be written, is another process's, or holds something else.
     """
     if out.suffix != ".json":
         raise UserError(f"--out={out}: takes a file name that ends in .json")
@@ -30,6 +31,7 @@ def begin(fresh: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
         out.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(out.parent, os.W_OK) or out.is_dir():
             raise PermissionError(None, "a folder" if out.is_dir() else "not writable")
+        lock.hold(out.parent, f".{out.name}.lock")
         if not out.exists():
             return fresh
         found = json.loads(out.read_text(encoding="utf-8"))

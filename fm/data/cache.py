@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from fm import digests
+from fm.errors import UserError
 from fm.files import naming
 
 
@@ -34,3 +36,15 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check(folder: pathlib.Path) -> None:
+    """Compares the files of a folder of the cache with their digests.
+
+    Raises:
+        UserError: one is not what was written there.
+    """
+    try:
+        digests.check(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({error}); delete it and run again") from error

@@ -18,7 +18,7 @@ from fm.data.file_names import Fields, told
 from fm.data.folders import read_folder
 from fm.data.hashing import array_digest, keyed, split_by_group, split_by_hash, text_digest
 from fm.data.media import Form, Medium
-from fm.data.prepare import prepare
+from fm.data.prepare import opened, prepare, ready
 from fm.data.text_files import ENDINGS as TEXT_ENDINGS
 from fm.data.text_files import Example, read_text_file
 from fm.errors import UserError
@@ -65,8 +65,8 @@ def prepared(
     label_column = target_column or label_column
     home = cache_folder() / "files" / digest
     done = home / BUILDER_NAME / _VERSION
-    if (done / "dataset_info.json").exists():
-        return tfds.builder_from_directory(done)
+    if ready(done):
+        return opened(done)
     archive = path.is_file() and archives.is_archive(path)
     with archives.unpacked(path) if archive else contextlib.nullcontext(path) as inside:
         if inside.is_dir():

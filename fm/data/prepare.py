@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from fm.data.cache import new_folder
+from fm import digests
+from fm.data.cache import check, new_folder
 
 MakeBuilder = Callable[[pathlib.Path], Any]
 
@@ -24,10 +25,13 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
 
     Returns:
         The builder, reading from `data_dir`.
+
+    Raises:
+        UserError: a file is not what was prepared.
     """
     builder = make(data_dir)
     target = pathlib.Path(builder.data_path)
-    if not (target / "dataset_info.json").exists():
+    if not ready(target):
         print(f"preparing {builder.info.full_name} ...", file=sys.stderr, flush=True)
         tfds.disable_progress_bar()
         with new_folder(target) as scratch:
@@ -36,6 +40,25 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
             with contextlib.redirect_stdout(io.StringIO()):
                 inside.download_and_prepare()
             _lift(pathlib.Path(inside.data_path), scratch)
+            digests.write(scratch)
+    return opened(target)
+
+
+def ready(target: pathlib.Path) -> bool:
+    """Whether a data set was prepared there, in whatever state it is."""
+    return digests.there(target) or (target / "dataset_info.json").exists()
+
+
+def opened(target: pathlib.Path) -> Any:
+    """Returns the builder of a prepared folder.
+
+    One of before there were digests is taken as it is.
+
+    Raises:
+        UserError: a file is not what was prepared.
+    """
+    if digests.there(target):
+        check(target)
     return tfds.builder_from_directory(target)
 
 

@@ -15,7 +15,7 @@ from fm.data.cache import cache_folder
 from fm.data.file_names import Fields
 from fm.data.hashing import split_by_hash
 from fm.data.media import MEDIA
-from fm.data.prepare import prepare
+from fm.data.prepare import opened, prepare, ready
 from fm.data.splits import Dataset, Split, subset, without
 from fm.data.stored import Columns, stored_form, stored_split
 from fm.errors import UserError
@@ -66,8 +66,8 @@ def load(
     if name in builders.NAMES:
         builder = prepare(lambda where: builders.make(name, where), folder)
     elif path.exists():
-        if (path / "dataset_info.json").exists():
-            builder = tfds.builder_from_directory(path.resolve())
+        if ready(path):
+            builder = opened(path.resolve())
         elif tagged_files := conll.found(path):
             builder = tagged.prepared(path, tagged_files)
         else:

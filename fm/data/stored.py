@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data.cache import cache_folder, new_folder
+from fm import digests
+from fm.data.cache import cache_folder, check, new_folder
 from fm.data.hashing import array_digest, text_digest
 from fm.data.media import MEDIA, Form, Medium
 from fm.data.splits import Split
 from fm.errors import UserError
 
 _CHUNK = 4096
+# Counted up whenever an index holds something else.
+_VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +54,16 @@ def stored_split(builder: Any, name: str, columns: Columns, form: Form | None) -
         form: what all examples get; None for text.
 
     Raises:
-        UserError: an example is broken.
+        UserError: an example is broken, or the index is.
     """
     source = _data_source(builder, name, columns)
     folder = cache_folder() / "index" / _key(builder, name, columns, form)
     if not folder.exists():
         with new_folder(folder) as scratch:
             _write_index(source, columns, form, rate(builder), scratch)
+            digests.write(scratch)
+    else:
+        check(folder)
     ids = tuple(np.load(folder / "ids.npy", allow_pickle=False).astype(str).tolist())
     labels = None
     if columns.label is not None:
@@ -108,7 +114,7 @@ def _data_source(builder: Any, name: str, columns: Columns) -> Any:
 def _key(builder: Any, name: str, columns: Columns, form: Form | None) -> str:
     """Names the index after everything it depends on; the files by name, size and time."""
     folder = pathlib.Path(os.fspath(builder.data_path)).resolve()
-    parts = [str(folder), name, repr(columns), repr(form)]
+    parts = [_VERSION, str(folder), name, repr(columns), repr(form)]
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         status = file.stat()
         parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")

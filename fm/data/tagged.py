@@ -12,7 +12,7 @@ from fm.data.cache import cache_folder
 from fm.data.conll import Sentence, check_types, read_conll
 from fm.data.files import digest_of
 from fm.data.hashing import in_test, keyed, text_digest
-from fm.data.prepare import prepare
+from fm.data.prepare import opened, prepare, ready
 from fm.errors import UserError
 
 BUILDER_NAME = "plain_conll"
@@ -36,8 +36,8 @@ def prepared(path: pathlib.Path, found: Mapping[str, pathlib.Path]) -> Any:
     """
     home = cache_folder() / "files" / digest_of(path, BUILDER_NAME, VERSION)
     done = home / BUILDER_NAME / VERSION
-    if (done / "dataset_info.json").exists():
-        return tfds.builder_from_directory(done)
+    if ready(done):
+        return opened(done)
     read = {name: read_conll(file) for name, file in found.items()}
     for name, own in read.items():
         if own.repaired:

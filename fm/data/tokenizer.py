@@ -1,5 +1,7 @@
 """Byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2): any text to ids and back."""
 
+import hashlib
+import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -78,6 +80,14 @@ class Tokenizer:
         """Returns UTF-8 bytes per token over all texts: nats per token / it = nats per byte."""
         tokens = sum(len(ids) for ids in self.encode(texts))
         return sum(len(text.encode()) for text in texts) / max(tokens, 1)
+
+    def digest(self) -> str:
+        """Returns a SHA-256 of the vocabulary and its merges, in order."""
+        inner = json.loads(self._bpe.to_str())["model"]
+        # Versions of the library write a pair of merged tokens as a list or as one string.
+        merges = [each if isinstance(each, str) else " ".join(each) for each in inner["merges"]]
+        text = json.dumps([sorted(inner["vocab"].items()), merges])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the vocabulary as JSON, in the format of the `tokenizers` library."""

@@ -25,6 +25,17 @@ class Probe:
     scale: Callable[[np.ndarray], np.ndarray]
     classifier: LogisticRegression
 
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """What was fitted."""
+        fitted = {"kernel": self.classifier.coef_, "bias": self.classifier.intercept_}
+        return {name: np.asarray(each) for name, each in fitted.items()}
+
+    @property
+    def steps(self) -> int:
+        """Iterations of the solver."""
+        return int(np.max(self.classifier.n_iter_))
+
     def predict(self, features_ND: np.ndarray) -> np.ndarray:
         """[N] integer classes."""
         return np.asarray(self.classifier.predict(self.scale(features_ND)), int)

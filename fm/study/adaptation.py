@@ -31,6 +31,21 @@ Setting = dict[str, Any]
 Trial = dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a fit gave.
+
+    Attributes:
+      predictions: classes of the test items, [N].
+      params: what predicts them; of a probe what was fitted alone.
+      steps: updates, or iterations of a probe's solver.
+    """
+
+    predictions: np.ndarray
+    params: dict
+    steps: int
+
+
 class Arm(Protocol):
     """One way of solving a task, whatever it was fed."""
 
@@ -203,13 +218,19 @@ class Network:
 
     def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
         """See `Arm`."""
+        return self.fit(drawn, labels, seed, setting).predictions
+
+    def fit(self, drawn, labels, seed, setting) -> Fitted:
+        """Fits a setting on all drawn labels."""
         if setting["adapt"] == "probe":
             probe = fit_probe(self.features_of(seed, drawn), labels, setting)
-            return probe.predict(self.features_of(seed, self._test()))
+            predictions = probe.predict(self.features_of(seed, self._test()))
+            return Fitted(predictions, probe.params, probe.steps)
         tuned = self.tune(drawn, labels, seed, setting)
-        return predict(
+        predictions = predict(
             tuned, take(self.rows, self._test()), self.model, reading=self.recipe.finetune.reading
         )
+        return Fitted(predictions, tuned, self.tuning(setting).updates(len(labels)))
 
     def fit_flops(self, labels, setting) -> float:
         """Forward once per label for a probe, three times per example drawn for fine-tuning.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fm.errors import UserError
+from fm import kept
 from fm.evaluation.validation import choose, folds
-from fm.files import replace
 from fm.study.adaptation import Arm
 from fm.study.tasks import Task
 from fm.study.together import together
@@ -131,12 +129,9 @@ def _cell(task: Task, name: str, arm: Arm, labels: int, search_seeds: int) -> Ce
 
 def _write(path: pathlib.Path, cell: Cell) -> None:
     content = dataclasses.asdict(cell) | {"predictions": cell.predictions.tolist()}
-    replace(path, json.dumps(content))
+    kept.keep(path, content)
 
 
 def _read(path: pathlib.Path) -> Cell:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Cell(**content | {"predictions": np.array(content["predictions"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged; delete it, and it is made again") from error
+    content = kept.read(path)
+    return Cell(**content | {"predictions": np.array(content["predictions"])})

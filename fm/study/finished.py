@@ -7,8 +7,11 @@ import json
 import pathlib
 from typing import Any
 
+from fm.errors import UserError
 from fm.files import replace
 from fm.study import environment
+from fm.training.run import Trained
+from fm.training.state import params_digest
 
 NAME = "summary.json"
 # What a clock, a machine or an installation puts into results.
@@ -18,6 +21,7 @@ _CHANCE = ("seconds", "versions", "device", "xla_flags", "headline")
 def write(
     out: pathlib.Path,
     *,
+    steps: int,
     metrics: dict[str, Any],
     digests: dict[str, str],
     seconds: float,
@@ -29,15 +33,18 @@ def write(
     Args:
       out: the run's folder.
       metrics: its last figures, by name.
-      digests: SHA-256 of what it made, by name; `params` is of `fm.training.state.params_digest`.
+      digests: SHA-256 of what it made, by name; `params` is of `fm.training.state.params_digest`,
+        of a study of several models over theirs.
       seconds: wall time.
       config: of the run.
-      more: figures of its kind, such as `steps`.
+      steps: updates that were done.
+      more: figures of its kind.
 
     Returns:
       Where it is.
     """
     summary = {
+        "steps": steps,
         **more,
         "metrics": metrics,
         "seconds": seconds,
@@ -50,23 +57,50 @@ def write(
     return out / NAME
 
 
+def read(out: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of a run, None where it has not ended.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = out / NAME
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; delete it, and it is made again") from error
+
+
+def pretrained(name: str, run: Trained) -> dict[str, Any]:
+    """A model of a study, as its results tell of it."""
+    return {"name": name, "steps": run.steps, "params_digest": params_digest(run.params)}
+
+
 def write_study(results: dict[str, Any], out: pathlib.Path) -> pathlib.Path:
     """Writes the summary of a study from its results, unless it is there already.
 
-    Metrics are the mean scores, `TASK/ARM/LABELS`, or of a study of text the bits per byte,
-    `ARM/STAGE/DOMAIN`. The digest of results leaves out what a clock put in; seconds are of the
-    sitting that finished the study.
+    Steps are of all that was pretrained, and the digest of parameters is over those of each of
+    these models, by name. Metrics are the mean scores, `TASK/ARM/LABELS`, or of a study of text
+    the bits per byte, `ARM/STAGE/DOMAIN`. The digest of results leaves out what a clock put in;
+    seconds are of the sitting that finished the study.
     """
-    digests = {"results": results_digest(results)}
-    if (out / NAME).exists():
-        before = json.loads((out / NAME).read_text(encoding="utf-8"))
-        if before.get("results_digest") == digests["results"]:
-            return out / NAME
+    # Results of before these were told have none.
+    models = sorted(results.get("pretrained", []), key=lambda row: row["name"])
+    named = json.dumps([[row["name"], row["params_digest"]] for row in models])
+    digests = {
+        "params": hashlib.sha256(named.encode()).hexdigest(),
+        "results": results_digest(results),
+    }
+    before = read(out)
+    if before and before.get("results_digest") == digests["results"]:
+        return out / NAME
     predictions = out / "predictions.csv"
     if predictions.exists():
         digests["predictions"] = hashlib.sha256(predictions.read_bytes()).hexdigest()
     return write(
         out,
+        steps=sum(row["steps"] for row in models),
         metrics=_metrics(results),
         digests=digests,
         seconds=results["seconds"],

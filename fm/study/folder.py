@@ -47,22 +47,31 @@ def holds(mine: dict[str, Any], out: pathlib.Path) -> bool:
     return True
 
 
+def hold(out: pathlib.Path) -> None:
+    """Makes the folder, and keeps other processes from it until this one ends.
+
+    Raises:
+      UserError: the folder cannot be written; or another process is at work there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.hold(out)
+        # Of runs that were killed in the middle of a file.
+        for left in out.rglob(".*.partial"):
+            left.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unusable(out, error) from error
+
+
 def claim(mine: dict[str, Any], out: pathlib.Path) -> None:
     """Makes `out` this run's own, and keeps other processes from it until this one ends.
 
     Raises:
       UserError: as `holds` does; or another process is at work there.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # Of several processes of one run the first speaks for all.
-        if jax.process_index() == 0:
-            lock.hold(out)
-            # Of runs that were killed in the middle of a file.
-            for left in out.rglob(".*.partial"):
-                left.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unusable(out, error) from error
+    # Of several processes of one run the first speaks for all.
+    if jax.process_index() == 0:
+        hold(out)
     if not holds(mine, out):
         replace(out / "config.json", json.dumps(mine, indent=1))
 

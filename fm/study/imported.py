@@ -20,7 +20,7 @@ from fm.evaluation.logistic import log_grid
 from fm.evaluation.probe import fit_probe, probe_trials
 from fm.evaluation.validation import folds
 from fm.model import flops
-from fm.study.adaptation import Network, Setting, Trial
+from fm.study.adaptation import Fitted, Network, Setting, Trial
 from fm.study.config import ImportedConfig
 from fm.transfer import prompts, stored
 from fm.transfer.features import Reading, side_by_side
@@ -114,14 +114,18 @@ class Imported:
         self, drawn: np.ndarray, labels: np.ndarray, seed: int, setting: Setting
     ) -> np.ndarray:
         """See `Arm`."""
+        return self.fit(drawn, labels, seed, setting).predictions
+
+    def fit(self, drawn: np.ndarray, labels: np.ndarray, seed: int, setting: Setting) -> Fitted:
+        """Fits a setting on all drawn labels; a prompt fits nothing."""
         if setting["adapt"] == "probe":
             probe = fit_probe(self.features[drawn], labels, setting)
-            return probe.predict(self.features[self.test_from :])
+            return Fitted(probe.predict(self.features[self.test_from :]), probe.params, probe.steps)
         if setting["adapt"] == "prompt":
             test = np.arange(self.test_from, len(self.texts))
-            return self._answer(test, drawn, labels, setting)
+            return Fitted(self._answer(test, drawn, labels, setting), self.model.params, 0)
         assert self.network is not None
-        return self.network.fit_predict(drawn, labels, seed, setting)
+        return self.network.fit(drawn, labels, seed, setting)
 
     def fit_flops(self, labels: int, setting: Setting) -> float:
         """Forward once per label for a probe; a prompt fits nothing."""

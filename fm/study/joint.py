@@ -153,6 +153,6 @@ def pretrain(
             "corpora": {each.name: corpus_digest(each.corpus) for each in sources},
             "mixture": {each.name: each.weight for each in sources},
             "rows": rows,
-            "layouts": {name: layout.plain() for name, layout in reads.layouts.items()},
+            **reads.facts(),
         },
     )

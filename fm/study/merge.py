@@ -43,7 +43,12 @@ def side_by_side(
     first, *others = studies
     merged = dict(studies[first])
     listed = ("cells", "ledger", "curves", "samples", "mistakes", "equivalents")
-    merged |= {key: [] for key in listed}
+    models = [
+        row | {"name": f"{short}={value}/{row['name']}"}
+        for value, results in studies.items()
+        for row in results["pretrained"]
+    ]
+    merged |= {key: [] for key in listed} | {"pretrained": models}
     arms = {row["arm"] for row in studies[first]["cells"]}
     touched = {
         arm

@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,13 @@ class Reader:
     model: ModelConfig
     tokenizer: bpe.Tokenizer | None
     layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """What a model that reads so must be read with again, as JSON."""
+        layouts = {name: layout.plain() for name, layout in self.layouts.items()}
+        if self.tokenizer is None:
+            return {"layouts": layouts}
+        return {"layouts": layouts, "tokenizer": self.tokenizer.digest()}
 
 
 def reader(
@@ -110,13 +118,16 @@ def restore(folder: pathlib.Path) -> Pretrained:
     The tokenizer lies with the checkpoints, or one folder up where several seeds share it.
 
     Raises:
-      UserError: the folder holds no checkpoint, or no tokenizer where one is needed.
+      UserError: the folder holds no checkpoint, or no tokenizer where one is needed, or another's.
     """
     params, config = load_params(folder / "checkpoints")
     model, tokenizer = ModelConfig.from_plain(config["model"]), None
     if model.vocab:
         own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
-        tokenizer = bpe.load(shared if shared.exists() and not own.exists() else own)
+        path = shared if shared.exists() and not own.exists() else own
+        tokenizer = bpe.load(path)
+        if config.get("tokenizer", tokenizer.digest()) != tokenizer.digest():
+            raise UserError(f"{path} is not the tokenizer that the checkpoint was trained with")
     layouts = {name: Layout.from_plain(each) for name, each in config.get("layouts", {}).items()}
     return Pretrained(Reader(model, tokenizer, layouts), params, from_plain(config["objective"]))
 
@@ -266,7 +277,7 @@ def _run(
         label=label,
         identity={
             "corpus": corpus_digest(corpus),
-            "layouts": {name: layout.plain() for name, layout in reads.layouts.items()},
+            **reads.facts(),
         },
     )
 

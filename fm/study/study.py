@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fm.attention import Mask, choose
 from fm.errors import UserError
 from fm.files import replace, replacing
-from fm.study import arms, environment, evidence, exhibits, folder, kinds, methods
+from fm.study import arms, environment, evidence, exhibits, finished, folder, kinds, methods
 from fm.study.adaptation import Arm
 from fm.study.cells import Cell, Spread
 from fm.study.cells import run as run_cells
@@ -40,6 +40,7 @@ def run(config: StudyConfig, out: pathlib.Path, spread: Spread | None = None) ->
         raise UserError(f"tasks {', '.join(names)} must differ in name; rename a file or folder")
     resumes = folder.holds(as_json(config), out)
     if (out / RESULTS).exists():
+        folder.claim(as_json(config), out)
         print(f"{out} is finished; another --out runs it again")
         return read_results(out)
     if resumes:
@@ -61,7 +62,7 @@ def run(config: StudyConfig, out: pathlib.Path, spread: Spread | None = None) ->
         "xla_flags": environment.xla_flags(),
         "attention": {},
         **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
-        **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods")},
+        **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")},
     }
     done = []
     last = next((task for task in reversed(tasks) if task.kind == "class"), None)
@@ -125,6 +126,11 @@ def _collect(
     results["samples"] += exhibits.samples(task, fed)
     results["mistakes"] += exhibits.mistakes(task, cells)
     results["tasks"].append(about(task))
+    results["pretrained"] += [
+        finished.pretrained(f"{task.name}/{arm}/{seed}", run)
+        for arm, runs in pretraining.items()
+        for seed, run in enumerate(runs)
+    ]
     for each in fed.values():
         results["attention"][task.name] = _kernel(each, task.config.recipe.batch_size)
 

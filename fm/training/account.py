@@ -31,7 +31,8 @@ Counts = Mapping[str, int | jax.Array]
 class Progress:
     """What a checkpoint holds beside the state, as JSON.
 
-    `best` is the lowest loss of validation so far, and `since_best` the validations after it.
+    `best` is the lowest loss of validation so far, `since_best` the validations after it, and `log`
+    the digest of the records written.
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class Progress:
     compile_seconds: float = 0.0
     best: float | None = None
     since_best: int = 0
+    log: str = ""
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -75,11 +77,15 @@ class Account:
         peak: float | None,
         out: pathlib.Path | None,
     ):
-        """Goes on from `progress`, and with the log in `out`, which `close` closes."""
+        """Goes on from `progress`, and with the log in `out`, which `close` closes.
+
+        Raises:
+          UserError: the log is damaged.
+        """
         self.progress = progress
         self.meter = Meter(unit, peak, progress.sums)
         self._run, self._unit = run, unit
-        self._journal = None if out is None else log.MetricLog(out, progress.step)
+        self._journal = None if out is None else log.MetricLog(out, progress.step, progress.log)
         self._records = [] if self._journal is None else self._journal.kept
 
     @property
@@ -117,6 +123,7 @@ class Account:
         """The progress as JSON, with what was spent and the place in the data; log on disk."""
         if self._journal is not None:
             self._journal.flush()
+            self.progress.log = self._journal.digest
         self.progress.sums, self.progress.data = self.meter.sums, data
         self.progress.seconds = seconds
         return dataclasses.asdict(self.progress)

@@ -21,14 +21,16 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from fm import digests
 from fm.errors import UserError
-from fm.training import digests
 from fm.training.configs import must_agree
 from fm.training.state import State
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+# Orbax's own, of times and handlers, written after the digests; what is in them is not used.
+UNSEALED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 # Orbax and its threads report every step of theirs, and what they raise besides raising it.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
@@ -71,7 +73,7 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             return False
         try:
-            digests.check(self._folder / str(step))
+            digests.check(self._folder / str(step), but=UNSEALED)
         except ValueError as error:
             _log.warning("checkpoint of step %d in %s is removed: %s", step, self._folder, error)
             self._manager.delete(step)
@@ -90,7 +92,7 @@ class Checkpoints:
         Raises:
           UserError: this one, or the one before, could not be written; those before it stay.
         """
-        self._wait()
+        self.wait()
         self._saving = step
         memory = {"opt_state": state["opt_state"], "step": state["step"]}
         with self._told():
@@ -109,9 +111,9 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the digests into the folder of the step that is being saved."""
         (folder,) = self._folder.glob(f"{self._saving}.*")
-        digests.write(folder)
+        digests.write(folder, UNSEALED)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Waits for what is being written.
 
         Raises:
@@ -147,7 +149,7 @@ class Checkpoints:
         """
 
         def read(step: int) -> Restored:
-            digests.check(self._folder / str(step))
+            digests.check(self._folder / str(step), but=UNSEALED)
             saved = self._manager.restore(
                 step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
             )["config"]
@@ -177,10 +179,19 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is on disk; raises as `save` does."""
         try:
-            self._wait()
+            self.wait()
         finally:
             with self._told():
                 self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; what a run already ends with is not hidden by what that raises."""
+        told = kind is not None and issubclass(kind, UserError)
+        with contextlib.suppress(UserError) if told else contextlib.nullcontext():
+            self.close()
 
 
 def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, dict]:
@@ -202,7 +213,7 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def read(step: int) -> tuple[dict, dict]:
-            digests.check(folder / str(step), ("params", "config"))
+            digests.check(folder / str(step), ("params", "config"), UNSEALED)
             shapes = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
                 dict(manager.item_metadata(step)["params"]),

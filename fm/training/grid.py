@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -18,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from fm import kept
 from fm.errors import UserError
-from fm.files import replace
 from fm.model.config import ModelConfig
 from fm.training import members, optimizer, sharding, state, telling
 from fm.training.account import Batch, Cost, due
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
+from fm.training.keeping import alive, keeping, told_if_out_of_memory
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.roster import Member, Roster, constants
@@ -89,8 +89,9 @@ def train(
 
     Raises:
       UserError: members that cannot share a program; an unknown way; `out` holds another grid,
-        or the same by another way; the data of a member ends early or stalls; a mesh is
-        chosen; a checkpoint cannot be written.
+        or the same by another way; the data of a member ends early or stalls, or memory runs
+        out (what was done is saved, as of one run); a mesh is chosen; a checkpoint cannot be
+        written.
       Interrupted: after SIGINT or SIGTERM, once saved.
     """
     began = time.perf_counter()
@@ -110,8 +111,7 @@ def train(
         store, config = None, {}
         if out is not None:
             config = {str(r): one.facts(model, objective) for r, one in enumerate(grid)}
-            store = Checkpoints(pathlib.Path(out) / "checkpoints")
-            closing.callback(store.close)
+            store = closing.enter_context(Checkpoints(pathlib.Path(out) / "checkpoints"))
             restored = store.restore(states, config)
             if restored is not None:
                 states, progress = restored.state, _Progress(**restored.progress)
@@ -140,28 +140,58 @@ def train(
             if figures:
                 bar.set_postfix_str(f"{min(figures):.3f} to {max(figures):.3f}", refresh=False)
 
+        def held() -> str:
+            last = store.latest() if store else None
+            return (
+                f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
+            )
+
+        def save(places: list[dict[str, Any]]) -> None:
+            assert store is not None
+            progress.step, progress.stopped = n, roster.stopped
+            progress.members = roster.save(share(), places)
+            store.save(n, states, dataclasses.asdict(progress), config)
+
+        def rescue(places: list[dict[str, Any]]) -> str:
+            """Saves what was done before a step that could not be taken."""
+            nonlocal pending
+            if store is None:
+                return "nothing was saved"
+            if n == 0 or not alive(states):
+                return held()
+            if pending is not None:
+                unsettled, pending = pending, None
+                settle(*unsettled)
+            if n != store.latest():
+                save(places)
+            store.wait()
+            return f"step {n} is saved, and the same command goes on from there"
+
         n, pending, do_step = progress.step, None, None
         progress.way = progress.way or way or _chosen(out)
+        closing.enter_context(told_if_out_of_memory(label, held))
         while any(roster.running(n)):
-            batches, costs = roster.take(n)
-            n_R = np.where(roster.running(n), n, -1).astype(np.int32)
-            arguments = n_R, batches, seeds_R, rates_SR2[n], weights_RV
-            if do_step is None:
-                programs = {
-                    each: members.members_step(model, objective, rule, accumulate, each)
-                    for each in ((progress.way,) if progress.way else members.WAYS)
-                }
-                if progress.way is None:
-                    timings = members.seconds_per_step(programs, states, *arguments)
-                    progress.seconds_per_step = timings
-                    progress.way = min(timings, key=timings.__getitem__)
-                    if out is not None:
-                        replace(pathlib.Path(out) / _WAY, json.dumps({"way": progress.way}))
-                do_step = programs[progress.way]
+            places = roster.places()
+            with keeping(label, n + 1, lambda places=places: rescue(places)):
+                batches, costs = roster.take(n)
+                n_R = np.where(roster.running(n), n, -1).astype(np.int32)
+                arguments = n_R, batches, seeds_R, rates_SR2[n], weights_RV
+                begins = do_step is None
+                if do_step is None:
+                    programs = {
+                        each: members.members_step(model, objective, rule, accumulate, each)
+                        for each in ((progress.way,) if progress.way else members.WAYS)
+                    }
+                    if progress.way is None:
+                        timings = members.seconds_per_step(programs, states, *arguments)
+                        progress.seconds_per_step = timings
+                        progress.way = min(timings, key=timings.__getitem__)
+                        if out is not None:
+                            kept.keep(pathlib.Path(out) / _WAY, progress.way)
+                    do_step = programs[progress.way]
                 states, metrics = do_step(states, *arguments)
+            if begins:
                 roster.started(share())
-            else:
-                states, metrics = do_step(states, *arguments)
             n += 1
             if pending is not None:
                 settle(*pending)
@@ -176,9 +206,7 @@ def train(
             with roster.paused():
                 roster.validate(states, n)
                 if saves and store is not None:
-                    progress.step, progress.stopped = n, roster.stopped
-                    progress.members = roster.save(share())
-                    store.save(n, states, dataclasses.asdict(progress), config)
+                    save(roster.places())
             if signal and n < steps:
                 raise Interrupted(telling.how_to_resume(label, signal, n, steps, out))
         trained = roster.leave(states, share() if do_step else 0.0)
@@ -190,7 +218,7 @@ def _chosen(out: pathlib.Path | None) -> str | None:
     path = None if out is None else pathlib.Path(out) / _WAY
     if path is None or not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["way"]
+    return kept.read(path)
 
 
 def _common(grid: Sequence[Member]) -> tuple[OptimizerConfig, int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from fm.errors import UserError
 from fm.files import naming, replace
 from fm.training.events import Events
 
@@ -23,10 +25,20 @@ class MetricLog:
       kept: the records of before, up to the step the run goes on from.
     """
 
-    def __init__(self, folder: pathlib.Path, step: int):
-        """Opens the log of a run that goes on after `step`; later records are dropped."""
+    def __init__(self, folder: pathlib.Path, step: int, digest: str = ""):
+        """Opens the log of a run that goes on after `step`; later records are dropped.
+
+        Raises:
+          UserError: the others are not those of `digest`, where that is given.
+        """
         self._path = pathlib.Path(folder) / "metrics.jsonl"
         self.kept = read(self._path, step)
+        self._sum = hashlib.sha256("".join(map(_line, self.kept)).encode())
+        if digest and digest != self.digest:
+            raise UserError(
+                f"{self._path} is damaged: its records are not those that the checkpoint of step "
+                f"{step} was saved with; start anew in another folder"
+            )
         replace(self._path, "".join(map(_line, self.kept)))
         self._file = self._path.open("a", encoding="utf-8")
         self._events = Events(self._path.parent, step)
@@ -36,7 +48,13 @@ class MetricLog:
         with naming(self._path):
             self._file.write(_line(record))
             self._file.flush()
+        self._sum.update(_line(record).encode())
         self._events.write(record)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all records so far."""
+        return self._sum.hexdigest()
 
     def flush(self) -> None:
         """Brings every record to disk, before a checkpoint vouches for them.
@@ -74,7 +92,7 @@ def read(path: pathlib.Path, step: int | None = None) -> list[Record]:
             record = json.loads(line)
         except json.JSONDecodeError:
             break
-        if step is None or record["step"] <= step:
+        if step is None or record.get("step", 0) <= step:
             records.append(record)
     return records
 

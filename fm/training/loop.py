@@ -21,6 +21,7 @@ from fm.training.account import cost as cost_of
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
 from fm.training.joint import Asked, plain
+from fm.training.keeping import alive, keeping, told_if_out_of_memory
 from fm.training.optimizer import OptimizerConfig
 from fm.training.patience import waiting
 from fm.training.run import RunConfig, Trained
@@ -88,10 +89,11 @@ def train(
         stops all.
 
     Raises:
-      UserError: `out` holds a run with another config; the data ends early or stalls; the loss or
-        the gradient stops being finite (the last good checkpoint stays, and the batch is kept); a
-        checkpoint cannot be written; the mesh does not divide the model, or the rows of a batch
-        among several processes.
+      UserError: `out` holds a run with another config; the data ends early or stalls (all steps
+        so far are saved then, but for a run of several processes); memory runs out (so they are if
+        it does before a step begins); the loss or the gradient stops being finite (the last good
+        checkpoint stays, and the batch is kept); a checkpoint cannot be written; the mesh does not
+        divide the model, or the rows of a batch among several processes.
       OSError: the log cannot be written; names it.
       Interrupted: after SIGINT or SIGTERM, once saved.
     """
@@ -115,8 +117,8 @@ def train(
                 token_weights = sharding.replicate(token_weights, mesh)
         store = None
         if out is not None:
-            store = Checkpoints(pathlib.Path(out) / "checkpoints", keep_every=run.keep_every)
-            closing.callback(store.close)
+            folder = pathlib.Path(out) / "checkpoints"
+            store = closing.enter_context(Checkpoints(folder, keep_every=run.keep_every))
             restored = store.restore(now, config)
             if restored is not None:
                 now, progress = restored.state, Progress(**restored.progress)
@@ -134,13 +136,16 @@ def train(
             if record is not None:
                 bar.set_postfix_str(f"{record[unit.name]:.3f} {unit.name}", refresh=False)
 
+        def held() -> str:
+            last = store.latest() if store else None
+            return (
+                f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
+            )
+
         def check(figures: Mapping[str, float], n: int, batch: Batch | None = None) -> None:
             if finite(figures):
                 return
-            last = store.latest() if store else None
-            kept = (
-                f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
-            )
+            kept = held()
             if batch is not None and writes is not None:
                 kept += f", {broken.keep(batch, pathlib.Path(writes), n)}"
             raise UserError(not_finite(label, n, figures, rule, kept))
@@ -155,14 +160,39 @@ def train(
             show(account.count(figures, cost))
             bar.update()
 
+        def save(place: dict[str, Any]) -> None:
+            """Of the steps settled, which are all there are."""
+            assert store is not None
+            seconds = earlier_seconds + time.perf_counter() - began
+            store.save(progress.step, now, account.save(seconds, place), config)
+
+        def rescue(place: dict[str, Any]) -> str:
+            """Saves what was done before a step that could not be taken."""
+            nonlocal pending
+            if store is None:
+                return "nothing was saved"
+            # Of several processes the others wait for this one in the step.
+            if several or n == 1 or not alive(now):
+                return held()
+            if pending is not None:
+                unsettled, pending = pending, None
+                settle(*unsettled)
+            if progress.step != store.latest():
+                save(place)
+            store.wait()
+            return f"step {progress.step} is saved, and the same command goes on from there"
+
         pending, stop = None, None
         closing.enter_context(processes.ending_together(label))
+        closing.enter_context(told_if_out_of_memory(label, held))
         for n in range(first + 1, last + 1):
-            batch = own = next_batch(batches, label, n - 1, run)
-            if mesh is not None:
-                batch = processes.joined(own, mesh)
-            dispatched = time.perf_counter()
-            now, metrics = do_step(now, batch, run.seed, token_weights)
+            place = batches.get_state()
+            with keeping(label, n, lambda place=place: rescue(place)):
+                batch = own = next_batch(batches, n - 1, run)
+                if mesh is not None:
+                    batch = processes.joined(own, mesh)
+                dispatched = time.perf_counter()
+                now, metrics = do_step(now, batch, run.seed, token_weights)
             if n == first + 1:
                 progress.compile_seconds += time.perf_counter() - dispatched
                 account.meter.restart()
@@ -190,8 +220,7 @@ def train(
                     show(account.validated(figures))
                     ends = account.finished
                 if store is not None and (saves or ends or signal):
-                    seconds = earlier_seconds + time.perf_counter() - began
-                    store.save(n, now, account.save(seconds, batches.get_state()), config)
+                    save(batches.get_state())
             if ends:
                 break
             if signal:
@@ -245,20 +274,17 @@ def facts(
     }
 
 
-def next_batch(batches: Batches, label: str, n: int, run: RunConfig) -> Batch:
+def next_batch(batches: Batches, n: int, run: RunConfig) -> Batch:
     """The next batch, after `n` of them.
 
     Raises:
       UserError: there is none, or none that comes within the run's patience.
     """
-    stalled = (
-        f"{label}: the data stalls, no batch in {run.patience:g} s after {n} of them; the same "
-        "command goes on from the last checkpoint"
-    )
+    stalled = f"the data stalls, no batch in {run.patience:g} s after {n} of them"
     try:
         with waiting(run.patience, stalled):
             return next(batches)
     except StopIteration:
         raise UserError(
-            f"{label}: the data ends after {n} batches; steps={run.steps} needs more epochs"
+            f"the data ends after {n} batches; steps={run.steps} needs more epochs"
         ) from None

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.training import broken, loop, members, telling
 from fm.training.account import Account, Batch, Cost, Figures, Progress, cost, due, finite
@@ -95,7 +96,7 @@ class Roster:
           UserError: the data of a member ends, or stalls.
         """
         taken = [
-            loop.next_batch(one.batches, one.label, n, one.run) if runs else None
+            _batch(one, n) if runs else None
             for one, runs in zip(self._grid, self.running(n), strict=True)
         ]
         stand_in = next(batch for batch in taken if batch is not None)
@@ -170,11 +171,15 @@ class Roster:
                 pauses.enter_context(account.meter.paused())
             yield
 
-    def save(self, seconds: float) -> list[dict[str, Any]]:
+    def places(self) -> list[dict[str, Any]]:
+        """Where each member is in its data."""
+        return [one.batches.get_state() for one in self._grid]
+
+    def save(self, seconds: float, places: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The progress of every member, of whom each took `seconds` more; logs on disk."""
         return [
-            account.save(earlier + seconds, one.batches.get_state())
-            for one, account, earlier in zip(self._grid, self._accounts, self._seconds, strict=True)
+            account.save(earlier + seconds, place)
+            for account, earlier, place in zip(self._accounts, self._seconds, places, strict=True)
         ]
 
     def leave(self, states: State, seconds: float) -> list[Trained]:
@@ -182,7 +187,7 @@ class Roster:
 
         A member that stopped early leaves none.
         """
-        progress = self.save(seconds)
+        progress = self.save(seconds, self.places())
         for r, one in enumerate(self._grid):
             if one.out is None or self.stopped[r] is not None:
                 continue
@@ -199,6 +204,14 @@ class Roster:
         """Closes the logs."""
         for account in self._accounts:
             account.close()
+
+
+def _batch(one: Member, n: int) -> Batch:
+    """A member's next batch, after `n` of them."""
+    try:
+        return loop.next_batch(one.batches, n, one.run)
+    except UserError as error:
+        raise UserError(f"{one.label}: {error}") from error
 
 
 def constants(grid: Sequence[Member]) -> tuple[np.ndarray, jax.Array | None, np.ndarray]:

@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from fm.data.cache import cache_folder, new_folder
+from fm import digests
+from fm.data.cache import cache_folder, check, new_folder
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.transfer.features import Reading, reader
 from fm.transfer.ragged import ragged
 
 # Counted up whenever the same inputs would give other numbers.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +91,9 @@ def kept(
       about: JSON-able; everything but the texts that the numbers depend on.
       ids: the texts.
       make: computes them; called if they are not there.
+
+    Raises:
+      UserError: what is there is damaged.
     """
     found = hashlib.blake2b(json.dumps([_VERSION, about], sort_keys=True).encode(), digest_size=16)
     for each in ids:
@@ -103,10 +107,9 @@ def kept(
         with new_folder(folder) as scratch:
             np.save(scratch / "values.npy", values, allow_pickle=False)
             (scratch / "about.json").write_text(json.dumps({**about, "seconds": seconds}))
+            digests.write(scratch)
         return Stored(values, seconds)
-    try:
-        values = np.load(folder / "values.npy", allow_pickle=False)
-        seconds = json.loads((folder / "about.json").read_text())["seconds"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} cannot be read ({error}); delete it and run again") from error
+    check(folder)
+    values = np.load(folder / "values.npy", allow_pickle=False)
+    seconds = json.loads((folder / "about.json").read_text())["seconds"]
     return Stored(values, float(seconds))

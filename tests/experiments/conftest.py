@@ -1,8 +1,12 @@
 """Experiments called in-process, on a data cache of their own and recipes that take seconds."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,3 +76,33 @@ def reviews(tmp_path):
     inputs, labels = texts(120, 0)
     write.rows = list(zip(inputs, np.array(["bad", "good"])[labels], strict=True))
     return write
+
+
+_HOLDER = """
+import pathlib, sys
+from fm import lock
+lock.hold(pathlib.Path(sys.argv[1]), sys.argv[2])
+print(flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def held():
+    """`with held(folder) as process:` another process works there."""
+
+    @contextlib.contextmanager
+    def hold(folder, name=".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        holder = subprocess.Popen(
+            [sys.executable, "-c", _HOLDER, str(folder), name],
+            cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert holder.stdout is not None and holder.stdout.readline()
+        try:
+            yield holder
+        finally:
+            holder.kill()
+            holder.communicate()
+
+    return hold

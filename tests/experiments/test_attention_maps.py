@@ -163,3 +163,17 @@ def test_an_output_folder_that_cannot_be_made(call, pretrained, tmp_path):
             f"--out={tmp_path / out}",
         )
         assert done.code == 2 and "file" in done.error
+
+
+def test_another_processes_folder_is_left_alone(call, pretrained, tmp_path, held):
+    out = tmp_path / "out"
+    for name, flags in (
+        ("attention_maps", [f"--pretrained={pretrained['text']}", "--text=apple"]),
+        ("generate", [f"--model={pretrained['image']}", "--modality=image"]),
+    ):
+        with held(out) as holder:
+            done = call(name, *flags, f"--out={out}")
+        assert done.code == 2 and f"in use by process {holder.pid}" in done.error
+        assert [path.name for path in out.iterdir()] == [".lock"]
+        assert call(name, *flags, f"--out={out}").code == 0
+        shutil.rmtree(out)

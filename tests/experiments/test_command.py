@@ -1,4 +1,8 @@
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +13,7 @@ from experiments import command
 from fm.errors import UserError
 from fm.training.interrupt import Interrupted
 
+ROOT = Path(__file__).parents[2]
 NAMES = ["compare", "pretrain", "adapt", "report", "ablate"]
 
 
@@ -94,15 +99,31 @@ def test_a_bug_is_not_hidden():
 
 
 def test_termination_ends_as_an_interrupt_does(capsys):
-    import os
-    import signal
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    for number in numbers:
+        code = command.call(
+            "x", "", lambda values: None, lambda _, number=number: os.kill(os.getpid(), number), []
+        )
+        assert code == 130 and "goes on where it was" in capsys.readouterr().err
+        assert [signal.getsignal(number) for number in numbers] == before
 
-    before = signal.getsignal(signal.SIGTERM)
-    code = command.call(
-        "x", "", lambda values: None, lambda _: os.kill(os.getpid(), signal.SIGTERM), []
-    )
-    assert code == 130 and "goes on where it was" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) is before
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_imports_is_one_line(number):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "experiments.compare", "--help"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    # Modules are told of as they are read: of the experiment's own the first is this.
+    while not process.stderr.readline().endswith(" jax.version\n"):
+        assert process.poll() is None
+    process.send_signal(number)
+    out, err = process.communicate()
+    said = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, out) == (130, "")
+    assert said == ["error: interrupted; the same command goes on where it was"]
 
 
 def test_a_write_that_nobody_waits_for_is_not_told(monkeypatch):

@@ -35,20 +35,13 @@ def test_a_summary_and_finished_is_said(call, tmp_path, tiny):
     assert again["params_digest"] == summary["params_digest"]
 
 
-def test_two_runs_into_one_folder(call, tmp_path, tiny):
-    script = "import pathlib, sys; from fm import lock; lock.hold(pathlib.Path(sys.argv[1]))"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", f"{script}; print(); input()", str(tmp_path)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert holder.stdout is not None and holder.stdout.readline()
+def test_two_runs_into_one_folder(call, tmp_path, tiny, held):
     flags = "pretrain", "--dataset=digits", "--steps=3", f"--out={tmp_path}"
-    refused = call(*flags)
+    with held(tmp_path) as holder:
+        refused = call(*flags)
     assert refused.code == 2
     assert f"{tmp_path} is in use by process {holder.pid} on " in refused.error
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-    holder.kill()
-    holder.communicate()
     done = call(*flags)
     assert done.code == 0, done.err
     assert not (tmp_path / ".lock").exists()

@@ -15,6 +15,10 @@ RESULTS = {
         {"task": "fruit", "arm": "scratch", "labels": 20, "value": 0.25, "seconds": 2.0},
     ],
     "ledger": [{"arm": "self", "pretrain_seconds": 9.0, "pretrain_flops": 4.0}],
+    "pretrained": [
+        {"name": "fruit/self/1", "steps": 5, "params_digest": "b" * 64},
+        {"name": "fruit/self/0", "steps": 7, "params_digest": "a" * 64},
+    ],
 }
 
 
@@ -31,6 +35,18 @@ def test_a_study_in_figures(tmp_path):
     assert summary["config"] == {"seeds": 2}
     assert summary["predictions_digest"] == hashlib.sha256(b"a,b\n").hexdigest()
     assert {"jax", "fm", "python"} <= summary["versions"].keys()
+    assert summary["steps"] == 12
+
+
+def test_the_digest_of_parameters_is_of_every_model_by_name(tmp_path):
+    def of(name, *rows):
+        path = finished.write_study(changed(pretrained=rows), tmp_path / name)
+        return json.loads(path.read_text())["params_digest"]
+
+    first, second = RESULTS["pretrained"]
+    assert of("a", first, second) == of("b", second, first)
+    others = of("c"), of("d", first), of("e", first | {"name": "x"}, second)
+    assert len({of("a", first, second), *others}) == 4
 
 
 def test_a_study_of_text_has_bits(tmp_path):

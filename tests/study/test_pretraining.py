@@ -1,11 +1,13 @@
 """Several pretraining seeds as one program: what each leaves is what it leaves alone."""
 
+import dataclasses
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
+from fm.data import tokenizer as bpe
 from fm.errors import UserError
 from fm.model.transformer import init
 from fm.study.pretraining import pretrain, pretrain_seeds, reader, restore
@@ -66,3 +68,22 @@ def test_a_seed_that_fails_is_told(tmp_path):
     arguments = given("image", tmp_path, optimizer=hot)
     with pytest.raises(UserError, match=r"toy, seed 0: .* must be finite"):
         pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_another_run_is_told(tmp_path):
+    arguments = given("text", tmp_path)
+    pretrain(*arguments, seed=0, out=tmp_path, label="toy")
+    own = tmp_path / "tokenizer.json"
+    content = own.read_text()
+    # One letter of one merge, still a tokenizer; and then no text is the same tokens.
+    at = content.index('"merges"')
+    own.write_text(content[:at] + content[at:].replace('"a"', '"e"', 1))
+    assert own.read_text() != content
+    with pytest.raises(UserError, match=r"tokenizer.json is not"):
+        restore(tmp_path)
+    own.write_text(content)
+    assert restore(tmp_path).reads.tokenizer is not None
+    reads = dataclasses.replace(arguments[3], tokenizer=bpe.train(texts(60, 1)[0][:3], 262))
+    with pytest.raises(UserError, match="tokenizer="):
+        pretrain(*arguments[:3], reads, seed=0, out=tmp_path, label="toy")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fm.training.checkpoint import UNSEALED
 from tests.torture.victims import Victim
 
 _ROOM = 8192  # bytes to a file, of a disk that is full
@@ -143,7 +144,8 @@ def damage(sitting: Sitting) -> bool | None:
     ]
     for steps in (each for each in folders if len(each) > 1):
         newest = max(steps, key=lambda step: int(step.name))
-        files = [path for path in newest.glob("*/**/*") if path.is_file() and path.stat().st_size]
+        files = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size]
+        files = [path for path in files if path.name not in UNSEALED]
         path = files[sitting.rng.integers(len(files))]
         content = bytearray(path.read_bytes())
         if sitting.rng.random() < 0.5:

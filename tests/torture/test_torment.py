@@ -1,4 +1,6 @@
-"""The short form of what `make torture` does a hundred times."""
+"""The short form of what `make torture` does a hundred times; FM_TORTURE_FAULTS=100 does here."""
+
+import os
 
 import pytest
 
@@ -9,8 +11,9 @@ from tests.torture.victims import VICTIMS
 @pytest.mark.slow
 def test_pretraining_survives(tmp_path, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
-    rows = torment(VICTIMS["pretraining"], tmp_path, 5)
-    assert sum(row.injected for row in rows) == 5
+    count = int(os.environ.get("FM_TORTURE_FAULTS", "5"))
+    rows = torment(VICTIMS["pretraining"], tmp_path, count)
+    assert sum(row.injected for row in rows) == count
     assert not any(row.lost for row in rows), table(rows)
 
 

@@ -13,15 +13,21 @@ import warnings
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from experiments import adapt, command, compare, pretrain
+from experiments import ablate, adapt, command, compare, pretrain, text_quality, unify
 from fm.study import recipes
+from fm.study.text_quality import profiles
 from tests.study.problems import recipe
 from tests.study.test_joint import RECIPE
+from tests.study.text_quality.problems import small
 
 STEPS = 400  # a hundred between checkpoints, where no flag says otherwise
 # JAX warns of threads, which it has not started by then.
 warnings.filterwarnings("ignore", message=".*fork")
-_EXPERIMENTS = {"adapt": adapt, "compare": compare, "pretrain": pretrain}
+_EXPERIMENTS = {
+    **{"ablate": ablate, "adapt": adapt, "compare": compare, "pretrain": pretrain},
+    **{"text_quality": text_quality, "unify": unify},
+}
+_TEXT_QUALITY = profiles.study
 
 
 def start(name: str, flags: list[str], said: Path, room: int | None = None) -> BaseProcess:
@@ -53,5 +59,6 @@ def _main(
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     recipes.for_format = lambda modality, profile="default": recipe(modality, steps=STEPS)
     recipes.joint = lambda profile="default": dataclasses.replace(RECIPE, steps=STEPS)
+    profiles.study = lambda profile, domains, **where: small(_TEXT_QUALITY("quick", domains), where)
     module = _EXPERIMENTS[name]
     sys.exit(command.call(name, module.__doc__, module.define, module.main, flags))

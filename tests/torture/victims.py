@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from fm import kept
 from fm.study.finished import timeless
 from fm.training import load_params, log, params_digest
 from tests.study.problems import texts
+from tests.study.text_quality.problems import write_domains
 from tests.torture import tiny
 
 _JSON = ("results.json", "summary.json", "config.json")
+_KEPT = ("cells", "samples", "measures", "models")  # folders
 PACE = ("tokens_per_second", "share_of_peak")
 
 
@@ -61,6 +64,20 @@ def _mixture(folder: Path) -> list[str]:
     ]
 
 
+def _unification(folder: Path) -> list[str]:
+    return [
+        f"--tasks={reviews(folder)},digits",
+        *("--budgets=20", "--seeds=2", "--test_items=20", "--steps=200", "--profile=quick"),
+    ]
+
+
+def _domains(folder: Path) -> list[str]:
+    paths = [folder / "films.jsonl", folder / "manuals.jsonl"]
+    if not all(path.exists() for path in paths):
+        write_domains(folder)
+    return [f"--domains={','.join(map(str, paths))}", "--profile=quick"]
+
+
 _STUDY = ["--tasks=digits", "--arms=scratch,self,classical", "--budgets=20,50", "--seeds=2"]
 VICTIMS = {
     each.name: each
@@ -68,7 +85,11 @@ VICTIMS = {
         Victim(
             "pretraining",
             "pretrain",
-            lambda folder: [f"--dataset={reviews(folder)}", "--checkpoint_every=60"],
+            # Texts share rows, and it stops early, at about 500 steps.
+            lambda folder: [
+                *(f"--dataset={reviews(folder)}", "--objective=next:1", "--checkpoint_every=60"),
+                *("--steps=1200", "--validate_every=10", "--early_stop=5"),
+            ],
         ),
         Victim("mixture", "pretrain", _mixture),
         Victim("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
@@ -77,6 +98,11 @@ VICTIMS = {
             "grid", "compare", lambda _: [*_STUDY[:-2], "--budgets=20", "--seeds=2",
                                           "--pretrain_seeds=2", "--profile=quick"],
         ),
+        Victim("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,self", "--budgets=20",
+                                                "--seeds=2", "--profile=quick",
+                                                "--field=objective.hide", "--values=0.3,0.6"]),
+        Victim("unification", "unify", _unification),
+        Victim("text quality", "text_quality", _domains),
     )
 }  # fmt: skip
 
@@ -91,7 +117,9 @@ def outcome(out: Path) -> dict[str, Any]:
                 {key: figure for key, figure in record.items() if key not in PACE}
                 for record in log.read(path)
             ]
-        elif path.parent.name == "cells" or path.name in _JSON:
+        elif path.parent.name in _KEPT and path.is_file():
+            found[name] = timeless(kept.read(path))
+        elif path.name in _JSON:
             found[name] = timeless(json.loads(path.read_text()))
         elif path.name in ("predictions.csv", "tokenizer.json"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,9 +2,7 @@
 
 import contextlib
 import errno
-import json
 import logging
-import re
 import resource
 import shutil
 import time
@@ -14,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fm import digests
 from fm.errors import UserError
 from fm.training import load_params, optimizer, params_digest, state
-from fm.training.checkpoint import Checkpoints
+from fm.training.checkpoint import UNSEALED, Checkpoints
 from fm.training.configs import differences
 from tests.training.problems import ADAM, TEXT, params
 
@@ -173,16 +172,52 @@ def test_falls_to_the_one_before_and_says_so(tmp_path, caplog, damage):
     assert restored(tmp_path).progress["step"] == 3
 
 
-def test_every_file_with_a_number_in_it_has_a_digest(tmp_path):
+WAYS = {
+    "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a byte": lambda content: (
+        content[: len(content) // 2] + b"?" + content[len(content) // 2 + 1 :]
+    ),
+    "last byte": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
+    "half": lambda content: content[: len(content) // 2],
+    "nothing": lambda content: b"",
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_file_is_sealed(tmp_path, way):
+    filled(tmp_path, steps=(3,))
+    folder = tmp_path / "3"
+    digests.check(folder, but=UNSEALED)
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in UNSEALED]
+    assert len(paths) > 20
+    for path in paths:
+        content = path.read_bytes()
+        path.unlink()
+        if WAYS[way]:
+            path.write_bytes(WAYS[way](content))
+        with pytest.raises(ValueError, match=r"digest|missing|not what"):
+            digests.check(folder, but=UNSEALED)
+        path.write_bytes(content)
+    (folder / "more").write_text("more")
+    with pytest.raises(ValueError, match=r"more is not what was written"):
+        digests.check(folder, but=UNSEALED)
+
+
+@pytest.mark.parametrize("name", UNSEALED)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_sealed_is_not_used(tmp_path, name, way):
     filled(tmp_path)
-    listed = json.loads((tmp_path / "3" / "digests.json").read_text())
-    there = {
-        path.relative_to(tmp_path / "3").as_posix()
-        for path in (tmp_path / "3").glob("*/**/*")
-        if path.is_file()
-    }
-    assert listed.keys() == there and len(there) > 8
-    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in listed.values())
+    path = tmp_path / "3" / name
+    content = path.read_bytes()
+    path.unlink()
+    if WAYS[way]:
+        path.write_bytes(WAYS[way](content))
+    weights, config = load_params(tmp_path)
+    assert config == CONFIG and params_digest(weights) == params_digest(params(TEXT, 3))
+    back = restored(tmp_path)
+    assert back.progress["step"] == 3
+    assert params_digest(back.state) == params_digest(fresh(3))
 
 
 def test_what_is_damaged_is_not_held(tmp_path):

@@ -20,93 +20,25 @@ from fm.training import (
     Objective,
     OptimizerConfig,
     RunConfig,
-    log,
     params_digest,
     step,
     train,
 )
 from tests.training.problems import ADAM, IMAGE, NEXT, TEXT, batches, images, params
-
-STEPS = 23
-RUN = RunConfig(steps=STEPS, checkpoint_every=5, log_every=4, validate_every=10)
-MASKED = Objective(masked=1.0)
-PACE = ("tokens_per_second", "share_of_peak")
-
-
-class Pipeline:
-    """Batches of the toy language, with something that happens when batch `at` is taken."""
-
-    def __init__(self, at=None, happens=None):
-        self._batches, self._taken, self._at, self._happens = batches(), 0, at, happens
-
-    def __next__(self):
-        batch = next(self._batches)
-        self._taken += 1
-        return self._happens(batch) if self._happens and self._taken == self._at else batch
-
-    def get_state(self):
-        return {"batches": self._batches.get_state(), "taken": self._taken}
-
-    def set_state(self, state):
-        self._batches.set_state(state["batches"])
-        self._taken = state["taken"]
-
-
-class PowerCut(Exception):
-    pass
-
-
-def power_cut(_):
-    raise PowerCut
-
-
-def run_dry(_):
-    raise StopIteration
-
-
-def terminate(batch):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return batch
-
-
-def poison(batch):
-    return batch | {"tokens": batch["tokens"] + 10**6}
-
-
-def go(out, pipeline=None, run=RUN, rule=ADAM, objective=MASKED, **options):
-    return train(
-        params(TEXT, zeros=True),
-        pipeline or Pipeline(),
-        TEXT,
-        objective,
-        rule,
-        run,
-        out=out,
-        unit=BitsPerByte(2.0),
-        **{"validation": [next(batches(seed=1))], "label": "toy", **options},
-    )
-
-
-def lines(out):
-    """The log without what a clock put in."""
-    return [
-        {name: figure for name, figure in record.items() if name not in PACE}
-        for record in log.read(out / "metrics.jsonl")
-    ]
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken")
-    return go(out), lines(out)
-
-
-def assert_as_unbroken(result, out, unbroken):
-    want, want_lines = unbroken
-    assert params_digest(result.params) == params_digest(want.params)
-    assert result.curve == want.curve
-    assert lines(out) == want_lines
-    assert (result.tokens, result.flops, result.steps) == (want.tokens, want.flops, want.steps)
+from tests.training.toy import (
+    MASKED,
+    RUN,
+    STEPS,
+    Pipeline,
+    PowerCut,
+    assert_as_unbroken,
+    go,
+    lines,
+    poison,
+    power_cut,
+    run_dry,
+    terminate,
+)
 
 
 def test_learns(tmp_path):
@@ -236,17 +168,14 @@ def test_a_batch_that_cannot_be_kept_hides_nothing(tmp_path, monkeypatch):
         go(tmp_path, Pipeline(7, poison))
 
 
-def stall(batch):
-    time.sleep(60)
-    return batch
-
-
-def test_data_that_stalls(tmp_path, unbroken):
-    began = time.monotonic()
-    with pytest.raises(UserError, match="the data stalls, no batch in 3 s after 12 of them"):
-        go(tmp_path, Pipeline(13, stall), run=dataclasses.replace(RUN, patience=3.0))
-    assert time.monotonic() - began < 50
-    assert_as_unbroken(go(tmp_path), tmp_path, unbroken)
+@pytest.mark.parametrize("damage", [lambda text: text.replace('"step"', '"stop"', 1), lambda _: ""])
+def test_a_log_that_is_damaged_is_told(tmp_path, damage):
+    with pytest.raises(PowerCut):
+        go(tmp_path, Pipeline(12, power_cut))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged: .*checkpoint of step 10"):
+        go(tmp_path)
 
 
 def test_a_folder_that_is_removed_is_missed(tmp_path):
@@ -362,7 +291,7 @@ def test_a_cadence_below_one(field):
 
 KILLED = """
 import pathlib, sys
-from tests.training.test_loop import go
+from tests.training.toy import go
 print("ready", flush=True)
 go(pathlib.Path(sys.argv[1]))
 print("done", flush=True)

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -76,9 +75,15 @@ def test_a_broken_file_is_named(cache):
     made = stored.kept({"a": 1}, IDS, lambda: np.zeros((3, 2)))
     assert made.values.dtype == np.float32
     folder = next(cache.iterdir())
-    (folder / "about.json").write_text(json.dumps({}))
-    with pytest.raises(UserError, match=f"{folder.name} cannot be read.*delete it"):
-        stored.kept({"a": 1}, IDS, lambda: np.zeros((3, 2)))
+    for name in ("about.json", "values.npy"):
+        before = (folder / name).read_bytes()
+        for damaged in (b"", before[:-1], before[:-1] + bytes([before[-1] ^ 1])):
+            (folder / name).write_bytes(damaged)
+            says = f"{folder.name} is damaged \\({name} is not what was written\\); delete it"
+            with pytest.raises(UserError, match=says):
+                stored.kept({"a": 1}, IDS, lambda: np.zeros((3, 2)))
+        (folder / name).write_bytes(before)
+    stored.kept({"a": 1}, IDS, lambda: np.zeros((3, 2)))
 
 
 def test_a_digest_is_of_every_number_and_of_the_shape():

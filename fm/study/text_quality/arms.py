@@ -92,7 +92,8 @@ class Arms:
             label=diet.name,
             peak=gemm_rate(self.model.dtype),
             identity={
-                "texts": hashlib.sha256("\0".join(map("\1".join, texts)).encode()).hexdigest()
+                "texts": hashlib.sha256("\0".join(map("\1".join, texts)).encode()).hexdigest(),
+                "tokenizer": self.tokenizer.digest(),
             },
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 import threading
@@ -12,12 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fm import kept
 from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.evaluation.text_quality.novelty import Seen
-from fm.files import replace
 from fm.model.sampling import Decoding
-from fm.study import environment, folder, study
+from fm.study import environment, finished, folder, study
 from fm.study.text_quality import choices, samples, telling
 from fm.study.text_quality.arms import JUDGE, Arms, slug
 from fm.study.text_quality.config import (
@@ -56,6 +55,7 @@ def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[
     began = time.perf_counter()
     resumes = folder.holds(as_json(config), out)
     if (out / study.RESULTS).exists():
+        folder.claim(as_json(config), out)
         print(f"{out} is finished; another --out runs it again")
         return study.read_results(out)
     if resumes:
@@ -79,6 +79,7 @@ def run(config: TextQualityConfig, out: pathlib.Path, vectors: Vectors) -> dict[
         "leakage": [domain.leakage for domain in found.values()],
         "models": models,
         "trained": trained,
+        "pretrained": work.pretrained,
         "human": human,
         "samples": rows,
         "choices": work.choices(rows),
@@ -113,9 +114,10 @@ class _Study:
 
     def train(self) -> list[Row]:
         """All models, in an order in which each finds the one it starts from; their costs."""
-        rows = []
+        rows, self.pretrained = [], []
         for diet in (JUDGE, *self.config.diets):
             done = self.arms.train(diet)
+            self.pretrained.append(finished.pretrained(diet.name, done))
             rows.append(
                 {
                     "arm": diet.name,
@@ -284,7 +286,7 @@ class _Study:
     def _kept(self, path: pathlib.Path, make: Callable[[], dict[str, Interval]]) -> dict:
         """Intervals as [value, low, high], read back where they were made before."""
         if path.exists():
-            return json.loads(path.read_text())
+            return kept.read(path)
         values = {name: [value.mean, value.low, value.high] for name, value in make().items()}
-        replace(path, json.dumps(values))
+        kept.keep(path, values)
         return values

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from fm import kept
 from fm.data.tokenizer import SPECIALS, Tokenizer
 from fm.errors import UserError
-from fm.files import replace
 from fm.model.config import ModelConfig
 from fm.model.generate import generate
 from fm.model.sampling import Decoding
@@ -75,7 +74,7 @@ def written(
     `params` is called only where there is something to write.
     """
     if path.exists():
-        return _sample(tokenizer, np.array(json.loads(path.read_text()), np.int32), like.given)
+        return _sample(tokenizer, np.array(kept.read(path), np.int32), like.given)
     prompts_NP = like.tokens_NL[:, : like.given]
     new = generate(
         params(),
@@ -87,7 +86,7 @@ def written(
         barred=range(SPECIALS),
     )
     made = np.concatenate([prompts_NP, np.stack(new)], axis=1)
-    replace(path, json.dumps(made.tolist()))
+    kept.keep(path, made.tolist())
     return _sample(tokenizer, made, like.given)
 
 

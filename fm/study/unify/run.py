@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from fm.study import environment, evidence, folder, study
+from fm.study import environment, evidence, finished, folder, study
 from fm.study.adaptation import Arm
 from fm.study.cells import Cell, Spread
 from fm.study.cells import run as run_cells
@@ -47,6 +47,7 @@ def run(config: UnifyConfig, out: pathlib.Path, spread: Spread | None = None) ->
     began = time.perf_counter()
     resumes = folder.holds(config.plain(), out)
     if (out / study.RESULTS).exists():
+        folder.claim(config.plain(), out)
         print(f"{out} is finished; another --out runs it again")
         return study.read_results(out)
     if resumes:
@@ -70,7 +71,7 @@ def run(config: UnifyConfig, out: pathlib.Path, spread: Spread | None = None) ->
         "attention": {},
         **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
         **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods", "following")},
-        **{key: [] for key in ("sizes", "bill", "break_even")},
+        **{key: [] for key in ("sizes", "bill", "break_even", "pretrained")},
     }
     done = []
     for task in tasks:
@@ -89,10 +90,12 @@ def run(config: UnifyConfig, out: pathlib.Path, spread: Spread | None = None) ->
         ready = next(iter(models["joint"].values()))
         shared = ground(config, tasks, corpora, ready, out)
         results |= {name: _STUDIES[name](shared) for name in config.studies}
+        results["pretrained"] += shared.made
     results["comparisons"] = evidence.with_holm(results["comparisons"])
     if models["joint"]:
         results["sizes"].append(sizes.whole(next(iter(models["joint"].values())).reads.model))
     results["curves"] = curves.rows(models, config)
+    results["pretrained"] += _models(models)
     results = bill.added(results)
     study.write_predictions(done, out / "predictions.csv")
     results["seconds"] = time.perf_counter() - began
@@ -139,6 +142,14 @@ def _collect(
         }
     )
     results["tasks"].append(study.about(task))
+
+
+def _models(models: dict[str, dict[str, Ready]]) -> list[dict[str, Any]]:
+    """What was pretrained, the joint model once."""
+    runs = {f"self/{name}": ready.run for name, ready in models["self"].items()}
+    for ready in models["joint"].values():
+        runs["joint"] = ready.run
+    return [finished.pretrained(name, run) for name, run in runs.items() if run is not None]
 
 
 def _pretraining(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fm.evaluation.statistics import paired_difference
-from fm.study import evidence, joint, kinds
+from fm.study import evidence, finished, joint, kinds
 from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
 from fm.study.joint import JointRecipe
@@ -38,6 +38,7 @@ class Ground:
       reads: the tokenizer and layouts of all formats.
       models: by name, those there are already.
       out: the study's folder.
+      made: of each model pretrained here, its row of `fm.study.finished.pretrained`.
     """
 
     config: UnifyConfig
@@ -46,6 +47,7 @@ class Ground:
     reads: Reader
     models: dict[str, Ready]
     out: pathlib.Path
+    made: list[Row] = dataclasses.field(default_factory=list)
 
     def pretrained(self, name: str, corpora: list[Source], recipe: JointRecipe) -> Ready:
         """A model that reads all formats, pretrained on these."""
@@ -57,6 +59,7 @@ class Ground:
             out=self.out / "pretrained" / name,
             label=f"pretraining {name}",
         )
+        self.made.append(finished.pretrained(name, run))
         return Ready(self.reads, run)
 
     def cells(self, task: Task, name: str, ready: Ready) -> list[Cell]:
