@@ -21,7 +21,7 @@ import numpy as np
 from fm.errors import UserError
 from fm.files import replace
 from fm.model.config import ModelConfig
-from fm.training import members, optimizer, sharding, state, telling
+from fm.training import loop, members, optimizer, sharding, state, telling
 from fm.training.account import Batch, Cost, due
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
@@ -102,7 +102,10 @@ def train(
     steps = max(one.run.steps for one in grid)
     every = min(one.run.checkpoint_every for one in grid)
     states = members.stack(
-        [state.init(one.params, optimizer.build(one.rule, one.run.steps)) for one in grid]
+        [
+            state.init(loop.made(one.params), optimizer.build(one.rule, one.run.steps))
+            for one in grid
+        ]
     )
     seeds_R, weights_RV, rates_SR2 = constants(grid)
     progress = _Progress()

@@ -131,6 +131,46 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [(TEXT, "fsdp:8"), (JOINT, "data:2,fsdp:2,tensor:2"), (JOINT, "tensor:2")],
+)
+def test_parameters_are_born_where_they_stay(config, sizes):
+    mesh, key = mesh_of(sizes), jax.random.key(3)
+    wanted = sharding.fresh(key, config)
+    assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(wanted))
+    with sharding.over(mesh):
+        born = sharding.fresh(key, config)
+    close(wanted, born, 0)
+    assert state.params_digest(born) == state.params_digest(wanted)
+    places = sharding.shardings(born, mesh)
+    now = sharding.start(born, optimizer.build(ADAM, 10), mesh)
+    for each in (born, now["params"], sharding.shard(born, mesh)):
+        jax.tree.map(
+            lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
+            each, places,
+        )  # fmt: skip
+    # A step consumes the state, not what it was started from.
+    jax.tree.map(lambda leaf: leaf.delete(), now)
+    close(wanted, born, 0)
+
+
+def test_memory_of_making_parameters_falls():
+    model = dataclasses.replace(TEXT, width=128, hidden=512, vocab=1024, heads=8, kv_heads=8)
+    memory = {
+        sizes: sharding.fresh_on(mesh_of(sizes), model)
+        .lower(jax.random.key(0))
+        .compile()
+        .memory_analysis()
+        for sizes in ("data:8", "fsdp:8", "tensor:8", "data:2,fsdp:4")
+    }
+    whole = memory.pop("data:8")
+    for sizes, each in memory.items():
+        parts = 4 if sizes.startswith("data") else 8
+        assert each.output_size_in_bytes < 1.1 * whole.output_size_in_bytes / parts
+        assert each.temp_size_in_bytes < 1.2 * whole.temp_size_in_bytes / parts
+
+
 RUN = RunConfig(steps=6, checkpoint_every=3, log_every=2, validate_every=3)
 TINY = dataclasses.replace(TEXT, depth=1, attention="reference")
 

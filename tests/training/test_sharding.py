@@ -116,6 +116,8 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
     "chosen",
     [
         "test_a_mesh_agrees_with_one_device",
+        "test_parameters_are_born_where_they_stay",
+        "test_memory_of_making_parameters_falls",
         "test_a_run_goes_on_with_another_mesh",
         "test_a_checkpoint_comes_back_on_other_devices",
         "test_memory_per_device_falls",
