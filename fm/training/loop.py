@@ -201,13 +201,13 @@ def train(
             if signal:
                 raise Interrupted(how_to_resume(label, signal, n, run.steps, out))
     spent = 0.0 if first == last else time.perf_counter() - began
-    params = now["params"] if mesh is None else jax.tree.map(state.whole, now["params"])
-    return account.trained(params, earlier_seconds + spent)
+    after = now["params"] if mesh is None else jax.tree.map(state.whole, now["params"])
+    return account.trained(after, earlier_seconds + spent)
 
 
 def made(start: Start) -> dict:
     """The parameters."""
-    return start() if callable(start) else start
+    return start if isinstance(start, dict) else start()
 
 
 def validate(

@@ -237,16 +237,26 @@ def pinned(state: State) -> State:
     )
 
 
-def shard_batch(batch: Any, mesh: Mesh) -> Any:
+def shard_members(states: State, mesh: Mesh) -> State:
+    """States stacked, [R, ...], each spread as one alone would be."""
+    one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
+    found = state_specs(one, config_of(mesh))
+    return jax.tree.map(
+        lambda leaf, spec: _placed(leaf, NamedSharding(mesh, P(None, *spec))), states, found
+    )
+
+
+def shard_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
     """A batch, of which every process holds the whole, with its rows spread over the mesh.
 
     Rows that the mesh does not divide are given to every device; in the objectives each takes its
-    share all the same.
+    share all the same. The rows lie along `axis`.
     """
-    ways = config_of(mesh).rows
+    ways, before = config_of(mesh).rows, (None,) * axis
 
     def placed(leaf):
-        return _placed(leaf, NamedSharding(mesh, P() if len(leaf) % ways else batch_spec()))
+        spec = P() if leaf.shape[axis] % ways else P(*before, *batch_spec())
+        return _placed(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(placed, batch)
 
