@@ -7,6 +7,7 @@ A step takes rows of every format, in shares that stay the same. The folder is w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ from fm.data.layouts import Layout
 from fm.data.mixed import AXES
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS, ModelConfig
-from fm.model.transformer import init
 from fm.study.corpora import corpus_digest
 from fm.study.mixture import Source, groups_of
 from fm.study.pretraining import Reader, trained_tokenizer
+from fm.training import sharding
 from fm.training.joint import Joint
 from fm.training.loop import train
 from fm.training.objectives import Objective, rarity_weights
@@ -130,7 +131,7 @@ def pretrain(
         weights = rarity_weights(jnp.asarray(counts, jnp.float32), rarity)
     validation = batches(1)
     return train(
-        init(jax.random.key(seed), reads.model),
+        functools.partial(sharding.fresh, jax.random.key(seed), reads.model),
         batches(0),
         reads.model,
         Joint(tuple((name, group.objective) for name, group in groups.items())),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -20,10 +21,9 @@ from fm.data.splits import Split
 from fm.errors import UserError
 from fm.files import replacing
 from fm.model.config import ModelConfig
-from fm.model.transformer import init
 from fm.study.config import Recipe
 from fm.study.corpora import bytes_per_token, corpus_digest, held_out, token_counts
-from fm.training import grid
+from fm.training import grid, sharding
 from fm.training.checkpoint import load_params
 from fm.training.joint import Asked, Joint, from_plain
 from fm.training.loop import train
@@ -266,7 +266,7 @@ def _run(
         early_stop=early_stop,
     )
     return Member(
-        init(jax.random.key(seed), reads.model),
+        functools.partial(sharding.fresh, jax.random.key(seed), reads.model),
         batches,
         recipe.optimizer,
         run,

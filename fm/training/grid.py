@@ -3,7 +3,8 @@
 Each member ends as `fm.training.loop.train` would end it alone, up to the order of summation.
 Membership is fixed: a member whose steps are over, or whose loss is no longer finite, keeps its
 place, so that shapes and the bits of the others stay. The whole stack is one checkpoint, and
-each member's own folder ends as that of a separate run.
+each member's own folder ends as that of a separate run. On a mesh every member is spread over all
+devices, as one alone would be.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fm import kept
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.training import members, optimizer, sharding, state, telling
+from fm.training import loop, members, optimizer, sharding, state, telling
 from fm.training.account import Batch, Cost, due
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
@@ -73,7 +77,7 @@ def train(
     label: str = "grid",
     peak: float | None = None,
 ) -> Grid:
-    """Trains all members, or goes on, or says that it is done.
+    """Trains all members, or goes on, or says that it is done; on the mesh of `sharding.over`.
 
     A grid that was killed and is called again ends as if unbroken, to the bit: the way, once
     chosen, is kept in `out`/way.json before the first step, and is part of the checkpoint.
@@ -90,24 +94,31 @@ def train(
     Raises:
       UserError: members that cannot share a program; an unknown way; `out` holds another grid,
         or the same by another way; the data of a member ends early or stalls, or memory runs
-        out (what was done is saved, as of one run); a mesh is chosen; a checkpoint cannot be
-        written.
+        out (what was done is saved, as of one run); there are several processes; the mesh does
+        not divide the model; a checkpoint cannot be written.
       Interrupted: after SIGINT or SIGTERM, once saved.
     """
-    began = time.perf_counter()
-    if sharding.chosen() is not None:
-        raise UserError(f"{label}: --mesh takes one run at a time, as with --pretrain_seeds=1")
+    began, mesh = time.perf_counter(), sharding.chosen()
+    if jax.process_count() > 1:
+        raise UserError(f"{label}: a grid of runs takes one process; take one run at a time")
     rule, accumulate = _common(grid)
     if way is not None:
         members.known(way)
     steps = max(one.run.steps for one in grid)
     every = min(one.run.checkpoint_every for one in grid)
     states = members.stack(
-        [state.init(one.params, optimizer.build(one.rule, one.run.steps)) for one in grid]
+        [
+            state.init(loop.made(one.params), optimizer.build(one.rule, one.run.steps))
+            for one in grid
+        ]
     )
-    seeds_R, weights_RV, rates_SR2 = constants(grid)
     progress = _Progress()
     with contextlib.ExitStack() as closing:
+        if mesh is not None:
+            closing.enter_context(jax.set_mesh(mesh))
+            states = sharding.shard_members(states, mesh)
+            grid = [_on(mesh, one) for one in grid]
+        seeds_R, weights_RV, rates_SR2 = constants(grid)
         store, config = None, {}
         if out is not None:
             config = {str(r): one.facts(model, objective) for r, one in enumerate(grid)}
@@ -175,7 +186,8 @@ def train(
             with keeping(label, n + 1, lambda places=places: rescue(places)):
                 batches, costs = roster.take(n)
                 n_R = np.where(roster.running(n), n, -1).astype(np.int32)
-                arguments = n_R, batches, seeds_R, rates_SR2[n], weights_RV
+                placed = batches if mesh is None else sharding.shard_batch(batches, mesh, axis=1)
+                arguments = n_R, placed, seeds_R, rates_SR2[n], weights_RV
                 begins = do_step is None
                 if do_step is None:
                     programs = {
@@ -209,8 +221,20 @@ def train(
                     save(roster.places())
             if signal and n < steps:
                 raise Interrupted(telling.how_to_resume(label, signal, n, steps, out))
+        if mesh is not None:
+            states = jax.tree.map(lambda leaf: jnp.asarray(jax.device_get(leaf)), states)
         trained = roster.leave(states, share() if do_step else 0.0)
     return Grid(trained, roster.stopped, progress.way or "", progress.seconds_per_step)
+
+
+def _on(mesh: Mesh, one: Member) -> Member:
+    """A member whose held-out batches and token weights lie on the mesh."""
+    weights = one.token_weights
+    return dataclasses.replace(
+        one,
+        token_weights=None if weights is None else sharding.replicate(weights, mesh),
+        validation=[sharding.shard_batch(each, mesh) for each in one.validation],
+    )
 
 
 def _chosen(out: pathlib.Path | None) -> str | None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -28,6 +28,9 @@ from fm.training.run import RunConfig, Trained
 from fm.training.telling import announce, how_to_resume, not_finite, progress_bar
 from fm.training.unit import Unit
 
+# Parameters, or what makes them: then the run alone holds them.
+Start = dict | Callable[[], dict]
+
 
 class Batches(Protocol):
     """What the loop asks of a pipeline; `fm.data.batches.Batches` has it."""
@@ -48,7 +51,7 @@ class Batches(Protocol):
 
 
 def train(
-    params: dict,
+    params: Start,
     batches: Batches,
     model: ModelConfig,
     objective: Asked,
@@ -70,7 +73,7 @@ def train(
     called again ends as if unbroken, to the bit.
 
     Args:
-      params: to start from; left untouched.
+      params: to start from; left untouched. What makes them is called under `sharding.over`.
       batches: the data; its place is saved and set.
       model: architecture.
       objective: what is predicted; of a `Joint`, in batches of its groups.
@@ -105,8 +108,9 @@ def train(
         )
     writes = out if processes.first() else None
     do_step = step.train_step(model, objective, rule, run.steps, run.accumulate)
-    now = sharding.start(params, optimizer.build(rule, run.steps), mesh)
-    config = facts(params, model, objective, rule, run, unit, identity) if out else {}
+    with sharding.over(mesh):
+        now = sharding.start(made(params), optimizer.build(rule, run.steps), mesh)
+    config = facts(now["params"], model, objective, rule, run, unit, identity) if out else {}
     progress = Progress()
     with contextlib.ExitStack() as closing:
         if mesh is not None:
@@ -226,8 +230,13 @@ def train(
             if signal:
                 raise Interrupted(how_to_resume(label, signal, n, run.steps, out))
     spent = 0.0 if first == last else time.perf_counter() - began
-    params = now["params"] if mesh is None else jax.tree.map(state.whole, now["params"])
-    return account.trained(params, earlier_seconds + spent)
+    after = now["params"] if mesh is None else jax.tree.map(state.whole, now["params"])
+    return account.trained(after, earlier_seconds + spent)
+
+
+def made(start: Start) -> dict:
+    """The parameters."""
+    return start if isinstance(start, dict) else start()
 
 
 def validate(

@@ -26,6 +26,9 @@ from fm.training.sharding import batch_spec, config_of, shard_batch
 # Seconds after which JAX's service takes a process that says nothing for lost.
 SILENCE = 20
 LOST = 3  # exit code
+_AGAIN = (
+    "the same command, with as many processes as there are then, goes on from the last checkpoint"
+)
 
 
 def join(
@@ -66,6 +69,13 @@ def join(
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--coordinator={coordinator}: {reason}") from error
+    # JAX's own last words do not say what to do then.
+    print(
+        f"process {jax.process_index()} of {jax.process_count()}: once another one is lost, this "
+        f"one ends too, within {2 * silence} s; {_AGAIN}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def first() -> bool:
@@ -153,8 +163,7 @@ def ending_together(label: str) -> Iterator[None]:
             raise
         print(
             f"error: {label}: process {jax.process_index()} of {jax.process_count()} cannot go on, "
-            f"another one is lost or has failed ({str(error).splitlines()[0]}); the same command, "
-            "with as many processes as there are, goes on from the last checkpoint",
+            f"another one is lost or has failed ({str(error).splitlines()[0]}); {_AGAIN}",
             file=sys.stderr,
             flush=True,
         )

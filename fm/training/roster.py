@@ -33,7 +33,7 @@ class Member:
     seed, a number of steps nor a cadence.
     """
 
-    params: dict
+    params: loop.Start
     batches: loop.Batches
     rule: OptimizerConfig
     run: RunConfig
@@ -47,7 +47,7 @@ class Member:
     def facts(self, model: ModelConfig, objective: Objective) -> dict[str, Any]:
         """What a resumed run must share: the same as of a separate run."""
         return loop.facts(
-            self.params, model, objective, self.rule, self.run, self.unit, self.identity
+            loop.made(self.params), model, objective, self.rule, self.run, self.unit, self.identity
         )
 
 

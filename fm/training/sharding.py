@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from jax.sharding import PartitionSpec as P
 
 from fm.attention.mesh import HEADS, ROWS
 from fm.errors import UserError
+from fm.model import transformer
+from fm.model.config import ModelConfig
 from fm.training.state import State, init
 
 AXES = (*ROWS, HEADS)
@@ -180,12 +183,37 @@ def shardings(state: State, mesh: Mesh) -> State:
 
 
 def shard(state: State, mesh: Mesh) -> State:
-    """The state, or parameters alone, spread over the mesh; every process gives the same values."""
+    """The state, or parameters alone, spread over the mesh; every process gives the same values.
+
+    What lies there already is given back as it is.
+    """
     return jax.tree.map(_placed, state, shardings(state, mesh))
+
+
+def fresh(rng: jax.Array, model: ModelConfig) -> dict:
+    """`fm.model.transformer.init`: on the mesh of `over`, every part made where it stays.
+
+    The same numbers, to the bit; no device and no host holds them whole.
+
+    Raises:
+      UserError: see `specs`.
+    """
+    mesh = chosen()
+    if mesh is None:
+        return transformer.init(rng, model)
+    return fresh_on(mesh, model)(rng)
+
+
+def fresh_on(mesh: Mesh, model: ModelConfig) -> Any:
+    """The program of `fresh`, from a key to parameters."""
+    shapes = jax.eval_shape(functools.partial(transformer.init, config=model), jax.random.key(0))
+    return transformer.init_over(shardings(shapes, mesh), model)
 
 
 def start(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | None) -> State:
     """`fm.training.state.init`, the optimiser's memory made where it stays.
+
+    Parameters that lie on the mesh already, as those of `fresh`, are not moved.
 
     Raises:
       UserError: see `specs`.
@@ -209,16 +237,26 @@ def pinned(state: State) -> State:
     )
 
 
-def shard_batch(batch: Any, mesh: Mesh) -> Any:
+def shard_members(states: State, mesh: Mesh) -> State:
+    """States stacked, [R, ...], each spread as one alone would be."""
+    one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
+    found = state_specs(one, config_of(mesh))
+    return jax.tree.map(
+        lambda leaf, spec: _placed(leaf, NamedSharding(mesh, P(None, *spec))), states, found
+    )
+
+
+def shard_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
     """A batch, of which every process holds the whole, with its rows spread over the mesh.
 
     Rows that the mesh does not divide are given to every device; in the objectives each takes its
-    share all the same.
+    share all the same. The rows lie along `axis`.
     """
-    ways = config_of(mesh).rows
+    ways, before = config_of(mesh).rows, (None,) * axis
 
     def placed(leaf):
-        return _placed(leaf, NamedSharding(mesh, P() if len(leaf) % ways else batch_spec()))
+        spec = P() if leaf.shape[axis] % ways else P(*before, *batch_spec())
+        return _placed(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(placed, batch)
 
@@ -229,8 +267,9 @@ def replicate(array: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def _placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-    # Each process hands over what its own devices hold; of a device array a copy, which a step
-    # may then consume.
+    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+        return leaf
+    # Each process hands over what its own devices hold.
     whole = np.asarray(leaf)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 

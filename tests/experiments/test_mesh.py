@@ -58,11 +58,10 @@ def test_a_mesh_of_one_device_is_as_none(call, tmp_path, tiny):
 @pytest.mark.slow
 def test_a_study_goes_on_from_a_mesh(call, tmp_path, tiny):
     flags = ("--tasks=digits", "--arms=scratch,self", "--budgets=20", "--seeds=2", "--mesh=data:1")
-    done = call("compare", *flags, f"--out={tmp_path / 'study'}")
-    assert done.code == 0, done.err
-    assert (tmp_path / "study" / "report.html").exists()
-    refused = call("compare", *flags, "--pretrain_seeds=2", f"--out={tmp_path / 'seeds'}")
-    assert refused.code == 2 and "--pretrain_seeds=1" in refused.error
+    for name, more in (("one", []), ("seeds", ["--pretrain_seeds=2"])):
+        done = call("compare", *flags, *more, f"--out={tmp_path / name}")
+        assert done.code == 0, done.err
+        assert (tmp_path / name / "report.html").exists()
 
 
 def _start(out, devices, *flags):

@@ -19,6 +19,8 @@ from fm.training import (
     Objective,
     OptimizerConfig,
     RunConfig,
+    grid,
+    members,
     optimizer,
     sharding,
     state,
@@ -26,6 +28,7 @@ from fm.training import (
     train,
 )
 from fm.training.checkpoint import Checkpoints
+from fm.training.roster import Member
 from fm.transfer.finetune import FinetuneConfig, finetune, scores
 from tests.training.problems import ADAM, VOCAB, params
 from tests.transfer import problems as transfer
@@ -131,6 +134,46 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [(TEXT, "fsdp:8"), (JOINT, "data:2,fsdp:2,tensor:2"), (JOINT, "tensor:2")],
+)
+def test_parameters_are_born_where_they_stay(config, sizes):
+    mesh, key = mesh_of(sizes), jax.random.key(3)
+    wanted = sharding.fresh(key, config)
+    assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(wanted))
+    with sharding.over(mesh):
+        born = sharding.fresh(key, config)
+    close(wanted, born, 0)
+    assert state.params_digest(born) == state.params_digest(wanted)
+    places = sharding.shardings(born, mesh)
+    now = sharding.start(born, optimizer.build(ADAM, 10), mesh)
+    for each in (born, now["params"], sharding.shard(born, mesh)):
+        jax.tree.map(
+            lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
+            each, places,
+        )  # fmt: skip
+    # A step consumes the state, not what it was started from.
+    jax.tree.map(lambda leaf: leaf.delete(), now)
+    close(wanted, born, 0)
+
+
+def test_memory_of_making_parameters_falls():
+    model = dataclasses.replace(TEXT, width=128, hidden=512, vocab=1024, heads=8, kv_heads=8)
+    memory = {
+        sizes: sharding.fresh_on(mesh_of(sizes), model)
+        .lower(jax.random.key(0))
+        .compile()
+        .memory_analysis()
+        for sizes in ("data:8", "fsdp:8", "tensor:8", "data:2,fsdp:4")
+    }
+    whole = memory.pop("data:8")
+    for sizes, each in memory.items():
+        parts = 4 if sizes.startswith("data") else 8
+        assert each.output_size_in_bytes < 1.1 * whole.output_size_in_bytes / parts
+        assert each.temp_size_in_bytes < 1.2 * whole.temp_size_in_bytes / parts
+
+
 RUN = RunConfig(steps=6, checkpoint_every=3, log_every=2, validate_every=3)
 TINY = dataclasses.replace(TEXT, depth=1, attention="reference")
 
@@ -180,6 +223,55 @@ def test_a_run_goes_on_with_another_mesh(tmp_path, then):
     for name in wanted.curve:
         if name not in ("seconds", "tokens_per_second", "share_of_peak"):
             np.testing.assert_allclose(done.curve[name], wanted.curve[name], rtol=1e-4)
+
+
+def member(seed, validation):
+    rule = dataclasses.replace(ADAM, learning_rate=0.01 / (1 + seed))
+    return Member(
+        params(TINY, seed), text(seed=seed), rule,
+        dataclasses.replace(RUN, seed=seed, steps=6 - seed), BitsPerByte(1.0 + seed),
+        validation=[next(text(seed=9))] if validation else (), token_weights=jnp.asarray(WEIGHTS),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "way"), [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "map")]
+)
+def test_a_grid_on_a_mesh_is_as_on_one_device(tmp_path, sizes, way):
+    asked = Objective(next=0.25, masked=0.25, bag=0.5)
+
+    def ran(out):
+        return grid.train([member(n, n < 2) for n in range(3)], TINY, asked, out=out, way=way)
+
+    wanted = ran(None)
+    with sharding.over(mesh_of(sizes)):
+        found, again = ran(tmp_path / "grid"), ran(tmp_path / "grid")
+    for one, other in zip(wanted.trained, found.trained, strict=True):
+        close(one.params, other.params, 1e-4)
+        for name in set(one.curve) - {"seconds", "tokens_per_second", "share_of_peak"}:
+            np.testing.assert_allclose(other.curve[name], one.curve[name], rtol=1e-4)
+    close(found.trained[0].params, again.trained[0].params, 0)
+
+
+@pytest.mark.parametrize("way", members.WAYS)
+def test_the_members_of_a_grid_stay_where_they_were_spread(way):
+    mesh, rule = mesh_of("data:2,fsdp:2,tensor:2"), optimizer.build(ADAM, 5)
+    states = members.stack([state.init(params(TINY, n), rule) for n in range(3)])
+    do_step = members.members_step(TINY, HALVES, ADAM, 1, way)
+    with jax.set_mesh(mesh):
+        before = sharding.shard_members(states, mesh)
+        places = jax.tree.map(lambda leaf: leaf.sharding, before)
+        batch = sharding.shard_batch(members.stack([next(text(seed=n)) for n in range(3)]), mesh, 1)
+        assert batch["tokens"].addressable_shards[0].data.shape == (3, 4, 12)
+        rates = np.full((3, 2), 0.01, np.float32)
+        data = np.zeros(3, np.int32), batch, np.arange(3, dtype=np.uint32), rates, None
+        after, _ = do_step(before, *data)
+    query = after["params"]["layers"]["query"]
+    assert query.addressable_shards[0].data.size * 4 == query.size
+    jax.tree.map(
+        lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
+        after, places,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("wide", ["fsdp:8", "data:2,fsdp:2,tensor:2"])

@@ -18,7 +18,7 @@ from tests.training.problems import batches
 
 ROOT = Path(__file__).parents[2]
 # Ours where a connection tells of it, else that of JAX's service.
-LOST = re.compile(r"process \d of 2 cannot go on, another one is lost|another task died")
+LOST = re.compile(r"process \d of \d cannot go on, another one is lost|another task died")
 PACE = ("seconds", "tokens_per_second", "share_of_peak")
 
 
@@ -117,18 +117,22 @@ def test_several_processes_are_as_one(request, tmp_path, alone, count, devices, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", [0, 1])
-def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, alone, who):
-    cache = request.config.cache
-    started = start(cache, tmp_path, "fsdp:4", 2, 2, {who: "dies:6"}.items(), processes.SILENCE)
+@pytest.mark.parametrize(("count", "who"), [(2, 0), (2, 1), (4, 3)])
+def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, alone, count, who):
+    cache, devices = request.config.cache, 4 // count
+    events = {who: "dies:6"}.items()
+    started = start(cache, tmp_path, "fsdp:4", count, devices, events, processes.SILENCE)
     died = started[who].wait(900)
     assert died == -signal.SIGKILL, ended(started)
     since = time.monotonic()
-    code, _, error = ended(started)[1 - who]
+    others = [each for n, each in enumerate(ended(started)) if n != who]
     # Wall time is asserted here because not hanging is what is tested.
-    assert code != 0 and time.monotonic() - since < 60
-    assert LOST.search(error), error
-    same(finished(start(cache, tmp_path, "data:4", 4, 1)), tmp_path, alone)
+    assert time.monotonic() - since < 60
+    for code, _, error in others:
+        assert code != 0 and LOST.search(error), error
+        assert "as many processes as there are then, goes on from the last checkpoint" in error
+    again = start(cache, tmp_path, "data:4", 6 - count, 4 // (6 - count))
+    same(finished(again), tmp_path, alone)
 
 
 @pytest.mark.slow

@@ -116,7 +116,11 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
     "chosen",
     [
         "test_a_mesh_agrees_with_one_device",
+        "test_parameters_are_born_where_they_stay",
+        "test_memory_of_making_parameters_falls",
         "test_a_run_goes_on_with_another_mesh",
+        "test_a_grid_on_a_mesh_is_as_on_one_device",
+        "test_the_members_of_a_grid_stay_where_they_were_spread",
         "test_a_checkpoint_comes_back_on_other_devices",
         "test_memory_per_device_falls",
         "test_rows_that_do_not_divide",

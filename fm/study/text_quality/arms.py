@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
@@ -14,11 +15,11 @@ from fm.data import tokenizer as bpe
 from fm.data.batches import text_batches
 from fm.data.pieces import text_pieces
 from fm.model.config import ModelConfig
-from fm.model.transformer import init
 from fm.study.text_quality.config import Diet, Part, TextQualityConfig
 from fm.study.text_quality.corpora import Domain, part_texts
+from fm.training import sharding
 from fm.training.checkpoint import load_params
-from fm.training.loop import train
+from fm.training.loop import Start, train
 from fm.training.objectives import Objective
 from fm.training.peak import gemm_rate
 from fm.training.run import RunConfig, Trained
@@ -102,11 +103,11 @@ class Arms:
             return self.found[part.domain].judge
         return part_texts(part, self.found)
 
-    def _start(self, diet: Diet) -> dict:
+    def _start(self, diet: Diet) -> Start:
         if diet.start is None:
             # The judge starts elsewhere, so that it shares nothing with the arms.
             seed = self.config.seed + (diet is JUDGE)
-            return init(jax.random.key(seed), self.model)
+            return functools.partial(sharding.fresh, jax.random.key(seed), self.model)
         before = next(each for each in self.config.diets if each.name == diet.start)
         return self.params(before, self.config.steps // 2)
 
