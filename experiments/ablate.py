@@ -77,7 +77,7 @@ def _value(old: Any, text: str, field: str) -> Any:
         return text
     try:
         new = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         new = None
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fm.benchmark.rows import Row
 from fm.errors import UserError
-from fm.files import replace
+from fm.files import read_json, replace
 from fm.training.configs import differences
 
 SCHEMA = 1
@@ -32,7 +32,7 @@ def begin(fresh: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
             raise PermissionError(None, "a folder" if out.is_dir() else "not writable")
         if not out.exists():
             return fresh
-        found = json.loads(out.read_text(encoding="utf-8"))
+        found = read_json(out)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fm.errors import UserError
 from fm.evaluation.validation import choose, folds
-from fm.files import replace
+from fm.files import read_json, replace
 from fm.study.adaptation import Arm
 from fm.study.tasks import Task
 from fm.study.together import together
@@ -136,7 +136,7 @@ def _write(path: pathlib.Path, cell: Cell) -> None:
 
 def _read(path: pathlib.Path) -> Cell:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return Cell(**content | {"predictions": np.array(content["predictions"])})
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged; delete it, and it is made again") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pathlib
 from typing import Any
 
-from fm.files import replace
+from fm.files import read_json, replace
 from fm.study import environment
 
 NAME = "summary.json"
@@ -59,9 +60,10 @@ def write_study(results: dict[str, Any], out: pathlib.Path) -> pathlib.Path:
     """
     digests = {"results": results_digest(results)}
     if (out / NAME).exists():
-        before = json.loads((out / NAME).read_text(encoding="utf-8"))
-        if before.get("results_digest") == digests["results"]:
-            return out / NAME
+        with contextlib.suppress(ValueError):  # one that is damaged is written again
+            before = read_json(out / NAME)
+            if isinstance(before, dict) and before.get("results_digest") == digests["results"]:
+                return out / NAME
     predictions = out / "predictions.csv"
     if predictions.exists():
         digests["predictions"] = hashlib.sha256(predictions.read_bytes()).hexdigest()

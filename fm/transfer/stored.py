@@ -14,6 +14,7 @@ import numpy as np
 
 from fm.data.cache import cache_folder, new_folder
 from fm.errors import UserError
+from fm.files import read_json
 from fm.model.config import ModelConfig
 from fm.transfer.features import Reading, reader
 from fm.transfer.ragged import ragged
@@ -106,7 +107,7 @@ def kept(
         return Stored(values, seconds)
     try:
         values = np.load(folder / "values.npy", allow_pickle=False)
-        seconds = json.loads((folder / "about.json").read_text())["seconds"]
+        seconds = read_json(folder / "about.json")["seconds"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} cannot be read ({error}); delete it and run again") from error
     return Stored(values, float(seconds))

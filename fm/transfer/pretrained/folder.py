@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fm.errors import UserError
+from fm.files import read_json
 from fm.model.config import ModelConfig
 from fm.transfer.pretrained import choosing, families, weights
 from fm.transfer.pretrained.gguf import read_gguf
@@ -126,7 +127,7 @@ def write(path: str | pathlib.Path, pretrained: Pretrained) -> None:
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
