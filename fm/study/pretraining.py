@@ -113,11 +113,16 @@ def restore(folder: pathlib.Path) -> Pretrained:
       UserError: the folder holds no checkpoint, or no tokenizer where one is needed.
     """
     params, config = load_params(folder / "checkpoints")
+    if not isinstance(config, dict) or not {"model", "objective"} <= config.keys():
+        raise UserError(f"{folder} holds a run, but not one of experiments.pretrain")
     model, tokenizer = ModelConfig.from_plain(config["model"]), None
     if model.vocab:
         own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
         tokenizer = bpe.load(shared if shared.exists() and not own.exists() else own)
-    layouts = {name: Layout.from_plain(each) for name, each in config.get("layouts", {}).items()}
+    given = config.get("layouts", {})
+    if not isinstance(given, dict):
+        raise UserError(f"{folder}: layouts are objects by format, not {given!r:.60}")
+    layouts = {name: Layout.from_plain(each) for name, each in given.items()}
     return Pretrained(Reader(model, tokenizer, layouts), params, from_plain(config["objective"]))
 
 

@@ -71,6 +71,15 @@ def read(path: str | pathlib.Path, *, dtype: str = "float32") -> Pretrained:
         not fit it.
     """
     path = pathlib.Path(path)
+    try:
+        return _read(path, dtype)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read(path: pathlib.Path, dtype: str) -> Pretrained:
     if path.suffix == ".gguf":
         config, tensors, inner = read_gguf(path)
         model, params = weights.from_tensors(config, tensors, dtype=dtype)
