@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from typing import Any
 
 from absl import flags
 
 from experiments import command, studies
 from fm.errors import UserError
+from fm.model.plain import read
 from fm.study import folder, merge, study
 from fm.study.config import StudyConfig, as_json
 
@@ -70,21 +72,24 @@ def replaced(config: Any, path: str, text: str, whole: str) -> Any:
         if not (rest and dataclasses.is_dataclass(old)):
             raise UserError(f"--field={whole}: takes the path of a single value")
         return dataclasses.replace(config, **{name: replaced(old, rest, text, whole)})
-    return dataclasses.replace(config, **{name: _value(old, text, whole)})
+    kind = typing.get_type_hints(type(config))[name]
+    return dataclasses.replace(config, **{name: _value(kind, old, text, whole)})
 
 
-def _value(old: Any, text: str, field: str) -> Any:
-    if isinstance(old, str) or old is None:
+def _value(kind: Any, old: Any, text: str, field: str) -> Any:
+    if kind is str:
         return text
     try:
-        new = json.loads(text)
-    except json.JSONDecodeError:
-        new = None
-    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        new = float(new)
-    if type(new) is not type(old):
-        raise UserError(f"--values: {text!r} is no value of {field}, which is {old!r} by default")
-    return new
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        given = text  # where a text or none will do
+    try:
+        new = read(kind, given, field)
+        return float(new) if kind is float else new
+    except (UserError, OverflowError) as error:
+        raise UserError(
+            f"--values: {text!r:.80} is no value of {field}, which is {old!r} by default"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from fm.data import pixels
 from fm.data.sources import load
 from fm.data.tokenizer import SPECIALS
 from fm.errors import UserError
+from fm.files import read_bytes
 from fm.report import attention_maps
 from fm.report.look import Look, Picture, Text
 from fm.report.tokens import Token, readable, special
@@ -102,7 +103,7 @@ def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str
         path = pathlib.Path(given).expanduser()
         _, channels = _patches(found, kind)
         try:
-            opened = pixels.open_image(path.read_bytes())
+            opened = pixels.open_image(read_bytes(path))
         except OSError as error:
             reason = error.strerror or "not a picture that can be read"
             raise UserError(f"--image={given}: {reason}") from error

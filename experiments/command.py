@@ -228,7 +228,13 @@ def data_options(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def out(values: flags.FlagValues) -> pathlib.Path:
-    """The output folder."""
+    """The output folder.
+
+    Raises:
+      UserError: none is named: the empty path is the folder one is in.
+    """
+    if not values["out"].value.strip():
+        raise UserError(f"--out={values['out'].value}: takes the name of a folder")
     return pathlib.Path(values["out"].value).expanduser()
 
 

@@ -7,7 +7,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from fm.files import replace
+from fm.files import read_json, replace
 
 _NAME = "digests.json"
 
@@ -40,7 +40,7 @@ def check(
     if not path.is_file():
         raise ValueError(f"it has no {_NAME}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except ValueError:
         raise ValueError(f"{_NAME} is not JSON") from None
     if not isinstance(found, dict):

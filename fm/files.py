@@ -1,11 +1,14 @@
-"""Files that appear whole or not at all, and system errors that name them."""
+"""Files that appear whole or not at all, or are read as what they are; errors that name them."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -45,3 +48,27 @@ def replace(path: pathlib.Path, content: bytes | str) -> None:
     """Writes a file, text as UTF-8; see `replacing`."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """Reads a file whole.
+
+    Raises:
+      OSError: it cannot be read, or is a pipe, a socket or a device, which may never end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+    return path.read_bytes()
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a file of JSON in UTF-8.
+
+    Raises:
+      OSError: as `read_bytes` does.
+      ValueError: it is not JSON, or nested deeper than Python goes.
+    """
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from fm.errors import UserError
-from fm.files import replace
+from fm.files import read_json, replace
 
 
 def keep(path: pathlib.Path, value: Any) -> None:
@@ -24,7 +24,7 @@ def read(path: pathlib.Path) -> Any:
       UserError: the file is not what was written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["sha256"] == _digest(content["value"]):
             return content["value"]
     except (ValueError, TypeError, KeyError):

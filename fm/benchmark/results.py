@@ -11,7 +11,7 @@ from typing import Any
 from fm import lock
 from fm.benchmark.rows import Row
 from fm.errors import UserError
-from fm.files import replace
+from fm.files import read_json, replace
 from fm.training.configs import differences
 
 SCHEMA = 1
@@ -34,7 +34,7 @@ def begin(fresh: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
         lock.hold(out.parent, f".{out.name}.lock")
         if not out.exists():
             return fresh
-        found = json.loads(out.read_text(encoding="utf-8"))
+        found = read_json(out)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

@@ -3,16 +3,26 @@
 import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
+import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import zipfile
 from collections.abc import Iterator
 
 from fm.data.cache import cache_folder
+from fm.data.unpacking import unzip
 from fm.errors import UserError
+
+# What the environment may tell pip: whence and how. Not what else to take, nor under which Python,
+# nor in what form: a package in source form would run its own code here.
+_WHENCE = re.compile(
+    "PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|PROXY|CERT|CLIENT_CERT|"
+    "(DEFAULT_)?TIMEOUT|RETRIES|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE|KEYRING_PROVIDER|"
+    "DISABLE_PIP_VERSION_CHECK)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +62,27 @@ def fetch(wheel: Wheel) -> pathlib.Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         print(f"fetching {wheel.project}=={wheel.version} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            _download(wheel, pathlib.Path(scratch)).replace(target)
-    found = hashlib.sha256(target.read_bytes()).hexdigest()
+            downloaded = _download(wheel, pathlib.Path(scratch))
+            _check(
+                downloaded,
+                wheel,
+                f"{wheel.project}=={wheel.version} as downloaded",
+                "it is not kept, run again",
+            )
+            downloaded.replace(target)
+    else:
+        _check(target, wheel, str(target), "delete it and run again")
+    return target
+
+
+def _check(path: pathlib.Path, wheel: Wheel, name: str, remedy: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found not in wheel.hashes:
         raise UserError(
-            f"{target} is corrupt: its SHA-256 is {found}, expected {' or '.join(wheel.hashes)}; "
-            "delete it and run again"
+            f"{name} is corrupt: its SHA-256 is {found}, expected {' or '.join(wheel.hashes)}; "
+            f"{remedy}"
         )
-    return target
 
 
 def _download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
@@ -70,8 +93,14 @@ def _download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
     requirements.write_text(f"{pin}{hashes}\n")
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     files = ["--dest", str(folder), "--requirement", str(requirements)]
-    command = [sys.executable, "-m", "pip", "download", *options, *files]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Without the folder one is in, where the data may be and a `pip` beside it.
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, *files]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("PIP_") or _WHENCE.fullmatch(name.upper())
+    }
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -91,25 +120,5 @@ def unpacked(wheel: Wheel) -> Iterator[pathlib.Path]:
     """
     archive = fetch(wheel)
     with tempfile.TemporaryDirectory() as scratch:
-        unpack(archive, pathlib.Path(scratch))
+        unzip(archive, pathlib.Path(scratch))
         yield pathlib.Path(scratch)
-
-
-def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
-    """Unpacks a zip file into `folder`.
-
-    Raises:
-        UserError: it is not a zip file, or a member's path would lead out of `folder`; nothing
-            has been written then.
-    """
-    root = folder.resolve()
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for name in opened.namelist():
-                if not (root / name).resolve().is_relative_to(root) or "\\" in name:
-                    raise UserError(
-                        f"{archive}: refusing to unpack {name!r}, a path leading outside"
-                    )
-            opened.extractall(root)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{archive} is not a readable zip file: {error}") from error

@@ -78,6 +78,8 @@ def prepared(
         loaded = {
             split: [_load(each, medium, form) for each in own] for split, own in by_split.items()
         }
+        if not target_column:
+            loaded = {split: _named(inside, own) for split, own in loaded.items()}
         if target_column and any(label is None for own in loaded.values() for _, _, label in own):
             raise UserError(f"{path}: no column {target_column!r} with the text to write")
         how = "official"
@@ -92,7 +94,7 @@ def prepared(
             form=form,
             classes=classes,
             beside="target" if target_column else "label",
-            described=(f"Files of {path.name}.", how),
+            described=(f"Files of {shown(path)}.", how),
             data_dir=where,
             file_format="array_record",
         ),
@@ -158,6 +160,11 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return features if label is None else features | {self._beside: label}
 
 
+def shown(path: pathlib.Path) -> str:
+    """Returns the name of a file; where it is no Unicode, which Linux allows, as far as it is."""
+    return path.name.encode("utf-8", "replace").decode()
+
+
 def digest_of(path: pathlib.Path, *options: Any) -> str:
     """Names prepared data after the files' names and content, and how they are read."""
     digest = hashlib.sha256(repr((options, path.name)).encode())
@@ -216,6 +223,16 @@ def _load(example: Example, medium: Medium | None, form: Form | None) -> Loaded:
         return text_digest(text), text, example.label
     array = medium.to_array(_open(example.content, medium), form)
     return array_digest(array), array, example.label
+
+
+def _named(path: pathlib.Path, loaded: Iterable[Loaded]) -> list[Loaded]:
+    """Labels as names of classes, which TFDS keeps a line each, in UTF-8."""
+    named = []
+    for digest, content, label in loaded:
+        if label is not None and label != label.encode("utf-8", "replace").decode():
+            raise UserError(f"{path}: the class {label!r} has a name that is not UTF-8")
+        named.append((digest, content, label if label is None else " ".join(label.split())))
+    return named
 
 
 def _split(

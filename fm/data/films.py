@@ -70,10 +70,10 @@ def sampled(ends: np.ndarray, count: int, rate: float) -> np.ndarray:
 
 def is_animated(path: pathlib.Path) -> bool:
     """Says whether a file is an image of several frames, whole or cut off within a later one."""
-    if path.suffix.lower() not in ANIMATED_ENDINGS:
+    if path.suffix.lower() not in ANIMATED_ENDINGS or not path.is_file():
         return False
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=pixels.FORMATS)
     except _BROKEN:
         return False
     with image:
@@ -161,7 +161,7 @@ def _folder(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
     first = None
     for file in files:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=pixels.FORMATS) as image:
                 size = image.size
         except _BROKEN as error:
             raise OSError(f"{file.name} is not an image: {error}") from error
@@ -185,7 +185,7 @@ def _folder(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
 def _animation(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
     def frames() -> Iterator[Image.Image]:
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=pixels.FORMATS) as opened:
                 for image in ImageSequence.Iterator(opened):
                     image.load()
                     yield image
@@ -205,7 +205,7 @@ def _film(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
         raise UserError(f'{path} needs PyAV to be decoded: pip install "fm[video]"')
     av: Any = importlib.import_module("av")
     try:
-        with av.open(str(path)) as container:
+        with _opened(av, path) as container:
             stream = _pictures(container)
             packets = [packet for packet in container.demux(stream) if packet.size]
             if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
@@ -220,7 +220,7 @@ def _film(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
 
     def images() -> Iterator[Image.Image]:
         try:
-            with av.open(str(path)) as container:
+            with _opened(av, path) as container:
                 for frame in container.decode(_pictures(container)):
                     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
                     yield image.rotate(frame.rotation, expand=True)
@@ -231,6 +231,12 @@ def _film(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
     starts = np.array(shown) - (shown[0] if shown else 0.0)
     last = starts[-1:] * len(starts) / max(len(starts) - 1, 1)
     return np.concatenate([starts[1:], last]), images()
+
+
+def _opened(av: Any, path: pathlib.Path) -> Any:
+    # By what is in them FFmpeg takes files for lists of other files, or for streams of a network.
+    only = {"format_whitelist": "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"}
+    return av.open(f"file:{path}", options=only | {"protocol_whitelist": "file"})
 
 
 def _pictures(container: Any) -> Any:

@@ -104,6 +104,8 @@ def _read_class(folder: pathlib.Path) -> list[Example]:
                 raise UserError(f"{path} is empty")
             examples.append(Example(text, folder.name))
         else:
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is a pipe, socket or device, not a file")
             raise UserError(
                 f"{path}: unknown ending {path.suffix!r} in a folder by class; accepted: "
                 f"{', '.join((*media.ENDINGS, '.txt'))}"

@@ -4,8 +4,11 @@ import io
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Whatever a file is called, Pillow may take it for one of these. Others it would hand to programs:
+# PostScript to Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Images keep their size when all share one no larger than this; others become squares of it.
 SMALL = 32
 _GREY_MODES = ("1", "L", "LA", "I;16", "I", "F")
@@ -17,12 +20,14 @@ def open_image(encoded: bytes) -> Image.Image:
     """Opens an encoded image, turned the way its camera says.
 
     Raises:
-        OSError: it cannot be decoded (Pillow's `UnidentifiedImageError` is one).
+        OSError: it cannot be decoded, or is none of `FORMATS`.
     """
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         image.load()
         return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise OSError(f"it is none of {', '.join(FORMATS)}") from error
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error
 

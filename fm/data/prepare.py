@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from fm import digests
+from fm.data import directories
 from fm.data.cache import check, new_folder
 
 MakeBuilder = Callable[[pathlib.Path], Any]
@@ -55,11 +56,11 @@ def opened(target: pathlib.Path) -> Any:
     One of before there were digests is taken as it is.
 
     Raises:
-        UserError: a file is not what was prepared.
+        UserError: a file is not what was prepared; or see `fm.data.directories`.
     """
     if digests.there(target):
         check(target)
-    return tfds.builder_from_directory(target)
+    return directories.opened(target)
 
 
 def _lift(inner: pathlib.Path, outer: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import builders, conll, files, tagged
+from fm.data import builders, conll, directories, files, tagged
 from fm.data.cache import cache_folder
 from fm.data.file_names import Fields
 from fm.data.hashing import split_by_hash
@@ -96,6 +96,8 @@ def _stock_builder(name: str, folder: pathlib.Path) -> Any:
     if not _STOCK_NAME.fullmatch(name):
         raise unknown
     found = sorted(folder.glob(f"{name.replace(':', '/')}/**/dataset_info.json"))
+    for described in found:
+        directories.check(described.parent)
     try:
         _import_legacy(name)
         # Data prepared as TFRecord cannot be read in any order, so nor is it looked for.
@@ -111,7 +113,7 @@ def _stock_builder(name: str, folder: pathlib.Path) -> Any:
     if ready:
         return builder
     if found:
-        return tfds.builder_from_directory(found[-1].parent)
+        return opened(found[-1].parent)
     if builder is None:
         raise unknown
     _require_tensorflow(name, folder)

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from fm.data.cache import cache_folder
 from fm.data.conll import Sentence, check_types, read_conll
-from fm.data.files import digest_of
+from fm.data.files import digest_of, shown
 from fm.data.hashing import in_test, keyed, text_digest
 from fm.data.prepare import opened, prepare, ready
 from fm.errors import UserError
@@ -58,7 +58,7 @@ def prepared(path: pathlib.Path, found: Mapping[str, pathlib.Path]) -> Any:
     return prepare(
         lambda where: PlainConll(
             sentences=sentences,
-            description=f"Files of {path.name}.",
+            description=f"Files of {shown(path)}.",
             metadata=metadata,
             data_dir=where,
             file_format="array_record",

@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 import re
 from typing import Any
 
 from fm.errors import UserError
+from fm.files import read_bytes
 
 ENDINGS = (".txt", ".jsonl", ".csv")
 
@@ -60,7 +62,7 @@ def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> l
 def read_utf8(path: pathlib.Path) -> str:
     """Returns a file's text, with line ends as newlines and without a byte order mark."""
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -76,7 +78,8 @@ def _paragraphs(content: str) -> list[Example]:
 def _csv(path: pathlib.Path, content: str, text_column: str, label_column: str) -> list[Example]:
     # The default limit, 131,072 characters, is too short for a book in a column.
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(content.splitlines(keepends=True), restkey="", strict=True)
+    # Not `splitlines`, which ends a line wherever Unicode may.
+    reader = csv.DictReader(io.StringIO(content, newline=""), restkey="", strict=True)
     examples = []
     try:
         columns = list(reader.fieldnames or [])
@@ -112,8 +115,7 @@ def _jsonl(path: pathlib.Path, content: str, text_column: str, label_column: str
         text = row.get(text_column)
         if not isinstance(text, str):
             raise UserError(f"{where}: {text_column!r} is missing or not a string")
-        if re.search("[\ud800-\udfff]", text):
-            raise UserError(f"{where}: {text_column!r} holds half a surrogate pair, not Unicode")
+        _check_unicode(where, text_column, text)
         label = _label(where, label_column, row.get(label_column)) if label_column else None
         examples.append(Example(text, label))
     return examples
@@ -136,5 +138,11 @@ def _label_column(where: str, columns: list[str], text_column: str, label_column
 
 def _label(where: str, label_column: str, value: Any) -> str:
     if isinstance(value, bool | int | str) and str(value).strip():
+        _check_unicode(where, label_column, str(value))
         return str(value).strip()
     raise UserError(f"{where}: {label_column!r} is missing or not a string or whole number")
+
+
+def _check_unicode(where: str, column: str, text: str) -> None:
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(f"{where}: {column!r} holds half a surrogate pair, not Unicode")

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from fm.errors import UserError
+from fm.files import read_bytes
 
 SPECIALS = 4
 MIN_VOCAB_SIZE = SPECIALS + 256
@@ -101,7 +102,9 @@ def load(path: str | pathlib.Path) -> Tokenizer:
         UserError: the file is missing or not a tokenizer.
     """
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_str(pathlib.Path(path).read_text("utf-8")))
+        return Tokenizer(
+            tokenizers.Tokenizer.from_str(read_bytes(pathlib.Path(path)).decode("utf-8"))
+        )
     except OSError as error:
         raise UserError(f"cannot read tokenizer {path}: {error.strerror}") from error
     except Exception as error:  # The library raises bare `Exception` for anything malformed.

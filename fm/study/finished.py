@@ -67,7 +67,7 @@ def read(out: pathlib.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged; delete it, and it is made again") from error
 

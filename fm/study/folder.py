@@ -11,7 +11,7 @@ import jax
 
 from fm import lock
 from fm.errors import UserError
-from fm.files import replace
+from fm.files import read_json, replace
 from fm.training.configs import differences
 
 
@@ -32,7 +32,7 @@ def holds(mine: dict[str, Any], out: pathlib.Path) -> bool:
             raise PermissionError(None, "not writable")
         if not path.exists():
             return False
-        found = differences(json.loads(path.read_text()), mine)
+        found = differences(read_json(path), mine)
     except (OSError, ValueError) as error:
         raise _unusable(out, error) from error
     if found:

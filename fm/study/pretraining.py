@@ -121,6 +121,8 @@ def restore(folder: pathlib.Path) -> Pretrained:
       UserError: the folder holds no checkpoint, or no tokenizer where one is needed, or another's.
     """
     params, config = load_params(folder / "checkpoints")
+    if not isinstance(config, dict) or not {"model", "objective"} <= config.keys():
+        raise UserError(f"{folder} holds a run, but not one of experiments.pretrain")
     model, tokenizer = ModelConfig.from_plain(config["model"]), None
     if model.vocab:
         own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
@@ -128,7 +130,10 @@ def restore(folder: pathlib.Path) -> Pretrained:
         tokenizer = bpe.load(path)
         if config.get("tokenizer", tokenizer.digest()) != tokenizer.digest():
             raise UserError(f"{path} is not the tokenizer that the checkpoint was trained with")
-    layouts = {name: Layout.from_plain(each) for name, each in config.get("layouts", {}).items()}
+    given = config.get("layouts", {})
+    if not isinstance(given, dict):
+        raise UserError(f"{folder}: layouts are objects by format, not {given!r:.60}")
+    layouts = {name: Layout.from_plain(each) for name, each in given.items()}
     return Pretrained(Reader(model, tokenizer, layouts), params, from_plain(config["objective"]))
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fm.attention import Mask, choose
 from fm.errors import UserError
-from fm.files import replace, replacing
+from fm.files import read_json, replace, replacing
 from fm.study import arms, environment, evidence, exhibits, finished, folder, kinds, methods
 from fm.study.adaptation import Arm
 from fm.study.cells import Cell, Spread
@@ -176,7 +176,7 @@ def read_results(out: pathlib.Path) -> dict[str, Any]:
     """
     path = out / RESULTS
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give --out the folder of a study") from error
     except ValueError as error:

@@ -49,9 +49,22 @@ class OptimizerConfig:
     warmup: float = 0.05
 
     def __post_init__(self):
-        for value, accepted in ((self.name, ("muon", "adamw")), (self.schedule, ("cosine", "wsd"))):
+        for name, accepted in (("name", ("muon", "adamw")), ("schedule", ("cosine", "wsd"))):
+            value = getattr(self, name)
             if value not in accepted:
-                raise UserError(f"{value!r} is not known; accepted are {', '.join(accepted)}")
+                raise UserError(
+                    f"optimizer: {name}={value!r} is not known; accepted are {', '.join(accepted)}"
+                )
+        for name in ("learning_rate", "adam_learning_rate", "clip"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"optimizer: {name}={getattr(self, name)} must be above 0")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(f"optimizer: weight_decay={self.weight_decay} must be at least 0")
+        for name in ("b2", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"optimizer: {name}={getattr(self, name)} must be 0 or more, under 1"
+                )
 
 
 def schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:

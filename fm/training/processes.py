@@ -56,6 +56,9 @@ def join(
             f"--coordinator={coordinator}: takes HOST:PORT, with --processes=N and --process from "
             "0 to N-1, or auto"
         )
+    # JAX's own default is to listen to the world.
+    host = coordinator.rpartition(":")[0]
+    bound = coordinator if re.fullmatch(r"localhost|127(\.[0-9]+){3}|\[::1\]", host) else None
     # The one way that processes on CPUs add up; other devices have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -64,6 +67,7 @@ def join(
             count,
             index,
             initialization_timeout=120,
+            coordinator_bind_address=bound,
             heartbeat_timeout_seconds=silence,
         )
     except (ValueError, RuntimeError) as error:

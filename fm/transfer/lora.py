@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from fm.data.cache import new_folder
 from fm.errors import UserError
+from fm.files import read_json
 from fm.model.layers import KERNELS
 
 Adapters = dict[str, jax.Array]
@@ -130,7 +131,7 @@ def load(folder: pathlib.Path, layers: Mapping[str, Any]) -> tuple[Adapters, Lor
     """
     folder = pathlib.Path(folder)
     try:
-        plain = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        plain = read_json(folder / _CONFIG)
         config = LoraConfig(**plain | {"kernels": tuple(plain["kernels"])})
         arrays = load_file(folder / _ARRAYS)
     except OSError as error:

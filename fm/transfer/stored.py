@@ -15,6 +15,7 @@ import numpy as np
 from fm import digests
 from fm.data.cache import cache_folder, check, new_folder
 from fm.errors import UserError
+from fm.files import read_json
 from fm.model.config import ModelConfig
 from fm.transfer.features import Reading, reader
 from fm.transfer.ragged import ragged
@@ -111,5 +112,5 @@ def kept(
         return Stored(values, seconds)
     check(folder)
     values = np.load(folder / "values.npy", allow_pickle=False)
-    seconds = json.loads((folder / "about.json").read_text())["seconds"]
+    seconds = read_json(folder / "about.json")["seconds"]
     return Stored(values, float(seconds))

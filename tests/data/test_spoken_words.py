@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from fm.data import espeak, fetch, sources
+from fm.data import espeak, sources, unpacking
 from fm.data.builders import spoken_words
 from fm.data.cache import cache_folder
 from fm.errors import UserError
@@ -17,7 +17,7 @@ from tests.data.conftest import fetched
 def package(session_cache, tmp_path_factory):
     """The unpacked wheel; skips the test when it cannot be had."""
     folder = tmp_path_factory.mktemp("espeak")
-    fetch.unpack(fetched(spoken_words.WHEEL, session_cache), folder)
+    unpacking.unzip(fetched(spoken_words.WHEEL, session_cache), folder)
     return folder / "espeakng_loader"
 
 

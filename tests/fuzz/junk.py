@@ -10,6 +10,7 @@ _known = st.sampled_from(
         *("None", "true", "a,a", "a:1,a:2", "next:1", "data:0", "data:2,data:2", "/dev/null"),
         *("~nobody", "%s%n", "{text}", "{answer}", "{0}", "<b>", "digits:", "finetune.steps"),
         *("model.remat", "*", "[", "(?", "a\nb", "\udcff", "x" * 300, "9" * 5000, "9" * 20),
+        *("[" * 5000, "{" * 9, "\x1b[2J", "\u202etxt", "..", "/", "1_000", "１:１", "+1", " 5 "),
     ]
 )
 values = st.one_of(
@@ -54,6 +55,7 @@ plain = st.recursive(
         st.none(),
         st.booleans(),
         st.integers(-(2**65), 2**65),
+        st.sampled_from([10**400, -1, 0, 1, 2**31, "\udc80", "\0", "x" * 3000]),
         st.floats(),
         st.text(max_size=8),
     ),

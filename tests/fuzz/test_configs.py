@@ -1,20 +1,30 @@
-"""Damaged files of runs and of models: read, or refused in a line that names them."""
+"""Configs from files and flags, odd in one place: read, or refused in a line that names it."""
 
 import dataclasses
+import importlib
 import json
 import pathlib
+import pkgutil
 import tempfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fm
+from experiments import ablate
 from fm.data.layouts import Layout
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.training import joint
+from fm.study import recipes
+from fm.study.config import ImportedConfig, StudyConfig, TaskConfig
+from fm.study.text_quality import profiles
+from fm.study.unify.config import UnifyConfig
+from fm.training import RunConfig, joint
 from fm.training.objectives import Objective
-from fm.transfer.pretrained import folder as published
+from fm.training.sharding import MeshConfig
+from fm.transfer.finetune import FinetuneConfig
+from fm.transfer.lora import LoraConfig
 from tests.fuzz import guard, junk
 from tests.model.styles import LLAMA
 from tests.report import synthetic
@@ -52,7 +62,12 @@ def test_what_a_run_was_asked_and_how_it_reads(asked, layout):
 
 
 @guard.few
-@given(junk.damaged(json.dumps(RESULTS).encode()))
+@given(
+    st.one_of(
+        junk.damaged(json.dumps(RESULTS).encode()),
+        junk.altered(RESULTS).map(lambda plain: json.dumps(plain).encode()),
+    )
+)
 def test_the_file_of_results(content):
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "results.json").write_bytes(content)
@@ -78,28 +93,87 @@ def test_the_config_of_a_run(content, experiment):
         assert (out / "config.json").read_bytes() == content
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    """The files of a small published model, as `transformers` has them."""
-    folder = tmp_path_factory.mktemp("llama")
-    published.write(folder, problems.pretrained("llama"))
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+# Every config of the package is one of these or within one.
+WHOLE = [
+    StudyConfig(
+        "compare",
+        (
+            TaskConfig(
+                *("digits", None, (20,), recipes.for_format("text")),
+                imported=ImportedConfig("minilm-l6", 64, "{text} {answer}", ("a", "b")),
+            ),
+        ),
+    ),
+    UnifyConfig(
+        tasks=(TaskConfig("digits", None, (20,), recipes.for_format("image")),),
+        joint=recipes.joint(),
+        weights=(("digits", 1.0),),
+        following=FinetuneConfig(lora=LoraConfig()),
+        following_rates=(1e-3,),
+        length=64,
+    ),
+    profiles.study("default", ("a", "b")),
+    RunConfig(steps=1),
+    MeshConfig(),
+    MODEL,
+]
 
 
-def test_a_published_folder(llama):
+def within(config):
+    """A config and all that it holds."""
+    if isinstance(config, tuple):
+        return [each for part in config for each in within(part)]
+    if not dataclasses.is_dataclass(config):
+        return []
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    return [config, *(each for value in values for each in within(value))]
+
+
+FOUND = {type(each): each for each in within(tuple(WHOLE))}
+odd = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=6)),
+    st.lists(st.one_of(st.integers(-3, 3), st.floats(), st.text(max_size=3)), max_size=3).map(
+        tuple
+    ),
+)
+
+
+def test_every_config_is_here():
+    modules = pkgutil.walk_packages(fm.__path__, "fm.")
+    named = {
+        thing
+        for module in modules
+        if ".peers." not in module.name  # they take PyTorch
+        for name, thing in vars(importlib.import_module(module.name)).items()
+        if isinstance(thing, type) and name.endswith("Config") and dataclasses.is_dataclass(thing)
+    }
+    assert named and named <= FOUND.keys()
+
+
+def shown(text):
+    """How a value looks in messages."""
+    try:
+        return repr(json.loads(text))[:40]
+    except (ValueError, RecursionError):
+        return repr(text)[:40]
+
+
+@pytest.mark.parametrize("kind", FOUND, ids=lambda kind: kind.__name__)
+def test_a_field_of_any_config(kind):
+    """As `ablate` sets it, a text of a command line; refused, or a config that can be kept."""
+    whole = FOUND[kind]
+    names = [field.name for field in dataclasses.fields(kind)]
+
     @guard.cases
-    @given(st.sampled_from(sorted(llama)), st.data())
-    def check(name, data):
-        content = data.draw(junk.damaged(llama[name]))
-        if name == "config.json" and data.draw(st.booleans()):
-            content = json.dumps(data.draw(junk.altered(json.loads(llama[name])))).encode()
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder, "model")
-            path.mkdir()
-            for each, whole in llama.items():
-                (path / each).write_bytes(content if each == name else whole)
-            done = guard.run("generate", [f"--model={path}", "--prompt=w1 w2"], path / "none")
-            if done.code == 2:
-                assert str(path) in done.error or name in done.error, done.error
+    @given(st.sampled_from(names), st.one_of(odd.map(json.dumps), junk.values))
+    def check(name, text):
+        try:
+            made = ablate.replaced(whole, name, text, name)
+        except UserError as error:
+            told = str(error)
+            assert name in told or shown(text) in told, told
+        else:
+            hash(made)
+            json.dumps(dataclasses.asdict(made), allow_nan=False)
 
     check()

@@ -3,8 +3,10 @@
 import io
 import json
 import pathlib
+import tarfile
 import tempfile
 import wave
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fm.data import sources
 from tests.fuzz import guard, junk
 from tests.study.problems import texts
 
@@ -54,13 +57,20 @@ def wav(n):
     return file.getvalue()
 
 
+def gif(n):
+    file = io.BytesIO()
+    frames = [Image.fromarray(np.full((8, 8), (9 * n + 20 * k) % 251, np.uint8)) for k in range(3)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=100)
+    return file.getvalue()
+
+
 TEXTS = {
     "data.csv": csv,
     "data.jsonl": jsonl,
     "data.txt": lambda: "\n".join(text for text, _ in labelled()),
     "data.conll": conll,
 }
-FOLDERS = {"png": png, "wav": wav}
+FOLDERS = {"png": png, "wav": wav, "gif": gif}
 
 
 def check(path, folder):
@@ -80,6 +90,68 @@ def test_a_damaged_file(name):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, name)
             path.write_bytes(content)
+            check(path, folder)
+
+    test()
+
+
+def packed(path):
+    """An archive of folders of images by class."""
+    files = {f"{label}/{n}.png": png(n + 12 * k) for k, label in enumerate("ab") for n in range(9)}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+            for name, content in files.items():
+                opened.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as opened:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                opened.addfile(info, io.BytesIO(content))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["data.zip", "data.tar", "data.tar.gz"])
+def test_a_damaged_archive(name, tmp_path):
+    whole = packed(tmp_path / name)
+
+    @guard.cases
+    @given(junk.damaged(whole))
+    def test(content):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, name)
+            path.write_bytes(content)
+            check(path, folder)
+
+    test()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The files of a data set as TFDS prepares it."""
+    path = tmp_path_factory.mktemp("plain") / "data.csv"
+    path.write_text(
+        "".join(f"{text},{label}\n" for text, label in [("text", "label"), *labelled()])
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FM_CACHE", str(path.parent))
+        sources.load(str(path))
+    (folder,) = path.parent.glob("files/*/plain_files/*")
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def test_a_damaged_prepared_folder(prepared):
+    @guard.cases
+    @given(st.sampled_from(sorted(prepared)), st.data())
+    def test(name, data):
+        content = data.draw(junk.damaged(prepared[name]))
+        if name.endswith(".json") and data.draw(st.booleans()):
+            content = json.dumps(data.draw(junk.altered(json.loads(prepared[name])))).encode()
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "prepared")
+            path.mkdir()
+            for each, whole in prepared.items():
+                (path / each).write_bytes(content if each == name else whole)
             check(path, folder)
 
     test()

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import importlib
+import os
 import pathlib
 import tempfile
 
@@ -12,13 +13,17 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments import command
 from tests.fuzz import guard, junk
 from tests.study.problems import texts
 
 # Data that fits, so that later checks are reached; and nothing that is fetched.
 BASE = {
     "compare": ["--dataset=DATA", "--imported=", "--budgets=20", "--seeds=2"],
-    "ablate": ["--dataset=DATA", "--imported=", "--budgets=20", "--seeds=2"],
+    "ablate": [
+        *("--dataset=DATA", "--imported=", "--budgets=20", "--seeds=2"),
+        *("--field=steps", "--values=1,2"),
+    ],
     "unify": ["--tasks=DATA", "--budgets=20", "--seeds=2"],
     "pretrain": ["--dataset=DATA"],
     "adapt": ["--dataset=DATA", "--labels=20"],
@@ -29,8 +34,8 @@ BASE = {
     "report": [],
     "plan": ["--chips=1"],
 }
-# They reach beyond this process: where to write, whom to wait for.
-LEFT = {"out", "help", "h", "cluster", "coordinator", "processes", "process"}
+# Where to write has a test of its own.
+LEFT = {"out", "help", "h"}
 
 
 @functools.cache
@@ -38,6 +43,14 @@ def names(experiment):
     values = flags.FlagValues()
     importlib.import_module(f"experiments.{experiment}").define(values)
     return sorted(set(values) - LEFT)
+
+
+def test_every_experiment_is_here():
+    folder = pathlib.Path(command.__file__).parent
+    modules = {path.stem: importlib.import_module(f"experiments.{path.stem}")
+               for path in folder.glob("[a-z]*.py")}  # fmt: skip
+    runnable = {name for name, module in modules.items() if hasattr(module, "main")}
+    assert runnable == set(BASE) == set(guard.WORK)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +63,14 @@ def data(tmp_path_factory):
             rows = zip(inputs, ("bad" if label else "good" for label in labels), strict=True)
             csv.writer(file).writerows([("text", "label"), *rows])
     return folder
+
+
+def based(experiment, data):
+    paths = {"DATA": str(data / "data.csv"), "OTHER": str(data / "other.csv")}
+    return [
+        functools.reduce(lambda text, name: text.replace(name, paths[name]), paths, each)
+        for each in BASE[experiment]
+    ]
 
 
 @pytest.mark.parametrize("experiment", BASE)
@@ -65,12 +86,7 @@ def test_any_value_of_any_flag(experiment, data):
     def check(given):
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder, "out")
-            base = [
-                each.replace("DATA", str(data / "data.csv")).replace(
-                    "OTHER", str(data / "other.csv")
-                )
-                for each in BASE[experiment]
-            ]
+            base = based(experiment, data)
             arguments = [*base, f"--out={out}", *(f"--{name}={value}" for name, value in given)]
             if experiment == "plan":
                 arguments.remove(f"--out={out}")
@@ -80,5 +96,38 @@ def test_any_value_of_any_flag(experiment, data):
             told = [*(name for name, _ in given), *(value for _, value in given), "data.csv"]
             shown = [" ".join(each.split())[:40] for each in told]
             assert any(each and each in done.error for each in shown), done.error
+
+    check()
+
+
+# Made in a folder that is thrown away; none of them may take anything outside it.
+PLACES = [
+    *("", ".", "..", "file", "file/out", "new/deeper/out", "a\nb", "\udcff", "x" * 300, "é /%s"),
+    *("/dev/null", "/dev/full", "/proc/1/out", "/sys/out", "pipe", "pipe/out", "loop", "nowhere"),
+    *("~nobody/out", "closed", "closed/out", "$HOME", "-", "out.json", "file.json", "\x1b[2J"),
+]
+
+
+@pytest.mark.parametrize("experiment", [name for name in BASE if name not in ("plan", "generate")])
+def test_any_place_to_write(experiment, data):
+    @guard.cases
+    @given(st.sampled_from(PLACES))
+    def check(place):
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            inside = pathlib.Path(folder, "inside")
+            inside.mkdir()
+            os.chdir(inside)
+            for name in ("file", "file.json"):
+                pathlib.Path(name).write_text("mine")
+            os.mkfifo("pipe")
+            pathlib.Path("loop").symlink_to("loop")
+            pathlib.Path("nowhere").symlink_to("not/there")
+            pathlib.Path("closed").mkdir(mode=0o500)
+            given = [*based(experiment, data), f"--out={place}"]
+            done = guard.run(experiment, given, pathlib.Path(folder, "none"))
+            if done.code == 2:
+                assert "--out" in done.error or " ".join(place.split())[:40] in done.error
+            assert pathlib.Path("file").read_text() == "mine"
+            assert pathlib.Path("file.json").read_text() == "mine"
 
     check()

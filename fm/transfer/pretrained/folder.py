@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fm.errors import UserError
+from fm.files import read_json
 from fm.model.config import ModelConfig
 from fm.transfer.pretrained import choosing, families, weights
 from fm.transfer.pretrained.gguf import read_gguf
@@ -70,6 +71,15 @@ def read(path: str | pathlib.Path, *, dtype: str = "float32") -> Pretrained:
         not fit it.
     """
     path = pathlib.Path(path)
+    try:
+        return _read(path, dtype)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read(path: pathlib.Path, dtype: str) -> Pretrained:
     if path.suffix == ".gguf":
         config, tensors, inner = read_gguf(path)
         model, params = weights.from_tensors(config, tensors, dtype=dtype)
@@ -126,7 +136,7 @@ def write(path: str | pathlib.Path, pretrained: Pretrained) -> None:
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

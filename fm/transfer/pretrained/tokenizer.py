@@ -12,6 +12,7 @@ import tokenizers
 
 from fm.data.tokenizer import BYTE_OF
 from fm.errors import UserError
+from fm.files import read_bytes, read_json
 from fm.transfer.pretrained.gguf_file import GgufFile
 from fm.transfer.pretrained.gguf_tokenizer import rebuild, special_id
 
@@ -194,7 +195,7 @@ def read_tokenizer(path: str | pathlib.Path) -> ImportedTokenizer:
             raise UserError(f"{path}: {error}") from error
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        inner = tokenizers.Tokenizer.from_str(file.read_text("utf-8"))
+        inner = tokenizers.Tokenizer.from_str(read_bytes(file).decode("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read tokenizer {file}: {error.strerror}") from error
     except Exception as error:  # The library raises bare `Exception` for anything malformed.
@@ -236,7 +237,7 @@ def _ids_beside(folder: pathlib.Path, inner: tokenizers.Tokenizer) -> dict[str, 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object, empty when there is no such file."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         return {}
     except OSError as error:

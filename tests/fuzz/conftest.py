@@ -1,0 +1,10 @@
+"""What is made of junk goes to a cache of its own."""
+
+import pytest
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FM_CACHE", str(tmp_path_factory.mktemp("fm_cache")))
+        yield

@@ -1,0 +1,143 @@
+"""Damaged files of models, published and one's own: read, or refused in a line that names them."""
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fm.data import tokenizer
+from fm.training import optimizer, state
+from fm.training.checkpoint import Checkpoints
+from fm.transfer.pretrained import folder as published
+from fm.transfer.pretrained.tokenizer import ImportedTokenizer
+from tests.fuzz import guard, junk
+from tests.training.problems import ADAM, NEXT, TEXT, params
+from tests.transfer.pretrained import made, problems
+
+
+def asked_to_generate(path, prompt="the cat w1 w2"):
+    """Up to where it would write; the file, or a folder it is in, is named."""
+    done = guard.run("generate", [f"--model={path}", f"--prompt={prompt}"], path / "none")
+    if done.code == 2:
+        assert str(path) in done.error or "--model" in done.error, done.error
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """The files of one whose tokenizer is that of a real one, but for its size."""
+    folder = tmp_path_factory.mktemp("spoken")
+    model = dataclasses.replace(problems.CASES["llama"][1], vocab=400)
+    words = ImportedTokenizer(made.byte_bpe())
+    published.write(
+        folder, published.Pretrained(model, problems.params(model), words, family="llama")
+    )
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The files of a small published model, as `transformers` has them."""
+    folder = tmp_path_factory.mktemp("llama")
+    published.write(folder, problems.pretrained("llama"))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_published_folder(llama):
+    @guard.cases
+    @given(st.sampled_from(sorted(llama)), st.data())
+    def check(name, data):
+        content = data.draw(junk.damaged(llama[name]))
+        if name.endswith(".json") and data.draw(st.booleans()):
+            content = json.dumps(data.draw(junk.altered(json.loads(llama[name])))).encode()
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "model")
+            path.mkdir()
+            for each, whole in llama.items():
+                (path / each).write_bytes(content if each == name else whole)
+            asked_to_generate(path)
+
+    check()
+
+
+def test_a_published_tokenizer(spoken):
+    @guard.cases
+    @given(junk.altered(json.loads(spoken["tokenizer.json"])))
+    def check(plain):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "model")
+            path.mkdir()
+            for each, content in spoken.items():
+                (path / each).write_bytes(content)
+            (path / "tokenizer.json").write_text(json.dumps(plain))
+            asked_to_generate(path)
+
+    check()
+
+
+def test_a_gguf_file(tmp_path):
+    metadata, tensors = made.llama_like()
+    metadata |= made.tokenizer_metadata(made.byte_bpe())
+    whole = made.write(tmp_path / "a.gguf", "llama", metadata, tensors).read_bytes()
+    # Nearly all of it are tensors and tokens; what says how long they are comes first.
+    head = whole[:4000]
+
+    @guard.cases
+    @given(st.one_of(junk.damaged(whole), junk.damaged(head).map(lambda some: some + whole[4000:])))
+    def check(content):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "a.gguf")
+            path.write_bytes(content)
+            asked_to_generate(path)
+
+    check()
+
+
+MODEL = dataclasses.replace(TEXT, vocab=280)
+CONFIG = {"model": dataclasses.asdict(MODEL), "objective": dataclasses.asdict(NEXT), "layouts": {}}
+CONFIG = json.loads(json.dumps(CONFIG))
+
+
+def saved(folder, config):
+    """What `experiments.pretrain` leaves, as far as others read it."""
+    store = Checkpoints(folder / "checkpoints")
+    begun = state.init(params(MODEL), optimizer.build(ADAM, 10))
+    store.save(1, begun, {"step": 1, "data": {}}, config)
+    store.close()
+    tokenizer.train(["the cat sat on the mat"] * 9, 280).save(folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The files of a run by their paths within it."""
+    folder = tmp_path_factory.mktemp("run")
+    saved(folder, CONFIG)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_run_with_a_damaged_file(run):
+    @guard.cases
+    @given(st.sampled_from(sorted(run)), st.data())
+    def check(name, data):
+        content = data.draw(junk.damaged(run[name]))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "run")
+            for each, whole in run.items():
+                (path / each).parent.mkdir(parents=True, exist_ok=True)
+                (path / each).write_bytes(content if each == name else whole)
+            asked_to_generate(path, "the cat")
+
+    check()
+
+
+@guard.few
+@given(junk.altered(CONFIG))
+def test_a_run_of_another_kind(config):
+    """Whole, so its digests are right; but what it says of itself is odd."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved(pathlib.Path(folder), config)
+        asked_to_generate(pathlib.Path(folder), "the cat")
