@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from fm.errors import UserError
-from fm.files import replace
+from fm.files import read_json, replace
 from fm.study import environment
 from fm.training.run import Trained
 from fm.training.state import params_digest
