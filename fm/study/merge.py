@@ -46,7 +46,7 @@ def side_by_side(
     models = [
         row | {"name": f"{short}={value}/{row['name']}"}
         for value, results in studies.items()
-        for row in results["pretrained"]
+        for row in results.get("pretrained", [])
     ]
     merged |= {key: [] for key in listed} | {"pretrained": models}
     arms = {row["arm"] for row in studies[first]["cells"]}

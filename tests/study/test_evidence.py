@@ -93,6 +93,7 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
             "config": {"hide": value},
             "cells": evidence.cell_rows(cells, task, {}),
             "equivalents": evidence.equivalents(cells, task, {}),
+            "pretrained": [{"name": "fruit/self/0", "steps": 4, "params_digest": value}],
             **{key: [] for key in ("ledger", "curves", "samples", "mistakes")},
         }
     merged = side_by_side("objective.hide", studies, folders)
@@ -113,5 +114,9 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
         assert row["difference"] == pytest.approx(expected)
         assert 0 < row["p"] <= row["p_adjusted"] <= 1
     assert merged["experiment"] == "ablate objective.hide"
+    assert [(row["name"], row["params_digest"]) for row in merged["pretrained"]] == [
+        ("hide=0.5/fruit/self/0", "0.5"),
+        ("hide=0.75/fruit/self/0", "0.75"),
+    ]
     assert merged["config"] == {"0.5": {"hide": "0.5"}, "0.75": {"hide": "0.75"}}
     assert [row["arm"] for row in studies["0.5"]["cells"][:1]] == ["scratch"]
