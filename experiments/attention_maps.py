@@ -10,6 +10,7 @@ nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -26,6 +27,7 @@ from fm.report.look import Look, Picture, Text
 from fm.report.tokens import Token, readable, special
 from fm.study import folder, looking
 from fm.study.pretraining import Pretrained, restore
+from fm.training import sharding
 from fm.training.joint import Joint
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
@@ -58,12 +60,14 @@ def define(values: flags.FlagValues) -> None:
         upper_bound=512,
     )
     command.define_data(values)
+    command.define_mesh(values)
     command.define_out(values, "runs/attention_maps")
 
 
 def main(values: flags.FlagValues) -> None:
     """Loads the model, looks, writes the page."""
     run, out = values["pretrained"].value, command.out(values)
+    command.divides(1, "one input is looked at")
     given = [name for name in ("text", "image", "dataset") if values[name].value is not None]
     if len(given) != 1:
         had = " and ".join(f"--{name}" for name in given) or "none"
@@ -85,7 +89,9 @@ def main(values: flags.FlagValues) -> None:
     flag = f"--{given[0]}"
     source, named = _source(values, given[0], found)
     try:
-        look = _look(found, source, mode, values["tokens"].value, _facts(run, found, named))
+        with sharding.spread(found.params) as params:
+            spread = dataclasses.replace(found, params=params)
+            look = _look(spread, source, mode, values["tokens"].value, _facts(run, found, named))
     except UserError as error:
         raise UserError(f"{flag}: {error}") from error
     folder.hold(out)

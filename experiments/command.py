@@ -195,14 +195,24 @@ def define_data(values: flags.FlagValues) -> None:
 
 
 def define_mesh(values: flags.FlagValues) -> None:
-    """--mesh, of what trains with `fm.training.loop.train`, or adapts."""
+    """--mesh, of what trains, adapts or reads a model; see `fm.training.sharding`."""
     flags.DEFINE_string(
         "mesh",
         None,
-        "devices that training is spread over, all there are, by data, fsdp and tensor, such as "
-        "data:2,fsdp:4; the default device if not given",
+        "devices that a model and its rows are spread over, all there are, by data, fsdp and "
+        "tensor, such as data:2,fsdp:4; the default device if not given",
         flag_values=values,
     )
+
+
+def divides(rows: int, what: str) -> None:
+    """Raises UserError where the mesh splits rows into parts that these do not divide into."""
+    mesh = sharding.chosen()
+    ways = 1 if mesh is None else sharding.config_of(mesh).rows
+    if rows % ways:
+        raise UserError(
+            f"{what}: a mesh of data x fsdp = {ways} takes a multiple of that; or split by tensor"
+        )
 
 
 def define_processes(values: flags.FlagValues) -> None:

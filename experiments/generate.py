@@ -35,6 +35,7 @@ from fm.model.sampling import Decoding
 from fm.model.writing import after, write
 from fm.study import folder, making
 from fm.study.pretraining import restore
+from fm.training import sharding
 from fm.transfer import published
 
 _OTHERS = ("image", "audio", "video")
@@ -51,6 +52,7 @@ def define(values: flags.FlagValues) -> None:
         "keep", 0.5, "share of what is given that stays", flag_values=values,
         lower_bound=0.0, upper_bound=1.0,
     )  # fmt: skip
+    command.define_mesh(values)
     command.define_out(values, "runs/generate")
     flags.DEFINE_string("model", None, "folder, file or name", flag_values=values)
     flags.DEFINE_string("prompt", None, "text to go on from", flag_values=values)
@@ -106,6 +108,7 @@ class Model:
 
 def main(values: flags.FlagValues) -> None:
     """Reads the model, writes the text."""
+    command.divides(values["samples"].value, f"--samples={values['samples'].value}")
     # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
     given = values["prompt"].value or ""
     if any("\ud800" <= character <= "\udfff" for character in given):
@@ -130,6 +133,13 @@ def main(values: flags.FlagValues) -> None:
     if values["dtype"].value:
         config = dataclasses.replace(model.config, dtype=values["dtype"].value)
         model = dataclasses.replace(model, config=config)
+    with sharding.spread(model.params) as params:
+        _write(values, dataclasses.replace(model, params=params), decoding)
+
+
+def _write(values: flags.FlagValues, model: Model, decoding: Decoding) -> None:
+    """Writes texts."""
+    prompt, samples = values["prompt"].value, values["samples"].value
     seed, ids = values["seed"].value, model.encode(prompt)
     generation = Generation(
         model.params,
@@ -178,16 +188,17 @@ def _make(values: flags.FlagValues) -> None:
     except UserError as error:
         raise UserError(f"--model={name}: {error}") from error
     given = values["given"].value
-    made = making.make(
-        found,
-        modality,
-        count=values["samples"].value,
-        seed=values["seed"].value,
-        temperature=values["temperature"].value if values["temperature"].present else 1.0,
-        given=None if given is None else _given(given, layout),
-        keep=values["keep"].value,
-        words=values["prompt"].value,
-    )
+    with sharding.spread(found.params) as params:
+        made = making.make(
+            dataclasses.replace(found, params=params),
+            modality,
+            count=values["samples"].value,
+            seed=values["seed"].value,
+            temperature=values["temperature"].value if values["temperature"].present else 1.0,
+            given=None if given is None else _given(given, layout),
+            keep=values["keep"].value,
+            words=values["prompt"].value,
+        )
     out = command.out(values)
     folder.hold(out)
     for n, example in enumerate(made):

@@ -135,6 +135,20 @@ def chosen() -> Mesh | None:
     return _chosen.get()
 
 
+@contextlib.contextmanager
+def spread(params: dict) -> Iterator[dict]:
+    """The parameters over the mesh of `over`, under which what happens inside is traced.
+
+    Without one they are as they were.
+    """
+    mesh = chosen()
+    if mesh is None:
+        yield params
+        return
+    with jax.set_mesh(mesh):
+        yield shard(params, mesh)
+
+
 _chosen: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
 

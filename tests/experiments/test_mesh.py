@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fm.data.cache import cache_folder
 
@@ -36,9 +37,20 @@ def test_flags_that_cannot_be(call, tmp_path, flags, parts):
 
 
 @pytest.mark.parametrize(
-    "name", ["compare", "ablate", "unify", "text_quality", "pretrain", "adapt"]
+    "name",
+    [
+        "compare",
+        "ablate",
+        "unify",
+        "text_quality",
+        "pretrain",
+        "adapt",
+        "generate",
+        "attention_maps",
+        "plan",
+    ],
 )
-def test_what_trains_has_the_flag(call, name):
+def test_what_runs_a_model_has_the_flag(call, name):
     assert "--mesh=" in call(name, "--help").out
 
 
@@ -68,9 +80,13 @@ def _start(out, devices, *flags):
     flags = (
         "--dataset=digits", "--size=nano", "--steps=4", "--batch_size=8", f"--out={out}", *flags
     )  # fmt: skip
+    return _process(devices, "pretrain", *flags)
+
+
+def _process(devices, name, *flags):
     xla = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.pretrain", *flags],
+        [sys.executable, "-m", f"experiments.{name}", *flags],
         cwd=ROOT,
         env=os.environ | {
             "FM_CACHE": str(cache_folder()), "JAX_PLATFORMS": "cpu",
@@ -102,3 +118,28 @@ def test_two_processes_are_as_one(tmp_path):
     assert (one["tokens"], one["flops"]) == (two["tokens"], two["flops"])
     for name in ("value", "validation"):
         np.testing.assert_allclose(two["metrics"][name], one["metrics"][name], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_is_read_on_a_mesh(call, tmp_path, tiny):
+    run = tmp_path / "run"
+    flags = "--dataset=digits", "--steps=2", "--objective=next:1", f"--out={run}"
+    assert call("pretrain", *flags).code == 0
+    made = "--modality=image", f"--model={run}", "--samples=4"
+    assert call("generate", *made, f"--out={tmp_path / 'one'}").code == 0
+    look = f"--pretrained={run}", "--dataset=digits", f"--out={tmp_path / 'maps'}"
+    started = [
+        _process(4, "generate", *made, "--mesh=fsdp:4", f"--out={tmp_path / 'four'}"),
+        _process(4, "generate", *made[:2], "--mesh=data:4", f"--out={tmp_path / 'none'}"),
+        _process(2, "attention_maps", *look, "--mesh=data:2"),
+        _process(1, "attention_maps", *look, "--mesh=tensor:1"),
+    ]
+    told = [each.communicate(timeout=900) for each in started]
+    assert [each.returncode for each in started] == [0, 2, 2, 0], told
+    assert "--samples=1: a mesh of data x fsdp = 4 takes a multiple of that" in told[1][1]
+    assert "one input is looked at: a mesh of data x fsdp = 2" in told[2][1]
+    one, four = (sorted((tmp_path / name).glob("*.png")) for name in ("one", "four"))
+    assert len(one) == 4
+    for a, b in zip(one, four, strict=True):
+        pixels = [np.asarray(Image.open(each), int) for each in (a, b)]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1

@@ -9,6 +9,7 @@ both, and is interpreted as it stands.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+# Until jax 0.12 a load takes the part that is meant; a reference says it itself.
+_WHOLE = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
 COMPUTE, MEMORY_REGISTERS, COMPUTE_REGISTERS = 2, 40, 232
 
 
@@ -40,7 +43,7 @@ class Hopper:
 
     def load(self, ref, axis):
         """One value per row (axis 0) or column (axis 1) of a tile, from shared memory."""
-        return plgpu.load(ref, (), layout=plgpu.Layout.WGMMA.reduce(1 - axis))
+        return plgpu.load(ref, *_WHOLE, layout=plgpu.Layout.WGMMA.reduce(1 - axis))
 
     def products(self, *pairs, meanwhile=nothing):
         """a b^T for each pair of tiles in shared memory, float32."""
