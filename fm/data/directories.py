@@ -1,5 +1,6 @@
 """Prepared TFDS folders, opened without running what their files name."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -23,11 +24,23 @@ def opened(folder: pathlib.Path) -> Any:
         UserError: see `check`; or TFDS cannot read it.
     """
     check(folder)
-    try:
+    with reading(folder):
         return tfds.builder_from_directory(folder.resolve())
-    except Exception as error:  # Of a damaged folder: anything.
+
+
+@contextlib.contextmanager
+def reading(folder: pathlib.Path | str) -> Iterator[None]:
+    """Says of a damaged folder, of which TFDS and ArrayRecord raise anything, that it is damaged.
+
+    What is in its files they look at late, and some of it again and again.
+    """
+    try:
+        yield
+    except (UserError, NotImplementedError, MemoryError):
+        raise
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise UserError(f"{folder} is not a data set that TFDS can read: {reason}") from error
+        raise UserError(f"{folder} is no whole data set as TFDS prepares it: {reason}") from error
 
 
 def check(folder: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """`load`: a built-in name, a TFDS name, a prepared folder or plain files become a `Dataset`."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -63,11 +64,13 @@ def load(
         raise UserError(f"no data set is called {name!r}; takes a name, or the path of data")
     folder = pathlib.Path(data_dir).expanduser() if data_dir else cache_folder() / "tfds"
     path = pathlib.Path(name).expanduser()
+    # Of what was made here an error is a bug; what others prepared may be damaged.
+    reading: Any = contextlib.nullcontext()
     if name in builders.NAMES:
         builder = prepare(lambda where: builders.make(name, where), folder)
     elif path.exists():
         if ready(path):
-            builder = opened(path.resolve())
+            builder, reading = opened(path.resolve()), directories.reading(path)
         elif tagged_files := conll.found(path):
             builder = tagged.prepared(path, tagged_files)
         else:
@@ -82,9 +85,10 @@ def load(
     elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_ENDINGS):
         raise UserError(f"{name}: no such file or folder")
     else:
-        builder = _stock_builder(name, folder)
-    columns = _columns(name, builder.info.features, text_column, label_column, target_column)
-    return _dataset(name, builder, columns)
+        builder, reading = _stock_builder(name, folder), directories.reading(name)
+    with reading:
+        columns = _columns(name, builder.info.features, text_column, label_column, target_column)
+        return _dataset(name, builder, columns)
 
 
 def _stock_builder(name: str, folder: pathlib.Path) -> Any:

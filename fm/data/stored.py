@@ -77,8 +77,15 @@ def stored_split(builder: Any, name: str, columns: Columns, form: Form | None) -
 
 
 def rate(builder: Any) -> float | None:
-    """Returns the rate that a builder's metadata states: Hz of sounds, frames/s of clips."""
-    return (builder.info.metadata or {}).get("rate")
+    """Returns the rate that a builder's metadata states: Hz of sounds, frames/s of clips.
+
+    Raises:
+        UserError: it is no number above 0.
+    """
+    found = (builder.info.metadata or {}).get("rate")
+    if found is not None and not (type(found) in (int, float) and 0 < found < float("inf")):
+        raise UserError(f"{builder.info.name}: its rate is {found!r:.60}, not a number above 0")
+    return found
 
 
 def stored_form(builder: Any, names: list[str], columns: Columns) -> Form | None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from fm.errors import UserError
+from fm.report import kinds
 
 Row = dict[str, Any]
 
@@ -43,7 +44,7 @@ def tidy(results: dict) -> dict[str, Any]:
     half surrogates: text a model wrote must not move a terminal's cursor or break a font.
 
     Raises:
-        UserError: not a mapping of schema 1, or a section of the wrong kind.
+        UserError: not a mapping of schema 1, or a section or field of the wrong kind.
     """
     if not isinstance(results, dict) or results.get("schema") != 1:
         found = results.get("schema") if isinstance(results, dict) else type(results).__name__
@@ -53,11 +54,13 @@ def tidy(results: dict) -> dict[str, Any]:
         rows = tidied.get(name) or []
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise UserError(f"results: section {name!r} must be a list of mappings")
+        kinds.check(name, fields, rows)
         tidied[name] = [dict.fromkeys(fields.split()) | row for row in rows]
-    for name in _MAPPINGS:
-        tidied[name] = tidied.get(name) or {}
-    for name in _WORDS:
-        tidied[name] = tidied.get(name) or ""
+    for names, kind, words in ((_MAPPINGS, dict, "an object"), (_WORDS, str, "a text")):
+        for name in names:
+            tidied[name] = tidied.get(name) or kind()
+            if not isinstance(tidied[name], kind):
+                raise UserError(f"results: {name} takes {words}, not {tidied[name]!r:.60}")
     return tidied
 
 

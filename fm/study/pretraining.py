@@ -18,7 +18,7 @@ from fm.data.batches import Batches, piece_batches, text_batches
 from fm.data.layouts import AXES, Layout, layout_of
 from fm.data.pieces import text_pieces
 from fm.data.splits import Split
-from fm.errors import UserError
+from fm.errors import UserError, about
 from fm.files import replacing
 from fm.model.config import ModelConfig
 from fm.study.config import Recipe
@@ -121,20 +121,22 @@ def restore(folder: pathlib.Path) -> Pretrained:
       UserError: the folder holds no checkpoint, or no tokenizer where one is needed, or another's.
     """
     params, config = load_params(folder / "checkpoints")
-    if not isinstance(config, dict) or not {"model", "objective"} <= config.keys():
-        raise UserError(f"{folder} holds a run, but not one of experiments.pretrain")
-    model, tokenizer = ModelConfig.from_plain(config["model"]), None
-    if model.vocab:
-        own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
-        path = shared if shared.exists() and not own.exists() else own
-        tokenizer = bpe.load(path)
-        if config.get("tokenizer", tokenizer.digest()) != tokenizer.digest():
-            raise UserError(f"{path} is not the tokenizer that the checkpoint was trained with")
-    given = config.get("layouts", {})
-    if not isinstance(given, dict):
-        raise UserError(f"{folder}: layouts are objects by format, not {given!r:.60}")
-    layouts = {name: Layout.from_plain(each) for name, each in given.items()}
-    return Pretrained(Reader(model, tokenizer, layouts), params, from_plain(config["objective"]))
+    with about(folder):
+        if not isinstance(config, dict) or not {"model", "objective"} <= config.keys():
+            raise UserError("holds a run, but not one of experiments.pretrain")
+        model, tokenizer = ModelConfig.from_plain(config["model"]), None
+        if model.vocab:
+            own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"
+            path = shared if shared.exists() and not own.exists() else own
+            tokenizer = bpe.load(path)
+            if config.get("tokenizer", tokenizer.digest()) != tokenizer.digest():
+                raise UserError(f"{path} is not the tokenizer that the checkpoint was trained with")
+        layouts = config.get("layouts", {})
+        if not isinstance(layouts, dict):
+            raise UserError(f"layouts are objects by format, not {layouts!r:.60}")
+        layouts = {name: Layout.from_plain(each) for name, each in layouts.items()}
+        reads = Reader(model, tokenizer, layouts)
+        return Pretrained(reads, params, from_plain(config["objective"]))
 
 
 def pretrain(

@@ -63,7 +63,7 @@ class OptimizerConfig:
         for name in ("b2", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
-                    f"optimizer: {name}={getattr(self, name)} must be 0 or more, under 1"
+                    f"optimizer: {name}={getattr(self, name)} must be from 0 to under 1"
                 )
 
 

@@ -171,7 +171,7 @@ def test_a_field_of_any_config(kind):
             made = ablate.replaced(whole, name, text, name)
         except UserError as error:
             told = str(error)
-            assert name in told or shown(text) in told, told
+            assert name in told or shown(text) in told or repr(text)[:40] in told, told
         else:
             hash(made)
             json.dumps(dataclasses.asdict(made), allow_nan=False)

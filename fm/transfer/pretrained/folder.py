@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fm.errors import UserError
+from fm.errors import UserError, about
 from fm.files import read_json
 from fm.model.config import ModelConfig
 from fm.transfer.pretrained import choosing, families, weights
@@ -71,12 +71,8 @@ def read(path: str | pathlib.Path, *, dtype: str = "float32") -> Pretrained:
         not fit it.
     """
     path = pathlib.Path(path)
-    try:
+    with about(path):
         return _read(path, dtype)
-    except UserError as error:
-        if str(path) in str(error):
-            raise
-        raise UserError(f"{path}: {error}") from error
 
 
 def _read(path: pathlib.Path, dtype: str) -> Pretrained:
