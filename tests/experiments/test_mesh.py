@@ -38,7 +38,10 @@ def test_flags_that_cannot_be(call, tmp_path, flags, parts):
 
 @pytest.mark.parametrize(
     "name",
-    "compare ablate unify text_quality pretrain adapt generate attention_maps plan".split(),
+    [
+        *("compare", "ablate", "unify", "text_quality", "pretrain", "adapt", "generate"),
+        *("attention_maps", "plan"),
+    ],
 )
 def test_what_runs_a_model_has_the_flag(call, name):
     assert "--mesh=" in call(name, "--help").out
