@@ -39,15 +39,8 @@ def test_flags_that_cannot_be(call, tmp_path, flags, parts):
 @pytest.mark.parametrize(
     "name",
     [
-        "compare",
-        "ablate",
-        "unify",
-        "text_quality",
-        "pretrain",
-        "adapt",
-        "generate",
-        "attention_maps",
-        "plan",
+        *("compare", "ablate", "unify", "text_quality", "pretrain", "adapt", "generate"),
+        *("attention_maps", "plan"),
     ],
 )
 def test_what_runs_a_model_has_the_flag(call, name):

@@ -294,7 +294,7 @@ def test_a_checkpoint_comes_back_on_other_devices(tmp_path, wide):
             assert leaf.sharding.is_equivalent_to(other.sharding, leaf.ndim)
 
 
-def compiled(model, sizes, rows=16, length=32):
+def compiled(model, sizes, rows=16, length=32, asked=HALVES):
     """The step's program, made of shapes alone."""
     rule = optimizer.build(ADAM, 10)
     shapes = jax.eval_shape(lambda: state.init(params(model), rule))
@@ -302,7 +302,7 @@ def compiled(model, sizes, rows=16, length=32):
         name: jax.ShapeDtypeStruct((rows, length), np.int32)
         for name in ("tokens", "positions", "segments")
     }
-    do_step = step.train_step(model, HALVES, ADAM, 10)
+    do_step = step.train_step(model, asked, ADAM, 10)
     if sizes is None:
         return do_step.lower(shapes, batch, 0, None).compile()
     mesh = mesh_of(sizes)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-def on_eight_devices(chosen):
+def on_eight_devices(chosen, file="eight_devices"):
     flags = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900"
@@ -35,13 +36,13 @@ def on_eight_devices(chosen):
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-q", "-n", "0",
-            f"tests/training/eight_devices.py::{chosen}",
+            f"tests/training/{file}.py::{chosen}",
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=900,
         env=os.environ | {
             "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
             # Splitting a program makes it several times as long; its memory is that of users.
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int("memory" not in chosen)),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not re.search("memory|planned", chosen))),
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -130,3 +131,8 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
 )
 def test_eight_devices(chosen):
     on_eight_devices(chosen)
+
+
+@pytest.mark.slow
+def test_a_plan_and_the_program_send_the_same():
+    on_eight_devices("test_what_is_planned_is_what_the_program_sends", "sent_by_eight")

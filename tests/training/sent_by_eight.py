@@ -1,0 +1,54 @@
+"""What a plan says is sent against the collectives of the compiled step; see `test_sharding.py`."""
+
+import collections
+import math
+import re
+
+import pytest
+
+from fm.model import ModelConfig
+from fm.training import sharding, traffic
+from fm.training.chips import CHIPS
+from tests.training.eight_devices import ADAM, compiled
+from tests.training.problems import NEXT
+
+MODEL = ModelConfig(
+    depth=2, width=128, heads=8, kv_heads=8, hidden=512, vocab=512, attention="reference",
+    scan=False,
+)  # fmt: skip
+ROWS, LENGTH, DEVICES = 16, 64, 8
+# An array of so many bytes takes so many times (n - 1) / n of them, as in `fm.training.traffic`.
+TIMES = {"all-gather": 1, "all-reduce": 2, "reduce-scatter": DEVICES, "all-to-all": 1}
+
+
+def found(program):
+    """Bytes that each device sends, by kind of collective."""
+    total = collections.Counter()
+    for result, kind in re.findall(rf"= (.*?) ({'|'.join(TIMES)})(?:-start)?\(", program):
+        sizes = re.findall(r"f32\[([\d,]*)\]", result)
+        numbers = sum(math.prod(int(n) for n in size.split(",") if n) for size in sizes)
+        total[kind] += TIMES[kind] * 4 * numbers * (DEVICES - 1) / DEVICES
+    return total
+
+
+def planned(axis):
+    mesh = sharding.parse(f"{axis}:{DEVICES}")
+    pieces = ROWS // mesh.rows * LENGTH
+    return [each.bytes for each in traffic.sent(MODEL, ADAM, mesh, CHIPS["h100"], pieces)]
+
+
+@pytest.mark.parametrize("axis", sharding.AXES)
+def test_what_is_planned_is_what_the_program_sends(axis):
+    sent = found(compiled(MODEL, f"{axis}:{DEVICES}", ROWS, LENGTH, NEXT).as_text())
+    if axis == "data":
+        assert sum(sent.values()) == pytest.approx(planned(axis)[0], rel=0.02)
+    elif axis == "fsdp":
+        gathered, scattered = planned(axis)
+        # XLA:CPU gathers once for both passes, and reduces everywhere what others would scatter.
+        assert gathered / 2 <= sent["all-gather"] <= 1.1 * gathered
+        assert sent["all-reduce"] + 2 * sent["reduce-scatter"] == pytest.approx(
+            2 * scattered, rel=0.1
+        )
+    else:
+        # Backward, XLA:CPU reduces what query, key and value give one by one: 6 a layer, not 4.
+        assert planned(axis)[0] <= sent["all-reduce"] <= 1.6 * planned(axis)[0]
