@@ -28,7 +28,7 @@ from fm.training import loop, members, optimizer, sharding, state, telling
 from fm.training.account import Batch, Cost, due
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
-from fm.training.keeping import alive, keeping, told_if_out_of_memory
+from fm.training.keeping import alive, keeping, last_one, told_if_out_of_memory
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.roster import Member, Roster, constants
@@ -152,10 +152,7 @@ def train(
                 bar.set_postfix_str(f"{min(figures):.3f} to {max(figures):.3f}", refresh=False)
 
         def held() -> str:
-            last = store.latest() if store else None
-            return (
-                f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
-            )
+            return last_one(store.latest() if store else None)
 
         def save(places: list[dict[str, Any]]) -> None:
             assert store is not None

@@ -21,7 +21,7 @@ from fm.training.account import cost as cost_of
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted, listening
 from fm.training.joint import Asked, plain
-from fm.training.keeping import alive, keeping, told_if_out_of_memory
+from fm.training.keeping import alive, keeping, last_one, told_if_out_of_memory
 from fm.training.optimizer import OptimizerConfig
 from fm.training.patience import waiting
 from fm.training.run import RunConfig, Trained
@@ -141,10 +141,7 @@ def train(
                 bar.set_postfix_str(f"{record[unit.name]:.3f} {unit.name}", refresh=False)
 
         def held() -> str:
-            last = store.latest() if store else None
-            return (
-                f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
-            )
+            return last_one(store.latest() if store else None)
 
         def check(figures: Mapping[str, float], n: int, batch: Batch | None = None) -> None:
             if finite(figures):
