@@ -4,15 +4,15 @@ from typing import Any
 
 from fm.errors import UserError
 
-_TEXTS = frozenset(
+_TEXTS = (
     "task modality arm metric baseline beyond method title name description licence fingerprint "
-    "split kind unit prompt text caption png wav gif truth prediction baseline_prediction condition "
-    "wording way against source format note item upstream".split()
+    "split kind unit prompt text caption png wav gif truth prediction baseline_prediction "
+    "condition wording way against source format note item upstream"
 )
-_LISTS = frozenset("trials classes values never".split())
-_MAPPINGS = frozenset("variance imported shares setting".split())
+_LISTS = "trials classes values never"
+_MAPPINGS = "variance imported shares setting"
 # Of curves these are lists, elsewhere numbers.
-_SERIES = frozenset("tokens steps value validation_tokens validation".split())
+_SERIES = "tokens steps value validation_tokens validation"
 _MOST = 2**63  # larger whole numbers are no number of anything
 
 
@@ -34,13 +34,13 @@ def check(section: str, fields: str, rows: list[dict[str, Any]]) -> None:
 
 def _kind(section: str, field: str) -> tuple[str, Any]:
     """In words, and as a test."""
-    if section == "curves" and field in _SERIES:
+    if section == "curves" and field in _SERIES.split():
         return "a list of numbers", _is_series
-    if field in _LISTS or (section, field) == ("break_even", "tasks"):
+    if field in _LISTS.split() or (section, field) == ("break_even", "tasks"):
         return "a list", lambda value: isinstance(value, list)
-    if field in _TEXTS:
+    if field in _TEXTS.split():
         return "a text", lambda value: isinstance(value, str)
-    if field in _MAPPINGS:
+    if field in _MAPPINGS.split():
         return "an object", lambda value: isinstance(value, dict)
     return "a number", _is_number
 
