@@ -11,7 +11,7 @@ from fm.report import text_quality, write
 from fm.report.page import render
 from fm.report.schema import tidy
 from tests.benchmark import test_page as timings
-from tests.report import synthetic, test_text_quality
+from tests.report import synthetic, test_studies, test_text_quality
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -74,9 +74,10 @@ def test_a_study(text):
     same(*(render(tidy(spoken(results, add)), []) for add in (text, " x")))
 
 
-def test_a_study_with_its_plots_and_files(tmp_path):
-    page = write(spoken(synthetic.results(), "".join(HOSTILE)), tmp_path / "out")
-    plain = write(spoken(synthetic.results(), " x"), tmp_path / "plain")
+@pytest.mark.parametrize("results", [synthetic.results, test_studies.results])
+def test_a_study_with_its_plots_and_files(tmp_path, results):
+    page = write(spoken(results(), "".join(HOSTILE)), tmp_path / "out")
+    plain = write(spoken(results(), " x"), tmp_path / "plain")
     same(page.read_text(encoding="utf-8"), plain.read_text(encoding="utf-8"))
     names = sorted(path.name for path in (tmp_path / "out").rglob("*"))
     assert all(name.isascii() and ".." not in name for name in names)
