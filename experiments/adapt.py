@@ -97,7 +97,10 @@ def main(values: flags.FlagValues) -> None:
     pretrained = _pretrained(given, data, recipe) if given and not theirs else None
     asked = asking.imported(values, given, name, data) if theirs else None
     config = TaskConfig(name, None, (labels,), recipe, imported=asked, **where)
-    task = prepare(config, ("scratch",), 1)
+    try:
+        task = prepare(config, ("scratch",), 1)
+    except UserError as error:
+        raise UserError(str(error).replace("--budgets", "--labels", 1)) from error
     drawn = draw_labels(task.dataset.train.labels, labels, seed)
     task = dataclasses.replace(task, drawn=(drawn,))
     config = {

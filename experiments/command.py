@@ -6,6 +6,8 @@ Exit codes: 0 done (or help), 2 bad input, 130 interrupted and saved.
 from __future__ import annotations
 
 import contextlib
+import difflib
+import io
 import pathlib
 import re
 import signal
@@ -45,6 +47,9 @@ def run(name: str, doc: str | None, define: Define, main: Main) -> None:
       define: adds the experiment's flags.
       main: the experiment.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of a terminal that cannot show everything
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(call(name, doc, define, main, sys.argv[1:]))
 
 
@@ -138,8 +143,10 @@ def _flag_message(error: flags.Error, values: flags.FlagValues) -> str:
     """absl's error, with what the flag accepts."""
     text = str(error)
     if isinstance(error, flags.UnrecognizedFlagError):
-        names = ", ".join(f"--{name}" for name in sorted(values) if len(name) > 1)
-        return f"--{error.flagname} is not a flag; accepted are {names}"
+        names = [f"--{name}" for name in sorted(values) if len(name) > 1]
+        meant = difflib.get_close_matches(f"--{error.flagname}", names, 1, 0.8)
+        hint = f" (meant is {meant[0]}?)" if meant else ""
+        return f"--{error.flagname} is not a flag{hint}; accepted are {', '.join(names)}"
     given = re.search(r"(--(\w+)(?:=.*?)?)(?:: |$)", text, re.DOTALL)
     if given is None or given[2] not in values:
         return text
@@ -156,8 +163,14 @@ def _takes(flag: flags.Flag) -> str:
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {readable(str(error))}", file=sys.stderr)
     return code
+
+
+def readable(text: str) -> str:
+    """One line, in which what would move a cursor or turn the text about is written out."""
+    line = " ".join(text.split())
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:

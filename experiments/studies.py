@@ -115,7 +115,9 @@ def configure(
     names = values["tasks"].value
     if full and profile == "full" and values["tasks"].using_default_value:
         names = full.split(",")
-    if values["dataset"].value:
+    if values["dataset"].value is not None:
+        if not values["dataset"].value.strip():
+            raise UserError("--dataset=: takes a file or folder, or leave it out")
         names = [values["dataset"].value]
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")

@@ -13,6 +13,7 @@ from fm.benchmark.timing import quartiles
 from fm.files import replace
 from fm.report import canvas, formats
 from fm.report.page import embedded, flat
+from fm.report.schema import printable
 
 _KINDS = {
     "gemm": "Matrix products",
@@ -30,6 +31,7 @@ _KINDS = {
 
 def write(results: dict[str, Any], out: pathlib.Path) -> None:
     """Writes FILE.html and the pictures beside FILE.json, each whole or not at all."""
+    results = printable(results)
     drawn = {"roofline": pictures.roofline(results), "scaling": pictures.scaling(results)}
     pngs = {name: canvas.png(figure) for name, figure in drawn.items() if figure is not None}
     page = render(results, pngs)

@@ -64,7 +64,10 @@ def told(examples: list[Example], fields: Fields) -> list[Example]:
 
 def _field(example: Example, number: int) -> str:
     if isinstance(example.content, str):
-        raise UserError("fields of file names are for images, sounds and clips, not for texts")
+        raise UserError(
+            "--label_field and --speaker_field, fields of file names, are for images, sounds and "
+            "clips, not for texts"
+        )
     parts = example.content.stem.split(SEPARATOR)
     if number >= len(parts) or not parts[number]:
         raise UserError(

@@ -49,7 +49,7 @@ def tidy(results: dict) -> dict[str, Any]:
     if not isinstance(results, dict) or results.get("schema") != 1:
         found = results.get("schema") if isinstance(results, dict) else type(results).__name__
         raise UserError(f"results: expected a mapping of schema 1, found {found!r}")
-    tidied = {key: _printable(value) for key, value in results.items()}
+    tidied = {key: printable(value) for key, value in results.items()}
     for name, fields in _ROWS.items():
         rows = tidied.get(name) or []
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -81,15 +81,16 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
+    """A copy without control characters, half surrogates and numbers that are not finite."""
     if isinstance(value, str):
         return "".join(_printable_character(character) for character in value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(_printable(str(key))): _printable(item) for key, item in value.items()}
+        return {str(printable(str(key))): printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(item) for item in value]
+        return [printable(item) for item in value]
     return value
 
 

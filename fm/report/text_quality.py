@@ -15,6 +15,7 @@ from fm.report import canvas, formats
 from fm.report import text_quality_plots as plots
 from fm.report.gallery import Drawing
 from fm.report.page import embedded, flat, templates
+from fm.report.schema import printable
 from fm.report.text_quality_headline import sentences
 from fm.report.text_quality_table import csv_table
 
@@ -38,6 +39,7 @@ def write(results: dict[str, Any], out: Path) -> Path:
     Raises:
         UserError: `out` is a file.
     """
+    results = printable(results)
     drawings = draw(results)
     page = render(results, drawings)
     if out.exists() and not out.is_dir():

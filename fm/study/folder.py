@@ -78,6 +78,8 @@ def claim(mine: dict[str, Any], out: pathlib.Path) -> None:
 
 def _unusable(out: pathlib.Path, error: OSError | ValueError) -> UserError:
     reason = getattr(error, "strerror", None) or error
+    if isinstance(error, FileExistsError):
+        reason = "a file is there"
     return UserError(
         f"--out={out} cannot be used ({reason}); it takes a folder that can be written"
     )

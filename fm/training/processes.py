@@ -46,8 +46,9 @@ def join(
     Raises:
       UserError: what is given does not fit together, or "auto" finds nothing.
     """
+    host, _, port = coordinator.rpartition(":")
     if coordinator != "auto" and (
-        not re.fullmatch(r".+:[0-9]{1,5}", coordinator)
+        not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16)
         or count is None
         or index is None
         or index >= count
@@ -57,7 +58,6 @@ def join(
             "0 to N-1, or auto"
         )
     # JAX's own default is to listen to the world.
-    host = coordinator.rpartition(":")[0]
     bound = coordinator if re.fullmatch(r"localhost|127(\.[0-9]+){3}|\[::1\]", host) else None
     # The one way that processes on CPUs add up; other devices have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

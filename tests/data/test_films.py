@@ -1,8 +1,12 @@
+import pathlib
+import socket
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data import clips, films, sources
+from fm.data import clips, films, pixels, sources
 from fm.data.media import Form, Video
 from fm.errors import UserError
 
@@ -186,3 +190,55 @@ def test_without_the_decoder_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(films.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'a\.mp4 needs PyAV to be decoded: pip install "fm\[v'):
         films.read(tmp_path / "a.mp4")
+
+
+LISTS = {
+    "another player's": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n",
+    "of files": "ffconcat version 1.0\nfile other.mkv\n",
+    "a stream": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("what", LISTS)
+@pytest.mark.parametrize("ending", [".mp4", ".avi", ".mkv"])
+def test_a_film_that_is_a_list_fetches_and_opens_nothing(tmp_path, monkeypatch, what, ending):
+    film(tmp_path / "other.mkv", noise(size=32))
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        port = server.getsockname()[1]
+        text = LISTS[what].format(url=f"http://127.0.0.1:{port}/x.ts", port=port)
+        (tmp_path / f"list{ending}").write_text(text)
+        with pytest.raises(OSError, match="cannot be decoded"):
+            films.read(tmp_path / f"list{ending}")
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.parametrize("name", ["http:/x.mkv", "concat:a|b.mkv", "pipe:0.mkv", "a%d.mkv"])
+def test_a_film_may_be_called_as_one_likes(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "whole.mkv", noise(size=32))
+    path = pathlib.Path(name)
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / "whole.mkv").rename(path)
+    assert len(films.read(path).images) == films.FRAMES
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_pictures_are_handed_to_no_program(tmp_path, monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "check_call", run)
+    monkeypatch.setattr(subprocess, "Popen", run)
+    by_class(tmp_path)
+    for name in ("a.png", "a.gif", "a.jpg", "a.tif"):
+        (tmp_path / "fall" / name).write_bytes(POSTSCRIPT)
+        assert not films.is_animated(tmp_path / "fall" / name)
+        with pytest.raises(OSError, match="it is none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
+            pixels.open_image(POSTSCRIPT)
+        (tmp_path / "fall" / name).unlink()

@@ -1,8 +1,10 @@
 import json
+import os
 
 import pytest
 
 from fm.data import sources
+from fm.data.text_files import read_text_file
 from fm.errors import UserError
 
 
@@ -127,3 +129,59 @@ def test_unreadable(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(UserError, match=r"cannot read .*a\.txt: Permission denied"):
         sources.load(path)
+
+
+def test_a_line_of_csv_ends_where_files_do_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\none\u2028two\x0bthree\x85four,a\n", encoding="utf-8")
+    (example,) = read_text_file(path, "text", "label")
+    assert example.content == "one\u2028two\x0bthree\x85four" and example.label == "a"
+
+
+def test_a_name_of_a_class_is_one_line(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [f'text {n},"a\n b"\ntext {n} x,c\n' for n in range(30)]
+    path.write_text("text,label\n" + "".join(rows))
+    dataset = sources.load(str(path))
+    assert dataset.classes == ("a b", "c")
+    for split in (dataset.train, dataset.test):
+        texts = split.inputs(range(len(split)))
+        assert [int(text.endswith("x")) for text in texts] == split.labels.tolist()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl", "a.zip", "a.tar.gz", "a.conll"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="a pipe, socket or device, not a file"):
+        sources.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.txt", "x.wav", "x.gif"])
+def test_nor_is_one_among_files(tmp_path, name):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "0.txt").write_text(label)
+    os.mkfifo(tmp_path / "a" / name)
+    with pytest.raises(UserError, match="a pipe, socket or device, not a file"):
+        sources.load(str(tmp_path))
+
+
+def test_devices_and_loops(tmp_path):
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    for path in ("/dev/zero", "/dev/null", tmp_path / "loop.csv"):
+        with pytest.raises(UserError):
+            sources.load(str(path))
+
+
+def test_a_file_whose_name_is_no_unicode(tmp_path):
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"n\xff.csv"))  # noqa: PTH118
+    with open(path, "w") as file:  # noqa: PTH123
+        file.write("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(40)))
+    assert sources.load(path).classes == ("0", "1")
+
+
+def test_a_label_with_half_a_surrogate_pair(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "label": "\\ud800"}\n')
+    with pytest.raises(UserError, match="'label' holds half a surrogate pair"):
+        read_text_file(path, "text", "label")

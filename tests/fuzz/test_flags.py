@@ -94,7 +94,8 @@ def test_any_value_of_any_flag(experiment, data):
                 done = guard.run(experiment, arguments, out)
         if done.code == 2 and experiment not in ("generate", "attention_maps", "report"):
             told = [*(name for name, _ in given), *(value for _, value in given), "data.csv"]
-            shown = [" ".join(each.split())[:40] for each in told]
+            shown = [command.readable(each)[:40] for each in told]
+            shown += [repr(each)[1:-1][:40] for each in told]
             assert any(each and each in done.error for each in shown), done.error
 
     check()
@@ -126,7 +127,7 @@ def test_any_place_to_write(experiment, data):
             given = [*based(experiment, data), f"--out={place}"]
             done = guard.run(experiment, given, pathlib.Path(folder, "none"))
             if done.code == 2:
-                assert "--out" in done.error or " ".join(place.split())[:40] in done.error
+                assert "--out" in done.error or command.readable(place)[:40] in done.error
             assert pathlib.Path("file").read_text() == "mine"
             assert pathlib.Path("file.json").read_text() == "mine"
 
