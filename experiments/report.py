@@ -11,6 +11,8 @@ from absl import flags
 
 from experiments import command
 from fm import report
+from fm.errors import UserError, about
+from fm.report.schema import tidy
 from fm.study import folder, study
 from fm.study.unify import bill
 
@@ -23,10 +25,21 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
     out = command.out(values)
-    results = bill.added(study.read_results(out))
+    results = study.read_results(out)
     folder.hold(out)
-    page = report.write(results, out)
-    print(f"{report.text_table(results)}\n\n{report.headline(results)}\n\nreport: {page}")
+    path = out / study.RESULTS
+    with about(path):
+        tidy(results)
+        try:
+            results = bill.added(results)
+            told = f"{report.text_table(results)}\n\n{report.headline(results)}"
+            page = report.write(results, out)
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            # Of the right kinds, and yet one part speaks of what another has not.
+            raise UserError(
+                f"{path} does not hold together ({error!r:.80}); takes what a study has written"
+            ) from error
+    print(f"{told}\n\nreport: {page}")
 
 
 if __name__ == "__main__":

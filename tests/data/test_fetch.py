@@ -91,6 +91,7 @@ def test_pip_is_told_whence_alone(empty_cache, monkeypatch):
 
 def test_no_folder_one_is_in_stands_for_pip(empty_cache, monkeypatch, tmp_path):
     (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").write_text("")
     (tmp_path / "pip" / "__main__.py").write_text("open('ran', 'w')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")

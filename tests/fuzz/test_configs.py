@@ -27,7 +27,7 @@ from fm.transfer.finetune import FinetuneConfig
 from fm.transfer.lora import LoraConfig
 from tests.fuzz import guard, junk
 from tests.model.styles import LLAMA
-from tests.report import synthetic
+from tests.report import synthetic, test_studies
 from tests.transfer.pretrained import problems
 
 STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
@@ -35,7 +35,7 @@ MODEL = dataclasses.replace(problems.CASES["llama"][1], style=STRETCHED)
 PLAIN = json.loads(json.dumps(dataclasses.asdict(MODEL)))
 ASKED = json.loads(json.dumps(joint.plain(joint.Joint((("image", Objective()),)))))
 LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).plain()))
-RESULTS = json.loads(json.dumps(synthetic.results()))
+RESULTS = json.loads(json.dumps([synthetic.results(), test_studies.results()]))
 
 
 @guard.cases
@@ -62,13 +62,11 @@ def test_what_a_run_was_asked_and_how_it_reads(asked, layout):
 
 
 @guard.few
-@given(
-    st.one_of(
-        junk.damaged(json.dumps(RESULTS).encode()),
-        junk.altered(RESULTS).map(lambda plain: json.dumps(plain).encode()),
-    )
-)
-def test_the_file_of_results(content):
+@given(st.sampled_from(RESULTS), st.data())
+def test_the_file_of_results(results, data):
+    content = data.draw(junk.damaged(json.dumps(results).encode()))
+    if data.draw(st.integers(0, 3)):
+        content = json.dumps(data.draw(junk.altered(results))).encode()
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "results.json").write_bytes(content)
         done = guard.run("report", [f"--out={folder}"], pathlib.Path(folder, "none"))
