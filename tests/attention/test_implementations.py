@@ -1,5 +1,6 @@
 """The contract for each implementation; kernels of other devices in their interpreters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -69,6 +70,11 @@ def _as_if_16_bit(q, k, v, mask, softcap, _):
 
 
 class CudnnRefuses(Contract):
+    def fitted(self, case):
+        if case.mask.q_segments is not None:
+            return case
+        return dataclasses.replace(case, L=case.L + case.L % 2, S=case.S + case.S % 2)
+
     def refuses(self, case):
         mask = case.mask
         if case.L % 2 or case.S % 2:
