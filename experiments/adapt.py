@@ -27,6 +27,7 @@ from experiments import asking, command, studies
 from fm.data.sources import Dataset, load
 from fm.errors import UserError
 from fm.evaluation.validation import choose, draw_labels
+from fm.files import expanded
 from fm.model.config import sized
 from fm.study import finished, folder, recipes
 from fm.study.arms import imported, network
@@ -159,14 +160,14 @@ def _tell(summary: dict, out: pathlib.Path) -> None:
 
 def _published(name: str) -> bool:
     """Whether `name` is a published model, not a folder of experiments.pretrain."""
-    own = (pathlib.Path(name).expanduser() / "checkpoints").is_dir()
+    own = (expanded(name) / "checkpoints").is_dir()
     return not own and (name in NAMED or published.locate(name) is not None)
 
 
 def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dict]:
     """The pretrained model, checked to read such data."""
     try:
-        found = restore(pathlib.Path(folder).expanduser())
+        found = restore(expanded(folder))
     except UserError as error:
         raise UserError(
             f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain, a "

@@ -11,7 +11,6 @@ nothing else.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
 import numpy as np
 from absl import flags
@@ -21,7 +20,7 @@ from fm.data import pixels
 from fm.data.sources import load
 from fm.data.tokenizer import SPECIALS
 from fm.errors import UserError
-from fm.files import read_bytes
+from fm.files import expanded, read_bytes
 from fm.report import attention_maps
 from fm.report.look import Look, Picture, Text
 from fm.report.tokens import Token, readable, special
@@ -77,7 +76,7 @@ def main(values: flags.FlagValues) -> None:
     if values["item"].present and given != ["dataset"]:
         raise UserError("--item: goes with --dataset")
     try:
-        found = restore(pathlib.Path(run).expanduser())
+        found = restore(expanded(run))
     except UserError as error:
         raise UserError(
             f"--pretrained={run}: {error}; takes the --out of experiments.pretrain or a folder "
@@ -106,7 +105,7 @@ def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str
     if kind == "text":
         return given, "a text given"
     if kind == "image":
-        path = pathlib.Path(given).expanduser()
+        path = expanded(given)
         _, channels = _patches(found, kind)
         try:
             opened = pixels.open_image(read_bytes(path))

@@ -12,7 +12,6 @@ on where it was, or says that it is finished.
 
 from __future__ import annotations
 
-import pathlib
 import shlex
 
 import jax
@@ -24,6 +23,7 @@ from fm.attention.api import IMPLEMENTATIONS
 from fm.benchmark.page import text_table
 from fm.benchmark.settings import Setting
 from fm.errors import UserError
+from fm.files import expanded
 
 _DEFAULT = ["gemm", "attention", "step", "loss", "start", "decode", "input"]
 
@@ -64,7 +64,7 @@ def main(values: flags.FlagValues) -> None:
             attention=_names("attention", values, tuple(IMPLEMENTATIONS), least=0),
             seed=values["seed"].value,
         ),
-        out=pathlib.Path(values["out"].value).expanduser(),
+        out=expanded(values["out"].value),
         only=values["only"].value,
         command=_command(values),
     )

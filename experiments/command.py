@@ -23,6 +23,7 @@ from absl import flags
 from fm import lock
 from fm.data.cache import cache_folder
 from fm.errors import UserError
+from fm.files import expanded
 from fm.training import allocator, determinism, processes, sharding
 from fm.training.interrupt import Interrupted
 from fm.training.keeping import first_line, out_of_memory
@@ -258,7 +259,7 @@ def out(values: flags.FlagValues) -> pathlib.Path:
     """
     if not values["out"].value.strip():
         raise UserError(f"--out={values['out'].value}: takes the name of a folder")
-    return pathlib.Path(values["out"].value).expanduser()
+    return expanded(values["out"].value)
 
 
 def weights(flag: str, text: str | None, names: Sequence[str]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from fm.data.layouts import Layout
 from fm.data.media import MEDIA, Form
 from fm.data.tokenizer import SPECIALS
 from fm.errors import UserError
-from fm.files import replace
+from fm.files import expanded, replace
 from fm.model.config import ModelConfig
 from fm.model.generate import Generation
 from fm.model.sampling import Decoding
@@ -183,7 +183,7 @@ def _make(values: flags.FlagValues) -> None:
     if not name:
         raise UserError("--model is needed and must not be empty")
     try:
-        found = restore(pathlib.Path(name).expanduser())
+        found = restore(expanded(name))
         layout = making.check(found, modality, captioned=values["prompt"].value is not None)
     except UserError as error:
         raise UserError(f"--model={name}: {error}") from error
@@ -209,7 +209,7 @@ def _make(values: flags.FlagValues) -> None:
 
 def _given(given: str, layout: Layout) -> np.ndarray:
     """An example of the layout's form: a file brought to it, or a test item of a data set."""
-    path = pathlib.Path(given).expanduser()
+    path = expanded(given)
     if path.exists():
         medium = MEDIA[layout.modality]
         try:
@@ -230,7 +230,7 @@ def _given(given: str, layout: Layout) -> np.ndarray:
 
 def load(name: str) -> Model:
     """The model of a folder of experiments.pretrain, or a published one."""
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     return _own(path) if (path / "checkpoints").is_dir() else _published(name)
 
 

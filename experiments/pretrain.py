@@ -27,6 +27,7 @@ from absl import flags
 from experiments import command, studies
 from fm.data.sources import load
 from fm.errors import UserError
+from fm.files import expanded
 from fm.model.config import REMAT, ModelConfig, sized
 from fm.study import finished, folder, joint, mixture, recipes
 from fm.study.config import Recipe
@@ -82,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
     """Trains and writes the summary."""
     out = command.out(values)
     name = values["dataset"].value
-    names = [name] if pathlib.Path(name).expanduser().exists() else name.split(",")
+    names = [name] if expanded(name).exists() else name.split(",")
     if len(names) > 1:
         _joint(values, names, out)
         return

@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from fm.errors import UserError
+
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
@@ -48,6 +50,18 @@ def replace(path: pathlib.Path, content: bytes | str) -> None:
     """Writes a file, text as UTF-8; see `replacing`."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def expanded(text: str) -> pathlib.Path:
+    """A path as a person writes it, `~` and `~user` being homes.
+
+    Raises:
+      UserError: there is no such user.
+    """
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: no user has this home; takes a path, ~/ leads it home") from error
 
 
 def read_bytes(path: pathlib.Path) -> bytes:

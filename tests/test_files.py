@@ -1,4 +1,4 @@
-"""Whole or not at all, and an error that names the file."""
+"""Whole or not at all, read as what they are, and an error that names the file."""
 
 import errno
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fm.data.cache import new_folder
-from fm.files import naming, replace, replacing
+from fm.errors import UserError
+from fm.files import expanded, naming, read_json, replace, replacing
 
 
 def test_replaces_and_makes_folders(tmp_path):
@@ -42,3 +43,19 @@ def test_an_error_keeps_the_name_it_has(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, naming(tmp_path / "a"):
         (tmp_path / "b").read_text()
     assert caught.value.filename == str(tmp_path / "b")
+
+
+def test_a_home_that_nobody_has():
+    assert expanded("~/a") == Path.home() / "a" and str(expanded("a~")) == "a~"
+    with pytest.raises(UserError, match="~no such user/a: no user has this home"):
+        expanded("~no such user/a")
+
+
+def test_json_is_read_or_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}
+    for content in (b"", b"{", b"\xff", b"[" * 100_000, b"9" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"."):
+            read_json(path)

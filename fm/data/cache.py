@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 from fm import digests
 from fm.errors import UserError
-from fm.files import naming
+from fm.files import expanded, naming
 
 
 def cache_folder() -> pathlib.Path:
     """Returns `$FM_CACHE`, or `~/.cache/fm` when that is unset."""
-    return pathlib.Path(os.environ.get("FM_CACHE") or "~/.cache/fm").expanduser().absolute()
+    return expanded(os.environ.get("FM_CACHE") or "~/.cache/fm").absolute()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from fm.data.prepare import opened, prepare, ready
 from fm.data.splits import Dataset, Split, subset, without
 from fm.data.stored import Columns, stored_form, stored_split
 from fm.errors import UserError
+from fm.files import expanded
 
 __all__ = ["Dataset", "Split", "load", "subset", "without"]
 
@@ -62,8 +63,8 @@ def load(
     """
     if not name.strip():  # the empty path is the folder one is in
         raise UserError(f"no data set is called {name!r}; takes a name, or the path of data")
-    folder = pathlib.Path(data_dir).expanduser() if data_dir else cache_folder() / "tfds"
-    path = pathlib.Path(name).expanduser()
+    folder = expanded(data_dir) if data_dir else cache_folder() / "tfds"
+    path = expanded(name)
     # Of what was made here an error is a bug; what others prepared may be damaged.
     reading: Any = contextlib.nullcontext()
     if name in builders.NAMES:

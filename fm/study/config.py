@@ -18,6 +18,7 @@ SCHEMA = 1
 ARMS = ("scratch", "self", "upstream", "imported", "classical")
 # The ways from a model to a task: all of it trained, none of it, adapters, or none and no head.
 METHODS = ("full", "probe", "lora", "prompt")
+MOST_SEEDS = 1000
 ADAPT = ("probe", "full")
 
 
@@ -192,6 +193,7 @@ class StudyConfig:
         for name in ("seeds", "search_seeds", "pretrain_seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        check_seeds(self.seeds)
         if self.search_seeds > self.seeds or self.pretrain_seeds > self.seeds:
             raise UserError(
                 f"search_seeds={self.search_seeds} and pretrain_seeds={self.pretrain_seeds} "
@@ -201,6 +203,12 @@ class StudyConfig:
     def arms_of(self, task: TaskConfig) -> tuple[str, ...]:
         """The arms that a task has."""
         return tuple(arm for arm in self.arms if arm not in task.without)
+
+
+def check_seeds(seeds: int) -> None:
+    """Raises UserError for more than `MOST_SEEDS`: labels of each are drawn before all else."""
+    if seeds > MOST_SEEDS:
+        raise UserError(f"--seeds={seeds}: takes 1 to {MOST_SEEDS}")
 
 
 def check_methods(adapt: tuple[str, ...]) -> None:

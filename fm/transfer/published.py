@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fm.errors import UserError
+from fm.files import expanded
 from fm.model.config import ModelConfig
 from fm.transfer import pretrained, stored
 from fm.transfer.pretrained.named import NAMED, fetch_named
@@ -79,7 +80,7 @@ def locate(name: str) -> pathlib.Path | None:
     """
     if name in NAMED:
         return fetch_named(name)
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     if (path.suffix == ".gguf" and path.is_file()) or (path / "config.json").is_file():
         return path
     return None
@@ -87,7 +88,7 @@ def locate(name: str) -> pathlib.Path | None:
 
 def _unlike(name: str) -> str:
     """Why this is no model."""
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return f"{name} has no config.json, so it is no model's folder"
     if path.exists():

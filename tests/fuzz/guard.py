@@ -30,8 +30,9 @@ cases = settings(
 )
 # Of what takes a second or more a case.
 few = settings(cases, max_examples=max(1, CASES // 5))
-# Of the processor, not of the clock, which goes on while others are at work.
-MOST_SECONDS = 60
+# Of the processor, not of the clock, which goes on while others are at work; and of the clock, for
+# what waits and works at nothing.
+MOST_SECONDS, MOST_WAITING = 60, 600
 
 # Other processes and machines, of whom none is there.
 OTHERS = {
@@ -99,12 +100,18 @@ def run(name: str, arguments: Sequence[str], out: pathlib.Path) -> Outcome:
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
     def stop(*_):
-        raise Hangs(f"over {MOST_SECONDS} s")
+        raise Hangs(f"over {MOST_SECONDS} s of work, or {MOST_WAITING} s")
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+    clocks = (
+        (signal.SIGPROF, signal.ITIMER_PROF, MOST_SECONDS),
+        (signal.SIGALRM, signal.ITIMER_REAL, MOST_WAITING),
+    )
+    before = [signal.signal(number, stop) for number, _, _ in clocks]
+    for _, clock, seconds in clocks:
+        signal.setitimer(clock, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        for (number, clock, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)

@@ -93,7 +93,9 @@ def test_any_value_of_any_flag(experiment, data):
             with contextlib.chdir(folder):  # where a name that is a path finds nothing
                 done = guard.run(experiment, arguments, out)
         if done.code == 2 and experiment not in ("generate", "attention_maps", "report"):
-            told = [*(name for name, _ in given), *(value for _, value in given), "data.csv"]
+            parts = [part for _, value in given for part in [value, *value.split(",")]]
+            told = [*(name for name, _ in given), *parts, "data.csv", "''"]
+            told += [os.path.expanduser(part) for part in parts]  # noqa: PTH111
             shown = [command.readable(each)[:40] for each in told]
             shown += [repr(each)[1:-1][:40] for each in told]
             assert any(each and each in done.error for each in shown), done.error

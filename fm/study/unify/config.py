@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from fm.errors import UserError
-from fm.study.config import TaskConfig
+from fm.study.config import TaskConfig, check_seeds
 from fm.study.joint import JointRecipe
 from fm.study.tasks import short_name
 from fm.transfer.finetune import FinetuneConfig
@@ -58,6 +58,7 @@ class UnifyConfig:
         unknown = {name for name, _ in self.weights} - set(names)
         if unknown:
             raise UserError(f"--mixture: {min(unknown)} is not one of the tasks {', '.join(names)}")
+        check_seeds(self.seeds)
         if not 1 <= self.search_seeds <= self.seeds:
             raise UserError(f"search_seeds={self.search_seeds} must be 1 to seeds={self.seeds}")
 

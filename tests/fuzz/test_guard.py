@@ -1,0 +1,100 @@
+"""What the guard is there to see, it sees."""
+
+import os
+import pathlib
+import sys
+import types
+
+import pytest
+
+from experiments import command
+from fm.errors import UserError
+from fm.training.interrupt import Interrupted
+from tests.fuzz import guard
+
+
+@pytest.fixture
+def ended(monkeypatch, tmp_path):
+    """How an experiment ends that does nothing but this."""
+
+    def run(main):
+        fake = types.ModuleType("experiments.fake", "Of this test.")
+        fake.define, fake.main = lambda values: command.define_out(values, "runs/x"), main
+        monkeypatch.setitem(sys.modules, "experiments.fake", fake)
+        monkeypatch.setitem(guard.WORK, "fake", [])
+        return guard.run("fake", [f"--out={tmp_path / 'out'}"], tmp_path / "out")
+
+    return run
+
+
+def written(values, name):
+    out = pathlib.Path(values["out"].value)
+    out.mkdir()
+    (out / name).write_text("half")
+
+
+def refuses(values):
+    raise UserError("no")
+
+
+def test_a_refusal_and_work_that_begins(ended):
+    assert ended(refuses) == guard.Outcome(2, "", "error: no")
+
+    def interrupted(values):
+        raise Interrupted("work would begin")
+
+    assert ended(interrupted).code == 130
+
+
+def test_a_bug(ended):
+    def main(values):
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        ended(main)
+
+
+def test_a_traceback_that_is_printed(ended):
+    def main(values):
+        print("Traceback (most recent call last):", file=sys.stderr)
+        refuses(values)
+
+    with pytest.raises(AssertionError, match="Traceback"):
+        ended(main)
+
+
+def test_files_left_by_what_was_refused(ended):
+    def main(values):
+        written(values, "config.json")
+        refuses(values)
+
+    with pytest.raises(AssertionError, match=r"config\.json"):
+        ended(main)
+
+
+def test_half_a_file_left_by_anything(ended):
+    with pytest.raises(AssertionError, match=r"a\.partial"):
+        ended(lambda values: written(values, "a.partial"))
+
+
+def test_work_without_end(ended, monkeypatch):
+    monkeypatch.setattr(guard, "MOST_SECONDS", 0.2)
+
+    def main(values):
+        while True:
+            pass
+
+    with pytest.raises(guard.Hangs):
+        ended(main)
+
+
+def test_waiting_without_end(ended, monkeypatch, tmp_path):
+    monkeypatch.setattr(guard, "MOST_WAITING", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(guard.Hangs):
+        ended(lambda values: (tmp_path / "pipe").read_bytes())
+
+
+def test_what_cannot_be_printed(ended):
+    with pytest.raises(UnicodeEncodeError):
+        ended(lambda values: print("\udcff"))
