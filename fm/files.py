@@ -86,3 +86,17 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(read_bytes(path).decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def given_json(path: pathlib.Path) -> Any:
+    """`read_json` of a file that a user has named, or of one beside it.
+
+    Raises:
+      UserError: it cannot be read or is not JSON; names it.
+    """
+    try:
+        return read_json(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error

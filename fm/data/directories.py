@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from fm.errors import UserError
-from fm.files import read_json
+from fm.files import given_json
 
 # TFDS imports the module of whatever class a folder's `features.json` names.
 _OWN = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
@@ -50,12 +50,7 @@ def check(folder: pathlib.Path) -> None:
         UserError: it does, or its description is missing or no JSON.
     """
     path = folder / "features.json"
-    try:
-        described = read_json(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    described = given_json(path)
     for name in _classes(described):
         if not _OWN.fullmatch(name):
             raise UserError(

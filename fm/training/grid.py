@@ -106,10 +106,12 @@ def train(
         members.known(way)
     steps = max(one.run.steps for one in grid)
     every = min(one.run.checkpoint_every for one in grid)
+    params = [loop.made(one.params) for one in grid]
+    grid = [dataclasses.replace(one, params=made) for one, made in zip(grid, params, strict=True)]
     states = members.stack(
         [
-            state.init(loop.made(one.params), optimizer.build(one.rule, one.run.steps))
-            for one in grid
+            state.init(made, optimizer.build(one.rule, one.run.steps))
+            for one, made in zip(grid, params, strict=True)
         ]
     )
     progress = _Progress()

@@ -82,10 +82,11 @@ def check(path, folder):
             assert path.name in done.error or "labels" in done.error, done.error
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_damaged_file(name):
+def damage(name, whole):
+    """Holds files of this name, damaged in any way, to `check`."""
+
     @guard.cases
-    @given(junk.damaged(TEXTS[name]().encode()))
+    @given(junk.damaged(whole))
     def test(content):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, name)
@@ -93,6 +94,11 @@ def test_a_damaged_file(name):
             check(path, folder)
 
     test()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_damaged_file(name):
+    damage(name, TEXTS[name]().encode())
 
 
 def packed(path):
@@ -113,17 +119,7 @@ def packed(path):
 
 @pytest.mark.parametrize("name", ["data.zip", "data.tar", "data.tar.gz"])
 def test_a_damaged_archive(name, tmp_path):
-    whole = packed(tmp_path / name)
-
-    @guard.cases
-    @given(junk.damaged(whole))
-    def test(content):
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder, name)
-            path.write_bytes(content)
-            check(path, folder)
-
-    test()
+    damage(name, packed(tmp_path / name))
 
 
 @pytest.fixture(scope="module")

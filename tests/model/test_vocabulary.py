@@ -1,5 +1,7 @@
 """The chunked loss against all logits at once, in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,30 @@ def test_sum_and_gradients_are_those_of_all_logits_at_once(T, rows, dtype, rtol,
         scale = max(1.0, np.abs(other).max())
         np.testing.assert_allclose(np.asarray(one, np.float64), other, atol=rtol * scale)
     assert gradients[0].dtype == jnp.float32 and gradients[1].dtype == dtype
+
+
+@pytest.mark.parametrize(("T", "rows"), [(7, 4), (8, 4), (5, 100)])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_as_an_accelerator_takes_it(T, rows, dtype, rtol, monkeypatch):
+    """Larger chunks, and logits kept in the dtype of what they are read from."""
+    monkeypatch.setattr(vocabulary, "platform", lambda: "gpu")
+    monkeypatch.setattr(vocabulary, "_HELD_THERE", rows * V)
+    head_DV, h_TD, targets_T, weights_T = problem(T)
+    want, dhead_DV, dh_TD = textbook(
+        head_DV, np.asarray(jnp.asarray(h_TD, dtype), np.float64), targets_T, weights_T
+    )
+    arrays = jnp.asarray(head_DV, jnp.float32), jnp.asarray(h_TD, dtype), targets_T
+    weights_T = jnp.asarray(weights_T, jnp.float32)
+    got, gradients = value_and_gradients(*arrays, weights_T)
+    alone = weighed_nats(*arrays, weights_T)  # logits in float32 whatever the dtype
+    np.testing.assert_allclose([got, alone], [want, want], rtol=rtol)
+    # A CPU leaves the rounding out, so it is looked for in what is asked.
+    asked = str(jax.make_jaxpr(value_and_gradients)(*arrays, weights_T))
+    kept = re.search(rf"(f32|bf16)\[\d+,{V}\] = dot_general", asked)[1]
+    assert kept == {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    for one, other in zip(gradients, (dhead_DV, dh_TD), strict=True):
+        scale = max(1.0, np.abs(other).max())
+        np.testing.assert_allclose(np.asarray(one, np.float64), other, atol=rtol * scale)
 
 
 def test_the_gradient_is_multiplied_by_what_follows():

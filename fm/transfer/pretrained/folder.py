@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fm.errors import UserError, about
-from fm.files import read_json
+from fm.files import given_json
 from fm.model.config import ModelConfig
 from fm.transfer.pretrained import choosing, families, weights
 from fm.transfer.pretrained.gguf import read_gguf
@@ -131,12 +131,7 @@ def write(path: str | pathlib.Path, pretrained: Pretrained) -> None:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object from a file."""
-    try:
-        value = read_json(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    value = given_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object")
     return value

@@ -12,7 +12,7 @@ import tokenizers
 
 from fm.data.tokenizer import BYTE_OF
 from fm.errors import UserError
-from fm.files import read_bytes, read_json
+from fm.files import given_json, read_bytes
 from fm.transfer.pretrained.gguf_file import GgufFile
 from fm.transfer.pretrained.gguf_tokenizer import rebuild, special_id
 
@@ -236,14 +236,9 @@ def _ids_beside(folder: pathlib.Path, inner: tokenizers.Tokenizer) -> dict[str, 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object, empty when there is no such file."""
-    try:
-        found = read_json(path)
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    found = given_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} does not hold a JSON object")
     return found
