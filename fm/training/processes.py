@@ -21,7 +21,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fm.errors import UserError
-from fm.training.sharding import batch_spec, config_of, shard_batch
+from fm.training.meshes import config_of
+from fm.training.sharding import batch_spec, shard_batch
 
 # Seconds after which JAX's service takes a process that says nothing for lost.
 SILENCE = 20

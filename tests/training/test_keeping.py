@@ -154,7 +154,7 @@ def test_out_of_memory_told_late_or_in_validation(tmp_path, unbroken, monkeypatc
     def refuse(*_):
         raise jax.errors.JaxRuntimeError(OOM)
 
-    monkeypatch.setattr("fm.training.loop.validate", refuse)
+    monkeypatch.setattr("fm.training.trainer.validate", refuse)
     with pytest.raises(UserError, match=r"toy: out of memory .*step 5 is kept; make batch_size"):
         go(tmp_path)
     monkeypatch.undo()
