@@ -37,6 +37,9 @@ def join(
 ) -> None:
     """Makes this process one of several; before JAX is used for anything else.
 
+    On CPUs they also talk over gloo, at the address that the machine's own name has; JAX offers no
+    other.
+
     Args:
       coordinator: HOST:PORT where the first process listens for the others; "auto" takes all from
         the environment (Slurm, Open MPI, Kubernetes, TPU; see `jax.distributed.initialize`).
