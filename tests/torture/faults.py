@@ -137,7 +137,12 @@ def fill_disk(sitting: Sitting) -> bool | None:
 
 
 def damage(sitting: Sitting) -> bool | None:
-    """A bit flipped in the newest checkpoint of two or more, or half a file gone; and a kill."""
+    """A bit flipped in the newest checkpoint of two or more, or half a file gone; and a kill.
+
+    A study that has its results reads no checkpoint again, so there it is none of the run's.
+    """
+    if (sitting.out / "results.json").exists():
+        return None
     folders = [
         [step for step in folder.iterdir() if step.name.isdigit()]
         for folder in sitting.out.glob("**/checkpoints")
