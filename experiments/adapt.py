@@ -33,9 +33,10 @@ from fm.study import finished, folder, recipes
 from fm.study.arms import imported, network
 from fm.study.config import ADAPT, METHODS, Recipe, TaskConfig, check_methods
 from fm.study.kinds import METRICS, kind_of
-from fm.study.pretraining import Reader, reader, restore
+from fm.study.pretraining import restore
+from fm.study.reading import Reader, reader
 from fm.study.tasks import prepare
-from fm.training import sharding
+from fm.training import meshes
 from fm.training.state import params_digest
 from fm.transfer import published
 from fm.transfer.pretrained.named import NAMED
@@ -125,7 +126,7 @@ def main(values: flags.FlagValues) -> None:
         reads = reader(task.dataset.train, task.modality, recipe, out, data.info.get("rate"))
         arm = network(task, reads, [], adapt=adapt)
     truth, rows = task.dataset.train.labels[drawn], task.rows_of(drawn)
-    mesh = sharding.chosen()
+    mesh = meshes.chosen()
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         trials = arm.validate(rows, truth, seed)
         setting = choose(trials)["config"]

@@ -24,7 +24,7 @@ from fm import lock
 from fm.data.cache import cache_folder
 from fm.errors import UserError
 from fm.files import expanded
-from fm.training import allocator, determinism, processes, sharding
+from fm.training import allocator, determinism, meshes, processes
 from fm.training.interrupt import Interrupted
 from fm.training.keeping import first_line, out_of_memory
 
@@ -129,14 +129,14 @@ def _devices(values: flags.FlagValues) -> Iterator[None]:
     }
     if "chips" in values:  # a mesh of chips is planned, not made
         asked["mesh"] = None
-    config = None if asked["mesh"] is None else sharding.parse(asked["mesh"])
+    config = None if asked["mesh"] is None else meshes.parse(asked["mesh"])
     at, count, index = (asked[name] for name in ("coordinator", "processes", "process"))
     if at is None and (count, index) != (None, None):
         raise UserError("--processes and --process go with --coordinator=HOST:PORT")
     if at is not None:
         processes.join(at, count, index)
-        config = config or sharding.MeshConfig(data=jax.device_count())
-    with sharding.over(config and config.build()):
+        config = config or meshes.MeshConfig(data=jax.device_count())
+    with meshes.over(config and config.build()):
         yield
 
 
@@ -209,7 +209,7 @@ def define_data(values: flags.FlagValues) -> None:
 
 
 def define_mesh(values: flags.FlagValues) -> None:
-    """--mesh, of what trains, adapts or reads a model; see `fm.training.sharding`."""
+    """--mesh, of what trains, adapts or reads a model; see `fm.training.meshes`."""
     flags.DEFINE_string(
         "mesh",
         None,
@@ -221,8 +221,8 @@ def define_mesh(values: flags.FlagValues) -> None:
 
 def divides(rows: int, what: str) -> None:
     """Raises UserError where the mesh splits rows into parts that these do not divide into."""
-    mesh = sharding.chosen()
-    ways = 1 if mesh is None else sharding.config_of(mesh).rows
+    mesh = meshes.chosen()
+    ways = 1 if mesh is None else meshes.config_of(mesh).rows
     if rows % ways:
         raise UserError(
             f"{what}: a mesh of data x fsdp = {ways} takes a multiple of that; or split by tensor"

@@ -17,7 +17,7 @@ from absl import flags
 from experiments import command
 from fm.model.config import REMAT
 from fm.model.sizes import PUBLISHED
-from fm.training import chips, sharding
+from fm.training import chips, meshes
 from fm.training.optimizer import OptimizerConfig
 from fm.training.plan import Asked, Plan, default_batch, fitting
 
@@ -71,7 +71,7 @@ def main(values: flags.FlagValues) -> None:
         rule=OptimizerConfig(given["optimizer"]),
         accumulate=given["accumulate"],
     )
-    mesh = sharding.parse(given["mesh"]) if given["mesh"] is not None else None
+    mesh = meshes.parse(given["mesh"]) if given["mesh"] is not None else None
     print(text(fitting(asked, mesh, given["remat"])))
 
 

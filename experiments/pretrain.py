@@ -31,7 +31,8 @@ from fm.files import expanded
 from fm.model.config import REMAT, ModelConfig, sized
 from fm.study import finished, folder, joint, mixture, recipes
 from fm.study.config import Recipe
-from fm.study.pretraining import pretrain, reader
+from fm.study.pretraining import pretrain
+from fm.study.reading import reader
 from fm.training import processes
 from fm.training.objectives import Objective
 from fm.training.run import Trained

@@ -6,6 +6,7 @@ studies and experiments; the other slow tests, which CI runs as well, compile as
 """
 
 import gc
+import os
 
 import jax
 
@@ -14,6 +15,10 @@ _ASKED = jax.config.read("jax_disable_most_optimizations")  # by the environment
 
 
 def pytest_configure(config):
+    # Two thirds of the time that compiling takes; steps are slower. Later versions have no choice.
+    if _fast(config) and jax.__version_info__ < (0, 11):
+        others = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{others} --xla_cpu_use_fusion_emitters=false".strip()
     # What is compiled stays until the end: walking through it all again and again finds nothing.
     gc.set_threshold(100_000, 50, 100)
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
@@ -22,5 +27,9 @@ def pytest_configure(config):
 
 def pytest_runtest_setup(item):
     part = item.path.relative_to(item.config.rootpath / "tests").parts[0]
-    fast = item.config.getoption("markexpr") == "not slow"
-    jax.config.update("jax_disable_most_optimizations", _ASKED or fast or part in _WHOLE)
+    leaves_out = _ASKED or _fast(item.config) or part in _WHOLE
+    jax.config.update("jax_disable_most_optimizations", leaves_out)
+
+
+def _fast(config):
+    return config.getoption("markexpr") == "not slow"

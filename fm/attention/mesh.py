@@ -1,6 +1,6 @@
 """A mesh of devices as the mathematics meets it: rows of a batch here, heads there.
 
-The mesh is the one of `jax.set_mesh`, its axes those of `fm.training.sharding`. Without one, on a
+The mesh is the one of `jax.set_mesh`, its axes those of `fm.training.meshes`. Without one, on a
 mesh of other axes and inside `shard_map`, nothing is split.
 """
 

@@ -10,6 +10,7 @@ from fm.benchmark.case import Build, Case
 from fm.benchmark.rows import Row
 from fm.benchmark.settings import Setting
 from fm.benchmark.timing import Side, interleave, quartiles
+from fm.training.keeping import first_line, out_of_memory
 
 _GEMM, _WITHOUT = "gemm", "without"
 
@@ -27,7 +28,8 @@ def measure(
 
     Returns:
       A row for each of our implementations and each way of each peer asked for. A peer that is
-      not there, or a side that cannot run, gives a row without a ratio whose note says why.
+      not there, or a side that cannot run or has too little memory, gives a row without a ratio
+      whose note says why.
     """
     sides: dict[str, Side] = {}
     failed: dict[str, str] = {}
@@ -64,10 +66,18 @@ def measure(
 
 
 def _build(name: str, build: Build, sides: dict[str, Side], failed: dict[str, str]) -> None:
+    """A side that cannot run, or has no room to, does not end the others."""
     try:
-        sides[name] = build()
+        side = build()
+        side.wait(side.call())
+        sides[name] = side
     except NotImplementedError as reason:
         failed[name] = f"cannot run here: {' '.join(str(reason).split())}"
+    # RuntimeErrors are PyTorch's and JAX's own.
+    except (MemoryError, RuntimeError) as error:
+        if not (out_of_memory(error) or "out of memory" in first_line(error)):
+            raise
+        failed[name] = f"out of memory: {first_line(error)}"
 
 
 def _alone(

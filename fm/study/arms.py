@@ -13,7 +13,8 @@ from fm.study.adaptation import Arm, Classical, Network
 from fm.study.config import ADAPT
 from fm.study.entities import TagClassical, TagNetwork, sentences
 from fm.study.imported import Imported
-from fm.study.pretraining import Reader, pretrain_seeds, reader
+from fm.study.pretraining import pretrain_seeds
+from fm.study.reading import Reader, reader
 from fm.study.tasks import Task
 from fm.training.run import Trained
 from fm.transfer import published, ragged

@@ -21,7 +21,7 @@ from fm.model.sampling import Decoding
 from fm.study.adaptation import Network, Setting
 from fm.study.arms import Fed
 from fm.study.cells import Cell
-from fm.study.pretraining import Reader
+from fm.study.reading import Reader
 from fm.study.tasks import Task
 from fm.study.together import together
 from fm.transfer.examples import take

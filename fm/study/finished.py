@@ -121,7 +121,7 @@ def timeless(results: Any) -> Any:
         return {
             name: timeless(each)
             for name, each in results.items()
-            if name not in _CHANCE and not name.endswith("_seconds")
+            if name not in _CHANCE and "seconds" not in name.split("_")
         }
     return [timeless(each) for each in results] if isinstance(results, list) else results
 

@@ -22,7 +22,7 @@ from fm.errors import UserError
 from fm.model.config import CONTINUOUS, ModelConfig
 from fm.study.corpora import corpus_digest
 from fm.study.mixture import Source, groups_of
-from fm.study.pretraining import Reader, trained_tokenizer
+from fm.study.reading import Reader, trained_tokenizer
 from fm.training import sharding
 from fm.training.joint import Joint
 from fm.training.loop import train

@@ -17,7 +17,7 @@ from fm.data.splits import Dataset, Split
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS
 from fm.study.corpora import bytes_per_token, held_out, token_counts
-from fm.study.pretraining import Reader
+from fm.study.reading import Reader
 from fm.training.objectives import Objective
 from fm.training.unit import BitsPerByte, BitsPerDimension
 

@@ -95,6 +95,11 @@ class Account:
         stopped = early is not None and self.progress.since_best >= early
         return stopped or self.progress.step == self._run.steps
 
+    def compiled(self, seconds: float) -> None:
+        """Notes that the first step took so long to compile: that is not part of the pace."""
+        self.progress.compile_seconds += seconds
+        self.meter.restart()
+
     def count(self, figures: Figures, cost: Cost) -> log.Record | None:
         """Adds a step; the record, where one is due."""
         figures = {**figures, **{name: int(count) for name, count in cost.groups.items()}}

@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import pathlib
-import re
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +22,8 @@ import orbax.checkpoint as ocp
 from fm import digests
 from fm.errors import UserError
 from fm.training.configs import must_agree
+from fm.training.readable import left_in, newest_readable, reason
 from fm.training.state import State
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 # Orbax's own, of times and handlers, written after the digests; what is in them is not used.
@@ -131,7 +128,7 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"the checkpoint of step {self._saving} could not be written to {self._folder} "
-                f"({_reason(error, self._folder)}); {_left(self._folder)}"
+                f"({reason(error, self._folder)}); {left_in(self._folder)}"
             ) from error
 
     def restore(self, like: State, config: dict) -> Restored | None:
@@ -156,7 +153,7 @@ class Checkpoints:
             must_agree(self._folder, saved, config)
             return self._read(step, like)
 
-        restored, unreadable = _newest_readable(self._folder, self._manager, read)
+        restored, unreadable = newest_readable(self._folder, self._manager, read)
         for step in unreadable:
             _log.warning("checkpoint of step %d in %s is removed", step, self._folder)
             self._manager.delete(step)
@@ -229,7 +226,7 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
 
         if step is not None and step not in manager.all_steps():
             raise UserError(f"{folder} holds no checkpoint of step {step}")
-        found, _ = _newest_readable(folder, manager, read, step)
+        found, _ = newest_readable(folder, manager, read, step)
     if found is None:
         raise UserError(f"{folder} holds no checkpoint")
     return found
@@ -238,68 +235,3 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
 def _placed_as(like: jax.Array, leaf: jax.Array) -> jax.Array:
     # Orbax pins arrays to their device, and jit compiles another program for pinned ones.
     return leaf if like.committed else jnp.array(jax.device_get(leaf))
-
-
-def _newest_readable(
-    folder: pathlib.Path,
-    manager: ocp.CheckpointManager,
-    read: Callable[[int], T],
-    only: int | None = None,
-) -> tuple[T | None, list[int]]:
-    """What `read` gives for the newest step it can read, and the newer steps it cannot.
-
-    With `only`, no other step is tried.
-
-    Raises:
-      UserError: from `read`, or if there are checkpoints and none can be read.
-    """
-    unreadable = []
-    steps = sorted(manager.all_steps(), reverse=True) if only is None else [only]
-    for step in steps:
-        try:
-            return read(step), unreadable
-        except UserError:
-            raise
-        # A torn file surfaces as whatever its reader happens to stumble over.
-        except Exception as error:
-            _log.warning(
-                "checkpoint of step %d in %s is unreadable: %s",
-                step,
-                folder,
-                _reason(error, folder),
-            )
-            unreadable.append(step)
-    if unreadable:
-        raise UserError(
-            f"no checkpoint in {folder} can be read (steps {unreadable}); delete the folder to "
-            "start anew, or give another one"
-        )
-    return None, []
-
-
-def _left(folder: pathlib.Path) -> str:
-    """What to tell of the checkpoints in a folder that one more could not be written to."""
-    try:
-        steps = [int(each.name) for each in folder.iterdir() if each.name.isdigit()]
-    except FileNotFoundError:
-        steps = []
-    except OSError:
-        return "those before it were left alone"
-    if not steps:
-        return "there is no other"
-    return f"the one of step {max(steps)} is kept, and the same command goes on from there"
-
-
-def _reason(error: Exception, folder: pathlib.Path) -> str:
-    """The first line of what an error says; the system's own words where there are any."""
-    try:
-        folder.stat()
-    except FileNotFoundError:
-        return "the folder is gone"
-    except OSError as gone:
-        # To Orbax, what it may not look at does not exist.
-        error = gone
-    told = getattr(error, "strerror", None) or str(error)
-    if code := re.search(r"os_error_code='(\d+)'", told):
-        told = os.strerror(int(code[1]))
-    return (told.splitlines() or [""])[0] or type(error).__name__

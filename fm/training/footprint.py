@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
-from fm.training import optimizer, sharding, state
+from fm.training import meshes, optimizer, sharding, state
+from fm.training.meshes import MeshConfig
 from fm.training.optimizer import OptimizerConfig
-from fm.training.sharding import MeshConfig
 from fm.training.state import State
 
 
@@ -51,7 +51,7 @@ def on_one(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
     )
 
 
-def ways(spec: P, mesh: MeshConfig, axes: tuple[str, ...] = sharding.AXES) -> int:
+def ways(spec: P, mesh: MeshConfig, axes: tuple[str, ...] = meshes.AXES) -> int:
     """Into how many parts a spec splits an array, along some of the axes."""
     named = [name for each in spec if each for name in ((each,) if isinstance(each, str) else each)]
     return math.prod(getattr(mesh, name) for name in named if name in axes)

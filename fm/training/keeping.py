@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 
 from fm.errors import UserError
+from fm.training.checkpoint import Checkpoints
+from fm.training.state import State
 
 _FAILURES = (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 _SMALLER = "make batch_size or the model smaller, or take a machine with more"
@@ -68,7 +69,37 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [nothing or type(error).__name__])[0]
 
 
-def alive(state: Any) -> bool:
+def rescued(
+    store: Checkpoints | None,
+    state: State,
+    done: int,
+    settle: Callable[[], None],
+    save: Callable[[], None],
+) -> str:
+    """Saves a run's last state, for `keeping`, where the next step could not be taken.
+
+    Args:
+      store: of checkpoints.
+      state: after `done` steps, unless the step that failed has consumed it.
+      done: steps.
+      settle: reads the metrics of the last of them.
+      save: gives the state to `store`.
+
+    Returns:
+      What to tell of it.
+    """
+    if store is None:
+        return "nothing was saved"
+    if done == 0 or not _alive(state):
+        return last_one(store.latest())
+    settle()
+    if store.latest() != done:
+        save()
+    store.wait()
+    return f"step {done} is saved, and the same command goes on from there"
+
+
+def _alive(state: State) -> bool:
     """Whether no array of a state has been given to a step, which then failed."""
     leaves = jax.tree.leaves(state)
     return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)

@@ -13,8 +13,8 @@ from fm.model import flops
 from fm.model.config import REMAT, ModelConfig
 from fm.training import footprint, traffic
 from fm.training.chips import USABLE, Chip
+from fm.training.meshes import MeshConfig
 from fm.training.optimizer import OptimizerConfig
-from fm.training.sharding import MeshConfig
 
 # Of a step, where no batch is given.
 _PIECES = 16_384

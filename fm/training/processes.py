@@ -21,7 +21,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fm.errors import UserError
-from fm.training.sharding import batch_spec, config_of, shard_batch
+from fm.training.meshes import config_of
+from fm.training.sharding import batch_spec, shard_batch
 
 # Seconds after which JAX's service takes a process that says nothing for lost.
 SILENCE = 20
@@ -35,6 +36,9 @@ def join(
     coordinator: str, count: int | None = None, index: int | None = None, silence: int = SILENCE
 ) -> None:
     """Makes this process one of several; before JAX is used for anything else.
+
+    On CPUs they also talk over gloo, at the address that the machine's own name has; JAX offers no
+    other.
 
     Args:
       coordinator: HOST:PORT where the first process listens for the others; "auto" takes all from

@@ -16,12 +16,16 @@ from fm.model.config import ModelConfig
 from fm.training import broken, loop, members, telling
 from fm.training.account import Account, Batch, Cost, Figures, Progress, cost, due, finite
 from fm.training.checkpoint import Checkpoints
+from fm.training.feeding import Batches, next_batch
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.run import RunConfig, Trained
 from fm.training.state import State
 from fm.training.step import Metrics
+from fm.training.trainer import validate
 from fm.training.unit import Unit
+
+Constants = tuple[np.ndarray, jax.Array | None, np.ndarray]  # see `constants`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class Member:
     """
 
     params: loop.Start
-    batches: loop.Batches
+    batches: Batches
     rule: OptimizerConfig
     run: RunConfig
     unit: Unit
@@ -108,8 +112,7 @@ class Roster:
     def started(self, seconds: float) -> None:
         """Notes that compiling is done, each member's share of it having taken `seconds`."""
         for account in self._accounts:
-            account.progress.compile_seconds += seconds
-            account.meter.restart()
+            account.compiled(seconds)
 
     def settle(self, metrics: Metrics, batches: Batch, costs: Sequence[Cost | None]) -> list[float]:
         """Counts a step of all members from its metrics, [R]; stops whose are not finite.
@@ -149,7 +152,7 @@ class Roster:
         """
         for r in self.validates(n):
             one, params = self._grid[r], members.member(states["params"], r)
-            figures = loop.validate(
+            figures = validate(
                 params, one.validation, self._model, self._objective, one.token_weights
             )
             if finite(figures):
@@ -209,12 +212,12 @@ class Roster:
 def _batch(one: Member, n: int) -> Batch:
     """A member's next batch, after `n` of them."""
     try:
-        return loop.next_batch(one.batches, n, one.run)
+        return next_batch(one.batches, n, one.run)
     except UserError as error:
         raise UserError(f"{one.label}: {error}") from error
 
 
-def constants(grid: Sequence[Member]) -> tuple[np.ndarray, jax.Array | None, np.ndarray]:
+def constants(grid: Sequence[Member]) -> Constants:
     """What stays the same from step to step: seeds [R], token weights [R, V] or None, and the
     learning rates of all steps [S, R, 2]."""
     steps = max(one.run.steps for one in grid)

@@ -1,8 +1,5 @@
-"""Where arrays lie on many devices: one mesh, and a rule for every parameter by its path.
+"""Where arrays lie on a mesh: a rule for every parameter, by its path.
 
-Three axes: `data` splits the rows of a batch; `fsdp` splits them too, and beside them every large
-parameter and the optimiser's memory of it, gathered where it is used (Rajbhandari et al. 2020,
-ZeRO-3); `tensor` splits heads, the feed-forward width and the vocabulary (Shoeybi et al. 2019).
 XLA adds the communication (GSPMD, Xu et al. 2021). The step is traced under the mesh of
 `jax.set_mesh`; `pinned` keeps what it gives where it was.
 """
@@ -10,27 +7,24 @@ XLA adds the communication (GSPMD, Xu et al. 2021). The step is traced under the
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fm.attention.mesh import HEADS, ROWS
+from fm.attention.mesh import ROWS
 from fm.errors import UserError
 from fm.model import transformer
 from fm.model.config import ModelConfig
+from fm.training.meshes import AXES, MeshConfig, chosen, config_of
 from fm.training.state import State, init
-
-AXES = (*ROWS, HEADS)
 
 # Path and the axes of its dimensions. Of the rules that a path matches the first counts whose axes
 # divide the dimensions; a kernel's layers (N, leading) are never split. What falls to a second
@@ -55,86 +49,6 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """How many ways each axis splits; their product is the number of devices."""
-
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-
-    def __post_init__(self):
-        if min(self.data, self.fsdp, self.tensor) < 1:
-            raise UserError(f"--mesh={self}: {_ACCEPTED}")
-
-    def __str__(self) -> str:
-        return ",".join(f"{axis}:{getattr(self, axis)}" for axis in AXES)
-
-    @property
-    def size(self) -> int:
-        """Devices it takes."""
-        return self.data * self.fsdp * self.tensor
-
-    @property
-    def rows(self) -> int:
-        """Ways a batch is split."""
-        return self.data * self.fsdp
-
-    def build(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """The mesh over all devices of all processes, or over those given.
-
-        Raises:
-          UserError: there are more or fewer of them: none is to idle unnoticed.
-        """
-        devices = jax.devices() if devices is None else devices
-        if len(devices) != self.size:
-            raise UserError(
-                f"--mesh={self} takes {self.size} devices, not the {len(devices)} there are; the "
-                f"product of {', '.join(AXES)} must be their number"
-            )
-        sizes = [getattr(self, axis) for axis in AXES]
-        types = (AxisType.Auto,) * len(AXES)
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
-
-
-_ACCEPTED = f"takes a whole number above 0 for some of the axes {', '.join(AXES)}, as data:2,fsdp:4"
-
-
-def parse(text: str) -> MeshConfig:
-    """A mesh out of a flag like `data:2,fsdp:4`; an axis left out is 1.
-
-    Raises:
-      UserError: another axis, one given twice, or a size that is not a number above 0.
-    """
-    sizes: dict[str, int] = {}
-    for part in text.split(","):
-        axis, _, size = part.partition(":")
-        if axis not in AXES or axis in sizes or not re.fullmatch(r"[1-9][0-9]{0,6}", size):
-            raise UserError(f"--mesh={text}: {_ACCEPTED}")
-        sizes[axis] = int(size)
-    return MeshConfig(**sizes)
-
-
-def config_of(mesh: Mesh | AbstractMesh) -> MeshConfig:
-    """The sizes of a mesh that `MeshConfig.build` made."""
-    return MeshConfig(**mesh.shape)
-
-
-@contextlib.contextmanager
-def over(mesh: Mesh | None) -> Iterator[None]:
-    """Training inside takes this mesh where it is given none."""
-    token = _chosen.set(mesh)
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
-
-
-def chosen() -> Mesh | None:
-    """The mesh of `over`."""
-    return _chosen.get()
-
-
 @contextlib.contextmanager
 def spread(params: dict) -> Iterator[dict]:
     """The parameters over the mesh of `over`, under which what happens inside is traced.
@@ -147,9 +61,6 @@ def spread(params: dict) -> Iterator[dict]:
         return
     with jax.set_mesh(mesh):
         yield shard(params, mesh)
-
-
-_chosen: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
 
 def batch_spec() -> P:

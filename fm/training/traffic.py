@@ -12,10 +12,10 @@ import dataclasses
 import jax.numpy as jnp
 
 from fm.model.config import ModelConfig
-from fm.training import footprint, sharding
+from fm.training import footprint, meshes, sharding
 from fm.training.chips import Chip
+from fm.training.meshes import MeshConfig
 from fm.training.optimizer import OptimizerConfig
-from fm.training.sharding import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def rate(mesh: MeshConfig, axis: str, chip: Chip) -> float:
     through the network of all its devices within one server together.
     """
     within = 1
-    for name in sharding.AXES[sharding.AXES.index(axis) + 1 :]:
+    for name in meshes.AXES[meshes.AXES.index(axis) + 1 :]:
         within *= getattr(mesh, name)
     n = getattr(mesh, axis)
     if n * within <= chip.joined:

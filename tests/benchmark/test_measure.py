@@ -10,6 +10,7 @@ from fm.benchmark.measure import measure
 from fm.benchmark.programs import program
 from fm.benchmark.rows import as_json
 from fm.benchmark.settings import Setting
+from fm.benchmark.timing import Side
 from tests.benchmark.problems import fake
 
 QUICK = Setting(scale="quick", repeats=3)
@@ -87,6 +88,37 @@ def test_what_cannot_run_says_why_and_the_others_still_run():
     assert bad.note == "cannot run here: needs a Hopper" and bad.median_seconds is None
     assert good.note == "cannot run here: needs a Hopper" and good.ratio is None
     assert good.peer == "jax" and good.peer_implementation == "worse" and good.median_seconds > 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_a_side_without_memory_ends_itself_alone(error):
+    def greedy():
+        raise error
+
+    hungry = Side(call=greedy, wait=lambda _: None)
+    large = dataclasses.replace(
+        case(),
+        ours={"large": lambda: hungry, **case().ours},
+        peers={"jax": {"long": lambda: hungry}},
+    )
+    bad, good = measure(large, ("jax",), QUICK, None)
+    assert bad.note.startswith("out of memory: ") and bad.median_seconds is None
+    assert good.note == bad.note and good.ratio is None and good.median_seconds > 0
+
+
+def test_another_error_of_a_side_is_not_taken_for_memory():
+    def wrong():
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        measure(dataclasses.replace(case(), ours={"wrong": wrong}), ("jax",), QUICK, None)
 
 
 def test_rows_as_json_have_the_fields_the_schema_names():

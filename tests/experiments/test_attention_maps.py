@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.study.pretraining import pretrain, reader, restore
+from fm.study.pretraining import pretrain, restore
+from fm.study.reading import reader
 from fm.training.objectives import Objective
 from tests.report.test_attention_maps import Page
 from tests.study.problems import MODEL, recipe, split, texts

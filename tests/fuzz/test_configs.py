@@ -21,8 +21,8 @@ from fm.study.config import ImportedConfig, StudyConfig, TaskConfig
 from fm.study.text_quality import profiles
 from fm.study.unify.config import UnifyConfig
 from fm.training import RunConfig, joint
+from fm.training.meshes import MeshConfig
 from fm.training.objectives import Objective
-from fm.training.sharding import MeshConfig
 from fm.transfer.finetune import FinetuneConfig
 from fm.transfer.lora import LoraConfig
 from tests.fuzz import guard, junk

@@ -62,6 +62,13 @@ def test_the_digest_is_of_what_no_clock_says():
     assert finished.results_digest(changed(seconds=1.0, cells=slower, device={})) == digest
     dearer = [{"arm": "self", "pretrain_seconds": 1.0, "pretrain_flops": 4.0}]
     assert finished.results_digest(changed(ledger=dearer)) == digest
+    # From how many tasks on something pays in seconds, if it ever does, is the clock's to say.
+    bills = [
+        [{"flops": 2, "flops_until": None, "seconds": at, "seconds_until": until}]
+        for at, until in ((None, None), (3, 17))
+    ]
+    one, other = (finished.results_digest(changed(break_even=bill)) for bill in bills)
+    assert one == other != digest
     better = [row | {"value": 1.0} for row in RESULTS["cells"]]
     assert finished.results_digest(changed(cells=better)) != digest
 

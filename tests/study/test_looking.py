@@ -11,7 +11,8 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study import looking
-from fm.study.pretraining import Pretrained, Reader
+from fm.study.pretraining import Pretrained
+from fm.study.reading import Reader
 from fm.training.objectives import Objective
 
 BPE = tokenizer.train(["the film was good, the film was bad"] * 9, 270)

@@ -8,7 +8,7 @@ import pytest
 
 from fm.study import methods
 from fm.study.arms import Fed, imported
-from fm.study.pretraining import Reader
+from fm.study.reading import Reader
 from fm.study.tasks import prepare
 from fm.transfer.finetune import FinetuneConfig, footprint
 from fm.transfer.lora import LoraConfig

@@ -10,7 +10,8 @@ import pytest
 from fm.data import tokenizer as bpe
 from fm.errors import UserError
 from fm.model.transformer import init
-from fm.study.pretraining import pretrain, pretrain_seeds, reader, restore
+from fm.study.pretraining import pretrain, pretrain_seeds, restore
+from fm.study.reading import reader
 from fm.training import OptimizerConfig, grid, params_digest
 from tests.study.problems import images, recipe, split, texts
 

@@ -138,12 +138,21 @@ def fill_disk(sitting: Sitting) -> bool | None:
 
 def damage(sitting: Sitting) -> bool | None:
     """A bit flipped in the newest checkpoint of two or more, or half a file gone; and a kill."""
-    folders = [
-        [step for step in folder.iterdir() if step.name.isdigit()]
-        for folder in sitting.out.glob("**/checkpoints")
-    ]
-    for steps in (each for each in folders if len(each) > 1):
-        newest = max(steps, key=lambda step: int(step.name))
+
+    def act(process):
+        found = []
+        while process.is_alive() and not found:
+            # A folder may get its name, and so be gone, while it is looked at.
+            with contextlib.suppress(FileNotFoundError):
+                found = _damageable(sitting.out)
+            time.sleep(0.01)
+        process.kill()
+
+    if not _damageable(sitting.out):
+        fine = _killed(sitting.run(act)[0])
+        if not fine:
+            return fine
+    for newest in _damageable(sitting.out):
         files = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size]
         files = [path for path in files if path.name not in UNSEALED]
         path = files[sitting.rng.integers(len(files))]
@@ -154,6 +163,20 @@ def damage(sitting: Sitting) -> bool | None:
             del content[len(content) // 2 :]
         path.write_bytes(content)
     return kill_at_work(sitting)
+
+
+def _damageable(out: Path) -> list[Path]:
+    """The newest of two checkpoints or more, of each run that is not done.
+
+    A study that has its results reads no checkpoint again, and misses none.
+    """
+    found = []
+    for folder in out.glob("**/checkpoints"):
+        inside = [out, *(out / part for part in folder.relative_to(out).parents)]
+        steps = [step for step in folder.iterdir() if step.name.isdigit()]
+        if len(steps) > 1 and not any((each / "results.json").exists() for each in inside):
+            found.append(max(steps, key=lambda step: int(step.name)))
+    return found
 
 
 def _killed(code: int | None) -> bool | None:

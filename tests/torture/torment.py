@@ -83,6 +83,7 @@ def torment(
             if not fine:
                 shutil.copy(sitting.said, folder / f"{out.name}-{len(done)}-said.txt")
         same = left_alone(sitting) and outcome(out) == want
+        assert same or done, f"{out}: left alone it does not end as the unbroken one"
         for name, fine in done:
             rows[name].injected += 1
             rows[name].survived += same and fine

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from fm.errors import UserError
-from fm.training import BitsPerByte, Interrupted, RunConfig, params_digest, processes, sharding
+from fm.training import BitsPerByte, Interrupted, RunConfig, meshes, params_digest, processes
 from fm.training import train as train_on
 from tests.training.problems import ADAM, NEXT, TEXT, batches, params
 
@@ -59,7 +59,7 @@ def main(out, mesh, coordinator, count, index, silence, event=""):
     done = train_on(
         params(TEXT, zeros=True), pipeline, TEXT, NEXT, ADAM, RUN, out=pathlib.Path(out),
         unit=BitsPerByte(1.0), validation=[next(batches(seed=1, batch_size=8))],
-        mesh=sharding.parse(mesh).build(),
+        mesh=meshes.parse(mesh).build(),
     )  # fmt: skip
     told = {
         "digest": params_digest(done.params), "tokens": done.tokens, "rows": pipeline.read.rows,

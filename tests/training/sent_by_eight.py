@@ -7,10 +7,10 @@ import re
 import pytest
 
 from fm.model import ModelConfig
-from fm.training import sharding, traffic
+from fm.training import meshes, traffic
 from fm.training.chips import CHIPS
-from tests.training.eight_devices import ADAM, compiled
-from tests.training.problems import NEXT
+from tests.training.eight import compiled
+from tests.training.problems import ADAM, NEXT
 
 MODEL = ModelConfig(
     depth=2, width=128, heads=8, kv_heads=8, hidden=512, vocab=512, attention="reference",
@@ -32,12 +32,12 @@ def found(program):
 
 
 def planned(axis):
-    mesh = sharding.parse(f"{axis}:{DEVICES}")
+    mesh = meshes.parse(f"{axis}:{DEVICES}")
     pieces = ROWS // mesh.rows * LENGTH
     return [each.bytes for each in traffic.sent(MODEL, ADAM, mesh, CHIPS["h100"], pieces)]
 
 
-@pytest.mark.parametrize("axis", sharding.AXES)
+@pytest.mark.parametrize("axis", meshes.AXES)
 def test_what_is_planned_is_what_the_program_sends(axis):
     sent = found(compiled(MODEL, f"{axis}:{DEVICES}", ROWS, LENGTH, NEXT).as_text())
     if axis == "data":

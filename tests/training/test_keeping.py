@@ -124,7 +124,7 @@ def failing(monkeypatch, at, *, donates):
 
         return counted
 
-    monkeypatch.setattr("fm.training.loop.step.train_step", train_step)
+    monkeypatch.setattr("fm.training.trainer.step.train_step", train_step)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_out_of_memory_told_late_or_in_validation(tmp_path, unbroken, monkeypatc
     def refuse(*_):
         raise jax.errors.JaxRuntimeError(OOM)
 
-    monkeypatch.setattr("fm.training.loop.validate", refuse)
+    monkeypatch.setattr("fm.training.trainer.validate", refuse)
     with pytest.raises(UserError, match=r"toy: out of memory .*step 5 is kept; make batch_size"):
         go(tmp_path)
     monkeypatch.undo()
@@ -165,7 +165,7 @@ def test_another_failure_of_the_machine_is_not_hidden(tmp_path, monkeypatch):
     def refuse(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
-    monkeypatch.setattr("fm.training.loop.step.train_step", lambda *_: refuse)
+    monkeypatch.setattr("fm.training.trainer.step.train_step", lambda *_: refuse)
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         go(tmp_path)
 

@@ -16,11 +16,11 @@ from fm.model.config import REMAT, ModelConfig
 from fm.model.sizes import PUBLISHED
 from fm.model.style import Style
 from fm.model.transformer import forward, init
-from fm.training import footprint, sharding
+from fm.training import footprint, meshes, sharding
 from fm.training.chips import CHIPS, USABLE
+from fm.training.meshes import MeshConfig
 from fm.training.optimizer import OptimizerConfig
 from fm.training.plan import Asked, default_batch, fitting, plan
-from fm.training.sharding import MeshConfig
 from fm.training.traffic import rate
 
 ADAMW = OptimizerConfig("adamw")
@@ -56,7 +56,7 @@ def test_the_memory_of_the_state_is_that_of_the_shards_jax_makes(sizes, rule):
     model, mesh = PUBLISHED["1b"], MeshConfig(*sizes)
     shapes = footprint.state_shapes(model, rule)
     specs = sharding.state_specs(shapes, mesh)
-    abstract = AbstractMesh(sizes, sharding.AXES)
+    abstract = AbstractMesh(sizes, meshes.AXES)
 
     def bytes_of(part):
         shards = jax.tree.map(

@@ -17,7 +17,7 @@ from fm.model import ModelConfig
 from fm.model.style import Style
 from fm.model.transformer import init
 from fm.training import OptimizerConfig, optimizer, sharding, state
-from fm.training.sharding import MeshConfig, parse
+from fm.training.meshes import MeshConfig, parse
 from tests.model.styles import GPT2, STYLES, config
 
 BERT = Style(**(vars(GPT2) | {"post_norm": True, "token_types": 2, "pooler": True}))
@@ -119,10 +119,6 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
         "test_a_mesh_agrees_with_one_device",
         "test_parameters_are_born_where_they_stay",
         "test_memory_of_making_parameters_falls",
-        "test_a_run_goes_on_with_another_mesh",
-        "test_a_grid_on_a_mesh_is_as_on_one_device",
-        "test_the_members_of_a_grid_stay_where_they_were_spread",
-        "test_a_checkpoint_comes_back_on_other_devices",
         "test_memory_per_device_falls",
         "test_rows_that_do_not_divide",
         "test_adapting_agrees_with_one_device",
@@ -131,6 +127,20 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
 )
 def test_eight_devices(chosen):
     on_eight_devices(chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "test_a_run_goes_on_with_another_mesh",
+        "test_a_grid_on_a_mesh_is_as_on_one_device",
+        "test_the_members_of_a_grid_stay_where_they_were_spread",
+        "test_a_checkpoint_comes_back_on_other_devices",
+    ],
+)
+def test_runs_on_eight_devices(chosen):
+    on_eight_devices(chosen, "runs_on_eight")
 
 
 @pytest.mark.slow

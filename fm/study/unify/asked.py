@@ -12,7 +12,7 @@ from fm.data.mixed import Row
 from fm.evaluation.entities import counts
 from fm.evaluation.summaries import chrf
 from fm.study.entities import sentences
-from fm.study.pretraining import Reader
+from fm.study.reading import Reader
 from fm.study.tasks import Task
 from fm.study.unify.wordings import instruction
 from fm.transfer import answering, entity_answers

@@ -13,7 +13,7 @@ from fm.data.leakage import Leakage, find_duplicates
 from fm.data.splits import Split, without
 from fm.study import joint
 from fm.study.mixture import Source
-from fm.study.pretraining import Reader
+from fm.study.reading import Reader
 from fm.study.tasks import Task
 from fm.study.unify.config import UnifyConfig
 from fm.training.run import Trained

@@ -16,7 +16,7 @@ from fm.study.cells import Cell
 from fm.study.cells import run as run_cells
 from fm.study.joint import JointRecipe
 from fm.study.mixture import Source
-from fm.study.pretraining import Reader
+from fm.study.reading import Reader
 from fm.study.tasks import Task
 from fm.study.unify.arms import distinct
 from fm.study.unify.config import UnifyConfig
