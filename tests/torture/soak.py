@@ -3,7 +3,7 @@
     python -m tests.torture.soak --minutes=60 --out=runs/soak
 
 Four formats in one model. Leaves soak.json and memory.png; 1 if the run did not end well, or its
-memory grows by more than a megabyte in a minute.
+memory grows by more than two megabytes in a minute.
 """
 
 import argparse
