@@ -25,7 +25,7 @@ from fm.training import loop, members, meshes, optimizer, sharding, state, telli
 from fm.training.checkpoint import Checkpoints
 from fm.training.grid_trainer import GridProgress, GridTrainer, chosen_way
 from fm.training.interrupt import listening
-from fm.training.keeping import told_if_out_of_memory
+from fm.training.keeping import held, told_if_out_of_memory
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.roster import Member, Roster, constants
@@ -148,7 +148,7 @@ def train(
             bar=closing.enter_context(telling.progress_bar(label, first, steps)),
             share=share,
         )
-        closing.enter_context(told_if_out_of_memory(label, trainer.held))
+        closing.enter_context(told_if_out_of_memory(label, lambda: held(store)))
         trainer.train()
         states = trainer.states
         if mesh is not None:

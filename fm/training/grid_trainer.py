@@ -17,7 +17,7 @@ from fm.training import members, sharding
 from fm.training.account import Batch, Cost, due
 from fm.training.checkpoint import Checkpoints
 from fm.training.interrupt import Interrupted
-from fm.training.keeping import keeping, last_one, rescued
+from fm.training.keeping import keeping, rescued
 from fm.training.members import MembersStep
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
@@ -116,10 +116,6 @@ class GridTrainer:
                     self._save(n, self.roster.places())
             if signal and n < self.steps:
                 raise Interrupted(how_to_resume(self.label, signal, n, self.steps, self.out))
-
-    def held(self) -> str:
-        """What to tell of the checkpoints there are."""
-        return last_one(self.store.latest() if self.store else None)
 
     def _take(self, n: int) -> _Taken:
         """Dispatches the step after `n` of them."""

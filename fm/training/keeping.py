@@ -91,7 +91,7 @@ def rescued(
     if store is None:
         return "nothing was saved"
     if done == 0 or not _alive(state):
-        return last_one(store.latest())
+        return held(store)
     settle()
     if store.latest() != done:
         save()
@@ -105,8 +105,9 @@ def _alive(state: State) -> bool:
     return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
 
 
-def last_one(step: int | None) -> str:
-    """What to tell of a run whose newest checkpoint is of this step."""
+def held(store: Checkpoints | None) -> str:
+    """What to tell of the checkpoints a run has."""
+    step = store.latest() if store else None
     return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
 
 

@@ -20,7 +20,7 @@ from fm.training.checkpoint import Checkpoints
 from fm.training.feeding import Batches
 from fm.training.interrupt import listening
 from fm.training.joint import Asked, plain
-from fm.training.keeping import told_if_out_of_memory
+from fm.training.keeping import held, told_if_out_of_memory
 from fm.training.optimizer import OptimizerConfig
 from fm.training.run import RunConfig, Trained
 from fm.training.telling import announce, progress_bar
@@ -132,7 +132,7 @@ def train(
             earlier=earlier,
         )
         closing.enter_context(processes.ending_together(label))
-        closing.enter_context(told_if_out_of_memory(label, trainer.held))
+        closing.enter_context(told_if_out_of_memory(label, lambda: held(store)))
         trainer.train()
     spent = 0.0 if progress.step == first else time.perf_counter() - began
     after = trainer.state["params"]

@@ -22,7 +22,7 @@ from fm.training.checkpoint import Checkpoints
 from fm.training.feeding import Batches, next_batch
 from fm.training.interrupt import Interrupted
 from fm.training.joint import Asked
-from fm.training.keeping import keeping, last_one, rescued
+from fm.training.keeping import held, keeping, rescued
 from fm.training.optimizer import OptimizerConfig
 from fm.training.run import RunConfig
 from fm.training.state import State
@@ -120,10 +120,6 @@ class Trainer:
             if signal:
                 raise Interrupted(how_to_resume(self.label, signal, n, self.run.steps, self.out))
 
-    def held(self) -> str:
-        """What to tell of the checkpoints there are."""
-        return last_one(self.store.latest() if self.store else None)
-
     def _take(self, n: int, do_step: step.Step) -> _Taken:
         """Dispatches step `n`."""
         place = self.batches.get_state()
@@ -164,10 +160,10 @@ class Trainer:
     def _check(self, figures: Mapping[str, float], n: int, batch: Batch | None = None) -> None:
         if finite(figures):
             return
-        held = self.held()
+        kept = held(self.store)
         if batch is not None and self.out is not None and processes.first():
-            held += f", {broken.keep(batch, pathlib.Path(self.out), n)}"
-        raise UserError(not_finite(self.label, n, figures, self.rule, held))
+            kept += f", {broken.keep(batch, pathlib.Path(self.out), n)}"
+        raise UserError(not_finite(self.label, n, figures, self.rule, kept))
 
     def _show(self, record: log.Record | None) -> None:
         name = self.unit.name
@@ -185,7 +181,7 @@ class Trainer:
         """Saves the steps before `n`, which could not be taken; what is kept."""
         # Of several processes the others wait for this one in the step.
         if self.store is not None and _several():
-            return self.held()
+            return held(self.store)
         return rescued(self.store, self.state, n - 1, self._settle, lambda: self._save(place))
 
 
