@@ -17,10 +17,10 @@ from typing import Any
 from absl import flags
 
 from experiments import command, studies
+from fm.config_io import parse
 from fm.errors import UserError
-from fm.model.plain import read
-from fm.study import folder, merge, study
-from fm.study.config import StudyConfig, as_json
+from fm.study import analysis, run_dir, runner
+from fm.study.config import StudyConfig, to_dict
 
 
 def define(values: flags.FlagValues) -> None:
@@ -37,15 +37,15 @@ def main(values: flags.FlagValues) -> None:
     settings = {text: _with(base, field, text) for text in values["values"].value}
     if len(settings) < 2:
         raise UserError("--values takes at least two different values, such as 0.5,0.75")
-    folder.claim(as_json(base) | {"experiment": "ablate", "field": field}, out)
+    run_dir.init(to_dict(base) | {"experiment": "ablate", "field": field}, out)
     folders = {text: out / f"{field}={text.replace('/', '_')}" for text in settings}
     results = {}
     for text, config in settings.items():
         print(f"\n{field} = {text}")
-        results[text] = study.run(config, folders[text])
+        results[text] = runner.run_compare(config, folders[text])
         studies.finish(results[text], folders[text])
     print(f"\n{field}: side by side")
-    studies.finish(merge.side_by_side(field, results, folders), out)
+    studies.finish(analysis.merge_studies(field, results, folders), out)
 
 
 def _with(base: StudyConfig, field: str, text: str) -> StudyConfig:
@@ -84,7 +84,7 @@ def _value(kind: Any, old: Any, text: str, field: str) -> Any:
     except (ValueError, RecursionError):
         given = text  # where a text or none will do
     try:
-        new = read(kind, given, field)
+        new = parse(kind, given, field)
         return float(new) if kind is float else new
     except (UserError, OverflowError) as error:
         raise UserError(

@@ -24,22 +24,22 @@ import numpy as np
 from absl import flags
 
 from experiments import asking, command, studies
-from fm.data.sources import Dataset, load
+from fm.data.load import Dataset, load
 from fm.errors import UserError
-from fm.evaluation.validation import choose, draw_labels
-from fm.files import expanded
-from fm.model.config import sized
-from fm.study import finished, folder, recipes
-from fm.study.arms import imported, network
-from fm.study.config import ADAPT, METHODS, Recipe, TaskConfig, check_methods
-from fm.study.kinds import METRICS, kind_of
-from fm.study.pretraining import restore
-from fm.study.reading import Reader, reader
-from fm.study.tasks import prepare
-from fm.training import meshes
-from fm.training.state import params_digest
-from fm.transfer import published
-from fm.transfer.pretrained.named import NAMED
+from fm.evaluation.model_selection import draw_labels, select_trial
+from fm.files import expand_path
+from fm.hf import model_zoo
+from fm.hf.model_zoo import MODEL_ZOO
+from fm.model.config import config_for_size
+from fm.parallel import mesh as meshes
+from fm.study import presets, run_dir
+from fm.study.arms import build_network_arm, build_published_arm
+from fm.study.config import DEFAULT_METHODS, METHODS, Recipe, TaskConfig, check_methods
+from fm.study.pretraining import load_pretrained
+from fm.study.processing import Processor, build_processor
+from fm.study.task_types import METRICS, task_type_of
+from fm.study.tasks import prepare_task
+from fm.training.train_state import params_digest
 
 
 def define(values: flags.FlagValues) -> None:
@@ -48,7 +48,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "pretrained",
         None,
-        f"folder of experiments.pretrain, or a published model ({', '.join(NAMED)}, a folder or a "
+        f"folder of experiments.pretrain, or a published model ({', '.join(MODEL_ZOO)}, a folder or a "
         "GGUF file); fresh if not given",
         flag_values=values,
     )
@@ -58,7 +58,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("labels", 100, "labelled examples", flag_values=values, lower_bound=2)
     flags.DEFINE_list(
         "adapt",
-        list(ADAPT),
+        list(DEFAULT_METHODS),
         f"how: some of {', '.join(METHODS)}, the best on validation is taken; prompt only with a "
         "published model that goes on with a text",
         flag_values=values,
@@ -81,66 +81,68 @@ def main(values: flags.FlagValues) -> None:
     check_methods(adapt)
     asking.check(values, None)
     if size:
-        sized(size)
+        config_for_size(size)
     where = command.data_options(values)
     data = load(name, **where)
-    if (kind := kind_of(data)) != "class":
+    if (kind := task_type_of(data)) != "class":
         raise UserError(
             f"--dataset={name} asks for no classes, its metric is {METRICS[kind]}: see "
             "experiments.unify"
         )
-    recipe = studies.fitted(recipes.for_format(data.modality), data.info.get("shape"))
+    recipe = studies.fitted(presets.modality_recipe(data.modality), data.info.get("shape"))
     if size:
-        recipe = recipes.with_size(recipe, size)
+        recipe = presets.with_model_size(recipe, size)
     # A folder of one's own is told by its checkpoints, else it is looked for among others'.
     theirs = given and _published(given)
     if adapt == ("prompt",) and not theirs:
         raise UserError("--adapt=prompt: takes a published model as --pretrained; or add probe")
     pretrained = _pretrained(given, data, recipe) if given and not theirs else None
     asked = asking.imported(values, given, name, data) if theirs else None
-    config = TaskConfig(name, None, (labels,), recipe, imported=asked, **where)
+    config = TaskConfig(name, None, (labels,), recipe, published=asked, **where)
     try:
-        task = prepare(config, ("scratch",), 1)
+        task = prepare_task(config, ("scratch",), 1)
     except UserError as error:
         raise UserError(str(error).replace("--budgets", "--labels", 1)) from error
     drawn = draw_labels(task.dataset.train.labels, labels, seed)
-    task = dataclasses.replace(task, drawn=(drawn,))
+    task = dataclasses.replace(task, train_idx=(drawn,))
     config = {
         "experiment": "adapt",
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},
         **{key: values[key].value for key in ("pretrained", "labels", "adapt", "seed")},
-        "imported": dataclasses.asdict(asked) if asked else None,
+        "published": dataclasses.asdict(asked) if asked else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
-    found = imported(task, adapt, tuned=True) if theirs else None
-    folder.claim(config, out)
-    if (before := finished.read(out)) is not None:
+    found = build_published_arm(task, adapt, trainable=True) if theirs else None
+    run_dir.init(config, out)
+    if (before := run_dir.read_summary(out)) is not None:
         print(f"{out} is finished; another --out runs it again")
         _tell(before, out)
         return
     if found:
         arm = found
     elif pretrained:
-        arm = network(task, pretrained[0], [pretrained[1]], adapt=adapt)
+        arm = build_network_arm(task, pretrained[0], [pretrained[1]], methods=adapt)
     else:
-        reads = reader(task.dataset.train, task.modality, recipe, out, data.info.get("rate"))
-        arm = network(task, reads, [], adapt=adapt)
-    truth, rows = task.dataset.train.labels[drawn], task.rows_of(drawn)
-    mesh = meshes.chosen()
+        reads = build_processor(
+            task.dataset.train, task.modality, recipe, out, data.info.get("rate")
+        )
+        arm = build_network_arm(task, reads, [], methods=adapt)
+    truth, rows = task.dataset.train.labels[drawn], task.pool_rows(drawn)
+    mesh = meshes.current_mesh()
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         trials = arm.validate(rows, truth, seed)
-        setting = choose(trials)["config"]
+        setting = select_trial(trials)["config"]
         fitted = arm.fit(rows, truth, seed, setting)
     guessed = np.ascontiguousarray(fitted.predictions)
     accuracy = float(np.mean(guessed == np.asarray(task.test.labels)))
-    finished.write(
+    run_dir.write_summary(
         out,
         steps=fitted.steps,
         setting=setting,
         accuracy=accuracy,
-        test_items=len(task.test),
+        max_test_items=len(task.test),
         trials=trials,
-        published=found.about() if found else None,
+        published=found.description() if found else None,
         metrics={"accuracy": accuracy},
         digests={
             "params": params_digest(fitted.params),
@@ -149,32 +151,32 @@ def main(values: flags.FlagValues) -> None:
         seconds=time.perf_counter() - began,
         config=config,
     )
-    _tell({"setting": setting, "test_items": len(task.test), "accuracy": accuracy}, out)
+    _tell({"setting": setting, "max_test_items": len(task.test), "accuracy": accuracy}, out)
 
 
 def _tell(summary: dict, out: pathlib.Path) -> None:
     """What a person wants to know of it."""
     how = ", ".join(f"{key} {value}" for key, value in summary["setting"].items())
-    items = f"{summary['test_items']} test items"
-    print(f"accuracy {summary['accuracy']:.3f} on {items} ({how}), {out / finished.NAME}")
+    items = f"{summary['max_test_items']} test items"
+    print(f"accuracy {summary['accuracy']:.3f} on {items} ({how}), {out / run_dir.SUMMARY_FILE}")
 
 
 def _published(name: str) -> bool:
     """Whether `name` is a published model, not a folder of experiments.pretrain."""
-    own = (expanded(name) / "checkpoints").is_dir()
-    return not own and (name in NAMED or published.locate(name) is not None)
+    own = (expand_path(name) / "checkpoints").is_dir()
+    return not own and (name in MODEL_ZOO or model_zoo.locate_model(name) is not None)
 
 
-def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Reader, dict]:
+def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, dict]:
     """The pretrained model, checked to read such data."""
     try:
-        found = restore(expanded(folder))
+        found = load_pretrained(expand_path(folder))
     except UserError as error:
         raise UserError(
             f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain, a "
-            f"published model's folder or GGUF file, or one of {', '.join(NAMED)}"
+            f"published model's folder or GGUF file, or one of {', '.join(MODEL_ZOO)}"
         ) from error
-    reads, shape = found.reads, data.info.get("shape")
+    reads, shape = found.processor, data.info.get("shape")
     layout = reads.layouts.get(data.modality)
     fits = reads.tokenizer if data.modality == "text" else layout and layout.shape == tuple(shape)
     if not fits:

@@ -6,12 +6,12 @@ import re
 
 from absl import flags
 
-from fm.data.sources import Dataset
+from fm.adaptation.prompting import PromptTemplate
+from fm.data.load import Dataset
 from fm.errors import UserError
-from fm.study.config import ImportedConfig
-from fm.transfer import published
-from fm.transfer.pretrained.named import NAMED
-from fm.transfer.prompts import Template
+from fm.hf import model_zoo
+from fm.hf.model_zoo import MODEL_ZOO
+from fm.study.config import PublishedConfig
 
 # Of data sets whose classes are not words a text would be called.
 TEMPLATES = {"film_reviews": ("Review: {text}\nSentiment: {answer}", ("negative", "positive"))}
@@ -43,19 +43,19 @@ def define(values: flags.FlagValues) -> None:
 
 def check(values: flags.FlagValues, model: str | None) -> None:
     """Raises what needs no data to be found wrong; fetches nothing."""
-    if model and model not in NAMED and published.locate(model) is None:
+    if model and model not in MODEL_ZOO and model_zoo.locate_model(model) is None:
         raise UserError(
             f"--imported={model}: neither a model's folder (config.json, safetensors), a GGUF "
-            f"file, nor one of the names known: {', '.join(NAMED)}"
+            f"file, nor one of the names known: {', '.join(MODEL_ZOO)}"
         )
     _shots(values)
     if values["template"].value is not None:
-        Template(values["template"].value, tuple(values["answers"].value or ("a", "b")))
+        PromptTemplate(values["template"].value, tuple(values["answers"].value or ("a", "b")))
 
 
 def imported(
     values: flags.FlagValues, model: str, name: str, data: Dataset
-) -> ImportedConfig | None:
+) -> PublishedConfig | None:
     """How the model reads and is asked about this data; None for data that is not text.
 
     Raises:
@@ -71,12 +71,12 @@ def imported(
             f"--answers={','.join(answers)}: takes {len(data.classes)}, one for each class of "
             f"{name}: {', '.join(data.classes)}"
         )
-    return ImportedConfig(
+    return PublishedConfig(
         model=model,
-        length=values["tokens"].value,
-        words=values["template"].value or words,
+        max_length=values["tokens"].value,
+        template=values["template"].value or words,
         answers=tuple(answers),
-        shots=_shots(values),
+        num_fewshot=_shots(values),
     )
 
 

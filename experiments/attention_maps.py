@@ -16,18 +16,24 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from fm.data import pixels
-from fm.data.sources import load
-from fm.data.tokenizer import SPECIALS
+from fm.data.load import load
+from fm.data.media import image
+from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
-from fm.files import expanded, read_bytes
+from fm.files import expand_path, read_bytes
 from fm.report import attention_maps
-from fm.report.look import Look, Picture, Text
-from fm.report.tokens import Token, readable, special
-from fm.study import folder, looking
-from fm.study.pretraining import Pretrained, restore
+from fm.report.attention_maps import (
+    AttentionMaps,
+    DisplayToken,
+    ImageInput,
+    TextInput,
+    display_tokens,
+    special_token,
+)
+from fm.study import attention_maps, run_dir
+from fm.study.pretraining import PretrainedModel, load_pretrained
 from fm.training import sharding
-from fm.training.joint import Joint
+from fm.training.multitask import MultitaskObjective
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
 
@@ -46,7 +52,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "mode",
         None,
-        looking.MODES,
+        attention_maps.MODES,
         "causal or bidirectional; the one most used in pretraining if not given",
         flag_values=values,
     )
@@ -76,43 +82,45 @@ def main(values: flags.FlagValues) -> None:
     if values["item"].present and given != ["dataset"]:
         raise UserError("--item: goes with --dataset")
     try:
-        found = restore(expanded(run))
+        found = load_pretrained(expand_path(run))
     except UserError as error:
         raise UserError(
             f"--pretrained={run}: {error}; takes the --out of experiments.pretrain or a folder "
             "like OUT/pretrained/TASK-self/seed-0 of experiments.compare"
         ) from error
-    if isinstance(found.objective, Joint):
+    if isinstance(found.objective, MultitaskObjective):
         raise UserError(f"--pretrained={run} reads several formats; takes a model of one")
-    mode = values["mode"].value or looking.main_mode(found.objective)
+    mode = values["mode"].value or attention_maps.default_mode(found.objective)
     flag = f"--{given[0]}"
     source, named = _source(values, given[0], found)
     try:
-        with sharding.spread(found.params) as params:
+        with sharding.sharded_params(found.params) as params:
             spread = dataclasses.replace(found, params=params)
             look = _look(spread, source, mode, values["tokens"].value, _facts(run, found, named))
     except UserError as error:
         raise UserError(f"{flag}: {error}") from error
-    folder.hold(out)
+    run_dir.acquire_lock(out)
     page = attention_maps.write(look, out)
     N, H, L = look.weights_NHLS.shape[:3]
     print(f"{L} pieces, {N} layers of {H} heads, {mode}: {page}")
 
 
-def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str | np.ndarray, str]:
+def _source(
+    values: flags.FlagValues, kind: str, found: PretrainedModel
+) -> tuple[str | np.ndarray, str]:
     """The input, a text or uint8 [height, width, channels], and what to call it."""
     given = values[kind].value
     if kind == "text":
         return given, "a text given"
     if kind == "image":
-        path = expanded(given)
+        path = expand_path(given)
         _, channels = _patches(found, kind)
         try:
-            opened = pixels.open_image(read_bytes(path))
+            opened = image.open_image(read_bytes(path))
         except OSError as error:
             reason = error.strerror or "not a picture that can be read"
             raise UserError(f"--image={given}: {reason}") from error
-        return pixels.to_array(opened, (opened.height, opened.width, channels)), path.name
+        return image.image_to_array(opened, (opened.height, opened.width, channels)), path.name
     where = command.data_options(values)
     data, item = load(given, **where), values["item"].value
     if item >= len(data.test):
@@ -124,64 +132,66 @@ def _source(values: flags.FlagValues, kind: str, found: Pretrained) -> tuple[str
     known = data.test.labels is not None and data.test.labels[item] >= 0
     label = data.classes[data.test.labels[item]] if known else ""
     named = f"test item {item} of {data.name}{f', labelled {label}' if label else ''}"
-    if (data.modality == "image") == (found.reads.tokenizer is not None):
-        reads = "pictures" if found.reads.tokenizer is None else "text"
+    if (data.modality == "image") == (found.processor.tokenizer is not None):
+        reads = "pictures" if found.processor.tokenizer is None else "text"
         raise UserError(f"--dataset={given}: is {data.modality}, but this model reads {reads}")
     return data.test.inputs([item])[0], named
 
 
-def _patches(found: Pretrained, kind: str) -> tuple[int, int]:
+def _patches(found: PretrainedModel, kind: str) -> tuple[int, int]:
     try:
-        return looking.patch_shape(found.reads.model)
+        return attention_maps.patch_shape(found.processor.model)
     except UserError as error:
         raise UserError(f"--{kind}: {error}") from error
 
 
 def _look(
-    found: Pretrained,
+    found: PretrainedModel,
     source: str | np.ndarray,
     mode: str,
     most: int,
     facts: tuple[tuple[str, str], ...],
-) -> Look:
+) -> AttentionMaps:
     if isinstance(source, str):
-        looked, ids, total = looking.at_text(found, source, mode, most)
-        shown = Text(_tokens(found, ids), total)
+        looked, ids, total = attention_maps.text_attention_maps(found, source, mode, most)
+        shown = TextInput(_tokens(found, ids), total)
     else:
-        looked = looking.at_image(found, source, mode)
-        side, _ = looking.patch_shape(found.reads.model)
-        shown = Picture(source, side, start=mode == "causal")
-    read = f"{mode}; {looking.share(found.objective, mode):.0%} of pretraining read this way"
+        looked = attention_maps.image_attention_maps(found, source, mode)
+        side, _ = attention_maps.patch_shape(found.processor.model)
+        shown = ImageInput(source, side, has_start_token=mode == "causal")
+    read = f"{mode}; {attention_maps.mode_share(found.objective, mode):.0%} of pretraining read this way"
     agreement = f"{looked.kernel}; its outputs and the weights shown agree to {looked.error:.0e}"
-    return Look(
+    return AttentionMaps(
         weights_NHLS=looked.weights_NHLS,
-        seen_LS=looked.seen_LS,
+        visible_LS=looked.visible_LS,
         causal=mode == "causal",
-        shown=shown,
+        input=shown,
         facts=(*facts, ("Mode", read), ("Attention kernel", agreement)),
     )
 
 
-def _tokens(found: Pretrained, ids: np.ndarray) -> list[Token]:
+def _tokens(found: PretrainedModel, ids: np.ndarray) -> list[DisplayToken]:
     """The tokens as they are shown; specials have no spelling of their own."""
-    assert found.reads.tokenizer is not None
-    spelled = iter(readable(found.reads.tokenizer.spelled(ids[ids >= SPECIALS])))
-    return [next(spelled) if token >= SPECIALS else special(_SPECIAL[token]) for token in ids]
+    assert found.processor.tokenizer is not None
+    spelled = iter(display_tokens(found.processor.tokenizer.token_bytes(ids[ids >= NUM_SPECIALS])))
+    return [
+        next(spelled) if token >= NUM_SPECIALS else special_token(_SPECIAL[token]) for token in ids
+    ]
 
 
-def _facts(run: str, found: Pretrained, named: str) -> tuple[tuple[str, str], ...]:
-    model, objective = found.reads.model, found.objective
+def _facts(run: str, found: PretrainedModel, named: str) -> tuple[tuple[str, str], ...]:
+    model, objective = found.processor.model, found.objective
     shares = {
-        "next piece": objective.next,
-        f"masked pieces ({objective.hide:.0%} hidden)": objective.masked,
-        f"bag of hidden tokens ({objective.hide:.0%} hidden and left out)": objective.bag,
+        "next piece": objective.causal_lm,
+        f"masked pieces ({objective.mask_ratio:.0%} hidden)": objective.masked_lm,
+        f"bag of hidden tokens ({objective.mask_ratio:.0%} hidden and left out)": objective.bag_of_words,
     }
     asked = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share)
-    layers = f"{model.depth} layer{'s' if model.depth > 1 else ''}"
-    heads = f"{model.heads} head{'s' if model.heads > 1 else ''}"
+    layers = f"{model.num_layers} layer{'s' if model.num_layers > 1 else ''}"
+    heads = f"{model.num_heads} head{'s' if model.num_heads > 1 else ''}"
     return (
         ("Input", named),
-        ("Model", f"{run}: {layers} of {heads}, {model.width} wide"),
+        ("Model", f"{run}: {layers} of {heads}, {model.d_model} wide"),
         ("Pretrained on", asked),
     )
 

@@ -20,17 +20,17 @@ from absl import flags
 from experiments import command
 from fm import benchmark
 from fm.attention.api import IMPLEMENTATIONS
-from fm.benchmark.page import text_table
-from fm.benchmark.settings import Setting
+from fm.benchmark.core import BenchConfig
+from fm.benchmark.report import text_table
 from fm.errors import UserError
-from fm.files import expanded
+from fm.files import expand_path
 
 _DEFAULT = ["gemm", "attention", "step", "loss", "start", "decode", "input"]
 
 
 def define(values: flags.FlagValues) -> None:
     """Kinds, peers, sizes."""
-    kinds = ", ".join(benchmark.KINDS)
+    kinds = ", ".join(benchmark.SUITES)
     flags.DEFINE_list("what", _DEFAULT, f"kinds of case: {kinds}", flag_values=values)
     flags.DEFINE_list(
         "peer",
@@ -54,18 +54,18 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Measures, and prints the table."""
-    request = benchmark.Request(
-        what=_names("what", values, tuple(benchmark.KINDS)),
+    request = benchmark.BenchRequest(
+        suites=_names("what", values, tuple(benchmark.SUITES)),
         peers=_names("peer", values, benchmark.PEERS),
-        setting=Setting(
+        config=BenchConfig(
             scale=values["cases"].value,
             platform=jax.default_backend(),
             repeats=values["repeats"].value,
-            attention=_names("attention", values, tuple(IMPLEMENTATIONS), least=0),
+            attention_implementations=_names("attention", values, tuple(IMPLEMENTATIONS), least=0),
             seed=values["seed"].value,
         ),
-        out=expanded(values["out"].value),
-        only=values["only"].value,
+        out=expand_path(values["out"].value),
+        filter=values["only"].value,
         command=_command(values),
     )
     results = benchmark.run(request)

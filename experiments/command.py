@@ -21,12 +21,13 @@ import jax
 from absl import flags
 
 from fm import lock
-from fm.data.cache import cache_folder
 from fm.errors import UserError
-from fm.files import expanded
-from fm.training import allocator, determinism, meshes, processes
-from fm.training.interrupt import Interrupted
-from fm.training.keeping import first_line, out_of_memory
+from fm.files import cache_dir, expand_path
+from fm.parallel import distributed
+from fm.parallel import mesh as meshes
+from fm.training import runtime
+from fm.training.failures import first_line, is_out_of_memory
+from fm.training.signals import Interrupted
 
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 _KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
@@ -80,7 +81,7 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return _fail(f"out of memory ({first_line(error)}); {_SMALLER}", 2)
     except (Interrupted, KeyboardInterrupt) as error:
@@ -90,12 +91,12 @@ def call(name: str, doc: str | None, define: Define, main: Main, arguments: Sequ
 
 def settle() -> None:
     """How every process of an experiment computes, keeps memory and programs, and its peace."""
-    determinism.same_bits()
-    allocator.keep_freed_memory()
+    runtime.request_deterministic_gpu_ops()
+    runtime.keep_freed_memory()
     if sys.unraisablehook is not _unraisable:
         _hooks[:] = [sys.unraisablehook]
         sys.unraisablehook = _unraisable
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -129,14 +130,14 @@ def _devices(values: flags.FlagValues) -> Iterator[None]:
     }
     if "chips" in values:  # a mesh of chips is planned, not made
         asked["mesh"] = None
-    config = None if asked["mesh"] is None else meshes.parse(asked["mesh"])
+    config = None if asked["mesh"] is None else meshes.parse_mesh(asked["mesh"])
     at, count, index = (asked[name] for name in ("coordinator", "processes", "process"))
     if at is None and (count, index) != (None, None):
         raise UserError("--processes and --process go with --coordinator=HOST:PORT")
     if at is not None:
-        processes.join(at, count, index)
+        distributed.initialize(at, count, index)
         config = config or meshes.MeshConfig(data=jax.device_count())
-    with meshes.over(config and config.build()):
+    with meshes.use_mesh(config and config.build()):
         yield
 
 
@@ -209,7 +210,7 @@ def define_data(values: flags.FlagValues) -> None:
 
 
 def define_mesh(values: flags.FlagValues) -> None:
-    """--mesh, of what trains, adapts or reads a model; see `fm.training.meshes`."""
+    """--mesh, of what trains, adapts or reads a model; see `fm.parallel.mesh`."""
     flags.DEFINE_string(
         "mesh",
         None,
@@ -221,8 +222,8 @@ def define_mesh(values: flags.FlagValues) -> None:
 
 def divides(rows: int, what: str) -> None:
     """Raises UserError where the mesh splits rows into parts that these do not divide into."""
-    mesh = meshes.chosen()
-    ways = 1 if mesh is None else meshes.config_of(mesh).rows
+    mesh = meshes.current_mesh()
+    ways = 1 if mesh is None else meshes.config_from_mesh(mesh).batch_shards
     if rows % ways:
         raise UserError(
             f"{what}: a mesh of data x fsdp = {ways} takes a multiple of that; or split by tensor"
@@ -245,7 +246,7 @@ def define_processes(values: flags.FlagValues) -> None:
 
 
 def data_options(values: flags.FlagValues) -> dict[str, Any]:
-    """The flags of `define_data`, as `fm.data.sources.load` takes them."""
+    """The flags of `define_data`, as `fm.data.load.load` takes them."""
     columns = "text_column", "label_column", "target_column"
     names = ("data_dir", *columns, "label_field", "speaker_field")
     return {name: values[name].value for name in names}
@@ -259,7 +260,7 @@ def out(values: flags.FlagValues) -> pathlib.Path:
     """
     if not values["out"].value.strip():
         raise UserError(f"--out={values['out'].value}: takes the name of a folder")
-    return expanded(values["out"].value)
+    return expand_path(values["out"].value)
 
 
 def weights(flag: str, text: str | None, names: Sequence[str]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import command, spread, studies
-from fm.study import study
+from fm.study import runner
 from fm.study.config import StudyConfig
 
 # Small enough for the job's ten minutes; smollm2-135m does better and takes its time.
@@ -44,7 +44,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the study, or shows the one that is there."""
     config, out = configure(values), command.out(values)
     with spread.over(values, "compare") as cells:
-        results = study.run(config, out, cells)
+        results = runner.run_compare(config, out, cells)
     studies.finish(results, out)
 
 

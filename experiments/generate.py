@@ -23,20 +23,20 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from fm.data import sources
+from fm.data import load as sources
 from fm.data.layouts import Layout
-from fm.data.media import MEDIA, Form
-from fm.data.tokenizer import SPECIALS
+from fm.data.media import CODECS, ArraySpec
+from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
-from fm.files import expanded, replace
+from fm.files import atomic_write, expand_path
+from fm.hf import model_zoo
 from fm.model.config import ModelConfig
 from fm.model.generate import Generation
-from fm.model.sampling import Decoding
-from fm.model.writing import after, write
-from fm.study import folder, making
-from fm.study.pretraining import restore
+from fm.model.sampling import SamplingConfig
+from fm.model.text_stream import continuation_decoder, stream_text
+from fm.study import run_dir, sampling
+from fm.study.pretraining import load_pretrained
 from fm.training import sharding
-from fm.transfer import published
 
 _OTHERS = ("image", "audio", "video")
 
@@ -127,17 +127,17 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("--stop takes at least one character")
     if values["stream"].value and samples > 1:
         raise UserError(f"--stream shows one text; leave it out or --samples={samples}")
-    fields = (field.name for field in dataclasses.fields(Decoding))
-    decoding = Decoding(**{field: values[field].value for field in fields})
+    fields = (field.name for field in dataclasses.fields(SamplingConfig))
+    decoding = SamplingConfig(**{field: values[field].value for field in fields})
     model = load(name)
     if values["dtype"].value:
         config = dataclasses.replace(model.config, dtype=values["dtype"].value)
         model = dataclasses.replace(model, config=config)
-    with sharding.spread(model.params) as params:
+    with sharding.sharded_params(model.params) as params:
         _write(values, dataclasses.replace(model, params=params), decoding)
 
 
-def _write(values: flags.FlagValues, model: Model, decoding: Decoding) -> None:
+def _write(values: flags.FlagValues, model: Model, decoding: SamplingConfig) -> None:
     """Writes texts."""
     prompt, samples = values["prompt"].value, values["samples"].value
     seed, ids = values["seed"].value, model.encode(prompt)
@@ -145,23 +145,23 @@ def _write(values: flags.FlagValues, model: Model, decoding: Decoding) -> None:
         model.params,
         [ids] * samples,
         model.config,
-        decoding=decoding,
-        max_tokens=values["max_tokens"].value,
+        sampling_config=decoding,
+        max_new_tokens=values["max_tokens"].value,
         seeds=range(seed, seed + samples),
-        ends=model.ends,
-        barred=model.barred,
+        stop_token_ids=model.ends,
+        suppress_tokens=model.barred,
     )
     began = time.perf_counter()
-    decode, stop = after(ids, model.decode), values["stop"].value
+    decode, stop = continuation_decoder(ids, model.decode), values["stop"].value
     if values["stream"].value:
         print(prompt, end="", flush=True)
-        for (piece,) in write(generation, decode, stop=stop, every=4):
+        for (piece,) in stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=4):
             print(piece, end="", flush=True)
         print()
     else:
         # Without stop strings nothing needs a look before the end: one program makes it all.
         every = 16 if stop else values["max_tokens"].value
-        pieces = list(write(generation, decode, stop=stop, every=every))
+        pieces = list(stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=every))
         for row, parts in enumerate(zip(*pieces, strict=True)):
             if samples > 1:
                 print(f"--- seed {seed + row}")
@@ -172,7 +172,9 @@ def _write(values: flags.FlagValues, model: Model, decoding: Decoding) -> None:
 def _make(values: flags.FlagValues) -> None:
     """Writes pictures, sounds or clips."""
     modality, name = values["modality"].value, values["model"].value
-    told = [field.name for field in dataclasses.fields(Decoding) if field.name != "temperature"]
+    told = [
+        field.name for field in dataclasses.fields(SamplingConfig) if field.name != "temperature"
+    ]
     for flag in (*told, "max_tokens", "stop", "stream", "dtype"):
         if values[flag].present:
             raise UserError(f"--{flag} goes with --modality=text")
@@ -183,40 +185,42 @@ def _make(values: flags.FlagValues) -> None:
     if not name:
         raise UserError("--model is needed and must not be empty")
     try:
-        found = restore(expanded(name))
-        layout = making.check(found, modality, captioned=values["prompt"].value is not None)
+        found = load_pretrained(expand_path(name))
+        layout = sampling.check_can_sample(
+            found, modality, captioned=values["prompt"].value is not None
+        )
     except UserError as error:
         raise UserError(f"--model={name}: {error}") from error
     given = values["given"].value
-    with sharding.spread(found.params) as params:
-        made = making.make(
+    with sharding.sharded_params(found.params) as params:
+        made = sampling.sample_examples(
             dataclasses.replace(found, params=params),
             modality,
             count=values["samples"].value,
             seed=values["seed"].value,
             temperature=values["temperature"].value if values["temperature"].present else 1.0,
-            given=None if given is None else _given(given, layout),
-            keep=values["keep"].value,
-            words=values["prompt"].value,
+            init_example=None if given is None else _given(given, layout),
+            keep_fraction=values["keep"].value,
+            caption=values["prompt"].value,
         )
     out = command.out(values)
-    folder.hold(out)
+    run_dir.acquire_lock(out)
     for n, example in enumerate(made):
-        path = out / f"{modality}-{values['seed'].value}-{n}.{making.ENDINGS[modality]}"
-        replace(path, making.encoded(example, layout))
+        path = out / f"{modality}-{values['seed'].value}-{n}.{sampling.FILE_EXTENSIONS[modality]}"
+        atomic_write(path, sampling.encode_example(example, layout))
         print(path)
 
 
 def _given(given: str, layout: Layout) -> np.ndarray:
     """An example of the layout's form: a file brought to it, or a test item of a data set."""
-    path = expanded(given)
+    path = expand_path(given)
     if path.exists():
-        medium = MEDIA[layout.modality]
+        medium = CODECS[layout.modality]
         try:
             opened = medium.open(path)
         except OSError as error:
             raise UserError(f"--given={given}: {error.strerror or error}") from error
-        return medium.to_array(opened, Form(layout.shape, layout.rate))
+        return medium.to_array(opened, ArraySpec(layout.shape, layout.rate))
     name, _, item = given.rpartition(":")
     if not name or not item.isascii() or not item.isdigit():
         raise UserError(f"--given={given}: takes a file, or a test item such as digits:3")
@@ -230,12 +234,12 @@ def _given(given: str, layout: Layout) -> np.ndarray:
 
 def load(name: str) -> Model:
     """The model of a folder of experiments.pretrain, or a published one."""
-    path = expanded(name)
+    path = expand_path(name)
     return _own(path) if (path / "checkpoints").is_dir() else _published(name)
 
 
 def _published(name: str) -> Model:
-    found = published.find(name)
+    found = model_zoo.load_published(name)
     if not found.causal:
         raise UserError(f"--model={name} fills in what is hidden; it does not go on with a text")
     return Model(
@@ -243,27 +247,27 @@ def _published(name: str) -> Model:
         found.params,
         lambda text: found.tokenizer.encode_with_specials([text])[0],
         found.tokenizer.decode,
-        found.ends,
+        found.stop_token_ids,
     )
 
 
 def _own(run: pathlib.Path) -> Model:
-    found = restore(run)
-    tokenizer = found.reads.tokenizer
+    found = load_pretrained(run)
+    tokenizer = found.processor.tokenizer
     if tokenizer is None:
-        formats = " and ".join(found.reads.layouts)
+        formats = " and ".join(found.processor.layouts)
         raise UserError(f"--model={run} was trained on {formats}; take one of text")
-    if not found.objective_of("text").next:
+    if not found.objective_of("text").causal_lm:
         raise UserError(
             f"--model={run} was never asked for the next token in training; take one that was"
         )
     return Model(
-        found.reads.model,
+        found.processor.model,
         found.params,
         lambda text: np.concatenate([[tokenizer.bos], *tokenizer.encode([text])]),
         tokenizer.decode,
         (tokenizer.eos,),
-        tuple(token for token in range(SPECIALS) if token != tokenizer.eos),
+        tuple(token for token in range(NUM_SPECIALS) if token != tokenizer.eos),
     )
 
 

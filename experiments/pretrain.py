@@ -25,18 +25,18 @@ import re
 from absl import flags
 
 from experiments import command, studies
-from fm.data.sources import load
+from fm.data.load import load
 from fm.errors import UserError
-from fm.files import expanded
-from fm.model.config import REMAT, ModelConfig, sized
-from fm.study import finished, folder, joint, mixture, recipes
+from fm.files import expand_path
+from fm.model.config import REMAT_POLICIES, ModelConfig, config_for_size
+from fm.parallel import distributed
+from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe
 from fm.study.pretraining import pretrain
-from fm.study.reading import reader
-from fm.training import processes
+from fm.study.processing import build_processor
+from fm.training.config import TrainResult
 from fm.training.objectives import Objective
-from fm.training.run import Trained
-from fm.training.state import params_digest
+from fm.training.train_state import params_digest
 
 
 def define(values: flags.FlagValues) -> None:
@@ -57,7 +57,7 @@ def define(values: flags.FlagValues) -> None:
         "batch_size", None, "sequences per update", flag_values=values, lower_bound=1
     )
     flags.DEFINE_enum(
-        "remat", "none", REMAT, "what layers keep for the backward pass, from all to the least",
+        "remat", "none", REMAT_POLICIES, "what layers keep for the backward pass, from all to the least",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
@@ -84,7 +84,7 @@ def main(values: flags.FlagValues) -> None:
     """Trains and writes the summary."""
     out = command.out(values)
     name = values["dataset"].value
-    names = [name] if expanded(name).exists() else name.split(",")
+    names = [name] if expand_path(name).exists() else name.split(",")
     if len(names) > 1:
         _joint(values, names, out)
         return
@@ -93,9 +93,9 @@ def main(values: flags.FlagValues) -> None:
             raise UserError(f"--{flag} goes with several data sets, not with {name} alone")
     where = command.data_options(values)
     if values["size"].value:
-        sized(values["size"].value)
+        config_for_size(values["size"].value)
     objective = _objective(values["objective"].value) if values["objective"].value else None
-    with processes.in_turn("data"):
+    with distributed.lead_process_first("data"):
         data = load(name, **where)
     recipe = recipe_of(values, data.modality, data.info.get("shape"), objective)
     config = {
@@ -104,20 +104,20 @@ def main(values: flags.FlagValues) -> None:
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
         "seed": values["seed"].value,
     }
-    with processes.in_turn("folder"):
-        folder.claim(config, out)
-        reads = reader(data.train, data.modality, recipe, out, data.info.get("rate"))
+    with distributed.lead_process_first("folder"):
+        run_dir.init(config, out)
+        reads = build_processor(data.train, data.modality, recipe, out, data.info.get("rate"))
     trained = pretrain(
         data.train,
         data.modality,
         recipe,
         reads,
         seed=values["seed"].value,
-        out=out,
-        label=pathlib.Path(name).name,
+        out_dir=out,
+        run_name=pathlib.Path(name).name,
         checkpoint_every=values["checkpoint_every"].value,
         validate_every=values["validate_every"].value,
-        early_stop=values["early_stop"].value,
+        early_stopping_patience=values["early_stop"].value,
     )
     _write(trained, config, out)
 
@@ -126,9 +126,9 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
     """`main` of several data sets."""
     if values["objective"].value:
         raise UserError("--objective goes with one data set; formats have their own here")
-    recipe = recipes.joint()
+    recipe = presets.joint_recipe()
     if values["size"].value:
-        recipe = dataclasses.replace(recipe, model=sized(values["size"].value))
+        recipe = dataclasses.replace(recipe, model=config_for_size(values["size"].value))
     recipe = dataclasses.replace(recipe, model=_remembering(recipe.model, values))
     for name in ("steps", "batch_size"):
         if values[name].value is not None:
@@ -140,13 +140,13 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
     if not set(captioned) <= set(names):
         raise UserError(f"--captioned={','.join(captioned)}: takes some of {', '.join(names)}")
     where = command.data_options(values)
-    with processes.in_turn("data"):
+    with distributed.lead_process_first("data"):
         datasets = {name: load(name, **where) for name in names}
     sources = [
-        mixture.source(data, weights[name], captioned=name in captioned)
+        joint_pretraining.build_source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()
     ]
-    joint.layouts_of(sources)
+    joint_pretraining.source_layouts(sources)
     config = {
         "experiment": "pretrain",
         "datasets": {name: data.info["fingerprint"] for name, data in datasets.items()},
@@ -156,29 +156,29 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
         "seed": values["seed"].value,
     }
-    with processes.in_turn("folder"):
-        folder.claim(config, out)
-        reads = joint.reader(sources, recipe, out)
-    trained = joint.pretrain(
+    with distributed.lead_process_first("folder"):
+        run_dir.init(config, out)
+        reads = joint_pretraining.build_joint_processor(sources, recipe, out)
+    trained = joint_pretraining.pretrain_joint(
         sources,
         recipe,
         reads,
         seed=values["seed"].value,
-        out=out,
-        label="joint",
+        out_dir=out,
+        run_name="joint",
         checkpoint_every=values["checkpoint_every"].value,
         validate_every=values["validate_every"].value,
-        early_stop=values["early_stop"].value,
+        early_stopping_patience=values["early_stop"].value,
     )
     _write(trained, config, out)
 
 
-def _write(trained: Trained, config: dict, out: pathlib.Path) -> None:
+def _write(trained: TrainResult, config: dict, out: pathlib.Path) -> None:
     """The summary, by the first process."""
-    if not processes.first():
+    if not distributed.is_lead_process():
         return
     digest = params_digest(trained.params)
-    path = finished.write(
+    path = run_dir.write_summary(
         out,
         steps=trained.steps,
         tokens=trained.tokens,
@@ -198,15 +198,15 @@ def recipe_of(
     objective: Objective | None,
 ) -> Recipe:
     """The format's recipe, less what the flags say otherwise."""
-    recipe = studies.fitted(recipes.for_format(modality), shape)
+    recipe = studies.fitted(presets.modality_recipe(modality), shape)
     if values["size"].value:
-        recipe = recipes.with_size(recipe, values["size"].value)
+        recipe = presets.with_model_size(recipe, values["size"].value)
     recipe = dataclasses.replace(recipe, model=_remembering(recipe.model, values))
     for name in ("steps", "batch_size"):
         if values[name].value is not None:
             recipe = dataclasses.replace(recipe, **{name: values[name].value})
     if objective:
-        if objective.bag and modality != "text":
+        if objective.bag_of_words and modality != "text":
             raise UserError(f"--objective: bag is for text, not {modality}; take next and masked")
         recipe = dataclasses.replace(recipe, objective=objective)
     return recipe
@@ -214,7 +214,7 @@ def recipe_of(
 
 def _remembering(model: ModelConfig, values: flags.FlagValues) -> ModelConfig:
     """The model, keeping what --remat says."""
-    return dataclasses.replace(model, remat=values["remat"].value)
+    return dataclasses.replace(model, remat_policy=values["remat"].value)
 
 
 def _objective(text: str) -> Objective:

@@ -11,10 +11,9 @@ from absl import flags
 
 from experiments import command
 from fm import report
-from fm.errors import UserError, about
-from fm.report.schema import tidy
-from fm.study import folder, study
-from fm.study.unify import bill
+from fm.errors import UserError, error_context
+from fm.report.schema import parse
+from fm.study import multitask_cost, run_dir, runner
 
 
 def define(values: flags.FlagValues) -> None:
@@ -25,13 +24,13 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
     out = command.out(values)
-    results = study.read_results(out)
-    folder.hold(out)
-    path = out / study.RESULTS
-    with about(path):
-        tidy(results)
+    results = runner.read_results(out)
+    run_dir.acquire_lock(out)
+    path = out / runner.RESULTS_FILE
+    with error_context(path):
+        parse(results)
         try:
-            results = bill.added(results)
+            results = multitask_cost.add_amortized_cost(results)
             told = f"{report.text_table(results)}\n\n{report.headline(results)}"
             page = report.write(results, out)
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:

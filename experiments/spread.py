@@ -19,13 +19,13 @@ from absl import flags
 
 from experiments import command
 from fm.errors import UserError
-from fm.study import cluster, study
+from fm.study import multitask_runner as unify
+from fm.study import ray_executor, runner
 from fm.study.adaptation import Arm
-from fm.study.cells import Spread, fill
+from fm.study.cells import CellExecutor, run_cell
 from fm.study.tasks import Task
-from fm.study.unify import run as unify
 
-_OPEN = {"compare": study.opened, "unify": unify.opened}
+_OPEN = {"compare": runner.load_task_and_arms, "unify": unify.load_task_and_arms}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -41,18 +41,18 @@ def define(values: flags.FlagValues) -> None:
 
 
 @contextlib.contextmanager
-def over(values: flags.FlagValues, experiment: str) -> Iterator[Spread | None]:
+def over(values: flags.FlagValues, experiment: str) -> Iterator[CellExecutor | None]:
     """What fills cells elsewhere, if the flags say so."""
     if values["cluster"].value == "none":
         yield None
         return
     given = [values[name] for name in values if values[name].present and len(name) > 1]
     arguments = [flag.serialize() for flag in given if flag.name != "cluster"]
-    with cluster.ray_cluster() as ray:
+    with ray_executor.ray_cluster() as ray:
 
         def spread(task: str, cells: list[tuple[str, int]]) -> None:
             shared = (experiment, arguments, str(pathlib.Path.cwd()), task)
-            cluster.spread(ray, fill_one, [(*shared, *cell) for cell in cells], task)
+            ray_executor.run_calls(ray, fill_one, [(*shared, *cell) for cell in cells], task)
 
         yield spread
 
@@ -77,7 +77,7 @@ def fill_one(
     command.settle()
     try:
         made, arms, search_seeds, out = _opened(experiment, tuple(arguments), task)
-        fill(made, arm, arms[arm], labels, search_seeds, out / "cells")
+        run_cell(made, arm, arms[arm], labels, search_seeds, out / "cells")
     except UserError as error:
         return str(error)
     return None

@@ -11,12 +11,20 @@ from absl import flags
 
 from experiments import asking, command
 from fm import report
-from fm.data.sources import load
+from fm.data.load import load
 from fm.errors import UserError
-from fm.model.config import sized
-from fm.study import finished, kinds, recipes, study
-from fm.study.config import ADAPT, ARMS, METHODS, Recipe, StudyConfig, TaskConfig, check_methods
-from fm.transfer.pretrained.named import NAMED
+from fm.hf.model_zoo import MODEL_ZOO
+from fm.model.config import config_for_size
+from fm.study import presets, run_dir, runner, task_types
+from fm.study.config import (
+    COMPARE_ARMS,
+    DEFAULT_METHODS,
+    METHODS,
+    Recipe,
+    StudyConfig,
+    TaskConfig,
+    check_methods,
+)
 
 # What else of the same format there is, built in, for the upstream arm.
 UPSTREAM = {"film_reviews": "docstrings", "digits": "photos", "tweet_entities": "film_reviews"}
@@ -45,9 +53,9 @@ def define(
       full: tasks in the full profile if none are named; those of `tasks` if not given.
     """
     flags.DEFINE_string(
-        "imported",
+        "published",
         None,
-        f"published model of the imported arm: {', '.join(NAMED)}, a folder of Hugging Face's or "
+        f"published model of the imported arm: {', '.join(MODEL_ZOO)}, a folder of Hugging Face's or "
         f"a GGUF file; if not given {imported or 'none'} for text (in the quick profile none "
         "unless --arms names that arm); empty for none",
         flag_values=values,
@@ -59,16 +67,18 @@ def define(
     flags.DEFINE_string(
         "dataset", None, "a file or folder of your own as the only task", flag_values=values
     )
-    flags.DEFINE_list("arms", list(ARMS), f"arms: some of {', '.join(ARMS)}", flag_values=values)
     flags.DEFINE_list(
-        "upstream",
+        "arms", list(COMPARE_ARMS), f"arms: some of {', '.join(COMPARE_ARMS)}", flag_values=values
+    )
+    flags.DEFINE_list(
+        "out_of_domain",
         None,
         "what the upstream arm is fed, one name per task, empty where there is none",
         flag_values=values,
     )
     flags.DEFINE_list(
         "adapt",
-        list(ADAPT),
+        list(DEFAULT_METHODS),
         f"ways from a model to the task: some of {', '.join(METHODS)}; an arm does those it can",
         flag_values=values,
     )
@@ -85,7 +95,7 @@ def define(
         "pretrain_seeds", 1, "pretrained checkpoints per arm", flag_values=values, lower_bound=1
     )
     flags.DEFINE_integer(
-        "test_items",
+        "max_test_items",
         None,
         "at most this many test items are scored; 1000, or 200 in the quick profile",
         flag_values=values,
@@ -93,7 +103,7 @@ def define(
     )
     flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
     flags.DEFINE_enum(
-        "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
+        "profile", "default", presets.PROFILES, "how much of everything", flag_values=values
     )
     command.define_data(values)
     command.define_mesh(values)
@@ -122,7 +132,7 @@ def configure(
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
     _check(values)
-    upstream = values["upstream"].value
+    upstream = values["out_of_domain"].value
     if upstream and len(upstream) != len(names):
         raise UserError(f"--upstream takes {len(names)} names, one per task, not {len(upstream)}")
     arms = tuple(values["arms"].value)
@@ -147,33 +157,33 @@ def configure(
         seeds=seeds,
         search_seeds=1 if profile == "quick" else min(seeds, 2),
         pretrain_seeds=values["pretrain_seeds"].value,
-        adapt=adapt,
+        methods=adapt,
     )
 
 
 def _check(values: flags.FlagValues) -> None:
     """Raises what needs no data to be found wrong, before any is fetched."""
     for arm in values["arms"].value:
-        if arm not in ARMS:
-            raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(ARMS)}")
+        if arm not in COMPARE_ARMS:
+            raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(COMPARE_ARMS)}")
     check_methods(tuple(values["adapt"].value))
-    asking.check(values, values["imported"].value)
+    asking.check(values, values["published"].value)
     if values["size"].value:
-        sized(values["size"].value)
+        config_for_size(values["size"].value)
     if values["budgets"].value is not None:
         numbers("--budgets", values["budgets"].value)
 
 
 def _model(values: flags.FlagValues, default: str | None) -> str | None:
     """The published model of the imported arm, None for none."""
-    given = values["imported"].value
-    asked = not values["arms"].using_default_value and "imported" in values["arms"].value
+    given = values["published"].value
+    asked = not values["arms"].using_default_value and "published" in values["arms"].value
     if given is None and (asked or values["profile"].value != "quick"):
         given = default
     if asked and not given:
         raise UserError("--arms names imported: that arm takes --imported=NAME, such as minilm-l6")
     fits = {"probe", "prompt"} & set(values["adapt"].value)
-    return given if given and (asked or fits) and "imported" in values["arms"].value else None
+    return given if given and (asked or fits) and "published" in values["arms"].value else None
 
 
 def _without(
@@ -188,10 +198,10 @@ def _without(
     without = []
     if upstream is None and values["arms"].using_default_value:
         print(f"{name}: no upstream data given, that arm is left out", file=sys.stderr)
-        without.append("upstream")
+        without.append("out_of_domain")
     if model is None or modality != "text" or kind != "class":
-        without.append("imported")
-    if model and "imported" in values["arms"].value:
+        without.append("published")
+    if model and "published" in values["arms"].value:
         if modality != "text":
             print(f"{name}: {model} reads text, that arm is left out", file=sys.stderr)
         elif kind != "class":
@@ -208,36 +218,36 @@ def _task(
 ) -> TaskConfig:
     where = command.data_options(values)
     data = load(name, **where)
-    kind = kinds.kind_of(data)
+    kind = task_types.task_type_of(data)
     if kind == "text":
         raise UserError(
             f"{name} asks for texts to be written, but a task here asks for classes or named "
             "entities; experiments.unify takes all three"
         )
-    recipe = recipes.for_task(data.modality, kind, profile)
+    recipe = presets.task_recipe(data.modality, kind, profile)
     if values["size"].value:
-        recipe = recipes.with_size(recipe, values["size"].value)
+        recipe = presets.with_model_size(recipe, values["size"].value)
     budgets = values["budgets"].value
     if budgets is None:
         # Of small data sets only the budgets that fit; asked-for ones must fit or fail.
-        least = kinds.fewest(data, kind)
+        least = task_types.min_labels(data, kind)
         room = range(least, len(data.train) + 1)
         budgets = [text for text in _BUDGETS[profile] if int(text) in room]
         if not budgets:
             raise UserError(
                 f"--budgets: none of {', '.join(_BUDGETS[profile])} labels fits {name}, which has "
-                f"{least} {kinds.STRATA[kind]} and {len(data.train)} training examples"
+                f"{least} {task_types.STRATA_NAMES[kind]} and {len(data.train)} training examples"
             )
     return TaskConfig(
         dataset=name,
-        upstream=upstream,
-        budgets=numbers("--budgets", budgets),
+        out_of_domain_dataset=upstream,
+        label_budgets=numbers("--budgets", budgets),
         recipe=fitted(recipe, data.info.get("shape")),
-        test_items=values["test_items"].value or (200 if profile == "quick" else 1000),
-        corpus_items=3000 if profile == "quick" else None,
+        max_test_items=values["max_test_items"].value or (200 if profile == "quick" else 1000),
+        max_corpus_items=3000 if profile == "quick" else None,
         fingerprint=data.info["fingerprint"],
-        without=_without(name, data.modality, kind, upstream, model, values),
-        imported=asking.imported(values, model, name, data) if model else None,
+        excluded_arms=_without(name, data.modality, kind, upstream, model, values),
+        published=asking.imported(values, model, name, data) if model else None,
         **where,
     )
 
@@ -250,11 +260,11 @@ def fitted(recipe: Recipe, shape: list[int] | None) -> Recipe:
     if shape is None or len(shape) != 3:
         return recipe
     height, width, _ = shape
-    sides = [p for p in range(recipe.patch, 33) if height % p == 0 and width % p == 0]
+    sides = [p for p in range(recipe.patch_size, 33) if height % p == 0 and width % p == 0]
     sides = [p for p in sides if height * width // p**2 <= 64]
     if not sides:
         raise UserError(f"pictures of {height}x{width} cannot be cut into at most 64 patches")
-    return recipes.with_patch(recipe, sides[0])
+    return presets.with_patch_size(recipe, sides[0])
 
 
 def numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
@@ -268,7 +278,7 @@ def numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
 def finish(results: dict, out: pathlib.Path) -> None:
     """Adds the headline, writes results and report, and prints what a person wants to see."""
     results["headline"] = report.headline(results)
-    study.write_results(results, out)
+    runner.write_results(results, out)
     page = report.write(results, out)
-    finished.write_study(results, out)
+    run_dir.write_study_summary(results, out)
     print(f"\n{report.text_table(results)}\n\n{results['headline']}\n\nreport: {page}")

@@ -19,12 +19,13 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import command
-from fm.data.sources import load
+from fm.data.load import load
 from fm.errors import UserError
 from fm.report import text_quality as report
-from fm.study import finished, study
-from fm.study.text_quality import profiles, vectors
-from fm.study.text_quality.run import run
+from fm.study import run_dir, runner
+from fm.study.text_quality import config as profiles
+from fm.study.text_quality import scoring
+from fm.study.text_quality.runner import run_study
 
 
 def define(values: flags.FlagValues) -> None:
@@ -66,22 +67,22 @@ def main(values: flags.FlagValues) -> None:
     if len(names) != 2 or len(set(names)) < 2:
         raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
     profile = values["profile"].value
-    found = vectors.find(values["features"].value or profiles.FEATURES[profile])
+    found = scoring.find_embedder(values["features"].value or profiles.DEFAULT_EMBEDDERS[profile])
     where = {key: values[key].value for key in ("data_dir", "text_column")}
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
-    config = profiles.study(
+    config = profiles.make_config(
         profile,
         (names[0], names[1]),
         seed=values["seed"].value,
-        features=found.whose,
+        features=found.info,
         fingerprints=fingerprints,
         **where,
     )
-    results = run(config, out, found)
+    results = run_study(config, out, found)
     results["headline"] = report.headline(results)
-    study.write_results(results, out)
+    runner.write_results(results, out)
     page = report.write(results, out)
-    finished.write_study(results, out)
+    run_dir.write_study_summary(results, out)
     print(f"\n{results['headline']}\n\nreport: {page}")
 
 

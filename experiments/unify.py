@@ -20,23 +20,33 @@ import dataclasses
 from absl import flags
 
 from experiments import command, spread, studies
-from fm.data.sources import load
+from fm.data.load import load
 from fm.errors import UserError
-from fm.study import recipes
+from fm.study import presets
+from fm.study import presets as defaults
 from fm.study.config import TaskConfig
-from fm.study.kinds import kind_of
+from fm.study.multitask_config import (
+    MULTITASK_ABLATIONS,
+    MULTITASK_ARMS,
+    MultitaskConfig,
+    check_ablations,
+    check_multitask_arms,
+)
+from fm.study.multitask_runner import run_multitask
+from fm.study.task_types import task_type_of
 from fm.study.tasks import short_name
-from fm.study.unify import recipes as defaults
-from fm.study.unify.config import ARMS, STUDIES, UnifyConfig, check_arms, check_studies
-from fm.study.unify.run import run
 
 _BUDGETS = {"quick": ("50",), "default": ("50", "200"), "full": ("50", "200", "800")}
 
 
 def define(values: flags.FlagValues) -> None:
     """Tasks, mixture, budgets."""
-    flags.DEFINE_list("tasks", list(defaults.TASKS), "names, files or folders", flag_values=values)
-    flags.DEFINE_list("arms", list(ARMS), f"some of {', '.join(ARMS)}", flag_values=values)
+    flags.DEFINE_list(
+        "tasks", list(defaults.MULTITASK_TASKS), "names, files or folders", flag_values=values
+    )
+    flags.DEFINE_list(
+        "arms", list(MULTITASK_ARMS), f"some of {', '.join(MULTITASK_ARMS)}", flag_values=values
+    )
     flags.DEFINE_string(
         "mixture", None, "weights of rows, such as film_reviews:2,digits:1", flag_values=values
     )
@@ -45,19 +55,19 @@ def define(values: flags.FlagValues) -> None:
         "seeds", None, "runs per cell; 8, or 2 if quick", flag_values=values, lower_bound=1
     )
     flags.DEFINE_integer(
-        "test_items", None, "of each task at most; 300, or 60 if quick", flag_values=values,
+        "max_test_items", None, "of each task at most; 300, or 60 if quick", flag_values=values,
         lower_bound=2,
     )  # fmt: skip
     flags.DEFINE_integer(
         "steps", None, "of pretraining, instead of the profile's", flag_values=values, lower_bound=1
     )
     flags.DEFINE_enum(
-        "profile", "default", recipes.PROFILES, "how much of everything", flag_values=values
+        "profile", "default", presets.PROFILES, "how much of everything", flag_values=values
     )
     flags.DEFINE_list(
         "studies",
         None,
-        f"further ones, of other pretraining: some of {', '.join(STUDIES)}, or empty for none; if "
+        f"further ones, of other pretraining: some of {', '.join(MULTITASK_ABLATIONS)}, or empty for none; if "
         "not given all in the full profile, else none",
         flag_values=values,
     )
@@ -67,7 +77,7 @@ def define(values: flags.FlagValues) -> None:
     command.define_out(values, "runs/unify")
 
 
-def configure(values: flags.FlagValues) -> UnifyConfig:
+def configure(values: flags.FlagValues) -> MultitaskConfig:
     """The study that the flags describe.
 
     Raises:
@@ -79,45 +89,45 @@ def configure(values: flags.FlagValues) -> UnifyConfig:
     # What needs no data to be found wrong comes first.
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
-    check_arms(arms)
+    check_multitask_arms(arms)
     further = _studies(values, profile, arms)
     budgets = studies.numbers("--budgets", values["budgets"].value or list(_BUDGETS[profile]))
     short = [short_name(name) for name in names]
-    weights = {name: weight for name, weight in defaults.WEIGHTS.items() if name in short}
+    weights = {name: weight for name, weight in defaults.MULTITASK_WEIGHTS.items() if name in short}
     if values["mixture"].value:
         weights = command.weights("--mixture", values["mixture"].value, short)
-    joint = recipes.joint(profile)
+    joint = presets.joint_recipe(profile)
     if values["steps"].value:
         joint = dataclasses.replace(joint, steps=values["steps"].value)
     where = command.data_options(values)
     tasks = []
     for name in names:
         data = load(name, **where)
-        recipe = defaults.adapting(data.modality, kind_of(data), joint, profile)
+        recipe = defaults.multitask_recipe(data.modality, task_type_of(data), joint, profile)
         tasks.append(
             TaskConfig(
                 dataset=name,
-                upstream=None,
-                budgets=budgets,
+                out_of_domain_dataset=None,
+                label_budgets=budgets,
                 recipe=recipe,
-                test_items=values["test_items"].value or (60 if quick else 300),
-                corpus_items=2000 if quick else None,
+                max_test_items=values["max_test_items"].value or (60 if quick else 300),
+                max_corpus_items=2000 if quick else None,
                 fingerprint=data.info["fingerprint"],
                 **where,
             )
         )
     seeds = values["seeds"].value or (2 if quick else 8)
-    return UnifyConfig(
+    return MultitaskConfig(
         tasks=tuple(tasks),
         joint=joint,
         weights=tuple(weights.items()),
-        following=defaults.following(profile),
-        following_rates=defaults.FOLLOWING_RATES,
-        length=defaults.LENGTH,
+        instruction_tuning=defaults.instruction_tuning_config(profile),
+        instruction_learning_rates=defaults.INSTRUCTION_LEARNING_RATES,
+        max_instruction_length=defaults.INSTRUCTION_LENGTH,
         arms=arms,
         seeds=seeds,
         search_seeds=1,
-        studies=further,
+        ablations=further,
     )
 
 
@@ -125,8 +135,8 @@ def _studies(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> t
     """The further studies asked for."""
     given = values["studies"].value
     if given is None:
-        return STUDIES if profile == "full" and "joint" in arms else ()
-    check_studies(tuple(given), arms)
+        return MULTITASK_ABLATIONS if profile == "full" and "joint" in arms else ()
+    check_ablations(tuple(given), arms)
     return tuple(given)
 
 
@@ -134,7 +144,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the study and writes its report."""
     config, out = configure(values), command.out(values)
     with spread.over(values, "unify") as cells:
-        results = run(config, out, cells)
+        results = run_multitask(config, out, cells)
     studies.finish(results, out)
 
 

@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 @contextlib.contextmanager
-def about(thing: object) -> Iterator[None]:
+def error_context(thing: object) -> Iterator[None]:
     """Gives a UserError that does not name it the thing it is about."""
     try:
         yield

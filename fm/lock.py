@@ -25,7 +25,7 @@ _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _held: dict[pathlib.Path, int] = {}  # descriptors
 
 
-def hold(folder: pathlib.Path, name: str = ".lock") -> None:
+def acquire(folder: pathlib.Path, name: str = ".lock") -> None:
     """Keeps other processes from a folder until `release`; a folder held already stays so.
 
     With another `name` it is what goes by that name that they are kept from.

@@ -5,23 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from fm.data.cache import new_folder
 from fm.errors import UserError
-from fm.files import expanded, naming, read_json, replace, replacing
+from fm.files import atomic_path, atomic_write, expand_path, new_dir, read_json, with_filename
 
 
 def test_replaces_and_makes_folders(tmp_path):
     path = tmp_path / "a" / "b.txt"
-    replace(path, "ä")
-    replace(path, b"two")
+    atomic_write(path, "ä")
+    atomic_write(path, b"two")
     assert path.read_bytes() == b"two"
     assert [each.name for each in path.parent.iterdir()] == ["b.txt"]
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
-    replace(path, "old")
-    with pytest.raises(OSError) as caught, replacing(path) as partial:
+    atomic_write(path, "old")
+    with pytest.raises(OSError) as caught, atomic_path(path) as partial:
         partial.write_text("ne")
         with Path("/dev/full").open("w") as full:
             full.write("w")
@@ -32,7 +31,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 
 
 def test_a_full_disk_under_prepared_data_names_them(tmp_path):
-    with pytest.raises(OSError) as caught, new_folder(tmp_path / "digits"):
+    with pytest.raises(OSError) as caught, new_dir(tmp_path / "digits"):
         # As NumPy says it.
         raise OSError("100 requested and 7 written")
     assert caught.value.filename == str(tmp_path / "digits")
@@ -40,15 +39,15 @@ def test_a_full_disk_under_prepared_data_names_them(tmp_path):
 
 
 def test_an_error_keeps_the_name_it_has(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, naming(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError) as caught, with_filename(tmp_path / "a"):
         (tmp_path / "b").read_text()
     assert caught.value.filename == str(tmp_path / "b")
 
 
 def test_a_home_that_nobody_has():
-    assert expanded("~/a") == Path.home() / "a" and str(expanded("a~")) == "a~"
+    assert expand_path("~/a") == Path.home() / "a" and str(expand_path("a~")) == "a~"
     with pytest.raises(UserError, match="~no such user/a: no user has this home"):
-        expanded("~no such user/a")
+        expand_path("~no such user/a")
 
 
 def test_json_is_read_or_refused(tmp_path):

@@ -7,12 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
+    "parallel",
     "attention",
     "model",
     "data",
     "evaluation",
     "training",
-    "transfer",
+    "planning",
+    "hf",
+    "adaptation",
     "study",
     "report",
     "benchmark",
@@ -73,7 +76,7 @@ def test_every_room_has_its_place_in_the_order():
     ("room", "line"),
     [
         ("model", "from fm.training import loop"),
-        ("model", "import fm.training.loop"),
+        ("model", "import fm.training.train_loop"),
         ("model", "from fm import training"),
         ("attention", "from ..model import config"),
         ("data", "def f():\n    import experiments.compare"),
@@ -89,7 +92,7 @@ def test_a_back_edge_is_found(room, line):
     ("room", "line"),
     [
         ("training", "from fm.model import flops"),
-        ("training", "from fm.training.log import read"),
+        ("training", "from fm.training.metric_writer import read"),
         ("attention", "from fm.errors import UserError"),
         ("model", "from . import layers"),
         ("transfer", "from fm.evaluation import probe"),

@@ -45,7 +45,7 @@ def holder(tmp_path, request):
 
 def test_another_process_is_refused_and_named(tmp_path, holder):
     with pytest.raises(UserError) as caught:
-        lock.hold(tmp_path)
+        lock.acquire(tmp_path)
     message = str(caught.value)
     assert f"process {holder.pid} on {socket.gethostname()}" in message
     assert str(tmp_path) in message and "\n" not in message
@@ -55,38 +55,38 @@ def test_killed_locks_nobody_out(tmp_path, holder):
     holder.kill()
     holder.wait()
     assert (tmp_path / ".lock").exists()
-    lock.hold(tmp_path)
+    lock.acquire(tmp_path)
     assert str(os.getpid()) in (tmp_path / ".lock").read_text()
 
 
 def test_held_twice_and_released(tmp_path):
-    lock.hold(tmp_path)
-    lock.hold(tmp_path)
+    lock.acquire(tmp_path)
+    lock.acquire(tmp_path)
     lock.release()
     assert list(tmp_path.iterdir()) == []
-    lock.hold(tmp_path)
+    lock.acquire(tmp_path)
 
 
 def test_a_folder_made_anew_is_held_anew(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    lock.hold(folder)
+    lock.acquire(folder)
     (folder / ".lock").unlink()
-    lock.hold(folder)
+    lock.acquire(folder)
     assert (folder / ".lock").exists()
 
 
 @pytest.mark.parametrize("holder", [["a.lock"]], indirect=True)
 def test_names_are_held_apart(tmp_path, holder):
-    lock.hold(tmp_path, "b.lock")
-    lock.hold(tmp_path)
+    lock.acquire(tmp_path, "b.lock")
+    lock.acquire(tmp_path)
     with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
-        lock.hold(tmp_path, "a.lock")
+        lock.acquire(tmp_path, "a.lock")
 
 
 def test_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
-        lock.hold(tmp_path / "none")
+        lock.acquire(tmp_path / "none")
 
 
 def test_where_nothing_locks_a_line_says_so(tmp_path, capsys, monkeypatch):
@@ -94,9 +94,9 @@ def test_where_nothing_locks_a_line_says_so(tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
-    lock.hold(tmp_path)
+    lock.acquire(tmp_path)
     monkeypatch.setattr(lock, "fcntl", None)
-    lock.hold(tmp_path)
+    lock.acquire(tmp_path)
     first, second = capsys.readouterr().err.splitlines()
     assert "cannot be locked (No locks available)" in first
     assert "no flock" in second

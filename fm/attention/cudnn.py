@@ -12,7 +12,7 @@ from fm.attention.mask import Mask
 _WIDEST, _WIDEST_HOPPER = 128, 256  # head widths
 
 
-def refusal(
+def unsupported_reason(
     q_BLHC: jax.Array | jax.ShapeDtypeStruct,
     k_BSKC: jax.Array | jax.ShapeDtypeStruct,
     v_BSKC: jax.Array | jax.ShapeDtypeStruct,

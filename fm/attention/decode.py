@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from fm.attention.mask import Mask
 
-MOST_QUERIES = 16
+MAX_QUERIES = 16
 
 
-def refusal(
+def unsupported_reason(
     q_BLHC: jax.Array | jax.ShapeDtypeStruct,
     k_BSKC: jax.Array | jax.ShapeDtypeStruct,
     v_BSKC: jax.Array | jax.ShapeDtypeStruct,
@@ -27,8 +27,8 @@ def refusal(
     """Why it cannot run, or None if it can."""
     del k_BSKC, v_BSKC, mask, softcap, platform
     L = q_BLHC.shape[1]
-    if L > MOST_QUERIES:
-        return f"it takes up to {MOST_QUERIES} queries a row, not {L}"
+    if L > MAX_QUERIES:
+        return f"it takes up to {MAX_QUERIES} queries a row, not {L}"
     return None
 
 
@@ -58,7 +58,7 @@ def attend(
     scores_BLHS = scale * scores.reshape(B, L, H, S)
     if softcap is not None:
         scores_BLHS = softcap * jnp.tanh(scores_BLHS / softcap)
-    seen_BL1S = mask.visible(L, S)[:, :, None]
+    seen_BL1S = mask.materialize(L, S)[:, :, None]
     scores_BLHS = jnp.where(seen_BL1S, scores_BLHS, -jnp.inf)
     top_BLH1 = jax.lax.stop_gradient(jnp.max(scores_BLHS, axis=-1, keepdims=True))
     # A row that sees nothing has no maximum: zero stands in, and its weights are exact zeros.

@@ -55,7 +55,7 @@ class Mask:
             raise ValueError("a Mask takes q_segments and kv_segments together")
         return self.q_segments, self.kv_segments
 
-    def visible(self, length: int, keys: int) -> jax.Array:
+    def materialize(self, num_queries: int, num_keys: int) -> jax.Array:
         """The mask written out.
 
         Returns:
@@ -65,10 +65,10 @@ class Mask:
           ValueError: if only one of `q_segments` and `kv_segments` is given.
         """
         segments = self.segments()
-        q_L1 = jnp.arange(length)[:, None]
-        k_1S = jnp.arange(keys)[None, :]
+        q_L1 = jnp.arange(num_queries)[:, None]
+        k_1S = jnp.arange(num_keys)[None, :]
         q_BL1 = q_L1[None] if self.q_start is None else q_L1 + self.q_start[:, None, None]
-        seen = jnp.ones((1, length, keys), bool)
+        seen = jnp.ones((1, num_queries, num_keys), bool)
         if self.causal:
             past = k_1S <= q_BL1
             seen &= past if self.prefix is None else past | (k_1S < self.prefix[:, None, None])
@@ -80,7 +80,9 @@ class Mask:
             seen &= segments[0][:, :, None] == segments[1][:, None, :]
         return seen
 
-    def tile(self, row: int | jax.Array, key: int | jax.Array, length: int, keys: int) -> Mask:
+    def tile(
+        self, q_offset: int | jax.Array, k_offset: int | jax.Array, num_queries: int, num_keys: int
+    ) -> Mask:
         """The part of queries `row` to `row + length` and keys `key` to `key + keys`.
 
         A mask of its own, for kernels that work block by block; `row` and `key` may be traced.
@@ -92,25 +94,25 @@ class Mask:
                 return None
             return jax.lax.dynamic_slice_in_dim(segments, start, size, axis=1)
 
-        shift = jnp.asarray(row - key, jnp.int32)
+        shift = jnp.asarray(q_offset - k_offset, jnp.int32)
         return Mask(
             causal=self.causal,
             window=self.window,
-            prefix=None if self.prefix is None else self.prefix - key,
+            prefix=None if self.prefix is None else self.prefix - k_offset,
             q_start=shift[None] if self.q_start is None else self.q_start + shift,
-            kv_length=None if self.kv_length is None else self.kv_length - key,
-            q_segments=cut(self.q_segments, row, length),
-            kv_segments=cut(self.kv_segments, key, keys),
+            kv_length=None if self.kv_length is None else self.kv_length - k_offset,
+            q_segments=cut(self.q_segments, q_offset, num_queries),
+            kv_segments=cut(self.kv_segments, k_offset, num_keys),
         )
 
-    def span(self, row: int, length: int, keys: int) -> tuple[int, int]:
+    def key_range(self, q_offset: int, num_queries: int, num_keys: int) -> tuple[int, int]:
         """First and past-the-last key that queries `row` to `row + length` may see.
 
         As far as that is known without looking at any array: what lies outside can be skipped.
         """
-        first, end = 0, keys
+        first, end = 0, num_keys
         if self.q_start is None and self.window is not None:
-            first = min(max(row - self.window + 1, 0), keys)
+            first = min(max(q_offset - self.window + 1, 0), num_keys)
         if self.q_start is None and self.causal and self.prefix is None:
-            end = min(row + length, keys)
+            end = min(q_offset + num_queries, num_keys)
         return first, end

@@ -1,7 +1,7 @@
 """The benchmark: what our kernels, step and pipeline cost, next to others in the same run."""
 
-from fm.benchmark.kinds import KINDS, PEERS
-from fm.benchmark.runner import Request, run
-from fm.benchmark.settings import SCALES
+from fm.benchmark.core import SCALES
+from fm.benchmark.kinds import PEERS, SUITES
+from fm.benchmark.runner import BenchRequest, run
 
-__all__ = ["KINDS", "PEERS", "SCALES", "Request", "run"]
+__all__ = ["SUITES", "PEERS", "SCALES", "BenchRequest", "run"]

@@ -15,20 +15,18 @@ import numpy as np
 from fm.attention import Mask, attention, choose
 from fm.benchmark import generation
 from fm.benchmark.attention import flops
-from fm.benchmark.case import Case
+from fm.benchmark.core import BenchConfig, Case
 from fm.benchmark.gemm import DTYPES
-from fm.benchmark.programs import program
-from fm.benchmark.settings import Setting
-from fm.benchmark.timing import Side
+from fm.benchmark.timing import Candidate, jax_candidate
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchConfig) -> Iterator[Case]:
     """Caches of three lengths, with as many heads as keys and with shared ones; then texts."""
     if setting.quick:
         yield _query(setting, (2, 32, 2, 1, 16), "float32")
         yield from generation.cases(setting)
         return
-    lengths = (1024, 8192, 32768) if setting.accelerator else (256, 1024, 4096)
+    lengths = (1024, 8192, 32768) if setting.on_accelerator else (256, 1024, 4096)
     for keys in lengths:
         for kv_heads in (8, 2):
             for dtype in DTYPES:
@@ -36,7 +34,7 @@ def cases(setting: Setting) -> Iterator[Case]:
     yield from generation.cases(setting)
 
 
-def _query(setting: Setting, shape: tuple[int, int, int, int, int], dtype: str) -> Case:
+def _query(setting: BenchConfig, shape: tuple[int, int, int, int, int], dtype: str) -> Case:
     B, S, H, K, C = shape
     lengths_B = np.random.default_rng(setting.seed).integers(S // 2, S + 1, B, np.int32)
 
@@ -45,19 +43,23 @@ def _query(setting: Setting, shape: tuple[int, int, int, int, int], dtype: str) 
         sizes = ((B, 1, H, C), (B, S, K, C), (B, S, K, C))
         return [rng.standard_normal(each, np.float32) for each in sizes]
 
-    def ours(name: str) -> Side:
+    def ours(name: str) -> Candidate:
         def attend(q, k, v, lengths):
             return attention(q, k, v, mask=Mask(kv_length=lengths), implementation=name)
 
-        return program(attend, *(jnp.asarray(x, dtype) for x in arrays()), jnp.asarray(lengths_B))
+        return jax_candidate(
+            attend, *(jnp.asarray(x, dtype) for x in arrays()), jnp.asarray(lengths_B)
+        )
 
-    def theirs() -> Side:
+    def theirs() -> Candidate:
         def attend(q, k, v, lengths):
             return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths)
 
-        return program(attend, *(jnp.asarray(x, dtype) for x in arrays()), jnp.asarray(lengths_B))
+        return jax_candidate(
+            attend, *(jnp.asarray(x, dtype) for x in arrays()), jnp.asarray(lengths_B)
+        )
 
-    def sdpa() -> Side:
+    def sdpa() -> Candidate:
         from fm.benchmark.peers import pytorch
 
         q, k, v = arrays()
@@ -67,16 +69,16 @@ def _query(setting: Setting, shape: tuple[int, int, int, int, int], dtype: str) 
 
     q, k = (jax.ShapeDtypeStruct(each, dtype) for each in ((B, 1, H, C), (B, S, K, C)))
     chosen = choose(q, k, Mask(kv_length=jnp.asarray(lengths_B)))
-    names = dict.fromkeys((chosen, *setting.attention))
+    names = dict.fromkeys((chosen, *setting.attention_implementations))
     return Case(
-        what="decode",
+        suite="decode",
         name=f"one query, B{B} S{S} H{H} K{K} C{C}",
         dtype=dtype,
-        ours={name: lambda name=name: ours(name) for name in names},
+        candidates={name: lambda name=name: ours(name) for name in names},
         peers={
             "jax": {"dot_product_attention": theirs},
             "torch": {"scaled_dot_product_attention": sdpa},
         },
         flops=flops((B, 1, H, C), S, causal=False, backward=False),
-        tokens=B,
+        num_tokens=B,
     )

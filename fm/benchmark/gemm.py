@@ -7,15 +7,13 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from fm.benchmark.case import Case
-from fm.benchmark.programs import program
-from fm.benchmark.settings import Setting
-from fm.benchmark.timing import Side
+from fm.benchmark.core import BenchConfig, Case
+from fm.benchmark.timing import Candidate, jax_candidate
 
 DTYPES = ("float32", "bfloat16")
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchConfig) -> Iterator[Case]:
     """One size, both dtypes."""
     n = setting.gemm_size
     for dtype in DTYPES:
@@ -26,31 +24,31 @@ def cases(setting: Setting) -> Iterator[Case]:
             return pytorch.gemm(*_factors(n, setting.seed), dtype)
 
         yield Case(
-            what="gemm",
+            suite="gemm",
             name=f"{n}x{n}x{n}",
             dtype=dtype,
-            ours={"jnp.matmul": lambda dtype=dtype: side(setting, dtype)[0]},
+            candidates={"jnp.matmul": lambda dtype=dtype: side(setting, dtype)[0]},
             peers={"torch": {"mm": torch_mm}},
             flops=side_flops(setting),
         )
 
 
-def side(setting: Setting, dtype: str) -> tuple[Side, float]:
+def side(setting: BenchConfig, dtype: str) -> tuple[Candidate, float]:
     """The product, and its FLOPs."""
     x, y = (jnp.asarray(each, dtype) for each in _factors(setting.gemm_size, setting.seed))
-    return program(jnp.matmul, x, y), side_flops(setting)
+    return jax_candidate(jnp.matmul, x, y), side_flops(setting)
 
 
-def side_flops(setting: Setting) -> float:
+def side_flops(setting: BenchConfig) -> float:
     """A multiply-add is two."""
     return 2.0 * setting.gemm_size**3
 
 
-def bandwidth(setting: Setting) -> tuple[Side, int]:
+def bandwidth(setting: BenchConfig) -> tuple[Candidate, int]:
     """An array read and written once, too large for a cache; and the bytes that moves."""
-    size = (1 << 20) if setting.quick else (1 << 28) if setting.accelerator else (1 << 25)
+    size = (1 << 20) if setting.quick else (1 << 28) if setting.on_accelerator else (1 << 25)
     x = jnp.ones(size, jnp.float32)
-    made = program(lambda x: x + 1.0, x)
+    made = jax_candidate(lambda x: x + 1.0, x)
     return made, 2 * 4 * size
 
 

@@ -13,38 +13,36 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from fm.benchmark.case import Case
+from fm.benchmark.core import BenchConfig, Case
 from fm.benchmark.gemm import DTYPES
-from fm.benchmark.settings import Setting
-from fm.benchmark.step import size
-from fm.benchmark.timing import Side
-from fm.model import cached
-from fm.model.config import ModelConfig
+from fm.benchmark.step import step_shape
+from fm.benchmark.timing import Candidate
+from fm.model import kv_cache
+from fm.model.config import ArchConfig, ModelConfig
 from fm.model.flops import forward_flops
 from fm.model.generate import generate
 from fm.model.sampling import GREEDY
-from fm.model.style import Style
 from fm.model.transformer import init
 
-LLAMA = Style(
-    gain=True,
+LLAMA = ArchConfig(
+    norm_scale=True,
     embedding_norm=False,
     qk_norm="none",
     activation="silu",
-    gated=True,
-    tied=True,
+    gated_mlp=True,
+    tie_embeddings=True,
 )
 SMOLLM2 = ModelConfig(
-    depth=30,
-    width=576,
-    heads=9,
-    kv_heads=3,
-    hidden=1536,
-    vocab=49152,
-    rope_base=100_000.0,
+    num_layers=30,
+    d_model=576,
+    num_heads=9,
+    num_kv_heads=3,
+    mlp_dim=1536,
+    vocab_size=49152,
+    rope_theta=100_000.0,
     norm_eps=1e-5,
-    context=8192,
-    style=LLAMA,
+    max_seq_len=8192,
+    arch=LLAMA,
 )
 
 
@@ -60,14 +58,21 @@ class Work:
     def prompts(self, seed: int) -> np.ndarray:
         """Drawn evenly from the vocabulary, int32 [B, L]."""
         shape = (self.batch, self.length)
-        return np.random.default_rng(seed).integers(0, self.model.vocab, shape, np.int32)
+        return np.random.default_rng(seed).integers(0, self.model.vocab_size, shape, np.int32)
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchConfig) -> Iterator[Case]:
     """One text and eight, then a long prompt, each against `transformers`; then small samples."""
     if setting.quick:
         tiny = dataclasses.replace(
-            SMOLLM2, depth=2, width=48, heads=3, kv_heads=1, hidden=64, vocab=96, context=64
+            SMOLLM2,
+            num_layers=2,
+            d_model=48,
+            num_heads=3,
+            num_kv_heads=1,
+            mlp_dim=64,
+            vocab_size=96,
+            max_seq_len=64,
         )
         yield _case(Work(tiny, 2, 5, 4), "tiny", "float32", setting)
         return
@@ -77,41 +82,45 @@ def cases(setting: Setting) -> Iterator[Case]:
             yield _case(Work(model, batch, 16, 64), "SmolLM2-135M", dtype, setting)
         yield _case(Work(model, 1, 512, 1), "SmolLM2-135M", dtype, setting)
     for dtype in DTYPES:
-        small = dataclasses.replace(size(4, 128, 128, 8, 4096).model, dtype=dtype)
+        small = dataclasses.replace(step_shape(4, 128, 128, 8, 4096).model, dtype=dtype)
         yield _case(Work(small, 8, 1, 127), "4x128 V4096", dtype, setting)
 
 
-def _case(work: Work, name: str, dtype: str, setting: Setting) -> Case:
+def _case(work: Work, name: str, dtype: str, setting: BenchConfig) -> Case:
     B, L, T = work.batch, work.length, work.tokens
 
-    def theirs() -> Side:
+    def theirs() -> Candidate:
         from fm.benchmark.peers import llama
 
         params = random_params(work.model, setting.seed)
         return llama.generation(params, work.prompts(setting.seed), work.model, T)
 
     return Case(
-        what="decode",
+        suite="decode",
         name=f"generate, {name} B{B} L{L} + {T}",
         dtype=dtype,
-        ours={"generate": lambda: _ours(work, setting.seed)},
-        peers={"transformers": {"generate": theirs}} if work.model.style == LLAMA else {},
-        flops=B * forward_flops(work.model, L + T, predictions=T),
-        tokens=B * (T if T > 1 else L),
+        candidates={"generate": lambda: _ours(work, setting.seed)},
+        peers={"transformers": {"generate": theirs}} if work.model.arch == LLAMA else {},
+        flops=B * forward_flops(work.model, L + T, num_predictions=T),
+        num_tokens=B * (T if T > 1 else L),
     )
 
 
-def _ours(work: Work, seed: int) -> Side:
-    weights = jax.block_until_ready(cached.prepare(random_params(work.model, seed), work.model))
+def _ours(work: Work, seed: int) -> Candidate:
+    weights = jax.block_until_ready(
+        kv_cache.prepare_params(random_params(work.model, seed), work.model)
+    )
     prompts = list(work.prompts(seed))
 
     def call():
-        return generate(weights, prompts, work.model, decoding=GREEDY, max_tokens=work.tokens)
+        return generate(
+            weights, prompts, work.model, sampling_config=GREEDY, max_new_tokens=work.tokens
+        )
 
     began = time.perf_counter()
     call()
     # What is drawn has reached the host when `generate` returns.
-    return Side(call, wait=lambda _: None, compile_seconds=time.perf_counter() - began)
+    return Candidate(call, wait=lambda _: None, compile_seconds=time.perf_counter() - began)
 
 
 def random_params(config: ModelConfig, seed: int) -> dict:

@@ -11,59 +11,73 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from fm.benchmark.case import Case
-from fm.benchmark.settings import Setting
-from fm.benchmark.step import ADAMW, NEXT, Size, compare_size, side, size, steps, tokens
-from fm.benchmark.timing import Side
+from fm.benchmark.core import BenchConfig, Case
+from fm.benchmark.step import (
+    ADAMW,
+    CAUSAL_LM,
+    StepShape,
+    compare_shape,
+    make_step_fn,
+    step_shape,
+    tokens,
+    train_step_candidate,
+)
+from fm.benchmark.timing import Candidate
 from fm.data.batches import Batches, text_batches
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchConfig) -> Iterator[Case]:
     """A batch alone, and the training loop with and without it."""
     sizes = (
-        (size(1, 32, 16, 2, 64),) if setting.quick else (size(4, 128, 64, 12, 256), compare_size())
+        (step_shape(1, 32, 16, 2, 64),)
+        if setting.quick
+        else (step_shape(4, 128, 64, 12, 256), compare_shape())
     )
     for each in sizes:
         yield Case(
-            what="input",
+            suite="input",
             name=f"next batch, T{each.length} B{each.batch}",
             dtype="int32",
-            ours={"text_batches": lambda each=each: _alone(each, setting)},
-            tokens=each.length * each.batch,
+            candidates={"text_batches": lambda each=each: _alone(each, setting)},
+            num_tokens=each.length * each.batch,
         )
         yield Case(
-            what="input",
+            suite="input",
             name=f"training, {each.name}",
             dtype="float32",
-            ours={"text_batches": lambda each=each: _training(each, setting)},
-            tokens=each.length * each.batch,
-            without=lambda each=each: side(each.model, NEXT, ADAMW, tokens(each, setting)),
+            candidates={"text_batches": lambda each=each: _training(each, setting)},
+            num_tokens=each.length * each.batch,
+            ablated=lambda each=each: train_step_candidate(
+                each.model, CAUSAL_LM, ADAMW, tokens(each, setting)
+            ),
         )
 
 
-def _alone(each: Size, setting: Setting) -> Side:
+def _alone(each: StepShape, setting: BenchConfig) -> Candidate:
     batches = pipeline(each, setting)
-    return Side(call=lambda: next(batches), wait=lambda batch: batch)
+    return Candidate(call=lambda: next(batches), wait=lambda batch: batch)
 
 
-def _training(each: Size, setting: Setting) -> Side:
+def _training(each: StepShape, setting: BenchConfig) -> Candidate:
     batches = pipeline(each, setting)
-    advance, seconds, memory, least = steps(each.model, NEXT, ADAMW, tokens(each, setting))
-    return Side(
+    advance, seconds, memory, least = make_step_fn(
+        each.model, CAUSAL_LM, ADAMW, tokens(each, setting)
+    )
+    return Candidate(
         call=lambda: advance(next(batches)),
         wait=jax.block_until_ready,
         chained=True,
         compile_seconds=seconds,
         peak_memory_bytes=memory,
-        least_bytes=least,
+        min_bytes=least,
     )
 
 
-def pipeline(each: Size, setting: Setting) -> Batches:
+def pipeline(each: StepShape, setting: BenchConfig) -> Batches:
     """Endless batches of packed documents, their lengths spread evenly up to a whole row."""
     rng = np.random.default_rng(setting.seed)
     documents = [
-        rng.integers(0, each.model.vocab, length, dtype=np.int32)
+        rng.integers(0, each.model.vocab_size, length, dtype=np.int32)
         for length in rng.integers(1, each.length + 1, 64 * each.batch)
     ]
     return text_batches([documents], batch_size=each.batch, length=each.length, seed=setting.seed)

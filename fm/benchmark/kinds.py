@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from fm.benchmark import attention, decode, gemm, grid, input, loss, remat, scaling, start, step
-from fm.benchmark.case import Case
-from fm.benchmark.settings import Setting
+from fm.benchmark.core import BenchConfig, Case
 
-KINDS: dict[str, Callable[[Setting], Iterator[Case]]] = {
+SUITES: dict[str, Callable[[BenchConfig], Iterator[Case]]] = {
     "gemm": gemm.cases,
     "attention": attention.cases,
     "step": step.cases,

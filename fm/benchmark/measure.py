@@ -6,18 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 
 from fm.benchmark import peers as others
-from fm.benchmark.case import Build, Case
-from fm.benchmark.rows import Row
-from fm.benchmark.settings import Setting
-from fm.benchmark.timing import Side, interleave, quartiles
-from fm.training.keeping import first_line, out_of_memory
+from fm.benchmark.core import BenchConfig, Build, Case, ResultRow
+from fm.benchmark.timing import Candidate, interleave, quartiles
+from fm.training.failures import first_line, is_out_of_memory
 
 _GEMM, _WITHOUT = "gemm", "without"
 
 
-def measure(
-    case: Case, peers: Sequence[str], setting: Setting, gemm: tuple[Side, float] | None
-) -> list[Row]:
+def measure_case(
+    case: Case, peers: Sequence[str], setting: BenchConfig, gemm: tuple[Candidate, float] | None
+) -> list[ResultRow]:
     """Measures a case.
 
     Args:
@@ -31,28 +29,28 @@ def measure(
       not there, or a side that cannot run or has too little memory, gives a row without a ratio
       whose note says why.
     """
-    sides: dict[str, Side] = {}
+    sides: dict[str, Candidate] = {}
     failed: dict[str, str] = {}
-    builds = {f"our {name}": build for name, build in case.ours.items()}
+    builds = {f"our {name}": build for name, build in case.candidates.items()}
     for peer in peers:
         if others.missing(peer) is None:
             ways = case.peers.get(peer, {})
             builds |= {f"{peer} {way}": build for way, build in ways.items()}
-    if case.without is not None:
-        builds[_WITHOUT] = case.without
+    if case.ablated is not None:
+        builds[_WITHOUT] = case.ablated
     for name, build in builds.items():
         _build(name, build, sides, failed)
     # A matrix product's share of itself says nothing.
-    if gemm is not None and case.flops is not None and case.what != _GEMM:
+    if gemm is not None and case.flops is not None and case.suite != _GEMM:
         sides[_GEMM] = gemm[0]
-    seconds = interleave(sides, setting.pace)
+    seconds = interleave(sides, setting.timing)
     rate = gemm[1] if gemm else 0.0
 
     rows = []
-    for ours in case.ours:
+    for ours in case.candidates:
         name = f"our {ours}"
         if name in failed:
-            rows.append(Row(case.what, case.name, case.dtype, ours, note=failed[name]))
+            rows.append(ResultRow(case.suite, case.name, case.dtype, ours, note=failed[name]))
             continue
         alone = _alone(case, ours, sides[name], seconds, rate)
         pairs = [
@@ -65,7 +63,7 @@ def measure(
     return rows
 
 
-def _build(name: str, build: Build, sides: dict[str, Side], failed: dict[str, str]) -> None:
+def _build(name: str, build: Build, sides: dict[str, Candidate], failed: dict[str, str]) -> None:
     """A side that cannot run, or has no room to, does not end the others."""
     try:
         side = build()
@@ -75,14 +73,14 @@ def _build(name: str, build: Build, sides: dict[str, Side], failed: dict[str, st
         failed[name] = f"cannot run here: {' '.join(str(reason).split())}"
     # RuntimeErrors are PyTorch's and JAX's own.
     except (MemoryError, RuntimeError) as error:
-        if not (out_of_memory(error) or "out of memory" in first_line(error)):
+        if not (is_out_of_memory(error) or "out of memory" in first_line(error)):
             raise
         failed[name] = f"out of memory: {first_line(error)}"
 
 
 def _alone(
-    case: Case, ours: str, side: Side, seconds: dict[str, list[float]], gemm_flops: float
-) -> Row:
+    case: Case, ours: str, side: Candidate, seconds: dict[str, list[float]], gemm_flops: float
+) -> ResultRow:
     """The row that compares nothing."""
     taken = seconds[f"our {ours}"]
     low, median, high = quartiles(taken)
@@ -96,8 +94,8 @@ def _alone(
     if _WITHOUT in seconds:
         saved = [1.0 - b / a for a, b in zip(taken, seconds[_WITHOUT], strict=True)]
         waited = max(0.0, quartiles(saved)[1])
-    return Row(
-        what=case.what,
+    return ResultRow(
+        suite=case.suite,
         case=case.name,
         dtype=case.dtype,
         implementation=ours,
@@ -105,28 +103,28 @@ def _alone(
         median_seconds=median,
         spread=(low, high),
         repeats=len(taken),
-        tokens_per_s=case.tokens / median if case.tokens else None,
+        tokens_per_s=case.num_tokens / median if case.num_tokens else None,
         flops=case.flops,
-        bytes=side.least_bytes,
+        min_bytes=side.min_bytes,
         flops_per_s=case.flops / median if case.flops else None,
-        share_of_peak=share,
+        gemm_utilization=share,
         peak_memory_bytes=side.peak_memory_bytes,
         compile_seconds=side.compile_seconds,
-        share_waited=waited,
+        input_wait_fraction=waited,
         axis=case.axis,
         at=case.at,
     )
 
 
 def _against(
-    alone: Row,
+    alone: ResultRow,
     peer: str,
     way: str | None,
     taken: list[float],
-    sides: dict[str, Side],
+    sides: dict[str, Candidate],
     seconds: dict[str, list[float]],
     failed: dict[str, str],
-) -> Row:
+) -> ResultRow:
     """The row against one way of one peer."""
     if way is None:
         return dataclasses.replace(alone, peer=peer, note=others.missing(peer))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fm.report import canvas, formats
+from fm.report import formats, style
 
 # Okabe and Ito's (2008) colours, told apart without red and green.
 _COLOURS = {
@@ -33,8 +33,8 @@ def roofline(results: dict[str, Any]) -> Figure | None:
     if not points or not roof:
         return None
     places = [(row["flops"] / row["bytes"], row["flops_per_s"], row) for row in points.values()]
-    with canvas.style():
-        drawn = canvas.figure(4.2)
+    with style.plot_style():
+        drawn = style.new_figure(4.2)
         axes = drawn.add_subplot()
         left = min(min(x for x, _, _ in places) / 2, 1.0)
         right = max(max(x for x, _, _ in places) * 2, 1e3)
@@ -44,10 +44,10 @@ def roofline(results: dict[str, Any]) -> Figure | None:
             axes.plot(
                 x,
                 y,
-                color=canvas.FAINT,
+                color=style.FAINT,
                 linestyle=_LINES[dtype],
                 linewidth=1.4,
-                label=f"{dtype}, {formats.short(peak, ' ')}FLOP/s",
+                label=f"{dtype}, {formats.si_prefixed(peak, ' ')}FLOP/s",
             )
         for what, colour in _COLOURS.items():
             for dtype, marker in _MARKERS.items():
@@ -81,8 +81,8 @@ def scaling(results: dict[str, Any]) -> Figure | None:
     if not fits:
         return None
     columns, lines = 2, (len(fits) + 1) // 2
-    with canvas.style():
-        drawn = canvas.figure(0.4 + 2.1 * lines)
+    with style.plot_style():
+        drawn = style.new_figure(0.4 + 2.1 * lines)
         panels = drawn.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes, fit in zip(panels, fits, strict=False):
             _panel(axes, fit)
@@ -90,7 +90,7 @@ def scaling(results: dict[str, Any]) -> Figure | None:
             _time_axis(axes)
         for axes in panels[len(fits) :]:
             axes.set_axis_off()
-        drawn.supylabel("time of a step (log scale)", fontsize=10, color=canvas.INK)
+        drawn.supylabel("time of a step (log scale)", fontsize=10, color=style.INK)
     return drawn
 
 
@@ -102,7 +102,7 @@ def _panel(axes: Axes, fit: dict[str, Any]) -> None:
     x0 = _middle(values)
     y0 = _middle(seconds)
     line = [y0 * (value / x0) ** fit["exponent"] for value in values]
-    axes.plot(values, line, color=canvas.FAINT, linewidth=1.2)
+    axes.plot(values, line, color=style.FAINT, linewidth=1.2)
     axes.plot(values, seconds, linestyle="none", marker="o", color="#0072B2")
     axes.set_title(f"{fit['axis']}: power {fit['exponent']:.2f}")
     axes.xaxis.set_major_locator(FixedLocator(values))

@@ -9,10 +9,10 @@ import pathlib
 from typing import Any
 
 from fm import lock
-from fm.benchmark.rows import Row
+from fm.benchmark.core import ResultRow
 from fm.errors import UserError
-from fm.files import read_json, replace
-from fm.training.configs import differences
+from fm.files import atomic_write, read_json
+from fm.training.config import config_differences
 
 SCHEMA = 1
 # Of a stopped run these must be the same, or its rows could not stand beside new ones.
@@ -31,7 +31,7 @@ def begin(fresh: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
         out.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(out.parent, os.W_OK) or out.is_dir():
             raise PermissionError(None, "a folder" if out.is_dir() else "not writable")
-        lock.hold(out.parent, f".{out.name}.lock")
+        lock.acquire(out.parent, f".{out.name}.lock")
         if not out.exists():
             return fresh
         found = read_json(out)
@@ -45,7 +45,7 @@ def begin(fresh: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
     changed = {}
     for part in _FIXED:
         mine = json.loads(json.dumps(fresh[part]))
-        changed |= differences({part: found.get(part)}, {part: mine})
+        changed |= config_differences({part: found.get(part)}, {part: mine})
     if changed:
         shown = [f"{name}: {was} -> {now}" for name, (was, now) in changed.items()]
         raise UserError(
@@ -54,12 +54,12 @@ def begin(fresh: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def rows_of(results: dict[str, Any]) -> list[Row]:
+def rows_of(results: dict[str, Any]) -> list[ResultRow]:
     """The rows of results, as they were measured."""
-    names = [field.name for field in dataclasses.fields(Row)]
-    return [Row(**{name: row.get(name) for name in names}) for row in results["rows"]]
+    names = [field.name for field in dataclasses.fields(ResultRow)]
+    return [ResultRow(**{name: row.get(name) for name in names}) for row in results["rows"]]
 
 
 def write(results: dict[str, Any], out: pathlib.Path) -> None:
     """Writes the results, whole or not at all."""
-    replace(out, json.dumps(results, indent=1, allow_nan=False).encode())
+    atomic_write(out, json.dumps(results, indent=1, allow_nan=False).encode())

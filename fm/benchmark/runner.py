@@ -14,51 +14,49 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from tqdm import tqdm
 
-from fm.benchmark import gemm, page, results, scaling
+from fm.benchmark import gemm, report, results, scaling
 from fm.benchmark import peers as others
-from fm.benchmark.case import Case
-from fm.benchmark.kinds import KINDS
-from fm.benchmark.measure import measure
-from fm.benchmark.rows import as_json
-from fm.benchmark.settings import Setting
-from fm.benchmark.timing import Side, interleave, quartiles
+from fm.benchmark.core import BenchConfig, Case, as_json
+from fm.benchmark.kinds import SUITES
+from fm.benchmark.measure import measure_case
+from fm.benchmark.timing import Candidate, interleave, quartiles
 from fm.errors import UserError
-from fm.study import environment
-from fm.training.interrupt import Interrupted
+from fm.study import run_dir
+from fm.training.signals import Interrupted
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class BenchRequest:
     """What is measured and where it goes.
 
     Attributes:
-      what: kinds of case.
+      suites: kinds of case.
       peers: whom to compare with.
-      setting: sizes and pace.
+      config: sizes and pace.
       out: FILE.json; FILE.html and pictures lie beside it.
-      only: a text that the name of a case must hold, such as "bfloat16" or "L4096".
+      filter: a text that the name of a case must hold, such as "bfloat16" or "L4096".
       command: as the user gave it, for the page.
     """
 
-    what: tuple[str, ...]
+    suites: tuple[str, ...]
     peers: tuple[str, ...]
-    setting: Setting
+    config: BenchConfig
     out: pathlib.Path
-    only: str = ""
+    filter: str = ""
     command: str = ""
 
 
-def run(request: Request) -> dict[str, Any]:
+def run(request: BenchRequest) -> dict[str, Any]:
     """Measures every case that is not in the file yet, and writes the page.
 
     Raises:
       UserError: no case is asked for; or the file cannot be used, or is another run's.
       Interrupted: by Ctrl-C; cases measured so far are in the file.
     """
-    cases = [case for what in request.what for case in KINDS[what](request.setting)]
-    cases = [case for case in cases if request.only in case.key]
+    cases = [case for what in request.suites for case in SUITES[what](request.config)]
+    cases = [case for case in cases if request.filter in case.key]
     if not cases:
-        raise UserError(f"--only={request.only}: no case of {', '.join(request.what)} has it")
+        raise UserError(f"--only={request.filter}: no case of {', '.join(request.suites)} has it")
     found = results.begin(_fresh(request), request.out)
     if found["finished"]:
         print(f"{request.out} is finished; another --out measures again", file=sys.stderr)
@@ -70,20 +68,20 @@ def run(request: Request) -> dict[str, Any]:
         with _uncached():
             _measure_all(left, request, found)
     except KeyboardInterrupt:
-        page.write(found, request.out)
+        report.write_report(found, request.out)
         raise Interrupted(
             f"stopped; {_count(found)} of {len(cases)} cases are in {request.out}; "
             "the same command goes on"
         ) from None
     found["finished"] = True
     results.write(found, request.out)
-    page.write(found, request.out)
+    report.write_report(found, request.out)
     return found
 
 
-def _measure_all(left: list[Case], request: Request, found: dict[str, Any]) -> None:
+def _measure_all(left: list[Case], request: BenchRequest, found: dict[str, Any]) -> None:
     """Adds rows to the results, case by case."""
-    setting = request.setting
+    setting = request.config
     yardsticks = {dtype: gemm.side(setting, dtype) for dtype in gemm.DTYPES}
     if not found["roof"]:
         found["roof"] = _roof(yardsticks, setting)
@@ -97,29 +95,29 @@ def _measure_all(left: list[Case], request: Request, found: dict[str, Any]) -> N
     )
     for case in bar:
         bar.set_postfix_str(case.key, refresh=True)
-        rows = measure(case, request.peers, setting, yardsticks.get(case.dtype))
+        rows = measure_case(case, request.peers, setting, yardsticks.get(case.dtype))
         found["rows"] += [as_json(row) for row in rows]
-        found["scaling"] = scaling.fits(results.rows_of(found))
+        found["scaling"] = scaling.fit_exponents(results.rows_of(found))
         results.write(found, request.out)
 
 
-def _fresh(request: Request) -> dict[str, Any]:
-    setting = request.setting
+def _fresh(request: BenchRequest) -> dict[str, Any]:
+    setting = request.config
     return {
         "schema": results.SCHEMA,
         "finished": False,
         "command": request.command,
         "config": {
-            "what": list(request.what),
+            "what": list(request.suites),
             "peer": list(request.peers),
-            "only": request.only,
+            "only": request.filter,
             **dataclasses.asdict(setting),
-            "repeats": setting.pace.repeats,
-            "attention": list(setting.attention),
+            "repeats": setting.timing.num_rounds,
+            "attention": list(setting.attention_implementations),
         },
-        "device": environment.device() | others.device(),
-        "versions": environment.versions() | others.versions(),
-        "xla_flags": environment.xla_flags(),
+        "device": run_dir.device_info() | others.device(),
+        "versions": run_dir.package_versions() | others.versions(),
+        "xla_flags": run_dir.xla_flags(),
         # Others at work make every figure worse, and some sides more than others.
         "load_before": os.getloadavg()[0],
         "missing": {peer: why for peer in request.peers if (why := others.missing(peer))},
@@ -129,11 +127,11 @@ def _fresh(request: Request) -> dict[str, Any]:
     }
 
 
-def _roof(yardsticks: dict[str, tuple[Side, float]], setting: Setting) -> dict[str, Any]:
+def _roof(yardsticks: dict[str, tuple[Candidate, float]], setting: BenchConfig) -> dict[str, Any]:
     """What the machine gives at most: products of each dtype, and bytes moved."""
     mover, moved = gemm.bandwidth(setting)
     sides = {dtype: side for dtype, (side, _) in yardsticks.items()} | {"bytes": mover}
-    seconds = {name: quartiles(each)[1] for name, each in interleave(sides, setting.pace).items()}
+    seconds = {name: quartiles(each)[1] for name, each in interleave(sides, setting.timing).items()}
     return {
         "flops_per_s": {dtype: each[1] / seconds[dtype] for dtype, each in yardsticks.items()},
         "bytes_per_s": moved / seconds["bytes"],

@@ -7,10 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fm.benchmark.case import Case
-from fm.benchmark.rows import Row
-from fm.benchmark.settings import Setting
-from fm.benchmark.step import next_piece, size
+from fm.benchmark.core import BenchConfig, Case, ResultRow
+from fm.benchmark.step import next_token_case, step_shape
 
 # What is varied starts here, the others staying where they are; lengths count most when long.
 _BASE = {"length": 128, "width": 128, "depth": 2, "batch": 8, "vocab": 1024}
@@ -25,21 +23,21 @@ _QUICK = {"length": (8, 16, 32), "batch": (1, 2, 4)}
 _QUICK_BASE = {"length": 16, "width": 32, "depth": 1, "batch": 2, "vocab": 64}
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchConfig) -> Iterator[Case]:
     """One size at a time, the others at their base."""
     base, growth = (_QUICK_BASE, _QUICK) if setting.quick else (_BASE, _GROWTH)
     for axis, values in growth.items():
         for value in values:
             sizes = base | {axis: value}
-            each = size(**sizes, heads=sizes["width"] // 32)
-            case = next_piece("scaling", each, "float32", setting)
-            ours = {"fm": case.ours["fm"]}
+            each = step_shape(**sizes, heads=sizes["width"] // 32)
+            case = next_token_case("scaling", each, "float32", setting)
+            ours = {"fm": case.candidates["fm"]}
             yield dataclasses.replace(
-                case, name=f"{axis} {value}", ours=ours, peers={}, axis=axis, at=float(value)
+                case, name=f"{axis} {value}", candidates=ours, peers={}, axis=axis, at=float(value)
             )
 
 
-def fits(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def fit_exponents(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """Growth along each axis of two points or more, as results hold it.
 
     Each is `axis`, `values`, `seconds`, `exponent` (of the time), `exponent_error` (standard
@@ -51,7 +49,7 @@ def fits(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if len(points) < 2:
             continue
         values = [row.at or 0.0 for row in points]
-        exponent, error = exponent_of(values, [row.median_seconds or 0.0 for row in points])
+        exponent, error = fit_exponent(values, [row.median_seconds or 0.0 for row in points])
         found.append(
             {
                 "axis": axis,
@@ -66,7 +64,7 @@ def fits(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def exponent_of(values: Sequence[float], costs: Sequence[float]) -> tuple[float, float | None]:
+def fit_exponent(values: Sequence[float], costs: Sequence[float]) -> tuple[float, float | None]:
     """Slope of log cost over log value by least squares, and its standard error.
 
     Returns:
@@ -91,4 +89,4 @@ def exponent_of(values: Sequence[float], costs: Sequence[float]) -> tuple[float,
 
 def _exponent(values: Sequence[float], costs: Sequence[float | None]) -> float | None:
     known = [cost for cost in costs if cost]
-    return exponent_of(values, known)[0] if len(known) == len(values) else None
+    return fit_exponent(values, known)[0] if len(known) == len(values) else None

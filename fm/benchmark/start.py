@@ -14,24 +14,26 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 
-from fm.benchmark.case import Case
-from fm.benchmark.settings import Setting
-from fm.benchmark.step import Size, size
-from fm.benchmark.timing import Side
+from fm.benchmark.core import BenchConfig, Case
+from fm.benchmark.step import StepShape, step_shape
+from fm.benchmark.timing import Candidate
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchConfig) -> Iterator[Case]:
     """The smaller of nanoGPT's two small sizes."""
-    each = size(1, 32, 16, 2, 64) if setting.quick else size(4, 128, 64, 12, 256)
+    each = step_shape(1, 32, 16, 2, 64) if setting.quick else step_shape(4, 128, 64, 12, 256)
     yield Case(
-        what="start",
+        suite="start",
         name=f"first step, {each.name}",
         dtype="float32",
-        ours={"cold": lambda: _side(each, cold=True), "cached": lambda: _side(each, cold=False)},
+        candidates={
+            "cold": lambda: _side(each, cold=True),
+            "cached": lambda: _side(each, cold=False),
+        },
     )
 
 
-def _side(each: Size, *, cold: bool) -> Side:
+def _side(each: StepShape, *, cold: bool) -> Candidate:
     cache = pathlib.Path(tempfile.mkdtemp(prefix="fm-start-"))
 
     def start() -> None:
@@ -39,14 +41,14 @@ def _side(each: Size, *, cold: bool) -> Side:
             shutil.rmtree(cache, ignore_errors=True)
         first_step(each, cache)
 
-    side = Side(call=start, wait=lambda _: None)
+    side = Candidate(call=start, wait=lambda _: None)
     weakref.finalize(side, shutil.rmtree, cache, ignore_errors=True)
     return side
 
 
-def first_step(each: Size, cache: pathlib.Path) -> str:
-    """Runs `fm.training.first_step` and returns what it printed."""
+def first_step(each: StepShape, cache: pathlib.Path) -> str:
+    """Runs `fm.benchmark.first_step` and returns what it printed."""
     model = each.model
-    sizes = (model.depth, model.width, each.length, each.batch, model.vocab)
-    command = [sys.executable, "-m", "fm.training.first_step", str(cache), *map(str, sizes)]
+    sizes = (model.num_layers, model.d_model, each.length, each.batch, model.vocab_size)
+    command = [sys.executable, "-m", "fm.benchmark.first_step", str(cache), *map(str, sizes)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 # Threads of another library that spin after their last call need this long to sleep.
 _PAUSE_SECONDS = 0.01
 # Below this a turn starts with an untimed call, which brings caches and threads back.
@@ -24,7 +26,7 @@ _FEWEST_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
+class Candidate:
     """One implementation of a case, compiled and ready.
 
     Attributes:
@@ -34,7 +36,7 @@ class Side:
         sent ahead still run one after another.
       compile_seconds: from shapes to a program; None where nothing is compiled apart.
       peak_memory_bytes: arguments, results and what is held between; None if unknown.
-      least_bytes: what must move at least: arguments in, results out; None if unknown.
+      min_bytes: what must move at least: arguments in, results out; None if unknown.
     """
 
     call: Callable[[], Any]
@@ -42,57 +44,57 @@ class Side:
     chained: bool = False
     compile_seconds: float | None = None
     peak_memory_bytes: int | None = None
-    least_bytes: int | None = None
+    min_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Pace:
+class TimingConfig:
     """How long and how often to measure.
 
     Attributes:
-      repeats: rounds.
-      turn_seconds: a turn makes as many calls as last about this long, one at least.
-      ahead: whether calls may be sent before earlier ones are done. Right on an accelerator,
+      num_rounds: rounds.
+      seconds_per_turn: a turn makes as many calls as last about this long, one at least.
+      async_dispatch: whether calls may be sent before earlier ones are done. Right on an accelerator,
         whose queue runs them in order and hides the host; on a CPU two calls that do not need
         each other could run at the same time.
-      most_seconds: after so long no further round begins, once there are three.
+      max_seconds: after so long no further round begins, once there are three.
     """
 
-    repeats: int
-    turn_seconds: float
-    ahead: bool
-    most_seconds: float = math.inf
+    num_rounds: int
+    seconds_per_turn: float
+    async_dispatch: bool
+    max_seconds: float = math.inf
 
 
-def interleave(sides: Mapping[str, Side], pace: Pace) -> dict[str, list[float]]:
+def interleave(sides: Mapping[str, Candidate], pace: TimingConfig) -> dict[str, list[float]]:
     """Seconds per call of every side: one figure a round, taken in turns."""
     calls = {name: _calls(side, pace) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     gc.collect()
     began = time.perf_counter()
-    for turn in range(pace.repeats):
-        if turn >= _FEWEST_ROUNDS and time.perf_counter() - began > pace.most_seconds:
+    for turn in range(pace.num_rounds):
+        if turn >= _FEWEST_ROUNDS and time.perf_counter() - began > pace.max_seconds:
             break
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             number, one_call = calls[name]
             time.sleep(_PAUSE_SECONDS)
             if one_call < _SETTLES_BELOW:
                 sides[name].wait(sides[name].call())
-            seconds[name].append(_timed(sides[name], number, pace.ahead))
+            seconds[name].append(_timed(sides[name], number, pace.async_dispatch))
     return seconds
 
 
-def _calls(side: Side, pace: Pace) -> tuple[int, float]:
+def _calls(side: Candidate, pace: TimingConfig) -> tuple[int, float]:
     """How many calls make a turn, and how long one takes; those before warm up."""
     _timed(side, 1, ahead=False)
     one_call = _timed(side, 1, ahead=False)
     if one_call > _SLOW:
         return 1, one_call
     one_call = _timed(side, 1, ahead=False)
-    return max(1, min(1000, math.ceil(pace.turn_seconds / max(one_call, 1e-9)))), one_call
+    return max(1, min(1000, math.ceil(pace.seconds_per_turn / max(one_call, 1e-9)))), one_call
 
 
-def _timed(side: Side, calls: int, ahead: bool) -> float:
+def _timed(side: Candidate, calls: int, ahead: bool) -> float:
     """Seconds per call of `calls` in a row."""
     collects = gc.isenabled()
     gc.disable()
@@ -121,3 +123,43 @@ def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
         return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
     return at(0.25), at(0.5), at(0.75)
+
+
+def jax_candidate(function: Callable[..., Any], *arguments: Any, **options: Any) -> Candidate:
+    """A function of arrays, compiled for these arguments and called with them every time."""
+    jitted = jax.jit(function, **options)
+    seconds, compiled = timed_compile(jitted, *arguments)
+    return Candidate(
+        call=lambda: jitted(*arguments),
+        wait=jax.block_until_ready,
+        compile_seconds=seconds,
+        peak_memory_bytes=peak_memory(compiled),
+        min_bytes=min_bytes(jitted, *arguments),
+    )
+
+
+def timed_compile(jitted: Any, *arguments: Any) -> tuple[float, Any]:
+    """Seconds from shapes to a program, and the program. The jitted function then has it too."""
+    began = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
+    return time.perf_counter() - began, compiled
+
+
+def peak_memory(compiled: Any) -> int | None:
+    """Bytes of arguments, results and scratch; donated arguments count once."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def min_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+    """Bytes of all arrays that go in and all that come out."""
+    results = jax.eval_shape(function, *arguments)
+    leaves = jax.tree.leaves((arguments, results))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if hasattr(leaf, "dtype"))

@@ -7,14 +7,15 @@ pieces of two epochs. Which pieces share a row does not change from epoch to epo
 them from seeing each other anyway.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from fm.data.mixed import MixedRows
-from fm.data.packing import PackedRows
+from fm.data.packing import PackedMultimodalRows, PackedRows
 from fm.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -46,7 +47,7 @@ class Batches(Iterator[Batch]):
         """Goes to a place that `get_state` returned, of batches over the same sources."""
         self._iterator.set_state(state)
 
-    def part(self, index: int, count: int) -> "Batches":
+    def shard(self, index: int, count: int) -> "Batches":
         """The same batches, of each the `index`-th of `count` equal blocks of rows.
 
         Only these are read. A place counts batches, so it is the same whatever the part.
@@ -115,7 +116,7 @@ def text_batches(
     return _batches(rows, batch_size, seed, weights, epochs)
 
 
-def piece_batches(
+def patch_batches(
     sources: Sequence[np.ndarray],
     positions: np.ndarray,
     *,
@@ -123,19 +124,19 @@ def piece_batches(
     seed: int,
     weights: Sequence[float] | None = None,
     epochs: int | None = None,
-    stream: str,
+    modality: str,
 ) -> Batches:
     """Batches pieces of images, sounds or clips.
 
     Args:
         sources: for each source uint8 or float32 [N, L, P], same L and P, of
-            `fm.data.pieces.patchify` or its like for another format.
-        positions: int32 [L, A] of `fm.data.pieces.patch_positions` or its like.
+            `fm.data.patches.patchify` or its like for another format.
+        positions: int32 [L, A] of `fm.data.patches.patch_positions` or its like.
         batch_size: examples per batch, B.
         seed: see `text_batches`.
         weights: see `text_batches`.
         epochs: see `text_batches`.
-        stream: of the model, for these pieces.
+        modality: of the model, for these pieces.
 
     Returns:
         Batches of the pieces [B, L, P] under the stream's name, "segments" int32 [B, L] of ones,
@@ -151,12 +152,16 @@ def piece_batches(
             f"{len(positions)} positions; all must agree"
         )
     return _batches(
-        [_Pieces(stream, each, positions) for each in sources], batch_size, seed, weights, epochs
+        [_PatchRows(modality, each, positions) for each in sources],
+        batch_size,
+        seed,
+        weights,
+        epochs,
     )
 
 
-def mixed_batches(
-    sources: Sequence[MixedRows],
+def multimodal_batches(
+    sources: Sequence[PackedMultimodalRows],
     *,
     batch_size: int,
     seed: int,
@@ -181,7 +186,7 @@ def mixed_batches(
     return _batches(sources, batch_size, seed, weights, epochs)
 
 
-class _Pieces:
+class _PatchRows:
     """Random access to examples as rows of one segment, as a Grain source of dicts."""
 
     def __init__(self, stream: str, pieces: np.ndarray, positions: np.ndarray):
@@ -202,7 +207,7 @@ class _Pieces:
 
 
 def _batches(
-    sources: Sequence[PackedRows | MixedRows | _Pieces],
+    sources: Sequence[PackedRows | PackedMultimodalRows | _PatchRows],
     batch_size: int,
     seed: int,
     weights: Sequence[float] | None,
@@ -222,3 +227,49 @@ def _batches(
     ]
     mixed = grain.MapDataset.mix(shuffled, shares) if len(shuffled) > 1 else shuffled[0]
     return Batches(mixed, batch_size, rest=epochs is not None)
+
+
+class GroupedBatches(Iterator[dict[str, Batch]]):
+    """One batch of every group at a time; the place is that of all of them."""
+
+    def __init__(self, groups: Mapping[str, Batches]):
+        self._groups = dict(groups)
+
+    def __next__(self) -> dict[str, Batch]:
+        return {name: next(batches) for name, batches in self._groups.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the place after the batches taken so far, JSON-able."""
+        return {name: batches.get_state() for name, batches in self._groups.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a place that `get_state` returned, of the same groups."""
+        for name, batches in self._groups.items():
+            batches.set_state(state[name])
+
+    def shard(self, index: int, count: int) -> GroupedBatches:
+        """The same batches, of each group the `index`-th of `count` equal blocks of rows."""
+        return GroupedBatches(
+            {name: each.shard(index, count) for name, each in self._groups.items()}
+        )
+
+
+def batch_size_per_group(weights: Mapping[str, float], batch_size: int) -> dict[str, int]:
+    """Rows of a batch for each group, by weight, one at least; rounded so that they add up.
+
+    Raises:
+      UserError: a weight that is not above 0, or fewer rows than groups.
+    """
+    if not weights or min(weights.values()) <= 0:
+        raise UserError(f"mixture weights {dict(weights)} must be above 0, one or more")
+    if batch_size < len(weights):
+        raise UserError(f"batch_size={batch_size} is less than a row for each of {len(weights)}")
+    exact = {name: batch_size * each / sum(weights.values()) for name, each in weights.items()}
+    rows = {name: max(1, int(each)) for name, each in exact.items()}
+    # What rounding left over or took too much, where it is felt least.
+    while (left := batch_size - sum(rows.values())) != 0:
+        step = 1 if left > 0 else -1
+        open_ = [name for name in rows if rows[name] + step >= 1]
+        name = max(open_, key=lambda name: step * (exact[name] - rows[name]))
+        rows[name] += step
+    return rows

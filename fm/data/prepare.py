@@ -10,9 +10,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from fm import digests
-from fm.data import directories
-from fm.data.cache import check, new_folder
+from fm import files
+from fm.data import tfds_safety
+from fm.files import check_cached, new_dir
 
 MakeBuilder = Callable[[pathlib.Path], Any]
 
@@ -32,35 +32,35 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
     """
     builder = make(data_dir)
     target = pathlib.Path(builder.data_path)
-    if not ready(target):
+    if not is_prepared(target):
         print(f"preparing {builder.info.full_name} ...", file=sys.stderr, flush=True)
         tfds.disable_progress_bar()
-        with new_folder(target) as scratch:
+        with new_dir(target) as scratch:
             inside = make(scratch)
             # TFDS prints its own lines to stdout, naming the scratch folder.
             with contextlib.redirect_stdout(io.StringIO()):
                 inside.download_and_prepare()
             _lift(pathlib.Path(inside.data_path), scratch)
-            digests.write(scratch)
-    return opened(target)
+            files.write_digests(scratch)
+    return open_checked(target)
 
 
-def ready(target: pathlib.Path) -> bool:
+def is_prepared(target: pathlib.Path) -> bool:
     """Whether a data set was prepared there, in whatever state it is."""
-    return digests.there(target) or (target / "dataset_info.json").exists()
+    return files.digests_exist(target) or (target / "dataset_info.json").exists()
 
 
-def opened(target: pathlib.Path) -> Any:
+def open_checked(target: pathlib.Path) -> Any:
     """Returns the builder of a prepared folder.
 
     One of before there were digests is taken as it is.
 
     Raises:
-        UserError: a file is not what was prepared; or see `fm.data.directories`.
+        UserError: a file is not what was prepared; or see `fm.data.tfds_safety`.
     """
-    if digests.there(target):
-        check(target)
-    return directories.opened(target)
+    if files.digests_exist(target):
+        check_cached(target)
+    return tfds_safety.open_prepared(target)
 
 
 def _lift(inner: pathlib.Path, outer: pathlib.Path) -> None:

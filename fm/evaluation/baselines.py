@@ -1,14 +1,4 @@
-"""What a user would do without a neural network: simple features and logistic regression.
-
-Every baseline is a matrix of features, fitted on the labelled examples alone, under one
-penalised logistic regression:
-
-* ``text``: TF-IDF of words and word pairs with sublinear counts, over the whole document;
-* ``image``: the pixels, divided by 255;
-* ``video``: those of all frames, what changes between them, and how frames match when moved
-  (`fm.evaluation.motion`);
-* ``audio``: MFCC statistics (`fm.evaluation.mfcc`), standardised.
-"""
+"""Statistics of mel-frequency cepstral coefficients: what a sound is, in a few hundred numbers."""
 
 from __future__ import annotations
 
@@ -19,14 +9,101 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.fft import dct
+from scipy.signal import savgol_filter
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from fm.data.log_mel import LogMelConfig, log_mel_patches, patches_to_spectrograms
 from fm.errors import UserError
-from fm.evaluation import mfcc
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
-from fm.evaluation.motion import motion_features
+
+COEFFICIENTS = 13
+PARTS = 3
+# Frames over which slopes are fitted: 144 ms.
+_WINDOW = 9
+
+
+def mfcc_statistics(sounds: np.ndarray, sample_rate: float) -> np.ndarray:
+    """Mean and deviation of the coefficients and of their first and second slopes over time.
+
+    Beside these of the whole sound, the mean of the coefficients in each of three equal parts, or
+    the order in which a word's sounds come would not count.
+
+    Args:
+      sounds: int16 [N, samples].
+      sample_rate: in Hz.
+
+    Returns:
+      float64 [N, 13 * (6 + 3)].
+    """
+    frames = LogMelConfig(int(sample_rate), sounds.shape[1])
+    mels = patches_to_spectrograms(log_mel_patches(sounds, frames), frames).astype(np.float64)
+    cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :COEFFICIENTS]
+    window = min(_WINDOW, (mels.shape[2] - 1) // 2 * 2 + 1)
+    slopes = [
+        np.asarray(savgol_filter(cepstra, window, order, deriv=order))
+        if window > order
+        else np.zeros_like(cepstra)
+        for order in (1, 2)
+    ]
+    found = [
+        value for each in (cepstra, *slopes) for value in (each.mean(axis=2), each.std(axis=2))
+    ]
+    found += [part.mean(axis=2) for part in np.array_split(cepstra, PARTS, axis=2) if part.size]
+    return np.concatenate(found, axis=1)
+
+
+# Pixels by which a frame is moved to look like the next, up, down and sideways.
+REACH = 2
+# Weighs 25 numbers of motion against thousands of pixels: rows of either are then about as long.
+_GAIN = 10.0
+# Of a pixel's range: what a sensor's noise changes.
+_FLOOR = 1e-4
+_CHUNK = 256
+
+
+def motion_features(clips: np.ndarray) -> np.ndarray:
+    """Pixels, absolute differences of successive frames, and how frames match when moved.
+
+    The last are global block matching (Jain and Jain 1981): the mean squared difference between
+    each frame, moved by up to `REACH` pixels, and the next, for each of 25 moves, against the mean
+    over the moves. A linear classifier on pixels alone cannot see which way a thing goes that may
+    be anywhere.
+
+    Args:
+        clips: uint8 [N, frames, height, width, channels].
+
+    Returns:
+        float32 [N, frames * P + (frames - 1) * P + 25], P values in a frame; pixels from 0 to 1.
+
+    Raises:
+        UserError: frames no larger than the moves.
+    """
+    if min(clips.shape[2:4]) <= 2 * REACH:
+        raise UserError(
+            f"frames of {clips.shape[2]}x{clips.shape[3]} are too small to match moved by {REACH}"
+        )
+    parts = [_features(clips[start : start + _CHUNK]) for start in range(0, len(clips), _CHUNK)]
+    return np.concatenate(parts) if parts else _features(clips)
+
+
+def _features(clips: np.ndarray) -> np.ndarray:
+    N = len(clips)
+    pixels = clips.astype(np.float32) / 255
+    changes = np.abs(np.diff(pixels, axis=1))
+    height, width = (side - 2 * REACH for side in clips.shape[2:4])
+    now, after = pixels[:, :-1], pixels[:, 1:, REACH : REACH + height, REACH : REACH + width]
+    misfits = [
+        np.square(now[:, :, row : row + height, column : column + width] - after).mean((1, 2, 3, 4))
+        for row in range(2 * REACH + 1)
+        for column in range(2 * REACH + 1)
+    ]
+    misfit = np.stack(misfits, axis=1) + _FLOOR
+    relative = _GAIN * (misfit / misfit.mean(1, keepdims=True) - 1)
+    return np.concatenate([pixels.reshape(N, -1), changes.reshape(N, -1), relative], axis=1)
+
 
 Inputs = Sequence[str] | Matrix
 Featurise = Callable[[Any], Any]
@@ -37,7 +114,7 @@ C_RANGE = {"text": (-1, 3), "image": (-3, 2), "video": (-3, 2), "audio": (-4, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictor:
+class FittedBaseline:
     """A fitted baseline, for raw inputs or inputs from `prepare` (whichever it was fitted on)."""
 
     read: Callable[[Any], Matrix]
@@ -49,7 +126,7 @@ class Predictor:
         return np.asarray(self.classifier.predict(self.featurise(self.read(inputs))), int)
 
 
-def grid(modality: str, trials: int) -> list[dict[str, float]]:
+def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
     """`trials` settings of the inverse penalty C, log-spaced over the modality's range.
 
     A single trial takes the middle of the range.
@@ -63,7 +140,7 @@ def grid(modality: str, trials: int) -> list[dict[str, float]]:
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(low, high, trials)]
 
 
-def prepare(modality: str, inputs: Inputs, rate: float | None = None) -> Matrix:
+def prepare_inputs(modality: str, inputs: Inputs, sample_rate: float | None = None) -> Matrix:
     """The part that learns nothing, done once for all the inputs a job will touch.
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
@@ -76,7 +153,7 @@ def prepare(modality: str, inputs: Inputs, rate: float | None = None) -> Matrix:
     Args:
       modality: of the inputs.
       inputs: documents, arrays [N, ...], or prepared already.
-      rate: of sounds, in Hz.
+      sample_rate: of sounds, in Hz.
 
     Raises:
       UserError: unknown modality; documents without a single word; sounds without a rate.
@@ -86,9 +163,9 @@ def prepare(modality: str, inputs: Inputs, rate: float | None = None) -> Matrix:
         if modality == "video" and array.ndim == 5:
             return motion_features(array)
         if modality == "audio" and array.dtype == np.int16:
-            if rate is None:
+            if sample_rate is None:
                 raise UserError("sounds need their rate, in Hz")
-            return mfcc.statistics(array, rate)
+            return mfcc_statistics(array, sample_rate)
         return array.reshape(len(array), -1)
     if sp.issparse(inputs):
         return sp.csr_array(inputs)
@@ -100,8 +177,8 @@ def fit(
     inputs: Inputs,
     labels: np.ndarray,
     config: dict[str, float],
-    rate: float | None = None,
-) -> Predictor:
+    sample_rate: float | None = None,
+) -> FittedBaseline:
     """Fits one setting on the labelled inputs.
 
     Args:
@@ -110,7 +187,7 @@ def fit(
         taken as they are); or rows of `prepare`.
       labels: [N] integer classes.
       config: ``C``, the inverse penalty.
-      rate: of sounds that are not prepared, in Hz.
+      sample_rate: of sounds that are not prepared, in Hz.
 
     Raises:
       UserError: unknown modality; documents without a single word.
@@ -121,11 +198,11 @@ def fit(
         matrix = _count(counter, inputs, learn=True)
         read = functools.partial(_count, counter, learn=False)
     else:
-        matrix = prepare(modality, inputs, rate)
-        read = functools.partial(prepare, modality, rate=rate)
+        matrix = prepare_inputs(modality, inputs, sample_rate)
+        read = functools.partial(prepare_inputs, modality, sample_rate=sample_rate)
     featurise = _fit_features(modality, matrix)
     (classifier,) = fit_path(featurise(matrix), np.asarray(labels), [config["C"]])
-    return Predictor(read, featurise, classifier)
+    return FittedBaseline(read, featurise, classifier)
 
 
 def cross_validate(
@@ -142,7 +219,7 @@ def cross_validate(
     Returns:
       One ``{"config": …, "validation": accuracy}`` per setting, in the order given.
     """
-    matrix, labels = prepare(modality, inputs), np.asarray(labels)
+    matrix, labels = prepare_inputs(modality, inputs), np.asarray(labels)
     right = np.zeros(len(configs))
     for train, validation in folds:
         featurise = _fit_features(modality, matrix[train])

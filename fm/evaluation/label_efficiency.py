@@ -14,36 +14,36 @@ from fm.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Equivalent:
+class LabelEfficiency:
     """How many times the labels scratch would need to be as good as an arm.
 
     Attributes:
-      label_multiplier: labels scratch needs, divided by the labels the arm had. When `beyond`
+      label_multiplier: labels scratch needs, divided by the labels the arm had. When `censored`
         is ``above`` only a lower bound (largest budget / labels), when ``below`` only an upper
         bound (smallest budget / labels).
       low: lower end of the interval; None when it lies under the measured range.
       high: upper end; None when it lies over the measured range.
-      beyond: ``above`` when the arm is better than scratch at the largest budget, ``below`` when
+      censored: ``above`` when the arm is better than scratch at the largest budget, ``below`` when
         it is worse than scratch at the smallest, else None.
     """
 
     label_multiplier: float
     low: float | None
     high: float | None
-    beyond: Literal["above", "below"] | None
+    censored: Literal["above", "below"] | None
 
 
 def label_multiplier(
     budgets_B: Sequence[float] | np.ndarray,
     scratch_BSN: np.ndarray,
     arm_SN: np.ndarray,
-    labels: float,
+    num_labels: float,
     *,
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
-) -> Equivalent:
-    """How many labels scratch would need for the arm's score at `labels`, over `labels`.
+) -> LabelEfficiency:
+    """How many labels scratch would need for the arm's score at `num_labels`, over `num_labels`.
 
     The scratch curve (mean score at each budget) is made non-decreasing by isotonic regression
     and interpolated linearly in log(labels); the answer is the smallest budget at which it
@@ -61,8 +61,8 @@ def label_multiplier(
     Args:
       budgets_B: [B] rising label budgets of the scratch curve, at least two.
       scratch_BSN: [B, S, N] scores, higher better, of scratch at each budget.
-      arm_SN: [S, N] scores of the arm at `labels`, on the same seeds and test items.
-      labels: the arm's budget; need not be one of `budgets_B`.
+      arm_SN: [S, N] scores of the arm at `num_labels`, on the same seeds and test items.
+      num_labels: the arm's budget; need not be one of `budgets_B`.
       level: confidence level.
       draws: number of redrawn curves.
       seed: of the redrawing.
@@ -73,7 +73,11 @@ def label_multiplier(
     """
     budgets_B = np.asarray(budgets_B, float)
     scratch_BSN, arm_SN = np.asarray(scratch_BSN, float), np.asarray(arm_SN, float)
-    if budgets_B.size < 2 or not (np.diff(budgets_B) > 0).all() or min(budgets_B[0], labels) <= 0:
+    if (
+        budgets_B.size < 2
+        or not (np.diff(budgets_B) > 0).all()
+        or min(budgets_B[0], num_labels) <= 0
+    ):
         raise ValueError(f"budgets must be two or more, positive and rising, got {budgets_B}")
     if scratch_BSN.shape != (budgets_B.size, *arm_SN.shape):
         raise ValueError(
@@ -101,14 +105,16 @@ def label_multiplier(
 
     first, last = float(budgets_B[0]), float(budgets_B[-1])
     if math.isinf(needed):
-        return Equivalent(last / labels, min(low, last) / labels if low else None, None, "above")
+        return LabelEfficiency(
+            last / num_labels, min(low, last) / num_labels if low else None, None, "above"
+        )
     if needed == 0:
-        top = None if math.isinf(high) else max(high, first) / labels
-        return Equivalent(first / labels, None, top, "below")
-    return Equivalent(
-        needed / labels,
-        low / labels if low else None,
-        None if math.isinf(high) else high / labels,
+        top = None if math.isinf(high) else max(high, first) / num_labels
+        return LabelEfficiency(first / num_labels, None, top, "below")
+    return LabelEfficiency(
+        needed / num_labels,
+        low / num_labels if low else None,
+        None if math.isinf(high) else high / num_labels,
         None,
     )
 

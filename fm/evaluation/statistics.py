@@ -103,7 +103,7 @@ def mean_over_seeds_and_items(scores_SN: np.ndarray, *, level: float = 0.95) -> 
     return _crossed(np.asarray(scores_SN, float), level)[0]
 
 
-def linearised(above_SN: np.ndarray, below_SN: np.ndarray) -> np.ndarray:
+def linearized_ratio(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> np.ndarray:
     """Scores of items whose mean over items is a ratio of sums, by seed.
 
     With R_s = sum_i above_si / sum_i below_si, the score of an item is
@@ -114,11 +114,11 @@ def linearised(above_SN: np.ndarray, below_SN: np.ndarray) -> np.ndarray:
     Swensson and Wretman 1992, section 5.6). Its mean over items is R_s exactly, and its variance
     over items that of the ratio to first order, so the functions here take these scores as they
     take right and wrong answers. For F1, above is twice the entities found and below those
-    predicted plus those there (`fm.evaluation.entities.Counts.parts`).
+    predicted plus those there (`fm.evaluation.ner.EntityCounts.f1_terms`).
 
     Args:
-      above_SN: [S, N] of S seeds and N items.
-      below_SN: [S, N], not negative.
+      numerator_SN: [S, N] of S seeds and N items.
+      denominator_SN: [S, N], not negative.
 
     Returns:
       [S, N] scores; zero in a row that has nothing below.
@@ -126,13 +126,18 @@ def linearised(above_SN: np.ndarray, below_SN: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: the two differ in shape.
     """
-    above_SN, below_SN = np.asarray(above_SN, float), np.asarray(below_SN, float)
-    if above_SN.shape != below_SN.shape:
-        raise ValueError(f"above {above_SN.shape} and below {below_SN.shape} are not paired")
-    mean_S1 = below_SN.mean(axis=1, keepdims=True)
+    numerator_SN, denominator_SN = (
+        np.asarray(numerator_SN, float),
+        np.asarray(denominator_SN, float),
+    )
+    if numerator_SN.shape != denominator_SN.shape:
+        raise ValueError(
+            f"above {numerator_SN.shape} and below {denominator_SN.shape} are not paired"
+        )
+    mean_S1 = denominator_SN.mean(axis=1, keepdims=True)
     scale_S1 = np.where(mean_S1 > 0, mean_S1, 1.0)
-    ratio_S1 = above_SN.mean(axis=1, keepdims=True) / scale_S1
-    return ratio_S1 + (above_SN - ratio_S1 * below_SN) / scale_S1
+    ratio_S1 = numerator_SN.mean(axis=1, keepdims=True) / scale_S1
+    return ratio_S1 + (numerator_SN - ratio_S1 * denominator_SN) / scale_S1
 
 
 def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
@@ -177,7 +182,7 @@ def sign_flip_p(differences_S: np.ndarray, *, seed: int = 0) -> float:
     return float((extreme + 1) / (MONTE_CARLO_DRAWS + 1))
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
+def holm_adjusted(p_values: np.ndarray) -> np.ndarray:
     """Adjusts p-values so that the chance of any false claim in the table is controlled.
 
     Holm (1979): the k-th smallest of m is multiplied by m - k + 1, then made non-decreasing

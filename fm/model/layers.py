@@ -1,26 +1,111 @@
-"""One transformer layer as pure functions over a dict of arrays."""
+"""Products with a kernel, which may lie turned round for the sake of a few rows.
+
+On a CPU a product with one row or a few is bound by the memory, and XLA reads a kernel that lies
+[out, in] as the left side at up to twice the rate of one that lies [in, out] on the right, which
+it rearranges first. A bfloat16 kernel it converts anew, whole, for every product: such a kernel is
+therefore held in float32 (the same numbers; XLA:CPU multiplies in float32 either way).
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask, attention
-from fm.model import norms
-from fm.model.config import ModelConfig
-from fm.model.norms import rms_norm
-from fm.model.positions import rotate
-from fm.model.products import times
+from fm.model.config import ArchConfig, ModelConfig
+from fm.model.positions import apply_rope
 
-Turns = tuple[jax.Array, jax.Array]  # cosines and sines, see `fm.model.positions`
+# Up to so many rows the kernel is the left side, in so many groups of outputs: of a single one XLA
+# makes a product with the sides exchanged, to save turning the result.
+_FEW, _GROUPS = 64, 4
+
+
+class TransposedKernel(NamedTuple):
+    """A kernel [in, out] that lies as [out, in]."""
+
+    w_OI: jax.Array
+
+
+Kernel = jax.Array | TransposedKernel
+
+
+def transpose_kernel(kernel_IO: jax.Array) -> TransposedKernel:
+    """The same kernel turned round, in float32."""
+    return TransposedKernel(jnp.asarray(kernel_IO.T, jnp.float32))
+
+
+def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
+    """x [..., in] times a kernel of any float dtype, in the dtype of x.
+
+    Args:
+      x: what is multiplied.
+      kernel: `Turned`, or an array whose axes flatten to [in, out].
+    """
+    if not isinstance(kernel, TransposedKernel):
+        return x @ kernel.astype(x.dtype).reshape(x.shape[-1], -1)
+    O, I = kernel.w_OI.shape  # noqa: E741
+    x_TI = x.reshape(-1, I).astype(kernel.w_OI.dtype)
+    if len(x_TI) == 1 or len(x_TI) > _FEW or O % _GROUPS:
+        y_TO = jnp.einsum("ti,oi->to", x_TI, kernel.w_OI)
+    else:
+        # G is a group of outputs, P an output in it.
+        w_GPI = kernel.w_OI.reshape(_GROUPS, -1, I)
+        y_GTP = jnp.einsum("ti,gpi->gtp", x_TI, w_GPI)
+        y_TO = jnp.swapaxes(y_GTP, 0, 1).reshape(-1, O)
+    return y_TO.reshape(*x.shape[:-1], O).astype(x.dtype)
+
+
+def init_norm(arch: ArchConfig, name: str, *shape: int) -> dict[str, jax.Array]:
+    """Parameters of one norm: `<name>` ones for the gain, `<name>_shift` zeros, where it has them.
+
+    Args:
+      arch: whether it has them.
+      name: of the norm among its neighbours.
+      *shape: of its vectors, (D,) or stacked (N, D).
+    """
+    vectors = {}
+    if arch.norm_scale:
+        vectors[name] = jnp.ones(shape)
+    if arch.norm_bias:
+        vectors[f"{name}_shift"] = jnp.zeros(shape)
+    return vectors
+
+
+def apply_norm(
+    x: jax.Array, params: dict[str, jax.Array], name: str, arch: ArchConfig, eps: float
+) -> jax.Array:
+    """The style's norm, with the gain and shift it has under this name."""
+    y = rms_norm(x, eps) if arch.norm == "rms" else layer_norm(x, eps)
+    if arch.norm_scale:
+        y = y * params[name].astype(y.dtype)
+    if arch.norm_bias:
+        y = y + params[f"{name}_shift"].astype(y.dtype)
+    return y
+
+
+def rms_norm(x: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) over the last axis, without a gain (Zhang & Sennrich 2019, eq. 4)."""
+    x32 = x.astype(jnp.float32)
+    return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)).astype(x.dtype)
+
+
+def layer_norm(x: jax.Array, eps: float) -> jax.Array:
+    """(x - mean(x)) / std(x) over the last axis, without gain or shift (Ba et al. 2016, eq. 3)."""
+    x32 = x.astype(jnp.float32)
+    return rms_norm(x32 - jnp.mean(x32, -1, keepdims=True), eps).astype(x.dtype)
+
+
+RopeTables = tuple[jax.Array, jax.Array]  # cosines and sines, see `fm.model.positions`
 
 # Linear maps, which `linear` applies; whatever else a layer has are vectors.
 KERNELS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 # Those that read the same.
-TOGETHER = (("query", "key", "value"), ("gate", "up"))
+FUSED_PROJECTIONS = (("query", "key", "value"), ("gate", "up"))
 ACTIVATIONS = {
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -29,15 +114,15 @@ ACTIVATIONS = {
 }
 
 
-def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+def init_layers(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
     """Parameters of all layers, stacked: every leaf leads with the depth N.
 
     Kernels into the residual start at zero, so each layer starts as the identity (in a pre-norm
     style); the others are normal with variance 1/fan_in. Biases start at zero and gains at one.
     """
-    style = config.style
-    N, D, F = config.depth, config.width, config.hidden
-    H, K, C = config.heads, config.kv_heads, config.head_width
+    style = config.arch
+    N, D, F = config.num_layers, config.d_model, config.mlp_dim
+    H, K, C = config.num_heads, config.num_kv_heads, config.head_dim
     keys = jax.random.split(rng, 4)
 
     def normal(key, *shape, fan_in):
@@ -51,24 +136,24 @@ def init(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
         "up": normal(keys[3], D, F, fan_in=D),
         "down": jnp.zeros((N, F, D)),
     }
-    if style.gated:
+    if style.gated_mlp:
         kernels["gate"] = normal(jax.random.fold_in(rng, 4), D, F, fan_in=D)
     vectors = {}
     for name, kernel in kernels.items():
-        if style.biased(name):
+        if style.has_bias(name):
             shape = (D,) if name == "attention_out" else kernel.shape[2:]
             vectors[f"{name}_bias"] = jnp.zeros((N, *shape))
     if style.qk_norm == "gain":
         vectors |= {"query_norm": jnp.ones((N, C)), "key_norm": jnp.ones((N, C))}
     for name in ("attention_norm", "feed_forward_norm"):
-        vectors |= norms.init(style, name, N, D)
+        vectors |= init_norm(style, name, N, D)
     return kernels | vectors
 
 
-def apply(
+def apply_layer(
     layer: dict[str, jax.Array],
     x_BLD: jax.Array,
-    turns: Turns | None,
+    rope_tables: RopeTables | None,
     mask: Mask,
     config: ModelConfig,
 ) -> jax.Array:
@@ -77,31 +162,31 @@ def apply(
     Args:
       layer: parameters of one layer, of any float dtype; products are made in that of `x_BLD`.
       x_BLD: the residual.
-      turns: rotations of the positions; None where positions are learned.
+      rope_tables: rotations of the positions; None where positions are learned.
       mask: who sees whom.
       config: the model's.
     """
-    q_BLHC, k_BLKC, v_BLKC = queries_keys_values(layer, x_BLD, turns, config)
+    q_BLHC, k_BLKC, v_BLKC = project_qkv(layer, x_BLD, rope_tables, config)
     o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
-    return after_attention(layer, x_BLD, o_BLHC, config)
+    return out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
 
 
-def after_attention(
+def out_proj_and_mlp(
     layer: dict[str, jax.Array], x_BLD: jax.Array, o_BLHC: jax.Array, config: ModelConfig
 ) -> jax.Array:
     """The rest of the layer: what attention gave goes into the residual, then the feed-forward."""
     o_BLF = o_BLHC.reshape(*x_BLD.shape[:2], -1)
     x_BLD = x_BLD + linear(layer, "attention_out", o_BLF, config)
-    x_BLD = _after(layer, "attention_norm", x_BLD, config)
-    n_BLD = _before(layer, "feed_forward_norm", x_BLD, config)
-    x_BLD = x_BLD + feed_forward(layer, n_BLD, config)
-    return _after(layer, "feed_forward_norm", x_BLD, config)
+    x_BLD = _post_norm(layer, "attention_norm", x_BLD, config)
+    n_BLD = _pre_norm(layer, "feed_forward_norm", x_BLD, config)
+    x_BLD = x_BLD + mlp(layer, n_BLD, config)
+    return _post_norm(layer, "feed_forward_norm", x_BLD, config)
 
 
-def queries_keys_values(
+def project_qkv(
     layer: dict[str, jax.Array],
     x_BLD: jax.Array,
-    turns: Turns | None,
+    rope_tables: RopeTables | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What attention reads of a residual: q_BLHC and k_BLKC, normalised and turned, and v_BLKC.
@@ -110,26 +195,26 @@ def queries_keys_values(
     scores bounded whatever the learning rate does.
     """
     B, L, _ = x_BLD.shape
-    n_BLD = _before(layer, "attention_norm", x_BLD, config)
-    flat = linears(layer, TOGETHER[0], n_BLD, config)
-    heads = {name: y.reshape(B, L, -1, config.head_width) for name, y in flat.items()}
+    n_BLD = _pre_norm(layer, "attention_norm", x_BLD, config)
+    flat = fused_linear(layer, FUSED_PROJECTIONS[0], n_BLD, config)
+    heads = {name: y.reshape(B, L, -1, config.head_dim) for name, y in flat.items()}
 
     def placed(name):
         y_BLHC = heads[name]
-        if config.style.qk_norm != "none":
+        if config.arch.qk_norm != "none":
             y_BLHC = rms_norm(y_BLHC, config.norm_eps)
-        if config.style.qk_norm == "gain":
+        if config.arch.qk_norm == "gain":
             y_BLHC = y_BLHC * layer[f"{name}_norm"].astype(y_BLHC.dtype)
-        return y_BLHC if turns is None else rotate(y_BLHC, *turns)
+        return y_BLHC if rope_tables is None else apply_rope(y_BLHC, *rope_tables)
 
     return placed("query"), placed("key"), heads["value"]
 
 
-def feed_forward(layer: dict[str, jax.Array], n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
+def mlp(layer: dict[str, jax.Array], n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
     """Up to F, through the activation, which may multiply a gate's place, and down to D."""
-    activation = ACTIVATIONS[config.style.activation]
-    if config.style.gated:
-        both = linears(layer, TOGETHER[1], n_BLD, config)
+    activation = ACTIVATIONS[config.arch.activation]
+    if config.arch.gated_mlp:
+        both = fused_linear(layer, FUSED_PROJECTIONS[1], n_BLD, config)
         h_BLF = activation(both["gate"]) * both["up"]
     else:
         h_BLF = activation(linear(layer, "up", n_BLD, config))
@@ -140,22 +225,22 @@ def linear(layer: dict[str, jax.Array], name: str, x: jax.Array, config: ModelCo
     """x times the kernel of this name, its heads flattened, and what else belongs to it.
 
     That is its bias, if it has one, and the product with its low-rank adapters, if it has any
-    (`fm.transfer.lora`).
+    (`fm.adaptation.lora`).
     """
-    return _completed(layer, name, x, times(x, layer[name]), config)
+    return _completed(layer, name, x, matmul(x, layer[name]), config)
 
 
-def linears(
+def fused_linear(
     layer: dict[str, jax.Array], names: Sequence[str], x: jax.Array, config: ModelConfig
 ) -> dict[str, jax.Array]:
     """`linear` of each name, in one product where `cached.prepare` has joined their kernels."""
     joined = layer.get("+".join(names))
     if joined is None:
         return {name: linear(layer, name, x, config) for name in names}
-    C, F = config.head_width, config.hidden
-    widths = {"query": config.heads * C, "key": config.kv_heads * C, "gate": F}
+    C, F = config.head_dim, config.mlp_dim
+    widths = {"query": config.num_heads * C, "key": config.num_kv_heads * C, "gate": F}
     ends = itertools.accumulate(widths[name] for name in names[:-1])
-    parts = jnp.split(times(x, joined), list(ends), axis=-1)
+    parts = jnp.split(matmul(x, joined), list(ends), axis=-1)
     products = zip(names, parts, strict=True)
     return {name: _completed(layer, name, x, y, config) for name, y in products}
 
@@ -170,15 +255,40 @@ def _completed(layer, name, x, y, config):
     return y
 
 
-def _before(layer, name, x_BLD, config):
+def _pre_norm(layer, name, x_BLD, config):
     """What a block reads of the residual."""
     if config.style.post_norm:
         return x_BLD
-    return norms.norm(x_BLD, layer, name, config.style, config.norm_eps)
+    return apply_norm(x_BLD, layer, name, config.style, config.norm_eps)
 
 
-def _after(layer, name, x_BLD, config):
+def _post_norm(layer, name, x_BLD, config):
     """What becomes of the residual once a block has been added."""
     if not config.style.post_norm:
         return x_BLD
-    return norms.norm(x_BLD, layer, name, config.style, config.norm_eps)
+    return apply_norm(x_BLD, layer, name, config.style, config.norm_eps)
+
+
+def apply_layer_with_remat(
+    layer: dict[str, jax.Array],
+    x_BLD: jax.Array,
+    rope_tables: RopeTables | None,
+    mask: Mask,
+    config: ModelConfig,
+) -> jax.Array:
+    """`layers.apply`, keeping what `config.remat` says."""
+    if config.remat_policy == "none":
+        return apply_layer(layer, x_BLD, rope_tables, mask, config)
+    # The layers are a scan, whose body is a program of its own: nothing need keep apart what is
+    # computed twice.
+    again = functools.partial(jax.checkpoint, prevent_cse=False)
+    if config.remat_policy == "attention":
+        before = functools.partial(project_qkv, config=config)
+        after = functools.partial(out_proj_and_mlp, config=config)
+        q_BLHC, k_BLKC, v_BLKC = again(before)(layer, x_BLD, rope_tables)
+        o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
+        return again(after)(layer, x_BLD, o_BLHC)
+    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    whole = functools.partial(apply_layer, config=config)
+    policy = products if config.remat_policy == "dots" else None
+    return again(whole, policy=policy)(layer, x_BLD, rope_tables, mask)

@@ -17,34 +17,41 @@ class RopeScaling:
 
     Attributes:
       factor: by which waves longer than `context / low` are stretched.
-      low: waves that fit into `context` fewer than this many times are stretched in full.
-      high: those that fit in more often than this stay; between the two it is blended.
-      context: pieces the model was first trained on.
+      low_freq_factor: waves that fit into `original_max_seq_len` fewer than this many times are stretched in full.
+      high_freq_factor: those that fit in more often than this stay; between the two it is blended.
+      original_max_seq_len: pieces the model was first trained on.
     """
 
     factor: float
-    low: float
-    high: float
-    context: int
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_seq_len: int
 
     def __post_init__(self):
-        if min(self.factor, self.low, self.context) <= 0 or self.high <= self.low:
+        if (
+            min(self.factor, self.low_freq_factor, self.original_max_seq_len) <= 0
+            or self.high_freq_factor <= self.low_freq_factor
+        ):
             raise UserError(
-                f"rope scaling takes factor={self.factor}, low={self.low} and "
-                f"context={self.context} over 0, and high={self.high} over low"
+                f"rope scaling takes factor={self.factor}, low_freq_factor={self.low_freq_factor} and "
+                f"original_max_seq_len={self.original_max_seq_len} over 0, and high_freq_factor={self.high_freq_factor} over low"
             )
 
     def __call__(self, frequencies: jax.Array) -> jax.Array:
         """The stretched frequencies."""
-        turns = frequencies * self.context / (2.0 * math.pi)
-        kept = jnp.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        turns = frequencies * self.original_max_seq_len / (2.0 * math.pi)
+        kept = jnp.clip(
+            (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor),
+            0.0,
+            1.0,
+        )
         return frequencies * (kept + (1.0 - kept) / self.factor)
 
 
-def rotations(
+def rotary_cos_sin(
     positions_BLA: jax.Array,
-    head_width: int,
-    base: float,
+    head_dim: int,
+    theta: float,
     scaling: RopeScaling | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of every position, computed once for all layers.
@@ -54,16 +61,16 @@ def rotations(
 
     Args:
       positions_BLA: int, absolute positions along each axis.
-      head_width: C, even.
-      base: the slowest frequency is about 1/base.
+      head_dim: C, even.
+      theta: the slowest frequency is about 1/base.
       scaling: of the frequencies.
 
     Returns:
       cosines and sines, each float32 [B, L, 1, C/2].
     """
     angles = []
-    for axis, share in enumerate(shares(head_width // 2, positions_BLA.shape[-1])):
-        frequencies = base ** (-jnp.arange(share, dtype=jnp.float32) / share)
+    for axis, share in enumerate(pairs_per_axis(head_dim // 2, positions_BLA.shape[-1])):
+        frequencies = theta ** (-jnp.arange(share, dtype=jnp.float32) / share)
         if scaling:
             frequencies = scaling(frequencies)
         angles.append(positions_BLA[..., axis, None].astype(jnp.float32) * frequencies)
@@ -76,31 +83,31 @@ def rotations(
     return cosines, sines
 
 
-def on_axes(positions: jax.Array, axes: int) -> jax.Array:
+def expand_positions(positions: jax.Array, num_axes: int) -> jax.Array:
     """Positions of one format on the axes of a model of several (Wang et al. 2024, sec. 2.1).
 
     Args:
       positions: int, of text [B, L], of sound [B, L, 1], of pictures [B, L, 2] or of clips
         [B, L, 3].
-      axes: of the model (A). Where it has more than the format, text p is at p on all of them, a
+      num_axes: of the model (A). Where it has more than the format, text p is at p on all of them, a
         picture's row and column are the last two, and time is the first.
 
     Returns:
       int [B, L, A].
     """
     if positions.ndim == 2:
-        return jnp.broadcast_to(positions[..., None], (*positions.shape, axes))
+        return jnp.broadcast_to(positions[..., None], (*positions.shape, num_axes))
     own = positions.shape[-1]
-    before = axes - own if own == 2 else 0
-    return jnp.pad(positions, ((0, 0), (0, 0), (before, axes - own - before)))
+    before = num_axes - own if own == 2 else 0
+    return jnp.pad(positions, ((0, 0), (0, 0), (before, num_axes - own - before)))
 
 
-def shares(pairs: int, axes: int) -> tuple[int, ...]:
+def pairs_per_axis(pairs: int, num_axes: int) -> tuple[int, ...]:
     """Pairs for each axis, as even as can be."""
-    return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))
+    return tuple(pairs // num_axes + (axis < pairs % num_axes) for axis in range(num_axes))
 
 
-def rotate(x_BLHC: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
+def apply_rope(x_BLHC: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
     """Turns the pairs (c, c + C/2) of every head by their position's angles."""
     first, second = jnp.split(x_BLHC, 2, axis=-1)
     cosines, sines = cosines.astype(x_BLHC.dtype), sines.astype(x_BLHC.dtype)

@@ -21,7 +21,7 @@ from fm.errors import UserError
 _BLOCK = 256
 
 
-class Knobs(NamedTuple):
+class SamplingParams(NamedTuple):
     """A `Decoding` as scalars that enter a program as data: float32, and `top_k` int32."""
 
     temperature: jax.Array
@@ -32,7 +32,7 @@ class Knobs(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class SamplingConfig:
     """How tokens are chosen; the filters apply in the order of the attributes below the first.
 
     Attributes:
@@ -67,9 +67,9 @@ class Decoding:
                 raise UserError(f"{name}={value:g} must be {accepted}")
 
     @property
-    def by_temperature(self) -> bool:
+    def temperature_only(self) -> bool:
         """Whether nothing but the temperature is set."""
-        return dataclasses.replace(self, temperature=1.0) == Decoding()
+        return dataclasses.replace(self, temperature=1.0) == SamplingConfig()
 
     @property
     def name(self) -> str:
@@ -81,15 +81,15 @@ class Decoding:
             "min-p": self.min_p,
             "repetition penalty": self.repetition_penalty,
         }
-        plain = dataclasses.astuple(Decoding())
+        plain = dataclasses.astuple(SamplingConfig())
         pairs = zip(signs.items(), plain, strict=True)
         return (
             ", ".join(f"{sign} {value:g}" for (sign, value), own in pairs if value != own) or "T 1"
         )
 
-    def knobs(self) -> Knobs:
+    def to_params(self) -> SamplingParams:
         """The same as data."""
-        return Knobs(
+        return SamplingParams(
             jnp.float32(self.temperature),
             jnp.int32(min(self.top_k, 2**31 - 1)),
             jnp.float32(self.top_p),
@@ -98,7 +98,7 @@ class Decoding:
         )
 
 
-GREEDY = Decoding(temperature=0.0)
+GREEDY = SamplingConfig(temperature=0.0)
 
 
 def row_keys(seeds_B: jax.Array) -> jax.Array:
@@ -106,14 +106,14 @@ def row_keys(seeds_B: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.key)(seeds_B)
 
 
-def draw(
+def sample_tokens(
     logits_BV: jax.Array,
-    knobs: Knobs,
+    params: SamplingParams,
     keys_B: jax.Array,
-    at_B: jax.Array,
+    position_B: jax.Array,
     *,
     seen_BV: jax.Array,
-    barred_V: jax.Array,
+    suppress_V: jax.Array,
 ) -> jax.Array:
     """The next token of each row.
 
@@ -121,52 +121,54 @@ def draw(
 
     Args:
       logits_BV: unnormalised log probabilities, finite.
-      knobs: from `Decoding.knobs`.
+      params: from `Decoding.knobs`.
       keys_B: from `row_keys`.
-      at_B: int, the position of the token that is drawn.
+      position_B: int, the position of the token that is drawn.
       seen_BV: bool, tokens the row has had.
-      barred_V: bool, tokens never drawn; not all of them.
+      suppress_V: bool, tokens never drawn; not all of them.
 
     Returns:
       int32 [B].
     """
-    logits_BV = jnp.where(barred_V, -jnp.inf, logits_BV.astype(jnp.float32))
+    logits_BV = jnp.where(suppress_V, -jnp.inf, logits_BV.astype(jnp.float32))
     logits_BV = jax.lax.cond(
-        knobs.repetition_penalty != 1.0,
-        lambda: penalised(logits_BV, seen_BV, knobs.repetition_penalty),
+        params.repetition_penalty != 1.0,
+        lambda: apply_repetition_penalty(logits_BV, seen_BV, params.repetition_penalty),
         lambda: logits_BV,
     )
 
     def sampled():
         uniform_B = jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)))
-        return pick(filtered(logits_BV, knobs), uniform_B(keys_B, at_B))
+        return inverse_cdf_sample(filtered_probs(logits_BV, params), uniform_B(keys_B, position_B))
 
-    return jax.lax.cond(knobs.temperature == 0.0, lambda: likeliest(logits_BV), sampled)
+    return jax.lax.cond(params.temperature == 0.0, lambda: greedy_tokens(logits_BV), sampled)
 
 
-def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> jax.Array:
+def apply_repetition_penalty(
+    logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array
+) -> jax.Array:
     """Logits with the tokens seen before made less likely, by a penalty above 1."""
     lowered_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     return jnp.where(seen_BV, lowered_BV, logits_BV)
 
 
-def filtered(logits_BV: jax.Array, knobs: Knobs) -> jax.Array:
+def filtered_probs(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
     """Unnormalised probabilities float32 [B, V] at a temperature above 0, zeros where barred.
 
     The likeliest token has 1 and always stays. Tokens that tie at a threshold stay together.
     """
     logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
-    weights_BV = jnp.exp(logits_BV / knobs.temperature)
+    weights_BV = jnp.exp(logits_BV / params.temperature)
     weights_BV = jax.lax.cond(
-        knobs.top_k > 0, lambda w: _top_k(w, knobs.top_k), lambda w: w, weights_BV
+        params.top_k > 0, lambda w: _top_k(w, params.top_k), lambda w: w, weights_BV
     )
     weights_BV = jax.lax.cond(
-        knobs.top_p < 1.0, lambda w: _top_p(w, knobs.top_p), lambda w: w, weights_BV
+        params.top_p < 1.0, lambda w: _top_p(w, params.top_p), lambda w: w, weights_BV
     )
-    return jnp.where(weights_BV >= knobs.min_p, weights_BV, 0.0)
+    return jnp.where(weights_BV >= params.min_p, weights_BV, 0.0)
 
 
-def likeliest(logits_BV: jax.Array) -> jax.Array:
+def greedy_tokens(logits_BV: jax.Array) -> jax.Array:
     """The token of the highest logit, the first of equals, int32 [B]."""
     # XLA:CPU reduces pairs of value and place one by one; two plain reductions are vectors.
     V = logits_BV.shape[-1]
@@ -174,7 +176,7 @@ def likeliest(logits_BV: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(logits_BV == top_B1, jnp.arange(V, dtype=jnp.int32), V - 1), axis=-1)
 
 
-def pick(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+def inverse_cdf_sample(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     """The first token at which the cumulative weight passes the uniform share of the total.
 
     A token without weight is never picked.

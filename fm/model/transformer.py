@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fm.attention import Mask
-from fm.attention.mesh import by_rows
-from fm.model import layers, norms, remat, streams
+from fm.attention.mesh import constrain_batch
+from fm.model import embeddings, layers
 from fm.model.config import ModelConfig
-from fm.model.positions import on_axes, rotations
+from fm.model.positions import expand_positions, rotary_cos_sin
 
 
 def forward(
@@ -24,7 +24,7 @@ def forward(
     config: ModelConfig,
     *,
     mask: Mask,
-    hidden_BL: jax.Array | None = None,
+    masked_BL: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """Runs the layers.
 
@@ -33,7 +33,7 @@ def forward(
       inputs: pieces (see `streams.embed`) and `positions` as `on_axes` takes them.
       config: the model's.
       mask: who sees whom.
-      hidden_BL: pieces the model may not see.
+      masked_BL: pieces the model may not see.
 
     Returns:
       `final` [B, L, D], the output the heads read, normalised if the style does, and `layers`
@@ -44,59 +44,59 @@ def forward(
       UserError: the input is longer than the context.
     """
     config.check_length(inputs["positions"].shape[1])
-    turns = turned(inputs["positions"], config)
-    x_BLD = enter(params["streams"], inputs, config, hidden_BL)
-    if config.scanned:
+    turns = rope_tables(inputs["positions"], config)
+    x_BLD = embed_inputs(params["streams"], inputs, config, masked_BL)
+    if config.uses_scan:
 
         def body(x, layer):
-            y = by_rows(remat.apply(layer, x, turns, mask, config))
+            y = constrain_batch(layers.apply_layer_with_remat(layer, x, turns, mask, config))
             return y, y
 
         last, residuals = jax.lax.scan(body, x_BLD, params["layers"])
         residuals = jnp.concatenate([x_BLD[None], residuals])
     else:
         # `lax.split` transposes to one concatenation; slices would each pad a full-size gradient.
-        ones = (1,) * config.depth
+        ones = (1,) * config.num_layers
         parts = {name: jax.lax.split(w, ones, axis=0) for name, w in params["layers"].items()}
         residuals = [x_BLD]
-        for n in range(config.depth):
+        for n in range(config.num_layers):
             layer = {name: split[n][0] for name, split in parts.items()}
-            residuals.append(by_rows(_layer(layer, residuals[-1], turns, mask, config)))
+            residuals.append(constrain_batch(_layer(layer, residuals[-1], turns, mask, config)))
         last, residuals = residuals[-1], jnp.stack(residuals)
-    return {"final": leave(params["streams"], last, config), "layers": residuals}
+    return {"final": final_norm(params["streams"], last, config), "layers": residuals}
 
 
-def enter(
+def embed_inputs(
     params: dict[str, jax.Array],
     inputs: dict[str, jax.Array],
     config: ModelConfig,
-    hidden_BL: jax.Array | None = None,
+    masked_BL: jax.Array | None = None,
 ) -> jax.Array:
     """x_BLD, the residual before the first layer; `params` are those of the streams."""
-    x_BLD = streams.embed(params, inputs, config, hidden_BL)
-    if config.style.embedding_norm:
-        x_BLD = norms.norm(x_BLD, params, "embedding_norm", config.style, config.norm_eps)
-    return by_rows(x_BLD)
+    x_BLD = embeddings.embed(params, inputs, config, masked_BL)
+    if config.arch.embedding_norm:
+        x_BLD = layers.apply_norm(x_BLD, params, "embedding_norm", config.arch, config.norm_eps)
+    return constrain_batch(x_BLD)
 
 
-def leave(params: dict[str, jax.Array], x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
+def final_norm(params: dict[str, jax.Array], x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
     """What the heads read of the residual after the last layer."""
-    if config.style.final_norm:
-        x_BLD = norms.norm(x_BLD, params, "final_norm", config.style, config.norm_eps)
+    if config.arch.final_norm:
+        x_BLD = layers.apply_norm(x_BLD, params, "final_norm", config.arch, config.norm_eps)
     return x_BLD
 
 
-def turned(positions: jax.Array, config: ModelConfig) -> layers.Turns | None:
+def rope_tables(positions: jax.Array, config: ModelConfig) -> layers.RopeTables | None:
     """Rotations of positions as `on_axes` takes them; None where positions are learned."""
-    if config.style.positions == "learned":
+    if config.arch.position_encoding == "learned":
         return None
-    positions_BLA = on_axes(positions, config.axes)
-    scaling = config.style.rope_scaling
-    return rotations(positions_BLA, config.head_width, config.rope_base, scaling)
+    positions_BLA = expand_positions(positions, config.position_axes)
+    scaling = config.arch.rope_scaling
+    return rotary_cos_sin(positions_BLA, config.head_dim, config.rope_theta, scaling)
 
 
 # Traced once for all layers, and differentiated once; the compiled program is the same.
-_layer = jax.jit(remat.apply, static_argnames="config")
+_layer = jax.jit(layers.apply_layer_with_remat, static_argnames="config")
 
 
 class Transformer(nn.Module):
@@ -114,17 +114,17 @@ class Transformer(nn.Module):
         inputs: dict[str, jax.Array],
         *,
         mask: Mask,
-        hidden_BL: jax.Array | None = None,
+        masked_BL: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
         """See `forward`."""
         params = {
-            "streams": self.param("streams", streams.init, self.config),
-            "layers": self.param("layers", layers.init, self.config),
+            "streams": self.param("streams", embeddings.init_embeddings, self.config),
+            "layers": self.param("layers", layers.init_layers, self.config),
         }
         if self.is_initializing():
             # No parameter depends on the pass, and tracing it takes longer than making them.
             return {}
-        return forward(params, inputs, self.config, mask=mask, hidden_BL=hidden_BL)
+        return forward(params, inputs, self.config, mask=mask, masked_BL=masked_BL)
 
 
 def init(rng: jax.Array, config: ModelConfig) -> dict:
@@ -144,8 +144,8 @@ _init = jax.jit(_draws, static_argnames="config")
 _init_quickly = jax.jit(_draws, static_argnames="config", compiler_options=_QUICKLY)
 
 
-def init_over(places: Any, config: ModelConfig) -> Callable[[jax.Array], dict]:
+def sharded_init(shardings: Any, config: ModelConfig) -> Callable[[jax.Array], dict]:
     """The program of `init`, whose parameters are made in these places, a tree of shardings."""
     options = _QUICKLY if jax.default_backend() == "cpu" else None
     draws = functools.partial(_draws, config=config)
-    return jax.jit(draws, out_shardings=places, compiler_options=options)
+    return jax.jit(draws, out_shardings=shardings, compiler_options=options)

@@ -1,7 +1,7 @@
 """The report: one page, its plots and its tables, written from the content of a results.json."""
 
-from fm.report.files import write
 from fm.report.headline import headline
-from fm.report.table import text_table
+from fm.report.pages import write
+from fm.report.tables import text_table
 
 __all__ = ["headline", "text_table", "write"]

@@ -49,10 +49,10 @@ def count(value: float | None) -> str:
 
 def flops(value: float | None) -> str:
     """Floating point operations with an SI prefix: `1.23 TFLOP`."""
-    return MISSING if value is None else f"{short(value, ' ')}FLOP" if value else "0"
+    return MISSING if value is None else f"{si_prefixed(value, ' ')}FLOP" if value else "0"
 
 
-def short(value: float, space: str = "") -> str:
+def si_prefixed(value: float, space: str = "") -> str:
     """Three digits and an SI prefix: `1.5M`; below a thousand the number as it is."""
     for size, prefix in _PREFIXES:
         if value >= size:
@@ -74,12 +74,12 @@ def multiplier(value: float | None) -> str:
     return MISSING if value is None else f"×{_three(value)}"
 
 
-def variance(value: float | None) -> str:
+def std_points(value: float | None) -> str:
     """A variance of fractions, as its square root in percentage points: `1.2`."""
     return MISSING if value is None else f"{100 * max(value, 0.0) ** 0.5:.2f}"
 
 
-def plain(value: Any) -> str:
+def config_value(value: Any) -> str:
     """Anything from a configuration: true and false in lower case, text as it is."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -97,7 +97,7 @@ def _minus(text: str) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
-def size(count: float | None) -> str:
+def num_bytes(count: float | None) -> str:
     """Bytes in memory: 12_600_000 gives `12.6 MB`."""
     if count is None:
         return MISSING

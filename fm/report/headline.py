@@ -12,4 +12,4 @@ def headline(results: dict[str, Any]) -> str:
         UserError: `results` is not of schema 1.
     """
     unify = isinstance(results, dict) and results.get("experiment") == "unify"
-    return unified.headline(results) if unify else verdict.headline(results)
+    return unified.multitask_headline(results) if unify else verdict.comparison_headline(results)

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fm.evaluation.text_quality.metrics import BY_NAME, METRICS
-from fm.report import canvas
-from fm.report.arms import Arm
+from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME
+from fm.report import style
+from fm.report.schema import Arm
 
 Row = dict[str, Any]
 
@@ -28,7 +28,7 @@ _LOOKS = (
 )
 
 
-def looks(results: dict[str, Any]) -> dict[str, Arm]:
+def arm_styles(results: dict[str, Any]) -> dict[str, Arm]:
     """How every arm is drawn, by name."""
     diets = results["config"]["diets"]
     return {
@@ -37,7 +37,9 @@ def looks(results: dict[str, Any]) -> dict[str, Arm]:
     }
 
 
-def frontier(results: dict[str, Any], domain: str, x: str, y: str) -> Figure | None:
+def plot_quality_against_diversity(
+    results: dict[str, Any], domain: str, x: str, y: str
+) -> Figure | None:
     """One metric against another at the end of training, a training set a curve.
 
     Curves run through the temperatures; other decodings are pale marks.
@@ -45,9 +47,9 @@ def frontier(results: dict[str, Any], domain: str, x: str, y: str) -> Figure | N
     rows = [r for r in results["samples"] if (r["domain"], r["stage"]) == (domain, "end")]
     if not rows:
         return None
-    arms = looks(results)
-    with canvas.style():
-        drawn = canvas.figure(4.1)
+    arms = arm_styles(results)
+    with style.plot_style():
+        drawn = style.new_figure(4.1)
         axes = drawn.add_subplot()
         for name in dict.fromkeys(row["arm"] for row in rows):
             arm, mine = arms[name], [row for row in rows if row["arm"] == name]
@@ -55,15 +57,15 @@ def frontier(results: dict[str, Any], domain: str, x: str, y: str) -> Figure | N
             line.sort(key=lambda row: row["temperature"])
             axes.plot(
                 *_points(line, x, y),
-                color=arm.colour,
-                linestyle=arm.line,
+                color=arm.color,
+                linestyle=arm.linestyle,
                 marker=arm.marker,
                 label=name,
             )
             others = [row for row in mine if row["temperature"] is None]
             axes.plot(
                 *_points(others, x, y),
-                color=arm.colour,
+                color=arm.color,
                 linestyle="none",
                 marker=arm.marker,
                 alpha=0.35,
@@ -82,25 +84,25 @@ def _points(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
 
 def _cross(axes: Axes, x: list[float], y: list[float]) -> None:
     """Real text, with its intervals as the arms of a cross."""
-    axes.plot([x[1], x[2]], [y[0], y[0]], color=canvas.INK, linewidth=1.4)
-    axes.plot([x[0], x[0]], [y[1], y[2]], color=canvas.INK, linewidth=1.4)
-    axes.plot([x[0]], [y[0]], color=canvas.INK, marker="*", markersize=11, linestyle="none")
+    axes.plot([x[1], x[2]], [y[0], y[0]], color=style.INK, linewidth=1.4)
+    axes.plot([x[0], x[0]], [y[1], y[2]], color=style.INK, linewidth=1.4)
+    axes.plot([x[0]], [y[0]], color=style.INK, marker="*", markersize=11, linestyle="none")
     axes.annotate("real text", (x[0], y[0]), xytext=(7, 6), textcoords="offset points", fontsize=9)
 
 
 def _label(metric: str) -> str:
-    found = BY_NAME[metric]
-    return f"{found.title} ({'more' if found.wants == 'high' else 'less'} is better)"
+    found = METRICS_BY_NAME[metric]
+    return f"{found.title} ({'more' if found.better_direction == 'high' else 'less'} is better)"
 
 
-def regret(choice: Row) -> Figure:
+def plot_regret_heatmap(choice: Row) -> Figure:
     """Who chooses down, who judges across: the share of its range a metric loses."""
     names = [metric.name for metric in METRICS]
     at = {(row["by"], row["metric"]): row for row in choice["regrets"]}
     table = np.array([[at[by, metric]["regret"] for metric in names] for by in names])
-    titles = [BY_NAME[name].title for name in names]
-    with canvas.style():
-        drawn = canvas.figure(4.4)
+    titles = [METRICS_BY_NAME[name].title for name in names]
+    with style.plot_style():
+        drawn = style.new_figure(4.4)
         axes = drawn.add_subplot()
         axes.imshow(np.clip(table, 0.0, 1.0), cmap="Oranges", vmin=0.0, vmax=1.15)
         for n, by in enumerate(names):
@@ -112,7 +114,7 @@ def regret(choice: Row) -> Figure:
                     ha="center",
                     va="center",
                     fontsize=8,
-                    color="white" if value > 0.75 else canvas.INK if clear else "#8a8a8a",
+                    color="white" if value > 0.75 else style.INK if clear else "#8a8a8a",
                     fontweight="bold" if clear else "normal",
                 )
         axes.set_xticks(range(len(names)), titles, rotation=55, ha="right", fontsize=8)
@@ -126,16 +128,16 @@ def regret(choice: Row) -> Figure:
     return drawn
 
 
-def training(results: dict[str, Any], domain: str) -> Figure | None:
+def plot_bits_per_byte(results: dict[str, Any], domain: str) -> Figure | None:
     """Bits per byte on held-out text of a domain against tokens seen, checkpoint by checkpoint."""
     rows = [row for row in results["models"] if row["domain"] == domain]
     if not rows:
         return None
-    arms = looks(results)
+    arms = arm_styles(results)
     tokens = {row["arm"]: row["tokens"] / row["steps"] for row in results["trained"]}
     before = {name: diet["start"] for name, diet in results["config"]["diets"].items()}
-    with canvas.style():
-        drawn = canvas.figure(3.5)
+    with style.plot_style():
+        drawn = style.new_figure(3.5)
         axes = drawn.add_subplot()
         ends = []
         for name in dict.fromkeys(row["arm"] for row in rows):
@@ -143,31 +145,31 @@ def training(results: dict[str, Any], domain: str) -> Figure | None:
             lead = results["config"]["steps"] / 2 if before[name] else 0
             x = [(lead + row["step"]) * tokens[name] / 1e6 for row in mine]
             y = [row["value"][0] for row in mine]
-            axes.plot(x, y, color=arm.colour, linestyle=arm.line, marker=arm.marker)
+            axes.plot(x, y, color=arm.color, linestyle=arm.linestyle, marker=arm.marker)
             axes.fill_between(
                 x,
                 [row["value"][1] for row in mine],
                 [row["value"][2] for row in mine],
-                color=arm.colour,
+                color=arm.color,
                 alpha=0.12,
                 linewidth=0,
             )
             ends.append((y[-1], arm))
         axes.set_xlabel("tokens seen, millions")
         axes.set_ylabel("bits per byte, held-out")
-        canvas.end_labels(axes, ends, 2.7)
+        style.label_line_ends(axes, ends, 2.7)
     return drawn
 
 
-def copies(results: dict[str, Any], domain: str) -> Figure | None:
+def plot_copy_lengths(results: dict[str, Any], domain: str) -> Figure | None:
     """The longest stretch copied from the training text, by decoding, a training set a line."""
     rows = [r for r in results["samples"] if (r["domain"], r["stage"]) == (domain, "end")]
     rows = [row for row in rows if row["temperature"] is not None]
     if not rows:
         return None
-    arms = looks(results)
-    with canvas.style():
-        drawn = canvas.figure(3.5)
+    arms = arm_styles(results)
+    with style.plot_style():
+        drawn = style.new_figure(3.5)
         axes = drawn.add_subplot()
         ends = []
         for name in dict.fromkeys(row["arm"] for row in rows):
@@ -178,19 +180,23 @@ def copies(results: dict[str, Any], domain: str) -> Figure | None:
             x = [row["temperature"] for row in mine]
             values = [row["values"]["copied"] for row in mine]
             axes.plot(
-                x, [v[0] for v in values], color=arm.colour, linestyle=arm.line, marker=arm.marker
+                x,
+                [v[0] for v in values],
+                color=arm.color,
+                linestyle=arm.linestyle,
+                marker=arm.marker,
             )
             axes.fill_between(
                 x,
                 [v[1] for v in values],
                 [v[2] for v in values],
-                color=arm.colour,
+                color=arm.color,
                 alpha=0.12,
                 linewidth=0,
             )
             ends.append((values[-1][0], arm))
         for row in (each for each in results["human"] if each["domain"] == domain):
-            axes.axhline(row["values"]["copied"][0], color=canvas.INK, linewidth=1, linestyle=":")
+            axes.axhline(row["values"]["copied"][0], color=style.INK, linewidth=1, linestyle=":")
             axes.annotate(
                 "real text",
                 (0.01, row["values"]["copied"][0]),
@@ -201,5 +207,5 @@ def copies(results: dict[str, Any], domain: str) -> Figure | None:
             )
         axes.set_xlabel("temperature")
         axes.set_ylabel("longest copy, words")
-        canvas.end_labels(axes, ends, 2.7)
+        style.label_line_ends(axes, ends, 2.7)
     return drawn

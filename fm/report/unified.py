@@ -6,20 +6,25 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fm.report import formats, grids
-from fm.report.schema import tidy, title
-from fm.report.verdict import NOTHING, verdict
+from fm.report import formats, plots
+from fm.report.schema import parse, task_title
+from fm.report.verdict import NOTHING, outcome
 
 # The claims: arm, baseline, in words, and by how many points it may be behind and still hold.
 _CLAIMS = (
     ("joint", "scratch", "joint pretraining against distinct networks from scratch", None),
-    ("joint", "self", "joint pretraining against pretraining on the one format", 1.0),
-    ("instructed", "joint", "one network asked in words against a head for each task", 2.0),
-    ("instructed", "scratch", "one network asked in words against networks from scratch", None),
+    ("joint", "in_domain", "joint pretraining against pretraining on the one format", 1.0),
+    ("instruction_tuned", "joint", "one network asked in words against a head for each task", 2.0),
+    (
+        "instruction_tuned",
+        "scratch",
+        "one network asked in words against networks from scratch",
+        None,
+    ),
     ("joint", "classical", "joint pretraining against the classical baselines", None),
 )
 
-# Ways of asking, see `fm.study.unify.following`.
+# Ways of asking, see `fm.study.multitask_instructions`.
 CONDITIONS = ("held out", "trained", "dropped", "swapped")
 
 
@@ -41,36 +46,36 @@ def claims(results: dict[str, Any]) -> list[str]:
     return made
 
 
-def headline(results: dict[str, Any]) -> str:
+def multitask_headline(results: dict[str, Any]) -> str:
     """The claims as one text.
 
     Raises:
         UserError: `results` is not of schema 1.
     """
-    found = claims(tidy(results))
+    found = claims(parse(results))
     if not found:
         return NOTHING
     return " ".join(sentence[:1].upper() + sentence[1:] for sentence in found)
 
 
-def budgets(results: dict[str, Any]) -> list[int]:
+def multitask_budgets(results: dict[str, Any]) -> list[int]:
     """Those compared in a study of many tasks; none in others."""
     if results["experiment"] != "unify":
         return []
     return sorted({row["labels"] for row in results["comparisons"]})
 
 
-def overview(results: dict[str, Any], labels: int) -> Figure | None:
+def overview_grid(results: dict[str, Any], labels: int) -> Figure | None:
     """Tasks by pairs of arms, the differences at one budget."""
     rows = [row for row in results["comparisons"] if row["labels"] == labels]
     cells = {
-        (title(results, row["task"]), f"{row['arm']} − {row['baseline']}"): row for row in rows
+        (task_title(results, row["task"]), f"{row['arm']} − {row['baseline']}"): row for row in rows
     }
     lines, columns = (list(dict.fromkeys(place[n] for place in cells)) for n in (0, 1))
-    return grids.grid(lines, columns, cells)
+    return plots.difference_grid(lines, columns, cells)
 
 
-def shares(results: dict[str, Any]) -> list[tuple[str, float]]:
+def pretraining_shares(results: dict[str, Any]) -> list[tuple[str, float]]:
     """Formats and their share of the pieces that the joint model saw in pretraining."""
     rows = [row for row in results["curves"] if row["arm"] == "joint" and row["share"] is not None]
     return [(row["task"], row["share"]) for row in rows]
@@ -78,7 +83,7 @@ def shares(results: dict[str, Any]) -> list[tuple[str, float]]:
 
 def _at(labels: int, rows: list[dict[str, Any]], slack: float | None) -> str:
     """How many tasks it holds for at one budget, and which it does worse on."""
-    found = {row["task"]: verdict(row) for row in rows}
+    found = {row["task"]: outcome(row) for row in rows}
     ahead = [task for task, kind in found.items() if kind == "better"]
     behind = [task for task, kind in found.items() if kind == "worse"]
     mean = sum(row["difference"] for row in rows) / len(rows)
@@ -90,7 +95,7 @@ def _at(labels: int, rows: list[dict[str, Any]], slack: float | None) -> str:
     return f"{text}, {formats.points(mean)} points on average".replace("\N{MINUS SIGN}", "-")
 
 
-def following(results: dict[str, Any]) -> list[dict[str, Any]]:
+def instruction_following_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per task: for each of `CONDITIONS` the metric, and the share of its own answers."""
     found = {(row["task"], row["condition"]): row for row in results["following"]}
     return [

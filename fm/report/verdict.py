@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from fm.report import arms, formats
-from fm.report.schema import Row, capital, task_names, tidy
+from fm.report import formats, schema
+from fm.report.schema import Row, capitalize_first, parse, task_names
 
 _DATA = {"text": "text", "image": "images", "audio": "sound", "video": "video"}
 NOTHING = "Nothing was compared, so there is nothing to conclude."
@@ -20,7 +20,7 @@ class Finding:
     aside: str
 
 
-def verdict(row: Row) -> str:
+def outcome(row: Row) -> str:
     """What one comparison shows by its 95% interval.
 
     Returns:
@@ -34,7 +34,7 @@ def verdict(row: Row) -> str:
     return "worse" if row["high"] < 0 else "unclear"
 
 
-def headline(results: dict) -> str:
+def comparison_headline(results: dict) -> str:
     """One sentence over all tasks, made from the comparisons alone, in ASCII figures.
 
     The figure quoted is always the one at the fewest labels, and that at the most labels where
@@ -43,14 +43,14 @@ def headline(results: dict) -> str:
     Raises:
         UserError: `results` is not of schema 1.
     """
-    found = findings(tidy(results))
+    found = findings(parse(results))
     if not found:
         return NOTHING
     sentence = "; ".join(
         f"{finding.task}: {finding.main}" + f", while {finding.aside}" * bool(finding.aside)
         for finding in found
     )
-    return f"{capital(sentence)}.".replace(_MINUS, "-")
+    return f"{capitalize_first(sentence)}.".replace(_MINUS, "-")
 
 
 def findings(results: dict[str, Any]) -> list[Finding]:
@@ -66,8 +66,8 @@ def _finding(results: dict[str, Any], task: str) -> Finding | None:
         return None
     names = {row["arm"] for row in rows}
     data = _DATA.get(_modality(results, task), "data")
-    leading, *others = arms.pretrained(names) or [arms.ordered(names)[0]]
-    clause = arms.describe(leading).subject.replace("{data}", data)
+    leading, *others = schema.pretrained(names) or [schema.ordered(names)[0]]
+    clause = schema.describe(leading).title.replace("{data}", data)
     scratch, classical = _pick(rows, leading, "scratch"), _pick(rows, leading, "classical")
     if scratch:
         clause += f" {_tally(scratch, 'training from scratch')} ({_evidence(scratch)})"
@@ -79,7 +79,7 @@ def _finding(results: dict[str, Any], task: str) -> Finding | None:
         else:
             tally = f", but {tally}" if scratch else f" {tally}"
         clause += f"{tally} ({_evidence(classical)})"
-    if not arms.pretrained(names):
+    if not schema.pretrained(names):
         clause += ", and no pretrained arm was compared"
     return Finding(task, clause, _aside(rows, others, data))
 
@@ -92,7 +92,7 @@ def _aside(rows: list[Row], others: list[str], data: str) -> str:
         if chosen:
             tallies.setdefault(_tally(chosen, "scratch"), []).append(name)
     return ", and ".join(
-        f"{arms.describe(names[0]).subject.replace('{data}', data)} {tally}"
+        f"{schema.describe(names[0]).title.replace('{data}', data)} {tally}"
         if len(names) == 1
         else f"each of {', '.join(names[:-1])} and {names[-1]} {tally}"
         for tally, names in tallies.items()
@@ -105,7 +105,7 @@ def _pick(rows: list[Row], arm: str, baseline: str) -> list[Row]:
 
 
 def _kinds(rows: list[Row]) -> list[str]:
-    found = {verdict(row) for row in rows}
+    found = {outcome(row) for row in rows}
     return [kind for kind in ("better", "worse", "unclear", "unknown") if kind in found]
 
 
@@ -127,7 +127,7 @@ def _tally(rows: list[Row], baseline: str) -> str:
         every = "any of" if first in ("unclear", "unknown") else "all"
         where = f"{every} {len(rows)} budgets" if len(rows) > 1 else "the one budget tried"
         return f"{phrases[first]} at {where}"
-    number = {kind: sum(verdict(row) == kind for row in rows) for kind in (first, *rest)}
+    number = {kind: sum(outcome(row) == kind for row in rows) for kind in (first, *rest)}
     parts = [f"{short[kind]} at {number[kind]}" for kind in rest]
     ending = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     joiner = ", " if len(parts) > 1 else " and "
@@ -137,9 +137,9 @@ def _tally(rows: list[Row], baseline: str) -> str:
 def _evidence(rows: list[Row]) -> str:
     few, many = rows[0], rows[-1]
     text = f"{formats.points(few['difference'])} points at {formats.count(few['labels'])} labels"
-    if verdict(few) != "unknown":
+    if outcome(few) != "unknown":
         text += f", 95% interval {formats.interval(few['low'], few['high'])}"
-    if verdict(many) != verdict(few):
+    if outcome(many) != outcome(few):
         text += f"; {formats.points(many['difference'])} at {formats.count(many['labels'])}"
         text += f", {formats.interval(many['low'], many['high'])}"
     return text

@@ -15,24 +15,24 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from fm.adaptation.batching import TokenizedExamples, take
+from fm.adaptation.features import probe_features
+from fm.adaptation.finetune import FinetuneConfig, finetune, predict
+from fm.adaptation.linear_probe import cross_validate_probe, fit_probe
 from fm.evaluation import baselines
-from fm.evaluation.probe import fit_probe, probe_trials
-from fm.evaluation.validation import folds
+from fm.evaluation.model_selection import make_folds
 from fm.model import flops
 from fm.model.config import ModelConfig
-from fm.model.streams import streams_of
+from fm.model.embeddings import modalities_in
 from fm.model.transformer import init
-from fm.study.config import ADAPT, Recipe
-from fm.transfer.examples import Rows, take
-from fm.transfer.features import frozen_features
-from fm.transfer.finetune import FinetuneConfig, finetune, predict
+from fm.study.config import DEFAULT_METHODS, Recipe
 
-Setting = dict[str, Any]
+HParams = dict[str, Any]
 Trial = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fitted:
+class FitResult:
     """What a fit gave.
 
     Attributes:
@@ -49,7 +49,7 @@ class Fitted:
 class Arm(Protocol):
     """One way of solving a task, whatever it was fed."""
 
-    def grid(self) -> list[Setting]:
+    def grid(self) -> list[HParams]:
         """The settings tried; as many for every arm."""
         ...
 
@@ -58,17 +58,17 @@ class Arm(Protocol):
         ...
 
     def fit_predict(
-        self, drawn: np.ndarray, labels: np.ndarray, seed: int, setting: Setting
+        self, drawn: np.ndarray, labels: np.ndarray, seed: int, setting: HParams
     ) -> np.ndarray:
         """Classes of the test items, after fitting on all drawn labels."""
         ...
 
-    def fit_flops(self, labels: int, setting: Setting) -> float:
+    def fit_flops(self, labels: int, setting: HParams) -> float:
         """Cost of fitting one setting on so many labels."""
         ...
 
 
-def widened(values: tuple[float, ...], more: int) -> tuple[float, ...]:
+def extend_grid(values: tuple[float, ...], more: int) -> tuple[float, ...]:
     """The values and `more` others beyond them, by half decades, above and below in turn."""
     beyond = [
         max(values) * 10 ** (n / 4 + 0.5) if n % 2 == 0 else min(values) * 10 ** (-(n + 1) / 4)
@@ -78,28 +78,28 @@ def widened(values: tuple[float, ...], more: int) -> tuple[float, ...]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Classical:
+class ClassicalArm:
     """TF-IDF or pixels and logistic regression.
 
     Attributes:
       modality: of the task.
       inputs: from `baselines.prepare`: of the labelled examples, then of the test items.
       test_from: row of the first test item.
-      trials: settings to try.
+      num_trials: settings to try.
     """
 
     modality: str
     inputs: Any
     test_from: int
-    trials: int
+    num_trials: int
 
-    def grid(self) -> list[Setting]:
+    def grid(self) -> list[HParams]:
         """Inverse penalties."""
-        return baselines.grid(self.modality, self.trials)
+        return baselines.hparam_grid(self.modality, self.num_trials)
 
     def validate(self, drawn, labels, seed) -> list[Trial]:
         """See `Arm`."""
-        cut = folds(labels, seed=seed)
+        cut = make_folds(labels, seed=seed)
         return baselines.cross_validate(self.modality, self.inputs[drawn], labels, self.grid(), cut)
 
     def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
@@ -113,60 +113,60 @@ class Classical:
 
 
 @dataclasses.dataclass(eq=False)
-class Network:
+class NetworkArm:
     """A transformer, fresh or pretrained: linear probe, full fine-tuning, adapters.
 
     Attributes:
       checkpoints: parameters, shared out over the seeds; none for an arm that starts afresh.
       model: architecture.
       recipe: grids and fine-tuning.
-      rows: of the labelled examples, then of the test items.
+      examples: of the labelled examples, then of the test items.
       test_from: row of the first test item.
-      classes: number of classes.
+      num_classes: number of classes.
       capacity: the largest label budget.
-      adapt: methods asked for; "prompt" is not one of its own, see `grid`.
-      trials: settings to try; 0 for those of its own methods.
+      methods: methods asked for; "prompt" is not one of its own, see `grid`.
+      num_trials: settings to try; 0 for those of its own methods.
     """
 
     checkpoints: list[dict]
     model: ModelConfig
     recipe: Recipe
-    rows: Rows
+    examples: TokenizedExamples
     test_from: int
-    classes: int
+    num_classes: int
     capacity: int
-    adapt: tuple[str, ...] = ADAPT
-    trials: int = 0
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    num_trials: int = 0
     _features: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
     # Seeds run side by side; rows are read once, by the first who wants them.
     _locks: dict[int, threading.Lock] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(threading.Lock)
     )
 
-    def grid(self) -> list[Setting]:
+    def grid(self) -> list[HParams]:
         """Probes by penalty, then fine-tuning and LoRA by learning rate.
 
         Where others try prompts, which a model this small does not follow, it tries as many
         more penalties or rates of the first method it has.
         """
         values = {
-            "probe": self.recipe.penalties,
+            "probe": self.recipe.l2_penalties,
             "full": self.recipe.learning_rates,
-            "lora": self.recipe.adapter_rates,
+            "lora": self.recipe.lora_learning_rates,
         }
-        values = {method: tried for method, tried in values.items() if method in self.adapt}
+        values = {method: tried for method, tried in values.items() if method in self.methods}
         first = next(iter(values))
-        more = self.trials - self.recipe.trials(tuple(values)) if self.trials else 0
-        values[first] = widened(values[first], more)
+        more = self.num_trials - self.recipe.num_trials(tuple(values)) if self.num_trials else 0
+        values[first] = extend_grid(values[first], more)
         key = {"probe": "l2", "full": "learning_rate", "lora": "learning_rate"}
-        scale = {"probe": {"scale": self.recipe.scale}}
+        scale = {"probe": {"scale": self.recipe.feature_scaling}}
         return [
             {"adapt": method, **scale.get(method, {}), key[method]: value}
             for method, tried in values.items()
             for value in tried
         ]
 
-    def start(self, seed: int) -> dict:
+    def initial_params(self, seed: int) -> dict:
         """Parameters a seed starts from."""
         if self.checkpoints:
             return self.checkpoints[seed % len(self.checkpoints)]
@@ -174,20 +174,20 @@ class Network:
 
     def validate(self, drawn, labels, seed) -> list[Trial]:
         """See `Arm`."""
-        cut = folds(labels, seed=seed)
+        cut = make_folds(labels, seed=seed)
         probes = [setting for setting in self.grid() if setting["adapt"] == "probe"]
         trials = []
         if probes:
-            trials = probe_trials(self.features_of(seed, drawn), labels, probes, cut)
+            trials = cross_validate_probe(self.features_of(seed, drawn), labels, probes, cut)
         for setting in self.grid()[len(probes) :]:
             right = 0
             for fit, held in cut:
                 tuned = self.tune(drawn[fit], labels[fit], seed, setting)
                 guessed = predict(
                     tuned,
-                    take(self.rows, drawn[held]),
+                    take(self.examples, drawn[held]),
                     self.model,
-                    reading=self.recipe.finetune.reading,
+                    feature_config=self.recipe.finetune.feature_config,
                 )
                 right += int(np.sum(guessed == labels[held]))
             held_out = sum(len(held) for _, held in cut)
@@ -195,64 +195,72 @@ class Network:
         return trials
 
     def tune(self, drawn, labels, seed, setting, steps: int | None = None) -> dict:
-        """Fine-tuning of all or of adapters; see `fm.transfer.finetune`."""
+        """Fine-tuning of all or of adapters; see `fm.adaptation.finetune`."""
         return finetune(
-            self.start(seed),
-            take(self.rows, drawn),
+            self.initial_params(seed),
+            take(self.examples, drawn),
             labels,
             self.model,
             self.tuning(setting),
-            classes=self.classes,
+            num_classes=self.num_classes,
             seed=seed,
-            capacity=self.capacity,
-            steps=steps,
+            pad_to=self.capacity,
+            num_steps=steps,
         )
 
-    def tuning(self, setting: Setting) -> FinetuneConfig:
+    def tuning(self, setting: HParams) -> FinetuneConfig:
         """The fine-tuning that a setting asks for."""
         return dataclasses.replace(
             self.recipe.finetune,
             learning_rate=setting["learning_rate"],
-            lora=self.recipe.adapters if setting["adapt"] == "lora" else None,
+            lora=self.recipe.lora if setting["adapt"] == "lora" else None,
         )
 
     def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
         """See `Arm`."""
         return self.fit(drawn, labels, seed, setting).predictions
 
-    def fit(self, drawn, labels, seed, setting) -> Fitted:
+    def fit(self, drawn, labels, seed, setting) -> FitResult:
         """Fits a setting on all drawn labels."""
         if setting["adapt"] == "probe":
             probe = fit_probe(self.features_of(seed, drawn), labels, setting)
             predictions = probe.predict(self.features_of(seed, self._test()))
-            return Fitted(predictions, probe.params, probe.steps)
+            return FitResult(predictions, probe.params, probe.steps)
         tuned = self.tune(drawn, labels, seed, setting)
         predictions = predict(
-            tuned, take(self.rows, self._test()), self.model, reading=self.recipe.finetune.reading
+            tuned,
+            take(self.examples, self._test()),
+            self.model,
+            feature_config=self.recipe.finetune.feature_config,
         )
-        return Fitted(predictions, tuned, self.tuning(setting).updates(len(labels)))
+        return FitResult(predictions, tuned, self.tuning(setting).num_steps(len(labels)))
 
     def fit_flops(self, labels, setting) -> float:
         """Forward once per label for a probe, three times per example drawn for fine-tuning.
 
         Twice for LoRA, which has no products for the gradients of kernels (its own are small).
         """
-        length = self.rows["segments"].shape[1]
-        streams = streams_of(self.rows, self.model)
+        length = self.examples["segments"].shape[1]
+        streams = modalities_in(self.examples, self.model)
         if setting["adapt"] == "probe":
-            return labels * flops.forward_flops(self.model, length, predictions=0, streams=streams)
+            return labels * flops.forward_flops(
+                self.model, length, num_predictions=0, modalities=streams
+            )
         tuning = self.recipe.finetune
         return (
             (2 / 3 if setting["adapt"] == "lora" else 1)
-            * tuning.updates(labels)
+            * tuning.num_steps(labels)
             * tuning.batch_size
             * flops.train_flops(
-                self.model, min(tuning.keep or length, length), predictions=0, streams=streams
+                self.model,
+                min(tuning.tokens_kept or length, length),
+                num_predictions=0,
+                modalities=streams,
             )
         )
 
     def _test(self) -> np.ndarray:
-        return np.arange(self.test_from, len(self.rows["segments"]))
+        return np.arange(self.test_from, len(self.examples["segments"]))
 
     def lock(self, key: int) -> threading.Lock:
         """Held while what belongs to a starting point is computed."""
@@ -265,11 +273,11 @@ class Network:
             known = self._features.setdefault(key, {})
             missing = [row for row in wanted.tolist() if row not in known]
             if missing:
-                made = frozen_features(
-                    self.start(seed),
-                    take(self.rows, np.array(missing)),
+                made = probe_features(
+                    self.initial_params(seed),
+                    take(self.examples, np.array(missing)),
                     self.model,
-                    reading=self.recipe.finetune.reading,
+                    feature_config=self.recipe.finetune.feature_config,
                 )
                 known.update(zip(missing, made, strict=True))
         return np.stack([known[row] for row in wanted.tolist()])

@@ -6,20 +6,20 @@ import dataclasses
 import hashlib
 import json
 
+from fm.adaptation.finetune import FinetuneConfig
+from fm.adaptation.lora import LoraConfig
+from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.transfer.finetune import FinetuneConfig
-from fm.transfer.lora import LoraConfig
-from fm.transfer.prompts import Template
 
 SCHEMA = 1
-ARMS = ("scratch", "self", "upstream", "imported", "classical")
+COMPARE_ARMS = ("scratch", "in_domain", "out_of_domain", "published", "classical")
 # The ways from a model to a task: all of it trained, none of it, adapters, or none and no head.
 METHODS = ("full", "probe", "lora", "prompt")
-MOST_SEEDS = 1000
-ADAPT = ("probe", "full")
+MAX_SEEDS = 1000
+DEFAULT_METHODS = ("probe", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +27,21 @@ class Recipe:
     """How the models of one format are built, pretrained and adapted.
 
     Attributes:
-      model: architecture; `vocab` and `continuous` are set from the data.
+      model: architecture; `vocab_size` and `continuous` are set from the data.
       objective: of pretraining.
       optimizer: of pretraining.
       steps: of pretraining.
       batch_size: sequences per step.
-      vocab: tokens of the BPE vocabulary (text).
-      length: tokens in a sequence (text).
-      windows: sequences of a document read when adapting (text).
-      patch: side of a square patch in pixels (images).
+      vocab_size: tokens of the BPE vocabulary (text).
+      seq_len: tokens in a sequence (text).
+      num_windows: sequences of a document read when adapting (text).
+      patch_size: side of a square patch in pixels (images).
       finetune: full fine-tuning, but for the learning rate.
       learning_rates: the grid of full fine-tuning.
-      penalties: the grid of the linear probe, in L2 penalties.
-      scale: of the probe's features, "standardise" or "l2" (rows of unit length).
-      adapters: of LoRA.
-      adapter_rates: the grid of LoRA.
+      l2_penalties: the grid of the linear probe, in L2 penalties.
+      feature_scaling: of the probe's features, "standardise" or "l2" (rows of unit length).
+      lora: of LoRA.
+      lora_learning_rates: the grid of LoRA.
     """
 
     model: ModelConfig
@@ -51,59 +51,65 @@ class Recipe:
     batch_size: int
     finetune: FinetuneConfig
     learning_rates: tuple[float, ...]
-    penalties: tuple[float, ...]
-    scale: str = "l2"
-    vocab: int = 0
-    length: int = 0
-    windows: int = 1
-    patch: int = 0
-    adapters: LoraConfig = dataclasses.field(default_factory=LoraConfig)
-    adapter_rates: tuple[float, ...] = (1e-2,)
+    l2_penalties: tuple[float, ...]
+    feature_scaling: str = "l2"
+    vocab_size: int = 0
+    seq_len: int = 0
+    num_windows: int = 1
+    patch_size: int = 0
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    lora_learning_rates: tuple[float, ...] = (1e-2,)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "windows"):
+        for name in ("steps", "batch_size", "num_windows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("learning_rates", "penalties", "adapter_rates"):
+        for name in ("learning_rates", "l2_penalties", "lora_learning_rates"):
             tried = getattr(self, name)
             if not tried or not all(0 < value < float("inf") for value in tried):
                 raise UserError(f"{name}={tried} takes numbers above 0, at least one")
 
-    def trials(self, adapt: tuple[str, ...], prompts: int = 2) -> int:
+    def num_trials(self, methods: tuple[str, ...], num_prompts: int = 2) -> int:
         """Settings every arm may try, by the methods asked for; prompts have `prompts` of them."""
         sizes = {
-            "probe": len(self.penalties),
+            "probe": len(self.l2_penalties),
             "full": len(self.learning_rates),
-            "lora": len(self.adapter_rates),
-            "prompt": prompts,
+            "lora": len(self.lora_learning_rates),
+            "prompt": num_prompts,
         }
-        return sum(sizes[method] for method in adapt)
+        return sum(sizes[method] for method in methods)
 
 
 @dataclasses.dataclass(frozen=True)
-class ImportedConfig:
+class PublishedConfig:
     """A published model as an arm, and how it reads and is asked.
 
     Attributes:
-      model: name, folder or file, as `fm.transfer.published.find` takes it.
-      length: the most tokens of a text it reads, half from its beginning and half from its end.
-      words: template of prompts, see `fm.transfer.prompts.Template`.
+      model: name, folder or file, as `fm.hf.model_zoo.load_published` takes it.
+      max_length: the most tokens of a text it reads, half from its beginning and half from its end.
+      template: template of prompts, see `fm.adaptation.prompting.PromptTemplate`.
       answers: of prompts, one for each class.
-      shots: solved examples that lead a prompt; each number is tried, 0 is none.
+      num_fewshot: solved examples that lead a prompt; each number is tried, 0 is none.
     """
 
     model: str
-    length: int
-    words: str
+    max_length: int
+    template: str
     answers: tuple[str, ...]
-    shots: tuple[int, ...] = (0,)
+    num_fewshot: tuple[int, ...] = (0,)
 
     def __post_init__(self):
-        if self.length < 8:
-            raise UserError(f"imported: length={self.length} must be at least 8 tokens")
-        if not self.shots or min(self.shots) < 0 or len(set(self.shots)) < len(self.shots):
-            raise UserError(f"shots={self.shots} takes numbers from 0, none of them twice")
-        Template(self.words, self.answers)
+        if self.max_length < 8:
+            raise UserError(f"imported: max_length={self.max_length} must be at least 8 tokens")
+        if (
+            not self.num_fewshot
+            or min(self.num_fewshot) < 0
+            or len(set(self.num_fewshot)) < len(self.num_fewshot)
+        ):
+            raise UserError(
+                f"num_fewshot={self.num_fewshot} takes numbers from 0, none of them twice"
+            )
+        PromptTemplate(self.template, self.answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +117,12 @@ class TaskConfig:
     """One task: what is classified, and with how many labels.
 
     Attributes:
-      dataset: name or path, as `fm.data.sources.load` takes it.
-      upstream: the data the upstream arm is pretrained on, or None.
-      budgets: numbers of labels.
+      dataset: name or path, as `fm.data.load.load` takes it.
+      out_of_domain_dataset: the data the upstream arm is pretrained on, or None.
+      label_budgets: numbers of labels.
       recipe: see `Recipe`; None for the recipe of the data's format.
-      test_items: at most this many test items are scored.
-      corpus_items: of each corpus, the training data included, at most this many examples are
+      max_test_items: at most this many test items are scored.
+      max_corpus_items: of each corpus, the training data included, at most this many examples are
         used; None for all.
       data_dir: where prepared data sets lie.
       text_column: of files.
@@ -125,16 +131,16 @@ class TaskConfig:
       label_field: of files' names.
       speaker_field: of files' names.
       fingerprint: of the data as loaded, so that changed files are not taken for the same.
-      without: arms of the study that this task has not.
-      imported: the model of the imported arm; None if there is none.
+      excluded_arms: arms of the study that this task has not.
+      published: the model of the imported arm; None if there is none.
     """
 
     dataset: str
-    upstream: str | None
-    budgets: tuple[int, ...]
+    out_of_domain_dataset: str | None
+    label_budgets: tuple[int, ...]
     recipe: Recipe
-    test_items: int = 1000
-    corpus_items: int | None = None
+    max_test_items: int = 1000
+    max_corpus_items: int | None = None
     data_dir: str | None = None
     text_column: str = "text"
     label_column: str = "label"
@@ -142,8 +148,8 @@ class TaskConfig:
     label_field: int | None = None
     speaker_field: int | None = None
     fingerprint: str = ""
-    without: tuple[str, ...] = ()
-    imported: ImportedConfig | None = None
+    excluded_arms: tuple[str, ...] = ()
+    published: PublishedConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,29 +163,29 @@ class StudyConfig:
       seeds: runs per cell; each draws its own labels and initialisation.
       search_seeds: the grid is searched on the first so many seeds, the same for every arm.
       pretrain_seeds: pretrained checkpoints per arm, shared out over the seeds.
-      adapt: some of `METHODS`; an arm tries the settings of those it can.
+      methods: some of `METHODS`; an arm tries the settings of those it can.
     """
 
     experiment: str
     tasks: tuple[TaskConfig, ...]
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] = COMPARE_ARMS
     seeds: int = 8
     search_seeds: int = 2
     pretrain_seeds: int = 1
-    adapt: tuple[str, ...] = ADAPT
+    methods: tuple[str, ...] = DEFAULT_METHODS
 
     def __post_init__(self):
         for arm in self.arms:
-            if arm not in ARMS:
-                raise UserError(f"arm {arm!r} is not known; accepted are {', '.join(ARMS)}")
+            if arm not in COMPARE_ARMS:
+                raise UserError(f"arm {arm!r} is not known; accepted are {', '.join(COMPARE_ARMS)}")
         if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
             raise UserError(
                 f"arms={','.join(self.arms)}: a comparison takes at least two, none of them twice, "
                 "such as scratch,self"
             )
-        check_methods(self.adapt)
-        fed = [arm for arm in self.arms if arm in ("scratch", "self", "upstream")]
-        if fed and set(self.adapt) == {"prompt"}:
+        check_methods(self.methods)
+        fed = [arm for arm in self.arms if arm in ("scratch", "in_domain", "out_of_domain")]
+        if fed and set(self.methods) == {"prompt"}:
             raise UserError(
                 f"--adapt=prompt: {', '.join(fed)} cannot follow prompts; add probe, full or lora, "
                 "or leave them out of --arms"
@@ -202,13 +208,13 @@ class StudyConfig:
 
     def arms_of(self, task: TaskConfig) -> tuple[str, ...]:
         """The arms that a task has."""
-        return tuple(arm for arm in self.arms if arm not in task.without)
+        return tuple(arm for arm in self.arms if arm not in task.excluded_arms)
 
 
 def check_seeds(seeds: int) -> None:
     """Raises UserError for more than `MOST_SEEDS`: labels of each are drawn before all else."""
-    if seeds > MOST_SEEDS:
-        raise UserError(f"--seeds={seeds}: takes 1 to {MOST_SEEDS}")
+    if seeds > MAX_SEEDS:
+        raise UserError(f"--seeds={seeds}: takes 1 to {MAX_SEEDS}")
 
 
 def check_methods(adapt: tuple[str, ...]) -> None:
@@ -222,13 +228,13 @@ def check_methods(adapt: tuple[str, ...]) -> None:
         )
 
 
-def as_json(config: StudyConfig) -> dict:
+def to_dict(config: StudyConfig) -> dict:
     """A study as plain JSON, its tasks by data set, so that two studies compare field by field."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain | {"tasks": {task["dataset"]: task for task in plain["tasks"]}}
 
 
-def digest(config: StudyConfig) -> str:
+def config_hash(config: StudyConfig) -> str:
     """Short hash of everything in a study."""
-    text = json.dumps(as_json(config), sort_keys=True)
+    text = json.dumps(to_dict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,26 +1,25 @@
 """Training: objectives, optimiser, one jitted step, the loop round it, checkpoints."""
 
 from fm.training.checkpoint import load_params
-from fm.training.interrupt import Interrupted
-from fm.training.joint import Joint
-from fm.training.loop import train
+from fm.training.config import TrainConfig, TrainResult
+from fm.training.metric_units import BitsPerByte, BitsPerDimension, PerGroupUnits
+from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.training.run import RunConfig, Trained
-from fm.training.state import params_digest
-from fm.training.trainer import validate
-from fm.training.unit import BitsPerByte, BitsPerDimension, Each
+from fm.training.signals import Interrupted
+from fm.training.train_loop import train, validate
+from fm.training.train_state import params_digest
 
 __all__ = [
     "BitsPerByte",
     "BitsPerDimension",
-    "Each",
+    "PerGroupUnits",
     "Interrupted",
-    "Joint",
+    "MultitaskObjective",
     "Objective",
     "OptimizerConfig",
-    "RunConfig",
-    "Trained",
+    "TrainConfig",
+    "TrainResult",
     "load_params",
     "params_digest",
     "train",

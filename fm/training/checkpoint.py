@@ -1,88 +1,155 @@
-"""Checkpoints through Orbax: arrays and JSON, never code, so that reading one runs nothing.
-
-A step's folder holds `params` and `memory` (the optimiser's state and the step) as arrays, and
-`progress` (data position, counters) and `config` as JSON, and the digests of all their files.
-Orbax writes on a thread of its own, gives a folder its name only when it is whole, and removes
-what a killed run left half-written.
-"""
+"""Which checkpoint of a folder can be read, and what to tell of those that cannot."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from fm import digests
+from fm import files
 from fm.errors import UserError
-from fm.training.configs import must_agree
-from fm.training.readable import left_in, newest_readable, reason
-from fm.training.state import State
+from fm.training.config import check_same_config
+from fm.training.train_state import TrainState
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def newest_readable(
+    folder: pathlib.Path,
+    manager: ocp.CheckpointManager,
+    read: Callable[[int], T],
+    only: int | None = None,
+) -> tuple[T | None, list[int]]:
+    """What `read` gives for the newest step it can read, and the newer steps it cannot.
+
+    With `only`, no other step is tried.
+
+    Raises:
+      UserError: from `read`, or if there are checkpoints and none can be read.
+    """
+    unreadable = []
+    steps = sorted(manager.all_steps(), reverse=True) if only is None else [only]
+    for step in steps:
+        try:
+            return read(step), unreadable
+        except UserError:
+            raise
+        # A torn file surfaces as whatever its reader happens to stumble over.
+        except Exception as error:
+            _log.warning(
+                "checkpoint of step %d in %s is unreadable: %s",
+                step,
+                folder,
+                error_reason(error, folder),
+            )
+            unreadable.append(step)
+    if unreadable:
+        raise UserError(
+            f"no checkpoint in {folder} can be read (steps {unreadable}); delete the folder to "
+            "start anew, or give another one"
+        )
+    return None, []
+
+
+def remaining_checkpoints_message(folder: pathlib.Path) -> str:
+    """What to tell of the checkpoints in a folder that one more could not be written to."""
+    try:
+        steps = [int(each.name) for each in folder.iterdir() if each.name.isdigit()]
+    except FileNotFoundError:
+        steps = []
+    except OSError:
+        return "those before it were left alone"
+    if not steps:
+        return "there is no other"
+    return f"the one of step {max(steps)} is kept, and the same command goes on from there"
+
+
+def error_reason(error: Exception, folder: pathlib.Path) -> str:
+    """The first line of what an error says; the system's own words where there are any."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return "the folder is gone"
+    except OSError as gone:
+        # To Orbax, what it may not look at does not exist.
+        error = gone
+    told = getattr(error, "strerror", None) or str(error)
+    if code := re.search(r"os_error_code='(\d+)'", told):
+        told = os.strerror(int(code[1]))
+    return (told.splitlines() or [""])[0] or type(error).__name__
+
 
 _log = logging.getLogger(__name__)
 # Orbax's own, of times and handlers, written after the digests; what is in them is not used.
-UNSEALED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+UNHASHED_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 # Orbax and its threads report every step of theirs, and what they raise besides raising it.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 @dataclasses.dataclass(frozen=True)
-class Restored:
+class RestoredCheckpoint:
     """What a checkpoint gave back.
 
     Attributes:
-      state: of `fm.training.state`.
+      state: of `fm.training.train_state`.
       progress: the JSON saved beside it.
     """
 
-    state: State
+    state: TrainState
     progress: dict[str, Any]
 
 
-class Checkpoints:
+class CheckpointStore:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2, keep_every: int | None = None):
+    def __init__(
+        self, folder: pathlib.Path, *, max_to_keep: int = 2, keep_period: int | None = None
+    ):
         """Opens or makes `folder`; the last `keep` stay, and those at multiples of `keep_every`."""
         self._folder = pathlib.Path(folder).resolve()
         self._saving = 0
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=keep_every,
+            max_to_keep=max_to_keep,
+            keep_period=keep_period,
             cleanup_tmp_directories=True,
             # Called when all files are there and the folder has not got its name yet.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def latest(self) -> int | None:
+    def latest_step(self) -> int | None:
         """The newest step saved, or None."""
         return self._manager.latest_step()
 
-    def holds(self, step: int) -> bool:
+    def has_step(self, step: int) -> bool:
         """Whether there is a checkpoint of the step, whole; one that is damaged is removed."""
         if step not in self._manager.all_steps():
             return False
         try:
-            digests.check(self._folder / str(step), but=UNSEALED)
+            files.check_digests(self._folder / str(step), exclude=UNHASHED_FILES)
         except ValueError as error:
             _log.warning("checkpoint of step %d in %s is removed: %s", step, self._folder, error)
             self._manager.delete(step)
             return False
         return True
 
-    def save(self, step: int, state: State, progress: dict, config: dict) -> None:
+    def save(self, step: int, state: TrainState, progress: dict, config: dict) -> None:
         """Takes the arrays now, writes them while training goes on.
 
         Args:
           step: steps done.
-          state: of `fm.training.state`.
+          state: of `fm.training.train_state`.
           progress: JSON-able; must hold all that resuming needs beside the state.
           config: JSON-able nested dict that a resumed run must share.
 
@@ -108,7 +175,7 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the digests into the folder of the step that is being saved."""
         (folder,) = self._folder.glob(f"{self._saving}.*")
-        digests.write(folder, UNSEALED)
+        files.write_digests(folder, UNHASHED_FILES)
 
     def wait(self) -> None:
         """Waits for what is being written.
@@ -128,10 +195,10 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"the checkpoint of step {self._saving} could not be written to {self._folder} "
-                f"({reason(error, self._folder)}); {left_in(self._folder)}"
+                f"({error_reason(error, self._folder)}); {remaining_checkpoints_message(self._folder)}"
             ) from error
 
-    def restore(self, like: State, config: dict) -> Restored | None:
+    def restore(self, like: TrainState, config: dict) -> RestoredCheckpoint | None:
         """The newest checkpoint that can be read; None when there is none.
 
         One that cannot be read is named in a warning and, once an older one has been read,
@@ -145,12 +212,12 @@ class Checkpoints:
           UserError: if it was made with another config, or none of them can be read.
         """
 
-        def read(step: int) -> Restored:
-            digests.check(self._folder / str(step), but=UNSEALED)
+        def read(step: int) -> RestoredCheckpoint:
+            files.check_digests(self._folder / str(step), exclude=UNHASHED_FILES)
             saved = self._manager.restore(
                 step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
             )["config"]
-            must_agree(self._folder, saved, config)
+            check_same_config(self._folder, saved, config)
             return self._read(step, like)
 
         restored, unreadable = newest_readable(self._folder, self._manager, read)
@@ -159,7 +226,7 @@ class Checkpoints:
             self._manager.delete(step)
         return restored
 
-    def _read(self, step: int, like: State) -> Restored:
+    def _read(self, step: int, like: TrainState) -> RestoredCheckpoint:
         memory = {"opt_state": like["opt_state"], "step": like["step"]}
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (like["params"], memory))
         read = self._manager.restore(
@@ -171,7 +238,7 @@ class Checkpoints:
             ),
         )
         state = {"params": read["params"], **read["memory"]}
-        return Restored(jax.tree.map(_placed_as, like, state), read["progress"])
+        return RestoredCheckpoint(jax.tree.map(_placed_as, like, state), read["progress"])
 
     def close(self) -> None:
         """Waits until everything is on disk; raises as `save` does."""
@@ -181,7 +248,7 @@ class Checkpoints:
             with self._told():
                 self._manager.close()
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> CheckpointStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -210,7 +277,7 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def read(step: int) -> tuple[dict, dict]:
-            digests.check(folder / str(step), ("params", "config"), UNSEALED)
+            files.check_digests(folder / str(step), ("params", "config"), UNHASHED_FILES)
             shapes = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
                 dict(manager.item_metadata(step)["params"]),

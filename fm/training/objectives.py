@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask
-from fm.attention.mesh import by_rows, ways
+from fm.attention.mesh import constrain_batch, mesh_shards
 from fm.errors import UserError
-from fm.model import streams
+from fm.model import embeddings
 from fm.model.config import ModelConfig
-from fm.model.norms import rms_norm
+from fm.model.cross_entropy import fused_linear_cross_entropy
+from fm.model.layers import rms_norm
 from fm.model.transformer import forward
-from fm.model.vocabulary import weighed_nats
 
 Batch = dict[str, jax.Array]
-Nats = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights
+WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,72 +30,74 @@ class Objective:
     """Which predictions are asked for; the shares of sequences add up to 1.
 
     Attributes:
-      next: share predicting every next piece under causal attention. Gives a likelihood and
+      causal_lm: share predicting every next piece under causal attention. Gives a likelihood and
         samples.
-      masked: share predicting hidden pieces in place, under bidirectional attention.
-      bag: share (text only) predicting, from the mean of the visible pieces alone, which tokens
+      masked_lm: share predicting hidden pieces in place, under bidirectional attention.
+      bag_of_words: share (text only) predicting, from the mean of the visible pieces alone, which tokens
         are hidden, wherever they stand (bag-of-words loss: Zhao et al. 2017, eq. 6). Hidden
-        pieces do not enter the model (He et al. 2021), so it costs 1 - `hide` of the others.
-      hide: share of a sequence's pieces that are hidden.
-      rarity: a bag's tokens weigh frequency ** -rarity, as in word2vec's subsampling (Mikolov et
+        pieces do not enter the model (He et al. 2021), so it costs 1 - `mask_ratio` of the others.
+      mask_ratio: share of a sequence's pieces that are hidden.
+      frequency_exponent: a bag's tokens weigh frequency ** -rarity, as in word2vec's subsampling (Mikolov et
         al. 2013, eq. 5, with 0.5), so the bag is not all commas.
     """
 
-    next: float = 0.0
-    masked: float = 1.0
-    bag: float = 0.0
-    hide: float = 0.5
-    rarity: float = 0.5
+    causal_lm: float = 0.0
+    masked_lm: float = 1.0
+    bag_of_words: float = 0.0
+    mask_ratio: float = 0.5
+    frequency_exponent: float = 0.5
 
     def __post_init__(self):
-        shares = (self.next, self.masked, self.bag)
-        if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6 or not 0.0 < self.hide < 1.0:
+        shares = (self.causal_lm, self.masked_lm, self.bag_of_words)
+        if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6 or not 0.0 < self.mask_ratio < 1.0:
             raise UserError(
-                f"objective shares next={self.next}, masked={self.masked}, bag={self.bag} must "
-                f"add up to 1, and hide={self.hide} lie between 0 and 1"
+                f"objective shares causal_lm={self.causal_lm}, masked_lm={self.masked_lm}, bag_of_words={self.bag_of_words} must "
+                f"add up to 1, and mask_ratio={self.mask_ratio} lie between 0 and 1"
             )
 
 
-def sums(
+def loss_sums(
     params: dict,
     batch: Batch,
     noise_BL: jax.Array,
     config: ModelConfig,
     objective: Objective,
     token_weights_V: jax.Array | None = None,
-) -> dict[str, Nats]:
+) -> dict[str, WeightedSum]:
     """Sum of nats and sum of weights of each objective that has rows in the batch.
 
     The noise, uniform in 0..1, is the only source of chance, so rows may be taken apart and
-    their sums added up: nothing changes. Other arguments as for `fm.training.joint.loss`.
+    their sums added up: nothing changes. Other arguments as for `fm.training.multitask.loss`.
     On a mesh the rows of each objective are filled up with empty ones, which weigh nothing, until
     they divide.
     """
-    tasks: dict[str, Callable[[Batch, jax.Array], Nats]] = {
-        "next": lambda rows, _: next_piece(params, rows, config),
-        "masked": lambda rows, noise: masked_pieces(params, rows, noise, config, objective.hide),
-        "bag": lambda rows, noise: bag_of_tokens(
-            params, rows, noise, config, objective.hide, token_weights_V
+    tasks: dict[str, Callable[[Batch, jax.Array], WeightedSum]] = {
+        "next": lambda rows, _: causal_lm_sums(params, rows, config),
+        "masked": lambda rows, noise: masked_lm_sums(
+            params, rows, noise, config, objective.mask_ratio
+        ),
+        "bag": lambda rows, noise: bag_of_words_sums(
+            params, rows, noise, config, objective.mask_ratio, token_weights_V
         ),
     }
 
     def rows(value, at):
-        over = -(at.stop - at.start) % ways().rows
+        over = -(at.stop - at.start) % mesh_shards().batch
         empty = [(0, over), *[(0, 0)] * (value.ndim - 1)]
-        return by_rows(jnp.pad(value[at], empty) if over else value[at])
+        return constrain_batch(jnp.pad(value[at], empty) if over else value[at])
 
     return {
         name: tasks[name](
             jax.tree.map(lambda value, at=at: rows(value, at), batch), rows(noise_BL, at)
         )
-        for name, at in rows_of(objective, noise_BL.shape[0]).items()
+        for name, at in objective_rows(objective, noise_BL.shape[0]).items()
     }
 
 
-def rows_of(objective: Objective, batch_size: int) -> dict[str, slice]:
+def objective_rows(objective: Objective, batch_size: int) -> dict[str, slice]:
     """Which rows of a batch each objective takes; one without a row is left out."""
-    first = round(objective.next * batch_size)
-    second = round((objective.next + objective.masked) * batch_size)
+    first = round(objective.causal_lm * batch_size)
+    second = round((objective.causal_lm + objective.masked_lm) * batch_size)
     rows = {
         "next": slice(0, first),
         "masked": slice(first, second),
@@ -104,8 +106,8 @@ def rows_of(objective: Objective, batch_size: int) -> dict[str, slice]:
     return {name: at for name, at in rows.items() if at.start < at.stop}
 
 
-def mean(
-    nats: dict[str, Nats], counts: dict[str, jax.Array], objective: Objective, batch: Batch
+def mean_loss(
+    nats: dict[str, WeightedSum], counts: dict[str, jax.Array], objective: Objective, batch: Batch
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss and its metrics from `sums`.
 
@@ -118,13 +120,13 @@ def mean(
     """
     B = batch["segments"].shape[0]
     total, metrics = jnp.zeros(()), {}
-    for name, at in rows_of(objective, B).items():
+    for name, at in objective_rows(objective, B).items():
         metrics[f"{name}_nats"] = nats[name][0] / jnp.maximum(counts[name], 1e-6)
         total += metrics[f"{name}_nats"] * (at.stop - at.start) / B
     return total, metrics
 
 
-def next_piece(params: dict, batch: Batch, config: ModelConfig) -> Nats:
+def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedSum:
     """Nats of every piece given those before it in its segment.
 
     Continuous pieces are led by a start piece, so that the first of them is predicted too; rows
@@ -132,49 +134,49 @@ def next_piece(params: dict, batch: Batch, config: ModelConfig) -> Nats:
     later chunk) is given.
     """
     if "tokens" not in batch and "modality" not in batch:
-        batch = streams.with_start(batch)
+        batch = embeddings.prepend_start_patch(batch)
     segments, prefix = batch["segments"], batch.get("prefix")
     mask = Mask(causal=True, prefix=prefix, q_segments=segments, kv_segments=segments)
     final_BLD = forward(params, batch, config, mask=mask)["final"]
     weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     if "answer" in batch:
         weights &= batch["answer"][:, 1:]
-    targets = {key: batch[key][:, 1:] for key in (*config.streams, "modality") if key in batch}
+    targets = {key: batch[key][:, 1:] for key in (*config.modalities, "modality") if key in batch}
     return _nats(params, final_BLD[:, :-1], targets, weights, config)
 
 
-def masked_pieces(
-    params: dict, batch: Batch, noise_BL: jax.Array, config: ModelConfig, hide: float
-) -> Nats:
+def masked_lm_sums(
+    params: dict, batch: Batch, noise_BL: jax.Array, config: ModelConfig, mask_ratio: float
+) -> WeightedSum:
     """Nats of the hidden pieces given all others of the segment (Devlin et al. 2018, sec. 3.1).
 
     Hidden are the pieces of least noise.
     """
     segments = batch["segments"]
     B, L = segments.shape
-    k = max(1, round(hide * L))
+    k = max(1, round(mask_ratio * L))
     hidden_Bk = True
     if "answer" in batch:
         asked_BL = batch["answer"] & (segments > 0)
         noise_BL = noise_BL + ~asked_BL
-        hidden_Bk = jnp.arange(k) < jnp.round(hide * jnp.sum(asked_BL, axis=1, keepdims=True))
+        hidden_Bk = jnp.arange(k) < jnp.round(mask_ratio * jnp.sum(asked_BL, axis=1, keepdims=True))
     places_Bk = jnp.argsort(noise_BL, axis=-1)[:, :k]
     hidden_BL = jnp.zeros((B, L), bool).at[jnp.arange(B)[:, None], places_Bk].set(hidden_Bk)
     mask = Mask(q_segments=segments, kv_segments=segments)
-    final_BLD = forward(params, batch, config, mask=mask, hidden_BL=hidden_BL)["final"]
+    final_BLD = forward(params, batch, config, mask=mask, masked_BL=hidden_BL)["final"]
     h_BkD = jnp.take_along_axis(final_BLD, places_Bk[..., None], axis=1)
     targets = _at(batch, places_Bk)
     return _nats(params, h_BkD, targets, (targets["segments"] > 0) & hidden_Bk, config)
 
 
-def bag_of_tokens(
+def bag_of_words_sums(
     params: dict,
     batch: Batch,
     noise_BL: jax.Array,
     config: ModelConfig,
-    hide: float,
+    mask_ratio: float,
     token_weights_V: jax.Array | None,
-) -> Nats:
+) -> WeightedSum:
     """Nats of the hidden tokens given the mean of the visible ones' outputs.
 
     Rows hold one segment each; visible are its pieces of least noise.
@@ -182,12 +184,12 @@ def bag_of_tokens(
     if "tokens" not in batch or "modality" in batch or token_weights_V is None:
         raise UserError("the bag objective is for text alone; other formats take next and masked")
     L = batch["segments"].shape[1]
-    visible = max(1, round((1.0 - hide) * L))
+    visible = max(1, round((1.0 - mask_ratio) * L))
     filled_BL = batch["segments"] > 0
     # Of the noise's order only its head is needed: a whole sort would run on one core.
     places_Bv = jax.lax.top_k(-(noise_BL + ~filled_BL), visible)[1]
     shown_B1 = jnp.maximum(
-        1, jnp.round((1.0 - hide) * jnp.sum(filled_BL, axis=-1, keepdims=True))
+        1, jnp.round((1.0 - mask_ratio) * jnp.sum(filled_BL, axis=-1, keepdims=True))
     ).astype(jnp.int32)
     shown_Bv = jnp.arange(visible) < shown_B1
     seen = _at(batch, places_Bv)
@@ -196,7 +198,7 @@ def bag_of_tokens(
     final_BvD = forward(params, seen, config, mask=mask)["final"]
     weights_Bv = (seen["segments"] > 0).astype(final_BvD.dtype)
     summary_BD = rms_norm(jnp.einsum("bv,bvd->bd", weights_Bv, final_BvD), config.norm_eps)
-    logits_BV = streams.token_logits(params["streams"], summary_BD)
+    logits_BV = embeddings.token_logits(params["streams"], summary_BD)
     rows_B1 = jnp.arange(filled_BL.shape[0])[:, None]
     given_BL = jnp.zeros(filled_BL.shape, bool).at[rows_B1, places_Bv].set(shown_Bv)
     weights_BL = (filled_BL & ~given_BL) * token_weights_V[batch["tokens"]]
@@ -205,10 +207,10 @@ def bag_of_tokens(
     return jnp.sum(nats_BL * weights_BL), jnp.sum(weights_BL)
 
 
-def rarity_weights(counts_V: jax.Array, rarity: float) -> jax.Array:
+def inverse_frequency_weights(counts_V: jax.Array, exponent: float) -> jax.Array:
     """Weight of each token in a bag: relative frequency ** -rarity, mean 1 over the corpus."""
     frequency = counts_V / jnp.sum(counts_V)
-    weights = jnp.where(counts_V > 0, jnp.maximum(frequency, 1e-9) ** -rarity, 0.0)
+    weights = jnp.where(counts_V > 0, jnp.maximum(frequency, 1e-9) ** -exponent, 0.0)
     return weights / jnp.sum(weights * frequency)
 
 
@@ -224,26 +226,26 @@ def _at(batch: Batch, places_Bk: jax.Array) -> Batch:
 
 def _nats(
     params: dict, h_BkD: jax.Array, targets: Batch, weights_Bk: jax.Array, config: ModelConfig
-) -> Nats:
+) -> WeightedSum:
     """Sums over predictions of weighted nats per token, or per number in a piece, and weights.
 
     Each is made by the head of the target's stream.
     """
     h_TD = h_BkD.reshape(-1, h_BkD.shape[-1])
     weights_T = weights_Bk.reshape(-1).astype(jnp.float32)
-    present = streams.streams_of(targets, config)
+    present = embeddings.modalities_in(targets, config)
     total = jnp.zeros(())
     for stream in present:
         of_T = weights_T
         if len(present) > 1:
             modality_T = targets["modality"].reshape(-1)
-            of_T = weights_T * (modality_T == config.streams.index(stream))
+            of_T = weights_T * (modality_T == config.modalities.index(stream))
         if stream == "tokens":
-            head_DV = streams.token_head(params["streams"])
-            total += weighed_nats(head_DV, h_TD, targets["tokens"].reshape(-1), of_T)
+            head_DV = embeddings.token_head(params["streams"])
+            total += fused_linear_cross_entropy(head_DV, h_TD, targets["tokens"].reshape(-1), of_T)
             continue
-        P = config.piece(stream)
-        values_TP = streams.unit(targets[stream]).reshape(-1, P)
-        nats_T = streams.piece_nats(params["streams"], h_TD, values_TP, config, stream) / P
+        P = config.patch_dim(stream)
+        values_TP = embeddings.to_unit_range(targets[stream]).reshape(-1, P)
+        nats_T = embeddings.gmm_nll(params["streams"], h_TD, values_TP, config, stream) / P
         total += jnp.sum(nats_T * of_T)
     return total, jnp.sum(weights_T)

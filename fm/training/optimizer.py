@@ -67,7 +67,7 @@ class OptimizerConfig:
                 )
 
 
-def schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
+def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
     """Learning rate by step, from 0 up to `peak` and down to 0 at `steps`."""
     warm = max(1, round(config.warmup * steps))
     if config.schedule == "cosine":
@@ -83,7 +83,7 @@ def schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule
     )
 
 
-def muon_axes(params: dict) -> dict:
+def muon_dimension_numbers(params: dict) -> dict:
     """Muon's matrix axes for every layer kernel, None (AdamW) for everything else.
 
     Raises:
@@ -104,10 +104,12 @@ def _is_kernel(path: tuple) -> bool:
 def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping, then the rule of the config, over `steps` steps."""
     peaks = config.learning_rate, config.adam_learning_rate
-    return follow(config, *(schedule(config, peak, steps) for peak in peaks))
+    return build_from_schedules(
+        config, *(learning_rate_schedule(config, peak, steps) for peak in peaks)
+    )
 
 
-def follow(
+def build_from_schedules(
     config: OptimizerConfig, rate: optax.Schedule, adam_rate: optax.Schedule
 ) -> optax.GradientTransformation:
     """As `build`, under given learning rates by step; they may return traced values.
@@ -126,6 +128,6 @@ def follow(
             weight_decay=config.weight_decay,
             adam_b2=config.b2,
             adam_learning_rate=adam_rate,  # pyright: ignore[reportArgumentType]
-            muon_weight_dimension_numbers=muon_axes,  # pyright: ignore[reportArgumentType]
+            muon_weight_dimension_numbers=muon_dimension_numbers,  # pyright: ignore[reportArgumentType]
         )
     return optax.chain(optax.clip_by_global_norm(config.clip), rule)

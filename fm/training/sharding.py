@@ -19,12 +19,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fm.attention.mesh import ROWS
+from fm.attention.mesh import BATCH_AXES
 from fm.errors import UserError
 from fm.model import transformer
 from fm.model.config import ModelConfig
-from fm.training.meshes import AXES, MeshConfig, chosen, config_of
-from fm.training.state import State, init
+from fm.parallel.mesh import MESH_AXES, MeshConfig, config_from_mesh, current_mesh
+from fm.training.train_state import TrainState, init_train_state
 
 # Path and the axes of its dimensions. Of the rules that a path matches the first counts whose axes
 # divide the dimensions; a kernel's layers (N, leading) are never split. What falls to a second
@@ -50,25 +50,25 @@ RULES: tuple[tuple[str, P], ...] = (
 
 
 @contextlib.contextmanager
-def spread(params: dict) -> Iterator[dict]:
+def sharded_params(params: dict) -> Iterator[dict]:
     """The parameters over the mesh of `over`, under which what happens inside is traced.
 
     Without one they are as they were.
     """
-    mesh = chosen()
+    mesh = current_mesh()
     if mesh is None:
         yield params
         return
     with jax.set_mesh(mesh):
-        yield shard(params, mesh)
+        yield shard_state(params, mesh)
 
 
 def batch_spec() -> P:
     """Of every array of a batch: its rows, which lead, over `data` and `fsdp`."""
-    return P(ROWS)
+    return P(BATCH_AXES)
 
 
-def specs(shapes: Any, mesh_config: MeshConfig) -> Any:
+def param_specs(shapes: Any, mesh_config: MeshConfig) -> Any:
     """A spec for each parameter.
 
     Args:
@@ -86,7 +86,7 @@ def specs(shapes: Any, mesh_config: MeshConfig) -> Any:
     )
 
 
-def state_specs(state: State, mesh_config: MeshConfig) -> State:
+def state_specs(state: TrainState, mesh_config: MeshConfig) -> TrainState:
     """`specs` of a state, or of its shapes: what mirrors a parameter lies where that lies.
 
     The optimiser's moments end in the path of their parameter; its counts are scalars, which
@@ -99,23 +99,23 @@ def state_specs(state: State, mesh_config: MeshConfig) -> State:
     return jax.tree_util.tree_map_with_path(spec, state)
 
 
-def shardings(state: State, mesh: Mesh) -> State:
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """`state_specs` on a mesh."""
-    found = state_specs(state, config_of(mesh))
+    found = state_specs(state, config_from_mesh(mesh))
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), found, is_leaf=lambda leaf: isinstance(leaf, P)
     )
 
 
-def shard(state: State, mesh: Mesh) -> State:
+def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
     """The state, or parameters alone, spread over the mesh; every process gives the same values.
 
     What lies there already is given back as it is.
     """
-    return jax.tree.map(_placed, state, shardings(state, mesh))
+    return jax.tree.map(_placed, state, state_shardings(state, mesh))
 
 
-def fresh(rng: jax.Array, model: ModelConfig) -> dict:
+def init_sharded(rng: jax.Array, model: ModelConfig) -> dict:
     """`fm.model.transformer.init`: on the mesh of `over`, every part made where it stays.
 
     The same numbers, to the bit; no device and no host holds them whole.
@@ -123,20 +123,22 @@ def fresh(rng: jax.Array, model: ModelConfig) -> dict:
     Raises:
       UserError: see `specs`.
     """
-    mesh = chosen()
+    mesh = current_mesh()
     if mesh is None:
         return transformer.init(rng, model)
-    return fresh_on(mesh, model)(rng)
+    return make_sharded_init(mesh, model)(rng)
 
 
-def fresh_on(mesh: Mesh, model: ModelConfig) -> Any:
+def make_sharded_init(mesh: Mesh, model: ModelConfig) -> Any:
     """The program of `fresh`, from a key to parameters."""
     shapes = jax.eval_shape(functools.partial(transformer.init, config=model), jax.random.key(0))
-    return transformer.init_over(shardings(shapes, mesh), model)
+    return transformer.sharded_init(state_shardings(shapes, mesh), model)
 
 
-def start(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | None) -> State:
-    """`fm.training.state.init`, the optimiser's memory made where it stays.
+def create_train_state(
+    params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | None
+) -> TrainState:
+    """`fm.training.train_state.init_train_state`, the optimiser's memory made where it stays.
 
     Parameters that lie on the mesh already, as those of `fresh`, are not moved.
 
@@ -144,28 +146,30 @@ def start(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | No
       UserError: see `specs`.
     """
     if mesh is None:
-        return init(params, optimizer)
+        return init_train_state(params, optimizer)
     with jax.set_mesh(mesh):
-        return jax.jit(lambda params: pinned(init(params, optimizer)))(shard(params, mesh))
+        return jax.jit(lambda params: constrain(init_train_state(params, optimizer)))(
+            shard_state(params, mesh)
+        )
 
 
-def pinned(state: State) -> State:
+def constrain(state: TrainState) -> TrainState:
     """Inside a program, the state, parameters or gradient where `state_specs` puts them.
 
     Without a mesh they are as they were.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.axis_names != AXES:
+    if mesh.axis_names != MESH_AXES:
         return state
     return jax.tree.map(
-        jax.lax.with_sharding_constraint, state, state_specs(state, config_of(mesh))
+        jax.lax.with_sharding_constraint, state, state_specs(state, config_from_mesh(mesh))
     )
 
 
-def shard_members(states: State, mesh: Mesh) -> State:
+def shard_stacked_states(states: TrainState, mesh: Mesh) -> TrainState:
     """States stacked, [R, ...], each spread as one alone would be."""
     one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
-    found = state_specs(one, config_of(mesh))
+    found = state_specs(one, config_from_mesh(mesh))
     return jax.tree.map(
         lambda leaf, spec: _placed(leaf, NamedSharding(mesh, P(None, *spec))), states, found
     )
@@ -177,7 +181,7 @@ def shard_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
     Rows that the mesh does not divide are given to every device; in the objectives each takes its
     share all the same. The rows lie along `axis`.
     """
-    ways, before = config_of(mesh).rows, (None,) * axis
+    ways, before = config_from_mesh(mesh).batch_shards, (None,) * axis
 
     def placed(leaf):
         spec = P() if leaf.shape[axis] % ways else P(*before, *batch_spec())

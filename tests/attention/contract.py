@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fm.attention import Mask, attention
-from fm.attention.choice import platform
-from fm.attention.registry import IMPLEMENTATIONS, Implementation
+from fm.attention.api import IMPLEMENTATIONS, Implementation, default_platform
 from tests.attention import textbook
 
 ALL = Mask()
@@ -127,7 +126,7 @@ as_users_do = jax.jit(_value_and_gradients, static_argnames=_STATIC)
 quickly = jax.jit(
     _value_and_gradients,
     static_argnames=_STATIC,
-    compiler_options=dict(_known(_EASY)) if platform() == "cpu" else {},
+    compiler_options=dict(_known(_EASY)) if default_platform() == "cpu" else {},
 )
 
 
@@ -249,7 +248,7 @@ class Contract:
         self.check(case, inputs, expected(case, *inputs), rtol)
 
     def test_a_row_that_sees_nothing_is_zero_in_value_and_gradient(self):
-        case = dataclasses.replace(self.fitted(CASES["no key at all"]), size=50.0)
+        case = dataclasses.replace(self.fitted(CASES["no key at all"]), patch_dim=50.0)
         for each in self.run(case, *arrays(case, self.dtype)):
             assert not np.any(np.asarray(each)[0])
             assert np.any(np.asarray(each)[1])

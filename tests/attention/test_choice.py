@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.attention import Mask, attention, choice, choose, cudnn, explain, tpu
-from fm.attention.registry import IMPLEMENTATIONS, KERNELS, Implementation
+from fm.attention import Mask, api, attention, choose, cudnn, explain_choice, splash
+from fm.attention.api import IMPLEMENTATIONS, KERNELS_BY_PLATFORM, Implementation
 from tests.attention.contract import Case, arrays, ints
 
 
@@ -85,7 +85,7 @@ CASES = {
 @pytest.fixture
 def without_pallas(monkeypatch):
     """Libraries' kernels alone: what our own would take comes on top."""
-    monkeypatch.setitem(KERNELS, "gpu", ("cudnn",))
+    monkeypatch.setitem(KERNELS_BY_PLATFORM, "gpu", ("cudnn",))
 
 
 @pytest.mark.usefixtures("without_pallas")
@@ -93,48 +93,50 @@ class TestChoice:
     @pytest.mark.parametrize("which", CASES)
     def test_name_and_reason(self, which):
         on, q, k, more, name, words = CASES[which]
-        chosen = explain(q, k, on=on, **more)
-        assert chosen.name == choose(q, k, on=on, **more) == name
+        chosen = explain_choice(q, k, platform=on, **more)
+        assert chosen.name == choose(q, k, platform=on, **more) == name
         assert re.search(words, chosen.reason)
 
     def test_what_is_chosen_can_run(self):
         for on, q, k, more, name, _ in CASES.values():
             mask, softcap = more.get("mask", Mask()), more.get("softcap")
-            assert IMPLEMENTATIONS[name].refusal(q, k, k, mask, softcap, on) is None
+            assert IMPLEMENTATIONS[name].unsupported_reason(q, k, k, mask, softcap, on) is None
 
     def test_the_first_kernel_that_can_is_taken(self, monkeypatch):
         mine = Implementation(cudnn.attend, lambda q, k, v, mask, softcap, on: None)
         monkeypatch.setitem(IMPLEMENTATIONS, "ours", mine)
-        monkeypatch.setitem(KERNELS, "gpu", ("cudnn", "ours"))
-        assert choose(like(), like(), on="gpu") == "cudnn"
-        assert choose(like(), like(), softcap=3.0, on="gpu") == "ours"
+        monkeypatch.setitem(KERNELS_BY_PLATFORM, "gpu", ("cudnn", "ours"))
+        assert choose(like(), like(), platform="gpu") == "cudnn"
+        assert choose(like(), like(), softcap=3.0, platform="gpu") == "ours"
 
 
 def test_each_choice_is_logged_once(caplog):
-    choice._log_once.cache_clear()
+    api._log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="fm.attention"):
         for length in (128, 128, 256):
-            choose(like(L=length), like(L=length), on="cpu")
-        choose(like(L=1), like(), on="cpu")
+            choose(like(L=length), like(L=length), platform="cpu")
+        choose(like(L=1), like(), platform="cpu")
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
     assert "attention by cpu: " in caplog.text and "attention by decode: " in caplog.text
 
 
 def test_every_kernel_that_may_be_chosen_is_registered():
-    assert {name for names in KERNELS.values() for name in names} <= set(IMPLEMENTATIONS)
+    assert {name for names in KERNELS_BY_PLATFORM.values() for name in names} <= set(
+        IMPLEMENTATIONS
+    )
 
 
 def test_this_process_has_a_platform():
-    assert choice.platform() == "gpu" or choice.platform() == jax.default_backend()
+    assert api.default_platform() == "gpu" or api.default_platform() == jax.default_backend()
     with jax.default_device(jax.devices("cpu")[0]):
-        assert choice.platform() == "cpu"
+        assert api.default_platform() == "cpu"
 
 
 REFUSED = {
-    "tpu here": (tpu, like(), {"on": "cpu"}, "needs a TPU, not cpu"),
-    "tpu float16": (tpu, like(dtype=jnp.float16), {"on": "tpu"}, "not float16"),
-    "tpu prefix": (tpu, like(), {"on": "tpu", "mask": Mask(True, prefix=ints(1, 1))}, "prefix"),
-    "tpu start": (tpu, like(), {"on": "tpu", "mask": Mask(True, q_start=ints(1, 1))}, "q_start"),
+    "tpu here": (splash, like(), {"on": "cpu"}, "needs a TPU, not cpu"),
+    "tpu float16": (splash, like(dtype=jnp.float16), {"on": "tpu"}, "not float16"),
+    "tpu prefix": (splash, like(), {"on": "tpu", "mask": Mask(True, prefix=ints(1, 1))}, "prefix"),
+    "tpu start": (splash, like(), {"on": "tpu", "mask": Mask(True, q_start=ints(1, 1))}, "q_start"),
     "cudnn here": (cudnn, like(), {"on": "cpu"}, "NVIDIA GPU, not cpu"),
     "cudnn rocm": (cudnn, like(), {"on": "rocm"}, "NVIDIA GPU, not rocm"),
     "cudnn width": (cudnn, like(C=60), {"on": "gpu"}, "multiple of 8"),
@@ -155,8 +157,8 @@ def test_masks_that_hide_nothing_are_not_refused():
     """A prefix and a start say nothing without causality or a window."""
     idle = Mask(prefix=ints(1, 2), q_start=ints(3, 4))
     q = like()
-    assert tpu.refusal(q, q, q, idle, None, "tpu") is None
-    assert cudnn.refusal(q, q, q, idle, None, "gpu") is None
+    assert splash.unsupported_reason(q, q, q, idle, None, "tpu") is None
+    assert cudnn.unsupported_reason(q, q, q, idle, None, "gpu") is None
 
 
 class TestApi:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.attention import Mask, chunked, cpu, reference
+from fm.attention import Mask, reference, xla_chunked, xla_tiled
 from tests.attention import contract
 from tests.attention.contract import Case
 
@@ -28,7 +28,9 @@ def held(attend, length):
 
 def test_memory_is_linear_in_length():
     lengths = (512, 1024, 2048, 4096)
-    blocks = [held(functools.partial(chunked.attend, block=64), length) for length in lengths]
+    blocks = [
+        held(functools.partial(xla_chunked.attend, block_size=64), length) for length in lengths
+    ]
     grown = np.diff(blocks)
     # Twice the length, twice as much more: what the blocks themselves take stays.
     assert grown[1] == pytest.approx(2 * grown[0], rel=0.1)
@@ -37,7 +39,7 @@ def test_memory_is_linear_in_length():
 
 
 def test_memory_of_the_tiles_of_cpu_is_linear_in_length():
-    few, more = held(cpu.attend, 4096), held(cpu.attend, 8192)
+    few, more = held(xla_tiled.attend, 4096), held(xla_tiled.attend, 8192)
     assert more < 2.5 * few
     assert more < 2 * 8192**2 * 4 / 8  # an eighth of the scores alone
 
@@ -60,16 +62,16 @@ def test_the_same_measure_sees_a_held_score_matrix():
     ],
 )
 def test_blocks_that_the_mask_rules_out_are_left_out(mask, steps):
-    assert len(chunked.pairs(mask, 16, 16, (4, 4))) == steps
+    assert len(xla_chunked.block_pairs(mask, 16, 16, (4, 4))) == steps
 
 
 def test_every_visible_key_is_in_some_block():
     for window in (None, 1, 3, 8):
         mask = Mask(causal=True, window=window)
         joined = np.zeros((15, 12), bool)
-        for i, j in chunked.pairs(mask, 14, 11, (5, 4)):
+        for i, j in xla_chunked.block_pairs(mask, 14, 11, (5, 4)):
             joined[5 * i : 5 * i + 5, 4 * j : 4 * j + 4] = True
-        assert not np.any(np.asarray(mask.visible(14, 11))[0] & ~joined[:14, :11])
+        assert not np.any(np.asarray(mask.materialize(14, 11))[0] & ~joined[:14, :11])
 
 
 def test_blocks_of_its_own_choosing():

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fm.attention import chunked, cpu, cudnn, decode, tpu
-from fm.attention.choice import platform
-from fm.attention.registry import Implementation
+from fm.attention import cudnn, decode, splash, xla_chunked, xla_tiled
+from fm.attention.api import Implementation, default_platform
 from tests.attention.contract import Contract, as_users_do
 
 
@@ -25,36 +24,36 @@ class TestCpu(Contract):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Several batch rows, heads, blocks and parts, and a few blocks to a part."""
-    monkeypatch.setattr(cpu, "_HELD", 32)
-    monkeypatch.setattr(cpu, "_ROWS", 2)
-    monkeypatch.setattr(cpu, "_PARTS", 3)
+    monkeypatch.setattr(xla_tiled, "_HELD", 32)
+    monkeypatch.setattr(xla_tiled, "_ROWS", 2)
+    monkeypatch.setattr(xla_tiled, "_PARTS", 3)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_tiles")
 class TestCpuInSmallTiles(Contract):
     implementation = "cpu in small tiles"
-    stand_in = Implementation(cpu.attend)
+    stand_in = Implementation(xla_tiled.attend)
 
 
 class TestChunkedInSmallBlocks(Contract):
     implementation = "chunked by 4"
-    stand_in = Implementation(functools.partial(chunked.attend, block=4))
+    stand_in = Implementation(functools.partial(xla_chunked.attend, block_size=4))
 
 
 class TestDecode(Contract):
     implementation = "decode"
 
     def refuses(self, case):
-        return "up to 16 queries" if case.L > decode.MOST_QUERIES else None
+        return "up to 16 queries" if case.L > decode.MAX_QUERIES else None
 
 
 @pytest.mark.slow
 class TestSplashInterpreted(Contract):
     implementation = "tpu, interpreted"
     stand_in = Implementation(
-        functools.partial(tpu.attend, block=128, interpret=True),
-        lambda q, k, v, mask, softcap, _: tpu.refusal(q, k, v, mask, softcap, "tpu"),
+        functools.partial(splash.attend, block=128, interpret=True),
+        lambda q, k, v, mask, softcap, _: splash.unsupported_reason(q, k, v, mask, softcap, "tpu"),
     )
 
     def refuses(self, case):
@@ -66,7 +65,7 @@ class TestSplashInterpreted(Contract):
 
 def _as_if_16_bit(q, k, v, mask, softcap, _):
     q, k, v = (jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (q, k, v))
-    return cudnn.refusal(q, k, v, mask, softcap, "gpu")
+    return cudnn.unsupported_reason(q, k, v, mask, softcap, "gpu")
 
 
 class CudnnRefuses(Contract):
@@ -101,7 +100,7 @@ class TestCudnnMapping(CudnnRefuses):
     stand_in = Implementation(functools.partial(cudnn.attend, backend="xla"), _as_if_16_bit)
 
 
-@pytest.mark.skipif(platform() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(default_platform() != "gpu", reason="needs an NVIDIA GPU")
 class TestCudnn(CudnnRefuses):
     implementation = "cudnn"
     dtype = jnp.bfloat16

@@ -46,7 +46,7 @@ def test_written_out(mask, rows):
 
 
 def test_each_row_of_a_batch_has_its_own():
-    seen = Mask(kv_length=ints(1, 3)).visible(2, 4)
+    seen = Mask(kv_length=ints(1, 3)).materialize(2, 4)
     assert seen.astype(int).tolist() == [[[1, 0, 0, 0]] * 2, [[1, 1, 1, 0]] * 2]
 
 
@@ -73,7 +73,7 @@ def test_full_only_when_nothing_is_hidden():
 
 def test_half_a_pair_of_segments():
     with pytest.raises(ValueError, match="together"):
-        Mask(q_segments=ints([1, 1])).visible(2, 2)
+        Mask(q_segments=ints([1, 1])).materialize(2, 2)
 
 
 @pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
@@ -95,11 +95,11 @@ def test_nothing_outside_a_span_is_seen(mask, rows):
 
 
 def test_spans_are_as_narrow_as_the_static_part_allows():
-    assert Mask().span(2, 3, 9) == (0, 9)
-    assert Mask(causal=True).span(2, 3, 9) == (0, 5)
-    assert Mask(causal=True, window=2).span(4, 3, 9) == (3, 7)
-    assert Mask(window=2).span(4, 3, 9) == (3, 9)
+    assert Mask().key_range(2, 3, 9) == (0, 9)
+    assert Mask(causal=True).key_range(2, 3, 9) == (0, 5)
+    assert Mask(causal=True, window=2).key_range(4, 3, 9) == (3, 7)
+    assert Mask(window=2).key_range(4, 3, 9) == (3, 9)
     # What only an array knows rules nothing out, but does not undo what the rest does.
-    assert Mask(causal=True, kv_length=ints(1)).span(2, 3, 9) == (0, 5)
-    assert Mask(causal=True, window=2, prefix=ints(0)).span(4, 3, 9) == (3, 9)
-    assert Mask(causal=True, window=2, q_start=ints(0)).span(4, 3, 9) == (0, 9)
+    assert Mask(causal=True, kv_length=ints(1)).key_range(2, 3, 9) == (0, 5)
+    assert Mask(causal=True, window=2, prefix=ints(0)).key_range(4, 3, 9) == (3, 9)
+    assert Mask(causal=True, window=2, q_start=ints(0)).key_range(4, 3, 9) == (0, 9)

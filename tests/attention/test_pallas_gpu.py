@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask, attention
-from fm.attention.choice import platform
-from fm.attention.pallas_gpu import backward_keys, backward_queries, forward, limits, run, stream
-from fm.attention.pallas_gpu.machine import Hopper, Interpreted
+from fm.attention.api import default_platform
+from fm.attention.mosaic_gpu import backward_dkv, backward_dq, forward, limits, run, stream
+from fm.attention.mosaic_gpu.machine import HopperOps, InterpretedOps
 from tests.attention import interpreter, textbook
 
 
@@ -109,14 +109,14 @@ class TestInterpreted:
     @pytest.mark.slow
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
     def test_value_and_gradients_are_the_textbooks(self, case):
-        check(case, Interpreted(interpreter.parameters()))
+        check(case, InterpretedOps(interpreter.parameters()))
 
     @pytest.mark.slow
     def test_same_bits_twice_and_no_race(self, capfd):
         """Copies, barriers and reads of shared memory, checked by their vector clocks."""
         mask = Mask(causal=True, q_segments=in_runs(1, 256, 99), kv_segments=in_runs(1, 640, 99))
         case = Case(mask, L=256, S=640)  # more blocks than slots
-        run = case.both(Interpreted(interpreter.parameters(races=True)))
+        run = case.both(InterpretedOps(interpreter.parameters(races=True)))
         arrays = case.arrays()
         once = run(*arrays, mask)
         assert "RACE DETECTED" not in capfd.readouterr().out
@@ -126,26 +126,26 @@ class TestInterpreted:
     @pytest.mark.slow
     def test_a_race_would_be_found(self, monkeypatch, capfd):
         """The kernels without their waiting for copies."""
-        monkeypatch.setattr(stream.Stream, "take", stream.Stream.slot)
+        monkeypatch.setattr(stream.RingBuffer, "take", stream.RingBuffer.slot)
         case = Case(Mask(), L=128, S=128)
-        run = case.both(Interpreted(interpreter.parameters(races=True)))
+        run = case.both(InterpretedOps(interpreter.parameters(races=True)))
         jax.block_until_ready(run(*case.arrays(), case.mask))
         assert "RACE DETECTED" in capfd.readouterr().out
 
 
-@pytest.mark.skipif(platform() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(default_platform() != "gpu", reason="needs an NVIDIA GPU")
 class TestOnTheChip:
-    @pytest.mark.parametrize("width", limits.WIDTHS)
+    @pytest.mark.parametrize("width", limits.HEAD_DIMS)
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
     def test_value_and_gradients_are_the_textbooks(self, case, width):
-        check(case if width == case.C else dataclasses.replace(case, C=width), Hopper())
+        check(case if width == case.C else dataclasses.replace(case, C=width), HopperOps())
 
-    @pytest.mark.parametrize("width", limits.WIDTHS)
+    @pytest.mark.parametrize("width", limits.HEAD_DIMS)
     def test_long_rows_and_the_same_bits_twice(self, width):
         packed = in_runs(2, 2048, 300)
         mask = Mask(causal=True, q_segments=packed, kv_segments=packed)
         case = Case(mask, B=2, L=2048, S=2048, H=4, K=2, C=width)
-        for left, right in zip(check(case, Hopper()), check(case, Hopper()), strict=True):
+        for left, right in zip(check(case, HopperOps()), check(case, HopperOps()), strict=True):
             np.testing.assert_array_equal(left, right)
 
 
@@ -159,11 +159,11 @@ SHAPES = {
 class TestLowered:
     """For CUDA, as far as a CPU goes: layouts, copies and shared memory (227 KB) are settled."""
 
-    @pytest.mark.parametrize("width", limits.WIDTHS)
+    @pytest.mark.parametrize("width", limits.HEAD_DIMS)
     @pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
     def test_three_kernels(self, case, width):
         case = dataclasses.replace(case, C=width)
-        traced = case.both(Hopper()).trace(*case.arrays(), case.mask)
+        traced = case.both(HopperOps()).trace(*case.arrays(), case.mask)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
         assert text.count("custom_call @mosaic_gpu") == 3
 
@@ -171,7 +171,7 @@ class TestLowered:
         case = dataclasses.replace(SHAPES["causal"], dtype=jnp.float16)
         given = [jnp.stack([x, x]) for x in case.arrays()]
         mask = Mask(causal=True, kv_length=ints([100], [200]))
-        traced = jax.jit(jax.vmap(case.both(Hopper()))).trace(*given, mask)
+        traced = jax.jit(jax.vmap(case.both(HopperOps()))).trace(*given, mask)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
         assert text.count("custom_call @mosaic_gpu") == 3
 
@@ -203,18 +203,23 @@ class TestRefusal:
     )
     def test_says_why(self, q, k, mask, softcap, platform, reason, monkeypatch):
         pretend(monkeypatch, "9.0", "cuda 13000")
-        assert re.search(reason, limits.refusal(q, k, k, mask, softcap, platform))
+        assert re.search(reason, limits.unsupported_reason(q, k, k, mask, softcap, platform))
 
     def test_only_compute_capability_nine(self, monkeypatch):
         pretend(monkeypatch, "9.0", "cuda 13000")
-        assert limits.refusal(like(), like(), like(), Mask(causal=True), None, "gpu") is None
+        assert (
+            limits.unsupported_reason(like(), like(), like(), Mask(causal=True), None, "gpu")
+            is None
+        )
         pretend(monkeypatch, "10.0", "cuda 13000")
-        assert "not 10.0" in limits.refusal(like(), like(), like(), Mask(), None, "gpu")
+        assert "not 10.0" in limits.unsupported_reason(like(), like(), like(), Mask(), None, "gpu")
 
     def test_a_compiler_known_to_be_wrong(self, monkeypatch):
         pretend(monkeypatch, "9.0", "PJRT C API\ncuda 12090")
-        assert "12090" in limits.refusal(like(), like(), like(), Mask(causal=True), None, "gpu")
-        assert limits.refusal(like(), like(), like(), Mask(), None, "gpu") is None
+        assert "12090" in limits.unsupported_reason(
+            like(), like(), like(), Mask(causal=True), None, "gpu"
+        )
+        assert limits.unsupported_reason(like(), like(), like(), Mask(), None, "gpu") is None
 
     def test_a_named_one_raises(self):
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
@@ -229,7 +234,7 @@ class TestRefusal:
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
         with pytest.raises(NotImplementedError, match=reason):
             v = x.astype(values)
-            run.run(x, x, v, mask=Mask(), scale=scale, softcap=None, machine=Hopper())
+            run.run(x, x, v, mask=Mask(), scale=scale, softcap=None, machine=HopperOps())
 
 
 def pretend(monkeypatch, capability, version):
@@ -239,7 +244,7 @@ def pretend(monkeypatch, capability, version):
 
 
 def test_block_sizes_fit_the_padding():
-    sizes = [backward_keys.BLOCK_K, *backward_keys.BLOCK_Q.values()]
-    for module in (forward, backward_queries):
+    sizes = [backward_dkv.BLOCK_K, *backward_dkv.BLOCK_Q.values()]
+    for module in (forward, backward_dq):
         sizes += [module.BLOCK_Q, module.BLOCK_K]
-    assert all(limits.BLOCK % size == 0 for size in sizes)
+    assert all(limits.BLOCK_SIZE % size == 0 for size in sizes)

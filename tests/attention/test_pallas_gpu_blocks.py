@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm.attention import Mask
-from fm.attention.pallas_gpu import blocks, run, tiles
+from fm.attention.mosaic_gpu import block_ranges, run, tiles
 from tests.attention import textbook
 
 
@@ -58,7 +58,7 @@ class TestBlocks:
     @settings(max_examples=60, deadline=None)
     def test_touched_is_what_the_literal_mask_says(self, case, sizes):
         rows, length, keys, mask = case
-        some, every = blocks.touched(mask, rows, length, keys, *sizes)
+        some, every = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
         seen = textbook.visible(mask, rows, length, keys)
         want_some = by_block(seen, *sizes, whole=False).any((2, 4))
         want_every = by_block(seen, *sizes, whole=True).all((2, 4))
@@ -75,21 +75,21 @@ class TestBlocks:
     def test_walk_of_a_kernel_sees_exactly_the_visible_pairs(self, case, sizes, by_keys):
         """Every block of `spans` in the order of `visit`, `tiles.visible` where it says so."""
         rows, length, keys, mask = case
-        tables = blocks.touched(mask, rows, length, keys, *sizes)
+        tables = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
         if by_keys:
             tables = [table.swapaxes(1, 2) for table in tables]
-        spans = np.asarray(blocks.spans(*tables))
-        rule = dataclasses.replace(run.rule_of(mask, keys, 1.0, None), bounded=True)
+        spans = np.asarray(block_ranges.block_ranges(*tables))
+        rule = dataclasses.replace(run.kernel_spec(mask, keys, 1.0, None), has_kv_length=True)
         got = np.zeros((rows, length, keys), int)
         for b, outer in np.ndindex(*spans.shape[:2]):
             span = tuple(int(n) for n in spans[b, outer])
             for step in range(span[3] - span[0]):
-                inner = int(blocks.visit(span, step))
+                inner = int(block_ranges.block_at_step(span, step))
                 at_q, at_k = (inner, outer) if by_keys else (outer, inner)
                 i = np.arange(at_q * sizes[0], min((at_q + 1) * sizes[0], length))
                 j = np.arange(at_k * sizes[1], min((at_k + 1) * sizes[1], keys))
                 seen = None
-                if step < blocks.masked_steps(span):
+                if step < block_ranges.num_masked_steps(span):
                     seen = self.tile(rule, mask, b, i, j, keys)
                 got[b, i[:, None], j] += 1 if seen is None else np.asarray(seen)
         np.testing.assert_array_equal(got, textbook.visible(mask, rows, length, keys))
@@ -107,22 +107,28 @@ class TestBlocks:
             k_segments = mask.kv_segments[b][j] + wide
         at = i[:, None] + of(mask.q_start, 0) + wide
         prefix = of(mask.prefix, 0)
-        return tiles.visible(rule, at, j + wide, prefix, valid, q_segments, k_segments)
+        return tiles.visible_tile(rule, at, j + wide, prefix, valid, q_segments, k_segments)
 
     def test_spans_by_hand(self):
         def bits(*rows):
             return jnp.array([[c == "1" for c in row] for row in rows])
 
-        got = blocks.spans(bits("01111", "00000", "11111"), bits("00110", "00000", "11111"))
+        got = block_ranges.block_ranges(
+            bits("01111", "00000", "11111"), bits("00110", "00000", "11111")
+        )
         assert got.tolist() == [[1, 2, 4, 5], [0, 0, 0, 0], [0, 0, 5, 5]]
 
     def test_causal_skips_half_and_masks_the_diagonal_only(self):
-        spans = blocks.spans(*blocks.touched(Mask(causal=True), 1, 1024, 1024, 128, 128))
+        spans = block_ranges.block_ranges(
+            *block_ranges.block_visibility(Mask(causal=True), 1, 1024, 1024, 128, 128)
+        )
         assert spans[0].tolist() == [[0, 0, n, n + 1] for n in range(8)]
 
     def test_window_keeps_work_constant(self):
         mask = Mask(causal=True, window=128)
-        spans = blocks.spans(*blocks.touched(mask, 1, 4096, 4096, 128, 128))
+        spans = block_ranges.block_ranges(
+            *block_ranges.block_visibility(mask, 1, 4096, 4096, 128, 128)
+        )
         assert int(jnp.max(spans[0, :, 3] - spans[0, :, 0])) == 2
 
 
@@ -134,7 +140,7 @@ class TestTiles:
         seen = rng.random((6, 40)) < 0.4
         seen[1] = False  # sees nothing
         seen[2, :30] = False  # nothing in the first tiles
-        rule = tiles.Rule(False, None, False, False, False, 0.3, softcap)
+        rule = tiles.KernelSpec(False, None, False, False, False, 0.3, softcap)
         scores = 0.3 * products
         if softcap:
             scores = softcap * np.tanh(scores / softcap)
@@ -143,11 +149,11 @@ class TestTiles:
         top, total = jnp.full((6,), -jnp.inf), jnp.zeros((6,))
         for at in range(0, 40, 10):
             here = slice(at, at + 10)
-            logits, _ = tiles.squash(rule, jnp.asarray(products[:, here], jnp.float32))
-            logits = tiles.hide(logits, seen[:, here])
-            w, shrink, top, total = tiles.soften(rule, logits, top, total)
+            logits, _ = tiles.softcap_logits(rule, jnp.asarray(products[:, here], jnp.float32))
+            logits = tiles.mask_logits(logits, seen[:, here])
+            w, shrink, top, total = tiles.online_softmax_step(rule, logits, top, total)
             sums = (sums * shrink[:, None]).at[:, here].set(w)
-        inverse, lse = tiles.finish(top, total)
+        inverse, lse = tiles.finish_softmax(top, total)
         whole = weights.sum(1)
         want = weights / np.where(whole == 0, 1, whole)[:, None]
         np.testing.assert_allclose(sums * inverse[:, None], want, atol=1e-5)
@@ -157,7 +163,7 @@ class TestTiles:
 
     def test_squash_is_tanh_to_float32_and_its_slope(self):
         x = np.concatenate([np.linspace(-200, 200, 999), np.linspace(-1e-3, 1e-3, 99), [1e30]])
-        rule = tiles.Rule(False, None, False, False, False, 0.5, 7.0)
-        got, slope = tiles.squash(rule, jnp.asarray(x, jnp.float32))
+        rule = tiles.KernelSpec(False, None, False, False, False, 0.5, 7.0)
+        got, slope = tiles.softcap_logits(rule, jnp.asarray(x, jnp.float32))
         np.testing.assert_allclose(got, np.tanh(x * 0.5 / 7), atol=3e-7)
         np.testing.assert_allclose(slope, 1 - np.tanh(x * 0.5 / 7) ** 2, atol=6e-7)

@@ -7,7 +7,7 @@ import pytest
 
 from fm.attention import Mask, attention
 from fm.attention.api import IMPLEMENTATIONS
-from fm.attention.weights import weights
+from fm.attention.reference import attention_weights
 from tests.attention import textbook
 from tests.attention.contract import CASES, arrays, assert_close, ints
 
@@ -19,7 +19,7 @@ def options(case):
 
 
 def compiled(case):
-    return jax.jit(lambda q, k: weights(q, k, **options(case)))
+    return jax.jit(lambda q, k: attention_weights(q, k, **options(case)))
 
 
 def assert_output_is_their_mean(name, case, dtype, rtol):
@@ -73,7 +73,7 @@ def test_gradients_through_the_weights_are_the_textbooks(which):
     q, k, v, do = arrays(case)
 
     def output(q, k, v):
-        w_BHLS = weights(q, k, **options(case))
+        w_BHLS = attention_weights(q, k, **options(case))
         return jnp.einsum("BHLS,BSHC->BLHC", w_BHLS, v, precision="highest")
 
     @jax.jit
@@ -96,12 +96,12 @@ def test_low_precision_inputs_give_float32_weights():
 def test_by_hand():
     q, k = jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 3, 1, 4))
     mask = Mask(causal=True, q_start=ints(-1))
-    np.testing.assert_array_equal(weights(q, k, mask=mask)[0, 0], [[0, 0, 0], [1, 0, 0]])
-    np.testing.assert_allclose(weights(q, k)[0, 0], np.full((2, 3), 1 / 3), rtol=1e-6)
+    np.testing.assert_array_equal(attention_weights(q, k, mask=mask)[0, 0], [[0, 0, 0], [1, 0, 0]])
+    np.testing.assert_allclose(attention_weights(q, k)[0, 0], np.full((2, 3), 1 / 3), rtol=1e-6)
     # Scores 0 and ln 3: a quarter and three quarters.
     k = k.at[0, 1, 0, 0].set(np.log(3.0))
-    w = weights(q.at[...].set(1.0), k, mask=Mask(kv_length=ints(2)), scale=1.0)
+    w = attention_weights(q.at[...].set(1.0), k, mask=Mask(kv_length=ints(2)), scale=1.0)
     np.testing.assert_allclose(w[0, 0, 0], [0.25, 0.75, 0.0], rtol=1e-6)
     # The default scale is the contract's, 1/sqrt(C): half of ln 3 here.
-    w = weights(q.at[...].set(1.0), k, mask=Mask(kv_length=ints(2)))
+    w = attention_weights(q.at[...].set(1.0), k, mask=Mask(kv_length=ints(2)))
     np.testing.assert_allclose(w[0, 0, 0, 1] / w[0, 0, 0, 0], np.sqrt(3.0), rtol=1e-6)

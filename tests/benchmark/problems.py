@@ -2,7 +2,7 @@
 
 import time
 
-from fm.benchmark.timing import Side
+from fm.benchmark.timing import Candidate
 
 
 def fake(name, calls, seconds=0.0, **facts):
@@ -12,4 +12,4 @@ def fake(name, calls, seconds=0.0, **facts):
         calls.append(name)
         time.sleep(seconds)
 
-    return Side(call=call, wait=lambda _: None, **facts)
+    return Candidate(call=call, wait=lambda _: None, **facts)

@@ -7,10 +7,10 @@ import pytest
 
 from fm.benchmark import attention, decode, gemm, grid, loss, step
 from fm.benchmark import input as pipeline
-from fm.benchmark.kinds import KINDS
-from fm.benchmark.settings import Setting
+from fm.benchmark.core import BenchConfig
+from fm.benchmark.kinds import SUITES
 
-QUICK = Setting(scale="quick")
+QUICK = BenchConfig(scale="quick")
 
 
 def outputs(case, *, peer):
@@ -30,15 +30,15 @@ def test_we_and_jax_compute_the_same(kind):
 
 
 def test_names_tell_all_cases_apart_and_figures_are_there():
-    for setting in (Setting(), Setting(scale="full"), Setting(platform="gpu"), QUICK):
-        keys = [case.key for kind in KINDS.values() for case in kind(setting)]
-        assert len(keys) == len(set(keys)) > len(KINDS)
+    for setting in (BenchConfig(), BenchConfig(scale="full"), BenchConfig(platform="gpu"), QUICK):
+        keys = [case.key for kind in SUITES.values() for case in kind(setting)]
+        assert len(keys) == len(set(keys)) > len(SUITES)
 
 
 def test_the_full_set_has_every_case_the_published_goals_name():
-    cases = list(attention.cases(Setting(scale="full")))
+    cases = list(attention.cases(BenchConfig(scale="full")))
     assert len(cases) == 4 * 3 * 2 * 2 * 2
-    names = {case.name for case in step.cases(Setting())}
+    names = {case.name for case in step.cases(BenchConfig())}
     for size in ("4x128 T64 B12", "6x384 T256 B16", "1x128 T256 B32 V4096"):
         assert any(size in name for name in names)
     assert any("as compare trains it" in name for name in names)
@@ -53,7 +53,7 @@ def test_flops_of_attention():
 
 def test_a_step_moves_the_parameters_and_does_not_keep_the_batch():
     (case,) = step.cases(QUICK)
-    side = case.ours["fm"]()
+    side = case.candidates["fm"]()
     first = side.call()
     for _ in range(20):
         later = side.call()
@@ -63,7 +63,7 @@ def test_a_step_moves_the_parameters_and_does_not_keep_the_batch():
 
 
 def test_the_pipeline_fills_the_rows_of_the_size_it_stands_for():
-    each = step.size(1, 32, 16, 2, 64)
+    each = step.step_shape(1, 32, 16, 2, 64)
     batches = pipeline.pipeline(each, QUICK)
     batch = next(batches)
     assert batch["tokens"].shape == (2, 16) and batch["tokens"].max() < 64
@@ -101,8 +101,8 @@ def test_a_grid_takes_the_steps_of_its_members_one_after_another():
 @pytest.mark.slow
 def test_the_sides_of_a_grid_case_move_every_member():
     steps, whole = grid.cases(QUICK)
-    assert set(steps.ours) == {"vmap", "map"} and "3 rates" in whole.name
-    for build in (*steps.ours.values(), steps.peers["jax"]["one after another"]):
+    assert set(steps.candidates) == {"vmap", "map"} and "3 rates" in whole.name
+    for build in (*steps.candidates.values(), steps.peers["jax"]["one after another"]):
         side = build()
         before, *_, after = jax.device_get([side.call() for _ in range(30)])
         before, after = (

@@ -5,40 +5,37 @@ import jax.numpy as jnp
 import pytest
 
 from fm.benchmark import measure as module
-from fm.benchmark.case import Case
-from fm.benchmark.measure import measure
-from fm.benchmark.programs import program
-from fm.benchmark.rows import as_json
-from fm.benchmark.settings import Setting
-from fm.benchmark.timing import Side
+from fm.benchmark.core import BenchConfig, Case, as_json
+from fm.benchmark.measure import measure_case
+from fm.benchmark.timing import Candidate, jax_candidate
 from tests.benchmark.problems import fake
 
-QUICK = Setting(scale="quick", repeats=3)
+QUICK = BenchConfig(scale="quick", repeats=3)
 
 
 def case(ours=0.001, theirs=0.02, **fields):
     return Case(
-        what="fake",
+        suite="fake",
         name="sleep",
         dtype="float32",
-        ours={"short": lambda: fake("ours", [], ours, peak_memory_bytes=7, least_bytes=3)},
+        candidates={"short": lambda: fake("ours", [], ours, peak_memory_bytes=7, least_bytes=3)},
         peers={"jax": {"long": lambda: fake("theirs", [], theirs, peak_memory_bytes=9)}},
         **fields,
     )
 
 
 def test_a_slow_peer_gives_a_ratio_above_one():
-    (row,) = measure(case(), ("jax",), QUICK, None)
+    (row,) = measure_case(case(), ("jax",), QUICK, None)
     assert (row.peer, row.peer_implementation, row.implementation) == ("jax", "long", "short")
     assert row.ratio > 1 and row.ratio_spread[0] > 1
     assert row.peer_seconds > row.median_seconds
-    assert (row.peak_memory_bytes, row.peer_peak_memory_bytes, row.bytes) == (7, 9, 3)
-    (row,) = measure(case(ours=0.02, theirs=0.001), ("jax",), QUICK, None)
+    assert (row.peak_memory_bytes, row.peer_peak_memory_bytes, row.min_bytes) == (7, 9, 3)
+    (row,) = measure_case(case(ours=0.02, theirs=0.001), ("jax",), QUICK, None)
     assert row.ratio < 1
 
 
 def test_a_row_that_compares_nothing_has_no_ratio():
-    alone, against = measure(case(flops=1e6, tokens=50), ("jax", "none"), QUICK, None)
+    alone, against = measure_case(case(flops=1e6, tokens=50), ("jax", "none"), QUICK, None)
     assert (alone.peer, alone.ratio, alone.peer_seconds) == ("none", None, None)
     assert alone.median_seconds == against.median_seconds
     assert alone.spread[0] <= alone.median_seconds <= alone.spread[1]
@@ -49,22 +46,22 @@ def test_a_row_that_compares_nothing_has_no_ratio():
 
 def test_a_case_without_the_peer_asked_for_still_has_its_row():
     lonely = dataclasses.replace(case(), peers={})
-    (row,) = measure(lonely, ("jax",), QUICK, None)
+    (row,) = measure_case(lonely, ("jax",), QUICK, None)
     assert (row.peer, row.ratio) == ("none", None) and row.median_seconds > 0
 
 
 def test_the_share_of_the_peak_is_of_the_product_in_the_same_rounds():
     gemm = (fake("gemm", [], 0.01), 4e6)
-    (row,) = measure(case(ours=0.01, flops=2e6), ("none",), QUICK, gemm)
-    assert 0.2 < row.share_of_peak < 0.9  # half, were sleeping exact
+    (row,) = measure_case(case(ours=0.01, flops=2e6), ("none",), QUICK, gemm)
+    assert 0.2 < row.gemm_utilization < 0.9  # half, were sleeping exact
 
 
 def test_waiting_is_what_the_rest_does_without():
     with_input = case(ours=0.03, without=lambda: fake("without", [], 0.003))
-    (row,) = measure(with_input, ("none",), QUICK, None)
-    assert 0.5 < row.share_waited < 1
+    (row,) = measure_case(with_input, ("none",), QUICK, None)
+    assert 0.5 < row.input_wait_fraction < 1
     free = case(ours=0.003, without=lambda: fake("without", [], 0.03))
-    assert measure(free, ("none",), QUICK, None)[0].share_waited == 0
+    assert measure_case(free, ("none",), QUICK, None)[0].input_wait_fraction == 0
 
 
 def test_a_peer_that_is_not_installed_is_named_in_the_note(monkeypatch):
@@ -72,7 +69,7 @@ def test_a_peer_that_is_not_installed_is_named_in_the_note(monkeypatch):
     monkeypatch.setattr(module.others, "missing", lambda peer: note if peer == "torch" else None)
     built = []
     absent = dataclasses.replace(case(), peers={"torch": {"eager": lambda: built.append(1)}})
-    (row,) = measure(absent, ("torch",), QUICK, None)
+    (row,) = measure_case(absent, ("torch",), QUICK, None)
     assert (row.peer, row.ratio, row.note) == ("torch", None, note)
     assert row.median_seconds > 0 and built == []
 
@@ -82,9 +79,9 @@ def test_what_cannot_run_says_why_and_the_others_still_run():
         raise NotImplementedError("needs a\nHopper")
 
     broken = dataclasses.replace(
-        case(), ours={"bad": cannot, **case().ours}, peers={"jax": {"worse": cannot}}
+        case(), candidates={"bad": cannot, **case().candidates}, peers={"jax": {"worse": cannot}}
     )
-    bad, good = measure(broken, ("jax",), QUICK, None)
+    bad, good = measure_case(broken, ("jax",), QUICK, None)
     assert bad.note == "cannot run here: needs a Hopper" and bad.median_seconds is None
     assert good.note == "cannot run here: needs a Hopper" and good.ratio is None
     assert good.peer == "jax" and good.peer_implementation == "worse" and good.median_seconds > 0
@@ -102,13 +99,13 @@ def test_a_side_without_memory_ends_itself_alone(error):
     def greedy():
         raise error
 
-    hungry = Side(call=greedy, wait=lambda _: None)
+    hungry = Candidate(call=greedy, wait=lambda _: None)
     large = dataclasses.replace(
         case(),
-        ours={"large": lambda: hungry, **case().ours},
+        candidates={"large": lambda: hungry, **case().candidates},
         peers={"jax": {"long": lambda: hungry}},
     )
-    bad, good = measure(large, ("jax",), QUICK, None)
+    bad, good = measure_case(large, ("jax",), QUICK, None)
     assert bad.note.startswith("out of memory: ") and bad.median_seconds is None
     assert good.note == bad.note and good.ratio is None and good.median_seconds > 0
 
@@ -118,21 +115,30 @@ def test_another_error_of_a_side_is_not_taken_for_memory():
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        measure(dataclasses.replace(case(), ours={"wrong": wrong}), ("jax",), QUICK, None)
+        measure_case(
+            dataclasses.replace(case(), candidates={"wrong": wrong}), ("jax",), QUICK, None
+        )
 
 
 def test_rows_as_json_have_the_fields_the_schema_names():
-    (row,) = measure(case(), ("jax",), QUICK, None)
+    (row,) = measure_case(case(), ("jax",), QUICK, None)
     fields = as_json(row)
     for name in ("what", "case", "dtype", "implementation", "peer", "ratio", "median_seconds"):
         assert fields[name] is not None
-    assert {"spread", "repeats", "flops", "bytes", "flops_per_s", "share_of_peak"} <= fields.keys()
+    assert {
+        "spread",
+        "repeats",
+        "flops",
+        "bytes",
+        "flops_per_s",
+        "gemm_utilization",
+    } <= fields.keys()
     assert {"peak_memory_bytes", "compile_seconds"} <= fields.keys()
 
 
 def test_memory_and_least_bytes_of_a_program():
-    side = program(lambda x: (x @ x).sum(), jnp.ones((64, 64)))
-    assert side.least_bytes == 64 * 64 * 4 + 4
-    assert side.peak_memory_bytes >= side.least_bytes
+    side = jax_candidate(lambda x: (x @ x).sum(), jnp.ones((64, 64)))
+    assert side.min_bytes == 64 * 64 * 4 + 4
+    assert side.peak_memory_bytes >= side.min_bytes
     assert side.compile_seconds > 0
     assert float(jax.block_until_ready(side.call())) == 64.0**3

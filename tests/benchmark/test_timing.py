@@ -3,14 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from fm.benchmark.timing import Pace, Side, interleave, quartiles
+from fm.benchmark.timing import Candidate, TimingConfig, interleave, quartiles
 from tests.benchmark.problems import fake
 
 
 def test_sides_take_turns_and_the_order_turns_round():
     calls = []
     sides = {name: fake(name, calls, 0.001) for name in "abc"}
-    seconds = interleave(sides, Pace(repeats=4, turn_seconds=0.0, ahead=False))
+    seconds = interleave(
+        sides, TimingConfig(num_rounds=4, seconds_per_turn=0.0, async_dispatch=False)
+    )
     assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4, "c": 4}
     # Three calls warm each up; then every turn is one call to settle and one timed.
     turns = [name for name, _ in itertools.groupby(calls[9:])]
@@ -22,9 +24,11 @@ def test_sides_take_turns_and_the_order_turns_round():
 def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
     def waits(chained, ahead):
         waited = []
-        side = Side(call=lambda: len(waited), wait=waited.append, chained=chained)
+        side = Candidate(call=lambda: len(waited), wait=waited.append, chained=chained)
         before = len(waited)
-        interleave({"one": side}, Pace(repeats=1, turn_seconds=1e-4, ahead=ahead))
+        interleave(
+            {"one": side}, TimingConfig(num_rounds=1, seconds_per_turn=1e-4, async_dispatch=ahead)
+        )
         return len(waited) - before
 
     # A turn is up to a thousand calls of next to nothing: many waits, or one.
@@ -34,13 +38,15 @@ def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
 
 
 def test_a_case_that_is_out_of_time_gets_three_rounds():
-    pace = Pace(repeats=9, turn_seconds=0.0, ahead=False, most_seconds=0.0)
+    pace = TimingConfig(num_rounds=9, seconds_per_turn=0.0, async_dispatch=False, max_seconds=0.0)
     assert len(interleave({"one": fake("one", [], 0.001)}, pace)["one"]) == 3
 
 
 def test_a_slower_side_takes_longer():
     sides = {"slow": fake("slow", [], 0.02), "fast": fake("fast", [], 0.001)}
-    seconds = interleave(sides, Pace(repeats=3, turn_seconds=0.0, ahead=False))
+    seconds = interleave(
+        sides, TimingConfig(num_rounds=3, seconds_per_turn=0.0, async_dispatch=False)
+    )
     assert min(seconds["slow"]) > 0.02
     assert np.median(seconds["slow"]) > np.median(seconds["fast"])
 

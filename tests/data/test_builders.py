@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from fm.data import sources
-from fm.data.hashing import in_test
+from fm.data import load
+from fm.data.splitting import is_test
 
 
 def test_digits():
-    dataset = sources.load("digits")
+    dataset = load.load("digits")
     assert (len(dataset.train), len(dataset.test)) == (1403, 394)
     assert dataset.modality == "image" and dataset.classes == tuple("0123456789")
     assert dataset.info["shape"] == [8, 8, 1] and dataset.info["split"] == "by hash"
-    assert all(in_test(digest, 0.2) for digest in dataset.test.ids)
-    assert not any(in_test(digest, 0.2) for digest in dataset.train.ids)
+    assert all(is_test(digest, 0.2) for digest in dataset.test.ids)
+    assert not any(is_test(digest, 0.2) for digest in dataset.train.ids)
 
 
 def test_digits_are_those_of_scikit_learn():
-    dataset = sources.load("digits")
+    dataset = load.load("digits")
     original = load_digits()
     expected = {
         (np.round(image * 255 / 16).astype(np.uint8).tobytes(), int(label))
@@ -34,16 +34,16 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_the_split_is_stable_under_order(monkeypatch, empty_cache):
-    before = sources.load("digits").info["fingerprint"]
+    before = load.load("digits").info["fingerprint"]
     original = load_digits()
     original.images, original.target = original.images[::-1], original.target[::-1]
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: original)
     monkeypatch.setenv("FM_CACHE", str(empty_cache.with_name("other_cache")))
-    assert sources.load("digits").info["fingerprint"] == before
+    assert load.load("digits").info["fingerprint"] == before
 
 
 def test_photos():
-    dataset = sources.load("photos")
+    dataset = load.load("photos")
     assert len(dataset.train) + len(dataset.test) == 11_080
     assert 100 < len(dataset.test) < 400
     assert dataset.classes == () and dataset.train.labels is None
@@ -53,7 +53,7 @@ def test_photos():
 
 @pytest.mark.usefixtures("reviews_wheel")
 def test_film_reviews():
-    dataset = sources.load("film_reviews")
+    dataset = load.load("film_reviews")
     assert (len(dataset.train), len(dataset.test)) == (26_697, 6_833)
     assert dataset.modality == "text" and dataset.classes == ("neg", "pos")
     counts = dataset.info["counts"]
@@ -69,5 +69,5 @@ def test_film_reviews():
 
 
 def test_nothing_loads_tensorflow():
-    code = "import sys, fm.data.sources; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, fm.data.load; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

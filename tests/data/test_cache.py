@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from fm.data.sources import load
+from fm.data.load import load
 from fm.errors import UserError
 
 ROWS = "text,label\n" + "".join(f"text number {n},{'ab'[n % 2]}\n" for n in range(40))

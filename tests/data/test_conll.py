@@ -1,6 +1,6 @@
 import pytest
 
-from fm.data.conll import check_types, find_conll, read_conll
+from fm.data.readers.conll import check_entity_types, find_conll_files, read_conll
 from fm.errors import UserError
 
 
@@ -22,14 +22,14 @@ def test_words_and_tags(tmp_path):
     ]
     assert found.sentences[1].tags == ("B-geo-loc", "I-geo-loc")
     assert [sentence.line for sentence in found.sentences] == [4, 9]
-    assert found.sentences[0].types() == {"person"} and not found.repaired
+    assert found.sentences[0].entity_types() == {"person"} and not found.num_repaired
 
 
 def test_an_entity_that_begins_with_i_is_repaired_and_counted(tmp_path):
     path = write(tmp_path / "a.bio", "Anna I-per\nof O\nRome I-loc\nItaly I-loc\nBob I-per\n")
     found = read_conll(path)
     assert found.sentences[0].tags == ("B-per", "O", "B-loc", "I-loc", "B-per")
-    assert (found.repaired, found.first) == (3, 1)
+    assert (found.num_repaired, found.first_repaired_line) == (3, 1)
 
 
 ERRORS = {
@@ -55,14 +55,14 @@ def test_a_type_that_training_lacks_is_named(tmp_path):
     test = write(tmp_path / "test.conll", "so O\n\non O\nMars B-planet\n")
     expected = r"test.conll, line 4: 'B-planet' is not in train.conll, which has: loc, per"
     with pytest.raises(UserError, match=expected):
-        check_types(read_conll(train).sentences, read_conll(test).sentences, test, train)
+        check_entity_types(read_conll(train).sentences, read_conll(test).sentences, test, train)
 
 
 def test_the_files_of_a_folder(tmp_path):
-    assert find_conll(tmp_path) == {}
+    assert find_conll_files(tmp_path) == {}
     for name in ("README.md", "some17train.conll", "x.dev.conll", "x.test.annotated"):
         write(tmp_path / name, "a O\n")
-    found = {split: path.name for split, path in find_conll(tmp_path).items()}
+    found = {split: path.name for split, path in find_conll_files(tmp_path).items()}
     assert found == {
         "train": "some17train.conll",
         "validation": "x.dev.conll",
@@ -70,16 +70,16 @@ def test_the_files_of_a_folder(tmp_path):
     }
     write(tmp_path / "my_train.bio", "a O\n")
     with pytest.raises(UserError, match=r"my_train\.bio and some17train\.conll both say train"):
-        find_conll(tmp_path)
+        find_conll_files(tmp_path)
 
 
 def test_a_train_file_alone_is_not_enough(tmp_path):
     write(tmp_path / "train.bio", "a O\n")
     with pytest.raises(UserError, match="no dev or test file"):
-        find_conll(tmp_path)
+        find_conll_files(tmp_path)
 
 
 def test_other_folders_are_left_alone(tmp_path):
     for name in ("train.csv", "test.csv"):
         write(tmp_path / name, "text,label\n")
-    assert find_conll(tmp_path) == {}
+    assert find_conll_files(tmp_path) == {}

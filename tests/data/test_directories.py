@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fm.data import directories, sources
+from fm.data import load, tfds_safety
 from fm.errors import UserError
 from tests.data.test_sources import Foreign
 
@@ -36,7 +36,7 @@ def test_no_module_is_imported_that_a_folder_names(folder, tmp_path, monkeypatch
     renamed(folder, "stranger.Text", key)
     name, data_dir = (str(folder), None) if by_path else ("foreign", str(tmp_path))
     with pytest.raises(UserError, match=r"names the class 'stranger\.Text'.*accepted are TFDS's"):
-        sources.load(name, data_dir=data_dir)
+        load.load(name, data_dir=data_dir)
     assert not (tmp_path / "ran").exists() and "stranger" not in sys.modules
 
 
@@ -48,7 +48,7 @@ def test_nor_one_named_in_json_within_json(folder):
     }
     (folder / "features.json").write_text(json.dumps(described))
     with pytest.raises(UserError, match=r"'stranger\.Text'"):
-        directories.check(folder)
+        tfds_safety.check_features(folder)
 
 
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
@@ -56,7 +56,7 @@ def test_nor_one_named_in_json_within_json(folder):
 def test_a_damaged_description(folder, name, content):
     (folder / name).write_text(content)
     with pytest.raises(UserError) as raised:
-        sources.load(str(folder))
+        load.load(str(folder))
     assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -64,13 +64,13 @@ def test_what_is_cut_short(folder):
     for path in folder.glob("*array_record*"):
         path.write_bytes(path.read_bytes()[:70_000])
     with pytest.raises(UserError, match="no whole data set as TFDS prepares it"):
-        sources.load(str(folder))
+        load.load(str(folder))
 
 
 def test_of_ours_an_error_stays_what_it_is(monkeypatch):
     def broken(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(sources, "_dataset", broken)
+    monkeypatch.setattr(load, "_dataset", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        sources.load("digits")
+        load.load("digits")

@@ -1,6 +1,6 @@
 import pytest
 
-from fm.data import sources
+from fm.data import load
 from fm.data.builders import docstring_summaries, docstring_topics, installed
 
 PROSE = "This sentence explains at some length what the function does and why one would call it."
@@ -58,7 +58,7 @@ def packages(tmp_path, monkeypatch, empty_cache):
 
 @pytest.mark.usefixtures("packages")
 def test_docstrings():
-    dataset = sources.load("docstrings")
+    dataset = load.load("docstrings")
     texts = dataset.train.texts(range(len(dataset.train)))
     texts += dataset.test.texts(range(len(dataset.test)))
     # Each file's own paragraphs; the one that all of them share once only.
@@ -69,7 +69,7 @@ def test_docstrings():
 
 @pytest.mark.usefixtures("packages")
 def test_topics_are_balanced_and_do_not_say_their_names():
-    dataset = sources.load("docstring_topics")
+    dataset = load.load("docstring_topics")
     assert dataset.classes == docstring_topics.TOPICS
     counts = dataset.info["counts"]
     for split in ("train_by_class", "test_by_class"):
@@ -112,7 +112,7 @@ def test_installed_packages_are_found():
 
 @pytest.mark.usefixtures("packages")
 def test_summaries_are_each_on_one_side():
-    dataset = sources.load("docstring_summaries")
+    dataset = load.load("docstring_summaries")
     both = {}
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         rows = range(len(split))

@@ -3,12 +3,12 @@ import subprocess
 
 import pytest
 
-from fm.data import fetch
-from fm.data.cache import new_folder
+from fm.data.readers import wheels
 from fm.errors import UserError
+from fm.files import new_dir
 
 CONTENT = b"not really a wheel"
-WHEEL = fetch.Wheel("some-project", "1.0", hashlib.sha256(CONTENT).hexdigest())
+WHEEL = wheels.Wheel("some-project", "1.0", hashlib.sha256(CONTENT).hexdigest())
 
 
 def fake_pip(monkeypatch, content=CONTENT, returncode=0, stderr=""):
@@ -32,18 +32,18 @@ def fake_pip(monkeypatch, content=CONTENT, returncode=0, stderr=""):
 
 def test_downloads_once_with_a_pinned_hash(empty_cache, monkeypatch):
     commands = fake_pip(monkeypatch)
-    path = fetch.fetch(WHEEL)
+    path = wheels.fetch_wheel(WHEEL)
     assert path.read_bytes() == CONTENT and empty_cache in path.parents
     assert {"--no-deps", "--require-hashes"} <= set(commands[0])
     assert commands[1].strip() == f"some-project==1.0 --hash=sha256:{WHEEL.sha256}"
-    fetch.fetch(WHEEL)
+    wheels.fetch_wheel(WHEEL)
     assert len(commands) == 2
 
 
 def test_a_wheel_for_each_platform_is_pinned_to_all_their_hashes(empty_cache, monkeypatch):
     commands = fake_pip(monkeypatch)
-    wheel = fetch.Wheel("some-project", "1.0", ("0" * 64, WHEEL.sha256))
-    path = fetch.fetch(wheel)
+    wheel = wheels.Wheel("some-project", "1.0", ("0" * 64, WHEEL.sha256))
+    path = wheels.fetch_wheel(wheel)
     assert path.read_bytes() == CONTENT and path.name != WHEEL.file_name
     hashes = f"--hash=sha256:{'0' * 64} --hash=sha256:{WHEEL.sha256}"
     assert commands[1].strip() == f"some-project==1.0 {hashes}"
@@ -51,11 +51,11 @@ def test_a_wheel_for_each_platform_is_pinned_to_all_their_hashes(empty_cache, mo
 
 def test_a_corrupt_cached_file_is_refused(empty_cache, monkeypatch):
     fake_pip(monkeypatch)
-    path = fetch.fetch(WHEEL)
+    path = wheels.fetch_wheel(WHEEL)
     path.write_bytes(CONTENT + b"!")
     found = hashlib.sha256(CONTENT + b"!").hexdigest()
     with pytest.raises(UserError) as raised:
-        fetch.fetch(WHEEL)
+        wheels.fetch_wheel(WHEEL)
     message = str(raised.value)
     assert all(part in message for part in (str(path), found, WHEEL.sha256, "delete it"))
     assert "\n" not in message
@@ -64,7 +64,7 @@ def test_a_corrupt_cached_file_is_refused(empty_cache, monkeypatch):
 def test_a_wrong_download_is_refused_even_if_pip_takes_it(empty_cache, monkeypatch):
     fake_pip(monkeypatch, content=b"something else")
     with pytest.raises(UserError, match=r"corrupt.*not kept") as raised:
-        fetch.fetch(WHEEL)
+        wheels.fetch_wheel(WHEEL)
     assert "\n" not in str(raised.value)
     assert list((empty_cache / "wheels").iterdir()) == []
 
@@ -72,7 +72,7 @@ def test_a_wrong_download_is_refused_even_if_pip_takes_it(empty_cache, monkeypat
 def test_no_network_is_one_line(empty_cache, monkeypatch):
     fake_pip(monkeypatch, returncode=1, stderr="WARNING: retrying\nERROR: no such host\nmore")
     with pytest.raises(UserError, match=r"cannot fetch some-project==1\.0.*no such host") as raised:
-        fetch.fetch(WHEEL)
+        wheels.fetch_wheel(WHEEL)
     assert "\n" not in str(raised.value)
     assert list((empty_cache / "wheels").iterdir()) == []
 
@@ -84,7 +84,7 @@ def test_pip_is_told_whence_alone(empty_cache, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, env, **b: told.update(env) or run(*a, **b))
     for name in ("PIP_INDEX_URL", "PIP_REQUIREMENT", "PIP_NO_BINARY", "PIP_PYTHON", "pip_editable"):
         monkeypatch.setenv(name, "x")
-    fetch.fetch(WHEEL)
+    wheels.fetch_wheel(WHEEL)
     assert "PATH" in told and "PIP_INDEX_URL" in told
     assert not {"PIP_REQUIREMENT", "PIP_NO_BINARY", "PIP_PYTHON", "pip_editable"} & told.keys()
 
@@ -97,17 +97,17 @@ def test_no_folder_one_is_in_stands_for_pip(empty_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(UserError, match="cannot fetch some-project"):
-        fetch.fetch(WHEEL)
+        wheels.fetch_wheel(WHEEL)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "target"
-    with pytest.raises(KeyboardInterrupt), new_folder(target) as scratch:
+    with pytest.raises(KeyboardInterrupt), new_dir(target) as scratch:
         (scratch / "half").write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    with new_folder(target) as first, new_folder(target) as second:
+    with new_dir(target) as first, new_dir(target) as second:
         (first / "data").write_text("first")
         (second / "data").write_text("second")
     assert [path.name for path in tmp_path.iterdir()] == ["target"]

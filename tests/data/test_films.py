@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data import clips, films, pixels, sources
-from fm.data.media import Form, Video
+from fm.data import load, patches
+from fm.data.media import ArraySpec, VideoCodec, image, video_decoding
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
-FORM = Form((8, 8, 8, 1), 8.0)
+FORM = ArraySpec((8, 8, 8, 1), 8.0)
 
 
 def noise(frames=8, size=8, channels=1):
@@ -20,7 +20,7 @@ def noise(frames=8, size=8, channels=1):
 
 def animated(path, clip, form="GIF", rate=8.0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(clips.animation(clip, rate, scale=1, form=form))
+    path.write_bytes(patches.encode_animation(clip, rate, scale=1, image_format=form))
     return clip
 
 
@@ -63,7 +63,7 @@ def by_class(folder, write=lambda path, clip: animated(path.with_suffix(".gif"),
 )
 def test_clips_by_class(tmp_path, write, capsys):
     written = by_class(tmp_path, write)
-    dataset = sources.load(str(tmp_path))
+    dataset = load.load(str(tmp_path))
     assert dataset.modality == "video" and dataset.classes == ("fall", "rise")
     assert dataset.info["shape"] == [8, 8, 8, 1] and dataset.info["rate"] == 8
     expected = {
@@ -84,9 +84,9 @@ def test_clips_by_class(tmp_path, write, capsys):
 def test_a_film_is_decoded(tmp_path):
     levels = np.arange(16, dtype=np.uint8)[:, None, None, None] * 15
     clip = film(tmp_path / "a.mp4", np.broadcast_to(levels, (16, 32, 32, 1)))
-    read = films.read(tmp_path / "a.mp4")
-    assert read.seconds == pytest.approx(2) and read.timed
-    found = Video().to_array(read, Form((8, 32, 32, 1), 8.0))
+    read = video_decoding.read_video(tmp_path / "a.mp4")
+    assert read.duration == pytest.approx(2) and read.has_timestamps
+    found = VideoCodec().to_array(read, ArraySpec((8, 32, 32, 1), 8.0))
     # Compression moves a grey level a little; the 8 frames are those in the middle.
     np.testing.assert_allclose(found[:, 0, 0, 0], clip[4:12, 0, 0, 0], atol=4)
 
@@ -102,7 +102,7 @@ def test_a_film_is_decoded(tmp_path):
     ],
 )
 def test_frames_are_those_on_show(lasting, expected):
-    assert films.sampled(np.cumsum(lasting), 8, 8.0).tolist() == expected
+    assert video_decoding.sample_frame_idx(np.cumsum(lasting), 8, 8.0).tolist() == expected
 
 
 def test_what_is_changed_is_said(tmp_path, capsys):
@@ -110,7 +110,7 @@ def test_what_is_changed_is_said(tmp_path, capsys):
     animated(tmp_path / "fall" / "long.gif", noise(20))
     animated(tmp_path / "fall" / "short.gif", noise(3))
     animated(tmp_path / "fall" / "large.gif", noise(size=12))
-    assert sources.load(str(tmp_path)).info["shape"] == [8, 32, 32, 1]
+    assert load.load(str(tmp_path)).info["shape"] == [8, 32, 32, 1]
     said = capsys.readouterr().err
     assert "1 of 11 clips are cut to the 1.00 s in their middle" in said
     assert "1 of 11 clips stand still after their end" in said
@@ -181,15 +181,15 @@ def test_errors(tmp_path, make, expected):
     by_class(tmp_path)
     make(tmp_path)
     with pytest.raises(UserError, match=expected) as raised:
-        sources.load(str(tmp_path))
+        load.load(str(tmp_path))
     assert "\n" not in str(raised.value)
 
 
 def test_without_the_decoder_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"")
-    monkeypatch.setattr(films.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(video_decoding.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'a\.mp4 needs PyAV to be decoded: pip install "fm\[v'):
-        films.read(tmp_path / "a.mp4")
+        video_decoding.read_video(tmp_path / "a.mp4")
 
 
 LISTS = {
@@ -211,7 +211,7 @@ def test_a_film_that_is_a_list_fetches_and_opens_nothing(tmp_path, monkeypatch, 
         text = LISTS[what].format(url=f"http://127.0.0.1:{port}/x.ts", port=port)
         (tmp_path / f"list{ending}").write_text(text)
         with pytest.raises(OSError, match="cannot be decoded"):
-            films.read(tmp_path / f"list{ending}")
+            video_decoding.read_video(tmp_path / f"list{ending}")
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -223,7 +223,7 @@ def test_a_film_may_be_called_as_one_likes(tmp_path, monkeypatch, name):
     path = pathlib.Path(name)
     path.parent.mkdir(exist_ok=True)
     (tmp_path / "whole.mkv").rename(path)
-    assert len(films.read(path).images) == films.FRAMES
+    assert len(video_decoding.read_video(path).frames) == video_decoding.NUM_FRAMES
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -238,7 +238,7 @@ def test_pictures_are_handed_to_no_program(tmp_path, monkeypatch):
     by_class(tmp_path)
     for name in ("a.png", "a.gif", "a.jpg", "a.tif"):
         (tmp_path / "fall" / name).write_bytes(POSTSCRIPT)
-        assert not films.is_animated(tmp_path / "fall" / name)
+        assert not video_decoding.is_animated_image(tmp_path / "fall" / name)
         with pytest.raises(OSError, match="it is none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
-            pixels.open_image(POSTSCRIPT)
+            image.open_image(POSTSCRIPT)
         (tmp_path / "fall" / name).unlink()

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data import image_overlap, leakage, sources
-from fm.data.splits import Split
+from fm.data import decontamination, load
+from fm.data.datasets import Split
+from fm.data.dedup import image as image_overlap
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def split(contents):
 
 
 def search_texts(pretrain, test):
-    return leakage.find_duplicates(split(pretrain), split(test), "text")
+    return decontamination.find_duplicates(split(pretrain), split(test), "text")
 
 
 def test_planted_copies_of_text_are_found():
@@ -37,28 +38,28 @@ def test_planted_copies_of_text_are_found():
     pretrain[30] = " ".join(test[4].split()[40:53])
     pretrain[31] = " ".join(test[5].split()[40:52])  # Twelve words are too few.
     found = search_texts(pretrain, test)
-    assert found.removed.tolist() == [7, 30]
-    assert (found.checked, found.found) == (20, 2)
+    assert found.duplicate_idx.tolist() == [7, 30]
+    assert (found.num_checked, found.num_found) == (20, 2)
     assert "13 words" in found.method
 
 
 def test_runs_over_two_texts_do_not_count():
     words = prose(26).split()
     halves = [" ".join(words[:7]), " ".join(words[7:])]
-    assert search_texts(halves, [" ".join(words[:13])]).found == 0
+    assert search_texts(halves, [" ".join(words[:13])]).num_found == 0
 
 
 def test_short_texts_match_as_a_whole():
     found = search_texts(["Great film!", "great films", "", "!"], ["great  FILM", "", "?"])
-    assert found.removed.tolist() == [0] and found.found == 1
+    assert found.duplicate_idx.tolist() == [0] and found.num_found == 1
 
 
 def test_phrases_of_the_genre_do_not_count():
     phrase = prose(13)
     pretrain = [f"{prose(20)} {phrase} {prose(20)}" for _ in range(11)]
     test = [f"{prose(20)} {phrase} {prose(20)}"]
-    assert search_texts(pretrain, test).found == 0
-    assert search_texts(pretrain[:10], test).removed.tolist() == list(range(10))
+    assert search_texts(pretrain, test).num_found == 0
+    assert search_texts(pretrain[:10], test).duplicate_idx.tolist() == list(range(10))
 
 
 def compressed(image):
@@ -78,27 +79,29 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_planted_copies_of_digits_are_found(change):
-    dataset = sources.load("digits")
+    dataset = load.load("digits")
     train, test = (part.inputs(range(300)) for part in (dataset.train, dataset.test))
     changed = np.stack([CHANGES[change](image) for image in test[:40]]).astype(np.uint8)
     if changed.shape[-1] == 3:
         train = np.repeat(train, 3, axis=-1)
-    found = leakage.find_duplicates(split(np.concatenate([train, changed])), split(test), "image")
-    assert set(found.removed) <= set(range(300, 340)), "a distinct digit was taken for a copy"
-    assert len(found.removed) >= 38 and found.found >= 38 and found.checked == 300
+    found = decontamination.find_duplicates(
+        split(np.concatenate([train, changed])), split(test), "image"
+    )
+    assert set(found.duplicate_idx) <= set(range(300, 340)), "a distinct digit was taken for a copy"
+    assert len(found.duplicate_idx) >= 38 and found.num_found >= 38 and found.num_checked == 300
 
 
 def test_distinct_digits_are_not_flagged():
-    dataset = sources.load("digits")
-    found = leakage.find_duplicates(dataset.train, dataset.test, "image")
-    assert (found.checked, found.found, len(found.removed)) == (394, 0, 0)
+    dataset = load.load("digits")
+    found = decontamination.find_duplicates(dataset.train, dataset.test, "image")
+    assert (found.num_checked, found.num_found, len(found.duplicate_idx)) == (394, 0, 0)
 
 
 @pytest.mark.parametrize("change", [*CHANGES, "later", "backwards"])
 def test_planted_copies_of_clips_are_found(change):
     train, test = (
         part.clips(range(100))
-        for part in (sources.load("moving_digits").train, sources.load("moving_digits").test)
+        for part in (load.load("moving_digits").train, load.load("moving_digits").test)
     )
     planted = test[:20]
     if change == "later":
@@ -111,21 +114,23 @@ def test_planted_copies_of_clips_are_found(change):
         changed = np.array(frames).astype(np.uint8)
     if changed.shape[-1] == 3:
         train = np.repeat(train, 3, axis=-1)
-    found = leakage.find_duplicates(split(np.concatenate([train, changed])), split(test), "video")
-    assert set(found.removed) <= set(range(100, 120)), "a distinct clip was taken for a copy"
-    assert len(found.removed) == (0 if change == "backwards" else 20), found.removed
-    assert "overlap in time" in found.method and found.checked == 100
+    found = decontamination.find_duplicates(
+        split(np.concatenate([train, changed])), split(test), "video"
+    )
+    assert set(found.duplicate_idx) <= set(range(100, 120)), "a distinct clip was taken for a copy"
+    assert len(found.duplicate_idx) == (0 if change == "backwards" else 20), found.duplicate_idx
+    assert "overlap in time" in found.method and found.num_checked == 100
 
 
 def test_sizes_may_differ():
-    test = sources.load("digits").test.inputs(range(30))
+    test = load.load("digits").test.inputs(range(30))
     larger = test.repeat(8, axis=1).repeat(8, axis=2)
-    assert leakage.find_duplicates(split(larger), split(test), "image").found >= 20
+    assert decontamination.find_duplicates(split(larger), split(test), "image").num_found >= 20
 
 
 def test_hashes_are_those_of_imagehash():
-    images = sources.load("digits").test.inputs(range(20))
-    own = image_overlap.hashes(images)
+    images = load.load("digits").test.inputs(range(20))
+    own = image_overlap.perceptual_hashes(images)
     theirs = [imagehash.phash(Image.fromarray(image[..., 0])) for image in images]
     for a in range(20):
         for b in range(20):
@@ -134,13 +139,15 @@ def test_hashes_are_those_of_imagehash():
 
 def test_unknown_modality():
     with pytest.raises(UserError, match="accepted: text, "):
-        leakage.find_duplicates(split(["a"]), split(["b"]), "smell")
+        decontamination.find_duplicates(split(["a"]), split(["b"]), "smell")
 
 
 def test_removed_rows_go():
     pretrain, test = [prose(30) for _ in range(5)], [prose(30)]
     pretrain[2] = test[0]
     whole = split(pretrain)
-    found = leakage.find_duplicates(whole, split(test), "text")
-    rest = sources.without(whole, found.removed)
-    assert len(rest) == 4 and leakage.find_duplicates(rest, split(test), "text").found == 0
+    found = decontamination.find_duplicates(whole, split(test), "text")
+    rest = load.without(whole, found.duplicate_idx)
+    assert (
+        len(rest) == 4 and decontamination.find_duplicates(rest, split(test), "text").num_found == 0
+    )

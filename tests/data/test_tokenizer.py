@@ -14,7 +14,7 @@ TOKENIZER = tokenizer.train(TEXTS, 320)
 @given(st.text())
 def test_round_trip(text):
     (ids,) = TOKENIZER.encode([text])
-    assert ids.dtype == np.int32 and (ids >= tokenizer.SPECIALS).all()
+    assert ids.dtype == np.int32 and (ids >= tokenizer.NUM_SPECIALS).all()
     assert (ids < TOKENIZER.vocab_size).all()
     assert TOKENIZER.decode(ids) == text
 
@@ -28,13 +28,13 @@ def test_round_trip_of_awkward_texts(text):
 @given(st.text())
 def test_spelled_tokens_joined_are_the_text(text):
     ids = TOKENIZER.encode([text])[0]
-    assert b"".join(TOKENIZER.spelled(ids)) == text.encode()
+    assert b"".join(TOKENIZER.token_bytes(ids)) == text.encode()
 
 
 def test_spelled_out():
-    assert sorted(tokenizer.BYTE_OF) == sorted(tokenizer.pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(tokenizer.BYTE_OF_CHAR) == sorted(tokenizer.pre_tokenizers.ByteLevel.alphabet())
     ids = [TOKENIZER.bos, *TOKENIZER.encode([" film🎈"])[0], TOKENIZER.eos]
-    first, word, *emoji, last = TOKENIZER.spelled(ids)
+    first, word, *emoji, last = TOKENIZER.token_bytes(ids)
     assert (first, word, last) == (b"", b" film", b"")
     assert len(emoji) > 1 and b"".join(emoji) == "🎈".encode()
 

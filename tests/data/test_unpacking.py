@@ -7,7 +7,8 @@ import zipfile
 
 import pytest
 
-from fm.data import archives, sources, unpacking
+from fm.data import load
+from fm.data.readers import archives
 from fm.errors import UserError
 
 TARS = [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"]
@@ -44,7 +45,7 @@ def pack(path, files, kinds=()):
 def refused(path, folder):
     """The one line about an archive, of which nothing may be written."""
     folder.mkdir()
-    unpack = unpacking.unzip if path.suffix in (".zip", ".whl") else unpacking.untar
+    unpack = archives.unzip if path.suffix in (".zip", ".whl") else archives.untar
     with pytest.raises(UserError) as raised:
         unpack(path, folder)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
@@ -103,12 +104,12 @@ def test_every_name_is_one_thing(tmp_path, ending, files, said):
 
 @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, ending, monkeypatch):
-    monkeypatch.setattr(unpacking, "_HARMLESS", 2**20)
+    monkeypatch.setattr(archives, "_HARMLESS", 2**20)
     path = pack(tmp_path / f"bomb{ending}", [(str(n), bytes(2**20)) for n in range(3)])
     assert "would unpack to over 1 MB" in refused(path, tmp_path / "folder")
-    monkeypatch.setattr(unpacking, "_HARMLESS", 3 * 2**20)
+    monkeypatch.setattr(archives, "_HARMLESS", 3 * 2**20)
     (tmp_path / "other").mkdir()
-    (unpacking.unzip if ending == ".zip" else unpacking.untar)(path, tmp_path / "other")
+    (archives.unzip if ending == ".zip" else archives.untar)(path, tmp_path / "other")
     assert len(list((tmp_path / "other").iterdir())) == 3
 
 
@@ -120,7 +121,7 @@ def test_a_member_that_says_it_is_huge(tmp_path):
 
 
 def test_too_many_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking, "MOST_FILES", 5)
+    monkeypatch.setattr(archives, "MAX_FILES", 5)
     path = pack(tmp_path / "many.zip", [(str(n), b"") for n in range(6)])
     assert "5 files" in refused(path, tmp_path / "folder")
 
@@ -131,7 +132,7 @@ def test_a_zip_that_lies_about_a_size(tmp_path):
     path.write_bytes(whole.replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"lies\.zip is not a readable zip file"):
-        unpacking.unzip(path, tmp_path / "folder")
+        archives.unzip(path, tmp_path / "folder")
     assert sum(file.stat().st_size for file in (tmp_path / "folder").iterdir()) <= 10
 
 
@@ -150,7 +151,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
                 info.size = 5
                 opened.addfile(info, io.BytesIO(f"text{n}".encode()))
     with pytest.raises(UserError, match="has a name that is not UTF-8"):
-        sources.load(str(path))
+        load.load(str(path))
     path = pack(tmp_path / "odd.zip", [("éa", b"1")])
     path.write_bytes(path.read_bytes().replace("éa".encode(), b"\xff\xfea"))
     assert "not a readable zip file" in refused(path, tmp_path / "folder")
@@ -173,14 +174,14 @@ def test_what_is_cut_short_or_something_else(tmp_path, ending):
         path.write_bytes(content)
         (tmp_path / str(n)).mkdir()
         with pytest.raises(UserError, match=r"is not a readable (zip|tar) file") as raised:
-            (unpacking.unzip if ending == ".zip" else unpacking.untar)(path, tmp_path / str(n))
+            (archives.unzip if ending == ".zip" else archives.untar)(path, tmp_path / str(n))
         assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("ending", ALL)
 def test_a_good_one(tmp_path, ending):
     path = pack(tmp_path / f"good{ending}", [("top", None), ("top/a.csv", b"a,b"), ("./b", b"")])
-    with archives.unpacked(path) as folder:
+    with archives.unpacked_archive(path) as folder:
         found = {file.relative_to(folder).as_posix() for file in folder.rglob("*")}
         assert found == {"top", "top/a.csv", "b"}
         assert (folder / "top" / "a.csv").read_bytes() == b"a,b"

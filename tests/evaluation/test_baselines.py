@@ -7,8 +7,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fm.errors import UserError
-from fm.evaluation.baselines import cross_validate, fit, grid, prepare
-from fm.evaluation.validation import folds
+from fm.evaluation.baselines import cross_validate, fit, hparam_grid, prepare_inputs
+from fm.evaluation.model_selection import make_folds
 
 WORDS = np.array([f"word{i}" for i in range(300)])
 
@@ -37,7 +37,7 @@ def reference(C):
 def test_shared_counts_give_what_scikit_learn_gives_on_the_labelled_documents():
     texts, labels = documents()
     train, test = np.arange(40), np.arange(40, 90)
-    counts = prepare("text", texts)
+    counts = prepare_inputs("text", texts)
 
     ours = fit("text", counts[train], labels[train], {"C": 10.0})
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
@@ -56,7 +56,7 @@ def test_shared_counts_give_what_scikit_learn_gives_on_the_labelled_documents():
 
 def test_documents_and_counts_give_the_same_predictions():
     texts, labels = documents()
-    counts = prepare("text", texts)
+    counts = prepare_inputs("text", texts)
     from_counts = fit("text", counts[:40], labels[:40], {"C": 1.0}).predict(counts[40:])
     from_texts = fit("text", texts[:40], labels[:40], {"C": 1.0}).predict(texts[40:])
     np.testing.assert_array_equal(from_counts, from_texts)
@@ -66,9 +66,9 @@ def test_documents_and_counts_give_the_same_predictions():
 
 def test_text_cross_validation_refits_the_vocabulary_in_every_fold():
     texts, labels = documents(count=48)
-    configs = grid("text", 3)
-    cut = folds(labels, seed=0)
-    found = cross_validate("text", prepare("text", texts), labels, configs, cut)
+    configs = hparam_grid("text", 3)
+    cut = make_folds(labels, seed=0)
+    found = cross_validate("text", prepare_inputs("text", texts), labels, configs, cut)
     for config, trial in zip(configs, found, strict=True):
         right = 0
         for train, validation in cut:
@@ -79,7 +79,7 @@ def test_text_cross_validation_refits_the_vocabulary_in_every_fold():
 
 def test_text_without_words_is_named():
     with pytest.raises(UserError, match="none of the documents holds a word"):
-        prepare("text", ["a !", "?"])
+        prepare_inputs("text", ["a !", "?"])
 
 
 def test_a_labelled_document_without_words_is_no_obstacle():
@@ -130,21 +130,21 @@ def test_sounds_are_told_by_what_they_are_and_when():
     waves = np.sin(2 * np.pi * np.cumsum(pitch, axis=1) / 8000)
     waves = waves * random.uniform(500, 9000, (48, 1)) + random.normal(0, 20, (48, 4000))
     sounds = waves.astype(np.int16)
-    model = fit("audio", sounds[:24], labels[:24], {"C": 0.1}, rate=8000)
+    model = fit("audio", sounds[:24], labels[:24], {"C": 0.1}, sample_rate=8000)
     assert np.mean(model.predict(sounds[24:]) == labels[24:]) > 0.9
-    features = prepare("audio", sounds, rate=8000)
+    features = prepare_inputs("audio", sounds, sample_rate=8000)
     assert features.shape == (48, 13 * 9) and np.isfinite(features).all()
-    np.testing.assert_array_equal(prepare("audio", features), features)
+    np.testing.assert_array_equal(prepare_inputs("audio", features), features)
     again = fit("audio", features[:24], labels[:24], {"C": 0.1})
     np.testing.assert_array_equal(again.predict(features[24:]), model.predict(sounds[24:]))
     with pytest.raises(UserError, match="need their rate"):
-        prepare("audio", sounds)
+        prepare_inputs("audio", sounds)
 
 
 def test_image_cross_validation_matches_fitting_by_hand():
     digits = load_digits()
     images, labels = digits.images[:60].astype(np.uint8), digits.target[:60]
-    cut = folds(labels, seed=0)
+    cut = make_folds(labels, seed=0)
     (trial,) = cross_validate("image", images, labels, [{"C": 0.1}], cut)
     right = sum(
         np.sum(
@@ -159,13 +159,13 @@ def test_image_cross_validation_matches_fitting_by_hand():
 @pytest.mark.parametrize("trials", [1, 2, 6, 11])
 @pytest.mark.parametrize("modality", ["text", "image", "video", "audio"])
 def test_grid_has_exactly_the_trials_asked_for(modality, trials):
-    settings = [config["C"] for config in grid(modality, trials)]
+    settings = [config["C"] for config in hparam_grid(modality, trials)]
     assert len(set(settings)) == trials
     assert settings == sorted(settings)
 
 
 def test_grid_refuses_the_unknown():
     with pytest.raises(UserError, match=r"'smell'.*text, image, video, audio"):
-        grid("smell", 6)
+        hparam_grid("smell", 6)
     with pytest.raises(UserError, match="at least 1, got 0"):
-        grid("text", 0)
+        hparam_grid("text", 0)

@@ -4,11 +4,20 @@ import itertools
 
 import pytest
 
-from fm.evaluation.bill import MOST, BreakEven, Item, break_even, own, shared, total, tuned
+from fm.evaluation.cost import (
+    MAX_TASKS,
+    BreakEven,
+    CostItem,
+    amortized_cost,
+    break_even,
+    joint_tuning_share,
+    per_task_share,
+    shared_share,
+)
 
 
 def entry(cost, share):
-    return Item({"flops": cost}, share)
+    return CostItem({"flops": cost}, share)
 
 
 def test_shares_are_means_over_all_draws():
@@ -16,37 +25,51 @@ def test_shares_are_means_over_all_draws():
     for count in range(1, 6):
         draws = list(itertools.combinations(tasks, count))
         hit = sum(bool(users & set(draw)) for draw in draws) / len(draws)
-        assert shared(2, 5)(count) == pytest.approx(hit)
-        assert own(5)(count) == pytest.approx(sum(0 in draw for draw in draws) / len(draws))
-    assert shared(2, 5)(100) == 1 and own(5)(100) == 20
+        assert shared_share(2, 5)(count) == pytest.approx(hit)
+        assert per_task_share(5)(count) == pytest.approx(
+            sum(0 in draw for draw in draws) / len(draws)
+        )
+    assert shared_share(2, 5)(100) == 1 and per_task_share(5)(100) == 20
 
 
 def test_tuning_is_paid_by_its_updates():
     # 60 labels of each task, 2 epochs in batches of 32: 4, 8, 12 updates, and 10 at least.
-    share = tuned(10, 2.0, 32, 60, 3)
+    share = joint_tuning_share(10, 2.0, 32, 60, 3)
     assert [share(count) for count in (1, 2, 3, 6)] == [10 / 12, 10 / 12, 1.0, 23 / 12]
 
 
 def test_a_bill_adds_what_each_pays_and_what_all_share():
     # Three tasks of 1, 2 and 3; two of them share 10.
-    bill = [*(entry(cost, own(3)) for cost in (1.0, 2.0, 3.0)), entry(10.0, shared(2, 3))]
-    assert total(bill, "flops", 1) == pytest.approx(2 + 10 * 2 / 3)
-    assert total(bill, "flops", 2) == pytest.approx(4 + 10)
-    assert total(bill, "flops", 6) == pytest.approx(12 + 10)
-    assert total([*bill, entry(None, own(3))], "flops", 1) is None
-    assert total([*bill, Item({"seconds": 1.0}, own(3))], "flops", 3) == pytest.approx(16)
+    bill = [
+        *(entry(cost, per_task_share(3)) for cost in (1.0, 2.0, 3.0)),
+        entry(10.0, shared_share(2, 3)),
+    ]
+    assert amortized_cost(bill, "flops", 1) == pytest.approx(2 + 10 * 2 / 3)
+    assert amortized_cost(bill, "flops", 2) == pytest.approx(4 + 10)
+    assert amortized_cost(bill, "flops", 6) == pytest.approx(12 + 10)
+    assert amortized_cost([*bill, entry(None, per_task_share(3))], "flops", 1) is None
+    assert amortized_cost(
+        [*bill, CostItem({"seconds": 1.0}, per_task_share(3))], "flops", 3
+    ) == pytest.approx(16)
 
 
 def test_break_even():
-    joint = [entry(100.0, shared(2, 2)), entry(1.0, own(2)), entry(1.0, own(2))]
-    distinct = [entry(20.0, own(2)), entry(22.0, own(2))]
+    joint = [
+        entry(100.0, shared_share(2, 2)),
+        entry(1.0, per_task_share(2)),
+        entry(1.0, per_task_share(2)),
+    ]
+    distinct = [entry(20.0, per_task_share(2)), entry(22.0, per_task_share(2))]
     # 100 + K against 21 K: level at 5.
     assert break_even(joint, distinct, "flops") == BreakEven(6)
     assert break_even(distinct, joint, "flops") == BreakEven(None, 4)
     assert break_even(joint, joint, "flops") == BreakEven(None, None)
-    assert break_even(distinct, [entry(43.0, own(2))], "flops") == BreakEven(1)
-    far = [entry(20.0 * MOST, own(1))]
+    assert break_even(distinct, [entry(43.0, per_task_share(2))], "flops") == BreakEven(1)
+    far = [entry(20.0 * MAX_TASKS, per_task_share(1))]
     assert (
-        break_even([entry(far[0].costs["flops"] * MOST, shared(1, 1))], far, "flops").first is None
+        break_even(
+            [entry(far[0].costs["flops"] * MAX_TASKS, shared_share(1, 1))], far, "flops"
+        ).first
+        is None
     )
-    assert break_even([entry(None, own(1))], far, "flops") == BreakEven(None, None)
+    assert break_even([entry(None, per_task_share(1))], far, "flops") == BreakEven(None, None)

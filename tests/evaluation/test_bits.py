@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fm.evaluation.bits import bits_per_byte, bits_per_dimension
+from fm.evaluation.metrics import bits_per_byte, bits_per_dimension
 
 
 def test_bits_per_byte_of_a_uniform_guess_is_eight():

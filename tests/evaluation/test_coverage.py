@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.evaluation.label_efficiency import label_multiplier
-from fm.evaluation.statistics import linearised, paired_difference
+from fm.evaluation.statistics import linearized_ratio, paired_difference
 
 SEEDS = 8
 NORMAL_TABLES = [
@@ -143,7 +143,7 @@ def test_interval_of_a_difference_of_f1(items, run, item, record_property):
 
     def draw():
         ease, gold = item * random.normal(size=items), random.poisson(entities, items)
-        return (linearised(*parts(centre, ease, gold)) for centre in centres)
+        return (linearized_ratio(*parts(centre, ease, gold)) for centre in centres)
 
     def f1(centre):
         found = entities * marginal(centre, np.hypot(run, item))

@@ -33,19 +33,24 @@ def test_reads_the_curve(curve, arm, labels, expected):
     stacked = scores([*curve, arm])
     found = label_multiplier(BUDGETS, stacked[:-1], stacked[-1], labels)
     assert found.label_multiplier == pytest.approx(expected)
-    assert found.beyond is None
+    assert found.censored is None
 
 
 def test_beyond_the_last_budget_is_a_lower_bound():
     stacked = scores([0.5, 0.6, 0.7, 0.9], noise=0.1)
     found = label_multiplier(BUDGETS, stacked[:-1], stacked[-1], 25)
-    assert (found.label_multiplier, found.low, found.high, found.beyond) == (16, 16, None, "above")
+    assert (found.label_multiplier, found.low, found.high, found.censored) == (
+        16,
+        16,
+        None,
+        "above",
+    )
 
 
 def test_barely_beyond_keeps_a_low_end_inside_the_range():
     stacked = scores([0.5, 0.6, 0.7, 0.701], noise=0.5)
     found = label_multiplier(BUDGETS, stacked[:-1], stacked[-1], 25)
-    assert found.beyond == "above" and found.high is None
+    assert found.censored == "above" and found.high is None
     assert found.low is not None and 4 < found.low < 16
 
 
@@ -53,7 +58,7 @@ def test_below_the_first_budget_is_an_upper_bound():
     stacked = scores([0.5, 0.6, 0.7, 0.3], noise=0.1)
     found = label_multiplier(BUDGETS, stacked[:-1], stacked[-1], 100)
     assert found.label_multiplier == found.high == 0.25
-    assert (found.low, found.beyond) == (None, "below")
+    assert (found.low, found.censored) == (None, "below")
 
 
 def test_interval_holds_the_estimate_and_opens_at_the_ends():
@@ -97,7 +102,7 @@ def test_scales_with_the_budgets(factor, arm):
         [factor * budget for budget in BUDGETS], stacked[:-1], stacked[-1], 25 * factor, draws=50
     )
     assert scaled.label_multiplier == pytest.approx(plain.label_multiplier)
-    assert scaled.beyond == plain.beyond
+    assert scaled.censored == plain.censored
 
 
 @given(st.floats(0.3, 0.9), st.floats(0, 0.3))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm.evaluation.label_efficiency import Equivalent
-from fm.evaluation.ledger import break_even_tasks, distinct_flops, ledger_row
+from fm.evaluation.cost import break_even_tasks, compute_cost, matching_scratch_flops
+from fm.evaluation.label_efficiency import LabelEfficiency
 
 COST = st.integers(0, 10**15)
 BILL = {
@@ -49,31 +49,38 @@ def test_break_even_refuses_impossible_costs(cost):
 
 def test_distinct_network_is_priced_where_it_is_as_good():
     # Half way between 100 and 400 labels in the logarithm: half way between 10 and 90 FLOPs too.
-    flops, note = distinct_flops([25, 100, 400], [5, 10, 90], 50, Equivalent(4.0, 3.0, 5.0, None))
+    flops, note = matching_scratch_flops(
+        [25, 100, 400], [5, 10, 90], 50, LabelEfficiency(4.0, 3.0, 5.0, None)
+    )
     assert (flops, note) == (pytest.approx(30), "")
 
 
 def test_distinct_network_that_never_got_there_has_no_price():
-    above = Equivalent(16.0, 16.0, None, "above")
-    flops, note = distinct_flops([25, 100, 400], [5, 10, 90], 25, above)
+    above = LabelEfficiency(16.0, 16.0, None, "above")
+    flops, note = matching_scratch_flops([25, 100, 400], [5, 10, 90], 25, above)
     assert flops is None
     assert "never reached" in note and "400 labels" in note
-    row = ledger_row("reviews", "self", **BILL, distinct=(flops, note))
+    row = compute_cost("reviews", "in_domain", **BILL, scratch_cost=(flops, note))
     assert row.break_even_tasks is None and row.note == note
 
 
 def test_distinct_network_that_was_better_at_once_costs_the_smallest_budget():
-    below = Equivalent(0.25, None, 0.25, "below")
-    flops, note = distinct_flops([25, 100, 400], [5, 10, 90], 100, below)
+    below = LabelEfficiency(0.25, None, 0.25, "below")
+    flops, note = matching_scratch_flops([25, 100, 400], [5, 10, 90], 100, below)
     assert flops == pytest.approx(5)
     assert "25 labels already" in note
 
 
 def test_row_breaks_even_or_says_why_not():
-    row = ledger_row("reviews", "self", **BILL, distinct=(15.0, ""))
+    row = compute_cost("reviews", "in_domain", **BILL, scratch_cost=(15.0, ""))
     assert (row.break_even_tasks, row.note) == (11, "")
-    row = ledger_row("reviews", "self", **BILL, distinct=(5.0, ""))
+    row = compute_cost("reviews", "in_domain", **BILL, scratch_cost=(5.0, ""))
     assert row.break_even_tasks is None and "no less per task" in row.note
-    row = ledger_row("reviews", "self", **BILL, distinct=(4.0, "scratch does better"))
+    row = compute_cost("reviews", "in_domain", **BILL, scratch_cost=(4.0, "scratch does better"))
     assert row.note.startswith("scratch does better; ")
-    assert (row.task, row.arm, row.adapt_seconds, row.pretrain_flops) == ("reviews", "self", 1, 100)
+    assert (row.task, row.arm, row.adapt_seconds, row.pretrain_flops) == (
+        "reviews",
+        "in_domain",
+        1,
+        100,
+    )

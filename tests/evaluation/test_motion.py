@@ -3,7 +3,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.evaluation import baselines
-from fm.evaluation.motion import motion_features
+from fm.evaluation.baselines import motion_features
 
 RNG = np.random.default_rng(0)
 
@@ -45,7 +45,7 @@ def test_the_baseline_tells_ways_apart_that_share_their_frames():
     labels = np.repeat([0, 1], 40)
     train = np.arange(80) % 2 == 0
     config = {"C": 0.01}
-    prepared = baselines.prepare("video", clips)
+    prepared = baselines.prepare_inputs("video", clips)
     fitted = baselines.fit("video", prepared[train], labels[train], config)
     assert np.mean(fitted.predict(prepared[~train]) == labels[~train]) == 1
     raw = baselines.fit("video", clips[train], labels[train], config)

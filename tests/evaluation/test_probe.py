@@ -7,10 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from fm.adaptation.linear_probe import cross_validate_probe, fit_linear_probe, fit_probe, probe_grid
 from fm.errors import UserError
 from fm.evaluation.logistic import fit_path, log_grid
-from fm.evaluation.probe import fit_probe, logistic_probe, probe_grid, probe_trials
-from fm.evaluation.validation import folds
+from fm.evaluation.model_selection import make_folds
 
 
 def features(examples=40, width=128, classes=3, seed=0):
@@ -49,7 +49,7 @@ def test_rotation_copes_with_repeated_and_empty_examples():
 @pytest.mark.parametrize("width", [8, 128])
 def test_probe_is_scikit_learn_on_scaled_features(scale, scaler, width):
     x, labels = features(examples=80, width=width)
-    ours = logistic_probe(x[:40], labels[:40], l2=0.5, scale=scale, tol=1e-8)
+    ours = fit_linear_probe(x[:40], labels[:40], l2=0.5, scale=scale, tol=1e-8)
     theirs = make_pipeline(scaler(), LogisticRegression(C=2.0, tol=1e-8, max_iter=5000))
     theirs.fit(x[:40], labels[:40])
     np.testing.assert_allclose(
@@ -71,8 +71,8 @@ def test_trials_scale_by_the_training_part_alone():
     x, labels = features(examples=60, width=20)
     x[:, 0] *= 1000
     configs = probe_grid(4)
-    cut = folds(labels, seed=1)
-    found = probe_trials(x.astype(np.float32), labels, configs, cut)
+    cut = make_folds(labels, seed=1)
+    found = cross_validate_probe(x.astype(np.float32), labels, configs, cut)
     for config, trial in zip(configs, found, strict=True):
         right = sum(
             np.sum(
@@ -100,8 +100,8 @@ def test_log_grid():
 def test_bad_settings_are_named():
     x, labels = features()
     with pytest.raises(UserError, match="unknown scale 'whiten': one of standardise, l2"):
-        logistic_probe(x, labels, scale="whiten")
+        fit_linear_probe(x, labels, scale="whiten")
     with pytest.raises(UserError, match="l2 must be positive"):
-        logistic_probe(x, labels, l2=0)
+        fit_linear_probe(x, labels, l2=0)
     with pytest.raises(UserError, match="at least 1"):
         probe_grid(0)

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from fm.errors import UserError
 from fm.evaluation.statistics import (
-    holm,
+    holm_adjusted,
     mean_interval,
     mean_over_seeds_and_items,
     paired_difference,
@@ -180,11 +180,11 @@ def test_sign_flip_sampling_agrees_with_enumeration():
 @given(P_VALUES)
 def test_holm_matches_statsmodels(p_values):
     np.testing.assert_allclose(
-        holm(np.array(p_values)), multipletests(p_values, method="holm")[1], atol=1e-12
+        holm_adjusted(np.array(p_values)), multipletests(p_values, method="holm")[1], atol=1e-12
     )
 
 
 def test_holm_by_hand():
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.5]), [0.04, 0.09, 0.09, 0.5])
+    np.testing.assert_allclose(holm_adjusted([0.01, 0.04, 0.03, 0.5]), [0.04, 0.09, 0.09, 0.5])
     with pytest.raises(ValueError, match="from 0 to 1"):
-        holm([0.1, math.nan])
+        holm_adjusted([0.1, math.nan])

@@ -1,7 +1,7 @@
 import numpy as np
 import sacrebleu
 
-from fm.evaluation.summaries import chrf, first_sentences, nearest_targets
+from fm.evaluation.metrics import chrf, first_sentences, nearest_neighbor_targets
 
 
 def test_chrf_is_that_of_sacrebleu():
@@ -22,5 +22,7 @@ def test_first_sentences():
 
 def test_nearest_targets():
     train = ["how to sort a long list", "open the file for reading", "the mean of an array"]
-    found = nearest_targets(train, ["s", "o", "m"], ["reading a file", "a mean value", "sort it"])
+    found = nearest_neighbor_targets(
+        train, ["s", "o", "m"], ["reading a file", "a mean value", "sort it"]
+    )
     assert found == ["o", "m", "s"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm.errors import UserError
-from fm.evaluation.validation import choose, draw_labels, folds
+from fm.evaluation.model_selection import draw_labels, make_folds, select_trial
 
 LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=150).map(np.array)
 
@@ -74,11 +74,11 @@ def test_folds_partition_what_can_be_held_out(labels, seed):
     sizes = np.bincount(labels)
     if sizes.max() < 2:
         with pytest.raises(UserError, match="none of the"):
-            folds(labels, seed=seed)
+            make_folds(labels, seed=seed)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cut = folds(labels, seed=seed)
+        cut = make_folds(labels, seed=seed)
     held_out = np.concatenate([validation for _, validation in cut])
     for train, validation in cut:
         assert validation.size
@@ -95,12 +95,12 @@ def test_folds_partition_what_can_be_held_out(labels, seed):
 
 def test_four_folds_under_a_hundred_and_a_quarter_from_there():
     labels = np.arange(100) % 2
-    assert [len(part) for _, part in folds(labels[:20], seed=0)] == [5, 5, 5, 5]
-    assert len(folds(labels[:99], seed=0)) == 4
-    ((train, validation),) = folds(labels, seed=0)
+    assert [len(part) for _, part in make_folds(labels[:20], seed=0)] == [5, 5, 5, 5]
+    assert len(make_folds(labels[:99], seed=0)) == 4
+    ((train, validation),) = make_folds(labels, seed=0)
     assert (len(train), len(validation)) == (75, 25)
     assert abs(int(labels[validation].sum()) - 12.5) == 0.5
-    assert not np.array_equal(validation, folds(labels, seed=1)[0][1])
+    assert not np.array_equal(validation, make_folds(labels, seed=1)[0][1])
 
 
 def test_choose_takes_the_first_of_the_best():
@@ -108,8 +108,8 @@ def test_choose_takes_the_first_of_the_best():
         {"config": name, "validation": value}
         for name, value in [("a", math.nan), ("b", 0.4), ("c", 0.7), ("d", 0.7)]
     ]
-    assert choose(trials)["config"] == "c"
+    assert select_trial(trials)["config"] == "c"
     with pytest.raises(ValueError, match="no trial"):
-        choose(trials[:1])
+        select_trial(trials[:1])
     with pytest.raises(ValueError, match="no trial"):
-        choose([])
+        select_trial([])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import command
-from fm.study import recipes
+from fm.study import presets
 from tests.study.problems import recipe, texts
 
 
@@ -29,7 +29,9 @@ def _own_cache(session_cache, monkeypatch):
 @pytest.fixture
 def tiny(monkeypatch):
     """Recipes of two settings and four steps, whatever the profile."""
-    monkeypatch.setattr(recipes, "for_format", lambda modality, profile="default": recipe(modality))
+    monkeypatch.setattr(
+        presets, "modality_recipe", lambda modality, profile="default": recipe(modality)
+    )
 
 
 @dataclasses.dataclass

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.study.pretraining import pretrain, restore
-from fm.study.reading import reader
+from fm.study.pretraining import load_pretrained, pretrain
+from fm.study.processing import build_processor
 from fm.training.objectives import Objective
 from tests.report.test_attention_maps import Page
 from tests.study.problems import MODEL, recipe, split, texts
 
-MODELS = dataclasses.replace(MODEL, depth=2, heads=2, kv_heads=2)
+MODELS = dataclasses.replace(MODEL, num_layers=2, num_heads=2, num_kv_heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def pretrained(tmp_path_factory):
     for modality, corpus in corpora.items():
         own = recipe(modality, model=MODELS)
         if modality == "image":
-            own = dataclasses.replace(own, objective=Objective(next=0.75, masked=0.25))
-        reads = reader(corpus, modality, own, home / modality)
+            own = dataclasses.replace(own, objective=Objective(causal_lm=0.75, masked_lm=0.25))
+        reads = build_processor(corpus, modality, own, home / modality)
         folder = folders[modality] = home / modality / "seed-0"
-        pretrain(corpus, modality, own, reads, seed=0, out=folder, label=modality)
+        pretrain(corpus, modality, own, reads, seed=0, out_dir=folder, run_name=modality)
     return folders
 
 
@@ -105,10 +105,12 @@ def test_a_run_laid_out_as_pretrain_does(pretrained, call, tmp_path):
 
 
 def test_what_was_pretrained_is_restored(pretrained):
-    found = restore(pretrained["text"])
-    assert found.reads.tokenizer.vocab_size == found.reads.model.vocab
+    found = load_pretrained(pretrained["text"])
+    assert found.processor.tokenizer.vocab_size == found.processor.model.vocab_size
     assert found.objective == recipe("text").objective
-    assert restore(pretrained["image"]).objective == Objective(next=0.75, masked=0.25)
+    assert load_pretrained(pretrained["image"]).objective == Objective(
+        causal_lm=0.75, masked_lm=0.25
+    )
 
 
 @pytest.mark.parametrize(

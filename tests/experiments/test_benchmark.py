@@ -5,7 +5,7 @@ import pytest
 
 from fm.benchmark import measure as measuring
 from fm.benchmark import runner as running
-from fm.benchmark.settings import Setting
+from fm.benchmark.core import BenchConfig
 
 QUICK = ("--cases=quick", "--repeats=2")
 
@@ -30,7 +30,7 @@ def test_a_quick_run_end_to_end(call, out):
         assert (row["ratio"] is None) == (row["peer"] == "none")
         assert row["median_seconds"] > 0 and row["repeats"] == 2 and row["flops_per_s"] > 0
     attention = [row for row in results["rows"] if row["what"] == "attention"]
-    assert all(row["peer"] == "jax" and row["share_of_peak"] > 0 for row in attention)
+    assert all(row["peer"] == "jax" and row["gemm_utilization"] > 0 for row in attention)
     page = (out.parent / "bench.html").read_text()
     for part in (
         "Matrix products",
@@ -66,8 +66,8 @@ def test_input(call, out):
     flags = ("--what=input", "--peer=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
     batch, training = json.loads(out.read_text())["rows"]
-    assert batch["share_waited"] is None and batch["tokens_per_s"] > 0
-    assert 0 <= training["share_waited"] < 1
+    assert batch["input_wait_fraction"] is None and batch["tokens_per_s"] > 0
+    assert 0 <= training["input_wait_fraction"] < 1
     assert "waited" in (out.parent / "bench.html").read_text()
 
 
@@ -79,10 +79,10 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(case.key)
-        return measuring.measure(case, *rest)
+        return measuring.measure_case(case, *rest)
 
     flags = (*QUICK, "--what=gemm,attention", "--peer=none", f"--out={out}")
-    monkeypatch.setattr(running, "measure", stops)
+    monkeypatch.setattr(running, "measure_case", stops)
     stopped = call("benchmark", *flags)
     assert stopped.code == 130
     assert "2 of 4 cases are in" in stopped.error and "the same command goes on" in stopped.error
@@ -91,8 +91,8 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
         out.with_suffix(".html").read_text()
     )
     seen.clear()
-    monkeypatch.setattr(running, "measure", lambda *all: seen.append(all[0].key) or
-                        measuring.measure(*all))  # fmt: skip
+    monkeypatch.setattr(running, "measure_case", lambda *all: seen.append(all[0].key) or
+                        measuring.measure_case(*all))  # fmt: skip
     assert call("benchmark", *flags).code == 0
     whole = json.loads(out.read_text())
     assert len(seen) == 2 and whole["rows"][:2] == half["rows"] and len(whole["rows"]) == 4
@@ -154,5 +154,5 @@ def test_help(call):
 
 
 def test_the_quick_set_is_small():
-    for what, kind in running.KINDS.items():
-        assert 1 <= len(list(kind(Setting(scale="quick")))) <= 6, what
+    for what, kind in running.SUITES.items():
+        assert 1 <= len(list(kind(BenchConfig(scale="quick")))) <= 6, what

@@ -11,7 +11,7 @@ from absl import flags
 
 from experiments import command
 from fm.errors import UserError
-from fm.training.interrupt import Interrupted
+from fm.training.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["compare", "pretrain", "adapt", "report", "ablate"]

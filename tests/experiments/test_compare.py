@@ -9,14 +9,14 @@ from absl.flags import FlagValues
 from PIL import Image
 
 from experiments import compare, studies
-from fm.study import finished
+from fm import hf
+from fm.study import run_dir
 from fm.study.config import TaskConfig
-from fm.transfer import pretrained
 from tests.study.problems import images, recipe, texts
 from tests.study.test_imported import texts as words
 from tests.transfer.pretrained import problems
 
-ARMS = ("scratch", "self", "classical")
+ARMS = ("scratch", "in_domain", "classical")
 FLAGS = ("--budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
 SCHEMA = {
     "cells": "task modality arm labels seed metric value validation trials train_flops "
@@ -58,16 +58,16 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     assert len(results["cells"]) == 3 * 2 * 2
     assert all(len(row["trials"]) == 2 for row in results["cells"])
     fed = {row["arm"]: row["pretrain_flops"] for row in results["cells"]}
-    assert fed["self"] > 0 and fed["scratch"] == fed["classical"] == 0
+    assert fed["in_domain"] > 0 and fed["scratch"] == fed["classical"] == 0
 
     _recomputed(results, out)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["cells"] == 12 and summary["seconds"] == results["seconds"] > 0
-    assert summary["results_digest"] == finished.results_digest(results)
-    values = [r["value"] for r in results["cells"] if (r["arm"], r["labels"]) == ("self", 20)]
+    assert summary["results_digest"] == run_dir.results_digest(results)
+    values = [r["value"] for r in results["cells"] if (r["arm"], r["labels"]) == ("in_domain", 20)]
     assert summary["metrics"]["digits/self/20"] == np.mean(values)
 
-    monkeypatch.setattr("fm.study.study.prepare", _never)
+    monkeypatch.setattr("fm.study.runner.prepare", _never)
     second = call(*again)
     monkeypatch.undo()
     assert second.code == 0 and f"{out} is finished" in second.out
@@ -121,7 +121,7 @@ def test_own_csv(call, tmp_path, tiny, reviews):
     assert done.code == 0, done.err
     assert "reviews.csv: no upstream data given, that arm is left out" in done.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert {row["arm"] for row in results["cells"]} == {"scratch", "self", "classical"}
+    assert {row["arm"] for row in results["cells"]} == {"scratch", "in_domain", "classical"}
     best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
     assert min(best) > 0.9
     assert results["tasks"][0]["name"] == "reviews" and "Reviews" in done.out
@@ -136,9 +136,9 @@ def test_own_csv(call, tmp_path, tiny, reviews):
 def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
     inputs, labels = words(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
-    pretrained.write(tmp_path / "model", problems.pretrained("llama"))
+    hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     out = tmp_path / "run"
-    flags = f"--tasks={path},digits", "--arms=scratch,imported,classical", "--budgets=12,20"
+    flags = f"--tasks={path},digits", "--arms=scratch,published,classical", "--budgets=12,20"
     again = f"--imported={tmp_path / 'model'}", "--adapt=probe,lora,prompt", "--seeds=2"
     asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--tokens=16"
     done = call("compare", *flags, *again, *asked, f"--out={out}")
@@ -148,20 +148,20 @@ def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
     had = {(row["task"], row["arm"]) for row in results["cells"]}
     assert had == {
         (task, arm) for task in ("reviews", "digits") for arm in ("scratch", "classical")
-    } | {("reviews", "imported")}
+    } | {("reviews", "published")}
     assert {len(row["trials"]) for row in results["cells"]} == {4}
     tried = {
         t["config"]["adapt"]
         for row in results["cells"]
-        if row["arm"] == "imported"
+        if row["arm"] == "published"
         for t in row["trials"]
     }
     assert tried == {"probe", "prompt"}
-    reached = [row["value"] for row in results["cells"] if row["arm"] == "imported"]
+    reached = [row["value"] for row in results["cells"] if row["arm"] == "published"]
     assert np.mean(reached) > 0.65
-    about = results["tasks"][0]["imported"]
+    about = results["tasks"][0]["published"]
     assert about["licence"] == "not known" and about["template"] == "w1 {text} w2 {answer}"
-    assert "imported" not in results["tasks"][1]
+    assert "published" not in results["tasks"][1]
     page = (out / "report.html").read_text()
     for part in (
         "not searched",
@@ -198,7 +198,7 @@ def test_own_named_entities(call, tmp_path, tiny):
     path, out = tmp_path / "places.conll", tmp_path / "run"
     path.write_text("".join(_going(draws, n % 4 > 0) for n in range(160)))
     flags = f"--tasks={path},digits", "--profile=quick", "--seeds=2", "--budgets=12,20"
-    pretrained.write(tmp_path / "model", problems.pretrained("bert"))
+    hf.save_pretrained(tmp_path / "model", problems.pretrained("bert"))
     given = f"--imported={tmp_path / 'model'}", "--upstream=,"
     done = call("compare", *flags, *given, f"--out={out}")
     assert done.code == 0, done.err

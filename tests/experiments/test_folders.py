@@ -8,7 +8,13 @@ from fm.study.config import SCHEMA
 from tests.report import synthetic
 from tests.study.text_quality.problems import write_domains
 
-STUDY = ["--tasks=digits", "--budgets=20", "--seeds=2", "--profile=quick", "--arms=scratch,self"]
+STUDY = [
+    "--tasks=digits",
+    "--budgets=20",
+    "--seeds=2",
+    "--profile=quick",
+    "--arms=scratch,in_domain",
+]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fm.study import recipes
+from fm.study import presets
 from fm.training.objectives import Objective
 from tests.study.problems import recipe
 
@@ -17,8 +17,8 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def model(call, reviews, trained, monkeypatch):
-    made = recipe("text", objective=Objective(next=1.0, masked=0.0))
-    monkeypatch.setattr(recipes, "for_format", lambda modality, profile="default": made)
+    made = recipe("text", objective=Objective(causal_lm=1.0, masked_lm=0.0))
+    monkeypatch.setattr(presets, "modality_recipe", lambda modality, profile="default": made)
     if not (trained / "text").exists():
         flags = (f"--dataset={reviews(reviews.rows)}", "--steps=2", f"--out={trained / 'text'}")
         assert call("pretrain", *flags).code == 0
@@ -98,7 +98,7 @@ def test_a_model_that_writes_no_text(call, trained, reviews, tiny, data, what):
 
 
 def test_a_model_that_does_not_exist(call, tmp_path):
-    pytest.importorskip("fm.transfer.pretrained.named")
+    pytest.importorskip("fm.hf.model_zoo")
     done = call("generate", f"--model={tmp_path / 'none'}", PROMPT)
     assert done.code == 2 and "no such folder or file" in done.error
     assert "smollm2-135m" in done.error

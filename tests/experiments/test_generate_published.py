@@ -9,8 +9,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from fm.transfer.pretrained import write
-from fm.transfer.pretrained.tokenizer import ImportedTokenizer
+from fm.hf import save_pretrained
+from fm.hf.tokenizer import HFTokenizer
 from tests.transfer.pretrained import problems
 from tests.transfer.pretrained.made import llama_file
 from tests.transfer.pretrained.problems import pretrained
@@ -20,7 +20,7 @@ PROMPT = "--prompt=w3 w1 w29"
 
 def folder(path, name="llama", **fields):
     """Of a small random model that is whole."""
-    write(path, pretrained(name, **fields))
+    save_pretrained(path, pretrained(name, **fields))
     return path
 
 
@@ -90,8 +90,8 @@ def test_words_that_bring_their_space_stay_apart(call, tmp_path):
         single="<s> $A", special_tokens=[("<s>", 0)]
     )
     model = tmp_path / "m"
-    tokenizer = ImportedTokenizer(inner, bos=0)
-    write(model, dataclasses.replace(pretrained("llama"), tokenizer=tokenizer))
+    tokenizer = HFTokenizer(inner, bos=0)
+    save_pretrained(model, dataclasses.replace(pretrained("llama"), tokenizer=tokenizer))
     done = call("generate", f"--model={model}", "--prompt=w3 w1", "--max_tokens=4", "--seed=2")
     assert done.code == 0 and done.out.startswith("w3 w1 w")
 
@@ -168,7 +168,7 @@ def test_a_prompt_that_cannot_be_gone_on_with(call, tmp_path, prompt, parts):
 
 def test_a_known_name_that_does_not_generate(call, tmp_path, monkeypatch):
     model = folder(tmp_path / "m", "bert")
-    monkeypatch.setattr("fm.transfer.published.fetch_named", lambda name: model)
+    monkeypatch.setattr("fm.hf.model_zoo.fetch_named", lambda name: model)
     done = call("generate", "--model=minilm-l6", PROMPT)
     assert done.code == 2 and "--model=minilm-l6 fills in what is hidden" in done.error
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data.cache import cache_folder
+from fm.files import cache_dir
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -62,7 +62,13 @@ def test_a_mesh_of_one_device_is_as_none(call, tmp_path, tiny):
 
 @pytest.mark.slow
 def test_a_study_goes_on_from_a_mesh(call, tmp_path, tiny):
-    flags = ("--tasks=digits", "--arms=scratch,self", "--budgets=20", "--seeds=2", "--mesh=data:1")
+    flags = (
+        "--tasks=digits",
+        "--arms=scratch,in_domain",
+        "--budgets=20",
+        "--seeds=2",
+        "--mesh=data:1",
+    )
     for name, more in (("one", []), ("seeds", ["--pretrain_seeds=2"])):
         done = call("compare", *flags, *more, f"--out={tmp_path / name}")
         assert done.code == 0, done.err
@@ -82,7 +88,7 @@ def _process(devices, name, *flags):
         [sys.executable, "-m", f"experiments.{name}", *flags],
         cwd=ROOT,
         env=os.environ | {
-            "FM_CACHE": str(cache_folder()), "JAX_PLATFORMS": "cpu",
+            "FM_CACHE": str(cache_dir()), "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "XLA_FLAGS": f"{xla} --xla_cpu_collective_call_terminate_timeout_seconds=900",
         },

@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from fm.data.cache import cache_folder
-from fm.study import recipes
-from fm.transfer import pretrained
+from fm import hf
+from fm.files import cache_dir
+from fm.study import presets
 from tests.study.test_imported import texts as words
 from tests.study.test_joint import RECIPE
 from tests.transfer.pretrained import problems
@@ -69,7 +69,7 @@ def test_several_data_sets_make_one_model_that_makes_pictures(
     call, tmp_path, tiny, reviews, monkeypatch
 ):
     small = dataclasses.replace(RECIPE, batch_size=6)
-    monkeypatch.setattr(recipes, "joint", lambda profile="default": small)
+    monkeypatch.setattr(presets, "joint_recipe", lambda profile="default": small)
     text, out = str(reviews(reviews.rows)), tmp_path / "joint"
     flags = f"--dataset={text},digits", f"--mixture={text}:2,digits:1", "--captioned=digits"
     done = call("pretrain", *flags, "--steps=2", f"--out={out}")
@@ -105,7 +105,7 @@ def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
 def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
     inputs, labels = words(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
-    pretrained.write(tmp_path / "model", problems.pretrained("llama"))
+    hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     flags = "adapt", f"--pretrained={tmp_path / 'model'}", f"--dataset={path}", "--labels=20"
     asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--tokens=16"
     for method in ("full", "probe", "lora", "prompt"):
@@ -131,7 +131,7 @@ def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
 
 @pytest.mark.slow
 def test_ablate_holds_values_side_by_side(call, tmp_path, tiny):
-    flags = ("--tasks=digits", "--arms=scratch,self", "--budgets=20", "--seeds=2")
+    flags = ("--tasks=digits", "--arms=scratch,in_domain", "--budgets=20", "--seeds=2")
     done = call("ablate", "--field=finetune.steps", "--values=1,4", *flags, f"--out={tmp_path}")
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} >= {
@@ -148,7 +148,7 @@ def _start(out):
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.pretrain", *flags.split(), f"--out={out}"],
         cwd=ROOT,
-        env=os.environ | {"FM_CACHE": str(cache_folder())},
+        env=os.environ | {"FM_CACHE": str(cache_dir())},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,7 +13,7 @@ STUDY = (
     "--budgets=20,40",
     "--seeds=2",
     "--size=nano",
-    "--test_items=10",
+    "--max_test_items=10",
 )
 
 

@@ -6,17 +6,17 @@ import shutil
 import pytest
 
 from fm.evaluation.text_quality.metrics import METRICS
-from fm.study.text_quality import profiles
+from fm.study.text_quality import config
 from tests.study.text_quality import problems
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Two domains in files, and a study of seconds whatever the profile."""
-    quick = profiles.study
+    quick = config.make_config
     monkeypatch.setattr(
-        profiles,
-        "study",
+        config,
+        "make_config",
         lambda _, domains, **where: problems.small(quick("quick", domains), where),
     )
     return f"--domains={','.join(problems.write_domains(tmp_path))}", "--profile=quick"

@@ -7,7 +7,10 @@ import pytest
     ("flags", "says"),
     [
         (["--arms=joint"], "--arms=joint: takes two or more, none of them twice"),
-        (["--arms=joint,upstream"], "--arms: 'upstream' is not known; accepted are scratch, self"),
+        (
+            ["--arms=joint,out_of_domain"],
+            "--arms: 'upstream' is not known; accepted are scratch, self",
+        ),
         (["--tasks=digits,digits"], "--tasks=digits,digits: takes at least one name, none of them"),
         (
             ["--tasks=digits", "--mixture=pears:1"],
@@ -19,7 +22,7 @@ import pytest
             ["--studies=matrices"],
             "--studies: 'matrices' is not known; accepted are matrix, mixture",
         ),
-        (["--studies=amount", "--arms=scratch,self"], "--studies=amount takes the arm joint"),
+        (["--studies=amount", "--arms=scratch,in_domain"], "--studies=amount takes the arm joint"),
         (["--tasks=no such data"], "unknown data set 'no such data'"),
     ],
 )

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from experiments import command
 from fm.errors import UserError
-from fm.training.interrupt import Interrupted
+from fm.training.signals import Interrupted
 
 # Of each test: a few, the same ones every time; `FM_FUZZ_CASES=100` for as many new ones.
 CASES = int(os.environ.get("FM_FUZZ_CASES", "10"))
@@ -37,12 +37,12 @@ MOST_SECONDS, MOST_WAITING = 60, 600
 # Other processes and machines, of whom none is there.
 OTHERS = {
     "jax.distributed.initialize": RuntimeError("nobody is there"),
-    "fm.study.cluster.ray_cluster": UserError("no cluster is there"),
+    "fm.study.ray_executor.ray_cluster": UserError("no cluster is there"),
 }
 # Where the work of an experiment begins.
 WORK = {
-    "compare": ["fm.study.study._ways"],
-    "ablate": ["fm.study.study._ways"],
+    "compare": ["fm.study.runner._ways"],
+    "ablate": ["fm.study.runner._ways"],
     "unify": ["experiments.unify.run"],
     "pretrain": ["experiments.pretrain.pretrain", "experiments.pretrain.joint.pretrain"],
     "adapt": ["experiments.adapt.network"],

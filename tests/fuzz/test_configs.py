@@ -13,28 +13,30 @@ from hypothesis import strategies as st
 
 import fm
 from experiments import ablate
+from fm.adaptation.finetune import FinetuneConfig
+from fm.adaptation.lora import LoraConfig
 from fm.data.layouts import Layout
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.study import recipes
-from fm.study.config import ImportedConfig, StudyConfig, TaskConfig
-from fm.study.text_quality import profiles
-from fm.study.unify.config import UnifyConfig
-from fm.training import RunConfig, joint
-from fm.training.meshes import MeshConfig
+from fm.parallel.mesh import MeshConfig
+from fm.study import presets
+from fm.study.config import PublishedConfig, StudyConfig, TaskConfig
+from fm.study.multitask_config import MultitaskConfig
+from fm.study.text_quality import config as profiles
+from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
-from fm.transfer.finetune import FinetuneConfig
-from fm.transfer.lora import LoraConfig
 from tests.fuzz import guard, junk
 from tests.model.styles import LLAMA
 from tests.report import synthetic, test_studies
 from tests.transfer.pretrained import problems
 
 STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
-MODEL = dataclasses.replace(problems.CASES["llama"][1], style=STRETCHED)
+MODEL = dataclasses.replace(problems.CASES["llama"][1], arch=STRETCHED)
 PLAIN = json.loads(json.dumps(dataclasses.asdict(MODEL)))
-ASKED = json.loads(json.dumps(joint.plain(joint.Joint((("image", Objective()),)))))
-LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).plain()))
+ASKED = json.loads(
+    json.dumps(multitask.to_dict(multitask.MultitaskObjective((("image", Objective()),))))
+)
+LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).to_dict()))
 RESULTS = json.loads(json.dumps([synthetic.results(), test_studies.results()]))
 
 
@@ -42,19 +44,19 @@ RESULTS = json.loads(json.dumps([synthetic.results(), test_studies.results()]))
 @given(junk.altered(PLAIN))
 def test_the_config_of_a_model(plain):
     try:
-        made = ModelConfig.from_plain(plain)
+        made = ModelConfig.from_dict(plain)
     except UserError as error:
         assert str(error)
     else:
         hash(made)
         again = json.loads(json.dumps(dataclasses.asdict(made)))
-        assert ModelConfig.from_plain(again) == made
+        assert ModelConfig.from_dict(again) == made
 
 
 @guard.cases
 @given(junk.altered(ASKED), junk.altered(LAYOUT))
 def test_what_a_run_was_asked_and_how_it_reads(asked, layout):
-    for read, plain in ((joint.from_plain, asked), (Layout.from_plain, layout)):
+    for read, plain in ((multitask.from_dict, asked), (Layout.from_dict, layout)):
         try:
             hash(read(plain))
         except UserError as error:
@@ -97,21 +99,21 @@ WHOLE = [
         "compare",
         (
             TaskConfig(
-                *("digits", None, (20,), recipes.for_format("text")),
-                imported=ImportedConfig("minilm-l6", 64, "{text} {answer}", ("a", "b")),
+                *("digits", None, (20,), presets.modality_recipe("text")),
+                published=PublishedConfig("minilm-l6", 64, "{text} {answer}", ("a", "b")),
             ),
         ),
     ),
-    UnifyConfig(
-        tasks=(TaskConfig("digits", None, (20,), recipes.for_format("image")),),
-        joint=recipes.joint(),
+    MultitaskConfig(
+        tasks=(TaskConfig("digits", None, (20,), presets.modality_recipe("image")),),
+        joint=presets.joint_recipe(),
         weights=(("digits", 1.0),),
-        following=FinetuneConfig(lora=LoraConfig()),
-        following_rates=(1e-3,),
-        length=64,
+        instruction_tuning=FinetuneConfig(lora=LoraConfig()),
+        instruction_learning_rates=(1e-3,),
+        max_instruction_length=64,
     ),
-    profiles.study("default", ("a", "b")),
-    RunConfig(steps=1),
+    profiles.make_config("default", ("a", "b")),
+    TrainConfig(steps=1),
     MeshConfig(),
     MODEL,
 ]

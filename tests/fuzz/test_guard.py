@@ -9,7 +9,7 @@ import pytest
 
 from experiments import command
 from fm.errors import UserError
-from fm.training.interrupt import Interrupted
+from fm.training.signals import Interrupted
 from tests.fuzz import guard
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm.data import tokenizer
-from fm.training import optimizer, state
-from fm.training.checkpoint import Checkpoints
-from fm.transfer.pretrained import folder as published
-from fm.transfer.pretrained.tokenizer import ImportedTokenizer
+from fm.hf import io as published
+from fm.hf.tokenizer import HFTokenizer
+from fm.training import optimizer, train_state
+from fm.training.checkpoint import CheckpointStore
 from tests.fuzz import guard, junk
 from tests.training.problems import ADAM, NEXT, TEXT, params
 from tests.transfer.pretrained import made, problems
@@ -30,10 +30,10 @@ def asked_to_generate(path, prompt="the cat w1 w2"):
 def spoken(tmp_path_factory):
     """The files of one whose tokenizer is that of a real one, but for its size."""
     folder = tmp_path_factory.mktemp("spoken")
-    model = dataclasses.replace(problems.CASES["llama"][1], vocab=400)
-    words = ImportedTokenizer(made.byte_bpe())
-    published.write(
-        folder, published.Pretrained(model, problems.params(model), words, family="llama")
+    model = dataclasses.replace(problems.CASES["llama"][1], vocab_size=400)
+    words = HFTokenizer(made.byte_bpe())
+    published.save_pretrained(
+        folder, published.PretrainedModel(model, problems.params(model), words, family="llama")
     )
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -42,7 +42,7 @@ def spoken(tmp_path_factory):
 def llama(tmp_path_factory):
     """The files of a small published model, as `transformers` has them."""
     folder = tmp_path_factory.mktemp("llama")
-    published.write(folder, problems.pretrained("llama"))
+    published.save_pretrained(folder, problems.pretrained("llama"))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -96,15 +96,15 @@ def test_a_gguf_file(tmp_path):
     check()
 
 
-MODEL = dataclasses.replace(TEXT, vocab=280)
+MODEL = dataclasses.replace(TEXT, vocab_size=280)
 CONFIG = {"model": dataclasses.asdict(MODEL), "objective": dataclasses.asdict(NEXT), "layouts": {}}
 CONFIG = json.loads(json.dumps(CONFIG))
 
 
 def saved(folder, config):
     """What `experiments.pretrain` leaves, as far as others read it."""
-    store = Checkpoints(folder / "checkpoints")
-    begun = state.init(params(MODEL), optimizer.build(ADAM, 10))
+    store = CheckpointStore(folder / "checkpoints")
+    begun = train_state.init_train_state(params(MODEL), optimizer.build(ADAM, 10))
     store.save(1, begun, {"step": 1, "data": {}}, config)
     store.close()
     tokenizer.train(["the cat sat on the mat"] * 9, 280).save(folder / "tokenizer.json")

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.model import cached, streams
+from fm.model import embeddings, kv_cache
 
-prefill = jax.jit(cached.prefill, static_argnames=("config", "room"))
-extend = jax.jit(cached.extend, static_argnames="config")
-logits_of = jax.jit(streams.token_logits)
+prefill = jax.jit(kv_cache.prefill, static_argnames=("config", "room"))
+extend = jax.jit(kv_cache.decode_step, static_argnames="config")
+logits_of = jax.jit(embeddings.token_logits)
 
 
 def cached_logits(weights, rows, prompt_lengths, config):
@@ -20,7 +20,7 @@ def cached_logits(weights, rows, prompt_lengths, config):
       prompt_lengths: how many pieces of each are read at once, as rows padded on the right.
       config: the model's.
     """
-    ready = cached.prepare(weights, config)
+    ready = kv_cache.prepare_params(weights, config)
     lengths_B1 = np.asarray(prompt_lengths)[:, None]
     longest, steps = max(prompt_lengths), len(rows[0]) - prompt_lengths[0]
     tokens_BS = np.zeros((len(rows), longest + steps), np.int32)
@@ -38,4 +38,4 @@ def cached_logits(weights, rows, prompt_lengths, config):
         final_B1D, cache = extend(ready, inputs, cache, jnp.int32(longest + step), config)
         for row, each_1D in zip(found, final_B1D, strict=True):
             row.append(each_1D[0])
-    return [np.asarray(logits_of(ready.streams, jnp.stack(row))) for row in found]
+    return [np.asarray(logits_of(ready.embeddings, jnp.stack(row))) for row in found]

@@ -1,22 +1,23 @@
 """Small text models of every style, as the families have them."""
 
-from fm.model.config import ModelConfig
+from fm.model.config import ArchConfig, ModelConfig
 from fm.model.positions import RopeScaling
-from fm.model.style import Style
 
 SIZES = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 97}
-GPT2 = Style(
+GPT2 = ArchConfig(
     norm="layer",
-    gain=True,
-    shift=True,
+    norm_scale=True,
+    norm_bias=True,
     embedding_norm=False,
     qk_norm="none",
-    biases="all",
+    use_bias="all",
     activation="gelu_tanh",
-    positions="learned",
-    tied=True,
+    position_encoding="learned",
+    tie_embeddings=True,
 )
-LLAMA = Style(gain=True, embedding_norm=False, qk_norm="none", activation="silu", gated=True)
+LLAMA = ArchConfig(
+    norm_scale=True, embedding_norm=False, qk_norm="none", activation="silu", gated_mlp=True
+)
 
 
 def config(**changes) -> ModelConfig:
@@ -28,10 +29,12 @@ STYLES = {
     "own": config(),
     "gpt2": config(style=GPT2, kv_heads=4),
     "llama": config(style=LLAMA),
-    "llama one key head, tied": config(style=Style(**(vars(LLAMA) | {"tied": True})), kv_heads=1),
-    "llama 3": config(
-        style=Style(**(vars(LLAMA) | {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)}))
+    "llama one key head, tied": config(
+        style=ArchConfig(**(vars(LLAMA) | {"tied": True})), kv_heads=1
     ),
-    "qwen2": config(style=Style(**(vars(LLAMA) | {"biases": "qkv"}))),
-    "qwen3": config(style=Style(**(vars(LLAMA) | {"qk_norm": "gain"})), head_dim=16),
+    "llama 3": config(
+        style=ArchConfig(**(vars(LLAMA) | {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)}))
+    ),
+    "qwen2": config(style=ArchConfig(**(vars(LLAMA) | {"biases": "qkv"}))),
+    "qwen3": config(style=ArchConfig(**(vars(LLAMA) | {"qk_norm": "gain"})), head_dim=16),
 }

@@ -6,10 +6,10 @@ import pytest
 
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model import ModelConfig, flops, streams
-from fm.model.style import Style
+from fm.model import ModelConfig, embeddings, flops
+from fm.model.config import ArchConfig
+from fm.model.cross_entropy import fused_linear_cross_entropy
 from fm.model.transformer import forward, init
-from fm.model.vocabulary import weighed_nats
 
 # Wide enough that products outweigh the work per element, which is not counted.
 # Attention by the reference: the compiler counts a loop's body once, and not what others skip.
@@ -21,12 +21,16 @@ SIZES = {
     "hidden": 1024,
     "attention": "reference",
 }
-TEXT = ModelConfig(vocab=1000, **SIZES)
-IMAGE = ModelConfig(continuous=(("image", 64),), **SIZES)
+TEXT = ModelConfig(vocab_size=1000, **SIZES)
+IMAGE = ModelConfig(patch_dims=(("image", 64),), **SIZES)
 # Long and thin: what attention itself costs is most of it.
-LONG = ModelConfig(vocab=100, **(SIZES | {"hidden": 64, "width": 128, "heads": 2}))
-GATED = ModelConfig(vocab=1000, style=Style(activation="silu", gated=True, tied=True), **SIZES)
-WIDE = ModelConfig(vocab=1000, head_dim=128, **SIZES)
+LONG = ModelConfig(vocab_size=100, **(SIZES | {"hidden": 64, "width": 128, "heads": 2}))
+GATED = ModelConfig(
+    vocab_size=1000,
+    arch=ArchConfig(activation="silu", gated_mlp=True, tie_embeddings=True),
+    **SIZES,
+)
+WIDE = ModelConfig(vocab_size=1000, head_dim_override=128, **SIZES)
 CASES = {"gated and tied": (GATED, 128), "wide heads": (WIDE, 128)}
 CASES |= {"text": (TEXT, 128), "image": (IMAGE, 128), "long text": (LONG, 1024)}
 
@@ -41,10 +45,10 @@ def outcome(params, config, length):
     final = forward(params, inputs | {"positions": positions}, config, mask=Mask(causal=True))
     h_TD = final["final"].reshape(-1, config.width)
     if config.vocab:
-        head_DV, targets_T = streams.token_head(params["streams"]), jnp.zeros(len(h_TD), int)
-        return weighed_nats(head_DV, h_TD, targets_T, jnp.ones(len(h_TD)))
+        head_DV, targets_T = embeddings.token_head(params["streams"]), jnp.zeros(len(h_TD), int)
+        return fused_linear_cross_entropy(head_DV, h_TD, targets_T, jnp.ones(len(h_TD)))
     targets = jnp.zeros((len(h_TD), 64))
-    return jnp.sum(streams.piece_nats(params["streams"], h_TD, targets, config, "image"))
+    return jnp.sum(embeddings.gmm_nll(params["streams"], h_TD, targets, config, "image"))
 
 
 def compiled_flops(function, config, length):
@@ -67,9 +71,9 @@ def test_count_is_the_compilers(count, function, config, length):
 
 
 def test_cost_of_each_objective():
-    assert flops.cost("next", 100, hide=0.3) == (100, 99)
-    assert flops.cost("next", 100, hide=0.3, led=True) == (101, 100)
-    assert flops.cost("masked", 100, hide=0.3) == (100, 30)
-    assert flops.cost("bag", 100, hide=0.3) == (70, 1)
+    assert flops.sequence_cost("next", 100, mask_ratio=0.3) == (100, 99)
+    assert flops.sequence_cost("next", 100, mask_ratio=0.3, has_start_patch=True) == (101, 100)
+    assert flops.sequence_cost("masked", 100, mask_ratio=0.3) == (100, 30)
+    assert flops.sequence_cost("bag", 100, mask_ratio=0.3) == (70, 1)
     with pytest.raises(UserError, match=r"'all'.*next, masked, bag"):
-        flops.cost("all", 100, hide=0.3)
+        flops.sequence_cost("all", 100, mask_ratio=0.3)

@@ -10,9 +10,10 @@ import pytest
 
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model import cached, continuation
+from fm.model import generate as continuation
+from fm.model import kv_cache
 from fm.model.generate import Generation, generate
-from fm.model.sampling import GREEDY, Decoding
+from fm.model.sampling import GREEDY, SamplingConfig
 from tests.model.problems import params, run
 from tests.model.remembered import cached_logits, logits_of
 from tests.model.styles import STYLES, config
@@ -50,7 +51,7 @@ def test_cached_logits_are_the_uncached_ones(name):
     weights = params(model)
     rng = np.random.default_rng(0)
     lengths = [5, 1, 9]
-    rows = [rng.integers(0, model.vocab, length + 6) for length in lengths]
+    rows = [rng.integers(0, model.vocab_size, length + 6) for length in lengths]
     got = cached_logits(weights, rows, lengths, model)
     for row, length, found in zip(rows, lengths, got, strict=True):
         want = plain_logits(weights, row, model)[length - 1 :]
@@ -63,7 +64,7 @@ def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
     half = dataclasses.replace(model, dtype="bfloat16")
     weights = params(model)
     lengths = [7, 3]
-    rows = [np.random.default_rng(1).integers(0, model.vocab, n + 5) for n in lengths]
+    rows = [np.random.default_rng(1).integers(0, model.vocab_size, n + 5) for n in lengths]
     got = cached_logits(weights, rows, lengths, half)
     for row, length, found in zip(rows, lengths, got, strict=True):
         exact = plain_logits(weights, row, model)[length - 1 :]
@@ -79,7 +80,7 @@ def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
 def test_greedy_texts_of_ragged_prompts_are_the_plain_ones(name):
     model = STYLES[name]
     weights = params(model)
-    got = generate(weights, PROMPTS, model, decoding=GREEDY, max_tokens=12)
+    got = generate(weights, PROMPTS, model, sampling_config=GREEDY, max_new_tokens=12)
     for prompt, row in zip(PROMPTS, got, strict=True):
         assert row.dtype == np.int32
         assert row.tolist() == plain_greedy(weights, prompt, model, 12)
@@ -97,24 +98,24 @@ def test_parameters_in_bfloat16_generate_too():
 
 
 def test_in_parts_it_is_the_same_text_as_in_one():
-    weights = cached.prepare(params(OWN), OWN)
-    options = {"decoding": Decoding(1.3, top_p=0.9), "max_tokens": 20, "seeds": [4, 5, 6, 7]}
+    weights = kv_cache.prepare_params(params(OWN), OWN)
+    options = {"decoding": SamplingConfig(1.3, top_p=0.9), "max_tokens": 20, "seeds": [4, 5, 6, 7]}
     whole = generate(weights, PROMPTS, OWN, **options)
     generation = Generation(weights, PROMPTS, OWN, **options)
     parts = []
     while not generation.finished:
-        parts.append(generation.more(3))
-    assert len(parts) == 7 and generation.left == 0
+        parts.append(generation.next_tokens(3))
+    assert len(parts) == 7 and generation.remaining == 0
     assert [np.concatenate(row).tolist() for row in zip(*parts, strict=True)] == [
         row.tolist() for row in whole
     ]
     assert [len(row) for row in whole] == [20] * 4
-    assert all(len(row) == 0 for row in generation.more(3))
+    assert all(len(row) == 0 for row in generation.next_tokens(3))
 
 
 def test_a_text_depends_on_its_prompt_and_seed_alone():
-    weights = cached.prepare(params(OWN), OWN)
-    options = {"decoding": Decoding(2.0), "max_tokens": 10}
+    weights = kv_cache.prepare_params(params(OWN), OWN)
+    options = {"decoding": SamplingConfig(2.0), "max_tokens": 10}
     together = generate(weights, PROMPTS, OWN, seeds=[3, 1, 4, 1], **options)
     for prompt, seed, row in zip(PROMPTS, [3, 1, 4, 1], together, strict=True):
         (alone,) = generate(weights, [prompt], OWN, seeds=[seed], **options)
@@ -125,9 +126,11 @@ def test_a_text_depends_on_its_prompt_and_seed_alone():
 
 def test_rows_end_at_their_own_ends():
     weights = params(OWN)
-    free = generate(weights, PROMPTS, OWN, decoding=GREEDY, max_tokens=12)
+    free = generate(weights, PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=12)
     ends = [int(free[0][4]), int(free[3][0])]
-    got = generate(weights, PROMPTS, OWN, decoding=GREEDY, max_tokens=12, ends=ends)
+    got = generate(
+        weights, PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=12, stop_token_ids=ends
+    )
     for row, whole in zip(got, free, strict=True):
         cut = next((i for i, token in enumerate(whole) if token in ends), len(whole))
         assert row.tolist() == whole[:cut].tolist()
@@ -136,37 +139,47 @@ def test_rows_end_at_their_own_ends():
 
 def test_it_stops_once_all_rows_have_ended():
     weights = params(OWN)
-    (free,) = generate(weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=12)
+    (free,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=GREEDY, max_new_tokens=12)
     generation = Generation(
-        weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=40, ends=[int(free[2])]
+        weights,
+        [PROMPTS[0]],
+        OWN,
+        sampling_config=GREEDY,
+        max_new_tokens=40,
+        stop_token_ids=[int(free[2])],
     )
-    generation.more(40)
+    generation.next_tokens(40)
     assert generation.finished
     # The column where the loop stood still: prompt, rounded up, and the tokens read so far.
     cut = free.tolist().index(free[2])
-    assert int(generation._state.column) == 32 + cut
+    assert int(generation._state.cache_index) == 32 + cut
 
 
 def test_rows_told_to_end_get_nothing_more():
-    generation = Generation(params(OWN), PROMPTS, OWN, decoding=GREEDY, max_tokens=9)
-    first = generation.more(3)
-    generation.end([0, 2])
-    second = generation.more(3)
+    generation = Generation(params(OWN), PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=9)
+    first = generation.next_tokens(3)
+    generation.stop_rows([0, 2])
+    second = generation.next_tokens(3)
     assert [len(row) for row in first] == [3] * 4
     assert [len(row) for row in second] == [0, 3, 0, 3]
-    generation.end([1, 3])
+    generation.stop_rows([1, 3])
     assert generation.finished
 
 
 def test_barred_tokens_and_the_penalty_of_prompts():
     weights = params(OWN)
-    (free,) = generate(weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=8)
+    (free,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=GREEDY, max_new_tokens=8)
     (barred,) = generate(
-        weights, [PROMPTS[0]], OWN, decoding=GREEDY, max_tokens=8, barred=[int(free[0])]
+        weights,
+        [PROMPTS[0]],
+        OWN,
+        sampling_config=GREEDY,
+        max_new_tokens=8,
+        suppress_tokens=[int(free[0])],
     )
     assert free[0] not in barred
-    harsh = Decoding(0.0, repetition_penalty=1e6)
-    (fresh,) = generate(weights, [PROMPTS[0]], OWN, decoding=harsh, max_tokens=8)
+    harsh = SamplingConfig(0.0, repetition_penalty=1e6)
+    (fresh,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=harsh, max_new_tokens=8)
     # Every token that was there, of the prompt too, has a logit next to zero or far below it.
     tokens = list(PROMPTS[0])
     for token in fresh:
@@ -182,14 +195,14 @@ def test_a_step_copies_no_cache(name, rows):
     """In the compiled loop nothing is as large as a cache but what is written in place."""
     model = dataclasses.replace(STYLES[name], context=2048)
     generation = Generation(
-        cached.prepare(params(model), model),
+        kv_cache.prepare_params(params(model), model),
         [[1] * 1000] * rows,
         model,
-        decoding=GREEDY,
-        max_tokens=8,
+        sampling_config=GREEDY,
+        max_new_tokens=8,
     )
-    generation.more(2)
-    compiled = continuation.go_on.lower(
+    generation.next_tokens(2)
+    compiled = continuation.decode.lower(
         generation._weights,
         generation._state,
         generation._rules,
@@ -197,16 +210,16 @@ def test_a_step_copies_no_cache(name, rows):
         most=jnp.int32(4),
         buffer=32,
     ).compile()
-    columns = generation._state.cache.filled_BS.shape[1]
+    columns = generation._state.cache.valid_mask.shape[1]
     assert columns == 1024 + 32
     size = rf"\[({rows},)?{columns},[\d,]*\d+\]\S*"
     made = [found[1] for found in re.findall(rf"= \w+{size} ([\w-]+)\(", compiled.as_text())]
     kinds = {"parameter", "get-tuple-element", "bitcast", "fusion", "dynamic-update-slice"}
-    assert made.count("fusion") >= 2 * model.depth and set(made) <= kinds, set(made) - kinds
+    assert made.count("fusion") >= 2 * model.num_layers and set(made) <= kinds, set(made) - kinds
     # A fusion of that size is a write in place: there are as many as arrays in the cache.
-    assert made.count("fusion") == 2 * model.depth
+    assert made.count("fusion") == 2 * model.num_layers
     scratch = compiled.memory_analysis().temp_size_in_bytes
-    assert scratch < rows * columns * model.kv_heads * model.head_width * 4
+    assert scratch < rows * columns * model.num_kv_heads * model.head_dim * 4
 
 
 @pytest.mark.parametrize(
@@ -229,14 +242,14 @@ def test_what_cannot_be_is_refused(prompts, options, message):
 
 def test_the_whole_context_can_be_used():
     weights = params(OWN)
-    (row,) = generate(weights, [[1] * 60], OWN, decoding=GREEDY, max_tokens=4)
+    (row,) = generate(weights, [[1] * 60], OWN, sampling_config=GREEDY, max_new_tokens=4)
     assert row.tolist() == plain_greedy(weights, [1] * 60, OWN, 4)
 
 
 def test_models_that_cannot_generate_are_refused():
-    bert = config(style=dataclasses.replace(STYLES["gpt2"].style, post_norm=True), kv_heads=4)
+    bert = config(style=dataclasses.replace(STYLES["gpt2"].arch, post_norm=True), kv_heads=4)
     with pytest.raises(UserError, match="does not generate"):
-        generate(params(bert), [[1]], bert, max_tokens=1)
+        generate(params(bert), [[1]], bert, max_new_tokens=1)
     blind = config(vocab=0, continuous=(("image", 12),))
     with pytest.raises(UserError, match="without a vocabulary"):
-        generate({}, [[1]], blind, max_tokens=1)
+        generate({}, [[1]], blind, max_new_tokens=1)

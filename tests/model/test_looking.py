@@ -8,9 +8,9 @@ import pytest
 
 from fm.attention import Mask
 from fm.attention.api import IMPLEMENTATIONS
-from fm.model import layers, streams
-from fm.model.looking import attention_weights, kernel_error
-from fm.model.positions import rotations
+from fm.model import embeddings, layers
+from fm.model.attention_maps import attention_weights, kernel_error
+from fm.model.positions import rotary_cos_sin
 from tests.model.problems import IMAGE, TEXT, images, params, run, text
 
 MASKS = {"causal": Mask(causal=True), "bidirectional": Mask()}
@@ -67,7 +67,7 @@ def test_a_kernel_that_ran_otherwise_is_noticed(monkeypatch):
         return v[:, ::-1]
 
     config = dataclasses.replace(IMAGE, norm_eps=2e-6)  # not traced before
-    monkeypatch.setattr("fm.model.looking.attention", swapped)
+    monkeypatch.setattr("fm.model.attention_maps.attention", swapped)
     assert kernel_error(params(config), images(), config, mask=Mask()) > 0.1
 
 
@@ -81,13 +81,13 @@ def test_rows_that_see_nothing_are_zero():
 
 
 def test_scanned_layers_look_where_unrolled_ones_do():
-    scanned = dataclasses.replace(TEXT, scan=True)
+    scanned = dataclasses.replace(TEXT, scan_layers=True)
     left, right = (looked(params(TEXT), text(), c, mask=MASKS["causal"]) for c in (TEXT, scanned))
     np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
 
 
 def test_a_start_piece_is_looked_at_like_any_other():
-    inputs = streams.with_start(images())
+    inputs = embeddings.prepend_start_patch(images())
     w = looked(params(IMAGE), inputs, IMAGE, mask=MASKS["causal"])
     assert w.shape[-1] == images()["segments"].shape[1] + 1
     assert np.all(np.asarray(w)[..., 1:, 0] > 0)
@@ -98,10 +98,10 @@ def test_the_scores_are_those_of_queries_and_keys():
     p, inputs = params(TEXT), text(B=1, L=4)
     residual = run(p, inputs, TEXT, mask=Mask())["layers"][0]
     positions = inputs["positions"][..., None]
-    turns = rotations(positions, TEXT.head_width, TEXT.rope_base)
+    turns = rotary_cos_sin(positions, TEXT.head_dim, TEXT.rope_theta)
     layer = {name: leaf[0] for name, leaf in p["layers"].items()}
-    q, k, _ = layers.queries_keys_values(layer, residual, turns, TEXT)
+    q, k, _ = layers.project_qkv(layer, residual, turns, TEXT)
     q, k = np.asarray(q, np.float64), np.repeat(np.asarray(k, np.float64), 2, axis=2)
-    scores = np.exp(np.einsum("blhc,bshc->bhls", q, k) / np.sqrt(TEXT.head_width))
+    scores = np.exp(np.einsum("blhc,bshc->bhls", q, k) / np.sqrt(TEXT.head_dim))
     want = scores / scores.sum(-1, keepdims=True)
     np.testing.assert_allclose(looked(p, inputs, TEXT, mask=Mask())[0], want, rtol=1e-5, atol=1e-6)

@@ -9,12 +9,13 @@ import pytest
 
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model.config import REMAT, ModelConfig, sized
-from fm.model.style import Style
+from fm.model.config import REMAT_POLICIES, ArchConfig, ModelConfig, config_for_size
 from fm.model.transformer import forward, init
 from tests.model.problems import TEXT, params, text
 
-GATED = dataclasses.replace(TEXT, style=Style(gated=True, activation="silu", qk_norm="none"))
+GATED = dataclasses.replace(
+    TEXT, arch=ArchConfig(gated_mlp=True, activation="silu", qk_norm="none")
+)
 
 
 def gradient(config, inputs, weights):
@@ -33,7 +34,7 @@ def test_gradients_are_those_of_layers_that_keep_all(config):
     weights, inputs = params(config), text()
     want = gradient(config, inputs, weights)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(want[1]["layers"]))
-    for name in REMAT[1:]:
+    for name in REMAT_POLICIES[1:]:
         got = gradient(dataclasses.replace(config, remat=name), inputs, weights)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), got, want)
 
@@ -48,7 +49,14 @@ def test_the_compiled_program_holds_less_the_less_is_kept():
 
     def held(remat):
         config = ModelConfig(
-            depth=8, width=64, heads=2, kv_heads=2, hidden=256, vocab=32, scan=True, remat=remat
+            num_layers=8,
+            d_model=64,
+            num_heads=2,
+            num_kv_heads=2,
+            mlp_dim=256,
+            vocab_size=32,
+            scan_layers=True,
+            remat_policy=remat,
         )
         shapes = jax.eval_shape(lambda: init(jax.random.key(0), config))
 
@@ -58,17 +66,17 @@ def test_the_compiled_program_holds_less_the_less_is_kept():
         memory = jax.jit(jax.grad(value)).lower(shapes).compile().memory_analysis()
         return memory.temp_size_in_bytes
 
-    none, dots, attention, full = (held(name) for name in REMAT)
+    none, dots, attention, full = (held(name) for name in REMAT_POLICIES)
     assert full < attention < dots < none
     assert full < 0.5 * none
 
 
 def test_a_policy_that_is_not_known_is_refused():
     with pytest.raises(UserError, match="remat=some is not known; accepted are none, dots, attent"):
-        sized("nano", remat="some")
+        config_for_size("nano", remat="some")
 
 
 def test_a_config_from_before_there_were_policies_is_read():
-    plain = dataclasses.asdict(sized("nano", vocab=8))
+    plain = dataclasses.asdict(config_for_size("nano", vocab=8))
     del plain["remat"]
-    assert ModelConfig.from_plain(plain) == sized("nano", vocab=8)
+    assert ModelConfig.from_dict(plain) == config_for_size("nano", vocab=8)

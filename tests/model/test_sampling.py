@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from fm.errors import UserError
 from fm.model import sampling
-from fm.model.sampling import Decoding
+from fm.model.sampling import SamplingConfig
 
 V = 300
 NONE_SEEN, NONE_BARRED = jnp.zeros((1, V), bool), jnp.zeros(V, bool)
 
-filtered = jax.jit(sampling.filtered)
-pick = jax.jit(sampling.pick)
-draw = jax.jit(sampling.draw)
+filtered = jax.jit(sampling.filtered_probs)
+pick = jax.jit(sampling.inverse_cdf_sample)
+draw = jax.jit(sampling.sample_tokens)
 
 
 def logits(seed, B=3, spread=3.0):
@@ -63,7 +63,7 @@ def normalised(weights):
 )
 def test_filters_are_the_plain_ones(options):
     rows = logits(1)
-    got = normalised(filtered(rows, Decoding(**options).knobs()))
+    got = normalised(filtered(rows, SamplingConfig(**options).to_params()))
     want = np.stack([plain(row, **options) for row in rows])
     np.testing.assert_array_equal(got > 0, want > 0)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-9)
@@ -78,7 +78,7 @@ SEEDS = st.integers(0, 2**32 - 1).map(lambda seed: logits(seed, B=1))
 @settings(max_examples=60, deadline=None)
 @given(SEEDS | ROWS, st.floats(0.0625, 0.9375, width=32))
 def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p):
-    knobs = Decoding(top_p=p).knobs()
+    knobs = SamplingConfig(top_p=p).to_params()
     kept = np.asarray(filtered(row, knobs))[0] > 0
     exact = normalised(np.exp(row.astype(np.float64) - row.max()))[0]
     assert exact[kept].sum() >= p - 1e-5
@@ -91,7 +91,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p):
 @settings(max_examples=60, deadline=None)
 @given(SEEDS | ROWS, st.integers(1, V), st.floats(0.125, 5.0, width=32))
 def test_top_k_keeps_k_or_those_that_tie(row, k, temperature):
-    knobs = Decoding(temperature=temperature, top_k=k).knobs()
+    knobs = SamplingConfig(temperature=temperature, top_k=k).to_params()
     weights = np.asarray(filtered(row, knobs._replace(top_k=jnp.int32(0))))[0]
     kept = np.asarray(filtered(row, knobs))[0] > 0
     least = np.sort(weights)[-k]
@@ -101,7 +101,7 @@ def test_top_k_keeps_k_or_those_that_tie(row, k, temperature):
 @settings(max_examples=60, deadline=None)
 @given(SEEDS | ROWS, st.floats(0, 1, width=32))
 def test_min_p_is_a_share_of_the_likeliest(row, share):
-    kept = np.asarray(filtered(row, Decoding(min_p=share).knobs()))[0] > 0
+    kept = np.asarray(filtered(row, SamplingConfig(min_p=share).to_params()))[0] > 0
     ratio = np.exp(row[0].astype(np.float64) - row.max())
     assert kept[np.argmax(row[0])]
     assert np.all(ratio[kept] >= share * (1 - 1e-5)) and np.all(
@@ -123,12 +123,12 @@ def test_a_pick_inverts_the_cumulative_distribution(row, uniform, alive):
 
 def test_draws_have_the_frequencies_asked_for():
     row, count = logits(3, B=1), 4000
-    decoding = Decoding(temperature=0.8, top_p=0.9)
+    decoding = SamplingConfig(temperature=0.8, top_p=0.9)
     rows = np.repeat(row, count, axis=0)
     keys = sampling.row_keys(jnp.arange(count))
     got = draw(
         rows,
-        decoding.knobs(),
+        decoding.to_params(),
         keys,
         jnp.full(count, 5),
         seen_BV=jnp.zeros((count, V), bool),
@@ -148,12 +148,12 @@ def one(row, decoding, *, seed=0, at=0, seen=NONE_SEEN, barred=NONE_BARRED):
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
-    rows, decoding = logits(4, B=5), Decoding(temperature=1.5)
+    rows, decoding = logits(4, B=5), SamplingConfig(temperature=1.5)
     seeds, at = jnp.array([7, 8, 7, 9, 10]), jnp.array([3, 4, 5, 6, 7])
     seen = jnp.zeros((5, V), bool)
     together = draw(
         rows,
-        decoding.knobs(),
+        decoding.to_params(),
         sampling.row_keys(seeds),
         at,
         seen_BV=seen,
@@ -169,7 +169,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
 def test_temperature_zero_takes_the_first_of_the_likeliest():
     row = logits(5, B=1)
     row[0, [17, 40]] = row.max() + 1
-    greedy = Decoding(temperature=0.0, top_k=3, top_p=0.1)
+    greedy = SamplingConfig(temperature=0.0, top_k=3, top_p=0.1)
     assert {one(row, greedy, seed=seed) for seed in range(5)} == {17}
     barred = NONE_BARRED.at[17].set(True)
     assert one(row, greedy, barred=barred) == 40
@@ -179,7 +179,7 @@ def test_barred_tokens_are_never_drawn():
     row = logits(6, B=1)
     allowed = [5, 290]
     barred = jnp.ones(V, bool).at[jnp.array(allowed)].set(False)
-    decoding = Decoding(temperature=50.0)
+    decoding = SamplingConfig(temperature=50.0)
     assert {one(row, decoding, seed=seed, barred=barred) for seed in range(40)} == set(allowed)
 
 
@@ -187,7 +187,7 @@ def test_barred_tokens_are_never_drawn():
 def test_the_penalty_moves_seen_tokens_alone_and_towards_less_likely_above_one(penalty):
     row = logits(7, B=1)
     seen = np.random.default_rng(0).random((1, V)) < 0.3
-    got = np.asarray(sampling.penalised(row, seen, jnp.float32(penalty)))
+    got = np.asarray(sampling.apply_repetition_penalty(row, seen, jnp.float32(penalty)))
     want = np.where(seen, np.where(row > 0, row / penalty, row * penalty), row)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     assert np.all((got < row)[seen] == (penalty > 1))
@@ -196,7 +196,7 @@ def test_the_penalty_moves_seen_tokens_alone_and_towards_less_likely_above_one(p
 def test_the_penalty_enters_the_draw():
     row = np.full((1, V), -5.0, np.float32)
     row[0, 3], row[0, 4] = 2.0, 1.5
-    greedy = Decoding(temperature=0.0, repetition_penalty=2.0)
+    greedy = SamplingConfig(temperature=0.0, repetition_penalty=2.0)
     assert one(row, greedy) == 3
     assert one(row, greedy, seen=NONE_SEEN.at[0, 3].set(True)) == 4
 
@@ -207,10 +207,10 @@ def test_one_program_serves_all_settings():
     @jax.jit
     def count(row, knobs):
         traced.append(None)
-        return sampling.filtered(row, knobs)
+        return sampling.filtered_probs(row, knobs)
 
     for options in ({"top_k": 3}, {"top_p": 0.4}, {"min_p": 0.2, "temperature": 2}):
-        count(logits(0), Decoding(**options).knobs())
+        count(logits(0), SamplingConfig(**options).to_params())
     assert len(traced) == 1
 
 
@@ -232,11 +232,14 @@ def test_one_program_serves_all_settings():
 )
 def test_what_cannot_be_is_refused(name, value, accepted):
     with pytest.raises(UserError, match=f"{name}=.* must be .*{accepted}"):
-        Decoding(**{name: value})
+        SamplingConfig(**{name: value})
 
 
 def test_a_decoding_is_named_by_what_differs_from_plain_sampling():
-    assert Decoding().name == "T 1"
-    assert Decoding(temperature=0.7, min_p=0.1).name == "T 0.7, min-p 0.1"
-    assert Decoding(top_k=5, top_p=0.9).name == "top-k 5, top-p 0.9"
-    assert Decoding(temperature=0.5).by_temperature and not Decoding(top_p=0.9).by_temperature
+    assert SamplingConfig().name == "T 1"
+    assert SamplingConfig(temperature=0.7, min_p=0.1).name == "T 0.7, min-p 0.1"
+    assert SamplingConfig(top_k=5, top_p=0.9).name == "top-k 5, top-p 0.9"
+    assert (
+        SamplingConfig(temperature=0.5).temperature_only
+        and not SamplingConfig(top_p=0.9).temperature_only
+    )

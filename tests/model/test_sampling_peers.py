@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.model.sampling import Decoding, filtered, penalised
+from fm.model.sampling import SamplingConfig, apply_repetition_penalty, filtered_probs
 
 torch = pytest.importorskip("torch")
 processors = pytest.importorskip("transformers.generation.logits_process")
@@ -36,8 +36,8 @@ def ours(decoding):
     seen = np.zeros((B, V), bool)
     np.put_along_axis(seen, SEEN, True, axis=-1)
     knobs = decoding.knobs()
-    logits = penalised(jnp.asarray(LOGITS), seen, knobs.repetition_penalty)
-    weights = np.asarray(filtered(logits, knobs), np.float64)
+    logits = apply_repetition_penalty(jnp.asarray(LOGITS), seen, knobs.repetition_penalty)
+    weights = np.asarray(filtered_probs(logits, knobs), np.float64)
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
@@ -60,7 +60,7 @@ def ours(decoding):
     ids=str,
 )
 def test_the_same_tokens_stay_with_the_same_probabilities(options, filters):
-    decoding = Decoding(**options)
+    decoding = SamplingConfig(**options)
     want, got = theirs(decoding), ours(decoding)
     np.testing.assert_array_equal(got > 0, want > 0)
     assert np.any(want == 0) == filters

@@ -11,43 +11,47 @@ from scipy import special
 
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model import ModelConfig, streams
-from fm.model.looking import attention_weights
+from fm.model import ModelConfig, embeddings
+from fm.model.attention_maps import attention_weights
+from fm.model.config import ArchConfig
 from fm.model.positions import RopeScaling
-from fm.model.style import Style
 from fm.model.transformer import forward, init
 from tests.model import styles
 from tests.model.problems import params, run, text
 
 SIZES = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 19}
 # Every frequency range of the scaling is met: waves of 6 to 800 pieces on a context of 64.
-STRETCHED = RopeScaling(factor=8.0, low=1.0, high=4.0, context=64)
+STRETCHED = RopeScaling(
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=64
+)
 OWN = ModelConfig(**SIZES)
 GPT2 = ModelConfig(
     **SIZES,
-    context=12,
-    style=styles.GPT2,
+    max_seq_len=12,
+    arch=styles.GPT2,
 )
 LLAMA = ModelConfig(
     **SIZES,
-    rope_base=1000.0,
-    style=dataclasses.replace(styles.LLAMA, rope_scaling=STRETCHED),
+    rope_theta=1000.0,
+    arch=dataclasses.replace(styles.LLAMA, rope_scaling=STRETCHED),
 )
 QWEN2 = dataclasses.replace(
-    LLAMA, style=dataclasses.replace(LLAMA.style, biases="qkv", rope_scaling=None)
+    LLAMA, arch=dataclasses.replace(LLAMA.arch, use_bias="qkv", rope_scaling=None)
 )
 QWEN3 = dataclasses.replace(
-    LLAMA, head_dim=12, style=dataclasses.replace(LLAMA.style, qk_norm="gain", biases="attention")
+    LLAMA,
+    head_dim_override=12,
+    arch=dataclasses.replace(LLAMA.arch, qk_norm="gain", use_bias="attention"),
 )
 BERT = dataclasses.replace(
     GPT2,
-    style=dataclasses.replace(
-        GPT2.style,
+    arch=dataclasses.replace(
+        GPT2.arch,
         post_norm=True,
         embedding_norm=True,
         final_norm=False,
         activation="gelu",
-        token_types=2,
+        num_token_types=2,
         pooler=True,
     ),
 )
@@ -73,7 +77,7 @@ def textbook(p, inputs, config, causal):
             return x_BLHC
         out = np.empty_like(x_BLHC)
         for c in range(C // 2):
-            frequency = config.rope_base ** (-2.0 * c / C)
+            frequency = config.rope_theta ** (-2.0 * c / C)
             if (scaling := style.rope_scaling) is not None:
                 wave = 2 * np.pi / frequency
                 stretched = frequency / scaling.factor
@@ -103,7 +107,7 @@ def textbook(p, inputs, config, causal):
     x = s["token_embedding"][tokens_BL]
     if style.positions == "learned":
         x = x + s["position_embedding"][positions_BL]
-    if style.token_types:
+    if style.num_token_types:
         x = x + s["type_embedding"][inputs["types"]]
     if style.embedding_norm:
         x = norm(x, s, "embedding_norm")
@@ -205,7 +209,7 @@ class TestEveryStyle:
     def test_it_starts_close_to_chance(self, config):
         fresh = init(jax.random.key(0), config)
         final_BLD = run(fresh, problem(config)[1], config, mask=Mask(causal=True))["final"]
-        logits = np.asarray(streams.token_logits(fresh["streams"], final_BLD))
+        logits = np.asarray(embeddings.token_logits(fresh["streams"], final_BLD))
         assert np.ptp(logits) < 1.5
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(fresh))
 
@@ -218,15 +222,15 @@ class TestEveryStyle:
 
     def test_it_comes_back_from_json(self, config):
         plain = json.loads(json.dumps(dataclasses.asdict(config)))
-        assert ModelConfig.from_plain(plain) == config
-        assert hash(ModelConfig.from_plain(plain)) == hash(config)
+        assert ModelConfig.from_dict(plain) == config
+        assert hash(ModelConfig.from_dict(plain)) == hash(config)
 
 
 def test_a_config_saved_before_there_were_styles():
     plain = dataclasses.asdict(OWN)
     for name in ("style", "context", "head_dim"):
         del plain[name]
-    assert ModelConfig.from_plain(plain) == OWN
+    assert ModelConfig.from_dict(plain) == OWN
 
 
 def test_the_default_has_no_leaf_more():
@@ -236,16 +240,16 @@ def test_the_default_has_no_leaf_more():
 
 
 def test_a_tied_head_is_the_embedding():
-    p, h_TD = params(GPT2)["streams"], np.ones((3, GPT2.width), np.float32)
+    p, h_TD = params(GPT2)["streams"], np.ones((3, GPT2.d_model), np.float32)
     assert "token_head" not in p
     want = h_TD @ p["token_embedding"].T
-    np.testing.assert_allclose(streams.token_logits(p, h_TD), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(embeddings.token_logits(p, h_TD), want, rtol=1e-5, atol=1e-5)
 
 
 def test_the_summary_is_a_tanh_layer_over_the_first_piece():
     p, final_BLD = params(BERT)["streams"], np.random.default_rng(0).normal(size=(2, 3, 32))
     want = np.tanh(final_BLD[:, 0] @ p["pooler"] + p["pooler_bias"])
-    np.testing.assert_allclose(streams.summary(p, jnp.float32(final_BLD)), want, rtol=1e-4)
+    np.testing.assert_allclose(embeddings.pooled_output(p, jnp.float32(final_BLD)), want, rtol=1e-4)
 
 
 def test_no_longer_input_than_the_context():
@@ -258,19 +262,22 @@ def test_no_longer_input_than_the_context():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: Style(norm="group"), "norm='group' is not known; accepted are rms, layer"),
-        (lambda: Style(activation="swish"), "activation='swish'.*silu"),
-        (lambda: Style(qk_norm="layer"), "qk_norm='layer'.*none, plain, gain"),
-        (lambda: Style(biases="some"), "biases='some'.*none, qkv, attention, all"),
-        (lambda: Style(positions="alibi"), "positions='alibi'.*rotary, learned"),
-        (lambda: Style(shift=True), "shift=True takes gain=True"),
-        (lambda: Style(token_types=-1), "token_types=-1"),
-        (lambda: Style(positions="learned", rope_scaling=STRETCHED), "rope_scaling is for rotary"),
+        (lambda: ArchConfig(norm="group"), "norm='group' is not known; accepted are rms, layer"),
+        (lambda: ArchConfig(activation="swish"), "activation='swish'.*silu"),
+        (lambda: ArchConfig(qk_norm="layer"), "qk_norm='layer'.*none, plain, gain"),
+        (lambda: ArchConfig(use_bias="some"), "biases='some'.*none, qkv, attention, all"),
+        (lambda: ArchConfig(position_encoding="alibi"), "positions='alibi'.*rotary, learned"),
+        (lambda: ArchConfig(norm_bias=True), "shift=True takes gain=True"),
+        (lambda: ArchConfig(num_token_types=-1), "num_token_types=-1"),
+        (
+            lambda: ArchConfig(position_encoding="learned", rope_scaling=STRETCHED),
+            "rope_scaling is for rotary",
+        ),
         (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high=4.0 over low"),
-        (lambda: ModelConfig(**SIZES, style=GPT2.style), "take a context"),
-        (lambda: dataclasses.replace(GPT2, continuous=(("image", 4),)), "continuous"),
-        (lambda: ModelConfig(**SIZES, head_dim=7), "head width 7"),
-        (lambda: ModelConfig(**SIZES, context=-1), "context=-1"),
+        (lambda: ModelConfig(**SIZES, arch=GPT2.arch), "take a context"),
+        (lambda: dataclasses.replace(GPT2, patch_dims=(("image", 4),)), "continuous"),
+        (lambda: ModelConfig(**SIZES, head_dim_override=7), "head width 7"),
+        (lambda: ModelConfig(**SIZES, max_seq_len=-1), "context=-1"),
     ],
 )
 def test_a_style_that_cannot_be_is_named(make, named):

@@ -10,7 +10,7 @@ import pytest
 
 from fm.attention import Mask
 from fm.model import Transformer, layers
-from fm.model.positions import rotate, rotations, shares
+from fm.model.positions import apply_rope, pairs_per_axis, rotary_cos_sin
 from fm.model.transformer import forward
 from tests.model.problems import IMAGE, TEXT, images, params, run, text
 
@@ -26,13 +26,13 @@ def test_no_gradient_from_a_piece_to_those_before_it():
     weights = params(TEXT)
 
     def output(residual):
-        turns = rotations(inputs["positions"][..., None], TEXT.head_width, TEXT.rope_base)
-        for n in range(TEXT.depth):
+        turns = rotary_cos_sin(inputs["positions"][..., None], TEXT.head_dim, TEXT.rope_theta)
+        for n in range(TEXT.num_layers):
             layer = {name: leaf[n] for name, leaf in weights["layers"].items()}
-            residual = layers.apply(layer, residual, turns, CAUSAL, TEXT)
+            residual = layers.apply_layer(layer, residual, turns, CAUSAL, TEXT)
         return jnp.sum(residual[0, place])
 
-    x_BLD = np.random.default_rng(0).normal(size=(1, 8, TEXT.width)).astype(np.float32)
+    x_BLD = np.random.default_rng(0).normal(size=(1, 8, TEXT.d_model)).astype(np.float32)
     gradient = np.asarray(jax.jit(jax.grad(output))(x_BLD))[0]
     assert not np.any(gradient[place + 1 :])
     assert np.all(np.any(gradient[: place + 1] != 0, axis=1))
@@ -43,7 +43,7 @@ def test_no_output_knows_a_later_piece(config, inputs):
     before = final(config, inputs, CAUSAL)
     name, place = ("tokens" if "tokens" in inputs else "image"), 5
     changed = inputs | {name: inputs[name].copy()}
-    changed[name][:, place] = (changed[name][:, place] + 1) % TEXT.vocab
+    changed[name][:, place] = (changed[name][:, place] + 1) % TEXT.vocab_size
     after = final(config, changed, CAUSAL)
     np.testing.assert_array_equal(before[:, :place], after[:, :place])
     assert np.all(np.any((before != after)[:, place:], axis=-1))
@@ -82,7 +82,7 @@ def test_bfloat16_is_close_to_float32():
 
 def test_a_hidden_piece_is_not_seen():
     inputs, hidden = text(), np.arange(8) == np.full((2, 1), 3)
-    changed = inputs | {"tokens": (inputs["tokens"] + hidden) % TEXT.vocab}
+    changed = inputs | {"tokens": (inputs["tokens"] + hidden) % TEXT.vocab_size}
     left, right = (
         run(params(TEXT), each, TEXT, mask=Mask(), hidden_BL=hidden)["final"]
         for each in (inputs, changed)
@@ -98,12 +98,12 @@ def test_the_shell_gives_the_parameters_and_the_function():
     got = jax.jit(model.apply)(variables, inputs, mask=CAUSAL)
     want = run(variables["params"], inputs, TEXT, mask=CAUSAL)
     np.testing.assert_array_equal(got["final"], want["final"])
-    assert want["layers"].shape == (TEXT.depth + 1, 2, 8, TEXT.width)
+    assert want["layers"].shape == (TEXT.num_layers + 1, 2, 8, TEXT.d_model)
 
 
 @functools.partial(jax.jit, static_argnames="base")
 def turned(x_BLHC, positions_BLA, base=100.0):
-    return rotate(x_BLHC, *rotations(positions_BLA, x_BLHC.shape[-1], base))
+    return apply_rope(x_BLHC, *rotary_cos_sin(positions_BLA, x_BLHC.shape[-1], base))
 
 
 class TestRotary:
@@ -127,7 +127,7 @@ class TestRotary:
         np.testing.assert_array_equal(differs.reshape(2, 8), [want, want])
 
     def test_pairs_that_do_not_divide_are_shared_out(self):
-        assert shares(16, 3) == (6, 5, 5) and shares(8, 2) == (4, 4)
+        assert pairs_per_axis(16, 3) == (6, 5, 5) and pairs_per_axis(8, 2) == (4, 4)
         differs = np.asarray(turned(np.ones((1, 1, 1, 16)), np.array([[[0, 3, 0]]])) != 1)
         np.testing.assert_array_equal(differs[0, 0, 0, :8], [False] * 3 + [True] * 3 + [False] * 2)
 

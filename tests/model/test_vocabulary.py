@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import special
 
-from fm.model import vocabulary
-from fm.model.vocabulary import weighed_nats
+from fm.model import cross_entropy
+from fm.model.cross_entropy import fused_linear_cross_entropy
 from tests.model.problems import TEXT
 
 D, V = 8, 24
-value_and_gradients = jax.value_and_grad(weighed_nats, argnums=(0, 1))
+value_and_gradients = jax.value_and_grad(fused_linear_cross_entropy, argnums=(0, 1))
 
 
 def problem(T, seed=0):
@@ -39,13 +39,13 @@ def textbook(head_DV, h_TD, targets_T, weights_T):
 )
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_sum_and_gradients_are_those_of_all_logits_at_once(T, rows, dtype, rtol, monkeypatch):
-    monkeypatch.setattr(vocabulary, "_HELD", rows * V)
+    monkeypatch.setattr(cross_entropy, "_HELD", rows * V)
     head_DV, h_TD, targets_T, weights_T = problem(T)
     h_TD = np.asarray(jnp.asarray(h_TD, dtype), np.float64)
     want, dhead_DV, dh_TD = textbook(head_DV, h_TD, targets_T, weights_T)
     arrays = jnp.asarray(head_DV, jnp.float32), jnp.asarray(h_TD, dtype), targets_T
     weights_T = jnp.asarray(weights_T, jnp.float32)
-    alone = jax.jit(lambda *a: weighed_nats(*a))(*arrays, weights_T)
+    alone = jax.jit(lambda *a: fused_linear_cross_entropy(*a))(*arrays, weights_T)
     got, gradients = jax.jit(lambda *a: value_and_gradients(*a))(*arrays, weights_T)
     np.testing.assert_allclose([alone, got], want, rtol=rtol)
     for one, other in zip(gradients, (dhead_DV, dh_TD), strict=True):
@@ -58,8 +58,8 @@ def test_sum_and_gradients_are_those_of_all_logits_at_once(T, rows, dtype, rtol,
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_as_an_accelerator_takes_it(T, rows, dtype, rtol, monkeypatch):
     """Larger chunks, and logits kept in the dtype of what they are read from."""
-    monkeypatch.setattr(vocabulary, "platform", lambda: "gpu")
-    monkeypatch.setattr(vocabulary, "_HELD_THERE", rows * V)
+    monkeypatch.setattr(cross_entropy, "default_platform", lambda: "gpu")
+    monkeypatch.setattr(cross_entropy, "_HELD_THERE", rows * V)
     head_DV, h_TD, targets_T, weights_T = problem(T)
     want, dhead_DV, dh_TD = textbook(
         head_DV, np.asarray(jnp.asarray(h_TD, dtype), np.float64), targets_T, weights_T
@@ -67,7 +67,7 @@ def test_as_an_accelerator_takes_it(T, rows, dtype, rtol, monkeypatch):
     arrays = jnp.asarray(head_DV, jnp.float32), jnp.asarray(h_TD, dtype), targets_T
     weights_T = jnp.asarray(weights_T, jnp.float32)
     got, gradients = value_and_gradients(*arrays, weights_T)
-    alone = weighed_nats(*arrays, weights_T)  # logits in float32 whatever the dtype
+    alone = fused_linear_cross_entropy(*arrays, weights_T)  # logits in float32 whatever the dtype
     np.testing.assert_allclose([got, alone], [want, want], rtol=rtol)
     # A CPU leaves the rounding out, so it is looked for in what is asked.
     asked = str(jax.make_jaxpr(value_and_gradients)(*arrays, weights_T))
@@ -80,8 +80,8 @@ def test_as_an_accelerator_takes_it(T, rows, dtype, rtol, monkeypatch):
 
 def test_the_gradient_is_multiplied_by_what_follows():
     arrays = problem(6)
-    plain = jax.grad(weighed_nats)(*map(jnp.asarray, arrays))
-    tripled = jax.grad(lambda *a: 3.0 * weighed_nats(*a))(*map(jnp.asarray, arrays))
+    plain = jax.grad(fused_linear_cross_entropy)(*map(jnp.asarray, arrays))
+    tripled = jax.grad(lambda *a: 3.0 * fused_linear_cross_entropy(*a))(*map(jnp.asarray, arrays))
     np.testing.assert_allclose(tripled, 3.0 * plain, rtol=1e-6)
 
 
@@ -104,9 +104,11 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary():
 
 
 def test_a_fresh_model_knows_nothing_about_tokens():
-    head_DV = jnp.zeros((TEXT.width, TEXT.vocab))
-    nats = weighed_nats(head_DV, jnp.ones((1, TEXT.width)), jnp.array([2]), jnp.ones(1))
-    np.testing.assert_allclose(nats, np.log(TEXT.vocab), rtol=1e-6)
+    head_DV = jnp.zeros((TEXT.d_model, TEXT.vocab_size))
+    nats = fused_linear_cross_entropy(
+        head_DV, jnp.ones((1, TEXT.d_model)), jnp.array([2]), jnp.ones(1)
+    )
+    np.testing.assert_allclose(nats, np.log(TEXT.vocab_size), rtol=1e-6)
 
 
 def test_a_head_of_bfloat16_has_gradients_of_its_own_dtype():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.model.writing import after, held_back, write
+from fm.model.text_stream import continuation_decoder, num_unsettled_chars, stream_text
 
 
 class Scripted:
@@ -40,7 +40,7 @@ def decode(ids):
 
 def written(texts, every, stop=()):
     generation = Scripted([text.encode() for text in texts])
-    pieces = list(write(generation, decode, stop=stop, every=every))
+    pieces = list(stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=every))
     return ["".join(row) for row in zip(*pieces, strict=True)], pieces, generation
 
 
@@ -79,9 +79,10 @@ def test_each_row_stops_by_itself():
 
 def test_a_broken_character_at_the_very_end_is_shown():
     generation = Scripted(["é".encode()[:1]])
-    assert ["".join(row) for row in zip(*write(generation, decode, every=1), strict=True)] == [
-        "\N{REPLACEMENT CHARACTER}"
-    ]
+    assert [
+        "".join(row)
+        for row in zip(*stream_text(generation, decode, tokens_per_chunk=1), strict=True)
+    ] == ["\N{REPLACEMENT CHARACTER}"]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +96,12 @@ def test_a_broken_character_at_the_very_end_is_shown():
     ],
 )
 def test_what_is_held_back(text, stop, count):
-    assert held_back(text, stop) == count
+    assert num_unsettled_chars(text, stop) == count
 
 
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(UserError, match="at least one character"):
-        list(write(Scripted([[1]]), decode, stop=("",)))
+        list(stream_text(Scripted([[1]]), decode, stop_strings=("",)))
 
 
 def test_what_follows_a_prompt_keeps_the_space_between():
@@ -110,6 +111,6 @@ def test_what_follows_a_prompt_keeps_the_space_between():
     def joined(ids):
         return " ".join(words[each] for each in ids)
 
-    follows = after(np.array([0, 1]), joined)
+    follows = continuation_decoder(np.array([0, 1]), joined)
     assert follows(np.array([2, 3])) == " goes on" and follows(np.array([], np.int32)) == ""
-    assert after(np.array([], np.int32), joined)(np.array([2, 3])) == "goes on"
+    assert continuation_decoder(np.array([], np.int32), joined)(np.array([2, 3])) == "goes on"

@@ -15,14 +15,14 @@ _TASKS = {"reviews": ("text", ["negative", "positive"]), "digits": ("image", lis
 _QUALITY = {
     "reviews": {
         "scratch": (0.60, 0.035),
-        "self": (0.745, 0.02),
-        "upstream": (0.655, 0.03),
+        "in_domain": (0.745, 0.02),
+        "out_of_domain": (0.655, 0.03),
         "classical": (0.695, 0.03),
     },
     "digits": {
         "scratch": (0.80, 0.05),
-        "self": (0.86, 0.025),
-        "upstream": (0.79, 0.046),
+        "in_domain": (0.86, 0.025),
+        "out_of_domain": (0.79, 0.046),
         "classical": (0.855, 0.033),
     },
 }
@@ -70,7 +70,7 @@ _METHODS = (
 
 def _method(task, method, trained, state, program, accuracy):
     sizes = {"parameters_trained": trained, "bytes_state": state, "bytes_program": program}
-    place = {"task": task, "arm": "self", "method": method, "labels": BUDGETS[-1]}
+    place = {"task": task, "arm": "in_domain", "method": method, "labels": BUDGETS[-1]}
     return place | sizes | {"seconds": 1.5, "accuracy": accuracy}
 
 
@@ -98,7 +98,7 @@ def _cell(rng, task, arm, labels, seed):
         "validation": float(value),
         "trials": [{"config": {"rate": rate}, "validation": float(value)} for rate in rates],
         "train_flops": 3e11 if neural else None,
-        "pretrain_flops": 4e14 if arm in ("self", "upstream") else 0,
+        "pretrain_flops": 4e14 if arm in ("in_domain", "out_of_domain") else 0,
         "seconds": 3.1 if neural else 0.2,
     }
 
@@ -109,8 +109,8 @@ def _values(cells, task, arm, labels):
 
 
 def _comparisons(cells):
-    pairs = [(arm, "scratch") for arm in ("self", "upstream", "classical")]
-    pairs += [(arm, "classical") for arm in ("self", "upstream")]
+    pairs = [(arm, "scratch") for arm in ("in_domain", "out_of_domain", "classical")]
+    pairs += [(arm, "classical") for arm in ("in_domain", "out_of_domain")]
     rows = []
     for task in _TASKS:
         for arm, baseline in pairs:
@@ -140,7 +140,7 @@ def _comparisons(cells):
 def _equivalents():
     rows = []
     for task in _TASKS:
-        for arm in ("self", "upstream"):
+        for arm in ("in_domain", "out_of_domain"):
             (start, gain), (base, base_gain) = _QUALITY[task][arm], _QUALITY[task]["scratch"]
             for labels in BUDGETS:
                 doublings = (start + gain * math.log2(labels / 64) - base) / base_gain
@@ -167,7 +167,7 @@ def _ledger():
     rows = []
     for task in _TASKS:
         for arm in _QUALITY[task]:
-            pretrained, neural = arm in ("self", "upstream"), arm != "classical"
+            pretrained, neural = arm in ("in_domain", "out_of_domain"), arm != "classical"
             rows.append(
                 {
                     "task": task,
@@ -176,8 +176,8 @@ def _ledger():
                     "pretrain_seconds": 141.0 if pretrained else 0,
                     "adapt_flops": 3.2e11 if neural else None,
                     "adapt_seconds": 12.4 if neural else 0.8,
-                    "break_even_tasks": 9 if arm == "self" else None,
-                    "note": "never cheaper at equal quality" if arm == "upstream" else "",
+                    "break_even_tasks": 9 if arm == "in_domain" else None,
+                    "note": "never cheaper at equal quality" if arm == "out_of_domain" else "",
                 }
             )
     return rows
@@ -186,7 +186,7 @@ def _ledger():
 def _leakage(task, method, checked, found):
     return {
         "task": task,
-        "arm": "self",
+        "arm": "in_domain",
         "method": method,
         "checked": checked,
         "found": found,
@@ -214,7 +214,7 @@ def _curves():
     rows = []
     tokens = np.linspace(1e5, 6e6, 60)
     for task, unit in (("reviews", "bits per byte"), ("digits", "bits per dimension")):
-        for arm, floor in (("self", 1.9), ("upstream", 2.2)):
+        for arm, floor in (("in_domain", 1.9), ("out_of_domain", 2.2)):
             value = floor + 3 * (tokens / 1e5) ** -0.5
             rows.append(
                 {
@@ -229,7 +229,7 @@ def _curves():
                 }
             )
         for labels in BUDGETS:
-            for arm in ("scratch", "self", "upstream"):
+            for arm in ("scratch", "in_domain", "out_of_domain"):
                 start, gain = _QUALITY[task][arm]
                 final = start + gain * math.log2(labels / 64)
                 steps = np.arange(0, 201, 20)
@@ -255,7 +255,7 @@ def _picture(rng) -> str:
 
 
 def _samples(rng):
-    text = {"task": "reviews", "arm": "self", "modality": "text", "prompt": "This film was"}
+    text = {"task": "reviews", "arm": "in_domain", "modality": "text", "prompt": "This film was"}
     written = (
         HOSTILE + " a slow start, but the last half hour is worth the ticket.",
         " not what I\x00 hoped \udcff for; $x^2$ {{ 7 * 7 }} \x1b[31m and the sound is poor.",
@@ -263,7 +263,7 @@ def _samples(rng):
     images = [
         {
             "task": "digits",
-            "arm": "self",
+            "arm": "in_domain",
             "modality": "image",
             "caption": f"asked for a {digit}",
             "png": _picture(rng),
@@ -276,7 +276,7 @@ def _samples(rng):
 def _mistakes(rng):
     review = {
         "task": "reviews",
-        "arm": "self",
+        "arm": "in_domain",
         "labels": 64,
         "truth": "negative",
         "prediction": "positive",
@@ -285,7 +285,7 @@ def _mistakes(rng):
     }
     digit = {
         "task": "digits",
-        "arm": "self",
+        "arm": "in_domain",
         "labels": 64,
         "truth": "3",
         "prediction": "8",

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.report import attention_maps, heatmaps
-from fm.report.look import Look, Picture, Text
-from fm.report.tokens import readable, special
+from fm.report import attention_maps
+from fm.report.attention_maps import (
+    AttentionMaps,
+    ImageInput,
+    TextInput,
+    display_tokens,
+    special_token,
+)
 
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
 
@@ -59,11 +64,13 @@ def softmax(shape, seen, seed=0):
 
 def text_look(N=2, H=3, causal=True, words=HOSTILE, total=None):
     pieces = re.findall(r" ?\w+|\W", words)
-    tokens = [special("⟨start⟩"), *readable([piece.encode() for piece in pieces])]
+    tokens = [special_token("⟨start⟩"), *display_tokens([piece.encode() for piece in pieces])]
     L = len(tokens)
     seen = np.tril(np.ones((L, L), bool)) if causal else np.ones((L, L), bool)
     weights = softmax((N, H, L, L), seen)
-    return Look(weights, seen, causal, Text(tokens, total or L), (("Model", HOSTILE),))
+    return AttentionMaps(
+        weights, seen, causal, TextInput(tokens, total or L), (("Model", HOSTILE),)
+    )
 
 
 def picture_look(N=2, H=2, causal=True, channels=1, rows=3, columns=2, patch=2):
@@ -71,7 +78,9 @@ def picture_look(N=2, H=2, causal=True, channels=1, rows=3, columns=2, patch=2):
     pixels = rng.integers(0, 256, (rows * patch, columns * patch, channels)).astype(np.uint8)
     L = rows * columns + causal
     seen = np.tril(np.ones((L, L), bool)) if causal else np.ones((L, L), bool)
-    return Look(softmax((N, H, L, L), seen), seen, causal, Picture(pixels, patch, causal))
+    return AttentionMaps(
+        softmax((N, H, L, L), seen), seen, causal, ImageInput(pixels, patch, causal)
+    )
 
 
 LOOKS = {
@@ -101,7 +110,7 @@ class TestEveryPage:
     def test_every_layer_and_head_has_its_place_and_its_numbers(self, pages, name):
         page, look = pages[name], LOOKS[name]
         N, H = look.weights_NHLS.shape[:2]
-        tag = "button" if isinstance(look.shown, Text) else "figure"
+        tag = "button" if isinstance(look.input, TextInput) else "figure"
         places = {
             (int(own["data-layer"]), int(own["data-head"]))
             for own in page.all(tag)
@@ -109,11 +118,11 @@ class TestEveryPage:
         }
         assert places - {(n, -1) for n in range(N)} == set(np.ndindex(N, H))
         rows = page.text.split("Heads")[-1]
-        for n, layer in enumerate(look.habits()):
+        for n, layer in enumerate(look.head_summaries()):
             assert f"Layer {n + 1}" in page.text
             for each in layer:
-                assert f"{each.entropy:.2f}" in rows and f"{each.distance:.2f}" in rows
-        assert f"{look.even().entropy:.2f}" in rows
+                assert f"{each.entropy_bits:.2f}" in rows and f"{each.distance:.2f}" in rows
+        assert f"{look.uniform_summary().entropy_bits:.2f}" in rows
         figures = [own["alt"] for own in page.all("img", **{"class": "plot"})]
         assert len(figures) == N * (1 if tag == "button" else -(-H // 4))
 
@@ -142,10 +151,10 @@ def test_text_from_outside_is_text(pages):
     page, look = pages["text"], LOOKS["text"]
     assert not page.all("img", src="x")
     assert HOSTILE in page.text  # the fact about the model
-    assert page.data["names"] == [token.name for token in look.shown.tokens]
+    assert page.data["names"] == [token.name for token in look.input.tokens]
     titles = [own["title"] for own in page.all("span") if own.get("class", "").startswith("token")]
     assert titles[1:3] == ["token 2: <", "token 3: /"]
-    assert len(titles) == len(look.shown.tokens)
+    assert len(titles) == len(look.input.tokens)
     shown = page.text.split("⟨start⟩", 1)[1]
     assert shown.split("· is a space")[0].replace("\n", "").startswith("</script><script>alert")
 
@@ -158,9 +167,9 @@ def test_what_was_cut_is_said():
 
 def test_a_split_character_is_named_where_its_bytes_are():
     balloon = "🎈".encode()
-    tokens = readable([balloon[:2], balloon[2:], b" up"])
+    tokens = display_tokens([balloon[:2], balloon[2:], b" up"])
     look = text_look(N=1, H=1, words="a b")
-    look = Look(look.weights_NHLS, look.seen_LS, True, Text(tokens, 3))
+    look = AttentionMaps(look.weights_NHLS, look.visible_LS, True, TextInput(tokens, 3))
     page = Page(attention_maps.render(look))
     assert page.data["names"] == ["F09F of 🎈", "8E88 of 🎈", "·up"]
     assert page.all("span", title="token 1: F09F (part of 🎈)")
@@ -177,13 +186,15 @@ def test_the_chosen_patches_have_contrast_and_lie_apart():
     pixels = np.full((8, 8, 1), 128, np.uint8)
     for row, column in ((0, 0), (0, 1), (3, 3)):
         pixels[2 * row, 2 * column] = 255 if column != 1 else 250
-    assert Picture(pixels, 2, False).queries(most=2) == [0, 15]
+    assert ImageInput(pixels, 2, False).queries(most=2) == [0, 15]
 
 
 def test_an_overlay_is_strongest_where_the_weight_is_and_fades_out_of_sight():
-    shown = Picture(np.zeros((4, 4, 1), np.uint8), 2, False)
+    shown = ImageInput(np.zeros((4, 4, 1), np.uint8), 2, False)
     seen = np.array([True, True, True, False])
-    drawn = heatmaps.overlaid(shown, np.array([0.7, 0.2, 0.1, 0.0]), seen)[::2, ::2].reshape(4, 3)
+    drawn = attention_maps.overlay_weights(shown, np.array([0.7, 0.2, 0.1, 0.0]), seen)[
+        ::2, ::2
+    ].reshape(4, 3)
     redness = drawn[:, 0].astype(int) - drawn[:, 2]
     assert redness[0] > redness[1] > redness[2] > redness[3] == 0
     assert drawn[3].min() > 200
@@ -191,14 +202,14 @@ def test_an_overlay_is_strongest_where_the_weight_is_and_fades_out_of_sight():
 
 def test_every_map_is_the_weights(tmp_path):
     look = LOOKS["text"]
-    for n, (_, figure) in enumerate(heatmaps.figures(look)):
+    for n, (_, figure) in enumerate(attention_maps.layer_figures(look)):
         panels = [
             axes.images[0] for axes in figure.axes if axes.get_title(loc="left").startswith("head")
         ]
         assert len(panels) == look.weights_NHLS.shape[1]
         for h, image in enumerate(panels):
             drawn = image.get_array()
-            np.testing.assert_array_equal(drawn.mask, ~look.seen_LS)
+            np.testing.assert_array_equal(drawn.mask, ~look.visible_LS)
             np.testing.assert_allclose(drawn.filled(0), look.weights_NHLS[n, h])
 
 

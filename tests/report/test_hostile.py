@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from fm.benchmark import page as benchmark
+from fm.benchmark import report as benchmark
 from fm.report import text_quality, write
-from fm.report.page import render
-from fm.report.schema import tidy
+from fm.report.pages import render_report
+from fm.report.schema import parse
 from tests.benchmark import test_page as timings
 from tests.report import synthetic, test_studies, test_text_quality
 
@@ -71,7 +71,7 @@ def same(hostile, plain):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_study(text):
     results = synthetic.results()
-    same(*(render(tidy(spoken(results, add)), []) for add in (text, " x")))
+    same(*(render_report(parse(spoken(results, add)), []) for add in (text, " x")))
 
 
 @pytest.mark.parametrize("results", [synthetic.results, test_studies.results])
@@ -107,7 +107,7 @@ def test_a_benchmark(text, tmp_path):
     def page(add):
         found = timings.results(timings.rows(1.0, note=add)) | {"command": add, "xla_flags": add}
         found["device"] |= {"kind": add}
-        benchmark.write(found, tmp_path / "b.json")
+        benchmark.write_report(found, tmp_path / "b.json")
         return (tmp_path / "b.html").read_text(encoding="utf-8")
 
     same(page(text), page("x"))

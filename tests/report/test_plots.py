@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from fm.report import arms, canvas, plots
-from fm.report.schema import tidy
+from fm.report import plots, schema, style
+from fm.report.schema import parse
 
 from . import synthetic
 
 
 @pytest.fixture(scope="module")
 def results():
-    return tidy(synthetic.results())
+    return parse(synthetic.results())
 
 
 def test_accuracy_draws_the_means_and_chance(results):
@@ -31,11 +31,11 @@ def test_forest_colours_follow_the_verdicts(results):
     colours = [line.get_color() for line in axes.lines if line.get_marker() == "D"]
     rows = [row for row in results["comparisons"] if row["task"] == "digits"]
     losses = [row for row in rows if row["baseline"] == "classical" and row["high"] < 0]
-    assert losses and colours == [arms.WORSE] * len(losses)
+    assert losses and colours == [schema.WORSE] * len(losses)
 
 
 def test_nothing_to_draw_is_none():
-    empty = tidy({"schema": 1})
+    empty = parse({"schema": 1})
     assert plots.accuracy(empty, "x") is None
     assert plots.forest(empty, "x", "scratch") is None
     assert plots.multipliers(empty, "x") is None
@@ -44,11 +44,15 @@ def test_nothing_to_draw_is_none():
 
 
 def test_end_labels_do_not_overlap():
-    with canvas.style():
-        axes = canvas.figure(3.5).add_subplot()
+    with style.plot_style():
+        axes = style.new_figure(3.5).add_subplot()
         axes.set_ylim(0, 100)
-        ends = [(90.0, arms.describe("a")), (90.1, arms.describe("b")), (89.9, arms.describe("c"))]
-        canvas.end_labels(axes, ends, 2.7)
+        ends = [
+            (90.0, schema.describe("a")),
+            (90.1, schema.describe("b")),
+            (89.9, schema.describe("c")),
+        ]
+        style.label_line_ends(axes, ends, 2.7)
     heights = sorted(text.xy[1] for text in axes.texts)
     assert np.diff(heights).min() >= 100 * (12 / 72) / 2.7 - 1e-9
     order = sorted(axes.texts, key=lambda text: text.xy[1])
@@ -56,13 +60,21 @@ def test_end_labels_do_not_overlap():
 
 
 def test_every_arm_has_its_own_look():
-    names = ["scratch", "self", "upstream", "joint", "instructed", "imported", "classical"]
-    looks = [arms.describe(name) for name in names]
-    assert len({arm.colour for arm in looks}) == len(names)
-    assert arms.WORSE not in {arm.colour for arm in looks}
-    assert arms.ordered({"zebra", "classical", "self", "scratch"}) == [
+    names = [
         "scratch",
-        "self",
+        "in_domain",
+        "out_of_domain",
+        "joint",
+        "instruction_tuned",
+        "published",
+        "classical",
+    ]
+    looks = [schema.describe(name) for name in names]
+    assert len({arm.color for arm in looks}) == len(names)
+    assert schema.WORSE not in {arm.color for arm in looks}
+    assert schema.ordered({"zebra", "classical", "in_domain", "scratch"}) == [
+        "scratch",
+        "in_domain",
         "classical",
         "zebra",
     ]

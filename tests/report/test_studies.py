@@ -3,11 +3,10 @@
 import pytest
 from matplotlib.colors import to_rgb
 
-from fm.report import arms, bill, studies
-from fm.report.gallery import draw
-from fm.report.grids import grid
-from fm.report.page import render
-from fm.report.schema import tidy
+from fm.report import plots, schema, tables
+from fm.report.pages import render_figures, render_report
+from fm.report.plots import difference_grid
+from fm.report.schema import parse
 
 TASKS = {"film_reviews": "text", "digits": "image", "topics": "text"}
 
@@ -48,32 +47,32 @@ def results():
             {"way": "joint", "against": "scratch", "tasks": ["digits", "topics"], "flops": 37,
              "seconds": None, "seconds_until": 2,
              "never": [{"task": "film_reviews", "way": "scratch"}]},
-            {"way": "self", "against": "scratch", "tasks": [], "never": []},
+            {"way": "in_domain", "against": "scratch", "tasks": [], "never": []},
         ],
     }  # fmt: skip
 
 
 def test_the_bill_is_of_the_fewest_labels_and_of_what_was_recorded():
-    found = tidy(results())
-    table = bill.table(found)
+    found = parse(results())
+    table = tables.amortized_cost_table(found)
     assert table["labels"] == 30 and table["counts"] == [1, 2, 3]
     assert [words for words, _ in table["groups"]] == ["computing", "time"]
     assert table["groups"][0][1][0] == ("scratch", ["30.0 GFLOP", "60.0 GFLOP", "90.0 GFLOP"])
 
 
 def test_break_even_says_where_it_ends_and_who_never_gets_there():
-    first, second = bill.break_evens(tidy(results()))
+    first, second = tables.break_even_rows(parse(results()))
     assert first["cells"] == ["from 37 tasks", "only up to 2"] and first["compared"] == "2 of 3"
     assert first["note"] == "scratch never gets there on Film_reviews"
     assert set(second["cells"]) == {"–"} and second["compared"] == "0 of 3"
 
 
 @pytest.mark.parametrize(
-    ("difference", "colour"), [(0.2, arms.BETTER), (-0.2, arms.WORSE), (0.01, "#ececec")]
+    ("difference", "colour"), [(0.2, schema.BETTER), (-0.2, schema.WORSE), (0.01, "#ececec")]
 )
 def test_a_loss_has_its_own_colour(difference, colour):
     row = studied("digits", difference)
-    drawn = grid(["text"], ["digits"], {("text", "digits"): row})
+    drawn = difference_grid(["text"], ["digits"], {("text", "digits"): row})
     (patch,) = drawn.axes[0].patches
     own, wanted = patch.get_facecolor()[:3], to_rgb(colour)
     # As the colour, if paler.
@@ -84,26 +83,28 @@ def test_a_loss_has_its_own_colour(difference, colour):
 
 
 def test_nothing_to_compare_is_no_figure():
-    assert grid(["a"], ["b"], {("a", "b"): studied("digits", None)}) is None
-    assert studies.matrix(tidy({"schema": 1}), 30) is None
-    assert not [figure for *_, figure in studies.figures(tidy({"schema": 1})) if figure]
+    assert difference_grid(["a"], ["b"], {("a", "b"): studied("digits", None)}) is None
+    assert plots.transfer_matrix(parse({"schema": 1}), 30) is None
+    assert not [
+        figure for *_, figure in plots.pretraining_variant_figures(parse({"schema": 1})) if figure
+    ]
 
 
 def test_the_matrix_has_a_line_a_source_and_tasks_of_a_format_side_by_side():
-    axes = studies.matrix(tidy(results()), 30).axes[0]
+    axes = plots.transfer_matrix(parse(results()), 30).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["text", "image", "all"]
     names = [text.get_text() for text in axes.get_xticklabels()]
     assert names == ["Film_reviews", "Topics", "Digits"] and len(axes.patches) == 9
 
 
 def test_each_is_on_the_page():
-    found = tidy(results())
-    drawings = draw(found)
+    found = parse(results())
+    drawings = render_figures(found)
     assert [each.section for each in drawings] == [
         "bill", "bill", "matrix", "mixture", "mixture", "amount"
     ]  # fmt: skip
-    page = render(found, drawings)
+    page = render_report(found, drawings)
     for words in ("The bill for K tasks", "from 37 tasks", "Other pretraining", "How vast must"):
         assert words in page
-    plain = render(tidy({"schema": 1, "experiment": "compare"}), [])
+    plain = render_report(parse({"schema": 1, "experiment": "compare"}), [])
     assert "The bill" not in plain and "Other pretraining" not in plain

@@ -2,8 +2,8 @@ import csv
 import io
 
 from fm.report import text_table
-from fm.report.schema import tidy
-from fm.report.table import csv_table
+from fm.report.schema import parse
+from fm.report.tables import csv_table
 
 from . import synthetic
 
@@ -33,7 +33,7 @@ def test_text_table_without_comparisons():
 
 def test_csv_keeps_every_comparison_unrounded():
     results = synthetic.results()
-    rows = list(csv.DictReader(io.StringIO(csv_table(tidy(results)))))
+    rows = list(csv.DictReader(io.StringIO(csv_table(parse(results)))))
     assert len(rows) == len(results["comparisons"])
     wanted = {(r["task"], r["arm"], r["baseline"], r["labels"]): r for r in results["comparisons"]}
     for row in rows:

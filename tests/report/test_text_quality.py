@@ -6,9 +6,9 @@ import pytest
 
 from fm.evaluation.text_quality.metrics import METRICS
 from fm.report import text_quality
-from fm.report.text_quality_headline import sentences
-from fm.study.text_quality import choices
-from fm.study.text_quality.config import as_json
+from fm.report.text_quality import headline_sentences
+from fm.study.text_quality import runner
+from fm.study.text_quality.config import to_json
 from tests.study.text_quality import problems
 
 NASTY = '<script>alert(1)</script> & "quotes" \n\n\n\n\n end'
@@ -22,7 +22,7 @@ def values(shift, width=0.01):
 
 @pytest.fixture
 def results():
-    config = as_json(problems.study(("films", "manuals")))
+    config = to_json(problems.study(("films", "manuals")))
     shifts = {"T 1": 0.1, "T 0.5": 0.0}
     samples = [
         {
@@ -43,7 +43,7 @@ def results():
     found = []
     for letter in "AB":
         mine = [row for row in samples if row["domain"] == letter]
-        chosen = {metric.name: choices.choose(mine, metric.name) for metric in METRICS}
+        chosen = {metric.name: runner.best_row(mine, metric.name) for metric in METRICS}
         place = {"stage": "end", "decoding": "T 1"}
         found.append(
             {
@@ -51,7 +51,7 @@ def results():
                 "candidates": len(mine),
                 "chosen": chosen,
                 "within": {row["arm"]: {m.name: place for m in METRICS} for row in mine},
-                "regrets": choices.regrets(chosen, choices.ranges(mine)),
+                "regrets": runner.metric_regret(chosen, runner.metric_ranges(mine)),
             }
         )
     bits = {"few B": 2.4, "A, few B": 2.1}
@@ -133,7 +133,7 @@ def test_the_table_has_every_figure(results, tmp_path):
 
 
 def test_there_is_a_picture_of_everything(results):
-    drawings = text_quality.draw(results)
+    drawings = text_quality.draw_figures(results)
     sections = [drawing.section for drawing in drawings]
     assert {name: sections.count(name) for name in set(sections)} == {
         "frontier": 4,
@@ -141,12 +141,12 @@ def test_there_is_a_picture_of_everything(results):
         "copies": 2,
         "regret": 2,
     }
-    assert len({drawing.file for drawing in drawings}) == len(drawings)
+    assert len({drawing.file_name for drawing in drawings}) == len(drawings)
     assert all(drawing.png.startswith(b"\x89PNG") for drawing in drawings)
 
 
 def test_the_headline_says_who_is_closest_and_that_tuning_won(results):
-    told = sentences(results)
+    told = headline_sentences(results)
     assert "“A” after 1/4 of its training at T 0.5, 0.80 [0.79, 0.81]" in told[0]
     assert "clearly short of other real text, 0.90 [0.89, 0.91]" in told[0]
     assert "is better than scratch" in told[-1]
@@ -160,7 +160,7 @@ def test_the_headline_says_which_choice_costs_most_and_which_least(results):
         for by in ("judged", "divergence")
         for other in ("judged", "divergence")
     ]
-    told = sentences(results)[1]
+    told = headline_sentences(results)[1]
     assert "that of bits/byte by the judge (“A" in told
     assert "costs another one most, MAUVE-style area: 90% of its range" in told
     assert "that of MAUVE-style area costs the others least, 10% on average" in told
@@ -173,11 +173,11 @@ def test_the_headline_says_so_when_tuning_did_not_win(results, low, verdict):
     for row in results["models"]:
         if row["arm"] == "A, few B":
             row["value"] = [low + 0.2, low, low + 0.4]
-    assert f"is {verdict} scratch" in sentences(results)[-1]
+    assert f"is {verdict} scratch" in headline_sentences(results)[-1]
 
 
 def test_the_headline_when_all_metrics_agree(results):
     choice = results["choices"][0]
     first = choice["chosen"]["divergence"]
     choice["chosen"] = dict.fromkeys(choice["chosen"], first)
-    assert f"All {len(METRICS)} metrics choose it." in sentences(results)
+    assert f"All {len(METRICS)} metrics choose it." in headline_sentences(results)

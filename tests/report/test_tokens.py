@@ -1,8 +1,8 @@
-from fm.report.tokens import Token, readable, special
+from fm.report.attention_maps import DisplayToken, display_tokens, special_token
 
 
 def parts(*spelled):
-    return [token.parts for token in readable(list(spelled))]
+    return [token.parts for token in display_tokens(list(spelled))]
 
 
 def test_spaces_and_breaks_are_marks():
@@ -13,21 +13,21 @@ def test_spaces_and_breaks_are_marks():
         (("↵", True), ("↵", True)),
         (("⇥", True), ("a", False)),
     ]
-    assert [token.breaks for token in readable([b"a", b"\n\n"])] == [0, 2]
+    assert [token.line_breaks for token in display_tokens([b"a", b"\n\n"])] == [0, 2]
 
 
 def test_a_character_split_among_tokens_is_spelled_in_bytes():
     whole = "a🎈b".encode()
-    first, second = readable([whole[:3], whole[3:]])
+    first, second = display_tokens([whole[:3], whole[3:]])
     assert first.parts == (("a", False), ("F0", True), ("9F", True))
     assert second.parts == (("8E", True), ("88", True), ("b", False))
-    assert first.part_of == second.part_of == "🎈"
+    assert first.partial_character == second.partial_character == "🎈"
     assert first.name == "aF09F"
 
 
 def test_a_text_cut_in_mid_character_belongs_to_no_character():
-    (token,) = readable(["é".encode()[:1]])
-    assert token == Token((("C3", True),), "C3")
+    (token,) = display_tokens(["é".encode()[:1]])
+    assert token == DisplayToken((("C3", True),), "C3")
 
 
 def test_characters_whole_in_one_token_are_themselves():
@@ -44,5 +44,5 @@ def test_a_lone_accent_stands_on_a_circle():
 
 
 def test_letters_are_what_stands_for_itself():
-    (word,) = readable([b" film"])
-    assert word.letters == 4 and special("⟨end⟩").letters == 0
+    (word,) = display_tokens([b" film"])
+    assert word.num_letters == 4 and special_token("⟨end⟩").num_letters == 0

@@ -3,9 +3,9 @@
 import base64
 
 from fm import report
-from fm.report.page import render
-from fm.report.schema import tidy
-from fm.report.unified import claims, following
+from fm.report.pages import render_report
+from fm.report.schema import parse
+from fm.report.unified import claims, instruction_following_rows
 
 NAMES = ("reviews", "digits", "words")
 
@@ -22,7 +22,7 @@ RESULTS = {
     "comparisons": [
         *(row(name, "joint", "scratch", value, 0.02) for name, value in
           zip(NAMES, (0.1, 0.01, -0.05), strict=True)),
-        *(row(name, "instructed", "joint", value, 0.02) for name, value in
+        *(row(name, "instruction_tuned", "joint", value, 0.02) for name, value in
           zip(NAMES, (-0.015, -0.021, 0.0), strict=True)),
     ],
     "following": [
@@ -35,7 +35,7 @@ RESULTS = {
 
 
 def test_a_claim_counts_tasks_and_names_those_it_fails_on():
-    joint, instructed = claims(tidy(RESULTS))
+    joint, instructed = claims(parse(RESULTS))
     assert joint.endswith(
         "at 30 labels ahead on 1 of 3 tasks, behind on 1 (words), +2.0 points on average."
     )
@@ -51,9 +51,9 @@ def test_the_headline_is_ascii_and_of_its_experiment():
 
 
 def test_ways_of_asking_stand_side_by_side():
-    (only,) = following(tidy(RESULTS))
+    (only,) = instruction_following_rows(parse(RESULTS))
     assert [cell and cell["value"] for cell in only["cells"]] == [0.8, None, None, 0.4]
-    page = render(tidy(RESULTS), [])
+    page = render_report(parse(RESULTS), [])
     assert "Following instructions" in page and "80.0% (99.0%)" in page and "40.0% (1.0%)" in page
     assert "One model for many tasks" in page
 
@@ -72,7 +72,7 @@ def test_samples_play_and_move_and_nothing_else_gets_in():
         "png": png,
         "wav": base64.b64encode(b"<svg>").decode(),
     }
-    page = render(tidy(RESULTS | {"samples": [*rows, bad]}), [])
+    page = render_report(parse(RESULTS | {"samples": [*rows, bad]}), [])
     assert page.count("data:image/gif;base64,") == 1
     assert page.count('<audio controls src="data:audio/wav;base64,') == 1
     assert "media-src data:" in page

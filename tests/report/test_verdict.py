@@ -2,8 +2,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.report import headline
-from fm.report.schema import tidy
-from fm.report.verdict import verdict
+from fm.report.schema import parse
+from fm.report.verdict import outcome
 
 from . import synthetic
 
@@ -13,7 +13,7 @@ def _results(*comparisons, modality="text"):
     return {"schema": 1, "cells": cells, "comparisons": list(comparisons)}
 
 
-def _row(difference, low, high, labels=64, arm="self", baseline="scratch", task="reviews"):
+def _row(difference, low, high, labels=64, arm="in_domain", baseline="scratch", task="reviews"):
     return {
         "task": task,
         "labels": labels,
@@ -70,14 +70,16 @@ def test_a_win_over_scratch_does_not_hide_a_loss_to_classical():
 
 
 def test_other_pretrained_arms_are_named_too():
-    sentence = headline(_results(_row(0.1, 0.05, 0.15), _row(-0.1, -0.2, -0.05, arm="upstream")))
+    sentence = headline(
+        _results(_row(0.1, 0.05, 0.15), _row(-0.1, -0.2, -0.05, arm="out_of_domain"))
+    )
     assert sentence.endswith("while pretraining on other text does worse than scratch at the one "
                              "budget tried.")  # fmt: skip
 
 
 def test_equal_asides_are_told_together():
-    rows = [_row(0.1, 0.05, 0.15, arm=arm) for arm in ("self", "upstream", "joint")]
-    rows.append(_row(0.1, -0.05, 0.15, arm="imported"))
+    rows = [_row(0.1, 0.05, 0.15, arm=arm) for arm in ("in_domain", "out_of_domain", "joint")]
+    rows.append(_row(0.1, -0.05, 0.15, arm="published"))
     sentence = headline(_results(*rows))
     assert (
         "while each of upstream and joint beats scratch at the one budget tried, and " in sentence
@@ -113,8 +115,8 @@ def test_tasks_share_one_ascii_sentence():
     [(0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (-0.1, 0.1, "unclear"), (0.0, 0.1, "unclear")],
 )
 def test_verdict_is_the_side_of_zero(low, high, expected):
-    row = tidy(_results(_row(0.0, low, high)))["comparisons"][0]
-    assert verdict(row) == expected
+    row = parse(_results(_row(0.0, low, high)))["comparisons"][0]
+    assert outcome(row) == expected
 
 
 @pytest.mark.parametrize("bad", [{"schema": 2}, {}, [], {"schema": 1, "comparisons": "many"}])

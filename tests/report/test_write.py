@@ -11,9 +11,9 @@ import pytest
 
 import fm.report
 from fm.errors import UserError
-from fm.report import files, write
-from fm.report.page import render
-from fm.report.schema import tidy
+from fm.report import pages, write
+from fm.report.pages import render_report
+from fm.report.schema import parse
 
 from . import synthetic
 
@@ -51,7 +51,7 @@ class _Tags(html.parser.HTMLParser):
 
 def _without_plots(results):
     """The text of the page alone: drawing takes most of the time."""
-    return _Tags(render(tidy(results), [])).text
+    return _Tags(render_report(parse(results), [])).text
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_one_task(tmp_path):
 
 
 def test_two_arms(tmp_path):
-    two = ("scratch", "self", None)
+    two = ("scratch", "in_domain", None)
     results = _only(
         synthetic.results(),
         lambda row: row.get("arm") in two and row.get("baseline", "scratch") in two,
@@ -189,7 +189,7 @@ def test_not_a_number_is_missing(tmp_path):
 def test_unequal_search_is_admitted():
     results = synthetic.results()
     for cell in results["cells"]:
-        if cell["arm"] == "self":
+        if cell["arm"] == "in_domain":
             cell["trials"] = cell["trials"] * 3
     text = _without_plots(results)
     assert "The arms did not all try the same number of settings (scratch 2, self 6" in text
@@ -208,7 +208,7 @@ def test_a_name_with_slashes_or_dollars_stays_in_the_folder(tmp_path):
     for name in ("cells", "comparisons"):
         for row in results[name]:
             row |= {"task": "../../$x" if row["task"] == "digits" else "..\\..\\$x"}
-            row["arm"] = row["arm"].replace("upstream", "$\\frac{$")
+            row["arm"] = row["arm"].replace("out_of_domain", "$\\frac{$")
             row["metric"] = "$f_1"
     write(results, tmp_path / "a" / "out")
     outside = [path for path in tmp_path.rglob("*.png") if path.parent.name != "plots"]
@@ -244,7 +244,7 @@ def test_nothing_is_written_when_the_page_cannot_be_made(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("no page")
 
-    monkeypatch.setattr(files, "render", broken)
+    monkeypatch.setattr(pages, "render_report", broken)
     with pytest.raises(RuntimeError):
         write(synthetic.results(), tmp_path / "new")
     assert not (tmp_path / "new").exists()

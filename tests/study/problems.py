@@ -2,30 +2,30 @@
 
 import numpy as np
 
-from fm.data.hashing import array_digest, text_digest
-from fm.data.splits import Dataset, Split
+from fm.adaptation.features import FeatureConfig
+from fm.adaptation.finetune import FinetuneConfig
+from fm.data.datasets import Dataset, Split
+from fm.data.splitting import array_digest, text_digest
 from fm.model.config import ModelConfig
 from fm.study.cells import Cell
 from fm.study.config import Recipe, TaskConfig
 from fm.study.tasks import Task
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.transfer.features import Reading
-from fm.transfer.finetune import FinetuneConfig
 
-MODEL = ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=32)
+MODEL = ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=32)
 
 
 def recipe(modality="image", **changes):
     """A recipe of two settings and four steps."""
     own = (
-        {"patch": 4, "objective": Objective(next=0.5, masked=0.5)}
+        {"patch": 4, "objective": Objective(causal_lm=0.5, masked_lm=0.5)}
         if modality == "image"
         else {
             "vocab": 280,
             "length": 16,
             "windows": 2,
-            "objective": Objective(next=0.0, masked=0.0, bag=1.0),
+            "objective": Objective(causal_lm=0.0, masked_lm=0.0, bag_of_words=1.0),
         }
     )
     common = {
@@ -34,7 +34,9 @@ def recipe(modality="image", **changes):
         "steps": 4,
         "batch_size": 8,
         "finetune": FinetuneConfig(
-            steps=4, batch_size=8, reading=Reading("concat" if modality == "image" else "mean")
+            min_steps=4,
+            batch_size=8,
+            feature_config=FeatureConfig("concat" if modality == "image" else "mean"),
         ),
         "learning_rates": (3e-3,),
         "penalties": (0.03,),
@@ -97,7 +99,7 @@ def loads(monkeypatch, *datasets):
 
 def config(name="fruit", **changes):
     """A task with two budgets."""
-    given = {"dataset": name, "upstream": None, "budgets": (8, 16), "recipe": recipe("text")}
+    given = {"dataset": name, "out_of_domain": None, "budgets": (8, 16), "recipe": recipe("text")}
     return TaskConfig(**given | changes)
 
 
@@ -107,7 +109,7 @@ def guessed(task: Task, arms: dict[str, float], seeds=3):
     truth = np.asarray(task.test.labels)
     cells = []
     for arm, skill in arms.items():
-        for labels in task.config.budgets:
+        for labels in task.config.label_budgets:
             right = draws.random((seeds, len(truth))) < skill
             trials = [{"config": {"adapt": "probe"}, "validation": 0.5}]
             predictions = np.where(right, truth, 1 - truth)

@@ -1,4 +1,4 @@
-"""What the tests of `fm.study.cluster` have its workers do."""
+"""What the tests of `fm.study.ray_executor` have its workers do."""
 
 import os
 import pathlib

@@ -4,19 +4,19 @@ import jax
 import numpy as np
 import pytest
 
+from fm.adaptation.lora import LoraConfig
 from fm.errors import UserError
-from fm.study.adaptation import Network, widened
+from fm.study.adaptation import NetworkArm, extend_grid
 from fm.study.config import StudyConfig
-from fm.transfer.lora import LoraConfig
 from tests.study.problems import config, recipe
 from tests.transfer.problems import MODEL, params, separable
 
 ROWS, LABELS = separable(40)
-RECIPE = recipe("text", adapters=LoraConfig(rank=2), adapter_rates=(3e-2,))
+RECIPE = recipe("text", adapters=LoraConfig(rank=2), lora_learning_rates=(3e-2,))
 
 
 def network(adapt=("probe", "full", "lora"), trials=0):
-    return Network([params()], MODEL, RECIPE, ROWS, 30, 2, 20, adapt, trials)
+    return NetworkArm([params()], MODEL, RECIPE, ROWS, 30, 2, 20, adapt, trials)
 
 
 @pytest.mark.parametrize("adapt", [("probe",), ("full",), ("lora",), ("lora", "probe", "full")])
@@ -29,10 +29,10 @@ def test_the_settings_are_those_of_the_methods_asked_for(adapt):
 
 
 def test_where_others_try_prompts_it_tries_more_of_its_own():
-    made = network(("full", "prompt"), RECIPE.trials(("full", "prompt")))
+    made = network(("full", "prompt"), RECIPE.num_trials(("full", "prompt")))
     rates = [each["learning_rate"] for each in made.grid()]
     assert len(rates) == 3 == len(set(rates)) and rates[0] == RECIPE.learning_rates[0]
-    assert widened((10.0, 100.0), 3) == pytest.approx((10, 100, 10**2.5, 10**0.5, 10**3))
+    assert extend_grid((10.0, 100.0), 3) == pytest.approx((10, 100, 10**2.5, 10**0.5, 10**3))
 
 
 def test_lora_shares_the_base_and_learns():
@@ -60,19 +60,19 @@ def test_each_method_has_its_cost():
         ({"adapt": ("magic",)}, "--adapt: 'magic' is not known; accepted are full, probe, lora"),
         ({"adapt": ()}, "--adapt=: takes at least one"),
         ({"adapt": ("full", "full")}, "none twice"),
-        ({"adapt": ("prompt",), "arms": ("scratch", "self")}, "scratch, self cannot follow"),
-        ({"arms": ("imported", "classical")}, "fruit has but classical"),
+        ({"adapt": ("prompt",), "arms": ("scratch", "in_domain")}, "scratch, self cannot follow"),
+        ({"arms": ("published", "classical")}, "fruit has but classical"),
     ],
     ids=str,
 )
 def test_a_study_that_cannot_be_is_refused(changes, says):
-    tasks = (config(without=("imported",)),)
+    tasks = (config(without=("published",)),)
     with pytest.raises(UserError, match=says):
         StudyConfig(**{"experiment": "test", "tasks": tasks} | changes)
 
 
 def test_the_arms_of_a_task():
-    one, other = config("a", without=("imported", "upstream")), config("b")
+    one, other = config("a", without=("published", "out_of_domain")), config("b")
     study = StudyConfig("test", (one, other))
-    assert study.arms_of(one) == ("scratch", "self", "classical")
+    assert study.arms_of(one) == ("scratch", "in_domain", "classical")
     assert study.arms_of(other) == study.arms

@@ -6,7 +6,7 @@ import pytest
 from fm.errors import UserError
 from fm.study import cells
 
-CELL = cells.Cell("digits", "self", 20, {"l2": 0.1}, [], np.array([[1, 2, 3]]), 5.0, 0.5)
+CELL = cells.Cell("digits", "in_domain", 20, {"l2": 0.1}, [], np.array([[1, 2, 3]]), 5.0, 0.5)
 
 
 @pytest.fixture

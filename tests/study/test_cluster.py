@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from fm.errors import UserError
-from fm.study import cluster
+from fm.study import ray_executor
 from tests.study import ray_calls
 
 needs_ray = pytest.mark.skipif(
@@ -19,16 +19,16 @@ def test_calls_are_made_and_made_again_where_a_worker_was_lost(tmp_path):
     folders = {name: tmp_path / name for name in ("plain", "lossy", "lost")}
     for folder in folders.values():
         folder.mkdir()
-    with cluster.ray_cluster() as ray:
+    with ray_executor.ray_cluster() as ray:
         for call, name in ((ray_calls.write, "plain"), (ray_calls.write_or_die, "lossy")):
-            cluster.spread(ray, call, [(str(folders[name]), n) for n in range(4)], name)
+            ray_executor.run_calls(ray, call, [(str(folders[name]), n) for n in range(4)], name)
             texts = [(folders[name] / f"{n}.txt").read_text() for n in range(4)]
             assert texts == ["0", "1", "4", "9"]
         assert len(list(folders["lossy"].glob("*.begun"))) == 2
         with pytest.raises(UserError, match="3 is not to be had"):
-            cluster.spread(ray, ray_calls.refuse, [("", 3)], "refused")
+            ray_executor.run_calls(ray, ray_calls.refuse, [("", 3)], "refused")
         with pytest.raises(UserError, match=r"lost 4 times at .*, 7 .*goes on where it was"):
-            cluster.spread(ray, ray_calls.die, [(str(folders["lost"]), 7)], "lost")
+            ray_executor.run_calls(ray, ray_calls.die, [(str(folders["lost"]), 7)], "lost")
         assert (folders["lost"] / "attempts").read_text() == "xxxx"
         for node in ray.nodes():
             assert node["NodeManagerAddress"] == "127.0.0.1"
@@ -38,7 +38,7 @@ def test_without_ray_it_is_said(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(cluster.importlib, "import_module", missing)
+    monkeypatch.setattr(ray_executor.importlib, "import_module", missing)
     missed = pytest.raises(UserError, match=r"--cluster=ray takes Ray: pip install -e \.\[ray\]")
-    with missed, cluster.ray_cluster():
+    with missed, ray_executor.ray_cluster():
         pass

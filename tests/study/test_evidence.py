@@ -5,20 +5,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fm.study import evidence
-from fm.study.merge import read_scores, side_by_side
-from fm.study.study import write_predictions
-from fm.study.tasks import prepare
+from fm.study import analysis
+from fm.study.analysis import merge_studies, read_scores
+from fm.study.runner import write_predictions
+from fm.study.tasks import prepare_task
 from tests.study.problems import config, dataset, guessed, loads
 
-ARMS = ("scratch", "self", "classical")
-SKILLS = {"scratch": 0.6, "self": 0.9, "classical": 0.7}
+ARMS = ("scratch", "in_domain", "classical")
+SKILLS = {"scratch": 0.6, "in_domain": 0.9, "classical": 0.7}
 
 
 @pytest.fixture
 def task(monkeypatch):
     loads(monkeypatch, dataset(test=60))
-    return prepare(config(), ARMS, 3)
+    return prepare_task(config(), ARMS, 3)
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def test_anyone_can_recompute_the_figures(task, predictions):
     assert len(table) == 3 * 2 * 3 * len(task.test)
     table["right"] = (table.truth == table.prediction).astype(float)
     by_cell = table.groupby(["task", "arm", "labels", "seed"]).right.mean()
-    rows = evidence.cell_rows(cells, task, {})
+    rows = analysis.cell_rows(cells, task, {})
     assert len(rows) == len(by_cell)
     for row in rows:
         place = row["task"], row["arm"], row["labels"], row["seed"]
         assert row["value"] == pytest.approx(by_cell[place], abs=1e-12)
-    found = evidence.with_holm(evidence.comparisons(cells, task))
+    found = analysis.add_holm(analysis.comparison_rows(cells, task))
     pairs = {(row["arm"], row["baseline"]) for row in found}
-    assert pairs == {("self", "scratch"), ("classical", "scratch"), ("self", "classical")}
+    assert pairs == {("in_domain", "scratch"), ("classical", "scratch"), ("in_domain", "classical")}
     for row in found:
         arm = by_cell[row["task"], row["arm"], row["labels"]]
         base = by_cell[row["task"], row["baseline"], row["labels"]]
@@ -67,23 +67,23 @@ def test_scores_are_read_back_as_they_were(task, predictions):
     scores = read_scores(path)
     assert len(scores) == len(cells)
     for cell in cells:
-        expected = evidence.scores(cell, task)
+        expected = analysis.cell_scores(cell, task)
         assert np.array_equal(scores[cell.task, cell.arm, cell.labels], expected)
 
 
 def test_one_seed_gives_no_interval(task):
     cells = guessed(task, SKILLS, seeds=1)
-    assert evidence.comparisons(cells, task) == []
-    assert evidence.equivalents(cells, task, {}) == []
-    rows = evidence.ledger(cells, task, {}, [])
+    assert analysis.comparison_rows(cells, task) == []
+    assert analysis.label_efficiency_rows(cells, task, {}) == []
+    rows = analysis.compute_cost_rows(cells, task, {}, [])
     assert [row["break_even_tasks"] for row in rows] == [None] * 3
-    assert evidence.with_holm([]) == []
+    assert analysis.add_holm([]) == []
 
 
 def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
     studies, folders = {}, {}
     for value, skill in (("0.5", 0.6), ("0.75", 0.95)):
-        cells = guessed(task, {"scratch": 0.55, "self": skill})
+        cells = guessed(task, {"scratch": 0.55, "in_domain": skill})
         folders[value] = tmp_path / value
         folders[value].mkdir()
         write_predictions([(task, cells)], folders[value] / "predictions.csv")
@@ -91,12 +91,12 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
             "schema": 1,
             "seconds": 1.0,
             "config": {"hide": value},
-            "cells": evidence.cell_rows(cells, task, {}),
-            "equivalents": evidence.equivalents(cells, task, {}),
+            "cells": analysis.cell_rows(cells, task, {}),
+            "equivalents": analysis.label_efficiency_rows(cells, task, {}),
             "pretrained": [{"name": "fruit/self/0", "steps": 4, "params_digest": value}],
             **{key: [] for key in ("ledger", "curves", "samples", "mistakes")},
         }
-    merged = side_by_side("objective.hide", studies, folders)
+    merged = merge_studies("objective.hide", studies, folders)
     assert {row["arm"] for row in merged["cells"]} == {
         "scratch",
         "self, hide=0.5",
@@ -109,7 +109,7 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
         ("self, hide=0.75", "self, hide=0.5", 16),
     ]
     for row in merged["comparisons"]:
-        place = "fruit", "self", row["labels"]
+        place = "fruit", "in_domain", row["labels"]
         expected = scores["0.75"][place].mean() - scores["0.5"][place].mean()
         assert row["difference"] == pytest.approx(expected)
         assert 0 < row["p"] <= row["p_adjusted"] <= 1

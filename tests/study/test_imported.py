@@ -5,19 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fm.adaptation import feature_cache, prompting
 from fm.errors import UserError
-from fm.evaluation.validation import folds
-from fm.study import arms, evidence
-from fm.study.cells import run
-from fm.study.config import ImportedConfig
-from fm.study.imported import Imported, reading
-from fm.study.tasks import prepare
-from fm.transfer import prompts, stored
-from fm.transfer.published import Published
+from fm.evaluation.model_selection import make_folds
+from fm.hf.model_zoo import PublishedModel
+from fm.study import analysis, arms
+from fm.study.cells import run_cells
+from fm.study.config import PublishedConfig
+from fm.study.published_arm import PublishedArm, probe_feature_config
+from fm.study.tasks import prepare_task
 from tests.study.problems import config, dataset, loads, split
 from tests.transfer.pretrained import problems
 
-ASKED = ImportedConfig("tiny", 24, "w1 {text} w2 {answer}", ("w3", "w4"))
+ASKED = PublishedConfig("tiny", 24, "w1 {text} w2 {answer}", ("w3", "w4"))
 ADAPT = ("probe", "full", "prompt")
 
 
@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 def published(family):
     made = problems.pretrained(family)
-    return Published(
+    return PublishedModel(
         "tiny", made.config, made.params, made.tokenizer, made.causal, (), "made up", "none"
     )
 
@@ -42,7 +42,7 @@ def texts(count, seed=0):
 
 def arm(family="bert", asked=ASKED, adapt=ADAPT, count=40):
     inputs, labels = texts(count)
-    made = Imported(published(family), asked, inputs, test_from=30, adapt=adapt, trials=5)
+    made = PublishedArm(published(family), asked, inputs, test_from=30, adapt=adapt, trials=5)
     return made, labels
 
 
@@ -62,8 +62,10 @@ def test_a_probe_learns_what_can_be_told_apart(family):
 
 def test_texts_are_read_once(monkeypatch):
     made, labels = arm()
-    calls, features = [], stored.features
-    monkeypatch.setattr(stored, "features", lambda *a: calls.append(a) or features(*a))
+    calls, features = [], feature_cache.cached_features
+    monkeypatch.setattr(
+        feature_cache, "cached_features", lambda *a: calls.append(a) or features(*a)
+    )
     for seed in range(2):
         made.validate(np.arange(20), labels[:20], seed)
         made.fit_predict(np.arange(20), labels[:20], seed, made.grid()[0])
@@ -71,7 +73,7 @@ def test_texts_are_read_once(monkeypatch):
 
 
 def test_as_many_settings_with_prompts_and_only_decoders_have_these():
-    asked = dataclasses.replace(ASKED, shots=(0, 2))
+    asked = dataclasses.replace(ASKED, num_fewshot=(0, 2))
     causal, _ = arm("llama", asked)
     assert [each["adapt"] for each in causal.grid()] == ["probe"] + 4 * ["prompt"]
     encoder, _ = arm("bert", asked)
@@ -85,7 +87,7 @@ def test_as_many_settings_with_prompts_and_only_decoders_have_these():
 @pytest.mark.parametrize("shots", [0, 2])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_prompts_answer_as_the_scores_say(shots, calibrated):
-    asked = dataclasses.replace(ASKED, length=48, shots=(shots,))
+    asked = dataclasses.replace(ASKED, max_length=48, num_fewshot=(shots,))
     made, labels = arm("llama", asked, adapt=("prompt",))
     setting = {"adapt": "prompt", "shots": shots, "calibrated": calibrated}
     drawn = np.array([7, 4, 9, 2, 1, 6, 0, 3])
@@ -95,12 +97,15 @@ def test_prompts_answer_as_the_scores_say(shots, calibrated):
     def answered(rows, solved):
         shown = [(made.texts[row], int(labels[row])) for row in solved[:shots]]
         both = [
-            prompts.scores(
-                model.params, model.config, prompter.prompts(each, shown), prompter.answers()
+            prompting.answer_logprobs(
+                model.params,
+                model.config,
+                prompter.encode_prompts(each, shown),
+                prompter.encode_answers(),
             )
-            for each in ([made.texts[row] for row in rows], prompts.CONTENT_FREE)
+            for each in ([made.texts[row] for row in rows], prompting.CONTENT_FREE)
         ]
-        return (prompts.calibrated(*both) if calibrated else both[0]).argmax(axis=1)
+        return (prompting.calibrate(*both) if calibrated else both[0]).argmax(axis=1)
 
     got = made.fit_predict(drawn, labels[drawn], 0, setting)
     assert np.array_equal(got, answered(range(30, 40), drawn))
@@ -109,7 +114,7 @@ def test_prompts_answer_as_the_scores_say(shots, calibrated):
     ]
     right = [
         answered(drawn[held], drawn[fit]) == labels[drawn[held]]
-        for fit, held in folds(labels[drawn], seed=0)
+        for fit, held in make_folds(labels[drawn], seed=0)
     ]
     assert trial["validation"] == pytest.approx(np.concatenate(right).mean())
     assert made.fit_flops(8, setting) == 0.0
@@ -118,36 +123,41 @@ def test_prompts_answer_as_the_scores_say(shots, calibrated):
 def test_readings_are_of_depths_the_model_has():
     for layers in (1, 2, 6, 30):
         for causal in (False, True):
-            assert max(reading(causal, layers).read_depths(layers)) <= layers
-    assert reading(True, 30).depths == (20, 25, 29, 30)
+            assert max(probe_feature_config(causal, layers).resolve_layers(layers)) <= layers
+    assert probe_feature_config(True, 30).layers == (20, 25, 29, 30)
 
 
 def test_a_task_with_the_arm(monkeypatch, tmp_path):
     parts = split(*texts(40)), split(*texts(12, 1))
     data = dataclasses.replace(dataset(), train=parts[0], test=parts[1])
     loads(monkeypatch, data)
-    monkeypatch.setattr("fm.transfer.published.find", lambda name: published("bert"))
-    task = prepare(config(imported=ASKED), ("imported", "classical"), 2)
-    ways = {"imported": arms.imported(task), "classical": arms.classical(task)}
-    cells = run(task, ways, 1, tmp_path / "cells")
+    monkeypatch.setattr("fm.hf.model_zoo.load_published", lambda name: published("bert"))
+    task = prepare_task(config(imported=ASKED), ("published", "classical"), 2)
+    ways = {
+        "published": arms.build_published_arm(task),
+        "classical": arms.build_classical_arm(task),
+    }
+    cells = run_cells(task, ways, 1, tmp_path / "cells")
     assert {len(cell.trials) for cell in cells} == {2}
-    rows = evidence.cell_rows(cells, task, {})
+    rows = analysis.cell_rows(cells, task, {})
     fed = {row["arm"]: row["pretrain_flops"] for row in rows}
-    assert fed == {"imported": None, "classical": 0.0}
-    (bill,) = [row for row in evidence.ledger(cells, task, {}, []) if row["arm"] == "imported"]
+    assert fed == {"published": None, "classical": 0.0}
+    (bill,) = [
+        row for row in analysis.compute_cost_rows(cells, task, {}, []) if row["arm"] == "published"
+    ]
     assert bill["pretrain_flops"] is None and bill["break_even_tasks"] is None
     assert "a cost that is not known" in bill["note"]
-    about = ways["imported"].about()
+    about = ways["published"].about()
     assert about["source"] == "made up" and about["licence"] == "none"
     assert about["parameters"] > 1000 and about["template"] is None
-    assert "not searched" in evidence.unsearched(task)["method"]
+    assert "not searched" in analysis.not_decontaminated_row(task)["method"]
 
 
 def test_a_task_without_a_model_or_without_text(monkeypatch):
     loads(monkeypatch, dataset())
-    task = prepare(config(), ("scratch", "classical"), 1)
+    task = prepare_task(config(), ("scratch", "classical"), 1)
     with pytest.raises(UserError, match="--imported=NAME"):
-        arms.imported(task)
+        arms.build_published_arm(task)
 
 
 @pytest.mark.parametrize(

@@ -7,30 +7,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fm.data.datasets import Dataset
 from fm.data.layouts import Layout, layout_of
-from fm.data.splits import Dataset
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.study import joint, making, mixture
-from fm.study.joint import JointRecipe
-from fm.study.pretraining import restore
-from fm.training import Objective, OptimizerConfig, log, params_digest
+from fm.study import joint_pretraining, sampling
+from fm.study.joint_pretraining import JointRecipe
+from fm.study.pretraining import load_pretrained
+from fm.training import Objective, OptimizerConfig, metric_writer, params_digest
 from tests.study.problems import images, split, texts
 from tests.training.problems import params
 
 pytestmark = pytest.mark.slow
-BOTH = Objective(next=0.5, masked=0.5)
+BOTH = Objective(causal_lm=0.5, masked_lm=0.5)
 RECIPE = JointRecipe(
-    model=ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=16, attention="reference"),
+    model=ModelConfig(
+        num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=16, attention="reference"
+    ),
     objectives=(
-        ("text", Objective(next=0.5, masked=0.0, bag=0.5)),
+        ("text", Objective(causal_lm=0.5, masked_lm=0.0, bag_of_words=0.5)),
         *((name, BOTH) for name in ("image", "audio", "video")),
     ),
     optimizer=OptimizerConfig("adamw", learning_rate=0.01),
     steps=2,
     batch_size=12,
-    vocab=280,
-    length=16,
+    vocab_size=280,
+    seq_len=16,
 )
 OTHER = Layout("image", (9, 9, 1), (3,))
 CLASSES = ("one", "two")
@@ -50,29 +52,33 @@ def sources():
     sounds = (rng.normal(size=(12, 1024)) * 3000).astype(np.int16)
     clips = rng.integers(0, 256, (12, 4, 8, 8, 1)).astype(np.uint8)
     return [
-        mixture.source(data("text", texts(24, 0)[0]), 2.0),
-        mixture.source(data("image", images(24, 0)[0])),
-        mixture.source(data("audio", sounds, 8000.0), captioned=True),
-        mixture.source(data("video", clips, 8.0)),
+        joint_pretraining.build_source(data("text", texts(24, 0)[0]), 2.0),
+        joint_pretraining.build_source(data("image", images(24, 0)[0])),
+        joint_pretraining.build_source(data("audio", sounds, 8000.0), captioned=True),
+        joint_pretraining.build_source(data("video", clips, 8.0)),
     ]
 
 
 @pytest.fixture(scope="module")
 def trained(sources, tmp_path_factory):
     out = tmp_path_factory.mktemp("joint")
-    reads = joint.reader(sources, RECIPE, out)
-    return joint.pretrain(sources, RECIPE, reads, seed=0, out=out, label="toy"), out
+    reads = joint_pretraining.build_joint_processor(sources, RECIPE, out)
+    return joint_pretraining.pretrain_joint(
+        sources, RECIPE, reads, seed=0, out_dir=out, run_name="toy"
+    ), out
 
 
 def test_the_folder_is_one_model(trained, sources):
     result, out = trained
-    found = restore(out)
+    found = load_pretrained(out)
     assert params_digest(found.params) == params_digest(result.params)
-    assert found.reads.model.streams == ("tokens", "image", "audio", "video")
+    assert found.processor.model.modalities == ("tokens", "image", "audio", "video")
     assert found.groups == ("text", "image", "audio", "audio_from_text", "video")
-    assert found.objective_of("image") == BOTH and found.reads.tokenizer is not None
-    assert found.reads.layouts == {each.modality: each.layout for each in sources if each.layout}
-    (record, *_) = log.read(out / "metrics.jsonl")
+    assert found.objective_of("image") == BOTH and found.processor.tokenizer is not None
+    assert found.processor.layouts == {
+        each.modality: each.layout for each in sources if each.layout
+    }
+    (record, *_) = metric_writer.read_records(out / "metrics.jsonl")
     # Four in twelve rows are text, and rows are as long as their format makes them.
     assert record["image/pieces"] == 2 * 16 and record["audio/pieces"] == 2 * 4
     assert {"text/bits_per_byte", "video/bits_per_dimension", "grad_norm/audio"} <= record.keys()
@@ -81,10 +87,12 @@ def test_the_folder_is_one_model(trained, sources):
 
 @pytest.mark.parametrize("modality", ["image", "audio", "video"])
 def test_it_makes_examples_and_keeps_what_is_given(trained, sources, modality):
-    found = restore(trained[1])
+    found = load_pretrained(trained[1])
     (source,) = (each for each in sources if each.modality == modality)
     given = np.asarray(source.corpus.inputs([3]))[0]
-    made = making.make(found, modality, count=2, seed=1, given=given, keep=0.5)
+    made = sampling.sample_examples(
+        found, modality, count=2, seed=1, init_example=given, keep_fraction=0.5
+    )
     assert made.shape == (2, *given.shape) and made.dtype == given.dtype
     assert np.any(made[0] != made[1])
     if modality != "audio":
@@ -92,28 +100,30 @@ def test_it_makes_examples_and_keeps_what_is_given(trained, sources, modality):
         np.testing.assert_array_equal(made[0][:half], given[:half])
         assert np.any(made[0][half:] != given[half:])
     assert source.layout.picture(made[0]).ndim == 3
-    assert making.encoded(made[0], source.layout)[:4] in (b"\x89PNG", b"RIFF", b"GIF8")
+    assert sampling.encode_example(made[0], source.layout)[:4] in (b"\x89PNG", b"RIFF", b"GIF8")
 
 
 def test_it_makes_what_words_say(trained):
-    found = restore(trained[1])
+    found = load_pretrained(trained[1])
     # Two steps teach no words; parameters drawn at random heed them.
-    found = dataclasses.replace(found, params=params(found.reads.model))
-    one, two = (making.make(found, "audio", count=1, seed=1, words=word) for word in CLASSES)
+    found = dataclasses.replace(found, params=params(found.processor.model))
+    one, two = (
+        sampling.sample_examples(found, "audio", count=1, seed=1, caption=word) for word in CLASSES
+    )
     assert one.shape == (1, 1024) and np.any(one != two)
     with pytest.raises(UserError, match="not pretrained on captioned image"):
-        making.make(found, "image", count=1, seed=1, words="one")
+        sampling.sample_examples(found, "image", count=1, seed=1, caption="one")
 
 
 def test_a_picture_is_read_back_as_it_was_made():
     picture = images(1, 3)[0][0]
     layout = layout_of("image", picture.shape, None)
     assert layout == Layout("image", (8, 8, 1), (2,))
-    shown = Image.open(io.BytesIO(making.encoded(picture, layout)))
+    shown = Image.open(io.BytesIO(sampling.encode_example(picture, layout)))
     np.testing.assert_array_equal(np.asarray(shown), picture[..., 0])
-    unit = (layout.cut(picture[None]) + np.float32(0.5)) / 256
-    np.testing.assert_array_equal(layout.joined(unit)[0], picture)
-    assert Layout.from_plain(layout.plain()) == layout
+    unit = (layout.to_patches(picture[None]) + np.float32(0.5)) / 256
+    np.testing.assert_array_equal(layout.from_patches(unit)[0], picture)
+    assert Layout.from_dict(layout.to_dict()) == layout
 
 
 @pytest.mark.parametrize(
@@ -125,4 +135,4 @@ def test_a_picture_is_read_back_as_it_was_made():
 )
 def test_sources_that_cannot_be_joined(sources, tmp_path, change, named):
     with pytest.raises(UserError, match=named):
-        joint.reader(change(sources), RECIPE, tmp_path)
+        joint_pretraining.build_joint_processor(change(sources), RECIPE, tmp_path)

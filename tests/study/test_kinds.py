@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.evaluation.entities import Counts
-from fm.study import kinds
-from fm.study.entities import TagClassical
-from fm.study.summaries import TextClassical
+from fm.evaluation.ner import EntityCounts
+from fm.study import task_types
+from fm.study.ner_arms import ClassicalNerArm
+from fm.study.text_baseline import ExtractiveTextArm
 from tests.study.problems import dataset, split, texts
 from tests.study.unify.problems import datasets, names
 
@@ -17,12 +17,12 @@ FRUIT, HALVES, NAMES, TITLES = datasets()
 
 
 def test_the_kind_is_what_the_data_holds():
-    assert [kinds.kind_of(each) for each in (FRUIT, HALVES, NAMES, TITLES)] == [
+    assert [task_types.task_type_of(each) for each in (FRUIT, HALVES, NAMES, TITLES)] == [
         *("class", "class", "entities", "text")
     ]
     bare = dataclasses.replace(dataset(), train=split(texts(8, 0)[0], None))
     with pytest.raises(UserError, match="no labels to learn; a task needs at least 2 classes"):
-        kinds.kind_of(bare)
+        task_types.task_type_of(bare)
 
 
 def test_the_mean_of_the_scores_of_entities_is_f1():
@@ -30,21 +30,21 @@ def test_the_mean_of_the_scores_of_entities_is_f1():
     predicted, gold = draws.integers(0, 4, (2, 3, 12))
     right = np.minimum(predicted, gold) - draws.integers(0, 2, (3, 12)) * (gold > 1)
     right = np.maximum(right, 0)
-    scores = kinds.scores(np.stack([right, predicted, gold], axis=-1), NAMES.test, "entities")
+    scores = task_types.scores(np.stack([right, predicted, gold], axis=-1), NAMES.test, "entities")
     for s in range(3):
-        f1 = Counts(right[s], predicted[s], gold[s]).f1()
+        f1 = EntityCounts(right[s], predicted[s], gold[s]).f1()
         assert scores[s].mean() == pytest.approx(f1, abs=1e-12)
 
 
 def test_texts_are_drawn_evenly_and_classes_by_class():
-    assert not kinds.strata(TITLES.train, "text").any()
-    np.testing.assert_array_equal(kinds.strata(FRUIT.train, "class"), FRUIT.train.labels)
+    assert not task_types.strata(TITLES.train, "text").any()
+    np.testing.assert_array_equal(task_types.strata(FRUIT.train, "class"), FRUIT.train.labels)
 
 
 def test_the_classical_tagger_learns_what_follows_to():
     made = names(40, 0)
     every = range(40)
-    arm = TagClassical(made.words(every), made.tags(every), 30, trials=2)
+    arm = ClassicalNerArm(made.words(every), made.tags(every), 30, trials=2)
     drawn, strata = np.arange(30), np.ones(30, int)
     trials = arm.validate(drawn, strata, 0)
     assert len(trials) == 2 and max(trial["validation"] for trial in trials) == 1.0
@@ -54,7 +54,7 @@ def test_the_classical_tagger_learns_what_follows_to():
 
 def test_the_classical_writer_picks():
     inputs = ["One thing. More.", "Two things here. Less.", "One thing. Again."]
-    arm = TextClassical(inputs, ["One thing.", "a pair", "One thing."], 2)
+    arm = ExtractiveTextArm(inputs, ["One thing.", "a pair", "One thing."], 2)
     first, nearest = arm.grid()
     drawn = np.arange(2)
     assert arm.fit_predict(drawn, drawn * 0, 0, first) == pytest.approx([1.0])

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from fm.study import methods
-from fm.study.arms import Fed, imported
-from fm.study.reading import Reader
-from fm.study.tasks import prepare
-from fm.transfer.finetune import FinetuneConfig, footprint
-from fm.transfer.lora import LoraConfig
+from fm.adaptation.finetune import FinetuneConfig, memory_footprint
+from fm.adaptation.lora import LoraConfig
+from fm.study import method_costs
+from fm.study.arms import PretrainedArm, build_published_arm
+from fm.study.processing import Processor
+from fm.study.tasks import prepare_task
 from tests.study.problems import config, dataset, loads, recipe, split
 from tests.study.test_adaptation import network
 from tests.study.test_imported import ASKED, published, texts
@@ -31,39 +31,41 @@ def test_a_footprint_counts_what_is_trained():
         for path, leaf in jax.tree_util.tree_leaves_with_path(start)
         if "token_head" not in jax.tree_util.keystr(path)
     )
-    head = (MODEL.width + 1) * 2
+    head = (MODEL.d_model + 1) * 2
     options = {"classes": 2, "capacity": 8}
-    config = FinetuneConfig(steps=2, batch_size=4)
-    full = footprint(start, rows, labels, MODEL, config, **options)
-    assert full.trained == everything + head and full.state == 16 * full.trained
+    config = FinetuneConfig(min_steps=2, batch_size=4)
+    full = memory_footprint(start, rows, labels, MODEL, config, **options)
+    assert full.trained_params == everything + head and full.state_bytes == 16 * full.trained_params
     low = dataclasses.replace(config, lora=LoraConfig(rank=2))
-    lora = footprint(start, rows, labels, MODEL, low, **options)
-    adapters = 2 * 2 * (MODEL.width + MODEL.width)
-    assert lora.trained == adapters + head
-    assert lora.state == 4 * everything + 16 * lora.trained
-    assert full.program > 0 and lora.program > 0
+    lora = memory_footprint(start, rows, labels, MODEL, low, **options)
+    adapters = 2 * 2 * (MODEL.d_model + MODEL.d_model)
+    assert lora.trained_params == adapters + head
+    assert lora.state_bytes == 4 * everything + 16 * lora.trained_params
+    assert full.program_bytes > 0 and lora.program_bytes > 0
 
 
 def test_a_row_for_each_method(monkeypatch):
     parts = split(*texts(40)), split(*texts(12, 1))
     loads(monkeypatch, dataclasses.replace(dataset(), train=parts[0], test=parts[1]))
-    monkeypatch.setattr("fm.transfer.published.find", lambda name: published("llama"))
+    monkeypatch.setattr("fm.hf.model_zoo.load_published", lambda name: published("llama"))
     given = config(imported=ASKED, recipe=recipe("text"), budgets=(16,))
-    task = prepare(given, ("self", "imported"), 1)
-    made = imported(task, ("probe", "full", "prompt"))
-    rows, _ = separable(len(task.touched) + 12)
-    net = dataclasses.replace(network(), rows=rows, test_from=len(task.touched), capacity=16)
-    fed = {"self": Fed(net, Reader(MODEL, None), [None])}
-    found = methods.rows(task, fed, made)
+    task = prepare_task(given, ("in_domain", "published"), 1)
+    made = build_published_arm(task, ("probe", "full", "prompt"))
+    rows, _ = separable(len(task.labeled_pool) + 12)
+    net = dataclasses.replace(
+        network(), batch_shards=rows, test_from=len(task.labeled_pool), capacity=16
+    )
+    fed = {"in_domain": PretrainedArm(net, Processor(MODEL, None), [None])}
+    found = method_costs.method_cost_rows(task, fed, made)
     assert [(row["arm"], row["method"]) for row in found] == [
-        ("self", "full"),
-        ("self", "probe"),
-        ("self", "lora"),
-        ("imported", "probe"),
-        ("imported", "prompt"),
+        ("in_domain", "full"),
+        ("in_domain", "probe"),
+        ("in_domain", "lora"),
+        ("published", "probe"),
+        ("published", "prompt"),
     ]
-    few = methods.rows(task, fed, None, ("probe",))
-    assert [(row["arm"], row["method"]) for row in few] == [("self", "probe")]
+    few = method_costs.method_cost_rows(task, fed, None, ("probe",))
+    assert [(row["arm"], row["method"]) for row in few] == [("in_domain", "probe")]
     assert all(row["labels"] == 16 and row["task"] == task.name for row in found)
     assert all(0 <= row["accuracy"] <= 1 and row["seconds"] > 0 for row in found)
     by_method = {row["method"]: row for row in found[:3]}

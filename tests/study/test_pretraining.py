@@ -10,25 +10,25 @@ import pytest
 from fm.data import tokenizer as bpe
 from fm.errors import UserError
 from fm.model.transformer import init
-from fm.study.pretraining import pretrain, pretrain_seeds, restore
-from fm.study.reading import reader
-from fm.training import OptimizerConfig, grid, params_digest
+from fm.study.pretraining import load_pretrained, pretrain, pretrain_seeds
+from fm.study.processing import build_processor
+from fm.training import OptimizerConfig, params_digest, sweep
 from tests.study.problems import images, recipe, split, texts
 
 
 def given(modality, out, **changes):
     corpus = split(*(texts if modality == "text" else images)(60, 0))
     own = recipe(modality, **changes)
-    return corpus, modality, own, reader(corpus, modality, own, out)
+    return corpus, modality, own, build_processor(corpus, modality, own, out)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["text", "image"])
 def test_seeds_together_are_seeds_alone(tmp_path, modality):
     arguments = given(modality, tmp_path)
-    together = pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+    together = pretrain_seeds(*arguments, seeds=2, out_dir=tmp_path, run_name="toy")
     for seed, mine in enumerate(together):
-        alone = pretrain(*arguments, seed=seed, out=tmp_path / f"alone-{seed}", label="toy")
+        alone = pretrain(*arguments, seed=seed, out_dir=tmp_path / f"alone-{seed}", run_name="toy")
         start = init(jax.random.key(seed), arguments[3].model)
         moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), mine.params, start)
         assert max(jax.tree.leaves(moved)) > 1e-3
@@ -37,30 +37,32 @@ def test_seeds_together_are_seeds_alone(tmp_path, modality):
             (mine.params, mine.curve),
             (alone.params, alone.curve),
         )
-        found = restore(tmp_path / f"seed-{seed}")
+        found = load_pretrained(tmp_path / f"seed-{seed}")
         assert params_digest(found.params) == params_digest(mine.params)
-        assert found.objective == arguments[2].objective and found.reads.model.width == 16
-        assert (found.reads.tokenizer is None) == (modality == "image")
+        assert found.objective == arguments[2].objective and found.processor.model.d_model == 16
+        assert (found.processor.tokenizer is None) == (modality == "image")
     assert params_digest(together[0].params) != params_digest(together[1].params)
 
 
 @pytest.mark.slow
 def test_again_is_finished_and_what_is_lost_is_made_again(tmp_path, capsys):
     arguments = given("image", tmp_path)
-    first = pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+    first = pretrain_seeds(*arguments, seeds=2, out_dir=tmp_path, run_name="toy")
     shutil.rmtree(tmp_path / "seed-1" / "checkpoints")
-    again = pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+    again = pretrain_seeds(*arguments, seeds=2, out_dir=tmp_path, run_name="toy")
     assert "toy, 2 seeds: already finished at step 4 of 4" in capsys.readouterr().err
     for seed, (a, b) in enumerate(zip(first, again, strict=True)):
         assert params_digest(a.params) == params_digest(b.params) and a.curve == b.curve
-        assert params_digest(restore(tmp_path / f"seed-{seed}").params) == params_digest(a.params)
+        assert params_digest(load_pretrained(tmp_path / f"seed-{seed}").params) == params_digest(
+            a.params
+        )
 
 
 @pytest.mark.slow
 def test_one_seed_is_no_grid(tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "train", None)
-    pretrain_seeds(*given("image", tmp_path), seeds=1, out=tmp_path, label="toy")
-    assert not (tmp_path / "grid").exists() and restore(tmp_path / "seed-0").params
+    monkeypatch.setattr(sweep, "sweep", None)
+    pretrain_seeds(*given("image", tmp_path), seeds=1, out_dir=tmp_path, run_name="toy")
+    assert not (tmp_path / "grid").exists() and load_pretrained(tmp_path / "seed-0").params
 
 
 @pytest.mark.slow
@@ -68,13 +70,13 @@ def test_a_seed_that_fails_is_told(tmp_path):
     hot = OptimizerConfig("adamw", learning_rate=1e30, warmup=0.0)
     arguments = given("image", tmp_path, optimizer=hot)
     with pytest.raises(UserError, match=r"toy, seed 0: .* must be finite"):
-        pretrain_seeds(*arguments, seeds=2, out=tmp_path, label="toy")
+        pretrain_seeds(*arguments, seeds=2, out_dir=tmp_path, run_name="toy")
 
 
 @pytest.mark.slow
 def test_a_tokenizer_of_another_run_is_told(tmp_path):
     arguments = given("text", tmp_path)
-    pretrain(*arguments, seed=0, out=tmp_path, label="toy")
+    pretrain(*arguments, seed=0, out_dir=tmp_path, run_name="toy")
     own = tmp_path / "tokenizer.json"
     content = own.read_text()
     # One letter of one merge, still a tokenizer; and then no text is the same tokens.
@@ -82,9 +84,9 @@ def test_a_tokenizer_of_another_run_is_told(tmp_path):
     own.write_text(content[:at] + content[at:].replace('"a"', '"e"', 1))
     assert own.read_text() != content
     with pytest.raises(UserError, match=r"tokenizer.json is not"):
-        restore(tmp_path)
+        load_pretrained(tmp_path)
     own.write_text(content)
-    assert restore(tmp_path).reads.tokenizer is not None
+    assert load_pretrained(tmp_path).processor.tokenizer is not None
     reads = dataclasses.replace(arguments[3], tokenizer=bpe.train(texts(60, 1)[0][:3], 262))
     with pytest.raises(UserError, match="tokenizer="):
-        pretrain(*arguments[:3], reads, seed=0, out=tmp_path, label="toy")
+        pretrain(*arguments[:3], reads, seed=0, out_dir=tmp_path, run_name="toy")

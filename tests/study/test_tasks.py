@@ -3,33 +3,35 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fm.data.splits import Dataset
+from fm.data.datasets import Dataset
 from fm.errors import UserError
-from fm.study.tasks import prepare, short_name
+from fm.study.tasks import prepare_task, short_name
 from tests.study.problems import config, dataset, images, loads, recipe, split, texts
 
-ARMS = ("scratch", "self")
+ARMS = ("scratch", "in_domain")
 
 
 def test_a_task_fixes_test_items_and_draws_labels_by_seed(monkeypatch):
     loads(monkeypatch, dataset())
-    task = prepare(config(test_items=5), ARMS, 3)
+    task = prepare_task(config(max_test_items=5), ARMS, 3)
     assert len(task.test) == 5 and len(task.dataset.test) == 12
-    assert len(task.drawn) == 3 and all(len(set(each.tolist())) == 16 for each in task.drawn)
-    assert any(set(task.drawn[0]) != set(other) for other in task.drawn[1:])
-    for drawn in task.drawn:
-        assert np.array_equal(task.touched[task.rows_of(drawn)], drawn)
+    assert len(task.train_idx) == 3 and all(
+        len(set(each.tolist())) == 16 for each in task.train_idx
+    )
+    assert any(set(task.train_idx[0]) != set(other) for other in task.train_idx[1:])
+    for drawn in task.train_idx:
+        assert np.array_equal(task.labeled_pool[task.pool_rows(drawn)], drawn)
         assert set(task.dataset.train.labels[drawn[:8]]) == {0, 1}
-    again = prepare(config(test_items=5), ARMS, 3)
+    again = prepare_task(config(max_test_items=5), ARMS, 3)
     assert again.test.ids == task.test.ids
-    assert all(np.array_equal(a, b) for a, b in zip(again.drawn, task.drawn, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(again.train_idx, task.train_idx, strict=True))
 
 
 @pytest.mark.parametrize("budget", [1, 41, 1000])
 def test_a_budget_that_does_not_fit_is_refused(monkeypatch, budget):
     loads(monkeypatch, dataset())
     with pytest.raises(UserError, match=f"--budgets: {budget} labels do not fit fruit.*2 classes"):
-        prepare(config(budgets=(budget,)), ARMS, 1)
+        prepare_task(config(budgets=(budget,)), ARMS, 1)
 
 
 def test_unlabelled_data_is_refused(monkeypatch):
@@ -37,13 +39,13 @@ def test_unlabelled_data_is_refused(monkeypatch):
     train = dataclasses.replace(data.train, labels=None)
     loads(monkeypatch, dataclasses.replace(data, train=train, classes=()))
     with pytest.raises(UserError, match="fruit has no labels"):
-        prepare(config(), ARMS, 1)
+        prepare_task(config(), ARMS, 1)
 
 
 def test_upstream_must_be_given(monkeypatch):
     loads(monkeypatch, dataset())
     with pytest.raises(UserError, match="needs other text data: --upstream=NAME"):
-        prepare(config(), (*ARMS, "upstream"), 1)
+        prepare_task(config(), (*ARMS, "out_of_domain"), 1)
 
 
 def test_upstream_of_another_format_or_shape_is_refused(monkeypatch):
@@ -51,10 +53,10 @@ def test_upstream_of_another_format_or_shape_is_refused(monkeypatch):
     big = dataclasses.replace(big, info=big.info | {"shape": [16, 16, 1]})
     loads(monkeypatch, dataset(), dataset("pictures", images), big)
     with pytest.raises(UserError, match=r"--upstream=pictures is image .*fruit is text"):
-        prepare(config(upstream="pictures"), ("scratch", "upstream"), 1)
+        prepare_task(config(upstream="pictures"), ("scratch", "out_of_domain"), 1)
     asked = config("pictures", upstream="big", recipe=recipe())
     with pytest.raises(UserError, match=r"--upstream=big is image \[16, 16, 1\]"):
-        prepare(asked, ("scratch", "upstream"), 1)
+        prepare_task(asked, ("scratch", "out_of_domain"), 1)
 
 
 def test_copies_of_test_items_leave_every_corpus(monkeypatch):
@@ -67,11 +69,13 @@ def test_copies_of_test_items_leave_every_corpus(monkeypatch):
     data = dataclasses.replace(dataset(), train=train, test=split(words, labels))
     others = Dataset("others", "text", (), upstream, upstream, dict(data.info))
     loads(monkeypatch, data, others)
-    task = prepare(config(upstream="others"), (*ARMS, "upstream"), 1)
-    assert len(task.dataset.train) == 40 and len(task.corpora["self"]) == 40
-    assert task.leakage["self"].found == 2 and task.leakage["self"].removed.tolist() == [40, 41]
-    assert len(task.corpora["upstream"]) == 20
-    assert task.leakage["upstream"].removed.tolist() == [20]
+    task = prepare_task(config(upstream="others"), (*ARMS, "out_of_domain"), 1)
+    assert len(task.dataset.train) == 40 and len(task.corpora["in_domain"]) == 40
+    assert task.decontamination["in_domain"].num_found == 2 and task.decontamination[
+        "in_domain"
+    ].duplicate_idx.tolist() == [40, 41]
+    assert len(task.corpora["out_of_domain"]) == 20
+    assert task.decontamination["out_of_domain"].duplicate_idx.tolist() == [20]
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ import time
 import pytest
 
 from fm.errors import UserError
-from fm.study.together import together
+from fm.study.cells import parallel_map
 
 
 def test_results_come_in_the_order_of_the_items():
-    assert together(lambda n: (time.sleep(0.02 * (3 - n)), n)[1], range(4)) == [0, 1, 2, 3]
+    assert parallel_map(lambda n: (time.sleep(0.02 * (3 - n)), n)[1], range(4)) == [0, 1, 2, 3]
 
 
 def test_several_run_at_a_time():
     both = threading.Barrier(2, timeout=30)
-    assert together(lambda n: both.wait() >= 0 and n, [1, 2]) == [1, 2]
+    assert parallel_map(lambda n: both.wait() >= 0 and n, [1, 2]) == [1, 2]
 
 
 def test_an_error_is_raised_and_the_rest_left():
@@ -28,5 +28,5 @@ def test_an_error_is_raised_and_the_rest_left():
         time.sleep(0.05)
 
     with pytest.raises(UserError, match="no"):
-        together(run, range(1000))
+        parallel_map(run, range(1000))
     assert len(begun) < 100

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fm.training.checkpoint import UNSEALED
+from fm.training.checkpoint import UNHASHED_FILES
 from tests.torture.victims import Victim
 
 _ROOM = 8192  # bytes to a file, of a disk that is full
@@ -154,7 +154,7 @@ def damage(sitting: Sitting) -> bool | None:
             return fine
     for newest in _damageable(sitting.out):
         files = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size]
-        files = [path for path in files if path.name not in UNSEALED]
+        files = [path for path in files if path.name not in UNHASHED_FILES]
         path = files[sitting.rng.integers(len(files))]
         content = bytearray(path.read_bytes())
         if sitting.rng.random() < 0.5:

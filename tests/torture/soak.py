@@ -24,7 +24,7 @@ from tqdm import tqdm
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from fm.files import replace, replacing
+from fm.files import atomic_path, atomic_write
 
 _EVERY = 5.0  # seconds
 _WARM = 1 / 6  # share of the time that programs are compiled and caches filled in
@@ -85,13 +85,13 @@ def soak(minutes: float, out: Path) -> dict:
         "python": platform.python_version(),
         "cores": os.cpu_count(),
     }
-    replace(out / "soak.json", json.dumps(found, indent=1) + "\n")
+    atomic_write(out / "soak.json", json.dumps(found, indent=1) + "\n")
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     axes.plot(seconds / 60, memory)
     axes.set(xlabel="minutes", ylabel="resident memory, MB", ylim=(0, None))
     axes.axvspan(0, _WARM * minutes, alpha=0.1, label="left out of the slope")
     axes.legend(loc="lower right")
-    with replacing(out / "memory.png") as partial:
+    with atomic_path(out / "memory.png") as partial:
         figure.savefig(partial, format="png", dpi=120)
     return found
 

@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from experiments import ablate, adapt, command, compare, pretrain, text_quality, unify
-from fm.study import recipes
-from fm.study.text_quality import profiles
+from fm.study import presets
+from fm.study.text_quality import config
 from tests.study.problems import recipe
 from tests.study.test_joint import RECIPE
 from tests.study.text_quality.problems import small
@@ -27,7 +27,7 @@ _EXPERIMENTS = {
     **{"ablate": ablate, "adapt": adapt, "compare": compare, "pretrain": pretrain},
     **{"text_quality": text_quality, "unify": unify},
 }
-_TEXT_QUALITY = profiles.study
+_TEXT_QUALITY = config.make_config
 
 
 def start(name: str, flags: list[str], said: Path, room: int | None = None) -> BaseProcess:
@@ -57,8 +57,10 @@ def _main(
         os.dup2(file, standard)
     if room is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    recipes.for_format = lambda modality, profile="default": recipe(modality, steps=STEPS)
-    recipes.joint = lambda profile="default": dataclasses.replace(RECIPE, steps=STEPS)
-    profiles.study = lambda profile, domains, **where: small(_TEXT_QUALITY("quick", domains), where)
+    presets.modality_recipe = lambda modality, profile="default": recipe(modality, steps=STEPS)
+    presets.joint_recipe = lambda profile="default": dataclasses.replace(RECIPE, steps=STEPS)
+    config.make_config = lambda profile, domains, **where: small(
+        _TEXT_QUALITY("quick", domains), where
+    )
     module = _EXPERIMENTS[name]
     sys.exit(command.call(name, module.__doc__, module.define, module.main, flags))

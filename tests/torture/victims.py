@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from fm import kept
-from fm.study.finished import timeless
-from fm.training import load_params, log, params_digest
+from fm import files
+from fm.study.run_dir import without_timings
+from fm.training import load_params, metric_writer, params_digest
 from tests.study.problems import texts
 from tests.study.text_quality.problems import write_domains
 from tests.torture import tiny
 
 _JSON = ("results.json", "summary.json", "config.json")
 _KEPT = ("cells", "samples", "measures", "models")  # folders
-PACE = ("tokens_per_second", "share_of_peak")
+PACE = ("tokens_per_second", "gemm_utilization")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _mixture(folder: Path) -> list[str]:
 def _unification(folder: Path) -> list[str]:
     return [
         f"--tasks={reviews(folder)},digits",
-        *("--budgets=20", "--seeds=2", "--test_items=20", "--steps=200", "--profile=quick"),
+        *("--budgets=20", "--seeds=2", "--max_test_items=20", "--steps=200", "--profile=quick"),
     ]
 
 
@@ -78,7 +78,7 @@ def _domains(folder: Path) -> list[str]:
     return [f"--domains={','.join(map(str, paths))}", "--profile=quick"]
 
 
-_STUDY = ["--tasks=digits", "--arms=scratch,self,classical", "--budgets=20,50", "--seeds=2"]
+_STUDY = ["--tasks=digits", "--arms=scratch,in_domain,classical", "--budgets=20,50", "--seeds=2"]
 VICTIMS = {
     each.name: each
     for each in (
@@ -98,7 +98,7 @@ VICTIMS = {
             "grid", "compare", lambda _: [*_STUDY[:-2], "--budgets=20", "--seeds=2",
                                           "--pretrain_seeds=2", "--profile=quick"],
         ),
-        Victim("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,self", "--budgets=20",
+        Victim("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,in_domain", "--budgets=20",
                                                 "--seeds=2", "--profile=quick",
                                                 "--field=objective.hide", "--values=0.3,0.6"]),
         Victim("unification", "unify", _unification),
@@ -115,12 +115,12 @@ def outcome(out: Path) -> dict[str, Any]:
         if path.name == "metrics.jsonl":
             found[name] = [
                 {key: figure for key, figure in record.items() if key not in PACE}
-                for record in log.read(path)
+                for record in metric_writer.read_records(path)
             ]
         elif path.parent.name in _KEPT and path.is_file():
-            found[name] = timeless(kept.read(path))
+            found[name] = without_timings(files.read_checked_json(path))
         elif path.name in _JSON:
-            found[name] = timeless(json.loads(path.read_text()))
+            found[name] = without_timings(json.loads(path.read_text()))
         elif path.name in ("predictions.csv", "tokenizer.json"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "checkpoints" and path.is_dir():

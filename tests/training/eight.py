@@ -8,25 +8,27 @@ from jax.sharding import NamedSharding
 
 from fm.data.batches import text_batches
 from fm.model import ModelConfig
+from fm.parallel import mesh as meshes
 from fm.training import (
     Objective,
     OptimizerConfig,
-    RunConfig,
-    meshes,
+    TrainConfig,
     optimizer,
     sharding,
-    state,
-    step,
+    train_state,
+    train_step,
 )
 from tests.training.problems import ADAM, VOCAB, params
 
-HALVES = Objective(next=0.5, masked=0.5)
+HALVES = Objective(causal_lm=0.5, masked_lm=0.5)
 MUON = OptimizerConfig()
 WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
-RUN = RunConfig(steps=6, checkpoint_every=3, log_every=2, validate_every=3)
-TEXT = ModelConfig(depth=2, width=16, heads=4, kv_heads=2, hidden=32, vocab=VOCAB)
-TINY = dataclasses.replace(TEXT, depth=1, attention="reference")
-gradient_of = jax.jit(step.value_and_gradient, static_argnums=(3, 4, 6))
+RUN = TrainConfig(steps=6, checkpoint_every=3, log_every=2, validate_every=3)
+TEXT = ModelConfig(
+    num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, mlp_dim=32, vocab_size=VOCAB
+)
+TINY = dataclasses.replace(TEXT, num_layers=1, attention="reference")
+gradient_of = jax.jit(train_step.loss_and_gradient, static_argnums=(3, 4, 6))
 
 
 def text(rows=16, seed=0):
@@ -35,13 +37,13 @@ def text(rows=16, seed=0):
 
 
 def mesh_of(sizes):
-    config = meshes.parse(sizes)
-    return config.build(jax.devices()[: config.size])
+    config = meshes.parse_mesh(sizes)
+    return config.build(jax.devices()[: config.num_devices])
 
 
 def spread(sizes, *, params, batch):
     mesh = mesh_of(sizes)
-    return mesh, sharding.shard(params, mesh), sharding.shard_batch(batch, mesh)
+    return mesh, sharding.shard_state(params, mesh), sharding.shard_batch(batch, mesh)
 
 
 def close(wanted, found, tolerance):
@@ -56,12 +58,12 @@ def close(wanted, found, tolerance):
 def compiled(model, sizes, rows=16, length=32, asked=HALVES):
     """The step's program, made of shapes alone."""
     rule = optimizer.build(ADAM, 10)
-    shapes = jax.eval_shape(lambda: state.init(params(model), rule))
+    shapes = jax.eval_shape(lambda: train_state.init_train_state(params(model), rule))
     batch = {
         name: jax.ShapeDtypeStruct((rows, length), np.int32)
         for name in ("tokens", "positions", "segments")
     }
-    do_step = step.train_step(model, asked, ADAM, 10)
+    do_step = train_step.make_train_step(model, asked, ADAM, 10)
     if sizes is None:
         return do_step.lower(shapes, batch, 0, None).compile()
     mesh = mesh_of(sizes)
@@ -70,7 +72,7 @@ def compiled(model, sizes, rows=16, length=32, asked=HALVES):
     def placed(leaf, where):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-    shapes = jax.tree.map(placed, shapes, sharding.shardings(shapes, mesh))
+    shapes = jax.tree.map(placed, shapes, sharding.state_shardings(shapes, mesh))
     batch = jax.tree.map(lambda leaf: placed(leaf, rows_over), batch)
     with jax.set_mesh(mesh):
         return do_step.lower(shapes, batch, 0, None).compile()

@@ -8,20 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.data.batches import piece_batches
-from fm.data.groups import Grouped
+from fm.adaptation.finetune import FinetuneConfig, finetune, predict_logits
+from fm.data.batches import GroupedBatches, patch_batches
 from fm.errors import UserError
 from fm.model import ModelConfig
-from fm.training import (
-    Joint,
-    Objective,
-    meshes,
-    optimizer,
-    sharding,
-    state,
-    step,
-)
-from fm.transfer.finetune import FinetuneConfig, finetune, scores
+from fm.parallel import mesh as meshes
+from fm.training import MultitaskObjective, Objective, optimizer, sharding, train_state, train_step
 from tests.training.eight import (
     HALVES,
     MUON,
@@ -39,15 +31,17 @@ from tests.training.problems import ADAM, VOCAB, params
 from tests.transfer import problems as transfer
 
 JOINT = ModelConfig(
-    depth=2, width=24, heads=4, kv_heads=4, hidden=32, vocab=VOCAB, axes=3, mixtures=2, scan=True,
-    continuous=(("image", 6), ("audio", 5), ("video", 4)), attention="reference",
+    num_layers=2, d_model=24, num_heads=4, num_kv_heads=4, mlp_dim=32, vocab_size=VOCAB, position_axes=3, num_mixtures=2, scan_layers=True,
+    patch_dims=(("image", 6), ("audio", 5), ("video", 4)), attention="reference",
 )  # fmt: skip
 PLACES = {
     "image": np.array(list(np.ndindex(2, 3)), np.int32),
     "audio": np.arange(7, dtype=np.int32)[:, None],
     "video": np.array(list(np.ndindex(2, 2, 1)), np.int32),
 }
-ASKED = Joint((("text", HALVES), *((name, Objective(next=1.0, masked=0.0)) for name in PLACES)))
+ASKED = MultitaskObjective(
+    (("text", HALVES), *((name, Objective(causal_lm=1.0, masked_lm=0.0)) for name in PLACES))
+)
 CASES = (
     *(("text", sizes) for sizes in ("data:8", "fsdp:8", "data:2,tensor:4")),
     ("joint", "data:2,fsdp:2,tensor:2"),
@@ -58,11 +52,11 @@ def formats(seed=0):
     rng = np.random.default_rng(0)
 
     def of(name):
-        shape = (24, len(PLACES[name]), JOINT.piece(name))
+        shape = (24, len(PLACES[name]), JOINT.patch_dim(name))
         drawn = rng.integers(0, 256, shape).astype(np.uint8)
-        return piece_batches([drawn], PLACES[name], batch_size=8, seed=seed, stream=name)
+        return patch_batches([drawn], PLACES[name], batch_size=8, seed=seed, modality=name)
 
-    return Grouped({"text": text(seed=seed), **{name: of(name) for name in PLACES}})
+    return GroupedBatches({"text": text(seed=seed), **{name: of(name) for name in PLACES}})
 
 
 PROBLEMS = {"text": (TEXT, HALVES, text), "joint": (JOINT, ASKED, formats)}
@@ -76,8 +70,8 @@ def alone(name):
     first = next(data)
     gradient = gradient_of(start, first, jax.random.key(0), config, asked, WEIGHTS, 1)
     rule = optimizer.build(MUON, 10)
-    do_step = step.train_step(config, asked, MUON, 10)
-    now, losses = state.init(start, rule), []
+    do_step = train_step.make_train_step(config, asked, MUON, 10)
+    now, losses = train_state.init_train_state(start, rule), []
     for n in range(10):
         now, metrics = do_step(now, first if n == 0 else next(data), 0, WEIGHTS)
         losses.append(jax.device_get(metrics))
@@ -91,11 +85,11 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
     mesh, start, first = spread(sizes, params=params(config), batch=next(data))
     gradient, losses, after = alone(name)
     rule = optimizer.build(MUON, 10)
-    do_step = step.train_step(config, asked, MUON, 10)
+    do_step = train_step.make_train_step(config, asked, MUON, 10)
     with jax.set_mesh(mesh):
         found = gradient_of(start, first, jax.random.key(0), config, asked, WEIGHTS, 1)
         close(gradient, found, 1e-5)
-        now = sharding.start(params(config), rule, mesh)
+        now = sharding.create_train_state(params(config), rule, mesh)
         for n in range(10):
             batch = first if n == 0 else sharding.shard_batch(next(data), mesh)
             now, metrics = do_step(now, batch, 0, WEIGHTS)
@@ -104,7 +98,7 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
     # Nothing has moved.
     jax.tree.map(
         lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
-        now, sharding.shardings(now, mesh),
+        now, sharding.state_shardings(now, mesh),
     )  # fmt: skip
 
 
@@ -114,15 +108,15 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
 )
 def test_parameters_are_born_where_they_stay(config, sizes):
     mesh, key = mesh_of(sizes), jax.random.key(3)
-    wanted = sharding.fresh(key, config)
+    wanted = sharding.init_sharded(key, config)
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(wanted))
-    with meshes.over(mesh):
-        born = sharding.fresh(key, config)
+    with meshes.use_mesh(mesh):
+        born = sharding.init_sharded(key, config)
     close(wanted, born, 0)
-    assert state.params_digest(born) == state.params_digest(wanted)
-    places = sharding.shardings(born, mesh)
-    now = sharding.start(born, optimizer.build(ADAM, 10), mesh)
-    for each in (born, now["params"], sharding.shard(born, mesh)):
+    assert train_state.params_digest(born) == train_state.params_digest(wanted)
+    places = sharding.state_shardings(born, mesh)
+    now = sharding.create_train_state(born, optimizer.build(ADAM, 10), mesh)
+    for each in (born, now["params"], sharding.shard_state(born, mesh)):
         jax.tree.map(
             lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
             each, places,
@@ -133,9 +127,11 @@ def test_parameters_are_born_where_they_stay(config, sizes):
 
 
 def test_memory_of_making_parameters_falls():
-    model = dataclasses.replace(TEXT, width=128, hidden=512, vocab=1024, heads=8, kv_heads=8)
+    model = dataclasses.replace(
+        TEXT, d_model=128, mlp_dim=512, vocab_size=1024, num_heads=8, num_kv_heads=8
+    )
     memory = {
-        sizes: sharding.fresh_on(mesh_of(sizes), model)
+        sizes: sharding.make_sharded_init(mesh_of(sizes), model)
         .lower(jax.random.key(0))
         .compile()
         .memory_analysis()
@@ -150,7 +146,7 @@ def test_memory_of_making_parameters_falls():
 
 def test_memory_per_device_falls():
     model = ModelConfig(
-        depth=2, width=64, heads=8, kv_heads=8, hidden=256, vocab=256, scan=True,
+        num_layers=2, d_model=64, num_heads=8, num_kv_heads=8, mlp_dim=256, vocab_size=256, scan_layers=True,
         attention="reference",
     )  # fmt: skip
     memory = {
@@ -182,13 +178,22 @@ def test_rows_that_do_not_divide(shares):
 @pytest.mark.parametrize("sizes", ["data:8", "data:2,fsdp:2,tensor:2"])
 def test_adapting_agrees_with_one_device(sizes):
     rows, labels = transfer.separable(20)
-    tuning = FinetuneConfig(learning_rate=1e-2, steps=6, batch_size=8, keep=3)
+    tuning = FinetuneConfig(learning_rate=1e-2, min_steps=6, batch_size=8, tokens_kept=3)
 
     def adapted():
         tuned = finetune(
-            transfer.params(), rows, labels, transfer.MODEL, tuning, classes=2, seed=0, capacity=20
+            transfer.params(),
+            rows,
+            labels,
+            transfer.MODEL,
+            tuning,
+            num_classes=2,
+            seed=0,
+            pad_to=20,
         )
-        return tuned, scores(tuned, rows, transfer.MODEL, reading=tuning.reading, batch_size=16)
+        return tuned, predict_logits(
+            tuned, rows, transfer.MODEL, feature_config=tuning.feature_config, batch_size=16
+        )
 
     alone, wanted = adapted()
     with jax.set_mesh(mesh_of(sizes)):
@@ -200,4 +205,4 @@ def test_adapting_agrees_with_one_device(sizes):
 
 def test_every_device_must_be_taken():
     with pytest.raises(UserError, match=r"--mesh=data:4,.* takes 4 devices, not the 8 there are"):
-        meshes.parse("data:4").build()
+        meshes.parse_mesh("data:4").build()

@@ -15,12 +15,14 @@ import sys
 import numpy as np
 
 from fm.errors import UserError
-from fm.training import BitsPerByte, Interrupted, RunConfig, meshes, params_digest, processes
+from fm.parallel import distributed
+from fm.parallel import mesh as meshes
+from fm.training import BitsPerByte, Interrupted, TrainConfig, params_digest
 from fm.training import train as train_on
 from tests.training.problems import ADAM, NEXT, TEXT, batches, params
 
 STEPS = 8
-RUN = RunConfig(steps=STEPS, checkpoint_every=3, log_every=2, validate_every=4)
+RUN = TrainConfig(steps=STEPS, checkpoint_every=3, log_every=2, validate_every=4)
 EVENTS = {"dies": signal.SIGKILL, "stops": signal.SIGTERM, "stalls": signal.SIGSTOP}
 
 
@@ -53,20 +55,20 @@ class Pipeline:
 
 def main(out, mesh, coordinator, count, index, silence, event=""):
     if int(count) > 1:
-        processes.join(coordinator, int(count), int(index), int(silence))
+        distributed.initialize(coordinator, int(count), int(index), int(silence))
     kind, _, at = event.partition(":")
     pipeline = Pipeline(batches(batch_size=8), kind, int(at or 0))
     done = train_on(
-        params(TEXT, zeros=True), pipeline, TEXT, NEXT, ADAM, RUN, out=pathlib.Path(out),
-        unit=BitsPerByte(1.0), validation=[next(batches(seed=1, batch_size=8))],
-        mesh=meshes.parse(mesh).build(),
+        params(TEXT, zeros=True), pipeline, TEXT, NEXT, ADAM, RUN, out_dir=pathlib.Path(out),
+        metric_unit=BitsPerByte(1.0), validation=[next(batches(seed=1, batch_size=8))],
+        mesh=meshes.parse_mesh(mesh).build(),
     )  # fmt: skip
     told = {
         "digest": params_digest(done.params), "tokens": done.tokens, "rows": pipeline.read.rows,
         "curve": done.curve,
     }  # fmt: skip
     print(json.dumps(told))
-    if processes.first():
+    if distributed.is_lead_process():
         np.save(pathlib.Path(out) / "up.npy", done.params["layers"]["up"])
 
 

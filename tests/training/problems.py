@@ -9,18 +9,20 @@ from fm.model.transformer import init
 from fm.training import Objective, OptimizerConfig
 
 VOCAB, LENGTH = 24, 16
-TEXT = ModelConfig(depth=1, width=16, heads=2, kv_heads=1, hidden=16, vocab=VOCAB)
-IMAGE = ModelConfig(
-    depth=1,
-    width=16,
-    heads=2,
-    kv_heads=2,
-    hidden=16,
-    continuous=(("image", 6),),
-    axes=2,
-    mixtures=2,
+TEXT = ModelConfig(
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=VOCAB
 )
-NEXT = Objective(next=1.0, masked=0.0)
+IMAGE = ModelConfig(
+    num_layers=1,
+    d_model=16,
+    num_heads=2,
+    num_kv_heads=2,
+    mlp_dim=16,
+    patch_dims=(("image", 6),),
+    position_axes=2,
+    num_mixtures=2,
+)
+NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
 ADAM = OptimizerConfig("adamw", learning_rate=0.02)
 
 
@@ -61,7 +63,7 @@ def images(B=4, seed=0):
     rng = np.random.default_rng(seed)
     place = np.array(list(np.ndindex(2, 3)), np.int32)
     return {
-        "image": rng.integers(0, 256, (B, 6, IMAGE.piece("image"))).astype(np.uint8),
+        "image": rng.integers(0, 256, (B, 6, IMAGE.patch_dim("image"))).astype(np.uint8),
         "positions": np.tile(place, (B, 1, 1)),
         "segments": np.ones((B, 6), np.int32),
     }

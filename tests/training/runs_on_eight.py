@@ -7,19 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.training import (
-    BitsPerByte,
-    Objective,
-    grid,
-    members,
-    meshes,
-    optimizer,
-    sharding,
-    state,
-    train,
-)
-from fm.training.checkpoint import Checkpoints
-from fm.training.roster import Member
+from fm.parallel import mesh as meshes
+from fm.training import BitsPerByte, Objective, optimizer, sharding, sweep, train, train_state
+from fm.training.checkpoint import CheckpointStore
+from fm.training.sweep import Trial
 from tests.training.eight import (
     HALVES,
     MUON,
@@ -54,14 +45,14 @@ class Pipeline:
         self._batches.set_state(place)
 
     def part(self, index, count):
-        return Pipeline(self._at, self._batches.part(index, count))
+        return Pipeline(self._at, self._batches.shard(index, count))
 
 
 def trained(out, sizes, at=None, rows=16):
     validation = text(rows, seed=1)
     return train(
-        params(TINY), Pipeline(at, text(rows)), TINY, HALVES, ADAM, RUN, out=out,
-        unit=BitsPerByte(1.0), mesh=sizes and mesh_of(sizes), validation=[next(validation)],
+        params(TINY), Pipeline(at, text(rows)), TINY, HALVES, ADAM, RUN, out_dir=out,
+        metric_unit=BitsPerByte(1.0), mesh=sizes and mesh_of(sizes), validation=[next(validation)],
     )  # fmt: skip
 
 
@@ -74,13 +65,13 @@ def test_a_run_goes_on_with_another_mesh(tmp_path, then):
     close(wanted.params, done.params, 1e-4)
     assert (done.tokens, done.flops) == (wanted.tokens, wanted.flops)
     for name in wanted.curve:
-        if name not in ("seconds", "tokens_per_second", "share_of_peak"):
+        if name not in ("seconds", "tokens_per_second", "gemm_utilization"):
             np.testing.assert_allclose(done.curve[name], wanted.curve[name], rtol=1e-4)
 
 
 def member(seed, validation):
     rule = dataclasses.replace(ADAM, learning_rate=0.01 / (1 + seed))
-    return Member(
+    return Trial(
         params(TINY, seed), text(seed=seed), rule,
         dataclasses.replace(RUN, seed=seed, steps=6 - seed), BitsPerByte(1.0 + seed),
         validation=[next(text(seed=9))] if validation else (), token_weights=jnp.asarray(WEIGHTS),
@@ -91,30 +82,36 @@ def member(seed, validation):
     ("sizes", "way"), [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "map")]
 )
 def test_a_grid_on_a_mesh_is_as_on_one_device(tmp_path, sizes, way):
-    asked = Objective(next=0.25, masked=0.25, bag=0.5)
+    asked = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
 
     def ran(out):
-        return grid.train([member(n, n < 2) for n in range(3)], TINY, asked, out=out, way=way)
+        return sweep.sweep(
+            [member(n, n < 2) for n in range(3)], TINY, asked, out_dir=out, batching=way
+        )
 
     wanted = ran(None)
-    with meshes.over(mesh_of(sizes)):
+    with meshes.use_mesh(mesh_of(sizes)):
         found, again = ran(tmp_path / "grid"), ran(tmp_path / "grid")
-    for one, other in zip(wanted.trained, found.trained, strict=True):
+    for one, other in zip(wanted.results, found.results, strict=True):
         close(one.params, other.params, 1e-4)
-        for name in set(one.curve) - {"seconds", "tokens_per_second", "share_of_peak"}:
+        for name in set(one.curve) - {"seconds", "tokens_per_second", "gemm_utilization"}:
             np.testing.assert_allclose(other.curve[name], one.curve[name], rtol=1e-4)
-    close(found.trained[0].params, again.trained[0].params, 0)
+    close(found.results[0].params, again.results[0].params, 0)
 
 
-@pytest.mark.parametrize("way", members.WAYS)
+@pytest.mark.parametrize("way", sweep.BATCHING_MODES)
 def test_the_members_of_a_grid_stay_where_they_were_spread(way):
     mesh, rule = mesh_of("data:2,fsdp:2,tensor:2"), optimizer.build(ADAM, 5)
-    states = members.stack([state.init(params(TINY, n), rule) for n in range(3)])
-    do_step = members.members_step(TINY, HALVES, ADAM, 1, way)
+    states = sweep.stack_trees(
+        [train_state.init_train_state(params(TINY, n), rule) for n in range(3)]
+    )
+    do_step = sweep.make_sweep_step(TINY, HALVES, ADAM, 1, way)
     with jax.set_mesh(mesh):
-        before = sharding.shard_members(states, mesh)
+        before = sharding.shard_stacked_states(states, mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, before)
-        batch = sharding.shard_batch(members.stack([next(text(seed=n)) for n in range(3)]), mesh, 1)
+        batch = sharding.shard_batch(
+            sweep.stack_trees([next(text(seed=n)) for n in range(3)]), mesh, 1
+        )
         assert batch["tokens"].addressable_shards[0].data.shape == (3, 4, 12)
         rates = np.full((3, 2), 0.01, np.float32)
         data = np.zeros(3, np.int32), batch, np.arange(3, dtype=np.uint32), rates, None
@@ -131,15 +128,15 @@ def test_the_members_of_a_grid_stay_where_they_were_spread(way):
 def test_a_checkpoint_comes_back_on_other_devices(tmp_path, wide):
     rule, places = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
     started = {
-        where: sharding.start(params(TEXT, n), rule, where and mesh_of(where))
+        where: sharding.create_train_state(params(TEXT, n), rule, where and mesh_of(where))
         for n, where in enumerate(places)
     }
     now = wanted = started[wide]
     for n, where in enumerate(places[1:], start=1):
-        store = Checkpoints(tmp_path)
+        store = CheckpointStore(tmp_path)
         store.save(n, now, {}, {})
         store.close()
-        store, like = Checkpoints(tmp_path), started[where]
+        store, like = CheckpointStore(tmp_path), started[where]
         now = store.restore(like, {}).state
         store.close()
         close(wanted, now, 0)

@@ -7,17 +7,18 @@ import re
 import pytest
 
 from fm.model import ModelConfig
-from fm.training import meshes, traffic
-from fm.training.chips import CHIPS
+from fm.parallel import mesh as meshes
+from fm.planning import communication
+from fm.planning.chips import CHIPS
 from tests.training.eight import compiled
 from tests.training.problems import ADAM, NEXT
 
 MODEL = ModelConfig(
-    depth=2, width=128, heads=8, kv_heads=8, hidden=512, vocab=512, attention="reference",
-    scan=False,
+    num_layers=2, d_model=128, num_heads=8, num_kv_heads=8, mlp_dim=512, vocab_size=512, attention="reference",
+    scan_layers=False,
 )  # fmt: skip
 ROWS, LENGTH, DEVICES = 16, 64, 8
-# An array of so many bytes takes so many times (n - 1) / n of them, as in `fm.training.traffic`.
+# An array of so many bytes takes so many times (n - 1) / n of them, as in `fm.planning.communication`.
 TIMES = {"all-gather": 1, "all-reduce": 2, "reduce-scatter": DEVICES, "all-to-all": 1}
 
 
@@ -32,12 +33,15 @@ def found(program):
 
 
 def planned(axis):
-    mesh = meshes.parse(f"{axis}:{DEVICES}")
-    pieces = ROWS // mesh.rows * LENGTH
-    return [each.bytes for each in traffic.sent(MODEL, ADAM, mesh, CHIPS["h100"], pieces)]
+    mesh = meshes.parse_mesh(f"{axis}:{DEVICES}")
+    pieces = ROWS // mesh.batch_shards * LENGTH
+    return [
+        each.bytes
+        for each in communication.estimate_communication(MODEL, ADAM, mesh, CHIPS["h100"], pieces)
+    ]
 
 
-@pytest.mark.parametrize("axis", meshes.AXES)
+@pytest.mark.parametrize("axis", meshes.MESH_AXES)
 def test_what_is_planned_is_what_the_program_sends(axis):
     sent = found(compiled(MODEL, f"{axis}:{DEVICES}", ROWS, LENGTH, NEXT).as_text())
     if axis == "data":

@@ -11,21 +11,21 @@ from fm.training import (
     BitsPerDimension,
     Objective,
     OptimizerConfig,
-    RunConfig,
-    grid,
-    loop,
+    TrainConfig,
     params_digest,
+    sweep,
+    train_loop,
 )
-from fm.training.roster import Member
+from fm.training.sweep import Trial
 from tests.training.problems import IMAGE, TEXT, VOCAB, batches, images, params
 
 STEPS = 7
 MUON = OptimizerConfig("muon", learning_rate=0.01, adam_learning_rate=0.02)
 ADAM = OptimizerConfig("adamw", learning_rate=0.01)
-BAG = Objective(next=0.25, masked=0.0, bag=0.75)
-MASKED = Objective(masked=1.0)
+BAG = Objective(causal_lm=0.25, masked_lm=0.0, bag_of_words=0.75)
+MASKED = Objective(masked_lm=1.0)
 WEIGHTS = jnp.linspace(0.5, 2.0, VOCAB)
-RUN = RunConfig(STEPS, checkpoint_every=3, log_every=2, validate_every=4)
+RUN = TrainConfig(STEPS, checkpoint_every=3, log_every=2, validate_every=4)
 
 
 class Stream:
@@ -52,7 +52,7 @@ class Stream:
 def text_member(seed=0, rule=ADAM, weights=None, start=None, **options):
     run = dataclasses.replace(RUN, seed=seed, steps=options.pop("steps", STEPS))
     stream = {name: options.pop(name) for name in ("at", "happens") if name in options}
-    return Member(
+    return Trial(
         params(TEXT, seed if start is None else start),
         Stream(seed, **stream),
         rule,
@@ -60,7 +60,7 @@ def text_member(seed=0, rule=ADAM, weights=None, start=None, **options):
         BitsPerByte(2.0 + seed),
         token_weights=None if weights is None else WEIGHTS**seed,
         validation=[next(batches(seed=50 + seed))],
-        label=f"seed {seed}",
+        run_name=f"seed {seed}",
         **options,
     )
 
@@ -68,7 +68,7 @@ def text_member(seed=0, rule=ADAM, weights=None, start=None, **options):
 def image_member(seed=0, rule=ADAM):
     stream = Stream(seed, pictures=True)
     run = dataclasses.replace(RUN, seed=seed)
-    return Member(params(IMAGE, seed), stream, rule, run, BitsPerDimension())
+    return Trial(params(IMAGE, seed), stream, rule, run, BitsPerDimension())
 
 
 def faster(rule, factor):
@@ -77,10 +77,10 @@ def faster(rule, factor):
 
 
 def separate(one, model, objective, out=None):
-    return loop.train(
+    return train_loop.train(
         one.params, one.batches, model, objective, one.rule, one.run,
-        out=out, unit=one.unit, token_weights=one.token_weights,
-        validation=one.validation, label=one.label, identity=one.identity,
+        out_dir=out, metric_unit=one.unit, token_weights=one.token_weights,
+        validation=one.validation, run_name=one.label, identity=one.identity,
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def three(tmp=None, **options):
 
 
 def go(grid_of, out=None, way="vmap"):
-    return grid.train(grid_of, TEXT, MASKED, out=out, way=way, label="toy")
+    return sweep.sweep(grid_of, TEXT, MASKED, out_dir=out, batching=way, run_name="toy")
 
 
 def digests(got):

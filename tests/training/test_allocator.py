@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fm.training import allocator
+from fm.training import runtime
 
 PROGRAM = """
 import resource
@@ -26,7 +26,7 @@ print(allocator.kept(), faults)
 
 
 def run(keep, **environment):
-    clean = {name: value for name, value in os.environ.items() if name not in allocator._OWN}
+    clean = {name: value for name, value in os.environ.items() if name not in runtime._OWN}
     program = PROGRAM.format(keep=keep)
     done = subprocess.run(
         [sys.executable, "-c", program],

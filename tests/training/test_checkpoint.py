@@ -13,8 +13,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.training import load_params, params_digest
-from fm.training.checkpoint import Checkpoints
-from fm.training.configs import differences
+from fm.training.checkpoint import CheckpointStore
+from fm.training.config import config_differences
 from tests.training.problems import TEXT, params
 from tests.training.saved import CONFIG, filled, fresh, restored
 
@@ -28,8 +28,8 @@ def test_round_trip(tmp_path):
 
 
 def test_an_empty_folder_has_nothing(tmp_path):
-    store = Checkpoints(tmp_path)
-    assert store.latest() is None
+    store = CheckpointStore(tmp_path)
+    assert store.latest_step() is None
     assert store.restore(fresh(), CONFIG) is None
     store.close()
 
@@ -56,13 +56,13 @@ def test_saving_takes_the_arrays_at_once(tmp_path):
     now = jax.device_put({"params": big, "opt_state": (), "step": np.int32(0)})
     spoil = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0)
     like = jax.tree.map(jnp.zeros_like, now)
-    store = Checkpoints(tmp_path)
+    store = CheckpointStore(tmp_path)
     store.save(1, now, {}, CONFIG)
     for _ in range(5):
         now = spoil(now)
     jax.block_until_ready(now)
     store.close()
-    store = Checkpoints(tmp_path)
+    store = CheckpointStore(tmp_path)
     back = store.restore(like, CONFIG)
     store.close()
     assert back is not None
@@ -71,7 +71,7 @@ def test_saving_takes_the_arrays_at_once(tmp_path):
 
 def test_a_small_models_checkpoint_is_quick(tmp_path):
     now = jax.device_put({"params": {"w": np.zeros(6_000_000, np.float32)}})
-    store = Checkpoints(tmp_path)
+    store = CheckpointStore(tmp_path)
     began = time.perf_counter()
     store.save(1, now | {"opt_state": (), "step": np.int32(0)}, {}, CONFIG)
     assert time.perf_counter() - began < 2.0  # about 0.1 s on a machine at rest
@@ -94,17 +94,17 @@ def test_a_full_disk_is_told_and_the_one_before_stays(tmp_path):
         w = np.random.default_rng(step).normal(size=300_000).astype(np.float32)
         return jax.device_put({"params": {"w": w}, "opt_state": (), "step": np.int32(step)})
 
-    store = Checkpoints(tmp_path)
+    store = CheckpointStore(tmp_path)
     store.save(1, heavy(1), {"step": 1}, CONFIG)
     store.close()
-    store = Checkpoints(tmp_path)
+    store = CheckpointStore(tmp_path)
     with full_disk(200_000), pytest.raises(UserError) as caught:
         store.save(2, heavy(2), {"step": 2}, CONFIG)
         store.close()
     message = str(caught.value)
     assert "checkpoint of step 2 could not be written" in message and str(tmp_path) in message
     assert "(File too large); the one of step 1 is kept" in message and "\n" not in message
-    store = Checkpoints(tmp_path)
+    store = CheckpointStore(tmp_path)
     back = store.restore(heavy(0), CONFIG)
     store.close()
     assert params_digest(back.state) == params_digest(heavy(1))
@@ -112,7 +112,7 @@ def test_a_full_disk_is_told_and_the_one_before_stays(tmp_path):
 
 
 def test_a_folder_that_may_not_be_seen_is_told(tmp_path, monkeypatch):
-    store = Checkpoints(tmp_path)
+    store = CheckpointStore(tmp_path)
 
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -126,7 +126,7 @@ def test_a_folder_that_may_not_be_seen_is_told(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path):
-    store = Checkpoints(tmp_path / "run")
+    store = CheckpointStore(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(UserError, match=r"step 1 could .*folder is gone\); there is no other"):
         store.save(1, fresh(1), {}, CONFIG)
@@ -145,8 +145,8 @@ def test_another_config_is_named_field_by_field(tmp_path):
 
 
 def test_differences_see_through_json():
-    assert differences({"a": {"b": [1, 2]}}, {"a": {"b": (1, 2)}}) == {}
-    assert differences({"a": {"b": 1}}, {"a": {"b": None}}) == {"a.b": (1, None)}
+    assert config_differences({"a": {"b": [1, 2]}}, {"a": {"b": (1, 2)}}) == {}
+    assert config_differences({"a": {"b": 1}}, {"a": {"b": None}}) == {"a.b": (1, None)}
 
 
 def test_parameters_alone(tmp_path):

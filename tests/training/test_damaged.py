@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from fm import digests
+from fm import files
 from fm.errors import UserError
 from fm.training import load_params, params_digest
-from fm.training.checkpoint import UNSEALED, Checkpoints
+from fm.training.checkpoint import UNHASHED_FILES, CheckpointStore
 from tests.training.problems import TEXT, params
 from tests.training.saved import CONFIG, filled, fresh, restored
 
@@ -100,8 +100,10 @@ WAYS = {
 def test_every_file_is_sealed(tmp_path, way):
     filled(tmp_path, steps=(3,))
     folder = tmp_path / "3"
-    digests.check(folder, but=UNSEALED)
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in UNSEALED]
+    files.check_digests(folder, exclude=UNHASHED_FILES)
+    paths = [
+        path for path in folder.rglob("*") if path.is_file() and path.name not in UNHASHED_FILES
+    ]
     assert len(paths) > 20
     for path in paths:
         content = path.read_bytes()
@@ -109,14 +111,14 @@ def test_every_file_is_sealed(tmp_path, way):
         if WAYS[way]:
             path.write_bytes(WAYS[way](content))
         with pytest.raises(ValueError, match=r"digest|missing|not what"):
-            digests.check(folder, but=UNSEALED)
+            files.check_digests(folder, exclude=UNHASHED_FILES)
         path.write_bytes(content)
     (folder / "more").write_text("more")
     with pytest.raises(ValueError, match=r"more is not what was written"):
-        digests.check(folder, but=UNSEALED)
+        files.check_digests(folder, exclude=UNHASHED_FILES)
 
 
-@pytest.mark.parametrize("name", UNSEALED)
+@pytest.mark.parametrize("name", UNHASHED_FILES)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_not_sealed_is_not_used(tmp_path, name, way):
     filled(tmp_path)
@@ -135,9 +137,9 @@ def test_what_is_not_sealed_is_not_used(tmp_path, name, way):
 def test_what_is_damaged_is_not_held(tmp_path):
     filled(tmp_path)
     damage_one_bit_of_an_array(tmp_path / "3")
-    store = Checkpoints(tmp_path)
-    assert store.holds(2) and not store.holds(1)
-    assert not store.holds(3) and not (tmp_path / "3").exists()
+    store = CheckpointStore(tmp_path)
+    assert store.has_step(2) and not store.has_step(1)
+    assert not store.has_step(3) and not (tmp_path / "3").exists()
     store.close()
 
 

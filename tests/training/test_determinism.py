@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from fm.training import determinism
+from fm.training import runtime
 
 ASKED = "--xla_gpu_deterministic_ops=true"
 
@@ -22,7 +22,7 @@ ASKED = "--xla_gpu_deterministic_ops=true"
 )
 def test_asked_of_nvidia_alone_and_not_against_the_user(plugin, given, flags, monkeypatch):
     found = [EntryPoint(plugin, f"jax_plugins.{plugin}", "jax_plugins")] if plugin else []
-    monkeypatch.setattr(determinism, "entry_points", lambda group: found)
+    monkeypatch.setattr(runtime, "entry_points", lambda group: found)
     monkeypatch.setenv("XLA_FLAGS", given)
-    determinism.same_bits()
+    runtime.request_deterministic_gpu_ops()
     assert os.environ["XLA_FLAGS"] == flags

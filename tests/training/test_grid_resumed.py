@@ -4,12 +4,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.training import (
-    Interrupted,
-    load_params,
-    members,
-    params_digest,
-)
+from fm.training import Interrupted, load_params, params_digest, sweep
 from tests.training.problems import TEXT
 from tests.training.team import (
     ADAM,
@@ -25,16 +20,16 @@ from tests.training.team import (
 from tests.training.toy import PowerCut, lines, poison, power_cut, terminate
 
 
-@pytest.mark.parametrize("way", members.WAYS)
+@pytest.mark.parametrize("way", sweep.BATCHING_MODES)
 @pytest.mark.parametrize("at", [2, 5, 7])
 def test_resumed_is_unbroken(tmp_path, at, way):
     want = go(three(tmp_path / "a"), tmp_path / "a", way)
     with pytest.raises(PowerCut):
         go(three(tmp_path / "b", at=at, happens=power_cut), tmp_path / "b", way)
     got = go(three(tmp_path / "b"), tmp_path / "b", way=None if at > 3 else way)
-    assert got.way == way
+    assert got.batching == way
     assert digests(got) == digests(want)
-    for r, (mine, other) in enumerate(zip(got.trained, want.trained, strict=True)):
+    for r, (mine, other) in enumerate(zip(got.results, want.results, strict=True)):
         assert mine.curve == other.curve and mine.tokens == other.tokens
         assert lines(tmp_path / "a" / f"member-{r}") == lines(tmp_path / "b" / f"member-{r}")
 
@@ -43,15 +38,15 @@ def test_the_way_once_chosen_stays_though_nothing_was_saved(tmp_path, monkeypatc
     def timed(quick):
         return lambda programs, *_: {way: float(way != quick) for way in programs}
 
-    for quick in members.WAYS:
+    for quick in sweep.BATCHING_MODES:
         out = tmp_path / quick
-        monkeypatch.setattr(members, "seconds_per_step", timed(quick))
+        monkeypatch.setattr(sweep, "seconds_per_step", timed(quick))
         with pytest.raises(PowerCut):
             go(three(at=2, happens=power_cut), out, way=None)
-        (other,) = set(members.WAYS) - {quick}
-        monkeypatch.setattr(members, "seconds_per_step", timed(other))
+        (other,) = set(sweep.BATCHING_MODES) - {quick}
+        monkeypatch.setattr(sweep, "seconds_per_step", timed(other))
         got = go(three(), out, way=None)
-        assert got.way == quick
+        assert got.batching == quick
         assert digests(got) == digests(go(three(), way=quick))
 
 
@@ -70,7 +65,7 @@ def test_a_stopped_member_stays_stopped_when_resumed(tmp_path):
     with pytest.raises(PowerCut):
         go(team, tmp_path)
     got = go(three(), tmp_path)
-    assert got.stopped == want.stopped and digests(got) == digests(want)
+    assert got.stop_reasons == want.stop_reasons and digests(got) == digests(want)
 
 
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path):
@@ -85,8 +80,8 @@ def test_finished_says_so_and_takes_no_batch(tmp_path, capsys):
     again = go(three(tmp_path, at=STEPS + 1, happens=power_cut), tmp_path)
     assert "toy: already finished at step 7 of 7" in capsys.readouterr().err
     assert digests(again) == digests(want)
-    assert [each.seconds for each in again.trained] == pytest.approx(
-        [each.seconds for each in want.trained], rel=0.5
+    assert [each.seconds for each in again.results] == pytest.approx(
+        [each.seconds for each in want.results], rel=0.5
     )
 
 
@@ -96,23 +91,25 @@ def test_a_members_folder_is_that_of_a_separate_run(tmp_path, capsys):
         folder = tmp_path / f"member-{r}"
         read, config = load_params(folder / "checkpoints")
         assert params_digest(read) == digests(got)[r]
-        assert ModelConfig.from_plain(config["model"]) == TEXT
+        assert ModelConfig.from_dict(config["model"]) == TEXT
         separately = separate(one, TEXT, MASKED, out=folder)
-        assert f"seed {one.run.seed}: already finished at step 7" in capsys.readouterr().err
+        assert (
+            f"seed {one.train_config.seed}: already finished at step 7" in capsys.readouterr().err
+        )
         assert params_digest(separately.params) == digests(got)[r]
-        assert separately.curve == got.trained[r].curve
+        assert separately.curve == got.results[r].curve
 
 
 def test_the_way_is_measured_and_kept(tmp_path):
     with pytest.raises(PowerCut):
         go(three(at=5, happens=power_cut), tmp_path, way=None)
     got = go(three(), tmp_path, way=None)
-    assert set(got.seconds_per_step) == set(members.WAYS)
-    assert got.seconds_per_step[got.way] == min(got.seconds_per_step.values())
+    assert set(got.seconds_per_step) == set(sweep.BATCHING_MODES)
+    assert got.seconds_per_step[got.batching] == min(got.seconds_per_step.values())
     # Measuring took no step of the run's own.
-    assert digests(got) == digests(go(three(), way=got.way))
-    other = next(way for way in members.WAYS if way != got.way)
-    with pytest.raises(UserError, match=f"a grid run by '{got.way}', not '{other}'"):
+    assert digests(got) == digests(go(three(), way=got.batching))
+    other = next(way for way in sweep.BATCHING_MODES if way != got.batching)
+    with pytest.raises(UserError, match=f"a grid run by '{got.batching}', not '{other}'"):
         go(three(), tmp_path, way=other)
 
 

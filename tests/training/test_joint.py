@@ -8,37 +8,39 @@ import numpy as np
 import optax
 import pytest
 
-from fm.data.batches import piece_batches, text_batches
-from fm.data.groups import Grouped, rows_of
+from fm.data.batches import GroupedBatches, batch_size_per_group, patch_batches, text_batches
 from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.training import (
     BitsPerByte,
     BitsPerDimension,
-    Each,
-    Joint,
+    MultitaskObjective,
     Objective,
-    RunConfig,
-    joint,
-    log,
+    PerGroupUnits,
+    TrainConfig,
+    metric_writer,
+    multitask,
     objectives,
     params_digest,
-    step,
     train,
+    train_step,
 )
-from fm.training.account import cost
+from fm.training.progress import step_cost
 from tests.training.problems import ADAM, VOCAB, params
 
 BOTH = ModelConfig(
-    depth=1, width=16, heads=2, kv_heads=1, hidden=16, vocab=VOCAB, axes=3, mixtures=2,
-    continuous=(("image", 6),), attention="reference",
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=VOCAB, position_axes=3, num_mixtures=2,
+    patch_dims=(("image", 6),), attention="reference",
 )  # fmt: skip
-ASKED = Joint(
-    (("text", Objective(next=0.5, masked=0.5)), ("image", Objective(next=1.0, masked=0.0)))
+ASKED = MultitaskObjective(
+    (
+        ("text", Objective(causal_lm=0.5, masked_lm=0.5)),
+        ("image", Objective(causal_lm=1.0, masked_lm=0.0)),
+    )
 )
-UNIT = Each({"text": BitsPerByte(2.0), "image": BitsPerDimension()})
-RUN = RunConfig(steps=9, checkpoint_every=3, log_every=2, validate_every=6)
-PACE = ("tokens_per_second", "share_of_peak")
+UNIT = PerGroupUnits({"text": BitsPerByte(2.0), "image": BitsPerDimension()})
+RUN = TrainConfig(steps=9, checkpoint_every=3, log_every=2, validate_every=6)
+PACE = ("tokens_per_second", "gemm_utilization")
 
 
 def batches(seed=0):
@@ -46,8 +48,8 @@ def batches(seed=0):
     place = np.array(list(np.ndindex(2, 3)), np.int32)
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 6)).astype(np.uint8)
     text = text_batches([[p.astype(np.int32) for p in pieces]], batch_size=4, length=8, seed=seed)
-    image = piece_batches([images], place, batch_size=2, seed=seed, stream="image")
-    return Grouped({"text": text, "image": image})
+    image = patch_batches([images], place, batch_size=2, seed=seed, modality="image")
+    return GroupedBatches({"text": text, "image": image})
 
 
 class Pipeline:
@@ -76,12 +78,12 @@ class Pipeline:
 def go(out, pipeline=None):
     return train(
         params(BOTH, zeros=True), pipeline or Pipeline(), BOTH, ASKED, ADAM, RUN,
-        out=out, unit=UNIT, validation=[next(batches(1))], label="both",
+        out_dir=out, metric_unit=UNIT, validation=[next(batches(1))], run_name="both",
     )  # fmt: skip
 
 
 def lines(out):
-    records = log.read(out / "metrics.jsonl")
+    records = metric_writer.read_records(out / "metrics.jsonl")
     return [{k: v for k, v in record.items() if k not in PACE} for record in records]
 
 
@@ -94,7 +96,7 @@ def unbroken(tmp_path_factory):
 def test_the_loss_is_the_mean_of_the_groups_by_their_rows():
     batch, rng = next(batches()), jax.random.key(3)
     weights = params(BOTH)
-    whole = jax.jit(joint.loss, static_argnums=(3, 4))
+    whole = jax.jit(multitask.loss, static_argnums=(3, 4))
     total, metrics = whole(weights, batch, rng, BOTH, ASKED)
     for n, (name, objective) in enumerate(ASKED.groups):
         key = jax.random.fold_in(rng, n)
@@ -110,7 +112,7 @@ def test_the_loss_is_the_mean_of_the_groups_by_their_rows():
 def test_in_parts_it_is_the_whole():
     batch, rng = next(batches()), jax.random.key(3)
     whole, parts = (
-        jax.jit(step.value_and_gradient, static_argnums=(3, 4, 6))(
+        jax.jit(train_step.loss_and_gradient, static_argnums=(3, 4, 6))(
             params(BOTH), batch, rng, BOTH, ASKED, None, count
         )
         for count in (1, 2)
@@ -121,16 +123,16 @@ def test_in_parts_it_is_the_whole():
 @pytest.mark.slow
 def test_each_group_is_clipped_as_it_would_be_alone():
     batch, rng = next(batches()), jax.random.key(3)
-    noisy = joint.with_noise(batch, rng, ASKED)
+    noisy = multitask.add_mask_noise(batch, rng, ASKED)
     start = params(BOTH)
     want, norms = jax.tree.map(np.zeros_like, start), {}
     for name, objective in ASKED.groups:
 
         def alone(p, name=name, objective=objective):
             rows = noisy[name]
-            nats = objectives.sums(p, rows, rows["noise"], BOTH, objective)
+            nats = objectives.loss_sums(p, rows, rows["noise"], BOTH, objective)
             counts = {kind: count for kind, (_, count) in nats.items()}
-            return objectives.mean(nats, counts, objective, rows)[0]
+            return objectives.mean_loss(nats, counts, objective, rows)[0]
 
         gradient = jax.grad(alone)(start)
         norms[name] = float(optax.global_norm(gradient))
@@ -138,7 +140,7 @@ def test_each_group_is_clipped_as_it_would_be_alone():
         want = jax.tree.map(lambda a, b, share=share: a + share * b, want, gradient)
     assert min(norms.values()) > 0.1
     asked = dataclasses.replace(ASKED, clip=0.1)
-    metrics, got = step.value_and_gradient(start, batch, rng, BOTH, asked, None, 1)
+    metrics, got = train_step.loss_and_gradient(start, batch, rng, BOTH, asked, None, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
     for name, norm in norms.items():
         assert metrics[f"{name}/grad_norm"] == pytest.approx(norm, rel=1e-4)
@@ -164,12 +166,12 @@ def test_what_is_told_of_each_group(unbroken):
 def test_a_step_costs_what_its_groups_do():
     batch = next(batches())
     whole, alone = (
-        cost(batch, BOTH, ASKED),
-        [cost(batch[name], BOTH, objective) for name, objective in ASKED.groups],
+        step_cost(batch, BOTH, ASKED),
+        [step_cost(batch[name], BOTH, objective) for name, objective in ASKED.groups],
     )
     assert whole.flops == sum(each.flops for each in alone)
     assert whole.tokens == sum(each.tokens for each in alone)
-    assert whole.groups == {"text/pieces": alone[0].tokens, "image/pieces": 12}
+    assert whole.group_tokens == {"text/pieces": alone[0].tokens, "image/pieces": 12}
 
 
 @pytest.mark.parametrize("at", [2, 8])
@@ -191,17 +193,21 @@ def test_the_format_that_diverges_is_named():
 
 
 def test_joint_is_saved_as_json():
-    assert joint.from_plain(joint.plain(ASKED)) == ASKED
-    assert joint.from_plain(joint.plain(Objective())) == Objective()
+    assert multitask.from_dict(multitask.to_dict(ASKED)) == ASKED
+    assert multitask.from_dict(multitask.to_dict(Objective())) == Objective()
     with pytest.raises(UserError, match="none twice"):
-        Joint((("text", Objective()), ("text", Objective())))
+        MultitaskObjective((("text", Objective()), ("text", Objective())))
 
 
 def test_rows_follow_the_weights():
-    assert rows_of({"text": 2, "image": 1, "audio": 1}, 16) == {"text": 8, "image": 4, "audio": 4}
-    assert rows_of({"text": 100, "image": 1}, 8) == {"text": 7, "image": 1}
-    assert sum(rows_of({"a": 1, "b": 1, "c": 1}, 16).values()) == 16
+    assert batch_size_per_group({"text": 2, "image": 1, "audio": 1}, 16) == {
+        "text": 8,
+        "image": 4,
+        "audio": 4,
+    }
+    assert batch_size_per_group({"text": 100, "image": 1}, 8) == {"text": 7, "image": 1}
+    assert sum(batch_size_per_group({"a": 1, "b": 1, "c": 1}, 16).values()) == 16
     with pytest.raises(UserError, match="above 0"):
-        rows_of({"text": 0, "image": 1}, 8)
+        batch_size_per_group({"text": 0, "image": 1}, 8)
     with pytest.raises(UserError, match="batch_size=1"):
-        rows_of({"text": 1, "image": 1}, 1)
+        batch_size_per_group({"text": 1, "image": 1}, 1)

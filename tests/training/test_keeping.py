@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from fm.errors import UserError
-from fm.training import step
+from fm.training import train_step as step
 from tests.training import test_grid
 from tests.training.problems import batches
 from tests.training.toy import (
@@ -27,7 +27,7 @@ def saved(out):
 
 def test_data_that_stalls(tmp_path, unbroken):
     with pytest.raises(UserError) as caught:
-        go(tmp_path, Pipeline(13, stall), run=dataclasses.replace(RUN, patience=1.0))
+        go(tmp_path, Pipeline(13, stall), run=dataclasses.replace(RUN, batch_timeout_seconds=1.0))
     assert str(caught.value) == (
         "toy: the data stalls, no batch in 1 s after 12 of them; "
         "step 12 is saved, and the same command goes on from there"
@@ -40,7 +40,11 @@ def test_data_that_stalls(tmp_path, unbroken):
 def test_data_that_stall_in_the_middle_of_several_formats(tmp_path):
     whole = go(tmp_path / "whole", Pair())
     with pytest.raises(UserError, match="step 7 is saved"):
-        go(tmp_path / "cut", Pair(8, stall), run=dataclasses.replace(RUN, patience=1.0))
+        go(
+            tmp_path / "cut",
+            Pair(8, stall),
+            run=dataclasses.replace(RUN, batch_timeout_seconds=1.0),
+        )
     assert_as_unbroken(
         go(tmp_path / "cut", Pair()), tmp_path / "cut", (whole, lines(tmp_path / "whole"))
     )
@@ -94,7 +98,7 @@ def test_what_cannot_be_saved_then_is_told_too(tmp_path, unbroken, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def fill(_):
-        monkeypatch.setattr("fm.training.loop.Checkpoints.save", full)
+        monkeypatch.setattr("fm.training.train_loop.Checkpoints.save", full)
         raise MemoryError
 
     with pytest.raises(UserError, match=r"out of memory at step 13 .*step 12 could not be saved"):
@@ -109,7 +113,7 @@ OOM = "RESOURCE_EXHAUSTED: Out of memory allocating 16004000000 bytes.\nmore"
 
 def failing(monkeypatch, at, *, donates):
     """The `at`-th step runs out of memory, before or after it has taken the state for its own."""
-    honest, calls = step.train_step, []
+    honest, calls = step.make_train_step, []
 
     def train_step(*arguments):
         do_step = honest(*arguments)
@@ -124,7 +128,7 @@ def failing(monkeypatch, at, *, donates):
 
         return counted
 
-    monkeypatch.setattr("fm.training.trainer.step.train_step", train_step)
+    monkeypatch.setattr("fm.training.train_loop.step.train_step", train_step)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_out_of_memory_told_late_or_in_validation(tmp_path, unbroken, monkeypatc
     def refuse(*_):
         raise jax.errors.JaxRuntimeError(OOM)
 
-    monkeypatch.setattr("fm.training.trainer.validate", refuse)
+    monkeypatch.setattr("fm.training.train_loop.validate", refuse)
     with pytest.raises(UserError, match=r"toy: out of memory .*step 5 is kept; make batch_size"):
         go(tmp_path)
     monkeypatch.undo()
@@ -165,7 +169,7 @@ def test_another_failure_of_the_machine_is_not_hidden(tmp_path, monkeypatch):
     def refuse(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
-    monkeypatch.setattr("fm.training.trainer.step.train_step", lambda *_: refuse)
+    monkeypatch.setattr("fm.training.train_loop.step.train_step", lambda *_: refuse)
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         go(tmp_path)
 
@@ -173,8 +177,8 @@ def test_another_failure_of_the_machine_is_not_hidden(tmp_path, monkeypatch):
 def test_a_member_of_a_grid_that_stalls(tmp_path):
     want = test_grid.go(test_grid.three())
     team = test_grid.three(tmp_path, at=6, happens=stall)
-    hasty = dataclasses.replace(team[1].run, patience=1.0)
-    team[1] = dataclasses.replace(team[1], run=hasty)
+    hasty = dataclasses.replace(team[1].train_config, batch_timeout_seconds=1.0)
+    team[1] = dataclasses.replace(team[1], train_config=hasty)
     with pytest.raises(UserError) as caught:
         test_grid.go(team, tmp_path)
     assert str(caught.value) == (
@@ -191,7 +195,7 @@ def test_a_grid_out_of_memory(tmp_path, monkeypatch):
     def refuse(*_):
         raise jax.errors.JaxRuntimeError(OOM)
 
-    monkeypatch.setattr("fm.training.grid.members.members_step", lambda *_: refuse)
+    monkeypatch.setattr("fm.training.sweep.members.members_step", lambda *_: refuse)
     with pytest.raises(UserError, match=r"toy: out of memory at step 1 .*no checkpoint yet; make"):
         test_grid.go(test_grid.three(tmp_path), tmp_path)
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from experiments import command, compare, pretrain
-from fm.study import recipes
+from fm.study import presets
 from tests.study.problems import recipe
 from tests.training.test_processes import finished, start
 
@@ -56,7 +56,9 @@ def test_a_server_would_be_seen():
 @pytest.mark.slow
 def test_nothing_listens_while_an_experiment_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(recipes, "for_format", lambda modality, profile="default": recipe(modality))
+    monkeypatch.setattr(
+        presets, "modality_recipe", lambda modality, profile="default": recipe(modality)
+    )
     before = listening(psutil.Process())
     with Watch(psutil.Process().pid) as watch:
         for name, module, given in (

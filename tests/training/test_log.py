@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fm.errors import UserError
-from fm.training import BitsPerByte, BitsPerDimension, log
-from fm.training.meter import Meter
-from fm.training.unit import value
+from fm.training import BitsPerByte, BitsPerDimension, metric_writer
+from fm.training.metric_units import primary_metric
+from fm.training.progress import MetricAverager
 
 
 def record(step, kind="train", **figures):
@@ -19,9 +19,9 @@ def record(step, kind="train", **figures):
 
 
 def written(folder, steps):
-    journal = log.MetricLog(folder, 0)
+    journal = metric_writer.MetricWriter(folder, 0)
     for step in steps:
-        journal.write(record(step, share_of_peak=None))
+        journal.write(record(step, gemm_utilization=None))
     journal.close()
     return folder / "metrics.jsonl"
 
@@ -29,31 +29,31 @@ def written(folder, steps):
 def test_lines_are_json_and_come_back(tmp_path):
     path = written(tmp_path, [1, 2, 3])
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
-    assert log.read(path)[1] == record(2, share_of_peak=None)
+    assert metric_writer.read_records(path)[1] == record(2, gemm_utilization=None)
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 def test_goes_on_without_what_came_after_the_checkpoint(tmp_path):
     path = written(tmp_path, [1, 2, 3, 4])
-    journal = log.MetricLog(tmp_path, 2)
-    assert [each["step"] for each in journal.kept] == [1, 2]
+    journal = metric_writer.MetricWriter(tmp_path, 2)
+    assert [each["step"] for each in journal.records] == [1, 2]
     journal.write(record(3, note=1.0))
     journal.close()
-    assert [each["step"] for each in log.read(path)] == [1, 2, 3]
-    assert log.read(path)[2]["note"] == 1.0
+    assert [each["step"] for each in metric_writer.read_records(path)] == [1, 2, 3]
+    assert metric_writer.read_records(path)[2]["note"] == 1.0
 
 
 def test_a_line_cut_short_is_dropped(tmp_path):
     path = written(tmp_path, [1, 2])
     with path.open("a") as file:
         file.write('{"kind": "train", "st')
-    log.MetricLog(tmp_path, 5).close()
-    assert [each["step"] for each in log.read(path)] == [1, 2]
+    metric_writer.MetricWriter(tmp_path, 5).close()
+    assert [each["step"] for each in metric_writer.read_records(path)] == [1, 2]
     assert path.read_text().endswith("}\n")
 
 
 def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
-    journal = log.MetricLog(tmp_path, 0)
+    journal = metric_writer.MetricWriter(tmp_path, 0)
     journal.write(record(1))
     journal._file.close()
     journal._file = Path("/dev/full").open("a")  # noqa: SIM115
@@ -66,7 +66,7 @@ def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
 def test_a_full_disk_under_the_events_is_an_error_too(tmp_path, monkeypatch):
     late = []
     monkeypatch.setattr("sys.unraisablehook", late.append)
-    journal = log.MetricLog(tmp_path, 0)
+    journal = metric_writer.MetricWriter(tmp_path, 0)
     journal._events._file.close()
     journal._events._file = Path("/dev/full").open("wb")  # noqa: SIM115
     # More than any queue or buffer holds: a writer with a thread of its own would wait for ever.
@@ -84,7 +84,7 @@ def test_a_full_disk_under_the_events_is_an_error_too(tmp_path, monkeypatch):
 
 
 def test_a_log_that_was_removed_is_missed(tmp_path):
-    journal = log.MetricLog(tmp_path, 0)
+    journal = metric_writer.MetricWriter(tmp_path, 0)
     journal.write(record(1))
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match="was removed while the run wrote to it"):
@@ -95,8 +95,8 @@ def test_a_log_that_was_removed_is_missed(tmp_path):
 def test_events_are_what_tensorboard_reads(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    journal = log.MetricLog(tmp_path, 2)
-    journal.write(record(3, share_of_peak=None))
+    journal = metric_writer.MetricWriter(tmp_path, 2)
+    journal.write(record(3, gemm_utilization=None))
     journal.close()
     (path,) = tmp_path.glob("events.out.tfevents.*")
     content, events = path.read_bytes(), []
@@ -114,7 +114,7 @@ def test_events_are_what_tensorboard_reads(tmp_path):
 
 def test_curve():
     records = [record(1), record(2, "validation"), record(4)]
-    assert log.curve(records, "bits_per_byte") == {
+    assert metric_writer.learning_curve(records, "bits_per_byte") == {
         "tokens": [10, 40],
         "value": [1.0, 0.25],
         "validation_tokens": [20],
@@ -123,11 +123,15 @@ def test_curve():
 
 
 def test_units():
-    assert BitsPerByte(4.0).of(math.log(2) * 8) == pytest.approx(2.0)
+    assert BitsPerByte(4.0).from_nats(math.log(2) * 8) == pytest.approx(2.0)
     # A density of one over 0..1 says nothing about 256 levels.
-    assert BitsPerDimension().of(0.0) == pytest.approx(8.0)
-    assert value({"loss": 9.0, "next_nats": math.log(2)}, BitsPerByte(1.0)) == pytest.approx(1.0)
-    assert value({"loss": math.log(2), "bag_nats": 9.0}, BitsPerByte(1.0)) == pytest.approx(1.0)
+    assert BitsPerDimension().from_nats(0.0) == pytest.approx(8.0)
+    assert primary_metric(
+        {"loss": 9.0, "next_nats": math.log(2)}, BitsPerByte(1.0)
+    ) == pytest.approx(1.0)
+    assert primary_metric(
+        {"loss": math.log(2), "bag_nats": 9.0}, BitsPerByte(1.0)
+    ) == pytest.approx(1.0)
     with pytest.raises(UserError, match="bytes_per_token=0"):
         BitsPerByte(0)
 
@@ -135,7 +139,7 @@ def test_units():
 def test_a_record_is_the_mean_of_its_steps(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    meter = Meter(BitsPerByte(1.0), peak=1000.0)
+    meter = MetricAverager(BitsPerByte(1.0), peak=1000.0)
     for loss in (1.0, 3.0):
         meter.add({"loss": loss}, tokens=50, flops=200.0)
     with meter.paused():
@@ -143,14 +147,14 @@ def test_a_record_is_the_mean_of_its_steps(monkeypatch):
     clock[0] += 4
     got = meter.record(2, 100, learning_rate=0.1)
     assert got["loss"] == 2.0 and got["learning_rate"] == 0.1
-    assert got["tokens_per_second"] == 25 and got["share_of_peak"] == pytest.approx(0.1)
+    assert got["tokens_per_second"] == 25 and got["gemm_utilization"] == pytest.approx(0.1)
     assert meter.sums == {}
 
 
 def test_a_resumed_meter_goes_on_with_its_sums():
-    first = Meter(BitsPerByte(1.0), peak=None)
+    first = MetricAverager(BitsPerByte(1.0), peak=None)
     first.add({"loss": 1.0}, 1, 1.0)
-    second = Meter(BitsPerByte(1.0), None, json.loads(json.dumps(first.sums)))
+    second = MetricAverager(BitsPerByte(1.0), None, json.loads(json.dumps(first.sums)))
     second.add({"loss": 3.0}, 1, 1.0)
     got = second.record(2, 2, 0.0)
-    assert got["loss"] == 2.0 and got["share_of_peak"] is None
+    assert got["loss"] == 2.0 and got["gemm_utilization"] is None

@@ -12,7 +12,7 @@ from fm.training import (
     BitsPerDimension,
     Objective,
     OptimizerConfig,
-    RunConfig,
+    TrainConfig,
     params_digest,
     train,
 )
@@ -32,7 +32,7 @@ from tests.training.toy import (
 
 
 def test_learns(tmp_path):
-    got = go(None, run=RunConfig(steps=150, log_every=50), objective=NEXT, validation=None)
+    got = go(None, run=TrainConfig(steps=150, log_every=50), objective=NEXT, validation=None)
     assert got.curve["value"][-1] < 0.3 * got.curve["value"][0]
     assert got.curve["validation"] == []
 
@@ -46,11 +46,11 @@ def test_learns_images():
         params(IMAGE, zeros=True),
         Images(),
         IMAGE,
-        Objective(next=0.5, masked=0.5),
+        Objective(causal_lm=0.5, masked_lm=0.5),
         OptimizerConfig("adamw", learning_rate=0.01),
-        RunConfig(steps=60, log_every=20),
-        out=None,
-        unit=BitsPerDimension(),
+        TrainConfig(steps=60, log_every=20),
+        out_dir=None,
+        metric_unit=BitsPerDimension(),
     )
     assert got.curve["value"][-1] < got.curve["value"][0]
 
@@ -104,7 +104,7 @@ def test_a_batch_that_cannot_be_kept_hides_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fm.training.broken.np.savez", full)
+    monkeypatch.setattr("fm.training.failures.np.savez", full)
     with pytest.raises(UserError, match=r"at step 7 .*could not be kept \(No space left"):
         go(tmp_path, Pipeline(7, poison))
 
@@ -167,7 +167,7 @@ def test_data_that_ends():
 
 def test_a_second_run_compiles_nothing():
     rule = OptimizerConfig("adamw", learning_rate=0.0123)
-    first, second = (go(None, run=RunConfig(steps=5, seed=s), rule=rule) for s in (0, 1))
+    first, second = (go(None, run=TrainConfig(steps=5, seed=s), rule=rule) for s in (0, 1))
     assert second.compile_seconds < 0.2 * first.compile_seconds
     assert second.curve != first.curve
 
@@ -175,7 +175,7 @@ def test_a_second_run_compiles_nothing():
 def test_stops_early_and_so_it_does_when_cut_off(tmp_path, capsys):
     # It learns nothing, so that no validation is better than the first.
     rule = dataclasses.replace(ADAM, learning_rate=1e-12)
-    run = dataclasses.replace(RUN, validate_every=4, early_stop=2)
+    run = dataclasses.replace(RUN, validate_every=4, early_stopping_patience=2)
     whole = go(tmp_path / "whole", run=run, rule=rule)
     assert whole.steps == 12 and (tmp_path / "whole/checkpoints/12").is_dir()
     with pytest.raises(PowerCut):
@@ -187,8 +187,10 @@ def test_stops_early_and_so_it_does_when_cut_off(tmp_path, capsys):
     again = go(tmp_path / "cut", Pipeline(1, power_cut), run=run, rule=rule)
     assert again.steps == 12 and "already finished at step 12 of 23" in capsys.readouterr().err
     # Of one that learns the lowest loss counts, not the one before.
-    run = dataclasses.replace(RUN, validate_every=2, early_stop=5)
-    losses = go(None, run=dataclasses.replace(run, early_stop=None)).curve["validation"]
+    run = dataclasses.replace(RUN, validate_every=2, early_stopping_patience=5)
+    losses = go(None, run=dataclasses.replace(run, early_stopping_patience=None)).curve[
+        "validation"
+    ]
     assert losses[5] < losses[4] > min(losses[:4])
     assert go(None, run=run).steps == 2 * (np.argmin(losses[:8]) + 1) + 10
 
@@ -198,4 +200,4 @@ def test_stops_early_and_so_it_does_when_cut_off(tmp_path, capsys):
 )
 def test_a_cadence_below_one(field):
     with pytest.raises(UserError, match="1 or more"):
-        RunConfig(**{"steps": 5, field: 0})
+        TrainConfig(**{"steps": 5, field: 0})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask
-from fm.data.mixed import MixedRows, Segment, lay
+from fm.data.packing import PackedMultimodalRows, Segment, build_row
 from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.model.transformer import forward
@@ -17,17 +17,17 @@ from tests.training.problems import params
 
 WIDTHS = {"image": 6, "audio": 5, "video": 4}
 FOUR = ModelConfig(
-    depth=1, width=16, heads=2, kv_heads=1, hidden=16, vocab=24, axes=3, mixtures=2,
-    continuous=tuple(WIDTHS.items()), attention="reference",
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=24, position_axes=3, num_mixtures=2,
+    patch_dims=tuple(WIDTHS.items()), attention="reference",
 )  # fmt: skip
-NEXT = Objective(next=1.0, masked=0.0)
+NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
 GRIDS = {"image": (2, 3), "audio": (4,), "video": (2, 1, 2)}
 
 
 def segment(stream, seed=0, **options):
     rng = np.random.default_rng(seed)
     if stream == "tokens":
-        return Segment("tokens", rng.integers(0, FOUR.vocab, 3 + seed % 3), **options)
+        return Segment("tokens", rng.integers(0, FOUR.vocab_size, 3 + seed % 3), **options)
     places = np.array(list(np.ndindex(*GRIDS[stream])), np.int32)
     values = rng.integers(0, 256, (len(places), WIDTHS[stream])).astype(np.uint8)
     if stream == "audio":
@@ -37,8 +37,10 @@ def segment(stream, seed=0, **options):
 
 def rows(examples, capacity, **options):
     """A batch of all rows that the examples make."""
-    widths = [("tokens", 0), *FOUR.continuous]
-    packed = MixedRows([lay(each, FOUR.streams) for each in examples], capacity, widths, **options)
+    widths = [("tokens", 0), *FOUR.patch_dims]
+    packed = PackedMultimodalRows(
+        [build_row(each, FOUR.modalities) for each in examples], capacity, widths, **options
+    )
     each = [packed[n] for n in range(len(packed))]
     return {key: np.stack([row[key] for row in each]) for key in each[0]}
 
@@ -46,13 +48,13 @@ def rows(examples, capacity, **options):
 @jax.jit
 def nats(weights, batch):
     noise_BL = jnp.zeros(batch["segments"].shape)
-    return objectives.sums(weights, batch, noise_BL, FOUR, NEXT)["next"]
+    return objectives.loss_sums(weights, batch, noise_BL, FOUR, NEXT)["next"]
 
 
 @functools.partial(jax.jit, static_argnames="objective")
 def nats_and_gradient(weights, batch, noise_BL, objective=NEXT):
     def total(weights):
-        (sums,) = objectives.sums(weights, batch, noise_BL, FOUR, objective).values()
+        (sums,) = objectives.loss_sums(weights, batch, noise_BL, FOUR, objective).values()
         return sums[0], sums[1]
 
     return jax.value_and_grad(total, has_aux=True)(weights)
@@ -83,9 +85,9 @@ def test_a_row_of_one_format_is_what_it_is_alone(stream):
     """Led by its start piece, and wherever its positions begin."""
     led = stream != "tokens"
     lone = segment(stream, 4, start=led)
-    L = len(lone.pieces)
+    L = len(lone.tokens)
     alone = {
-        stream: lone.pieces[None],
+        stream: lone.tokens[None],
         "positions": np.arange(L)[None] if lone.positions is None else lone.positions[None],
         "segments": np.ones((1, L), np.int32),
     }
@@ -115,7 +117,7 @@ def test_gradients_reach_earlier_pieces_of_the_segment_alone():
         reached = {name: np.any(np.asarray(g[0]) != 0, -1) for name, g in gradient(place).items()}
         may = (segments == segment_) & (np.arange(40) <= place)
         for name, each in reached.items():
-            np.testing.assert_array_equal(each, may & (modality == FOUR.streams.index(name)))
+            np.testing.assert_array_equal(each, may & (modality == FOUR.modalities.index(name)))
 
 
 def test_the_head_of_the_targets_stream_predicts_it():
@@ -131,7 +133,7 @@ def test_the_head_of_the_targets_stream_predicts_it():
 
 def test_hidden_are_answers_and_their_share_of_them():
     example = [segment("tokens", answer=False), segment("image", 1, start=True)]
-    masked = Objective(masked=1.0, hide=0.5)
+    masked = Objective(masked_lm=1.0, mask_ratio=0.5)
     batch = rows([example], 16)
     noise = np.random.default_rng(0).uniform(size=(1, 16)).astype(np.float32)
     (_, count), gradient = nats_and_gradient(params(FOUR), batch, noise, masked)
@@ -139,7 +141,7 @@ def test_hidden_are_answers_and_their_share_of_them():
     assert not np.any(gradient["streams"]["token_head"])
     # No token hidden, so every one of them is seen.
     seen = np.flatnonzero(np.any(gradient["streams"]["token_embedding"], axis=1))
-    assert set(example[0].pieces) <= set(seen)
+    assert set(example[0].tokens) <= set(seen)
 
 
 def test_what_lies_in_a_prefix_is_seen_by_all():
@@ -152,13 +154,13 @@ def test_what_lies_in_a_prefix_is_seen_by_all():
 
 
 def test_what_follows_begins_past_the_largest_coordinate():
-    row = lay(EXAMPLES[0], FOUR.streams)
+    row = build_row(EXAMPLES[0], FOUR.modalities)
     assert row["positions"].tolist() == [
         [0, 0, 0], [1, 1, 1], [2, 2, 2],
         [3, 3, 3], [3, 3, 4], [3, 3, 5], [3, 4, 3], [3, 4, 4], [3, 4, 5],
         [6, 6, 6], [7, 7, 7], [8, 8, 8], [9, 9, 9], [10, 10, 10],
     ]  # fmt: skip
-    led = lay(EXAMPLES[1], FOUR.streams)
+    led = build_row(EXAMPLES[1], FOUR.modalities)
     assert led["positions"][:3].tolist() == [[0, 1, 1], [1, 1, 1], [2, 1, 1]]
     assert not led["answer"][0] and led["answer"][1:].all()
     np.testing.assert_array_equal(led["audio"][0], 0.5)
@@ -166,6 +168,6 @@ def test_what_follows_begins_past_the_largest_coordinate():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="'audio' is not one of tokens, image"):
-        lay([segment("audio")], ("tokens", "image"))
+        build_row([segment("audio")], ("tokens", "image"))
     with pytest.raises(UserError, match="14 pieces is longer than a row of 8"):
         rows(EXAMPLES[:1], 8)

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.training import Objective, joint, objectives
+from fm.training import Objective, multitask, objectives
 from tests.training.problems import IMAGE, TEXT, VOCAB, images, params, uneven_text
 
 L = 12
-MASKED = Objective(masked=1.0, hide=0.5)
-BAG = Objective(masked=0.0, bag=1.0, hide=0.5)
-NEXT = Objective(next=1.0, masked=0.0)
+MASKED = Objective(masked_lm=1.0, mask_ratio=0.5)
+BAG = Objective(masked_lm=0.0, bag_of_words=1.0, mask_ratio=0.5)
+NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
 WEIGHTS = jnp.linspace(0.5, 2.0, VOCAB)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "objective"))
 def sums(params, batch, noise_BL, config, objective):
-    return objectives.sums(params, batch, noise_BL, config, objective, WEIGHTS)
+    return objectives.loss_sums(params, batch, noise_BL, config, objective, WEIGHTS)
 
 
 def one_row(tokens=None):
@@ -40,7 +40,7 @@ def seen_tokens(objective):
     """Which tokens' embeddings the objective's value depends on."""
 
     def value(weights):
-        (nats, _), *_ = objectives.sums(
+        (nats, _), *_ = objectives.loss_sums(
             weights, one_row(), NOISE, TEXT, objective, WEIGHTS
         ).values()
         return nats
@@ -125,14 +125,14 @@ def test_every_patch_is_predicted_the_first_too():
 
 
 def test_rows_go_to_objectives_by_their_shares():
-    rows = objectives.rows_of(Objective(next=0.25, masked=0.5, bag=0.25), 8)
+    rows = objectives.objective_rows(Objective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 8)
     assert rows == {"next": slice(0, 2), "masked": slice(2, 6), "bag": slice(6, 8)}
-    assert list(objectives.rows_of(MASKED, 8)) == ["masked"]
+    assert list(objectives.objective_rows(MASKED, 8)) == ["masked"]
 
 
 def test_the_loss_is_the_mean_by_shares():
-    objective = Objective(next=0.25, masked=0.75)
-    total, metrics = jax.jit(joint.loss, static_argnums=(3, 4))(
+    objective = Objective(causal_lm=0.25, masked_lm=0.75)
+    total, metrics = jax.jit(multitask.loss, static_argnums=(3, 4))(
         params(TEXT), uneven_text(), jax.random.key(0), TEXT, objective
     )
     assert set(metrics) == {"next_nats", "masked_nats"}
@@ -142,7 +142,7 @@ def test_the_loss_is_the_mean_by_shares():
 
 def test_rarity_weights():
     counts = jnp.array([90.0, 10.0, 0.0])
-    weights = objectives.rarity_weights(counts, 0.5)
+    weights = objectives.inverse_frequency_weights(counts, 0.5)
     assert weights[2] == 0
     np.testing.assert_allclose(weights[1] / weights[0], 3.0, rtol=1e-5)
     np.testing.assert_allclose(jnp.sum(weights * counts) / 100, 1.0, rtol=1e-5)
@@ -156,4 +156,4 @@ def test_shares_that_do_not_add_up(shares):
 
 def test_a_bag_of_patches():
     with pytest.raises(UserError, match="bag objective is for text"):
-        joint.loss(params(IMAGE), images(), jax.random.key(0), IMAGE, BAG)
+        multitask.loss(params(IMAGE), images(), jax.random.key(0), IMAGE, BAG)

@@ -8,19 +8,26 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.model.style import Style
+from fm.model.config import ArchConfig
 from fm.training import OptimizerConfig, optimizer
 from tests.training.problems import IMAGE, TEXT, params
 
 RICH = dataclasses.replace(
     TEXT,
-    style=Style(norm="layer", gain=True, shift=True, qk_norm="gain", biases="all", gated=True),
+    arch=ArchConfig(
+        norm="layer",
+        norm_scale=True,
+        norm_bias=True,
+        qk_norm="gain",
+        use_bias="all",
+        gated_mlp=True,
+    ),
 )
 
 
 @pytest.mark.parametrize("config", [TEXT, IMAGE], ids=["text", "image"])
 def test_muon_takes_every_layer_kernel_and_nothing_else(config):
-    axes = optimizer.muon_axes(params(config))
+    axes = optimizer.muon_dimension_numbers(params(config))
     assert all(axes["layers"].values())
     assert not any(axes["streams"].values())
     for name, leaf in params(config)["layers"].items():
@@ -29,7 +36,7 @@ def test_muon_takes_every_layer_kernel_and_nothing_else(config):
 
 
 def test_gates_are_kernels_and_biases_gains_and_shifts_are_not():
-    layers = optimizer.muon_axes(params(RICH))["layers"]
+    layers = optimizer.muon_dimension_numbers(params(RICH))["layers"]
     kernels = {name for name, axes in layers.items() if axes}
     assert kernels == {"query", "key", "value", "attention_out", "up", "gate", "down"}
     assert len(layers) == 7 + 7 + 2 + 4
@@ -37,7 +44,7 @@ def test_gates_are_kernels_and_biases_gains_and_shifts_are_not():
 
 def test_a_layer_kernel_without_a_rule():
     with pytest.raises(KeyError, match="router"):
-        optimizer.muon_axes({"layers": {"router": jnp.zeros((1, 2, 2))}})
+        optimizer.muon_dimension_numbers({"layers": {"router": jnp.zeros((1, 2, 2))}})
 
 
 def change(rule, weights, gradient, steps=10):
@@ -58,9 +65,11 @@ def test_muon_makes_kernels_orthogonal_and_leaves_embeddings_to_adam():
     rule = OptimizerConfig("muon", weight_decay=0.0, warmup=0.1)
     got = change(rule, weights, gradient)
     # Muon of the stacked, head-split query kernel: one matrix per layer, all heads together.
-    matrix = got["layers"]["query"][0].reshape(TEXT.width, -1)
+    matrix = got["layers"]["query"][0].reshape(TEXT.d_model, -1)
     singular = np.linalg.svd(matrix, compute_uv=False)
-    before = np.linalg.svd(gradient["layers"]["query"][0].reshape(TEXT.width, -1), compute_uv=False)
+    before = np.linalg.svd(
+        gradient["layers"]["query"][0].reshape(TEXT.d_model, -1), compute_uv=False
+    )
     assert before.max() / before.min() > 10
     assert singular.max() / singular.min() < 2
     # Adam's first steps are the sign of the gradient, times a rate of its own.
@@ -93,7 +102,7 @@ def test_a_large_gradient_is_clipped():
 @pytest.mark.parametrize("name", ["cosine", "wsd"])
 @pytest.mark.parametrize("steps", [3, 100])
 def test_schedules_start_and_end_at_zero(name, steps):
-    rate = optimizer.schedule(OptimizerConfig(schedule=name), 0.5, steps)
+    rate = optimizer.learning_rate_schedule(OptimizerConfig(schedule=name), 0.5, steps)
     values = [float(rate(n)) for n in range(steps + 1)]
     assert values[0] == 0 and values[-1] == pytest.approx(0, abs=1e-7)
     assert max(values) == pytest.approx(0.5)
@@ -101,7 +110,7 @@ def test_schedules_start_and_end_at_zero(name, steps):
 
 
 def test_wsd_is_stable_between():
-    rate = optimizer.schedule(OptimizerConfig(schedule="wsd", warmup=0.1), 0.5, 100)
+    rate = optimizer.learning_rate_schedule(OptimizerConfig(schedule="wsd", warmup=0.1), 0.5, 100)
     assert {float(rate(n)) for n in range(10, 80)} == {0.5}
     assert float(rate(90)) == pytest.approx(0.25)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fm.training import processes
+from fm.parallel import distributed
 from tests.training.problems import batches
 
 ROOT = Path(__file__).parents[2]
 # Ours where a connection tells of it, else that of JAX's service.
 LOST = re.compile(r"process \d of \d cannot go on, another one is lost|another task died")
-PACE = ("seconds", "tokens_per_second", "share_of_peak")
+PACE = ("seconds", "tokens_per_second", "gemm_utilization")
 
 
 def free_port():
@@ -89,23 +89,23 @@ def same(told, out, alone):
 
 def test_parts_of_batches_are_the_batches():
     whole = batches(batch_size=8)
-    parts = [batches(batch_size=8).part(n, 4) for n in range(4)]
+    parts = [batches(batch_size=8).shard(n, 4) for n in range(4)]
     for _ in range(20):
         rows = [next(part) for part in parts]
         for name, value in next(whole).items():
             assert np.array_equal(np.concatenate([each[name] for each in rows]), value)
     place = whole.get_state()
     assert place == parts[3].get_state()
-    on = batches(batch_size=8).part(1, 2)
+    on = batches(batch_size=8).shard(1, 2)
     on.set_state(place)
     assert np.array_equal(next(on)["tokens"], next(whole)["tokens"][4:])
 
 
 def test_parts_must_be_equal():
     with pytest.raises(ValueError, match="3 processes take equal parts of a batch"):
-        batches(batch_size=8).part(0, 3)
+        batches(batch_size=8).shard(0, 3)
     with pytest.raises(ValueError, match="shorter last one"):
-        batches(batch_size=8, epochs=1).part(0, 2)
+        batches(batch_size=8, epochs=1).shard(0, 2)
 
 
 @pytest.mark.slow
@@ -121,7 +121,9 @@ def test_several_processes_are_as_one(request, tmp_path, alone, count, devices, 
 def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, alone, count, who):
     cache, devices = request.config.cache, 4 // count
     events = {who: "dies:6"}.items()
-    started = start(cache, tmp_path, "fsdp:4", count, devices, events, processes.SILENCE)
+    started = start(
+        cache, tmp_path, "fsdp:4", count, devices, events, distributed.HEARTBEAT_TIMEOUT_SECONDS
+    )
     died = started[who].wait(900)
     assert died == -signal.SIGKILL, ended(started)
     since = time.monotonic()
@@ -138,7 +140,15 @@ def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, al
 @pytest.mark.slow
 def test_a_machine_that_says_nothing_is_lost(request, tmp_path):
     cache = request.config.cache
-    started = start(cache, tmp_path, "fsdp:4", 2, 2, {1: "stalls:6"}.items(), processes.SILENCE)
+    started = start(
+        cache,
+        tmp_path,
+        "fsdp:4",
+        2,
+        2,
+        {1: "stalls:6"}.items(),
+        distributed.HEARTBEAT_TIMEOUT_SECONDS,
+    )
     if not os.WIFSTOPPED(os.waitpid(started[1].pid, os.WUNTRACED)[1]):
         pytest.fail(str(ended(started)))
     since = time.monotonic()

@@ -14,10 +14,10 @@ from fm.training import (
     BitsPerByte,
     Interrupted,
     OptimizerConfig,
-    RunConfig,
+    TrainConfig,
     params_digest,
-    step,
     train,
+    train_step,
 )
 from tests.training.problems import ADAM, TEXT, params
 from tests.training.toy import (
@@ -46,7 +46,7 @@ def test_resuming_compiles_nothing(tmp_path):
     with pytest.raises(PowerCut):
         go(tmp_path, Pipeline(8, power_cut), rule=rule)
     go(tmp_path, rule=rule)
-    program = step.train_step(TEXT, MASKED, rule, STEPS, 1)
+    program = train_step.make_train_step(TEXT, MASKED, rule, STEPS, 1)
     assert program._cache_size() == 1  # pyright: ignore
 
 
@@ -101,14 +101,14 @@ def test_other_start_parameters_are_refused(tmp_path):
     with pytest.raises(UserError, match="start="):
         train(
             params(TEXT, seed=5), Pipeline(), TEXT, MASKED, ADAM, RUN,
-            out=tmp_path, unit=BitsPerByte(2.0),
+            out_dir=tmp_path, metric_unit=BitsPerByte(2.0),
         )  # fmt: skip
 
 
 def test_cadence_may_change_on_the_way(tmp_path, unbroken):
     with pytest.raises(PowerCut):
         go(tmp_path, Pipeline(12, power_cut))
-    got = go(tmp_path, run=RunConfig(steps=STEPS, checkpoint_every=100, log_every=2))
+    got = go(tmp_path, run=TrainConfig(steps=STEPS, checkpoint_every=100, log_every=2))
     assert params_digest(got.params) == params_digest(unbroken[0].params)
 
 

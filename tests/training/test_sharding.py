@@ -14,17 +14,17 @@ from jax.sharding import PartitionSpec as P
 
 from fm.errors import UserError
 from fm.model import ModelConfig
-from fm.model.style import Style
+from fm.model.config import ArchConfig
 from fm.model.transformer import init
-from fm.training import OptimizerConfig, optimizer, sharding, state
-from fm.training.meshes import MeshConfig, parse
+from fm.parallel.mesh import MeshConfig, parse_mesh
+from fm.training import OptimizerConfig, optimizer, sharding, train_state
 from tests.model.styles import GPT2, STYLES, config
 
-BERT = Style(**(vars(GPT2) | {"post_norm": True, "token_types": 2, "pooler": True}))
+BERT = ArchConfig(**(vars(GPT2) | {"post_norm": True, "num_token_types": 2, "pooler": True}))
 ROOT = Path(__file__).parents[2]
 MODEL = ModelConfig(
-    depth=2, width=24, heads=4, kv_heads=2, hidden=16, vocab=12, axes=3,
-    continuous=(("image", 6), ("audio", 5)),
+    num_layers=2, d_model=24, num_heads=4, num_kv_heads=2, mlp_dim=16, vocab_size=12, position_axes=3,
+    patch_dims=(("image", 6), ("audio", 5)),
 )  # fmt: skip
 
 
@@ -53,19 +53,19 @@ def shapes(config=MODEL):
 
 
 def test_the_flag():
-    assert parse("data:2,fsdp:4") == MeshConfig(data=2, fsdp=4)
-    assert parse("tensor:2").size == 2
-    assert str(parse("fsdp:3")) == "data:1,fsdp:3,tensor:1"
+    assert parse_mesh("data:2,fsdp:4") == MeshConfig(data=2, fsdp=4)
+    assert parse_mesh("tensor:2").num_devices == 2
+    assert str(parse_mesh("fsdp:3")) == "data:1,fsdp:3,tensor:1"
 
 
 @pytest.mark.parametrize("text", ["", "data", "data:0", "data:-2", "rows:2", "data:2,data:2", "2"])
 def test_the_flag_says_what_it_takes(text):
     with pytest.raises(UserError, match=rf"^--mesh={text}: takes .* data, fsdp, tensor"):
-        parse(text)
+        parse_mesh(text)
 
 
 def test_every_parameter_has_a_place():
-    found = sharding.specs(shapes(), MeshConfig(data=2, fsdp=2, tensor=2))
+    found = sharding.param_specs(shapes(), MeshConfig(data=2, fsdp=2, tensor=2))
     assert found["layers"]["query"] == P(None, "fsdp", "tensor", None)
     assert found["layers"]["down"] == P(None, "tensor", "fsdp")
     assert found["streams"]["token_head"] == P("fsdp", "tensor")
@@ -77,11 +77,13 @@ def test_every_parameter_has_a_place():
 
 @pytest.mark.parametrize("config", [*STYLES.values(), config(style=BERT, kv_heads=4)])
 def test_every_style_is_covered(config):
-    sharding.specs(shapes(config), MeshConfig(fsdp=2, tensor=2))
+    sharding.param_specs(shapes(config), MeshConfig(fsdp=2, tensor=2))
 
 
 def test_few_key_heads_and_an_odd_vocabulary_stay_whole():
-    found = sharding.specs(shapes(dataclasses.replace(MODEL, vocab=13)), MeshConfig(tensor=4))
+    found = sharding.param_specs(
+        shapes(dataclasses.replace(MODEL, vocab_size=13)), MeshConfig(tensor=4)
+    )
     assert found["layers"]["key"] == P(None, "fsdp", None, None)
     assert found["streams"]["token_embedding"] == P(None, "fsdp")
 
@@ -89,20 +91,22 @@ def test_few_key_heads_and_an_odd_vocabulary_stay_whole():
 def test_what_no_rule_covers_is_named():
     params = shapes() | {"adapter": {"table": jax.ShapeDtypeStruct((4, 4), np.float32)}}
     with pytest.raises(UserError, match=r"no rule .* adapter/table \[4, 4\]"):
-        sharding.specs(params, MeshConfig())
+        sharding.param_specs(params, MeshConfig())
 
 
 def test_what_does_not_divide_is_named():
     with pytest.raises(UserError, match=r"--mesh=.*tensor:3: tensor = 3 does not divide .* 4, of"):
-        sharding.specs(shapes(), MeshConfig(tensor=3))
+        sharding.param_specs(shapes(), MeshConfig(tensor=3))
     with pytest.raises(UserError, match="fsdp = 16 does not divide"):
-        sharding.specs(shapes(), MeshConfig(fsdp=16))
+        sharding.param_specs(shapes(), MeshConfig(fsdp=16))
 
 
 @pytest.mark.parametrize("rule", [OptimizerConfig(), OptimizerConfig("adamw")])
 def test_the_optimizers_memory_lies_with_its_parameters(rule):
     config = MeshConfig(fsdp=2, tensor=2)
-    now = jax.eval_shape(lambda params: state.init(params, optimizer.build(rule, 10)), shapes())
+    now = jax.eval_shape(
+        lambda params: train_state.init_train_state(params, optimizer.build(rule, 10)), shapes()
+    )
     found = sharding.state_specs(now, config)
     leaves = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda x: isinstance(x, P))
     by_name = [(jax.tree_util.keystr(path), spec) for path, spec in leaves]

@@ -7,18 +7,26 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.training import Objective, OptimizerConfig, joint, optimizer, params_digest, state, step
+from fm.training import (
+    Objective,
+    OptimizerConfig,
+    multitask,
+    optimizer,
+    params_digest,
+    train_state,
+    train_step,
+)
 from tests.training.problems import ADAM, IMAGE, NEXT, TEXT, VOCAB, images, params, uneven_text
 
 WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
 PROBLEMS = {
-    "text": (TEXT, uneven_text(), Objective(next=0.25, masked=0.5, bag=0.25), 2),
-    "images": (IMAGE, images(), Objective(next=0.5, masked=0.5), 2),
+    "text": (TEXT, uneven_text(), Objective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 2),
+    "images": (IMAGE, images(), Objective(causal_lm=0.5, masked_lm=0.5), 2),
 }
 
 
 def value_and_gradient(config, batch, objective, parts):
-    return jax.jit(step.value_and_gradient, static_argnums=(3, 4, 6))(
+    return jax.jit(train_step.loss_and_gradient, static_argnums=(3, 4, 6))(
         params(config), batch, jax.random.key(0), config, objective, WEIGHTS, parts
     )
 
@@ -35,21 +43,23 @@ def test_parts_are_the_whole(name):
 
 def test_parts_keep_each_objectives_rows():
     batch = {"segments": np.arange(8)[:, None], "tokens": np.arange(8)[:, None]}
-    parts = joint.split(batch, Objective(next=0.25, masked=0.5, bag=0.25), 2)
+    parts = multitask.split_batch(
+        batch, Objective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 2
+    )
     assert parts["tokens"][..., 0].tolist() == [[0, 2, 3, 6], [1, 4, 5, 7]]
 
 
 def test_rows_that_do_not_divide():
     with pytest.raises(UserError, match=r"accumulate=4 .* 2 rows .* 'next'"):
-        joint.split(uneven_text(), Objective(next=0.25, masked=0.75), 4)
+        multitask.split_batch(uneven_text(), Objective(causal_lm=0.25, masked_lm=0.75), 4)
 
 
 def fresh(rule=ADAM, config=TEXT):
-    return state.init(params(config), optimizer.build(rule, 10))
+    return train_state.init_train_state(params(config), optimizer.build(rule, 10))
 
 
 def test_metrics_and_count():
-    do_step = step.train_step(TEXT, NEXT, ADAM, 10)
+    do_step = train_step.make_train_step(TEXT, NEXT, ADAM, 10)
     now, metrics = do_step(fresh(), uneven_text(), 0, None)
     assert set(metrics) == {"loss", "next_nats", "grad_norm", "learning_rate"}
     assert now["step"] == 1
@@ -58,9 +68,9 @@ def test_metrics_and_count():
 
 
 def test_seeds_and_steps_share_a_program_and_differ():
-    objective = Objective(masked=1.0)
-    do_step = step.train_step(TEXT, objective, ADAM, 10)
-    assert do_step is step.train_step(TEXT, objective, ADAM, 10)
+    objective = Objective(masked_lm=1.0)
+    do_step = train_step.make_train_step(TEXT, objective, ADAM, 10)
+    assert do_step is train_step.make_train_step(TEXT, objective, ADAM, 10)
     first, second = (
         float(do_step(fresh(), uneven_text(), seed, None)[1]["loss"]) for seed in (0, 1)
     )
@@ -74,8 +84,8 @@ def test_seeds_and_steps_share_a_program_and_differ():
 def test_the_given_parameters_stay():
     given = jax.device_put(params(TEXT))
     before = params_digest(given)
-    now = state.init(given, optimizer.build(ADAM, 10))
-    step.train_step(TEXT, NEXT, ADAM, 10)(now, uneven_text(), 0, None)
+    now = train_state.init_train_state(given, optimizer.build(ADAM, 10))
+    train_step.make_train_step(TEXT, NEXT, ADAM, 10)(now, uneven_text(), 0, None)
     assert params_digest(given) == before
     assert now["params"]["layers"]["up"].is_deleted()
 
@@ -83,9 +93,11 @@ def test_the_given_parameters_stay():
 def test_bfloat16_computes_on_float32_parameters():
     half = dataclasses.replace(TEXT, dtype="bfloat16")
     rule = OptimizerConfig("adamw", warmup=0.1)
-    now, metrics = step.train_step(half, NEXT, rule, 10)(fresh(rule), uneven_text(), 0, None)
+    now, metrics = train_step.make_train_step(half, NEXT, rule, 10)(
+        fresh(rule), uneven_text(), 0, None
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(now["params"])} == {np.dtype("float32")}
-    full = step.evaluate(TEXT, NEXT)(params(TEXT), uneven_text(), 0, None)
+    full = train_step.make_eval_step(TEXT, NEXT)(params(TEXT), uneven_text(), 0, None)
     assert float(metrics["loss"]) == pytest.approx(float(full["loss"]), rel=0.02)
     assert float(metrics["loss"]) != float(full["loss"])
 

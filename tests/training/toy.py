@@ -4,13 +4,13 @@ import os
 import signal
 import time
 
-from fm.training import BitsPerByte, Objective, RunConfig, log, params_digest, train
+from fm.training import BitsPerByte, Objective, TrainConfig, metric_writer, params_digest, train
 from tests.training.problems import ADAM, TEXT, batches, params
 
 STEPS = 23
-RUN = RunConfig(steps=STEPS, checkpoint_every=5, log_every=4, validate_every=10)
-MASKED = Objective(masked=1.0)
-PACE = ("tokens_per_second", "share_of_peak")
+RUN = TrainConfig(steps=STEPS, checkpoint_every=5, log_every=4, validate_every=10)
+MASKED = Objective(masked_lm=1.0)
+PACE = ("tokens_per_second", "gemm_utilization")
 
 
 class Pipeline:
@@ -61,8 +61,8 @@ def go(out, pipeline=None, run=RUN, rule=ADAM, objective=MASKED, **options):
         objective,
         rule,
         run,
-        out=out,
-        unit=BitsPerByte(2.0),
+        out_dir=out,
+        metric_unit=BitsPerByte(2.0),
         **{"validation": [next(batches(seed=1))], "label": "toy", **options},
     )
 
@@ -71,7 +71,7 @@ def lines(out):
     """The log without what a clock put in."""
     return [
         {name: figure for name, figure in record.items() if name not in PACE}
-        for record in log.read(out / "metrics.jsonl")
+        for record in metric_writer.read_records(out / "metrics.jsonl")
     ]
 
 

@@ -6,9 +6,17 @@ import numpy as np
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
 
-MODEL = ModelConfig(depth=1, width=16, heads=2, kv_heads=2, hidden=32, vocab=12)
+MODEL = ModelConfig(
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, mlp_dim=32, vocab_size=12
+)
 PICTURES = ModelConfig(
-    depth=1, width=16, heads=2, kv_heads=2, hidden=32, continuous=(("image", 4),), axes=2
+    num_layers=1,
+    d_model=16,
+    num_heads=2,
+    num_kv_heads=2,
+    mlp_dim=32,
+    patch_dims=(("image", 4),),
+    position_axes=2,
 )
 
 

@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fm.adaptation.features import FeatureConfig
+from fm.adaptation.finetune import FinetuneConfig, finetune, keep_random_tokens, predict
 from fm.errors import UserError
-from fm.transfer.dropout import some_pieces
-from fm.transfer.features import Reading
-from fm.transfer.finetune import FinetuneConfig, finetune, predict
 from tests.transfer.problems import MODEL, params, separable
 
-CONFIG = FinetuneConfig(learning_rate=1e-2, steps=12, batch_size=8, keep=3)
+CONFIG = FinetuneConfig(learning_rate=1e-2, min_steps=12, batch_size=8, tokens_kept=3)
 
 
 def tuned(rows, labels, config=CONFIG, **options):
@@ -31,9 +30,9 @@ def differ(a, b):
 
 def test_learns_what_can_be_told_apart():
     rows, labels = separable(16)
-    model = tuned(rows, labels, dataclasses.replace(CONFIG, steps=40, keep=0))
+    model = tuned(rows, labels, dataclasses.replace(CONFIG, min_steps=40, tokens_kept=0))
     fresh_rows, truth = separable(70, seed=1)
-    guessed = predict(model, fresh_rows, MODEL, reading=Reading(), batch_size=32)
+    guessed = predict(model, fresh_rows, MODEL, feature_config=FeatureConfig(), batch_size=32)
     assert guessed.shape == (70,)
     assert np.mean(guessed == truth) == 1.0
 
@@ -41,22 +40,22 @@ def test_learns_what_can_be_told_apart():
 @pytest.mark.slow
 def test_steps_as_data_equal_a_config_of_that_length():
     rows, labels = separable(10)
-    shorter = dataclasses.replace(CONFIG, steps=5)
+    shorter = dataclasses.replace(CONFIG, min_steps=5)
     assert_same(tuned(rows, labels, steps=5), tuned(rows, labels, shorter))
     assert differ(tuned(rows, labels, steps=5), tuned(rows, labels))
 
 
 @pytest.mark.slow
 def test_more_labels_are_trained_on_for_longer():
-    config = dataclasses.replace(CONFIG, steps=6, epochs=3.0)
-    assert [config.updates(labels) for labels in (8, 16, 17, 40)] == [6, 6, 7, 15]
+    config = dataclasses.replace(CONFIG, min_steps=6, min_epochs=3.0)
+    assert [config.num_steps(labels) for labels in (8, 16, 17, 40)] == [6, 6, 7, 15]
     rows, labels = separable(40)
     few = {key: value[:16] for key, value in rows.items()}
-    same = dataclasses.replace(CONFIG, steps=15)
+    same = dataclasses.replace(CONFIG, min_steps=15)
     assert_same(tuned(rows, labels, config), tuned(rows, labels, same))
     assert_same(
         tuned(few, labels[:16], config, capacity=40),
-        tuned(few, labels[:16], dataclasses.replace(CONFIG, steps=6)),
+        tuned(few, labels[:16], dataclasses.replace(CONFIG, min_steps=6)),
     )
 
 
@@ -74,27 +73,27 @@ def test_capacity_does_not_matter():
 def test_the_start_is_left_as_it_was():
     rows, labels = separable(10)
     start = params()
-    finetune(start, rows, labels, MODEL, CONFIG, classes=2, seed=0, capacity=10)
+    finetune(start, rows, labels, MODEL, CONFIG, num_classes=2, seed=0, pad_to=10)
     assert_same(start, params())
 
 
 def test_predict_does_not_depend_on_the_batch():
     rows, labels = separable(11)
     model = tuned(rows, labels)
-    by_five = predict(model, rows, MODEL, reading=Reading(), batch_size=5)
-    assert np.array_equal(by_five, predict(model, rows, MODEL, reading=Reading()))
+    by_five = predict(model, rows, MODEL, feature_config=FeatureConfig(), batch_size=5)
+    assert np.array_equal(by_five, predict(model, rows, MODEL, feature_config=FeatureConfig()))
 
 
 def test_some_pieces_keeps_filled_ones_first():
     tokens = jnp.arange(1, 7) + jnp.zeros((40, 1), jnp.int32)
     segments = jnp.array([[1, 1, 0, 1, 0, 0]] * 40)
-    kept = some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 4)
+    kept = keep_random_tokens({"tokens": tokens, "segments": segments}, jax.random.key(0), 4)
     assert kept["tokens"].shape == (40, 4)
     assert np.array_equal(kept["segments"], [[1, 1, 1, 0]] * 40)
     assert all(set(row[:3]) == {1, 2, 4} for row in np.asarray(kept["tokens"]).tolist())
-    two = some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 2)
+    two = keep_random_tokens({"tokens": tokens, "segments": segments}, jax.random.key(0), 2)
     assert two["segments"].all() and set(np.asarray(two["tokens"]).ravel()) == {1, 2, 4}
-    many = some_pieces({"tokens": tokens, "segments": segments}, jax.random.key(0), 9)
+    many = keep_random_tokens({"tokens": tokens, "segments": segments}, jax.random.key(0), 9)
     assert many["tokens"].shape == (40, 6)
 
 

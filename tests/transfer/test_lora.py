@@ -6,18 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fm.adaptation import lora
+from fm.adaptation.finetune import FinetuneConfig, finetune, logits, predict, split_trained
+from fm.adaptation.lora import LoraConfig
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model.style import Style
+from fm.model.config import ArchConfig
 from fm.model.transformer import forward, init
-from fm.transfer import lora
-from fm.transfer.finetune import FinetuneConfig, apart, finetune, logits, predict
-from fm.transfer.lora import LoraConfig
 from tests.transfer.problems import MODEL, params, separable
 
 EVERY = LoraConfig(rank=3, alpha=5.0, kernels=("query", "key", "value", "attention_out", "up"))
 GATED = dataclasses.replace(
-    MODEL, depth=2, kv_heads=1, style=Style(gated=True, activation="silu", biases="all")
+    MODEL,
+    num_layers=2,
+    num_kv_heads=1,
+    arch=ArchConfig(gated_mlp=True, activation="silu", use_bias="all"),
 )
 
 
@@ -59,7 +62,7 @@ def test_the_start_is_the_model_as_it_was():
 )
 def test_merged_equals_attached(scan, kernels):
     config = dataclasses.replace(EVERY, kernels=kernels)
-    model = dataclasses.replace(GATED, scan=scan)
+    model = dataclasses.replace(GATED, scan_layers=scan)
     base, adapters = adapted(model, config)
     rows, _ = separable(4)
     attached = final(lora.attach(base, adapters, config), model, rows)
@@ -101,8 +104,8 @@ def test_gradients_of_adapters_are_those_of_the_merged_kernel():
 def test_a_run_trains_adapters_and_head_alone_and_shares_the_base():
     rows, labels = separable(16)
     start = random(params())
-    config = FinetuneConfig(learning_rate=3e-2, steps=40, batch_size=8, lora=LoraConfig(rank=2))
-    tuned = finetune(start, rows, labels, MODEL, config, classes=2, seed=0, capacity=16)
+    config = FinetuneConfig(learning_rate=3e-2, min_steps=40, batch_size=8, lora=LoraConfig(rank=2))
+    tuned = finetune(start, rows, labels, MODEL, config, num_classes=2, seed=0, pad_to=16)
     assert tuned["adapters"].keys() == {
         f"{name}_lora_{part}" for name in ("query", "value") for part in "ab"
     }
@@ -111,8 +114,8 @@ def test_a_run_trains_adapters_and_head_alone_and_shares_the_base():
     assert all(tuned["model"]["streams"][name] is each for name, each in start["streams"].items())
     assert all(np.asarray(each).any() for each in tuned["adapters"].values())
     fresh, truth = separable(40, seed=1)
-    reading = config.reading
-    assert np.mean(predict(tuned, fresh, MODEL, reading=reading) == truth) == 1.0
+    reading = config.feature_config
+    assert np.mean(predict(tuned, fresh, MODEL, feature_config=reading) == truth) == 1.0
     merged = {**tuned, "model": lora.merge(start, tuned["adapters"], config.lora)}
     np.testing.assert_allclose(
         logits(merged, fresh, MODEL, reading), logits(tuned, fresh, MODEL, reading), atol=1e-4
@@ -122,12 +125,12 @@ def test_a_run_trains_adapters_and_head_alone_and_shares_the_base():
 def test_no_gradient_of_the_base_is_computed():
     rows, _ = separable(4)
     config = FinetuneConfig(lora=LoraConfig(rank=2))
-    trained, frozen = apart(params(), rows, MODEL, config, classes=2, seed=0)
+    trained, frozen = split_trained(params(), rows, MODEL, config, num_classes=2, seed=0)
     assert trained.keys() == {"adapters", "head"} and frozen.keys() == {"model"}
 
     def loss(trained):
         model = lora.attach(frozen["model"], trained["adapters"], config.lora)
-        return jnp.sum(logits({**trained, "model": model}, rows, MODEL, config.reading))
+        return jnp.sum(logits({**trained, "model": model}, rows, MODEL, config.feature_config))
 
     made = jax.make_jaxpr(jax.grad(loss))(trained)
     kernels = {(16, 16), (16, 32), (32, 16)}

@@ -4,45 +4,44 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.transfer import published
-from fm.transfer.pretrained import write
-from fm.transfer.pretrained.named import NAMED
+from fm.hf import model_zoo, save_pretrained
+from fm.hf.model_zoo import MODEL_ZOO
 from tests.transfer.pretrained.made import llama_file
 from tests.transfer.pretrained.problems import pretrained, same
 
 
 def test_a_folder_is_found(tmp_path):
     made = pretrained("llama", specials={"eos_token_id": [2, 3]})
-    write(tmp_path / "m", made)
-    found = published.find(str(tmp_path / "m"))
+    save_pretrained(tmp_path / "m", made)
+    found = model_zoo.load_published(str(tmp_path / "m"))
     same(found.params, made.params)
-    assert found.causal and found.ends == (2, 3)
-    assert (found.source, found.licence) == ("a file of your own", "not known")
+    assert found.causal and found.stop_token_ids == (2, 3)
+    assert (found.source, found.license) == ("a file of your own", "not known")
     assert found.tokenizer.decode(found.encode(["w3 w1"], 8)[0]) == "w3 w1"
 
 
 @pytest.mark.parametrize(("special", "ends"), [({}, ()), ({"eos_token_id": 4}, (4,))])
 def test_what_ends_a_text(tmp_path, special, ends):
-    write(tmp_path / "m", pretrained("gpt2", specials=special))
-    assert published.find(str(tmp_path / "m")).ends == ends
+    save_pretrained(tmp_path / "m", pretrained("gpt2", specials=special))
+    assert model_zoo.load_published(str(tmp_path / "m")).stop_token_ids == ends
 
 
 def test_a_gguf_file_is_found(tmp_path):
-    found = published.find(str(llama_file(tmp_path / "a.gguf")))
-    assert found.causal and found.ends == (0,) and found.tokenizer.eos == 0
+    found = model_zoo.load_published(str(llama_file(tmp_path / "a.gguf")))
+    assert found.causal and found.stop_token_ids == (0,) and found.tokenizer.eos == 0
 
 
 def test_a_bert_sees_both_ways(tmp_path):
-    write(tmp_path / "m", pretrained("bert"))
-    assert not published.find(str(tmp_path / "m")).causal
+    save_pretrained(tmp_path / "m", pretrained("bert"))
+    assert not model_zoo.load_published(str(tmp_path / "m")).causal
 
 
 def test_a_name_brings_its_source_and_licence(tmp_path, monkeypatch):
-    write(tmp_path / "m", pretrained("bert"))
-    monkeypatch.setattr(published, "fetch_named", lambda name: tmp_path / "m")
-    found = published.find("minilm-l6")
-    known = NAMED["minilm-l6"]
-    assert (found.source, found.licence) == (known.source, known.licence)
+    save_pretrained(tmp_path / "m", pretrained("bert"))
+    monkeypatch.setattr(model_zoo, "fetch_model", lambda name: tmp_path / "m")
+    found = model_zoo.load_published("minilm-l6")
+    known = MODEL_ZOO["minilm-l6"]
+    assert (found.source, found.license) == (known.source, known.license)
 
 
 def test_the_digest_is_of_the_numbers(tmp_path):
@@ -50,15 +49,15 @@ def test_the_digest_is_of_the_numbers(tmp_path):
         made = pretrained("llama")
         if name == "two":
             made.params["layers"]["up"] = made.params["layers"]["up"].at[0, 0, 0].add(1e-3)
-        write(tmp_path / name, made)
-    one, two = (published.find(str(tmp_path / name)) for name in ("one", "two"))
-    assert one.digest() == published.find(str(tmp_path / "one")).digest() != two.digest()
+        save_pretrained(tmp_path / name, made)
+    one, two = (model_zoo.load_published(str(tmp_path / name)) for name in ("one", "two"))
+    assert one.digest() == model_zoo.load_published(str(tmp_path / "one")).digest() != two.digest()
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_a_long_text_keeps_both_its_ends(tmp_path, name):
-    write(tmp_path / "m", pretrained(name))
-    found = published.find(str(tmp_path / "m"))
+    save_pretrained(tmp_path / "m", pretrained(name))
+    found = model_zoo.load_published(str(tmp_path / "m"))
     text = " ".join(f"w{n}" for n in range(1, 30))
     short, whole, empty = found.encode(["w5 w6 w7", text, ""], 11)
     own = found.tokenizer.encode(["w5 w6 w7", text])
@@ -76,7 +75,7 @@ def test_a_long_text_keeps_both_its_ends(tmp_path, name):
 @pytest.mark.parametrize("count", [0, 5, 6, 7])
 def test_ends(count):
     ids = np.arange(9)
-    kept = published.ends(ids[:count], 6)
+    kept = model_zoo.keep_both_ends(ids[:count], 6)
     np.testing.assert_array_equal(kept, ids[:count] if count <= 6 else [0, 1, 2, 4, 5, 6])
 
 
@@ -92,10 +91,10 @@ def test_what_is_no_model(tmp_path, name, match):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(UserError, match=match):
-        published.find(str(tmp_path / name))
+        model_zoo.load_published(str(tmp_path / name))
 
 
 def test_without_a_tokenizer(tmp_path):
-    write(tmp_path / "m", dataclasses.replace(pretrained("llama"), tokenizer=None))
+    save_pretrained(tmp_path / "m", dataclasses.replace(pretrained("llama"), tokenizer=None))
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
-        published.find(str(tmp_path / "m"))
+        model_zoo.load_published(str(tmp_path / "m"))

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.transfer.sweep import sweep
+from fm.adaptation.batching import map_batches
 
 
 def read(factor, batch):
@@ -12,5 +12,5 @@ def read(factor, batch):
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 33, 70])
 def test_every_row_is_read_once_and_in_order(count):
     rows = {"segments": np.arange(3 * count, dtype=np.int32).reshape(count, 3)}
-    made = sweep(read, 2, rows, batch_size=8)
+    made = map_batches(read, 2, rows, batch_size=8)
     assert np.array_equal(made, 2 * rows["segments"].sum(axis=1))

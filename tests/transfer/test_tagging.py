@@ -4,16 +4,24 @@ import jax
 import numpy as np
 import pytest
 
+from fm.adaptation import token_classification
+from fm.adaptation.finetune import (
+    FinetuneConfig,
+    finetune,
+    logits,
+    mean_cross_entropy,
+    predict_logits,
+)
 from fm.data import tokenizer as tokenizers
 from fm.errors import UserError
-from fm.evaluation.entities import entity_f1
+from fm.evaluation.ner import entity_f1
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
-from fm.transfer import tagging
-from fm.transfer.finetune import FinetuneConfig, finetune, logits, mean_nats, scores
 
 NAMES = ("O", "B-per", "I-per", "B-loc", "I-loc")
-CONFIG = FinetuneConfig(learning_rate=1e-2, steps=80, batch_size=8, reading=tagging.EACH)
+CONFIG = FinetuneConfig(
+    learning_rate=1e-2, min_steps=80, batch_size=8, feature_config=token_classification.PER_TOKEN
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +34,12 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model(tokenizer):
     return ModelConfig(
-        depth=1, width=16, heads=2, kv_heads=2, hidden=32, vocab=tokenizer.vocab_size
+        num_layers=1,
+        d_model=16,
+        num_heads=2,
+        num_kv_heads=2,
+        mlp_dim=32,
+        vocab_size=tokenizer.vocab_size,
     )
 
 
@@ -45,38 +58,42 @@ def sentences(count, seed=0):
 
 def test_word_rows_are_the_tokens_of_running_text(tokenizer):
     words, _ = sentences(5)
-    made = tagging.word_rows(tokenizer, [*words, ["don't", "@you", "'s", "é!?"]], 64)
+    made = token_classification.tokenize_words(
+        tokenizer, [*words, ["don't", "@you", "'s", "é!?"]], 64
+    )
     for n, own in enumerate([*words, ["don't", "@you", "'s", "é!?"]]):
-        ids = made.rows["tokens"][n][made.rows["segments"][n] > 0]
+        ids = made.examples["tokens"][n][made.examples["segments"][n] > 0]
         (whole,) = tokenizer.encode([" ".join(own)])
         assert ids.tolist() == [tokenizer.bos, *whole.tolist()]
         for w, word in enumerate(own):
-            first = made.first[n, w]
-            after = made.first[n, w + 1] if w + 1 < len(own) else len(ids)
+            first = made.first_token[n, w]
+            after = made.first_token[n, w + 1] if w + 1 < len(own) else len(ids)
             assert tokenizer.decode(ids[first:after]).strip() == word
-    assert made.rows["tokens"].shape[1] % 16 == 0
+    assert made.examples["tokens"].shape[1] % 16 == 0
 
 
 def test_words_that_do_not_fit_are_cut(tokenizer):
-    made = tagging.word_rows(tokenizer, [["Mr"] * 9, ["to"], []], 6)
-    assert made.rows["tokens"].shape == (3, 6)
-    assert (made.first[0] >= 0).sum() == 5 and made.words.tolist() == [9, 1, 0]
-    labels = tagging.piece_labels(made, [["B-per"] * 9, ["O"], []], NAMES)
+    made = token_classification.tokenize_words(tokenizer, [["Mr"] * 9, ["to"], []], 6)
+    assert made.examples["tokens"].shape == (3, 6)
+    assert (made.first_token[0] >= 0).sum() == 5 and made.num_words.tolist() == [9, 1, 0]
+    labels = token_classification.token_labels(made, [["B-per"] * 9, ["O"], []], NAMES)
     assert labels.tolist() == [[-1, 1, 1, 1, 1, 1], [-1, 0, -1, -1, -1, -1], [-1] * 6]
 
 
 def test_the_loss_is_the_mean_over_labelled_pieces(tokenizer, model):
     words, tags = sentences(8)
-    made = tagging.word_rows(tokenizer, words, 32)
-    labels = tagging.piece_labels(made, tags, NAMES)
+    made = token_classification.tokenize_words(tokenizer, words, 32)
+    labels = token_classification.token_labels(made, tags, NAMES)
     params = init(jax.random.key(0), model)
     head = {"kernel": np.ones((16, 5), np.float32) * np.arange(5), "bias": np.zeros(5, np.float32)}
     tuned = {"model": params, "head": head}
-    by_piece = np.asarray(logits(tuned, made.rows, model, tagging.EACH))
+    by_piece = np.asarray(logits(tuned, made.examples, model, token_classification.PER_TOKEN))
     assert by_piece.shape == (*labels.shape, 5)
-    found = scores(tuned, made.rows, model, reading=tagging.EACH, batch_size=3)
+    found = predict_logits(
+        tuned, made.examples, model, feature_config=token_classification.PER_TOKEN, batch_size=3
+    )
     np.testing.assert_allclose(found, by_piece, atol=1e-4)
-    value, gradient = jax.value_and_grad(mean_nats)(by_piece, labels)
+    value, gradient = jax.value_and_grad(mean_cross_entropy)(by_piece, labels)
     chances = np.exp(by_piece.astype(np.float64))
     chances /= chances.sum(axis=-1, keepdims=True)
     right = np.arange(5) == labels[..., None]
@@ -89,45 +106,49 @@ def test_the_loss_is_the_mean_over_labelled_pieces(tokenizer, model):
 @pytest.fixture(scope="module")
 def tuned(tokenizer, model):
     words, tags = sentences(32)
-    made = tagging.word_rows(tokenizer, words, 32)
-    labels = tagging.piece_labels(made, tags, NAMES)
+    made = token_classification.tokenize_words(tokenizer, words, 32)
+    labels = token_classification.token_labels(made, tags, NAMES)
     start = init(jax.random.key(0), model)
     return finetune(
-        start, made.rows, labels, model, CONFIG, classes=len(NAMES), seed=0, capacity=32
+        start, made.examples, labels, model, CONFIG, num_classes=len(NAMES), seed=0, pad_to=32
     )
 
 
 def test_fine_tuning_finds_entities_never_seen(tokenizer, model, tuned):
     words, tags = sentences(40, seed=1)
-    made = tagging.word_rows(tokenizer, [*words, []], 32)
-    found = tagging.predict_tags(tuned, made, model, NAMES)
+    made = token_classification.tokenize_words(tokenizer, [*words, []], 32)
+    found = token_classification.predict_tags(tuned, made, model, NAMES)
     assert found[-1] == [] and entity_f1(tags, found[:-1]) > 0.95
 
 
 def test_pieces_without_a_label_teach_nothing(tokenizer, model):
     words, tags = sentences(8)
-    made = tagging.word_rows(tokenizer, words, 16)
-    config = dataclasses.replace(CONFIG, steps=2)
-    none = np.full(made.rows["tokens"].shape, -1, np.int32)
+    made = token_classification.tokenize_words(tokenizer, words, 16)
+    config = dataclasses.replace(CONFIG, min_steps=2)
+    none = np.full(made.examples["tokens"].shape, -1, np.int32)
     start = init(jax.random.key(0), model)
     options = {"classes": len(NAMES), "seed": 0, "capacity": 8}
-    bare = finetune(start, made.rows, none, model, config, **options)
+    bare = finetune(start, made.examples, none, model, config, **options)
     assert not np.any(bare["head"]["kernel"]) and not np.any(bare["head"]["bias"])
-    labels = tagging.piece_labels(made, tags, NAMES)
-    assert np.any(finetune(start, made.rows, labels, model, config, **options)["head"]["kernel"])
+    labels = token_classification.token_labels(made, tags, NAMES)
+    assert np.any(
+        finetune(start, made.examples, labels, model, config, **options)["head"]["kernel"]
+    )
 
 
 def test_a_probe_reads_words_at_every_depth(tokenizer, model, tuned):
     words, tags = sentences(60, seed=2)
-    made = tagging.word_rows(tokenizer, words, 32)
-    features = tagging.word_features(tuned["model"], made, model)
+    made = token_classification.tokenize_words(tokenizer, words, 32)
+    features = token_classification.word_features(tuned["model"], made, model)
     assert [own.shape for own in features] == [(len(own), 3 * 16) for own in words]
-    again = tagging.word_features(tuned["model"], made.take(np.array([7])), model)
+    again = token_classification.word_features(tuned["model"], made.take(np.array([7])), model)
     np.testing.assert_allclose(again[0], features[7], atol=1e-5)
-    probe = tagging.fit_tag_probe(features[:30], tags[:30], {"l2": 1.0, "scale": "standardise"})
+    probe = token_classification.fit_tag_probe(
+        features[:30], tags[:30], {"l2": 1.0, "scale": "standardise"}
+    )
     assert entity_f1(tags[30:], probe.predict(features[30:])) > 0.9
 
 
 def test_piece_dropout_is_refused():
     with pytest.raises(UserError, match="keep=3 must be 0"):
-        dataclasses.replace(CONFIG, keep=3)
+        dataclasses.replace(CONFIG, tokens_kept=3)

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm.transfer import views
+from fm.adaptation import batching
 from tests.transfer.problems import text
 
 
@@ -12,7 +12,7 @@ from tests.transfer.problems import text
 )
 def test_views_hold_every_piece_once_and_span_the_row(lengths, most):
     rows = text([list(range(1, n + 1)) for n in lengths], 23)
-    pieces, of = views.cut(rows, most)
+    pieces, of = batching.strided_chunks(rows, most)
     assert np.all(np.diff(of) >= 0) and set(of) == set(range(len(lengths)))
     assert all(len(value) == len(of) for value in pieces.values())
     if most:
@@ -28,13 +28,13 @@ def test_views_hold_every_piece_once_and_span_the_row(lengths, most):
 
 def test_no_views_of_short_rows():
     rows = text([[1, 2, 3], [4]], 3)
-    pieces, of = views.cut(rows, 3)
+    pieces, of = batching.strided_chunks(rows, 3)
     assert pieces is rows and of.tolist() == [0, 1]
 
 
 def test_the_mean_is_over_the_pieces_of_all_views():
     rows = text([[1, 2, 3, 4, 5], [6, 7], []], 5)
-    pieces, of = views.cut(rows, 2)
+    pieces, of = batching.strided_chunks(rows, 2)
     sums = np.sum(pieces["tokens"] * (pieces["segments"] > 0), axis=1)
-    found = views.mean(np.stack([sums, 2.0 * sums], axis=1), pieces, of)
+    found = batching.mean_over_chunks(np.stack([sums, 2.0 * sums], axis=1), pieces, of)
     assert found.tolist() == [[3.0, 6.0], [6.5, 13.0], [0.0, 0.0]]

@@ -15,7 +15,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from fm.benchmark.peers import pytorch
-from fm.benchmark.timing import Side
+from fm.benchmark.timing import Candidate
 from fm.model.config import ModelConfig
 from fm.training.optimizer import OptimizerConfig
 
@@ -27,7 +27,7 @@ def train_step(
     rule: OptimizerConfig,
     *,
     compiled: bool,
-) -> Side:
+) -> Candidate:
     """Loss of the next token, gradients, clipping and AdamW, on the same batch every time.
 
     Args:
@@ -78,7 +78,7 @@ def split(params: dict, config: ModelConfig) -> dict[str, Any]:
         return pytorch.tensor(np.asarray(value), "float32", gradient=True)
 
     layers = [
-        {name: leaf(w[n]) for name, w in params["layers"].items()} for n in range(config.depth)
+        {name: leaf(w[n]) for name, w in params["layers"].items()} for n in range(config.num_layers)
     ]
     used = ("token_embedding", "token_head")
     return {"streams": {name: leaf(params["streams"][name]) for name in used}, "layers": layers}
@@ -86,8 +86,8 @@ def split(params: dict, config: ModelConfig) -> dict[str, Any]:
 
 def rotations(length: int, config: ModelConfig) -> tuple[Any, Any]:
     """Cosines and sines of every position, [1, L, 1, C/2]."""
-    half = config.head_width // 2
-    frequencies = config.rope_base ** (-np.arange(half, dtype=np.float32) / half)
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-np.arange(half, dtype=np.float32) / half)
     angles = (np.arange(length, dtype=np.float32)[:, None] * frequencies)[None, :, None]
     return pytorch.tensor(np.cos(angles), "float32"), pytorch.tensor(np.sin(angles), "float32")
 
@@ -95,7 +95,7 @@ def rotations(length: int, config: ModelConfig) -> tuple[Any, Any]:
 def loss(weights: dict, tokens: Any, turns: tuple[Any, Any], config: ModelConfig) -> Any:
     """Mean nats of every token given those before it in its row."""
     B, L = tokens.shape
-    H, K, C = config.heads, config.kv_heads, config.head_width
+    H, K, C = config.num_heads, config.num_kv_heads, config.head_dim
     x = _norm(F.embedding(tokens, weights["streams"]["token_embedding"]), config)
     for w in weights["layers"]:
         n = _norm(x, config)

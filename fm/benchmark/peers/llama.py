@@ -9,11 +9,13 @@ import torch  # pyright: ignore[reportMissingImports]
 import transformers  # pyright: ignore[reportMissingImports]
 
 from fm.benchmark.peers import pytorch
-from fm.benchmark.timing import Side
+from fm.benchmark.timing import Candidate
 from fm.model.config import ModelConfig
 
 
-def generation(params: dict, prompts_BL: np.ndarray, config: ModelConfig, new_tokens: int) -> Side:
+def generation(
+    params: dict, prompts_BL: np.ndarray, config: ModelConfig, new_tokens: int
+) -> Candidate:
     """Greedy continuations of prompts of one length, int64 [B, L + new_tokens].
 
     Args:
@@ -43,17 +45,17 @@ def generation(params: dict, prompts_BL: np.ndarray, config: ModelConfig, new_to
 def model(params: dict, config: ModelConfig) -> Any:
     """`LlamaForCausalLM` with these parameters."""
     options: dict[str, Any] = {
-        "vocab_size": config.vocab,
-        "hidden_size": config.width,
-        "intermediate_size": config.hidden,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "max_position_embeddings": config.context,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "max_position_embeddings": config.max_seq_len,
         "rms_norm_eps": config.norm_eps,
         # Before version 5 and since.
-        "rope_theta": config.rope_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "tie_word_embeddings": True,
         "bos_token_id": None,
         "eos_token_id": None,
@@ -85,7 +87,7 @@ def model(params: dict, config: ModelConfig) -> Any:
     for ours, theirs in names.items():
         for n, leaf in enumerate(np.asarray(params["layers"][ours])):
             if ours == "attention_out":
-                leaf = leaf.reshape(-1, config.width).T
+                leaf = leaf.reshape(-1, config.d_model).T
             elif leaf.ndim > 1:
                 leaf = leaf.reshape(leaf.shape[0], -1).T
             tensors[f"model.layers.{n}.{theirs}.weight"] = leaf

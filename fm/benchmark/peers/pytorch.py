@@ -10,7 +10,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
-from fm.benchmark.timing import Side
+from fm.benchmark.timing import Candidate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -31,10 +31,10 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def side(function: Callable[..., Any], *arguments: Any, chained: bool = False) -> Side:
+def side(function: Callable[..., Any], *arguments: Any, chained: bool = False) -> Candidate:
     """A function called with the same arguments every time, its first call made."""
     seconds, peak = first_call(lambda: function(*arguments))
-    return Side(
+    return Candidate(
         call=lambda: function(*arguments),
         wait=wait,
         chained=chained,
@@ -76,7 +76,7 @@ def tensor(array: np.ndarray, dtype: str, *, gradient: bool = False) -> Any:
     return made.requires_grad_(gradient)
 
 
-def gemm(x: np.ndarray, y: np.ndarray, dtype: str) -> Side:
+def gemm(x: np.ndarray, y: np.ndarray, dtype: str) -> Candidate:
     """x y."""
     return side(torch.mm, tensor(x, dtype), tensor(y, dtype))
 
@@ -91,7 +91,7 @@ def attention(
     causal: bool,
     backward: bool,
     kv_length: np.ndarray | None = None,
-) -> Side:
+) -> Candidate:
     """`scaled_dot_product_attention`, on tensors laid out as it likes them, heads before length.
 
     With `backward`, the gradients of q, k and v too.
@@ -120,7 +120,7 @@ def attention(
 
 def vocabulary_loss(
     head_DV: np.ndarray, h_TD: np.ndarray, targets_T: np.ndarray, dtype: str
-) -> Side:
+) -> Candidate:
     """Mean cross-entropy over full logits, and its gradients to the head and what it reads."""
     head = tensor(head_DV, "float32", gradient=True)
     h = tensor(h_TD, dtype, gradient=True)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from fm.data.hashing import array_digest, keyed
+from fm.data.splitting import array_digest, with_unique_keys
 from fm.errors import UserError
 
 GAMES = (
@@ -70,7 +70,9 @@ class ArcadeClips(tfds.core.GeneratorBasedBuilder):
         clips = (
             (clip, game) for game in GAMES for seed in seeds for clip in _session(ale, game, seed)
         )
-        return keyed((array_digest(clip), {"video": clip, "label": game}) for clip, game in clips)
+        return with_unique_keys(
+            (array_digest(clip), {"video": clip, "label": game}) for clip, game in clips
+        )
 
 
 def _environment() -> Any:

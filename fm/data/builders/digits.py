@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data.hashing import array_digest, in_test, keyed
-from fm.data.pixels import encode_png
+from fm.data.media.image import encode_png
+from fm.data.splitting import array_digest, is_test, with_unique_keys
 
 TEST_SHARE = 0.2
 
@@ -45,10 +45,10 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
-        return keyed(
+        return with_unique_keys(
             (digest, {"image": io.BytesIO(encode_png(image)), "label": label})
             for digest, image, label in load()
-            if in_test(digest, TEST_SHARE) == test
+            if is_test(digest, TEST_SHARE) == test
         )
 
 

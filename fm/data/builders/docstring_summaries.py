@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from fm.data.builders import installed
-from fm.data.hashing import in_test, keyed, text_digest
+from fm.data.splitting import is_test, text_digest, with_unique_keys
 
 TEST_SHARE = 0.2
 # Characters.
@@ -60,10 +60,10 @@ class DocstringSummaries(tfds.core.GeneratorBasedBuilder):
         self, pairs: list[tuple[str, str]], test: bool
     ) -> Iterator[tuple[str, dict]]:
         named = ((text_digest(target.lower()), text, target) for text, target in pairs)
-        return keyed(
+        return with_unique_keys(
             (digest, {"text": text, "target": target})
             for digest, text, target in named
-            if in_test(digest, TEST_SHARE) == test
+            if is_test(digest, TEST_SHARE) == test
         )
 
 

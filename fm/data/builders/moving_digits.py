@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fm.data.builders.digits import TEST_SHARE, load
-from fm.data.hashing import array_digest, in_test, keyed
+from fm.data.splitting import array_digest, is_test, with_unique_keys
 
 # The two motions of a pair are each other's time reversed.
 MOTIONS = (
@@ -70,11 +70,13 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
         named = {digest: image[..., 0] for digest, image, _ in load()}
-        own = {key: named[key] for key in sorted(named) if in_test(key, TEST_SHARE) == test}
+        own = {key: named[key] for key in sorted(named) if is_test(key, TEST_SHARE) == test}
         clips = (
             (clip, label) for copy in range(CLIPS_PER_DIGIT) for clip, label in _clips(own, copy)
         )
-        return keyed((array_digest(clip), {"video": clip, "label": label}) for clip, label in clips)
+        return with_unique_keys(
+            (array_digest(clip), {"video": clip, "label": label}) for clip, label in clips
+        )
 
 
 def _clips(digits: dict[str, np.ndarray], copy: int) -> Iterator[tuple[np.ndarray, int]]:

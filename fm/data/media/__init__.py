@@ -2,18 +2,20 @@
 
 import pathlib
 
-from fm.data.media.audio import Audio
-from fm.data.media.image import Image
-from fm.data.media.medium import Form, Medium
-from fm.data.media.video import Video
+from fm.data.media.audio import AudioCodec
+from fm.data.media.base import ArraySpec, ModalityCodec
+from fm.data.media.image import ImageCodec
+from fm.data.media.video import VideoCodec
 
-__all__ = ["ENDINGS", "MEDIA", "Form", "Medium", "Video", "owner"]
+__all__ = ["EXTENSIONS", "CODECS", "ArraySpec", "ModalityCodec", "VideoCodec", "codec_for_path"]
 
 # By modality. The first that owns a path has it: an animated image is a clip.
-MEDIA: dict[str, Medium] = {medium.name: medium for medium in (Video(), Image(), Audio())}
-ENDINGS = tuple(sorted({ending for medium in MEDIA.values() for ending in medium.endings}))
+CODECS: dict[str, ModalityCodec] = {
+    medium.name: medium for medium in (VideoCodec(), ImageCodec(), AudioCodec())
+}
+EXTENSIONS = tuple(sorted({ending for medium in CODECS.values() for ending in medium.extensions}))
 
 
-def owner(path: pathlib.Path) -> Medium | None:
+def codec_for_path(path: pathlib.Path) -> ModalityCodec | None:
     """Returns the format of which a file, or a folder as a whole, is an example."""
-    return next((medium for medium in MEDIA.values() if medium.owns(path)), None)
+    return next((medium for medium in CODECS.values() if medium.matches(path)), None)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import films, pixels
-from fm.data.films import Film
-from fm.data.media.medium import Form, Medium
+from fm.data.media import image as pixels
+from fm.data.media import video_decoding
+from fm.data.media.base import ArraySpec, ModalityCodec
+from fm.data.media.video_decoding import DecodedVideo
 from fm.errors import UserError
 
 MOST_FRAMES = 16
@@ -18,7 +19,7 @@ MOST_FRAMES = 16
 Measure = tuple[int, int, bool, float, bool]
 
 
-class Video(Medium):
+class VideoCodec(ModalityCodec):
     """Stored as pixels of 0..255, grey or colour; the rate, in frames/s, is in the metadata.
 
     Clips become 8 frames at 8 frames/s from their middle: of longer ones both ends are left out,
@@ -28,29 +29,33 @@ class Video(Medium):
     name = "video"
     noun = "clip"
     dtype = np.uint8
-    endings = tuple(sorted({*films.ANIMATED_ENDINGS, *films.FILM_ENDINGS}))
+    extensions = tuple(
+        sorted({*video_decoding.ANIMATED_EXTENSIONS, *video_decoding.VIDEO_EXTENSIONS})
+    )
 
-    def owns(self, path: pathlib.Path) -> bool:
+    def matches(self, path: pathlib.Path) -> bool:
         """Says whether it is a film, an image of several frames, or a folder of frames."""
-        film = path.is_file() and path.suffix.lower() in films.FILM_ENDINGS
-        return film or films.is_animated(path) or films.is_frames(path)
+        film = path.is_file() and path.suffix.lower() in video_decoding.VIDEO_EXTENSIONS
+        return (
+            film or video_decoding.is_animated_image(path) or video_decoding.is_frame_folder(path)
+        )
 
-    def open(self, path: pathlib.Path) -> Film:
+    def open(self, path: pathlib.Path) -> DecodedVideo:
         """Reads a file or folder; see `films.read`."""
-        return films.read(path)
+        return video_decoding.read_video(path)
 
-    def measure(self, opened: Film) -> Measure:
+    def measure(self, opened: DecodedVideo) -> Measure:
         """Returns height, width, is grey; seconds; whether they are the source's own."""
-        greys = [pixels.measure(image)[2] for image in opened.images]
-        first = opened.images[0]
-        return first.height, first.width, all(greys), opened.seconds, opened.timed
+        greys = [pixels.measure_image(image)[2] for image in opened.frames]
+        first = opened.frames[0]
+        return first.height, first.width, all(greys), opened.duration, opened.has_timestamps
 
-    def common(self, measures: Sequence[Measure]) -> Form:
+    def common_spec(self, measures: Sequence[Measure]) -> ArraySpec:
         """Returns 8 frames at 8 frames/s, of the size `pixels.common_shape` gives images."""
-        size = pixels.common_shape(measure[:3] for measure in measures)
-        return Form((films.FRAMES, *size), films.RATE)
+        size = pixels.common_image_shape(measure[:3] for measure in measures)
+        return ArraySpec((video_decoding.NUM_FRAMES, *size), video_decoding.FRAME_RATE)
 
-    def remarks(self, measures: Sequence[Measure], form: Form) -> list[str]:
+    def describe_changes(self, measures: Sequence[Measure], form: ArraySpec) -> list[str]:
         """Says how many were cut, held, resized, or of no known rate."""
         assert form.rate is not None
         frames, height, width, _ = form.shape
@@ -78,18 +83,18 @@ class Video(Medium):
         )
         return [f"{count} of {len(measures)} clips {what}" for count, what in changes if count]
 
-    def to_array(self, opened: Film, form: Form) -> np.ndarray:
+    def to_array(self, opened: DecodedVideo, form: ArraySpec) -> np.ndarray:
         """Returns uint8 [frames, height, width, channels], sampled and resized as needed."""
         assert form.rate is not None
         count, height, width, channels = form.shape
-        chosen = films.sampled(opened.ends, count, form.rate)
+        chosen = video_decoding.sample_frame_idx(opened.frame_ends, count, form.rate)
         images = {
-            index: pixels.to_array(opened.images[index], (height, width, channels))
+            index: pixels.image_to_array(opened.frames[index], (height, width, channels))
             for index in set(chosen.tolist())
         }
         return np.stack([images[index] for index in chosen.tolist()])
 
-    def feature(self, form: Form) -> Any:
+    def tfds_feature(self, form: ArraySpec) -> Any:
         """Returns a `Tensor` of that shape: the feature `Video` would need TensorFlow."""
         return tfds.features.Tensor(shape=form.shape, dtype=np.uint8, encoding="bytes")
 
@@ -97,14 +102,14 @@ class Video(Medium):
         """Returns the pixels as they are."""
         return array
 
-    def fits(self, feature: Any) -> bool:
+    def accepts_feature(self, feature: Any) -> bool:
         """Says whether it is a four-dimensional uint8 `Tensor` of grey or colour."""
         if type(feature) is not tfds.features.Tensor:
             return False
         shape: Any = feature.shape
         return len(shape) == 4 and shape[-1] in (1, 3) and feature.np_dtype == np.uint8
 
-    def declared(self, feature: Any, rate: float | None) -> Form | None:
+    def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
         """Returns the shape, where it is known and small.
 
         Raises:
@@ -113,11 +118,11 @@ class Video(Medium):
         if rate is None:
             raise UserError('clips without a rate: the TFDS metadata needs a "rate" in frames/s')
         frames, height, width, _ = shape = tuple(feature.shape)
-        if None in shape or max(height, width) > pixels.SMALL or not 2 <= frames <= MOST_FRAMES:
+        if None in shape or max(height, width) > pixels.MAX_SIDE or not 2 <= frames <= MOST_FRAMES:
             return None
-        return Form(shape, rate)
+        return ArraySpec(shape, rate)
 
-    def restore(self, stored: np.ndarray, rate: float | None) -> Film:
+    def decode(self, stored: np.ndarray, rate: float | None) -> DecodedVideo:
         """Opens frames of the data set's rate."""
         assert rate is not None
-        return films.from_array(np.asarray(stored, np.uint8), rate)
+        return video_decoding.video_from_array(np.asarray(stored, np.uint8), rate)

@@ -12,7 +12,7 @@ from fm.evaluation.text_quality.words import ngrams
 _RANKS, _STEEPEST = 500, 10.0
 
 
-def distinct(counts_NV: scipy.sparse.csr_array) -> Statistic:
+def distinct_n(counts_NV: scipy.sparse.csr_array) -> Statistic:
     """Distinct-n: different n-grams by all n-grams of the texts together (Li et al. 2016, sec. 5).
 
     It falls with the number of words, so only samples of one size compare.
@@ -25,7 +25,7 @@ def distinct(counts_NV: scipy.sparse.csr_array) -> Statistic:
     return statistic
 
 
-def zipf(counts_NV: scipy.sparse.csr_array) -> Statistic:
+def zipf_exponent(counts_NV: scipy.sparse.csr_array) -> Statistic:
     """Zipf exponent s of words: frequency ~ rank^-s (Zipf 1949).
 
     Least squares of log frequency on log rank over the 500 most frequent words; about 1 in real
@@ -51,7 +51,7 @@ def _slopes(ordered_RV: np.ndarray) -> np.ndarray:
     return np.where(spread == 0, _STEEPEST, np.minimum(slopes, _STEEPEST))
 
 
-def repeated(texts: list[list[str]], n: int = 4) -> tuple[np.ndarray, np.ndarray]:
+def repetition_counts(texts: list[list[str]], n: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Repetition within a text: its n-grams that came before in it, and all of them, int [N] each.
 
     The first by the second is rep-n (Welleck et al. 2020, sec. 6).

@@ -22,16 +22,16 @@ from scipy import stats
 from fm.errors import UserError
 from fm.evaluation.statistics import Interval
 
-DRAWS = 200
+NUM_HALF_SAMPLES = 200
 # Weights 0 or 1 of N texts, a row a sample [R, N], to one figure a row [R].
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-def interval(
+def half_sample_interval(
     statistic: Statistic,
-    texts: int,
+    num_texts: int,
     *,
-    within: tuple[float, float] = (-np.inf, np.inf),
+    bounds: tuple[float, float] = (-np.inf, np.inf),
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
@@ -39,27 +39,27 @@ def interval(
 
     Args:
       statistic: see `Statistic`.
-      texts: N.
-      within: the least and the greatest value the figure can have.
+      num_texts: N.
+      bounds: the least and the greatest value the figure can have.
       level: confidence level.
       seed: of the halves.
 
     Raises:
       UserError: fewer than 4 texts.
     """
-    if texts < 4:
-        raise UserError(f"an interval over texts needs at least 4 texts, got {texts}")
-    whole = float(statistic(np.ones((1, texts)))[0])
-    half = texts // 2
-    places_RN = np.tile(np.arange(texts), (DRAWS, 1))
+    if num_texts < 4:
+        raise UserError(f"an interval over texts needs at least 4 texts, got {num_texts}")
+    whole = float(statistic(np.ones((1, num_texts)))[0])
+    half = num_texts // 2
+    places_RN = np.tile(np.arange(num_texts), (NUM_HALF_SAMPLES, 1))
     order_RN = np.random.default_rng(seed).permuted(places_RN, axis=1)
     drawn = statistic((order_RN < half).astype(float))
-    spread = (drawn - drawn.mean()) * np.sqrt(half / (texts - half))
+    spread = (drawn - drawn.mean()) * np.sqrt(half / (num_texts - half))
     low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return Interval(whole, max(within[0], whole + low), min(within[1], whole + high))
+    return Interval(whole, max(bounds[0], whole + low), min(bounds[1], whole + high))
 
 
-def ratio(above_N: np.ndarray, below_N: np.ndarray) -> Statistic:
+def ratio_of_sums(above_N: np.ndarray, below_N: np.ndarray) -> Statistic:
     """Sum over texts of one number by that of another, such as bits by bytes; 0 over nothing."""
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:
@@ -69,12 +69,12 @@ def ratio(above_N: np.ndarray, below_N: np.ndarray) -> Statistic:
     return statistic
 
 
-def mean(values_N: np.ndarray) -> Statistic:
+def mean_over_texts(values_N: np.ndarray) -> Statistic:
     """Mean over texts of one number each."""
-    return ratio(values_N, np.ones(len(values_N)))
+    return ratio_of_sums(values_N, np.ones(len(values_N)))
 
 
-def share(hits: int, texts: int, *, level: float = 0.95) -> Interval:
+def wilson_interval(hits: int, texts: int, *, level: float = 0.95) -> Interval:
     """Share of texts that have a fault, by Wilson (1927): right for none and for all, too.
 
     Raises:

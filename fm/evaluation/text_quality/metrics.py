@@ -12,22 +12,22 @@ class Metric:
     Attributes:
       name: in results.
       title: on a page.
-      wants: "high" or "low", what counts as better when it is used to choose.
-      form: how a value is written, a format specification.
-      says: one sentence.
-      of_text: whether it is taken of a sample; otherwise of the model alone.
+      better_direction: "high" or "low", what counts as better when it is used to choose.
+      format_spec: how a value is written, a format specification.
+      description: one sentence.
+      of_sample: whether it is taken of a sample; otherwise of the model alone.
     """
 
     name: str
     title: str
-    wants: str
-    form: str
-    says: str
-    of_text: bool = True
+    better_direction: str
+    format_spec: str
+    description: str
+    of_sample: bool = True
 
-    def better(self, value: float) -> float:
+    def higher_is_better(self, value: float) -> float:
         """The value, turned so that higher is better."""
-        return value if self.wants == "high" else -value
+        return value if self.better_direction == "high" else -value
 
 
 METRICS = (
@@ -37,7 +37,7 @@ METRICS = (
         "low",
         ".3f",
         "What the model needs for a byte of real text it has not seen; says nothing of decoding.",
-        of_text=False,
+        of_sample=False,
     ),
     Metric(
         "divergence",
@@ -114,4 +114,4 @@ METRICS = (
 ZIPF = Metric(
     "zipf", "Zipf exponent", "low", ".2f", "Slope of log frequency on log rank of the words."
 )
-BY_NAME = {metric.name: metric for metric in (*METRICS, ZIPF)}
+METRICS_BY_NAME = {metric.name: metric for metric in (*METRICS, ZIPF)}

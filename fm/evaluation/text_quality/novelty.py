@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fm.evaluation.text_quality.words import words
+from fm.evaluation.text_quality.words import split_words
 
 # Odd, so that powers of it never vanish modulo 2**64.
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _UNKNOWN, _BREAK = -1, -2
 
 
-class Seen:
+class TrainingNgrams:
     """The n-grams of training text, by hash, with the places they stand at.
 
     Memory: 16 bytes a word, and 16 more while it is built (10 M words: 160 MB). A hash only finds
@@ -27,7 +27,9 @@ class Seen:
         self._numbers: dict[str, int] = {}
         flat: list[int] = []
         for text in texts:
-            flat += [self._numbers.setdefault(word, len(self._numbers)) for word in words(text)]
+            flat += [
+                self._numbers.setdefault(word, len(self._numbers)) for word in split_words(text)
+            ]
             flat.append(_BREAK)
         # The breaks at the end let a comparison run past the last word.
         self._words = np.array([*flat, *[_BREAK] * n], np.int32)
@@ -42,7 +44,7 @@ class Seen:
         """Words read."""
         return int(np.count_nonzero(self._words >= 0))
 
-    def novel(self, texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    def count_novel(self, texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         """N-grams of each text that training text does not have, and all of them, int [N] each."""
         new, total = [], []
         for own in texts:
@@ -54,7 +56,7 @@ class Seen:
             new.append(total[-1] - int(found.sum()))
         return np.array(new), np.array(total)
 
-    def longest(self, texts: list[list[str]]) -> np.ndarray:
+    def longest_copies(self, texts: list[list[str]]) -> np.ndarray:
         """Words of each text's longest stretch copied from one training text, int [N].
 
         0 where no n-gram is copied.

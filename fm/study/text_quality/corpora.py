@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from fm.data import tokenizer as bpe
-from fm.data.leakage import find_duplicates
-from fm.data.sources import load
-from fm.data.splits import Split, subset
+from fm.data.datasets import Split, subset
+from fm.data.decontamination import find_duplicates
+from fm.data.load import load
 from fm.errors import UserError
-from fm.files import replacing
-from fm.study.text_quality.config import DOMAINS, Diet, Part, TextQualityConfig
+from fm.files import atomic_path
+from fm.study.text_quality.config import DOMAINS, CorpusPart, TextQualityConfig, TrainingSet
 
 _PRINTABLE = np.array(list(map(chr, range(33, 127))))
 
@@ -27,22 +27,22 @@ class Domain:
       letter: "A" or "B".
       name: of the data set.
       train: for the arms.
-      judge: for the judge.
+      scorer_train: for the judge.
       held_out: seen by no model.
       info: of the data set.
-      leakage: what was searched for, found and removed, as a row of results.
+      decontamination: what was searched for, found and removed, as a row of results.
     """
 
     letter: str
     name: str
     train: list[str]
-    judge: list[str]
+    scorer_train: list[str]
     held_out: list[str]
     info: dict[str, Any]
-    leakage: dict[str, Any]
+    decontamination: dict[str, Any]
 
 
-def domains(config: TextQualityConfig) -> dict[str, Domain]:
+def load_domains(config: TextQualityConfig) -> dict[str, Domain]:
     """Both domains, by letter.
 
     All come from the training splits; official test splits are left alone.
@@ -61,12 +61,12 @@ def _domain(letter: str, name: str, config: TextQualityConfig) -> Domain:
     if data.modality != "text":
         raise UserError(f"{name} holds {data.modality}s; this study takes texts")
     order = np.random.default_rng(config.seed).permutation(len(data.train))
-    if len(order) < 4 * config.held_out:
+    if len(order) < 4 * config.num_held_out:
         raise UserError(
-            f"{name} has {len(order)} training texts; this study needs {4 * config.held_out}, of "
-            f"which {config.held_out} are set aside (the quick profile needs fewer)"
+            f"{name} has {len(order)} training texts; this study needs {4 * config.num_held_out}, of "
+            f"which {config.num_held_out} are set aside (the quick profile needs fewer)"
         )
-    held_out, rest = order[: config.held_out], order[config.held_out :]
+    held_out, rest = order[: config.num_held_out], order[config.num_held_out :]
     sizes = np.cumsum([len(text.encode()) for text in data.train.texts(rest)])
     # Of a small corpus the judge gets a third.
     most = min(config.train_bytes, int(sizes[-1] * 2 / 3))
@@ -81,8 +81,8 @@ def _apart(
     """The groups without near-duplicates of what is set aside."""
     train, judge = groups
     leaks = find_duplicates(train, held_out, "text")
-    train_texts = _less(train, leaks.removed)
-    judge_texts = _less(judge, find_duplicates(judge, held_out, "text").removed)
+    train_texts = _less(train, leaks.duplicate_idx)
+    judge_texts = _less(judge, find_duplicates(judge, held_out, "text").duplicate_idx)
     return Domain(
         letter,
         name,
@@ -93,9 +93,9 @@ def _apart(
         {
             "domain": letter,
             "method": leaks.method,
-            "checked": leaks.checked,
-            "found": leaks.found,
-            "removed": len(leaks.removed),
+            "checked": leaks.num_checked,
+            "found": leaks.num_found,
+            "removed": len(leaks.duplicate_idx),
         },
     )
 
@@ -104,7 +104,9 @@ def _less(split: Split, removed: np.ndarray) -> list[str]:
     return split.texts(np.setdiff1d(np.arange(len(split)), removed))
 
 
-def reader(found: dict[str, Domain], vocab: int, out: pathlib.Path) -> bpe.Tokenizer:
+def load_or_train_tokenizer(
+    found: dict[str, Domain], vocab: int, out: pathlib.Path
+) -> bpe.Tokenizer:
     """The one tokenizer of all arms, trained on both domains' training texts, saved with the run.
 
     One for all, so that samples of all arms are equally long in tokens.
@@ -112,29 +114,31 @@ def reader(found: dict[str, Domain], vocab: int, out: pathlib.Path) -> bpe.Token
     path = out / "tokenizer.json"
     if not path.exists():
         both = [text for domain in found.values() for text in domain.train]
-        with replacing(path) as partial:
+        with atomic_path(path) as partial:
             bpe.train(both, vocab).save(partial)
     return bpe.load(path)
 
 
-def part_texts(part: Part, found: dict[str, Domain]) -> list[str]:
+def part_texts(part: CorpusPart, found: dict[str, Domain]) -> list[str]:
     """The texts of an ingredient, noise included."""
     texts = found[part.domain].train
-    own = texts[: max(1, round(part.texts * len(texts)))]
-    if not part.noise:
+    own = texts[: max(1, round(part.fraction * len(texts)))]
+    if not part.noise_rate:
         return own
     draws = np.random.default_rng(0)
-    return [noisy(text, part.noise, draws) for text in own]
+    return [add_noise(text, part.noise_rate, draws) for text in own]
 
 
-def diet_texts(diet: Diet, found: dict[str, Domain], diets: tuple[Diet, ...]) -> list[str]:
+def training_set_texts(
+    diet: TrainingSet, found: dict[str, Domain], diets: tuple[TrainingSet, ...]
+) -> list[str]:
     """All a model has read, of the arm it went on from too; each text once."""
-    before = [each for each in diets if each.name == diet.start]
+    before = [each for each in diets if each.name == diet.init_from]
     parts = [part for each in (*before, diet) for part in each.parts]
     return list(dict.fromkeys(text for part in parts for text in part_texts(part, found)))
 
 
-def noisy(text: str, share: float, draws: np.random.Generator) -> str:
+def add_noise(text: str, share: float, draws: np.random.Generator) -> str:
     """The text with a share of its characters dropped, doubled or replaced, a third each."""
     spots = draws.random(len(text))
     strange = draws.choice(_PRINTABLE, len(text))

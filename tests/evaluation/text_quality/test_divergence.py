@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr
 
-from fm.evaluation.text_quality.divergence import SCALE, frontier_area, mauve
+from fm.evaluation.text_quality.mauve import MAUVE_SCALE, frontier_area, mauve
 
 
 def test_the_same_histogram_gives_one():
@@ -14,7 +14,7 @@ def test_the_same_histogram_gives_one():
 def test_nothing_in_common_gives_what_the_mixtures_alone_give():
     # KL(Q|R) = -log(1 - w) and KL(P|R) = -log w: the curve is x = (1 - w)^c, y = w^c.
     w = np.linspace(0, 1, 100_001)
-    exact = -np.trapezoid(w**SCALE, (1 - w) ** SCALE)
+    exact = -np.trapezoid(w**MAUVE_SCALE, (1 - w) ** MAUVE_SCALE)
     found = frontier_area(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
     assert found == pytest.approx(exact, abs=0.01)
     assert found < 0.01

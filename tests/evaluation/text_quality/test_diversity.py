@@ -4,14 +4,23 @@ import numpy as np
 import pytest
 
 from fm.evaluation.text_quality import diversity
-from fm.evaluation.text_quality.words import counts, ngrams, words
+from fm.evaluation.text_quality.words import ngram_counts, ngrams, split_words
 
 ALL2 = np.ones((1, 2))
 
 
 def test_words_are_lower_case_and_punctuation_stands_alone():
-    assert words("It's Good, très  good!") == ["it", "'", "s", "good", ",", "très", "good", "!"]
-    assert words(" \n") == []
+    assert split_words("It's Good, très  good!") == [
+        "it",
+        "'",
+        "s",
+        "good",
+        ",",
+        "très",
+        "good",
+        "!",
+    ]
+    assert split_words(" \n") == []
 
 
 def test_ngrams_of_a_text_too_short_are_none():
@@ -21,13 +30,13 @@ def test_ngrams_of_a_text_too_short_are_none():
 
 def test_distinct_by_hand():
     # Pairs: ab ba ab | ab: 2 different of 4; the first text alone 2 of 3, the second 1 of 1.
-    statistic = diversity.distinct(counts([["a", "b", "a", "b"], ["a", "b"]], 2))
+    statistic = diversity.distinct_n(ngram_counts([["a", "b", "a", "b"], ["a", "b"]], 2))
     weights = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     np.testing.assert_allclose(statistic(weights), [2 / 4, 2 / 3, 1.0])
 
 
 def test_distinct_of_no_words_is_zero():
-    assert diversity.distinct(counts([[], ["a"]], 2))(ALL2) == [0.0]
+    assert diversity.distinct_n(ngram_counts([[], ["a"]], 2))(ALL2) == [0.0]
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])
@@ -35,20 +44,20 @@ def test_zipf_finds_the_exponent_of_an_exact_law(exponent):
     texts = [
         [f"w{rank}"] * round(1e6 * rank**-exponent) for rank in (1, 2, 3, 5)
     ]  # frequencies of ranks 1, 2, 3, 5, so the ranks are compared as 1, 2, 3, 4
-    found = diversity.zipf(counts(texts, 1))(np.ones((1, 4)))[0]
+    found = diversity.zipf_exponent(ngram_counts(texts, 1))(np.ones((1, 4)))[0]
     x = np.log([1, 2, 3, 4])
     y = -exponent * np.log([1, 2, 3, 5])
     assert found == pytest.approx(-np.polyfit(x, y, 1)[0], rel=1e-4)
 
 
 def test_zipf_leaves_out_words_of_texts_that_are_not_drawn():
-    table = counts([["a"] * 8 + ["b"] * 4, ["c"] * 100], 1)
-    assert diversity.zipf(table)(np.array([[1.0, 0.0]]))[0] == pytest.approx(1.0)
-    assert diversity.zipf(table)(np.array([[0.0, 1.0]]))[0] == 10.0  # one word only
+    table = ngram_counts([["a"] * 8 + ["b"] * 4, ["c"] * 100], 1)
+    assert diversity.zipf_exponent(table)(np.array([[1.0, 0.0]]))[0] == pytest.approx(1.0)
+    assert diversity.zipf_exponent(table)(np.array([[0.0, 1.0]]))[0] == 10.0  # one word only
 
 
 def test_repetition_by_hand():
-    before, total = diversity.repeated([list("abab"), list("abc"), ["a"]], n=2)
+    before, total = diversity.repetition_counts([list("abab"), list("abc"), ["a"]], n=2)
     assert before.tolist() == [1, 0, 0]
     assert total.tolist() == [3, 2, 0]
 

@@ -3,11 +3,13 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask
-from fm.evaluation.text_quality.likelihood import nats
 from fm.model.config import ModelConfig
 from fm.model.transformer import forward, init
+from fm.study.text_quality.scoring import sequence_nll
 
-MODEL = ModelConfig(depth=2, width=16, heads=2, kv_heads=1, hidden=32, vocab=11)
+MODEL = ModelConfig(
+    num_layers=2, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=32, vocab_size=11
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def test_against_each_token_by_itself(params, rows):
     tokens = draws.integers(0, 11, (rows, 5)).astype(np.int32)
     counted = draws.random((rows, 5)) < 0.6
     counted[:, 0] = False
-    found = nats(params, tokens, counted, MODEL)
+    found = sequence_nll(params, tokens, counted, MODEL)
     head = np.asarray(params["streams"]["token_head"], np.float64)
     for row in sorted({0, rows - 1}):
         expected = 0.0
@@ -44,4 +46,4 @@ def test_against_each_token_by_itself(params, rows):
 
 def test_a_first_token_cannot_count(params):
     with pytest.raises(ValueError, match="first token"):
-        nats(params, np.zeros((1, 3), np.int32), np.ones((1, 3), bool), MODEL)
+        sequence_nll(params, np.zeros((1, 3), np.int32), np.ones((1, 3), bool), MODEL)

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from fm.data.builders import installed
-from fm.evaluation.text_quality import divergence, diversity
-from fm.evaluation.text_quality.features import term_features
-from fm.evaluation.text_quality.novelty import Seen
-from fm.evaluation.text_quality.validity import faults
-from fm.evaluation.text_quality.words import counts, words
+from fm.evaluation.text_quality import diversity, mauve
+from fm.evaluation.text_quality.mauve import fit_tfidf_embedder
+from fm.evaluation.text_quality.novelty import TrainingNgrams
+from fm.evaluation.text_quality.words import find_faults, ngram_counts, split_words
 
 N, WORDS = 60, 60
 
@@ -44,23 +43,23 @@ def texts():
 
 @pytest.fixture(scope="module")
 def measured(texts):
-    every, seen = np.ones((1, N)), Seen(texts["train"])
-    features = term_features(texts["train"], 32)
+    every, seen = np.ones((1, N)), TrainingNgrams(texts["train"])
+    features = fit_tfidf_embedder(texts["train"], 32)
     found = {}
     for name in ("real", "shuffled", "repeated", "one text", "copied"):
-        split = [words(text) for text in texts[name]]
-        area = divergence.mauve(features(texts["reference"]), features(texts[name]))
-        before, total = diversity.repeated(split)
-        new, runs = seen.novel(split)
+        split = [split_words(text) for text in texts[name]]
+        area = mauve.mauve(features(texts["reference"]), features(texts[name]))
+        before, total = diversity.repetition_counts(split)
+        new, runs = seen.count_novel(split)
         found[name] = {
             "divergence": area(every)[0],
-            "distinct": diversity.distinct(counts(split, 2))(every)[0],
-            "zipf": diversity.zipf(counts(split, 1))(every)[0],
+            "distinct": diversity.distinct_n(ngram_counts(split, 2))(every)[0],
+            "zipf": diversity.zipf_exponent(ngram_counts(split, 1))(every)[0],
             "self_bleu": diversity.self_bleu(split).mean(),
             "repetition": before.sum() / total.sum(),
             "novelty": new.sum() / runs.sum(),
-            "copied": seen.longest(split).mean(),
-            "invalid": np.mean([bool(faults(text)) for text in texts[name]]),
+            "copied": seen.longest_copies(split).mean(),
+            "invalid": np.mean([bool(find_faults(text)) for text in texts[name]]),
         }
     return found
 

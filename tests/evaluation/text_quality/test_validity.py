@@ -1,6 +1,6 @@
 import pytest
 
-from fm.evaluation.text_quality.validity import FAULTS, faults
+from fm.evaluation.text_quality.words import FAULTS, find_faults
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,5 @@ from fm.evaluation.text_quality.validity import FAULTS, faults
     ],
 )
 def test_faults(text, found):
-    assert faults(text) == found
+    assert find_faults(text) == found
     assert set(found) <= set(FAULTS)

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from fm.hf import PretrainedModel, save_pretrained
+from fm.hf.tokenizer import HFTokenizer
 from fm.model.config import ModelConfig
-from fm.model.sampling import Decoding
-from fm.study.text_quality import profiles
-from fm.transfer.pretrained import Pretrained, write
-from fm.transfer.pretrained.tokenizer import ImportedTokenizer
+from fm.model.sampling import SamplingConfig
+from fm.study.text_quality import config as profiles
 from tests.transfer.pretrained import problems as published
 from tests.transfer.pretrained.made import byte_bpe
 
@@ -47,23 +47,23 @@ def write_domains(folder, count=400):
 
 def write_model(folder, family="bert", seed=0):
     """A published model of random numbers that reads any text."""
-    tokenizer = ImportedTokenizer(byte_bpe())
-    config = dataclasses.replace(published.CASES[family][1], vocab=tokenizer.vocab_size)
-    made = Pretrained(config, published.params(config, seed), tokenizer, family=family)
-    write(folder, made)
+    tokenizer = HFTokenizer(byte_bpe())
+    config = dataclasses.replace(published.CASES[family][1], vocab_size=tokenizer.vocab_size)
+    made = PretrainedModel(config, published.params(config, seed), tokenizer, family=family)
+    save_pretrained(folder, made)
     return folder
 
 
 def study(domains, **changes):
     """Five arms of 16 steps, three decodings, 12 texts a sample."""
-    return small(profiles.study("quick", domains), changes)
+    return small(profiles.make_config("quick", domains), changes)
 
 
 def small(quick, changes):
     """The quick study made quicker, with changes."""
     sizes = {
-        "model": ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=32),
-        "decodings": (Decoding(), Decoding(temperature=0.5), Decoding(top_p=0.9)),
+        "model": ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=32),
+        "decodings": (SamplingConfig(), SamplingConfig(temperature=0.5), SamplingConfig(top_p=0.9)),
         "steps": 16,
         "batch_size": 4,
         "vocab": 300,

@@ -1,7 +1,7 @@
 import pytest
 
 from fm.evaluation.text_quality.metrics import METRICS
-from fm.study.text_quality import choices
+from fm.study.text_quality import runner
 
 
 def row(name, **values):
@@ -30,18 +30,18 @@ ROWS = [
     ],
 )
 def test_each_metric_chooses_its_own_way(metric, name):
-    assert choices.choose(ROWS, metric)["name"] == name
+    assert runner.best_row(ROWS, metric)["name"] == name
 
 
 def test_ranges_run_from_worst_to_best():
-    found = choices.ranges(ROWS)
+    found = runner.metric_ranges(ROWS)
     assert found["divergence"] == (0.3, 0.9)
     assert found["self_bleu"] == (0.9, 0.1)
 
 
 def test_regret_by_hand():
-    chosen = {metric.name: choices.choose(ROWS, metric.name) for metric in METRICS}
-    rows = choices.regrets(chosen, choices.ranges(ROWS))
+    chosen = {metric.name: runner.best_row(ROWS, metric.name) for metric in METRICS}
+    rows = runner.metric_regret(chosen, runner.metric_ranges(ROWS))
     at = {(each["by"], each["metric"]): each for each in rows}
     assert len(rows) == len(METRICS) ** 2
     assert all(at[name, name]["regret"] == 0 for name in chosen)
@@ -59,6 +59,6 @@ def test_regret_by_hand():
 def test_a_choice_that_turns_out_better_than_the_metric_s_own_is_below_zero():
     chosen = {metric.name: ROWS[0] for metric in METRICS}
     chosen["divergence"] = row("flattered", divergence=0.7)
-    rows = choices.regrets(chosen, choices.ranges(ROWS))
+    rows = runner.metric_regret(chosen, runner.metric_ranges(ROWS))
     at = {(each["by"], each["metric"]): each["regret"] for each in rows}
     assert at["novelty", "divergence"] == pytest.approx(-1 / 3)

@@ -7,8 +7,8 @@ import pytest
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.transformer import forward
-from fm.study.text_quality import vectors
-from fm.study.text_quality.run import run
+from fm.study.text_quality import scoring
+from fm.study.text_quality.runner import run_study
 from tests.study.text_quality import problems
 
 TEXTS = ["the cat sat on the mat", "the", "and the naïve dog didn't. " * 3]
@@ -21,13 +21,13 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("family", "causal"), [("bert", False), ("llama", True)])
 def test_a_vector_is_the_mean_of_the_final_output(family, causal, tmp_path):
-    found = vectors.find(str(problems.write_model(tmp_path / "model", family)))
+    found = scoring.find_embedder(str(problems.write_model(tmp_path / "model", family)))
     model = found.model
     assert model.causal == causal
-    got = found.of([])(TEXTS)
-    assert got.shape == (3, model.config.width) and got.dtype == np.float32
+    got = found.build([])(TEXTS)
+    assert got.shape == (3, model.config.d_model) and got.dtype == np.float32
     for text, vector in zip(TEXTS, got, strict=True):
-        ids = model.encode([text], model.config.context)[0]
+        ids = model.encode([text], model.config.max_seq_len)[0]
         inputs = {"tokens": jnp.array(ids)[None], "positions": jnp.arange(len(ids))[None]}
         final = forward(model.params, inputs, model.config, mask=Mask(causal))["final"]
         mean = np.asarray(final[0], np.float64).mean(0)
@@ -35,7 +35,7 @@ def test_a_vector_is_the_mean_of_the_final_output(family, causal, tmp_path):
 
 
 def test_a_long_text_is_read_at_both_ends(tmp_path):
-    make = vectors.find(str(problems.write_model(tmp_path / "model"))).of([])
+    make = scoring.find_embedder(str(problems.write_model(tmp_path / "model"))).build([])
     base, middle, end = make(
         ["cat " * 200, "cat " * 100 + "dog " + "cat " * 99, "cat " * 199 + "dog "]
     )
@@ -45,28 +45,28 @@ def test_a_long_text_is_read_at_both_ends(tmp_path):
 
 def test_whose_they_are_is_told(tmp_path):
     path = str(problems.write_model(tmp_path / "model"))
-    found = vectors.find(path)
-    assert (found.whose.name, found.whose.source) == (path, "a file of your own")
-    told = found.of([]).name
+    found = scoring.find_embedder(path)
+    assert (found.info.name, found.info.source) == (path, "a file of your own")
+    told = found.build([]).name
     assert path in told and "a file of your own" in told and "licence not known" in told
-    other = vectors.find(str(problems.write_model(tmp_path / "other", seed=1)))
-    assert found.whose.digest != other.whose.digest
+    other = scoring.find_embedder(str(problems.write_model(tmp_path / "other", seed=1)))
+    assert found.info.digest != other.info.digest
 
 
 def test_terms_are_of_the_texts_given():
-    found = vectors.find("terms")
-    assert found.model is None and found.whose.digest == ""
+    found = scoring.find_embedder("terms")
+    assert found.model is None and found.info.digest == ""
     texts = problems.texts("films", 20, 0)
-    assert "20 real texts" in found.of(texts).name
+    assert "20 real texts" in found.build(texts).name
 
 
 def test_a_model_that_is_none_is_one_line_that_says_what_is_taken():
     with pytest.raises(UserError, match=r"^--features=gpt9: takes terms, .*minilm-l6.* GGUF file$"):
-        vectors.find("gpt9")
+        scoring.find_embedder("gpt9")
 
 
 def test_other_vectors_than_the_study_names_are_refused(tmp_path):
-    found = vectors.find(str(problems.write_model(tmp_path / "model")))
+    found = scoring.find_embedder(str(problems.write_model(tmp_path / "model")))
     with pytest.raises(ValueError, match="'terms'"):
-        run(problems.study(("a", "b")), tmp_path / "out", found)
+        run_study(problems.study(("a", "b")), tmp_path / "out", found)
     assert not (tmp_path / "out").exists()

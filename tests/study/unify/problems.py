@@ -4,26 +4,26 @@ import dataclasses
 
 import numpy as np
 
-from fm.data.splits import Dataset
+from fm.adaptation.finetune import FinetuneConfig
+from fm.data.datasets import Dataset
 from fm.model.config import ModelConfig
-from fm.study.joint import JointRecipe
-from fm.study.unify.config import UnifyConfig
+from fm.study.joint_pretraining import JointRecipe
+from fm.study.multitask_config import MultitaskConfig
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.transfer.finetune import FinetuneConfig
 from tests.study.problems import config as task_config
 from tests.study.problems import dataset, images, recipe, split, texts
 
 BUDGETS = (8,)
-BOTH = Objective(next=0.5, masked=0.5)
+BOTH = Objective(causal_lm=0.5, masked_lm=0.5)
 JOINT = JointRecipe(
-    model=ModelConfig(depth=1, width=16, heads=1, kv_heads=1, hidden=16),
-    objectives=(("text", Objective(next=1.0, masked=0.0)), ("image", BOTH)),
+    model=ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=16),
+    objectives=(("text", Objective(causal_lm=1.0, masked_lm=0.0)), ("image", BOTH)),
     optimizer=OptimizerConfig("adamw", learning_rate=0.01),
     steps=3,
     batch_size=8,
-    vocab=280,
-    length=16,
+    vocab_size=280,
+    seq_len=16,
 )
 
 
@@ -78,10 +78,10 @@ def study(**changes):
         ),
         "joint": JOINT,
         "weights": (("fruit", 2.0),),
-        "following": FinetuneConfig(steps=3, batch_size=8),
-        "following_rates": (3e-3,),
+        "following": FinetuneConfig(min_steps=3, batch_size=8),
+        "instruction_learning_rates": (3e-3,),
         "length": 128,
         "seeds": 2,
         "search_seeds": 1,
     }
-    return UnifyConfig(**given | changes)
+    return MultitaskConfig(**given | changes)

@@ -2,24 +2,29 @@
 
 import pytest
 
-from fm.study.unify import bill
+from fm.study import multitask_cost
 
 FORMATS = {"reviews": "text", "topics": "text", "digits": "image"}
 # Pretraining: of text 100, of images 10, of all together 110.
-PAID = {"scratch": 0.0, "joint": 110.0, "instructed": 110.0}
-METHOD = {"scratch": "full", "self": "probe", "joint": "probe", "instructed": "instruct"}
+PAID = {"scratch": 0.0, "joint": 110.0, "instruction_tuned": 110.0}
+METHOD = {
+    "scratch": "full",
+    "in_domain": "probe",
+    "joint": "probe",
+    "instruction_tuned": "instruct",
+}
 # Adapting a network of its own by the number of labels; instructed: its share of 5 updates.
-SPENT = {"scratch": 2.0, "self": 1.0, "joint": 1.0, "instructed": 5 / 3}
+SPENT = {"scratch": 2.0, "in_domain": 1.0, "joint": 1.0, "instruction_tuned": 5 / 3}
 VALUES = {
     "scratch": {"reviews": (0.5, 0.7, 0.8), "topics": (0.4, 0.3, 0.3), "digits": (0.5, 0.9, 0.9)},
-    "self": {name: (0.6, 0.7, 0.8) for name in FORMATS},
+    "in_domain": {name: (0.6, 0.7, 0.8) for name in FORMATS},
     "joint": {name: (0.7, 0.7, 0.7) for name in FORMATS},
-    "instructed": {name: (0.4, 0.5, 0.6) for name in FORMATS},
+    "instruction_tuned": {name: (0.4, 0.5, 0.6) for name in FORMATS},
 }
 BUDGETS = (10, 20, 40)
 
 
-def results(arms=bill.WAYS, sizes=True):
+def results(arms=multitask_cost.WAYS, sizes=True):
     cells = [
         {
             "task": task,
@@ -28,7 +33,7 @@ def results(arms=bill.WAYS, sizes=True):
             "seed": seed,
             "value": VALUES[arm][task][n] + (0.01 if seed else -0.01),
             "setting": {"adapt": METHOD[arm]},
-            "train_flops": SPENT[arm] * (1 if arm == "instructed" else labels / 10),
+            "train_flops": SPENT[arm] * (1 if arm == "instruction_tuned" else labels / 10),
             "seconds": 3.0,
         }
         for arm in arms
@@ -60,7 +65,7 @@ def results(arms=bill.WAYS, sizes=True):
 
 
 def at(way, labels, count, **changes):
-    rows = bill.rows(results(**changes))
+    rows = multitask_cost.amortized_cost_rows(results(**changes))
     (row,) = [r for r in rows if (r["way"], r["labels"], r["tasks"]) == (way, labels, count)]
     return row
 
@@ -75,21 +80,21 @@ def test_networks_from_scratch_share_nothing():
 
 def test_each_format_is_pretrained_once_it_is_needed():
     # One of three tasks: text with chance 2/3, images with 1/3.
-    one, two = at("self", 10, 1), at("self", 10, 2)
+    one, two = at("in_domain", 10, 1), at("in_domain", 10, 2)
     assert one["flops"] == pytest.approx(1 + 200 / 3 + 10 / 3)
     assert two["flops"] == pytest.approx(2 + 100 + 20 / 3)
     assert one["seconds"] == pytest.approx(3 + 7)
     assert one["parameters"] == pytest.approx(5 + 2000 / 3 + 400 / 3)
-    assert at("self", 10, 3)["parameters"] == 15 + 1400
+    assert at("in_domain", 10, 3)["parameters"] == 15 + 1400
 
 
 def test_one_model_is_kept_once():
     assert at("joint", 10, 1)["flops"] == 111 and at("joint", 10, 3)["flops"] == 113
     assert at("joint", 40, 3)["parameters"] == 1100 + 15
     # Tuning takes 5 updates for any number of these.
-    assert at("instructed", 10, 1)["flops"] == at("instructed", 10, 3)["flops"] == 115
-    assert at("instructed", 10, 2)["seconds"] == 7 + 6
-    assert at("instructed", 10, 2)["parameters"] == 1100
+    assert at("instruction_tuned", 10, 1)["flops"] == at("instruction_tuned", 10, 3)["flops"] == 115
+    assert at("instruction_tuned", 10, 2)["seconds"] == 7 + 6
+    assert at("instruction_tuned", 10, 2)["parameters"] == 1100
 
 
 def test_of_older_results_parameters_are_not_known():
@@ -99,14 +104,20 @@ def test_of_older_results_parameters_are_not_known():
 
 def test_equal_quality_is_what_the_better_reaches_first():
     found = results()
-    assert bill.equal_budgets(found, "reviews", "joint", "scratch") == {"joint": 10, "scratch": 20}
-    assert bill.equal_budgets(found, "digits", "joint", "self") == {"joint": 10, "self": 20}
+    assert multitask_cost.equal_budgets(found, "reviews", "joint", "scratch") == {
+        "joint": 10,
+        "scratch": 20,
+    }
+    assert multitask_cost.equal_budgets(found, "digits", "joint", "in_domain") == {
+        "joint": 10,
+        "in_domain": 20,
+    }
     # Scratch falls with more labels: its level is the mean, and never joint's.
-    assert bill.equal_budgets(found, "topics", "joint", "scratch")["scratch"] is None
+    assert multitask_cost.equal_budgets(found, "topics", "joint", "scratch")["scratch"] is None
 
 
 def test_break_even_at_equal_quality():
-    rows = {(row["way"], row["against"]): row for row in bill.break_evens(results())}
+    rows = {(row["way"], row["against"]): row for row in multitask_cost.break_even_rows(results())}
     row = rows["joint", "scratch"]
     assert row["tasks"] == ["reviews", "digits"]
     assert row["never"] == [{"task": "topics", "way": "scratch"}]
@@ -117,23 +128,29 @@ def test_break_even_at_equal_quality():
     # As quick to adapt as scratch, after what pretraining took: never.
     assert row["seconds"] is None and row["seconds_until"] is None
     # Joint reaches 0.7 at once, self with 20 labels, at 2 a task and up to 110 before.
-    assert rows["joint", "self"]["tasks"] == list(FORMATS)
-    assert rows["joint", "self"]["flops"] == 3
+    assert rows["joint", "in_domain"]["tasks"] == list(FORMATS)
+    assert rows["joint", "in_domain"]["flops"] == 3
     # Instructed is at 0.6 with 40 labels, where the joint one is past it at first: never 0.7.
-    assert rows["instructed", "joint"]["tasks"] == []
-    assert rows["instructed", "joint"]["flops"] is None
-    assert {each["way"] for each in rows["instructed", "joint"]["never"]} == {"instructed"}
+    assert rows["instruction_tuned", "joint"]["tasks"] == []
+    assert rows["instruction_tuned", "joint"]["flops"] is None
+    assert {each["way"] for each in rows["instruction_tuned", "joint"]["never"]} == {
+        "instruction_tuned"
+    }
 
 
 def test_only_what_was_run_is_billed():
     found = results(arms=("scratch", "joint"))
-    assert {row["way"] for row in bill.rows(found)} == {"scratch", "joint"}
-    assert [(r["way"], r["against"]) for r in bill.break_evens(found)] == [("joint", "scratch")]
+    assert {row["way"] for row in multitask_cost.amortized_cost_rows(found)} == {"scratch", "joint"}
+    assert [(r["way"], r["against"]) for r in multitask_cost.break_even_rows(found)] == [
+        ("joint", "scratch")
+    ]
 
 
 def test_a_bill_is_added_where_there_is_none():
     found = results() | {"experiment": "unify"}
-    made = bill.added(found)
-    assert made["bill"] == bill.rows(found) and made["break_even"] == bill.break_evens(found)
-    assert bill.added(made) is made
-    assert "bill" not in bill.added(found | {"experiment": "compare"})
+    made = multitask_cost.add_amortized_cost(found)
+    assert made["bill"] == multitask_cost.amortized_cost_rows(found) and made[
+        "break_even"
+    ] == multitask_cost.break_even_rows(found)
+    assert multitask_cost.add_amortized_cost(made) is made
+    assert "bill" not in multitask_cost.add_amortized_cost(found | {"experiment": "compare"})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fm.study.unify.curves import own_pieces
+from fm.study.multitask_curves import modality_curve
 
 
 def test_pieces_of_a_format_are_its_share_of_those_between_records():
@@ -15,7 +15,7 @@ def test_pieces_of_a_format_are_its_share_of_those_between_records():
         "text/validation": [2.5, 2.4],
         "text/share": [0.5, 0.25],
     }
-    found = own_pieces(curve, "text")
+    found = modality_curve(curve, "text")
     assert found["tokens"] == [50.0, 100.0] and found["value"] == [3.0, 2.0]
     assert found["validation_tokens"] == [75.0, 100.0] and found["validation"] == [2.5, 2.4]
     assert found["share"] == pytest.approx(1 / 3)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.study import study as results_files
-from fm.study.unify.config import ARMS
-from fm.study.unify.pretraining import joined
-from fm.study.unify.run import run
-from fm.study.unify.wordings import instruction
+from fm.study import runner as results_files
+from fm.study.multitask import concatenate_splits
+from fm.study.multitask_config import MULTITASK_ARMS
+from fm.study.multitask_runner import run_multitask
+from fm.study.task_registry import task_instruction
 from tests.study.problems import images, loads, split, texts
 from tests.study.unify.problems import datasets, study
 
@@ -24,7 +24,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("unify")
     with pytest.MonkeyPatch.context() as patch:
         loads(patch, *datasets())
-        results = run(study(), out)
+        results = run_multitask(study(), out)
         results_files.write_results(results | {"headline": ""}, out)
     return results, out
 
@@ -35,7 +35,7 @@ class TestStudy:
         cells = finished[0]["cells"]
         places = {(row["task"], row["arm"], row["labels"], row["seed"]) for row in cells}
         assert places == {
-            (task, arm, 8, seed) for task in METRICS for arm in ARMS for seed in range(2)
+            (task, arm, 8, seed) for task in METRICS for arm in MULTITASK_ARMS for seed in range(2)
         }
         assert {row["task"]: row["metric"] for row in cells} == METRICS
         assert all(0 <= row["value"] <= 1 for row in cells)
@@ -44,14 +44,18 @@ class TestStudy:
         cells = finished[0]["cells"]
         cost = {(row["task"], row["arm"]): row["pretrain_flops"] for row in cells}
         assert cost["fruit", "scratch"] == cost["fruit", "classical"] == 0
-        assert cost["fruit", "self"] == cost["names", "self"] > 0
-        assert cost["fruit", "joint"] == cost["halves", "instructed"]
-        of_both = cost["fruit", "self"] + cost["halves", "self"]
+        assert cost["fruit", "in_domain"] == cost["names", "in_domain"] > 0
+        assert cost["fruit", "joint"] == cost["halves", "instruction_tuned"]
+        of_both = cost["fruit", "in_domain"] + cost["halves", "in_domain"]
         assert cost["fruit", "joint"] == pytest.approx(of_both, rel=0.05)
 
     def test_what_the_claim_asks_is_compared(self, finished):
         pairs = {(row["arm"], row["baseline"]) for row in finished[0]["comparisons"]}
-        assert {("joint", "scratch"), ("joint", "self"), ("instructed", "joint")} <= pairs
+        assert {
+            ("joint", "scratch"),
+            ("joint", "in_domain"),
+            ("instruction_tuned", "joint"),
+        } <= pairs
 
     def test_instructions_are_dropped_and_swapped(self, finished):
         rows = finished[0]["following"]
@@ -62,14 +66,14 @@ class TestStudy:
     def test_each_way_is_billed(self, finished):
         results = finished[0]
         last = {row["way"]: row for row in results["bill"] if row["tasks"] == len(METRICS)}
-        assert set(last) == {"scratch", "self", "joint", "instructed"}
+        assert set(last) == {"scratch", "in_domain", "joint", "instruction_tuned"}
         assert all(row[unit] > 0 for row in last.values() for unit in ("flops", "parameters"))
         paid = next(row for row in results["ledger"] if row["arm"] == "joint")["pretrain_flops"]
         cells = [c for c in results["cells"] if (c["arm"], c["seed"]) == ("joint", 0)]
         spent = paid + sum(cell["train_flops"] for cell in cells)
         assert last["joint"]["flops"] == pytest.approx(spent)
         # Of four networks each has its blocks and streams once more.
-        assert last["scratch"]["parameters"] > 2 * last["instructed"]["parameters"]
+        assert last["scratch"]["parameters"] > 2 * last["instruction_tuned"]["parameters"]
 
     def test_each_format_has_its_curves(self, finished):
         curves = finished[0]["curves"]
@@ -77,11 +81,11 @@ class TestStudy:
         assert places == {
             (name, arm, unit)
             for name, unit in (("text", "bits per byte"), ("image", "bits per dimension"))
-            for arm in ("self", "joint")
+            for arm in ("in_domain", "joint")
         }
         for name in ("text", "image"):
             seen = {row["arm"]: row["tokens"][-1] for row in curves if row["task"] == name}
-            assert seen["joint"] == pytest.approx(seen["self"], rel=0.1)
+            assert seen["joint"] == pytest.approx(seen["in_domain"], rel=0.1)
         assert sum(row["share"] for row in curves if row["arm"] == "joint") == pytest.approx(1)
 
     def test_figures_can_be_computed_again(self, finished):
@@ -89,14 +93,16 @@ class TestStudy:
         with (out / "predictions.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         own = [
-            row for row in rows if (row["task"], row["arm"], row["seed"]) == ("names", "self", "0")
+            row
+            for row in rows
+            if (row["task"], row["arm"], row["seed"]) == ("names", "in_domain", "0")
         ]
         right, predicted = np.array([row["prediction"].split("/") for row in own], int).sum(axis=0)
         below = predicted + sum(int(row["truth"]) for row in own)
         cell = next(
             row
             for row in results["cells"]
-            if (row["task"], row["arm"], row["seed"]) == ("names", "self", 0)
+            if (row["task"], row["arm"], row["seed"]) == ("names", "in_domain", 0)
         )
         assert cell["value"] == pytest.approx(2 * right / below if below else 0.0)
 
@@ -108,7 +114,7 @@ class TestStudy:
         (again / "results.json").unlink()
         (again / "cells" / "fruit-instructed-8.json").unlink()
         shutil.rmtree(again / "pretrained" / "joint")
-        made = run(study(), again)
+        made = run_multitask(study(), again)
         timed = {"seconds", "pretrain_seconds", "adapt_seconds"}
 
         def plain(rows):
@@ -122,7 +128,7 @@ class TestStudy:
     ("changes", "says"),
     [
         (
-            {"arms": ("scratch", "upstream")},
+            {"arms": ("scratch", "out_of_domain")},
             "--arms: 'upstream' is not known; accepted are scratch",
         ),
         ({"arms": ("joint",)}, "takes two or more"),
@@ -137,15 +143,15 @@ def test_bad_settings_are_one_line(changes, says):
 
 def test_joined_splits_are_read_in_any_order():
     first, second = texts(5, 0)[0], texts(3, 1)[0]
-    both = joined([split(first, None), split(second, None)])
+    both = concatenate_splits([split(first, None), split(second, None)])
     assert both.texts([6, 0, 5, 4]) == [second[1], first[0], second[0], first[4]]
     pictures = images(4, 0)[0], images(2, 1)[0]
-    whole = joined([split(each, None) for each in pictures]).images([5, 1])
+    whole = concatenate_splits([split(each, None) for each in pictures]).images([5, 1])
     np.testing.assert_array_equal(whole, [pictures[1][1], pictures[0][1]])
 
 
 def test_a_task_of_ones_own_has_plain_words():
-    asked = instruction("my_mail", "class", ("spam", "no_spam"))
-    assert asked.answers == ("spam", "no spam") and "my mail" in asked.held_out
+    asked = task_instruction("my_mail", "class", ("spam", "no_spam"))
+    assert asked.answers == ("spam", "no spam") and "my mail" in asked.held_out_phrasing
     with pytest.raises(UserError, match="digits has 3 classes, not the 10"):
-        instruction("digits", "class", ("a", "b", "c"))
+        task_instruction("digits", "class", ("a", "b", "c"))

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.study.ablations import (
+    FACTORS,
+    SHARES,
+    batch_shares,
+    reweight_sources,
+    subsample_sources,
+    variant_row,
+)
 from fm.study.cells import Cell
-from fm.study.mixture import Source
-from fm.study.unify.amounts import SHARES, part
-from fm.study.unify.mixing import FACTORS, shares, weighted
-from fm.study.unify.run import run
-from fm.study.unify.variants import row
+from fm.study.joint_pretraining import Source
+from fm.study.multitask_runner import run_multitask
 from tests.study.problems import dataset, images, loads, split, texts
 from tests.study.unify.problems import datasets, study
 
@@ -25,21 +30,21 @@ def corpora():
 
 
 def test_smaller_parts_lie_in_larger_ones(corpora):
-    sixteenth, quarter = (part(corpora, Fraction(1, n)) for n in (16, 4))
+    sixteenth, quarter = (subsample_sources(corpora, Fraction(1, n)) for n in (16, 4))
     assert [len(each.corpus) for each in sixteenth] == [4, 8]
     assert [len(each.corpus) for each in quarter] == [16, 32]
     for small, large, whole in zip(sixteenth, quarter, corpora, strict=True):
         assert set(small.corpus.ids) < set(large.corpus.ids) < set(whole.corpus.ids)
         assert small.weight == whole.weight
     # One to learn from and one to validate on there always is.
-    assert [len(each.corpus) for each in part(corpora, Fraction(1, 1000))] == [2, 2]
+    assert [len(each.corpus) for each in subsample_sources(corpora, Fraction(1, 1000))] == [2, 2]
 
 
 def test_the_weight_of_one_format_alone_changes(corpora):
-    more = weighted(corpora, "text", 4.0)
+    more = reweight_sources(corpora, "text", 4.0)
     assert [each.weight for each in more] == [8.0, 1.0]
-    assert shares(corpora, 12) == {"text": 8 / 12, "image": 4 / 12}
-    assert shares(more, 9) == {"text": 8 / 9, "image": 1 / 9}
+    assert batch_shares(corpora, 12) == {"text": 8 / 12, "image": 4 / 12}
+    assert batch_shares(more, 9) == {"text": 8 / 9, "image": 1 / 9}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +52,7 @@ def test_the_weight_of_one_format_alone_changes(corpora):
     [
         ({"studies": ("matrices",)}, "--studies: 'matrices' is not known; accepted are matrix"),
         ({"studies": ("matrix", "matrix")}, "none of them twice"),
-        ({"studies": ("matrix",), "arms": ("scratch", "self")}, "takes the arm joint"),
+        ({"studies": ("matrix",), "arms": ("scratch", "in_domain")}, "takes the arm joint"),
     ],
 )
 def test_bad_studies_are_one_line(changes, says):
@@ -56,9 +61,9 @@ def test_bad_studies_are_one_line(changes, says):
 
 
 def test_a_run_without_studies_is_what_it_was_before_there_were_any():
-    assert "studies" not in study().plain()
-    assert study(studies=("matrix",)).plain()["studies"] == ["matrix"]
-    assert study(studies=("matrix",)).digest() != study().digest()
+    assert "studies" not in study().to_dict()
+    assert study(studies=("matrix",)).to_dict()["studies"] == ["matrix"]
+    assert study(studies=("matrix",)).config_hash() != study().config_hash()
 
 
 class Judged:
@@ -76,10 +81,10 @@ def test_a_row_pairs_seeds():
         Cell("fruit", arm, 8, {"adapt": "full"}, [], guessed, 5.0, 1.0)
         for arm, guessed in (("only_text", right), ("fresh", wrong))
     ]
-    made = row(Judged, *cells)
+    made = variant_row(Judged, *cells)
     assert made["values"] == [0.75, 1.0, 1.0] and made["value"] == pytest.approx(11 / 12)
     assert made["difference"] == pytest.approx(11 / 12) and made["low"] < 11 / 12 < made["high"]
-    assert row(Judged, cells[1], cells[1])["difference"] is None
+    assert variant_row(Judged, cells[1], cells[1])["difference"] is None
 
 
 @pytest.mark.slow
@@ -88,9 +93,9 @@ def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
     loads(monkeypatch, *chosen)
     given = study(arms=("scratch", "joint"), studies=("matrix", "mixture", "amount"))
     given = study(
-        arms=given.arms, studies=given.studies, tasks=given.tasks[:2], weights=(("fruit", 2.0),)
+        arms=given.arms, studies=given.ablations, tasks=given.tasks[:2], weights=(("fruit", 2.0),)
     )
-    found = run(given, tmp_path)
+    found = run_multitask(given, tmp_path)
     places = {(r["task"], r["source"]) for r in found["matrix"]}
     sources = ("nothing", "text", "image", "all")
     assert places == {(task, source) for task in ("fruit", "halves") for source in sources}
@@ -103,4 +108,4 @@ def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
         (None, 1.0), *((name, factor) for name in ("text", "image") for factor in FACTORS)
     }  # fmt: skip
     assert {r["share"] for r in found["amount"]} == {0.0, *map(float, SHARES), 1.0}
-    assert all(np.isfinite(r["value"]) for key in given.studies for r in found[key])
+    assert all(np.isfinite(r["value"]) for key in given.ablations for r in found[key])

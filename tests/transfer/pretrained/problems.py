@@ -8,20 +8,22 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from fm.hf import PretrainedModel
+from fm.hf.tokenizer import HFTokenizer
 from fm.model import ModelConfig
 from fm.model.positions import RopeScaling
 from fm.model.transformer import init
-from fm.transfer.pretrained import Pretrained
-from fm.transfer.pretrained.tokenizer import ImportedTokenizer
 from tests.model.styles import GPT2, LLAMA
 
 SIZES = {"depth": 2, "width": 24, "heads": 4, "hidden": 40, "vocab": 30, "context": 64}
-STRETCHED = RopeScaling(factor=8.0, low=1.0, high=4.0, context=32)
+STRETCHED = RopeScaling(
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=32
+)
 
 
 def _config(kv_heads, style, head_dim=0, **changes):
     style = dataclasses.replace(style, **changes)
-    return ModelConfig(**SIZES, kv_heads=kv_heads, head_dim=head_dim, style=style)
+    return ModelConfig(**SIZES, num_kv_heads=kv_heads, head_dim_override=head_dim, arch=style)
 
 
 ENCODER = dataclasses.replace(
@@ -30,7 +32,7 @@ ENCODER = dataclasses.replace(
     post_norm=True,
     embedding_norm=True,
     final_norm=False,
-    token_types=2,
+    num_token_types=2,
 )
 CASES = {
     "gpt2": ("gpt2", _config(4, GPT2)),
@@ -68,12 +70,12 @@ def tokenizer(vocab=SIZES["vocab"]):
     words = {"[UNK]": 0} | {f"w{n}": n for n in range(1, vocab)}
     whole = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     whole.pre_tokenizer = pre_tokenizers.Whitespace()
-    return ImportedTokenizer(whole)
+    return HFTokenizer(whole)
 
 
 def pretrained(name, **fields):
     family, config = CASES[name]
-    return Pretrained(config, params(config), tokenizer(), family=family, **fields)
+    return PretrainedModel(config, params(config), tokenizer(), family=family, **fields)
 
 
 def same(left, right):

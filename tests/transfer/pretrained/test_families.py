@@ -5,18 +5,17 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.hf import FAMILIES, from_tensors
+from fm.hf.config import family_of
+from fm.hf.weights import choose_family, to_tensors, uncovered_leaves
 from fm.model.transformer import init
-from fm.transfer.pretrained import FAMILIES, from_tensors
-from fm.transfer.pretrained.choosing import choose
-from fm.transfer.pretrained.families import of
-from fm.transfer.pretrained.weights import to_tensors, uncovered
 from tests.transfer.pretrained.problems import CASES, STRETCHED, params, same
 
 
 def folder(name="llama"):
     """config.json and tensors."""
     family, model = CASES[name]
-    return choose(model, family)[1], to_tensors(FAMILIES[family], model, params(model))
+    return choose_family(model, family)[1], to_tensors(FAMILIES[family], model, params(model))
 
 
 def fails(match, config, tensors):
@@ -30,12 +29,12 @@ class TestEveryFamily:
     def test_every_leaf_has_a_tensor_and_is_in_one_only(self, name):
         family, model = CASES[name]
         shapes = jax.eval_shape(lambda: init(jax.random.key(0), model))
-        assert uncovered(FAMILIES[family], shapes) == []
+        assert uncovered_leaves(FAMILIES[family], shapes) == []
         leaves = [leaf for entry in FAMILIES[family].entries for leaf in entry.leaves]
         assert len(leaves) == len(set(leaves))
 
     def test_the_first_family_that_will_do(self, name):
-        assert choose(CASES[name][1])[0].name == CASES[name][0]
+        assert choose_family(CASES[name][1])[0].name == CASES[name][0]
 
     def test_a_missing_tensor_is_named(self, name):
         config, tensors = folder(name)
@@ -160,8 +159,10 @@ def test_the_newer_spelling_of_rope():
     config["rope_parameters"] = scaling | {"rope_theta": 500.0}
     del config["rope_theta"]
     model, _ = from_tensors(config, tensors)
-    assert (model.rope_base, model.style.rope_scaling) == (500.0, STRETCHED)
+    assert (model.rope_theta, model.arch.rope_scaling) == (500.0, STRETCHED)
 
 
 def test_families_are_found_by_name():
-    assert of({"model_type": "qwen3"}).causal and not of({"model_type": "bert"}).causal
+    assert (
+        family_of({"model_type": "qwen3"}).causal and not family_of({"model_type": "bert"}).causal
+    )

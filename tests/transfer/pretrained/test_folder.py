@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fm.errors import UserError
-from fm.model.style import Style
-from fm.transfer.pretrained import Pretrained, read, write
+from fm.hf import PretrainedModel, load_pretrained, save_pretrained
+from fm.model.config import ArchConfig
 from tests.transfer.pretrained.problems import (
     CASES,
     params,
@@ -21,7 +21,7 @@ from tests.transfer.pretrained.problems import (
 
 
 def written(folder, name="llama", **fields):
-    write(folder, pretrained(name, **fields))
+    save_pretrained(folder, pretrained(name, **fields))
     return folder
 
 
@@ -34,7 +34,7 @@ def retold(folder, **changes):
 
 def fails(folder, match):
     with pytest.raises(UserError, match=match) as caught:
-        read(folder)
+        load_pretrained(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -45,14 +45,16 @@ def test_what_is_written_is_read(name, dtype, tmp_path):
     config = dataclasses.replace(config, dtype=dtype)
     specials = {"bos_token_id": 1, "eos_token_id": [2, 3]}
     weights = params(config, dtype=dtype)
-    write(tmp_path / "m", Pretrained(config, weights, tokenizer(), specials=specials))
-    got = read(tmp_path / "m", dtype=dtype)
-    assert (got.family, got.specials, got.left_out) == (family, specials, ())
+    save_pretrained(
+        tmp_path / "m", PretrainedModel(config, weights, tokenizer(), special_token_ids=specials)
+    )
+    got = load_pretrained(tmp_path / "m", dtype=dtype)
+    assert (got.family, got.special_token_ids, got.unused_tensors) == (family, specials, ())
     assert got.causal == (family != "bert")
-    assert got.tokenizer.vocab_size == config.vocab
+    assert got.tokenizer.vocab_size == config.vocab_size
     assert got.tokenizer.encode(["w3 w1 w29"])[0].tolist() == [3, 1, 29]
-    assert dataclasses.replace(got.config, rope_base=config.rope_base) == dataclasses.replace(
-        config, head_dim=0 if config.head_dim == 6 else config.head_dim
+    assert dataclasses.replace(got.config, rope_theta=config.rope_theta) == dataclasses.replace(
+        config, head_dim_override=0 if config.head_dim_override == 6 else config.head_dim_override
     )
     same(got.params, weights)
 
@@ -67,8 +69,8 @@ def test_the_files_of_a_folder(tmp_path):
         "tokenizer_config.json",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
-    write(tmp_path / "bare", dataclasses.replace(pretrained("llama"), tokenizer=None))
-    assert read(tmp_path / "bare").tokenizer is None
+    save_pretrained(tmp_path / "bare", dataclasses.replace(pretrained("llama"), tokenizer=None))
+    assert load_pretrained(tmp_path / "bare").tokenizer is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -77,12 +79,12 @@ def test_other_floats_are_read_as_what_is_asked_for(dtype, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     save_file({n: t.astype(dtype) for n, t in tensors.items()}, folder / "model.safetensors")
     want = params(CASES["llama"][1])["layers"]["query"]
-    got = read(folder).params["layers"]["query"]
+    got = load_pretrained(folder).params["layers"]["query"]
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, np.asarray(want).astype(dtype).astype(np.float32))
-    assert read(folder, dtype="bfloat16").params["layers"]["query"].dtype == "bfloat16"
+    assert load_pretrained(folder, dtype="bfloat16").params["layers"]["query"].dtype == "bfloat16"
     with pytest.raises(UserError, match="dtype=float16"):
-        read(folder, dtype="float16")
+        load_pretrained(folder, dtype="float16")
 
 
 def sharded(folder):
@@ -100,7 +102,7 @@ def sharded(folder):
 def test_shards_are_the_whole(tmp_path):
     folder = written(tmp_path / "m")
     sharded(folder)
-    same(read(folder).params, params(CASES["llama"][1]))
+    same(load_pretrained(folder).params, params(CASES["llama"][1]))
 
 
 class TestBrokenShards:
@@ -166,7 +168,7 @@ class TestBrokenFolders:
         fails(folder, "is not a tokenizer")
         tall = dataclasses.replace(pretrained("llama"), tokenizer=tokenizer(31))
         with pytest.raises(UserError, match="does not fit"):
-            write(tmp_path / "n", tall)
+            save_pretrained(tmp_path / "n", tall)
         assert not (tmp_path / "n").exists()
 
     def test_code_is_not_run(self, tmp_path):
@@ -187,32 +189,34 @@ class TestWriting:
         def full(*_, **__):
             raise OSError("disk full")
 
-        monkeypatch.setattr("fm.transfer.pretrained.folder.save_file", full)
+        monkeypatch.setattr("fm.hf.io.save_file", full)
         with pytest.raises(OSError, match="disk full"):
             written(tmp_path / "m")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_style_no_family_has(self, tmp_path):
-        config = dataclasses.replace(CASES["llama"][1], style=Style())
+        config = dataclasses.replace(CASES["llama"][1], arch=ArchConfig())
         with pytest.raises(UserError, match=r"is llama, .*gain=True \(not False\)") as caught:
-            write(tmp_path / "m", Pretrained(config, params(config)))
+            save_pretrained(tmp_path / "m", PretrainedModel(config, params(config)))
         assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_family_that_is_another(self, tmp_path):
         with pytest.raises(UserError, match=r"no gpt2 model is like this one.*norm=layer"):
-            write(tmp_path / "m", dataclasses.replace(pretrained("llama"), family="gpt2"))
+            save_pretrained(tmp_path / "m", dataclasses.replace(pretrained("llama"), family="gpt2"))
         with pytest.raises(UserError, match="'mamba' is not known; known are gpt2, llama"):
-            write(tmp_path / "m", dataclasses.replace(pretrained("llama"), family="mamba"))
+            save_pretrained(
+                tmp_path / "m", dataclasses.replace(pretrained("llama"), family="mamba")
+            )
 
     def test_no_context(self, tmp_path):
         model = pretrained("llama")
-        endless = dataclasses.replace(model.config, context=0)
+        endless = dataclasses.replace(model.config, max_seq_len=0)
         with pytest.raises(UserError, match="max_position_embeddings=0"):
-            write(tmp_path / "m", dataclasses.replace(model, config=endless))
+            save_pretrained(tmp_path / "m", dataclasses.replace(model, config=endless))
 
     def test_parameters_of_another_model(self, tmp_path):
         model = pretrained("llama")
         strange = model.params | {"layers": model.params["layers"] | {"router": np.ones(3)}}
         with pytest.raises(UserError, match=r"not the parameters.*layers\.router \[3\]"):
-            write(tmp_path / "m", dataclasses.replace(model, params=strange))
+            save_pretrained(tmp_path / "m", dataclasses.replace(model, params=strange))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.transfer.pretrained.gguf import read_gguf
+from fm.hf.gguf import read_gguf
 
 from . import made
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.transfer.pretrained.gguf_file import GgufFile
+from fm.hf.gguf_file import GgufFile
 
 from . import made
 
@@ -46,7 +46,7 @@ def test_blocks_are_dequantised(tmp_path, kind, rows):
         {"x": gguf.GGMLQuantizationType[kind]},
     )
     file = GgufFile(path)
-    found = file.tensor("x")
+    found = file.read_tensor("x")
     assert found.dtype == np.float32 and found.shape == (rows, 128)
     np.testing.assert_allclose(found, meaning(blocks).reshape(rows, 128), rtol=2e-7, atol=1e-6)
 
@@ -55,7 +55,7 @@ def test_blocks_are_dequantised(tmp_path, kind, rows):
 def test_plain_numbers_keep_their_values_and_axes(tmp_path, dtype):
     value = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(dtype)
     file = GgufFile(made.write(tmp_path / "a.gguf", "llama", {}, {"x": value}))
-    np.testing.assert_array_equal(file.tensor("x"), value.astype(np.float32))
+    np.testing.assert_array_equal(file.read_tensor("x"), value.astype(np.float32))
 
 
 def test_bfloat16_keeps_its_values(tmp_path):
@@ -64,7 +64,7 @@ def test_bfloat16_keeps_its_values(tmp_path):
     stored = (value.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
     kinds = {"x": gguf.GGMLQuantizationType.BF16}
     file = GgufFile(made.write(tmp_path / "a.gguf", "llama", {}, {"x": stored}, kinds))
-    np.testing.assert_array_equal(file.tensor("x"), cut)
+    np.testing.assert_array_equal(file.read_tensor("x"), cut)
 
 
 def test_metadata_of_every_type(tmp_path):
@@ -78,12 +78,12 @@ def test_metadata_of_every_type(tmp_path):
 def test_an_integer_tensor_is_refused(tmp_path):
     path = made.write(tmp_path / "a.gguf", "llama", {}, {"x": np.arange(4, dtype=np.int32)})
     with pytest.raises(UserError, match=r"'x' is stored as I32"):
-        GgufFile(path).tensor("x")
+        GgufFile(path).read_tensor("x")
 
 
 def test_a_missing_tensor_is_named(tmp_path):
     with pytest.raises(UserError, match="no tensor 'y'"):
-        GgufFile(made.llama_file(tmp_path / "a.gguf")).tensor("y")
+        GgufFile(made.llama_file(tmp_path / "a.gguf")).read_tensor("y")
 
 
 def test_no_file_is_one_line(tmp_path):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask
-from fm.model import streams
+from fm.hf import PretrainedModel, load_pretrained, save_pretrained
+from fm.model import embeddings
 from fm.model.generate import generate
 from fm.model.sampling import GREEDY
 from fm.model.transformer import forward
-from fm.transfer.pretrained import Pretrained, read, write
 from tests.model.remembered import cached_logits
 from tests.transfer.pretrained import problems
 from tests.transfer.pretrained.problems import CASES, params, same
@@ -140,7 +140,7 @@ def theirs(model, tokens_BL, filled_BL, types_BL):
 def run(params, inputs, segments_BL, config, causal):
     mask = Mask(causal=causal, q_segments=segments_BL, kv_segments=segments_BL)
     final_BLD = forward(params, inputs, config, mask=mask)["final"]
-    return streams.token_logits(params["streams"], final_BLD) if causal else final_BLD
+    return embeddings.token_logits(params["streams"], final_BLD) if causal else final_BLD
 
 
 def ours(pretrained, tokens_BL, filled_BL, types_BL):
@@ -172,20 +172,22 @@ def saved(model, folder, **options):
 class TestEveryFamily:
     def test_what_transformers_saves_is_read(self, name, tmp_path):
         model = model_of(name)
-        pretrained = read(saved(model, tmp_path / "theirs"))
+        pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
         agree(pretrained, model)
         for padding in ("right", "left"):
             agree(pretrained, model, padding=padding)
         agree(pretrained, model, B=1, L=CONTEXT)
-        assert pretrained.left_out == ()
+        assert pretrained.unused_tensors == ()
 
     def test_what_fm_writes_transformers_loads(self, name, tmp_path):
-        write(tmp_path / "ours", read(saved(model_of(name), tmp_path / "theirs")))
+        save_pretrained(
+            tmp_path / "ours", load_pretrained(saved(model_of(name), tmp_path / "theirs"))
+        )
         built = getattr(transformers, MODELS[name][0])
         model, report = built.from_pretrained(tmp_path / "ours", output_loading_info=True)
         assert not any(report[key] for key in ("missing_keys", "unexpected_keys"))
         assert not report["mismatched_keys"] and model.dtype == torch.float32
-        agree(read(tmp_path / "ours"), model.eval())
+        agree(load_pretrained(tmp_path / "ours"), model.eval())
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "bert"])
@@ -193,7 +195,7 @@ class TestTheCache:
     @pytest.mark.parametrize("prompts", [(24, 5, 17), (CONTEXT - 6,)], ids=["ragged", "long"])
     def test_its_logits_are_those_of_whole_rows_there(self, name, prompts, tmp_path):
         model = model_of(name)
-        pretrained = read(saved(model, tmp_path / "theirs"))
+        pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
         rng = np.random.default_rng(1)
         rows = [rng.integers(0, VOCAB, length + 6) for length in prompts]
         got = cached_logits(pretrained.params, rows, prompts, pretrained.config)
@@ -205,7 +207,7 @@ class TestTheCache:
     def test_greedy_texts_are_those_of_generate_there(self, name, tmp_path):
         """Padded on the right here and on the left there, each with a cache of its own."""
         model = model_of(name)
-        pretrained = read(saved(model, tmp_path / "theirs"))
+        pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
         tokens_BL, filled_BL, _ = inputs_of(4, 24, "left")
         prompts = [row[shown] for row, shown in zip(tokens_BL, filled_BL, strict=True)]
         assert len({len(prompt) for prompt in prompts}) > 2
@@ -218,7 +220,7 @@ class TestTheCache:
             pad_token_id=0,
         )
         got = generate(
-            pretrained.params, prompts, pretrained.config, decoding=GREEDY, max_tokens=20
+            pretrained.params, prompts, pretrained.config, sampling_config=GREEDY, max_new_tokens=20
         )
         np.testing.assert_array_equal(np.stack(got), wanted[:, 24:].numpy())
 
@@ -227,15 +229,15 @@ class TestTheCache:
 def test_models_of_fms_own_are_loaded(name, tmp_path):
     """Parameters drawn here, not there: nothing is right because it came from `transformers`."""
     family, config = CASES[name]
-    write(tmp_path / "m", Pretrained(config, params(config), problems.tokenizer()))
+    save_pretrained(tmp_path / "m", PretrainedModel(config, params(config), problems.tokenizer()))
     built = transformers.AutoModelForCausalLM if family != "bert" else transformers.BertModel
-    options = {} if family != "bert" else {"add_pooling_layer": config.style.pooler}
+    options = {} if family != "bert" else {"add_pooling_layer": config.arch.pooler}
     model, report = built.from_pretrained(tmp_path / "m", output_loading_info=True, **options)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     rng = np.random.default_rng(0)
-    tokens_BL = rng.integers(0, config.vocab, (2, 20))
+    tokens_BL = rng.integers(0, config.vocab_size, (2, 20))
     inputs = tokens_BL, np.ones((2, 20), bool), np.zeros((2, 20), np.int64)
-    got = ours(Pretrained(config, params(config), family=family), *inputs)
+    got = ours(PretrainedModel(config, params(config), family=family), *inputs)
     np.testing.assert_allclose(got, theirs(model.eval(), *inputs), rtol=0, atol=1e-4)
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "m")
     assert tokenizer("w3 w1 w29")["input_ids"] == [3, 1, 29]
@@ -243,12 +245,12 @@ def test_models_of_fms_own_are_loaded(name, tmp_path):
 
 def test_a_berts_pooler_is_transformers(tmp_path):
     model = model_of("bert")
-    pretrained = read(saved(model, tmp_path / "theirs"))
+    pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
     tokens_BL, filled_BL, types_BL = inputs_of(2, 9, "")
     with torch.no_grad():
         out = model(torch.tensor(tokens_BL), token_type_ids=torch.tensor(types_BL))
     final_BLD = jnp.asarray(ours(pretrained, tokens_BL, filled_BL, types_BL))
-    got = streams.summary(pretrained.params["streams"], final_BLD)
+    got = embeddings.pooled_output(pretrained.params["streams"], final_BLD)
     np.testing.assert_allclose(got, out.pooler_output.numpy(), rtol=0, atol=1e-4)
 
 
@@ -256,8 +258,10 @@ def test_a_bert_with_heads_says_what_it_left(tmp_path):
     config = transformers.BertConfig(**MODELS["bert"][1])
     torch.manual_seed(0)
     model = transformers.BertForMaskedLM(config).eval()
-    pretrained = read(saved(model, tmp_path / "theirs"))
-    assert pretrained.left_out and all(n.startswith("cls.") for n in pretrained.left_out)
+    pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
+    assert pretrained.unused_tensors and all(
+        n.startswith("cls.") for n in pretrained.unused_tensors
+    )
     inputs = inputs_of(2, 9, "")
     want = theirs(model.bert, *inputs)
     np.testing.assert_allclose(ours(pretrained, *inputs), want, rtol=0, atol=1e-4)
@@ -270,21 +274,23 @@ def test_shards(name, tmp_path):
     saved(model, tmp_path / "parts", max_shard_size="20KB")
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
-    same(read(tmp_path / "parts").params, read(tmp_path / "whole").params)
+    same(load_pretrained(tmp_path / "parts").params, load_pretrained(tmp_path / "whole").params)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["gpt2", "llama, tied and stretched", "qwen3", "bert"])
 def test_half_precision_files(name, dtype, tmp_path):
     built = getattr(transformers, MODELS[name][0])
-    pretrained = read(saved(model_of(name).to(getattr(torch, dtype)), tmp_path / "theirs"))
+    pretrained = load_pretrained(
+        saved(model_of(name).to(getattr(torch, dtype)), tmp_path / "theirs")
+    )
     # Loaded anew: a model that was half once keeps rounded rotary frequencies.
     model = built.from_pretrained(tmp_path / "theirs", dtype=torch.float32).eval()
     agree(pretrained, model, padding="right")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(pretrained.params)} == {"float32"}
-    low = read(tmp_path / "theirs", dtype="bfloat16")
+    low = load_pretrained(tmp_path / "theirs", dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(low.params)} == {"bfloat16"}
-    write(tmp_path / "ours", low)
+    save_pretrained(tmp_path / "ours", low)
     again = built.from_pretrained(tmp_path / "ours", dtype="auto")
     assert again.dtype == torch.bfloat16
     again = built.from_pretrained(tmp_path / "ours", dtype=torch.float32).eval()
@@ -307,7 +313,7 @@ def test_a_setting_not_given_is_what_transformers_takes(architecture, sizes, tmp
     built = getattr(transformers, architecture)
     model = randomised(built(built.config_class(**sizes)))
     saved(model, tmp_path / "m")
-    whole = read(tmp_path / "m")
+    whole = load_pretrained(tmp_path / "m")
     kind = {"model_type": built.config_class.model_type}
     (tmp_path / "m" / "config.json").write_text(json.dumps(sizes | kind))
-    assert read(tmp_path / "m").config == whole.config
+    assert load_pretrained(tmp_path / "m").config == whole.config

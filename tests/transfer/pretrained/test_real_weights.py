@@ -6,13 +6,14 @@ import pytest
 
 from experiments import command
 from experiments import generate as experiment
+from fm import hf
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model import streams
+from fm.hf import model_zoo
+from fm.model import embeddings
 from fm.model.generate import generate
 from fm.model.sampling import GREEDY
 from fm.model.transformer import forward
-from fm.transfer import pretrained, published
 from tests.model.remembered import cached_logits
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ PROMPTS = [
 def found(name):
     """The model; skips where no registry can be reached."""
     try:
-        return published.find(name)
+        return model_zoo.load_published(name)
     except UserError as error:
         if "cannot fetch" not in str(error):
             raise
@@ -44,8 +45,8 @@ def found(name):
 def beside(model, folder, built):
     """The same weights in `transformers`, which reads what `fm` writes of them."""
     family = "llama" if model.causal else "bert"
-    written = pretrained.Pretrained(model.config, model.params, model.tokenizer, family)
-    pretrained.write(folder / "m", written)
+    written = hf.PretrainedModel(model.config, model.params, model.tokenizer, family)
+    hf.save_pretrained(folder / "m", written)
     return built.from_pretrained(folder / "m", dtype=torch.float32).eval()
 
 
@@ -121,7 +122,7 @@ def test_smollm2_has_the_logits_of_transformers(smollm2):
             want = theirs(torch.tensor(ids[None]).long()).logits[0].numpy()
         inputs = {"tokens": ids[None], "positions": np.arange(L, dtype=np.int32)[None]}
         final_BLD = run(model.params, inputs, model.config, mask=Mask(causal=True))["final"]
-        whole = np.asarray(streams.token_logits(model.params["streams"], final_BLD)[0])
+        whole = np.asarray(embeddings.token_logits(model.params["streams"], final_BLD)[0])
         atol = 1e-5 * np.abs(want).max()
         np.testing.assert_allclose(whole, want, rtol=0, atol=atol)
         np.testing.assert_allclose(cached, want[L - 5 :], rtol=0, atol=atol)

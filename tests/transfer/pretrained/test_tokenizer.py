@@ -6,7 +6,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from fm.errors import UserError
-from fm.transfer.pretrained.tokenizer import ImportedTokenizer, fits, read_tokenizer
+from fm.hf.tokenizer import HFTokenizer, check_vocab_size, read_tokenizer
 
 from . import made
 
@@ -32,7 +32,7 @@ def word_piece():
 
 @pytest.fixture
 def imported():
-    return ImportedTokenizer(made.byte_bpe(), bos=1, eos=0)
+    return HFTokenizer(made.byte_bpe(), bos=1, eos=0)
 
 
 def test_a_text_comes_back(imported):
@@ -66,20 +66,20 @@ def test_byte_level_tokens_joined_are_the_text(imported):
 
 
 def test_word_pieces_are_spelled_with_a_space_between_words():
-    read = ImportedTokenizer(word_piece())
+    read = HFTokenizer(word_piece())
     (ids,) = read.encode_with_specials(["the cats cat"])
-    assert read.spelled(ids) == [b"", b"the", b" cat", b"s", b" cat", b""]
+    assert read.token_bytes(ids) == [b"", b"the", b" cat", b"s", b" cat", b""]
 
 
 def test_sentence_pieces_are_spelled():
     vocab = {"\u2581the": 0, "<0xC3>": 1, "<0xAF>": 2, "s": 3}
     inner = tokenizers.Tokenizer(models.BPE(vocab, [], byte_fallback=True))
     inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback()])
-    assert ImportedTokenizer(inner).spelled([0, 1, 2, 3]) == [b" the", b"\xc3", b"\xaf", b"s"]
+    assert HFTokenizer(inner).token_bytes([0, 1, 2, 3]) == [b" the", b"\xc3", b"\xaf", b"s"]
 
 
 def test_cutting_and_padding_are_off():
-    read = ImportedTokenizer(word_piece(), pad=0)
+    read = HFTokenizer(word_piece(), pad=0)
     long, short = read.encode(["the cats " * 50, "cat"])
     assert len(long) == 150 and short.tolist() == [6]
     with_ends = read.encode_with_specials(["the cats " * 50, "cat"])
@@ -87,7 +87,7 @@ def test_cutting_and_padding_are_off():
 
 
 def test_encoders_get_their_ends_and_no_more():
-    read = ImportedTokenizer(word_piece())
+    read = HFTokenizer(word_piece())
     (ids,) = read.encode_with_specials(["the [SEP] cat"])
     assert ids.tolist() == [2, 5, 9, 8, 10, 6, 3]
     assert read.decode(ids) == "the [ sep ] cat"
@@ -97,7 +97,7 @@ def test_bytes_per_token_and_size(imported):
     (ids,) = imported.encode([TEXT])
     assert imported.bytes_per_token([TEXT]) == len(TEXT.encode()) / len(ids)
     assert imported.vocab_size == made.byte_bpe().get_vocab_size(with_added_tokens=True)
-    assert ImportedTokenizer(word_piece()).vocab_size == len(WORDS)
+    assert HFTokenizer(word_piece()).vocab_size == len(WORDS)
 
 
 def test_a_saved_folder_is_read_with_its_ids(tmp_path, imported):
@@ -149,8 +149,8 @@ def test_missing_or_malformed_files_are_one_line(tmp_path):
 
 
 def test_a_tokenizer_of_another_model_is_named():
-    read = ImportedTokenizer(word_piece())
-    fits(read, len(WORDS))
-    fits(read, len(WORDS) + 50)
+    read = HFTokenizer(word_piece())
+    check_vocab_size(read, len(WORDS))
+    check_vocab_size(read, len(WORDS) + 50)
     with pytest.raises(UserError, match=r"has 11 ids, the model's vocabulary 10$"):
-        fits(read, len(WORDS) - 1)
+        check_vocab_size(read, len(WORDS) - 1)

@@ -1,0 +1,195 @@
+"""What each arm cost, and after how many tasks pretraining has paid for itself.
+
+A FLOP spent on pretraining is shared by every task that adapts the same model; a distinct
+network per task pays no such sum but trains longer for the same quality. The fair rival is
+therefore a network trained from scratch **until it is as good**: on as many labels as the
+label multiplier asks for. Where no measured amount of labels gets it there, there is no rival
+to price, and the row says so instead of showing a number.
+
+Only arithmetic is charged. The extra labels that scratch needs cost people's time, which is not
+in this ledger; the label multiplier itself is the figure to read for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from fm.evaluation.label_efficiency import LabelEfficiency
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeCost:
+    """The bill of one arm on one task.
+
+    Attributes:
+      task: name of the task.
+      arm: name of the arm.
+      pretrain_flops: FLOPs spent before any label was seen; shared between tasks; None where
+        others spent them.
+      pretrain_seconds: wall time of the same.
+      adapt_flops: FLOPs of adapting to this task, tuning trials included if they were charged.
+      adapt_seconds: wall time of the same.
+      break_even_tasks: number of such tasks from which on one shared model costs less than
+        distinct networks of the same quality, in FLOPs; None when there is no such number.
+      note: why there is none, or on what condition it holds; empty when nothing needs saying.
+    """
+
+    task: str
+    arm: str
+    pretrain_flops: float | None
+    pretrain_seconds: float | None
+    adapt_flops: float
+    adapt_seconds: float
+    break_even_tasks: int | None = None
+    note: str = ""
+
+
+def break_even_tasks(
+    pretrain_flops: float, shared_flops_per_task: float, scratch_flops_per_task: float
+) -> int | None:
+    """Smallest K such that pretrain + K * shared < K * distinct; None when no K is enough.
+
+    Raises:
+      ValueError: a cost that is negative or not finite.
+    """
+    costs = (pretrain_flops, shared_flops_per_task, scratch_flops_per_task)
+    if not all(math.isfinite(cost) and cost >= 0 for cost in costs):
+        raise ValueError(f"costs must be finite and not negative, got {costs}")
+    saved_per_task = scratch_flops_per_task - shared_flops_per_task
+    if saved_per_task <= 0:
+        return None
+    return int(pretrain_flops // saved_per_task) + 1
+
+
+def matching_scratch_flops(
+    budgets_B: np.ndarray, scratch_flops_B: np.ndarray, num_labels: int, efficiency: LabelEfficiency
+) -> tuple[float | None, str]:
+    """FLOPs of training from scratch to the quality an arm reached at `num_labels`, and a note.
+
+    The scratch cost at ``label_multiplier * labels``, interpolated between the measured budgets
+    as a power of the number of labels. Below the measured range the cost at the smallest budget
+    stands in, an upper bound; above it nothing is known and the cost is None.
+
+    Args:
+      budgets_B: [B] rising label budgets of the scratch curve.
+      scratch_flops_B: [B] training FLOPs of one scratch run at each.
+      num_labels: the arm's own budget.
+      efficiency: what `label_multiplier` returned for the arm at `num_labels`.
+    """
+    budgets_B = np.asarray(budgets_B, float)
+    if efficiency.censored == "above":
+        return None, f"scratch never reached this quality, up to {budgets_B[-1]:g} labels"
+    needed = efficiency.label_multiplier * num_labels
+    flops = np.exp(np.interp(np.log(needed), np.log(budgets_B), np.log(scratch_flops_B)))
+    if efficiency.censored == "below":
+        return float(flops), f"scratch does better on {budgets_B[0]:g} labels already"
+    return float(flops), ""
+
+
+def compute_cost(
+    task: str,
+    arm: str,
+    *,
+    pretrain_flops: float | None,
+    pretrain_seconds: float | None,
+    adapt_flops: float,
+    adapt_seconds: float,
+    scratch_cost: tuple[float | None, str],
+) -> ComputeCost:
+    """The row of one arm, its break-even worked out against `distinct_flops`' answer."""
+    flops, note = scratch_cost
+    tasks = None
+    if flops is not None and pretrain_flops is not None:
+        tasks = break_even_tasks(pretrain_flops, adapt_flops, flops)
+        if tasks is None:
+            costlier = "adapting costs no less per task than scratch of the same quality"
+            note = f"{note}; {costlier}" if note else costlier
+    return ComputeCost(
+        task, arm, pretrain_flops, pretrain_seconds, adapt_flops, adapt_seconds, tasks, note
+    )
+
+
+# Break-even is looked for up to so many tasks.
+MAX_TASKS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class CostItem:
+    """One entry of a bill.
+
+    Attributes:
+      costs: by unit; None where it was not recorded.
+      share: how much of it K tasks pay; more than 1 where they need it again.
+    """
+
+    costs: Mapping[str, float | None]
+    share: Callable[[int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class BreakEven:
+    """Where one bill is lower than another.
+
+    Attributes:
+      first: the K from which on it is, up to `MOST`; None if it is not in the end.
+      last: in that case the largest K at which it is; None if there is none.
+    """
+
+    first: int | None
+    last: int | None = None
+
+
+def per_task_share(tasks: int) -> Callable[[int], float]:
+    """The share of what one of so many tasks pays for itself: it is K / tasks times drawn."""
+    return lambda count: count / tasks
+
+
+def shared_share(users: int, tasks: int) -> Callable[[int], float]:
+    """The share of what is paid once: the chance that one of its users is among the K drawn."""
+    others = tasks - users
+
+    def share(count: int) -> float:
+        return 1.0 - (math.comb(others, count) / math.comb(tasks, count) if count <= others else 0)
+
+    return share
+
+
+def joint_tuning_share(steps: int, epochs: float, batch_size: int, num_labels: int, tasks: int):
+    """The share of tuning one network: updates for K tasks over those for all of them.
+
+    Args:
+      steps: taken at least.
+      epochs: over the labels, at least.
+      batch_size: of an update.
+      num_labels: of each task.
+      tasks: whose tuning costs a whole.
+    """
+
+    def updates(count: int) -> int:
+        return max(steps, math.ceil(epochs * num_labels * count / batch_size))
+
+    return lambda count: updates(count) / updates(tasks)
+
+
+def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> float | None:
+    """The bill of `num_tasks` tasks in a unit; None where a part of it is not known."""
+    parts = [(item.costs[unit], item.share(num_tasks)) for item in items if unit in item.costs]
+    if any(cost is None for cost, _ in parts):
+        return None
+    return math.fsum(cost * share for cost, share in parts if cost is not None)
+
+
+def break_even(items: Sequence[CostItem], others: Sequence[CostItem], unit: str) -> BreakEven:
+    """From how many tasks on the first bill is lower than the other's."""
+    costs = [
+        (amortized_cost(items, unit, k), amortized_cost(others, unit, k))
+        for k in range(1, MAX_TASKS + 1)
+    ]
+    lower = [a is not None and b is not None and a < b for a, b in costs]
+    if not lower[-1]:
+        return BreakEven(None, max((k for k, yes in enumerate(lower, 1) if yes), default=None))
+    return BreakEven(1 + max((k for k, yes in enumerate(lower, 1) if not yes), default=0))

@@ -1,0 +1,98 @@
+"""Which labels an arm is given, and how it chooses on them without seeing the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fm.errors import UserError
+
+FOLDS = 4
+CROSS_VALIDATE_UNDER = 100
+
+
+def draw_labels(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
+    """Draws `num_labels` labelled examples from a training pool.
+
+    Stratified: one example of every class first, then a second of every class that has one,
+    then in proportion to the pool. Nested: for one seed a smaller budget is the beginning of a
+    larger one, so that a label curve grows by adding labels.
+
+    Args:
+      labels_N: [N] class of every example of the pool.
+      num_labels: how many examples to draw.
+      seed: the run's seed; another seed draws other examples.
+
+    Returns:
+      [budget] distinct indices into the pool.
+
+    Raises:
+      UserError: the budget is larger than the pool or smaller than the number of classes.
+    """
+    labels_N = np.asarray(labels_N)
+    classes, class_N, size_K = np.unique(labels_N, return_inverse=True, return_counts=True)
+    if num_labels > labels_N.size:
+        raise UserError(f"a budget of {num_labels} labels exceeds the pool of {labels_N.size}")
+    if num_labels < classes.size:
+        raise UserError(
+            f"a budget of {num_labels} labels cannot cover {classes.size} classes: at least one each"
+        )
+    random = np.random.default_rng(seed)
+    shuffled_N = random.permutation(labels_N.size)
+    rank_N = _rank_within_class(class_N[shuffled_N])
+    tie_K = random.permutation(classes.size)
+    class_of_shuffled_N = class_N[shuffled_N]
+    share_N = (rank_N + 0.5) / size_K[class_of_shuffled_N]
+    # lexsort sorts by its last key first: the first two of each class, then equal shares.
+    order_N = np.lexsort((tie_K[class_of_shuffled_N], share_N, np.minimum(rank_N, 2)))
+    return shuffled_N[order_N][:num_labels]
+
+
+def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cuts the given labels into training and validation: (train, validation) index pairs.
+
+    Under 100 labels stratified 4-fold cross-validation, from 100 on one stratified holdout of a
+    quarter. Shuffled examples are dealt round the folds class by class, so a class's counts
+    differ by at most one between folds however rare it is. A class's only example always
+    trains: held out, no model could know its class.
+
+    Raises:
+      UserError: no class has two examples, so nothing can be held out.
+    """
+    labels = np.asarray(labels)
+    _, class_N, size_K = np.unique(labels, return_inverse=True, return_counts=True)
+    random = np.random.default_rng(seed)
+    shuffled = random.permutation(labels.size)
+    shuffled = shuffled[size_K[class_N[shuffled]] > 1]
+    if not shuffled.size:
+        raise UserError(f"none of the {labels.size} labels has a second example to validate on")
+    class_order_K = random.permutation(size_K.size)
+    dealt = shuffled[np.argsort(class_order_K[class_N[shuffled]], kind="stable")]
+    parts = [np.sort(dealt[k::FOLDS]) for k in range(FOLDS)]
+    if labels.size >= CROSS_VALIDATE_UNDER:
+        parts = parts[:1]
+    everything = np.arange(labels.size)
+    return [(np.setdiff1d(everything, part), part) for part in parts if part.size]
+
+
+def select_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The trial of highest `validation`, the first of equals; a diverged (NaN) one never wins.
+
+    Raises:
+      ValueError: no trial has a validation figure.
+    """
+    finished = [trial for trial in trials if not np.isnan(trial["validation"])]
+    if not finished:
+        raise ValueError("no trial has a validation figure to choose by")
+    return max(finished, key=lambda trial: trial["validation"])
+
+
+def _rank_within_class(class_N: np.ndarray) -> np.ndarray:
+    """[N] how many earlier examples share each example's class."""
+    rank_N = np.empty(class_N.size, int)
+    for k in np.unique(class_N):
+        members = np.flatnonzero(class_N == k)
+        rank_N[members] = np.arange(members.size)
+    return rank_N

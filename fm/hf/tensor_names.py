@@ -1,0 +1,95 @@
+"""Tensor names of the families, one table each, read in both directions.
+
+An entry says which leaves of `fm`'s parameters a tensor holds. A tensor of several leaves has
+them side by side along its last axis; "{n}" in a name is the layer, an axis of the leaf.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a file.
+
+    Attributes:
+      tensor: its name, without the family's prefix.
+      leaves: the leaves it holds, by their names under `params["layers"]` where the tensor's name
+        has a layer, else under `params["streams"]`.
+      transposed: a kernel stored [out, in], as `torch.nn.Linear` does; `fm` has [in, out].
+    """
+
+    tensor: str
+    leaves: tuple[str, ...]
+    transposed: bool = False
+
+    @property
+    def part(self) -> str:
+        """The part of the parameters that the leaves are in."""
+        return "layers" if "{n}" in self.tensor else "streams"
+
+
+def _linear(tensor: str, leaf: str) -> tuple[TensorSpec, TensorSpec]:
+    """A `torch.nn.Linear`."""
+    return (
+        TensorSpec(f"{tensor}.weight", (leaf,), transposed=True),
+        TensorSpec(f"{tensor}.bias", (f"{leaf}_bias",)),
+    )
+
+
+def _conv(tensor: str, *leaves: str) -> tuple[TensorSpec, TensorSpec]:
+    """GPT-2's `Conv1D`: a linear map stored [in, out]."""
+    biases = tuple(f"{leaf}_bias" for leaf in leaves)
+    return TensorSpec(f"{tensor}.weight", leaves), TensorSpec(f"{tensor}.bias", biases)
+
+
+def _norm(tensor: str, leaf: str) -> tuple[TensorSpec, TensorSpec]:
+    return TensorSpec(f"{tensor}.weight", (leaf,)), TensorSpec(f"{tensor}.bias", (f"{leaf}_shift",))
+
+
+GPT2 = (
+    TensorSpec("wte.weight", ("token_embedding",)),
+    TensorSpec("wpe.weight", ("position_embedding",)),
+    *_norm("h.{n}.ln_1", "attention_norm"),
+    *_conv("h.{n}.attn.c_attn", "query", "key", "value"),
+    *_conv("h.{n}.attn.c_proj", "attention_out"),
+    *_norm("h.{n}.ln_2", "feed_forward_norm"),
+    *_conv("h.{n}.mlp.c_fc", "up"),
+    *_conv("h.{n}.mlp.c_proj", "down"),
+    *_norm("ln_f", "final_norm"),
+    TensorSpec("lm_head.weight", ("token_head",), transposed=True),
+)
+
+LLAMA = (
+    TensorSpec("embed_tokens.weight", ("token_embedding",)),
+    *_norm("layers.{n}.input_layernorm", "attention_norm"),
+    *_linear("layers.{n}.self_attn.q_proj", "query"),
+    *_linear("layers.{n}.self_attn.k_proj", "key"),
+    *_linear("layers.{n}.self_attn.v_proj", "value"),
+    *_linear("layers.{n}.self_attn.o_proj", "attention_out"),
+    TensorSpec("layers.{n}.self_attn.q_norm.weight", ("query_norm",)),
+    TensorSpec("layers.{n}.self_attn.k_norm.weight", ("key_norm",)),
+    *_norm("layers.{n}.post_attention_layernorm", "feed_forward_norm"),
+    *_linear("layers.{n}.mlp.gate_proj", "gate"),
+    *_linear("layers.{n}.mlp.up_proj", "up"),
+    *_linear("layers.{n}.mlp.down_proj", "down"),
+    *_norm("norm", "final_norm"),
+    TensorSpec("lm_head.weight", ("token_head",), transposed=True),
+)
+
+BERT = (
+    TensorSpec("embeddings.word_embeddings.weight", ("token_embedding",)),
+    TensorSpec("embeddings.position_embeddings.weight", ("position_embedding",)),
+    TensorSpec("embeddings.token_type_embeddings.weight", ("type_embedding",)),
+    *_norm("embeddings.LayerNorm", "embedding_norm"),
+    *_linear("encoder.layer.{n}.attention.self.query", "query"),
+    *_linear("encoder.layer.{n}.attention.self.key", "key"),
+    *_linear("encoder.layer.{n}.attention.self.value", "value"),
+    *_linear("encoder.layer.{n}.attention.output.dense", "attention_out"),
+    *_norm("encoder.layer.{n}.attention.output.LayerNorm", "attention_norm"),
+    *_linear("encoder.layer.{n}.intermediate.dense", "up"),
+    *_linear("encoder.layer.{n}.output.dense", "down"),
+    *_norm("encoder.layer.{n}.output.LayerNorm", "feed_forward_norm"),
+    *_linear("pooler.dense", "pooler"),
+)

@@ -1,0 +1,68 @@
+"""Accelerators as their makers publish them, to plan with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device and what joins it to others.
+
+    Attributes:
+      name: as `--chip` takes it.
+      peak_flops: dense matrix products at most, FLOP/s.
+      memory_bytes: bytes.
+      dtype: of the products.
+      fast_network_size: devices within one fast network: a server of GPUs, a pod of TPUs.
+      link_bandwidth: bytes/s one way that one device sends in a collective within it. Of a torus that is
+        one of its axes, both ways round.
+      network_bandwidth: bytes/s one way of one device to others than those; 0 where there are none.
+      source: of the figures.
+    """
+
+    name: str
+    peak_flops: float
+    memory_bytes: float
+    dtype: str
+    fast_network_size: int
+    link_bandwidth: float
+    network_bandwidth: float
+    source: str
+
+
+# NVIDIA and Google publish links both ways added up; here each is one way, half of it.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("h100", 989.4e12, 80e9, "bfloat16", 8, 450e9, 50e9,
+             "NVIDIA H100 SXM data sheet (dense; NVLink 900 GB/s both ways), DGX H100: 400 Gb/s "
+             "of InfiniBand a GPU"),
+        Chip("a100", 312e12, 80e9, "bfloat16", 8, 300e9, 25e9,
+             "NVIDIA A100 80GB SXM data sheet (dense; NVLink 600 GB/s both ways), DGX A100: "
+             "200 Gb/s of InfiniBand a GPU"),
+        Chip("v5e", 197e12, 16e9, "bfloat16", 256, 100e9, 0.0,
+             "Google Cloud TPU v5e documentation (400 GB/s both ways over 2 axes)"),
+        Chip("v5p", 459e12, 95e9, "bfloat16", 8960, 200e9, 0.0,
+             "Google Cloud TPU v5p documentation (1200 GB/s both ways over 3 axes)"),
+        Chip("v4", 275e12, 32e9, "bfloat16", 4096, 100e9, 0.0,
+             "Google Cloud TPU v4 documentation; Jouppi et al. 2023 (6 links of 50 GB/s)"),
+        Chip("cpu", 0.37e12, 16e9, "float32", 1, 0.0, 0.0,
+             "two cores of an AMD EPYC (Zen 5), measured: experiments.benchmark --what=gemm"),
+    )
+}  # fmt: skip
+# Some of the memory is the runtime's own, and some is lost between buffers.
+USABLE_MEMORY_FRACTION = 0.92
+
+
+def get_chip(name: str) -> Chip:
+    """The chip of a name.
+
+    Raises:
+      UserError: there is none of it.
+    """
+    if name not in CHIPS:
+        raise UserError(f"chip {name!r} is not known; accepted are {', '.join(CHIPS)}")
+    return CHIPS[name]

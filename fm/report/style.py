@@ -1,0 +1,134 @@
+"""The paper the plots are drawn on: size, type, direct labels, and the way to PNG.
+
+The figures are narrow (4.7 inches) and dense (180 dots an inch): two fit side by side on a wide
+screen, and on a phone their type is still readable.
+"""
+
+import colorsys
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from fm.report import formats
+from fm.report.schema import Arm
+
+WIDTH, DPI = 4.7, 180
+INK, FAINT = "#222222", "#8a8a8a"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    # Names come from data: a dollar sign in one is a dollar sign, not mathematics.
+    "text.parse_math": False,
+}
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """Everything drawn inside has the report's type, grid and colours."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure of the report's width, `height` inches tall, drawn without a window."""
+    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+
+
+def to_png(figure: Figure, levels: int = 16) -> bytes:
+    """The figure as PNG bytes, the same bytes for the same figure.
+
+    Each channel is rounded to 16 levels: nobody sees it in a line drawing, and the file, which the
+    page carries inline, is a third of the size. Shaded figures want all 256.
+    """
+    out = io.BytesIO()
+    with plot_style():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    step = 255 // (levels - 1)
+    rounded = np.round(pixels / step).astype(np.uint8) * step
+    imsave(
+        out,
+        rounded,
+        format="png",
+        dpi=DPI,
+        metadata={"Software": "fm"},
+        pil_kwargs={"optimize": True},
+    )
+    return out.getvalue()
+
+
+def log_budget_axis(axes: Axes, budgets: Sequence[int]) -> None:
+    """A log x axis whose ticks are the label budgets measured, and nothing else."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(budgets)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.count(value)))
+    axes.set_xlim(budgets[0] / 1.12, budgets[-1] * 1.12)
+
+
+def readable_shade(colour: str) -> tuple[float, float, float]:
+    """The colour dark enough to be read as text on white."""
+    hue, light, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
+    return colorsys.hls_to_rgb(hue, min(light, 0.33), saturation)
+
+
+def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float) -> None:
+    """Arms' names and markers at the right end of their lines, moved apart to be readable.
+
+    Args:
+        axes: with their final y limits.
+        ends: the last y value and the arm of each line.
+        height: the height of the axes in inches, about.
+    """
+    low, high = axes.get_ylim()
+    gap = (high - low) * (12 / 72) / height
+    placed: list[float] = []
+    order = sorted(range(len(ends)), key=lambda index: ends[index][0])
+    for index in order:
+        wanted = ends[index][0]
+        placed.append(max(wanted, placed[-1] + gap) if placed else wanted)
+    # A group pushed up past its lines sinks by half of what it was pushed.
+    for rank, index in enumerate(order):
+        placed[rank] -= max(0.0, placed[rank] - ends[index][0]) / 2
+    for rank in range(1, len(placed)):
+        placed[rank] = max(placed[rank], placed[rank - 1] + gap)
+    over = max(0.0, placed[-1] - high) if placed else 0.0
+    for rank, index in enumerate(order):
+        arm, y, across = ends[index][1], placed[rank] - over, axes.get_yaxis_transform()
+        axes.plot([1.035], [y], color=arm.color, marker=arm.marker, transform=across, clip_on=False)
+        axes.annotate(
+            arm.name,
+            (1.07, y),
+            xycoords=across,
+            color=readable_shade(arm.color),
+            va="center",
+            annotation_clip=False,
+        )

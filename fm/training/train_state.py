@@ -1,0 +1,55 @@
+"""What a step changes: parameters, the optimiser's memory, the step count. Nothing else.
+
+Chance needs no place here: each step's key is the run's seed folded with the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+TrainState = dict[str, Any]  # "params", "opt_state", "step" (int32 scalar)
+
+
+def init_train_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, over a copy of `params` (a step donates its state)."""
+
+    # One program; without `jit` every kind of array would be one.
+    @jax.jit
+    def start(params):
+        return {
+            "params": jax.tree.map(jnp.copy, params),
+            "opt_state": optimizer.init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    return start(params)
+
+
+def gather_to_host(leaf: jax.Array) -> np.ndarray:
+    """An array on the host; one spread over several processes is gathered, by all of them."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.device_get(leaf)
+
+
+def params_digest(params: dict) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all leaves, in order of name.
+
+    Equal digests mean equal parameters to the bit; the order in which a dict was filled does
+    not matter.
+    """
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in sorted(leaves, key=lambda pair: jax.tree_util.keystr(pair[0])):
+        array = np.ascontiguousarray(gather_to_host(leaf))
+        header = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
+        digest.update(header.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
