@@ -194,7 +194,7 @@ def _listed(names: list[str]) -> str:
 
 
 # How a model is run, or sizes of parts that no family has.
-_RUNTIME_FIELDS = ("scan", "dtype", "attention", "mixtures", "head_dim")
+_RUNTIME_FIELDS = ("scan_layers", "dtype", "attention", "num_mixtures", "head_dim_override")
 
 
 def choose_family(model: ModelConfig, name: str = "") -> tuple[Family, dict[str, Any]]:
@@ -258,9 +258,9 @@ def _differences(family: Family, config: dict[str, Any], model: ModelConfig) -> 
 def _described(model: ModelConfig) -> dict[str, Any]:
     """Everything that makes a difference to a model's output."""
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    style = fields.pop("style")
-    fields |= {field.name: getattr(style, field.name) for field in dataclasses.fields(style)}
-    fields["head_width"] = model.head_dim
-    if style.positions == "learned":
+    arch = fields.pop("arch")
+    fields |= {field.name: getattr(arch, field.name) for field in dataclasses.fields(arch)}
+    fields["head_dim"] = model.head_dim
+    if arch.position_encoding == "learned":
         fields["rope_theta"] = None
     return {name: value for name, value in fields.items() if name not in _RUNTIME_FIELDS}
