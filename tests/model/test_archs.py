@@ -253,7 +253,7 @@ def test_the_summary_is_a_tanh_layer_over_the_first_piece():
 
 def test_no_longer_input_than_the_context():
     inputs = text(L=13)
-    with pytest.raises(UserError, match="13 pieces is over the context of 12"):
+    with pytest.raises(UserError, match="13 tokens exceeds the model's max_seq_len of 12"):
         forward(params(GPT2), inputs, GPT2, mask=Mask(causal=True))
     assert run(params(OWN), inputs, OWN, mask=Mask())["final"].shape[1] == 13
 
@@ -261,21 +261,21 @@ def test_no_longer_input_than_the_context():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: ArchConfig(norm="group"), "norm='group' is not known; accepted are rms, layer"),
+        (lambda: ArchConfig(norm="group"), "norm='group' is unknown; accepted are rms, layer"),
         (lambda: ArchConfig(activation="swish"), "activation='swish'.*silu"),
         (lambda: ArchConfig(qk_norm="layer"), "qk_norm='layer'.*none, plain, gain"),
         (lambda: ArchConfig(use_bias="some"), "use_bias='some'.*none, qkv, attention, all"),
-        (lambda: ArchConfig(position_encoding="alibi"), "positions='alibi'.*rotary, learned"),
-        (lambda: ArchConfig(norm_bias=True), "shift=True takes gain=True"),
+        (lambda: ArchConfig(position_encoding="alibi"), "position_encoding='alibi'.*rotary, learned"),
+        (lambda: ArchConfig(norm_bias=True), "norm_bias=True requires norm_scale=True"),
         (lambda: ArchConfig(num_token_types=-1), "num_token_types=-1"),
         (
             lambda: ArchConfig(position_encoding="learned", rope_scaling=STRETCHED),
-            "rope_scaling is for rotary",
+            "rope_scaling requires .*rotary",
         ),
-        (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high=4.0 over low"),
-        (lambda: ModelConfig(**SIZES, arch=GPT2.arch), "take a context"),
+        (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high_freq_factor=4.0 above low"),
+        (lambda: ModelConfig(**SIZES, arch=GPT2.arch), "require text only and a max_seq_len"),
         (lambda: dataclasses.replace(GPT2, patch_dims=(("image", 4),)), "patch_dims"),
-        (lambda: ModelConfig(**SIZES, head_dim_override=7), "head width 7"),
+        (lambda: ModelConfig(**SIZES, head_dim_override=7), "head_dim=7"),
         (lambda: ModelConfig(**SIZES, max_seq_len=-1), "max_seq_len=-1"),
     ],
 )

@@ -83,7 +83,7 @@ def test_mixed_pieces_take_their_own_embedding():
         ({"num_kv_heads": 3}, "num_kv_heads=3"),
         ({"num_heads": 0}, "num_heads=0 must be at least 1"),
         ({"num_layers": -1}, "num_layers=-1 must be at least 0"),
-        ({"d_model": 28, "position_axes": 2}, "head width 7"),
+        ({"d_model": 28, "position_axes": 2}, "head_dim=7"),
         ({"patch_dims": (("smell", 4),)}, "smell.*image, audio, video"),
         ({"dtype": "float16"}, "dtype=float16"),
     ],

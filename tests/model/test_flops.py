@@ -75,5 +75,5 @@ def test_cost_of_each_objective():
     assert flops.sequence_cost("causal_lm", 100, mask_ratio=0.3, has_start_patch=True) == (101, 100)
     assert flops.sequence_cost("masked_lm", 100, mask_ratio=0.3) == (100, 30)
     assert flops.sequence_cost("bag_of_words", 100, mask_ratio=0.3) == (70, 1)
-    with pytest.raises(UserError, match=r"'all'.*next, masked, bag"):
+    with pytest.raises(UserError, match=r"'all'.*causal_lm, masked_lm, bag_of_words"):
         flops.sequence_cost("all", 100, mask_ratio=0.3)

@@ -227,8 +227,8 @@ def test_a_step_copies_no_cache(name, rows):
     [
         ([], {}, "at least one token"),
         ([[1], []], {}, "at least one token"),
-        ([[1] * 60], {"max_new_tokens": 5}, "60 tokens and max_tokens=5 .* context of 64"),
-        ([[1]], {"max_new_tokens": 0}, "max_tokens=0 must be at least 1"),
+        ([[1] * 60], {"max_new_tokens": 5}, "60 tokens plus max_new_tokens=5 .* max_seq_len of 64"),
+        ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ([[97]], {}, "outside the vocabulary of 97"),
         ([[-1]], {}, "outside the vocabulary of 97"),
         ([[1]], {"seeds": [1, 2]}, "2 seeds for 1 prompts"),
@@ -248,7 +248,7 @@ def test_the_whole_context_can_be_used():
 
 def test_models_that_cannot_generate_are_refused():
     bert = config(arch=dataclasses.replace(ARCHS["gpt2"].arch, post_norm=True), num_kv_heads=4)
-    with pytest.raises(UserError, match="does not generate"):
+    with pytest.raises(UserError, match="cannot generate"):
         generate(params(bert), [[1]], bert, max_new_tokens=1)
     blind = config(vocab_size=0, patch_dims=(("image", 12),))
     with pytest.raises(UserError, match="without a vocabulary"):
