@@ -52,9 +52,9 @@ def label_multiplier(
     The interval comes from redrawing seeds and items together, all budgets and both arms at
     once, since they share them: the B + 1 means are drawn from the multivariate t distribution
     that has the covariance of the crossed random-effects model and S - 1 degrees of freedom, and
-    the multiplier is read off every draw. The plain bootstrap over both seeds and items is not used: with
-    few seeds it sees (S - 1) / S of the run variance and none of its uncertainty, and it counts
-    the error of a single cell three times (Owen 2007, "The pigeonhole bootstrap").
+    the multiplier is read off every draw. The plain bootstrap over both seeds and items is not
+    used: with few seeds it sees (S - 1) / S of the run variance and none of its uncertainty, and
+    it counts the error of a single cell three times (Owen 2007, "The pigeonhole bootstrap").
     `tests/evaluation/test_coverage.py` measures the coverage at 8 seeds. The interval is
     conditional on linear interpolation between the measured budgets being right.
 

@@ -8,7 +8,7 @@ the same items. Each entry is modelled as crossed random effects,
 where ``run`` is what a new draw of labels and a new initialization change, and ``item`` is what
 another test set would change. Seeds are few, items many, so the interval leans on Student's t.
 
-A figure that is a ratio of sums over items (F1) enters by `linearized_ratio`, a score for each item.
+A figure that is a ratio of sums over items (F1) enters by `linearized_ratio`: a score per item.
 """
 
 from __future__ import annotations
@@ -125,10 +125,8 @@ def linearized_ratio(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> np
     Raises:
       ValueError: the two differ in shape.
     """
-    numerator_SN, denominator_SN = (
-        np.asarray(numerator_SN, float),
-        np.asarray(denominator_SN, float),
-    )
+    numerator_SN = np.asarray(numerator_SN, float)
+    denominator_SN = np.asarray(denominator_SN, float)
     if numerator_SN.shape != denominator_SN.shape:
         raise ValueError(
             f"numerator {numerator_SN.shape} and denominator {denominator_SN.shape} are not paired"

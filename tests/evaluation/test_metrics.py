@@ -38,9 +38,7 @@ def test_chrf_is_that_of_sacrebleu():
     references = ["Return the mean.", "Sort a list.", "Open the file."]
     generated = ["Return the mean.", "Sort the lists.", ""]
     scores = chrf(generated, references)
-    expected = [
-        sacrebleu.sentence_chrf(w, [t]).score / 100
-        for w, t in zip(generated, references, strict=True)
-    ]
+    pairs = zip(generated, references, strict=True)
+    expected = [sacrebleu.sentence_chrf(text, [wanted]).score / 100 for text, wanted in pairs]
     np.testing.assert_allclose(scores, expected)
     assert scores[0] == 1.0 and 0 < scores[1] < 1 and scores[2] == 0.0
