@@ -2,7 +2,14 @@
 
 from fm.model.config import ArchConfig, ModelConfig, RopeScaling
 
-SIZES = {"num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 2, "mlp_dim": 48, "vocab_size": 97}
+SIZES = {
+    "num_layers": 2,
+    "d_model": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_dim": 48,
+    "vocab_size": 97,
+}
 GPT2 = ArchConfig(
     norm="layer",
     norm_scale=True,

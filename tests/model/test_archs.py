@@ -1,4 +1,4 @@
-"""Every choice of style against the same layer written out in float64, value and gradient."""
+"""Every choice of arch against the same layer written out in float64, value and gradient."""
 
 import dataclasses
 import json
@@ -18,7 +18,14 @@ from fm.model.transformer import forward, init
 from tests.model import helpers_archs
 from tests.model.helpers_models import params, run, text
 
-SIZES = {"num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 2, "mlp_dim": 48, "vocab_size": 19}
+SIZES = {
+    "num_layers": 2,
+    "d_model": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_dim": 48,
+    "vocab_size": 19,
+}
 # Every frequency range of the scaling is met: waves of 6 to 800 pieces on a context of 64.
 STRETCHED = RopeScaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=64
@@ -59,7 +66,7 @@ CASES = {"own": OWN, "gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN
 
 def textbook(p, inputs, config, causal):
     """Final output and every layer's attention weights [N, B, H, L, L], in float64."""
-    style, C = config.arch, config.head_dim
+    arch, C = config.arch, config.head_dim
     tokens_BL, positions_BL = inputs["tokens"], inputs["positions"]
     B, L = tokens_BL.shape
 
@@ -225,11 +232,40 @@ class TestEveryStyle:
         assert hash(ModelConfig.from_dict(plain)) == hash(config)
 
 
-def test_a_config_saved_before_there_were_styles():
-    plain = dataclasses.asdict(OWN)
-    for name in ("arch", "max_seq_len", "head_dim"):
-        del plain[name]
-    assert ModelConfig.from_dict(plain) == OWN
+def test_a_config_saved_under_old_field_names_is_read():
+    saved = {
+        **{"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 19},
+        **{"continuous": [], "axes": 1, "mixtures": 4, "rope_base": 1000.0, "scan": False},
+        **{"head_dim": 12, "context": 0, "remat": "none", "norm_eps": 1e-6},
+        "arch": {
+            **{"gain": True, "shift": False, "biases": "attention", "gated": True, "tied": False},
+            **{"positions": "rotary", "token_types": 0, "embedding_norm": False},
+            **{"qk_norm": "gain", "activation": "silu"},
+            "rope_scaling": {"factor": 8.0, "low": 1.0, "high": 4.0, "context": 64},
+        },
+    }
+    assert ModelConfig.from_dict(saved) == QWEN3
+
+
+def test_a_config_saved_without_newer_fields_is_read():
+    values = dataclasses.asdict(OWN)
+    for name in ("arch", "max_seq_len", "head_dim_override", "remat_policy"):
+        del values[name]
+    assert ModelConfig.from_dict(values) == OWN
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"colour": 1}, "model config: unknown fields colour"),
+        ({"d_model": "32"}, "d_model must be a whole number, not '32'"),
+        ({"norm_eps": float("nan")}, "norm_eps must be a finite number"),
+        ({"scan_layers": 1}, "scan_layers must be true or false"),
+    ],
+)
+def test_json_that_is_no_config_is_named(changes, named):
+    with pytest.raises(UserError, match=named):
+        ModelConfig.from_dict(dataclasses.asdict(OWN) | changes)
 
 
 def test_the_default_has_no_leaf_more():
@@ -265,7 +301,10 @@ def test_no_longer_input_than_the_context():
         (lambda: ArchConfig(activation="swish"), "activation='swish'.*silu"),
         (lambda: ArchConfig(qk_norm="layer"), "qk_norm='layer'.*none, plain, gain"),
         (lambda: ArchConfig(use_bias="some"), "use_bias='some'.*none, qkv, attention, all"),
-        (lambda: ArchConfig(position_encoding="alibi"), "position_encoding='alibi'.*rotary, learned"),
+        (
+            lambda: ArchConfig(position_encoding="alibi"),
+            "position_encoding='alibi'.*rotary, learned",
+        ),
         (lambda: ArchConfig(norm_bias=True), "norm_bias=True requires norm_scale=True"),
         (lambda: ArchConfig(num_token_types=-1), "num_token_types=-1"),
         (

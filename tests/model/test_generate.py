@@ -14,9 +14,9 @@ from fm.model import generate as continuation
 from fm.model import kv_cache
 from fm.model.generate import Generation, generate
 from fm.model.sampling import GREEDY, SamplingConfig
-from tests.model.helpers_models import params, run
-from tests.model.helpers_kv_cache import cached_logits, logits_of
 from tests.model.helpers_archs import ARCHS, config
+from tests.model.helpers_kv_cache import cached_logits, logits_of
+from tests.model.helpers_models import params, run
 
 OWN = config(num_layers=1)
 PROMPTS = [[5, 9, 2, 40, 11], [3], [8, 8, 1], [90, 20, 33, 7, 7, 7, 7, 7, 12]]
@@ -99,7 +99,11 @@ def test_parameters_in_bfloat16_generate_too():
 
 def test_in_parts_it_is_the_same_text_as_in_one():
     weights = kv_cache.prepare_params(params(OWN), OWN)
-    options = {"sampling_config": SamplingConfig(1.3, top_p=0.9), "max_new_tokens": 20, "seeds": [4, 5, 6, 7]}
+    options = {
+        "sampling_config": SamplingConfig(1.3, top_p=0.9),
+        "max_new_tokens": 20,
+        "seeds": [4, 5, 6, 7],
+    }
     whole = generate(weights, PROMPTS, OWN, **options)
     generation = Generation(weights, PROMPTS, OWN, **options)
     parts = []
