@@ -14,6 +14,7 @@ from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
 from fm.training import MultitaskObjective, Objective, optimizer, sharding, train_state, train_step
+from tests.adaptation import helpers_models as transfer
 from tests.training.eight import (
     HALVES,
     MUON,
@@ -28,7 +29,6 @@ from tests.training.eight import (
     text,
 )
 from tests.training.problems import ADAM, VOCAB, params
-from tests.transfer import problems as transfer
 
 JOINT = ModelConfig(
     num_layers=2, d_model=24, num_heads=4, num_kv_heads=4, mlp_dim=32, vocab_size=VOCAB, position_axes=3, num_mixtures=2, scan_layers=True,

@@ -8,7 +8,7 @@ import pytest
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig, finetune, keep_random_tokens, predict
 from fm.errors import UserError
-from tests.transfer.problems import MODEL, params, separable
+from tests.adaptation.helpers_models import MODEL, params, separable
 
 CONFIG = FinetuneConfig(learning_rate=1e-2, min_steps=12, batch_size=8, tokens_kept=3)
 

@@ -13,7 +13,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import ArchConfig
 from fm.model.transformer import forward, init
-from tests.transfer.problems import MODEL, params, separable
+from tests.adaptation.helpers_models import MODEL, params, separable
 
 EVERY = LoraConfig(rank=3, alpha=5.0, kernels=("query", "key", "value", "attention_out", "up"))
 GATED = dataclasses.replace(
