@@ -1,3 +1,4 @@
+# ruff: noqa: D102 (methods inherit the docstrings of `AdaptationMethod`)
 """Adaptation methods: the protocol, the registry, and the four built-in methods.
 
 A method turns a model with labeled examples (a `TaskModel`) into a predictor. To add one, subclass
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -122,17 +124,17 @@ class AdaptationMethod(abc.ABC):
         folds: Sequence[Fold],
     ) -> list[float]:
         """Validation score of every element of `grid` over all examples the folds hold out."""
-        values = []
-        for hparams in grid:
-            predictions = []
-            for fit_idx, held_out in folds:
-                fitted = self.fit(model, train_idx[fit_idx], labels[fit_idx], seed, hparams)
-                predictions.append(self.predict(model, fitted, train_idx[held_out]))
-            held_out = np.concatenate([each for _, each in folds])
-            values.append(
-                model.score(np.concatenate(predictions), train_idx[held_out], labels[held_out])
+
+        def fit_predict(fit_idx, labels, held_out_idx, hparams):
+            fitted = self.fit(model, fit_idx, labels, seed, hparams)
+            return self.predict(model, fitted, held_out_idx)
+
+        return [
+            model.cross_validate(
+                functools.partial(fit_predict, hparams=hparams), train_idx, labels, folds
             )
-        return values
+            for hparams in grid
+        ]
 
 
 class Finetuning(AdaptationMethod):

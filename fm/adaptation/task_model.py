@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -26,29 +26,29 @@ Fold = tuple[np.ndarray, np.ndarray]
 
 
 class AdaptationRecipe(Protocol):
-    """Fixed settings and search spaces of the adaptation methods; see `fm.study.config.Recipe`."""
+    """Settings and search spaces of the adaptation methods, such as `fm.study.config.Recipe`.
+
+    Attributes:
+      finetune: fine-tuning, except for the learning rate.
+      learning_rates: grid of full fine-tuning.
+      lora: adapters of LoRA.
+      lora_learning_rates: grid of LoRA.
+      l2_penalties: grid of the linear probe.
+      feature_scaling: of the probe's features, see `fm.adaptation.linear_probe.SCALES`.
+    """
 
     @property
-    def finetune(self) -> FinetuneConfig: ...
+    def finetune(self) -> FinetuneConfig: ...  # noqa: D102
     @property
-    def learning_rates(self) -> tuple[float, ...]: ...
+    def learning_rates(self) -> tuple[float, ...]: ...  # noqa: D102
     @property
-    def l2_penalties(self) -> tuple[float, ...]: ...
+    def lora(self) -> LoraConfig: ...  # noqa: D102
     @property
-    def feature_scaling(self) -> str: ...
+    def lora_learning_rates(self) -> tuple[float, ...]: ...  # noqa: D102
     @property
-    def lora(self) -> LoraConfig: ...
+    def l2_penalties(self) -> tuple[float, ...]: ...  # noqa: D102
     @property
-    def lora_learning_rates(self) -> tuple[float, ...]: ...
-
-
-class FittedProbe(Protocol):
-    """A linear probe of any task type."""
-
-    @property
-    def params(self) -> dict: ...
-    @property
-    def steps(self) -> int: ...
+    def feature_scaling(self) -> str: ...  # noqa: D102
 
 
 @dataclasses.dataclass(eq=False)
@@ -157,8 +157,8 @@ class TaskModel:
 
     def fit_probe(
         self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
-    ) -> FittedProbe:
-        """A linear probe of the frozen features of examples `train_idx`."""
+    ) -> Any:
+        """A linear probe of examples `train_idx`, with `params` and `steps`."""
         return fit_probe(self.features(seed, train_idx), labels, hparams)
 
     def predict_probe(self, probe: Any, seed: int, idx: np.ndarray) -> np.ndarray:
@@ -182,8 +182,29 @@ class TaskModel:
         """Answers to prompts about examples `idx`, led by the first of the labeled ones."""
         raise NotImplementedError(f"{type(self).__name__} does not follow prompts")
 
-    def score(self, predictions: np.ndarray, idx: np.ndarray, labels: np.ndarray) -> float:
-        """Validation metric of predictions for examples `idx`: accuracy."""
+    def cross_validate(
+        self,
+        fit_predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+        train_idx: np.ndarray,
+        labels: np.ndarray,
+        folds: Sequence[Fold],
+    ) -> float:
+        """Validation metric over all examples the folds hold out.
+
+        Args:
+          fit_predict: (training indices, their labels, held-out indices) -> predictions.
+          train_idx: int [n], the labeled examples.
+          labels: int [n].
+          folds: (training, held-out) places in `train_idx`.
+        """
+        predictions = [
+            fit_predict(train_idx[fit], labels[fit], train_idx[held_out]) for fit, held_out in folds
+        ]
+        held_out = np.concatenate([each for _, each in folds])
+        return self.score(np.concatenate(predictions), labels[held_out])
+
+    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
+        """Validation metric: accuracy."""
         return int(np.sum(predictions == labels)) / len(labels)
 
     def _start_key(self, seed: int) -> int:

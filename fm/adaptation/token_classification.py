@@ -9,6 +9,7 @@ well-formed ones (`fm.evaluation.ner.viterbi_decode`). As text, entities are wri
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from fm.adaptation.features import FeatureConfig, extract_features, normalize_an
 from fm.adaptation.finetune import predict_logits
 from fm.adaptation.linear_probe import LinearProbe, fit_probe
 from fm.adaptation.prompting import TextEncoder
-from fm.adaptation.task_model import TaskModel
+from fm.adaptation.task_model import Fold, TaskModel
 from fm.evaluation.ner import Span, count_entities, entity_spans, viterbi_decode
 from fm.model.config import ModelConfig
 
@@ -226,10 +227,10 @@ def fit_tag_probe(
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TaggingModel(TaskModel):
-    """A transformer and tagged sentences; a prediction is a sentence's entity counts.
+    """A transformer and tagged sentences; a prediction is the entity counts of a sentence.
 
-    Predictions are int [N, 3]: entities found, predicted and present (`fm.evaluation.ner.count_entities`).
-    `num_classes` is the number of tags, and the features are per token.
+    Predictions are int [N, 3]: entities right, predicted and present, see
+    `fm.evaluation.ner.count_entities`. `num_classes` is the number of tags.
 
     Attributes:
       sentences: labeled sentences, then test items; their examples are `examples`.
@@ -248,6 +249,7 @@ class TaggingModel(TaskModel):
         )
 
     def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
+        """Entity counts of sentences `idx` by a fine-tuned model."""
         predicted = predict_tags(
             params,
             self.sentences.take(idx),
@@ -270,25 +272,40 @@ class TaggingModel(TaskModel):
                 )
         return [self._features[key][n] for n in idx]
 
-    def fit_probe(self, seed, train_idx, labels, hparams) -> TagProbe:
+    def fit_probe(
+        self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
+    ) -> TagProbe:
+        """A linear probe of the words of sentences `train_idx`."""
         tags = [self.tags[n] for n in train_idx]
         return fit_tag_probe(self.features(seed, train_idx), tags, hparams)
 
-    def predict_probe(self, probe, seed, idx) -> np.ndarray:
+    def predict_probe(self, probe: TagProbe, seed: int, idx: np.ndarray) -> np.ndarray:
+        """Entity counts of sentences `idx` by a probe."""
         return self._entity_counts(probe.predict(self.features(seed, idx)), idx)
 
-    def cross_validate_probe(self, seed, train_idx, labels, grid, folds) -> list[float]:
-        values = []
-        for hparams in grid:
-            predictions = []
-            for fit_idx, held_out in folds:
-                probe = self.fit_probe(seed, train_idx[fit_idx], labels[fit_idx], hparams)
-                predictions.append(self.predict_probe(probe, seed, train_idx[held_out]))
-            values.append(self.score(np.concatenate(predictions), train_idx, labels))
-        return values
+    def cross_validate_probe(
+        self,
+        seed: int,
+        train_idx: np.ndarray,
+        labels: np.ndarray,
+        grid: Sequence[dict[str, Any]],
+        folds: Sequence[Fold],
+    ) -> list[float]:
+        """Validation F1 of probes."""
 
-    def score(self, predictions: np.ndarray, idx: np.ndarray, labels: np.ndarray) -> float:
-        """F1 of entity counts."""
+        def fit_predict(fit_idx, labels, held_out_idx, hparams):
+            probe = self.fit_probe(seed, fit_idx, labels, hparams)
+            return self.predict_probe(probe, seed, held_out_idx)
+
+        return [
+            self.cross_validate(
+                functools.partial(fit_predict, hparams=hparams), train_idx, labels, folds
+            )
+            for hparams in grid
+        ]
+
+    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
+        """Validation metric: F1 of entity counts."""
         found, predicted, gold = predictions.sum(axis=0)
         total = predicted + gold
         return float(2 * found / total) if total else 0.0

@@ -54,15 +54,15 @@ def test_the_start_is_the_model_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("scan", "kernels"),
+    ("scan_layers", "kernels"),
     [
         pytest.param(False, EVERY.kernels, id="all", marks=pytest.mark.slow),
         pytest.param(True, ("gate", "down"), id="scanned"),
     ],
 )
-def test_merged_equals_attached(scan, kernels):
+def test_merged_equals_attached(scan_layers, kernels):
     config = dataclasses.replace(EVERY, kernels=kernels)
-    model = dataclasses.replace(GATED, scan_layers=scan)
+    model = dataclasses.replace(GATED, scan_layers=scan_layers)
     base, adapters = adapted(model, config)
     rows, _ = separable(4)
     attached = final(lora.attach(base, adapters, config), model, rows)

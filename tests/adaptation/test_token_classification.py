@@ -127,7 +127,7 @@ def test_pieces_without_a_label_teach_nothing(tokenizer, model):
     config = dataclasses.replace(CONFIG, min_steps=2)
     none = np.full(made.examples["tokens"].shape, -1, np.int32)
     start = init(jax.random.key(0), model)
-    options = {"classes": len(NAMES), "seed": 0, "capacity": 8}
+    options = {"num_classes": len(NAMES), "seed": 0, "pad_to": 8}
     bare = finetune(start, made.examples, none, model, config, **options)
     assert not np.any(bare["head"]["kernel"]) and not np.any(bare["head"]["bias"])
     labels = token_classification.token_labels(made, tags, NAMES)
@@ -150,7 +150,7 @@ def test_a_probe_reads_words_at_every_depth(tokenizer, model, tuned):
 
 
 def test_piece_dropout_is_refused():
-    with pytest.raises(UserError, match="keep=3 must be 0"):
+    with pytest.raises(UserError, match="tokens_kept=3 must be 0"):
         dataclasses.replace(CONFIG, tokens_kept=3)
 
 
