@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.attention.mesh import constrain_batch
 from fm.data.layouts import Layout
 from fm.data.patches import patch_positions, patchify, token_chunks
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
+from fm.parallel.mesh import constrain_batch
 
 # Arrays [N, L, ...] of N examples: `tokens` or patches, `segments` (0 is padding), `positions`.
 TokenizedExamples = dict[str, np.ndarray]

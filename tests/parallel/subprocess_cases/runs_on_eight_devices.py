@@ -1,4 +1,4 @@
-"""Runs on eight devices, cut off and gone on with on others; see `test_sharding.py`."""
+"""Runs on eight devices, cut off and gone on with on others; see `tests/parallel/test_sharding.py`."""
 
 import dataclasses
 
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from fm.parallel import mesh as meshes
-from fm.training import BitsPerByte, Objective, optimizer, sharding, sweep, train, train_state
+from fm.parallel import sharding
+from fm.training import BitsPerByte, Objective, optimizer, sweep, train, train_state
 from fm.training.checkpoint import CheckpointStore
 from fm.training.sweep import Trial
-from tests.training.eight import (
+from tests.parallel.helpers_eight_devices import (
     HALVES,
     MUON,
     RUN,
@@ -128,7 +129,7 @@ def test_the_members_of_a_grid_stay_where_they_were_spread(way):
 def test_a_checkpoint_comes_back_on_other_devices(tmp_path, wide):
     rule, places = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
     started = {
-        where: sharding.create_train_state(params(TEXT, n), rule, where and mesh_of(where))
+        where: train_state.create_train_state(params(TEXT, n), rule, where and mesh_of(where))
         for n, where in enumerate(places)
     }
     now = wanted = started[wide]
