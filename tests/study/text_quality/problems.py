@@ -9,7 +9,7 @@ from fm.hf.tokenizer import HFTokenizer
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
 from fm.study.text_quality import config as profiles
-from tests.hf import helpers_hf as problems as published
+from tests.hf import helpers_hf as published
 from tests.hf.helpers_gguf import byte_bpe
 
 _NOUNS = {
