@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fm.attention.mesh import constrain_embedding_table
 from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
 from fm.model.layers import init_norm, matmul
+from fm.parallel.mesh import constrain_embedding_table
 
 # Least scale of a mixture component, or a flat background would earn an unbounded density. Pixels:
 # one gray level. Log-mel has no levels, but values clipped to the ends of its range (silence above

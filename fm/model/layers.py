@@ -70,7 +70,7 @@ def rms_norm(x: jax.Array, eps: float) -> jax.Array:
 
 
 def layer_norm(x: jax.Array, eps: float) -> jax.Array:
-    """Returns (x - mean(x)) / std(x) over the last axis, no scale, no bias (Ba et al. 2016, eq. 3)."""
+    """Returns (x - mean(x)) / std(x) over the last axis, without scale (Ba et al. 2016, eq. 3)."""
     x32 = x.astype(jnp.float32)
     return rms_norm(x32 - jnp.mean(x32, -1, keepdims=True), eps).astype(x.dtype)
 

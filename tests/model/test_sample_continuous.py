@@ -12,8 +12,8 @@ from fm.model.sample_continuous import continue_patches, sample_patches
 from tests.model.helpers_models import IMAGE, images, params, run
 
 FOUR = ModelConfig(
-    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=19, num_mixtures=2,
-    position_axes=3, patch_dims=(("audio", 5), ("video", 4)), attention="reference",
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=19,
+    num_mixtures=2, position_axes=3, patch_dims=(("audio", 5), ("video", 4)), attention="reference",
 )  # fmt: skip
 
 
