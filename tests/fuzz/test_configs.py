@@ -27,7 +27,8 @@ from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
 from tests.fuzz import guard, junk
 from tests.model.styles import LLAMA
-from tests.report import synthetic, test_studies
+from tests.report import helpers_results
+from tests.report.helpers_multitask import multitask_results
 from tests.transfer.pretrained import problems
 
 STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
@@ -37,7 +38,7 @@ ASKED = json.loads(
     json.dumps(multitask.to_dict(multitask.MultitaskObjective((("image", Objective()),))))
 )
 LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).to_dict()))
-RESULTS = json.loads(json.dumps([synthetic.results(), test_studies.results()]))
+RESULTS = json.loads(json.dumps([helpers_results.results(), multitask_results()]))
 
 
 @guard.cases
