@@ -32,7 +32,7 @@ from fm.report.attention_maps import (
 )
 from fm.study import attention_maps, run_dir
 from fm.study.pretraining import PretrainedModel, load_pretrained
-from fm.training import sharding
+from fm.parallel import sharding
 from fm.training.multitask import MultitaskObjective
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")

@@ -26,10 +26,10 @@ from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
 from tests.fuzz import guard, junk
-from tests.model.styles import LLAMA
+from tests.hf import helpers_hf as problems
+from tests.model.helpers_archs import LLAMA
 from tests.report import helpers_results
 from tests.report.helpers_multitask import multitask_results
-from tests.transfer.pretrained import problems
 
 STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
 MODEL = dataclasses.replace(problems.CASES["llama"][1], arch=STRETCHED)
