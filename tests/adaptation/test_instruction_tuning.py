@@ -117,8 +117,8 @@ def test_rows_hold_examples_apart(text, mixed):
     for n in range(3):
         assert single["answer"][n].nonzero()[0][0] == ends[n]
     images, _ = pictures(2)
-    both = pack_examples(mixed.encode_examples(["say"] * 2, images, ["red", "blue"]), mixed.model_config, 40,
-                share_rows=False)  # fmt: skip
+    rows = mixed.encode_examples(["say"] * 2, images, ["red", "blue"])
+    both = pack_examples(rows, mixed.model_config, 40, share_rows=False)
     assert both["image"].shape == (2, 40, 3) and both["positions"].shape == (2, 40, 3)
 
 
