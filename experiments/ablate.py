@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command, studies
+from experiments import cli, studies
 from fm.config_io import parse
 from fm.errors import UserError
 from fm.study import analysis, run_dir, runner
@@ -32,7 +32,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """One study per value, then the comparison of them."""
-    out, field = command.out(values), values["field"].value
+    out, field = cli.out_dir(values), values["field"].value
     base = studies.configure(values, "ablate")
     settings = {text: _with(base, field, text) for text in values["values"].value}
     if len(settings) < 2:
@@ -93,4 +93,4 @@ def _value(kind: Any, old: Any, text: str, field: str) -> Any:
 
 
 if __name__ == "__main__":
-    command.run("ablate", __doc__, define, main)
+    cli.run("ablate", __doc__, define, main)

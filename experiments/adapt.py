@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import asking, command, studies
+from experiments import asking, cli, studies
 from fm.data.load import Dataset, load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_labels, select_trial
@@ -65,15 +65,15 @@ def define(values: flags.FlagValues) -> None:
     )
     asking.define(values)
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
-    command.define_data(values)
-    command.define_mesh(values)
-    command.define_out(values, "runs/adapt")
+    cli.define_data(values)
+    cli.define_mesh(values)
+    cli.define_out(values, "runs/adapt")
 
 
 def main(values: flags.FlagValues) -> None:
     """Chooses, fits, scores."""
     began = time.perf_counter()
-    out, labels, seed = command.out(values), values["labels"].value, values["seed"].value
+    out, labels, seed = cli.out_dir(values), values["labels"].value, values["seed"].value
     name, size, given = (values[key].value for key in ("dataset", "size", "pretrained"))
     if size and given:
         raise UserError(f"--size={size}: the model of --pretrained has its own; leave one out")
@@ -82,7 +82,7 @@ def main(values: flags.FlagValues) -> None:
     asking.check(values, None)
     if size:
         config_for_size(size)
-    where = command.data_options(values)
+    where = cli.data_options(values)
     data = load(name, **where)
     if (kind := task_type_of(data)) != "class":
         raise UserError(
@@ -102,7 +102,7 @@ def main(values: flags.FlagValues) -> None:
     try:
         task = prepare_task(config, ("scratch",), 1)
     except UserError as error:
-        raise UserError(str(error).replace("--budgets", "--labels", 1)) from error
+        raise UserError(str(error).replace("--label_budgets", "--labels", 1)) from error
     drawn = draw_labels(task.dataset.train.labels, labels, seed)
     task = dataclasses.replace(task, train_idx=(drawn,))
     config = {
@@ -189,4 +189,4 @@ def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, 
 
 
 if __name__ == "__main__":
-    command.run("adapt", __doc__, define, main)
+    cli.run("adapt", __doc__, define, main)

@@ -19,7 +19,7 @@ _WORDS = "{text}\nThe above is: {answer}"
 
 
 def define(values: flags.FlagValues) -> None:
-    """--template, --answers, --shots and --tokens."""
+    """--template, --answers, --num_fewshot and --max_length."""
     flags.DEFINE_string(
         "template",
         None,
@@ -30,10 +30,13 @@ def define(values: flags.FlagValues) -> None:
         "answers", None, "one for each class, in the order of their names", flag_values=values
     )
     flags.DEFINE_list(
-        "shots", ["0"], "solved examples that lead a prompt; each is tried", flag_values=values
+        "num_fewshot",
+        ["0"],
+        "solved examples that lead a prompt; each is tried",
+        flag_values=values,
     )
     flags.DEFINE_integer(
-        "tokens",
+        "max_length",
         64,
         "the most of a text that a published model reads, from both its ends",
         flag_values=values,
@@ -45,7 +48,7 @@ def check(values: flags.FlagValues, model: str | None) -> None:
     """Raises what needs no data to be found wrong; fetches nothing."""
     if model and model not in MODEL_ZOO and model_zoo.locate_model(model) is None:
         raise UserError(
-            f"--imported={model}: neither a model's folder (config.json, safetensors), a GGUF "
+            f"--published_model={model}: neither a model's folder (config.json, safetensors), a GGUF "
             f"file, nor one of the names known: {', '.join(MODEL_ZOO)}"
         )
     _shots(values)
@@ -73,7 +76,7 @@ def imported(
         )
     return PublishedConfig(
         model=model,
-        max_length=values["tokens"].value,
+        max_length=values["max_length"].value,
         template=values["template"].value or words,
         answers=tuple(answers),
         num_fewshot=_shots(values),
@@ -81,7 +84,7 @@ def imported(
 
 
 def _shots(values: flags.FlagValues) -> tuple[int, ...]:
-    texts = values["shots"].value
+    texts = values["num_fewshot"].value
     if not texts or not all(re.fullmatch(r" *[0-9]{1,3} *", text) for text in texts):
-        raise UserError(f"--shots={','.join(texts)}: takes numbers from 0, such as 0,4")
+        raise UserError(f"--num_fewshot={','.join(texts)}: takes numbers from 0, such as 0,4")
     return tuple(sorted({int(text) for text in texts}))

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command, spread, studies
+from experiments import cli, spread, studies
 from fm.study import runner
 from fm.study.config import StudyConfig
 
@@ -42,7 +42,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study, or shows the one that is there."""
-    config, out = configure(values), command.out(values)
+    config, out = configure(values), cli.out_dir(values)
     with spread.over(values, "compare") as cells:
         results = runner.run_compare(config, out, cells)
     studies.finish(results, out)
@@ -54,4 +54,4 @@ def configure(values: flags.FlagValues) -> StudyConfig:
 
 
 if __name__ == "__main__":
-    command.run("compare", __doc__, define, main)
+    cli.run("compare", __doc__, define, main)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
 from fm.report.schema import parse
@@ -18,12 +18,12 @@ from fm.study import multitask_cost, run_dir, runner
 
 def define(values: flags.FlagValues) -> None:
     """Where the study lies."""
-    command.define_out(values, "runs/compare")
+    cli.define_out(values, "runs/compare")
 
 
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
-    out = command.out(values)
+    out = cli.out_dir(values)
     results = runner.read_results(out)
     run_dir.acquire_lock(out)
     path = out / runner.RESULTS_FILE
@@ -42,4 +42,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    command.run("report", __doc__, define, main)
+    cli.run("report", __doc__, define, main)

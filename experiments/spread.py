@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm.errors import UserError
 from fm.study import multitask_runner as unify
 from fm.study import ray_executor, runner
@@ -74,7 +74,7 @@ def fill_one(
       The message of a UserError, if there is one.
     """
     os.chdir(folder)
-    command.settle()
+    cli.configure_process()
     try:
         made, arms, search_seeds, out = _opened(experiment, tuple(arguments), task)
         run_cell(made, arm, arms[arm], labels, search_seeds, out / "cells")
@@ -92,5 +92,5 @@ def _opened(
     values = flags.FlagValues()
     module.define(values)
     values([experiment, *arguments])
-    config, out = module.configure(values), command.out(values)
+    config, out = module.configure(values), cli.out_dir(values)
     return *_OPEN[experiment](config, out, task), config.search_seeds, out

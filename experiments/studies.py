@@ -9,7 +9,7 @@ import sys
 
 from absl import flags
 
-from experiments import asking, command
+from experiments import asking, cli
 from fm import report
 from fm.data.load import load
 from fm.errors import UserError
@@ -53,7 +53,7 @@ def define(
       full: tasks in the full profile if none are named; those of `tasks` if not given.
     """
     flags.DEFINE_string(
-        "published",
+        "published_model",
         None,
         f"published model of the imported arm: {', '.join(MODEL_ZOO)}, a folder of Hugging Face's or "
         f"a GGUF file; if not given {imported or 'none'} for text (in the quick profile none "
@@ -71,7 +71,7 @@ def define(
         "arms", list(COMPARE_ARMS), f"arms: some of {', '.join(COMPARE_ARMS)}", flag_values=values
     )
     flags.DEFINE_list(
-        "out_of_domain",
+        "out_of_domain_dataset",
         None,
         "what the upstream arm is fed, one name per task, empty where there is none",
         flag_values=values,
@@ -83,7 +83,7 @@ def define(
         flag_values=values,
     )
     asking.define(values)
-    flags.DEFINE_list("budgets", None, "numbers of labels", flag_values=values)
+    flags.DEFINE_list("label_budgets", None, "numbers of labels", flag_values=values)
     flags.DEFINE_integer(
         "seeds",
         None,
@@ -105,9 +105,9 @@ def define(
     flags.DEFINE_enum(
         "profile", "default", presets.PROFILES, "how much of everything", flag_values=values
     )
-    command.define_data(values)
-    command.define_mesh(values)
-    command.define_out(values, out)
+    cli.define_data(values)
+    cli.define_mesh(values)
+    cli.define_out(values, out)
 
 
 def configure(
@@ -132,9 +132,11 @@ def configure(
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
     _check(values)
-    upstream = values["out_of_domain"].value
+    upstream = values["out_of_domain_dataset"].value
     if upstream and len(upstream) != len(names):
-        raise UserError(f"--upstream takes {len(names)} names, one per task, not {len(upstream)}")
+        raise UserError(
+            f"--out_of_domain_dataset takes {len(names)} names, one per task, not {len(upstream)}"
+        )
     arms = tuple(values["arms"].value)
     adapt = tuple(values["adapt"].value)
     model = _model(values, imported)
@@ -167,21 +169,23 @@ def _check(values: flags.FlagValues) -> None:
         if arm not in COMPARE_ARMS:
             raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(COMPARE_ARMS)}")
     check_methods(tuple(values["adapt"].value))
-    asking.check(values, values["published"].value)
+    asking.check(values, values["published_model"].value)
     if values["size"].value:
         config_for_size(values["size"].value)
-    if values["budgets"].value is not None:
-        numbers("--budgets", values["budgets"].value)
+    if values["label_budgets"].value is not None:
+        numbers("--label_budgets", values["label_budgets"].value)
 
 
 def _model(values: flags.FlagValues, default: str | None) -> str | None:
     """The published model of the imported arm, None for none."""
-    given = values["published"].value
+    given = values["published_model"].value
     asked = not values["arms"].using_default_value and "published" in values["arms"].value
     if given is None and (asked or values["profile"].value != "quick"):
         given = default
     if asked and not given:
-        raise UserError("--arms names imported: that arm takes --imported=NAME, such as minilm-l6")
+        raise UserError(
+            "--arms names imported: that arm takes --published_model=NAME, such as minilm-l6"
+        )
     fits = {"probe", "prompt"} & set(values["adapt"].value)
     return given if given and (asked or fits) and "published" in values["arms"].value else None
 
@@ -216,7 +220,7 @@ def _task(
     profile: str,
     model: str | None,
 ) -> TaskConfig:
-    where = command.data_options(values)
+    where = cli.data_options(values)
     data = load(name, **where)
     kind = task_types.task_type_of(data)
     if kind == "text":
@@ -227,7 +231,7 @@ def _task(
     recipe = presets.task_recipe(data.modality, kind, profile)
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
-    budgets = values["budgets"].value
+    budgets = values["label_budgets"].value
     if budgets is None:
         # Of small data sets only the budgets that fit; asked-for ones must fit or fail.
         least = task_types.min_labels(data, kind)
@@ -235,13 +239,13 @@ def _task(
         budgets = [text for text in _BUDGETS[profile] if int(text) in room]
         if not budgets:
             raise UserError(
-                f"--budgets: none of {', '.join(_BUDGETS[profile])} labels fits {name}, which has "
+                f"--label_budgets: none of {', '.join(_BUDGETS[profile])} labels fits {name}, which has "
                 f"{least} {task_types.STRATA_NAMES[kind]} and {len(data.train)} training examples"
             )
     return TaskConfig(
         dataset=name,
         out_of_domain_dataset=upstream,
-        label_budgets=numbers("--budgets", budgets),
+        label_budgets=numbers("--label_budgets", budgets),
         recipe=fitted(recipe, data.info.get("shape")),
         max_test_items=values["max_test_items"].value or (200 if profile == "quick" else 1000),
         max_corpus_items=3000 if profile == "quick" else None,

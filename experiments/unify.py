@@ -10,7 +10,7 @@ command again goes on where it stopped, or says that it is finished.
     python -m experiments.unify --profile=full --out=runs/unify-full
 
 studies further what transfers from which format to which tasks, what the weights of the mixture do,
-and how much pretraining data it takes; --studies picks one of these, in any profile.
+and how much pretraining data it takes; --ablations picks one of these, in any profile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments import command, spread, studies
+from experiments import cli, spread, studies
 from fm.data.load import load
 from fm.errors import UserError
 from fm.study import presets
@@ -50,7 +50,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "mixture", None, "weights of rows, such as film_reviews:2,digits:1", flag_values=values
     )
-    flags.DEFINE_list("budgets", None, "numbers of labels of each task", flag_values=values)
+    flags.DEFINE_list("label_budgets", None, "numbers of labels of each task", flag_values=values)
     flags.DEFINE_integer(
         "seeds", None, "runs per cell; 8, or 2 if quick", flag_values=values, lower_bound=1
     )
@@ -65,16 +65,16 @@ def define(values: flags.FlagValues) -> None:
         "profile", "default", presets.PROFILES, "how much of everything", flag_values=values
     )
     flags.DEFINE_list(
-        "studies",
+        "ablations",
         None,
         f"further ones, of other pretraining: some of {', '.join(MULTITASK_ABLATIONS)}, or empty for none; if "
         "not given all in the full profile, else none",
         flag_values=values,
     )
-    command.define_data(values)
-    command.define_mesh(values)
+    cli.define_data(values)
+    cli.define_mesh(values)
     spread.define(values)
-    command.define_out(values, "runs/unify")
+    cli.define_out(values, "runs/unify")
 
 
 def configure(values: flags.FlagValues) -> MultitaskConfig:
@@ -91,15 +91,17 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
         raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
     check_multitask_arms(arms)
     further = _studies(values, profile, arms)
-    budgets = studies.numbers("--budgets", values["budgets"].value or list(_BUDGETS[profile]))
+    budgets = studies.numbers(
+        "--label_budgets", values["label_budgets"].value or list(_BUDGETS[profile])
+    )
     short = [short_name(name) for name in names]
     weights = {name: weight for name, weight in defaults.MULTITASK_WEIGHTS.items() if name in short}
     if values["mixture"].value:
-        weights = command.weights("--mixture", values["mixture"].value, short)
+        weights = cli.parse_weights("--mixture", values["mixture"].value, short)
     joint = presets.joint_recipe(profile)
     if values["steps"].value:
         joint = dataclasses.replace(joint, steps=values["steps"].value)
-    where = command.data_options(values)
+    where = cli.data_options(values)
     tasks = []
     for name in names:
         data = load(name, **where)
@@ -133,7 +135,7 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
 
 def _studies(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> tuple[str, ...]:
     """The further studies asked for."""
-    given = values["studies"].value
+    given = values["ablations"].value
     if given is None:
         return MULTITASK_ABLATIONS if profile == "full" and "joint" in arms else ()
     check_ablations(tuple(given), arms)
@@ -142,11 +144,11 @@ def _studies(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> t
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study and writes its report."""
-    config, out = configure(values), command.out(values)
+    config, out = configure(values), cli.out_dir(values)
     with spread.over(values, "unify") as cells:
         results = run_multitask(config, out, cells)
     studies.finish(results, out)
 
 
 if __name__ == "__main__":
-    command.run("unify", __doc__, define, main)
+    cli.run("unify", __doc__, define, main)

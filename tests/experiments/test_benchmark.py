@@ -7,7 +7,7 @@ from fm.benchmark import measure as measuring
 from fm.benchmark import runner as running
 from fm.benchmark.core import BenchConfig
 
-QUICK = ("--cases=quick", "--repeats=2")
+QUICK = ("--scale=quick", "--repeats=2")
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def out(tmp_path):
 
 @pytest.mark.slow
 def test_a_quick_run_end_to_end(call, out):
-    done = call("benchmark", *QUICK, "--what=gemm,attention", "--peer=jax", f"--out={out}")
+    done = call("benchmark", *QUICK, "--suite=gemm,attention", "--baseline=jax", f"--out={out}")
     assert done.code == 0, done.err
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "bench-roofline.png", "bench.html", "bench.json",
@@ -35,7 +35,7 @@ def test_a_quick_run_end_to_end(call, out):
     for part in (
         "Matrix products",
         "dot_product_attention",
-        "--what=gemm,attention",
+        "--suite=gemm,attention",
         "jax",
         "data:image/png",
     ):
@@ -44,16 +44,16 @@ def test_a_quick_run_end_to_end(call, out):
     for row in results["rows"]:
         assert row["case"] in done.out
 
-    again = call("benchmark", *QUICK, "--what=gemm,attention", "--peer=jax", f"--out={out}")
+    again = call("benchmark", *QUICK, "--suite=gemm,attention", "--baseline=jax", f"--out={out}")
     assert again.code == 0 and "is finished" in again.err
     assert json.loads(out.read_text()) == results
-    other = call("benchmark", *QUICK, "--what=gemm", "--peer=jax", f"--out={out}")
+    other = call("benchmark", *QUICK, "--suite=gemm", "--baseline=jax", f"--out={out}")
     assert other.code == 2 and "holds another benchmark (config.what:" in other.error
 
 
 @pytest.mark.slow
 def test_scaling(call, out):
-    flags = ("--what=scaling", "--only=length", "--peer=none", f"--out={out}")
+    flags = ("--suite=scaling", "--filter=length", "--baseline=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
     (fit,) = json.loads(out.read_text())["scaling"]
     assert fit["axis"] == "length" and fit["values"] == [8, 16, 32]
@@ -63,7 +63,7 @@ def test_scaling(call, out):
 
 
 def test_input(call, out):
-    flags = ("--what=input", "--peer=none", f"--out={out}")
+    flags = ("--suite=input", "--baseline=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
     batch, training = json.loads(out.read_text())["rows"]
     assert batch["input_wait_fraction"] is None and batch["tokens_per_s"] > 0
@@ -81,7 +81,7 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
         seen.append(case.key)
         return measuring.measure_case(case, *rest)
 
-    flags = (*QUICK, "--what=gemm,attention", "--peer=none", f"--out={out}")
+    flags = (*QUICK, "--suite=gemm,attention", "--baseline=none", f"--out={out}")
     monkeypatch.setattr(running, "measure_case", stops)
     stopped = call("benchmark", *flags)
     assert stopped.code == 130
@@ -102,7 +102,7 @@ def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch
     why = "not installed: pip install -e .[torch]"
     monkeypatch.setattr(running.others, "missing", lambda peer: why if peer == "torch" else None)
     monkeypatch.setattr(running.others, "device", dict)
-    done = call("benchmark", *QUICK, "--what=gemm", "--peer=torch", f"--out={out}")
+    done = call("benchmark", *QUICK, "--suite=gemm", "--baseline=torch", f"--out={out}")
     assert done.code == 0, done.err
     (row, _) = json.loads(out.read_text())["rows"]
     assert (row["peer"], row["ratio"], row["note"]) == ("torch", None, why)
@@ -112,19 +112,19 @@ def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--what=nonsense"], ["--what=nonsense", "'nonsense'", "gemm, attention, step"]),
-        (["--what="], ["--what=", "at least one of gemm"]),
-        (["--what=gemm,gemm"], ["--what=gemm,gemm", "none of them twice"]),
-        (["--peer=numpy"], ["--peer=numpy", "'numpy'", "torch, jax, transformers, none"]),
-        (["--cases=huge"], ["--cases=huge: takes one of quick, default, full"]),
+        (["--suite=nonsense"], ["--suite=nonsense", "'nonsense'", "gemm, attention, step"]),
+        (["--suite="], ["--suite=", "at least one of gemm"]),
+        (["--suite=gemm,gemm"], ["--suite=gemm,gemm", "none of them twice"]),
+        (["--baseline=numpy"], ["--baseline=numpy", "'numpy'", "torch, jax, transformers, none"]),
+        (["--scale=huge"], ["--scale=huge: takes one of quick, default, full"]),
         (["--attention=magic"], ["--attention=magic", "'magic'", "reference"]),
-        (["--only=nothing has this"], ["--only=nothing has this", "gemm"]),
+        (["--filter=nothing has this"], ["--filter=nothing has this", "gemm"]),
         (["--repeats=0"], ["--repeats=0: takes a positive integer"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_bad_input_is_one_line(call, out, arguments, parts):
-    done = call("benchmark", "--what=gemm", *QUICK, f"--out={out}", *arguments)
+    done = call("benchmark", "--suite=gemm", *QUICK, f"--out={out}", *arguments)
     assert done.code == 2
     assert all(part in done.error for part in parts), done.error
     assert not out.parent.exists()
@@ -142,14 +142,14 @@ def test_an_output_that_cannot_be_written(call, tmp_path):
         ("list.json", "holds no benchmark"),
         ("bench.txt", "ends in .json"),
     ):
-        done = call("benchmark", *QUICK, "--what=gemm", f"--out={tmp_path / name}")
+        done = call("benchmark", *QUICK, "--suite=gemm", f"--out={tmp_path / name}")
         assert done.code == 2 and part in done.error, name
     assert (tmp_path / "list.json").read_text() == "[]"
 
 
 def test_help(call):
     done = call("benchmark", "--help")
-    assert done.code == 0 and "--what=a,b,..." in done.out and "scaling" in done.out
+    assert done.code == 0 and "--suite=a,b,..." in done.out and "scaling" in done.out
     assert max(map(len, done.out.splitlines())) <= 100
 
 

@@ -50,7 +50,7 @@ def test_the_weight_of_one_format_alone_changes(corpora):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"studies": ("matrices",)}, "--studies: 'matrices' is not known; accepted are matrix"),
+        ({"studies": ("matrices",)}, "--ablations: 'matrices' is not known; accepted are matrix"),
         ({"studies": ("matrix", "matrix")}, "none of them twice"),
         ({"studies": ("matrix",), "arms": ("scratch", "in_domain")}, "takes the arm joint"),
     ],
