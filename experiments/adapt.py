@@ -96,7 +96,9 @@ def main(values: flags.FlagValues) -> None:
     # A folder of one's own is told by its checkpoints, else it is looked for among others'.
     theirs = given and _published(given)
     if not theirs and all(METHODS[name].published_models_only for name in adapt):
-        raise UserError(f"--adapt={','.join(adapt)}: takes a published model as --pretrained; or add probe")
+        raise UserError(
+            f"--adapt={','.join(adapt)}: takes a published model as --pretrained; or add probe"
+        )
     pretrained = _pretrained(given, data, recipe) if given and not theirs else None
     asked = asking.imported(values, given, name, data) if theirs else None
     config = TaskConfig(name, None, (labels,), recipe, published=asked, **where)

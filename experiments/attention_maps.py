@@ -21,6 +21,7 @@ from fm.data.media import image
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import expand_path, read_bytes
+from fm.parallel import sharding
 from fm.report import attention_maps as page
 from fm.report.attention_maps import (
     AttentionMaps,
@@ -32,7 +33,6 @@ from fm.report.attention_maps import (
 )
 from fm.study import attention_maps, run_dir
 from fm.study.pretraining import PretrainedModel, load_pretrained
-from fm.parallel import sharding
 from fm.training.multitask import MultitaskObjective
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
@@ -89,7 +89,9 @@ def main(values: flags.FlagValues) -> None:
             "like OUT/pretrained/TASK-in_domain/seed-0 of experiments.compare"
         ) from error
     if isinstance(found.objective, MultitaskObjective):
-        raise UserError(f"--pretrained={run} was trained on several modalities; takes a model of one")
+        raise UserError(
+            f"--pretrained={run} was trained on several modalities; takes a model of one"
+        )
     mode = values["mode"].value or attention_maps.default_mode(found.objective)
     flag = f"--{given[0]}"
     source, description = _input(values, given[0], found)
@@ -162,7 +164,9 @@ def _attention_maps(
         side, _ = attention_maps.patch_shape(found.processor.model)
         shown = ImageInput(source, side, has_start_token=mode == "causal")
     read = f"{mode}; {attention_maps.mode_share(found.objective, mode):.0%} of pretraining attended this way"
-    agreement = f"{computed.kernel}; its output and the weights shown agree within {computed.error:.0e}"
+    agreement = (
+        f"{computed.kernel}; its output and the weights shown agree within {computed.error:.0e}"
+    )
     return AttentionMaps(
         weights_NHLS=computed.weights_NHLS,
         visible_LS=computed.visible_LS,

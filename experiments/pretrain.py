@@ -25,14 +25,15 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, studies
 from fm.data.load import load
 from fm.errors import UserError
 from fm.files import expand_path
 from fm.model.config import REMAT_POLICIES, config_for_size
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
-from fm.study.config import JointRecipe, Recipe
+from fm.study.config import Recipe
+from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import pretrain
 from fm.study.processing import build_processor
 from fm.training.config import TrainResult
@@ -107,9 +108,7 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     options = cli.data_options(values)
     with distributed.lead_process_first("data"):
         data = load(name, **options)
-    recipe = presets.with_fitting_patches(
-        presets.modality_recipe(data.modality), data.info.get("shape")
-    )
+    recipe = studies.fitted(presets.modality_recipe(data.modality), data.info.get("shape"))
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
     recipe = _with_training_flags(recipe, values)

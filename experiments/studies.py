@@ -182,9 +182,7 @@ def _model(values: flags.FlagValues, default: str | None) -> str | None:
     if given is None and (asked or values["profile"].value != "quick"):
         given = default
     if asked and not given:
-        raise UserError(
-            "--arms=published needs --published_model=NAME, such as minilm-l6"
-        )
+        raise UserError("--arms=published needs --published_model=NAME, such as minilm-l6")
     fits = any(not METHODS[name].updates_model for name in values["adapt"].value)
     return given if given and (asked or fits) and "published" in values["arms"].value else None
 
