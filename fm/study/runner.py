@@ -187,8 +187,8 @@ def read_results(out_dir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}; give --out the folder of a study") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise UserError(f"{path} is not a results file of schema {SCHEMA}")
+    if not isinstance(results, dict) or results.get("schema") not in (1, 2):
+        raise UserError(f"{path} is not a results file of schema 1 or 2")
     return results
 
 

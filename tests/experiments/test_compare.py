@@ -13,7 +13,7 @@ from fm import hf
 from fm.study import run_dir
 from fm.study.config import TaskConfig
 from tests.study.problems import images, recipe, texts
-from tests.study.test_imported import texts as words
+from tests.experiments.helpers_texts import two_class_texts
 from tests.hf import helpers_hf as problems
 
 ARMS = ("scratch", "in_domain", "classical")
@@ -134,7 +134,7 @@ def test_own_csv(call, tmp_path, tiny, reviews):
 
 @pytest.mark.slow
 def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
-    inputs, labels = words(120)
+    inputs, labels = two_class_texts(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
     hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     out = tmp_path / "run"

@@ -13,7 +13,7 @@ import pytest
 from fm import hf
 from fm.files import cache_dir
 from fm.study import presets
-from tests.study.test_imported import texts as words
+from tests.experiments.helpers_texts import two_class_texts
 from tests.study.test_joint import RECIPE
 from tests.hf import helpers_hf as problems
 
@@ -103,7 +103,7 @@ def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
 
 @pytest.mark.slow
 def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
-    inputs, labels = words(120)
+    inputs, labels = two_class_texts(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
     hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     flags = "adapt", f"--pretrained={tmp_path / 'model'}", f"--dataset={path}", "--labels=20"
