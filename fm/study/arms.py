@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from fm.adaptation.methods import METHODS
 from fm.errors import UserError
 from fm.study.adaptation import Arm, ModelArm
 from fm.study.config import StudyConfig
@@ -186,13 +187,12 @@ def check_arms(names: Sequence[str], experiment: str, methods: Sequence[str]) ->
                 f"--arms: {name!r} is not an arm of {experiment}; must be some of "
                 f"{', '.join(arm_names(experiment))}"
             )
-    if set(methods) == {"prompt"}:
-        cannot = [n for n in names if not ARMS[n].follows_prompts]
-        if cannot:
-            raise UserError(
-                f"--adapt=prompt: {', '.join(cannot)} cannot follow prompts; add probe, full or "
-                "lora, or leave them out of --arms"
-            )
+    own = [name for name in names if not ARMS[name].follows_prompts]
+    if own and all(METHODS[method].published_models_only for method in methods):
+        raise UserError(
+            f"--adapt={','.join(methods)}: {', '.join(own)} cannot follow prompts; add probe, full "
+            "or lora, or leave them out of --arms"
+        )
 
 
 def comparison_pairs(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,14 +10,13 @@ from typing import Any
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
+from fm.adaptation.methods import check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 
-# The ways from a model to a task: all of it trained, none of it, adapters, or none and no head.
-METHODS = ("full", "probe", "lora", "prompt")
 MAX_SEEDS = 1000
 DEFAULT_METHODS = ("probe", "full")
 
@@ -68,16 +67,6 @@ class Recipe:
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):
                 raise UserError(f"{name}={values}: takes one or more numbers above 0")
-
-    def num_trials(self, methods: tuple[str, ...], num_prompts: int = 2) -> int:
-        """Settings every arm may try, by the methods asked for; prompts have `prompts` of them."""
-        sizes = {
-            "probe": len(self.l2_penalties),
-            "full": len(self.learning_rates),
-            "lora": len(self.lora_learning_rates),
-            "prompt": num_prompts,
-        }
-        return sum(sizes[method] for method in methods)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,17 +264,6 @@ class MultitaskConfig(StudyConfig):
         unknown = {name for name, _ in self.weights} - set(names)
         if unknown:
             raise UserError(f"--mixture: {min(unknown)} is not one of the tasks {', '.join(names)}")
-
-
-def check_methods(adapt: tuple[str, ...]) -> None:
-    """Raises UserError unless each is one of `METHODS`, once."""
-    for method in adapt:
-        if method not in METHODS:
-            raise UserError(f"--adapt: {method!r} is not known; accepted are {', '.join(METHODS)}")
-    if not adapt or len(set(adapt)) < len(adapt):
-        raise UserError(
-            f"--adapt={','.join(adapt)}: takes at least one of {', '.join(METHODS)}, none twice"
-        )
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ from fm.study.processing import (
     token_counts,
     train_validation_split,
 )
-from fm.training import sharding
+from fm.training import train_state
 from fm.training.config import TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension, PerGroupUnits
 from fm.training.multitask import MultitaskObjective
@@ -177,7 +177,7 @@ def pretrain_joint(
         for split in ("train", "validation")
     )
     return train(
-        functools.partial(sharding.init_sharded, jax.random.key(seed), processor.model),
+        functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
         train_batches,
         processor.model,
         MultitaskObjective(tuple((name, group.objective) for name, group in groups.items())),

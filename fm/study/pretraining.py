@@ -26,7 +26,7 @@ from fm.study.processing import (
     token_counts,
     train_validation_split,
 )
-from fm.training import sharding, sweep
+from fm.training import sweep, train_state
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension
@@ -234,7 +234,7 @@ def _trial(
         batches = _patch_batches(corpus, train_idx, layout, recipe.batch_size, seed)
         validation = _patch_batches(corpus, validation_idx, layout, recipe.batch_size, seed)
     return Trial(
-        functools.partial(sharding.init_sharded, jax.random.key(seed), processor.model),
+        functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
         batches,
         recipe.optimizer,
         pretrain_config(recipe.steps, seed, **cadence),
