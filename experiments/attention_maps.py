@@ -21,6 +21,7 @@ from fm.data.media import image
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import expand_path, read_bytes
+from fm.parallel import sharding
 from fm.report import attention_maps as page
 from fm.report.attention_maps import (
     AttentionMaps,
@@ -32,7 +33,6 @@ from fm.report.attention_maps import (
 )
 from fm.study import attention_maps, run_dir
 from fm.study.pretraining import PretrainedModel, load_pretrained
-from fm.parallel import sharding
 from fm.training.multitask import MultitaskObjective
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")

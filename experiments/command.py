@@ -32,6 +32,25 @@ from fm.training.signals import Interrupted
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 _KINDS = {"comma separated list of strings": "a,b,...", "string enum": "name", "int": "number"}
 
+# Flags of earlier versions.
+RENAMED_FLAGS = {
+    "imported": "published_model",
+    "upstream": "out_of_domain_dataset",
+    "shots": "num_fewshot",
+    "tokens": "max_length",
+    "studies": "ablations",
+    "what": "suite",
+    "only": "filter",
+    "peer": "baseline",
+    "given": "init_example",
+    "keep": "keep_fraction",
+    "coordinator": "coordinator_address",
+    "processes": "num_processes",
+    "process": "process_id",
+    "early_stop": "early_stopping_patience",
+    "accumulate": "grad_accum_steps",
+    "patience": "batch_timeout_seconds",
+}
 _NOBODY = "Event loop is closed"
 _hooks = [sys.unraisablehook]  # of before
 _SMALLER = "what was saved is kept; take a smaller size or batch_size, or a machine with more"
@@ -145,6 +164,9 @@ def _flag_message(error: flags.Error, values: flags.FlagValues) -> str:
     """absl's error, with what the flag accepts."""
     text = str(error)
     if isinstance(error, flags.UnrecognizedFlagError):
+        new = RENAMED_FLAGS.get(error.flagname)
+        if new in values:
+            return f"--{error.flagname} is now --{new}"
         names = [f"--{name}" for name in sorted(values) if len(name) > 1]
         meant = difflib.get_close_matches(f"--{error.flagname}", names, 1, 0.8)
         hint = f" (meant is {meant[0]}?)" if meant else ""

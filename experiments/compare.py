@@ -25,32 +25,34 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import command, spread, studies
-from fm.study import runner
 from fm.study.config import StudyConfig
+from fm.study.runner import run_compare
 
 # Small enough for the job's ten minutes; smollm2-135m does better and takes its time.
-IMPORTED = "minilm-l6"
-TASKS = "film_reviews,digits"
-FULL = f"{TASKS},spoken_words,tweet_entities"
+PUBLISHED_MODEL = "minilm-l6"
 
 
 def define(values: flags.FlagValues) -> None:
     """The flags of a study."""
-    studies.define(values, tasks=TASKS, out="runs/compare", imported=IMPORTED, full=FULL)
+    studies.define(
+        values, suite_name="compare", out="runs/compare", published_model=PUBLISHED_MODEL
+    )
     spread.define(values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study, or shows the one that is there."""
     config, out = configure(values), command.out(values)
-    with spread.over(values, "compare") as cells:
-        results = runner.run_compare(config, out, cells)
+    with spread.over(values, "compare") as executor:
+        results = run_compare(config, out, executor)
     studies.finish(results, out)
 
 
 def configure(values: flags.FlagValues) -> StudyConfig:
     """The study that the flags describe."""
-    return studies.configure(values, "compare", IMPORTED, FULL)
+    return studies.configure(
+        values, "compare", suite_name="compare", published_model=PUBLISHED_MODEL
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import re
 
 from absl import flags
 
-from experiments import command, studies
+from experiments import command
 from fm.data.load import load
 from fm.errors import UserError
 from fm.files import expand_path
@@ -198,7 +198,7 @@ def recipe_of(
     objective: Objective | None,
 ) -> Recipe:
     """The format's recipe, less what the flags say otherwise."""
-    recipe = studies.fitted(presets.modality_recipe(modality), shape)
+    recipe = presets.with_fitting_patches(presets.modality_recipe(modality), shape)
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
     recipe = dataclasses.replace(recipe, model=_remembering(recipe.model, values))

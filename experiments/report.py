@@ -13,7 +13,7 @@ from experiments import command
 from fm import report
 from fm.errors import UserError, error_context
 from fm.report.schema import parse, upgrade
-from fm.study import multitask_cost, run_dir, runner
+from fm.study import run_dir
 
 
 def define(values: flags.FlagValues) -> None:
@@ -24,14 +24,13 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
     out = command.out(values)
-    results = runner.read_results(out)
+    results = run_dir.read_results(out)
     run_dir.acquire_lock(out)
-    path = out / runner.RESULTS_FILE
+    path = out / run_dir.RESULTS_FILE
     with error_context(path):
         results = upgrade(results)
         parse(results)
         try:
-            results = multitask_cost.add_amortized_cost(results)
             text = f"{report.text_table(results)}\n\n{report.headline(results)}"
             page = report.write(results, out)
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:

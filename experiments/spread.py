@@ -19,13 +19,14 @@ from absl import flags
 
 from experiments import command
 from fm.errors import UserError
-from fm.study import multitask_runner as unify
-from fm.study import ray_executor, runner
+from fm.study import ray_executor
 from fm.study.adaptation import Arm
 from fm.study.cells import CellExecutor, run_cell
+from fm.study.multitask import MultitaskStudy
+from fm.study.runner import CompareStudy
 from fm.study.tasks import Task
 
-_OPEN = {"compare": runner.load_task_and_arms, "unify": unify.load_task_and_arms}
+_STUDIES = {"compare": CompareStudy, "multitask": MultitaskStudy}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -63,7 +64,7 @@ def fill_one(
     """Fills one cell, in a worker.
 
     Args:
-      experiment: "compare" or "unify".
+      experiment: "compare" or "multitask".
       arguments: its command line.
       folder: where it was started.
       task: name of the cell's task.
@@ -93,4 +94,4 @@ def _opened(
     module.define(values)
     values([experiment, *arguments])
     config, out = module.configure(values), command.out(values)
-    return *_OPEN[experiment](config, out, task), config.search_seeds, out
+    return *_STUDIES[experiment](config).load_task_and_arms(out, task), config.search_seeds, out

@@ -1,4 +1,4 @@
-"""Flags that describe a study, and the study they describe; shared by compare and ablate."""
+"""Flags that describe a comparison of arms, and its config; shared by compare and ablate."""
 
 from __future__ import annotations
 
@@ -9,275 +9,324 @@ import sys
 
 from absl import flags
 
-from experiments import asking, command
+from experiments import command
 from fm import report
 from fm.adaptation.methods import METHODS, check_methods
-from fm.data.load import load
+from fm.adaptation.prompting import PromptTemplate
+from fm.data.load import Dataset, load
 from fm.errors import UserError
+from fm.hf import model_zoo
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
-from fm.study import presets, run_dir, runner, task_types
-from fm.study.config import (
-    COMPARE_ARMS,
-    DEFAULT_METHODS,
-    Recipe,
-    StudyConfig,
-    TaskConfig,
-)
-
-# What else of the same format there is, built in, for the upstream arm.
-UPSTREAM = {"film_reviews": "docstrings", "digits": "photos", "tweet_entities": "film_reviews"}
-_BUDGETS = {
-    "quick": ("20", "100"),
-    "default": ("20", "50", "150", "400"),
-    "full": ("20", "50", "150", "400", "1000"),
-}
+from fm.study import presets, run_dir
+from fm.study.arms import arm_names, check_arms
+from fm.study.config import DEFAULT_METHODS, PublishedConfig, StudyConfig, TaskConfig
+from fm.study.task_registry import TaskSpec, suite, task_spec
+from fm.study.task_types import TaskType, task_type_of
 
 
 def define(
-    values: flags.FlagValues,
-    *,
-    tasks: str,
-    out: str,
-    imported: str | None = None,
-    full: str | None = None,
+    values: flags.FlagValues, *, suite_name: str, out: str, published_model: str | None = None
 ) -> None:
-    """The flags of a study.
+    """Defines the flags of a study.
 
     Args:
       values: to hold them.
-      tasks: if none are named.
+      suite_name: the task suite if no tasks are named.
       out: folder if none is named.
-      imported: the published model of text tasks if none is named.
-      full: tasks in the full profile if none are named; those of `tasks` if not given.
+      published_model: of text tasks if none is named.
     """
     flags.DEFINE_string(
-        "published",
+        "published_model",
         None,
-        f"published model of the imported arm: {', '.join(MODEL_ZOO)}, a folder of Hugging Face's or "
-        f"a GGUF file; if not given {imported or 'none'} for text (in the quick profile none "
-        "unless --arms names that arm); empty for none",
+        f"model of the published arm: {', '.join(MODEL_ZOO)}, a Hugging Face folder or a GGUF "
+        f"file; by default {published_model or 'none'} for text (in the quick profile none unless "
+        "--arms names that arm); empty for none",
         flag_values=values,
     )
-    more = f"; if not given {full} in the full profile" if full else ""
+    full = f"{suite_name}_full"
+    more = f"; in the full profile by default {','.join(suite(full))}" if suite(full) else ""
     flags.DEFINE_list(
-        "tasks", tasks.split(","), f"built-in or TFDS names{more}", flag_values=values
+        "tasks", list(suite(suite_name)), f"built-in or TFDS names{more}", flag_values=values
     )
     flags.DEFINE_string(
         "dataset", None, "a file or folder of your own as the only task", flag_values=values
     )
+    arms = arm_names("compare")
+    flags.DEFINE_list("arms", list(arms), f"some of {', '.join(arms)}", flag_values=values)
     flags.DEFINE_list(
-        "arms", list(COMPARE_ARMS), f"arms: some of {', '.join(COMPARE_ARMS)}", flag_values=values
-    )
-    flags.DEFINE_list(
-        "out_of_domain",
+        "out_of_domain_dataset",
         None,
-        "what the upstream arm is fed, one name per task, empty where there is none",
+        "what the out_of_domain arm is pretrained on: one name per task, empty for none",
         flag_values=values,
     )
     flags.DEFINE_list(
         "adapt",
         list(DEFAULT_METHODS),
-        f"ways from a model to the task: some of {', '.join(METHODS)}; an arm does those it can",
+        f"adaptation methods: some of {', '.join(METHODS)}; an arm uses those it supports",
         flag_values=values,
     )
-    asking.define(values)
+    define_prompts(values)
     flags.DEFINE_list("budgets", None, "numbers of labels", flag_values=values)
     flags.DEFINE_integer(
         "seeds",
         None,
-        "runs per cell; 8, or 3 in the quick profile",
+        "runs per cell; by default 8, or 3 in the quick profile",
         flag_values=values,
         lower_bound=1,
     )
     flags.DEFINE_integer(
-        "pretrain_seeds", 1, "pretrained checkpoints per arm", flag_values=values, lower_bound=1
+        "pretrain_seeds", 1, "pretraining runs per arm", flag_values=values, lower_bound=1
     )
     flags.DEFINE_integer(
-        "max_test_items",
+        "test_items",
         None,
-        "at most this many test items are scored; 1000, or 200 in the quick profile",
+        "largest number of test items; by default 1000, or 200 in the quick profile",
         flag_values=values,
         lower_bound=2,
     )
-    flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
+    flags.DEFINE_string(
+        "size", None, "model size: nano, micro, tiny, small or base", flag_values=values
+    )
     flags.DEFINE_enum(
-        "profile", "default", presets.PROFILES, "how much of everything", flag_values=values
+        "profile", "default", presets.PROFILES, "size of the study", flag_values=values
     )
     command.define_data(values)
     command.define_mesh(values)
     command.define_out(values, out)
 
 
+def define_prompts(values: flags.FlagValues) -> None:
+    """Defines --template, --answers, --num_fewshot and --max_length."""
+    flags.DEFINE_string(
+        "template",
+        None,
+        "prompt of published models, with {text} and, at its end, {answer}",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "answers", None, "words for each class in the prompt, in class order", flag_values=values
+    )
+    flags.DEFINE_list(
+        "num_fewshot",
+        ["0"],
+        "numbers of solved examples in a prompt; each is tried",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "max_length",
+        64,
+        "tokens of a text that a published model reads, half from each end",
+        flag_values=values,
+        lower_bound=8,
+    )
+
+
+def check_prompts(values: flags.FlagValues, model: str | None) -> None:
+    """Raises UserError for flags of `define_prompts` that are wrong whatever the data."""
+    if model and model not in MODEL_ZOO and model_zoo.locate_model(model) is None:
+        raise UserError(
+            f"--published_model={model}: must be a model's folder (config.json, safetensors), a "
+            f"GGUF file, or one of {', '.join(MODEL_ZOO)}"
+        )
+    _num_fewshot(values)
+    if values["template"].value is not None:
+        PromptTemplate(values["template"].value, tuple(values["answers"].value or ("a", "b")))
+
+
+def published_config(
+    values: flags.FlagValues, model: str, spec: TaskSpec, data: Dataset
+) -> PublishedConfig | None:
+    """Returns how a published model reads this data; None if it is not classified text.
+
+    Raises:
+      UserError: the number of answers is not that of the classes.
+    """
+    if data.modality != "text" or not data.classes:
+        return None
+    answers = tuple(values["answers"].value or spec.prompt_answers or data.classes)
+    if len(answers) != len(data.classes):
+        raise UserError(
+            f"--answers={','.join(answers)}: takes {len(data.classes)}, one for each class of "
+            f"{spec.name}: {', '.join(data.classes)}"
+        )
+    return PublishedConfig(
+        model=model,
+        max_length=values["max_length"].value,
+        template=values["template"].value or spec.prompt_template,
+        answers=answers,
+        num_fewshot=_num_fewshot(values),
+    )
+
+
+def _num_fewshot(values: flags.FlagValues) -> tuple[int, ...]:
+    texts = values["num_fewshot"].value
+    if not texts or not all(re.fullmatch(r" *[0-9]{1,3} *", text) for text in texts):
+        raise UserError(f"--num_fewshot={','.join(texts)}: takes numbers from 0, such as 0,4")
+    return tuple(sorted({int(text) for text in texts}))
+
+
 def configure(
     values: flags.FlagValues,
     experiment: str,
-    imported: str | None = None,
-    full: str | None = None,
+    *,
+    suite_name: str,
+    published_model: str | None = None,
 ) -> StudyConfig:
-    """The study that the flags describe; see `define` about `imported` and `full`.
+    """Returns the study that the flags describe; for the arguments see `define`.
 
     Raises:
-      UserError: a flag names something that is not there, or does not fit.
+      UserError: a flag names something that does not exist or does not fit.
     """
     profile = values["profile"].value
     names = values["tasks"].value
-    if full and profile == "full" and values["tasks"].using_default_value:
-        names = full.split(",")
+    if profile == "full" and values["tasks"].using_default_value:
+        names = list(suite(f"{suite_name}_full") or suite(suite_name))
     if values["dataset"].value is not None:
         if not values["dataset"].value.strip():
             raise UserError("--dataset=: takes a file or folder, or leave it out")
         names = [values["dataset"].value]
     if not names or not all(names) or len(set(names)) < len(names):
-        raise UserError(f"--tasks={','.join(names)}: takes at least one name, none of them twice")
-    _check(values)
-    upstream = values["out_of_domain"].value
-    if upstream and len(upstream) != len(names):
-        raise UserError(f"--upstream takes {len(names)} names, one per task, not {len(upstream)}")
-    arms = tuple(values["arms"].value)
-    adapt = tuple(values["adapt"].value)
-    model = _model(values, imported)
+        raise UserError(f"--tasks={','.join(names)}: takes one or more different names")
+    methods = tuple(values["adapt"].value)
+    _check_flags(values, methods)
+    others = values["out_of_domain_dataset"].value
+    if others and len(others) != len(names):
+        raise UserError(
+            f"--out_of_domain_dataset: takes {len(names)} names, one per task, not {len(others)}"
+        )
+    model = _published_model(values, published_model)
     tasks = []
     for n, name in enumerate(names):
-        fed = (upstream[n] or None) if upstream else UPSTREAM.get(name)
-        tasks.append(_task(name, fed, values, profile, model))
+        spec = task_spec(name)
+        other = (others[n] or None) if others else spec.out_of_domain_dataset
+        tasks.append(_task_config(spec, other, values, model))
+    arms = tuple(values["arms"].value)
     if values["arms"].using_default_value:
-        # An arm that no task has is none of the study's.
-        arms = tuple(arm for arm in arms if any(arm not in task.without for task in tasks))
+        # Without the arms that no task has.
+        arms = tuple(arm for arm in arms if any(arm not in task.excluded_arms for task in tasks))
     tasks = [
-        dataclasses.replace(task, without=tuple(arm for arm in task.without if arm in arms))
+        dataclasses.replace(
+            task, excluded_arms=tuple(arm for arm in task.excluded_arms if arm in arms)
+        )
         for task in tasks
     ]
-    seeds = values["seeds"].value or (3 if profile == "quick" else 8)
-    return StudyConfig(
+    preset = presets.COMPARE[profile]
+    seeds = values["seeds"].value or preset.seeds
+    config = StudyConfig(
         experiment=experiment,
         tasks=tuple(tasks),
         arms=arms,
         seeds=seeds,
-        search_seeds=1 if profile == "quick" else min(seeds, 2),
+        search_seeds=min(seeds, preset.search_seeds),
         pretrain_seeds=values["pretrain_seeds"].value,
-        methods=adapt,
+        methods=methods,
     )
+    check_arms(config.arms, "compare", methods)
+    return config
 
 
-def _check(values: flags.FlagValues) -> None:
-    """Raises what needs no data to be found wrong, before any is fetched."""
-    for arm in values["arms"].value:
-        if arm not in COMPARE_ARMS:
-            raise UserError(f"--arms: {arm!r} is not known; accepted are {', '.join(COMPARE_ARMS)}")
-    check_methods(tuple(values["adapt"].value))
-    asking.check(values, values["published"].value)
+def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
+    """Raises UserError for what is wrong whatever the data, before any is fetched."""
+    check_methods(methods)
+    check_arms(values["arms"].value, "compare", DEFAULT_METHODS)
+    check_prompts(values, values["published_model"].value)
     if values["size"].value:
         config_for_size(values["size"].value)
     if values["budgets"].value is not None:
-        numbers("--budgets", values["budgets"].value)
+        positive_integers("--budgets", values["budgets"].value)
 
 
-def _model(values: flags.FlagValues, default: str | None) -> str | None:
-    """The published model of the imported arm, None for none."""
-    given = values["published"].value
-    asked = not values["arms"].using_default_value and "published" in values["arms"].value
-    if given is None and (asked or values["profile"].value != "quick"):
-        given = default
-    if asked and not given:
-        raise UserError("--arms names imported: that arm takes --imported=NAME, such as minilm-l6")
-    fits = any(not METHODS[name].updates_model for name in values["adapt"].value)
-    return given if given and (asked or fits) and "published" in values["arms"].value else None
+def _published_model(values: flags.FlagValues, default: str | None) -> str | None:
+    """Returns the model of the published arm, None for no such arm."""
+    model = values["published_model"].value
+    named = not values["arms"].using_default_value and "published" in values["arms"].value
+    if model is None and (named or values["profile"].value != "quick"):
+        model = default
+    if named and not model:
+        raise UserError("--arms=published: needs --published_model=NAME, such as minilm-l6")
+    supported = any(not METHODS[name].updates_model for name in values["adapt"].value)
+    return model if model and (named or supported) and "published" in values["arms"].value else None
 
 
-def _without(
+def _excluded_arms(
     name: str,
     modality: str,
-    kind: str,
-    upstream: str | None,
+    task_type: TaskType,
+    other: str | None,
     model: str | None,
     values: flags.FlagValues,
 ) -> tuple[str, ...]:
-    """Arms that a task has not; says so of each unless all of the study is without it."""
-    without = []
-    if upstream is None and values["arms"].using_default_value:
-        print(f"{name}: no upstream data given, that arm is left out", file=sys.stderr)
-        without.append("out_of_domain")
-    if model is None or modality != "text" or kind != "class":
-        without.append("published")
-    if model and "published" in values["arms"].value:
-        if modality != "text":
-            print(f"{name}: {model} reads text, that arm is left out", file=sys.stderr)
-        elif kind != "class":
-            print(f"{name}: {model} tells classes apart, that arm is left out", file=sys.stderr)
-    return tuple(without)
+    """Returns the arms that a task does not have, and prints why."""
+    excluded = []
+    if other is None and values["arms"].using_default_value:
+        print(f"{name}: skipping the out_of_domain arm: no data set is given", file=sys.stderr)
+        excluded.append("out_of_domain")
+    if model is None or modality != "text" or not task_type.predicts_classes:
+        excluded.append("published")
+    if model and "published" in excluded and "published" in values["arms"].value:
+        reason = "reads text only" if modality != "text" else "supports classification only"
+        print(f"{name}: skipping the published arm: {model} {reason}", file=sys.stderr)
+    return tuple(excluded)
 
 
-def _task(
-    name: str,
-    upstream: str | None,
-    values: flags.FlagValues,
-    profile: str,
-    model: str | None,
+def _task_config(
+    spec: TaskSpec, other: str | None, values: flags.FlagValues, model: str | None
 ) -> TaskConfig:
-    where = command.data_options(values)
-    data = load(name, **where)
-    kind = task_types.task_type_of(data)
-    if kind == "text":
+    profile, dataset = values["profile"].value, spec.dataset or spec.name
+    options = command.data_options(values)
+    data = load(dataset, **options)
+    task_type = task_type_of(data)
+    if "compare" not in task_type.experiments:
         raise UserError(
-            f"{name} asks for texts to be written, but a task here asks for classes or named "
-            "entities; experiments.unify takes all three"
+            f"--tasks: {spec.name} is a {task_type.name} task, which only "
+            f"{' and '.join(f'experiments.{name}' for name in task_type.experiments)} runs"
         )
-    recipe = presets.task_recipe(data.modality, kind, profile)
+    recipe = presets.task_recipe(data.modality, task_type.name, profile)
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
-    budgets = values["budgets"].value
-    if budgets is None:
-        # Of small data sets only the budgets that fit; asked-for ones must fit or fail.
-        least = task_types.min_labels(data, kind)
-        room = range(least, len(data.train) + 1)
-        budgets = [text for text in _BUDGETS[profile] if int(text) in room]
+    preset = presets.COMPARE[profile]
+    if values["budgets"].value is not None:
+        budgets = positive_integers("--budgets", values["budgets"].value)
+    else:
+        # Default budgets that do not fit are left out; given ones must fit.
+        smallest, largest = task_type.min_labels(data), len(data.train)
+        budgets = tuple(n for n in preset.label_budgets if smallest <= n <= largest)
         if not budgets:
             raise UserError(
-                f"--budgets: none of {', '.join(_BUDGETS[profile])} labels fits {name}, which has "
-                f"{least} {task_types.STRATA_NAMES[kind]} and {len(data.train)} training examples"
+                f"--budgets: none of {', '.join(map(str, preset.label_budgets))} fits {spec.name}, "
+                f"which has {smallest} {task_type.strata_noun} and {largest} training examples"
             )
     return TaskConfig(
-        dataset=name,
-        out_of_domain_dataset=upstream,
-        label_budgets=numbers("--budgets", budgets),
-        recipe=fitted(recipe, data.info.get("shape")),
-        max_test_items=values["max_test_items"].value or (200 if profile == "quick" else 1000),
-        max_corpus_items=3000 if profile == "quick" else None,
+        dataset=dataset,
+        name=spec.name,
+        out_of_domain_dataset=other,
+        label_budgets=budgets,
+        recipe=presets.with_fitting_patches(recipe, data.info.get("shape")),
+        max_test_items=values["test_items"].value or preset.max_test_items,
+        max_corpus_items=preset.max_corpus_items,
         fingerprint=data.info["fingerprint"],
-        excluded_arms=_without(name, data.modality, kind, upstream, model, values),
-        published=asking.imported(values, model, name, data) if model else None,
-        **where,
+        excluded_arms=_excluded_arms(spec.name, data.modality, task_type, other, model, values),
+        published=published_config(values, model, spec, data) if model else None,
+        **options,
     )
 
 
-def fitted(recipe: Recipe, shape: list[int] | None) -> Recipe:
-    """The recipe with a patch size that divides the pictures and leaves at most 64 patches.
+def positive_integers(flag: str, texts: list[str]) -> tuple[int, ...]:
+    """Returns the different integers above 0 of a flag, ascending.
 
-    `shape` is that of an example; only pictures have three axes.
+    Raises:
+      UserError: the flag is empty or has something else.
     """
-    if shape is None or len(shape) != 3:
-        return recipe
-    height, width, _ = shape
-    sides = [p for p in range(recipe.patch_size, 33) if height % p == 0 and width % p == 0]
-    sides = [p for p in sides if height * width // p**2 <= 64]
-    if not sides:
-        raise UserError(f"pictures of {height}x{width} cannot be cut into at most 64 patches")
-    return presets.with_patch_size(recipe, sides[0])
-
-
-def numbers(flag: str, texts: list[str]) -> tuple[int, ...]:
-    """Whole numbers above 0, ascending, out of a flag."""
     if not texts or not all(re.fullmatch(r" *0*[1-9][0-9]{0,8} *", text) for text in texts):
         raise UserError(f"{flag}={','.join(texts)}: takes whole numbers above 0, such as 20,100")
-    numbers = sorted({int(text) for text in texts})
-    return tuple(numbers)
+    return tuple(sorted({int(text) for text in texts}))
 
 
 def finish(results: dict, out: pathlib.Path) -> None:
-    """Adds the headline, writes results and report, and prints what a person wants to see."""
+    """Adds the headline, writes results, report and summary, and prints table and headline."""
     results["headline"] = report.headline(results)
-    runner.write_results(results, out)
+    run_dir.write_results(results, out)
     page = report.write(results, out)
     run_dir.write_study_summary(results, out)
     print(f"\n{report.text_table(results)}\n\n{results['headline']}\n\nreport: {page}")

@@ -322,8 +322,9 @@ def with_field(config: StudyConfig, field: str, text: str) -> StudyConfig:
     if first in _field_names(config):
         return _replace_path(config, field, text, field)
     names = [*_field_names(config.tasks[0].recipe), *_field_names(config)]
-    raise UserError(f"--field={field}: no {first!r} in a recipe or study; must be one of "
-                    f"{', '.join(names)}")
+    raise UserError(
+        f"--field={field}: no {first!r} in a recipe or study; must be one of {', '.join(names)}"
+    )
 
 
 def _field_names(config: Any) -> list[str]:

@@ -261,9 +261,7 @@ def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
     return BuiltArm(arm, description=arm.model.description())
 
 
-def load_published_arm(
-    task: Task, methods: Sequence[str], *, trainable: bool = False
-) -> ModelArm:
+def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = False) -> ModelArm:
     """Returns the arm of a published model on a text task.
 
     Args:

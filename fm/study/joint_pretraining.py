@@ -114,7 +114,9 @@ def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
         if found:
             layouts[name] = found.pop()
     if any(each.captions for each in sources) and all(each.layout for each in sources):
-        raise UserError("captions are text: add a source of text, which the tokenizer is trained on")
+        raise UserError(
+            "captions are text: add a source of text, which the tokenizer is trained on"
+        )
     return layouts
 
 
@@ -288,7 +290,9 @@ def build_groups(
             BitsPerDimension(),
             [each.weight for each in own],
             {
-                split: [of_source[idx[split]] for of_source, idx in zip(patches, splits, strict=True)]
+                split: [
+                    of_source[idx[split]] for of_source, idx in zip(patches, splits, strict=True)
+                ]
                 for split in ("train", "validation")
             },
             seed,

@@ -112,7 +112,14 @@ def pretrain(
       **cadence: see `pretrain_config`.
     """
     trial = _trial(
-        corpus, modality, recipe, processor, seed=seed, out_dir=out_dir, run_name=run_name, **cadence
+        corpus,
+        modality,
+        recipe,
+        processor,
+        seed=seed,
+        out_dir=out_dir,
+        run_name=run_name,
+        **cadence,
     )
     return train(
         trial.params,
@@ -152,9 +159,7 @@ def pretrain_seeds(
     if seeds == 1:
         folder = out_dir / "seed-0"
         return [
-            pretrain(
-                corpus, modality, recipe, processor, seed=0, out_dir=folder, run_name=run_name
-            )
+            pretrain(corpus, modality, recipe, processor, seed=0, out_dir=folder, run_name=run_name)
         ]
     trials = [
         _trial(
@@ -223,9 +228,7 @@ def _trial(
             jnp.asarray(counts_V, jnp.float32), recipe.objective.frequency_exponent
         )
         metric_unit = BitsPerByte(bytes_per_token(texts, counts_V))
-        validation_chunks = tokenize_chunks(
-            tokenizer, corpus.texts(validation_idx), recipe.seq_len
-        )
+        validation_chunks = tokenize_chunks(tokenizer, corpus.texts(validation_idx), recipe.seq_len)
         batches = _text_batches(chunks, recipe, seed)
         validation = _text_batches(validation_chunks, recipe, seed)
     else:

@@ -265,9 +265,7 @@ def write_study_summary(results: dict[str, Any], out_dir: pathlib.Path) -> pathl
 
 def results_digest(results: dict[str, Any]) -> str:
     """Returns the SHA-256 of all results that do not depend on clock or machine."""
-    return hashlib.sha256(
-        json.dumps(without_timings(results), sort_keys=True).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(without_timings(results), sort_keys=True).encode()).hexdigest()
 
 
 def without_timings(results: Any) -> Any:

@@ -213,9 +213,7 @@ class TaskStudy(abc.ABC):
     def add_study_sections(self, sections: Sections, context: Any) -> None:
         """Adds what is known only after all tasks."""
 
-    def load_task_and_arms(
-        self, out_dir: pathlib.Path, name: str
-    ) -> tuple[Task, dict[str, Arm]]:
+    def load_task_and_arms(self, out_dir: pathlib.Path, name: str) -> tuple[Task, dict[str, Arm]]:
         """Returns a task of a study under way and its arms, from the pretraining in `out_dir`."""
         (config,) = (each for each in self.config.tasks if each.name == name)
         task = self.prepare(config)

@@ -71,9 +71,7 @@ class TaskType(abc.ABC):
         """Returns scores of predictions [S, N, ...], float [S, N]; means over N are the metric."""
 
     @abc.abstractmethod
-    def prediction_rows(
-        self, predictions: np.ndarray, split: Split
-    ) -> list[tuple[object, object]]:
+    def prediction_rows(self, predictions: np.ndarray, split: Split) -> list[tuple[object, object]]:
         """Returns (truth, prediction) of every item as predictions.csv shows them."""
 
     @abc.abstractmethod
@@ -178,7 +176,9 @@ class NamedEntityRecognition(TaskType):
         return linearized_ratio(2 * correct, predicted + gold)
 
     def prediction_rows(self, predictions, split):
-        return [(gold, f"{correct}/{predicted}") for correct, predicted, gold in predictions.tolist()]
+        return [
+            (gold, f"{correct}/{predicted}") for correct, predicted, gold in predictions.tolist()
+        ]
 
     def build_head(self, task, initial, context):
         tokenizer, methods = initial.processor.tokenizer, context.config.methods
