@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments import cli, studies
+from experiments import cli
 from fm.data.load import load
 from fm.errors import UserError
 from fm.files import expand_path
@@ -108,7 +108,9 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     options = cli.data_options(values)
     with distributed.lead_process_first("data"):
         data = load(name, **options)
-    recipe = studies.fitted(presets.modality_recipe(data.modality), data.info.get("shape"))
+    recipe = presets.with_fitting_patches(
+        presets.modality_recipe(data.modality), data.info.get("shape")
+    )
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
     recipe = _with_training_flags(recipe, values)

@@ -22,7 +22,7 @@ from experiments import cli
 from fm.data.load import load
 from fm.errors import UserError
 from fm.report import text_quality as report
-from fm.study import run_dir, runner
+from fm.study import run_dir
 from fm.study.text_quality import config as profiles
 from fm.study.text_quality import scoring
 from fm.study.text_quality.runner import run_study
@@ -80,7 +80,7 @@ def main(values: flags.FlagValues) -> None:
     )
     results = run_study(config, out, found)
     results["headline"] = report.headline(results)
-    runner.write_results(results, out)
+    run_dir.write_results(results, out)
     page = report.write(results, out)
     run_dir.write_study_summary(results, out)
     print(f"\n{results['headline']}\n\nreport: {page}")
