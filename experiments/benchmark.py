@@ -1,13 +1,13 @@
 """How fast it is here, next to others in the same run.
 
-    python -m experiments.benchmark --what=gemm,attention,step --peer=torch --out=FILE.json
+    python -m experiments.benchmark --what=matmul,attention,train_step --peer=torch --out=FILE.json
 
 Writes FILE.json (a row per case, implementation and peer), FILE.html and pictures beside it. All
 sides of a case take turns, so a ratio is of one run; above 1 we are faster. PyTorch, and for
 generation transformers, are peers once installed: pip install -e .[torch] or .[transformers].
 Leave the machine alone while it runs. --only=TEXT takes the cases whose names hold a text, such as
-"step 4x128"; --cases=quick is a smoke test, its figures mean nothing. The same command again goes
-on where it was, or says that it is finished.
+"train_step 4x128"; --cases=quick is a smoke test, its figures mean nothing. The same command again
+goes on where it was, or says that it is finished.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import jax
 from absl import flags
 
 from experiments import command
-from fm import benchmark
-from fm.attention.api import IMPLEMENTATIONS
-from fm.benchmark.core import BenchConfig
+from fm.attention.api import IMPLEMENTATIONS, unknown_implementation
+from fm.benchmark import runner
+from fm.benchmark.core import SCALES, BenchConfig
+from fm.benchmark.peers import PEERS
 from fm.benchmark.report import text_table
+from fm.benchmark.suites import DEFAULT_SUITES, SUITES
 from fm.errors import UserError
 from fm.files import expand_path
-
-_DEFAULT = ["gemm", "attention", "step", "loss", "start", "decode", "input"]
 
 
 def define(values: flags.FlagValues) -> None:
     """Kinds, peers, sizes."""
-    kinds = ", ".join(benchmark.SUITES)
-    flags.DEFINE_list("what", _DEFAULT, f"kinds of case: {kinds}", flag_values=values)
+    kinds = ", ".join(SUITES)
+    flags.DEFINE_list("what", list(DEFAULT_SUITES), f"kinds of case: {kinds}", flag_values=values)
     flags.DEFINE_list(
         "peer",
-        list(benchmark.PEERS),
-        f"whom to compare with: {', '.join(benchmark.PEERS)}",
+        list(PEERS),
+        f"whom to compare with: {', '.join(PEERS)}",
         flag_values=values,
     )
     flags.DEFINE_enum(
-        "cases", "default", list(benchmark.SCALES), "how many and how large", flag_values=values
+        "cases", "default", list(SCALES), "how many and how large", flag_values=values
     )
     flags.DEFINE_string("only", "", "text the name of a case must hold", flag_values=values)
     flags.DEFINE_list(
@@ -54,9 +54,9 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Measures, and prints the table."""
-    request = benchmark.BenchRequest(
-        suites=_names("what", values, tuple(benchmark.SUITES)),
-        peers=_names("peer", values, benchmark.PEERS),
+    request = runner.BenchRequest(
+        suites=_names("what", values, tuple(SUITES)),
+        peers=_names("peer", values, PEERS),
         config=BenchConfig(
             scale=values["cases"].value,
             platform=jax.default_backend(),
@@ -64,14 +64,13 @@ def main(values: flags.FlagValues) -> None:
             attention_implementations=_names("attention", values, tuple(IMPLEMENTATIONS), least=0),
             seed=values["seed"].value,
         ),
-        out=expand_path(values["out"].value),
+        path=expand_path(values["out"].value),
         filter=values["only"].value,
         command=_command(values),
     )
-    results = benchmark.run(request)
-    print(
-        f"{text_table(results)}\n\nresults: {request.out}\npage: {request.out.with_suffix('.html')}"
-    )
+    results = runner.run(request)
+    page = request.path.with_suffix(".html")
+    print(f"{text_table(results)}\n\nresults: {request.path}\npage: {page}")
 
 
 def _command(values: flags.FlagValues) -> str:
@@ -88,6 +87,8 @@ def _names(
     names = tuple(values[flag].value)
     given = f"--{flag}={','.join(names)}"
     unknown = [name for name in names if name not in accepted]
+    if unknown and flag == "attention":
+        raise UserError(f"{given}: {unknown_implementation(unknown[0])}")
     if unknown:
         raise UserError(f"{given}: {unknown[0]!r} is not known; accepted are {', '.join(accepted)}")
     if len(names) < least or len(set(names)) < len(names):
