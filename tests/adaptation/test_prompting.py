@@ -10,7 +10,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import ArchConfig
 from fm.model.transformer import forward, init
-from tests.transfer.problems import MODEL
+from tests.adaptation.helpers_models import MODEL
 
 WORDS = "Review: {text} Mood: {answer}"
 TEMPLATE = PromptTemplate(WORDS, ("sad", "glad"))

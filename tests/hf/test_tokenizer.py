@@ -7,8 +7,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from fm.errors import UserError
 from fm.hf.tokenizer import HFTokenizer, check_vocab_size, read_tokenizer
-
-from . import made
+from tests.hf import helpers_gguf as made
 
 TEXT = "the cat in 2024, naïve 😀"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sep", "[", "]"]

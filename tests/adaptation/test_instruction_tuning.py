@@ -26,7 +26,7 @@ from fm.training import objectives
 
 SHAPE = Instruction("colour", ("which colour?", "say the colour", "name it"), ("red", "blue"))
 CONFIG = FinetuneConfig(learning_rate=1e-2, min_steps=150, batch_size=16)
-SIZES = {"depth": 1, "width": 16, "heads": 2, "kv_heads": 2, "hidden": 32}
+SIZES = {"num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 2, "mlp_dim": 32}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from fm.adaptation.batching import image_examples
 from fm.adaptation.features import FeatureConfig, extract_features, pooled_features, probe_features
 from fm.errors import UserError
-from tests.transfer.problems import MODEL, PICTURES, params, separable, text
+from tests.adaptation.helpers_models import MODEL, PICTURES, params, separable, text
 
 
 @pytest.mark.parametrize("batch_size", [3, 64])

@@ -15,15 +15,22 @@ from fm.model.positions import RopeScaling
 from fm.model.transformer import init
 from tests.model.styles import GPT2, LLAMA
 
-SIZES = {"depth": 2, "width": 24, "heads": 4, "hidden": 40, "vocab": 30, "context": 64}
+SIZES = {
+    "num_layers": 2,
+    "d_model": 24,
+    "num_heads": 4,
+    "mlp_dim": 40,
+    "vocab_size": 30,
+    "max_seq_len": 64,
+}
 STRETCHED = RopeScaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=32
 )
 
 
-def _config(kv_heads, style, head_dim=0, **changes):
-    style = dataclasses.replace(style, **changes)
-    return ModelConfig(**SIZES, num_kv_heads=kv_heads, head_dim_override=head_dim, arch=style)
+def _config(num_kv_heads, arch, head_dim=0, **changes):
+    arch = dataclasses.replace(arch, **changes)
+    return ModelConfig(**SIZES, num_kv_heads=num_kv_heads, head_dim_override=head_dim, arch=arch)
 
 
 ENCODER = dataclasses.replace(
@@ -36,24 +43,24 @@ ENCODER = dataclasses.replace(
 )
 CASES = {
     "gpt2": ("gpt2", _config(4, GPT2)),
-    "gpt2 untied": ("gpt2", _config(4, GPT2, tied=False)),
+    "gpt2 untied": ("gpt2", _config(4, GPT2, tie_embeddings=False)),
     "llama": ("llama", _config(2, LLAMA)),
-    "llama tied, stretched": ("llama", _config(1, LLAMA, tied=True, rope_scaling=STRETCHED)),
-    "llama with biases": ("llama", _config(4, LLAMA, head_dim=8, biases="all")),
-    "llama with some": ("llama", _config(4, LLAMA, biases="attention")),
-    "qwen2": ("qwen2", _config(2, LLAMA, biases="qkv", tied=True)),
+    "llama tied, stretched": ("llama", _config(1, LLAMA, tie_embeddings=True, rope_scaling=STRETCHED)),
+    "llama with biases": ("llama", _config(4, LLAMA, head_dim=8, use_bias="all")),
+    "llama with some": ("llama", _config(4, LLAMA, use_bias="attention")),
+    "qwen2": ("qwen2", _config(2, LLAMA, use_bias="qkv", tie_embeddings=True)),
     "qwen3": ("qwen3", _config(2, LLAMA, head_dim=10, qk_norm="gain")),
-    "qwen3 with biases": ("qwen3", _config(2, LLAMA, qk_norm="gain", biases="attention")),
+    "qwen3 with biases": ("qwen3", _config(2, LLAMA, qk_norm="gain", use_bias="attention")),
     "bert": ("bert", _config(4, ENCODER)),
     "bert with a pooler": ("bert", _config(4, ENCODER, pooler=True)),
 }
 
 
 def params(config, seed=0, dtype="float32"):
-    """Random everywhere but for the vector that no family has; gains are about 1."""
+    """Random parameters, norm scales about 1; the mask embedding, which no family has, is 0."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: init(jax.random.key(0), config))
-    drawn = {
+    random = {
         part: {
             name: jnp.asarray(
                 rng.normal(float(name.endswith("_norm")), 0.2, leaf.shape).astype(np.float32), dtype
@@ -62,12 +69,12 @@ def params(config, seed=0, dtype="float32"):
         }
         for part, leaves in shapes.items()
     }
-    drawn["streams"]["hidden_piece"] = jnp.zeros(config.width, dtype)
-    return drawn
+    random["streams"]["hidden_piece"] = jnp.zeros(config.d_model, dtype)
+    return random
 
 
-def tokenizer(vocab=SIZES["vocab"]):
-    words = {"[UNK]": 0} | {f"w{n}": n for n in range(1, vocab)}
+def tokenizer(vocab_size=SIZES["vocab_size"]):
+    words = {"[UNK]": 0} | {f"w{n}": n for n in range(1, vocab_size)}
     whole = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     whole.pre_tokenizer = pre_tokenizers.Whitespace()
     return HFTokenizer(whole)
@@ -79,7 +86,7 @@ def pretrained(name, **fields):
 
 
 def same(left, right):
-    """Bit for bit, with dtypes and names."""
+    """Asserts equality to the bit, with dtypes and names."""
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         assert one.dtype == other.dtype

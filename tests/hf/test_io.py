@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from fm.errors import UserError
 from fm.hf import PretrainedModel, load_pretrained, save_pretrained
 from fm.model.config import ArchConfig
-from tests.transfer.pretrained.problems import (
+from tests.hf.helpers_hf import (
     CASES,
     params,
     pretrained,

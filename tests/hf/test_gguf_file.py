@@ -7,8 +7,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.hf.gguf_file import GgufFile
-
-from . import made
+from tests.hf import helpers_gguf as made
 
 
 def halves(stored, at):

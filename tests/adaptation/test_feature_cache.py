@@ -8,7 +8,7 @@ from fm.adaptation import feature_cache
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.features import extract_features as of_rows
 from fm.errors import UserError
-from tests.transfer.problems import MODEL, params, text
+from tests.adaptation.helpers_models import MODEL, params, text
 
 IDS = [np.array(each, np.int32) for each in ([4, 5, 6], [7, 8], [9] * 20)]
 DEEP = dataclasses.replace(MODEL, num_layers=3)

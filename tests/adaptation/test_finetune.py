@@ -8,13 +8,13 @@ import pytest
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig, finetune, keep_random_tokens, predict
 from fm.errors import UserError
-from tests.transfer.problems import MODEL, params, separable
+from tests.adaptation.helpers_models import MODEL, params, separable
 
 CONFIG = FinetuneConfig(learning_rate=1e-2, min_steps=12, batch_size=8, tokens_kept=3)
 
 
 def tuned(rows, labels, config=CONFIG, **options):
-    given = {"classes": 2, "seed": 0, "capacity": len(labels)} | options
+    given = {"num_classes": 2, "seed": 0, "pad_to": len(labels)} | options
     return finetune(params(), rows, labels, MODEL, config, **given)
 
 
@@ -98,7 +98,7 @@ def test_some_pieces_keeps_filled_ones_first():
 
 
 @pytest.mark.parametrize(
-    "field", [{"steps": 0}, {"batch_size": 0}, {"keep": -1}, {"epochs": -1.0}], ids=str
+    "field", [{"min_steps": 0}, {"batch_size": 0}, {"tokens_kept": -1}, {"min_epochs": -1.0}], ids=str
 )
 def test_a_bad_setting_is_named(field):
     with pytest.raises(UserError, match=next(iter(field))):

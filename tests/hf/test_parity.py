@@ -15,9 +15,9 @@ from fm.model import embeddings
 from fm.model.generate import generate
 from fm.model.sampling import GREEDY
 from fm.model.transformer import forward
+from tests.hf import helpers_hf as problems
+from tests.hf.helpers_hf import CASES, params, same
 from tests.model.remembered import cached_logits
-from tests.transfer.pretrained import problems
-from tests.transfer.pretrained.problems import CASES, params, same
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ from fm.hf import FAMILIES, from_tensors
 from fm.hf.config import family_of
 from fm.hf.weights import choose_family, to_tensors, uncovered_leaves
 from fm.model.transformer import init
-from tests.transfer.pretrained.problems import CASES, STRETCHED, params, same
+from tests.hf.helpers_hf import CASES, STRETCHED, params, same
 
 
 def folder(name="llama"):

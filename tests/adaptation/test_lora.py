@@ -13,7 +13,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import ArchConfig
 from fm.model.transformer import forward, init
-from tests.transfer.problems import MODEL, params, separable
+from tests.adaptation.helpers_models import MODEL, params, separable
 
 EVERY = LoraConfig(rank=3, alpha=5.0, kernels=("query", "key", "value", "attention_out", "up"))
 GATED = dataclasses.replace(
@@ -54,15 +54,15 @@ def test_the_start_is_the_model_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("scan", "kernels"),
+    ("scan_layers", "kernels"),
     [
         pytest.param(False, EVERY.kernels, id="all", marks=pytest.mark.slow),
         pytest.param(True, ("gate", "down"), id="scanned"),
     ],
 )
-def test_merged_equals_attached(scan, kernels):
+def test_merged_equals_attached(scan_layers, kernels):
     config = dataclasses.replace(EVERY, kernels=kernels)
-    model = dataclasses.replace(GATED, scan_layers=scan)
+    model = dataclasses.replace(GATED, scan_layers=scan_layers)
     base, adapters = adapted(model, config)
     rows, _ = separable(4)
     attached = final(lora.attach(base, adapters, config), model, rows)
