@@ -119,7 +119,7 @@ def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch
         (["--peer=numpy"], ["--peer=numpy", "'numpy'", "torch, jax, transformers, none"]),
         (["--cases=huge"], ["--cases=huge: takes one of quick, default, full"]),
         (["--attention=magic"], ["--attention=magic", "'magic'", "reference"]),
-        (["--only=nothing has this"], ["--only=nothing has this", "matmul"]),
+        (["--only=nothing has this"], ["--filter=nothing has this", "matmul"]),
         (["--repeats=0"], ["--repeats=0: takes a positive integer"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
