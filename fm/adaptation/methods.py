@@ -49,6 +49,7 @@ class AdaptationMethod(abc.ABC):
       description: one line for help and reports.
       search_order: methods with a smaller number come first in an arm's grid; of trials with equal
         validation scores the first is chosen.
+      published_models_only: whether it takes a language model larger than those a study pretrains.
       updates_model: whether it trains by gradient steps, so that it has a learning curve and the
         result is another network.
     """
@@ -56,6 +57,7 @@ class AdaptationMethod(abc.ABC):
     name: str
     description: str
     search_order: int = 10
+    published_models_only: bool = False
     updates_model: bool = False
 
     @abc.abstractmethod
@@ -277,6 +279,7 @@ class Prompting(AdaptationMethod):
     name = "prompt"
     description = "zero- or few-shot prompts of a causal language model"
     search_order = 3
+    published_models_only = True
 
     def supports(self, model):
         return bool(model.num_fewshot)

@@ -90,6 +90,10 @@ class TaskModel:
         """Indices of the test items."""
         return np.arange(self.test_from, len(self.examples["segments"]))
 
+    def description(self) -> dict[str, Any] | None:
+        """Source, license and use of a published model; None for others."""
+        return None
+
     def initial_params(self, seed: int) -> dict:
         """Parameters a seed starts from."""
         if self.checkpoints:

@@ -312,7 +312,7 @@ class TaggingModel(TaskModel):
 
     def _entity_counts(self, predicted: Sentences, idx: np.ndarray) -> np.ndarray:
         counted = count_entities([self.tags[n] for n in idx], predicted)
-        return np.stack([counted.right, counted.predicted, counted.gold], axis=-1)
+        return np.stack([counted.correct, counted.predicted, counted.gold], axis=-1)
 
 
 def normalize_surface(words: str | Iterable[str]) -> str:

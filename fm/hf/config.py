@@ -9,8 +9,7 @@ from typing import Any
 
 from fm.errors import UserError
 from fm.hf import tensor_names
-from fm.model.config import ArchConfig, ModelConfig
-from fm.model.positions import RopeScaling
+from fm.model.config import ArchConfig, ModelConfig, RopeScaling
 
 # Of several names for one activation the first is written.
 _ACTIVATIONS = {

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fm.study.config import SCHEMA
-from tests.report import synthetic
+from tests.report import helpers_results
 from tests.study.text_quality.problems import write_domains
 
 STUDY = [
@@ -45,7 +45,7 @@ def test_a_run_is_refused(call, tmp_path, tiny, held, name, flags, finished):
 
 
 def test_a_report_is_refused(call, tmp_path, held):
-    (tmp_path / "results.json").write_text(json.dumps(synthetic.results()))
+    (tmp_path / "results.json").write_text(json.dumps(helpers_results.results()))
     with held(tmp_path) as holder:
         done = call("report", f"--out={tmp_path}")
     assert done.code == 2 and f"in use by process {holder.pid}" in done.error

@@ -26,9 +26,10 @@ from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
 from tests.fuzz import guard, junk
-from tests.model.styles import LLAMA
-from tests.report import synthetic, test_studies
 from tests.hf import helpers_hf as problems
+from tests.model.helpers_archs import LLAMA
+from tests.report import helpers_results
+from tests.report.helpers_multitask import multitask_results
 
 STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
 MODEL = dataclasses.replace(problems.CASES["llama"][1], arch=STRETCHED)
@@ -37,7 +38,7 @@ ASKED = json.loads(
     json.dumps(multitask.to_dict(multitask.MultitaskObjective((("image", Objective()),))))
 )
 LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).to_dict()))
-RESULTS = json.loads(json.dumps([synthetic.results(), test_studies.results()]))
+RESULTS = json.loads(json.dumps([helpers_results.results(), multitask_results()]))
 
 
 @guard.cases

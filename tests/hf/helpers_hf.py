@@ -11,9 +11,9 @@ from tokenizers import models, pre_tokenizers
 from fm.hf import PretrainedModel
 from fm.hf.tokenizer import HFTokenizer
 from fm.model import ModelConfig
-from fm.model.positions import RopeScaling
+from fm.model.config import RopeScaling
 from fm.model.transformer import init
-from tests.model.styles import GPT2, LLAMA
+from tests.model.helpers_archs import GPT2, LLAMA
 
 SIZES = {
     "num_layers": 2,

@@ -17,7 +17,7 @@ from fm.model.sampling import GREEDY
 from fm.model.transformer import forward
 from tests.hf import helpers_hf as problems
 from tests.hf.helpers_hf import CASES, params, same
-from tests.model.remembered import cached_logits
+from tests.model.helpers_kv_cache import cached_logits
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

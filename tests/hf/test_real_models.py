@@ -26,7 +26,7 @@ from fm.model import embeddings
 from fm.model.generate import generate
 from fm.model.sampling import GREEDY
 from fm.model.transformer import forward
-from tests.model.remembered import cached_logits
+from tests.model.helpers_kv_cache import cached_logits
 
 pytestmark = pytest.mark.slow
 

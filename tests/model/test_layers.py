@@ -11,7 +11,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import REMAT_POLICIES, ArchConfig, ModelConfig, config_for_size
 from fm.model.transformer import forward, init
-from tests.model.problems import TEXT, params, text
+from tests.model.helpers_models import TEXT, params, text
 
 GATED = dataclasses.replace(
     TEXT, arch=ArchConfig(gated_mlp=True, activation="silu", qk_norm="none")
@@ -35,7 +35,7 @@ def test_gradients_are_those_of_layers_that_keep_all(config):
     want = gradient(config, inputs, weights)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(want[1]["layers"]))
     for name in REMAT_POLICIES[1:]:
-        got = gradient(dataclasses.replace(config, remat=name), inputs, weights)
+        got = gradient(dataclasses.replace(config, remat_policy=name), inputs, weights)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), got, want)
 
 
@@ -71,12 +71,6 @@ def test_the_compiled_program_holds_less_the_less_is_kept():
     assert full < 0.5 * none
 
 
-def test_a_policy_that_is_not_known_is_refused():
-    with pytest.raises(UserError, match="remat=some is not known; accepted are none, dots, attent"):
-        config_for_size("nano", remat="some")
-
-
-def test_a_config_from_before_there_were_policies_is_read():
-    plain = dataclasses.asdict(config_for_size("nano", vocab=8))
-    del plain["remat"]
-    assert ModelConfig.from_dict(plain) == config_for_size("nano", vocab=8)
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(UserError, match="remat_policy=some is unknown; accepted are none, dots, a"):
+        config_for_size("nano", remat_policy="some")

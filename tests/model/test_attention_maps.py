@@ -10,8 +10,8 @@ from fm.attention import Mask
 from fm.attention.api import IMPLEMENTATIONS
 from fm.model import embeddings, layers
 from fm.model.attention_maps import attention_weights, kernel_error
-from fm.model.positions import rotary_cos_sin
-from tests.model.problems import IMAGE, TEXT, images, params, run, text
+from fm.model.layers import rotary_cos_sin
+from tests.model.helpers_models import IMAGE, TEXT, images, params, run, text
 
 MASKS = {"causal": Mask(causal=True), "bidirectional": Mask()}
 INPUTS = {"text": (TEXT, text()), "image": (IMAGE, images())}
@@ -26,7 +26,7 @@ class TestWeights:
     def test_a_number_for_each_layer_row_head_query_and_key(self, config, inputs, mask):
         w = np.asarray(looked(params(config), inputs, config, mask=mask))
         B, L = inputs["segments"].shape
-        assert w.shape == (config.depth, B, config.heads, L, L) and w.dtype == np.float32
+        assert w.shape == (config.num_layers, B, config.num_heads, L, L) and w.dtype == np.float32
         np.testing.assert_allclose(w.sum(-1), 1.0, atol=2e-6)
         assert np.any(w[..., 0, 1:]) != mask.causal  # the first sees others, or only itself
         assert w.std() > 0.01
@@ -34,7 +34,7 @@ class TestWeights:
     @pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, marks=() if name == "cpu" else pytest.mark.slow)
+            pytest.param(name, marks=() if name == "xla_tiled" else pytest.mark.slow)
             for name in IMPLEMENTATIONS
         ],
     )
@@ -47,10 +47,10 @@ class TestWeights:
             pytest.skip(str(refusal))
         w_NBHLS = np.asarray(looked(p, inputs, config, mask=mask), np.float64)
         rms = lambda x: x / np.sqrt(np.mean(x * x, -1, keepdims=True) + config.norm_eps)  # noqa: E731
-        for n in range(config.depth):
+        for n in range(config.num_layers):
             layer = {key: np.asarray(leaf[n], np.float64) for key, leaf in p["layers"].items()}
             v_BLKC = np.einsum("bld,dkc->blkc", rms(x_NBLD[n]), layer["value"])
-            v_BLHC = np.repeat(v_BLKC, config.heads // config.kv_heads, axis=2)
+            v_BLHC = np.repeat(v_BLKC, config.num_heads // config.num_kv_heads, axis=2)
             o_BLHC = np.einsum("bhls,bshc->blhc", w_NBHLS[n], v_BLHC)
             x = x_NBLD[n] + np.einsum("blhc,hcd->bld", o_BLHC, layer["attention_out"])
             x += np.maximum(rms(x) @ layer["up"], 0) ** 2 @ layer["down"]

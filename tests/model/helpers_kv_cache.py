@@ -6,7 +6,7 @@ import numpy as np
 
 from fm.model import embeddings, kv_cache
 
-prefill = jax.jit(kv_cache.prefill, static_argnames=("config", "room"))
+prefill = jax.jit(kv_cache.prefill, static_argnames=("config", "max_new_tokens"))
 extend = jax.jit(kv_cache.decode_step, static_argnames="config")
 logits_of = jax.jit(embeddings.token_logits)
 
@@ -30,7 +30,7 @@ def cached_logits(weights, rows, prompt_lengths, config):
         "tokens": tokens_BS[:, :longest],
         "positions": np.minimum(np.arange(longest), lengths_B1 - 1),
     }
-    final_BLD, cache = prefill(ready, inputs, lengths_B1[:, 0], config, room=steps)
+    final_BLD, cache = prefill(ready, inputs, lengths_B1[:, 0], config, max_new_tokens=steps)
     found = [[final_BLD[b, n - 1]] for b, n in enumerate(prompt_lengths)]
     for step in range(steps):
         at_B1 = lengths_B1 + step

@@ -10,7 +10,7 @@ from scipy import special
 
 from fm.model import cross_entropy
 from fm.model.cross_entropy import fused_linear_cross_entropy
-from tests.model.problems import TEXT
+from tests.model.helpers_models import TEXT
 
 D, V = 8, 24
 value_and_gradients = jax.value_and_grad(fused_linear_cross_entropy, argnums=(0, 1))
@@ -39,7 +39,7 @@ def textbook(head_DV, h_TD, targets_T, weights_T):
 )
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_sum_and_gradients_are_those_of_all_logits_at_once(T, rows, dtype, rtol, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "_HELD", rows * V)
+    monkeypatch.setattr(cross_entropy, "_CPU_LOGITS", rows * V)
     head_DV, h_TD, targets_T, weights_T = problem(T)
     h_TD = np.asarray(jnp.asarray(h_TD, dtype), np.float64)
     want, dhead_DV, dh_TD = textbook(head_DV, h_TD, targets_T, weights_T)
@@ -59,7 +59,7 @@ def test_sum_and_gradients_are_those_of_all_logits_at_once(T, rows, dtype, rtol,
 def test_as_an_accelerator_takes_it(T, rows, dtype, rtol, monkeypatch):
     """Larger chunks, and logits kept in the dtype of what they are read from."""
     monkeypatch.setattr(cross_entropy, "default_platform", lambda: "gpu")
-    monkeypatch.setattr(cross_entropy, "_HELD_THERE", rows * V)
+    monkeypatch.setattr(cross_entropy, "_ACCELERATOR_LOGITS", rows * V)
     head_DV, h_TD, targets_T, weights_T = problem(T)
     want, dhead_DV, dh_TD = textbook(
         head_DV, np.asarray(jnp.asarray(h_TD, dtype), np.float64), targets_T, weights_T

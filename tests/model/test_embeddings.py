@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from fm.errors import UserError
 from fm.model import ModelConfig, config_for_size, embeddings
-from tests.model.problems import IMAGE, images, params
+from tests.model.helpers_models import IMAGE, images, params
 
 
 def test_a_patch_costs_what_its_mixture_says():
@@ -79,17 +79,17 @@ def test_mixed_pieces_take_their_own_embedding():
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        ({"heads": 5}, "heads=5"),
-        ({"kv_heads": 3}, "kv_heads=3"),
-        ({"heads": 0}, "heads=0 must be at least 1"),
-        ({"depth": -1}, "depth=-1 must be at least 0"),
-        ({"width": 28, "axes": 2}, "head width 7"),
-        ({"continuous": (("smell", 4),)}, "smell.*image, audio, video"),
+        ({"num_heads": 5}, "num_heads=5"),
+        ({"num_kv_heads": 3}, "num_kv_heads=3"),
+        ({"num_heads": 0}, "num_heads=0 must be at least 1"),
+        ({"num_layers": -1}, "num_layers=-1 must be at least 0"),
+        ({"d_model": 28, "position_axes": 2}, "head_dim=7"),
+        ({"patch_dims": (("smell", 4),)}, "smell.*image, audio, video"),
         ({"dtype": "float16"}, "dtype=float16"),
     ],
 )
 def test_a_config_that_cannot_be_is_named(overrides, named):
-    sizes = {"depth": 1, "width": 32, "heads": 4, "kv_heads": 4, "hidden": 64}
+    sizes = {"num_layers": 1, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "mlp_dim": 64}
     with pytest.raises(UserError, match=named) as caught:
         ModelConfig(**(sizes | overrides))
     assert "\n" not in str(caught.value)
@@ -97,9 +97,9 @@ def test_a_config_that_cannot_be_is_named(overrides, named):
 
 def test_sizes():
     for name in ("nano", "micro", "tiny", "small", "base"):
-        config = config_for_size(name, vocab=100)
+        config = config_for_size(name, vocab_size=100)
         assert 32 <= config.head_dim <= 64
     assert config_for_size("base").d_model == 768
-    assert config_for_size("nano", depth=3).num_layers == 3
+    assert config_for_size("nano", num_layers=3).num_layers == 3
     with pytest.raises(UserError, match=r"'huge'.*nano"):
         config_for_size("huge")

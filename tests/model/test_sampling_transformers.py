@@ -35,9 +35,9 @@ def theirs(decoding):
 def ours(decoding):
     seen = np.zeros((B, V), bool)
     np.put_along_axis(seen, SEEN, True, axis=-1)
-    knobs = decoding.knobs()
-    logits = apply_repetition_penalty(jnp.asarray(LOGITS), seen, knobs.repetition_penalty)
-    weights = np.asarray(filtered_probs(logits, knobs), np.float64)
+    sampling_params = decoding.to_params()
+    logits = apply_repetition_penalty(jnp.asarray(LOGITS), seen, sampling_params.repetition_penalty)
+    weights = np.asarray(filtered_probs(logits, sampling_params), np.float64)
     return weights / weights.sum(axis=-1, keepdims=True)
 
 

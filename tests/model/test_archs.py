@@ -1,4 +1,4 @@
-"""Every choice of style against the same layer written out in float64, value and gradient."""
+"""Every choice of arch against the same layer written out in float64, value and gradient."""
 
 import dataclasses
 import json
@@ -13,13 +13,19 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import ModelConfig, embeddings
 from fm.model.attention_maps import attention_weights
-from fm.model.config import ArchConfig
-from fm.model.positions import RopeScaling
+from fm.model.config import ArchConfig, RopeScaling
 from fm.model.transformer import forward, init
-from tests.model import styles
-from tests.model.problems import params, run, text
+from tests.model import helpers_archs
+from tests.model.helpers_models import params, run, text
 
-SIZES = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 19}
+SIZES = {
+    "num_layers": 2,
+    "d_model": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_dim": 48,
+    "vocab_size": 19,
+}
 # Every frequency range of the scaling is met: waves of 6 to 800 pieces on a context of 64.
 STRETCHED = RopeScaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=64
@@ -28,12 +34,12 @@ OWN = ModelConfig(**SIZES)
 GPT2 = ModelConfig(
     **SIZES,
     max_seq_len=12,
-    arch=styles.GPT2,
+    arch=helpers_archs.GPT2,
 )
 LLAMA = ModelConfig(
     **SIZES,
     rope_theta=1000.0,
-    arch=dataclasses.replace(styles.LLAMA, rope_scaling=STRETCHED),
+    arch=dataclasses.replace(helpers_archs.LLAMA, rope_scaling=STRETCHED),
 )
 QWEN2 = dataclasses.replace(
     LLAMA, arch=dataclasses.replace(LLAMA.arch, use_bias="qkv", rope_scaling=None)
@@ -60,12 +66,12 @@ CASES = {"own": OWN, "gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN
 
 def textbook(p, inputs, config, causal):
     """Final output and every layer's attention weights [N, B, H, L, L], in float64."""
-    style, C = config.style, config.head_width
+    arch, C = config.arch, config.head_dim
     tokens_BL, positions_BL = inputs["tokens"], inputs["positions"]
     B, L = tokens_BL.shape
 
     def norm(x, vectors, name):
-        x = x - (x.mean(-1, keepdims=True) if style.norm == "layer" else 0.0)
+        x = x - (x.mean(-1, keepdims=True) if arch.norm == "layer" else 0.0)
         y = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + config.norm_eps)
         return y * vectors.get(name, 1.0) + vectors.get(f"{name}_shift", 0.0)
 
@@ -73,19 +79,19 @@ def textbook(p, inputs, config, causal):
         return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + config.norm_eps)
 
     def turn(x_BLHC):
-        if style.positions == "learned":
+        if arch.position_encoding == "learned":
             return x_BLHC
         out = np.empty_like(x_BLHC)
         for c in range(C // 2):
             frequency = config.rope_theta ** (-2.0 * c / C)
-            if (scaling := style.rope_scaling) is not None:
+            if (scaling := arch.rope_scaling) is not None:
                 wave = 2 * np.pi / frequency
                 stretched = frequency / scaling.factor
-                if wave > scaling.context / scaling.low:
+                if wave > scaling.original_max_seq_len / scaling.low_freq_factor:
                     frequency = stretched
-                elif wave > scaling.context / scaling.high:
-                    share = scaling.context / wave - scaling.low
-                    share /= scaling.high - scaling.low
+                elif wave > scaling.original_max_seq_len / scaling.high_freq_factor:
+                    share = scaling.original_max_seq_len / wave - scaling.low_freq_factor
+                    share /= scaling.high_freq_factor - scaling.low_freq_factor
                     frequency = share * frequency + (1 - share) * stretched
             angle_BL1 = (positions_BL * frequency)[..., None]
             a, b = x_BLHC[..., c], x_BLHC[..., c + C // 2]
@@ -101,42 +107,42 @@ def textbook(p, inputs, config, causal):
             "gelu_tanh": lambda: (
                 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
             ),
-        }[style.activation]()
+        }[arch.activation]()
 
     s = p["streams"]
     x = s["token_embedding"][tokens_BL]
-    if style.positions == "learned":
+    if arch.position_encoding == "learned":
         x = x + s["position_embedding"][positions_BL]
-    if style.num_token_types:
+    if arch.num_token_types:
         x = x + s["type_embedding"][inputs["types"]]
-    if style.embedding_norm:
+    if arch.embedding_norm:
         x = norm(x, s, "embedding_norm")
-    weights = np.zeros((config.depth, B, config.heads, L, L))
-    for n in range(config.depth):
+    weights = np.zeros((config.num_layers, B, config.num_heads, L, L))
+    for n in range(config.num_layers):
         w = {name: leaf[n] for name, leaf in p["layers"].items()}
-        read = x if style.post_norm else norm(x, w, "attention_norm")
+        read = x if arch.post_norm else norm(x, w, "attention_norm")
         q, k, v = (
             np.einsum("bld,dhc->blhc", read, w[name]) + w.get(f"{name}_bias", 0.0)
             for name in ("query", "key", "value")
         )
-        if style.qk_norm != "none":
+        if arch.qk_norm != "none":
             q, k = rms(q) * w.get("query_norm", 1.0), rms(k) * w.get("key_norm", 1.0)
         q, k = turn(q), turn(k)
-        o = np.zeros((B, L, config.heads, C))
-        for h in range(config.heads):
-            of = h // (config.heads // config.kv_heads)
+        o = np.zeros((B, L, config.num_heads, C))
+        for h in range(config.num_heads):
+            of = h // (config.num_heads // config.num_kv_heads)
             scores = np.einsum("blc,bsc->bls", q[:, :, h], k[:, :, of]) / np.sqrt(C)
             scores = np.where(causal & (np.arange(L) > np.arange(L)[:, None]), -np.inf, scores)
             weights[n, :, h] = special.softmax(scores, axis=-1)
             o[:, :, h] = weights[n, :, h] @ v[:, :, of]
         x = x + np.einsum("blhc,hcd->bld", o, w["attention_out"]) + w.get("attention_out_bias", 0)
-        x = norm(x, w, "attention_norm") if style.post_norm else x
-        read = x if style.post_norm else norm(x, w, "feed_forward_norm")
+        x = norm(x, w, "attention_norm") if arch.post_norm else x
+        read = x if arch.post_norm else norm(x, w, "feed_forward_norm")
         h = read @ w["up"] + w.get("up_bias", 0.0)
-        h = activation(read @ w["gate"]) * h if style.gated else activation(h)
+        h = activation(read @ w["gate"]) * h if arch.gated_mlp else activation(h)
         x = x + h @ w["down"] + w.get("down_bias", 0.0)
-        x = norm(x, w, "feed_forward_norm") if style.post_norm else x
-    return norm(x, s, "final_norm") if style.final_norm else x, weights
+        x = norm(x, w, "feed_forward_norm") if arch.post_norm else x
+    return norm(x, s, "final_norm") if arch.final_norm else x, weights
 
 
 def problem(config):
@@ -160,7 +166,7 @@ def test_the_output_is_the_textbooks(config, causal):
 def test_every_gradient_is_the_textbooks(config):
     """Along one random direction of every leaf, by central differences in float64."""
     p, inputs = problem(config)
-    readout_BLD = np.random.default_rng(1).normal(size=(2, 9, config.width))
+    readout_BLD = np.random.default_rng(1).normal(size=(2, 9, config.d_model))
 
     def value(p):
         return jnp.sum(forward(p, inputs, config, mask=Mask(causal=True))["final"] * readout_BLD)
@@ -187,7 +193,7 @@ def test_every_gradient_is_the_textbooks(config):
 class TestEveryStyle:
     def test_scanned_layers_are_the_unrolled_ones(self, config):
         p, inputs = problem(config)
-        scanned = dataclasses.replace(config, scan=True)
+        scanned = dataclasses.replace(config, scan_layers=True)
         left, right = (run(p, inputs, c, mask=Mask(causal=True)) for c in (config, scanned))
         np.testing.assert_allclose(left["final"], right["final"], rtol=2e-4, atol=2e-5)
 
@@ -226,11 +232,40 @@ class TestEveryStyle:
         assert hash(ModelConfig.from_dict(plain)) == hash(config)
 
 
-def test_a_config_saved_before_there_were_styles():
-    plain = dataclasses.asdict(OWN)
-    for name in ("style", "context", "head_dim"):
-        del plain[name]
-    assert ModelConfig.from_dict(plain) == OWN
+def test_a_config_saved_under_old_field_names_is_read():
+    saved = {
+        **{"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 48, "vocab": 19},
+        **{"continuous": [], "axes": 1, "mixtures": 4, "rope_base": 1000.0, "scan": False},
+        **{"head_dim": 12, "context": 0, "remat": "none", "norm_eps": 1e-6},
+        "arch": {
+            **{"gain": True, "shift": False, "biases": "attention", "gated": True, "tied": False},
+            **{"positions": "rotary", "token_types": 0, "embedding_norm": False},
+            **{"qk_norm": "gain", "activation": "silu"},
+            "rope_scaling": {"factor": 8.0, "low": 1.0, "high": 4.0, "context": 64},
+        },
+    }
+    assert ModelConfig.from_dict(saved) == QWEN3
+
+
+def test_a_config_saved_without_newer_fields_is_read():
+    values = dataclasses.asdict(OWN)
+    for name in ("arch", "max_seq_len", "head_dim_override", "remat_policy"):
+        del values[name]
+    assert ModelConfig.from_dict(values) == OWN
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"colour": 1}, "model config: unknown fields colour"),
+        ({"d_model": "32"}, "d_model must be a whole number, not '32'"),
+        ({"norm_eps": float("nan")}, "norm_eps must be a finite number"),
+        ({"scan_layers": 1}, "scan_layers must be true or false"),
+    ],
+)
+def test_json_that_is_no_config_is_named(changes, named):
+    with pytest.raises(UserError, match=named):
+        ModelConfig.from_dict(dataclasses.asdict(OWN) | changes)
 
 
 def test_the_default_has_no_leaf_more():
@@ -254,7 +289,7 @@ def test_the_summary_is_a_tanh_layer_over_the_first_piece():
 
 def test_no_longer_input_than_the_context():
     inputs = text(L=13)
-    with pytest.raises(UserError, match="13 pieces is over the context of 12"):
+    with pytest.raises(UserError, match="13 tokens exceeds the model's max_seq_len of 12"):
         forward(params(GPT2), inputs, GPT2, mask=Mask(causal=True))
     assert run(params(OWN), inputs, OWN, mask=Mask())["final"].shape[1] == 13
 
@@ -262,22 +297,25 @@ def test_no_longer_input_than_the_context():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: ArchConfig(norm="group"), "norm='group' is not known; accepted are rms, layer"),
+        (lambda: ArchConfig(norm="group"), "norm='group' is unknown; accepted are rms, layer"),
         (lambda: ArchConfig(activation="swish"), "activation='swish'.*silu"),
         (lambda: ArchConfig(qk_norm="layer"), "qk_norm='layer'.*none, plain, gain"),
-        (lambda: ArchConfig(use_bias="some"), "biases='some'.*none, qkv, attention, all"),
-        (lambda: ArchConfig(position_encoding="alibi"), "positions='alibi'.*rotary, learned"),
-        (lambda: ArchConfig(norm_bias=True), "shift=True takes gain=True"),
+        (lambda: ArchConfig(use_bias="some"), "use_bias='some'.*none, qkv, attention, all"),
+        (
+            lambda: ArchConfig(position_encoding="alibi"),
+            "position_encoding='alibi'.*rotary, learned",
+        ),
+        (lambda: ArchConfig(norm_bias=True), "norm_bias=True requires norm_scale=True"),
         (lambda: ArchConfig(num_token_types=-1), "num_token_types=-1"),
         (
             lambda: ArchConfig(position_encoding="learned", rope_scaling=STRETCHED),
-            "rope_scaling is for rotary",
+            "rope_scaling requires .*rotary",
         ),
-        (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high=4.0 over low"),
-        (lambda: ModelConfig(**SIZES, arch=GPT2.arch), "take a context"),
-        (lambda: dataclasses.replace(GPT2, patch_dims=(("image", 4),)), "continuous"),
-        (lambda: ModelConfig(**SIZES, head_dim_override=7), "head width 7"),
-        (lambda: ModelConfig(**SIZES, max_seq_len=-1), "context=-1"),
+        (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high_freq_factor=4.0 above low"),
+        (lambda: ModelConfig(**SIZES, arch=GPT2.arch), "require text only and a max_seq_len"),
+        (lambda: dataclasses.replace(GPT2, patch_dims=(("image", 4),)), "patch_dims"),
+        (lambda: ModelConfig(**SIZES, head_dim_override=7), "head_dim=7"),
+        (lambda: ModelConfig(**SIZES, max_seq_len=-1), "max_seq_len=-1"),
     ],
 )
 def test_a_style_that_cannot_be_is_named(make, named):

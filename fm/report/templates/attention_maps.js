@@ -8,7 +8,7 @@
   let query = data.query;
   let held = false;
 
-  // The weight from piece i to piece j; head -1 is the mean of the layer's heads.
+  // The weight from token i to token j; head -1 is the mean of the layer's heads.
   function weight(layer, head, i, j) {
     if (head < 0) {
       let sum = 0;
@@ -27,7 +27,7 @@
     return element;
   }
 
-  // Pieces that can be pointed at, held and walked over with the arrow keys.
+  // Tokens or patches that can be pointed at, held and walked over with the arrow keys.
   function interactive(elements, draw, describe, across) {
     const choose = (n) => {
       elements[query].tabIndex = -1;
@@ -77,7 +77,7 @@
       make("span", `${place()}: `, readout);
       make("b", data.names[query], readout);
       if (n === null) {
-        make("span", ` (token ${query + 1})${held ? ", held" : ""} looks most at `, readout);
+        make("span", ` (token ${query + 1})${held ? ", held" : ""} attends most to `, readout);
         const shares = tokens.map((_, j) => weight(layer, head, query, j));
         const best = shares.indexOf(Math.max(...shares));
         make("b", data.names[best], readout);
@@ -112,7 +112,7 @@
           make("small", `#${j + 1}, ${percent(share)}`, part);
         });
       });
-      document.getElementById("looks").textContent = `“${data.names[query]}” looks most at`;
+      document.getElementById("looks").textContent = `“${data.names[query]}” attends most to`;
       describe(null);
     }
 

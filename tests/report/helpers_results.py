@@ -28,15 +28,43 @@ _QUALITY = {
 }
 
 
+# Title, what it was pretrained on, rivals, color, line and marker.
+ARMS = {
+    "scratch": ("training from scratch", None, [], "#000000", [0, [5, 2]], "s"),
+    "in_domain": (
+        "pretraining on your own unlabelled {data}",
+        *("the task's own data", ["scratch", "classical"], "#0072B2", "-", "o"),
+    ),
+    "out_of_domain": (
+        "pretraining on other {data}",
+        *("other data", ["scratch", "classical"], "#009E73", "-", "^"),
+    ),
+    "joint": ("joint pretraining", "all modalities", ["scratch"], "#CC79A7", "-", "D"),
+    "instruction_tuned": (
+        "instruction tuning",
+        *("all modalities", ["joint"], "#56B4E9", [0, [7, 1, 1, 1]], "v"),
+    ),
+    "classical": ("the classical baseline", None, ["scratch"], "#E69F00", [0, [1, 1]], "X"),
+}
+
+
+def arm(name: str) -> dict[str, Any]:
+    """An entry of `arms`."""
+    title, pretrained_on, rivals, color, linestyle, marker = ARMS[name]
+    look = {"color": color, "linestyle": linestyle, "marker": marker}
+    about = {"name": name, "title": title, "description": f"{title.capitalize()} & labels."}
+    return about | look | {"pretrained_on": pretrained_on, "rivals": rivals}
+
+
 def results() -> dict[str, Any]:
     """Two tasks, four arms, four budgets, eight seeds, and every extra section."""
     rng = np.random.default_rng(0)
     cells = [_cell(rng, *key) for key in _keys()]
     return {
-        "schema": 1,
+        "schema": 2,
         "experiment": "compare",
         "config": {
-            "model": {"width": 128, "layers": 4, "rope": True},
+            "model": {"d_model": 128, "num_layers": 4, "rope": True},
             "data": {"tasks": ["reviews", "digits"], "note": HOSTILE, "folder": "x/" * 90},
             "pretrain_seeds": 1,
         },
@@ -44,14 +72,15 @@ def results() -> dict[str, Any]:
         "versions": {"jax": "0.10.0", "flax": "0.12.1", "numpy": "2.3.4"},
         "device": {"platform": "cpu", "kind": "x86-64", "count": 1, "cores": 2},
         "xla_flags": "--xla_cpu_use_thunk_runtime=true " * 3,
-        "attention": {"reviews": "cpu", "digits": "cpu"},
+        "attention": {"reviews": "xla_tiled", "digits": "xla_tiled"},
+        "arms": [arm(name) for name in ("scratch", "in_domain", "out_of_domain", "classical")],
         "cells": cells,
         "comparisons": _comparisons(cells),
-        "equivalents": _equivalents(),
-        "ledger": _ledger(),
-        "leakage": [
-            _leakage("reviews", "13-gram overlap", 25_000_000, 41),
-            _leakage("digits", "perceptual hash, distance 2 or less", 1_400_000, 0),
+        "label_efficiency": _label_efficiency(),
+        "compute_cost": _compute_cost(),
+        "decontamination": [
+            _decontamination("reviews", "13-gram overlap", 25_000_000, 41),
+            _decontamination("digits", "perceptual hash, distance 2 or less", 1_400_000, 0),
         ],
         "tasks": [_task(name, *kind) for name, kind in _TASKS.items()],
         "curves": _curves(),
@@ -70,7 +99,7 @@ _METHODS = (
 
 def _method(task, method, trained, state, program, accuracy):
     sizes = {"parameters_trained": trained, "bytes_state": state, "bytes_program": program}
-    place = {"task": task, "arm": "in_domain", "method": method, "labels": BUDGETS[-1]}
+    place = {"task": task, "arm": "in_domain", "method": method, "num_labels": BUDGETS[-1]}
     return place | sizes | {"seconds": 1.5, "accuracy": accuracy}
 
 
@@ -91,7 +120,7 @@ def _cell(rng, task, arm, labels, seed):
         "task": task,
         "modality": _TASKS[task][0],
         "arm": arm,
-        "labels": labels,
+        "num_labels": labels,
         "seed": seed,
         "metric": "accuracy",
         "value": float(min(value, 0.995)),
@@ -104,7 +133,9 @@ def _cell(rng, task, arm, labels, seed):
 
 
 def _values(cells, task, arm, labels):
-    kept = [row for row in cells if (row["task"], row["arm"], row["labels"]) == (task, arm, labels)]
+    kept = [
+        row for row in cells if (row["task"], row["arm"], row["num_labels"]) == (task, arm, labels)
+    ]
     return np.array([row["value"] for row in sorted(kept, key=lambda row: row["seed"])])
 
 
@@ -121,7 +152,7 @@ def _comparisons(cells):
                 rows.append(
                     {
                         "task": task,
-                        "labels": labels,
+                        "num_labels": labels,
                         "arm": arm,
                         "baseline": baseline,
                         "difference": float(gaps.mean()),
@@ -137,7 +168,7 @@ def _comparisons(cells):
     return rows
 
 
-def _equivalents():
+def _label_efficiency():
     rows = []
     for task in _TASKS:
         for arm in ("in_domain", "out_of_domain"):
@@ -146,24 +177,24 @@ def _equivalents():
                 doublings = (start + gain * math.log2(labels / 64) - base) / base_gain
                 ratio = 64 * 2**doublings / labels
                 bounds = (BUDGETS[0] / labels, BUDGETS[-1] / labels)
-                beyond = "above" if ratio > bounds[1] else "below" if ratio < bounds[0] else None
+                censored = "above" if ratio > bounds[1] else "below" if ratio < bounds[0] else None
                 inside = min(max(ratio, bounds[0]), bounds[1])
                 rows.append(
                     {
                         "task": task,
-                        "labels": labels,
+                        "num_labels": labels,
                         "arm": arm,
                         "label_multiplier": inside,
                         "low": inside * 0.8,
-                        "high": None if beyond == "above" else inside * 1.3,
-                        "beyond": beyond,
+                        "high": None if censored == "above" else inside * 1.3,
+                        "censored": censored,
                         "steps_to_scratch_quality": 40 if ratio > 1 else None,
                     }
                 )
     return rows
 
 
-def _ledger():
+def _compute_cost():
     rows = []
     for task in _TASKS:
         for arm in _QUALITY[task]:
@@ -183,7 +214,7 @@ def _ledger():
     return rows
 
 
-def _leakage(task, method, checked, found):
+def _decontamination(task, method, checked, found):
     return {
         "task": task,
         "arm": "in_domain",
@@ -199,6 +230,7 @@ def _task(name, modality, classes):
         "name": name,
         "title": "Film reviews" if name == "reviews" else "Handwritten digits",
         "modality": modality,
+        "data_noun": {"text": "text", "image": "images"}[modality],
         "classes": classes,
         "metric": "accuracy",
         "train": 25_000 if modality == "text" else 1_437,
@@ -238,7 +270,7 @@ def _curves():
                         "task": task,
                         "arm": arm,
                         "kind": "adapt",
-                        "labels": labels,
+                        "num_labels": labels,
                         "unit": "accuracy",
                         "steps": steps.tolist(),
                         "value": (final - (final - 0.5) * np.exp(-steps / 50)).tolist(),
@@ -277,7 +309,7 @@ def _mistakes(rng):
     review = {
         "task": "reviews",
         "arm": "in_domain",
-        "labels": 64,
+        "num_labels": 64,
         "truth": "negative",
         "prediction": "positive",
         "baseline_prediction": "negative",
@@ -286,7 +318,7 @@ def _mistakes(rng):
     digit = {
         "task": "digits",
         "arm": "in_domain",
-        "labels": 64,
+        "num_labels": 64,
         "truth": "3",
         "prediction": "8",
         "baseline_prediction": "3",

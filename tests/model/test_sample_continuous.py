@@ -9,11 +9,11 @@ from fm.attention import Mask
 from fm.data.packing import Segment, build_row
 from fm.model import ModelConfig, embeddings
 from fm.model.sample_continuous import continue_patches, sample_patches
-from tests.model.problems import IMAGE, images, params, run
+from tests.model.helpers_models import IMAGE, images, params, run
 
 FOUR = ModelConfig(
-    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=19, position_axes=3, num_mixtures=2,
-    patch_dims=(("audio", 5), ("video", 4)), attention="reference",
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=19,
+    num_mixtures=2, position_axes=3, patch_dims=(("audio", 5), ("video", 4)), attention="reference",
 )  # fmt: skip
 
 

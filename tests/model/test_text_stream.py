@@ -13,23 +13,23 @@ class Scripted:
     def __init__(self, rows):
         self._rows = [list(row) for row in rows]
         self._at, self._over = 0, [False] * len(rows)
-        self.rows, self.left = len(rows), max(map(len, self._rows))
+        self.batch_size, self.remaining = len(rows), max(map(len, self._rows))
 
     @property
     def finished(self):
-        return self.left == 0 or all(self._over)
+        return self.remaining == 0 or all(self._over)
 
-    def more(self, tokens):
+    def next_tokens(self, tokens):
         taken = slice(self._at, self._at + tokens)
         new = [[] if over else row[taken] for row, over in zip(self._rows, self._over, strict=True)]
         self._at += tokens
-        self.left -= tokens
+        self.remaining -= tokens
         self._over = [
             over or self._at > len(row) for row, over in zip(self._rows, self._over, strict=True)
         ]
         return [np.array(each, np.int32) for each in new]
 
-    def end(self, rows):
+    def stop_rows(self, rows):
         for row in rows:
             self._over[row] = True
 
