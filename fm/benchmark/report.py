@@ -16,7 +16,7 @@ from fm.benchmark.suites import SUITES
 from fm.benchmark.timing import quartiles
 from fm.files import atomic_write
 from fm.report import formats, style
-from fm.report.pages import data_uri, flatten_config
+from fm.report.pages import data_uri, flatten_config, template_environment
 from fm.report.schema import sanitize
 
 _MARKERS = {"float32": "o", "bfloat16": "^"}
@@ -36,15 +36,9 @@ def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
 
 def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
     """Returns the page; everything from the results is escaped, nothing is loaded from outside."""
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("fm.benchmark", "."), jinja2.PackageLoader("fm.report", ".")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
+    own = jinja2.PackageLoader("fm.benchmark", ".")
+    environment.loader = jinja2.ChoiceLoader([own, environment.loader])
     environment.filters |= {
         "si": format_si,
         "percent": formats.percent,
