@@ -47,7 +47,10 @@ def refused(call, tmp_path):
         (["--label_budgets=-5"], ["--label_budgets=-5", "whole numbers above 0"]),
         (["--label_budgets="], ["--label_budgets=", "whole numbers above 0"]),
         (["--label_budgets=²"], ["--label_budgets=²", "whole numbers above 0"]),
-        (["--out_of_domain_dataset=docstrings"], ["--out_of_domain_dataset takes 2 names, one per task, not 1"]),
+        (
+            ["--out_of_domain_dataset=docstrings"],
+            ["--out_of_domain_dataset takes 2 names, one per task, not 1"],
+        ),
         (
             ["--tasks=digits", "--label_budgets=20,100000"],
             ["--label_budgets", "100000", "digits", "10 classes", "training examples"],

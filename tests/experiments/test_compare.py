@@ -12,9 +12,9 @@ from experiments import compare, studies
 from fm import hf
 from fm.study import run_dir
 from fm.study.config import TaskConfig
-from tests.study.problems import images, recipe, texts
 from tests.experiments.helpers_texts import two_class_texts
 from tests.hf import helpers_hf as problems
+from tests.study.problems import images, recipe, texts
 
 ARMS = ("scratch", "in_domain", "classical")
 FLAGS = ("--label_budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
@@ -116,7 +116,13 @@ def test_what_is_lost_is_made_again_as_it_was(call, tmp_path, tiny):
 @pytest.mark.slow
 def test_own_csv(call, tmp_path, tiny, reviews):
     path = reviews(reviews.rows)
-    flags = "compare", f"--dataset={path}", "--seeds=2", f"--out={tmp_path / 'run'}", "--published_model="
+    flags = (
+        "compare",
+        f"--dataset={path}",
+        "--seeds=2",
+        f"--out={tmp_path / 'run'}",
+        "--published_model=",
+    )
     done = call(*flags, "--label_budgets=8,40")
     assert done.code == 0, done.err
     assert "reviews.csv: no upstream data given, that arm is left out" in done.err
@@ -181,7 +187,11 @@ def test_own_pictures(call, tmp_path, tiny):
         Image.fromarray(picture[..., 0]).save(folder / f"{n}.png")
     out = tmp_path / "run"
     done = call(
-        "compare", f"--dataset={tmp_path / 'pictures'}/", "--label_budgets=8", "--seeds=2", f"--out={out}"
+        "compare",
+        f"--dataset={tmp_path / 'pictures'}/",
+        "--label_budgets=8",
+        "--seeds=2",
+        f"--out={out}",
     )
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())

@@ -66,7 +66,10 @@ def test_it_ends_before_a_stop_string(call, model):
         (["--model=M", PROMPT, "--stop="], ["--stop takes at least one character"]),
         (["--model=M", PROMPT, "--stream", "--samples=2"], ["--stream", "--samples=2"]),
         (["--model=M", PROMPT, "--dtype=int8"], ["--dtype=int8", "float32, bfloat16"]),
-        (["--model=M", PROMPT, "--init_example=digits:1"], ["--init_example", "--modality=image, audio, video"]),
+        (
+            ["--model=M", PROMPT, "--init_example=digits:1"],
+            ["--init_example", "--modality=image, audio, video"],
+        ),
         (["--model=M", "--modality=image", "--top_k=3"], ["--top_k", "--modality=text"]),
         (["--model=M", "--modality=smell"], ["--modality=smell", "text, image, audio, video"]),
         (["--model=M", "--modality=video"], ["--model=", "holds no checkpoint"]),

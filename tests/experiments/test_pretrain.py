@@ -14,8 +14,8 @@ from fm import hf
 from fm.files import cache_dir
 from fm.study import presets
 from tests.experiments.helpers_texts import two_class_texts
-from tests.study.test_joint import RECIPE
 from tests.hf import helpers_hf as problems
+from tests.study.test_joint import RECIPE
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -77,7 +77,11 @@ def test_several_data_sets_make_one_model_that_makes_pictures(
     again = call("pretrain", *flags, "--steps=2", f"--out={out}")
     assert again.code == 0 and "already finished at step 2 of 2" in again.err
     flags = "generate", "--modality=image", f"--model={out}", f"--out={tmp_path / 'made'}"
-    for more in (["--samples=2"], ["--init_example=digits:3", "--seed=5"], ["--prompt=7", "--seed=6"]):
+    for more in (
+        ["--samples=2"],
+        ["--init_example=digits:3", "--seed=5"],
+        ["--prompt=7", "--seed=6"],
+    ):
         made = call(*flags, *more)
         assert made.code == 0, made.err
         assert all(pathlib.Path(path).read_bytes()[:4] == b"\x89PNG" for path in made.out.split())

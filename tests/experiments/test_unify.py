@@ -22,7 +22,10 @@ import pytest
             ["--ablations=matrices"],
             "--ablations: 'matrices' is not known; accepted are matrix, mixture",
         ),
-        (["--ablations=amount", "--arms=scratch,in_domain"], "--ablations=amount takes the arm joint"),
+        (
+            ["--ablations=amount", "--arms=scratch,in_domain"],
+            "--ablations=amount takes the arm joint",
+        ),
         (["--tasks=no such data"], "unknown data set 'no such data'"),
     ],
 )

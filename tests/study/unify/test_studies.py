@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
 from fm.study.ablations import (
@@ -16,7 +17,6 @@ from fm.study.ablations import (
 )
 from fm.study.cells import Cell
 from fm.study.joint_pretraining import Source
-from fm.study.multitask_runner import run_multitask
 from tests.study.problems import dataset, images, loads, split, texts
 from tests.study.unify.problems import datasets, study
 
