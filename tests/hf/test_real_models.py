@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from experiments import command
+from experiments import cli
 from experiments import generate as experiment
 from fm import hf
 from fm.attention import Mask
@@ -240,9 +240,9 @@ def test_smollm2_writes_what_generate_there_writes(smollm2_pair):
 
 
 def test_smollm2_says_paris(smollm2_pair, capsys):
-    flags = [f"--prompt={CAPITAL}", "--max_tokens=8", "--temperature=0"]
+    flags = [f"--prompt={CAPITAL}", "--max_new_tokens=8", "--temperature=0"]
     arguments = ["--model=smollm2-135m", *flags]
-    code = command.call("generate", "", experiment.define, experiment.main, arguments)
+    code = cli.call("generate", "", experiment.define, experiment.main, arguments)
     out = capsys.readouterr().out.removesuffix("\n")
     model, theirs = smollm2_pair
     ids = torch.tensor(model.tokenizer.encode([CAPITAL])[0][None]).long()

@@ -1,12 +1,12 @@
-"""Sides made of Python, whose calls are recorded."""
+"""Candidates made of Python, whose calls are recorded."""
 
 import time
 
-from fm.benchmark.timing import Candidate
+from fm.benchmark.core import Candidate
 
 
 def fake(name, calls, seconds=0.0, **facts):
-    """A side that sleeps, and notes its name in `calls` every time."""
+    """A candidate that sleeps, and notes its name in `calls` every time."""
 
     def call():
         calls.append(name)

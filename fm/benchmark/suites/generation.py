@@ -1,6 +1,6 @@
-"""Whole generations through the cache, at the size of SmolLM2-135M, with random weights.
+"""Whole generations through the KV cache, at the size of SmolLM2-135M, with random weights.
 
-A token drawn alone reads every weight once: the memory's rate is the limit, and halving the bytes
+A token decoded alone reads every weight once: memory bandwidth is the limit, and halving the bytes
 with bfloat16 should show. FLOPs are those of one pass over all tokens.
 """
 
@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from fm.benchmark.core import BenchConfig, Case
-from fm.benchmark.gemm import DTYPES
-from fm.benchmark.step import step_shape
-from fm.benchmark.timing import Candidate
+from fm.benchmark.core import BenchConfig, Candidate, Case
+from fm.benchmark.suites.matmul import DTYPES
+from fm.benchmark.suites.train_step import step_shape
 from fm.model import kv_cache
 from fm.model.config import ArchConfig, ModelConfig
 from fm.model.flops import forward_flops
@@ -47,23 +46,23 @@ SMOLLM2 = ModelConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """Prompts of B x L tokens, and T tokens more."""
+class _Workload:
+    """`batch` prompts of `length` tokens, each continued by `new_tokens`."""
 
     model: ModelConfig
     batch: int
     length: int
-    tokens: int
+    new_tokens: int
 
     def prompts(self, seed: int) -> np.ndarray:
-        """Drawn evenly from the vocabulary, int32 [B, L]."""
+        """Tokens drawn uniformly from the vocabulary, int32 [B, L]."""
         shape = (self.batch, self.length)
         return np.random.default_rng(seed).integers(0, self.model.vocab_size, shape, np.int32)
 
 
-def cases(setting: BenchConfig) -> Iterator[Case]:
-    """One text and eight, then a long prompt, each against `transformers`; then small samples."""
-    if setting.quick:
+def cases(config: BenchConfig) -> Iterator[Case]:
+    """1 and 8 short prompts and a long one, against `transformers`; then a small model."""
+    if config.quick:
         tiny = dataclasses.replace(
             SMOLLM2,
             num_layers=2,
@@ -74,59 +73,55 @@ def cases(setting: BenchConfig) -> Iterator[Case]:
             vocab_size=96,
             max_seq_len=64,
         )
-        yield _case(Work(tiny, 2, 5, 4), "tiny", "float32", setting)
+        yield _case(_Workload(tiny, 2, 5, 4), "tiny", config)
         return
     for dtype in DTYPES:
         model = dataclasses.replace(SMOLLM2, dtype=dtype)
         for batch in (1, 8):
-            yield _case(Work(model, batch, 16, 64), "SmolLM2-135M", dtype, setting)
-        yield _case(Work(model, 1, 512, 1), "SmolLM2-135M", dtype, setting)
+            yield _case(_Workload(model, batch, 16, 64), "SmolLM2-135M", config)
+        yield _case(_Workload(model, 1, 512, 1), "SmolLM2-135M", config)
     for dtype in DTYPES:
         small = dataclasses.replace(step_shape(4, 128, 128, 8, 4096).model, dtype=dtype)
-        yield _case(Work(small, 8, 1, 127), "4x128 V4096", dtype, setting)
+        yield _case(_Workload(small, 8, 1, 127), "4x128 V4096", config)
 
 
-def _case(work: Work, name: str, dtype: str, setting: BenchConfig) -> Case:
-    B, L, T = work.batch, work.length, work.tokens
+def _case(work: _Workload, name: str, config: BenchConfig) -> Case:
+    B, L, T = work.batch, work.length, work.new_tokens
+
+    def ours() -> Candidate:
+        params = random_params(work.model, config.seed)
+        prepared = jax.block_until_ready(kv_cache.prepare_params(params, work.model))
+        prompts = list(work.prompts(config.seed))
+
+        def call():
+            return generate(prepared, prompts, work.model, sampling_config=GREEDY, max_new_tokens=T)
+
+        start = time.perf_counter()
+        call()
+        # `generate` returns once the tokens are on the host.
+        return Candidate(call, wait=lambda _: None, compile_seconds=time.perf_counter() - start)
 
     def theirs() -> Candidate:
         from fm.benchmark.peers import llama
 
-        params = random_params(work.model, setting.seed)
-        return llama.generation(params, work.prompts(setting.seed), work.model, T)
+        params = random_params(work.model, config.seed)
+        return llama.generation(params, work.prompts(config.seed), work.model, T)
 
     return Case(
         suite="decode",
         name=f"generate, {name} B{B} L{L} + {T}",
-        dtype=dtype,
-        candidates={"generate": lambda: _ours(work, setting.seed)},
+        dtype=work.model.dtype,
+        candidates={"generate": ours},
         peers={"transformers": {"generate": theirs}} if work.model.arch == LLAMA else {},
         flops=B * forward_flops(work.model, L + T, num_predictions=T),
         num_tokens=B * (T if T > 1 else L),
     )
 
 
-def _ours(work: Work, seed: int) -> Candidate:
-    weights = jax.block_until_ready(
-        kv_cache.prepare_params(random_params(work.model, seed), work.model)
-    )
-    prompts = list(work.prompts(seed))
-
-    def call():
-        return generate(
-            weights, prompts, work.model, sampling_config=GREEDY, max_new_tokens=work.tokens
-        )
-
-    began = time.perf_counter()
-    call()
-    # What is drawn has reached the host when `generate` returns.
-    return Candidate(call, wait=lambda _: None, compile_seconds=time.perf_counter() - began)
-
-
-def random_params(config: ModelConfig, seed: int) -> dict:
-    """Normal with deviation 0.02, gains one: as untrained as can be, and no layer does nothing."""
+def random_params(model: ModelConfig, seed: int) -> dict:
+    """Normal with standard deviation 0.02, norm scales one: untrained, but no layer is a no-op."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: init(jax.random.key(0), config))
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0), model))
 
     def leaf(path, like):
         if "norm" in jax.tree_util.keystr(path):

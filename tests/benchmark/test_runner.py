@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fm.benchmark import measure as module
-from fm.benchmark.core import BenchConfig, Case, as_json
-from fm.benchmark.measure import measure_case
-from fm.benchmark.timing import Candidate, jax_candidate
-from tests.benchmark.problems import fake
+from fm.benchmark import runner
+from fm.benchmark.core import BenchConfig, Candidate, Case
+from fm.benchmark.runner import measure_case
+from fm.benchmark.timing import jax_candidate
+from tests.benchmark.helpers_candidates import fake
 
 QUICK = BenchConfig(scale="quick", repeats=3)
 
@@ -18,7 +18,7 @@ def case(ours=0.001, theirs=0.02, **fields):
         suite="fake",
         name="sleep",
         dtype="float32",
-        candidates={"short": lambda: fake("ours", [], ours, peak_memory_bytes=7, least_bytes=3)},
+        candidates={"short": lambda: fake("ours", [], ours, peak_memory_bytes=7, min_bytes=3)},
         peers={"jax": {"long": lambda: fake("theirs", [], theirs, peak_memory_bytes=9)}},
         **fields,
     )
@@ -35,7 +35,7 @@ def test_a_slow_peer_gives_a_ratio_above_one():
 
 
 def test_a_row_that_compares_nothing_has_no_ratio():
-    alone, against = measure_case(case(flops=1e6, tokens=50), ("jax", "none"), QUICK, None)
+    alone, against = measure_case(case(flops=1e6, num_tokens=50), ("jax", "none"), QUICK, None)
     assert (alone.peer, alone.ratio, alone.peer_seconds) == ("none", None, None)
     assert alone.median_seconds == against.median_seconds
     assert alone.spread[0] <= alone.median_seconds <= alone.spread[1]
@@ -57,16 +57,18 @@ def test_the_share_of_the_peak_is_of_the_product_in_the_same_rounds():
 
 
 def test_waiting_is_what_the_rest_does_without():
-    with_input = case(ours=0.03, without=lambda: fake("without", [], 0.003))
+    with_input = case(ours=0.03, ablated=lambda: fake("without", [], 0.003))
     (row,) = measure_case(with_input, ("none",), QUICK, None)
     assert 0.5 < row.input_wait_fraction < 1
-    free = case(ours=0.003, without=lambda: fake("without", [], 0.03))
+    free = case(ours=0.003, ablated=lambda: fake("without", [], 0.03))
     assert measure_case(free, ("none",), QUICK, None)[0].input_wait_fraction == 0
 
 
 def test_a_peer_that_is_not_installed_is_named_in_the_note(monkeypatch):
     note = "not installed: pip install -e .[torch]"
-    monkeypatch.setattr(module.others, "missing", lambda peer: note if peer == "torch" else None)
+    monkeypatch.setattr(
+        runner.peer_packages, "missing", lambda peer: note if peer == "torch" else None
+    )
     built = []
     absent = dataclasses.replace(case(), peers={"torch": {"eager": lambda: built.append(1)}})
     (row,) = measure_case(absent, ("torch",), QUICK, None)
@@ -122,21 +124,21 @@ def test_another_error_of_a_side_is_not_taken_for_memory():
 
 def test_rows_as_json_have_the_fields_the_schema_names():
     (row,) = measure_case(case(), ("jax",), QUICK, None)
-    fields = as_json(row)
-    for name in ("what", "case", "dtype", "implementation", "peer", "ratio", "median_seconds"):
+    fields = dataclasses.asdict(row)
+    for name in ("suite", "case", "dtype", "implementation", "peer", "ratio", "median_seconds"):
         assert fields[name] is not None
     assert {
         "spread",
         "repeats",
         "flops",
-        "bytes",
+        "min_bytes",
         "flops_per_s",
         "gemm_utilization",
     } <= fields.keys()
     assert {"peak_memory_bytes", "compile_seconds"} <= fields.keys()
 
 
-def test_memory_and_least_bytes_of_a_program():
+def test_memory_and_min_bytes_of_a_program():
     side = jax_candidate(lambda x: (x @ x).sum(), jnp.ones((64, 64)))
     assert side.min_bytes == 64 * 64 * 4 + 4
     assert side.peak_memory_bytes >= side.min_bytes

@@ -1,13 +1,19 @@
+"""The benchmark page: summary, escaping, number formats."""
+
+import dataclasses
+
 import pytest
 
 from fm.benchmark import report
-from fm.benchmark.core import ResultRow, as_json
+from fm.benchmark.core import ResultRow
 
 
 def rows(*ratios, **fields):
     base = {"median_seconds": 0.5, "peer": "torch", "peer_implementation": "eager"}
     return [
-        as_json(ResultRow("step", f"case {n}", "float32", "fm", ratio=ratio, **base, **fields))
+        dataclasses.asdict(
+            ResultRow("train_step", f"case {n}", "float32", "fm", ratio=ratio, **base, **fields)
+        )
         for n, ratio in enumerate(ratios)
     ]
 
@@ -22,50 +28,50 @@ def results(found, load=0.0):
         "xla_flags": "",
         "load_before": load,
         "missing": {},
-        "roof": {},
+        "roofline": {},
         "rows": found,
         "scaling": [],
     }
 
 
-def test_the_summary_has_median_least_and_most():
+def test_summary_has_median_min_and_max():
     (line,) = report.summarize_ratios([*rows(0.5, 2.0, 1.0), *rows(None)])
-    assert (line["median"], line["least"], line["most"], line["cases"]) == (1.0, 0.5, 2.0, 3)
-    assert (line["peer"], line["way"]) == ("torch", "eager")
+    assert (line["median"], line["min"], line["max"], line["cases"]) == (1.0, 0.5, 2.0, 3)
+    assert (line["peer"], line["peer_implementation"]) == ("torch", "eager")
 
 
-def test_what_comes_from_a_row_is_escaped():
+def test_rows_are_escaped():
     text = report.render_html(results(rows(1.0, note="<script>x</script>")), {})
     assert "<script>" not in text and "&lt;script&gt;" in text
 
 
-def test_a_busy_machine_is_said():
+def test_a_busy_machine_is_reported():
     assert "do not trust" in report.render_html(results(rows(1.0), load=1.5), {})
     assert "do not trust" not in report.render_html(results(rows(1.0), load=0.2), {})
 
 
 @pytest.mark.parametrize(
-    ("spread", "verdict"),
+    ("spread", "expected"),
     [((1.1, 2), "better"), ((0.5, 0.9), "worse"), ((0.9, 1.1), "unclear"), ((2, 2), "unclear")],
 )
-def test_a_ratio_is_coloured_only_where_its_middle_half_is_on_one_side(spread, verdict):
-    assert report.significance(spread) == verdict
+def test_a_ratio_is_colored_only_where_its_interquartile_range_excludes_1(spread, expected):
+    assert report.significance(spread) == expected
     assert report.significance(None) == "unknown"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (report.format_seconds(3.14e-5), "31.4 µs"),
-        (report.format_seconds(1.24), "1.24 s"),
-        (report.format_seconds(2e-9), "2 ns"),
-        (report.format_bytes(3 * 2**20), "3 MiB"),
-        (report.format_bytes(12), "12 B"),
+        (report.format_si(3.14e-5, "s"), "31.4 µs"),
+        (report.format_si(1.2345, "s"), "1.23 s"),
+        (report.format_si(2e-9, "s"), "2 ns"),
+        (report.format_si(3 * 2**20, "B"), "3.15 MB"),
+        (report.format_si(1.5236e9, "FLOP/s"), "1.52 GFLOP/s"),
+        (report.format_si(752.145), "752"),
+        (report.format_si(None), "–"),
         (report.format_ratio(1.524), "×1.52"),
         (report.format_ratio(152.4), "×152"),
-        (report.format_rate(752.145), "752 "),
-        (report.format_rate(None), "–"),
     ],
 )
-def test_numbers_as_a_person_reads_them(text, expected):
+def test_number_formats(text, expected):
     assert text == expected
