@@ -27,7 +27,7 @@ BASE = {
     "unify": ["--tasks=DATA", "--budgets=20", "--seeds=2"],
     "pretrain": ["--dataset=DATA"],
     "adapt": ["--dataset=DATA", "--labels=20"],
-    "text_quality": ["--domains=DATA,OTHER", "--features=terms"],
+    "text_quality": ["--domains=DATA,OTHER", "--features=tfidf"],
     "benchmark": ["--what=gemm", "--peer=none"],
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],

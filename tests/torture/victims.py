@@ -16,7 +16,7 @@ from fm import files
 from fm.study.run_dir import without_timings
 from fm.training import load_params, metric_writer, params_digest
 from tests.study.problems import texts
-from tests.study.text_quality.problems import write_domains
+from tests.study.text_quality.helpers_text_quality import write_domains
 from tests.torture import tiny
 
 _JSON = ("results.json", "summary.json", "config.json")
