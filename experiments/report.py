@@ -9,29 +9,28 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
 from fm.report.schema import parse, upgrade
-from fm.study import multitask_cost, run_dir, runner
+from fm.study import run_dir
 
 
 def define(values: flags.FlagValues) -> None:
     """The folder of the study."""
-    command.define_out(values, "runs/compare")
+    cli.define_out(values, "runs/compare")
 
 
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
-    out = command.out(values)
-    results = runner.read_results(out)
+    out = cli.out_dir(values)
+    results = run_dir.read_results(out)
     run_dir.acquire_lock(out)
-    path = out / runner.RESULTS_FILE
+    path = out / run_dir.RESULTS_FILE
     with error_context(path):
         results = upgrade(results)
         parse(results)
         try:
-            results = multitask_cost.add_amortized_cost(results)
             text = f"{report.text_table(results)}\n\n{report.headline(results)}"
             page = report.write(results, out)
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -43,4 +42,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    command.run("report", __doc__, define, main)
+    cli.run("report", __doc__, define, main)

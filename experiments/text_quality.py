@@ -18,15 +18,16 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm.data.load import load
 from fm.errors import UserError
 from fm.report import text_quality as report
-from fm.study import run_dir, runner
+from fm.study import run_dir
 from fm.study.presets import PROFILES
+from fm.study.runner import run_study
 from fm.study.text_quality import config as text_quality_config
 from fm.study.text_quality import scoring
-from fm.study.text_quality.runner import run_text_quality
+from fm.study.text_quality.runner import TextQualityStudy
 
 
 def define(values: flags.FlagValues) -> None:
@@ -36,7 +37,7 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_enum("profile", "default", PROFILES, "size of the study", flag_values=values)
     flags.DEFINE_string(
-        "features",
+        "embedder",
         None,
         "embedder of the MAUVE-style area: a published model (a known name, a Hugging Face folder "
         "or a GGUF file), or tfidf, fitted on the study's own texts; default: minilm-l6, downloaded "
@@ -56,17 +57,17 @@ def define(values: flags.FlagValues) -> None:
         "column or key with the text, of csv and jsonl files",
         flag_values=values,
     )
-    command.define_mesh(values)
-    command.define_out(values, "runs/text_quality")
+    cli.define_mesh(values)
+    cli.define_out(values, "runs/text_quality")
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study, or reports the finished one."""
-    out, names = command.out(values), values["domains"].value
+    out, names = cli.out_dir(values), values["domains"].value
     if len(names) != 2 or len(set(names)) < 2:
         raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
     profile = values["profile"].value
-    name = values["features"].value or text_quality_config.DEFAULT_EMBEDDERS[profile]
+    name = values["embedder"].value or text_quality_config.DEFAULT_EMBEDDERS[profile]
     embedder = scoring.find_embedder(name)
     where = {key: values[key].value for key in ("data_dir", "text_column")}
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
@@ -78,13 +79,13 @@ def main(values: flags.FlagValues) -> None:
         fingerprints=fingerprints,
         **where,
     )
-    results = run_text_quality(config, out, embedder)
+    results = run_study(TextQualityStudy(config, embedder), out)
     results["headline"] = report.headline(results)
-    runner.write_results(results, out)
+    run_dir.write_results(results, out)
     page = report.write(results, out)
     run_dir.write_study_summary(results, out)
     print(f"\n{results['headline']}\n\nreport: {page}")
 
 
 if __name__ == "__main__":
-    command.run("text_quality", __doc__, define, main)
+    cli.run("text_quality", __doc__, define, main)

@@ -25,7 +25,7 @@ def small(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_study_from_end_to_end(call, tmp_path, small):
     out, model = tmp_path / "out", helpers.write_model(tmp_path / "model")
-    small = (*small, f"--features={model}")
+    small = (*small, f"--embedder={model}")
     done = call("text_quality", *small, f"--out={out}")
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())
@@ -96,7 +96,7 @@ def test_a_study_from_end_to_end(call, tmp_path, small):
         (["--domains=digits,digits"], "takes two different"),
         (["--profile=huge"], "one of quick, default, full"),
         (["--domains=/nowhere.txt,film_reviews"], "no such file"),
-        (["--features=bert"], "--features=bert: must be tfidf, smollm2-135m, minilm-l6, a model f"),
+        (["--embedder=bert"], "--embedder=bert: must be tfidf, smollm2-135m, minilm-l6, a model f"),
     ],
 )
 def test_bad_input_is_one_line(call, tmp_path, flags, told):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
-from fm.study.presets import PROFILES
+from fm.study.presets import check_profile
 from fm.training.optimizer import OptimizerConfig
 
 DOMAINS = ("A", "B")
@@ -156,12 +155,6 @@ def to_json(config: TextQualityConfig) -> dict:
     return {"experiment": "text_quality", **values, "training_sets": training_sets}
 
 
-def config_digest(config: TextQualityConfig) -> str:
-    """Returns a short hash of the whole config."""
-    text = json.dumps(to_json(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def make_training_sets(profile: str) -> tuple[TrainingSet, ...]:
     """Returns the arms of a profile."""
     a, b, few = CorpusPart("A"), CorpusPart("B"), CorpusPart("B", fraction=1 / 16)
@@ -232,8 +225,7 @@ def make_config(profile: str, domains: tuple[str, str], **options) -> TextQualit
     Raises:
       UserError: unknown profile.
     """
-    if profile not in PROFILES:
-        raise UserError(f"profile {profile!r} is unknown; accepted are {', '.join(PROFILES)}")
+    check_profile(profile)
     default = TextQualityConfig(
         domains=domains,
         training_sets=make_training_sets(profile),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,13 +16,12 @@ from fm.evaluation.text_quality.novelty import TrainingNgrams
 from fm.evaluation.text_quality.words import find_faults
 from fm.files import read_checked_json, write_checked_json
 from fm.model.sampling import SamplingConfig
-from fm.study import run_dir, runner
+from fm.study import run_dir
 from fm.study.cells import parallel_map
 from fm.study.text_quality.config import (
     CorpusPart,
     TextQualityConfig,
     TrainingSet,
-    config_digest,
     to_json,
 )
 from fm.study.text_quality.corpora import (
@@ -46,35 +44,6 @@ from fm.study.text_quality.training import SCORER_SET, ModelTrainer, slug
 
 Row = dict[str, Any]
 _EXAMPLES = 3
-
-
-def run_text_quality(
-    config: TextQualityConfig, out_dir: pathlib.Path, embedder: EmbedderSpec
-) -> dict[str, Any]:
-    """Runs what is missing and returns the results without the headline."""
-    start = time.perf_counter()
-    study = TextQualityStudy(config, embedder)
-    config_json = study.to_dict()
-    resumes = run_dir.matches_config(config_json, out_dir)
-    if (out_dir / runner.RESULTS_FILE).exists():
-        run_dir.init(config_json, out_dir)
-        print(f"{out_dir} is finished; choose another --out to run it again")
-        return runner.read_results(out_dir)
-    if resumes:
-        print(f"{out_dir}: resuming", file=sys.stderr)
-    study.load()
-    run_dir.init(config_json, out_dir)
-    return {
-        "schema": 2,
-        "experiment": study.experiment,
-        "config": config_json,
-        "config_hash": config_digest(config),
-        "versions": run_dir.package_versions(),
-        "device": run_dir.device_info(),
-        "xla_flags": run_dir.xla_flags(),
-        **study.run(out_dir),
-        "seconds": time.perf_counter() - start,
-    }
 
 
 class TextQualityStudy:

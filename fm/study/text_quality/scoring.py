@@ -286,7 +286,7 @@ def find_embedder(name: str) -> EmbedderSpec:
         return EmbedderSpec(EmbedderInfo(TFIDF))
     if model_zoo.locate_model(name) is None:
         raise UserError(
-            f"--features={name}: must be {TFIDF}, {', '.join(model_zoo.MODEL_ZOO)}, a model folder "
+            f"--embedder={name}: must be {TFIDF}, {', '.join(model_zoo.MODEL_ZOO)}, a model folder "
             "(config.json, safetensors) or a GGUF file"
         )
     model = model_zoo.load_published(name)

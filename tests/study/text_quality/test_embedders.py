@@ -8,7 +8,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.transformer import forward
 from fm.study.text_quality import scoring
-from fm.study.text_quality.runner import run_text_quality
+from fm.study.text_quality.runner import TextQualityStudy
 from tests.study.text_quality import helpers_text_quality as helpers
 
 TEXTS = ["the cat sat on the mat", "the", "and the naïve dog didn't. " * 3]
@@ -62,7 +62,7 @@ def test_terms_are_of_the_texts_given():
 
 def test_a_model_that_is_none_is_one_line_that_says_what_is_taken():
     with pytest.raises(
-        UserError, match=r"^--features=gpt9: must be tfidf, .*minilm-l6.* GGUF file$"
+        UserError, match=r"^--embedder=gpt9: must be tfidf, .*minilm-l6.* GGUF file$"
     ):
         scoring.find_embedder("gpt9")
 
@@ -70,5 +70,4 @@ def test_a_model_that_is_none_is_one_line_that_says_what_is_taken():
 def test_other_vectors_than_the_study_names_are_refused(tmp_path):
     found = scoring.find_embedder(str(helpers.write_model(tmp_path / "model")))
     with pytest.raises(ValueError, match="'tfidf'"):
-        run_text_quality(helpers.study(("a", "b")), tmp_path / "out", found)
-    assert not (tmp_path / "out").exists()
+        TextQualityStudy(helpers.study(("a", "b")), found)
