@@ -40,7 +40,7 @@ def define(values: flags.FlagValues) -> None:
         "embedder",
         None,
         "embedder of the MAUVE-style area: a published model (a known name, a Hugging Face folder "
-        "or a GGUF file), or tfidf, fitted on the study's own texts; default: minilm-l6, downloaded "
+        "or a GGUF file), or tfidf of the study's own texts; default: minilm-l6, downloaded "
         "once (84 MB), and tfidf in the quick profile",
         flag_values=values,
     )
