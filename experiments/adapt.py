@@ -24,7 +24,8 @@ import numpy as np
 from absl import flags
 
 from experiments import asking, command, studies
-from fm.data.load import Dataset, load
+from fm.data.datasets import Dataset
+from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_labels, select_trial
 from fm.files import expand_path

@@ -7,7 +7,7 @@ import re
 from absl import flags
 
 from fm.adaptation.prompting import PromptTemplate
-from fm.data.load import Dataset
+from fm.data.datasets import Dataset
 from fm.errors import UserError
 from fm.hf import model_zoo
 from fm.hf.model_zoo import MODEL_ZOO

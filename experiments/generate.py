@@ -23,9 +23,9 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from fm.data import load as sources
 from fm.data.layouts import Layout
-from fm.data.media import CODECS, ArraySpec
+from fm.data.load import load as load_dataset
+from fm.data.media import ArraySpec, get_modality
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_write, expand_path
@@ -206,8 +206,9 @@ def _make(values: flags.FlagValues) -> None:
     out = command.out(values)
     run_dir.acquire_lock(out)
     for n, example in enumerate(made):
-        path = out / f"{modality}-{values['seed'].value}-{n}.{sampling.FILE_EXTENSIONS[modality]}"
-        atomic_write(path, sampling.encode_example(example, layout))
+        content, extension = sampling.encode_example(example, layout)
+        path = out / f"{modality}-{values['seed'].value}-{n}.{extension}"
+        atomic_write(path, content)
         print(path)
 
 
@@ -215,16 +216,17 @@ def _given(given: str, layout: Layout) -> np.ndarray:
     """An example of the layout's form: a file brought to it, or a test item of a data set."""
     path = expand_path(given)
     if path.exists():
-        medium = CODECS[layout.modality]
+        codec = get_modality(layout.modality).codec
+        assert codec is not None
         try:
-            opened = medium.open(path)
+            opened = codec.open(path)
         except OSError as error:
             raise UserError(f"--given={given}: {error.strerror or error}") from error
-        return medium.to_array(opened, ArraySpec(layout.shape, layout.rate))
+        return codec.to_array(opened, ArraySpec(layout.shape, layout.rate))
     name, _, item = given.rpartition(":")
     if not name or not item.isascii() or not item.isdigit():
         raise UserError(f"--given={given}: takes a file, or a test item such as digits:3")
-    data = sources.load(name)
+    data = load_dataset(name)
     if data.modality != layout.modality or tuple(data.info["shape"]) != layout.shape:
         raise UserError(f"--given={given}: is not {layout.modality} of the model's shape")
     if int(item) >= len(data.test):

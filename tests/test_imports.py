@@ -21,7 +21,7 @@ ORDER = (
     "benchmark",
 )
 # Every room may import these, and they import no room.
-FREE = ("digests", "errors", "files", "kept", "lock")
+FREE = ("config_io", "errors", "files", "lock")
 FILES = sorted((ROOT / "fm").rglob("*.py"))
 
 

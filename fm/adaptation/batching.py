@@ -12,8 +12,8 @@ import numpy as np
 
 from fm.attention.mesh import constrain_batch
 from fm.data.layouts import Layout
-from fm.data.patches import patch_positions, patchify, token_chunks
-from fm.data.tokenizer import Tokenizer
+from fm.data.patches import patch_positions, patchify
+from fm.data.tokenizer import Tokenizer, token_chunks
 from fm.errors import UserError
 
 TokenizedExamples = dict[str, np.ndarray]

@@ -9,108 +9,20 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.fft import dct
-from scipy.signal import savgol_filter
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from fm.data.log_mel import LogMelConfig, log_mel_patches, patches_to_spectrograms
+from fm.data.media import MODALITIES, BaselineFeatures, get_modality
 from fm.errors import UserError
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
-
-COEFFICIENTS = 13
-PARTS = 3
-# Frames over which slopes are fitted: 144 ms.
-_WINDOW = 9
-
-
-def mfcc_statistics(sounds: np.ndarray, sample_rate: float) -> np.ndarray:
-    """Mean and deviation of the coefficients and of their first and second slopes over time.
-
-    Beside these of the whole sound, the mean of the coefficients in each of three equal parts, or
-    the order in which a word's sounds come would not count.
-
-    Args:
-      sounds: int16 [N, samples].
-      sample_rate: in Hz.
-
-    Returns:
-      float64 [N, 13 * (6 + 3)].
-    """
-    frames = LogMelConfig(int(sample_rate), sounds.shape[1])
-    mels = patches_to_spectrograms(log_mel_patches(sounds, frames), frames).astype(np.float64)
-    cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :COEFFICIENTS]
-    window = min(_WINDOW, (mels.shape[2] - 1) // 2 * 2 + 1)
-    slopes = [
-        np.asarray(savgol_filter(cepstra, window, order, deriv=order))
-        if window > order
-        else np.zeros_like(cepstra)
-        for order in (1, 2)
-    ]
-    found = [
-        value for each in (cepstra, *slopes) for value in (each.mean(axis=2), each.std(axis=2))
-    ]
-    found += [part.mean(axis=2) for part in np.array_split(cepstra, PARTS, axis=2) if part.size]
-    return np.concatenate(found, axis=1)
-
-
-# Pixels by which a frame is moved to look like the next, up, down and sideways.
-REACH = 2
-# Weighs 25 numbers of motion against thousands of pixels: rows of either are then about as long.
-_GAIN = 10.0
-# Of a pixel's range: what a sensor's noise changes.
-_FLOOR = 1e-4
-_CHUNK = 256
-
-
-def motion_features(clips: np.ndarray) -> np.ndarray:
-    """Pixels, absolute differences of successive frames, and how frames match when moved.
-
-    The last are global block matching (Jain and Jain 1981): the mean squared difference between
-    each frame, moved by up to `REACH` pixels, and the next, for each of 25 moves, against the mean
-    over the moves. A linear classifier on pixels alone cannot see which way a thing goes that may
-    be anywhere.
-
-    Args:
-        clips: uint8 [N, frames, height, width, channels].
-
-    Returns:
-        float32 [N, frames * P + (frames - 1) * P + 25], P values in a frame; pixels from 0 to 1.
-
-    Raises:
-        UserError: frames no larger than the moves.
-    """
-    if min(clips.shape[2:4]) <= 2 * REACH:
-        raise UserError(
-            f"frames of {clips.shape[2]}x{clips.shape[3]} are too small to match moved by {REACH}"
-        )
-    parts = [_features(clips[start : start + _CHUNK]) for start in range(0, len(clips), _CHUNK)]
-    return np.concatenate(parts) if parts else _features(clips)
-
-
-def _features(clips: np.ndarray) -> np.ndarray:
-    N = len(clips)
-    pixels = clips.astype(np.float32) / 255
-    changes = np.abs(np.diff(pixels, axis=1))
-    height, width = (side - 2 * REACH for side in clips.shape[2:4])
-    now, after = pixels[:, :-1], pixels[:, 1:, REACH : REACH + height, REACH : REACH + width]
-    misfits = [
-        np.square(now[:, :, row : row + height, column : column + width] - after).mean((1, 2, 3, 4))
-        for row in range(2 * REACH + 1)
-        for column in range(2 * REACH + 1)
-    ]
-    misfit = np.stack(misfits, axis=1) + _FLOOR
-    relative = _GAIN * (misfit / misfit.mean(1, keepdims=True) - 1)
-    return np.concatenate([pixels.reshape(N, -1), changes.reshape(N, -1), relative], axis=1)
-
 
 Inputs = Sequence[str] | Matrix
 Featurise = Callable[[Any], Any]
 
-# The range of C, in powers of ten. TF-IDF rows have length 1 and want weak penalties; a row of
-# pixels or standardised features is tens of units long and wants strong ones.
-C_RANGE = {"text": (-1, 3), "image": (-3, 2), "video": (-3, 2), "audio": (-4, 1)}
+# The range of C, in powers of ten. TF-IDF rows have unit norm and need weak penalties; rows of
+# pixels or standardized features have norms of tens and need strong ones (`BaselineFeatures`).
+TEXT_LOG10_C_RANGE = (-1, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +46,8 @@ def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
     Raises:
       UserError: unknown modality, or no trials.
     """
-    low, high = C_RANGE[_known(modality)]
+    features = _features_of(modality)
+    low, high = features.log10_c_range if features else TEXT_LOG10_C_RANGE
     if trials < 1:
         raise UserError(f"trials must be at least 1, got {trials}")
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(low, high, trials)]
@@ -158,15 +71,11 @@ def prepare_inputs(modality: str, inputs: Inputs, sample_rate: float | None = No
     Raises:
       UserError: unknown modality; documents without a single word; sounds without a rate.
     """
-    if _known(modality) != "text":
+    features = _features_of(modality)
+    if features is not None:
         array = np.asarray(inputs)
-        if modality == "video" and array.ndim == 5:
-            return motion_features(array)
-        if modality == "audio" and array.dtype == np.int16:
-            if sample_rate is None:
-                raise UserError("sounds need their rate, in Hz")
-            return mfcc_statistics(array, sample_rate)
-        return array.reshape(len(array), -1)
+        prepared = array.ndim == 2 and np.issubdtype(array.dtype, np.floating)
+        return array if prepared else features.extract(array, sample_rate)
     if sp.issparse(inputs):
         return sp.csr_array(inputs)
     return _count(_word_counter(), inputs, learn=True)
@@ -193,7 +102,7 @@ def fit(
       UserError: unknown modality; documents without a single word.
       ValueError: fewer than two classes.
     """
-    if _known(modality) == "text" and not sp.issparse(inputs):
+    if _features_of(modality) is None and not sp.issparse(inputs):
         counter = _word_counter()
         matrix = _count(counter, inputs, learn=True)
         read = functools.partial(_count, counter, learn=False)
@@ -237,9 +146,10 @@ def cross_validate(
 
 def _fit_features(modality: str, matrix: Matrix) -> Featurise:
     """What turns prepared rows into features, fitted on the labelled rows."""
-    if modality == "text":
+    features = _features_of(modality)
+    if features is None:
         return _fit_tfidf(sp.csr_array(matrix))
-    if modality == "audio":
+    if features.standardize:
         return StandardScaler().fit(matrix).transform
     return _scale_pixels
 
@@ -269,7 +179,14 @@ def _count(counter: CountVectorizer, documents: Any, *, learn: bool) -> sp.csr_a
     return sp.csr_array(counts)
 
 
-def _known(modality: str) -> str:
-    if modality not in C_RANGE:
-        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(C_RANGE)}")
-    return modality
+def _features_of(modality: str) -> BaselineFeatures | None:
+    """Returns the features of a modality, None for text.
+
+    Raises:
+      UserError: the modality has no baseline.
+    """
+    features = get_modality(modality).baseline
+    if features is None and modality != "text":
+        known = ["text", *(each.name for each in MODALITIES.values() if each.baseline)]
+        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(known)}")
+    return features

@@ -51,10 +51,8 @@ def multitask_sample_rows(task: Task, ready: InitialModel, config: MultitaskConf
 
 def preview_fields(example: np.ndarray, layout: Layout) -> Row:
     """A picture of an example, and the sound or clip itself, in base64."""
-    kind = sampling.FILE_EXTENSIONS[layout.modality]
-    if kind == "png":
-        return {"png": base64_png(example)}
-    return {
-        "png": base64_png(layout.to_picture(example)),
-        kind: base64.b64encode(sampling.encode_example(example, layout)).decode(),
-    }
+    content, extension = sampling.encode_example(example, layout)
+    fields = {"png": base64_png(layout.to_picture(example))}
+    if extension != "png":
+        fields[extension] = base64.b64encode(content).decode()
+    return fields

@@ -12,7 +12,7 @@ import numpy as np
 
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Split
-from fm.data.layouts import NUM_AXES, Layout, layout_of
+from fm.data.layouts import Layout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.files import atomic_path
 from fm.model.config import ModelConfig
@@ -80,11 +80,8 @@ def build_processor(
     """
     if modality != "text":
         shape = np.asarray(corpus.inputs([0])).shape[1:]
-        if modality == "image":
-            layout = Layout(modality, shape, (recipe.patch_size,))
-        else:
-            layout = layout_of(modality, shape, rate)
-        streams = {"continuous": ((modality, layout.patch_dim),), "axes": NUM_AXES[modality]}
+        layout = layout_of(modality, shape, rate, recipe.patch_size)
+        streams = {"continuous": ((modality, layout.patch_dim),), "axes": layout.num_axes}
         return Processor(dataclasses.replace(recipe.model, **streams), None, {modality: layout})
     tokenizer = load_or_train_tokenizer(
         lambda: corpus.texts(range(len(corpus))), recipe.vocab_size, out_dir

@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 
+from fm.data.datasets import Dataset, Split, subset, without
 from fm.data.decontamination import DuplicateSearch, find_duplicates
-from fm.data.load import Dataset, Split, load, subset, without
+from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_labels
 from fm.study import task_types

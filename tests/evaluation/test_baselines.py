@@ -165,7 +165,7 @@ def test_grid_has_exactly_the_trials_asked_for(modality, trials):
 
 
 def test_grid_refuses_the_unknown():
-    with pytest.raises(UserError, match=r"'smell'.*text, image, video, audio"):
+    with pytest.raises(UserError, match=r"'smell'.*text, video, image, audio"):
         hparam_grid("smell", 6)
     with pytest.raises(UserError, match="at least 1, got 0"):
         hparam_grid("text", 0)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from fm.data.media.video import motion_features
 from fm.errors import UserError
 from fm.evaluation import baselines
-from fm.evaluation.baselines import motion_features
 
 RNG = np.random.default_rng(0)
 
