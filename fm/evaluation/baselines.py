@@ -1,15 +1,21 @@
-"""Statistics of mel-frequency cepstral coefficients: what a sound is, in a few hundred numbers."""
+"""Classical baselines: what a user would do without a neural network.
+
+Every baseline is a matrix of features, fitted on the labelled examples alone, under one
+L2-penalized logistic regression. The features are `Modality.baseline`, for text TF-IDF. Of tasks
+whose answer is a text, the baseline is the first sentence or the nearest training text's answer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -18,67 +24,75 @@ from fm.errors import UserError
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
 
 Inputs = Sequence[str] | Matrix
-Featurise = Callable[[Any], Any]
+Featurize = Callable[[Any], Any]
 
-# The range of C, in powers of ten. TF-IDF rows have unit norm and need weak penalties; rows of
-# pixels or standardized features have norms of tens and need strong ones (`BaselineFeatures`).
-TEXT_LOG10_C_RANGE = (-1, 3)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """The features of one modality.
+
+    Attributes:
+      c_range: range of the inverse penalty C, in powers of ten. Rows of length 1 want weak
+        penalties; rows that are tens of units long want strong ones.
+      prepare: (inputs, sample rate) to rows that learn nothing from other inputs.
+      fit_features: rows of the labelled examples to the function from rows to features.
+      fit_prepare: raw labelled inputs to their rows and the `prepare` for others, where that
+        depends on them (a vocabulary); None where it does not.
+    """
+
+    c_range: tuple[int, int]
+    prepare: Callable[[Any, float | None], Matrix]
+    fit_features: Callable[[Any], Featurize]
+    fit_prepare: Callable[[Any], tuple[Matrix, Callable[[Any], Matrix]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedBaseline:
-    """A fitted baseline, for raw inputs or inputs from `prepare` (whichever it was fitted on)."""
+    """A fitted baseline, for raw inputs or `prepare_inputs`' rows (whichever it was fitted on)."""
 
     read: Callable[[Any], Matrix]
-    featurise: Featurise
+    featurize: Featurize
     classifier: LogisticRegression
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         """[N] integer classes."""
-        return np.asarray(self.classifier.predict(self.featurise(self.read(inputs))), int)
+        return np.asarray(self.classifier.predict(self.featurize(self.read(inputs))), int)
 
 
 def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
-    """`trials` settings of the inverse penalty C, log-spaced over the modality's range.
+    """`trials` values of the inverse penalty C, log-spaced over the modality's range.
 
     A single trial takes the middle of the range.
 
     Raises:
       UserError: unknown modality, or no trials.
     """
-    features = _features_of(modality)
-    low, high = features.log10_c_range if features else TEXT_LOG10_C_RANGE
+    low, high = _baseline(modality).c_range
     if trials < 1:
         raise UserError(f"trials must be at least 1, got {trials}")
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(low, high, trials)]
 
 
 def prepare_inputs(modality: str, inputs: Inputs, sample_rate: float | None = None) -> Matrix:
-    """The part that learns nothing, done once for all the inputs a job will touch.
+    """Rows of the part that learns nothing, computed once for all the inputs of a study.
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
     (``counts[labelled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
-    keeps the columns its own labelled documents use and weighs them by those alone. Audio: MFCC
-    statistics of sounds, int16 [N, samples]. Video: `motion_features` of clips, uint8
-    [N, frames, height, width, channels]. Others: one flat row per input. Prepared inputs pass
-    through unchanged.
+    keeps the columns its own labelled documents use and weighs them by those alone. Prepared
+    inputs pass through unchanged.
 
     Args:
       modality: of the inputs.
-      inputs: documents, arrays [N, ...], or prepared already.
+      inputs: documents; images [N, ...]; sounds, int16 [N, samples]; clips, uint8
+        [N, frames, height, width, channels]; or prepared already.
       sample_rate: of sounds, in Hz.
 
     Raises:
       UserError: unknown modality; documents without a single word; sounds without a rate.
     """
-    features = _features_of(modality)
-    if features is not None:
-        array = np.asarray(inputs)
-        prepared = array.ndim == 2 and np.issubdtype(array.dtype, np.floating)
-        return array if prepared else features.extract(array, sample_rate)
-    if sp.issparse(inputs):
-        return sp.csr_array(inputs)
-    return _count(_word_counter(), inputs, learn=True)
+    return _baseline(modality).prepare(inputs, sample_rate)
 
 
 def fit(
@@ -88,12 +102,12 @@ def fit(
     config: dict[str, float],
     sample_rate: float | None = None,
 ) -> FittedBaseline:
-    """Fits one setting on the labelled inputs.
+    """Fits the baseline to labelled inputs.
 
     Args:
-      modality: ``text``, ``image``, ``video`` or ``audio``.
+      modality: a registered modality.
       inputs: documents; arrays [N, ...] (integers are pixels from 0 to 255, floating pixels are
-        taken as they are); or rows of `prepare`.
+        taken as they are); or rows of `prepare_inputs`.
       labels: [N] integer classes.
       config: ``C``, the inverse penalty.
       sample_rate: of sounds that are not prepared, in Hz.
@@ -102,16 +116,15 @@ def fit(
       UserError: unknown modality; documents without a single word.
       ValueError: fewer than two classes.
     """
-    if _features_of(modality) is None and not sp.issparse(inputs):
-        counter = _word_counter()
-        matrix = _count(counter, inputs, learn=True)
-        read = functools.partial(_count, counter, learn=False)
+    baseline = _baseline(modality)
+    if baseline.fit_prepare and not sp.issparse(inputs):
+        matrix, read = baseline.fit_prepare(inputs)
     else:
-        matrix = prepare_inputs(modality, inputs, sample_rate)
+        matrix = baseline.prepare(inputs, sample_rate)
         read = functools.partial(prepare_inputs, modality, sample_rate=sample_rate)
-    featurise = _fit_features(modality, matrix)
-    (classifier,) = fit_path(featurise(matrix), np.asarray(labels), [config["C"]])
-    return FittedBaseline(read, featurise, classifier)
+    featurize = baseline.fit_features(matrix)
+    (classifier,) = fit_path(featurize(matrix), np.asarray(labels), [config["C"]])
+    return FittedBaseline(read, featurize, classifier)
 
 
 def cross_validate(
@@ -121,48 +134,57 @@ def cross_validate(
     configs: Sequence[dict[str, float]],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[dict[str, Any]]:
-    """Accuracy of every setting over all the examples the folds hold out.
+    """Accuracy of every configuration over all the examples the folds hold out.
 
-    The features are fitted on each fold's training part alone, once for all settings.
+    The features are fitted on each fold's training part alone, once for all configurations.
 
     Returns:
-      One ``{"config": …, "validation": accuracy}`` per setting, in the order given.
+      One ``{"config": …, "validation": accuracy}`` per configuration, in the order given.
     """
     matrix, labels = prepare_inputs(modality, inputs), np.asarray(labels)
-    right = np.zeros(len(configs))
+    correct = np.zeros(len(configs))
     for train, validation in folds:
-        featurise = _fit_features(modality, matrix[train])
+        featurize = _baseline(modality).fit_features(matrix[train])
         fitted = fit_path(
-            featurise(matrix[train]), labels[train], [config["C"] for config in configs]
+            featurize(matrix[train]), labels[train], [config["C"] for config in configs]
         )
-        held_out = featurise(matrix[validation])
-        right += [np.sum(model.predict(held_out) == labels[validation]) for model in fitted]
+        held_out = featurize(matrix[validation])
+        correct += [np.sum(model.predict(held_out) == labels[validation]) for model in fitted]
     tested = sum(len(validation) for _, validation in folds)
     return [
         {"config": config, "validation": float(count / tested)}
-        for config, count in zip(configs, right, strict=True)
+        for config, count in zip(configs, correct, strict=True)
     ]
 
 
-def _fit_features(modality: str, matrix: Matrix) -> Featurise:
-    """What turns prepared rows into features, fitted on the labelled rows."""
-    features = _features_of(modality)
+def _baseline(modality: str) -> Baseline:
+    """Returns the baseline of a modality; all but text have theirs in `Modality.baseline`."""
+    if modality == "text":
+        return TEXT_BASELINE
+    features = get_modality(modality).baseline
     if features is None:
-        return _fit_tfidf(sp.csr_array(matrix))
-    if features.standardize:
-        return StandardScaler().fit(matrix).transform
-    return _scale_pixels
+        known = ["text", *(each.name for each in MODALITIES.values() if each.baseline)]
+        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(known)}")
+    return Baseline(
+        features.log10_c_range,
+        functools.partial(_extract, features),
+        _fit_standardization if features.standardize else lambda rows: _scale_pixels,
+    )
 
 
-def _fit_tfidf(counts: sp.csr_array) -> Featurise:
-    """TF-IDF over the words of these documents: as if no other document had ever been counted."""
-    columns = np.unique(counts.indices)
-    weigh = TfidfTransformer(sublinear_tf=True).fit(counts[:, columns])
-    return lambda rows: weigh.transform(rows[:, columns])
+def _fit_standardization(rows: Any) -> Featurize:
+    return StandardScaler().fit(rows).transform
 
 
-def _scale_pixels(pixels: np.ndarray) -> np.ndarray:
-    return pixels / 255.0 if np.issubdtype(pixels.dtype, np.integer) else pixels
+def _prepare_text(inputs: Any, sample_rate: float | None) -> sp.csr_array:
+    if sp.issparse(inputs):
+        return sp.csr_array(inputs)
+    return _count(_word_counter(), inputs, learn=True)
+
+
+def _fit_prepare_text(inputs: Any) -> tuple[Matrix, Callable[[Any], Matrix]]:
+    counter = _word_counter()
+    return _count(counter, inputs, learn=True), functools.partial(_count, counter, learn=False)
 
 
 def _word_counter() -> CountVectorizer:
@@ -179,14 +201,45 @@ def _count(counter: CountVectorizer, documents: Any, *, learn: bool) -> sp.csr_a
     return sp.csr_array(counts)
 
 
-def _features_of(modality: str) -> BaselineFeatures | None:
-    """Returns the features of a modality, None for text.
+def _fit_tfidf(matrix: Any) -> Featurize:
+    """TF-IDF over the words of these documents: as if no other document had ever been counted."""
+    counts = sp.csr_array(matrix)
+    columns = np.unique(counts.indices)
+    tfidf = TfidfTransformer(sublinear_tf=True).fit(counts[:, columns])
+    return lambda rows: tfidf.transform(rows[:, columns])
 
-    Raises:
-      UserError: the modality has no baseline.
+
+def _scale_pixels(pixels: np.ndarray) -> np.ndarray:
+    return pixels / 255.0 if np.issubdtype(pixels.dtype, np.integer) else pixels
+
+
+def _extract(features: BaselineFeatures, inputs: Any, rate: float | None) -> np.ndarray:
+    array = np.asarray(inputs)
+    prepared = array.ndim == 2 and np.issubdtype(array.dtype, np.floating)
+    return array if prepared else features.extract(array, rate)
+
+
+# TF-IDF of words and word pairs with sublinear counts, over the whole document.
+TEXT_BASELINE = Baseline((-1, 3), _prepare_text, _fit_tfidf, _fit_prepare_text)
+
+
+def first_sentences(texts: Sequence[str]) -> list[str]:
+    """The first sentence of each text."""
+    return [" ".join(_SENTENCE.split(text.strip(), maxsplit=1)[0].split()) for text in texts]
+
+
+def nearest_neighbor_targets(
+    train_texts: Sequence[str], train_targets: Sequence[str], texts: Sequence[str]
+) -> list[str]:
+    """The target of the most similar training text, by TF-IDF of words and cosine.
+
+    Args:
+      train_texts: N texts, which alone decide the TF-IDF weights.
+      train_targets: the answer wanted of each.
+      texts: to answer.
     """
-    features = get_modality(modality).baseline
-    if features is None and modality != "text":
-        known = ["text", *(each.name for each in MODALITIES.values() if each.baseline)]
-        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(known)}")
-    return features
+    tfidf: Any = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    train_rows = tfidf.fit_transform(train_texts)
+    similarity = tfidf.transform(texts) @ train_rows.T
+    nearest = np.asarray(similarity.argmax(axis=1)).ravel()
+    return [train_targets[int(place)] for place in nearest]

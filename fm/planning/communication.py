@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from fm.model.config import ModelConfig
 from fm.parallel import mesh as meshes
+from fm.parallel import sharding
 from fm.parallel.mesh import MeshConfig
 from fm.planning import memory
 from fm.planning.chips import Chip
-from fm.training import sharding
 from fm.training.optimizer import OptimizerConfig
 
 

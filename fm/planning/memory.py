@@ -1,7 +1,7 @@
 """Memory of a train step on each device of a mesh, from shapes and rules: nothing is allocated.
 
 Parameters, gradients and the optimiser's memory are exact: the shapes of `jax.eval_shape`, each
-split as the rules of `fm.training.sharding` say. What the layers keep is an estimate: what the
+split as the rules of `fm.parallel.sharding` say. What the layers keep is an estimate: what the
 mathematics of a layer and its remat policy hold, without what the compiler adds or saves.
 """
 
@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec as P
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.parallel import mesh as meshes
+from fm.parallel import sharding
 from fm.parallel.mesh import MeshConfig
-from fm.training import optimizer, sharding, train_state
+from fm.training import optimizer, train_state
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_state import TrainState
 

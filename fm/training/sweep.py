@@ -27,7 +27,8 @@ from fm import files
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.parallel import mesh as meshes
-from fm.training import failures, optimizer, sharding, train_loop, train_state, train_step
+from fm.parallel import sharding
+from fm.training import failures, optimizer, train_loop, train_state, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.failures import (

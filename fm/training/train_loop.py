@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.parallel import distributed
+from fm.parallel import distributed, sharding
 from fm.parallel import mesh as meshes
-from fm.training import failures, metric_writer, optimizer, sharding, train_state, train_step
+from fm.training import failures, metric_writer, optimizer, train_state, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.failures import (
@@ -319,7 +319,7 @@ def train(
             f"{run_name}: {jax.process_count()} processes train on a mesh over all devices"
         )
     with meshes.use_mesh(mesh):
-        now = sharding.create_train_state(
+        now = train_state.create_train_state(
             resolve_params(params), optimizer.build(optimizer_config, train_config.steps), mesh
         )
     config = (

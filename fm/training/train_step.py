@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from fm.model.config import ModelConfig
-from fm.training import multitask, optimizer, sharding
+from fm.parallel import sharding
+from fm.training import multitask, optimizer
 from fm.training.multitask import AnyObjective
 from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig
@@ -48,7 +49,7 @@ def make_train_step(
       Metrics are float32 scalars: those of `fm.training.multitask.loss`, `grad_norm` (before
       clipping; in a model of several streams also `grad_norm/STREAM`, of several groups also
       `GROUP/grad_norm`) and `learning_rate`.
-      Under `jax.set_mesh` the state stays as `fm.training.sharding.shard_state` spread it.
+      Under `jax.set_mesh` the state stays as `fm.parallel.sharding.shard_state` spread it.
 
     Raises:
       UserError: (when the step is called) a batch whose rows do not divide into the parts.

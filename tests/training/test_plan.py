@@ -15,12 +15,12 @@ from fm.errors import UserError
 from fm.model.config import PUBLISHED_CONFIGS, REMAT_POLICIES, ArchConfig, ModelConfig
 from fm.model.transformer import forward, init
 from fm.parallel import mesh as meshes
+from fm.parallel import sharding
 from fm.parallel.mesh import MeshConfig
 from fm.planning import memory
 from fm.planning.chips import CHIPS, USABLE_MEMORY_FRACTION
 from fm.planning.communication import axis_bandwidth
 from fm.planning.plan import PlanRequest, default_batch_size, find_fitting_plan, plan_on_mesh
-from fm.training import sharding
 from fm.training.optimizer import OptimizerConfig
 
 ADAMW = OptimizerConfig("adamw")
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_with_what_it_takes():
         UserError, match=r"8b does not fit 1 h100: at best .*remat=full\) 1[0-9]{2}"
     ):
         find_fitting_plan(asked(chips=1, batch_size=1))
-    with pytest.raises(UserError, match=r"--mesh=data:8,fsdp:1,tensor:1, --remat=full.*more chips"):
+    with pytest.raises(UserError, match=r"--mesh=data:8,fsdp:1,tensor:1, --remat_policy=full.*more chips"):
         find_fitting_plan(asked(), MeshConfig(data=8))
 
 

@@ -270,7 +270,7 @@ def mfcc_statistics(sounds: np.ndarray, rate: float | None) -> np.ndarray:
         UserError: no rate.
     """
     if rate is None:
-        raise UserError("sounds need their rate, in Hz")
+        raise UserError("sounds need their sample rate, in Hz")
     config = LogMelConfig(int(rate), sounds.shape[1])
     mels = patches_to_spectrograms(log_mel_patches(sounds, config), config).astype(np.float64)
     cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :NUM_COEFFICIENTS]

@@ -1,0 +1,145 @@
+"""Runs on eight devices, cut off and gone on with on others; see `tests/parallel/test_sharding.py`."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.parallel import mesh as meshes
+from fm.parallel import sharding
+from fm.training import BitsPerByte, Objective, optimizer, sweep, train, train_state
+from fm.training.checkpoint import CheckpointStore
+from fm.training.sweep import Trial
+from tests.parallel.helpers_eight_devices import (
+    HALVES,
+    MUON,
+    RUN,
+    TEXT,
+    TINY,
+    WEIGHTS,
+    close,
+    mesh_of,
+    text,
+)
+from tests.training.problems import ADAM, params
+from tests.training.toy import PowerCut
+
+
+class Pipeline:
+    """The text, read until the power goes before batch `at`."""
+
+    def __init__(self, at=None, batches=None):
+        self._batches, self._at, self._taken = batches or text(), at, 0
+
+    def __next__(self):
+        self._taken += 1
+        if self._taken == self._at:
+            raise PowerCut
+        return next(self._batches)
+
+    def get_state(self):
+        return self._batches.get_state()
+
+    def set_state(self, place):
+        self._batches.set_state(place)
+
+    def part(self, index, count):
+        return Pipeline(self._at, self._batches.shard(index, count))
+
+
+def trained(out, sizes, at=None, rows=16):
+    validation = text(rows, seed=1)
+    return train(
+        params(TINY), Pipeline(at, text(rows)), TINY, HALVES, ADAM, RUN, out_dir=out,
+        metric_unit=BitsPerByte(1.0), mesh=sizes and mesh_of(sizes), validation=[next(validation)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("then", [None, "data:4", "data:4,tensor:2"])
+def test_a_run_goes_on_with_another_mesh(tmp_path, then):
+    wanted = trained(tmp_path / "whole", None)
+    with pytest.raises(PowerCut):
+        trained(tmp_path / "cut", "fsdp:8", at=5)
+    done = trained(tmp_path / "cut", then)
+    close(wanted.params, done.params, 1e-4)
+    assert (done.tokens, done.flops) == (wanted.tokens, wanted.flops)
+    for name in wanted.curve:
+        if name not in ("seconds", "tokens_per_second", "gemm_utilization"):
+            np.testing.assert_allclose(done.curve[name], wanted.curve[name], rtol=1e-4)
+
+
+def member(seed, validation):
+    rule = dataclasses.replace(ADAM, learning_rate=0.01 / (1 + seed))
+    return Trial(
+        params(TINY, seed), text(seed=seed), rule,
+        dataclasses.replace(RUN, seed=seed, steps=6 - seed), BitsPerByte(1.0 + seed),
+        validation=[next(text(seed=9))] if validation else (), token_weights=jnp.asarray(WEIGHTS),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "way"), [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "map")]
+)
+def test_a_grid_on_a_mesh_is_as_on_one_device(tmp_path, sizes, way):
+    asked = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
+
+    def ran(out):
+        return sweep.sweep(
+            [member(n, n < 2) for n in range(3)], TINY, asked, out_dir=out, batching=way
+        )
+
+    wanted = ran(None)
+    with meshes.use_mesh(mesh_of(sizes)):
+        found, again = ran(tmp_path / "grid"), ran(tmp_path / "grid")
+    for one, other in zip(wanted.results, found.results, strict=True):
+        close(one.params, other.params, 1e-4)
+        for name in set(one.curve) - {"seconds", "tokens_per_second", "gemm_utilization"}:
+            np.testing.assert_allclose(other.curve[name], one.curve[name], rtol=1e-4)
+    close(found.results[0].params, again.results[0].params, 0)
+
+
+@pytest.mark.parametrize("way", sweep.BATCHING_MODES)
+def test_the_members_of_a_grid_stay_where_they_were_spread(way):
+    mesh, rule = mesh_of("data:2,fsdp:2,tensor:2"), optimizer.build(ADAM, 5)
+    states = sweep.stack_trees(
+        [train_state.init_train_state(params(TINY, n), rule) for n in range(3)]
+    )
+    do_step = sweep.make_sweep_step(TINY, HALVES, ADAM, 1, way)
+    with jax.set_mesh(mesh):
+        before = sharding.shard_stacked_states(states, mesh)
+        places = jax.tree.map(lambda leaf: leaf.sharding, before)
+        batch = sharding.shard_batch(
+            sweep.stack_trees([next(text(seed=n)) for n in range(3)]), mesh, 1
+        )
+        assert batch["tokens"].addressable_shards[0].data.shape == (3, 4, 12)
+        rates = np.full((3, 2), 0.01, np.float32)
+        data = np.zeros(3, np.int32), batch, np.arange(3, dtype=np.uint32), rates, None
+        after, _ = do_step(before, *data)
+    query = after["params"]["layers"]["query"]
+    assert query.addressable_shards[0].data.size * 4 == query.size
+    jax.tree.map(
+        lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
+        after, places,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wide", ["fsdp:8", "data:2,fsdp:2,tensor:2"])
+def test_a_checkpoint_comes_back_on_other_devices(tmp_path, wide):
+    rule, places = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
+    started = {
+        where: train_state.create_train_state(params(TEXT, n), rule, where and mesh_of(where))
+        for n, where in enumerate(places)
+    }
+    now = wanted = started[wide]
+    for n, where in enumerate(places[1:], start=1):
+        store = CheckpointStore(tmp_path)
+        store.save(n, now, {}, {})
+        store.close()
+        store, like = CheckpointStore(tmp_path), started[where]
+        now = store.restore(like, {}).state
+        store.close()
+        close(wanted, now, 0)
+        for leaf, other in zip(jax.tree.leaves(now), jax.tree.leaves(like), strict=True):
+            assert leaf.sharding.is_equivalent_to(other.sharding, leaf.ndim)
