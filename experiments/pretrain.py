@@ -72,7 +72,10 @@ def define(values: flags.FlagValues) -> None:
     )  # fmt: skip
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
     flags.DEFINE_string(
-        "objective", None, "shares, such as next:1 or next:0.1,bag:0.9", flag_values=values
+        "objective",
+        None,
+        "shares, such as causal_lm:1 or causal_lm:0.1,bag_of_words:0.9",
+        flag_values=values,
     )
     command.define_data(values)
     command.define_mesh(values)
@@ -207,7 +210,9 @@ def recipe_of(
             recipe = dataclasses.replace(recipe, **{name: values[name].value})
     if objective:
         if objective.bag_of_words and modality != "text":
-            raise UserError(f"--objective: bag is for text, not {modality}; take next and masked")
+            raise UserError(
+                f"--objective: bag_of_words is for text, not {modality}; take causal_lm and masked_lm"
+            )
         recipe = dataclasses.replace(recipe, objective=objective)
     return recipe
 
@@ -218,16 +223,18 @@ def _remembering(model: ModelConfig, values: flags.FlagValues) -> ModelConfig:
 
 
 def _objective(text: str) -> Objective:
-    shares = {"next": 0.0, "masked": 0.0, "bag": 0.0}
+    shares = {"causal_lm": 0.0, "masked_lm": 0.0, "bag_of_words": 0.0}
     for part in text.split(","):
         name, _, share = part.partition(":")
         if name not in shares or not re.fullmatch(command.NUMBER, share):
             raise UserError(
-                f"--objective={text}: takes shares of next, masked, bag, such as next:0.1,bag:0.9"
+                f"--objective={text}: takes shares of causal_lm, masked_lm, bag_of_words, such as causal_lm:0.1,bag_of_words:0.9"
             )
         shares[name] = float(share)
     if abs(sum(shares.values()) - 1.0) > 1e-6:
-        raise UserError(f"--objective={text}: the shares must add up to 1, as in next:0.1,bag:0.9")
+        raise UserError(
+            f"--objective={text}: the shares must add up to 1, as in causal_lm:0.1,bag_of_words:0.9"
+        )
     return Objective(**shares)
 
 

@@ -1,4 +1,4 @@
-"""Training: objectives, optimiser, one jitted step, the loop round it, checkpoints."""
+"""Training: objectives, optimizer, train step, training loop, sweeps, checkpoints and logs."""
 
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
@@ -7,19 +7,20 @@ from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.signals import Interrupted
-from fm.training.train_loop import train, validate
+from fm.training.train_loop import Trial, train, validate
 from fm.training.train_state import params_digest
 
 __all__ = [
     "BitsPerByte",
     "BitsPerDimension",
-    "PerGroupUnits",
     "Interrupted",
     "MultitaskObjective",
     "Objective",
     "OptimizerConfig",
+    "PerGroupUnits",
     "TrainConfig",
     "TrainResult",
+    "Trial",
     "load_params",
     "params_digest",
     "train",

@@ -69,10 +69,10 @@ def test_compare(refused, arguments, parts):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--objective=foo"], ["--objective=foo", "shares of next, masked, bag"]),
-        (["--objective=next:x"], ["--objective=next:x", "shares of next, masked, bag"]),
-        (["--objective=next:0.2"], ["--objective=next:0.2", "add up to 1"]),
-        (["--objective=bag:1"], ["--objective", "bag is for text, not image"]),
+        (["--objective=foo"], ["--objective=foo", "shares of causal_lm, masked_lm, bag_of_words"]),
+        (["--objective=next:x"], ["--objective=next:x", "shares of causal_lm, masked_lm, bag_of_words"]),
+        (["--objective=causal_lm:0.2"], ["--objective=causal_lm:0.2", "add up to 1"]),
+        (["--objective=bag_of_words:1"], ["--objective", "bag_of_words is for text, not image"]),
         (["--size=huge"], ["size 'huge'", "nano, micro"]),
         (["--steps=0"], ["--steps=0: takes a positive integer"]),
         (["--seed=-1"], ["--seed=-1: takes a non-negative integer"]),

@@ -122,7 +122,7 @@ def test_two_processes_are_as_one(tmp_path):
 @pytest.mark.slow
 def test_a_model_is_read_on_a_mesh(call, tmp_path, tiny):
     run = tmp_path / "run"
-    flags = "--dataset=digits", "--steps=2", "--objective=next:1", f"--out={run}"
+    flags = "--dataset=digits", "--steps=2", "--objective=causal_lm:1", f"--out={run}"
     assert call("pretrain", *flags).code == 0
     made = "--modality=image", f"--model={run}", "--samples=4"
     assert call("generate", *made, f"--out={tmp_path / 'one'}").code == 0

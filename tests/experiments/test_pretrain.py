@@ -54,7 +54,7 @@ def test_two_runs_into_one_folder(call, tmp_path, tiny, held):
         (["--dataset=digits,docstrings", "--mixture=a:1"], ["--mixture=a:1", "of digits, docst"]),
         (["--dataset=digits,docstrings", "--mixture=digits:0"], ["weights above 0"]),
         (["--dataset=digits,digits"], ["each data set once"]),
-        (["--dataset=digits,docstrings", "--objective=next:1"], ["goes with one data set"]),
+        (["--dataset=digits,docstrings", "--objective=causal_lm:1"], ["goes with one data set"]),
         (["--dataset=digits,docstrings", "--captioned=photos"], ["--captioned=photos", "some of"]),
     ],
 )

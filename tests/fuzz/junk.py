@@ -7,7 +7,7 @@ _characters = st.characters(exclude_characters="\0", exclude_categories=())
 _known = st.sampled_from(
     [
         *("", " ", ",", ",,", ":", "=", "-1", "0", "1e400", "nan", "-inf", "0x10", "１２", "²"),
-        *("None", "true", "a,a", "a:1,a:2", "next:1", "data:0", "data:2,data:2", "/dev/null"),
+        *("None", "true", "a,a", "a:1,a:2", "causal_lm:1", "data:0", "data:2,data:2", "/dev/null"),
         *("~nobody", "%s%n", "{text}", "{answer}", "{0}", "<b>", "digits:", "finetune.steps"),
         *("model.remat", "*", "[", "(?", "a\nb", "\udcff", "x" * 300, "9" * 5000, "9" * 20),
         *("[" * 5000, "{" * 9, "\x1b[2J", "\u202etxt", "..", "/", "1_000", "１:１", "+1", " 5 "),

@@ -15,7 +15,7 @@ from fm.hf.tokenizer import HFTokenizer
 from fm.training import optimizer, train_state
 from fm.training.checkpoint import CheckpointStore
 from tests.fuzz import guard, junk
-from tests.training.problems import ADAM, NEXT, TEXT, params
+from tests.training.helpers_models import ADAM, NEXT, TEXT, params
 from tests.transfer.pretrained import made, problems
 
 

@@ -16,7 +16,7 @@ from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import load_pretrained
 from fm.training import Objective, OptimizerConfig, metric_writer, params_digest
 from tests.study.problems import images, split, texts
-from tests.training.problems import params
+from tests.training.helpers_models import params
 
 pytestmark = pytest.mark.slow
 BOTH = Objective(causal_lm=0.5, masked_lm=0.5)

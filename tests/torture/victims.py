@@ -87,7 +87,7 @@ VICTIMS = {
             "pretrain",
             # Texts share rows, and it stops early, at about 500 steps.
             lambda folder: [
-                *(f"--dataset={reviews(folder)}", "--objective=next:1", "--checkpoint_every=60"),
+                *(f"--dataset={reviews(folder)}", "--objective=causal_lm:1", "--checkpoint_every=60"),
                 *("--steps=1200", "--validate_every=10", "--early_stop=5"),
             ],
         ),

@@ -18,7 +18,7 @@ from fm.training import (
     train_state,
     train_step,
 )
-from tests.training.problems import ADAM, VOCAB, params
+from tests.training.helpers_models import ADAM, VOCAB, params
 
 HALVES = Objective(causal_lm=0.5, masked_lm=0.5)
 MUON = OptimizerConfig()

@@ -27,7 +27,7 @@ from tests.training.eight import (
     spread,
     text,
 )
-from tests.training.problems import ADAM, VOCAB, params
+from tests.training.helpers_models import ADAM, VOCAB, params
 from tests.transfer import problems as transfer
 
 JOINT = ModelConfig(

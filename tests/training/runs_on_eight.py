@@ -22,8 +22,8 @@ from tests.training.eight import (
     mesh_of,
     text,
 )
-from tests.training.problems import ADAM, params
-from tests.training.toy import PowerCut
+from tests.training.helpers_models import ADAM, params
+from tests.training.helpers_runs import PowerCut
 
 
 class Pipeline:

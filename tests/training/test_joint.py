@@ -26,7 +26,7 @@ from fm.training import (
     train_step,
 )
 from fm.training.progress import step_cost
-from tests.training.problems import ADAM, VOCAB, params
+from tests.training.helpers_models import ADAM, VOCAB, params
 
 BOTH = ModelConfig(
     num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=VOCAB, position_axes=3, num_mixtures=2,

@@ -9,8 +9,8 @@ import pytest
 from fm.errors import UserError
 from fm.training import train_step as step
 from tests.training import test_grid
-from tests.training.problems import batches
-from tests.training.toy import (
+from tests.training.helpers_models import batches
+from tests.training.helpers_runs import (
     RUN,
     Pipeline,
     assert_as_unbroken,

@@ -16,8 +16,8 @@ from fm.training import (
     params_digest,
     train,
 )
-from tests.training.problems import ADAM, IMAGE, NEXT, batches, images, params
-from tests.training.toy import (
+from tests.training.helpers_models import ADAM, IMAGE, NEXT, batches, images, params
+from tests.training.helpers_runs import (
     RUN,
     STEPS,
     Pipeline,

@@ -13,7 +13,7 @@ from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.model.transformer import forward
 from fm.training import Objective, objectives
-from tests.training.problems import params
+from tests.training.helpers_models import params
 
 WIDTHS = {"image": 6, "audio": 5, "video": 4}
 FOUR = ModelConfig(

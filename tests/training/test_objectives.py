@@ -9,7 +9,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.training import Objective, multitask, objectives
-from tests.training.problems import IMAGE, TEXT, VOCAB, images, params, uneven_text
+from tests.training.helpers_models import IMAGE, TEXT, VOCAB, images, params, uneven_text
 
 L = 12
 MASKED = Objective(masked_lm=1.0, mask_ratio=0.5)

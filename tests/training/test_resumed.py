@@ -19,8 +19,8 @@ from fm.training import (
     train,
     train_step,
 )
-from tests.training.problems import ADAM, TEXT, params
-from tests.training.toy import (
+from tests.training.helpers_models import ADAM, TEXT, params
+from tests.training.helpers_runs import (
     MASKED,
     RUN,
     STEPS,
@@ -114,7 +114,7 @@ def test_cadence_may_change_on_the_way(tmp_path, unbroken):
 
 KILLED = """
 import pathlib, sys
-from tests.training.toy import go
+from tests.training.helpers_runs import go
 print("ready", flush=True)
 go(pathlib.Path(sys.argv[1]))
 print("done", flush=True)

@@ -16,7 +16,16 @@ from fm.training import (
     train_state,
     train_step,
 )
-from tests.training.problems import ADAM, IMAGE, NEXT, TEXT, VOCAB, images, params, uneven_text
+from tests.training.helpers_models import (
+    ADAM,
+    IMAGE,
+    NEXT,
+    TEXT,
+    VOCAB,
+    images,
+    params,
+    uneven_text,
+)
 
 WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
 PROBLEMS = {

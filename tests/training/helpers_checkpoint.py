@@ -2,7 +2,7 @@
 
 from fm.training import optimizer, train_state
 from fm.training.checkpoint import CheckpointStore
-from tests.training.problems import ADAM, TEXT, params
+from tests.training.helpers_models import ADAM, TEXT, params
 
 CONFIG = {"model": {"depth": 2, "width": 32}, "run": {"seed": 0}}
 
