@@ -21,7 +21,7 @@ from fm.data.media import image
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import expand_path, read_bytes
-from fm.report import attention_maps
+from fm.report import attention_maps as page
 from fm.report.attention_maps import (
     AttentionMaps,
     DisplayToken,
@@ -32,7 +32,7 @@ from fm.report.attention_maps import (
 )
 from fm.study import attention_maps, run_dir
 from fm.study.pretraining import PretrainedModel, load_pretrained
-from fm.training import sharding
+from fm.parallel import sharding
 from fm.training.multitask import MultitaskObjective
 
 _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
@@ -100,9 +100,9 @@ def main(values: flags.FlagValues) -> None:
     except UserError as error:
         raise UserError(f"{flag}: {error}") from error
     run_dir.acquire_lock(out)
-    page = attention_maps.write(look, out)
+    path = page.write(look, out)
     N, H, L = look.weights_NHLS.shape[:3]
-    print(f"{L} pieces, {N} layers of {H} heads, {mode}: {page}")
+    print(f"{L} pieces, {N} layers of {H} heads, {mode}: {path}")
 
 
 def _source(

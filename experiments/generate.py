@@ -34,9 +34,9 @@ from fm.model.config import ModelConfig
 from fm.model.generate import Generation
 from fm.model.sampling import SamplingConfig
 from fm.model.text_stream import continuation_decoder, stream_text
+from fm.parallel import sharding
 from fm.study import run_dir, sampling
 from fm.study.pretraining import load_pretrained
-from fm.training import sharding
 
 _OTHERS = ("image", "audio", "video")
 

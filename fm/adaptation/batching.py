@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.attention.mesh import constrain_batch
 from fm.data.layouts import Layout
 from fm.data.patches import patch_positions, patchify, token_chunks
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
+from fm.parallel.mesh import constrain_batch
 
 TokenizedExamples = dict[str, np.ndarray]
 

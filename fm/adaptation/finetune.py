@@ -16,9 +16,9 @@ import optax
 from fm.adaptation import lora
 from fm.adaptation.batching import BATCH_SIZE, TokenizedExamples
 from fm.adaptation.features import FeatureConfig, extract_features, pooled_features
-from fm.attention.mesh import constrain_batch
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.parallel.mesh import constrain_batch
 
 # (trained, number of the update) to the gradient of the loss.
 GradientFn = Callable[[Any, jax.Array], Any]

@@ -1,9 +1,9 @@
-"""Attention: one contract, a plain reference, one file per implementation.
+"""Attention: one contract, a plain reference and one file per implementation.
 
-Sizes: B batch, L query length, S key length, H heads, K key/value heads, C head width.
+Sizes: B batch, L query length, S key length, H heads, K key/value heads, C head dimension.
 """
 
-from fm.attention.api import Choice, attention, choose, explain_choice
+from fm.attention.api import Choice, attention, choose, explain_choice, select_implementation
 from fm.attention.mask import Mask
 
-__all__ = ["Choice", "Mask", "attention", "choose", "explain_choice"]
+__all__ = ["Choice", "Mask", "attention", "choose", "explain_choice", "select_implementation"]

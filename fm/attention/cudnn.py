@@ -1,4 +1,4 @@
-"""cuDNN's fused attention, as `jax.nn.dot_product_attention` reaches it, behind the contract."""
+"""cuDNN's fused attention, called through `jax.nn.dot_product_attention`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ import jax.numpy as jnp
 
 from fm.attention.mask import Mask
 
-_WIDEST, _WIDEST_HOPPER = 128, 256  # head widths
+_MAX_HEAD_DIM, _MAX_HEAD_DIM_HOPPER = 128, 256
 
 
-def unsupported_reason(
-    q_BLHC: jax.Array | jax.ShapeDtypeStruct,
-    k_BSKC: jax.Array | jax.ShapeDtypeStruct,
-    v_BSKC: jax.Array | jax.ShapeDtypeStruct,
-    mask: Mask,
-    softcap: float | None,
-    platform: str,
-) -> str | None:
-    """Why it cannot run, or None if it can."""
+def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
+    """See `fm.attention.api.Implementation`."""
     if platform != "gpu":
         return f"cuDNN needs an NVIDIA GPU, not {platform}"
     L, C, S = *q_BLHC.shape[1::2], k_BSKC.shape[1]
@@ -28,14 +21,15 @@ def unsupported_reason(
         return f"cuDNN's gradient takes even lengths, not {L} queries and {S} keys"
     dtypes = {str(x.dtype) for x in (q_BLHC, k_BSKC, v_BSKC)}
     if not (dtypes <= {"bfloat16"} or dtypes <= {"float16"}):
-        return f"cuDNN takes bfloat16 or float16 alone, not {', '.join(sorted(dtypes))}"
-    widest = _widest()
-    if C % 8 or widest < C:
-        return f"cuDNN takes heads of a multiple of 8 up to {widest} here, not {C}"
+        return f"cuDNN takes bfloat16 or float16 only, not {', '.join(sorted(dtypes))}"
+    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    max_head_dim = _MAX_HEAD_DIM_HOPPER if float(capability) >= 9.0 else _MAX_HEAD_DIM
+    if C % 8 or max_head_dim < C:
+        return f"cuDNN takes head dimensions that are a multiple of 8 up to {max_head_dim}, not {C}"
     if softcap is not None:
         return "cuDNN has no softcap"
     if mask.segments() is not None:
-        return "cuDNN would need the segments written out as L x S scores"
+        return "cuDNN would need the segments materialized as an L x S mask"
     if mask.causal and mask.prefix is not None:
         return "cuDNN has no prefix"
     if (mask.causal or mask.window is not None) and mask.q_start is not None:
@@ -43,7 +37,7 @@ def unsupported_reason(
     if mask.window is not None:
         if not mask.causal:
             return "cuDNN has no window without causality"
-        # Rows whose window lies past the keys would see nothing: not promised to stay finite.
+        # A row whose window lies past the keys sees none: cuDNN may not return finite values.
         if mask.kv_length is not None or L > S:
             return "cuDNN's window needs a key for every query, so no kv_length and L <= S"
     return None
@@ -59,16 +53,9 @@ def attend(
     softcap: float | None,
     backend: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """Same contract as the reference where `refusal` has none; memory linear in length.
+    """See `fm.attention.attention`. Memory linear in length.
 
-    Args:
-      q_BLHC: queries.
-      k_BSKC: keys.
-      v_BSKC: values.
-      mask: who sees whom.
-      scale: of the scores.
-      softcap: None.
-      backend: of `jax.nn.dot_product_attention`; its "xla" takes the same arguments anywhere.
+    `backend` is that of `jax.nn.dot_product_attention`; "xla" takes the same arguments anywhere.
     """
     del softcap
     S, length_B = k_BSKC.shape[1], mask.kv_length
@@ -79,7 +66,7 @@ def attend(
         scale=scale,
         is_causal=mask.causal,
         local_window_size=None if mask.window is None else (mask.window - 1, 0),
-        # A row without keys gets one here and zeros below.
+        # A row without keys attends to one here; its output is replaced by zeros below.
         key_value_seq_lengths=(
             None if length_B is None else jnp.clip(length_B, 1, S).astype(jnp.int32)
         ),
@@ -88,9 +75,3 @@ def attend(
     if length_B is None:
         return o_BLHC
     return jnp.where((length_B > 0)[:, None, None, None], o_BLHC, 0.0)
-
-
-def _widest() -> int:
-    """The widest head that JAX lets this GPU have."""
-    capability = getattr(jax.devices()[0], "compute_capability", "0")
-    return _WIDEST_HOPPER if float(capability) >= 9.0 else _WIDEST

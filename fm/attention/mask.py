@@ -1,4 +1,4 @@
-"""Which key each query sees, as data rather than as a matrix."""
+"""Which keys each query sees, as structured data rather than as a matrix."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import jax.numpy as jnp
 class Mask:
     """Structured attention mask; a pytree, safe under `jit` and `vmap`.
 
-    Query i, of absolute position ``i + q_start``, sees key j iff all of these hold:
+    Query i, at absolute position ``i + q_start``, sees key j iff all of these hold:
 
-    * ``j < kv_length`` (when given);
-    * ``q_segments[i] == kv_segments[j]`` (when given);
+    * ``j < kv_length`` (if given);
+    * ``q_segments[i] == kv_segments[j]`` (if given);
     * not `causal`, or ``j <= i + q_start``, or ``j < prefix``;
     * no `window`, or ``j > i + q_start - window``.
 
     Attributes:
       causal: static.
-      window: static; how many keys back a query sees, itself included.
-      prefix: int [B]; keys before it are seen by every query of the row.
+      window: static; number of keys back a query sees, its own position included.
+      prefix: int [B]; keys before it are visible to every query of the row.
       q_start: int [B]; absolute position of the row's first query, 0 by default.
       kv_length: int [B]; number of valid keys.
       q_segments: int [B, L].
@@ -39,15 +39,15 @@ class Mask:
     kv_segments: jax.Array | None = None
 
     def is_full(self) -> bool:
-        """Whether every query sees every key, known without looking at any array."""
+        """Whether every query sees every key, as far as is known without reading an array."""
         arrays = (self.kv_length, self.q_segments, self.kv_segments)
         return not self.causal and self.window is None and all(a is None for a in arrays)
 
     def segments(self) -> tuple[jax.Array, jax.Array] | None:
-        """Those of queries and keys, or None where none are given.
+        """Returns (q_segments, kv_segments), or None if the mask has no segments.
 
         Raises:
-          ValueError: if only one of `q_segments` and `kv_segments` is.
+          ValueError: only one of the two is given.
         """
         if self.q_segments is None and self.kv_segments is None:
             return None
@@ -56,40 +56,37 @@ class Mask:
         return self.q_segments, self.kv_segments
 
     def materialize(self, num_queries: int, num_keys: int) -> jax.Array:
-        """The mask written out.
-
-        Returns:
-          bool [B, length, keys], with B = 1 where no field depends on the row.
-
-        Raises:
-          ValueError: if only one of `q_segments` and `kv_segments` is given.
-        """
+        """Returns the mask as bool [B, num_queries, num_keys]; B = 1 if all rows are alike."""
         segments = self.segments()
         q_L1 = jnp.arange(num_queries)[:, None]
         k_1S = jnp.arange(num_keys)[None, :]
         q_BL1 = q_L1[None] if self.q_start is None else q_L1 + self.q_start[:, None, None]
-        seen = jnp.ones((1, num_queries, num_keys), bool)
+        visible = jnp.ones((1, num_queries, num_keys), bool)
         if self.causal:
             past = k_1S <= q_BL1
-            seen &= past if self.prefix is None else past | (k_1S < self.prefix[:, None, None])
+            visible &= past if self.prefix is None else past | (k_1S < self.prefix[:, None, None])
         if self.window is not None:
-            seen &= k_1S > q_BL1 - self.window
+            visible &= k_1S > q_BL1 - self.window
         if self.kv_length is not None:
-            seen &= k_1S < self.kv_length[:, None, None]
+            visible &= k_1S < self.kv_length[:, None, None]
         if segments is not None:
-            seen &= segments[0][:, :, None] == segments[1][:, None, :]
-        return seen
+            visible &= segments[0][:, :, None] == segments[1][:, None, :]
+        return visible
 
     def tile(
-        self, q_offset: int | jax.Array, k_offset: int | jax.Array, num_queries: int, num_keys: int
+        self,
+        q_offset: int | jax.Array,
+        k_offset: int | jax.Array,
+        num_queries: int,
+        num_keys: int,
     ) -> Mask:
-        """The part of queries `row` to `row + length` and keys `key` to `key + keys`.
+        """Returns the mask of a block of queries and keys, whose first ones count as 0.
 
-        A mask of its own, for kernels that work block by block; `row` and `key` may be traced.
-        Segments must reach as far as the part does.
+        For kernels that work block by block; the offsets may be traced. Segments must cover the
+        block.
         """
 
-        def cut(segments, start, size):
+        def block(segments, start, size):
             if segments is None:
                 return None
             return jax.lax.dynamic_slice_in_dim(segments, start, size, axis=1)
@@ -101,14 +98,14 @@ class Mask:
             prefix=None if self.prefix is None else self.prefix - k_offset,
             q_start=shift[None] if self.q_start is None else self.q_start + shift,
             kv_length=None if self.kv_length is None else self.kv_length - k_offset,
-            q_segments=cut(self.q_segments, q_offset, num_queries),
-            kv_segments=cut(self.kv_segments, k_offset, num_keys),
+            q_segments=block(self.q_segments, q_offset, num_queries),
+            kv_segments=block(self.kv_segments, k_offset, num_keys),
         )
 
     def key_range(self, q_offset: int, num_queries: int, num_keys: int) -> tuple[int, int]:
-        """First and past-the-last key that queries `row` to `row + length` may see.
+        """Returns the first and past-the-last key that a block of queries may see.
 
-        As far as that is known without looking at any array: what lies outside can be skipped.
+        Uses only what is known without reading an array; keys outside can be skipped.
         """
         first, end = 0, num_keys
         if self.q_start is None and self.window is not None:

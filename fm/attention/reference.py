@@ -1,4 +1,4 @@
-"""Scores to weights, as the textbook has it: what an attention output is a mean over."""
+"""Attention written out: float32, every score in memory."""
 
 from __future__ import annotations
 
@@ -8,39 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
-
-
-def attention_weights(
-    q_BLHC: jax.Array,
-    k_BSKC: jax.Array,
-    *,
-    mask: Mask | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-) -> jax.Array:
-    """softmax(scale q k^T) over the keys each query sees (Vaswani et al. 2017, eq. 1).
-
-    Times the values this is what `fm.attention.attention` gives, whichever implementation ran;
-    arguments as there.
-
-    Returns:
-      float32 [B, H, L, S]; a row sums to one, or is all zeros where the query sees no key.
-    """
-    groups = q_BLHC.shape[2] // k_BSKC.shape[2]
-    scale = 1.0 / math.sqrt(q_BLHC.shape[-1]) if scale is None else scale
-    q, k = q_BLHC.astype(jnp.float32), k_BSKC.astype(jnp.float32)
-    k_BSHC = jnp.repeat(k, groups, axis=2)
-    scores_BHLS = scale * jnp.einsum("BLHC,BSHC->BHLS", q, k_BSHC, precision="highest")
-    if softcap is not None:
-        scores_BHLS = softcap * jnp.tanh(scores_BHLS / softcap)
-    seen_B1LS = (mask or Mask()).materialize(q.shape[1], k.shape[1])[:, None]
-    scores_BHLS = jnp.where(seen_B1LS, scores_BHLS, -jnp.inf)
-    top_BHL1 = jnp.max(scores_BHLS, axis=-1, keepdims=True)
-    # A fully masked row has no maximum: zero stands in, and its weights come out as exact zeros.
-    top_BHL1 = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top_BHL1), top_BHL1, 0.0))
-    weights_BHLS = jnp.where(seen_B1LS, jnp.exp(scores_BHLS - top_BHL1), 0.0)
-    total_BHL1 = jnp.sum(weights_BHLS, axis=-1, keepdims=True)
-    return weights_BHLS / jnp.where(total_BHL1 == 0.0, 1.0, total_BHL1)
 
 
 def attend(
@@ -58,3 +25,36 @@ def attend(
     v_BSHC = jnp.repeat(v_BSKC.astype(jnp.float32), groups, axis=2)
     o_BLHC = jnp.einsum("BHLS,BSHC->BLHC", weights_BHLS, v_BSHC, precision="highest")
     return o_BLHC.astype(q_BLHC.dtype)
+
+
+def attention_weights(
+    q_BLHC: jax.Array,
+    k_BSKC: jax.Array,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
+    """softmax(scale q k^T) over the keys each query sees.
+
+    Times the values, these give the output of `fm.attention.attention` by any implementation;
+    the arguments are the same.
+
+    Returns:
+      float32 [B, H, L, S]; a row sums to one, or is all zeros where the query sees no key.
+    """
+    groups = q_BLHC.shape[2] // k_BSKC.shape[2]
+    scale = 1.0 / math.sqrt(q_BLHC.shape[-1]) if scale is None else scale
+    q, k = q_BLHC.astype(jnp.float32), k_BSKC.astype(jnp.float32)
+    k_BSHC = jnp.repeat(k, groups, axis=2)
+    scores_BHLS = scale * jnp.einsum("BLHC,BSHC->BHLS", q, k_BSHC, precision="highest")
+    if softcap is not None:
+        scores_BHLS = softcap * jnp.tanh(scores_BHLS / softcap)
+    visible_B1LS = (mask or Mask()).materialize(q.shape[1], k.shape[1])[:, None]
+    scores_BHLS = jnp.where(visible_B1LS, scores_BHLS, -jnp.inf)
+    max_BHL1 = jnp.max(scores_BHLS, axis=-1, keepdims=True)
+    # The maximum of a fully masked row is -inf: with 0 instead its weights are exact zeros.
+    max_BHL1 = jax.lax.stop_gradient(jnp.where(jnp.isfinite(max_BHL1), max_BHL1, 0.0))
+    weights_BHLS = jnp.where(visible_B1LS, jnp.exp(scores_BHLS - max_BHL1), 0.0)
+    sum_BHL1 = jnp.sum(weights_BHLS, axis=-1, keepdims=True)
+    return weights_BHLS / jnp.where(sum_BHL1 == 0.0, 1.0, sum_BHL1)

@@ -1,1 +1,1 @@
-"""Evidence from scores: intervals, label multipliers, break-even, and the classical baselines."""
+"""Statistics, metrics, cost accounting, model selection and classical baselines."""

@@ -1,17 +1,23 @@
-"""Statistics of mel-frequency cepstral coefficients: what a sound is, in a few hundred numbers."""
+"""Classical baselines: what a user would do without a neural network.
+
+Every baseline is a matrix of features, fitted on the labelled examples alone, under one
+L2-penalized logistic regression. `BASELINES` says by modality what the features are. Of tasks
+whose answer is a text, the baseline is the first sentence or the nearest training text's answer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.fft import dct
 from scipy.signal import savgol_filter
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -19,157 +25,88 @@ from fm.data.log_mel import LogMelConfig, log_mel_patches, patches_to_spectrogra
 from fm.errors import UserError
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
 
-COEFFICIENTS = 13
-PARTS = 3
-# Frames over which slopes are fitted: 144 ms.
-_WINDOW = 9
-
-
-def mfcc_statistics(sounds: np.ndarray, sample_rate: float) -> np.ndarray:
-    """Mean and deviation of the coefficients and of their first and second slopes over time.
-
-    Beside these of the whole sound, the mean of the coefficients in each of three equal parts, or
-    the order in which a word's sounds come would not count.
-
-    Args:
-      sounds: int16 [N, samples].
-      sample_rate: in Hz.
-
-    Returns:
-      float64 [N, 13 * (6 + 3)].
-    """
-    frames = LogMelConfig(int(sample_rate), sounds.shape[1])
-    mels = patches_to_spectrograms(log_mel_patches(sounds, frames), frames).astype(np.float64)
-    cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :COEFFICIENTS]
-    window = min(_WINDOW, (mels.shape[2] - 1) // 2 * 2 + 1)
-    slopes = [
-        np.asarray(savgol_filter(cepstra, window, order, deriv=order))
-        if window > order
-        else np.zeros_like(cepstra)
-        for order in (1, 2)
-    ]
-    found = [
-        value for each in (cepstra, *slopes) for value in (each.mean(axis=2), each.std(axis=2))
-    ]
-    found += [part.mean(axis=2) for part in np.array_split(cepstra, PARTS, axis=2) if part.size]
-    return np.concatenate(found, axis=1)
-
-
-# Pixels by which a frame is moved to look like the next, up, down and sideways.
-REACH = 2
-# Weighs 25 numbers of motion against thousands of pixels: rows of either are then about as long.
-_GAIN = 10.0
-# Of a pixel's range: what a sensor's noise changes.
-_FLOOR = 1e-4
-_CHUNK = 256
-
-
-def motion_features(clips: np.ndarray) -> np.ndarray:
-    """Pixels, absolute differences of successive frames, and how frames match when moved.
-
-    The last are global block matching (Jain and Jain 1981): the mean squared difference between
-    each frame, moved by up to `REACH` pixels, and the next, for each of 25 moves, against the mean
-    over the moves. A linear classifier on pixels alone cannot see which way a thing goes that may
-    be anywhere.
-
-    Args:
-        clips: uint8 [N, frames, height, width, channels].
-
-    Returns:
-        float32 [N, frames * P + (frames - 1) * P + 25], P values in a frame; pixels from 0 to 1.
-
-    Raises:
-        UserError: frames no larger than the moves.
-    """
-    if min(clips.shape[2:4]) <= 2 * REACH:
-        raise UserError(
-            f"frames of {clips.shape[2]}x{clips.shape[3]} are too small to match moved by {REACH}"
-        )
-    parts = [_features(clips[start : start + _CHUNK]) for start in range(0, len(clips), _CHUNK)]
-    return np.concatenate(parts) if parts else _features(clips)
-
-
-def _features(clips: np.ndarray) -> np.ndarray:
-    N = len(clips)
-    pixels = clips.astype(np.float32) / 255
-    changes = np.abs(np.diff(pixels, axis=1))
-    height, width = (side - 2 * REACH for side in clips.shape[2:4])
-    now, after = pixels[:, :-1], pixels[:, 1:, REACH : REACH + height, REACH : REACH + width]
-    misfits = [
-        np.square(now[:, :, row : row + height, column : column + width] - after).mean((1, 2, 3, 4))
-        for row in range(2 * REACH + 1)
-        for column in range(2 * REACH + 1)
-    ]
-    misfit = np.stack(misfits, axis=1) + _FLOOR
-    relative = _GAIN * (misfit / misfit.mean(1, keepdims=True) - 1)
-    return np.concatenate([pixels.reshape(N, -1), changes.reshape(N, -1), relative], axis=1)
-
-
 Inputs = Sequence[str] | Matrix
-Featurise = Callable[[Any], Any]
+Featurize = Callable[[Any], Any]
 
-# The range of C, in powers of ten. TF-IDF rows have length 1 and want weak penalties; a row of
-# pixels or standardised features is tens of units long and wants strong ones.
-C_RANGE = {"text": (-1, 3), "image": (-3, 2), "video": (-3, 2), "audio": (-4, 1)}
+NUM_MFCC = 13
+# Equal parts of a sound whose means are features.
+NUM_PARTS = 3
+# Frames over which slopes are fitted: 144 ms.
+_SLOPE_FRAMES = 9
+# Pixels by which a frame is moved to look like the next, up, down and sideways.
+MAX_SHIFT = 2
+# Weighs 25 numbers of motion against thousands of pixels: rows of either are then about as long.
+_MOTION_GAIN = 10.0
+# Of a pixel's range: what a sensor's noise changes.
+_NOISE_FLOOR = 1e-4
+_CHUNK = 256
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """The features of one modality.
+
+    Attributes:
+      c_range: range of the inverse penalty C, in powers of ten. Rows of length 1 want weak
+        penalties; rows that are tens of units long want strong ones.
+      prepare: (inputs, sample rate) to rows that learn nothing from other inputs.
+      fit_features: rows of the labelled examples to the function from rows to features.
+      fit_prepare: raw labelled inputs to their rows and the `prepare` for others, where that
+        depends on them (a vocabulary); None where it does not.
+    """
+
+    c_range: tuple[int, int]
+    prepare: Callable[[Any, float | None], Matrix]
+    fit_features: Callable[[Any], Featurize]
+    fit_prepare: Callable[[Any], tuple[Matrix, Callable[[Any], Matrix]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedBaseline:
-    """A fitted baseline, for raw inputs or inputs from `prepare` (whichever it was fitted on)."""
+    """A fitted baseline, for raw inputs or `prepare_inputs`' rows (whichever it was fitted on)."""
 
     read: Callable[[Any], Matrix]
-    featurise: Featurise
+    featurize: Featurize
     classifier: LogisticRegression
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         """[N] integer classes."""
-        return np.asarray(self.classifier.predict(self.featurise(self.read(inputs))), int)
+        return np.asarray(self.classifier.predict(self.featurize(self.read(inputs))), int)
 
 
 def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
-    """`trials` settings of the inverse penalty C, log-spaced over the modality's range.
+    """`trials` values of the inverse penalty C, log-spaced over the modality's range.
 
     A single trial takes the middle of the range.
 
     Raises:
       UserError: unknown modality, or no trials.
     """
-    low, high = C_RANGE[_known(modality)]
+    low, high = _baseline(modality).c_range
     if trials < 1:
         raise UserError(f"trials must be at least 1, got {trials}")
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(low, high, trials)]
 
 
 def prepare_inputs(modality: str, inputs: Inputs, sample_rate: float | None = None) -> Matrix:
-    """The part that learns nothing, done once for all the inputs a job will touch.
+    """Rows of the part that learns nothing, computed once for all the inputs of a study.
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
     (``counts[labelled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
-    keeps the columns its own labelled documents use and weighs them by those alone. Audio: MFCC
-    statistics of sounds, int16 [N, samples]. Video: `motion_features` of clips, uint8
-    [N, frames, height, width, channels]. Others: one flat row per input. Prepared inputs pass
-    through unchanged.
+    keeps the columns its own labelled documents use and weighs them by those alone. Prepared
+    inputs pass through unchanged.
 
     Args:
       modality: of the inputs.
-      inputs: documents, arrays [N, ...], or prepared already.
+      inputs: documents; images [N, ...]; sounds, int16 [N, samples]; clips, uint8
+        [N, frames, height, width, channels]; or prepared already.
       sample_rate: of sounds, in Hz.
 
     Raises:
       UserError: unknown modality; documents without a single word; sounds without a rate.
     """
-    if _known(modality) != "text":
-        array = np.asarray(inputs)
-        if modality == "video" and array.ndim == 5:
-            return motion_features(array)
-        if modality == "audio" and array.dtype == np.int16:
-            if sample_rate is None:
-                raise UserError("sounds need their rate, in Hz")
-            return mfcc_statistics(array, sample_rate)
-        return array.reshape(len(array), -1)
-    if sp.issparse(inputs):
-        return sp.csr_array(inputs)
-    return _count(_word_counter(), inputs, learn=True)
+    return _baseline(modality).prepare(inputs, sample_rate)
 
 
 def fit(
@@ -179,12 +116,12 @@ def fit(
     config: dict[str, float],
     sample_rate: float | None = None,
 ) -> FittedBaseline:
-    """Fits one setting on the labelled inputs.
+    """Fits the baseline to labelled inputs.
 
     Args:
-      modality: ``text``, ``image``, ``video`` or ``audio``.
+      modality: a name in `BASELINES`.
       inputs: documents; arrays [N, ...] (integers are pixels from 0 to 255, floating pixels are
-        taken as they are); or rows of `prepare`.
+        taken as they are); or rows of `prepare_inputs`.
       labels: [N] integer classes.
       config: ``C``, the inverse penalty.
       sample_rate: of sounds that are not prepared, in Hz.
@@ -193,16 +130,15 @@ def fit(
       UserError: unknown modality; documents without a single word.
       ValueError: fewer than two classes.
     """
-    if _known(modality) == "text" and not sp.issparse(inputs):
-        counter = _word_counter()
-        matrix = _count(counter, inputs, learn=True)
-        read = functools.partial(_count, counter, learn=False)
+    baseline = _baseline(modality)
+    if baseline.fit_prepare and not sp.issparse(inputs):
+        matrix, read = baseline.fit_prepare(inputs)
     else:
-        matrix = prepare_inputs(modality, inputs, sample_rate)
+        matrix = baseline.prepare(inputs, sample_rate)
         read = functools.partial(prepare_inputs, modality, sample_rate=sample_rate)
-    featurise = _fit_features(modality, matrix)
-    (classifier,) = fit_path(featurise(matrix), np.asarray(labels), [config["C"]])
-    return FittedBaseline(read, featurise, classifier)
+    featurize = baseline.fit_features(matrix)
+    (classifier,) = fit_path(featurize(matrix), np.asarray(labels), [config["C"]])
+    return FittedBaseline(read, featurize, classifier)
 
 
 def cross_validate(
@@ -212,47 +148,44 @@ def cross_validate(
     configs: Sequence[dict[str, float]],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[dict[str, Any]]:
-    """Accuracy of every setting over all the examples the folds hold out.
+    """Accuracy of every configuration over all the examples the folds hold out.
 
-    The features are fitted on each fold's training part alone, once for all settings.
+    The features are fitted on each fold's training part alone, once for all configurations.
 
     Returns:
-      One ``{"config": …, "validation": accuracy}`` per setting, in the order given.
+      One ``{"config": …, "validation": accuracy}`` per configuration, in the order given.
     """
     matrix, labels = prepare_inputs(modality, inputs), np.asarray(labels)
-    right = np.zeros(len(configs))
+    correct = np.zeros(len(configs))
     for train, validation in folds:
-        featurise = _fit_features(modality, matrix[train])
+        featurize = _baseline(modality).fit_features(matrix[train])
         fitted = fit_path(
-            featurise(matrix[train]), labels[train], [config["C"] for config in configs]
+            featurize(matrix[train]), labels[train], [config["C"] for config in configs]
         )
-        held_out = featurise(matrix[validation])
-        right += [np.sum(model.predict(held_out) == labels[validation]) for model in fitted]
+        held_out = featurize(matrix[validation])
+        correct += [np.sum(model.predict(held_out) == labels[validation]) for model in fitted]
     tested = sum(len(validation) for _, validation in folds)
     return [
         {"config": config, "validation": float(count / tested)}
-        for config, count in zip(configs, right, strict=True)
+        for config, count in zip(configs, correct, strict=True)
     ]
 
 
-def _fit_features(modality: str, matrix: Matrix) -> Featurise:
-    """What turns prepared rows into features, fitted on the labelled rows."""
-    if modality == "text":
-        return _fit_tfidf(sp.csr_array(matrix))
-    if modality == "audio":
-        return StandardScaler().fit(matrix).transform
-    return _scale_pixels
+def _baseline(modality: str) -> Baseline:
+    if modality not in BASELINES:
+        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(BASELINES)}")
+    return BASELINES[modality]
 
 
-def _fit_tfidf(counts: sp.csr_array) -> Featurise:
-    """TF-IDF over the words of these documents: as if no other document had ever been counted."""
-    columns = np.unique(counts.indices)
-    weigh = TfidfTransformer(sublinear_tf=True).fit(counts[:, columns])
-    return lambda rows: weigh.transform(rows[:, columns])
+def _prepare_text(inputs: Any, sample_rate: float | None) -> sp.csr_array:
+    if sp.issparse(inputs):
+        return sp.csr_array(inputs)
+    return _count(_word_counter(), inputs, learn=True)
 
 
-def _scale_pixels(pixels: np.ndarray) -> np.ndarray:
-    return pixels / 255.0 if np.issubdtype(pixels.dtype, np.integer) else pixels
+def _fit_prepare_text(inputs: Any) -> tuple[Matrix, Callable[[Any], Matrix]]:
+    counter = _word_counter()
+    return _count(counter, inputs, learn=True), functools.partial(_count, counter, learn=False)
 
 
 def _word_counter() -> CountVectorizer:
@@ -269,7 +202,143 @@ def _count(counter: CountVectorizer, documents: Any, *, learn: bool) -> sp.csr_a
     return sp.csr_array(counts)
 
 
-def _known(modality: str) -> str:
-    if modality not in C_RANGE:
-        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(C_RANGE)}")
-    return modality
+def _fit_tfidf(matrix: Any) -> Featurize:
+    """TF-IDF over the words of these documents: as if no other document had ever been counted."""
+    counts = sp.csr_array(matrix)
+    columns = np.unique(counts.indices)
+    tfidf = TfidfTransformer(sublinear_tf=True).fit(counts[:, columns])
+    return lambda rows: tfidf.transform(rows[:, columns])
+
+
+def _prepare_pixels(inputs: Any, sample_rate: float | None) -> np.ndarray:
+    array = np.asarray(inputs)
+    return array.reshape(len(array), -1)
+
+
+def _scale_pixels(pixels: np.ndarray) -> np.ndarray:
+    return pixels / 255.0 if np.issubdtype(pixels.dtype, np.integer) else pixels
+
+
+def _prepare_audio(inputs: Any, sample_rate: float | None) -> np.ndarray:
+    array = np.asarray(inputs)
+    if array.dtype != np.int16:
+        return _prepare_pixels(array, sample_rate)
+    if sample_rate is None:
+        raise UserError("sounds need their sample rate, in Hz")
+    return mfcc_statistics(array, sample_rate)
+
+
+def mfcc_statistics(sounds: np.ndarray, sample_rate: float) -> np.ndarray:
+    """Statistics of mel-frequency cepstral coefficients and of their slopes over time.
+
+    Mean and deviation of the coefficients and of their first and second slopes over the whole
+    sound, and the mean of the coefficients in each of three equal parts: without these the order
+    in which a word's sounds come would not count.
+
+    Args:
+      sounds: int16 [N, samples].
+      sample_rate: in Hz.
+
+    Returns:
+      float64 [N, 13 * (6 + 3)].
+    """
+    config = LogMelConfig(int(sample_rate), sounds.shape[1])
+    mels = patches_to_spectrograms(log_mel_patches(sounds, config), config).astype(np.float64)
+    cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :NUM_MFCC]
+    window = min(_SLOPE_FRAMES, (mels.shape[2] - 1) // 2 * 2 + 1)
+    slopes = [
+        np.asarray(savgol_filter(cepstra, window, order, deriv=order))
+        if window > order
+        else np.zeros_like(cepstra)
+        for order in (1, 2)
+    ]
+    features = [
+        value for each in (cepstra, *slopes) for value in (each.mean(axis=2), each.std(axis=2))
+    ]
+    parts = np.array_split(cepstra, NUM_PARTS, axis=2)
+    features += [part.mean(axis=2) for part in parts if part.size]
+    return np.concatenate(features, axis=1)
+
+
+def _prepare_video(inputs: Any, sample_rate: float | None) -> np.ndarray:
+    array = np.asarray(inputs)
+    return motion_features(array) if array.ndim == 5 else _prepare_pixels(array, sample_rate)
+
+
+def motion_features(clips: np.ndarray) -> np.ndarray:
+    """Pixels, absolute differences of successive frames, and how frames match when moved.
+
+    The last are global block matching (Jain and Jain 1981): the mean squared difference between
+    each frame, moved by up to `MAX_SHIFT` pixels, and the next, for each of 25 moves, against the
+    mean over the moves. A linear classifier on pixels alone cannot see which way a thing goes that
+    may be anywhere.
+
+    Args:
+      clips: uint8 [N, frames, height, width, channels].
+
+    Returns:
+      float32 [N, frames * P + (frames - 1) * P + 25], P values in a frame; pixels from 0 to 1.
+
+    Raises:
+      UserError: frames no larger than the moves.
+    """
+    if min(clips.shape[2:4]) <= 2 * MAX_SHIFT:
+        raise UserError(
+            f"frames of {clips.shape[2]}x{clips.shape[3]} are too small to match moved by "
+            f"{MAX_SHIFT}"
+        )
+    parts = [
+        _motion_features(clips[start : start + _CHUNK]) for start in range(0, len(clips), _CHUNK)
+    ]
+    return np.concatenate(parts) if parts else _motion_features(clips)
+
+
+def _motion_features(clips: np.ndarray) -> np.ndarray:
+    N = len(clips)
+    pixels = clips.astype(np.float32) / 255
+    changes = np.abs(np.diff(pixels, axis=1))
+    height, width = (side - 2 * MAX_SHIFT for side in clips.shape[2:4])
+    now = pixels[:, :-1]
+    after = pixels[:, 1:, MAX_SHIFT : MAX_SHIFT + height, MAX_SHIFT : MAX_SHIFT + width]
+    errors = [
+        np.square(now[:, :, row : row + height, column : column + width] - after).mean((1, 2, 3, 4))
+        for row in range(2 * MAX_SHIFT + 1)
+        for column in range(2 * MAX_SHIFT + 1)
+    ]
+    error = np.stack(errors, axis=1) + _NOISE_FLOOR
+    relative = _MOTION_GAIN * (error / error.mean(1, keepdims=True) - 1)
+    return np.concatenate([pixels.reshape(N, -1), changes.reshape(N, -1), relative], axis=1)
+
+
+BASELINES: Mapping[str, Baseline] = {
+    # TF-IDF of words and word pairs with sublinear counts, over the whole document.
+    "text": Baseline((-1, 3), _prepare_text, _fit_tfidf, _fit_prepare_text),
+    # Pixels, divided by 255.
+    "image": Baseline((-3, 2), _prepare_pixels, lambda rows: _scale_pixels),
+    # Pixels of all frames, what changes between them, and how frames match when moved.
+    "video": Baseline((-3, 2), _prepare_video, lambda rows: _scale_pixels),
+    # MFCC statistics, standardized.
+    "audio": Baseline((-4, 1), _prepare_audio, lambda rows: StandardScaler().fit(rows).transform),
+}
+
+
+def first_sentences(texts: Sequence[str]) -> list[str]:
+    """The first sentence of each text."""
+    return [" ".join(_SENTENCE.split(text.strip(), maxsplit=1)[0].split()) for text in texts]
+
+
+def nearest_neighbor_targets(
+    train_texts: Sequence[str], train_targets: Sequence[str], texts: Sequence[str]
+) -> list[str]:
+    """The target of the most similar training text, by TF-IDF of words and cosine.
+
+    Args:
+      train_texts: N texts, which alone decide the TF-IDF weights.
+      train_targets: the answer wanted of each.
+      texts: to answer.
+    """
+    tfidf: Any = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    train_rows = tfidf.fit_transform(train_texts)
+    similarity = tfidf.transform(texts) @ train_rows.T
+    nearest = np.asarray(similarity.argmax(axis=1)).ravel()
+    return [train_targets[int(place)] for place in nearest]

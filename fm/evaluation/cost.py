@@ -1,13 +1,13 @@
-"""What each arm cost, and after how many tasks pretraining has paid for itself.
+"""What arms cost in compute, and after how many tasks pretraining has paid for itself.
 
 A FLOP spent on pretraining is shared by every task that adapts the same model; a distinct
 network per task pays no such sum but trains longer for the same quality. The fair rival is
 therefore a network trained from scratch **until it is as good**: on as many labels as the
-label multiplier asks for. Where no measured amount of labels gets it there, there is no rival
+label multiplier asks for. Where no measured number of labels gets it there, there is no rival
 to price, and the row says so instead of showing a number.
 
 Only arithmetic is charged. The extra labels that scratch needs cost people's time, which is not
-in this ledger; the label multiplier itself is the figure to read for that.
+counted here; the label multiplier itself is the figure to read for that.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ import numpy as np
 
 from fm.evaluation.label_efficiency import LabelEfficiency
 
+# Break-even is searched up to this number of tasks.
+MAX_TASKS = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class ComputeCost:
-    """The bill of one arm on one task.
+    """What one arm cost on one task.
 
     Attributes:
       task: name of the task.
@@ -48,10 +51,33 @@ class ComputeCost:
     note: str = ""
 
 
+def compute_cost(
+    task: str,
+    arm: str,
+    *,
+    pretrain_flops: float | None,
+    pretrain_seconds: float | None,
+    adapt_flops: float,
+    adapt_seconds: float,
+    scratch_cost: tuple[float | None, str],
+) -> ComputeCost:
+    """The cost of one arm with its break-even against `matching_scratch_flops`' answer."""
+    flops, note = scratch_cost
+    tasks = None
+    if flops is not None and pretrain_flops is not None:
+        tasks = break_even_tasks(pretrain_flops, adapt_flops, flops)
+        if tasks is None:
+            costlier = "adapting costs no less per task than scratch of the same quality"
+            note = f"{note}; {costlier}" if note else costlier
+    return ComputeCost(
+        task, arm, pretrain_flops, pretrain_seconds, adapt_flops, adapt_seconds, tasks, note
+    )
+
+
 def break_even_tasks(
     pretrain_flops: float, shared_flops_per_task: float, scratch_flops_per_task: float
 ) -> int | None:
-    """Smallest K such that pretrain + K * shared < K * distinct; None when no K is enough.
+    """Smallest K such that pretrain + K * shared < K * scratch; None when no K is enough.
 
     Raises:
       ValueError: a cost that is negative or not finite.
@@ -70,9 +96,9 @@ def matching_scratch_flops(
 ) -> tuple[float | None, str]:
     """FLOPs of training from scratch to the quality an arm reached at `num_labels`, and a note.
 
-    The scratch cost at ``label_multiplier * labels``, interpolated between the measured budgets
-    as a power of the number of labels. Below the measured range the cost at the smallest budget
-    stands in, an upper bound; above it nothing is known and the cost is None.
+    The scratch cost at ``label_multiplier * num_labels``, interpolated between the measured
+    budgets as a power of the number of labels. Below the measured range the cost at the smallest
+    budget stands in, an upper bound; above it nothing is known and the cost is None.
 
     Args:
       budgets_B: [B] rising label budgets of the scratch curve.
@@ -90,40 +116,13 @@ def matching_scratch_flops(
     return float(flops), ""
 
 
-def compute_cost(
-    task: str,
-    arm: str,
-    *,
-    pretrain_flops: float | None,
-    pretrain_seconds: float | None,
-    adapt_flops: float,
-    adapt_seconds: float,
-    scratch_cost: tuple[float | None, str],
-) -> ComputeCost:
-    """The row of one arm, its break-even worked out against `distinct_flops`' answer."""
-    flops, note = scratch_cost
-    tasks = None
-    if flops is not None and pretrain_flops is not None:
-        tasks = break_even_tasks(pretrain_flops, adapt_flops, flops)
-        if tasks is None:
-            costlier = "adapting costs no less per task than scratch of the same quality"
-            note = f"{note}; {costlier}" if note else costlier
-    return ComputeCost(
-        task, arm, pretrain_flops, pretrain_seconds, adapt_flops, adapt_seconds, tasks, note
-    )
-
-
-# Break-even is looked for up to so many tasks.
-MAX_TASKS = 1000
-
-
 @dataclasses.dataclass(frozen=True)
 class CostItem:
-    """One entry of a bill.
+    """One entry in the cost of K tasks.
 
     Attributes:
       costs: by unit; None where it was not recorded.
-      share: how much of it K tasks pay; more than 1 where they need it again.
+      share: fraction of it that K tasks pay; more than 1 where they need it again.
     """
 
     costs: Mapping[str, float | None]
@@ -132,10 +131,10 @@ class CostItem:
 
 @dataclasses.dataclass(frozen=True)
 class BreakEven:
-    """Where one bill is lower than another.
+    """Where one cost is lower than another.
 
     Attributes:
-      first: the K from which on it is, up to `MOST`; None if it is not in the end.
+      first: the K from which on it is, up to `MAX_TASKS`; None if it is not in the end.
       last: in that case the largest K at which it is; None if there is none.
     """
 
@@ -144,12 +143,12 @@ class BreakEven:
 
 
 def per_task_share(tasks: int) -> Callable[[int], float]:
-    """The share of what one of so many tasks pays for itself: it is K / tasks times drawn."""
+    """Share of what one of `tasks` tasks pays for itself: it is among K drawn with K / tasks."""
     return lambda count: count / tasks
 
 
 def shared_share(users: int, tasks: int) -> Callable[[int], float]:
-    """The share of what is paid once: the chance that one of its users is among the K drawn."""
+    """Share of what is paid once: the chance that one of its users is among the K drawn."""
     others = tasks - users
 
     def share(count: int) -> float:
@@ -158,15 +157,17 @@ def shared_share(users: int, tasks: int) -> Callable[[int], float]:
     return share
 
 
-def joint_tuning_share(steps: int, epochs: float, batch_size: int, num_labels: int, tasks: int):
-    """The share of tuning one network: updates for K tasks over those for all of them.
+def joint_tuning_share(
+    steps: int, epochs: float, batch_size: int, num_labels: int, tasks: int
+) -> Callable[[int], float]:
+    """Share of tuning one network: updates for K tasks over those for all of them.
 
     Args:
-      steps: taken at least.
+      steps: at least.
       epochs: over the labels, at least.
       batch_size: of an update.
       num_labels: of each task.
-      tasks: whose tuning costs a whole.
+      tasks: whose tuning is charged in full.
     """
 
     def updates(count: int) -> int:
@@ -176,7 +177,10 @@ def joint_tuning_share(steps: int, epochs: float, batch_size: int, num_labels: i
 
 
 def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> float | None:
-    """The bill of `num_tasks` tasks in a unit; None where a part of it is not known."""
+    """The mean cost of `num_tasks` tasks over all ways to draw them; None if part is unknown.
+
+    More tasks than there are stand for further tasks like these.
+    """
     parts = [(item.costs[unit], item.share(num_tasks)) for item in items if unit in item.costs]
     if any(cost is None for cost, _ in parts):
         return None
@@ -184,7 +188,7 @@ def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> floa
 
 
 def break_even(items: Sequence[CostItem], others: Sequence[CostItem], unit: str) -> BreakEven:
-    """From how many tasks on the first bill is lower than the other's."""
+    """From how many tasks on the first cost is lower than the other."""
     costs = [
         (amortized_cost(items, unit, k), amortized_cost(others, unit, k))
         for k in range(1, MAX_TASKS + 1)

@@ -1,4 +1,4 @@
-"""How many labels, and how many steps, pretraining saves."""
+"""How many labels, and how many steps, an arm saves against training from scratch."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def label_multiplier(
     draws: int = 2000,
     seed: int = 0,
 ) -> LabelEfficiency:
-    """How many labels scratch would need for the arm's score at `num_labels`, over `num_labels`.
+    """How many times `num_labels` labels scratch would need for the arm's score there.
 
     The scratch curve (mean score at each budget) is made non-decreasing by isotonic regression
     and interpolated linearly in log(labels); the answer is the smallest budget at which it
-    reaches the arm's mean score. Nothing is extrapolated: see `Equivalent.beyond`.
+    reaches the arm's mean score. Nothing is extrapolated: see `LabelEfficiency.censored`.
 
     The interval comes from redrawing seeds and items together, all budgets and both arms at
     once, since they share them: the B + 1 means are drawn from the multivariate t distribution
     that has the covariance of the crossed random-effects model and S - 1 degrees of freedom, and
-    every draw is read off anew. The plain bootstrap over both seeds and items is not used: with
-    few seeds it sees (S - 1) / S of the run variance and none of its uncertainty, and it counts
-    the error of a single cell three times (Owen 2007, "The pigeonhole bootstrap").
+    the multiplier is read off every draw. The plain bootstrap over both seeds and items is not
+    used: with few seeds it sees (S - 1) / S of the run variance and none of its uncertainty, and
+    it counts the error of a single cell three times (Owen 2007, "The pigeonhole bootstrap").
     `tests/evaluation/test_coverage.py` measures the coverage at 8 seeds. The interval is
     conditional on linear interpolation between the measured budgets being right.
 
@@ -68,7 +68,7 @@ def label_multiplier(
       seed: of the redrawing.
 
     Raises:
-      ValueError: shapes do not match, budgets are not positive and rising, or labels <= 0.
+      ValueError: shapes do not match, budgets are not positive and rising, or num_labels <= 0.
       UserError: fewer than two seeds or two items.
     """
     budgets_B = np.asarray(budgets_B, float)
@@ -95,8 +95,8 @@ def label_multiplier(
 
     random = np.random.default_rng(seed)
     df = arm_SN.shape[0] - 1
-    spread_CC = _sampling_root(scores_CSN)
-    normal_DC = random.standard_normal((draws, mean_C.size)) @ spread_CC
+    root_CC = _sampling_root(scores_CSN)
+    normal_DC = random.standard_normal((draws, mean_C.size)) @ root_CC
     drawn_DC = mean_C + normal_DC * np.sqrt(df / random.chisquare(df, (draws, 1)))
     needed_D = [_labels_to_reach(budgets_B, drawn_C) for drawn_C in drawn_DC]
     # Order statistics, never interpolated: draws beyond the range are 0 or infinite.
@@ -122,7 +122,7 @@ def label_multiplier(
 def steps_to_quality(
     steps: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray, target: float
 ) -> int | None:
-    """The first step at which a curve reaches a target for good; None when it never does.
+    """The first step from which a curve stays at a target; None when it never does.
 
     A step counts when its own value is at least `target` and so is the mean of the values after
     it (the last step has none, its own value is enough): one lucky evaluation does not.

@@ -1,6 +1,6 @@
-"""Logistic regression on few examples of many features, at the cost of few by few.
+"""Logistic regression on few examples of many features, at a cost that depends on the few.
 
-With N examples and D > N features, the L2-penalised solution lies in the span of the examples
+With N examples and D > N features, the L2-penalized solution lies in the span of the examples
 (the representer theorem), so it is found among N rotated coordinates and rotated back. Exact,
 and one rotation serves every penalty tried.
 """
@@ -15,11 +15,10 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
-# A few labels of many classes are what is asked here, not a mistake. For the whole process, since
-# fits run side by side.
+# Few labels of many classes are intended here. For the whole process, since fits run in parallel.
 warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
 
-# Nearly unpenalised fits of separable labels creep: enough iterations to stop by tolerance.
+# Nearly unpenalized fits of separable labels converge slowly: enough to stop by tolerance.
 MAX_ITERATIONS = 5000
 
 Matrix = np.ndarray | sp.csr_array
@@ -28,9 +27,9 @@ Matrix = np.ndarray | sp.csr_array
 def fit_path(
     x_ND: Matrix, labels: np.ndarray, inverse_penalties: Sequence[float], *, tol: float = 1e-4
 ) -> list[LogisticRegression]:
-    """One fitted classifier of the same examples for each inverse penalty.
+    """Fits one classifier to the same examples for each inverse penalty.
 
-    Minimises sum_i NLL_i + ||w||^2 / (2 C), the bias unpenalised (scikit-learn's convention);
+    Minimizes sum_i NLL_i + ||w||^2 / (2 C), the bias unpenalized (scikit-learn's convention);
     softmax over the classes when there are more than two.
 
     Args:
@@ -49,7 +48,7 @@ def fit_path(
         model: Any = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS, tol=tol)
         model.fit(z_NR, labels)
         if span_NR is not None:
-            # w_D = X^T (span w_R): the classifier now reads the features it was asked about.
+            # w_D = X^T (span w_R): the classifier now takes the features themselves.
             model.coef_ = (x_ND.T @ (span_NR @ model.coef_.T)).T
             model.n_features_in_ = features
         fitted.append(model)

@@ -1,4 +1,4 @@
-"""Which labels an arm is given, and how it chooses on them without seeing the test set."""
+"""Draws an arm's labelled examples and selects hyper-parameters on them, never on the test set."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CROSS_VALIDATE_UNDER = 100
 
 
 def draw_labels(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
-    """Draws `num_labels` labelled examples from a training pool.
+    """Draws `num_labels` examples from a training pool: their indices, in order.
 
     Stratified: one example of every class first, then a second of every class that has one,
-    then in proportion to the pool. Nested: for one seed a smaller budget is the beginning of a
+    then in proportion to the pool. Nested: for one seed a smaller number is the beginning of a
     larger one, so that a label curve grows by adding labels.
 
     Args:
@@ -26,10 +26,10 @@ def draw_labels(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
       seed: the run's seed; another seed draws other examples.
 
     Returns:
-      [budget] distinct indices into the pool.
+      [num_labels] distinct indices into the pool.
 
     Raises:
-      UserError: the budget is larger than the pool or smaller than the number of classes.
+      UserError: more labels than the pool has, or fewer than there are classes.
     """
     labels_N = np.asarray(labels_N)
     classes, class_N, size_K = np.unique(labels_N, return_inverse=True, return_counts=True)
@@ -37,13 +37,14 @@ def draw_labels(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
         raise UserError(f"a budget of {num_labels} labels exceeds the pool of {labels_N.size}")
     if num_labels < classes.size:
         raise UserError(
-            f"a budget of {num_labels} labels cannot cover {classes.size} classes: at least one each"
+            f"a budget of {num_labels} labels cannot cover {classes.size} classes: at least one "
+            "each"
         )
     random = np.random.default_rng(seed)
     shuffled_N = random.permutation(labels_N.size)
-    rank_N = _rank_within_class(class_N[shuffled_N])
-    tie_K = random.permutation(classes.size)
     class_of_shuffled_N = class_N[shuffled_N]
+    rank_N = _rank_within_class(class_of_shuffled_N)
+    tie_K = random.permutation(classes.size)
     share_N = (rank_N + 0.5) / size_K[class_of_shuffled_N]
     # lexsort sorts by its last key first: the first two of each class, then equal shares.
     order_N = np.lexsort((tie_K[class_of_shuffled_N], share_N, np.minimum(rank_N, 2)))
@@ -51,7 +52,7 @@ def draw_labels(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
 
 
 def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cuts the given labels into training and validation: (train, validation) index pairs.
+    """Splits labelled examples into (train, validation) index pairs.
 
     Under 100 labels stratified 4-fold cross-validation, from 100 on one stratified holdout of a
     quarter. Shuffled examples are dealt round the folds class by class, so a class's counts

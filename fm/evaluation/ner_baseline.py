@@ -1,7 +1,7 @@
-"""The classical tagger: features of a word and its neighbours, and logistic regression.
+"""Classical NER baseline: features of a word and its neighbors, and logistic regression.
 
-What a user would do without a neural network (Zhang and Johnson 2003): no CRF, but the tags are
-made well-formed by the same Viterbi search as a model's.
+No neural network and no CRF (Zhang and Johnson 2003); the tags are made well-formed by the same
+Viterbi search as a model's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fm.evaluation.ner import Tags, viterbi_decode
 
 # Powers of ten of the inverse penalty C.
 C_RANGE = (0, 3)
-COLUMNS = 2**18
+NUM_COLUMNS = 2**18
 
-_RUN = re.compile(r"(.)\1+")
+_REPEATS = re.compile(r"(.)\1+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogisticTagger:
-    """A fitted baseline: the columns its training words use, and the classifier of them."""
+    """A fitted baseline: the columns its training words use, and the classifier on them."""
 
     columns: np.ndarray
     classifier: LogisticRegression
@@ -47,12 +47,12 @@ class LogisticTagger:
 
 
 def hparam_grid(trials: int) -> list[dict[str, float]]:
-    """`trials` settings of the inverse penalty C, log-spaced; a single one takes the middle."""
+    """`trials` values of the inverse penalty C, log-spaced; a single one takes the middle."""
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(*C_RANGE, trials)]
 
 
 def fit(sentences: Sequence[Sequence[str]], tags: Tags, config: dict[str, float]) -> LogisticTagger:
-    """Fits one setting on tagged sentences.
+    """Fits the baseline to tagged sentences.
 
     Args:
       sentences: the words of each.
@@ -63,43 +63,43 @@ def fit(sentences: Sequence[Sequence[str]], tags: Tags, config: dict[str, float]
       ValueError: all words have one tag (scikit-learn's message), or tags do not match words.
     """
     matrix = _matrix(sentences)
-    wanted = [tag for own in tags for tag in own]
+    targets = [tag for own in tags for tag in own]
     # Hashed into many columns, of which a fit keeps those in use: small budgets stay quick.
     columns = np.unique(matrix.indices)
     model: Any = LogisticRegression(C=config["C"], max_iter=MAX_ITERATIONS)
     # L-BFGS on vectors this short spends its time waiting for threads.
     with threadpool_limits(1):
-        model.fit(matrix[:, columns], wanted)
+        model.fit(matrix[:, columns], targets)
     return LogisticTagger(columns, model, tuple(model.classes_))
 
 
 def _matrix(sentences: Sequence[Sequence[str]]) -> sp.csr_array:
     """One row a word, sentence after sentence."""
-    hasher = FeatureHasher(COLUMNS, input_type="string", alternate_sign=False)
+    hasher = FeatureHasher(NUM_COLUMNS, input_type="string", alternate_sign=False)
     rows = [_features(words, place) for words in sentences for place in range(len(words))]
     return sp.csr_array(hasher.transform(rows))
 
 
 def _features(words: Sequence[str], place: int) -> list[str]:
-    """What is said of a word: itself, its form and its neighbours."""
-    said = ["bias"]
+    """Features of a word: itself, its shape and its neighbors."""
+    features = ["bias"]
     for offset in (-2, -1, 0, 1, 2):
         at = place + offset
         if not 0 <= at < len(words):
-            said.append(f"{offset} edge")
+            features.append(f"{offset} edge")
             continue
         word = words[at]
-        said += [f"{offset} lower {word.lower()}", f"{offset} shape {word_shape(word)}"]
+        features += [f"{offset} lower {word.lower()}", f"{offset} shape {word_shape(word)}"]
     word = words[place]
-    said.append(f"word {word}")
+    features.append(f"word {word}")
     for length in (1, 2, 3, 4):
-        said += [f"begins {word[:length].lower()}", f"ends {word[-length:].lower()}"]
-    return said
+        features += [f"begins {word[:length].lower()}", f"ends {word[-length:].lower()}"]
+    return features
 
 
 def word_shape(word: str) -> str:
-    """The word's form: "McDonald's3" is "XxXx'xd" (runs of one kind count as one)."""
+    """The word's shape: "McDonald's3" is "XxXx'xd" (repeated letters of one kind count once)."""
     kinds = "".join(
         "X" if c.isupper() else "x" if c.islower() else "d" if c.isdigit() else c for c in word
     )
-    return _RUN.sub(r"\1", kinds)
+    return _REPEATS.sub(r"\1", kinds)

@@ -5,10 +5,10 @@ the same items. Each entry is modelled as crossed random effects,
 
     score_si = mean + run_s + item_i + error_si,
 
-where ``run`` is what a new draw of labels and a new initialisation change, and ``item`` is what
+where ``run`` is what a new draw of labels and a new initialization change, and ``item`` is what
 another test set would change. Seeds are few, items many, so the interval leans on Student's t.
 
-A figure that is a ratio of sums over items (F1) enters by `linearised`, a score for each item.
+A figure that is a ratio of sums over items (F1) enters by `linearized_ratio`: a score per item.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ def paired_difference(
 ) -> Difference:
     """Compares two arms that share seeds (rows) and test items (columns).
 
+    Identical differences in every cell give an interval of width zero, since nothing in the
+    table varies; all zero differences also give p = 1.
+
     Args:
       arm_SN: [S, N] scores, higher better, for instance 0 or 1 for wrong or right.
       baseline_SN: [S, N] scores of the baseline on the same seeds and items.
@@ -73,9 +76,6 @@ def paired_difference(
     Raises:
       ValueError: the two tables differ in shape or are not finite [S, N] arrays.
       UserError: fewer than two seeds or two items; no interval exists then.
-
-    Identical differences in every cell give an interval of width zero, since nothing in the
-    table varies; all zero differences also give p = 1.
     """
     arm_SN, baseline_SN = np.asarray(arm_SN, float), np.asarray(baseline_SN, float)
     if arm_SN.shape != baseline_SN.shape:
@@ -106,33 +106,30 @@ def mean_over_seeds_and_items(scores_SN: np.ndarray, *, level: float = 0.95) -> 
 def linearized_ratio(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> np.ndarray:
     """Scores of items whose mean over items is a ratio of sums, by seed.
 
-    With R_s = sum_i above_si / sum_i below_si, the score of an item is
+    With R_s = sum_i numerator_si / sum_i denominator_si, the score of an item is
 
-        R_s + (above_si - R_s below_si) / mean_i(below_si),
+        R_s + (numerator_si - R_s denominator_si) / mean_i(denominator_si),
 
-    the ratio and the item's influence on it (Taylor linearisation: Woodruff 1971; Särndal,
+    the ratio and the item's influence on it (Taylor linearization: Woodruff 1971; Särndal,
     Swensson and Wretman 1992, section 5.6). Its mean over items is R_s exactly, and its variance
     over items that of the ratio to first order, so the functions here take these scores as they
-    take right and wrong answers. For F1, above is twice the entities found and below those
-    predicted plus those there (`fm.evaluation.ner.EntityCounts.f1_terms`).
+    take right and wrong answers. For F1, see `fm.evaluation.ner.EntityCounts.f1_terms`.
 
     Args:
       numerator_SN: [S, N] of S seeds and N items.
       denominator_SN: [S, N], not negative.
 
     Returns:
-      [S, N] scores; zero in a row that has nothing below.
+      [S, N] scores; zero in a row whose denominators are all zero.
 
     Raises:
       ValueError: the two differ in shape.
     """
-    numerator_SN, denominator_SN = (
-        np.asarray(numerator_SN, float),
-        np.asarray(denominator_SN, float),
-    )
+    numerator_SN = np.asarray(numerator_SN, float)
+    denominator_SN = np.asarray(denominator_SN, float)
     if numerator_SN.shape != denominator_SN.shape:
         raise ValueError(
-            f"above {numerator_SN.shape} and below {denominator_SN.shape} are not paired"
+            f"numerator {numerator_SN.shape} and denominator {denominator_SN.shape} are not paired"
         )
     mean_S1 = denominator_SN.mean(axis=1, keepdims=True)
     scale_S1 = np.where(mean_S1 > 0, mean_S1, 1.0)
@@ -152,17 +149,20 @@ def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
         raise ValueError("values must be a vector of finite numbers")
     if values_S.size < 2:
         raise UserError(f"an interval over seeds needs at least 2 seeds, got {values_S.size}")
-    return _t_interval(
-        values_S.mean(), values_S.var(ddof=1) / values_S.size, values_S.size - 1, level
-    )
+    variance = values_S.var(ddof=1) / values_S.size
+    return _t_interval(values_S.mean(), variance, values_S.size - 1, level)
 
 
 def sign_flip_p(differences_S: np.ndarray, *, seed: int = 0) -> float:
-    """Two-sided sign-flip test that paired differences are symmetric about zero.
+    """Two-sided sign-flip p-value for paired differences being symmetric about zero.
 
     The share of sign patterns whose mean is at least as far from zero as the one observed: all
     2^S of them up to 16 seeds, else a seeded sample with the observed pattern counted in
     (Phipson and Smyth 2010), so that p is never zero. With S seeds p cannot go under 2 / 2^S.
+
+    `scipy.stats.permutation_test` is not used: its tolerance for ties is relative to the observed
+    sum, so differences that cancel give other values (0.94 in place of 1), and it draws other
+    patterns over 16 seeds.
 
     Raises:
       ValueError: not a finite vector of at least one difference.
@@ -183,7 +183,7 @@ def sign_flip_p(differences_S: np.ndarray, *, seed: int = 0) -> float:
 
 
 def holm_adjusted(p_values: np.ndarray) -> np.ndarray:
-    """Adjusts p-values so that the chance of any false claim in the table is controlled.
+    """P-values adjusted so that the chance of any false claim in the table is controlled.
 
     Holm (1979): the k-th smallest of m is multiplied by m - k + 1, then made non-decreasing
     and cut at 1. The order of the input is kept.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.api import default_platform
-from fm.attention.mesh import constrain_batch, mesh_shards
+from fm.parallel.mesh import constrain_batch, mesh_shards
 
 # Logits held at a time on a CPU, 8 MiB in float32: of a quarter to four times that, the fastest
 # alone. But they add to what a step holds, and the C library maps a block of over 32 MiB anew each

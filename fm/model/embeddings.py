@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fm.attention.mesh import constrain_embedding_table
 from fm.model import layers
 from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
 from fm.model.layers import matmul
+from fm.parallel.mesh import constrain_embedding_table
 
 # No component may be narrower, or a flat background would earn an unbounded density. Of bytes, one
 # grey level. Log-mel has no levels, but values clipped to the ends of its range, silence above all,

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fm.attention import Mask
-from fm.attention.mesh import constrain_batch
 from fm.model import embeddings, layers
 from fm.model.config import ModelConfig
 from fm.model.positions import expand_positions, rotary_cos_sin
+from fm.parallel.mesh import constrain_batch
 
 
 def forward(

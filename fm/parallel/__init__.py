@@ -1,1 +1,1 @@
-"""TODO."""
+"""Many devices and processes as one: the mesh, what lies where on it, who does what."""

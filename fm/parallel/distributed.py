@@ -1,7 +1,7 @@
-"""Several processes as one run, on one machine or many: who writes, who reads what, who is lost.
+"""Several processes as one run, on one machine or many.
 
 Every process runs the same program with the same arguments; arrays span the devices of all
-(`jax.distributed`). Only the first writes what is not a checkpoint.
+(`jax.distributed`). Only the lead process writes anything but checkpoints.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from jax.sharding import PartitionSpec as P
 
 from fm.errors import UserError
 from fm.parallel.mesh import config_from_mesh
-from fm.training.sharding import batch_spec, shard_batch
+from fm.parallel.sharding import batch_spec, shard_batch
 
-# Seconds after which JAX's service takes a process that says nothing for lost.
+# Seconds without a heartbeat after which JAX's service takes a process for lost.
 HEARTBEAT_TIMEOUT_SECONDS = 20
 EXIT_PEER_LOST = 3  # exit code
-_AGAIN = (
-    "the same command, with as many processes as there are then, goes on from the last checkpoint"
+_RESTART = (
+    "the same command, with as many processes as there are then, resumes from the last checkpoint"
 )
 
 
@@ -38,20 +38,20 @@ def initialize(
     process_id: int | None = None,
     heartbeat_timeout_seconds: int = HEARTBEAT_TIMEOUT_SECONDS,
 ) -> None:
-    """Makes this process one of several; before JAX is used for anything else.
+    """Makes this process one of several; call it before JAX is used for anything else.
 
-    On CPUs they also talk over gloo, at the address that the machine's own name has; JAX offers no
-    other.
+    On CPU the processes exchange arrays through gloo, at the address of the machine's own host
+    name; JAX has no other way there.
 
     Args:
-      coordinator_address: HOST:PORT where the first process listens for the others; "auto" takes all from
+      coordinator_address: HOST:PORT where the first process listens; "auto" takes everything from
         the environment (Slurm, Open MPI, Kubernetes, TPU; see `jax.distributed.initialize`).
-      num_processes: of processes.
-      process_id: of this one, from 0.
-      heartbeat_timeout_seconds: seconds after which a process that says nothing is lost.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
+      heartbeat_timeout_seconds: a process silent for longer is lost.
 
     Raises:
-      UserError: what is given does not fit together, or "auto" finds nothing.
+      UserError: the arguments do not fit together, or "auto" finds nothing.
     """
     host, _, port = coordinator_address.rpartition(":")
     if coordinator_address != "auto" and (
@@ -61,14 +61,14 @@ def initialize(
         or process_id >= num_processes
     ):
         raise UserError(
-            f"--coordinator={coordinator_address}: takes HOST:PORT, with --processes=N and --process from "
-            "0 to N-1, or auto"
+            f"--coordinator_address={coordinator_address}: takes HOST:PORT, with "
+            "--num_processes=N and --process_id from 0 to N-1, or auto"
         )
-    # JAX's own default is to listen to the world.
+    # By default JAX listens on all interfaces.
     bound = (
         coordinator_address if re.fullmatch(r"localhost|127(\.[0-9]+){3}|\[::1\]", host) else None
     )
-    # The one way that processes on CPUs add up; other devices have their own.
+    # The only collectives of CPU processes; other devices have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -81,11 +81,11 @@ def initialize(
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--coordinator={coordinator_address}: {reason}") from error
-    # JAX's own last words do not say what to do then.
+        raise UserError(f"--coordinator_address={coordinator_address}: {reason}") from error
+    # Printed now because JAX's own message on losing a process does not say what to do.
     print(
-        f"process {jax.process_index()} of {jax.process_count()}: once another one is lost, this "
-        f"one ends too, within {2 * heartbeat_timeout_seconds} s; {_AGAIN}",
+        f"process {jax.process_index()} of {jax.process_count()}: if another process is lost, this "
+        f"one exits too, within {2 * heartbeat_timeout_seconds} s; {_RESTART}",
         file=sys.stderr,
         flush=True,
     )
@@ -98,9 +98,9 @@ def is_lead_process() -> bool:
 
 @contextlib.contextmanager
 def lead_process_first(name: str) -> Iterator[None]:
-    """The first process goes through, then all others at once, to find what it has made.
+    """Runs the block on the lead process first, then on the others (one downloads, the rest read).
 
-    `name` is told where they do not meet.
+    `name` labels the barrier in JAX's error if the processes do not meet.
     """
     if jax.process_count() == 1:
         yield
@@ -115,59 +115,64 @@ def lead_process_first(name: str) -> Iterator[None]:
 
 
 def local_slice(mesh: Mesh) -> tuple[int, int]:
-    """Which rows of a batch this process reads: the block of this index, of so many equal ones.
+    """Returns (index, count): of `count` equal blocks of a batch's rows, this process reads one.
 
     Raises:
-      UserError: its devices do not hold such a block.
+      UserError: its devices do not hold one contiguous block of rows.
     """
-    ways = config_from_mesh(mesh).batch_shards
-    held = NamedSharding(mesh, batch_spec()).addressable_devices_indices_map((ways,))
-    rows = sorted({range(ways)[index[0]].start for index in held.values() if index is not None})
-    if not rows or ways % len(rows) or rows[0] % len(rows) or rows[-1] - rows[0] >= len(rows):
+    shards = config_from_mesh(mesh).batch_shards
+    indices = NamedSharding(mesh, batch_spec()).addressable_devices_indices_map((shards,))
+    rows = sorted(
+        {range(shards)[index[0]].start for index in indices.values() if index is not None}
+    )
+    if not rows or shards % len(rows) or rows[0] % len(rows) or rows[-1] - rows[0] >= len(rows):
         raise UserError(
-            f"--mesh={config_from_mesh(mesh)}: process {jax.process_index()} would read the rows {rows} "
-            f"of every {ways}; accepted is a mesh that gives each process one block of them"
+            f"--mesh={config_from_mesh(mesh)}: process {jax.process_index()} would read the rows "
+            f"{rows} of every {shards}; accepted is a mesh that gives each process one block"
         )
-    return rows[0] // len(rows), ways // len(rows)
+    return rows[0] // len(rows), shards // len(rows)
 
 
 def make_global_batch(rows: Any, mesh: Mesh) -> Any:
-    """The batch of which every process holds its own `part` of the rows.
+    """Assembles a batch on the mesh from each process's own rows, its `local_slice`.
 
     Raises:
-      UserError: of several processes, their rows do not divide among their devices.
+      UserError: of several processes, the rows do not divide among the devices.
     """
     count = local_slice(mesh)[1]
     if count == 1:
         return shard_batch(rows, mesh)
-    ways = config_from_mesh(mesh).batch_shards // count
-    for own in {len(leaf) for leaf in jax.tree.leaves(rows)}:
-        if own % ways:
+    shards = config_from_mesh(mesh).batch_shards // count
+    for num_rows in {len(leaf) for leaf in jax.tree.leaves(rows)}:
+        if num_rows % shards:
             raise UserError(
-                f"--mesh={config_from_mesh(mesh)}: {own * count} rows of a batch do not divide into "
-                f"{ways * count}, as several processes need"
+                f"--mesh={config_from_mesh(mesh)}: {num_rows * count} rows of a batch do not "
+                f"divide into {shards * count}, as several processes need"
             )
     sharding = NamedSharding(mesh, batch_spec())
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
 
 
-def any_process_signalled(yes: bool, mesh: Mesh) -> jax.Array:
-    """How many devices' processes say yes; the same number for all, once it is read."""
+def any_process_signalled(signalled: bool, mesh: Mesh) -> jax.Array:
+    """Sums `signalled` over the devices of all processes: above 0 if any process was signalled.
+
+    Dispatched asynchronously; every process reads the same number.
+    """
     sharding = NamedSharding(mesh, P(mesh.axis_names))
-    own = np.full(len(sharding.addressable_devices), yes, np.int32)
-    return _total(jax.make_array_from_process_local_data(sharding, own))
+    own = np.full(len(sharding.addressable_devices), signalled, np.int32)
+    return _sum(jax.make_array_from_process_local_data(sharding, own))
 
 
-_total = jax.jit(jnp.sum)
+_sum = jax.jit(jnp.sum)
 
 
 @contextlib.contextmanager
-def exit_if_peer_lost(label: str) -> Iterator[None]:
-    """Ends this process, with a line that says so, once another one is lost.
+def exit_if_peer_lost(run_name: str) -> Iterator[None]:
+    """Exits this process with `EXIT_PEER_LOST` and a one-line error once another one is lost.
 
-    At once, not by an exception: whatever would be closed on the way waits for the lost one. Where
-    a device waits and no connection tells of it, JAX's own service does after `SILENCE`, and ends
-    the process with a line of its own ("another task died").
+    It exits at once, not by an exception: whatever would be closed on the way waits for the lost
+    process. Where no connection reports the loss, JAX's own service does after
+    `HEARTBEAT_TIMEOUT_SECONDS`, and ends the process with its own message ("another task died").
     """
     try:
         yield
@@ -175,8 +180,9 @@ def exit_if_peer_lost(label: str) -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         print(
-            f"error: {label}: process {jax.process_index()} of {jax.process_count()} cannot go on, "
-            f"another one is lost or has failed ({str(error).splitlines()[0]}); {_AGAIN}",
+            f"error: {run_name}: process {jax.process_index()} of {jax.process_count()} cannot "
+            f"continue, another one is lost or has failed ({str(error).splitlines()[0]}); "
+            f"{_RESTART}",
             file=sys.stderr,
             flush=True,
         )

@@ -1,9 +1,9 @@
-"""The mesh: many devices as one, split along three axes.
+"""The device mesh, its three axes, and constraints on arrays traced under it.
 
-`data` splits the rows of a batch; `fsdp` splits them too, and beside them every large parameter and
-the optimiser's memory of it, gathered where it is used (Rajbhandari et al. 2020, ZeRO-3); `tensor`
-splits heads, the feed-forward width and the vocabulary (Shoeybi et al. 2019). What lies where is
-said by `fm.training.sharding`.
+`data` splits the rows of a batch; `fsdp` splits them too, and also every large parameter with its
+optimizer state, gathered where it is used (Rajbhandari et al. 2020, ZeRO-3); `tensor` splits
+heads, the feed-forward dimension and the vocabulary (Shoeybi et al. 2019). `fm.parallel.sharding`
+says which array is split how.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import contextvars
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
-from fm.attention.mesh import BATCH_AXES, TENSOR_AXIS
 from fm.errors import UserError
 
+BATCH_AXES, TENSOR_AXIS = ("data", "fsdp"), "tensor"
 MESH_AXES = (*BATCH_AXES, TENSOR_AXIS)
 _ACCEPTED = (
     f"takes a whole number above 0 for some of the axes {', '.join(MESH_AXES)}, as data:2,fsdp:4"
 )
-_chosen: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many ways each axis splits; their product is the number of devices."""
+    """The size of each mesh axis; their product is the number of devices."""
 
     data: int = 1
     fsdp: int = 1
@@ -45,25 +46,25 @@ class MeshConfig:
 
     @property
     def num_devices(self) -> int:
-        """Devices it takes."""
+        """Number of devices of the mesh."""
         return self.data * self.fsdp * self.tensor
 
     @property
     def batch_shards(self) -> int:
-        """Ways a batch is split."""
+        """Number of parts that the rows of a batch are split into."""
         return self.data * self.fsdp
 
     def build(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """The mesh over all devices of all processes, or over those given.
+        """Returns the mesh over `devices`, by default all devices of all processes.
 
         Raises:
-          UserError: there are more or fewer of them: none is to idle unnoticed.
+          UserError: their number is not that of the mesh, so that none idles unnoticed.
         """
         devices = jax.devices() if devices is None else devices
         if len(devices) != self.num_devices:
             raise UserError(
-                f"--mesh={self} takes {self.num_devices} devices, not the {len(devices)} there are; the "
-                f"product of {', '.join(MESH_AXES)} must be their number"
+                f"--mesh={self} takes {self.num_devices} devices, not the {len(devices)} there "
+                f"are; the product of {', '.join(MESH_AXES)} must be their number"
             )
         sizes = [getattr(self, axis) for axis in MESH_AXES]
         types = (AxisType.Auto,) * len(MESH_AXES)
@@ -71,10 +72,10 @@ class MeshConfig:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """A mesh out of a flag like `data:2,fsdp:4`; an axis left out is 1.
+    """Parses a flag like `data:2,fsdp:4`; an axis left out has size 1.
 
     Raises:
-      UserError: another axis, one given twice, or a size that is not a number above 0.
+      UserError: an unknown or repeated axis, or a size that is not a number above 0.
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
@@ -86,20 +87,61 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def config_from_mesh(mesh: Mesh | AbstractMesh) -> MeshConfig:
-    """The sizes of a mesh that `MeshConfig.build` made."""
+    """The config of a mesh that `MeshConfig.build` made."""
     return MeshConfig(**mesh.shape)
 
 
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh | None) -> Iterator[None]:
-    """Training inside takes this mesh where it is given none."""
-    token = _chosen.set(mesh)
+    """Makes `mesh` the default of training and model loading inside.
+
+    `jax.set_mesh` would move everything else inside to the mesh too: data preparation and
+    evaluation, whose row counts it need not divide and which one process may run alone.
+    """
+    token = _mesh.set(mesh)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        _mesh.reset(token)
 
 
 def current_mesh() -> Mesh | None:
-    """The mesh of `over`."""
-    return _chosen.get()
+    """The mesh of `use_mesh`."""
+    return _mesh.get()
+
+
+class MeshShards(NamedTuple):
+    """Number of parts that the rows of a batch and the heads are split into."""
+
+    batch: int = 1
+    heads: int = 1
+
+
+def mesh_shards() -> MeshShards:
+    """The shards of the mesh this is traced under.
+
+    (1, 1) without a mesh, under a mesh of other axes and inside `shard_map`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_names) != set(MESH_AXES) or set(mesh.axis_types) != {AxisType.Auto}:
+        return MeshShards()
+    return MeshShards(mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape[TENSOR_AXIS])
+
+
+def constrain_batch(x: jax.Array, axis: int = 0) -> jax.Array:
+    """Splits the batch axis of an array over the mesh and replicates every other axis."""
+    if mesh_shards() == MeshShards():
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*[None] * axis, BATCH_AXES))
+
+
+def constrain_embedding_table(table_ID: jax.Array) -> jax.Array:
+    """Splits the rows of a lookup table over `TENSOR_AXIS` and replicates its width.
+
+    With its width split, the result of the lookup would have to be resharded.
+    """
+    shards = mesh_shards()
+    if shards == MeshShards():
+        return table_ID
+    rows = None if table_ID.shape[0] % shards.heads else TENSOR_AXIS
+    return jax.lax.with_sharding_constraint(table_ID, P(rows, None))

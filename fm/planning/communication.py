@@ -12,10 +12,10 @@ import dataclasses
 import jax.numpy as jnp
 
 from fm.model.config import ModelConfig
+from fm.parallel import sharding
 from fm.parallel.mesh import MESH_AXES, MeshConfig
 from fm.planning.chips import Chip
 from fm.planning.memory import bytes_per_device, gathered_elements, state_shapes
-from fm.training import sharding
 from fm.training.optimizer import OptimizerConfig
 
 

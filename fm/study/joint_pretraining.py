@@ -36,7 +36,7 @@ from fm.study.processing import (
     token_counts,
     train_validation_split,
 )
-from fm.training import sharding
+from fm.training import train_state
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension, PerGroupUnits
 from fm.training.multitask import MultitaskObjective
@@ -328,7 +328,7 @@ def pretrain_joint(
         weights = inverse_frequency_weights(jnp.asarray(counts, jnp.float32), rarity)
     validation = batches(1)
     return train(
-        functools.partial(sharding.init_sharded, jax.random.key(seed), processor.model),
+        functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
         batches(0),
         processor.model,
         MultitaskObjective(tuple((name, group.objective) for name, group in groups.items())),

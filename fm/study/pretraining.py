@@ -26,7 +26,7 @@ from fm.study.processing import (
     token_counts,
     train_validation_split,
 )
-from fm.training import sharding, sweep
+from fm.training import sweep, train_state
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension
@@ -230,7 +230,7 @@ def _run(
         early_stopping_patience=early_stop,
     )
     return Trial(
-        functools.partial(sharding.init_sharded, jax.random.key(seed), reads.model),
+        functools.partial(train_state.init_sharded, jax.random.key(seed), reads.model),
         batches,
         recipe.optimizer,
         run,

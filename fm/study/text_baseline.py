@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from fm.evaluation.metrics import chrf, first_sentences, nearest_neighbor_targets
+from fm.evaluation.baselines import first_sentences, nearest_neighbor_targets
+from fm.evaluation.metrics import chrf
 from fm.evaluation.model_selection import make_folds
 from fm.study.adaptation import HParams, Trial
 

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask
-from fm.attention.mesh import constrain_batch, mesh_shards
 from fm.errors import UserError
 from fm.model import embeddings
 from fm.model.config import ModelConfig
 from fm.model.cross_entropy import fused_linear_cross_entropy
 from fm.model.layers import rms_norm
 from fm.model.transformer import forward
+from fm.parallel.mesh import constrain_batch, mesh_shards
 
 Batch = dict[str, Any]  # arrays [B, ...]; in multitask training such dicts by group
 WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights

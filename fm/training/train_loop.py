@@ -44,7 +44,12 @@ from fm.training.progress import (
     step_cost,
 )
 from fm.training.signals import Interrupted, catch_termination_signals, time_limit
-from fm.training.train_state import TrainState, gather_to_host, params_digest
+from fm.training.train_state import (
+    TrainState,
+    create_train_state,
+    gather_to_host,
+    params_digest,
+)
 from fm.training.train_step import Metrics, TrainStepFn
 
 # Parameters, or a function that makes them: then nobody else holds them in memory.
@@ -266,7 +271,7 @@ class _SingleProgram:
         (trial,) = self.trials
         steps = trial.train_config.steps
         with use_mesh(self.mesh):
-            state = sharding.create_train_state(
+            state = create_train_state(
                 resolve_params(trial.params),
                 optimizer.build(trial.optimizer_config, steps),
                 self.mesh,

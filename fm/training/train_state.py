@@ -5,7 +5,9 @@ It holds no random key: each step's key is the run's seed folded with the step c
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from typing import Any
 
 import flax.struct
 import jax
@@ -13,6 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from fm.model import transformer
+from fm.model.config import ModelConfig
+from fm.parallel.mesh import current_mesh
+from fm.parallel.sharding import constrain, shard_state, state_shardings
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -42,6 +50,41 @@ def init_train_state(params: dict, optimizer: optax.GradientTransformation) -> T
         )
 
     return init(params)
+
+
+def create_train_state(
+    params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | None
+) -> TrainState:
+    """`init_train_state` with the optimizer state created where it stays on the mesh.
+
+    Parameters that already lie there, as those of `init_sharded`, are not moved.
+    """
+    if mesh is None:
+        return init_train_state(params, optimizer)
+    with jax.set_mesh(mesh):
+        create = jax.jit(lambda params: constrain(init_train_state(params, optimizer)))
+        return create(shard_state(params, mesh))
+
+
+def init_sharded(rng: jax.Array, model_config: ModelConfig) -> dict:
+    """`fm.model.transformer.init`, each part created where it stays on the mesh of `use_mesh`.
+
+    The same numbers, to the bit; no device and no host holds them all.
+
+    Raises:
+      UserError: see `fm.parallel.sharding.param_specs`.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return transformer.init(rng, model_config)
+    return make_sharded_init(mesh, model_config)(rng)
+
+
+def make_sharded_init(mesh: Mesh, model_config: ModelConfig) -> Any:
+    """The compiled function of `init_sharded`, from a key to parameters on the mesh."""
+    init = functools.partial(transformer.init, config=model_config)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return transformer.sharded_init(state_shardings(shapes, mesh), model_config)
 
 
 def gather_to_host(leaf: jax.Array) -> np.ndarray:

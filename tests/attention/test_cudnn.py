@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.attention import Mask, cudnn
-from tests.attention.contract import Case, arrays, ints
+from tests.attention.helpers_contract import Case, arrays, ints
 
 
 def test_it_never_meets_a_row_without_keys(monkeypatch):

@@ -9,35 +9,35 @@ import pytest
 
 from fm.attention import cudnn, decode, splash, xla_chunked, xla_tiled
 from fm.attention.api import Implementation, default_platform
-from tests.attention.contract import Contract, as_users_do
+from tests.attention.helpers_contract import Contract, as_users_do
 
 
 class TestReference(Contract):
     implementation = "reference"
 
 
-class TestCpu(Contract):
-    implementation = "cpu"
+class TestXlaTiled(Contract):
+    implementation = "xla_tiled"
     compiled = staticmethod(as_users_do)
 
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Several batch rows, heads, blocks and parts, and a few blocks to a part."""
-    monkeypatch.setattr(xla_tiled, "_HELD", 32)
-    monkeypatch.setattr(xla_tiled, "_ROWS", 2)
-    monkeypatch.setattr(xla_tiled, "_PARTS", 3)
+    """Several batch rows, heads, blocks and spans, and a few blocks to a span."""
+    monkeypatch.setattr(xla_tiled, "_TILE_SCORES", 32)
+    monkeypatch.setattr(xla_tiled, "_TILE_ROWS", 2)
+    monkeypatch.setattr(xla_tiled, "_MAX_SPANS", 3)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_tiles")
-class TestCpuInSmallTiles(Contract):
-    implementation = "cpu in small tiles"
+class TestXlaTiledInSmallTiles(Contract):
+    implementation = "xla_tiled in small tiles"
     stand_in = Implementation(xla_tiled.attend)
 
 
-class TestChunkedInSmallBlocks(Contract):
-    implementation = "chunked by 4"
+class TestXlaChunkedInSmallBlocks(Contract):
+    implementation = "xla_chunked by 4"
     stand_in = Implementation(functools.partial(xla_chunked.attend, block_size=4))
 
 
@@ -50,7 +50,7 @@ class TestDecode(Contract):
 
 @pytest.mark.slow
 class TestSplashInterpreted(Contract):
-    implementation = "tpu, interpreted"
+    implementation = "splash, interpreted"
     stand_in = Implementation(
         functools.partial(splash.attend, block=128, interpret=True),
         lambda q, k, v, mask, softcap, _: splash.unsupported_reason(q, k, v, mask, softcap, "tpu"),

@@ -7,9 +7,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fm.errors import UserError
-from fm.evaluation.baselines import cross_validate, fit, hparam_grid, prepare_inputs
+from fm.evaluation.baselines import (
+    cross_validate,
+    first_sentences,
+    fit,
+    hparam_grid,
+    motion_features,
+    nearest_neighbor_targets,
+    prepare_inputs,
+)
 from fm.evaluation.model_selection import make_folds
 
+_RNG = np.random.default_rng(0)
 WORDS = np.array([f"word{i}" for i in range(300)])
 
 
@@ -44,9 +53,9 @@ def test_shared_counts_give_what_scikit_learn_gives_on_the_labelled_documents():
     theirs_train = vectorizer.fit_transform(texts[:40])
 
     # Columns are in one order on both sides: alphabetical.
-    assert ours.featurise(counts[train]).shape == theirs_train.shape
+    assert ours.featurize(counts[train]).shape == theirs_train.shape
     np.testing.assert_allclose(
-        ours.featurise(counts[test]).toarray(),
+        ours.featurize(counts[test]).toarray(),
         vectorizer.transform(texts[40:]).toarray(),
         atol=1e-12,
     )
@@ -108,7 +117,7 @@ def test_images_are_logistic_regression_on_pixels():
     assert np.mean(expected == digits.target[test]) > 0.8
 
 
-def test_audio_features_are_standardised_on_the_labelled_clips():
+def test_audio_features_are_standardized_on_the_labelled_clips():
     random = np.random.default_rng(0)
     labels = np.arange(60) % 2
     features = random.normal(size=(60, 5)) * [1, 10, 100, 1000, 1e4] + labels[:, None]
@@ -137,7 +146,7 @@ def test_sounds_are_told_by_what_they_are_and_when():
     np.testing.assert_array_equal(prepare_inputs("audio", features), features)
     again = fit("audio", features[:24], labels[:24], {"C": 0.1})
     np.testing.assert_array_equal(again.predict(features[24:]), model.predict(sounds[24:]))
-    with pytest.raises(UserError, match="need their rate"):
+    with pytest.raises(UserError, match="need their sample rate"):
         prepare_inputs("audio", sounds)
 
 
@@ -169,3 +178,65 @@ def test_grid_refuses_the_unknown():
         hparam_grid("smell", 6)
     with pytest.raises(UserError, match="at least 1, got 0"):
         hparam_grid("text", 0)
+
+
+def moving(label, count):
+    """Noise that goes right (0) or left (1) by a pixel a frame, over an edgeless plane."""
+    scene = _RNG.integers(0, 256, (count, 9, 10, 1), np.uint8)
+    way = 1 if label == 0 else -1
+    return np.stack([np.roll(scene, way * time, axis=2) for time in range(4)], axis=1)
+
+
+def test_features_are_pixels_changes_and_misfits():
+    clips = _RNG.integers(0, 256, (3, 4, 9, 10, 1), np.uint8)
+    clips[1] = moving(0, 1)[0]
+    features = motion_features(clips)
+    pixels, changes, misfits = np.split(features, [4 * 90, 7 * 90], axis=1)
+    scaled = clips / 255
+    np.testing.assert_allclose(pixels, scaled.reshape(3, -1), atol=1e-6)
+    np.testing.assert_allclose(
+        changes, np.abs(scaled[:, 1:] - scaled[:, :-1]).reshape(3, -1), atol=1e-6
+    )
+    expected = np.zeros((3, 5, 5))
+    for down in range(-2, 3):
+        for right in range(-2, 3):
+            moved = np.roll(scaled[:, :-1], (down, right), (2, 3))
+            error = np.square(moved - scaled[:, 1:])[:, :, 2:-2, 2:-2]
+            expected[:, 2 - down, 2 - right] = error.mean((1, 2, 3, 4)) + 1e-4
+    expected = 10 * (expected / expected.mean((1, 2), keepdims=True) - 1)
+    np.testing.assert_allclose(misfits, expected.reshape(3, -1), atol=1e-3)
+    assert divmod(int(misfits[1].argmin()), 5) == (2, 1), "it went right by one"
+
+
+def test_a_still_clip_matches_whichever_way_it_is_moved():
+    assert not motion_features(np.full((1, 4, 9, 10, 1), 7, np.uint8))[0, 7 * 90 :].any()
+
+
+def test_the_baseline_tells_ways_apart_that_share_their_frames():
+    clips = np.concatenate([moving(label, 40) for label in (0, 1)])
+    labels = np.repeat([0, 1], 40)
+    train = np.arange(80) % 2 == 0
+    config = {"C": 0.01}
+    prepared = prepare_inputs("video", clips)
+    fitted = fit("video", prepared[train], labels[train], config)
+    assert np.mean(fitted.predict(prepared[~train]) == labels[~train]) == 1
+    raw = fit("video", clips[train], labels[train], config)
+    np.testing.assert_array_equal(raw.predict(clips[~train]), fitted.predict(prepared[~train]))
+
+
+def test_frames_too_small_are_named():
+    with pytest.raises(UserError, match="frames of 4x9 are too small"):
+        motion_features(np.zeros((1, 4, 4, 9, 1), np.uint8))
+
+
+def test_first_sentences():
+    texts = ["One, e.g. this.  Two.", "No end\n\nNext", "What? Yes.", ""]
+    assert first_sentences(texts) == ["One, e.g. this.", "No end", "What?", ""]
+
+
+def test_nearest_targets():
+    train = ["how to sort a long list", "open the file for reading", "the mean of an array"]
+    found = nearest_neighbor_targets(
+        train, ["s", "o", "m"], ["reading a file", "a mean value", "sort it"]
+    )
+    assert found == ["o", "m", "s"]

@@ -15,8 +15,8 @@ from fm.errors import UserError
 from fm.training import load_params, params_digest
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import config_differences
-from tests.training.helpers_models import TEXT, params
 from tests.training.helpers_checkpoint import CONFIG, filled, fresh, restored
+from tests.training.helpers_models import TEXT, params
 
 
 def test_round_trip(tmp_path):

@@ -8,8 +8,8 @@ from fm import files
 from fm.errors import UserError
 from fm.training import load_params, params_digest
 from fm.training.checkpoint import UNHASHED_FILES, CheckpointStore
-from tests.training.helpers_models import TEXT, params
 from tests.training.helpers_checkpoint import CONFIG, filled, fresh, restored
+from tests.training.helpers_models import TEXT, params
 
 
 def damage_arrays(folder):

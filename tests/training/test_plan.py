@@ -15,12 +15,12 @@ from fm.errors import UserError
 from fm.model.config import PUBLISHED_CONFIGS, REMAT_POLICIES, ArchConfig, ModelConfig
 from fm.model.transformer import forward, init
 from fm.parallel import mesh as meshes
+from fm.parallel import sharding
 from fm.parallel.mesh import MeshConfig
 from fm.planning import memory
 from fm.planning.chips import CHIPS, USABLE_MEMORY_FRACTION
 from fm.planning.communication import axis_bandwidth
 from fm.planning.plan import PlanRequest, default_batch_size, find_fitting_plan, plan_on_mesh
-from fm.training import sharding
 from fm.training.optimizer import OptimizerConfig
 
 ADAMW = OptimizerConfig("adamw")

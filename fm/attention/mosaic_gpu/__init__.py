@@ -1,11 +1,10 @@
-"""Our own flash attention for Hopper GPUs, in Pallas' Mosaic GPU lowering.
+"""FlashAttention for Hopper GPUs, written in Pallas' Mosaic GPU dialect.
 
-`api` keeps the contract, `limits` says what is refused, `run` pads and differentiates, `blocks`
-finds what to skip, `tiles` holds the mathematics of a tile; `forward`, `backward_queries` and
-`backward_keys` are the kernels, over `stream` and `machine`.
+`op` is the differentiable function and says what it does not support; `forward`, `backward_dq`
+and `backward_dkv` are the kernels; `block_ranges` finds the blocks to visit; `common` holds what
+the kernels share.
 """
 
-from fm.attention.mosaic_gpu.api import attend
-from fm.attention.mosaic_gpu.limits import unsupported_reason
+from fm.attention.mosaic_gpu.op import attend, unsupported_reason
 
 __all__ = ["attend", "unsupported_reason"]

@@ -17,7 +17,7 @@ from fm.data.patches import tokenize_chunks
 from fm.model.config import ModelConfig
 from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet
 from fm.study.text_quality.corpora import Domain, part_texts
-from fm.training import sharding
+from fm.training import train_state
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte
@@ -109,7 +109,7 @@ class ModelTrainer:
         if diet.init_from is None:
             # The judge starts elsewhere, so that it shares nothing with the arms.
             seed = self.config.seed + (diet is SCORER_SET)
-            return functools.partial(sharding.init_sharded, jax.random.key(seed), self.model_config)
+            return functools.partial(train_state.init_sharded, jax.random.key(seed), self.model_config)
         before = next(each for each in self.config.training_sets if each.name == diet.init_from)
         return self.params(before, self.config.steps // 2)
 

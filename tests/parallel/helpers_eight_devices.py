@@ -1,4 +1,4 @@
-"""What the tests on eight devices share; see `test_sharding.py`."""
+"""What the tests on eight devices share; see `tests/parallel/test_sharding.py`."""
 
 import dataclasses
 
@@ -9,15 +9,8 @@ from jax.sharding import NamedSharding
 from fm.data.batches import text_batches
 from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
-from fm.training import (
-    Objective,
-    OptimizerConfig,
-    TrainConfig,
-    optimizer,
-    sharding,
-    train_state,
-    train_step,
-)
+from fm.parallel import sharding
+from fm.training import Objective, OptimizerConfig, TrainConfig, optimizer, train_state, train_step
 from tests.training.helpers_models import ADAM, VOCAB, params
 
 HALVES = Objective(causal_lm=0.5, masked_lm=0.5)

@@ -40,7 +40,15 @@ def start(cache, out, mesh, count, devices, events=(), silence=900):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }  # fmt: skip
     at = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "tests.training.one_process", str(out), mesh, at, str(count)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.parallel.subprocess_cases.distributed_run",
+        str(out),
+        mesh,
+        at,
+        str(count),
+    ]
     return [
         subprocess.Popen(
             [*command, str(n), str(silence), dict(events).get(n, "")], cwd=ROOT, env=environ,

@@ -1,4 +1,4 @@
-"""Eight devices against one; `test_sharding.py` runs each test in a process that has them."""
+"""Eight devices against one; `tests/parallel/test_sharding.py` runs each test in a process that has them."""
 
 import dataclasses
 import functools
@@ -13,8 +13,9 @@ from fm.data.batches import GroupedBatches, patch_batches
 from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
-from fm.training import MultitaskObjective, Objective, optimizer, sharding, train_state, train_step
-from tests.training.eight import (
+from fm.parallel import sharding
+from fm.training import MultitaskObjective, Objective, optimizer, train_state, train_step
+from tests.parallel.helpers_eight_devices import (
     HALVES,
     MUON,
     TEXT,
@@ -75,7 +76,7 @@ def alone(name):
     for n in range(10):
         now, metrics = do_step(now, first if n == 0 else next(data), 0, WEIGHTS)
         losses.append(jax.device_get(metrics))
-    return jax.device_get((gradient, losses, now["params"]))
+    return jax.device_get((gradient, losses, now.params))
 
 
 @pytest.mark.parametrize(("name", "sizes"), CASES)
@@ -89,12 +90,12 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
     with jax.set_mesh(mesh):
         found = gradient_of(start, first, jax.random.key(0), config, asked, WEIGHTS, 1)
         close(gradient, found, 1e-5)
-        now = sharding.create_train_state(params(config), rule, mesh)
+        now = train_state.create_train_state(params(config), rule, mesh)
         for n in range(10):
             batch = first if n == 0 else sharding.shard_batch(next(data), mesh)
             now, metrics = do_step(now, batch, 0, WEIGHTS)
             close(losses[n], metrics, 1e-4)
-    close(after, now["params"], 1e-4)
+    close(after, now.params, 1e-4)
     # Nothing has moved.
     jax.tree.map(
         lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
@@ -108,15 +109,15 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
 )
 def test_parameters_are_born_where_they_stay(config, sizes):
     mesh, key = mesh_of(sizes), jax.random.key(3)
-    wanted = sharding.init_sharded(key, config)
+    wanted = train_state.init_sharded(key, config)
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(wanted))
     with meshes.use_mesh(mesh):
-        born = sharding.init_sharded(key, config)
+        born = train_state.init_sharded(key, config)
     close(wanted, born, 0)
     assert train_state.params_digest(born) == train_state.params_digest(wanted)
     places = sharding.state_shardings(born, mesh)
-    now = sharding.create_train_state(born, optimizer.build(ADAM, 10), mesh)
-    for each in (born, now["params"], sharding.shard_state(born, mesh)):
+    now = train_state.create_train_state(born, optimizer.build(ADAM, 10), mesh)
+    for each in (born, now.params, sharding.shard_state(born, mesh)):
         jax.tree.map(
             lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
             each, places,
@@ -131,7 +132,7 @@ def test_memory_of_making_parameters_falls():
         TEXT, d_model=128, mlp_dim=512, vocab_size=1024, num_heads=8, num_kv_heads=8
     )
     memory = {
-        sizes: sharding.make_sharded_init(mesh_of(sizes), model)
+        sizes: train_state.make_sharded_init(mesh_of(sizes), model)
         .lower(jax.random.key(0))
         .compile()
         .memory_analysis()

@@ -11,9 +11,10 @@ import pytest
 
 from fm.attention import Mask, attention
 from fm.attention.api import default_platform
-from fm.attention.mosaic_gpu import backward_dkv, backward_dq, forward, limits, run, stream
-from fm.attention.mosaic_gpu.machine import HopperOps, InterpretedOps
-from tests.attention import interpreter, textbook
+from fm.attention.mosaic_gpu import backward_dkv, backward_dq, common, forward, op
+from fm.attention.mosaic_gpu.common import HopperOps, InterpretedOps
+from tests.attention import helpers_interpreter as interpreter
+from tests.attention import helpers_textbook as textbook
 
 
 def ints(*values):
@@ -38,12 +39,12 @@ class Case:
         k, v = rng.normal(size=(2, self.B, self.S, self.K, self.C))
         return tuple(jnp.asarray(x, self.dtype) for x in (q, k, v, do))
 
-    def both(self, machine):
+    def both(self, ops):
         """(q, k, v, do, mask) -> output and gradients."""
 
         def value(q, k, v, mask):
             scale = self.C**-0.5
-            return run.run(q, k, v, mask=mask, scale=scale, softcap=self.softcap, machine=machine)
+            return op.run(q, k, v, mask=mask, scale=scale, softcap=self.softcap, ops=ops)
 
         def both(q, k, v, do, mask):
             o, backward = jax.vjp(lambda q, k, v: value(q, k, v, mask), q, k, v)
@@ -86,10 +87,10 @@ CASES = {
 TOLERANCE = {jnp.bfloat16: 1e-2, jnp.float16: 2e-3}
 
 
-def check(case, machine):
+def check(case, ops):
     """Output and gradients against the textbook; they come back."""
     arrays = case.arrays()
-    got = case.both(machine)(*arrays, case.mask)
+    got = case.both(ops)(*arrays, case.mask)
     for name, left, right in zip(("o", "dq", "dk", "dv"), got, case.expected(*arrays), strict=True):
         assert left.dtype == case.dtype
         left = np.asarray(left, np.float64)
@@ -126,7 +127,7 @@ class TestInterpreted:
     @pytest.mark.slow
     def test_a_race_would_be_found(self, monkeypatch, capfd):
         """The kernels without their waiting for copies."""
-        monkeypatch.setattr(stream.RingBuffer, "take", stream.RingBuffer.slot)
+        monkeypatch.setattr(common.RingBuffer, "take", common.RingBuffer.slot)
         case = Case(Mask(), L=128, S=128)
         run = case.both(InterpretedOps(interpreter.parameters(races=True)))
         jax.block_until_ready(run(*case.arrays(), case.mask))
@@ -135,12 +136,12 @@ class TestInterpreted:
 
 @pytest.mark.skipif(default_platform() != "gpu", reason="needs an NVIDIA GPU")
 class TestOnTheChip:
-    @pytest.mark.parametrize("width", limits.HEAD_DIMS)
+    @pytest.mark.parametrize("width", op.HEAD_DIMS)
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
     def test_value_and_gradients_are_the_textbooks(self, case, width):
         check(case if width == case.C else dataclasses.replace(case, C=width), HopperOps())
 
-    @pytest.mark.parametrize("width", limits.HEAD_DIMS)
+    @pytest.mark.parametrize("width", op.HEAD_DIMS)
     def test_long_rows_and_the_same_bits_twice(self, width):
         packed = in_runs(2, 2048, 300)
         mask = Mask(causal=True, q_segments=packed, kv_segments=packed)
@@ -159,7 +160,7 @@ SHAPES = {
 class TestLowered:
     """For CUDA, as far as a CPU goes: layouts, copies and shared memory (227 KB) are settled."""
 
-    @pytest.mark.parametrize("width", limits.HEAD_DIMS)
+    @pytest.mark.parametrize("width", op.HEAD_DIMS)
     @pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
     def test_three_kernels(self, case, width):
         case = dataclasses.replace(case, C=width)
@@ -194,7 +195,7 @@ class TestRefusal:
                 Mask(),
                 None,
                 "gpu",
-                "64 or 128 wide, not 32",
+                "64 or 128, not 32",
             ),
             (like(), like((1, 0, 2, 64)), Mask(), None, "gpu", "empty"),
             (like(), like(), Mask(window=0), None, "gpu", "window of 1 or more, not 0"),
@@ -203,28 +204,25 @@ class TestRefusal:
     )
     def test_says_why(self, q, k, mask, softcap, platform, reason, monkeypatch):
         pretend(monkeypatch, "9.0", "cuda 13000")
-        assert re.search(reason, limits.unsupported_reason(q, k, k, mask, softcap, platform))
+        assert re.search(reason, op.unsupported_reason(q, k, k, mask, softcap, platform))
 
     def test_only_compute_capability_nine(self, monkeypatch):
         pretend(monkeypatch, "9.0", "cuda 13000")
-        assert (
-            limits.unsupported_reason(like(), like(), like(), Mask(causal=True), None, "gpu")
-            is None
-        )
+        assert op.unsupported_reason(like(), like(), like(), Mask(causal=True), None, "gpu") is None
         pretend(monkeypatch, "10.0", "cuda 13000")
-        assert "not 10.0" in limits.unsupported_reason(like(), like(), like(), Mask(), None, "gpu")
+        assert "not 10.0" in op.unsupported_reason(like(), like(), like(), Mask(), None, "gpu")
 
     def test_a_compiler_known_to_be_wrong(self, monkeypatch):
         pretend(monkeypatch, "9.0", "PJRT C API\ncuda 12090")
-        assert "12090" in limits.unsupported_reason(
+        assert "12090" in op.unsupported_reason(
             like(), like(), like(), Mask(causal=True), None, "gpu"
         )
-        assert limits.unsupported_reason(like(), like(), like(), Mask(), None, "gpu") is None
+        assert op.unsupported_reason(like(), like(), like(), Mask(), None, "gpu") is None
 
     def test_a_named_one_raises(self):
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
-        with pytest.raises(NotImplementedError, match="pallas_gpu runs on an NVIDIA GPU"):
-            attention(x, x, x, implementation="pallas_gpu")
+        with pytest.raises(NotImplementedError, match="mosaic_gpu runs on an NVIDIA GPU"):
+            attention(x, x, x, implementation="mosaic_gpu")
 
     @pytest.mark.parametrize(
         ("scale", "values", "reason"),
@@ -234,17 +232,17 @@ class TestRefusal:
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
         with pytest.raises(NotImplementedError, match=reason):
             v = x.astype(values)
-            run.run(x, x, v, mask=Mask(), scale=scale, softcap=None, machine=HopperOps())
+            op.run(x, x, v, mask=Mask(), scale=scale, softcap=None, ops=HopperOps())
 
 
 def pretend(monkeypatch, capability, version):
     client = types.SimpleNamespace(platform_version=version)
     device = types.SimpleNamespace(compute_capability=capability, client=client)
-    monkeypatch.setattr(limits.jax, "devices", lambda platform: [device])
+    monkeypatch.setattr(op.jax, "devices", lambda platform: [device])
 
 
 def test_block_sizes_fit_the_padding():
     sizes = [backward_dkv.BLOCK_K, *backward_dkv.BLOCK_Q.values()]
     for module in (forward, backward_dq):
         sizes += [module.BLOCK_Q, module.BLOCK_K]
-    assert all(limits.BLOCK_SIZE % size == 0 for size in sizes)
+    assert all(op.BLOCK_SIZE % size == 0 for size in sizes)

@@ -10,7 +10,7 @@ import pytest
 
 from fm.attention import Mask, api, attention, choose, cudnn, explain_choice, splash
 from fm.attention.api import IMPLEMENTATIONS, KERNELS_BY_PLATFORM, Implementation
-from tests.attention.contract import Case, arrays, ints
+from tests.attention.helpers_contract import Case, arrays, ints
 
 
 def like(B=2, L=128, H=4, C=64, dtype=jnp.bfloat16):
@@ -19,14 +19,14 @@ def like(B=2, L=128, H=4, C=64, dtype=jnp.bfloat16):
 
 SEGMENTED = Mask(q_segments=ints([0] * 128), kv_segments=ints([0] * 128))
 CASES = {
-    "cpu": ("cpu", like(), like(), {}, "cpu", "cache"),
-    "cpu, long": ("cpu", like(1, 8192, 5), like(1, 8192, 5), {}, "cpu", "cache"),
+    "cpu": ("cpu", like(), like(), {}, "xla_tiled", "cache"),
+    "cpu, long": ("cpu", like(1, 8192, 5), like(1, 8192, 5), {}, "xla_tiled", "cache"),
     "cpu, narrow": (
         "cpu",
         like(L=8192),
         like(L=8192),
         {"mask": Mask(causal=True, window=512)},
-        "chunked",
+        "xla_chunked",
         "window of 512",
     ),
     "cpu, wide": (
@@ -34,7 +34,7 @@ CASES = {
         like(L=8192),
         like(L=8192),
         {"mask": Mask(causal=True, window=513)},
-        "cpu",
+        "xla_tiled",
         "cache",
     ),
     "cpu, narrow, anywhere": (
@@ -42,29 +42,29 @@ CASES = {
         like(L=8192),
         like(L=8192),
         {"mask": Mask(causal=True, window=512, q_start=ints(1, 2))},
-        "cpu",
+        "xla_tiled",
         "cache",
     ),
-    "cpu, a cache": ("cpu", like(L=1), like(L=512), {}, "decode", "512 keys"),
-    "cpu, no cache": ("cpu", like(L=4), like(L=4), {}, "cpu", "cache"),
-    "tpu": ("tpu", like(), like(), {"mask": Mask(causal=True)}, "tpu", "kernel"),
-    "tpu, softcap": ("tpu", like(), like(), {"softcap": 2.0}, "tpu", "kernel"),
-    "tpu, a cache": ("tpu", like(L=1), like(), {}, "decode", "128 keys"),
+    "cpu, a cache": ("cpu", like(L=1), like(L=512), {}, "decode", "512 cached keys"),
+    "cpu, no cache": ("cpu", like(L=4), like(L=4), {}, "xla_tiled", "cache"),
+    "tpu": ("tpu", like(), like(), {"mask": Mask(causal=True)}, "splash", "kernel"),
+    "tpu, softcap": ("tpu", like(), like(), {"softcap": 2.0}, "splash", "kernel"),
+    "tpu, a cache": ("tpu", like(L=1), like(), {}, "decode", "128 cached keys"),
     "tpu, prefix": (
         "tpu",
         like(),
         like(),
         {"mask": Mask(causal=True, prefix=ints(1, 2))},
-        "cpu",
-        "not tpu: .*prefix",
+        "xla_tiled",
+        "not splash: .*prefix",
     ),
     "tpu, prefix, long": (
         "tpu",
         like(L=16384),
         like(L=16384),
         {"mask": Mask(causal=True, prefix=ints(1, 2))},
-        "chunked",
-        "1 GiB; not tpu: .*prefix",
+        "xla_chunked",
+        "1 GiB; not splash: .*prefix",
     ),
     "gpu": ("gpu", like(), like(), {"mask": Mask(causal=True)}, "cudnn", "kernel"),
     "gpu, float32": (
@@ -72,13 +72,20 @@ CASES = {
         like(dtype=jnp.float32),
         like(dtype=jnp.float32),
         {},
-        "cpu",
+        "xla_tiled",
         "not cudnn: .*float32",
     ),
-    "gpu, segments": ("gpu", like(1), like(1), {"mask": SEGMENTED}, "cpu", "not cudnn: .*segments"),
-    "rocm": ("rocm", like(), like(), {}, "cpu", "hold"),
-    "rocm, one GiB": ("rocm", like(1, 8192, 4), like(1, 8192, 4), {}, "cpu", "hold"),
-    "rocm, more": ("rocm", like(1, 8192, 5), like(1, 8192, 5), {}, "chunked", "1 GiB"),
+    "gpu, segments": (
+        "gpu",
+        like(1),
+        like(1),
+        {"mask": SEGMENTED},
+        "xla_tiled",
+        "not cudnn: .*segments",
+    ),
+    "rocm": ("rocm", like(), like(), {}, "xla_tiled", "fit"),
+    "rocm, one GiB": ("rocm", like(1, 8192, 4), like(1, 8192, 4), {}, "xla_tiled", "fit"),
+    "rocm, more": ("rocm", like(1, 8192, 5), like(1, 8192, 5), {}, "xla_chunked", "1 GiB"),
 }
 
 
@@ -117,7 +124,7 @@ def test_each_choice_is_logged_once(caplog):
             choose(like(L=length), like(L=length), platform="cpu")
         choose(like(L=1), like(), platform="cpu")
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
-    assert "attention by cpu: " in caplog.text and "attention by decode: " in caplog.text
+    assert "attention by xla_tiled: " in caplog.text and "attention by decode: " in caplog.text
 
 
 def test_every_kernel_that_may_be_chosen_is_registered():
@@ -148,9 +155,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("module", "q", "more", "words"), REFUSED.values(), ids=REFUSED)
-def test_reasons_of_refusals(module, q, more, words):
+def test_unsupported_reasons(module, q, more, words):
     given = {"mask": Mask(), "softcap": None, **more}
-    assert words in module.refusal(q, q, q, given["mask"], given["softcap"], given["on"])
+    assert words in module.unsupported_reason(q, q, q, given["mask"], given["softcap"], given["on"])
 
 
 def test_masks_that_hide_nothing_are_not_refused():
@@ -188,7 +195,7 @@ class TestApi:
         with pytest.raises(ValueError, match="head"):
             attention(q, bad, bad if other.S == 7 else v)
 
-    @pytest.mark.parametrize("name", ["reference", "cpu", "chunked", "decode"])
+    @pytest.mark.parametrize("name", ["reference", "xla_tiled", "xla_chunked", "decode"])
     def test_half_a_pair_of_segments(self, name):
         q, k, v, _ = arrays(Case())
         mask = Mask(q_segments=ints([1] * 7, [1] * 7))

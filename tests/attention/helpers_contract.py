@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fm.attention import Mask, attention
 from fm.attention.api import IMPLEMENTATIONS, Implementation, default_platform
-from tests.attention import textbook
+from tests.attention import helpers_textbook as textbook
 
 ALL = Mask()
 

@@ -1,4 +1,4 @@
-"""What a plan says is sent against the collectives of the compiled step; see `test_sharding.py`."""
+"""What a plan says is sent against the collectives of the compiled step; see `tests/parallel/test_sharding.py`."""
 
 import collections
 import math
@@ -10,11 +10,11 @@ from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
 from fm.planning import communication
 from fm.planning.chips import CHIPS
-from tests.training.eight import compiled
+from tests.parallel.helpers_eight_devices import compiled
 from tests.training.helpers_models import ADAM, NEXT
 
 MODEL = ModelConfig(
-    num_layers=2, d_model=128, num_heads=8, num_kv_heads=8, mlp_dim=512, vocab_size=512, attention="reference",
+# An array of N bytes costs N (n - 1) / n bytes this many times, as in `fm.planning.communication`.
     scan_layers=False,
 )  # fmt: skip
 ROWS, LENGTH, DEVICES = 16, 64, 8

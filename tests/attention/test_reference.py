@@ -8,10 +8,14 @@ import pytest
 from fm.attention import Mask, attention
 from fm.attention.api import IMPLEMENTATIONS
 from fm.attention.reference import attention_weights
-from tests.attention import textbook
-from tests.attention.contract import CASES, arrays, assert_close, ints
+from tests.attention import helpers_textbook as textbook
+from tests.attention.helpers_contract import CASES, arrays, assert_close, ints
 
-EVERYWHERE = ("reference", "cpu", "chunked")  # the others may refuse a case, with a reason
+EVERYWHERE = (
+    "reference",
+    "xla_tiled",
+    "xla_chunked",
+)  # the others may refuse a case, with a reason
 
 
 def options(case):
@@ -42,7 +46,7 @@ def assert_output_is_their_mean(name, case, dtype, rtol):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "cpu" else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "xla_tiled" else pytest.mark.slow)
         for name in IMPLEMENTATIONS
     ],
 )

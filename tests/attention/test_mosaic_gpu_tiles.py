@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm.attention import Mask
-from fm.attention.mosaic_gpu import block_ranges, run, tiles
-from tests.attention import textbook
+from fm.attention.mosaic_gpu import block_ranges, common, op
+from tests.attention import helpers_textbook as textbook
 
 
 @st.composite
@@ -73,13 +73,13 @@ class TestBlocks:
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4)]), st.booleans())
     @settings(max_examples=30, deadline=None)
     def test_walk_of_a_kernel_sees_exactly_the_visible_pairs(self, case, sizes, by_keys):
-        """Every block of `spans` in the order of `visit`, `tiles.visible` where it says so."""
+        """Every block of `spans` in the order of `visit`, `common.visible` where it says so."""
         rows, length, keys, mask = case
         tables = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
         if by_keys:
             tables = [table.swapaxes(1, 2) for table in tables]
         spans = np.asarray(block_ranges.block_ranges(*tables))
-        rule = dataclasses.replace(run.kernel_spec(mask, keys, 1.0, None), has_kv_length=True)
+        rule = dataclasses.replace(op.kernel_spec(mask, keys, 1.0, None), has_kv_length=True)
         got = np.zeros((rows, length, keys), int)
         for b, outer in np.ndindex(*spans.shape[:2]):
             span = tuple(int(n) for n in spans[b, outer])
@@ -107,7 +107,7 @@ class TestBlocks:
             k_segments = mask.kv_segments[b][j] + wide
         at = i[:, None] + of(mask.q_start, 0) + wide
         prefix = of(mask.prefix, 0)
-        return tiles.visible_tile(rule, at, j + wide, prefix, valid, q_segments, k_segments)
+        return common.visible_tile(rule, at, j + wide, prefix, valid, q_segments, k_segments)
 
     def test_spans_by_hand(self):
         def bits(*rows):
@@ -140,7 +140,7 @@ class TestTiles:
         seen = rng.random((6, 40)) < 0.4
         seen[1] = False  # sees nothing
         seen[2, :30] = False  # nothing in the first tiles
-        rule = tiles.KernelSpec(False, None, False, False, False, 0.3, softcap)
+        rule = common.KernelSpec(False, None, False, False, False, 0.3, softcap)
         scores = 0.3 * products
         if softcap:
             scores = softcap * np.tanh(scores / softcap)
@@ -149,11 +149,11 @@ class TestTiles:
         top, total = jnp.full((6,), -jnp.inf), jnp.zeros((6,))
         for at in range(0, 40, 10):
             here = slice(at, at + 10)
-            logits, _ = tiles.softcap_logits(rule, jnp.asarray(products[:, here], jnp.float32))
-            logits = tiles.mask_logits(logits, seen[:, here])
-            w, shrink, top, total = tiles.online_softmax_step(rule, logits, top, total)
+            logits, _ = common.softcap_logits(rule, jnp.asarray(products[:, here], jnp.float32))
+            logits = common.mask_logits(logits, seen[:, here])
+            w, shrink, top, total = common.online_softmax_step(rule, logits, top, total)
             sums = (sums * shrink[:, None]).at[:, here].set(w)
-        inverse, lse = tiles.finish_softmax(top, total)
+        inverse, lse = common.finish_softmax(top, total)
         whole = weights.sum(1)
         want = weights / np.where(whole == 0, 1, whole)[:, None]
         np.testing.assert_allclose(sums * inverse[:, None], want, atol=1e-5)
@@ -163,7 +163,7 @@ class TestTiles:
 
     def test_squash_is_tanh_to_float32_and_its_slope(self):
         x = np.concatenate([np.linspace(-200, 200, 999), np.linspace(-1e-3, 1e-3, 99), [1e30]])
-        rule = tiles.KernelSpec(False, None, False, False, False, 0.5, 7.0)
-        got, slope = tiles.softcap_logits(rule, jnp.asarray(x, jnp.float32))
+        rule = common.KernelSpec(False, None, False, False, False, 0.5, 7.0)
+        got, slope = common.softcap_logits(rule, jnp.asarray(x, jnp.float32))
         np.testing.assert_allclose(got, np.tanh(x * 0.5 / 7), atol=3e-7)
         np.testing.assert_allclose(slope, 1 - np.tanh(x * 0.5 / 7) ** 2, atol=6e-7)

@@ -16,8 +16,9 @@ from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.model.config import ArchConfig
 from fm.model.transformer import init
+from fm.parallel import sharding
 from fm.parallel.mesh import MeshConfig, parse_mesh
-from fm.training import OptimizerConfig, optimizer, sharding, train_state
+from fm.training import OptimizerConfig, optimizer, train_state
 from tests.model.styles import GPT2, STYLES, config
 
 BERT = ArchConfig(**(vars(GPT2) | {"post_norm": True, "num_token_types": 2, "pooler": True}))
@@ -36,7 +37,7 @@ def on_eight_devices(chosen, file="eight_devices"):
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-q", "-n", "0",
-            f"tests/training/{file}.py::{chosen}",
+            f"tests/parallel/subprocess_cases/{file}.py::{chosen}",
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=900,
         env=os.environ | {
@@ -113,7 +114,7 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
     ups = [spec for name, spec in by_name if name.endswith("['layers']['up']")]
     assert len(ups) == (2 if rule.name == "muon" else 3)
     assert set(ups) == {P(None, "fsdp", "tensor")}
-    assert found["step"] == P()
+    assert found.step == P()
 
 
 @pytest.mark.slow
@@ -144,9 +145,11 @@ def test_eight_devices(chosen):
     ],
 )
 def test_runs_on_eight_devices(chosen):
-    on_eight_devices(chosen, "runs_on_eight")
+    on_eight_devices(chosen, "runs_on_eight_devices")
 
 
 @pytest.mark.slow
 def test_a_plan_and_the_program_send_the_same():
-    on_eight_devices("test_what_is_planned_is_what_the_program_sends", "sent_by_eight")
+    on_eight_devices(
+        "test_what_is_planned_is_what_the_program_sends", "collectives_on_eight_devices"
+    )

@@ -1,6 +1,6 @@
-"""A tiny run as one of several processes, for `test_processes.py`.
+"""A tiny run as one of several processes, for `tests/parallel/test_distributed.py`.
 
-python -m tests.training.one_process OUT MESH COORDINATOR PROCESSES PROCESS SILENCE [EVENT:STEP]
+python -m tests.parallel.subprocess_cases.distributed_run OUT MESH COORDINATOR PROCESSES PROCESS SILENCE [EVENT:STEP]
 
 An event happens before this process reads the batch of its step: `dies` (SIGKILL), `stops`
 (SIGTERM, as a machine that is taken away gets), `stalls` (SIGSTOP, as silent as a machine lost).
@@ -48,7 +48,7 @@ class Pipeline:
         self._batches.set_state(state["batches"])
         self._taken = state["taken"]
 
-    def part(self, index, count):
+    def shard(self, index, count):
         self.read = Pipeline(self._batches.part(index, count), self._event, self._at)
         return self.read
 

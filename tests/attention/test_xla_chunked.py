@@ -1,4 +1,4 @@
-"""What `chunked` promises beyond the contract: its memory, and what it leaves out."""
+"""What `xla_chunked` promises beyond the contract: its memory, and what it leaves out."""
 
 import functools
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask, reference, xla_chunked, xla_tiled
-from tests.attention import contract
-from tests.attention.contract import Case
+from tests.attention import helpers_contract as contract
+from tests.attention.helpers_contract import Case
 
 
 def held(attend, length):
@@ -38,7 +38,7 @@ def test_memory_is_linear_in_length():
     assert blocks[-1] < 4 * 2 * 4096**2 / 4  # a quarter of the scores alone
 
 
-def test_memory_of_the_tiles_of_cpu_is_linear_in_length():
+def test_memory_of_the_xla_tiled_is_linear_in_length():
     few, more = held(xla_tiled.attend, 4096), held(xla_tiled.attend, 8192)
     assert more < 2.5 * few
     assert more < 2 * 8192**2 * 4 / 8  # an eighth of the scores alone
@@ -78,5 +78,5 @@ def test_blocks_of_its_own_choosing():
     """Two uneven blocks of queries, three of keys; values and gradients still the textbook's."""
     case = Case(B=1, L=300, S=520, H=2, K=1, mask=Mask(causal=True, q_start=contract.ints(120)))
     inputs = contract.arrays(case)
-    got = contract.as_users_do(*inputs, case.mask, name="chunked", scale=None, softcap=None)
+    got = contract.as_users_do(*inputs, case.mask, name="xla_chunked", scale=None, softcap=None)
     contract.assert_close(got, contract.expected(case, *inputs), 4e-5)

@@ -1,0 +1,182 @@
+"""Where arrays lie on a mesh: a rule for every parameter, by its path.
+
+XLA adds the communication (GSPMD, Xu et al. 2021). Steps are traced under `jax.set_mesh`;
+`constrain` keeps their results where the inputs were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fm.errors import UserError
+from fm.parallel.mesh import BATCH_AXES, MESH_AXES, MeshConfig, config_from_mesh, current_mesh
+
+# Path pattern and PartitionSpec. Of the rules that match a path, the first counts whose axes
+# divide the dimensions: few key heads stay whole, and a vocabulary that does not divide splits
+# only the model dimension. The leading layer axis of `layers` is never split.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"layers/query$", P(None, "fsdp", "tensor", None)),
+    (r"layers/(key|value)$", P(None, "fsdp", "tensor", None)),
+    (r"layers/(key|value)$", P(None, "fsdp", None, None)),
+    (r"layers/attention_out$", P(None, "tensor", None, "fsdp")),
+    (r"layers/(up|gate)$", P(None, "fsdp", "tensor")),
+    (r"layers/down$", P(None, "tensor", "fsdp")),
+    (r"layers/\w+_(bias|norm|shift|lora_a|lora_b)$", P()),
+    (r"streams/token_embedding$", P("tensor", "fsdp")),
+    (r"streams/token_embedding$", P(None, "fsdp")),
+    (r"streams/token_head$", P("fsdp", "tensor")),
+    (r"streams/token_head$", P("fsdp", None)),
+    (r"streams/\w+_embedding$", P(None, "fsdp")),
+    (r"streams/(image|audio|video)_head$", P("fsdp", None)),
+    (r"streams/pooler$", P("fsdp", None)),
+    (r"streams/(hidden_piece|\w+_(bias|norm|shift))$", P()),
+    (r"opt_state/.*/ns_coeffs$", P()),  # of Muon's polynomial
+)
+
+
+def batch_spec() -> P:
+    """The spec of every array of a batch: its leading axis over `data` and `fsdp`."""
+    return P(BATCH_AXES)
+
+
+def param_specs(shapes: Any, mesh_config: MeshConfig) -> Any:
+    """Returns a PartitionSpec for each parameter.
+
+    Args:
+      shapes: pytree of arrays or ShapeDtypeStructs, its paths those of `fm.model.transformer`.
+      mesh_config: sizes of the axes.
+
+    Raises:
+      UserError: no rule covers a parameter, or an axis does not divide its dimension.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _spec(_path_name(path), tuple(leaf.shape), mesh_config), shapes
+    )
+
+
+def state_specs(state: Any, mesh_config: MeshConfig) -> Any:
+    """`param_specs` of a train state or its shapes.
+
+    The path of an optimizer moment ends in that of its parameter, so it lies where that does;
+    scalars, such as step counts, are replicated.
+    """
+
+    def spec(path, leaf):
+        return _spec(_path_name(path), tuple(leaf.shape), mesh_config) if leaf.shape else P()
+
+    return jax.tree_util.tree_map_with_path(spec, state)
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """`state_specs` as NamedShardings on a mesh."""
+    specs = state_specs(state, config_from_mesh(mesh))
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P)
+    )
+
+
+def shard_state(state: Any, mesh: Mesh) -> Any:
+    """Places a train state, or parameters, on the mesh; every process passes the same values.
+
+    Arrays that already lie there are returned as they are.
+    """
+    return jax.tree.map(_place, state, state_shardings(state, mesh))
+
+
+@contextlib.contextmanager
+def sharded_params(params: dict) -> Iterator[dict]:
+    """Yields the parameters on the mesh of `use_mesh`, under `jax.set_mesh`.
+
+    Without a mesh it yields them unchanged.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        yield params
+        return
+    with jax.set_mesh(mesh):
+        yield shard_state(params, mesh)
+
+
+def constrain(state: Any) -> Any:
+    """Constrains a traced state, parameters or gradient to `state_specs`; no-op without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != MESH_AXES:
+        return state
+    return jax.tree.map(
+        jax.lax.with_sharding_constraint, state, state_specs(state, config_from_mesh(mesh))
+    )
+
+
+def shard_stacked_states(states: Any, mesh: Mesh) -> Any:
+    """Places stacked states, [R, ...], each as `shard_state` would place it alone."""
+    one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
+    specs = state_specs(one, config_from_mesh(mesh))
+    return jax.tree.map(
+        lambda leaf, spec: _place(leaf, NamedSharding(mesh, P(None, *spec))), states, specs
+    )
+
+
+def shard_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Places a batch that every process holds whole, its rows (along `axis`) split over the mesh.
+
+    Rows that the mesh does not divide are replicated; the objectives split them all the same.
+    """
+    shards, leading = config_from_mesh(mesh).batch_shards, (None,) * axis
+
+    def place(leaf):
+        spec = P() if leaf.shape[axis] % shards else P(*leading, *batch_spec())
+        return _place(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, batch)
+
+
+def replicate(array: jax.Array, mesh: Mesh) -> jax.Array:
+    """Places a copy of the whole array on every device."""
+    return _place(array, NamedSharding(mesh, P()))
+
+
+def _place(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+        return leaf
+    whole = np.asarray(leaf)  # each process copies only what its own devices hold
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def _path_name(path: tuple) -> str:
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh_config: MeshConfig) -> P:
+    """The spec of the first rule that matches and divides."""
+    rules = [spec for pattern, spec in RULES if re.search(rf"(^|/){pattern}", name)]
+    specs = [spec for spec in rules if len(spec) <= len(shape)]
+    if not specs:
+        raise UserError(
+            f"no rule in fm.parallel.sharding covers the parameter {name} {list(shape)}"
+        )
+    misfits = [_misfit(shape, spec, mesh_config) for spec in specs]
+    for spec, misfit in zip(specs, misfits, strict=True):
+        if misfit is None:
+            return spec
+    raise UserError(f"--mesh={mesh_config}: {misfits[-1]} of {name} {list(shape)}")
+
+
+def _misfit(shape: tuple[int, ...], spec: P, mesh_config: MeshConfig) -> str | None:
+    """Which axis does not divide its dimension, or None."""
+    for n, axes in enumerate(spec):
+        names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+        shards = math.prod(getattr(mesh_config, axis) for axis in names)
+        if shape[n] % shards:
+            return f"{' x '.join(names)} = {shards} does not divide dimension {n}, {shape[n]},"
+    return None
