@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
+from fm.parallel import sharding
 from fm.parallel.mesh import MESH_AXES, MeshConfig
-from fm.training import optimizer, sharding
+from fm.training import optimizer
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_state import TrainState, init_train_state
 

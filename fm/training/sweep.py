@@ -20,9 +20,9 @@ from jax.sharding import Mesh
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.parallel import distributed
+from fm.parallel import distributed, sharding
 from fm.parallel.mesh import current_mesh
-from fm.training import optimizer, sharding, train_step
+from fm.training import optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainResult
 from fm.training.failures import NotFiniteError

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.parallel import distributed
+from fm.parallel import distributed, sharding
 from fm.parallel.mesh import current_mesh, use_mesh
-from fm.training import failures, multitask, optimizer, sharding, train_step
+from fm.training import failures, multitask, optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.failures import NotFiniteError, latest_checkpoint_message

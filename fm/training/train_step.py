@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from fm.model.config import ModelConfig
-from fm.training import multitask, optimizer, sharding
+from fm.parallel import sharding
+from fm.training import multitask, optimizer
 from fm.training.multitask import AnyObjective
 from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig

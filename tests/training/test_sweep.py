@@ -285,9 +285,8 @@ def test_finished_says_so_and_takes_no_batch(tmp_path, capsys, batching):
     name = "toy" if batching == "vmap" else "seed 1"
     assert f"{name}: already finished at step 7 of 7" in capsys.readouterr().err
     assert digests(again) == digests(want)
-    assert [each.seconds for each in again.results] == pytest.approx(
-        [each.seconds for each in want.results], rel=0.5
-    )
+    for mine, other in zip(again.results, want.results, strict=True):
+        assert 0 < mine.seconds <= other.seconds
 
 
 @pytest.mark.parametrize("batching", BATCHING_MODES)
