@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from experiments import asking, command, studies
+from fm.adaptation.methods import METHODS, check_methods
 from fm.data.load import Dataset, load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_labels, select_trial
@@ -34,7 +35,7 @@ from fm.model.config import config_for_size
 from fm.parallel import mesh as meshes
 from fm.study import presets, run_dir
 from fm.study.arms import build_network_arm, build_published_arm
-from fm.study.config import DEFAULT_METHODS, METHODS, Recipe, TaskConfig, check_methods
+from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
 from fm.study.task_types import METRICS, task_type_of
@@ -94,8 +95,8 @@ def main(values: flags.FlagValues) -> None:
         recipe = presets.with_model_size(recipe, size)
     # A folder of one's own is told by its checkpoints, else it is looked for among others'.
     theirs = given and _published(given)
-    if adapt == ("prompt",) and not theirs:
-        raise UserError("--adapt=prompt: takes a published model as --pretrained; or add probe")
+    if not theirs and all(METHODS[name].published_models_only for name in adapt):
+        raise UserError(f"--adapt={','.join(adapt)}: takes a published model as --pretrained; or add probe")
     pretrained = _pretrained(given, data, recipe) if given and not theirs else None
     asked = asking.imported(values, given, name, data) if theirs else None
     config = TaskConfig(name, None, (labels,), recipe, published=asked, **where)
@@ -133,7 +134,7 @@ def main(values: flags.FlagValues) -> None:
         trials = arm.validate(rows, truth, seed)
         setting = select_trial(trials)["config"]
         fitted = arm.fit(rows, truth, seed, setting)
-    guessed = np.ascontiguousarray(fitted.predictions)
+    guessed = np.ascontiguousarray(arm.predict(fitted, setting))
     accuracy = float(np.mean(guessed == np.asarray(task.test.labels)))
     run_dir.write_summary(
         out,
@@ -142,7 +143,7 @@ def main(values: flags.FlagValues) -> None:
         accuracy=accuracy,
         max_test_items=len(task.test),
         trials=trials,
-        published=found.description() if found else None,
+        published=arm.model.description(),
         metrics={"accuracy": accuracy},
         digests={
             "params": params_digest(fitted.params),

@@ -11,6 +11,7 @@ from absl import flags
 
 from experiments import asking, command
 from fm import report
+from fm.adaptation.methods import METHODS, check_methods
 from fm.data.load import load
 from fm.errors import UserError
 from fm.hf.model_zoo import MODEL_ZOO
@@ -19,11 +20,9 @@ from fm.study import presets, run_dir, runner, task_types
 from fm.study.config import (
     COMPARE_ARMS,
     DEFAULT_METHODS,
-    METHODS,
     Recipe,
     StudyConfig,
     TaskConfig,
-    check_methods,
 )
 
 # What else of the same format there is, built in, for the upstream arm.
@@ -182,7 +181,7 @@ def _model(values: flags.FlagValues, default: str | None) -> str | None:
         given = default
     if asked and not given:
         raise UserError("--arms names imported: that arm takes --imported=NAME, such as minilm-l6")
-    fits = {"probe", "prompt"} & set(values["adapt"].value)
+    fits = any(not METHODS[name].updates_model for name in values["adapt"].value)
     return given if given and (asked or fits) and "published" in values["arms"].value else None
 
 

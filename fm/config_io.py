@@ -1,4 +1,4 @@
-"""Frozen dataclasses out of what JSON makes of them, every value of the kind it is to be."""
+"""Frozen dataclasses from their JSON dictionaries, with every value's type checked."""
 
 from __future__ import annotations
 
@@ -10,56 +10,64 @@ from typing import Any
 
 from fm.errors import UserError
 
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
 
 def parse(annotation: Any, value: Any, name: str) -> Any:
-    """A value of an annotated kind.
+    """Converts a JSON value to an annotated type.
+
+    A dataclass may define `RENAMED_FIELDS: ClassVar[dict[str, str]]`, old field names to current
+    ones, so that JSON saved under the old names stays readable.
 
     Args:
-      annotation: int, float, bool, str, None, a tuple or union of these, or a dataclass of such fields.
-      value: what `json.loads` gave; lists stand for tuples.
+      annotation: int, float, bool, str, None, a tuple or union of these, or a dataclass of such
+        fields.
+      value: result of `json.loads`; lists stand for tuples.
       name: of the value, for messages.
 
     Raises:
-      UserError: it is of another kind, not finite, or of a dataclass lacks a field or has others.
+      UserError: the value has another type, is not finite, or a dataclass field is missing or
+        unknown.
     """
     if dataclasses.is_dataclass(annotation):
-        return _fields(annotation, value, name)
-    inner = typing.get_args(annotation)
+        return _parse_dataclass(annotation, value, name)
+    args = typing.get_args(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        (other,) = (each for each in inner if each is not type(None))
+        (other,) = (each for each in args if each is not type(None))
         return None if value is None else parse(other, value, name)
     if typing.get_origin(annotation) is tuple:
         if not isinstance(value, list | tuple):
-            raise _wrong(name, "a list", value)
-        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        if len(kinds) != len(value):
-            raise _wrong(name, f"{len(kinds)} values", value)
-        return tuple(parse(*each, name) for each in zip(kinds, value, strict=True))
-    # bool is an int to Python.
-    fits = isinstance(value, int | float if annotation is float else annotation)
-    if not fits or (isinstance(value, bool) and annotation is not bool):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        raise _wrong(name, words[annotation], value)
+            raise _type_error(name, "a list", value)
+        item_types = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(item_types) != len(value):
+            raise _type_error(name, f"{len(item_types)} values", value)
+        return tuple(parse(*pair, name) for pair in zip(item_types, value, strict=True))
+    # bool is a subclass of int.
+    matches = isinstance(value, int | float if annotation is float else annotation)
+    if not matches or (isinstance(value, bool) and annotation is not bool):
+        raise _type_error(name, _TYPE_NAMES[annotation], value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise _wrong(name, "a finite number", value)
+        raise _type_error(name, "a finite number", value)
     return value
 
 
-def _fields(kind: Any, plain: Any, name: str) -> Any:
-    if not isinstance(plain, dict):
-        raise _wrong(name, "an object", plain)
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = plain.keys() - fields.keys()
+def _parse_dataclass(cls: Any, value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise _type_error(name, "an object", value)
+    renamed = getattr(cls, "RENAMED_FIELDS", {})
+    value = {renamed.get(key, key): each for key, each in value.items()}
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = value.keys() - fields.keys()
     if unknown:
-        raise UserError(f"{name} of another version: {', '.join(sorted(unknown))} not known")
+        raise UserError(f"{name}: unknown fields {', '.join(sorted(unknown))}")
     for field in fields.values():
-        none = field.default is field.default_factory is dataclasses.MISSING
-        if none and field.name not in plain:
-            raise UserError(f"{name} lacks {field.name}")
-    return kind(**{key: parse(hints[key], value, key) for key, value in plain.items()})
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and field.name not in value:
+            raise UserError(f"{name}: field {field.name} is missing")
+    return cls(**{key: parse(hints[key], each, key) for key, each in value.items()})
 
 
-def _wrong(name: str, accepted: str, plain: Any) -> UserError:
-    shown = repr(plain)
-    return UserError(f"{name} takes {accepted}, not {shown[:60]}{'…' * (len(shown) > 60)}")
+def _type_error(name: str, accepted: str, value: Any) -> UserError:
+    shown = repr(value)
+    return UserError(f"{name} must be {accepted}, not {shown[:60]}{'…' * (len(shown) > 60)}")

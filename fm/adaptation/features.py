@@ -1,4 +1,4 @@
-"""What a model makes of an input, as one vector: the features a probe or a head reads."""
+"""Features of an example: a model's hidden states pooled into one vector, for a probe or a head."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.adaptation import batching
-from fm.adaptation.batching import BATCH_SIZE, BatchFn, TokenizedExamples, map_batches
+from fm.adaptation.batching import (
+    BATCH_SIZE,
+    BatchFn,
+    TokenizedExamples,
+    map_batches,
+    mean_over_chunks,
+    strided_chunks,
+)
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -21,19 +27,19 @@ POOLINGS = ("mean", "last", "mean+last", "concat", "each")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """How an example's pieces become one vector.
+    """How the hidden states of an example become one vector.
 
     Attributes:
-      pooling: "mean" over the pieces, the "last" piece, both side by side ("mean+last"), or "concat"
-        of all pieces (rows of one fixed length, such as pictures, where what stands where
-        matters), or "each": a vector for every piece, for tags.
-      chunk_length: with "mean", a row of more than this many pieces is read as several thinned views,
-        every so-manieth piece in each, that do not see each other: what a model pretrained on a
-        sparse part of the pieces is used to, and attention stays cheap. 0 reads all at once.
-      causal: pieces see those before them alone, as in a model pretrained that way.
-      layers: what a probe reads: 0 is the residual before the first layer, n that after the n-th,
-        N + 1 the final output; negative ones count from there. None for all; layers beyond the
-        last one are not computed.
+      pooling: "mean" over the tokens, the "last" token, both side by side ("mean+last"), "concat"
+        of all tokens (for examples of one fixed length, such as images, where position matters),
+        or "each": one vector per token, for tagging.
+      chunk_length: with "mean", a longer example is read as strided chunks of this many tokens
+        that do not attend to each other: it suits a model pretrained on sparse tokens, and
+        attention stays cheap. 0 reads the whole example at once.
+      causal: tokens attend to earlier ones only, for a model pretrained that way.
+      layers: hidden states a probe reads: 0 is the input of the first layer, n the output of the
+        n-th, num_layers + 1 the final output; negative ones count from there. None for all;
+        layers beyond the last one read are not computed.
     """
 
     pooling: str = "mean"
@@ -48,31 +54,32 @@ class FeatureConfig:
             )
         if self.chunk_length < 0 or (self.chunk_length and self.pooling != "mean"):
             raise UserError(
-                f"chunk_length={self.chunk_length} must be 0, or with pool=mean a number of pieces"
+                f"chunk_length={self.chunk_length} must be 0, or with pooling=mean a number of "
+                "tokens"
             )
         if self.layers is not None and not self.layers:
-            raise UserError("depths: a probe reads at least one")
+            raise UserError("layers: a probe reads at least one")
 
     @property
     def pooling_parts(self) -> tuple[str, ...]:
-        """The pools that stand side by side."""
+        """The pooled vectors that stand side by side."""
         return tuple(self.pooling.split("+"))
 
-    def resolve_layers(self, layers: int) -> tuple[int, ...]:
-        """The depths read of a model of so many layers, counted from 0.
+    def resolve_layers(self, num_layers: int) -> tuple[int, ...]:
+        """The hidden states read of a model of `num_layers`, counted from 0.
 
         Raises:
           UserError: the model is not that deep.
         """
-        count = layers + 2
+        count = num_layers + 2
         wanted = range(count) if self.layers is None else self.layers
-        for depth in wanted:
-            if not -count <= depth < count:
+        for layer in wanted:
+            if not -count <= layer < count:
                 raise UserError(
-                    f"depth {depth} is not in a model of {layers} layers, which has 0 (the input) "
-                    f"to {count - 1} (the final output)"
+                    f"hidden state {layer} is not in a model of {num_layers} layers, which has 0 "
+                    f"(the input) to {count - 1} (the final output)"
                 )
-        return tuple(depth % count for depth in wanted)
+        return tuple(layer % count for layer in wanted)
 
 
 def pooled_features(
@@ -81,77 +88,76 @@ def pooled_features(
     config: ModelConfig,
     feature_config: FeatureConfig = FeatureConfig(),
 ) -> list[jax.Array]:
-    """Features of every depth, each row read at once.
+    """Features of every hidden state, each example read whole.
 
     Args:
-      params: of the model.
-      batch: see `fm.adaptation.batching`.
-      config: the model's.
-      feature_config: its `pool` and `causal`.
+      params: the model's parameters.
+      batch: examples, see `fm.adaptation.batching`.
+      config: architecture.
+      feature_config: its `pooling` and `causal`.
 
     Returns:
-      N + 2 arrays [B, E]: the residual before and after each layer, then the final output;
-      E = L D for "concat", else D for each part of the pool. For "each" [B, L, D].
+      num_layers + 2 arrays [B, E], E = L * D for "concat", else D for each pooling part. For
+      "each" [B, L, D].
     """
-    depths = _summed(params, batch, config, feature_config)
+    states = _unnormalized_features(params, batch, config, feature_config)
     if feature_config.pooling != "mean":
-        return depths
-    filled_B1 = jnp.sum(batch["segments"] > 0, axis=1, keepdims=True)
-    return [x / jnp.maximum(filled_B1, 1) for x in depths]
+        return states
+    tokens_B1 = jnp.sum(batch["segments"] > 0, axis=1, keepdims=True)
+    return [x / jnp.maximum(tokens_B1, 1) for x in states]
 
 
-def _summed(params, rows, config, reading) -> list[jax.Array]:
-    """`pooled`, but that "mean" alone is not yet divided by the number of pieces."""
-    segments = rows["segments"]
-    causal = reading.causal
-    text = "tokens" in rows
-    mask = Mask(causal, q_segments=segments, kv_segments=segments) if text else Mask(causal)
-    outputs = forward(params, rows, config, mask=mask)
-    depths = [x.astype(jnp.float32) for x in (*outputs["layers"], outputs["final"])]
-    if reading.pool == "each":
-        return depths
-    if reading.pool == "concat":
-        return [x.reshape(len(x), -1) for x in depths]
-    filled_BL = segments > 0
-    filled_BL1 = filled_BL[..., None]
-    if reading.pool == "mean":
-        return [jnp.sum(x * filled_BL1, axis=1) for x in depths]
-    last_B = filled_BL.shape[1] - 1 - jnp.argmax(filled_BL[:, ::-1], axis=1)
-    lasts = [jnp.take_along_axis(x, last_B[:, None, None], axis=1)[:, 0] for x in depths]
-    if reading.pool == "last":
+def _unnormalized_features(params, batch, config, feature_config) -> list[jax.Array]:
+    """`pooled_features`, but "mean" is not yet divided by the number of tokens."""
+    segments, causal = batch["segments"], feature_config.causal
+    is_text = "tokens" in batch
+    mask = Mask(causal, q_segments=segments, kv_segments=segments) if is_text else Mask(causal)
+    outputs = forward(params, batch, config, mask=mask)
+    states = [x.astype(jnp.float32) for x in (*outputs["layers"], outputs["final"])]
+    if feature_config.pooling == "each":
+        return states
+    if feature_config.pooling == "concat":
+        return [x.reshape(len(x), -1) for x in states]
+    valid_BL = segments > 0
+    valid_BL1 = valid_BL[..., None]
+    if feature_config.pooling == "mean":
+        return [jnp.sum(x * valid_BL1, axis=1) for x in states]
+    last_B = valid_BL.shape[1] - 1 - jnp.argmax(valid_BL[:, ::-1], axis=1)
+    lasts = [jnp.take_along_axis(x, last_B[:, None, None], axis=1)[:, 0] for x in states]
+    if feature_config.pooling == "last":
         return lasts
-    counts_B1 = jnp.maximum(jnp.sum(filled_BL, axis=1, keepdims=True), 1)
+    counts_B1 = jnp.maximum(jnp.sum(valid_BL, axis=1, keepdims=True), 1)
     return [
-        jnp.concatenate([jnp.sum(x * filled_BL1, axis=1) / counts_B1, last], axis=-1)
-        for x, last in zip(depths, lasts, strict=True)
+        jnp.concatenate([jnp.sum(x * valid_BL1, axis=1) / counts_B1, last], axis=-1)
+        for x, last in zip(states, lasts, strict=True)
     ]
 
 
 def feature_fn(config: ModelConfig, feature_config: FeatureConfig) -> BatchFn:
-    """A function of (params, batch) to features [B, depths, E], float32; the same for the same.
+    """Returns a function of (params, batch) to features [B, layers read, E], float32.
 
-    Means are sums still where the pool is "mean" alone (rows may come in several views). Layers
-    beyond the last depth read are not computed.
+    The same arguments give the same function. With pooling "mean" it returns sums over tokens, as
+    an example may come in several chunks. Layers beyond the last one read are not computed.
     """
-    return _depths(config, dataclasses.replace(feature_config, chunk_length=0))
+    return _cached_feature_fn(config, dataclasses.replace(feature_config, chunk_length=0))
 
 
 @functools.lru_cache(maxsize=64)
-def _depths(config: ModelConfig, reading: FeatureConfig) -> BatchFn:
-    wanted = reading.resolve_layers(config.num_layers)
-    used = config.num_layers
-    if max(wanted) <= config.num_layers:
-        used = max(wanted)
-    shallow = dataclasses.replace(config, num_layers=used)
+def _cached_feature_fn(config: ModelConfig, feature_config: FeatureConfig) -> BatchFn:
+    wanted = feature_config.resolve_layers(config.num_layers)
+    depth = config.num_layers
+    if max(wanted) <= depth:
+        depth = max(wanted)
+    shallow = dataclasses.replace(config, num_layers=depth)
 
-    def read(params, rows):
-        if used < config.num_layers:
-            cut = {name: value[:used] for name, value in params["layers"].items()}
-            params = params | {"layers": cut}
-        depths = _summed(params, rows, shallow, reading)
-        return jnp.stack([depths[depth] for depth in wanted], axis=1)
+    def fn(params, batch):
+        if depth < config.num_layers:
+            layers = {name: value[:depth] for name, value in params["layers"].items()}
+            params = params | {"layers": layers}
+        states = _unnormalized_features(params, batch, shallow, feature_config)
+        return jnp.stack([states[layer] for layer in wanted], axis=1)
 
-    return read
+    return fn
 
 
 def extract_features(
@@ -163,25 +169,23 @@ def extract_features(
     final_only: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Features of any number of rows, view by view, float32 [N, depths read, E].
+    """Features of any number of examples, float32 [N, layers read, E].
 
-    With the pool "each", [N, depths read, L, E].
+    With pooling "each", [N, layers read, L, E].
 
     Args:
-      params: of the model.
-      examples: N rows, see `fm.adaptation.batching`.
-      config: the model's.
-      feature_config: see `Reading`.
-      final_only: the final output alone, not the depths of the reading.
-      batch_size: views read at a time.
+      params: the model's parameters.
+      examples: N examples.
+      config: architecture.
+      feature_config: see `FeatureConfig`.
+      final_only: read the final output, not `feature_config.layers`.
+      batch_size: chunks per batch.
     """
     if final_only:
         feature_config = dataclasses.replace(feature_config, layers=(-1,))
-    pieces, of_M = batching.strided_chunks(examples, feature_config.chunk_length)
-    made = map_batches(feature_fn(config, feature_config), params, pieces, batch_size)
-    return (
-        batching.mean_over_chunks(made, pieces, of_M) if feature_config.pooling == "mean" else made
-    )
+    chunks, example_M = strided_chunks(examples, feature_config.chunk_length)
+    out = map_batches(feature_fn(config, feature_config), params, chunks, batch_size)
+    return mean_over_chunks(out, chunks, example_M) if feature_config.pooling == "mean" else out
 
 
 def probe_features(
@@ -192,19 +196,19 @@ def probe_features(
     feature_config: FeatureConfig,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Features a probe reads, float32 [N, depths read x E]: every depth, side by side.
-
-    Each part of each depth is scaled to unit length, so that none drowns the others.
-    """
-    depths = extract_features(
+    """Features a probe reads: every layer's, normalized and concatenated, float32 [N, E]."""
+    states = extract_features(
         params, examples, config, feature_config=feature_config, batch_size=batch_size
     )
-    return normalize_and_concat(depths, feature_config)
+    return normalize_and_concat(states, feature_config)
 
 
-def normalize_and_concat(depths: np.ndarray, feature_config: FeatureConfig) -> np.ndarray:
-    """Features [N, depths, E] as `frozen_features` gives them."""
-    N, depth, _ = depths.shape
-    parts = depths.reshape(N, depth * len(feature_config.pooling_parts), -1)
+def normalize_and_concat(features: np.ndarray, feature_config: FeatureConfig) -> np.ndarray:
+    """Concatenates features [N, layers, E], each pooling part of each layer at unit length.
+
+    Unit length keeps one layer from drowning the others.
+    """
+    N, num_layers, _ = features.shape
+    parts = features.reshape(N, num_layers * len(feature_config.pooling_parts), -1)
     norms = np.linalg.norm(parts, axis=-1, keepdims=True)
     return (parts / np.maximum(norms, 1e-6)).reshape(N, -1)

@@ -1,4 +1,4 @@
-"""A whole run of AdamW inside one program: the schedule, the order of examples, the updates."""
+"""Fine-tuning of every parameter, or of LoRA adapters, with a new head: a run is one program."""
 
 from __future__ import annotations
 
@@ -20,84 +20,8 @@ from fm.errors import UserError
 from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
 from fm.parallel.mesh import constrain_batch
 
-# (trained, number of the update) to the gradient of the loss.
+# (trained parameters, step) -> gradient of the loss.
 GradientFn = Callable[[Any, jax.Array], Any]
-
-
-def run_adamw(
-    gradient: GradientFn, trained: Any, peak: jax.Array, steps: jax.Array, weight_decay: float
-) -> Any:
-    """Follows the gradient, to be called under jit.
-
-    Args:
-      gradient: see `Gradient`.
-      trained: parameters to start from.
-      peak: AdamW's highest learning rate, warmed up over a tenth of the steps, then cosine to 0.
-      steps: number of updates; it may be traced, so that one program serves all lengths.
-      weight_decay: decoupled, on everything trained.
-
-    Returns:
-      The parameters after the last update.
-    """
-    rule = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.scale_by_adam(b2=0.98),
-        optax.add_decayed_weights(weight_decay),
-    )
-
-    def step(number, carry):
-        trained, state = carry
-        updates, state = rule.update(gradient(trained, number), state, trained)
-        rate = -peak * _schedule(number, steps)
-        return optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates)), state
-
-    return jax.lax.fori_loop(0, steps, step, (trained, rule.init(trained)))[0]
-
-
-def batch_order(examples: int, updates: int, batch_size: int, seed: int) -> np.ndarray:
-    """Which examples each update sees, int [updates, batch_size]: shuffled pass after pass."""
-    draws = np.random.default_rng([seed, examples])
-    passes = -(-updates * batch_size // examples)
-    every = np.concatenate([draws.permutation(examples) for _ in range(passes)])
-    return every[: updates * batch_size].reshape(updates, -1)
-
-
-def pad_rows(value: np.ndarray, length: int) -> np.ndarray:
-    """Repeats of the first row, never drawn, up to `length` rows: one shape for all budgets."""
-    return np.concatenate([value, np.repeat(value[:1], length - len(value), axis=0)])
-
-
-def _schedule(number: jax.Array, steps: jax.Array) -> jax.Array:
-    """Share of the peak rate: linear over the first tenth, then half a cosine down to zero."""
-    warm = jnp.maximum(1, steps // 10)
-    rising = (number + 1) / warm
-    falling = 0.5 * (1.0 + jnp.cos(jnp.pi * (number - warm) / jnp.maximum(1, steps - warm)))
-    return jnp.where(number < warm, rising, falling)
-
-
-def keep_random_tokens(
-    batch: dict[str, jax.Array], rng: jax.Array, tokens_kept: int
-) -> dict[str, jax.Array]:
-    """`tokens_kept` pieces of every row, drawn at random, padding last.
-
-    Args:
-      batch: arrays [B, L, ...], with `segments`, 0 where there is padding.
-      rng: key of the draw.
-      tokens_kept: pieces of a row (K); all of them where there are fewer.
-
-    Returns:
-      The same arrays [B, K, ...].
-    """
-    filled = batch["segments"] > 0
-    L = filled.shape[1]
-    order = jax.lax.top_k(jax.random.uniform(rng, filled.shape) - ~filled, min(tokens_kept, L))[1]
-
-    def pick(value):
-        return jnp.take_along_axis(
-            value, order.reshape(*order.shape, *[1] * (value.ndim - 2)), axis=1
-        )
-
-    return {key: pick(value) for key, value in batch.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +29,15 @@ class FinetuneConfig:
     """One fine-tuning run.
 
     Attributes:
-      learning_rate: AdamW's peak, warmed up over a tenth of the steps, then cosine to zero.
-      min_steps: updates, at least.
-      min_epochs: passes over the labels, at least: more labels are trained on for longer.
-      batch_size: examples per update.
-      tokens_kept: pieces of an example a training step sees, drawn anew each time (piece dropout);
+      learning_rate: AdamW's peak; linear warmup over a tenth of the steps, then cosine to zero.
+      min_steps: optimizer steps, at least.
+      min_epochs: passes over the labeled examples, at least: more labels train for longer.
+      batch_size: examples per step.
+      tokens_kept: tokens of an example a training step sees, drawn anew each time (token dropout);
         0 for all.
       weight_decay: decoupled, on everything trained.
-      feature_config: how pieces become one vector; the head reads the final output.
-      lora: adapters to train in the model's stead; None to train all of it.
+      feature_config: pooling; the head reads the final output.
+      lora: adapters to train instead of the model; None trains the whole model.
     """
 
     learning_rate: float = 3e-3
@@ -128,17 +52,33 @@ class FinetuneConfig:
     def __post_init__(self):
         if min(self.min_steps, self.batch_size) < 1 or min(self.tokens_kept, self.min_epochs) < 0:
             raise UserError(
-                f"fine-tuning takes min_steps={self.min_steps} and batch_size={self.batch_size} of at "
-                f"least 1, tokens_kept={self.tokens_kept} and min_epochs={self.min_epochs} of at least 0"
+                f"fine-tuning takes min_steps={self.min_steps} and batch_size={self.batch_size} of "
+                f"at least 1, tokens_kept={self.tokens_kept} and min_epochs={self.min_epochs} of "
+                "at least 0"
             )
         if self.tokens_kept and self.feature_config.pooling == "each":
             raise UserError(
-                f"tokens_kept={self.tokens_kept} must be 0 where each piece has a label of its own"
+                f"tokens_kept={self.tokens_kept} must be 0 where each token has its own label"
             )
 
     def num_steps(self, num_labels: int) -> int:
-        """Updates of a run on so many labels."""
+        """Optimizer steps of a run on `num_labels` examples."""
         return max(self.min_steps, math.ceil(self.min_epochs * num_labels / self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryFootprint:
+    """Memory held by one adaptation run.
+
+    Attributes:
+      trained_params: number of parameters trained.
+      state_bytes: bytes of all parameters, and of gradient and moments of the trained ones.
+      program_bytes: bytes the compiled run needs beside arguments and results; None if unknown.
+    """
+
+    trained_params: int
+    state_bytes: int
+    program_bytes: int | None
 
 
 def init_head(
@@ -147,12 +87,11 @@ def init_head(
     num_classes: int,
     feature_config: FeatureConfig,
 ) -> dict:
-    """A head of zeros, so that every arm starts from chance."""
-    parts = (
-        examples["segments"].shape[1]
-        if feature_config.pooling == "concat"
-        else len(feature_config.pooling_parts)
-    )
+    """A head of zeros, so that every run starts from chance."""
+    if feature_config.pooling == "concat":
+        parts = examples["segments"].shape[1]
+    else:
+        parts = len(feature_config.pooling_parts)
     return {
         "kernel": jnp.zeros((parts * model_config.d_model, num_classes)),
         "bias": jnp.zeros((num_classes,)),
@@ -160,13 +99,14 @@ def init_head(
 
 
 def logits(
-    tuned: dict, rows: dict[str, jax.Array], model: ModelConfig, reading: FeatureConfig
+    finetuned: dict,
+    batch: dict[str, jax.Array],
+    model_config: ModelConfig,
+    feature_config: FeatureConfig,
 ) -> jax.Array:
-    """Unnormalised log probabilities of the classes, float32 [B, classes].
-
-    Where the reading is of each piece, [B, L, classes].
-    """
-    return _apply_head(tuned["head"], pooled_features(tuned["model"], rows, model, reading)[-1])
+    """Class logits of a batch, float32 [B, classes]; [B, L, classes] with pooling "each"."""
+    features = pooled_features(finetuned["model"], batch, model_config, feature_config)[-1]
+    return _apply_head(finetuned["head"], features)
 
 
 def _apply_head(head: dict, features_BE: Any) -> Any:
@@ -186,25 +126,25 @@ def finetune(
     pad_to: int,
     num_steps: int | None = None,
 ) -> dict:
-    """Trains on the labelled rows; on a mesh of `jax.set_mesh`, each batch's rows over its devices.
+    """Trains on labeled examples; under `jax.set_mesh` each batch is split over the devices.
 
     Args:
-      params: start of the model.
-      examples: n labelled examples.
-      labels: int [n]; [n, L] where the reading is of each piece, -1 for those without a label.
+      params: initial parameters of the model.
+      examples: n examples.
+      labels: int [n]; [n, L] with pooling "each", -1 for tokens without a label.
       model_config: architecture.
       config: see `FinetuneConfig`.
       num_classes: number of classes.
-      seed: decides batches and which pieces are kept.
-      pad_to: the arrays are padded to this many rows (never drawn), so that one compiled
-        program serves all label budgets.
-      num_steps: updates of a shorter run under its own schedule; `config.updates` unless given.
+      seed: decides batches, adapters and which tokens are kept.
+      pad_to: the arrays are padded to this many rows (never drawn), so that one compiled program
+        serves all label budgets.
+      num_steps: steps of a shorter run under its own schedule; default `config.num_steps(n)`.
 
     Returns:
-      `{"model": params, "head": {...}}`, tuned; with LoRA also `adapters`, and "model" is the base
-      with these attached, its arrays those of `params`.
+      `{"model": params, "head": {...}}`, tuned; with LoRA also `adapters`, and "model" is the
+      frozen model, sharing the arrays of `params`, with these attached.
     """
-    idle, arguments = _arguments(
+    unused, arguments = _run_arguments(
         params,
         examples,
         labels,
@@ -216,62 +156,9 @@ def finetune(
         num_steps=num_steps,
     )
     trained, frozen = _run(*arguments), arguments[1]
-    tuned = _join_trained(trained, frozen, config)
-    streams = {**tuned["model"]["streams"], **idle}
-    return trained | {"model": tuned["model"] | {"streams": streams}}
-
-
-def _arguments(
-    params: dict,
-    examples: TokenizedExamples,
-    labels: np.ndarray,
-    model_config: ModelConfig,
-    config: FinetuneConfig,
-    *,
-    num_classes: int,
-    seed: int,
-    pad_to: int,
-    num_steps: int | None = None,
-) -> tuple[dict, tuple]:
-    """The heads that are set aside, and what `_run` takes."""
-    n = len(labels)
-    order_SB = batch_order(n, config.num_steps(pad_to), config.batch_size, seed)
-    # What predicts pieces gets no gradient here: set aside, it costs no update either.
-    idle, used = _split_prediction_heads(params["streams"])
-    start = {**params, "streams": used}
-    trained, frozen = split_trained(
-        start, examples, model_config, config, num_classes=num_classes, seed=seed
-    )
-    padded = {key: pad_rows(value, pad_to) for key, value in examples.items()}
-    # The rate and the number of steps enter as data: one compiled program for all of them.
-    shapes = dataclasses.replace(config, learning_rate=0.0)
-    return idle, (
-        trained,
-        frozen,
-        padded,
-        pad_rows(np.asarray(labels, np.int32), pad_to),
-        order_SB,
-        jax.random.key(seed),
-        jnp.float32(config.learning_rate),
-        jnp.int32(config.num_steps(n) if num_steps is None else num_steps),
-        model_config,
-        shapes,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryFootprint:
-    """What a method of adaptation holds in memory.
-
-    Attributes:
-      trained_params: number of parameters trained.
-      state_bytes: bytes of all parameters, and of gradient and moments of those trained.
-      program_bytes: bytes the compiled run takes beside its arguments and results; None if not known.
-    """
-
-    trained_params: int
-    state_bytes: int
-    program_bytes: int | None
+    finetuned = _join_trained(trained, frozen, config)
+    streams = {**finetuned["model"]["streams"], **unused}
+    return trained | {"model": finetuned["model"] | {"streams": streams}}
 
 
 def memory_footprint(
@@ -284,8 +171,8 @@ def memory_footprint(
     num_classes: int,
     pad_to: int,
 ) -> MemoryFootprint:
-    """What `finetune` of the same arguments holds; compiles it, runs nothing."""
-    _, arguments = _arguments(
+    """Memory of `finetune` with the same arguments; compiles it, runs nothing."""
+    _, arguments = _run_arguments(
         params,
         examples,
         labels,
@@ -297,12 +184,48 @@ def memory_footprint(
     )
     trained, frozen = arguments[:2]
     sizes = [(leaf.size, leaf.nbytes) for leaf in jax.tree.leaves(trained)]
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
+    frozen_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
     analysis = _run.lower(*arguments).compile().memory_analysis()
     return MemoryFootprint(
         trained_params=sum(size for size, _ in sizes),
-        state_bytes=held + 4 * sum(nbytes for _, nbytes in sizes),
+        state_bytes=frozen_bytes + 4 * sum(nbytes for _, nbytes in sizes),
         program_bytes=None if analysis is None else int(analysis.temp_size_in_bytes),
+    )
+
+
+def _run_arguments(
+    params: dict,
+    examples: TokenizedExamples,
+    labels: np.ndarray,
+    model_config: ModelConfig,
+    config: FinetuneConfig,
+    *,
+    num_classes: int,
+    seed: int,
+    pad_to: int,
+    num_steps: int | None = None,
+) -> tuple[dict, tuple]:
+    """The prediction heads set aside, and the arguments of `_run`."""
+    n = len(labels)
+    order_SB = batch_order(n, config.num_steps(pad_to), config.batch_size, seed)
+    # Prediction heads get no gradient here; set aside, they cost no update either.
+    unused, used = _split_prediction_heads(params["streams"])
+    initial = {**params, "streams": used}
+    trained, frozen = split_trained(
+        initial, examples, model_config, config, num_classes=num_classes, seed=seed
+    )
+    return unused, (
+        trained,
+        frozen,
+        {key: pad_rows(value, pad_to) for key, value in examples.items()},
+        pad_rows(np.asarray(labels, np.int32), pad_to),
+        order_SB,
+        jax.random.key(seed),
+        # Traced, so that one compiled program serves all rates and numbers of steps.
+        jnp.float32(config.learning_rate),
+        jnp.int32(config.num_steps(n) if num_steps is None else num_steps),
+        model_config,
+        dataclasses.replace(config, learning_rate=0.0),
     )
 
 
@@ -315,10 +238,7 @@ def split_trained(
     num_classes: int,
     seed: int,
 ) -> tuple[dict, dict]:
-    """What a run trains, and what it reads beside it: frozen, without gradient or second copy.
-
-    Without LoRA all is trained and nothing is frozen.
-    """
+    """Splits a run's parameters into trained and frozen ones; without LoRA nothing is frozen."""
     head = init_head(examples, model_config, num_classes, config.feature_config)
     if config.lora is None:
         return {"model": params, "head": head}, {}
@@ -327,7 +247,7 @@ def split_trained(
 
 
 def _join_trained(trained: dict, frozen: dict, config: FinetuneConfig) -> dict:
-    """The model and head that the two parts of `apart` make."""
+    """Model and head of the two parts of `split_trained`."""
     if config.lora is None:
         return trained
     model = lora.attach(frozen["model"], trained["adapters"], config.lora)
@@ -335,7 +255,7 @@ def _join_trained(trained: dict, frozen: dict, config: FinetuneConfig) -> dict:
 
 
 def _split_prediction_heads(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
-    """The heads that predict pieces, and all else."""
+    """Heads that predict tokens or patches, and all other parameters."""
     continuous = {f"{name}_{part}" for name in CONTINUOUS_MODALITIES for part in ("head", "bias")}
     heads = {"token_head", *continuous} & streams.keys()
     return (
@@ -344,61 +264,145 @@ def _split_prediction_heads(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"))
-def _run(trained, frozen, rows, labels, order_SB, rng, peak, steps, model, config):
+@functools.partial(jax.jit, static_argnames=("model_config", "config"))
+def _run(
+    trained, frozen, examples, labels, order_SB, rng, peak_lr, num_steps, model_config, config
+):
     def loss(trained, batch, targets):
-        tuned = _join_trained(trained, frozen, config)
-        return mean_cross_entropy(logits(tuned, batch, model, config.reading), targets)
+        finetuned = _join_trained(trained, frozen, config)
+        return mean_cross_entropy(
+            logits(finetuned, batch, model_config, config.feature_config), targets
+        )
 
-    def gradient(trained, number):
-        chosen = order_SB[number]
-        batch = {key: constrain_batch(value[chosen]) for key, value in rows.items()}
-        if config.keep:
-            batch = keep_random_tokens(batch, jax.random.fold_in(rng, number), config.keep)
-        return jax.grad(loss)(trained, batch, labels[chosen])
+    def gradient(trained, step):
+        idx = order_SB[step]
+        batch = {key: constrain_batch(value[idx]) for key, value in examples.items()}
+        if config.tokens_kept:
+            batch = keep_random_tokens(batch, jax.random.fold_in(rng, step), config.tokens_kept)
+        return jax.grad(loss)(trained, batch, labels[idx])
 
-    return run_adamw(gradient, trained, peak, steps, config.weight_decay)
+    return run_adamw(gradient, trained, peak_lr, num_steps, config.weight_decay)
 
 
-def mean_cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy of labels, int [B]; or of those that are not -1, int [B, L]."""
-    nats = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(labels, 0))
+def mean_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy, in nats, of labels int [B], or of those other than -1, int [B, L]."""
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     if labels.ndim == 1:
         return jnp.mean(nats)
-    labelled = labels >= 0
-    return jnp.sum(nats * labelled) / jnp.maximum(jnp.sum(labelled), 1)
+    labeled = labels >= 0
+    return jnp.sum(nats * labeled) / jnp.maximum(jnp.sum(labeled), 1)
 
 
 def predict(
-    tuned: dict,
+    finetuned: dict,
     examples: TokenizedExamples,
     model_config: ModelConfig,
     *,
     feature_config: FeatureConfig,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """The most likely class of every row, int [N]; of every piece [N, L] if read so."""
-    made = predict_logits(
-        tuned, examples, model_config, feature_config=feature_config, batch_size=batch_size
+    """Most likely class of every example, int [N]; of every token [N, L] with pooling "each"."""
+    scores = predict_logits(
+        finetuned, examples, model_config, feature_config=feature_config, batch_size=batch_size
     )
-    return made.argmax(axis=-1)
+    return scores.argmax(axis=-1)
 
 
 def predict_logits(
-    tuned: dict,
+    finetuned: dict,
     examples: TokenizedExamples,
     model_config: ModelConfig,
     *,
     feature_config: FeatureConfig,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Unnormalised log probabilities of every row's classes, as `logits` but of any number."""
-    made = extract_features(
-        tuned["model"],
+    """Class logits, as `logits`, of any number of examples."""
+    features = extract_features(
+        finetuned["model"],
         examples,
         model_config,
         feature_config=feature_config,
         final_only=True,
         batch_size=batch_size,
     )
-    return _apply_head(jax.device_get(tuned["head"]), made[:, 0])
+    return _apply_head(jax.device_get(finetuned["head"]), features[:, 0])
+
+
+def keep_random_tokens(
+    batch: dict[str, jax.Array], rng: jax.Array, tokens_kept: int
+) -> dict[str, jax.Array]:
+    """Token dropout: keeps random tokens of each example, padding last.
+
+    Args:
+      batch: arrays [B, L, ...], with `segments`, 0 for padding.
+      rng: key.
+      tokens_kept: tokens per example (K); all if there are fewer.
+
+    Returns:
+      The same arrays [B, K, ...].
+    """
+    valid = batch["segments"] > 0
+    L = valid.shape[1]
+    random = jax.random.uniform(rng, valid.shape) - ~valid
+    order = jax.lax.top_k(random, min(tokens_kept, L))[1]
+
+    def pick(value):
+        idx = order.reshape(*order.shape, *[1] * (value.ndim - 2))
+        return jnp.take_along_axis(value, idx, axis=1)
+
+    return {key: pick(value) for key, value in batch.items()}
+
+
+def run_adamw(
+    gradient: GradientFn,
+    trained: Any,
+    peak_lr: jax.Array,
+    num_steps: jax.Array,
+    weight_decay: float,
+) -> Any:
+    """Runs AdamW as one loop, to be called under jit.
+
+    Args:
+      gradient: see `GradientFn`.
+      trained: initial parameters.
+      peak_lr: peak learning rate: linear warmup over a tenth of the steps, then cosine to zero.
+      num_steps: number of steps; may be traced, so that one program serves all lengths.
+      weight_decay: decoupled, on everything trained.
+
+    Returns:
+      The parameters after the last step.
+    """
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b2=0.98),
+        optax.add_decayed_weights(weight_decay),
+    )
+
+    def body(step, carry):
+        trained, state = carry
+        updates, state = optimizer.update(gradient(trained, step), state, trained)
+        rate = -peak_lr * _schedule(step, num_steps)
+        return optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates)), state
+
+    return jax.lax.fori_loop(0, num_steps, body, (trained, optimizer.init(trained)))[0]
+
+
+def _schedule(step: jax.Array, num_steps: jax.Array) -> jax.Array:
+    """Fraction of the peak learning rate."""
+    warmup = jnp.maximum(1, num_steps // 10)
+    rising = (step + 1) / warmup
+    falling = 0.5 * (1.0 + jnp.cos(jnp.pi * (step - warmup) / jnp.maximum(1, num_steps - warmup)))
+    return jnp.where(step < warmup, rising, falling)
+
+
+def batch_order(num_examples: int, num_steps: int, batch_size: int, seed: int) -> np.ndarray:
+    """Examples of each step, int [num_steps, batch_size]: shuffled epoch after epoch."""
+    rng = np.random.default_rng([seed, num_examples])
+    epochs = -(-num_steps * batch_size // num_examples)
+    order = np.concatenate([rng.permutation(num_examples) for _ in range(epochs)])
+    return order[: num_steps * batch_size].reshape(num_steps, -1)
+
+
+def pad_rows(value: np.ndarray, length: int) -> np.ndarray:
+    """Pads to `length` rows with repeats of the first: one shape for all label budgets."""
+    return np.concatenate([value, np.repeat(value[:1], length - len(value), axis=0)])

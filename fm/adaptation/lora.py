@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021): a frozen model, and small products added to its kernels."""
+"""LoRA (Hu et al. 2021): low-rank products added to the kernels of a frozen model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ARRAYS, _CONFIG = "adapters.safetensors", "adapters.json"
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Which kernels are adapted, and by how much.
+    """Size and place of the adapters.
 
     Attributes:
       rank: columns of A and rows of B (r).
-      alpha: the product is scaled by alpha / rank, so that the rank can change and the learning
-        rate stay (sec. 4.1).
-      kernels: some of `KERNELS`.
+      alpha: the product is scaled by alpha / rank, so that the learning rate need not change with
+        the rank (sec. 4.1).
+      kernels: names of the adapted kernels, some of `KERNELS`.
     """
 
     rank: int = 4
@@ -53,26 +53,26 @@ class LoraConfig:
 
 
 def init(rng: jax.Array, layers: Mapping[str, Any], config: LoraConfig) -> Adapters:
-    """Fresh adapters: A normal with variance 1/fan_in and B zero, so the model starts as it was.
+    """Initializes adapters: A normal with variance 1/fan_in, B zero, so outputs do not change yet.
 
     Args:
-      rng: decides A.
+      rng: key for A.
       layers: `params["layers"]` of the model, for its shapes.
       config: see `LoraConfig`.
 
     Returns:
-      Per kernel `NAME_lora_a` [N, in, r] and `NAME_lora_b` [N, r, out], float32, the axes of heads
-      flattened.
+      Per kernel `NAME_lora_a` [N, in, r] and `NAME_lora_b` [N, r, out], float32, for N layers, the
+      head axes flattened.
 
     Raises:
-      UserError: the model lacks a kernel asked for.
+      UserError: the model has no such kernel.
     """
     adapters = {}
     for number, name in enumerate(config.kernels):
         if name not in layers:
-            own = ", ".join(kernel for kernel in KERNELS if kernel in layers)
-            raise UserError(f"the model has no kernel {name!r} to adapt; it has {own}")
-        N, fan_in, fan_out = _flat(name, layers[name].shape)
+            present = ", ".join(kernel for kernel in KERNELS if kernel in layers)
+            raise UserError(f"the model has no kernel {name!r} to adapt; it has {present}")
+        N, fan_in, fan_out = _matrix_shape(name, layers[name].shape)
         normal = jax.random.normal(jax.random.fold_in(rng, number), (N, fan_in, config.rank))
         adapters[f"{name}_lora_a"] = normal * fan_in**-0.5
         adapters[f"{name}_lora_b"] = jnp.zeros((N, config.rank, fan_out))
@@ -80,9 +80,9 @@ def init(rng: jax.Array, layers: Mapping[str, Any], config: LoraConfig) -> Adapt
 
 
 def attach(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
-    """Parameters whose adapted maps give x W + alpha/r (x A) B; the base arrays are shared.
+    """Parameters whose adapted layers compute x W + alpha/r (x A) B; other arrays are shared.
 
-    Differentiated by `adapters` alone, no gradient of a kernel is ever formed.
+    Differentiated with respect to `adapters` alone, no gradient of a kernel is formed.
     """
     scale = config.alpha / config.rank
     scaled = {
@@ -92,22 +92,22 @@ def attach(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
 
 
 def merge(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
-    """Plain parameters that give the same outputs: W + alpha/r A B, in the dtype of W."""
+    """Adds the adapters to the kernels: W + alpha/r A B, in the dtype of W."""
     merged = dict(params["layers"])
     for name in config.kernels:
         kernel = merged[name]
         a, b = adapters[f"{name}_lora_a"], adapters[f"{name}_lora_b"]
-        added = (config.alpha / config.rank) * jnp.matmul(a, b, precision="highest")
-        summed = kernel.astype(jnp.float32) + added.reshape(kernel.shape)
+        delta = (config.alpha / config.rank) * jnp.matmul(a, b, precision="highest")
+        summed = kernel.astype(jnp.float32) + delta.reshape(kernel.shape)
         merged[name] = summed.astype(kernel.dtype)
     return params | {"layers": merged}
 
 
 def save(folder: pathlib.Path, adapters: Adapters, config: LoraConfig) -> None:
-    """Writes the adapters alone, as safetensors and JSON; the folder appears whole or not at all.
+    """Writes the adapters as safetensors and JSON; the folder appears whole or not at all.
 
     Raises:
-      UserError: there is something at `folder`.
+      UserError: `folder` exists.
     """
     folder = pathlib.Path(folder)
     if folder.exists():
@@ -118,34 +118,33 @@ def save(folder: pathlib.Path, adapters: Adapters, config: LoraConfig) -> None:
 
 
 def load(folder: pathlib.Path, layers: Mapping[str, Any]) -> tuple[Adapters, LoraConfig]:
-    """What `save` wrote, checked to fit a model.
+    """Reads adapters that `save` wrote and checks that they fit a model.
 
     Args:
-      folder: of the adapters.
-      layers: `params["layers"]` of the model they are for.
+      folder: folder of the adapters.
+      layers: `params["layers"]` of the model.
 
     Raises:
-      UserError: the folder lacks a file, one of them is broken, or the adapters are those of
-        another model.
+      UserError: a file is missing or damaged, or the adapters belong to another model.
     """
     folder = pathlib.Path(folder)
     try:
-        plain = read_json(folder / _CONFIG)
-        config = LoraConfig(**plain | {"kernels": tuple(plain["kernels"])})
+        values = read_json(folder / _CONFIG)
+        config = LoraConfig(**values | {"kernels": tuple(values["kernels"])})
         arrays = load_file(folder / _ARRAYS)
     except OSError as error:
         raise UserError(f"cannot read the adapters in {folder}: {error}") from error
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder} holds no whole adapters: {error}") from error
-    like = jax.eval_shape(lambda: init(jax.random.key(0), layers, config))
+        raise UserError(f"{folder} has no complete adapters: {error}") from error
+    expected = jax.eval_shape(lambda: init(jax.random.key(0), layers, config))
     shapes = {name: each.shape for name, each in arrays.items()}
-    if shapes != {name: each.shape for name, each in like.items()}:
-        raise UserError(f"the adapters in {folder} are those of another model")
+    if shapes != {name: each.shape for name, each in expected.items()}:
+        raise UserError(f"the adapters in {folder} belong to another model")
     return {name: jnp.asarray(each) for name, each in arrays.items()}, config
 
 
-def _flat(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Layers, inputs and outputs of a stacked kernel, its heads in one axis."""
+def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Layers, inputs and outputs of a stacked kernel, its head axes flattened."""
     if name == "attention_out":
         return shape[0], math.prod(shape[1:-1]), shape[-1]
     return shape[0], shape[1], math.prod(shape[2:])

@@ -1,7 +1,7 @@
-"""Prompts: a task put into words, and the answer the model finds likeliest (Brown et al. 2020).
+"""Classification by prompting: the answer a language model finds likeliest (Brown et al. 2020).
 
 Nothing is trained. An answer's score is the log probability of its tokens after the prompt;
-calibration (Zhao et al. 2021, sec. 4) divides out what the model would say to no text at all.
+calibration (Zhao et al. 2021, sec. 4) divides out the scores of prompts without content.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.adaptation.batching import map_bucketed
+from fm.adaptation.batching import BatchFn, map_bucketed
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import embeddings
@@ -28,12 +28,12 @@ CONTENT_FREE = ("N/A", "[MASK]", "nothing")
 
 @dataclasses.dataclass(frozen=True)
 class PromptTemplate:
-    """A task in words.
+    """A classification task as text.
 
     Attributes:
-      text: with {text}, then at the end {answer}, once each.
-      answers: one for each class, in their order.
-      separator: stands between solved examples and the question.
+      text: contains {text} and ends with {answer}, once each.
+      answers: one per class, in their order.
+      separator: between solved examples and the question.
     """
 
     text: str
@@ -53,43 +53,46 @@ class PromptTemplate:
             raise UserError("answers may not be blank")
 
     def split_at_text(self) -> tuple[str, str]:
-        """What comes before and after the text.
+        """The template before and after the text.
 
-        White space goes to what follows it, as byte-level tokenizers do, so that parts encoded
-        apart are the tokens of the whole.
+        White space belongs to what follows it, as in byte-level tokenizers, so that parts encoded
+        separately give the tokens of the whole.
         """
         before, after = self.text.removesuffix("{answer}").split("{text}")
         return before.rstrip(), after.rstrip()
 
     def leading_space(self) -> str:
-        """White space that leads the text and, after it, the answers."""
+        """White space before the text."""
         before, _ = self.text.split("{text}")
         return before[len(before.rstrip()) :]
 
     def spaced_answers(self) -> list[str]:
         """The answers with the white space before them."""
-        words = self.text.removesuffix("{answer}")
-        return [words[len(words.rstrip()) :] + answer for answer in self.answers]
+        before = self.text.removesuffix("{answer}")
+        return [before[len(before.rstrip()) :] + answer for answer in self.answers]
 
 
 class TextEncoder(Protocol):
-    """What prompts need of a tokenizer."""
+    """A tokenizer as prompts and word tagging use it."""
 
-    bos: int | None
+    @property
+    def bos(self) -> int | None:
+        """Id that leads a text, if any."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 [tokens] of each text, without special ids."""
+        """int32 [tokens] of each text, without special tokens."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptEncoder:
-    """A template in the tokens of a model.
+    """Encodes prompts for one model.
 
     Attributes:
-      template: see `Template`.
-      tokenizer: of the model.
-      max_length: the most tokens of a prompt with its answer.
+      template: see `PromptTemplate`.
+      tokenizer: the model's.
+      max_length: most tokens of a prompt with its answer.
     """
 
     template: PromptTemplate
@@ -100,10 +103,10 @@ class PromptEncoder:
         """Tokens of each answer.
 
         Raises:
-          UserError: two of them are the same tokens, or one has none.
+          UserError: two answers have the same tokens, or one has none.
         """
         ids = self.tokenizer.encode(self.template.spaced_answers())
-        if len({tuple(each.tolist()) for each in ids}) < len(ids) or not all(map(len, ids)):
+        if len({tuple(tokens.tolist()) for tokens in ids}) < len(ids) or not all(map(len, ids)):
             raise UserError(
                 f"the tokenizer cannot tell the answers {', '.join(self.template.answers)} apart"
             )
@@ -112,42 +115,40 @@ class PromptEncoder:
     def encode_prompts(
         self, texts: Sequence[str], fewshot_examples: Sequence[tuple[str, int]] = ()
     ) -> list[np.ndarray]:
-        """Tokens of each text's prompt, up to where the answer goes.
+        """Tokens of each text's prompt, up to the place of the answer.
 
-        A text too long is cut at its end, never the template; solved examples and the question
-        share the room equally.
+        A text too long is truncated, never the template; solved examples and the question get
+        equally many tokens.
 
         Args:
-          texts: N of them.
-          shots: solved examples (text, class) that lead every prompt.
+          texts: N texts.
+          fewshot_examples: solved examples (text, class) that lead every prompt.
 
         Raises:
           UserError: the template leaves no room for any text.
         """
         before, after = self.tokenizer.encode(self.template.split_at_text())
-        between = self.tokenizer.encode([self.template.separator])[0]
+        separator = self.tokenizer.encode([self.template.separator])[0]
         answers = self.encode_answers()
-        start = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        longest = max(map(len, answers))
-        solved = sum(
-            len(before) + len(after) + len(between) + len(answers[y]) for _, y in fewshot_examples
-        )
-        fixed = len(start) + len(before) + len(after) + longest + solved
+        bos = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
+        overhead = len(before) + len(after) + len(separator)
+        fixed = len(bos) + len(before) + len(after) + max(map(len, answers))
+        fixed += sum(overhead + len(answers[label]) for _, label in fewshot_examples)
         room = (self.max_length - fixed) // (len(fewshot_examples) + 1)
         if room < 1:
             raise UserError(
-                f"{self.max_length} tokens leave no room for the text: the template takes {fixed} with "
-                f"{len(fewshot_examples)} solved examples"
+                f"{self.max_length} tokens leave no room for the text: the template takes {fixed} "
+                f"with {len(fewshot_examples)} solved examples"
             )
-        lead = self.template.leading_space()
-        encoded = self.tokenizer.encode([lead + text for text, _ in fewshot_examples])
-        head = [np.array(start, np.int32)]
+        space = self.template.leading_space()
+        encoded = self.tokenizer.encode([space + text for text, _ in fewshot_examples])
+        parts = [np.array(bos, np.int32)]
         for ids, (_, label) in zip(encoded, fewshot_examples, strict=True):
-            head += [before, ids[:room], after, answers[label], between]
-        shared = np.concatenate([*head, before]).astype(np.int32)
+            parts += [before, ids[:room], after, answers[label], separator]
+        prefix = np.concatenate([*parts, before]).astype(np.int32)
         return [
-            np.concatenate([shared, ids[:room], after]).astype(np.int32)
-            for ids in self.tokenizer.encode([lead + text for text in texts])
+            np.concatenate([prefix, ids[:room], after]).astype(np.int32)
+            for ids in self.tokenizer.encode([space + text for text in texts])
         ]
 
 
@@ -164,90 +165,87 @@ def answer_logprobs(
     Answers of one token share one forward pass; longer ones take a pass each.
 
     Args:
-      params: of a model that predicts the next token.
-      config: the model's.
+      params: of a causal language model.
+      config: architecture.
       prompts: N prompts, int32 [tokens] each.
       answers: A answers, int32 [tokens] each.
-      mean_over_tokens: the mean over an answer's tokens, not the sum: long answers lose nothing by it.
+      mean_over_tokens: average over an answer's tokens, not the sum, so that long answers are not
+        penalized.
 
     Raises:
-      UserError: a prompt with its answer is over the context.
+      UserError: a prompt with its answer is longer than `config.max_seq_len`.
     """
     config.check_length(max(map(len, prompts)) + max(map(len, answers)) - 1)
     if all(len(answer) == 1 for answer in answers):
-        first = jnp.asarray(np.concatenate(answers))
+        operands = params, jnp.asarray(np.concatenate(answers))
         return map_bucketed(
-            _first(config), (params, first), prompts, max_seq_len=config.max_seq_len
+            _first_token_fn(config), operands, prompts, max_seq_len=config.max_seq_len
         )
     columns = []
     for answer in answers:
-        whole = [np.concatenate([prompt, answer[:-1]]) for prompt in prompts]
-        operands = params, jnp.asarray(answer)
-        found = map_bucketed(
-            _each(config, len(answer)), operands, whole, max_seq_len=config.max_seq_len
+        sequences = [np.concatenate([prompt, answer[:-1]]) for prompt in prompts]
+        logprobs = map_bucketed(
+            _answer_fn(config, len(answer)),
+            (params, jnp.asarray(answer)),
+            sequences,
+            max_seq_len=config.max_seq_len,
         )
-        columns.append(found.mean(axis=1) if mean_over_tokens else found.sum(axis=1))
+        columns.append(logprobs.mean(axis=1) if mean_over_tokens else logprobs.sum(axis=1))
     return np.stack(columns, axis=1)
 
 
-def calibrate(scores_NA: np.ndarray, content_free_FA: np.ndarray) -> np.ndarray:
-    """Scores less what the answers score without content (Zhao et al. 2021, sec. 4, W diagonal).
+def calibrate(logprobs_NA: np.ndarray, content_free_FA: np.ndarray) -> np.ndarray:
+    """Subtracts what the answers score without content (Zhao et al. 2021, sec. 4, W diagonal).
 
     Args:
-      scores_NA: log probabilities of the answers.
-      content_free_FA: those after F prompts whose text says nothing; their mean is over
-        probabilities.
+      logprobs_NA: log probabilities of the answers.
+      content_free_FA: those after F prompts without content; averaged as probabilities.
 
     Returns:
-      [N, A] log probabilities over the answers, calibrated; not normalised again.
+      [N, A] calibrated log probabilities over the answers, not normalized again.
     """
-    bias_A = np.log(np.mean(np.exp(_over_answers(content_free_FA)), axis=0))
-    return _over_answers(scores_NA) - bias_A
+    bias_A = np.log(np.mean(np.exp(_normalize_over_answers(content_free_FA)), axis=0))
+    return _normalize_over_answers(logprobs_NA) - bias_A
 
 
-def _over_answers(scores: np.ndarray) -> np.ndarray:
-    """Log probabilities among the answers alone."""
-    scores = np.asarray(scores, np.float64)
-    top = scores.max(axis=-1, keepdims=True)
-    return scores - top - np.log(np.sum(np.exp(scores - top), axis=-1, keepdims=True))
+def _normalize_over_answers(logprobs: np.ndarray) -> np.ndarray:
+    logprobs = np.asarray(logprobs, np.float64)
+    top = logprobs.max(axis=-1, keepdims=True)
+    return logprobs - top - np.log(np.sum(np.exp(logprobs - top), axis=-1, keepdims=True))
 
 
 @functools.lru_cache(maxsize=16)
-def _first(config: ModelConfig):
-    """(params, answers [A]) and a batch to the log probability of each after the last token."""
+def _first_token_fn(config: ModelConfig) -> BatchFn:
+    """(params, tokens [A]) and a batch to the log probability of each as the next token [B, A]."""
 
-    def read(operands, batch):
+    def fn(operands, batch):
         params, answers_A = operands
-        final_BD = _last(params, batch, config, 1)[:, 0]
-        return _picked(params["streams"], final_BD, answers_A)
+        final_BD = _final_at_end(params, batch, config, 1)[:, 0]
+        logits_BV = embeddings.token_logits(params["streams"], final_BD)
+        return jax.nn.log_softmax(logits_BV, axis=-1)[:, answers_A]
 
-    return read
+    return fn
 
 
 @functools.lru_cache(maxsize=64)
-def _each(config: ModelConfig, count: int):
-    """(params, answer [count]) and a batch to the log probability of each of its tokens."""
+def _answer_fn(config: ModelConfig, num_tokens: int) -> BatchFn:
+    """(params, answer [T]) and a batch to the log probability of each answer token [B, T]."""
 
-    def read(operands, batch):
+    def fn(operands, batch):
         params, answer_T = operands
-        final_BTD = _last(params, batch, config, count)
+        final_BTD = _final_at_end(params, batch, config, num_tokens)
         logits_BTV = embeddings.token_logits(params["streams"], final_BTD)
-        nats_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
-        return jnp.take_along_axis(nats_BTV, answer_T[None, :, None], axis=-1)[..., 0]
+        logprobs_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
+        return jnp.take_along_axis(logprobs_BTV, answer_T[None, :, None], axis=-1)[..., 0]
 
-    return read
+    return fn
 
 
-def _last(params, batch, config, count) -> jax.Array:
-    """The final output at the last `count` filled places of every row, [B, count, D]."""
+def _final_at_end(params, batch, config, count) -> jax.Array:
+    """The final output at the last `count` tokens of every sequence, [B, count, D]."""
     segments = batch["segments"]
     mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
     final_BLD = forward(params, batch, config, mask=mask)["final"]
     ends_B = jnp.sum(segments > 0, axis=1)
     places_BT = ends_B[:, None] - count + jnp.arange(count)
     return jnp.take_along_axis(final_BLD, places_BT[..., None], axis=1)
-
-
-def _picked(params: dict, final_BD: jax.Array, answers_A: jax.Array) -> jax.Array:
-    logits_BV = embeddings.token_logits(params, final_BD)
-    return jax.nn.log_softmax(logits_BV, axis=-1)[:, answers_A]

@@ -1,15 +1,17 @@
-"""Named entities by a head: a tag for each word, read at the word's first piece.
+"""Named-entity recognition: one tag per word, read at the word's first token, or entities as text.
 
-Fine-tuning is `fm.adaptation.finetune` with a reading of each piece and labels [N, L]; a linear
-probe is logistic regression on frozen features of those pieces. Either way the tags of a sentence
-are the best well-formed ones (`fm.evaluation.ner.viterbi_decode`).
+Fine-tuning is `fm.adaptation.finetune` with pooling "each" and labels [N, L]; a linear probe is
+logistic regression on frozen features of those tokens. The tags of a sentence are the best
+well-formed ones (`fm.evaluation.ner.viterbi_decode`). As text, entities are written as
+"person: Anna; location: New York", or "none".
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,39 +19,31 @@ from fm.adaptation.batching import BATCH_SIZE, TokenizedExamples, take
 from fm.adaptation.features import FeatureConfig, extract_features, normalize_and_concat
 from fm.adaptation.finetune import predict_logits
 from fm.adaptation.linear_probe import LinearProbe, fit_probe
-from fm.evaluation.ner import Span, entity_spans, viterbi_decode
+from fm.adaptation.prompting import TextEncoder
+from fm.adaptation.task_model import Fold, TaskModel
+from fm.evaluation.ner import Span, count_entities, entity_spans, viterbi_decode
 from fm.model.config import ModelConfig
 
-# Both directions: what a word is, later words tell as well.
+# Bidirectional: later words tell what a word is as well.
 PER_TOKEN = FeatureConfig(pooling="each")
-# Rows whose features are held at once: those of every piece are many.
+NO_ENTITIES = "none"
+# Features of every token are many: only so many rows are held at once.
 _MAX_ROWS_IN_MEMORY = 1024
 
 Sentences = Sequence[Sequence[str]]
-
-
-class TextEncoder(Protocol):
-    """What word rows need of a tokenizer."""
-
-    @property
-    def bos(self) -> int | None:
-        """What leads a text, if anything does."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 [tokens] of each text, without special ids."""
-        ...
+# Entity type, and surface form as `normalize_surface` gives it.
+NamedEntity = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WordExamples:
-    """Sentences as rows, and where their words begin.
+    """Tokenized sentences, and the places of their words.
 
     Attributes:
       examples: `tokens`, `segments` (0 is padding) and `positions`, int32 [N, L]; BOS leads.
-      first_token: int32 [N, W], the place of each word's first piece; -1 past the last word, and for
-        words that did not fit.
-      num_words: int [N], how many words each sentence has.
+      first_token: int32 [N, W], the place of each word's first token; -1 past the last word, and
+        for words that did not fit.
+      num_words: int [N], words in each sentence.
     """
 
     examples: TokenizedExamples
@@ -59,244 +53,319 @@ class WordExamples:
     def __len__(self) -> int:
         return len(self.num_words)
 
-    def take(self, indices: np.ndarray) -> WordExamples:
-        """The sentences at `indices`."""
-        return WordExamples(
-            take(self.examples, indices), self.first_token[indices], self.num_words[indices]
-        )
+    def take(self, idx: np.ndarray) -> WordExamples:
+        """The sentences at indices `idx`."""
+        return WordExamples(take(self.examples, idx), self.first_token[idx], self.num_words[idx])
 
 
 def tokenize_words(tokenizer: TextEncoder, sentences: Sentences, length: int) -> WordExamples:
-    """Sentences one to a row, words with a space between, as in running text.
+    """Tokenizes sentences, one per row, as running text with spaces between the words.
 
     Each word is encoded by itself with the space before it: a byte-level tokenizer never merges
     across one, so these are the tokens of the whole text.
 
     Args:
-      tokenizer: of the model.
+      tokenizer: the model's.
       sentences: the words of each.
-      length: tokens a row may hold; words that do not fit are cut, and tagged O.
+      length: most tokens of a row; words that do not fit are dropped and tagged O.
 
     Returns:
-      Rows as short as the longest sentence allows, to a multiple of 16.
+      Rows as short as the longest sentence allows, a multiple of 16.
     """
-    spaced = [" " * (place > 0) + word for own in sentences for place, word in enumerate(own)]
+    spaced = [" " * (n > 0) + word for words in sentences for n, word in enumerate(words)]
     ids = iter(tokenizer.encode(spaced))
-    lead = [] if tokenizer.bos is None else [tokenizer.bos]
+    bos = [] if tokenizer.bos is None else [tokenizer.bos]
     N, W = len(sentences), max(map(len, sentences), default=0)
-    tokens, first_NW = np.zeros((N, length), np.int32), np.full((N, W), -1, np.int32)
-    ends_N = np.full(N, len(lead))
-    for n, own in enumerate(sentences):
-        tokens[n, : len(lead)] = lead
-        at = len(lead)
-        for w in range(len(own)):
+    tokens_NL, first_NW = np.zeros((N, length), np.int32), np.full((N, W), -1, np.int32)
+    ends_N = np.full(N, len(bos))
+    for n, words in enumerate(sentences):
+        tokens_NL[n, : len(bos)] = bos
+        at = len(bos)
+        for w in range(len(words)):
             word = next(ids)
-            # A word whose marks a tokenizer drops has no piece to read.
+            # A tokenizer may drop a whole word: it has no token to read.
             if len(word) and at + len(word) <= length:
-                tokens[n, at : at + len(word)] = word
+                tokens_NL[n, at : at + len(word)] = word
                 first_NW[n, w], ends_N[n] = at, at + len(word)
             at += len(word)
     L = min(-(-int(ends_N.max(initial=1)) // 16) * 16, length)
-    rows = {
-        "tokens": tokens[:, :L],
+    examples = {
+        "tokens": tokens_NL[:, :L],
         "segments": (np.arange(L) < ends_N[:, None]).astype(np.int32),
         "positions": np.tile(np.arange(L, dtype=np.int32), (N, 1)),
     }
-    return WordExamples(rows, first_NW, np.array([len(own) for own in sentences], int))
+    return WordExamples(examples, first_NW, np.array([len(words) for words in sentences], int))
 
 
-def token_labels(made: WordExamples, tags: Sentences, names: Sequence[str]) -> np.ndarray:
-    """Labels for `finetune`, int32 [N, L]: a word's tag at its first piece, -1 elsewhere.
+def token_labels(words: WordExamples, tags: Sentences, tag_names: Sequence[str]) -> np.ndarray:
+    """Labels for `finetune`, int32 [N, L]: a word's tag at its first token, -1 elsewhere.
 
     Args:
-      made: rows of the sentences.
-      tags: of every word.
-      names: of the tags, in the order of the classes.
+      words: the sentences.
+      tags: tag of every word.
+      tag_names: names of the tags, in the order of the classes.
 
     Raises:
-      KeyError: a tag is not among the names.
+      KeyError: a tag is not among `tag_names`.
     """
-    number = {name: index for index, name in enumerate(names)}
-    labels = np.full(made.examples["tokens"].shape, -1, np.int32)
-    for n, own in enumerate(tags):
-        for w, tag in enumerate(own):
-            if made.first_token[n, w] >= 0:
-                labels[n, made.first_token[n, w]] = number[tag]
+    index = {name: number for number, name in enumerate(tag_names)}
+    labels = np.full(words.examples["tokens"].shape, -1, np.int32)
+    for n, sentence in enumerate(tags):
+        for w, tag in enumerate(sentence):
+            if words.first_token[n, w] >= 0:
+                labels[n, words.first_token[n, w]] = index[tag]
     return labels
 
 
 def predict_tags(
-    tuned: dict,
-    made: WordExamples,
-    model: ModelConfig,
-    names: Sequence[str],
+    finetuned: dict,
+    words: WordExamples,
+    model_config: ModelConfig,
+    tag_names: Sequence[str],
     *,
     feature_config: FeatureConfig = PER_TOKEN,
     batch_size: int = BATCH_SIZE,
 ) -> list[list[str]]:
-    """Well-formed tags of every sentence by a model that `finetune` tuned to `piece_labels`."""
+    """Well-formed tags of every sentence by a model fine-tuned to `token_labels`."""
     tags = []
-    for part in _split_rows(made):
-        found = predict_logits(
-            tuned, part.examples, model, feature_config=feature_config, batch_size=batch_size
+    for part in _split_rows(words):
+        scores = predict_logits(
+            finetuned,
+            part.examples,
+            model_config,
+            feature_config=feature_config,
+            batch_size=batch_size,
         )
-        tags += _decode_words(
-            part, [found[n, part.first_token[n]] for n in range(len(part))], names
-        )
+        for n, num_words in enumerate(part.num_words):
+            # Words that did not fit are tagged O.
+            first_W = part.first_token[n, :num_words]
+            predicted = iter(viterbi_decode(scores[n, first_W[first_W >= 0]], tag_names))
+            tags.append([next(predicted) if first >= 0 else "O" for first in first_W])
     return tags
 
 
 def word_features(
     params: dict,
-    made: WordExamples,
-    model: ModelConfig,
+    words: WordExamples,
+    model_config: ModelConfig,
     *,
     feature_config: FeatureConfig = PER_TOKEN,
     batch_size: int = BATCH_SIZE,
 ) -> list[np.ndarray]:
-    """Frozen features of every sentence's words, float32 [words, depths read x D] each.
+    """Frozen features of every sentence's words, float32 [words, layers read * D] each.
 
-    A depth's features are scaled to unit length, as `frozen_features` does; of a word that did
-    not fit they are zero.
+    Each layer's are scaled to unit length, as by `probe_features`; zero for words that did not fit.
     """
-    found = []
-    for part in _split_rows(made):
-        every = extract_features(
-            params, part.examples, model, feature_config=feature_config, batch_size=batch_size
+    features = []
+    for part in _split_rows(words):
+        states = extract_features(
+            params,
+            part.examples,
+            model_config,
+            feature_config=feature_config,
+            batch_size=batch_size,
         )
-        for n, words in enumerate(part.num_words):
-            first_W = part.first_token[n, :words]
-            own = every[n][:, first_W].swapaxes(0, 1)
-            own = (
-                normalize_and_concat(own, feature_config)
-                if words
-                else np.zeros((0, every[n, :, 0].size), np.float32)
-            )
-            found.append(own * (first_W >= 0)[:, None])
-    return found
+        for n, num_words in enumerate(part.num_words):
+            first_W = part.first_token[n, :num_words]
+            if num_words:
+                own = normalize_and_concat(states[n][:, first_W].swapaxes(0, 1), feature_config)
+            else:
+                own = np.zeros((0, states[n, :, 0].size), np.float32)
+            features.append(own * (first_W >= 0)[:, None])
+    return features
+
+
+def _split_rows(words: WordExamples) -> list[WordExamples]:
+    N, size = len(words), _MAX_ROWS_IN_MEMORY
+    return [words.take(np.arange(at, min(at + size, N))) for at in range(0, N, size)]
 
 
 @dataclasses.dataclass(frozen=True)
 class TagProbe:
-    """A linear probe of words; `names` are the tags it has seen."""
+    """A linear probe of words; `tag_names` are the tags seen in training."""
 
     probe: LinearProbe
-    names: tuple[str, ...]
+    tag_names: tuple[str, ...]
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """See `LinearProbe`."""
+        return self.probe.params
+
+    @property
+    def steps(self) -> int:
+        """See `LinearProbe`."""
+        return self.probe.steps
 
     def predict(self, sentences: Sequence[np.ndarray]) -> list[list[str]]:
-        """Well-formed tags of sentences of `word_features`."""
-        lengths = [len(own) for own in sentences]
+        """Well-formed tags of sentences given by their `word_features`."""
+        lengths = [len(features) for features in sentences]
         scores_WT = np.log(self.probe.predict_proba(np.concatenate(sentences)) + 1e-30)
         parts = np.split(scores_WT, np.cumsum(lengths)[:-1])
-        return [viterbi_decode(part, self.names) for part in parts]
+        return [viterbi_decode(part, self.tag_names) for part in parts]
 
 
 def fit_tag_probe(
-    sentences: Sequence[np.ndarray], tags: Sentences, config: dict[str, Any]
+    sentences: Sequence[np.ndarray], tags: Sentences, hparams: dict[str, Any]
 ) -> TagProbe:
-    """A probe with the `l2` and `scale` of a configuration (`fm.adaptation.linear_probe`).
+    """Fits a linear probe of words.
 
     Args:
       sentences: `word_features` of each.
-      tags: of every word.
-      config: see `fm.adaptation.linear_probe.probe_grid`.
+      tags: tag of every word.
+      hparams: `l2` and `scale`, see `fm.adaptation.linear_probe.fit_probe`.
 
     Raises:
-      ValueError: all words have one tag.
+      ValueError: all words have the same tag.
     """
-    wanted = [tag for own in tags for tag in own]
-    names = sorted(set(wanted))
-    number = {name: index for index, name in enumerate(names)}
-    labels = np.array([number[tag] for tag in wanted])
-    return TagProbe(fit_probe(np.concatenate(sentences), labels, config), tuple(names))
+    flat = [tag for sentence in tags for tag in sentence]
+    names = sorted(set(flat))
+    index = {name: number for number, name in enumerate(names)}
+    labels = np.array([index[tag] for tag in flat])
+    return TagProbe(fit_probe(np.concatenate(sentences), labels, hparams), tuple(names))
 
 
-def _split_rows(made: WordExamples) -> list[WordExamples]:
-    N = len(made)
-    return [
-        made.take(np.arange(at, min(at + _MAX_ROWS_IN_MEMORY, N)))
-        for at in range(0, N, _MAX_ROWS_IN_MEMORY)
-    ]
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TaggingModel(TaskModel):
+    """A transformer and tagged sentences; a prediction is the entity counts of a sentence.
 
+    Predictions are int [N, 3]: entities right, predicted and present, see
+    `fm.evaluation.ner.count_entities`. `num_classes` is the number of tags.
 
-def _decode_words(
-    made: WordExamples, scores: list[np.ndarray], names: Sequence[str]
-) -> list[list[str]]:
-    """Tags of sentences from scores [W, T]; O for words that did not fit."""
-    tags = []
-    for n, words in enumerate(made.num_words):
-        fit_W = made.first_token[n, :words] >= 0
-        found = iter(viterbi_decode(scores[n][:words][fit_W], names))
-        tags.append([next(found) if fit else "O" for fit in fit_W])
-    return tags
+    Attributes:
+      sentences: labeled sentences, then test items; their examples are `examples`.
+      tags: tags of every word of these.
+      tag_names: names of the tags, in the order of the classes.
+    """
 
+    sentences: WordExamples
+    tags: Sentences
+    tag_names: tuple[str, ...]
 
-NO_ENTITIES = "none"
-# Kind, and surface form as `surface` has it.
-NamedEntity = tuple[str, str]
+    def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Token labels of the sentences, int [n, L]."""
+        return token_labels(
+            self.sentences.take(train_idx), [self.tags[n] for n in train_idx], self.tag_names
+        )
+
+    def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
+        """Entity counts of sentences `idx` by a fine-tuned model."""
+        predicted = predict_tags(
+            params,
+            self.sentences.take(idx),
+            self.model_config,
+            self.tag_names,
+            feature_config=self.recipe.finetune.feature_config,
+        )
+        return self._entity_counts(predicted, idx)
+
+    def features(self, seed: int, idx: np.ndarray) -> list[np.ndarray]:
+        """Frozen features of the words of sentences `idx`, [words, E] each."""
+        key = self._start_key(seed)
+        with self._locks[key]:
+            if key not in self._features:
+                self._features[key] = word_features(
+                    self.initial_params(seed),
+                    self.sentences,
+                    self.model_config,
+                    feature_config=self.recipe.finetune.feature_config,
+                )
+        return [self._features[key][n] for n in idx]
+
+    def fit_probe(
+        self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
+    ) -> TagProbe:
+        """A linear probe of the words of sentences `train_idx`."""
+        tags = [self.tags[n] for n in train_idx]
+        return fit_tag_probe(self.features(seed, train_idx), tags, hparams)
+
+    def predict_probe(self, probe: TagProbe, seed: int, idx: np.ndarray) -> np.ndarray:
+        """Entity counts of sentences `idx` by a probe."""
+        return self._entity_counts(probe.predict(self.features(seed, idx)), idx)
+
+    def cross_validate_probe(
+        self,
+        seed: int,
+        train_idx: np.ndarray,
+        labels: np.ndarray,
+        grid: Sequence[dict[str, Any]],
+        folds: Sequence[Fold],
+    ) -> list[float]:
+        """Validation F1 of probes."""
+
+        def fit_predict(fit_idx, labels, held_out_idx, hparams):
+            probe = self.fit_probe(seed, fit_idx, labels, hparams)
+            return self.predict_probe(probe, seed, held_out_idx)
+
+        return [
+            self.cross_validate(
+                functools.partial(fit_predict, hparams=hparams), train_idx, labels, folds
+            )
+            for hparams in grid
+        ]
+
+    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
+        """Validation metric: F1 of entity counts."""
+        found, predicted, gold = predictions.sum(axis=0)
+        total = predicted + gold
+        return float(2 * found / total) if total else 0.0
+
+    def _entity_counts(self, predicted: Sentences, idx: np.ndarray) -> np.ndarray:
+        counted = count_entities([self.tags[n] for n in idx], predicted)
+        return np.stack([counted.correct, counted.predicted, counted.gold], axis=-1)
 
 
 def normalize_surface(words: str | Iterable[str]) -> str:
-    """A form that compares: words with one space between, lower case, no semicolon."""
+    """Comparable form of an entity: single spaces, lower case, no semicolon."""
     text = words if isinstance(words, str) else " ".join(words)
     return " ".join(text.replace(";", ",").casefold().split())
 
 
 def format_entities(words: Sequence[str], tags: Sequence[str]) -> str:
-    """The answer for a tagged sentence: its entities in order, the same one once."""
-    said: dict[NamedEntity, str] = {}
+    """The entities of a tagged sentence as text, in order, each once."""
+    formatted: dict[NamedEntity, str] = {}
     (found,) = entity_spans([tags])
-    for kind, first, end in sorted(found, key=lambda span: span[1:]):
-        own = " ".join(words[first:end]).replace(";", ",")
-        said.setdefault((kind, normalize_surface(own)), f"{kind}: {own}")
-    return "; ".join(said.values()) or NO_ENTITIES
+    for entity_type, first, end in sorted(found, key=lambda span: span[1:]):
+        form = " ".join(words[first:end]).replace(";", ",")
+        formatted.setdefault((entity_type, normalize_surface(form)), f"{entity_type}: {form}")
+    return "; ".join(formatted.values()) or NO_ENTITIES
 
 
-def entity_set(words: Sequence[str], tags: Sequence[str]) -> set[NamedEntity]:
-    """The entities of a tagged sentence by kind and surface form."""
-    (found,) = entity_spans([tags])
-    return {(kind, normalize_surface(words[first:end])) for kind, first, end in found}
+def parse_entities(answer: str, entity_types: Iterable[str]) -> set[NamedEntity]:
+    """Parses the text of `format_entities`; parts of another form or an unknown type are ignored.
 
-
-def parse_entities(answer: str, kinds: Iterable[str]) -> set[NamedEntity]:
-    """The entities an answer names; what is not of the form, or of no known kind, is none.
-
-    Lenient: case, spaces, line ends for semicolons, and an entity named twice do not matter.
-
-    Args:
-      answer: any text.
-      kinds: those that are known.
+    Case, spaces, line ends for semicolons and repeated entities do not matter.
     """
-    known = {normalize_surface(kind): kind for kind in kinds}
+    known = {normalize_surface(name): name for name in entity_types}
     found = set()
     for part in answer.replace("\n", ";").split(";"):
-        kind, colon, form = part.partition(":")
-        if colon and normalize_surface(kind) in known and normalize_surface(form):
-            found.add((known[normalize_surface(kind)], normalize_surface(form)))
+        name, colon, form = part.partition(":")
+        if colon and normalize_surface(name) in known and normalize_surface(form):
+            found.add((known[normalize_surface(name)], normalize_surface(form)))
     return found
 
 
 def locate_entities(words: Sequence[str], entities: Iterable[NamedEntity]) -> set[Span]:
-    """Where entities stand in a sentence: every place of a surface form, longer forms first.
+    """Spans of entities in a sentence: every place of a surface form, longer forms first.
 
-    No two places overlap; a form that does not occur has none.
+    No two spans overlap; a form that does not occur has none.
     """
-    plain = [normalize_surface(word) for word in words]
+    normalized = [normalize_surface(word) for word in words]
     free = [True] * len(words)
     found: set[Span] = set()
-    for kind, form in sorted(entities, key=lambda each: (-len(each[1]), each)):
+    for entity_type, form in sorted(entities, key=lambda entity: (-len(entity[1]), entity)):
         wanted = form.split()
         for first in range(len(words) - len(wanted) + 1):
             here = slice(first, first + len(wanted))
-            if plain[here] == wanted and all(free[here]):
+            if normalized[here] == wanted and all(free[here]):
                 free[here] = [False] * len(wanted)
-                found.add((kind, here.start, here.stop))
+                found.add((entity_type, here.start, here.stop))
     return found
 
 
 def entities_to_tags(words: Sequence[str], entities: Iterable[NamedEntity]) -> list[str]:
-    """BIO tags of a sentence in which these entities are named; see `locate`."""
-    made = ["O"] * len(words)
-    for kind, first, end in locate_entities(words, entities):
-        made[first:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - first - 1)]
-    return made
+    """BIO tags of a sentence with these entities; see `locate_entities`."""
+    tags = ["O"] * len(words)
+    for entity_type, first, end in locate_entities(words, entities):
+        tags[first:end] = [f"B-{entity_type}", *[f"I-{entity_type}"] * (end - first - 1)]
+    return tags

@@ -1,4 +1,4 @@
-"""Published models in and out: Hugging Face folders and GGUF files, see `families`."""
+"""Models of Hugging Face and llama.cpp: read and written as folders, GGUF files read."""
 
 from fm.hf.config import FAMILIES
 from fm.hf.io import PretrainedModel, load_pretrained, save_pretrained

@@ -1,4 +1,4 @@
-"""Reading a Hugging Face config.json: sizes checked, and nothing that matters passed over."""
+"""Model families of Hugging Face: their config.json as `ModelConfig`, and back."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from typing import Any
 
 from fm.errors import UserError
 from fm.hf import tensor_names
-from fm.model.config import ArchConfig, ModelConfig
-from fm.model.positions import RopeScaling
+from fm.model.config import ArchConfig, ModelConfig, RopeScaling
+
+# Of several names for one activation the first is written.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+}
 
 
 class ConfigReader:
-    """The keys of a config.json, each read by what it must be; none is trusted.
+    """Typed and checked access to the keys of a config.json.
 
-    A key that is absent or null has the default given, and without one is an error.
+    A key that is absent or null takes the default; without a default it is an error.
     """
 
     def __init__(self, values: Mapping[str, Any]):
@@ -30,14 +39,14 @@ class ConfigReader:
         return value
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A whole number, at least 1."""
+        """An integer of at least 1."""
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"config.json: {key}={value!r} must be a whole number of at least 1")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number over 0."""
+        """A finite number above 0."""
         value = self._value(key, default)
         numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not numeric or not math.isfinite(value) or value <= 0:
@@ -45,14 +54,14 @@ class ConfigReader:
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
+        """A boolean."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise UserError(f"config.json: {key}={value!r} must be true or false")
         return value
 
     def choice(self, key: str, accepted: Mapping[str, str], default: str) -> str:
-        """What `accepted` makes of a name."""
+        """The value that `accepted` maps a name to."""
         value = self._value(key, default)
         if not isinstance(value, str) or value not in accepted:
             raise UserError(
@@ -61,34 +70,31 @@ class ConfigReader:
         return accepted[value]
 
     def require(self, key: str, value: Any) -> None:
-        """That a key, if there, has the one value `fm` can honour."""
+        """Checks that a key, if present, has the one supported value."""
         given = self.values.get(key)
         if given is not None and given != value:
             raise UserError(f"config.json: {key}={given!r} is not supported, only {value!r} is")
 
-    def full_attention(self, depth: int) -> None:
-        """That no layer uses a sliding window (Qwen's rule where `layer_types` does not say)."""
-        kinds = self.values.get("layer_types")
-        if kinds is None:
-            used = self.flag("use_sliding_window", False) and self.values.get("sliding_window")
-            kinds = ["sliding_attention"] if used and self._window_start() < depth else []
-        for kind in kinds:
-            if kind != "full_attention":
+    def check_full_attention(self, num_layers: int) -> None:
+        """Checks that no layer uses a sliding window (by Qwen's rule without `layer_types`)."""
+        types = self.values.get("layer_types")
+        if types is None:
+            windowed = self.flag("use_sliding_window", False) and self.values.get("sliding_window")
+            first = self._value("max_window_layers", 28)
+            if not isinstance(first, int):
+                raise UserError(f"config.json: max_window_layers={first!r} must be a whole number")
+            types = ["sliding_attention"] if windowed and first < num_layers else []
+        for layer_type in types:
+            if layer_type != "full_attention":
                 raise UserError(
-                    f"config.json: a layer of {kind!r} is not supported, only full_attention is"
+                    f"config.json: a layer of {layer_type!r} is not supported, only "
+                    "full_attention is"
                 )
 
-    def _window_start(self) -> int:
-        """The first layer that may slide."""
-        start = self._value("max_window_layers", 28)
-        if not isinstance(start, int):
-            raise UserError(f"config.json: max_window_layers={start!r} must be a whole number")
-        return start
-
     def rope(self) -> tuple[float, RopeScaling | None]:
-        """Base and scaling of the rotary frequencies, in the older and the newer spelling.
+        """RoPE theta and scaling, from `rope_parameters` or the older two keys.
 
-        Older are `rope_theta` and `rope_scaling`, newer is `rope_parameters` with both.
+        The older spelling is `rope_theta` and `rope_scaling`.
         """
         self.require("partial_rotary_factor", 1.0)
         given = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
@@ -96,15 +102,16 @@ class ConfigReader:
             raise UserError(f"config.json: rope_parameters={given!r} must be an object")
         rope = ConfigReader(given)
         rope.require("partial_rotary_factor", 1.0)
-        base = (rope if "rope_theta" in given else self).number("rope_theta", 10_000.0)
-        kind = given.get("rope_type", given.get("type", "default"))
-        if kind == "default":
-            return base, None
-        if kind != "llama3":
+        theta = (rope if "rope_theta" in given else self).number("rope_theta", 10_000.0)
+        rope_type = given.get("rope_type", given.get("type", "default"))
+        if rope_type == "default":
+            return theta, None
+        if rope_type != "llama3":
             raise UserError(
-                f"config.json: rope scaling {kind!r} is not supported; accepted are default, llama3"
+                f"config.json: rope scaling {rope_type!r} is not supported; accepted are default, "
+                "llama3"
             )
-        return base, RopeScaling(
+        return theta, RopeScaling(
             factor=rope.number("factor"),
             low_freq_factor=rope.number("low_freq_factor"),
             high_freq_factor=rope.number("high_freq_factor"),
@@ -112,12 +119,12 @@ class ConfigReader:
         )
 
 
-def rope_config(base: float, scaling: RopeScaling | None) -> dict[str, Any]:
-    """The keys `Settings.rope` reads, in the older spelling, which every version knows."""
+def rope_config(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
+    """Inverse of `ConfigReader.rope`, in the older spelling, which every version reads."""
     if scaling is None:
-        return {"rope_theta": base}
+        return {"rope_theta": theta}
     return {
-        "rope_theta": base,
+        "rope_theta": theta,
         "rope_scaling": {
             "rope_type": "llama3",
             "factor": scaling.factor,
@@ -128,31 +135,20 @@ def rope_config(base: float, scaling: RopeScaling | None) -> dict[str, Any]:
     }
 
 
-# Of the names for one activation the first is written.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-    "relu2": "relu2",
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One family, by its `model_type`.
+    """One model family.
 
     Attributes:
-      name: the `model_type`.
-      architecture: class of `transformers` that a written folder is for.
-      causal: a piece sees only those before it; otherwise all see each other.
-      prefix: led by which the tensors are written, and may be read; the head never is.
-      entries: its tensors, see `names`.
-      buffers: pattern of tensors that are computed, not learned; they are left out.
-      heads: pattern of tensors that `fm` has no place for, left out and listed to the reader.
-      to_model_config: config.json, and names of all tensors, to a model.
-      to_hf_config: a model to the keys of config.json that differ between models.
+      name: its `model_type`.
+      architecture: class of `transformers` that a written folder names.
+      causal: whether tokens attend to earlier ones only.
+      prefix: of tensor names; written, optional when read; the head never has it.
+      entries: its tensors, see `tensor_names`.
+      buffers: regex of tensors that are computed, not learned; ignored.
+      heads: regex of tensors without a place in `ModelConfig`; ignored, and listed to the reader.
+      to_model_config: (config.json, names of all tensors) -> `ModelConfig`.
+      to_hf_config: `ModelConfig` -> the keys of config.json that vary within the family.
     """
 
     name: str
@@ -170,13 +166,13 @@ def _gpt2(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     config.require("scale_attn_weights", True)
     config.require("scale_attn_by_inverse_layer_idx", False)
     config.require("add_cross_attention", False)
-    width = config.size("n_embd")
+    d_model = config.size("n_embd")
     return ModelConfig(
         num_layers=config.size("n_layer"),
-        d_model=width,
+        d_model=d_model,
         num_heads=config.size("n_head"),
         num_kv_heads=config.size("n_head"),
-        mlp_dim=config.size("n_inner", 4 * width),
+        mlp_dim=config.size("n_inner", 4 * d_model),
         vocab_size=config.size("vocab_size"),
         max_seq_len=config.size("n_positions"),
         norm_eps=config.number("layer_norm_epsilon", 1e-5),
@@ -194,7 +190,7 @@ def _gpt2(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     )
 
 
-def _gpt2_settings(model: ModelConfig) -> dict[str, Any]:
+def _gpt2_hf_config(model: ModelConfig) -> dict[str, Any]:
     return {
         "n_layer": model.num_layers,
         "n_embd": model.d_model,
@@ -207,58 +203,60 @@ def _gpt2_settings(model: ModelConfig) -> dict[str, Any]:
 
 
 def _llama(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
-    attention, feed_forward = (config.flag(key, False) for key in ("attention_bias", "mlp_bias"))
-    if feed_forward and not attention:
+    attention, mlp = (config.flag(key, False) for key in ("attention_bias", "mlp_bias"))
+    if mlp and not attention:
         raise UserError("config.json: mlp_bias without attention_bias is not supported")
-    biases = "all" if feed_forward else "attention" if attention else "none"
-    heads, width = config.size("num_attention_heads"), config.size("hidden_size")
-    if width % heads:  # as `transformers` has it
-        raise UserError(f"config.json: {heads} heads do not divide a Llama's width of {width}")
-    return _rotary(config, biases=biases, qk_norm="none")
+    use_bias = "all" if mlp else "attention" if attention else "none"
+    num_heads, d_model = config.size("num_attention_heads"), config.size("hidden_size")
+    if d_model % num_heads:  # as `transformers` has it
+        raise UserError(f"config.json: {num_heads} heads do not divide hidden_size={d_model}")
+    return _rotary(config, use_bias=use_bias, qk_norm="none")
 
 
-def _llama_settings(model: ModelConfig) -> dict[str, Any]:
-    return _qwen3_settings(model) | {"mlp_bias": model.arch.use_bias == "all"}
+def _llama_hf_config(model: ModelConfig) -> dict[str, Any]:
+    return _qwen3_hf_config(model) | {"mlp_bias": model.arch.use_bias == "all"}
 
 
 def _qwen2(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
-    return _rotary(config, biases="qkv", qk_norm="none")
+    return _rotary(config, use_bias="qkv", qk_norm="none")
 
 
 def _qwen3(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
-    biases = "attention" if config.flag("attention_bias", False) else "none"
-    return _rotary(config, biases=biases, qk_norm="gain", head_width=config.size("head_dim", 128))
+    use_bias = "attention" if config.flag("attention_bias", False) else "none"
+    return _rotary(config, use_bias=use_bias, qk_norm="gain", head_dim=config.size("head_dim", 128))
 
 
-def _qwen3_settings(model: ModelConfig) -> dict[str, Any]:
-    return _rotary_settings(model) | {"attention_bias": model.arch.use_bias in ("attention", "all")}
+def _qwen3_hf_config(model: ModelConfig) -> dict[str, Any]:
+    return _rotary_hf_config(model) | {
+        "attention_bias": model.arch.use_bias in ("attention", "all")
+    }
 
 
 def _rotary(
-    config: ConfigReader, *, biases: str, qk_norm: str, head_width: int | None = None
+    config: ConfigReader, *, use_bias: str, qk_norm: str, head_dim: int | None = None
 ) -> ModelConfig:
-    """Llama and what followed it."""
-    depth, width = config.size("num_hidden_layers"), config.size("hidden_size")
-    heads = config.size("num_attention_heads")
-    config.full_attention(depth)
-    head_width = head_width or config.size("head_dim", max(1, width // heads))
-    base, scaling = config.rope()
+    """Llama and its successors."""
+    num_layers, d_model = config.size("num_hidden_layers"), config.size("hidden_size")
+    num_heads = config.size("num_attention_heads")
+    config.check_full_attention(num_layers)
+    head_dim = head_dim or config.size("head_dim", max(1, d_model // num_heads))
+    theta, scaling = config.rope()
     return ModelConfig(
-        num_layers=depth,
-        d_model=width,
-        num_heads=heads,
-        num_kv_heads=config.size("num_key_value_heads", heads),
+        num_layers=num_layers,
+        d_model=d_model,
+        num_heads=num_heads,
+        num_kv_heads=config.size("num_key_value_heads", num_heads),
         mlp_dim=config.size("intermediate_size"),
         vocab_size=config.size("vocab_size"),
         max_seq_len=config.size("max_position_embeddings"),
-        rope_theta=base,
+        rope_theta=theta,
         norm_eps=config.number("rms_norm_eps", 1e-6),
-        head_dim_override=0 if head_width * heads == width else head_width,
+        head_dim_override=0 if head_dim * num_heads == d_model else head_dim,
         arch=ArchConfig(
             norm_scale=True,
             embedding_norm=False,
             qk_norm=qk_norm,
-            use_bias=biases,
+            use_bias=use_bias,
             activation=config.choice("hidden_act", _ACTIVATIONS, "silu"),
             gated_mlp=True,
             rope_scaling=scaling,
@@ -267,7 +265,7 @@ def _rotary(
     )
 
 
-def _rotary_settings(model: ModelConfig) -> dict[str, Any]:
+def _rotary_hf_config(model: ModelConfig) -> dict[str, Any]:
     return {
         "num_hidden_layers": model.num_layers,
         "hidden_size": model.d_model,
@@ -312,7 +310,7 @@ def _bert(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     )
 
 
-def _bert_settings(model: ModelConfig) -> dict[str, Any]:
+def _bert_hf_config(model: ModelConfig) -> dict[str, Any]:
     return {
         "num_hidden_layers": model.num_layers,
         "hidden_size": model.d_model,
@@ -329,7 +327,7 @@ def _activation_name(activation: str) -> str:
     return next(name for name, ours in _ACTIVATIONS.items() if ours == activation)
 
 
-def _decoder(name: str, architecture: str, model: Any, settings: Any) -> Family:
+def _decoder(name: str, architecture: str, to_model_config: Any, to_hf_config: Any) -> Family:
     return Family(
         name=name,
         architecture=architecture,
@@ -338,8 +336,8 @@ def _decoder(name: str, architecture: str, model: Any, settings: Any) -> Family:
         entries=tensor_names.LLAMA,
         buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
         heads=r"(?!)",
-        to_model_config=model,
-        to_hf_config=settings,
+        to_model_config=to_model_config,
+        to_hf_config=to_hf_config,
     )
 
 
@@ -355,11 +353,11 @@ FAMILIES: Mapping[str, Family] = {
             buffers=r"h\.\d+\.attn\.(masked_)?bias",
             heads=r"(?!)",
             to_model_config=_gpt2,
-            to_hf_config=_gpt2_settings,
+            to_hf_config=_gpt2_hf_config,
         ),
-        _decoder("llama", "LlamaForCausalLM", _llama, _llama_settings),
-        _decoder("qwen2", "Qwen2ForCausalLM", _qwen2, _rotary_settings),
-        _decoder("qwen3", "Qwen3ForCausalLM", _qwen3, _qwen3_settings),
+        _decoder("llama", "LlamaForCausalLM", _llama, _llama_hf_config),
+        _decoder("qwen2", "Qwen2ForCausalLM", _qwen2, _rotary_hf_config),
+        _decoder("qwen3", "Qwen3ForCausalLM", _qwen3, _qwen3_hf_config),
         Family(
             name="bert",
             architecture="BertModel",
@@ -369,7 +367,7 @@ FAMILIES: Mapping[str, Family] = {
             buffers=r"embeddings\.position_ids",
             heads=r"cls\..*",
             to_model_config=_bert,
-            to_hf_config=_bert_settings,
+            to_hf_config=_bert_hf_config,
         ),
     )
 }
@@ -379,8 +377,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """The family a config.json names.
 
     Raises:
-      UserError: none, or one that is not known (lists those that are), or code of its own or
-        quantised tensors are asked for.
+      UserError: an unknown family (lists the known ones), custom code or quantized tensors.
     """
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:

@@ -1,6 +1,4 @@
-"""A tokenizer rebuilt from the metadata of a GGUF file, which has no tokenizer.json."""
-
-from __future__ import annotations
+"""GGUF files (llama.cpp) as Hugging Face configurations, tensors and tokenizers."""
 
 import pathlib
 import re
@@ -13,150 +11,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from fm.errors import UserError
 from fm.hf.gguf_file import GgufFile
-
-# Token types of the format, `tokenizer.ggml.token_type`.
-_CONTROL, _USER_DEFINED = 3, 4
-
-# How a text is cut into words before merging: regular expressions from the tokenizer.json files of
-# Llama 3 and Qwen 2, which differ in how many digits stay together.
-_SPLIT_REGEX = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_GPT2, _DIGITS, _LLAMA3, _QWEN2 = "gpt-2", "digits", "llama-3", "qwen-2"
-# `tokenizer.ggml.pre` to how it cuts: names as llama.cpp's converter writes them.
-PRE_TOKENIZERS = {
-    "gpt-2": _GPT2,
-    "olmo": _GPT2,
-    "smollm": _DIGITS,
-    "starcoder": _DIGITS,
-    "refact": _DIGITS,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-}
-
-
-def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Returns the byte-level BPE tokenizer that a GGUF file's metadata describes.
-
-    The file carries tokens, their types, merges and the ids of a few specials. It does not carry
-    the pre-tokenizer, the normaliser, the decoder or the post-processor, which a tokenizer.json
-    has: the first two follow from the name in `tokenizer.ggml.pre` (SmolLM2's is `smollm`: each
-    digit alone, then GPT-2's words, no normalisation), the third is that of bytes, and beginning
-    and end ids are put round a text if `add_bos_token` and `add_eos_token` say so. Nor does it tell
-    whether a special token swallows the spaces beside it, or which of its kinds (mask, separator)
-    one is: neither matters to SmolLM2.
-
-    Raises:
-        UserError: a key is missing or malformed, or the kind of tokenizer is not a known one.
-    """
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise UserError(
-            f"tokenizer.ggml.model is {kind!r}; known: 'gpt2' (byte-level BPE). "
-            "A tokenizer.json of the same model can be given instead"
-        )
-    tokens = _texts(metadata, "tokenizer.ggml.tokens")
-    ids = {token: number for number, token in enumerate(tokens)}
-    if len(ids) != len(tokens):
-        raise UserError("tokenizer.ggml.tokens holds a token twice")
-    merges: list[tuple[str, str]] = []
-    for merge in _texts(metadata, "tokenizer.ggml.merges"):
-        left, _, right = merge.partition(" ")
-        if not {left, right, left + right} <= ids.keys():
-            raise UserError(f"tokenizer.ggml.merges has {merge!r}, no pair of tokens")
-        merges.append((left, right))
-    cut = _pre_tokenizer_kind(metadata)
-    # Llama 3's vocabulary has words that its merges do not lead to.
-    bpe = models.BPE(vocab=ids, merges=merges, ignore_merges=cut == _LLAMA3)
-    tokenizer = tokenizers.Tokenizer(bpe)
-    # The stubs of the library type these properties as None.
-    tokenizer.pre_tokenizer = _pre_tokenizer(cut)  # pyright: ignore
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
-    if cut == _QWEN2:
-        tokenizer.normalizer = normalizers.NFC()  # pyright: ignore
-    _add_specials(tokenizer, tokens, metadata)
-    _add_ends(tokenizer, tokens, metadata)
-    return tokenizer
-
-
-def special_token_id(metadata: Mapping[str, Any], name: str) -> int | None:
-    """Returns the id in `tokenizer.ggml.{name}_token_id`, None where the file states none.
-
-    Raises:
-        UserError: it is not the number of a token.
-    """
-    key = f"tokenizer.ggml.{name}_token_id"
-    number = metadata.get(key)
-    tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
-    if number is not None and (type(number) is not int or not 0 <= number < tokens):
-        raise UserError(f"{key} is {number!r}, not one of the {tokens} tokens")
-    return number
-
-
-def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
-    found = metadata.get(key)
-    if not isinstance(found, list) or not found:
-        raise UserError(f"the metadata has no list of texts {key}")
-    return found
-
-
-def _pre_tokenizer_kind(metadata: Mapping[str, Any]) -> str:
-    # Files of GPT-2 from before April 2024 have no name; of other models they were tokenized wrong.
-    old = "gpt-2" if metadata.get("general.architecture") == "gpt2" else None
-    name = metadata.get("tokenizer.ggml.pre", old)
-    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
-        known = ", ".join(PRE_TOKENIZERS)
-        raise UserError(f"tokenizer.ggml.pre is {name!r}; known: {known}")
-    return PRE_TOKENIZERS[name]
-
-
-def _pre_tokenizer(cut: str) -> pre_tokenizers.PreTokenizer:
-    if cut == _GPT2:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if cut == _DIGITS:
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    words = tokenizers.Regex(_SPLIT_REGEX % ("{1,3}" if cut == _LLAMA3 else ""))
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), to_bytes])
-
-
-def _add_specials(
-    tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any]
-) -> None:
-    """Control tokens are special, user-defined ones are found whole in a text but belong to it."""
-    types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32)))
-    if types.shape != (len(tokens),) or types.dtype.kind not in "iu":
-        raise UserError(f"tokenizer.ggml.token_type does not give a type to {len(tokens)} tokens")
-    # In the order of their ids, which the library keeps for tokens that are in the vocabulary.
-    special = {_CONTROL: True, _USER_DEFINED: False}
-    tokenizer.add_tokens(
-        [
-            tokenizers.AddedToken(token, normalized=False, special=special[kind])
-            for token, kind in zip(tokens, types.tolist(), strict=True)
-            if kind in special and token
-        ]
-    )
-
-
-def _add_ends(
-    tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any]
-) -> None:
-    parts, used = ["$A"], []
-    for name, place in (("bos", 0), ("eos", 2)):
-        number = special_token_id(metadata, name)
-        if metadata.get(f"tokenizer.ggml.add_{name}_token") and number is not None:
-            parts.insert(place, tokens[number])
-            used.append((tokens[number], number))
-    if used:
-        tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore
-            single=parts, special_tokens=used
-        )
-
 
 _LLAMA_TOP = {
     "token_embd": "model.embed_tokens",
@@ -190,7 +44,7 @@ _GPT2_BLOCK = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
-# Architecture to the names of its tensors outside the blocks, inside one, and before its number.
+# Architecture -> tensor names outside the blocks, inside one, and the prefix of a block's number.
 _NAMES = {
     "gpt2": (_GPT2_TOP, _GPT2_BLOCK, "transformer.h"),
     "llama": (_LLAMA_TOP, _LLAMA_BLOCK, "model.layers"),
@@ -203,7 +57,7 @@ _CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-# What a file can ask for that a plain transformer of these families does not do.
+# Keys that ask for something a plain transformer of these families does not do.
 _UNSUPPORTED = (
     "expert_count",
     "attention.sliding_window",
@@ -211,44 +65,67 @@ _UNSUPPORTED = (
     "rope.scale_linear",
     "attention.alibi_bias_max",
 )
+# Token types of the format, `tokenizer.ggml.token_type`.
+_CONTROL, _USER_DEFINED = 3, 4
+
+# Pre-tokenization regex of the tokenizer.json files of Llama 3 and Qwen 2, which differ in how many
+# digits stay together.
+_SPLIT_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GPT2, _DIGITS, _LLAMA3, _QWEN2 = "gpt-2", "digits", "llama-3", "qwen-2"
+# `tokenizer.ggml.pre`, as llama.cpp's converter writes it, to the kind of pre-tokenizer.
+PRE_TOKENIZERS = {
+    "gpt-2": _GPT2,
+    "olmo": _GPT2,
+    "smollm": _DIGITS,
+    "starcoder": _DIGITS,
+    "refact": _DIGITS,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+}
 
 
 def read_gguf(
     path: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], tokenizers.Tokenizer]:
-    """Reads a GGUF file as if it were the Hugging Face folder that it was converted from.
+    """Reads a GGUF file as the Hugging Face folder that it was converted from.
 
-    llama.cpp turns the rotary pairs of `llama` queries and keys from halves to neighbours; here
-    they are turned back. Architectures: gpt2, llama, qwen2, qwen3. Reading executes nothing.
+    llama.cpp permutes the rotary pairs of `llama` queries and keys from halves to neighbors; this
+    is undone. Architectures: gpt2, llama, qwen2, qwen3. Reading executes nothing.
 
     Returns:
-        config: what config.json has for the family, special ids included.
-        tensors: float32 by Hugging Face name, dequantised, axes as `transformers` has them.
-        tokenizer: see `gguf_tokenizer.rebuild`.
+      config: config.json, with the special token ids.
+      tensors: float32 by Hugging Face name, dequantized, axes as in `transformers`.
+      tokenizer: see `build_tokenizer`.
 
     Raises:
-        UserError: the file is malformed or cut short, a key is missing, the architecture or the
-            tokenizer is not a known one, or a tensor has no place in it.
+      UserError: the file is malformed or cut short, a key is missing, the architecture or the
+        tokenizer is not supported, or a tensor has no place in it.
     """
     file = GgufFile(path)
     try:
-        config = _config(file)
+        config = _hf_config(file)
         tokenizer = build_tokenizer(file.metadata)
         tokens, vocab = tokenizer.get_vocab_size(), config["vocab_size"]
         if tokens > vocab:
             raise UserError(f"its tokenizer has {tokens} tokens, its embedding {vocab} rows")
-        tensors = _tensors(file, config)
+        tensors = _hf_tensors(file, config)
     except UserError as error:
         raise UserError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
     return config, tensors, tokenizer
 
 
-def _config(file: GgufFile) -> dict[str, Any]:
-    """config.json of the family, from the metadata and the shapes of the tensors."""
+def _hf_config(file: GgufFile) -> dict[str, Any]:
+    """config.json, from the metadata and the shapes of the tensors."""
     architecture = file.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in _NAMES:
         raise UserError(f"architecture {architecture!r} is not known; known: {', '.join(_NAMES)}")
-    keys = _Keys(file.metadata, architecture)
+    keys = _ArchKeys(file.metadata, architecture)
     for key in _UNSUPPORTED:
         if keys.number(key, 0) not in (0, 1):
             raise UserError(f"{architecture}.{key} is set, which is not supported")
@@ -306,8 +183,8 @@ def _config(file: GgufFile) -> dict[str, Any]:
     return config
 
 
-class _Keys:
-    """The numbers of one architecture in the metadata, each of the right type or an error."""
+class _ArchKeys:
+    """Typed and checked access to one architecture's numbers in the metadata."""
 
     def __init__(self, metadata: dict[str, Any], architecture: str):
         self._metadata = metadata
@@ -319,8 +196,8 @@ class _Keys:
         if found is None:
             raise UserError(f"the metadata has no {key}")
         if isinstance(found, bool) or not isinstance(found, int | float):
-            kept = "text" if isinstance(found, str) else type(found).__name__
-            raise UserError(f"{key} is not one number but {kept}")
+            found_type = "text" if isinstance(found, str) else type(found).__name__
+            raise UserError(f"{key} is not one number but {found_type}")
         return found
 
     def whole(self, key: str, default: int | None = None) -> int:
@@ -331,7 +208,7 @@ class _Keys:
         return found
 
     def real(self, key: str, default: float | None = None) -> float:
-        """A positive number, as short as float32 allows: 1e-05, not 9.99999974e-06."""
+        """A positive number, rounded as float32 prints: 1e-05, not 9.99999974e-06."""
         found = float(str(np.float32(self.number(key, default))))
         if not 0 < found < float("inf"):
             raise UserError(f"{self._architecture}.{key} is {found}, not a positive number")
@@ -339,34 +216,33 @@ class _Keys:
 
 
 def _has_output(file: GgufFile) -> bool:
-    """Whether the output is a matrix of its own; converters of GPT-2 store the embedding twice."""
+    """Whether the output head is its own matrix; GPT-2 converters store the embedding twice."""
     if "output.weight" not in file.tensor_infos:
         return False
     if file.tensor_infos["output.weight"].shape != file.tensor_infos["token_embd.weight"].shape:
         return True
-    return not np.array_equal(
-        file.read_tensor("output.weight"), file.read_tensor("token_embd.weight")
-    )
+    output, embedding = (file.read_tensor(f"{name}.weight") for name in ("output", "token_embd"))
+    return not np.array_equal(output, embedding)
 
 
-def _tensors(file: GgufFile, config: dict[str, Any]) -> dict[str, np.ndarray]:
+def _hf_tensors(file: GgufFile, config: dict[str, Any]) -> dict[str, np.ndarray]:
     tensors = {}
     for name in file.tensor_infos:
         if name == "output.weight" and config["tie_word_embeddings"]:
             continue
-        renamed = _renamed(name, config["model_type"])
+        hf_name = _hf_name(name, config["model_type"])
         value = file.read_tensor(name)
         if config["model_type"] == "gpt2" and value.ndim == 2 and name.startswith("blk."):
             # GPT-2's matrices are stored input first in its safetensors, output first here.
             value = np.ascontiguousarray(value.T)
         if config["model_type"] == "llama" and (found := re.search(r"\.attn_([qk])\.", name)):
             heads = {"q": "num_attention_heads", "k": "num_key_value_heads"}[found[1]]
-            value = _unpermuted(name, value, config[heads], config["head_dim"])
-        tensors[renamed] = value
+            value = _unpermute(name, value, config[heads], config["head_dim"])
+        tensors[hf_name] = value
     return tensors
 
 
-def _renamed(name: str, architecture: str) -> str:
+def _hf_name(name: str, architecture: str) -> str:
     """The Hugging Face name of a tensor."""
     top, block, prefix = _NAMES[architecture]
     stem, _, ending = name.rpartition(".")
@@ -379,9 +255,127 @@ def _renamed(name: str, architecture: str) -> str:
     raise UserError(f"tensor {name!r} has no place in a {architecture} model")
 
 
-def _unpermuted(name: str, value: np.ndarray, heads: int, head: int) -> np.ndarray:
-    """Rows of each head from neighbouring rotary pairs (0, C/2, 1, ...) back to halves."""
+def _unpermute(name: str, value: np.ndarray, heads: int, head: int) -> np.ndarray:
+    """Reorders each head's rows from neighboring rotary pairs (0, C/2, 1, ...) to halves."""
     if value.shape[0] != heads * head or head % 2:
         raise UserError(f"tensor {name!r} has {value.shape[0]} rows, not {heads} x {head}")
     pairs = value.reshape(heads, head // 2, 2, *value.shape[1:])
     return pairs.swapaxes(1, 2).reshape(value.shape)
+
+
+def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Builds the byte-level BPE tokenizer that a GGUF file's metadata describes.
+
+    The file has tokens, their types, merges and the ids of a few special tokens. It lacks the other
+    parts of a tokenizer.json: pre-tokenizer and normalizer follow from `tokenizer.ggml.pre`
+    (SmolLM2's is `smollm`: each digit alone, then GPT-2's words, no normalization), the decoder is
+    the byte-level one, and BOS and EOS are added round a text as `add_bos_token` and
+    `add_eos_token` say. Whether a special token strips the spaces beside it is not known either;
+    for SmolLM2 it does not matter.
+
+    Raises:
+      UserError: a key is missing or malformed, or the kind of tokenizer is not supported.
+    """
+    model = metadata.get("tokenizer.ggml.model")
+    if model != "gpt2":
+        raise UserError(
+            f"tokenizer.ggml.model is {model!r}; known: 'gpt2' (byte-level BPE). "
+            "A tokenizer.json of the same model can be given instead"
+        )
+    tokens = _texts(metadata, "tokenizer.ggml.tokens")
+    ids = {token: number for number, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        raise UserError("tokenizer.ggml.tokens holds a token twice")
+    merges: list[tuple[str, str]] = []
+    for merge in _texts(metadata, "tokenizer.ggml.merges"):
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= ids.keys():
+            raise UserError(f"tokenizer.ggml.merges has {merge!r}, no pair of tokens")
+        merges.append((left, right))
+    kind = _pre_tokenizer_kind(metadata)
+    # Llama 3's vocabulary has words that its merges do not lead to.
+    bpe = models.BPE(vocab=ids, merges=merges, ignore_merges=kind == _LLAMA3)
+    tokenizer = tokenizers.Tokenizer(bpe)
+    # The stubs of the library type these properties as None.
+    tokenizer.pre_tokenizer = _pre_tokenizer(kind)  # pyright: ignore
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
+    if kind == _QWEN2:
+        tokenizer.normalizer = normalizers.NFC()  # pyright: ignore
+    _add_specials(tokenizer, tokens, metadata)
+    _add_bos_eos(tokenizer, tokens, metadata)
+    return tokenizer
+
+
+def special_token_id(metadata: Mapping[str, Any], name: str) -> int | None:
+    """The id in `tokenizer.ggml.{name}_token_id`, None if absent.
+
+    Raises:
+      UserError: it is not the number of a token.
+    """
+    key = f"tokenizer.ggml.{name}_token_id"
+    number = metadata.get(key)
+    tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
+    if number is not None and (type(number) is not int or not 0 <= number < tokens):
+        raise UserError(f"{key} is {number!r}, not one of the {tokens} tokens")
+    return number
+
+
+def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
+    found = metadata.get(key)
+    if not isinstance(found, list) or not found:
+        raise UserError(f"the metadata has no list of texts {key}")
+    return found
+
+
+def _pre_tokenizer_kind(metadata: Mapping[str, Any]) -> str:
+    # GPT-2 files of before April 2024 have no name; those of other models were tokenized wrong.
+    old = "gpt-2" if metadata.get("general.architecture") == "gpt2" else None
+    name = metadata.get("tokenizer.ggml.pre", old)
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
+        known = ", ".join(PRE_TOKENIZERS)
+        raise UserError(f"tokenizer.ggml.pre is {name!r}; known: {known}")
+    return PRE_TOKENIZERS[name]
+
+
+def _pre_tokenizer(kind: str) -> pre_tokenizers.PreTokenizer:
+    if kind == _GPT2:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == _DIGITS:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    words = tokenizers.Regex(_SPLIT_REGEX % ("{1,3}" if kind == _LLAMA3 else ""))
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), to_bytes])
+
+
+def _add_specials(
+    tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any]
+) -> None:
+    """Adds control tokens as special ones, and user-defined tokens, which are ordinary text."""
+    types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32)))
+    if types.shape != (len(tokens),) or types.dtype.kind not in "iu":
+        raise UserError(f"tokenizer.ggml.token_type does not give a type to {len(tokens)} tokens")
+    # In the order of their ids, which the library keeps for tokens of the vocabulary.
+    special = {_CONTROL: True, _USER_DEFINED: False}
+    tokenizer.add_tokens(
+        [
+            tokenizers.AddedToken(token, normalized=False, special=special[kind])
+            for token, kind in zip(tokens, types.tolist(), strict=True)
+            if kind in special and token
+        ]
+    )
+
+
+def _add_bos_eos(
+    tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any]
+) -> None:
+    parts, used = ["$A"], []
+    for name, place in (("bos", 0), ("eos", 2)):
+        number = special_token_id(metadata, name)
+        if metadata.get(f"tokenizer.ggml.add_{name}_token") and number is not None:
+            parts.insert(place, tokens[number])
+            used.append((tokens[number], number))
+    if used:
+        tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore
+            single=parts, special_tokens=used
+        )

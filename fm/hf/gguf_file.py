@@ -1,16 +1,15 @@
-"""The GGUF container: a file's metadata and tensors, every length checked before it is believed.
+"""The GGUF container: a file's metadata and tensors; no length in it is trusted unchecked.
 
 Layout (the `ggml` repository, docs/gguf.md): magic, version, counts, key-value pairs, tensor
 descriptions, then the tensors' bytes at aligned offsets. The `gguf` package has a reader too; on a
 malformed file it runs past the end or loops over a made-up count, and on a good one it makes an
-object per token. Only its table of types and its dequantisation are used here.
+object per token. Only its table of types and its dequantization are used here.
 """
 
 import dataclasses
 import math
 import pathlib
 import struct
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import gguf
@@ -32,15 +31,15 @@ _SCALARS = {
     11: "<i8",
     12: "<f8",
 }
-# The fewest bytes a thing can take: what bounds a count read from the file.
-_LEAST_PAIR = 8 + 4 + 1
-_LEAST_TENSOR = 8 + 4 + 8 + 4 + 8
-_MOST_AXES = 4
+# Fewest bytes of a pair and of a tensor description; they bound a count read from the file.
+_MIN_PAIR_BYTES = 8 + 4 + 1
+_MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
+_MAX_AXES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: its shape, outermost axis first, its type, and its bytes."""
+    """Place of one tensor: shape (outermost axis first), type, offset and size in bytes."""
 
     shape: tuple[int, ...]
     quant_type: gguf.GGMLQuantizationType
@@ -49,67 +48,62 @@ class TensorInfo:
 
 
 class GgufFile:
-    """An opened description of a GGUF file; tensors are read one at a time, when asked for.
+    """The metadata of a GGUF file; tensors are read one at a time, on demand.
 
     Attributes:
       path: the file.
       metadata: key to int, float, bool, str, list of str, or a numpy array of numbers.
-      tensor_infos: tensor name to where it lies.
+      tensor_infos: places of the tensors, by name.
     """
 
     def __init__(self, path: str | pathlib.Path):
-        """Reads all but the tensors.
+        """Reads everything but the tensors.
 
         Raises:
             UserError: the file cannot be read, is no GGUF of version 2 or 3, is cut short, or
-                states sizes that it does not hold.
+                claims sizes that it does not have.
         """
         self.path = pathlib.Path(path)
         self.metadata: dict[str, Any] = {}
         self.tensor_infos: dict[str, TensorInfo] = {}
         try:
             with self.path.open("rb") as file:
-                self._describe(_Cursor(file, self.path.stat().st_size))
+                self._read_header(_Cursor(file, self.path.stat().st_size))
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror}") from error
         except _Malformed as error:
             raise UserError(f"{self.path} is not a readable GGUF file: {error}") from error
 
     def read_tensor(self, name: str) -> np.ndarray:
-        """Returns one tensor, dequantised to float32, outermost axis first.
+        """Returns one tensor, dequantized to float32, outermost axis first.
 
         Raises:
-            UserError: it is not in the file, or of a type that cannot be dequantised.
+            UserError: it is not in the file, or of a type that cannot be dequantized.
         """
         if name not in self.tensor_infos:
             raise UserError(f"{self.path} has no tensor {name!r}")
-        entry = self.tensor_infos[name]
+        info = self.tensor_infos[name]
         try:
             with self.path.open("rb") as file:
-                file.seek(entry.start)
-                stored = np.fromfile(file, np.uint8, entry.size)
+                file.seek(info.start)
+                stored = np.fromfile(file, np.uint8, info.size)
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror}") from error
-        if stored.size != entry.size:
+        if stored.size != info.size:
             raise UserError(f"{self.path} was cut short while it was read, at tensor {name!r}")
         # The library takes 16 rows at a time: with 64 blocks a row it needs half the time.
-        width = gguf.GGML_QUANT_SIZES[entry.quant_type][1]
-        wide = math.gcd(entry.size // width, 64) * width
+        width = gguf.GGML_QUANT_SIZES[info.quant_type][1]
+        wide = math.gcd(info.size // width, 64) * width
         try:
-            values = gguf.dequantize(stored.reshape(-1, wide), entry.quant_type)
+            values = gguf.dequantize(stored.reshape(-1, wide), info.quant_type)
         except NotImplementedError as error:
             raise UserError(
-                f"{self.path}: tensor {name!r} is stored as {entry.quant_type.name}, "
+                f"{self.path}: tensor {name!r} is stored as {info.quant_type.name}, "
                 "which cannot be turned into float32"
             ) from error
-        return np.asarray(values, np.float32).reshape(entry.shape)
+        return np.asarray(values, np.float32).reshape(info.shape)
 
-    def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields every tensor's name and float32 values, in the order of the file."""
-        for name in self.tensor_infos:
-            yield name, self.read_tensor(name)
-
-    def _describe(self, cursor: "_Cursor") -> None:
+    def _read_header(self, cursor: "_Cursor") -> None:
         if cursor.bytes(4) != b"GGUF":
             raise _Malformed("it does not begin with GGUF")
         version = cursor.number("<u4")
@@ -117,8 +111,8 @@ class GgufFile:
             swapped = int.from_bytes(struct.pack("<I", version), "big") in (2, 3)
             order = "big-endian numbers" if swapped else f"version {version}"
             raise _Malformed(f"it has {order}; little-endian versions 2 and 3 are read")
-        tensors = cursor.count(_LEAST_TENSOR)
-        pairs = cursor.count(_LEAST_PAIR)
+        tensors = cursor.count(_MIN_TENSOR_BYTES)
+        pairs = cursor.count(_MIN_PAIR_BYTES)
         for _ in range(pairs):
             key = cursor.string()
             if key in self.metadata:
@@ -140,12 +134,12 @@ class GgufFile:
                 raise _Malformed(f"it ends before tensor {name!r} does")
             self.tensor_infos[name] = TensorInfo(shape, kind, data + offset, size)
         # Overlapping tensors would let a small file ask for any amount of memory.
-        if sum(entry.size for entry in self.tensor_infos.values()) > cursor.size:
+        if sum(info.size for info in self.tensor_infos.values()) > cursor.size:
             raise _Malformed("its tensors overlap")
 
 
 class _Malformed(Exception):
-    """What is wrong with the file, as the end of a sentence."""
+    """A malformed file; the message completes a sentence."""
 
 
 class _Cursor:
@@ -172,10 +166,10 @@ class _Cursor:
     def numbers(self, dtype: str, count: int) -> np.ndarray:
         return np.frombuffer(self.bytes(np.dtype(dtype).itemsize * count), dtype)
 
-    def count(self, least: int) -> int:
-        """A count of things of at least `least` bytes each."""
+    def count(self, min_bytes: int) -> int:
+        """A count of items of at least `min_bytes` bytes each."""
         count = self.number("<u8")
-        if count * least > self.size - self.place:
+        if count * min_bytes > self.size - self.place:
             raise _Malformed(f"it claims {count} items at byte {self.place} of {self.size}")
         return count
 
@@ -206,8 +200,8 @@ class _Cursor:
         """Name, shape with the outermost axis first (the file has it last), type, offset."""
         name = self.string()
         axes = self.number("<u4")
-        if not 1 <= axes <= _MOST_AXES:
-            raise _Malformed(f"tensor {name!r} has {axes} axes, not 1 to {_MOST_AXES}")
+        if not 1 <= axes <= _MAX_AXES:
+            raise _Malformed(f"tensor {name!r} has {axes} axes, not 1 to {_MAX_AXES}")
         shape = tuple(int(length) for length in reversed(self.numbers("<u8", axes)))
         if 0 in shape:
             raise _Malformed(f"tensor {name!r} is empty")

@@ -1,7 +1,7 @@
-"""Tensor names of the families, one table each, read in both directions.
+"""Tensor names of the model families: which of our parameters each tensor holds.
 
-An entry says which leaves of `fm`'s parameters a tensor holds. A tensor of several leaves has
-them side by side along its last axis; "{n}" in a name is the layer, an axis of the leaf.
+The tables serve reading and writing. A tensor of several leaves has them side by side along its
+last axis; "{n}" in a name is the layer, the first axis of the leaf.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class TensorSpec:
 
     Attributes:
       tensor: its name, without the family's prefix.
-      leaves: the leaves it holds, by their names under `params["layers"]` where the tensor's name
-        has a layer, else under `params["streams"]`.
-      transposed: a kernel stored [out, in], as `torch.nn.Linear` does; `fm` has [in, out].
+      leaves: parameters it holds: keys of `params["layers"]` if the name has a layer, else of
+        `params["streams"]`.
+      transposed: a kernel stored [out, in], as by `torch.nn.Linear`; ours are [in, out].
     """
 
     tensor: str
@@ -26,7 +26,7 @@ class TensorSpec:
 
     @property
     def part(self) -> str:
-        """The part of the parameters that the leaves are in."""
+        """Key of `params` the leaves are under."""
         return "layers" if "{n}" in self.tensor else "streams"
 
 
@@ -39,7 +39,7 @@ def _linear(tensor: str, leaf: str) -> tuple[TensorSpec, TensorSpec]:
 
 
 def _conv(tensor: str, *leaves: str) -> tuple[TensorSpec, TensorSpec]:
-    """GPT-2's `Conv1D`: a linear map stored [in, out]."""
+    """GPT-2's `Conv1D`: a linear layer stored [in, out]."""
     biases = tuple(f"{leaf}_bias" for leaf in leaves)
     return TensorSpec(f"{tensor}.weight", leaves), TensorSpec(f"{tensor}.bias", biases)
 

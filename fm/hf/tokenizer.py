@@ -1,4 +1,4 @@
-"""A published model's own tokenizer, with the interface of `fm.data.tokenizer.Tokenizer`."""
+"""A published model's tokenizer, with the interface of `fm.data.tokenizer.Tokenizer`."""
 
 import functools
 import json
@@ -13,21 +13,19 @@ import tokenizers
 from fm.data.tokenizer import BYTE_OF_CHAR
 from fm.errors import UserError
 from fm.files import read_bytes, read_user_json
-from fm.hf.gguf import build_tokenizer, special_token_id
-from fm.hf.gguf_file import GgufFile
 
 _CHUNK = 1024
 _ROLES = ("pad", "bos", "eos", "mask")
 
 
 class HFTokenizer:
-    """Texts to int32 token ids and back, by a tokenizer of the `tokenizers` library.
+    """Encodes and decodes texts by a tokenizer of the `tokenizers` library.
 
-    A text that spells a special token ("[SEP]", "<|im_end|>") is ordinary text unless asked
-    otherwise, as with `fm`'s own. Truncation and padding that a tokenizer.json asks for are
-    switched off: all-MiniLM-L6-v2's cuts every text at 128. A vocabulary may lack some bytes, which
-    are then dropped: SmolLM2's lacks six control characters (U+0004, 06, 13, 14, 16, 1D) and the
-    unassigned planes 4 to 11 of Unicode.
+    The spelling of a special token ("[SEP]", "<|im_end|>") in a text is ordinary text by default.
+    Truncation and padding that a tokenizer.json asks for are switched off: all-MiniLM-L6-v2's
+    truncates every text at 128 tokens. Bytes that a vocabulary lacks are dropped: SmolLM2's lacks
+    six control characters (U+0004, 06, 13, 14, 16, 1D) and the unassigned planes 4 to 11 of
+    Unicode.
 
     Attributes:
       pad, bos, eos, mask: ids of the special tokens, None where the model has none.
@@ -42,7 +40,7 @@ class HFTokenizer:
         eos: int | None = None,
         mask: int | None = None,
     ):
-        """Takes over `inner`, whose truncation and padding it switches off."""
+        """Wraps `inner`, whose truncation and padding it switches off."""
         inner.no_truncation()
         inner.no_padding()
         self._inner = inner
@@ -50,7 +48,7 @@ class HFTokenizer:
 
     @functools.cached_property
     def _literal(self) -> tokenizers.Tokenizer:
-        """A copy that takes spelled special tokens for text; the library has it as a state."""
+        """A copy that treats spelled special tokens as text, which is a state of the library."""
         literal = tokenizers.Tokenizer.from_str(self._inner.to_str())
         literal.encode_special_tokens = True  # pyright: ignore
         return literal
@@ -66,47 +64,44 @@ class HFTokenizer:
         return 1 + max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, texts: Sequence[str], *, parse_specials: bool = False) -> list[np.ndarray]:
-        """Returns int32 [tokens] for each text, without beginning and end ids.
+        """Tokens of each text, int32 [tokens], without BOS and EOS.
 
         Args:
-            texts: the texts.
-            specials: whether a special token spelled in a text becomes its id, as a chat template
-                needs; leave it off for texts of strangers.
+          texts: the texts.
+          parse_specials: whether the spelling of a special token becomes its id, as a chat template
+            needs; not for untrusted text.
         """
         return self._encode(self._inner if parse_specials else self._literal, texts, False)
 
     def encode_with_specials(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns int32 [tokens] for each text in the ids its model puts round one: [CLS], [SEP].
-
-        The same as `encode` where the model puts none.
-        """
+        """Tokens of each text with the special tokens the model adds, such as [CLS] and [SEP]."""
         return self._encode(self._literal, texts, True)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Returns the text of token ids, specials skipped; broken UTF-8 becomes U+FFFD."""
+        """Text of token ids, without special tokens; broken UTF-8 becomes U+FFFD."""
         return self._inner.decode([int(token) for token in ids], skip_special_tokens=True)
 
     def token_bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """Returns the UTF-8 bytes each token stands for, b"" for specials.
+        """UTF-8 bytes of each token, b"" for special ones.
 
-        Of byte-level tokens joined they are the text. WordPiece (BERT) keeps neither spaces nor
-        case nor accents: a word begins with one space, except the first.
+        Joined, byte-level tokens give the text. WordPiece (BERT) loses spaces, case and accents:
+        every word but the first begins with one space.
         """
-        spell = self._spelling
-        pieces: list[bytes] = []
+        spell = self._token_speller
+        spelled: list[bytes] = []
         started = False
         for token in ids:
             name = self._inner.id_to_token(int(token))
             if name is None or int(token) in self._special:
-                pieces.append(b"")
+                spelled.append(b"")
             else:
-                pieces.append(spell(name, started))
-            started = started or bool(pieces[-1])
-        return pieces
+                spelled.append(spell(name, started))
+            started = started or bool(spelled[-1])
+        return spelled
 
     @functools.cached_property
-    def _spelling(self) -> Callable[[str, bool], bytes]:
-        """What spells a token, from its name and whether others came before."""
+    def _token_speller(self) -> Callable[[str, bool], bytes]:
+        """(token name, whether other tokens came before) -> bytes."""
         decoder = json.loads(self._inner.to_str())["decoder"] or {}
         kinds = [part["type"] for part in decoder.get("decoders", [decoder]) if part]
         if "ByteLevel" in kinds:
@@ -117,7 +112,7 @@ class HFTokenizer:
         return _sentence_piece
 
     def bytes_per_token(self, texts: Sequence[str]) -> float:
-        """Returns UTF-8 bytes per token over all texts: nats per token / it = nats per byte."""
+        """UTF-8 bytes per token over all texts, which turns nats per token into nats per byte."""
         tokens = sum(len(ids) for ids in self.encode(texts))
         return sum(len(text.encode()) for text in texts) / max(tokens, 1)
 
@@ -129,8 +124,8 @@ class HFTokenizer:
         """Writes tokenizer.json and tokenizer_config.json, which `transformers` reads too.
 
         Args:
-            folder: where to.
-            context: the most tokens the model takes; 0 for no limit.
+          folder: an existing folder.
+          max_length: most tokens the model takes; 0 for no limit.
         """
         folder = pathlib.Path(folder)
         self.save(folder / "tokenizer.json")
@@ -146,7 +141,7 @@ class HFTokenizer:
     @staticmethod
     def _encode(inner: tokenizers.Tokenizer, texts: Sequence[str], ends: bool) -> list[np.ndarray]:
         ids: list[np.ndarray] = []
-        # In chunks: a batch's encodings weigh far more than the ids taken from them.
+        # In chunks: encodings take far more memory than the ids taken from them.
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
             encodings = inner.encode_batch_fast(chunk, add_special_tokens=ends)
@@ -156,7 +151,7 @@ class HFTokenizer:
 
 def _byte_level(name: str, started: bool) -> bytes:
     del started
-    # Added tokens are kept as they are read: one may hold a character that stands for no byte.
+    # Added tokens are stored as read: one may have a character that stands for no byte.
     if set(name) <= BYTE_OF_CHAR.keys():
         return bytes(BYTE_OF_CHAR[character] for character in name)
     return name.encode()
@@ -176,23 +171,15 @@ def _sentence_piece(name: str, started: bool) -> bytes:
 
 
 def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:
-    """Reads a tokenizer.json, the folder of a model that holds one, or a GGUF file.
+    """Reads a tokenizer.json, or the one of a model's folder.
 
-    The special ids come from the tokenizer_config.json, special_tokens_map.json or config.json
-    beside it, else from the metadata of the GGUF file; what none of them names is None.
+    The special token ids come from the tokenizer_config.json, special_tokens_map.json or
+    config.json beside it; None for those that none of them names.
 
     Raises:
-        UserError: it is missing, malformed, or of a kind that is not known.
+      UserError: it is missing, malformed, or of an unknown kind.
     """
     path = pathlib.Path(path)
-    if path.suffix == ".gguf":
-        metadata = GgufFile(path).metadata
-        try:
-            names = {role: {"pad": "padding"}.get(role, role) for role in _ROLES}
-            ids = {role: special_token_id(metadata, name) for role, name in names.items()}
-            return HFTokenizer(build_tokenizer(metadata), **ids)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         inner = tokenizers.Tokenizer.from_str(read_bytes(file).decode("utf-8"))
@@ -204,26 +191,25 @@ def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:
     return HFTokenizer(inner, **_ids_beside(file.parent, inner))
 
 
-def check_vocab_size(tokenizer: HFTokenizer, vocab: int) -> None:
-    """Checks that every id of `tokenizer` is a row of an embedding of `vocab` rows.
+def check_vocab_size(tokenizer: HFTokenizer, vocab_size: int) -> None:
+    """Checks that an embedding of `vocab_size` rows has one for every id of the tokenizer.
 
-    A larger embedding fits: published ones are often padded to a round number.
+    A larger embedding is fine: published ones are often padded to a round number.
 
     Raises:
-        UserError: it does not.
+      UserError: it has not.
     """
-    if tokenizer.vocab_size > vocab:
+    if tokenizer.vocab_size > vocab_size:
         raise UserError(
             f"the tokenizer does not fit the weights: it has {tokenizer.vocab_size} ids, "
-            f"the model's vocabulary {vocab}"
+            f"the model's vocabulary {vocab_size}"
         )
 
 
 def _ids_beside(folder: pathlib.Path, inner: tokenizers.Tokenizer) -> dict[str, int | None]:
-    """The id of each special token that the files beside a tokenizer.json name."""
-    named = _json_object(folder / "special_tokens_map.json") | _json_object(
-        folder / "tokenizer_config.json"
-    )
+    """Ids of the special tokens that the files beside a tokenizer.json name."""
+    named = _json_object(folder / "special_tokens_map.json")
+    named |= _json_object(folder / "tokenizer_config.json")
     numbered = _json_object(folder / "config.json")
     ids: dict[str, int | None] = {}
     for role in _ROLES:
@@ -237,7 +223,7 @@ def _ids_beside(folder: pathlib.Path, inner: tokenizers.Tokenizer) -> dict[str, 
 
 
 def _json_object(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON object, empty when there is no such file."""
+    """Reads a JSON object; empty if there is no such file."""
     if not path.exists():
         return {}
     found = read_user_json(path)

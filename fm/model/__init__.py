@@ -1,7 +1,8 @@
-"""The generative transformer: sizes, layers, streams in and out.
+"""The transformer: configuration, layers, embeddings and heads, generation.
 
-One alphabet: B batch, L length, D width, H heads, K key/value heads, C head width,
-F feed-forward width, V vocabulary, P numbers in a continuous piece, M mixture components, N depth.
+Axis letters in array names: B batch, L length, S key length, D d_model, H query heads, K key/value
+heads, C head width, F MLP width, V vocabulary, P numbers per patch, M mixture components, N layers,
+A position axes, T predictions.
 """
 
 from fm.model.config import ModelConfig, config_for_size

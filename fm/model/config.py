@@ -1,14 +1,21 @@
-"""The choices by which families of transformers differ; the defaults are fm's own."""
+"""Model configuration: sizes, architecture options and the configs of published sizes."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, ClassVar
 
-from fm.config_io import parse
+import jax
+import jax.numpy as jnp
+
+from fm import config_io
 from fm.errors import UserError
-from fm.model.positions import RopeScaling
 
+# Modalities whose tokens are continuous patches, each at most once per model.
+CONTINUOUS_MODALITIES = ("image", "audio", "video")
+# What a layer saves for its backward pass, from everything to the least.
+REMAT_POLICIES = ("none", "dots", "attention", "full")
 _ARCH_CHOICES = {
     "norm": ("rms", "layer"),
     "qk_norm": ("none", "plain", "gain"),
@@ -16,32 +23,87 @@ _ARCH_CHOICES = {
     "activation": ("relu2", "gelu", "gelu_tanh", "silu"),
     "position_encoding": ("rotary", "learned"),
 }
+_LAYERS_OF_SIZE = {"nano": 1, "micro": 2, "tiny": 4, "small": 6, "base": 12}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's scaling of rotary frequencies for longer inputs (Llama Team 2024).
+
+    Attributes:
+      factor: wavelengths longer than `original_max_seq_len / low_freq_factor` grow by this factor.
+      low_freq_factor: see `factor`.
+      high_freq_factor: wavelengths shorter than `original_max_seq_len / high_freq_factor` stay
+        unchanged; those in between are interpolated.
+      original_max_seq_len: input length in tokens of the first pretraining stage.
+    """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "low": "low_freq_factor",
+        "high": "high_freq_factor",
+        "context": "original_max_seq_len",
+    }
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_seq_len: int
+
+    def __post_init__(self):
+        positive = min(self.factor, self.low_freq_factor, self.original_max_seq_len) > 0
+        if not positive or self.high_freq_factor <= self.low_freq_factor:
+            raise UserError(
+                f"rope scaling: factor={self.factor}, low_freq_factor={self.low_freq_factor} and "
+                f"original_max_seq_len={self.original_max_seq_len} must be above 0, and "
+                f"high_freq_factor={self.high_freq_factor} above low_freq_factor"
+            )
+
+    def __call__(self, frequencies: jax.Array) -> jax.Array:
+        """Returns the scaled frequencies."""
+        wavelengths_in_input = frequencies * self.original_max_seq_len / (2.0 * math.pi)
+        unscaled = jnp.clip(
+            (wavelengths_in_input - self.low_freq_factor)
+            / (self.high_freq_factor - self.low_freq_factor),
+            0.0,
+            1.0,
+        )
+        return frequencies * (unscaled + (1.0 - unscaled) / self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
 class ArchConfig:
-    """What a transformer is made of, whatever its size.
+    """Architecture options that distinguish transformer families; the defaults are fm's own.
 
     Attributes:
       norm: "rms" (Zhang & Sennrich 2019) or "layer" (Ba et al. 2016).
-      norm_scale: norms multiply by a learned vector.
-      norm_bias: norms add a learned vector; only with a gain.
-      post_norm: each residual sum is normalised (BERT), instead of what each block reads.
-      embedding_norm: what enters the first layer is normalised.
-      final_norm: what leaves the last layer is normalised.
-      qk_norm: RMS norm of every query and key: "none", "plain", or with a learned "gain" (Qwen3).
-      use_bias: of the linear maps: "none", "qkv" (queries, keys, values), "attention" (these and the
-        one out of attention) or "all" of a layer's.
-      activation: "relu2" (So et al. 2021), "gelu" (exact), "gelu_tanh" (GPT-2's) or "silu".
-      gated_mlp: the activation multiplies a second linear map (Shazeer 2020, eq. 6).
-      position_encoding: "rotary", pairing (c, c + C/2), or "learned" vectors, as many as
-        `ModelConfig.context`.
-      rope_scaling: Llama 3's stretched rotary frequencies, or None.
-      tie_embeddings: the embedding is also the softmax's kernel.
-      num_token_types: kinds of token, each with a vector added to its embedding (BERT's sentences A
-        and B); 0 for none.
-      pooler: a tanh layer over the first piece, as BERT has (read by `streams.summary` alone).
+      norm_scale: norms have a learned scale.
+      norm_bias: norms have a learned bias; requires `norm_scale`.
+      post_norm: normalize each residual sum (BERT) instead of each block's input.
+      embedding_norm: normalize the input of the first layer.
+      final_norm: normalize the output of the last layer.
+      qk_norm: RMS norm of queries and keys: "none", "plain", or with a learned scale ("gain",
+        Qwen3).
+      use_bias: linear maps with a bias: "none", "qkv", "attention" (qkv and the output projection)
+        or "all".
+      activation: "relu2" (So et al. 2021), "gelu" (exact), "gelu_tanh" (GPT-2) or "silu".
+      gated_mlp: multiply the activation by a second linear map (Shazeer 2020, eq. 6).
+      position_encoding: "rotary", which pairs channels (c, c + C/2), or "learned" embeddings,
+        `ModelConfig.max_seq_len` of them.
+      rope_scaling: scaling of rotary frequencies, or None.
+      tie_embeddings: use the token embedding as the output projection.
+      num_token_types: rows of the token type embedding (BERT's sentences A and B); 0 for none.
+      pooler: tanh layer over the first token (BERT), read by `embeddings.pooled_output` only.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "gain": "norm_scale",
+        "shift": "norm_bias",
+        "biases": "use_bias",
+        "gated": "gated_mlp",
+        "positions": "position_encoding",
+        "tied": "tie_embeddings",
+        "token_types": "num_token_types",
+    }
 
     norm: str = "rms"
     norm_scale: bool = False
@@ -63,20 +125,19 @@ class ArchConfig:
         for name, accepted in _ARCH_CHOICES.items():
             if getattr(self, name) not in accepted:
                 raise UserError(
-                    f"{name}={getattr(self, name)!r} is not known; accepted are "
-                    f"{', '.join(accepted)}"
+                    f"{name}={getattr(self, name)!r} is unknown; accepted are {', '.join(accepted)}"
                 )
         if self.norm_bias and not self.norm_scale:
-            raise UserError("shift=True takes gain=True: no norm here has a shift alone")
+            raise UserError("norm_bias=True requires norm_scale=True")
         if self.rope_scaling and self.position_encoding != "rotary":
             raise UserError(
-                f"rope_scaling is for rotary positions, not {self.position_encoding} ones"
+                f"rope_scaling requires position_encoding='rotary', not {self.position_encoding!r}"
             )
         if self.num_token_types < 0:
             raise UserError(f"num_token_types={self.num_token_types} must be at least 0")
 
     def has_bias(self, name: str) -> bool:
-        """Whether a layer's linear map of this name adds a bias."""
+        """Returns whether a layer's linear map `name` has a bias."""
         covered = {
             "none": (),
             "qkv": ("query", "key", "value"),
@@ -85,42 +146,53 @@ class ArchConfig:
         return self.use_bias == "all" or name in covered[self.use_bias]
 
 
-# Streams of continuous pieces a model may have.
-CONTINUOUS_MODALITIES = ("image", "audio", "video")
-# What a layer may keep for its backward pass, from all to the least.
-REMAT_POLICIES = ("none", "dots", "attention", "full")
-_DIAL = {"nano": 1, "micro": 2, "tiny": 4, "small": 6, "base": 12}
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of one transformer.
+    """Configuration of one transformer.
 
     Attributes:
-      num_layers: number of layers (N).
+      num_layers: layers (N).
       d_model: residual width (D).
       num_heads: query heads (H).
       num_kv_heads: key/value heads (K); divides `num_heads`.
-      mlp_dim: feed-forward width (F).
-      vocab_size: tokens of the discrete stream (V); 0 for a model without text.
-      patch_dims: streams of continuous pieces, each with the numbers in one piece (P), such as
+      mlp_dim: MLP width (F).
+      vocab_size: text vocabulary (V); 0 for a model without text.
+      patch_dims: continuous modalities with the numbers per patch (P), such as
         (("image", 16), ("audio", 80)).
-      position_axes: position axes (A): 1 for text and sound, 2 for pictures (row, column), 3 for clips
-        (time, row, column) and for all of them in one model.
+      position_axes: axes of a position (A): 1 for text and audio, 2 for images (row, column), 3 for
+        video (time, row, column) and for models of all modalities.
       num_mixtures: components of the Gaussian-mixture head (M).
       rope_theta: base of the rotary frequencies.
-      norm_eps: added to the mean square in RMSNorm.
-      scan_layers: run the layers as one `lax.scan` (quick to compile) or unrolled (faster on a CPU).
-      dtype: what activations and matrix products are computed in; parameters stay float32 in
-        training (to read a model they may be bfloat16, in half the memory).
-      attention: implementation name, or None for the fastest that is right.
-      head_dim_override: width of one head (C) where it is not width / heads; 0 where it is.
-      max_seq_len: the longest input, in pieces; 0 for no limit.
-      arch: what the layers are made of.
-      remat_policy: what a layer keeps for its backward pass: all of it ("none"), products with kernels
-        ("dots"), what attention reads and gives ("attention"), or its input alone ("full"). But
-        for "none" the layers run as a scan.
+      norm_eps: added to the variance in norms.
+      scan_layers: run the layers as one `lax.scan` (compiles fast) or unrolled (faster on a CPU).
+      dtype: of activations and matrix products. Parameters stay float32 in training; a model that
+        is only read may hold them in bfloat16.
+      attention: implementation name, or None for the fastest correct one.
+      head_dim_override: head width (C) where it is not d_model / num_heads; 0 where it is.
+      max_seq_len: longest input in tokens; 0 for no limit.
+      arch: architecture options.
+      remat_policy: what a layer saves for its backward pass: everything ("none"), products with
+        kernels ("dots"), inputs and outputs of attention ("attention"), or its input ("full").
+        Any policy other than "none" implies `scan_layers`.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "depth": "num_layers",
+        "width": "d_model",
+        "heads": "num_heads",
+        "kv_heads": "num_kv_heads",
+        "hidden": "mlp_dim",
+        "vocab": "vocab_size",
+        "continuous": "patch_dims",
+        "axes": "position_axes",
+        "mixtures": "num_mixtures",
+        "rope_base": "rope_theta",
+        "scan": "scan_layers",
+        "head_dim": "head_dim_override",
+        "context": "max_seq_len",
+        "style": "arch",
+        "remat": "remat_policy",
+    }
 
     num_layers: int
     d_model: int
@@ -142,48 +214,46 @@ class ModelConfig:
     remat_policy: str = "none"
 
     def __post_init__(self):
-        for name in (
-            "d_model",
-            "num_heads",
-            "num_kv_heads",
-            "mlp_dim",
-            "position_axes",
-            "num_mixtures",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("num_layers", "vocab_size", "head_dim_override", "max_seq_len"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 0")
+        positive = (
+            *("d_model", "num_heads", "num_kv_heads", "mlp_dim"),
+            *("position_axes", "num_mixtures"),
+        )
+        non_negative = ("num_layers", "vocab_size", "head_dim_override", "max_seq_len")
+        for names, least in ((positive, 1), (non_negative, 0)):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise UserError(f"{name}={getattr(self, name)} must be at least {least}")
         names = [name for name, _ in self.patch_dims]
         known = len(set(names)) == len(names) and set(names) <= set(CONTINUOUS_MODALITIES)
         if not known or any(size < 1 for _, size in self.patch_dims):
             raise UserError(
-                f"patch_dims={self.patch_dims} takes each of {', '.join(CONTINUOUS_MODALITIES)} at most once, "
-                "with the numbers in a piece, at least 1"
+                f"patch_dims={self.patch_dims}: takes each of {', '.join(CONTINUOUS_MODALITIES)} "
+                "at most once, with the numbers per patch, at least 1"
             )
         divisible = self.head_dim_override or self.d_model % self.num_heads == 0
         if not divisible or self.num_heads % self.num_kv_heads:
             raise UserError(
-                f"num_heads={self.num_heads} must divide d_model={self.d_model}, and num_kv_heads={self.num_kv_heads} "
-                f"must divide num_heads={self.num_heads}"
+                f"num_heads={self.num_heads} must divide d_model={self.d_model}, and "
+                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
             )
         learned = self.arch.position_encoding == "learned"
         if learned and (self.position_axes > 1 or self.patch_dims or not self.max_seq_len):
             raise UserError(
-                f"learned positions are for text and take a context: not position_axes={self.position_axes}, "
-                f"patch_dims={self.patch_dims}, max_seq_len={self.max_seq_len}"
+                "learned positions require text only and a max_seq_len; got position_axes="
+                f"{self.position_axes}, patch_dims={self.patch_dims}, "
+                f"max_seq_len={self.max_seq_len}"
             )
         if not learned and (self.head_dim % 2 or self.head_dim < 2 * self.position_axes):
             raise UserError(
-                f"head width {self.head_dim} must be even and at least {2 * self.position_axes} "
+                f"head_dim={self.head_dim} must be even and at least {2 * self.position_axes} "
                 f"for rotary positions on {self.position_axes} axes"
             )
         if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype={self.dtype} is not known; accepted are float32, bfloat16")
+            raise UserError(f"dtype={self.dtype} is unknown; accepted are float32, bfloat16")
         if self.remat_policy not in REMAT_POLICIES:
             raise UserError(
-                f"remat_policy={self.remat_policy} is not known; accepted are {', '.join(REMAT_POLICIES)}"
+                f"remat_policy={self.remat_policy} is unknown; "
+                f"accepted are {', '.join(REMAT_POLICIES)}"
             )
 
     @property
@@ -195,58 +265,54 @@ class ModelConfig:
     def uses_scan(self) -> bool:
         """Whether the layers run as a scan.
 
-        Of unrolled ones XLA:CPU computes everything again as soon as it can, not as late, and
-        holds as much as if all had been kept.
+        With unrolled layers XLA:CPU schedules the recomputation of a remat policy as early as
+        possible, so it saves no memory.
         """
         return self.scan_layers or self.remat_policy != "none"
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the streams: "tokens" first, if there are any, then the continuous ones."""
+        """Names of the modalities: "tokens" first if there is text, then the continuous ones."""
         return ("tokens",) * bool(self.vocab_size) + tuple(name for name, _ in self.patch_dims)
 
     def patch_dim(self, modality: str) -> int:
-        """Numbers in one piece (P) of a continuous stream."""
+        """Returns the numbers per patch (P) of a continuous modality."""
         return dict(self.patch_dims)[modality]
 
     def check_length(self, length: int) -> None:
-        """That an input of so many pieces fits the context.
-
-        Raises:
-          UserError: if it does not.
-        """
+        """Raises UserError if an input of `length` tokens exceeds `max_seq_len`."""
         if self.max_seq_len and length > self.max_seq_len:
             raise UserError(
-                f"an input of {length} pieces is over the context of {self.max_seq_len}"
+                f"an input of {length} tokens exceeds the model's max_seq_len of {self.max_seq_len}"
             )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """A config from what `dataclasses.asdict` and JSON make of one.
+        """Builds a config from its JSON dictionary; field names before the renaming are accepted.
 
         Raises:
-          UserError: a value is of the wrong kind, or the model of another version of this.
+          UserError: a value has the wrong type or a field is missing or unknown.
         """
-        return parse(cls, values, "a model")
+        return config_io.parse(cls, values, "model config")
 
 
 def config_for_size(size: str, **overrides) -> ModelConfig:
-    """A model from one dial: depth N gives width 32 N (64 at least), heads of 32 to 64.
+    """Returns the config of a named size: d_model = 32 or 64 per layer, heads of 32 or 64.
 
     Args:
-      size: one of nano, micro, tiny, small, base.
-      **overrides: any field of `ModelConfig`.
+      size: nano, micro, tiny, small or base.
+      **overrides: fields of `ModelConfig`.
 
     Raises:
-      UserError: if the size is not on the dial.
+      UserError: unknown size.
     """
-    if size not in _DIAL:
-        raise UserError(f"size {size!r} is not known; accepted are {', '.join(_DIAL)}")
-    depth = overrides.pop("depth", _DIAL[size])
-    width = overrides.pop("width", max(64, (64 if depth > 4 else 32) * depth))
-    heads = overrides.pop("heads", max(1, width // (64 if width >= 384 else 32)))
-    derived = {"kv_heads": heads, "hidden": 4 * width, **overrides}
-    return ModelConfig(num_layers=depth, d_model=width, num_heads=heads, **derived)
+    if size not in _LAYERS_OF_SIZE:
+        raise UserError(f"size {size!r} is unknown; accepted are {', '.join(_LAYERS_OF_SIZE)}")
+    num_layers = overrides.pop("num_layers", _LAYERS_OF_SIZE[size])
+    d_model = overrides.pop("d_model", max(64, (64 if num_layers > 4 else 32) * num_layers))
+    num_heads = overrides.pop("num_heads", max(1, d_model // (64 if d_model >= 384 else 32)))
+    derived = {"num_kv_heads": num_heads, "mlp_dim": 4 * d_model, **overrides}
+    return ModelConfig(num_layers=num_layers, d_model=d_model, num_heads=num_heads, **derived)
 
 
 _LLAMA = ArchConfig(
@@ -257,12 +323,9 @@ _LLAMA = ArchConfig(
     gated_mlp=True,
     rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
 )
-_SMALL_LLAMA = dataclasses.replace(
-    _LLAMA, tie_embeddings=True, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192)
-)
 
-# GPT-2 (Radford et al. 2019) and the Llama 3 of 1B and 8B (Grattafiori et al. 2024; the smaller
-# one's sizes are those of its config.json).
+# Configs of published sizes, to plan with (no weights): GPT-2 (Radford et al. 2019), Llama 3 of 1B
+# (its config.json) and 8B (Grattafiori et al. 2024).
 PUBLISHED_CONFIGS: dict[str, ModelConfig] = {
     "124m": ModelConfig(
         num_layers=12,
@@ -295,7 +358,9 @@ PUBLISHED_CONFIGS: dict[str, ModelConfig] = {
         max_seq_len=131072,
         rope_theta=500_000.0,
         norm_eps=1e-5,
-        arch=_SMALL_LLAMA,
+        arch=dataclasses.replace(
+            _LLAMA, tie_embeddings=True, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192)
+        ),
     ),
     "8b": ModelConfig(
         num_layers=32,

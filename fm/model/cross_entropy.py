@@ -1,10 +1,10 @@
-"""The loss over a vocabulary, a chunk of predictions at a time, its gradients made on the way.
+"""Fused linear projection and cross-entropy over a vocabulary, in chunks of predictions.
 
-All logits at once take tokens x vocabulary floats, several times over. Here a chunk's logits are
-turned into its share of the loss and, when a gradient is wanted, of the gradients, then dropped:
-memory is that of one chunk and of the gradients, and no logit is computed twice. This works
-because the loss is one weighted sum, so the cotangent is one number, multiplied in at the end
-(as in Liger Kernel, Hsu et al. 2024, sec. 3.2; exact, not an approximation).
+All logits at once take tokens x vocabulary floats, several times over. Here a chunk's logits become
+its part of the loss and, if differentiated, of the gradients in the forward pass, and are dropped:
+memory is that of one chunk and of the gradients, and no logit is computed twice. The loss is one
+weighted sum, so its cotangent is one number, multiplied in at the end (as in Liger Kernel, Hsu et
+al. 2024, sec. 3.2; exact, not an approximation).
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ import jax.numpy as jnp
 from fm.attention.api import default_platform
 from fm.parallel.mesh import constrain_batch, mesh_shards
 
-# Logits held at a time on a CPU, 8 MiB in float32: of a quarter to four times that, the fastest
-# alone. But they add to what a step holds, and the C library maps a block of over 32 MiB anew each
-# time, at 2 us a page: so few predictions are taken in four parts, of 1 MiB at least.
-_HELD, _LEAST, _PARTS = 2**21, 2**18, 4
+# Logits per chunk on a CPU: 8 MiB in float32, the fastest among a quarter to four times that. They
+# add to what a step holds, and the C library maps a block of over 32 MiB anew each time at 2 us per
+# page, so few predictions are split into 4 chunks, of at least 1 MiB.
+_CPU_LOGITS, _CPU_MIN_LOGITS, _CPU_MIN_CHUNKS = 2**21, 2**18, 4
 # On an accelerator, which small products leave idle: 1 GiB in float32.
-_HELD_THERE = 2**28
+_ACCELERATOR_LOGITS = 2**28
 
 
 @jax.custom_vjp
 def fused_linear_cross_entropy(
     head_DV: jax.Array, h_TD: jax.Array, targets_T: jax.Array, weights_T: jax.Array
 ) -> jax.Array:
-    """Sum over predictions of weight times -log softmax(h head)[target], in nats, float32.
+    """Returns the sum of weight * -log softmax(h @ head)[target] in nats, a float32 scalar.
 
     Args:
-      head_DV: of any float dtype; multiplied in that of `h_TD`.
-      h_TD: what the predictions are read from.
-      targets_T: int, the right tokens.
+      head_DV: any float dtype; the product uses that of `h_TD`.
+      h_TD: hidden states.
+      targets_T: int, target tokens.
       weights_T: float32; no gradient flows to them.
     """
 
     def body(total, chunk):
-        return total + _nats(head_DV, *chunk)[0], None
+        return total + _chunk_loss(head_DV, *chunk)[0], None
 
-    return _over_chunks(body, jnp.zeros(()), head_DV.shape[1], (h_TD, targets_T, weights_T))[0]
+    return _scan_chunks(body, jnp.zeros(()), head_DV.shape[1], (h_TD, targets_T, weights_T))[0]
 
 
 def _forward(head_DV, h_TD, targets_T, weights_T):
-    # Where a chunk is bound by the memory its logits move through, they are kept as narrow as the
-    # model's activations are; the loss alone, above, has them in float32 always.
-    kept = jnp.float32 if default_platform() == "cpu" else h_TD.dtype
+    # Accelerators are bound by the memory traffic of the logits, so logits take the activations'
+    # dtype here; the undifferentiated loss above always has them in float32.
+    logits_dtype = jnp.float32 if default_platform() == "cpu" else h_TD.dtype
 
     def body(carry, chunk):
         total, dhead_DV = carry
         h_TD, targets_T, weights_T = chunk
-        nats, exps_TV, sums_T = _nats(head_DV, h_TD, targets_T, weights_T, kept)
-        slope_TV = exps_TV * (weights_T / sums_T)[:, None]
-        slope_TV -= jnp.where(_right(targets_T, slope_TV.shape[1]), weights_T[:, None], 0.0)
-        slope_TV = slope_TV.astype(h_TD.dtype)
-        dh_TD = slope_TV @ head_DV.astype(h_TD.dtype).T
-        dhead_DV += jnp.matmul(h_TD.T, slope_TV, preferred_element_type=jnp.float32)
-        return (total + nats, dhead_DV), dh_TD
+        loss, exps_TV, sums_T = _chunk_loss(head_DV, h_TD, targets_T, weights_T, logits_dtype)
+        dlogits_TV = exps_TV * (weights_T / sums_T)[:, None]
+        dlogits_TV -= jnp.where(_is_target(targets_T, dlogits_TV.shape[1]), weights_T[:, None], 0.0)
+        dlogits_TV = dlogits_TV.astype(h_TD.dtype)
+        dh_TD = dlogits_TV @ head_DV.astype(h_TD.dtype).T
+        dhead_DV += jnp.matmul(h_TD.T, dlogits_TV, preferred_element_type=jnp.float32)
+        return (total + loss, dhead_DV), dh_TD
 
     start = jnp.zeros(()), jnp.zeros(head_DV.shape, jnp.float32)
     arrays = h_TD, targets_T, weights_T
-    (total, dhead_DV), dh_TD = _over_chunks(body, start, head_DV.shape[1], arrays)
+    (total, dhead_DV), dh_TD = _scan_chunks(body, start, head_DV.shape[1], arrays)
     return total, (dhead_DV.astype(head_DV.dtype), dh_TD)
 
 
@@ -76,52 +76,53 @@ def _backward(gradients, cotangent):
 fused_linear_cross_entropy.defvjp(_forward, _backward)
 
 
-def _nats(head_DV, h_TD, targets_T, weights_T, kept=jnp.float32):
-    """A chunk's sum, exponentiated logits less their maximum, and the row sums of those."""
+def _chunk_loss(head_DV, h_TD, targets_T, weights_T, logits_dtype=jnp.float32):
+    """Returns a chunk's loss, exp(logits - row maximum) and the row sums of those."""
     head_DV = head_DV.astype(h_TD.dtype)
-    logits_TV = jnp.matmul(h_TD, head_DV, preferred_element_type=kept).astype(jnp.float32)
-    top_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
-    exps_TV = jnp.exp(logits_TV - top_T1)
+    logits_TV = jnp.matmul(h_TD, head_DV, preferred_element_type=logits_dtype).astype(jnp.float32)
+    max_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
+    exps_TV = jnp.exp(logits_TV - max_T1)
     sums_T = jnp.sum(exps_TV, axis=-1)
-    picked_T = jnp.take_along_axis(logits_TV, targets_T[:, None], axis=-1)[:, 0]
-    return jnp.sum(weights_T * (jnp.log(sums_T) + top_T1[:, 0] - picked_T)), exps_TV, sums_T
+    target_T = jnp.take_along_axis(logits_TV, targets_T[:, None], axis=-1)[:, 0]
+    return jnp.sum(weights_T * (jnp.log(sums_T) + max_T1[:, 0] - target_T)), exps_TV, sums_T
 
 
-def _right(targets_T, vocab):
-    """Where the right token is, [T, V]: fused into its reader, where a scatter would not be."""
-    return jnp.arange(vocab)[None] == targets_T[:, None]
+def _is_target(targets_T, vocab_size):
+    """Returns bool [T, V]; fused into its reader, where a scatter would not be."""
+    return jnp.arange(vocab_size)[None] == targets_T[:, None]
 
 
-def _size(T: int, vocab: int) -> int:
-    """Rows of a chunk, at most T: all alike, since the last one is filled up."""
-    held = _HELD_THERE
+def _chunk_rows(T: int, vocab_size: int) -> int:
+    """Returns the rows per chunk, at most T; the last chunk is padded to it."""
+    logits = _ACCELERATOR_LOGITS
     if default_platform() == "cpu":
-        held = min(_HELD, max(_LEAST, vocab * -(-T // _PARTS)))
-    chunks = -(-T // max(1, held // vocab))
+        logits = min(_CPU_LOGITS, max(_CPU_MIN_LOGITS, vocab_size * -(-T // _CPU_MIN_CHUNKS)))
+    chunks = -(-T // max(1, logits // vocab_size))
     return -(-T // chunks)
 
 
-def _over_chunks(body: Callable, start: Any, vocab: int, arrays: tuple) -> tuple[Any, Any]:
-    """`lax.scan` over rows in chunks, the last one filled up with zero weights.
+def _scan_chunks(body: Callable, start: Any, vocab_size: int, arrays: tuple) -> tuple[Any, Any]:
+    """Scans `body` over chunks of rows, the last one padded with zero weights.
 
-    What the body gives per row comes back as one array, without the filling. On a mesh every
-    device has as many rows of each chunk, taken from its own.
+    Returns the carry, and the per-row outputs as one array without the padding. On a mesh each
+    chunk takes equally many rows of every device's own.
     """
-    parts = mesh_shards().batch
-    T = arrays[0].shape[0] // parts
-    size = _size(T, vocab)
+    shards = mesh_shards().batch
+    T = arrays[0].shape[0] // shards
+    size = _chunk_rows(T, vocab_size)
     chunks = -(-T // size)
 
-    def cut(x):
-        whole = constrain_batch(x.reshape(parts, T, *x.shape[1:]))
-        filled = jnp.pad(whole, [(0, 0), (0, chunks * size - T), *[(0, 0)] * (x.ndim - 1)])
-        taken = jnp.moveaxis(filled.reshape(parts, chunks, size, *x.shape[1:]), 1, 0)
-        return constrain_batch(taken.reshape(chunks, parts * size, *x.shape[1:]), axis=1)
+    def split(x):
+        by_shard = constrain_batch(x.reshape(shards, T, *x.shape[1:]))
+        padding = [(0, 0), (0, chunks * size - T), *[(0, 0)] * (x.ndim - 1)]
+        padded = jnp.pad(by_shard, padding)
+        chunked = jnp.moveaxis(padded.reshape(shards, chunks, size, *x.shape[1:]), 1, 0)
+        return constrain_batch(chunked.reshape(chunks, shards * size, *x.shape[1:]), axis=1)
 
-    def joined(x):
-        apart = jnp.moveaxis(x.reshape(chunks, parts, size, *x.shape[2:]), 0, 1)
-        apart = apart.reshape(parts, chunks * size, *x.shape[2:])[:, :T]
-        return constrain_batch(apart.reshape(parts * T, *x.shape[2:]))
+    def join(x):
+        by_shard = jnp.moveaxis(x.reshape(chunks, shards, size, *x.shape[2:]), 0, 1)
+        by_shard = by_shard.reshape(shards, chunks * size, *x.shape[2:])[:, :T]
+        return constrain_batch(by_shard.reshape(shards * T, *x.shape[2:]))
 
-    carry, rows = jax.lax.scan(body, start, jax.tree.map(cut, arrays))
-    return carry, jax.tree.map(joined, rows)
+    carry, rows = jax.lax.scan(body, start, jax.tree.map(split, arrays))
+    return carry, jax.tree.map(join, rows)

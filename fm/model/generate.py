@@ -1,4 +1,8 @@
-"""The compiled part of generation: prompts at once, then a loop that ends when all rows have."""
+"""Text generation: all prompts are prefilled at once, then decoded token by token with a KV cache.
+
+Prefill and decoding are one compiled program, a loop that ends when every row has stopped. A
+`Generation` runs it in parts, for text that is streamed or that stops at a string.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.errors import UserError
-from fm.model import embeddings, kv_cache, sampling
+from fm.model import embeddings, kv_cache
 from fm.model.config import ModelConfig
-from fm.model.sampling import SamplingConfig, SamplingParams
+from fm.model.sampling import SamplingConfig, SamplingParams, row_keys, sample_tokens
 
-# Where a row has no token: it ended before.
+# Marks a column after the end of a row.
 NO_TOKEN = -1
+# Prompt lengths and token counts are rounded up to a multiple of this, so few programs serve all.
+_ROUND_TO = 32
 
 
 class DecodeParams(NamedTuple):
-    """What stays the same throughout: as data, so that one program serves all.
+    """What stays constant during decoding, passed as data so that one program serves all values.
 
     Attributes:
-      sampling: of the decoding.
-      keys_B: a random key a row.
+      sampling: sampling parameters.
+      keys_B: one random key per row.
       stop_V: bool, tokens that end a row.
-      suppress_V: bool, tokens never drawn.
+      suppress_V: bool, tokens never sampled.
     """
 
     sampling: SamplingParams
@@ -36,14 +42,14 @@ class DecodeParams(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """Where a generation stands.
+    """State of the decoding loop.
 
     Attributes:
       cache: of all tokens but the last.
       token_B: int32, the last token of each row.
       position_B: int32, its position.
-      cache_index: int32, where its keys and values go.
-      seen_BV: bool, tokens in the row so far.
+      cache_index: int32, the column of its keys and values.
+      seen_BV: bool, tokens that occurred in the row.
       ended_B: bool.
     """
 
@@ -57,7 +63,7 @@ class DecodeState(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("config", "max_new_tokens", "buffer_size"))
 def prefill_and_decode(
-    weights: kv_cache.PreparedParams,
+    params: kv_cache.PreparedParams,
     tokens_BL: jax.Array,
     lengths_B: jax.Array,
     decode_params: DecodeParams,
@@ -67,26 +73,23 @@ def prefill_and_decode(
     num_tokens: jax.Array,
     buffer_size: int,
 ) -> tuple[jax.Array, DecodeState]:
-    """Reads the prompts and draws the first tokens, int32 [B, buffer], `NOTHING` after an end."""
+    """Reads the prompts and samples the first `num_tokens` tokens.
+
+    Returns:
+      int32 [B, buffer_size], `NO_TOKEN` after the end of a row, and the state to go on from.
+    """
     B, L = tokens_BL.shape
     positions_BL = jnp.minimum(jnp.arange(L), lengths_B[:, None] - 1)
     inputs = {"tokens": tokens_BL, "positions": positions_BL}
     final_BLD, cache = kv_cache.prefill(
-        weights, inputs, lengths_B, config, max_new_tokens=max_new_tokens
+        params, inputs, lengths_B, config, max_new_tokens=max_new_tokens
     )
     last_BD = jnp.take_along_axis(final_BLD, lengths_B[:, None, None] - 1, axis=1)[:, 0]
     rows_B1 = jnp.arange(B)[:, None]
-    # Padding repeats the last token, which has been seen.
-    shown_BL = jnp.take_along_axis(tokens_BL, positions_BL, axis=1)
-    seen_BV = jnp.zeros((B, config.vocab_size), bool).at[rows_B1, shown_BL].set(True)
-    token_B = sampling.sample_tokens(
-        embeddings.token_logits(weights.embeddings, last_BD),
-        decode_params.sampling,
-        decode_params.keys_B,
-        lengths_B,
-        seen_BV=seen_BV,
-        suppress_V=decode_params.suppress_V,
-    )
+    # Padding is replaced by the last token, which counts as seen anyway.
+    prompt_BL = jnp.take_along_axis(tokens_BL, positions_BL, axis=1)
+    seen_BV = jnp.zeros((B, config.vocab_size), bool).at[rows_B1, prompt_BL].set(True)
+    token_B = _sample(params, last_BD, decode_params, lengths_B, seen_BV)
     state = DecodeState(
         cache,
         token_B,
@@ -95,14 +98,14 @@ def prefill_and_decode(
         seen_BV.at[jnp.arange(B), token_B].set(True),
         decode_params.stop_V[token_B],
     )
-    drawn_BT = jnp.full((B, buffer_size), NO_TOKEN, jnp.int32)
-    drawn_BT = drawn_BT.at[:, 0].set(jnp.where(state.ended_B, NO_TOKEN, token_B))
-    return _loop(weights, state, decode_params, config, drawn_BT, jnp.int32(1), num_tokens)
+    tokens_BT = jnp.full((B, buffer_size), NO_TOKEN, jnp.int32)
+    tokens_BT = tokens_BT.at[:, 0].set(jnp.where(state.ended_B, NO_TOKEN, token_B))
+    return _decode_loop(params, state, decode_params, config, tokens_BT, jnp.int32(1), num_tokens)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "buffer_size"), donate_argnames="state")
 def decode(
-    weights: kv_cache.PreparedParams,
+    params: kv_cache.PreparedParams,
     state: DecodeState,
     decode_params: DecodeParams,
     config: ModelConfig,
@@ -110,66 +113,75 @@ def decode(
     num_tokens: jax.Array,
     buffer_size: int,
 ) -> tuple[jax.Array, DecodeState]:
-    """Draws further tokens, as `begin` does."""
-    drawn_BT = jnp.full((len(state.token_B), buffer_size), NO_TOKEN, jnp.int32)
-    return _loop(weights, state, decode_params, config, drawn_BT, jnp.int32(0), num_tokens)
+    """Samples up to `num_tokens` more tokens; returns as `prefill_and_decode`."""
+    tokens_BT = jnp.full((len(state.token_B), buffer_size), NO_TOKEN, jnp.int32)
+    return _decode_loop(params, state, decode_params, config, tokens_BT, jnp.int32(0), num_tokens)
 
 
-def _loop(
-    weights: kv_cache.PreparedParams,
+def _decode_loop(
+    params: kv_cache.PreparedParams,
     state: DecodeState,
-    rules: DecodeParams,
+    decode_params: DecodeParams,
     config: ModelConfig,
-    drawn_BT: jax.Array,
+    tokens_BT: jax.Array,
     first: jax.Array,
-    most: jax.Array,
+    num_tokens: jax.Array,
 ) -> tuple[jax.Array, DecodeState]:
-    """Fills the columns of `drawn_BT` from `first` to `most`, or until all rows have ended."""
+    """Fills columns `first` to `num_tokens`, or until all rows have ended."""
 
-    def going(carry):
+    def unfinished(carry):
         count, _, state = carry
-        return (count < most) & ~jnp.all(state.ended_B)
+        return (count < num_tokens) & ~jnp.all(state.ended_B)
 
-    def draw_one(carry):
-        count, drawn_BT, state = carry
-        state = _next(weights, state, rules, config)
-        shown_B1 = jnp.where(state.ended_B, NO_TOKEN, state.token_B)[:, None]
-        return count + 1, jax.lax.dynamic_update_slice(drawn_BT, shown_B1, (0, count)), state
+    def decode_one(carry):
+        count, tokens_BT, state = carry
+        state = _decode_one(params, state, decode_params, config)
+        column_B1 = jnp.where(state.ended_B, NO_TOKEN, state.token_B)[:, None]
+        return count + 1, jax.lax.dynamic_update_slice(tokens_BT, column_B1, (0, count)), state
 
-    _, drawn_BT, state = jax.lax.while_loop(going, draw_one, (first, drawn_BT, state))
-    return drawn_BT, state
+    _, tokens_BT, state = jax.lax.while_loop(unfinished, decode_one, (first, tokens_BT, state))
+    return tokens_BT, state
 
 
-def _next(
-    weights: kv_cache.PreparedParams, state: DecodeState, rules: DecodeParams, config: ModelConfig
+def _decode_one(
+    params: kv_cache.PreparedParams,
+    state: DecodeState,
+    decode_params: DecodeParams,
+    config: ModelConfig,
 ) -> DecodeState:
-    """Reads the last token of each row and draws the one after it."""
     inputs = {"tokens": state.token_B[:, None], "positions": state.position_B[:, None]}
-    final_BLD, cache = kv_cache.decode_step(weights, inputs, state.cache, state.cache_index, config)
-    token_B = sampling.sample_tokens(
-        embeddings.token_logits(weights.embeddings, final_BLD[:, 0]),
-        rules.sampling,
-        rules.keys_B,
-        state.position_B + 1,
-        seen_BV=state.seen_BV,
-        suppress_V=rules.suppress_V,
-    )
+    final_BLD, cache = kv_cache.decode_step(params, inputs, state.cache, state.cache_index, config)
+    position_B = state.position_B + 1
+    token_B = _sample(params, final_BLD[:, 0], decode_params, position_B, state.seen_BV)
     return DecodeState(
         cache,
         token_B,
-        state.position_B + 1,
+        position_B,
         state.cache_index + 1,
         state.seen_BV.at[jnp.arange(len(token_B)), token_B].set(True),
-        state.ended_B | rules.stop_V[token_B],
+        state.ended_B | decode_params.stop_V[token_B],
     )
 
 
-# Prompts and room are rounded up to a multiple of this, so that few programs serve all lengths.
-_ROUND = 32
+def _sample(
+    params: kv_cache.PreparedParams,
+    h_BD: jax.Array,
+    decode_params: DecodeParams,
+    position_B: jax.Array,
+    seen_BV: jax.Array,
+) -> jax.Array:
+    return sample_tokens(
+        embeddings.token_logits(params.embeddings, h_BD),
+        decode_params.sampling,
+        decode_params.keys_B,
+        position_B,
+        seen_BV=seen_BV,
+        suppress_V=decode_params.suppress_V,
+    )
 
 
 class Generation:
-    """Texts in the making.
+    """A batch of texts being generated, a few tokens at a time.
 
     Attributes:
       remaining: tokens each row may still get.
@@ -187,52 +199,48 @@ class Generation:
         stop_token_ids: Sequence[int] = (),
         suppress_tokens: Sequence[int] = (),
     ):
-        """Checks everything, computes nothing yet.
+        """Checks the arguments; computes nothing yet.
 
         Args:
-          params: of the model, or what `cached.prepare` makes of them, which saves a copy of
-            them per call.
-          prompts: int, one token at least each.
+          params: the model's, or `kv_cache.prepare_params` of them, which saves a copy per call.
+          prompts: token ids, at least one each.
           config: the model's.
-          decoding: how tokens are chosen.
-          max_tokens: the most a row gets.
-          seeds: one a row, 0, 1, 2, ... if None. A row's tokens depend on its own only.
-          ends: tokens that end a row; they are not among the results.
-          barred: tokens never drawn.
+          sampling_config: how tokens are chosen.
+          max_new_tokens: per row.
+          seeds: one per row; 0, 1, 2, ... if None. A row's tokens depend on its own seed only.
+          stop_token_ids: tokens that end a row; they are not returned.
+          suppress_tokens: tokens never sampled.
 
         Raises:
-          UserError: no prompt, an empty one, one with ids the model lacks, or one that leaves
-            less than `max_tokens` of the context; a model that cannot generate text; another
-            number of seeds than of prompts; every token barred.
+          UserError: no prompt, an empty one, one with ids outside the vocabulary, or one too long
+            for `max_new_tokens` to fit the model; a model without text; seeds and prompts differ
+            in number; every token is suppressed.
         """
-        lengths = _check(prompts, config, max_new_tokens)
+        lengths = _check_prompts(prompts, config, max_new_tokens)
         seeds = range(len(prompts)) if seeds is None else seeds
         if len(seeds) != len(prompts):
-            raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts; one each is needed")
+            raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one per prompt")
         if len(set(suppress_tokens)) >= config.vocab_size:
-            raise UserError("barred holds the whole vocabulary; one token at least must be left")
-        weights = (
-            params
-            if isinstance(params, kv_cache.PreparedParams)
-            else kv_cache.prepare_params(params, config)
-        )
-        self._weights, self._config, self.remaining = weights, config, max_new_tokens
-        self._tokens_BL = np.zeros((len(prompts), _rounded(max(lengths))), np.int32)
+            raise UserError("suppress_tokens holds the whole vocabulary; leave at least one token")
+        if not isinstance(params, kv_cache.PreparedParams):
+            params = kv_cache.prepare_params(params, config)
+        self._params, self._config, self.remaining = params, config, max_new_tokens
+        self._tokens_BL = np.zeros((len(prompts), _round_up(max(lengths))), np.int32)
         for row_L, prompt in zip(self._tokens_BL, prompts, strict=True):
             row_L[: len(prompt)] = prompt
         self._lengths_B = np.asarray(lengths, np.int32)
-        self._room = _rounded(max_new_tokens)
-        self._rules = DecodeParams(
+        self._cache_columns = _round_up(max_new_tokens)
+        self._decode_params = DecodeParams(
             sampling_config.to_params(),
-            sampling.row_keys(jnp.asarray(np.asarray(seeds) % 2**32, jnp.uint32)),
-            jnp.asarray(_among(stop_token_ids, config.vocab_size)),
-            jnp.asarray(_among(suppress_tokens, config.vocab_size)),
+            row_keys(jnp.asarray(np.asarray(seeds) % 2**32, jnp.uint32)),
+            jnp.asarray(_vocab_mask(stop_token_ids, config.vocab_size)),
+            jnp.asarray(_vocab_mask(suppress_tokens, config.vocab_size)),
         )
         self._state: DecodeState | None = None
 
     @property
     def batch_size(self) -> int:
-        """How many texts."""
+        """Number of rows."""
         return len(self._lengths_B)
 
     @property
@@ -243,31 +251,31 @@ class Generation:
         )
 
     def next_tokens(self, num_tokens: int) -> list[np.ndarray]:
-        """Up to so many further tokens of each row, int32; fewer only where the row ended."""
+        """Returns up to `num_tokens` more tokens of each row, int32; fewer where the row ended."""
         num_tokens = min(num_tokens, self.remaining)
         self.remaining -= num_tokens
         if num_tokens == 0:
             return [np.zeros(0, np.int32) for _ in self._lengths_B]
-        # The buffer's size is the program's; how much of it is used is data.
-        arguments = {"most": jnp.int32(num_tokens), "buffer": _rounded(num_tokens)}
+        # The buffer's size is static; how much of it is used is data.
+        counts = {"num_tokens": jnp.int32(num_tokens), "buffer_size": _round_up(num_tokens)}
         if self._state is None:
-            drawn_BT, self._state = prefill_and_decode(
-                self._weights,
+            tokens_BT, self._state = prefill_and_decode(
+                self._params,
                 self._tokens_BL,
                 self._lengths_B,
-                self._rules,
+                self._decode_params,
                 self._config,
-                max_new_tokens=self._room,
-                **arguments,
+                max_new_tokens=self._cache_columns,
+                **counts,
             )
         else:
-            drawn_BT, self._state = decode(
-                self._weights, self._state, self._rules, self._config, **arguments
+            tokens_BT, self._state = decode(
+                self._params, self._state, self._decode_params, self._config, **counts
             )
-        return [row_T[row_T != NO_TOKEN] for row_T in np.asarray(drawn_BT)]
+        return [row_T[row_T != NO_TOKEN] for row_T in np.asarray(tokens_BT)]
 
     def stop_rows(self, rows: Sequence[int]) -> None:
-        """Gives these rows no further tokens."""
+        """Ends these rows: they get no further tokens."""
         if self._state is None or not rows:
             return
         ended_B = np.array(self._state.ended_B)
@@ -280,45 +288,32 @@ def generate(
     prompts: Sequence[np.ndarray | Sequence[int]],
     config: ModelConfig,
     *,
-    sampling_config: SamplingConfig = SamplingConfig(),  # noqa: B008
     max_new_tokens: int,
-    seeds: Sequence[int] | None = None,
-    stop_token_ids: Sequence[int] = (),
-    suppress_tokens: Sequence[int] = (),
+    **options,
 ) -> list[np.ndarray]:
-    """Continues prompts of any lengths, in one program.
-
-    Arguments and errors as for `Generation`.
+    """Continues prompts of any lengths in one program; arguments and errors as for `Generation`.
 
     Returns:
-      int32 for each prompt, its new tokens alone.
+      Per prompt its new tokens, int32.
     """
-    return Generation(
-        params,
-        prompts,
-        config,
-        sampling_config=sampling_config,
-        max_new_tokens=max_new_tokens,
-        seeds=seeds,
-        stop_token_ids=stop_token_ids,
-        suppress_tokens=suppress_tokens,
-    ).next_tokens(max_new_tokens)
+    generation = Generation(params, prompts, config, max_new_tokens=max_new_tokens, **options)
+    return generation.next_tokens(max_new_tokens)
 
 
-def _check(prompts: Sequence, config: ModelConfig, max_tokens: int) -> list[int]:
-    """Lengths of the prompts, once nothing speaks against them."""
+def _check_prompts(prompts: Sequence, config: ModelConfig, max_new_tokens: int) -> list[int]:
+    """Returns the prompts' lengths, or raises UserError."""
     if not config.vocab_size:
         raise UserError("a model without a vocabulary generates no text")
-    if max_tokens < 1:
-        raise UserError(f"max_tokens={max_tokens} must be at least 1")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
     lengths = [len(prompt) for prompt in prompts]
     if not lengths or min(lengths) == 0:
         raise UserError("a prompt must hold at least one token")
     longest = max(lengths)
-    if config.max_seq_len and longest + max_tokens > config.max_seq_len:
+    if config.max_seq_len and longest + max_new_tokens > config.max_seq_len:
         raise UserError(
-            f"a prompt of {longest} tokens and max_tokens={max_tokens} are over the model's "
-            f"context of {config.max_seq_len}"
+            f"a prompt of {longest} tokens plus max_new_tokens={max_new_tokens} exceeds the "
+            f"model's max_seq_len of {config.max_seq_len}"
         )
     for prompt in prompts:
         if min(prompt) < 0 or max(prompt) >= config.vocab_size:
@@ -326,10 +321,10 @@ def _check(prompts: Sequence, config: ModelConfig, max_tokens: int) -> list[int]
     return lengths
 
 
-def _among(tokens: Sequence[int], vocab: int) -> np.ndarray:
-    """Bool [V]; ids the vocabulary lacks are never drawn anyway."""
-    return np.isin(np.arange(vocab), np.asarray(tokens, np.int64))
+def _vocab_mask(tokens: Sequence[int], vocab_size: int) -> np.ndarray:
+    """Returns bool [V]; ids outside the vocabulary are ignored."""
+    return np.isin(np.arange(vocab_size), np.asarray(tokens, np.int64))
 
 
-def _rounded(count: int) -> int:
-    return -(-count // _ROUND) * _ROUND
+def _round_up(count: int) -> int:
+    return -(-count // _ROUND_TO) * _ROUND_TO

@@ -1,9 +1,9 @@
-"""The forward pass with a memory: keys and values of earlier pieces, kept for the later ones.
+"""The forward pass with a KV cache: prefill of prompts, then one token per row and step.
 
-Rows of unlike lengths are padded to one on the right, and what follows goes into the columns
-behind the padding, the same for every row: a slice written in place, where a column of each row's
-own would need a scatter. The holes are masked; where a piece lies in its row, its position says.
-Every layer has arrays of its own: of one stacked array each layer would have to cut its part out.
+Rows of different lengths are padded on the right to one length, and new tokens go into the columns
+behind the padding, the same column for every row: a slice written in place, where a column per row
+would need a scatter. Attention masks the padding, and positions say where a token lies in its row.
+Every layer has arrays of its own: with one stacked array every layer would copy its slice.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ import jax.numpy as jnp
 from fm.attention import Mask, attention
 from fm.attention.api import default_platform
 from fm.errors import UserError
-from fm.model import embeddings as streams
-from fm.model import layers
+from fm.model import embeddings, layers
 from fm.model.config import ModelConfig
 from fm.model.layers import Kernel, TransposedKernel, transpose_kernel
 from fm.model.transformer import embed_inputs, final_norm, rope_tables
 
 
 class PreparedParams(NamedTuple):
-    """Parameters made ready for many small passes, by `prepare`.
+    """Parameters laid out for many small forward passes, from `prepare_params`.
 
     Attributes:
-      embeddings: as in the parameters, some kernels `Turned`.
-      layers: a dict a layer, kernels flat, those that read the same joined into one.
+      embeddings: as `params["streams"]`, the token head possibly transposed.
+      layers: one dict per layer; kernels are flat, those with the same input fused.
     """
 
     embeddings: dict[str, Any]
@@ -38,14 +37,13 @@ class PreparedParams(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """What earlier pieces left behind.
+    """Keys and values of earlier tokens.
 
     Attributes:
-      keys: of each layer, normalised and turned, flat as [B, S, K C], or [S, K C] of one row:
-        the matrix attention takes them as. Of a shape that must be another one first XLA:CPU
-        would copy all of it at every step, four times over.
-      values: of each layer, alike.
-      valid_mask: int32, 1 where a column holds a piece of the row and 0 where not.
+      keys: per layer, normalized and rotated, stored as [B, S, K*C], or [S, K*C] if B is 1:
+        XLA:CPU copies the whole cache (4x) at every step if attention has to reshape it.
+      values: per layer, stored alike.
+      valid_mask: int32 [B, S], 1 where a column holds a token of the row.
     """
 
     keys: tuple[jax.Array, ...]
@@ -54,67 +52,68 @@ class KVCache(NamedTuple):
 
 
 def prepare_params(params: dict, config: ModelConfig) -> PreparedParams:
-    """Layers apart, and kernels as many small products like them: a copy, made once.
+    """Unstacks the layers and lays out their kernels for small products; a copy, made once.
 
-    On a CPU kernels are turned round and float32 whatever the config's dtype, see
-    `fm.model.layers`; elsewhere they are in that dtype.
+    On a CPU kernels are transposed and float32 (see `layers.TransposedKernel`), elsewhere they are
+    in the config's dtype.
 
     Raises:
       UserError: the model is bidirectional.
     """
     if config.arch.post_norm:
-        raise UserError("a model of BERT's kind fills in what is hidden; it does not generate")
-    turning = default_platform() == "cpu"
+        raise UserError("a BERT-style model predicts masked tokens and cannot generate text")
+    transpose = default_platform() == "cpu"
     params = jax.tree.map(jnp.asarray, params)
-    every = tuple(_layer(params["layers"], n, config, turning) for n in range(config.num_layers))
-    ready = _streams(params["streams"], config, turning)
-    if turning and config.arch.tie_embeddings and config.dtype == "float32":
-        # The embedding lies as a turned head does, and need not lie there twice.
-        ready["token_head"] = TransposedKernel(ready["token_embedding"])
-    return PreparedParams(ready, every)
+    per_layer = tuple(
+        _prepare_layer(params["layers"], n, config, transpose) for n in range(config.num_layers)
+    )
+    prepared = _prepare_embeddings(params["streams"], config, transpose)
+    if transpose and config.arch.tie_embeddings and config.dtype == "float32":
+        # The embedding is the transposed head already.
+        prepared["token_head"] = TransposedKernel(prepared["token_embedding"])
+    return PreparedParams(prepared, per_layer)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "turning"))
-def _layer(stacked: dict, n: int, config: ModelConfig, turning: bool) -> dict[str, Any]:
-    """One layer's parameters; one program cuts out all of them."""
-
+@functools.partial(jax.jit, static_argnames=("config", "transpose"))
+def _prepare_layer(stacked: dict, n: int, config: ModelConfig, transpose: bool) -> dict[str, Any]:
     layer = {name: leaf[n] for name, leaf in stacked.items()}
     flat = {
-        name: _flat(layer.pop(name), 2 if name == "attention_out" else 1)
+        name: _flatten_kernel(layer.pop(name), 2 if name == "attention_out" else 1)
         for name in layers.KERNELS
         if name in layer
     }
     for names in layers.FUSED_PROJECTIONS:
         if set(names) <= flat.keys():
             flat["+".join(names)] = jnp.concatenate([flat.pop(name) for name in names], axis=1)
-    return layer | {name: _laid(kernel, config, turning) for name, kernel in flat.items()}
+    return layer | {
+        name: _prepare_kernel(kernel, config, transpose) for name, kernel in flat.items()
+    }
 
 
-@functools.partial(jax.jit, static_argnames=("config", "turning"))
-def _streams(params: dict, config: ModelConfig, turning: bool) -> dict[str, Any]:
-    ready = {
+@functools.partial(jax.jit, static_argnames=("config", "transpose"))
+def _prepare_embeddings(params: dict, config: ModelConfig, transpose: bool) -> dict[str, Any]:
+    prepared = {
         name: leaf.astype(config.dtype) if name.endswith("_embedding") else leaf
         for name, leaf in params.items()
     }
-    if "token_head" in params or (
-        turning and config.arch.tie_embeddings and config.dtype != "float32"
-    ):
-        ready["token_head"] = _laid(streams.token_head(params), config, turning)
-    return ready
+    tied_copy = transpose and config.arch.tie_embeddings and config.dtype != "float32"
+    if "token_head" in params or tied_copy:
+        head = embeddings.token_head(params)
+        prepared["token_head"] = _prepare_kernel(head, config, transpose)
+    return prepared
 
 
-def _flat(kernel: jax.Array, inner: int) -> jax.Array:
-    """[in, out]; the first `inner` axes are those that are summed over."""
-    return kernel.reshape(math.prod(kernel.shape[:inner]), -1)
+def _flatten_kernel(kernel: jax.Array, input_axes: int) -> jax.Array:
+    """Returns the kernel as [in, out]; its first `input_axes` axes are summed over."""
+    return kernel.reshape(math.prod(kernel.shape[:input_axes]), -1)
 
 
-def _laid(kernel_IO: jax.Array, config: ModelConfig, turning: bool) -> Kernel:
-    """As a product likes it."""
-    return transpose_kernel(kernel_IO) if turning else kernel_IO.astype(config.dtype)
+def _prepare_kernel(kernel_IO: jax.Array, config: ModelConfig, transpose: bool) -> Kernel:
+    return transpose_kernel(kernel_IO) if transpose else kernel_IO.astype(config.dtype)
 
 
 def prefill(
-    weights: PreparedParams,
+    params: PreparedParams,
     inputs: dict[str, jax.Array],
     lengths_B: jax.Array,
     config: ModelConfig,
@@ -122,79 +121,76 @@ def prefill(
     max_new_tokens: int,
     prefix_B: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache]:
-    """Reads the beginnings of all rows at once.
+    """Runs the model over all prompts at once.
 
     Args:
-      weights: from `prepare`.
-      inputs: pieces and positions as for `forward`, [B, L], padded on the right; padding has
-        positions too, within the context.
-      lengths_B: int, how many pieces each row has, one at least.
+      params: from `prepare_params`.
+      inputs: tokens and positions as for `forward`, [B, L], padded on the right; padding needs
+        positions below `max_seq_len` too.
+      lengths_B: int, tokens of each row, at least 1.
       config: the model's.
-      max_new_tokens: columns for pieces to come.
-      prefix_B: int, pieces of each row that see each other both ways; none unless given.
+      max_new_tokens: columns to reserve.
+      prefix_B: int, length of each row's bidirectional prefix; 0 if None.
 
     Returns:
-      final_BLD, the output the heads read, and a cache of L + room columns.
+      final_BLD, what the heads read, and a cache of L + max_new_tokens columns.
     """
     L = inputs["positions"].shape[1]
-    # What is padded comes later than what is not, so causality hides it.
+    # Padding comes after the tokens, so causality masks it.
     mask = Mask(causal=True, prefix=prefix_B)
-    x_BLD = embed_inputs(weights.embeddings, inputs, config)
-    turns = rope_tables(inputs["positions"], config)
+    x_BLD = embed_inputs(params.embeddings, inputs, config)
+    tables = rope_tables(inputs["positions"], config)
     keys, values = [], []
-    for layer in weights.layers:
-        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, turns, config)
+    for layer in params.layers:
+        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables, config)
         o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
         x_BLD = layers.out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
-        for kept, x_BLKC in ((keys, k_BLKC), (values, v_BLKC)):
+        for cached, x_BLKC in ((keys, k_BLKC), (values, v_BLKC)):
             padded_BSKC = jnp.pad(x_BLKC, ((0, 0), (0, max_new_tokens), (0, 0), (0, 0)))
-            kept.append(_flat_rows(padded_BSKC))
-    filled_BS = (jnp.arange(L + max_new_tokens) < lengths_B[:, None]).astype(jnp.int32)
-    return final_norm(weights.embeddings, x_BLD, config), KVCache(
-        tuple(keys), tuple(values), filled_BS
-    )
+            cached.append(_flatten_heads(padded_BSKC))
+    valid_BS = (jnp.arange(L + max_new_tokens) < lengths_B[:, None]).astype(jnp.int32)
+    cache = KVCache(tuple(keys), tuple(values), valid_BS)
+    return final_norm(params.embeddings, x_BLD, config), cache
 
 
 def decode_step(
-    weights: PreparedParams,
+    params: PreparedParams,
     inputs: dict[str, jax.Array],
     cache: KVCache,
     cache_index: jax.Array,
     config: ModelConfig,
 ) -> tuple[jax.Array, KVCache]:
-    """Reads one more piece of every row, which sees all earlier ones.
+    """Runs the model over one more token of every row.
 
     Args:
-      weights: from `prepare`.
-      inputs: pieces and positions as for `forward`, [B, 1].
-      cache: from `prefill` or the call before.
-      cache_index: int, where the piece goes in the cache.
+      params: from `prepare_params`.
+      inputs: tokens and positions as for `forward`, [B, 1].
+      cache: from `prefill` or the previous step.
+      cache_index: int, column of the token in the cache.
       config: the model's.
 
     Returns:
-      final_BLD with L = 1, and the cache with the piece.
+      final_BLD with L = 1, and the cache with the token.
     """
     B = len(cache.valid_mask)
     one_B1 = jnp.ones((B, 1), jnp.int32)
-    filled_BS = jax.lax.dynamic_update_slice(cache.valid_mask, one_B1, (0, cache_index))
-    mask = Mask(q_segments=one_B1, kv_segments=filled_BS)
-    x_BLD = embed_inputs(weights.embeddings, inputs, config)
-    turns = rope_tables(inputs["positions"], config)
+    valid_BS = jax.lax.dynamic_update_slice(cache.valid_mask, one_B1, (0, cache_index))
+    mask = Mask(q_segments=one_B1, kv_segments=valid_BS)
+    x_BLD = embed_inputs(params.embeddings, inputs, config)
+    tables = rope_tables(inputs["positions"], config)
     keys, values = [], []
-    for layer, *past in zip(weights.layers, cache.keys, cache.values, strict=True):
-        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, turns, config)
-        for kept, old, new_BLKC in zip((keys, values), past, (k_BLKC, v_BLKC), strict=True):
-            place = (0, cache_index, 0)[-old.ndim :]
-            kept.append(jax.lax.dynamic_update_slice(old, _flat_rows(new_BLKC), place))
-        heads = (*filled_BS.shape, *k_BLKC.shape[2:])
-        o_BLHC = attention(q_BLHC, keys[-1].reshape(heads), values[-1].reshape(heads), mask=mask)
+    for layer, *past in zip(params.layers, cache.keys, cache.values, strict=True):
+        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables, config)
+        for cached, old, new_BLKC in zip((keys, values), past, (k_BLKC, v_BLKC), strict=True):
+            start = (0, cache_index, 0)[-old.ndim :]
+            cached.append(jax.lax.dynamic_update_slice(old, _flatten_heads(new_BLKC), start))
+        shape = (*valid_BS.shape, *k_BLKC.shape[2:])
+        o_BLHC = attention(q_BLHC, keys[-1].reshape(shape), values[-1].reshape(shape), mask=mask)
         x_BLD = layers.out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
-    return final_norm(weights.embeddings, x_BLD, config), KVCache(
-        tuple(keys), tuple(values), filled_BS
-    )
+    cache = KVCache(tuple(keys), tuple(values), valid_BS)
+    return final_norm(params.embeddings, x_BLD, config), cache
 
 
-def _flat_rows(x_BLKC: jax.Array) -> jax.Array:
-    """As a `Cache` holds them."""
+def _flatten_heads(x_BLKC: jax.Array) -> jax.Array:
     B, L, K, C = x_BLKC.shape
     return x_BLKC.reshape(L, K * C) if B == 1 else x_BLKC.reshape(B, L, K * C)

@@ -1,4 +1,4 @@
-"""Continuous pieces drawn one after another: pictures, sounds, clips, or the rest of them."""
+"""Autoregressive sampling of continuous patches: images, audio, video, or continuations of them."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ def sample_patches(
     prefix_KP: jax.Array | None = None,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """Draws examples of one format, each behind a start piece.
+    """Samples examples of one modality, each behind a start patch.
 
     Args:
-      params: of the model.
-      positions_LA: int, where the pieces lie, in the order of training.
-      rng: of the draws.
+      params: the model's.
+      positions_LA: int, positions of the patches, in training order.
+      rng: random key.
       config: the model's.
-      modality: whose pieces.
+      modality: of the patches.
       num_samples: examples (B).
-      prefix_KP: bytes or floats in 0..1, the first pieces of all of them; none if None.
-      temperature: multiplies the scales of the components.
+      prefix_KP: uint8 or floats in 0..1, the first patches of every example; none if None.
+      temperature: multiplies the components' scales.
 
     Returns:
-      float32 [B, L, P] in 0..1, the given pieces as they are.
+      float32 [B, L, P] in 0..1, the prefix unchanged.
     """
     A = positions_LA.shape[1]
     P = config.patch_dim(modality)
-    prefix_KP = (
-        jnp.zeros((0, P)) if prefix_KP is None else embeddings.to_unit_range(jnp.asarray(prefix_KP))
-    )
+    if prefix_KP is None:
+        prefix_KP = jnp.zeros((0, P))
+    else:
+        prefix_KP = embeddings.to_unit_range(jnp.asarray(prefix_KP))
     K = len(prefix_KP)
-    given_BKP = jnp.broadcast_to(prefix_KP, (num_samples, K, P))
-    beginning = embeddings.prepend_start_patch(
+    prefix_BKP = jnp.broadcast_to(prefix_KP, (num_samples, K, P))
+    inputs = embeddings.prepend_start_patch(
         {
-            modality: given_BKP,
+            modality: prefix_BKP,
             "positions": jnp.broadcast_to(positions_LA[:K], (num_samples, K, A)),
             "segments": jnp.ones((num_samples, max(K, 1)), jnp.int32),
         }
     )
-    drawn_BNP = continue_patches(
-        params, beginning, positions_LA[K:], rng, config, modality=modality, temperature=temperature
+    sampled_BNP = continue_patches(
+        params, inputs, positions_LA[K:], rng, config, modality=modality, temperature=temperature
     )
-    return jnp.concatenate([given_BKP, drawn_BNP], axis=1)
+    return jnp.concatenate([prefix_BKP, sampled_BNP], axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "modality"))
@@ -68,44 +69,44 @@ def continue_patches(
     modality: str,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """Draws the pieces that follow a beginning.
+    """Samples the patches that follow a prefix.
 
     Args:
-      params: of the model.
-      prefix: inputs as for `fm.model.transformer.forward`, [B, K]; they end in a start piece or
-        in a piece of the stream. Rows may mix formats.
-      positions_NA: int, where the pieces to come lie.
-      rng: of the draws.
+      params: the model's.
+      prefix: inputs as for `fm.model.transformer.forward`, [B, K], ending in a start patch or a
+        patch of `modality`; rows may mix modalities.
+      positions_NA: int, positions of the new patches.
+      rng: random key.
       config: the model's.
-      modality: whose pieces.
-      temperature: multiplies the scales of the components.
+      modality: of the new patches.
+      temperature: multiplies the components' scales.
 
     Returns:
       float32 [B, N, P] in 0..1.
     """
     B, K = prefix["positions"].shape[:2]
     N, A = positions_NA.shape
-    weights = kv_cache.prepare_params(params, config)
-    final_BKD, cache = kv_cache.prefill(weights, prefix, jnp.full(B, K), config, max_new_tokens=N)
+    prepared = kv_cache.prepare_params(params, config)
+    final_BKD, cache = kv_cache.prefill(prepared, prefix, jnp.full(B, K), config, max_new_tokens=N)
 
-    def step(carry, piece):
+    def step(carry, patch):
         final_B1D, cache = carry
-        at, place_A = piece
+        cache_index, position_A = patch
         log_weights_BM, means, scales = embeddings.gmm_params(
-            weights.embeddings, final_B1D[:, 0], config, modality
+            prepared.embeddings, final_B1D[:, 0], config, modality
         )
-        which, noise = jax.random.split(jax.random.fold_in(rng, at))
-        component_B11 = jax.random.categorical(which, log_weights_BM)[:, None, None]
+        component_key, noise_key = jax.random.split(jax.random.fold_in(rng, cache_index))
+        component_B11 = jax.random.categorical(component_key, log_weights_BM)[:, None, None]
         mean_BP = jnp.take_along_axis(means, component_B11, axis=1)[:, 0]
         scale_BP = jnp.take_along_axis(scales, component_B11, axis=1)[:, 0]
-        drawn_BP = mean_BP + temperature * scale_BP * jax.random.normal(noise, mean_BP.shape)
-        drawn_BP = jnp.clip(drawn_BP, 0.0, 1.0)
+        noise_BP = jax.random.normal(noise_key, mean_BP.shape)
+        sampled_BP = jnp.clip(mean_BP + temperature * scale_BP * noise_BP, 0.0, 1.0)
         inputs = {
-            modality: drawn_BP[:, None],
-            "positions": jnp.broadcast_to(place_A, (B, 1, A)),
+            modality: sampled_BP[:, None],
+            "positions": jnp.broadcast_to(position_A, (B, 1, A)),
         }
-        return kv_cache.decode_step(weights, inputs, cache, at, config), drawn_BP
+        return kv_cache.decode_step(prepared, inputs, cache, cache_index, config), sampled_BP
 
-    pieces = jnp.arange(K, K + N), positions_NA
-    _, drawn_NBP = jax.lax.scan(step, (final_BKD[:, -1:], cache), pieces)
-    return jnp.swapaxes(drawn_NBP, 0, 1)
+    patches = jnp.arange(K, K + N), positions_NA
+    _, sampled_NBP = jax.lax.scan(step, (final_BKD[:, -1:], cache), patches)
+    return jnp.swapaxes(sampled_NBP, 0, 1)

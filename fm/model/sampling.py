@@ -1,9 +1,9 @@
-"""What is drawn from the logits of the next token.
+"""Sampling of the next token from logits: temperature, top-k, top-p, min-p, repetition penalty.
 
-No step sorts the vocabulary: top-k and top-p each look for a threshold by halving the range of
-float32 bit patterns, 30 passes over the logits whatever k or p is, and skipped where not asked
-for. A draw takes one uniform number per row (inverse of the cumulative distribution), so that the
-generator's work does not grow with the vocabulary either.
+No step sorts the vocabulary: top-k and top-p each find a threshold by bisection over float32 bit
+patterns, 30 passes over the logits for any k or p, and are skipped when unset. A sample takes one
+uniform number per row (inverse CDF), so the random generator's work does not grow with the
+vocabulary either.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from fm.errors import UserError
 
-# Tokens in a block of the two-level cumulative sum: about the square root of large vocabularies.
+# Tokens per block of the two-level cumulative sum: about the square root of large vocabularies.
 _BLOCK = 256
 
 
 class SamplingParams(NamedTuple):
-    """A `Decoding` as scalars that enter a program as data: float32, and `top_k` int32."""
+    """A `SamplingConfig` as scalar arrays: float32, and `top_k` int32."""
 
     temperature: jax.Array
     top_k: jax.Array
@@ -33,18 +33,18 @@ class SamplingParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are chosen; the filters apply in the order of the attributes below the first.
+    """How tokens are sampled; filters apply in the order of the attributes after the first.
 
     Attributes:
-      temperature: divides the logits; 0 takes the likeliest token and leaves the filters out.
-      top_k: how many of the likeliest tokens stay; 0 for all.
-      top_p: the likeliest tokens stay that together reach this probability (Holtzman et al.
-        2020, sec. 3.1); 1 for all.
-      min_p: tokens stay that have this share of the likeliest one's probability (Nguyen et al.
-        2024, sec. 3); 0 for all.
-      repetition_penalty: tokens seen before in the row, prompt included, have positive logits
-        divided and negative ones multiplied by it, before anything else (Keskar et al. 2019,
-        sec. 4.1, who divide both); 1 for none.
+      temperature: divides the logits; 0 is greedy decoding and ignores the filters.
+      top_k: keep this many of the most likely tokens; 0 for all.
+      top_p: keep the most likely tokens whose probabilities sum to this (Holtzman et al. 2020,
+        sec. 3.1); 1 for all.
+      min_p: keep tokens of at least this fraction of the highest probability (Nguyen et al. 2024,
+        sec. 3); 0 for all.
+      repetition_penalty: divides positive and multiplies negative logits of tokens seen in the row,
+        prompt included, before everything else (Keskar et al. 2019, sec. 4.1, who divide both);
+        1 for none.
     """
 
     temperature: float = 1.0
@@ -56,39 +56,40 @@ class SamplingConfig:
     def __post_init__(self):
         limits = {
             "temperature": (self.temperature >= 0, "at least 0"),
-            "top_k": (self.top_k >= 0 and self.top_k == int(self.top_k), "a whole number, 0 up"),
+            "top_k": (
+                self.top_k >= 0 and self.top_k == int(self.top_k),
+                "a whole number of at least 0",
+            ),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
         }
-        for name, (kept, accepted) in limits.items():
+        for name, (valid, accepted) in limits.items():
             value = getattr(self, name)
-            if not kept or value == float("inf"):
+            if not valid or value == float("inf"):
                 raise UserError(f"{name}={value:g} must be {accepted}")
 
     @property
     def temperature_only(self) -> bool:
-        """Whether nothing but the temperature is set."""
+        """Whether every option but the temperature has its default."""
         return dataclasses.replace(self, temperature=1.0) == SamplingConfig()
 
     @property
     def name(self) -> str:
-        """What differs from plain sampling, such as `T 0.7` or `top-p 0.9`."""
-        signs = {
+        """The options that differ from the defaults, such as `T 0.7` or `top-p 0.9`."""
+        labels = {
             "T": self.temperature,
             "top-k": self.top_k,
             "top-p": self.top_p,
             "min-p": self.min_p,
             "repetition penalty": self.repetition_penalty,
         }
-        plain = dataclasses.astuple(SamplingConfig())
-        pairs = zip(signs.items(), plain, strict=True)
-        return (
-            ", ".join(f"{sign} {value:g}" for (sign, value), own in pairs if value != own) or "T 1"
-        )
+        pairs = zip(labels.items(), dataclasses.astuple(SamplingConfig()), strict=True)
+        changed = [f"{label} {value:g}" for (label, value), default in pairs if value != default]
+        return ", ".join(changed) or "T 1"
 
     def to_params(self) -> SamplingParams:
-        """The same as data."""
+        """Returns the options as arrays, so that one program serves all values."""
         return SamplingParams(
             jnp.float32(self.temperature),
             jnp.int32(min(self.top_k, 2**31 - 1)),
@@ -102,7 +103,7 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 
 def row_keys(seeds_B: jax.Array) -> jax.Array:
-    """A key of its own for each row, from its seed alone."""
+    """Returns one random key per row, from its seed."""
     return jax.vmap(jax.random.key)(seeds_B)
 
 
@@ -115,20 +116,17 @@ def sample_tokens(
     seen_BV: jax.Array,
     suppress_V: jax.Array,
 ) -> jax.Array:
-    """The next token of each row.
+    """Samples the next token of each row, int32 [B].
 
-    A row's draw depends on its logits, its key and its position alone, not on its neighbours.
+    A row's sample depends on its own logits, key and position only.
 
     Args:
-      logits_BV: unnormalised log probabilities, finite.
-      params: from `Decoding.knobs`.
+      logits_BV: finite.
+      params: from `SamplingConfig.to_params`.
       keys_B: from `row_keys`.
-      position_B: int, the position of the token that is drawn.
-      seen_BV: bool, tokens the row has had.
-      suppress_V: bool, tokens never drawn; not all of them.
-
-    Returns:
-      int32 [B].
+      position_B: int, position of the sampled token.
+      seen_BV: bool, tokens that occurred in the row.
+      suppress_V: bool, tokens never sampled; not all of them.
     """
     logits_BV = jnp.where(suppress_V, -jnp.inf, logits_BV.astype(jnp.float32))
     logits_BV = jax.lax.cond(
@@ -137,113 +135,114 @@ def sample_tokens(
         lambda: logits_BV,
     )
 
-    def sampled():
-        uniform_B = jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)))
-        return inverse_cdf_sample(filtered_probs(logits_BV, params), uniform_B(keys_B, position_B))
+    def sample():
+        uniform = jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)))
+        return inverse_cdf_sample(filtered_probs(logits_BV, params), uniform(keys_B, position_B))
 
-    return jax.lax.cond(params.temperature == 0.0, lambda: greedy_tokens(logits_BV), sampled)
+    return jax.lax.cond(params.temperature == 0.0, lambda: greedy_tokens(logits_BV), sample)
 
 
 def apply_repetition_penalty(
     logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array
 ) -> jax.Array:
-    """Logits with the tokens seen before made less likely, by a penalty above 1."""
+    """Returns the logits with those of seen tokens lowered (by a penalty above 1)."""
     lowered_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     return jnp.where(seen_BV, lowered_BV, logits_BV)
 
 
 def filtered_probs(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
-    """Unnormalised probabilities float32 [B, V] at a temperature above 0, zeros where barred.
+    """Returns unnormalized probabilities float32 [B, V], 0 for filtered tokens; temperature > 0.
 
-    The likeliest token has 1 and always stays. Tokens that tie at a threshold stay together.
+    The most likely token has 1 and is always kept. Tokens that tie at a threshold are all kept.
     """
     logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
-    weights_BV = jnp.exp(logits_BV / params.temperature)
-    weights_BV = jax.lax.cond(
-        params.top_k > 0, lambda w: _top_k(w, params.top_k), lambda w: w, weights_BV
+    probs_BV = jnp.exp(logits_BV / params.temperature)
+    probs_BV = jax.lax.cond(
+        params.top_k > 0, lambda p: _top_k(p, params.top_k), lambda p: p, probs_BV
     )
-    weights_BV = jax.lax.cond(
-        params.top_p < 1.0, lambda w: _top_p(w, params.top_p), lambda w: w, weights_BV
+    probs_BV = jax.lax.cond(
+        params.top_p < 1.0, lambda p: _top_p(p, params.top_p), lambda p: p, probs_BV
     )
-    return jnp.where(weights_BV >= params.min_p, weights_BV, 0.0)
+    return jnp.where(probs_BV >= params.min_p, probs_BV, 0.0)
 
 
 def greedy_tokens(logits_BV: jax.Array) -> jax.Array:
-    """The token of the highest logit, the first of equals, int32 [B]."""
-    # XLA:CPU reduces pairs of value and place one by one; two plain reductions are vectors.
+    """Returns the token of the highest logit, the first of equals, int32 [B]."""
+    # XLA:CPU's argmax reduces (value, index) pairs one by one; two plain reductions vectorize.
     V = logits_BV.shape[-1]
-    top_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(logits_BV == top_B1, jnp.arange(V, dtype=jnp.int32), V - 1), axis=-1)
+    max_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(logits_BV == max_B1, jnp.arange(V, dtype=jnp.int32), V - 1), axis=-1)
 
 
-def inverse_cdf_sample(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-    """The first token at which the cumulative weight passes the uniform share of the total.
+def inverse_cdf_sample(probs_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """Returns the first token whose cumulative probability exceeds `uniform_B` of the total.
 
-    A token without weight is never picked.
+    A token of probability 0 is never sampled.
 
     Args:
-      weights_BV: float32, not negative, some of them positive in every row.
+      probs_BV: float32, unnormalized, with a positive one in every row.
       uniform_B: in 0..1.
 
     Returns:
       int32 [B].
     """
-    B, V = weights_BV.shape
-    weights_BNW = jnp.pad(weights_BV, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
-    sums_BN = jnp.sum(weights_BNW, axis=-1)
-    block_B, rest_B = _passing(sums_BN, uniform_B * jnp.sum(sums_BN, axis=-1))
-    inside_BW = jnp.take_along_axis(weights_BNW, block_B[:, None, None], axis=1)[:, 0]
-    return block_B * _BLOCK + _passing(inside_BW, rest_B)[0]
+    B, V = probs_BV.shape
+    probs_BNW = jnp.pad(probs_BV, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
+    sums_BN = jnp.sum(probs_BNW, axis=-1)
+    block_B, rest_B = _first_exceeding(sums_BN, uniform_B * jnp.sum(sums_BN, axis=-1))
+    inside_BW = jnp.take_along_axis(probs_BNW, block_B[:, None, None], axis=1)[:, 0]
+    return block_B * _BLOCK + _first_exceeding(inside_BW, rest_B)[0]
 
 
-def _passing(parts_BN: jax.Array, goal_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The first positive part whose cumulative sum is over the goal, and what is left of the goal.
+def _first_exceeding(parts_BN: jax.Array, target_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the first positive part whose cumulative sum exceeds the target, and the remainder.
 
-    The last positive one where rounding leaves the whole sum short.
+    The last positive part if rounding leaves the whole sum short.
     """
     sums_BN = jnp.cumsum(parts_BN, axis=-1)
-    there_BN = (sums_BN > goal_B[:, None]) & (parts_BN > 0)
+    exceeds_BN = (sums_BN > target_B[:, None]) & (parts_BN > 0)
     last_B = parts_BN.shape[-1] - 1 - jnp.argmax(parts_BN[:, ::-1] > 0, axis=-1)
-    index_B = jnp.where(jnp.any(there_BN, axis=-1), jnp.argmax(there_BN, axis=-1), last_B)
+    index_B = jnp.where(jnp.any(exceeds_BN, axis=-1), jnp.argmax(exceeds_BN, axis=-1), last_B)
 
-    def at(values_BN):
+    def at_index(values_BN):
         return jnp.take_along_axis(values_BN, index_B[:, None], axis=-1)[:, 0]
 
-    return index_B.astype(jnp.int32), jnp.maximum(goal_B - (at(sums_BN) - at(parts_BN)), 0.0)
+    remainder_B = jnp.maximum(target_B - (at_index(sums_BN) - at_index(parts_BN)), 0.0)
+    return index_B.astype(jnp.int32), remainder_B
 
 
-def _top_k(weights_BV: jax.Array, k: jax.Array) -> jax.Array:
-    def enough(least_B1):
-        return jnp.sum(weights_BV >= least_B1, axis=-1, keepdims=True) >= k
+def _top_k(probs_BV: jax.Array, k: jax.Array) -> jax.Array:
+    def enough(threshold_B1):
+        return jnp.sum(probs_BV >= threshold_B1, axis=-1, keepdims=True) >= k
 
-    return _highest(weights_BV, enough)
+    return _keep_highest(probs_BV, enough)
 
 
-def _top_p(weights_BV: jax.Array, p: jax.Array) -> jax.Array:
+def _top_p(probs_BV: jax.Array, p: jax.Array) -> jax.Array:
     def mass(kept_BV):
-        return jnp.sum(jnp.where(kept_BV, weights_BV, 0.0), axis=-1, keepdims=True)
+        return jnp.sum(jnp.where(kept_BV, probs_BV, 0.0), axis=-1, keepdims=True)
 
-    goal_B1 = p * mass(weights_BV > 0)
-    return _highest(weights_BV, lambda least_B1: mass(weights_BV >= least_B1) >= goal_B1)
+    target_B1 = p * mass(probs_BV > 0)
+    return _keep_highest(probs_BV, lambda threshold_B1: mass(probs_BV >= threshold_B1) >= target_B1)
 
 
-def _highest(weights_BV: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The fewest of the highest weights that are `enough`, the others set to zero.
+def _keep_highest(probs_BV: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Keeps the fewest highest probabilities that are `enough`; sets the others to 0.
 
     Args:
-      weights_BV: float32 in 0..1.
-      enough: of a threshold [B, 1], whether what is at or above it will do; true at 0.
+      probs_BV: float32 in 0..1.
+      enough: maps a threshold [B, 1] to whether what is at or above it suffices; true at 0.
     """
 
-    # The bit patterns of floats that are not negative are in the order of the floats.
-    def halve(_, bounds):
+    # The bit patterns of non-negative floats are ordered like the floats.
+    def bisect(_, bounds):
         low_B1, high_B1 = bounds
         middle_B1 = low_B1 + (high_B1 - low_B1) // 2
         fits_B1 = enough(jax.lax.bitcast_convert_type(middle_B1, jnp.float32))
         return jnp.where(fits_B1, middle_B1, low_B1), jnp.where(fits_B1, high_B1, middle_B1)
 
-    start = jnp.zeros((len(weights_BV), 1), jnp.int32)
+    start = jnp.zeros((len(probs_BV), 1), jnp.int32)
     past_one = jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32) + 1
-    low_B1, _ = jax.lax.fori_loop(0, 30, halve, (start, start + past_one))
-    least_B1 = jax.lax.bitcast_convert_type(low_B1, jnp.float32)
-    return jnp.where(weights_BV >= least_B1, weights_BV, 0.0)
+    low_B1, _ = jax.lax.fori_loop(0, 30, bisect, (start, start + past_one))
+    threshold_B1 = jax.lax.bitcast_convert_type(low_B1, jnp.float32)
+    return jnp.where(probs_BV >= threshold_B1, probs_BV, 0.0)

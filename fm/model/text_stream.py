@@ -1,4 +1,4 @@
-"""Text as it is made: tokens to characters, and an end where a stop string begins."""
+"""Streaming of generated text: token ids to text, cut at the first stop string."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from fm.errors import UserError
 from fm.model.generate import Generation
 
-# What a decoder writes for bytes that are no character, or not yet.
-_BROKEN = "\N{REPLACEMENT CHARACTER}"
+# What a decoder writes for bytes that are not a character (yet).
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def stream_text(
@@ -20,19 +20,19 @@ def stream_text(
     stop_strings: Sequence[str] = (),
     tokens_per_chunk: int = 8,
 ) -> Iterator[list[str]]:
-    """Goes on with a generation to its end.
+    """Runs a generation to its end and yields the new text of each row.
 
-    What may yet become part of a stop string, or is half a character, is held back until it is
-    known, so a piece once given stays as it is.
+    Text that may become part of a stop string, or is an incomplete character, is held back until it
+    is certain, so yielded text never changes.
 
     Args:
-      generation: just made.
-      decode: text of the tokens of a row.
-      stop_strings: strings that end a row where the first of them begins; they may straddle tokens.
-      tokens_per_chunk: tokens from piece to piece.
+      generation: with no token generated yet.
+      decode: maps the token ids of a row to text.
+      stop_strings: a row ends where the first of them begins; they may span tokens.
+      tokens_per_chunk: tokens between yields.
 
     Yields:
-      What is new in each row; joined, the text without prompt and stop string.
+      New text per row; joined, the row's text without prompt and stop string.
 
     Raises:
       UserError: an empty stop string.
@@ -40,49 +40,45 @@ def stream_text(
     if "" in stop_strings:
         raise UserError("a stop string must hold at least one character")
     ids: list[list[int]] = [[] for _ in range(generation.batch_size)]
-    shown, over = [""] * len(ids), [False] * len(ids)
+    emitted, ended = [""] * len(ids), [False] * len(ids)
     while not generation.finished:
-        asked = min(tokens_per_chunk, generation.remaining)
-        drawn = generation.next_tokens(asked)
-        pieces = []
-        for row, new in enumerate(drawn):
-            if over[row]:
-                pieces.append("")
+        requested = min(tokens_per_chunk, generation.remaining)
+        chunk = []
+        for row, new in enumerate(generation.next_tokens(requested)):
+            if ended[row]:
+                chunk.append("")
                 continue
             ids[row] += new.tolist()
             text = decode(np.asarray(ids[row], np.int32))
-            end = min((at for each in stop_strings if (at := text.find(each)) >= 0), default=None)
-            over[row] = end is not None or len(new) < asked or generation.remaining == 0
-            sure = (
-                text[:end]
-                if over[row]
-                else text[: len(text) - num_unsettled_chars(text, stop_strings)]
-            )
-            pieces.append(sure[len(shown[row]) :])
-            shown[row] = sure
-        generation.stop_rows([row for row, done in enumerate(over) if done])
-        yield pieces
+            stop = min((at for each in stop_strings if (at := text.find(each)) >= 0), default=None)
+            ended[row] = stop is not None or len(new) < requested or generation.remaining == 0
+            unsettled = 0 if ended[row] else num_unsettled_chars(text, stop_strings)
+            settled = text[:stop] if ended[row] else text[: len(text) - unsettled]
+            chunk.append(settled[len(emitted[row]) :])
+            emitted[row] = settled
+        generation.stop_rows([row for row, done in enumerate(ended) if done])
+        yield chunk
 
 
 def continuation_decoder(
     prompt: np.ndarray, decode: Callable[[np.ndarray], str]
 ) -> Callable[[np.ndarray], str]:
-    """A decoder of what follows a prompt of token ids.
+    """Returns a decoder of the ids after a prompt.
 
-    A tokenizer whose words bring the space before them leaves it out where a text begins, so what
-    follows cannot be decoded alone.
+    Tokenizers whose words begin with a space drop it at the start of a text, so a continuation
+    cannot be decoded alone.
     """
-    begun = len(decode(prompt))
-    return lambda ids: decode(np.concatenate([prompt, ids]))[begun:]
+    prompt_chars = len(decode(prompt))
+    return lambda ids: decode(np.concatenate([prompt, ids]))[prompt_chars:]
 
 
-def num_unsettled_chars(text: str, stop: Sequence[str]) -> int:
-    """How many characters at the end of a text may yet change or belong to a stop string."""
-    broken = len(text) - len(text.rstrip(_BROKEN))
-    starts = (
+def num_unsettled_chars(text: str, stop_strings: Sequence[str]) -> int:
+    """Returns how many last characters of a text may change or belong to a stop string."""
+    broken = len(text) - len(text.rstrip(_REPLACEMENT))
+    prefixes = (
         size
-        for each in stop
+        for each in stop_strings
         for size in range(1, min(len(each), len(text) + 1))
         if text.endswith(each[:size])
     )
-    return max(broken, *starts, 0)
+    return max(broken, *prefixes, 0)

@@ -7,24 +7,20 @@ import pathlib
 
 import numpy as np
 
-from fm.adaptation import batching
+from fm.adaptation import methods as adaptation_methods
 from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
-from fm.adaptation.features import FeatureConfig
-from fm.adaptation.token_classification import PER_TOKEN, tokenize_words
+from fm.adaptation.task_model import TaskModel
+from fm.adaptation.token_classification import PER_TOKEN, TaggingModel, tokenize_words
 from fm.errors import UserError
 from fm.evaluation import baselines
-from fm.hf import model_zoo
-from fm.study.adaptation import Arm, ClassicalArm, NetworkArm
+from fm.study.adaptation import Arm, ClassicalArm, ModelArm
 from fm.study.config import DEFAULT_METHODS
-from fm.study.ner_arms import ClassicalNerArm, TokenClassificationArm, words_and_tags
+from fm.study.ner_arms import ClassicalNerArm, words_and_tags
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor
-from fm.study.published_arm import PublishedArm
+from fm.study.published_arm import build_published_model
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
-
-# Of weights that took long to train: a hundredth of what small fresh models bear.
-PUBLISHED_LEARNING_RATES, PUBLISHED_LORA_LEARNING_RATES = (1e-4,), (1e-3,)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,14 +33,9 @@ class PretrainedArm:
       runs: its pretraining runs, none for scratch.
     """
 
-    arm: NetworkArm | TokenClassificationArm
+    arm: ModelArm
     processor: Processor
     runs: list[TrainResult]
-
-    @property
-    def network(self) -> NetworkArm:
-        """What is adapted, whatever it answers."""
-        return self.arm.network if isinstance(self.arm, TokenClassificationArm) else self.arm
 
 
 def build_network_arms(
@@ -70,7 +61,7 @@ def build_network_arms(
         if source not in shared:
             rate = task.dataset.info.get("rate")
             reads = build_processor(corpus, task.modality, recipe, folder, rate)
-            shared[source] = reads, None if entities else _rows(task, reads)
+            shared[source] = reads, None if entities else _examples(task, reads)
         reads, rows = shared[source]
         runs = []
         if arm != "scratch":
@@ -99,19 +90,18 @@ def build_network_arm(
     checkpoints: list[dict],
     examples: TokenizedExamples | None = None,
     methods: tuple[str, ...] = DEFAULT_METHODS,
-) -> NetworkArm:
-    """A network ready to adapt to the task; fresh parameters where there are no checkpoints."""
-    return NetworkArm(
+) -> ModelArm:
+    """Arm of a model on a classification task; fresh parameters if there are no checkpoints."""
+    model = TaskModel(
         checkpoints=checkpoints,
-        model=processor.model,
+        model_config=processor.model,
         recipe=task.config.recipe,
-        examples=_rows(task, processor) if examples is None else examples,
+        examples=_examples(task, processor) if examples is None else examples,
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
-        capacity=max(task.config.label_budgets),
-        methods=methods,
-        num_trials=num_trials(task, methods),
+        pad_to=max(task.config.label_budgets),
     )
+    return ModelArm(model, methods, num_trials(task, methods))
 
 
 def build_token_classification_arm(
@@ -119,81 +109,76 @@ def build_token_classification_arm(
     processor: Processor,
     checkpoints: list[dict],
     methods: tuple[str, ...] = DEFAULT_METHODS,
-) -> TokenClassificationArm:
-    """As `network`, of a task of named entities: it tags words."""
-    assert processor.tokenizer is not None, "words are read through a tokenizer"
+) -> ModelArm:
+    """Arm of a model on a NER task; fresh parameters if there are no checkpoints."""
+    assert processor.tokenizer is not None, "NER reads words through a tokenizer"
     words, tags = words_and_tags(task)
-    made = tokenize_words(processor.tokenizer, words, task.config.recipe.seq_len)
-    names = tuple(task.dataset.info["tags"])
-    plain = build_network_arm(task, processor, checkpoints, made.examples, methods)
-    tuning = dataclasses.replace(plain.recipe.finetune, tokens_kept=0, feature_config=PER_TOKEN)
-    recipe = dataclasses.replace(plain.recipe, finetune=tuning)
-    return TokenClassificationArm(
-        dataclasses.replace(plain, num_classes=len(names), recipe=recipe), made, tags, names
+    sentences = tokenize_words(processor.tokenizer, words, task.config.recipe.seq_len)
+    tag_names = tuple(task.dataset.info["tags"])
+    recipe = task.config.recipe
+    finetune = dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=PER_TOKEN)
+    model = TaggingModel(
+        checkpoints=checkpoints,
+        model_config=processor.model,
+        recipe=dataclasses.replace(recipe, finetune=finetune),
+        examples=sentences.examples,
+        test_from=len(task.labeled_pool),
+        num_classes=len(tag_names),
+        pad_to=max(task.config.label_budgets),
+        sentences=sentences,
+        tags=tags,
+        tag_names=tag_names,
     )
+    return ModelArm(model, methods, num_trials(task, methods))
 
 
 def num_trials(task: Task, methods: tuple[str, ...]) -> int:
-    """Settings every arm of a task tries, by the methods asked for."""
-    shots = task.config.published.num_fewshot if task.config.published else (0,)
-    return task.config.recipe.num_trials(methods, num_prompts=2 * len(shots))
+    """Size of the grid of every arm of a task, by the methods asked for."""
+    num_fewshot = task.config.published.num_fewshot if task.config.published else (0,)
+    recipe = task.config.recipe
+    return adaptation_methods.num_trials(recipe, methods, num_fewshot=num_fewshot)
 
 
 def build_published_arm(
     task: Task, methods: tuple[str, ...] = DEFAULT_METHODS, *, trainable: bool = False
-) -> PublishedArm:
-    """A published model on the task.
+) -> ModelArm:
+    """Arm of a published model on a text task.
 
     Args:
-      task: of text.
-      methods: methods asked for.
-      trainable: whether the methods that train the model itself are among those it can.
+      task: the task.
+      methods: adaptation methods asked for.
+      trainable: whether methods may train the model itself.
 
     Raises:
-      UserError: there is no such model, it cannot be read, or it can do none of the methods.
+      UserError: there is no such model, it cannot be read, or it supports none of the methods.
     """
-    asked = task.config.published
+    config = task.config.published
     if not task.is_text:
         raise UserError(f"published models read text, but {task.name} is {task.modality}")
-    if asked is None:
-        raise UserError(f"the imported arm of {task.name} needs a published model: --imported=NAME")
-    made = PublishedArm(
-        model=model_zoo.load_published(asked.model),
-        config=asked,
-        texts=_texts(task),
+    if config is None:
+        raise UserError(
+            f"the published arm of {task.name} needs a published model: --published_model=NAME"
+        )
+    model = build_published_model(
+        config,
+        task.config.recipe,
+        _texts(task),
+        methods=methods,
         test_from=len(task.labeled_pool),
-        adapt=methods,
-        trials=num_trials(task, methods),
-        tuned=trainable,
-    )
-    return _with_network(made, task) if trainable else made
-
-
-def _with_network(made: PublishedArm, task: Task) -> PublishedArm:
-    """The same, able to train the model itself too: all of it, or adapters."""
-    wanted = tuple(method for method in made.adapt if method in ("full", "lora"))
-    if not wanted:
-        return made
-    model, recipe = made.model, task.config.recipe
-    ids = model.encode(made.texts, made.length)
-    read = FeatureConfig("mean", causal=model.causal)
-    recipe = dataclasses.replace(
-        recipe,
-        finetune=dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=read),
-        learning_rates=PUBLISHED_LEARNING_RATES,
-        lora_learning_rates=PUBLISHED_LORA_LEARNING_RATES,
-    )
-    network = NetworkArm(
-        checkpoints=[model.params],
-        model=model.config,
-        recipe=recipe,
-        examples=batching.pad_sequences(ids, -(-max(map(len, ids)) // 16) * 16),
-        test_from=made.test_from,
         num_classes=len(task.dataset.classes),
-        capacity=max(task.config.label_budgets),
-        methods=wanted,
+        pad_to=max(task.config.label_budgets),
+        trainable=trainable,
     )
-    return dataclasses.replace(made, network=network)
+    arm = ModelArm(model, methods)
+    if not arm.supported_methods():
+        limits = "" if model.published.causal else ", which does not follow prompts,"
+        raise UserError(
+            f"--adapt={','.join(methods)}: the published model {config.model}{limits} supports "
+            "none of these here; add probe, or leave published out of --arms"
+        )
+    # One penalty stands for the probe: its grid gets the trials that the other methods leave.
+    size = max(1, num_trials(task, methods) - len(arm.grid()) + 1)
+    return dataclasses.replace(arm, model=model.with_probe_grid(size))
 
 
 def build_classical_arm(task: Task, methods: tuple[str, ...] = DEFAULT_METHODS) -> Arm:
@@ -206,13 +191,13 @@ def build_classical_arm(task: Task, methods: tuple[str, ...] = DEFAULT_METHODS) 
     return ClassicalArm(task.modality, inputs, len(task.labeled_pool), num_trials(task, methods))
 
 
-def _rows(task: Task, reads: Processor) -> TokenizedExamples:
-    """Rows of the touched training examples, then of the test items."""
+def _examples(task: Task, processor: Processor) -> TokenizedExamples:
+    """The labeled training examples, then the test items."""
     recipe = task.config.recipe
     if not task.is_text:
-        return continuous_examples(_arrays(task), reads.layouts[task.modality])
-    assert reads.tokenizer is not None
-    return text_examples(reads.tokenizer, _texts(task), recipe.seq_len, recipe.num_windows)
+        return continuous_examples(_arrays(task), processor.layouts[task.modality])
+    assert processor.tokenizer is not None
+    return text_examples(processor.tokenizer, _texts(task), recipe.seq_len, recipe.num_windows)
 
 
 def _texts(task: Task) -> list[str]:

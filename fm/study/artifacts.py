@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fm.adaptation.batching import take
-from fm.adaptation.finetune import predict
+from fm.adaptation.methods import HParams, method_of
+from fm.adaptation.task_model import TaskModel
 from fm.data.layouts import layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.evaluation.label_efficiency import steps_to_quality
 from fm.model.generate import generate
 from fm.model.sample_continuous import sample_patches
 from fm.model.sampling import SamplingConfig
-from fm.study.adaptation import HParams, NetworkArm
 from fm.study.arms import PretrainedArm
 from fm.study.cells import Cell, parallel_map
 from fm.study.processing import Processor
@@ -62,16 +61,16 @@ def adaptation_curves(
     rows, values = [], {}
     for arm, each in fed.items():
         cell = next(c for c in cells if (c.arm, c.num_labels) == (arm, labels))
-        tuned = [trial for trial in cell.trials if trial["config"]["adapt"] in ("full", "lora")]
+        tuned = [trial for trial in cell.trials if method_of(trial["config"]).updates_model]
         if not tuned:
             continue
         best = max(tuned, key=lambda trial: trial["validation"])["config"]
         items = np.arange(min(_CURVE_ITEMS, len(task.test)))
         right = np.asarray(task.test.labels)[items]
 
-        def guessed(place, network=each.network, cell=cell, best=best, items=items):
+        def guessed(place, model=each.arm.model, cell=cell, best=best, items=items):
             n, seed = place
-            return _guessed(task, network, cell, best, n, seed, items)
+            return _guessed(task, model, cell, best, n, seed, items)
 
         drawn = range(len(task.train_idx[:seeds]))
         made = parallel_map(guessed, list(itertools.product(steps, drawn)))
@@ -87,22 +86,22 @@ def adaptation_curves(
 
 def _guessed(
     task: Task,
-    network: NetworkArm,
+    model: TaskModel,
     cell: Cell,
-    setting: HParams,
-    steps: int,
+    hparams: HParams,
+    num_steps: int,
     seed: int,
     items: np.ndarray,
 ) -> np.ndarray:
-    """Classes of some test items after so many steps of fine-tuning on a cell's labels."""
-    tuning = network.recipe.finetune
-    if setting == cell.hparams and steps == tuning.num_steps(cell.num_labels):
+    """Predicted classes of some test items after `num_steps` of fine-tuning on a cell's labels."""
+    if hparams == cell.hparams and num_steps == model.recipe.finetune.num_steps(cell.num_labels):
         return cell.predictions[seed][items]  # the cell is that very run
-    drawn = task.train_idx[seed][: cell.num_labels]
-    labels = np.asarray(task.dataset.train.labels)[drawn]
-    tuned = network.tune(task.pool_rows(drawn), labels, seed, setting, steps)
-    test = take(network.examples, network.test_from + items)
-    return predict(tuned, test, network.model, feature_config=tuning.feature_config)
+    train_idx = task.train_idx[seed][: cell.num_labels]
+    labels = np.asarray(task.dataset.train.labels)[train_idx]
+    method = method_of(hparams)
+    rows = task.pool_rows(train_idx)
+    fitted = method.fit(model, rows, labels, seed, hparams, num_steps=num_steps)
+    return method.predict(model, fitted, model.test_from + items)
 
 
 def sample_rows(task: Task, fed: dict[str, PretrainedArm]) -> list[Row]:

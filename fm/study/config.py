@@ -8,6 +8,7 @@ import json
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
+from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -16,8 +17,6 @@ from fm.training.optimizer import OptimizerConfig
 
 SCHEMA = 1
 COMPARE_ARMS = ("scratch", "in_domain", "out_of_domain", "published", "classical")
-# The ways from a model to a task: all of it trained, none of it, adapters, or none and no head.
-METHODS = ("full", "probe", "lora", "prompt")
 MAX_SEEDS = 1000
 DEFAULT_METHODS = ("probe", "full")
 
@@ -68,16 +67,6 @@ class Recipe:
             tried = getattr(self, name)
             if not tried or not all(0 < value < float("inf") for value in tried):
                 raise UserError(f"{name}={tried} takes numbers above 0, at least one")
-
-    def num_trials(self, methods: tuple[str, ...], num_prompts: int = 2) -> int:
-        """Settings every arm may try, by the methods asked for; prompts have `prompts` of them."""
-        sizes = {
-            "probe": len(self.l2_penalties),
-            "full": len(self.learning_rates),
-            "lora": len(self.lora_learning_rates),
-            "prompt": num_prompts,
-        }
-        return sum(sizes[method] for method in methods)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,10 +174,10 @@ class StudyConfig:
             )
         check_methods(self.methods)
         fed = [arm for arm in self.arms if arm in ("scratch", "in_domain", "out_of_domain")]
-        if fed and set(self.methods) == {"prompt"}:
+        if fed and all(METHODS[method].published_models_only for method in self.methods):
             raise UserError(
-                f"--adapt=prompt: {', '.join(fed)} cannot follow prompts; add probe, full or lora, "
-                "or leave them out of --arms"
+                f"--adapt={','.join(self.methods)}: {', '.join(fed)} cannot follow prompts; add "
+                "probe, full or lora, or leave them out of --arms"
             )
         for task in self.tasks:
             if len(self.arms_of(task)) < 2:
@@ -215,17 +204,6 @@ def check_seeds(seeds: int) -> None:
     """Raises UserError for more than `MOST_SEEDS`: labels of each are drawn before all else."""
     if seeds > MAX_SEEDS:
         raise UserError(f"--seeds={seeds}: takes 1 to {MAX_SEEDS}")
-
-
-def check_methods(adapt: tuple[str, ...]) -> None:
-    """Raises UserError unless each is one of `METHODS`, once."""
-    for method in adapt:
-        if method not in METHODS:
-            raise UserError(f"--adapt: {method!r} is not known; accepted are {', '.join(METHODS)}")
-    if not adapt or len(set(adapt)) < len(adapt):
-        raise UserError(
-            f"--adapt={','.join(adapt)}: takes at least one of {', '.join(METHODS)}, none twice"
-        )
 
 
 def to_dict(config: StudyConfig) -> dict:

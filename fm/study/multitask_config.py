@@ -31,7 +31,7 @@ class MultitaskConfig:
       arms: some of `ARMS`.
       seeds: runs per cell; each draws its own labels and initialisation.
       search_seeds: settings are chosen on the first so many seeds.
-      methods: ways to adapt a network with a head, see `fm.study.config.METHODS`.
+      methods: ways to adapt a network with a head, see `fm.adaptation.methods.METHODS`.
       ablations: some of `STUDIES`, of other models to start from.
     """
 

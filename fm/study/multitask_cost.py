@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from fm.adaptation.methods import METHODS
 from fm.evaluation.cost import (
     CostItem,
     amortized_cost,
@@ -125,11 +126,11 @@ def cost_items(results: dict[str, Any], way: str, budgets: Mapping[str, int]) ->
     probed: dict[str, list[str]] = {}
     for task, labels in budgets.items():
         cell = _cell(results, task, way, labels)
-        method, size = cell["setting"]["adapt"], sizes.get(task)
+        method, size = cell["setting"]["method"], sizes.get(task)
         kept = None
         if size:
             kept = size["heads"][method]
-            if method != "probe" or way == "scratch":
+            if way == "scratch" or method not in METHODS or METHODS[method].updates_model:
                 kept += size["network"]
             else:
                 probed.setdefault(formats[task] if way == "in_domain" else "all", []).append(task)

@@ -261,7 +261,7 @@ class InstructionTunedArm:
     def grid(self) -> list[HParams]:
         """Learning rates."""
         rates = self.models.learning_rates
-        return [{"adapt": "instruct", "learning_rate": rate} for rate in rates]
+        return [{"method": "instruct", "learning_rate": rate} for rate in rates]
 
     def validate(self, drawn: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Each setting's metric on the labels that one fold holds out of every task at once."""

@@ -6,12 +6,10 @@ from typing import Any
 
 import jax
 
-from fm.adaptation.finetune import init_head
 from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
 from fm.model.transformer import init
-from fm.study.adaptation import Arm, NetworkArm
+from fm.study.adaptation import Arm, ModelArm
 from fm.study.multitask_instructions import InstructionTunedArm
-from fm.study.ner_arms import TokenClassificationArm
 from fm.study.tasks import Task
 
 Row = dict[str, Any]
@@ -31,19 +29,12 @@ def size_row(task: Task, arm: Arm) -> Row:
             "network": count_parameters(model, (task.modality,), writes=True),
             "heads": {"instruct": 0},
         }
-    network = arm.network if isinstance(arm, TokenClassificationArm) else arm
-    assert isinstance(network, NetworkArm), "classical arms keep no network"
-    model, reading = network.model, network.recipe.finetune.feature_config
-    head = init_head(network.examples, model, network.num_classes, reading)
-    width = head["kernel"].shape[0] * len(reading.resolve_layers(model.num_layers))
-    # A logistic regression has one vector for two classes.
-    vectors = 1 if network.num_classes == 2 else network.num_classes
+    assert isinstance(arm, ModelArm), "classical arms keep no network"
     return {
         "task": task.name,
-        "network": count_parameters(model, (task.modality,), writes=False),
+        "network": count_parameters(arm.model.model_config, (task.modality,), writes=False),
         "heads": {
-            "full": sum(leaf.size for leaf in jax.tree.leaves(head)),
-            "probe": (width + 1) * vectors,
+            method.name: method.num_task_params(arm.model) for method in arm.supported_methods()
         },
     }
 

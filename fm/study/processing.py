@@ -84,7 +84,7 @@ def build_processor(
             layout = Layout(modality, shape, (recipe.patch_size,))
         else:
             layout = layout_of(modality, shape, rate)
-        streams = {"continuous": ((modality, layout.patch_dim),), "axes": NUM_AXES[modality]}
+        streams = {"patch_dims": ((modality, layout.patch_dim),), "position_axes": NUM_AXES[modality]}
         return Processor(dataclasses.replace(recipe.model, **streams), None, {modality: layout})
     tokenizer = load_or_train_tokenizer(
         lambda: corpus.texts(range(len(corpus))), recipe.vocab_size, out_dir

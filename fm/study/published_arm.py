@@ -1,7 +1,7 @@
-"""The imported arm: what others pretrained, read by a probe or asked in words.
+"""Published models on a text task: frozen features of whole texts, prompts, and fine-tuning.
 
-Its weights stay as they are, so what it makes of a text is computed once, whatever the labels,
-and kept in the cache by content.
+The weights stay as they are, so features and answers of a text are computed once and cached by
+content.
 """
 
 from __future__ import annotations
@@ -16,209 +16,213 @@ import jax
 import numpy as np
 
 from fm.adaptation import feature_cache, prompting
+from fm.adaptation.batching import pad_sequences
 from fm.adaptation.features import FeatureConfig, normalize_and_concat
-from fm.adaptation.linear_probe import cross_validate_probe, fit_probe
+from fm.adaptation.methods import METHODS
 from fm.adaptation.prompting import CONTENT_FREE, PromptEncoder, PromptTemplate
-from fm.errors import UserError
+from fm.adaptation.task_model import TaskModel
 from fm.evaluation.logistic import log_grid
-from fm.evaluation.model_selection import make_folds
+from fm.hf import model_zoo
 from fm.hf.model_zoo import PublishedModel
 from fm.model import flops
-from fm.study.adaptation import FitResult, HParams, NetworkArm, Trial
-from fm.study.config import PublishedConfig
+from fm.study.config import PublishedConfig, Recipe
 
-# Penalties for each of the features, in powers of ten: more of them, standardised, weigh more.
-_L2_RANGE = (-0.5, 1.0)
+# Powers of ten of the probe's L2 penalty per feature: many standardized features weigh more.
+L2_PENALTY_RANGE = (-0.5, 1.0)
+# Pretrained weights take a hundredth of what small fresh models take.
+LEARNING_RATES, LORA_LEARNING_RATES = (1e-4,), (1e-3,)
 
 
-def probe_feature_config(causal: bool, layers: int) -> FeatureConfig:
-    """What a probe reads: of an encoder the means of its last two layers, of a decoder more.
+def probe_feature_config(causal: bool, num_layers: int) -> FeatureConfig:
+    """What a probe reads: means of an encoder's last two layers; of a decoder more.
 
-    The last third of a decoder's layers, at the last token, which alone has seen all of the text,
-    and on average: the very last ones are busy with the next token.
+    Of a decoder the last third of the layers, averaged and at the last token, which alone has
+    attended to the whole text: the very last layers specialize in the next token.
     """
     if not causal:
-        return FeatureConfig("mean", layers=tuple(range(max(1, layers - 1), layers + 1)))
-    depths = {layers, max(1, layers - 1), layers - layers // 6, layers - layers // 3}
-    return FeatureConfig("mean+last", causal=True, layers=tuple(sorted(depths)))
+        return FeatureConfig("mean", layers=tuple(range(max(1, num_layers - 1), num_layers + 1)))
+    layers = {num_layers, max(1, num_layers - 1), num_layers - num_layers // 6}
+    layers.add(num_layers - num_layers // 3)
+    return FeatureConfig("mean+last", causal=True, layers=tuple(sorted(layers)))
 
 
-@dataclasses.dataclass(eq=False)
-class PublishedArm:
-    """A published model on a task; see `Arm`.
+@dataclasses.dataclass(eq=False, kw_only=True)
+class PublishedTaskModel(TaskModel):
+    """A published model and the texts of a classification task.
 
     Attributes:
-      model: what others pretrained.
-      config: how it reads and is asked.
-      texts: of the labelled examples, then of the test items.
-      test_from: place of the first test item.
-      adapt: methods asked for; it does those it can.
-      trials: settings to try.
-      tuned: whether methods that train the model itself are to come, as `network`.
-      network: does these.
+      published: the model.
+      config: how it reads texts and is prompted.
+      texts: labeled examples, then test items.
     """
 
-    model: PublishedModel
+    published: PublishedModel
     config: PublishedConfig
     texts: list[str]
-    test_from: int
-    adapt: tuple[str, ...]
-    trials: int
-    tuned: bool = False
-    network: NetworkArm | None = None
-    # Seeds run side by side; texts are read once, by the first who wants them.
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
-    def __post_init__(self):
-        if not self.grid() and not (self.tuned and {"full", "lora"} & set(self.adapt)):
-            kind = "" if self.model.causal else ", which follows no prompts,"
-            raise UserError(
-                f"--adapt={','.join(self.adapt)}: the imported arm ({self.model.name}){kind} can "
-                "do none of these here; add probe, or leave it out of --arms"
-            )
+    @property
+    def test_idx(self) -> np.ndarray:
+        """Indices of the test items."""
+        return np.arange(self.test_from, len(self.texts))
 
-    def grid(self) -> list[HParams]:
-        """Probes by penalty, as many as the other methods leave of the trials."""
-        others = self.network.grid() if self.network else []
-        if "prompt" in self.adapt and self.model.causal:
-            others += [
-                {"adapt": "prompt", "shots": shots, "calibrated": calibrated}
-                for shots in self.config.num_fewshot
-                for calibrated in (False, True)
-            ]
-        if "probe" not in self.adapt:
-            return others
-        read = probe_feature_config(self.model.causal, self.model.config.num_layers)
-        size = len(read.pooling_parts) * len(read.layers or ()) * self.model.config.d_model
-        return [
-            {"adapt": "probe", "scale": "standardise", "l2": size * penalty}
-            for penalty in log_grid(*_L2_RANGE, max(1, self.trials - len(others)))
-        ] + others
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text that are read."""
+        return min(self.config.max_length, self.model_config.max_seq_len or self.config.max_length)
 
-    def validate(self, drawn: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """See `Arm`."""
-        cut = make_folds(labels, seed=seed)
-        probes = [setting for setting in self.grid() if setting["adapt"] == "probe"]
-        trials = cross_validate_probe(self.features[drawn], labels, probes, cut) if probes else []
-        trials += self.network.validate(drawn, labels, seed) if self.network else []
-        for setting in self.grid()[len(trials) :]:
-            right = 0
-            for fit, held in cut:
-                guessed = self._answer(drawn[held], drawn[fit], labels[fit], setting)
-                right += int(np.sum(guessed == labels[held]))
-            held_out = sum(len(held) for _, held in cut)
-            trials.append({"config": setting, "validation": right / held_out})
-        return trials
+    @property
+    def probe_config(self) -> FeatureConfig:
+        """Features the probe reads."""
+        return probe_feature_config(self.published.causal, self.model_config.num_layers)
 
-    def fit_predict(
-        self, drawn: np.ndarray, labels: np.ndarray, seed: int, setting: HParams
+    def with_probe_grid(self, size: int) -> PublishedTaskModel:
+        """The same with `size` L2 penalties for the probe."""
+        grid = tuple(self.num_features() * penalty for penalty in log_grid(*L2_PENALTY_RANGE, size))
+        recipe = dataclasses.replace(self.recipe, l2_penalties=grid)
+        return dataclasses.replace(self, recipe=recipe)
+
+    def num_features(self) -> int:
+        """Features of a text (E)."""
+        read = self.probe_config
+        return len(read.pooling_parts) * len(read.layers or ()) * self.model_config.d_model
+
+    def feature_flops(self) -> float:
+        """FLOPs of the features of one text."""
+        return flops.forward_flops(self.model_config, self.config.max_length, num_predictions=0)
+
+    def features(self, seed: int, idx: np.ndarray) -> np.ndarray:
+        """Features of texts `idx`, [n, E]; the same for every seed."""
+        with self._lock:
+            return self._text_features[idx]
+
+    def predict_prompted(
+        self, idx: np.ndarray, shown_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
     ) -> np.ndarray:
-        """See `Arm`."""
-        return self.fit(drawn, labels, seed, setting).predictions
-
-    def fit(self, drawn: np.ndarray, labels: np.ndarray, seed: int, setting: HParams) -> FitResult:
-        """Fits a setting on all drawn labels; a prompt fits nothing."""
-        if setting["adapt"] == "probe":
-            probe = fit_probe(self.features[drawn], labels, setting)
-            return FitResult(
-                probe.predict(self.features[self.test_from :]), probe.params, probe.steps
+        """Likeliest answers to prompts about texts `idx`, led by the first labeled ones."""
+        fewshot = [
+            (self.texts[n], int(label))
+            for n, label in zip(shown_idx[: hparams["shots"]], labels, strict=False)
+        ]
+        logprobs = self._logprobs(idx, fewshot)
+        if hparams["calibrated"]:
+            content_free = self._cached_logprobs(
+                self._prompt_encoder.encode_prompts(CONTENT_FREE, fewshot)
             )
-        if setting["adapt"] == "prompt":
-            test = np.arange(self.test_from, len(self.texts))
-            return FitResult(self._answer(test, drawn, labels, setting), self.model.params, 0)
-        assert self.network is not None
-        return self.network.fit(drawn, labels, seed, setting)
-
-    def fit_flops(self, labels: int, setting: HParams) -> float:
-        """Forward once per label for a probe; a prompt fits nothing."""
-        if setting["adapt"] == "prompt":
-            return 0.0
-        if setting["adapt"] == "probe":
-            model = self.model.config
-            return labels * flops.forward_flops(model, self.config.max_length, num_predictions=0)
-        assert self.network is not None
-        return self.network.fit_flops(labels, setting)
+            logprobs = prompting.calibrate(logprobs, content_free)
+        return logprobs.argmax(axis=1)
 
     def description(self) -> dict[str, Any]:
-        """Whose model it is and how it was used, JSON-able."""
-        read = probe_feature_config(self.model.causal, self.model.config.num_layers)
+        """Source, license and use of the model, for results.json."""
+        read, causal = self.probe_config, self.published.causal
+        layers = ", ".join(map(str, read.layers or ()))
         return {
             "model": self.config.model,
-            "source": self.model.source,
-            "licence": self.model.license,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.model.params)),
-            "reading": f"{read.pooling} of depths {', '.join(map(str, read.layers or ()))} "
-            f"of {self.model.config.num_layers} layers",
+            "source": self.published.source,
+            "licence": self.published.license,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.published.params)),
+            "reading": f"{read.pooling} of layers {layers} of {self.model_config.num_layers}",
             "tokens": self.config.max_length,
-            "template": self.config.template if self.model.causal else None,
-            "answers": list(self.config.answers) if self.model.causal else None,
+            "template": self.config.template if causal else None,
+            "answers": list(self.config.answers) if causal else None,
         }
 
-    @property
-    def length(self) -> int:
-        """The most tokens of a text it reads."""
-        return min(self.config.max_length, self.model.config.max_seq_len or self.config.max_length)
-
-    @property
-    def features(self) -> np.ndarray:
-        """Of all texts, float32 [N, E]."""
-        with self._lock:
-            return self._features
-
     @functools.cached_property
-    def _features(self) -> np.ndarray:
-        model = self.model
-        ids = model.encode(self.texts, self.length)
-        print(f"{model.name}: reading {len(ids)} texts …", file=sys.stderr, flush=True)
-        read = probe_feature_config(model.causal, model.config.num_layers)
-        found = feature_cache.cached_features(self._digest, model.params, model.config, ids, read)
-        return normalize_and_concat(found.values, read)
+    def _text_features(self) -> np.ndarray:
+        """Features of all texts, float32 [N, E]."""
+        ids = self.published.encode(self.texts, self.max_length)
+        print(f"{self.published.name}: reading {len(ids)} texts …", file=sys.stderr, flush=True)
+        cached = feature_cache.cached_features(
+            self._digest, self.published.params, self.model_config, ids, self.probe_config
+        )
+        return normalize_and_concat(cached.values, self.probe_config)
 
     @functools.cached_property
     def _digest(self) -> str:
-        return self.model.digest()
+        return self.published.digest()
 
     @functools.cached_property
-    def _prompter(self) -> PromptEncoder:
+    def _prompt_encoder(self) -> PromptEncoder:
         template = PromptTemplate(self.config.template, self.config.answers)
-        # Each solved example has as much room as the question.
-        room = self.config.max_length * (1 + max(self.config.num_fewshot))
-        most = min(room, self.model.config.max_seq_len or room)
-        return PromptEncoder(template, self.model.tokenizer, most)
+        # Each solved example has as many tokens as the question.
+        wanted = self.config.max_length * (1 + max(self.config.num_fewshot))
+        max_length = min(wanted, self.model_config.max_seq_len or wanted)
+        return PromptEncoder(template, self.published.tokenizer, max_length)
 
-    def _answer(self, wanted, shown, labels, setting: HParams) -> np.ndarray:
-        """Classes of the wanted texts, the first of the shown ones solved before them."""
-        shots = [
-            (self.texts[row], int(label))
-            for row, label in zip(shown[: setting["shots"]], labels, strict=False)
-        ]
-        found = self._scores(wanted, shots)
-        if setting["calibrated"]:
-            free = self._kept(self._prompter.encode_prompts(CONTENT_FREE, shots))
-            found = prompting.calibrate(found, free)
-        return found.argmax(axis=1)
-
-    def _scores(self, wanted: np.ndarray, shots: list[tuple[str, int]]) -> np.ndarray:
-        """Log probability of each answer after each wanted text, [N, A]."""
-        if shots:
-            return self._kept(
-                self._prompter.encode_prompts([self.texts[row] for row in wanted], shots)
-            )
+    def _logprobs(self, idx: np.ndarray, fewshot: list[tuple[str, int]]) -> np.ndarray:
+        """Log probability of each answer to the prompts of texts `idx`, [n, A]."""
+        if fewshot:
+            texts = [self.texts[n] for n in idx]
+            return self._cached_logprobs(self._prompt_encoder.encode_prompts(texts, fewshot))
         with self._lock:
-            return self._zero_shot[wanted]
+            return self._zero_shot_logprobs[idx]
 
     @functools.cached_property
-    def _zero_shot(self) -> np.ndarray:
-        """Of all texts: without solved examples the labels drawn do not matter."""
-        print(f"{self.model.name}: asking about {len(self.texts)} texts …", file=sys.stderr)
-        return self._kept(self._prompter.encode_prompts(self.texts))
+    def _zero_shot_logprobs(self) -> np.ndarray:
+        """Of all texts: without solved examples they do not depend on the labels."""
+        print(f"{self.published.name}: prompting with {len(self.texts)} texts …", file=sys.stderr)
+        return self._cached_logprobs(self._prompt_encoder.encode_prompts(self.texts))
 
-    def _kept(self, asked: list[np.ndarray]) -> np.ndarray:
-        """`prompts.scores`, from the cache if they are there."""
-        model, answers = self.model, self._prompter.encode_answers()
-        about = {"model": self._digest, "answers": [each.tolist() for each in answers]}
+    def _cached_logprobs(self, prompts: list[np.ndarray]) -> np.ndarray:
+        answers = self._prompt_encoder.encode_answers()
+        key = {"model": self._digest, "answers": [each.tolist() for each in answers]}
+        params, config = self.published.params, self.model_config
         return feature_cache.cached(
-            about,
-            asked,
-            lambda: prompting.answer_logprobs(model.params, model.config, asked, answers),
+            key, prompts, lambda: prompting.answer_logprobs(params, config, prompts, answers)
         ).values
+
+
+def build_published_model(
+    config: PublishedConfig,
+    recipe: Recipe,
+    texts: list[str],
+    *,
+    methods: tuple[str, ...],
+    test_from: int,
+    num_classes: int,
+    pad_to: int,
+    trainable: bool,
+) -> PublishedTaskModel:
+    """Loads a published model for a task, with the search spaces of pretrained weights.
+
+    Args:
+      config: the model, and how it is used.
+      recipe: the task's recipe.
+      texts: labeled examples, then test items.
+      methods: adaptation methods asked for.
+      test_from: index of the first test item.
+      num_classes: number of classes.
+      pad_to: the largest number of labels.
+      trainable: whether methods may train the model itself.
+    """
+    published = model_zoo.load_published(config.model)
+    finetune = dataclasses.replace(
+        recipe.finetune,
+        tokens_kept=0,
+        feature_config=FeatureConfig("mean", causal=published.causal),
+    )
+    model = PublishedTaskModel(
+        checkpoints=[published.params],
+        model_config=published.config,
+        recipe=dataclasses.replace(
+            recipe,
+            finetune=finetune,
+            learning_rates=LEARNING_RATES,
+            lora_learning_rates=LORA_LEARNING_RATES,
+            l2_penalties=(1.0,),
+            feature_scaling="standardise",
+        ),
+        examples={},
+        test_from=test_from,
+        num_classes=num_classes,
+        pad_to=pad_to,
+        trainable=trainable,
+        num_fewshot=config.num_fewshot if published.causal else (),
+        published=published,
+        config=config,
+        texts=texts,
+    )
+    if trainable and any(METHODS[name].updates_model for name in methods):
+        ids = published.encode(texts, model.max_length)
+        model.examples = pad_sequences(ids, -(-max(map(len, ids)) // 16) * 16)
+    return model

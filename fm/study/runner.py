@@ -12,15 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fm.adaptation.methods import METHODS
 from fm.attention import Mask, choose
 from fm.errors import UserError
 from fm.files import atomic_path, atomic_write, read_json
 from fm.study import analysis, arms, artifacts, method_costs, run_dir, task_types
-from fm.study.adaptation import Arm
+from fm.study.adaptation import Arm, ModelArm
 from fm.study.cells import Cell, CellExecutor
 from fm.study.cells import run_cells as run_cells
-from fm.study.config import METHODS, SCHEMA, StudyConfig, config_hash, to_dict
-from fm.study.published_arm import PublishedArm
+from fm.study.config import SCHEMA, StudyConfig, config_hash, to_dict
 from fm.study.tasks import Task, prepare_task, short_name
 
 RESULTS_FILE = "results.json"
@@ -73,10 +73,10 @@ def run_compare(
         cells = run_cells(task, ways, config.search_seeds, out_dir / "cells", executor)
         _collect(results, task, fed, cells, config.search_seeds)
         if task.name in brought:
-            results["tasks"][-1]["published"] = brought[task.name].description()
+            results["tasks"][-1]["published"] = brought[task.name].model.description()
             results["leakage"].append(analysis.not_decontaminated_row(task))
         # Adapters are a program to compile: where nobody asked for them the last task has to do.
-        measured = METHODS if task is last else config.methods
+        measured = tuple(METHODS) if task is last else config.methods
         results["methods"] += method_costs.method_cost_rows(
             task, fed, brought.get(task.name), measured
         )
@@ -99,7 +99,7 @@ def load_task_and_arms(
 
 
 def _ways(
-    config: StudyConfig, task: Task, out: pathlib.Path, brought: PublishedArm | None
+    config: StudyConfig, task: Task, out: pathlib.Path, brought: ModelArm | None
 ) -> tuple[dict[str, arms.PretrainedArm], dict[str, Arm]]:
     """What was fed, and every arm in the study's order."""
     wanted, seeds = config.arms_of(task.config), config.pretrain_seeds
@@ -144,7 +144,7 @@ def _collect(
 def _kernel(fed: arms.PretrainedArm, batch_size: int) -> str:
     """The attention implementation of a whole batch of packed rows, as pretraining reads them."""
     model = fed.processor.model
-    shape = (batch_size, fed.network.examples["segments"].shape[1])
+    shape = (batch_size, fed.arm.model.examples["segments"].shape[1])
     q = jax.ShapeDtypeStruct((*shape, model.num_heads, model.head_dim), model.dtype)
     k = jax.ShapeDtypeStruct((*shape, model.num_kv_heads, model.head_dim), model.dtype)
     segments = jnp.ones(shape, jnp.int32)

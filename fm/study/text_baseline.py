@@ -30,7 +30,7 @@ class ExtractiveTextArm:
 
     def grid(self) -> list[HParams]:
         """The two ways to pick: there are no more."""
-        return [{"adapt": "pick", "text": pick} for pick in PICKS]
+        return [{"method": "pick", "text": pick} for pick in PICKS]
 
     def validate(self, drawn: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """See `fm.study.adaptation.Arm`."""

@@ -42,7 +42,7 @@ WRITTEN = {
 @pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
 def test_written_out(mask, rows):
     want = np.array([[character == "1" for character in row] for row in rows])
-    np.testing.assert_array_equal(mask.visible(4, 4)[0], want)
+    np.testing.assert_array_equal(mask.materialize(4, 4)[0], want)
 
 
 def test_each_row_of_a_batch_has_its_own():
@@ -56,7 +56,7 @@ def test_passes_through_jit_without_compiling_anew():
     @jax.jit
     def count(mask):
         traces.append(mask)
-        return jnp.sum(mask.visible(3, 3))
+        return jnp.sum(mask.materialize(3, 3))
 
     assert count(Mask(causal=True, prefix=ints(0))) == 6
     assert count(Mask(causal=True, prefix=ints(3))) == 9
@@ -81,15 +81,15 @@ def test_half_a_pair_of_segments():
     ("row", "key", "length", "keys"), [(0, 0, 2, 2), (1, 2, 3, 2), (2, 0, 1, 3)]
 )
 def test_a_tile_is_that_part_of_it(mask, rows, row, key, length, keys):
-    whole = mask.visible(4, 4)
-    part = mask.tile(jnp.int32(row), jnp.int32(key), length, keys).visible(length, keys)
+    whole = mask.materialize(4, 4)
+    part = mask.tile(jnp.int32(row), jnp.int32(key), length, keys).materialize(length, keys)
     np.testing.assert_array_equal(part, whole[:, row : row + length, key : key + keys])
 
 
 @pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
 def test_nothing_outside_a_span_is_seen(mask, rows):
     for row in range(4):
-        first, end = mask.span(row, 1, 4)
+        first, end = mask.key_range(row, 1, 4)
         seen = [key for key in range(4) if rows[row][key] == "1"]
         assert all(first <= key < end for key in seen)
 

@@ -14,7 +14,7 @@ from fm.study import run_dir
 from fm.study.config import TaskConfig
 from tests.study.problems import images, recipe, texts
 from tests.study.test_imported import texts as words
-from tests.transfer.pretrained import problems
+from tests.hf import helpers_hf as problems
 
 ARMS = ("scratch", "in_domain", "classical")
 FLAGS = ("--budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")

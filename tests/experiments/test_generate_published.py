@@ -11,9 +11,9 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from fm.hf import save_pretrained
 from fm.hf.tokenizer import HFTokenizer
-from tests.transfer.pretrained import problems
-from tests.transfer.pretrained.made import llama_file
-from tests.transfer.pretrained.problems import pretrained
+from tests.hf import helpers_hf as problems
+from tests.hf.helpers_gguf import llama_file
+from tests.hf.helpers_hf import pretrained
 
 PROMPT = "--prompt=w3 w1 w29"
 

@@ -15,7 +15,7 @@ from fm.files import cache_dir
 from fm.study import presets
 from tests.study.test_imported import texts as words
 from tests.study.test_joint import RECIPE
-from tests.transfer.pretrained import problems
+from tests.hf import helpers_hf as problems
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -26,9 +26,9 @@ from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
 from tests.fuzz import guard, junk
-from tests.model.styles import LLAMA
+from tests.model.helpers_archs import LLAMA
 from tests.report import synthetic, test_studies
-from tests.transfer.pretrained import problems
+from tests.hf import helpers_hf as problems
 
 STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
 MODEL = dataclasses.replace(problems.CASES["llama"][1], arch=STRETCHED)

@@ -15,8 +15,9 @@ from fm.hf.tokenizer import HFTokenizer
 from fm.training import optimizer, train_state
 from fm.training.checkpoint import CheckpointStore
 from tests.fuzz import guard, junk
+from tests.hf import helpers_gguf as made
+from tests.hf import helpers_hf as problems
 from tests.training.helpers_models import ADAM, NEXT, TEXT, params
-from tests.transfer.pretrained import made, problems
 
 
 def asked_to_generate(path, prompt="the cat w1 w2"):

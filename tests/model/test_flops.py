@@ -14,17 +14,17 @@ from fm.model.transformer import forward, init
 # Wide enough that products outweigh the work per element, which is not counted.
 # Attention by the reference: the compiler counts a loop's body once, and not what others skip.
 SIZES = {
-    "depth": 2,
-    "width": 256,
-    "heads": 4,
-    "kv_heads": 2,
-    "hidden": 1024,
+    "num_layers": 2,
+    "d_model": 256,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_dim": 1024,
     "attention": "reference",
 }
 TEXT = ModelConfig(vocab_size=1000, **SIZES)
 IMAGE = ModelConfig(patch_dims=(("image", 64),), **SIZES)
 # Long and thin: what attention itself costs is most of it.
-LONG = ModelConfig(vocab_size=100, **(SIZES | {"hidden": 64, "width": 128, "heads": 2}))
+LONG = ModelConfig(vocab_size=100, **(SIZES | {"mlp_dim": 64, "d_model": 128, "num_heads": 2}))
 GATED = ModelConfig(
     vocab_size=1000,
     arch=ArchConfig(activation="silu", gated_mlp=True, tie_embeddings=True),
@@ -38,13 +38,13 @@ CASES |= {"text": (TEXT, 128), "image": (IMAGE, 128), "long text": (LONG, 1024)}
 def outcome(params, config, length):
     """Sum of all predictions of two sequences."""
     positions = jnp.tile(jnp.arange(length), (2, 1))
-    if config.vocab:
+    if config.vocab_size:
         inputs = {"tokens": jnp.zeros((2, length), jnp.int32)}
     else:
         inputs = {"image": jnp.zeros((2, length, 64))}
     final = forward(params, inputs | {"positions": positions}, config, mask=Mask(causal=True))
-    h_TD = final["final"].reshape(-1, config.width)
-    if config.vocab:
+    h_TD = final["final"].reshape(-1, config.d_model)
+    if config.vocab_size:
         head_DV, targets_T = embeddings.token_head(params["streams"]), jnp.zeros(len(h_TD), int)
         return fused_linear_cross_entropy(head_DV, h_TD, targets_T, jnp.ones(len(h_TD)))
     targets = jnp.zeros((len(h_TD), 64))
@@ -66,14 +66,14 @@ def compiled_flops(function, config, length):
     ids=["forward", "training"],
 )
 def test_count_is_the_compilers(count, function, config, length):
-    counted = 2 * count(config, length, predictions=length, streams=config.streams)
+    counted = 2 * count(config, length, num_predictions=length, modalities=config.modalities)
     assert counted == pytest.approx(compiled_flops(function, config, length), rel=0.1)
 
 
 def test_cost_of_each_objective():
-    assert flops.sequence_cost("next", 100, mask_ratio=0.3) == (100, 99)
-    assert flops.sequence_cost("next", 100, mask_ratio=0.3, has_start_patch=True) == (101, 100)
-    assert flops.sequence_cost("masked", 100, mask_ratio=0.3) == (100, 30)
-    assert flops.sequence_cost("bag", 100, mask_ratio=0.3) == (70, 1)
-    with pytest.raises(UserError, match=r"'all'.*next, masked, bag"):
+    assert flops.sequence_cost("causal_lm", 100, mask_ratio=0.3) == (100, 99)
+    assert flops.sequence_cost("causal_lm", 100, mask_ratio=0.3, has_start_patch=True) == (101, 100)
+    assert flops.sequence_cost("masked_lm", 100, mask_ratio=0.3) == (100, 30)
+    assert flops.sequence_cost("bag_of_words", 100, mask_ratio=0.3) == (70, 1)
+    with pytest.raises(UserError, match=r"'all'.*causal_lm, masked_lm, bag_of_words"):
         flops.sequence_cost("all", 100, mask_ratio=0.3)

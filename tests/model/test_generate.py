@@ -14,11 +14,11 @@ from fm.model import generate as continuation
 from fm.model import kv_cache
 from fm.model.generate import Generation, generate
 from fm.model.sampling import GREEDY, SamplingConfig
-from tests.model.problems import params, run
-from tests.model.remembered import cached_logits, logits_of
-from tests.model.styles import STYLES, config
+from tests.model.helpers_archs import ARCHS, config
+from tests.model.helpers_kv_cache import cached_logits, logits_of
+from tests.model.helpers_models import params, run
 
-OWN = config(depth=1)
+OWN = config(num_layers=1)
 PROMPTS = [[5, 9, 2, 40, 11], [3], [8, 8, 1], [90, 20, 33, 7, 7, 7, 7, 7, 12]]
 CAUSAL = Mask(causal=True)
 
@@ -40,14 +40,14 @@ def plain_greedy(weights, prompt, config, count):
     return tokens[len(prompt) :]
 
 
-def quick(*fast, among=STYLES):
+def quick(*fast, among=ARCHS):
     """Styles of which those not named take a program each that CI alone waits for."""
     return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in among]
 
 
 @pytest.mark.parametrize("name", quick("own", "gpt2", "qwen3"))
 def test_cached_logits_are_the_uncached_ones(name):
-    model = STYLES[name]
+    model = ARCHS[name]
     weights = params(model)
     rng = np.random.default_rng(0)
     lengths = [5, 1, 9]
@@ -60,7 +60,7 @@ def test_cached_logits_are_the_uncached_ones(name):
 
 @pytest.mark.parametrize("name", quick("own", among=["own", "gpt2", "qwen3"]))
 def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
-    model = STYLES[name]
+    model = ARCHS[name]
     half = dataclasses.replace(model, dtype="bfloat16")
     weights = params(model)
     lengths = [7, 3]
@@ -78,7 +78,7 @@ def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
     "name", quick("own", "gpt2", among=["own", "gpt2", "llama one key head, tied", "qwen3"])
 )
 def test_greedy_texts_of_ragged_prompts_are_the_plain_ones(name):
-    model = STYLES[name]
+    model = ARCHS[name]
     weights = params(model)
     got = generate(weights, PROMPTS, model, sampling_config=GREEDY, max_new_tokens=12)
     for prompt, row in zip(PROMPTS, got, strict=True):
@@ -91,7 +91,7 @@ def test_parameters_in_bfloat16_generate_too():
     weights = params(OWN)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
     rounded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), half)
-    options = {"decoding": GREEDY, "max_tokens": 6}
+    options = {"sampling_config": GREEDY, "max_new_tokens": 6}
     got = generate(half, PROMPTS, OWN, **options)
     want = generate(rounded, PROMPTS, OWN, **options)
     assert [row.tolist() for row in got] == [row.tolist() for row in want]
@@ -99,7 +99,11 @@ def test_parameters_in_bfloat16_generate_too():
 
 def test_in_parts_it_is_the_same_text_as_in_one():
     weights = kv_cache.prepare_params(params(OWN), OWN)
-    options = {"decoding": SamplingConfig(1.3, top_p=0.9), "max_tokens": 20, "seeds": [4, 5, 6, 7]}
+    options = {
+        "sampling_config": SamplingConfig(1.3, top_p=0.9),
+        "max_new_tokens": 20,
+        "seeds": [4, 5, 6, 7],
+    }
     whole = generate(weights, PROMPTS, OWN, **options)
     generation = Generation(weights, PROMPTS, OWN, **options)
     parts = []
@@ -115,7 +119,7 @@ def test_in_parts_it_is_the_same_text_as_in_one():
 
 def test_a_text_depends_on_its_prompt_and_seed_alone():
     weights = kv_cache.prepare_params(params(OWN), OWN)
-    options = {"decoding": SamplingConfig(2.0), "max_tokens": 10}
+    options = {"sampling_config": SamplingConfig(2.0), "max_new_tokens": 10}
     together = generate(weights, PROMPTS, OWN, seeds=[3, 1, 4, 1], **options)
     for prompt, seed, row in zip(PROMPTS, [3, 1, 4, 1], together, strict=True):
         (alone,) = generate(weights, [prompt], OWN, seeds=[seed], **options)
@@ -193,7 +197,7 @@ def test_barred_tokens_and_the_penalty_of_prompts():
 @pytest.mark.parametrize(("name", "rows"), [("own", 3), ("llama", 1)])
 def test_a_step_copies_no_cache(name, rows):
     """In the compiled loop nothing is as large as a cache but what is written in place."""
-    model = dataclasses.replace(STYLES[name], context=2048)
+    model = dataclasses.replace(ARCHS[name], max_seq_len=2048)
     generation = Generation(
         kv_cache.prepare_params(params(model), model),
         [[1] * 1000] * rows,
@@ -203,12 +207,12 @@ def test_a_step_copies_no_cache(name, rows):
     )
     generation.next_tokens(2)
     compiled = continuation.decode.lower(
-        generation._weights,
+        generation._params,
         generation._state,
-        generation._rules,
+        generation._decode_params,
         model,
-        most=jnp.int32(4),
-        buffer=32,
+        num_tokens=jnp.int32(4),
+        buffer_size=32,
     ).compile()
     columns = generation._state.cache.valid_mask.shape[1]
     assert columns == 1024 + 32
@@ -227,17 +231,17 @@ def test_a_step_copies_no_cache(name, rows):
     [
         ([], {}, "at least one token"),
         ([[1], []], {}, "at least one token"),
-        ([[1] * 60], {"max_tokens": 5}, "60 tokens and max_tokens=5 .* context of 64"),
-        ([[1]], {"max_tokens": 0}, "max_tokens=0 must be at least 1"),
+        ([[1] * 60], {"max_new_tokens": 5}, "60 tokens plus max_new_tokens=5 .* max_seq_len of 64"),
+        ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ([[97]], {}, "outside the vocabulary of 97"),
         ([[-1]], {}, "outside the vocabulary of 97"),
         ([[1]], {"seeds": [1, 2]}, "2 seeds for 1 prompts"),
-        ([[1]], {"barred": range(97)}, "whole vocabulary"),
+        ([[1]], {"suppress_tokens": range(97)}, "whole vocabulary"),
     ],
 )
 def test_what_cannot_be_is_refused(prompts, options, message):
     with pytest.raises(UserError, match=message):
-        generate(params(OWN), prompts, OWN, **({"max_tokens": 4} | options))
+        generate(params(OWN), prompts, OWN, **({"max_new_tokens": 4} | options))
 
 
 def test_the_whole_context_can_be_used():
@@ -247,9 +251,9 @@ def test_the_whole_context_can_be_used():
 
 
 def test_models_that_cannot_generate_are_refused():
-    bert = config(style=dataclasses.replace(STYLES["gpt2"].arch, post_norm=True), kv_heads=4)
-    with pytest.raises(UserError, match="does not generate"):
+    bert = config(arch=dataclasses.replace(ARCHS["gpt2"].arch, post_norm=True), num_kv_heads=4)
+    with pytest.raises(UserError, match="cannot generate"):
         generate(params(bert), [[1]], bert, max_new_tokens=1)
-    blind = config(vocab=0, continuous=(("image", 12),))
+    blind = config(vocab_size=0, patch_dims=(("image", 12),))
     with pytest.raises(UserError, match="without a vocabulary"):
         generate({}, [[1]], blind, max_new_tokens=1)

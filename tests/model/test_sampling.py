@@ -78,8 +78,8 @@ SEEDS = st.integers(0, 2**32 - 1).map(lambda seed: logits(seed, B=1))
 @settings(max_examples=60, deadline=None)
 @given(SEEDS | ROWS, st.floats(0.0625, 0.9375, width=32))
 def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p):
-    knobs = SamplingConfig(top_p=p).to_params()
-    kept = np.asarray(filtered(row, knobs))[0] > 0
+    sampling_params = SamplingConfig(top_p=p).to_params()
+    kept = np.asarray(filtered(row, sampling_params))[0] > 0
     exact = normalised(np.exp(row.astype(np.float64) - row.max()))[0]
     assert exact[kept].sum() >= p - 1e-5
     # Without those that tie at the threshold it would not reach.
@@ -91,9 +91,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p):
 @settings(max_examples=60, deadline=None)
 @given(SEEDS | ROWS, st.integers(1, V), st.floats(0.125, 5.0, width=32))
 def test_top_k_keeps_k_or_those_that_tie(row, k, temperature):
-    knobs = SamplingConfig(temperature=temperature, top_k=k).to_params()
-    weights = np.asarray(filtered(row, knobs._replace(top_k=jnp.int32(0))))[0]
-    kept = np.asarray(filtered(row, knobs))[0] > 0
+    sampling_params = SamplingConfig(temperature=temperature, top_k=k).to_params()
+    weights = np.asarray(filtered(row, sampling_params._replace(top_k=jnp.int32(0))))[0]
+    kept = np.asarray(filtered(row, sampling_params))[0] > 0
     least = np.sort(weights)[-k]
     np.testing.assert_array_equal(kept, (weights >= least) & (weights > 0))
 
@@ -132,7 +132,7 @@ def test_draws_have_the_frequencies_asked_for():
         keys,
         jnp.full(count, 5),
         seen_BV=jnp.zeros((count, V), bool),
-        barred_V=NONE_BARRED,
+        suppress_V=NONE_BARRED,
     )
     want = plain(row[0], temperature=0.8, top_p=0.9)
     found = np.bincount(np.asarray(got), minlength=V) / count
@@ -143,7 +143,7 @@ def test_draws_have_the_frequencies_asked_for():
 
 def one(row, decoding, *, seed=0, at=0, seen=NONE_SEEN, barred=NONE_BARRED):
     keys = sampling.row_keys(jnp.array([seed]))
-    got = draw(row, decoding.knobs(), keys, jnp.array([at]), seen_BV=seen, barred_V=barred)
+    got = draw(row, decoding.to_params(), keys, jnp.array([at]), seen_BV=seen, suppress_V=barred)
     return int(got[0])
 
 
@@ -157,7 +157,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
         sampling.row_keys(seeds),
         at,
         seen_BV=seen,
-        barred_V=NONE_BARRED,
+        suppress_V=NONE_BARRED,
     )
     alone = [one(rows[b : b + 1], decoding, seed=int(seeds[b]), at=int(at[b])) for b in range(5)]
     assert together.tolist() == alone
@@ -205,9 +205,9 @@ def test_one_program_serves_all_settings():
     traced = []
 
     @jax.jit
-    def count(row, knobs):
+    def count(row, sampling_params):
         traced.append(None)
-        return sampling.filtered_probs(row, knobs)
+        return sampling.filtered_probs(row, sampling_params)
 
     for options in ({"top_k": 3}, {"top_p": 0.4}, {"min_p": 0.2, "temperature": 2}):
         count(logits(0), SamplingConfig(**options).to_params())

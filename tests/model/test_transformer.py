@@ -10,9 +10,9 @@ import pytest
 
 from fm.attention import Mask
 from fm.model import Transformer, layers
-from fm.model.positions import apply_rope, pairs_per_axis, rotary_cos_sin
+from fm.model.layers import apply_rope, pairs_per_axis, rotary_cos_sin
 from fm.model.transformer import forward
-from tests.model.problems import IMAGE, TEXT, images, params, run, text
+from tests.model.helpers_models import IMAGE, TEXT, images, params, run, text
 
 CAUSAL = Mask(causal=True)
 
@@ -64,7 +64,7 @@ def test_packed_documents_are_those_by_themselves():
 @pytest.mark.parametrize(("config", "inputs"), [(TEXT, text()), (IMAGE, images())])
 def test_scanned_layers_are_the_unrolled_ones(config, inputs):
     def value(weights, scan):
-        out = forward(weights, inputs, dataclasses.replace(config, scan=scan), mask=CAUSAL)
+        out = forward(weights, inputs, dataclasses.replace(config, scan_layers=scan), mask=CAUSAL)
         return jnp.sum(jnp.sin(out["final"])), out["layers"]
 
     grad = jax.jit(jax.value_and_grad(value, has_aux=True), static_argnums=1)
@@ -84,7 +84,7 @@ def test_a_hidden_piece_is_not_seen():
     inputs, hidden = text(), np.arange(8) == np.full((2, 1), 3)
     changed = inputs | {"tokens": (inputs["tokens"] + hidden) % TEXT.vocab_size}
     left, right = (
-        run(params(TEXT), each, TEXT, mask=Mask(), hidden_BL=hidden)["final"]
+        run(params(TEXT), each, TEXT, mask=Mask(), masked_BL=hidden)["final"]
         for each in (inputs, changed)
     )
     np.testing.assert_array_equal(left, right)

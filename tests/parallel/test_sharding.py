@@ -19,7 +19,7 @@ from fm.model.transformer import init
 from fm.parallel import sharding
 from fm.parallel.mesh import MeshConfig, parse_mesh
 from fm.training import OptimizerConfig, optimizer, train_state
-from tests.model.styles import GPT2, STYLES, config
+from tests.model.helpers_archs import ARCHS, GPT2, config
 
 BERT = ArchConfig(**(vars(GPT2) | {"post_norm": True, "num_token_types": 2, "pooler": True}))
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_every_parameter_has_a_place():
     )
 
 
-@pytest.mark.parametrize("config", [*STYLES.values(), config(style=BERT, kv_heads=4)])
+@pytest.mark.parametrize("config", [*ARCHS.values(), config(style=BERT, kv_heads=4)])
 def test_every_style_is_covered(config):
     sharding.param_specs(shapes(config), MeshConfig(fsdp=2, tensor=2))
 

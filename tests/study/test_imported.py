@@ -15,7 +15,7 @@ from fm.study.config import PublishedConfig
 from fm.study.published_arm import PublishedArm, probe_feature_config
 from fm.study.tasks import prepare_task
 from tests.study.problems import config, dataset, loads, split
-from tests.transfer.pretrained import problems
+from tests.hf import helpers_hf as problems
 
 ASKED = PublishedConfig("tiny", 24, "w1 {text} w2 {answer}", ("w3", "w4"))
 ADAPT = ("probe", "full", "prompt")

@@ -15,7 +15,7 @@ from fm.study.tasks import prepare_task
 from tests.study.problems import config, dataset, loads, recipe, split
 from tests.study.test_adaptation import network
 from tests.study.test_imported import ASKED, published, texts
-from tests.transfer.problems import MODEL, params, separable
+from tests.adaptation.helpers_models import MODEL, params, separable
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What a plan says is sent against the collectives of the compiled step; see `tests/parallel/test_sharding.py`."""
+"""Planned communication against the collectives of the compiled step; run by `test_sharding`."""
 
 import collections
 import math
@@ -14,11 +14,11 @@ from tests.parallel.helpers_eight_devices import compiled
 from tests.training.helpers_models import ADAM, NEXT
 
 MODEL = ModelConfig(
-# An array of N bytes costs N (n - 1) / n bytes this many times, as in `fm.planning.communication`.
-    scan_layers=False,
+    num_layers=2, d_model=128, num_heads=8, num_kv_heads=8, mlp_dim=512, vocab_size=512,
+    attention="reference", scan_layers=False,
 )  # fmt: skip
 ROWS, LENGTH, DEVICES = 16, 64, 8
-# An array of so many bytes takes so many times (n - 1) / n of them, as in `fm.planning.communication`.
+# Bytes sent per byte of the array, times (n - 1) / n, as in `fm.planning.communication`.
 TIMES = {"all-gather": 1, "all-reduce": 2, "reduce-scatter": DEVICES, "all-to-all": 1}
 
 

@@ -15,6 +15,7 @@ from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding
 from fm.training import MultitaskObjective, Objective, optimizer, train_state, train_step
+from tests.adaptation import helpers_models as transfer
 from tests.parallel.helpers_eight_devices import (
     HALVES,
     MUON,
@@ -29,7 +30,6 @@ from tests.parallel.helpers_eight_devices import (
     text,
 )
 from tests.training.helpers_models import ADAM, VOCAB, params
-from tests.transfer import problems as transfer
 
 JOINT = ModelConfig(
     num_layers=2, d_model=24, num_heads=4, num_kv_heads=4, mlp_dim=32, vocab_size=VOCAB, position_axes=3, num_mixtures=2, scan_layers=True,

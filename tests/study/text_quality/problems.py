@@ -9,8 +9,8 @@ from fm.hf.tokenizer import HFTokenizer
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
 from fm.study.text_quality import config as profiles
-from tests.transfer.pretrained import problems as published
-from tests.transfer.pretrained.made import byte_bpe
+from tests.hf import helpers_hf as published
+from tests.hf.helpers_gguf import byte_bpe
 
 _NOUNS = {
     "films": "film actor story scene plot music hero ending camera director",

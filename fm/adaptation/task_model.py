@@ -1,0 +1,215 @@
+"""A model together with the examples of one task: what adaptation methods work on."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from fm.adaptation import finetune
+from fm.adaptation.batching import TokenizedExamples, take
+from fm.adaptation.features import probe_features
+from fm.adaptation.finetune import FinetuneConfig
+from fm.adaptation.linear_probe import cross_validate_probe, fit_probe
+from fm.adaptation.lora import LoraConfig
+from fm.model import flops
+from fm.model.config import ModelConfig
+from fm.model.embeddings import modalities_in
+from fm.model.transformer import init
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+class AdaptationRecipe(Protocol):
+    """Settings and search spaces of the adaptation methods, such as `fm.study.config.Recipe`.
+
+    Attributes:
+      finetune: fine-tuning, except for the learning rate.
+      learning_rates: grid of full fine-tuning.
+      lora: adapters of LoRA.
+      lora_learning_rates: grid of LoRA.
+      l2_penalties: grid of the linear probe.
+      feature_scaling: of the probe's features, see `fm.adaptation.linear_probe.SCALES`.
+    """
+
+    @property
+    def finetune(self) -> FinetuneConfig: ...  # noqa: D102
+    @property
+    def learning_rates(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def lora(self) -> LoraConfig: ...  # noqa: D102
+    @property
+    def lora_learning_rates(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def l2_penalties(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def feature_scaling(self) -> str: ...  # noqa: D102
+
+
+@dataclasses.dataclass(eq=False)
+class TaskModel:
+    """A transformer and the examples of a classification task, the labeled ones first.
+
+    Subclasses read other examples or predict something else than classes.
+
+    Attributes:
+      checkpoints: pretrained parameters, shared out over the seeds; empty for fresh parameters.
+      model_config: architecture.
+      recipe: see `AdaptationRecipe`.
+      examples: labeled examples, then test items, as the model reads them.
+      test_from: index of the first test item.
+      num_classes: number of classes.
+      pad_to: the largest number of labels, see `finetune.finetune`.
+      trainable: whether methods may train the model itself.
+      num_fewshot: numbers of solved examples to try in prompts; empty for a model that does not
+        follow prompts.
+    """
+
+    checkpoints: Sequence[dict]
+    model_config: ModelConfig
+    recipe: Any
+    examples: TokenizedExamples
+    test_from: int
+    num_classes: int
+    pad_to: int
+    trainable: bool = True
+    num_fewshot: tuple[int, ...] = ()
+    # Seeds run in parallel threads; features are computed once per starting point.
+    _features: dict[int, Any] = dataclasses.field(default_factory=dict)
+    _locks: dict[int, threading.Lock] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(threading.Lock)
+    )
+
+    @property
+    def test_idx(self) -> np.ndarray:
+        """Indices of the test items."""
+        return np.arange(self.test_from, len(self.examples["segments"]))
+
+    def description(self) -> dict[str, Any] | None:
+        """Source, license and use of a published model; None for others."""
+        return None
+
+    def initial_params(self, seed: int) -> dict:
+        """Parameters a seed starts from."""
+        if self.checkpoints:
+            return self.checkpoints[seed % len(self.checkpoints)]
+        return init(jax.random.key(1000 + seed), self.model_config)
+
+    def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Labels that `finetune.finetune` trains on."""
+        return labels
+
+    def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
+        """Predictions of a fine-tuned model for examples `idx`."""
+        return finetune.predict(
+            params,
+            take(self.examples, idx),
+            self.model_config,
+            feature_config=self.recipe.finetune.feature_config,
+        )
+
+    def init_head(self) -> dict:
+        """The head that fine-tuning adds."""
+        return finetune.init_head(
+            self.examples, self.model_config, self.num_classes, self.recipe.finetune.feature_config
+        )
+
+    def train_flops(self, length: int = 0) -> float:
+        """FLOPs of a training step per example, of which at most `length` tokens are kept."""
+        own = self.examples["segments"].shape[1]
+        return flops.train_flops(
+            self.model_config,
+            min(length or own, own),
+            num_predictions=0,
+            modalities=modalities_in(self.examples, self.model_config),
+        )
+
+    def feature_flops(self) -> float:
+        """FLOPs of the frozen features of one example."""
+        return flops.forward_flops(
+            self.model_config,
+            self.examples["segments"].shape[1],
+            num_predictions=0,
+            modalities=modalities_in(self.examples, self.model_config),
+        )
+
+    def num_features(self) -> int:
+        """Frozen features of an example (E)."""
+        layers = self.recipe.finetune.feature_config.resolve_layers(self.model_config.num_layers)
+        return self.init_head()["kernel"].shape[0] * len(layers)
+
+    def features(self, seed: int, idx: np.ndarray) -> np.ndarray:
+        """Frozen features of examples `idx` from the seed's initial parameters, [n, E]."""
+        key = self._start_key(seed)
+        with self._locks[key]:
+            known = self._features.setdefault(key, {})
+            missing = [n for n in idx.tolist() if n not in known]
+            if missing:
+                computed = probe_features(
+                    self.initial_params(seed),
+                    take(self.examples, np.array(missing)),
+                    self.model_config,
+                    feature_config=self.recipe.finetune.feature_config,
+                )
+                known.update(zip(missing, computed, strict=True))
+        return np.stack([known[n] for n in idx.tolist()])
+
+    def fit_probe(
+        self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
+    ) -> Any:
+        """A linear probe of examples `train_idx`, with `params` and `steps`."""
+        return fit_probe(self.features(seed, train_idx), labels, hparams)
+
+    def predict_probe(self, probe: Any, seed: int, idx: np.ndarray) -> np.ndarray:
+        """Predictions of a probe for examples `idx`."""
+        return probe.predict(self.features(seed, idx))
+
+    def cross_validate_probe(
+        self,
+        seed: int,
+        train_idx: np.ndarray,
+        labels: np.ndarray,
+        grid: Sequence[dict[str, Any]],
+        folds: Sequence[Fold],
+    ) -> list[float]:
+        """Validation accuracy of probes; features are scaled once for all penalties."""
+        return cross_validate_probe(self.features(seed, train_idx), labels, grid, folds)
+
+    def predict_prompted(
+        self, idx: np.ndarray, shown_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
+    ) -> np.ndarray:
+        """Answers to prompts about examples `idx`, led by the first of the labeled ones."""
+        raise NotImplementedError(f"{type(self).__name__} does not follow prompts")
+
+    def cross_validate(
+        self,
+        fit_predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+        train_idx: np.ndarray,
+        labels: np.ndarray,
+        folds: Sequence[Fold],
+    ) -> float:
+        """Validation metric over all examples the folds hold out.
+
+        Args:
+          fit_predict: (training indices, their labels, held-out indices) -> predictions.
+          train_idx: int [n], the labeled examples.
+          labels: int [n].
+          folds: (training, held-out) places in `train_idx`.
+        """
+        predictions = [
+            fit_predict(train_idx[fit], labels[fit], train_idx[held_out]) for fit, held_out in folds
+        ]
+        held_out = np.concatenate([each for _, each in folds])
+        return self.score(np.concatenate(predictions), labels[held_out])
+
+    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
+        """Validation metric: accuracy."""
+        return int(np.sum(predictions == labels)) / len(labels)
+
+    def _start_key(self, seed: int) -> int:
+        return seed % len(self.checkpoints) if self.checkpoints else seed

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from fm.adaptation.batching import image_examples
+from fm.adaptation.features import FeatureConfig, extract_features, pooled_features, probe_features
+from fm.errors import UserError
+from tests.adaptation.helpers_models import MODEL, PICTURES, params, separable, text
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_frozen_features_do_not_depend_on_the_batch(batch_size):
+    rows, _ = separable(7)
+    whole = probe_features(params(), rows, MODEL, feature_config=FeatureConfig(), batch_size=7)
+    assert whole.shape == (7, (MODEL.num_layers + 2) * MODEL.d_model) and whole.dtype == np.float32
+    parts = probe_features(
+        params(), rows, MODEL, feature_config=FeatureConfig(), batch_size=batch_size
+    )
+    np.testing.assert_allclose(parts, whole, atol=2e-6)
+
+
+def test_frozen_features_do_not_depend_on_padding():
+    tokens = [[4, 5, 6], [7, 8], [9]]
+    short, long = text(tokens, 4), text(tokens, 9)
+    long["tokens"][long["segments"] == 0] = 11
+    a = probe_features(params(), short, MODEL, feature_config=FeatureConfig())
+    b = probe_features(params(), long, MODEL, feature_config=FeatureConfig())
+    np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_each_depth_has_unit_length():
+    rows, _ = separable(3)
+    features = probe_features(params(), rows, MODEL, feature_config=FeatureConfig())
+    depths = features.reshape(3, MODEL.num_layers + 2, MODEL.d_model)
+    np.testing.assert_allclose(np.linalg.norm(depths, axis=-1), 1.0, atol=1e-5)
+
+
+def test_mean_pool_is_the_mean_of_the_filled_pieces():
+    rows = text([[4, 5, 6], [7]], 5)
+    first = pooled_features(params(), rows, MODEL)[0]
+    each = pooled_features(params(), rows, MODEL, FeatureConfig("concat"))[0].reshape(
+        2, 5, MODEL.d_model
+    )
+    np.testing.assert_allclose(first[0], each[0, :3].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(first[1], each[1, 0], atol=1e-6)
+
+
+def test_concat_pool_keeps_what_stands_where():
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
+    rows = image_examples(images, 2)
+    depths = pooled_features(params(PICTURES), rows, PICTURES, FeatureConfig("concat"))
+    assert [x.shape for x in depths] == [(3, 4 * PICTURES.d_model)] * (PICTURES.num_layers + 2)
+    mean = pooled_features(params(PICTURES), rows, PICTURES)
+    for one, other in zip(depths, mean, strict=True):
+        np.testing.assert_allclose(one.reshape(3, 4, -1).mean(axis=1), other, atol=1e-6)
+
+
+def test_an_unknown_pool_is_refused():
+    with pytest.raises(
+        UserError, match=r"pool='max' is not known; accepted are mean, last, mean\+last"
+    ):
+        FeatureConfig("max")
+
+
+def test_thinned_views_do_not_see_each_other_and_miss_nothing():
+    rows = text([[4, 5, 6, 7, 8], [9]], 5)
+    views = extract_features(params(), rows, MODEL, feature_config=FeatureConfig(chunk_length=3))
+    whole = extract_features(params(), rows, MODEL, feature_config=FeatureConfig())
+    np.testing.assert_allclose(views[:, 0], whole[:, 0], atol=1e-6)
+    np.testing.assert_allclose(views[1], whole[1], atol=1e-6)
+    even, odd = text([[4, 6, 8]], 3), text([[5, 7]], 3)
+    even["positions"][:] = [0, 2, 4]
+    odd["positions"][:] = [1, 3, 5]
+    parts = [pooled_features(params(), part, MODEL)[-1] for part in (even, odd)]
+    np.testing.assert_allclose(views[0, -1], (3 * parts[0][0] + 2 * parts[1][0]) / 5, atol=1e-5)
+
+
+def test_the_last_depth_alone_is_that_of_all():
+    rows, _ = separable(5)
+    every = extract_features(params(), rows, MODEL, feature_config=FeatureConfig())
+    assert every.shape == (5, MODEL.num_layers + 2, MODEL.d_model)
+    last = extract_features(params(), rows, MODEL, feature_config=FeatureConfig(), final_only=True)
+    np.testing.assert_allclose(last, every[:, -1:], atol=1e-6)

@@ -1,0 +1,319 @@
+"""Every family against `transformers`, in float32, both directions."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fm.attention import Mask
+from fm.hf import PretrainedModel, load_pretrained, save_pretrained
+from fm.model import embeddings
+from fm.model.generate import generate
+from fm.model.sampling import GREEDY
+from fm.model.transformer import forward
+from tests.hf import helpers_hf as problems
+from tests.hf.helpers_hf import CASES, params, same
+from tests.model.helpers_kv_cache import cached_logits
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+VOCAB, CONTEXT = 70, 160
+OLD = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": CONTEXT,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+NEW = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": CONTEXT,
+}
+ROTARY = NEW | {"bos_token_id": 1, "eos_token_id": 2}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+MODELS = {
+    "gpt2": ("GPT2LMHeadModel", OLD),
+    "gpt2, other sizes": ("GPT2LMHeadModel", OLD | {"n_inner": 48, "tie_word_embeddings": False}),
+    "llama, grouped": ("LlamaForCausalLM", ROTARY | {"num_key_value_heads": 2}),
+    "llama, tied and stretched": (
+        "LlamaForCausalLM",
+        ROTARY
+        | {
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 1,
+            "rope_theta": 500.0,
+            "rope_scaling": LLAMA3,
+        },
+    ),
+    "llama, biases and head width": (
+        "LlamaForCausalLM",
+        ROTARY | {"attention_bias": True, "mlp_bias": True, "head_dim": 12},
+    ),
+    "smollm2": (
+        "LlamaForCausalLM",
+        ROTARY
+        | {
+            "hidden_size": 36,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "tie_word_embeddings": True,
+            "rope_theta": 100_000.0,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "qwen2": ("Qwen2ForCausalLM", ROTARY | {"num_key_value_heads": 2}),
+    "qwen2, tied": (
+        "Qwen2ForCausalLM",
+        ROTARY | {"tie_word_embeddings": True, "rope_theta": 1e6, "num_key_value_heads": 4},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", ROTARY | {"num_key_value_heads": 2, "head_dim": 10}),
+    "qwen3, biases": (
+        "Qwen3ForCausalLM",
+        ROTARY | {"num_key_value_heads": 2, "head_dim": 8, "attention_bias": True},
+    ),
+    "bert": ("BertModel", NEW | {"type_vocab_size": 2}),
+}
+
+
+def model_of(name):
+    """A random model of `transformers`."""
+    architecture, settings = MODELS[name]
+    torch.manual_seed(0)
+    built = getattr(transformers, architecture)
+    return randomised(built(built.config_class(**settings)).eval())
+
+
+def randomised(model):
+    """Every vector too: zeros and ones hide mistakes."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight.normal_(float("norm" in name.lower() and "bias" not in name), 0.2)
+            else:
+                weight.normal_(0.0, 0.2)
+    return model
+
+
+def inputs_of(B, L, padding):
+    """Token ids and a mask with a few pieces missing, on one side or the other."""
+    rng = np.random.default_rng(0)
+    tokens_BL = rng.integers(0, VOCAB, (B, L))
+    lengths_B1 = rng.integers(L // 2, L, (B, 1))
+    lengths_B1[0] = L
+    places = np.arange(L) if padding == "right" else np.arange(L)[::-1]
+    filled_BL = places < lengths_B1 if padding else np.ones((B, L), bool)
+    types_BL = (np.arange(L) > L // 3).astype(np.int64) * np.ones((B, 1), np.int64)
+    return tokens_BL, filled_BL, types_BL
+
+
+def theirs(model, tokens_BL, filled_BL, types_BL):
+    """Logits, or a BERT's last hidden states."""
+    given = {"input_ids": torch.tensor(tokens_BL), "attention_mask": torch.tensor(filled_BL).long()}
+    if model.config.model_type == "bert":
+        given["token_type_ids"] = torch.tensor(types_BL)
+    else:
+        positions_BL = np.maximum(np.cumsum(filled_BL, axis=1) - 1, 0)
+        given["position_ids"] = torch.tensor(positions_BL)
+    with torch.no_grad():
+        out = model(**given)
+    return (out.last_hidden_state if "last_hidden_state" in out else out.logits).numpy()
+
+
+@functools.partial(jax.jit, static_argnames=("config", "causal"))
+def run(params, inputs, segments_BL, config, causal):
+    mask = Mask(causal=causal, q_segments=segments_BL, kv_segments=segments_BL)
+    final_BLD = forward(params, inputs, config, mask=mask)["final"]
+    return embeddings.token_logits(params["streams"], final_BLD) if causal else final_BLD
+
+
+def ours(pretrained, tokens_BL, filled_BL, types_BL):
+    """The same of `fm`; padding is a segment of its own."""
+    positions_BL = np.maximum(np.cumsum(filled_BL, axis=1) - 1, 0)
+    if not pretrained.causal:  # `transformers` counts a BERT's padding too
+        positions_BL = np.tile(np.arange(tokens_BL.shape[1]), (len(tokens_BL), 1))
+    inputs = {"tokens": tokens_BL, "positions": positions_BL, "types": types_BL}
+    inputs = {name: value.astype(np.int32) for name, value in inputs.items()}
+    segments_BL = filled_BL.astype(np.int32)
+    out = run(pretrained.params, inputs, segments_BL, pretrained.config, pretrained.causal)
+    return np.asarray(out, np.float32)
+
+
+def agree(pretrained, model, B=3, L=24, padding="", atol=1e-4):
+    inputs = inputs_of(B, L, padding)
+    want, got = theirs(model, *inputs), ours(pretrained, *inputs)
+    assert np.std(want) > 0.1
+    shown = inputs[1]
+    np.testing.assert_allclose(got[shown], want[shown], rtol=0, atol=atol)
+
+
+def saved(model, folder, **options):
+    model.save_pretrained(folder, safe_serialization=True, **options)
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+class TestEveryFamily:
+    def test_what_transformers_saves_is_read(self, name, tmp_path):
+        model = model_of(name)
+        pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
+        agree(pretrained, model)
+        for padding in ("right", "left"):
+            agree(pretrained, model, padding=padding)
+        agree(pretrained, model, B=1, L=CONTEXT)
+        assert pretrained.unused_tensors == ()
+
+    def test_what_fm_writes_transformers_loads(self, name, tmp_path):
+        save_pretrained(
+            tmp_path / "ours", load_pretrained(saved(model_of(name), tmp_path / "theirs"))
+        )
+        built = getattr(transformers, MODELS[name][0])
+        model, report = built.from_pretrained(tmp_path / "ours", output_loading_info=True)
+        assert not any(report[key] for key in ("missing_keys", "unexpected_keys"))
+        assert not report["mismatched_keys"] and model.dtype == torch.float32
+        agree(load_pretrained(tmp_path / "ours"), model.eval())
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "bert"])
+class TestTheCache:
+    @pytest.mark.parametrize("prompts", [(24, 5, 17), (CONTEXT - 6,)], ids=["ragged", "long"])
+    def test_its_logits_are_those_of_whole_rows_there(self, name, prompts, tmp_path):
+        model = model_of(name)
+        pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
+        rng = np.random.default_rng(1)
+        rows = [rng.integers(0, VOCAB, length + 6) for length in prompts]
+        got = cached_logits(pretrained.params, rows, prompts, pretrained.config)
+        for row, length, found in zip(rows, prompts, got, strict=True):
+            whole = theirs(model, row[None], np.ones((1, len(row)), bool), None)[0]
+            assert found.shape == (7, VOCAB) and np.std(whole) > 0.1
+            np.testing.assert_allclose(found, whole[length - 1 :], rtol=0, atol=1e-4)
+
+    def test_greedy_texts_are_those_of_generate_there(self, name, tmp_path):
+        """Padded on the right here and on the left there, each with a cache of its own."""
+        model = model_of(name)
+        pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
+        tokens_BL, filled_BL, _ = inputs_of(4, 24, "left")
+        prompts = [row[shown] for row, shown in zip(tokens_BL, filled_BL, strict=True)]
+        assert len({len(prompt) for prompt in prompts}) > 2
+        model.generation_config.eos_token_id = None
+        wanted = model.generate(
+            torch.tensor(tokens_BL),
+            attention_mask=torch.tensor(filled_BL).long(),
+            max_new_tokens=20,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        got = generate(
+            pretrained.params, prompts, pretrained.config, sampling_config=GREEDY, max_new_tokens=20
+        )
+        np.testing.assert_array_equal(np.stack(got), wanted[:, 24:].numpy())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_models_of_fms_own_are_loaded(name, tmp_path):
+    """Parameters drawn here, not there: nothing is right because it came from `transformers`."""
+    family, config = CASES[name]
+    save_pretrained(tmp_path / "m", PretrainedModel(config, params(config), problems.tokenizer()))
+    built = transformers.AutoModelForCausalLM if family != "bert" else transformers.BertModel
+    options = {} if family != "bert" else {"add_pooling_layer": config.arch.pooler}
+    model, report = built.from_pretrained(tmp_path / "m", output_loading_info=True, **options)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    rng = np.random.default_rng(0)
+    tokens_BL = rng.integers(0, config.vocab_size, (2, 20))
+    inputs = tokens_BL, np.ones((2, 20), bool), np.zeros((2, 20), np.int64)
+    got = ours(PretrainedModel(config, params(config), family=family), *inputs)
+    np.testing.assert_allclose(got, theirs(model.eval(), *inputs), rtol=0, atol=1e-4)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "m")
+    assert tokenizer("w3 w1 w29")["input_ids"] == [3, 1, 29]
+
+
+def test_a_berts_pooler_is_transformers(tmp_path):
+    model = model_of("bert")
+    pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
+    tokens_BL, filled_BL, types_BL = inputs_of(2, 9, "")
+    with torch.no_grad():
+        out = model(torch.tensor(tokens_BL), token_type_ids=torch.tensor(types_BL))
+    final_BLD = jnp.asarray(ours(pretrained, tokens_BL, filled_BL, types_BL))
+    got = embeddings.pooled_output(pretrained.params["streams"], final_BLD)
+    np.testing.assert_allclose(got, out.pooler_output.numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_bert_with_heads_says_what_it_left(tmp_path):
+    config = transformers.BertConfig(**MODELS["bert"][1])
+    torch.manual_seed(0)
+    model = transformers.BertForMaskedLM(config).eval()
+    pretrained = load_pretrained(saved(model, tmp_path / "theirs"))
+    assert pretrained.unused_tensors and all(
+        n.startswith("cls.") for n in pretrained.unused_tensors
+    )
+    inputs = inputs_of(2, 9, "")
+    want = theirs(model.bert, *inputs)
+    np.testing.assert_allclose(ours(pretrained, *inputs), want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama, grouped", "bert"])
+def test_shards(name, tmp_path):
+    model = model_of(name)
+    saved(model, tmp_path / "whole")
+    saved(model, tmp_path / "parts", max_shard_size="20KB")
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    same(load_pretrained(tmp_path / "parts").params, load_pretrained(tmp_path / "whole").params)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["gpt2", "llama, tied and stretched", "qwen3", "bert"])
+def test_half_precision_files(name, dtype, tmp_path):
+    built = getattr(transformers, MODELS[name][0])
+    pretrained = load_pretrained(
+        saved(model_of(name).to(getattr(torch, dtype)), tmp_path / "theirs")
+    )
+    # Loaded anew: a model that was half once keeps rounded rotary frequencies.
+    model = built.from_pretrained(tmp_path / "theirs", dtype=torch.float32).eval()
+    agree(pretrained, model, padding="right")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(pretrained.params)} == {"float32"}
+    low = load_pretrained(tmp_path / "theirs", dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(low.params)} == {"bfloat16"}
+    save_pretrained(tmp_path / "ours", low)
+    again = built.from_pretrained(tmp_path / "ours", dtype="auto")
+    assert again.dtype == torch.bfloat16
+    again = built.from_pretrained(tmp_path / "ours", dtype=torch.float32).eval()
+    in32 = dataclasses.replace(low, config=dataclasses.replace(low.config, dtype="float32"))
+    agree(in32, again)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("GPT2LMHeadModel", OLD),
+        ("LlamaForCausalLM", ROTARY),
+        ("Qwen2ForCausalLM", ROTARY | {"num_key_value_heads": 4}),
+        ("Qwen3ForCausalLM", ROTARY | {"num_key_value_heads": 4, "head_dim": 8}),
+        ("BertModel", NEW),
+    ],
+)
+def test_a_setting_not_given_is_what_transformers_takes(architecture, sizes, tmp_path):
+    """Read from a config.json of sizes alone, where `transformers` writes everything out."""
+    built = getattr(transformers, architecture)
+    model = randomised(built(built.config_class(**sizes)))
+    saved(model, tmp_path / "m")
+    whole = load_pretrained(tmp_path / "m")
+    kind = {"model_type": built.config_class.model_type}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(sizes | kind))
+    assert load_pretrained(tmp_path / "m").config == whole.config

@@ -1,0 +1,155 @@
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from fm.errors import UserError
+from fm.hf.tokenizer import HFTokenizer, check_vocab_size, read_tokenizer
+from tests.hf import helpers_gguf as made
+
+TEXT = "the cat in 2024, naïve 😀"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sep", "[", "]"]
+
+
+def word_piece():
+    """A small BERT tokenizer whose tokenizer.json cuts and pads at 4, as MiniLM's does at 128."""
+    vocab = {word: number for number, word in enumerate(WORDS)}
+    inner = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    inner.post_processor = processors.TemplateProcessing(
+        single=["[CLS]", "$A", "[SEP]"], special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    inner.add_special_tokens(WORDS[:5])
+    inner.enable_truncation(4)
+    inner.enable_padding(length=4)
+    return inner
+
+
+@pytest.fixture
+def imported():
+    return HFTokenizer(made.byte_bpe(), bos=1, eos=0)
+
+
+def test_a_text_comes_back(imported):
+    (ids,) = imported.encode([TEXT])
+    assert ids.dtype == np.int32 and not {0, 1} & set(ids.tolist())
+    assert imported.decode(ids) == TEXT
+    assert imported.decode([1, *ids, 0]) == TEXT
+    assert imported.encode([]) == [] and imported.encode([""])[0].shape == (0,)
+
+
+def test_many_texts_keep_their_order(imported):
+    texts = [f"the cat {n}" for n in range(2500)]
+    assert [imported.decode(ids) for ids in imported.encode(texts)] == texts
+
+
+def test_spelled_specials_are_text_unless_asked(imported):
+    spelled = "<|start|>the<|end|>"
+    (literal,) = imported.encode([spelled])
+    (parsed,) = imported.encode([spelled], specials=True)
+    assert not {0, 1} & set(literal.tolist()) and imported.decode(literal) == spelled
+    assert parsed[0] == 1 and parsed[-1] == 0 and imported.decode(parsed) == "the"
+    (again,) = imported.encode([spelled])
+    np.testing.assert_array_equal(again, literal)
+
+
+def test_byte_level_tokens_joined_are_the_text(imported):
+    text = TEXT + "<think> 字"
+    (ids,) = imported.encode([text])
+    assert b"".join(imported.spelled(ids)) == text.encode()
+    assert imported.spelled([1, ids[0], 0, 10**6]) == [b"", imported.spelled(ids)[0], b"", b""]
+
+
+def test_word_pieces_are_spelled_with_a_space_between_words():
+    read = HFTokenizer(word_piece())
+    (ids,) = read.encode_with_specials(["the cats cat"])
+    assert read.token_bytes(ids) == [b"", b"the", b" cat", b"s", b" cat", b""]
+
+
+def test_sentence_pieces_are_spelled():
+    vocab = {"\u2581the": 0, "<0xC3>": 1, "<0xAF>": 2, "s": 3}
+    inner = tokenizers.Tokenizer(models.BPE(vocab, [], byte_fallback=True))
+    inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback()])
+    assert HFTokenizer(inner).token_bytes([0, 1, 2, 3]) == [b" the", b"\xc3", b"\xaf", b"s"]
+
+
+def test_cutting_and_padding_are_off():
+    read = HFTokenizer(word_piece(), pad=0)
+    long, short = read.encode(["the cats " * 50, "cat"])
+    assert len(long) == 150 and short.tolist() == [6]
+    with_ends = read.encode_with_specials(["the cats " * 50, "cat"])
+    assert len(with_ends[0]) == 152 and with_ends[1].tolist() == [2, 6, 3]
+
+
+def test_encoders_get_their_ends_and_no_more():
+    read = HFTokenizer(word_piece())
+    (ids,) = read.encode_with_specials(["the [SEP] cat"])
+    assert ids.tolist() == [2, 5, 9, 8, 10, 6, 3]
+    assert read.decode(ids) == "the [ sep ] cat"
+
+
+def test_bytes_per_token_and_size(imported):
+    (ids,) = imported.encode([TEXT])
+    assert imported.bytes_per_token([TEXT]) == len(TEXT.encode()) / len(ids)
+    assert imported.vocab_size == made.byte_bpe().get_vocab_size(with_added_tokens=True)
+    assert HFTokenizer(word_piece()).vocab_size == len(WORDS)
+
+
+def test_a_saved_folder_is_read_with_its_ids(tmp_path, imported):
+    imported.save_folder(tmp_path)
+    read = read_tokenizer(tmp_path)
+    assert (read.pad, read.bos, read.eos, read.mask) == (None, 1, 0, None)
+    np.testing.assert_array_equal(read.encode([TEXT])[0], imported.encode([TEXT])[0])
+    imported.save(tmp_path / "other.json")
+    assert read_tokenizer(tmp_path / "other.json").bos == 1
+
+
+def test_ids_come_from_the_files_beside_it(tmp_path):
+    word_piece().save(str(tmp_path / "tokenizer.json"))
+    assert read_tokenizer(tmp_path).mask is None
+    named = {"mask_token": {"content": "[MASK]"}, "pad_token": "[PAD]", "eos_token": None}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    (tmp_path / "config.json").write_text('{"bos_token_id": 2, "eos_token_id": [3, 4]}')
+    read = read_tokenizer(tmp_path / "tokenizer.json")
+    assert (read.pad, read.bos, read.eos, read.mask) == (0, 2, None, 4)
+
+
+def test_a_gguf_file_holds_one(tmp_path):
+    read = read_tokenizer(made.llama_file(tmp_path / "a.gguf"))
+    assert (read.pad, read.bos, read.eos, read.mask) == (None, 1, 0, None)
+    wanted = made.byte_bpe().encode(TEXT).ids
+    assert read.encode([TEXT])[0].tolist() == wanted
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not json", '{"model": {"type": "Other"}}', "[]"])
+def test_what_is_no_tokenizer_is_one_line(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="is not a tokenizer") as raised:
+        read_tokenizer(tmp_path)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_missing_or_malformed_files_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read tokenizer .*tokenizer\.json: No such file"):
+        read_tokenizer(tmp_path)
+    word_piece().save(str(tmp_path / "tokenizer.json"))
+    for content, reason in (("{", "is not JSON"), ("[1]", "does not hold a JSON object")):
+        (tmp_path / "tokenizer_config.json").write_text(content)
+        with pytest.raises(UserError, match=rf"tokenizer_config\.json {reason}"):
+            read_tokenizer(tmp_path)
+    path = made.llama_file(tmp_path / "a.gguf", tokenizer__ggml__pre="other")
+    with pytest.raises(UserError, match=r"a\.gguf: tokenizer\.ggml\.pre is 'other'; known"):
+        read_tokenizer(path)
+
+
+def test_a_tokenizer_of_another_model_is_named():
+    read = HFTokenizer(word_piece())
+    check_vocab_size(read, len(WORDS))
+    check_vocab_size(read, len(WORDS) + 50)
+    with pytest.raises(UserError, match=r"has 11 ids, the model's vocabulary 10$"):
+        check_vocab_size(read, len(WORDS) - 1)

@@ -1,0 +1,46 @@
+"""Small text models of every style, as the families have them."""
+
+from fm.model.config import ArchConfig, ModelConfig, RopeScaling
+
+SIZES = {
+    "num_layers": 2,
+    "d_model": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_dim": 48,
+    "vocab_size": 97,
+}
+GPT2 = ArchConfig(
+    norm="layer",
+    norm_scale=True,
+    norm_bias=True,
+    embedding_norm=False,
+    qk_norm="none",
+    use_bias="all",
+    activation="gelu_tanh",
+    position_encoding="learned",
+    tie_embeddings=True,
+)
+LLAMA = ArchConfig(
+    norm_scale=True, embedding_norm=False, qk_norm="none", activation="silu", gated_mlp=True
+)
+
+
+def config(**changes) -> ModelConfig:
+    """A small model."""
+    return ModelConfig(**(SIZES | {"max_seq_len": 64} | changes))
+
+
+ARCHS = {
+    "own": config(),
+    "gpt2": config(arch=GPT2, num_kv_heads=4),
+    "llama": config(arch=LLAMA),
+    "llama one key head, tied": config(
+        arch=ArchConfig(**(vars(LLAMA) | {"tie_embeddings": True})), num_kv_heads=1
+    ),
+    "llama 3": config(
+        arch=ArchConfig(**(vars(LLAMA) | {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)}))
+    ),
+    "qwen2": config(arch=ArchConfig(**(vars(LLAMA) | {"use_bias": "qkv"}))),
+    "qwen3": config(arch=ArchConfig(**(vars(LLAMA) | {"qk_norm": "gain"})), head_dim_override=16),
+}

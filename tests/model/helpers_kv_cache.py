@@ -1,0 +1,41 @@
+"""Logits of rows whose beginnings are read at once and whose rest piece by piece, with a cache."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fm.model import embeddings, kv_cache
+
+prefill = jax.jit(kv_cache.prefill, static_argnames=("config", "max_new_tokens"))
+extend = jax.jit(kv_cache.decode_step, static_argnames="config")
+logits_of = jax.jit(embeddings.token_logits)
+
+
+def cached_logits(weights, rows, prompt_lengths, config):
+    """float32 [B][L - P + 1, V]: of each row's prompt's last place and of those after it.
+
+    Args:
+      weights: parameters.
+      rows: token ids; all go on for as many pieces after their prompts.
+      prompt_lengths: how many pieces of each are read at once, as rows padded on the right.
+      config: the model's.
+    """
+    ready = kv_cache.prepare_params(weights, config)
+    lengths_B1 = np.asarray(prompt_lengths)[:, None]
+    longest, steps = max(prompt_lengths), len(rows[0]) - prompt_lengths[0]
+    tokens_BS = np.zeros((len(rows), longest + steps), np.int32)
+    for row_S, row in zip(tokens_BS, rows, strict=True):
+        row_S[: len(row)] = row
+    inputs = {
+        "tokens": tokens_BS[:, :longest],
+        "positions": np.minimum(np.arange(longest), lengths_B1 - 1),
+    }
+    final_BLD, cache = prefill(ready, inputs, lengths_B1[:, 0], config, max_new_tokens=steps)
+    found = [[final_BLD[b, n - 1]] for b, n in enumerate(prompt_lengths)]
+    for step in range(steps):
+        at_B1 = lengths_B1 + step
+        inputs = {"tokens": np.take_along_axis(tokens_BS, at_B1, axis=1), "positions": at_B1}
+        final_B1D, cache = extend(ready, inputs, cache, jnp.int32(longest + step), config)
+        for row, each_1D in zip(found, final_B1D, strict=True):
+            row.append(each_1D[0])
+    return [np.asarray(logits_of(ready.embeddings, jnp.stack(row))) for row in found]

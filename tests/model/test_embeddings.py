@@ -1,0 +1,105 @@
+"""Likelihoods of tokens and patches against plain formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from fm.errors import UserError
+from fm.model import ModelConfig, config_for_size, embeddings
+from tests.model.helpers_models import IMAGE, images, params
+
+
+def test_a_patch_costs_what_its_mixture_says():
+    rng = np.random.default_rng(0)
+    h_TD = rng.normal(size=(5, IMAGE.d_model)).astype(np.float32)
+    x_TP = rng.uniform(size=(5, IMAGE.patch_dim("image"))).astype(np.float32)
+    weights = params(IMAGE)["streams"]
+    got = jax.jit(embeddings.gmm_nll, static_argnums=(3, 4))(weights, h_TD, x_TP, IMAGE, "image")
+
+    raw = h_TD @ np.asarray(weights["image_head"]) + np.asarray(weights["image_bias"])
+    M, P = IMAGE.num_mixtures, IMAGE.patch_dim("image")
+    means = raw[:, M : M + M * P].reshape(5, M, P)
+    scales = np.log1p(np.exp(raw[:, M + M * P :])).reshape(5, M, P) + 1 / 256
+    log_p = special.log_softmax(raw[:, :M], axis=-1)
+    log_p = log_p + stats.norm.logpdf(x_TP[:, None], means, scales).sum(-1)
+    np.testing.assert_allclose(got, -special.logsumexp(log_p, axis=-1), rtol=2e-4, atol=2e-4)
+
+
+def test_no_component_is_narrower_than_a_grey_level():
+    weights = params(IMAGE)["streams"]
+    weights["image_bias"] = weights["image_bias"] - 1e3
+    one = np.ones((1, IMAGE.d_model), np.float32)
+    _, _, scales = jax.jit(embeddings.gmm_params, static_argnums=(2, 3))(
+        weights, one, IMAGE, "image"
+    )
+    assert np.min(scales) >= 1 / 256
+
+
+def test_bytes_are_the_middle_of_their_bin():
+    assert embeddings.to_unit_range(jnp.array([0, 255], jnp.uint8)).tolist() == [
+        0.5 / 256,
+        255.5 / 256,
+    ]
+
+
+def test_the_start_piece_leads():
+    led = embeddings.prepend_start_patch(images())
+    assert led["image"].shape == (2, 10, IMAGE.patch_dim("image"))
+    assert led["positions"][0, :2].tolist() == [[-1, -1], [0, 0]]
+    np.testing.assert_array_equal(led["segments"], 1)
+    np.testing.assert_array_equal(led["image"][:, 1:], embeddings.to_unit_range(images()["image"]))
+
+
+def test_mixed_pieces_take_their_own_embedding():
+    both = ModelConfig(
+        num_layers=1,
+        d_model=32,
+        num_heads=4,
+        num_kv_heads=4,
+        mlp_dim=48,
+        vocab_size=19,
+        patch_dims=(("image", 12),),
+    )
+    weights = params(both)["streams"]
+    tokens, patches = jnp.array([[1, 2]]), jnp.full((1, 2, 12), 0.3)
+    modality = jnp.array([[0, 1]])
+    mixed = embeddings.embed(
+        weights, {"tokens": tokens, "image": patches, "modality": modality}, both
+    )
+    np.testing.assert_array_equal(
+        mixed[:, 0], embeddings.embed(weights, {"tokens": tokens}, both)[:, 0]
+    )
+    np.testing.assert_array_equal(
+        mixed[:, 1], embeddings.embed(weights, {"image": patches}, both)[:, 1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"num_heads": 5}, "num_heads=5"),
+        ({"num_kv_heads": 3}, "num_kv_heads=3"),
+        ({"num_heads": 0}, "num_heads=0 must be at least 1"),
+        ({"num_layers": -1}, "num_layers=-1 must be at least 0"),
+        ({"d_model": 28, "position_axes": 2}, "head_dim=7"),
+        ({"patch_dims": (("smell", 4),)}, "smell.*image, audio, video"),
+        ({"dtype": "float16"}, "dtype=float16"),
+    ],
+)
+def test_a_config_that_cannot_be_is_named(overrides, named):
+    sizes = {"num_layers": 1, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "mlp_dim": 64}
+    with pytest.raises(UserError, match=named) as caught:
+        ModelConfig(**(sizes | overrides))
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes():
+    for name in ("nano", "micro", "tiny", "small", "base"):
+        config = config_for_size(name, vocab_size=100)
+        assert 32 <= config.head_dim <= 64
+    assert config_for_size("base").d_model == 768
+    assert config_for_size("nano", num_layers=3).num_layers == 3
+    with pytest.raises(UserError, match=r"'huge'.*nano"):
+        config_for_size("huge")
