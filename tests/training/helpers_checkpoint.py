@@ -4,23 +4,20 @@ from fm.training import optimizer, train_state
 from fm.training.checkpoint import CheckpointStore
 from tests.training.helpers_models import ADAM, TEXT, params
 
-CONFIG = {"model": {"depth": 2, "width": 32}, "run": {"seed": 0}}
+CONFIG = {"model": {"num_layers": 2, "d_model": 32}, "run": {"seed": 0}}
 
 
-def fresh(seed=0):
+def new_state(seed=0):
     return train_state.init_train_state(params(TEXT, seed), optimizer.build(ADAM, 10))
 
 
-def filled(folder, steps=(1, 2, 3), keep=2, keep_every=None):
-    store = CheckpointStore(folder, max_to_keep=keep, keep_period=keep_every)
-    for step in steps:
-        store.save(step, fresh(step), {"step": step, "data": {"next": step}}, CONFIG)
-    store.close()
+def save_steps(folder, steps=(1, 2, 3), **options):
+    with CheckpointStore(folder, **options) as store:
+        for step in steps:
+            progress = {"step": step, "data": {"next": step}}
+            store.save(step, new_state(step), progress, CONFIG)
 
 
-def restored(folder, config=CONFIG):
-    store = CheckpointStore(folder)
-    try:
-        return store.restore(fresh(), config)
-    finally:
-        store.close()
+def restore(folder, config=CONFIG):
+    with CheckpointStore(folder) as store:
+        return store.restore(new_state(), config)

@@ -10,7 +10,7 @@ import pytest
 from experiments import command, compare, pretrain
 from fm.study import presets
 from tests.study.problems import recipe
-from tests.training.test_processes import finished, start
+from tests.parallel.test_distributed import finished, start
 
 
 def listening(process):
