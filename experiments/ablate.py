@@ -1,96 +1,65 @@
-"""What one field of the recipe does: the main job's study, once per value, side by side.
+"""What one config field, or a registered set of configs, does: a study per value, side by side.
 
-    python -m experiments.ablate --field=objective.hide --values=0.5,0.75 --tasks=digits
+    python -m experiments.ablate --field=objective.mask_ratio --values=0.5,0.75 --tasks=digits
 
-A field is a dotted path in a recipe (model.depth, optimizer.name, steps, finetune.steps, ...).
-Every value gets the same arms, labels and seeds and a report of its own under OUT; OUT/report.html
-holds them side by side, each value against the first, with the same evidence.
+A field is a dotted path in the recipe (model.num_layers, optimizer.name, steps,
+finetune.min_steps, ...), in a task (max_corpus_items) or in the study (search_seeds). With
+--ablation=NAME the variants are those of an ablation registered with `of_configs`. Every value
+gets the same arms, labels and seeds and a report of its own under OUT; OUT/report.html has them
+side by side, each value against the first, with the same evidence.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import typing
-from typing import Any
-
 from absl import flags
 
-from experiments import command, studies
-from fm.config_io import parse
+from experiments import cli, study_flags
 from fm.errors import UserError
-from fm.study import analysis, run_dir, runner
-from fm.study.config import StudyConfig, to_dict
+from fm.study import analysis, run_dir
+from fm.study.ablations import ABLATIONS, Ablation, ablation_names, field_ablation
+from fm.study.runner import run_compare
 
 
 def define(values: flags.FlagValues) -> None:
-    """The field, its values, and the flags of a study."""
-    flags.DEFINE_string("field", "objective.hide", "dotted path in a recipe", flag_values=values)
+    """Defines the field, its values, and the flags of a study."""
+    flags.DEFINE_string(
+        "field", "objective.mask_ratio", "dotted path in the config", flag_values=values
+    )
     flags.DEFINE_list("values", ["0.5", "0.75"], "what the field is set to", flag_values=values)
-    studies.define(values, tasks="digits", out="runs/ablate")
+    flags.DEFINE_string(
+        "ablation", None, "a registered ablation, instead of --field", flag_values=values
+    )
+    study_flags.define(values, suite_name="ablate", out="runs/ablate")
 
 
 def main(values: flags.FlagValues) -> None:
-    """One study per value, then the comparison of them."""
-    out, field = command.out(values), values["field"].value
-    base = studies.configure(values, "ablate")
-    settings = {text: _with(base, field, text) for text in values["values"].value}
-    if len(settings) < 2:
-        raise UserError("--values takes at least two different values, such as 0.5,0.75")
-    run_dir.init(to_dict(base) | {"experiment": "ablate", "field": field}, out)
-    folders = {text: out / f"{field}={text.replace('/', '_')}" for text in settings}
+    """Runs one study per variant, then compares them."""
+    out = cli.out_dir(values)
+    base = study_flags.configure(values, "ablate", suite_name="ablate")
+    ablation = _ablation(values)
+    configs = {name: variant.config for name, variant in ablation.variants(base).items()}
+    if len(configs) < 2:
+        raise UserError("--values: takes at least two different values, such as 0.5,0.75")
+    run_dir.init(base.to_dict() | {"experiment": "ablate", "field": ablation.name}, out)
+    folders = {name: out / f"{ablation.name}={name.replace('/', '_')}" for name in configs}
     results = {}
-    for text, config in settings.items():
-        print(f"\n{field} = {text}")
-        results[text] = runner.run_compare(config, folders[text])
-        studies.finish(results[text], folders[text])
-    print(f"\n{field}: side by side")
-    studies.finish(analysis.merge_studies(field, results, folders), out)
+    for name, config in configs.items():
+        print(f"\n{ablation.name} = {name}")
+        results[name] = run_compare(config, folders[name])
+        study_flags.finish(results[name], folders[name])
+    print(f"\n{ablation.name}: side by side")
+    study_flags.finish(analysis.merge_studies(ablation.name, results, folders), out)
 
 
-def _with(base: StudyConfig, field: str, text: str) -> StudyConfig:
-    """The study with the field set in every task's recipe."""
-    tasks = [
-        dataclasses.replace(task, recipe=replaced(task.recipe, field, text, field))
-        for task in base.tasks
-    ]
-    return dataclasses.replace(base, tasks=tuple(tasks))
-
-
-def replaced(config: Any, path: str, text: str, whole: str) -> Any:
-    """A frozen config with the field at a dotted path set to what the text says.
-
-    Raises:
-      UserError: there is no such field, or the text is not of its kind.
-    """
-    name, _, rest = path.partition(".")
-    names = [field.name for field in dataclasses.fields(config)]
-    if name not in names:
-        raise UserError(f"--field={whole}: no {name!r} here; accepted are {', '.join(names)}")
-    old = getattr(config, name)
-    if rest or dataclasses.is_dataclass(old):
-        if not (rest and dataclasses.is_dataclass(old)):
-            raise UserError(f"--field={whole}: takes the path of a single value")
-        return dataclasses.replace(config, **{name: replaced(old, rest, text, whole)})
-    kind = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: _value(kind, old, text, whole)})
-
-
-def _value(kind: Any, old: Any, text: str, field: str) -> Any:
-    if kind is str:
-        return text
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError):
-        given = text  # where a text or none will do
-    try:
-        new = parse(kind, given, field)
-        return float(new) if kind is float else new
-    except (UserError, OverflowError) as error:
-        raise UserError(
-            f"--values: {text!r:.80} is no value of {field}, which is {old!r} by default"
-        ) from error
+def _ablation(values: flags.FlagValues) -> Ablation:
+    name = values["ablation"].value
+    if name is None:
+        return field_ablation(values["field"].value, values["values"].value)
+    if name not in ablation_names(of_configs=True):
+        known = ", ".join(ablation_names(of_configs=True)) or "none registered"
+        raise UserError(f"--ablation={name}: must be an ablation of configs ({known})")
+    return ABLATIONS[name]
 
 
 if __name__ == "__main__":
-    command.run("ablate", __doc__, define, main)
+    cli.run("ablate", __doc__, define, main)

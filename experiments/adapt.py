@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import asking, command, studies
+from experiments import cli, study_flags
 from fm.adaptation.methods import METHODS, check_methods
 from fm.data.load import Dataset, load
 from fm.errors import UserError
@@ -34,11 +34,12 @@ from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
 from fm.parallel import mesh as meshes
 from fm.study import presets, run_dir
-from fm.study.arms import build_network_arm, build_published_arm
+from fm.study.arms import load_published_arm
 from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
-from fm.study.task_types import METRICS, task_type_of
+from fm.study.task_registry import task_spec
+from fm.study.task_types import build_classification_arm, task_type_of
 from fm.study.tasks import prepare_task
 from fm.training.train_state import params_digest
 
@@ -64,46 +65,51 @@ def define(values: flags.FlagValues) -> None:
         "published model that goes on with a text",
         flag_values=values,
     )
-    asking.define(values)
+    study_flags.define_prompts(values)
     flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
-    command.define_data(values)
-    command.define_mesh(values)
-    command.define_out(values, "runs/adapt")
+    cli.define_data(values)
+    cli.define_mesh(values)
+    cli.define_out(values, "runs/adapt")
 
 
 def main(values: flags.FlagValues) -> None:
     """Chooses, fits, scores."""
     began = time.perf_counter()
-    out, labels, seed = command.out(values), values["labels"].value, values["seed"].value
+    out, labels, seed = cli.out_dir(values), values["labels"].value, values["seed"].value
     name, size, given = (values[key].value for key in ("dataset", "size", "pretrained"))
     if size and given:
         raise UserError(f"--size={size}: the model of --pretrained has its own; leave one out")
     adapt = tuple(values["adapt"].value)
     check_methods(adapt)
-    asking.check(values, None)
+    study_flags.check_prompts(values, None)
     if size:
         config_for_size(size)
-    where = command.data_options(values)
+    where = cli.data_options(values)
     data = load(name, **where)
-    if (kind := task_type_of(data)) != "class":
+    task_type = task_type_of(data)
+    if not task_type.predicts_classes:
         raise UserError(
-            f"--dataset={name} asks for no classes, its metric is {METRICS[kind]}: see "
-            "experiments.unify"
+            f"--dataset={name} is a {task_type.name} task, but only classification is supported; "
+            "see experiments.multitask"
         )
-    recipe = studies.fitted(presets.modality_recipe(data.modality), data.info.get("shape"))
+    recipe = presets.with_fitting_patches(
+        presets.modality_recipe(data.modality), data.info.get("shape")
+    )
     if size:
         recipe = presets.with_model_size(recipe, size)
     # A folder of one's own is told by its checkpoints, else it is looked for among others'.
     theirs = given and _published(given)
     if not theirs and all(METHODS[name].published_models_only for name in adapt):
-        raise UserError(f"--adapt={','.join(adapt)}: takes a published model as --pretrained; or add probe")
+        raise UserError(
+            f"--adapt={','.join(adapt)}: takes a published model as --pretrained; or add probe"
+        )
     pretrained = _pretrained(given, data, recipe) if given and not theirs else None
-    asked = asking.imported(values, given, name, data) if theirs else None
+    asked = study_flags.published_config(values, given, task_spec(name), data) if theirs else None
     config = TaskConfig(name, None, (labels,), recipe, published=asked, **where)
     try:
         task = prepare_task(config, ("scratch",), 1)
     except UserError as error:
-        raise UserError(str(error).replace("--budgets", "--labels", 1)) from error
+        raise UserError(str(error).replace("--label_budgets", "--labels", 1)) from error
     drawn = draw_labels(task.dataset.train.labels, labels, seed)
     task = dataclasses.replace(task, train_idx=(drawn,))
     config = {
@@ -113,7 +119,7 @@ def main(values: flags.FlagValues) -> None:
         "published": dataclasses.asdict(asked) if asked else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
-    found = build_published_arm(task, adapt, trainable=True) if theirs else None
+    found = load_published_arm(task, adapt, trainable=True) if theirs else None
     run_dir.init(config, out)
     if (before := run_dir.read_summary(out)) is not None:
         print(f"{out} is finished; another --out runs it again")
@@ -122,12 +128,12 @@ def main(values: flags.FlagValues) -> None:
     if found:
         arm = found
     elif pretrained:
-        arm = build_network_arm(task, pretrained[0], [pretrained[1]], methods=adapt)
+        arm = build_classification_arm(task, pretrained[0], [pretrained[1]], adapt)
     else:
         reads = build_processor(
             task.dataset.train, task.modality, recipe, out, data.info.get("rate")
         )
-        arm = build_network_arm(task, reads, [], methods=adapt)
+        arm = build_classification_arm(task, reads, [], adapt)
     truth, rows = task.dataset.train.labels[drawn], task.pool_rows(drawn)
     mesh = meshes.current_mesh()
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
@@ -190,4 +196,4 @@ def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, 
 
 
 if __name__ == "__main__":
-    command.run("adapt", __doc__, define, main)
+    cli.run("adapt", __doc__, define, main)

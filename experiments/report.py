@@ -9,37 +9,37 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
-from fm.report.schema import parse
-from fm.study import multitask_cost, run_dir, runner
+from fm.report.schema import parse, upgrade
+from fm.study import run_dir
 
 
 def define(values: flags.FlagValues) -> None:
-    """Where the study lies."""
-    command.define_out(values, "runs/compare")
+    """The folder of the study."""
+    cli.define_out(values, "runs/compare")
 
 
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
-    out = command.out(values)
-    results = runner.read_results(out)
+    out = cli.out_dir(values)
+    results = run_dir.read_results(out)
     run_dir.acquire_lock(out)
-    path = out / runner.RESULTS_FILE
+    path = out / run_dir.RESULTS_FILE
     with error_context(path):
+        results = upgrade(results)
         parse(results)
         try:
-            results = multitask_cost.add_amortized_cost(results)
-            told = f"{report.text_table(results)}\n\n{report.headline(results)}"
+            text = f"{report.text_table(results)}\n\n{report.headline(results)}"
             page = report.write(results, out)
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
-            # Of the right kinds, and yet one part speaks of what another has not.
+            # Every field has the right type, yet one section refers to what another lacks.
             raise UserError(
-                f"{path} does not hold together ({error!r:.80}); takes what a study has written"
+                f"{path} does not hold together ({error!r:.80}); takes a file that a study has written"
             ) from error
-    print(f"{told}\n\nreport: {page}")
+    print(f"{text}\n\nreport: {page}")
 
 
 if __name__ == "__main__":
-    command.run("report", __doc__, define, main)
+    cli.run("report", __doc__, define, main)

@@ -1,4 +1,4 @@
-"""The report: one page, its plots and its tables, written from the content of a results.json."""
+"""The report of a study: one page, its plots and its tables, from the content of a results.json."""
 
 from fm.report.headline import headline
 from fm.report.pages import write

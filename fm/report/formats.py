@@ -2,23 +2,17 @@
 
 from typing import Any
 
+from matplotlib.ticker import EngFormatter
+
 MISSING = "–"
-_PREFIXES = (
-    (1e21, "Z"),
-    (1e18, "E"),
-    (1e15, "P"),
-    (1e12, "T"),
-    (1e9, "G"),
-    (1e6, "M"),
-    (1e3, "k"),
-)
 
 
 def points(value: float | None, signed: bool = True) -> str:
     """A difference of fractions in percentage points: 0.123 gives `+12.3`."""
     if value is None:
         return MISSING
-    return _minus(f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}")
+    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -34,7 +28,7 @@ def percent(value: float | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """A p-value to three places, or that it is smaller."""
+    """A p-value to three places, or `<0.001`."""
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -47,17 +41,21 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
+def si_prefixed(value: float, sep: str = "", unit: str = "") -> str:
+    """Three significant digits and an SI prefix: `1.5M`; below a thousand the number as it is."""
+    if value < 1000:
+        return f"{value:g}{sep}{unit}"
+    return EngFormatter(unit, sep=sep)(float(f"{value:.3g}"))
+
+
 def flops(value: float | None) -> str:
     """Floating point operations with an SI prefix: `1.23 TFLOP`."""
-    return MISSING if value is None else f"{si_prefixed(value, ' ')}FLOP" if value else "0"
+    return MISSING if value is None else si_prefixed(value, " ", "FLOP") if value else "0"
 
 
-def si_prefixed(value: float, space: str = "") -> str:
-    """Three digits and an SI prefix: `1.5M`; below a thousand the number as it is."""
-    for size, prefix in _PREFIXES:
-        if value >= size:
-            return f"{_three(value / size)}{space}{prefix}"
-    return f"{value:g}{space}"
+def num_bytes(value: float | None) -> str:
+    """Bytes with an SI prefix: 12_600_000 gives `12.6 MB`."""
+    return MISSING if value is None else si_prefixed(value, " ", "B")
 
 
 def seconds(value: float | None) -> str:
@@ -65,18 +63,18 @@ def seconds(value: float | None) -> str:
     if value is None:
         return MISSING
     if value < 120:
-        return f"{_three(value)} s" if value else "0"
+        return f"{_two_or_three_digits(value)} s" if value else "0"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
 def multiplier(value: float | None) -> str:
     """A ratio: `×3.3`."""
-    return MISSING if value is None else f"×{_three(value)}"
+    return MISSING if value is None else f"×{_two_or_three_digits(value)}"
 
 
-def std_points(value: float | None) -> str:
-    """A variance of fractions, as its square root in percentage points: `1.2`."""
-    return MISSING if value is None else f"{100 * max(value, 0.0) ** 0.5:.2f}"
+def std_points(variance: float | None) -> str:
+    """The standard deviation, in percentage points, of a variance of fractions: `1.2`."""
+    return MISSING if variance is None else f"{100 * max(variance, 0.0) ** 0.5:.2f}"
 
 
 def config_value(value: Any) -> str:
@@ -86,22 +84,7 @@ def config_value(value: Any) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def _three(value: float) -> str:
+def _two_or_three_digits(value: float) -> str:
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2g}"
-
-
-def _minus(text: str) -> str:
-    """`text` with a real minus sign, and zero without any sign."""
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def num_bytes(count: float | None) -> str:
-    """Bytes in memory: 12_600_000 gives `12.6 MB`."""
-    if count is None:
-        return MISSING
-    for unit, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= unit:
-            return f"{count / unit:.1f} {prefix}B"
-    return f"{count:.0f} B"

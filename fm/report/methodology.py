@@ -1,40 +1,40 @@
-"""How each number was made, in sentences that read their figures from the results."""
+"""How each number was made, in sentences that take their figures from the results."""
 
 from typing import Any
 
-from fm.report import formats, schema
-from fm.report.schema import Row, task_title
-from fm.report.verdict import outcome
+from fm.report import formats
+from fm.report.headline import outcome
+from fm.report.schema import Comparison, Results
 
 
-def methodology_notes(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pairs of a term and what it means in this run; `results` is tidy."""
+def methodology_notes(results: Results) -> list[tuple[str, str]]:
+    """Pairs of a term and what it means in this run."""
     return [
-        ("One point", _point(results)),
-        ("Choosing", _choice(results)),
+        ("One point", _seeds(results)),
+        ("Choosing", _model_selection(results)),
         ("95% interval", _INTERVAL),
         ("Runs and items", _VARIANCE),
         ("p and Holm p", _p_values(results)),
         ("One checkpoint", _checkpoint(results)),
         ("Label multiplier", _MULTIPLIER),
         ("Cost", _COST),
-        *_imported(results),
+        *_published(results),
     ]
 
 
-def significant_after_correction(results: dict[str, Any]) -> str:
+def significant_after_correction(results: Results) -> str:
     """How many clear differences stay significant after Holm's correction; empty if none is."""
-    rows = [row for row in results["comparisons"] if row["p_adjusted"] is not None]
+    rows = [row for row in results.comparisons if row.p_adjusted is not None]
     clear = [row for row in rows if outcome(row) in ("better", "worse")]
     if not clear:
         return ""
-    kept = sum(row["p_adjusted"] < 0.05 for row in clear)
+    significant = sum((row.p_adjusted or 0) < 0.05 for row in clear)
     text = (
-        f"Of the {len(clear)} differences whose interval leaves out zero, {kept} also keep p under "
-        f"0.05 after Holm's correction for having looked at {len(rows)}"
+        f"Of the {len(clear)} differences whose interval excludes zero, {significant} also keep p "
+        f"under 0.05 after Holm's correction for {len(rows)} comparisons"
     )
     impossible = _holm_floor(rows) > 0.05
-    return f"{text}; with so few seeds none could." if impossible and not kept else f"{text}."
+    return f"{text}{'; with so few seeds none could' if impossible and not significant else ''}."
 
 
 _INTERVAL = (
@@ -44,7 +44,7 @@ _INTERVAL = (
     "cover the runs only, so compare arms by the differences, not by whether bands overlap."
 )
 _VARIANCE = (
-    "A difference wobbles for two reasons: another seed draws other labels and other initial "
+    "A difference varies for two reasons: another seed draws other labels and other initial "
     "weights (run), and another test set holds other items (item). Both are given in points, as "
     "standard deviations. More seeds shrink the first, a larger test set the second."
 )
@@ -60,10 +60,10 @@ _COST = (
 )
 
 
-def _point(results: dict[str, Any]) -> str:
+def _seeds(results: Results) -> str:
     by_cell: dict[tuple, set] = {}
-    for cell in results["cells"]:
-        by_cell.setdefault((cell["task"], cell["arm"], cell["labels"]), set()).add(cell["seed"])
+    for cell in results.cells:
+        by_cell.setdefault((cell.task, cell.arm, cell.num_labels), set()).add(cell.seed)
     if not by_cell:
         return "No runs were recorded."
     runs = sorted({len(seeds) for seeds in by_cell.values()})
@@ -80,41 +80,40 @@ def _point(results: dict[str, Any]) -> str:
     )
 
 
-def _choice(results: dict[str, Any]) -> str:
-    tried: dict[str, int] = {}
-    for cell in results["cells"]:
-        arm, trials = cell["arm"], cell["trials"]
-        # Where there was one setting it was taken untried.
-        settings = 0 if trials is None else max(1, len(trials))
-        tried[arm] = max(tried.get(arm, 0), settings)
-    tried = {arm: tried[arm] for arm in schema.ordered(set(tried)) if tried[arm]}
-    if not tried:
+def _model_selection(results: Results) -> str:
+    trials: dict[str | None, int] = {}
+    for cell in results.cells:
+        # A single setting is taken without a trial.
+        number = 0 if cell.trials is None else max(1, len(cell.trials))
+        trials[cell.arm] = max(trials.get(cell.arm, 0), number)
+    trials = {arm: trials[arm] for arm in results.arm_names(trials) if trials[arm]}
+    if not trials:
         return "The settings tried were not recorded."
-    if len(set(tried.values())) == 1:
-        amount = f"Every arm tried the same number of settings ({next(iter(tried.values()))})"
+    if len(set(trials.values())) == 1:
+        amount = f"Every arm tried the same number of settings ({next(iter(trials.values()))})"
     else:
-        listed = ", ".join(f"{arm} {number}" for arm, number in tried.items())
+        listed = ", ".join(f"{arm} {number}" for arm, number in trials.items())
         amount = f"The arms did not all try the same number of settings ({listed})"
-    searched = {cell["seed"] for cell in results["cells"] if cell["trials"]}
-    seeds = {cell["seed"] for cell in results["cells"]}
+    searched = {cell.seed for cell in results.cells if cell.trials}
+    seeds = {cell.seed for cell in results.cells}
     if 0 < len(searched) < len(seeds):
         amount += f", searched on {len(searched)} of {len(seeds)} seeds to save computing"
     return (
         f"{amount}. The best was chosen on validation data cut from the labels the arm was given "
         "(by cross-validation where they are few), never on test. Pretraining recipes too were "
-        "chosen on validation data; test was scored once. The whole sweep is in results.json."
+        "chosen on validation data; test was scored once. All trials are in results.json."
     )
 
 
-def _p_values(results: dict[str, Any]) -> str:
+def _p_values(results: Results) -> str:
     text = (
         "p is how often a difference this large would come up if the two arms were equally good, "
-        "by flipping the sign of each seed's difference. Looking at many differences, some will "
-        "look large by luck; Holm's correction raises p to allow for that."
+        "by flipping the sign of each seed's difference. Among many differences, some will look "
+        "large by luck; Holm's correction raises p to allow for that."
     )
-    rows = [row for row in results["comparisons"] if row["seeds"]]
+    rows = [row for row in results.comparisons if row.seeds]
     if rows:
-        seeds = min(row["seeds"] for row in rows)
+        seeds = min(int(row.seeds or 1) for row in rows)
         least, floor = 2.0 ** (1 - seeds), _holm_floor(rows)
         text += f" With {seeds} seed{'s' * (seeds > 1)} p can't go under {formats.p_value(least)}"
         if floor > 0.05:
@@ -126,42 +125,40 @@ def _p_values(results: dict[str, Any]) -> str:
     return text
 
 
-def _holm_floor(rows: list[Row]) -> float:
+def _holm_floor(rows: list[Comparison]) -> float:
     """The least p that a sign-flip test with Holm's correction over `rows` can give."""
-    seeds = min((row["seeds"] for row in rows if row["seeds"]), default=1)
+    seeds = min((row.seeds for row in rows if row.seeds), default=1)
     return min(1.0, len(rows) * 2.0 ** (1 - seeds))
 
 
-def _checkpoint(results: dict[str, Any]) -> str:
-    pretrainings = _find(results["config"], "pretrain_seeds")
-    if isinstance(pretrainings, int) and pretrainings > 1:
+def _checkpoint(results: Results) -> str:
+    seeds = _find(results.config, "pretrain_seeds")
+    if isinstance(seeds, int) and seeds > 1:
         return (
-            f"Pretraining was repeated with {pretrainings} seeds, so the intervals include how "
-            "lucky one pretraining is."
+            f"Pretraining was repeated with {seeds} seeds, so the intervals include how lucky one "
+            "pretraining is."
         )
-    measured = "" if pretrainings is None else " (--pretrain_seeds above 1 measures that)"
+    option = "" if seeds is None else " (--pretrain_seeds above 1 measures that)"
     return (
         "All seeds of a pretrained arm start from one and the same pretrained checkpoint. Its "
-        f"intervals hold for that checkpoint: another pretraining could land elsewhere{measured}."
+        f"intervals hold for that checkpoint: another pretraining could land elsewhere{option}."
     )
 
 
-def _imported(results: dict[str, Any]) -> list[tuple[str, str]]:
-    if not any(cell["arm"] == "published" for cell in results["cells"]):
-        return []
-    whose = [
-        f"{task_title(results, row['name'])}: {about['model']}, {about['source']}; licence of the "
-        f"weights: {about['licence']}; {about['parameters']:,} parameters, up to "
-        f"{about['tokens']} tokens of a text, {about['reading']}."
-        for row in results["tasks"]
-        if (about := row["published"])
+def _published(results: Results) -> list[tuple[str, str]]:
+    models = [
+        f"{results.task(task.name).title}: {about.model}, {about.source}; licence of the "
+        f"weights: {about.licence}; {formats.count(about.parameters)} parameters, up to "
+        f"{about.tokens} tokens of a text, {about.reading}."
+        for task in results.tasks
+        if (about := task.published)
     ]
-    text = "An imported model may have seen these very test items in its own pretraining."
-    return [("Imported weights", " ".join([text, *whose]))]
+    text = "A published model may have seen these very test items in its own pretraining."
+    return [("Published weights", " ".join([text, *models]))] if models else []
 
 
 def _find(config: Any, key: str) -> Any:
-    """The value of the first `key` found at any depth of nested mappings, or None."""
+    """The value of the first `key` at any depth of nested mappings, or None."""
     if not isinstance(config, dict):
         return None
     if key in config:

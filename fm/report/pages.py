@@ -1,13 +1,11 @@
-"""Which plots a report holds, and the file name, caption and description of each."""
-
-from __future__ import annotations
+"""The report of a study: one self-contained page, its plots and its table."""
 
 import base64
 import binascii
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,18 @@ from matplotlib.figure import Figure
 
 from fm.errors import UserError
 from fm.files import atomic_write
-from fm.report import formats, plots, schema, style, tables, unified
+from fm.report import formats, plots, style, tables
+from fm.report.headline import NOTHING, findings, outcome
 from fm.report.methodology import methodology_notes, significant_after_correction
-from fm.report.schema import Row, capitalize_first, parse, task_names, task_title
-from fm.report.tables import comparison_rows, csv_table
-from fm.report.verdict import findings, outcome
+from fm.report.schema import Results, capitalize_first, parse
+
+# Media types that may be put into the page, and how each file begins.
+_MAGIC = {
+    "image/png": b"\x89PNG\r\n\x1a\n",
+    "image/gif": b"GIF8",
+    "audio/wav": b"RIFF",
+}
+_MAX_CARDS, _MAX_CARD_CHARACTERS = 12, 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,82 +40,109 @@ class RenderedFigure:
     png: bytes
 
 
-def render_figures(results: dict[str, Any]) -> list[RenderedFigure]:
-    """All plots for which tidy `results` hold data, task by task."""
-    drawings: list[RenderedFigure] = []
+def write(results: dict, out_dir: Path) -> Path:
+    """Writes `report.html`, `table.csv` and `plots/*.png` into the folder `out_dir`.
+
+    Everything is made in memory first. No file is ever seen half-written, the page comes last, and
+    a report that is already there stays as it was if this one can't be made.
+
+    Args:
+      results: the content of a results.json of schema 1 or 2. Sections without data say so in one
+        line.
+      out_dir: the folder; it is made if need be.
+
+    Returns:
+      The path of report.html.
+
+    Raises:
+      UserError: `results` is not valid, or `out_dir` is a file.
+    """
+    parsed = parse(results)
+    figures = render_figures(parsed)
+    return write_page(out_dir, render_report(parsed, figures), figures, tables.csv_table(parsed))
+
+
+def write_page(out_dir: Path, page: str, figures: Iterable[RenderedFigure], table: str) -> Path:
+    """Writes the files of a report, each whole or not at all, and returns the page's path."""
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f"{out_dir}: is a file; the report needs a folder")
+    (out_dir / "plots").mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        atomic_write(out_dir / "plots" / figure.file_name, figure.png)
+    atomic_write(out_dir / "table.csv", table.encode())
+    atomic_write(out_dir / "report.html", page.encode())
+    return out_dir / "report.html"
+
+
+def render_figures(results: Results) -> list[RenderedFigure]:
+    """All plots for which there are numbers, task by task."""
+    rendered: list[RenderedFigure] = []
     for section, task, caption, alt, figure in _figures(results):
         if figure is not None:
-            file = _file_name(section, task, {drawing.file_name for drawing in drawings})
-            drawings.append(RenderedFigure(section, task, file, caption, alt, style.to_png(figure)))
-    return drawings
+            name = _file_name(section, task, {each.file_name for each in rendered})
+            rendered.append(RenderedFigure(section, task, name, caption, alt, style.to_png(figure)))
+    return rendered
 
 
-def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str | None, str, str, Figure | None]]:
-    for task in task_names(results):
-        name = task_title(results, task)
+def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figure | None]]:
+    """Section, task, caption, description and figure of every plot."""
+    for task in results.task_names():
+        title = str(results.task(task).title)
         yield (
-            *("accuracy", task, name),
-            f"{name}: test accuracy against the number of labels, one line for each arm",
+            *("accuracy", task, title),
+            f"{title}: test accuracy against the number of labels, one line for each arm",
             plots.accuracy(results, task),
         )
-        rows = [row for row in results["comparisons"] if row["task"] == task]
-        for baseline in schema.ordered({row["baseline"] for row in rows}):
+        baselines = (row.baseline for row in results.comparisons if row.task == task)
+        for baseline in results.arm_names(baselines):
             yield (
-                *("differences", task, f"{name}, against {baseline}"),
-                f"{name}: differences of each arm to {baseline} with 95% intervals",
+                *("differences", task, f"{title}, against {baseline}"),
+                f"{title}: differences of each arm to {baseline} with 95% intervals",
                 plots.forest(results, task, baseline),
             )
         yield (
-            *("multiplier", task, name),
-            f"{name}: how many times the labels training from scratch would need",
+            *("multiplier", task, title),
+            f"{title}: how many times the labels training from scratch would need",
             plots.multipliers(results, task),
         )
         yield (
-            *("adaptation", task, f"{name}: learning from labels"),
-            f"{name}: quality against training steps, one panel for each label budget",
+            *("adaptation", task, f"{title}: learning from labels"),
+            f"{title}: quality against training steps, one panel for each label budget",
             plots.adaptation(results, task),
         )
-    for labels in unified.multitask_budgets(results):
+    budgets = {row.num_labels for row in results.comparisons} if results.claims else set()
+    for num_labels in sorted(budgets, key=lambda number: number or 0):
         yield (
-            *("overview", None, f"All tasks, {formats.count(labels)} labels, points"),
-            f"grid: differences of pairs of arms on each task at {labels} labels",
-            unified.overview_grid(results, labels),
+            *("overview", None, f"All tasks, {formats.count(num_labels)} labels, points"),
+            f"grid: differences of pairs of arms on each task at {num_labels} labels",
+            plots.overview_grid(results, num_labels),
         )
-    pretraining = [row for row in results["curves"] if row["kind"] == "pretrain"]
-    for task, unit in dict.fromkeys((row["task"], row["unit"]) for row in pretraining):
-        name = task_title(results, task)
+    pretraining = [row for row in results.curves if row.kind == "pretrain"]
+    for task, unit in dict.fromkeys((row.task, row.unit) for row in pretraining):
+        title = results.task(task).title
         yield (
-            *("pretraining", task, f"{name}: pretraining, {unit or 'loss'}"),
-            f"{name}: {unit or 'loss'} against the number of pieces seen in pretraining",
+            *("pretraining", task, f"{title}: pretraining, {unit or 'loss'}"),
+            f"{title}: {unit or 'loss'} against the number of tokens seen in pretraining",
             plots.pretraining(results, task, unit),
         )
     for unit, words, _ in tables.cost_units(results):
         yield (
-            *("bill", None, f"The bill in {words}"),
-            f"{words} of each way against the number of tasks",
-            tables.amortized_cost_figure(results, unit),
+            *("amortized_cost", None, f"Cost of K tasks in {words}"),
+            f"{words} of each arm against the number of tasks",
+            plots.amortized_cost_figure(results, unit),
         )
     for section, caption, alt, figure in plots.pretraining_variant_figures(results):
         yield section, None, caption, alt, figure
 
 
 def _file_name(section: str, task: str | None, taken: set[str]) -> str:
-    """A name made of letters, digits and dashes: a task's name must not leave the folder."""
+    """A name of letters, digits and dashes: a task's name must not leave the folder."""
     stem = re.sub(r"[^a-z0-9]+", "-", f"{section}-{task or 'all'}".lower()).strip("-")[:60]
     tries = [f"{stem}.png", *(f"{stem}-{number}.png" for number in range(2, len(taken) + 3))]
     return next(name for name in tries if name not in taken)
 
 
-# Kinds of data that may be put into the page, and how each begins.
-_BEGINS = {
-    "image/png": b"\x89PNG\r\n\x1a\n",
-    "image/gif": b"GIF8",
-    "audio/wav": b"RIFF",
-}
-_MOST, _LONGEST = 12, 600
-
-
-def render_report(results: dict[str, Any], drawings: list[RenderedFigure]) -> str:
+def render_report(results: Results, figures: list[RenderedFigure]) -> str:
     """The page as HTML; everything from the results is escaped, nothing is loaded from outside."""
     environment = template_environment()
     environment.filters |= {
@@ -123,48 +155,49 @@ def render_report(results: dict[str, Any], drawings: list[RenderedFigure]) -> st
         "seconds": formats.seconds,
         "bytes": formats.num_bytes,
         "multiplier": formats.multiplier,
-        "spread": formats.std_points,
-        "plain": formats.config_value,
-        "verdict": outcome,
-        "embedded": data_uri,
-        "short": _short,
+        "std_points": formats.std_points,
+        "config_value": formats.config_value,
+        "outcome": outcome,
+        "data_uri": data_uri,
+        "short": _shorten,
         "capital": capitalize_first,
     }
-    names = {cell["arm"] for cell in results["cells"]}
-    names |= {row[side] for row in results["comparisons"] for side in ("arm", "baseline")}
+    compared = {row.arm for row in (*results.cells, *results.comparisons)}
+    compared |= {row.baseline for row in results.comparisons}
+    by_section: dict[str, list[RenderedFigure]] = {}
+    for figure in figures:
+        by_section.setdefault(figure.section, []).append(figure)
     return environment.get_template("report.html.jinja").render(
         results=results,
         findings=findings(results),
-        claims=unified.claims(results) if results["experiment"] == "unify" else [],
-        following=unified.instruction_following_rows(results),
-        conditions=unified.CONDITIONS,
-        bill=tables.amortized_cost_table(results),
-        bill_units=[words for _, words, _ in tables.cost_units(results)],
-        break_evens=tables.break_even_rows(results),
-        shares=unified.pretraining_shares(results),
-        arms=[schema.describe(name) for name in schema.ordered(names)],
-        tasks=[(task, task_title(results, task)) for task in task_names(results)],
-        accuracies=[_accuracies(results, task) for task in task_names(results)],
-        comparisons=_grouped(comparison_rows(results)),
-        equivalents=_grouped([_equivalent(results, row) for row in results["equivalents"]]),
-        ledger=_grouped(results["ledger"]),
-        methods=_grouped(results["methods"]),
-        mistakes=_grouped(results["mistakes"]),
-        samples=_grouped(results["samples"]),
-        most=_MOST,
-        titles={row["task"]: task_title(results, row["task"]) for row in _with_task(results)},
-        drawings={section: list(group) for section, group in _by_section(drawings).items()},
-        survivors=significant_after_correction(results),
+        nothing=NOTHING,
+        instruction_following=tables.instruction_following_rows(results),
+        conditions=tables.CONDITIONS,
+        amortized_cost=tables.amortized_cost_table(results),
+        cost_units=[words for _, words, _ in tables.cost_units(results)],
+        break_even=tables.break_even_rows(results),
+        pretraining_shares=tables.pretraining_shares(results.curves),
+        arms=[arm for arm in results.arms if arm.name in compared],
+        accuracies=[tables.accuracy_table(results, task) for task in results.task_names()],
+        comparisons=_by_task(tables.comparison_rows(results)),
+        label_efficiency=_by_task(results.label_efficiency),
+        compute_cost=_by_task(results.compute_cost),
+        methods=_by_task(results.methods),
+        mistakes=_by_task(results.mistakes),
+        samples=_by_task(results.samples),
+        max_cards=_MAX_CARDS,
+        figures=by_section,
+        significance=significant_after_correction(results),
         notes=methodology_notes(results),
-        config=flatten_config(results["config"]),
+        config=flatten_config(results.config),
         missing=formats.MISSING,
     )
 
 
 def template_environment() -> jinja2.Environment:
-    """The templates of this room: all that is put into them is escaped, a missing name fails."""
+    """The templates of this package: everything put into them is escaped, a missing name fails."""
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("fm.report", "."),
+        loader=jinja2.PackageLoader("fm.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -172,112 +205,44 @@ def template_environment() -> jinja2.Environment:
     )
 
 
-def data_uri(data: str | bytes | None, kind: str = "image/png") -> str | None:
-    """A file (bytes, or text in base64) as a data URI, or None if it is not of that kind at all."""
+def data_uri(data: str | bytes | None, media_type: str = "image/png") -> str | None:
+    """A file (bytes, or text in base64) as a data URI, or None if it is not of that type."""
     if isinstance(data, str):
         try:
             data = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError):
             return None
-    if not data or not data.startswith(_BEGINS[kind]):
+    if not data or not data.startswith(_MAGIC[media_type]):
         return None
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def flatten_config(config: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as dotted names and values, in its own order."""
     if isinstance(config, dict) and config:
-        pairs = [
-            flatten_config(value, f"{prefix}.{key}" if prefix else key)
+        return [
+            pair
             for key, value in config.items()
+            for pair in flatten_config(value, f"{prefix}.{key}" if prefix else key)
         ]
-        return [pair for group in pairs for pair in group]
     if not prefix:
         return []
-    whole = isinstance(config, list | dict)
-    return [
-        (prefix, json.dumps(config, ensure_ascii=False) if whole else formats.config_value(config))
-    ]
+    if isinstance(config, list | dict):
+        return [(prefix, json.dumps(config, ensure_ascii=False))]
+    return [(prefix, formats.config_value(config))]
 
 
-def _accuracies(results: dict[str, Any], task: str) -> dict[str, Any]:
-    """The numbers behind the accuracy plot: a row for each budget, a cell for each arm."""
-    lines = tables.seed_means(results, task)
-    names = schema.ordered(set(lines))
-    points = {(name, point.num_labels): point for name in names for point in lines[name]}
-    budgets = sorted({labels for _, labels in points})
-    rows = [(labels, [points.get((name, labels)) for name in names]) for labels in budgets]
-    headed = f"{task_title(results, task)}, {tables.metric_name(results, task)}"
-    return {"title": headed, "arms": names, "rows": rows}
-
-
-def _equivalent(results: dict[str, Any], row: Row) -> Row:
-    """The row with two more: `worth`, in labels from scratch, and `bound`, where the range ends."""
-    ratio, labels = row["label_multiplier"], row["labels"]
-    lines = tables.seed_means(results, row["task"]).get("scratch", [])
-    bound = ratio
-    if row["beyond"] and bound is None and lines and labels:
-        bound = lines[-1 if row["beyond"] == "above" else 0].num_labels / labels
-    worth = ratio * labels if ratio and labels and not row["beyond"] else None
-    return row | {"worth": worth, "bound": bound}
-
-
-def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
+def _by_task(rows: Iterable[Any]) -> dict[str | None, list[Any]]:
     """The rows by task, tasks in order of appearance."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str | None, list[Any]] = {}
     for row in rows:
-        groups.setdefault(row["task"], []).append(row)
+        groups.setdefault(row.task, []).append(row)
     return groups
 
 
-def _by_section(drawings: list[RenderedFigure]) -> dict[str, list[RenderedFigure]]:
-    groups: dict[str, list[RenderedFigure]] = {}
-    for drawing in drawings:
-        groups.setdefault(drawing.section, []).append(drawing)
-    return groups
-
-
-def _with_task(results: dict[str, Any]) -> list[Row]:
-    return [
-        row
-        for rows in results.values()
-        if isinstance(rows, list)
-        for row in rows
-        if isinstance(row, dict) and "task" in row
-    ]
-
-
-def _short(text: Any) -> str:
+def _shorten(text: Any) -> str:
     """A beginning that fits a card; of empty lines one stays."""
     text = re.sub(r"\n\s*\n", "\n\n", str(text or ""))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"
-
-
-def write(results: dict, out: Path) -> Path:
-    """Write `report.html`, `table.csv` and `plots/*.png` into the folder `out`.
-
-    The folder is made if need be. No file is ever seen half-written, the page comes last, and a
-    report that is already there stays as it was if this one can't be made.
-
-    Args:
-        results: the content of a results.json of schema 1. It need hold only the contract's
-            fields; a section without data says so in one line.
-        out: the folder.
-
-    Returns:
-        The path of report.html.
-
-    Raises:
-        UserError: `results` is not of schema 1, or `out` is a file.
-    """
-    tidied = parse(results)
-    drawings = render_figures(tidied)
-    page, table = render_report(tidied, drawings), csv_table(tidied)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; the report needs a folder")
-    (out / "plots").mkdir(parents=True, exist_ok=True)
-    for drawing in drawings:
-        atomic_write(out / "plots" / drawing.file_name, drawing.png)
-    atomic_write(out / "table.csv", table.encode())
-    atomic_write(out / "report.html", page.encode())
-    return out / "report.html"
+    if len(text) <= _MAX_CARD_CHARACTERS:
+        return text
+    return f"{text[:_MAX_CARD_CHARACTERS].rstrip()} …"

@@ -1,130 +1,397 @@
-"""What each field of results.json must be, so that no page stumbles over one that is not."""
+"""`results.json` as typed records (schema 2). Files of schema 1 are upgraded when they are read.
+
+Every field may be absent: a list is then empty, a value None. A report can therefore be made of any
+part of a study, and a field of the wrong type is refused by name before anything is drawn.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
 
 from fm.errors import UserError
+from fm.report import schema_1
 
-_TEXTS = (
-    "task modality arm metric baseline beyond method title name description licence fingerprint "
-    "split kind unit prompt text caption png wav gif truth prediction baseline_prediction "
-    "condition wording way against source format note item upstream"
-)
-_LISTS = "trials classes values never"
-_MAPPINGS = "variance imported shares setting"
-# Of curves these are lists, elsewhere numbers.
-_SERIES = "tokens steps value validation_tokens validation"
-_MOST = 2**63  # larger whole numbers are no number of anything
+SCHEMA = 2
+# Larger whole numbers are no number of anything.
+Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Number = Integer | float | None
+Text = str | None
+Series = list[Number] | None
+LineStyle = str | tuple[int, tuple[int, ...]]
 
 
-def check_fields(section: str, fields: str, rows: list[dict[str, Any]]) -> None:
-    """Sees that every field of every row is of its kind, or None.
+class Arm(msgspec.Struct):
+    """One arm of a study, as it is explained and drawn everywhere.
+
+    Attributes:
+      name: as in the other sections.
+      title: noun phrase for sentences; `{data}` stands for the task's `data_noun`.
+      description: one sentence on what the arm learned from.
+      pretrained_on: what it saw before the labels; None if nothing. Decides who is a baseline.
+      rivals: arms it is compared with.
+      color, linestyle, marker: how matplotlib draws it.
+    """
+
+    name: str
+    title: str = ""
+    description: str = ""
+    pretrained_on: Text = None
+    rivals: list[str] = []
+    color: Text = None
+    linestyle: LineStyle | None = None
+    marker: Text = None
+
+
+class Published(msgspec.Struct):
+    """Published weights that an arm of a task starts from."""
+
+    model: Text = None
+    source: Text = None
+    licence: Text = None
+    parameters: Number = None
+    tokens: Number = None
+    reading: Text = None
+
+
+class Task(msgspec.Struct):
+    """A task and its data. `data_noun` names the data in sentences: "text", "images"."""
+
+    name: Text = None
+    title: Text = None
+    modality: Text = None
+    data_noun: Text = None
+    classes: list[str] | None = None
+    metric: Text = None
+    train: Number = None
+    test: Number = None
+    description: Text = None
+    licence: Text = None
+    fingerprint: Text = None
+    split: Text = None
+    published: Published | None = None
+
+
+class Cell(msgspec.Struct):
+    """One run: an arm of a task at one number of labels with one seed."""
+
+    task: Text = None
+    modality: Text = None
+    arm: Text = None
+    num_labels: Number = None
+    seed: Number = None
+    metric: Text = None
+    value: Number = None
+    validation: Number = None
+    trials: list | None = None
+    train_flops: Number = None
+    pretrain_flops: Number = None
+    seconds: Number = None
+
+
+class Variance(msgspec.Struct):
+    """Variance components of a difference, in squared fractions."""
+
+    run: Number = None
+    item: Number = None
+
+
+class Comparison(msgspec.Struct):
+    """Arm minus baseline at one number of labels, as a fraction, higher better."""
+
+    task: Text = None
+    num_labels: Number = None
+    arm: Text = None
+    baseline: Text = None
+    difference: Number = None
+    low: Number = None
+    high: Number = None
+    p: Number = None
+    p_adjusted: Number = None
+    seeds: Number = None
+    items: Number = None
+    variance: Variance | None = None
+
+
+class LabelEfficiency(msgspec.Struct):
+    """How many times the labels training from scratch would need; see `fm.evaluation`."""
+
+    task: Text = None
+    num_labels: Number = None
+    arm: Text = None
+    label_multiplier: Number = None
+    low: Number = None
+    high: Number = None
+    censored: Text = None
+    steps_to_scratch_quality: Number = None
+
+
+class ComputeCost(msgspec.Struct):
+    """FLOPs and seconds of an arm on a task."""
+
+    task: Text = None
+    arm: Text = None
+    pretrain_flops: Number = None
+    pretrain_seconds: Number = None
+    adapt_flops: Number = None
+    adapt_seconds: Number = None
+    break_even_tasks: Number = None
+    note: Text = None
+
+
+class Decontamination(msgspec.Struct):
+    """Near-duplicates of test items found in an arm's pretraining data."""
+
+    task: Text = None
+    arm: Text = None
+    method: Text = None
+    checked: Number = None
+    found: Number = None
+    removed: Number = None
+
+
+class Curve(msgspec.Struct):
+    """A learning curve; `kind` is "pretrain" (over tokens) or "adapt" (over steps)."""
+
+    task: Text = None
+    arm: Text = None
+    kind: Text = None
+    unit: Text = None
+    num_labels: Number = None
+    tokens: Series = None
+    steps: Series = None
+    value: Series = None
+    validation_tokens: Series = None
+    validation: Series = None
+    share: Number = None
+
+
+class Sample(msgspec.Struct):
+    """Something a pretrained model generated; files are in base64."""
+
+    task: Text = None
+    arm: Text = None
+    modality: Text = None
+    prompt: Text = None
+    text: Text = None
+    caption: Text = None
+    png: Text = None
+    wav: Text = None
+    gif: Text = None
+
+
+class Mistake(msgspec.Struct):
+    """A test item an arm got wrong."""
+
+    task: Text = None
+    arm: Text = None
+    num_labels: Number = None
+    truth: Text = None
+    prediction: Text = None
+    baseline: Text = None
+    baseline_prediction: Text = None
+    modality: Text = None
+    text: Text = None
+    png: Text = None
+
+
+class MethodCost(msgspec.Struct):
+    """What one adaptation method trains, holds and takes."""
+
+    task: Text = None
+    arm: Text = None
+    method: Text = None
+    num_labels: Number = None
+    parameters_trained: Number = None
+    bytes_state: Number = None
+    bytes_program: Number = None
+    seconds: Number = None
+    accuracy: Number = None
+
+
+class InstructionFollowing(msgspec.Struct):
+    """The metric of an instruction-tuned model under one wording of the instruction."""
+
+    task: Text = None
+    num_labels: Number = None
+    condition: Text = None
+    wording: Text = None
+    metric: Text = None
+    value: Number = None
+    answers_of_this_task: Number = None
+    items: Number = None
+    seeds: Number = None
+
+
+class AmortizedCost(msgspec.Struct):
+    """What `num_tasks` tasks cost in all with one arm."""
+
+    arm: Text = None
+    num_labels: Number = None
+    num_tasks: Number = None
+    flops: Number = None
+    seconds: Number = None
+    parameters: Number = None
+
+
+class Unreached(msgspec.Struct):
+    """An arm that never reaches the other's quality on a task."""
+
+    task: Text = None
+    arm: Text = None
+
+
+class BreakEven(msgspec.Struct):
+    """From (or, `_until`, up to) how many tasks an arm is cheaper than another, by unit."""
+
+    arm: Text = None
+    baseline: Text = None
+    tasks: list[str] | None = None
+    never: list[Unreached] | None = None
+    flops: Number = None
+    flops_until: Number = None
+    seconds: Number = None
+    seconds_until: Number = None
+    parameters: Number = None
+    parameters_until: Number = None
+
+
+class PretrainingVariant(msgspec.Struct):
+    """A task after other pretraining, and its difference to the variant's baseline.
+
+    Attributes:
+      values: the metric by seed.
+      source: modality pretrained on (`transfer_matrix`).
+      changed_modality, factor: whose weight was multiplied by what (`mixture`).
+      shares: share of rows by modality (`mixture`).
+      share: of the pretraining examples (`data_amount`).
+    """
+
+    task: Text = None
+    modality: Text = None
+    num_labels: Number = None
+    metric: Text = None
+    value: Number = None
+    values: list[Integer | float] = []
+    difference: Number = None
+    low: Number = None
+    high: Number = None
+    p: Number = None
+    p_adjusted: Number = None
+    items: Number = None
+    source: Text = None
+    changed_modality: Text = None
+    factor: Number = None
+    shares: dict[str, Integer | float] | None = None
+    share: Number = None
+    examples: Number = None
+
+
+class Claim(msgspec.Struct):
+    """A comparison over all tasks; `margin` is how many points behind counts as level."""
+
+    arm: str
+    baseline: str
+    text: str
+    margin: Number = None
+
+
+class Results(msgspec.Struct):
+    """A results.json. A study with `claims` is about one model for many tasks."""
+
+    experiment: str = ""
+    config: dict[str, Any] = {}
+    config_hash: str = ""
+    versions: dict[str, Any] = {}
+    device: dict[str, Any] = {}
+    xla_flags: str = ""
+    attention: dict[str, Any] = {}
+    arms: list[Arm] = []
+    claims: list[Claim] = []
+    tasks: list[Task] = []
+    cells: list[Cell] = []
+    comparisons: list[Comparison] = []
+    label_efficiency: list[LabelEfficiency] = []
+    compute_cost: list[ComputeCost] = []
+    decontamination: list[Decontamination] = []
+    curves: list[Curve] = []
+    samples: list[Sample] = []
+    mistakes: list[Mistake] = []
+    methods: list[MethodCost] = []
+    instruction_following: list[InstructionFollowing] = []
+    amortized_cost: list[AmortizedCost] = []
+    break_even: list[BreakEven] = []
+    transfer_matrix: list[PretrainingVariant] = []
+    mixture: list[PretrainingVariant] = []
+    data_amount: list[PretrainingVariant] = []
+
+    def arm(self, name: str | None) -> Arm:
+        """The arm of that name."""
+        return next((arm for arm in self.arms if arm.name == name), Arm(name or ""))
+
+    def arm_names(self, names: Iterable[str | None]) -> list[str]:
+        """The names without repeats, in the order of `arms`."""
+        given = set(names)
+        return [arm.name for arm in self.arms if arm.name in given]
+
+    def task_names(self) -> list[str]:
+        """The tasks in the order they are declared, then in order of first appearance."""
+        rows = [row.task for row in (*self.cells, *self.comparisons)]
+        return list(dict.fromkeys(name for name in (*(t.name for t in self.tasks), *rows) if name))
+
+    def task(self, name: str | None) -> Task:
+        """The declared task of that name, or one made of what its cells say."""
+        declared = next((task for task in self.tasks if task.name == name), Task(name))
+        cells = (cell for cell in self.cells if cell.task == name)
+        first = next(cells, Cell())
+        metric, modality = declared.metric or first.metric, declared.modality or first.modality
+        title = declared.title or capitalize_first(name or "all tasks")
+        return msgspec.structs.replace(
+            declared, title=title, metric=metric or "accuracy", modality=modality
+        )
+
+
+def parse(results: Any) -> Results:
+    """Validates the content of a results.json and returns it as records.
+
+    Text is made printable (`sanitize`), numbers that are not finite become None, and every arm that
+    occurs anywhere gets an entry in `arms`, with a color, line and marker of its own.
+
+    Args:
+      results: the parsed JSON, of schema 1 or 2. It is not changed.
 
     Raises:
-        UserError: one is not; names it by its section, row and field.
+      UserError: another schema, or a field of the wrong type; names the field.
     """
-    accepts = {field: _kind(section, field) for field in fields.split()}
-    for n, row in enumerate(rows):
-        for field, (words, fits) in accepts.items():
-            value = row.get(field)
-            if value is not None and not fits(value):
-                raise UserError(
-                    f"results: {section}[{n}].{field} takes {words}, not {str(value)!r:.60}"
-                )
+    content = {name: value for name, value in upgrade(results).items() if value is not None}
+    try:
+        parsed = msgspec.convert(sanitize(content), Results)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise UserError(f"results: {_explain(str(error))}") from error
+    parsed.arms = _complete_arms(parsed)
+    return parsed
 
 
-def _kind(section: str, field: str) -> tuple[str, Any]:
-    """In words, and as a test."""
-    if section == "curves" and field in _SERIES.split():
-        return "a list of numbers", _is_series
-    if field in _LISTS.split() or (section, field) == ("break_even", "tasks"):
-        return "a list", lambda value: isinstance(value, list)
-    if field in _TEXTS.split():
-        return "a text", lambda value: isinstance(value, str)
-    if field in _MAPPINGS.split():
-        return "an object", lambda value: isinstance(value, dict)
-    return "a number", _is_number
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < _MOST)
-
-
-def _is_series(value: Any) -> bool:
-    return isinstance(value, list) and all(each is None or _is_number(each) for each in value)
-
-
-Row = dict[str, Any]
-
-_STUDIED = "task modality labels metric value values difference low high p p_adjusted items"
-_ROWS = {
-    "cells": "task modality arm labels seed metric value validation trials train_flops "
-    "pretrain_flops seconds",
-    "comparisons": "task labels arm baseline difference low high p p_adjusted seeds items variance",
-    "equivalents": "task labels arm label_multiplier low high beyond steps_to_scratch_quality",
-    "ledger": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds "
-    "break_even_tasks note",
-    "leakage": "task arm method checked found removed",
-    "tasks": "name title modality classes metric train test description licence fingerprint split "
-    "published",
-    "curves": "task arm kind unit labels tokens steps value validation_tokens validation share",
-    "samples": "task arm modality prompt text caption png wav gif",
-    "methods": "task arm method labels parameters_trained bytes_state bytes_program seconds "
-    "accuracy",
-    "following": "task labels condition wording metric value answers_of_this_task items seeds",
-    "bill": "way labels tasks parameters flops seconds",
-    "break_even": "way against tasks never flops flops_until seconds seconds_until parameters "
-    "parameters_until",
-    "matrix": f"{_STUDIED} source",
-    "mixture": f"{_STUDIED} format factor shares",
-    "amount": f"{_STUDIED} share examples",
-    "mistakes": "task arm labels truth prediction baseline_prediction modality text png",
-}
-_MAPPINGS_schema = ("config", "versions", "device", "attention")
-_WORDS = ("experiment", "config_hash", "xla_flags")
-
-
-def parse(results: dict) -> dict[str, Any]:
-    """A copy of `results` that every other file of the report may index without asking.
-
-    All sections are present (an absent one is empty), all rows have all their fields (an absent
-    one is None), numbers are finite or None, and strings hold neither control characters nor
-    half surrogates: text a model wrote must not move a terminal's cursor or break a font.
-
-    Raises:
-        UserError: not a mapping of schema 1, or a section or field of the wrong kind.
-    """
-    if not isinstance(results, dict) or results.get("schema") != 1:
-        found = results.get("schema") if isinstance(results, dict) else type(results).__name__
-        raise UserError(f"results: expected a mapping of schema 1, found {found!r}")
-    tidied = {key: sanitize(value) for key, value in results.items()}
-    for name, fields in _ROWS.items():
-        rows = tidied.get(name) or []
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise UserError(f"results: section {name!r} must be a list of mappings")
-        check_fields(name, fields, rows)
-        tidied[name] = [dict.fromkeys(fields.split()) | row for row in rows]
-    for names, kind, words in ((_MAPPINGS_schema, dict, "an object"), (_WORDS, str, "a text")):
-        for name in names:
-            tidied[name] = tidied.get(name) or kind()
-            if not isinstance(tidied[name], kind):
-                raise UserError(f"results: {name} takes {words}, not {tidied[name]!r:.60}")
-    return tidied
-
-
-def task_names(results: dict[str, Any]) -> list[str]:
-    """The tasks in the order the results declare them, then in order of first appearance."""
-    rows = [*results["tasks"], *results["cells"], *results["comparisons"]]
-    return list(dict.fromkeys(name for row in rows if (name := row.get("task") or row.get("name"))))
-
-
-def task_title(results: dict[str, Any], task: str | None) -> str:
-    """The task's title, or its name with a capital; no task in particular is `All tasks`."""
-    titles = {row["name"]: row["title"] for row in results["tasks"]}
-    return titles.get(task) or capitalize_first(task or "all tasks")
+def _explain(message: str) -> str:
+    """`cells[3].value: expected a number, got str` from msgspec's message."""
+    reason, _, path = message.partition(" - at ")
+    for name, words in {
+        "int | float | null": "a number",
+        "int | float": "a number",
+        "str | null": "a text",
+        "str": "a text",
+        "array": "a list",
+        "array | null": "a list",
+    }.items():
+        reason = reason.replace(f"Expected `{name}`", f"expected {words}")
+    reason = reason.replace("`", "").replace("Expected object", "expected an object")
+    where = path.strip("`").removeprefix("$").removeprefix(".")
+    return f"{where}: {reason}" if where else reason
 
 
 def capitalize_first(text: str) -> str:
@@ -133,133 +400,78 @@ def capitalize_first(text: str) -> str:
 
 
 def sanitize(value: Any) -> Any:
-    """A copy without control characters, half surrogates and numbers that are not finite."""
+    """A copy without control characters, half surrogates and numbers that are not finite.
+
+    Text that a model wrote must not move a terminal's cursor or break a font.
+    """
     if isinstance(value, str):
-        return "".join(_printable_character(character) for character in value)
+        return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(sanitize(str(key))): sanitize(item) for key, item in value.items()}
+        return {sanitize(str(key)): sanitize(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [sanitize(item) for item in value]
     return value
 
 
-def _printable_character(character: str) -> str:
-    code = ord(character)
-    control = (code < 32 and character not in "\n\t") or 127 <= code < 160
-    return "\N{REPLACEMENT CHARACTER}" if control or 0xD800 <= code < 0xE000 else character
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
-
-LineStyle = str | tuple[int, tuple[int, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """How one arm is named, explained and drawn.
-
-    Attributes:
-        name: the name in results.json.
-        description: one sentence on what the arm learned from.
-        title: the arm as the subject of a sentence; `{data}` is the task's kind of data.
-        color: hex colour; the set is Okabe and Ito's (2008), safe for colour-blind readers,
-            with its yellow darkened to be seen on white and its vermillion kept for losses.
-        linestyle: a matplotlib line style.
-        marker: a matplotlib marker.
-    """
-
-    name: str
-    description: str
-    title: str
-    color: str
-    linestyle: LineStyle
-    marker: str
-
-
-_ARMS = (
-    Arm(
-        "scratch",
-        "Random initial weights, trained on the labelled examples only.",
-        "training from scratch",
-        "#000000",
-        (0, (5, 2)),
-        "s",
-    ),
-    Arm(
-        "in_domain",
-        "Pretrained on the task's own data without its labels, "
-        "then trained on the same labelled examples.",
-        "pretraining on its own unlabelled {data}",
-        "#0072B2",
-        "-",
-        "o",
-    ),
-    Arm(
-        "out_of_domain",
-        "Pretrained on other data of the same kind, then trained on the same labelled examples.",
-        "pretraining on other {data}",
-        "#009E73",
-        "-",
-        "^",
-    ),
-    Arm(
-        "joint",
-        "Pretrained on every kind of data at once, then trained on the same labelled examples.",
-        "pretraining on all kinds of data together",
-        "#CC79A7",
-        "-",
-        "D",
-    ),
-    Arm(
-        "instruction_tuned",
-        "One model taught to follow written instructions over many tasks, then asked this one.",
-        "instruction training",
-        "#56B4E9",
-        (0, (7, 1, 1, 1)),
-        "v",
-    ),
-    Arm(
-        "published",
-        "Published weights, pretrained elsewhere, then trained on the same labelled examples; "
-        "they may have seen these test items before.",
-        "starting from published weights",
-        "#8A7700",
-        "-",
-        "P",
-    ),
-    Arm(
-        "classical",
-        "No neural network: word counts, pixels or sound statistics with logistic regression.",
-        "the classical baseline",
-        "#E69F00",
-        (0, (1, 1)),
-        "X",
-    ),
+# For arms without a look of their own: Okabe and Ito (2008) and Tol, safe for color-blind readers.
+# Vermillion is kept for losses.
+_COLORS = (
+    *("#000000", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A7700", "#E69F00"),
+    *("#882255", "#44AA99", "#332288", "#777777"),
 )
-_BY_NAME = {arm.name: arm for arm in _ARMS}
-_BASELINES = ("scratch", "classical")
-
-BETTER, WORSE = "#0072B2", "#D55E00"
+_MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 
 
-def describe(name: str) -> Arm:
-    """The arm of that name; one this file does not know is drawn in grey and says so."""
-    return _BY_NAME.get(name) or Arm(
-        name,
-        "Not one of the named arms: see the configuration.",
-        f"arm {name}",
-        "#777777",
-        ":",
-        "*",
+def _complete_arms(results: Results) -> list[Arm]:
+    """The declared arms, then all others that occur, each with a valid look.
+
+    An arm without a description counts as pretrained unless others are compared with it.
+    """
+    sections = (
+        *(results.cells, results.comparisons, results.label_efficiency, results.compute_cost),
+        *(results.curves, results.samples, results.amortized_cost, results.break_even),
     )
+    rows = list(itertools.chain(*sections))
+    baselines = {getattr(row, "baseline", None) for row in rows}
+    arms = {arm.name: arm for arm in results.arms}
+    for name in sorted({row.arm for row in rows} | baselines, key=lambda name: name or ""):
+        if name and name not in arms:
+            arms[name] = Arm(
+                name,
+                title=f"arm {name}",
+                description="The results do not describe this arm: see the configuration.",
+                pretrained_on=None if name in baselines else "not stated",
+                linestyle=":",
+            )
+    used = {arm.color for arm in arms.values()}
+    colors = itertools.cycle([color for color in _COLORS if color not in used] or _COLORS)
+    markers = itertools.cycle([m for m in _MARKERS if m not in {a.marker for a in arms.values()}])
+    for arm in arms.values():
+        arm.title = arm.title or arm.name
+        if not re.fullmatch("#[0-9a-fA-F]{6}", arm.color or ""):
+            arm.color = next(colors)
+        if arm.linestyle is None or arm.linestyle in set("-:") or arm.linestyle in ("--", "-."):
+            arm.linestyle = arm.linestyle or "-"
+        elif isinstance(arm.linestyle, str):
+            arm.linestyle = "-"
+        if arm.marker not in _MARKERS:
+            arm.marker = next(markers, "o")
+    return list(arms.values())
 
 
-def ordered(names: set[str]) -> list[str]:
-    """The names in the report's fixed order, unknown ones last by alphabet."""
-    known = [arm.name for arm in _ARMS if arm.name in names]
-    return known + sorted(names - set(known))
+def upgrade(results: Any) -> dict[str, Any]:
+    """The content of a results.json in the names of schema 2; schema 2 is returned as it is.
 
-
-def pretrained(names: set[str]) -> list[str]:
-    """Those of the names that learned something before the labels came, in the fixed order."""
-    return [name for name in ordered(names) if name not in _BASELINES]
+    Raises:
+      UserError: not a mapping of schema 1 or 2.
+    """
+    found = results.get("schema") if isinstance(results, dict) else type(results).__name__
+    if found == SCHEMA:
+        return results
+    if found == 1:
+        return schema_1.upgrade(results) | {"schema": SCHEMA}
+    raise UserError(f"results: expected a mapping of schema 1 or {SCHEMA}, found {found!r}")

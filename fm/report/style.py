@@ -1,4 +1,4 @@
-"""The paper the plots are drawn on: size, type, direct labels, and the way to PNG.
+"""How plots look: size, type, colors, axes, direct labels, and the way to PNG.
 
 The figures are narrow (4.7 inches) and dense (180 dots an inch): two fit side by side on a wide
 screen, and on a phone their type is still readable.
@@ -24,6 +24,7 @@ from fm.report.schema import Arm
 
 WIDTH, DPI = 4.7, 180
 INK, FAINT = "#222222", "#8a8a8a"
+BETTER, WORSE = "#0072B2", "#D55E00"
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -51,21 +52,21 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Everything drawn inside has the report's type, grid and colours."""
+    """Context manager: figures drawn inside have the report's type, grid and colors."""
     with mpl.rc_context(_STYLE):
         yield
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of the report's width, `height` inches tall, drawn without a window."""
+    """An empty figure of the report's width and `height` inches, without a window."""
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def to_png(figure: Figure, levels: int = 16) -> bytes:
     """The figure as PNG bytes, the same bytes for the same figure.
 
-    Each channel is rounded to 16 levels: nobody sees it in a line drawing, and the file, which the
-    page carries inline, is a third of the size. Shaded figures want all 256.
+    Each channel is rounded to `levels` levels: 16 look the same in a line drawing, and the file,
+    which the page carries inline, is a third of the size. Shaded figures need all 256.
     """
     out = io.BytesIO()
     with plot_style():
@@ -85,8 +86,8 @@ def to_png(figure: Figure, levels: int = 16) -> bytes:
     return out.getvalue()
 
 
-def log_budget_axis(axes: Axes, budgets: Sequence[int]) -> None:
-    """A log x axis whose ticks are the label budgets measured, and nothing else."""
+def log_budget_axis(axes: Axes, budgets: Sequence[float]) -> None:
+    """Makes the x axis logarithmic, with a tick at each label budget measured and nowhere else."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(budgets)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -94,19 +95,19 @@ def log_budget_axis(axes: Axes, budgets: Sequence[int]) -> None:
     axes.set_xlim(budgets[0] / 1.12, budgets[-1] * 1.12)
 
 
-def readable_shade(colour: str) -> tuple[float, float, float]:
-    """The colour dark enough to be read as text on white."""
-    hue, light, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
+def readable_shade(color: str) -> tuple[float, float, float]:
+    """The color, darkened until it can be read as text on white."""
+    hue, light, saturation = colorsys.rgb_to_hls(*to_rgb(color))
     return colorsys.hls_to_rgb(hue, min(light, 0.33), saturation)
 
 
 def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float) -> None:
-    """Arms' names and markers at the right end of their lines, moved apart to be readable.
+    """Writes arms' names and markers at the right end of their lines, without overlaps.
 
     Args:
-        axes: with their final y limits.
-        ends: the last y value and the arm of each line.
-        height: the height of the axes in inches, about.
+      axes: with their final y limits.
+      ends: the last y value and the arm of each line.
+      height: approximate height of the axes in inches.
     """
     low, high = axes.get_ylim()
     gap = (high - low) * (12 / 72) / height
@@ -120,15 +121,16 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float
         placed[rank] -= max(0.0, placed[rank] - ends[index][0]) / 2
     for rank in range(1, len(placed)):
         placed[rank] = max(placed[rank], placed[rank - 1] + gap)
-    over = max(0.0, placed[-1] - high) if placed else 0.0
+    excess = max(0.0, placed[-1] - high) if placed else 0.0
     for rank, index in enumerate(order):
-        arm, y, across = ends[index][1], placed[rank] - over, axes.get_yaxis_transform()
-        axes.plot([1.035], [y], color=arm.color, marker=arm.marker, transform=across, clip_on=False)
+        arm, y, transform = ends[index][1], placed[rank] - excess, axes.get_yaxis_transform()
+        color = arm.color or INK
+        axes.plot([1.035], [y], color=color, marker=arm.marker, transform=transform, clip_on=False)
         axes.annotate(
             arm.name,
             (1.07, y),
-            xycoords=across,
-            color=readable_shade(arm.color),
+            xycoords=transform,
+            color=readable_shade(color),
             va="center",
             annotation_clip=False,
         )

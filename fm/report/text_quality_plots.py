@@ -32,7 +32,12 @@ def arm_styles(results: dict[str, Any]) -> dict[str, Arm]:
     """How every arm is drawn, by name."""
     diets = results["config"]["diets"]
     return {
-        name: Arm(name, diet["says"], name, *_LOOKS[n % len(_LOOKS)])
+        name: Arm(
+            name,
+            title=name,
+            description=diet["says"],
+            **dict(zip(("color", "linestyle", "marker"), _LOOKS[n % len(_LOOKS)], strict=True)),
+        )
         for n, (name, diet) in enumerate(diets.items())
     }
 

@@ -1,61 +1,162 @@
-"""Other models to start from, adapted to the tasks as the study's own are: cells and rows of each.
+"""Ablations: named sets of variants, each compared with a baseline variant.
 
-Cells lie with the study's and are named after the model, so what is there is not run again.
+Two kinds of variant exist. A *model* variant is another model to start from, adapted to the tasks
+of the multitask study in its folder (`--ablations`). A *config* variant is a whole study with a
+changed config (`experiments.ablate`). To add an ablation, pass one to `register_ablation`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from fm.data.batches import batch_size_per_group
+from fm.config_io import parse
 from fm.data.datasets import subset
+from fm.errors import UserError
 from fm.evaluation.statistics import paired_difference
-from fm.study import analysis, joint_pretraining, run_dir, task_types
-from fm.study.cells import Cell
-from fm.study.cells import run_cells as run_cells
-from fm.study.joint_pretraining import JointRecipe, Source
-from fm.study.multitask import InitialModel, build_single_task_arm
-from fm.study.multitask_config import MultitaskConfig
+from fm.study import analysis, run_dir
+from fm.study.arms import InitialModel
+from fm.study.cells import Cell, run_cells
+from fm.study.config import JointRecipe, MultitaskConfig, StudyConfig
+from fm.study.joint_pretraining import Source, modality_batch_sizes, pretrain_joint
 from fm.study.processing import Processor
 from fm.study.tasks import Task
 
 Row = dict[str, Any]
-# The models there are already: fresh, and of all formats. Fresh ones have the streams of all too.
+# Models that the multitask study has anyway; fresh ones read all modalities too.
 FRESH, JOINT = "fresh", "joint"
+DATA_SHARES = (Fraction(1, 64), Fraction(1, 16), Fraction(1, 4))
+WEIGHT_FACTORS = (0.25, 4.0)
+# A corpus needs one example to train on and one to validate on.
+_MIN_EXAMPLES = 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """One variant of an ablation: a model, or a config.
+
+    Attributes:
+      fields: what its rows say of it.
+      model: to start from.
+      config: of a whole study.
+    """
+
+    fields: Row = dataclasses.field(default_factory=dict)
+    model: InitialModel | None = None
+    config: StudyConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """Variants and the one that others are compared with.
+
+    Attributes:
+      name: as in --ablations, and the section of results.json.
+      title: of its figures.
+      variants: given the context (of models) or the config (of configs), variants by name.
+      baseline: name of the baseline variant; "" for the first.
+      figure: how reports draw the rows: {"kind": "grid" or "curve", "field": name of the row
+        field that tells variants apart}.
+      of_configs: whether its variants are configs.
+    """
+
+    name: str
+    title: str
+    variants: Callable[[Any], Mapping[str, Variant]]
+    baseline: str = ""
+    figure: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    of_configs: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what reports need, JSON-able."""
+        names = ("name", "title", "baseline", "figure")
+        return {name: getattr(self, name) for name in names}
+
+
+ABLATIONS: dict[str, Ablation] = {}
+
+
+def register_ablation(ablation: Ablation) -> None:
+    """Adds an ablation, or replaces the one of that name."""
+    ABLATIONS[ablation.name] = ablation
+
+
+def ablation_names(*, of_configs: bool = False) -> tuple[str, ...]:
+    """Returns the names of the ablations of one kind."""
+    return tuple(each.name for each in ABLATIONS.values() if each.of_configs == of_configs)
+
+
+def check_ablations(names: Sequence[str], arms: Sequence[str]) -> None:
+    """Checks the ablations of a multitask study.
+
+    Raises:
+      UserError: a name is unknown or given twice, or the joint arm is missing.
+    """
+    known = ablation_names()
+    for name in names:
+        if name not in known:
+            raise UserError(f"--ablations: {name!r} must be one of {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"--ablations={','.join(names)}: takes none of them twice")
+    if names and JOINT not in arms:
+        raise UserError(f"--ablations={','.join(names)}: needs the joint arm in --arms")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AblationContext:
-    """What the studies of variants share.
+    """What the variants of a multitask study share.
 
     Attributes:
-      config: of the whole study.
-      tasks: with the smallest and the largest of their budgets.
-      corpora: the joint model's.
-      processor: the tokenizer and layouts of all formats.
-      models: by name, those there are already.
-      out_dir: the study's folder.
-      pretrained_rows: of each model pretrained here, its row of `fm.study.run_dir.pretrained_model_row`.
+      config: of the study.
+      tasks: with the smallest and the largest of their label budgets only.
+      sources: of the joint model.
+      processor: of the joint model.
+      models: the fresh and the joint model.
+      build_head: builds the arm that adapts a model to a task.
+      out_dir: folder of the study; cells are beside its own, under the variant's name.
+      pretrained_rows: rows of `fm.study.run_dir.pretrained_model_row` of the variants so far.
     """
 
     config: MultitaskConfig
     tasks: list[Task]
-    corpora: list[Source]
+    sources: list[Source]
     processor: Processor
     models: dict[str, InitialModel]
+    build_head: Callable[[Task, InitialModel], Any]
     out_dir: pathlib.Path
     pretrained_rows: list[Row] = dataclasses.field(default_factory=list)
 
-    def pretrained(self, name: str, corpora: list[Source], recipe: JointRecipe) -> InitialModel:
-        """A model that reads all formats, pretrained on these."""
-        run = joint_pretraining.pretrain_joint(
-            corpora,
+    @classmethod
+    def of_study(cls, study: Any) -> AblationContext:
+        """Returns the context of a `fm.study.multitask.MultitaskContext`."""
+        budgets = study.config.tasks[0].label_budgets
+        ends = tuple(sorted({budgets[0], budgets[-1]}))
+        tasks = [
+            dataclasses.replace(task, config=dataclasses.replace(task.config, label_budgets=ends))
+            for task in study.tasks
+        ]
+        joint = study.joint_model
+        return cls(
+            study.config,
+            tasks,
+            study.sources,
+            joint.processor,
+            {FRESH: InitialModel(joint.processor), JOINT: joint},
+            lambda task, initial: task.task_type.build_head(task, initial, study),
+            study.out_dir,
+        )
+
+    def pretrain(self, name: str, sources: Sequence[Source], recipe: JointRecipe) -> InitialModel:
+        """Pretrains a model of all modalities on some sources."""
+        run = pretrain_joint(
+            sources,
             recipe,
             self.processor,
             seed=0,
@@ -63,165 +164,225 @@ class AblationContext:
             run_name=f"pretraining {name}",
         )
         self.pretrained_rows.append(run_dir.pretrained_model_row(name, run))
-        return InitialModel(self.processor, run)
-
-    def cells(self, task: Task, name: str, ready: InitialModel) -> list[Cell]:
-        """A task's cells from a model, one for each budget."""
-        arm = build_single_task_arm(task, self.config, ready)
-        return run_cells(task, {name: arm}, self.config.search_seeds, self.out_dir / "cells")
-
-    def rows(self, variants: Mapping[str, tuple[InitialModel, Row]], baseline: str) -> list[Row]:
-        """A row for each task, budget and model, the baseline's with the others'.
-
-        Args:
-          variants: models by name, and what their rows say of them.
-          baseline: that of them which differences are to; its own have none.
-        """
-        made = []
-        for task in self.tasks:
-            found = {name: self.cells(task, name, each) for name, (each, _) in variants.items()}
-            for name, (ready, about) in variants.items():
-                flops = 0.0 if ready.run is None else ready.run.flops
-                for cell, other in zip(found[name], found[baseline], strict=True):
-                    made.append(variant_row(task, cell, other) | about | {"pretrain_flops": flops})
-        return analysis.add_holm([r for r in made if r["p"] is not None]) + [
-            r | {"p_adjusted": None} for r in made if r["p"] is None
-        ]
+        return InitialModel(self.processor, [run])
 
 
-def build_context(
-    config: MultitaskConfig,
-    tasks: list[Task],
-    corpora: list[Source],
-    ready: InitialModel,
-    out: pathlib.Path,
-) -> AblationContext:
-    """What is shared, beside a study whose joint model is `ready`."""
-    ends = sorted({config.tasks[0].label_budgets[0], config.tasks[0].label_budgets[-1]})
-    fewer = [
-        dataclasses.replace(
-            task, config=dataclasses.replace(task.config, label_budgets=tuple(ends))
-        )
-        for task in tasks
-    ]
-    models = {FRESH: InitialModel(ready.processor, None), JOINT: ready}
-    return AblationContext(config, fewer, corpora, ready.processor, models, out)
+def run_ablation(ablation: Ablation, context: AblationContext) -> list[Row]:
+    """Adapts every model variant to every task; returns a row per task, variant and budget."""
+    variants = ablation.variants(context)
+    baseline = ablation.baseline or next(iter(variants))
+    rows = []
+    for task in context.tasks:
+        cells = {
+            name: run_cells(
+                task,
+                {name: context.build_head(task, variant.model)},
+                context.config.search_seeds,
+                context.out_dir / "cells",
+            )
+            for name, variant in variants.items()
+        }
+        for name, variant in variants.items():
+            pretrain_flops = sum((run.flops for run in variant.model.runs), 0.0)
+            for cell, other in zip(cells[name], cells[baseline], strict=True):
+                row = variant_row(task, cell, other) | variant.fields
+                rows.append(row | {"pretrain_flops": pretrain_flops})
+    compared = analysis.add_holm([row for row in rows if row["p"] is not None])
+    return compared + [row | {"p_adjusted": None} for row in rows if row["p"] is None]
 
 
 def variant_row(task: Task, cell: Cell, baseline: Cell) -> Row:
-    """What one cell showed, and its difference to another's by the same seeds and items."""
-    found: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p"))
+    """Returns a variant's scores, and their difference to the baseline's by seed and item."""
     scores = analysis.cell_scores(cell, task)
+    difference: Row = dict.fromkeys(("difference", "low", "high", "p"))
     if cell.arm != baseline.arm and len(scores) > 1:
-        measured = paired_difference(scores, analysis.cell_scores(baseline, task))
-        found = {key: getattr(measured, key) for key in found}
+        found = paired_difference(scores, analysis.cell_scores(baseline, task))
+        difference = {name: getattr(found, name) for name in difference}
     return {
         "task": task.name,
         "modality": task.modality,
-        "labels": cell.num_labels,
-        "metric": task_types.METRICS[task.task_type],
+        "num_labels": cell.num_labels,
+        "metric": task.task_type.metric,
         "value": float(scores.mean()),
         "values": scores.mean(axis=1).tolist(),
         "items": scores.shape[1],
-        "setting": cell.hparams,
+        "hparams": cell.hparams,
         "train_flops": cell.train_flops,
         "seconds": cell.seconds,
-        **found,
+        **difference,
     }
 
 
-Row = dict[str, Any]
-SHARES = (Fraction(1, 64), Fraction(1, 16), Fraction(1, 4))
-# One is held out for validation, and one is to learn from.
-_LEAST = 2
+def _transfer_matrix(context: AblationContext) -> dict[str, Variant]:
+    """Models pretrained on one modality alone, adapted to the tasks of every modality.
 
-
-def data_amount_rows(ground: AblationContext) -> list[Row]:
-    """A row for each task, budget and share of the examples; 0 is a fresh model, the baseline.
-
-    The tokenizer stays that of all text.
+    All have the parameters of every modality, so that any can start any task. Each is trained on
+    as many rows per step as its modality has in the joint mixture.
     """
-    variants = {FRESH: (ground.models[FRESH], {"share": 0.0, "examples": 0})}
-    for share in SHARES:
-        corpora = subsample_sources(ground.corpora, share)
-        called = f"share_{share.numerator}_{share.denominator}"
-        ready = ground.pretrained(called, corpora, ground.config.joint)
-        variants[called] = ready, {"share": float(share), "examples": _count(corpora)}
-    whole = {"share": 1.0, "examples": _count(ground.corpora)}
-    variants[JOINT] = ground.models[JOINT], whole
-    return ground.rows(variants, FRESH)
+    recipe = context.config.joint
+    variants = {FRESH: Variant({"source": "nothing"}, context.models[FRESH])}
+    for modality, rows in modality_batch_sizes(context.sources, recipe.batch_size).items():
+        own = [source for source in context.sources if source.modality == modality]
+        name = f"only_{modality}"
+        model = context.pretrain(name, own, dataclasses.replace(recipe, batch_size=rows))
+        variants[name] = Variant({"source": modality}, model)
+    return variants | {JOINT: Variant({"source": "all"}, context.models[JOINT])}
 
 
-def subsample_sources(corpora: Sequence[Source], share: Fraction) -> list[Source]:
-    """So much of every source, drawn at random; what is in a smaller part is in a larger one."""
-    made = []
-    for each in corpora:
-        count = max(_LEAST, round(len(each.corpus) * share))
-        drawn = np.random.default_rng(0).permutation(len(each.corpus))[:count]
-        made.append(dataclasses.replace(each, corpus=subset(each.corpus, np.sort(drawn))))
-    return made
+def _mixture(context: AblationContext) -> dict[str, Variant]:
+    """Models pretrained with the weight of one modality multiplied."""
+    recipe = context.config.joint
+
+    def fields(modality: str | None, factor: float, sources: Sequence[Source]) -> Row:
+        shares = batch_shares(sources, recipe.batch_size)
+        return {"changed_modality": modality, "factor": factor, "shares": shares}
+
+    variants = {JOINT: Variant(fields(None, 1.0, context.sources), context.models[JOINT])}
+    for modality in batch_shares(context.sources, recipe.batch_size):
+        for factor in WEIGHT_FACTORS:
+            sources = reweight_sources(context.sources, modality, factor)
+            name = f"{modality}_by_{factor:g}"
+            model = context.pretrain(name, sources, recipe)
+            variants[name] = Variant(fields(modality, factor, sources), model)
+    return variants
 
 
-def _count(corpora: Sequence[Source]) -> int:
-    return sum(len(each.corpus) for each in corpora)
+def _data_amount(context: AblationContext) -> dict[str, Variant]:
+    """Models pretrained for as many steps on a share of the examples, with the same tokenizer."""
+    variants = {FRESH: Variant({"share": 0.0, "examples": 0}, context.models[FRESH])}
+    for share in DATA_SHARES:
+        sources = subsample_sources(context.sources, share)
+        name = f"share_{share.numerator}_{share.denominator}"
+        model = context.pretrain(name, sources, context.config.joint)
+        variants[name] = Variant({"share": float(share), "examples": _count(sources)}, model)
+    whole = {"share": 1.0, "examples": _count(context.sources)}
+    return variants | {JOINT: Variant(whole, context.models[JOINT])}
 
 
-Row = dict[str, Any]
-FACTORS = (0.25, 4.0)
-
-
-def mixture_rows(ground: AblationContext) -> list[Row]:
-    """A row for each task, budget, format and factor of its weight; the study's own is factor 1.
-
-    `shares` are the formats' shares of rows in the mixture, as they came out in whole rows.
-    """
-    batch = ground.config.joint.batch_size
-    about: Row = {"format": None, "factor": 1.0, "shares": batch_shares(ground.corpora, batch)}
-    variants = {JOINT: (ground.models[JOINT], about)}
-    for name in about["shares"]:
-        for factor in FACTORS:
-            mixed = reweight_sources(ground.corpora, name, factor)
-            called = f"{name}_by_{factor:g}"
-            about = {"format": name, "factor": factor, "shares": batch_shares(mixed, batch)}
-            variants[called] = ground.pretrained(called, mixed, ground.config.joint), about
-    return ground.rows(variants, JOINT)
-
-
-def reweight_sources(corpora: Sequence[Source], modality: str, factor: float) -> list[Source]:
-    """The mixture with the weight of one format's sources multiplied."""
+def reweight_sources(sources: Sequence[Source], modality: str, factor: float) -> list[Source]:
+    """Returns the sources with the weights of one modality multiplied."""
     return [
         dataclasses.replace(each, weight=each.weight * factor)
         if each.modality == modality
         else each
-        for each in corpora
+        for each in sources
     ]
 
 
-def batch_shares(corpora: Sequence[Source], batch_size: int) -> dict[str, float]:
-    """Share of a batch's rows that each format gets."""
-    weight: dict[str, float] = {}
-    for each in corpora:
-        weight[each.modality] = weight.get(each.modality, 0.0) + each.weight
-    return {
-        name: rows / batch_size for name, rows in batch_size_per_group(weight, batch_size).items()
-    }
+def batch_shares(sources: Sequence[Source], batch_size: int) -> dict[str, float]:
+    """Returns the share of a batch's rows that each modality gets, in whole rows."""
+    sizes = modality_batch_sizes(sources, batch_size)
+    return {modality: rows / batch_size for modality, rows in sizes.items()}
 
 
-Row = dict[str, Any]
+def subsample_sources(sources: Sequence[Source], share: Fraction) -> list[Source]:
+    """Returns a random share of every source; smaller shares are subsets of larger ones."""
+    subsampled = []
+    for each in sources:
+        count = max(_MIN_EXAMPLES, round(len(each.corpus) * share))
+        idx = np.random.default_rng(0).permutation(len(each.corpus))[:count]
+        subsampled.append(dataclasses.replace(each, corpus=subset(each.corpus, np.sort(idx))))
+    return subsampled
 
 
-def transfer_matrix_rows(ground: AblationContext) -> list[Row]:
-    """A row for each task, budget and source: a format, `all` or, the baseline, `nothing`."""
-    recipe = ground.config.joint
-    weight: dict[str, float] = {}
-    for each in ground.corpora:
-        weight[each.modality] = weight.get(each.modality, 0.0) + each.weight
-    share = batch_size_per_group(weight, recipe.batch_size)
-    variants = {FRESH: (ground.models[FRESH], {"source": "nothing"})}
-    for name in weight:
-        own = [each for each in ground.corpora if each.modality == name]
-        alone = dataclasses.replace(recipe, batch_size=share[name])
-        ready = ground.pretrained(f"only_{name}", own, alone)
-        variants[f"only_{name}"] = ready, {"source": name}
-    variants[JOINT] = ground.models[JOINT], {"source": "all"}
-    return ground.rows(variants, FRESH)
+def _count(sources: Sequence[Source]) -> int:
+    return sum(len(each.corpus) for each in sources)
+
+
+def field_ablation(field: str, values: Sequence[str]) -> Ablation:
+    """Returns the ablation of one config field.
+
+    Args:
+      field: dotted path in the recipe of every task (objective.mask_ratio), in every task
+        (max_corpus_items), or in the study's config (search_seeds); the first that exists.
+      values: as text; the first is the baseline.
+
+    Raises:
+      UserError: (from `variants`) there is no such field, or a value is not of its type.
+    """
+
+    def variants(config: StudyConfig) -> dict[str, Variant]:
+        return {text: Variant(config=with_field(config, field, text)) for text in values}
+
+    return Ablation(field, field, variants, of_configs=True)
+
+
+def with_field(config: StudyConfig, field: str, text: str) -> StudyConfig:
+    """Returns the config with a field set; see `field_ablation`."""
+    first = field.partition(".")[0]
+    if config.tasks and first in _field_names(config.tasks[0].recipe):
+        tasks = [
+            dataclasses.replace(task, recipe=_replace_path(task.recipe, field, text, field))
+            for task in config.tasks
+        ]
+        return dataclasses.replace(config, tasks=tuple(tasks))
+    if config.tasks and first in _field_names(config.tasks[0]):
+        tasks = [_replace_path(task, field, text, field) for task in config.tasks]
+        return dataclasses.replace(config, tasks=tuple(tasks))
+    if first in _field_names(config):
+        return _replace_path(config, field, text, field)
+    names = [*_field_names(config.tasks[0].recipe), *_field_names(config)]
+    raise UserError(
+        f"--field={field}: no {first!r} in a recipe or study; must be one of {', '.join(names)}"
+    )
+
+
+def _field_names(config: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def _replace_path(config: Any, path: str, text: str, field: str) -> Any:
+    """Returns a frozen config with the value at a dotted path replaced."""
+    name, _, rest = path.partition(".")
+    names = _field_names(config)
+    if name not in names:
+        raise UserError(f"--field={field}: no {name!r} here; must be one of {', '.join(names)}")
+    old = getattr(config, name)
+    if bool(rest) != dataclasses.is_dataclass(old):
+        raise UserError(f"--field={field}: must be the path of a single value")
+    if rest:
+        return dataclasses.replace(config, **{name: _replace_path(old, rest, text, field)})
+    annotation = typing.get_type_hints(type(config))[name]
+    return dataclasses.replace(config, **{name: _parse_value(annotation, old, text, field)})
+
+
+def _parse_value(annotation: Any, old: Any, text: str, field: str) -> Any:
+    if annotation is str:
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text  # for optional texts
+    try:
+        value = parse(annotation, value, field)
+        return float(value) if annotation is float else value
+    except (UserError, OverflowError) as error:
+        raise UserError(
+            f"--values: {text!r:.80} is not a value of {field}, whose default is {old!r}"
+        ) from error
+
+
+for _ablation in (
+    Ablation(
+        "transfer_matrix",
+        "Pretrained on one modality, adapted to the tasks of every modality",
+        _transfer_matrix,
+        FRESH,
+        {"kind": "grid", "field": "source"},
+    ),
+    Ablation(
+        "mixture",
+        "The weight of one modality in the mixture changed",
+        _mixture,
+        JOINT,
+        {"kind": "grid", "field": "factor"},
+    ),
+    Ablation(
+        "data_amount",
+        "A share of the pretraining examples",
+        _data_amount,
+        FRESH,
+        {"kind": "curve", "field": "share"},
+    ),
+):
+    register_ablation(_ablation)

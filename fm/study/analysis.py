@@ -1,4 +1,4 @@
-"""From predictions to evidence: differences with intervals, label multipliers, the bill."""
+"""From cells to evidence: paired differences, label efficiency, compute cost, ablated values."""
 
 from __future__ import annotations
 
@@ -13,247 +13,270 @@ import numpy as np
 from fm.evaluation.cost import compute_cost, matching_scratch_flops
 from fm.evaluation.label_efficiency import LabelEfficiency, label_multiplier
 from fm.evaluation.statistics import holm_adjusted, paired_difference
-from fm.study import task_types
+from fm.files import atomic_path
+from fm.study.arms import REFERENCE_ARM, arm_spec, comparison_pairs
 from fm.study.cells import Cell
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
 
 Row = dict[str, Any]
 # The pretraining runs of each arm that has any.
-PretrainingRuns = Mapping[str, list[TrainResult]]
+PretrainingRuns = Mapping[str, Sequence[TrainResult]]
+ScoresByCell = dict[tuple[str, str, int], np.ndarray]
 
 
 def cell_scores(cell: Cell, task: Task) -> np.ndarray:
-    """Of every seed and test item, [seeds, items]; see `fm.study.task_types`."""
-    return task_types.scores(cell.predictions, task.test, task.task_type)
+    """Returns the scores of every seed and test item, float [S, N]."""
+    return task.task_type.scores(cell.predictions, task.test)
 
 
-def cell_rows(cells: list[Cell], task: Task, pretraining: PretrainingRuns) -> list[Row]:
-    """One row per arm, budget and seed."""
+def cell_rows(cells: Sequence[Cell], task: Task, runs: PretrainingRuns) -> list[Row]:
+    """Returns one row per arm, label budget and seed."""
     rows = []
     for cell in cells:
-        runs = pretraining.get(cell.arm, [])
-        tried = [t["validation"] for t in cell.trials if t["config"] == cell.hparams]
-        chosen = tried[0] if tried else None
+        validation = [t["validation"] for t in cell.trials if t["config"] == cell.hparams]
         for seed, value in enumerate(cell_scores(cell, task).mean(axis=1)):
             rows.append(
                 {
                     "task": cell.task,
                     "modality": task.modality,
                     "arm": cell.arm,
-                    "labels": cell.num_labels,
+                    "num_labels": cell.num_labels,
                     "seed": seed,
-                    "metric": task_types.METRICS[task.task_type],
+                    "metric": task.task_type.metric,
                     "value": float(value),
-                    "validation": chosen,
-                    "setting": cell.hparams,
+                    "validation": validation[0] if validation else None,
+                    "hparams": cell.hparams,
                     "trials": cell.trials,
                     "train_flops": cell.train_flops,
-                    "pretrain_flops": _pretrained(cell.arm, runs, seed),
+                    "pretrain_flops": _pretrain_flops(cell.arm, runs.get(cell.arm, ()), seed),
                     "seconds": cell.seconds,
                 }
             )
     return rows
 
 
-def _pretrained(arm: str, runs: list[TrainResult], seed: int) -> float | None:
-    """FLOPs of the checkpoint a seed started from; None where others paid them."""
-    if arm == "published":
+def _pretrain_flops(arm: str, runs: Sequence[TrainResult], seed: int) -> float | None:
+    """Returns the FLOPs of the checkpoint that a seed started from; None if unknown."""
+    if arm_spec(arm).cost.pretraining == "unknown":
         return None
     return runs[seed % len(runs)].flops if runs else 0.0
 
 
 def comparison_rows(
-    cells: list[Cell], task: Task, pairs: Sequence[tuple[str, str]] | None = None
+    cells: Sequence[Cell], task: Task, pairs: Sequence[tuple[str, str]] | None = None
 ) -> list[Row]:
-    """Every arm against scratch, and every pretrained arm against classical, per budget.
+    """Returns the paired difference of every arm and rival at every label budget.
 
-    Or the pairs of arm and baseline given, those that are there.
+    Args:
+      cells: of the task.
+      task: the task.
+      pairs: (arm, rival) pairs; None for those of the arms' specs.
     """
-    at = {(cell.arm, cell.num_labels): cell_scores(cell, task) for cell in cells}
+    scores = {(cell.arm, cell.num_labels): cell_scores(cell, task) for cell in cells}
     arms = list(dict.fromkeys(cell.arm for cell in cells))
-    if pairs is None:
-        pairs = [(arm, "scratch") for arm in arms if arm != "scratch"]
-        pairs += [(arm, "classical") for arm in arms if arm not in ("scratch", "classical")]
     rows = []
-    for arm, baseline in pairs:
-        if not {arm, baseline} <= set(arms):
-            continue
-        for labels in task.config.label_budgets:
-            pair = at[arm, labels], at[baseline, labels]
-            if len(pair[0]) < 2:
+    for arm, baseline in comparison_pairs(arms) if pairs is None else pairs:
+        for num_labels in task.config.label_budgets:
+            own, rival = scores[arm, num_labels], scores[baseline, num_labels]
+            if len(own) < 2:
                 continue
-            found = paired_difference(*pair)
-            place = {"task": task.name, "labels": labels, "arm": arm, "baseline": baseline}
-            rows.append(place | dataclasses.asdict(found))
+            key = {"task": task.name, "num_labels": num_labels, "arm": arm, "baseline": baseline}
+            rows.append(key | dataclasses.asdict(paired_difference(own, rival)))
     return rows
 
 
 def add_holm(rows: list[Row]) -> list[Row]:
-    """Adds Holm's adjusted p over the whole table."""
+    """Returns the rows with `p_adjusted`: Holm's correction over all of them."""
     if not rows:
         return rows
     adjusted = holm_adjusted(np.array([row["p"] for row in rows]))
     return [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def label_efficiency_rows(cells: list[Cell], task: Task, steps: dict[str, int | None]) -> list[Row]:
-    """Label multiplier of every arm at every budget.
+def label_efficiency_rows(
+    cells: Sequence[Cell], task: Task, steps_to_quality: Mapping[str, int | None]
+) -> list[Row]:
+    """Returns the label multiplier of every arm at every budget against the reference arm.
 
     Args:
       cells: of the task.
       task: the task.
-      steps: per arm, fine-tuning steps to scratch's final quality at the largest budget.
+      steps_to_quality: per arm, fine-tuning steps to the reference's final quality at the largest
+        budget.
     """
     budgets = task.config.label_budgets
-    at = {(cell.arm, cell.num_labels): cell_scores(cell, task) for cell in cells}
-    arms = list(dict.fromkeys(cell.arm for cell in cells if cell.arm != "scratch"))
-    if ("scratch", budgets[0]) not in at or len(at["scratch", budgets[0]]) < 2 or len(budgets) < 2:
+    scores = {(cell.arm, cell.num_labels): cell_scores(cell, task) for cell in cells}
+    reference = [scores.get((REFERENCE_ARM, num_labels)) for num_labels in budgets]
+    if len(budgets) < 2 or reference[0] is None or len(reference[0]) < 2:
         return []
-    scratch_BSN = np.stack([at["scratch", labels] for labels in budgets])
-    return [
-        {
-            "task": task.name,
-            "labels": labels,
-            "arm": arm,
-            **dataclasses.asdict(label_multiplier(budgets, scratch_BSN, at[arm, labels], labels)),
-            "steps_to_scratch_quality": steps.get(arm) if labels == budgets[-1] else None,
-        }
-        for arm in arms
-        for labels in budgets
-    ]
+    reference_BSN = np.stack(reference)
+    rows = []
+    for arm in dict.fromkeys(cell.arm for cell in cells if cell.arm != REFERENCE_ARM):
+        for num_labels in budgets:
+            found = label_multiplier(budgets, reference_BSN, scores[arm, num_labels], num_labels)
+            steps = steps_to_quality.get(arm) if num_labels == budgets[-1] else None
+            rows.append(
+                {
+                    "task": task.name,
+                    "num_labels": num_labels,
+                    "arm": arm,
+                    **dataclasses.asdict(found),
+                    "steps_to_scratch_quality": steps,
+                }
+            )
+    return rows
 
 
 def compute_cost_rows(
-    cells: list[Cell], task: Task, pretraining: PretrainingRuns, multipliers: list[Row]
+    cells: Sequence[Cell], task: Task, runs: PretrainingRuns, label_efficiency: Sequence[Row]
 ) -> list[Row]:
-    """What each arm cost at the smallest budget, and when its pretraining pays back."""
+    """Returns the cost of each arm at the smallest budget, and when pretraining pays off."""
     budgets = task.config.label_budgets
-    at = {(cell.arm, cell.num_labels): cell for cell in cells}
+    cell_of = {(cell.arm, cell.num_labels): cell for cell in cells}
     rows = []
     for arm in dict.fromkeys(cell.arm for cell in cells):
-        cell, runs = at[arm, budgets[0]], pretraining.get(arm, [])
-        known = [row for row in multipliers if (row["arm"], row["labels"]) == (arm, budgets[0])]
-        distinct = None, "scratch is what the others are held against"
-        if arm == "classical":
-            distinct = None, "no network: its arithmetic is not counted"
-        elif arm == "published":
-            distinct = None, "pretrained by others, at a cost that is not known"
-        elif arm != "scratch":
-            distinct = None, "needs the scratch arm, 2 budgets and 2 seeds"
-            if known:
-                fields = [field.name for field in dataclasses.fields(LabelEfficiency)]
-                equivalent = LabelEfficiency(**{name: known[0][name] for name in fields})
-                scratch = np.array([at["scratch", labels].train_flops for labels in budgets])
-                distinct = matching_scratch_flops(
-                    np.array(budgets), scratch, budgets[0], equivalent
-                )
+        cell, cost = cell_of[arm, budgets[0]], arm_spec(arm).cost
+        own = [r for r in label_efficiency if (r["arm"], r["num_labels"]) == (arm, budgets[0])]
+        if cost.no_break_even_reason:
+            scratch_cost = None, cost.no_break_even_reason
+        elif not own:
+            scratch_cost = None, f"needs the {REFERENCE_ARM} arm, 2 budgets and 2 seeds"
+        else:
+            names = [field.name for field in dataclasses.fields(LabelEfficiency)]
+            efficiency = LabelEfficiency(**{name: own[0][name] for name in names})
+            reference = [cell_of[REFERENCE_ARM, n].train_flops for n in budgets]
+            scratch_cost = matching_scratch_flops(
+                np.array(budgets), np.array(reference), budgets[0], efficiency
+            )
+        unknown, own_runs = cost.pretraining == "unknown", runs.get(arm, ())
         row = compute_cost(
             task.name,
             arm,
-            pretrain_flops=None if arm == "published" else sum(run.flops for run in runs),
-            pretrain_seconds=None if arm == "published" else sum(run.seconds for run in runs),
+            pretrain_flops=None if unknown else sum(run.flops for run in own_runs),
+            pretrain_seconds=None if unknown else sum(run.seconds for run in own_runs),
             adapt_flops=cell.train_flops,
             adapt_seconds=cell.seconds,
-            scratch_cost=distinct,
+            scratch_cost=scratch_cost,
         )
         rows.append(dataclasses.asdict(row))
     return rows
 
 
-def decontamination_rows(task: Task) -> list[Row]:
-    """What the search for near-duplicates found, per pretraining corpus."""
-    return [
-        {
-            "task": task.name,
-            "arm": arm,
-            "method": found.method,
-            "checked": found.num_checked,
-            "found": found.num_found,
-            "removed": len(found.duplicate_idx),
-        }
-        for arm, found in task.decontamination.items()
+def decontamination_rows(task: Task, arms: Sequence[str]) -> list[Row]:
+    """Returns what the search for near-duplicates found in every pretraining corpus."""
+    rows = [
+        decontamination_row(task.name, corpus, search)
+        for corpus, search in task.decontamination.items()
     ]
+    for arm in arms:
+        if arm_spec(arm).pretrained and arm_spec(arm).corpus is None:
+            method = "not searched: its pretraining data is not published with it"
+            counts = dict.fromkeys(("checked", "found", "removed"))
+            rows.append({"task": task.name, "arm": arm, "method": method, **counts})
+    return rows
 
 
-def not_decontaminated_row(task: Task) -> Row:
-    """In place of a search: what an imported model was pretrained on is not at hand."""
+def decontamination_row(task: str, arm: str, search: Any) -> Row:
+    """Returns the row of one `fm.data.decontamination.DuplicateSearch`."""
     return {
-        "task": task.name,
-        "arm": "published",
-        "method": "not searched: its pretraining data is not published with it",
-        "checked": None,
-        "found": None,
-        "removed": None,
+        "task": task,
+        "arm": arm,
+        "method": search.method,
+        "checked": search.num_checked,
+        "found": search.num_found,
+        "removed": len(search.duplicate_idx),
     }
 
 
-ScoresByCell = dict[tuple[str, str, int], np.ndarray]
+def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib.Path) -> None:
+    """Writes a CSV with one row per cell, seed and test item; see `TaskType.prediction_rows`."""
+    with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"])
+        for task, cells in done:
+            for cell in cells:
+                for seed, predictions in enumerate(cell.predictions):
+                    rows = task.task_type.prediction_rows(predictions, task.test)
+                    table.writerows(
+                        (task.name, cell.arm, cell.num_labels, seed, n, task.test.ids[n][:12], *row)
+                        for n, row in enumerate(rows)
+                    )
 
 
 def read_scores(path: pathlib.Path) -> ScoresByCell:
-    """From a `predictions.csv`: 1.0 where right, [seeds, items], by task, arm and labels."""
+    """Reads a predictions.csv of classes: 1.0 where right, [S, N], by task, arm and num_labels."""
     right: dict[tuple[str, str, int], dict[int, list[float]]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            cell = right.setdefault((row["task"], row["arm"], int(row["labels"])), {})
+            cell = right.setdefault((row["task"], row["arm"], int(row["num_labels"])), {})
             cell.setdefault(int(row["seed"]), []).append(float(row["truth"] == row["prediction"]))
     return {key: np.array([seeds[seed] for seed in sorted(seeds)]) for key, seeds in right.items()}
 
 
 def merge_studies(
-    field: str, studies: dict[str, dict[str, Any]], folders: dict[str, pathlib.Path]
+    field: str, studies: Mapping[str, dict[str, Any]], folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
-    """One results dict in which arm `self` under value 0.5 is called `self, hide=0.5`.
+    """Merges studies that differ in one setting; every value becomes an arm of its own.
 
-    Compared are the values of an arm, each against the first value, paired by seed and item.
-    Arms the setting does not touch (equal in every prediction) appear once, by their own name.
+    Arm "in_domain" at value 0.5 becomes "in_domain, mask_ratio=0.5" and is compared with itself at
+    the first value, paired by seed and item. Arms that the setting does not affect (equal in every
+    prediction) appear once, under their own name.
 
     Args:
-      field: dotted path that was varied.
+      field: dotted path of the setting, or the name of the ablation.
       studies: results by value.
-      folders: where each value's study lies, by value.
+      folders: output folders by value.
     """
     short = field.rsplit(".", 1)[-1]
     scores = {value: read_scores(folders[value] / "predictions.csv") for value in studies}
     first, *others = studies
+    affected = {
+        key[1]
+        for value in others
+        for key in scores[first]
+        if not np.array_equal(scores[first][key], scores[value][key])
+    }
+
+    def renamed(arm: str, value: str) -> str:
+        return f"{arm}, {short}={value}" if arm in affected else arm
+
     merged = dict(studies[first])
-    listed = ("cells", "ledger", "curves", "samples", "mistakes", "equivalents")
-    models = [
+    sections = ("cells", "compute_cost", "curves", "samples", "mistakes", "label_efficiency")
+    merged |= {
+        section: [
+            row | {"arm": renamed(row["arm"], value)}
+            for value, results in studies.items()
+            for row in results[section]
+            if row["arm"] in affected or value == first
+        ]
+        for section in sections
+    }
+    merged["pretrained"] = [
         row | {"name": f"{short}={value}/{row['name']}"}
         for value, results in studies.items()
         for row in results.get("pretrained", [])
     ]
-    merged |= {key: [] for key in listed} | {"pretrained": models}
-    arms = {row["arm"] for row in studies[first]["cells"]}
-    touched = {
-        arm
-        for arm in arms
-        for value in others
-        for key in scores[first]
-        if key[1] == arm and not np.array_equal(scores[first][key], scores[value][key])
-    }
-    for value, results in studies.items():
-        for key in listed:
-            for row in results[key]:
-                if row["arm"] in touched:
-                    merged[key].append(row | {"arm": f"{row['arm']}, {short}={value}"})
-                elif value == first:
-                    merged[key].append(row)
-    rows = []
-    for task, arm, labels in scores[first]:
-        for value in others if arm in touched else ():
-            pair = scores[value][task, arm, labels], scores[first][task, arm, labels]
-            if len(pair[0]) < 2:
+    comparisons = []
+    for task, arm, num_labels in scores[first]:
+        for value in others if arm in affected else ():
+            own, rival = (scores[each][task, arm, num_labels] for each in (value, first))
+            if len(own) < 2:
                 continue
-            place = {
+            key = {
                 "task": task,
-                "labels": labels,
-                "arm": f"{arm}, {short}={value}",
-                "baseline": f"{arm}, {short}={first}",
+                "num_labels": num_labels,
+                "arm": renamed(arm, value),
+                "baseline": renamed(arm, first),
             }
-            rows.append(place | dataclasses.asdict(paired_difference(*pair)))
-    merged["comparisons"] = add_holm(rows)
+            comparisons.append(key | dataclasses.asdict(paired_difference(own, rival)))
+    merged["comparisons"] = add_holm(comparisons)
+    merged["arms"] = [
+        spec | {"name": renamed(spec["name"], value)}
+        for value, results in studies.items()
+        for spec in results.get("arms", [])
+        if spec["name"] in affected or value == first
+    ]
     merged["seconds"] = sum(results["seconds"] for results in studies.values())
     merged["experiment"] = f"ablate {field}"
     merged["config"] = {value: results["config"] for value, results in studies.items()}

@@ -1,148 +1,268 @@
-"""The arms of a task: each named for what it was fed, all else the same."""
+"""The arms of a study: one `ArmSpec` each. To add an arm, pass one more to `register_arm`.
+
+An arm is a way to solve a task from labeled examples, named after what its model was pretrained
+on. Everything else (labels, trials, test items) is the same for all arms.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import numpy as np
-
-from fm.adaptation import methods as adaptation_methods
-from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
-from fm.adaptation.task_model import TaskModel
-from fm.adaptation.token_classification import PER_TOKEN, TaggingModel, tokenize_words
+from fm.adaptation.methods import METHODS
 from fm.errors import UserError
-from fm.evaluation import baselines
-from fm.study.adaptation import Arm, ClassicalArm, ModelArm
-from fm.study.config import DEFAULT_METHODS
-from fm.study.ner_arms import ClassicalNerArm, words_and_tags
+from fm.study.adaptation import Arm, ModelArm
+from fm.study.config import StudyConfig
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor
 from fm.study.published_arm import build_published_model
+from fm.study.task_types import num_trials
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
 
+# The arm that label efficiency and compute cost are measured against.
+REFERENCE_ARM = "scratch"
+# Pretraining corpora that `fm.study.tasks.prepare_task` decontaminates.
+IN_DOMAIN, OUT_OF_DOMAIN, JOINT = "in_domain", "out_of_domain", "joint"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PretrainedArm:
-    """A network arm and what made it.
+class InitialModel:
+    """A model to adapt.
 
     Attributes:
-      arm: ready to adapt.
-      processor: tokenizer or layout.
-      runs: its pretraining runs, none for scratch.
+      processor: tokenizer and layouts.
+      runs: pretraining runs, one per pretraining seed; empty for fresh parameters.
     """
 
-    arm: ModelArm
     processor: Processor
-    runs: list[TrainResult]
+    runs: Sequence[TrainResult] = ()
+
+    @property
+    def checkpoints(self) -> list[dict]:
+        """Pretrained parameters."""
+        return [run.params for run in self.runs]
 
 
-def build_network_arms(
-    task: Task,
-    arms: tuple[str, ...],
-    seeds: int,
-    out_dir: pathlib.Path,
-    methods: tuple[str, ...] = DEFAULT_METHODS,
-) -> dict[str, PretrainedArm]:
-    """Pretrains what needs it, once per seed, and reads the task's examples for every arm.
+@dataclasses.dataclass(frozen=True, eq=False)
+class BuiltArm:
+    """An arm ready to adapt, and where it comes from.
 
-    The task is one of classes or of entities.
+    Attributes:
+      arm: see `fm.study.adaptation.Arm`.
+      processor: tokenizer and layouts of its model, if it has one.
+      runs: its pretraining runs, if any.
+      description: of a published model, JSON-able.
     """
-    fed = {}
-    recipe = task.config.recipe
-    entities = task.task_type == "entities"
-    shared: dict[str, tuple[Processor, TokenizedExamples | None]] = {}
-    for arm in (arm for arm in arms if arm not in ("published", "classical")):
-        # Scratch reads through the tokenizer of the task's own text, as self does.
-        source = "out_of_domain" if arm == "out_of_domain" else "in_domain"
-        corpus = task.corpora.get(source, task.dataset.train)
-        folder = out_dir / f"{task.name}-{source}"
-        if source not in shared:
-            rate = task.dataset.info.get("rate")
-            reads = build_processor(corpus, task.modality, recipe, folder, rate)
-            shared[source] = reads, None if entities else _examples(task, reads)
-        reads, rows = shared[source]
-        runs = []
-        if arm != "scratch":
-            label = f"{task.name}: pretraining {arm}"
-            runs = pretrain_seeds(
-                corpus,
-                task.modality,
-                recipe,
-                reads,
-                seeds=seeds,
-                out_dir=folder,
-                run_name=label,
+
+    arm: Arm
+    processor: Processor | None = None
+    runs: Sequence[TrainResult] = ()
+    description: dict[str, Any] | None = None
+
+
+class ArmContext(Protocol):
+    """What a study gives to the arms it builds.
+
+    Attributes:
+      config: of the study.
+      out_dir: folder of the study.
+      loaded: by (task, arm), what `ArmSpec.load` returned.
+    """
+
+    config: StudyConfig
+    out_dir: pathlib.Path
+    loaded: dict[tuple[str, str], Any]
+
+    def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
+        """Returns the model of a corpus: pretrained on it, or fresh with its processor."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CostPolicy:
+    """How an arm's compute is charged.
+
+    Attributes:
+      pretraining: "none"; "per_modality" (shared by the tasks of a modality); "shared" (by all
+        tasks); or "unknown" (paid by others).
+      tuning: "per_task", or "shared" if one model is tuned for all tasks at once.
+      is_network: whether its FLOPs and parameters are counted.
+      no_break_even_reason: why there is no number of tasks from which pretraining pays off.
+    """
+
+    pretraining: str = "none"
+    tuning: str = "per_task"
+    is_network: bool = True
+    no_break_even_reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotStyle:
+    """How an arm is drawn: hex color, matplotlib line style and marker."""
+
+    color: str = "#777777"
+    linestyle: str | tuple[int, tuple[int, ...]] = ":"
+    marker: str = "*"
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmSpec:
+    """An arm that studies can name.
+
+    Attributes:
+      name: as in --arms and in results.
+      title: the arm as the subject of a sentence; {data} stands for the task's kind of data.
+      description: one sentence on what it learns from.
+      build: builds the arm of a task.
+      load: loads what is to be checked before anything is trained; the context keeps it.
+      corpus: pretraining corpus, "in_domain", "out_of_domain" or "joint"; None if it has none.
+      pretrained: whether its model learned anything before it sees labels.
+      rivals: arms it is compared with.
+      cost: see `CostPolicy`.
+      style: see `PlotStyle`; colors are Okabe and Ito's (2008), safe for color-blind readers.
+      experiments: the experiments that offer it.
+      follows_prompts: whether it may support the adaptation method "prompt".
+      is_baseline: whether others are expected to beat it.
+    """
+
+    name: str
+    title: str
+    description: str
+    build: Callable[[Task, Any], BuiltArm]
+    load: Callable[[Task, StudyConfig], Any] | None = None
+    corpus: str | None = None
+    pretrained: bool = False
+    rivals: tuple[str, ...] = ("scratch", "classical")
+    cost: CostPolicy = CostPolicy()
+    style: PlotStyle = PlotStyle()
+    experiments: tuple[str, ...] = ("compare",)
+    follows_prompts: bool = True
+    is_baseline: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what reports need to name, explain and draw the arm, JSON-able."""
+        names = ("name", "title", "description", "rivals")
+        fields = {name: getattr(self, name) for name in names}
+        corpus = (self.corpus or "published data") if self.pretrained else None
+        return fields | {"pretrained_on": corpus} | dataclasses.asdict(self.style)
+
+
+ARMS: dict[str, ArmSpec] = {}
+
+
+def register_arm(spec: ArmSpec) -> None:
+    """Adds an arm, or replaces the one of that name."""
+    ARMS[spec.name] = spec
+
+
+def arm_spec(name: str) -> ArmSpec:
+    """Returns the spec of an arm.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if name not in ARMS:
+        raise UserError(f"--arms: {name!r} is not an arm; must be some of {', '.join(ARMS)}")
+    return ARMS[name]
+
+
+def arm_names(experiment: str) -> tuple[str, ...]:
+    """Returns the arms that an experiment offers, in display order."""
+    return tuple(spec.name for spec in ARMS.values() if experiment in spec.experiments)
+
+
+def check_arms(names: Sequence[str], experiment: str, methods: Sequence[str]) -> None:
+    """Checks the arms of a study.
+
+    Raises:
+      UserError: an arm is unknown to the experiment, or supports none of the adaptation methods.
+    """
+    for name in names:
+        if name not in arm_names(experiment):
+            raise UserError(
+                f"--arms: {name!r} is not an arm of {experiment}; must be some of "
+                f"{', '.join(arm_names(experiment))}"
             )
-        params = [run.params for run in runs]
-        if entities:
-            ready = build_token_classification_arm(task, reads, params, methods)
-        else:
-            ready = build_network_arm(task, reads, params, rows, methods)
-        fed[arm] = PretrainedArm(ready, reads, runs)
-    return fed
+    own = [name for name in names if not ARMS[name].follows_prompts]
+    if own and all(METHODS[method].published_models_only for method in methods):
+        raise UserError(
+            f"--adapt={','.join(methods)}: {', '.join(own)} cannot follow prompts; add probe, full "
+            "or lora, or leave them out of --arms"
+        )
 
 
-def build_network_arm(
-    task: Task,
-    processor: Processor,
-    checkpoints: list[dict],
-    examples: TokenizedExamples | None = None,
-    methods: tuple[str, ...] = DEFAULT_METHODS,
-) -> ModelArm:
-    """Arm of a model on a classification task; fresh parameters if there are no checkpoints."""
-    model = TaskModel(
-        checkpoints=checkpoints,
-        model_config=processor.model,
-        recipe=task.config.recipe,
-        examples=_examples(task, processor) if examples is None else examples,
-        test_from=len(task.labeled_pool),
-        num_classes=len(task.dataset.classes),
-        pad_to=max(task.config.label_budgets),
-    )
-    return ModelArm(model, methods, num_trials(task, methods))
+def comparison_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the (arm, rival) pairs to compare among some arms, grouped by rival."""
+    return [
+        (name, rival)
+        for rival in ARMS
+        for name in names
+        if rival in names and rival in ARMS[name].rivals
+    ]
 
 
-def build_token_classification_arm(
-    task: Task,
-    processor: Processor,
-    checkpoints: list[dict],
-    methods: tuple[str, ...] = DEFAULT_METHODS,
-) -> ModelArm:
-    """Arm of a model on a NER task; fresh parameters if there are no checkpoints."""
-    assert processor.tokenizer is not None, "NER reads words through a tokenizer"
-    words, tags = words_and_tags(task)
-    sentences = tokenize_words(processor.tokenizer, words, task.config.recipe.seq_len)
-    tag_names = tuple(task.dataset.info["tags"])
-    recipe = task.config.recipe
-    finetune = dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=PER_TOKEN)
-    model = TaggingModel(
-        checkpoints=checkpoints,
-        model_config=processor.model,
-        recipe=dataclasses.replace(recipe, finetune=finetune),
-        examples=sentences.examples,
-        test_from=len(task.labeled_pool),
-        num_classes=len(tag_names),
-        pad_to=max(task.config.label_budgets),
-        sentences=sentences,
-        tags=tags,
-        tag_names=tag_names,
-    )
-    return ModelArm(model, methods, num_trials(task, methods))
+def build_arms(task: Task, context: ArmContext, names: Sequence[str]) -> dict[str, BuiltArm]:
+    """Builds arms of a task, pretraining or loading their models."""
+    return {name: arm_spec(name).build(task, context) for name in names}
 
 
-def num_trials(task: Task, methods: tuple[str, ...]) -> int:
-    """Size of the grid of every arm of a task, by the methods asked for."""
-    num_fewshot = task.config.published.num_fewshot if task.config.published else (0,)
-    recipe = task.config.recipe
-    return adaptation_methods.num_trials(recipe, methods, num_fewshot=num_fewshot)
+@dataclasses.dataclass(eq=False)
+class CompareContext:
+    """An `ArmContext` with a model for every task and corpus, pretrained once per seed."""
+
+    config: StudyConfig
+    out_dir: pathlib.Path
+    loaded: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+
+    def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
+        """See `ArmContext`."""
+        split = task.corpora.get(corpus, task.dataset.train)
+        folder = self.out_dir / "pretrained" / f"{task.name}-{corpus}"
+        processor = self._processor(task, corpus, folder)
+        if not pretrained:
+            return InitialModel(processor)
+        runs = pretrain_seeds(
+            split,
+            task.modality,
+            task.config.recipe,
+            processor,
+            seeds=self.config.pretrain_seeds,
+            out_dir=folder,
+            run_name=f"{task.name}: pretraining {corpus}",
+        )
+        return InitialModel(processor, runs)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _processor(self, task: Task, corpus: str, folder: pathlib.Path) -> Processor:
+        split = task.corpora.get(corpus, task.dataset.train)
+        rate = task.dataset.info.get("rate")
+        return build_processor(split, task.modality, task.config.recipe, folder, rate)
 
 
-def build_published_arm(
-    task: Task, methods: tuple[str, ...] = DEFAULT_METHODS, *, trainable: bool = False
-) -> ModelArm:
-    """Arm of a published model on a text task.
+def _build_model_arm(corpus: str, *, pretrained: bool) -> Callable[[Task, ArmContext], BuiltArm]:
+    def build(task: Task, context: ArmContext) -> BuiltArm:
+        initial = context.initial_model(task, corpus, pretrained=pretrained)
+        arm = task.task_type.build_head(task, initial, context)
+        return BuiltArm(arm, initial.processor, initial.runs)
+
+    return build
+
+
+def _build_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
+    return BuiltArm(task.task_type.build_baseline(task, num_trials(task, context.config.methods)))
+
+
+def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
+    arm = context.loaded[task.name, "published"]
+    return BuiltArm(arm, description=arm.model.description())
+
+
+def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = False) -> ModelArm:
+    """Returns the arm of a published model on a text task.
 
     Args:
       task: the task.
@@ -162,49 +282,123 @@ def build_published_arm(
     model = build_published_model(
         config,
         task.config.recipe,
-        _texts(task),
+        task.texts(),
         methods=methods,
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
         trainable=trainable,
     )
-    arm = ModelArm(model, methods)
+    arm = ModelArm(model, tuple(methods))
     if not arm.supported_methods():
         limits = "" if model.published.causal else ", which does not follow prompts,"
         raise UserError(
-            f"--adapt={','.join(methods)}: the published model {config.model}{limits} supports "
-            "none of these here; add probe, or leave published out of --arms"
+            f"--adapt={','.join(methods)}: the published model {config.model}{limits} supports none "
+            "of these here; add probe, or leave published out of --arms"
         )
     # One penalty stands for the probe: its grid gets the trials that the other methods leave.
     size = max(1, num_trials(task, methods) - len(arm.grid()) + 1)
     return dataclasses.replace(arm, model=model.with_probe_grid(size))
 
 
-def build_classical_arm(task: Task, methods: tuple[str, ...] = DEFAULT_METHODS) -> Arm:
-    """What a user would otherwise do, on the whole of every input."""
-    if task.task_type == "entities":
-        words, tags = words_and_tags(task)
-        return ClassicalNerArm(words, tags, len(task.labeled_pool), num_trials(task, methods))
-    inputs = _texts(task) if task.is_text else _arrays(task)
-    inputs = baselines.prepare_inputs(task.modality, inputs, task.dataset.info.get("rate"))
-    return ClassicalArm(task.modality, inputs, len(task.labeled_pool), num_trials(task, methods))
+def _build_instruction_tuned_arm(task: Task, context: Any) -> BuiltArm:
+    initial = context.initial_model(task, JOINT, pretrained=True)
+    return BuiltArm(context.shared_instruction_arm(task), initial.processor, initial.runs)
 
 
-def _examples(task: Task, processor: Processor) -> TokenizedExamples:
-    """The labeled training examples, then the test items."""
-    recipe = task.config.recipe
-    if not task.is_text:
-        return continuous_examples(_arrays(task), processor.layouts[task.modality])
-    assert processor.tokenizer is not None
-    return text_examples(processor.tokenizer, _texts(task), recipe.seq_len, recipe.num_windows)
-
-
-def _texts(task: Task) -> list[str]:
-    return task.dataset.train.texts(task.labeled_pool) + task.test.texts(range(len(task.test)))
-
-
-def _arrays(task: Task) -> np.ndarray:
-    """Images, sounds or clips."""
-    test = np.asarray(task.test.inputs(range(len(task.test))))
-    return np.concatenate([np.asarray(task.dataset.train.inputs(task.labeled_pool)), test])
+_BUILT_IN = (
+    ArmSpec(
+        "scratch",
+        title="training from scratch",
+        description="Random initial weights, trained on the labeled examples only.",
+        build=_build_model_arm(IN_DOMAIN, pretrained=False),
+        rivals=(),
+        cost=CostPolicy(no_break_even_reason="the reference that other arms are compared with"),
+        style=PlotStyle("#000000", (0, (5, 2)), "s"),
+        experiments=("compare", "multitask"),
+        follows_prompts=False,
+        is_baseline=True,
+    ),
+    ArmSpec(
+        "in_domain",
+        title="pretraining on its own unlabeled {data}",
+        description="Pretrained on the task's own data without its labels, then trained on the "
+        "same labeled examples.",
+        build=_build_model_arm(IN_DOMAIN, pretrained=True),
+        corpus=IN_DOMAIN,
+        pretrained=True,
+        cost=CostPolicy("per_modality"),
+        style=PlotStyle("#0072B2", "-", "o"),
+        experiments=("compare", "multitask"),
+        follows_prompts=False,
+    ),
+    ArmSpec(
+        "out_of_domain",
+        title="pretraining on other {data}",
+        description="Pretrained on other data of the same modality, then trained on the same "
+        "labeled examples.",
+        build=_build_model_arm(OUT_OF_DOMAIN, pretrained=True),
+        corpus=OUT_OF_DOMAIN,
+        pretrained=True,
+        cost=CostPolicy("per_modality"),
+        style=PlotStyle("#009E73", "-", "^"),
+        follows_prompts=False,
+    ),
+    ArmSpec(
+        "joint",
+        title="pretraining on all modalities together",
+        description="Pretrained on the data of every modality at once, then trained on the same "
+        "labeled examples.",
+        build=_build_model_arm(JOINT, pretrained=True),
+        corpus=JOINT,
+        pretrained=True,
+        rivals=("scratch", "in_domain", "classical"),
+        cost=CostPolicy("shared"),
+        style=PlotStyle("#CC79A7", "-", "D"),
+        experiments=("multitask",),
+        follows_prompts=False,
+    ),
+    ArmSpec(
+        "instruction_tuned",
+        title="instruction tuning",
+        description="One model tuned to follow written instructions on all tasks, then given the "
+        "instruction of this one.",
+        build=_build_instruction_tuned_arm,
+        corpus=JOINT,
+        pretrained=True,
+        rivals=("scratch", "joint", "classical"),
+        cost=CostPolicy("shared", tuning="shared"),
+        style=PlotStyle("#56B4E9", (0, (7, 1, 1, 1)), "v"),
+        experiments=("multitask",),
+    ),
+    ArmSpec(
+        "published",
+        title="starting from published weights",
+        description="Published weights, pretrained elsewhere, then trained on the same labeled "
+        "examples; they may have seen these test items before.",
+        build=_build_published_arm,
+        load=lambda task, config: load_published_arm(task, config.methods),
+        pretrained=True,
+        cost=CostPolicy(
+            "unknown", no_break_even_reason="pretrained by others, at a cost that is not known"
+        ),
+        style=PlotStyle("#8A7700", "-", "P"),
+    ),
+    ArmSpec(
+        "classical",
+        title="the classical baseline",
+        description="No neural network: word counts, pixels or sound statistics with logistic "
+        "regression.",
+        build=_build_classical_arm,
+        rivals=("scratch",),
+        cost=CostPolicy(
+            is_network=False,
+            no_break_even_reason="not a neural network: its FLOPs are not counted",
+        ),
+        style=PlotStyle("#E69F00", (0, (1, 1)), "X"),
+        experiments=("compare", "multitask"),
+        is_baseline=True,
+    ),
+)
+for _spec in _BUILT_IN:
+    register_arm(_spec)

@@ -1,10 +1,11 @@
-"""What a reader can look at: learning curves, samples, mistakes."""
+"""What a reader can look at: learning curves, generated samples, mistakes."""
 
 from __future__ import annotations
 
 import base64
 import io
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,77 +15,141 @@ from PIL import Image
 
 from fm.adaptation.methods import HParams, method_of
 from fm.adaptation.task_model import TaskModel
-from fm.data.layouts import layout_of
+from fm.data.layouts import Layout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.evaluation.label_efficiency import steps_to_quality
 from fm.model.generate import generate
 from fm.model.sample_continuous import sample_patches
 from fm.model.sampling import SamplingConfig
-from fm.study.arms import PretrainedArm
+from fm.study import sampling
+from fm.study.adaptation import ModelArm
+from fm.study.arms import ARMS, REFERENCE_ARM, BuiltArm, InitialModel
 from fm.study.cells import Cell, parallel_map
+from fm.study.config import JointRecipe
+from fm.study.pretraining import PretrainedModel
 from fm.study.processing import Processor
 from fm.study.tasks import Task
+from fm.training.multitask import MultitaskObjective
+from fm.training.objectives import Objective
 
 Row = dict[str, Any]
 _CURVE_POINTS = 4
 _CURVE_ITEMS = 200
-_SAMPLES = 3
-_PROMPT_TOKENS = 8
-_SAMPLE_TOKENS = 64
+_NUM_TEXT_SAMPLES, _PROMPT_TOKENS, _SAMPLE_TOKENS = 3, 8, 64
+_NUM_PATCH_SAMPLES = 8
+_NUM_CONTINUATIONS = 3
+_MAX_MISTAKES, _MAX_CHARACTERS = 4, 600
 
 
-def pretraining_curves(task: Task, fed: dict[str, PretrainedArm]) -> list[Row]:
-    """Loss against pieces seen, of each arm's first pretraining run."""
-    unit = "bits per byte" if task.is_text else "bits per dimension"
-    if not task.config.recipe.objective.causal_lm:
-        unit = "loss in bits"
+def pretraining_curves(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
+    """Returns the loss over tokens seen of each arm's first pretraining run."""
+    unit = _loss_unit(task.modality, task.config.recipe.objective)
     return [
-        {"task": task.name, "arm": arm, "kind": "pretrain", "unit": unit, **each.runs[0].curve}
-        for arm, each in fed.items()
-        if each.runs
+        {"task": task.name, "arm": arm, "kind": "pretrain", "unit": unit, **built.runs[0].curve}
+        for arm, built in arms.items()
+        if built.runs
     ]
 
 
-def adaptation_curves(
-    task: Task, fed: dict[str, PretrainedArm], cells: list[Cell], seeds: int
-) -> tuple[list[Row], dict[str, int | None]]:
-    """Accuracy after ever longer fine-tuning on the largest budget, and steps to scratch's level.
+def _loss_unit(modality: str, objective: Objective) -> str:
+    if not objective.causal_lm:
+        return "loss in bits"
+    return "bits per byte" if modality == "text" else "bits per dimension"
 
-    Each point is a run of its own with its own schedule, on the first `seeds` seeds and a part of
-    the test items; no setting is chosen by it. None of a task that asks for more than a class.
+
+def modality_curve_rows(
+    models: Mapping[tuple[str, str], InitialModel], objectives: Mapping[str, Objective]
+) -> list[Row]:
+    """Returns the loss of each modality over tokens of that modality seen.
+
+    Args:
+      models: pretrained models by arm and modality.
+      objectives: by modality.
+
+    Returns:
+      Rows whose `task` is the modality, and `share` its share of all tokens seen in the run.
     """
-    if task.task_type != "class":
+    return [
+        {
+            "task": modality,
+            "arm": arm,
+            "kind": "pretrain",
+            "unit": _loss_unit(modality, objectives[modality]),
+            **modality_curve(model.runs[0].curve, modality),
+        }
+        for (arm, modality), model in models.items()
+    ]
+
+
+def modality_curve(curve: Mapping[str, list[float]], modality: str) -> Row:
+    """Returns one modality's part of a run's curve, over its own tokens.
+
+    Of the tokens between two records, those of the modality are counted by its share. Validations
+    are interpolated between the records.
+    """
+    tokens = np.asarray(curve["tokens"], float)
+    own = np.cumsum(np.diff(tokens, prepend=0.0) * curve[f"{modality}/share"])
+    at_validation = np.interp(curve["validation_tokens"], [0.0, *tokens], [0.0, *own])
+    return {
+        "tokens": own.tolist(),
+        "value": curve[f"{modality}/value"],
+        "validation_tokens": at_validation.tolist(),
+        "validation": curve[f"{modality}/validation"],
+        "share": float(own[-1] / tokens[-1]),
+    }
+
+
+def adaptation_curves(
+    task: Task, arms: Mapping[str, BuiltArm], cells: Sequence[Cell], seeds: int
+) -> tuple[list[Row], dict[str, int | None]]:
+    """Returns accuracy over fine-tuning steps at the largest budget, and steps to a goal by arm.
+
+    Every point is a run of its own with its own schedule, on the first `seeds` seeds and some of
+    the test items; nothing is selected by it. The goal is the reference arm's final accuracy. Only
+    for classification, and for arms of models that were pretrained here or are fresh.
+    """
+    if not task.task_type.predicts_classes:
         return [], {}
-    labels = max(task.config.label_budgets)
-    full = task.config.recipe.finetune.num_steps(labels)
+    num_labels = max(task.config.label_budgets)
+    full = task.config.recipe.finetune.num_steps(num_labels)
     steps = sorted({max(1, round(full * 2.0**-k)) for k in range(_CURVE_POINTS)})
-    rows, values = [], {}
-    for arm, each in fed.items():
-        cell = next(c for c in cells if (c.arm, c.num_labels) == (arm, labels))
-        tuned = [trial for trial in cell.trials if method_of(trial["config"]).updates_model]
-        if not tuned:
+    items = np.arange(min(_CURVE_ITEMS, len(task.test)))
+    labels = np.asarray(task.test.labels)[items]
+    rows, accuracies = [], {}
+    for name, built in arms.items():
+        if built.processor is None or not isinstance(built.arm, ModelArm):
             continue
-        best = max(tuned, key=lambda trial: trial["validation"])["config"]
-        items = np.arange(min(_CURVE_ITEMS, len(task.test)))
-        right = np.asarray(task.test.labels)[items]
+        cell = next(c for c in cells if (c.arm, c.num_labels) == (name, num_labels))
+        trials = [trial for trial in cell.trials if method_of(trial["config"]).updates_model]
+        if not trials:
+            continue
+        hparams = max(trials, key=lambda trial: trial["validation"])["config"]
 
-        def guessed(place, model=each.arm.model, cell=cell, best=best, items=items):
-            n, seed = place
-            return _guessed(task, model, cell, best, n, seed, items)
+        def predict(point, model=built.arm.model, cell=cell, hparams=hparams):
+            num_steps, seed = point
+            return _predict_after_steps(task, model, cell, hparams, num_steps, seed, items)
 
-        drawn = range(len(task.train_idx[:seeds]))
-        made = parallel_map(guessed, list(itertools.product(steps, drawn)))
-        hits = np.reshape(np.stack(made) == right, (len(steps), -1))
-        values[arm] = hits.mean(axis=1).tolist()
-        place = {"task": task.name, "arm": arm, "kind": "adapt", "labels": labels}
-        rows.append(place | {"unit": "accuracy", "steps": steps, "value": values[arm]})
-    if "scratch" not in values:
+        points = list(itertools.product(steps, range(len(task.train_idx[:seeds]))))
+        hits = np.stack(parallel_map(predict, points)) == labels
+        accuracies[name] = hits.reshape(len(steps), -1).mean(axis=1).tolist()
+        rows.append(
+            {
+                "task": task.name,
+                "arm": name,
+                "kind": "adapt",
+                "num_labels": num_labels,
+                "unit": "accuracy",
+                "steps": steps,
+                "value": accuracies[name],
+            }
+        )
+    if REFERENCE_ARM not in accuracies:
         return rows, {}
-    goal = values["scratch"][-1]
-    return rows, {arm: steps_to_quality(steps, each, goal) for arm, each in values.items()}
+    goal = accuracies[REFERENCE_ARM][-1]
+    return rows, {arm: steps_to_quality(steps, each, goal) for arm, each in accuracies.items()}
 
 
-def _guessed(
+def _predict_after_steps(
     task: Task,
     model: TaskModel,
     cell: Cell,
@@ -93,44 +158,43 @@ def _guessed(
     seed: int,
     items: np.ndarray,
 ) -> np.ndarray:
-    """Predicted classes of some test items after `num_steps` of fine-tuning on a cell's labels."""
     if hparams == cell.hparams and num_steps == model.recipe.finetune.num_steps(cell.num_labels):
         return cell.predictions[seed][items]  # the cell is that very run
     train_idx = task.train_idx[seed][: cell.num_labels]
     labels = np.asarray(task.dataset.train.labels)[train_idx]
-    method = method_of(hparams)
-    rows = task.pool_rows(train_idx)
+    rows, method = task.pool_rows(train_idx), method_of(hparams)
     fitted = method.fit(model, rows, labels, seed, hparams, num_steps=num_steps)
     return method.predict(model, fitted, model.test_from + items)
 
 
-def sample_rows(task: Task, fed: dict[str, PretrainedArm]) -> list[Row]:
-    """What each pretrained model makes up, given a few words or nothing."""
+def sample_rows(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
+    """Returns samples of each pretrained model: prompted text, or unprompted patches."""
     if not task.config.recipe.objective.causal_lm:
         return []
     rows = []
-    for arm, each in fed.items():
-        if not each.runs:
+    for arm, built in arms.items():
+        if not built.runs or built.processor is None:
             continue
-        made = (
-            text_sample_rows(task, each.processor, each.runs[0].params)
-            if task.is_text
-            else _pictures(task, each)
-        )
-        rows += [{"task": task.name, "arm": arm} | row for row in made]
+        params = built.runs[0].params
+        if task.is_text:
+            samples = text_sample_rows(task, built.processor, params)
+        else:
+            samples = _patch_sample_rows(task.modality, built.processor, params)
+        rows += [{"task": task.name, "arm": arm} | row for row in samples]
     return rows
 
 
-def text_sample_rows(task: Task, reads: Processor, params: dict) -> list[Row]:
-    """How a model goes on with the first words of some test items."""
-    tokenizer = reads.tokenizer
+def text_sample_rows(task: Task, processor: Processor, params: dict) -> list[Row]:
+    """Returns continuations of the first words of some test items."""
+    tokenizer = processor.tokenizer
     assert tokenizer is not None
-    started = tokenizer.encode(task.test.texts(range(min(_SAMPLES, len(task.test)))))
-    shared = min(_PROMPT_TOKENS, *map(len, started))
-    drawn = generate(
+    texts = task.test.texts(range(min(_NUM_TEXT_SAMPLES, len(task.test))))
+    token_ids = tokenizer.encode(texts)
+    prompt_length = min(_PROMPT_TOKENS, *map(len, token_ids))
+    generated = generate(
         params,
-        [[tokenizer.bos, *ids[:shared]] for ids in started],
-        reads.model,
+        [[tokenizer.bos, *ids[:prompt_length]] for ids in token_ids],
+        processor.model,
         sampling_config=SamplingConfig(temperature=0.8),
         max_new_tokens=_SAMPLE_TOKENS,
         suppress_tokens=range(NUM_SPECIALS),
@@ -138,65 +202,112 @@ def text_sample_rows(task: Task, reads: Processor, params: dict) -> list[Row]:
     return [
         {
             "modality": "text",
-            "prompt": tokenizer.decode(ids[:shared]),
+            "prompt": tokenizer.decode(ids[:prompt_length]),
             "text": tokenizer.decode(new),
         }
-        for ids, new in zip(started, drawn, strict=True)
+        for ids, new in zip(token_ids, generated, strict=True)
     ]
 
 
-def _pictures(task: Task, fed: PretrainedArm) -> list[Row]:
-    """Of sounds and clips what `Layout.picture` shows."""
-    layout = fed.processor.layouts[task.modality]
-    drawn = sample_patches(
-        fed.runs[0].params,
+def _patch_sample_rows(modality: str, processor: Processor, params: dict) -> list[Row]:
+    layout = processor.layouts[modality]
+    patches = sample_patches(
+        params,
         jnp.asarray(layout.positions()),
         jax.random.key(0),
-        fed.processor.model,
-        modality=task.modality,
-        num_samples=8,
+        processor.model,
+        modality=modality,
+        num_samples=_NUM_PATCH_SAMPLES,
     )
-    made = layout.from_patches(np.asarray(drawn))
     return [
         {
-            "modality": task.modality,
+            "modality": modality,
             "caption": "unprompted",
-            "png": base64_png(layout.to_picture(each)),
+            "png": base64_png(layout.to_picture(example)),
         }
-        for each in made
+        for example in layout.from_patches(np.asarray(patches))
     ]
 
 
-def mistake_rows(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
-    """Test items the best-fed arm gets wrong at the largest budget, first seed, as they are.
-
-    None of a task that asks for more than a class: an answer is kept as its score there.
-    """
-    if task.task_type != "class":
+def continuation_sample_rows(task: Task, model: InitialModel, recipe: JointRecipe) -> list[Row]:
+    """Returns samples of a joint model, unprompted and continuing the first half of test items."""
+    processor, params = model.processor, model.runs[0].params
+    objectives = tuple(
+        (name, objective)
+        for name, objective in recipe.objectives
+        if name == "text" or name in processor.layouts
+    )
+    pretrained = PretrainedModel(processor, params, MultitaskObjective(objectives))
+    if not pretrained.objective_of(task.modality).causal_lm:
         return []
-    labels = max(task.config.label_budgets)
-    at = {cell.arm: cell for cell in cells if cell.num_labels == labels}
-    arm = next(arm for arm in ("in_domain", "out_of_domain", *at) if arm in at)
-    baseline = next(arm for arm in ("classical", "scratch", *at) if arm in at)
-    guessed, other = at[arm].predictions[0], at[baseline].predictions[0]
-    truth, names = np.asarray(task.test.labels), task.dataset.classes
-    rows = []
-    for item in np.flatnonzero(guessed != truth)[:most]:
-        content = (
-            {"modality": "text", "text": task.test.texts([item])[0][:600]}
-            if task.is_text
-            else {"modality": task.modality, "png": base64_png(_picture(task, item))}
+    key = {"task": task.name, "arm": "joint"}
+    if task.is_text:
+        return [key | row for row in text_sample_rows(task, processor, params)]
+    layout = processor.layouts[task.modality]
+    test = np.asarray(task.test.inputs(range(_NUM_CONTINUATIONS)))
+    unprompted = sampling.sample_examples(
+        pretrained, task.modality, count=_NUM_CONTINUATIONS, seed=0
+    )
+    captioned = [("from nothing", unprompted)]
+    for n in range(len(test)):
+        continued = sampling.sample_examples(
+            pretrained, task.modality, count=1, seed=n, init_example=test[n]
         )
+        captioned += [
+            ("a test item", test[n : n + 1]),
+            ("its first half, continued", continued),
+        ]
+    return [
+        key | {"modality": task.modality, "caption": caption} | preview_fields(example, layout)
+        for caption, examples in captioned
+        for example in examples
+    ]
+
+
+def preview_fields(example: np.ndarray, layout: Layout) -> Row:
+    """Returns a picture of an example and, of a sound or clip, the file itself, in base64."""
+    extension = sampling.FILE_EXTENSIONS[layout.modality]
+    if extension == "png":
+        return {"png": base64_png(example)}
+    return {
+        "png": base64_png(layout.to_picture(example)),
+        extension: base64.b64encode(sampling.encode_example(example, layout)).decode(),
+    }
+
+
+def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
+    """Returns test items that a pretrained arm gets wrong at the largest budget, first seed.
+
+    The arm is the first one pretrained on a corpus, and its baseline the last baseline. Only for
+    classification: of other task types the score of an answer is kept, not the answer.
+    """
+    if not task.task_type.predicts_classes:
+        return []
+    num_labels = max(task.config.label_budgets)
+    cell_of = {cell.arm: cell for cell in cells if cell.num_labels == num_labels}
+    present = [spec for spec in ARMS.values() if spec.name in cell_of]
+    arm = next((spec.name for spec in present if spec.corpus), next(iter(cell_of)))
+    baselines = [spec.name for spec in present if spec.is_baseline]
+    baseline = baselines[-1] if baselines else next(iter(cell_of))
+    predictions, others = cell_of[arm].predictions[0], cell_of[baseline].predictions[0]
+    labels, classes = np.asarray(task.test.labels), task.dataset.classes
+    rows = []
+    for item in np.flatnonzero(predictions != labels)[:_MAX_MISTAKES]:
+        if task.is_text:
+            content = {"text": task.test.texts([item])[0][:_MAX_CHARACTERS]}
+        else:
+            content = {"png": base64_png(_picture(task, item))}
         rows.append(
             {
                 "task": task.name,
                 "arm": arm,
-                "labels": labels,
+                "num_labels": num_labels,
                 "item": task.test.ids[item],
-                "truth": names[truth[item]],
-                "prediction": names[guessed[item]],
+                "truth": classes[labels[item]],
+                "prediction": classes[predictions[item]],
                 "baseline": baseline,
-                "baseline_prediction": names[other[item]],
+                "baseline_prediction": classes[others[item]],
+                "modality": task.modality,
                 **content,
             }
         )
@@ -204,15 +315,15 @@ def mistake_rows(task: Task, cells: list[Cell], most: int = 4) -> list[Row]:
 
 
 def _picture(task: Task, item: int) -> np.ndarray:
-    info = task.dataset.info
     example = np.asarray(task.test.inputs([item]))[0]
     if task.modality == "image":
         return example
+    info = task.dataset.info
     return layout_of(task.modality, info["shape"], info["rate"]).to_picture(example)
 
 
 def base64_png(image: np.ndarray) -> str:
-    """An image uint8 [height, width, channels] as a base64 PNG."""
+    """Returns an image, uint8 [height, width, channels], as a PNG in base64."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

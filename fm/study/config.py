@@ -1,46 +1,46 @@
-"""What a study runs: tasks, arms, budgets, seeds, and the recipe of each format."""
+"""Configurations of the studies: recipe, task, comparison and multitask study."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import re
+from typing import Any
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
-from fm.adaptation.methods import METHODS, check_methods
+from fm.adaptation.methods import check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 
-SCHEMA = 1
-COMPARE_ARMS = ("scratch", "in_domain", "out_of_domain", "published", "classical")
 MAX_SEEDS = 1000
 DEFAULT_METHODS = ("probe", "full")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the models of one format are built, pretrained and adapted.
+    """How models of one modality are built, pretrained and adapted.
 
     Attributes:
-      model: architecture; `vocab_size` and `continuous` are set from the data.
-      objective: of pretraining.
+      model: architecture; `vocab_size` and `patch_dims` are set from the data.
+      objective: pretraining objective.
       optimizer: of pretraining.
       steps: of pretraining.
-      batch_size: sequences per step.
-      vocab_size: tokens of the BPE vocabulary (text).
+      batch_size: sequences per pretraining step.
+      vocab_size: size of the BPE vocabulary (text).
       seq_len: tokens in a sequence (text).
-      num_windows: sequences of a document read when adapting (text).
+      num_windows: sequences of a document that adaptation reads (text).
       patch_size: side of a square patch in pixels (images).
-      finetune: full fine-tuning, but for the learning rate.
-      learning_rates: the grid of full fine-tuning.
-      l2_penalties: the grid of the linear probe, in L2 penalties.
-      feature_scaling: of the probe's features, "standardise" or "l2" (rows of unit length).
-      lora: of LoRA.
-      lora_learning_rates: the grid of LoRA.
+      finetune: full fine-tuning; the learning rate is replaced by each of `learning_rates`.
+      learning_rates: grid of full fine-tuning.
+      l2_penalties: grid of the linear probe.
+      feature_scaling: of the probe's features, "standardise" or "l2" (rows of unit norm).
+      lora: adapter configuration.
+      lora_learning_rates: grid of LoRA.
     """
 
     model: ModelConfig
@@ -62,23 +62,46 @@ class Recipe:
     def __post_init__(self):
         for name in ("steps", "batch_size", "num_windows"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+                raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("learning_rates", "l2_penalties", "lora_learning_rates"):
-            tried = getattr(self, name)
-            if not tried or not all(0 < value < float("inf") for value in tried):
-                raise UserError(f"{name}={tried} takes numbers above 0, at least one")
+            values = getattr(self, name)
+            if not values or not all(0 < value < float("inf") for value in values):
+                raise UserError(f"{name}={values}: takes one or more numbers above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class JointRecipe:
+    """How one model of several modalities is built and pretrained.
+
+    Attributes:
+      model: architecture; `vocab_size`, `patch_dims` and `position_axes` are set from the data.
+      objectives: (modality, objective) pairs.
+      optimizer: of pretraining.
+      steps: of pretraining.
+      batch_size: rows per step, over all modalities.
+      vocab_size: size of the BPE vocabulary.
+      seq_len: tokens in a row of text.
+    """
+
+    model: ModelConfig
+    objectives: tuple[tuple[str, Objective], ...]
+    optimizer: OptimizerConfig
+    steps: int
+    batch_size: int
+    vocab_size: int
+    seq_len: int
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedConfig:
-    """A published model as an arm, and how it reads and is asked.
+    """A published model as an arm: what it reads and how it is prompted.
 
     Attributes:
       model: name, folder or file, as `fm.hf.model_zoo.load_published` takes it.
-      max_length: the most tokens of a text it reads, half from its beginning and half from its end.
-      template: template of prompts, see `fm.adaptation.prompting.PromptTemplate`.
-      answers: of prompts, one for each class.
-      num_fewshot: solved examples that lead a prompt; each number is tried, 0 is none.
+      max_length: tokens read of a text, half from its beginning and half from its end.
+      template: see `fm.adaptation.prompting.PromptTemplate`.
+      answers: text of each class in a prompt.
+      num_fewshot: numbers of solved examples in a prompt, each of them a trial.
     """
 
     model: str
@@ -89,39 +112,34 @@ class PublishedConfig:
 
     def __post_init__(self):
         if self.max_length < 8:
-            raise UserError(f"imported: max_length={self.max_length} must be at least 8 tokens")
-        if (
-            not self.num_fewshot
-            or min(self.num_fewshot) < 0
-            or len(set(self.num_fewshot)) < len(self.num_fewshot)
-        ):
-            raise UserError(
-                f"num_fewshot={self.num_fewshot} takes numbers from 0, none of them twice"
-            )
+            raise UserError(f"published: max_length={self.max_length} must be at least 8 tokens")
+        shots = self.num_fewshot
+        if not shots or min(shots) < 0 or len(set(shots)) < len(shots):
+            raise UserError(f"num_fewshot={shots}: takes different numbers from 0")
         PromptTemplate(self.template, self.answers)
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """One task: what is classified, and with how many labels.
+    """One task of a study.
 
     Attributes:
       dataset: name or path, as `fm.data.load.load` takes it.
-      out_of_domain_dataset: the data the upstream arm is pretrained on, or None.
-      label_budgets: numbers of labels.
-      recipe: see `Recipe`; None for the recipe of the data's format.
-      max_test_items: at most this many test items are scored.
-      max_corpus_items: of each corpus, the training data included, at most this many examples are
-        used; None for all.
-      data_dir: where prepared data sets lie.
+      out_of_domain_dataset: what the `out_of_domain` arm is pretrained on, or None.
+      label_budgets: numbers of labels, ascending.
+      recipe: see `Recipe`.
+      max_test_items: limit of the test items scored.
+      max_corpus_items: limit of the examples of each corpus, training data included; None for all.
+      data_dir: folder of prepared TFDS data sets.
       text_column: of files.
       label_column: of files.
-      target_column: of files, the text to write.
-      label_field: of files' names.
-      speaker_field: of files' names.
-      fingerprint: of the data as loaded, so that changed files are not taken for the same.
-      excluded_arms: arms of the study that this task has not.
-      published: the model of the imported arm; None if there is none.
+      target_column: of files; the text to generate.
+      label_field: part of a file name that is the label.
+      speaker_field: part of a file name that is the speaker.
+      fingerprint: of the data as loaded, so that a changed file is not taken for the same.
+      excluded_arms: arms of the study that this task does not have.
+      published: the model of the `published` arm, or None.
+      name: of the task; by default made of `dataset`, see `short_name`.
     """
 
     dataset: str
@@ -139,80 +157,115 @@ class TaskConfig:
     fingerprint: str = ""
     excluded_arms: tuple[str, ...] = ()
     published: PublishedConfig | None = None
+    name: str = ""
+
+    def __post_init__(self):
+        if not self.name:
+            object.__setattr__(self, "name", short_name(self.dataset))
+
+    def load_options(self) -> dict[str, Any]:
+        """Returns the keyword arguments of `fm.data.load.load` for this task's data."""
+        names = ("data_dir", "text_column", "label_column", "target_column", "label_field")
+        return {name: getattr(self, name) for name in (*names, "speaker_field")}
 
 
-@dataclasses.dataclass(frozen=True)
+def short_name(dataset: str) -> str:
+    """Returns a data set's name or path without folders, endings and versions."""
+    last = dataset.rstrip("/").rsplit("/", 1)[-1]
+    return re.split("[.:]", last.lstrip("."))[0] or last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A whole study.
+    """A comparison of arms on tasks.
 
     Attributes:
       experiment: name of the experiment.
       tasks: see `TaskConfig`.
-      arms: some of `ARMS`.
-      seeds: runs per cell; each draws its own labels and initialisation.
-      search_seeds: the grid is searched on the first so many seeds, the same for every arm.
-      pretrain_seeds: pretrained checkpoints per arm, shared out over the seeds.
-      methods: some of `METHODS`; an arm tries the settings of those it can.
+      arms: names of registered arms, see `fm.study.arms.check_arms`.
+      seeds: runs per cell; each draws its own labels and initial parameters.
+      search_seeds: hyper-parameters are selected on the first so many seeds, in every arm.
+      pretrain_seeds: pretraining runs per arm, shared out over the seeds.
+      methods: adaptation methods; an arm tries those it supports.
     """
 
-    experiment: str
+    experiment: str = "compare"
     tasks: tuple[TaskConfig, ...]
-    arms: tuple[str, ...] = COMPARE_ARMS
+    arms: tuple[str, ...] = ("scratch", "in_domain", "out_of_domain", "published", "classical")
     seeds: int = 8
     search_seeds: int = 2
     pretrain_seeds: int = 1
     methods: tuple[str, ...] = DEFAULT_METHODS
 
     def __post_init__(self):
-        for arm in self.arms:
-            if arm not in COMPARE_ARMS:
-                raise UserError(f"arm {arm!r} is not known; accepted are {', '.join(COMPARE_ARMS)}")
+        check_methods(self.methods)
+        names = [task.name for task in self.tasks]
+        if not names or len(set(names)) < len(names):
+            raise UserError(
+                f"tasks {', '.join(names) or 'none'}: takes one or more of different names; rename "
+                "a file or folder if two have the same"
+            )
         if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
             raise UserError(
-                f"arms={','.join(self.arms)}: a comparison takes at least two, none of them twice, "
-                "such as scratch,self"
-            )
-        check_methods(self.methods)
-        fed = [arm for arm in self.arms if arm in ("scratch", "in_domain", "out_of_domain")]
-        if fed and all(METHODS[method].published_models_only for method in self.methods):
-            raise UserError(
-                f"--adapt={','.join(self.methods)}: {', '.join(fed)} cannot follow prompts; add "
-                "probe, full or lora, or leave them out of --arms"
+                f"--arms={','.join(self.arms)}: takes two or more different arms, such as "
+                "scratch,in_domain"
             )
         for task in self.tasks:
-            if len(self.arms_of(task)) < 2:
+            arms = self.arms_of(task)
+            if len(arms) < 2:
                 raise UserError(
-                    f"arms={','.join(self.arms)}: {task.dataset} has but "
-                    f"{', '.join(self.arms_of(task)) or 'none'} of them, a comparison takes two"
+                    f"--arms={','.join(self.arms)}: {task.name} has only {', '.join(arms) or 'none'} "
+                    "of them; a comparison takes two"
                 )
-        for name in ("seeds", "search_seeds", "pretrain_seeds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        check_seeds(self.seeds)
-        if self.search_seeds > self.seeds or self.pretrain_seeds > self.seeds:
-            raise UserError(
-                f"search_seeds={self.search_seeds} and pretrain_seeds={self.pretrain_seeds} "
-                f"can be at most seeds={self.seeds}"
-            )
+        if not 1 <= self.seeds <= MAX_SEEDS:
+            raise UserError(f"--seeds={self.seeds}: must be 1 to {MAX_SEEDS}")
+        for name in ("search_seeds", "pretrain_seeds"):
+            if not 1 <= getattr(self, name) <= self.seeds:
+                raise UserError(f"{name}={getattr(self, name)}: must be 1 to seeds={self.seeds}")
 
     def arms_of(self, task: TaskConfig) -> tuple[str, ...]:
-        """The arms that a task has."""
+        """Returns the arms of one task."""
         return tuple(arm for arm in self.arms if arm not in task.excluded_arms)
 
-
-def check_seeds(seeds: int) -> None:
-    """Raises UserError for more than `MOST_SEEDS`: labels of each are drawn before all else."""
-    if seeds > MAX_SEEDS:
-        raise UserError(f"--seeds={seeds}: takes 1 to {MAX_SEEDS}")
-
-
-def to_dict(config: StudyConfig) -> dict:
-    """A study as plain JSON, its tasks by data set, so that two studies compare field by field."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain | {"tasks": {task["dataset"]: task for task in plain["tasks"]}}
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as JSON, with the tasks by name so that configs compare by field."""
+        plain = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain | {"tasks": {task["name"]: task for task in plain["tasks"]}}
 
 
-def config_hash(config: StudyConfig) -> str:
-    """Short hash of everything in a study."""
-    text = json.dumps(to_dict(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultitaskConfig(StudyConfig):
+    """A study of one model for many tasks against a network for each.
+
+    Attributes:
+      joint: pretraining on all modalities together. A model of one modality is trained on as many
+        rows of it per step.
+      weights: (task, weight) pairs: share of each task's data in the rows of its modality.
+      instruction_tuning: the learning rate is replaced by each of `instruction_learning_rates`.
+      instruction_learning_rates: grid of instruction tuning.
+      max_instruction_length: tokens of an instruction, its input and its answer.
+      ablations: names of registered ablations of pretraining, see `fm.study.ablations`.
+    """
+
+    experiment: str = "multitask"
+    arms: tuple[str, ...] = ("scratch", "in_domain", "joint", "instruction_tuned", "classical")
+    joint: JointRecipe
+    weights: tuple[tuple[str, float], ...]
+    instruction_tuning: FinetuneConfig
+    instruction_learning_rates: tuple[float, ...]
+    max_instruction_length: int
+    ablations: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len({task.label_budgets for task in self.tasks}) > 1:
+            raise UserError("--budgets: must be the same for all tasks of one model")
+        names = [task.name for task in self.tasks]
+        unknown = {name for name, _ in self.weights} - set(names)
+        if unknown:
+            raise UserError(f"--mixture: {min(unknown)} is not one of the tasks {', '.join(names)}")
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Returns a short hash of a config as JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

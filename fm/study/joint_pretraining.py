@@ -1,4 +1,8 @@
-"""A mixture of corpora: each format's become one group of a joint step's batch."""
+"""Pretrains one model on a mixture of corpora of several modalities.
+
+Every step takes rows of every modality, in fixed shares. The run's folder is read by
+`fm.study.pretraining.load_pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,9 @@ from fm.data.layouts import Layout, layout_of
 from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRows, Segment, build_row
 from fm.data.patches import tokenize_chunks
 from fm.errors import UserError
-from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.config import CONTINUOUS_MODALITIES
+from fm.study.config import JointRecipe
+from fm.study.pretraining import NUM_VALIDATION_BATCHES, pretrain_config
 from fm.study.processing import (
     Processor,
     bytes_per_token,
@@ -37,32 +43,30 @@ from fm.study.processing import (
     train_validation_split,
 )
 from fm.training import train_state
-from fm.training.config import TrainConfig, TrainResult
+from fm.training.config import TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension, PerGroupUnits
 from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import Objective, inverse_frequency_weights
-from fm.training.optimizer import OptimizerConfig
 from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train
 
-# Of a group of captioned examples, after its format.
+# Captioned examples are a group of their own: "image_from_text".
 CAPTIONED_SUFFIX = "_from_text"
-_NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
+_CAUSAL = Objective(causal_lm=1.0, masked_lm=0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A corpus and its part in the mixture.
+    """A corpus of the mixture.
 
     Attributes:
-      name: to tell it by.
-      modality: its format.
+      name: of the source.
+      modality: of its examples.
       corpus: the examples.
-      weight: of its rows, in any unit.
-      layout: how its examples become pieces; None for text.
-      captions: class names, where rows of a class's name followed by the example are pretrained on
-        too, as a group of its own of the same weight: labels enter, so such a model is no longer
-        an unlabelled one's equal. () for none.
+      weight: share of the rows, in any unit.
+      layout: how examples become patches; None for text.
+      captions: class names. If given, rows of class name and example are a further group of the
+        same weight. This uses labels: such a model is no longer self-supervised.
     """
 
     name: str
@@ -74,13 +78,13 @@ class Source:
 
 
 def build_source(data: Dataset, weight: float = 1.0, *, captioned: bool = False) -> Source:
-    """The training examples of a data set, in its default layout.
+    """Returns the training examples of a data set in its default layout.
 
     Raises:
-      UserError: captions of what has no labels, or of text.
+      UserError: captions of text, or of data without labels.
     """
     if captioned and (data.modality == "text" or data.train.labels is None):
-        raise UserError(f"{data.name} cannot be captioned: takes labelled images, sounds or clips")
+        raise UserError(f"{data.name} cannot be captioned: takes labeled images, sounds or clips")
     layout = None
     if data.modality != "text":
         layout = layout_of(data.modality, data.info["shape"], data.info["rate"])
@@ -88,199 +92,48 @@ def build_source(data: Dataset, weight: float = 1.0, *, captioned: bool = False)
     return Source(data.name, data.modality, data.train, weight, layout, captions)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ModalityGroup:
-    """The sources of one format.
-
-    Attributes:
-      parts: what `batches` read of each source, to train on and held out.
-    """
-
-    objective: Objective
-    metric_unit: BitsPerByte | BitsPerDimension
-    weights: list[float]
-    parts: tuple[list[Any], ...]
-    seed: int
-    layout: Layout | None = None
-    length: int = 0
-    counts: np.ndarray | int = 0
-
-    @property
-    def weight(self) -> float:
-        """Of its rows."""
-        return sum(self.weights)
-
-    def batches(self, batch_size: int, part: int) -> Batches:
-        """Of the training part (0) or of what is held out (1)."""
-        found = self.parts[part]
-        how: dict[str, Any] = {"batch_size": batch_size, "seed": self.seed, "weights": self.weights}
-        if isinstance(found[0], PackedMultimodalRows):
-            return multimodal_batches(found, **how)
-        if self.layout is not None:
-            where = self.layout.positions()
-            return patch_batches(found, where, modality=self.layout.modality, **how)
-        return text_batches(
-            found, length=self.length, share_rows=self.objective.bag_of_words == 0, **how
-        )
-
-
-def build_groups(
-    sources: Sequence[Source],
-    objectives: Mapping[str, Objective],
-    seq_len: int,
-    processor: Processor,
-    seed: int,
-) -> dict[str, ModalityGroup]:
-    """The groups of a mixture, named after their format; captioned examples apart.
-
-    Args:
-      sources: in any order.
-      objectives: of each format.
-      seq_len: tokens in a row of text.
-      processor: tokenizer and layouts.
-      seed: draws what is held out, and the order.
-    """
-    groups: dict[str, ModalityGroup] = {}
-    for name in ("text", *CONTINUOUS_MODALITIES):
-        of_name = [each for each in sources if each.modality == name]
-        if not of_name:
-            continue
-        split = [train_validation_split(len(each.corpus), seed) for each in of_name]
-        weights = [each.weight for each in of_name]
-        if name == "text":
-            groups[name] = _text(of_name, split, objectives[name], seq_len, processor, seed)
-            continue
-        layout, unit = processor.layouts[name], BitsPerDimension()
-        cut = [
-            layout.to_patches(np.asarray(each.corpus.inputs(range(len(each.corpus)))))
-            for each in of_name
-        ]
-        parts = tuple(
-            [pieces[places[part]] for pieces, places in zip(cut, split, strict=True)]
-            for part in (0, 1)
-        )
-        groups[name] = ModalityGroup(objectives[name], unit, weights, parts, seed, layout)
-        captioned = [n for n, each in enumerate(of_name) if each.captions]
-        if captioned:
-            parts = tuple(
-                [_captioned(of_name[n], cut[n], split[n][part], processor) for n in captioned]
-                for part in (0, 1)
-            )
-            weights = [weights[n] for n in captioned]
-            groups[f"{name}{CAPTIONED_SUFFIX}"] = ModalityGroup(_NEXT, unit, weights, parts, seed)
-    return groups
-
-
-def _text(
-    sources: list[Source],
-    split: list[tuple[np.ndarray, np.ndarray]],
-    objective: Objective,
-    length: int,
-    reads: Processor,
-    seed: int,
-) -> ModalityGroup:
-    assert reads.tokenizer is not None
-    texts = [
-        [each.corpus.texts(places[part]) for each, places in zip(sources, split, strict=True)]
-        for part in (0, 1)
-    ]
-    parts = tuple(
-        [tokenize_chunks(reads.tokenizer, each, length) for each in part] for part in texts
-    )
-    counts = token_counts([piece for each in parts[0] for piece in each], reads.model.vocab_size)
-    unit = BitsPerByte(bytes_per_token([text for each in texts[0] for text in each], counts))
-    weights = [each.weight for each in sources]
-    return ModalityGroup(objective, unit, weights, parts, seed, length=length, counts=counts)
-
-
-def _captioned(
-    source: Source, pieces: np.ndarray, chosen: np.ndarray, reads: Processor
-) -> PackedMultimodalRows:
-    """Rows of a class's name, given, and the example, asked for."""
-    assert source.layout is not None and reads.tokenizer is not None
-    labels = np.asarray(source.corpus.labels)
-    names = [caption_tokens(reads.tokenizer, name) for name in source.captions]
-    places = source.layout.positions()
-    examples = [
-        build_row(
-            [
-                Segment("tokens", names[labels[n]], answer=False),
-                Segment(source.modality, pieces[n], places, with_start=True),
-            ],
-            reads.model.modalities,
-        )
-        for n in chosen
-        if labels[n] >= 0
-    ]
-    widths = [("tokens", 0), (source.modality, source.layout.patch_dim)]
-    longest = max(map(len, names)) + len(places) + 1
-    return PackedMultimodalRows(examples, longest, widths, share_rows=False)
-
-
-def caption_tokens(tokenizer: bpe.Tokenizer, name: str) -> np.ndarray:
-    """Token ids of what a picture, sound or clip is led by, int32."""
-    (ids,) = tokenizer.encode([name])
-    return np.concatenate([[tokenizer.bos], ids]).astype(np.int32)
-
-
-_VALIDATIONS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class JointRecipe:
-    """How one model of several formats is built and pretrained.
-
-    Attributes:
-      model: architecture; `vocab_size`, `continuous` and `axes` are set from the data.
-      objectives: of each format, by name.
-      optimizer: of pretraining.
-      steps: of pretraining.
-      batch_size: rows per step, of all formats together.
-      vocab_size: tokens of the BPE vocabulary.
-      seq_len: tokens in a row of text.
-    """
-
-    model: ModelConfig
-    objectives: tuple[tuple[str, Objective], ...]
-    optimizer: OptimizerConfig
-    steps: int
-    batch_size: int
-    vocab_size: int
-    seq_len: int
+def modality_batch_sizes(sources: Sequence[Source], batch_size: int) -> dict[str, int]:
+    """Returns the rows of a batch that each modality gets, by the weights of its sources."""
+    weights: dict[str, float] = {}
+    for source in sources:
+        weights[source.modality] = weights.get(source.modality, 0.0) + source.weight
+    return batch_size_per_group(weights, batch_size)
 
 
 def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
-    """How examples of each continuous format are cut, by its name.
+    """Returns the layout of each continuous modality.
 
     Raises:
-      UserError: two sources of one format in unlike layouts; captions without text.
+      UserError: two sources of one modality differ in layout; or captions without a text source.
     """
     layouts: dict[str, Layout] = {}
     for name in CONTINUOUS_MODALITIES:
         found = {each.layout for each in sources if each.modality == name and each.layout}
         if len(found) > 1:
-            raise UserError(f"sources of {name} must be of one shape and rate, not {len(found)}")
+            raise UserError(f"sources of {name} must have one shape and rate, not {len(found)}")
         if found:
             layouts[name] = found.pop()
     if any(each.captions for each in sources) and all(each.layout for each in sources):
-        raise UserError("captions are text: they take a source of text for the tokenizer")
+        raise UserError(
+            "captions are text: add a source of text, which the tokenizer is trained on"
+        )
     return layouts
 
 
 def build_joint_processor(
     sources: Sequence[Source], recipe: JointRecipe, out_dir: pathlib.Path
 ) -> Processor:
-    """The tokenizer, trained on all the text there is and saved with the run, and the layouts.
+    """Returns the layouts, and the tokenizer trained on all sources of text.
 
     Raises:
-      UserError: see `layouts_of`.
+      UserError: see `source_layouts`.
     """
     layouts = source_layouts(sources)
-    texts = [each.corpus for each in sources if each.modality == "text"]
+    corpora = [each.corpus for each in sources if each.modality == "text"]
     tokenizer = None
-    if texts:
+    if corpora:
         tokenizer = load_or_train_tokenizer(
-            lambda: [text for corpus in texts for text in corpus.texts(range(len(corpus)))],
+            lambda: [text for corpus in corpora for text in corpus.texts(range(len(corpus)))],
             recipe.vocab_size,
             out_dir,
         )
@@ -301,56 +154,223 @@ def pretrain_joint(
     seed: int,
     out_dir: pathlib.Path,
     run_name: str,
-    checkpoint_every: int | None = None,
-    validate_every: int | None = None,
-    early_stopping_patience: int | None = None,
+    **cadence: int | None,
 ) -> TrainResult:
-    """Trains a fresh model on all sources, or goes on where an earlier call stopped.
+    """Trains a fresh model on all sources, or resumes a run that stopped.
 
-    Two in a hundred examples of each (500 at most) are held out for the validation curves. Groups
-    are named after their format.
+    Of every source 2% of the examples, at most 500, are held out for the validation curves. For
+    the other arguments see `fm.study.pretraining.pretrain`.
     """
     print(f"{run_name}: reading {len(sources)} sources …", file=sys.stderr, flush=True)
     groups = build_groups(sources, dict(recipe.objectives), recipe.seq_len, processor, seed)
-    rows = batch_size_per_group(
+    batch_sizes = batch_size_per_group(
         {name: group.weight for name, group in groups.items()}, recipe.batch_size
     )
-
-    def batches(part: int) -> GroupedBatches:
-        return GroupedBatches(
-            {name: group.batches(rows[name], part) for name, group in groups.items()}
-        )
-
-    counts = sum(group.counts for group in groups.values())
-    weights = None
+    token_weights = None
     if "text" in groups:
-        rarity = groups["text"].objective.frequency_exponent
-        weights = inverse_frequency_weights(jnp.asarray(counts, jnp.float32), rarity)
-    validation = batches(1)
+        token_weights = inverse_frequency_weights(
+            jnp.asarray(groups["text"].counts_V, jnp.float32),
+            groups["text"].objective.frequency_exponent,
+        )
+    train_batches, validation = (
+        GroupedBatches(
+            {name: group.batches(batch_sizes[name], split) for name, group in groups.items()}
+        )
+        for split in ("train", "validation")
+    )
     return train(
         functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
-        batches(0),
+        train_batches,
         processor.model,
         MultitaskObjective(tuple((name, group.objective) for name, group in groups.items())),
         recipe.optimizer,
-        TrainConfig(
-            steps=recipe.steps,
-            seed=seed,
-            checkpoint_every=checkpoint_every or max(100, recipe.steps // 4),
-            log_every=max(1, recipe.steps // 50),
-            validate_every=validate_every or max(1, recipe.steps // 8),
-            early_stopping_patience=early_stopping_patience,
-        ),
+        pretrain_config(recipe.steps, seed, **cadence),
         out_dir=out_dir,
         metric_unit=PerGroupUnits({name: group.metric_unit for name, group in groups.items()}),
-        token_weights=weights,
-        validation=[next(validation) for _ in range(_VALIDATIONS)],
+        token_weights=token_weights,
+        validation=[next(validation) for _ in range(NUM_VALIDATION_BATCHES)],
         run_name=run_name,
         gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
         identity={
             "corpora": {each.name: corpus_digest(each.corpus) for each in sources},
             "mixture": {each.name: each.weight for each in sources},
-            "rows": rows,
+            "rows": batch_sizes,
             **processor.identity(),
         },
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModalityGroup:
+    """The sources of one modality, or its captioned sources: one group of a batch.
+
+    Attributes:
+      objective: of its rows.
+      metric_unit: of its loss.
+      weights: of its sources.
+      splits: by "train" and "validation", the tokenized examples of every source.
+      seed: of the order.
+      layout: of patches; None for text and for captioned examples.
+      seq_len: tokens in a row of text.
+      counts_V: counts of the training tokens (text).
+    """
+
+    objective: Objective
+    metric_unit: BitsPerByte | BitsPerDimension
+    weights: list[float]
+    splits: Mapping[str, list[Any]]
+    seed: int
+    layout: Layout | None = None
+    seq_len: int = 0
+    counts_V: np.ndarray | None = None
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of its sources."""
+        return sum(self.weights)
+
+    def batches(self, batch_size: int, split: str) -> Batches:
+        """Returns batches of a split."""
+        sources = self.splits[split]
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "seed": self.seed,
+            "weights": self.weights,
+        }
+        if isinstance(sources[0], PackedMultimodalRows):
+            return multimodal_batches(sources, **options)
+        if self.layout is not None:
+            positions = self.layout.positions()
+            return patch_batches(sources, positions, modality=self.layout.modality, **options)
+        share_rows = self.objective.bag_of_words == 0
+        return text_batches(sources, length=self.seq_len, share_rows=share_rows, **options)
+
+
+def build_groups(
+    sources: Sequence[Source],
+    objectives: Mapping[str, Objective],
+    seq_len: int,
+    processor: Processor,
+    seed: int,
+) -> dict[str, ModalityGroup]:
+    """Returns the groups of a mixture by modality, captioned examples as groups of their own.
+
+    Args:
+      sources: in any order.
+      objectives: by modality.
+      seq_len: tokens in a row of text.
+      processor: tokenizer and layouts.
+      seed: draws the held-out examples and the order.
+    """
+    groups: dict[str, ModalityGroup] = {}
+    for name in ("text", *CONTINUOUS_MODALITIES):
+        own = [each for each in sources if each.modality == name]
+        if not own:
+            continue
+        splits = [
+            dict(
+                zip(
+                    ("train", "validation"),
+                    train_validation_split(len(each.corpus), seed),
+                    strict=True,
+                )
+            )
+            for each in own
+        ]
+        if name == "text":
+            groups[name] = _text_group(own, splits, objectives[name], seq_len, processor, seed)
+            continue
+        layout = processor.layouts[name]
+        patches = [
+            layout.to_patches(np.asarray(each.corpus.inputs(range(len(each.corpus)))))
+            for each in own
+        ]
+        groups[name] = ModalityGroup(
+            objectives[name],
+            BitsPerDimension(),
+            [each.weight for each in own],
+            {
+                split: [
+                    of_source[idx[split]] for of_source, idx in zip(patches, splits, strict=True)
+                ]
+                for split in ("train", "validation")
+            },
+            seed,
+            layout,
+        )
+        captioned = [n for n, each in enumerate(own) if each.captions]
+        if captioned:
+            groups[f"{name}{CAPTIONED_SUFFIX}"] = ModalityGroup(
+                _CAUSAL,
+                BitsPerDimension(),
+                [own[n].weight for n in captioned],
+                {
+                    split: [
+                        _captioned_rows(own[n], patches[n], splits[n][split], processor)
+                        for n in captioned
+                    ]
+                    for split in ("train", "validation")
+                },
+                seed,
+            )
+    return groups
+
+
+def _text_group(
+    sources: list[Source],
+    splits: list[dict[str, np.ndarray]],
+    objective: Objective,
+    seq_len: int,
+    processor: Processor,
+    seed: int,
+) -> ModalityGroup:
+    tokenizer = processor.tokenizer
+    assert tokenizer is not None
+    texts = {
+        split: [each.corpus.texts(idx[split]) for each, idx in zip(sources, splits, strict=True)]
+        for split in ("train", "validation")
+    }
+    chunks = {
+        split: [tokenize_chunks(tokenizer, each, seq_len) for each in of_split]
+        for split, of_split in texts.items()
+    }
+    counts_V = token_counts(
+        [chunk for each in chunks["train"] for chunk in each], processor.model.vocab_size
+    )
+    metric_unit = BitsPerByte(
+        bytes_per_token([text for each in texts["train"] for text in each], counts_V)
+    )
+    weights = [each.weight for each in sources]
+    return ModalityGroup(
+        objective, metric_unit, weights, chunks, seed, seq_len=seq_len, counts_V=counts_V
+    )
+
+
+def _captioned_rows(
+    source: Source, patches: np.ndarray, idx: np.ndarray, processor: Processor
+) -> PackedMultimodalRows:
+    """Packs rows of caption, which is given, and patches, which are predicted."""
+    assert source.layout is not None and processor.tokenizer is not None
+    labels = np.asarray(source.corpus.labels)
+    captions = [caption_tokens(processor.tokenizer, name) for name in source.captions]
+    positions = source.layout.positions()
+    examples = [
+        build_row(
+            [
+                Segment("tokens", captions[labels[n]], answer=False),
+                Segment(source.modality, patches[n], positions, with_start=True),
+            ],
+            processor.model.modalities,
+        )
+        for n in idx
+        if labels[n] >= 0
+    ]
+    dims = [("tokens", 0), (source.modality, source.layout.patch_dim)]
+    max_length = max(map(len, captions)) + len(positions) + 1
+    return PackedMultimodalRows(examples, max_length, dims, share_rows=False)
+
+
+def caption_tokens(tokenizer: bpe.Tokenizer, caption: str) -> np.ndarray:
+    """Returns BOS and the token ids of a caption, int32."""
+    (ids,) = tokenizer.encode([caption])
+    return np.concatenate([[tokenizer.bos], ids]).astype(np.int32)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fm.adaptation.methods import METHODS, AdaptationMethod, HParams
 from fm.study.adaptation import ModelArm
-from fm.study.arms import PretrainedArm
+from fm.study.arms import BuiltArm
 from fm.study.tasks import Task
 
 Row = dict[str, Any]
 
 
 def method_cost_rows(
-    task: Task,
-    pretrained_arms: dict[str, PretrainedArm],
-    published: ModelArm | None,
-    methods: Iterable[str] = tuple(METHODS),
+    task: Task, arms: Mapping[str, BuiltArm], methods: Iterable[str] = tuple(METHODS)
 ) -> list[Row]:
-    """One row per method of the first pretrained arm, and per method of the published arm.
+    """Returns one row per method of the first arm pretrained here and of every published arm.
 
     Each is fitted once more to the largest label budget of the first seed, with the first
     hyper-parameters of its grid, and scored on the test items. Seconds are of fitting and
@@ -31,19 +28,19 @@ def method_cost_rows(
 
     Args:
       task: the task.
-      pretrained_arms: arms with their pretraining runs.
-      published: the published arm, with its own methods.
-      methods: methods measured of the pretrained arm.
+      arms: by name.
+      methods: measured of the arm pretrained here; a published one is measured with its own.
     """
-    if task.task_type != "class":
+    if not task.task_type.predicts_classes:
         return []
     rows = []
-    for name, each in pretrained_arms.items():
-        if each.runs:
-            rows += _rows(task, name, each.arm, [METHODS[method] for method in methods])
+    for name, built in arms.items():
+        if built.runs:
+            rows += _rows(task, name, built.arm, [METHODS[method] for method in methods])
             break
-    if published is not None:
-        rows += _rows(task, "published", published, published.supported_methods())
+    for name, built in arms.items():
+        if built.description:
+            rows += _rows(task, name, built.arm, built.arm.supported_methods())
     return rows
 
 
@@ -71,7 +68,7 @@ def _row(task: Task, name: str, arm: ModelArm, method: AdaptationMethod, hparams
         "task": task.name,
         "arm": name,
         "method": method.name,
-        "labels": len(labels),
+        "num_labels": len(labels),
         "parameters_trained": footprint.trained_params,
         "bytes_state": footprint.state_bytes,
         "bytes_program": footprint.program_bytes,

@@ -1,207 +1,326 @@
-"""The models of the study: one of each format alone, and one of all together."""
+"""The study of one model for many tasks of several modalities, against a network for each task."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.instruction_tuning import InstructionEncoder
-from fm.data.batches import batch_size_per_group
 from fm.data.datasets import Split, without
 from fm.data.decontamination import DuplicateSearch, find_duplicates
 from fm.data.layouts import layout_of
-from fm.study import arms as heads
-from fm.study import joint_pretraining
+from fm.study import ablations, analysis, artifacts, multitask_cost, run_dir
+from fm.study.ablations import AblationContext
 from fm.study.adaptation import Arm
-from fm.study.joint_pretraining import Source
-from fm.study.multitask_config import MultitaskConfig
+from fm.study.arms import IN_DOMAIN, JOINT, InitialModel, arm_spec, build_arms
+from fm.study.cells import CellExecutor
+from fm.study.config import MultitaskConfig, TaskConfig
+from fm.study.joint_pretraining import (
+    Source,
+    build_joint_processor,
+    modality_batch_sizes,
+    pretrain_joint,
+)
 from fm.study.multitask_instructions import (
-    InstructedTask,
     InstructionTunedArm,
     InstructionTunedModels,
     build_instructed_task,
+    changed_instruction_rows,
 )
 from fm.study.processing import Processor
-from fm.study.tasks import Task
-from fm.study.text_baseline import ExtractiveTextArm
-from fm.training.config import TrainResult
+from fm.study.runner import TaskStudy, run_study
+from fm.study.tasks import Task, prepare_task
+
+# The claims of the study: arm, baseline, in words, and points behind that count as level.
+CLAIMS = (
+    ("joint", "scratch", "joint pretraining against distinct networks from scratch", None),
+    ("joint", "in_domain", "joint pretraining against pretraining on one modality", 1.0),
+    ("instruction_tuned", "joint", "one instruction-tuned model against a head per task", 2.0),
+    (
+        *("instruction_tuned", "scratch"),
+        *("one instruction-tuned model against networks from scratch", None),
+    ),
+    ("joint", "classical", "joint pretraining against the classical baselines", None),
+)
+_SINGLE_TASK_ROWS = 16
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class InitialModel:
-    """A model to start from.
+class MultitaskContext:
+    """An `ArmContext` with a model for every modality and one for all of them.
+
+    Models are pretrained when they are first asked for. The model of one modality is trained on
+    exactly as many rows per step as that modality has in the joint mixture, for as many steps, so
+    that both have seen the same amount of it.
 
     Attributes:
-      processor: tokenizer and layouts.
-      run: its pretraining; None of a fresh one.
+      config: of the study.
+      out_dir: folder of the study.
+      loaded: see `ArmContext`.
+      tasks: all tasks.
+      sources: their decontaminated training inputs.
+      searches: by task, what decontamination found.
     """
 
-    processor: Processor
-    run: TrainResult | None
+    def __init__(
+        self,
+        config: MultitaskConfig,
+        out_dir: pathlib.Path,
+        loaded: dict[tuple[str, str], Any],
+        tasks: Sequence[Task],
+    ):
+        self.config, self.out_dir, self.loaded, self.tasks = config, out_dir, loaded, tasks
+        self.sources, self.searches = build_sources(config, tasks)
+        self._modality_models: dict[str, InitialModel] = {}
+        self._processors: dict[str, Processor] = {}
 
     @property
-    def checkpoints(self) -> list[dict]:
-        """Its parameters, if it was pretrained."""
-        return [] if self.run is None else [self.run.params]
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of the tasks."""
+        return tuple(dict.fromkeys(source.modality for source in self.sources))
+
+    def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
+        """See `ArmContext`."""
+        if corpus == JOINT:
+            return self.joint_model
+        if not pretrained:
+            return InitialModel(self._processor(task.modality))
+        return self.modality_model(task.modality)
+
+    def modality_model(self, modality: str) -> InitialModel:
+        """Returns the model pretrained on one modality."""
+        if modality not in self._modality_models:
+            sources, recipe = self._single_modality(modality)
+            processor = self._processor(modality)
+            run = pretrain_joint(
+                sources,
+                recipe,
+                processor,
+                seed=0,
+                out_dir=self.out_dir / "pretrained" / modality,
+                run_name=f"pretraining {modality}",
+            )
+            self._modality_models[modality] = InitialModel(processor, [run])
+        return self._modality_models[modality]
+
+    @functools.cached_property
+    def joint_model(self) -> InitialModel:
+        """The model pretrained on all modalities."""
+        folder = self.out_dir / "pretrained" / JOINT
+        processor = build_joint_processor(self.sources, self.config.joint, folder)
+        run = pretrain_joint(
+            self.sources,
+            self.config.joint,
+            processor,
+            seed=0,
+            out_dir=folder,
+            run_name="pretraining all",
+        )
+        return InitialModel(processor, [run])
+
+    @functools.cached_property
+    def instruction_models(self) -> InstructionTunedModels:
+        """The models tuned on all tasks."""
+        return self._instruction_models(
+            self.joint_model, self.tasks, self.config.instruction_tuning
+        )
+
+    def shared_instruction_arm(self, task: Task) -> Arm:
+        """Returns the arm of the models tuned on all tasks."""
+        return InstructionTunedArm(self.instruction_models, task.name)
+
+    def own_instruction_arm(self, task: Task, initial: InitialModel) -> Arm:
+        """Returns the arm of a model tuned on one task, on its share of the joint examples."""
+        shared = self.config.instruction_tuning
+        num_examples = shared.min_steps * shared.batch_size / len(self.tasks)
+        config = dataclasses.replace(
+            shared,
+            batch_size=_SINGLE_TASK_ROWS,
+            min_steps=math.ceil(num_examples / _SINGLE_TASK_ROWS),
+        )
+        return InstructionTunedArm(self._instruction_models(initial, [task], config), task.name)
+
+    def pretraining_runs(self) -> dict[tuple[str, str], InitialModel]:
+        """Returns the pretrained models by arm and modality, the joint one for every modality."""
+        models = {(IN_DOMAIN, name): model for name, model in self._modality_models.items()}
+        if "joint_model" in self.__dict__:
+            models |= {(JOINT, name): self.joint_model for name in self.modalities}
+        return models
+
+    def _processor(self, modality: str) -> Processor:
+        if modality not in self._processors:
+            sources, recipe = self._single_modality(modality)
+            folder = self.out_dir / "pretrained" / modality
+            self._processors[modality] = build_joint_processor(sources, recipe, folder)
+        return self._processors[modality]
+
+    def _single_modality(self, modality: str) -> tuple[list[Source], Any]:
+        batch_sizes = modality_batch_sizes(self.sources, self.config.joint.batch_size)
+        recipe = dataclasses.replace(self.config.joint, batch_size=batch_sizes[modality])
+        return [source for source in self.sources if source.modality == modality], recipe
+
+    def _instruction_models(
+        self, initial: InitialModel, tasks: Sequence[Task], config: FinetuneConfig
+    ) -> InstructionTunedModels:
+        processor = initial.processor
+        assert processor.tokenizer is not None, "instructions are text: they take a tokenizer"
+        return InstructionTunedModels(
+            checkpoint=initial.checkpoints[0] if initial.checkpoints else None,
+            encoder=InstructionEncoder(
+                processor.tokenizer, processor.model, self.config.max_instruction_length
+            ),
+            config=config,
+            learning_rates=self.config.instruction_learning_rates,
+            tasks={task.name: build_instructed_task(task, processor) for task in tasks},
+        )
+
+
+class MultitaskStudy(TaskStudy):
+    """The study of one model for many tasks."""
+
+    family = "multitask"
+    config: MultitaskConfig
+
+    def __init__(self, config: MultitaskConfig, executor: CellExecutor | None = None):
+        super().__init__(config, executor and _without_shared_models(executor))
+        ablations.check_ablations(config.ablations, config.arms)
+
+    def prepare(self, config: TaskConfig) -> Task:
+        """See `TaskStudy`; corpora are built of all tasks, see `build_sources`."""
+        return prepare_task(config, (), self.config.seeds)
+
+    def build_context(self, out_dir):
+        """See `TaskStudy`."""
+        return MultitaskContext(self.config, out_dir, self._loaded, self.tasks)
+
+    def comparison_pairs(self, arms):
+        """See `TaskStudy`; only pretrained arms are compared with their rivals."""
+        return [pair for pair in super().comparison_pairs(arms) if arm_spec(pair[0]).pretrained]
+
+    def add_artifacts(self, sections, task, arms, cells, context):
+        """See `TaskStudy`."""
+        sections["decontamination"].append(
+            analysis.decontamination_row(task.name, JOINT, context.searches[task.name])
+        )
+        own = [
+            built.arm
+            for name, built in arms.items()
+            if arm_spec(name).cost.is_network and arm_spec(name).cost.tuning == "per_task"
+        ]
+        sections.setdefault("sizes", [])
+        sections["sizes"] += [multitask_cost.size_row(task, arm) for arm in own[:1]]
+        if JOINT in arms:
+            sections["samples"] += artifacts.continuation_sample_rows(
+                task, context.joint_model, self.config.joint
+            )
+        return {}
+
+    def add_study_sections(self, sections, context):
+        """See `TaskStudy`."""
+        config = self.config
+        models = context.pretraining_runs()
+        if any(arm_spec(arm).cost.tuning == "shared" for arm in config.arms):
+            sections["instruction_following"] = changed_instruction_rows(
+                context.instruction_models, max(config.tasks[0].label_budgets), config.seeds
+            )
+        ablation_rows = []
+        if config.ablations:
+            shared = AblationContext.of_study(context)
+            for name in config.ablations:
+                sections[name] = ablations.run_ablation(ablations.ABLATIONS[name], shared)
+            sections["ablations"] = [
+                ablations.ABLATIONS[name].to_dict() for name in config.ablations
+            ]
+            ablation_rows = shared.pretrained_rows
+        if (JOINT, context.modalities[0]) in models:
+            processor = context.joint_model.processor
+            sections["sizes"].append(multitask_cost.shared_model_size_row(processor.model))
+        sections["curves"] = artifacts.modality_curve_rows(models, dict(config.joint.objectives))
+        runs = {
+            JOINT if arm == JOINT else f"{arm}/{modality}": model.runs[0]
+            for (arm, modality), model in models.items()
+        }
+        sections["pretrained"] = ablation_rows + [
+            run_dir.pretrained_model_row(name, run) for name, run in runs.items()
+        ]
+        costs = multitask_cost.CostTable(sections, config.instruction_tuning)
+        sections["amortized_cost"] = costs.amortized_cost_rows()
+        sections["break_even"] = costs.break_even_rows()
+        sections["claims"] = [
+            {"arm": arm, "baseline": baseline, "text": text, "margin": margin}
+            for arm, baseline, text, margin in CLAIMS
+            if {arm, baseline} <= set(config.arms)
+        ]
+
+    def load_task_and_arms(self, out_dir, name):
+        """See `TaskStudy`; without the arms that share a model, which no worker computes."""
+        self.load()
+        (task,) = (each for each in self.tasks if each.name == name)
+        names = [arm for arm in self.config.arms if arm_spec(arm).cost.tuning != "shared"]
+        arms = build_arms(task, self.build_context(out_dir), names)
+        return task, {arm: built.arm for arm, built in arms.items()}
+
+
+def run_multitask(
+    config: MultitaskConfig, out_dir: pathlib.Path, executor: CellExecutor | None = None
+) -> dict[str, Any]:
+    """Runs the multitask study; see `fm.study.runner.run_study`.
+
+    Cells are computed by `executor` but for those of arms that share one model over all tasks.
+    """
+    return run_study(MultitaskStudy(config, executor), out_dir)
 
 
 def build_sources(
-    config: MultitaskConfig, tasks: list[Task]
+    config: MultitaskConfig, tasks: Sequence[Task]
 ) -> tuple[list[Source], dict[str, DuplicateSearch]]:
-    """Each task's training inputs, less near-duplicates of test items of any task of its format.
-
-    Returns:
-      Corpora, and what the search found by name of the task.
-    """
+    """Returns the tasks' training inputs without near-duplicates of any test item, and what was
+    found by task. Test items of all tasks of the modality are searched for."""
     weights = dict(config.weights)
-    made, found = [], {}
+    sources, searches = [], {}
     for task in tasks:
-        alike = [other.test for other in tasks if other.modality == task.modality]
-        found[task.name] = find_duplicates(
-            task.dataset.train, concatenate_splits(alike), task.modality
-        )
-        corpus = without(task.dataset.train, found[task.name].removed)
+        tests = [other.test for other in tasks if other.modality == task.modality]
+        search = find_duplicates(task.dataset.train, concatenate_splits(tests), task.modality)
         layout = None
         if not task.is_text:
             info = task.dataset.info
             layout = layout_of(task.modality, info["shape"], info["rate"])
+        corpus = without(task.dataset.train, search.duplicate_idx)
         weight = weights.get(task.name, 1.0)
-        made.append(Source(task.name, task.modality, corpus, weight, layout))
-    return made, found
+        sources.append(Source(task.name, task.modality, corpus, weight, layout))
+        searches[task.name] = search
+    return sources, searches
 
 
-def concatenate_splits(splits: list[Split]) -> Split:
-    """Several splits of one format as one, inputs alone."""
+def concatenate_splits(splits: Sequence[Split]) -> Split:
+    """Returns several splits of one modality as one, inputs only."""
     starts = np.cumsum([0, *map(len, splits)])
 
-    def read(rows: np.ndarray) -> list[str] | np.ndarray:
-        order = np.argsort(rows, kind="stable")
-        back = np.argsort(order, kind="stable")
-        cut = np.searchsorted(rows[order], starts[1:-1])
+    def read(idx: np.ndarray) -> list[str] | np.ndarray:
+        order = np.argsort(idx, kind="stable")
+        inverse = np.argsort(order, kind="stable")
+        per_split = np.split(idx[order], np.searchsorted(idx[order], starts[1:-1]))
         parts = [
             split.inputs(own - start)
-            for split, own, start in zip(splits, np.split(rows[order], cut), starts, strict=False)
+            for split, own, start in zip(splits, per_split, starts, strict=False)
         ]
         if isinstance(parts[0], list):
             texts = [text for part in parts for text in part]
-            return [texts[n] for n in back]
-        return np.concatenate([np.asarray(part) for part in parts])[back]
+            return [texts[n] for n in inverse]
+        return np.concatenate([np.asarray(part) for part in parts])[inverse]
 
     ids = tuple(each for split in splits for each in split.ids)
     return Split(None, ids, np.arange(len(ids)), read)
 
 
-def pretrain_models(
-    config: MultitaskConfig, corpora: list[Source], out_dir: pathlib.Path
-) -> dict[str, dict[str, InitialModel]]:
-    """Models by arm (`scratch`, `self`, `joint`) and format.
-
-    A format alone is trained on exactly as many rows a step as it has in the joint mixture, for as
-    many steps, so that the two have seen the same of it.
-    """
-    formats = list(dict.fromkeys(each.modality for each in corpora))
-    weight = {name: sum(s.weight for s in corpora if s.modality == name) for name in formats}
-    rows = batch_size_per_group(weight, config.joint.batch_size)
-    models: dict[str, dict[str, InitialModel]] = {
-        arm: {} for arm in ("scratch", "in_domain", "joint")
-    }
-    for name in formats:
-        own = [each for each in corpora if each.modality == name]
-        recipe = dataclasses.replace(config.joint, batch_size=rows[name])
-        folder = out_dir / name
-        reads = joint_pretraining.build_joint_processor(own, recipe, folder)
-        models["scratch"][name] = InitialModel(reads, None)
-        if "in_domain" in config.arms:
-            run = joint_pretraining.pretrain_joint(
-                own, recipe, reads, seed=0, out_dir=folder, run_name=f"pretraining {name}"
-            )
-            models["in_domain"][name] = InitialModel(reads, run)
-    if {"joint", "instruction_tuned"} & set(config.arms):
-        reads = joint_pretraining.build_joint_processor(corpora, config.joint, out_dir / "joint")
-        run = joint_pretraining.pretrain_joint(
-            corpora,
-            config.joint,
-            reads,
-            seed=0,
-            out_dir=out_dir / "joint",
-            run_name="pretraining all",
-        )
-        models["joint"] = {name: InitialModel(reads, run) for name in formats}
-    return models
-
-
-_ROWS_ALONE = 16
-
-
-def build_multitask_arms(
-    task: Task,
-    config: MultitaskConfig,
-    models: dict[str, dict[str, InitialModel]],
-    follower: InstructionTunedModels | None,
-) -> dict[str, Arm]:
-    """The arms of one task, in the order of the config's."""
-    made: dict[str, Arm] = {}
-    for arm in config.arms:
-        if arm == "classical":
-            made[arm] = _classical(task, config)
-        elif arm == "instruction_tuned":
-            assert follower is not None
-            made[arm] = InstructionTunedArm(follower, task.name)
-        else:
-            made[arm] = build_single_task_arm(task, config, models[arm][task.modality])
-    return made
-
-
-def build_instruction_tuned_models(
-    config: MultitaskConfig, ready: InitialModel, tasks: dict[str, InstructedTask]
-) -> InstructionTunedModels:
-    """One network for these tasks."""
-    assert ready.processor.tokenizer is not None, "what is asked in words takes a tokenizer"
-    return InstructionTunedModels(
-        checkpoint=None if ready.run is None else ready.run.params,
-        encoder=InstructionEncoder(
-            ready.processor.tokenizer, ready.processor.model, config.max_instruction_length
-        ),
-        config=config.instruction_tuning,
-        learning_rates=config.instruction_learning_rates,
-        tasks=tasks,
+def _without_shared_models(executor: CellExecutor) -> CellExecutor:
+    """Returns the executor without the cells of arms whose model is tuned on all tasks at once."""
+    return lambda task, cells: executor(
+        task, [cell for cell in cells if arm_spec(cell[0]).cost.tuning != "shared"]
     )
-
-
-def build_single_task_arm(task: Task, config: MultitaskConfig, ready: InitialModel) -> Arm:
-    """A network of its own for the task: with a head, or trained to write its texts."""
-    reads = ready.processor
-    if task.task_type == "text":
-        alone = dataclasses.replace(config, instruction_tuning=_alone(config))
-        return InstructionTunedArm(
-            build_instruction_tuned_models(
-                alone, ready, {task.name: build_instructed_task(task, reads)}
-            ),
-            task.name,
-        )
-    if task.task_type == "entities":
-        return heads.build_token_classification_arm(task, reads, ready.checkpoints, config.methods)
-    return heads.build_network_arm(task, reads, ready.checkpoints, methods=config.methods)
-
-
-def _alone(config: MultitaskConfig) -> FinetuneConfig:
-    """Tuning to one task, on its share of what the network of all tasks sees."""
-    whole = config.instruction_tuning
-    examples = whole.min_steps * whole.batch_size / len(config.tasks)
-    return dataclasses.replace(
-        whole, batch_size=_ROWS_ALONE, min_steps=math.ceil(examples / _ROWS_ALONE)
-    )
-
-
-def _classical(task: Task, config: MultitaskConfig) -> Arm:
-    if task.task_type != "text":
-        return heads.build_classical_arm(task, config.methods)
-    train, test = task.dataset.train, task.test
-    every = np.arange(len(test))
-    texts = train.texts(task.labeled_pool) + test.texts(every)
-    targets = train.targets(task.labeled_pool) + test.targets(every)
-    return ExtractiveTextArm(texts, targets, len(task.labeled_pool))

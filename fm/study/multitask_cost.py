@@ -1,16 +1,15 @@
-"""The bill for K tasks: one model, or a network for each; and from which K on one is cheaper.
-
-Read from results alone, so that a report made again has it too.
-"""
+"""What K tasks cost with one model or with a network each, and from which K one is cheaper."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.methods import METHODS
 from fm.evaluation.cost import (
     CostItem,
@@ -20,170 +19,225 @@ from fm.evaluation.cost import (
     per_task_share,
     shared_share,
 )
+from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.transformer import init
+from fm.study.adaptation import Arm, ModelArm
+from fm.study.arms import ARMS, arm_spec
+from fm.study.multitask_instructions import InstructionTunedArm
+from fm.study.tasks import Task
 
 Row = dict[str, Any]
-WAYS = ("scratch", "in_domain", "joint", "instruction_tuned")
 UNITS = ("flops", "seconds", "parameters")
-PAIRS = (
-    *(("in_domain", "scratch"), ("joint", "scratch"), ("instruction_tuned", "scratch")),
-    *(("joint", "in_domain"), ("instruction_tuned", "in_domain"), ("instruction_tuned", "joint")),
-)
+# Modality-specific parameters: embedding, and what predicts tokens or patches.
+_PARTS = ("embedding", "head", "bias")
 
 
-def add_amortized_cost(results: dict[str, Any]) -> dict[str, Any]:
-    """Results with their bill; those that have it, or are of another experiment, as they are."""
-    if results.get("experiment") != "unify" or results.get("bill"):
-        return results
-    return results | {"bill": amortized_cost_rows(results), "break_even": break_even_rows(results)}
+class CostTable:
+    """Costs of solving tasks with each network arm, from the sections of results.json.
 
-
-def amortized_cost_rows(results: dict[str, Any]) -> list[Row]:
-    """What 1 to all of the tasks cost in each way, at each budget of labels."""
-    names = [task["name"] for task in results["tasks"]]
-    made = []
-    for way in _ways(results):
-        for labels in _budgets(results):
-            items = cost_items(results, way, dict.fromkeys(names, labels))
-            made += [
-                {"way": way, "labels": labels, "tasks": count}
-                | {unit: amortized_cost(items, unit, count) for unit in UNITS}
-                for count in range(1, len(names) + 1)
-            ]
-    return made
-
-
-def break_even_rows(results: dict[str, Any]) -> list[Row]:
-    """From how many tasks on each way is cheaper than another at equal quality.
-
-    Equal quality of a task is what the better of the two reaches with the fewest labels: each
-    pays for the smallest budget that gets it there, on its curve made non-decreasing by isotonic
-    regression. A task that one of the two never gets there is left out of both bills and named,
-    with the way that does not.
+    Args:
+      sections: cells, compute_cost, tasks and sizes.
+      instruction_tuning: of the arms that share one tuned model.
     """
-    ways, names = _ways(results), [task["name"] for task in results["tasks"]]
-    made = []
-    for way, against in PAIRS:
-        if not {way, against} <= set(ways):
-            continue
-        reached = {name: equal_budgets(results, name, way, against) for name in names}
-        never = [
-            {"task": name, "way": each}
-            for name, budgets in reached.items()
-            for each in (way, against)
-            if budgets[each] is None
-        ]
-        both = [name for name in names if None not in reached[name].values()]
-        bills = {
-            each: cost_items(results, each, {name: reached[name][each] or 0 for name in both})
-            for each in (way, against)
+
+    def __init__(self, sections: dict[str, Any], instruction_tuning: FinetuneConfig):
+        self.sections, self.instruction_tuning = sections, instruction_tuning
+        cells = sections["cells"]
+        present = {cell["arm"] for cell in cells}
+        self.arms = [arm for arm in ARMS if arm in present and ARMS[arm].cost.is_network]
+        self.budgets = sorted({cell["num_labels"] for cell in cells})
+        self.tasks = [task["name"] for task in sections["tasks"]]
+        self.modalities = {task["name"]: task["modality"] for task in sections["tasks"]}
+        self.sizes = {row["task"]: row for row in sections.get("sizes", [])}
+        # The values read of a cell are the same for all seeds.
+        self.cells = {
+            (cell["task"], cell["arm"], cell["num_labels"]): cell for cell in reversed(cells)
         }
-        row = {"way": way, "against": against, "tasks": both, "never": never}
-        for unit in UNITS:
-            found = break_even(bills[way], bills[against], unit) if both else None
-            row[unit] = found.first if found else None
-            row[f"{unit}_until"] = found.last if found else None
-        made.append(row)
-    return made
+
+    def amortized_cost_rows(self) -> list[Row]:
+        """Returns the cost of 1 to all tasks by arm and label budget."""
+        rows = []
+        for arm in self.arms:
+            for num_labels in self.budgets:
+                items = self.cost_items(arm, dict.fromkeys(self.tasks, num_labels))
+                rows += [
+                    {"arm": arm, "num_labels": num_labels, "num_tasks": count}
+                    | {unit: amortized_cost(items, unit, count) for unit in UNITS}
+                    for count in range(1, len(self.tasks) + 1)
+                ]
+        return rows
+
+    def break_even_rows(self) -> list[Row]:
+        """Returns from how many tasks on each arm is cheaper than another at equal quality.
+
+        Equal quality of a task is what the better of the two reaches with the fewest labels: each
+        pays for the smallest budget that reaches it, on its learning curve made non-decreasing by
+        isotonic regression. A task on which one of the two never does is left out for both, and
+        listed under `never`.
+        """
+        pairs = [(a, b) for n, b in enumerate(self.arms) for a in self.arms[n + 1 :]]
+        rows = []
+        for pair in pairs:
+            reached = {task: self.equal_quality_budgets(task, *pair) for task in self.tasks}
+            never = [
+                {"task": task, "arm": arm}
+                for task, budgets in reached.items()
+                for arm in pair
+                if budgets[arm] is None
+            ]
+            both = [task for task in self.tasks if None not in reached[task].values()]
+            items = [
+                self.cost_items(arm, {task: reached[task][arm] or 0 for task in both})
+                for arm in pair
+            ]
+            row = {"arm": pair[0], "baseline": pair[1], "tasks": both, "never": never}
+            for unit in UNITS:
+                found = break_even(*items, unit) if both else None
+                row[unit] = found.first if found else None
+                row[f"{unit}_until"] = found.last if found else None
+            rows.append(row)
+        return rows
+
+    def equal_quality_budgets(self, task: str, arm: str, baseline: str) -> dict[str, int | None]:
+        """Returns each arm's smallest budget with the better one's quality at its first budget."""
+        curves = {each: self._learning_curve(task, each) for each in (arm, baseline)}
+        goal = max(values[0] for values in curves.values())
+        return {
+            each: next(
+                (
+                    budget
+                    for budget, value in zip(self.budgets, values, strict=True)
+                    if value >= goal - 1e-12
+                ),
+                None,
+            )
+            for each, values in curves.items()
+        }
+
+    def cost_items(self, arm: str, budgets: Mapping[str, int]) -> list[CostItem]:
+        """Returns the costs of solving tasks with an arm, each with its number of labels.
+
+        A model that is shared by all tasks is tuned once, with the largest of the budgets.
+        Otherwise a fresh network and a fine-tuned one are kept for every task; a frozen network is
+        kept once for the tasks that share it, and a head for each.
+        """
+        count, policy = len(budgets), arm_spec(arm).cost
+        if not count:
+            return []
+        items = self._pretraining_items(arm, list(budgets))
+        shared_size = self.sizes.get(None, {}).get("network")
+        if policy.tuning == "shared":
+            num_labels, config = max(budgets.values()), self.instruction_tuning
+            cells = [self.cells[task, arm, num_labels] for task in budgets]
+            # Each cell has its share of tuning on all tasks of the study.
+            flops = float(np.mean([cell["train_flops"] for cell in cells]) * len(self.tasks))
+            share = joint_tuning_share(
+                config.min_steps,
+                config.min_epochs,
+                config.batch_size,
+                num_labels=num_labels,
+                tasks=len(self.tasks),
+            )
+            items.append(CostItem({"flops": flops}, share))
+            items += [
+                CostItem({"seconds": cell["seconds"]}, per_task_share(count)) for cell in cells
+            ]
+            return [*items, CostItem({"parameters": shared_size}, shared_share(count, count))]
+        users_of_frozen: dict[str, list[str]] = {}
+        for task, num_labels in budgets.items():
+            cell, size = self.cells[task, arm, num_labels], self.sizes.get(task)
+            method, parameters = cell["hparams"]["method"], None
+            if size:
+                parameters = size["heads"][method]
+                frozen = method in METHODS and not METHODS[method].updates_model
+                if frozen and policy.pretraining != "none":
+                    users_of_frozen.setdefault(self._corpus(arm, task), []).append(task)
+                else:
+                    parameters += size["network"]
+            costs = {
+                "flops": cell["train_flops"],
+                "seconds": cell["seconds"],
+                "parameters": parameters,
+            }
+            items.append(CostItem(costs, per_task_share(count)))
+        for users in users_of_frozen.values():
+            per_modality = policy.pretraining == "per_modality"
+            size = self.sizes[users[0]]["network"] if per_modality else shared_size
+            items.append(CostItem({"parameters": size}, shared_share(len(users), count)))
+        return items
+
+    def _pretraining_items(self, arm: str, tasks: list[str]) -> list[CostItem]:
+        """Returns the cost of each pretraining run that the tasks use."""
+        users: dict[str, int] = {}
+        last_row: dict[str, Row] = {}
+        for row in self.sections["compute_cost"]:
+            if row["arm"] == arm and row["task"] in tasks and row["pretrain_flops"]:
+                corpus = self._corpus(arm, row["task"])
+                users[corpus] = users.get(corpus, 0) + 1
+                last_row[corpus] = row
+        return [
+            CostItem(
+                {"flops": row["pretrain_flops"], "seconds": row["pretrain_seconds"]},
+                shared_share(users[corpus], len(tasks)),
+            )
+            for corpus, row in last_row.items()
+        ]
+
+    def _corpus(self, arm: str, task: str) -> str:
+        per_modality = arm_spec(arm).cost.pretraining == "per_modality"
+        return self.modalities[task] if per_modality else "all"
+
+    def _learning_curve(self, task: str, arm: str) -> list[float]:
+        """Returns the mean over seeds at every budget, made non-decreasing."""
+        values: dict[int, list[float]] = {}
+        for cell in self.sections["cells"]:
+            if (cell["task"], cell["arm"]) == (task, arm):
+                values.setdefault(cell["num_labels"], []).append(cell["value"])
+        means = [float(np.mean(values[num_labels])) for num_labels in sorted(values)]
+        return isotonic_regression(means).x.tolist()
 
 
-def equal_budgets(
-    results: dict[str, Any], task: str, way: str, against: str
-) -> dict[str, int | None]:
-    """The smallest budget at which each of two ways is as good as the better one at its first."""
-    curves = {each: _curve(results, task, each) for each in (way, against)}
-    goal = max(values[0] for _, values in curves.values())
+def size_row(task: Task, arm: Arm) -> Row:
+    """Returns the parameters kept for a task: of its own network, and of its head by method."""
+    modalities = (task.modality,)
+    if isinstance(arm, InstructionTunedArm):
+        network = count_parameters(arm.models.model_config, modalities, generates_text=True)
+        return {"task": task.name, "network": network, "heads": {"instruct": 0}}
+    assert isinstance(arm, ModelArm), "classical arms have no network"
     return {
-        each: next((b for b, value in zip(*curve, strict=True) if value >= goal - 1e-12), None)
-        for each, curve in curves.items()
+        "task": task.name,
+        "network": count_parameters(arm.model.model_config, modalities, generates_text=False),
+        "heads": {
+            method.name: method.num_task_params(arm.model) for method in arm.supported_methods()
+        },
     }
 
 
-def cost_items(results: dict[str, Any], way: str, budgets: Mapping[str, int]) -> list[CostItem]:
-    """The bill of a way of solving tasks, each with a budget of labels.
+def shared_model_size_row(model_config: ModelConfig) -> Row:
+    """Returns the parameters of one model that reads every modality and generates text."""
+    modalities = ("text", *(name for name, _ in model_config.patch_dims))
+    network = count_parameters(model_config, modalities, generates_text=True)
+    return {"task": None, "network": network, "heads": {}}
 
-    One network is tuned to all its tasks at once, on the largest of the budgets. What is not
-    shared is: a fresh network and a full fine-tune are kept for every task, a probe keeps its
-    head, and the network it reads once.
+
+def count_parameters(
+    model_config: ModelConfig, modalities: tuple[str, ...], *, generates_text: bool
+) -> int:
+    """Returns the number of parameters, without those that only other modalities need.
+
+    Args:
+      model_config: architecture.
+      modalities: that the model reads.
+      generates_text: whether it answers in text, so that the head of tokens counts too.
     """
-    tasks, count = list(budgets), len(budgets)
-    if not tasks:
-        return []
-    formats = {task["name"]: task["modality"] for task in results["tasks"]}
-    sizes = {row["task"]: row for row in results.get("sizes", [])}
-    whole = sizes.get(None, {}).get("network")
-    items = [*_pretraining(results, way, tasks, formats)]
-    if way == "instruction_tuned":
-        labels = max(budgets.values())
-        following = {key: results["config"]["following"][key] for key in _TUNING}
-        cells = [_cell(results, task, way, labels) for task in tasks]
-        # Recorded of each task is its share in tuning for all tasks of the study.
-        every = len(results["tasks"])
-        once = joint_tuning_share(**following, num_labels=labels, tasks=every)
-        flops = np.mean([cell["train_flops"] for cell in cells]) * every
-        items.append(CostItem({"flops": float(flops)}, once))
-        items += [CostItem({"seconds": cell["seconds"]}, per_task_share(count)) for cell in cells]
-        return [*items, CostItem({"parameters": whole}, shared_share(count, count))]
-    probed: dict[str, list[str]] = {}
-    for task, labels in budgets.items():
-        cell = _cell(results, task, way, labels)
-        method, size = cell["setting"]["method"], sizes.get(task)
-        kept = None
-        if size:
-            kept = size["heads"][method]
-            if way == "scratch" or method not in METHODS or METHODS[method].updates_model:
-                kept += size["network"]
-            else:
-                probed.setdefault(formats[task] if way == "in_domain" else "all", []).append(task)
-        spent = {"flops": cell["train_flops"], "seconds": cell["seconds"], "parameters": kept}
-        items.append(CostItem(spent, per_task_share(count)))
-    for users in probed.values():
-        network = sizes[users[0]]["network"] if way == "in_domain" else whole
-        items.append(CostItem({"parameters": network}, shared_share(len(users), count)))
-    return items
-
-
-_TUNING = ("steps", "epochs", "batch_size")
-
-
-def _pretraining(
-    results: dict[str, Any], way: str, tasks: list[str], formats: dict[str, str]
-) -> list[CostItem]:
-    """Of each format that has tasks, or of all formats once."""
-    paid: dict[str, tuple[Row, int]] = {}
-    for row in results["ledger"]:
-        if row["arm"] == way and row["task"] in tasks and row["pretrain_flops"]:
-            key = formats[row["task"]] if way == "in_domain" else "all"
-            paid[key] = row, paid.get(key, (row, 0))[1] + 1
-    return [
-        CostItem(
-            {"flops": row["pretrain_flops"], "seconds": row["pretrain_seconds"]},
-            shared_share(users, len(tasks)),
-        )
-        for row, users in paid.values()
-    ]
-
-
-def _curve(results: dict[str, Any], task: str, way: str) -> tuple[list[int], list[float]]:
-    """Budgets, and the metric's mean over the seeds made non-decreasing."""
-    values: dict[int, list[float]] = {}
-    for cell in results["cells"]:
-        if (cell["task"], cell["arm"]) == (task, way):
-            values.setdefault(cell["labels"], []).append(cell["value"])
-    budgets = sorted(values)
-    means = [float(np.mean(values[labels])) for labels in budgets]
-    return budgets, isotonic_regression(means).x.tolist()
-
-
-def _cell(results: dict[str, Any], task: str, way: str, labels: int) -> Row:
-    """The first seed's; what is read of it is the same for all."""
-    where = (task, way, labels)
-    return next(c for c in results["cells"] if (c["task"], c["arm"], c["labels"]) == where)
-
-
-def _ways(results: dict[str, Any]) -> list[str]:
-    found = {cell["arm"] for cell in results["cells"]}
-    return [way for way in WAYS if way in found]
-
-
-def _budgets(results: dict[str, Any]) -> list[int]:
-    return sorted({cell["labels"] for cell in results["cells"]})
+    params = jax.eval_shape(lambda: init(jax.random.key(0), model_config))
+    used = {f"{'token' if name == 'text' else name}_embedding" for name in modalities}
+    if generates_text:
+        used.add("token_head")
+    specific = {f"{name}_{part}" for name in ("token", *CONTINUOUS_MODALITIES) for part in _PARTS}
+    streams = {
+        name: leaf
+        for name, leaf in params["streams"].items()
+        if name in used or name not in specific
+    }
+    return sum(leaf.size for leaf in jax.tree.leaves({**params, "streams": streams}))

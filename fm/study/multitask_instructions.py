@@ -1,4 +1,4 @@
-"""A task put in words: every example as an instruction, an input and an answer."""
+"""Tasks as instructions, and models tuned to follow them: one for all tasks, or for one task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fm.adaptation import instruction_tuning, token_classification
+from fm.adaptation import instruction_tuning
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.instruction_tuning import (
     Instruction,
@@ -25,32 +25,29 @@ from fm.adaptation.instruction_tuning import (
 )
 from fm.data.datasets import subset
 from fm.data.packing import Row
-from fm.evaluation.metrics import chrf
 from fm.evaluation.model_selection import make_folds
-from fm.evaluation.ner import count_entities
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
-from fm.study import task_types
 from fm.study.adaptation import HParams, Trial
-from fm.study.ner_arms import words_and_tags
 from fm.study.processing import Processor
-from fm.study.task_registry import task_instruction
+from fm.study.task_registry import task_spec
 from fm.study.tasks import Task
 
-# Tokens written at most: of a list of names, and of a summary.
-_MOST = {"entities": 24, "text": 20}
+_ROUND_TO = 16
+# Test items and seeds of the table of changed instructions.
+_MAX_ITEMS, _MAX_SEEDS = 100, 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InstructedTask:
-    """A task whose examples are those labelled, then the test items.
+    """A task as instructions.
 
     Attributes:
       task: the task.
-      instruction: how it is asked.
-      inputs: texts or segments of pieces.
-      answers: what is right.
+      instruction: phrasings and, for classes, answers.
+      inputs: texts, or segments of patches, of the labeled pool and then the test items.
+      answers: right answers in words.
     """
 
     task: Task
@@ -59,102 +56,75 @@ class InstructedTask:
     answers: list[str]
 
     @property
-    def test(self) -> np.ndarray:
-        """Places of the test items."""
+    def test_idx(self) -> np.ndarray:
+        """Indices of the test items."""
         return np.arange(len(self.task.labeled_pool), len(self.inputs))
 
-    def examples(
-        self, asker: InstructionEncoder, places: Sequence[int] | np.ndarray, wordings: Sequence[str]
+    def encode(
+        self, encoder: InstructionEncoder, idx: Sequence[int] | np.ndarray, phrasings: Sequence[str]
     ) -> list[Row]:
-        """Examples to learn from, each asked in its wording."""
-        return asker.encode_examples(
-            wordings,
-            [self.inputs[n] for n in places],
-            [self.answers[n] for n in places],
-        )
+        """Returns examples `idx` with their answers, each in its phrasing, to train on."""
+        inputs = [self.inputs[n] for n in idx]
+        return encoder.encode_examples(phrasings, inputs, [self.answers[n] for n in idx])
 
     def predict(
         self,
         params: dict,
-        asker: InstructionEncoder,
-        places: np.ndarray,
-        wording: str | None = None,
+        encoder: InstructionEncoder,
+        idx: np.ndarray,
+        phrasing: str | None = None,
     ) -> np.ndarray:
-        """Answers of a model as `fm.study.task_types` has them, int or float [N, ...].
+        """Returns the predictions of a model, see `fm.study.task_types`, [N, ...].
 
         Args:
           params: of the model.
-          asker: its tokenizer and sizes.
-          places: of the examples.
-          wording: how they are asked; the one held out from training unless given.
+          encoder: its tokenizer and sizes.
+          idx: of the examples.
+          phrasing: of the instruction; by default the one held out from training.
         """
-        wordings = [self.instruction.held_out_phrasing if wording is None else wording] * len(
-            places
-        )
-        inputs = [self.inputs[n] for n in places]
+        held_out = self.instruction.held_out_phrasing
+        phrasings = [held_out if phrasing is None else phrasing] * len(idx)
+        inputs = [self.inputs[n] for n in idx]
         if self.instruction.answers is not None:
-            found = instruction_tuning.loglikelihood(
-                params, asker, wordings, inputs, self.instruction.answers, bidirectional_prefix=True
+            answers = self.instruction.answers
+            scores = instruction_tuning.loglikelihood(
+                params, encoder, phrasings, inputs, answers, bidirectional_prefix=True
             )
-            return found.argmax(axis=1)
-        most = _MOST[self.task.task_type]
-        written = instruction_tuning.generate_until(
-            params, asker, wordings, inputs, max_new_tokens=most, bidirectional_prefix=True
+            return scores.argmax(axis=1)
+        generated = instruction_tuning.generate_until(
+            params,
+            encoder,
+            phrasings,
+            inputs,
+            max_new_tokens=self.task.task_type.max_answer_tokens,
+            bidirectional_prefix=True,
         )
-        return self.score_answers(written, places)
-
-    def score_answers(self, written: Sequence[str], places: np.ndarray) -> np.ndarray:
-        """Free answers as numbers: counts of entities, int [N, 3], or chrF, float [N]."""
-        if self.task.task_type == "text":
-            return chrf(written, [self.answers[n] for n in places])
-        words, gold = words_and_tags(self.task)
-        kinds = {tag[2:] for tag in self.task.dataset.info["tags"] if tag != "O"}
-        guessed = [
-            token_classification.entities_to_tags(
-                words[n], token_classification.parse_entities(answer, kinds)
-            )
-            for n, answer in zip(places, written, strict=True)
-        ]
-        found = count_entities([gold[n] for n in places], guessed)
-        return np.stack([found.correct, found.predicted, found.gold], axis=-1)
+        return self.task.task_type.parse(self.task, generated, idx)
 
 
 def build_instructed_task(task: Task, processor: Processor) -> InstructedTask:
-    """A task in words, its inputs cut as a model reads them."""
-    words = task_instruction(task.name, task.task_type, task.dataset.classes)
-    train, test = task.dataset.train, task.test
-    every = range(len(test))
+    """Returns a task as instructions, its inputs as the processor's model reads them."""
+    classes = task.dataset.classes if task.task_type.predicts_classes else None
+    instruction = task_spec(task.name).instruction(classes)
     if task.is_text:
-        inputs: list[Any] = train.texts(task.labeled_pool) + test.texts(every)
+        inputs: list[Any] = task.texts()
     else:
         layout = processor.layouts[task.modality]
-        arrays = [np.asarray(train.inputs(task.labeled_pool)), np.asarray(test.inputs(every))]
-        pieces = layout.to_patches(np.concatenate(arrays))
-        inputs = list(continuous_segments(task.modality, pieces, layout.positions()))
-    if words.answers is not None:
-        labels = [*np.asarray(train.labels)[task.labeled_pool], *np.asarray(test.labels)]
-        return InstructedTask(task, words, inputs, [words.answers[label] for label in labels])
-    if task.task_type == "text":
-        return InstructedTask(
-            task, words, inputs, train.targets(task.labeled_pool) + test.targets(every)
-        )
-    answers = list(map(token_classification.format_entities, *words_and_tags(task)))
-    return InstructedTask(task, words, inputs, answers)
-
-
-Key = tuple[int, int, bool, float]
-_ROUND = 16
+        patches = layout.to_patches(task.arrays())
+        inputs = list(continuous_segments(task.modality, patches, layout.positions()))
+    answers = task.task_type.answers(task, instruction.answers)
+    return InstructedTask(task, instruction, inputs, answers)
 
 
 @dataclasses.dataclass(eq=False)
 class InstructionTunedModels:
-    """One set of weights a seed, tuned to as many labels of each of its tasks.
+    """One model per seed and label budget, tuned on all its tasks at once.
 
     Attributes:
-      checkpoint: what it starts from; None to start afresh.
-      encoder: tokenizer, model and sizes.
-      config: of tuning, but for the learning rate.
-      learning_rates: settings to try.
+      checkpoint: initial parameters; None for fresh ones.
+      encoder: tokenizer, architecture and maximum length.
+      config: the learning rate is replaced.
+      learning_rates: the grid.
       tasks: by name.
     """
 
@@ -163,222 +133,213 @@ class InstructionTunedModels:
     config: FinetuneConfig
     learning_rates: tuple[float, ...]
     tasks: dict[str, InstructedTask]
-    _tuned: dict[Key, dict] = dataclasses.field(default_factory=dict)
-    _locks: dict[Key, threading.Lock] = dataclasses.field(
+    _tuned: dict[tuple[int, int, bool, float], dict] = dataclasses.field(default_factory=dict)
+    # Seeds run in parallel threads; each model is tuned once.
+    _locks: dict[tuple[int, int, bool, float], threading.Lock] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(threading.Lock)
     )
 
     @property
-    def model(self) -> ModelConfig:
+    def model_config(self) -> ModelConfig:
         """Architecture."""
         return self.encoder.model_config
 
-    def start(self, seed: int) -> dict:
-        """Parameters a seed starts from."""
+    def initial_params(self, seed: int) -> dict:
+        """Returns the parameters a seed starts from."""
         if self.checkpoint is not None:
             return self.checkpoint
-        return init(jax.random.key(1000 + seed), self.model)
+        return init(jax.random.key(1000 + seed), self.model_config)
 
-    def tuned_params(self, labels: int, seed: int, setting: HParams, *, part: bool = False) -> dict:
-        """Parameters tuned to the first so many labels of every task, computed once.
+    def tuned_params(
+        self, num_labels: int, seed: int, hparams: HParams, *, hold_out: bool = False
+    ) -> dict:
+        """Returns parameters tuned on `num_labels` examples of every task.
 
         Args:
-          labels: of each task.
+          num_labels: of each task.
           seed: whose labels.
-          setting: the learning rate.
-          part: on those alone that validation leaves.
+          hparams: the learning rate.
+          hold_out: whether to leave out the examples of the validation fold.
         """
-        key = labels, seed, part, setting["learning_rate"]
+        key = num_labels, seed, hold_out, hparams["learning_rate"]
         with self._locks[key]:
             if key not in self._tuned:
-                self._tuned[key] = self._tune(labels, seed, setting, part)
+                self._tuned[key] = self._tune(num_labels, seed, hparams, hold_out)
         return self._tuned[key]
 
-    def places(self, name: str, labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places of a task's first so many labelled examples: to fit on, and to validate on."""
+    def fold(self, name: str, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns indices of a task's examples to fit to and to validate on."""
         task = self.tasks[name].task
-        drawn = task.train_idx[seed][:labels]
-        fit, held = make_folds(task.strata[drawn], seed=seed)[0]
-        at = task.pool_rows(drawn)
-        return at[fit], at[held]
+        train_idx = task.train_idx[seed][:num_labels]
+        fit_idx, held_out = make_folds(task.strata[train_idx], seed=seed)[0]
+        rows = task.pool_rows(train_idx)
+        return rows[fit_idx], rows[held_out]
 
-    def _tune(self, labels: int, seed: int, setting: HParams, part: bool) -> dict:
-        examples = collections.defaultdict(list)
-        capacity = collections.Counter()
-        for n, (name, asked) in enumerate(self.tasks.items()):
-            if part:
-                places = self.places(name, labels, seed)[0]
-            else:
-                places = asked.task.pool_rows(asked.task.train_idx[seed][:labels])
-            modality = asked.task.modality
-            wordings = asked.instruction.sample_phrasings(len(places), seed + 1000 * n)
-            examples[modality] += asked.examples(self.encoder, places, wordings)
-            capacity[modality] += max(asked.task.config.label_budgets)
-        made = {
-            modality: pack_examples(own, self.model, self.lengths[modality], share_rows=False)
-            for modality, own in examples.items()
-        }
-        made = {
-            modality: each | {"prefix": prefix_lengths(each)} for modality, each in made.items()
-        }
-        config = dataclasses.replace(self.config, learning_rate=setting["learning_rate"])
+    def _tune(self, num_labels: int, seed: int, hparams: HParams, hold_out: bool) -> dict:
+        examples, pad_to = collections.defaultdict(list), collections.Counter()
+        for n, (name, instructed) in enumerate(self.tasks.items()):
+            task = instructed.task
+            idx = task.pool_rows(task.train_idx[seed][:num_labels])
+            if hold_out:
+                idx, _ = self.fold(name, num_labels, seed)
+            phrasings = instructed.instruction.sample_phrasings(len(idx), seed + 1000 * n)
+            examples[task.modality] += instructed.encode(self.encoder, idx, phrasings)
+            pad_to[task.modality] += max(task.config.label_budgets)
+        groups = {}
+        for modality, own in examples.items():
+            length = self.row_lengths[modality]
+            rows = pack_examples(own, self.model_config, length, share_rows=False)
+            groups[modality] = rows | {"prefix": prefix_lengths(rows)}
+        config = dataclasses.replace(self.config, learning_rate=hparams["learning_rate"])
         return instruction_tune(
-            self.start(seed), made, self.model, config, seed=seed, pad_to=capacity
+            self.initial_params(seed), groups, self.model_config, config, seed=seed, pad_to=pad_to
         )
 
     @functools.cached_property
-    def lengths(self) -> dict[str, int]:
-        """Pieces in a row of each format: as its longest example, in any wording, rounded up."""
+    def row_lengths(self) -> dict[str, int]:
+        """Tokens in a row of each modality: the longest example in any phrasing, rounded up."""
         longest = collections.Counter()
-        for asked in self.tasks.values():
-            modality, labelled = asked.task.modality, range(len(asked.task.labeled_pool))
-            for wording in asked.instruction.train_phrasings:
-                made = asked.examples(self.encoder, labelled, [wording] * len(labelled))
-                longest[modality] = max(longest[modality], *(len(row["answer"]) for row in made))
+        for instructed in self.tasks.values():
+            modality, idx = instructed.task.modality, range(len(instructed.task.labeled_pool))
+            for phrasing in instructed.instruction.train_phrasings:
+                rows = instructed.encode(self.encoder, idx, [phrasing] * len(idx))
+                longest[modality] = max(longest[modality], *(len(row["answer"]) for row in rows))
         return {
-            modality: min(-(-length // _ROUND) * _ROUND, self.encoder.max_length)
+            modality: min(-(-length // _ROUND_TO) * _ROUND_TO, self.encoder.max_length)
             for modality, length in longest.items()
         }
 
-    def flops(self, labels: int) -> float:
-        """Of tuning, shared out over the tasks."""
-        formats = collections.Counter(asked.task.modality for asked in self.tasks.values())
-        of_a_step = sum(
-            share * flops.train_flops(self.model, self.lengths[modality], num_predictions=4)
-            for modality, share in rows_per_group(formats, self.config.batch_size).items()
+    def flops_per_task(self, num_labels: int) -> float:
+        """Returns the FLOPs of tuning, divided by the number of tasks."""
+        modalities = collections.Counter(each.task.modality for each in self.tasks.values())
+        step_flops = sum(
+            rows * flops.train_flops(self.model_config, self.row_lengths[name], num_predictions=4)
+            for name, rows in rows_per_group(modalities, self.config.batch_size).items()
         )
-        updates = self.config.num_steps(labels * len(self.tasks))
-        return updates * of_a_step / len(self.tasks)
+        steps = self.config.num_steps(num_labels * len(self.tasks))
+        return steps * step_flops / len(self.tasks)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InstructionTunedArm:
-    """A follower's way with one of its tasks; see `fm.study.adaptation.Arm`."""
+    """The arm of instruction-tuned models on one of their tasks; see `fm.study.adaptation.Arm`."""
 
     models: InstructionTunedModels
     name: str
 
     def grid(self) -> list[HParams]:
-        """Learning rates."""
+        """See `Arm`."""
         rates = self.models.learning_rates
         return [{"method": "instruct", "learning_rate": rate} for rate in rates]
 
-    def validate(self, drawn: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """Each setting's metric on the labels that one fold holds out of every task at once."""
-        asked = self.models.tasks[self.name]
-        held = self.models.places(self.name, len(drawn), seed)[1]
+    def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """See `Arm`; one fold of every task at once is held out."""
+        instructed = self.models.tasks[self.name]
+        task = instructed.task
+        _, held_out = self.models.fold(self.name, len(train_idx), seed)
+        split = subset(task.dataset.train, task.labeled_pool[held_out])
         trials = []
-        for setting in self.grid():
-            params = self.models.tuned_params(len(drawn), seed, setting, part=True)
-            answers = asked.predict(params, self.models.encoder, held)
-            trials.append({"config": setting, "validation": self._metric(asked, answers, held)})
+        for hparams in self.grid():
+            params = self.models.tuned_params(len(train_idx), seed, hparams, hold_out=True)
+            predictions = instructed.predict(params, self.models.encoder, held_out)
+            metric = float(task.task_type.scores(predictions[None], split).mean())
+            trials.append({"config": hparams, "validation": metric})
         return trials
 
-    def fit_predict(self, drawn, labels, seed, setting) -> np.ndarray:
-        """Answers to the test items, asked in words held out from training."""
-        asked = self.models.tasks[self.name]
-        params = self.models.tuned_params(len(drawn), seed, setting)
-        return asked.predict(params, self.models.encoder, asked.test)
+    def fit_predict(
+        self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
+    ) -> np.ndarray:
+        """See `Arm`; the phrasing of the instruction is held out from training."""
+        instructed = self.models.tasks[self.name]
+        params = self.models.tuned_params(len(train_idx), seed, hparams)
+        return instructed.predict(params, self.models.encoder, instructed.test_idx)
 
-    def fit_flops(self, labels: int, setting: HParams) -> float:
-        """Its share of tuning one network for all tasks."""
-        return self.models.flops(labels)
-
-    def _metric(self, asked: InstructedTask, answers: np.ndarray, held: np.ndarray) -> float:
-        task = asked.task
-        split = subset(task.dataset.train, task.labeled_pool[held])
-        return float(task_types.scores(answers[None], split, task.task_type).mean())
+    def fit_flops(self, num_labels: int, hparams: HParams) -> float:
+        """See `Arm`; the task's share of tuning one model for all tasks."""
+        return self.models.flops_per_task(num_labels)
 
 
-ResultRow = dict[str, Any]
-_ITEMS = 100
+def changed_instruction_rows(
+    models: InstructionTunedModels, num_labels: int, seeds: int
+) -> list[dict[str, Any]]:
+    """Returns each task's metric under changed instructions, averaged over at most 3 seeds.
 
-
-def instruction_following_rows(
-    follower: InstructionTunedModels, labels: int, seeds: int
-) -> list[ResultRow]:
-    """What becomes of each task's metric when it is asked otherwise.
-
-    Conditions: `held out` (a wording never trained on), `trained` (one that was), `dropped` (no
-    instruction) and `swapped` (that of another task of the same format, if there is one; one of
-    classes before one answered freely). Tasks of classes choose among the answers of all tasks of
-    the format; `answers_of_this_task` is the share of this one's.
+    Conditions: "held out" (a phrasing never trained on), "trained", "dropped" (no instruction) and
+    "swapped" (the instruction of another task of the same modality, if there is one; preferably of
+    a classification task). Classification tasks choose among the answers of all such tasks of the
+    modality; `answers_of_this_task` is the share of choices that are an answer of this task.
 
     Args:
-      follower: the network of all tasks, tuned with the first of its settings.
-      labels: of each task, as it was tuned.
-      seeds: means are over the first so many.
+      models: of all tasks; the first learning rate is used.
+      num_labels: of each task, as tuned.
+      seeds: of the study.
     """
-    made = []
-    for name, asked in follower.tasks.items():
-        places = asked.test[:_ITEMS]
+    seeds = min(seeds, _MAX_SEEDS)
+    rows = []
+    for name, instructed in models.tasks.items():
+        task, answers = instructed.task, instructed.instruction.answers
+        idx = instructed.test_idx[:_MAX_ITEMS]
+        test = subset(task.test, np.arange(len(idx)))
         others = [
             other
-            for other in follower.tasks.values()
-            if other.task.modality == asked.task.modality and other is not asked
+            for other in models.tasks.values()
+            if other.task.modality == task.modality and other is not instructed
         ]
         conditions = {
-            "held out": asked.instruction.held_out_phrasing,
-            "trained": asked.instruction.train_phrasings[0],
+            "held out": instructed.instruction.held_out_phrasing,
+            "trained": instructed.instruction.train_phrasings[0],
             "dropped": "",
         }
         if others:
             swapped = min(others, key=lambda other: other.instruction.answers is None)
             conditions["swapped"] = swapped.instruction.held_out_phrasing
-        values: dict[str, list[float]] = {condition: [] for condition in conditions}
-        shares: dict[str, list[float]] = {condition: [] for condition in conditions}
-        for seed in range(seeds):
-            setting = {"learning_rate": follower.learning_rates[0]}
-            params = follower.tuned_params(labels, seed, setting)
-            for condition, wording in conditions.items():
-                if asked.instruction.answers:
-                    answers = _likeliest(params, follower, name, places, wording)
+        for condition, phrasing in conditions.items():
+            values, own_shares = [], []
+            for seed in range(seeds):
+                hparams = {"learning_rate": models.learning_rates[0]}
+                params = models.tuned_params(num_labels, seed, hparams)
+                if answers:
+                    predictions = _choose_any_answer(params, models, name, idx, phrasing)
                 else:
-                    answers = asked.predict(params, follower.encoder, places, wording)
-                test = subset(asked.task.test, np.arange(len(places)))
-                scored = task_types.scores(answers[None], test, asked.task.task_type)
-                values[condition].append(float(scored.mean()))
-                if asked.instruction.answers and others:
-                    own = answers < len(asked.instruction.answers)
-                    shares[condition].append(float(np.mean(own)))
-        for condition in conditions:
-            made.append(
+                    predictions = instructed.predict(params, models.encoder, idx, phrasing)
+                values.append(float(task.task_type.scores(predictions[None], test).mean()))
+                if answers and others:
+                    own_shares.append(float(np.mean(predictions < len(answers))))
+            rows.append(
                 {
                     "task": name,
-                    "labels": labels,
+                    "num_labels": num_labels,
                     "condition": condition,
-                    "wording": conditions[condition],
-                    "metric": task_types.METRICS[asked.task.task_type],
-                    "value": float(np.mean(values[condition])),
-                    "answers_of_this_task": float(np.mean(shares[condition]))
-                    if shares[condition]
-                    else None,
-                    "items": len(places),
+                    "wording": phrasing,
+                    "metric": task.task_type.metric,
+                    "value": float(np.mean(values)),
+                    "answers_of_this_task": float(np.mean(own_shares)) if own_shares else None,
+                    "items": len(idx),
                     "seeds": seeds,
                 }
             )
-    return made
+    return rows
 
 
-def _likeliest(
-    params: dict, follower: InstructionTunedModels, name: str, places: np.ndarray, wording: str
+def _choose_any_answer(
+    params: dict, models: InstructionTunedModels, name: str, idx: np.ndarray, phrasing: str
 ) -> np.ndarray:
-    """The answer to each input, int [N], of those of all tasks of classes, this task's first."""
-    asked = follower.tasks[name]
-    own = list(asked.instruction.answers or ())
-    every = own + [
+    """Returns the likeliest answer, int [N], among this task's and then all others' answers."""
+    instructed = models.tasks[name]
+    own = list(instructed.instruction.answers or ())
+    candidates = own + [
         answer
-        for other in follower.tasks.values()
-        if other is not asked and other.task.modality == asked.task.modality
+        for other in models.tasks.values()
+        if other is not instructed and other.task.modality == instructed.task.modality
         for answer in other.instruction.answers or ()
         if answer not in own
     ]
-    found = instruction_tuning.loglikelihood(
+    scores = instruction_tuning.loglikelihood(
         params,
-        follower.encoder,
-        [wording] * len(places),
-        [asked.inputs[n] for n in places],
-        every,
+        models.encoder,
+        [phrasing] * len(idx),
+        [instructed.inputs[n] for n in idx],
+        candidates,
         bidirectional_prefix=True,
     )
-    return found.argmax(axis=1)
+    return scores.argmax(axis=1)

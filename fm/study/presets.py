@@ -1,28 +1,74 @@
-"""The recipes: how each format's models are built, pretrained and adapted by default.
+"""Every default of the studies: recipes by modality, and what quick, default and full mean.
 
-What was tried on the way here, and what it gave, is in BUILD_NOTES.md.
+Experiments that led to these values are in BUILD_NOTES.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig
 from fm.errors import UserError
 from fm.model.config import ModelConfig, config_for_size
-from fm.study.config import Recipe
-from fm.study.joint_pretraining import JointRecipe
+from fm.study.config import JointRecipe, Recipe
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 
 PROFILES = ("quick", "default", "full")
 
 
+@dataclasses.dataclass(frozen=True)
+class StudyPreset:
+    """Size of a study.
+
+    Attributes:
+      label_budgets: numbers of labels.
+      seeds: runs per cell.
+      search_seeds: seeds that hyper-parameters are selected on.
+      max_test_items: test items scored.
+      max_corpus_items: examples used of each corpus; None for all.
+    """
+
+    label_budgets: tuple[int, ...]
+    seeds: int = 8
+    search_seeds: int = 2
+    max_test_items: int = 1000
+    max_corpus_items: int | None = None
+
+
+COMPARE = {
+    "quick": StudyPreset((20, 100), 3, 1, 200, 3000),
+    "default": StudyPreset((20, 50, 150, 400)),
+    "full": StudyPreset((20, 50, 150, 400, 1000)),
+}
+MULTITASK = {
+    "quick": StudyPreset((50,), 2, 1, 60, 2000),
+    "default": StudyPreset((50, 200), 8, 1, 300),
+    "full": StudyPreset((50, 200, 800), 8, 1, 300),
+}
+MAX_INSTRUCTION_LENGTH = 128
+INSTRUCTION_LEARNING_RATES = (4e-3,)
+# Pretraining steps of a profile, as a multiple of the default (quick: rounded down).
+_STEPS = {"quick": lambda steps: steps // 30, "default": lambda s: s, "full": lambda s: 8 * s}
+
+
+def check_profile(profile: str) -> str:
+    """Returns the profile.
+
+    Raises:
+      UserError: it is not one of `PROFILES`.
+    """
+    if profile not in PROFILES:
+        raise UserError(f"--profile={profile}: must be one of {', '.join(PROFILES)}")
+    return profile
+
+
 def text_recipe(profile: str = "default") -> Recipe:
-    """Of documents."""
-    default = Recipe(
+    """Returns the recipe of documents."""
+    recipe = Recipe(
         model=ModelConfig(num_layers=1, d_model=128, num_heads=4, num_kv_heads=4, mlp_dim=256),
         objective=Objective(
             causal_lm=0.03125, masked_lm=0.0, bag_of_words=0.96875, mask_ratio=0.75
@@ -44,12 +90,12 @@ def text_recipe(profile: str = "default") -> Recipe:
         l2_penalties=(100.0, 1000.0),
         feature_scaling="standardise",
     )
-    return _profiled(default, profile)
+    return _for_profile(recipe, profile)
 
 
 def image_recipe(profile: str = "default") -> Recipe:
-    """Of small pictures."""
-    default = Recipe(
+    """Returns the recipe of small images."""
+    recipe = Recipe(
         model=ModelConfig(num_layers=2, d_model=64, num_heads=2, num_kv_heads=2, mlp_dim=256),
         objective=Objective(causal_lm=0.5, masked_lm=0.5, mask_ratio=0.5),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.003),
@@ -63,150 +109,151 @@ def image_recipe(profile: str = "default") -> Recipe:
         l2_penalties=(0.001, 0.01),
         feature_scaling="l2",
     )
-    return _profiled(default, profile)
+    return _for_profile(recipe, profile)
 
 
 def audio_recipe(profile: str = "default") -> Recipe:
-    """Of short sounds: as pictures, and tuned for longer."""
-    return _profiled(_tuned(image_recipe(), steps=80), profile)
+    """Returns the recipe of short sounds: that of images, fine-tuned for longer."""
+    return _for_profile(_with_finetune(image_recipe(), min_steps=80), profile)
 
 
 def video_recipe(profile: str = "default") -> Recipe:
-    """Of short clips, where what happens matters and not where."""
-    whole = _tuned(image_recipe(), steps=80, reading=FeatureConfig("mean"))
+    """Returns the recipe of short clips, in which features are averaged over place and time."""
+    base = _with_finetune(image_recipe(), min_steps=80, feature_config=FeatureConfig("mean"))
     recipe = dataclasses.replace(
-        whole,
+        base,
         feature_scaling="standardise",
         l2_penalties=(10.0, 100.0),
         learning_rates=(1e-3, 3e-3),
     )
-    return _profiled(recipe, profile)
+    return _for_profile(recipe, profile)
+
+
+def ner_recipe(profile: str = "default") -> Recipe:
+    """Returns the recipe of named entity recognition: sentences, fine-tuned for longer."""
+    quick = check_profile(profile) == "quick"
+    recipe = _with_finetune(
+        text_recipe(profile),
+        min_steps=25 if quick else 100,
+        tokens_kept=0,
+        min_epochs=0.0 if quick else 8.0,
+        feature_config=FeatureConfig(),
+    )
+    return dataclasses.replace(recipe, seq_len=64, learning_rates=(5e-3,))
 
 
 def joint_recipe(profile: str = "default") -> JointRecipe:
-    """Of one model of several formats."""
-    of_pieces = image_recipe().objective
-    default = JointRecipe(
+    """Returns the recipe of one model of all modalities."""
+    of_patches = image_recipe().objective
+    of_text = Objective(causal_lm=0.0625, masked_lm=0.0, bag_of_words=0.9375, mask_ratio=0.75)
+    return JointRecipe(
         model=ModelConfig(num_layers=2, d_model=96, num_heads=3, num_kv_heads=3, mlp_dim=192),
         objectives=(
-            (
-                "text",
-                Objective(causal_lm=0.0625, masked_lm=0.0, bag_of_words=0.9375, mask_ratio=0.75),
-            ),
-            ("image", of_pieces),
-            ("audio", of_pieces),
-            ("video", of_pieces),
+            ("text", of_text),
+            ("image", of_patches),
+            ("audio", of_patches),
+            ("video", of_patches),
         ),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.005),
-        steps=800,
+        steps=_STEPS[check_profile(profile)](800),
         batch_size=96,
         vocab_size=4096,
         seq_len=256,
     )
-    return dataclasses.replace(default, steps=_steps(default.steps, profile))
 
 
-def _tuned(recipe: Recipe, **changes: Any) -> Recipe:
-    return dataclasses.replace(recipe, finetune=dataclasses.replace(recipe.finetune, **changes))
+# Recipes by modality, and those of task types that have one of their own: profile -> Recipe.
+RECIPES: dict[str, Callable[[str], Recipe]] = {
+    "text": text_recipe,
+    "image": image_recipe,
+    "audio": audio_recipe,
+    "video": video_recipe,
+}
+TASK_TYPE_RECIPES: dict[str, Callable[[str], Recipe]] = {"ner": ner_recipe}
 
 
-def _steps(steps: int, profile: str) -> int:
-    return {"quick": steps // 30, "default": steps, "full": 8 * steps}[profile]
-
-
-def _profiled(recipe: Recipe, profile: str) -> Recipe:
-    if profile not in PROFILES:
-        raise UserError(f"profile {profile!r} is not known; accepted are {', '.join(PROFILES)}")
-    if profile == "quick":
-        return dataclasses.replace(
-            recipe,
-            steps=recipe.steps // 30,
-            num_windows=1,
-            finetune=dataclasses.replace(
-                recipe.finetune, min_steps=recipe.finetune.min_steps // 4, min_epochs=0.0
-            ),
-            learning_rates=recipe.learning_rates[:1],
-            l2_penalties=recipe.l2_penalties[:1],
-        )
-    return dataclasses.replace(recipe, steps=(8 if profile == "full" else 1) * recipe.steps)
-
-
-def with_model_size(recipe: Recipe, size: str) -> Recipe:
-    """The recipe with a model from the size dial."""
-    return dataclasses.replace(recipe, model=config_for_size(size))
-
-
-def with_patch_size(recipe: Recipe, side: int) -> Recipe:
-    """The recipe with square patches of another side, in pixels."""
-    return dataclasses.replace(recipe, patch_size=side)
-
-
-def ner_recipe(profile: str = "default") -> Recipe:
-    """Of named entities: sentences, read piece by piece and tuned for longer."""
-    quick = profile == "quick"
-    whole = _tuned(
-        modality_recipe("text", profile),
-        steps=25 if quick else 100,
-        keep=0,
-        epochs=0.0 if quick else 8.0,
-        reading=FeatureConfig(),
-    )
-    return dataclasses.replace(whole, seq_len=64, learning_rates=(5e-3,))
-
-
-def task_recipe(modality: str, task_type: str, profile: str = "default") -> Recipe:
-    """The recipe of a format, or of what a task asks of it (`fm.study.task_types.METRICS`)."""
-    return ner_recipe(profile) if task_type == "entities" else modality_recipe(modality, profile)
+def register_recipe(modality: str, build: Callable[[str], Recipe]) -> None:
+    """Sets the recipe of a modality, given the profile."""
+    RECIPES[modality] = build
 
 
 def modality_recipe(modality: str, profile: str = "default") -> Recipe:
-    """The recipe of a format.
+    """Returns the recipe of a modality.
 
     Raises:
-      UserError: for a format without one.
+      UserError: it has none.
     """
-    known = {
-        "text": text_recipe,
-        "image": image_recipe,
-        "audio": audio_recipe,
-        "video": video_recipe,
-    }
-    if modality not in known:
-        raise UserError(f"no recipe for {modality!r}; there are recipes for {', '.join(known)}")
-    return known[modality](profile)
+    if modality not in RECIPES:
+        raise UserError(f"no recipe for {modality!r}; there are recipes for {', '.join(RECIPES)}")
+    return RECIPES[modality](profile)
 
 
-MULTITASK_TASKS = (
-    *("film_reviews", "tweet_entities", "docstring_topics", "docstring_summaries"),
-    *("digits", "spoken_words", "moving_digits"),
-)
-# Rows of a step: half of them text.
-MULTITASK_WEIGHTS = {
-    **{"film_reviews": 20.0, "docstring_topics": 12.0},
-    **{"tweet_entities": 8.0, "docstring_summaries": 8.0},
-    **{"digits": 16.0, "spoken_words": 16.0, "moving_digits": 16.0},
-}
-INSTRUCTION_LENGTH = 128
-INSTRUCTION_LEARNING_RATES = (4e-3,)
+def task_recipe(modality: str, task_type: str, profile: str = "default") -> Recipe:
+    """Returns the recipe of a task type if it has one, else that of the modality."""
+    if task_type in TASK_TYPE_RECIPES:
+        return TASK_TYPE_RECIPES[task_type](profile)
+    return modality_recipe(modality, profile)
 
 
 def multitask_recipe(modality: str, task_type: str, joint: JointRecipe, profile: str) -> Recipe:
-    """Adaptation of a model of the joint architecture to a task of a format and kind."""
+    """Returns the recipe of a task with the architecture of the joint model."""
     recipe = task_recipe(modality, task_type, profile)
     return dataclasses.replace(
         recipe,
         model=joint.model,
         vocab_size=joint.vocab_size,
-        finetune=_short(recipe.finetune, profile),
+        finetune=_shortened(recipe.finetune, profile),
     )
 
 
 def instruction_tuning_config(profile: str) -> FinetuneConfig:
-    """Tuning to instructions."""
-    return _short(FinetuneConfig(min_steps=384, min_epochs=14.0, batch_size=24), profile)
+    """Returns the configuration of instruction tuning, but for the learning rate."""
+    return _shortened(FinetuneConfig(min_steps=384, min_epochs=14.0, batch_size=24), profile)
 
 
-def _short(finetune: FinetuneConfig, profile: str) -> FinetuneConfig:
+def with_model_size(recipe: Recipe, size: str) -> Recipe:
+    """Returns the recipe with the model of a named size, see `fm.model.config.config_for_size`."""
+    return dataclasses.replace(recipe, model=config_for_size(size))
+
+
+def with_fitting_patches(recipe: Recipe, shape: list[int] | None) -> Recipe:
+    """Returns the recipe with the smallest patch that divides an image into at most 64.
+
+    Args:
+      recipe: of images; its patch size is the smallest one tried.
+      shape: of an example; [height, width, channels] of an image, anything else changes nothing.
+
+    Raises:
+      UserError: no patch of at most 32 pixels does.
+    """
+    if shape is None or len(shape) != 3:
+        return recipe
+    height, width, _ = shape
+    for side in range(recipe.patch_size, 33):
+        if height % side == 0 and width % side == 0 and height * width // side**2 <= 64:
+            return dataclasses.replace(recipe, patch_size=side)
+    raise UserError(f"images of {height}x{width} cannot be divided into at most 64 square patches")
+
+
+def _with_finetune(recipe: Recipe, **changes: Any) -> Recipe:
+    return dataclasses.replace(recipe, finetune=dataclasses.replace(recipe.finetune, **changes))
+
+
+def _for_profile(recipe: Recipe, profile: str) -> Recipe:
+    recipe = dataclasses.replace(recipe, steps=_STEPS[check_profile(profile)](recipe.steps))
     if profile != "quick":
-        return finetune
-    return dataclasses.replace(finetune, min_steps=min(finetune.min_steps, 10), min_epochs=0.0)
+        return recipe
+    finetune = recipe.finetune
+    return dataclasses.replace(
+        recipe,
+        num_windows=1,
+        finetune=dataclasses.replace(finetune, min_steps=finetune.min_steps // 4, min_epochs=0.0),
+        learning_rates=recipe.learning_rates[:1],
+        l2_penalties=recipe.l2_penalties[:1],
+    )
+
+
+def _shortened(config: FinetuneConfig, profile: str) -> FinetuneConfig:
+    if profile != "quick":
+        return config
+    return dataclasses.replace(config, min_steps=min(config.min_steps, 10), min_epochs=0.0)

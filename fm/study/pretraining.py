@@ -1,4 +1,4 @@
-"""Pretraining for an arm: corpus to checkpoint, the same number of steps whatever it is fed."""
+"""Pretrains a model on the corpus of one modality, and loads pretrained models."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ from fm.training.metric_units import BitsPerByte, BitsPerDimension
 from fm.training.multitask import AnyObjective, MultitaskObjective, from_dict
 from fm.training.objectives import Objective, inverse_frequency_weights
 from fm.training.runtime import gemm_flops_per_second
-from fm.training.sweep import Trial
-from fm.training.train_loop import train
+from fm.training.train_loop import Trial, train_trial
+
+NUM_VALIDATION_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PretrainedModel:
-    """A pretrained model: how it reads, its parameters, and what pretraining asked of it."""
+    """A pretrained model: its processor, parameters and pretraining objective."""
 
     processor: Processor
     params: dict
@@ -47,31 +48,25 @@ class PretrainedModel:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of what was pretrained together; () of one format alone."""
-        objective = self.objective
-        return (
-            tuple(name for name, _ in objective.groups)
-            if isinstance(objective, MultitaskObjective)
-            else ()
-        )
+        """Names of the groups of a joint objective; empty for a model of one modality."""
+        if isinstance(self.objective, MultitaskObjective):
+            return tuple(name for name, _ in self.objective.groups)
+        return ()
 
     def objective_of(self, group: str) -> Objective:
-        """What was asked of a format; of the only one whatever it is called."""
-        objective = self.objective
-        return (
-            dict(objective.groups)[group]
-            if isinstance(objective, MultitaskObjective)
-            else objective
-        )
+        """Returns the objective of a group; that of the only modality whatever its name."""
+        if isinstance(self.objective, MultitaskObjective):
+            return dict(self.objective.groups)[group]
+        return self.objective
 
 
 def load_pretrained(folder: pathlib.Path) -> PretrainedModel:
-    """A pretrained model as `pretrain` left it.
+    """Loads a model that `pretrain` or `pretrain_joint` wrote.
 
-    The tokenizer lies with the checkpoints, or one folder up where several seeds share it.
+    The tokenizer is beside the checkpoints, or one folder up where several seeds share it.
 
     Raises:
-      UserError: the folder holds no checkpoint, or no tokenizer where one is needed, or another's.
+      UserError: there is no checkpoint, or no tokenizer where one is needed, or another one.
     """
     params, config = load_params(folder / "checkpoints")
     with error_context(folder):
@@ -86,10 +81,10 @@ def load_pretrained(folder: pathlib.Path) -> PretrainedModel:
                 raise UserError(f"{path} is not the tokenizer that the checkpoint was trained with")
         layouts = config.get("layouts", {})
         if not isinstance(layouts, dict):
-            raise UserError(f"layouts are objects by format, not {layouts!r:.60}")
+            raise UserError(f"layouts must be an object by modality, not {layouts!r:.60}")
         layouts = {name: Layout.from_dict(each) for name, each in layouts.items()}
-        reads = Processor(model, tokenizer, layouts)
-        return PretrainedModel(reads, params, from_dict(config["objective"]))
+        processor = Processor(model, tokenizer, layouts)
+        return PretrainedModel(processor, params, from_dict(config["objective"]))
 
 
 def pretrain(
@@ -101,40 +96,35 @@ def pretrain(
     seed: int,
     out_dir: pathlib.Path,
     run_name: str,
-    checkpoint_every: int | None = None,
-    validate_every: int | None = None,
-    early_stopping_patience: int | None = None,
+    **cadence: int | None,
 ) -> TrainResult:
-    """Trains a fresh model on a corpus, or goes on where an earlier call stopped.
+    """Trains a fresh model on a corpus, or resumes a run that stopped.
 
-    Two in a hundred examples (500 at most) are held out for the validation curve.
+    Args:
+      corpus: 2% of its examples, at most 500, are held out for the validation curve.
+      modality: of the corpus.
+      recipe: objective, optimizer, steps and batch size.
+      processor: of the corpus.
+      seed: draws initial parameters, the held-out examples and the order.
+      out_dir: folder of the run.
+      run_name: shown in progress bars and messages.
+      **cadence: see `pretrain_config`.
     """
-    run = _run(
+    trial = _trial(
         corpus,
         modality,
         recipe,
         processor,
         seed=seed,
-        out=out_dir,
-        label=run_name,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        early_stop=early_stopping_patience,
+        out_dir=out_dir,
+        run_name=run_name,
+        **cadence,
     )
-    return train(
-        run.params,
-        run.batches,
+    return train_trial(
+        trial,
         processor.model,
         recipe.objective,
-        run.optimizer_config,
-        run.train_config,
-        out_dir=out_dir,
-        metric_unit=run.metric_unit,
-        token_weights=run.token_weights,
-        validation=run.validation,
-        run_name=run_name,
         gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
-        identity=run.identity,
     )
 
 
@@ -148,119 +138,123 @@ def pretrain_seeds(
     out_dir: pathlib.Path,
     run_name: str,
 ) -> list[TrainResult]:
-    """`pretrain` for seeds 0 to `seeds` - 1, several of them as one program.
+    """Pretrains with seeds 0 to `seeds` - 1, see `fm.training.sweep`.
 
-    Each leaves its own folder, `out_dir`/seed-N; the checkpoint of all while they train is in
-    `out_dir`/grid.
+    Each seed has its own folder, `out_dir`/seed-N; while they train as one program, their
+    checkpoint is in `out_dir`/grid.
 
     Raises:
-      UserError: the loss of a seed stopped being finite.
+      UserError: the loss of a seed became non-finite.
     """
     if seeds == 1:
         folder = out_dir / "seed-0"
-        only = pretrain(
-            corpus, modality, recipe, processor, seed=0, out_dir=folder, run_name=run_name
-        )
-        return [only]
-    members = [
-        _run(
+        return [
+            pretrain(corpus, modality, recipe, processor, seed=0, out_dir=folder, run_name=run_name)
+        ]
+    trials = [
+        _trial(
             corpus,
             modality,
             recipe,
             processor,
             seed=seed,
-            out=out_dir / f"seed-{seed}",
-            label=f"{run_name}, seed {seed}",
+            out_dir=out_dir / f"seed-{seed}",
+            run_name=f"{run_name}, seed {seed}",
         )
         for seed in range(seeds)
     ]
-    done = sweep.sweep(
-        members,
+    result = sweep.sweep(
+        trials,
         processor.model,
         recipe.objective,
         out_dir=out_dir / "grid",
         run_name=f"{run_name}, {seeds} seeds",
         gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
     )
-    for reason in filter(None, done.stop_reasons):
+    for reason in filter(None, result.stop_reasons):
         raise UserError(reason)
-    return done.results
+    return [each for each in result.results if each is not None]
 
 
-def _run(
+def pretrain_config(
+    steps: int,
+    seed: int,
+    *,
+    checkpoint_every: int | None = None,
+    validate_every: int | None = None,
+    early_stopping_patience: int | None = None,
+) -> TrainConfig:
+    """Returns the `TrainConfig` of a pretraining run, with cadences that follow its length."""
+    return TrainConfig(
+        steps=steps,
+        seed=seed,
+        checkpoint_every=checkpoint_every or max(100, steps // 4),
+        log_every=max(1, steps // 50),
+        validate_every=validate_every or max(1, steps // 8),
+        early_stopping_patience=early_stopping_patience,
+    )
+
+
+def _trial(
     corpus: Split,
     modality: str,
     recipe: Recipe,
-    reads: Processor,
+    processor: Processor,
     *,
     seed: int,
-    out: pathlib.Path,
-    label: str,
-    checkpoint_every: int | None = None,
-    validate_every: int | None = None,
-    early_stop: int | None = None,
+    out_dir: pathlib.Path,
+    run_name: str,
+    **cadence: int | None,
 ) -> Trial:
-    """What training takes: the seed draws the start, the held-out examples and the order."""
-    used, held = train_validation_split(len(corpus), seed)
-    print(f"{label}: reading {len(used)} examples …", file=sys.stderr, flush=True)
+    train_idx, validation_idx = train_validation_split(len(corpus), seed)
+    print(f"{run_name}: reading {len(train_idx)} examples …", file=sys.stderr, flush=True)
     if modality == "text":
-        assert reads.tokenizer is not None
-        texts = corpus.texts(used)
-        pieces = tokenize_chunks(reads.tokenizer, texts, recipe.seq_len)
-        counts = token_counts(pieces, reads.model.vocab_size)
-        weights = inverse_frequency_weights(
-            jnp.asarray(counts, jnp.float32), recipe.objective.frequency_exponent
+        tokenizer = processor.tokenizer
+        assert tokenizer is not None
+        texts = corpus.texts(train_idx)
+        chunks = tokenize_chunks(tokenizer, texts, recipe.seq_len)
+        counts_V = token_counts(chunks, processor.model.vocab_size)
+        token_weights = inverse_frequency_weights(
+            jnp.asarray(counts_V, jnp.float32), recipe.objective.frequency_exponent
         )
-        unit = BitsPerByte(bytes_per_token(texts, counts))
-        held_pieces = tokenize_chunks(reads.tokenizer, corpus.texts(held), recipe.seq_len)
-        share = recipe.objective.bag_of_words == 0
-        batches = _text(pieces, recipe, seed, share_rows=share)
-        validation = _text(held_pieces, recipe, seed, share_rows=share)
+        metric_unit = BitsPerByte(bytes_per_token(texts, counts_V))
+        validation_chunks = tokenize_chunks(tokenizer, corpus.texts(validation_idx), recipe.seq_len)
+        batches = _text_batches(chunks, recipe, seed)
+        validation = _text_batches(validation_chunks, recipe, seed)
     else:
-        weights, unit = None, BitsPerDimension()
-        layout = reads.layouts[modality]
-        batches = _continuous(corpus, used, layout, recipe.batch_size, seed)
-        validation = _continuous(corpus, held, layout, recipe.batch_size, seed)
-    run = TrainConfig(
-        steps=recipe.steps,
-        seed=seed,
-        checkpoint_every=checkpoint_every or max(100, recipe.steps // 4),
-        log_every=max(1, recipe.steps // 50),
-        validate_every=validate_every or max(1, recipe.steps // 8),
-        early_stopping_patience=early_stop,
-    )
+        token_weights, metric_unit = None, BitsPerDimension()
+        layout = processor.layouts[modality]
+        batches = _patch_batches(corpus, train_idx, layout, recipe.batch_size, seed)
+        validation = _patch_batches(corpus, validation_idx, layout, recipe.batch_size, seed)
     return Trial(
-        functools.partial(train_state.init_sharded, jax.random.key(seed), reads.model),
+        functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
         batches,
         recipe.optimizer,
-        run,
-        unit,
-        out_dir=out,
-        token_weights=weights,
-        validation=[next(validation) for _ in range(4)],
-        run_name=label,
-        identity={
-            "corpus": corpus_digest(corpus),
-            **reads.identity(),
-        },
+        pretrain_config(recipe.steps, seed, **cadence),
+        metric_unit,
+        out_dir=out_dir,
+        token_weights=token_weights,
+        validation=[next(validation) for _ in range(NUM_VALIDATION_BATCHES)],
+        run_name=run_name,
+        identity={"corpus": corpus_digest(corpus), **processor.identity()},
     )
 
 
-def _text(pieces: list[np.ndarray], recipe: Recipe, seed: int, *, share_rows: bool) -> Batches:
+def _text_batches(chunks: list[np.ndarray], recipe: Recipe, seed: int) -> Batches:
     return text_batches(
-        [pieces],
+        [chunks],
         batch_size=recipe.batch_size,
         length=recipe.seq_len,
         seed=seed,
-        share_rows=share_rows,
+        # Bag-of-words targets are those of a whole row, so a row holds one document.
+        share_rows=recipe.objective.bag_of_words == 0,
     )
 
 
-def _continuous(
-    corpus: Split, indices: np.ndarray, layout: Layout, batch_size: int, seed: int
+def _patch_batches(
+    corpus: Split, idx: np.ndarray, layout: Layout, batch_size: int, seed: int
 ) -> Batches:
-    """Batches of the pieces of some examples."""
-    pieces = layout.to_patches(np.asarray(corpus.inputs(indices)))
+    patches = layout.to_patches(np.asarray(corpus.inputs(idx)))
     return patch_batches(
-        [pieces], layout.positions(), batch_size=batch_size, seed=seed, modality=layout.modality
+        [patches], layout.positions(), batch_size=batch_size, seed=seed, modality=layout.modality
     )

@@ -1,4 +1,4 @@
-"""What pretraining must know of a corpus, whatever its format."""
+"""How a model reads a corpus: tokenizer or patch layouts, the split and statistics of pretraining."""
 
 from __future__ import annotations
 
@@ -18,41 +18,17 @@ from fm.files import atomic_path
 from fm.model.config import ModelConfig
 from fm.study.config import Recipe
 
-_HELD_OUT = 0.02
-
-
-def train_validation_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of so many examples those to train on, ascending, and those for validation."""
-    order = np.random.default_rng(seed).permutation(count)
-    held = max(1, min(500, round(_HELD_OUT * count)))
-    return np.sort(order[held:]), order[:held]
-
-
-def token_counts(pieces: list[np.ndarray], vocab: int) -> np.ndarray:
-    """How often each token occurs, specials left out, int [V]."""
-    counts = np.bincount(np.concatenate(pieces), minlength=vocab)
-    counts[:NUM_SPECIALS] = 0
-    return counts
-
-
-def corpus_digest(corpus: Split) -> str:
-    """SHA-256 over the ids of the examples, in order."""
-    return hashlib.sha256("".join(corpus.ids).encode()).hexdigest()
-
-
-def bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
-    """UTF-8 bytes of the texts over their tokens."""
-    return sum(len(text.encode()) for text in texts) / max(int(counts_V.sum()), 1)
+_VALIDATION_FRACTION, _MAX_VALIDATION = 0.02, 500
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Processor:
-    """What turns raw inputs into what a model reads, and the model's shape that follows.
+    """What turns raw inputs into a model's inputs, and the architecture that follows.
 
     Attributes:
-      model: architecture, with `vocab` and `continuous` set.
-      tokenizer: of text, None where there is none.
-      layouts: of the continuous streams, by name.
+      model: architecture, with `vocab_size` and `patch_dims` set.
+      tokenizer: of text, or None.
+      layouts: how examples of each continuous modality become patches.
     """
 
     model: ModelConfig
@@ -60,7 +36,7 @@ class Processor:
     layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        """What a model that reads so must be read with again, as JSON."""
+        """Returns as JSON what has to be equal wherever the model is used again."""
         layouts = {name: layout.to_dict() for name, layout in self.layouts.items()}
         if self.tokenizer is None:
             return {"layouts": layouts}
@@ -74,28 +50,37 @@ def build_processor(
     out_dir: pathlib.Path,
     rate: float | None = None,
 ) -> Processor:
-    """The tokenizer, trained on the pretraining split alone and saved with the run; or the layout.
+    """Returns the processor of a corpus of one modality.
 
-    `rate` is that of sounds and clips.
+    Args:
+      corpus: the pretraining split; a tokenizer is trained on it alone.
+      modality: of the corpus.
+      recipe: architecture, vocabulary and patch size.
+      out_dir: where the tokenizer is saved, and read again.
+      rate: sample or frame rate of sounds and clips.
     """
-    if modality != "text":
-        shape = np.asarray(corpus.inputs([0])).shape[1:]
-        if modality == "image":
-            layout = Layout(modality, shape, (recipe.patch_size,))
-        else:
-            layout = layout_of(modality, shape, rate)
-        streams = {"patch_dims": ((modality, layout.patch_dim),), "position_axes": NUM_AXES[modality]}
-        return Processor(dataclasses.replace(recipe.model, **streams), None, {modality: layout})
-    tokenizer = load_or_train_tokenizer(
-        lambda: corpus.texts(range(len(corpus))), recipe.vocab_size, out_dir
-    )
-    return Processor(dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size), tokenizer)
+    if modality == "text":
+        tokenizer = load_or_train_tokenizer(
+            lambda: corpus.texts(range(len(corpus))), recipe.vocab_size, out_dir
+        )
+        model = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size)
+        return Processor(model, tokenizer)
+    shape = np.asarray(corpus.inputs([0])).shape[1:]
+    if modality == "image":
+        layout = Layout(modality, shape, (recipe.patch_size,))
+    else:
+        layout = layout_of(modality, shape, rate)
+    fields = {
+        "patch_dims": ((modality, layout.patch_dim),),
+        "position_axes": NUM_AXES[modality],
+    }
+    return Processor(dataclasses.replace(recipe.model, **fields), None, {modality: layout})
 
 
 def load_or_train_tokenizer(
     read_texts: Callable[[], list[str]], vocab_size: int, out_dir: pathlib.Path
 ) -> bpe.Tokenizer:
-    """The tokenizer saved with a run; trained on what `read_texts` gives where there is none yet."""
+    """Returns the tokenizer saved in `out_dir`; trains and saves one if there is none."""
     path = out_dir / "tokenizer.json"
     if path.exists():
         return bpe.load(path)
@@ -103,3 +88,27 @@ def load_or_train_tokenizer(
     with atomic_path(path) as partial:
         tokenizer.save(partial)
     return tokenizer
+
+
+def train_validation_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns indices to train on, ascending, and 2% (at most 500) for the validation curve."""
+    order = np.random.default_rng(seed).permutation(count)
+    num_validation = max(1, min(_MAX_VALIDATION, round(_VALIDATION_FRACTION * count)))
+    return np.sort(order[num_validation:]), order[:num_validation]
+
+
+def token_counts(chunks: list[np.ndarray], vocab_size: int) -> np.ndarray:
+    """Returns how often each token occurs, int [V]; special tokens count 0."""
+    counts_V = np.bincount(np.concatenate(chunks), minlength=vocab_size)
+    counts_V[:NUM_SPECIALS] = 0
+    return counts_V
+
+
+def bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
+    """Returns UTF-8 bytes of the texts per token."""
+    return sum(len(text.encode()) for text in texts) / max(int(counts_V.sum()), 1)
+
+
+def corpus_digest(corpus: Split) -> str:
+    """Returns the SHA-256 of the ids of the examples, in order."""
+    return hashlib.sha256("".join(corpus.ids).encode()).hexdigest()

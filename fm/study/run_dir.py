@@ -1,4 +1,4 @@
-"""Where a study ran: versions, device, flags."""
+"""A run's output folder: lock, config.json, results.json, predictions.csv and summary.json."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,19 +20,40 @@ from fm.training import runtime
 from fm.training.config import TrainResult, config_differences
 from fm.training.train_state import params_digest
 
+SCHEMA = 2
+CONFIG_FILE, RESULTS_FILE, SUMMARY_FILE = "config.json", "results.json", "summary.json"
+PREDICTIONS_FILE = "predictions.csv"
 _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets tokenizers scikit-learn numpy"
 )
+# Keys of results that depend on the clock, the machine or the installation.
+_NOT_REPRODUCIBLE = ("seconds", "versions", "device", "xla_flags", "headline")
+# Config fields of earlier versions, by dotted suffix, and what they are called now.
+_RENAMED_FIELDS = {
+    "adapt": "methods",
+    "budgets": "label_budgets",
+    "upstream": "out_of_domain_dataset",
+    "imported": "published",
+    "following": "instruction_tuning",
+    "following_rates": "instruction_learning_rates",
+    "studies": "ablations",
+    "diets": "training_sets",
+    "penalties": "l2_penalties",
+    "adapter_rates": "lora_learning_rates",
+    "rule": "optimizer_config",
+    "vocab": "vocab_size",
+    "hide": "mask_ratio",
+}
 
 
 def package_versions() -> dict[str, str]:
-    """Python and the packages a result depends on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES.split()}
-    return {"python": platform.python_version(), "fm": importlib.metadata.version("fm")} | found
+    """Returns the versions of Python, fm and the packages that results depend on."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES.split()}
+    return {"python": platform.python_version(), "fm": importlib.metadata.version("fm")} | versions
 
 
 def device_info() -> dict[str, Any]:
-    """The accelerator, the host's cores, and whether freed memory is kept (see `allocator`)."""
+    """Describes the accelerator, the host's cores and the allocator's setting."""
     first = jax.devices()[0]
     return {
         "platform": first.platform,
@@ -44,13 +66,115 @@ def device_info() -> dict[str, Any]:
 
 
 def xla_flags() -> str:
-    """The XLA flags in force."""
+    """Returns the XLA flags in force."""
     return os.environ.get("XLA_FLAGS", "")
 
 
-SUMMARY_FILE = "summary.json"
-# What a clock, a machine or an installation puts into results.
-_CHANCE = ("seconds", "versions", "device", "xla_flags", "headline")
+def provenance() -> dict[str, Any]:
+    """Returns what every results.json says of where it was made: versions, device, XLA flags."""
+    return {"versions": package_versions(), "device": device_info(), "xla_flags": xla_flags()}
+
+
+def matches_config(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
+    """Returns whether `out_dir` already holds a run with this config; creates it if missing.
+
+    Raises:
+      UserError: the folder cannot be written, or it holds a run with another config or with one
+        of an earlier version.
+    """
+    path = out_dir / CONFIG_FILE
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(out_dir, os.W_OK):
+            raise PermissionError(None, "not writable")
+        if not path.exists():
+            return False
+        saved = read_json(path)
+        changed = config_differences(saved, config)
+    except (OSError, ValueError) as error:
+        raise _unusable(out_dir, error) from error
+    if not changed:
+        return True
+    current = set(_field_names(config))
+    for old in _field_names(saved):
+        new = _RENAMED_FIELDS.get(old)
+        if new in current and old not in current:
+            raise UserError(
+                f"--out={out_dir} holds a run of an earlier version: its config says {old!r}, which "
+                f"is now {new!r}; choose another folder"
+            )
+    # If the experiment differs, every other field does too.
+    changed = {"experiment": changed["experiment"]} if "experiment" in changed else changed
+    shown = [f"{name}: {was} -> {now}" for name, (was, now) in changed.items()]
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    raise UserError(
+        f"--out={out_dir} holds a run with another config ({'; '.join(shown[:4])}{more}); "
+        "choose another folder, or repeat the saved flags to resume"
+    )
+
+
+def _field_names(config: dict[str, Any]) -> Iterator[str]:
+    for name, value in config.items():
+        yield name
+        if isinstance(value, dict):
+            yield from _field_names(value)
+
+
+def acquire_lock(out_dir: pathlib.Path) -> None:
+    """Creates the folder and locks it until this process ends; removes partial files of dead runs.
+
+    Raises:
+      UserError: the folder cannot be written, or another process holds the lock.
+    """
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(out_dir)
+        for partial in out_dir.rglob(".*.partial"):
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unusable(out_dir, error) from error
+
+
+def init(config: dict[str, Any], out_dir: pathlib.Path) -> None:
+    """Locks `out_dir` (lead process only) and writes config.json unless it is there.
+
+    Raises:
+      UserError: see `matches_config` and `acquire_lock`.
+    """
+    if jax.process_index() == 0:
+        acquire_lock(out_dir)
+    if not matches_config(config, out_dir):
+        atomic_write(out_dir / CONFIG_FILE, json.dumps(config, indent=1))
+
+
+def _unusable(out_dir: pathlib.Path, error: OSError | ValueError) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    if isinstance(error, FileExistsError):
+        reason = "a file is there"
+    return UserError(f"--out={out_dir} cannot be used ({reason}); it takes a writable folder")
+
+
+def write_results(results: dict[str, Any], out_dir: pathlib.Path) -> None:
+    """Writes results.json atomically."""
+    atomic_write(out_dir / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
+
+
+def read_results(out_dir: pathlib.Path) -> dict[str, Any]:
+    """Reads the results.json of a finished study.
+
+    Raises:
+      UserError: the file is missing, is not JSON, or has an unknown schema.
+    """
+    path = out_dir / RESULTS_FILE
+    try:
+        results = read_json(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give --out the folder of a study") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(results, dict) or results.get("schema") not in (1, SCHEMA):
+        raise UserError(f"{path} is not a results file of schema 1 or {SCHEMA}")
+    return results
 
 
 def write_summary(
@@ -63,20 +187,16 @@ def write_summary(
     config: dict[str, Any],
     **more: Any,
 ) -> pathlib.Path:
-    """Writes the summary of a run.
+    """Writes summary.json, the last file of a run, and returns its path.
 
     Args:
-      out_dir: the run's folder.
-      metrics: its last figures, by name.
-      digests: SHA-256 of what it made, by name; `params` is of `fm.training.train_state.params_digest`,
-        of a study of several models over theirs.
+      out_dir: folder of the run.
+      steps: optimizer steps done.
+      metrics: final metrics by name.
+      digests: SHA-256 of outputs by name; `params` is a `params_digest`, or a hash over several.
       seconds: wall time.
-      config: of the run.
-      steps: updates that were done.
-      more: figures of its kind.
-
-    Returns:
-      Where it is.
+      config: of the run, JSON-able.
+      **more: further entries.
     """
     summary = {
         "steps": steps,
@@ -93,10 +213,10 @@ def write_summary(
 
 
 def read_summary(out_dir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a run, None where it has not ended.
+    """Reads summary.json; returns None if the run has not finished.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the file is damaged.
     """
     path = out_dir / SUMMARY_FILE
     if not path.exists():
@@ -104,39 +224,38 @@ def read_summary(out_dir: pathlib.Path) -> dict[str, Any] | None:
     try:
         return read_json(path)
     except ValueError as error:
-        raise UserError(f"{path} is damaged; delete it, and it is made again") from error
+        raise UserError(f"{path} is damaged; delete it and run the command again") from error
 
 
 def pretrained_model_row(name: str, run: TrainResult) -> dict[str, Any]:
-    """A model of a study, as its results tell of it."""
+    """Returns a model's row in the `pretrained` section of results.json."""
     return {"name": name, "steps": run.steps, "params_digest": params_digest(run.params)}
 
 
 def write_study_summary(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:
-    """Writes the summary of a study from its results, unless it is there already.
+    """Writes a study's summary.json from its results and returns its path.
 
-    Steps are of all that was pretrained, and the digest of parameters is over those of each of
-    these models, by name. Metrics are the mean scores, `TASK/ARM/LABELS`, or of a study of text
-    the bits per byte, `ARM/STAGE/DOMAIN`. The digest of results leaves out what a clock put in;
-    seconds are of the sitting that finished the study.
+    An existing summary of the same results is left alone, so that `seconds` stays that of the
+    session that finished the study. `steps` is the sum over all pretrained models and
+    `params_digest` hashes theirs by name. Metrics are mean scores "TASK/ARM/LABELS", or in a text
+    quality study bits per byte "ARM/STAGE/DOMAIN".
     """
-    # Results of before these were told have none.
     models = sorted(results.get("pretrained", []), key=lambda row: row["name"])
-    named = json.dumps([[row["name"], row["params_digest"]] for row in models])
+    params_digests = json.dumps([[row["name"], row["params_digest"]] for row in models])
     digests = {
-        "params": hashlib.sha256(named.encode()).hexdigest(),
+        "params": hashlib.sha256(params_digests.encode()).hexdigest(),
         "results": results_digest(results),
     }
     before = read_summary(out_dir)
     if before and before.get("results_digest") == digests["results"]:
         return out_dir / SUMMARY_FILE
-    predictions = out_dir / "predictions.csv"
+    predictions = out_dir / PREDICTIONS_FILE
     if predictions.exists():
         digests["predictions"] = hashlib.sha256(predictions.read_bytes()).hexdigest()
     return write_summary(
         out_dir,
         steps=sum(row["steps"] for row in models),
-        metrics=_metrics(results),
+        metrics=_mean_metrics(results),
         digests=digests,
         seconds=results["seconds"],
         config=results["config"],
@@ -145,98 +264,28 @@ def write_study_summary(results: dict[str, Any], out_dir: pathlib.Path) -> pathl
 
 
 def results_digest(results: dict[str, Any]) -> str:
-    """SHA-256 of results without what depends on the clock or the machine alone."""
-    plain = json.dumps(without_timings(results), sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()
+    """Returns the SHA-256 of all results that do not depend on clock or machine."""
+    return hashlib.sha256(json.dumps(without_timings(results), sort_keys=True).encode()).hexdigest()
 
 
 def without_timings(results: Any) -> Any:
-    """Results less what differs between two runs of the same."""
+    """Returns results without the keys that differ between two runs of the same config."""
     if isinstance(results, dict):
         return {
-            name: without_timings(each)
-            for name, each in results.items()
-            if name not in _CHANCE and "seconds" not in name.split("_")
+            name: without_timings(value)
+            for name, value in results.items()
+            if name not in _NOT_REPRODUCIBLE and "seconds" not in name.split("_")
         }
     return [without_timings(each) for each in results] if isinstance(results, list) else results
 
 
-def _metrics(results: dict[str, Any]) -> dict[str, float]:
+def _mean_metrics(results: dict[str, Any]) -> dict[str, float]:
     if "cells" not in results:
         place = ("arm", "stage", "domain")
         return {"/".join(row[key] for key in place): row["value"] for row in results["models"]}
-    scores: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for row in results["cells"]:
-        name = f"{row['task']}/{row['arm']}/{row['labels']}"
-        scores.setdefault(name, []).append(row["value"])
-    return {name: sum(values) / len(values) for name, values in scores.items()}
-
-
-def matches_config(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
-    """Whether `out_dir` is this run's own already.
-
-    Args:
-      config: the run's config, JSON-able.
-      out_dir: folder, made if it is not there.
-
-    Raises:
-      UserError: the folder cannot be written, or holds a run with another config.
-    """
-    path = out_dir / "config.json"
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        if not os.access(out_dir, os.W_OK):
-            raise PermissionError(None, "not writable")
-        if not path.exists():
-            return False
-        found = config_differences(read_json(path), config)
-    except (OSError, ValueError) as error:
-        raise _unusable(out_dir, error) from error
-    if found:
-        # Of another experiment everything else differs too.
-        found = {"experiment": found["experiment"]} if "experiment" in found else found
-        shown = [f"{name}: {was} -> {now}" for name, (was, now) in found.items()]
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-        raise UserError(
-            f"--out={out_dir} holds a run with another config ({'; '.join(shown[:4])}{more}); "
-            "take another folder, or the same flags to go on"
-        )
-    return True
-
-
-def acquire_lock(out_dir: pathlib.Path) -> None:
-    """Makes the folder, and keeps other processes from it until this one ends.
-
-    Raises:
-      UserError: the folder cannot be written; or another process is at work there.
-    """
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(out_dir)
-        # Of runs that were killed in the middle of a file.
-        for left in out_dir.rglob(".*.partial"):
-            left.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unusable(out_dir, error) from error
-
-
-def init(config: dict[str, Any], out_dir: pathlib.Path) -> None:
-    """Makes `out_dir` this run's own, and keeps other processes from it until this one ends.
-
-    Raises:
-      UserError: as `holds` does; or another process is at work there.
-    """
-    # Of several processes of one run the first speaks for all.
-    if jax.process_index() == 0:
-        acquire_lock(out_dir)
-    if not matches_config(config, out_dir):
-        atomic_write(out_dir / "config.json", json.dumps(config, indent=1))
-
-
-def _unusable(out: pathlib.Path, error: OSError | ValueError) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    if isinstance(error, FileExistsError):
-        reason = "a file is there"
-    return UserError(
-        f"--out={out} cannot be used ({reason}); it takes a folder that can be written"
-    )
+        # Results of schema 1 call the number of labels `labels`.
+        num_labels = row.get("num_labels", row.get("labels"))
+        values.setdefault(f"{row['task']}/{row['arm']}/{num_labels}", []).append(row["value"])
+    return {name: sum(each) / len(each) for name, each in values.items()}

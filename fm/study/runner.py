@@ -1,13 +1,12 @@
-"""A study from end to end: config in, `results.json` and `predictions.csv` out, resumable."""
+"""The run loop of every study: config in, results.json and predictions.csv out, resumable."""
 
 from __future__ import annotations
 
-import csv
-import json
+import abc
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,136 +14,258 @@ import jax.numpy as jnp
 from fm.adaptation.methods import METHODS
 from fm.attention import Mask, choose
 from fm.errors import UserError
-from fm.files import atomic_path, atomic_write, read_json
-from fm.study import analysis, arms, artifacts, method_costs, run_dir, task_types
-from fm.study.adaptation import Arm, ModelArm
-from fm.study.cells import Cell, CellExecutor
-from fm.study.cells import run_cells as run_cells
-from fm.study.config import SCHEMA, StudyConfig, config_hash, to_dict
-from fm.study.tasks import Task, prepare_task, short_name
+from fm.study import analysis, artifacts, run_dir
+from fm.study.adaptation import Arm
+from fm.study.arms import (
+    ARMS,
+    ArmContext,
+    BuiltArm,
+    CompareContext,
+    arm_spec,
+    build_arms,
+    check_arms,
+    comparison_pairs,
+)
+from fm.study.cells import Cell, CellExecutor, run_cells
+from fm.study.config import StudyConfig, TaskConfig, config_hash
+from fm.study.method_costs import method_cost_rows
+from fm.study.tasks import Task, prepare_task
 
-RESULTS_FILE = "results.json"
+Sections = dict[str, Any]
+# A task's data in sentences.
+DATA_NOUNS = {"text": "text", "image": "images", "audio": "sounds", "video": "clips"}
+
+
+class Study(Protocol):
+    """What `run_study` runs."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as JSON; a folder holds one config."""
+        ...
+
+    def load(self) -> None:
+        """Loads and checks all data, before anything is written or trained."""
+        ...
+
+    def run(self, out_dir: pathlib.Path) -> Sections:
+        """Computes what `out_dir` lacks and returns the sections of results.json."""
+        ...
+
+
+def run_study(study: Study, out_dir: pathlib.Path) -> dict[str, Any]:
+    """Runs a study, resumes it, or reads the results of a finished one.
+
+    Returns:
+      The results but for the headline.
+
+    Raises:
+      UserError: bad data or settings; or `out_dir` holds another study (names what differs).
+    """
+    start = time.perf_counter()
+    config = study.to_dict()
+    resumes = run_dir.matches_config(config, out_dir)
+    if (out_dir / run_dir.RESULTS_FILE).exists():
+        run_dir.init(config, out_dir)
+        print(f"{out_dir} is finished; choose another --out to run it again")
+        return run_dir.read_results(out_dir)
+    if resumes:
+        print(f"{out_dir}: resuming", file=sys.stderr)
+    study.load()
+    run_dir.init(config, out_dir)
+    sections = study.run(out_dir)
+    return {
+        "schema": run_dir.SCHEMA,
+        "experiment": study.experiment,
+        "config": config,
+        "config_hash": config_hash(config),
+        **run_dir.provenance(),
+        **sections,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+class TaskStudy(abc.ABC):
+    """A study of arms on tasks; subclasses add what their experiment shows besides the cells.
+
+    Attributes:
+      config: of the study.
+      executor: computes cells elsewhere, if given.
+      tasks: set by `load`.
+    """
+
+    def __init__(self, config: StudyConfig, executor: CellExecutor | None = None):
+        check_arms(config.arms, self.family, config.methods)
+        self.config, self.executor = config, executor
+        self.tasks: list[Task] = []
+        self._loaded: dict[tuple[str, str], Any] = {}
+
+    # The experiment whose arms and task types are offered; an ablation offers those of "compare".
+    family: str = "compare"
+
+    @property
+    def experiment(self) -> str:
+        """See `Study`."""
+        return self.config.experiment
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Study`."""
+        return self.config.to_dict()
+
+    def load(self) -> None:
+        """See `Study`."""
+        self.tasks = [self.prepare(task) for task in self.config.tasks]
+        for task in self.tasks:
+            self._load_arms(task)
+
+    def prepare(self, config: TaskConfig) -> Task:
+        """Loads one task, with the corpora that its arms are pretrained on."""
+        corpora = [ARMS[arm].corpus for arm in self.config.arms_of(config)]
+        task = prepare_task(config, [each for each in corpora if each], self.config.seeds)
+        if self.family not in task.task_type.experiments:
+            raise UserError(
+                f"--tasks: {task.name} is a {task.task_type.name} task, which only "
+                f"{' and '.join(task.task_type.experiments)} runs"
+            )
+        return task
+
+    def _load_arms(self, task: Task) -> None:
+        for arm in self.config.arms_of(task.config):
+            load = arm_spec(arm).load
+            if load is not None:
+                self._loaded[task.name, arm] = load(task, self.config)
+
+    @abc.abstractmethod
+    def build_context(self, out_dir: pathlib.Path) -> ArmContext:
+        """Returns what gives the arms their models."""
+
+    def run(self, out_dir: pathlib.Path) -> Sections:
+        """See `Study`."""
+        context = self.build_context(out_dir)
+        names = ("cells", "comparisons", "label_efficiency", "compute_cost", "decontamination")
+        names += ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")
+        sections: Sections = {"attention": {}, **{name: [] for name in names}}
+        done = []
+        for task in self.tasks:
+            arms = build_arms(task, context, self.config.arms_of(task.config))
+            cells = run_cells(
+                task,
+                {name: built.arm for name, built in arms.items()},
+                self.config.search_seeds,
+                out_dir / "cells",
+                self.executor,
+            )
+            self._add_task(sections, task, arms, cells, context)
+            done.append((task, cells))
+        self.add_study_sections(sections, context)
+        sections["comparisons"] = analysis.add_holm(sections["comparisons"])
+        sections["arms"] = [ARMS[name].to_dict() for name in ARMS if name in self.config.arms]
+        sections["adaptation_methods"] = [
+            {"name": method.name, "description": method.description} for method in METHODS.values()
+        ]
+        analysis.write_predictions(done, out_dir / run_dir.PREDICTIONS_FILE)
+        return sections
+
+    def _add_task(
+        self,
+        sections: Sections,
+        task: Task,
+        arms: dict[str, BuiltArm],
+        cells: list[Cell],
+        context: ArmContext,
+    ) -> None:
+        runs = {name: list(built.runs) for name, built in arms.items() if built.runs}
+        steps_to_quality = self.add_artifacts(sections, task, arms, cells, context)
+        efficiency = analysis.label_efficiency_rows(cells, task, steps_to_quality)
+        pairs = self.comparison_pairs(list(arms))
+        sections["cells"] += analysis.cell_rows(cells, task, runs)
+        sections["comparisons"] += analysis.comparison_rows(cells, task, pairs)
+        sections["label_efficiency"] += efficiency
+        sections["compute_cost"] += analysis.compute_cost_rows(cells, task, runs, efficiency)
+        descriptions = {
+            name: built.description for name, built in arms.items() if built.description
+        }
+        sections["tasks"].append(task_row(task) | descriptions)
+
+    def comparison_pairs(self, arms: list[str]) -> list[tuple[str, str]]:
+        """Returns the (arm, rival) pairs of the comparison table."""
+        return comparison_pairs(arms)
+
+    @abc.abstractmethod
+    def add_artifacts(
+        self,
+        sections: Sections,
+        task: Task,
+        arms: dict[str, BuiltArm],
+        cells: list[Cell],
+        context: Any,
+    ) -> dict[str, int | None]:
+        """Adds curves, samples and the like of a task.
+
+        Returns:
+          Steps to the reference arm's quality, by arm; empty if not measured.
+        """
+
+    def add_study_sections(self, sections: Sections, context: Any) -> None:
+        """Adds what is known only after all tasks."""
+
+    def load_task_and_arms(self, out_dir: pathlib.Path, name: str) -> tuple[Task, dict[str, Arm]]:
+        """Returns a task of a study under way and its arms, from the pretraining in `out_dir`."""
+        (config,) = (each for each in self.config.tasks if each.name == name)
+        task = self.prepare(config)
+        self._load_arms(task)
+        arms = build_arms(task, self.build_context(out_dir), self.config.arms_of(config))
+        return task, {arm: built.arm for arm, built in arms.items()}
+
+
+class CompareStudy(TaskStudy):
+    """The main study: pretraining against training from scratch, task by task."""
+
+    def build_context(self, out_dir):
+        """See `TaskStudy`."""
+        return CompareContext(self.config, out_dir, self._loaded)
+
+    def add_artifacts(self, sections, task, arms, cells, context):
+        """See `TaskStudy`."""
+        curves, steps_to_quality = artifacts.adaptation_curves(
+            task, arms, cells, self.config.search_seeds
+        )
+        sections["curves"] += artifacts.pretraining_curves(task, arms) + curves
+        sections["decontamination"] += analysis.decontamination_rows(task, list(arms))
+        sections["samples"] += artifacts.sample_rows(task, arms)
+        sections["mistakes"] += artifacts.mistake_rows(task, cells)
+        sections["pretrained"] += [
+            run_dir.pretrained_model_row(f"{task.name}/{arm}/{seed}", run)
+            for arm, built in arms.items()
+            for seed, run in enumerate(built.runs)
+        ]
+        # Every method costs a compilation: those not asked for are measured on one task only.
+        last = [each for each in self.tasks if each.task_type.predicts_classes][-1:]
+        measured = tuple(METHODS) if task in last else self.config.methods
+        sections["methods"] += method_cost_rows(task, arms, measured)
+        for built in arms.values():
+            if built.processor is not None:
+                sections["attention"][task.name] = _attention_implementation(
+                    built, task.config.recipe.batch_size
+                )
+        return steps_to_quality
 
 
 def run_compare(
     config: StudyConfig, out_dir: pathlib.Path, executor: CellExecutor | None = None
 ) -> dict[str, Any]:
-    """Runs what is not there yet and returns the results, the headline still to be added.
-
-    A finished study is read back, not run again. Cells may be spread, by `opened`.
-
-    Raises:
-      UserError: bad data or settings; or `out_dir` holds another study (names what differs).
-    """
-    began = time.perf_counter()
-    names = [short_name(task.dataset) for task in config.tasks]
-    if len(set(names)) < len(names):
-        raise UserError(f"tasks {', '.join(names)} must differ in name; rename a file or folder")
-    resumes = run_dir.matches_config(to_dict(config), out_dir)
-    if (out_dir / RESULTS_FILE).exists():
-        run_dir.init(to_dict(config), out_dir)
-        print(f"{out_dir} is finished; another --out runs it again")
-        return read_results(out_dir)
-    if resumes:
-        print(f"{out_dir}: going on with what is there", file=sys.stderr)
-    tasks = [prepare_task(task, config.arms_of(task), config.seeds) for task in config.tasks]
-    brought = {
-        task.name: arms.build_published_arm(task, config.methods)
-        for task in tasks
-        if "published" in config.arms_of(task.config)
-    }
-    run_dir.init(to_dict(config), out_dir)
-    results: dict[str, Any] = {
-        "schema": SCHEMA,
-        "experiment": config.experiment,
-        "config": to_dict(config),
-        "config_hash": config_hash(config),
-        "versions": run_dir.package_versions(),
-        "device": run_dir.device_info(),
-        "xla_flags": run_dir.xla_flags(),
-        "attention": {},
-        **{key: [] for key in ("cells", "comparisons", "equivalents", "ledger", "leakage")},
-        **{key: [] for key in ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")},
-    }
-    done = []
-    last = next((task for task in reversed(tasks) if task.task_type == "class"), None)
-    for task in tasks:
-        fed, ways = _ways(config, task, out_dir, brought.get(task.name))
-        cells = run_cells(task, ways, config.search_seeds, out_dir / "cells", executor)
-        _collect(results, task, fed, cells, config.search_seeds)
-        if task.name in brought:
-            results["tasks"][-1]["published"] = brought[task.name].model.description()
-            results["leakage"].append(analysis.not_decontaminated_row(task))
-        # Adapters are a program to compile: where nobody asked for them the last task has to do.
-        measured = tuple(METHODS) if task is last else config.methods
-        results["methods"] += method_costs.method_cost_rows(
-            task, fed, brought.get(task.name), measured
-        )
-        done.append((task, cells))
-    results["comparisons"] = analysis.add_holm(results["comparisons"])
-    write_predictions(done, out_dir / "predictions.csv")
-    results["seconds"] = time.perf_counter() - began
-    return results
+    """Runs a comparison of arms; see `run_study`."""
+    return run_study(CompareStudy(config, executor), out_dir)
 
 
-def load_task_and_arms(
-    config: StudyConfig, out_dir: pathlib.Path, name: str
-) -> tuple[Task, dict[str, Arm]]:
-    """A task of a study under way, and its arms, from the pretraining that is there."""
-    asked = next(task for task in config.tasks if short_name(task.dataset) == name)
-    wanted = config.arms_of(asked)
-    task = prepare_task(asked, wanted, config.seeds)
-    brought = arms.build_published_arm(task, config.methods) if "published" in wanted else None
-    return task, _ways(config, task, out_dir, brought)[1]
-
-
-def _ways(
-    config: StudyConfig, task: Task, out: pathlib.Path, brought: ModelArm | None
-) -> tuple[dict[str, arms.PretrainedArm], dict[str, Arm]]:
-    """What was fed, and every arm in the study's order."""
-    wanted, seeds = config.arms_of(task.config), config.pretrain_seeds
-    fed = arms.build_network_arms(task, wanted, seeds, out / "pretrained", config.methods)
-    ways: dict[str, Arm] = {arm: each.arm for arm, each in fed.items()}
-    if "classical" in wanted:
-        ways["classical"] = arms.build_classical_arm(task, config.methods)
-    if brought is not None:
-        ways["published"] = brought
-    return fed, {arm: ways[arm] for arm in wanted}
-
-
-def _collect(
-    results: dict[str, Any],
-    task: Task,
-    fed: dict[str, arms.PretrainedArm],
-    cells: list[Cell],
-    curve_seeds: int,
-) -> None:
-    """Adds what one task showed."""
-    curves, steps = artifacts.adaptation_curves(task, fed, cells, curve_seeds)
-    multipliers = analysis.label_efficiency_rows(cells, task, steps)
-    pretraining = {arm: each.runs for arm, each in fed.items()}
-    results["cells"] += analysis.cell_rows(cells, task, pretraining)
-    results["comparisons"] += analysis.comparison_rows(cells, task)
-    results["equivalents"] += multipliers
-    results["ledger"] += analysis.compute_cost_rows(cells, task, pretraining, multipliers)
-    results["leakage"] += analysis.decontamination_rows(task)
-    results["curves"] += artifacts.pretraining_curves(task, fed) + curves
-    results["samples"] += artifacts.sample_rows(task, fed)
-    results["mistakes"] += artifacts.mistake_rows(task, cells)
-    results["tasks"].append(task_row(task))
-    results["pretrained"] += [
-        run_dir.pretrained_model_row(f"{task.name}/{arm}/{seed}", run)
-        for arm, runs in pretraining.items()
-        for seed, run in enumerate(runs)
-    ]
-    for each in fed.values():
-        results["attention"][task.name] = _kernel(each, task.config.recipe.batch_size)
-
-
-def _kernel(fed: arms.PretrainedArm, batch_size: int) -> str:
-    """The attention implementation of a whole batch of packed rows, as pretraining reads them."""
-    model = fed.processor.model
-    shape = (batch_size, fed.arm.model.examples["segments"].shape[1])
+def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
+    """Returns the attention implementation of a pretraining batch of packed rows."""
+    model = built.processor.model
+    shape = (batch_size, built.arm.model.examples["segments"].shape[1])
     q = jax.ShapeDtypeStruct((*shape, model.num_heads, model.head_dim), model.dtype)
     k = jax.ShapeDtypeStruct((*shape, model.num_kv_heads, model.head_dim), model.dtype)
     segments = jnp.ones(shape, jnp.int32)
@@ -153,60 +274,19 @@ def _kernel(fed: arms.PretrainedArm, batch_size: int) -> str:
 
 
 def task_row(task: Task) -> dict[str, Any]:
-    """A task as results describe it."""
+    """Returns a task's row of results.json."""
     info = task.dataset.info
     return {
         "name": task.name,
         "title": task.name.replace("_", " ").capitalize(),
         "modality": task.modality,
+        "data_noun": DATA_NOUNS.get(task.modality, task.modality),
+        "task_type": task.task_type.name,
         "classes": list(task.dataset.classes),
-        "metric": task_types.METRICS[task.task_type],
+        "metric": task.task_type.metric,
         "train": len(task.dataset.train),
         "test": len(task.test),
         "test_available": len(task.dataset.test),
-        "out_of_domain": task.config.out_of_domain_dataset,
+        "out_of_domain_dataset": task.config.out_of_domain_dataset,
         **{key: info[key] for key in ("description", "licence", "fingerprint", "split")},
     }
-
-
-def write_results(results: dict[str, Any], out_dir: pathlib.Path) -> None:
-    """Writes `results.json`, whole or not at all."""
-    atomic_write(out_dir / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
-
-
-def read_results(out_dir: pathlib.Path) -> dict[str, Any]:
-    """Reads `results.json` of a finished study.
-
-    Raises:
-      UserError: there is none, or it is not one of this schema.
-    """
-    path = out_dir / RESULTS_FILE
-    try:
-        results = read_json(path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give --out the folder of a study") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise UserError(f"{path} is not a results file of schema {SCHEMA}")
-    return results
-
-
-def write_predictions(done: list[tuple[Task, list[Cell]]], path: pathlib.Path) -> None:
-    """One row per cell, seed and test item.
-
-    Of entities the truth is their number, and the prediction "found rightly/predicted"; of texts
-    to write the prediction is its chrF.
-    """
-    with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["task", "arm", "labels", "seed", "row", "item", "truth", "prediction"])
-        for task, cells in done:
-            for cell in cells:
-                for seed, answers in enumerate(cell.predictions):
-                    rows.writerows(
-                        (task.name, cell.arm, cell.num_labels, seed, n, task.test.ids[n][:12], t, g)
-                        for n, (t, g) in enumerate(
-                            task_types.prediction_rows(answers, task.test, task.task_type)
-                        )
-                    )

@@ -1,69 +1,162 @@
-"""The built-in tasks in words: what is wanted, several ways each, and the answers."""
+"""The built-in tasks: one `TaskSpec` each. To add a task, pass one more to `register_task`."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from fm.adaptation.instruction_tuning import Instruction
 from fm.errors import UserError
-
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_WORDINGS = {
-    "film_reviews": (
-        "is this film review good or bad?",
-        "say whether the writer of the review liked the film.",
-        "what does the review think of the film, good or bad?",
-    ),
-    "tweet_entities": (
-        "list the names in the text and what kind each is of.",
-        "which names does this text have? give kind and name.",
-        "find the names in this text and their kinds.",
-    ),
-    "docstring_topics": (
-        "which package is this text about?",
-        "name the package that the text is from.",
-        "what package does this text belong to?",
-    ),
-    "docstring_summaries": (
-        "give a short summary of the text.",
-        "sum up this text in one line.",
-        "write one line that says what the text says.",
-    ),
-    "digits": (
-        "which digit is in the picture?",
-        "name the digit that the image shows.",
-        "what digit does this picture show?",
-    ),
-    "spoken_words": (
-        "which word is spoken?",
-        "name the word in the sound.",
-        "what word does the voice say?",
-    ),
-    "moving_digits": (
-        "how does the digit move?",
-        "name the motion in the clip.",
-        "what motion does this clip show?",
-    ),
-}
-_ANSWERS = {"film_reviews": ("bad", "good"), "digits": _DIGITS}
+from fm.study.config import short_name
 
 
-def task_instruction(name: str, task_type: str, classes: tuple[str, ...]) -> Instruction:
-    """The instruction of a task: its own words, or plain ones made of its name and classes.
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """A task that can be given by name.
 
-    Args:
-      name: of the task.
-      task_type: see `fm.study.task_types`.
-      classes: names of the classes, if that is what is asked for.
-
-    Raises:
-      UserError: two classes of one name.
+    Attributes:
+      name: as in --tasks and in results.
+      dataset: name or path, as `fm.data.load.load` takes it; "" if it is `name`.
+      phrasings: instructions in words, the last of which is held out from training; empty for
+        generic ones.
+      answers: words for each class in instructions; empty for the names of the classes.
+      prompt_template: for published models, see `fm.adaptation.prompting.PromptTemplate`.
+      prompt_answers: words for each class in that template; empty for the names of the classes.
+      mixture_weight: share of the rows of a joint pretraining step, in any unit.
+      out_of_domain_dataset: what the out_of_domain arm is pretrained on; None for no such arm.
+      suites: task suites it belongs to: "compare", "compare_full", "multitask", "ablate".
     """
-    plain = name.replace("_", " ")
-    wordings = _WORDINGS.get(
-        name, (f"{plain}: which is it?", f"{plain}: say which.", f"{plain}: what is it?")
-    )
-    if task_type != "class":
-        return Instruction(name, wordings)
-    answers = _ANSWERS.get(name, tuple(each.replace("_", " ") for each in classes))
-    if len(answers) != len(classes):
-        raise UserError(f"{name} has {len(classes)} classes, not the {len(answers)} it is known by")
-    return Instruction(name, wordings, answers)
+
+    name: str
+    dataset: str = ""
+    phrasings: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    prompt_template: str = "{text}\nThe above is: {answer}"
+    prompt_answers: tuple[str, ...] = ()
+    mixture_weight: float = 1.0
+    out_of_domain_dataset: str | None = None
+    suites: tuple[str, ...] = ()
+
+    def instruction(self, classes: tuple[str, ...] | None) -> Instruction:
+        """Returns the task as an instruction.
+
+        Args:
+          classes: class names; None if the answer is generated text.
+
+        Raises:
+          UserError: `answers` does not fit the classes, or two answers are equal.
+        """
+        name = self.name.replace("_", " ")
+        generic = (f"{name}: which is it?", f"{name}: say which.", f"{name}: what is it?")
+        phrasings = self.phrasings or generic
+        if classes is None:
+            return Instruction(self.name, phrasings)
+        answers = self.answers or tuple(each.replace("_", " ") for each in classes)
+        if len(answers) != len(classes):
+            raise UserError(
+                f"{self.name} has {len(classes)} classes, but its task spec {len(answers)} answers"
+            )
+        return Instruction(self.name, phrasings, answers)
+
+
+TASKS: dict[str, TaskSpec] = {}
+
+
+def register_task(spec: TaskSpec) -> None:
+    """Adds a task, or replaces the one of that name."""
+    TASKS[spec.name] = spec
+
+
+def task_spec(name: str) -> TaskSpec:
+    """Returns the spec of a registered task; any other name or path is its own data set."""
+    return TASKS.get(name) or TaskSpec(short_name(name), dataset=name)
+
+
+def suite(name: str) -> tuple[str, ...]:
+    """Returns the names of the tasks in a suite."""
+    return tuple(spec.name for spec in TASKS.values() if name in spec.suites)
+
+
+_BUILT_IN = (
+    TaskSpec(
+        "film_reviews",
+        phrasings=(
+            "is this film review good or bad?",
+            "say whether the writer of the review liked the film.",
+            "what does the review think of the film, good or bad?",
+        ),
+        answers=("bad", "good"),
+        prompt_template="Review: {text}\nSentiment: {answer}",
+        prompt_answers=("negative", "positive"),
+        mixture_weight=20.0,
+        out_of_domain_dataset="docstrings",
+        suites=("compare", "compare_full", "multitask"),
+    ),
+    TaskSpec(
+        "tweet_entities",
+        phrasings=(
+            "list the names in the text and what kind each is of.",
+            "which names does this text have? give kind and name.",
+            "find the names in this text and their kinds.",
+        ),
+        mixture_weight=8.0,
+        out_of_domain_dataset="film_reviews",
+        suites=("compare_full", "multitask"),
+    ),
+    TaskSpec(
+        "docstring_topics",
+        phrasings=(
+            "which package is this text about?",
+            "name the package that the text is from.",
+            "what package does this text belong to?",
+        ),
+        mixture_weight=12.0,
+        suites=("multitask",),
+    ),
+    TaskSpec(
+        "docstring_summaries",
+        phrasings=(
+            "give a short summary of the text.",
+            "sum up this text in one line.",
+            "write one line that says what the text says.",
+        ),
+        mixture_weight=8.0,
+        suites=("multitask",),
+    ),
+    TaskSpec(
+        "digits",
+        phrasings=(
+            "which digit is in the picture?",
+            "name the digit that the image shows.",
+            "what digit does this picture show?",
+        ),
+        answers=(
+            *("zero", "one", "two", "three", "four"),
+            *("five", "six", "seven", "eight", "nine"),
+        ),
+        mixture_weight=16.0,
+        out_of_domain_dataset="photos",
+        suites=("compare", "compare_full", "multitask", "ablate"),
+    ),
+    TaskSpec(
+        "spoken_words",
+        phrasings=(
+            "which word is spoken?",
+            "name the word in the sound.",
+            "what word does the voice say?",
+        ),
+        mixture_weight=16.0,
+        suites=("compare_full", "multitask"),
+    ),
+    TaskSpec(
+        "moving_digits",
+        phrasings=(
+            "how does the digit move?",
+            "name the motion in the clip.",
+            "what motion does this clip show?",
+        ),
+        mixture_weight=16.0,
+        suites=("multitask",),
+    ),
+)
+for _spec in _BUILT_IN:
+    register_task(_spec)

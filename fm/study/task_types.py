@@ -1,87 +1,291 @@
-"""What a task asks for (a class, the entities of a text, or a text) and how answers are scored.
+"""Task types: what a task asks for, how predictions are scored, and what solves it.
 
-Answers are numbers whatever is asked, so that every figure can be computed from them again: the
-class guessed; the entities found rightly, predicted and there; how near a text is to the one
-wanted.
+Predictions are numbers whatever the task type, so that every figure can be recomputed from them:
+classes; for each sentence the entities correct, predicted and gold; the chrF of a generated text.
+To add a task type, subclass `TaskType` and call `register_task_type`.
 """
 
 from __future__ import annotations
 
+import abc
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
+from fm.adaptation import methods as adaptation_methods
+from fm.adaptation import token_classification
+from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
+from fm.adaptation.task_model import TaskModel
+from fm.adaptation.token_classification import PER_TOKEN, TaggingModel, tokenize_words
 from fm.data.datasets import Dataset, Split
 from fm.errors import UserError
-from fm.evaluation.ner import entity_strata as entity_strata
+from fm.evaluation import baselines
+from fm.evaluation.metrics import chrf
+from fm.evaluation.ner import entity_strata
 from fm.evaluation.statistics import linearized_ratio
+from fm.study.adaptation import Arm, ClassicalArm, ModelArm
+from fm.study.baseline_arms import ClassicalNerArm, ExtractiveTextArm, entity_count_predictions
+from fm.study.processing import Processor
 
-METRICS = {"class": "accuracy", "entities": "entity F1", "text": "chrF"}
-# What `strata` tell apart.
-STRATA_NAMES = {"class": "classes", "entities": "kinds of example", "text": "kinds of example"}
+if TYPE_CHECKING:
+    from fm.study.arms import InitialModel
+    from fm.study.tasks import Task
 
 
-def task_type_of(dataset: Dataset) -> str:
-    """One of `METRICS`.
+class TaskType(abc.ABC):
+    """A type of task.
+
+    Attributes:
+      name: as in results.json.
+      metric: name of the metric; higher is better.
+      strata_noun: what `strata` tells apart, in messages.
+      predicts_classes: whether predictions are classes, int [N].
+      max_answer_tokens: of a generated answer; 0 if one of a fixed set of answers is chosen.
+      experiments: the experiments that can run such tasks.
+    """
+
+    name: str
+    metric: str
+    strata_noun: str = "kinds of example"
+    predicts_classes: bool = False
+    max_answer_tokens: int = 0
+    experiments: tuple[str, ...] = ("compare", "multitask")
+
+    @abc.abstractmethod
+    def matches(self, dataset: Dataset) -> bool:
+        """Returns whether the data set has labels of this type."""
+
+    @abc.abstractmethod
+    def strata(self, split: Split) -> np.ndarray:
+        """Returns strata by which labeled examples are drawn and cut into folds, int [N]."""
+
+    def min_labels(self, dataset: Dataset) -> int:
+        """Returns the smallest label budget: one label of every stratum."""
+        return len(np.unique(self.strata(dataset.train)))
+
+    @abc.abstractmethod
+    def scores(self, predictions: np.ndarray, split: Split) -> np.ndarray:
+        """Returns scores of predictions [S, N, ...], float [S, N]; means over N are the metric."""
+
+    @abc.abstractmethod
+    def prediction_rows(self, predictions: np.ndarray, split: Split) -> list[tuple[object, object]]:
+        """Returns (truth, prediction) of every item as predictions.csv shows them."""
+
+    @abc.abstractmethod
+    def build_head(self, task: Task, initial: InitialModel, context: Any) -> Arm:
+        """Returns the arm that adapts a model to the task.
+
+        Args:
+          task: the task.
+          initial: model to start from.
+          context: see `fm.study.arms.ArmContext`.
+        """
+
+    @abc.abstractmethod
+    def build_baseline(self, task: Task, num_trials: int) -> Arm:
+        """Returns the classical arm of the task, with a grid of `num_trials`."""
+
+    @abc.abstractmethod
+    def answers(self, task: Task, class_answers: tuple[str, ...] | None) -> list[str]:
+        """Returns the right answer in words to every labeled example, then to every test item."""
+
+    @abc.abstractmethod
+    def parse(self, task: Task, generated: Sequence[str], idx: np.ndarray) -> np.ndarray:
+        """Returns predictions [N, ...] from answers generated for examples `idx`."""
+
+
+TASK_TYPES: dict[str, TaskType] = {}
+
+
+def register_task_type(task_type: TaskType) -> None:
+    """Adds a task type, or replaces the one of that name."""
+    TASK_TYPES[task_type.name] = task_type
+
+
+def task_type_of(dataset: Dataset) -> TaskType:
+    """Returns the first registered task type that the data set's labels match.
 
     Raises:
-      UserError: the data has nothing to learn, a single class or no entity.
+      UserError: there is none.
     """
-    train = dataset.train
-    if train.labels is not None and len(dataset.classes) > 1:
-        return "class"
-    if "tags" in train.columns and len(dataset.info["tags"]) > 1:
-        return "entities"
-    if "targets" in train.columns:
-        return "text"
+    for task_type in TASK_TYPES.values():
+        if task_type.matches(dataset):
+            return task_type
     raise UserError(
         f"{dataset.name} has no labels to learn; a task needs at least 2 classes, words with "
-        "tags of entities, or texts to write"
+        "entity tags, or target texts"
     )
 
 
-def strata(split: Split, task_type: str) -> np.ndarray:
-    """Numbers by which labelled examples are drawn and folded evenly, int [N].
+class Classification(TaskType):
+    """One of several classes."""
 
-    Classes; of tagged sentences the rarest kind of entity in each; of texts to write all the same.
-    """
-    if task_type == "class":
+    name, metric, strata_noun = "classification", "accuracy", "classes"
+    predicts_classes = True
+
+    def matches(self, dataset):
+        return dataset.train.labels is not None and len(dataset.classes) > 1
+
+    def strata(self, split):
         return np.asarray(split.labels)
-    if task_type == "entities":
+
+    def min_labels(self, dataset):
+        return len(dataset.classes)
+
+    def scores(self, predictions, split):
+        return (predictions == np.asarray(split.labels)).astype(float)
+
+    def prediction_rows(self, predictions, split):
+        return list(zip(np.asarray(split.labels).tolist(), predictions.tolist(), strict=True))
+
+    def build_head(self, task, initial, context):
+        return build_classification_arm(
+            task, initial.processor, initial.checkpoints, context.config.methods
+        )
+
+    def build_baseline(self, task, num_trials):
+        inputs = task.texts() if task.is_text else task.arrays()
+        inputs = baselines.prepare_inputs(task.modality, inputs, task.dataset.info.get("rate"))
+        return ClassicalArm(task.modality, inputs, len(task.labeled_pool), num_trials)
+
+    def answers(self, task, class_answers):
+        train_labels = np.asarray(task.dataset.train.labels)[task.labeled_pool]
+        return [class_answers[label] for label in [*train_labels, *np.asarray(task.test.labels)]]
+
+    def parse(self, task, generated, idx):
+        raise NotImplementedError("classes are chosen by log-likelihood, not generated")
+
+
+class NamedEntityRecognition(TaskType):
+    """Entity tags of words; predictions are counts (correct, predicted, gold), int [N, 3]."""
+
+    name, metric = "ner", "entity F1"
+    max_answer_tokens = 24
+
+    def matches(self, dataset):
+        return "tags" in dataset.train.columns and len(dataset.info["tags"]) > 1
+
+    def strata(self, split):
         return entity_strata(split.tags(range(len(split))))
-    return np.zeros(len(split), int)
+
+    def scores(self, predictions, split):
+        correct, predicted, gold = np.moveaxis(predictions, -1, 0)
+        return linearized_ratio(2 * correct, predicted + gold)
+
+    def prediction_rows(self, predictions, split):
+        return [
+            (gold, f"{correct}/{predicted}") for correct, predicted, gold in predictions.tolist()
+        ]
+
+    def build_head(self, task, initial, context):
+        tokenizer, methods = initial.processor.tokenizer, context.config.methods
+        assert tokenizer is not None, "named entities are recognized in text"
+        recipe = task.config.recipe
+        words, tags = task.words_and_tags()
+        sentences = tokenize_words(tokenizer, words, recipe.seq_len)
+        tag_names = tuple(task.dataset.info["tags"])
+        finetune = dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=PER_TOKEN)
+        model = TaggingModel(
+            checkpoints=initial.checkpoints,
+            model_config=initial.processor.model,
+            recipe=dataclasses.replace(recipe, finetune=finetune),
+            examples=sentences.examples,
+            test_from=len(task.labeled_pool),
+            num_classes=len(tag_names),
+            pad_to=max(task.config.label_budgets),
+            sentences=sentences,
+            tags=tags,
+            tag_names=tag_names,
+        )
+        return ModelArm(model, methods, num_trials(task, methods))
+
+    def build_baseline(self, task, num_trials):
+        return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool), num_trials)
+
+    def answers(self, task, class_answers):
+        return list(map(token_classification.format_entities, *task.words_and_tags()))
+
+    def parse(self, task, generated, idx):
+        words, tags = task.words_and_tags()
+        entity_types = {tag[2:] for tag in task.dataset.info["tags"] if tag != "O"}
+        predicted = [
+            token_classification.entities_to_tags(
+                words[n], token_classification.parse_entities(answer, entity_types)
+            )
+            for n, answer in zip(idx, generated, strict=True)
+        ]
+        return entity_count_predictions([tags[n] for n in idx], predicted)
 
 
-def min_labels(dataset: Dataset, task_type: str) -> int:
-    """Labels it takes to have one of every class, or one of every of `strata`."""
-    return (
-        len(dataset.classes)
-        if task_type == "class"
-        else len(np.unique(strata(dataset.train, task_type)))
+class TextGeneration(TaskType):
+    """A text to generate, such as a summary; predictions are its chrF (0 to 1), float [N]."""
+
+    name, metric = "text_generation", "chrF"
+    max_answer_tokens = 20
+    experiments = ("multitask",)
+
+    def matches(self, dataset):
+        return "targets" in dataset.train.columns
+
+    def strata(self, split):
+        return np.zeros(len(split), int)
+
+    def scores(self, predictions, split):
+        return np.asarray(predictions, float)
+
+    def prediction_rows(self, predictions, split):
+        return [(1, round(float(score), 6)) for score in predictions]
+
+    def build_head(self, task, initial, context):
+        return context.own_instruction_arm(task, initial)
+
+    def build_baseline(self, task, num_trials):
+        return ExtractiveTextArm(task.texts(), task.column("targets"), len(task.labeled_pool))
+
+    def answers(self, task, class_answers):
+        return task.column("targets")
+
+    def parse(self, task, generated, idx):
+        targets = task.column("targets")
+        return chrf(generated, [targets[n] for n in idx])
+
+
+def build_classification_arm(
+    task: Task, processor: Processor, checkpoints: Sequence[dict], methods: Sequence[str]
+) -> ModelArm:
+    """Returns the arm of a model on a classification task; without checkpoints a fresh one."""
+    model = TaskModel(
+        checkpoints=list(checkpoints),
+        model_config=processor.model,
+        recipe=task.config.recipe,
+        examples=_tokenized_examples(task, processor),
+        test_from=len(task.labeled_pool),
+        num_classes=len(task.dataset.classes),
+        pad_to=max(task.config.label_budgets),
     )
+    return ModelArm(model, tuple(methods), num_trials(task, methods))
 
 
-def scores(answers: np.ndarray, split: Split, task_type: str) -> np.ndarray:
-    """Scores of every seed and item, float [S, N]; their mean over items is the seed's metric.
-
-    Args:
-      answers: of S seeds to the N items of `split`: classes int [S, N]; counts int [S, N, 3] of
-        entities found rightly, predicted and there; or chrF, 0 to 1, [S, N].
-      split: the items.
-      task_type: one of `METRICS`.
-    """
-    if task_type == "class":
-        return (answers == np.asarray(split.labels)).astype(float)
-    if task_type == "entities":
-        right, predicted, gold = np.moveaxis(answers, -1, 0)
-        return linearized_ratio(2 * right, predicted + gold)
-    return np.asarray(answers, float)
+def num_trials(task: Task, methods: Sequence[str]) -> int:
+    """Returns the size of every arm's grid on a task."""
+    published = task.config.published
+    num_fewshot = published.num_fewshot if published else (0,)
+    return adaptation_methods.num_trials(task.config.recipe, methods, num_fewshot=num_fewshot)
 
 
-def prediction_rows(
-    answers: np.ndarray, split: Split, task_type: str
-) -> list[tuple[object, object]]:
-    """Truth and answer of every item as a table shows them; see `fm.study.runner`."""
-    if task_type == "class":
-        return list(zip(np.asarray(split.labels).tolist(), answers.tolist(), strict=True))
-    if task_type == "entities":
-        return [(gold, f"{right}/{predicted}") for right, predicted, gold in answers.tolist()]
-    return [(1, round(float(answer), 6)) for answer in answers]
+# Scratch and in-domain arms share a processor, and so the examples.
+@functools.lru_cache(maxsize=1)
+def _tokenized_examples(task: Task, processor: Processor) -> TokenizedExamples:
+    """Returns the labeled pool, then the test items, as the model reads them."""
+    if not task.is_text:
+        return continuous_examples(task.arrays(), processor.layouts[task.modality])
+    assert processor.tokenizer is not None
+    recipe = task.config.recipe
+    return text_examples(processor.tokenizer, task.texts(), recipe.seq_len, recipe.num_windows)
+
+
+for _task_type in (Classification(), NamedEntityRecognition(), TextGeneration()):
+    register_task_type(_task_type)

@@ -1,20 +1,21 @@
-"""A task made ready: data loaded, leaks removed, test items fixed, labels drawn."""
+"""A task made ready: data loaded and decontaminated, test items fixed, labeled examples drawn."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
+import functools
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
+from fm.data.datasets import Dataset, Split, subset, without
 from fm.data.decontamination import DuplicateSearch, find_duplicates
-from fm.data.load import Dataset, Split, load, subset, without
+from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_labels
-from fm.study import task_types
 from fm.study.config import TaskConfig
-from fm.study.task_types import task_type_of
+from fm.study.task_types import TaskType, task_type_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,14 +23,14 @@ class Task:
     """A task and everything its arms share.
 
     Attributes:
-      name: of the data set, short.
+      name: of the task.
       config: as asked for.
-      dataset: the labelled data, near-duplicates of test items taken out of `train`.
+      dataset: the data; `train` is without near-duplicates of test items.
       test: the test items scored.
-      corpora: per pretrained arm, what it is pretrained on, near-duplicates of test taken out.
-      decontamination: per pretrained arm, what the search found.
-      task_type: what is asked for, one of `fm.study.task_types.METRICS`.
-      strata: of `dataset.train`, by which labels are drawn and folded, int [N].
+      corpora: pretraining corpora by name, without near-duplicates of test items.
+      decontamination: what the search for near-duplicates found in each corpus.
+      task_type: see `fm.study.task_types`.
+      strata: of `dataset.train`, by which labels are drawn and cut into folds, int [N].
       train_idx: per seed, indices into `dataset.train`; the first n are a budget of n labels.
     """
 
@@ -39,99 +40,132 @@ class Task:
     test: Split
     corpora: dict[str, Split]
     decontamination: dict[str, DuplicateSearch]
-    task_type: str
+    task_type: TaskType
     strata: np.ndarray
     train_idx: tuple[np.ndarray, ...]
 
-    @property
+    @functools.cached_property
     def labeled_pool(self) -> np.ndarray:
-        """Training examples any seed draws, ascending; the labelled rows arms hold."""
+        """Training examples that any seed draws, ascending; arms hold these, then the test items."""
         return np.unique(np.concatenate(self.train_idx))
 
-    def pool_rows(self, drawn: np.ndarray) -> np.ndarray:
-        """Places of drawn examples among the touched ones."""
-        return np.searchsorted(self.labeled_pool, drawn)
+    def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
+        """Returns the places of drawn examples in `labeled_pool`."""
+        return np.searchsorted(self.labeled_pool, train_idx)
+
+    @property
+    def modality(self) -> str:
+        """Modality of the inputs."""
+        return self.dataset.modality
 
     @property
     def is_text(self) -> bool:
         """Whether the inputs are text."""
         return self.modality == "text"
 
-    @property
-    def modality(self) -> str:
-        """Format of the data."""
-        return self.dataset.modality
+    def texts(self) -> list[str]:
+        """Returns the texts of the labeled pool, then of the test items."""
+        return self.dataset.train.texts(self.labeled_pool) + self.test.texts(range(len(self.test)))
+
+    def arrays(self) -> np.ndarray:
+        """Returns images, sounds or clips of the labeled pool, then of the test items."""
+        train = np.asarray(self.dataset.train.inputs(self.labeled_pool))
+        return np.concatenate([train, np.asarray(self.test.inputs(range(len(self.test))))])
+
+    def words_and_tags(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Returns words and tags of the labeled pool, then of the test items."""
+        return self._words_and_tags
+
+    @functools.cached_property
+    def _words_and_tags(self) -> tuple[list[list[str]], list[list[str]]]:
+        return self.column("words"), self.column("tags")
+
+    def column(self, name: str) -> list:
+        """Returns a column of the labeled pool, then of the test items."""
+        parts = (self.dataset.train, self.labeled_pool), (self.test, np.arange(len(self.test)))
+        return [value for split, idx in parts for value in getattr(split, name)(idx)]
 
 
-def prepare_task(config: TaskConfig, arms: tuple[str, ...], seeds: int) -> Task:
-    """Loads and checks everything a task needs, before anything is trained.
+def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task:
+    """Loads and checks the data of a task and draws its labeled examples.
+
+    Args:
+      config: of the task.
+      corpora: pretraining corpora wanted, "in_domain" or "out_of_domain"; others are ignored.
+      seeds: number of draws.
 
     Raises:
-      UserError: the data has no labels, a budget does not fit it, or the upstream data is
-        missing or of another format.
+      UserError: the data has no labels, a budget does not fit it, or the out-of-domain data is
+        missing or of another modality or shape.
     """
     print(f"preparing {config.dataset} …", file=sys.stderr, flush=True)
-    dataset = load(
-        config.dataset,
-        data_dir=config.data_dir,
-        text_column=config.text_column,
-        label_column=config.label_column,
-        target_column=config.target_column,
-        label_field=config.label_field,
-        speaker_field=config.speaker_field,
-    )
-    kind = task_type_of(dataset)
-    name = short_name(config.dataset)
-    chosen = np.random.default_rng(0).permutation(len(dataset.test))[: config.max_test_items]
-    test = subset(dataset.test, np.sort(chosen))
-    train, own = _cleaned(dataset.train, dataset, config.max_corpus_items)
+    dataset = load(config.dataset, **config.load_options())
+    task_type = task_type_of(dataset)
+    test_idx = np.random.default_rng(0).permutation(len(dataset.test))[: config.max_test_items]
+    test = subset(dataset.test, np.sort(test_idx))
+    train, train_search = _decontaminated(dataset.train, dataset, config.max_corpus_items)
     dataset = dataclasses.replace(dataset, train=train)
-    strata = task_types.strata(train, kind)
-    least = task_types.min_labels(dataset, kind)
-    for budget in config.label_budgets:
-        if not least <= budget <= len(dataset.train):
-            raise UserError(
-                f"--budgets: {budget} labels do not fit {name}, which has {least} "
-                f"{task_types.STRATA_NAMES[kind]} and {len(dataset.train)} training examples; accepted are "
-                "numbers between"
-            )
-    corpora, leakage = {}, {}
-    if "in_domain" in arms:
-        corpora["in_domain"], leakage["in_domain"] = dataset.train, own
-    if "out_of_domain" in arms:
-        corpora["out_of_domain"], leakage["out_of_domain"] = _upstream(config, dataset)
-    drawn = tuple(draw_labels(strata, max(config.label_budgets), s) for s in range(seeds))
-    return Task(name, config, dataset, test, corpora, leakage, kind, strata, drawn)
-
-
-def _cleaned(corpus: Split, dataset: Dataset, most: int | None) -> tuple[Split, DuplicateSearch]:
-    """At most so many examples, less those that are near-duplicates of test items."""
-    chosen = np.random.default_rng(1).permutation(len(corpus))[:most]
-    corpus = subset(corpus, np.sort(chosen))
-    found = find_duplicates(corpus, dataset.test, dataset.modality)
-    return without(corpus, found.duplicate_idx), found
-
-
-def short_name(dataset: str) -> str:
-    """A data set's name or path without folders, endings and versions."""
-    last = dataset.rstrip("/").rsplit("/", 1)[-1]
-    return re.split("[.:]", last.lstrip("."))[0] or last
-
-
-def _upstream(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearch]:
-    if config.out_of_domain_dataset is None:
-        raise UserError(
-            f"the upstream arm of {config.dataset} needs other {dataset.modality} data: "
-            f"--upstream=NAME, or leave upstream out of --arms"
-        )
-    other = load(
-        config.out_of_domain_dataset, data_dir=config.data_dir, text_column=config.text_column
+    strata = task_type.strata(train)
+    check_label_budgets(config.label_budgets, config.name, dataset, task_type)
+    found = {}
+    if "in_domain" in corpora:
+        found["in_domain"] = train, train_search
+    if "out_of_domain" in corpora:
+        found["out_of_domain"] = _out_of_domain(config, dataset)
+    return Task(
+        config.name,
+        config,
+        dataset,
+        test,
+        {name: corpus for name, (corpus, _) in found.items()},
+        {name: search for name, (_, search) in found.items()},
+        task_type,
+        strata,
+        tuple(draw_labels(strata, max(config.label_budgets), seed) for seed in range(seeds)),
     )
-    forms = [(each.info.get("shape"), each.info.get("rate")) for each in (dataset, other)]
-    if other.modality != dataset.modality or forms[0] != forms[1]:
-        own, others = (f"{shape or ''}{f' at {rate:g}' if rate else ''}" for shape, rate in forms)
+
+
+def check_label_budgets(
+    budgets: Sequence[int], name: str, dataset: Dataset, task_type: TaskType
+) -> None:
+    """Raises UserError unless the training data has enough labels for every budget."""
+    smallest, largest = task_type.min_labels(dataset), len(dataset.train)
+    for budget in budgets:
+        if not smallest <= budget <= largest:
+            raise UserError(
+                f"--budgets={budget}: must be between {smallest:,} and {largest:,} for {name}, which "
+                f"has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
+            )
+
+
+def _decontaminated(
+    corpus: Split, dataset: Dataset, limit: int | None
+) -> tuple[Split, DuplicateSearch]:
+    """Draws at most `limit` examples and removes near-duplicates of test items."""
+    idx = np.random.default_rng(1).permutation(len(corpus))[:limit]
+    corpus = subset(corpus, np.sort(idx))
+    search = find_duplicates(corpus, dataset.test, dataset.modality)
+    return without(corpus, search.duplicate_idx), search
+
+
+def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearch]:
+    name = config.out_of_domain_dataset
+    if name is None:
         raise UserError(
-            f"--upstream={config.out_of_domain_dataset} is {other.modality} {others}, but "
-            f"{config.dataset} is {dataset.modality} {own}; they must be alike"
+            f"the out_of_domain arm of {config.dataset} needs other {dataset.modality} data: give "
+            "--out_of_domain_dataset=NAME, or leave out_of_domain out of --arms"
         )
-    return _cleaned(other.train, dataset, config.max_corpus_items)
+    other = load(name, data_dir=config.data_dir, text_column=config.text_column)
+    own_form, other_form = (
+        (each.modality, each.info.get("shape"), each.info.get("rate")) for each in (dataset, other)
+    )
+    if own_form != other_form:
+        own, others = (
+            f"{modality} {shape or ''}{f' at {rate:g}' if rate else ''}"
+            for modality, shape, rate in (own_form, other_form)
+        )
+        raise UserError(
+            f"--out_of_domain_dataset={name} is {others}, but {config.dataset} is {own}; both must "
+            "have the same modality, shape and rate"
+        )
+    return _decontaminated(other.train, dataset, config.max_corpus_items)

@@ -9,7 +9,7 @@ import jax
 import pytest
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm.errors import UserError
 from fm.training.signals import Interrupted
 
@@ -85,7 +85,7 @@ def test_errors_are_one_line_and_a_code(capsys, raised, code, line):
     def main(_):
         raise raised
 
-    assert command.call("x", "", lambda values: None, main, []) == code
+    assert cli.call("x", "", lambda values: None, main, []) == code
     err = capsys.readouterr().err
     assert err.startswith(line) and err.count("\n") == 1
 
@@ -95,14 +95,14 @@ def test_a_bug_is_not_hidden():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        command.call("x", "", lambda values: None, main, [])
+        cli.call("x", "", lambda values: None, main, [])
 
 
 def test_termination_ends_as_an_interrupt_does(capsys):
     numbers = signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(number) for number in numbers]
     for number in numbers:
-        code = command.call(
+        code = cli.call(
             "x", "", lambda values: None, lambda _, number=number: os.kill(os.getpid(), number), []
         )
         assert code == 130 and "goes on where it was" in capsys.readouterr().err
@@ -129,8 +129,8 @@ def test_a_signal_during_imports_is_one_line(number):
 def test_a_write_that_nobody_waits_for_is_not_told(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    command.settle()
-    command.settle()
+    cli.configure_process()
+    cli.configure_process()
     late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
     other = SimpleNamespace(exc_value=RuntimeError("something else"))
     for each in (late, other):

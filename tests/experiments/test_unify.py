@@ -17,12 +17,15 @@ import pytest
             "--mixture=pears:1: takes weights above 0 of digits",
         ),
         (["--tasks=digits", "--mixture=digits:0"], "takes weights above 0"),
-        (["--budgets=ten"], "--budgets=ten: takes whole numbers above 0"),
+        (["--label_budgets=ten"], "--label_budgets=ten: takes whole numbers above 0"),
         (
-            ["--studies=matrices"],
-            "--studies: 'matrices' is not known; accepted are matrix, mixture",
+            ["--ablations=matrices"],
+            "--ablations: 'matrices' is not known; accepted are matrix, mixture",
         ),
-        (["--studies=amount", "--arms=scratch,in_domain"], "--studies=amount takes the arm joint"),
+        (
+            ["--ablations=amount", "--arms=scratch,in_domain"],
+            "--ablations=amount takes the arm joint",
+        ),
         (["--tasks=no such data"], "unknown data set 'no such data'"),
     ],
 )

@@ -15,7 +15,7 @@ from unittest import mock
 
 from hypothesis import HealthCheck, settings
 
-from experiments import command
+from experiments import cli
 from fm.errors import UserError
 from fm.training.signals import Interrupted
 
@@ -86,7 +86,7 @@ def run(name: str, arguments: Sequence[str], out: pathlib.Path) -> Outcome:
         stack.enter_context(contextlib.redirect_stdout(streams[0]))
         stack.enter_context(contextlib.redirect_stderr(streams[1]))
         stack.enter_context(_limited())
-        code = command.call(name, module.__doc__, module.define, module.main, list(arguments))
+        code = cli.call(name, module.__doc__, module.define, module.main, list(arguments))
     texts = [stream.buffer.getvalue().decode() for stream in streams]
     lines = [line for line in texts[1].splitlines() if line.startswith("error: ")]
     assert code in (0, 2, 130) and "Traceback" not in "".join(texts), texts

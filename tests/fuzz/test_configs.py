@@ -8,6 +8,7 @@ import pkgutil
 import tempfile
 
 import pytest
+from fm.study.multitask_config import MultitaskConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,14 +22,14 @@ from fm.model.config import ModelConfig
 from fm.parallel.mesh import MeshConfig
 from fm.study import presets
 from fm.study.config import PublishedConfig, StudyConfig, TaskConfig
-from fm.study.multitask_config import MultitaskConfig
 from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
 from tests.fuzz import guard, junk
-from tests.model.helpers_archs import LLAMA
-from tests.report import synthetic, test_studies
 from tests.hf import helpers_hf as problems
+from tests.model.helpers_archs import LLAMA
+from tests.report import helpers_results
+from tests.report.helpers_multitask import multitask_results
 
 STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
 MODEL = dataclasses.replace(problems.CASES["llama"][1], arch=STRETCHED)
@@ -37,7 +38,7 @@ ASKED = json.loads(
     json.dumps(multitask.to_dict(multitask.MultitaskObjective((("image", Objective()),))))
 )
 LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).to_dict()))
-RESULTS = json.loads(json.dumps([synthetic.results(), test_studies.results()]))
+RESULTS = json.loads(json.dumps([helpers_results.results(), multitask_results()]))
 
 
 @guard.cases
@@ -87,7 +88,7 @@ def test_the_config_of_a_run(content, experiment):
         (out / "config.json").write_bytes(content)
         given = [f"--dataset={data}", f"--out={out}"]
         if experiment == "compare":
-            given += ["--imported=", "--budgets=20"]
+            given += ["--published_model=", "--label_budgets=20"]
         done = guard.run(experiment, given, pathlib.Path(folder, "none"))
         assert done.code == 2 and str(out) in done.error
         assert (out / "config.json").read_bytes() == content

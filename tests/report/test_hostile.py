@@ -10,8 +10,9 @@ from fm.benchmark import report as benchmark
 from fm.report import text_quality, write
 from fm.report.pages import render_report
 from fm.report.schema import parse
-from tests.benchmark import test_page as timings
-from tests.report import synthetic, test_studies, test_text_quality
+from tests.benchmark import test_report as timings
+from tests.report import helpers_results, test_text_quality
+from tests.report.helpers_multitask import multitask_results
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -27,8 +28,8 @@ HOSTILE = [
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # What pages tell kinds of things apart by; all else is text of data, models or users.
 KEPT = {
-    *("arm", "baseline", "kind", "modality", "metric", "png", "gif", "wav", "beyond", "experiment"),
-    *("unit", "method", "against", "way", "truth", "prediction"),
+    *("kind", "modality", "metric", "png", "gif", "wav", "censored", "experiment", "unit"),
+    *("method", "truth", "prediction", "changed_modality"),
 }
 
 
@@ -70,11 +71,11 @@ def same(hostile, plain):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_study(text):
-    results = synthetic.results()
+    results = helpers_results.results()
     same(*(render_report(parse(spoken(results, add)), []) for add in (text, " x")))
 
 
-@pytest.mark.parametrize("results", [synthetic.results, test_studies.results])
+@pytest.mark.parametrize("results", [helpers_results.results, multitask_results])
 def test_a_study_with_its_plots_and_files(tmp_path, results):
     page = write(spoken(results(), "".join(HOSTILE)), tmp_path / "out")
     plain = write(spoken(results(), " x"), tmp_path / "plain")

@@ -1,80 +1,87 @@
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
-from fm.report import plots, schema, style
+from fm.report import plots, style
 from fm.report.schema import parse
 
-from . import synthetic
+from . import helpers_results
+from .helpers_multitask import multitask_results
 
 
 @pytest.fixture(scope="module")
 def results():
-    return parse(synthetic.results())
+    return parse(helpers_results.results())
 
 
 def test_accuracy_draws_the_means_and_chance(results):
     axes = plots.accuracy(results, "reviews").axes[0]
     scratch = next(line for line in axes.lines if line.get_color() == "#000000")
-    np.testing.assert_array_equal(scratch.get_xdata(), synthetic.BUDGETS)
+    np.testing.assert_array_equal(scratch.get_xdata(), helpers_results.BUDGETS)
     cells = [
-        row["value"]
-        for row in results["cells"]
-        if (row["task"], row["arm"], row["labels"]) == ("reviews", "scratch", 64)
+        row.value
+        for row in results.cells
+        if (row.task, row.arm, row.num_labels) == ("reviews", "scratch", 64)
     ]
     assert scratch.get_ydata()[0] == pytest.approx(100 * np.mean(cells))
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.texts if "chance" in text.get_text()] == ["chance"]
 
 
-def test_forest_colours_follow_the_verdicts(results):
+def test_forest_colors_follow_the_outcomes(results):
     axes = plots.forest(results, "digits", "classical").axes[0]
-    colours = [line.get_color() for line in axes.lines if line.get_marker() == "D"]
-    rows = [row for row in results["comparisons"] if row["task"] == "digits"]
-    losses = [row for row in rows if row["baseline"] == "classical" and row["high"] < 0]
-    assert losses and colours == [schema.WORSE] * len(losses)
+    colors = [line.get_color() for line in axes.lines if line.get_marker() == "D"]
+    rows = [row for row in results.comparisons if row.task == "digits"]
+    losses = [row for row in rows if row.baseline == "classical" and row.high < 0]
+    assert losses and colors == [style.WORSE] * len(losses)
 
 
 def test_nothing_to_draw_is_none():
-    empty = parse({"schema": 1})
+    empty = parse({"schema": 2})
     assert plots.accuracy(empty, "x") is None
     assert plots.forest(empty, "x", "scratch") is None
     assert plots.multipliers(empty, "x") is None
     assert plots.pretraining(empty, "x", "loss") is None
     assert plots.adaptation(empty, "x") is None
+    assert plots.transfer_matrix(empty, 30) is None
+    assert not [figure for *_, figure in plots.pretraining_variant_figures(empty) if figure]
 
 
 def test_end_labels_do_not_overlap():
+    arms = parse({"schema": 2, "cells": [{"arm": name} for name in "abc"]}).arms
     with style.plot_style():
         axes = style.new_figure(3.5).add_subplot()
         axes.set_ylim(0, 100)
-        ends = [
-            (90.0, schema.describe("a")),
-            (90.1, schema.describe("b")),
-            (89.9, schema.describe("c")),
-        ]
-        style.label_line_ends(axes, ends, 2.7)
+        style.label_line_ends(axes, list(zip((90.0, 90.1, 89.9), arms, strict=True)), 2.7)
     heights = sorted(text.xy[1] for text in axes.texts)
     assert np.diff(heights).min() >= 100 * (12 / 72) / 2.7 - 1e-9
     order = sorted(axes.texts, key=lambda text: text.xy[1])
     assert [text.get_text() for text in order] == ["c", "a", "b"]
 
 
-def test_every_arm_has_its_own_look():
-    names = [
-        "scratch",
-        "in_domain",
-        "out_of_domain",
-        "joint",
-        "instruction_tuned",
-        "published",
-        "classical",
-    ]
-    looks = [schema.describe(name) for name in names]
-    assert len({arm.color for arm in looks}) == len(names)
-    assert schema.WORSE not in {arm.color for arm in looks}
-    assert schema.ordered({"zebra", "classical", "in_domain", "scratch"}) == [
-        "scratch",
-        "in_domain",
-        "classical",
-        "zebra",
-    ]
+@pytest.mark.parametrize(
+    ("difference", "color"), [(0.2, style.BETTER), (-0.2, style.WORSE), (0.01, "#ececec")]
+)
+def test_a_loss_has_its_own_color(difference, color):
+    row = parse(multitask_results()).transfer_matrix[0]
+    row.difference, row.low, row.high = difference, difference - 0.03, difference + 0.03
+    figure = plots.difference_grid(["text"], ["digits"], {("text", "digits"): row})
+    (patch,) = figure.axes[0].patches
+    own, wanted = patch.get_facecolor()[:3], to_rgb(color)
+    # As the color, if paler.
+    extremes = [(each.index(max(each)), each.index(min(each))) for each in (own, wanted)]
+    assert extremes[0] == extremes[1]
+    assert (own == wanted) == (color == "#ececec")
+
+
+def test_a_grid_without_differences_is_no_figure():
+    row = parse(multitask_results()).transfer_matrix[0]
+    assert row.difference is None
+    assert plots.difference_grid(["a"], ["b"], {("a", "b"): row}) is None
+
+
+def test_the_transfer_matrix_has_a_line_a_source_and_a_modality_s_tasks_side_by_side():
+    axes = plots.transfer_matrix(parse(multitask_results()), 30).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["text", "image", "all"]
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    assert names == ["Film_reviews", "Topics", "Digits"] and len(axes.patches) == 9

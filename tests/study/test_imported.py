@@ -14,8 +14,8 @@ from fm.study.cells import run_cells
 from fm.study.config import PublishedConfig
 from fm.study.published_arm import PublishedArm, probe_feature_config
 from fm.study.tasks import prepare_task
-from tests.study.problems import config, dataset, loads, split
 from tests.hf import helpers_hf as problems
+from tests.study.problems import config, dataset, loads, split
 
 ASKED = PublishedConfig("tiny", 24, "w1 {text} w2 {answer}", ("w3", "w4"))
 ADAPT = ("probe", "full", "prompt")
@@ -156,7 +156,7 @@ def test_a_task_with_the_arm(monkeypatch, tmp_path):
 def test_a_task_without_a_model_or_without_text(monkeypatch):
     loads(monkeypatch, dataset())
     task = prepare_task(config(), ("scratch", "classical"), 1)
-    with pytest.raises(UserError, match="--imported=NAME"):
+    with pytest.raises(UserError, match="--published_model=NAME"):
         arms.build_published_arm(task)
 
 

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fm.study.ner_arms import ClassicalNerArm
+from fm.study.text_baseline import ExtractiveTextArm
 
 from fm.errors import UserError
 from fm.evaluation.ner import EntityCounts
 from fm.study import task_types
-from fm.study.ner_arms import ClassicalNerArm
-from fm.study.text_baseline import ExtractiveTextArm
 from tests.study.problems import dataset, split, texts
 from tests.study.unify.problems import datasets, names
 

@@ -30,7 +30,7 @@ def test_a_task_fixes_test_items_and_draws_labels_by_seed(monkeypatch):
 @pytest.mark.parametrize("budget", [1, 41, 1000])
 def test_a_budget_that_does_not_fit_is_refused(monkeypatch, budget):
     loads(monkeypatch, dataset())
-    with pytest.raises(UserError, match=f"--budgets: {budget} labels do not fit fruit.*2 classes"):
+    with pytest.raises(UserError, match=f"--label_budgets: {budget} labels do not fit fruit.*2 classes"):
         prepare_task(config(budgets=(budget,)), ARMS, 1)
 
 
@@ -44,7 +44,7 @@ def test_unlabelled_data_is_refused(monkeypatch):
 
 def test_upstream_must_be_given(monkeypatch):
     loads(monkeypatch, dataset())
-    with pytest.raises(UserError, match="needs other text data: --upstream=NAME"):
+    with pytest.raises(UserError, match="needs other text data: --out_of_domain_dataset=NAME"):
         prepare_task(config(), (*ARMS, "out_of_domain"), 1)
 
 
@@ -52,10 +52,10 @@ def test_upstream_of_another_format_or_shape_is_refused(monkeypatch):
     big = dataset("big", images)
     big = dataclasses.replace(big, info=big.info | {"shape": [16, 16, 1]})
     loads(monkeypatch, dataset(), dataset("pictures", images), big)
-    with pytest.raises(UserError, match=r"--upstream=pictures is image .*fruit is text"):
+    with pytest.raises(UserError, match=r"--out_of_domain_dataset=pictures is image .*fruit is text"):
         prepare_task(config(upstream="pictures"), ("scratch", "out_of_domain"), 1)
     asked = config("pictures", upstream="big", recipe=recipe())
-    with pytest.raises(UserError, match=r"--upstream=big is image \[16, 16, 1\]"):
+    with pytest.raises(UserError, match=r"--out_of_domain_dataset=big is image \[16, 16, 1\]"):
         prepare_task(asked, ("scratch", "out_of_domain"), 1)
 
 

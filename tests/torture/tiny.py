@@ -13,7 +13,7 @@ import warnings
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from experiments import ablate, adapt, command, compare, pretrain, text_quality, unify
+from experiments import ablate, adapt, cli, compare, pretrain, text_quality, unify
 from fm.study import presets
 from fm.study.text_quality import config
 from tests.study.problems import recipe
@@ -63,4 +63,4 @@ def _main(
         _TEXT_QUALITY("quick", domains), where
     )
     module = _EXPERIMENTS[name]
-    sys.exit(command.call(name, module.__doc__, module.define, module.main, flags))
+    sys.exit(cli.call(name, module.__doc__, module.define, module.main, flags))

@@ -67,7 +67,7 @@ def _mixture(folder: Path) -> list[str]:
 def _unification(folder: Path) -> list[str]:
     return [
         f"--tasks={reviews(folder)},digits",
-        *("--budgets=20", "--seeds=2", "--max_test_items=20", "--steps=200", "--profile=quick"),
+        *("--label_budgets=20", "--seeds=2", "--max_test_items=20", "--steps=200", "--profile=quick"),
     ]
 
 
@@ -78,7 +78,7 @@ def _domains(folder: Path) -> list[str]:
     return [f"--domains={','.join(map(str, paths))}", "--profile=quick"]
 
 
-_STUDY = ["--tasks=digits", "--arms=scratch,in_domain,classical", "--budgets=20,50", "--seeds=2"]
+_STUDY = ["--tasks=digits", "--arms=scratch,in_domain,classical", "--label_budgets=20,50", "--seeds=2"]
 VICTIMS = {
     each.name: each
     for each in (
@@ -88,17 +88,17 @@ VICTIMS = {
             # Texts share rows, and it stops early, at about 500 steps.
             lambda folder: [
                 *(f"--dataset={reviews(folder)}", "--objective=causal_lm:1", "--checkpoint_every=60"),
-                *("--steps=1200", "--validate_every=10", "--early_stop=5"),
+                *("--steps=1200", "--validate_every=10", "--early_stopping_patience=5"),
             ],
         ),
         Victim("mixture", "pretrain", _mixture),
         Victim("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
         Victim("comparison", "compare", lambda _: [*_STUDY, "--profile=quick"]),
         Victim(
-            "grid", "compare", lambda _: [*_STUDY[:-2], "--budgets=20", "--seeds=2",
+            "grid", "compare", lambda _: [*_STUDY[:-2], "--label_budgets=20", "--seeds=2",
                                           "--pretrain_seeds=2", "--profile=quick"],
         ),
-        Victim("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,in_domain", "--budgets=20",
+        Victim("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,in_domain", "--label_budgets=20",
                                                 "--seeds=2", "--profile=quick",
                                                 "--field=objective.hide", "--values=0.3,0.6"]),
         Victim("unification", "unify", _unification),

@@ -17,7 +17,7 @@ from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME
 from fm.evaluation.text_quality.novelty import TrainingNgrams
 from fm.evaluation.text_quality.words import find_faults
 from fm.model.sampling import SamplingConfig
-from fm.study import run_dir, runner
+from fm.study import run_dir
 from fm.study.cells import parallel_map
 from fm.study.text_quality import scoring
 from fm.study.text_quality.config import (
@@ -156,10 +156,10 @@ def run_study(
         raise ValueError(f"vectors of {vectors.info}, but the study's are {config.embedder}")
     began = time.perf_counter()
     resumes = run_dir.matches_config(to_json(config), out)
-    if (out / runner.RESULTS_FILE).exists():
+    if (out / run_dir.RESULTS_FILE).exists():
         run_dir.init(to_json(config), out)
         print(f"{out} is finished; another --out runs it again")
-        return runner.read_results(out)
+        return run_dir.read_results(out)
     if resumes:
         print(f"{out}: going on with what is there", file=sys.stderr)
     found = load_domains(config)

@@ -3,12 +3,12 @@
 import dataclasses
 
 import numpy as np
+from fm.study.multitask_config import MultitaskConfig
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.data.datasets import Dataset
 from fm.model.config import ModelConfig
 from fm.study.joint_pretraining import JointRecipe
-from fm.study.multitask_config import MultitaskConfig
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from tests.study.problems import config as task_config

@@ -1,7 +1,6 @@
 """A format's curve lies over its own pieces."""
 
 import pytest
-
 from fm.study.multitask_curves import modality_curve
 
 

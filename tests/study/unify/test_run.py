@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+from fm.study.multitask_config import MULTITASK_ARMS
+from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
 from fm.study import runner as results_files
 from fm.study.multitask import concatenate_splits
-from fm.study.multitask_config import MULTITASK_ARMS
-from fm.study.multitask_runner import run_multitask
 from fm.study.task_registry import task_instruction
 from tests.study.problems import images, loads, split, texts
 from tests.study.unify.problems import datasets, study

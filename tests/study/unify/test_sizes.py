@@ -1,7 +1,8 @@
 """What a user keeps of a network, counted by hand."""
 
-from fm.model.config import ModelConfig
 from fm.study.multitask_sizes import count_parameters, shared_model_size_row
+
+from fm.model.config import ModelConfig
 
 V, P, D = 50, 12, 16
 MODEL = ModelConfig(

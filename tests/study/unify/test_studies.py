@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
 from fm.study.ablations import (
@@ -16,7 +17,6 @@ from fm.study.ablations import (
 )
 from fm.study.cells import Cell
 from fm.study.joint_pretraining import Source
-from fm.study.multitask_runner import run_multitask
 from tests.study.problems import dataset, images, loads, split, texts
 from tests.study.unify.problems import datasets, study
 
@@ -50,7 +50,7 @@ def test_the_weight_of_one_format_alone_changes(corpora):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"studies": ("matrices",)}, "--studies: 'matrices' is not known; accepted are matrix"),
+        ({"studies": ("matrices",)}, "--ablations: 'matrices' is not known; accepted are matrix"),
         ({"studies": ("matrix", "matrix")}, "none of them twice"),
         ({"studies": ("matrix",), "arms": ("scratch", "in_domain")}, "takes the arm joint"),
     ],

@@ -1,0 +1,153 @@
+"""One model for many tasks over four modalities, against a network for each.
+
+    python -m experiments.multitask
+    python -m experiments.multitask --profile=quick --tasks=film_reviews,digits,spoken_words
+
+Pretrains a model of each modality alone and one of all together, adapts each to every task by
+labels, tunes the joint one to follow instructions on all tasks at once, and writes a report. The
+same command again resumes, or says that the study is finished.
+
+    python -m experiments.multitask --profile=full --out=runs/multitask-full
+
+also runs the ablations of pretraining: what transfers from which modality to which tasks, what the
+weights of the mixture do, and how much pretraining data it takes; --ablations selects some of
+them, in any profile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from absl import flags
+
+from experiments import cli, cluster, study_flags
+from fm.data.load import load
+from fm.errors import UserError
+from fm.study import presets
+from fm.study.ablations import ablation_names, check_ablations
+from fm.study.arms import JOINT, arm_names, check_arms
+from fm.study.config import DEFAULT_METHODS, MultitaskConfig, TaskConfig
+from fm.study.multitask import run_multitask
+from fm.study.task_registry import suite, task_spec
+from fm.study.task_types import task_type_of
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags: tasks, mixture, budgets, ablations."""
+    arms = arm_names("multitask")
+    flags.DEFINE_list(
+        "tasks", list(suite("multitask")), "names, files or folders", flag_values=values
+    )
+    flags.DEFINE_list("arms", list(arms), f"some of {', '.join(arms)}", flag_values=values)
+    flags.DEFINE_string(
+        "mixture", None, "weights of rows, such as film_reviews:2,digits:1", flag_values=values
+    )
+    flags.DEFINE_list("label_budgets", None, "numbers of labels of each task", flag_values=values)
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "runs per cell; by default 8, or 2 in the quick profile",
+        flag_values=values,
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "max_test_items",
+        None,
+        "largest number of test items of a task; by default 300, or 60 in the quick profile",
+        flag_values=values,
+        lower_bound=2,
+    )
+    flags.DEFINE_integer(
+        "steps", None, "of pretraining, instead of the profile's", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "profile", "default", presets.PROFILES, "size of the study", flag_values=values
+    )
+    flags.DEFINE_list(
+        "ablations",
+        None,
+        f"ablations of pretraining: some of {', '.join(ablation_names())}, or empty for none; by "
+        "default all in the full profile, else none",
+        flag_values=values,
+    )
+    cli.define_data(values)
+    cli.define_mesh(values)
+    cluster.define(values)
+    cli.define_out(values, "runs/multitask")
+
+
+def configure(values: flags.FlagValues) -> MultitaskConfig:
+    """Returns the study that the flags describe.
+
+    Raises:
+      UserError: a flag names something that does not exist or does not fit.
+    """
+    profile = values["profile"].value
+    preset = presets.MULTITASK[profile]
+    names, arms = values["tasks"].value, tuple(values["arms"].value)
+    # Errors that need no data come first.
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--tasks={','.join(names)}: takes one or more different names")
+    check_arms(arms, "multitask", DEFAULT_METHODS)
+    ablations = _ablations(values, profile, arms)
+    budgets = preset.label_budgets
+    if values["label_budgets"].value:
+        budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
+    specs = [task_spec(name) for name in names]
+    weights = {spec.name: spec.mixture_weight for spec in specs}
+    if values["mixture"].value:
+        weights = cli.parse_weights("--mixture", values["mixture"].value, list(weights))
+    joint = presets.joint_recipe(profile)
+    if values["steps"].value:
+        joint = dataclasses.replace(joint, steps=values["steps"].value)
+    options = cli.data_options(values)
+    tasks = []
+    for spec in specs:
+        dataset = spec.dataset or spec.name
+        data = load(dataset, **options)
+        task_type = task_type_of(data)
+        tasks.append(
+            TaskConfig(
+                dataset=dataset,
+                name=spec.name,
+                out_of_domain_dataset=None,
+                label_budgets=budgets,
+                recipe=presets.multitask_recipe(data.modality, task_type.name, joint, profile),
+                max_test_items=values["max_test_items"].value or preset.max_test_items,
+                max_corpus_items=preset.max_corpus_items,
+                fingerprint=data.info["fingerprint"],
+                **options,
+            )
+        )
+    return MultitaskConfig(
+        tasks=tuple(tasks),
+        joint=joint,
+        weights=tuple(weights.items()),
+        instruction_tuning=presets.instruction_tuning_config(profile),
+        instruction_learning_rates=presets.INSTRUCTION_LEARNING_RATES,
+        max_instruction_length=presets.MAX_INSTRUCTION_LENGTH,
+        arms=arms,
+        seeds=values["seeds"].value or preset.seeds,
+        search_seeds=preset.search_seeds,
+        ablations=ablations,
+    )
+
+
+def _ablations(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> tuple[str, ...]:
+    names = values["ablations"].value
+    if names is None:
+        return ablation_names() if profile == "full" and JOINT in arms else ()
+    check_ablations(names, arms)
+    return tuple(names)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Runs the study and writes its report."""
+    config, out_dir = configure(values), cli.out_dir(values)
+    with cluster.cell_executor(values, "multitask") as executor:
+        results = run_multitask(config, out_dir, executor)
+    study_flags.finish(results, out_dir)
+
+
+if __name__ == "__main__":
+    cli.run("multitask", __doc__, define, main)

@@ -1,0 +1,120 @@
+"""Arms without a neural network for named entities and text generation; see `Arm`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from fm.adaptation.methods import HParams
+from fm.evaluation import ner_baseline
+from fm.evaluation.baselines import first_sentences, nearest_neighbor_targets
+from fm.evaluation.metrics import chrf
+from fm.evaluation.model_selection import make_folds
+from fm.evaluation.ner import count_entities, cross_validate
+from fm.study.adaptation import Trial
+
+Tags = list[list[str]]
+FIRST_SENTENCE, NEAREST_TARGET = "first sentence", "nearest target"
+
+
+def entity_count_predictions(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """Returns entities correct, predicted and gold in each sentence, int [N, 3]."""
+    counts = count_entities(gold, predicted)
+    return np.stack([counts.correct, counts.predicted, counts.gold], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassicalNerArm:
+    """A tagger on features of words and their neighbors.
+
+    Attributes:
+      words: of the labeled sentences, then of the test items.
+      tags: of every word of these.
+      test_from: index of the first test item.
+      num_trials: size of the grid.
+    """
+
+    words: list[list[str]]
+    tags: Tags
+    test_from: int
+    num_trials: int
+
+    def grid(self) -> list[HParams]:
+        """See `Arm`."""
+        return ner_baseline.hparam_grid(self.num_trials)
+
+    def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """See `Arm`; `labels` are the strata of the sentences."""
+        words, tags = [self.words[n] for n in train_idx], [self.tags[n] for n in train_idx]
+        folds = make_folds(labels, seed=seed)
+        return cross_validate(ner_baseline.fit, words, tags, self.grid(), folds)
+
+    def fit_predict(
+        self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
+    ) -> np.ndarray:
+        """See `Arm`; returns counts, int [N, 3]."""
+        words, tags = [self.words[n] for n in train_idx], [self.tags[n] for n in train_idx]
+        tagger = ner_baseline.fit(words, tags, hparams)
+        predicted = tagger.predict(self.words[self.test_from :])
+        return entity_count_predictions(self.tags[self.test_from :], predicted)
+
+    def fit_flops(self, num_labels: int, hparams: HParams) -> float:
+        """Zero: negligible beside a network's."""
+        return 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExtractiveTextArm:
+    """Returns a text's first sentence, or the target of the most similar labeled text.
+
+    Attributes:
+      texts: labeled ones, then the test items.
+      targets: of each.
+      test_from: index of the first test item.
+    """
+
+    texts: list[str]
+    targets: list[str]
+    test_from: int
+
+    def grid(self) -> list[HParams]:
+        """See `Arm`: there are no more than these two."""
+        return [
+            {"method": "extract", "text": choice} for choice in (FIRST_SENTENCE, NEAREST_TARGET)
+        ]
+
+    def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """See `Arm`."""
+        trials = []
+        for hparams in self.grid():
+            scores = [
+                self._scores(train_idx[fit_idx], train_idx[held_out], hparams)
+                for fit_idx, held_out in make_folds(labels, seed=seed)
+            ]
+            validation = float(np.concatenate(scores).mean())
+            trials.append({"config": hparams, "validation": validation})
+        return trials
+
+    def fit_predict(
+        self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
+    ) -> np.ndarray:
+        """See `Arm`; returns chrF, float [N]."""
+        return self._scores(train_idx, np.arange(self.test_from, len(self.texts)), hparams)
+
+    def fit_flops(self, num_labels: int, hparams: HParams) -> float:
+        """Zero: negligible beside a network's."""
+        return 0.0
+
+    def _scores(self, train_idx: np.ndarray, idx: np.ndarray, hparams: HParams) -> np.ndarray:
+        texts = [self.texts[n] for n in idx]
+        if hparams["text"] == FIRST_SENTENCE:
+            extracted = first_sentences(texts)
+        else:
+            extracted = nearest_neighbor_targets(
+                [self.texts[n] for n in train_idx], [self.targets[n] for n in train_idx], texts
+            )
+        return chrf(extracted, [self.targets[n] for n in idx])

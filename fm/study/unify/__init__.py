@@ -1,1 +1,0 @@
-"""One model for many tasks against distinct networks."""
