@@ -66,7 +66,7 @@ class StepCost:
       tokens: tokens and patches without padding. For arrays on devices this is computed there and
         read later.
       flops: counted by `fm.model.flops`.
-      group_tokens: tokens of each group as `GROUP/tokens`, for several groups.
+      group_tokens: tokens of each group as `GROUP/num_tokens`, for several groups.
     """
 
     tokens: int | jax.Array
@@ -91,7 +91,7 @@ def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) 
             )
             total += (rows.stop - rows.start) * per_row
         count = np.count_nonzero if isinstance(segments, np.ndarray) else _count_nonzero
-        tokens[f"{prefix}tokens"] = count(segments)
+        tokens[f"{prefix}num_tokens"] = count(segments)
     is_multitask = isinstance(objective, MultitaskObjective)
     return StepCost(sum(tokens.values()), total, tokens if is_multitask else {})
 
@@ -161,9 +161,9 @@ class MetricAverager:
 
 def group_token_shares(means: MetricValues) -> dict[str, float]:
     """Returns each group's share of the tokens as `GROUP/share`."""
-    tokens = {name: value for name, value in means.items() if name.endswith("/tokens")}
+    tokens = {name: value for name, value in means.items() if name.endswith("/num_tokens")}
     return {
-        f"{name.removesuffix('tokens')}share": value / sum(tokens.values())
+        f"{name.removesuffix('num_tokens')}share": value / sum(tokens.values())
         for name, value in tokens.items()
     }
 

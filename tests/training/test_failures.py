@@ -92,7 +92,7 @@ def test_data_that_cannot_be_read_lose_nothing(tmp_path, uninterrupted, happens,
     with pytest.raises(UserError) as caught:
         run_toy(tmp_path, ToyBatches(13, happens))
     message = str(caught.value)
-    assert message.startswith(f"toy: {told}; step 12 is saved, and the same command goes on")
+    assert message.startswith(f"toy: {told}; step 12 is saved, and the same command resumes")
     assert ("batch_size" in message) == (happens is exhausted)
     assert_same_run(run_toy(tmp_path), tmp_path, uninterrupted)
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_saved_then_is_told_too(tmp_path, uninterrupted, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def fill(_):
-        monkeypatch.setattr("fm.training.train_loop.Checkpoints.save", full)
+        monkeypatch.setattr("fm.training.train_loop.CheckpointStore.save", full)
         raise MemoryError
 
     with pytest.raises(UserError, match=r"out of memory at step 13 .*step 12 could not be saved"):

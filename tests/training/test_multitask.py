@@ -155,9 +155,9 @@ def test_metrics_of_each_group(uninterrupted):
     assert first["image/bits_per_dimension"] == pytest.approx(
         8 + first["image/causal_lm_nats"] / math.log(2)
     )
-    assert first["image/tokens"] == 12
+    assert first["image/num_tokens"] == 12
     assert first["text/share"] + first["image/share"] == pytest.approx(1)
-    assert first["image/share"] == 12 / (12 + first["text/tokens"])
+    assert first["image/share"] == 12 / (12 + first["text/num_tokens"])
     whole = math.hypot(first["grad_norm/tokens"], first["grad_norm/image"])
     assert 0 < whole < first["grad_norm"]
     assert result.curve["value"] == [r["loss"] for r in records if r["kind"] == "train"]
@@ -172,7 +172,7 @@ def test_a_step_costs_what_its_groups_do():
     )
     assert whole.flops == sum(each.flops for each in alone)
     assert whole.tokens == sum(each.tokens for each in alone)
-    assert whole.group_tokens == {"text/tokens": alone[0].tokens, "image/tokens": 12}
+    assert whole.group_tokens == {"text/num_tokens": alone[0].tokens, "image/num_tokens": 12}
 
 
 @pytest.mark.parametrize("at", [2, 8])
