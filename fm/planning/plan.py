@@ -208,7 +208,7 @@ def _too_large_message(plan: Plan) -> str:
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.memory_bytes.items())
     return (
         f"{request.name} does not fit {request.num_chips} {request.chip.name}: at best "
-        f"(--mesh={plan.mesh}, --remat={request.model_config.remat_policy}) "
+        f"(--mesh={plan.mesh}, --remat_policy={request.model_config.remat_policy}) "
         f"{plan.bytes_needed / 1e9:.2f} GB on each ({parts}), of {plan.bytes_usable / 1e9:.2f} "
         "usable; use more chips, or a smaller --batch_size or --length"
     )

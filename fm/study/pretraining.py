@@ -33,7 +33,8 @@ from fm.training.metric_units import BitsPerByte, BitsPerDimension
 from fm.training.multitask import AnyObjective, MultitaskObjective, from_dict
 from fm.training.objectives import Objective, inverse_frequency_weights
 from fm.training.runtime import gemm_flops_per_second
-from fm.training.train_loop import Trial, train_trial
+from fm.training.train_loop import train_trial
+from fm.training.trial import Trial
 
 NUM_VALIDATION_BATCHES = 4
 

@@ -7,8 +7,9 @@ from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.signals import Interrupted
-from fm.training.train_loop import Trial, train, validate
+from fm.training.train_loop import train, validate
 from fm.training.train_state import params_digest
+from fm.training.trial import Trial
 
 __all__ = [
     "BitsPerByte",

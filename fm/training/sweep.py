@@ -28,9 +28,10 @@ from fm.training.config import TrainResult
 from fm.training.failures import NotFiniteError
 from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.training.train_loop import Trainer, Trial, open_trainer, resolve_params, train_trial
+from fm.training.train_loop import Trainer, open_trainer, train_trial
 from fm.training.train_state import TrainState, gather_to_host, init_train_state
 from fm.training.train_step import Metrics
+from fm.training.trial import Trial, resolve_params
 
 BATCHING_MODES = ("vmap", "sequential")
 

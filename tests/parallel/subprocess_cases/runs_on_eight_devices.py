@@ -11,7 +11,7 @@ from fm.parallel import mesh as meshes
 from fm.parallel import sharding
 from fm.training import BitsPerByte, Objective, optimizer, sweep, train, train_state
 from fm.training.checkpoint import CheckpointStore
-from fm.training.sweep import Trial
+from fm.training.trial import Trial
 from tests.parallel.helpers_eight_devices import (
     HALVES,
     MUON,
