@@ -73,7 +73,10 @@ def test_compare(refused, arguments, parts):
     ("arguments", "parts"),
     [
         (["--objective=foo"], ["--objective=foo", "shares of causal_lm, masked_lm, bag_of_words"]),
-        (["--objective=next:x"], ["--objective=next:x", "shares of causal_lm, masked_lm, bag_of_words"]),
+        (
+            ["--objective=causal_lm:x"],
+            ["--objective=causal_lm:x", "shares of causal_lm, masked_lm, bag_of_words"],
+        ),
         (["--objective=causal_lm:0.2"], ["--objective=causal_lm:0.2", "add up to 1"]),
         (["--objective=bag_of_words:1"], ["--objective", "bag_of_words is for text, not image"]),
         (["--size=huge"], ["size 'huge'", "nano, micro"]),
@@ -118,7 +121,7 @@ def test_adapt(refused, arguments, parts):
         ("steps", "10,2.5", ["--values", "'2.5'", "steps"]),
         ("steps", "0,10", ["steps=0", "at least 1"]),
         ("finetune.steps", "0,10", ["steps=0", "at least 1"]),
-        ("objective.hide", "0.5,2", ["hide=2.0", "between 0 and 1"]),
+        ("objective.mask_ratio", "0.5,2", ["hide=2.0", "between 0 and 1"]),
         ("steps", "10", ["--values", "at least two different values"]),
         ("steps", "10,10", ["--values", "at least two different values"]),
     ],

@@ -25,7 +25,8 @@ from fm.study.config import PublishedConfig, StudyConfig, TaskConfig
 from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
-from tests.fuzz import guard, junk
+from tests.fuzz import helpers_guard as guard
+from tests.fuzz import helpers_junk as junk
 from tests.hf import helpers_hf as problems
 from tests.model.helpers_archs import LLAMA
 from tests.report import helpers_results

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import cli
-from tests.fuzz import guard, junk
+from tests.fuzz import helpers_guard as guard
+from tests.fuzz import helpers_junk as junk
 from tests.study.problems import texts
 
 # Data that fits, so that later checks are reached; and nothing that is fetched.
@@ -24,11 +25,11 @@ BASE = {
         *("--dataset=DATA", "--published_model=", "--label_budgets=20", "--seeds=2"),
         *("--field=steps", "--values=1,2"),
     ],
-    "unify": ["--tasks=DATA", "--label_budgets=20", "--seeds=2"],
+    "multitask": ["--tasks=DATA", "--label_budgets=20", "--seeds=2"],
     "pretrain": ["--dataset=DATA"],
     "adapt": ["--dataset=DATA", "--labels=20"],
-    "text_quality": ["--domains=DATA,OTHER", "--features=terms"],
-    "benchmark": ["--suite=gemm", "--baseline=none"],
+    "text_quality": ["--domains=DATA,OTHER", "--embedder=terms"],
+    "benchmark": ["--suite=matmul", "--baseline=none"],
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],
     "report": [],

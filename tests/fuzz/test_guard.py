@@ -10,7 +10,7 @@ import pytest
 from experiments import cli
 from fm.errors import UserError
 from fm.training.signals import Interrupted
-from tests.fuzz import guard
+from tests.fuzz import helpers_guard as guard
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """An hour of pretraining, with validation and checkpoints, and what its memory does meanwhile.
 
-    python -m tests.torture.soak --minutes=60 --out=runs/soak
+    python -m tests.fault_injection.soak --minutes=60 --out=runs/soak
 
 Four formats in one model. Leaves soak.json and memory.png; 1 if the run did not end well, or its
 memory grows by more than two megabytes in a minute.

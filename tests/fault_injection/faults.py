@@ -14,25 +14,25 @@ from pathlib import Path
 import numpy as np
 
 from fm.training.checkpoint import UNHASHED_FILES
-from tests.torture.victims import Victim
+from tests.fault_injection.targets import Target
 
 _ROOM = 8192  # bytes to a file, of a disk that is full
 _LIMIT = 900.0  # seconds until a process counts as hung
 
 
 @dataclasses.dataclass
-class Sitting:
+class FaultRun:
     """A process, from its start to its end.
 
     Attributes:
-      victim: what runs.
+      target: what runs.
       folder: of its data.
       out: of its output.
       seconds: that an unbroken run takes, and of these until it has claimed its folder.
       rng: of all chance.
     """
 
-    victim: Victim
+    target: Target
     folder: Path
     out: Path
     seconds: tuple[float, float]
@@ -47,7 +47,7 @@ class Sitting:
         self, act: Callable[[BaseProcess], None], room: int | None = None
     ) -> tuple[int | None, str]:
         """Starts it, acts, waits; its exit code, None if it hung, and what it said."""
-        process = self.victim.start(self.folder, self.out, self.said, room)
+        process = self.target.start(self.folder, self.out, self.said, room)
         try:
             act(process)
             process.join(_LIMIT)
@@ -63,7 +63,7 @@ class Sitting:
         while process.is_alive() and time.monotonic() < end:
             time.sleep(0.005)
 
-    def claimed(self, process: BaseProcess) -> None:
+    def wait_for_lock(self, process: BaseProcess) -> None:
         """Until it works in its folder, or its end."""
         before = time.monotonic()
         while process.is_alive() and not (self.out / ".lock").exists():
@@ -72,71 +72,75 @@ class Sitting:
         self.wait(process, max(0.0, before + self.seconds[1] - time.monotonic()))
 
 
-def left_alone(sitting: Sitting) -> bool:
+def run_undisturbed(fault_run: FaultRun) -> bool:
     """Runs to its end; whether that was a good one."""
-    code, said = sitting.run(lambda _: None)
+    code, said = fault_run.run(lambda _: None)
     return code == 0 and "Traceback" not in said
 
 
-def kill(sitting: Sitting) -> bool | None:
+def kill(fault_run: FaultRun) -> bool | None:
     """kill -9 at any moment at all, starting up included."""
 
     def act(process):
-        sitting.wait(process, sitting.rng.uniform(0, sitting.seconds[0]))
+        fault_run.wait(process, fault_run.rng.uniform(0, fault_run.seconds[0]))
         process.kill()
 
-    return _killed(sitting.run(act)[0])
+    return _killed(fault_run.run(act)[0])
 
 
-def kill_at_work(sitting: Sitting) -> bool | None:
+def kill_at_work(fault_run: FaultRun) -> bool | None:
     """kill -9 at any moment after it has begun to work."""
 
     def act(process):
-        sitting.claimed(process)
-        sitting.wait(process, sitting.rng.uniform(0, sitting.seconds[0] - sitting.seconds[1]))
+        fault_run.wait_for_lock(process)
+        fault_run.wait(
+            process, fault_run.rng.uniform(0, fault_run.seconds[0] - fault_run.seconds[1])
+        )
         process.kill()
 
-    return _killed(sitting.run(act)[0])
+    return _killed(fault_run.run(act)[0])
 
 
-def kill_in_checkpoint(sitting: Sitting) -> bool | None:
+def kill_in_checkpoint(fault_run: FaultRun) -> bool | None:
     """kill -9 while a checkpoint is being written, one of the first few."""
 
     def act(process):
-        began, seen, after = time.time(), set(), sitting.rng.integers(1, 4)
+        began, seen, after = time.time(), set(), fault_run.rng.integers(1, 4)
         while process.is_alive() and len(seen) < after:
             # A folder may get its name, and so be gone, while it is looked at.
             with contextlib.suppress(FileNotFoundError):
-                for path in sitting.out.glob("**/checkpoints/*.orbax-checkpoint-tmp*"):
+                for path in fault_run.out.glob("**/checkpoints/*.orbax-checkpoint-tmp*"):
                     if path.stat().st_ctime > began:
                         seen.add(path)
             time.sleep(0.001)
-        sitting.wait(process, sitting.rng.uniform(0, 0.03))
+        fault_run.wait(process, fault_run.rng.uniform(0, 0.03))
         process.kill()
 
-    return _killed(sitting.run(act)[0])
+    return _killed(fault_run.run(act)[0])
 
 
-def terminate(sitting: Sitting) -> bool | None:
+def terminate(fault_run: FaultRun) -> bool | None:
     """SIGTERM once it works: it ends by itself within seconds, and says so in a line."""
 
     def act(process):
-        sitting.claimed(process)
-        sitting.wait(process, sitting.rng.uniform(0, sitting.seconds[0] - sitting.seconds[1]))
+        fault_run.wait_for_lock(process)
+        fault_run.wait(
+            process, fault_run.rng.uniform(0, fault_run.seconds[0] - fault_run.seconds[1])
+        )
         process.terminate()
 
-    code, said = sitting.run(act)
+    code, said = fault_run.run(act)
     return None if code == 0 else code == 130 and _one_line(said)
 
 
-def fill_disk(sitting: Sitting) -> bool | None:
+def fill_disk(fault_run: FaultRun) -> bool | None:
     """No file takes more than a few kilobytes: an end with code 2 and a line."""
 
-    code, said = sitting.run(lambda _: None, _ROOM)
+    code, said = fault_run.run(lambda _: None, _ROOM)
     return None if code == 0 else code == 2 and _one_line(said)
 
 
-def damage(sitting: Sitting) -> bool | None:
+def damage(fault_run: FaultRun) -> bool | None:
     """A bit flipped in the newest checkpoint of two or more, or half a file gone; and a kill."""
 
     def act(process):
@@ -144,25 +148,25 @@ def damage(sitting: Sitting) -> bool | None:
         while process.is_alive() and not found:
             # A folder may get its name, and so be gone, while it is looked at.
             with contextlib.suppress(FileNotFoundError):
-                found = _damageable(sitting.out)
+                found = _damageable(fault_run.out)
             time.sleep(0.01)
         process.kill()
 
-    if not _damageable(sitting.out):
-        fine = _killed(sitting.run(act)[0])
-        if not fine:
-            return fine
-    for newest in _damageable(sitting.out):
+    if not _damageable(fault_run.out):
+        ok = _killed(fault_run.run(act)[0])
+        if not ok:
+            return ok
+    for newest in _damageable(fault_run.out):
         files = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size]
         files = [path for path in files if path.name not in UNHASHED_FILES]
-        path = files[sitting.rng.integers(len(files))]
+        path = files[fault_run.rng.integers(len(files))]
         content = bytearray(path.read_bytes())
-        if sitting.rng.random() < 0.5:
-            content[sitting.rng.integers(len(content))] ^= 1 << int(sitting.rng.integers(8))
+        if fault_run.rng.random() < 0.5:
+            content[fault_run.rng.integers(len(content))] ^= 1 << int(fault_run.rng.integers(8))
         else:
             del content[len(content) // 2 :]
         path.write_bytes(content)
-    return kill_at_work(sitting)
+    return kill_at_work(fault_run)
 
 
 def _damageable(out: Path) -> list[Path]:

@@ -41,15 +41,18 @@ OTHERS = {
 }
 # Where the work of an experiment begins.
 WORK = {
-    "compare": ["fm.study.runner._ways"],
-    "ablate": ["fm.study.runner._ways"],
-    "unify": ["experiments.unify.run"],
-    "pretrain": ["experiments.pretrain.pretrain", "experiments.pretrain.joint.pretrain"],
-    "adapt": ["experiments.adapt.network"],
-    "text_quality": ["experiments.text_quality.run"],
-    "benchmark": ["experiments.benchmark.benchmark.run"],
+    "compare": ["fm.study.runner.CompareStudy.run"],
+    "ablate": ["fm.study.runner.CompareStudy.run"],
+    "multitask": ["fm.study.runner.CompareStudy.run"],
+    "pretrain": [
+        "experiments.pretrain.pretrain",
+        "experiments.pretrain.joint_pretraining.pretrain_joint",
+    ],
+    "adapt": ["experiments.adapt.build_classification_arm"],
+    "text_quality": ["experiments.text_quality.run_study"],
+    "benchmark": ["experiments.benchmark.run_benchmark"],
     "generate": ["experiments.generate.Generation"],
-    "attention_maps": ["experiments.attention_maps._look"],
+    "attention_maps": ["experiments.attention_maps._attention_maps"],
     "report": [],
     "plan": [],
 }

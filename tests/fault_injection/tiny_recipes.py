@@ -13,7 +13,7 @@ import warnings
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from experiments import ablate, adapt, cli, compare, pretrain, text_quality, unify
+from experiments import ablate, adapt, cli, compare, multitask, pretrain, text_quality
 from fm.study import presets
 from fm.study.text_quality import config
 from tests.study.problems import recipe
@@ -25,7 +25,7 @@ STEPS = 400  # a hundred between checkpoints, where no flag says otherwise
 warnings.filterwarnings("ignore", message=".*fork")
 _EXPERIMENTS = {
     **{"ablate": ablate, "adapt": adapt, "compare": compare, "pretrain": pretrain},
-    **{"text_quality": text_quality, "unify": unify},
+    **{"text_quality": text_quality, "multitask": multitask},
 }
 _TEXT_QUALITY = config.make_config
 

@@ -15,9 +15,9 @@ import numpy as np
 from fm import files
 from fm.study.run_dir import without_timings
 from fm.training import load_params, metric_writer, params_digest
+from tests.fault_injection import tiny_recipes
 from tests.study.problems import texts
 from tests.study.text_quality.problems import write_domains
-from tests.torture import tiny
 
 _JSON = ("results.json", "summary.json", "config.json")
 _KEPT = ("cells", "samples", "measures", "models")  # folders
@@ -25,7 +25,7 @@ PACE = ("tokens_per_second", "gemm_utilization")
 
 
 @dataclasses.dataclass(frozen=True)
-class Victim:
+class Target:
     """A command.
 
     Attributes:
@@ -39,8 +39,10 @@ class Victim:
     flags: Callable[[Path], list[str]]
 
     def start(self, folder: Path, out: Path, said: Path, room: int | None = None) -> BaseProcess:
-        """Starts it, data in `folder`, output to `out`; see `tiny.start`."""
-        return tiny.start(self.experiment, [*self.flags(folder), f"--out={out}"], said, room)
+        """Starts it, data in `folder`, output to `out`; see `tiny_recipes.start`."""
+        return tiny_recipes.start(
+            self.experiment, [*self.flags(folder), f"--out={out}"], said, room
+        )
 
 
 def reviews(folder: Path) -> Path:
@@ -67,7 +69,13 @@ def _mixture(folder: Path) -> list[str]:
 def _unification(folder: Path) -> list[str]:
     return [
         f"--tasks={reviews(folder)},digits",
-        *("--label_budgets=20", "--seeds=2", "--max_test_items=20", "--steps=200", "--profile=quick"),
+        *(
+            "--label_budgets=20",
+            "--seeds=2",
+            "--max_test_items=20",
+            "--steps=200",
+            "--profile=quick",
+        ),
     ]
 
 
@@ -78,11 +86,16 @@ def _domains(folder: Path) -> list[str]:
     return [f"--domains={','.join(map(str, paths))}", "--profile=quick"]
 
 
-_STUDY = ["--tasks=digits", "--arms=scratch,in_domain,classical", "--label_budgets=20,50", "--seeds=2"]
-VICTIMS = {
+_STUDY = [
+    "--tasks=digits",
+    "--arms=scratch,in_domain,classical",
+    "--label_budgets=20,50",
+    "--seeds=2",
+]
+TARGETS = {
     each.name: each
     for each in (
-        Victim(
+        Target(
             "pretraining",
             "pretrain",
             # Texts share rows, and it stops early, at about 500 steps.
@@ -91,18 +104,18 @@ VICTIMS = {
                 *("--steps=1200", "--validate_every=10", "--early_stopping_patience=5"),
             ],
         ),
-        Victim("mixture", "pretrain", _mixture),
-        Victim("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
-        Victim("comparison", "compare", lambda _: [*_STUDY, "--profile=quick"]),
-        Victim(
+        Target("mixture", "pretrain", _mixture),
+        Target("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
+        Target("comparison", "compare", lambda _: [*_STUDY, "--profile=quick"]),
+        Target(
             "grid", "compare", lambda _: [*_STUDY[:-2], "--label_budgets=20", "--seeds=2",
                                           "--pretrain_seeds=2", "--profile=quick"],
         ),
-        Victim("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,in_domain", "--label_budgets=20",
+        Target("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,in_domain", "--label_budgets=20",
                                                 "--seeds=2", "--profile=quick",
-                                                "--field=objective.hide", "--values=0.3,0.6"]),
-        Victim("unification", "unify", _unification),
-        Victim("text quality", "text_quality", _domains),
+                                                "--field=objective.mask_ratio", "--values=0.3,0.6"]),
+        Target("multitask", "multitask", _unification),
+        Target("text quality", "text_quality", _domains),
     )
 }  # fmt: skip
 
