@@ -12,8 +12,8 @@ from experiments import compare, studies
 from fm import hf
 from fm.study import run_dir
 from fm.study.config import TaskConfig
-from tests.study.problems import images, recipe, texts
-from tests.study.test_imported import texts as words
+from tests.study.helpers_study import images, recipe, texts
+from tests.study.test_published_arm import texts as words
 from tests.hf import helpers_hf as problems
 
 ARMS = ("scratch", "in_domain", "classical")

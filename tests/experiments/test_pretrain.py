@@ -13,8 +13,8 @@ import pytest
 from fm import hf
 from fm.files import cache_dir
 from fm.study import presets
-from tests.study.test_imported import texts as words
-from tests.study.test_joint import RECIPE
+from tests.study.test_published_arm import texts as words
+from tests.study.test_joint_pretraining import RECIPE
 from tests.hf import helpers_hf as problems
 
 ROOT = pathlib.Path(__file__).parents[2]

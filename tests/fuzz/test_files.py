@@ -16,7 +16,7 @@ from PIL import Image
 
 from fm.data import load
 from tests.fuzz import guard, junk
-from tests.study.problems import texts
+from tests.study.helpers_study import texts
 
 
 def labelled(count=60):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from experiments import command
 from tests.fuzz import guard, junk
-from tests.study.problems import texts
+from tests.study.helpers_study import texts
 
 # Data that fits, so that later checks are reached; and nothing that is fetched.
 BASE = {

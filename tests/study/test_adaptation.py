@@ -8,8 +8,8 @@ from fm.adaptation.lora import LoraConfig
 from fm.errors import UserError
 from fm.study.adaptation import NetworkArm, extend_grid
 from fm.study.config import StudyConfig
-from tests.study.problems import config, recipe
 from tests.adaptation.helpers_models import MODEL, params, separable
+from tests.study.helpers_study import config, recipe
 
 ROWS, LABELS = separable(40)
 RECIPE = recipe("text", adapters=LoraConfig(rank=2), lora_learning_rates=(3e-2,))

@@ -15,7 +15,7 @@ import numpy as np
 from fm import files
 from fm.study.run_dir import without_timings
 from fm.training import load_params, metric_writer, params_digest
-from tests.study.problems import texts
+from tests.study.helpers_study import texts
 from tests.study.text_quality.problems import write_domains
 from tests.torture import tiny
 

@@ -14,8 +14,8 @@ from fm.study.cells import run_cells
 from fm.study.config import PublishedConfig
 from fm.study.published_arm import PublishedArm, probe_feature_config
 from fm.study.tasks import prepare_task
-from tests.study.problems import config, dataset, loads, split
 from tests.hf import helpers_hf as problems
+from tests.study.helpers_study import config, dataset, loads, split
 
 ASKED = PublishedConfig("tiny", 24, "w1 {text} w2 {answer}", ("w3", "w4"))
 ADAPT = ("probe", "full", "prompt")

@@ -12,10 +12,10 @@ from fm.study import method_costs
 from fm.study.arms import PretrainedArm, build_published_arm
 from fm.study.processing import Processor
 from fm.study.tasks import prepare_task
-from tests.study.problems import config, dataset, loads, recipe, split
-from tests.study.test_adaptation import network
-from tests.study.test_imported import ASKED, published, texts
 from tests.adaptation.helpers_models import MODEL, params, separable
+from tests.study.helpers_study import config, dataset, loads, recipe, split
+from tests.study.test_adaptation import network
+from tests.study.test_published_arm import ASKED, published, texts
 
 
 @pytest.fixture(autouse=True)
