@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 TESTING := .venv/installed-test
-SEVERAL := tests/training/test_processes.py tests/training/test_sharding.py \
-	tests/experiments/test_mesh.py tests/study/test_cluster.py tests/experiments/test_spread.py
+SEVERAL := tests/parallel/test_distributed.py tests/parallel/test_sharding.py \
+	tests/experiments/test_mesh.py tests/study/test_ray_executor.py tests/experiments/test_cluster.py
 
-.PHONY: compare test torture lint clean
+.PHONY: compare test fault_injection lint clean
 
 compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare
@@ -15,11 +15,11 @@ test: $(TESTING)
 	$(BIN)/python -m pytest -m "not slow"
 
 # The long forms: a hundred faults for each of eight commands, fuzz, processes and meshes, a soak.
-torture: $(TESTING)
-	$(BIN)/python -m tests.torture
+fault_injection: $(TESTING)
+	$(BIN)/python -m tests.fault_injection
 	FM_FUZZ_CASES=100 $(BIN)/python -m pytest tests/fuzz
 	$(BIN)/python -m pytest -m slow -n 0 $(SEVERAL)
-	$(BIN)/python -m tests.torture.soak
+	$(BIN)/python -m tests.fault_injection.soak
 
 lint: $(TESTING)
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command, studies
+from experiments import cli, study_flags
 from fm.errors import UserError
 from fm.study import analysis, run_dir
 from fm.study.ablations import ABLATIONS, Ablation, ablation_names, field_ablation
@@ -29,13 +29,13 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "ablation", None, "a registered ablation, instead of --field", flag_values=values
     )
-    studies.define(values, suite_name="ablate", out="runs/ablate")
+    study_flags.define(values, suite_name="ablate", out="runs/ablate")
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs one study per variant, then compares them."""
-    out = command.out(values)
-    base = studies.configure(values, "ablate", suite_name="ablate")
+    out = cli.out_dir(values)
+    base = study_flags.configure(values, "ablate", suite_name="ablate")
     ablation = _ablation(values)
     configs = {name: variant.config for name, variant in ablation.variants(base).items()}
     if len(configs) < 2:
@@ -46,9 +46,9 @@ def main(values: flags.FlagValues) -> None:
     for name, config in configs.items():
         print(f"\n{ablation.name} = {name}")
         results[name] = run_compare(config, folders[name])
-        studies.finish(results[name], folders[name])
+        study_flags.finish(results[name], folders[name])
     print(f"\n{ablation.name}: side by side")
-    studies.finish(analysis.merge_studies(ablation.name, results, folders), out)
+    study_flags.finish(analysis.merge_studies(ablation.name, results, folders), out)
 
 
 def _ablation(values: flags.FlagValues) -> Ablation:
@@ -62,4 +62,4 @@ def _ablation(values: flags.FlagValues) -> Ablation:
 
 
 if __name__ == "__main__":
-    command.run("ablate", __doc__, define, main)
+    cli.run("ablate", __doc__, define, main)

@@ -1,14 +1,15 @@
-"""Continues a prompt with a model of one's own or a published one; makes pictures, sounds, clips.
+"""Continues a prompt with a model, or generates images, sounds or clips.
 
-    python -m experiments.generate --model=runs/pretrain --prompt="The film" --max_tokens=40
+    python -m experiments.generate --model=runs/pretrain --prompt="The film" --max_new_tokens=40
     python -m experiments.generate --model=smollm2-135m --prompt="The capital of France is" \\
-        --max_tokens=8 --temperature=0
-    python -m experiments.generate --modality=image --model=runs/pretrain --given=digits:3
+        --max_new_tokens=8 --temperature=0
+    python -m experiments.generate --modality=image --model=runs/pretrain --init_example=digits:3
 
 --model is the --out of experiments.pretrain, a Hugging Face folder, a GGUF file or a known name.
-Prints the prompt and what follows it. The same seed gives the same text. Other formats take a model
-of experiments.pretrain that has them, from nothing, from the beginning of an example (--given) or,
-with --captioned data, after the name of its class (--prompt), and write files to --out.
+Text is printed after its prompt; the same seed gives the same text. The other modalities take a
+model of experiments.pretrain that was trained on them. They start from nothing, from the beginning
+of an example (--init_example) or, for models trained with --captioned data, from a class name
+(--prompt), and write files to --out.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
-from experiments import command
-from fm.data import load as sources
+from experiments import cli
 from fm.data.layouts import Layout
+from fm.data.load import load
 from fm.data.media import CODECS, ArraySpec
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_write, expand_path
-from fm.hf import model_zoo
+from fm.hf.model_zoo import load_published
 from fm.model.config import ModelConfig
 from fm.model.generate import Generation
 from fm.model.sampling import SamplingConfig
@@ -38,87 +39,102 @@ from fm.parallel import sharding
 from fm.study import run_dir, sampling
 from fm.study.pretraining import load_pretrained
 
-_OTHERS = ("image", "audio", "video")
+_CONTINUOUS = ("image", "audio", "video")
 
 
 def define(values: flags.FlagValues) -> None:
-    """The model, the prompt, and how to choose."""
-    flags.DEFINE_enum("modality", "text", ["text", *_OTHERS], "what is made", flag_values=values)
+    """Defines the flags of model, prompt and sampling."""
+    flags.DEFINE_enum(
+        "modality", "text", ["text", *_CONTINUOUS], "what is generated", flag_values=values
+    )
+    flags.DEFINE_string("model", None, "folder, file or known name", flag_values=values)
+    flags.DEFINE_string("prompt", None, "text to continue", flag_values=values)
     flags.DEFINE_string(
-        "given", None, "file to begin as, or a test item as in digits:3; not of text",
+        "init_example",
+        None,
+        "example to continue: a file, or a test item such as digits:3 (not for text)",
         flag_values=values,
-    )  # fmt: skip
+    )
     flags.DEFINE_float(
-        "keep", 0.5, "share of what is given that stays", flag_values=values,
-        lower_bound=0.0, upper_bound=1.0,
+        "keep_fraction", 0.5, "fraction of --init_example to keep as a prefix",
+        flag_values=values, lower_bound=0.0, upper_bound=1.0,
     )  # fmt: skip
-    command.define_mesh(values)
-    command.define_out(values, "runs/generate")
-    flags.DEFINE_string("model", None, "folder, file or name", flag_values=values)
-    flags.DEFINE_string("prompt", None, "text to go on from", flag_values=values)
-    flags.DEFINE_integer("max_tokens", 64, "the most to add", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer(
+        "max_new_tokens", 64, "maximum number of generated tokens", flag_values=values,
+        lower_bound=1,
+    )  # fmt: skip
     flags.DEFINE_float(
         "temperature",
         0.8,
-        "divides the logits, 0 takes the likeliest; of other formats, multiplies the spread",
+        "divides the logits, 0 is greedy; for other modalities (default 1) it multiplies the "
+        "standard deviation",
         flag_values=values,
     )
-    flags.DEFINE_integer("top_k", 0, "how many of the likeliest stay; 0 all", flag_values=values)
-    flags.DEFINE_float(
-        "top_p", 1.0, "the likeliest that together reach this stay", flag_values=values
+    flags.DEFINE_integer(
+        "top_k", 0, "sample among the k likeliest tokens; 0: all", flag_values=values
     )
     flags.DEFINE_float(
-        "min_p", 0.0, "those with this share of the likeliest's stay", flag_values=values
-    )
-    flags.DEFINE_float(
-        "repetition_penalty", 1.0, "over 1 makes tokens seen less likely", flag_values=values
-    )
-    flags.DEFINE_multi_string(
-        "stop", [], "text to end before; may be given several times", flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "of the first sample", flag_values=values, lower_bound=0)
-    flags.DEFINE_integer("samples", 1, "how many texts", flag_values=values, lower_bound=1)
-    flags.DEFINE_boolean("stream", False, "show the text while it is made", flag_values=values)
-    flags.DEFINE_enum(
-        "dtype", None, ["float32", "bfloat16"], "of the arithmetic; the model's if not given",
+        "top_p", 1.0, "sample among the likeliest tokens of this total probability",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_float(
+        "min_p", 0.0, "drop tokens below this fraction of the likeliest token's probability",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_float(
+        "repetition_penalty", 1.0, "above 1 makes repeated tokens less likely", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "stop", [], "text that ends the output; repeatable", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "seed of the first sample", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("samples", 1, "number of samples", flag_values=values, lower_bound=1)
+    flags.DEFINE_boolean("stream", False, "print the text as it is generated", flag_values=values)
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "dtype of activations; default: the model's",
+        flag_values=values,
+    )  # fmt: skip
+    cli.define_mesh(values)
+    cli.define_out(values, "runs/generate")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Model:
-    """What a name, folder or file holds.
+class TextModel:
+    """A model that generates text.
 
     Attributes:
-      config: of the model.
-      params: its parameters.
-      encode: a prompt as token ids, beginning as the model's texts do.
-      decode: ids to text, specials left out.
-      ends: tokens after which nothing follows.
-      barred: tokens no text holds.
+      config: architecture.
+      params: parameters.
+      encode: turns a prompt into token ids, the start token included.
+      decode: turns token ids into text, special tokens left out.
+      stop_token_ids: tokens that end the text.
+      suppress_tokens: tokens that are never generated.
     """
 
     config: ModelConfig
     params: dict
     encode: Callable[[str], np.ndarray]
     decode: Callable[[np.ndarray], str]
-    ends: tuple[int, ...]
-    barred: tuple[int, ...] = ()
+    stop_token_ids: tuple[int, ...]
+    suppress_tokens: tuple[int, ...] = ()
 
 
 def main(values: flags.FlagValues) -> None:
-    """Reads the model, writes the text."""
-    command.divides(values["samples"].value, f"--samples={values['samples'].value}")
+    """Loads the model, generates, and prints the text or writes the files."""
+    cli.check_divisible(values["samples"].value, f"--samples={values['samples'].value}")
     # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
-    given = values["prompt"].value or ""
-    if any("\ud800" <= character <= "\udfff" for character in given):
+    if any("\ud800" <= char <= "\udfff" for char in values["prompt"].value or ""):
         raise UserError("--prompt is not UTF-8")
-    if values["modality"].value != "text":
-        _make(values)
-        return
-    for flag in ("given", "keep", "out"):
+    if values["modality"].value == "text":
+        _generate_text(values)
+    else:
+        _generate_examples(values)
+
+
+def _generate_text(values: flags.FlagValues) -> None:
+    for flag in ("init_example", "keep_fraction", "out"):
         if values[flag].present:
-            raise UserError(f"--{flag} goes with --modality={', '.join(_OTHERS)}")
+            raise UserError(f"--{flag} is for --modality={', '.join(_CONTINUOUS)}")
     name, prompt, samples = (values[key].value for key in ("model", "prompt", "samples"))
     for flag, value in (("model", name), ("prompt", prompt)):
         if not value:
@@ -128,56 +144,57 @@ def main(values: flags.FlagValues) -> None:
     if values["stream"].value and samples > 1:
         raise UserError(f"--stream shows one text; leave it out or --samples={samples}")
     fields = (field.name for field in dataclasses.fields(SamplingConfig))
-    decoding = SamplingConfig(**{field: values[field].value for field in fields})
-    model = load(name)
+    sampling_config = SamplingConfig(**{field: values[field].value for field in fields})
+    model = load_text_model(name)
     if values["dtype"].value:
         config = dataclasses.replace(model.config, dtype=values["dtype"].value)
         model = dataclasses.replace(model, config=config)
     with sharding.sharded_params(model.params) as params:
-        _write(values, dataclasses.replace(model, params=params), decoding)
+        _print_text(values, dataclasses.replace(model, params=params), sampling_config)
 
 
-def _write(values: flags.FlagValues, model: Model, decoding: SamplingConfig) -> None:
-    """Writes texts."""
+def _print_text(
+    values: flags.FlagValues, model: TextModel, sampling_config: SamplingConfig
+) -> None:
     prompt, samples = values["prompt"].value, values["samples"].value
     seed, ids = values["seed"].value, model.encode(prompt)
     generation = Generation(
         model.params,
         [ids] * samples,
         model.config,
-        sampling_config=decoding,
-        max_new_tokens=values["max_tokens"].value,
+        sampling_config=sampling_config,
+        max_new_tokens=values["max_new_tokens"].value,
         seeds=range(seed, seed + samples),
-        stop_token_ids=model.ends,
-        suppress_tokens=model.barred,
+        stop_token_ids=model.stop_token_ids,
+        suppress_tokens=model.suppress_tokens,
     )
     began = time.perf_counter()
     decode, stop = continuation_decoder(ids, model.decode), values["stop"].value
     if values["stream"].value:
         print(prompt, end="", flush=True)
-        for (piece,) in stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=4):
-            print(piece, end="", flush=True)
+        for (chunk,) in stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=4):
+            print(chunk, end="", flush=True)
         print()
     else:
-        # Without stop strings nothing needs a look before the end: one program makes it all.
-        every = 16 if stop else values["max_tokens"].value
-        pieces = list(stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=every))
-        for row, parts in enumerate(zip(*pieces, strict=True)):
+        # Without stop strings nothing has to be read before the end: one program generates all.
+        every = 16 if stop else values["max_new_tokens"].value
+        chunks = list(stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=every))
+        for row, parts in enumerate(zip(*chunks, strict=True)):
             if samples > 1:
                 print(f"--- seed {seed + row}")
             print(prompt + "".join(parts))
-    print(f"{time.perf_counter() - began:.1f} s, compiling included", file=sys.stderr)
+    print(f"{time.perf_counter() - began:.1f} s, including compilation", file=sys.stderr)
 
 
-def _make(values: flags.FlagValues) -> None:
-    """Writes pictures, sounds or clips."""
+def _generate_examples(values: flags.FlagValues) -> None:
+    """Writes images, sounds or clips to --out."""
     modality, name = values["modality"].value, values["model"].value
-    told = [
+    text_only = [
         field.name for field in dataclasses.fields(SamplingConfig) if field.name != "temperature"
     ]
-    for flag in (*told, "max_tokens", "stop", "stream", "dtype"):
+    for flag in (*text_only, "max_new_tokens", "stop", "stream", "dtype"):
         if values[flag].present:
-            raise UserError(f"--{flag} goes with --modality=text")
+            raise UserError(f"--{flag} is for --modality=text")
     if values["prompt"].value == "":
         raise UserError("--prompt must not be empty")
     if values["temperature"].value < 0:
@@ -191,58 +208,62 @@ def _make(values: flags.FlagValues) -> None:
         )
     except UserError as error:
         raise UserError(f"--model={name}: {error}") from error
-    given = values["given"].value
+    source = values["init_example"].value
     with sharding.sharded_params(found.params) as params:
-        made = sampling.sample_examples(
+        examples = sampling.sample_examples(
             dataclasses.replace(found, params=params),
             modality,
             count=values["samples"].value,
             seed=values["seed"].value,
             temperature=values["temperature"].value if values["temperature"].present else 1.0,
-            init_example=None if given is None else _given(given, layout),
-            keep_fraction=values["keep"].value,
+            init_example=None if source is None else _init_example(source, layout),
+            keep_fraction=values["keep_fraction"].value,
             caption=values["prompt"].value,
         )
-    out = command.out(values)
-    run_dir.acquire_lock(out)
-    for n, example in enumerate(made):
-        path = out / f"{modality}-{values['seed'].value}-{n}.{sampling.FILE_EXTENSIONS[modality]}"
+    out_dir = cli.out_dir(values)
+    run_dir.acquire_lock(out_dir)
+    for n, example in enumerate(examples):
+        extension = sampling.FILE_EXTENSIONS[modality]
+        path = out_dir / f"{modality}-{values['seed'].value}-{n}.{extension}"
         atomic_write(path, sampling.encode_example(example, layout))
         print(path)
 
 
-def _given(given: str, layout: Layout) -> np.ndarray:
-    """An example of the layout's form: a file brought to it, or a test item of a data set."""
-    path = expand_path(given)
+def _init_example(source: str, layout: Layout) -> np.ndarray:
+    """Returns an example in the layout's shape: a file, converted, or a test item of a data set."""
+    path = expand_path(source)
     if path.exists():
-        medium = CODECS[layout.modality]
+        codec = CODECS[layout.modality]
         try:
-            opened = medium.open(path)
+            opened = codec.open(path)
         except OSError as error:
-            raise UserError(f"--given={given}: {error.strerror or error}") from error
-        return medium.to_array(opened, ArraySpec(layout.shape, layout.rate))
-    name, _, item = given.rpartition(":")
+            raise UserError(f"--init_example={source}: {error.strerror or error}") from error
+        return codec.to_array(opened, ArraySpec(layout.shape, layout.rate))
+    name, _, item = source.rpartition(":")
     if not name or not item.isascii() or not item.isdigit():
-        raise UserError(f"--given={given}: takes a file, or a test item such as digits:3")
-    data = sources.load(name)
+        raise UserError(f"--init_example={source}: takes a file, or a test item such as digits:3")
+    data = load(name)
     if data.modality != layout.modality or tuple(data.info["shape"]) != layout.shape:
-        raise UserError(f"--given={given}: is not {layout.modality} of the model's shape")
+        raise UserError(
+            f"--init_example={source}: is not {layout.modality} of the shape that the model was "
+            "trained on"
+        )
     if int(item) >= len(data.test):
-        raise UserError(f"--given={given}: {name} has {len(data.test)} test items, from 0")
+        raise UserError(f"--init_example={source}: {name} has {len(data.test)} test items, from 0")
     return np.asarray(data.test.inputs([int(item)]))[0]
 
 
-def load(name: str) -> Model:
-    """The model of a folder of experiments.pretrain, or a published one."""
+def load_text_model(name: str) -> TextModel:
+    """Returns the model in a folder of experiments.pretrain, or a published one."""
     path = expand_path(name)
-    return _own(path) if (path / "checkpoints").is_dir() else _published(name)
+    return _own_model(path) if (path / "checkpoints").is_dir() else _published_model(name)
 
 
-def _published(name: str) -> Model:
-    found = model_zoo.load_published(name)
+def _published_model(name: str) -> TextModel:
+    found = load_published(name)
     if not found.causal:
-        raise UserError(f"--model={name} fills in what is hidden; it does not go on with a text")
-    return Model(
+        raise UserError(f"--model={name} is an encoder; it cannot generate text")
+    return TextModel(
         found.config,
         found.params,
         lambda text: found.tokenizer.encode_with_specials([text])[0],
@@ -251,17 +272,18 @@ def _published(name: str) -> Model:
     )
 
 
-def _own(run: pathlib.Path) -> Model:
-    found = load_pretrained(run)
+def _own_model(path: pathlib.Path) -> TextModel:
+    found = load_pretrained(path)
     tokenizer = found.processor.tokenizer
     if tokenizer is None:
-        formats = " and ".join(found.processor.layouts)
-        raise UserError(f"--model={run} was trained on {formats}; take one of text")
+        modalities = " and ".join(found.processor.layouts)
+        raise UserError(f"--model={path} was trained on {modalities}; takes a model of text")
     if not found.objective_of("text").causal_lm:
         raise UserError(
-            f"--model={run} was never asked for the next token in training; take one that was"
+            f"--model={path} was not trained to predict the next token; takes one with a "
+            "causal_lm objective"
         )
-    return Model(
+    return TextModel(
         found.processor.model,
         found.params,
         lambda text: np.concatenate([[tokenizer.bos], *tokenizer.encode([text])]),
@@ -272,4 +294,4 @@ def _own(run: pathlib.Path) -> Model:
 
 
 if __name__ == "__main__":
-    command.run("generate", __doc__, define, main)
+    cli.run("generate", __doc__, define, main)

@@ -20,7 +20,7 @@ import dataclasses
 
 from absl import flags
 
-from experiments import command, spread, studies
+from experiments import cli, cluster, study_flags
 from fm.data.load import load
 from fm.errors import UserError
 from fm.study import presets
@@ -42,7 +42,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "mixture", None, "weights of rows, such as film_reviews:2,digits:1", flag_values=values
     )
-    flags.DEFINE_list("budgets", None, "numbers of labels of each task", flag_values=values)
+    flags.DEFINE_list("label_budgets", None, "numbers of labels of each task", flag_values=values)
     flags.DEFINE_integer(
         "seeds",
         None,
@@ -51,7 +51,7 @@ def define(values: flags.FlagValues) -> None:
         lower_bound=1,
     )
     flags.DEFINE_integer(
-        "test_items",
+        "max_test_items",
         None,
         "largest number of test items of a task; by default 300, or 60 in the quick profile",
         flag_values=values,
@@ -70,10 +70,10 @@ def define(values: flags.FlagValues) -> None:
         "default all in the full profile, else none",
         flag_values=values,
     )
-    command.define_data(values)
-    command.define_mesh(values)
-    spread.define(values)
-    command.define_out(values, "runs/multitask")
+    cli.define_data(values)
+    cli.define_mesh(values)
+    cluster.define(values)
+    cli.define_out(values, "runs/multitask")
 
 
 def configure(values: flags.FlagValues) -> MultitaskConfig:
@@ -91,16 +91,16 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
     check_arms(arms, "multitask", DEFAULT_METHODS)
     ablations = _ablations(values, profile, arms)
     budgets = preset.label_budgets
-    if values["budgets"].value:
-        budgets = studies.positive_integers("--budgets", values["budgets"].value)
+    if values["label_budgets"].value:
+        budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
     specs = [task_spec(name) for name in names]
     weights = {spec.name: spec.mixture_weight for spec in specs}
     if values["mixture"].value:
-        weights = command.weights("--mixture", values["mixture"].value, list(weights))
+        weights = cli.parse_weights("--mixture", values["mixture"].value, list(weights))
     joint = presets.joint_recipe(profile)
     if values["steps"].value:
         joint = dataclasses.replace(joint, steps=values["steps"].value)
-    options = command.data_options(values)
+    options = cli.data_options(values)
     tasks = []
     for spec in specs:
         dataset = spec.dataset or spec.name
@@ -113,7 +113,7 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
                 out_of_domain_dataset=None,
                 label_budgets=budgets,
                 recipe=presets.multitask_recipe(data.modality, task_type.name, joint, profile),
-                max_test_items=values["test_items"].value or preset.max_test_items,
+                max_test_items=values["max_test_items"].value or preset.max_test_items,
                 max_corpus_items=preset.max_corpus_items,
                 fingerprint=data.info["fingerprint"],
                 **options,
@@ -143,11 +143,11 @@ def _ablations(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) ->
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study and writes its report."""
-    config, out = configure(values), command.out(values)
-    with spread.over(values, "multitask") as executor:
-        results = run_multitask(config, out, executor)
-    studies.finish(results, out)
+    config, out_dir = configure(values), cli.out_dir(values)
+    with cluster.cell_executor(values, "multitask") as executor:
+        results = run_multitask(config, out_dir, executor)
+    study_flags.finish(results, out_dir)
 
 
 if __name__ == "__main__":
-    command.run("multitask", __doc__, define, main)
+    cli.run("multitask", __doc__, define, main)

@@ -1,11 +1,11 @@
-"""Whether a training run fits a number of chips, and how long its steps take: before there are any.
+"""Estimates whether a training run fits a number of chips, and how long a step takes.
 
     python -m experiments.plan --size=1b --chips=256 --chip=h100
-    python -m experiments.plan --size=8b --chips=64 --chip=v5p --mesh=fsdp:64 --remat=full
+    python -m experiments.plan --size=8b --chips=64 --chip=v5p --mesh=fsdp:64 --remat_policy=full
 
-Prints memory on each device, FLOPs, communication and time of a step, from shapes and sharding
-rules alone; nothing is allocated, and a run that cannot fit is refused. The memory of activations
-is an estimate, and the times follow from the share of the peak that --mfu says is reached.
+Prints memory per device, FLOPs, communication and time of a step. All figures follow from shapes
+and sharding rules: nothing is allocated, and no accelerator is needed. A run that cannot fit is
+refused. The memory of activations is an estimate; times assume the utilization given by --mfu.
 """
 
 from __future__ import annotations
@@ -14,104 +14,107 @@ import dataclasses
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm.model.config import PUBLISHED_CONFIGS, REMAT_POLICIES
-from fm.parallel import mesh as meshes
+from fm.parallel.mesh import parse_mesh
 from fm.planning import chips
 from fm.planning.plan import Plan, PlanRequest, default_batch_size, find_fitting_plan
 from fm.training.optimizer import OptimizerConfig
 
 
 def define(values: flags.FlagValues) -> None:
-    """Model, chips, batch."""
-    flags.DEFINE_enum("size", "1b", list(PUBLISHED_CONFIGS), "of the model", flag_values=values)
+    """Defines the flags of model, chips and batch."""
+    flags.DEFINE_enum("size", "1b", list(PUBLISHED_CONFIGS), "model size", flag_values=values)
     flags.DEFINE_enum("chip", "h100", list(chips.CHIPS), "kind of device", flag_values=values)
     flags.DEFINE_string(
-        "mesh", None, "such as data:32,fsdp:8; if not given the quickest that fits",
+        "mesh",
+        None,
+        "such as data:32,fsdp:8; default: the fastest mesh that fits",
         flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_enum(
-        "remat", None, REMAT_POLICIES,
-        "what layers keep for the backward pass; if not given the most that fits",
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_enum(
-        "optimizer", "adamw", ["adamw", "muon"], "whose memory is counted", flag_values=values
     )
+    flags.DEFINE_enum(
+        "remat_policy",
+        None,
+        REMAT_POLICIES,
+        "what a layer keeps for its backward pass; default: the most that fits",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "optimizer", "adamw", ["adamw", "muon"], "optimizer whose state is counted",
+        flag_values=values,
+    )  # fmt: skip
     for name, default, most, text in (
-        ("chips", 8, 100_000, "how many devices"),
-        ("batch_size", None, 2**31, "sequences in a step; if not given 16,384 tokens a device"),
-        ("length", None, 2**24, "tokens in a sequence; if not given 4096, or the model's most"),
-        ("accumulate", 1, 2**16, "parts a batch is taken in, one after another"),
+        ("chips", 8, 100_000, "number of devices"),
+        ("batch_size", None, 2**31, "sequences per step; default: 16,384 tokens per device"),
+        ("seq_len", None, 2**24, "tokens per sequence; default: 4096, or the model's maximum"),
+        ("grad_accum_steps", 1, 2**16, "microbatches per step"),
     ):
         flags.DEFINE_integer(
             name, default, text, flag_values=values, lower_bound=1, upper_bound=most
         )
     flags.DEFINE_float(
-        "mfu", 0.4, "share of the chips' peak that is reached", flag_values=values,
+        "mfu", 0.4, "model FLOPs utilization assumed for times", flag_values=values,
         lower_bound=0.001, upper_bound=1.0,
     )  # fmt: skip
 
 
 def main(values: flags.FlagValues) -> None:
-    """Plans, and prints."""
+    """Plans the run and prints the plan."""
     given = {name: values[name].value for name in values}
     chip = chips.get_chip(given["chip"])
-    model = dataclasses.replace(
+    model_config = dataclasses.replace(
         PUBLISHED_CONFIGS[given["size"]], dtype=chip.dtype, scan_layers=True
     )
-    length = given["length"] or min(4096, model.max_seq_len)
-    batch_size = (
-        given["batch_size"] or default_batch_size(given["chips"], length) * given["accumulate"]
-    )
-    asked = PlanRequest(
+    seq_len = given["seq_len"] or min(4096, model_config.max_seq_len)
+    accumulate = given["grad_accum_steps"]
+    batch_size = given["batch_size"] or default_batch_size(given["chips"], seq_len) * accumulate
+    request = PlanRequest(
         name=given["size"],
-        model_config=model,
+        model_config=model_config,
         chip=chip,
         num_chips=given["chips"],
         batch_size=batch_size,
-        seq_len=length,
+        seq_len=seq_len,
         mfu=given["mfu"],
         optimizer_config=OptimizerConfig(given["optimizer"]),
-        grad_accum_steps=given["accumulate"],
+        grad_accum_steps=accumulate,
     )
-    mesh = meshes.parse_mesh(given["mesh"]) if given["mesh"] is not None else None
-    print(text(find_fitting_plan(asked, mesh, given["remat"])))
+    mesh = parse_mesh(given["mesh"]) if given["mesh"] is not None else None
+    print(format_plan(find_fitting_plan(request, mesh, given["remat_policy"])))
 
 
-def text(plan: Plan) -> str:
-    """The plan as a person reads it."""
-    asked, chip = plan.request, plan.request.chip
-    pieces = asked.batch_size * asked.seq_len
-    usable = f"all, of {plan.bytes_usable / 1e9:.1f} usable"
-    rate = f"{asked.mfu:.0%} of {chip.peak_flops / 1e12:.1f} TFLOP/s"
+def format_plan(plan: Plan) -> str:
+    """Returns the plan as text for a terminal."""
+    request, chip = plan.request, plan.request.chip
+    tokens = request.batch_size * request.seq_len
+    total = f"total, of {plan.bytes_usable / 1e9:.1f} usable"
+    rate = f"{request.mfu:.0%} of {chip.peak_flops / 1e12:.1f} TFLOP/s"
+    exposed = plan.communication_seconds > plan.compute_seconds
+    overlap = "more than compute can hide" if exposed else "hidden behind compute"
+    chinchilla_hours = 20 * plan.num_params / tokens * plan.step_seconds / 3600
     lines = [
-        f"{asked.name}: {plan.num_params:,} parameters on {asked.num_chips} {chip.name}, "
-        f"--mesh={plan.mesh} --remat={asked.model_config.remat_policy}",
-        f"a step: {asked.batch_size:,} sequences of {asked.seq_len:,} = {pieces:,} tokens, "
-        f"{asked.model_config.dtype} products, {asked.optimizer_config.name}",
+        f"{request.name}: {plan.num_params:,} parameters on {request.num_chips} {chip.name}, "
+        f"--mesh={plan.mesh} --remat_policy={request.model_config.remat_policy}",
+        f"one step: {request.batch_size:,} sequences of {request.seq_len:,} = {tokens:,} tokens, "
+        f"{request.model_config.dtype} products, {request.optimizer_config.name}",
         "",
-        "memory on each device                            GB",
+        "memory per device                                GB",
         *(f"  {name:<42} {size / 1e9:8.2f}" for name, size in plan.memory_bytes.items()),
-        f"  {usable:<42} {plan.bytes_needed / 1e9:8.2f}",
+        f"  {total:<42} {plan.bytes_needed / 1e9:8.2f}",
         "",
-        "sent by each device, a step                      GB        s",
+        "sent by each device per step                     GB        s",
         *(
-            f"  {each.axis + ': ' + each.description:<42} {each.bytes / 1e9:8.2f} {each.seconds:8.3f}"
-            for each in plan.collectives
+            f"  {cost.axis + ': ' + cost.description:<42} {cost.bytes / 1e9:8.2f} "
+            f"{cost.seconds:8.3f}"
+            for cost in plan.collectives
         ),
         *(["  nothing"] if not plan.collectives else []),
         "",
-        f"FLOPs of a step {plan.flops:.3e}, on each device {plan.flops / asked.num_chips:.3e}",
-        f"a step takes {plan.step_seconds:.3f} s: computing at {rate} {plan.compute_seconds:.3f} s, "
-        f"sending {plan.communication_seconds:.3f} s"
-        + (
-            ", more than can hide"
-            if plan.communication_seconds > plan.compute_seconds
-            else ", behind it"
-        ),
-        f"{pieces / plan.step_seconds:,.0f} tokens/s; 20 tokens a parameter in "
-        f"{20 * plan.num_params / pieces * plan.step_seconds / 3600:.1f} hours",
+        f"FLOPs per step {plan.flops:.3e}, per device {plan.flops / request.num_chips:.3e}",
+        f"time per step {plan.step_seconds:.3f} s: compute at {rate} {plan.compute_seconds:.3f} s, "
+        f"communication {plan.communication_seconds:.3f} s, {overlap}",
+        f"{tokens / plan.step_seconds:,.0f} tokens/s; 20 tokens per parameter in "
+        f"{chinchilla_hours:.1f} hours",
         "",
         f"{chip.name}: {chip.source}",
     ]
@@ -119,4 +122,4 @@ def text(plan: Plan) -> str:
 
 
 if __name__ == "__main__":
-    command.run("plan", __doc__, define, main)
+    cli.run("plan", __doc__, define, main)

@@ -1,18 +1,18 @@
-"""Pretrains one model on unlabelled data and says what it learned.
+"""Pretrains one model on unlabelled data.
 
     python -m experiments.pretrain --dataset=film_reviews --size=tiny --steps=500
     python -m experiments.pretrain --dataset=film_reviews,digits,spoken_words,moving_digits \\
         --mixture=film_reviews:2,digits:1,spoken_words:1,moving_digits:1
 
-Several data sets make one model of several formats; the mixture is in rows of a batch.
-The same command again goes on where it was, or says that it is finished. Ends with
-OUT/summary.json: steps, metrics, params_digest.
+Several data sets train one model of several modalities; --mixture weighs their shares of a batch.
+The same command resumes, and says so when the run is finished. Writes OUT/summary.json: steps,
+metrics and a digest of the parameters.
 
-On eight devices, and on two machines of four (each with its own --process):
+On eight devices, and on two hosts of four devices each (with its own --process_id):
 
     python -m experiments.pretrain --mesh=data:2,fsdp:4
-    python -m experiments.pretrain --mesh=data:2,fsdp:4 --coordinator=host0:1234 --processes=2 \\
-        --process=0
+    python -m experiments.pretrain --mesh=data:2,fsdp:4 --coordinator_address=host0:1234 \\
+        --num_processes=2 --process_id=0
 """
 
 from __future__ import annotations
@@ -21,127 +21,148 @@ import dataclasses
 import json
 import pathlib
 import re
+from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm.data.load import load
 from fm.errors import UserError
 from fm.files import expand_path
-from fm.model.config import REMAT_POLICIES, ModelConfig, config_for_size
+from fm.model.config import REMAT_POLICIES, config_for_size
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe
+from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import pretrain
 from fm.study.processing import build_processor
 from fm.training.config import TrainResult
 from fm.training.objectives import Objective
 from fm.training.train_state import params_digest
 
+_OBJECTIVES = ("causal_lm", "masked_lm", "bag_of_words")
+_RENAMED_OBJECTIVES = {"next": "causal_lm", "masked": "masked_lm", "bag": "bag_of_words"}
+_Recipe = TypeVar("_Recipe", Recipe, JointRecipe)
+
 
 def define(values: flags.FlagValues) -> None:
-    """Data, model, length."""
+    """Defines the flags of data, model and training."""
     flags.DEFINE_string(
-        "dataset", "film_reviews", "name, file or folder; or several", flag_values=values
+        "dataset", "film_reviews", "name, file or folder; or several names", flag_values=values
     )
     flags.DEFINE_string(
-        "mixture", None, "weights of several, such as digits:1,spoken_words:2", flag_values=values
-    )
+        "mixture", None, "weights of several data sets, such as digits:1,spoken_words:2",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_list(
-        "captioned", [], "those of them to learn after the name of the class too (uses labels)",
+        "captioned",
+        [],
+        "data sets that are also learned as class name followed by example (this uses labels)",
         flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_string("size", None, "nano, micro, tiny, small, base", flag_values=values)
-    flags.DEFINE_integer("steps", None, "updates", flag_values=values, lower_bound=1)
-    flags.DEFINE_integer(
-        "batch_size", None, "sequences per update", flag_values=values, lower_bound=1
     )
+    flags.DEFINE_string("size", None, "nano, micro, tiny, small or base", flag_values=values)
+    for name, text in (
+        ("steps", "training steps"),
+        ("batch_size", "sequences per step"),
+        ("checkpoint_every", "steps between checkpoints"),
+        ("validate_every", "steps between validations"),
+        ("early_stopping_patience", "stop after so many validations without a lower loss"),
+    ):
+        flags.DEFINE_integer(name, None, text, flag_values=values, lower_bound=1)
     flags.DEFINE_enum(
-        "remat", "none", REMAT_POLICIES, "what layers keep for the backward pass, from all to the least",
+        "remat_policy", "none", REMAT_POLICIES, "what a layer keeps for its backward pass",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer(
-        "checkpoint_every", None, "steps between saves", flag_values=values, lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "validate_every", None, "steps between validations", flag_values=values, lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "early_stop", None, "validations in a row without a lower loss that end it",
-        flag_values=values, lower_bound=1,
-    )  # fmt: skip
-    flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "random seed", flag_values=values, lower_bound=0)
     flags.DEFINE_string(
-        "objective", None, "shares, such as next:1 or next:0.1,bag:0.9", flag_values=values
+        "objective",
+        None,
+        "shares of the objectives, such as causal_lm:1 or causal_lm:0.1,bag_of_words:0.9",
+        flag_values=values,
     )
-    command.define_data(values)
-    command.define_mesh(values)
-    command.define_processes(values)
-    command.define_out(values, "runs/pretrain")
+    cli.define_data(values)
+    cli.define_mesh(values)
+    cli.define_processes(values)
+    cli.define_out(values, "runs/pretrain")
 
 
 def main(values: flags.FlagValues) -> None:
     """Trains and writes the summary."""
-    out = command.out(values)
-    name = values["dataset"].value
-    names = [name] if expand_path(name).exists() else name.split(",")
+    dataset = values["dataset"].value
+    names = [dataset] if expand_path(dataset).exists() else dataset.split(",")
     if len(names) > 1:
-        _joint(values, names, out)
-        return
+        _pretrain_joint(values, names)
+    else:
+        _pretrain_one(values, dataset)
+
+
+def _pretrain_one(values: flags.FlagValues, name: str) -> None:
+    """Pretrains on one data set."""
+    out_dir, seed = cli.out_dir(values), values["seed"].value
     for flag in ("mixture", "captioned"):
         if values[flag].value:
-            raise UserError(f"--{flag} goes with several data sets, not with {name} alone")
-    where = command.data_options(values)
+            raise UserError(f"--{flag} is for several data sets, not for {name} alone")
     if values["size"].value:
         config_for_size(values["size"].value)
-    objective = _objective(values["objective"].value) if values["objective"].value else None
+    objective = parse_objective(values["objective"].value) if values["objective"].value else None
+    options = cli.data_options(values)
     with distributed.lead_process_first("data"):
-        data = load(name, **where)
-    recipe = recipe_of(values, data.modality, data.info.get("shape"), objective)
+        data = load(name, **options)
+    recipe = presets.with_fitting_patches(
+        presets.modality_recipe(data.modality), data.info.get("shape")
+    )
+    if values["size"].value:
+        recipe = presets.with_model_size(recipe, values["size"].value)
+    recipe = _with_training_flags(recipe, values)
+    if objective:
+        if objective.bag_of_words and data.modality != "text":
+            raise UserError(
+                f"--objective: bag_of_words is for text, not {data.modality}; takes causal_lm and "
+                "masked_lm"
+            )
+        recipe = dataclasses.replace(recipe, objective=objective)
     config = {
         "experiment": "pretrain",
-        "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},
+        "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **options},
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
-        "seed": values["seed"].value,
+        "seed": seed,
     }
     with distributed.lead_process_first("folder"):
-        run_dir.init(config, out)
-        reads = build_processor(data.train, data.modality, recipe, out, data.info.get("rate"))
-    trained = pretrain(
+        run_dir.init(config, out_dir)
+        processor = build_processor(
+            data.train, data.modality, recipe, out_dir, data.info.get("rate")
+        )
+    result = pretrain(
         data.train,
         data.modality,
         recipe,
-        reads,
-        seed=values["seed"].value,
-        out_dir=out,
+        processor,
+        seed=seed,
+        out_dir=out_dir,
         run_name=pathlib.Path(name).name,
-        checkpoint_every=values["checkpoint_every"].value,
-        validate_every=values["validate_every"].value,
-        early_stopping_patience=values["early_stop"].value,
+        **_cadence(values),
     )
-    _write(trained, config, out)
+    _write_summary(result, config, out_dir)
 
 
-def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> None:
-    """`main` of several data sets."""
+def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
+    """Pretrains one model on several data sets."""
+    out_dir, seed = cli.out_dir(values), values["seed"].value
     if values["objective"].value:
-        raise UserError("--objective goes with one data set; formats have their own here")
+        raise UserError("--objective is for one data set; each modality of a mixture has its own")
     recipe = presets.joint_recipe()
     if values["size"].value:
         recipe = dataclasses.replace(recipe, model=config_for_size(values["size"].value))
-    recipe = dataclasses.replace(recipe, model=_remembering(recipe.model, values))
-    for name in ("steps", "batch_size"):
-        if values[name].value is not None:
-            recipe = dataclasses.replace(recipe, **{name: values[name].value})
+    recipe = _with_training_flags(recipe, values)
     if len(set(names)) < len(names):
         raise UserError(f"--dataset={','.join(names)}: takes each data set once")
-    weights = command.weights("--mixture", values["mixture"].value, names)
+    weights = cli.parse_weights("--mixture", values["mixture"].value, names)
     captioned = values["captioned"].value
     if not set(captioned) <= set(names):
         raise UserError(f"--captioned={','.join(captioned)}: takes some of {', '.join(names)}")
-    where = command.data_options(values)
+    options = cli.data_options(values)
     with distributed.lead_process_first("data"):
-        datasets = {name: load(name, **where) for name in names}
+        datasets = {name: load(name, **options) for name in names}
     sources = [
         joint_pretraining.build_source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()
@@ -150,86 +171,81 @@ def _joint(values: flags.FlagValues, names: list[str], out: pathlib.Path) -> Non
     config = {
         "experiment": "pretrain",
         "datasets": {name: data.info["fingerprint"] for name, data in datasets.items()},
-        **where,
+        **options,
         "mixture": weights,
         "captioned": captioned,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
-        "seed": values["seed"].value,
+        "seed": seed,
     }
     with distributed.lead_process_first("folder"):
-        run_dir.init(config, out)
-        reads = joint_pretraining.build_joint_processor(sources, recipe, out)
-    trained = joint_pretraining.pretrain_joint(
+        run_dir.init(config, out_dir)
+        processor = joint_pretraining.build_joint_processor(sources, recipe, out_dir)
+    result = joint_pretraining.pretrain_joint(
         sources,
         recipe,
-        reads,
-        seed=values["seed"].value,
-        out_dir=out,
+        processor,
+        seed=seed,
+        out_dir=out_dir,
         run_name="joint",
-        checkpoint_every=values["checkpoint_every"].value,
-        validate_every=values["validate_every"].value,
-        early_stopping_patience=values["early_stop"].value,
+        **_cadence(values),
     )
-    _write(trained, config, out)
+    _write_summary(result, config, out_dir)
 
 
-def _write(trained: TrainResult, config: dict, out: pathlib.Path) -> None:
-    """The summary, by the first process."""
+def _cadence(values: flags.FlagValues) -> dict[str, Any]:
+    names = "checkpoint_every", "validate_every", "early_stopping_patience"
+    return {name: values[name].value for name in names}
+
+
+def _with_training_flags(recipe: _Recipe, values: flags.FlagValues) -> _Recipe:
+    """Returns the recipe with --steps, --batch_size and --remat_policy applied."""
+    model = dataclasses.replace(recipe.model, remat_policy=values["remat_policy"].value)
+    given = {name: values[name].value for name in ("steps", "batch_size")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(recipe, model=model, **changes)
+
+
+def _write_summary(result: TrainResult, config: dict[str, Any], out_dir: pathlib.Path) -> None:
     if not distributed.is_lead_process():
         return
-    digest = params_digest(trained.params)
+    digest = params_digest(result.params)
     path = run_dir.write_summary(
-        out,
-        steps=trained.steps,
-        tokens=trained.tokens,
-        metrics={key: series[-1] for key, series in trained.curve.items() if series},
+        out_dir,
+        steps=result.steps,
+        tokens=result.tokens,
+        metrics={key: series[-1] for key, series in result.curve.items() if series},
         digests={"params": digest},
-        flops=trained.flops,
-        seconds=trained.seconds,
+        flops=result.flops,
+        seconds=result.seconds,
         config=config,
     )
-    print(f"{trained.steps} steps, params {digest[:16]}, {path}")
+    print(f"{result.steps} steps, params {digest[:16]}, {path}")
 
 
-def recipe_of(
-    values: flags.FlagValues,
-    modality: str,
-    shape: list[int] | None,
-    objective: Objective | None,
-) -> Recipe:
-    """The format's recipe, less what the flags say otherwise."""
-    recipe = presets.with_fitting_patches(presets.modality_recipe(modality), shape)
-    if values["size"].value:
-        recipe = presets.with_model_size(recipe, values["size"].value)
-    recipe = dataclasses.replace(recipe, model=_remembering(recipe.model, values))
-    for name in ("steps", "batch_size"):
-        if values[name].value is not None:
-            recipe = dataclasses.replace(recipe, **{name: values[name].value})
-    if objective:
-        if objective.bag_of_words and modality != "text":
-            raise UserError(f"--objective: bag is for text, not {modality}; take next and masked")
-        recipe = dataclasses.replace(recipe, objective=objective)
-    return recipe
+def parse_objective(text: str) -> Objective:
+    """Returns the objective of a flag such as `causal_lm:0.1,bag_of_words:0.9`.
 
-
-def _remembering(model: ModelConfig, values: flags.FlagValues) -> ModelConfig:
-    """The model, keeping what --remat says."""
-    return dataclasses.replace(model, remat_policy=values["remat"].value)
-
-
-def _objective(text: str) -> Objective:
-    shares = {"next": 0.0, "masked": 0.0, "bag": 0.0}
+    Raises:
+      UserError: a name is unknown, or the shares do not add up to 1.
+    """
+    shares = dict.fromkeys(_OBJECTIVES, 0.0)
     for part in text.split(","):
         name, _, share = part.partition(":")
-        if name not in shares or not re.fullmatch(command.NUMBER, share):
+        if name in _RENAMED_OBJECTIVES:
+            raise UserError(f"--objective: {name} is now called {_RENAMED_OBJECTIVES[name]}")
+        if name not in shares or not re.fullmatch(cli.NUMBER, share):
             raise UserError(
-                f"--objective={text}: takes shares of next, masked, bag, such as next:0.1,bag:0.9"
+                f"--objective={text}: takes shares of {', '.join(_OBJECTIVES)}, such as "
+                "causal_lm:0.1,bag_of_words:0.9"
             )
         shares[name] = float(share)
     if abs(sum(shares.values()) - 1.0) > 1e-6:
-        raise UserError(f"--objective={text}: the shares must add up to 1, as in next:0.1,bag:0.9")
+        raise UserError(
+            f"--objective={text}: the shares must add up to 1, such as "
+            "causal_lm:0.1,bag_of_words:0.9"
+        )
     return Objective(**shares)
 
 
 if __name__ == "__main__":
-    command.run("pretrain", __doc__, define, main)
+    cli.run("pretrain", __doc__, define, main)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
 from fm.report.schema import parse, upgrade
@@ -18,12 +18,12 @@ from fm.study import run_dir
 
 def define(values: flags.FlagValues) -> None:
     """The folder of the study."""
-    command.define_out(values, "runs/compare")
+    cli.define_out(values, "runs/compare")
 
 
 def main(values: flags.FlagValues) -> None:
     """Reads results, writes the report."""
-    out = command.out(values)
+    out = cli.out_dir(values)
     results = run_dir.read_results(out)
     run_dir.acquire_lock(out)
     path = out / run_dir.RESULTS_FILE
@@ -36,10 +36,10 @@ def main(values: flags.FlagValues) -> None:
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             # Every field has the right type, yet one section refers to what another lacks.
             raise UserError(
-                f"{path} does not hold together ({error!r:.80}); takes a file that a study has written"
+                f"{path} is not consistent ({error!r:.80}); takes a file that a study has written"
             ) from error
     print(f"{text}\n\nreport: {page}")
 
 
 if __name__ == "__main__":
-    command.run("report", __doc__, define, main)
+    cli.run("report", __doc__, define, main)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import command
+from experiments import cli
 from fm.data.load import load
 from fm.errors import UserError
 from fm.report import text_quality as report
@@ -37,7 +37,7 @@ def define(values: flags.FlagValues) -> None:
         "profile", "default", profiles.PROFILES, "how much of everything", flag_values=values
     )
     flags.DEFINE_string(
-        "features",
+        "embedder",
         None,
         "whose vectors the MAUVE-style area compares texts by: a published model's (a known name, "
         "a Hugging Face folder or a GGUF file), or terms, TF-IDF of the study's own texts; if not "
@@ -57,17 +57,17 @@ def define(values: flags.FlagValues) -> None:
         "column or key with the text, of csv and jsonl files",
         flag_values=values,
     )
-    command.define_mesh(values)
-    command.define_out(values, "runs/text_quality")
+    cli.define_mesh(values)
+    cli.define_out(values, "runs/text_quality")
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study, or shows the one that is there."""
-    out, names = command.out(values), values["domains"].value
+    out, names = cli.out_dir(values), values["domains"].value
     if len(names) != 2 or len(set(names)) < 2:
         raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
     profile = values["profile"].value
-    found = scoring.find_embedder(values["features"].value or profiles.DEFAULT_EMBEDDERS[profile])
+    found = scoring.find_embedder(values["embedder"].value or profiles.DEFAULT_EMBEDDERS[profile])
     where = {key: values[key].value for key in ("data_dir", "text_column")}
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
     config = profiles.make_config(
@@ -87,4 +87,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    command.run("text_quality", __doc__, define, main)
+    cli.run("text_quality", __doc__, define, main)

@@ -1,43 +1,173 @@
-"""One row of results: one implementation on one case, alone or against one peer."""
+"""The benchmark's data types: a case, its candidates, the configuration and a row of results."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fm.benchmark.timing import Candidate, TimingConfig
+SCALES = ("quick", "default", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class TimingConfig:
+    """How long and how often to measure.
+
+    Attributes:
+      num_rounds: rounds per case.
+      seconds_per_turn: a turn makes as many calls as take about this long, at least one.
+      async_dispatch: whether a call may be dispatched before the previous one is done. Right on an
+        accelerator, whose queue runs them in order and hides the host; on a CPU two independent
+        calls could run at the same time.
+      max_seconds: no further round starts after this, once there are three.
+    """
+
+    num_rounds: int
+    seconds_per_turn: float
+    async_dispatch: bool
+    max_seconds: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchConfig:
+    """Sizes and timing of a benchmark run.
+
+    Attributes:
+      scale: "quick" has tiny shapes, for tests; "default" is the published set; "full" adds what
+        takes long.
+      platform: of JAX: "cpu", "gpu" or "tpu".
+      repeats: rounds per case, or None for the scale's; a slow case gets fewer.
+      attention_implementations: measured beside the selected one.
+      seed: of all data.
+    """
+
+    scale: str = "default"
+    platform: str = "cpu"
+    repeats: int | None = None
+    attention_implementations: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def quick(self) -> bool:
+        """Whether shapes are tiny."""
+        return self.scale == "quick"
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the work runs elsewhere than on the host."""
+        return self.platform != "cpu"
+
+    @property
+    def timing(self) -> TimingConfig:
+        """The timing of every case."""
+        rounds = {"quick": 3, "default": 7, "full": 11}[self.scale]
+        return TimingConfig(
+            num_rounds=self.repeats or rounds,
+            seconds_per_turn=0.002 if self.quick else 0.1,
+            async_dispatch=self.on_accelerator,
+            max_seconds=90.0,
+        )
+
+    @property
+    def gemm_size(self) -> int:
+        """Side of the square matrix products whose rate stands for the machine's peak."""
+        return 256 if self.quick else 8192 if self.on_accelerator else 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One compiled implementation of a case.
+
+    Attributes:
+      call: does the work once; may return before it is done.
+      wait: takes the result of `call` and returns once it is ready.
+      chained: each call needs the result of the previous one (training steps), so that calls
+        dispatched ahead still run one after another.
+      compile_seconds: from shapes to a program; None where nothing is compiled separately.
+      peak_memory_bytes: arguments, results and temporaries; None if unknown.
+      min_bytes: the least that must move, arguments in and results out; None if unknown.
+    """
+
+    call: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    chained: bool = False
+    compile_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    min_bytes: int | None = None
+
+
+# Compiles one candidate. Raises NotImplementedError, with the reason, if it cannot run here.
+Build = Callable[[], Candidate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The same work done by our implementations and by peers; compiled only when it is measured.
+
+    Attributes:
+      suite: as in `--suite`.
+      name: shapes, in words; unique together with `suite` and `dtype`.
+      dtype: of the arithmetic.
+      candidates: our implementations by name.
+      peers: by peer ("torch", "jax"), its implementations by name.
+      flops: of one call.
+      num_tokens: tokens processed by one call.
+      attention: the attention implementation that runs inside.
+      ablated: the same work without what the case is about; what it saves is the row's
+        `input_wait_fraction`.
+      axis: in a scaling case, the size that is varied.
+      at: in a scaling case, the value of that size.
+    """
+
+    suite: str
+    name: str
+    dtype: str
+    candidates: Mapping[str, Build]
+    peers: Mapping[str, Mapping[str, Build]] = dataclasses.field(default_factory=dict)
+    flops: float | None = None
+    num_tokens: int | None = None
+    attention: str | None = None
+    ablated: Build | None = None
+    axis: str | None = None
+    at: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Identifies the case; `--filter` searches it."""
+        return f"{self.suite} {self.name} {self.dtype}"
 
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """A row; every figure is None where it is unknown or does not apply.
+    """One implementation on one case, alone or against one peer; None where unknown.
 
     Attributes:
-      suite: kind of case.
-      case: its name: shapes, in words.
+      suite: as in `Case`.
+      case: name of the case.
       dtype: of the arithmetic, "float32" or "bfloat16".
-      implementation: ours.
-      peer: "torch", "jax", or "none" for a row that compares nothing.
-      ratio: our throughput over the peer's, the median over rounds; above 1 we are faster.
-      ratio_spread: 25% and 75% of the same.
-      peer_implementation: which of the peer's ways.
-      peer_seconds: median per call, of the peer.
+      implementation: our implementation.
+      peer: "torch", "jax", "transformers", or "none" for a row without a comparison.
+      ratio: our throughput over the peer's, median over rounds; above 1 we are faster.
+      ratio_spread: 25% and 75% quantiles of the same.
+      peer_implementation: which implementation of the peer.
+      peer_seconds: median seconds per call of the peer.
       peer_peak_memory_bytes: as `peak_memory_bytes`, of the peer.
-      attention: name of the attention implementation that ran.
+      attention: the attention implementation that ran.
       median_seconds: per call.
-      spread: 25% and 75% of the seconds per call.
+      spread: 25% and 75% quantiles of the seconds per call.
       repeats: rounds measured.
-      tokens_per_s: pieces of text, where the case has any.
-      flops: of one call, counted by hand; how is on the page.
-      min_bytes: that must move at least: arguments in, results out.
+      tokens_per_s: where the case has tokens.
+      flops: of one call, counted by hand as the page explains.
+      min_bytes: as in `Candidate`.
       flops_per_s: flops / median_seconds.
-      gemm_utilization: of the matrix-product rate of the dtype, measured in the same rounds.
-      peak_memory_bytes: arguments, results and what is held between, as the compiler says.
-      compile_seconds: from shapes to a program, nothing cached.
-      input_wait_fraction: of the time of training, spent on the input pipeline.
-      axis: in a scaling row, what is varied.
-      at: in a scaling row, to what.
+      gemm_utilization: flops_per_s over the rate of a matrix product of the same dtype, timed in
+        the same rounds.
+      peak_memory_bytes: arguments, results and temporaries, as the compiler reports them.
+      compile_seconds: from shapes to a program, without a compilation cache.
+      input_wait_fraction: fraction of training time spent on the input pipeline.
+      axis: as in `Case`.
+      at: as in `Case`.
       note: what a reader must know, such as why a figure is missing.
     """
 
@@ -66,102 +196,3 @@ class ResultRow:
     axis: str | None = None
     at: float | None = None
     note: str | None = None
-
-
-def as_json(row: ResultRow) -> dict[str, Any]:
-    """The row as results hold it."""
-    return dataclasses.asdict(row)
-
-
-def case_key(suite: str, case: str, dtype: str) -> str:
-    """What names a case; what `--only` searches."""
-    return f"{suite} {case} {dtype}"
-
-
-SCALES = ("quick", "default", "full")
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchConfig:
-    """Sizes and pace of a run.
-
-    Attributes:
-      scale: "quick" has tiny shapes and is for tests; "default" is the published set; "full"
-        adds to it what takes long.
-      platform: of JAX: "cpu", "gpu" or "tpu".
-      repeats: rounds per case, or None for the scale's; a slow case gets fewer.
-      attention_implementations: names of attention implementations measured beside the one `choose` picks.
-      seed: of all data.
-    """
-
-    scale: str = "default"
-    platform: str = "cpu"
-    repeats: int | None = None
-    attention_implementations: tuple[str, ...] = ()
-    seed: int = 0
-
-    @property
-    def quick(self) -> bool:
-        """Whether shapes are tiny."""
-        return self.scale == "quick"
-
-    @property
-    def on_accelerator(self) -> bool:
-        """Whether the work runs elsewhere than on the host."""
-        return self.platform != "cpu"
-
-    @property
-    def timing(self) -> TimingConfig:
-        """How long and how often to measure."""
-        rounds = {"quick": 3, "default": 7, "full": 11}[self.scale]
-        return TimingConfig(
-            num_rounds=self.repeats or rounds,
-            seconds_per_turn=0.002 if self.quick else 0.1,
-            async_dispatch=self.on_accelerator,
-            max_seconds=90.0,
-        )
-
-    @property
-    def gemm_size(self) -> int:
-        """Side of the square matrix products that stand for the peak rate."""
-        return 256 if self.quick else 8192 if self.on_accelerator else 2048
-
-
-# Compiles one implementation. Raises NotImplementedError, with the reason, if it cannot run here.
-Build = Callable[[], Candidate]
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """The same work, done by us and by others; built only when its turn comes.
-
-    Attributes:
-      suite: kind, as in `--what`.
-      name: shapes, in words; with `suite` and `dtype` it names the case.
-      dtype: of the arithmetic.
-      candidates: our implementations by name.
-      peers: by peer ("torch", "jax"), its ways of doing it by name.
-      flops: of one call.
-      num_tokens: pieces of text in one call.
-      attention: name of the attention implementation that runs inside.
-      ablated: the same work less what the case is about; what that saves is `input_wait_fraction`.
-      axis: in a scaling case, what is varied.
-      at: in a scaling case, to what.
-    """
-
-    suite: str
-    name: str
-    dtype: str
-    candidates: Mapping[str, Build]
-    peers: Mapping[str, Mapping[str, Build]] = dataclasses.field(default_factory=dict)
-    flops: float | None = None
-    num_tokens: int | None = None
-    attention: str | None = None
-    ablated: Build | None = None
-    axis: str | None = None
-    at: float | None = None
-
-    @property
-    def key(self) -> str:
-        """What names the case."""
-        return case_key(self.suite, self.name, self.dtype)

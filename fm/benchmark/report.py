@@ -1,4 +1,4 @@
-"""FILE.html: tables by kind and two pictures, self-contained; and the table for a terminal."""
+"""The benchmark's page (FILE.html), its two figures, and the table for a terminal."""
 
 from __future__ import annotations
 
@@ -7,64 +7,50 @@ from collections.abc import Iterator
 from typing import Any
 
 import jinja2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
-from fm.benchmark import pictures
+from fm.benchmark.suites import SUITES
 from fm.benchmark.timing import quartiles
 from fm.files import atomic_write
 from fm.report import formats, style
-from fm.report.pages import data_uri, flatten_config
+from fm.report.pages import data_uri, flatten_config, template_environment
 from fm.report.schema import sanitize
 
-_KINDS = {
-    "gemm": "Matrix products",
-    "attention": "Attention",
-    "step": "Train step",
-    "loss": "Vocabulary loss",
-    "start": "Time to the first step",
-    "decode": "Decoding",
-    "input": "Input pipeline",
-    "grid": "Many runs as one program",
-    "scaling": "Growth of cost",
-    "remat": "Memory against computing twice",
-}
+_MARKERS = {"float32": "o", "bfloat16": "^"}
+_LINESTYLES = {"float32": "-", "bfloat16": (0, (5, 2))}
 
 
-def write_report(results: dict[str, Any], out: pathlib.Path) -> None:
-    """Writes FILE.html and the pictures beside FILE.json, each whole or not at all."""
+def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
+    """Writes FILE.html and the figures beside FILE.json, each atomically."""
     results = sanitize(results)
-    drawn = {"roofline": pictures.roofline(results), "scaling": pictures.scaling(results)}
-    pngs = {name: style.to_png(figure) for name, figure in drawn.items() if figure is not None}
+    figures = {"roofline": roofline(results), "scaling": scaling(results)}
+    pngs = {name: style.to_png(figure) for name, figure in figures.items() if figure is not None}
     page = render_html(results, pngs)
     for name, png in pngs.items():
-        atomic_write(out.with_name(f"{out.stem}-{name}.png"), png)
-    atomic_write(out.with_suffix(".html"), page.encode())
+        atomic_write(path.with_name(f"{path.stem}-{name}.png"), png)
+    atomic_write(path.with_suffix(".html"), page.encode())
 
 
 def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
-    """The page as HTML; everything from the results is escaped, nothing is loaded from outside."""
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("fm.benchmark", "."), jinja2.PackageLoader("fm.report", ".")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Returns the page; everything from the results is escaped, nothing is loaded from outside."""
+    environment = template_environment()
+    own = jinja2.PackageLoader("fm.benchmark", ".")
+    environment.loader = jinja2.ChoiceLoader([own, environment.loader])
     environment.filters |= {
-        "seconds": format_seconds,
-        "rate": format_rate,
+        "si": format_si,
         "percent": formats.percent,
-        "memory": format_bytes,
         "ratio": format_ratio,
-        "verdict": significance,
-        "embedded": data_uri,
-        "plain": formats.config_value,
+        "significance": significance,
+        "data_uri": data_uri,
+        "config_value": formats.config_value,
     }
     return environment.get_template("benchmark.html.jinja").render(
         results=results,
         pngs=pngs,
-        kinds=list(tables_by_suite(results["rows"])),
+        tables=list(tables_by_suite(results["rows"])),
         summary=summarize_ratios(results["rows"]),
         config=flatten_config(results["config"]),
         missing=formats.MISSING,
@@ -72,69 +58,66 @@ def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
 
 
 def tables_by_suite(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What the page shows of each kind, in order of appearance.
+    """Yields the page's tables of each suite, in order of appearance.
 
-    Yields:
-      `what`, `title`; `compared`, the rows against a peer that could be had; `alone`, one row for
-      each case and implementation of ours; `several`, whether a case has more than one of those;
-      `used`, the fields that hold anything.
+    Each has `suite`, `title`; `compared`, the rows against an available peer; `alone`, one row per
+    case and implementation of ours; `several`, whether a case has several of those; `used`, the
+    fields that have any value.
     """
-    for what in dict.fromkeys(row["what"] for row in rows):
-        mine = [row for row in rows if row["what"] == what]
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        own = [row for row in rows if row["suite"] == suite]
         alone: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for row in mine:
+        for row in own:
             alone.setdefault((row["case"], row["dtype"], row["implementation"]), row)
-        compared = [row for row in mine if row["peer_implementation"] is not None]
+        compared = [row for row in own if row["peer_implementation"] is not None]
+        used = {name for row in compared for name in row if row[name] is not None}
+        used |= {name for row in alone.values() for name in row if row[name] is not None} - {"note"}
         yield {
-            "what": what,
-            "title": _KINDS.get(what, what),
+            "suite": suite,
+            "title": _title(suite),
             "compared": compared,
             "alone": list(alone.values()),
-            "several": len(alone) > len({(row["case"], row["dtype"]) for row in mine}),
-            "used": {key for row in compared for key, value in row.items() if value is not None}
-            | {
-                key
-                for row in alone.values()
-                for key in row
-                if row[key] is not None and key != "note"
-            },
+            "several": len(alone) > len({(row["case"], row["dtype"]) for row in own}),
+            "used": used,
         }
 
 
+def _title(suite: str) -> str:
+    return SUITES[suite].title if suite in SUITES else suite
+
+
 def summarize_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ratios of each kind, dtype and way of a peer: how many cases, median, least and most."""
+    """Number of cases, median, min and max ratio of each suite, dtype and peer implementation."""
     groups: dict[tuple[str, str, str, str], list[float]] = {}
     for row in rows:
         if row["ratio"] is not None:
-            name = (row["what"], row["dtype"], row["peer"], row["peer_implementation"])
+            name = (row["suite"], row["dtype"], row["peer"], row["peer_implementation"])
             groups.setdefault(name, []).append(row["ratio"])
     return [
         {
-            **dict(zip(("what", "dtype", "peer", "way"), name, strict=True)),
-            "title": _KINDS.get(name[0], name[0]),
+            **dict(zip(("suite", "dtype", "peer", "peer_implementation"), name, strict=True)),
+            "title": _title(name[0]),
             "cases": len(ratios),
             "median": quartiles(ratios)[1],
-            "least": min(ratios),
-            "most": max(ratios),
+            "min": min(ratios),
+            "max": max(ratios),
         }
         for name, ratios in groups.items()
     ]
 
 
 def significance(spread: tuple[float, float] | list[float] | None) -> str:
-    """Whether a ratio's middle half lies wholly above or below 1."""
+    """CSS class of a ratio: "better" or "worse" if its interquartile range excludes 1."""
     if spread is None:
         return "unknown"
     if spread[0] == spread[1]:
-        return "unclear"  # one round shows no spread at all
+        return "unclear"  # a single round has no spread
     return "better" if spread[0] > 1 else "worse" if spread[1] < 1 else "unclear"
 
 
-def format_rate(value: float | None) -> str:
-    """Something a second: `1.52 G`, `752 `; a unit may follow."""
-    if value is None:
-        return formats.MISSING
-    return formats.si_prefixed(value, " ") if value >= 1000 else f"{value:.3g} "
+def format_si(value: float | None, unit: str = "") -> str:
+    """Three significant digits with an SI prefix: `31.4 µs`, `1.52 GFLOP/s`."""
+    return formats.MISSING if value is None else EngFormatter(unit)(float(f"{value:.3g}")).strip()
 
 
 def format_ratio(value: float | None) -> str:
@@ -144,39 +127,19 @@ def format_ratio(value: float | None) -> str:
     return f"×{value:.0f}" if value >= 100 else f"×{value:.1f}" if value >= 10 else f"×{value:.2f}"
 
 
-def format_seconds(value: float | None) -> str:
-    """A duration in the unit that keeps it short: `31.4 µs`, `5.02 ms`, `1.24 s`."""
-    if value is None:
-        return formats.MISSING
-    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value / 1e-9:.3g} ns"
-
-
-def format_bytes(value: int | None) -> str:
-    """Bytes in powers of 1024: `12.3 MiB`."""
-    if value is None:
-        return formats.MISSING
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value} B"
-
-
 def text_table(results: dict[str, Any]) -> str:
-    """All rows for a terminal."""
-    heads = ("what", "case", "dtype", "implementation", "time", "share", "peer", "ratio")
-    lines: list[tuple[str, ...]] = [heads]
+    """Returns all rows as a table for a terminal."""
+    header = ("suite", "case", "dtype", "implementation", "time", "of GEMM rate", "peer", "ratio")
+    lines: list[tuple[str, ...]] = [header]
     for row in results["rows"]:
         peer = " ".join(filter(None, [row["peer"], row["peer_implementation"]]))
         lines.append(
             (
-                row["what"],
+                row["suite"],
                 row["case"],
                 row["dtype"],
                 row["implementation"],
-                format_seconds(row["median_seconds"]),
+                format_si(row["median_seconds"], "s"),
                 formats.percent(row["gemm_utilization"]),
                 f"{peer} ({row['note']})" if row["note"] else peer,
                 format_ratio(row["ratio"]),
@@ -188,3 +151,101 @@ def text_table(results: dict[str, Any]) -> str:
         error = f" ± {fit['exponent_error']:.2f}" if fit["exponent_error"] is not None else ""
         text.append(f"time grows as {fit['axis']} to the power {fit['exponent']:.2f}{error}")
     return "\n".join(text)
+
+
+def roofline(results: dict[str, Any]) -> Figure | None:
+    """Draws FLOP/s against FLOPs per byte moved (Williams et al. 2009); None without points."""
+    roof = results["roofline"]
+    colors = {name: suite.color for name, suite in SUITES.items() if suite.color}
+    rows = {
+        (row["suite"], row["case"], row["dtype"], row["implementation"]): row
+        for row in results["rows"]
+        if row["suite"] in colors and row["flops_per_s"] and row["min_bytes"]
+    }
+    if not rows or not roof:
+        return None
+    points = [(row["flops"] / row["min_bytes"], row["flops_per_s"], row) for row in rows.values()]
+    with style.plot_style():
+        figure = style.new_figure(4.2)
+        axes = figure.add_subplot()
+        left = min(min(x for x, _, _ in points) / 2, 1.0)
+        right = max(max(x for x, _, _ in points) * 2, 1e3)
+        for dtype, peak in roof["flops_per_s"].items():
+            axes.plot(
+                [left, peak / roof["bytes_per_s"], right],
+                [left * roof["bytes_per_s"], peak, peak],
+                color=style.FAINT,
+                linestyle=_LINESTYLES[dtype],
+                linewidth=1.4,
+                label=f"{dtype}, {format_si(peak, 'FLOP/s')}",
+            )
+        for suite, color in colors.items():
+            for dtype, marker in _MARKERS.items():
+                own = [
+                    (x, y) for x, y, row in points if (row["suite"], row["dtype"]) == (suite, dtype)
+                ]
+                if own:
+                    axes.plot(
+                        *zip(*own, strict=True),
+                        linestyle="none",
+                        marker=marker,
+                        color=color,
+                        markerfacecolor="white" if dtype == "bfloat16" else color,
+                        label=f"{suite}, {dtype}",
+                    )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(left, right)
+        axes.set_xlabel("FLOPs per byte that must move (log scale)")
+        axes.set_ylabel("FLOP/s (log scale)")
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
+    return figure
+
+
+def scaling(results: dict[str, Any]) -> Figure | None:
+    """Draws time against each size with the fitted power law; None without fits."""
+    fits = results["scaling"]
+    if not fits:
+        return None
+    columns, lines = 2, (len(fits) + 1) // 2
+    with style.plot_style():
+        figure = style.new_figure(0.4 + 2.1 * lines)
+        panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+        for axes, fit in zip(panels, fits, strict=False):
+            _scaling_panel(axes, fit)
+        for axes in panels[: len(fits)]:
+            _time_axis(axes)
+        for axes in panels[len(fits) :]:
+            axes.set_axis_off()
+        figure.supylabel("time of a step (log scale)", fontsize=10, color=style.INK)
+    return figure
+
+
+def _scaling_panel(axes: Axes, fit: dict[str, Any]) -> None:
+    values, seconds = np.asarray(fit["values"]), np.asarray(fit["seconds"])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    # A least-squares line passes through the mean of the points, here that of their logarithms.
+    center, level = (np.exp(np.mean(np.log(each))) for each in (values, seconds))
+    line = level * (values / center) ** fit["exponent"]
+    axes.plot(values, line, color=style.FAINT, linewidth=1.2)
+    axes.plot(values, seconds, linestyle="none", marker="o", color="#0072B2")
+    axes.set_title(f"{fit['axis']}: power {fit['exponent']:.2f}")
+    axes.xaxis.set_major_locator(FixedLocator(fit["values"]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.tick_params(labelsize=8.5)
+
+
+def _time_axis(axes: Axes) -> None:
+    """Ticks at powers of ten, or between them where the panels span less than two."""
+    low, high = axes.get_ylim()
+    decades = [10.0**power for power in range(-7, 4)]
+    ticks = [each for each in decades if low <= each <= high]
+    if len(ticks) < 2:
+        ticks = [each * step for each in decades for step in (1, 2, 5)]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(EngFormatter("s"))

@@ -1,13 +1,12 @@
-"""How anything here is timed: warm, in turns, several rounds, medians and quartiles.
+"""Timing: warm, interleaved, several rounds, medians and quartiles.
 
 A shared machine drifts by tens of percent within a minute, so two figures are compared only if
-they were taken side by side. All sides of a case take one turn a round, the order turning round
-with every round; a ratio is taken within each round, and the median over rounds is what counts.
+they were taken side by side. Every candidate of a case takes one turn per round, the order
+reversing from round to round; a ratio is taken within each round and its median is reported.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import math
 import time
@@ -15,119 +14,74 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-# Threads of another library that spin after their last call need this long to sleep.
+from fm.benchmark.core import Candidate, TimingConfig
+
+# Spinning threads of another library need this long to sleep after its last call.
 _PAUSE_SECONDS = 0.01
-# Below this a turn starts with an untimed call, which brings caches and threads back.
-_SETTLES_BELOW = 0.2
-# Above this one call warms a side up as well as two.
-_SLOW = 1.0
-_FEWEST_ROUNDS = 3
+# Calls shorter than this begin a turn with an untimed one, which brings back caches and threads.
+_UNTIMED_CALL_BELOW = 0.2
+# Above this one call warms up as well as two.
+_SLOW_CALL = 1.0
+_MIN_ROUNDS = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One implementation of a case, compiled and ready.
-
-    Attributes:
-      call: does the work once; may return before it is done.
-      wait: takes what `call` gave and returns once it is there.
-      chained: every call needs the result of the one before (steps of training), so that calls
-        sent ahead still run one after another.
-      compile_seconds: from shapes to a program; None where nothing is compiled apart.
-      peak_memory_bytes: arguments, results and what is held between; None if unknown.
-      min_bytes: what must move at least: arguments in, results out; None if unknown.
-    """
-
-    call: Callable[[], Any]
-    wait: Callable[[Any], Any]
-    chained: bool = False
-    compile_seconds: float | None = None
-    peak_memory_bytes: int | None = None
-    min_bytes: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class TimingConfig:
-    """How long and how often to measure.
-
-    Attributes:
-      num_rounds: rounds.
-      seconds_per_turn: a turn makes as many calls as last about this long, one at least.
-      async_dispatch: whether calls may be sent before earlier ones are done. Right on an accelerator,
-        whose queue runs them in order and hides the host; on a CPU two calls that do not need
-        each other could run at the same time.
-      max_seconds: after so long no further round begins, once there are three.
-    """
-
-    num_rounds: int
-    seconds_per_turn: float
-    async_dispatch: bool
-    max_seconds: float = math.inf
-
-
-def interleave(sides: Mapping[str, Candidate], pace: TimingConfig) -> dict[str, list[float]]:
-    """Seconds per call of every side: one figure a round, taken in turns."""
-    calls = {name: _calls(side, pace) for name, side in sides.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+def interleave(candidates: Mapping[str, Candidate], timing: TimingConfig) -> dict[str, list[float]]:
+    """Returns the seconds per call of every candidate, one figure per round."""
+    calls = {name: _calls_per_turn(each, timing) for name, each in candidates.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     gc.collect()
-    began = time.perf_counter()
-    for turn in range(pace.num_rounds):
-        if turn >= _FEWEST_ROUNDS and time.perf_counter() - began > pace.max_seconds:
+    start = time.perf_counter()
+    for turn in range(timing.num_rounds):
+        if turn >= _MIN_ROUNDS and time.perf_counter() - start > timing.max_seconds:
             break
-        for name in list(sides)[:: -1 if turn % 2 else 1]:
+        for name in list(candidates)[:: -1 if turn % 2 else 1]:
             number, one_call = calls[name]
             time.sleep(_PAUSE_SECONDS)
-            if one_call < _SETTLES_BELOW:
-                sides[name].wait(sides[name].call())
-            seconds[name].append(_timed(sides[name], number, pace.async_dispatch))
+            if one_call < _UNTIMED_CALL_BELOW:
+                candidates[name].wait(candidates[name].call())
+            seconds[name].append(_timed(candidates[name], number, timing.async_dispatch))
     return seconds
 
 
-def _calls(side: Candidate, pace: TimingConfig) -> tuple[int, float]:
-    """How many calls make a turn, and how long one takes; those before warm up."""
-    _timed(side, 1, ahead=False)
-    one_call = _timed(side, 1, ahead=False)
-    if one_call > _SLOW:
+def _calls_per_turn(candidate: Candidate, timing: TimingConfig) -> tuple[int, float]:
+    """Warms up; returns the calls that make a turn and the seconds of one."""
+    _timed(candidate, 1, async_dispatch=False)
+    one_call = _timed(candidate, 1, async_dispatch=False)
+    if one_call > _SLOW_CALL:
         return 1, one_call
-    one_call = _timed(side, 1, ahead=False)
-    return max(1, min(1000, math.ceil(pace.seconds_per_turn / max(one_call, 1e-9)))), one_call
+    one_call = _timed(candidate, 1, async_dispatch=False)
+    return max(1, min(1000, math.ceil(timing.seconds_per_turn / max(one_call, 1e-9)))), one_call
 
 
-def _timed(side: Candidate, calls: int, ahead: bool) -> float:
-    """Seconds per call of `calls` in a row."""
-    collects = gc.isenabled()
+def _timed(candidate: Candidate, calls: int, async_dispatch: bool) -> float:
+    """Seconds per call of `calls` calls in a row."""
+    gc_enabled = gc.isenabled()
     gc.disable()
     try:
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = None
         for _ in range(calls):
-            result = side.call()
-            if not (ahead or side.chained):
-                side.wait(result)
-        side.wait(result)
-        return (time.perf_counter() - began) / calls
+            result = candidate.call()
+            if not (async_dispatch or candidate.chained):
+                candidate.wait(result)
+        candidate.wait(result)
+        return (time.perf_counter() - start) / calls
     finally:
-        if collects:
+        if gc_enabled:
             gc.enable()
 
 
 def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
-    """25%, 50% and 75% of the figures, interpolated between neighbours."""
-    ordered = sorted(figures)
-
-    def at(share: float) -> float:
-        place = share * (len(ordered) - 1)
-        low = int(place)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-    return at(0.25), at(0.5), at(0.75)
+    """25%, 50% and 75% quantiles."""
+    low, median, high = np.quantile(figures, (0.25, 0.5, 0.75)).tolist()
+    return low, median, high
 
 
-def jax_candidate(function: Callable[..., Any], *arguments: Any, **options: Any) -> Candidate:
-    """A function of arrays, compiled for these arguments and called with them every time."""
-    jitted = jax.jit(function, **options)
+def jax_candidate(function: Callable[..., Any], *arguments: Any) -> Candidate:
+    """Compiles a function of arrays for these arguments and calls it with them every time."""
+    jitted = jax.jit(function)
     seconds, compiled = timed_compile(jitted, *arguments)
     return Candidate(
         call=lambda: jitted(*arguments),
@@ -139,14 +93,14 @@ def jax_candidate(function: Callable[..., Any], *arguments: Any, **options: Any)
 
 
 def timed_compile(jitted: Any, *arguments: Any) -> tuple[float, Any]:
-    """Seconds from shapes to a program, and the program. The jitted function then has it too."""
-    began = time.perf_counter()
+    """Compiles a jitted function, which then reuses the program; returns seconds and program."""
+    start = time.perf_counter()
     compiled = jitted.lower(*arguments).compile()
-    return time.perf_counter() - began, compiled
+    return time.perf_counter() - start, compiled
 
 
 def peak_memory(compiled: Any) -> int | None:
-    """Bytes of arguments, results and scratch; donated arguments count once."""
+    """Bytes of arguments, results and temporaries; donated arguments count once."""
     memory = compiled.memory_analysis()
     if memory is None:
         return None

@@ -1,6 +1,6 @@
 """Classical baselines: what a user would do without a neural network.
 
-Every baseline is a matrix of features, fitted on the labelled examples alone, under one
+Every baseline is a matrix of features, fitted on the labeled examples alone, under one
 L2-penalized logistic regression. `BASELINES` says by modality what the features are. Of tasks
 whose answer is a text, the baseline is the first sentence or the nearest training text's answer.
 """
@@ -51,8 +51,8 @@ class Baseline:
       c_range: range of the inverse penalty C, in powers of ten. Rows of length 1 want weak
         penalties; rows that are tens of units long want strong ones.
       prepare: (inputs, sample rate) to rows that learn nothing from other inputs.
-      fit_features: rows of the labelled examples to the function from rows to features.
-      fit_prepare: raw labelled inputs to their rows and the `prepare` for others, where that
+      fit_features: rows of the labeled examples to the function from rows to features.
+      fit_prepare: raw labeled inputs to their rows and the `prepare` for others, where that
         depends on them (a vocabulary); None where it does not.
     """
 
@@ -93,8 +93,8 @@ def prepare_inputs(modality: str, inputs: Inputs, sample_rate: float | None = No
     """Rows of the part that learns nothing, computed once for all the inputs of a study.
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
-    (``counts[labelled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
-    keeps the columns its own labelled documents use and weighs them by those alone. Prepared
+    (``counts[labeled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
+    keeps the columns its own labeled documents use and weighs them by those alone. Prepared
     inputs pass through unchanged.
 
     Args:
@@ -116,7 +116,7 @@ def fit(
     config: dict[str, float],
     sample_rate: float | None = None,
 ) -> FittedBaseline:
-    """Fits the baseline to labelled inputs.
+    """Fits the baseline to labeled inputs.
 
     Args:
       modality: a name in `BASELINES`.

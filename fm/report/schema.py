@@ -261,15 +261,14 @@ class BreakEven(msgspec.Struct):
     parameters_until: Number = None
 
 
-class PretrainingVariant(msgspec.Struct):
-    """A task after other pretraining, and its difference to the variant's baseline.
+class AblationRow(msgspec.Struct):
+    """A task under one variant of an ablation, and its difference to the baseline variant.
 
     Attributes:
       values: the metric by seed.
-      source: modality pretrained on (`transfer_matrix`).
-      changed_modality, factor: whose weight was multiplied by what (`mixture`).
-      shares: share of rows by modality (`mixture`).
-      share: of the pretraining examples (`data_amount`).
+      level: what tells the variant apart, a number or a name.
+      changed_modality: whose weight in the mixture `level` multiplies, where that is varied.
+      shares: share of rows by modality, where a mixture is varied.
     """
 
     task: Text = None
@@ -281,15 +280,33 @@ class PretrainingVariant(msgspec.Struct):
     difference: Number = None
     low: Number = None
     high: Number = None
-    p: Number = None
-    p_adjusted: Number = None
-    items: Number = None
-    source: Text = None
+    level: Integer | float | str | None = None
     changed_modality: Text = None
-    factor: Number = None
     shares: dict[str, Integer | float] | None = None
-    share: Number = None
-    examples: Number = None
+
+
+class AblationFigure(msgspec.Struct):
+    """How an ablation is drawn: as a "grid" or a "curve", over the row field named `field`."""
+
+    kind: str
+    field: str
+
+
+class Ablation(msgspec.Struct):
+    """An ablation over all tasks; `baseline` is the variant that the others are compared with."""
+
+    name: str
+    title: str
+    figure: AblationFigure
+    baseline: str = ""
+    rows: list[AblationRow] = []
+
+
+class Method(msgspec.Struct):
+    """An adaptation method."""
+
+    name: str
+    description: str = ""
 
 
 class Claim(msgspec.Struct):
@@ -326,9 +343,8 @@ class Results(msgspec.Struct):
     instruction_following: list[InstructionFollowing] = []
     amortized_cost: list[AmortizedCost] = []
     break_even: list[BreakEven] = []
-    transfer_matrix: list[PretrainingVariant] = []
-    mixture: list[PretrainingVariant] = []
-    data_amount: list[PretrainingVariant] = []
+    adaptation_methods: list[Method] = []
+    ablations: list[Ablation] = []
 
     def arm(self, name: str | None) -> Arm:
         """The arm of that name."""
@@ -370,11 +386,32 @@ def parse(results: Any) -> Results:
     """
     content = {name: value for name, value in upgrade(results).items() if value is not None}
     try:
-        parsed = msgspec.convert(sanitize(content), Results)
+        parsed = msgspec.convert(_with_ablation_rows(sanitize(content)), Results)
     except (msgspec.ValidationError, OverflowError) as error:
         raise UserError(f"results: {_explain(str(error))}") from error
     parsed.arms = _complete_arms(parsed)
     return parsed
+
+
+def _with_ablation_rows(content: dict[str, Any]) -> dict[str, Any]:
+    """Puts the rows of each ablation, a section of its own in the file, into its entry."""
+    try:
+        ablations = [
+            entry
+            | {
+                "rows": [
+                    row | {"level": row.get(entry["figure"]["field"])}
+                    for row in content.get(entry["name"], [])
+                ]
+            }
+            for entry in content.get("ablations", [])
+        ]
+    except (TypeError, LookupError, AttributeError) as error:
+        raise UserError(
+            "results: ablations: expected entries with a name, a title and a figure, and a section "
+            "of rows for each name"
+        ) from error
+    return content | {"ablations": ablations}
 
 
 def _explain(message: str) -> str:

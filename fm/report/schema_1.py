@@ -41,26 +41,26 @@ _ARM_ROWS = (
     (
         "scratch",
         "training from scratch",
-        "Random initial weights, trained on the labelled examples only.",
+        "Random initial weights, trained on the labeled examples only.",
         *(None, [], "#000000", (0, (5, 2)), "s"),
     ),
     (
         "in_domain",
-        "pretraining on your own unlabelled {data}",
-        "Pretrained on the task's own data without its labels, then trained on the same labelled "
+        "pretraining on your own unlabeled {data}",
+        "Pretrained on the task's own data without its labels, then trained on the same labeled "
         "examples.",
         *("the task's own data", ["scratch", "classical"], "#0072B2", "-", "o"),
     ),
     (
         "out_of_domain",
         "pretraining on other {data}",
-        "Pretrained on other data of the same kind, then trained on the same labelled examples.",
+        "Pretrained on other data of the same kind, then trained on the same labeled examples.",
         *("other data of the same modality", ["scratch", "classical"], "#009E73", "-", "^"),
     ),
     (
         "joint",
         "pretraining on all modalities together",
-        "Pretrained on every modality at once, then trained on the same labelled examples.",
+        "Pretrained on every modality at once, then trained on the same labeled examples.",
         *("all modalities", ["scratch", "in_domain", "classical"], "#CC79A7", "-", "D"),
     ),
     (
@@ -72,7 +72,7 @@ _ARM_ROWS = (
     (
         "published",
         "starting from published weights",
-        "Published weights, pretrained elsewhere, then trained on the same labelled examples; "
+        "Published weights, pretrained elsewhere, then trained on the same labeled examples; "
         "they may have seen these test items before.",
         *("data of its publisher", ["scratch", "classical"], "#8A7700", "-", "P"),
     ),
@@ -103,6 +103,12 @@ _CLAIM_ROWS = (
 )
 _CLAIM_FIELDS = ["arm", "baseline", "text", "margin"]
 
+_ABLATIONS = {
+    "transfer_matrix": ("Pretrained on one modality, adapted to the tasks of every one", "source"),
+    "mixture": ("The weight of one modality in the mixture changed", "factor"),
+    "data_amount": ("A share of the pretraining examples", "share"),
+}
+
 
 def upgrade(results: dict[str, Any]) -> dict[str, Any]:
     """The same results under the names of schema 2; values and numbers are unchanged."""
@@ -124,6 +130,16 @@ def upgrade(results: dict[str, Any]) -> dict[str, Any]:
     }
     arms = [dict(zip(_ARM_FIELDS, row, strict=True)) for row in _ARM_ROWS if row[0] in names]
     upgraded.setdefault("arms", arms)
+    ablations = [
+        {
+            "name": name,
+            "title": title,
+            "figure": {"kind": "curve" if field == "share" else "grid", "field": field},
+        }
+        for name, (title, field) in _ABLATIONS.items()
+        if upgraded.get(name)
+    ]
+    upgraded.setdefault("ablations", ablations)
     if upgraded.get("experiment") == "multitask":
         claims = [dict(zip(_CLAIM_FIELDS, row, strict=True)) for row in _CLAIM_ROWS]
         upgraded.setdefault("claims", claims)

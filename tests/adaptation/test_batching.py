@@ -27,7 +27,7 @@ def tokenizer():
 
 
 def test_text_rows_hold_a_text_in_windows_side_by_side(tokenizer):
-    rows = text_examples(tokenizer, ["abcdefgh", "x", "y" * 50], length=5, windows=2)
+    rows = text_examples(tokenizer, ["abcdefgh", "x", "y" * 50], seq_len=5, num_windows=2)
     a, x = tokenizer.encode(["abcdefgh"])[0], tokenizer.encode(["x"])[0]
     bos, eos, pad = tokenizer.bos, tokenizer.eos, tokenizer.pad
     assert rows["tokens"].tolist()[:2] == [
@@ -41,9 +41,9 @@ def test_text_rows_hold_a_text_in_windows_side_by_side(tokenizer):
 
 def test_what_no_text_reaches_is_cut_off(tokenizer):
     texts = ["a b", "c" * 30]
-    short = text_examples(tokenizer, texts, length=64, windows=2)
+    short = text_examples(tokenizer, texts, seq_len=64, num_windows=2)
     assert short["tokens"].shape == (2, 32)
-    longer = text_examples(tokenizer, [*texts, "d" * 200], length=64, windows=2)
+    longer = text_examples(tokenizer, [*texts, "d" * 200], seq_len=64, num_windows=2)
     assert longer["tokens"].shape == (3, 128)
     assert all(np.array_equal(short[key], longer[key][:2, :32]) for key in short)
 

@@ -56,7 +56,7 @@ def test_concat_pool_keeps_what_stands_where():
 
 def test_an_unknown_pool_is_refused():
     with pytest.raises(
-        UserError, match=r"pool='max' is not known; accepted are mean, last, mean\+last"
+        UserError, match=r"pooling='max' is not known; accepted are mean, last, mean\+last"
     ):
         FeatureConfig("max")
 

@@ -54,7 +54,7 @@ def test_more_labels_are_trained_on_for_longer():
     same = dataclasses.replace(CONFIG, min_steps=15)
     assert_same(tuned(rows, labels, config), tuned(rows, labels, same))
     assert_same(
-        tuned(few, labels[:16], config, capacity=40),
+        tuned(few, labels[:16], config, pad_to=40),
         tuned(few, labels[:16], dataclasses.replace(CONFIG, min_steps=6)),
     )
 
@@ -65,9 +65,9 @@ def test_same_seed_same_bits_and_another_seed_others():
     assert differ(tuned(rows, labels), tuned(rows, labels, seed=1))
 
 
-def test_capacity_does_not_matter():
+def test_padding_does_not_matter():
     rows, labels = separable(10)
-    assert_same(tuned(rows, labels), tuned(rows, labels, capacity=24))
+    assert_same(tuned(rows, labels), tuned(rows, labels, pad_to=24))
 
 
 def test_the_start_is_left_as_it_was():
@@ -98,7 +98,9 @@ def test_some_pieces_keeps_filled_ones_first():
 
 
 @pytest.mark.parametrize(
-    "field", [{"min_steps": 0}, {"batch_size": 0}, {"tokens_kept": -1}, {"min_epochs": -1.0}], ids=str
+    "field",
+    [{"min_steps": 0}, {"batch_size": 0}, {"tokens_kept": -1}, {"min_epochs": -1.0}],
+    ids=str,
 )
 def test_a_bad_setting_is_named(field):
     with pytest.raises(UserError, match=next(iter(field))):

@@ -68,16 +68,16 @@ def pictures(count, seed=0):
 
 
 def test_an_example_is_instruction_input_answer(text, tokenizer):
-    (row,) = text.examples(["say it"], ["the word"], ["red"])
+    (row,) = text.encode_examples(["say it"], ["the word"], ["red"])
     assert tokenizer.decode(row["tokens"]) == "say it\nthe word\nanswer: red"
     assert (row["tokens"][0], row["tokens"][-1]) == (tokenizer.bos, tokenizer.eos)
     answered = row["tokens"][row["answer"]]
-    assert answered.tolist() == text.answers(["red"])[0].tolist()
+    assert answered.tolist() == text.encode_answers(["red"])[0].tolist()
     assert row["positions"][:, 0].tolist() == list(range(len(row["tokens"])))
 
 
 def test_an_input_of_another_format(mixed, tokenizer):
-    (row,) = mixed.examples(["say"], pictures(1)[0], ["red"])
+    (row,) = mixed.encode_examples(["say"], pictures(1)[0], ["red"])
     at = len(tokenizer.encode(["say"])[0]) + 1
     image = row["modality"] == 1
     assert image.tolist() == [at <= place < at + 5 for place in range(len(image))]
@@ -93,29 +93,32 @@ def test_an_input_of_another_format(mixed, tokenizer):
 
 def test_a_long_text_is_cut_and_nothing_else(text, tokenizer):
     short, long = (
-        text.examples(["say it"], ["the word " * 40], ["red"], room=room)[0] for room in (0, 12)
+        text.encode_examples(["say it"], ["the word " * 40], ["red"], reserved_tokens=room)[0]
+        for room in (0, 12)
     )
     assert len(short["tokens"]) == 32
     assert tokenizer.decode(long["tokens"]).startswith("say it\nthe word")
     assert tokenizer.decode(long["tokens"]).endswith("\nanswer: red")
-    assert len(long["tokens"]) == 20 + len(text.answers(["red"])[0])
-    with pytest.raises(UserError, match="32 pieces leave 0 for the input"):
-        text.examples(["say it " * 20], ["the word"], ["red"])
+    assert len(long["tokens"]) == 20 + len(text.encode_answers(["red"])[0])
+    with pytest.raises(UserError, match="32 tokens leave 0 for the input"):
+        text.encode_examples(["say it " * 20], ["the word"], ["red"])
 
 
 def test_rows_hold_examples_apart(text, mixed):
-    examples = text.examples(["say it"] * 3, ["one", "two", "one two"], ["red", "blue", "red"])
-    packed = pack_examples(examples, text.model, 64, share_rows=True)
+    examples = text.encode_examples(
+        ["say it"] * 3, ["one", "two", "one two"], ["red", "blue", "red"]
+    )
+    packed = pack_examples(examples, text.model_config, 64, share_rows=True)
     assert len(packed["tokens"]) < 3 and "modality" not in packed
     assert packed["positions"].shape == packed["tokens"].shape
-    single = pack_examples(examples, text.model, 32, share_rows=False)
+    single = pack_examples(examples, text.model_config, 32, share_rows=False)
     assert len(single["tokens"]) == 3 and set(np.unique(single["segments"])) == {0, 1}
     ends = prefix_lengths(single)
     for n in range(3):
         assert single["answer"][n].nonzero()[0][0] == ends[n]
     images, _ = pictures(2)
-    both = pack_examples(mixed.examples(["say"] * 2, images, ["red", "blue"]), mixed.model, 40,
-                share_rows=False)  # fmt: skip
+    rows = mixed.encode_examples(["say"] * 2, images, ["red", "blue"])
+    both = pack_examples(rows, mixed.model_config, 40, share_rows=False)
     assert both["image"].shape == (2, 40, 3) and both["positions"].shape == (2, 40, 3)
 
 
@@ -129,7 +132,7 @@ def test_wordings():
         != SHAPE.sample_phrasings(9, seed=2)
     )
     for wordings, answers in ((("a",), None), (("a", "a"), None), (("a", "b"), ("x", " "))):
-        with pytest.raises(UserError, match=r"'t' takes two (wordings|answers) or more"):
+        with pytest.raises(UserError, match=r"'t' takes two (phrasings|answers) or more"):
             Instruction("t", wordings, answers)
 
 
@@ -139,24 +142,26 @@ def test_groups_share_a_step_by_the_root_of_their_size():
     )
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
-def test_the_loss_is_that_of_the_answers(mixed, both_ways):
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_loss_is_that_of_the_answers(mixed, bidirectional):
     images, _ = pictures(3)
-    examples = mixed.examples(["say", "", "which colour?"], images, ["red", "blue", "one two"])
-    batch = pack_examples(examples, mixed.model, 32, share_rows=not both_ways)
-    if both_ways:
+    examples = mixed.encode_examples(
+        ["say", "", "which colour?"], images, ["red", "blue", "one two"]
+    )
+    batch = pack_examples(examples, mixed.model_config, 32, share_rows=not bidirectional)
+    if bidirectional:
         batch |= {"prefix": prefix_lengths(batch)}
-    params = weights(mixed.model)
+    params = weights(mixed.model_config)
 
-    alone = [pack_examples([each], mixed.model, 32, share_rows=False) for each in examples]
-    if both_ways:
+    alone = [pack_examples([each], mixed.model_config, 32, share_rows=False) for each in examples]
+    if bidirectional:
         alone = [each | {"prefix": prefix_lengths(each)} for each in alone]
 
     @jax.jit
     @jax.value_and_grad
     def expected(params):
         # Each answer counts as one, whatever its length.
-        parts = [objectives.causal_lm_sums(params, each, mixed.model) for each in alone]
+        parts = [objectives.causal_lm_sums(params, each, mixed.model_config) for each in alone]
         return sum(nats / count for nats, count in parts) / len(parts)
 
     most = int(batch["answer"].sum(axis=1).max())
@@ -164,7 +169,7 @@ def test_the_loss_is_that_of_the_answers(mixed, both_ways):
     @jax.jit
     @jax.value_and_grad
     def mean(params):
-        total, count = answer_cross_entropy(params, batch, mixed.model, most)
+        total, count = answer_cross_entropy(params, batch, mixed.model_config, most)
         return total / count
 
     found = mean(params)
@@ -175,12 +180,12 @@ def test_the_loss_is_that_of_the_answers(mixed, both_ways):
     )
 
 
-def by_hand(params, asker, wording, given, candidate):
+def by_hand(params, encoder, phrasing, given, candidate):
     """Log probability of an answer, one example alone, all in one pass."""
-    (row,) = asker.examples([wording], [given], [candidate])
+    (row,) = encoder.encode_examples([phrasing], [given], [candidate])
     length = len(row["answer"])
-    batch = pack_examples([row], asker.model, length, share_rows=False)
-    final = forward(params, batch, asker.model, mask=Mask(causal=True))["final"]
+    batch = pack_examples([row], encoder.model_config, length, share_rows=False)
+    final = forward(params, batch, encoder.model_config, mask=Mask(causal=True))["final"]
     nats = jax.nn.log_softmax(embeddings.token_logits(params["streams"], final[0]))
     places = np.flatnonzero(row["answer"])
     return float(sum(nats[place - 1, row["tokens"][place]] for place in places))
@@ -189,7 +194,7 @@ def by_hand(params, asker, wording, given, candidate):
 @pytest.mark.slow
 def test_follows_instructions_in_two_formats(tokenizer, mixed):
     """One model: the colour of a picture, the first or the last word of a text, as asked."""
-    model = dataclasses.replace(mixed.model, depth=2, width=32, hidden=64)
+    model = dataclasses.replace(mixed.model_config, num_layers=2, d_model=32, mlp_dim=64)
     mixed = InstructionEncoder(tokenizer, model, 32)
     images, labels = pictures(24)
     draws = np.random.default_rng(3).integers(0, 2, (24, 2))
@@ -228,7 +233,7 @@ def test_follows_instructions_in_two_formats(tokenizer, mixed):
 
 
 def test_scores_are_those_of_each_answer_alone(mixed):
-    params = weights(mixed.model)
+    params = weights(mixed.model_config)
     images, _ = pictures(2)
     candidates = ["one two", "one red"]
     scored = instruction_tuning.loglikelihood(params, mixed, ["", "say"], images, candidates)
@@ -242,22 +247,24 @@ def test_scores_are_those_of_each_answer_alone(mixed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("both_ways", [False, True])
-def test_writes_what_passes_over_the_whole_row_would(mixed, both_ways):
-    mixed = dataclasses.replace(mixed, model=dataclasses.replace(mixed.model, depth=2))
-    params, most, ending = weights(mixed.model), 5, mixed.tokenizer.eos
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_writes_what_passes_over_the_whole_row_would(mixed, bidirectional):
+    mixed = dataclasses.replace(
+        mixed, model_config=dataclasses.replace(mixed.model_config, num_layers=2)
+    )
+    params, most, ending = weights(mixed.model_config), 5, mixed.tokenizer.eos
     inputs = [*pictures(2)[0], "one two", "red"]
     written = instruction_tuning.generate_until(
-        params, mixed, ["say"] * 4, inputs, max_new_tokens=most, bidirectional_prefix=both_ways
+        params, mixed, ["say"] * 4, inputs, max_new_tokens=most, bidirectional_prefix=bidirectional
     )
     for given, found in zip(inputs, written, strict=True):
-        (row,) = mixed.questions(["say"], [given], room=most)
+        (row,) = mixed.encode_questions(["say"], [given], reserved_tokens=most)
         asked = len(row["tokens"])
-        batch = pack_examples([row], mixed.model, asked + most, share_rows=False)
-        mask = Mask(True, prefix=np.array([asked]) if both_ways else None)
+        batch = pack_examples([row], mixed.model_config, asked + most, share_rows=False)
+        mask = Mask(True, prefix=np.array([asked]) if bidirectional else None)
         last = batch["positions"].max()
         for place in range(asked, asked + most):
-            final = forward(params, batch, mixed.model, mask=mask)["final"]
+            final = forward(params, batch, mixed.model_config, mask=mask)["final"]
             batch["tokens"][0, place] = embeddings.token_logits(params["streams"], final)[
                 0, place - 1
             ].argmax()
@@ -269,14 +276,14 @@ def test_writes_what_passes_over_the_whole_row_would(mixed, both_ways):
 
 
 def test_answers_that_are_the_same_tokens_are_refused(text):
-    params = init(jax.random.key(0), text.model)
+    params = init(jax.random.key(0), text.model_config)
     with pytest.raises(UserError, match="cannot tell the answers red, red  apart"):
         instruction_tuning.loglikelihood(params, text, ["say"], ["one"], ["red", "red "])
 
 
-def test_reading_both_ways_changes_what_is_read(tokenizer, text):
+def test_reading_bidirectional_changes_what_is_read(tokenizer, text):
     # In a single layer what the last piece reads has not read anything itself.
-    text = InstructionEncoder(tokenizer, dataclasses.replace(text.model, depth=2), 32)
+    text = InstructionEncoder(tokenizer, dataclasses.replace(text.model_config, num_layers=2), 32)
     params = weights(text.model_config)
     one, two = (
         instruction_tuning.loglikelihood(

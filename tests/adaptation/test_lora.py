@@ -152,17 +152,17 @@ def test_adapters_alone_there_and_back(tmp_path):
     assert all(np.array_equal(again[name], adapters[name]) for name in adapters)
     with pytest.raises(UserError, match="exists already"):
         lora.save(tmp_path / "it", adapters, EVERY)
-    with pytest.raises(UserError, match="those of another model"):
+    with pytest.raises(UserError, match="belong to another model"):
         lora.load(tmp_path / "it", params()["layers"])
 
 
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("adapters.json", "{", "no whole adapters"),
-        ("adapters.json", json.dumps({"rank": 2}), "no whole adapters"),
+        ("adapters.json", "{", "no complete adapters"),
+        ("adapters.json", json.dumps({"rank": 2}), "no complete adapters"),
         ("adapters.json", json.dumps({"rank": 0, "alpha": 1, "kernels": ["query"]}), "rank=0"),
-        ("adapters.safetensors", "xx", "no whole adapters"),
+        ("adapters.safetensors", "xx", "no complete adapters"),
         ("adapters.safetensors", None, "cannot read"),
     ],
 )

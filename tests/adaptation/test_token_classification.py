@@ -162,11 +162,20 @@ TAGS = [
 KINDS = ("person", "geo-loc")
 
 
+def entities(words, tags):
+    """Type and normalized surface form of every entity."""
+    (spans,) = entity_spans([tags])
+    return {
+        (kind, token_classification.normalize_surface(words[first:end]))
+        for kind, first, end in spans
+    }
+
+
 def test_an_answer_and_back():
     answer = token_classification.format_entities(WORDS, TAGS)
     assert answer == "person: Anna Lee; person: anna; geo-loc: New York; geo-loc: York"
     found = token_classification.parse_entities(answer, KINDS)
-    assert found == token_classification.entity_set(WORDS, TAGS) and len(found) == 4
+    assert found == entities(WORDS, TAGS) and len(found) == 4
     assert token_classification.entities_to_tags(WORDS, found) == TAGS
     assert token_classification.locate_entities(WORDS, found) == entity_spans([TAGS])[0]
 
@@ -204,12 +213,12 @@ def test_forms_with_the_marks_of_an_answer_come_back():
     found = token_classification.parse_entities(
         token_classification.format_entities(words, tags), KINDS
     )
-    assert found == token_classification.entity_set(words, tags)
+    assert found == entities(words, tags)
     assert token_classification.entities_to_tags(words, found) == tags
 
 
 def test_f1_by_surface_form():
-    gold = [token_classification.entity_set(WORDS, TAGS), set()]
+    gold = [entities(WORDS, TAGS), set()]
     predicted = [
         token_classification.parse_entities("person: Anna Lee; person: York", KINDS),
         set(),

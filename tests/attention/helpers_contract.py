@@ -248,7 +248,7 @@ class Contract:
         self.check(case, inputs, expected(case, *inputs), rtol)
 
     def test_a_row_that_sees_nothing_is_zero_in_value_and_gradient(self):
-        case = dataclasses.replace(self.fitted(CASES["no key at all"]), patch_dim=50.0)
+        case = dataclasses.replace(self.fitted(CASES["no key at all"]), size=50.0)
         for each in self.run(case, *arrays(case, self.dtype)):
             assert not np.any(np.asarray(each)[0])
             assert np.any(np.asarray(each)[1])

@@ -3,15 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from fm.benchmark.timing import Candidate, TimingConfig, interleave, quartiles
-from tests.benchmark.problems import fake
+from fm.benchmark.core import Candidate, TimingConfig
+from fm.benchmark.timing import interleave, quartiles
+from tests.benchmark.helpers_candidates import fake
 
 
-def test_sides_take_turns_and_the_order_turns_round():
+def test_candidates_take_turns_and_the_order_turns_round():
     calls = []
-    sides = {name: fake(name, calls, 0.001) for name in "abc"}
+    candidates = {name: fake(name, calls, 0.001) for name in "abc"}
     seconds = interleave(
-        sides, TimingConfig(num_rounds=4, seconds_per_turn=0.0, async_dispatch=False)
+        candidates, TimingConfig(num_rounds=4, seconds_per_turn=0.0, async_dispatch=False)
     )
     assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4, "c": 4}
     # Three calls warm each up; then every turn is one call to settle and one timed.
@@ -24,10 +25,11 @@ def test_sides_take_turns_and_the_order_turns_round():
 def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
     def waits(chained, ahead):
         waited = []
-        side = Candidate(call=lambda: len(waited), wait=waited.append, chained=chained)
+        candidate = Candidate(call=lambda: len(waited), wait=waited.append, chained=chained)
         before = len(waited)
         interleave(
-            {"one": side}, TimingConfig(num_rounds=1, seconds_per_turn=1e-4, async_dispatch=ahead)
+            {"one": candidate},
+            TimingConfig(num_rounds=1, seconds_per_turn=1e-4, async_dispatch=ahead),
         )
         return len(waited) - before
 
@@ -38,14 +40,14 @@ def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
 
 
 def test_a_case_that_is_out_of_time_gets_three_rounds():
-    pace = TimingConfig(num_rounds=9, seconds_per_turn=0.0, async_dispatch=False, max_seconds=0.0)
-    assert len(interleave({"one": fake("one", [], 0.001)}, pace)["one"]) == 3
+    timing = TimingConfig(num_rounds=9, seconds_per_turn=0.0, async_dispatch=False, max_seconds=0.0)
+    assert len(interleave({"one": fake("one", [], 0.001)}, timing)["one"]) == 3
 
 
 def test_a_slower_side_takes_longer():
-    sides = {"slow": fake("slow", [], 0.02), "fast": fake("fast", [], 0.001)}
+    candidates = {"slow": fake("slow", [], 0.02), "fast": fake("fast", [], 0.001)}
     seconds = interleave(
-        sides, TimingConfig(num_rounds=3, seconds_per_turn=0.0, async_dispatch=False)
+        candidates, TimingConfig(num_rounds=3, seconds_per_turn=0.0, async_dispatch=False)
     )
     assert min(seconds["slow"]) > 0.02
     assert np.median(seconds["slow"]) > np.median(seconds["fast"])

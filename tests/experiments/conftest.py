@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import command
+from experiments import cli
 from fm.study import presets
 from tests.study.helpers_study import recipe, texts
 
@@ -59,7 +59,7 @@ def call(capsys):
     def run(name, *arguments):
         module = importlib.import_module(f"experiments.{name}")
         capsys.readouterr()
-        code = command.call(name, module.__doc__, module.define, module.main, list(arguments))
+        code = cli.call(name, module.__doc__, module.define, module.main, list(arguments))
         return Called(code, *capsys.readouterr())
 
     return run

@@ -71,7 +71,7 @@ def test_a_text(look):
 
 
 def test_a_long_text_forward_is_cut(look):
-    page = look("text", f"--text={'apple pear ' * 50}", "--tokens=7", "--mode=causal")
+    page = look("text", f"--text={'apple pear ' * 50}", "--max_length=7", "--mode=causal")
     assert page.data["length"] == 7 and page.data["causal"] is True
     assert re.search(r"first 7 of \d+ tokens", page.text)
     assert "causal; 0% of pretraining" in page.text
@@ -132,7 +132,7 @@ def test_what_was_pretrained_is_restored(pretrained):
         ("image", ["--dataset=digits", "--item=-1"], ["--item=-1: takes"]),
         ("image", ["--dataset=nonsense"], ["unknown data set 'nonsense'"]),
         ("image", ["--image=IMAGE", "--item=2"], ["--item", "goes with --dataset"]),
-        ("text", ["--text=a", "--tokens=1"], ["--tokens=1: takes"]),
+        ("text", ["--text=a", "--max_length=1"], ["--max_length=1: takes"]),
         ("text", ["--text=a", "--mode=both"], ["--mode=both", "causal, bidirectional"]),
         (None, ["--text=a", "--pretrained=nowhere"], ["--pretrained=nowhere", "seed-0"]),
         (None, ["--text=a"], ["--pretrained", "folder of a pretrained model"]),

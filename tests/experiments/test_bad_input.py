@@ -35,26 +35,29 @@ def refused(call, tmp_path):
         (["--adapt=probe,magic"], ["--adapt", "'magic'", "full, probe, lora, prompt"]),
         (["--adapt="], ["--adapt=", "at least one of full, probe, lora, prompt"]),
         (["--tasks=digits", "--adapt=prompt"], ["scratch, self, upstream cannot follow prompts"]),
-        (["--imported=nonsense"], ["--imported=nonsense", "minilm-l6", "GGUF"]),
+        (["--published_model=nonsense"], ["--published_model=nonsense", "minilm-l6", "GGUF"]),
         (["--tasks=digits", "--arms=published,classical"], ["digits has but classical"]),
-        (["--arms=scratch,published", "--imported="], ["--imported=NAME"]),
-        (["--shots=x"], ["--shots=x", "numbers from 0"]),
+        (["--arms=scratch,published", "--published_model="], ["--published_model=NAME"]),
+        (["--num_fewshot=x"], ["--num_fewshot=x", "numbers from 0"]),
         (["--template={text}"], ["the template '{text}'", "{answer}"]),
-        (["--tokens=3"], ["--tokens=3"]),
+        (["--max_length=3"], ["--max_length=3"]),
         (["--size=huge"], ["size 'huge'", "nano, micro, tiny, small, base"]),
-        (["--budgets=10,x"], ["--budgets=10,x", "whole numbers above 0"]),
-        (["--budgets=0,10"], ["--budgets=0,10", "whole numbers above 0"]),
-        (["--budgets=-5"], ["--budgets=-5", "whole numbers above 0"]),
-        (["--budgets="], ["--budgets=", "whole numbers above 0"]),
-        (["--budgets=²"], ["--budgets=²", "whole numbers above 0"]),
-        (["--upstream=docstrings"], ["--upstream takes 2 names, one per task, not 1"]),
+        (["--label_budgets=10,x"], ["--label_budgets=10,x", "whole numbers above 0"]),
+        (["--label_budgets=0,10"], ["--label_budgets=0,10", "whole numbers above 0"]),
+        (["--label_budgets=-5"], ["--label_budgets=-5", "whole numbers above 0"]),
+        (["--label_budgets="], ["--label_budgets=", "whole numbers above 0"]),
+        (["--label_budgets=²"], ["--label_budgets=²", "whole numbers above 0"]),
         (
-            ["--tasks=digits", "--budgets=20,100000"],
-            ["--budgets", "100000", "digits", "10 classes", "training examples"],
+            ["--out_of_domain_dataset=docstrings"],
+            ["--out_of_domain_dataset takes 2 names, one per task, not 1"],
         ),
-        (["--tasks=digits", "--budgets=5"], ["--budgets", "5 labels", "10 classes"]),
         (
-            ["--tasks=digits", "--budgets=20", "--upstream=nonsense"],
+            ["--tasks=digits", "--label_budgets=20,100000"],
+            ["--label_budgets", "100000", "digits", "10 classes", "training examples"],
+        ),
+        (["--tasks=digits", "--label_budgets=5"], ["--label_budgets", "5 labels", "10 classes"]),
+        (
+            ["--tasks=digits", "--label_budgets=20", "--out_of_domain_dataset=nonsense"],
             ["unknown data set 'nonsense'"],
         ),
         (["--tasks=digits", "--seeds=2", "--pretrain_seeds=3"], ["pretrain_seeds=3", "seeds=2"]),
@@ -69,10 +72,13 @@ def test_compare(refused, arguments, parts):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--objective=foo"], ["--objective=foo", "shares of next, masked, bag"]),
-        (["--objective=next:x"], ["--objective=next:x", "shares of next, masked, bag"]),
-        (["--objective=next:0.2"], ["--objective=next:0.2", "add up to 1"]),
-        (["--objective=bag:1"], ["--objective", "bag is for text, not image"]),
+        (["--objective=foo"], ["--objective=foo", "shares of causal_lm, masked_lm, bag_of_words"]),
+        (
+            ["--objective=causal_lm:x"],
+            ["--objective=causal_lm:x", "shares of causal_lm, masked_lm, bag_of_words"],
+        ),
+        (["--objective=causal_lm:0.2"], ["--objective=causal_lm:0.2", "add up to 1"]),
+        (["--objective=bag_of_words:1"], ["--objective", "bag_of_words is for text, not image"]),
         (["--size=huge"], ["size 'huge'", "nano, micro"]),
         (["--steps=0"], ["--steps=0: takes a positive integer"]),
         (["--seed=-1"], ["--seed=-1: takes a non-negative integer"]),
@@ -115,7 +121,7 @@ def test_adapt(refused, arguments, parts):
         ("steps", "10,2.5", ["--values", "'2.5'", "steps"]),
         ("steps", "0,10", ["steps=0", "at least 1"]),
         ("finetune.steps", "0,10", ["steps=0", "at least 1"]),
-        ("objective.hide", "0.5,2", ["hide=2.0", "between 0 and 1"]),
+        ("objective.mask_ratio", "0.5,2", ["hide=2.0", "between 0 and 1"]),
         ("steps", "10", ["--values", "at least two different values"]),
         ("steps", "10,10", ["--values", "at least two different values"]),
     ],
@@ -171,7 +177,7 @@ def test_a_clip_of_one_frame(refused, tmp_path):
 def test_data_too_small_for_any_budget(refused, reviews):
     path = reviews(reviews.rows[:12])
     error = refused("compare", f"--dataset={path}")
-    assert "--budgets: none of 20, 50, 150, 400 labels fits" in error and "2 classes" in error
+    assert "--label_budgets: none of 20, 50, 150, 400 labels fits" in error and "2 classes" in error
 
 
 def test_texts_to_be_written(refused, reviews):
@@ -191,7 +197,7 @@ def test_sentences_without_an_entity(refused, tmp_path):
 def test_fewer_labels_than_kinds_of_entity(refused, tmp_path):
     path = tmp_path / "many.conll"
     path.write_text("".join(f"to O\nx{n} B-k{n % 30}\n\n" for n in range(300)))
-    error = refused("compare", f"--dataset={path}", "--budgets=20")
+    error = refused("compare", f"--dataset={path}", "--label_budgets=20")
     assert "20 labels do not fit many," in error and "30 kinds of example" in error
 
 
@@ -226,6 +232,6 @@ def test_going_on_with_other_flags(call, tmp_path, tiny):
     assert other.code == 2
     assert "recipe.steps: 2 -> 3" in other.error and "seed: 0 -> 1" in other.error
     assert (out / "config.json").read_text() == kept
-    study = call("compare", "--tasks=digits", "--budgets=20", f"--out={out}")
+    study = call("compare", "--tasks=digits", "--label_budgets=20", f"--out={out}")
     assert study.code == 2 and "experiment: pretrain -> compare" in study.error
     assert json.loads((out / "summary.json").read_text())["steps"] == 2

@@ -3,11 +3,9 @@ import re
 
 import pytest
 
-from fm.benchmark import measure as measuring
-from fm.benchmark import runner as running
-from fm.benchmark.core import BenchConfig
+from fm.benchmark import runner
 
-QUICK = ("--cases=quick", "--repeats=2")
+QUICK = ("--scale=quick", "--repeats=2")
 
 
 @pytest.fixture
@@ -17,25 +15,25 @@ def out(tmp_path):
 
 @pytest.mark.slow
 def test_a_quick_run_end_to_end(call, out):
-    done = call("benchmark", *QUICK, "--what=gemm,attention", "--peer=jax", f"--out={out}")
+    done = call("benchmark", *QUICK, "--suite=matmul,attention", "--baseline=jax", f"--out={out}")
     assert done.code == 0, done.err
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "bench-roofline.png", "bench.html", "bench.json",
     ]  # fmt: skip
     results = json.loads(out.read_text())
-    assert results["schema"] == 1 and results["finished"]
+    assert results["schema"] == 2 and results["finished"]
     assert {"device", "versions", "xla_flags", "command", "rows", "scaling"} <= results.keys()
-    assert {row["what"] for row in results["rows"]} == {"gemm", "attention"}
+    assert {row["suite"] for row in results["rows"]} == {"matmul", "attention"}
     for row in results["rows"]:
         assert (row["ratio"] is None) == (row["peer"] == "none")
         assert row["median_seconds"] > 0 and row["repeats"] == 2 and row["flops_per_s"] > 0
-    attention = [row for row in results["rows"] if row["what"] == "attention"]
+    attention = [row for row in results["rows"] if row["suite"] == "attention"]
     assert all(row["peer"] == "jax" and row["gemm_utilization"] > 0 for row in attention)
     page = (out.parent / "bench.html").read_text()
     for part in (
         "Matrix products",
         "dot_product_attention",
-        "--what=gemm,attention",
+        "--suite=matmul,attention",
         "jax",
         "data:image/png",
     ):
@@ -44,16 +42,16 @@ def test_a_quick_run_end_to_end(call, out):
     for row in results["rows"]:
         assert row["case"] in done.out
 
-    again = call("benchmark", *QUICK, "--what=gemm,attention", "--peer=jax", f"--out={out}")
+    again = call("benchmark", *QUICK, "--suite=matmul,attention", "--baseline=jax", f"--out={out}")
     assert again.code == 0 and "is finished" in again.err
     assert json.loads(out.read_text()) == results
-    other = call("benchmark", *QUICK, "--what=gemm", "--peer=jax", f"--out={out}")
-    assert other.code == 2 and "holds another benchmark (config.what:" in other.error
+    other = call("benchmark", *QUICK, "--suite=matmul", "--baseline=jax", f"--out={out}")
+    assert other.code == 2 and "holds another benchmark (config.suite:" in other.error
 
 
 @pytest.mark.slow
 def test_scaling(call, out):
-    flags = ("--what=scaling", "--only=length", "--peer=none", f"--out={out}")
+    flags = ("--suite=scaling", "--filter=length", "--baseline=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
     (fit,) = json.loads(out.read_text())["scaling"]
     assert fit["axis"] == "length" and fit["values"] == [8, 16, 32]
@@ -63,7 +61,7 @@ def test_scaling(call, out):
 
 
 def test_input(call, out):
-    flags = ("--what=input", "--peer=none", f"--out={out}")
+    flags = ("--suite=input", "--baseline=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
     batch, training = json.loads(out.read_text())["rows"]
     assert batch["input_wait_fraction"] is None and batch["tokens_per_s"] > 0
@@ -73,16 +71,16 @@ def test_input(call, out):
 
 @pytest.mark.slow
 def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
-    seen = []
+    seen, measure_case = [], runner.measure_case
 
     def stops(case, *rest):
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(case.key)
-        return measuring.measure_case(case, *rest)
+        return measure_case(case, *rest)
 
-    flags = (*QUICK, "--what=gemm,attention", "--peer=none", f"--out={out}")
-    monkeypatch.setattr(running, "measure_case", stops)
+    flags = (*QUICK, "--suite=matmul,attention", "--baseline=none", f"--out={out}")
+    monkeypatch.setattr(runner, "measure_case", stops)
     stopped = call("benchmark", *flags)
     assert stopped.code == 130
     assert "2 of 4 cases are in" in stopped.error and "the same command goes on" in stopped.error
@@ -91,8 +89,9 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
         out.with_suffix(".html").read_text()
     )
     seen.clear()
-    monkeypatch.setattr(running, "measure_case", lambda *all: seen.append(all[0].key) or
-                        measuring.measure_case(*all))  # fmt: skip
+    monkeypatch.setattr(
+        runner, "measure_case", lambda *given: seen.append(given[0].key) or measure_case(*given)
+    )
     assert call("benchmark", *flags).code == 0
     whole = json.loads(out.read_text())
     assert len(seen) == 2 and whole["rows"][:2] == half["rows"] and len(whole["rows"]) == 4
@@ -100,9 +99,11 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
 
 def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch):
     why = "not installed: pip install -e .[torch]"
-    monkeypatch.setattr(running.others, "missing", lambda peer: why if peer == "torch" else None)
-    monkeypatch.setattr(running.others, "device", dict)
-    done = call("benchmark", *QUICK, "--what=gemm", "--peer=torch", f"--out={out}")
+    monkeypatch.setattr(
+        runner.peer_packages, "missing", lambda peer: why if peer == "torch" else None
+    )
+    monkeypatch.setattr(runner.peer_packages, "device_info", dict)
+    done = call("benchmark", *QUICK, "--suite=matmul", "--baseline=torch", f"--out={out}")
     assert done.code == 0, done.err
     (row, _) = json.loads(out.read_text())["rows"]
     assert (row["peer"], row["ratio"], row["note"]) == ("torch", None, why)
@@ -112,19 +113,19 @@ def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--what=nonsense"], ["--what=nonsense", "'nonsense'", "gemm, attention, step"]),
-        (["--what="], ["--what=", "at least one of gemm"]),
-        (["--what=gemm,gemm"], ["--what=gemm,gemm", "none of them twice"]),
-        (["--peer=numpy"], ["--peer=numpy", "'numpy'", "torch, jax, transformers, none"]),
-        (["--cases=huge"], ["--cases=huge: takes one of quick, default, full"]),
+        (["--suite=nonsense"], ["--suite=nonsense", "'nonsense'", "matmul, attention, train_step"]),
+        (["--suite="], ["--suite=", "at least one of matmul"]),
+        (["--suite=matmul,matmul"], ["--suite=matmul,matmul", "none of them twice"]),
+        (["--baseline=numpy"], ["--baseline=numpy", "'numpy'", "torch, jax, transformers, none"]),
+        (["--scale=huge"], ["--scale=huge: takes one of quick, default, full"]),
         (["--attention=magic"], ["--attention=magic", "'magic'", "reference"]),
-        (["--only=nothing has this"], ["--only=nothing has this", "gemm"]),
+        (["--filter=nothing has this"], ["--filter=nothing has this", "matmul"]),
         (["--repeats=0"], ["--repeats=0: takes a positive integer"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_bad_input_is_one_line(call, out, arguments, parts):
-    done = call("benchmark", "--what=gemm", *QUICK, f"--out={out}", *arguments)
+    done = call("benchmark", "--suite=matmul", *QUICK, f"--out={out}", *arguments)
     assert done.code == 2
     assert all(part in done.error for part in parts), done.error
     assert not out.parent.exists()
@@ -142,17 +143,12 @@ def test_an_output_that_cannot_be_written(call, tmp_path):
         ("list.json", "holds no benchmark"),
         ("bench.txt", "ends in .json"),
     ):
-        done = call("benchmark", *QUICK, "--what=gemm", f"--out={tmp_path / name}")
+        done = call("benchmark", *QUICK, "--suite=matmul", f"--out={tmp_path / name}")
         assert done.code == 2 and part in done.error, name
     assert (tmp_path / "list.json").read_text() == "[]"
 
 
 def test_help(call):
     done = call("benchmark", "--help")
-    assert done.code == 0 and "--what=a,b,..." in done.out and "scaling" in done.out
+    assert done.code == 0 and "--suite=a,b,..." in done.out and "scaling" in done.out
     assert max(map(len, done.out.splitlines())) <= 100
-
-
-def test_the_quick_set_is_small():
-    for what, kind in running.SUITES.items():
-        assert 1 <= len(list(kind(BenchConfig(scale="quick")))) <= 6, what

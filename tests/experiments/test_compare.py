@@ -12,12 +12,12 @@ from experiments import compare, studies
 from fm import hf
 from fm.study import run_dir
 from fm.study.config import TaskConfig
-from tests.study.helpers_study import images, recipe, texts
-from tests.study.test_published_arm import texts as words
+from tests.experiments.helpers_texts import two_class_texts
 from tests.hf import helpers_hf as problems
+from tests.study.helpers_study import images, recipe, texts
 
 ARMS = ("scratch", "in_domain", "classical")
-FLAGS = ("--budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
+FLAGS = ("--label_budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
 SCHEMA = {
     "cells": "task modality arm labels seed metric value validation trials train_flops "
     "pretrain_flops seconds",
@@ -116,8 +116,14 @@ def test_what_is_lost_is_made_again_as_it_was(call, tmp_path, tiny):
 @pytest.mark.slow
 def test_own_csv(call, tmp_path, tiny, reviews):
     path = reviews(reviews.rows)
-    flags = "compare", f"--dataset={path}", "--seeds=2", f"--out={tmp_path / 'run'}", "--imported="
-    done = call(*flags, "--budgets=8,40")
+    flags = (
+        "compare",
+        f"--dataset={path}",
+        "--seeds=2",
+        f"--out={tmp_path / 'run'}",
+        "--published_model=",
+    )
+    done = call(*flags, "--label_budgets=8,40")
     assert done.code == 0, done.err
     assert "reviews.csv: no upstream data given, that arm is left out" in done.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -128,19 +134,19 @@ def test_own_csv(call, tmp_path, tiny, reviews):
     assert (tmp_path / "run" / "report.html").exists()
 
     reviews([*reviews.rows, *zip(texts(2, 9)[0], ("bad", "good"), strict=True)])
-    changed = call(*flags, "--budgets=8,40")
+    changed = call(*flags, "--label_budgets=8,40")
     assert changed.code == 2 and "fingerprint" in changed.error
 
 
 @pytest.mark.slow
 def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
-    inputs, labels = words(120)
+    inputs, labels = two_class_texts(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
     hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     out = tmp_path / "run"
-    flags = f"--tasks={path},digits", "--arms=scratch,published,classical", "--budgets=12,20"
-    again = f"--imported={tmp_path / 'model'}", "--adapt=probe,lora,prompt", "--seeds=2"
-    asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--tokens=16"
+    flags = f"--tasks={path},digits", "--arms=scratch,published,classical", "--label_budgets=12,20"
+    again = f"--published_model={tmp_path / 'model'}", "--adapt=probe,lora,prompt", "--seeds=2"
+    asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--max_length=16"
     done = call("compare", *flags, *again, *asked, f"--out={out}")
     assert done.code == 0, done.err
     assert f"digits: {tmp_path / 'model'} reads text, that arm is left out" in done.err
@@ -181,7 +187,11 @@ def test_own_pictures(call, tmp_path, tiny):
         Image.fromarray(picture[..., 0]).save(folder / f"{n}.png")
     out = tmp_path / "run"
     done = call(
-        "compare", f"--dataset={tmp_path / 'pictures'}/", "--budgets=8", "--seeds=2", f"--out={out}"
+        "compare",
+        f"--dataset={tmp_path / 'pictures'}/",
+        "--label_budgets=8",
+        "--seeds=2",
+        f"--out={out}",
     )
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())
@@ -197,9 +207,9 @@ def test_own_named_entities(call, tmp_path, tiny):
     draws = np.random.default_rng(0)
     path, out = tmp_path / "places.conll", tmp_path / "run"
     path.write_text("".join(_going(draws, n % 4 > 0) for n in range(160)))
-    flags = f"--tasks={path},digits", "--profile=quick", "--seeds=2", "--budgets=12,20"
+    flags = f"--tasks={path},digits", "--profile=quick", "--seeds=2", "--label_budgets=12,20"
     hf.save_pretrained(tmp_path / "model", problems.pretrained("bert"))
-    given = f"--imported={tmp_path / 'model'}", "--upstream=,"
+    given = f"--published_model={tmp_path / 'model'}", "--out_of_domain_dataset=,"
     done = call("compare", *flags, *given, f"--out={out}")
     assert done.code == 0, done.err
     assert "places.conll: no upstream data given, that arm is left out" in done.err
@@ -272,10 +282,10 @@ def test_a_copied_test_item_is_taken_out_of_the_training_data(call, tmp_path, ti
     done = call(
         "compare",
         f"--dataset={tmp_path / 'split'}",
-        "--budgets=8",
+        "--label_budgets=8",
         "--seeds=1",
         f"--out={out}",
-        "--imported=",
+        "--published_model=",
     )
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())

@@ -10,7 +10,7 @@ from tests.study.text_quality.problems import write_domains
 
 STUDY = [
     "--tasks=digits",
-    "--budgets=20",
+    "--label_budgets=20",
     "--seeds=2",
     "--profile=quick",
     "--arms=scratch,in_domain",
@@ -53,7 +53,7 @@ def test_a_report_is_refused(call, tmp_path, held):
 
 
 def test_a_benchmark_is_refused_its_file_alone(call, tmp_path, held):
-    flags = ["--cases=quick", "--what=gemm", "--repeats=1", "--peer=none"]
+    flags = ["--scale=quick", "--suite=gemm", "--repeats=1", "--baseline=none"]
     with held(tmp_path, ".a.json.lock") as holder:
         done = call("benchmark", *flags, f"--out={tmp_path / 'a.json'}")
         assert done.code == 2 and f"in use by process {holder.pid}" in done.error

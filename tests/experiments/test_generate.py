@@ -26,26 +26,26 @@ def model(call, reviews, trained, monkeypatch):
 
 
 def test_a_text_follows_its_prompt_and_the_seed_repeats_it(call, model):
-    flags = (f"--model={model}", PROMPT, "--max_tokens=12", "--temperature=1.5")
+    flags = (f"--model={model}", PROMPT, "--max_new_tokens=12", "--temperature=1.5")
     first, again, other = (call("generate", *flags, f"--seed={seed}") for seed in (1, 1, 2))
     assert first.code == 0 and first.out.startswith("good") and len(first.out) > 8
     assert first.out == again.out != other.out
 
 
 def test_streamed_it_is_the_same_text(call, model):
-    flags = (f"--model={model}", PROMPT, "--max_tokens=12", "--seed=3")
+    flags = (f"--model={model}", PROMPT, "--max_new_tokens=12", "--seed=3")
     assert call("generate", *flags).out == call("generate", *flags, "--stream").out
 
 
 def test_samples_are_those_of_their_seeds(call, model):
-    flags = (f"--model={model}", PROMPT, "--max_tokens=6")
+    flags = (f"--model={model}", PROMPT, "--max_new_tokens=6")
     both = call("generate", *flags, "--samples=2", "--seed=5").out
     each = [call("generate", *flags, f"--seed={seed}").out for seed in (5, 6)]
     assert both == f"--- seed 5\n{each[0]}--- seed 6\n{each[1]}"
 
 
 def test_it_ends_before_a_stop_string(call, model):
-    flags = (f"--model={model}", PROMPT, "--max_tokens=40", "--seed=1", "--temperature=1.2")
+    flags = (f"--model={model}", PROMPT, "--max_new_tokens=40", "--seed=1", "--temperature=1.2")
     whole = call("generate", *flags).out.removesuffix("\n")
     stop = whole[len("good") + 5 : len("good") + 8]
     cut = call("generate", *flags, f"--stop={stop}").out.removesuffix("\n")
@@ -62,11 +62,14 @@ def test_it_ends_before_a_stop_string(call, model):
         (["--model=M", PROMPT, "--top_p=0"], ["top_p=0", "above 0 and at most 1"]),
         (["--model=M", PROMPT, "--top_k=-3"], ["top_k=-3", "whole number"]),
         (["--model=M", PROMPT, "--min_p=2"], ["min_p=2", "from 0 to 1"]),
-        (["--model=M", PROMPT, "--max_tokens=0"], ["--max_tokens=0"]),
+        (["--model=M", PROMPT, "--max_new_tokens=0"], ["--max_new_tokens=0"]),
         (["--model=M", PROMPT, "--stop="], ["--stop takes at least one character"]),
         (["--model=M", PROMPT, "--stream", "--samples=2"], ["--stream", "--samples=2"]),
         (["--model=M", PROMPT, "--dtype=int8"], ["--dtype=int8", "float32, bfloat16"]),
-        (["--model=M", PROMPT, "--given=digits:1"], ["--given", "--modality=image, audio, video"]),
+        (
+            ["--model=M", PROMPT, "--init_example=digits:1"],
+            ["--init_example", "--modality=image, audio, video"],
+        ),
         (["--model=M", "--modality=image", "--top_k=3"], ["--top_k", "--modality=text"]),
         (["--model=M", "--modality=smell"], ["--modality=smell", "text, image, audio, video"]),
         (["--model=M", "--modality=video"], ["--model=", "holds no checkpoint"]),

@@ -67,7 +67,7 @@ def file_of(text, suffix):
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_a_folder_goes_on_with_its_prompt(call, tmp_path, name):
     model = folder(tmp_path / "m", name)
-    done = call("generate", f"--model={model}", PROMPT, "--max_tokens=6", "--temperature=0")
+    done = call("generate", f"--model={model}", PROMPT, "--max_new_tokens=6", "--temperature=0")
     assert done.code == 0, done.err
     words = done.out.split()
     assert words[:3] == ["w3", "w1", "w29"] and len(words) == 9
@@ -75,7 +75,7 @@ def test_a_folder_goes_on_with_its_prompt(call, tmp_path, name):
 
 def test_a_gguf_file_goes_on_with_its_prompt(call, tmp_path):
     path = llama_file(tmp_path / "a.gguf", tokenizer__ggml__add_bos_token=True)
-    done = call("generate", f"--model={path}", "--prompt=the cat", "--max_tokens=5", "--seed=1")
+    done = call("generate", f"--model={path}", "--prompt=the cat", "--max_new_tokens=5", "--seed=1")
     assert done.code == 0 and done.out.startswith("the cat") and len(done.out) > 10
 
 
@@ -92,7 +92,7 @@ def test_words_that_bring_their_space_stay_apart(call, tmp_path):
     model = tmp_path / "m"
     tokenizer = HFTokenizer(inner, bos=0)
     save_pretrained(model, dataclasses.replace(pretrained("llama"), tokenizer=tokenizer))
-    done = call("generate", f"--model={model}", "--prompt=w3 w1", "--max_tokens=4", "--seed=2")
+    done = call("generate", f"--model={model}", "--prompt=w3 w1", "--max_new_tokens=4", "--seed=2")
     assert done.code == 0 and done.out.startswith("w3 w1 w")
 
 
@@ -162,7 +162,7 @@ def test_a_broken_model_is_one_line(call, tmp_path, kind):
 )
 def test_a_prompt_that_cannot_be_gone_on_with(call, tmp_path, prompt, parts):
     model = folder(tmp_path / "m")
-    done = call("generate", f"--model={model}", f"--prompt={prompt}", "--max_tokens=4")
+    done = call("generate", f"--model={model}", f"--prompt={prompt}", "--max_new_tokens=4")
     assert done.code == 2 and all(part in done.error for part in parts), done.err
 
 

@@ -22,11 +22,20 @@ ROOT = pathlib.Path(__file__).parents[2]
         (["--mesh=data:0"], ["--mesh=data:0: takes a whole number above 0", "data:2,fsdp:4"]),
         (["--mesh=rows:2"], ["--mesh=rows:2", "data, fsdp, tensor"]),
         (["--mesh=data:64"], ["--mesh=data:64", "takes 64 devices, not the"]),
-        (["--processes=2"], ["--processes", "--coordinator=HOST:PORT"]),
-        (["--coordinator=here:1"], ["--coordinator=here:1: takes HOST:PORT, with --processes=N"]),
-        (["--coordinator=h:1", "--processes=2", "--process=2"], ["--process from 0 to N-1"]),
-        (["--coordinator=here", "--processes=2", "--process=0"], ["takes HOST:PORT"]),
-        (["--processes=0"], ["--processes=0: takes a positive integer"]),
+        (["--num_processes=2"], ["--num_processes", "--coordinator_address=HOST:PORT"]),
+        (
+            ["--coordinator_address=here:1"],
+            ["--coordinator_address=here:1: takes HOST:PORT, with --num_processes=N"],
+        ),
+        (
+            ["--coordinator_address=h:1", "--num_processes=2", "--process_id=2"],
+            ["--process_id from 0 to N-1"],
+        ),
+        (
+            ["--coordinator_address=here", "--num_processes=2", "--process_id=0"],
+            ["takes HOST:PORT"],
+        ),
+        (["--num_processes=0"], ["--num_processes=0: takes a positive integer"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -65,7 +74,7 @@ def test_a_study_goes_on_from_a_mesh(call, tmp_path, tiny):
     flags = (
         "--tasks=digits",
         "--arms=scratch,in_domain",
-        "--budgets=20",
+        "--label_budgets=20",
         "--seeds=2",
         "--mesh=data:1",
     )
@@ -105,7 +114,13 @@ def test_two_processes_are_as_one(tmp_path):
         at = f"127.0.0.1:{server.getsockname()[1]}"
     one = [_start(tmp_path / "one", 2, "--mesh=fsdp:2")]
     two = [
-        _start(tmp_path / "two", 1, f"--coordinator={at}", "--processes=2", f"--process={n}")
+        _start(
+            tmp_path / "two",
+            1,
+            f"--coordinator_address={at}",
+            "--num_processes=2",
+            f"--process_id={n}",
+        )
         for n in range(2)
     ]
     told = [each.communicate(timeout=900) for each in (*one, *two)]
@@ -122,7 +137,7 @@ def test_two_processes_are_as_one(tmp_path):
 @pytest.mark.slow
 def test_a_model_is_read_on_a_mesh(call, tmp_path, tiny):
     run = tmp_path / "run"
-    flags = "--dataset=digits", "--steps=2", "--objective=next:1", f"--out={run}"
+    flags = "--dataset=digits", "--steps=2", "--objective=causal_lm:1", f"--out={run}"
     assert call("pretrain", *flags).code == 0
     made = "--modality=image", f"--model={run}", "--samples=4"
     assert call("generate", *made, f"--out={tmp_path / 'one'}").code == 0

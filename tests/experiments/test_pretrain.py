@@ -13,9 +13,9 @@ import pytest
 from fm import hf
 from fm.files import cache_dir
 from fm.study import presets
-from tests.study.test_published_arm import texts as words
-from tests.study.test_joint_pretraining import RECIPE
+from tests.experiments.helpers_texts import two_class_texts
 from tests.hf import helpers_hf as problems
+from tests.study.test_joint_pretraining import RECIPE
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_two_runs_into_one_folder(call, tmp_path, tiny, held):
         (["--dataset=digits,docstrings", "--mixture=a:1"], ["--mixture=a:1", "of digits, docst"]),
         (["--dataset=digits,docstrings", "--mixture=digits:0"], ["weights above 0"]),
         (["--dataset=digits,digits"], ["each data set once"]),
-        (["--dataset=digits,docstrings", "--objective=next:1"], ["goes with one data set"]),
+        (["--dataset=digits,docstrings", "--objective=causal_lm:1"], ["goes with one data set"]),
         (["--dataset=digits,docstrings", "--captioned=photos"], ["--captioned=photos", "some of"]),
     ],
 )
@@ -77,11 +77,15 @@ def test_several_data_sets_make_one_model_that_makes_pictures(
     again = call("pretrain", *flags, "--steps=2", f"--out={out}")
     assert again.code == 0 and "already finished at step 2 of 2" in again.err
     flags = "generate", "--modality=image", f"--model={out}", f"--out={tmp_path / 'made'}"
-    for more in (["--samples=2"], ["--given=digits:3", "--seed=5"], ["--prompt=7", "--seed=6"]):
+    for more in (
+        ["--samples=2"],
+        ["--init_example=digits:3", "--seed=5"],
+        ["--prompt=7", "--seed=6"],
+    ):
         made = call(*flags, *more)
         assert made.code == 0, made.err
         assert all(pathlib.Path(path).read_bytes()[:4] == b"\x89PNG" for path in made.out.split())
-    written = call("generate", f"--model={out}", "--prompt=good", "--max_tokens=4")
+    written = call("generate", f"--model={out}", "--prompt=good", "--max_new_tokens=4")
     assert written.code == 0 and written.out.startswith("good")
 
 
@@ -103,11 +107,11 @@ def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
 
 @pytest.mark.slow
 def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
-    inputs, labels = words(120)
+    inputs, labels = two_class_texts(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
     hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     flags = "adapt", f"--pretrained={tmp_path / 'model'}", f"--dataset={path}", "--labels=20"
-    asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--tokens=16"
+    asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--max_length=16"
     for method in ("full", "probe", "lora", "prompt"):
         out = tmp_path / method
         done = call(*flags, *asked, f"--adapt={method}", f"--out={out}")
@@ -131,7 +135,7 @@ def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
 
 @pytest.mark.slow
 def test_ablate_holds_values_side_by_side(call, tmp_path, tiny):
-    flags = ("--tasks=digits", "--arms=scratch,in_domain", "--budgets=20", "--seeds=2")
+    flags = ("--tasks=digits", "--arms=scratch,in_domain", "--label_budgets=20", "--seeds=2")
     done = call("ablate", "--field=finetune.steps", "--values=1,4", *flags, f"--out={tmp_path}")
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} >= {

@@ -8,6 +8,7 @@ import pkgutil
 import tempfile
 
 import pytest
+from fm.study.multitask_config import MultitaskConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,11 +22,11 @@ from fm.model.config import ModelConfig
 from fm.parallel.mesh import MeshConfig
 from fm.study import presets
 from fm.study.config import PublishedConfig, StudyConfig, TaskConfig
-from fm.study.multitask_config import MultitaskConfig
 from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
-from tests.fuzz import guard, junk
+from tests.fuzz import helpers_guard as guard
+from tests.fuzz import helpers_junk as junk
 from tests.hf import helpers_hf as problems
 from tests.model.helpers_archs import LLAMA
 from tests.report import helpers_results
@@ -88,7 +89,7 @@ def test_the_config_of_a_run(content, experiment):
         (out / "config.json").write_bytes(content)
         given = [f"--dataset={data}", f"--out={out}"]
         if experiment == "compare":
-            given += ["--imported=", "--budgets=20"]
+            given += ["--published_model=", "--label_budgets=20"]
         done = guard.run(experiment, given, pathlib.Path(folder, "none"))
         assert done.code == 2 and str(out) in done.error
         assert (out / "config.json").read_bytes() == content

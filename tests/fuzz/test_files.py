@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fm.data import load
-from tests.fuzz import guard, junk
+from tests.fuzz import helpers_guard as guard
+from tests.fuzz import helpers_junk as junk
 from tests.study.helpers_study import texts
 
 

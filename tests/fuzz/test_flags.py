@@ -13,22 +13,23 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import command
-from tests.fuzz import guard, junk
+from experiments import cli
+from tests.fuzz import helpers_guard as guard
+from tests.fuzz import helpers_junk as junk
 from tests.study.helpers_study import texts
 
 # Data that fits, so that later checks are reached; and nothing that is fetched.
 BASE = {
-    "compare": ["--dataset=DATA", "--imported=", "--budgets=20", "--seeds=2"],
+    "compare": ["--dataset=DATA", "--published_model=", "--label_budgets=20", "--seeds=2"],
     "ablate": [
-        *("--dataset=DATA", "--imported=", "--budgets=20", "--seeds=2"),
+        *("--dataset=DATA", "--published_model=", "--label_budgets=20", "--seeds=2"),
         *("--field=steps", "--values=1,2"),
     ],
-    "unify": ["--tasks=DATA", "--budgets=20", "--seeds=2"],
+    "multitask": ["--tasks=DATA", "--label_budgets=20", "--seeds=2"],
     "pretrain": ["--dataset=DATA"],
     "adapt": ["--dataset=DATA", "--labels=20"],
-    "text_quality": ["--domains=DATA,OTHER", "--features=terms"],
-    "benchmark": ["--what=gemm", "--peer=none"],
+    "text_quality": ["--domains=DATA,OTHER", "--embedder=terms"],
+    "benchmark": ["--suite=matmul", "--baseline=none"],
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],
     "report": [],
@@ -46,7 +47,7 @@ def names(experiment):
 
 
 def test_every_experiment_is_here():
-    folder = pathlib.Path(command.__file__).parent
+    folder = pathlib.Path(cli.__file__).parent
     modules = {path.stem: importlib.import_module(f"experiments.{path.stem}")
                for path in folder.glob("[a-z]*.py")}  # fmt: skip
     runnable = {name for name, module in modules.items() if hasattr(module, "main")}
@@ -96,7 +97,7 @@ def test_any_value_of_any_flag(experiment, data):
             parts = [part for _, value in given for part in [value, *value.split(",")]]
             told = [*(name for name, _ in given), *parts, "data.csv", "''"]
             told += [os.path.expanduser(part) for part in parts]  # noqa: PTH111
-            shown = [command.readable(each)[:40] for each in told]
+            shown = [cli.one_line(each)[:40] for each in told]
             shown += [repr(each)[1:-1][:40] for each in told]
             assert any(each and each in done.error for each in shown), done.error
 
@@ -129,7 +130,7 @@ def test_any_place_to_write(experiment, data):
             given = [*based(experiment, data), f"--out={place}"]
             done = guard.run(experiment, given, pathlib.Path(folder, "none"))
             if done.code == 2:
-                assert "--out" in done.error or command.readable(place)[:40] in done.error
+                assert "--out" in done.error or cli.one_line(place)[:40] in done.error
             assert pathlib.Path("file").read_text() == "mine"
             assert pathlib.Path("file.json").read_text() == "mine"
 

@@ -7,10 +7,10 @@ import types
 
 import pytest
 
-from experiments import command
+from experiments import cli
 from fm.errors import UserError
 from fm.training.signals import Interrupted
-from tests.fuzz import guard
+from tests.fuzz import helpers_guard as guard
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def ended(monkeypatch, tmp_path):
 
     def run(main):
         fake = types.ModuleType("experiments.fake", "Of this test.")
-        fake.define, fake.main = lambda values: command.define_out(values, "runs/x"), main
+        fake.define, fake.main = lambda values: cli.define_out(values, "runs/x"), main
         monkeypatch.setitem(sys.modules, "experiments.fake", fake)
         monkeypatch.setitem(guard.WORK, "fake", [])
         return guard.run("fake", [f"--out={tmp_path / 'out'}"], tmp_path / "out")

@@ -14,7 +14,8 @@ from fm.hf import io as published
 from fm.hf.tokenizer import HFTokenizer
 from fm.training import optimizer, train_state
 from fm.training.checkpoint import CheckpointStore
-from tests.fuzz import guard, junk
+from tests.fuzz import helpers_guard as guard
+from tests.fuzz import helpers_junk as junk
 from tests.hf import helpers_gguf as made
 from tests.hf import helpers_hf as problems
 from tests.training.problems import ADAM, NEXT, TEXT, params

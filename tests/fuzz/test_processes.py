@@ -11,7 +11,7 @@ import pytest
     ("experiment", "argument", "said"),
     [
         ("pretrain", b"--dataset=\xff\xfe", rb"unknown data set '\udcff\udcfe'"),
-        ("compare", "--budgets=" + "9" * 5000, b"--budgets=999"),
+        ("compare", "--label_budgets=" + "9" * 5000, b"--label_budgets=999"),
         ("plan", "--mfu=nan", b"mfu=nan"),
         ("report", "--out=/dev/null", b"/dev/null"),
     ],

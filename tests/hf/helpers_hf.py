@@ -45,7 +45,10 @@ CASES = {
     "gpt2": ("gpt2", _config(4, GPT2)),
     "gpt2 untied": ("gpt2", _config(4, GPT2, tie_embeddings=False)),
     "llama": ("llama", _config(2, LLAMA)),
-    "llama tied, stretched": ("llama", _config(1, LLAMA, tie_embeddings=True, rope_scaling=STRETCHED)),
+    "llama tied, stretched": (
+        "llama",
+        _config(1, LLAMA, tie_embeddings=True, rope_scaling=STRETCHED),
+    ),
     "llama with biases": ("llama", _config(4, LLAMA, head_dim=8, use_bias="all")),
     "llama with some": ("llama", _config(4, LLAMA, use_bias="attention")),
     "qwen2": ("qwen2", _config(2, LLAMA, use_bias="qkv", tie_embeddings=True)),

@@ -180,7 +180,9 @@ def test_damaged_bytes_never_crash(tmp_path):
             damaged[rng.randrange(9000)] = rng.randrange(256)
         path.write_bytes(damaged)
         try:
-            dict(GgufFile(path).tensors())
+            file = GgufFile(path)
+            for name in file.tensor_infos:
+                file.read_tensor(name)
         except UserError:
             refused += 1
     assert 0 < refused < 300

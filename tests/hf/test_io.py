@@ -196,7 +196,7 @@ class TestWriting:
 
     def test_a_style_no_family_has(self, tmp_path):
         config = dataclasses.replace(CASES["llama"][1], arch=ArchConfig())
-        with pytest.raises(UserError, match=r"is llama, .*gain=True \(not False\)") as caught:
+        with pytest.raises(UserError, match=r"is llama, .*norm_scale=True \(not False\)") as caught:
             save_pretrained(tmp_path / "m", PretrainedModel(config, params(config)))
         assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []

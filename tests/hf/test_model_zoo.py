@@ -15,7 +15,7 @@ from tests.hf.helpers_hf import pretrained, same
 
 
 def test_a_folder_is_found(tmp_path):
-    made = pretrained("llama", specials={"eos_token_id": [2, 3]})
+    made = pretrained("llama", special_token_ids={"eos_token_id": [2, 3]})
     save_pretrained(tmp_path / "m", made)
     found = model_zoo.load_published(str(tmp_path / "m"))
     same(found.params, made.params)
@@ -26,7 +26,7 @@ def test_a_folder_is_found(tmp_path):
 
 @pytest.mark.parametrize(("special", "ends"), [({}, ()), ({"eos_token_id": 4}, (4,))])
 def test_what_ends_a_text(tmp_path, special, ends):
-    save_pretrained(tmp_path / "m", pretrained("gpt2", specials=special))
+    save_pretrained(tmp_path / "m", pretrained("gpt2", special_token_ids=special))
     assert model_zoo.load_published(str(tmp_path / "m")).stop_token_ids == ends
 
 
@@ -56,6 +56,8 @@ def test_the_digest_is_of_the_numbers(tmp_path):
         save_pretrained(tmp_path / name, made)
     one, two = (model_zoo.load_published(str(tmp_path / name)) for name in ("one", "two"))
     assert one.digest() == model_zoo.load_published(str(tmp_path / "one")).digest() != two.digest()
+    other = dataclasses.replace(one, config=dataclasses.replace(one.config, norm_eps=1e-4))
+    assert one.digest() != other.digest()
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from experiments import command
+from experiments import cli
 from experiments import generate as experiment
 from fm import hf
 from fm.attention import Mask
@@ -104,7 +104,7 @@ def test_smollm2_tokens_are_those_of_transformers(smollm2, texts):
     backend = theirs.backend_tokenizer
     chat = "<|im_start|>user\nHi, it is 2024<|im_end|>\n<|im_start|>assistant\n"
     mine = HFTokenizer(tokenizer, bos=1, eos=2, pad=2)
-    ids = [found.tolist() for found in mine.encode([*texts, chat], parse_parse_specials=True)]
+    ids = [found.tolist() for found in mine.encode([*texts, chat], parse_specials=True)]
     assert len(ids) > 2000
     # From a GGUF file it leaves out that digits stand alone, which tokenizer.json of SmolLM2 has:
     # that matters where a number follows white space, and nowhere else.
@@ -133,8 +133,9 @@ def test_smollm2_tokens_are_those_of_transformers(smollm2, texts):
 
 
 def test_smollm2_is_read_whole(smollm2):
-    path, config, _, _ = smollm2
-    read = read_tokenizer(path)
+    _, config, _, inner = smollm2
+    ids = {role: config[f"{role}_token_id"] for role in ("pad", "bos", "eos")}
+    read = HFTokenizer(inner, **ids)
     assert (read.pad, read.bos, read.eos, read.mask, read.vocab_size) == (2, 1, 2, None, 49152)
     check_vocab_size(read, config["vocab_size"])
     assert config["rms_norm_eps"] == 1e-5 and config["rope_theta"] == 1e5
@@ -239,9 +240,9 @@ def test_smollm2_writes_what_generate_there_writes(smollm2_pair):
 
 
 def test_smollm2_says_paris(smollm2_pair, capsys):
-    flags = [f"--prompt={CAPITAL}", "--max_tokens=8", "--temperature=0"]
+    flags = [f"--prompt={CAPITAL}", "--max_new_tokens=8", "--temperature=0"]
     arguments = ["--model=smollm2-135m", *flags]
-    code = command.call("generate", "", experiment.define, experiment.main, arguments)
+    code = cli.call("generate", "", experiment.define, experiment.main, arguments)
     out = capsys.readouterr().out.removesuffix("\n")
     model, theirs = smollm2_pair
     ids = torch.tensor(model.tokenizer.encode([CAPITAL])[0][None]).long()

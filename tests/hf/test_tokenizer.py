@@ -50,7 +50,7 @@ def test_many_texts_keep_their_order(imported):
 def test_spelled_specials_are_text_unless_asked(imported):
     spelled = "<|start|>the<|end|>"
     (literal,) = imported.encode([spelled])
-    (parsed,) = imported.encode([spelled], specials=True)
+    (parsed,) = imported.encode([spelled], parse_specials=True)
     assert not {0, 1} & set(literal.tolist()) and imported.decode(literal) == spelled
     assert parsed[0] == 1 and parsed[-1] == 0 and imported.decode(parsed) == "the"
     (again,) = imported.encode([spelled])
@@ -60,8 +60,13 @@ def test_spelled_specials_are_text_unless_asked(imported):
 def test_byte_level_tokens_joined_are_the_text(imported):
     text = TEXT + "<think> 字"
     (ids,) = imported.encode([text])
-    assert b"".join(imported.spelled(ids)) == text.encode()
-    assert imported.spelled([1, ids[0], 0, 10**6]) == [b"", imported.spelled(ids)[0], b"", b""]
+    assert b"".join(imported.token_bytes(ids)) == text.encode()
+    assert imported.token_bytes([1, ids[0], 0, 10**6]) == [
+        b"",
+        imported.token_bytes(ids)[0],
+        b"",
+        b"",
+    ]
 
 
 def test_word_pieces_are_spelled_with_a_space_between_words():
@@ -118,13 +123,6 @@ def test_ids_come_from_the_files_beside_it(tmp_path):
     assert (read.pad, read.bos, read.eos, read.mask) == (0, 2, None, 4)
 
 
-def test_a_gguf_file_holds_one(tmp_path):
-    read = read_tokenizer(made.llama_file(tmp_path / "a.gguf"))
-    assert (read.pad, read.bos, read.eos, read.mask) == (None, 1, 0, None)
-    wanted = made.byte_bpe().encode(TEXT).ids
-    assert read.encode([TEXT])[0].tolist() == wanted
-
-
 @pytest.mark.parametrize("content", ["", "{}", "not json", '{"model": {"type": "Other"}}', "[]"])
 def test_what_is_no_tokenizer_is_one_line(tmp_path, content):
     path = tmp_path / "tokenizer.json"
@@ -142,9 +140,6 @@ def test_missing_or_malformed_files_are_one_line(tmp_path):
         (tmp_path / "tokenizer_config.json").write_text(content)
         with pytest.raises(UserError, match=rf"tokenizer_config\.json {reason}"):
             read_tokenizer(tmp_path)
-    path = made.llama_file(tmp_path / "a.gguf", tokenizer__ggml__pre="other")
-    with pytest.raises(UserError, match=r"a\.gguf: tokenizer\.ggml\.pre is 'other'; known"):
-        read_tokenizer(path)
 
 
 def test_a_tokenizer_of_another_model_is_named():

@@ -24,8 +24,8 @@ from tests.model.helpers_archs import ARCHS, GPT2, config
 BERT = ArchConfig(**(vars(GPT2) | {"post_norm": True, "num_token_types": 2, "pooler": True}))
 ROOT = Path(__file__).parents[2]
 MODEL = ModelConfig(
-    num_layers=2, d_model=24, num_heads=4, num_kv_heads=2, mlp_dim=16, vocab_size=12, position_axes=3,
-    patch_dims=(("image", 6), ("audio", 5)),
+    num_layers=2, d_model=24, num_heads=4, num_kv_heads=2, mlp_dim=16, vocab_size=12,
+    position_axes=3, patch_dims=(("image", 6), ("audio", 5)),
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_every_parameter_has_a_place():
     )
 
 
-@pytest.mark.parametrize("config", [*ARCHS.values(), config(style=BERT, kv_heads=4)])
+@pytest.mark.parametrize("config", [*ARCHS.values(), config(arch=BERT, num_kv_heads=4)])
 def test_every_style_is_covered(config):
     sharding.param_specs(shapes(config), MeshConfig(fsdp=2, tensor=2))
 

@@ -10,7 +10,7 @@ from fm.benchmark import report as benchmark
 from fm.report import text_quality, write
 from fm.report.pages import render_report
 from fm.report.schema import parse
-from tests.benchmark import test_page as timings
+from tests.benchmark import test_report as timings
 from tests.report import helpers_results, test_text_quality
 from tests.report.helpers_multitask import multitask_results
 
@@ -29,7 +29,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # What pages tell kinds of things apart by; all else is text of data, models or users.
 KEPT = {
     *("kind", "modality", "metric", "png", "gif", "wav", "censored", "experiment", "unit"),
-    *("method", "truth", "prediction", "changed_modality"),
+    *("method", "truth", "prediction", "changed_modality", "field"),
 }
 
 

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
 from fm.study.ablations import (
@@ -92,7 +93,7 @@ def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
         arms=("scratch", "joint"), ablations=("transfer_matrix", "mixture", "data_amount")
     )
     given = study(
-        arms=given.arms, studies=given.ablations, tasks=given.tasks[:2], weights=(("fruit", 2.0),)
+        arms=given.arms, ablations=given.ablations, tasks=given.tasks[:2], weights=(("fruit", 2.0),)
     )
     found = run_multitask(given, tmp_path)
     places = {(r["task"], r["source"]) for r in found["transfer_matrix"]}

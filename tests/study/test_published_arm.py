@@ -156,7 +156,7 @@ def test_a_task_with_the_arm(monkeypatch, tmp_path):
 def test_a_task_without_a_model_or_without_text(monkeypatch):
     loads(monkeypatch, dataset())
     task = prepare_task(config(), ("scratch", "classical"), 1)
-    with pytest.raises(UserError, match="--imported=NAME"):
+    with pytest.raises(UserError, match="--published_model=NAME"):
         arms.build_published_arm(task)
 
 

@@ -7,7 +7,7 @@ import threading
 import psutil
 import pytest
 
-from experiments import command, compare, pretrain
+from experiments import cli, compare, pretrain
 from fm.study import presets
 from tests.study.helpers_study import recipe
 from tests.training.test_processes import finished, start
@@ -63,10 +63,10 @@ def test_nothing_listens_while_an_experiment_runs(tmp_path, monkeypatch):
     with Watch(psutil.Process().pid) as watch:
         for name, module, given in (
             ("pretrain", pretrain, ["--dataset=digits", "--steps=2"]),
-            ("compare", compare, ["--tasks=digits", "--budgets=20", "--seeds=1", "--imported="]),
+            ("compare", compare, ["--tasks=digits", "--label_budgets=20", "--seeds=1", "--published_model="]),
         ):
             out = f"--out={tmp_path / name}"
-            assert command.call(name, "", module.define, module.main, [out, *given]) == 0
+            assert cli.call(name, "", module.define, module.main, [out, *given]) == 0
     assert watch.looks > 10 and watch.seen <= before
 
 

@@ -1,4 +1,4 @@
-"""Those we compare with: written by us against their public interface, installed as extras."""
+"""Peers we compare with: written by us against their public interface, installed as extras."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
-# Package each peer needs, and the extra that installs it; JAX is always there.
+PEERS = ("torch", "jax", "transformers", "none")
+# The package each peer needs and the extra that installs it; JAX is always there.
 _NEEDS = {"torch": ("torch", "torch"), "transformers": ("transformers", "transformers")}
 
 
@@ -18,7 +19,7 @@ def missing(peer: str) -> str | None:
     return f"not installed: pip install -e .[{extra}]"
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of the peers that are installed."""
     return {
         package: importlib.metadata.version(package)
@@ -27,10 +28,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def device() -> dict[str, Any]:
-    """How many threads each installed peer uses, and what it computes on."""
+def device_info() -> dict[str, Any]:
+    """The device and number of threads PyTorch uses, if it is installed."""
     if missing("torch") is not None:
         return {}
     from fm.benchmark.peers import pytorch
 
-    return {"torch": pytorch.device(), "torch_threads": pytorch.threads()}
+    return {"torch": pytorch.device(), "torch_threads": pytorch.torch.get_num_threads()}

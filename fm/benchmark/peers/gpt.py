@@ -1,8 +1,8 @@
-"""Our transformer in PyTorch: the same architecture, objective and optimiser, idiomatic there.
+"""Our transformer in PyTorch: the same architecture, objective and optimizer, idiomatic there.
 
-Written from the mathematics of `fm.model`: RMSNorm without a gain, rotary positions, normalised
-queries and keys, squared-ReLU feed-forward, a head of its own. Attention is PyTorch's fused one
-under its own causal flag; AdamW is its fused one. The same parameters give the same loss.
+Written from the mathematics of `fm.model`: RMSNorm without a scale, rotary positions, normalized
+queries and keys, squared-ReLU feed-forward, an untied head. Attention is PyTorch's fused one under
+its own causal flag; AdamW is its fused one. The same parameters give the same loss.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
+from fm.benchmark.core import Candidate
 from fm.benchmark.peers import pytorch
-from fm.benchmark.timing import Candidate
 from fm.model.config import ModelConfig
 from fm.training.optimizer import OptimizerConfig
 
@@ -24,58 +24,58 @@ def train_step(
     params: dict,
     tokens_BL: np.ndarray,
     config: ModelConfig,
-    rule: OptimizerConfig,
+    optimizer_config: OptimizerConfig,
     *,
     compiled: bool,
 ) -> Candidate:
-    """Loss of the next token, gradients, clipping and AdamW, on the same batch every time.
+    """Next-token loss, gradients, clipping and AdamW, on the same batch every time.
 
     Args:
-      params: as `fm.model.transformer.init` gives them.
+      params: as `fm.model.transformer.init` returns them.
       tokens_BL: int.
       config: of a text model; bfloat16 means autocast.
-      rule: of AdamW.
+      optimizer_config: of AdamW.
       compiled: loss and gradients through `torch.compile`.
 
     Raises:
-      NotImplementedError: PyTorch cannot do it here, such as compile without a C++ compiler.
+      NotImplementedError: PyTorch cannot run it here, such as compile without a C++ compiler.
     """
-    weights = split(params, config)
+    weights = to_tensors(params, config)
     tokens = torch.tensor(tokens_BL, device=pytorch.device()).long()
-    turns = rotations(tokens.shape[1], config)
+    rope = rotary_cos_sin(tokens.shape[1], config)
     optimizer = torch.optim.AdamW(
         [
             {"params": [w for layer in weights["layers"] for w in layer.values()]},
             {"params": list(weights["streams"].values()), "weight_decay": 0.0},
         ],
-        lr=rule.learning_rate,
-        betas=(0.9, rule.b2),
+        lr=optimizer_config.learning_rate,
+        betas=(0.9, optimizer_config.b2),
         eps=1e-8,
-        weight_decay=rule.weight_decay,
+        weight_decay=optimizer_config.weight_decay,
         fused=True,
     )
-    every = [w for group in optimizer.param_groups for w in group["params"]]
+    all_weights = [w for group in optimizer.param_groups for w in group["params"]]
     if compiled:
         torch._dynamo.reset()
     forward = torch.compile(loss, dynamic=False) if compiled else loss
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with _arithmetic(config):
-            nats = forward(weights, tokens, turns, config)
+        with _autocast(config):
+            nats = forward(weights, tokens, rope, config)
         nats.backward()
-        torch.nn.utils.clip_grad_norm_(every, rule.clip)
+        torch.nn.utils.clip_grad_norm_(all_weights, optimizer_config.clip)
         optimizer.step()
         return nats
 
-    return pytorch.side(step, chained=True)
+    return pytorch.candidate(step, chained=True)
 
 
-def split(params: dict, config: ModelConfig) -> dict[str, Any]:
-    """Our parameters as tensors, one dict a layer."""
+def to_tensors(params: dict, config: ModelConfig) -> dict[str, Any]:
+    """Our parameters as tensors, one dict per layer."""
 
     def leaf(value):
-        return pytorch.tensor(np.asarray(value), "float32", gradient=True)
+        return pytorch.tensor(np.asarray(value), "float32", requires_grad=True)
 
     layers = [
         {name: leaf(w[n]) for name, w in params["layers"].items()} for n in range(config.num_layers)
@@ -84,7 +84,7 @@ def split(params: dict, config: ModelConfig) -> dict[str, Any]:
     return {"streams": {name: leaf(params["streams"][name]) for name in used}, "layers": layers}
 
 
-def rotations(length: int, config: ModelConfig) -> tuple[Any, Any]:
+def rotary_cos_sin(length: int, config: ModelConfig) -> tuple[Any, Any]:
     """Cosines and sines of every position, [1, L, 1, C/2]."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-np.arange(half, dtype=np.float32) / half)
@@ -92,37 +92,37 @@ def rotations(length: int, config: ModelConfig) -> tuple[Any, Any]:
     return pytorch.tensor(np.cos(angles), "float32"), pytorch.tensor(np.sin(angles), "float32")
 
 
-def loss(weights: dict, tokens: Any, turns: tuple[Any, Any], config: ModelConfig) -> Any:
-    """Mean nats of every token given those before it in its row."""
+def loss(weights: dict, tokens: Any, rope: tuple[Any, Any], config: ModelConfig) -> Any:
+    """Mean negative log-likelihood of every token given those before it in its row."""
     B, L = tokens.shape
     H, K, C = config.num_heads, config.num_kv_heads, config.head_dim
-    x = _norm(F.embedding(tokens, weights["streams"]["token_embedding"]), config)
+    x = _rms_norm(F.embedding(tokens, weights["streams"]["token_embedding"]), config)
     for w in weights["layers"]:
-        n = _norm(x, config)
-        q = _turn(_norm((n @ w["query"].flatten(1)).view(B, L, H, C), config), turns)
-        k = _turn(_norm((n @ w["key"].flatten(1)).view(B, L, K, C), config), turns)
+        n = _rms_norm(x, config)
+        q = _apply_rope(_rms_norm((n @ w["query"].flatten(1)).view(B, L, H, C), config), rope)
+        k = _apply_rope(_rms_norm((n @ w["key"].flatten(1)).view(B, L, K, C), config), rope)
         v = (n @ w["value"].flatten(1)).view(B, L, K, C).to(q.dtype)
         o = F.scaled_dot_product_attention(
             *(part.transpose(1, 2) for part in (q, k, v)), is_causal=True, enable_gqa=H != K
         )
         x = x + o.transpose(1, 2).reshape(B, L, H * C) @ w["attention_out"].flatten(0, 1)
-        x = x + F.relu(_norm(x, config) @ w["up"]).square() @ w["down"]
-    h = _norm(x, config)[:, :-1]
+        x = x + F.relu(_rms_norm(x, config) @ w["up"]).square() @ w["down"]
+    h = _rms_norm(x, config)[:, :-1]
     logits = (h @ weights["streams"]["token_head"]).float()
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def _norm(x: Any, config: ModelConfig) -> Any:
+def _rms_norm(x: Any, config: ModelConfig) -> Any:
     return F.rms_norm(x, x.shape[-1:], eps=config.norm_eps)
 
 
-def _turn(x: Any, turns: tuple[Any, Any]) -> Any:
-    cosines, sines = (turn.to(x.dtype) for turn in turns)
+def _apply_rope(x: Any, rope: tuple[Any, Any]) -> Any:
+    cos, sin = (table.to(x.dtype) for table in rope)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def _arithmetic(config: ModelConfig) -> Any:
+def _autocast(config: ModelConfig) -> Any:
     if config.dtype == "float32":
         return contextlib.nullcontext()
     return torch.autocast(pytorch.device(), dtype=torch.bfloat16)

@@ -8,9 +8,21 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import transformers  # pyright: ignore[reportMissingImports]
 
+from fm.benchmark.core import Candidate
 from fm.benchmark.peers import pytorch
-from fm.benchmark.timing import Candidate
 from fm.model.config import ModelConfig
+
+_NAMES = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "attention_out": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "feed_forward_norm": "post_attention_layernorm",
+}
 
 
 def generation(
@@ -21,10 +33,10 @@ def generation(
     Args:
       params: of the model.
       prompts_BL: int.
-      config: of Llama's style with tied embeddings; its dtype is that of the weights there.
-      new_tokens: exactly so many, ends or not.
+      config: Llama's architecture with tied embeddings; its dtype is that of the weights there.
+      new_tokens: exactly so many, whatever the tokens.
     """
-    network = model(params, config)
+    network = to_llama(params, config)
     prompts = torch.tensor(prompts_BL, device=pytorch.device()).long()
     options: dict[str, Any] = {
         "attention_mask": torch.ones_like(prompts),
@@ -39,10 +51,10 @@ def generation(
         with torch.inference_mode():
             return network.generate(prompts, **options)
 
-    return pytorch.side(generate)
+    return pytorch.candidate(generate)
 
 
-def model(params: dict, config: ModelConfig) -> Any:
+def to_llama(params: dict, config: ModelConfig) -> Any:
     """`LlamaForCausalLM` with these parameters."""
     options: dict[str, Any] = {
         "vocab_size": config.vocab_size,
@@ -60,31 +72,20 @@ def model(params: dict, config: ModelConfig) -> Any:
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    settings = transformers.LlamaConfig(**options)
+    llama_config = transformers.LlamaConfig(**options)
     with torch.device("meta"):
-        network: Any = transformers.LlamaForCausalLM(settings)
+        network: Any = transformers.LlamaForCausalLM(llama_config)
     network.to_empty(device="cpu")
     network.tie_weights()
-    # Rotary frequencies are no weights: made on no device, they must be made again.
-    network.model.rotary_emb = type(network.model.rotary_emb)(settings)
-    names = {
-        "query": "self_attn.q_proj",
-        "key": "self_attn.k_proj",
-        "value": "self_attn.v_proj",
-        "attention_out": "self_attn.o_proj",
-        "gate": "mlp.gate_proj",
-        "up": "mlp.up_proj",
-        "down": "mlp.down_proj",
-        "attention_norm": "input_layernorm",
-        "feed_forward_norm": "post_attention_layernorm",
-    }
+    # Rotary frequencies are no weights: on the meta device they were not computed.
+    network.model.rotary_emb = type(network.model.rotary_emb)(llama_config)
     streams = params["streams"]
     tensors = {
         "model.embed_tokens.weight": streams["token_embedding"],
         "model.norm.weight": streams["final_norm"],
         "lm_head.weight": streams["token_embedding"],
     }
-    for ours, theirs in names.items():
+    for ours, theirs in _NAMES.items():
         for n, leaf in enumerate(np.asarray(params["layers"][ours])):
             if ours == "attention_out":
                 leaf = leaf.reshape(-1, config.d_model).T

@@ -1,0 +1,331 @@
+"""The command line that all experiments share: parsing, one-line errors, exit codes, common flags.
+
+Exit codes: 0 done (or help), 2 bad input, 130 interrupted and saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import pathlib
+import re
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from fm import lock
+from fm.errors import UserError
+from fm.files import cache_dir, expand_path
+from fm.parallel import distributed
+from fm.parallel.mesh import MeshConfig, config_from_mesh, current_mesh, parse_mesh, use_mesh
+from fm.training import runtime
+from fm.training.failures import first_line, is_out_of_memory
+from fm.training.signals import Interrupted
+
+# Flags of fm 0.1, by the flag that replaced each.
+RENAMED_FLAGS = {
+    "accumulate": "grad_accum_steps",
+    "budgets": "label_budgets",
+    "cases": "scale",
+    "coordinator": "coordinator_address",
+    "early_stop": "early_stopping_patience",
+    "features": "embedder",
+    "given": "init_example",
+    "imported": "published_model",
+    "keep": "keep_fraction",
+    "length": "seq_len",
+    "max_tokens": "max_new_tokens",
+    "only": "filter",
+    "peer": "baseline",
+    "process": "process_id",
+    "processes": "num_processes",
+    "remat": "remat_policy",
+    "shots": "num_fewshot",
+    "studies": "ablations",
+    "test_items": "max_test_items",
+    "tokens": "max_length",
+    "upstream": "out_of_domain_dataset",
+    "what": "suite",
+}
+NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
+_PLACEHOLDERS = {
+    "comma separated list of strings": "a,b,...",
+    "string enum": "name",
+    "int": "number",
+}
+_CLOSED_LOOP = "Event loop is closed"
+_OUT_OF_MEMORY_ADVICE = "saved checkpoints are kept; use a smaller size or batch size"
+_previous_unraisablehook = [sys.unraisablehook]
+
+DefineFlags = Callable[[flags.FlagValues], None]
+Main = Callable[[flags.FlagValues], None]
+
+
+def run(name: str, doc: str | None, define: DefineFlags, main: Main) -> None:
+    """Parses the command line, runs the experiment and exits the process.
+
+    Args:
+      name: of the experiment, as in `python -m experiments.NAME`.
+      doc: printed by --help above the flags.
+      define: defines the experiment's flags.
+      main: runs the experiment.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show every character
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(call(name, doc, define, main, sys.argv[1:]))
+
+
+def call(
+    name: str, doc: str | None, define: DefineFlags, main: Main, arguments: Sequence[str]
+) -> int:
+    """Runs the experiment with the given arguments and returns the exit code; see `run`."""
+    values = flags.FlagValues()
+    define(values)
+    flags.DEFINE_boolean("help", False, "print this and exit", flag_values=values, short_name="h")
+    try:
+        rest = values([name, *arguments])[1:]
+        if values["help"].value:
+            print(_help(name, doc, values))
+            return 0
+        if rest:
+            raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
+        configure_process()
+        with _interruptible(), _device_context(values):
+            try:
+                main(values)
+            finally:
+                lock.release()
+    except flags.Error as error:
+        return _fail(_flag_error(error, values), 2)
+    except UserError as error:
+        return _fail(error, 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory ({first_line(error)}); {_OUT_OF_MEMORY_ADVICE}", 2)
+    except (Interrupted, KeyboardInterrupt) as error:
+        return _fail(str(error) or "interrupted; the same command resumes", 130)
+    return 0
+
+
+def configure_process() -> None:
+    """Sets deterministic GPU operations, memory reuse and the compilation cache of this process."""
+    runtime.request_deterministic_gpu_ops()
+    runtime.keep_freed_memory()
+    if sys.unraisablehook is not _unraisablehook:
+        _previous_unraisablehook[:] = [sys.unraisablehook]
+        sys.unraisablehook = _unraisablehook
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _unraisablehook(unraisable: sys.UnraisableHookArgs) -> None:
+    # After a failed save TensorStore's remaining writes find Orbax's event loop closed. The failed
+    # save has been reported already.
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == _CLOSED_LOOP):
+        _previous_unraisablehook[0](unraisable)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turns SIGTERM and Ctrl-C into KeyboardInterrupt, in the main thread, which gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _device_context(values: flags.FlagValues) -> Iterator[None]:
+    """Enters the mesh and joins the processes that the flags name."""
+
+    def value(name: str) -> Any:
+        return values[name].value if name in values else None
+
+    # `plan` has --mesh for chips that are planned, not present.
+    mesh = None if "chips" in values else value("mesh")
+    config = None if mesh is None else parse_mesh(mesh)
+    address = value("coordinator_address")
+    count, index = value("num_processes"), value("process_id")
+    if address is None and (count, index) != (None, None):
+        raise UserError("--num_processes and --process_id need --coordinator_address=HOST:PORT")
+    if address is not None:
+        distributed.initialize(address, count, index)
+        config = config or MeshConfig(data=jax.device_count())
+    with use_mesh(config and config.build()):
+        yield
+
+
+def _flag_error(error: flags.Error, values: flags.FlagValues) -> str:
+    """Returns absl's error in one line that says what the flag accepts."""
+    text = str(error)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        new = RENAMED_FLAGS.get(error.flagname)
+        if new in values:
+            return f"--{error.flagname} is now called --{new}"
+        names = [f"--{name}" for name in sorted(values) if len(name) > 1]
+        similar = difflib.get_close_matches(f"--{error.flagname}", names, 1, 0.8)
+        hint = f" (did you mean {similar[0]}?)" if similar else ""
+        return f"--{error.flagname} is not a flag{hint}; accepted are {', '.join(names)}"
+    given = re.search(r"(--(\w+)(?:=.*?)?)(?:: |$)", text, re.DOTALL)
+    if given is None or given[2] not in values:
+        return text
+    return f"{given[1]}: takes {_accepted(values[given[2]])}"
+
+
+def _accepted(flag: flags.Flag) -> str:
+    if isinstance(flag.parser, flags.EnumParser):
+        return f"one of {', '.join(flag.parser.enum_values)}"
+    if flag.boolean:
+        return "true or false"
+    return flag.parser.syntactic_help or "a text"
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
+    return code
+
+
+def one_line(text: str) -> str:
+    """Returns the text as one line, with control and direction characters written as escapes."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
+def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:
+    lines = [f"python -m experiments.{name}", "", textwrap.dedent(doc or "").strip(), "", "flags:"]
+    for key in sorted(values):
+        flag = values[key]
+        if flag.name != key or key == "h":
+            continue
+        kind = _PLACEHOLDERS.get(flag.flag_type(), flag.flag_type())
+        default = "" if flag.default in (None, False, "") else f" (default {flag.default_as_str})"
+        text = f"--{key}{'' if flag.boolean else f'={kind}'}  {flag.help}{default}"
+        lines += textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def define_out(values: flags.FlagValues, default: str) -> None:
+    """Defines --out, the folder for all output."""
+    flags.DEFINE_string("out", default, "folder for all output", flag_values=values)
+
+
+def define_data(values: flags.FlagValues) -> None:
+    """Defines the flags that say where data lies and how to read it."""
+    for name, default, text in (
+        ("data_dir", None, "folder of prepared TFDS data sets; default: the user's cache folder"),
+        ("text_column", "text", "column or key of the text in csv and jsonl files"),
+        ("label_column", "label", "column or key of the label in csv and jsonl files"),
+        ("target_column", "", "column or key of a text to generate, instead of a label"),
+    ):
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    for name, text in (
+        ("label_field", "index of the label in file names: 0 reads 7 from 7_george_3.wav"),
+        (
+            "speaker_field",
+            "index of the speaker in file names; each speaker stays in one split",
+        ),
+    ):
+        flags.DEFINE_integer(name, None, text, flag_values=values, lower_bound=0)
+
+
+def define_mesh(values: flags.FlagValues) -> None:
+    """Defines --mesh; see `fm.parallel.mesh`."""
+    flags.DEFINE_string(
+        "mesh",
+        None,
+        "devices to spread the model and its batches over, by the axes data, fsdp and tensor, "
+        "such as data:2,fsdp:4; default: one device",
+        flag_values=values,
+    )
+
+
+def check_divisible(rows: int, what: str) -> None:
+    """Raises UserError unless the current mesh can split `rows` rows of a batch evenly."""
+    mesh = current_mesh()
+    shards = 1 if mesh is None else config_from_mesh(mesh).batch_shards
+    if rows % shards:
+        raise UserError(
+            f"{what}: must be a multiple of data x fsdp = {shards} on this mesh; or use the "
+            "tensor axis"
+        )
+
+
+def define_processes(values: flags.FlagValues) -> None:
+    """Defines the flags of one process among several, which all get the same other flags."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT where the first of several processes listens, or auto (Slurm, Open MPI, "
+        "Kubernetes, TPU); without --mesh the batch is split over all devices",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "number of processes", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "index of this process, from 0", flag_values=values, lower_bound=0
+    )
+
+
+def data_options(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the flags of `define_data` as keyword arguments of `fm.data.load.load`."""
+    names = ("data_dir", "text_column", "label_column", "target_column")
+    return {name: values[name].value for name in (*names, "label_field", "speaker_field")}
+
+
+def out_dir(values: flags.FlagValues) -> pathlib.Path:
+    """Returns the folder of --out.
+
+    Raises:
+      UserError: the flag is empty.
+    """
+    if not values["out"].value.strip():
+        raise UserError(f"--out={values['out'].value}: takes the name of a folder")
+    return expand_path(values["out"].value)
+
+
+def parse_weights(flag: str, text: str | None, names: Sequence[str]) -> dict[str, float]:
+    """Returns weights by name from a flag such as `digits:1,photos:2`; 1 for names left out.
+
+    Raises:
+      UserError: a name is unknown, or a weight is not a number above 0.
+    """
+    weights = dict.fromkeys(names, 1.0)
+    for part in text.split(",") if text else ():
+        name, _, weight = part.rpartition(":")
+        if name not in weights or not re.fullmatch(NUMBER, weight) or not float(weight):
+            raise UserError(
+                f"{flag}={text}: takes weights above 0 for {', '.join(names)}, such as {names[0]}:2"
+            )
+        weights[name] = float(weight)
+    return weights
+
+
+def parse_counts(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
+    """Returns the ascending positive integers of a flag such as `20,100`.
+
+    Raises:
+      UserError: there are none, or one is not a whole number above 0.
+    """
+    if not texts or not all(re.fullmatch(r" *0*[1-9][0-9]{0,8} *", text) for text in texts):
+        raise UserError(f"{flag}={','.join(texts)}: takes whole numbers above 0, such as 20,100")
+    return tuple(sorted({int(text) for text in texts}))

@@ -1,0 +1,322 @@
+"""Flags that describe a comparison of arms, and its config; shared by compare and ablate."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import sys
+
+from absl import flags
+
+from experiments import cli
+from fm import report
+from fm.adaptation.methods import METHODS, check_methods
+from fm.adaptation.prompting import PromptTemplate
+from fm.data.load import Dataset, load
+from fm.errors import UserError
+from fm.hf import model_zoo
+from fm.hf.model_zoo import MODEL_ZOO
+from fm.model.config import config_for_size
+from fm.study import presets, run_dir
+from fm.study.arms import arm_names, check_arms
+from fm.study.config import DEFAULT_METHODS, PublishedConfig, StudyConfig, TaskConfig
+from fm.study.task_registry import TaskSpec, suite, task_spec
+from fm.study.task_types import TaskType, task_type_of
+
+
+def define(
+    values: flags.FlagValues, *, suite_name: str, out: str, published_model: str | None = None
+) -> None:
+    """Defines the flags of a study.
+
+    Args:
+      values: to hold them.
+      suite_name: the task suite if no tasks are named.
+      out: folder if none is named.
+      published_model: of text tasks if none is named.
+    """
+    flags.DEFINE_string(
+        "published_model",
+        None,
+        f"model of the published arm: {', '.join(MODEL_ZOO)}, a Hugging Face folder or a GGUF "
+        f"file; by default {published_model or 'none'} for text (in the quick profile none unless "
+        "--arms names that arm); empty for none",
+        flag_values=values,
+    )
+    full = f"{suite_name}_full"
+    more = f"; in the full profile by default {','.join(suite(full))}" if suite(full) else ""
+    flags.DEFINE_list(
+        "tasks", list(suite(suite_name)), f"built-in or TFDS names{more}", flag_values=values
+    )
+    flags.DEFINE_string(
+        "dataset", None, "a file or folder of your own as the only task", flag_values=values
+    )
+    arms = arm_names("compare")
+    flags.DEFINE_list("arms", list(arms), f"some of {', '.join(arms)}", flag_values=values)
+    flags.DEFINE_list(
+        "out_of_domain_dataset",
+        None,
+        "what the out_of_domain arm is pretrained on: one name per task, empty for none",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "adapt",
+        list(DEFAULT_METHODS),
+        f"adaptation methods: some of {', '.join(METHODS)}; an arm uses those it supports",
+        flag_values=values,
+    )
+    define_prompts(values)
+    flags.DEFINE_list("label_budgets", None, "numbers of labels", flag_values=values)
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "runs per cell; by default 8, or 3 in the quick profile",
+        flag_values=values,
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "pretrain_seeds", 1, "pretraining runs per arm", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "max_test_items",
+        None,
+        "largest number of test items; by default 1000, or 200 in the quick profile",
+        flag_values=values,
+        lower_bound=2,
+    )
+    flags.DEFINE_string(
+        "size", None, "model size: nano, micro, tiny, small or base", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "profile", "default", presets.PROFILES, "size of the study", flag_values=values
+    )
+    cli.define_data(values)
+    cli.define_mesh(values)
+    cli.define_out(values, out)
+
+
+def define_prompts(values: flags.FlagValues) -> None:
+    """Defines --template, --answers, --num_fewshot and --max_length."""
+    flags.DEFINE_string(
+        "template",
+        None,
+        "prompt of published models, with {text} and, at its end, {answer}",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "answers", None, "words for each class in the prompt, in class order", flag_values=values
+    )
+    flags.DEFINE_list(
+        "num_fewshot",
+        ["0"],
+        "numbers of solved examples in a prompt; each is tried",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "max_length",
+        64,
+        "tokens of a text that a published model reads, half from each end",
+        flag_values=values,
+        lower_bound=8,
+    )
+
+
+def check_prompts(values: flags.FlagValues, model: str | None) -> None:
+    """Raises UserError for flags of `define_prompts` that are wrong whatever the data."""
+    if model and model not in MODEL_ZOO and model_zoo.locate_model(model) is None:
+        raise UserError(
+            f"--published_model={model}: must be a model's folder (config.json, safetensors), a "
+            f"GGUF file, or one of {', '.join(MODEL_ZOO)}"
+        )
+    _num_fewshot(values)
+    if values["template"].value is not None:
+        PromptTemplate(values["template"].value, tuple(values["answers"].value or ("a", "b")))
+
+
+def published_config(
+    values: flags.FlagValues, model: str, spec: TaskSpec, data: Dataset
+) -> PublishedConfig | None:
+    """Returns how a published model reads this data; None if it is not classified text.
+
+    Raises:
+      UserError: the number of answers is not that of the classes.
+    """
+    if data.modality != "text" or not data.classes:
+        return None
+    answers = tuple(values["answers"].value or spec.prompt_answers or data.classes)
+    if len(answers) != len(data.classes):
+        raise UserError(
+            f"--answers={','.join(answers)}: takes {len(data.classes)}, one for each class of "
+            f"{spec.name}: {', '.join(data.classes)}"
+        )
+    return PublishedConfig(
+        model=model,
+        max_length=values["max_length"].value,
+        template=values["template"].value or spec.prompt_template,
+        answers=answers,
+        num_fewshot=_num_fewshot(values),
+    )
+
+
+def _num_fewshot(values: flags.FlagValues) -> tuple[int, ...]:
+    texts = values["num_fewshot"].value
+    if not texts or not all(re.fullmatch(r" *[0-9]{1,3} *", text) for text in texts):
+        raise UserError(f"--num_fewshot={','.join(texts)}: takes numbers from 0, such as 0,4")
+    return tuple(sorted({int(text) for text in texts}))
+
+
+def configure(
+    values: flags.FlagValues,
+    experiment: str,
+    *,
+    suite_name: str,
+    published_model: str | None = None,
+) -> StudyConfig:
+    """Returns the study that the flags describe; for the arguments see `define`.
+
+    Raises:
+      UserError: a flag names something that does not exist or does not fit.
+    """
+    profile = values["profile"].value
+    names = values["tasks"].value
+    if profile == "full" and values["tasks"].using_default_value:
+        names = list(suite(f"{suite_name}_full") or suite(suite_name))
+    if values["dataset"].value is not None:
+        if not values["dataset"].value.strip():
+            raise UserError("--dataset=: takes a file or folder, or leave it out")
+        names = [values["dataset"].value]
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--tasks={','.join(names)}: takes one or more different names")
+    methods = tuple(values["adapt"].value)
+    _check_flags(values, methods)
+    others = values["out_of_domain_dataset"].value
+    if others and len(others) != len(names):
+        raise UserError(
+            f"--out_of_domain_dataset: takes {len(names)} names, one per task, not {len(others)}"
+        )
+    model = _published_model(values, published_model)
+    tasks = []
+    for n, name in enumerate(names):
+        spec = task_spec(name)
+        other = (others[n] or None) if others else spec.out_of_domain_dataset
+        tasks.append(_task_config(spec, other, values, model))
+    arms = tuple(values["arms"].value)
+    if values["arms"].using_default_value:
+        # Without the arms that no task has.
+        arms = tuple(arm for arm in arms if any(arm not in task.excluded_arms for task in tasks))
+    tasks = [
+        dataclasses.replace(
+            task, excluded_arms=tuple(arm for arm in task.excluded_arms if arm in arms)
+        )
+        for task in tasks
+    ]
+    preset = presets.COMPARE[profile]
+    seeds = values["seeds"].value or preset.seeds
+    config = StudyConfig(
+        experiment=experiment,
+        tasks=tuple(tasks),
+        arms=arms,
+        seeds=seeds,
+        search_seeds=min(seeds, preset.search_seeds),
+        pretrain_seeds=values["pretrain_seeds"].value,
+        methods=methods,
+    )
+    check_arms(config.arms, "compare", methods)
+    return config
+
+
+def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
+    """Raises UserError for what is wrong whatever the data, before any is fetched."""
+    check_methods(methods)
+    check_arms(values["arms"].value, "compare", DEFAULT_METHODS)
+    check_prompts(values, values["published_model"].value)
+    if values["size"].value:
+        config_for_size(values["size"].value)
+    if values["label_budgets"].value is not None:
+        cli.parse_counts("--label_budgets", values["label_budgets"].value)
+
+
+def _published_model(values: flags.FlagValues, default: str | None) -> str | None:
+    """Returns the model of the published arm, None for no such arm."""
+    model = values["published_model"].value
+    named = not values["arms"].using_default_value and "published" in values["arms"].value
+    if model is None and (named or values["profile"].value != "quick"):
+        model = default
+    if named and not model:
+        raise UserError("--arms=published: needs --published_model=NAME, such as minilm-l6")
+    supported = any(not METHODS[name].updates_model for name in values["adapt"].value)
+    return model if model and (named or supported) and "published" in values["arms"].value else None
+
+
+def _excluded_arms(
+    name: str,
+    modality: str,
+    task_type: TaskType,
+    other: str | None,
+    model: str | None,
+    values: flags.FlagValues,
+) -> tuple[str, ...]:
+    """Returns the arms that a task does not have, and prints why."""
+    excluded = []
+    if other is None and values["arms"].using_default_value:
+        print(f"{name}: skipping the out_of_domain arm: no data set is given", file=sys.stderr)
+        excluded.append("out_of_domain")
+    if model is None or modality != "text" or not task_type.predicts_classes:
+        excluded.append("published")
+    if model and "published" in excluded and "published" in values["arms"].value:
+        reason = "reads text only" if modality != "text" else "supports classification only"
+        print(f"{name}: skipping the published arm: {model} {reason}", file=sys.stderr)
+    return tuple(excluded)
+
+
+def _task_config(
+    spec: TaskSpec, other: str | None, values: flags.FlagValues, model: str | None
+) -> TaskConfig:
+    profile, dataset = values["profile"].value, spec.dataset or spec.name
+    options = cli.data_options(values)
+    data = load(dataset, **options)
+    task_type = task_type_of(data)
+    if "compare" not in task_type.experiments:
+        raise UserError(
+            f"--tasks: {spec.name} is a {task_type.name} task, which only "
+            f"{' and '.join(f'experiments.{name}' for name in task_type.experiments)} runs"
+        )
+    recipe = presets.task_recipe(data.modality, task_type.name, profile)
+    if values["size"].value:
+        recipe = presets.with_model_size(recipe, values["size"].value)
+    preset = presets.COMPARE[profile]
+    if values["label_budgets"].value is not None:
+        budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
+    else:
+        # Default budgets that do not fit are left out; given ones must fit.
+        smallest, largest = task_type.min_labels(data), len(data.train)
+        budgets = tuple(n for n in preset.label_budgets if smallest <= n <= largest)
+        if not budgets:
+            defaults = ", ".join(map(str, preset.label_budgets))
+            raise UserError(
+                f"--label_budgets: none of {defaults} fits {spec.name}, which "
+                f"has {smallest} {task_type.strata_noun} and {largest} training examples"
+            )
+    return TaskConfig(
+        dataset=dataset,
+        name=spec.name,
+        out_of_domain_dataset=other,
+        label_budgets=budgets,
+        recipe=presets.with_fitting_patches(recipe, data.info.get("shape")),
+        max_test_items=values["max_test_items"].value or preset.max_test_items,
+        max_corpus_items=preset.max_corpus_items,
+        fingerprint=data.info["fingerprint"],
+        excluded_arms=_excluded_arms(spec.name, data.modality, task_type, other, model, values),
+        published=published_config(values, model, spec, data) if model else None,
+        **options,
+    )
+
+
+def finish(results: dict, out: pathlib.Path) -> None:
+    """Adds the headline, writes results, report and summary, and prints table and headline."""
+    results["headline"] = report.headline(results)
+    run_dir.write_results(results, out)
+    page = report.write(results, out)
+    run_dir.write_study_summary(results, out)
+    print(f"\n{report.text_table(results)}\n\n{results['headline']}\n\nreport: {page}")

@@ -1,0 +1,235 @@
+"""Many runs as one program (`fm.training.sweep`): a step of all members, batched in both ways.
+
+The peer takes the members' steps one after another. There a learning rate is a constant of the
+program, so every rate is compiled; in a sweep it is data. The cases that count compilation show
+what that saves; there ours is also timed with the measurement that picks the batching mode. FLOPs
+are those of all members.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fm.benchmark.core import BenchConfig, Candidate, Case
+from fm.benchmark.suites.train_step import (
+    ADAMW,
+    CAUSAL_LM,
+    compare_shape,
+    random_tokens,
+    step_shape,
+    whole_rows,
+)
+from fm.benchmark.timing import min_bytes, peak_memory, timed_compile
+from fm.data.patches import patch_positions
+from fm.model.config import ModelConfig
+from fm.model.transformer import init
+from fm.study import presets
+from fm.training import optimizer, sweep
+from fm.training.objectives import Objective
+from fm.training.optimizer import OptimizerConfig
+from fm.training.progress import Batch, step_cost
+from fm.training.train_state import TrainState, init_train_state
+from fm.training.train_step import Metrics, make_train_step
+
+_NUM_STEPS = 100_000  # no schedule ends while a case is timed
+_NUM_RATES = 4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EnsembleProblem:
+    """What the members train; their seeds and learning rates differ."""
+
+    name: str
+    model: ModelConfig
+    objective: Objective
+    optimizer_config: OptimizerConfig
+    batches: list[Batch]
+
+    @property
+    def optimizer_configs(self) -> list[OptimizerConfig]:
+        """By member: four learning rates in turn."""
+        base = self.optimizer_config
+        rates = [base.learning_rate * 0.5 ** (r % _NUM_RATES) for r in range(len(self.batches))]
+        return [dataclasses.replace(base, learning_rate=rate) for rate in rates]
+
+    @property
+    def states(self) -> list[TrainState]:
+        """By member, before the first step."""
+        return [
+            init_train_state(
+                init(jax.random.key(seed), self.model), optimizer.build(each, _NUM_STEPS)
+            )
+            for seed, each in enumerate(self.optimizer_configs)
+        ]
+
+    @property
+    def token_weights_V(self) -> jax.Array | None:
+        """Of the bag-of-words objective."""
+        return jnp.ones(self.model.vocab_size) if self.objective.bag_of_words else None
+
+
+def cases(config: BenchConfig) -> Iterator[Case]:
+    """Members so small that dispatch dominates, and of the sizes `compare` pretrains.
+
+    Eight on a CPU, and as many as keep it busy on an accelerator.
+    """
+    found = problems(config)
+    for problem in found:
+        yield _step_case(problem)
+    for problem in found if config.scale == "full" else found[:1]:
+        yield _run_case(problem, num_steps=10 if config.quick else 200)
+
+
+def problems(config: BenchConfig) -> list[EnsembleProblem]:
+    """The tiny one, then images and text as `compare` pretrains them."""
+    count = 3 if config.quick else 32 if config.on_accelerator else 8
+    configs = [dataclasses.replace(config, seed=config.seed + r) for r in range(count)]
+    tiny, large = step_shape(1, 32, 16, 4, 64), compare_shape()
+    batches = [whole_rows(random_tokens(tiny, each)) for each in configs]
+    tiny_problem = EnsembleProblem(tiny.name, tiny.model, CAUSAL_LM, ADAMW, batches)
+    if config.quick:
+        return [tiny_problem]
+    image, text = presets.image_recipe(), presets.text_recipe()
+    model = dataclasses.replace(
+        image.model, patch_dims=(("image", image.patch_size**2),), position_axes=2
+    )
+    images = [_noise_images(image.batch_size, image.patch_size, each) for each in configs]
+    batches = [whole_rows(random_tokens(large, each)) for each in configs]
+    return [
+        tiny_problem,
+        EnsembleProblem("digits, as compare", model, image.objective, image.optimizer, images),
+        EnsembleProblem(
+            f"{large.name}, as compare", large.model, text.objective, text.optimizer, batches
+        ),
+    ]
+
+
+def _noise_images(batch_size: int, patch_size: int, config: BenchConfig, side: int = 8) -> Batch:
+    """Gray noise, in patches."""
+    positions = patch_positions(side, side, patch_size)
+    rng = np.random.default_rng(config.seed)
+    shape = (batch_size, len(positions), patch_size**2)
+    return {
+        "image": rng.integers(0, 256, shape).astype(np.uint8),
+        "positions": np.tile(positions, (batch_size, 1, 1)),
+        "segments": np.ones(shape[:2], np.int32),
+    }
+
+
+def _step_case(problem: EnsembleProblem) -> Case:
+    costs = [step_cost(batch, problem.model, problem.objective) for batch in problem.batches]
+    return Case(
+        suite="ensemble",
+        name=f"{len(costs)} members, {problem.name}",
+        dtype=problem.model.dtype,
+        candidates={
+            mode: lambda mode=mode: _sweep_candidate(problem, mode) for mode in sweep.BATCHING_MODES
+        },
+        peers={"jax": {"one after another": lambda: _separate_candidate(problem)}},
+        flops=sum(each.flops for each in costs),
+        num_tokens=sum(int(each.tokens) for each in costs),
+    )
+
+
+def _run_case(problem: EnsembleProblem, num_steps: int) -> Case:
+    """From nothing compiled to `num_steps` steps."""
+
+    def ours(mode: str | None) -> Candidate:
+        return Candidate(lambda: run_sweep(problem, mode, num_steps), jax.block_until_ready)
+
+    def theirs() -> Candidate:
+        return Candidate(lambda: run_separately(problem, num_steps), jax.block_until_ready)
+
+    count, rates = len(problem.batches), len(set(problem.optimizer_configs))
+    return Case(
+        suite="ensemble",
+        name=f"{count} members, {rates} rates, {problem.name}, {num_steps} steps and compilation",
+        dtype=problem.model.dtype,
+        candidates={"vmap": lambda: ours("vmap"), "as measured": lambda: ours(None)},
+        peers={"jax": {"one after another": theirs}},
+    )
+
+
+def _sweep_candidate(problem: EnsembleProblem, mode: str) -> Candidate:
+    """Steps of all members as one program."""
+    do_step: Any = _sweep_step(problem, mode)
+    states, rest = _sweep_arguments(problem)
+    n_R = np.zeros(len(problem.batches), np.int32)
+    seconds, compiled = timed_compile(do_step, states, n_R, *rest)
+    bytes_moved = min_bytes(do_step, states, n_R, *rest)
+    current = [states, n_R]
+
+    def call():
+        current[0], metrics = do_step(*current, *rest)
+        current[1] = current[1] + 1
+        return metrics
+
+    memory = peak_memory(compiled)
+    return Candidate(call, jax.block_until_ready, True, seconds, memory, bytes_moved)
+
+
+def _separate_candidate(problem: EnsembleProblem) -> Candidate:
+    """A step of each member, one after another."""
+    return Candidate(_separate_steps(problem), wait=jax.block_until_ready, chained=True)
+
+
+def run_sweep(problem: EnsembleProblem, mode: str | None, num_steps: int) -> Metrics:
+    """Compiles, picks the batching mode if none is given, takes the steps; the last metrics."""
+    states, rest = _sweep_arguments(problem)
+    n_R = np.zeros(len(problem.batches), np.int32)
+    modes = [mode] if mode else sweep.BATCHING_MODES
+    programs = {each: _sweep_step(problem, each) for each in modes}
+    if mode is None:
+        seconds = sweep.seconds_per_step(programs, states, n_R, *rest)
+        mode = min(seconds, key=seconds.__getitem__)
+    metrics = {}
+    for n in range(num_steps):
+        states, metrics = programs[mode](states, n_R + n, *rest)
+    return metrics
+
+
+def run_separately(problem: EnsembleProblem, num_steps: int) -> Metrics:
+    """Compiles and takes the steps of every member; the last metrics, stacked."""
+    do_steps = _separate_steps(problem)
+    return sweep.stack_trees([do_steps() for _ in range(num_steps)][-1])
+
+
+def _sweep_step(problem: EnsembleProblem, mode: str) -> sweep.SweepStepFn:
+    # Past the cache of programs, so that compilation is measured anew each time.
+    build = sweep.make_sweep_step.__wrapped__
+    shared = sweep.shared_optimizer_config(problem.optimizer_config)
+    return build(problem.model, problem.objective, shared, 1, mode)
+
+
+def _sweep_arguments(problem: EnsembleProblem) -> tuple[TrainState, tuple[Any, ...]]:
+    """The stacked states, and the arguments of a step after its number."""
+    count, weights_V = len(problem.batches), problem.token_weights_V
+    rates = [sweep.learning_rates(each, _NUM_STEPS, 2)[1] for each in problem.optimizer_configs]
+    weights_RV = None if weights_V is None else sweep.stack_trees([weights_V] * count)
+    seeds_R = np.arange(count, dtype=np.uint32)
+    rest = sweep.stack_trees(problem.batches), seeds_R, np.stack(rates), weights_RV
+    return sweep.stack_trees(problem.states), rest
+
+
+def _separate_steps(problem: EnsembleProblem) -> Callable[[], list[Metrics]]:
+    """A function that takes one more step of every member and returns their metrics."""
+    programs = {
+        each: make_train_step.__wrapped__(problem.model, problem.objective, each, _NUM_STEPS)
+        for each in problem.optimizer_configs
+    }
+    states, weights_V = problem.states, problem.token_weights_V
+
+    def call():
+        metrics = []
+        for r, each in enumerate(problem.optimizer_configs):
+            states[r], figures = programs[each](states[r], problem.batches[r], r, weights_V)
+            metrics.append(figures)
+        return metrics
+
+    return call
