@@ -187,8 +187,8 @@ def _own_arm(
 def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
     hparams = ", ".join(f"{key} {value}" for key, value in summary["hparams"].items())
     print(
-        f"accuracy {summary['accuracy']:.3f} on {summary['num_test_items']} test items ({hparams}), "
-        f"{out_dir / run_dir.SUMMARY_FILE}"
+        f"accuracy {summary['accuracy']:.3f} on {summary['num_test_items']} test items "
+        f"({hparams}), {out_dir / run_dir.SUMMARY_FILE}"
     )
 
 
