@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-from fm.study.multitask_config import MultitaskConfig
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.data.datasets import Dataset

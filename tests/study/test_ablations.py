@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
 from fm.study.ablations import (

@@ -6,8 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from fm.study.multitask_config import MULTITASK_ARMS
-from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
 from fm.study import run_dir

@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fm.study.ner_arms import ClassicalNerArm
-from fm.study.text_baseline import ExtractiveTextArm
 
 from fm.errors import UserError
 from fm.evaluation.ner import EntityCounts
