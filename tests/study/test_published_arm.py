@@ -1,4 +1,4 @@
-"""The imported arm: a published model read by a probe, or asked in words."""
+"""The published arm: a published model read by a probe, prompted, or fine-tuned."""
 
 import dataclasses
 
@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from fm.adaptation import feature_cache, prompting
+from fm.adaptation.features import FeatureConfig
+from fm.adaptation.finetune import FinetuneConfig
 from fm.errors import UserError
 from fm.evaluation.model_selection import make_folds
 from fm.hf.model_zoo import PublishedModel
-from fm.study import analysis, arms
-from fm.study.cells import run_cells
 from fm.study.config import PublishedConfig
-from fm.study.published_arm import PublishedArm, probe_feature_config
-from fm.study.tasks import prepare_task
-from tests.hf import helpers_hf as problems
-from tests.study.helpers_study import config, dataset, loads, split
+from fm.study.presets import text_recipe
+from fm.study.published_arm import build_published_arm, probe_feature_config
+from tests.hf import helpers_hf
 
-ASKED = PublishedConfig("tiny", 24, "w1 {text} w2 {answer}", ("w3", "w4"))
-ADAPT = ("probe", "full", "prompt")
+CONFIG = PublishedConfig("tiny", 24, "w1 {text} w2 {answer}", ("w3", "w4"))
+RECIPE = dataclasses.replace(text_recipe(), finetune=FinetuneConfig(min_steps=4, batch_size=8))
+METHODS = ("probe", "full", "prompt")
 
 
 @pytest.fixture(autouse=True)
@@ -27,44 +27,53 @@ def cache(tmp_path, monkeypatch):
 
 
 def published(family):
-    made = problems.pretrained(family)
+    model = helpers_hf.pretrained(family)
     return PublishedModel(
-        "tiny", made.config, made.params, made.tokenizer, made.causal, (), "made up", "none"
+        "tiny", model.config, model.params, model.tokenizer, model.causal, (), "made up", "none"
     )
 
 
 def texts(count, seed=0):
     """Texts of two classes that share no word."""
-    draws = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
-    return [" ".join(f"w{n}" for n in draws.integers(5, 15, 12) + 12 * y) for y in labels], labels
+    return [" ".join(f"w{n}" for n in rng.integers(5, 15, 12) + 12 * y) for y in labels], labels
 
 
-def arm(family="bert", asked=ASKED, adapt=ADAPT, count=40):
-    inputs, labels = texts(count)
-    made = PublishedArm(published(family), asked, inputs, test_from=30, adapt=adapt, trials=5)
-    return made, labels
+@pytest.fixture
+def arm(monkeypatch):
+    def build(family="bert", config=CONFIG, methods=METHODS, *, trainable=False):
+        monkeypatch.setattr("fm.hf.model_zoo.load_published", lambda name: published(family))
+        inputs, labels = texts(40)
+        options = {"test_from": 30, "num_classes": 2, "pad_to": 20, "num_trials": 5}
+        made = build_published_arm(
+            config, RECIPE, inputs, methods=methods, trainable=trainable, **options
+        )
+        return made, labels
+
+    return build
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
-def test_a_probe_learns_what_can_be_told_apart(family):
-    made, labels = arm(family, adapt=("probe", "full"))
-    assert len(made.grid()) == 5 and {each["adapt"] for each in made.grid()} == {"probe"}
-    drawn = np.arange(20)
-    trials = made.validate(drawn, labels[:20], 0)
+def test_a_probe_learns_separable_classes(arm, family):
+    made, labels = arm(family, methods=("probe", "full"))
+    assert len(made.grid()) == 5 and {hparams["method"] for hparams in made.grid()} == {"probe"}
+    train_idx = np.arange(20)
+    trials = made.validate(train_idx, labels[:20], 0)
     assert [trial["config"] for trial in trials] == made.grid()
     best = max(trials, key=lambda trial: trial["validation"])
     assert best["validation"] > 0.8
-    guessed = made.fit_predict(drawn, labels[:20], 0, best["config"])
-    assert guessed.shape == (10,) and np.mean(guessed == labels[30:]) > 0.8
+    predictions = made.fit_predict(train_idx, labels[:20], 0, best["config"])
+    assert predictions.shape == (10,) and np.mean(predictions == labels[30:]) > 0.8
     assert made.fit_flops(40, best["config"]) == 2 * made.fit_flops(20, best["config"]) > 0
+    assert made.model.num_features() == made.model.features(0, train_idx).shape[1]
 
 
-def test_texts_are_read_once(monkeypatch):
+def test_features_are_computed_once(arm, monkeypatch):
     made, labels = arm()
-    calls, features = [], feature_cache.cached_features
+    calls, compute = [], feature_cache.cached_features
     monkeypatch.setattr(
-        feature_cache, "cached_features", lambda *a: calls.append(a) or features(*a)
+        feature_cache, "cached_features", lambda *args: calls.append(args) or compute(*args)
     )
     for seed in range(2):
         made.validate(np.arange(20), labels[:20], seed)
@@ -72,105 +81,85 @@ def test_texts_are_read_once(monkeypatch):
     assert len(calls) == 1 and len(calls[0][3]) == 40
 
 
-def test_as_many_settings_with_prompts_and_only_decoders_have_these():
-    asked = dataclasses.replace(ASKED, num_fewshot=(0, 2))
-    causal, _ = arm("llama", asked)
-    assert [each["adapt"] for each in causal.grid()] == ["probe"] + 4 * ["prompt"]
-    encoder, _ = arm("bert", asked)
-    assert [each["adapt"] for each in encoder.grid()] == 5 * ["probe"]
-    with pytest.raises(UserError, match=r"imported arm \(tiny\), which follows no prompts"):
-        arm("bert", adapt=("prompt",))
-    with pytest.raises(UserError, match="can do none of these"):
-        arm("llama", adapt=("full", "lora"))
+def test_prompts_are_trials_of_causal_models_only(arm):
+    config = dataclasses.replace(CONFIG, num_fewshot=(0, 2))
+    causal, _ = arm("llama", config)
+    assert [hparams["method"] for hparams in causal.grid()] == ["probe"] + 4 * ["prompt"]
+    encoder, _ = arm("bert", config)
+    assert [hparams["method"] for hparams in encoder.grid()] == 5 * ["probe"]
+    with pytest.raises(UserError, match=r"published model tiny, which does not follow prompts"):
+        arm("bert", methods=("prompt",))
+    with pytest.raises(UserError, match="supports none of these"):
+        arm("llama", methods=("full", "lora"))
 
 
-@pytest.mark.parametrize("shots", [0, 2])
+@pytest.mark.parametrize("num_fewshot", [0, 2])
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_prompts_answer_as_the_scores_say(shots, calibrated):
-    asked = dataclasses.replace(ASKED, max_length=48, num_fewshot=(shots,))
-    made, labels = arm("llama", asked, adapt=("prompt",))
-    setting = {"adapt": "prompt", "shots": shots, "calibrated": calibrated}
-    drawn = np.array([7, 4, 9, 2, 1, 6, 0, 3])
-    prompter = made._prompter
-    model = made.model
+def test_prompted_predictions_are_the_likeliest_answers(arm, num_fewshot, calibrated):
+    config = dataclasses.replace(CONFIG, max_length=48, num_fewshot=(num_fewshot,))
+    made, labels = arm("llama", config, methods=("prompt",))
+    hparams = {"method": "prompt", "shots": num_fewshot, "calibrated": calibrated}
+    train_idx = np.array([7, 4, 9, 2, 1, 6, 0, 3])
+    encoder, model = made.model._prompt_encoder, made.model.published
 
-    def answered(rows, solved):
-        shown = [(made.texts[row], int(labels[row])) for row in solved[:shots]]
+    def likeliest(idx, solved):
+        shown = [(made.model.texts[n], int(labels[n])) for n in solved[:num_fewshot]]
         both = [
             prompting.answer_logprobs(
                 model.params,
                 model.config,
-                prompter.encode_prompts(each, shown),
-                prompter.encode_answers(),
+                encoder.encode_prompts(each, shown),
+                encoder.encode_answers(),
             )
-            for each in ([made.texts[row] for row in rows], prompting.CONTENT_FREE)
+            for each in ([made.model.texts[n] for n in idx], prompting.CONTENT_FREE)
         ]
         return (prompting.calibrate(*both) if calibrated else both[0]).argmax(axis=1)
 
-    got = made.fit_predict(drawn, labels[drawn], 0, setting)
-    assert np.array_equal(got, answered(range(30, 40), drawn))
-    (trial,) = [
-        each for each in made.validate(drawn, labels[drawn], 0) if each["config"] == setting
+    found = made.fit_predict(train_idx, labels[train_idx], 0, hparams)
+    assert np.array_equal(found, likeliest(range(30, 40), train_idx))
+    trials = made.validate(train_idx, labels[train_idx], 0)
+    (trial,) = [trial for trial in trials if trial["config"] == hparams]
+    correct = [
+        likeliest(train_idx[held_out], train_idx[fit]) == labels[train_idx[held_out]]
+        for fit, held_out in make_folds(labels[train_idx], seed=0)
     ]
-    right = [
-        answered(drawn[held], drawn[fit]) == labels[drawn[held]]
-        for fit, held in make_folds(labels[drawn], seed=0)
-    ]
-    assert trial["validation"] == pytest.approx(np.concatenate(right).mean())
-    assert made.fit_flops(8, setting) == 0.0
+    assert trial["validation"] == pytest.approx(np.concatenate(correct).mean())
+    assert made.fit_flops(8, hparams) == 0.0
 
 
-def test_readings_are_of_depths_the_model_has():
-    for layers in (1, 2, 6, 30):
+def test_a_trainable_model_is_fine_tuned(arm):
+    made, labels = arm("bert", methods=("lora", "probe"), trainable=True)
+    assert [hparams["method"] for hparams in made.grid()] == 4 * ["probe"] + ["lora"]
+    fitted = made.fit(np.arange(20), labels[:20], 0, made.grid()[-1])
+    assert fitted.steps == 4 and made.predict(fitted, made.grid()[-1]).shape == (10,)
+
+
+def test_probe_layers_exist():
+    for num_layers in (1, 2, 6, 30):
         for causal in (False, True):
-            assert max(probe_feature_config(causal, layers).resolve_layers(layers)) <= layers
+            config = probe_feature_config(causal, num_layers)
+            assert max(config.resolve_layers(num_layers)) <= num_layers
     assert probe_feature_config(True, 30).layers == (20, 25, 29, 30)
+    assert probe_feature_config(False, 6) == FeatureConfig("mean", layers=(5, 6))
 
 
-def test_a_task_with_the_arm(monkeypatch, tmp_path):
-    parts = split(*texts(40)), split(*texts(12, 1))
-    data = dataclasses.replace(dataset(), train=parts[0], test=parts[1])
-    loads(monkeypatch, data)
-    monkeypatch.setattr("fm.hf.model_zoo.load_published", lambda name: published("bert"))
-    task = prepare_task(config(imported=ASKED), ("published", "classical"), 2)
-    ways = {
-        "published": arms.build_published_arm(task),
-        "classical": arms.build_classical_arm(task),
-    }
-    cells = run_cells(task, ways, 1, tmp_path / "cells")
-    assert {len(cell.trials) for cell in cells} == {2}
-    rows = analysis.cell_rows(cells, task, {})
-    fed = {row["arm"]: row["pretrain_flops"] for row in rows}
-    assert fed == {"published": None, "classical": 0.0}
-    (bill,) = [
-        row for row in analysis.compute_cost_rows(cells, task, {}, []) if row["arm"] == "published"
-    ]
-    assert bill["pretrain_flops"] is None and bill["break_even_tasks"] is None
-    assert "a cost that is not known" in bill["note"]
-    about = ways["published"].about()
-    assert about["source"] == "made up" and about["licence"] == "none"
-    assert about["parameters"] > 1000 and about["template"] is None
-    assert "not searched" in analysis.not_decontaminated_row(task)["method"]
-
-
-def test_a_task_without_a_model_or_without_text(monkeypatch):
-    loads(monkeypatch, dataset())
-    task = prepare_task(config(), ("scratch", "classical"), 1)
-    with pytest.raises(UserError, match="--published_model=NAME"):
-        arms.build_published_arm(task)
+def test_the_description_names_source_and_license(arm):
+    description = arm("bert")[0].model.description()
+    assert description["source"] == "made up" and description["licence"] == "none"
+    assert description["parameters"] > 1000 and description["template"] is None
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"length": 4}, "length=4"),
-        ({"shots": ()}, "shots="),
-        ({"shots": (0, 0)}, "none of them twice"),
-        ({"words": "{text}"}, "answer"),
+        ({"max_length": 4}, "4"),
+        ({"num_fewshot": ()}, "shots|fewshot"),
+        ({"num_fewshot": (0, 0)}, "different"),
+        ({"template": "{text}"}, "answer"),
         ({"answers": ("w3",)}, "answers"),
     ],
     ids=str,
 )
-def test_a_bad_setting_is_named(changes, says):
-    with pytest.raises(UserError, match=says):
-        dataclasses.replace(ASKED, **changes)
+def test_a_bad_config_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CONFIG, **changes)
