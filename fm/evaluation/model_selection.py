@@ -1,4 +1,4 @@
-"""Draws an arm's labelled examples and selects hyper-parameters on them, never on the test set."""
+"""Draws an arm's labeled examples and selects hyper-parameters on them, never on the test set."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw_labels(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
 
 
 def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits labelled examples into (train, validation) index pairs.
+    """Splits labeled examples into (train, validation) index pairs.
 
     Under 100 labels stratified 4-fold cross-validation, from 100 on one stratified holdout of a
     quarter. Shuffled examples are dealt round the folds class by class, so a class's counts

@@ -1,7 +1,7 @@
 """Intervals and p-values for per-item scores of several seeds on one test set.
 
 The scores are a two-way table: S seeds (rows) by N test items (columns), every seed scored on
-the same items. Each entry is modelled as crossed random effects,
+the same items. Each entry is modeled as crossed random effects,
 
     score_si = mean + run_s + item_i + error_si,
 

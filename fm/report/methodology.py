@@ -74,7 +74,7 @@ def _seeds(results: Results) -> str:
         )
     number = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     return (
-        f"Each accuracy is the mean over {number} seeds. A seed draws its own labelled examples "
+        f"Each accuracy is the mean over {number} seeds. A seed draws its own labeled examples "
         "and its own initial weights, the same draw for every arm, so arms are compared pair by "
         "pair. The test set is the same for all."
     )

@@ -131,8 +131,9 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             f"{words} of each arm against the number of tasks",
             plots.amortized_cost_figure(results, unit),
         )
-    for section, caption, alt, figure in plots.pretraining_variant_figures(results):
-        yield section, None, caption, alt, figure
+    for ablation in results.ablations:
+        for caption, figure in plots.ablation_figures(results, ablation):
+            yield f"ablation {ablation.name}", None, caption, f"ablation: {caption}", figure
 
 
 def _file_name(section: str, task: str | None, taken: set[str]) -> str:

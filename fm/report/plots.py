@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from fm.report import formats, style
 from fm.report.headline import outcome
-from fm.report.schema import Arm, Comparison, PretrainingVariant, Results
+from fm.report.schema import Ablation, AblationRow, Arm, Comparison, Difference, Results
 from fm.report.style import BETTER, WORSE
 from fm.report.tables import (
     amortized_cost_at_fewest_labels,
@@ -25,7 +25,7 @@ from fm.report.tables import (
 _OUTCOME_COLORS = {"better": BETTER, "worse": WORSE}
 # Characters of column names that fit side by side under a grid; longer ones are slanted.
 _MAX_LEVEL_CHARACTERS = 48
-# Color and marker of each number of labels in the panels of pretraining variants.
+# Color and marker of each number of labels in the panels of an ablation.
 _BUDGET_LOOKS = (("#000000", "s"), (BETTER, "o"))
 
 
@@ -59,7 +59,7 @@ def accuracy(results: Results, task: str) -> Figure | None:
         axes.autoscale_view(scalex=False)
         if about.classes:
             _draw_chance(axes, 100 / len(about.classes))
-        axes.set_xlabel("labelled examples (log scale)")
+        axes.set_xlabel("labeled examples (log scale)")
         axes.set_ylabel(f"test {about.metric}, %")
         style.label_line_ends(axes, ends, height - 0.8)
     return figure
@@ -192,7 +192,7 @@ def multipliers(results: Results, task: str) -> Figure | None:
         axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"×{value:g}"))
-        axes.set_xlabel("labelled examples (log scale)")
+        axes.set_xlabel("labeled examples (log scale)")
         axes.set_ylabel("labels scratch would need")
         figure.legend(loc="outside lower center", ncols=3)
     return figure
@@ -302,7 +302,7 @@ def amortized_cost_figure(results: Results, unit: str) -> Figure | None:
 def difference_grid(
     lines: Sequence[str],
     columns: Sequence[str],
-    cells: Mapping[tuple[str, str], Comparison | PretrainingVariant],
+    cells: Mapping[tuple[str, str], Difference],
     rules: Sequence[int] = (),
 ) -> Figure | None:
     """A grid of colored cells, in each a difference in points.
@@ -355,7 +355,7 @@ def difference_grid(
     return figure
 
 
-def _cell_color(row: Comparison | PretrainingVariant, most: float) -> tuple[float, float, float]:
+def _cell_color(row: Difference, most: float) -> tuple[float, float, float]:
     name = _OUTCOME_COLORS.get(outcome(row))
     if name is None:
         return to_rgb("#ececec")
@@ -375,91 +375,64 @@ def overview_grid(results: Results, num_labels: float | None) -> Figure | None:
     return difference_grid(lines, columns, cells)
 
 
-def pretraining_variant_figures(results: Results) -> Iterator[tuple[str, str, str, Figure | None]]:
-    """Section, caption, description and figure of everything pretrained otherwise."""
-    for num_labels in _budgets(results.transfer_matrix):
+def ablation_figures(results: Results, ablation: Ablation) -> Iterator[tuple[str, Figure | None]]:
+    """Captions and figures of one ablation."""
+    if ablation.figure.kind == "curve":
+        points = [
+            (float(row.level), row) for row in ablation.rows if isinstance(row.level, int | float)
+        ]
         yield (
-            "transfer_matrix",
-            f"Against a fresh model, {formats.count(num_labels)} labels, points",
-            "grid: pretrained on the modality of the line, adapted to the task of the column",
-            transfer_matrix(results, num_labels),
+            ablation.title,
+            _panels(results, points, f"{ablation.figure.field} (log scale); dotted: 0", _fraction),
         )
-    for num_labels in _budgets(results.mixture):
+        return
+    for num_labels in _budgets(ablation.rows):
         yield (
-            "mixture",
-            f"Against the mixture as it is, {formats.count(num_labels)} labels, points",
-            "grid: a modality's weight changed as the line says, and each task's gain or loss",
-            mixture_grid(results, num_labels),
+            f"{ablation.title}: {formats.count(num_labels)} labels, points",
+            ablation_grid(results, ablation, num_labels),
         )
+    shares = [
+        (row.shares[row.modality or ""], row)
+        for row in ablation.rows
+        if row.shares and row.changed_modality in (None, row.modality)
+    ]
     yield (
-        "mixture",
         "Each task by the share of its own modality",
-        "quality against the share of rows that the task's own modality has in the mixture",
-        mixture_shares(results),
-    )
-    yield (
-        "data_amount",
-        "Each task by the amount of pretraining data",
-        "quality against the share of the pretraining examples used",
-        data_amounts(results),
+        _panels(results, shares, "share of rows (log scale)", lambda value: f"{value:.0%}"),
     )
 
 
-def transfer_matrix(results: Results, num_labels: float) -> Figure | None:
-    """Modalities pretrained on by tasks; the tasks of a modality side by side."""
-    rows = [row for row in results.transfer_matrix if row.num_labels == num_labels]
-    compared = [row for row in rows if row.difference is not None]
+def ablation_grid(results: Results, ablation: Ablation, num_labels: float) -> Figure | None:
+    """Variants by tasks, a modality's tasks side by side: differences to the baseline variant."""
+    rows = [row for row in ablation.rows if row.num_labels == num_labels]
     tasks = _tasks_by_modality(rows)
     names = list(tasks)
+    cells = {
+        (_variant_name(row), str(results.task(row.task).title)): row
+        for row in rows
+        if row.difference is not None
+    }
     return difference_grid(
-        list(dict.fromkeys(str(row.source) for row in compared)),
+        list(dict.fromkeys(line for line, _ in cells)),
         [str(results.task(name).title) for name in names],
-        {(str(row.source), str(results.task(row.task).title)): row for row in compared},
+        cells,
         [n for n in range(1, len(names)) if tasks[names[n]] != tasks[names[n - 1]]],
     )
 
 
-def mixture_grid(results: Results, num_labels: float) -> Figure | None:
-    """Changes of one modality's weight by tasks."""
-    rows = [row for row in results.mixture if row.num_labels == num_labels]
-    compared = {
-        (
-            f"{row.changed_modality} {formats.multiplier(row.factor)}",
-            str(results.task(row.task).title),
-        ): row
-        for row in rows
-        if row.changed_modality
-    }
-    return difference_grid(
-        list(dict.fromkeys(line for line, _ in compared)),
-        [str(results.task(name).title) for name in _tasks_by_modality(rows)],
-        compared,
-    )
+def _variant_name(row: AblationRow) -> str:
+    if row.changed_modality and isinstance(row.level, int | float):
+        return f"{row.changed_modality} {formats.multiplier(row.level)}"
+    return str(row.level)
 
 
-def mixture_shares(results: Results) -> Figure | None:
-    """The metric against the share of rows of the task's own modality, a panel a task."""
-    rows = [
-        (row.shares[row.modality or ""], row)
-        for row in results.mixture
-        if row.shares and row.changed_modality in (None, row.modality)
-    ]
-    return _panels(results, rows, "share of rows (log scale)", lambda value: f"{100 * value:.0f}%")
-
-
-def data_amounts(results: Results) -> Figure | None:
-    """The metric against the share of examples, a panel a task; dotted from a fresh model."""
-    return _panels(
-        results,
-        [(row.share, row) for row in results.data_amount if row.share is not None],
-        "share of the examples (log scale); dotted: none",
-        lambda value: str(Fraction(value).limit_denominator(64)),
-    )
+def _fraction(value: float) -> str:
+    return str(Fraction(value).limit_denominator(64)) if value < 1 else f"{value:g}"
 
 
 def _panels(
     results: Results,
-    points: list[tuple[float, PretrainingVariant]],
+    points: list[tuple[float, AblationRow]],
     x_label: str,
     write: Callable[[float], str],
 ) -> Figure | None:
@@ -494,7 +467,7 @@ def _panels(
 
 def _draw_variants(
     axes: Axes,
-    points: list[tuple[float, PretrainingVariant]],
+    points: list[tuple[float, AblationRow]],
     color: str,
     marker: str,
     label: str,
@@ -512,11 +485,11 @@ def _draw_variants(
             axes.plot([x, x], [100 * mean.low, 100 * mean.high], color=color, linewidth=1)
 
 
-def _budgets(rows: Sequence[PretrainingVariant]) -> list[Any]:
+def _budgets(rows: Sequence[AblationRow]) -> list[Any]:
     return sorted({row.num_labels for row in rows}, key=lambda number: number or 0)
 
 
-def _tasks_by_modality(rows: Sequence[PretrainingVariant]) -> dict[str | None, str | None]:
+def _tasks_by_modality(rows: Sequence[AblationRow]) -> dict[str | None, str | None]:
     """The tasks of rows and their modality, those of a modality side by side."""
     found = dict.fromkeys((row.task, row.modality) for row in rows)
     order = list(dict.fromkeys(modality for _, modality in found))

@@ -21,6 +21,24 @@ def multitask_results():
         "arms": [helpers_results.arm(name) for name in ("scratch", "in_domain", "joint")],
         "claims": [{"arm": "joint", "baseline": "scratch", "text": "joint against scratch"}],
         "tasks": [{"name": name, "modality": each} for name, each in TASKS.items()],
+        "ablations": [
+            {
+                "name": "transfer_matrix",
+                "title": "One modality",
+                "baseline": "fresh",
+                "figure": {"kind": "grid", "field": "source"},
+            },
+            {
+                "name": "mixture",
+                "title": "Another mixture",
+                "figure": {"kind": "grid", "field": "factor"},
+            },
+            {
+                "name": "data_amount",
+                "title": "Less data",
+                "figure": {"kind": "curve", "field": "share"},
+            },
+        ],
         "transfer_matrix": [
             variant(task, gain, source=source)
             for task in TASKS

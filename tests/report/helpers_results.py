@@ -32,7 +32,7 @@ _QUALITY = {
 ARMS = {
     "scratch": ("training from scratch", None, [], "#000000", [0, [5, 2]], "s"),
     "in_domain": (
-        "pretraining on your own unlabelled {data}",
+        "pretraining on your own unlabeled {data}",
         *("the task's own data", ["scratch", "classical"], "#0072B2", "-", "o"),
     ),
     "out_of_domain": (

@@ -37,7 +37,7 @@ def test_a_win_is_stated_with_the_figure_at_the_fewest_labels():
     wins = [row(0.2, 0.1, 0.3, num_labels=400), row(0.123, 0.091, 0.152, num_labels=64)]
     assert headline(results_of(*wins)) == (
         "Film reviews: worth it at every number of labels tried. Pretraining on your own "
-        "unlabelled text is worth it at 64 and 400 labels (+12.3 points at 64 labels, 95% interval "
+        "unlabeled text is worth it at 64 and 400 labels (+12.3 points at 64 labels, 95% interval "
         "9.1 to 15.2, against training from scratch)."
     )
 
@@ -45,7 +45,7 @@ def test_a_win_is_stated_with_the_figure_at_the_fewest_labels():
 def test_a_loss_is_stated_as_plainly():
     losses = [row(-0.031, -0.05, -0.012), row(-0.02, -0.04, -0.001, num_labels=400)]
     assert headline(results_of(*losses, data_noun="images")) == (
-        "Film reviews: not worth it. Pretraining on your own unlabelled images at 64 and 400 "
+        "Film reviews: not worth it. Pretraining on your own unlabeled images at 64 and 400 "
         "labels: worse than training from scratch (-3.1 points at 64 labels, 95% interval -5.0 to "
         "-1.2)."
     )

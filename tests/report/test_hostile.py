@@ -29,7 +29,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # What pages tell kinds of things apart by; all else is text of data, models or users.
 KEPT = {
     *("kind", "modality", "metric", "png", "gif", "wav", "censored", "experiment", "unit"),
-    *("method", "truth", "prediction", "changed_modality"),
+    *("method", "truth", "prediction", "changed_modality", "field"),
 }
 
 

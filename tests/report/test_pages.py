@@ -294,14 +294,15 @@ def test_a_multitask_study_has_its_own_sections():
     figures = pages.render_figures(results)
     assert [each.section for each in figures] == [
         *("amortized_cost", "amortized_cost"),
-        *("transfer_matrix", "mixture", "mixture", "data_amount"),
+        *("ablation transfer_matrix", "ablation mixture", "ablation mixture"),
+        "ablation data_amount",
     ]
     page = render_report(results, figures)
-    for words in ("Cost of K tasks", "from 37 tasks", "Other pretraining", "How much pretraining"):
+    for words in ("Cost of K tasks", "from 37 tasks", "Ablations", "Less data", "“fresh”"):
         assert words in page
     assert "One model for many tasks" in page
     plain = render_report(parse({"schema": 2, "experiment": "compare"}), [])
-    assert "Cost of K tasks" not in plain and "Other pretraining" not in plain
+    assert "Cost of K tasks" not in plain and "Ablations" not in plain
 
 
 def test_instruction_following_gives_the_share_of_the_task_s_own_answers():

@@ -43,8 +43,10 @@ def test_nothing_to_draw_is_none():
     assert plots.multipliers(empty, "x") is None
     assert plots.pretraining(empty, "x", "loss") is None
     assert plots.adaptation(empty, "x") is None
-    assert plots.transfer_matrix(empty, 30) is None
-    assert not [figure for *_, figure in plots.pretraining_variant_figures(empty) if figure]
+    ablation = parse(multitask_results()).ablations[0]
+    ablation.rows = []
+    assert plots.ablation_grid(empty, ablation, 30) is None
+    assert not [figure for *_, figure in plots.ablation_figures(empty, ablation) if figure]
 
 
 def test_end_labels_do_not_overlap():
@@ -63,7 +65,7 @@ def test_end_labels_do_not_overlap():
     ("difference", "color"), [(0.2, style.BETTER), (-0.2, style.WORSE), (0.01, "#ececec")]
 )
 def test_a_loss_has_its_own_color(difference, color):
-    row = parse(multitask_results()).transfer_matrix[0]
+    row = parse(multitask_results()).ablations[0].rows[0]
     row.difference, row.low, row.high = difference, difference - 0.03, difference + 0.03
     figure = plots.difference_grid(["text"], ["digits"], {("text", "digits"): row})
     (patch,) = figure.axes[0].patches
@@ -75,13 +77,21 @@ def test_a_loss_has_its_own_color(difference, color):
 
 
 def test_a_grid_without_differences_is_no_figure():
-    row = parse(multitask_results()).transfer_matrix[0]
+    row = parse(multitask_results()).ablations[0].rows[0]
     assert row.difference is None
     assert plots.difference_grid(["a"], ["b"], {("a", "b"): row}) is None
 
 
-def test_the_transfer_matrix_has_a_line_a_source_and_a_modality_s_tasks_side_by_side():
-    axes = plots.transfer_matrix(parse(multitask_results()), 30).axes[0]
+def test_an_ablation_grid_has_a_line_a_variant_and_a_modality_s_tasks_side_by_side():
+    results = parse(multitask_results())
+    axes = plots.ablation_grid(results, results.ablations[0], 30).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["text", "image", "all"]
     names = [text.get_text() for text in axes.get_xticklabels()]
     assert names == ["Film_reviews", "Topics", "Digits"] and len(axes.patches) == 9
+
+
+def test_a_variant_of_the_mixture_is_named_by_modality_and_factor():
+    results = parse(multitask_results())
+    axes = plots.ablation_grid(results, results.ablations[1], 30).axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["text ×0.25", "text ×4", "image ×4"]

@@ -22,6 +22,7 @@ SCHEMA_1 = Path(__file__).parent / "schema_1.json"
         ({"xla_flags": 3}, "xla_flags: expected a text, got int"),
         ({"curves": [{"value": [0.5, "x"]}]}, r"curves\[0\].value\[1\]: expected a number"),
         ({"break_even": [{"tasks": [3]}]}, r"break_even\[0\].tasks\[0\]: expected a text, got int"),
+        ({"ablations": [{"figure": {"field": "a"}}]}, "ablations: expected entries with a name"),
         ({"tasks": [{"published": "x"}]}, r"tasks\[0\].published"),
     ],
 )
@@ -121,5 +122,7 @@ def test_a_multitask_file_of_schema_1():
     assert (cost.arm, cost.num_labels, cost.num_tasks) == ("in_domain", 30, 2)
     assert (even.arm, even.baseline, even.tasks) == ("in_domain", "scratch", ["a"])
     assert even.never[0].arm == "in_domain"
-    assert results.mixture[0].changed_modality == "text"
+    (ablation,) = results.ablations
+    assert ablation.name == "mixture" and ablation.rows[0].changed_modality == "text"
+    assert ablation.rows[0].level == 2.0
     assert old["bill"][0]["way"] == "self"

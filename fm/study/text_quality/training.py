@@ -12,7 +12,7 @@ import jax
 
 from fm.data import tokenizer as bpe
 from fm.data.batches import text_batches
-from fm.data.patches import tokenize_chunks
+from fm.data.tokenizer import tokenize_chunks
 from fm.model.config import ModelConfig
 from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet
 from fm.study.text_quality.corpora import Domain, part_texts
@@ -21,8 +21,9 @@ from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte
 from fm.training.objectives import Objective
 from fm.training.runtime import gemm_flops_per_second
-from fm.training.train_loop import ParamsOrInit, train
+from fm.training.train_loop import train
 from fm.training.train_state import init_sharded
+from fm.training.trial import ParamsOrInit
 
 SCORER_SET = TrainingSet(
     "scorer", "Equal parts of other texts of A and B.", (CorpusPart("A"), CorpusPart("B")), ()
