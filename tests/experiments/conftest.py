@@ -13,7 +13,7 @@ import pytest
 
 from experiments import cli
 from fm.study import presets
-from tests.study.problems import recipe, texts
+from tests.study.helpers_study import recipe, texts
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +83,7 @@ def reviews(tmp_path):
 _HOLDER = """
 import pathlib, sys
 from fm import lock
-lock.hold(pathlib.Path(sys.argv[1]), sys.argv[2])
+lock.acquire(pathlib.Path(sys.argv[1]), sys.argv[2])
 print(flush=True)
 input()
 """

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from experiments import cli
 from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
-from tests.study.problems import texts
+from tests.study.helpers_study import texts
 
 # Data that fits, so that later checks are reached; and nothing that is fetched.
 BASE = {
@@ -28,7 +28,7 @@ BASE = {
     "multitask": ["--tasks=DATA", "--label_budgets=20", "--seeds=2"],
     "pretrain": ["--dataset=DATA"],
     "adapt": ["--dataset=DATA", "--labels=20"],
-    "text_quality": ["--domains=DATA,OTHER", "--embedder=terms"],
+    "text_quality": ["--domains=DATA,OTHER", "--embedder=tfidf"],
     "benchmark": ["--suite=matmul", "--baseline=none"],
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],

@@ -1,0 +1,78 @@
+"""No server listens unless asked, and on loopback where loopback is what was asked for."""
+
+import ipaddress
+import socket
+import threading
+
+import psutil
+import pytest
+
+from experiments import cli, compare, pretrain
+from fm.study import presets
+from tests.study.helpers_study import recipe
+from tests.training.test_processes import finished, start
+
+
+def listening(process):
+    """(address, port) of every socket that waits for others."""
+    try:
+        found = process.net_connections("inet")
+    except psutil.NoSuchProcess:
+        return set()
+    waiting = [each.laddr for each in found if each.status == psutil.CONN_LISTEN]
+    return {(each.ip.removeprefix("::ffff:"), each.port) for each in waiting}
+
+
+class Watch(threading.Thread):
+    """Looks at processes again and again until the block ends."""
+
+    def __init__(self, *pids):
+        super().__init__(daemon=True)
+        self.processes = [psutil.Process(pid) for pid in pids]
+        self.seen, self.looks, self.over = set(), 0, threading.Event()
+
+    def run(self):
+        while not self.over.wait(0.02):
+            for process in self.processes:
+                self.seen |= listening(process)
+            self.looks += 1
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+
+
+def test_a_server_would_be_seen():
+    with socket.create_server(("127.0.0.1", 0)) as server, Watch(psutil.Process().pid) as watch:
+        while not watch.looks:
+            pass
+    assert server.fileno() == -1 and "127.0.0.1" in {ip for ip, _ in watch.seen}
+
+
+@pytest.mark.slow
+def test_nothing_listens_while_an_experiment_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        presets, "modality_recipe", lambda modality, profile="default": recipe(modality)
+    )
+    before = listening(psutil.Process())
+    with Watch(psutil.Process().pid) as watch:
+        for name, module, given in (
+            ("pretrain", pretrain, ["--dataset=digits", "--steps=2"]),
+            ("compare", compare, ["--tasks=digits", "--label_budgets=20", "--seeds=1", "--published_model="]),
+        ):
+            out = f"--out={tmp_path / name}"
+            assert cli.call(name, "", module.define, module.main, [out, *given]) == 0
+    assert watch.looks > 10 and watch.seen <= before
+
+
+@pytest.mark.slow
+def test_several_processes_on_loopback_listen_there_alone(request, tmp_path):
+    started = start(request.config.cache, tmp_path / "out", "fsdp:4", 2, 2)
+    with Watch(*(each.pid for each in started)) as watch:
+        finished(started)
+    assert watch.seen and all(ipaddress.ip_address(ip).is_loopback for ip, _ in watch.seen)

@@ -1,0 +1,121 @@
+import csv
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fm.study import analysis
+from fm.study.analysis import merge_studies, read_scores, write_predictions
+from fm.study.tasks import prepare_task
+from tests.study.helpers_study import config, dataset, guessed, loads
+
+ARMS = ("scratch", "in_domain", "classical")
+SKILLS = {"scratch": 0.6, "in_domain": 0.9, "classical": 0.7}
+
+
+@pytest.fixture
+def task(monkeypatch):
+    loads(monkeypatch, dataset(test=60))
+    return prepare_task(config(), ARMS, 3)
+
+
+@pytest.fixture
+def predictions(task, tmp_path):
+    cells = guessed(task, SKILLS)
+    write_predictions([(task, cells)], tmp_path / "predictions.csv")
+    return cells, tmp_path / "predictions.csv"
+
+
+def test_anyone_can_recompute_the_figures(task, predictions):
+    cells, path = predictions
+    table = pd.read_csv(path)
+    assert len(table) == 3 * 2 * 3 * len(task.test)
+    table["right"] = (table.truth == table.prediction).astype(float)
+    by_cell = table.groupby(["task", "arm", "num_labels", "seed"]).right.mean()
+    rows = analysis.cell_rows(cells, task, {})
+    assert len(rows) == len(by_cell)
+    for row in rows:
+        place = row["task"], row["arm"], row["num_labels"], row["seed"]
+        assert row["value"] == pytest.approx(by_cell[place], abs=1e-12)
+    found = analysis.add_holm(analysis.comparison_rows(cells, task))
+    pairs = {(row["arm"], row["baseline"]) for row in found}
+    assert pairs == {("in_domain", "scratch"), ("classical", "scratch"), ("in_domain", "classical")}
+    for row in found:
+        arm = by_cell[row["task"], row["arm"], row["num_labels"]]
+        base = by_cell[row["task"], row["baseline"], row["num_labels"]]
+        differences = (arm - base).to_numpy()
+        assert row["difference"] == pytest.approx(differences.mean(), abs=1e-12)
+        flips = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=3)]
+        extreme = np.mean(np.array(flips) >= abs(differences.sum()) - 1e-12)
+        assert row["p"] == pytest.approx(extreme)
+        assert (row["seeds"], row["items"]) == (3, len(task.test))
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["p_adjusted"] >= row["p"]
+
+
+def test_predictions_name_items_by_content(task, predictions):
+    with predictions[1].open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert first["item"] == task.test.ids[0][:12]
+    assert int(first["truth"]) == task.test.labels[0]
+
+
+def test_scores_are_read_back_as_they_were(task, predictions):
+    cells, path = predictions
+    scores = read_scores(path)
+    assert len(scores) == len(cells)
+    for cell in cells:
+        expected = analysis.cell_scores(cell, task)
+        assert np.array_equal(scores[cell.task, cell.arm, cell.num_labels], expected)
+
+
+def test_one_seed_gives_no_interval(task):
+    cells = guessed(task, SKILLS, seeds=1)
+    assert analysis.comparison_rows(cells, task) == []
+    assert analysis.label_efficiency_rows(cells, task, {}) == []
+    rows = analysis.compute_cost_rows(cells, task, {}, [])
+    assert [row["break_even_tasks"] for row in rows] == [None] * 3
+    assert analysis.add_holm([]) == []
+
+
+def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
+    studies, folders = {}, {}
+    for value, skill in (("0.5", 0.6), ("0.75", 0.95)):
+        cells = guessed(task, {"scratch": 0.55, "in_domain": skill})
+        folders[value] = tmp_path / value
+        folders[value].mkdir()
+        write_predictions([(task, cells)], folders[value] / "predictions.csv")
+        studies[value] = {
+            "schema": 2,
+            "seconds": 1.0,
+            "config": {"hide": value},
+            "cells": analysis.cell_rows(cells, task, {}),
+            "label_efficiency": analysis.label_efficiency_rows(cells, task, {}),
+            "pretrained": [{"name": "fruit/in_domain/0", "steps": 4, "params_digest": value}],
+            **{key: [] for key in ("compute_cost", "curves", "samples", "mistakes")},
+        }
+    merged = merge_studies("objective.hide", studies, folders)
+    assert {row["arm"] for row in merged["cells"]} == {
+        "scratch",
+        "in_domain, hide=0.5",
+        "in_domain, hide=0.75",
+    }
+    assert len(merged["cells"]) == 3 * 2 * 3
+    scores = {value: read_scores(folders[value] / "predictions.csv") for value in folders}
+    assert [(row["arm"], row["baseline"], row["num_labels"]) for row in merged["comparisons"]] == [
+        ("in_domain, hide=0.75", "in_domain, hide=0.5", 8),
+        ("in_domain, hide=0.75", "in_domain, hide=0.5", 16),
+    ]
+    for row in merged["comparisons"]:
+        place = "fruit", "in_domain", row["num_labels"]
+        expected = scores["0.75"][place].mean() - scores["0.5"][place].mean()
+        assert row["difference"] == pytest.approx(expected)
+        assert 0 < row["p"] <= row["p_adjusted"] <= 1
+    assert merged["experiment"] == "ablate objective.hide"
+    assert [(row["name"], row["params_digest"]) for row in merged["pretrained"]] == [
+        ("hide=0.5/fruit/in_domain/0", "0.5"),
+        ("hide=0.75/fruit/in_domain/0", "0.75"),
+    ]
+    assert merged["config"] == {"0.5": {"hide": "0.5"}, "0.75": {"hide": "0.75"}}
+    assert [row["arm"] for row in studies["0.5"]["cells"][:1]] == ["scratch"]

@@ -1,0 +1,147 @@
+"""The whole study on tiny tasks: every arm of every kind, resumed to the same numbers."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fm.errors import UserError
+from fm.study import run_dir
+from fm.study.arms import arm_names
+from fm.study.multitask import concatenate_splits, run_multitask
+from fm.study.task_registry import task_spec
+from tests.study.helpers_multitask import datasets, study
+from tests.study.helpers_study import images, loads, split, texts
+
+METRICS = {"fruit": "accuracy", "halves": "accuracy", "names": "entity F1", "titles": "chrF"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unify")
+    with pytest.MonkeyPatch.context() as patch:
+        loads(patch, *datasets())
+        results = run_multitask(study(), out)
+        run_dir.write_results(results | {"headline": ""}, out)
+    return results, out
+
+
+@pytest.mark.slow
+class TestStudy:
+    def test_every_arm_of_every_task_has_its_cells(self, finished):
+        cells = finished[0]["cells"]
+        places = {(row["task"], row["arm"], row["num_labels"], row["seed"]) for row in cells}
+        assert places == {
+            (task, arm, 8, seed)
+            for task in METRICS
+            for arm in arm_names("multitask")
+            for seed in range(2)
+        }
+        assert {row["task"]: row["metric"] for row in cells} == METRICS
+        assert all(0 <= row["value"] <= 1 for row in cells)
+
+    def test_what_was_pretrained_is_charged(self, finished):
+        cells = finished[0]["cells"]
+        cost = {(row["task"], row["arm"]): row["pretrain_flops"] for row in cells}
+        assert cost["fruit", "scratch"] == cost["fruit", "classical"] == 0
+        assert cost["fruit", "in_domain"] == cost["names", "in_domain"] > 0
+        assert cost["fruit", "joint"] == cost["halves", "instruction_tuned"]
+        of_both = cost["fruit", "in_domain"] + cost["halves", "in_domain"]
+        assert cost["fruit", "joint"] == pytest.approx(of_both, rel=0.05)
+
+    def test_what_the_claim_asks_is_compared(self, finished):
+        pairs = {(row["arm"], row["baseline"]) for row in finished[0]["comparisons"]}
+        assert {
+            ("joint", "scratch"),
+            ("joint", "in_domain"),
+            ("instruction_tuned", "joint"),
+        } <= pairs
+
+    def test_instructions_are_dropped_and_swapped(self, finished):
+        rows = finished[0]["instruction_following"]
+        found = {(row["task"], row["condition"]) for row in rows}
+        assert ("halves", "dropped") in found and ("fruit", "swapped") in found
+        assert ("halves", "swapped") not in found  # there is no other task of pictures
+
+    def test_each_way_is_billed(self, finished):
+        results = finished[0]
+        last = {
+            row["arm"]: row for row in results["amortized_cost"] if row["num_tasks"] == len(METRICS)
+        }
+        assert set(last) == {"scratch", "in_domain", "joint", "instruction_tuned"}
+        assert all(row[unit] > 0 for row in last.values() for unit in ("flops", "parameters"))
+        paid = next(row for row in results["compute_cost"] if row["arm"] == "joint")[
+            "pretrain_flops"
+        ]
+        cells = [c for c in results["cells"] if (c["arm"], c["seed"]) == ("joint", 0)]
+        spent = paid + sum(cell["train_flops"] for cell in cells)
+        assert last["joint"]["flops"] == pytest.approx(spent)
+        # Of four networks each has its blocks and streams once more.
+        assert last["scratch"]["parameters"] > 2 * last["instruction_tuned"]["parameters"]
+
+    def test_each_format_has_its_curves(self, finished):
+        curves = finished[0]["curves"]
+        places = {(row["task"], row["arm"], row["unit"]) for row in curves}
+        assert places == {
+            (name, arm, unit)
+            for name, unit in (("text", "bits per byte"), ("image", "bits per dimension"))
+            for arm in ("in_domain", "joint")
+        }
+        for name in ("text", "image"):
+            seen = {row["arm"]: row["tokens"][-1] for row in curves if row["task"] == name}
+            assert seen["joint"] == pytest.approx(seen["in_domain"], rel=0.1)
+        assert sum(row["share"] for row in curves if row["arm"] == "joint") == pytest.approx(1)
+
+    def test_figures_can_be_computed_again(self, finished):
+        results, out = finished
+        with (out / "predictions.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        own = [
+            row
+            for row in rows
+            if (row["task"], row["arm"], row["seed"]) == ("names", "in_domain", "0")
+        ]
+        right, predicted = np.array([row["prediction"].split("/") for row in own], int).sum(axis=0)
+        below = predicted + sum(int(row["truth"]) for row in own)
+        cell = next(
+            row
+            for row in results["cells"]
+            if (row["task"], row["arm"], row["seed"]) == ("names", "in_domain", 0)
+        )
+        assert cell["value"] == pytest.approx(2 * right / below if below else 0.0)
+
+    def test_lost_cells_and_models_are_made_again(self, finished, tmp_path, monkeypatch):
+        loads(monkeypatch, *datasets())
+        results, out = finished
+        again = tmp_path / "again"
+        shutil.copytree(out, again)
+        (again / "results.json").unlink()
+        (again / "cells" / "fruit-instruction_tuned-8.json").unlink()
+        shutil.rmtree(again / "pretrained" / "joint")
+        made = run_multitask(study(), again)
+        timed = {"seconds", "pretrain_seconds", "adapt_seconds"}
+
+        def plain(rows):
+            return json.dumps([{k: v for k, v in row.items() if k not in timed} for row in rows])
+
+        for key in ("cells", "comparisons", "instruction_following"):
+            assert plain(made[key]) == plain(results[key])
+
+
+def test_joined_splits_are_read_in_any_order():
+    first, second = texts(5, 0)[0], texts(3, 1)[0]
+    both = concatenate_splits([split(first, None), split(second, None)])
+    assert both.texts([6, 0, 5, 4]) == [second[1], first[0], second[0], first[4]]
+    pictures = images(4, 0)[0], images(2, 1)[0]
+    whole = concatenate_splits([split(each, None) for each in pictures]).images([5, 1])
+    np.testing.assert_array_equal(whole, [pictures[1][1], pictures[0][1]])
+
+
+def test_unregistered_task_has_generic_phrasings():
+    instruction = task_spec("my_mail").instruction(("spam", "no_spam"))
+    assert instruction.answers == ("spam", "no spam")
+    assert "my mail" in instruction.held_out_phrasing
+    with pytest.raises(UserError, match="digits has 3 classes, but its task spec 10 answers"):
+        task_spec("digits").instruction(("a", "b", "c"))
