@@ -1,4 +1,4 @@
-"""Runs on eight devices, cut off and gone on with on others; see `tests/parallel/test_sharding.py`."""
+"""Runs on eight devices, interrupted and resumed on others; run by `test_sharding`."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def trained(out, sizes, at=None, rows=16):
 
 
 @pytest.mark.parametrize("then", [None, "data:4", "data:4,tensor:2"])
-def test_a_run_goes_on_with_another_mesh(tmp_path, then):
+def test_a_run_resumes_on_another_mesh(tmp_path, then):
     wanted = trained(tmp_path / "whole", None)
     with pytest.raises(PowerCut):
         trained(tmp_path / "cut", "fsdp:8", at=5)
@@ -82,7 +82,7 @@ def member(seed, validation):
 @pytest.mark.parametrize(
     ("sizes", "way"), [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "map")]
 )
-def test_a_grid_on_a_mesh_is_as_on_one_device(tmp_path, sizes, way):
+def test_a_sweep_on_a_mesh_agrees_with_one_device(tmp_path, sizes, way):
     asked = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
 
     def ran(out):
@@ -101,7 +101,7 @@ def test_a_grid_on_a_mesh_is_as_on_one_device(tmp_path, sizes, way):
 
 
 @pytest.mark.parametrize("way", sweep.BATCHING_MODES)
-def test_the_members_of_a_grid_stay_where_they_were_spread(way):
+def test_the_trials_of_a_sweep_keep_their_sharding(way):
     mesh, rule = mesh_of("data:2,fsdp:2,tensor:2"), optimizer.build(ADAM, 5)
     states = sweep.stack_trees(
         [train_state.init_train_state(params(TINY, n), rule) for n in range(3)]
@@ -126,7 +126,7 @@ def test_the_members_of_a_grid_stay_where_they_were_spread(way):
 
 
 @pytest.mark.parametrize("wide", ["fsdp:8", "data:2,fsdp:2,tensor:2"])
-def test_a_checkpoint_comes_back_on_other_devices(tmp_path, wide):
+def test_a_checkpoint_is_restored_on_other_devices(tmp_path, wide):
     rule, places = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
     started = {
         where: train_state.create_train_state(params(TEXT, n), rule, where and mesh_of(where))
