@@ -1,12 +1,11 @@
-"""Adapts a pretrained model to labels: a linear probe, fine-tuning, adapters or prompts.
+"""Adapts a pretrained model to labels: linear probe, fine-tuning, LoRA or prompts.
 
     python -m experiments.adapt --pretrained=runs/pretrain --dataset=film_reviews --labels=200
-
     python -m experiments.adapt --pretrained=minilm-l6 --adapt=probe,lora --labels=200
 
---pretrained is the --out of experiments.pretrain, or a published model: a known name, a folder of
-Hugging Face's or a GGUF file; without it the parameters are fresh. Chooses among the settings of
-the methods on validation cut from the labels, scores the test items once, and writes
+--pretrained is the --out of experiments.pretrain or a published model: a known name, a Hugging Face
+folder or a GGUF file. Without it the parameters are fresh. Chooses among the methods'
+hyper-parameters on validation data cut from the labels, scores the test items once, and writes
 OUT/summary.json.
 """
 
@@ -18,6 +17,7 @@ import hashlib
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,63 +29,69 @@ from fm.data.load import Dataset, load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_labels, select_trial
 from fm.files import expand_path
-from fm.hf import model_zoo
-from fm.hf.model_zoo import MODEL_ZOO
+from fm.hf.model_zoo import MODEL_ZOO, locate_model
 from fm.model.config import config_for_size
-from fm.parallel import mesh as meshes
+from fm.parallel.mesh import current_mesh
 from fm.study import presets, run_dir
+from fm.study.adaptation import ModelArm
 from fm.study.arms import load_published_arm
 from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
 from fm.study.task_registry import task_spec
 from fm.study.task_types import build_classification_arm, task_type_of
-from fm.study.tasks import prepare_task
+from fm.study.tasks import Task, prepare_task
 from fm.training.train_state import params_digest
 
 
 def define(values: flags.FlagValues) -> None:
-    """Where the model and the labels come from."""
+    """Defines the flags of model, labels and methods."""
     flags.DEFINE_string("dataset", "film_reviews", "name, file or folder", flag_values=values)
     flags.DEFINE_string(
         "pretrained",
         None,
-        f"folder of experiments.pretrain, or a published model ({', '.join(MODEL_ZOO)}, a folder or a "
-        "GGUF file); fresh if not given",
+        f"folder of experiments.pretrain or a published model ({', '.join(MODEL_ZOO)}, a folder or "
+        "a GGUF file); default: fresh parameters",
         flag_values=values,
     )
     flags.DEFINE_string(
-        "size", None, "of a fresh model: nano, micro, tiny, small, base", flag_values=values
+        "size", None, "of a fresh model: nano, micro, tiny, small or base", flag_values=values
     )
-    flags.DEFINE_integer("labels", 100, "labelled examples", flag_values=values, lower_bound=2)
+    flags.DEFINE_integer(
+        "labels", 100, "number of labeled examples", flag_values=values, lower_bound=2
+    )
     flags.DEFINE_list(
         "adapt",
         list(DEFAULT_METHODS),
-        f"how: some of {', '.join(METHODS)}, the best on validation is taken; prompt only with a "
-        "published model that goes on with a text",
+        f"adaptation methods: some of {', '.join(METHODS)}; the best on validation is used; prompt "
+        "needs a published model that generates text",
         flag_values=values,
     )
     study_flags.define_prompts(values)
-    flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "random seed", flag_values=values, lower_bound=0)
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, "runs/adapt")
 
 
 def main(values: flags.FlagValues) -> None:
-    """Chooses, fits, scores."""
+    """Chooses hyper-parameters, fits, scores the test items and writes the summary."""
     began = time.perf_counter()
-    out, labels, seed = cli.out_dir(values), values["labels"].value, values["seed"].value
-    name, size, given = (values[key].value for key in ("dataset", "size", "pretrained"))
-    if size and given:
-        raise UserError(f"--size={size}: the model of --pretrained has its own; leave one out")
-    adapt = tuple(values["adapt"].value)
-    check_methods(adapt)
+    out_dir, seed, num_labels = (
+        cli.out_dir(values),
+        values["seed"].value,
+        values["labels"].value,
+    )
+    name, size, source = (values[key].value for key in ("dataset", "size", "pretrained"))
+    if size and source:
+        raise UserError(f"--size={size}: the model of --pretrained has its own size; give one")
+    methods = tuple(values["adapt"].value)
+    check_methods(methods)
     study_flags.check_prompts(values, None)
     if size:
         config_for_size(size)
-    where = cli.data_options(values)
-    data = load(name, **where)
+    options = cli.data_options(values)
+    data = load(name, **options)
     task_type = task_type_of(data)
     if not task_type.predicts_classes:
         raise UserError(
@@ -97,85 +103,103 @@ def main(values: flags.FlagValues) -> None:
     )
     if size:
         recipe = presets.with_model_size(recipe, size)
-    # A folder of one's own is told by its checkpoints, else it is looked for among others'.
-    theirs = given and _published(given)
-    if not theirs and all(METHODS[name].published_models_only for name in adapt):
+    published = bool(source) and _is_published(source)
+    if not published and all(METHODS[method].published_models_only for method in methods):
         raise UserError(
-            f"--adapt={','.join(adapt)}: takes a published model as --pretrained; or add probe"
+            f"--adapt={','.join(methods)}: needs a published model as --pretrained; or add probe"
         )
-    pretrained = _pretrained(given, data, recipe) if given and not theirs else None
-    asked = study_flags.published_config(values, given, task_spec(name), data) if theirs else None
-    config = TaskConfig(name, None, (labels,), recipe, published=asked, **where)
-    try:
-        task = prepare_task(config, ("scratch",), 1)
-    except UserError as error:
-        raise UserError(str(error).replace("--label_budgets", "--labels", 1)) from error
-    drawn = draw_labels(task.dataset.train.labels, labels, seed)
-    task = dataclasses.replace(task, train_idx=(drawn,))
+    pretrained = _load_pretrained(source, data, recipe) if source and not published else None
+    published_config = (
+        study_flags.published_config(values, source, task_spec(name), data) if published else None
+    )
+    task = _prepare_task(
+        TaskConfig(name, None, (num_labels,), recipe, published=published_config, **options)
+    )
+    train_idx = draw_labels(task.dataset.train.labels, num_labels, seed)
+    task = dataclasses.replace(task, train_idx=(train_idx,))
     config = {
         "experiment": "adapt",
-        "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **where},
+        "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **options},
         **{key: values[key].value for key in ("pretrained", "labels", "adapt", "seed")},
-        "published": dataclasses.asdict(asked) if asked else None,
+        "published": dataclasses.asdict(published_config) if published_config else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
-    found = load_published_arm(task, adapt, trainable=True) if theirs else None
-    run_dir.init(config, out)
-    if (before := run_dir.read_summary(out)) is not None:
-        print(f"{out} is finished; another --out runs it again")
-        _tell(before, out)
+    published_arm = load_published_arm(task, methods, trainable=True) if published else None
+    run_dir.init(config, out_dir)
+    if (summary := run_dir.read_summary(out_dir)) is not None:
+        print(f"{out_dir} is finished; use another --out to run again")
+        _print_summary(summary, out_dir)
         return
-    if found:
-        arm = found
-    elif pretrained:
-        arm = build_classification_arm(task, pretrained[0], [pretrained[1]], adapt)
-    else:
-        reads = build_processor(
-            task.dataset.train, task.modality, recipe, out, data.info.get("rate")
-        )
-        arm = build_classification_arm(task, reads, [], adapt)
-    truth, rows = task.dataset.train.labels[drawn], task.pool_rows(drawn)
-    mesh = meshes.current_mesh()
+    arm = published_arm or _own_arm(task, pretrained, methods, out_dir)
+    labels, pool_idx = task.dataset.train.labels[train_idx], task.pool_rows(train_idx)
+    mesh = current_mesh()
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        trials = arm.validate(rows, truth, seed)
-        setting = select_trial(trials)["config"]
-        fitted = arm.fit(rows, truth, seed, setting)
-    guessed = np.ascontiguousarray(arm.predict(fitted, setting))
-    accuracy = float(np.mean(guessed == np.asarray(task.test.labels)))
+        trials = arm.validate(pool_idx, labels, seed)
+        hparams = select_trial(trials)["config"]
+        fitted = arm.fit(pool_idx, labels, seed, hparams)
+    predictions = np.ascontiguousarray(arm.predict(fitted, hparams))
+    accuracy = float(np.mean(predictions == np.asarray(task.test.labels)))
     run_dir.write_summary(
-        out,
+        out_dir,
         steps=fitted.steps,
-        setting=setting,
+        hparams=hparams,
         accuracy=accuracy,
-        max_test_items=len(task.test),
+        num_test_items=len(task.test),
         trials=trials,
         published=arm.model.description(),
         metrics={"accuracy": accuracy},
         digests={
             "params": params_digest(fitted.params),
-            "predictions": hashlib.sha256(guessed).hexdigest(),
+            "predictions": hashlib.sha256(predictions).hexdigest(),
         },
         seconds=time.perf_counter() - began,
         config=config,
     )
-    _tell({"setting": setting, "max_test_items": len(task.test), "accuracy": accuracy}, out)
+    _print_summary(
+        {"hparams": hparams, "num_test_items": len(task.test), "accuracy": accuracy}, out_dir
+    )
 
 
-def _tell(summary: dict, out: pathlib.Path) -> None:
-    """What a person wants to know of it."""
-    how = ", ".join(f"{key} {value}" for key, value in summary["setting"].items())
-    items = f"{summary['max_test_items']} test items"
-    print(f"accuracy {summary['accuracy']:.3f} on {items} ({how}), {out / run_dir.SUMMARY_FILE}")
+def _prepare_task(config: TaskConfig) -> Task:
+    try:
+        return prepare_task(config, ("scratch",), 1)
+    except UserError as error:
+        raise UserError(str(error).replace("--label_budgets", "--labels", 1)) from error
 
 
-def _published(name: str) -> bool:
-    """Whether `name` is a published model, not a folder of experiments.pretrain."""
+def _own_arm(
+    task: Task,
+    pretrained: tuple[Processor, dict] | None,
+    methods: tuple[str, ...],
+    out_dir: pathlib.Path,
+) -> ModelArm:
+    """Returns the arm of a model of experiments.pretrain, or of fresh parameters."""
+    if pretrained:
+        processor, params = pretrained
+        return build_classification_arm(task, processor, [params], methods)
+    rate = task.dataset.info.get("rate")
+    processor = build_processor(
+        task.dataset.train, task.modality, task.config.recipe, out_dir, rate
+    )
+    return build_classification_arm(task, processor, [], methods)
+
+
+def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
+    hparams = ", ".join(f"{key} {value}" for key, value in summary["hparams"].items())
+    print(
+        f"accuracy {summary['accuracy']:.3f} on {summary['num_test_items']} test items "
+        f"({hparams}), {out_dir / run_dir.SUMMARY_FILE}"
+    )
+
+
+def _is_published(name: str) -> bool:
+    """Returns whether `name` is a published model rather than a folder of experiments.pretrain."""
     own = (expand_path(name) / "checkpoints").is_dir()
-    return not own and (name in MODEL_ZOO or model_zoo.locate_model(name) is not None)
+    return not own and (name in MODEL_ZOO or locate_model(name) is not None)
 
 
-def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, dict]:
-    """The pretrained model, checked to read such data."""
+def _load_pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, dict]:
+    """Returns processor and parameters of a model that reads such data."""
     try:
         found = load_pretrained(expand_path(folder))
     except UserError as error:
@@ -183,16 +207,19 @@ def _pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, 
             f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain, a "
             f"published model's folder or GGUF file, or one of {', '.join(MODEL_ZOO)}"
         ) from error
-    reads, shape = found.processor, data.info.get("shape")
-    layout = reads.layouts.get(data.modality)
-    fits = reads.tokenizer if data.modality == "text" else layout and layout.shape == tuple(shape)
+    processor, shape = found.processor, data.info.get("shape")
+    if data.modality == "text":
+        fits = processor.tokenizer is not None
+    else:
+        layout = processor.layouts.get(data.modality)
+        fits = layout is not None and layout.shape == tuple(shape)
     if not fits:
-        formats = [*reads.layouts, *["text"] * (reads.tokenizer is not None)]
+        modalities = [*processor.layouts, *["text"] * (processor.tokenizer is not None)]
         raise UserError(
-            f"--pretrained={folder} reads {' and '.join(formats)}, not such {data.modality} as "
-            f"{data.name} has; take a model pretrained on {data.modality} like it"
+            f"--pretrained={folder} reads {' and '.join(modalities)}, not {data.modality} like "
+            f"{data.name}; takes a model pretrained on such {data.modality}"
         )
-    return reads, found.params
+    return processor, found.params
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def _attention_maps(
         computed = attention_maps.image_attention_maps(found, source, mode)
         side, _ = attention_maps.patch_shape(found.processor.model)
         shown = ImageInput(source, side, has_start_token=mode == "causal")
-    read = f"{mode}; {attention_maps.mode_share(found.objective, mode):.0%} of pretraining attended this way"
+    share = attention_maps.mode_share(found.objective, mode)
+    read = f"{mode}; {share:.0%} of pretraining attended this way"
     agreement = (
         f"{computed.kernel}; its output and the weights shown agree within {computed.error:.0e}"
     )
@@ -190,7 +191,7 @@ def _facts(run: str, found: PretrainedModel, description: str) -> tuple[tuple[st
     shares = {
         "next token": objective.causal_lm,
         f"masked tokens ({objective.mask_ratio:.0%} masked)": objective.masked_lm,
-        f"bag of words ({objective.mask_ratio:.0%} of the tokens masked and left out)": objective.bag_of_words,
+        f"bag of words ({objective.mask_ratio:.0%} masked and left out)": objective.bag_of_words,
     }
     asked = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share)
     layers = f"{model.num_layers} layer{'s' if model.num_layers > 1 else ''}"

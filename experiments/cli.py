@@ -140,7 +140,7 @@ def _unraisablehook(unraisable: sys.UnraisableHookArgs) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turns SIGTERM and Ctrl-C into KeyboardInterrupt; Python delivers signals to the main thread."""
+    """Turns SIGTERM and Ctrl-C into KeyboardInterrupt, in the main thread, which gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -155,7 +155,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _device_context(values: flags.FlagValues) -> Iterator[None]:
-    """Enters the mesh and joins the processes that the flags name, for experiments that have them."""
+    """Enters the mesh and joins the processes that the flags name."""
 
     def value(name: str) -> Any:
         return values[name].value if name in values else None

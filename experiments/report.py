@@ -36,7 +36,7 @@ def main(values: flags.FlagValues) -> None:
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             # Every field has the right type, yet one section refers to what another lacks.
             raise UserError(
-                f"{path} does not hold together ({error!r:.80}); takes a file that a study has written"
+                f"{path} is not consistent ({error!r:.80}); takes a file that a study has written"
             ) from error
     print(f"{text}\n\nreport: {page}")
 

@@ -293,9 +293,10 @@ def _task_config(
         smallest, largest = task_type.min_labels(data), len(data.train)
         budgets = tuple(n for n in preset.label_budgets if smallest <= n <= largest)
         if not budgets:
+            defaults = ", ".join(map(str, preset.label_budgets))
             raise UserError(
-                f"--label_budgets: none of {', '.join(map(str, preset.label_budgets))} fits {spec.name}, "
-                f"which has {smallest} {task_type.strata_noun} and {largest} training examples"
+                f"--label_budgets: none of {defaults} fits {spec.name}, which "
+                f"has {smallest} {task_type.strata_noun} and {largest} training examples"
             )
     return TaskConfig(
         dataset=dataset,

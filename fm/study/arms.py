@@ -18,7 +18,7 @@ from fm.study.adaptation import Arm, ModelArm
 from fm.study.config import StudyConfig
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor
-from fm.study.published_arm import build_published_model
+from fm.study.published_arm import build_published_arm
 from fm.study.task_types import num_trials
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
@@ -279,26 +279,17 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
         raise UserError(
             f"the published arm of {task.name} needs a published model: --published_model=NAME"
         )
-    model = build_published_model(
+    return build_published_arm(
         config,
         task.config.recipe,
         task.texts(),
         methods=methods,
+        num_trials=num_trials(task, methods),
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
         trainable=trainable,
     )
-    arm = ModelArm(model, tuple(methods))
-    if not arm.supported_methods():
-        limits = "" if model.published.causal else ", which does not follow prompts,"
-        raise UserError(
-            f"--adapt={','.join(methods)}: the published model {config.model}{limits} supports none "
-            "of these here; add probe, or leave published out of --arms"
-        )
-    # One penalty stands for the probe: its grid gets the trials that the other methods leave.
-    size = max(1, num_trials(task, methods) - len(arm.grid()) + 1)
-    return dataclasses.replace(arm, model=model.with_probe_grid(size))
 
 
 def _build_instruction_tuned_arm(task: Task, context: Any) -> BuiltArm:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,13 +19,14 @@ import numpy as np
 from fm.adaptation import feature_cache, prompting
 from fm.adaptation.batching import pad_sequences
 from fm.adaptation.features import FeatureConfig, normalize_and_concat
-from fm.adaptation.methods import METHODS
 from fm.adaptation.prompting import CONTENT_FREE, PromptEncoder, PromptTemplate
 from fm.adaptation.task_model import TaskModel
+from fm.errors import UserError
 from fm.evaluation.logistic import log_grid
 from fm.hf import model_zoo
 from fm.hf.model_zoo import PublishedModel
 from fm.model import flops
+from fm.study.adaptation import ModelArm
 from fm.study.config import PublishedConfig, Recipe
 
 # Powers of ten of the probe's L2 penalty per feature: many standardized features weigh more.
@@ -75,12 +77,6 @@ class PublishedTaskModel(TaskModel):
     def probe_config(self) -> FeatureConfig:
         """Features the probe reads."""
         return probe_feature_config(self.published.causal, self.model_config.num_layers)
-
-    def with_probe_grid(self, size: int) -> PublishedTaskModel:
-        """The same with `size` L2 penalties for the probe."""
-        grid = tuple(self.num_features() * penalty for penalty in log_grid(*L2_PENALTY_RANGE, size))
-        recipe = dataclasses.replace(self.recipe, l2_penalties=grid)
-        return dataclasses.replace(self, recipe=recipe)
 
     def num_features(self) -> int:
         """Features of a text (E)."""
@@ -172,46 +168,48 @@ class PublishedTaskModel(TaskModel):
         ).values
 
 
-def build_published_model(
+def build_published_arm(
     config: PublishedConfig,
     recipe: Recipe,
     texts: list[str],
     *,
-    methods: tuple[str, ...],
+    methods: Sequence[str],
+    num_trials: int,
     test_from: int,
     num_classes: int,
     pad_to: int,
     trainable: bool,
-) -> PublishedTaskModel:
-    """Loads a published model for a task, with the search spaces of pretrained weights.
+) -> ModelArm:
+    """Loads a published model and returns its arm, with search spaces for pretrained weights.
 
     Args:
       config: the model, and how it is used.
       recipe: the task's recipe.
       texts: labeled examples, then test items.
       methods: adaptation methods asked for.
+      num_trials: size of the grid.
       test_from: index of the first test item.
       num_classes: number of classes.
       pad_to: the largest number of labels.
       trainable: whether methods may train the model itself.
+
+    Raises:
+      UserError: there is no such model, it cannot be read, or it supports none of the methods.
     """
     published = model_zoo.load_published(config.model)
-    finetune = dataclasses.replace(
-        recipe.finetune,
-        tokens_kept=0,
-        feature_config=FeatureConfig("mean", causal=published.causal),
+    features = FeatureConfig("mean", causal=published.causal)
+    recipe = dataclasses.replace(
+        recipe,
+        finetune=dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=features),
+        learning_rates=LEARNING_RATES,
+        lora_learning_rates=LORA_LEARNING_RATES,
+        l2_penalties=(1.0,),
+        feature_scaling="standardise",
     )
     model = PublishedTaskModel(
         checkpoints=[published.params],
         model_config=published.config,
-        recipe=dataclasses.replace(
-            recipe,
-            finetune=finetune,
-            learning_rates=LEARNING_RATES,
-            lora_learning_rates=LORA_LEARNING_RATES,
-            l2_penalties=(1.0,),
-            feature_scaling="standardise",
-        ),
+        recipe=recipe,
         examples={},
         test_from=test_from,
         num_classes=num_classes,
@@ -222,7 +220,20 @@ def build_published_model(
         config=config,
         texts=texts,
     )
-    if trainable and any(METHODS[name].updates_model for name in methods):
+    arm = ModelArm(model, tuple(methods))
+    if not arm.supported_methods():
+        limits = "" if published.causal else ", which does not follow prompts,"
+        raise UserError(
+            f"--adapt={','.join(methods)}: the published model {config.model}{limits} supports "
+            "none of these here; add probe, or leave published out of --arms"
+        )
+    if any(method.updates_model for method in arm.supported_methods()):
         ids = published.encode(texts, model.max_length)
         model.examples = pad_sequences(ids, -(-max(map(len, ids)) // 16) * 16)
-    return model
+    # The one penalty so far stands for the probe, which gets the trials that other methods leave.
+    size = max(1, num_trials - len(arm.grid()) + 1)
+    penalties = tuple(
+        model.num_features() * penalty for penalty in log_grid(*L2_PENALTY_RANGE, size)
+    )
+    model.recipe = dataclasses.replace(recipe, l2_penalties=penalties)
+    return arm

@@ -100,7 +100,7 @@ def test_a_model_not_that_deep_and_a_text_over_the_context():
     ):
         feature_cache.cached_features("m", params(), MODEL, IDS, FeatureConfig(layers=(9,)))
     short = dataclasses.replace(MODEL, max_seq_len=19)
-    with pytest.raises(UserError, match="20 tokens exceeds the model.s max_seq_len of 19"):
+    with pytest.raises(UserError, match=r"20 tokens exceeds the model.s max_seq_len of 19"):
         feature_cache.cached_features("m", params(), short, IDS, FeatureConfig())
 
 

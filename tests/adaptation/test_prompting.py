@@ -162,7 +162,7 @@ def test_answers_the_tokenizer_cannot_tell_apart():
 def test_over_the_context_is_refused(model):
     params, config = model
     short = dataclasses.replace(config, max_seq_len=20)
-    with pytest.raises(UserError, match="exceeds the model.s max_seq_len of 20"):
+    with pytest.raises(UserError, match=r"exceeds the model.s max_seq_len of 20"):
         prompting.answer_logprobs(
             params, short, prompter().encode_prompts(["x" * 30]), prompter().encode_answers()
         )

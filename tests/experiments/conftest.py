@@ -13,7 +13,7 @@ import pytest
 
 from experiments import cli
 from fm.study import presets
-from tests.study.problems import recipe, texts
+from tests.study.helpers_study import recipe, texts
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from fm.study.pretraining import load_pretrained, pretrain
 from fm.study.processing import build_processor
 from fm.training.objectives import Objective
 from tests.report.test_attention_maps import Page
-from tests.study.problems import MODEL, recipe, split, texts
+from tests.study.helpers_study import MODEL, recipe, split, texts
 
 MODELS = dataclasses.replace(MODEL, num_layers=2, num_heads=2, num_kv_heads=2)
 

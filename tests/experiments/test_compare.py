@@ -14,7 +14,7 @@ from fm.study import run_dir
 from fm.study.config import TaskConfig
 from tests.experiments.helpers_texts import two_class_texts
 from tests.hf import helpers_hf as problems
-from tests.study.problems import images, recipe, texts
+from tests.study.helpers_study import images, recipe, texts
 
 ARMS = ("scratch", "in_domain", "classical")
 FLAGS = ("--label_budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")

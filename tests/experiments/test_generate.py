@@ -4,7 +4,7 @@ import pytest
 
 from fm.study import presets
 from fm.training.objectives import Objective
-from tests.study.problems import recipe
+from tests.study.helpers_study import recipe
 
 PROMPT = "--prompt=good"
 

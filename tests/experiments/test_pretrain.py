@@ -15,7 +15,7 @@ from fm.files import cache_dir
 from fm.study import presets
 from tests.experiments.helpers_texts import two_class_texts
 from tests.hf import helpers_hf as problems
-from tests.study.test_joint import RECIPE
+from tests.study.test_joint_pretraining import RECIPE
 
 ROOT = pathlib.Path(__file__).parents[2]
 

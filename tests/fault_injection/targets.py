@@ -16,7 +16,7 @@ from fm import files
 from fm.study.run_dir import without_timings
 from fm.training import load_params, metric_writer, params_digest
 from tests.fault_injection import tiny_recipes
-from tests.study.problems import texts
+from tests.study.helpers_study import texts
 from tests.study.text_quality.problems import write_domains
 
 _JSON = ("results.json", "summary.json", "config.json")

@@ -16,8 +16,8 @@ from pathlib import Path
 from experiments import ablate, adapt, cli, compare, multitask, pretrain, text_quality
 from fm.study import presets
 from fm.study.text_quality import config
-from tests.study.problems import recipe
-from tests.study.test_joint import RECIPE
+from tests.study.helpers_study import recipe
+from tests.study.test_joint_pretraining import RECIPE
 from tests.study.text_quality.problems import small
 
 STEPS = 400  # a hundred between checkpoints, where no flag says otherwise

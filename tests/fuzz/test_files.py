@@ -17,7 +17,7 @@ from PIL import Image
 from fm.data import load
 from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
-from tests.study.problems import texts
+from tests.study.helpers_study import texts
 
 
 def labelled(count=60):

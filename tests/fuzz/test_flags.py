@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from experiments import cli
 from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
-from tests.study.problems import texts
+from tests.study.helpers_study import texts
 
 # Data that fits, so that later checks are reached; and nothing that is fetched.
 BASE = {

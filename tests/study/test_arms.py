@@ -1,76 +1,80 @@
-"""The arms of a task of named entities, and the recipe they share with the study of one model."""
+"""Arms: the registry, the pairs compared, and grids of equal size."""
 
 import numpy as np
 import pytest
 
-from fm.adaptation.features import FeatureConfig
-from fm.study import arms, presets, task_types
-from fm.study import presets as of_one_model
-from fm.study.config import METHODS
+from fm.adaptation.methods import METHODS
+from fm.errors import UserError
+from fm.study.arms import (
+    ARMS,
+    CompareContext,
+    arm_names,
+    build_arms,
+    check_arms,
+    comparison_pairs,
+)
+from fm.study.config import StudyConfig
+from fm.study.task_types import num_trials
 from fm.study.tasks import prepare_task
-from tests.study.problems import config, loads
-from tests.study.unify.problems import datasets
+from tests.study.helpers_multitask import datasets
+from tests.study.helpers_study import config, loads
 
 
 @pytest.fixture
 def task(monkeypatch):
     loads(monkeypatch, *datasets())
-    return prepare_task(config("names", budgets=(8,)), (), 1)
+    return prepare_task(config("names", label_budgets=(8,)), (), 1)
 
 
-@pytest.mark.parametrize("adapt", [("probe", "full"), ("full",), METHODS])
-def test_every_arm_tries_as_many_settings(task, tmp_path, adapt):
-    fed = arms.build_network_arms(task, ("scratch", "classical"), 1, tmp_path, adapt)
-    assert list(fed) == ["scratch"]
-    grids = [fed["scratch"].arm.grid(), arms.build_classical_arm(task, adapt).grid()]
-    assert len(grids[0]) == len(grids[1]) == arms.num_trials(task, adapt)
+def build(task, tmp_path, names=("scratch", "classical"), methods=("probe", "full")):
+    study = StudyConfig(tasks=(task.config,), arms=("scratch", "classical"), methods=methods)
+    return build_arms(task, CompareContext(study, tmp_path), names)
 
 
-def test_a_network_answers_with_the_counts_of_each_sentence(task, tmp_path):
-    fed = arms.build_network_arms(task, ("scratch",), 1, tmp_path)["scratch"]
-    assert (
-        fed.network.num_classes == 3
-        and fed.network.recipe.finetune.feature_config.pooling == "each"
-    )
-    assert fed.network.test_from == len(task.touched) == 8
-    drawn = task.drawn[0]
-    rows, strata = task.rows_of(drawn), task.strata[drawn]
-    for setting in fed.arm.grid():
-        answers = fed.arm.fit_predict(rows, strata, 0, setting)
-        assert answers.shape == (len(task.test), 3)
-        np.testing.assert_array_equal(answers[:, 2], np.ones(len(task.test)))
-        assert np.all(answers[:, 0] <= answers[:, 1:].min(axis=1))
-    assert fed.runs == []
+@pytest.mark.parametrize("methods", [("probe", "full"), ("full",), tuple(METHODS)])
+def test_every_arm_tries_as_many_hparams(task, tmp_path, methods):
+    arms = build(task, tmp_path, methods=methods)
+    sizes = [len(built.arm.grid()) for built in arms.values()]
+    assert sizes == [num_trials(task, methods)] * 2
 
 
-def test_as_many_labels_as_kinds(task):
-    fruit, _, names, _ = datasets()
-    assert task_types.min_labels(fruit, "class") == 2
-    assert task_types.min_labels(names, "entities") == len(np.unique(task.strata)) == 1
+def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
+    built = build(task, tmp_path)["scratch"]
+    model = built.arm.model
+    assert model.num_classes == 3 and model.recipe.finetune.feature_config.pooling == "each"
+    assert model.test_from == len(task.labeled_pool) == 8
+    train_idx = task.train_idx[0]
+    rows, strata = task.pool_rows(train_idx), task.strata[train_idx]
+    for hparams in built.arm.grid():
+        predictions = built.arm.fit_predict(rows, strata, 0, hparams)
+        assert predictions.shape == (len(task.test), 3)
+        np.testing.assert_array_equal(predictions[:, 2], np.ones(len(task.test)))
+        assert np.all(predictions[:, 0] <= predictions[:, 1:].min(axis=1))
+    assert not built.runs
 
 
-@pytest.mark.parametrize("modality", ["text", "image", "audio", "video"])
-def test_classes_take_the_recipe_of_their_format(modality):
-    for profile in presets.PROFILES:
-        own = presets.modality_recipe(modality, profile)
-        assert presets.task_recipe(modality, "class", profile) == own
+def test_experiments_offer_their_arms_in_order():
+    compare = "scratch", "in_domain", "out_of_domain", "published", "classical"
+    assert arm_names("compare") == compare
+    multitask = "scratch", "in_domain", "joint", "instruction_tuned", "classical"
+    assert arm_names("multitask") == multitask
 
 
-@pytest.mark.parametrize("profile", presets.PROFILES)
-def test_entities_are_tuned_alike_in_both_studies(profile):
-    made = presets.task_recipe("text", "entities", profile)
-    joint = presets.joint_recipe(profile)
-    other = of_one_model.multitask_recipe("text", "entities", joint, profile)
-    assert made.finetune.tokens_kept == other.finetune.tokens_kept == 0
-    assert made.finetune.feature_config == other.finetune.feature_config == FeatureConfig()
-    assert (made.seq_len, made.learning_rates) == (other.seq_len, other.learning_rates)
-    assert (made.seq_len, made.learning_rates) == (64, (5e-3,))
-    assert other.model == joint.model and made.model == presets.text_recipe().model
-    if profile != "quick":
-        assert made.finetune == other.finetune
-        assert (made.finetune.min_steps, made.finetune.min_epochs) == (100, 8.0)
-    else:
-        assert (
-            made.finetune.min_steps > other.finetune.min_steps == 10
-            and not made.finetune.min_epochs
-        )
+def test_pairs_are_those_of_the_specs():
+    pairs = comparison_pairs(["scratch", "in_domain", "classical"])
+    assert pairs == [
+        ("in_domain", "scratch"),
+        ("classical", "scratch"),
+        ("in_domain", "classical"),
+    ]
+    assert ("joint", "in_domain") in comparison_pairs(["in_domain", "joint"])
+    assert set(ARMS["joint"].rivals) <= set(ARMS)
+
+
+def test_unknown_arms_and_arms_without_a_method_are_refused():
+    with pytest.raises(UserError, match="'magic' is not an arm of compare; must be some of scra"):
+        check_arms(("scratch", "magic"), "compare", ("probe",))
+    with pytest.raises(UserError, match="'out_of_domain' is not an arm of multitask"):
+        check_arms(("scratch", "out_of_domain"), "multitask", ("probe",))
+    with pytest.raises(UserError, match="scratch cannot follow prompts"):
+        check_arms(("scratch", "published"), "compare", ("prompt",))

@@ -13,7 +13,7 @@ from fm.model.transformer import init
 from fm.study.pretraining import load_pretrained, pretrain, pretrain_seeds
 from fm.study.processing import build_processor
 from fm.training import OptimizerConfig, params_digest, sweep
-from tests.study.problems import images, recipe, split, texts
+from tests.study.helpers_study import images, recipe, split, texts
 
 
 def given(modality, out, **changes):

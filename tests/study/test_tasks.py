@@ -5,15 +5,15 @@ import pytest
 
 from fm.data.datasets import Dataset
 from fm.errors import UserError
-from fm.study.tasks import prepare_task, short_name
-from tests.study.problems import config, dataset, images, loads, recipe, split, texts
+from fm.study.tasks import prepare_task
+from tests.study.helpers_study import config, dataset, images, loads, recipe, split, texts
 
-ARMS = ("scratch", "in_domain")
+CORPORA = ("in_domain",)
 
 
 def test_a_task_fixes_test_items_and_draws_labels_by_seed(monkeypatch):
     loads(monkeypatch, dataset())
-    task = prepare_task(config(max_test_items=5), ARMS, 3)
+    task = prepare_task(config(max_test_items=5), CORPORA, 3)
     assert len(task.test) == 5 and len(task.dataset.test) == 12
     assert len(task.train_idx) == 3 and all(
         len(set(each.tolist())) == 16 for each in task.train_idx
@@ -22,7 +22,7 @@ def test_a_task_fixes_test_items_and_draws_labels_by_seed(monkeypatch):
     for drawn in task.train_idx:
         assert np.array_equal(task.labeled_pool[task.pool_rows(drawn)], drawn)
         assert set(task.dataset.train.labels[drawn[:8]]) == {0, 1}
-    again = prepare_task(config(max_test_items=5), ARMS, 3)
+    again = prepare_task(config(max_test_items=5), CORPORA, 3)
     assert again.test.ids == task.test.ids
     assert all(np.array_equal(a, b) for a, b in zip(again.train_idx, task.train_idx, strict=True))
 
@@ -30,8 +30,11 @@ def test_a_task_fixes_test_items_and_draws_labels_by_seed(monkeypatch):
 @pytest.mark.parametrize("budget", [1, 41, 1000])
 def test_a_budget_that_does_not_fit_is_refused(monkeypatch, budget):
     loads(monkeypatch, dataset())
-    with pytest.raises(UserError, match=f"--label_budgets: {budget} labels do not fit fruit.*2 classes"):
-        prepare_task(config(budgets=(budget,)), ARMS, 1)
+    with pytest.raises(
+        UserError,
+        match=rf"--budgets={budget}: must be between 2 and 40 for fruit, which has 2 classes",
+    ):
+        prepare_task(config(label_budgets=(budget,)), CORPORA, 1)
 
 
 def test_unlabelled_data_is_refused(monkeypatch):
@@ -39,27 +42,29 @@ def test_unlabelled_data_is_refused(monkeypatch):
     train = dataclasses.replace(data.train, labels=None)
     loads(monkeypatch, dataclasses.replace(data, train=train, classes=()))
     with pytest.raises(UserError, match="fruit has no labels"):
-        prepare_task(config(), ARMS, 1)
+        prepare_task(config(), CORPORA, 1)
 
 
-def test_upstream_must_be_given(monkeypatch):
+def test_out_of_domain_data_must_be_given(monkeypatch):
     loads(monkeypatch, dataset())
-    with pytest.raises(UserError, match="needs other text data: --out_of_domain_dataset=NAME"):
-        prepare_task(config(), (*ARMS, "out_of_domain"), 1)
+    with pytest.raises(UserError, match="needs other text data: give --out_of_domain_dataset=NAME"):
+        prepare_task(config(), ("in_domain", "out_of_domain"), 1)
 
 
-def test_upstream_of_another_format_or_shape_is_refused(monkeypatch):
+def test_out_of_domain_data_of_another_modality_or_shape_is_refused(monkeypatch):
     big = dataset("big", images)
     big = dataclasses.replace(big, info=big.info | {"shape": [16, 16, 1]})
     loads(monkeypatch, dataset(), dataset("pictures", images), big)
-    with pytest.raises(UserError, match=r"--out_of_domain_dataset=pictures is image .*fruit is text"):
-        prepare_task(config(upstream="pictures"), ("scratch", "out_of_domain"), 1)
-    asked = config("pictures", upstream="big", recipe=recipe())
+    with pytest.raises(
+        UserError, match=r"--out_of_domain_dataset=pictures is image .*fruit is text"
+    ):
+        prepare_task(config(out_of_domain_dataset="pictures"), ("out_of_domain",), 1)
+    asked = config("pictures", out_of_domain_dataset="big", recipe=recipe())
     with pytest.raises(UserError, match=r"--out_of_domain_dataset=big is image \[16, 16, 1\]"):
-        prepare_task(asked, ("scratch", "out_of_domain"), 1)
+        prepare_task(asked, ("out_of_domain",), 1)
 
 
-def test_copies_of_test_items_leave_every_corpus(monkeypatch):
+def test_copies_of_test_items_are_removed_from_every_corpus(monkeypatch):
     words, labels = texts(12, 1)
     more, more_labels = texts(40, 0)
     planted = [*more, words[3].upper() + "!", words[7]]
@@ -69,24 +74,10 @@ def test_copies_of_test_items_leave_every_corpus(monkeypatch):
     data = dataclasses.replace(dataset(), train=train, test=split(words, labels))
     others = Dataset("others", "text", (), upstream, upstream, dict(data.info))
     loads(monkeypatch, data, others)
-    task = prepare_task(config(upstream="others"), (*ARMS, "out_of_domain"), 1)
+    task = prepare_task(config(out_of_domain_dataset="others"), ("in_domain", "out_of_domain"), 1)
     assert len(task.dataset.train) == 40 and len(task.corpora["in_domain"]) == 40
     assert task.decontamination["in_domain"].num_found == 2 and task.decontamination[
         "in_domain"
     ].duplicate_idx.tolist() == [40, 41]
     assert len(task.corpora["out_of_domain"]) == 20
     assert task.decontamination["out_of_domain"].duplicate_idx.tolist() == [20]
-
-
-@pytest.mark.parametrize(
-    ("dataset", "name"),
-    [
-        ("film_reviews", "film_reviews"),
-        ("data/my.reviews.csv", "my"),
-        ("folder/by_class/", "by_class"),
-        ("glue/sst2:1.0.0", "sst2"),
-        ("./.hidden.csv", "hidden"),
-    ],
-)
-def test_short_names(dataset, name):
-    assert short_name(dataset) == name

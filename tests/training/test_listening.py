@@ -9,7 +9,7 @@ import pytest
 
 from experiments import cli, compare, pretrain
 from fm.study import presets
-from tests.study.problems import recipe
+from tests.study.helpers_study import recipe
 from tests.training.test_processes import finished, start
 
 

@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 
 from fm.study import analysis
-from fm.study.analysis import merge_studies, read_scores
-from fm.study.runner import write_predictions
+from fm.study.analysis import merge_studies, read_scores, write_predictions
 from fm.study.tasks import prepare_task
-from tests.study.problems import config, dataset, guessed, loads
+from tests.study.helpers_study import config, dataset, guessed, loads
 
 ARMS = ("scratch", "in_domain", "classical")
 SKILLS = {"scratch": 0.6, "in_domain": 0.9, "classical": 0.7}
@@ -33,18 +32,18 @@ def test_anyone_can_recompute_the_figures(task, predictions):
     table = pd.read_csv(path)
     assert len(table) == 3 * 2 * 3 * len(task.test)
     table["right"] = (table.truth == table.prediction).astype(float)
-    by_cell = table.groupby(["task", "arm", "labels", "seed"]).right.mean()
+    by_cell = table.groupby(["task", "arm", "num_labels", "seed"]).right.mean()
     rows = analysis.cell_rows(cells, task, {})
     assert len(rows) == len(by_cell)
     for row in rows:
-        place = row["task"], row["arm"], row["labels"], row["seed"]
+        place = row["task"], row["arm"], row["num_labels"], row["seed"]
         assert row["value"] == pytest.approx(by_cell[place], abs=1e-12)
     found = analysis.add_holm(analysis.comparison_rows(cells, task))
     pairs = {(row["arm"], row["baseline"]) for row in found}
     assert pairs == {("in_domain", "scratch"), ("classical", "scratch"), ("in_domain", "classical")}
     for row in found:
-        arm = by_cell[row["task"], row["arm"], row["labels"]]
-        base = by_cell[row["task"], row["baseline"], row["labels"]]
+        arm = by_cell[row["task"], row["arm"], row["num_labels"]]
+        base = by_cell[row["task"], row["baseline"], row["num_labels"]]
         differences = (arm - base).to_numpy()
         assert row["difference"] == pytest.approx(differences.mean(), abs=1e-12)
         flips = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=3)]
@@ -68,7 +67,7 @@ def test_scores_are_read_back_as_they_were(task, predictions):
     assert len(scores) == len(cells)
     for cell in cells:
         expected = analysis.cell_scores(cell, task)
-        assert np.array_equal(scores[cell.task, cell.arm, cell.labels], expected)
+        assert np.array_equal(scores[cell.task, cell.arm, cell.num_labels], expected)
 
 
 def test_one_seed_gives_no_interval(task):
@@ -88,35 +87,35 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
         folders[value].mkdir()
         write_predictions([(task, cells)], folders[value] / "predictions.csv")
         studies[value] = {
-            "schema": 1,
+            "schema": 2,
             "seconds": 1.0,
             "config": {"hide": value},
             "cells": analysis.cell_rows(cells, task, {}),
-            "equivalents": analysis.label_efficiency_rows(cells, task, {}),
-            "pretrained": [{"name": "fruit/self/0", "steps": 4, "params_digest": value}],
-            **{key: [] for key in ("ledger", "curves", "samples", "mistakes")},
+            "label_efficiency": analysis.label_efficiency_rows(cells, task, {}),
+            "pretrained": [{"name": "fruit/in_domain/0", "steps": 4, "params_digest": value}],
+            **{key: [] for key in ("compute_cost", "curves", "samples", "mistakes")},
         }
     merged = merge_studies("objective.hide", studies, folders)
     assert {row["arm"] for row in merged["cells"]} == {
         "scratch",
-        "self, hide=0.5",
-        "self, hide=0.75",
+        "in_domain, hide=0.5",
+        "in_domain, hide=0.75",
     }
     assert len(merged["cells"]) == 3 * 2 * 3
     scores = {value: read_scores(folders[value] / "predictions.csv") for value in folders}
-    assert [(row["arm"], row["baseline"], row["labels"]) for row in merged["comparisons"]] == [
-        ("self, hide=0.75", "self, hide=0.5", 8),
-        ("self, hide=0.75", "self, hide=0.5", 16),
+    assert [(row["arm"], row["baseline"], row["num_labels"]) for row in merged["comparisons"]] == [
+        ("in_domain, hide=0.75", "in_domain, hide=0.5", 8),
+        ("in_domain, hide=0.75", "in_domain, hide=0.5", 16),
     ]
     for row in merged["comparisons"]:
-        place = "fruit", "in_domain", row["labels"]
+        place = "fruit", "in_domain", row["num_labels"]
         expected = scores["0.75"][place].mean() - scores["0.5"][place].mean()
         assert row["difference"] == pytest.approx(expected)
         assert 0 < row["p"] <= row["p_adjusted"] <= 1
     assert merged["experiment"] == "ablate objective.hide"
     assert [(row["name"], row["params_digest"]) for row in merged["pretrained"]] == [
-        ("hide=0.5/fruit/self/0", "0.5"),
-        ("hide=0.75/fruit/self/0", "0.75"),
+        ("hide=0.5/fruit/in_domain/0", "0.5"),
+        ("hide=0.75/fruit/in_domain/0", "0.75"),
     ]
     assert merged["config"] == {"0.5": {"hide": "0.5"}, "0.75": {"hide": "0.75"}}
     assert [row["arm"] for row in studies["0.5"]["cells"][:1]] == ["scratch"]

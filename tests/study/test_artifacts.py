@@ -1,7 +1,8 @@
-"""A format's curve lies over its own pieces."""
+"""Artifacts: the curve of one modality of a joint run."""
 
 import pytest
-from fm.study.multitask_curves import modality_curve
+
+from fm.study.artifacts import modality_curve
 
 
 def test_pieces_of_a_format_are_its_share_of_those_between_records():

@@ -2,7 +2,9 @@
 
 import pytest
 
-from fm.study import multitask_cost
+from fm.adaptation.finetune import FinetuneConfig
+from fm.model.config import ModelConfig
+from fm.study.multitask_cost import CostTable, count_parameters, shared_model_size_row
 
 FORMATS = {"reviews": "text", "topics": "text", "digits": "image"}
 # Pretraining: of text 100, of images 10, of all together 110.
@@ -24,15 +26,15 @@ VALUES = {
 BUDGETS = (10, 20, 40)
 
 
-def results(arms=multitask_cost.WAYS, sizes=True):
+def results(arms=tuple(METHOD), sizes=True):
     cells = [
         {
             "task": task,
             "arm": arm,
-            "labels": labels,
+            "num_labels": labels,
             "seed": seed,
             "value": VALUES[arm][task][n] + (0.01 if seed else -0.01),
-            "setting": {"adapt": METHOD[arm]},
+            "hparams": {"method": METHOD[arm]},
             "train_flops": SPENT[arm] * (1 if arm == "instruction_tuned" else labels / 10),
             "seconds": 3.0,
         }
@@ -56,17 +58,23 @@ def results(arms=multitask_cost.WAYS, sizes=True):
         for task, name in FORMATS.items()
     ]
     return {
-        "config": {"following": {"steps": 5, "epochs": 1.0, "batch_size": 30, "seed": 0}},
         "tasks": [{"name": task, "modality": name} for task, name in FORMATS.items()],
         "cells": cells,
-        "ledger": ledger,
+        "compute_cost": ledger,
         "sizes": [*kept, {"task": None, "network": 1100, "heads": {}}] if sizes else [],
     }
 
 
+def table(**changes):
+    tuning = FinetuneConfig(min_steps=5, min_epochs=1.0, batch_size=30)
+    return CostTable(results(**changes), tuning)
+
+
 def at(way, labels, count, **changes):
-    rows = multitask_cost.amortized_cost_rows(results(**changes))
-    (row,) = [r for r in rows if (r["way"], r["labels"], r["tasks"]) == (way, labels, count)]
+    rows = table(**changes).amortized_cost_rows()
+    (row,) = [
+        r for r in rows if (r["arm"], r["num_labels"], r["num_tasks"]) == (way, labels, count)
+    ]
     return row
 
 
@@ -103,24 +111,24 @@ def test_of_older_results_parameters_are_not_known():
 
 
 def test_equal_quality_is_what_the_better_reaches_first():
-    found = results()
-    assert multitask_cost.equal_budgets(found, "reviews", "joint", "scratch") == {
+    found = table()
+    assert found.equal_quality_budgets("reviews", "joint", "scratch") == {
         "joint": 10,
         "scratch": 20,
     }
-    assert multitask_cost.equal_budgets(found, "digits", "joint", "in_domain") == {
+    assert found.equal_quality_budgets("digits", "joint", "in_domain") == {
         "joint": 10,
         "in_domain": 20,
     }
     # Scratch falls with more labels: its level is the mean, and never joint's.
-    assert multitask_cost.equal_budgets(found, "topics", "joint", "scratch")["scratch"] is None
+    assert found.equal_quality_budgets("topics", "joint", "scratch")["scratch"] is None
 
 
 def test_break_even_at_equal_quality():
-    rows = {(row["way"], row["against"]): row for row in multitask_cost.break_even_rows(results())}
+    rows = {(row["arm"], row["baseline"]): row for row in table().break_even_rows()}
     row = rows["joint", "scratch"]
     assert row["tasks"] == ["reviews", "digits"]
-    assert row["never"] == [{"task": "topics", "way": "scratch"}]
+    assert row["never"] == [{"task": "topics", "arm": "scratch"}]
     # 110 + K against 4 K, the cost of 20 labels from scratch: level at 36.7.
     assert row["flops"] == 37 and row["flops_until"] is None
     # 1100 + 5 K kept, against networks of 703 on average: two of them are more.
@@ -133,24 +141,50 @@ def test_break_even_at_equal_quality():
     # Instructed is at 0.6 with 40 labels, where the joint one is past it at first: never 0.7.
     assert rows["instruction_tuned", "joint"]["tasks"] == []
     assert rows["instruction_tuned", "joint"]["flops"] is None
-    assert {each["way"] for each in rows["instruction_tuned", "joint"]["never"]} == {
+    assert {each["arm"] for each in rows["instruction_tuned", "joint"]["never"]} == {
         "instruction_tuned"
     }
 
 
-def test_only_what_was_run_is_billed():
-    found = results(arms=("scratch", "joint"))
-    assert {row["way"] for row in multitask_cost.amortized_cost_rows(found)} == {"scratch", "joint"}
-    assert [(r["way"], r["against"]) for r in multitask_cost.break_even_rows(found)] == [
-        ("joint", "scratch")
-    ]
+def test_only_arms_that_ran_are_charged():
+    found = table(arms=("scratch", "joint"))
+    assert {row["arm"] for row in found.amortized_cost_rows()} == {"scratch", "joint"}
+    pairs = [(row["arm"], row["baseline"]) for row in found.break_even_rows()]
+    assert pairs == [("joint", "scratch")]
 
 
-def test_a_bill_is_added_where_there_is_none():
-    found = results() | {"experiment": "unify"}
-    made = multitask_cost.add_amortized_cost(found)
-    assert made["bill"] == multitask_cost.amortized_cost_rows(found) and made[
-        "break_even"
-    ] == multitask_cost.break_even_rows(found)
-    assert multitask_cost.add_amortized_cost(made) is made
-    assert "bill" not in multitask_cost.add_amortized_cost(found | {"experiment": "compare"})
+V, P, D = 50, 12, 16
+MODEL = ModelConfig(
+    num_layers=1,
+    d_model=D,
+    num_heads=1,
+    num_kv_heads=1,
+    mlp_dim=32,
+    vocab_size=V,
+    patch_dims=(("image", P),),
+)
+
+
+def test_streams_of_other_modalities_are_left_out():
+    text, image = (
+        count_parameters(MODEL, (name,), generates_text=False) for name in ("text", "image")
+    )
+    assert text - image == V * D - P * D
+    both = count_parameters(MODEL, ("text", "image"), generates_text=False)
+    assert both - text == P * D
+
+
+def test_who_writes_keeps_what_predicts_text_alone():
+    reads, writes = (
+        count_parameters(MODEL, ("text",), generates_text=each) for each in (False, True)
+    )
+    assert writes - reads == D * V
+    # Beside the blocks, whose attention and feed-forward these are, only small things.
+    blocks = 4 * D * D + 2 * D * 32
+    assert 0 <= reads - V * D - blocks <= 10 * D
+
+
+def test_one_for_all_reads_every_format_and_writes():
+    assert shared_model_size_row(MODEL)["network"] == count_parameters(
+        MODEL, ("text", "image"), generates_text=True
+    )

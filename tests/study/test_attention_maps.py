@@ -27,12 +27,12 @@ def found(**sizes):
 
 @pytest.fixture(scope="module")
 def text():
-    return found(vocab=BPE.vocab_size)
+    return found(vocab_size=BPE.vocab_size)
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return found(continuous=(("image", 12),), axes=2, width=32)
+    return found(patch_dims=(("image", 12),), position_axes=2, d_model=32)
 
 
 class TestText:
@@ -44,7 +44,7 @@ class TestText:
         assert BPE.decode(ids) == "the film"
         assert looked.weights_NHLS.shape == (2, 2, len(ids), len(ids)) and looked.visible_LS.all()
         np.testing.assert_allclose(looked.weights_NHLS.sum(-1), 1, atol=2e-6)
-        assert looked.kernel == "cpu" and looked.error < 2e-6
+        assert looked.kernel == "xla_tiled" and looked.error < 2e-6
 
     def test_cut(self, text):
         looked, ids, total = attention_maps.text_attention_maps(

@@ -4,21 +4,24 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
 from fm.study.ablations import (
-    FACTORS,
-    SHARES,
+    DATA_SHARES,
+    WEIGHT_FACTORS,
     batch_shares,
     reweight_sources,
     subsample_sources,
     variant_row,
+    with_field,
 )
 from fm.study.cells import Cell
+from fm.study.config import StudyConfig
 from fm.study.joint_pretraining import Source
-from tests.study.problems import dataset, images, loads, split, texts
-from tests.study.unify.problems import datasets, study
+from fm.study.multitask import MultitaskStudy, run_multitask
+from fm.study.task_types import TASK_TYPES
+from tests.study.helpers_multitask import datasets, study
+from tests.study.helpers_study import config, dataset, images, loads, split, texts
 
 
 @pytest.fixture
@@ -50,26 +53,20 @@ def test_the_weight_of_one_format_alone_changes(corpora):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"studies": ("matrices",)}, "--ablations: 'matrices' is not known; accepted are matrix"),
-        ({"studies": ("matrix", "matrix")}, "none of them twice"),
-        ({"studies": ("matrix",), "arms": ("scratch", "in_domain")}, "takes the arm joint"),
+        ({"ablations": ("matrices",)}, "--ablations: 'matrices' must be one of transfer_matrix"),
+        ({"ablations": ("mixture", "mixture")}, "none of them twice"),
+        ({"ablations": ("mixture",), "arms": ("scratch", "in_domain")}, "needs the joint arm"),
     ],
 )
 def test_bad_studies_are_one_line(changes, says):
     with pytest.raises(UserError, match=says):
-        study(**changes)
-
-
-def test_a_run_without_studies_is_what_it_was_before_there_were_any():
-    assert "studies" not in study().to_dict()
-    assert study(studies=("matrix",)).to_dict()["studies"] == ["matrix"]
-    assert study(studies=("matrix",)).config_hash() != study().config_hash()
+        MultitaskStudy(study(**changes))
 
 
 class Judged:
     """As much of a task as is scored."""
 
-    name, modality, kind = "fruit", "text", "class"
+    name, modality, task_type = "fruit", "text", TASK_TYPES["classification"]
     test = dataset("fruit", test=12).test
 
 
@@ -78,7 +75,7 @@ def test_a_row_pairs_seeds():
     right, wrong = np.stack([truth] * 3), np.stack([1 - truth] * 3)
     right[0, :3] = 1 - right[0, :3]
     cells = [
-        Cell("fruit", arm, 8, {"adapt": "full"}, [], guessed, 5.0, 1.0)
+        Cell("fruit", arm, 8, {"method": "full"}, [], guessed, 5.0, 1.0)
         for arm, guessed in (("only_text", right), ("fresh", wrong))
     ]
     made = variant_row(Judged, *cells)
@@ -91,21 +88,33 @@ def test_a_row_pairs_seeds():
 def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
     chosen = datasets()[:2]
     loads(monkeypatch, *chosen)
-    given = study(arms=("scratch", "joint"), studies=("matrix", "mixture", "amount"))
     given = study(
-        arms=given.arms, studies=given.ablations, tasks=given.tasks[:2], weights=(("fruit", 2.0),)
+        arms=("scratch", "joint"), ablations=("transfer_matrix", "mixture", "data_amount")
+    )
+    given = study(
+        arms=given.arms, ablations=given.ablations, tasks=given.tasks[:2], weights=(("fruit", 2.0),)
     )
     found = run_multitask(given, tmp_path)
-    places = {(r["task"], r["source"]) for r in found["matrix"]}
+    places = {(r["task"], r["source"]) for r in found["transfer_matrix"]}
     sources = ("nothing", "text", "image", "all")
     assert places == {(task, source) for task in ("fruit", "halves") for source in sources}
     joint = {(c["task"], c["seed"]): c["value"] for c in found["cells"] if c["arm"] == "joint"}
-    for r in found["matrix"]:
+    for r in found["transfer_matrix"]:
         assert (r["difference"] is None) == (r["source"] == "nothing")
         if r["source"] == "all":
             assert r["values"] == [joint[r["task"], seed] for seed in range(2)]
-    assert {(r["format"], r["factor"]) for r in found["mixture"]} == {
-        (None, 1.0), *((name, factor) for name in ("text", "image") for factor in FACTORS)
+    assert {(r["changed_modality"], r["factor"]) for r in found["mixture"]} == {
+        (None, 1.0), *((name, factor) for name in ("text", "image") for factor in WEIGHT_FACTORS)
     }  # fmt: skip
-    assert {r["share"] for r in found["amount"]} == {0.0, *map(float, SHARES), 1.0}
+    assert {r["share"] for r in found["data_amount"]} == {0.0, *map(float, DATA_SHARES), 1.0}
     assert all(np.isfinite(r["value"]) for key in given.ablations for r in found[key])
+
+
+def test_fields_of_recipe_task_and_study_can_be_set():
+    base = StudyConfig(tasks=(config(),))
+    recipe = with_field(base, "objective.mask_ratio", "0.5").tasks[0].recipe
+    assert recipe.objective.mask_ratio == 0.5
+    assert with_field(base, "max_corpus_items", "7").tasks[0].max_corpus_items == 7
+    assert with_field(base, "search_seeds", "1").search_seeds == 1
+    with pytest.raises(UserError, match="--field=nothing: no 'nothing' in a recipe or study"):
+        with_field(base, "nothing", "1")

@@ -3,16 +3,15 @@
 import dataclasses
 
 import numpy as np
-from fm.study.multitask_config import MultitaskConfig
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.data.datasets import Dataset
 from fm.model.config import ModelConfig
-from fm.study.joint_pretraining import JointRecipe
+from fm.study.config import JointRecipe, MultitaskConfig
 from fm.training.objectives import Objective
 from fm.training.optimizer import OptimizerConfig
-from tests.study.problems import config as task_config
-from tests.study.problems import dataset, images, recipe, split, texts
+from tests.study.helpers_study import config as task_config
+from tests.study.helpers_study import dataset, images, recipe, split, texts
 
 BUDGETS = (8,)
 BOTH = Objective(causal_lm=0.5, masked_lm=0.5)
@@ -70,17 +69,17 @@ def datasets():
 def study(**changes):
     """All tasks, two seeds."""
     text = recipe("text", model=JOINT.model)
-    image = recipe("image", model=JOINT.model, patch=2)
+    image = recipe("image", model=JOINT.model, patch_size=2)
     recipes = {"fruit": text, "halves": image, "names": text, "titles": text}
     given = {
         "tasks": tuple(
-            task_config(name, budgets=BUDGETS, recipe=own) for name, own in recipes.items()
+            task_config(name, label_budgets=BUDGETS, recipe=own) for name, own in recipes.items()
         ),
         "joint": JOINT,
         "weights": (("fruit", 2.0),),
-        "following": FinetuneConfig(min_steps=3, batch_size=8),
+        "instruction_tuning": FinetuneConfig(min_steps=3, batch_size=8),
         "instruction_learning_rates": (3e-3,),
-        "length": 128,
+        "max_instruction_length": 128,
         "seeds": 2,
         "search_seeds": 1,
     }

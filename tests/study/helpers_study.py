@@ -19,12 +19,12 @@ MODEL = ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_d
 def recipe(modality="image", **changes):
     """A recipe of two settings and four steps."""
     own = (
-        {"patch": 4, "objective": Objective(causal_lm=0.5, masked_lm=0.5)}
+        {"patch_size": 4, "objective": Objective(causal_lm=0.5, masked_lm=0.5)}
         if modality == "image"
         else {
-            "vocab": 280,
-            "length": 16,
-            "windows": 2,
+            "vocab_size": 280,
+            "seq_len": 16,
+            "num_windows": 2,
             "objective": Objective(causal_lm=0.0, masked_lm=0.0, bag_of_words=1.0),
         }
     )
@@ -39,7 +39,7 @@ def recipe(modality="image", **changes):
             feature_config=FeatureConfig("concat" if modality == "image" else "mean"),
         ),
         "learning_rates": (3e-3,),
-        "penalties": (0.03,),
+        "l2_penalties": (0.03,),
     }
     return Recipe(**common | own | changes)
 
@@ -99,7 +99,12 @@ def loads(monkeypatch, *datasets):
 
 def config(name="fruit", **changes):
     """A task with two budgets."""
-    given = {"dataset": name, "out_of_domain": None, "budgets": (8, 16), "recipe": recipe("text")}
+    given = {
+        "dataset": name,
+        "out_of_domain_dataset": None,
+        "label_budgets": (8, 16),
+        "recipe": recipe("text"),
+    }
     return TaskConfig(**given | changes)
 
 
@@ -111,7 +116,7 @@ def guessed(task: Task, arms: dict[str, float], seeds=3):
     for arm, skill in arms.items():
         for labels in task.config.label_budgets:
             right = draws.random((seeds, len(truth))) < skill
-            trials = [{"config": {"adapt": "probe"}, "validation": 0.5}]
+            trials = [{"config": {"method": "probe"}, "validation": 0.5}]
             predictions = np.where(right, truth, 1 - truth)
             cells.append(
                 Cell(task.name, arm, labels, trials[0]["config"], trials, predictions, 1e6, 0.1)

@@ -6,15 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
-from fm.study.multitask_config import MULTITASK_ARMS
-from fm.study.multitask_runner import run_multitask
 
 from fm.errors import UserError
-from fm.study import runner as results_files
-from fm.study.multitask import concatenate_splits
-from fm.study.task_registry import task_instruction
-from tests.study.problems import images, loads, split, texts
-from tests.study.unify.problems import datasets, study
+from fm.study import run_dir
+from fm.study.arms import arm_names
+from fm.study.multitask import concatenate_splits, run_multitask
+from fm.study.task_registry import task_spec
+from tests.study.helpers_multitask import datasets, study
+from tests.study.helpers_study import images, loads, split, texts
 
 METRICS = {"fruit": "accuracy", "halves": "accuracy", "names": "entity F1", "titles": "chrF"}
 
@@ -25,7 +24,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         loads(patch, *datasets())
         results = run_multitask(study(), out)
-        results_files.write_results(results | {"headline": ""}, out)
+        run_dir.write_results(results | {"headline": ""}, out)
     return results, out
 
 
@@ -33,9 +32,12 @@ def finished(tmp_path_factory):
 class TestStudy:
     def test_every_arm_of_every_task_has_its_cells(self, finished):
         cells = finished[0]["cells"]
-        places = {(row["task"], row["arm"], row["labels"], row["seed"]) for row in cells}
+        places = {(row["task"], row["arm"], row["num_labels"], row["seed"]) for row in cells}
         assert places == {
-            (task, arm, 8, seed) for task in METRICS for arm in MULTITASK_ARMS for seed in range(2)
+            (task, arm, 8, seed)
+            for task in METRICS
+            for arm in arm_names("multitask")
+            for seed in range(2)
         }
         assert {row["task"]: row["metric"] for row in cells} == METRICS
         assert all(0 <= row["value"] <= 1 for row in cells)
@@ -58,17 +60,21 @@ class TestStudy:
         } <= pairs
 
     def test_instructions_are_dropped_and_swapped(self, finished):
-        rows = finished[0]["following"]
+        rows = finished[0]["instruction_following"]
         found = {(row["task"], row["condition"]) for row in rows}
         assert ("halves", "dropped") in found and ("fruit", "swapped") in found
         assert ("halves", "swapped") not in found  # there is no other task of pictures
 
     def test_each_way_is_billed(self, finished):
         results = finished[0]
-        last = {row["way"]: row for row in results["bill"] if row["tasks"] == len(METRICS)}
+        last = {
+            row["arm"]: row for row in results["amortized_cost"] if row["num_tasks"] == len(METRICS)
+        }
         assert set(last) == {"scratch", "in_domain", "joint", "instruction_tuned"}
         assert all(row[unit] > 0 for row in last.values() for unit in ("flops", "parameters"))
-        paid = next(row for row in results["ledger"] if row["arm"] == "joint")["pretrain_flops"]
+        paid = next(row for row in results["compute_cost"] if row["arm"] == "joint")[
+            "pretrain_flops"
+        ]
         cells = [c for c in results["cells"] if (c["arm"], c["seed"]) == ("joint", 0)]
         spent = paid + sum(cell["train_flops"] for cell in cells)
         assert last["joint"]["flops"] == pytest.approx(spent)
@@ -112,7 +118,7 @@ class TestStudy:
         again = tmp_path / "again"
         shutil.copytree(out, again)
         (again / "results.json").unlink()
-        (again / "cells" / "fruit-instructed-8.json").unlink()
+        (again / "cells" / "fruit-instruction_tuned-8.json").unlink()
         shutil.rmtree(again / "pretrained" / "joint")
         made = run_multitask(study(), again)
         timed = {"seconds", "pretrain_seconds", "adapt_seconds"}
@@ -120,25 +126,8 @@ class TestStudy:
         def plain(rows):
             return json.dumps([{k: v for k, v in row.items() if k not in timed} for row in rows])
 
-        for key in ("cells", "comparisons", "following"):
+        for key in ("cells", "comparisons", "instruction_following"):
             assert plain(made[key]) == plain(results[key])
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {"arms": ("scratch", "out_of_domain")},
-            "--arms: 'upstream' is not known; accepted are scratch",
-        ),
-        ({"arms": ("joint",)}, "takes two or more"),
-        ({"weights": (("pears", 1.0),)}, "pears is not one of the tasks fruit"),
-        ({"search_seeds": 3}, "search_seeds=3 must be 1 to seeds=2"),
-    ],
-)
-def test_bad_settings_are_one_line(changes, says):
-    with pytest.raises(UserError, match=says):
-        study(**changes)
 
 
 def test_joined_splits_are_read_in_any_order():
@@ -150,8 +139,9 @@ def test_joined_splits_are_read_in_any_order():
     np.testing.assert_array_equal(whole, [pictures[1][1], pictures[0][1]])
 
 
-def test_a_task_of_ones_own_has_plain_words():
-    asked = task_instruction("my_mail", "class", ("spam", "no_spam"))
-    assert asked.answers == ("spam", "no spam") and "my mail" in asked.held_out_phrasing
-    with pytest.raises(UserError, match="digits has 3 classes, not the 10"):
-        task_instruction("digits", "class", ("a", "b", "c"))
+def test_unregistered_task_has_generic_phrasings():
+    instruction = task_spec("my_mail").instruction(("spam", "no_spam"))
+    assert instruction.answers == ("spam", "no spam")
+    assert "my mail" in instruction.held_out_phrasing
+    with pytest.raises(UserError, match="digits has 3 classes, but its task spec 10 answers"):
+        task_spec("digits").instruction(("a", "b", "c"))

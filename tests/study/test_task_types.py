@@ -1,28 +1,27 @@
-"""What tasks ask for, and how answers are scored."""
+"""Task types: which one data has, and how predictions are scored."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-from fm.study.ner_arms import ClassicalNerArm
-from fm.study.text_baseline import ExtractiveTextArm
 
 from fm.errors import UserError
 from fm.evaluation.ner import EntityCounts
-from fm.study import task_types
-from tests.study.problems import dataset, split, texts
-from tests.study.unify.problems import datasets, names
+from fm.study.baseline_arms import ClassicalNerArm, ExtractiveTextArm
+from fm.study.task_types import TASK_TYPES, task_type_of
+from tests.study.helpers_multitask import datasets, names
+from tests.study.helpers_study import dataset, split, texts
 
 FRUIT, HALVES, NAMES, TITLES = datasets()
 
 
 def test_the_kind_is_what_the_data_holds():
-    assert [task_types.task_type_of(each) for each in (FRUIT, HALVES, NAMES, TITLES)] == [
-        *("class", "class", "entities", "text")
+    assert [task_type_of(each).name for each in (FRUIT, HALVES, NAMES, TITLES)] == [
+        *("classification", "classification", "ner", "text_generation")
     ]
     bare = dataclasses.replace(dataset(), train=split(texts(8, 0)[0], None))
     with pytest.raises(UserError, match="no labels to learn; a task needs at least 2 classes"):
-        task_types.task_type_of(bare)
+        task_type_of(bare)
 
 
 def test_the_mean_of_the_scores_of_entities_is_f1():
@@ -30,21 +29,23 @@ def test_the_mean_of_the_scores_of_entities_is_f1():
     predicted, gold = draws.integers(0, 4, (2, 3, 12))
     right = np.minimum(predicted, gold) - draws.integers(0, 2, (3, 12)) * (gold > 1)
     right = np.maximum(right, 0)
-    scores = task_types.scores(np.stack([right, predicted, gold], axis=-1), NAMES.test, "entities")
+    scores = TASK_TYPES["ner"].scores(np.stack([right, predicted, gold], axis=-1), NAMES.test)
     for s in range(3):
         f1 = EntityCounts(right[s], predicted[s], gold[s]).f1()
         assert scores[s].mean() == pytest.approx(f1, abs=1e-12)
 
 
 def test_texts_are_drawn_evenly_and_classes_by_class():
-    assert not task_types.strata(TITLES.train, "text").any()
-    np.testing.assert_array_equal(task_types.strata(FRUIT.train, "class"), FRUIT.train.labels)
+    assert not TASK_TYPES["text_generation"].strata(TITLES.train).any()
+    np.testing.assert_array_equal(
+        TASK_TYPES["classification"].strata(FRUIT.train), FRUIT.train.labels
+    )
 
 
 def test_the_classical_tagger_learns_what_follows_to():
     made = names(40, 0)
     every = range(40)
-    arm = ClassicalNerArm(made.words(every), made.tags(every), 30, trials=2)
+    arm = ClassicalNerArm(made.words(every), made.tags(every), 30, num_trials=2)
     drawn, strata = np.arange(30), np.ones(30, int)
     trials = arm.validate(drawn, strata, 0)
     assert len(trials) == 2 and max(trial["validation"] for trial in trials) == 1.0
@@ -61,3 +62,8 @@ def test_the_classical_writer_picks():
     assert arm.fit_predict(drawn, drawn * 0, 0, nearest) == pytest.approx([1.0])
     trials = arm.validate(drawn, drawn * 0, 0)
     assert [trial["config"] for trial in trials] == [first, nearest]
+
+
+def test_smallest_budget_has_a_label_of_every_stratum():
+    assert TASK_TYPES["classification"].min_labels(FRUIT) == 2
+    assert TASK_TYPES["ner"].min_labels(NAMES) == 1

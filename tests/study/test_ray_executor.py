@@ -6,7 +6,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.study import ray_executor
-from tests.study import ray_calls
+from tests.study import helpers_ray
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -e .[ray]"
@@ -20,15 +20,15 @@ def test_calls_are_made_and_made_again_where_a_worker_was_lost(tmp_path):
     for folder in folders.values():
         folder.mkdir()
     with ray_executor.ray_cluster() as ray:
-        for call, name in ((ray_calls.write, "plain"), (ray_calls.write_or_die, "lossy")):
+        for call, name in ((helpers_ray.write, "plain"), (helpers_ray.write_or_die, "lossy")):
             ray_executor.run_calls(ray, call, [(str(folders[name]), n) for n in range(4)], name)
             texts = [(folders[name] / f"{n}.txt").read_text() for n in range(4)]
             assert texts == ["0", "1", "4", "9"]
         assert len(list(folders["lossy"].glob("*.begun"))) == 2
         with pytest.raises(UserError, match="3 is not to be had"):
-            ray_executor.run_calls(ray, ray_calls.refuse, [("", 3)], "refused")
+            ray_executor.run_calls(ray, helpers_ray.refuse, [("", 3)], "refused")
         with pytest.raises(UserError, match=r"lost 4 times at .*, 7 .*goes on where it was"):
-            ray_executor.run_calls(ray, ray_calls.die, [(str(folders["lost"]), 7)], "lost")
+            ray_executor.run_calls(ray, helpers_ray.die, [(str(folders["lost"]), 7)], "lost")
         assert (folders["lost"] / "attempts").read_text() == "xxxx"
         for node in ray.nodes():
             assert node["NodeManagerAddress"] == "127.0.0.1"

@@ -15,7 +15,7 @@ from fm.study import joint_pretraining, sampling
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import load_pretrained
 from fm.training import Objective, OptimizerConfig, metric_writer, params_digest
-from tests.study.problems import images, split, texts
+from tests.study.helpers_study import images, split, texts
 from tests.training.problems import params
 
 pytestmark = pytest.mark.slow
