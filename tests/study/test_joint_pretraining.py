@@ -16,7 +16,7 @@ from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import load_pretrained
 from fm.training import Objective, OptimizerConfig, metric_writer, params_digest
 from tests.study.helpers_study import images, split, texts
-from tests.training.problems import params
+from tests.training.helpers_models import params
 
 pytestmark = pytest.mark.slow
 BOTH = Objective(causal_lm=0.5, masked_lm=0.5)
@@ -80,7 +80,7 @@ def test_the_folder_is_one_model(trained, sources):
     }
     (record, *_) = metric_writer.read_records(out / "metrics.jsonl")
     # Four in twelve rows are text, and rows are as long as their format makes them.
-    assert record["image/pieces"] == 2 * 16 and record["audio/pieces"] == 2 * 4
+    assert record["image/num_tokens"] == 2 * 16 and record["audio/num_tokens"] == 2 * 4
     assert {"text/bits_per_byte", "video/bits_per_dimension", "grad_norm/audio"} <= record.keys()
     assert result.curve["video/validation"]
 
@@ -100,7 +100,7 @@ def test_it_makes_examples_and_keeps_what_is_given(trained, sources, modality):
         np.testing.assert_array_equal(made[0][:half], given[:half])
         assert np.any(made[0][half:] != given[half:])
     assert source.layout.picture(made[0]).ndim == 3
-    assert sampling.encode_example(made[0], source.layout)[:4] in (b"\x89PNG", b"RIFF", b"GIF8")
+    assert sampling.encode_example(made[0], source.layout)[0][:4] in (b"\x89PNG", b"RIFF", b"GIF8")
 
 
 def test_it_makes_what_words_say(trained):
@@ -119,7 +119,7 @@ def test_a_picture_is_read_back_as_it_was_made():
     picture = images(1, 3)[0][0]
     layout = layout_of("image", picture.shape, None)
     assert layout == Layout("image", (8, 8, 1), (2,))
-    shown = Image.open(io.BytesIO(sampling.encode_example(picture, layout)))
+    shown = Image.open(io.BytesIO(sampling.encode_example(picture, layout)[0]))
     np.testing.assert_array_equal(np.asarray(shown), picture[..., 0])
     unit = (layout.to_patches(picture[None]) + np.float32(0.5)) / 256
     np.testing.assert_array_equal(layout.from_patches(unit)[0], picture)

@@ -11,7 +11,7 @@ from fm.parallel import mesh as meshes
 from fm.planning import communication
 from fm.planning.chips import CHIPS
 from tests.parallel.helpers_eight_devices import compiled
-from tests.training.problems import ADAM, NEXT
+from tests.training.helpers_models import ADAM, NEXT
 
 MODEL = ModelConfig(
     num_layers=2, d_model=128, num_heads=8, num_kv_heads=8, mlp_dim=512, vocab_size=512,
@@ -42,7 +42,7 @@ def planned(axis):
 
 
 @pytest.mark.parametrize("axis", meshes.MESH_AXES)
-def test_what_is_planned_is_what_the_program_sends(axis):
+def test_planned_bytes_are_what_the_program_sends(axis):
     sent = found(compiled(MODEL, f"{axis}:{DEVICES}", ROWS, LENGTH, NEXT).as_text())
     if axis == "data":
         assert sum(sent.values()) == pytest.approx(planned(axis)[0], rel=0.02)

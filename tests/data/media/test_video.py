@@ -1,0 +1,266 @@
+import io
+import pathlib
+import socket
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fm.data.load import load
+from fm.data.media import ArraySpec, image, video, video_decoding
+from fm.data.media.video import VideoCodec
+from fm.errors import UserError
+
+RNG = np.random.default_rng(0)
+FORM = ArraySpec((8, 8, 8, 1), 8.0)
+
+
+def noise(frames=8, size=8, channels=1):
+    return RNG.integers(0, 256, (frames, size, size, channels), np.uint8)
+
+
+def animated(path, clip, form="GIF", rate=8.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(video.encode_animation(clip, rate, scale=1, image_format=form))
+    return clip
+
+
+def frames(folder, clip, ending="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(clip):
+        Image.fromarray(frame[..., 0]).save(folder / f"frame_{number}.{ending}")
+    return clip
+
+
+def film(path, clip, **options):
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in clip:
+            picture = av.VideoFrame.from_ndarray(frame.repeat(3, axis=-1), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return clip
+
+
+def by_class(folder, write=lambda path, clip: animated(path.with_suffix(".gif"), clip), count=4):
+    return {
+        name: [write(folder / name / str(number), noise()) for number in range(count)]
+        for name in ("fall", "rise")
+    }
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, clip: animated(path.with_suffix(".gif"), clip),
+        lambda path, clip: animated(path.with_suffix(".png"), clip, "PNG"),
+        frames,
+    ],
+    ids=["gif", "apng", "folders of frames"],
+)
+def test_clips_by_class(tmp_path, write, capsys):
+    written = by_class(tmp_path, write)
+    dataset = load(str(tmp_path))
+    assert dataset.modality == "video" and dataset.classes == ("fall", "rise")
+    assert dataset.info["shape"] == [8, 8, 8, 1] and dataset.info["rate"] == 8
+    expected = {
+        (clip.tobytes(), number)
+        for number, name in enumerate(dataset.classes)
+        for clip in written[name]
+    }
+    found = {
+        (clip.tobytes(), label)
+        for split in (dataset.train, dataset.test)
+        for clip, label in zip(split.clips(range(len(split))), split.labels, strict=True)
+    }
+    assert found == expected
+    said = "8 of 8 clips are folders of frames, read at 8 frames/s"
+    assert (said in capsys.readouterr().err) == (write is frames)
+
+
+def test_a_film_is_decoded(tmp_path):
+    levels = np.arange(16, dtype=np.uint8)[:, None, None, None] * 15
+    clip = film(tmp_path / "a.mp4", np.broadcast_to(levels, (16, 32, 32, 1)))
+    read = video_decoding.read_video(tmp_path / "a.mp4")
+    assert read.duration == pytest.approx(2) and read.has_timestamps
+    found = VideoCodec().to_array(read, ArraySpec((8, 32, 32, 1), 8.0))
+    # Compression moves a grey level a little; the 8 frames are those in the middle.
+    np.testing.assert_allclose(found[:, 0, 0, 0], clip[4:12, 0, 0, 0], atol=4)
+
+
+@pytest.mark.parametrize(
+    ("lasting", "expected"),
+    [
+        ([1 / 8] * 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([1 / 4] * 4, [0, 0, 1, 1, 2, 2, 3, 3]),
+        ([1 / 25] * 75, [26, 29, 32, 35, 39, 42, 45, 48]),
+        ([1 / 8] * 3, [0, 1, 2, 2, 2, 2, 2, 2]),
+        ([0.5, 0.1, 0.4], [0, 0, 0, 0, 1, 2, 2, 2]),
+    ],
+)
+def test_frames_are_those_on_show(lasting, expected):
+    assert video_decoding.sample_frame_idx(np.cumsum(lasting), 8, 8.0).tolist() == expected
+
+
+def test_what_is_changed_is_said(tmp_path, capsys):
+    by_class(tmp_path)
+    animated(tmp_path / "fall" / "long.gif", noise(20))
+    animated(tmp_path / "fall" / "short.gif", noise(3))
+    animated(tmp_path / "fall" / "large.gif", noise(size=12))
+    assert load(str(tmp_path)).info["shape"] == [8, 32, 32, 1]
+    said = capsys.readouterr().err
+    assert "1 of 11 clips are cut to the 1.00 s in their middle" in said
+    assert "1 of 11 clips repeat their last frame" in said
+    assert "11 of 11 clips are resized to 32x32 pixels" in said
+
+
+def _one_frame(folder):
+    Image.fromarray(noise()[0, ..., 0]).save(folder / "fall" / "bad.gif")
+
+
+def _one_picture(folder):
+    frames(folder / "fall" / "bad", noise(1))
+
+
+def _cut_off(folder):
+    path = folder / "fall" / "bad.gif"
+    animated(path, noise())
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _cut_between_frames(folder):
+    path = folder / "fall" / "bad.gif"
+    animated(path, noise())
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _sizes(folder):
+    frames(folder / "fall" / "bad", noise(4))
+    Image.fromarray(noise(size=9)[0, ..., 0]).save(folder / "fall" / "bad" / "frame_4.png")
+
+
+def _broken_frame(folder):
+    frames(folder / "fall" / "bad", noise(4))
+    path = folder / "fall" / "bad" / "frame_2.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def _empty(folder):
+    (folder / "fall" / "bad").mkdir()
+
+
+def _cut_film(folder):
+    path = folder / "fall" / "bad.mp4"
+    film(path, np.zeros((8, 32, 32, 1), np.uint8))
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _no_film(folder):
+    pytest.importorskip("av")
+    (folder / "fall" / "bad.mp4").write_bytes(b"this is not a film" * 9)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (_one_frame, r"mixes clips and images.*fall/bad\.gif is among the images; a clip has two"),
+        (_one_picture, "fall/bad is a broken clip: it has 1 frame; a clip needs two or more"),
+        (_cut_off, r"fall/bad\.gif is a broken clip: it is cut short"),
+        (_cut_between_frames, r"fall/bad\.gif is a broken clip: it is cut short after 8 frames"),
+        (_sizes, r"fall/bad is .* frame_0\.png of 8x8 and frame_4\.png of 9x9"),
+        (_broken_frame, r"fall/bad is a broken clip: frame_2\.png"),
+        (_empty, "fall/bad is empty"),
+        (_cut_film, r"fall/bad\.mp4 is a broken clip: it is cut short: \d of 8 frames"),
+        (_no_film, r"fall/bad\.mp4 is a broken clip: it cannot be decoded"),
+    ],
+)
+def test_errors(tmp_path, make, expected):
+    by_class(tmp_path)
+    make(tmp_path)
+    with pytest.raises(UserError, match=expected) as raised:
+        load(str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def test_without_the_decoder_the_extra_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    monkeypatch.setattr(video_decoding.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'a\.mp4 needs PyAV to be decoded: pip install "fm\[v'):
+        video_decoding.read_video(tmp_path / "a.mp4")
+
+
+LISTS = {
+    "another player's": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n",
+    "of files": "ffconcat version 1.0\nfile other.mkv\n",
+    "a stream": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("what", LISTS)
+@pytest.mark.parametrize("ending", [".mp4", ".avi", ".mkv"])
+def test_a_film_that_is_a_list_fetches_and_opens_nothing(tmp_path, monkeypatch, what, ending):
+    film(tmp_path / "other.mkv", noise(size=32))
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        port = server.getsockname()[1]
+        text = LISTS[what].format(url=f"http://127.0.0.1:{port}/x.ts", port=port)
+        (tmp_path / f"list{ending}").write_text(text)
+        with pytest.raises(OSError, match="cannot be decoded"):
+            video_decoding.read_video(tmp_path / f"list{ending}")
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.parametrize("name", ["http:/x.mkv", "concat:a|b.mkv", "pipe:0.mkv", "a%d.mkv"])
+def test_a_film_may_be_called_as_one_likes(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "whole.mkv", noise(size=32))
+    path = pathlib.Path(name)
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / "whole.mkv").rename(path)
+    assert len(video_decoding.read_video(path).frames) == video_decoding.NUM_FRAMES
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_pictures_are_handed_to_no_program(tmp_path, monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "check_call", run)
+    monkeypatch.setattr(subprocess, "Popen", run)
+    by_class(tmp_path)
+    for name in ("a.png", "a.gif", "a.jpg", "a.tif"):
+        (tmp_path / "fall" / name).write_bytes(POSTSCRIPT)
+        assert not video_decoding.is_animated_image(tmp_path / "fall" / name)
+        with pytest.raises(OSError, match="it is none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
+            image.open_image(POSTSCRIPT)
+        (tmp_path / "fall" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("form", "channels", "lasting"), [("GIF", 1, 120), ("PNG", 3, 125), ("WEBP", 3, 125)]
+)
+def test_animations_play_what_was_given(form, channels, lasting):
+    clip = RNG.integers(0, 256, (3, 4, 6, channels), np.uint8)
+    played = Image.open(io.BytesIO(video.encode_animation(clip, 8.0, scale=2, image_format=form)))
+    assert played.format == form and played.n_frames == 3 and played.info["loop"] == 0
+    for number, frame in enumerate(clip.repeat(2, axis=1).repeat(2, axis=2)):
+        played.seek(number)
+        played.load()
+        assert played.info["duration"] == lasting
+        shown = np.asarray(played.convert("L" if channels == 1 else "RGB"))
+        np.testing.assert_array_equal(shown.reshape(frame.shape), frame)
+
+
+def test_other_animations_are_refused():
+    with pytest.raises(UserError, match="GIF, PNG or WEBP, not MP4"):
+        video.encode_animation(np.zeros((2, 4, 4, 1), np.uint8), 8, image_format="MP4")
