@@ -9,8 +9,8 @@ import pytest
 
 from experiments import cli, compare, pretrain
 from fm.study import presets
+from tests.parallel.test_distributed import finished, start
 from tests.study.helpers_study import recipe
-from tests.training.test_processes import finished, start
 
 
 def listening(process):
