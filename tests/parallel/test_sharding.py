@@ -139,8 +139,8 @@ def test_eight_devices(chosen):
     "chosen",
     [
         "test_a_run_goes_on_with_another_mesh",
-        "test_a_grid_on_a_mesh_is_as_on_one_device",
-        "test_the_members_of_a_grid_stay_where_they_were_spread",
+        "test_a_sweep_on_a_mesh_is_as_on_one_device",
+        "test_vmapped_trials_stay_sharded",
         "test_a_checkpoint_comes_back_on_other_devices",
     ],
 )
