@@ -1,4 +1,4 @@
-"""The metrics by name: what each says, how it reads, and which way it is usually pushed."""
+"""Registry of the text metrics: names, titles, and which direction counts as better."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class Metric:
     """One metric.
 
     Attributes:
-      name: in results.
-      title: on a page.
-      better_direction: "high" or "low", what counts as better when it is used to choose.
-      format_spec: how a value is written, a format specification.
+      name: key in results.
+      title: on a report page.
+      better_direction: "high" or "low", the direction a user who selects by it would choose.
+      format_spec: format specification of a value.
       description: one sentence.
-      of_sample: whether it is taken of a sample; otherwise of the model alone.
+      of_sample: whether it is measured on a sample; otherwise on the model alone.
     """
 
     name: str
@@ -25,8 +25,8 @@ class Metric:
     description: str
     of_sample: bool = True
 
-    def higher_is_better(self, value: float) -> float:
-        """The value, turned so that higher is better."""
+    def signed(self, value: float) -> float:
+        """Returns the value, negated if lower is better, so that higher is always better."""
         return value if self.better_direction == "high" else -value
 
 
@@ -36,81 +36,81 @@ METRICS = (
         "bits/byte, held-out",
         "low",
         ".3f",
-        "What the model needs for a byte of real text it has not seen; says nothing of decoding.",
+        "Model bits per byte of unseen real text; independent of how samples are drawn.",
         of_sample=False,
     ),
     Metric(
-        "divergence",
+        "mauve",
         "MAUVE-style area",
         "high",
         ".2f",
-        "How far sample and real text share one distribution of features, 1 if wholly.",
+        "Overlap of the embeddings of sample and real text; 1 if their distributions are equal.",
     ),
     Metric(
-        "judged",
-        "bits/byte by the judge",
+        "scorer_bits_per_byte",
+        "scorer bits/byte",
         "low",
         ".2f",
-        "How likely a model trained on other texts finds the sample. Dull text scores best.",
+        "Bits per byte of the sample under a model trained on other texts. Dull text scores best.",
     ),
     Metric(
-        "judged_gap",
-        "judge's gap to real",
+        "scorer_gap",
+        "scorer gap to real",
         "low",
         ".2f",
-        "Distance of the judge's bits per byte from those of real text, either way.",
+        "Absolute difference of the scorer's bits per byte between sample and real text.",
     ),
     Metric(
         "distinct_2",
         "distinct-2",
         "high",
         ".2f",
-        "Different pairs of words by all pairs of words, over the whole sample.",
+        "Distinct word pairs over all word pairs of the whole sample.",
     ),
     Metric(
         "self_bleu",
         "self-BLEU",
         "low",
         ".2f",
-        "BLEU of a text against 16 others of its sample: how alike the texts are.",
+        "BLEU of a text against 16 others of its sample: how similar the texts are.",
     ),
     Metric(
         "repetition",
         "repetition",
         "low",
         ".3f",
-        "Share of a text's runs of 4 words that came before in the same text.",
+        "Fraction of a text's 4-grams that occurred earlier in the same text.",
     ),
     Metric(
         "zipf_gap",
         "Zipf gap to real",
         "low",
         ".2f",
-        "Distance of the Zipf exponent of the words from that of real text.",
+        "Absolute difference of the Zipf exponent between sample and real text.",
     ),
     Metric(
         "novelty",
         "novel 4-grams",
         "high",
         ".2f",
-        "Share of runs of 4 words that the training text does not have.",
+        "Fraction of 4-grams that do not occur in the training text.",
     ),
     Metric(
-        "copied",
+        "longest_copy",
         "longest copy",
         "low",
         ".1f",
-        "Words of a text's longest stretch that stands in the training text as it is, on average.",
+        "Words in the longest run of a text that occurs verbatim in the training text; the mean.",
     ),
     Metric(
         "invalid",
         "invalid",
         "low",
         ".3f",
-        "Share of texts that are empty, broken or stuck on one word.",
+        "Fraction of texts that are empty, broken or stuck on one word.",
     ),
 )
-# Measured and shown, but no one chooses by it.
+# Measured and reported, but not selected by.
 ZIPF = Metric(
     "zipf", "Zipf exponent", "low", ".2f", "Slope of log frequency on log rank of the words."
 )
