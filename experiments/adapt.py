@@ -25,7 +25,8 @@ from absl import flags
 
 from experiments import cli, study_flags
 from fm.adaptation.methods import METHODS, check_methods
-from fm.data.load import Dataset, load
+from fm.data.datasets import Dataset
+from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_labels, select_trial
 from fm.files import expand_path

@@ -25,8 +25,8 @@ from absl import flags
 
 from experiments import cli
 from fm.data.layouts import Layout
-from fm.data.load import load
-from fm.data.media import CODECS, ArraySpec
+from fm.data.load import load as load_dataset
+from fm.data.media import ArraySpec, get_modality
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_write, expand_path
@@ -223,9 +223,9 @@ def _generate_examples(values: flags.FlagValues) -> None:
     out_dir = cli.out_dir(values)
     run_dir.acquire_lock(out_dir)
     for n, example in enumerate(examples):
-        extension = sampling.FILE_EXTENSIONS[modality]
+        content, extension = sampling.encode_example(example, layout)
         path = out_dir / f"{modality}-{values['seed'].value}-{n}.{extension}"
-        atomic_write(path, sampling.encode_example(example, layout))
+        atomic_write(path, content)
         print(path)
 
 
@@ -233,7 +233,8 @@ def _init_example(source: str, layout: Layout) -> np.ndarray:
     """Returns an example in the layout's shape: a file, converted, or a test item of a data set."""
     path = expand_path(source)
     if path.exists():
-        codec = CODECS[layout.modality]
+        codec = get_modality(layout.modality).codec
+        assert codec is not None
         try:
             opened = codec.open(path)
         except OSError as error:
@@ -242,7 +243,7 @@ def _init_example(source: str, layout: Layout) -> np.ndarray:
     name, _, item = source.rpartition(":")
     if not name or not item.isascii() or not item.isdigit():
         raise UserError(f"--init_example={source}: takes a file, or a test item such as digits:3")
-    data = load(name)
+    data = load_dataset(name)
     if data.modality != layout.modality or tuple(data.info["shape"]) != layout.shape:
         raise UserError(
             f"--init_example={source}: is not {layout.modality} of the shape that the model was "

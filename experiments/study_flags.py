@@ -13,7 +13,8 @@ from experiments import cli
 from fm import report
 from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
-from fm.data.load import Dataset, load
+from fm.data.datasets import Dataset
+from fm.data.load import load
 from fm.errors import UserError
 from fm.hf import model_zoo
 from fm.hf.model_zoo import MODEL_ZOO

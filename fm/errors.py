@@ -1,22 +1,22 @@
-"""The one exception whose message is written for the person at the keyboard."""
+"""`UserError`: the exception whose message is shown to the user without a traceback."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """Bad input from outside: one line that names what was wrong and what is accepted.
+    """Bad input from the user. The message, one line, says what is wrong and what is accepted.
 
     Experiments print it without a traceback and exit with code 2.
     """
 
 
 @contextlib.contextmanager
-def error_context(thing: object) -> Iterator[None]:
-    """Gives a UserError that does not name it the thing it is about."""
+def error_context(subject: object) -> Iterator[None]:
+    """Prefixes `subject` to a UserError of the block whose message does not name it."""
     try:
         yield
     except UserError as error:
-        if str(thing) in str(error):
+        if str(subject) in str(error):
             raise
-        raise UserError(f"{thing}: {error}") from error
+        raise UserError(f"{subject}: {error}") from error

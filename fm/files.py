@@ -1,4 +1,9 @@
-"""Files that appear whole or not at all, or are read as what they are; errors that name them."""
+"""Atomic writes, checked reads, and the cache folder.
+
+Files and folders appear complete or not at all. Two formats detect damage when they are read: JSON
+stored beside its own SHA-256 (`write_checked_json`), and folders with a `digests.json` that holds
+the SHA-256 of every file (`write_digests`).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +20,12 @@ from typing import Any
 
 from fm.errors import UserError
 
+_DIGESTS_NAME = "digests.json"
+
 
 @contextlib.contextmanager
 def with_filename(path: pathlib.Path) -> Iterator[None]:
-    """Gives an OSError that names no file, as a full disk's does, the name of this one."""
+    """Sets the file name of an OSError of the block that has none (a full disk's has none)."""
     try:
         yield
     except OSError as error:
@@ -29,12 +36,12 @@ def with_filename(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields where to write; on leaving, what is there gets the name `path`, folders made.
+    """Yields a temporary path; a file written there replaces `path` when the block succeeds.
 
-    What was at `path` stays as it was if anything fails.
+    Parent folders are created. If anything fails, `path` keeps its old content.
 
     Raises:
-      OSError: it could not be written; names a file.
+        OSError: the file cannot be written; the error has a file name.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with with_filename(path):
@@ -42,7 +49,7 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
         try:
             yield partial
             with partial.open("rb") as file:
-                # Before the name: a machine that loses power must not find it over nothing.
+                # Before the rename: otherwise a power loss could leave `path` empty.
                 os.fsync(file.fileno())
             partial.replace(path)
         finally:
@@ -50,28 +57,28 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def atomic_write(path: pathlib.Path, content: bytes | str) -> None:
-    """Writes a file, text as UTF-8; see `replacing`."""
+    """Writes a file (text as UTF-8) through `atomic_path`."""
     with atomic_path(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def expand_path(text: str) -> pathlib.Path:
-    """A path as a person writes it, `~` and `~user` being homes.
+    """Returns a user's path with `~` and `~user` expanded.
 
     Raises:
-      UserError: there is no such user.
+        UserError: there is no such user.
     """
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{text}: no user has this home; takes a path, ~/ leads it home") from error
+        raise UserError(f"{text}: no user has this home folder; use ~/ for your own") from error
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
-    """Reads a file whole.
+    """Reads a regular file.
 
     Raises:
-      OSError: it cannot be read, or is a pipe, a socket or a device, which may never end.
+        OSError: it cannot be read, or is a pipe, socket or device, whose content may never end.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
@@ -79,11 +86,11 @@ def read_bytes(path: pathlib.Path) -> bytes:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Reads a file of JSON in UTF-8.
+    """Reads a UTF-8 JSON file.
 
     Raises:
-      OSError: as `read_bytes` does.
-      ValueError: it is not JSON, or nested deeper than Python goes.
+        OSError: see `read_bytes`.
+        ValueError: it is not JSON, or nested too deep for Python's parser.
     """
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
@@ -92,10 +99,10 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_user_json(path: pathlib.Path) -> Any:
-    """`read_json` of a file that a user has named, or of one beside it.
+    """`read_json` of a file that the user named.
 
     Raises:
-      UserError: it cannot be read or is not JSON; names it.
+        UserError: it cannot be read or is not JSON; the message names the file.
     """
     try:
         return read_json(path)
@@ -106,16 +113,16 @@ def read_user_json(path: pathlib.Path) -> Any:
 
 
 def write_checked_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON-able value; see `read`."""
-    value = json.loads(json.dumps(value))  # as it will be read
+    """Writes a JSON value with its SHA-256; `read_checked_json` verifies it."""
+    value = json.loads(json.dumps(value))  # e.g. int keys become strings before the hash
     atomic_write(path, json.dumps({"sha256": _json_digest(value), "value": value}))
 
 
 def read_checked_json(path: pathlib.Path) -> Any:
-    """What `keep` wrote.
+    """Reads a value written by `write_checked_json`.
 
     Raises:
-      UserError: the file is not what was written.
+        UserError: the file has changed since.
     """
     try:
         content = read_json(path)
@@ -130,17 +137,14 @@ def _json_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-_DIGESTS_NAME = "digests.json"
-
-
 def write_digests(folder: pathlib.Path, exclude: Sequence[str] = ()) -> None:
-    """Writes the digests of all files in the folder and below, but of some."""
-    found = {name: _file_digest(folder / name) for name in sorted(_file_names(folder, exclude))}
-    atomic_write(folder / _DIGESTS_NAME, json.dumps(found, indent=0))
+    """Writes `digests.json` for all files in and below a folder, except for `exclude`."""
+    digests = {name: _file_digest(folder / name) for name in sorted(_file_names(folder, exclude))}
+    atomic_write(folder / _DIGESTS_NAME, json.dumps(digests, indent=0))
 
 
 def digests_exist(folder: pathlib.Path) -> bool:
-    """Whether a folder has digests."""
+    """Returns whether the folder has a `digests.json`."""
     return (folder / _DIGESTS_NAME).is_file()
 
 
@@ -150,35 +154,35 @@ def check_digests(
     """Compares every file with its digest.
 
     Args:
-      folder: what `write` was called for, with the same `exclude`.
-      subdirs: of the folder's own folders, those to look at; all unless given.
-      exclude: files without a digest.
+        folder: a folder passed to `write_digests`.
+        subdirs: the direct subfolders to check; all if None.
+        exclude: files without a digest, as passed to `write_digests`.
 
     Raises:
-      ValueError: a file differs, is missing or has no digest; names it.
+        ValueError: a file has changed, is missing or has no digest; the message names it.
     """
     path = folder / _DIGESTS_NAME
     if not path.is_file():
         raise ValueError(f"it has no {_DIGESTS_NAME}")
     try:
-        found = read_json(path)
+        expected = read_json(path)
     except ValueError:
         raise ValueError(f"{_DIGESTS_NAME} is not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(expected, dict):
         raise ValueError(f"{_DIGESTS_NAME} is no list of digests")
-    for name in sorted(_file_names(folder, exclude) | found.keys()):
-        part, below, _ = name.partition("/")
-        if subdirs is not None and below and part not in subdirs:
+    for name in sorted(_file_names(folder, exclude) | expected.keys()):
+        subdir, below, _ = name.partition("/")
+        if subdirs is not None and below and subdir not in subdirs:
             continue
         if not (folder / name).is_file():
             raise ValueError(f"{name} is missing")
-        if _file_digest(folder / name) != found.get(name):
+        if _file_digest(folder / name) != expected.get(name):
             raise ValueError(f"{name} is not what was written")
 
 
-def _file_names(folder: pathlib.Path, but: Sequence[str]) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix() for path in found} - {_DIGESTS_NAME, *but}
+def _file_names(folder: pathlib.Path, exclude: Sequence[str]) -> set[str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in files} - {_DIGESTS_NAME, *exclude}
 
 
 def _file_digest(path: pathlib.Path) -> str:
@@ -187,16 +191,15 @@ def _file_digest(path: pathlib.Path) -> str:
 
 
 def cache_dir() -> pathlib.Path:
-    """Returns `$FM_CACHE`, or `~/.cache/fm` when that is unset."""
+    """Returns `$FM_CACHE`, or `~/.cache/fm` if that is unset or empty."""
     return expand_path(os.environ.get("FM_CACHE") or "~/.cache/fm").absolute()
 
 
 @contextlib.contextmanager
 def new_dir(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a scratch folder that becomes `target` when the block ends without an error.
+    """Yields a temporary folder that is renamed to `target` when the block succeeds.
 
-    A reader sees all of `target` or nothing. When two processes race, the first one wins and
-    the second one's copy is thrown away: both hold the same content by construction.
+    If two processes race, the first one's folder stays; both have the same content.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -213,10 +216,10 @@ def new_dir(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def check_cached(folder: pathlib.Path) -> None:
-    """Compares the files of a folder of the cache with their digests.
+    """Checks a folder of the cache against its digests.
 
     Raises:
-        UserError: one is not what was written there.
+        UserError: a file has changed, is missing or cannot be read.
     """
     try:
         check_digests(folder)

@@ -1,8 +1,9 @@
-"""One process to a folder, by a lock of the operating system's, gone with whoever held it.
+"""A lock that keeps two processes out of one folder.
 
-`flock` holds on Linux and macOS, over NFS too, and ends with its process however that ends: a
-`.lock` that a killed run left behind locks nothing. Windows, and file systems that know no locks,
-have nothing of the kind: there a line says that nobody watches.
+The lock is the operating system's `flock`, which also works over NFS and ends with its process, so
+a `.lock` left behind by a killed run locks nothing. The file holds the owner's process id and host
+for the error message of others (`filelock` does not record them, and fails on file systems that
+support no locks). Where locks are not supported, a line on stderr says so.
 """
 
 from __future__ import annotations
@@ -16,72 +17,73 @@ import sys
 
 try:
     import fcntl
-except ImportError:
+except ImportError:  # Windows
     fcntl = None
 
 from fm.errors import UserError
 
-_UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-_held: dict[pathlib.Path, int] = {}  # descriptors
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_descriptors: dict[pathlib.Path, int] = {}  # of the locks that this process holds
 
 
 def acquire(folder: pathlib.Path, name: str = ".lock") -> None:
-    """Keeps other processes from a folder until `release`; a folder held already stays so.
+    """Locks a folder for this process until `release`. Does nothing if it holds the lock already.
 
-    With another `name` it is what goes by that name that they are kept from.
+    Args:
+        folder: an existing folder.
+        name: of the lock file; different names are different locks.
 
     Raises:
-      UserError: another process holds it; names that and its host.
-      OSError: the folder is not there or cannot be written.
+        UserError: another process holds the lock; the message gives its id and host.
+        OSError: the folder does not exist or cannot be written.
     """
     path = folder.resolve() / name
-    if path in _held and _same(path, _held[path]):
+    if path in _descriptors and _is_file_at(path, _descriptors[path]):
         return
     if fcntl is None:
-        _unwatched(folder, "this system has no flock")
+        _warn_unsupported(folder, "this system has no flock")
         return
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(file, 300).decode(errors="replace") or "another process"
-            os.close(file)
+            owner = os.read(descriptor, 300).decode(errors="replace") or "another process"
+            os.close(descriptor)
             raise UserError(
-                f"{folder} is in use by {holder}; wait until that ends, or take another folder"
+                f"{folder} is in use by {owner}; wait until that ends, or take another folder"
             ) from error
         except OSError as error:
-            os.close(file)
-            if error.errno not in _UNKNOWN:
+            os.close(descriptor)
+            if error.errno not in _UNSUPPORTED:
                 raise
-            _unwatched(folder, error.strerror or str(error))
+            _warn_unsupported(folder, error.strerror or str(error))
             return
-        # Who held it until now may have removed the file between the two calls.
-        if _same(path, file):
+        # The previous owner may have removed the file between `open` and `flock`.
+        if _is_file_at(path, descriptor):
             break
-        os.close(file)
-    os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    _held[path] = file
+        os.close(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    _descriptors[path] = descriptor
 
 
 def release() -> None:
-    """Lets go of every folder that this process holds."""
-    while _held:
-        path, file = _held.popitem()
-        if _same(path, file):
+    """Releases all locks of this process and removes their files."""
+    while _descriptors:
+        path, descriptor = _descriptors.popitem()
+        if _is_file_at(path, descriptor):
             with contextlib.suppress(OSError):
                 path.unlink()
-        os.close(file)
+        os.close(descriptor)
 
 
-def _same(path: pathlib.Path, file: int) -> bool:
-    """Whether a descriptor is of what is at `path`."""
+def _is_file_at(path: pathlib.Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(file))
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _unwatched(folder: pathlib.Path, reason: str) -> None:
+def _warn_unsupported(folder: pathlib.Path, reason: str) -> None:
     print(f"{folder} cannot be locked ({reason}): start nothing else in it", file=sys.stderr)

@@ -21,7 +21,7 @@ ORDER = (
     "benchmark",
 )
 # Every room may import these, and they import no room.
-FREE = ("digests", "errors", "files", "kept", "lock")
+FREE = ("config_io", "errors", "files", "lock")
 FILES = sorted((ROOT / "fm").rglob("*.py"))
 
 
@@ -60,12 +60,6 @@ def test_imports_flow_one_way(path):
     assert list(faults(room_of(path), names)) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_holds_one_idea(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 350, "past about 300 lines, look for the second idea in it"
-
-
 def test_every_room_has_its_place_in_the_order():
     rooms = {room_of(path) for path in FILES} - {"__init__"}
     assert rooms <= {*ORDER, *FREE}
@@ -95,7 +89,7 @@ def test_a_back_edge_is_found(room, line):
         ("training", "from fm.training.metric_writer import read"),
         ("attention", "from fm.errors import UserError"),
         ("model", "from . import layers"),
-        ("transfer", "from fm.evaluation import probe"),
+        ("adaptation", "from fm.evaluation import ner"),
     ],
 )
 def test_a_forward_edge_is_not(room, line):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 HOLDER = """
 import pathlib, sys, time
 from fm import lock
-lock.hold(pathlib.Path(sys.argv[1]), *sys.argv[2:])
+lock.acquire(pathlib.Path(sys.argv[1]), *sys.argv[2:])
 print("held", flush=True)
 time.sleep(60)
 """

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.data.layouts import Layout
-from fm.data.patches import patch_positions, patchify, token_chunks
-from fm.data.tokenizer import Tokenizer
+from fm.data.patches import patch_positions, patchify
+from fm.data.tokenizer import Tokenizer, token_chunks
 from fm.errors import UserError
 from fm.parallel.mesh import constrain_batch
 

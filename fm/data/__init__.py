@@ -1,1 +1,1 @@
-"""Data: any source to random-access splits, splits to pieces, pieces to resumable batches."""
+"""Data: loading, preparing, splitting, tokenizing, patches, packing and batches."""

@@ -1,10 +1,10 @@
-"""Pieces to batches: seeded, mixed, endless, and resumable to the bit, through Grain.
+"""Batches of tokens and patches through Grain: seeded, mixed, endless, resumable to the bit.
 
-Grain's own packer costs 4.7 ms for 32 rows of 128 tokens, because every piece passes its Python
+Grain's own packer costs 4.7 ms for 32 rows of 128 tokens, because every chunk passes its Python
 layers. So rows are packed once, up front (`fm.data.packing`), and Grain shuffles, repeats, mixes
-and batches whole rows: the state is one number, resuming is immediate, and no row ever holds
-pieces of two epochs. Which pieces share a row does not change from epoch to epoch; segments keep
-them from seeing each other anyway.
+and batches whole rows: its state is one number, resuming is immediate, and no row holds chunks of
+two epochs. Which chunks share a row is the same in every epoch; segments keep them from attending
+to each other.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Batch = dict[str, np.ndarray]
 
 
 class Batches(Iterator[Batch]):
-    """An iterator over batches whose place can be saved and set.
+    """An iterator over batches whose position can be saved and restored.
 
-    The first use of a seed and the same sources gives the same batches, on any machine.
+    The same seed and sources give the same batches on any machine.
     """
 
     def __init__(self, rows: grain.MapDataset, batch_size: int, *, rest: bool):
-        """Batches of rows; with `rest` the last of them may hold fewer."""
+        """Batches rows; with `rest` the last batch may hold fewer, else it is dropped."""
         self._rows, self._batch_size, self._rest = rows, batch_size, rest
         # An endless stream has no remainder; rounding its length up overflows at batch size 1.
         batched = rows.batch(batch_size, drop_remainder=not rest)
@@ -40,20 +40,20 @@ class Batches(Iterator[Batch]):
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the place after the batches taken so far, JSON-able."""
+        """Returns the position after the batches taken so far, JSON-able."""
         return self._iterator.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a place that `get_state` returned, of batches over the same sources."""
+        """Restores a position from `get_state` of batches over the same sources."""
         self._iterator.set_state(state)
 
-    def shard(self, index: int, count: int) -> "Batches":
-        """The same batches, of each the `index`-th of `count` equal blocks of rows.
+    def shard(self, index: int, count: int) -> Batches:
+        """Returns the `index`-th of `count` equal blocks of rows of every batch.
 
-        Only these are read. A place counts batches, so it is the same whatever the part.
+        Only these rows are read. A position counts batches, so all shards share it.
 
         Raises:
-            UserError: `count` does not divide the rows, or batches are not all of one size.
+            UserError: `count` does not divide the batch size, or the last batch may be smaller.
         """
         if count == 1:
             return self
@@ -67,7 +67,7 @@ class Batches(Iterator[Batch]):
 
 
 class _Block(grain.MapDataset):
-    """Of every `batch_size` rows those from `start`, `own` of them."""
+    """The rows `start` to `start + own` of every `batch_size` rows."""
 
     def __init__(self, rows: grain.MapDataset, batch_size: int, start: int, own: int):
         super().__init__(rows)
@@ -83,6 +83,50 @@ class _Block(grain.MapDataset):
         return self._parent[batch * self._batch_size + self._start + row]
 
 
+class GroupedBatches(Iterator[dict[str, Batch]]):
+    """One batch of every group (e.g. modality) at a time, with one common position."""
+
+    def __init__(self, groups: Mapping[str, Batches]):
+        self._groups = dict(groups)
+
+    def __next__(self) -> dict[str, Batch]:
+        return {name: next(batches) for name, batches in self._groups.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the position after the batches taken so far, JSON-able."""
+        return {name: batches.get_state() for name, batches in self._groups.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores a position from `get_state` of the same groups."""
+        for name, batches in self._groups.items():
+            batches.set_state(state[name])
+
+    def shard(self, index: int, count: int) -> GroupedBatches:
+        """Returns the `index`-th of `count` shards of every group; see `Batches.shard`."""
+        return GroupedBatches({name: b.shard(index, count) for name, b in self._groups.items()})
+
+
+def batch_size_per_group(weights: Mapping[str, float], batch_size: int) -> dict[str, int]:
+    """Divides a batch among groups by weight; each gets at least one row, the sum is exact.
+
+    Raises:
+        UserError: a weight is not above 0, or there are fewer rows than groups.
+    """
+    if not weights or min(weights.values()) <= 0:
+        raise UserError(f"mixture weights {dict(weights)} must be above 0, one or more")
+    if batch_size < len(weights):
+        raise UserError(f"batch_size={batch_size} is less than a row for each of {len(weights)}")
+    exact = {name: batch_size * each / sum(weights.values()) for name, each in weights.items()}
+    sizes = {name: max(1, int(each)) for name, each in exact.items()}
+    # Adds or removes single rows where the rounding error is largest.
+    while (left := batch_size - sum(sizes.values())) != 0:
+        step = 1 if left > 0 else -1
+        candidates = [name for name in sizes if sizes[name] + step >= 1]
+        name = max(candidates, key=lambda name: step * (exact[name] - sizes[name]))
+        sizes[name] += step
+    return sizes
+
+
 def text_batches(
     sources: Sequence[Sequence[np.ndarray]],
     *,
@@ -96,23 +140,23 @@ def text_batches(
     """Packs and batches text.
 
     Args:
-        sources: for each source its pieces, int32 arrays of 1 to `length` tokens.
+        sources: for each source its chunks, int32 arrays of 1 to `length` tokens.
         batch_size: rows per batch, B.
         length: tokens per row, L.
-        seed: of shuffling; a source's order differs from epoch to epoch.
-        weights: share of rows from each source, in any unit; equal unless given.
-        epochs: passes over each source; endless unless given, with one source only. The last
-            batch may then hold fewer rows.
-        share_rows: several pieces to a row where they fit, or one piece a row (the bag objective).
+        seed: of shuffling; every epoch of a source has another order.
+        weights: share of rows from each source, in any unit; equal by default.
+        epochs: passes over the data, for a single source only; endless by default. The last batch
+            may then hold fewer rows.
+        share_rows: pack several chunks into a row, or give each its own (for bag_of_words).
 
     Returns:
-        Batches of int32 [B, L]: "tokens"; "segments", 0 for padding, 1.. for the pieces of a row;
+        Batches of int32 [B, L]: "tokens"; "segments", 0 for padding, 1.. for the chunks of a row;
         "positions", from 0 within each segment.
 
     Raises:
         UserError: a source is empty, or weights do not fit the sources.
     """
-    rows = [PackedRows(pieces, length, share_rows=share_rows) for pieces in sources]
+    rows = [PackedRows(chunks, length, share_rows=share_rows) for chunks in sources]
     return _batches(rows, batch_size, seed, weights, epochs)
 
 
@@ -126,21 +170,20 @@ def patch_batches(
     epochs: int | None = None,
     modality: str,
 ) -> Batches:
-    """Batches pieces of images, sounds or clips.
+    """Batches examples that are already cut into patches.
 
     Args:
-        sources: for each source uint8 or float32 [N, L, P], same L and P, of
-            `fm.data.patches.patchify` or its like for another format.
-        positions: int32 [L, A] of `fm.data.patches.patch_positions` or its like.
+        sources: for each source its examples, uint8 or float32 [N, L, P], all of the same L and P.
+        positions: int32 [L, A], see `fm.data.layouts.Layout.positions`.
         batch_size: examples per batch, B.
         seed: see `text_batches`.
         weights: see `text_batches`.
         epochs: see `text_batches`.
-        modality: of the model, for these pieces.
+        modality: the key of the patches in a batch.
 
     Returns:
-        Batches of the pieces [B, L, P] under the stream's name, "segments" int32 [B, L] of ones,
-        "positions" int32 [B, L, A].
+        Batches of the patches [B, L, P], "segments" int32 [B, L] of ones, and "positions" int32
+        [B, L, A].
 
     Raises:
         UserError: a source is empty, sizes differ, or weights do not fit the sources.
@@ -148,16 +191,11 @@ def patch_batches(
     sizes = sorted({source.shape[1:] for source in sources})
     if len(sizes) > 1 or any(size[0] != len(positions) for size in sizes):
         raise UserError(
-            f"sources hold (pieces, values) {', '.join(map(str, sizes))} per example beside "
+            f"sources hold (patches, values) {', '.join(map(str, sizes))} per example beside "
             f"{len(positions)} positions; all must agree"
         )
-    return _batches(
-        [_PatchRows(modality, each, positions) for each in sources],
-        batch_size,
-        seed,
-        weights,
-        epochs,
-    )
+    rows = [_PatchRows(modality, source, positions) for source in sources]
+    return _batches(rows, batch_size, seed, weights, epochs)
 
 
 def multimodal_batches(
@@ -168,17 +206,17 @@ def multimodal_batches(
     weights: Sequence[float] | None = None,
     epochs: int | None = None,
 ) -> Batches:
-    """Batches rows of several formats, all sources of the same length and streams.
+    """Batches multimodal rows; all sources have the same capacity and modalities.
 
     Args:
-        sources: for each source its rows.
+        sources: the packed rows of each source.
         batch_size: rows per batch, B.
         seed: see `text_batches`.
         weights: see `text_batches`.
         epochs: see `text_batches`.
 
     Returns:
-        Batches of what `MixedRows` holds, with a leading B.
+        Batches of the rows' arrays, with a leading B.
 
     Raises:
         UserError: a source is empty, or weights do not fit the sources.
@@ -187,20 +225,20 @@ def multimodal_batches(
 
 
 class _PatchRows:
-    """Random access to examples as rows of one segment, as a Grain source of dicts."""
+    """Random access to examples as rows of one segment, as a Grain source."""
 
-    def __init__(self, stream: str, pieces: np.ndarray, positions: np.ndarray):
-        self._stream = stream
-        self._pieces = pieces
+    def __init__(self, modality: str, patches: np.ndarray, positions: np.ndarray):
+        self._modality = modality
+        self._patches = patches
         self._positions = positions.astype(np.int32)
         self._segments = np.ones(len(positions), np.int32)
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._patches)
 
     def __getitem__(self, index: int) -> Batch:
         return {
-            self._stream: np.asarray(self._pieces[index]),
+            self._modality: np.asarray(self._patches[index]),
             "segments": self._segments,
             "positions": self._positions,
         }
@@ -221,55 +259,9 @@ def _batches(
     if len(shares) != len(sources) or min(shares) <= 0:
         raise UserError(f"mixture weights {shares} do not fit {len(sources)} sources; all above 0")
     shuffled = [
-        # Each source its own seed, or two of one length would be walked in step.
+        # Each source has its own seed: otherwise sources of one length have the same order.
         grain.MapDataset.source(source).seed(seed + 7919 * index).shuffle().repeat(epochs)
         for index, source in enumerate(sources)
     ]
     mixed = grain.MapDataset.mix(shuffled, shares) if len(shuffled) > 1 else shuffled[0]
     return Batches(mixed, batch_size, rest=epochs is not None)
-
-
-class GroupedBatches(Iterator[dict[str, Batch]]):
-    """One batch of every group at a time; the place is that of all of them."""
-
-    def __init__(self, groups: Mapping[str, Batches]):
-        self._groups = dict(groups)
-
-    def __next__(self) -> dict[str, Batch]:
-        return {name: next(batches) for name, batches in self._groups.items()}
-
-    def get_state(self) -> dict[str, Any]:
-        """Returns the place after the batches taken so far, JSON-able."""
-        return {name: batches.get_state() for name, batches in self._groups.items()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a place that `get_state` returned, of the same groups."""
-        for name, batches in self._groups.items():
-            batches.set_state(state[name])
-
-    def shard(self, index: int, count: int) -> GroupedBatches:
-        """The same batches, of each group the `index`-th of `count` equal blocks of rows."""
-        return GroupedBatches(
-            {name: each.shard(index, count) for name, each in self._groups.items()}
-        )
-
-
-def batch_size_per_group(weights: Mapping[str, float], batch_size: int) -> dict[str, int]:
-    """Rows of a batch for each group, by weight, one at least; rounded so that they add up.
-
-    Raises:
-      UserError: a weight that is not above 0, or fewer rows than groups.
-    """
-    if not weights or min(weights.values()) <= 0:
-        raise UserError(f"mixture weights {dict(weights)} must be above 0, one or more")
-    if batch_size < len(weights):
-        raise UserError(f"batch_size={batch_size} is less than a row for each of {len(weights)}")
-    exact = {name: batch_size * each / sum(weights.values()) for name, each in weights.items()}
-    rows = {name: max(1, int(each)) for name, each in exact.items()}
-    # What rounding left over or took too much, where it is felt least.
-    while (left := batch_size - sum(rows.values())) != 0:
-        step = 1 if left > 0 else -1
-        open_ = [name for name in rows if rows[name] + step >= 1]
-        name = max(open_, key=lambda name: step * (exact[name] - rows[name]))
-        rows[name] += step
-    return rows

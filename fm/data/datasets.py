@@ -1,4 +1,4 @@
-"""`Dataset` and `Split`: what every source of data becomes, whatever it was before."""
+"""`Dataset` and `Split`: the form in which `fm.data.load.load` returns every data set."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,16 +12,15 @@ Inputs = list[str] | np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples that can be read in any order.
-
-    Text may have further columns: "words" and "tags" (named entities), "targets" (text to text).
+    """Examples with random access.
 
     Attributes:
-        labels: int32 [N], or None when unlabelled.
+        labels: int32 [N], or None if unlabeled.
         ids: N hex digests of the examples' content; exact copies share one.
-        source_idx: int64 [N], the place of each example in the underlying source.
-        read: reads places of the underlying source, as `inputs` returns them.
-        columns: reads the same places of each further column.
+        source_idx: int64 [N], position of each example in the underlying source.
+        read: maps such positions to what `inputs` returns.
+        columns: the same for further text columns: "words" and "tags" (NER), "targets" (text to
+            text).
     """
 
     labels: np.ndarray | None
@@ -36,14 +35,14 @@ class Split:
         return len(self.ids)
 
     def inputs(self, indices: Indices | range) -> Inputs:
-        """Returns the texts, or the images, sounds or clips as one array; see below."""
+        """Returns examples: a list of strings for text, else one array [n, ...]."""
         return self.read(self.source_idx[np.asarray(indices, np.int64)])
 
     def texts(self, indices: Indices | range) -> list[str]:
         """`inputs` of text data."""
-        read = self.inputs(indices)
-        assert isinstance(read, list), "these examples are not text"
-        return read
+        texts = self.inputs(indices)
+        assert isinstance(texts, list), "these examples are not text"
+        return texts
 
     def images(self, indices: Indices | range) -> np.ndarray:
         """`inputs` of image data, uint8 [n, height, width, channels]."""
@@ -58,7 +57,7 @@ class Split:
         return self._array(indices, np.uint8, 5, "clips")
 
     def words(self, indices: Indices | range) -> list[list[str]]:
-        """The words of each sentence; `texts` are they with spaces between."""
+        """The words of each sentence; joined by spaces they are `texts`."""
         return self._column("words", indices)
 
     def tags(self, indices: Indices | range) -> list[list[str]]:
@@ -66,7 +65,7 @@ class Split:
         return self._column("tags", indices)
 
     def targets(self, indices: Indices | range) -> list[str]:
-        """The text to write for each of `texts`."""
+        """The text to generate for each of `texts`."""
         return self._column("targets", indices)
 
     def _column(self, name: str, indices: Indices | range) -> list:
@@ -74,28 +73,28 @@ class Split:
         return self.columns[name](self.source_idx[np.asarray(indices, np.int64)])
 
     def _array(
-        self, indices: Indices | range, dtype: type[np.generic], axes: int, what: str
+        self, indices: Indices | range, dtype: type[np.generic], ndim: int, noun: str
     ) -> np.ndarray:
-        read = self.inputs(indices)
-        assert isinstance(read, np.ndarray), f"these examples are not {what}"
-        assert read.dtype == dtype and read.ndim == axes, f"these examples are not {what}"
-        return read
+        array = self.inputs(indices)
+        assert isinstance(array, np.ndarray), f"these examples are not {noun}"
+        assert array.dtype == dtype and array.ndim == ndim, f"these examples are not {noun}"
+        return array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A named data set with a train and a test split.
+    """A data set with a train and a test split.
 
     Attributes:
-        name: as the user gave it.
+        name: as given by the user.
         modality: "text", "image", "audio" or "video".
-        classes: the label names, in label order; () when unlabelled.
-        train: what may be learned from.
-        test: what is scored once.
-        info: JSON-able: description, licence, citation, version, split ("official", "by hash", or
-            by whom), fingerprint (hex digest over ids and labels), counts, shape of one example
-            (None for text), rate (Hz of sounds, frames/s of clips, else None), tags (the names of
-            BIO tags, "O" first, where words are tagged, else None).
+        classes: the label names, in label order; () if unlabeled.
+        train: the train split.
+        test: the test split.
+        info: JSON-able: description, licence, citation, version, split ("official", "by hash", "by
+            speaker", ...), fingerprint (hex digest of ids and labels), counts, shape of one example
+            (None for text), rate (Hz of sounds, frames/s of clips, else None), tags (names of the
+            BIO tags, "O" first, else None).
     """
 
     name: str
@@ -107,7 +106,7 @@ class Dataset:
 
 
 def subset(split: Split, indices: Indices) -> Split:
-    """Returns the split's examples at `indices`, in that order."""
+    """Returns the examples at `indices`, in that order."""
     chosen = np.asarray(indices, np.int64)
     return dataclasses.replace(
         split,
@@ -118,7 +117,7 @@ def subset(split: Split, indices: Indices) -> Split:
 
 
 def without(split: Split, indices: Indices) -> Split:
-    """Returns the split less the examples at `indices`, in the order they had."""
-    kept = np.ones(len(split), bool)
-    kept[np.asarray(indices, np.int64)] = False
-    return subset(split, np.flatnonzero(kept))
+    """Returns all examples except those at `indices`, in their order."""
+    remaining = np.ones(len(split), bool)
+    remaining[np.asarray(indices, np.int64)] = False
+    return subset(split, np.flatnonzero(remaining))

@@ -1,8 +1,8 @@
-"""Reading one split of a prepared TFDS data set: ids, labels and arrays are computed once.
+"""An index of each split of a prepared TFDS data set, computed once: ids, labels and arrays.
 
-Texts stay in ArrayRecord and are read on demand (20,000 a second). Images, sounds and clips are
-decoded on the first visit (about 7,000 a second for 28x28 PNGs), brought to one form, and kept as
-one memory-mapped array, so that later reads cost nothing.
+Texts stay in ArrayRecord and are read on demand (20,000/s). Images, sounds and clips are decoded
+once (about 7,000/s for 28x28 PNGs), brought to one `ArraySpec`, and stored as a memory-mapped
+array.
 """
 
 import concurrent.futures
@@ -18,23 +18,27 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm import files
 from fm.data.datasets import Split
-from fm.data.media import CODECS, ArraySpec, ModalityCodec
+from fm.data.media import ArraySpec, Modality, ModalityCodec, get_modality
 from fm.data.splitting import array_digest, text_digest
 from fm.errors import UserError
-from fm.files import cache_dir, check_cached, new_dir
+from fm.files import cache_dir, check_cached, new_dir, write_digests
 
 _CHUNK = 4096
-# Counted up whenever an index holds something else.
+# To be increased when the content of an index changes.
 _VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureColumns:
-    """Which TFDS features are the input, the label (None when unlabelled), and what is beside.
+    """Which TFDS features are read.
 
-    Where there are tags, the content is a sequence of words; a target is a text to write.
+    Attributes:
+        modality: of the content.
+        content: the input; a sequence of words if there are tags.
+        label: the class; None if unlabeled.
+        tags: BIO tags of the words.
+        target: a text to generate.
     """
 
     modality: str
@@ -45,115 +49,126 @@ class FeatureColumns:
 
 
 def indexed_split(
-    builder: Any, name: str, columns: FeatureColumns, form: ArraySpec | None
+    builder: Any, name: str, columns: FeatureColumns, spec: ArraySpec | None
 ) -> Split:
-    """Returns split `name` of a prepared builder.
+    """Returns a split of a prepared builder, building its index on first use.
 
     Args:
         builder: a prepared `tfds.core.DatasetBuilder`.
         name: the split's TFDS name.
         columns: which features to read.
-        form: what all examples get; None for text.
+        spec: of all examples; None for text.
 
     Raises:
-        UserError: an example is broken, or the index is.
+        UserError: an example or the index is damaged.
     """
     source = _data_source(builder, name, columns)
-    folder = cache_dir() / "index" / _key(builder, name, columns, form)
+    folder = cache_dir() / "index" / _index_key(builder, name, columns, spec)
     if not folder.exists():
         with new_dir(folder) as scratch:
-            _write_index(source, columns, form, metadata_rate(builder), scratch)
-            files.write_digests(scratch)
+            _write_index(source, columns, spec, metadata_rate(builder), scratch)
+            write_digests(scratch)
     else:
         check_cached(folder)
     ids = tuple(np.load(folder / "ids.npy", allow_pickle=False).astype(str).tolist())
     labels = None
     if columns.label is not None:
         labels = np.load(folder / "labels.npy", allow_pickle=False)
-    if form is None:
-        beside = _beside(builder.info.features, source, columns)
-        read = functools.partial(_read_each, source, columns.content, _text)
-        return Split(labels, ids, np.arange(len(ids)), read, beside)
+    if spec is None:
+        text_columns = _text_columns(builder.info.features, source, columns)
+        read = functools.partial(_read_column, source, columns.content, _to_text)
+        return Split(labels, ids, np.arange(len(ids)), read, text_columns)
     array = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-    return Split(labels, ids, np.arange(len(ids)), lambda rows: np.asarray(array[rows]))
+    return Split(labels, ids, np.arange(len(ids)), lambda idx: np.asarray(array[idx]))
 
 
 def metadata_rate(builder: Any) -> float | None:
-    """Returns the rate that a builder's metadata states: Hz of sounds, frames/s of clips.
+    """Returns the rate in a builder's metadata: Hz of sounds, frames/s of clips.
 
     Raises:
-        UserError: it is no number above 0.
+        UserError: it is not a number above 0.
     """
-    found = (builder.info.metadata or {}).get("rate")
-    if found is not None and not (type(found) in (int, float) and 0 < found < float("inf")):
-        raise UserError(f"{builder.info.name}: its rate is {found!r:.60}, not a number above 0")
-    return found
+    rate = (builder.info.metadata or {}).get("rate")
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < float("inf")):
+        raise UserError(f"{builder.info.name}: its rate is {rate!r:.60}, not a number above 0")
+    return rate
 
 
 def array_spec(builder: Any, names: list[str], columns: FeatureColumns) -> ArraySpec | None:
-    """Returns the form all examples of the splits get: the declared one, or the common one.
+    """Returns the spec of all examples of the splits: the declared or the common one.
 
-    What that changes about the examples is said on stderr.
+    Prints to stderr how the common one changes the examples.
 
     Raises:
-        UserError: an example is broken, or the data set does not say its rate.
+        UserError: an example is damaged, or the data set lacks a rate.
     """
-    if columns.modality == "text":
+    modality = get_modality(columns.modality)
+    codec = modality.codec
+    if codec is None:
         return None
-    medium = CODECS[columns.modality]
-    form = medium.declared_spec(builder.info.features[columns.content], metadata_rate(builder))
-    if form is None:
+    rate = metadata_rate(builder)
+    spec = codec.declared_spec(builder.info.features[columns.content], rate)
+    if spec is None:
         measures = [
-            medium.measure(_opened(medium, stored, metadata_rate(builder)))
+            codec.measure(_decode(modality, codec, stored, rate))
             for name in names
             for stored in _contents(_data_source(builder, name, columns), columns)
         ]
-        form = medium.common_spec(measures)
-        for line in medium.describe_changes(measures, form):
+        spec = codec.common_spec(measures)
+        for line in codec.describe_changes(measures, spec):
             print(f"{builder.info.name}: {line}", file=sys.stderr, flush=True)
-    return form
+    return spec
 
 
 def _data_source(builder: Any, name: str, columns: FeatureColumns) -> Any:
-    encoded = columns.modality != "text" and CODECS[columns.modality].stores_bytes
-    decoders = {columns.content: tfds.decode.SkipDecoding()} if encoded else None
+    codec = get_modality(columns.modality).codec
+    skip = codec is not None and codec.stores_bytes
+    decoders = {columns.content: tfds.decode.SkipDecoding()} if skip else None
     return builder.as_data_source(name, decoders=decoders)
 
 
-def _key(builder: Any, name: str, columns: FeatureColumns, form: ArraySpec | None) -> str:
-    """Names the index after everything it depends on; the files by name, size and time."""
+def _index_key(builder: Any, name: str, columns: FeatureColumns, spec: ArraySpec | None) -> str:
+    """Returns a digest of everything the index depends on; of files, name, size and time."""
     folder = pathlib.Path(os.fspath(builder.data_path)).resolve()
-    parts = [_VERSION, str(folder), name, repr(columns), repr(form)]
+    parts = [_VERSION, str(folder), name, _spelled("Columns", columns), _spelled("Form", spec)]
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         status = file.stat()
         parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
+def _spelled(name: str, value: Any) -> str:
+    """Returns the `repr` of a dataclass under a fixed name: class names must not enter the key."""
+    if value is None:
+        return "None"
+    return f"{name}({', '.join(f'{key}={field!r}' for key, field in vars(value).items())})"
+
+
 def _write_index(
     source: Any,
     columns: FeatureColumns,
-    form: ArraySpec | None,
+    spec: ArraySpec | None,
     rate: float | None,
     folder: pathlib.Path,
 ) -> None:
     ids: list[str] = []
     labels: list[int] = []
-    arrays = None
-    if form is not None:
-        dtype, shape = CODECS[columns.modality].dtype, (len(source), *form.shape)
+    arrays = to_array = None
+    modality = get_modality(columns.modality)
+    if spec is not None:
+        assert modality.codec is not None
+        dtype, shape = modality.codec.dtype, (len(source), *spec.shape)
         arrays = np.lib.format.open_memmap(folder / "values.npy", "w+", dtype, shape)
+        to_array = functools.partial(_to_array, modality, modality.codec, spec, rate)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for rows in _chunks(len(source)):
-            examples = _read(source, rows)
+        for idx in _chunks(len(source)):
+            examples = _read(source, idx)
             contents = [example[columns.content] for example in examples]
-            if form is None:
-                ids += [text_digest(_text(content)) for content in contents]
+            if arrays is None or to_array is None:
+                ids += [text_digest(_to_text(content)) for content in contents]
             else:
-                assert arrays is not None
-                read = functools.partial(_array, CODECS[columns.modality], form, rate)
-                for row, array in zip(rows, pool.map(read, contents), strict=True):
-                    arrays[row] = array
+                for index, array in zip(idx, pool.map(to_array, contents), strict=True):
+                    arrays[index] = array
                     ids.append(array_digest(array))
             if columns.label is not None:
                 labels += [int(example[columns.label]) for example in examples]
@@ -164,56 +179,60 @@ def _write_index(
         arrays.flush()
 
 
-def _array(medium: ModalityCodec, form: ArraySpec, rate: float | None, stored: Any) -> np.ndarray:
-    return medium.to_array(_opened(medium, stored, rate), form)
+def _to_array(
+    modality: Modality, codec: ModalityCodec, spec: ArraySpec, rate: float | None, stored: Any
+) -> np.ndarray:
+    return codec.to_array(_decode(modality, codec, stored, rate), spec)
 
 
-def _opened(medium: ModalityCodec, stored: Any, rate: float | None) -> Any:
+def _decode(modality: Modality, codec: ModalityCodec, stored: Any, rate: float | None) -> Any:
     try:
-        return medium.decode(stored, rate)
+        return codec.decode(stored, rate)
     except OSError as error:
-        noun = medium.noun
-        raise UserError(f"the data set holds a broken {noun} (not decodable: {error})") from error
+        raise UserError(
+            f"the data set holds a broken {modality.noun} (not decodable: {error})"
+        ) from error
 
 
 def _contents(source: Any, columns: FeatureColumns) -> Iterator[Any]:
-    for rows in _chunks(len(source)):
-        yield from (example[columns.content] for example in _read(source, rows))
+    for idx in _chunks(len(source)):
+        yield from (example[columns.content] for example in _read(source, idx))
 
 
-def _text(stored: Any) -> str:
-    return (
-        stored.decode("utf-8", "replace") if isinstance(stored, bytes) else " ".join(_words(stored))
-    )
+def _to_text(stored: Any) -> str:
+    if isinstance(stored, bytes):
+        return stored.decode("utf-8", "replace")
+    return " ".join(_to_words(stored))
 
 
-def _words(stored: Any) -> list[str]:
+def _to_words(stored: Any) -> list[str]:
     return [word.decode("utf-8", "replace") for word in stored]
 
 
-def _beside(features: Any, source: Any, columns: FeatureColumns) -> dict[str, Callable]:
-    """How to read the columns beside the text; see `Split.columns`."""
-    reads: dict[str, tuple[str, Callable[[Any], Any]]] = {}
+def _text_columns(features: Any, source: Any, columns: FeatureColumns) -> dict[str, Callable]:
+    """Returns the readers of further columns; see `Split.columns`."""
+    convert: dict[str, tuple[str, Callable[[Any], Any]]] = {}
     if columns.tags:
         names = features[columns.tags].feature.names
-        reads["words"] = columns.content, _words
-        reads["tags"] = columns.tags, lambda stored: [names[tag] for tag in stored]
+        convert["words"] = columns.content, _to_words
+        convert["tags"] = columns.tags, lambda stored: [names[tag] for tag in stored]
     if columns.target:
-        reads["targets"] = columns.target, _text
+        convert["targets"] = columns.target, _to_text
     return {
-        name: functools.partial(_read_each, source, key, form)
-        for name, (key, form) in reads.items()
+        name: functools.partial(_read_column, source, feature, function)
+        for name, (feature, function) in convert.items()
     }
 
 
-def _read_each(source: Any, key: str, form: Callable[[Any], Any], rows: np.ndarray) -> list[Any]:
-    """One column of some rows."""
-    return [form(example[key]) for example in _read(source, rows)]
+def _read_column(
+    source: Any, feature: str, convert: Callable[[Any], Any], idx: np.ndarray
+) -> list[Any]:
+    return [convert(example[feature]) for example in _read(source, idx)]
 
 
-def _read(source: Any, rows: np.ndarray | range) -> list[Any]:
-    # An empty request is an error to ArrayRecord.
-    return source.__getitems__([int(row) for row in rows]) if len(rows) else []
+def _read(source: Any, idx: np.ndarray | range) -> list[Any]:
+    # ArrayRecord fails on an empty request.
+    return source.__getitems__([int(index) for index in idx]) if len(idx) else []
 
 
 def _chunks(length: int) -> list[range]:

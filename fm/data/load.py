@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import builders, tfds_safety
-from fm.data.datasets import Dataset, Split, subset, without
+from fm.data import tfds_safety
+from fm.data.builders import BUILDERS
+from fm.data.datasets import Dataset, Split, subset
 from fm.data.index import FeatureColumns, array_spec, indexed_split
-from fm.data.media import CODECS
+from fm.data.media import MODALITIES
 from fm.data.prepare import is_prepared, open_checked, prepare
 from fm.data.readers import conll, plain_files
 from fm.data.readers.folders import FileNameFields
@@ -22,12 +23,10 @@ from fm.data.splitting import split_by_hash
 from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 
-__all__ = ["Dataset", "Split", "load", "subset", "without"]
-
 TEST_SHARE = 0.2
-_ENDINGS = (*plain_files.EXTENSIONS, *conll.CONLL_EXTENSIONS)
-# name, name/config, with :version. Not namespace:name, which would ask a data hub for a list.
-_STOCK_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
+_EXTENSIONS = (*plain_files.EXTENSIONS, *conll.CONLL_EXTENSIONS)
+# name, name/config, with :version. Not namespace:name, for which TFDS would query a data hub.
+_TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
 
 
 def load(
@@ -43,37 +42,38 @@ def load(
     """Loads a data set, preparing and indexing it on first use.
 
     Args:
-        name: a built-in name (`fm.data.builders.NAMES`), a path of a file, folder or archive
-            (plain data or a prepared TFDS data set), or a TFDS name (`name/config:version` works
-            too).
-        data_dir: where prepared TFDS data sets lie; the user's cache unless given.
-        text_column: the column, JSON key or TFDS feature with the text.
-        label_column: the one with the label; "" for none.
-        target_column: the one with a text to write, which stands in the label's stead; unless
-            given, a TFDS feature `target` is one.
-        label_field: of plain files, which field of their names, parted by "_", is the label.
-        speaker_field: which one is the speaker; no speaker is in both splits then.
+        name: a built-in name (`fm.data.builders.BUILDERS`), the path of a file, folder or archive
+            (plain data or a prepared TFDS data set), or a TFDS name (also `name/config:version`).
+        data_dir: the folder of prepared TFDS data sets; by default in the user's cache.
+        text_column: the column, JSON key or TFDS feature of the text.
+        label_column: that of the label; "" for none.
+        target_column: that of a target text, instead of a label; by default a TFDS feature `target`
+            is one.
+        label_field: of plain files, which "_"-separated field of their names is the label.
+        speaker_field: which one is the speaker; no speaker is then in both splits.
 
     Returns:
-        The data set. The official test split where there is one (a validation split stands in for
-        a missing test split), else 20% by hash of the content.
+        The data set, with the official test split (or validation split) if there is one, else with
+        20% test by hash of the content.
 
     Raises:
-        UserError: no such data set, or something about its files is wrong.
+        UserError: no such data set, or its files are not as expected.
     """
-    if not name.strip():  # the empty path is the folder one is in
+    if not name.strip():  # as a path it would be the working folder
         raise UserError(f"no data set is called {name!r}; takes a name, or the path of data")
-    folder = expand_path(data_dir) if data_dir else cache_dir() / "tfds"
+    tfds_dir = expand_path(data_dir) if data_dir else cache_dir() / "tfds"
     path = expand_path(name)
-    # Of what was made here an error is a bug; what others prepared may be damaged.
+    # Errors in data prepared by others are the user's to see; in our own they would be bugs.
     reading: Any = contextlib.nullcontext()
-    if name in builders.NAMES:
-        builder = prepare(lambda where: builders.make(name, where), folder)
+    if name in BUILDERS:
+        make = BUILDERS[name]
+        builder = prepare(lambda where: make(data_dir=where, file_format="array_record"), tfds_dir)
     elif path.exists():
         if is_prepared(path):
-            builder, reading = open_checked(path.resolve()), tfds_safety.damage_as_user_error(path)
-        elif tagged_files := conll.conll_files(path):
-            builder = conll.prepare_conll(path, tagged_files)
+            builder = open_checked(path.resolve())
+            reading = tfds_safety.damage_as_user_error(path)
+        elif files := conll.conll_files(path):
+            builder = conll.prepare_conll(path, files)
         else:
             builder = plain_files.prepare_files(
                 path,
@@ -83,31 +83,31 @@ def load(
                 fields=FileNameFields(label_field, speaker_field),
             )
             text_column, label_column, target_column = "text", "label", ""
-    elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_ENDINGS):
+    elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_EXTENSIONS):
         raise UserError(f"{name}: no such file or folder")
     else:
-        builder, reading = _stock_builder(name, folder), tfds_safety.damage_as_user_error(name)
+        builder = _tfds_builder(name, tfds_dir)
+        reading = tfds_safety.damage_as_user_error(name)
     with reading:
-        columns = _find_columns(
-            name, builder.info.features, text_column, label_column, target_column
-        )
+        features = builder.info.features
+        columns = _find_columns(name, features, text_column, label_column, target_column)
         return _dataset(name, builder, columns)
 
 
-def _stock_builder(name: str, folder: pathlib.Path) -> Any:
-    """Returns a stock TFDS builder, prepared in `folder` already or, with TensorFlow, now."""
+def _tfds_builder(name: str, folder: pathlib.Path) -> Any:
+    """Returns the builder of a TFDS data set, prepared in `folder` or, with TensorFlow, now."""
     unknown = UserError(
-        f"unknown data set {name!r}: neither built in ({', '.join(builders.NAMES)}), nor a path, "
+        f"unknown data set {name!r}: neither built in ({', '.join(BUILDERS)}), nor a path, "
         f"nor a TFDS name, nor prepared in {folder}"
     )
-    if not _STOCK_NAME.fullmatch(name):
+    if not _TFDS_NAME.fullmatch(name):
         raise unknown
     found = sorted(folder.glob(f"{name.replace(':', '/')}/**/dataset_info.json"))
-    for described in found:
-        tfds_safety.check_features(described.parent)
+    for dataset_info in found:
+        tfds_safety.check_features(dataset_info.parent)
     try:
         _import_legacy(name)
-        # Data prepared as TFRecord cannot be read in any order, so nor is it looked for.
+        # TFRecord has no random access.
         builder = tfds.builder(name, data_dir=folder, file_format="array_record")
         ready = (pathlib.Path(builder.data_path) / "dataset_info.json").exists()
     except tfds.core.DatasetNotFoundError:
@@ -126,13 +126,13 @@ def _stock_builder(name: str, folder: pathlib.Path) -> Any:
     _require_tensorflow(name, folder)
     try:
         builder.download_and_prepare()
-    except Exception as error:  # Anything: network, checksum, disk, a bug in the stock builder.
+    except Exception as error:  # network, checksum, disk, a bug in the TFDS builder
         raise UserError(f"TFDS cannot prepare {name!r}: {_first_line(error)}") from error
     return builder
 
 
 def _import_legacy(name: str) -> None:
-    """Imports the TFDS module named like the data set: older builders register only then."""
+    """Imports the TFDS modules named like the data set: older builders only register then."""
     base = re.split("[/:]", name)[0]
     package = pathlib.Path(tfds.__file__).parent
     for path in sorted(package.glob(f"*/**/{base}.py")):
@@ -160,23 +160,23 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
     held_out = next((split for split in ("test", "validation") if split in available), None)
     names = ["train", held_out] if held_out else ["train"]
     try:
-        form = array_spec(builder, names, columns)
-        train, *rest = (indexed_split(builder, split, columns, form) for split in names)
+        spec = array_spec(builder, names, columns)
+        train, *rest = (indexed_split(builder, split, columns, spec) for split in names)
     except NotImplementedError as error:
         raise UserError(
-            f"{name} is prepared as TFRecord, which cannot be read in any order; "
+            f"{name} is prepared as TFRecord, which has no random access; "
             'prepare it with file_format="array_record"'
         ) from error
     metadata = dict(builder.info.metadata or {})
     if rest:
         test = rest[0]
-        own = "by hash" if builder.info.name in builders.NAMES else "official"
-        how = metadata.get("split", own)
+        default = "by hash" if builder.info.name in BUILDERS else "official"
+        how = metadata.get("split", default)
     else:
         how = "by hash"
         labels = None if train.labels is None else train.labels.tolist()
-        kept, moved = split_by_hash(train.ids, labels, TEST_SHARE)
-        train, test = subset(train, kept), subset(train, moved)
+        train_idx, test_idx = split_by_hash(train.ids, labels, TEST_SHARE)
+        train, test = subset(train, train_idx), subset(train, test_idx)
     features = builder.info.features
     classes = tuple(features[columns.label].names) if columns.label else ()
     info = {
@@ -187,8 +187,8 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
         "split": how,
         "fingerprint": _fingerprint(train, test),
         "counts": _counts(train, test, classes),
-        "shape": None if form is None else list(form.shape),
-        "rate": None if form is None else form.rate,
+        "shape": None if spec is None else list(spec.shape),
+        "rate": None if spec is None else spec.rate,
         "tags": features[columns.tags].feature.names if columns.tags else None,
     }
     return Dataset(name, columns.modality, classes, train, test, metadata | info)
@@ -197,11 +197,12 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
 def _find_columns(
     name: str, features: Any, text_column: str, label_column: str, target_column: str
 ) -> FeatureColumns:
-    """Finds the features to read: by name, else the first of a fitting kind."""
-    kinds: dict[type, list[str]] = {}
+    """Finds the features to read: by name, else the first of a suitable type."""
+    by_type: dict[type, list[str]] = {}
     for key, feature in features.items():
-        kinds.setdefault(type(feature), []).append(key)
-    texts, labels = kinds.get(tfds.features.Text, []), kinds.get(tfds.features.ClassLabel, [])
+        by_type.setdefault(type(feature), []).append(key)
+    texts = by_type.get(tfds.features.Text, [])
+    labels = by_type.get(tfds.features.ClassLabel, [])
     if target_column and target_column not in texts:
         listed = ", ".join(texts) or "none"
         raise UserError(f"{name} has no text feature {target_column!r}; it has: {listed}")
@@ -211,27 +212,27 @@ def _find_columns(
         return FeatureColumns(
             "text", text_column if text_column in rest else rest[0], None, target=target
         )
-    if tagged_words := _tagged(features, label_column):
-        return FeatureColumns("text", tagged_words[0], None, tags=tagged_words[1])
+    if words_and_tags := _words_and_tags(features, label_column):
+        words, tags = words_and_tags
+        return FeatureColumns("text", words, None, tags=tags)
     label = None
     if label_column:
         label = label_column if label_column in labels else next(iter(labels), None)
     if text_column in texts:
         return FeatureColumns("text", text_column, label)
-    for medium in CODECS.values():
-        fitting = [key for key, feature in features.items() if medium.accepts_feature(feature)]
-        if fitting:
-            return FeatureColumns(medium.name, fitting[0], label)
+    for modality in MODALITIES.values():
+        for key, feature in features.items():
+            if modality.codec is not None and modality.codec.accepts_feature(feature):
+                return FeatureColumns(modality.name, key, label)
     if texts:
         return FeatureColumns("text", texts[0], label)
     raise UserError(
-        f"{name} has no feature of {', '.join(('text', *CODECS))}; it has: "
-        f"{', '.join(sorted(features))}"
+        f"{name} has no feature of {', '.join(MODALITIES)}; it has: {', '.join(sorted(features))}"
     )
 
 
-def _tagged(features: Any, label_column: str) -> tuple[str, str] | None:
-    """Names the features of words and of their BIO tags; where several are, the label column's."""
+def _words_and_tags(features: Any, label_column: str) -> tuple[str, str] | None:
+    """Returns the features of words and of their BIO tags (of several, the label column)."""
     words, tags = [], []
     for key, feature in features.items():
         inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None

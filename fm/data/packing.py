@@ -1,4 +1,10 @@
-"""Packing variable-length pieces into rows of one length, nothing cut, little padded."""
+"""Packs variable-length examples into rows of one length.
+
+Nothing is truncated, and little is padding. Multimodal examples are sequences of typed segments. A
+text token at position p has the coordinates (p, p, p). A continuous segment that starts at p has
+(p + time, p + row, p + column), and what follows it starts at one past the largest coordinate used
+(M-RoPE: Wang et al. 2024, sec. 2.1).
+"""
 
 from __future__ import annotations
 
@@ -10,64 +16,70 @@ import numpy as np
 
 from fm.errors import UserError
 
+NUM_POSITION_AXES = 3
+Row = dict[str, np.ndarray]
+
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Assigns pieces to rows by best-fit decreasing (Ding et al. 2024, Fewer Truncations).
+    """Assigns sequences to rows by best-fit decreasing (Ding et al. 2024, Fewer Truncations).
 
-    The longest piece goes first, each into the row with the least room that still holds it, or
-    into a new row. Deterministic; O(n log n) comparisons.
+    Sequences are taken from the longest to the shortest; each goes into the row with the least
+    room that still holds it, or into a new row. Deterministic; O(n log n) comparisons.
 
     Args:
-        lengths: tokens in each piece, 1 to `capacity`.
-        capacity: tokens a row holds.
+        lengths: tokens in each sequence, 1 to `capacity`.
+        capacity: tokens in a row.
 
     Returns:
-        For every row the indices of its pieces; every piece is in exactly one row.
+        The indices of the sequences in each row; every sequence is in exactly one row.
     """
     rows: list[list[int]] = []
-    # (room left, row), ascending; full rows are not in it.
+    # (room left, row), ascending, without full rows.
     with_room: list[tuple[int, int]] = []
-    for piece in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        length = lengths[piece]
+    for sequence in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        length = lengths[sequence]
         if not 1 <= length <= capacity:
-            raise ValueError(f"piece {piece} has {length} tokens; a row holds 1 to {capacity}")
+            raise ValueError(
+                f"sequence {sequence} has {length} tokens; a row holds 1 to {capacity}"
+            )
         best = bisect.bisect_left(with_room, (length, 0))
         if best < len(with_room):
             room, row = with_room.pop(best)
-            rows[row].append(piece)
+            rows[row].append(sequence)
         else:
             room, row = capacity, len(rows)
-            rows.append([piece])
+            rows.append([sequence])
         if room > length:
             bisect.insort(with_room, (room - length, row))
     return rows
 
 
 class PackedRows:
-    """Random access to packed rows, as a Grain source of dicts.
+    """Random access to packed rows of text, as a Grain source.
 
-    Each is {"tokens", "segments", "positions"}, int32 [capacity]: segments count from 1 within
-    the row, positions restart at 0 with each, padding is 0 in all three.
+    Each row is {"tokens", "segments", "positions"}, int32 [capacity]: segments count from 1 within
+    the row, positions restart at 0 in each segment, padding is 0 in all three.
     """
 
-    def __init__(self, pieces: Sequence[np.ndarray], capacity: int, *, share_rows: bool = True):
-        self._pieces, self._capacity = pieces, capacity
+    def __init__(self, chunks: Sequence[np.ndarray], capacity: int, *, share_rows: bool = True):
+        """Packs int32 [tokens] arrays; with `share_rows=False` each gets a row of its own."""
+        self._chunks, self._capacity = chunks, capacity
         self._rows = (
-            pack([len(piece) for piece in pieces], capacity)
+            pack([len(chunk) for chunk in chunks], capacity)
             if share_rows
-            else [[index] for index in range(len(pieces))]
+            else [[index] for index in range(len(chunks))]
         )
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Row:
         row = {
             key: np.zeros(self._capacity, np.int32) for key in ("tokens", "segments", "positions")
         }
         start = 0
-        for segment, piece in enumerate(self._rows[index], start=1):
-            tokens = self._pieces[piece]
+        for segment, chunk in enumerate(self._rows[index], start=1):
+            tokens = self._chunks[chunk]
             end = start + len(tokens)
             row["tokens"][start:end] = tokens
             row["segments"][start:end] = segment
@@ -76,21 +88,17 @@ class PackedRows:
         return row
 
 
-NUM_POSITION_AXES = 3
-Row = dict[str, np.ndarray]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segment:
-    """Pieces of one stream, as a part of an example.
+    """Tokens or patches of one modality, as a part of an example.
 
     Attributes:
-      modality: "tokens", "image", "audio" or "video".
-      tokens: tokens int [n], or [n, P] bytes or floats in 0..1.
-      positions: int [n, A] of continuous pieces, on their format's own axes.
-      answer: whether they are to be predicted.
-      with_start: whether a start piece leads them, as in pretraining on one format: a model goes on
-        from it to the first of them. Of continuous pieces only.
+        modality: "tokens", "image", "audio" or "video".
+        tokens: token ids int [n], or patches [n, P], bytes or floats in 0..1.
+        positions: int [n, A] of patches, on their modality's own axes.
+        answer: whether the model learns to predict them.
+        with_start: whether a start patch precedes the patches, as in single-modality pretraining;
+            the model predicts the first patch from it. For patches only.
     """
 
     modality: str
@@ -101,70 +109,71 @@ class Segment:
 
 
 def build_row(example: Sequence[Segment], modalities: Sequence[str]) -> Row:
-    """One example as one run of pieces.
+    """Concatenates the segments of one example.
 
     Args:
-      example: its segments, in order.
-      modalities: of the model, `ModelConfig.streams`.
+        example: its segments, in order.
+        modalities: of the model, `ModelConfig.modalities`.
 
     Returns:
-      For every stream in the example its name: the pieces, zero where another stream's are; bytes
-      become floats in the middle of their bin, so that a start piece can be the zero vector.
-      `modality` int32 [L], index into `modalities`; `positions` int32 [L, 3]; `answer` bool [L].
+        For every modality of the example its tokens or patches, zero where another modality's are;
+        bytes become floats at the middle of their bin, so the start patch can be the zero vector.
+        `modality` int32 [L], index into `modalities`; `positions` int32 [L, 3]; `answer` bool [L].
 
     Raises:
-      UserError: a stream the model lacks, or no segment.
+        UserError: no segment, or one of a modality that the model lacks.
     """
     if not example:
         raise UserError("an example takes at least one segment")
-    laid, at, length = [], 0, 0
-    for each in example:
-        if each.modality not in modalities:
-            raise UserError(f"stream {each.modality!r} is not one of {', '.join(modalities)}")
-        pieces, places = _placed(each, at)
-        laid.append((each, slice(length, length + len(pieces)), pieces, places))
-        at, length = int(places.max(initial=at - 1)) + 1, length + len(pieces)
+    placed, position, length = [], 0, 0
+    for segment in example:
+        if segment.modality not in modalities:
+            raise UserError(f"modality {segment.modality!r} is not one of {', '.join(modalities)}")
+        tokens, positions = _place(segment, position)
+        placed.append((segment, slice(length, length + len(tokens)), tokens, positions))
+        position, length = int(positions.max(initial=position - 1)) + 1, length + len(tokens)
     row = {
         "modality": np.zeros(length, np.int32),
         "positions": np.zeros((length, NUM_POSITION_AXES), np.int32),
         "answer": np.zeros(length, bool),
     }
-    for each, here, pieces, places in laid:
-        row["modality"][here] = modalities.index(each.stream)
-        row["positions"][here] = places
-        row["answer"][here] = each.answer
-        row["answer"][here][: each.start] = False
-        whole = np.zeros((length, *pieces.shape[1:]), pieces.dtype)
-        row.setdefault(each.stream, whole)[here] = pieces
+    for segment, where, tokens, positions in placed:
+        row["modality"][where] = modalities.index(segment.modality)
+        row["positions"][where] = positions
+        row["answer"][where] = segment.answer
+        row["answer"][where][: segment.with_start] = False
+        empty = np.zeros((length, *tokens.shape[1:]), tokens.dtype)
+        row.setdefault(segment.modality, empty)[where] = tokens
     return row
 
 
-def _placed(segment: Segment, at: int) -> tuple[np.ndarray, np.ndarray]:
-    """A segment's pieces and their positions int32 [n, 3] where it begins at `at`."""
+def _place(segment: Segment, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a segment's tokens or patches, and their positions int32 [n, 3] from `start` on."""
     if segment.modality == "tokens":
-        pieces = np.asarray(segment.tokens, np.int32)
-        return pieces, np.tile(
-            at + np.arange(len(pieces), dtype=np.int32)[:, None], NUM_POSITION_AXES
-        )
-    pieces, places = segment.tokens, segment.positions
-    assert places is not None, "continuous pieces have positions"
-    if pieces.dtype == np.uint8:
-        pieces = (pieces.astype(np.float32) + 0.5) / 256.0
+        tokens = np.asarray(segment.tokens, np.int32)
+        positions = start + np.arange(len(tokens), dtype=np.int32)
+        return tokens, np.tile(positions[:, None], NUM_POSITION_AXES)
+    patches, positions = segment.tokens, segment.positions
+    assert positions is not None, "patches have positions"
+    if patches.dtype == np.uint8:
+        patches = (patches.astype(np.float32) + 0.5) / 256.0
     if segment.with_start:
-        pieces = np.concatenate([np.full_like(pieces[:1], 0.5), pieces])
-        places = np.concatenate([np.full_like(places[:1], -1), places])
-    own = places.shape[1]
-    before = NUM_POSITION_AXES - own if own == 2 else 0
-    places = np.pad(places, ((0, 0), (before, NUM_POSITION_AXES - own - before)))
-    # The start piece is one before the first on the format's own axes, and not before the segment.
-    return pieces.astype(np.float32), (places + at + segment.with_start).astype(np.int32)
+        patches = np.concatenate([np.full_like(patches[:1], 0.5), patches])
+        positions = np.concatenate([np.full_like(positions[:1], -1), positions])
+    num_axes = positions.shape[1]
+    before = NUM_POSITION_AXES - num_axes if num_axes == 2 else 0
+    padding = ((0, 0), (before, NUM_POSITION_AXES - num_axes - before))
+    positions = np.pad(positions, padding)
+    # The start patch is at -1 on the modality's own axes, which is `start` in the sequence.
+    return patches.astype(np.float32), (positions + start + segment.with_start).astype(np.int32)
 
 
 class PackedMultimodalRows:
-    """Random access to packed rows of examples, as a Grain source of dicts.
+    """Random access to packed rows of multimodal examples, as a Grain source.
 
-    Each is what `lay` makes, of `capacity` pieces, with every stream asked for whether the row has
-    any of it or not, and `segments` int32: 0 for padding, 1.. for the examples of the row.
+    Each row has the keys of `build_row`, of length `capacity`, with all modalities of
+    `patch_dims` whether the row contains them or not, and `segments` int32: 0 for padding, 1.. for
+    the examples of the row.
     """
 
     def __init__(
@@ -175,19 +184,19 @@ class PackedMultimodalRows:
         *,
         share_rows: bool = True,
     ):
-        """Packs.
+        """Packs examples.
 
         Args:
-          examples: of `lay`, of 1 to `capacity` pieces.
-          capacity: pieces in a row.
-          widths: streams of the rows, with the numbers in a piece; 0 for tokens.
-          share_rows: several examples to a row where they fit, or one.
+            examples: results of `build_row`, of 1 to `capacity` tokens.
+            capacity: tokens in a row.
+            patch_dims: (modality, numbers in a patch); 0 for "tokens".
+            share_rows: pack several examples into a row, or give each its own.
         """
-        self._examples, self._capacity, self._widths = examples, capacity, patch_dims
-        lengths = [len(each["modality"]) for each in examples]
+        self._examples, self._capacity, self._patch_dims = examples, capacity, patch_dims
+        lengths = [len(example["modality"]) for example in examples]
         longest = max(lengths, default=0)
         if longest > capacity:
-            raise UserError(f"an example of {longest} pieces is longer than a row of {capacity}")
+            raise UserError(f"an example of {longest} tokens is longer than a row of {capacity}")
         self._rows = pack(lengths, capacity) if share_rows else [[n] for n in range(len(examples))]
 
     def __len__(self) -> int:
@@ -201,7 +210,7 @@ class PackedMultimodalRows:
             "answer": np.zeros(L, bool),
             "segments": np.zeros(L, np.int32),
         }
-        for name, size in self._widths:
+        for name, size in self._patch_dims:
             row[name] = np.zeros((L, size), np.float32) if size else np.zeros(L, np.int32)
         start = 0
         for segment, n in enumerate(self._rows[index], start=1):

@@ -1,4 +1,4 @@
-"""Preparing a TFDS builder once, whole or not at all, as ArrayRecord."""
+"""Prepares TFDS builders as ArrayRecord, atomically and with digests."""
 
 import contextlib
 import io
@@ -10,9 +10,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from fm import files
 from fm.data import tfds_safety
-from fm.files import check_cached, new_dir
+from fm.files import check_cached, digests_exist, new_dir, write_digests
 
 MakeBuilder = Callable[[pathlib.Path], Any]
 
@@ -21,14 +20,11 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
     """Returns the prepared builder, preparing it on first use.
 
     Args:
-        make: builds a `tfds.core.DatasetBuilder` (ArrayRecord format) for a data folder.
-        data_dir: the folder that holds all prepared data sets.
-
-    Returns:
-        The builder, reading from `data_dir`.
+        make: creates a `tfds.core.DatasetBuilder` (ArrayRecord format) for a data folder.
+        data_dir: the folder of all prepared data sets.
 
     Raises:
-        UserError: a file is not what was prepared.
+        UserError: a prepared file has changed since.
     """
     builder = make(data_dir)
     target = pathlib.Path(builder.data_path)
@@ -36,34 +32,32 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
         print(f"preparing {builder.info.full_name} ...", file=sys.stderr, flush=True)
         tfds.disable_progress_bar()
         with new_dir(target) as scratch:
-            inside = make(scratch)
-            # TFDS prints its own lines to stdout, naming the scratch folder.
+            inner = make(scratch)
+            # TFDS prints lines that name the scratch folder to stdout.
             with contextlib.redirect_stdout(io.StringIO()):
-                inside.download_and_prepare()
-            _lift(pathlib.Path(inside.data_path), scratch)
-            files.write_digests(scratch)
+                inner.download_and_prepare()
+            _move_up(pathlib.Path(inner.data_path), scratch)
+            write_digests(scratch)
     return open_checked(target)
 
 
 def is_prepared(target: pathlib.Path) -> bool:
-    """Whether a data set was prepared there, in whatever state it is."""
-    return files.digests_exist(target) or (target / "dataset_info.json").exists()
+    """Returns whether a data set was prepared there, even if it is damaged."""
+    return digests_exist(target) or (target / "dataset_info.json").exists()
 
 
 def open_checked(target: pathlib.Path) -> Any:
-    """Returns the builder of a prepared folder.
-
-    One of before there were digests is taken as it is.
+    """Returns the builder of a prepared folder, after checking its digests if it has any.
 
     Raises:
-        UserError: a file is not what was prepared; or see `fm.data.tfds_safety`.
+        UserError: a prepared file has changed since; see also `fm.data.tfds_safety`.
     """
-    if files.digests_exist(target):
+    if digests_exist(target):
         check_cached(target)
     return tfds_safety.open_prepared(target)
 
 
-def _lift(inner: pathlib.Path, outer: pathlib.Path) -> None:
+def _move_up(inner: pathlib.Path, outer: pathlib.Path) -> None:
     """Moves the files of `inner`, a folder below `outer`, up into `outer`."""
     for file in inner.iterdir():
         file.replace(outer / file.name)

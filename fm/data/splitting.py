@@ -1,4 +1,4 @@
-"""Names for examples made from their content, and the train/test split that follows from them."""
+"""Content digests of examples, and train/test splits that depend on them alone."""
 
 import hashlib
 from collections import Counter
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-# 128 bits: two different examples of one data set never share a name in practice.
 _DIGEST_BYTES = 16
 
 
@@ -17,16 +16,16 @@ def text_digest(text: str) -> str:
 
 
 def array_digest(array: np.ndarray) -> str:
-    """Returns the hex digest (32 digits) of an image's, sound's or clip's shape and values."""
-    named = repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
-    return hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()
+    """Returns the hex digest (32 digits) of an array's shape and values."""
+    content = repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def is_test(digest: str, share: float) -> bool:
-    """Says whether an example belongs to the test split, of which `share` (0..1) is expected.
+    """Returns whether an example belongs to the test split, whose expected size is `share` (0..1).
 
-    It depends on the content alone: the order of the examples does not matter, adding examples
-    moves none, and exact copies never land on both sides.
+    The answer depends on the content alone: the order of examples does not matter, adding examples
+    moves none, and exact copies are always on the same side.
     """
     return int(digest[:8], 16) < share * 2**32
 
@@ -34,15 +33,15 @@ def is_test(digest: str, share: float) -> bool:
 def split_by_hash(
     digests: Sequence[str], labels: Sequence[int] | None, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples by `in_test`, and sees to it that small labels land on both sides.
+    """Splits examples by `is_test`, but so that every label is on both sides.
 
-    Where chance leaves a label without a train or without a test example, the one with its
-    lowest or highest digest crosses over, copies included.
+    If a label has no train or no test example, its example with the highest or lowest digest moves
+    (with its copies).
 
     Args:
-        digests: one digest per example.
-        labels: one label per example, or None for unlabelled data (then one label covers all).
-        share: expected share of test examples.
+        digests: one per example.
+        labels: one per example; None for unlabeled data, which counts as one label.
+        share: expected fraction of test examples.
 
     Returns:
         Ascending indices of the train and of the test examples.
@@ -56,19 +55,20 @@ def split_by_hash(
             test.add(min(own))
         elif len(own) > 1 and own <= test:
             test.remove(max(own))
-    chosen = np.array([digest in test for digest in digests], bool)
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    in_test = np.array([digest in test for digest in digests], bool)
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 
 def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples so that no group, a speaker say, is on both sides.
+    """Splits examples so that no group (e.g. a speaker) is on both sides.
 
-    Groups go to the test split in order of their digests until it has `share` of the examples;
-    the last one stays. The order of the examples does not matter; added groups may move others.
+    Groups go to the test split in order of their digests until it has `share` of the examples; at
+    least one group remains for training. The order of examples does not matter, but additional
+    groups may move others.
 
     Args:
-        groups: the group of each example, of at least two.
-        share: least share of test examples.
+        groups: the group of each example; at least two different ones.
+        share: minimum fraction of test examples.
 
     Returns:
         Ascending indices of the train and of the test examples.
@@ -79,14 +79,13 @@ def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.
     for group in ordered[:-1]:
         if sum(sizes[each] for each in test) < share * len(groups):
             test.add(group)
-    chosen = np.array([group in test for group in groups], bool)
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    in_test = np.array([group in test for group in groups], bool)
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 
 def with_unique_keys(examples: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yields (unique key, example) from (digest, example): TFDS refuses repeated keys."""
-    seen: dict[str, int] = {}
+    """Yields (unique key, example) from (digest, example); TFDS rejects repeated keys."""
+    counts: Counter[str] = Counter()
     for digest, example in examples:
-        count = seen.get(digest, 0)
-        seen[digest] = count + 1
-        yield f"{digest}-{count}", example
+        yield f"{digest}-{counts[digest]}", example
+        counts[digest] += 1

@@ -1,4 +1,4 @@
-"""Prepared TFDS folders, opened without running what their files name."""
+"""Opens prepared TFDS folders without importing code that their files name."""
 
 import contextlib
 import json
@@ -12,16 +12,16 @@ import tensorflow_datasets as tfds
 from fm.errors import UserError
 from fm.files import read_user_json
 
-# TFDS imports the module of whatever class a folder's `features.json` names.
-_OWN = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
-_CLASSES = ("pythonClassName", "python_class_name", "type")
+# TFDS imports the module of any class that `features.json` names.
+_TFDS_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 
 def open_prepared(folder: pathlib.Path) -> Any:
-    """Returns a builder that reads a folder TFDS has prepared.
+    """Returns a read-only builder for a folder that TFDS has prepared.
 
     Raises:
-        UserError: see `check`; or TFDS cannot read it.
+        UserError: see `check_features`; or TFDS cannot read the folder.
     """
     check_features(folder)
     with damage_as_user_error(folder):
@@ -30,9 +30,9 @@ def open_prepared(folder: pathlib.Path) -> Any:
 
 @contextlib.contextmanager
 def damage_as_user_error(folder: pathlib.Path | str) -> Iterator[None]:
-    """Says of a damaged folder, of which TFDS and ArrayRecord raise anything, that it is damaged.
+    """Turns the various errors of TFDS and ArrayRecord about a damaged folder into a UserError.
 
-    What is in its files they look at late, and some of it again and again.
+    Both read some files late, so the block must also cover the reading of examples.
     """
     try:
         yield
@@ -40,39 +40,38 @@ def damage_as_user_error(folder: pathlib.Path | str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise UserError(f"{folder} is no whole data set as TFDS prepares it: {reason}") from error
+        raise UserError(f"{folder} is not a complete prepared TFDS data set: {reason}") from error
 
 
 def check_features(folder: pathlib.Path) -> None:
-    """Sees that a folder names no code but TFDS's own features.
+    """Checks that a folder's `features.json` names only TFDS's own feature classes.
 
     Raises:
-        UserError: it does, or its description is missing or no JSON.
+        UserError: it names others, is missing or is not JSON.
     """
     path = folder / "features.json"
-    described = read_user_json(path)
-    for name in _classes(described):
-        if not _OWN.fullmatch(name):
+    for name in _class_names(read_user_json(path)):
+        if not _TFDS_FEATURE.fullmatch(name):
             raise UserError(
                 f"{path} names the class {name!r}, which would be imported; accepted are TFDS's own"
                 " features, tensorflow_datasets.core.features"
             )
 
 
-def _classes(tree: Any) -> Iterator[str]:
-    """Names of classes anywhere in JSON, and in texts that are JSON, as older versions wrote."""
+def _class_names(tree: Any) -> Iterator[str]:
+    """Yields class names anywhere in JSON, and in strings of JSON (of older TFDS versions)."""
     if isinstance(tree, dict):
         for key, value in tree.items():
-            if key in _CLASSES and isinstance(value, str):
+            if key in _CLASS_KEYS and isinstance(value, str):
                 yield value
             else:
-                yield from _classes(value)
+                yield from _class_names(value)
     elif isinstance(tree, list):
         for value in tree:
-            yield from _classes(value)
+            yield from _class_names(value)
     elif isinstance(tree, str) and tree.lstrip().startswith(("{", "[")):
         try:
             inner = json.loads(tree)
         except (ValueError, RecursionError):
             return
-        yield from _classes(inner)
+        yield from _class_names(inner)

@@ -1,4 +1,4 @@
-"""Byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2): any text to ids and back."""
+"""Byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2), and texts as chunks of tokens."""
 
 import hashlib
 import json
@@ -17,27 +17,27 @@ MIN_VOCAB_SIZE = NUM_SPECIALS + 256
 # Merges from 10 MB of film reviews encode held-out ones within 0.3% of those from all 34 MB.
 TRAINING_BYTES = 10_000_000
 
-_CHUNK = 1024
+_BATCH = 1024
 
 
-def _byte_of() -> dict[str, int]:
-    """The byte behind each character that byte-level BPE writes (Radford et al. 2019, GPT-2).
+def _byte_of_char() -> dict[str, int]:
+    """Maps each character of a byte-level BPE token to its byte (Radford et al. 2019, GPT-2).
 
-    Printable characters of Latin-1 stand for themselves, those from 256 for the other bytes.
+    Printable Latin-1 characters stand for themselves, characters from 256 for the other bytes.
     """
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return {chr(byte if byte in printable else next(others)): byte for byte in range(256)}
 
 
-BYTE_OF_CHAR = _byte_of()
+BYTE_OF_CHAR = _byte_of_char()
 
 
 class Tokenizer:
-    """Texts to int32 token ids and back; ids 0 to 3 are special and never come from a text.
+    """Converts texts to int32 token ids and back.
 
-    The specials are kept out of the BPE vocabulary, whose ids follow them, so that a text which
-    spells one ("<mask>") is ordinary text.
+    Ids 0 to 3 are special tokens. They are not in the BPE vocabulary, whose ids follow, so that a
+    text that spells one ("<mask>") is encoded as ordinary text.
     """
 
     pad = 0
@@ -50,55 +50,54 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids, specials included."""
+        """Number of ids, special tokens included."""
         return self._bpe.get_vocab_size() + NUM_SPECIALS
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns int32 [tokens] for each text, without special ids."""
+        """Returns int32 [tokens] for each text, without special tokens."""
         ids: list[np.ndarray] = []
-        # In chunks: a batch's encodings weigh far more than the ids taken from them.
-        for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
-            encodings = self._bpe.encode_batch_fast(chunk, add_special_tokens=False)
+        # In batches: the library's encodings take far more memory than the ids.
+        for start in range(0, len(texts), _BATCH):
+            batch = list(texts[start : start + _BATCH])
+            encodings = self._bpe.encode_batch_fast(batch, add_special_tokens=False)
             ids += [np.array(encoding.ids, np.int32) + NUM_SPECIALS for encoding in encodings]
         return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Returns the text of token ids, specials skipped; broken UTF-8 becomes U+FFFD."""
+        """Returns the text of token ids without special tokens; invalid UTF-8 becomes U+FFFD."""
         return self._bpe.decode(
             [int(token) - NUM_SPECIALS for token in ids if token >= NUM_SPECIALS]
         )
 
     def token_bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """Returns the UTF-8 bytes each token stands for, b"" for specials.
+        """Returns the UTF-8 bytes of each token, b"" for special tokens.
 
-        A token may hold a part of a character only; those of a text joined are the text.
+        One token may be a part of a character; the bytes of all tokens joined are the text.
         """
         inner = [int(token) - NUM_SPECIALS for token in ids]
-        # The library writes a byte as one printable character; a token is a string of them.
         names = [self._bpe.id_to_token(token) if token >= 0 else "" for token in inner]
         return [bytes(BYTE_OF_CHAR[character] for character in name or "") for name in names]
 
     def bytes_per_token(self, texts: Sequence[str]) -> float:
-        """Returns UTF-8 bytes per token over all texts: nats per token / it = nats per byte."""
+        """Returns UTF-8 bytes per token over all texts (bits per byte = bits per token / this)."""
         tokens = sum(len(ids) for ids in self.encode(texts))
         return sum(len(text.encode()) for text in texts) / max(tokens, 1)
 
     def digest(self) -> str:
-        """Returns a SHA-256 of the vocabulary and its merges, in order."""
+        """Returns a SHA-256 of the vocabulary and the merges, in order."""
         inner = json.loads(self._bpe.to_str())["model"]
-        # Versions of the library write a pair of merged tokens as a list or as one string.
+        # Some versions of the library write a merge as a list, others as one string.
         merges = [each if isinstance(each, str) else " ".join(each) for each in inner["merges"]]
         text = json.dumps([sorted(inner["vocab"].items()), merges])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes the vocabulary as JSON, in the format of the `tokenizers` library."""
+        """Writes the JSON format of the `tokenizers` library."""
         pathlib.Path(path).write_text(self._bpe.to_str(), encoding="utf-8")
 
 
 def load(path: str | pathlib.Path) -> Tokenizer:
-    """Reads what `Tokenizer.save` wrote.
+    """Reads a file written by `Tokenizer.save`.
 
     Raises:
         UserError: the file is missing or not a tokenizer.
@@ -115,14 +114,14 @@ def load(path: str | pathlib.Path) -> Tokenizer:
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learns a tokenizer; the same texts in the same order give the same one.
+    """Trains a tokenizer; deterministic for the same texts in the same order.
 
-    Of more than `TRAINING_BYTES` (10 MB) an even share of the texts is used: every k-th one.
+    If the texts exceed `TRAINING_BYTES` (10 MB), every k-th text is used.
 
     Args:
         texts: the texts to learn merges from.
-        vocab_size: the number of ids, the 4 specials and 256 bytes included. Little text may give
-            fewer: nothing is left to merge.
+        vocab_size: number of ids, with the 4 special tokens and 256 bytes. With little text the
+            tokenizer may get fewer.
 
     Raises:
         UserError: `vocab_size` is under 260.
@@ -138,11 +137,34 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_even_share(list(texts)), trainer)
+    bpe.train_from_iterator(_training_sample(list(texts)), trainer)
     return Tokenizer(bpe)
 
 
-def _even_share(texts: list[str]) -> Iterator[str]:
+def _training_sample(texts: list[str]) -> Iterator[str]:
     total = sum(len(text.encode()) for text in texts)
     step = max(1, -(-total // TRAINING_BYTES))
     return iter(texts[::step])
+
+
+def tokenize_chunks(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> list[np.ndarray]:
+    """Returns the `token_chunks` of all texts, in order."""
+    chunks: list[np.ndarray] = []
+    for ids in tokenizer.encode(texts):
+        chunks += token_chunks(ids, length, tokenizer)
+    return chunks
+
+
+def token_chunks(ids: np.ndarray, length: int, tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Splits a document into consecutive chunks of at most `length` tokens.
+
+    Args:
+        ids: int32 [tokens] without special tokens.
+        length: maximum tokens in a chunk, special tokens included.
+        tokenizer: supplies the special ids.
+
+    Returns:
+        int32 arrays: the first starts with BOS, the last ends with EOS.
+    """
+    document = np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(np.int32)
+    return [document[start : start + length] for start in range(0, len(document), length)]

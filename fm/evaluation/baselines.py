@@ -1,7 +1,7 @@
 """Classical baselines: what a user would do without a neural network.
 
 Every baseline is a matrix of features, fitted on the labeled examples alone, under one
-L2-penalized logistic regression. `BASELINES` says by modality what the features are. Of tasks
+L2-penalized logistic regression. The features are `Modality.baseline`, for text TF-IDF. Of tasks
 whose answer is a text, the baseline is the first sentence or the nearest training text's answer.
 """
 
@@ -10,36 +10,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.fft import dct
-from scipy.signal import savgol_filter
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from fm.data.log_mel import LogMelConfig, log_mel_patches, patches_to_spectrograms
+from fm.data.media import MODALITIES, BaselineFeatures, get_modality
 from fm.errors import UserError
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
 
 Inputs = Sequence[str] | Matrix
 Featurize = Callable[[Any], Any]
 
-NUM_MFCC = 13
-# Equal parts of a sound whose means are features.
-NUM_PARTS = 3
-# Frames over which slopes are fitted: 144 ms.
-_SLOPE_FRAMES = 9
-# Pixels by which a frame is moved to look like the next, up, down and sideways.
-MAX_SHIFT = 2
-# Weighs 25 numbers of motion against thousands of pixels: rows of either are then about as long.
-_MOTION_GAIN = 10.0
-# Of a pixel's range: what a sensor's noise changes.
-_NOISE_FLOOR = 1e-4
-_CHUNK = 256
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
 
 
@@ -119,7 +105,7 @@ def fit(
     """Fits the baseline to labeled inputs.
 
     Args:
-      modality: a name in `BASELINES`.
+      modality: a registered modality.
       inputs: documents; arrays [N, ...] (integers are pixels from 0 to 255, floating pixels are
         taken as they are); or rows of `prepare_inputs`.
       labels: [N] integer classes.
@@ -172,9 +158,22 @@ def cross_validate(
 
 
 def _baseline(modality: str) -> Baseline:
-    if modality not in BASELINES:
-        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(BASELINES)}")
-    return BASELINES[modality]
+    """Returns the baseline of a modality; all but text have theirs in `Modality.baseline`."""
+    if modality == "text":
+        return TEXT_BASELINE
+    features = get_modality(modality).baseline
+    if features is None:
+        known = ["text", *(each.name for each in MODALITIES.values() if each.baseline)]
+        raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(known)}")
+    return Baseline(
+        features.log10_c_range,
+        functools.partial(_extract, features),
+        _fit_standardization if features.standardize else lambda rows: _scale_pixels,
+    )
+
+
+def _fit_standardization(rows: Any) -> Featurize:
+    return StandardScaler().fit(rows).transform
 
 
 def _prepare_text(inputs: Any, sample_rate: float | None) -> sp.csr_array:
@@ -210,116 +209,18 @@ def _fit_tfidf(matrix: Any) -> Featurize:
     return lambda rows: tfidf.transform(rows[:, columns])
 
 
-def _prepare_pixels(inputs: Any, sample_rate: float | None) -> np.ndarray:
-    array = np.asarray(inputs)
-    return array.reshape(len(array), -1)
-
-
 def _scale_pixels(pixels: np.ndarray) -> np.ndarray:
     return pixels / 255.0 if np.issubdtype(pixels.dtype, np.integer) else pixels
 
 
-def _prepare_audio(inputs: Any, sample_rate: float | None) -> np.ndarray:
+def _extract(features: BaselineFeatures, inputs: Any, rate: float | None) -> np.ndarray:
     array = np.asarray(inputs)
-    if array.dtype != np.int16:
-        return _prepare_pixels(array, sample_rate)
-    if sample_rate is None:
-        raise UserError("sounds need their sample rate, in Hz")
-    return mfcc_statistics(array, sample_rate)
+    prepared = array.ndim == 2 and np.issubdtype(array.dtype, np.floating)
+    return array if prepared else features.extract(array, rate)
 
 
-def mfcc_statistics(sounds: np.ndarray, sample_rate: float) -> np.ndarray:
-    """Statistics of mel-frequency cepstral coefficients and of their slopes over time.
-
-    Mean and deviation of the coefficients and of their first and second slopes over the whole
-    sound, and the mean of the coefficients in each of three equal parts: without these the order
-    in which a word's sounds come would not count.
-
-    Args:
-      sounds: int16 [N, samples].
-      sample_rate: in Hz.
-
-    Returns:
-      float64 [N, 13 * (6 + 3)].
-    """
-    config = LogMelConfig(int(sample_rate), sounds.shape[1])
-    mels = patches_to_spectrograms(log_mel_patches(sounds, config), config).astype(np.float64)
-    cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :NUM_MFCC]
-    window = min(_SLOPE_FRAMES, (mels.shape[2] - 1) // 2 * 2 + 1)
-    slopes = [
-        np.asarray(savgol_filter(cepstra, window, order, deriv=order))
-        if window > order
-        else np.zeros_like(cepstra)
-        for order in (1, 2)
-    ]
-    features = [
-        value for each in (cepstra, *slopes) for value in (each.mean(axis=2), each.std(axis=2))
-    ]
-    parts = np.array_split(cepstra, NUM_PARTS, axis=2)
-    features += [part.mean(axis=2) for part in parts if part.size]
-    return np.concatenate(features, axis=1)
-
-
-def _prepare_video(inputs: Any, sample_rate: float | None) -> np.ndarray:
-    array = np.asarray(inputs)
-    return motion_features(array) if array.ndim == 5 else _prepare_pixels(array, sample_rate)
-
-
-def motion_features(clips: np.ndarray) -> np.ndarray:
-    """Pixels, absolute differences of successive frames, and how frames match when moved.
-
-    The last are global block matching (Jain and Jain 1981): the mean squared difference between
-    each frame, moved by up to `MAX_SHIFT` pixels, and the next, for each of 25 moves, against the
-    mean over the moves. A linear classifier on pixels alone cannot see which way a thing goes that
-    may be anywhere.
-
-    Args:
-      clips: uint8 [N, frames, height, width, channels].
-
-    Returns:
-      float32 [N, frames * P + (frames - 1) * P + 25], P values in a frame; pixels from 0 to 1.
-
-    Raises:
-      UserError: frames no larger than the moves.
-    """
-    if min(clips.shape[2:4]) <= 2 * MAX_SHIFT:
-        raise UserError(
-            f"frames of {clips.shape[2]}x{clips.shape[3]} are too small to match moved by "
-            f"{MAX_SHIFT}"
-        )
-    parts = [
-        _motion_features(clips[start : start + _CHUNK]) for start in range(0, len(clips), _CHUNK)
-    ]
-    return np.concatenate(parts) if parts else _motion_features(clips)
-
-
-def _motion_features(clips: np.ndarray) -> np.ndarray:
-    N = len(clips)
-    pixels = clips.astype(np.float32) / 255
-    changes = np.abs(np.diff(pixels, axis=1))
-    height, width = (side - 2 * MAX_SHIFT for side in clips.shape[2:4])
-    now = pixels[:, :-1]
-    after = pixels[:, 1:, MAX_SHIFT : MAX_SHIFT + height, MAX_SHIFT : MAX_SHIFT + width]
-    errors = [
-        np.square(now[:, :, row : row + height, column : column + width] - after).mean((1, 2, 3, 4))
-        for row in range(2 * MAX_SHIFT + 1)
-        for column in range(2 * MAX_SHIFT + 1)
-    ]
-    error = np.stack(errors, axis=1) + _NOISE_FLOOR
-    relative = _MOTION_GAIN * (error / error.mean(1, keepdims=True) - 1)
-    return np.concatenate([pixels.reshape(N, -1), changes.reshape(N, -1), relative], axis=1)
-
-
-BASELINES: Mapping[str, Baseline] = {
-    # TF-IDF of words and word pairs with sublinear counts, over the whole document.
-    "text": Baseline((-1, 3), _prepare_text, _fit_tfidf, _fit_prepare_text),
-    # Pixels, divided by 255.
-    "image": Baseline((-3, 2), _prepare_pixels, lambda rows: _scale_pixels),
-    # Pixels of all frames, what changes between them, and how frames match when moved.
-    "video": Baseline((-3, 2), _prepare_video, lambda rows: _scale_pixels),
-    # MFCC statistics, standardized.
-    "audio": Baseline((-4, 1), _prepare_audio, lambda rows: StandardScaler().fit(rows).transform),
-}
+# TF-IDF of words and word pairs with sublinear counts, over the whole document.
+TEXT_BASELINE = Baseline((-1, 3), _prepare_text, _fit_tfidf, _fit_prepare_text)
 
 
 def first_sentences(texts: Sequence[str]) -> list[str]:

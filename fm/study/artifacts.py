@@ -266,13 +266,11 @@ def continuation_sample_rows(task: Task, model: InitialModel, recipe: JointRecip
 
 def preview_fields(example: np.ndarray, layout: Layout) -> Row:
     """Returns a picture of an example and, of a sound or clip, the file itself, in base64."""
-    extension = sampling.FILE_EXTENSIONS[layout.modality]
-    if extension == "png":
-        return {"png": base64_png(example)}
-    return {
-        "png": base64_png(layout.to_picture(example)),
-        extension: base64.b64encode(sampling.encode_example(example, layout)).decode(),
-    }
+    content, extension = sampling.encode_example(example, layout)
+    fields = {"png": base64_png(layout.to_picture(example))}
+    if extension != "png":
+        fields[extension] = base64.b64encode(content).decode()
+    return fields
 
 
 def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:

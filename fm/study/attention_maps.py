@@ -10,7 +10,7 @@ import numpy as np
 
 from fm.adaptation.batching import image_examples
 from fm.attention import Mask, choose
-from fm.data.patches import token_chunks
+from fm.data.tokenizer import token_chunks
 from fm.errors import UserError
 from fm.model import embeddings
 from fm.model.attention_maps import attention_weights, kernel_error

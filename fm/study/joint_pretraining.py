@@ -29,7 +29,7 @@ from fm.data.batches import (
 from fm.data.datasets import Dataset, Split
 from fm.data.layouts import Layout, layout_of
 from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRows, Segment, build_row
-from fm.data.patches import tokenize_chunks
+from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS_MODALITIES
 from fm.study.config import JointRecipe

@@ -15,7 +15,7 @@ from fm.data import tokenizer as bpe
 from fm.data.batches import Batches, patch_batches, text_batches
 from fm.data.datasets import Split
 from fm.data.layouts import Layout
-from fm.data.patches import tokenize_chunks
+from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError, error_context
 from fm.model.config import ModelConfig
 from fm.study.config import Recipe

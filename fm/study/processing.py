@@ -12,7 +12,7 @@ import numpy as np
 
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Split
-from fm.data.layouts import NUM_AXES, Layout, layout_of
+from fm.data.layouts import Layout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.files import atomic_path
 from fm.model.config import ModelConfig
@@ -66,13 +66,10 @@ def build_processor(
         model = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size)
         return Processor(model, tokenizer)
     shape = np.asarray(corpus.inputs([0])).shape[1:]
-    if modality == "image":
-        layout = Layout(modality, shape, (recipe.patch_size,))
-    else:
-        layout = layout_of(modality, shape, rate)
+    layout = layout_of(modality, shape, rate, recipe.patch_size)
     fields = {
         "patch_dims": ((modality, layout.patch_dim),),
-        "position_axes": NUM_AXES[modality],
+        "position_axes": layout.num_axes,
     }
     return Processor(dataclasses.replace(recipe.model, **fields), None, {modality: layout})
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import io
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from fm.data import patches
 from fm.data.layouts import Layout
-from fm.data.media import audio
+from fm.data.media import get_modality
 from fm.data.packing import Segment, build_row
 from fm.errors import UserError
 from fm.model.sample_continuous import continue_patches, sample_patches
 from fm.study.joint_pretraining import CAPTIONED_SUFFIX, caption_tokens
 from fm.study.pretraining import PretrainedModel
-
-FILE_EXTENSIONS = {"image": "png", "audio": "wav", "video": "gif"}
 
 
 def check_can_sample(
@@ -110,12 +104,8 @@ def sample_examples(
     return layout.from_patches(np.concatenate([kept, np.asarray(drawn)], axis=1))
 
 
-def encode_example(example: np.ndarray, layout: Layout) -> bytes:
-    """An example as the bytes of a PNG, a WAV or an animated GIF, by its format."""
-    if layout.modality == "audio":
-        return audio.encode_wav(example, round(layout.rate))
-    if layout.modality == "video":
-        return patches.encode_animation(example, layout.rate)
-    buffer = io.BytesIO()
-    Image.fromarray(example[..., 0] if example.shape[-1] == 1 else example).save(buffer, "PNG")
-    return buffer.getvalue()
+def encode_example(example: np.ndarray, layout: Layout) -> tuple[bytes, str]:
+    """Returns an example as a file, and its extension: PNG, WAV or animated GIF."""
+    codec = get_modality(layout.modality).codec
+    assert codec is not None
+    return codec.encode_preview(example, layout.rate), codec.preview_extension

@@ -116,13 +116,13 @@ def test_images():
     np.testing.assert_array_equal(first["positions"][3], [[0, 0], [0, 1], [1, 0], [1, 1]])
 
 
-def test_pieces_of_another_stream():
-    pieces = np.random.default_rng(0).random((6, 3, 5), np.float32)
+def test_patches_of_another_modality():
+    patches = np.random.default_rng(0).random((6, 3, 5), np.float32)
     positions = np.arange(3)[:, None]
-    given = {"batch_size": 6, "seed": 0, "stream": "audio", "epochs": 1}
-    batch = next(batches.patch_batches([pieces], positions, **given))
+    given = {"batch_size": 6, "seed": 0, "modality": "audio", "epochs": 1}
+    batch = next(batches.patch_batches([patches], positions, **given))
     assert batch["audio"].dtype == np.float32 and batch["positions"].shape == (6, 3, 1)
-    assert sorted(map(bytes, batch["audio"])) == sorted(map(bytes, pieces))
+    assert sorted(map(bytes, batch["audio"])) == sorted(map(bytes, patches))
 
 
 @pytest.mark.parametrize(

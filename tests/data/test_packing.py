@@ -22,7 +22,7 @@ def test_small_pieces_fill_the_room_left():
 
 @pytest.mark.parametrize("length", [0, 17])
 def test_pieces_that_fit_no_row_are_refused(length):
-    with pytest.raises(ValueError, match=f"piece 1 has {length} tokens"):
+    with pytest.raises(ValueError, match=f"sequence 1 has {length} tokens"):
         pack([4, length], 16)
 
 

@@ -69,7 +69,7 @@ def test_save_and_load(tmp_path):
 
 def test_large_corpora_are_thinned_evenly(monkeypatch):
     monkeypatch.setattr(tokenizer, "TRAINING_BYTES", 100)
-    assert list(tokenizer._even_share(["x" * 50] * 3 + ["y" * 50] * 3)) == ["x" * 50, "y" * 50]
+    assert list(tokenizer._training_sample(["x" * 50] * 3 + ["y" * 50] * 3)) == ["x" * 50, "y" * 50]
 
 
 def test_errors(tmp_path):
@@ -81,3 +81,22 @@ def test_errors(tmp_path):
     with pytest.raises(UserError, match="not a saved tokenizer") as raised:
         tokenizer.load(tmp_path / "bad.json")
     assert "\n" not in str(raised.value)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 50), st.integers(1, 20))
+def test_chunks(count, length):
+    ids = np.arange(4, 4 + count, dtype=np.int32)
+    found = tokenizer.token_chunks(ids, length, TOKENIZER)
+    assert all(chunk.dtype == np.int32 and 1 <= len(chunk) <= length for chunk in found)
+    assert all(len(chunk) == length for chunk in found[:-1])
+    assert np.concatenate(found).tolist() == [TOKENIZER.bos, *ids, TOKENIZER.eos]
+
+
+def test_chunks_keep_documents_in_order():
+    texts = ["first document", "", "a second, longer document"]
+    found = tokenizer.tokenize_chunks(TOKENIZER, texts, 8)
+    starts = [index for index, chunk in enumerate(found) if chunk[0] == TOKENIZER.bos]
+    ends = [index for index, chunk in enumerate(found) if chunk[-1] == TOKENIZER.eos]
+    documents = [found[a : b + 1] for a, b in zip(starts, ends, strict=True)]
+    assert [TOKENIZER.decode(np.concatenate(each)) for each in documents] == texts

@@ -6,13 +6,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fm.data.media.video import motion_features
 from fm.errors import UserError
 from fm.evaluation.baselines import (
     cross_validate,
     first_sentences,
     fit,
     hparam_grid,
-    motion_features,
     nearest_neighbor_targets,
     prepare_inputs,
 )
@@ -174,7 +174,7 @@ def test_grid_has_exactly_the_trials_asked_for(modality, trials):
 
 
 def test_grid_refuses_the_unknown():
-    with pytest.raises(UserError, match=r"'smell'.*text, image, video, audio"):
+    with pytest.raises(UserError, match=r"'smell'.*text, video, image, audio"):
         hparam_grid("smell", 6)
     with pytest.raises(UserError, match="at least 1, got 0"):
         hparam_grid("text", 0)

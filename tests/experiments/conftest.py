@@ -83,7 +83,7 @@ def reviews(tmp_path):
 _HOLDER = """
 import pathlib, sys
 from fm import lock
-lock.hold(pathlib.Path(sys.argv[1]), sys.argv[2])
+lock.acquire(pathlib.Path(sys.argv[1]), sys.argv[2])
 print(flush=True)
 input()
 """

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fm.data import load
+from fm.data.load import load
 from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
 from tests.study.helpers_study import texts
@@ -132,7 +132,7 @@ def prepared(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FM_CACHE", str(path.parent))
-        load.load(str(path))
+        load(str(path))
     (folder,) = path.parent.glob("files/*/plain_files/*")
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 

@@ -1,47 +1,23 @@
-"""The built-in data sets, each a TensorFlow-free TFDS builder over data in a registry package."""
+"""The built-in data sets: TFDS builders without TensorFlow, over data in registry packages."""
 
-import pathlib
 from typing import Any
 
 from fm.data.builders.arcade_clips import ArcadeClips
-from fm.data.builders.digits import Digits
-from fm.data.builders.docstring_summaries import DocstringSummaries
-from fm.data.builders.docstring_topics import DocstringTopics
-from fm.data.builders.docstrings import Docstrings
+from fm.data.builders.digits import Digits, MovingDigits, Photos
+from fm.data.builders.docstrings import Docstrings, DocstringSummaries, DocstringTopics
 from fm.data.builders.film_reviews import FilmReviews
-from fm.data.builders.moving_digits import MovingDigits
-from fm.data.builders.photos import Photos
 from fm.data.builders.spoken_words import SpokenWords
 from fm.data.builders.tweet_entities import TweetEntities
 
-NAMES = (
-    *("arcade_clips", "digits", "docstring_summaries", "docstring_topics", "docstrings"),
-    *("film_reviews", "moving_digits", "photos", "spoken_words", "tweet_entities"),
-)
-
-
-def make(name: str, data_dir: pathlib.Path) -> Any:
-    """Returns the built-in builder `name` (of `NAMES`), writing ArrayRecord in `data_dir`."""
-    options: dict[str, Any] = {"data_dir": data_dir, "file_format": "array_record"}
-    match name:
-        case "arcade_clips":
-            return ArcadeClips(**options)
-        case "digits":
-            return Digits(**options)
-        case "docstring_summaries":
-            return DocstringSummaries(**options)
-        case "docstring_topics":
-            return DocstringTopics(**options)
-        case "docstrings":
-            return Docstrings(**options)
-        case "film_reviews":
-            return FilmReviews(**options)
-        case "moving_digits":
-            return MovingDigits(**options)
-        case "photos":
-            return Photos(**options)
-        case "spoken_words":
-            return SpokenWords(**options)
-        case "tweet_entities":
-            return TweetEntities(**options)
-    raise KeyError(name)
+BUILDERS: dict[str, Any] = {
+    "arcade_clips": ArcadeClips,
+    "digits": Digits,
+    "docstring_summaries": DocstringSummaries,
+    "docstring_topics": DocstringTopics,
+    "docstrings": Docstrings,
+    "film_reviews": FilmReviews,
+    "moving_digits": MovingDigits,
+    "photos": Photos,
+    "spoken_words": SpokenWords,
+    "tweet_entities": TweetEntities,
+}

@@ -1,8 +1,8 @@
 """Clips of arcade games played at random; the label is the game. Needs the extra `arcade`.
 
 The games run in the Arcade Learning Environment (`ale-py`, GPL-2.0), whose wheel holds their ROMs.
-The rights to the ROMs are their owners', whatever the wheel's licence: this data set is never used
-unless asked for by name, and neither ROMs nor clips come with this package.
+The ROMs belong to their owners, whatever the license of the wheel: this data set is only used when
+requested by name, and neither ROMs nor clips are part of this package.
 """
 
 import importlib
@@ -23,11 +23,11 @@ GAMES = (
     *("ms_pacman", "pong", "seaquest", "space_invaders"),
 )
 FRAMES, SIDE = 8, 32
-# The console shows 60 frames/s; of every four, one is kept.
-_KEPT = 4
-RATE = 60 / _KEPT
+# The console shows 60 frames/s; one in four is taken.
+_FRAME_STEP = 4
+RATE = 60 / _FRAME_STEP
 CLIPS_PER_SESSION = 10
-# Seeds of what is played, of the machine as of the player: other ones for test.
+# Seeds of machine and player.
 SESSIONS = {"train": range(12), "test": range(100, 104)}
 
 _WARM_UP, _BETWEEN = (60, 240), 24
@@ -35,10 +35,10 @@ _HOLD = (4, 24)
 
 
 class ArcadeClips(tfds.core.GeneratorBasedBuilder):
-    """Features: video uint8 [8, 32, 32, 1] at 15 frames/s, grey 0..255; label.
+    """Features: video uint8 [8, 32, 32, 1] at 15 frames/s, gray 0..255; label.
 
-    A player that holds one random action after another plays 12 sessions of each game for
-    training and 4 others, under other seeds, for test; each gives 10 clips.
+    A player of random actions, each held for a while, plays 12 sessions of each game for training
+    and 4 with other seeds for test; each gives 10 clips.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -47,7 +47,7 @@ class ArcadeClips(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Clips of Atari 2600 games played at random, 8 frames of 32x32 grey pixels "
+            description="Clips of Atari 2600 games played at random, 8 frames of 32x32 gray pixels "
             "at 15 frames/s, squeezed from 160x210.",
             citation="Bellemare et al. (2013), The Arcade Learning Environment.",
             license="of the games: their owners' (the ROMs come in the wheel of ale-py)",
@@ -108,14 +108,14 @@ def _session(ale: Any, game: str, seed: int) -> Iterator[np.ndarray]:
     for _ in range(CLIPS_PER_SESSION):
         frames = []
         for _ in range(FRAMES):
-            play(_KEPT - 1)
+            play(_FRAME_STEP - 1)
             before = machine.getScreenGrayscale()
             play(1)
-            # Many games draw half of what moves on each second frame.
-            frames.append(_small(np.maximum(before, machine.getScreenGrayscale())))
+            # Many games draw moving objects in alternating frames.
+            frames.append(_downscale(np.maximum(before, machine.getScreenGrayscale())))
         yield np.stack(frames)[..., None]
         play(_BETWEEN)
 
 
-def _small(screen: np.ndarray) -> np.ndarray:
+def _downscale(screen: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(screen).resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -1,13 +1,13 @@
 """Speech from the espeak-ng shared library, in a process of its own.
 
-This file is run by path, by `fm.data.builders.spoken_words`, and imports the standard library
-alone. The library is C code loaded with ctypes: were it to crash, only this process would.
+`fm.data.builders.spoken_words` runs this file by its path; it imports only the standard library.
+The library is C code loaded with ctypes: a crash ends only this process.
 
 Usage: python -I espeak.py LIBRARY DATA OUT < utterances
 
 `utterances` is a JSON list of [text, voice, pitch 0..99, speed in words a minute]. OUT becomes
-4-byte little-endian words and samples: the rate in Hz; then for each utterance the number of its
-samples, and these, int16 in the machine's order.
+4-byte little-endian integers and samples: the rate in Hz; then for each utterance the number of its
+samples and the samples, int16 in the machine's byte order.
 """
 
 import ctypes
@@ -29,12 +29,12 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 def main(library: str, data: str, out: str) -> None:
-    """Speaks the utterances of stdin; ends the process with one line on stderr if it cannot."""
+    """Speaks the utterances of stdin; exits with one line on stderr if it cannot."""
     try:
-        speak = ctypes.CDLL(library)
+        espeak = ctypes.CDLL(library)
     except OSError as error:
         sys.exit(f"the library cannot be loaded: {error}")
-    rate = speak.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), 0)
+    rate = espeak.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), 0)
     if rate <= 0:
         sys.exit("the library found no voices")
     chunks: list[bytes] = []
@@ -45,27 +45,27 @@ def main(library: str, data: str, out: str) -> None:
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    speak.espeak_SetSynthCallback(collect)
-    # Without it the breath in a voice would depend on the second it is made in.
-    speak.espeak_ng_SetRandSeed(ctypes.c_long(0))
+    espeak.espeak_SetSynthCallback(collect)
+    # Otherwise the breath noise of a voice depends on the time of day.
+    espeak.espeak_ng_SetRandSeed(ctypes.c_long(0))
     with pathlib.Path(out).open("wb") as file:
         file.write(struct.pack("<I", rate))
         for text, voice, pitch, speed in json.load(sys.stdin):
             chunks.clear()
             encoded = text.encode()
-            done = (
-                speak.espeak_SetVoiceByName(voice.encode()),
-                speak.espeak_SetParameter(_RATE, speed, 0),
-                speak.espeak_SetParameter(_PITCH, pitch, 0),
-                speak.espeak_Synth(
+            codes = (
+                espeak.espeak_SetVoiceByName(voice.encode()),
+                espeak.espeak_SetParameter(_RATE, speed, 0),
+                espeak.espeak_SetParameter(_PITCH, pitch, 0),
+                espeak.espeak_Synth(
                     encoded, len(encoded) + 1, 0, _CHARACTER_POSITION, 0, _UTF8, None, None
                 ),
-                speak.espeak_Synchronize(),
+                espeak.espeak_Synchronize(),
             )
-            if set(done) != {_OK}:
-                sys.exit(f"no speech for {text!r} by {voice!r}: codes {done}")
-            spoken = b"".join(chunks)
-            file.write(struct.pack("<I", len(spoken) // 2) + spoken)
+            if set(codes) != {_OK}:
+                sys.exit(f"no speech for {text!r} by {voice!r}: codes {codes}")
+            samples = b"".join(chunks)
+            file.write(struct.pack("<I", len(samples) // 2) + samples)
 
 
 if __name__ == "__main__":

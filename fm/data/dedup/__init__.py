@@ -1,1 +1,1 @@
-"""TODO."""
+"""Near-duplicate search, one module per modality."""

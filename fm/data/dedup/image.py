@@ -1,28 +1,30 @@
-"""Images that are copies of each other but for compression, brightness or a little noise."""
+"""Near-duplicate images: copies up to compression, brightness or a little noise."""
+
+from collections.abc import Iterator
 
 import imagehash
 import numpy as np
 from PIL import Image
 
-# The thresholds are from Fashion-MNIST and 8x8 digits: JPEG at quality 75 moves nine images in ten
-# by 6 bits or less and by 0.12 of their contrast, while the nearest two distinct digits, often of
-# one class and within 2 bits, differ by 0.17 of it.
+# Thresholds from Fashion-MNIST and 8x8 digits: JPEG at quality 75 moves nine images in ten by 6
+# bits or less and by 0.12 of their contrast, while the nearest two distinct digits, often of one
+# class and within 2 bits, differ by 0.17 of it.
 MAX_BITS = 8
 MAX_DIFFERENCE = 0.14
 MAX_BRIGHTNESS_GAP = 16.0
 
 METHOD = (
-    f"perceptual hashes within {MAX_BITS} of 64 bits, confirmed on grey pixels: mean brightness "
+    f"perceptual hashes within {MAX_BITS} of 64 bits, confirmed on gray pixels: mean brightness "
     f"within {MAX_BRIGHTNESS_GAP:.0f} of 255, and RMS difference apart from it at most "
     f"{MAX_DIFFERENCE} of the test image's contrast"
 )
 
-_CHUNK = 256
-_PAIRS = 20_000
+_TEST_CHUNK = 256
+_MAX_PAIRS = 20_000
 
 
 def find_image_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Finds the pairs that match by `METHOD`; 60,000 x 10,000 take about 17 s, half of it hashing.
+    """Returns the pairs that match by `METHOD`; 60,000 x 10,000 take about 17 s, half for hashes.
 
     Args:
         pretrain: uint8 [N, height, width, channels].
@@ -31,26 +33,33 @@ def find_image_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     Returns:
         int64 [pairs, 2]: index into `pretrain`, index into `test`.
     """
-    own_hashes, test_hashes = perceptual_hashes(pretrain), perceptual_hashes(test)
-    own_grey, test_grey = to_gray(pretrain, test.shape), to_gray(test, test.shape)
+    pretrain_hashes, test_hashes = perceptual_hashes(pretrain), perceptual_hashes(test)
+    pretrain_gray, test_gray = to_gray(pretrain, test.shape), to_gray(test, test.shape)
     found = [np.zeros((0, 2), np.int64)]
-    for start in range(0, len(test), _CHUNK):
-        differing = test_hashes[start : start + _CHUNK, None] ^ own_hashes
-        close = np.argwhere(np.bitwise_count(differing) <= MAX_BITS)
-        candidates = np.stack([close[:, 1], close[:, 0] + start], axis=1)
-        for first in range(0, len(candidates), _PAIRS):
-            pairs = candidates[first : first + _PAIRS]
-            found.append(pairs[is_similar(own_grey[pairs[:, 0]], test_grey[pairs[:, 1]])])
+    for pairs in candidate_pairs(pretrain_hashes, test_hashes, _MAX_PAIRS):
+        found.append(pairs[is_similar(pretrain_gray[pairs[:, 0]], test_gray[pairs[:, 1]])])
     return np.concatenate(found)
 
 
-def is_similar(own: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Compares grey images pairwise, [pairs, height * width] each; returns bool [pairs]."""
-    own, test = own.astype(np.float32), test.astype(np.float32)
-    own_mean, test_mean = own.mean(1, keepdims=True), test.mean(1, keepdims=True)
-    difference = np.sqrt(np.square((own - own_mean) - (test - test_mean)).mean(1))
+def candidate_pairs(
+    pretrain_hashes: np.ndarray, test_hashes: np.ndarray, max_pairs: int
+) -> Iterator[np.ndarray]:
+    """Yields the pairs whose hashes differ in `MAX_BITS` or less, int64 [<= max_pairs, 2] each."""
+    for start in range(0, len(test_hashes), _TEST_CHUNK):
+        differing = test_hashes[start : start + _TEST_CHUNK, None] ^ pretrain_hashes
+        close = np.argwhere(np.bitwise_count(differing) <= MAX_BITS)
+        pairs = np.stack([close[:, 1], close[:, 0] + start], axis=1)
+        for first in range(0, len(pairs), max_pairs):
+            yield pairs[first : first + max_pairs]
+
+
+def is_similar(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Compares gray images [pairs, height * width] pairwise; returns bool [pairs]."""
+    pretrain, test = pretrain.astype(np.float32), test.astype(np.float32)
+    pretrain_mean, test_mean = pretrain.mean(1, keepdims=True), test.mean(1, keepdims=True)
+    difference = np.sqrt(np.square((pretrain - pretrain_mean) - (test - test_mean)).mean(1))
     similar = difference <= MAX_DIFFERENCE * test.std(1) + 1e-3
-    return similar & (np.abs(own_mean - test_mean)[:, 0] <= MAX_BRIGHTNESS_GAP)
+    return similar & (np.abs(pretrain_mean - test_mean)[:, 0] <= MAX_BRIGHTNESS_GAP)
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
@@ -61,7 +70,7 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
 
 
 def to_gray(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns uint8 [N, height * width], grey and of the test images' size."""
+    """Returns gray images of the height and width in `shape`, uint8 [N, height * width]."""
     if images.shape[1:3] != shape[1:3] or images.shape[3] != 1:
         size = (shape[2], shape[1])
         boxed = [_pillow(image).convert("L").resize(size, Image.Resampling.BOX) for image in images]

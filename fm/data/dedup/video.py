@@ -1,4 +1,4 @@
-"""Clips that are copies of each other but for compression, brightness, noise or a shift in time."""
+"""Near-duplicate clips: copies up to compression, brightness, noise or a shift in time."""
 
 import numpy as np
 
@@ -6,78 +6,67 @@ from fm.data.dedup.image import (
     MAX_BITS,
     MAX_BRIGHTNESS_GAP,
     MAX_DIFFERENCE,
+    candidate_pairs,
     is_similar,
     perceptual_hashes,
     to_gray,
 )
 
-# Two clips of one scene share all but what moves, which images' rule would not see.
-MOST_MOVING_DIFFERENCE = 0.5
+# Two clips of one scene differ only in what moves, which the rule for images hardly sees.
+MAX_MOTION_DIFFERENCE = 0.5
 _STILL = 2.0
 
 METHOD = (
-    f"perceptual hashes of a frame within {MAX_BITS} of 64 bits, confirmed on the grey pixels of "
+    f"perceptual hashes of a frame within {MAX_BITS} of 64 bits, confirmed on the gray pixels of "
     "at least half of the frames, those that overlap in time: mean brightness within "
-    f"{MAX_BRIGHTNESS_GAP:.0f} of 255, RMS difference apart from it at most {MAX_DIFFERENCE} of the "
-    "test clip's contrast, and RMS difference of what changes over time at most "
-    f"{MOST_MOVING_DIFFERENCE} of its own (or {_STILL:.0f} of 255)"
+    f"{MAX_BRIGHTNESS_GAP:.0f} of 255, RMS difference apart from it at most {MAX_DIFFERENCE} of "
+    "the test clip's contrast, and RMS difference of what changes over time at most "
+    f"{MAX_MOTION_DIFFERENCE} of its own (or {_STILL:.0f} of 255)"
 )
 
-_CHUNK = 256
-_PAIRS = 512
+_MAX_PAIRS = 512
 
 
 def find_video_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Finds the pairs that match by `METHOD`; hashing, 0.13 ms a frame, takes most of the time.
+    """Returns the pairs that match by `METHOD`; hashing, 0.13 ms a frame, takes most of the time.
 
     Args:
         pretrain: uint8 [N, frames, height, width, channels].
-        test: the same, of any number and size of frames; the others are resized to it.
+        test: the same, of any number and size of frames; the pretraining frames are resized to it.
 
     Returns:
         int64 [pairs, 2]: index into `pretrain`, index into `test`.
     """
-    own_frames, test_frames = pretrain.shape[1], test.shape[1]
-    own_grey, test_grey = _grey(pretrain, test), _grey(test, test)
+    pretrain_frames, test_frames = pretrain.shape[1], test.shape[1]
+    pretrain_gray, test_gray = _gray_frames(pretrain, test), _gray_frames(test, test)
     middle = test_frames // 2
-    # Of two neighbours one meets every second frame, by whatever time the clips are apart.
+    # Every second pretraining frame meets one of two neighboring test frames, whatever the shift.
     test_hashes = {at: perceptual_hashes(test[:, at]) for at in (middle - 1, middle)}
     found = [np.zeros((0, 2), np.int64)]
-    for own_at in range(0, own_frames, 2):
-        own_hashes = perceptual_hashes(pretrain[:, own_at])
-        for test_at, of_test in test_hashes.items():
-            shift = own_at - test_at
-            first, last = max(0, -shift), min(test_frames, own_frames - shift)
+    for pretrain_at in range(0, pretrain_frames, 2):
+        pretrain_hashes = perceptual_hashes(pretrain[:, pretrain_at])
+        for test_at, hashes in test_hashes.items():
+            shift = pretrain_at - test_at
+            first, last = max(0, -shift), min(test_frames, pretrain_frames - shift)
             if 2 * (last - first) < test_frames:
                 continue
-            for pairs in _close(own_hashes, of_test):
-                own = own_grey[pairs[:, 0], first + shift : last + shift]
-                found.append(pairs[_alike(own, test_grey[pairs[:, 1], first:last])])
+            for pairs in candidate_pairs(pretrain_hashes, hashes, _MAX_PAIRS):
+                overlap = pretrain_gray[pairs[:, 0], first + shift : last + shift]
+                found.append(pairs[_is_similar_clip(overlap, test_gray[pairs[:, 1], first:last])])
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _close(own: np.ndarray, test: np.ndarray) -> list[np.ndarray]:
-    """Returns pairs whose hashes are within `MOST_BITS`, int64 [at most _PAIRS, 2] each."""
-    found = []
-    for start in range(0, len(test), _CHUNK):
-        differing = test[start : start + _CHUNK, None] ^ own
-        close = np.argwhere(np.bitwise_count(differing) <= MAX_BITS)
-        pairs = np.stack([close[:, 1], close[:, 0] + start], axis=1)
-        found += [pairs[first : first + _PAIRS] for first in range(0, len(pairs), _PAIRS)]
-    return found
+def _is_similar_clip(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Compares gray clips [pairs, frames, height * width] pairwise; returns bool [pairs]."""
+    pairs = len(pretrain)
+    whole = is_similar(pretrain.reshape(pairs, -1), test.reshape(pairs, -1))
+    pretrain_motion, test_motion = (each - each.mean(1, keepdims=True) for each in (pretrain, test))
+    difference = np.sqrt(np.square(pretrain_motion - test_motion).mean((1, 2)))
+    limit = np.maximum(_STILL, MAX_MOTION_DIFFERENCE * test_motion.std((1, 2)))
+    return whole & (difference <= limit)
 
 
-def _alike(own: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Compares grey clips pairwise, [pairs, frames, height * width] each; returns bool [pairs]."""
-    pairs = len(own)
-    whole = is_similar(own.reshape(pairs, -1), test.reshape(pairs, -1))
-    own_moving, test_moving = (each - each.mean(1, keepdims=True) for each in (own, test))
-    difference = np.sqrt(np.square(own_moving - test_moving).mean((1, 2)))
-    most = np.maximum(_STILL, MOST_MOVING_DIFFERENCE * test_moving.std((1, 2)))
-    return whole & (difference <= most)
-
-
-def _grey(clips: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Returns uint8 [N, frames, height * width], grey and of the size of the clips `like`."""
+def _gray_frames(clips: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Returns uint8 [N, frames, height * width], in the frame size of the clips `like`."""
     frames = clips.reshape(-1, *clips.shape[2:])
     return to_gray(frames, (0, *like.shape[2:])).reshape(*clips.shape[:2], -1)

@@ -1,21 +1,43 @@
-"""The continuous formats. A new one is a file here and its line in `MEDIA`."""
+"""The modalities: text, video, image and audio, and the registry for others."""
 
-import pathlib
+from fm.data.dedup import text
+from fm.data.media.audio import AUDIO
+from fm.data.media.base import (
+    MODALITIES,
+    ArraySpec,
+    BaselineFeatures,
+    DuplicateRule,
+    Modality,
+    ModalityCodec,
+    Patching,
+    get_modality,
+    media_extensions,
+    modality_for_path,
+    register_modality,
+)
+from fm.data.media.image import IMAGE
+from fm.data.media.video import VIDEO
 
-from fm.data.media.audio import AudioCodec
-from fm.data.media.base import ArraySpec, ModalityCodec
-from fm.data.media.image import ImageCodec
-from fm.data.media.video import VideoCodec
+__all__ = [
+    "MODALITIES",
+    "ArraySpec",
+    "BaselineFeatures",
+    "DuplicateRule",
+    "Modality",
+    "ModalityCodec",
+    "Patching",
+    "get_modality",
+    "media_extensions",
+    "modality_for_path",
+    "register_modality",
+]
 
-__all__ = ["EXTENSIONS", "CODECS", "ArraySpec", "ModalityCodec", "VideoCodec", "codec_for_path"]
+TEXT = Modality(
+    name="text",
+    noun="text",
+    metric_unit="bits_per_byte",
+    duplicates=DuplicateRule(text.METHOD, text.find_text_duplicates),
+)
 
-# By modality. The first that owns a path has it: an animated image is a clip.
-CODECS: dict[str, ModalityCodec] = {
-    medium.name: medium for medium in (VideoCodec(), ImageCodec(), AudioCodec())
-}
-EXTENSIONS = tuple(sorted({ending for medium in CODECS.values() for ending in medium.extensions}))
-
-
-def codec_for_path(path: pathlib.Path) -> ModalityCodec | None:
-    """Returns the format of which a file, or a folder as a whole, is an example."""
-    return next((medium for medium in CODECS.values() if medium.matches(path)), None)
+for _modality in (TEXT, VIDEO, IMAGE, AUDIO):
+    register_modality(_modality)

@@ -1,7 +1,7 @@
-"""WAV files to samples and back, through SciPy; resampling.
+"""Sounds: WAV files, int16 [samples], one channel, one rate, one length.
 
-SciPy, which is here anyway, reads integer and floating-point PCM of every width. `soundfile` would
-add FLAC, Ogg and MP3, and a C library of 1 MB.
+WAV files are read by SciPy, which takes integer and floating-point PCM of every width. `soundfile`
+would add FLAC, Ogg and MP3, and a C library of 1 MB.
 """
 
 from __future__ import annotations
@@ -14,26 +14,59 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from math import gcd
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from scipy.fft import dct
 from scipy.io import wavfile
-from scipy.signal import resample_poly
+from scipy.signal import resample_poly, savgol_filter
 
-from fm.data.media.base import ArraySpec, ModalityCodec
+from fm.data.dedup import audio as dedup
+from fm.data.log_mel import (
+    FRAMES_PER_PATCH,
+    NUM_BINS,
+    LogMelConfig,
+    log_mel_patches,
+    log_mel_positions,
+    patches_to_spectrograms,
+    patches_to_waveforms,
+)
+from fm.data.media.base import (
+    ArraySpec,
+    BaselineFeatures,
+    DuplicateRule,
+    Modality,
+    ModalityCodec,
+    Patching,
+)
 from fm.errors import UserError
 
-# Speech has little above 8 kHz, and pieces are log-mel frames whatever the rate.
+if TYPE_CHECKING:
+    from fm.data.layouts import Layout
+
+# Speech has little above 8 kHz, and patches are log-mel frames at any rate.
 MAX_HZ = 16_000
 MIN_HZ = 4_000
-_LIMIT_HZ = 768_000
+_MAX_FILE_HZ = 768_000
+
+# Sounds get the length that this share of them fits in, in steps of 50 ms.
+FITTING_SHARE = 0.95
+MAX_SECONDS = 4.0
+_STEP_SECONDS = 0.05
+
+NUM_COEFFICIENTS = 13
+NUM_PARTS = 3
+# Frames over which slopes are fitted: 144 ms.
+_SLOPE_WINDOW = 9
+
+# Samples, rate in Hz, channels, bits per sample.
+Measure = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sound:
-    """Samples as decoded: [samples, channels] in the file's own type; Hz; bits a sample."""
+    """Decoded samples: [samples, channels] in the file's own type, rate in Hz, bits per sample."""
 
     values: np.ndarray
     rate: int
@@ -44,31 +77,30 @@ def decode_wav(encoded: bytes) -> Sound:
     """Decodes a WAV file.
 
     Raises:
-        OSError: not a WAV file, cut short, without samples, or of an odd rate or coding.
+        OSError: not a WAV file, cut short, without samples, or of an unusual rate or coding.
     """
-    # A length that SciPy may only warn of, or trip over.
+    # SciPy only warns of a wrong length, or fails in various ways.
     declared = int.from_bytes(encoded[4:8], "little") + 8
     if encoded[:4] == b"RIFF" and len(encoded) < declared:
         raise OSError(f"it ends early, after {len(encoded)} bytes of {declared}")
     try:
         with warnings.catch_warnings():
-            # Chunks that SciPy does not know.
+            # About chunks that SciPy does not know.
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             rate, values = wavfile.read(io.BytesIO(encoded))
     except (ValueError, TypeError, ZeroDivisionError, UnboundLocalError, struct.error) as error:
         raise OSError(f"not a WAV file that can be read ({error})") from error
     if not len(values):
         raise OSError("it holds no samples")
-    if not MIN_HZ <= rate <= _LIMIT_HZ:
-        raise OSError(f"its rate is {rate} Hz; accepted: {MIN_HZ} to {_LIMIT_HZ}")
+    if not MIN_HZ <= rate <= _MAX_FILE_HZ:
+        raise OSError(f"its rate is {rate} Hz; accepted: {MIN_HZ} to {_MAX_FILE_HZ}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise OSError("it holds samples that are not finite")
-    bits = 8 * values.dtype.itemsize
-    return Sound(values.reshape(len(values), -1), int(rate), bits)
+    return Sound(values.reshape(len(values), -1), int(rate), 8 * values.dtype.itemsize)
 
 
 def encode_wav(samples: np.ndarray, rate: int) -> bytes:
-    """Returns int16 [samples] at `rate` Hz as a WAV file of one channel."""
+    """Returns int16 [samples] as a WAV file of one channel."""
     buffer = io.BytesIO()
     wavfile.write(buffer, rate, samples)
     return buffer.getvalue()
@@ -80,13 +112,13 @@ def resample_to_int16(sound: Sound, rate: int) -> np.ndarray:
         return sound.values[:, 0]
     values = _to_unit_range(sound.values).mean(1)
     if sound.rate != rate:
-        common = gcd(sound.rate, rate)
+        common = math.gcd(sound.rate, rate)
         values = resample_poly(values, rate // common, sound.rate // common)
     return np.clip(np.rint(values * 32768), -32768, 32767).astype(np.int16)
 
 
 def _to_unit_range(values: np.ndarray) -> np.ndarray:
-    """Returns samples of any type as float64 in -1..1; eight bits are unsigned in WAV."""
+    """Returns samples of any type as float64 in -1..1; 8-bit WAV samples are unsigned."""
     if values.dtype.kind == "f":
         return np.clip(values.astype(np.float64), -1, 1)
     if values.dtype == np.uint8:
@@ -94,88 +126,78 @@ def _to_unit_range(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) / -float(np.iinfo(values.dtype).min)
 
 
-# Sounds are brought to the length that this share of them fits in, in steps of 50 ms.
-FITTING = 0.95
-MOST_SECONDS = 4.0
-_STEP = 0.05
-
-Measure = tuple[int, int, int, int]
-
-
 class AudioCodec(ModalityCodec):
-    """Stored as 16-bit samples of -32768..32767; the rate is in the metadata.
+    """Stored as 16-bit samples, -32768..32767; the rate is in the metadata.
 
-    The common rate is the one most sounds have (the lower of two equally many), 16 kHz at most;
-    the common length that which 95% fit in, 4 s at most. Shorter sounds are followed by silence,
-    longer ones cut.
+    The common rate is the most frequent one (the lower of two equally frequent), at most 16 kHz;
+    the common length is the one that 95% of the sounds fit in, at most 4 s. Shorter sounds are
+    padded with silence, longer ones are cut.
     """
 
-    name = "audio"
-    noun = "sound"
     dtype = np.int16
     extensions = (".wav",)
+    preview_extension = "wav"
 
     def open(self, path: pathlib.Path) -> Sound:
-        """Opens a file; see `waves.decode`."""
+        """See `decode_wav`."""
         return decode_wav(path.read_bytes())
 
     def measure(self, opened: Sound) -> Measure:
-        """Returns samples, rate in Hz, channels, bits a sample."""
+        """Returns samples, rate in Hz, channels, bits per sample."""
         return opened.values.shape[0], opened.rate, opened.values.shape[1], opened.bits
 
     def common_spec(self, measures: Sequence[Measure]) -> ArraySpec:
-        """Returns the rate most have, and the length most fit in."""
-        rates = Counter(rate for _, rate, _, _ in measures)
-        rate = min(min(rates, key=lambda each: (-rates[each], each)), MAX_HZ)
+        """Returns the most frequent rate, and the length that most sounds fit in."""
+        counts = Counter(rate for _, rate, _, _ in measures)
+        rate = min(min(counts, key=lambda each: (-counts[each], each)), MAX_HZ)
         seconds = sorted(samples / own for samples, own, _, _ in measures)
-        fitting = seconds[math.ceil(FITTING * len(seconds)) - 1]
-        # Less half a sample, so that sounds of a common form keep it.
-        steps = max(1, math.ceil((min(fitting, MOST_SECONDS) - 0.5 / rate) / _STEP))
-        return ArraySpec((round(steps * _STEP * rate),), rate)
+        fitting = seconds[math.ceil(FITTING_SHARE * len(seconds)) - 1]
+        # Less half a sample, so that sounds that already have the common length keep it.
+        steps = max(1, math.ceil((min(fitting, MAX_SECONDS) - 0.5 / rate) / _STEP_SECONDS))
+        return ArraySpec((round(steps * _STEP_SECONDS * rate),), rate)
 
-    def describe_changes(self, measures: Sequence[Measure], form: ArraySpec) -> list[str]:
-        """Says how many were resampled, mixed down, widened, cut."""
-        assert form.rate is not None
-        length = form.shape[0]
-        seconds = length / form.rate
-        rates = {own for _, own, _, _ in measures if own != form.rate}
+    def describe_changes(self, measures: Sequence[Measure], spec: ArraySpec) -> list[str]:
+        """Counts the sounds that are resampled, mixed down, converted, cut."""
+        assert spec.rate is not None
+        seconds = spec.shape[0] / spec.rate
+        rates = {own for _, own, _, _ in measures if own != spec.rate}
         changes = (
             (
-                sum(own != form.rate for _, own, _, _ in measures),
-                f"resampled from {', '.join(map(str, sorted(rates)))} Hz to {form.rate:.0f} Hz",
+                sum(own != spec.rate for _, own, _, _ in measures),
+                f"resampled from {', '.join(map(str, sorted(rates)))} Hz to {spec.rate:.0f} Hz",
             ),
             (sum(channels > 1 for _, _, channels, _ in measures), "mixed down to one channel"),
-            (sum(bits != 16 for _, _, _, bits in measures), "converted to 16 bits a sample"),
+            (sum(bits != 16 for _, _, _, bits in measures), "converted to 16 bits per sample"),
             (
-                sum(samples / own > seconds + 0.5 / form.rate for samples, own, _, _ in measures),
+                sum(samples / own > seconds + 0.5 / spec.rate for samples, own, _, _ in measures),
                 f"cut to {seconds:.2f} s",
             ),
         )
         return [f"{count} of {len(measures)} sounds {what}" for count, what in changes if count]
 
-    def to_array(self, opened: Sound, form: ArraySpec) -> np.ndarray:
-        """Returns int16 [samples], mixed down, resampled, padded with silence or cut as needed."""
-        assert form.rate is not None
-        samples = resample_to_int16(opened, int(form.rate))[: form.shape[0]]
-        return np.pad(samples, (0, form.shape[0] - len(samples)))
+    def to_array(self, opened: Sound, spec: ArraySpec) -> np.ndarray:
+        """Returns int16 [samples], mixed down, resampled, padded or cut as needed."""
+        assert spec.rate is not None
+        samples = resample_to_int16(opened, int(spec.rate))[: spec.shape[0]]
+        return np.pad(samples, (0, spec.shape[0] - len(samples)))
 
-    def tfds_feature(self, form: ArraySpec) -> Any:
-        """Returns a `Tensor` of that length: the feature `Audio` would need TensorFlow."""
-        return tfds.features.Tensor(shape=form.shape, dtype=np.int16)
+    def tfds_feature(self, spec: ArraySpec) -> Any:
+        """Returns a `Tensor` feature: `Audio` would need TensorFlow."""
+        return tfds.features.Tensor(shape=spec.shape, dtype=np.int16)
 
     def encode(self, array: np.ndarray) -> np.ndarray:
-        """Returns the samples as they are."""
+        """Returns the samples."""
         return array
 
     def accepts_feature(self, feature: Any) -> bool:
-        """Says whether it is a one-dimensional int16 `Tensor`."""
+        """Accepts a one-dimensional int16 `Tensor`."""
         if type(feature) is not tfds.features.Tensor:
             return False
         shape: Any = feature.shape
         return len(shape) == 1 and feature.np_dtype == np.int16
 
     def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
-        """Returns the length, where the feature has one.
+        """Returns the length, if the feature has one.
 
         Raises:
             UserError: the metadata has no rate.
@@ -185,6 +207,94 @@ class AudioCodec(ModalityCodec):
         return None if None in feature.shape else ArraySpec(tuple(feature.shape), rate)
 
     def decode(self, stored: np.ndarray, rate: float | None) -> Sound:
-        """Opens samples of the data set's rate."""
+        """Returns the samples at the data set's rate."""
         assert rate is not None
         return Sound(np.asarray(stored, np.int16)[:, None], int(rate), 16)
+
+    def encode_preview(self, array: np.ndarray, rate: float) -> bytes:
+        """Returns a WAV file."""
+        return encode_wav(array, round(rate))
+
+
+class AudioPatching(Patching):
+    """Log-mel frames; `patch_shape` is (mel bins, frames)."""
+
+    num_axes = 1
+
+    def patch_shape(self, shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
+        """Returns 40 mel bins, 2 frames."""
+        return NUM_BINS, FRAMES_PER_PATCH
+
+    def patch_dim(self, layout: Layout) -> int:
+        """Returns bins times frames."""
+        return _log_mel_config(layout).patch_dim
+
+    def positions(self, layout: Layout) -> np.ndarray:
+        """Returns the time."""
+        return log_mel_positions(_log_mel_config(layout))
+
+    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns float32 [N, L, P] in 0..1."""
+        return log_mel_patches(examples, _log_mel_config(layout))
+
+    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns int16 [N, samples]; see `patches_to_waveforms`."""
+        return patches_to_waveforms(patches, _log_mel_config(layout))
+
+    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns the log-mel spectrogram, low frequencies at the bottom."""
+        patches = self.to_patches(example[None], layout)
+        (mel,) = patches_to_spectrograms(patches, _log_mel_config(layout))
+        return np.rint(255 * mel[::-1, :, None]).astype(np.uint8)
+
+
+def _log_mel_config(layout: Layout) -> LogMelConfig:
+    return LogMelConfig(round(layout.rate), layout.shape[0], *layout.patch_shape)
+
+
+def mfcc_statistics(sounds: np.ndarray, rate: float | None) -> np.ndarray:
+    """Returns statistics of mel-frequency cepstral coefficients (MFCC).
+
+    They are the mean and standard deviation over time of the coefficients and of their first and
+    second slopes, and the mean of the coefficients in each third of the sound, which tells the
+    order of a word's phonemes.
+
+    Args:
+        sounds: int16 [N, samples].
+        rate: in Hz.
+
+    Returns:
+        float64 [N, 13 * (6 + 3)].
+
+    Raises:
+        UserError: no rate.
+    """
+    if rate is None:
+        raise UserError("sounds need their sample rate, in Hz")
+    config = LogMelConfig(int(rate), sounds.shape[1])
+    mels = patches_to_spectrograms(log_mel_patches(sounds, config), config).astype(np.float64)
+    cepstra = np.asarray(dct(mels, axis=1, norm="ortho"))[:, :NUM_COEFFICIENTS]
+    window = min(_SLOPE_WINDOW, (mels.shape[2] - 1) // 2 * 2 + 1)
+    slopes = [
+        np.asarray(savgol_filter(cepstra, window, order, deriv=order))
+        if window > order
+        else np.zeros_like(cepstra)
+        for order in (1, 2)
+    ]
+    features = [
+        value for each in (cepstra, *slopes) for value in (each.mean(axis=2), each.std(axis=2))
+    ]
+    parts = np.array_split(cepstra, NUM_PARTS, axis=2)
+    features += [part.mean(axis=2) for part in parts if part.size]
+    return np.concatenate(features, axis=1)
+
+
+AUDIO = Modality(
+    name="audio",
+    noun="sound",
+    metric_unit="bits_per_dimension",
+    duplicates=DuplicateRule(dedup.METHOD, dedup.find_audio_duplicates),
+    codec=AudioCodec(),
+    patching=AudioPatching(),
+    baseline=BaselineFeatures(extract=mfcc_statistics, log10_c_range=(-4, 1), standardize=True),
+)

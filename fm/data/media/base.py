@@ -1,12 +1,23 @@
-"""What a data set must know of a continuous format: one `Medium` for images, for sounds, ..."""
+"""`Modality`: everything that the rest of the code asks of a modality, and the registry of them.
+
+A new modality is one `Modality` object passed to `register_modality`; `fm/data/media/audio.py` is
+an example.
+"""
+
+from __future__ import annotations
 
 import abc
 import dataclasses
 import pathlib
-from collections.abc import Hashable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from fm.errors import UserError
+
+if TYPE_CHECKING:
+    from fm.data.layouts import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,27 +34,25 @@ class ArraySpec:
 
 
 class ModalityCodec(abc.ABC):
-    """How examples of one format are read, brought to one form, and stored.
+    """Reads examples from files and TFDS, and brings all of a data set to one `ArraySpec`.
 
-    An example is first *opened*, whatever that means for its format, in the size it has; when the
-    measures of all are known, each becomes an array of the common form.
+    An example is first *opened*, at its own size. From the measures of all opened examples follows
+    the common spec, and each example becomes an array of that spec.
 
     Attributes:
-        name: the modality, and the name of the TFDS feature.
-        noun: one example, in messages.
         dtype: of the arrays.
         extensions: of the files it reads, lower case, with the dot.
-        stores_bytes: the TFDS feature is read as encoded bytes, which `decode` decodes.
+        stores_bytes: whether the TFDS feature is read as encoded bytes (which `decode` takes).
+        preview_extension: of the files that `encode_preview` makes.
     """
 
-    name: ClassVar[str]
-    noun: ClassVar[str]
     dtype: ClassVar[type[np.generic]]
     extensions: ClassVar[tuple[str, ...]]
     stores_bytes: ClassVar[bool] = False
+    preview_extension: ClassVar[str]
 
     def matches(self, path: pathlib.Path) -> bool:
-        """Says whether a file, or a folder as a whole, is one example of this format."""
+        """Returns whether a file, or a folder as a whole, is one example."""
         return path.is_file() and path.suffix.lower() in self.extensions
 
     @abc.abstractmethod
@@ -51,28 +60,28 @@ class ModalityCodec(abc.ABC):
         """Opens one example.
 
         Raises:
-            OSError: it cannot be read or decoded; the message says why in a few words.
+            OSError: it cannot be read or decoded; the message gives the reason in a few words.
         """
 
     @abc.abstractmethod
     def measure(self, opened: Any) -> Hashable:
-        """Returns the few numbers of an opened example that `common` and `remarks` need."""
+        """Returns the measures of an opened example that `common_spec` needs."""
 
     @abc.abstractmethod
     def common_spec(self, measures: Sequence[Any]) -> ArraySpec:
-        """Returns the form that examples of these measures (at least one) all get."""
+        """Returns the spec for a data set with these measures (at least one)."""
 
-    def describe_changes(self, measures: Sequence[Any], form: ArraySpec) -> list[str]:
-        """Says, a line each, what is changed about the examples to bring them to the form."""
+    def describe_changes(self, measures: Sequence[Any], spec: ArraySpec) -> list[str]:
+        """Returns a line for each way in which examples are changed to fit the spec."""
         return []
 
     @abc.abstractmethod
-    def to_array(self, opened: Any, form: ArraySpec) -> np.ndarray:
-        """Returns an opened example as an array of the form's shape."""
+    def to_array(self, opened: Any, spec: ArraySpec) -> np.ndarray:
+        """Converts an opened example to an array of the spec."""
 
     @abc.abstractmethod
-    def tfds_feature(self, form: ArraySpec) -> Any:
-        """Returns the TFDS feature (one that needs no TensorFlow) that holds such arrays."""
+    def tfds_feature(self, spec: ArraySpec) -> Any:
+        """Returns the TFDS feature for such arrays; it must not need TensorFlow."""
 
     @abc.abstractmethod
     def encode(self, array: np.ndarray) -> Any:
@@ -80,24 +89,155 @@ class ModalityCodec(abc.ABC):
 
     @abc.abstractmethod
     def accepts_feature(self, feature: Any) -> bool:
-        """Says whether a TFDS feature, anybody's, holds this format."""
+        """Returns whether a TFDS feature of any data set holds this modality."""
 
     @abc.abstractmethod
     def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
-        """Returns the form that such a feature promises for all examples, if it does.
+        """Returns the spec that an accepted feature declares for all examples, if it does.
 
         Args:
-            feature: one that fits.
-            rate: `rate` of the data set's TFDS metadata, None where it says none.
+            feature: a TFDS feature.
+            rate: "rate" in the metadata of the data set, or None.
 
         Raises:
-            UserError: the format has a rate and nothing says which.
+            UserError: the modality needs a rate, and the metadata has none.
         """
 
     @abc.abstractmethod
     def decode(self, stored: Any, rate: float | None) -> Any:
-        """Opens one example as read from that feature.
+        """Opens one example as read from the TFDS feature.
 
         Raises:
             OSError: it cannot be decoded.
         """
+
+    @abc.abstractmethod
+    def encode_preview(self, array: np.ndarray, rate: float) -> bytes:
+        """Returns an example as a file for people (`preview_extension`)."""
+
+
+class Patching(abc.ABC):
+    """Cuts arrays into patches and back. A `Layout` holds the sizes.
+
+    Attributes:
+        num_axes: position axes of a patch (A).
+    """
+
+    num_axes: ClassVar[int]
+
+    @abc.abstractmethod
+    def patch_shape(self, shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
+        """Returns the patch shape for examples of a shape; see `fm.data.layouts.layout_of`.
+
+        Raises:
+            UserError: no patch fits.
+        """
+
+    @abc.abstractmethod
+    def patch_dim(self, layout: Layout) -> int:
+        """Returns the numbers in a patch (P)."""
+
+    @abc.abstractmethod
+    def positions(self, layout: Layout) -> np.ndarray:
+        """Returns the position of each patch, int32 [L, A]."""
+
+    @abc.abstractmethod
+    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+        """Cuts examples [N, ...] into patches [N, L, P], uint8 or float32 in 0..1."""
+
+    @abc.abstractmethod
+    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+        """Puts patches [N, L, P] in 0..1 together to examples of the codec's dtype."""
+
+    @abc.abstractmethod
+    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns an example as an image, uint8 [height, width, channels]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicateRule:
+    """When two examples count as near-duplicates.
+
+    Attributes:
+        description: the rule, in words.
+        find: maps the inputs of two splits to the pairs that match, int64 [pairs, 2].
+    """
+
+    description: str
+    find: Callable[[Any, Any], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineFeatures:
+    """Features for the classical baseline, a penalized logistic regression.
+
+    Attributes:
+        extract: maps examples [N, ...] and their rate to features [N, F]; uint8 ones are scaled to
+            0..1 by the baseline.
+        log10_c_range: exponents of the smallest and largest inverse penalty C to try.
+        standardize: whether features are standardized on the training examples.
+    """
+
+    extract: Callable[[np.ndarray, float | None], np.ndarray]
+    log10_c_range: tuple[int, int]
+    standardize: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Modality:
+    """One modality.
+
+    Attributes:
+        name: of the modality, of its arrays in a batch, and of its TFDS feature.
+        noun: one example, in messages.
+        metric_unit: name of the unit of its loss.
+        duplicates: the rule for near-duplicates.
+        codec: reads examples; None for text.
+        patching: cuts examples into patches; None for text.
+        baseline: features of the classical baseline; None for text, which uses TF-IDF.
+        recipe: maps a profile ("quick", "default", "full") to a training recipe of `fm.study`;
+            None for the built-in modalities, whose recipes `fm.study` has.
+    """
+
+    name: str
+    noun: str
+    metric_unit: str
+    duplicates: DuplicateRule
+    codec: ModalityCodec | None = None
+    patching: Patching | None = None
+    baseline: BaselineFeatures | None = None
+    recipe: Callable[[str], Any] | None = None
+
+
+# By name. The first whose codec matches a path owns it: an animated image is a clip.
+MODALITIES: dict[str, Modality] = {}
+
+
+def register_modality(modality: Modality) -> None:
+    """Adds a modality to `MODALITIES`, or replaces the one of its name."""
+    MODALITIES[modality.name] = modality
+
+
+def get_modality(name: str) -> Modality:
+    """Returns a registered modality.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in MODALITIES:
+        raise UserError(f"unknown modality {name!r}; accepted: {', '.join(MODALITIES)}")
+    return MODALITIES[name]
+
+
+def modality_for_path(path: pathlib.Path) -> Modality | None:
+    """Returns the modality of which a file, or a folder as a whole, is an example."""
+    for modality in MODALITIES.values():
+        if modality.codec is not None and modality.codec.matches(path):
+            return modality
+    return None
+
+
+def media_extensions() -> tuple[str, ...]:
+    """Returns the file extensions of all registered modalities, sorted."""
+    codecs = (modality.codec for modality in MODALITIES.values())
+    return tuple(sorted({each for codec in codecs if codec for each in codec.extensions}))

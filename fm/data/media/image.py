@@ -1,34 +1,48 @@
-"""Image files to uint8 arrays of one common shape, and back."""
+"""Images: files that Pillow reads, uint8 [height, width, channels]."""
 
 from __future__ import annotations
 
 import io
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL import Image as Pillow
 
-from fm.data.media.base import ArraySpec, ModalityCodec
+from fm.data.dedup import image as dedup
+from fm.data.media.base import (
+    ArraySpec,
+    BaselineFeatures,
+    DuplicateRule,
+    Modality,
+    ModalityCodec,
+    Patching,
+)
+from fm.data.patches import patch_positions, patchify, unpatchify
+from fm.errors import UserError
 
-# Whatever a file is called, Pillow may take it for one of these. Others it would hand to programs:
-# PostScript to Ghostscript.
+if TYPE_CHECKING:
+    from fm.data.layouts import Layout
+
+# The formats Pillow may recognize, whatever a file is called. Others are handed to external
+# programs (PostScript to Ghostscript).
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Images keep their size when all share one no larger than this; others become squares of it.
+# Images keep their size if all have the same, no larger than this; else they become squares of it.
 MAX_SIDE = 32
-_GREY_MODES = ("1", "L", "LA", "I;16", "I", "F")
+
+_GRAY_MODES = ("1", "L", "LA", "I;16", "I", "F")
+_MAX_PATCHES, _MIN_PATCH, _MAX_PATCH = 64, 2, 32
 
 ImageShape = tuple[int, int, int]
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """Opens an encoded image, turned the way its camera says.
+    """Decodes an image and applies its EXIF orientation.
 
     Raises:
-        OSError: it cannot be decoded, or is none of `FORMATS`.
+        OSError: it cannot be decoded, or is none of `PILLOW_FORMATS`.
     """
     try:
         image = Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS)
@@ -41,33 +55,33 @@ def open_image(encoded: bytes) -> Image.Image:
 
 
 def common_image_shape(sizes: Iterable[tuple[int, int, bool]]) -> ImageShape:
-    """Returns the (height, width, channels) that all images get.
+    """Returns the (height, width, channels) to which images of these sizes are brought.
 
     Args:
-        sizes: (height, width, is grey) of every image.
+        sizes: (height, width, is gray) of every image.
 
     Returns:
-        Their own size when all share one of at most 32x32, else 32x32; one channel when all are
-        grey, else three.
+        Their own size if they all have the same, at most 32x32, else 32x32; one channel if all are
+        gray, else three.
     """
-    seen = set(sizes)
-    channels = 1 if all(grey for _, _, grey in seen) else 3
-    shapes = {(height, width) for height, width, _ in seen}
+    distinct = set(sizes)
+    channels = 1 if all(gray for _, _, gray in distinct) else 3
+    shapes = {(height, width) for height, width, _ in distinct}
     if len(shapes) == 1 and max(max(shapes)) <= MAX_SIDE:
         return (*next(iter(shapes)), channels)
     return MAX_SIDE, MAX_SIDE, channels
 
 
 def measure_image(image: Image.Image) -> tuple[int, int, bool]:
-    """Returns (height, width, is grey) of an opened image, as `common_shape` takes it."""
-    return image.height, image.width, image.mode in _GREY_MODES
+    """Returns (height, width, is gray) of an opened image."""
+    return image.height, image.width, image.mode in _GRAY_MODES
 
 
 def image_to_array(image: Image.Image, shape: ImageShape) -> np.ndarray:
-    """Returns the image as uint8 of `shape`, converted and resized (antialiased) as needed."""
+    """Returns an image as uint8 of `shape`, converted and resized (antialiased) as needed."""
     height, width, channels = shape
     if image.mode in ("I;16", "I", "F"):
-        # Sixteen bits to eight: Pillow's own conversion would clip them to white.
+        # 16 bits to 8: Pillow's own conversion would clip.
         values = np.asarray(image, np.float64)
         scale = 1 / 257 if values.max(initial=0) > 255 else 1
         image = Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
@@ -77,59 +91,125 @@ def image_to_array(image: Image.Image, shape: ImageShape) -> np.ndarray:
     return np.asarray(image, np.uint8).reshape(shape)
 
 
+def array_to_image(pixels: np.ndarray) -> Image.Image:
+    """Returns uint8 [height, width, 1 or 3] as a Pillow image."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Returns a uint8 [height, width, 1 or 3] image as PNG."""
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    """Returns uint8 [height, width, 1 or 3] as a PNG file."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    array_to_image(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 class ImageCodec(ModalityCodec):
-    """Stored as PNG. Values 0..255, one channel (grey) or three (red, green, blue)."""
+    """Stored as PNG. Values 0..255, one channel (gray) or three (red, green, blue)."""
 
-    name = "image"
-    noun = "image"
     dtype = np.uint8
     extensions = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
     stores_bytes = True
+    preview_extension = "png"
 
-    def open(self, path: pathlib.Path) -> Pillow.Image:
-        """Opens a file; see `pixels.open_image`."""
+    def open(self, path: pathlib.Path) -> Image.Image:
+        """See `open_image`."""
         return open_image(path.read_bytes())
 
-    def measure(self, opened: Pillow.Image) -> tuple[int, int, bool]:
-        """Returns height, width, is grey."""
+    def measure(self, opened: Image.Image) -> tuple[int, int, bool]:
+        """Returns height, width, is gray."""
         return measure_image(opened)
 
     def common_spec(self, measures: Sequence[tuple[int, int, bool]]) -> ArraySpec:
-        """Returns their own size where they share a small one; see `pixels.common_shape`."""
+        """See `common_image_shape`."""
         return ArraySpec(common_image_shape(measures))
 
-    def to_array(self, opened: Pillow.Image, form: ArraySpec) -> np.ndarray:
+    def to_array(self, opened: Image.Image, spec: ArraySpec) -> np.ndarray:
         """Returns uint8 [height, width, channels], resized as needed."""
-        height, width, channels = form.shape
+        height, width, channels = spec.shape
         return image_to_array(opened, (height, width, channels))
 
-    def tfds_feature(self, form: ArraySpec) -> Any:
-        """Returns an `Image` of that shape."""
-        return tfds.features.Image(shape=form.shape)
+    def tfds_feature(self, spec: ArraySpec) -> Any:
+        """Returns an `Image` feature."""
+        return tfds.features.Image(shape=spec.shape)
 
     def encode(self, array: np.ndarray) -> io.BytesIO:
-        """Returns a PNG."""
+        """Returns a PNG file."""
         return io.BytesIO(encode_png(array))
 
     def accepts_feature(self, feature: Any) -> bool:
-        """Says whether it is an `Image`."""
+        """Accepts an `Image` feature."""
         return type(feature) is tfds.features.Image
 
     def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
-        """Returns the shape, where it is known, small, and grey or colour."""
+        """Returns the shape if it is known, small, and gray or RGB."""
         shape = feature.shape
         if None in shape or max(shape[:2]) > MAX_SIDE or shape[2] not in (1, 3):
             return None
         return ArraySpec(tuple(shape))
 
-    def decode(self, stored: bytes, rate: float | None) -> Pillow.Image:
-        """Opens an encoded image."""
+    def decode(self, stored: bytes, rate: float | None) -> Image.Image:
+        """See `open_image`."""
         return open_image(stored)
+
+    def encode_preview(self, array: np.ndarray, rate: float) -> bytes:
+        """Returns a PNG file."""
+        return encode_png(array)
+
+
+class ImagePatching(Patching):
+    """Square patches; `patch_shape` is (side,)."""
+
+    num_axes = 2
+
+    def patch_shape(self, shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
+        """Returns `size`, or the smallest side from 2 on that gives at most 64 patches."""
+        if size is not None:
+            return (size,)
+        height, width, _ = shape
+        for side in range(_MIN_PATCH, _MAX_PATCH + 1):
+            divides = height % side == 0 and width % side == 0
+            if divides and height * width // side**2 <= _MAX_PATCHES:
+                return (side,)
+        raise UserError(
+            f"images of {height}x{width} cannot be cut into at most {_MAX_PATCHES} patches"
+        )
+
+    def patch_dim(self, layout: Layout) -> int:
+        """Returns pixels times channels."""
+        return layout.patch_shape[0] ** 2 * layout.shape[-1]
+
+    def positions(self, layout: Layout) -> np.ndarray:
+        """Returns row and column."""
+        height, width, _ = layout.shape
+        return patch_positions(height, width, *layout.patch_shape)
+
+    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns uint8 [N, L, P]."""
+        return patchify(examples, *layout.patch_shape)
+
+    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns uint8 [N, height, width, channels]."""
+        height, width, _ = layout.shape
+        return unpatchify(to_bytes(patches), *layout.patch_shape, height, width)
+
+    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns the image itself."""
+        return example
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Returns values in 0..1 as uint8, 256 bins."""
+    return np.clip(values * 256.0, 0.0, 255.0).astype(np.uint8)
+
+
+IMAGE = Modality(
+    name="image",
+    noun="image",
+    metric_unit="bits_per_dimension",
+    duplicates=DuplicateRule(dedup.METHOD, dedup.find_image_duplicates),
+    codec=ImageCodec(),
+    patching=ImagePatching(),
+    baseline=BaselineFeatures(
+        extract=lambda images, rate: images.reshape(len(images), -1), log10_c_range=(-3, 2)
+    ),
+)

@@ -1,69 +1,131 @@
-"""Clips: moving pictures, uint8 [frames, height, width, channels], of one length and one rate."""
+"""Clips: uint8 [frames, height, width, channels], of one length and one frame rate."""
 
+from __future__ import annotations
+
+import io
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data.media import image as pixels
+from fm.data.dedup import video as dedup
 from fm.data.media import video_decoding
-from fm.data.media.base import ArraySpec, ModalityCodec
-from fm.data.media.video_decoding import DecodedVideo
+from fm.data.media.base import (
+    ArraySpec,
+    BaselineFeatures,
+    DuplicateRule,
+    Modality,
+    ModalityCodec,
+    Patching,
+)
+from fm.data.media.image import (
+    MAX_SIDE,
+    array_to_image,
+    common_image_shape,
+    image_to_array,
+    measure_image,
+    to_bytes,
+)
+from fm.data.media.video_decoding import FRAME_RATE, NUM_FRAMES, DecodedVideo
+from fm.data.patches import TUBELET_SHAPE, clips_to_tubelets, tubelet_positions, tubelets_to_clips
 from fm.errors import UserError
 
-MOST_FRAMES = 16
+if TYPE_CHECKING:
+    from fm.data.layouts import Layout
 
-# Height, width, is grey; seconds; whether the source says how long it lasts.
+MAX_FRAMES = 16
+# Pixels by which block matching moves a frame, up, down and sideways.
+MAX_SHIFT = 2
+# Scales the 25 motion features to the norm of thousands of pixels.
+_MOTION_SCALE = 10.0
+# Of a pixel's range: the noise of a sensor.
+_NOISE_FLOOR = 1e-4
+_CHUNK = 256
+
+# Height, width, is gray; seconds; whether the file has timestamps.
 Measure = tuple[int, int, bool, float, bool]
 
 
-class VideoCodec(ModalityCodec):
-    """Stored as pixels of 0..255, grey or colour; the rate, in frames/s, is in the metadata.
+def encode_animation(
+    clip: np.ndarray, rate: float, *, scale: int = 8, image_format: str = "GIF"
+) -> bytes:
+    """Returns a clip as an animated image that loops forever.
 
-    Clips become 8 frames at 8 frames/s from their middle: of longer ones both ends are left out,
-    shorter ones stand still on their last frame. Frames are resized as images are.
+    Args:
+        clip: uint8 [frames, height, width, 1 or 3].
+        rate: frames/s. GIF counts hundredths of a second: a frame at 8 frames/s lasts 120 ms there.
+        scale: factor of enlargement, by repeating pixels.
+        image_format: "GIF" (256 colors: exact for gray), "PNG" or "WEBP" (exact).
+
+    Raises:
+        UserError: another format.
+    """
+    if image_format not in ("GIF", "PNG", "WEBP"):
+        raise UserError(f"animated images are GIF, PNG or WEBP, not {image_format}")
+    enlarged = clip.repeat(scale, axis=1).repeat(scale, axis=2)
+    images = [array_to_image(frame) for frame in enlarged]
+    buffer = io.BytesIO()
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    images[0].save(
+        buffer,
+        format=image_format,
+        save_all=True,
+        append_images=images[1:],
+        duration=round(1000 / rate),
+        loop=0,
+        **options,
+    )
+    return buffer.getvalue()
+
+
+class VideoCodec(ModalityCodec):
+    """Stored as pixels 0..255, gray or RGB; the rate, in frames/s, is in the metadata.
+
+    A clip is the middle 8 frames at 8 frames/s. Shorter videos repeat their last frame. Frames are
+    resized as images are.
     """
 
-    name = "video"
-    noun = "clip"
     dtype = np.uint8
     extensions = tuple(
         sorted({*video_decoding.ANIMATED_EXTENSIONS, *video_decoding.VIDEO_EXTENSIONS})
     )
+    preview_extension = "gif"
 
     def matches(self, path: pathlib.Path) -> bool:
-        """Says whether it is a film, an image of several frames, or a folder of frames."""
-        film = path.is_file() and path.suffix.lower() in video_decoding.VIDEO_EXTENSIONS
+        """Accepts a video file, an image of several frames, or a folder of frames."""
+        is_video = path.is_file() and path.suffix.lower() in video_decoding.VIDEO_EXTENSIONS
         return (
-            film or video_decoding.is_animated_image(path) or video_decoding.is_frame_folder(path)
+            is_video
+            or video_decoding.is_animated_image(path)
+            or video_decoding.is_frame_folder(path)
         )
 
     def open(self, path: pathlib.Path) -> DecodedVideo:
-        """Reads a file or folder; see `films.read`."""
+        """See `video_decoding.read_video`."""
         return video_decoding.read_video(path)
 
     def measure(self, opened: DecodedVideo) -> Measure:
-        """Returns height, width, is grey; seconds; whether they are the source's own."""
-        greys = [pixels.measure_image(image)[2] for image in opened.frames]
+        """Returns height, width, is gray; seconds; whether the file has timestamps."""
+        gray = [measure_image(frame)[2] for frame in opened.frames]
         first = opened.frames[0]
-        return first.height, first.width, all(greys), opened.duration, opened.has_timestamps
+        return first.height, first.width, all(gray), opened.duration, opened.has_timestamps
 
     def common_spec(self, measures: Sequence[Measure]) -> ArraySpec:
-        """Returns 8 frames at 8 frames/s, of the size `pixels.common_shape` gives images."""
-        size = pixels.common_image_shape(measure[:3] for measure in measures)
-        return ArraySpec((video_decoding.NUM_FRAMES, *size), video_decoding.FRAME_RATE)
+        """Returns 8 frames at 8 frames/s, of the size that `common_image_shape` gives images."""
+        size = common_image_shape(measure[:3] for measure in measures)
+        return ArraySpec((NUM_FRAMES, *size), FRAME_RATE)
 
-    def describe_changes(self, measures: Sequence[Measure], form: ArraySpec) -> list[str]:
-        """Says how many were cut, held, resized, or of no known rate."""
-        assert form.rate is not None
-        frames, height, width, _ = form.shape
-        seconds, frame = frames / form.rate, 1 / form.rate
+    def describe_changes(self, measures: Sequence[Measure], spec: ArraySpec) -> list[str]:
+        """Counts the clips that are cut, extended, resized, or of no known rate."""
+        assert spec.rate is not None
+        frames, height, width, _ = spec.shape
+        seconds, frame = frames / spec.rate, 1 / spec.rate
         changes = (
             (
-                sum(not timed for *_, timed in measures),
-                f"are folders of frames, taken to be {form.rate:.0f} frames/s",
+                sum(not has_timestamps for *_, has_timestamps in measures),
+                f"are folders of frames, read at {spec.rate:.0f} frames/s",
             ),
             (
                 sum(own > seconds + frame for _, _, _, own, _ in measures),
@@ -71,46 +133,43 @@ class VideoCodec(ModalityCodec):
             ),
             (
                 sum(own < seconds - frame for _, _, _, own, _ in measures),
-                f"stand still after their end, up to {seconds:.2f} s",
+                f"repeat their last frame, up to {seconds:.2f} s",
             ),
             (
-                sum(
-                    (own_height, own_width) != (height, width)
-                    for own_height, own_width, *_ in measures
-                ),
+                sum((own_h, own_w) != (height, width) for own_h, own_w, *_ in measures),
                 f"are resized to {width}x{height} pixels (width x height)",
             ),
         )
         return [f"{count} of {len(measures)} clips {what}" for count, what in changes if count]
 
-    def to_array(self, opened: DecodedVideo, form: ArraySpec) -> np.ndarray:
+    def to_array(self, opened: DecodedVideo, spec: ArraySpec) -> np.ndarray:
         """Returns uint8 [frames, height, width, channels], sampled and resized as needed."""
-        assert form.rate is not None
-        count, height, width, channels = form.shape
-        chosen = video_decoding.sample_frame_idx(opened.frame_ends, count, form.rate)
-        images = {
-            index: pixels.image_to_array(opened.frames[index], (height, width, channels))
-            for index in set(chosen.tolist())
+        assert spec.rate is not None
+        count, height, width, channels = spec.shape
+        idx = video_decoding.sample_frame_idx(opened.frame_ends, count, spec.rate).tolist()
+        frames = {
+            index: image_to_array(opened.frames[index], (height, width, channels))
+            for index in set(idx)
         }
-        return np.stack([images[index] for index in chosen.tolist()])
+        return np.stack([frames[index] for index in idx])
 
-    def tfds_feature(self, form: ArraySpec) -> Any:
-        """Returns a `Tensor` of that shape: the feature `Video` would need TensorFlow."""
-        return tfds.features.Tensor(shape=form.shape, dtype=np.uint8, encoding="bytes")
+    def tfds_feature(self, spec: ArraySpec) -> Any:
+        """Returns a `Tensor` feature: `Video` would need TensorFlow."""
+        return tfds.features.Tensor(shape=spec.shape, dtype=np.uint8, encoding="bytes")
 
     def encode(self, array: np.ndarray) -> np.ndarray:
-        """Returns the pixels as they are."""
+        """Returns the pixels."""
         return array
 
     def accepts_feature(self, feature: Any) -> bool:
-        """Says whether it is a four-dimensional uint8 `Tensor` of grey or colour."""
+        """Accepts a four-dimensional uint8 `Tensor`, gray or RGB."""
         if type(feature) is not tfds.features.Tensor:
             return False
         shape: Any = feature.shape
         return len(shape) == 4 and shape[-1] in (1, 3) and feature.np_dtype == np.uint8
 
     def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
-        """Returns the shape, where it is known and small.
+        """Returns the shape if it is known and small.
 
         Raises:
             UserError: the metadata has no rate.
@@ -118,11 +177,103 @@ class VideoCodec(ModalityCodec):
         if rate is None:
             raise UserError('clips without a rate: the TFDS metadata needs a "rate" in frames/s')
         frames, height, width, _ = shape = tuple(feature.shape)
-        if None in shape or max(height, width) > pixels.MAX_SIDE or not 2 <= frames <= MOST_FRAMES:
+        if None in shape or max(height, width) > MAX_SIDE or not 2 <= frames <= MAX_FRAMES:
             return None
         return ArraySpec(shape, rate)
 
     def decode(self, stored: np.ndarray, rate: float | None) -> DecodedVideo:
-        """Opens frames of the data set's rate."""
+        """Returns the frames at the data set's rate."""
         assert rate is not None
         return video_decoding.video_from_array(np.asarray(stored, np.uint8), rate)
+
+    def encode_preview(self, array: np.ndarray, rate: float) -> bytes:
+        """Returns an animated GIF."""
+        return encode_animation(array, rate)
+
+
+class VideoPatching(Patching):
+    """Tubelets; `patch_shape` is (frames, rows, columns)."""
+
+    num_axes = 3
+
+    def patch_shape(self, shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
+        """Returns 2x4x4."""
+        tubelet_positions(shape, TUBELET_SHAPE)  # raises if it does not divide the clip
+        return TUBELET_SHAPE
+
+    def patch_dim(self, layout: Layout) -> int:
+        """Returns pixels times channels."""
+        return int(np.prod(layout.patch_shape)) * layout.shape[-1]
+
+    def positions(self, layout: Layout) -> np.ndarray:
+        """Returns time, row and column."""
+        return tubelet_positions(layout.shape, layout.patch_shape)
+
+    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns uint8 [N, L, P]."""
+        return clips_to_tubelets(examples, layout.patch_shape)
+
+    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns uint8 [N, frames, height, width, channels]."""
+        return tubelets_to_clips(to_bytes(patches), layout.patch_shape, layout.shape)
+
+    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+        """Returns the frames from left to right."""
+        return np.concatenate(list(example), axis=1)
+
+
+def motion_features(clips: np.ndarray, rate: float | None = None) -> np.ndarray:
+    """Returns pixels, absolute differences of successive frames, and block-matching errors.
+
+    The last are global block matching (Jain and Jain 1981): the mean squared difference between
+    each frame, shifted by up to `MAX_SHIFT` pixels, and the next, for each of 25 shifts, relative
+    to the mean over the shifts. A linear classifier on pixels cannot see the direction of an object
+    that may be anywhere.
+
+    Args:
+        clips: uint8 [N, frames, height, width, channels].
+        rate: unused.
+
+    Returns:
+        float32 [N, frames * P + (frames - 1) * P + 25], P values in a frame; pixels in 0..1.
+
+    Raises:
+        UserError: frames too small for the shifts.
+    """
+    if min(clips.shape[2:4]) <= 2 * MAX_SHIFT:
+        raise UserError(
+            f"frames of {clips.shape[2]}x{clips.shape[3]} are too small to match shifted by "
+            f"{MAX_SHIFT}"
+        )
+    chunks = [_motion_features(clips[at : at + _CHUNK]) for at in range(0, len(clips), _CHUNK)]
+    return np.concatenate(chunks) if chunks else _motion_features(clips)
+
+
+def _motion_features(clips: np.ndarray) -> np.ndarray:
+    N = len(clips)
+    pixels = clips.astype(np.float32) / 255
+    changes = np.abs(np.diff(pixels, axis=1))
+    height, width = (side - 2 * MAX_SHIFT for side in clips.shape[2:4])
+    inner = slice(MAX_SHIFT, MAX_SHIFT + height), slice(MAX_SHIFT, MAX_SHIFT + width)
+    now, following = pixels[:, :-1], pixels[:, 1:, *inner]
+    errors = [
+        np.square(now[:, :, row : row + height, column : column + width] - following).mean(
+            (1, 2, 3, 4)
+        )
+        for row in range(2 * MAX_SHIFT + 1)
+        for column in range(2 * MAX_SHIFT + 1)
+    ]
+    error = np.stack(errors, axis=1) + _NOISE_FLOOR
+    relative = _MOTION_SCALE * (error / error.mean(1, keepdims=True) - 1)
+    return np.concatenate([pixels.reshape(N, -1), changes.reshape(N, -1), relative], axis=1)
+
+
+VIDEO = Modality(
+    name="video",
+    noun="clip",
+    metric_unit="bits_per_dimension",
+    duplicates=DuplicateRule(dedup.METHOD, dedup.find_video_duplicates),
+    codec=VideoCodec(),
+    patching=VideoPatching(),
+    baseline=BaselineFeatures(extract=motion_features, log10_c_range=(-3, 2)),
+)

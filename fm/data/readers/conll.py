@@ -1,6 +1,4 @@
-"""CoNLL files to tagged sentences: a word a line, its tag in the last column, BIO checked."""
-
-from __future__ import annotations
+"""Reads CoNLL files (one word per line, BIO tag in the last column) as a TFDS data set."""
 
 import dataclasses
 import pathlib
@@ -22,6 +20,10 @@ from fm.files import cache_dir
 
 CONLL_EXTENSIONS = (".bio", ".conll")
 SPLIT_NAMES = {"train": ("train",), "validation": ("dev", "valid"), "test": ("test",)}
+BUILDER_NAME = "plain_conll"
+TEST_SHARE = 0.2
+# To be increased when the same files would be read differently.
+VERSION = "1.0.0"
 
 _TAG = re.compile(r"O|[BI]-\S+")
 
@@ -35,7 +37,7 @@ class Sentence:
     line: int
 
     def entity_types(self) -> set[str]:
-        """The kinds of entity named in it."""
+        """Returns the types of its entities."""
         return {tag[2:] for tag in self.tags if tag != "O"}
 
 
@@ -44,11 +46,10 @@ class ConllFile:
     """The sentences of one file.
 
     Attributes:
-        sentences: in order; in each, an entity begins with B- (IOB2).
-        num_repaired: how many tags were I- where an entity begins, and are now B-. Files in IOB1
-            (CoNLL-2003 as distributed) write it so, and no information is lost; elsewhere it is
-            a slip, read as the scorer of CoNLL reads it.
-        first_repaired_line: the line of the first of these; 0 for none.
+        sentences: in order; every entity begins with B- (IOB2).
+        num_repaired: tags that began an entity with I- and are now B-. Files in IOB1 (CoNLL-2003 as
+            distributed) do so throughout; elsewhere it is an error, read as CoNLL's scorer does.
+        first_repaired_line: line of the first of these; 0 if none.
     """
 
     sentences: list[Sentence]
@@ -57,20 +58,20 @@ class ConllFile:
 
 
 def read_conll(path: pathlib.Path) -> ConllFile:
-    """Reads one file, in UTF-8.
+    """Reads one UTF-8 file.
 
-    Columns are parted by tabs where a line has one, else by white space: the word is the first,
-    its tag the last. Blank lines part sentences. Lines that begin with `-DOCSTART-`, and comments
-    (`# `, and no tag at the end), are passed over.
+    Columns are separated by tabs if a line has one, else by white space: the word is the first,
+    its tag the last. Blank lines separate sentences. Lines that start with `-DOCSTART-`, and
+    comments (`# `, and no tag at the end), are skipped.
 
     Raises:
-        UserError: a line has one column or no well-formed tag, or there is no sentence; the line
-            is named.
+        UserError: a line has one column or no valid tag, or there is no sentence; the message names
+            the line.
     """
     sentences: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
-    repaired = first = 0
+    num_repaired = first = 0
     lines = read_utf8(path).split("\n")
     for number, line in enumerate([*lines, ""], start=1):
         if line.startswith("-DOCSTART-") or not line.strip():
@@ -84,83 +85,81 @@ def read_conll(path: pathlib.Path) -> ConllFile:
             continue
         word, tag = _word_and_tag(path, number, line)
         if tag.startswith("I-") and (not tags or tags[-1][2:] != tag[2:]):
-            repaired, first = repaired + 1, first or number
+            num_repaired, first = num_repaired + 1, first or number
             tag = "B-" + tag[2:]
         words.append(word)
         tags.append(tag)
     if not sentences:
         raise UserError(f"{path} holds no sentence: a word and its tag a line, blank lines between")
-    return ConllFile(sentences, repaired, first)
+    return ConllFile(sentences, num_repaired, first)
+
+
+def conll_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the CoNLL files at a path by split; {"all": path} for a single file, {} for none."""
+    if path.is_dir():
+        return find_conll_files(path)
+    return {"all": path} if path.suffix.lower() in CONLL_EXTENSIONS else {}
 
 
 def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The CoNLL files of a folder by split: "train", perhaps "validation", and "test".
+    """Returns the CoNLL files of a folder by split: "train", maybe "validation", and "test".
 
-    A folder is one of CoNLL files if a file's name says train (`train.conll`, `wnut17train.bio`)
-    and one of them ends as CoNLL files do; dev or valid, and test, are told by their names, too.
-    Others (a README) are passed over.
+    A file's name must contain train (`train.conll`, `wnut17train.bio`), dev or valid, or test, and
+    one of them must have a CoNLL extension. Other files (a README) are ignored.
 
     Returns:
-        Nothing where the folder is no such folder.
+        {} if it is no such folder.
 
     Raises:
-        UserError: two files claim one split, or there is no held-out one.
+        UserError: two files of one split, or no held-out split.
     """
     files = [path for path in visible_entries(folder) if path.is_file()]
     files = [path for path in files if not path.name.startswith("README")]
     found: dict[str, pathlib.Path] = {}
     for split, names in SPLIT_NAMES.items():
-        claims = [path for path in files if any(name in path.name.lower() for name in names)]
-        if len(claims) > 1 and any(path.suffix.lower() in CONLL_EXTENSIONS for path in claims):
-            both = " and ".join(path.name for path in claims[:2])
+        matching = [path for path in files if any(name in path.name.lower() for name in names)]
+        if len(matching) > 1 and any(p.suffix.lower() in CONLL_EXTENSIONS for p in matching):
+            both = " and ".join(path.name for path in matching[:2])
             raise UserError(f"{folder}: {both} both say {split} in their names; one is accepted")
-        if claims:
-            found[split] = claims[0]
-    if "train" not in found or not {path.suffix.lower() for path in found.values()} & set(
-        CONLL_EXTENSIONS
-    ):
+        if matching:
+            found[split] = matching[0]
+    extensions = {path.suffix.lower() for path in found.values()}
+    if "train" not in found or not extensions & set(CONLL_EXTENSIONS):
         return {}
     if len(found) == 1:
         raise UserError(f"{folder}: beside {found['train'].name} there is no dev or test file")
     return found
 
 
-def conll_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The CoNLL files that a path stands for, by split; {"all": path} for a file that is one.
-
-    Nothing where it is something else; see `find_conll`.
-    """
-    if path.is_dir():
-        return find_conll_files(path)
-    return {"all": path} if path.suffix.lower() in CONLL_EXTENSIONS else {}
-
-
 def is_tag(name: str) -> bool:
-    """Whether it is O, B-type or I-type."""
+    """Returns whether it is O, B-type or I-type."""
     return bool(_TAG.fullmatch(name))
 
 
 def check_entity_types(
-    train: list[Sentence], held_out: list[Sentence], path: pathlib.Path, trained: pathlib.Path
+    train: list[Sentence],
+    held_out: list[Sentence],
+    held_out_path: pathlib.Path,
+    train_path: pathlib.Path,
 ) -> None:
-    """That training knows every kind of entity the held-out file has.
+    """Checks that the training file has every entity type of the held-out file.
 
     Raises:
-        UserError: it lacks one; the line and tag of its first use are named.
+        UserError: it lacks one; the message names the line and tag of its first use.
     """
     known = {kind for sentence in train for kind in sentence.entity_types()}
     for sentence in held_out:
         for offset, tag in enumerate(sentence.tags):
             if tag != "O" and tag[2:] not in known:
                 raise UserError(
-                    f"{path}, line {sentence.line + offset}: {tag!r} is not in {trained.name}, "
-                    f"which has: {', '.join(sorted(known)) or 'no entity'}"
+                    f"{held_out_path}, line {sentence.line + offset}: {tag!r} is not in "
+                    f"{train_path.name}, which has: {', '.join(sorted(known)) or 'no entity'}"
                 )
 
 
 def _is_comment(line: str) -> bool:
-    """A line like `# text = ...`; the word `#` with its columns, the last a tag, is none."""
-    return line.startswith("# ") and not _TAG.fullmatch(line.split()[-1])
+    """`# text = ...` is a comment; the word `#` with its columns, the last a tag, is not."""
+    return line.startswith("# ") and not is_tag(line.split()[-1])
 
 
 def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]:
@@ -169,53 +168,48 @@ def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]
         raise UserError(
             f"{path}, line {number}: expected a word and its tag, in at least two columns"
         )
-    if not _TAG.fullmatch(fields[-1]):
+    if not is_tag(fields[-1]):
         raise UserError(
             f"{path}, line {number}: unknown tag {fields[-1]!r}; accepted: O, B-type, I-type"
         )
     return fields[0], fields[-1]
 
 
-BUILDER_NAME = "plain_conll"
-TEST_SHARE = 0.2
-# Goes up when the same files would be read differently.
-VERSION = "1.0.0"
-
-
-def prepare_conll(path: pathlib.Path, found: Mapping[str, pathlib.Path]) -> Any:
+def prepare_conll(path: pathlib.Path, files: Mapping[str, pathlib.Path]) -> Any:
     """Returns a prepared TFDS builder with the sentences of CoNLL files.
 
-    Tags repaired (see `fm.data.readers.conll.ConllFile`) are counted in the metadata and said on stderr.
+    The number of repaired tags (see `ConllFile`) is in the metadata and printed to stderr.
 
     Args:
-        path: as the user gave it.
-        found: the files by split, of `fm.data.readers.conll.conll_files`; those under "all" are split by hash,
-            20% test.
+        path: as given by the user.
+        files: by split, from `conll_files`; "all" is split by hash, 20% test.
 
     Raises:
-        UserError: something about the files is wrong; the message names file and line.
+        UserError: the files are not as expected; the message names file and line.
     """
-    home = cache_dir() / "files" / content_digest(path, BUILDER_NAME, VERSION)
-    done = home / BUILDER_NAME / VERSION
-    if is_prepared(done):
-        return open_checked(done)
-    read = {name: read_conll(file) for name, file in found.items()}
+    data_dir = cache_dir() / "files" / content_digest(path, BUILDER_NAME, VERSION)
+    prepared = data_dir / BUILDER_NAME / VERSION
+    if is_prepared(prepared):
+        return open_checked(prepared)
+    read = {name: read_conll(file) for name, file in files.items()}
     for name, own in read.items():
         if own.num_repaired:
             print(
-                f"{found[name]}: {own.num_repaired} entities begin with I-, the first on line "
+                f"{files[name]}: {own.num_repaired} entities begin with I-, the first on line "
                 f"{own.first_repaired_line}; read as B-",
                 file=sys.stderr,
             )
     sentences = {name: own.sentences for name, own in read.items()}
     for name in sorted(sentences.keys() - {"all", "train"}):
-        check_entity_types(sentences["train"], sentences[name], found[name], found["train"])
+        check_entity_types(sentences["train"], sentences[name], files[name], files["train"])
     if "all" in sentences:
         sentences = split_sentences(sentences["all"], TEST_SHARE)
         if not all(sentences.values()):
             raise UserError(f"{path}: too few sentences for a train and a test split")
-    how = "by hash" if "all" in read else "official"
-    metadata = {"split": how, "repaired_tags": sum(own.num_repaired for own in read.values())}
+    metadata = {
+        "split": "by hash" if "all" in read else "official",
+        "repaired_tags": sum(own.num_repaired for own in read.values()),
+    }
     return prepare(
         lambda where: PlainConll(
             sentences=sentences,
@@ -224,65 +218,62 @@ def prepare_conll(path: pathlib.Path, found: Mapping[str, pathlib.Path]) -> Any:
             data_dir=where,
             file_format="array_record",
         ),
-        home,
+        data_dir,
     )
 
 
-def bio_tags(types: Iterable[str]) -> list[str]:
-    """Returns the tags of some kinds of entity: O, then B- and I- of each, in order of name."""
-    return ["O", *(f"{part}-{kind}" for kind in sorted(types) for part in "BI")]
+def bio_tags(entity_types: Iterable[str]) -> list[str]:
+    """Returns the tags of some entity types: O, then B- and I- of each, sorted by type."""
+    return ["O", *(f"{part}-{kind}" for kind in sorted(entity_types) for part in "BI")]
 
 
-def ner_features(names: Sequence[str]) -> tfds.features.FeaturesDict:
-    """Returns the features `words` and `tags`, of one length."""
+def ner_features(tags: Sequence[str]) -> tfds.features.FeaturesDict:
+    """Returns the TFDS features `words` and `tags`, sequences of one length."""
     return tfds.features.FeaturesDict(
         {
             "words": tfds.features.Sequence(tfds.features.Text()),
-            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=list(names))),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=list(tags))),
         }
     )
 
 
 def keyed_sentences(sentences: Iterable[Sentence]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (unique key, example) of every sentence."""
+    """Yields (unique key, TFDS example) for every sentence."""
     return with_unique_keys(
-        (sentence_digest(each), {"words": list(each.words), "tags": list(each.tags)})
-        for each in sentences
+        (sentence_digest(sentence), {"words": list(sentence.words), "tags": list(sentence.tags)})
+        for sentence in sentences
     )
 
 
 def sentence_digest(sentence: Sentence) -> str:
-    """Returns the digest of its words with spaces between, by which it is split."""
+    """Returns the digest of the words joined by spaces, by which sentences are split."""
     return text_digest(" ".join(sentence.words))
 
 
 def split_sentences(sentences: Sequence[Sentence], share: float) -> dict[str, list[Sentence]]:
-    """Splits by hash, so that training knows every kind of entity.
+    """Splits by hash, but so that training has every entity type.
 
-    Where chance leaves a kind in the test split alone, its sentence of lowest digest (copies
-    included) crosses over.
+    If a type is in the test split alone, its sentence of lowest digest moves (with its copies).
 
     Args:
         sentences: to split.
-        share: expected share of test sentences.
+        share: expected fraction of test sentences.
 
     Returns:
         Sentences under "train" and "test".
     """
     digests = np.array([sentence_digest(sentence) for sentence in sentences])
-    held_out = np.array([is_test(each, share) for each in digests], bool)
+    held_out = np.array([is_test(digest, share) for digest in digests], bool)
     for kind in sorted({kind for sentence in sentences for kind in sentence.entity_types()}):
         has = np.array([kind in sentence.entity_types() for sentence in sentences])
         if not np.any(has & ~held_out):
             held_out &= digests != min(digests[has].tolist())
     sides = {"train": ~held_out, "test": held_out}
-    return {
-        side: [sentences[int(i)] for i in np.flatnonzero(where)] for side, where in sides.items()
-    }
+    return {side: [sentences[int(i)] for i in np.flatnonzero(mask)] for side, mask in sides.items()}
 
 
 class PlainConll(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features: words; tags. The splits are those given."""
+    """Features: words; tags."""
 
     name = BUILDER_NAME
     VERSION = tfds.core.Version(VERSION)

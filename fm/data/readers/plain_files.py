@@ -1,4 +1,4 @@
-"""Any plain file or folder becomes a TFDS data set, prepared once per content and options."""
+"""Prepares any plain file or folder as a TFDS data set, once per content and options."""
 
 import contextlib
 import hashlib
@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data import media
-from fm.data.media import ArraySpec, ModalityCodec
+from fm.data.media import ArraySpec, Modality, modality_for_path
 from fm.data.prepare import is_prepared, open_checked, prepare
 from fm.data.readers import archives
 from fm.data.readers.folders import FileNameFields, read_folder, with_file_name_fields
-from fm.data.readers.text import TEXT_EXTENSIONS as TEXT_ENDINGS
-from fm.data.readers.text import Example, read_text_file
+from fm.data.readers.text import TEXT_EXTENSIONS, Example, read_text_file
 from fm.data.splitting import (
     array_digest,
     split_by_group,
@@ -29,13 +27,12 @@ from fm.data.splitting import (
 from fm.errors import UserError
 from fm.files import cache_dir
 
-__all__ = ["BUILDER_NAME", "EXTENSIONS", "prepare_files"]
-
 BUILDER_NAME = "plain_files"
 TEST_SHARE = 0.2
-# Goes up when the same files would be read differently.
+EXTENSIONS = (*TEXT_EXTENSIONS, *archives.ARCHIVE_EXTENSIONS)
+
+# To be increased when the same files would be read differently.
 _VERSION = "1.0.0"
-EXTENSIONS = (*TEXT_ENDINGS, *archives.ARCHIVE_EXTENSIONS)
 _NO_FIELDS = FileNameFields()
 
 # Digest, text or array, label.
@@ -50,70 +47,72 @@ def prepare_files(
     target_column: str = "",
     fields: FileNameFields = _NO_FIELDS,
 ) -> Any:
-    """Returns a prepared TFDS builder with the examples of a file, folder or archive of a folder.
+    """Returns a prepared TFDS builder with the examples of a file, folder or archive.
 
-    Its features are `text` or a medium's, and `label` unless unlabelled. The split is the one
-    that the folder makes (`fm.data.readers.folders.read_folder`), else 20% test by speaker, where the
-    names of the files say who speaks, or by hash of the content.
+    Its features are `text` or the name of another modality, and `label` unless unlabeled. The split
+    is that of the folder (see `read_folder`); else 20% test, by speaker if the file names give one,
+    or by hash of the content.
 
     Args:
         path: an existing file or folder.
         text_column: the CSV column or JSON key of the text.
-        label_column: that of the label; "" for unlabelled data.
-        target_column: that of a text to write, which stands in the label's stead.
-        fields: what the files' names say.
+        label_column: that of the label; "" for unlabeled data.
+        target_column: that of a target text, instead of a label.
+        fields: the meaning of file names.
 
     Raises:
-        UserError: something about the files is wrong; the message names the file.
+        UserError: the files are not as expected; the message names the file.
     """
     columns = text_column, label_column, target_column
-    digest = content_digest(path, _VERSION, columns, repr(fields))
+    # A fixed spelling: class names must not enter the key.
+    fields_key = f"Fields(label={fields.label!r}, speaker={fields.speaker!r})"
+    digest = content_digest(path, _VERSION, columns, fields_key)
     label_column = target_column or label_column
-    home = cache_dir() / "files" / digest
-    done = home / BUILDER_NAME / _VERSION
-    if is_prepared(done):
-        return open_checked(done)
-    archive = path.is_file() and archives.is_archive(path)
-    with archives.unpacked_archive(path) if archive else contextlib.nullcontext(path) as inside:
+    data_dir = cache_dir() / "files" / digest
+    prepared = data_dir / BUILDER_NAME / _VERSION
+    if is_prepared(prepared):
+        return open_checked(prepared)
+    is_archive = path.is_file() and archives.is_archive(path)
+    unpacked = archives.unpacked_archive(path) if is_archive else contextlib.nullcontext(path)
+    with unpacked as inside:
         if inside.is_dir():
             by_split = read_folder(inside, text_column, label_column, fields)
         else:
-            by_split = {
-                "all": with_file_name_fields(
-                    read_text_file(path, text_column, label_column), fields
-                )
-            }
-        medium = _medium(inside, by_split)
-        form = _form(path, by_split, medium) if medium else None
+            examples = read_text_file(path, text_column, label_column)
+            by_split = {"all": with_file_name_fields(examples, fields)}
+        modality = _common_modality(inside, by_split)
+        spec = _common_spec(path, by_split, modality) if modality else None
         loaded = {
-            split: [_load(each, medium, form) for each in own] for split, own in by_split.items()
+            split: [_load(example, modality, spec) for example in examples]
+            for split, examples in by_split.items()
         }
         if not target_column:
-            loaded = {split: _named(inside, own) for split, own in loaded.items()}
+            loaded = {split: _normalize_labels(inside, own) for split, own in loaded.items()}
         if target_column and any(label is None for own in loaded.values() for _, _, label in own):
-            raise UserError(f"{path}: no column {target_column!r} with the text to write")
+            raise UserError(f"{path}: no column {target_column!r} with the target text")
         how = "official"
         if "all" in loaded:
             groups = [example.group for example in by_split["all"]]
             loaded, how = _split(inside, loaded["all"], groups, by_label=not target_column)
-        classes = [] if target_column else _classes(inside, loaded)
+        classes = [] if target_column else _class_names(inside, loaded)
     return prepare(
         lambda where: PlainFiles(
             loaded=loaded,
-            medium=medium,
-            form=form,
+            modality=modality,
+            spec=spec,
             classes=classes,
-            beside="target" if target_column else "label",
-            described=(f"Files of {display_name(path)}.", how),
+            label_feature="target" if target_column else "label",
+            description=f"Files of {display_name(path)}.",
+            split_method=how,
             data_dir=where,
             file_format="array_record",
         ),
-        home,
+        data_dir,
     )
 
 
 class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features: text, or a medium's of one form; label, a class name, or target, a text, if any."""
+    """Features: text or another modality's; `label`, a class name, or `target`, a text, if any."""
 
     name = BUILDER_NAME
     VERSION = tfds.core.Version(_VERSION)
@@ -123,29 +122,30 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self,
         *,
         loaded: dict[str, list[LoadedExample]],
-        medium: ModalityCodec | None,
-        form: ArraySpec | None,
+        modality: Modality | None,
+        spec: ArraySpec | None,
         classes: list[str],
-        beside: str,
-        described: tuple[str, str],
+        label_feature: str,
+        description: str,
+        split_method: str,
         **options: Any,
     ):
-        self._loaded, self._classes, self._beside = loaded, classes, beside
-        self._medium, self._form = medium, form
-        self._description, self._how = described
+        self._loaded, self._classes, self._label_feature = loaded, classes, label_feature
+        self._modality, self._spec = modality, spec
+        self._description, self._split_method = description, split_method
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {}
-        metadata = {"split": self._how}
-        if self._medium and self._form:
-            features[self._medium.name] = self._medium.tfds_feature(self._form)
-            metadata |= {"rate": self._form.rate} if self._form.rate else {}
+        metadata = {"split": self._split_method}
+        if self._modality and self._modality.codec and self._spec:
+            features[self._modality.name] = self._modality.codec.tfds_feature(self._spec)
+            metadata |= {"rate": self._spec.rate} if self._spec.rate else {}
         else:
             features["text"] = tfds.features.Text()
         if self._classes:
             features["label"] = tfds.features.ClassLabel(names=self._classes)
-        elif self._beside == "target":
+        elif self._label_feature == "target":
             features["target"] = tfds.features.Text()
         return tfds.core.DatasetInfo(
             builder=self,
@@ -167,18 +167,18 @@ class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if isinstance(content, str):
             features: dict[str, Any] = {"text": content}
         else:
-            assert self._medium is not None
-            features = {self._medium.name: self._medium.encode(content)}
-        return features if label is None else features | {self._beside: label}
+            assert self._modality is not None and self._modality.codec is not None
+            features = {self._modality.name: self._modality.codec.encode(content)}
+        return features if label is None else features | {self._label_feature: label}
 
 
 def display_name(path: pathlib.Path) -> str:
-    """Returns the name of a file; where it is no Unicode, which Linux allows, as far as it is."""
+    """Returns a file's name, with "?" for bytes that are not UTF-8."""
     return path.name.encode("utf-8", "replace").decode()
 
 
 def content_digest(path: pathlib.Path, *options: Any) -> str:
-    """Names prepared data after the files' names and content, and how they are read."""
+    """Returns a key for prepared data: of the files' names and content, and the options."""
     digest = hashlib.sha256(repr((options, path.name)).encode())
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in paths:
@@ -192,15 +192,15 @@ def content_digest(path: pathlib.Path, *options: Any) -> str:
     return digest.hexdigest()[:32]
 
 
-def _medium(path: pathlib.Path, by_split: dict[str, list[Example]]) -> ModalityCodec | None:
-    """Returns the one format of all examples, None for text."""
-    found: dict[ModalityCodec | None, str | pathlib.Path] = {}
+def _common_modality(path: pathlib.Path, by_split: dict[str, list[Example]]) -> Modality | None:
+    """Returns the modality of all examples, None for text."""
+    found: dict[Modality | None, str | pathlib.Path] = {}
     for content in (example.content for examples in by_split.values() for example in examples):
-        medium = media.codec_for_path(content) if isinstance(content, pathlib.Path) else None
-        found.setdefault(medium, content)
+        modality = modality_for_path(content) if isinstance(content, pathlib.Path) else None
+        found.setdefault(modality, content)
     if len(found) > 1:
-        nouns = sorted(f"{medium.noun if medium else 'text'}s" for medium in found)
-        named = [f"{each} is among the {medium.noun}s" for medium, each in found.items() if medium]
+        nouns = sorted(f"{modality.noun if modality else 'text'}s" for modality in found)
+        named = [f"{one} is among the {m.noun}s" for m, one in found.items() if m]
         frames = "; a clip has two frames or more" if {"clips", "images"} <= set(nouns) else ""
         raise UserError(
             f"{path} mixes {' and '.join(nouns)}; one is needed ({', '.join(named)}{frames})"
@@ -208,62 +208,65 @@ def _medium(path: pathlib.Path, by_split: dict[str, list[Example]]) -> ModalityC
     return next(iter(found), None)
 
 
-def _form(
-    path: pathlib.Path, by_split: dict[str, list[Example]], medium: ModalityCodec
+def _common_spec(
+    path: pathlib.Path, by_split: dict[str, list[Example]], modality: Modality
 ) -> ArraySpec:
-    """Returns the common form; what it changes about the examples is said on stderr."""
+    """Returns the common spec; prints to stderr how it changes the examples."""
+    assert modality.codec is not None
     measures = [
-        medium.measure(_open(example.content, medium))
+        modality.codec.measure(_open(example.content, modality))
         for examples in by_split.values()
         for example in examples
     ]
-    form = medium.common_spec(measures)
-    for line in medium.describe_changes(measures, form):
+    spec = modality.codec.common_spec(measures)
+    for line in modality.codec.describe_changes(measures, spec):
         print(f"{path}: {line}", file=sys.stderr, flush=True)
-    return form
+    return spec
 
 
-def _open(content: str | pathlib.Path, medium: ModalityCodec) -> Any:
-    assert isinstance(content, pathlib.Path)
+def _open(content: str | pathlib.Path, modality: Modality) -> Any:
+    assert isinstance(content, pathlib.Path) and modality.codec is not None
     try:
-        return medium.open(content)
+        return modality.codec.open(content)
     except OSError as error:
-        raise UserError(f"{content} is a broken {medium.noun}: {error}") from error
+        raise UserError(f"{content} is a broken {modality.noun}: {error}") from error
 
 
-def _load(example: Example, medium: ModalityCodec | None, form: ArraySpec | None) -> LoadedExample:
-    if medium is None or form is None:
+def _load(example: Example, modality: Modality | None, spec: ArraySpec | None) -> LoadedExample:
+    if modality is None or modality.codec is None or spec is None:
         text = str(example.content)
         return text_digest(text), text, example.label
-    array = medium.to_array(_open(example.content, medium), form)
+    array = modality.codec.to_array(_open(example.content, modality), spec)
     return array_digest(array), array, example.label
 
 
-def _named(path: pathlib.Path, loaded: Iterable[LoadedExample]) -> list[LoadedExample]:
-    """Labels as names of classes, which TFDS keeps a line each, in UTF-8."""
-    named = []
+def _normalize_labels(path: pathlib.Path, loaded: Iterable[LoadedExample]) -> list[LoadedExample]:
+    """Puts labels on one line: TFDS stores class names one per line, in UTF-8."""
+    normalized = []
     for digest, content, label in loaded:
         if label is not None and label != label.encode("utf-8", "replace").decode():
             raise UserError(f"{path}: the class {label!r} has a name that is not UTF-8")
-        named.append((digest, content, label if label is None else " ".join(label.split())))
-    return named
+        normalized.append((digest, content, label if label is None else " ".join(label.split())))
+    return normalized
 
 
 def _split(
     path: pathlib.Path, loaded: list[LoadedExample], groups: list[str | None], *, by_label: bool
 ) -> tuple[dict[str, list[LoadedExample]], str]:
-    """Splits by speaker or by hash; returns how, too.
+    """Splits by speaker or by hash, and returns which.
 
     Every label needs two different examples, one for each side.
     """
     labels = [label if by_label else None for _, _, label in loaded]
-    different: dict[str | None, set[str]] = {}
+    digests_by_label: dict[str | None, set[str]] = {}
     for label, (digest, _, _) in zip(labels, loaded, strict=True):
-        different.setdefault(label, set()).add(digest)
-    for label, digests in different.items():
+        digests_by_label.setdefault(label, set()).add(digest)
+    for label, digests in digests_by_label.items():
         if len(digests) < 2:
-            named = "holds" if label is None else f"label {label!r} has"
-            raise UserError(f"{path}: {named} only one example; at least two different are needed")
+            subject = "holds" if label is None else f"label {label!r} has"
+            raise UserError(
+                f"{path}: {subject} only one example; at least two different are needed"
+            )
     speakers = [group for group in groups if group is not None]
     if speakers:
         if len(set(speakers)) < 2:
@@ -273,13 +276,13 @@ def _split(
     else:
         how = "by hash"
         digests = [digest for digest, _, _ in loaded]
-        number = {label: index for index, label in enumerate(different)}
+        number = {label: index for index, label in enumerate(digests_by_label)}
         train, test = split_by_hash(digests, [number[label] for label in labels], TEST_SHARE)
     return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}, how
 
 
-def _classes(path: pathlib.Path, loaded: dict[str, list[LoadedExample]]) -> list[str]:
-    """Returns the label names in order, whole numbers by value; [] when unlabelled."""
+def _class_names(path: pathlib.Path, loaded: dict[str, list[LoadedExample]]) -> list[str]:
+    """Returns the label names in order (whole numbers by value), [] if unlabeled."""
     labels = {split: {label for _, _, label in own} for split, own in loaded.items()}
     names = {label for label in labels["train"] if label is not None}
     unseen = sorted(str(label) for label in labels["test"] - labels["train"])

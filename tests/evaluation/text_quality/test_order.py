@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fm.data.builders import installed
+from fm.data.builders import docstrings
 from fm.evaluation.text_quality import diversity, mauve
 from fm.evaluation.text_quality.mauve import fit_tfidf_embedder
 from fm.evaluation.text_quality.novelty import TrainingNgrams
@@ -20,7 +20,7 @@ def texts():
     """Real prose from the standard library's docstrings, and what can be done to it."""
     prose = []
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        prose += installed.prose(each.text for each in installed.docstrings(path))
+        prose += docstrings.prose(each.text for each in docstrings.parse_docstrings(path))
     flat = [word for text in dict.fromkeys(prose) for word in text.split()]
     draws = np.random.default_rng(0)
     blocks = [flat[at : at + WORDS] for at in range(0, len(flat) - WORDS, WORDS)]

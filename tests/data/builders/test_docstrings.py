@@ -1,7 +1,7 @@
 import pytest
 
-from fm.data import load
-from fm.data.builders import docstring_summaries, docstring_topics, installed
+from fm.data.builders import docstrings
+from fm.data.load import load
 
 PROSE = "This sentence explains at some length what the function does and why one would call it."
 SOURCE = f'''"""{PROSE}
@@ -20,19 +20,19 @@ class Thing:
 def test_prose_is_read_and_nothing_runs(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(SOURCE)
-    found = list(installed.docstrings(path))
+    found = list(docstrings.parse_docstrings(path))
     assert [each.of_function for each in found] == [False, True]
-    assert list(installed.prose(each.text for each in found)) == [PROSE, f"Second {PROSE}"]
+    assert list(docstrings.prose(each.text for each in found)) == [PROSE, f"Second {PROSE}"]
 
 
 def test_what_does_not_parse_is_passed_over(tmp_path):
     (tmp_path / "broken.py").write_text("def (")
-    assert list(installed.docstrings(tmp_path / "broken.py")) == []
+    assert list(docstrings.parse_docstrings(tmp_path / "broken.py")) == []
 
 
 def test_passages_close_at_paragraphs():
     paragraphs = [f"{number} " + "word " * 80 for number in range(20)]
-    passages = list(installed.join_paragraphs(paragraphs, 1000, 2000))
+    passages = list(docstrings.join_paragraphs(paragraphs, 1000, 2000))
     assert "\n\n".join(passages) == "\n\n".join(paragraphs)
     assert all(1000 <= len(passage) <= 2000 for passage in passages[:-1])
 
@@ -43,7 +43,7 @@ def packages(tmp_path, monkeypatch, empty_cache):
     files = []
     for number in range(150):
         path = tmp_path / f"m{number}.py"
-        topic = docstring_topics.TOPICS[number % 5]
+        topic = docstrings.TOPICS[number % 5]
         path.write_text(
             f'"""Module {number}. {PROSE}\n\n{PROSE}"""\n'
             f"def f{number}():\n"
@@ -53,12 +53,12 @@ def packages(tmp_path, monkeypatch, empty_cache):
             f'\n    Args:\n      x: {PROSE}\n    """\n'
         )
         files.append((topic, path))
-    monkeypatch.setattr(installed, "files", lambda: files)
+    monkeypatch.setattr(docstrings, "source_paths", lambda: files)
 
 
 @pytest.mark.usefixtures("packages")
 def test_docstrings():
-    dataset = load.load("docstrings")
+    dataset = load("docstrings")
     texts = dataset.train.texts(range(len(dataset.train)))
     texts += dataset.test.texts(range(len(dataset.test)))
     # Each file's own paragraphs; the one that all of them share once only.
@@ -69,21 +69,21 @@ def test_docstrings():
 
 @pytest.mark.usefixtures("packages")
 def test_topics_are_balanced_and_do_not_say_their_names():
-    dataset = load.load("docstring_topics")
-    assert dataset.classes == docstring_topics.TOPICS
+    dataset = load("docstring_topics")
+    assert dataset.classes == docstrings.TOPICS
     counts = dataset.info["counts"]
     for split in ("train_by_class", "test_by_class"):
         assert len(set(counts[split].values())) == 1
     assert counts["test"] >= 5
     for text in dataset.train.texts(range(len(dataset.train))):
-        assert not any(topic in text for topic in docstring_topics.TOPICS), text
+        assert not any(topic in text for topic in docstrings.TOPICS), text
 
 
 def test_names_and_markup_are_masked():
     text = (
         "Args: like :func:`numpy.zeros`, a jnp array (NumPyro, scikit-learn, e.g. ``x``), Python 3"
     )
-    assert docstring_topics.masked(text) == (
+    assert docstrings.mask_package_names(text) == (
         "like [name], a [name] array ([name], [name], e.g. x), [name] 3"
     )
 
@@ -93,18 +93,18 @@ def test_a_docstring_parted():
         "The answer is found by looking at every element of the input once, in order, and no more."
     )
     rest = f"{body}\n\nx : int\n    {body}\n\nParameters\n----------\n{PROSE}"
-    assert docstring_summaries.parted(f"Find the first element.\n\n{rest}") == (
+    assert docstrings.split_summary(f"Find the first element.\n\n{rest}") == (
         body,
         "Find the first element.",
     )
-    assert docstring_summaries.parted(f"Find it.\n\n{rest}") is None
-    assert docstring_summaries.parted(f"Find the `x` in 3 steps.\n\n{rest}") is None
-    assert docstring_summaries.parted(f"The answer is found.\n\n{rest}") is None
-    assert docstring_summaries.parted(f"Find the first element.\n\nArgs:\n  x: {body}") is None
+    assert docstrings.split_summary(f"Find it.\n\n{rest}") is None
+    assert docstrings.split_summary(f"Find the `x` in 3 steps.\n\n{rest}") is None
+    assert docstrings.split_summary(f"The answer is found.\n\n{rest}") is None
+    assert docstrings.split_summary(f"Find the first element.\n\nArgs:\n  x: {body}") is None
 
 
 def test_installed_packages_are_found():
-    files = [path.as_posix() for _, path in installed.files()]
+    files = [path.as_posix() for _, path in docstrings.source_paths()]
     for part in ("/sklearn/", "/scipy/", "/numpy/", "/jax/", "/argparse.py"):
         assert any(part in path for path in files), part
     assert not any("/tests/" in path.rpartition("site-packages")[2] for path in files)
@@ -112,7 +112,7 @@ def test_installed_packages_are_found():
 
 @pytest.mark.usefixtures("packages")
 def test_summaries_are_each_on_one_side():
-    dataset = load.load("docstring_summaries")
+    dataset = load("docstring_summaries")
     both = {}
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         rows = range(len(split))

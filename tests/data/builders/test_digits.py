@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
-from fm.data import decontamination, load
-from fm.data.builders import digits, moving_digits
+from fm.data import decontamination
+from fm.data.builders import digits
+from fm.data.datasets import subset
+from fm.data.load import load
 from fm.data.splitting import is_test
 
 
@@ -11,7 +13,7 @@ from fm.data.splitting import is_test
 def data(session_cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FM_CACHE", str(session_cache))
-        return load.load("moving_digits")
+        return load("moving_digits")
 
 
 def clips(split):
@@ -19,7 +21,7 @@ def clips(split):
 
 
 def test_what_it_holds(data):
-    assert data.modality == "video" and data.classes == moving_digits.MOTIONS
+    assert data.modality == "video" and data.classes == digits.MOTIONS
     assert data.info["shape"] == [8, 16, 16, 1] and data.info["rate"] == 8
     assert (len(data.train), len(data.test)) == (2 * 1403, 2 * 394)
     for split in (data.train, data.test):
@@ -32,18 +34,18 @@ def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch):
     """Each digit has its number in its first two pixels, and every drawing notes it."""
     numbered = [
         (digest, np.array([number % 256, number // 256] * 32).reshape(8, 8, 1), 0)
-        for number, (digest, _, _) in enumerate(digits.load())
+        for number, (digest, _, _) in enumerate(digits.load_digits())
     ]
     seen = {False: set(), True: set()}
-    monkeypatch.setattr(moving_digits, "load", lambda: numbered)
+    monkeypatch.setattr(digits, "load_digits", lambda: numbered)
     for test, noted in seen.items():
 
         def note(digit, *_, noted=noted):
             noted.add(int(digit[0, 0]) + 256 * int(digit[0, 1]))
             return np.zeros((8, 16, 16))
 
-        monkeypatch.setattr(moving_digits, "drawn", note)
-        builder = moving_digits.MovingDigits.__new__(moving_digits.MovingDigits)
+        monkeypatch.setattr(digits, "_render", note)
+        builder = digits.MovingDigits.__new__(digits.MovingDigits)
         assert list(builder._generate_examples(test))
         own = {n for n, (digest, _, _) in enumerate(numbered) if is_test(digest, 0.2) == test}
         assert noted == own
@@ -52,15 +54,15 @@ def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch):
 
 def test_a_motion_backwards_is_its_partner():
     for label in range(0, 8, 2):
-        there = moving_digits.path(label, np.random.default_rng(label))
-        back = moving_digits.path(label + 1, np.random.default_rng(label))
+        there = digits.motion_path(label, np.random.default_rng(label))
+        back = digits.motion_path(label + 1, np.random.default_rng(label))
         for ours, theirs in zip(there, back, strict=True):
             assert ours[0] == theirs[0]
         # From one start the two go opposite ways, as fast, round a plane 16 pixels wide.
         if label != 4:  # An orbit's steps turn.
             steps = [np.diff(np.array(each[:2])) for each in (there, back)]
             np.testing.assert_allclose((steps[0] + steps[1]) % 16 % 16, 0, atol=1e-9)
-    growing, shrinking = (moving_digits.path(k, np.random.default_rng(0))[2] for k in (6, 7))
+    growing, shrinking = (digits.motion_path(k, np.random.default_rng(0))[2] for k in (6, 7))
     assert np.sum(np.diff(growing) < 0) <= 1 and np.sum(np.diff(shrinking) > 0) <= 1
 
 
@@ -83,6 +85,6 @@ def test_neither_a_frame_nor_the_mean_of_all_tells_a_motion_from_its_partner(dat
 
 
 def test_distinct_clips_are_not_flagged(data):
-    some = load.subset(data.train, range(600)), load.subset(data.test, range(400))
+    some = subset(data.train, range(600)), subset(data.test, range(400))
     found = decontamination.find_duplicates(*some, "video")
     assert (found.num_checked, found.num_found) == (400, 0)

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from fm.data import load
 from fm.data.builders import arcade_clips
+from fm.data.load import load
 from fm.errors import UserError
 
 
 def test_without_the_games_the_extra_is_named(monkeypatch, empty_cache):
     monkeypatch.setattr(arcade_clips.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'needs the games of ale-py: pip install "fm\[arcade\]"'):
-        load.load("arcade_clips")
+        load("arcade_clips")
 
 
 def test_sessions_are_their_seeds():

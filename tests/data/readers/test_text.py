@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from fm.data import load
+from fm.data.load import load
 from fm.data.readers.text import read_text_file
 from fm.errors import UserError
 
@@ -31,7 +31,7 @@ def examples(dataset):
 def test_csv(tmp_path):
     lines = [f'"{text}, with ""quotes"" and\na line",{label}' for text, label in rows()]
     path = write(tmp_path / "data.csv", "\ufefftext,label\r\n" + "\r\n".join(lines))
-    dataset = load.load(path)
+    dataset = load(path)
     assert dataset.classes == ("no", "yes") and dataset.modality == "text"
     assert examples(dataset) == sorted(
         (f'{text}, with "quotes" and\na line', label) for text, label in rows()
@@ -43,43 +43,43 @@ def test_csv(tmp_path):
 def test_csv_with_named_columns(tmp_path):
     content = "id,body,stars\n" + "".join(f"{i},text {i},{10 - i % 3}\n" for i in range(20))
     path = write(tmp_path / "data.csv", content)
-    dataset = load.load(path, text_column="body", label_column="stars")
+    dataset = load(path, text_column="body", label_column="stars")
     assert dataset.classes == ("8", "9", "10"), "whole numbers go by value"
-    assert load.load(path, text_column="body", label_column="").classes == ()
+    assert load(path, text_column="body", label_column="").classes == ()
 
 
 def test_csv_of_texts_alone_is_unlabelled(tmp_path):
     path = write(tmp_path / "data.csv", "text\n" + "".join(f"line {i}\n" for i in range(20)))
-    assert load.load(path).train.labels is None
+    assert load(path).train.labels is None
 
 
 def test_jsonl(tmp_path):
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows()]
-    dataset = load.load(write(tmp_path / "data.jsonl", "\n\n".join(lines)))
+    dataset = load(write(tmp_path / "data.jsonl", "\n\n".join(lines)))
     assert examples(dataset) == sorted(rows())
 
 
 def test_txt_by_paragraph_and_by_line(tmp_path):
     paragraphs = [f"first {number}\nsecond" for number in range(10)]
-    dataset = load.load(write(tmp_path / "a.txt", "\n \n\n".join(paragraphs)))
+    dataset = load(write(tmp_path / "a.txt", "\n \n\n".join(paragraphs)))
     assert [text for text, _ in examples(dataset)] == paragraphs
-    dataset = load.load(write(tmp_path / "b.txt", "one\ntwo\nthree\n"))
+    dataset = load(write(tmp_path / "b.txt", "one\ntwo\nthree\n"))
     assert [text for text, _ in examples(dataset)] == ["one", "three", "two"]
     assert len(dataset.train) and len(dataset.test)
 
 
 def test_unicode_survives(tmp_path):
     texts = ["naïve 🎬 映画", "tab\there", "nul\0byte"]
-    dataset = load.load(write(tmp_path / "a.txt", "\n".join(texts)))
+    dataset = load(write(tmp_path / "a.txt", "\n".join(texts)))
     assert sorted(text for text, _ in examples(dataset)) == sorted(texts)
 
 
 def test_changed_content_is_read_again(tmp_path):
     path = write(tmp_path / "a.txt", "one\ntwo")
-    before = load.load(path)
-    assert load.load(path).info["fingerprint"] == before.info["fingerprint"]
+    before = load(path)
+    assert load(path).info["fingerprint"] == before.info["fingerprint"]
     write(tmp_path / "a.txt", "one\ntwo\nthree")
-    assert len(examples(load.load(path))) == 3
+    assert len(examples(load(path))) == 3
 
 
 GOOD = '{"text": "a", "label": "x"}\n'
@@ -115,7 +115,7 @@ def test_errors(name, tmp_path, empty_cache):
     content, expected = ERRORS[name]
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=expected) as raised:
-        load.load(path)
+        load(path)
     assert name in str(raised.value) and "\n" not in str(raised.value)
     assert not list(empty_cache.rglob("*.array_record*")), "nothing half-written"
 
@@ -128,7 +128,7 @@ def test_unreadable(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(UserError, match=r"cannot read .*a\.txt: Permission denied"):
-        load.load(path)
+        load(path)
 
 
 def test_a_line_of_csv_ends_where_files_do_alone(tmp_path):
@@ -142,7 +142,7 @@ def test_a_name_of_a_class_is_one_line(tmp_path):
     path = tmp_path / "a.csv"
     rows = [f'text {n},"a\n b"\ntext {n} x,c\n' for n in range(30)]
     path.write_text("text,label\n" + "".join(rows))
-    dataset = load.load(str(path))
+    dataset = load(str(path))
     assert dataset.classes == ("a b", "c")
     for split in (dataset.train, dataset.test):
         texts = split.inputs(range(len(split)))
@@ -153,7 +153,7 @@ def test_a_name_of_a_class_is_one_line(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match="a pipe, socket or device, not a file"):
-        load.load(str(tmp_path / name))
+        load(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.txt", "x.wav", "x.gif"])
@@ -163,21 +163,21 @@ def test_nor_is_one_among_files(tmp_path, name):
         (tmp_path / label / "0.txt").write_text(label)
     os.mkfifo(tmp_path / "a" / name)
     with pytest.raises(UserError, match="a pipe, socket or device, not a file"):
-        load.load(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_devices_and_loops(tmp_path):
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
     for path in ("/dev/zero", "/dev/null", tmp_path / "loop.csv"):
         with pytest.raises(UserError):
-            load.load(str(path))
+            load(str(path))
 
 
 def test_a_file_whose_name_is_no_unicode(tmp_path):
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"n\xff.csv"))  # noqa: PTH118
     with open(path, "w") as file:  # noqa: PTH123
         file.write("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(40)))
-    assert load.load(path).classes == ("0", "1")
+    assert load(path).classes == ("0", "1")
 
 
 def test_a_label_with_half_a_surrogate_pair(tmp_path):

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fm.data import load
+from fm.data.load import load
 from fm.data.media import audio
 from fm.data.readers import archives
 from fm.data.splitting import split_by_group
@@ -57,7 +57,7 @@ def contents(dataset):
 
 def test_sounds_by_class(tmp_path, capsys):
     written = [record(tmp_path / name / f"{n}.wav") for name in ("no", "yes") for n in range(6)]
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.modality == "audio" and dataset.classes == ("no", "yes")
     assert dataset.info["shape"] == [800] and dataset.info["rate"] == 8000
     assert dataset.info["split"] == "by hash"
@@ -71,7 +71,7 @@ def test_what_is_changed_is_said_once(tmp_path, capsys):
     for n in range(19):
         record(tmp_path / f"{n}.wav")
     record(tmp_path / "fast.wav", samples=1764, rate=44100)
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.info["shape"] == [800] and dataset.train.labels is None
     said = capsys.readouterr().err
     assert said.count("1 of 20 sounds resampled from 44100 Hz to 8000 Hz") == 1
@@ -82,7 +82,7 @@ def test_names_say_label_and_speaker(tmp_path, capsys, name):
     digits(tmp_path / "digits" / "recordings")
     (tmp_path / "digits" / "README.md").write_text("read me")
     path = tmp_path / "digits" if name == "folder" else packed(tmp_path / "digits", name)
-    dataset = load.load(str(path), **FIELDS)
+    dataset = load(str(path), **FIELDS)
     assert dataset.modality == "audio" and dataset.classes == ("7", "8")
     assert dataset.info["split"] == "by speaker"
     assert (len(dataset.train), len(dataset.test)) == (8, 4)
@@ -95,7 +95,7 @@ def test_a_speaker_in_a_folder_by_class(tmp_path):
     for name in ("no", "yes"):
         for n in range(6):
             record(tmp_path / name / f"{'ab'[n % 2]}_{n}.wav")
-    dataset = load.load(str(tmp_path), speaker_field=0)
+    dataset = load(str(tmp_path), speaker_field=0)
     assert dataset.classes == ("no", "yes") and len(dataset.train) == len(dataset.test) == 6
 
 
@@ -150,7 +150,7 @@ def test_errors_name_the_file_and_its_place(tmp_path, make, expected, archived):
     make(folder)
     path = packed(folder, "all.tar.gz") if archived else folder
     with pytest.raises(UserError, match=expected) as raised:
-        load.load(str(path), **FIELDS)
+        load(str(path), **FIELDS)
     assert "\n" not in str(raised.value) and str(raised.value).startswith(str(path))
 
 
@@ -185,7 +185,7 @@ def test_an_unreadable_archive_is_one_line(tmp_path, name):
     path = packed(tmp_path / "digits", name)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match=r"bad\.\S+ is not a readable (tar|zip) file") as raised:
-        load.load(str(path), **FIELDS)
+        load(str(path), **FIELDS)
     assert "\n" not in str(raised.value)
 
 
@@ -194,7 +194,7 @@ def test_recorded_digits():
     path = SHARED / "data" / "fsdd-v1.0.9.tar.gz"
     if not path.exists():
         pytest.skip("no recordings beside the repository")
-    dataset = load.load(str(path), **FIELDS)
+    dataset = load(str(path), **FIELDS)
     assert dataset.classes == tuple("0123456789") and dataset.info["rate"] == 8000
     assert (len(dataset.train), len(dataset.test)) == (2000, 500)
     counts = dataset.info["counts"]["test_by_class"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data import load
+from fm.data.load import load
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_images_by_class(tmp_path):
     (tmp_path / ".DS_Store").write_text("hidden")
     (tmp_path / "cat" / ".hidden").write_text("hidden")
     (tmp_path / "README.md").write_text("beside the classes")
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.modality == "image" and dataset.classes == ("cat", "dog")
     assert dataset.info["shape"] == [8, 8, 1]
     expected = {
@@ -58,7 +58,7 @@ def test_images_by_class(tmp_path):
 def test_image_sizes(tmp_path, sizes, mode, shape):
     for number in range(10):
         picture(tmp_path / f"{number}.png", sizes[number % len(sizes)], mode)
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.info["shape"] == shape
     assert list(dataset.train.inputs([0]).shape[1:]) == shape
     assert dataset.train.labels is None
@@ -67,13 +67,13 @@ def test_image_sizes(tmp_path, sizes, mode, shape):
 def test_one_colour_image_makes_all_colour(tmp_path):
     by_class(tmp_path)
     picture(tmp_path / "cat" / "colour.jpg", mode="RGB")
-    assert load.load(str(tmp_path)).info["shape"] == [8, 8, 3]
+    assert load(str(tmp_path)).info["shape"] == [8, 8, 3]
 
 
 def test_given_split_of_images_is_kept(tmp_path):
     by_class(tmp_path / "train", count=3)
     by_class(tmp_path / "test", count=1)
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.info["split"] == "official"
     assert (len(dataset.train), len(dataset.test)) == (6, 2)
 
@@ -81,7 +81,7 @@ def test_given_split_of_images_is_kept(tmp_path):
 def test_given_split_of_texts_is_kept(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\nc,x\n")
     (tmp_path / "test.csv").write_text("text,label\nd,y\n")
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.info["split"] == "official" and dataset.classes == ("x", "y")
     assert dataset.test.inputs([0]) == ["d"] and dataset.test.labels.tolist() == [1]
     assert sorted(dataset.train.inputs(range(3))) == ["a", "b", "c"]
@@ -93,7 +93,7 @@ def test_texts_by_class(tmp_path):
             path = tmp_path / name / "deeper" / f"{number}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{name}\n\n{number}")
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.classes == ("neg", "pos")
     assert dataset.info["counts"]["train"] + dataset.info["counts"]["test"] == 10
 
@@ -101,7 +101,7 @@ def test_texts_by_class(tmp_path):
 def test_a_pile_of_texts(tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text(f"one {number}\n\ntwo {number}")
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert len(dataset.train) + len(dataset.test) == 10 and dataset.classes == ()
 
 
@@ -182,5 +182,5 @@ def _unseen(folder):
 def test_errors(tmp_path, make, expected):
     make(tmp_path)
     with pytest.raises(UserError, match=expected) as raised:
-        load.load(str(tmp_path))
+        load(str(tmp_path))
     assert "\n" not in str(raised.value)

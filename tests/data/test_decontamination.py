@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data import decontamination, load
-from fm.data.datasets import Split
+from fm.data import decontamination
+from fm.data.datasets import Split, without
 from fm.data.dedup import image as image_overlap
+from fm.data.load import load
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -79,7 +80,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_planted_copies_of_digits_are_found(change):
-    dataset = load.load("digits")
+    dataset = load("digits")
     train, test = (part.inputs(range(300)) for part in (dataset.train, dataset.test))
     changed = np.stack([CHANGES[change](image) for image in test[:40]]).astype(np.uint8)
     if changed.shape[-1] == 3:
@@ -92,7 +93,7 @@ def test_planted_copies_of_digits_are_found(change):
 
 
 def test_distinct_digits_are_not_flagged():
-    dataset = load.load("digits")
+    dataset = load("digits")
     found = decontamination.find_duplicates(dataset.train, dataset.test, "image")
     assert (found.num_checked, found.num_found, len(found.duplicate_idx)) == (394, 0, 0)
 
@@ -100,8 +101,7 @@ def test_distinct_digits_are_not_flagged():
 @pytest.mark.parametrize("change", [*CHANGES, "later", "backwards"])
 def test_planted_copies_of_clips_are_found(change):
     train, test = (
-        part.clips(range(100))
-        for part in (load.load("moving_digits").train, load.load("moving_digits").test)
+        part.clips(range(100)) for part in (load("moving_digits").train, load("moving_digits").test)
     )
     planted = test[:20]
     if change == "later":
@@ -123,13 +123,13 @@ def test_planted_copies_of_clips_are_found(change):
 
 
 def test_sizes_may_differ():
-    test = load.load("digits").test.inputs(range(30))
+    test = load("digits").test.inputs(range(30))
     larger = test.repeat(8, axis=1).repeat(8, axis=2)
     assert decontamination.find_duplicates(split(larger), split(test), "image").num_found >= 20
 
 
 def test_hashes_are_those_of_imagehash():
-    images = load.load("digits").test.inputs(range(20))
+    images = load("digits").test.inputs(range(20))
     own = image_overlap.perceptual_hashes(images)
     theirs = [imagehash.phash(Image.fromarray(image[..., 0])) for image in images]
     for a in range(20):
@@ -147,7 +147,7 @@ def test_removed_rows_go():
     pretrain[2] = test[0]
     whole = split(pretrain)
     found = decontamination.find_duplicates(whole, split(test), "text")
-    rest = load.without(whole, found.duplicate_idx)
+    rest = without(whole, found.duplicate_idx)
     assert (
         len(rest) == 4 and decontamination.find_duplicates(rest, split(test), "text").num_found == 0
     )

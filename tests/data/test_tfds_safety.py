@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from fm.data import load, tfds_safety
+from fm.data import tfds_safety
+from fm.data.load import load
 from fm.errors import UserError
-from tests.data.test_sources import Foreign
+from tests.data.test_load import Foreign
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_no_module_is_imported_that_a_folder_names(folder, tmp_path, monkeypatch
     renamed(folder, "stranger.Text", key)
     name, data_dir = (str(folder), None) if by_path else ("foreign", str(tmp_path))
     with pytest.raises(UserError, match=r"names the class 'stranger\.Text'.*accepted are TFDS's"):
-        load.load(name, data_dir=data_dir)
+        load(name, data_dir=data_dir)
     assert not (tmp_path / "ran").exists() and "stranger" not in sys.modules
 
 
@@ -56,21 +57,21 @@ def test_nor_one_named_in_json_within_json(folder):
 def test_a_damaged_description(folder, name, content):
     (folder / name).write_text(content)
     with pytest.raises(UserError) as raised:
-        load.load(str(folder))
+        load(str(folder))
     assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_what_is_cut_short(folder):
     for path in folder.glob("*array_record*"):
         path.write_bytes(path.read_bytes()[:70_000])
-    with pytest.raises(UserError, match="no whole data set as TFDS prepares it"):
-        load.load(str(folder))
+    with pytest.raises(UserError, match="is not a complete prepared TFDS data set"):
+        load(str(folder))
 
 
 def test_of_ours_an_error_stays_what_it_is(monkeypatch):
     def broken(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(load, "_dataset", broken)
+    monkeypatch.setattr("fm.data.load._dataset", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        load.load("digits")
+        load("digits")

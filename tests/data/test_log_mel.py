@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from fm.data import log_mel, media
+from fm.data import log_mel
 from fm.data.datasets import Split
 from fm.data.decontamination import find_duplicates
 from fm.data.dedup import audio as sound_overlap
@@ -151,24 +151,24 @@ def test_broken_sounds_say_so(what):
 
 
 def test_the_common_form_is_what_most_have():
-    audio = media.CODECS["audio"]
+    codec = waves.AudioCodec()
     measures = [(8000, 8000, 1, 16)] * 12 + [(4000, 8000, 2, 8)] * 7 + [(160_000, 16_000, 1, 16)]
-    form = audio.common_spec(measures)
+    form = codec.common_spec(measures)
     assert (form.shape, form.rate) == ((8000,), 8000)
-    assert audio.describe_changes(measures, form) == [
+    assert codec.describe_changes(measures, form) == [
         "1 of 20 sounds resampled from 16000 Hz to 8000 Hz",
         "7 of 20 sounds mixed down to one channel",
-        "7 of 20 sounds converted to 16 bits a sample",
+        "7 of 20 sounds converted to 16 bits per sample",
         "1 of 20 sounds cut to 1.00 s",
     ]
-    short = audio.to_array(waves.Sound(np.ones((5, 1), np.int16), 8000, 16), form)
+    short = codec.to_array(waves.Sound(np.ones((5, 1), np.int16), 8000, 16), form)
     assert short.shape == (8000,) and short[:5].all() and not short[5:].any()
-    assert audio.common_spec([(100, 44_100, 2, 24)]).rate == 16_000
+    assert codec.common_spec([(100, 44_100, 2, 24)]).rate == 16_000
     for samples in (1653, 1654, 7166, 44_100):
-        again = audio.common_spec(
-            [(*audio.common_spec([(samples, 11_025, 1, 16)]).shape, 11_025, 1, 16)]
+        again = codec.common_spec(
+            [(*codec.common_spec([(samples, 11_025, 1, 16)]).shape, 11_025, 1, 16)]
         )
-        assert again == audio.common_spec([(samples, 11_025, 1, 16)])
+        assert again == codec.common_spec([(samples, 11_025, 1, 16)])
 
 
 def held(array):

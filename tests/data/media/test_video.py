@@ -1,3 +1,4 @@
+import io
 import pathlib
 import socket
 import subprocess
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data import load, patches
-from fm.data.media import ArraySpec, VideoCodec, image, video_decoding
+from fm.data.load import load
+from fm.data.media import ArraySpec, image, video, video_decoding
+from fm.data.media.video import VideoCodec
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -20,7 +22,7 @@ def noise(frames=8, size=8, channels=1):
 
 def animated(path, clip, form="GIF", rate=8.0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(patches.encode_animation(clip, rate, scale=1, image_format=form))
+    path.write_bytes(video.encode_animation(clip, rate, scale=1, image_format=form))
     return clip
 
 
@@ -63,7 +65,7 @@ def by_class(folder, write=lambda path, clip: animated(path.with_suffix(".gif"),
 )
 def test_clips_by_class(tmp_path, write, capsys):
     written = by_class(tmp_path, write)
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert dataset.modality == "video" and dataset.classes == ("fall", "rise")
     assert dataset.info["shape"] == [8, 8, 8, 1] and dataset.info["rate"] == 8
     expected = {
@@ -77,7 +79,7 @@ def test_clips_by_class(tmp_path, write, capsys):
         for clip, label in zip(split.clips(range(len(split))), split.labels, strict=True)
     }
     assert found == expected
-    said = "8 of 8 clips are folders of frames, taken to be 8 frames/s"
+    said = "8 of 8 clips are folders of frames, read at 8 frames/s"
     assert (said in capsys.readouterr().err) == (write is frames)
 
 
@@ -110,10 +112,10 @@ def test_what_is_changed_is_said(tmp_path, capsys):
     animated(tmp_path / "fall" / "long.gif", noise(20))
     animated(tmp_path / "fall" / "short.gif", noise(3))
     animated(tmp_path / "fall" / "large.gif", noise(size=12))
-    assert load.load(str(tmp_path)).info["shape"] == [8, 32, 32, 1]
+    assert load(str(tmp_path)).info["shape"] == [8, 32, 32, 1]
     said = capsys.readouterr().err
     assert "1 of 11 clips are cut to the 1.00 s in their middle" in said
-    assert "1 of 11 clips stand still after their end" in said
+    assert "1 of 11 clips repeat their last frame" in said
     assert "11 of 11 clips are resized to 32x32 pixels" in said
 
 
@@ -181,7 +183,7 @@ def test_errors(tmp_path, make, expected):
     by_class(tmp_path)
     make(tmp_path)
     with pytest.raises(UserError, match=expected) as raised:
-        load.load(str(tmp_path))
+        load(str(tmp_path))
     assert "\n" not in str(raised.value)
 
 
@@ -242,3 +244,23 @@ def test_pictures_are_handed_to_no_program(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="it is none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
             image.open_image(POSTSCRIPT)
         (tmp_path / "fall" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("form", "channels", "lasting"), [("GIF", 1, 120), ("PNG", 3, 125), ("WEBP", 3, 125)]
+)
+def test_animations_play_what_was_given(form, channels, lasting):
+    clip = RNG.integers(0, 256, (3, 4, 6, channels), np.uint8)
+    played = Image.open(io.BytesIO(video.encode_animation(clip, 8.0, scale=2, image_format=form)))
+    assert played.format == form and played.n_frames == 3 and played.info["loop"] == 0
+    for number, frame in enumerate(clip.repeat(2, axis=1).repeat(2, axis=2)):
+        played.seek(number)
+        played.load()
+        assert played.info["duration"] == lasting
+        shown = np.asarray(played.convert("L" if channels == 1 else "RGB"))
+        np.testing.assert_array_equal(shown.reshape(frame.shape), frame)
+
+
+def test_other_animations_are_refused():
+    with pytest.raises(UserError, match="GIF, PNG or WEBP, not MP4"):
+        video.encode_animation(np.zeros((2, 4, 4, 1), np.uint8), 8, image_format="MP4")

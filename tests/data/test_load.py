@@ -7,23 +7,25 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from fm.data import index, load
-from fm.data.builders import NAMES
+from fm.data import index
+from fm.data.builders import BUILDERS
+from fm.data.datasets import subset, without
+from fm.data.load import load
 from fm.data.media.image import encode_png
 from fm.errors import UserError
 
 
 def test_unknown_name_lists_the_built_in_ones():
     with pytest.raises(UserError) as raised:
-        load.load("no_such_data")
-    assert all(name in str(raised.value) for name in NAMES)
+        load("no_such_data")
+    assert all(name in str(raised.value) for name in BUILDERS)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["hub:thing", "", "a b", "name:1", "../x/name", "reviews.csv"])
 def test_odd_names_are_user_errors(name):
     with pytest.raises(UserError):
-        load.load(name)
+        load(name)
 
 
 @pytest.mark.parametrize("name", ["mnist", "imdb_reviews/plain_text:1.0.0", "goemotions"])
@@ -33,12 +35,12 @@ def test_missing_tensorflow_names_the_extra(name, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "tensorflow" else found(name)
     )
     with pytest.raises(UserError, match=r'pip install "fm\[tfds\]"'):
-        load.load(name)
+        load(name)
 
 
 @pytest.fixture
 def digits():
-    return load.load("digits")
+    return load("digits")
 
 
 def test_info_is_json(digits):
@@ -51,15 +53,15 @@ def test_info_is_json(digits):
 
 def test_subset_and_without(digits):
     train = digits.train
-    chosen = load.subset(train, [7, 3])
+    chosen = subset(train, [7, 3])
     np.testing.assert_array_equal(chosen.inputs([0, 1]), train.inputs([7, 3]))
     assert chosen.ids == (train.ids[7], train.ids[3])
     assert chosen.labels.tolist() == train.labels[[7, 3]].tolist()
-    rest = load.without(train, [0, 2])
+    rest = without(train, [0, 2])
     assert len(rest) == len(train) - 2 and rest.ids[:2] == (train.ids[1], train.ids[3])
     np.testing.assert_array_equal(rest.inputs([1]), train.inputs([3]))
     assert rest.labels.dtype == np.int32
-    again = load.without(rest, [0])
+    again = without(rest, [0])
     assert again.ids == train.ids[3:]
 
 
@@ -68,7 +70,7 @@ def test_the_index_is_made_once(digits, monkeypatch):
         raise AssertionError("read everything again")
 
     monkeypatch.setattr(index, "_write_index", refuse)
-    assert load.load("digits").train.ids == digits.train.ids
+    assert load("digits").train.ids == digits.train.ids
 
 
 class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -99,14 +101,14 @@ def test_a_prepared_folder(tmp_path, by_path):
     builder = Foreign(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
     name, data_dir = (str(builder.data_path), None) if by_path else ("foreign", str(tmp_path))
-    dataset = load.load(name, data_dir=data_dir, text_column="body")
+    dataset = load(name, data_dir=data_dir, text_column="body")
     assert dataset.classes == ("bad", "good") and dataset.info["split"] == "by hash"
     assert dataset.info["version"] == "2.0.0"
     assert len(dataset.train) + len(dataset.test) == 50
     for split in (dataset.train, dataset.test):
         texts = split.inputs(range(len(split)))
         assert [int(text.split()[1]) % 2 for text in texts] == split.labels.tolist()
-    assert load.load(name, data_dir=data_dir, label_column="").classes == ()
+    assert load(name, data_dir=data_dir, label_column="").classes == ()
 
 
 @pytest.mark.parametrize("by_path", [True, False])
@@ -118,7 +120,7 @@ def test_tfrecord_is_refused_with_the_remedy(tmp_path, by_path):
     (folder / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
     name, data_dir = (str(folder), None) if by_path else ("foreign", str(tmp_path))
     with pytest.raises(UserError, match='prepare it with file_format="array_record"') as raised:
-        load.load(name, data_dir=data_dir)
+        load(name, data_dir=data_dir)
     assert "\n" not in str(raised.value)
 
 
@@ -144,7 +146,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def test_images_of_different_sizes(tmp_path):
     Pictures(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    dataset = load.load("pictures", data_dir=str(tmp_path))
+    dataset = load("pictures", data_dir=str(tmp_path))
     assert dataset.modality == "image" and dataset.info["shape"] == [32, 32, 3]
     assert (len(dataset.train), len(dataset.test)) == (12, 3)
     images = dataset.train.inputs(range(12))
@@ -152,13 +154,13 @@ def test_images_of_different_sizes(tmp_path):
 
 
 def test_fashion_mnist_keeps_its_test_split(shared_tfds):
-    dataset = load.load("fashion_mnist", data_dir=shared_tfds)
+    dataset = load("fashion_mnist", data_dir=shared_tfds)
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
     assert dataset.info["split"] == "official" and dataset.info["shape"] == [28, 28, 1]
     assert dataset.classes[0] == "T-shirt/top" and dataset.test.labels.dtype == np.int32
 
 
 def test_tiny_shakespeare(shared_tfds):
-    dataset = load.load("tiny_shakespeare", data_dir=shared_tfds)
+    dataset = load("tiny_shakespeare", data_dir=shared_tfds)
     assert dataset.modality == "text" and dataset.classes == ()
     assert dataset.train.inputs([0])[0].startswith("First Citizen:")

@@ -1,8 +1,9 @@
 import pytest
 import tensorflow_datasets as tfds
 
-from fm.data import load
 from fm.data.builders.tweet_entities import TYPES, WHEEL
+from fm.data.datasets import subset
+from fm.data.load import load
 from fm.data.readers import conll as tagged
 from fm.data.readers.conll import Sentence
 from fm.errors import UserError
@@ -21,13 +22,13 @@ def conll(path, count, start=0):
 def test_a_file_of_ones_own(tmp_path, capsys):
     path = conll(tmp_path / "own.conll", 40)
     path.write_text(path.read_text().replace("spot4 B-place", "spot4 I-place"))
-    dataset = load.load(str(path))
+    dataset = load(str(path))
     assert dataset.modality == "text" and dataset.train.labels is None and dataset.classes == ()
     assert dataset.info["tags"] == ["O", "B-place", "I-place"]
     assert dataset.info["repaired_tags"] == 1
     assert "own.conll: 1 entities begin with I-, the first on line 18" in capsys.readouterr().err
     assert len(dataset.train) + len(dataset.test) == 40 and len(dataset.test) > 2
-    for split in (dataset.train, load.subset(dataset.test, [1, 0])):
+    for split in (dataset.train, subset(dataset.test, [1, 0])):
         rows = range(len(split))
         assert split.texts(rows) == [" ".join(words) for words in split.words(rows)]
         for words, tags in zip(split.words(rows), split.tags(rows), strict=True):
@@ -39,11 +40,11 @@ def test_a_folder_and_what_changes_its_fingerprint(tmp_path):
     conll(tmp_path / "my.train.conll", 6)
     conll(tmp_path / "my.dev.conll", 2, 10)
     test = conll(tmp_path / "my.test.annotated", 3, 20)
-    dataset = load.load(str(tmp_path))
+    dataset = load(str(tmp_path))
     assert (len(dataset.train), len(dataset.test), dataset.info["split"]) == (6, 3, "official")
     assert ["see", "spot20", "now"] in dataset.test.words(range(3))
     test.write_text(test.read_text().replace("spot21 O", "spot21 B-place"))
-    again = load.load(str(tmp_path))
+    again = load(str(tmp_path))
     assert again.test.ids == dataset.test.ids
     assert again.info["fingerprint"] != dataset.info["fingerprint"]
 
@@ -53,7 +54,7 @@ def test_a_kind_unknown_to_training_is_an_error(tmp_path, empty_cache):
     test = conll(tmp_path / "test.bio", 3)
     test.write_text(test.read_text().replace("spot1 O", "spot1 B-planet"))
     with pytest.raises(UserError, match=r"test\.bio, line 6: 'B-planet' is not in train\.bio"):
-        load.load(str(tmp_path))
+        load(str(tmp_path))
     assert not list(empty_cache.rglob("*.array_record*"))
 
 
@@ -68,7 +69,7 @@ def test_every_kind_is_in_training():
 
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        load.load(str(tmp_path / "none.conll")[1:])
+        load(str(tmp_path / "none.conll")[1:])
 
 
 class Stock(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -97,7 +98,7 @@ class Stock(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def test_a_stock_data_set(tmp_path):
     Stock(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    dataset = load.load("stock_entities", data_dir=str(tmp_path))
+    dataset = load("stock_entities", data_dir=str(tmp_path))
     found = list(zip(dataset.train.words([0, 1]), dataset.train.tags([0, 1]), strict=True))
     assert sorted(found) == [(["Anna", "Ö"], ["B-PER", "O"]), (["the"], ["O"])]
     assert not dataset.train.tags([])
@@ -111,21 +112,21 @@ def test_targets_of_ones_own(tmp_path, ending):
     else:
         row = '{"text": "a N, long", "short": "sN"}\n'
         path.write_text("".join(row.replace("N", str(n)) for n in range(20)))
-    dataset = load.load(str(path), target_column="short")
+    dataset = load(str(path), target_column="short")
     assert dataset.train.labels is None and len(dataset.train) + len(dataset.test) == 20
     for split in (dataset.train, dataset.test):
         texts, targets = split.texts(range(len(split))), split.targets(range(len(split)))
         assert [text.split()[1].strip(",") for text in texts] == [each[1:] for each in targets]
     with pytest.raises(UserError, match="no column 'title'; it has: 'text', 'short'"):
-        load.load(str(path), target_column="title")
+        load(str(path), target_column="title")
     with pytest.raises(AssertionError, match="no tags"):
         dataset.train.tags([0])
 
 
 def test_a_file_without_targets(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\nthree")
-    with pytest.raises(UserError, match=r"a\.txt: no column 'short' with the text to write"):
-        load.load(str(tmp_path / "a.txt"), target_column="short")
+    with pytest.raises(UserError, match=r"a\.txt: no column 'short' with the target text"):
+        load(str(tmp_path / "a.txt"), target_column="short")
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +136,7 @@ def tweets_wheel(session_cache):
 
 @pytest.mark.usefixtures("tweets_wheel")
 def test_tweet_entities():
-    dataset = load.load("tweet_entities")
+    dataset = load("tweet_entities")
     assert len(dataset.train) + len(dataset.test) == 2394 and 400 < len(dataset.test) < 560
     assert dataset.info["tags"] == tagged.bio_tags(TYPES) and dataset.info["split"] == "by hash"
     assert "unclear" in dataset.info["description"]
@@ -151,7 +152,7 @@ def test_wnut17():
     folder = SHARED / "data" / "wnut17"
     if not folder.is_dir():
         pytest.skip("no wnut17 beside the repository")
-    dataset = load.load(str(folder))
+    dataset = load(str(folder))
     assert (len(dataset.train), len(dataset.test)) == (3394, 1287)
     assert dataset.info["repaired_tags"] == 0 and len(dataset.info["tags"]) == 13
     first = dataset.train.words([0])[0], dataset.train.tags([0])[0]

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from fm.data import load
+from fm.data.load import load
 from fm.data.splitting import is_test
 
 
 def test_digits():
-    dataset = load.load("digits")
+    dataset = load("digits")
     assert (len(dataset.train), len(dataset.test)) == (1403, 394)
     assert dataset.modality == "image" and dataset.classes == tuple("0123456789")
     assert dataset.info["shape"] == [8, 8, 1] and dataset.info["split"] == "by hash"
@@ -19,7 +19,7 @@ def test_digits():
 
 
 def test_digits_are_those_of_scikit_learn():
-    dataset = load.load("digits")
+    dataset = load("digits")
     original = load_digits()
     expected = {
         (np.round(image * 255 / 16).astype(np.uint8).tobytes(), int(label))
@@ -34,16 +34,16 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_the_split_is_stable_under_order(monkeypatch, empty_cache):
-    before = load.load("digits").info["fingerprint"]
+    before = load("digits").info["fingerprint"]
     original = load_digits()
     original.images, original.target = original.images[::-1], original.target[::-1]
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: original)
     monkeypatch.setenv("FM_CACHE", str(empty_cache.with_name("other_cache")))
-    assert load.load("digits").info["fingerprint"] == before
+    assert load("digits").info["fingerprint"] == before
 
 
 def test_photos():
-    dataset = load.load("photos")
+    dataset = load("photos")
     assert len(dataset.train) + len(dataset.test) == 11_080
     assert 100 < len(dataset.test) < 400
     assert dataset.classes == () and dataset.train.labels is None
@@ -53,7 +53,7 @@ def test_photos():
 
 @pytest.mark.usefixtures("reviews_wheel")
 def test_film_reviews():
-    dataset = load.load("film_reviews")
+    dataset = load("film_reviews")
     assert (len(dataset.train), len(dataset.test)) == (26_697, 6_833)
     assert dataset.modality == "text" and dataset.classes == ("neg", "pos")
     counts = dataset.info["counts"]

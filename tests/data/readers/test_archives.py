@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from fm.data import load
+from fm.data.load import load
 from fm.data.readers import archives
 from fm.errors import UserError
 
@@ -104,10 +104,10 @@ def test_every_name_is_one_thing(tmp_path, ending, files, said):
 
 @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, ending, monkeypatch):
-    monkeypatch.setattr(archives, "_HARMLESS", 2**20)
+    monkeypatch.setattr(archives, "_ALWAYS_ALLOWED_BYTES", 2**20)
     path = pack(tmp_path / f"bomb{ending}", [(str(n), bytes(2**20)) for n in range(3)])
     assert "would unpack to over 1 MB" in refused(path, tmp_path / "folder")
-    monkeypatch.setattr(archives, "_HARMLESS", 3 * 2**20)
+    monkeypatch.setattr(archives, "_ALWAYS_ALLOWED_BYTES", 3 * 2**20)
     (tmp_path / "other").mkdir()
     (archives.unzip if ending == ".zip" else archives.untar)(path, tmp_path / "other")
     assert len(list((tmp_path / "other").iterdir())) == 3
@@ -151,7 +151,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
                 info.size = 5
                 opened.addfile(info, io.BytesIO(f"text{n}".encode()))
     with pytest.raises(UserError, match="has a name that is not UTF-8"):
-        load.load(str(path))
+        load(str(path))
     path = pack(tmp_path / "odd.zip", [("éa", b"1")])
     path.write_bytes(path.read_bytes().replace("éa".encode(), b"\xff\xfea"))
     assert "not a readable zip file" in refused(path, tmp_path / "folder")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from fm.data import load
 from fm.data.builders import espeak, spoken_words
+from fm.data.load import load
 from fm.data.readers import archives
 from fm.errors import UserError
 from fm.files import cache_dir
@@ -77,7 +77,7 @@ def test_every_voice_says_every_word(package, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("package")
 def test_spoken_words():
-    dataset = load.load("spoken_words")
+    dataset = load("spoken_words")
     assert (len(dataset.train), len(dataset.test)) == (2272, 576)
     assert dataset.modality == "audio" and dataset.classes == spoken_words.WORDS
     assert (dataset.info["shape"], dataset.info["rate"]) == ([6400], 8000)
