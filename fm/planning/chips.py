@@ -1,4 +1,4 @@
-"""Accelerators as their makers publish them, to plan with."""
+"""Published specifications of accelerators, to plan with."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device and what joins it to others.
+    """One device and its interconnect.
 
     Attributes:
       name: as `--chip` takes it.
-      peak_flops: dense matrix products at most, FLOP/s.
-      memory_bytes: bytes.
+      peak_flops: of dense matrix products, FLOP/s.
+      memory_bytes: of the device.
       dtype: of the products.
       fast_network_size: devices within one fast network: a server of GPUs, a pod of TPUs.
-      link_bandwidth: bytes/s one way that one device sends in a collective within it. Of a torus that is
-        one of its axes, both ways round.
-      network_bandwidth: bytes/s one way of one device to others than those; 0 where there are none.
+      link_bandwidth: bytes/s one way that one device sends in a collective within it; for a torus
+        along one axis, both directions round.
+      network_bandwidth: bytes/s one way of one device to others; 0 if there is no other network.
       source: of the figures.
     """
 
@@ -33,7 +33,7 @@ class Chip:
     source: str
 
 
-# NVIDIA and Google publish links both ways added up; here each is one way, half of it.
+# NVIDIA and Google publish the sum of both directions of a link; here each is one way, half of it.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -50,18 +50,18 @@ CHIPS = {
         Chip("v4", 275e12, 32e9, "bfloat16", 4096, 100e9, 0.0,
              "Google Cloud TPU v4 documentation; Jouppi et al. 2023 (6 links of 50 GB/s)"),
         Chip("cpu", 0.37e12, 16e9, "float32", 1, 0.0, 0.0,
-             "two cores of an AMD EPYC (Zen 5), measured: experiments.benchmark --what=gemm"),
+             "two cores of an AMD EPYC (Zen 5), measured: experiments.benchmark --suite=matmul"),
     )
 }  # fmt: skip
-# Some of the memory is the runtime's own, and some is lost between buffers.
+# The rest is used by the runtime and lost to fragmentation.
 USABLE_MEMORY_FRACTION = 0.92
 
 
 def get_chip(name: str) -> Chip:
-    """The chip of a name.
+    """Returns the chip of that name.
 
     Raises:
-      UserError: there is none of it.
+      UserError: it is not known.
     """
     if name not in CHIPS:
         raise UserError(f"chip {name!r} is not known; accepted are {', '.join(CHIPS)}")

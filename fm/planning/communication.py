@@ -1,8 +1,8 @@
-"""What the devices of a mesh send each other in a train step, counted from shapes and rules.
+"""Estimates what the devices of a mesh send each other in a train step, from shapes and rules.
 
-Ring collectives: of n devices each sends (n - 1) / n of an array to gather it or to reduce and
-scatter it, and twice that to reduce it everywhere. Sent is what XLA sends of these rules: in the
-dtype of the products. Latency is left out, and so is what a compiler may add.
+Collectives are rings: each of n devices sends (n - 1) / n of an array to gather it or to
+reduce-scatter it, and twice that to all-reduce it. Counted is what XLA sends for the sharding
+rules, in the dtype of the matrix products; latency and what the compiler adds are left out.
 """
 
 from __future__ import annotations
@@ -12,23 +12,22 @@ import dataclasses
 import jax.numpy as jnp
 
 from fm.model.config import ModelConfig
-from fm.parallel import mesh as meshes
 from fm.parallel import sharding
-from fm.parallel.mesh import MeshConfig
-from fm.planning import memory
+from fm.parallel.mesh import MESH_AXES, MeshConfig
 from fm.planning.chips import Chip
+from fm.planning.memory import bytes_per_device, gathered_elements, state_shapes
 from fm.training.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class CollectiveCost:
-    """One kind of collective, over one axis.
+    """Cost of one kind of collective over one axis.
 
     Attributes:
-      description: in words.
+      description: of the collective.
       axis: of the mesh.
-      bytes: one device sends, a step.
-      seconds: that takes, alone.
+      bytes: sent by one device in a step.
+      seconds: that this takes on its own.
     """
 
     description: str
@@ -45,56 +44,53 @@ def estimate_communication(
     tokens_per_device: int,
     grad_accum_steps: int = 1,
 ) -> list[CollectiveCost]:
-    """By axis, what there is to send.
+    """Returns the collectives of a step.
 
     Args:
-      model_config: the model's config.
-      optimizer_config: the optimiser's.
+      model_config: of the model.
+      optimizer_config: of the optimizer.
       mesh: sizes of the axes.
       chip: of every device.
-      tokens_per_device: that one device reads at a time, rows times length.
-      grad_accum_steps: how often in a step.
+      tokens_per_device: tokens of a microbatch on one device, rows times length.
+      grad_accum_steps: microbatches in a step.
     """
-    params = memory.state_shapes(model_config, optimizer_config)["params"]
+    params = state_shapes(model_config, optimizer_config).params
     specs = sharding.param_specs(params, mesh)
-    a = jnp.dtype(model_config.dtype).itemsize
-    # float32 at rest, `a` bytes on the way.
-    mine = memory.bytes_per_device(params, specs, mesh) / 4 * a
-    whole = memory.gathered_elements(params, specs, mesh) * a
-    residual = tokens_per_device * model_config.d_model * a
-    # Each layer's two sums forward and two backward; the first anew where it was not kept; what
-    # enters and what leaves the layers.
-    sums = (
-        model_config.num_layers * (5 if model_config.remat_policy in ("attention", "full") else 4)
-        + 3
-    )
-    found = []
-    for axis, what, size in (
-        ("fsdp", "parameters, gathered for each pass", 2 * whole),
-        ("fsdp", "gradients, reduced and scattered", whole),
-        ("data", "gradients, reduced everywhere", 2 * mine),
-        ("tensor", "residuals, reduced everywhere", 2 * sums * residual),
+    itemsize = jnp.dtype(model_config.dtype).itemsize
+    # Parameters are stored in float32 and sent in the model's dtype.
+    shard = bytes_per_device(params, specs, mesh) / 4 * itemsize
+    gathered = gathered_elements(params, specs, mesh) * itemsize
+    residual = tokens_per_device * model_config.d_model * itemsize
+    # Two sums forward and two backward in each layer, the first again where it is rematerialized;
+    # three around the layers.
+    recomputes = model_config.remat_policy in ("attention", "full")
+    num_sums = model_config.num_layers * (5 if recomputes else 4) + 3
+    collectives = []
+    for axis, description, size in (
+        ("fsdp", "parameters, gathered for each pass", 2 * gathered),
+        ("fsdp", "gradients, reduce-scattered", gathered),
+        ("data", "gradients, all-reduced", 2 * shard),
+        ("tensor", "residuals, all-reduced", 2 * num_sums * residual),
     ):
         n = getattr(mesh, axis)
         if n > 1:
-            each = grad_accum_steps * size * (n - 1) / n
-            found.append(CollectiveCost(what, axis, each, each / axis_bandwidth(mesh, axis, chip)))
-    return found
+            sent = grad_accum_steps * size * (n - 1) / n
+            seconds = sent / axis_bandwidth(mesh, axis, chip)
+            collectives.append(CollectiveCost(description, axis, sent, seconds))
+    return collectives
 
 
 def axis_bandwidth(mesh: MeshConfig, axis: str, chip: Chip) -> float:
-    """Bytes/s one way that a device sends along an axis.
+    """Returns the bytes/s one way that a device sends along an axis.
 
-    Neighbours on the last axis are neighbours in the fast network; an axis that leaves it sends
-    through the network of all its devices within one server together.
+    Neighbors on the last axis are neighbors in the fast network. An axis that leaves the fast
+    network uses the network links of all its devices within one server together.
     """
-    within = 1
-    for name in meshes.MESH_AXES[meshes.MESH_AXES.index(axis) + 1 :]:
-        within *= getattr(mesh, name)
+    stride = 1
+    for name in MESH_AXES[MESH_AXES.index(axis) + 1 :]:
+        stride *= getattr(mesh, name)
     n = getattr(mesh, axis)
-    if n * within <= chip.fast_network_size:
+    if n * stride <= chip.fast_network_size:
         return chip.link_bandwidth
-    return min(
-        chip.link_bandwidth,
-        chip.network_bandwidth * max(1, min(n, chip.fast_network_size // within)),
-    )
+    per_server = max(1, min(n, chip.fast_network_size // stride))
+    return min(chip.link_bandwidth, chip.network_bandwidth * per_server)

@@ -1,8 +1,8 @@
-"""Memory of a train step on each device of a mesh, from shapes and rules: nothing is allocated.
+"""Estimates the memory of a train step on each device of a mesh, without allocating anything.
 
-Parameters, gradients and the optimiser's memory are exact: the shapes of `jax.eval_shape`, each
-split as the rules of `fm.parallel.sharding` say. What the layers keep is an estimate: what the
-mathematics of a layer and its remat policy hold, without what the compiler adds or saves.
+Parameters, gradients and optimizer state are exact: the shapes of `jax.eval_shape`, sharded by the
+rules of `fm.parallel.sharding`. Activations are estimated from a layer's mathematics and its remat
+policy, without what the compiler adds or saves.
 """
 
 from __future__ import annotations
@@ -18,74 +18,79 @@ from jax.sharding import PartitionSpec as P
 
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
-from fm.parallel import mesh as meshes
 from fm.parallel import sharding
-from fm.parallel.mesh import MeshConfig
-from fm.training import optimizer, train_state
+from fm.parallel.mesh import MESH_AXES, MeshConfig
+from fm.training import optimizer
 from fm.training.optimizer import OptimizerConfig
-from fm.training.train_state import TrainState
+from fm.training.train_state import TrainState, init_train_state
 
 
 @functools.lru_cache(maxsize=8)
 def state_shapes(model_config: ModelConfig, optimizer_config: OptimizerConfig) -> TrainState:
-    """Shapes of a run's whole state."""
+    """Returns the train state as ShapeDtypeStructs."""
 
-    def start():
-        return train_state.init_train_state(
-            init(jax.random.key(0), model_config), optimizer.build(optimizer_config, 100)
-        )
+    def create():
+        params = init(jax.random.key(0), model_config)
+        return init_train_state(params, optimizer.build(optimizer_config, 100))
 
-    return jax.eval_shape(start)
+    return jax.eval_shape(create)
 
 
 def num_elements(shapes: Any) -> int:
-    """How many there are in all arrays of a tree."""
+    """Returns the total number of elements of a tree's arrays."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def bytes_per_device(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
-    """Bytes of a tree that lie on one device."""
+    """Returns the bytes of a tree of arrays with PartitionSpecs `specs` on one device."""
+    return _sum_shards(shapes, specs, mesh, MESH_AXES, lambda leaf: leaf.dtype.itemsize)
+
+
+def gathered_elements(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
+    """Returns the elements of a tree on one device after gathering over the fsdp axis."""
+    return _sum_shards(shapes, specs, mesh, ("tensor",), lambda leaf: 1)
+
+
+def _sum_shards(shapes, specs, mesh, axes, size_of) -> float:
     leaves = jax.tree.leaves(shapes)
-    found = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P))
+    leaf_specs = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P))
     return float(
         sum(
-            math.prod(leaf.shape) * leaf.dtype.itemsize / num_shards(spec, mesh)
-            for leaf, spec in zip(leaves, found, strict=True)
+            math.prod(leaf.shape) * size_of(leaf) / num_shards(spec, mesh, axes)
+            for leaf, spec in zip(leaves, leaf_specs, strict=True)
         )
     )
 
 
-def num_shards(spec: P, mesh: MeshConfig, axes: tuple[str, ...] = meshes.MESH_AXES) -> int:
-    """Into how many parts a spec splits an array, along some of the axes."""
+def num_shards(spec: P, mesh: MeshConfig, axes: tuple[str, ...] = MESH_AXES) -> int:
+    """Returns the number of parts a spec splits an array into, counting only `axes`."""
     named = [name for each in spec if each for name in ((each,) if isinstance(each, str) else each)]
     return math.prod(getattr(mesh, name) for name in named if name in axes)
 
 
 def saved_bytes_per_token(model_config: ModelConfig, tensor: int) -> float:
-    """Bytes a layer keeps of one piece for its backward pass, on each of `tensor` devices."""
-    a = jnp.dtype(model_config.dtype).itemsize
+    """Returns the bytes a layer saves of one token for its backward pass, on each device.
+
+    `tensor` is the size of the tensor axis.
+    """
+    itemsize = jnp.dtype(model_config.dtype).itemsize
     D, F = model_config.d_model, model_config.mlp_dim / tensor
-    C = model_config.head_dim
+    num_kv_heads, C = model_config.num_kv_heads, model_config.head_dim
+    gated = model_config.arch.gated_mlp
     q = model_config.num_heads * C / tensor
-    kv = (
-        2
-        * model_config.num_kv_heads
-        * C
-        / (tensor if model_config.num_kv_heads % tensor == 0 else 1)
-    )
-    # What attention gave lies there twice, in its own order and in the residual's; and there is
-    # the logarithm of each sum.
-    attended = (3 * q + kv) * a + 4 * model_config.num_heads / tensor
-    hidden = F * (2 if model_config.arch.gated_mlp else 1)
+    kv = 2 * num_kv_heads * C / (tensor if num_kv_heads % tensor == 0 else 1)
+    # The attention output is stored twice, in its own layout and the residual's, besides q, k, v
+    # and the float32 log-sum-exp of each head.
+    attention = (3 * q + kv) * itemsize + 4 * model_config.num_heads / tensor
     if model_config.remat_policy == "full":
-        return D * a
+        return D * itemsize
     if model_config.remat_policy == "attention":
-        return D * a + attended
+        return D * itemsize + attention
     if model_config.remat_policy == "dots":
-        return (2 * D + q + kv + hidden) * a
-    before_norm = q + kv / 2 if model_config.arch.qk_norm != "none" else 0.0
+        return (2 * D + q + kv + F * (2 if gated else 1)) * itemsize
+    qk_norm_inputs = q + kv / 2 if model_config.arch.qk_norm != "none" else 0.0
     norms = (8 if model_config.arch.norm_scale else 4) * D
-    return attended + (norms + before_norm + F * (5 if model_config.arch.gated_mlp else 2)) * a
+    return attention + (norms + qk_norm_inputs + F * (5 if gated else 2)) * itemsize
 
 
 def estimate_memory(
@@ -94,50 +99,37 @@ def estimate_memory(
     mesh: MeshConfig,
     tokens_per_device: int,
 ) -> dict[str, float]:
-    """Bytes on each device, by what they are for.
+    """Returns the bytes on each device by purpose.
 
     Args:
-      model_config: the model's config.
-      optimizer_config: the optimiser's.
+      model_config: of the model.
+      optimizer_config: of the optimizer.
       mesh: sizes of the axes.
-      tokens_per_device: that one device reads at a time, rows times length.
+      tokens_per_device: tokens of a microbatch on one device, rows times length.
 
     Raises:
-      UserError: the model does not divide over the mesh.
+      UserError: the mesh does not divide the model.
     """
     shapes = state_shapes(model_config, optimizer_config)
     specs = sharding.state_specs(shapes, mesh)
-    a = jnp.dtype(model_config.dtype).itemsize
-    params = bytes_per_device(shapes["params"], specs["params"], mesh)
-    # Two layers are gathered over fsdp at once: one is at work, the next on its way.
-    layers = shapes["params"]["layers"], specs["params"]["layers"]
-    layer = gathered_elements(*layers, mesh) * a / max(1, model_config.num_layers)
-    streams = gathered_elements(shapes["params"]["streams"], specs["params"]["streams"], mesh) * a
-    busy = saved_bytes_per_token(
-        dataclasses.replace(model_config, remat_policy="none"), mesh.tensor
-    )
-    found = {
+    itemsize = jnp.dtype(model_config.dtype).itemsize
+    params = bytes_per_device(shapes.params, specs.params, mesh)
+    unrematerialized = dataclasses.replace(model_config, remat_policy="none")
+    per_token = saved_bytes_per_token(model_config, mesh.tensor)
+    memory = {
         "parameters": params,
         "gradients": params,
-        "optimizer": bytes_per_device(shapes["opt_state"], specs["opt_state"], mesh),
-        "activations": model_config.num_layers
-        * tokens_per_device
-        * saved_bytes_per_token(model_config, mesh.tensor),
-        # The layer at work holds all it has and as much again of gradients; logits go in chunks.
-        "working": 2.0 * tokens_per_device * busy + 2 * 4 * 2**21,
+        "optimizer": bytes_per_device(shapes.opt_state, specs.opt_state, mesh),
+        "activations": model_config.num_layers * tokens_per_device * per_token,
+        # The current layer with its gradients, and one chunk of logits (see cross_entropy).
+        "working": 2.0 * tokens_per_device * saved_bytes_per_token(unrematerialized, mesh.tensor)
+        + 2 * 4 * 2**21,
     }
     if mesh.fsdp > 1:
-        found["gathered"] = 2 * layer + streams
-    return found
-
-
-def gathered_elements(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
-    """Numbers on one device once what lies over fsdp is gathered there."""
-    leaves = jax.tree.leaves(shapes)
-    found = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P))
-    return float(
-        sum(
-            math.prod(leaf.shape) / num_shards(spec, mesh, ("tensor",))
-            for leaf, spec in zip(leaves, found, strict=True)
+        # Two layers are gathered over fsdp at once: the current one and the next.
+        layers, embeddings = (
+            gathered_elements(shapes.params[name], specs.params[name], mesh) * itemsize
+            for name in ("layers", "streams")
         )
-    )
+        memory["gathered"] = 2 * (layers / max(1, model_config.num_layers)) + embeddings
+    return memory

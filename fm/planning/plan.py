@@ -1,6 +1,6 @@
-"""Whether a training run fits a number of chips, and how long a step takes: before there are any.
+"""Plans a training run: whether it fits a number of chips, and how long a step takes.
 
-From shapes and rules alone: nothing is allocated, no device is asked.
+Uses shapes and sharding rules alone: nothing is allocated and no device is needed.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from fm.planning import communication, memory
 from fm.planning.chips import USABLE_MEMORY_FRACTION, Chip
 from fm.training.optimizer import OptimizerConfig
 
-# Of a step, where no batch is given.
-_PIECES = 16_384
+_DEFAULT_TOKENS_PER_DEVICE = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-    """What is to be trained, and on what.
+    """What to train, and on what.
 
     Attributes:
       name: of the model, for messages.
-      model_config: its config.
+      model_config: of the model.
       chip: of every device.
-      num_chips: how many.
+      num_chips: number of devices.
       batch_size: sequences in a step, over all devices.
-      seq_len: pieces in a sequence (L).
-      mfu: share of the chips' peak that the mathematics of a step reaches (Chowdhery et al. 2022,
+      seq_len: tokens in a sequence (L).
+      mfu: fraction of the chips' peak FLOP/s that a step reaches (Chowdhery et al. 2022,
         appendix B).
-      optimizer_config: optimiser.
-      grad_accum_steps: parts a batch is taken in.
+      optimizer_config: of the optimizer.
+      grad_accum_steps: microbatches a batch is split into.
     """
 
     name: str
@@ -52,29 +51,31 @@ class PlanRequest:
     def __post_init__(self):
         self.model_config.check_length(self.seq_len)
         if not 0 < self.mfu <= 1:
-            raise UserError(f"mfu={self.mfu} is a share of the peak, above 0 and at most 1")
+            raise UserError(f"mfu={self.mfu} must be above 0 and at most 1")
         if min(self.num_chips, self.batch_size, self.seq_len - 1, self.grad_accum_steps) < 1:
             raise UserError(
-                f"num_chips={self.num_chips}, batch_size={self.batch_size} and "
-                f"grad_accum_steps={self.grad_accum_steps} must be 1 or more, and seq_len={self.seq_len} 2"
+                f"chips={self.num_chips}, batch_size={self.batch_size} and "
+                f"grad_accum_steps={self.grad_accum_steps} must be 1 or more, and "
+                f"length={self.seq_len} 2 or more"
             )
         if self.num_chips > self.chip.fast_network_size and not self.chip.network_bandwidth:
             raise UserError(
-                f"num_chips={self.num_chips}: at most {self.chip.fast_network_size} {self.chip.name} are joined"
+                f"chips={self.num_chips}: at most {self.chip.fast_network_size} "
+                f"{self.chip.name} can be connected"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One way of doing it.
+    """A run on one mesh.
 
     Attributes:
-      request: see `Asked`; its model with a remat policy.
+      request: see `PlanRequest`; its model with a remat policy.
       mesh: sizes of the axes.
-      num_params: numbers in the model.
-      memory_bytes: bytes on each device, by what they are for, see `fm.planning.memory`.
-      flops: of a step, over all devices, by `fm.model.flops`; what is computed twice counts once.
-      collectives: see `fm.planning.communication`.
+      num_params: number of parameters.
+      memory_bytes: on each device by purpose, see `memory.estimate_memory`.
+      flops: of a step over all devices, without rematerialization.
+      collectives: see `communication.estimate_communication`.
     """
 
     request: PlanRequest
@@ -86,42 +87,41 @@ class Plan:
 
     @property
     def bytes_needed(self) -> float:
-        """Bytes on each device."""
+        """Bytes needed on each device."""
         return sum(self.memory_bytes.values())
 
     @property
     def bytes_usable(self) -> float:
-        """Bytes there are."""
+        """Bytes usable on each device."""
         return USABLE_MEMORY_FRACTION * self.request.chip.memory_bytes
 
     @property
     def compute_seconds(self) -> float:
-        """Seconds of a step at the given share of the peak."""
-        return self.flops / (
-            self.request.num_chips * self.request.chip.peak_flops * self.request.mfu
-        )
+        """Seconds of a step's computation at the given MFU."""
+        request = self.request
+        return self.flops / (request.num_chips * request.chip.peak_flops * request.mfu)
 
     @property
     def communication_seconds(self) -> float:
-        """Seconds of a step's communication, one after another and alone."""
-        return sum(each.seconds for each in self.collectives)
+        """Seconds of a step's collectives, one after another."""
+        return sum(collective.seconds for collective in self.collectives)
 
     @property
     def step_seconds(self) -> float:
-        """Of a step: what is sent hides behind what is computed, or the other way round."""
+        """Seconds of a step, if computation and communication overlap."""
         return max(self.compute_seconds, self.communication_seconds)
 
 
 def default_batch_size(num_chips: int, seq_len: int) -> int:
-    """Sequences of a step where none are given: 16,384 pieces a device, one sequence at least."""
-    return num_chips * max(1, _PIECES // seq_len)
+    """Returns the sequences of a step with 16,384 tokens, but at least one sequence, a device."""
+    return num_chips * max(1, _DEFAULT_TOKENS_PER_DEVICE // seq_len)
 
 
 def plan_on_mesh(request: PlanRequest, mesh: MeshConfig) -> Plan:
-    """What a run takes on one mesh, whether or not it fits.
+    """Plans a run on one mesh, whether or not it fits.
 
     Raises:
-      UserError: the mesh is of another number of chips, or model or batch do not divide over it.
+      UserError: the mesh has another number of chips, or does not divide the model or batch.
     """
     if mesh.num_devices != request.num_chips:
         raise UserError(f"--mesh={mesh} takes {mesh.num_devices} chips, not {request.num_chips}")
@@ -129,19 +129,20 @@ def plan_on_mesh(request: PlanRequest, mesh: MeshConfig) -> Plan:
     if request.batch_size % parts:
         raise UserError(
             f"batch_size={request.batch_size} does not divide into {parts} parts: data x fsdp of "
-            f"--mesh={mesh}, times accumulate={request.grad_accum_steps}"
+            f"--mesh={mesh}, times grad_accum_steps={request.grad_accum_steps}"
         )
-    model, rule = request.model_config, request.optimizer_config
-    pieces = request.batch_size // parts * request.seq_len
-    length, predictions = flops.sequence_cost("next", request.seq_len, mask_ratio=0.0)
+    model_config, optimizer_config = request.model_config, request.optimizer_config
+    tokens = request.batch_size // parts * request.seq_len
+    length, num_predictions = flops.sequence_cost("causal_lm", request.seq_len, mask_ratio=0.0)
+    sequence_flops = flops.train_flops(model_config, length, num_predictions=num_predictions)
     return Plan(
         request=request,
         mesh=mesh,
-        num_params=memory.num_elements(memory.state_shapes(model, rule)["params"]),
-        memory_bytes=memory.estimate_memory(model, rule, mesh, pieces),
-        flops=request.batch_size * flops.train_flops(model, length, num_predictions=predictions),
+        num_params=memory.num_elements(memory.state_shapes(model_config, optimizer_config).params),
+        memory_bytes=memory.estimate_memory(model_config, optimizer_config, mesh, tokens),
+        flops=request.batch_size * sequence_flops,
         collectives=communication.estimate_communication(
-            model, rule, mesh, request.chip, pieces, request.grad_accum_steps
+            model_config, optimizer_config, mesh, request.chip, tokens, request.grad_accum_steps
         ),
     )
 
@@ -149,47 +150,52 @@ def plan_on_mesh(request: PlanRequest, mesh: MeshConfig) -> Plan:
 def find_fitting_plan(
     request: PlanRequest, mesh: MeshConfig | None = None, remat_policy: str | None = None
 ) -> Plan:
-    """The plan that fits: of meshes the quickest, and of policies the first that keeps the most.
+    """Returns the fastest plan that fits, with the first remat policy for which there is one.
 
     Args:
-      request: see `Asked`.
-      mesh: all that there are for the chips if not given.
-      remat_policy: all policies if not given, from "none" to "full".
+      request: see `PlanRequest`.
+      mesh: all meshes of so many chips unless given.
+      remat_policy: all, from "none" to "full", unless given.
 
     Raises:
-      UserError: nothing fits (says what takes how much), or divides.
+      UserError: nothing fits (says what takes how much memory), or no mesh divides model or batch.
     """
     meshes = [mesh] if mesh else list(_meshes(request))
-    closest: list[Plan] = []
+    too_large: list[Plan] = []
     refusal = None
     for policy in (remat_policy,) if remat_policy else REMAT_POLICIES:
-        model = dataclasses.replace(request.model_config, remat_policy=policy)
-        found = []
+        model_config = dataclasses.replace(request.model_config, remat_policy=policy)
+        plans = []
         for each in meshes:
             try:
-                found.append(plan_on_mesh(dataclasses.replace(request, model_config=model), each))
+                plans.append(
+                    plan_on_mesh(dataclasses.replace(request, model_config=model_config), each)
+                )
             except UserError as error:
                 refusal = refusal or error
-        fit = [each for each in found if each.needed <= each.usable]
-        if fit:
-            return min(fit, key=lambda each: (each.seconds, each.sending, each.needed))
-        closest += found
-    if not closest:
+        fitting = [plan for plan in plans if plan.bytes_needed <= plan.bytes_usable]
+        if fitting:
+            return min(
+                fitting,
+                key=lambda plan: (
+                    plan.step_seconds,
+                    plan.communication_seconds,
+                    plan.bytes_needed,
+                ),
+            )
+        too_large += plans
+    if not too_large:
         assert refusal is not None
         raise refusal
-    raise UserError(_refused(min(closest, key=_needed)))
+    raise UserError(_too_large_message(min(too_large, key=lambda plan: plan.bytes_needed)))
 
 
-def _needed(plan: Plan) -> float:
-    return plan.bytes_needed
-
-
-def _meshes(asked: PlanRequest) -> Iterator[MeshConfig]:
-    """Every mesh of so many chips; `tensor` stays within the fast network."""
-    for tensor in _divisors(asked.num_chips):
-        if tensor <= min(asked.chip.fast_network_size, asked.model_config.num_heads):
-            for fsdp in _divisors(asked.num_chips // tensor):
-                yield MeshConfig(asked.num_chips // tensor // fsdp, fsdp, tensor)
+def _meshes(request: PlanRequest) -> Iterator[MeshConfig]:
+    """Yields every mesh of so many chips whose tensor axis stays within the fast network."""
+    for tensor in _divisors(request.num_chips):
+        if tensor <= min(request.chip.fast_network_size, request.model_config.num_heads):
+            for fsdp in _divisors(request.num_chips // tensor):
+                yield MeshConfig(request.num_chips // tensor // fsdp, fsdp, tensor)
 
 
 def _divisors(number: int) -> list[int]:
@@ -197,11 +203,12 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-def _refused(plan: Plan) -> str:
-    asked = plan.request
+def _too_large_message(plan: Plan) -> str:
+    request = plan.request
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.memory_bytes.items())
     return (
-        f"{asked.name} does not fit {asked.num_chips} {asked.chip.name}: at best (--mesh={plan.mesh}, "
-        f"--remat={asked.model_config.remat_policy}) {plan.bytes_needed / 1e9:.2f} GB on each ({parts}), of "
-        f"{plan.bytes_usable / 1e9:.2f} usable; take more chips, or a smaller --batch_size or --length"
+        f"{request.name} does not fit {request.num_chips} {request.chip.name}: at best "
+        f"(--mesh={plan.mesh}, --remat_policy={request.model_config.remat_policy}) "
+        f"{plan.bytes_needed / 1e9:.2f} GB on each ({parts}), of {plan.bytes_usable / 1e9:.2f} "
+        "usable; use more chips, or a smaller --batch_size or --length"
     )

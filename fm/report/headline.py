@@ -11,9 +11,9 @@ from typing import Any
 
 from fm.report import formats
 from fm.report.schema import (
-    AblationRow,
     Claim,
     Comparison,
+    Difference,
     Results,
     capitalize_first,
     parse,
@@ -57,7 +57,7 @@ class Finding:
         return " ".join([f"{self.subject}: {self.decision}.", *self.sentences, *self.asides])
 
 
-def outcome(row: Comparison | AblationRow) -> str:
+def outcome(row: Difference) -> str:
     """What one comparison shows by its 95% interval.
 
     Returns:

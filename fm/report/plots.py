@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from fm.report import formats, style
 from fm.report.headline import outcome
-from fm.report.schema import Ablation, AblationRow, Arm, Comparison, Results
+from fm.report.schema import Ablation, AblationRow, Arm, Comparison, Difference, Results
 from fm.report.style import BETTER, WORSE
 from fm.report.tables import (
     amortized_cost_at_fewest_labels,
@@ -302,7 +302,7 @@ def amortized_cost_figure(results: Results, unit: str) -> Figure | None:
 def difference_grid(
     lines: Sequence[str],
     columns: Sequence[str],
-    cells: Mapping[tuple[str, str], Comparison | AblationRow],
+    cells: Mapping[tuple[str, str], Difference],
     rules: Sequence[int] = (),
 ) -> Figure | None:
     """A grid of colored cells, in each a difference in points.
@@ -355,7 +355,7 @@ def difference_grid(
     return figure
 
 
-def _cell_color(row: Comparison | AblationRow, most: float) -> tuple[float, float, float]:
+def _cell_color(row: Difference, most: float) -> tuple[float, float, float]:
     name = _OUTCOME_COLORS.get(outcome(row))
     if name is None:
         return to_rgb("#ececec")

@@ -34,7 +34,6 @@ class Arm(msgspec.Struct):
       title: noun phrase for sentences; `{data}` stands for the task's `data_noun`.
       description: one sentence on what the arm learned from.
       pretrained_on: what it saw before the labels; None if nothing. Decides who is a baseline.
-      rivals: arms it is compared with.
       color, linestyle, marker: how matplotlib draws it.
     """
 
@@ -42,7 +41,6 @@ class Arm(msgspec.Struct):
     title: str = ""
     description: str = ""
     pretrained_on: Text = None
-    rivals: list[str] = []
     color: Text = None
     linestyle: LineStyle | None = None
     marker: Text = None
@@ -77,21 +75,22 @@ class Task(msgspec.Struct):
     published: Published | None = None
 
 
-class Cell(msgspec.Struct):
-    """One run: an arm of a task at one number of labels with one seed."""
+class Row(msgspec.Struct):
+    """Fields that the rows of most sections share."""
 
     task: Text = None
-    modality: Text = None
     arm: Text = None
     num_labels: Number = None
+
+
+class Cell(Row):
+    """One run: an arm of a task at one number of labels with one seed."""
+
+    modality: Text = None
     seed: Number = None
     metric: Text = None
     value: Number = None
-    validation: Number = None
     trials: list | None = None
-    train_flops: Number = None
-    pretrain_flops: Number = None
-    seconds: Number = None
 
 
 class Variance(msgspec.Struct):
@@ -101,16 +100,18 @@ class Variance(msgspec.Struct):
     item: Number = None
 
 
-class Comparison(msgspec.Struct):
-    """Arm minus baseline at one number of labels, as a fraction, higher better."""
+class Difference(Row):
+    """A difference of fractions, higher better, with its 95% interval."""
 
-    task: Text = None
-    num_labels: Number = None
-    arm: Text = None
-    baseline: Text = None
     difference: Number = None
     low: Number = None
     high: Number = None
+
+
+class Comparison(Difference):
+    """Arm minus baseline on one task."""
+
+    baseline: Text = None
     p: Number = None
     p_adjusted: Number = None
     seeds: Number = None
@@ -118,12 +119,9 @@ class Comparison(msgspec.Struct):
     variance: Variance | None = None
 
 
-class LabelEfficiency(msgspec.Struct):
+class LabelEfficiency(Row):
     """How many times the labels training from scratch would need; see `fm.evaluation`."""
 
-    task: Text = None
-    num_labels: Number = None
-    arm: Text = None
     label_multiplier: Number = None
     low: Number = None
     high: Number = None
@@ -131,11 +129,9 @@ class LabelEfficiency(msgspec.Struct):
     steps_to_scratch_quality: Number = None
 
 
-class ComputeCost(msgspec.Struct):
+class ComputeCost(Row):
     """FLOPs and seconds of an arm on a task."""
 
-    task: Text = None
-    arm: Text = None
     pretrain_flops: Number = None
     pretrain_seconds: Number = None
     adapt_flops: Number = None
@@ -144,25 +140,20 @@ class ComputeCost(msgspec.Struct):
     note: Text = None
 
 
-class Decontamination(msgspec.Struct):
+class Decontamination(Row):
     """Near-duplicates of test items found in an arm's pretraining data."""
 
-    task: Text = None
-    arm: Text = None
     method: Text = None
     checked: Number = None
     found: Number = None
     removed: Number = None
 
 
-class Curve(msgspec.Struct):
+class Curve(Row):
     """A learning curve; `kind` is "pretrain" (over tokens) or "adapt" (over steps)."""
 
-    task: Text = None
-    arm: Text = None
     kind: Text = None
     unit: Text = None
-    num_labels: Number = None
     tokens: Series = None
     steps: Series = None
     value: Series = None
@@ -171,12 +162,9 @@ class Curve(msgspec.Struct):
     share: Number = None
 
 
-class Sample(msgspec.Struct):
+class Sample(Row):
     """Something a pretrained model generated; files are in base64."""
 
-    task: Text = None
-    arm: Text = None
-    modality: Text = None
     prompt: Text = None
     text: Text = None
     caption: Text = None
@@ -185,28 +173,20 @@ class Sample(msgspec.Struct):
     gif: Text = None
 
 
-class Mistake(msgspec.Struct):
+class Mistake(Row):
     """A test item an arm got wrong."""
 
-    task: Text = None
-    arm: Text = None
-    num_labels: Number = None
     truth: Text = None
     prediction: Text = None
-    baseline: Text = None
     baseline_prediction: Text = None
-    modality: Text = None
     text: Text = None
     png: Text = None
 
 
-class MethodCost(msgspec.Struct):
+class MethodCost(Row):
     """What one adaptation method trains, holds and takes."""
 
-    task: Text = None
-    arm: Text = None
     method: Text = None
-    num_labels: Number = None
     parameters_trained: Number = None
     bytes_state: Number = None
     bytes_program: Number = None
@@ -214,45 +194,42 @@ class MethodCost(msgspec.Struct):
     accuracy: Number = None
 
 
-class InstructionFollowing(msgspec.Struct):
+class Method(msgspec.Struct):
+    """An adaptation method."""
+
+    name: str
+    description: str = ""
+
+
+class InstructionFollowing(Row):
     """The metric of an instruction-tuned model under one wording of the instruction."""
 
-    task: Text = None
-    num_labels: Number = None
     condition: Text = None
-    wording: Text = None
     metric: Text = None
     value: Number = None
     answers_of_this_task: Number = None
-    items: Number = None
-    seeds: Number = None
 
 
-class AmortizedCost(msgspec.Struct):
+class AmortizedCost(Row):
     """What `num_tasks` tasks cost in all with one arm."""
 
-    arm: Text = None
-    num_labels: Number = None
     num_tasks: Number = None
     flops: Number = None
     seconds: Number = None
     parameters: Number = None
 
 
-class Unreached(msgspec.Struct):
-    """An arm that never reaches the other's quality on a task."""
-
-    task: Text = None
-    arm: Text = None
-
-
 class BreakEven(msgspec.Struct):
-    """From (or, `_until`, up to) how many tasks an arm is cheaper than another, by unit."""
+    """From (or, `_until`, up to) how many tasks an arm is cheaper than another, by unit.
+
+    Attributes:
+      never: tasks left out, each with the arm that never reaches the other's quality on it.
+    """
 
     arm: Text = None
     baseline: Text = None
     tasks: list[str] | None = None
-    never: list[Unreached] | None = None
+    never: list[Row] | None = None
     flops: Number = None
     flops_until: Number = None
     seconds: Number = None
@@ -261,7 +238,7 @@ class BreakEven(msgspec.Struct):
     parameters_until: Number = None
 
 
-class AblationRow(msgspec.Struct):
+class AblationRow(Difference):
     """A task under one variant of an ablation, and its difference to the baseline variant.
 
     Attributes:
@@ -271,15 +248,10 @@ class AblationRow(msgspec.Struct):
       shares: share of rows by modality, where a mixture is varied.
     """
 
-    task: Text = None
     modality: Text = None
-    num_labels: Number = None
     metric: Text = None
     value: Number = None
     values: list[Integer | float] = []
-    difference: Number = None
-    low: Number = None
-    high: Number = None
     level: Integer | float | str | None = None
     changed_modality: Text = None
     shares: dict[str, Integer | float] | None = None
@@ -300,13 +272,6 @@ class Ablation(msgspec.Struct):
     figure: AblationFigure
     baseline: str = ""
     rows: list[AblationRow] = []
-
-
-class Method(msgspec.Struct):
-    """An adaptation method."""
-
-    name: str
-    description: str = ""
 
 
 class Claim(msgspec.Struct):

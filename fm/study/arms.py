@@ -312,7 +312,7 @@ _BUILT_IN = (
     ),
     ArmSpec(
         "in_domain",
-        title="pretraining on its own unlabeled {data}",
+        title="pretraining on your own unlabeled {data}",
         description="Pretrained on the task's own data without its labels, then trained on the "
         "same labeled examples.",
         build=_build_model_arm(IN_DOMAIN, pretrained=True),

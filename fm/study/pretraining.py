@@ -33,8 +33,8 @@ from fm.training.metric_units import BitsPerByte, BitsPerDimension
 from fm.training.multitask import AnyObjective, MultitaskObjective, from_dict
 from fm.training.objectives import Objective, inverse_frequency_weights
 from fm.training.runtime import gemm_flops_per_second
-from fm.training.sweep import Trial
-from fm.training.train_loop import train
+from fm.training.train_loop import train_trial
+from fm.training.trial import Trial
 
 NUM_VALIDATION_BATCHES = 4
 
@@ -121,20 +121,11 @@ def pretrain(
         run_name=run_name,
         **cadence,
     )
-    return train(
-        trial.params,
-        trial.batches,
+    return train_trial(
+        trial,
         processor.model,
         recipe.objective,
-        trial.optimizer_config,
-        trial.train_config,
-        out_dir=out_dir,
-        metric_unit=trial.metric_unit,
-        token_weights=trial.token_weights,
-        validation=trial.validation,
-        run_name=run_name,
         gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
-        identity=trial.identity,
     )
 
 
@@ -148,10 +139,10 @@ def pretrain_seeds(
     out_dir: pathlib.Path,
     run_name: str,
 ) -> list[TrainResult]:
-    """Pretrains with seeds 0 to `seeds` - 1, several of them as one program.
+    """Pretrains with seeds 0 to `seeds` - 1, see `fm.training.sweep`.
 
-    Each seed has its own folder, `out_dir`/seed-N; while they train together, their checkpoint is
-    in `out_dir`/grid.
+    Each seed has its own folder, `out_dir`/seed-N; while they train as one program, their
+    checkpoint is in `out_dir`/grid.
 
     Raises:
       UserError: the loss of a seed became non-finite.
@@ -183,7 +174,7 @@ def pretrain_seeds(
     )
     for reason in filter(None, result.stop_reasons):
         raise UserError(reason)
-    return result.results
+    return [each for each in result.results if each is not None]
 
 
 def pretrain_config(

@@ -1,4 +1,4 @@
-"""Training: objectives, optimiser, one jitted step, the loop round it, checkpoints."""
+"""Training: objectives, optimizer, train step, training loop, sweeps, checkpoints and logs."""
 
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
@@ -9,17 +9,19 @@ from fm.training.optimizer import OptimizerConfig
 from fm.training.signals import Interrupted
 from fm.training.train_loop import train, validate
 from fm.training.train_state import params_digest
+from fm.training.trial import Trial
 
 __all__ = [
     "BitsPerByte",
     "BitsPerDimension",
-    "PerGroupUnits",
     "Interrupted",
     "MultitaskObjective",
     "Objective",
     "OptimizerConfig",
+    "PerGroupUnits",
     "TrainConfig",
     "TrainResult",
+    "Trial",
     "load_params",
     "params_digest",
     "train",

@@ -1,4 +1,4 @@
-"""What a run is asked, and what it gives back."""
+"""Configuration and result of a training run, and comparison of two configurations."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Length and cadence of a run, in steps.
+    """Length of a run and how often it logs, validates and saves, all in steps.
 
     Attributes:
-      steps: in all.
-      seed: of what is hidden; the order of the data has its own.
-      checkpoint_every: steps between checkpoints; there is one at the end anyway.
-      keep_period: checkpoints at its multiples all stay; else only the last two do.
-      log_every: steps a record averages over.
+      steps: total number of steps.
+      seed: seed of the masking noise; the data order has its own seed.
+      checkpoint_every: steps between checkpoints; the last step is always saved.
+      keep_period: checkpoints at multiples of this are kept for good; of the others the last two.
+      log_every: steps averaged in one log record.
       validate_every: steps between validations; None validates at the end only.
-      early_stopping_patience: validations in a row without a new lowest loss after which the run ends, with the
-        parameters it then has; None goes on to the end.
-      grad_accum_steps: parts each batch is taken in.
-      batch_timeout_seconds: seconds to wait for a batch before the run ends.
+      early_stopping_patience: the run ends after this many validations in a row without a new
+        lowest loss, with the parameters it then has; None trains all steps.
+      grad_accum_steps: number of microbatches each batch is split into.
+      batch_timeout_seconds: the run ends if a batch takes longer than this to arrive.
     """
 
     steps: int
@@ -38,13 +38,14 @@ class TrainConfig:
     batch_timeout_seconds: float = 600.0
 
     def __post_init__(self):
-        cadence = (self.steps, self.checkpoint_every, self.log_every, self.grad_accum_steps)
-        asked = (self.validate_every, self.early_stopping_patience, self.keep_period)
-        given = [each for each in asked if each is not None]
-        if min(*cadence, *given) < 1 or not 0 <= self.seed < 2**32:
+        required = (self.steps, self.checkpoint_every, self.log_every, self.grad_accum_steps)
+        optional = (self.validate_every, self.early_stopping_patience, self.keep_period)
+        given = [value for value in optional if value is not None]
+        if min(*required, *given) < 1 or not 0 <= self.seed < 2**32:
             raise UserError(
-                "steps, checkpoint_every, keep_every, log_every, validate_every, early_stop and "
-                f"accumulate must be 1 or more and seed lie in 0..2**32 - 1, not {self}"
+                "steps, checkpoint_every, keep_period, log_every, validate_every, "
+                "early_stopping_patience and grad_accum_steps must be 1 or more, and seed between "
+                f"0 and 2**32 - 1, not {self}"
             )
         if not self.batch_timeout_seconds > 0:
             raise UserError(
@@ -54,16 +55,16 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """The outcome of a run.
+    """Outcome of a training run.
 
     Attributes:
-      params: after the last step; of a run on a mesh, on the host.
+      params: after the last step; on the host if the run was on a mesh.
       curve: see `fm.training.metric_writer.learning_curve`.
-      seconds: wall time, compilation and validation included, over all sittings.
-      compile_seconds: of these, until the first step was under way.
-      flops: spent on training steps, by `fm.model.flops`.
-      steps: done in all.
-      tokens: pieces seen, padding left out.
+      seconds: wall time including compilation and validation, summed over all resumptions.
+      compile_seconds: part of `seconds` until the first step was dispatched.
+      flops: of all training steps, counted by `fm.model.flops`.
+      steps: number of steps taken.
+      tokens: tokens and patches seen, without padding.
     """
 
     params: dict
@@ -75,23 +76,23 @@ class TrainResult:
     tokens: int
 
 
-def check_same_config(folder: pathlib.Path, saved: dict, now: dict) -> None:
-    """Sees that a run goes on as it began.
+def check_same_config(folder: pathlib.Path, saved: dict, current: dict) -> None:
+    """Checks that the run saved in `folder` has the configuration `current`.
 
     Raises:
-      UserError: the run in `folder` was another; names every field that differs.
+      UserError: it has another; names every field that differs.
     """
-    found = config_differences(saved, now)
-    if found:
+    differences = config_differences(saved, current)
+    if differences:
         fields = ", ".join(
-            f"{name}={was!r} (now {value!r})" for name, (was, value) in found.items()
+            f"{name}={was!r} (now {value!r})" for name, (was, value) in differences.items()
         )
-        raise UserError(f"{folder} holds a run with {fields}; take those values, or another folder")
+        raise UserError(f"{folder} holds a run with {fields}; use those values or another folder")
 
 
-def config_differences(saved: dict, now: dict) -> dict[str, tuple[Any, Any]]:
-    """Fields whose values differ, by dotted name: (saved, now); "absent" where there is none."""
-    left, right = _flat(saved), _flat(json.loads(json.dumps(now)))
+def config_differences(saved: dict, current: dict) -> dict[str, tuple[Any, Any]]:
+    """Returns {dotted name: (saved, current)} of the fields that differ, "absent" if missing."""
+    left, right = _flatten(saved), _flatten(json.loads(json.dumps(current)))
     return {
         name: (left.get(name, "absent"), right.get(name, "absent"))
         for name in sorted(left.keys() | right.keys())
@@ -99,11 +100,11 @@ def config_differences(saved: dict, now: dict) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

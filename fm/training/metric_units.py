@@ -1,4 +1,4 @@
-"""What a loss in nats is told in: bits per byte of text, bits per dimension of the rest."""
+"""Units of the logged loss: bits per byte of text, bits per dimension of continuous data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fm.evaluation.metrics import bits_per_byte, bits_per_dimension
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerByte:
-    """Of text: comparable between tokenizers.
+    """Unit for text, comparable between tokenizers.
 
     Attributes:
-      bytes_per_token: UTF-8 bytes of the corpus over its tokens.
+      bytes_per_token: UTF-8 bytes of the corpus divided by its number of tokens.
     """
 
     bytes_per_token: float
@@ -26,30 +26,30 @@ class BitsPerByte:
             raise UserError(f"bytes_per_token={self.bytes_per_token} must be above 0")
 
     def from_nats(self, nats: float) -> float:
-        """From nats per token."""
+        """Converts nats per token."""
         return bits_per_byte(nats, self.bytes_per_token)
 
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerDimension:
-    """Of continuous pieces: for one byte of a pixel, 8 when nothing is known.
+    """Unit for continuous patches: per value of one byte, 8 for a uniform prediction.
 
-    Sound counts as if its log-mel values had 256 levels too; formats are not to be compared.
+    Audio is counted as if its log-mel values had 256 levels; modalities are not comparable.
     """
 
     name = "bits_per_dimension"
 
     def from_nats(self, nats: float) -> float:
-        """From nats per number of a piece in 0..1."""
+        """Converts nats per number of a patch with values in 0..1."""
         return bits_per_dimension(nats)
 
 
 @dataclasses.dataclass(frozen=True)
 class PerGroupUnits:
-    """Of several formats trained together: each has its own, and all share the loss.
+    """Units of a multitask run: one for each group; the summed loss is logged in nats.
 
     Attributes:
-      units: by group.
+      units: unit by group name.
     """
 
     units: Mapping[str, BitsPerByte | BitsPerDimension]
@@ -57,7 +57,7 @@ class PerGroupUnits:
     name = "loss"
 
     def from_nats(self, nats: float) -> float:
-        """The loss as it is: nats of unlike pieces added up have no other unit."""
+        """Returns the loss unchanged: summed nats of different modalities have no other unit."""
         return nats
 
 
@@ -65,28 +65,27 @@ MetricUnit = BitsPerByte | BitsPerDimension | PerGroupUnits
 
 
 def to_bits(metrics: Mapping[str, float], metric_unit: MetricUnit) -> dict[str, float]:
-    """A step's metrics as one figure, by the unit's name; of each group, as `GROUP/UNIT`."""
+    """Converts step metrics to {unit name: value}, or {"GROUP/UNIT": value} for several groups."""
     if not isinstance(metric_unit, PerGroupUnits):
         return {metric_unit.name: primary_metric(metrics, metric_unit)}
     return {
-        f"{group}/{each.name}": each.from_nats(
-            metrics.get(f"{group}/next_nats", metrics[f"{group}/loss"])
+        f"{group}/{unit.name}": unit.from_nats(
+            metrics.get(f"{group}/causal_lm_nats", metrics[f"{group}/loss"])
         )
-        for group, each in metric_unit.units.items()
+        for group, unit in metric_unit.units.items()
     }
 
 
 def group_metric_names(metric_unit: MetricUnit) -> dict[str, str]:
-    """Name of the figure that tells of each group."""
+    """Returns the name of each group's metric, by group; {} for a single objective."""
     if not isinstance(metric_unit, PerGroupUnits):
         return {}
-    return {group: f"{group}/{each.name}" for group, each in metric_unit.units.items()}
+    return {group: f"{group}/{unit.name}" for group, unit in metric_unit.units.items()}
 
 
 def primary_metric(metrics: Mapping[str, float], metric_unit: MetricUnit) -> float:
-    """A step's metrics as one figure: of next-piece prediction where it has a share.
+    """Returns the causal LM loss in the given unit if there is one, else the total loss.
 
-    Only that one is a likelihood; elsewhere the figure is the loss in bits, good for curves of
-    one objective and for nothing else.
+    Only the causal LM loss is a likelihood; the total is comparable only within one objective.
     """
-    return metric_unit.from_nats(metrics.get("next_nats", metrics["loss"]))
+    return metric_unit.from_nats(metrics.get("causal_lm_nats", metrics["loss"]))

@@ -1,7 +1,7 @@
-"""Several formats in one step: a batch of groups, each of its own rows, length and objective.
+"""Multitask training: one step on several groups, each with its own rows, length and objective.
 
-A group's batch is what its format alone would have. Everything here takes one format as well: that
-is one group without a name.
+A group is usually a modality or data set; its batch is the one it would have alone. All functions
+also accept a single `Objective` and its batch, which is one group without a name.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fm.training.objectives import Batch, Objective, WeightedSum
 
 @dataclasses.dataclass(frozen=True)
 class MultitaskObjective:
-    """What is asked of each group; a batch of it is a dict of batches, by name.
+    """Objectives of several groups; a batch is a dict of batches by group name.
 
     Attributes:
-      groups: name and objective of each.
-      clip: norm that each group's gradient is scaled down to, before they are added up.
+      groups: name and objective of each group.
+      clip: norm that each group's gradient is scaled down to before the gradients are added.
     """
 
     groups: tuple[tuple[str, Objective], ...]
@@ -34,55 +34,55 @@ class MultitaskObjective:
     def __post_init__(self):
         names = [name for name, _ in self.groups]
         if not names or len(set(names)) < len(names):
-            raise UserError(f"groups of joint training {names} must be one or more, none twice")
+            raise UserError(f"groups of multitask training must be one or more, distinct: {names}")
         if self.clip <= 0:
-            raise UserError(f"clip {self.clip:g} must be above 0")
+            raise UserError(f"clip={self.clip:g} must be above 0")
 
 
 AnyObjective = Objective | MultitaskObjective
 
 
 def to_dict(objective: AnyObjective) -> dict[str, Any]:
-    """As JSON; `from_plain` reads it back."""
+    """Returns the objective as JSON, see `from_dict`."""
     if isinstance(objective, Objective):
         return dataclasses.asdict(objective)
     groups = {name: dataclasses.asdict(each) for name, each in objective.groups}
     return {"groups": groups, "clip": objective.clip}
 
 
-def from_dict(saved: dict[str, Any]) -> AnyObjective:
-    """What `plain` made JSON of.
+def from_dict(values: dict[str, Any]) -> AnyObjective:
+    """Inverse of `to_dict`: builds the objective from its JSON.
 
     Raises:
-      UserError: a value is of the wrong kind.
+      UserError: a value has the wrong type.
     """
-    if not isinstance(saved, dict) or "groups" not in saved:
-        return parse(Objective, saved, "an objective")
-    groups = saved["groups"]
+    if not isinstance(values, dict) or "groups" not in values:
+        return parse(Objective, values, "an objective")
+    groups = values["groups"]
     if not isinstance(groups, dict):
-        raise UserError(f"groups of joint training are objectives by name, not {groups!r:.60}")
-    asked = tuple((name, parse(Objective, each, name)) for name, each in groups.items())
-    return MultitaskObjective(asked, parse(float, saved.get("clip"), "clip"))
+        raise UserError(f"groups of an objective must be an object by name, not {groups!r:.60}")
+    parsed = tuple((name, parse(Objective, each, name)) for name, each in groups.items())
+    return MultitaskObjective(parsed, parse(float, values.get("clip"), "clip"))
 
 
 def group_batches(
     batch: dict[str, Any], objective: AnyObjective
 ) -> list[tuple[str, Batch, Objective]]:
-    """Each group: what leads the names of its figures, its batch, its objective."""
+    """Returns for each group the prefix of its metrics' names, its batch and its objective."""
     if isinstance(objective, Objective):
         return [("", batch, objective)]
     return [(f"{name}/", batch[name], each) for name, each in objective.groups]
 
 
 def group_rows(batch: dict[str, Any], objective: MultitaskObjective) -> dict[str, int]:
-    """Rows of each group."""
+    """Returns the number of rows of each group."""
     return {name: batch[name]["segments"].shape[0] for name, _ in objective.groups}
 
 
 def add_mask_noise(
     batch: dict[str, Any], rng: jax.Array, objective: AnyObjective
 ) -> dict[str, Any]:
-    """The batch with `noise` [B, L], which decides what is hidden, among each group's arrays."""
+    """Returns the batch with `noise` [B, L] in each group, which decides what is masked."""
     if isinstance(objective, Objective):
         return batch | {"noise": jax.random.uniform(rng, batch["segments"].shape)}
     return {
@@ -98,12 +98,15 @@ def loss_sums(
     objective: AnyObjective,
     token_weights_V: jax.Array | None = None,
 ) -> dict[str, WeightedSum]:
-    """`objectives.sums` of each group, as `GROUP/OBJECTIVE`; the batch comes from `with_noise`."""
+    """Returns `objectives.loss_sums` of all groups as `GROUP/OBJECTIVE`.
+
+    The batch must have noise, see `add_mask_noise`.
+    """
     return {
-        f"{lead}{kind}": nats
-        for lead, rows, each in group_batches(batch, objective)
-        for kind, nats in objectives.loss_sums(
-            params, rows, rows["noise"], config, each, token_weights_V
+        f"{prefix}{name}": nats
+        for prefix, group_batch, each in group_batches(batch, objective)
+        for name, nats in objectives.loss_sums(
+            params, group_batch, group_batch["noise"], config, each, token_weights_V
         ).items()
     }
 
@@ -114,24 +117,26 @@ def mean_loss(
     objective: AnyObjective,
     batch: dict[str, Any],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`objectives.mean`: over groups by their share of rows, with the `GROUP/loss` of each.
+    """Returns the loss, weighted by the groups' shares of rows, and metrics with `GROUP/loss`.
 
-    Nats per token and per number are added up, so the total serves training alone.
+    See `objectives.mean_loss` for the arguments. The total adds nats per token to nats per number
+    of a patch, so it serves for training only.
     """
     if isinstance(objective, Objective):
         return objectives.mean_loss(nats, counts, objective, batch)
     total, metrics = jnp.zeros(()), {}
-    rows_in = {lead: rows["segments"].shape[0] for lead, rows, _ in group_batches(batch, objective)}
-    for lead, rows, each in group_batches(batch, objective):
-        own = {name: value for name, value in nats.items() if name.startswith(lead)}
-        loss_, figures = objectives.mean_loss(
-            {name.removeprefix(lead): value for name, value in own.items()},
-            {name.removeprefix(lead): counts[name] for name in own},
+    rows = group_rows(batch, objective)
+    for prefix, group_batch, each in group_batches(batch, objective):
+        own = {name: value for name, value in nats.items() if name.startswith(prefix)}
+        group_loss, group_metrics = objectives.mean_loss(
+            {name.removeprefix(prefix): value for name, value in own.items()},
+            {name.removeprefix(prefix): counts[name] for name in own},
             each,
-            rows,
+            group_batch,
         )
-        metrics |= {f"{lead}{name}": value for name, value in {"loss": loss_, **figures}.items()}
-        total += loss_ * rows_in[lead] / sum(rows_in.values())
+        group_metrics = {"loss": group_loss, **group_metrics}
+        metrics |= {f"{prefix}{name}": value for name, value in group_metrics.items()}
+        total += group_loss * rows[prefix.removesuffix("/")] / sum(rows.values())
     return total, metrics
 
 
@@ -143,24 +148,24 @@ def loss(
     objective: AnyObjective,
     token_weights_V: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean over objectives, by their share, of the mean nats per predicted piece.
+    """Returns the mean nats per predicted token, averaged over objectives by their shares.
 
     Args:
       params: of the model.
-      batch: pieces as for `streams.embed`, with `positions` and `segments` int [B, L] (0 is
-        padding; pieces of different segments do not see each other). With `answer` bool [B, L]
-        only these pieces are predicted, or hidden; with `prefix` int [B] the pieces before it are
-        seen by all of their segment, earlier ones too, in predicting the next. Of a `Joint`, such
-        a batch for each group.
-      rng: decides what is hidden.
-      config: the model's.
-      objective: see `Objective` and `Joint`.
-      token_weights_V: weight of each token in a bag; needed where `Objective.bag` > 0.
+      batch: tokens and patches as for `embeddings.embed`, with int `positions` and `segments`
+        [B, L] (0 is padding; different segments do not attend to each other). With bool `answer`
+        [B, L] only those tokens are predicted or masked; with int `prefix` [B] the tokens before
+        it are visible to the whole segment in causal LM. Of a `MultitaskObjective`, such a batch
+        by group.
+      rng: decides what is masked.
+      config: of the model.
+      objective: what to predict.
+      token_weights_V: weight of each token in the bag-of-words loss, needed for that objective.
 
     Returns:
-      The loss, in nats per token or per number in a continuous piece, and the metrics `next_nats`,
-      `masked_nats`, `bag_nats`: the mean of each objective that has a share; of a `Joint` these
-      and `loss` with the group's name in front, as `image/next_nats`.
+      The loss in nats per token, or per number of a continuous patch, and the mean of each
+      objective with a share: `causal_lm_nats`, `masked_lm_nats`, `bag_of_words_nats`. In a
+      multitask run also `loss` of each group, and the group's name in front: `image/loss`.
     """
     batch = add_mask_noise(batch, rng, objective)
     nats = loss_sums(params, batch, config, objective, token_weights_V)
@@ -168,24 +173,24 @@ def loss(
 
 
 def split_batch(batch: dict[str, Any], objective: AnyObjective, num_parts: int) -> dict[str, Any]:
-    """A batch in parts, [count, B / count, ...], each with the same rows of every objective.
+    """Splits a batch into [num_parts, B / num_parts, ...], each with its share of all objectives.
 
     Raises:
-      UserError: if an objective's rows do not divide.
+      UserError: the rows of an objective do not divide.
     """
     if isinstance(objective, MultitaskObjective):
         return {name: split_batch(batch[name], each, num_parts) for name, each in objective.groups}
-    rows = objectives.objective_rows(objective, batch["segments"].shape[0])
-    for name, at in rows.items():
-        if (at.stop - at.start) % num_parts:
+    slices = objectives.objective_rows(objective, batch["segments"].shape[0])
+    for name, rows in slices.items():
+        if (rows.stop - rows.start) % num_parts:
             raise UserError(
-                f"accumulate={num_parts} does not divide the {at.stop - at.start} rows of a batch "
-                f"that objective {name!r} takes; accepted are their common divisors"
+                f"grad_accum_steps={num_parts} does not divide the {rows.stop - rows.start} rows "
+                f"of a batch for objective {name!r}; accepted are their common divisors"
             )
 
-    def take(value):
-        pieces = [value[at] for at in rows.values()]
-        folded = [piece.reshape(num_parts, -1, *piece.shape[1:]) for piece in pieces]
+    def split(array):
+        parts = [array[rows] for rows in slices.values()]
+        folded = [part.reshape(num_parts, -1, *part.shape[1:]) for part in parts]
         return jnp.concatenate(folded, axis=1)
 
-    return jax.tree.map(take, batch)
+    return jax.tree.map(split, batch)

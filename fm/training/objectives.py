@@ -1,13 +1,14 @@
-"""What pretraining asks of the model: the next piece, the hidden ones, or the bag of them.
+"""Training objectives: causal LM, masked LM and bag of words.
 
-The objective is drawn per sequence. Rows reach this file already shuffled, so the first rows of
-a batch take one objective and the following ones another: exact shares, static shapes.
+Each sequence takes one objective. Batches are already shuffled, so the first rows take one
+objective and the next rows another: exact shares and static shapes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +22,25 @@ from fm.model.layers import rms_norm
 from fm.model.transformer import forward
 from fm.parallel.mesh import constrain_batch, mesh_shards
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]  # arrays [B, ...]; in multitask training such dicts by group
 WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Which predictions are asked for; the shares of sequences add up to 1.
+    """Shares of the sequences that take each objective, adding up to 1, and their options.
 
     Attributes:
-      causal_lm: share predicting every next piece under causal attention. Gives a likelihood and
+      causal_lm: share predicting every next token under causal attention. Gives a likelihood and
         samples.
-      masked_lm: share predicting hidden pieces in place, under bidirectional attention.
-      bag_of_words: share (text only) predicting, from the mean of the visible pieces alone, which tokens
-        are hidden, wherever they stand (bag-of-words loss: Zhao et al. 2017, eq. 6). Hidden
-        pieces do not enter the model (He et al. 2021), so it costs 1 - `mask_ratio` of the others.
-      mask_ratio: share of a sequence's pieces that are hidden.
-      frequency_exponent: a bag's tokens weigh frequency ** -rarity, as in word2vec's subsampling (Mikolov et
-        al. 2013, eq. 5, with 0.5), so the bag is not all commas.
+      masked_lm: share predicting masked tokens in place, under bidirectional attention.
+      bag_of_words: share (text only) predicting, from the mean output of the visible tokens,
+        which tokens are masked, regardless of position (bag-of-words loss: Zhao et al. 2017,
+        eq. 6). Masked tokens do not enter the model (He et al. 2021), so it costs
+        1 - `mask_ratio` of the other objectives.
+      mask_ratio: fraction of a sequence's tokens that are masked.
+      frequency_exponent: tokens of a bag have weight frequency ** -exponent, as in word2vec's
+        subsampling (Mikolov et al. 2013, eq. 5, with 0.5), so that commas do not dominate.
     """
 
     causal_lm: float = 0.0
@@ -51,8 +53,9 @@ class Objective:
         shares = (self.causal_lm, self.masked_lm, self.bag_of_words)
         if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6 or not 0.0 < self.mask_ratio < 1.0:
             raise UserError(
-                f"objective shares causal_lm={self.causal_lm}, masked_lm={self.masked_lm}, bag_of_words={self.bag_of_words} must "
-                f"add up to 1, and mask_ratio={self.mask_ratio} lie between 0 and 1"
+                f"objective: causal_lm={self.causal_lm}, masked_lm={self.masked_lm} and "
+                f"bag_of_words={self.bag_of_words} must add up to 1, and "
+                f"mask_ratio={self.mask_ratio} lie between 0 and 1"
             )
 
 
@@ -64,74 +67,75 @@ def loss_sums(
     objective: Objective,
     token_weights_V: jax.Array | None = None,
 ) -> dict[str, WeightedSum]:
-    """Sum of nats and sum of weights of each objective that has rows in the batch.
+    """Returns the weighted sum of nats and the sum of weights of each objective with rows.
 
-    The noise, uniform in 0..1, is the only source of chance, so rows may be taken apart and
-    their sums added up: nothing changes. Other arguments as for `fm.training.multitask.loss`.
-    On a mesh the rows of each objective are filled up with empty ones, which weigh nothing, until
-    they divide.
+    The noise, uniform in 0..1, is the only randomness, so a batch may be split and the sums of its
+    parts added. On a mesh the rows of each objective are padded with empty ones of weight 0 until
+    they divide. See `fm.training.multitask.loss` for the other arguments.
     """
-    tasks: dict[str, Callable[[Batch, jax.Array], WeightedSum]] = {
-        "next": lambda rows, _: causal_lm_sums(params, rows, config),
-        "masked": lambda rows, noise: masked_lm_sums(
+    functions: dict[str, Callable[[Batch, jax.Array], WeightedSum]] = {
+        "causal_lm": lambda rows, _: causal_lm_sums(params, rows, config),
+        "masked_lm": lambda rows, noise: masked_lm_sums(
             params, rows, noise, config, objective.mask_ratio
         ),
-        "bag": lambda rows, noise: bag_of_words_sums(
+        "bag_of_words": lambda rows, noise: bag_of_words_sums(
             params, rows, noise, config, objective.mask_ratio, token_weights_V
         ),
     }
 
-    def rows(value, at):
-        over = -(at.stop - at.start) % mesh_shards().batch
-        empty = [(0, over), *[(0, 0)] * (value.ndim - 1)]
-        return constrain_batch(jnp.pad(value[at], empty) if over else value[at])
+    def take(array, rows):
+        missing = -(rows.stop - rows.start) % mesh_shards().batch
+        padding = [(0, missing), *[(0, 0)] * (array.ndim - 1)]
+        return constrain_batch(jnp.pad(array[rows], padding) if missing else array[rows])
 
     return {
-        name: tasks[name](
-            jax.tree.map(lambda value, at=at: rows(value, at), batch), rows(noise_BL, at)
+        name: functions[name](
+            jax.tree.map(lambda array, rows=rows: take(array, rows), batch), take(noise_BL, rows)
         )
-        for name, at in objective_rows(objective, noise_BL.shape[0]).items()
+        for name, rows in objective_rows(objective, noise_BL.shape[0]).items()
     }
 
 
 def objective_rows(objective: Objective, batch_size: int) -> dict[str, slice]:
-    """Which rows of a batch each objective takes; one without a row is left out."""
+    """Returns the rows of a batch by objective, leaving out objectives without rows."""
     first = round(objective.causal_lm * batch_size)
     second = round((objective.causal_lm + objective.masked_lm) * batch_size)
-    rows = {
-        "next": slice(0, first),
-        "masked": slice(first, second),
-        "bag": slice(second, batch_size),
+    slices = {
+        "causal_lm": slice(0, first),
+        "masked_lm": slice(first, second),
+        "bag_of_words": slice(second, batch_size),
     }
-    return {name: at for name, at in rows.items() if at.start < at.stop}
+    return {name: rows for name, rows in slices.items() if rows.start < rows.stop}
 
 
 def mean_loss(
-    nats: dict[str, WeightedSum], counts: dict[str, jax.Array], objective: Objective, batch: Batch
+    nats: dict[str, WeightedSum],
+    counts: dict[str, jax.Array],
+    objective: Objective,
+    batch: Batch,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss and its metrics from `sums`.
+    """Returns the loss and its metrics from `loss_sums`.
 
     Args:
-      nats: sums over the batch, or over a part of one.
+      nats: sums over the batch, or over one part of it.
       counts: sums of weights over the whole batch; the results of its parts then add up to the
         result of the whole.
-      objective: see `Objective`.
+      objective: what to predict.
       batch: the batch or part, for the shares of its rows.
     """
     B = batch["segments"].shape[0]
     total, metrics = jnp.zeros(()), {}
-    for name, at in objective_rows(objective, B).items():
+    for name, rows in objective_rows(objective, B).items():
         metrics[f"{name}_nats"] = nats[name][0] / jnp.maximum(counts[name], 1e-6)
-        total += metrics[f"{name}_nats"] * (at.stop - at.start) / B
+        total += metrics[f"{name}_nats"] * (rows.stop - rows.start) / B
     return total, metrics
 
 
 def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedSum:
-    """Nats of every piece given those before it in its segment.
+    """Returns the nats of every token given the earlier ones of its segment.
 
-    Continuous pieces are led by a start piece, so that the first of them is predicted too; rows
-    of several streams bring their own. Of text, a segment's first token (BOS, or the first of a
-    later chunk) is given.
+    Continuous patches are preceded by a start patch, so that the first is predicted too; rows of
+    several modalities contain their own. In text, a segment's first token is not predicted.
     """
     if "tokens" not in batch and "modality" not in batch:
         batch = embeddings.prepend_start_patch(batch)
@@ -142,31 +146,32 @@ def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedS
     if "answer" in batch:
         weights &= batch["answer"][:, 1:]
     targets = {key: batch[key][:, 1:] for key in (*config.modalities, "modality") if key in batch}
-    return _nats(params, final_BLD[:, :-1], targets, weights, config)
+    return _weighted_nats(params, final_BLD[:, :-1], targets, weights, config)
 
 
 def masked_lm_sums(
     params: dict, batch: Batch, noise_BL: jax.Array, config: ModelConfig, mask_ratio: float
 ) -> WeightedSum:
-    """Nats of the hidden pieces given all others of the segment (Devlin et al. 2018, sec. 3.1).
+    """Returns the nats of masked tokens given the rest of the segment.
 
-    Hidden are the pieces of least noise.
+    Devlin et al. 2018, section 3.1. The tokens of least noise are masked.
     """
     segments = batch["segments"]
     B, L = segments.shape
     k = max(1, round(mask_ratio * L))
-    hidden_Bk = True
+    masked_Bk = True
     if "answer" in batch:
-        asked_BL = batch["answer"] & (segments > 0)
-        noise_BL = noise_BL + ~asked_BL
-        hidden_Bk = jnp.arange(k) < jnp.round(mask_ratio * jnp.sum(asked_BL, axis=1, keepdims=True))
-    places_Bk = jnp.argsort(noise_BL, axis=-1)[:, :k]
-    hidden_BL = jnp.zeros((B, L), bool).at[jnp.arange(B)[:, None], places_Bk].set(hidden_Bk)
+        answer_BL = batch["answer"] & (segments > 0)
+        noise_BL = noise_BL + ~answer_BL
+        num_answers_B1 = jnp.sum(answer_BL, axis=1, keepdims=True)
+        masked_Bk = jnp.arange(k) < jnp.round(mask_ratio * num_answers_B1)
+    index_Bk = jax.lax.top_k(-noise_BL, k)[1]
+    masked_BL = jnp.zeros((B, L), bool).at[jnp.arange(B)[:, None], index_Bk].set(masked_Bk)
     mask = Mask(q_segments=segments, kv_segments=segments)
-    final_BLD = forward(params, batch, config, mask=mask, masked_BL=hidden_BL)["final"]
-    h_BkD = jnp.take_along_axis(final_BLD, places_Bk[..., None], axis=1)
-    targets = _at(batch, places_Bk)
-    return _nats(params, h_BkD, targets, (targets["segments"] > 0) & hidden_Bk, config)
+    final_BLD = forward(params, batch, config, mask=mask, masked_BL=masked_BL)["final"]
+    h_BkD = jnp.take_along_axis(final_BLD, index_Bk[..., None], axis=1)
+    targets = _gather(batch, index_Bk)
+    return _weighted_nats(params, h_BkD, targets, (targets["segments"] > 0) & masked_Bk, config)
 
 
 def bag_of_words_sums(
@@ -177,75 +182,77 @@ def bag_of_words_sums(
     mask_ratio: float,
     token_weights_V: jax.Array | None,
 ) -> WeightedSum:
-    """Nats of the hidden tokens given the mean of the visible ones' outputs.
+    """Returns the nats of the masked tokens given the mean output of the visible ones.
 
-    Rows hold one segment each; visible are its pieces of least noise.
+    Rows hold one segment each; the tokens of least noise are visible.
     """
     if "tokens" not in batch or "modality" in batch or token_weights_V is None:
-        raise UserError("the bag objective is for text alone; other formats take next and masked")
+        raise UserError(
+            "the objective bag_of_words is for text alone; other modalities take causal_lm and "
+            "masked_lm"
+        )
     L = batch["segments"].shape[1]
-    visible = max(1, round((1.0 - mask_ratio) * L))
-    filled_BL = batch["segments"] > 0
-    # Of the noise's order only its head is needed: a whole sort would run on one core.
-    places_Bv = jax.lax.top_k(-(noise_BL + ~filled_BL), visible)[1]
-    shown_B1 = jnp.maximum(
-        1, jnp.round((1.0 - mask_ratio) * jnp.sum(filled_BL, axis=-1, keepdims=True))
+    max_visible = max(1, round((1.0 - mask_ratio) * L))
+    valid_BL = batch["segments"] > 0
+    index_Bv = jax.lax.top_k(-(noise_BL + ~valid_BL), max_visible)[1]
+    num_visible_B1 = jnp.maximum(
+        1, jnp.round((1.0 - mask_ratio) * jnp.sum(valid_BL, axis=-1, keepdims=True))
     ).astype(jnp.int32)
-    shown_Bv = jnp.arange(visible) < shown_B1
-    seen = _at(batch, places_Bv)
-    seen["segments"] = jnp.where(shown_Bv, seen["segments"], 0)
-    mask = Mask(q_segments=seen["segments"], kv_segments=seen["segments"])
-    final_BvD = forward(params, seen, config, mask=mask)["final"]
-    weights_Bv = (seen["segments"] > 0).astype(final_BvD.dtype)
+    visible_Bv = jnp.arange(max_visible) < num_visible_B1
+    inputs = _gather(batch, index_Bv)
+    inputs["segments"] = jnp.where(visible_Bv, inputs["segments"], 0)
+    mask = Mask(q_segments=inputs["segments"], kv_segments=inputs["segments"])
+    final_BvD = forward(params, inputs, config, mask=mask)["final"]
+    weights_Bv = (inputs["segments"] > 0).astype(final_BvD.dtype)
     summary_BD = rms_norm(jnp.einsum("bv,bvd->bd", weights_Bv, final_BvD), config.norm_eps)
     logits_BV = embeddings.token_logits(params["streams"], summary_BD)
-    rows_B1 = jnp.arange(filled_BL.shape[0])[:, None]
-    given_BL = jnp.zeros(filled_BL.shape, bool).at[rows_B1, places_Bv].set(shown_Bv)
-    weights_BL = (filled_BL & ~given_BL) * token_weights_V[batch["tokens"]]
-    picked_BL = jnp.take_along_axis(logits_BV, batch["tokens"], axis=1)
-    nats_BL = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True) - picked_BL
+    rows_B1 = jnp.arange(valid_BL.shape[0])[:, None]
+    visible_BL = jnp.zeros(valid_BL.shape, bool).at[rows_B1, index_Bv].set(visible_Bv)
+    weights_BL = (valid_BL & ~visible_BL) * token_weights_V[batch["tokens"]]
+    target_logits_BL = jnp.take_along_axis(logits_BV, batch["tokens"], axis=1)
+    nats_BL = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True) - target_logits_BL
     return jnp.sum(nats_BL * weights_BL), jnp.sum(weights_BL)
 
 
 def inverse_frequency_weights(counts_V: jax.Array, exponent: float) -> jax.Array:
-    """Weight of each token in a bag: relative frequency ** -rarity, mean 1 over the corpus."""
+    """Returns relative frequency ** -exponent of each token, scaled to mean 1 over the corpus."""
     frequency = counts_V / jnp.sum(counts_V)
     weights = jnp.where(counts_V > 0, jnp.maximum(frequency, 1e-9) ** -exponent, 0.0)
     return weights / jnp.sum(weights * frequency)
 
 
-def _at(batch: Batch, places_Bk: jax.Array) -> Batch:
-    """The pieces at the given places of every row."""
+def _gather(batch: Batch, index_Bk: jax.Array) -> Batch:
+    """Returns the batch's tokens at the given positions of each row."""
 
-    def pick(value):
-        index = places_Bk.reshape(*places_Bk.shape, *[1] * (value.ndim - 2))
-        return jnp.take_along_axis(value, index, axis=1)
+    def take(array):
+        index = index_Bk.reshape(*index_Bk.shape, *[1] * (array.ndim - 2))
+        return jnp.take_along_axis(array, index, axis=1)
 
-    return {key: pick(value) for key, value in batch.items() if value.ndim > 1}
+    return {key: take(array) for key, array in batch.items() if array.ndim > 1}
 
 
-def _nats(
+def _weighted_nats(
     params: dict, h_BkD: jax.Array, targets: Batch, weights_Bk: jax.Array, config: ModelConfig
 ) -> WeightedSum:
-    """Sums over predictions of weighted nats per token, or per number in a piece, and weights.
+    """Returns the weighted sum of nats per token, or per number of a patch, and of weights.
 
-    Each is made by the head of the target's stream.
+    Each prediction uses the head of its target's modality.
     """
     h_TD = h_BkD.reshape(-1, h_BkD.shape[-1])
     weights_T = weights_Bk.reshape(-1).astype(jnp.float32)
     present = embeddings.modalities_in(targets, config)
     total = jnp.zeros(())
-    for stream in present:
-        of_T = weights_T
+    for modality in present:
+        own_T = weights_T
         if len(present) > 1:
             modality_T = targets["modality"].reshape(-1)
-            of_T = weights_T * (modality_T == config.modalities.index(stream))
-        if stream == "tokens":
+            own_T = weights_T * (modality_T == config.modalities.index(modality))
+        if modality == "tokens":
             head_DV = embeddings.token_head(params["streams"])
-            total += fused_linear_cross_entropy(head_DV, h_TD, targets["tokens"].reshape(-1), of_T)
+            total += fused_linear_cross_entropy(head_DV, h_TD, targets["tokens"].reshape(-1), own_T)
             continue
-        P = config.patch_dim(stream)
-        values_TP = embeddings.to_unit_range(targets[stream]).reshape(-1, P)
-        nats_T = embeddings.gmm_nll(params["streams"], h_TD, values_TP, config, stream) / P
-        total += jnp.sum(nats_T * of_T)
+        P = config.patch_dim(modality)
+        values_TP = embeddings.to_unit_range(targets[modality]).reshape(-1, P)
+        nats_T = embeddings.gmm_nll(params["streams"], h_TD, values_TP, config, modality) / P
+        total += jnp.sum(nats_T * own_T)
     return total, jnp.sum(weights_T)

@@ -1,4 +1,4 @@
-"""The optimiser: which rule each parameter follows, and the learning rate over time."""
+"""Optimizer (Muon or AdamW) and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from fm.errors import UserError
 
-# Layer kernels are stacked (axis 0) and split by head: Muon is told which axes make the matrix.
-# The vectors beside them (biases, gains and shifts) follow AdamW, like embeddings and heads.
+# Layer kernels are stacked along axis 0 and split by head; these axes form Muon's matrix. Vectors
+# of the layers (biases, norm scales), embeddings and heads follow AdamW.
 _MUON_AXES = {
     "query": MuonDimensionNumbers((1,), (2, 3)),
     "key": MuonDimensionNumbers((1,), (2, 3)),
@@ -21,22 +21,22 @@ _MUON_AXES = {
     "gate": MuonDimensionNumbers((1,), (2,)),
     "down": MuonDimensionNumbers((1,), (2,)),
 }
-_VECTOR = ("_bias", "_norm", "_shift")
+_VECTOR_SUFFIXES = ("_bias", "_norm", "_shift")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimiser and schedule.
+    """Optimizer and schedule.
 
     Attributes:
       name: "muon" (Jordan et al. 2024; embeddings and heads follow AdamW) or "adamw".
       learning_rate: peak, of the layer kernels.
       adam_learning_rate: peak, of embeddings and heads under Muon; ignored by AdamW.
       weight_decay: decoupled, on layer kernels only.
-      clip: global gradient norm is scaled down to this.
+      clip: the global gradient norm is scaled down to this.
       b2: decay of AdamW's second moment.
       schedule: "cosine", or "wsd" (warm-up, stable, decay over the last fifth).
-      warmup: share of the steps spent warming up linearly.
+      warmup: fraction of the steps spent on linear warm-up.
     """
 
     name: str = "muon"
@@ -67,10 +67,12 @@ class OptimizerConfig:
                 )
 
 
-def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
-    """Learning rate by step, from 0 up to `peak` and down to 0 at `steps`."""
-    warm = max(1, round(config.warmup * steps))
-    if config.schedule == "cosine":
+def learning_rate_schedule(
+    optimizer_config: OptimizerConfig, peak: float, steps: int
+) -> optax.Schedule:
+    """Returns the learning rate by step, from 0 up to `peak` and down to 0 at `steps`."""
+    warm = max(1, round(optimizer_config.warmup * steps))
+    if optimizer_config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(steps, warm + 1))
     stable = max(warm + 1, round(0.8 * steps))
     return optax.join_schedules(
@@ -84,50 +86,57 @@ def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> 
 
 
 def muon_dimension_numbers(params: dict) -> dict:
-    """Muon's matrix axes for every layer kernel, None (AdamW) for everything else.
+    """Returns Muon's matrix axes for every layer kernel, None (AdamW) for everything else.
 
     Raises:
-      KeyError: for a layer kernel no rule covers.
+      KeyError: for a layer kernel without an entry in the table.
     """
 
-    def rule(path, _):
-        return _MUON_AXES[path[-1].key] if _is_kernel(path) else None
+    def axes(path, _):
+        return _MUON_AXES[path[-1].key] if _is_layer_kernel(path) else None
 
-    return jax.tree_util.tree_map_with_path(rule, params)
-
-
-def _is_kernel(path: tuple) -> bool:
-    """Whether a parameter is a matrix of the layers, which Muon turns and decay shrinks."""
-    return any(key.key == "layers" for key in path) and not path[-1].key.endswith(_VECTOR)
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, then the rule of the config, over `steps` steps."""
-    peaks = config.learning_rate, config.adam_learning_rate
+def _is_layer_kernel(path: tuple) -> bool:
+    """Returns whether a parameter is a matrix of the layers, subject to Muon and weight decay."""
+    in_layers = any(key.key == "layers" for key in path)
+    return in_layers and not path[-1].key.endswith(_VECTOR_SUFFIXES)
+
+
+def build(optimizer_config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns gradient clipping followed by the optimizer, with its schedule over `steps` steps."""
+    peaks = optimizer_config.learning_rate, optimizer_config.adam_learning_rate
     return build_from_schedules(
-        config, *(learning_rate_schedule(config, peak, steps) for peak in peaks)
+        optimizer_config,
+        *(learning_rate_schedule(optimizer_config, peak, steps) for peak in peaks),
     )
 
 
 def build_from_schedules(
-    config: OptimizerConfig, rate: optax.Schedule, adam_rate: optax.Schedule
+    optimizer_config: OptimizerConfig, rate: optax.Schedule, adam_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """As `build`, under given learning rates by step; they may return traced values.
+    """Like `build`, with given learning rates by step, which may return traced values.
 
-    Of the config, `learning_rate`, `adam_learning_rate`, `schedule` and `warmup` are not read.
+    The config's `learning_rate`, `adam_learning_rate`, `schedule` and `warmup` are not used.
     """
 
-    def decayed(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: _is_kernel(path), params)
+    def decay_mask(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: _is_layer_kernel(path), params)
 
-    if config.name == "adamw":
-        rule = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)
-    else:
-        rule = muon(
+    if optimizer_config.name == "adamw":
+        optimizer = optax.adamw(
             rate,
-            weight_decay=config.weight_decay,
-            adam_b2=config.b2,
-            adam_learning_rate=adam_rate,  # pyright: ignore[reportArgumentType]
-            muon_weight_dimension_numbers=muon_dimension_numbers,  # pyright: ignore[reportArgumentType]
+            b2=optimizer_config.b2,
+            weight_decay=optimizer_config.weight_decay,
+            mask=decay_mask,
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip), rule)
+    else:
+        optimizer = muon(
+            rate,
+            weight_decay=optimizer_config.weight_decay,
+            adam_b2=optimizer_config.b2,
+            adam_learning_rate=adam_rate,  # pyright: ignore[reportArgumentType]
+            muon_weight_dimension_numbers=muon_dimension_numbers,  # pyright: ignore
+        )
+    return optax.chain(optax.clip_by_global_norm(optimizer_config.clip), optimizer)

@@ -1,4 +1,4 @@
-"""Means over the steps since the last record, and how fast they went."""
+"""Progress of one run: counters, averaged metrics, log records, progress bar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,86 +14,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in
-from fm.training import metric_writer
+from fm.parallel import distributed
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import MetricUnit, group_metric_names, to_bits
-from fm.training.metric_writer import MetricRecord
+from fm.training.metric_writer import MetricRecord, MetricWriter, learning_curve
 from fm.training.multitask import AnyObjective, MultitaskObjective, group_batches
-from fm.training.objectives import objective_rows
+from fm.training.objectives import Batch, objective_rows
 
-
-class MetricAverager:
-    """Turns the metrics of single steps into records.
-
-    Attributes:
-      sums: of every metric since the last record, with `steps`; saved with a checkpoint, so that
-        a resumed run writes the records of an unbroken one.
-    """
-
-    def __init__(self, unit: MetricUnit, peak: float | None, sums: dict[str, float] | None = None):
-        """Starts with the `sums` of a checkpoint, or none; `peak` in FLOP/s, None if unknown."""
-        self.sums = dict(sums or {})
-        self._unit, self._peak = unit, peak
-        self.restart()
-
-    def restart(self) -> None:
-        """Forgets the pace so far: compilation is not part of it."""
-        self._tokens, self._flops, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves what happens inside out of the pace."""
-        began = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - began
-
-    def add(self, metrics: Mapping[str, float], tokens: int, flops: float) -> None:
-        """Counts one step."""
-        for name, figure in {**metrics, "steps": 1}.items():
-            self.sums[name] = self.sums.get(name, 0) + figure
-        self._tokens += tokens
-        self._flops += flops
-
-    def record(self, step: int, tokens: int, learning_rate: float) -> MetricRecord:
-        """The record of the steps added since the last one."""
-        steps = self.sums.pop("steps")
-        means = {name: figure / steps for name, figure in self.sums.items()}
-        means["learning_rate"] = learning_rate
-        seconds = max(1e-9, time.perf_counter() - self._since - self._paused)
-        pace = {
-            "tokens_per_second": self._tokens / seconds,
-            "gemm_utilization": self._flops / seconds / self._peak if self._peak else None,
-        }
-        self.sums = {}
-        self.restart()
-        figures = to_bits(means, self._unit) | group_token_shares(means)
-        return {"kind": "train", "step": step, "tokens": tokens, **means, **figures, **pace}
-
-
-def group_token_shares(means: Mapping[str, float]) -> dict[str, float]:
-    """Share of the pieces each group has, as `GROUP/share`."""
-    pieces = {name: figure for name, figure in means.items() if name.endswith("/pieces")}
-    return {
-        f"{name.removesuffix('pieces')}share": figure / sum(pieces.values())
-        for name, figure in pieces.items()
-    }
-
-
-Batch = dict[str, Any]
 MetricValues = Mapping[str, float]
-Counts = Mapping[str, int | jax.Array]
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint holds beside the state, as JSON.
+    """Counters of a run, saved as JSON in each checkpoint.
 
-    `best_loss` is the lowest loss of validation so far, `validations_since_best` the validations after it, and `log_digest`
-    the digest of the records written.
+    Attributes:
+      step: steps done.
+      tokens: tokens and patches seen.
+      flops: of all steps.
+      seconds: wall time over all resumptions.
+      compile_seconds: part of it spent compiling.
+      best_loss: lowest validation loss so far.
+      validations_since_best: validations after that one.
+      log_digest: digest of the log records written.
+      metric_sums: metrics since the last log record, see `MetricAverager`.
+      data_state: position in the data.
     """
 
     step: int = 0
@@ -109,102 +60,192 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """Of one step on a batch: pieces without padding, and FLOPs by `fm.model.flops`.
+    """Cost of one step on a batch.
 
-    `group_tokens` are the pieces of each group of a `Joint`, as `GROUP/pieces`. Of a batch on devices
-    the pieces are counted there, and the counts wait to be read.
+    Attributes:
+      tokens: tokens and patches without padding. For arrays on devices this is computed there and
+        read later.
+      flops: counted by `fm.model.flops`.
+      group_tokens: tokens of each group as `GROUP/num_tokens`, for several groups.
     """
 
     tokens: int | jax.Array
     flops: float
-    group_tokens: Counts = dataclasses.field(default_factory=dict)
+    group_tokens: Mapping[str, int | jax.Array] = dataclasses.field(default_factory=dict)
+
+
+def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) -> StepCost:
+    """Returns the cost of a training step on the batch."""
+    total, tokens = 0.0, {}
+    for prefix, group_batch, group_objective in group_batches(batch, objective):
+        segments = group_batch["segments"]
+        B, L = segments.shape
+        modalities = modalities_in(group_batch, model_config)
+        has_start_patch = "tokens" not in modalities and "modality" not in group_batch
+        for name, rows in objective_rows(group_objective, B).items():
+            length, num_predictions = flops.sequence_cost(
+                name, L, mask_ratio=group_objective.mask_ratio, has_start_patch=has_start_patch
+            )
+            per_row = flops.train_flops(
+                model_config, length, num_predictions=num_predictions, modalities=modalities
+            )
+            total += (rows.stop - rows.start) * per_row
+        count = np.count_nonzero if isinstance(segments, np.ndarray) else _count_nonzero
+        tokens[f"{prefix}num_tokens"] = count(segments)
+    is_multitask = isinstance(objective, MultitaskObjective)
+    return StepCost(sum(tokens.values()), total, tokens if is_multitask else {})
+
+
+# No single process may hold the whole batch; under a mesh every process gets the global count.
+_count_nonzero = jax.jit(jnp.count_nonzero)
+
+
+class MetricAverager:
+    """Averages step metrics into log records and measures throughput.
+
+    Attributes:
+      sums: sum of every metric since the last record, and their number as `steps`. Saved in
+        checkpoints, so that a resumed run writes the same records.
+    """
+
+    def __init__(
+        self,
+        metric_unit: MetricUnit,
+        gemm_flops_per_second: float | None,
+        sums: Mapping[str, float] | None = None,
+    ):
+        """Starts from the `sums` of a checkpoint, if given."""
+        self.sums = dict(sums or {})
+        self._metric_unit, self._gemm_flops_per_second = metric_unit, gemm_flops_per_second
+        self.restart()
+
+    def restart(self) -> None:
+        """Restarts the throughput measurement, for example after compilation."""
+        self._tokens, self._flops, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Excludes the block from the throughput measurement."""
+        began = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - began
+
+    def add(self, metrics: MetricValues, tokens: int, flops: float) -> None:
+        """Adds one step."""
+        for name, value in {**metrics, "steps": 1}.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self._tokens += tokens
+        self._flops += flops
+
+    def record(self, step: int, tokens: int, learning_rate: float) -> MetricRecord:
+        """Returns the record of the steps added since the last one, and starts over."""
+        steps = self.sums.pop("steps")
+        means = {name: value / steps for name, value in self.sums.items()}
+        means["learning_rate"] = learning_rate
+        seconds = max(1e-9, time.perf_counter() - self._since - self._paused)
+        rate = self._gemm_flops_per_second
+        throughput = {
+            "tokens_per_second": self._tokens / seconds,
+            "gemm_utilization": self._flops / seconds / rate if rate else None,
+        }
+        self.sums = {}
+        self.restart()
+        converted = to_bits(means, self._metric_unit) | group_token_shares(means)
+        return {
+            **{"kind": "train", "step": step, "tokens": tokens},
+            **means,
+            **converted,
+            **throughput,
+        }
+
+
+def group_token_shares(means: MetricValues) -> dict[str, float]:
+    """Returns each group's share of the tokens as `GROUP/share`."""
+    tokens = {name: value for name, value in means.items() if name.endswith("/num_tokens")}
+    return {
+        f"{name.removesuffix('num_tokens')}share": value / sum(tokens.values())
+        for name, value in tokens.items()
+    }
 
 
 class ProgressTracker:
-    """Counts steps as their metrics are read.
+    """Counts the steps of one run as their metrics are read, and logs them.
 
     Attributes:
-      progress: of the steps counted.
+      progress: after the steps counted.
       averager: of the steps since the last record.
     """
 
     def __init__(
         self,
-        run: TrainConfig,
-        unit: MetricUnit,
+        train_config: TrainConfig,
+        metric_unit: MetricUnit,
         *,
         progress: Progress,
-        peak: float | None,
-        out: pathlib.Path | None,
+        gemm_flops_per_second: float | None,
+        out_dir: pathlib.Path | None,
     ):
-        """Goes on from `progress`, and with the log in `out`, which `close` closes.
+        """Continues from `progress` and the log in `out_dir`; `close` closes the log.
 
         Raises:
           UserError: the log is damaged.
         """
         self.progress = progress
-        self.averager = MetricAverager(unit, peak, progress.metric_sums)
-        self._run, self._unit = run, unit
-        self._journal = (
-            None
-            if out is None
-            else metric_writer.MetricWriter(out, progress.step, progress.log_digest)
-        )
-        self._records = [] if self._journal is None else self._journal.records
+        self.averager = MetricAverager(metric_unit, gemm_flops_per_second, progress.metric_sums)
+        self._train_config, self._metric_unit = train_config, metric_unit
+        self._writer = out_dir and MetricWriter(out_dir, progress.step, progress.log_digest)
+        self._records = self._writer.records if self._writer else []
 
     @property
     def finished(self) -> bool:
-        """Whether all steps of the run are done, or it has stopped early."""
-        early = self._run.early_stopping_patience
-        stopped = early is not None and self.progress.validations_since_best >= early
-        return stopped or self.progress.step == self._run.steps
+        """Whether the run has done all its steps or has stopped early."""
+        patience = self._train_config.early_stopping_patience
+        stopped_early = patience is not None and self.progress.validations_since_best >= patience
+        return stopped_early or self.progress.step == self._train_config.steps
 
     def record_compile_time(self, seconds: float) -> None:
-        """Notes that the first step took so long to compile: that is not part of the pace."""
+        """Adds to the compile time and leaves it out of the throughput."""
         self.progress.compile_seconds += seconds
         self.averager.restart()
 
-    def add_step(self, figures: MetricValues, cost: StepCost) -> metric_writer.MetricRecord | None:
-        """Adds a step; the record, where one is due."""
-        figures = {**figures, **{name: int(count) for name, count in cost.group_tokens.items()}}
-        learning_rate, tokens = figures.pop("learning_rate"), int(cost.tokens)
-        self.averager.add(figures, tokens, cost.flops)
-        self.progress.step += 1
-        self.progress.tokens += tokens
-        self.progress.flops += cost.flops
-        if not (is_due(self.progress.step, self._run.log_every) or self.finished):
+    def add_step(self, metrics: MetricValues, cost: StepCost) -> MetricRecord | None:
+        """Counts a step; returns the log record if one is due."""
+        metrics = {**metrics, **{name: int(count) for name, count in cost.group_tokens.items()}}
+        learning_rate, tokens = metrics.pop("learning_rate"), int(cost.tokens)
+        self.averager.add(metrics, tokens, cost.flops)
+        progress = self.progress
+        progress.step += 1
+        progress.tokens += tokens
+        progress.flops += cost.flops
+        if not (is_due(progress.step, self._train_config.log_every) or self.finished):
             return None
-        return self._keep(
-            self.averager.record(self.progress.step, self.progress.tokens, learning_rate)
-        )
+        return self._write(self.averager.record(progress.step, progress.tokens, learning_rate))
 
-    def add_validation(self, figures: MetricValues) -> metric_writer.MetricRecord:
-        """Adds a record of validation."""
-        best, loss = self.progress.best_loss, figures["loss"]
-        if best is None or loss < best:
-            self.progress.best_loss, self.progress.validations_since_best = loss, 0
+    def add_validation(self, metrics: MetricValues) -> MetricRecord:
+        """Logs a validation and updates the early-stopping counter."""
+        progress, loss = self.progress, metrics["loss"]
+        if progress.best_loss is None or loss < progress.best_loss:
+            progress.best_loss, progress.validations_since_best = loss, 0
         else:
-            self.progress.validations_since_best += 1
-        place = {"step": self.progress.step, "tokens": self.progress.tokens}
-        return self._keep(
-            {"kind": "validation", **place, **figures, **to_bits(figures, self._unit)}
-        )
+            progress.validations_since_best += 1
+        record = {"kind": "validation", "step": progress.step, "tokens": progress.tokens}
+        return self._write({**record, **metrics, **to_bits(metrics, self._metric_unit)})
 
-    def snapshot(self, seconds: float, data: dict[str, Any]) -> dict[str, Any]:
-        """The progress as JSON, with what was spent and the place in the data; log on disk."""
-        if self._journal is not None:
-            self._journal.flush()
-            self.progress.log_digest = self._journal.digest
-        self.progress.metric_sums, self.progress.data_state = self.averager.sums, data
+    def snapshot(self, seconds: float, data_state: dict[str, Any]) -> dict[str, Any]:
+        """Flushes the log and returns the progress as JSON, with wall time and data position."""
+        if self._writer is not None:
+            self._writer.flush()
+            self.progress.log_digest = self._writer.digest
+        self.progress.metric_sums, self.progress.data_state = self.averager.sums, data_state
         self.progress.seconds = seconds
         return dataclasses.asdict(self.progress)
 
     def result(self, params: dict, seconds: float) -> TrainResult:
-        """The outcome of the steps counted."""
+        """Returns the outcome of the steps counted."""
         return TrainResult(
             params=params,
-            curve=metric_writer.learning_curve(
-                self._records, self._unit.name, group_metric_names(self._unit)
+            curve=learning_curve(
+                self._records, self._metric_unit.name, group_metric_names(self._metric_unit)
             ),
             seconds=seconds,
             compile_seconds=self.progress.compile_seconds,
@@ -215,50 +256,42 @@ class ProgressTracker:
 
     def close(self) -> None:
         """Closes the log."""
-        if self._journal is not None:
-            self._journal.close()
+        if self._writer is not None:
+            self._writer.close()
 
-    def _keep(self, record: metric_writer.MetricRecord) -> metric_writer.MetricRecord:
+    def _write(self, record: MetricRecord) -> MetricRecord:
         self._records.append(record)
-        if self._journal is not None:
-            self._journal.write(record)
+        if self._writer is not None:
+            self._writer.write(record)
         return record
 
 
-def is_due(n: int, every: int | None) -> bool:
-    """Whether what happens `every` so many steps, or never, happens at step `n`."""
-    return every is not None and n % every == 0
+def is_due(step: int, every: int | None) -> bool:
+    """Returns whether `step` is a multiple of `every`; never if `every` is None."""
+    return every is not None and step % every == 0
 
 
-def is_finite(figures: MetricValues) -> bool:
-    """Whether a step's loss and gradient norm, or a validation's loss, are to go on from."""
-    return math.isfinite(figures["loss"]) and math.isfinite(figures.get("grad_norm", 0.0))
+def is_finite(metrics: MetricValues) -> bool:
+    """Returns whether the loss, and the gradient norm if there is one, are finite."""
+    return math.isfinite(metrics["loss"]) and math.isfinite(metrics.get("grad_norm", 0.0))
 
 
-def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) -> StepCost:
-    """Of a training step on the batch."""
-    total, pieces = 0.0, {}
-    for lead, rows, each in group_batches(batch, objective):
-        B, L = rows["segments"].shape
-        streams = modalities_in(rows, model_config)
-        led = "tokens" not in streams and "modality" not in rows
-        for name, at in objective_rows(each, B).items():
-            length, predictions = flops.sequence_cost(
-                name, L, mask_ratio=each.mask_ratio, has_start_patch=led
-            )
-            one = flops.train_flops(
-                model_config, length, num_predictions=predictions, modalities=streams
-            )
-            total += (at.stop - at.start) * one
-        segments = rows["segments"]
-        numpy = isinstance(segments, np.ndarray)
-        pieces[f"{lead}pieces"] = np.count_nonzero(segments) if numpy else _filled(segments)
-    return StepCost(
-        sum(pieces.values()), total, pieces if isinstance(objective, MultitaskObjective) else {}
+def announce_resume(run_name: str, step: int, steps: int, *, finished: bool) -> None:
+    """Prints to stderr from which step a run resumes, or that it has finished."""
+    status = "already finished" if finished else "resumed"
+    print(f"{run_name}: {status} at step {step} of {steps}", file=sys.stderr)
+
+
+def progress_bar(run_name: str, first: int, steps: int) -> tqdm:
+    """Returns a progress bar of steps on stderr, shown by the lead process only."""
+    # A file or a pipe gets a line every 30 s instead of two a second.
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=steps,
+        initial=first,
+        desc=run_name,
+        unit="step",
+        mininterval=interval,
+        leave=False,
+        disable=not distributed.is_lead_process(),
     )
-
-
-@jax.jit
-def _filled(segments: jax.Array) -> jax.Array:
-    # Of a batch no process holds whole; under a mesh the count is everyone's.
-    return jnp.count_nonzero(segments)

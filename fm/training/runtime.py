@@ -1,8 +1,4 @@
-"""The C library's allocator, told to keep what is freed: a step's scratch is touched once.
-
-glibc maps any block over 32 MiB anew and gives it back when freed, so a step whose scratch is
-larger faults in every page of it, every step (2 us each on the machine of BUILD_NOTES.md).
-"""
+"""Process-wide settings (allocator, determinism) and the measured matrix-product rate."""
 
 from __future__ import annotations
 
@@ -16,61 +12,71 @@ from importlib.metadata import entry_points
 import jax
 import jax.numpy as jnp
 
-# From malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_OWN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+# Parameters of mallopt, from malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_MALLOC_VARIABLES = (
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "GLIBC_TUNABLES",
+)
+# Excludes kernels that add in arbitrary order, and autotuning (openxla/xla, xla.proto).
+_DETERMINISM_FLAG = "xla_gpu_deterministic_ops"
 
-_kept = False
+_keeps_freed_memory = False
 
 
 def keep_freed_memory() -> None:
-    """Keeps freed memory in the process, whose size is then that of its peak.
+    """Makes glibc keep freed memory in the process, whose size then stays at its peak.
 
-    Nothing is changed under another C library than glibc, or where the user has tuned the
-    allocator by the environment; `kept` says which it was.
+    By default glibc maps every block over 32 MiB anew and returns it when freed, so a step with
+    larger scratch memory faults in all its pages again (2 us each on the machine of
+    BUILD_NOTES.md). Does nothing under another C library, or if the user has tuned the allocator
+    by environment variables.
     """
-    global _kept
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _OWN):
+    global _keeps_freed_memory
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _MALLOC_VARIABLES):
         return
     libc = ctypes.CDLL(None)
-    _kept = bool(libc.mallopt(_MMAP_MAX, 0)) and bool(libc.mallopt(_TRIM_THRESHOLD, -1))
+    _keeps_freed_memory = bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    )
 
 
 def keeps_freed_memory() -> bool:
-    """Whether this process keeps what is freed."""
-    return _kept
-
-
-# Leaves out what adds in any order, and the picking by time (openxla/xla, xla.proto).
-_FLAG = "xla_gpu_deterministic_ops"
+    """Returns whether `keep_freed_memory` took effect in this process."""
+    return _keeps_freed_memory
 
 
 def request_deterministic_gpu_ops() -> None:
-    """Sets the flag, in `XLA_FLAGS`, where JAX has a plugin for NVIDIA GPUs.
+    """Adds --xla_gpu_deterministic_ops to XLA_FLAGS if JAX has a CUDA plugin.
 
-    Before JAX is used for anything else. A user who has set it either way is left alone.
+    By default XLA scatters by atomic additions on NVIDIA GPUs and picks kernels by timing them, so
+    a resumed run would differ from an uninterrupted one. Must be called before JAX is first used;
+    a flag the user has set is left alone.
     """
-    given = os.environ.get("XLA_FLAGS", "")
-    if _FLAG not in given and _nvidia():
-        os.environ["XLA_FLAGS"] = f"{given} --{_FLAG}=true".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _DETERMINISM_FLAG not in flags and _has_cuda_plugin():
+        os.environ["XLA_FLAGS"] = f"{flags} --{_DETERMINISM_FLAG}=true".strip()
 
 
-def _nvidia() -> bool:
+def _has_cuda_plugin() -> bool:
     return any("cuda" in plugin.name for plugin in entry_points(group="jax_plugins"))
 
 
 @functools.cache
 def gemm_flops_per_second(dtype: str, size: int = 1024, repeats: int = 5) -> float:
-    """Best measured FLOP/s of a square matrix product in this dtype on this device.
+    """Measures the FLOP/s of a square matrix product in `dtype` on the default device.
 
-    Takes about a tenth of a second on a CPU; a busy machine gives a low figure.
+    Returns the best of `repeats` timings; takes about 0.1 s on a CPU. Other load on the machine
+    lowers the result.
     """
     a = jnp.ones((size, size), dtype)
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
+    matmul = jax.jit(jnp.matmul)
+    matmul(a, a).block_until_ready()
     best = float("inf")
     for _ in range(repeats):
         began = time.perf_counter()
-        product(a, a).block_until_ready()
+        matmul(a, a).block_until_ready()
         best = min(best, time.perf_counter() - began)
     return 2.0 * size**3 / best

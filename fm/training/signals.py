@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question the loop asks between steps."""
+"""Unix signals: SIGINT and SIGTERM between steps, and a time limit by SIGALRM."""
 
 from __future__ import annotations
 
@@ -11,60 +11,59 @@ from fm.errors import UserError
 
 
 class Interrupted(Exception):
-    """A run stopped by a signal; its one-line message says what was saved and how to go on."""
+    """A run was stopped by a signal; the message says what was saved and how to resume."""
 
 
 @contextlib.contextmanager
 def catch_termination_signals() -> Iterator[Callable[[], str | None]]:
-    """Holds SIGINT and SIGTERM back; yields a function that names the one that came, or None.
+    """Holds back SIGINT and SIGTERM; yields a function returning the name of the one received.
 
-    A second signal acts as it always did, so a hung step can be left. Outside the main thread,
-    where Python hands out no signals, nothing is held back.
+    A second signal has its usual effect, so a hanging step can still be killed. Outside the main
+    thread, which receives no signals in Python, nothing is held back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    came: list[str] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    received: list[str] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore():
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def note(number, _):
-        came.append(signal.Signals(number).name)
+    def record(number, _):
+        received.append(signal.Signals(number).name)
         restore()
 
-    for number in before:
-        signal.signal(number, note)
+    for number in previous:
+        signal.signal(number, record)
     try:
-        yield lambda: came[0] if came else None
+        yield lambda: received[0] if received else None
     finally:
         restore()
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float, message: str) -> Iterator[None]:
-    """Interrupts what takes longer than `seconds` inside, by the system's alarm.
+    """Interrupts the block after `seconds`, by SIGALRM.
 
-    Data are read in the loop's own thread, so a stalled one is that thread, waiting. Outside the
-    main thread, and on Windows, which has no alarm, it waits on.
+    There is no limit outside the main thread or on Windows, which has no SIGALRM.
 
     Raises:
-      UserError: with the message, after that time.
+      UserError: with `message`, when the time is over.
     """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or not hasattr(signal, "setitimer"):
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or not hasattr(signal, "setitimer"):
         yield
         return
 
     def stop(*_):
         raise UserError(message)
 
-    before = signal.signal(signal.SIGALRM, stop)
+    previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,12 +1,17 @@
-"""What training asks of its data: the next batch in time, and its place among them."""
+"""The training loop: one or several trials trained step by step, logged, validated and saved.
+
+`train` runs one trial; `fm.training.sweep` runs many, one after another or as one program. Step n
+is dispatched before the metrics of step n - 1 are read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -16,251 +21,36 @@ from tqdm import tqdm
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.parallel import distributed, sharding
-from fm.parallel import mesh as meshes
-from fm.training import failures, metric_writer, optimizer, train_state, train_step
+from fm.parallel import distributed
+from fm.parallel.mesh import current_mesh, use_mesh
+from fm.training import failures, optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainConfig, TrainResult
-from fm.training.failures import (
-    announce_resume,
-    interrupted_message,
-    latest_checkpoint_message,
-    not_finite_message,
-    progress_bar,
-    report_out_of_memory,
-    save_last_state,
-    save_on_failure,
-)
+from fm.training.failures import NotFiniteError, latest_checkpoint_message
 from fm.training.metric_units import MetricUnit
-from fm.training.multitask import AnyObjective, to_dict
+from fm.training.metric_writer import MetricRecord
+from fm.training.multitask import AnyObjective
+from fm.training.objectives import Batch
 from fm.training.optimizer import OptimizerConfig
-from fm.training.progress import Batch, Progress, ProgressTracker, StepCost, is_due, is_finite
-from fm.training.progress import step_cost as cost_of
+from fm.training.progress import (
+    MetricValues,
+    Progress,
+    ProgressTracker,
+    StepCost,
+    announce_resume,
+    is_due,
+    is_finite,
+    progress_bar,
+    step_cost,
+)
 from fm.training.signals import Interrupted, catch_termination_signals, time_limit
-from fm.training.train_state import TrainState
-
-
-class BatchIterator(Protocol):
-    """A pipeline; `fm.data.batches.Batches` is one."""
-
-    def __next__(self) -> Batch: ...
-
-    def get_state(self) -> dict[str, Any]:
-        """The place after the batches taken so far, JSON-able."""
-        ...
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a place."""
-        ...
-
-    def shard(self, index: int, count: int) -> BatchIterator:
-        """The same batches, of each the `index`-th of `count` equal blocks of rows."""
-        ...
-
-
-def next_batch(batches: BatchIterator, num_taken: int, train_config: TrainConfig) -> Batch:
-    """The next batch, after `num_taken` of them.
-
-    Raises:
-      UserError: there is none, or none that comes within the run's patience.
-    """
-    stalled = f"the data stalls, no batch in {train_config.batch_timeout_seconds:g} s after {num_taken} of them"
-    try:
-        with time_limit(train_config.batch_timeout_seconds, stalled):
-            return next(batches)
-    except StopIteration:
-        raise UserError(
-            f"the data ends after {num_taken} batches; steps={train_config.steps} needs more epochs"
-        ) from None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Taken:
-    """A step whose metrics have not been read.
-
-    `batch` are this process's rows, `seconds` those until it was dispatched, and `vote` counts the
-    processes to which a signal came.
-    """
-
-    metrics: train_step.Metrics
-    batch: Batch
-    cost: StepCost
-    seconds: float
-    vote: jax.Array | None
-
-
-@dataclasses.dataclass(kw_only=True)
-class Trainer:
-    """What a run has at hand, and where it is.
-
-    Attributes:
-      state: after the last step taken; a step consumes it.
-      batches: of this process.
-      account: of the steps read.
-      store: of checkpoints, if any are written, of a run with this `config`.
-      unit: what the bar is told in.
-      out: folder of the run, if it has one.
-      mesh: devices `state`, `validation` and `token_weights` lie on; None is the default one.
-      signalled: name of the signal that came, if one did.
-      bar: of steps.
-      began: when this process did, by `time.perf_counter`.
-      earlier: seconds spent before that.
-    """
-
-    label: str
-    model: ModelConfig
-    objective: AnyObjective
-    rule: OptimizerConfig
-    run: TrainConfig
-    unit: MetricUnit
-    state: TrainState
-    batches: BatchIterator
-    validation: Sequence[Batch] | None
-    token_weights: jax.Array | None
-    account: ProgressTracker
-    store: CheckpointStore | None
-    config: dict[str, Any]
-    out: pathlib.Path | None
-    mesh: Mesh | None
-    signalled: Callable[[], str | None]
-    bar: tqdm
-    began: float
-    earlier: float
-    _pending: _Taken | None = None
-    _voted: str | None = None
-
-    def train(self) -> None:
-        """Takes the steps that are left.
-
-        Raises:
-          UserError: see `fm.training.train_loop.train`.
-          Interrupted: after a signal, once saved.
-        """
-        if self.account.finished:
-            return
-        run = self.run
-        do_step = train_step.make_train_step(
-            self.model, self.objective, self.rule, run.steps, run.grad_accum_steps
-        )
-        first = self.account.progress.step + 1
-        for n in range(first, self.run.steps + 1):
-            taken = self._take(n, do_step)
-            if n == first:
-                self.account.record_compile_time(taken.seconds)
-            self._settle()
-            self._pending = taken
-            signal, ends = self._signal(), n == self.run.steps
-            validates = self.validation and (ends or is_due(n, self.run.validate_every))
-            saves = is_due(n, self.run.checkpoint_every)
-            if not (validates or saves or ends or signal):
-                continue
-            self._settle()
-            with self.account.averager.paused():
-                if validates:
-                    self._validate(n)
-                    ends = self.account.finished
-                if saves or ends or signal:
-                    self._save(self.batches.get_state())
-            if ends:
-                return
-            if signal:
-                raise Interrupted(
-                    interrupted_message(self.label, signal, n, self.run.steps, self.out)
-                )
-
-    def _take(self, n: int, do_step: train_step.TrainStepFn) -> _Taken:
-        """Dispatches step `n`."""
-        place = self.batches.get_state()
-        with save_on_failure(self.label, n, lambda: self._rescue(n, place)):
-            batch = own = next_batch(self.batches, n - 1, self.run)
-            if self.mesh is not None:
-                batch = distributed.make_global_batch(own, self.mesh)
-            began = time.perf_counter()
-            self.state, metrics = do_step(self.state, batch, self.run.seed, self.token_weights)
-        seconds, vote = time.perf_counter() - began, None
-        if _several() and self.mesh is not None:
-            vote = distributed.any_process_signalled(self.signalled() is not None, self.mesh)
-        return _Taken(metrics, own, cost_of(batch, self.model, self.objective), seconds, vote)
-
-    def _settle(self) -> None:
-        """Reads the metrics of the step that waits, if one does: this waits for it."""
-        if self._pending is None:
-            return
-        taken, self._pending = self._pending, None
-        if taken.vote is not None and int(taken.vote):
-            self._voted = self.signalled() or "a signal to another process"
-        figures = {name: float(each) for name, each in jax.device_get(taken.metrics).items()}
-        self._check(figures, self.account.progress.step + 1, taken.batch)
-        self._show(self.account.add_step(figures, taken.cost))
-        self.bar.update()
-
-    def _signal(self) -> str | None:
-        """The signal to stop at; of several processes, that of the step whose votes were read."""
-        return self._voted if _several() else self.signalled()
-
-    def _validate(self, n: int) -> None:
-        assert self.validation
-        held_out = self.validation, self.model, self.objective, self.token_weights
-        figures = validate(self.state["params"], *held_out)
-        self._check(figures, n)
-        self._show(self.account.add_validation(figures))
-
-    def _check(self, figures: Mapping[str, float], n: int, batch: Batch | None = None) -> None:
-        if is_finite(figures):
-            return
-        kept = latest_checkpoint_message(self.store)
-        if batch is not None and self.out is not None and distributed.is_lead_process():
-            kept += f", {failures.save_bad_batch(batch, pathlib.Path(self.out), n)}"
-        raise UserError(not_finite_message(self.label, n, figures, self.rule, kept))
-
-    def _show(self, record: metric_writer.MetricRecord | None) -> None:
-        name = self.unit.name
-        if record is not None:
-            self.bar.set_postfix_str(f"{record[name]:.3f} {name}", refresh=False)
-
-    def _save(self, place: dict[str, Any]) -> None:
-        """The steps read, which must be all there are, and the place in the data after them."""
-        if self.store is None:
-            return
-        progress = self.account.snapshot(self.earlier + time.perf_counter() - self.began, place)
-        self.store.save(progress["step"], self.state, progress, self.config)
-
-    def _rescue(self, n: int, place: dict[str, Any]) -> str:
-        """Saves the steps before `n`, which could not be taken; what is kept."""
-        # Of several processes the others wait for this one in the step.
-        if self.store is not None and _several():
-            return latest_checkpoint_message(self.store)
-        return save_last_state(
-            self.store, self.state, n - 1, self._settle, lambda: self._save(place)
-        )
-
-
-def validate(
-    params: dict,
-    batches: Sequence[Batch],
-    model_config: ModelConfig,
-    objective: AnyObjective,
-    token_weights: jax.Array | None = None,
-) -> dict[str, float]:
-    """Mean over batches of `loss` and of each objective's nats; hides the same pieces each time.
-
-    Raises:
-      ValueError: no batches.
-    """
-    if not batches:
-        raise ValueError("validation needs one batch or more")
-    evaluate = train_step.make_eval_step(model_config, objective)
-    every = [evaluate(params, batch, n, token_weights) for n, batch in enumerate(batches)]
-    every = jax.device_get(every)
-    return {name: float(np.mean([each[name] for each in every])) for name in every[0]}
-
-
-def _several() -> bool:
-    return jax.process_count() > 1
-
-
-# Parameters, or what makes them: then the run alone holds them.
-ParamsOrInit = dict | Callable[[], dict]
+from fm.training.train_state import (
+    TrainState,
+    create_train_state,
+    gather_to_host,
+)
+from fm.training.train_step import Metrics, TrainStepFn
+from fm.training.trial import BatchIterator, ParamsOrInit, Trial, resolve_params
 
 
 def train(
@@ -280,151 +70,529 @@ def train(
     identity: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainResult:
-    """Trains, or goes on training, or says that it is done.
+    """Trains a model, or resumes training, or returns the result of a finished run.
 
-    Step n is dispatched before the metrics of step n - 1 are read. A run that was killed and is
-    called again ends as if unbroken, to the bit.
+    A run that was killed and is called again ends bitwise as if it had not been interrupted.
 
     Args:
-      params: to start from; left untouched. What makes them is called under `meshes.over`.
-      batches: the data; its place is saved and set.
-      model_config: architecture.
-      objective: what is predicted; of a `Joint`, in batches of its groups.
-      optimizer_config: optimiser and schedule.
-      train_config: length and cadence.
-      out_dir: folder for checkpoints and metrics; None writes nothing.
-      metric_unit: what the curve is told in.
-      token_weights: [V], for the bag objective.
-      validation: batches held out; each weighs the same, and hides the same pieces every time.
-      run_name: in front of the progress bar and of messages.
-      gemm_flops_per_second: measured rate of matrix products, FLOP/s, for the log's share of it.
-      identity: more JSON-able facts, such as the names of the data, that a resumed run must share.
-      mesh: devices to spread over, of `fm.parallel.mesh`; that of `meshes.over` unless given,
-        else the default device. A run may go on with another. Of several processes each calls this
-        with the same arguments, and reads its own rows of the batches; a signal to one of them
-        stops all.
+      params: see `Trial`, as for all arguments not named here.
+      model_config: of the model.
+      objective: what to predict; a `MultitaskObjective` takes batches of its groups.
+      gemm_flops_per_second: measured rate of matrix products, for `gemm_utilization` in the log.
+      mesh: devices to train on, see `fm.parallel.mesh`; the current mesh unless given, else the
+        default device. A resumed run may use another. With several processes each calls this with
+        the same arguments and reads its own rows of the batches; a signal to one stops all.
 
     Raises:
-      UserError: `out_dir` holds a run with another config; the data ends early or stalls (all steps
-        so far are saved then, but for a run of several processes); memory runs out (so they are if
-        it does before a step begins); the loss or the gradient stops being finite (the last good
-        checkpoint stays, and the batch is kept); a checkpoint cannot be written; the mesh does not
-        divide the model, or the rows of a batch among several processes.
-      OSError: the log cannot be written; names it.
+      UserError: `out_dir` holds a run with another config; the data end early or stall (all steps
+        so far are saved then, except with several processes); memory runs out (saved too, if
+        before a step begins); the loss or gradient is not finite (the last good checkpoint stays,
+        and the batch is saved); a checkpoint cannot be written; the mesh does not divide the
+        model, or the rows of a batch among several processes.
+      OSError: the log cannot be written.
       Interrupted: after SIGINT or SIGTERM, once saved.
     """
-    began, mesh = time.perf_counter(), mesh or meshes.current_mesh()
-    if jax.process_count() > 1 and mesh is None:
-        raise UserError(
-            f"{run_name}: {jax.process_count()} processes train on a mesh over all devices"
-        )
-    with meshes.use_mesh(mesh):
-        now = train_state.create_train_state(
-            resolve_params(params), optimizer.build(optimizer_config, train_config.steps), mesh
-        )
-    config = (
-        run_identity(
-            now["params"],
-            model_config,
-            objective,
-            optimizer_config,
-            train_config,
-            metric_unit,
-            identity,
-        )
-        if out_dir
-        else {}
+    trial = Trial(
+        params=params,
+        batches=batches,
+        optimizer_config=optimizer_config,
+        train_config=train_config,
+        metric_unit=metric_unit,
+        out_dir=out_dir,
+        token_weights=token_weights,
+        validation=validation or (),
+        run_name=run_name,
+        identity=identity,
     )
-    progress, store = Progress(), None
-    with contextlib.ExitStack() as closing:
-        if mesh is not None:
-            closing.enter_context(jax.set_mesh(mesh))
-            batches = batches.shard(*distributed.local_slice(mesh))
-            validation = validation and [sharding.shard_batch(each, mesh) for each in validation]
-            if token_weights is not None:
-                token_weights = sharding.replicate(token_weights, mesh)
-        if out_dir is not None:
-            folder = pathlib.Path(out_dir) / "checkpoints"
-            store = closing.enter_context(
-                CheckpointStore(folder, keep_period=train_config.keep_period)
-            )
-            restored = store.restore(now, config)
-            if restored is not None:
-                now, progress = restored.state, Progress(**restored.progress)
-                batches.set_state(progress.data_state)
-        earlier, first = progress.seconds, progress.step
-        writes = out_dir if distributed.is_lead_process() else None
-        account = ProgressTracker(
-            train_config, metric_unit, progress=progress, peak=gemm_flops_per_second, out=writes
-        )
-        closing.callback(account.close)
-        if first:
-            announce_resume(run_name, first, train_config.steps, finished=account.finished)
-        trainer = Trainer(
-            label=run_name,
-            model=model_config,
-            objective=objective,
-            rule=optimizer_config,
-            run=train_config,
-            unit=metric_unit,
-            state=now,
-            batches=batches,
-            validation=validation,
-            token_weights=token_weights,
-            account=account,
-            store=store,
-            config=config,
-            out=out_dir,
-            mesh=mesh,
-            signalled=closing.enter_context(catch_termination_signals()),
-            bar=closing.enter_context(progress_bar(run_name, first, train_config.steps)),
-            began=began,
-            earlier=earlier,
-        )
-        closing.enter_context(distributed.exit_if_peer_lost(run_name))
-        closing.enter_context(
-            report_out_of_memory(run_name, lambda: latest_checkpoint_message(store))
-        )
-        trainer.train()
-    spent = 0.0 if progress.step == first else time.perf_counter() - began
-    after = trainer.state["params"]
-    if mesh is not None:
-        after = jax.tree.map(train_state.gather_to_host, after)
-    return account.result(after, earlier + spent)
+    return train_trial(
+        trial, model_config, objective, gemm_flops_per_second=gemm_flops_per_second, mesh=mesh
+    )
 
 
-def resolve_params(params: ParamsOrInit) -> dict:
-    """The parameters."""
-    return params if isinstance(params, dict) else params()
-
-
-def run_identity(
-    params: dict,
+def train_trial(
+    trial: Trial,
     model_config: ModelConfig,
     objective: AnyObjective,
-    optimizer_config: OptimizerConfig,
-    train_config: TrainConfig,
-    metric_unit: MetricUnit,
-    identity: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What a resumed run must share with the one it goes on from, as JSON."""
-    return {
-        "model": dataclasses.asdict(model_config),
-        "objective": to_dict(objective),
-        "optimizer": dataclasses.asdict(optimizer_config),
-        "run": {
-            **{
-                "steps": train_config.steps,
-                "seed": train_config.seed,
-                "accumulate": train_config.grad_accum_steps,
-            },
-            **(
-                {"early_stop": train_config.early_stopping_patience}
-                if train_config.early_stopping_patience
-                else {}
-            ),
-        },
-        "unit": {"name": metric_unit.name, **dataclasses.asdict(metric_unit)},
-        "start": train_state.params_digest(params),
-        **(identity or {}),
-    }
+    *,
+    gemm_flops_per_second: float | None = None,
+    mesh: Mesh | None = None,
+) -> TrainResult:
+    """Trains one trial, see `train`."""
+    program = _SingleProgram(trial, model_config, objective, mesh or current_mesh())
+    with open_trainer(
+        program,
+        out_dir=trial.out_dir,
+        run_name=trial.run_name,
+        gemm_flops_per_second=gemm_flops_per_second,
+    ) as trainer:
+        trainer.run()
+    (result,) = trainer.results()
+    assert result is not None
+    return result
+
+
+class Program(Protocol):
+    """How a list of trials is stepped on the devices.
+
+    Attributes:
+      trials: with their arrays placed on the mesh.
+      model_config: of the model.
+      objective: what to predict.
+      mesh: None is the default device.
+    """
+
+    trials: Sequence[Trial]
+    model_config: ModelConfig
+    objective: AnyObjective
+    mesh: Mesh | None
+
+    def init(self) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the initial state of all trials, and the config that resuming must share."""
+        ...
+
+    def place(self, batches: Sequence[Batch | None]) -> Batch:
+        """Returns the trials' batches, None for a trial that takes no step, as one on devices."""
+        ...
+
+    def step(
+        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
+    ) -> tuple[TrainState, Metrics]:
+        """Dispatches the step after `n` steps of the running trials; consumes the state."""
+        ...
+
+    def select(self, tree: Any, r: int) -> Any:
+        """Returns the part of trial `r` of a state, parameters or metrics."""
+        ...
+
+
+class _SingleProgram:
+    """Program of one trial, see `Program`."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        model_config: ModelConfig,
+        objective: AnyObjective,
+        mesh: Mesh | None,
+    ):
+        if jax.process_count() > 1 and mesh is None:
+            raise UserError(
+                f"{trial.run_name}: {jax.process_count()} processes need a mesh over all devices"
+            )
+        self.model_config, self.objective, self.mesh = model_config, objective, mesh
+        if mesh is not None:
+            rows = trial.batches.shard(*distributed.local_slice(mesh))
+            trial = dataclasses.replace(trial.on_mesh(mesh), batches=rows)
+        self.trials = [trial]
+
+    def init(self) -> tuple[TrainState, dict[str, Any]]:
+        (trial,) = self.trials
+        steps = trial.train_config.steps
+        with use_mesh(self.mesh):
+            state = create_train_state(
+                resolve_params(trial.params),
+                optimizer.build(trial.optimizer_config, steps),
+                self.mesh,
+            )
+        if trial.out_dir is None:
+            return state, {}
+        return state, trial.run_identity(state.params, self.model_config, self.objective)
+
+    def place(self, batches: Sequence[Batch | None]) -> Batch:
+        (batch,) = batches
+        assert batch is not None
+        return batch if self.mesh is None else distributed.make_global_batch(batch, self.mesh)
+
+    def step(
+        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
+    ) -> tuple[TrainState, Metrics]:
+        (trial,) = self.trials
+        return self._step(state, batch, trial.train_config.seed, trial.token_weights)
+
+    @functools.cached_property
+    def _step(self) -> TrainStepFn:
+        (trial,) = self.trials
+        return train_step.make_train_step(
+            self.model_config,
+            self.objective,
+            trial.optimizer_config,
+            trial.train_config.steps,
+            trial.train_config.grad_accum_steps,
+        )
+
+    def select(self, tree: Any, r: int) -> Any:
+        return tree
+
+
+@dataclasses.dataclass(frozen=True)
+class _PendingStep:
+    """A dispatched step whose metrics have not been read.
+
+    Attributes:
+      metrics: of all trials.
+      batches: of this process, by trial.
+      costs: by trial, None for one that took no step.
+      signalled: number of devices whose process received a signal, with several processes.
+    """
+
+    metrics: Metrics
+    batches: Sequence[Batch | None]
+    costs: Sequence[StepCost | None]
+    signalled: jax.Array | None
+
+
+@contextlib.contextmanager
+def open_trainer(
+    program: Program,
+    *,
+    out_dir: pathlib.Path | None,
+    run_name: str,
+    gemm_flops_per_second: float | None,
+) -> Iterator[Trainer]:
+    """Yields the trainer of a program, restored from the checkpoints in `out_dir` if there are.
+
+    Inside the block signals are held back, and memory that runs out or a lost process is reported.
+    """
+    began = time.perf_counter()
+    state, config = program.init()
+    with contextlib.ExitStack() as stack:
+        if program.mesh is not None:
+            stack.enter_context(jax.set_mesh(program.mesh))
+        store, step, saved = None, 0, {}
+        if out_dir is not None:
+            keep_period = program.trials[0].train_config.keep_period
+            store = stack.enter_context(
+                CheckpointStore(pathlib.Path(out_dir) / "checkpoints", keep_period=keep_period)
+            )
+            restored = store.restore(state, config)
+            if restored is not None:
+                state, saved = restored.state, restored.progress
+                step = saved["step"]
+        trackers = []
+        for r, trial in enumerate(program.trials):
+            progress = Progress(**saved["trials"][r]) if saved else Progress()
+            if saved:
+                trial.batches.set_state(progress.data_state)
+            tracker = ProgressTracker(
+                trial.train_config,
+                trial.metric_unit,
+                progress=progress,
+                gemm_flops_per_second=gemm_flops_per_second,
+                out_dir=trial.out_dir if distributed.is_lead_process() else None,
+            )
+            stack.callback(tracker.close)
+            trackers.append(tracker)
+        steps = max(trial.train_config.steps for trial in program.trials)
+        stop_reasons = saved.get("stop_reasons") or [None] * len(trackers)
+        if step:
+            pairs = zip(trackers, stop_reasons, strict=True)
+            finished = all(tracker.finished or reason for tracker, reason in pairs)
+            announce_resume(run_name, step, steps, finished=finished)
+        received_signal = stack.enter_context(catch_termination_signals())
+        bar = stack.enter_context(progress_bar(run_name, step, steps))
+        stack.enter_context(distributed.exit_if_peer_lost(run_name))
+        stack.enter_context(
+            failures.report_out_of_memory(run_name, lambda: latest_checkpoint_message(store))
+        )
+        yield Trainer(
+            program=program,
+            run_name=run_name,
+            steps=steps,
+            state=state,
+            step=step,
+            trackers=trackers,
+            stop_reasons=stop_reasons,
+            store=store,
+            config=config,
+            out_dir=out_dir,
+            began=began,
+            received_signal=received_signal,
+            bar=bar,
+        )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Trainer:
+    """The training loop over the trials of a program, and where it is.
+
+    Attributes:
+      program: steps the trials.
+      run_name: prefix of messages about all trials.
+      steps: of the longest trial.
+      state: after the last step dispatched; a step consumes it.
+      step: number of that step.
+      trackers: progress by trial, after the last step whose metrics were read.
+      stop_reasons: by trial, why it stopped because its loss was not finite, or None.
+      store: of checkpoints, if any are written, of a run with this `config`.
+      out_dir: folder of the run, if it has one.
+      began: `time.perf_counter()` at the start of this process's part.
+      received_signal: returns the name of the signal received, if any.
+      bar: progress bar.
+    """
+
+    program: Program
+    run_name: str
+    steps: int
+    state: TrainState
+    step: int
+    trackers: Sequence[ProgressTracker]
+    stop_reasons: list[str | None]
+    store: CheckpointStore | None
+    config: dict[str, Any]
+    out_dir: pathlib.Path | None
+    began: float
+    received_signal: Callable[[], str | None]
+    bar: tqdm
+
+    def __post_init__(self):
+        self._pending: _PendingStep | None = None
+        self._agreed_signal: str | None = None  # of several processes
+        self._first = self.step
+        self._earlier_seconds = [tracker.progress.seconds for tracker in self.trackers]
+        self._checkpoint_every = min(t.train_config.checkpoint_every for t in self.program.trials)
+
+    def run(self) -> None:
+        """Takes the remaining steps.
+
+        Raises:
+          UserError: see `train`.
+          Interrupted: after a signal, once saved.
+        """
+        while any(self.running()):
+            pending = self._dispatch()
+            self.step += 1
+            self._flush_pending()
+            self._pending = pending
+            signal, ends = self._signal(), not any(self.running())
+            validating, saves = self._to_validate(), is_due(self.step, self._checkpoint_every)
+            if not (validating or saves or ends or signal):
+                continue
+            self._flush_pending()
+            with contextlib.ExitStack() as pauses:
+                for tracker in self.trackers:
+                    pauses.enter_context(tracker.averager.paused())
+                for r in validating:
+                    self._validate(r)
+                ends = not any(self.running())
+                if saves or ends or signal:
+                    self._save(self._data_states())
+            if signal and not ends:
+                raise Interrupted(
+                    failures.interrupted_message(
+                        self.run_name, signal, self.step, self.steps, self.out_dir
+                    )
+                )
+
+    def running(self) -> list[bool]:
+        """Returns for each trial whether it takes another step."""
+        return [
+            reason is None and self.step < trial.train_config.steps and not tracker.finished
+            for trial, tracker, reason in zip(
+                self.program.trials, self.trackers, self.stop_reasons, strict=True
+            )
+        ]
+
+    def results(self) -> list[TrainResult | None]:
+        """Returns the outcome of each trial, None for one that stopped."""
+        took_steps = self.step > self._first
+        seconds = self._seconds() if took_steps else self._earlier_seconds
+        results = []
+        for r, tracker in enumerate(self.trackers):
+            params = self.program.select(self.state.params, r)
+            if self.program.mesh is not None:
+                params = jax.tree.map(gather_to_host, params)
+            stopped = self.stop_reasons[r] is not None
+            results.append(None if stopped else tracker.result(params, seconds[r]))
+        return results
+
+    def progress(self) -> list[dict[str, Any]]:
+        """Returns each trial's progress as JSON, with its log flushed to disk."""
+        return self._snapshots(self._data_states())
+
+    def _dispatch(self) -> _PendingStep:
+        """Dispatches the next step of the running trials."""
+        program, n = self.program, self.step
+        data_states, running = self._data_states(), self.running()
+        with failures.save_on_failure(
+            self.run_name, n + 1, lambda: self._save_on_failure(data_states)
+        ):
+            batches = [
+                self._next_batch(trial) if runs else None
+                for trial, runs in zip(program.trials, running, strict=True)
+            ]
+            placed = program.place(batches)
+            began = time.perf_counter()
+            self.state, metrics = program.step(self.state, n, placed, running)
+        seconds, signalled = time.perf_counter() - began, None
+        if n == self._first:
+            for tracker in self.trackers:
+                tracker.record_compile_time(seconds / len(self.trackers))
+        counted = batches
+        if jax.process_count() > 1 and program.mesh is not None:
+            counted = [placed]  # the rows of all processes
+            signalled = distributed.any_process_signalled(
+                self.received_signal() is not None, program.mesh
+            )
+        costs = [
+            None if batch is None else step_cost(batch, program.model_config, program.objective)
+            for batch in counted
+        ]
+        return _PendingStep(metrics, batches, costs, signalled)
+
+    def _next_batch(self, trial: Trial) -> Batch:
+        """Returns the next batch.
+
+        Raises:
+          UserError: the data end, or no batch arrives in time.
+        """
+        limit, prefix = trial.train_config.batch_timeout_seconds, ""
+        if len(self.program.trials) > 1:
+            prefix = f"{trial.run_name}: "
+        stalled = f"{prefix}the data stalls, no batch in {limit:g} s after {self.step} of them"
+        try:
+            with time_limit(limit, stalled):
+                return next(trial.batches)
+        except StopIteration:
+            raise UserError(
+                f"{prefix}the data ends after {self.step} batches; "
+                f"steps={trial.train_config.steps} needs more epochs"
+            ) from None
+
+    def _flush_pending(self) -> None:
+        """Reads the metrics of the pending step, if there is one, which waits for its end."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        if pending.signalled is not None and int(pending.signalled):
+            self._agreed_signal = self.received_signal() or "a signal to another process"
+        metrics = jax.device_get(pending.metrics)
+        records = []
+        for r, cost in enumerate(pending.costs):
+            # A trial that stopped may have been sent one more step before that was known.
+            if cost is None or self.stop_reasons[r] is not None:
+                continue
+            values = {name: float(self.program.select(each, r)) for name, each in metrics.items()}
+            tracker = self.trackers[r]
+            if is_finite(values):
+                records.append((r, tracker.add_step(values, cost)))
+            else:
+                self._stop(r, tracker.progress.step + 1, values, pending.batches[r])
+        self.bar.update()
+        self._show(records)
+
+    def _signal(self) -> str | None:
+        """Returns the signal to stop at; with several processes, one that all have seen."""
+        return self._agreed_signal if jax.process_count() > 1 else self.received_signal()
+
+    def _to_validate(self) -> list[int]:
+        """Returns the trials whose validation is due after this step."""
+        due = []
+        for r, trial in enumerate(self.program.trials):
+            config = trial.train_config
+            last = self.step == config.steps
+            # The pending step is not counted yet: one that is finished was so before it.
+            active = self.stop_reasons[r] is None and not self.trackers[r].finished
+            if trial.validation and active and (last or is_due(self.step, config.validate_every)):
+                due.append(r)
+        return due
+
+    def _validate(self, r: int) -> None:
+        """Validates a trial; all steps so far must have been flushed."""
+        trial, tracker = self.program.trials[r], self.trackers[r]
+        if self.stop_reasons[r] is not None:
+            return
+        values = validate(
+            self.program.select(self.state.params, r),
+            trial.validation,
+            self.program.model_config,
+            self.program.objective,
+            trial.token_weights,
+        )
+        if is_finite(values):
+            self._show([(r, tracker.add_validation(values))])
+        else:
+            self._stop(r, self.step, values)
+
+    def _stop(self, r: int, step: int, values: MetricValues, batch: Batch | None = None) -> None:
+        """Stops a trial that is not finite: raises if it is alone, else notes the reason."""
+        trial, alone = self.program.trials[r], len(self.trackers) == 1
+        saved = latest_checkpoint_message(self.store) if alone else "the other trials go on"
+        if batch is not None and trial.out_dir is not None and distributed.is_lead_process():
+            saved += f", {failures.save_bad_batch(batch, pathlib.Path(trial.out_dir), step)}"
+        message = failures.not_finite_message(
+            trial.run_name, step, values, trial.optimizer_config, saved
+        )
+        if alone:
+            raise NotFiniteError(message)
+        self.stop_reasons[r] = message
+
+    def _show(self, records: Sequence[tuple[int, MetricRecord | None]]) -> None:
+        """Shows the lowest and highest of the records' losses beside the progress bar."""
+        units = [trial.metric_unit.name for trial in self.program.trials]
+        losses = [record[units[r]] for r, record in records if record is not None]
+        if losses and len(units) == 1:
+            self.bar.set_postfix_str(f"{losses[0]:.3f} {units[0]}", refresh=False)
+        elif losses:
+            self.bar.set_postfix_str(f"{min(losses):.3f} to {max(losses):.3f}", refresh=False)
+
+    def _save(self, data_states: Sequence[dict[str, Any]]) -> None:
+        """Saves the steps done, all of which must have been flushed, with positions in the data."""
+        if self.store is None:
+            return
+        progress = {
+            "step": self.step,
+            "trials": self._snapshots(data_states),
+            "stop_reasons": self.stop_reasons,
+        }
+        self.store.save(self.step, self.state, progress, self.config)
+
+    def _save_on_failure(self, data_states: Sequence[dict[str, Any]]) -> str:
+        """Saves the steps before one that failed; returns what to tell about it."""
+        # With several processes the others are waiting for this one inside the step.
+        if self.store is not None and jax.process_count() > 1:
+            return latest_checkpoint_message(self.store)
+        return failures.save_last_state(
+            self.store,
+            self.state,
+            self.step,
+            self._flush_pending,
+            lambda: self._save(data_states),
+        )
+
+    def _snapshots(self, data_states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            tracker.snapshot(seconds, data_state)
+            for tracker, seconds, data_state in zip(
+                self.trackers, self._seconds(), data_states, strict=True
+            )
+        ]
+
+    def _data_states(self) -> list[dict[str, Any]]:
+        return [trial.batches.get_state() for trial in self.program.trials]
+
+    def _seconds(self) -> list[float]:
+        """Returns the wall time of each trial over all resumptions, shared out evenly."""
+        elapsed = (time.perf_counter() - self.began) / len(self.trackers)
+        return [earlier + elapsed for earlier in self._earlier_seconds]
+
+
+def validate(
+    params: dict,
+    batches: Sequence[Batch],
+    model_config: ModelConfig,
+    objective: AnyObjective,
+    token_weights: jax.Array | None = None,
+) -> dict[str, float]:
+    """Returns the mean over batches of `loss` and of each objective's nats.
+
+    The same tokens are masked every time.
+
+    Raises:
+      ValueError: there are no batches.
+    """
+    if not batches:
+        raise ValueError("validation needs one batch or more")
+    evaluate = train_step.make_eval_step(model_config, objective)
+    metrics = [evaluate(params, batch, n, token_weights) for n, batch in enumerate(batches)]
+    metrics = jax.device_get(metrics)
+    return {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}

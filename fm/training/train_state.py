@@ -1,6 +1,6 @@
-"""What a step changes: parameters, the optimiser's memory, the step count. Nothing else.
+"""Train state: what a step changes, that is parameters, optimizer state and step count.
 
-Chance needs no place here: each step's key is the run's seed folded with the step.
+It holds no random key: each step's key is the run's seed folded with the step count.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import functools
 import hashlib
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,22 +22,34 @@ from fm.model.config import ModelConfig
 from fm.parallel.mesh import current_mesh
 from fm.parallel.sharding import constrain, shard_state, state_shardings
 
-TrainState = dict[str, Any]  # "params", "opt_state", "step" (int32 scalar)
+
+class TrainState(flax.struct.PyTreeNode):
+    """State of a training run.
+
+    Attributes:
+      opt_state: of the optax optimizer.
+      params: nested dict of arrays.
+      step: steps done, int32 scalar.
+    """
+
+    opt_state: optax.OptState
+    params: dict
+    step: jax.Array
 
 
 def init_train_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, over a copy of `params` (a step donates its state)."""
+    """Returns the state before the first step, with a copy of `params` (steps donate the state)."""
 
-    # One program; without `jit` every kind of array would be one.
+    # One program; without `jit` there would be one for each array.
     @jax.jit
-    def start(params):
-        return {
-            "params": jax.tree.map(jnp.copy, params),
-            "opt_state": optimizer.init(params),
-            "step": jnp.zeros((), jnp.int32),
-        }
+    def init(params):
+        return TrainState(
+            params=jax.tree.map(jnp.copy, params),
+            opt_state=optimizer.init(params),
+            step=jnp.zeros((), jnp.int32),
+        )
 
-    return start(params)
+    return init(params)
 
 
 def create_train_state(
@@ -75,17 +88,16 @@ def make_sharded_init(mesh: Mesh, model_config: ModelConfig) -> Any:
 
 
 def gather_to_host(leaf: jax.Array) -> np.ndarray:
-    """An array on the host; one spread over several processes is gathered, by all of them."""
+    """Returns an array on the host; all processes must call it if the array spans several."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
     return jax.device_get(leaf)
 
 
 def params_digest(params: dict) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of all leaves, in order of name.
+    """Returns the SHA-256 of the names, dtypes, shapes and bytes of all leaves, sorted by name.
 
-    Equal digests mean equal parameters to the bit; the order in which a dict was filled does
-    not matter.
+    Equal digests mean bitwise equal parameters, whatever the insertion order of the dicts.
     """
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)

@@ -12,7 +12,7 @@ from fm.benchmark.core import BenchConfig  # noqa: E402
 from fm.benchmark.peers import gpt, pytorch  # noqa: E402
 from fm.benchmark.suites import SUITES, train_step  # noqa: E402
 from fm.training import multitask  # noqa: E402
-from tests.training.problems import params  # noqa: E402
+from tests.training.helpers_models import params  # noqa: E402
 
 QUICK = BenchConfig(scale="quick")
 

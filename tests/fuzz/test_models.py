@@ -18,7 +18,7 @@ from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
 from tests.hf import helpers_gguf as made
 from tests.hf import helpers_hf as problems
-from tests.training.problems import ADAM, NEXT, TEXT, params
+from tests.training.helpers_models import ADAM, NEXT, TEXT, params
 
 
 def asked_to_generate(path, prompt="the cat w1 w2"):

@@ -11,7 +11,7 @@ from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding
 from fm.training import Objective, OptimizerConfig, TrainConfig, optimizer, train_state, train_step
-from tests.training.problems import ADAM, VOCAB, params
+from tests.training.helpers_models import ADAM, VOCAB, params
 
 HALVES = Objective(causal_lm=0.5, masked_lm=0.5)
 MUON = OptimizerConfig()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fm.parallel import distributed
-from tests.training.problems import batches
+from tests.training.helpers_models import batches
 
 ROOT = Path(__file__).parents[2]
 # Ours where a connection tells of it, else that of JAX's service.

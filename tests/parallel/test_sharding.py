@@ -114,7 +114,7 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
     ups = [spec for name, spec in by_name if name.endswith("['layers']['up']")]
     assert len(ups) == (2 if rule.name == "muon" else 3)
     assert set(ups) == {P(None, "fsdp", "tensor")}
-    assert found["step"] == P()
+    assert found.step == P()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import load_pretrained
 from fm.training import Objective, OptimizerConfig, metric_writer, params_digest
 from tests.study.helpers_study import images, split, texts
-from tests.training.problems import params
+from tests.training.helpers_models import params
 
 pytestmark = pytest.mark.slow
 BOTH = Objective(causal_lm=0.5, masked_lm=0.5)
@@ -80,7 +80,7 @@ def test_the_folder_is_one_model(trained, sources):
     }
     (record, *_) = metric_writer.read_records(out / "metrics.jsonl")
     # Four in twelve rows are text, and rows are as long as their format makes them.
-    assert record["image/pieces"] == 2 * 16 and record["audio/pieces"] == 2 * 4
+    assert record["image/num_tokens"] == 2 * 16 and record["audio/num_tokens"] == 2 * 4
     assert {"text/bits_per_byte", "video/bits_per_dimension", "grad_norm/audio"} <= record.keys()
     assert result.curve["video/validation"]
 

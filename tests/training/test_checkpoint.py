@@ -1,7 +1,9 @@
-"""What is saved comes back to the bit; another run's does not pass for it."""
+"""Checkpoints come back bitwise; damaged ones, or those of another run, are not used."""
 
 import contextlib
 import errno
+import json
+import logging
 import resource
 import shutil
 import time
@@ -11,40 +13,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fm import files
 from fm.errors import UserError
 from fm.training import load_params, params_digest
-from fm.training.checkpoint import CheckpointStore
+from fm.training.checkpoint import UNHASHED_FILES, CheckpointStore
 from fm.training.config import config_differences
-from tests.training.problems import TEXT, params
-from tests.training.saved import CONFIG, filled, fresh, restored
+from fm.training.train_state import TrainState
+from tests.training.helpers_checkpoint import CONFIG, new_state, restore, save_steps
+from tests.training.helpers_models import TEXT, params
 
 
 def test_round_trip(tmp_path):
-    filled(tmp_path)
-    back = restored(tmp_path)
+    save_steps(tmp_path)
+    back = restore(tmp_path)
     assert back.progress == {"step": 3, "data": {"next": 3}}
-    assert jax.tree.structure(back.state) == jax.tree.structure(fresh(3))
-    assert params_digest(back.state) == params_digest(fresh(3))
+    assert jax.tree.structure(back.state) == jax.tree.structure(new_state(3))
+    assert params_digest(back.state) == params_digest(new_state(3))
 
 
 def test_an_empty_folder_has_nothing(tmp_path):
     store = CheckpointStore(tmp_path)
     assert store.latest_step() is None
-    assert store.restore(fresh(), CONFIG) is None
+    assert store.restore(new_state(), CONFIG) is None
     store.close()
 
 
 def test_the_last_ones_stay(tmp_path):
-    filled(tmp_path, steps=(1, 2, 5, 9), keep=2)
+    save_steps(tmp_path, steps=(1, 2, 5, 9), max_to_keep=2)
     assert sorted(int(each.name) for each in tmp_path.iterdir() if each.name.isdigit()) == [5, 9]
 
 
-def test_multiples_of_keep_every_stay_whatever_comes_between(tmp_path):
-    filled(tmp_path, steps=(2, 3, 4, 5, 6, 7), keep=1, keep_every=2)
+def test_multiples_of_keep_period_stay_whatever_comes_between(tmp_path):
+    save_steps(tmp_path, steps=(2, 3, 4, 5, 6, 7), max_to_keep=1, keep_period=2)
     assert sorted(int(each.name) for each in tmp_path.iterdir()) == [2, 4, 6, 7]
     for step in (2, 4, 7):
         weights, _ = load_params(tmp_path, step)
-        assert params_digest(weights) == params_digest(fresh(step)["params"])
+        assert params_digest(weights) == params_digest(new_state(step).params)
     with pytest.raises(UserError, match="no checkpoint of step 3"):
         load_params(tmp_path, 3)
 
@@ -53,7 +57,7 @@ def test_saving_takes_the_arrays_at_once(tmp_path):
     # A step that follows a save reuses the memory of what is being saved.
     rng = np.random.default_rng(0)
     big = {f"w{n}": rng.normal(size=1_000_000).astype(np.float32) for n in range(4)}
-    now = jax.device_put({"params": big, "opt_state": (), "step": np.int32(0)})
+    now = jax.device_put(TrainState(params=big, opt_state=(), step=np.int32(0)))
     spoil = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0)
     like = jax.tree.map(jnp.zeros_like, now)
     store = CheckpointStore(tmp_path)
@@ -66,14 +70,15 @@ def test_saving_takes_the_arrays_at_once(tmp_path):
     back = store.restore(like, CONFIG)
     store.close()
     assert back is not None
-    assert params_digest(back.state["params"]) == params_digest(big)
+    assert params_digest(back.state.params) == params_digest(big)
 
 
 def test_a_small_models_checkpoint_is_quick(tmp_path):
-    now = jax.device_put({"params": {"w": np.zeros(6_000_000, np.float32)}})
+    params = {"w": np.zeros(6_000_000, np.float32)}
+    now = jax.device_put(TrainState(params=params, opt_state=(), step=np.int32(0)))
     store = CheckpointStore(tmp_path)
     began = time.perf_counter()
-    store.save(1, now | {"opt_state": (), "step": np.int32(0)}, {}, CONFIG)
+    store.save(1, now, {}, CONFIG)
     assert time.perf_counter() - began < 2.0  # about 0.1 s on a machine at rest
     store.close()
 
@@ -92,7 +97,7 @@ def full_disk(room):
 def test_a_full_disk_is_told_and_the_one_before_stays(tmp_path):
     def heavy(step):
         w = np.random.default_rng(step).normal(size=300_000).astype(np.float32)
-        return jax.device_put({"params": {"w": w}, "opt_state": (), "step": np.int32(step)})
+        return jax.device_put(TrainState(params={"w": w}, opt_state=(), step=np.int32(step)))
 
     store = CheckpointStore(tmp_path)
     store.save(1, heavy(1), {"step": 1}, CONFIG)
@@ -120,7 +125,7 @@ def test_a_folder_that_may_not_be_seen_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "is_dir", refuse)
     monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
     with pytest.raises(UserError, match=r"\(Permission denied\); those before it were left alone"):
-        store.save(1, fresh(1), {}, CONFIG)
+        store.save(1, new_state(1), {}, CONFIG)
     monkeypatch.undo()
     store.close()
 
@@ -129,19 +134,19 @@ def test_a_folder_that_is_gone_is_told(tmp_path):
     store = CheckpointStore(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(UserError, match=r"step 1 could .*folder is gone\); there is no other"):
-        store.save(1, fresh(1), {}, CONFIG)
+        store.save(1, new_state(1), {}, CONFIG)
     store.close()
 
 
 def test_another_config_is_named_field_by_field(tmp_path):
-    filled(tmp_path)
-    other = {"model": {"depth": 3, "width": 32}, "run": {"seed": 0, "steps": 5}}
+    save_steps(tmp_path)
+    other = {"model": {"num_layers": 3, "d_model": 32}, "run": {"seed": 0, "steps": 5}}
     with pytest.raises(UserError) as caught:
-        restored(tmp_path, other)
+        restore(tmp_path, other)
     message = str(caught.value)
-    assert "model.depth=2 (now 3)" in message
+    assert "model.num_layers=2 (now 3)" in message
     assert "run.steps='absent' (now 5)" in message
-    assert "width" not in message and "seed" not in message and "\n" not in message
+    assert "d_model" not in message and "seed" not in message and "\n" not in message
 
 
 def test_differences_see_through_json():
@@ -150,10 +155,40 @@ def test_differences_see_through_json():
 
 
 def test_parameters_alone(tmp_path):
-    filled(tmp_path)
+    save_steps(tmp_path)
     weights, config = load_params(tmp_path)
     assert config == CONFIG
     assert params_digest(weights) == params_digest(params(TEXT, 3))
+
+
+def set_format(folder, number):
+    """Gives a checkpoint another format number, or none, as before there was one."""
+    path = folder / "config" / "metadata"
+    config = json.loads(path.read_text())
+    del config["format"]
+    path.write_text(json.dumps(config if number is None else config | {"format": number}))
+    files.write_digests(folder, UNHASHED_FILES)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (
+            None,
+            "written by fm before format 2 (commit c908ea1 or earlier); pretrain again or use "
+            "that version",
+        ),
+        (3, "written in format 3; this fm reads format 2"),
+    ],
+)
+def test_another_format_is_refused(tmp_path, number, message):
+    save_steps(tmp_path)
+    set_format(tmp_path / "3", number)
+    for read in (restore, load_params):
+        with pytest.raises(UserError) as caught:
+            read(tmp_path)
+        assert str(caught.value) == f"{tmp_path}: {message}"
+    assert (tmp_path / "3").is_dir()
 
 
 def test_parameters_of_nothing(tmp_path):
@@ -162,3 +197,152 @@ def test_parameters_of_nothing(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         load_params(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def damage_arrays(folder):
+    for each in folder.glob("params/**/d/*"):
+        each.write_bytes(each.read_bytes()[: each.stat().st_size // 2])
+
+
+def damage_json(folder):
+    for each in folder.glob("progress/*"):
+        each.write_text('{"step": 3, "da')
+
+
+def damage_missing(folder):
+    for each in folder.glob("optimizer/*"):
+        if each.is_file():
+            each.unlink()
+
+
+def flip(path):
+    """One bit, in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def damage_one_bit_of_an_array(folder):
+    # The largest file is what the numbers lie in; without a digest nothing else would tell.
+    flip(max(folder.glob("optimizer/**/d/*"), key=lambda path: path.stat().st_size))
+
+
+def damage_counters_that_stay_json(folder):
+    (path,) = [each for each in folder.glob("progress/*") if b'"next"' in each.read_bytes()]
+    path.write_bytes(path.read_bytes().replace(b"3", b"1"))
+
+
+def damage_an_extra_file(folder):
+    (folder / "params" / "d").mkdir(exist_ok=True)
+    (folder / "params" / "d" / "more").write_text("more")
+
+
+def damage_digests(folder):
+    flip(folder / "digests.json")
+
+
+def damage_no_digests(folder):
+    (folder / "digests.json").unlink()
+
+
+DAMAGES = [
+    damage_arrays,
+    damage_json,
+    damage_missing,
+    damage_one_bit_of_an_array,
+    damage_counters_that_stay_json,
+    damage_an_extra_file,
+    damage_digests,
+    damage_no_digests,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_falls_to_the_one_before_and_says_so(tmp_path, caplog, damage):
+    save_steps(tmp_path)
+    damage(tmp_path / "3")
+    with caplog.at_level(logging.WARNING):
+        back = restore(tmp_path)
+    assert back.progress["step"] == 2
+    assert params_digest(back.state) == params_digest(new_state(2))
+    assert "checkpoint of step 3" in caplog.text
+    assert "is unreadable" in caplog.text and "is removed" in caplog.text
+    save_steps(tmp_path, steps=(3,))
+    assert restore(tmp_path).progress["step"] == 3
+
+
+CHANGES = {
+    "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a byte": lambda content: (
+        content[: len(content) // 2] + b"?" + content[len(content) // 2 + 1 :]
+    ),
+    "last byte": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
+    "half": lambda content: content[: len(content) // 2],
+    "nothing": lambda content: b"",
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_file_is_sealed(tmp_path, change):
+    save_steps(tmp_path, steps=(3,))
+    folder = tmp_path / "3"
+    files.check_digests(folder, exclude=UNHASHED_FILES)
+    paths = [
+        path for path in folder.rglob("*") if path.is_file() and path.name not in UNHASHED_FILES
+    ]
+    assert len(paths) > 20
+    for path in paths:
+        content = path.read_bytes()
+        path.unlink()
+        if CHANGES[change]:
+            path.write_bytes(CHANGES[change](content))
+        with pytest.raises(ValueError, match=r"digest|missing|not what"):
+            files.check_digests(folder, exclude=UNHASHED_FILES)
+        path.write_bytes(content)
+    (folder / "more").write_text("more")
+    with pytest.raises(ValueError, match=r"more is not what was written"):
+        files.check_digests(folder, exclude=UNHASHED_FILES)
+
+
+@pytest.mark.parametrize("name", UNHASHED_FILES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_not_sealed_is_not_used(tmp_path, name, change):
+    save_steps(tmp_path)
+    path = tmp_path / "3" / name
+    content = path.read_bytes()
+    path.unlink()
+    if CHANGES[change]:
+        path.write_bytes(CHANGES[change](content))
+    weights, config = load_params(tmp_path)
+    assert config == CONFIG and params_digest(weights) == params_digest(params(TEXT, 3))
+    back = restore(tmp_path)
+    assert back.progress["step"] == 3
+    assert params_digest(back.state) == params_digest(new_state(3))
+
+
+def test_a_damaged_step_is_not_there(tmp_path):
+    save_steps(tmp_path)
+    damage_one_bit_of_an_array(tmp_path / "3")
+    store = CheckpointStore(tmp_path)
+    assert store.has_step(2) and not store.has_step(1)
+    assert not store.has_step(3) and not (tmp_path / "3").exists()
+    store.close()
+
+
+def test_all_broken(tmp_path):
+    save_steps(tmp_path)
+    for step in "23":
+        damage_json(tmp_path / step)
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read") as caught:
+        restore(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "3").is_dir()
+
+
+def test_parameters_of_a_broken_one_are_those_before(tmp_path):
+    save_steps(tmp_path)
+    damage_arrays(tmp_path / "3")
+    weights, _ = load_params(tmp_path)
+    assert params_digest(weights) == params_digest(params(TEXT, 2))
+    assert (tmp_path / "3").is_dir()

@@ -9,7 +9,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.training import Objective, multitask, objectives
-from tests.training.problems import IMAGE, TEXT, VOCAB, images, params, uneven_text
+from tests.training.helpers_models import IMAGE, TEXT, VOCAB, images, params, uneven_text
 
 L = 12
 MASKED = Objective(masked_lm=1.0, mask_ratio=0.5)
@@ -19,7 +19,7 @@ WEIGHTS = jnp.linspace(0.5, 2.0, VOCAB)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "objective"))
-def sums(params, batch, noise_BL, config, objective):
+def loss_sums(params, batch, noise_BL, config, objective):
     return objectives.loss_sums(params, batch, noise_BL, config, objective, WEIGHTS)
 
 
@@ -66,17 +66,18 @@ def test_a_bag_has_no_order():
     shuffled = one_row()["tokens"].copy()
     shuffled[0, hidden] = shuffled[0, np.roll(hidden, 1)]
     left, right = (
-        sums(params(TEXT), one_row(tokens), NOISE, TEXT, BAG)["bag"] for tokens in (None, shuffled)
+        loss_sums(params(TEXT), one_row(tokens), NOISE, TEXT, BAG)["bag_of_words"]
+        for tokens in (None, shuffled)
     )
     np.testing.assert_allclose(left, right, rtol=1e-6)
     changed = one_row()["tokens"].copy()
     changed[0, hidden[0]] = VOCAB - 1
-    other = sums(params(TEXT), one_row(changed), NOISE, TEXT, BAG)["bag"]
+    other = loss_sums(params(TEXT), one_row(changed), NOISE, TEXT, BAG)["bag_of_words"]
     assert abs(float(other[0] - left[0])) > 1e-3
 
 
 def test_a_bag_weighs_its_tokens():
-    _, weight = sums(params(TEXT), one_row(), NOISE, TEXT, BAG)["bag"]
+    _, weight = loss_sums(params(TEXT), one_row(), NOISE, TEXT, BAG)["bag_of_words"]
     np.testing.assert_allclose(weight, WEIGHTS[ORDER[L // 2 :]].sum(), rtol=1e-6)
 
 
@@ -89,16 +90,18 @@ def test_a_bag_holds_what_a_sort_of_the_noise_leaves():
         places = places[segments[places] > 0]
         hidden = places[max(1, round(0.5 * len(places))) :]
         want += float(WEIGHTS[tokens[hidden]].sum())
-    _, weight = sums(params(TEXT), batch, noise, TEXT, BAG)["bag"]
+    _, weight = loss_sums(params(TEXT), batch, noise, TEXT, BAG)["bag_of_words"]
     np.testing.assert_allclose(weight, want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("objective", [NEXT, MASKED, BAG], ids=["next", "masked", "bag"])
+@pytest.mark.parametrize(
+    "objective", [NEXT, MASKED, BAG], ids=["causal_lm", "masked_lm", "bag_of_words"]
+)
 def test_padding_neither_counts_nor_shows(objective):
     batch = uneven_text()
     noise = np.random.default_rng(0).uniform(size=(8, L)).astype(np.float32)
     wild = batch | {"tokens": np.where(batch["segments"] > 0, batch["tokens"], 5)}
-    left, right = (sums(params(TEXT), each, noise, TEXT, objective) for each in (batch, wild))
+    left, right = (loss_sums(params(TEXT), each, noise, TEXT, objective) for each in (batch, wild))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), left, right)
 
 
@@ -106,28 +109,28 @@ def test_counts():
     batch = uneven_text()
     noise = np.random.default_rng(0).uniform(size=(8, L)).astype(np.float32)
     filled = batch["segments"].sum(1)
-    assert sums(params(TEXT), batch, noise, TEXT, NEXT)["next"][1] == np.sum(filled - 1)
+    assert loss_sums(params(TEXT), batch, noise, TEXT, NEXT)["causal_lm"][1] == np.sum(filled - 1)
     hidden = np.argsort(noise, axis=1)[:, : L // 2]
     want = np.take_along_axis(batch["segments"], hidden, axis=1).sum()
-    assert sums(params(TEXT), batch, noise, TEXT, MASKED)["masked"][1] == want
+    assert loss_sums(params(TEXT), batch, noise, TEXT, MASKED)["masked_lm"][1] == want
 
 
 def test_segments_do_not_predict_each_other():
     batch = one_row()
     batch["segments"] = np.array([[1] * 5 + [2] * 4 + [0] * 3])
-    assert sums(params(TEXT), batch, NOISE, TEXT, NEXT)["next"][1] == 4 + 3
+    assert loss_sums(params(TEXT), batch, NOISE, TEXT, NEXT)["causal_lm"][1] == 4 + 3
 
 
 def test_every_patch_is_predicted_the_first_too():
     noise = np.zeros((4, 6), np.float32)
-    _, count = sums(params(IMAGE), images(), noise, IMAGE, NEXT)["next"]
+    _, count = loss_sums(params(IMAGE), images(), noise, IMAGE, NEXT)["causal_lm"]
     assert count == 4 * 6
 
 
 def test_rows_go_to_objectives_by_their_shares():
     rows = objectives.objective_rows(Objective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 8)
-    assert rows == {"next": slice(0, 2), "masked": slice(2, 6), "bag": slice(6, 8)}
-    assert list(objectives.objective_rows(MASKED, 8)) == ["masked"]
+    assert rows == {"causal_lm": slice(0, 2), "masked_lm": slice(2, 6), "bag_of_words": slice(6, 8)}
+    assert list(objectives.objective_rows(MASKED, 8)) == ["masked_lm"]
 
 
 def test_the_loss_is_the_mean_by_shares():
@@ -135,12 +138,12 @@ def test_the_loss_is_the_mean_by_shares():
     total, metrics = jax.jit(multitask.loss, static_argnums=(3, 4))(
         params(TEXT), uneven_text(), jax.random.key(0), TEXT, objective
     )
-    assert set(metrics) == {"next_nats", "masked_nats"}
-    want = 0.25 * metrics["next_nats"] + 0.75 * metrics["masked_nats"]
+    assert set(metrics) == {"causal_lm_nats", "masked_lm_nats"}
+    want = 0.25 * metrics["causal_lm_nats"] + 0.75 * metrics["masked_lm_nats"]
     np.testing.assert_allclose(total, want, rtol=1e-6)
 
 
-def test_rarity_weights():
+def test_inverse_frequency_weights():
     counts = jnp.array([90.0, 10.0, 0.0])
     weights = objectives.inverse_frequency_weights(counts, 0.5)
     assert weights[2] == 0
@@ -148,12 +151,14 @@ def test_rarity_weights():
     np.testing.assert_allclose(jnp.sum(weights * counts) / 100, 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shares", [{"next": 0.5, "masked": 0.6}, {"next": -0.5, "masked": 1.5}])
+@pytest.mark.parametrize(
+    "shares", [{"causal_lm": 0.5, "masked_lm": 0.6}, {"causal_lm": -0.5, "masked_lm": 1.5}]
+)
 def test_shares_that_do_not_add_up(shares):
     with pytest.raises(UserError, match="add up to 1"):
         Objective(**shares)
 
 
 def test_a_bag_of_patches():
-    with pytest.raises(UserError, match="bag objective is for text"):
+    with pytest.raises(UserError, match="bag_of_words is for text"):
         multitask.loss(params(IMAGE), images(), jax.random.key(0), IMAGE, BAG)

@@ -10,7 +10,7 @@ import pytest
 from fm.errors import UserError
 from fm.model.config import ArchConfig
 from fm.training import OptimizerConfig, optimizer
-from tests.training.problems import IMAGE, TEXT, params
+from tests.training.helpers_models import IMAGE, TEXT, params
 
 RICH = dataclasses.replace(
     TEXT,

@@ -1,9 +1,8 @@
-"""Many runs as one program (`fm.training.sweep`): a step of all members, batched in both ways.
+"""Many runs as one vmapped program (`fm.training.sweep`): a step of all members.
 
 The peer takes the members' steps one after another. There a learning rate is a constant of the
-program, so every rate is compiled; in a sweep it is data. The cases that count compilation show
-what that saves; there ours is also timed with the measurement that picks the batching mode. FLOPs
-are those of all members.
+program, so every rate is compiled; in a vmapped sweep it is data. The cases that count compilation
+show what that saves. FLOPs are those of all members.
 """
 
 from __future__ import annotations
@@ -128,9 +127,7 @@ def _step_case(problem: EnsembleProblem) -> Case:
         suite="ensemble",
         name=f"{len(costs)} members, {problem.name}",
         dtype=problem.model.dtype,
-        candidates={
-            mode: lambda mode=mode: _sweep_candidate(problem, mode) for mode in sweep.BATCHING_MODES
-        },
+        candidates={"vmap": lambda: _sweep_candidate(problem)},
         peers={"jax": {"one after another": lambda: _separate_candidate(problem)}},
         flops=sum(each.flops for each in costs),
         num_tokens=sum(int(each.tokens) for each in costs),
@@ -140,8 +137,8 @@ def _step_case(problem: EnsembleProblem) -> Case:
 def _run_case(problem: EnsembleProblem, num_steps: int) -> Case:
     """From nothing compiled to `num_steps` steps."""
 
-    def ours(mode: str | None) -> Candidate:
-        return Candidate(lambda: run_sweep(problem, mode, num_steps), jax.block_until_ready)
+    def ours() -> Candidate:
+        return Candidate(lambda: run_sweep(problem, num_steps), jax.block_until_ready)
 
     def theirs() -> Candidate:
         return Candidate(lambda: run_separately(problem, num_steps), jax.block_until_ready)
@@ -151,14 +148,14 @@ def _run_case(problem: EnsembleProblem, num_steps: int) -> Case:
         suite="ensemble",
         name=f"{count} members, {rates} rates, {problem.name}, {num_steps} steps and compilation",
         dtype=problem.model.dtype,
-        candidates={"vmap": lambda: ours("vmap"), "as measured": lambda: ours(None)},
+        candidates={"vmap": ours},
         peers={"jax": {"one after another": theirs}},
     )
 
 
-def _sweep_candidate(problem: EnsembleProblem, mode: str) -> Candidate:
+def _sweep_candidate(problem: EnsembleProblem) -> Candidate:
     """Steps of all members as one program."""
-    do_step: Any = _sweep_step(problem, mode)
+    do_step: Any = _sweep_step(problem)
     states, rest = _sweep_arguments(problem)
     n_R = np.zeros(len(problem.batches), np.int32)
     seconds, compiled = timed_compile(do_step, states, n_R, *rest)
@@ -179,18 +176,13 @@ def _separate_candidate(problem: EnsembleProblem) -> Candidate:
     return Candidate(_separate_steps(problem), wait=jax.block_until_ready, chained=True)
 
 
-def run_sweep(problem: EnsembleProblem, mode: str | None, num_steps: int) -> Metrics:
-    """Compiles, picks the batching mode if none is given, takes the steps; the last metrics."""
+def run_sweep(problem: EnsembleProblem, num_steps: int) -> Metrics:
+    """Compiles and takes the steps of all members as one program; the last metrics."""
     states, rest = _sweep_arguments(problem)
     n_R = np.zeros(len(problem.batches), np.int32)
-    modes = [mode] if mode else sweep.BATCHING_MODES
-    programs = {each: _sweep_step(problem, each) for each in modes}
-    if mode is None:
-        seconds = sweep.seconds_per_step(programs, states, n_R, *rest)
-        mode = min(seconds, key=seconds.__getitem__)
-    metrics = {}
+    do_step, metrics = _sweep_step(problem), {}
     for n in range(num_steps):
-        states, metrics = programs[mode](states, n_R + n, *rest)
+        states, metrics = do_step(states, n_R + n, *rest)
     return metrics
 
 
@@ -200,11 +192,11 @@ def run_separately(problem: EnsembleProblem, num_steps: int) -> Metrics:
     return sweep.stack_trees([do_steps() for _ in range(num_steps)][-1])
 
 
-def _sweep_step(problem: EnsembleProblem, mode: str) -> sweep.SweepStepFn:
+def _sweep_step(problem: EnsembleProblem) -> sweep.SweepStepFn:
     # Past the cache of programs, so that compilation is measured anew each time.
     build = sweep.make_sweep_step.__wrapped__
     shared = sweep.shared_optimizer_config(problem.optimizer_config)
-    return build(problem.model, problem.objective, shared, 1, mode)
+    return build(problem.model, problem.objective, shared, 1)
 
 
 def _sweep_arguments(problem: EnsembleProblem) -> tuple[TrainState, tuple[Any, ...]]:

@@ -23,7 +23,8 @@ from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte
 from fm.training.objectives import Objective
 from fm.training.runtime import gemm_flops_per_second
-from fm.training.train_loop import ParamsOrInit, train
+from fm.training.train_loop import train
+from fm.training.trial import ParamsOrInit
 
 SCORER_SET = TrainingSet(
     "judge", "Equal parts of other texts of A and B.", (CorpusPart("A"), CorpusPart("B")), ()

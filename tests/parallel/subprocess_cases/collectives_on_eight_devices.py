@@ -11,7 +11,7 @@ from fm.parallel import mesh as meshes
 from fm.planning import communication
 from fm.planning.chips import CHIPS
 from tests.parallel.helpers_eight_devices import compiled
-from tests.training.problems import ADAM, NEXT
+from tests.training.helpers_models import ADAM, NEXT
 
 MODEL = ModelConfig(
     num_layers=2, d_model=128, num_heads=8, num_kv_heads=8, mlp_dim=512, vocab_size=512,

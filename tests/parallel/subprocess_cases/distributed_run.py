@@ -19,7 +19,7 @@ from fm.parallel import distributed
 from fm.parallel import mesh as meshes
 from fm.training import BitsPerByte, Interrupted, TrainConfig, params_digest
 from fm.training import train as train_on
-from tests.training.problems import ADAM, NEXT, TEXT, batches, params
+from tests.training.helpers_models import ADAM, NEXT, TEXT, batches, params
 
 STEPS = 8
 RUN = TrainConfig(steps=STEPS, checkpoint_every=3, log_every=2, validate_every=4)
@@ -48,7 +48,7 @@ class Pipeline:
         self._batches.set_state(state["batches"])
         self._taken = state["taken"]
 
-    def part(self, index, count):
+    def shard(self, index, count):
         self.read = Pipeline(self._batches.part(index, count), self._event, self._at)
         return self.read
 

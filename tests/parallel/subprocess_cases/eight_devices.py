@@ -29,7 +29,7 @@ from tests.parallel.helpers_eight_devices import (
     spread,
     text,
 )
-from tests.training.problems import ADAM, VOCAB, params
+from tests.training.helpers_models import ADAM, VOCAB, params
 
 JOINT = ModelConfig(
     num_layers=2, d_model=24, num_heads=4, num_kv_heads=4, mlp_dim=32, vocab_size=VOCAB, position_axes=3, num_mixtures=2, scan_layers=True,
@@ -76,7 +76,7 @@ def alone(name):
     for n in range(10):
         now, metrics = do_step(now, first if n == 0 else next(data), 0, WEIGHTS)
         losses.append(jax.device_get(metrics))
-    return jax.device_get((gradient, losses, now["params"]))
+    return jax.device_get((gradient, losses, now.params))
 
 
 @pytest.mark.parametrize(("name", "sizes"), CASES)
@@ -95,7 +95,7 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
             batch = first if n == 0 else sharding.shard_batch(next(data), mesh)
             now, metrics = do_step(now, batch, 0, WEIGHTS)
             close(losses[n], metrics, 1e-4)
-    close(after, now["params"], 1e-4)
+    close(after, now.params, 1e-4)
     # Nothing has moved.
     jax.tree.map(
         lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
@@ -117,7 +117,7 @@ def test_parameters_are_born_where_they_stay(config, sizes):
     assert train_state.params_digest(born) == train_state.params_digest(wanted)
     places = sharding.state_shardings(born, mesh)
     now = train_state.create_train_state(born, optimizer.build(ADAM, 10), mesh)
-    for each in (born, now["params"], sharding.shard_state(born, mesh)):
+    for each in (born, now.params, sharding.shard_state(born, mesh)):
         jax.tree.map(
             lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
             each, places,

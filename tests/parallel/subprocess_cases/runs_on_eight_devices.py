@@ -11,7 +11,7 @@ from fm.parallel import mesh as meshes
 from fm.parallel import sharding
 from fm.training import BitsPerByte, Objective, optimizer, sweep, train, train_state
 from fm.training.checkpoint import CheckpointStore
-from fm.training.sweep import Trial
+from fm.training.trial import Trial
 from tests.parallel.helpers_eight_devices import (
     HALVES,
     MUON,
@@ -23,8 +23,8 @@ from tests.parallel.helpers_eight_devices import (
     mesh_of,
     text,
 )
-from tests.training.problems import ADAM, params
-from tests.training.toy import PowerCut
+from tests.training.helpers_models import ADAM, params
+from tests.training.helpers_runs import PowerCut
 
 
 class Pipeline:
@@ -45,7 +45,7 @@ class Pipeline:
     def set_state(self, place):
         self._batches.set_state(place)
 
-    def part(self, index, count):
+    def shard(self, index, count):
         return Pipeline(self._at, self._batches.shard(index, count))
 
 
@@ -80,14 +80,15 @@ def member(seed, validation):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "way"), [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "map")]
+    ("sizes", "batching"),
+    [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "sequential")],
 )
-def test_a_grid_on_a_mesh_is_as_on_one_device(tmp_path, sizes, way):
+def test_a_sweep_on_a_mesh_is_as_on_one_device(tmp_path, sizes, batching):
     asked = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
 
     def ran(out):
         return sweep.sweep(
-            [member(n, n < 2) for n in range(3)], TINY, asked, out_dir=out, batching=way
+            [member(n, n < 2) for n in range(3)], TINY, asked, out_dir=out, batching=batching
         )
 
     wanted = ran(None)
@@ -100,13 +101,12 @@ def test_a_grid_on_a_mesh_is_as_on_one_device(tmp_path, sizes, way):
     close(found.results[0].params, again.results[0].params, 0)
 
 
-@pytest.mark.parametrize("way", sweep.BATCHING_MODES)
-def test_the_members_of_a_grid_stay_where_they_were_spread(way):
+def test_vmapped_trials_stay_sharded():
     mesh, rule = mesh_of("data:2,fsdp:2,tensor:2"), optimizer.build(ADAM, 5)
     states = sweep.stack_trees(
         [train_state.init_train_state(params(TINY, n), rule) for n in range(3)]
     )
-    do_step = sweep.make_sweep_step(TINY, HALVES, ADAM, 1, way)
+    do_step = sweep.make_sweep_step(TINY, HALVES, ADAM, 1)
     with jax.set_mesh(mesh):
         before = sharding.shard_stacked_states(states, mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, before)
@@ -117,7 +117,7 @@ def test_the_members_of_a_grid_stay_where_they_were_spread(way):
         rates = np.full((3, 2), 0.01, np.float32)
         data = np.zeros(3, np.int32), batch, np.arange(3, dtype=np.uint32), rates, None
         after, _ = do_step(before, *data)
-    query = after["params"]["layers"]["query"]
+    query = after.params["layers"]["query"]
     assert query.addressable_shards[0].data.size * 4 == query.size
     jax.tree.map(
         lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),

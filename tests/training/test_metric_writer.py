@@ -1,4 +1,4 @@
-"""Records on disk, and what a resumed run keeps of them."""
+"""Records on disk, what a resumed run keeps of them, and their units and averages."""
 
 import errno
 import gc
@@ -14,15 +14,15 @@ from fm.training.metric_units import primary_metric
 from fm.training.progress import MetricAverager
 
 
-def record(step, kind="train", **figures):
-    return {"kind": kind, "step": step, "tokens": 10 * step, "bits_per_byte": 1 / step, **figures}
+def record(step, kind="train", **metrics):
+    return {"kind": kind, "step": step, "tokens": 10 * step, "bits_per_byte": 1 / step, **metrics}
 
 
 def written(folder, steps):
-    journal = metric_writer.MetricWriter(folder, 0)
+    writer = metric_writer.MetricWriter(folder, 0)
     for step in steps:
-        journal.write(record(step, gemm_utilization=None))
-    journal.close()
+        writer.write(record(step, gemm_utilization=None))
+    writer.close()
     return folder / "metrics.jsonl"
 
 
@@ -33,12 +33,12 @@ def test_lines_are_json_and_come_back(tmp_path):
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
-def test_goes_on_without_what_came_after_the_checkpoint(tmp_path):
+def test_resumes_without_records_after_the_checkpoint(tmp_path):
     path = written(tmp_path, [1, 2, 3, 4])
-    journal = metric_writer.MetricWriter(tmp_path, 2)
-    assert [each["step"] for each in journal.records] == [1, 2]
-    journal.write(record(3, note=1.0))
-    journal.close()
+    writer = metric_writer.MetricWriter(tmp_path, 2)
+    assert [each["step"] for each in writer.records] == [1, 2]
+    writer.write(record(3, note=1.0))
+    writer.close()
     assert [each["step"] for each in metric_writer.read_records(path)] == [1, 2, 3]
     assert metric_writer.read_records(path)[2]["note"] == 1.0
 
@@ -53,12 +53,12 @@ def test_a_line_cut_short_is_dropped(tmp_path):
 
 
 def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
-    journal = metric_writer.MetricWriter(tmp_path, 0)
-    journal.write(record(1))
-    journal._file.close()
-    journal._file = Path("/dev/full").open("a")  # noqa: SIM115
+    writer = metric_writer.MetricWriter(tmp_path, 0)
+    writer.write(record(1))
+    writer._file.close()
+    writer._file = Path("/dev/full").open("a")  # noqa: SIM115
     with pytest.raises(OSError) as caught:
-        journal.write(record(2))
+        writer.write(record(2))
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(tmp_path / "metrics.jsonl")
 
@@ -66,38 +66,38 @@ def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
 def test_a_full_disk_under_the_events_is_an_error_too(tmp_path, monkeypatch):
     late = []
     monkeypatch.setattr("sys.unraisablehook", late.append)
-    journal = metric_writer.MetricWriter(tmp_path, 0)
-    journal._events._file.close()
-    journal._events._file = Path("/dev/full").open("wb")  # noqa: SIM115
+    writer = metric_writer.MetricWriter(tmp_path, 0)
+    writer._tensorboard._file.close()
+    writer._tensorboard._file = Path("/dev/full").open("wb")  # noqa: SIM115
     # More than any queue or buffer holds: a writer with a thread of its own would wait for ever.
     with pytest.raises(OSError) as caught:
         for step in range(1000):
-            journal.write(record(step + 1))
+            writer.write(record(step + 1))
     assert caught.value.errno == errno.ENOSPC
     assert "events" in caught.value.filename
     with pytest.raises(OSError):
-        journal.close()
+        writer.close()
     # Nothing is left that would complain once more, with a traceback, when it is collected.
-    del journal, caught
+    del writer, caught
     gc.collect()
     assert not late
 
 
 def test_a_log_that_was_removed_is_missed(tmp_path):
-    journal = metric_writer.MetricWriter(tmp_path, 0)
-    journal.write(record(1))
+    writer = metric_writer.MetricWriter(tmp_path, 0)
+    writer.write(record(1))
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match="was removed while the run wrote to it"):
-        journal.flush()
-    journal.close()
+        writer.flush()
+    writer.close()
 
 
 def test_events_are_what_tensorboard_reads(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    journal = metric_writer.MetricWriter(tmp_path, 2)
-    journal.write(record(3, gemm_utilization=None))
-    journal.close()
+    writer = metric_writer.MetricWriter(tmp_path, 2)
+    writer.write(record(3, gemm_utilization=None))
+    writer.close()
     (path,) = tmp_path.glob("events.out.tfevents.*")
     content, events = path.read_bytes(), []
     while content:
@@ -127,10 +127,10 @@ def test_units():
     # A density of one over 0..1 says nothing about 256 levels.
     assert BitsPerDimension().from_nats(0.0) == pytest.approx(8.0)
     assert primary_metric(
-        {"loss": 9.0, "next_nats": math.log(2)}, BitsPerByte(1.0)
+        {"loss": 9.0, "causal_lm_nats": math.log(2)}, BitsPerByte(1.0)
     ) == pytest.approx(1.0)
     assert primary_metric(
-        {"loss": math.log(2), "bag_nats": 9.0}, BitsPerByte(1.0)
+        {"loss": math.log(2), "bag_of_words_nats": 9.0}, BitsPerByte(1.0)
     ) == pytest.approx(1.0)
     with pytest.raises(UserError, match="bytes_per_token=0"):
         BitsPerByte(0)
@@ -139,20 +139,20 @@ def test_units():
 def test_a_record_is_the_mean_of_its_steps(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    meter = MetricAverager(BitsPerByte(1.0), peak=1000.0)
+    averager = MetricAverager(BitsPerByte(1.0), gemm_flops_per_second=1000.0)
     for loss in (1.0, 3.0):
-        meter.add({"loss": loss}, tokens=50, flops=200.0)
-    with meter.paused():
+        averager.add({"loss": loss}, tokens=50, flops=200.0)
+    with averager.paused():
         clock[0] += 60
     clock[0] += 4
-    got = meter.record(2, 100, learning_rate=0.1)
+    got = averager.record(2, 100, learning_rate=0.1)
     assert got["loss"] == 2.0 and got["learning_rate"] == 0.1
     assert got["tokens_per_second"] == 25 and got["gemm_utilization"] == pytest.approx(0.1)
-    assert meter.sums == {}
+    assert averager.sums == {}
 
 
-def test_a_resumed_meter_goes_on_with_its_sums():
-    first = MetricAverager(BitsPerByte(1.0), peak=None)
+def test_a_resumed_averager_continues_its_sums():
+    first = MetricAverager(BitsPerByte(1.0), gemm_flops_per_second=None)
     first.add({"loss": 1.0}, 1, 1.0)
     second = MetricAverager(BitsPerByte(1.0), None, json.loads(json.dumps(first.sums)))
     second.add({"loss": 3.0}, 1, 1.0)

@@ -13,12 +13,12 @@ from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.model.transformer import forward
 from fm.training import Objective, objectives
-from tests.training.problems import params
+from tests.training.helpers_models import params
 
 WIDTHS = {"image": 6, "audio": 5, "video": 4}
 FOUR = ModelConfig(
-    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=24, position_axes=3, num_mixtures=2,
-    patch_dims=tuple(WIDTHS.items()), attention="reference",
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=24,
+    position_axes=3, num_mixtures=2, patch_dims=tuple(WIDTHS.items()), attention="reference",
 )  # fmt: skip
 NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
 GRIDS = {"image": (2, 3), "audio": (4,), "video": (2, 1, 2)}
@@ -48,7 +48,7 @@ def rows(examples, capacity, **options):
 @jax.jit
 def nats(weights, batch):
     noise_BL = jnp.zeros(batch["segments"].shape)
-    return objectives.loss_sums(weights, batch, noise_BL, FOUR, NEXT)["next"]
+    return objectives.loss_sums(weights, batch, noise_BL, FOUR, NEXT)["causal_lm"]
 
 
 @functools.partial(jax.jit, static_argnames="objective")
@@ -62,8 +62,8 @@ def nats_and_gradient(weights, batch, noise_BL, objective=NEXT):
 
 EXAMPLES = [
     [segment("tokens"), segment("image", 1), segment("tokens", 2)],
-    [segment("audio", 3, start=True), segment("video", 4), segment("tokens", 5)],
-    [segment("video", 6, answer=False), segment("image", 7, start=True)],
+    [segment("audio", 3, with_start=True), segment("video", 4), segment("tokens", 5)],
+    [segment("video", 6, answer=False), segment("image", 7, with_start=True)],
 ]
 
 
@@ -84,7 +84,7 @@ def test_packed_is_separate(order):
 def test_a_row_of_one_format_is_what_it_is_alone(stream):
     """Led by its start piece, and wherever its positions begin."""
     led = stream != "tokens"
-    lone = segment(stream, 4, start=led)
+    lone = segment(stream, 4, with_start=led)
     L = len(lone.tokens)
     alone = {
         stream: lone.tokens[None],
@@ -132,7 +132,7 @@ def test_the_head_of_the_targets_stream_predicts_it():
 
 
 def test_hidden_are_answers_and_their_share_of_them():
-    example = [segment("tokens", answer=False), segment("image", 1, start=True)]
+    example = [segment("tokens", answer=False), segment("image", 1, with_start=True)]
     masked = Objective(masked_lm=1.0, mask_ratio=0.5)
     batch = rows([example], 16)
     noise = np.random.default_rng(0).uniform(size=(1, 16)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Groups of several formats in one step: each as it is alone, counted apart, resumed exactly."""
+"""Groups in one step: each as it is alone, with its own metrics, resumed bitwise."""
 
 import dataclasses
 import math
@@ -18,7 +18,6 @@ from fm.training import (
     Objective,
     PerGroupUnits,
     TrainConfig,
-    metric_writer,
     multitask,
     objectives,
     params_digest,
@@ -26,13 +25,14 @@ from fm.training import (
     train_step,
 )
 from fm.training.progress import step_cost
-from tests.training.problems import ADAM, VOCAB, params
+from tests.training.helpers_models import ADAM, VOCAB, params
+from tests.training.helpers_runs import PowerCut, log_records
 
 BOTH = ModelConfig(
-    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=VOCAB, position_axes=3, num_mixtures=2,
-    patch_dims=(("image", 6),), attention="reference",
+    num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=VOCAB,
+    position_axes=3, num_mixtures=2, patch_dims=(("image", 6),), attention="reference",
 )  # fmt: skip
-ASKED = MultitaskObjective(
+OBJECTIVE = MultitaskObjective(
     (
         ("text", Objective(causal_lm=0.5, masked_lm=0.5)),
         ("image", Objective(causal_lm=1.0, masked_lm=0.0)),
@@ -40,7 +40,6 @@ ASKED = MultitaskObjective(
 )
 UNIT = PerGroupUnits({"text": BitsPerByte(2.0), "image": BitsPerDimension()})
 RUN = TrainConfig(steps=9, checkpoint_every=3, log_every=2, validate_every=6)
-PACE = ("tokens_per_second", "gemm_utilization")
 
 
 def batches(seed=0):
@@ -52,8 +51,8 @@ def batches(seed=0):
     return GroupedBatches({"text": text, "image": image})
 
 
-class Pipeline:
-    """The batches, cut off or spoilt at one of them."""
+class Batches:
+    """The batches, interrupted or spoilt at one of them."""
 
     def __init__(self, at=None, spoil=None):
         self._batches, self._taken, self._at, self._spoil = batches(), 0, at, spoil
@@ -64,7 +63,7 @@ class Pipeline:
         if self._taken != self._at:
             return batch
         if self._spoil is None:
-            raise RuntimeError("power cut")
+            raise PowerCut
         return self._spoil(batch)
 
     def get_state(self):
@@ -75,30 +74,25 @@ class Pipeline:
         self._taken = state["taken"]
 
 
-def go(out, pipeline=None):
+def run(out, batch_iterator=None):
     return train(
-        params(BOTH, zeros=True), pipeline or Pipeline(), BOTH, ASKED, ADAM, RUN,
+        params(BOTH, zeros=True), batch_iterator or Batches(), BOTH, OBJECTIVE, ADAM, RUN,
         out_dir=out, metric_unit=UNIT, validation=[next(batches(1))], run_name="both",
     )  # fmt: skip
 
 
-def lines(out):
-    records = metric_writer.read_records(out / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k not in PACE} for record in records]
-
-
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken")
-    return go(out), lines(out)
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted")
+    return run(out), log_records(out)
 
 
 def test_the_loss_is_the_mean_of_the_groups_by_their_rows():
     batch, rng = next(batches()), jax.random.key(3)
     weights = params(BOTH)
     whole = jax.jit(multitask.loss, static_argnums=(3, 4))
-    total, metrics = whole(weights, batch, rng, BOTH, ASKED)
-    for n, (name, objective) in enumerate(ASKED.groups):
+    total, metrics = whole(weights, batch, rng, BOTH, OBJECTIVE)
+    for n, (name, objective) in enumerate(OBJECTIVE.groups):
         key = jax.random.fold_in(rng, n)
         alone, figures = whole(weights, batch[name], key, BOTH, objective)
         np.testing.assert_allclose(metrics[f"{name}/loss"], alone, rtol=1e-6)
@@ -113,7 +107,7 @@ def test_in_parts_it_is_the_whole():
     batch, rng = next(batches()), jax.random.key(3)
     whole, parts = (
         jax.jit(train_step.loss_and_gradient, static_argnums=(3, 4, 6))(
-            params(BOTH), batch, rng, BOTH, ASKED, None, count
+            params(BOTH), batch, rng, BOTH, OBJECTIVE, None, count
         )
         for count in (1, 2)
     )
@@ -123,10 +117,10 @@ def test_in_parts_it_is_the_whole():
 @pytest.mark.slow
 def test_each_group_is_clipped_as_it_would_be_alone():
     batch, rng = next(batches()), jax.random.key(3)
-    noisy = multitask.add_mask_noise(batch, rng, ASKED)
+    noisy = multitask.add_mask_noise(batch, rng, OBJECTIVE)
     start = params(BOTH)
     want, norms = jax.tree.map(np.zeros_like, start), {}
-    for name, objective in ASKED.groups:
+    for name, objective in OBJECTIVE.groups:
 
         def alone(p, name=name, objective=objective):
             rows = noisy[name]
@@ -139,24 +133,31 @@ def test_each_group_is_clipped_as_it_would_be_alone():
         share = {"text": 4 / 6, "image": 2 / 6}[name] * min(1.0, 0.1 / norms[name])
         want = jax.tree.map(lambda a, b, share=share: a + share * b, want, gradient)
     assert min(norms.values()) > 0.1
-    asked = dataclasses.replace(ASKED, clip=0.1)
-    metrics, got = train_step.loss_and_gradient(start, batch, rng, BOTH, asked, None, 1)
+    objective = dataclasses.replace(OBJECTIVE, clip=0.1)
+    metrics, got = train_step.loss_and_gradient(start, batch, rng, BOTH, objective, None, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
     for name, norm in norms.items():
         assert metrics[f"{name}/grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
-def test_what_is_told_of_each_group(unbroken):
-    result, records = unbroken
+def test_metrics_of_each_group(uninterrupted):
+    result, records = uninterrupted
     first = records[0]
-    assert {"text/next_nats", "text/masked_nats", "image/next_nats", "text/loss"} <= first.keys()
-    assert first["text/bits_per_byte"] == pytest.approx(first["text/next_nats"] / 2 / math.log(2))
-    assert first["image/bits_per_dimension"] == pytest.approx(
-        8 + first["image/next_nats"] / math.log(2)
+    assert {
+        "text/causal_lm_nats",
+        "text/masked_lm_nats",
+        "image/causal_lm_nats",
+        "text/loss",
+    } <= first.keys()
+    assert first["text/bits_per_byte"] == pytest.approx(
+        first["text/causal_lm_nats"] / 2 / math.log(2)
     )
-    assert first["image/pieces"] == 12
+    assert first["image/bits_per_dimension"] == pytest.approx(
+        8 + first["image/causal_lm_nats"] / math.log(2)
+    )
+    assert first["image/num_tokens"] == 12
     assert first["text/share"] + first["image/share"] == pytest.approx(1)
-    assert first["image/share"] == 12 / (12 + first["text/pieces"])
+    assert first["image/share"] == 12 / (12 + first["text/num_tokens"])
     whole = math.hypot(first["grad_norm/tokens"], first["grad_norm/image"])
     assert 0 < whole < first["grad_norm"]
     assert result.curve["value"] == [r["loss"] for r in records if r["kind"] == "train"]
@@ -166,36 +167,36 @@ def test_what_is_told_of_each_group(unbroken):
 def test_a_step_costs_what_its_groups_do():
     batch = next(batches())
     whole, alone = (
-        step_cost(batch, BOTH, ASKED),
-        [step_cost(batch[name], BOTH, objective) for name, objective in ASKED.groups],
+        step_cost(batch, BOTH, OBJECTIVE),
+        [step_cost(batch[name], BOTH, objective) for name, objective in OBJECTIVE.groups],
     )
     assert whole.flops == sum(each.flops for each in alone)
     assert whole.tokens == sum(each.tokens for each in alone)
-    assert whole.group_tokens == {"text/pieces": alone[0].tokens, "image/pieces": 12}
+    assert whole.group_tokens == {"text/num_tokens": alone[0].tokens, "image/num_tokens": 12}
 
 
 @pytest.mark.parametrize("at", [2, 8])
-def test_cut_off_and_resumed_is_unbroken(tmp_path, unbroken, at):
-    with pytest.raises(RuntimeError, match="power cut"):
-        go(tmp_path, Pipeline(at))
-    result, want = go(tmp_path), unbroken[0]
+def test_resumed_is_uninterrupted(tmp_path, uninterrupted, at):
+    with pytest.raises(PowerCut):
+        run(tmp_path, Batches(at))
+    result, want = run(tmp_path), uninterrupted[0]
     assert params_digest(result.params) == params_digest(want.params)
-    assert result.curve == want.curve and lines(tmp_path) == unbroken[1]
+    assert result.curve == want.curve and log_records(tmp_path) == uninterrupted[1]
 
 
-def test_the_format_that_diverges_is_named():
+def test_the_group_that_diverges_is_named():
     def spoil(batch):
         return batch | {"text": batch["text"] | {"tokens": batch["text"]["tokens"] + 10**6}}
 
-    with pytest.raises(UserError, match=r"loss nan .*, of text, at step 4") as caught:
-        go(None, Pipeline(4, spoil))
+    with pytest.raises(UserError, match=r"loss nan .* \(of text\) at step 4") as caught:
+        run(None, Batches(4, spoil))
     assert "image" not in str(caught.value)
 
 
-def test_joint_is_saved_as_json():
-    assert multitask.from_dict(multitask.to_dict(ASKED)) == ASKED
+def test_objectives_as_json():
+    assert multitask.from_dict(multitask.to_dict(OBJECTIVE)) == OBJECTIVE
     assert multitask.from_dict(multitask.to_dict(Objective())) == Objective()
-    with pytest.raises(UserError, match="none twice"):
+    with pytest.raises(UserError, match="distinct"):
         MultitaskObjective((("text", Objective()), ("text", Objective())))
 
 

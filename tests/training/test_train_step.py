@@ -16,7 +16,16 @@ from fm.training import (
     train_state,
     train_step,
 )
-from tests.training.problems import ADAM, IMAGE, NEXT, TEXT, VOCAB, images, params, uneven_text
+from tests.training.helpers_models import (
+    ADAM,
+    IMAGE,
+    NEXT,
+    TEXT,
+    VOCAB,
+    images,
+    params,
+    uneven_text,
+)
 
 WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
 PROBLEMS = {
@@ -25,7 +34,7 @@ PROBLEMS = {
 }
 
 
-def value_and_gradient(config, batch, objective, parts):
+def loss_and_gradient(config, batch, objective, parts):
     return jax.jit(train_step.loss_and_gradient, static_argnums=(3, 4, 6))(
         params(config), batch, jax.random.key(0), config, objective, WEIGHTS, parts
     )
@@ -35,8 +44,8 @@ def value_and_gradient(config, batch, objective, parts):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_parts_are_the_whole(name):
     config, batch, objective, parts = PROBLEMS[name]
-    whole = value_and_gradient(config, batch, objective, 1)
-    split = value_and_gradient(config, batch, objective, parts)
+    whole = loss_and_gradient(config, batch, objective, 1)
+    split = loss_and_gradient(config, batch, objective, parts)
     assert set(whole[0]) == set(split[0]) > {"loss"}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), whole, split)
 
@@ -50,35 +59,33 @@ def test_parts_keep_each_objectives_rows():
 
 
 def test_rows_that_do_not_divide():
-    with pytest.raises(UserError, match=r"accumulate=4 .* 2 rows .* 'next'"):
+    with pytest.raises(UserError, match=r"grad_accum_steps=4 .* 2 rows .* 'causal_lm'"):
         multitask.split_batch(uneven_text(), Objective(causal_lm=0.25, masked_lm=0.75), 4)
 
 
-def fresh(rule=ADAM, config=TEXT):
-    return train_state.init_train_state(params(config), optimizer.build(rule, 10))
+def fresh(optimizer_config=ADAM, config=TEXT):
+    return train_state.init_train_state(params(config), optimizer.build(optimizer_config, 10))
 
 
 def test_metrics_and_count():
-    do_step = train_step.make_train_step(TEXT, NEXT, ADAM, 10)
-    now, metrics = do_step(fresh(), uneven_text(), 0, None)
-    assert set(metrics) == {"loss", "next_nats", "grad_norm", "learning_rate"}
-    assert now["step"] == 1
+    step = train_step.make_train_step(TEXT, NEXT, ADAM, 10)
+    now, metrics = step(fresh(), uneven_text(), 0, None)
+    assert set(metrics) == {"loss", "causal_lm_nats", "grad_norm", "learning_rate"}
+    assert now.step == 1
     assert metrics["learning_rate"] == 0
     assert metrics["grad_norm"] > 0
 
 
 def test_seeds_and_steps_share_a_program_and_differ():
     objective = Objective(masked_lm=1.0)
-    do_step = train_step.make_train_step(TEXT, objective, ADAM, 10)
-    assert do_step is train_step.make_train_step(TEXT, objective, ADAM, 10)
-    first, second = (
-        float(do_step(fresh(), uneven_text(), seed, None)[1]["loss"]) for seed in (0, 1)
-    )
+    step = train_step.make_train_step(TEXT, objective, ADAM, 10)
+    assert step is train_step.make_train_step(TEXT, objective, ADAM, 10)
+    first, second = (float(step(fresh(), uneven_text(), seed, None)[1]["loss"]) for seed in (0, 1))
     assert first != second
-    later = fresh() | {"step": np.int32(1)}
-    assert float(do_step(later, uneven_text(), 0, None)[1]["loss"]) != first
+    later = fresh().replace(step=np.int32(1))
+    assert float(step(later, uneven_text(), 0, None)[1]["loss"]) != first
     # A numpy step count is another kind of argument, hence the second entry.
-    assert do_step._cache_size() <= 2  # pyright: ignore
+    assert step._cache_size() <= 2  # pyright: ignore
 
 
 def test_the_given_parameters_stay():
@@ -87,16 +94,16 @@ def test_the_given_parameters_stay():
     now = train_state.init_train_state(given, optimizer.build(ADAM, 10))
     train_step.make_train_step(TEXT, NEXT, ADAM, 10)(now, uneven_text(), 0, None)
     assert params_digest(given) == before
-    assert now["params"]["layers"]["up"].is_deleted()
+    assert now.params["layers"]["up"].is_deleted()
 
 
 def test_bfloat16_computes_on_float32_parameters():
     half = dataclasses.replace(TEXT, dtype="bfloat16")
-    rule = OptimizerConfig("adamw", warmup=0.1)
-    now, metrics = train_step.make_train_step(half, NEXT, rule, 10)(
-        fresh(rule), uneven_text(), 0, None
+    optimizer_config = OptimizerConfig("adamw", warmup=0.1)
+    now, metrics = train_step.make_train_step(half, NEXT, optimizer_config, 10)(
+        fresh(optimizer_config), uneven_text(), 0, None
     )
-    assert {leaf.dtype for leaf in jax.tree.leaves(now["params"])} == {np.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(now.params)} == {np.dtype("float32")}
     full = train_step.make_eval_step(TEXT, NEXT)(params(TEXT), uneven_text(), 0, None)
     assert float(metrics["loss"]) == pytest.approx(float(full["loss"]), rel=0.02)
     assert float(metrics["loss"]) != float(full["loss"])

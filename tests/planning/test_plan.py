@@ -38,7 +38,7 @@ def asked(size="8b", chip="h100", chips=8, batch_size=8, length=4096, **others):
 )
 def test_parameters_are_those_published(size, published_count):
     model = PUBLISHED_CONFIGS[size]
-    shapes = memory.state_shapes(model, ADAMW)["params"]
+    shapes = memory.state_shapes(model, ADAMW).params
     hidden_piece = model.d_model  # which only fm has
     assert memory.num_elements(shapes) == published_count + hidden_piece
 
@@ -46,7 +46,7 @@ def test_parameters_are_those_published(size, published_count):
 def test_parameters_counted_by_hand():
     D, F, KC, V = 2048, 8192, 512, 128256
     layer = 2 * D * D + 2 * D * KC + 3 * D * F + 2 * D
-    shapes = memory.state_shapes(PUBLISHED_CONFIGS["1b"], ADAMW)["params"]
+    shapes = memory.state_shapes(PUBLISHED_CONFIGS["1b"], ADAMW).params
     assert memory.num_elements(shapes) == V * D + 16 * layer + D + D
 
 
@@ -64,8 +64,8 @@ def test_the_memory_of_the_state_is_that_of_the_shards_jax_makes(sizes, rule):
                 math.prod(NamedSharding(abstract, spec).shard_shape(leaf.shape))
                 * leaf.dtype.itemsize
             ),
-            specs[part],
-            shapes[part],
+            getattr(specs, part),
+            getattr(shapes, part),
             is_leaf=lambda leaf: isinstance(leaf, P),
         )
         return sum(jax.tree.leaves(shards))
@@ -155,7 +155,7 @@ def test_what_is_sent_by_hand():
     assert reduced.bytes == 2 * 2 * P8 * 7 / 8
     (residuals,) = plan_on_mesh(asked(batch_size=2), MeshConfig(tensor=8)).collectives
     assert residuals.bytes == (32 * 4 + 3) * 2 * (2 * 4096 * 4096 * 2) * 7 / 8
-    twice = plan_on_mesh(asked(batch_size=16, accumulate=2), MeshConfig(fsdp=8)).collectives
+    twice = plan_on_mesh(asked(batch_size=16, grad_accum_steps=2), MeshConfig(fsdp=8)).collectives
     assert [each.bytes for each in twice] == [2 * gather.bytes, 2 * scatter.bytes]
     assert plan_on_mesh(asked("124m", chips=1, length=1024), MeshConfig()).collectives == []
 
@@ -220,12 +220,12 @@ def test_a_mesh_that_does_not_divide_is_refused(settings, mesh, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mfu": 0.0}, "mfu=0.0 is a share"),
-        ({"mfu": math.nan}, "mfu=nan is a share"),
-        ({"length": 200_000}, "over the context of 131072"),
-        ({"length": 1}, "length=1 2"),
-        ({"chip": "cpu", "chips": 2}, "at most 1 cpu are joined"),
-        ({"chip": "v5e", "chips": 512}, "at most 256 v5e are joined"),
+        ({"mfu": 0.0}, "mfu=0.0 must be above 0"),
+        ({"mfu": math.nan}, "mfu=nan must be above 0"),
+        ({"length": 200_000}, "exceeds the model's max_seq_len of 131072"),
+        ({"length": 1}, "length=1 2 or more"),
+        ({"chip": "cpu", "chips": 2}, "at most 1 cpu can be connected"),
+        ({"chip": "v5e", "chips": 512}, "at most 256 v5e can be connected"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings, message):

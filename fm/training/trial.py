@@ -1,0 +1,108 @@
+"""A trial: everything one training run needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from fm.model.config import ModelConfig
+from fm.parallel import sharding
+from fm.training import multitask
+from fm.training.config import TrainConfig
+from fm.training.metric_units import MetricUnit
+from fm.training.multitask import AnyObjective
+from fm.training.objectives import Batch
+from fm.training.optimizer import OptimizerConfig
+from fm.training.train_state import params_digest
+
+# Parameters, or a function that makes them: then nobody else holds them in memory.
+ParamsOrInit = dict | Callable[[], dict]
+
+
+class BatchIterator(Protocol):
+    """Source of batches with a position that can be saved, such as `fm.data.batches.Batches`."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the position after the batches taken so far, as JSON."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Moves to a saved position."""
+        ...
+
+    def shard(self, index: int, count: int) -> BatchIterator:
+        """Returns the same batches, of each the `index`-th of `count` equal blocks of rows."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trial:
+    """One training run; the fields are the arguments of `train`.
+
+    Attributes:
+      params: initial parameters (left unchanged), or a function that makes them, called under the
+        mesh.
+      batches: training data; its position is saved and restored.
+      optimizer_config: optimizer and schedule.
+      train_config: length, seed and intervals.
+      metric_unit: unit of the logged loss.
+      out_dir: for checkpoints and metrics; None writes nothing.
+      token_weights: [V], needed for the bag-of-words objective.
+      validation: held-out batches of equal weight, masked the same way every time.
+      run_name: prefix of the progress bar and of messages.
+      identity: more facts as JSON that a resumed run must share, such as data set names.
+    """
+
+    params: ParamsOrInit
+    batches: BatchIterator
+    optimizer_config: OptimizerConfig
+    train_config: TrainConfig
+    metric_unit: MetricUnit
+    out_dir: pathlib.Path | None = None
+    token_weights: jax.Array | None = None
+    validation: Sequence[Batch] = ()
+    run_name: str = "train"
+    identity: Mapping[str, Any] | None = None
+
+    def run_identity(
+        self, params: dict, model_config: ModelConfig, objective: AnyObjective
+    ) -> dict[str, Any]:
+        """Returns what a resumed run must share, as JSON, for initial parameters `params`."""
+        config = self.train_config
+        run = {
+            "steps": config.steps,
+            "seed": config.seed,
+            "grad_accum_steps": config.grad_accum_steps,
+        }
+        if config.early_stopping_patience:
+            run["early_stopping_patience"] = config.early_stopping_patience
+        return {
+            "model": dataclasses.asdict(model_config),
+            "objective": multitask.to_dict(objective),
+            "optimizer": dataclasses.asdict(self.optimizer_config),
+            "run": run,
+            "unit": {"name": self.metric_unit.name, **dataclasses.asdict(self.metric_unit)},
+            "start": params_digest(params),
+            **(self.identity or {}),
+        }
+
+    def on_mesh(self, mesh: Mesh) -> Trial:
+        """Returns the trial with its token weights and validation batches on the mesh."""
+        weights = self.token_weights
+        return dataclasses.replace(
+            self,
+            token_weights=None if weights is None else sharding.replicate(weights, mesh),
+            validation=[sharding.shard_batch(batch, mesh) for batch in self.validation],
+        )
+
+
+def resolve_params(params: ParamsOrInit) -> dict:
+    """Returns the parameters, making them if a function was given."""
+    return params if isinstance(params, dict) else params()
