@@ -75,7 +75,8 @@ def test_every_example_is_short():
         *("my_study", "tickets_task", "rating_task_type", "neighbors_arm", "centroid_method"),
         *("height_map_modality", "length_ablation"),
     }
-    assert all(len(code.splitlines()) <= 40 for code in EXAMPLES.values())
+    for code in EXAMPLES.values():
+        assert len([line for line in code.splitlines() if line.strip()]) < 40
 
 
 @pytest.mark.slow
