@@ -1,13 +1,13 @@
-"""What is a model's text like, by what it was trained on and by the metric that judges it?
+"""How good and how diverse is a model's text, by training set, sampling and metric?
 
     python -m experiments.text_quality
 
-About a quarter of an hour on two cores: trains a small model on each of eleven training sets (one
-domain, another, mixtures, repeats, noise, subsets, pretrained and tuned) at equal tokens, lets each
-write at three checkpoints and up to seven decodings, and takes every metric of every sample. Writes
-runs/text_quality/report.html, results.json and table.csv: the frontier of quality and diversity,
-what each metric would choose, and how the others fare when it does. The same command again goes on
-where it was, or says that it is finished.
+Takes 15 minutes on two cores: trains a small model on each of eleven training sets (one domain, the
+other, mixtures, repeats, noise, subsets, pretrained and fine-tuned) at equal tokens, generates at
+three checkpoints with up to seven sampling configs, and measures every sample with every metric.
+Writes report.html, results.json and table.csv to runs/text_quality: quality against diversity, what
+each metric selects, and how much the other metrics lose by it. The same command resumes an
+interrupted run, or says that it is finished.
 
 Two domains of your own:
 
@@ -23,28 +23,28 @@ from fm.data.load import load
 from fm.errors import UserError
 from fm.report import text_quality as report
 from fm.study import run_dir
-from fm.study.text_quality import config as profiles
+from fm.study.presets import PROFILES
+from fm.study.runner import run_study
+from fm.study.text_quality import config as text_quality_config
 from fm.study.text_quality import scoring
-from fm.study.text_quality.runner import run_study
+from fm.study.text_quality.runner import TextQualityStudy
 
 
 def define(values: flags.FlagValues) -> None:
-    """The domains and how much of everything."""
+    """Defines the flags."""
     flags.DEFINE_list(
         "domains", ["film_reviews", "docstrings"], "data sets A and B", flag_values=values
     )
-    flags.DEFINE_enum(
-        "profile", "default", profiles.PROFILES, "how much of everything", flag_values=values
-    )
+    flags.DEFINE_enum("profile", "default", PROFILES, "size of the study", flag_values=values)
     flags.DEFINE_string(
         "embedder",
         None,
-        "whose vectors the MAUVE-style area compares texts by: a published model's (a known name, "
-        "a Hugging Face folder or a GGUF file), or terms, TF-IDF of the study's own texts; if not "
-        "given minilm-l6, fetched once (84 MB), and terms in the quick profile",
+        "embedder of the MAUVE-style area: a published model (a known name, a Hugging Face folder "
+        "or a GGUF file), or tfidf of the study's own texts; default: minilm-l6, downloaded "
+        "once (84 MB), and tfidf in the quick profile",
         flag_values=values,
     )
-    flags.DEFINE_integer("seed", 0, "of everything random", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "random seed", flag_values=values, lower_bound=0)
     flags.DEFINE_string(
         "data_dir",
         None,
@@ -62,23 +62,24 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Runs the study, or shows the one that is there."""
+    """Runs the study, or reports the finished one."""
     out, names = cli.out_dir(values), values["domains"].value
     if len(names) != 2 or len(set(names)) < 2:
         raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
     profile = values["profile"].value
-    found = scoring.find_embedder(values["embedder"].value or profiles.DEFAULT_EMBEDDERS[profile])
+    name = values["embedder"].value or text_quality_config.DEFAULT_EMBEDDERS[profile]
+    embedder = scoring.find_embedder(name)
     where = {key: values[key].value for key in ("data_dir", "text_column")}
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
-    config = profiles.make_config(
+    config = text_quality_config.make_config(
         profile,
         (names[0], names[1]),
         seed=values["seed"].value,
-        features=found.info,
+        embedder=embedder.info,
         fingerprints=fingerprints,
         **where,
     )
-    results = run_study(config, out, found)
+    results = run_study(TextQualityStudy(config, embedder), out)
     results["headline"] = report.headline(results)
     run_dir.write_results(results, out)
     page = report.write(results, out)

@@ -30,17 +30,10 @@ BATCH_TOKENS, LENGTH_MULTIPLE = 2048, 16
 def text_examples(
     tokenizer: Tokenizer, texts: list[str], seq_len: int, num_windows: int
 ) -> TokenizedExamples:
-    """Tokenizes texts; the first chunks of each stand side by side as separate segments.
+    """Tokenizes texts; the first `num_windows` chunks of each are segments of one example.
 
-    Args:
-      tokenizer: the model's tokenizer.
-      texts: N documents.
-      seq_len: tokens per chunk, as in pretraining.
-      num_windows: chunks kept per text; the rest is dropped.
-
-    Returns:
-      `tokens`, `segments` and `positions`, int32 [N, num_windows * seq_len]; shorter, by multiples
-      of 16, if no text reaches the end.
+    Returns `tokens`, `segments` and `positions`, int32 [N, num_windows * seq_len]; shorter, by
+    multiples of 16, if no text reaches the end.
     """
     shape = (len(texts), num_windows, seq_len)
     chunked = {key: np.zeros(shape, np.int32) for key in ("tokens", "segments", "positions")}
@@ -125,15 +118,9 @@ def strided_chunks(
 def mean_over_chunks(
     sums: np.ndarray, chunks: TokenizedExamples, example_M: np.ndarray
 ) -> np.ndarray:
-    """Means over the tokens of each example.
+    """Means over the tokens of each example, [N, ...], from the sums [M, ...] of its chunks.
 
-    Args:
-      sums: [M, ...] sums over the tokens of each chunk.
-      chunks: the chunks of `strided_chunks`.
-      example_M: the example each belongs to.
-
-    Returns:
-      [N, ...]; zero for an example of nothing but padding.
+    The chunks and `example_M` are those of `strided_chunks`; zero for nothing but padding.
     """
     first_N = np.searchsorted(example_M, np.arange(example_M[-1] + 1))
     tokens_N = np.add.reduceat(np.sum(chunks["segments"] > 0, axis=1), first_N)
@@ -144,16 +131,9 @@ def mean_over_chunks(
 def map_batches(
     fn: BatchFn, operands: Any, examples: TokenizedExamples, batch_size: int = BATCH_SIZE
 ) -> np.ndarray:
-    """Maps a function over examples of one length, as one compiled loop over batches.
+    """Maps a function over N examples of one length, as one compiled loop; returns [N, ...].
 
-    Args:
-      fn: see `BatchFn`; compiled once per shape for as long as it is the same function.
-      operands: first argument of `fn`.
-      examples: N examples.
-      batch_size: examples per call of `fn`.
-
-    Returns:
-      [N, ...], in the order of the examples.
+    It is compiled once per shape for as long as `fn` is the same function.
     """
     N = len(examples["segments"])
     num_batches = -(-N // batch_size)
@@ -194,14 +174,11 @@ def map_bucketed(
     multiple of 16 of its longest.
 
     Args:
-      fn: see `BatchFn`; compiled once per length for as long as it is the same function.
+      fn: compiled once per length for as long as it is the same function.
       operands: first argument of `fn`.
       ids: N sequences, int32 [tokens] each, none of them empty.
       max_seq_len: no batch is padded beyond it; 0 for no limit.
       batch_tokens: tokens per batch, about.
-
-    Returns:
-      [N, ...], in the order of the sequences.
 
     Raises:
       UserError: no sequences, or an empty one.

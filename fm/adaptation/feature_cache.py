@@ -23,12 +23,7 @@ _VERSION = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """An array and its cost.
-
-    Attributes:
-      values: [N, ...].
-      seconds: time it took to compute, originally.
-    """
+    """An array [N, ...], and the seconds it originally took to compute."""
 
     values: np.ndarray
     seconds: float
@@ -43,12 +38,7 @@ def cached_features(
 ) -> CachedFeatures:
     """Features of token sequences, float32 [N, layers read, E], from the cache if present.
 
-    Args:
-      model_digest: `fm.hf.model_zoo.PublishedModel.digest`.
-      params: the model's parameters.
-      config: architecture.
-      ids: N sequences, int32 [tokens] each.
-      feature_config: without chunks, and not "concat".
+    `model_digest` is `fm.hf.model_zoo.PublishedModel.digest`.
 
     Raises:
       UserError: `feature_config` is of another kind or reads a layer the model lacks, a sequence
@@ -74,12 +64,8 @@ def cached(
 ) -> CachedFeatures:
     """Returns the array of `compute`, or of an earlier call with the same `key` and `ids`.
 
-    The cache entry is a folder that appears whole or not at all.
-
-    Args:
-      key: JSON-able; everything the numbers depend on beside the token sequences.
-      ids: token sequences.
-      compute: called if there is no entry.
+    The JSON-able `key` says everything the numbers depend on beside the token sequences. The entry
+    is a folder that appears whole or not at all.
 
     Raises:
       UserError: the entry is damaged.

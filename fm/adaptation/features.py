@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,17 +89,9 @@ def pooled_features(
     config: ModelConfig,
     feature_config: FeatureConfig = FeatureConfig(),
 ) -> list[jax.Array]:
-    """Features of every hidden state, each example read whole.
+    """Features of every hidden state, each example read whole: num_layers + 2 arrays [B, E].
 
-    Args:
-      params: the model's parameters.
-      batch: examples, see `fm.adaptation.batching`.
-      config: architecture.
-      feature_config: its `pooling` and `causal`.
-
-    Returns:
-      num_layers + 2 arrays [B, E], E = L * D for "concat", else D for each pooling part. For
-      "each" [B, L, D].
+    E = L * D for "concat", else D for each pooling part; [B, L, D] for "each".
     """
     states = _unnormalized_features(params, batch, config, feature_config)
     if feature_config.pooling != "mean":
@@ -169,17 +162,9 @@ def extract_features(
     final_only: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Features of any number of examples, float32 [N, layers read, E].
+    """Features of any number of examples, float32 [N, layers read, E], [..., L, E] for "each".
 
-    With pooling "each", [N, layers read, L, E].
-
-    Args:
-      params: the model's parameters.
-      examples: N examples.
-      config: architecture.
-      feature_config: see `FeatureConfig`.
-      final_only: read the final output, not `feature_config.layers`.
-      batch_size: chunks per batch.
+    With `final_only` the final output is read, not `feature_config.layers`.
     """
     if final_only:
         feature_config = dataclasses.replace(feature_config, layers=(-1,))
@@ -188,19 +173,10 @@ def extract_features(
     return mean_over_chunks(out, chunks, example_M) if feature_config.pooling == "mean" else out
 
 
-def probe_features(
-    params: dict,
-    examples: TokenizedExamples,
-    config: ModelConfig,
-    *,
-    feature_config: FeatureConfig,
-    batch_size: int = BATCH_SIZE,
-) -> np.ndarray:
-    """Features a probe reads: every layer's, normalized and concatenated, float32 [N, E]."""
-    states = extract_features(
-        params, examples, config, feature_config=feature_config, batch_size=batch_size
-    )
-    return normalize_and_concat(states, feature_config)
+def probe_features(*args: Any, feature_config: FeatureConfig, **kwargs: Any) -> np.ndarray:
+    """`extract_features`, every layer's normalized and concatenated, float32 [N, E]."""
+    features = extract_features(*args, feature_config=feature_config, **kwargs)
+    return normalize_and_concat(features, feature_config)
 
 
 def normalize_and_concat(features: np.ndarray, feature_config: FeatureConfig) -> np.ndarray:

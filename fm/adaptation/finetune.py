@@ -145,15 +145,7 @@ def finetune(
       frozen model, sharing the arrays of `params`, with these attached.
     """
     unused, arguments = _run_arguments(
-        params,
-        examples,
-        labels,
-        model_config,
-        config,
-        num_classes=num_classes,
-        seed=seed,
-        pad_to=pad_to,
-        num_steps=num_steps,
+        params, examples, labels, model_config, config, num_classes, seed, pad_to, num_steps
     )
     trained, frozen = _run(*arguments), arguments[1]
     finetuned = _join_trained(trained, frozen, config)
@@ -161,27 +153,9 @@ def finetune(
     return trained | {"model": finetuned["model"] | {"streams": streams}}
 
 
-def memory_footprint(
-    params: dict,
-    examples: TokenizedExamples,
-    labels: np.ndarray,
-    model_config: ModelConfig,
-    config: FinetuneConfig,
-    *,
-    num_classes: int,
-    pad_to: int,
-) -> MemoryFootprint:
-    """Memory of `finetune` with the same arguments; compiles it, runs nothing."""
-    _, arguments = _run_arguments(
-        params,
-        examples,
-        labels,
-        model_config,
-        config,
-        num_classes=num_classes,
-        seed=0,
-        pad_to=pad_to,
-    )
+def memory_footprint(*args: Any, **kwargs: Any) -> MemoryFootprint:
+    """Memory of `finetune` with the same arguments, without a seed; compiles, runs nothing."""
+    _, arguments = _run_arguments(*args, seed=0, **kwargs)
     trained, frozen = arguments[:2]
     sizes = [(leaf.size, leaf.nbytes) for leaf in jax.tree.leaves(trained)]
     frozen_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
@@ -194,16 +168,7 @@ def memory_footprint(
 
 
 def _run_arguments(
-    params: dict,
-    examples: TokenizedExamples,
-    labels: np.ndarray,
-    model_config: ModelConfig,
-    config: FinetuneConfig,
-    *,
-    num_classes: int,
-    seed: int,
-    pad_to: int,
-    num_steps: int | None = None,
+    params, examples, labels, model_config, config, num_classes, seed, pad_to, num_steps=None
 ) -> tuple[dict, tuple]:
     """The prediction heads set aside, and the arguments of `_run`."""
     n = len(labels)
@@ -230,13 +195,7 @@ def _run_arguments(
 
 
 def split_trained(
-    params: dict,
-    examples: TokenizedExamples,
-    model_config: ModelConfig,
-    config: FinetuneConfig,
-    *,
-    num_classes: int,
-    seed: int,
+    params: dict, examples: TokenizedExamples, model_config, config, *, num_classes: int, seed: int
 ) -> tuple[dict, dict]:
     """Splits a run's parameters into trained and frozen ones; without LoRA nothing is frozen."""
     head = init_head(examples, model_config, num_classes, config.feature_config)
@@ -293,19 +252,9 @@ def mean_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(nats * labeled) / jnp.maximum(jnp.sum(labeled), 1)
 
 
-def predict(
-    finetuned: dict,
-    examples: TokenizedExamples,
-    model_config: ModelConfig,
-    *,
-    feature_config: FeatureConfig,
-    batch_size: int = BATCH_SIZE,
-) -> np.ndarray:
-    """Most likely class of every example, int [N]; of every token [N, L] with pooling "each"."""
-    scores = predict_logits(
-        finetuned, examples, model_config, feature_config=feature_config, batch_size=batch_size
-    )
-    return scores.argmax(axis=-1)
+def predict(finetuned: dict, examples: TokenizedExamples, *args: Any, **kwargs: Any) -> np.ndarray:
+    """Most likely class of every example, int [N] or [N, L]; arguments of `predict_logits`."""
+    return predict_logits(finetuned, examples, *args, **kwargs).argmax(axis=-1)
 
 
 def predict_logits(
@@ -316,15 +265,10 @@ def predict_logits(
     feature_config: FeatureConfig,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Class logits, as `logits`, of any number of examples."""
-    features = extract_features(
-        finetuned["model"],
-        examples,
-        model_config,
-        feature_config=feature_config,
-        final_only=True,
-        batch_size=batch_size,
-    )
+    """Class logits of any number of examples, [N, classes]; see `logits`."""
+    options = {"feature_config": feature_config, "batch_size": batch_size}
+    model = finetuned["model"]
+    features = extract_features(model, examples, model_config, final_only=True, **options)
     return _apply_head(jax.device_get(finetuned["head"]), features[:, 0])
 
 
@@ -333,13 +277,7 @@ def keep_random_tokens(
 ) -> dict[str, jax.Array]:
     """Token dropout: keeps random tokens of each example, padding last.
 
-    Args:
-      batch: arrays [B, L, ...], with `segments`, 0 for padding.
-      rng: key.
-      tokens_kept: tokens per example (K); all if there are fewer.
-
-    Returns:
-      The same arrays [B, K, ...].
+    Arrays [B, L, ...], with `segments`, become [B, K, ...]; all tokens if there are fewer than K.
     """
     valid = batch["segments"] > 0
     L = valid.shape[1]
@@ -354,23 +292,12 @@ def keep_random_tokens(
 
 
 def run_adamw(
-    gradient: GradientFn,
-    trained: Any,
-    peak_lr: jax.Array,
-    num_steps: jax.Array,
-    weight_decay: float,
+    gradient: GradientFn, trained: Any, peak_lr: Any, num_steps: Any, weight_decay: float
 ) -> Any:
-    """Runs AdamW as one loop, to be called under jit.
+    """Runs AdamW as one loop, to be called under jit; returns the trained parameters.
 
-    Args:
-      gradient: see `GradientFn`.
-      trained: initial parameters.
-      peak_lr: peak learning rate: linear warmup over a tenth of the steps, then cosine to zero.
-      num_steps: number of steps; may be traced, so that one program serves all lengths.
-      weight_decay: decoupled, on everything trained.
-
-    Returns:
-      The parameters after the last step.
+    The learning rate warms up linearly over a tenth of the steps, then falls as a cosine to zero.
+    `num_steps` may be traced, so that one program serves all lengths.
     """
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fm.adaptation.batching import BATCH_SIZE, BatchFn, TokenizedExamples, map_batches
+from fm.adaptation.batching import BatchFn, TokenizedExamples, map_batches
 from fm.adaptation.finetune import FinetuneConfig, batch_order, pad_rows, run_adamw
 from fm.attention import Mask
 from fm.data.batches import batch_size_per_group
@@ -104,16 +104,16 @@ class InstructionEncoder:
         *,
         reserved_tokens: int = 0,
     ) -> list[Row]:
-        """Rows of questions with their answers, see `fm.data.packing.build_row`.
+        """Rows of N questions with their answers, see `fm.data.packing.build_row`.
 
         A text too long is truncated, never the phrasing or the answer.
 
         Args:
-          phrasings: N ways to ask; "" leaves out the instruction.
-          inputs: N texts, or N segments of patches, see `continuous_segments`.
-          answers: N texts.
-          reserved_tokens: tokens reserved for the longest answer, if longer than this one, so that
-            a text is truncated at the same place whatever its answer.
+          phrasings: ways to ask; "" leaves out the instruction.
+          inputs: texts, or segments of patches, see `continuous_segments`.
+          answers: texts.
+          reserved_tokens: room for the longest answer, so that a text is truncated at the same
+            place whatever its answer.
 
         Raises:
           UserError: there is no room for the input.
@@ -176,17 +176,13 @@ def continuous_segments(modality: str, patches: np.ndarray, positions: np.ndarra
 def pack_examples(
     rows: Sequence[Row], model_config: ModelConfig, length: int, *, share_rows: bool
 ) -> TokenizedExamples:
-    """Packs rows of `InstructionEncoder` into batch arrays.
+    """Packs rows of `InstructionEncoder` into arrays [B, length].
 
-    Args:
-      rows: the examples.
-      model_config: architecture.
-      length: tokens per packed row.
-      share_rows: several examples per row, kept apart by `segments`; or one each, in their order.
+    `share_rows` packs several examples per row, kept apart by `segments`; else one each, in order.
 
     Returns:
-      `tokens` int32 [B, length], patches of each continuous modality used, `positions`, `segments`
-      (0 is padding), `answer` bool (the tokens to predict), and `modality` if a row mixes them.
+      `tokens`, patches of each continuous modality used, `positions`, `segments` (0 is padding),
+      `answer` (bool, the tokens to predict), and `modality` if a row mixes them.
     """
     used = {name for row in rows for name in row} & set(model_config.modalities) | {"tokens"}
     patch_dims = [
@@ -222,21 +218,16 @@ def instruction_tune(
     seed: int,
     pad_to: Mapping[str, int],
 ) -> dict:
-    """Trains a whole model on answers.
+    """Trains a whole model on answers; the heads of continuous modalities stay unchanged.
 
     Args:
       params: initial parameters.
       groups: examples of `pack_examples` by group name, each group with its own length and
         modalities; every step takes its share of each. `prefix` makes questions bidirectional.
       model_config: architecture.
-      config: learning rate, steps, epochs, batch size (rows of all groups) and weight decay; its
-        `tokens_kept`, `feature_config` and `lora` are ignored.
+      config: learning rate, steps, epochs, batch size (rows of all groups) and weight decay.
       seed: decides the order.
-      pad_to: rows that each group is padded to (never drawn), so that one compiled program serves
-        all label budgets.
-
-    Returns:
-      The trained parameters; the heads of continuous modalities are unchanged.
+      pad_to: rows that each group is padded to, see `fm.adaptation.finetune.finetune`.
 
     Raises:
       UserError: a group is too small to have a row in every step.
@@ -344,21 +335,14 @@ def loglikelihood(
     candidates: Sequence[str],
     *,
     bidirectional_prefix: bool = False,
-    batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """Log probability of each candidate answer, in nats, float32 [N, A].
 
     Candidates that differ in their first token share one forward pass and are judged by that token
     alone; others take a pass each.
 
-    Args:
-      params: the model's parameters.
-      encoder: see `InstructionEncoder`.
-      phrasings: N ways to ask.
-      inputs: N inputs, see `InstructionEncoder.encode_examples`.
-      candidates: A answers.
-      bidirectional_prefix: whether the question was trained with bidirectional attention.
-      batch_size: rows per batch.
+    `phrasings` and `inputs` are those of `InstructionEncoder.encode_examples`;
+    `bidirectional_prefix` says whether the question was trained with bidirectional attention.
 
     Raises:
       UserError: two candidates have the same tokens.
@@ -371,14 +355,14 @@ def loglikelihood(
         rows = encoder.encode_questions(phrasings, inputs, reserved_tokens=longest)
         operands = params, jnp.asarray([tokens[0] for tokens in ids])
         batch = _make_batch(rows, encoder, bidirectional_prefix)
-        return map_batches(_first_token_fn(encoder.model_config), operands, batch, batch_size)
+        return map_batches(_first_token_fn(encoder.model_config), operands, batch)
     columns = []
     for candidate in candidates:
         answers = [candidate] * len(phrasings)
         rows = encoder.encode_examples(phrasings, inputs, answers, reserved_tokens=longest)
         batch = _make_batch(rows, encoder, bidirectional_prefix)
         fn = _whole_answer_fn(encoder.model_config, longest)
-        columns.append(map_batches(fn, params, batch, batch_size))
+        columns.append(map_batches(fn, params, batch))
     return np.stack(columns, axis=1)
 
 
@@ -390,25 +374,14 @@ def generate_until(
     *,
     max_new_tokens: int,
     bidirectional_prefix: bool = False,
-    batch_size: int = BATCH_SIZE,
 ) -> list[str]:
-    """Answers by greedy decoding, up to EOS or `max_new_tokens`.
-
-    Args:
-      params: the model's parameters.
-      encoder: see `InstructionEncoder`.
-      phrasings: N ways to ask.
-      inputs: N inputs, see `InstructionEncoder.encode_examples`.
-      max_new_tokens: most tokens of an answer.
-      bidirectional_prefix: see `loglikelihood`.
-      batch_size: rows per batch.
-    """
+    """Answers by greedy decoding, up to EOS or `max_new_tokens`; see `loglikelihood`."""
     rows = encoder.encode_questions(phrasings, inputs, reserved_tokens=max_new_tokens)
     batch = _make_batch(rows, encoder, bidirectional_prefix)
     eos = encoder.tokenizer.eos
     fn = _generate_fn(encoder.model_config, max_new_tokens, eos)
     prepared = kv_cache.prepare_params(params, encoder.model_config)
-    tokens_NT = map_batches(fn, prepared, batch, batch_size)
+    tokens_NT = map_batches(fn, prepared, batch)
     ends = [np.flatnonzero(tokens_T == eos) for tokens_T in tokens_NT]
     return [
         encoder.tokenizer.decode(tokens_T[: end[0]] if len(end) else tokens_T).strip()

@@ -68,12 +68,9 @@ class AdaptationMethod(abc.ABC):
     def search_space(
         self, recipe: AdaptationRecipe, *, num_fewshot: Sequence[int] = (0,), num_trials: int = 0
     ) -> list[HParams]:
-        """Hyper-parameters to try.
+        """Hyper-parameters to try, extended to `num_trials` if the method can.
 
-        Args:
-          recipe: the grids.
-          num_fewshot: numbers of solved examples in a prompt.
-          num_trials: extends the grid to this many, where the method can.
+        `num_fewshot` are the numbers of solved examples to try in prompts.
         """
 
     @abc.abstractmethod
@@ -87,15 +84,10 @@ class AdaptationMethod(abc.ABC):
         *,
         num_steps: int | None = None,
     ) -> FittedModel:
-        """Fits to labeled examples.
+        """Fits to the examples `train_idx`, int [n].
 
-        Args:
-          model: model and examples.
-          train_idx: int [n], the examples.
-          labels: int [n], their classes (for NER their strata).
-          seed: decides initial parameters and the order of examples.
-          hparams: one of `search_space`.
-          num_steps: optimizer steps of a shorter run, for methods that `updates_model`.
+        `labels`, int [n], are their classes, for NER their strata. `num_steps` shortens a run of a
+        method that `updates_model`.
         """
 
     @abc.abstractmethod

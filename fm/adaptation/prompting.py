@@ -162,15 +162,8 @@ def answer_logprobs(
 ) -> np.ndarray:
     """Log probability of each answer after each prompt, in nats, float32 [N, A].
 
-    Answers of one token share one forward pass; longer ones take a pass each.
-
-    Args:
-      params: of a causal language model.
-      config: architecture.
-      prompts: N prompts, int32 [tokens] each.
-      answers: A answers, int32 [tokens] each.
-      mean_over_tokens: average over an answer's tokens, not the sum, so that long answers are not
-        penalized.
+    Answers of one token share one forward pass; longer ones take a pass each. `mean_over_tokens`
+    averages over an answer's tokens, so that long answers are not penalized.
 
     Raises:
       UserError: a prompt with its answer is longer than `config.max_seq_len`.
@@ -197,12 +190,8 @@ def answer_logprobs(
 def calibrate(logprobs_NA: np.ndarray, content_free_FA: np.ndarray) -> np.ndarray:
     """Subtracts what the answers score without content (Zhao et al. 2021, sec. 4, W diagonal).
 
-    Args:
-      logprobs_NA: log probabilities of the answers.
-      content_free_FA: those after F prompts without content; averaged as probabilities.
-
-    Returns:
-      [N, A] calibrated log probabilities over the answers, not normalized again.
+    The scores of the F prompts without content are averaged as probabilities; the result [N, A] is
+    not normalized again.
     """
     bias_A = np.log(np.mean(np.exp(_normalize_over_answers(content_free_FA)), axis=0))
     return _normalize_over_answers(logprobs_NA) - bias_A

@@ -195,11 +195,8 @@ class TaskModel:
     ) -> float:
         """Validation metric over all examples the folds hold out.
 
-        Args:
-          fit_predict: (training indices, their labels, held-out indices) -> predictions.
-          train_idx: int [n], the labeled examples.
-          labels: int [n].
-          folds: (training, held-out) places in `train_idx`.
+        `fit_predict` maps (training indices, their labels, held-out indices) to predictions; folds
+        are pairs of (training, held-out) places in `train_idx`.
         """
         predictions = [
             fit_predict(train_idx[fit], labels[fit], train_idx[held_out]) for fit, held_out in folds

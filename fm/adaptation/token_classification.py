@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fm.adaptation.batching import BATCH_SIZE, TokenizedExamples, take
+from fm.adaptation.batching import TokenizedExamples, take
 from fm.adaptation.features import FeatureConfig, extract_features, normalize_and_concat
 from fm.adaptation.finetune import predict_logits
 from fm.adaptation.linear_probe import LinearProbe, fit_probe
@@ -100,13 +100,7 @@ def tokenize_words(tokenizer: TextEncoder, sentences: Sentences, length: int) ->
 def token_labels(words: WordExamples, tags: Sentences, tag_names: Sequence[str]) -> np.ndarray:
     """Labels for `finetune`, int32 [N, L]: a word's tag at its first token, -1 elsewhere.
 
-    Args:
-      words: the sentences.
-      tags: tag of every word.
-      tag_names: names of the tags, in the order of the classes.
-
-    Raises:
-      KeyError: a tag is not among `tag_names`.
+    `tag_names` are in the order of the classes.
     """
     index = {name: number for number, name in enumerate(tag_names)}
     labels = np.full(words.examples["tokens"].shape, -1, np.int32)
@@ -124,17 +118,12 @@ def predict_tags(
     tag_names: Sequence[str],
     *,
     feature_config: FeatureConfig = PER_TOKEN,
-    batch_size: int = BATCH_SIZE,
 ) -> list[list[str]]:
     """Well-formed tags of every sentence by a model fine-tuned to `token_labels`."""
     tags = []
     for part in _split_rows(words):
         scores = predict_logits(
-            finetuned,
-            part.examples,
-            model_config,
-            feature_config=feature_config,
-            batch_size=batch_size,
+            finetuned, part.examples, model_config, feature_config=feature_config
         )
         for n, num_words in enumerate(part.num_words):
             # Words that did not fit are tagged O.
@@ -150,7 +139,6 @@ def word_features(
     model_config: ModelConfig,
     *,
     feature_config: FeatureConfig = PER_TOKEN,
-    batch_size: int = BATCH_SIZE,
 ) -> list[np.ndarray]:
     """Frozen features of every sentence's words, float32 [words, layers read * D] each.
 
@@ -159,11 +147,7 @@ def word_features(
     features = []
     for part in _split_rows(words):
         states = extract_features(
-            params,
-            part.examples,
-            model_config,
-            feature_config=feature_config,
-            batch_size=batch_size,
+            params, part.examples, model_config, feature_config=feature_config
         )
         for n, num_words in enumerate(part.num_words):
             first_W = part.first_token[n, :num_words]
@@ -208,12 +192,7 @@ class TagProbe:
 def fit_tag_probe(
     sentences: Sequence[np.ndarray], tags: Sentences, hparams: dict[str, Any]
 ) -> TagProbe:
-    """Fits a linear probe of words.
-
-    Args:
-      sentences: `word_features` of each.
-      tags: tag of every word.
-      hparams: `l2` and `scale`, see `fm.adaptation.linear_probe.fit_probe`.
+    """Fits a linear probe of the words of sentences, given by their `word_features`.
 
     Raises:
       ValueError: all words have the same tag.

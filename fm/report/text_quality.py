@@ -1,6 +1,4 @@
-"""The page of a study of text: results in, one self-contained HTML file out."""
-
-from __future__ import annotations
+"""Report of a text quality study: headline, page, plots and CSV table from its results."""
 
 import csv
 import io
@@ -12,50 +10,45 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fm.errors import UserError
 from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME, ZIPF
 from fm.evaluation.text_quality.words import FAULTS
-from fm.files import atomic_write
 from fm.report import formats, style
 from fm.report import text_quality_plots as plots
-from fm.report.pages import RenderedFigure, data_uri, flatten_config, template_environment
+from fm.report.pages import (
+    RenderedFigure,
+    data_uri,
+    flatten_config,
+    template_environment,
+    write_page,
+)
 from fm.report.schema import sanitize
 
 Row = dict[str, Any]
 _COLUMNS = (*(metric for metric in METRICS if metric.of_sample), ZIPF)
+_CSV_COLUMNS = ("of", "domain", "arm", "stage", "sampling", "metric", "value", "low", "high")
 
 
 def headline(results: dict[str, Any]) -> str:
-    """The finding as one paragraph."""
+    """Returns the finding as one paragraph."""
     return " ".join(headline_sentences(results))
 
 
-def write(results: dict[str, Any], out: Path) -> Path:
-    """Writes `report.html`, `table.csv` and `plots/*.png` into the folder `out`.
-
-    Each appears whole or not at all.
+def write(results: dict[str, Any], out_dir: Path) -> Path:
+    """Writes `report.html`, `table.csv` and `plots/*.png`, each atomically.
 
     Returns:
-        The path of report.html.
+      The path of report.html.
 
     Raises:
-        UserError: `out` is a file.
+      UserError: `out_dir` is a file.
     """
     results = sanitize(results)
-    drawings = draw_figures(results)
-    page = render(results, drawings)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; the report needs a folder")
-    (out / "plots").mkdir(parents=True, exist_ok=True)
-    for drawing in drawings:
-        atomic_write(out / "plots" / drawing.file_name, drawing.png)
-    atomic_write(out / "table.csv", csv_table(results).encode())
-    atomic_write(out / "report.html", page.encode())
-    return out / "report.html"
+    figures = draw_figures(results)
+    return write_page(out_dir, render(results, figures), figures, csv_table(results))
 
 
 def draw_figures(results: dict[str, Any]) -> list[RenderedFigure]:
-    """All pictures for which there are numbers."""
+    """Renders every figure the results have numbers for."""
     return [
         RenderedFigure(
             section, None, f"{section}-{file}.png", caption, caption, style.to_png(figure)
@@ -69,261 +62,244 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str, str, Figure | 
     for domain in results["domains"]:
         letter, name = domain["letter"], f"{domain['letter']} ({domain['name']})"
         low = letter.lower()
-        yield (
-            *("frontier", f"{low}-divergence", f"{name}: MAUVE-style area against self-BLEU"),
-            plots.plot_quality_against_diversity(results, letter, "self_bleu", "divergence"),
-        )
-        yield (
-            *("frontier", f"{low}-judged", f"{name}: the judge's bits per byte against distinct-2"),
-            plots.plot_quality_against_diversity(results, letter, "distinct_2", "judged"),
-        )
-        yield "training", low, f"{name}: bits per byte", plots.plot_bits_per_byte(results, letter)
+        for x, y, caption in (
+            ("self_bleu", "mauve", "MAUVE-style area against self-BLEU"),
+            ("distinct_2", "scorer_bits_per_byte", "scorer bits per byte against distinct-2"),
+        ):
+            figure = plots.plot_quality_against_diversity(results, letter, x, y)
+            yield "frontier", f"{low}-{y}", f"{name}: {caption}", figure
+        bits_per_byte = plots.plot_bits_per_byte(results, letter)
+        yield "training", low, f"{name}: bits per byte", bits_per_byte
         yield "copies", low, f"{name}: longest copy", plots.plot_copy_lengths(results, letter)
-    for choice in results["choices"]:
-        letter = choice["domain"]
-        caption = f"{letter}: what the metric of a column loses when that of a row chooses"
-        yield "regret", letter.lower(), caption, plots.plot_regret_heatmap(choice)
+    for selection in results["selections"]:
+        letter = selection["domain"]
+        caption = f"{letter}: loss of the column's metric when the row's metric selects"
+        yield "regret", letter.lower(), caption, plots.plot_regret_heatmap(selection)
 
 
-def render(results: dict[str, Any], drawings: list[RenderedFigure]) -> str:
-    """The page as HTML; everything from the results is escaped, nothing is loaded from outside."""
+def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
+    """Returns the page as HTML; everything from the results is escaped, nothing is loaded."""
     environment = template_environment()
     environment.filters |= {
         "count": formats.count,
         "seconds": formats.seconds,
         "flops": formats.flops,
-        "plain": formats.config_value,
+        "config_value": formats.config_value,
         "short": lambda value: formats.si_prefixed(value),
-        "embedded": data_uri,
-        "compact": collapse_line_breaks,
+        "data_uri": data_uri,
+        "collapse_line_breaks": collapse_line_breaks,
         "metric": lambda value, name: format(value, METRICS_BY_NAME[name].format_spec),
     }
-    groups: dict[str, list[RenderedFigure]] = {}
-    for drawing in drawings:
-        groups.setdefault(drawing.section, []).append(drawing)
+    by_section: dict[str, list[RenderedFigure]] = {}
+    for figure in figures:
+        by_section.setdefault(figure.section, []).append(figure)
+    early = [row["sampling"] for row in results["samples"] if row["stage"] != "end"]
     return environment.get_template("text_quality.html.jinja").render(
         results=results,
         sentences=headline_sentences(results),
-        names={domain["letter"]: domain["name"] for domain in results["domains"]},
+        domain_names={domain["letter"]: domain["name"] for domain in results["domains"]},
         metrics=METRICS,
         titles={name: metric.title for name, metric in METRICS_BY_NAME.items()},
         columns=_COLUMNS,
-        looks=plots.arm_styles(results),
-        drawings=groups,
-        rows=[_domain_rows(results, domain["letter"]) for domain in results["domains"]],
-        models=_models(results),
-        shown=[_shown(results, choice) for choice in results["choices"]],
+        arms=plots.arm_styles(results),
+        figures=by_section,
+        domains=[_end_samples(results, domain["letter"]) for domain in results["domains"]],
+        models=_model_rows(results),
+        examples=[_examples(results, selection) for selection in results["selections"]],
         faults=FAULTS,
-        early=_early(results),
+        early_sampling=list(dict.fromkeys(early)),
         config=flatten_config(results["config"]),
     )
 
 
 def collapse_line_breaks(text: str) -> str:
-    """The text with more than two line breaks in a row as their number."""
+    """Replaces runs of more than two line breaks by their number."""
     return re.sub(r"\n{3,}", lambda run: f"\n[{len(run[0])} line breaks]\n", text)
 
 
-def _early(results: dict[str, Any]) -> list[str]:
-    """The decodings looked at before the end of training."""
-    before = [row["decoding"] for row in results["samples"] if row["stage"] != "end"]
-    return list(dict.fromkeys(before))
-
-
-def _domain_rows(results: dict[str, Any], letter: str) -> dict[str, Any]:
-    """What the table of a domain holds: real text, then every arm's decodings at its end."""
+def _end_samples(results: dict[str, Any], letter: str) -> dict[str, Any]:
+    """Returns a domain's real text and, by arm, the samples of the last checkpoint."""
     arms: dict[str, list[Row]] = {}
     for row in results["samples"]:
         if (row["domain"], row["stage"]) == (letter, "end"):
             arms.setdefault(row["arm"], []).append(row)
-    human = next(row for row in results["human"] if row["domain"] == letter)
-    return {"letter": letter, "human": human, "arms": arms}
+    return {"letter": letter, "real": _real_text(results, letter), "arms": arms}
 
 
-def _models(results: dict[str, Any]) -> list[Row]:
-    """Bits per byte of every arm at the end, by domain, with what its training took."""
+def _model_rows(results: dict[str, Any]) -> list[Row]:
+    """Returns the training cost of every arm with its final bits per byte by domain."""
     values = {
         (row["arm"], row["domain"]): row["value"]
         for row in results["models"]
         if row["stage"] == "end"
     }
+    letters = [domain["letter"] for domain in results["domains"]]
     return [
-        row
-        | {"bits": {d["letter"]: values.get((row["arm"], d["letter"])) for d in results["domains"]}}
+        row | {"bits": {letter: values.get((row["arm"], letter)) for letter in letters}}
         for row in results["trained"]
     ]
 
 
-def _shown(results: dict[str, Any], choice: Row) -> dict[str, Any]:
-    """Texts beside numbers: real ones, then each different choice with the metrics that made it."""
-    groups: dict[tuple[str, ...], Row] = {}
-    for by, row in choice["chosen"].items():
-        place = (row["arm"], row["stage"], row["decoding"])
-        groups.setdefault(place, row | {"by": []})["by"].append(by)
-    human = next(row for row in results["human"] if row["domain"] == choice["domain"])
-    return {"choice": choice, "human": human, "picked": list(groups.values())}
+def _examples(results: dict[str, Any], selection: Row) -> dict[str, Any]:
+    """Returns real texts and each distinct selection with the metrics that made it."""
+    distinct: dict[tuple[str, ...], Row] = {}
+    for by, row in selection["selected"].items():
+        distinct.setdefault(_identity(row), row | {"by": []})["by"].append(by)
+    real = _real_text(results, selection["domain"])
+    return {"selection": selection, "real": real, "selected": list(distinct.values())}
 
 
-Row = dict[str, Any]
+def _identity(row: Row) -> tuple[str, str, str]:
+    return row["arm"], row["stage"], row["sampling"]
+
+
+def _real_text(results: dict[str, Any], letter: str) -> Row:
+    return next(row for row in results["real_text"] if row["domain"] == letter)
+
+
+# Headline.
 
 
 def headline_sentences(results: dict[str, Any]) -> list[str]:
-    """One paragraph's sentences, domain by domain."""
-    told = []
+    """Returns the finding as sentences, domain by domain."""
+    sentences = []
     names = {domain["letter"]: domain["name"] for domain in results["domains"]}
-    for choice in results["choices"]:
-        letter = choice["domain"]
-        told.append(f"{_named(letter, names)}: {_closest(results, choice)}")
-        told.append(_disagreement(choice))
-        told.append(_copying(results, letter))
-    told.append(_tuning(results))
-    return [sentence for sentence in told if sentence]
+    for selection in results["selections"]:
+        letter = selection["domain"]
+        sentences.append(f"On {letter} ({names[letter]}): {_closest_sentence(results, selection)}")
+        sentences.append(_disagreement_sentence(selection))
+        sentences.append(_copying_sentence(results, letter))
+    sentences.append(_fine_tuning_sentence(results))
+    return [sentence for sentence in sentences if sentence]
 
 
 def describe_choice(row: Row) -> str:
-    """Training set, checkpoint and decoding in words."""
+    """Returns arm, checkpoint and sampling config of a row in words."""
     stage = "" if row["stage"] == "end" else f" after {row['stage']} of its training"
-    return f"“{row['arm']}”{stage} at {row['decoding']}"
+    return f"“{row['arm']}”{stage} at {row['sampling']}"
 
 
-def _named(letter: str, names: dict[str, str]) -> str:
-    return f"On {letter} ({names[letter]})"
-
-
-def _closest(results: dict[str, Any], choice: Row) -> str:
-    row = choice["chosen"]["divergence"]
-    human = _human(results, choice["domain"])["divergence"]
-    own = row["values"]["divergence"]
-    away = "clearly short of" if own[2] < human[1] else "not clearly apart from"
+def _closest_sentence(results: dict[str, Any], selection: Row) -> str:
+    row = selection["selected"]["mauve"]
+    own, real = row["values"]["mauve"], _real_text(results, selection["domain"])["values"]["mauve"]
+    outcome = "clearly below" if own[2] < real[1] else "not clearly different from"
     return (
-        f"closest to real text by MAUVE-style area is {describe_choice(row)}, {_with(own, '.2f')}, "
-        f"{away} other real text, {_with(human, '.2f')}."
+        f"{describe_choice(row)} is closest to real text by MAUVE-style area, "
+        f"{_interval(own, '.2f')}, {outcome} that of other real text, {_interval(real, '.2f')}."
     )
 
 
-def _disagreement(choice: Row) -> str:
-    """How many choices there are, which is the costliest and which the cheapest."""
-    places = {(row["arm"], row["stage"], row["decoding"]) for row in choice["chosen"].values()}
-    if len(places) == 1:
-        return f"All {len(METRICS)} metrics choose it."
-    clear = [row for row in choice["regrets"] if row["clear"] and row["by"] != row["metric"]]
+def _disagreement_sentence(selection: Row) -> str:
+    """Says how many selections there are, and which cost the other metrics most and least."""
+    distinct = {_identity(row) for row in selection["selected"].values()}
+    if len(distinct) == 1:
+        return f"All {len(METRICS)} metrics select it."
+    others = [row for row in selection["regrets"] if row["by"] != row["metric"]]
+    clear = [row for row in others if row["clear"]]
     if not clear:
         return (
-            f"{len(METRICS)} metrics make {len(places)} choices, but no metric clearly loses by "
-            "another one's choice."
+            f"{len(METRICS)} metrics make {len(distinct)} selections, but no metric clearly loses "
+            "by another one's."
         )
     worst = max(clear, key=lambda row: row["regret"])
-    others: dict[str, list[float]] = {}
-    for row in choice["regrets"]:
-        if row["by"] != row["metric"]:
-            others.setdefault(row["by"], []).append(row["regret"])
-    means = {name: float(np.mean(lost)) for name, lost in others.items()}
+    regrets: dict[str, list[float]] = {}
+    for row in others:
+        regrets.setdefault(row["by"], []).append(row["regret"])
+    means = {name: float(np.mean(each)) for name, each in regrets.items()}
     least = min(means, key=lambda name: means[name])
-    chosen = choice["chosen"][worst["by"]]
     return (
-        f"{len(METRICS)} metrics make {len(places)} different choices: that of "
-        f"{METRICS_BY_NAME[worst['by']].title} ({describe_choice(chosen)}) costs another one most, "
-        f"{METRICS_BY_NAME[worst['metric']].title}: {min(worst['regret'], 1.0):.0%} of its range; "
-        f"that of {METRICS_BY_NAME[least].title} costs the others least, {means[least]:.0%} on average."
+        f"{len(METRICS)} metrics make {len(distinct)} different selections. Selecting by "
+        f"{METRICS_BY_NAME[worst['by']].title} "
+        f"({describe_choice(selection['selected'][worst['by']])}) costs "
+        f"{METRICS_BY_NAME[worst['metric']].title} {min(worst['regret'], 1.0):.0%} of its range, "
+        f"the largest loss; selecting by {METRICS_BY_NAME[least].title} costs the others least, "
+        f"{means[least]:.0%} on average."
     )
 
 
-def _copying(results: dict[str, Any], letter: str) -> str:
-    plain = results["config"]["decodings"][0]
+def _copying_sentence(results: dict[str, Any], letter: str) -> str:
+    plain = results["config"]["sampling_configs"][0]["temperature"]
     rows = [
         row
         for row in results["samples"]
-        if (row["domain"], row["stage"], row["temperature"])
-        == (letter, "end", plain["temperature"])
+        if (row["domain"], row["stage"], row["temperature"]) == (letter, "end", plain)
     ]
     if not rows:
         return ""
-    most = max(rows, key=lambda row: row["values"]["copied"][0])
-    own, human = most["values"]["copied"], _human(results, letter)["copied"]
-    than = "more than" if own[1] > human[2] else "less than" if own[2] < human[1] else "about as"
+    most = max(rows, key=lambda row: row["values"]["longest_copy"][0])
+    own = most["values"]["longest_copy"]
+    real = _real_text(results, letter)["values"]["longest_copy"]
+    than = "more than" if own[1] > real[2] else "less than" if own[2] < real[1] else "similar to"
     return (
-        f"At plain sampling “{most['arm']}” copies most, {_with(own, '.1f')} words in a row on "
-        f"average, {than} real text ({_with(human, '.1f')})."
+        f"With plain sampling “{most['arm']}” copies most, {_interval(own, '.1f')} words in a row "
+        f"on average, {than} real text ({_interval(real, '.1f')})."
     )
 
 
-def _tuning(results: dict[str, Any]) -> str:
-    """Pretrained and tuned against scratch on the same few texts, at equal tokens."""
-    diets = results["config"]["diets"]
-    tuned = next((name for name, diet in diets.items() if diet["start"]), None)
+def _fine_tuning_sentence(results: dict[str, Any]) -> str:
+    """Compares pretraining and fine-tuning with training from scratch on the same few texts."""
+    training_sets = results["config"]["training_sets"]
+    tuned = next((name for name, each in training_sets.items() if each["init_from"]), None)
     if tuned is None:
         return ""
+    parts = training_sets[tuned]["parts"]
     scratch = next(
         (
-            name
-            for name, diet in diets.items()
-            if not diet["start"] and diet["parts"] == diets[tuned]["parts"]
+            n
+            for n, each in training_sets.items()
+            if not each["init_from"] and each["parts"] == parts
         ),
         None,
     )
     if scratch is None:
         return ""
-    domain = diets[tuned]["writes"][0]
-    of = {
-        name: [r for r in results["models"] if (r["arm"], r["domain"]) == (name, domain)]
-        for name in (tuned, scratch)
-    }
-    best = {
-        name: min((row["value"] for row in rows), key=lambda v: v[0]) for name, rows in of.items()
-    }
-    mine, other = best[tuned], best[scratch]
-    verdict = (
-        "better than"
-        if mine[2] < other[1]
-        else "worse than"
-        if mine[1] > other[2]
-        else "not clearly different from"
-    )
+    domain = training_sets[tuned]["prompt_domains"][0]
+
+    def best_value(arm: str) -> list[float]:
+        rows = [r for r in results["models"] if (r["arm"], r["domain"]) == (arm, domain)]
+        return min((row["value"] for row in rows), key=lambda value: value[0])
+
+    own, other = best_value(tuned), best_value(scratch)
+    if own[2] < other[1]:
+        outcome = "better than"
+    else:
+        outcome = "worse than" if own[1] > other[2] else "not clearly different from"
     return (
-        f"With the same few texts of {domain}, “{tuned}” is {verdict} scratch at equal "
-        f"tokens, each at its best checkpoint: {_with(mine, '.3f')} against "
-        f"{_with(other, '.3f')} bits per byte."
+        f"On the same few texts of {domain}, “{tuned}” is {outcome} training from scratch at equal "
+        f"tokens, each at its best checkpoint: {_interval(own, '.3f')} against "
+        f"{_interval(other, '.3f')} bits per byte."
     )
 
 
-def _human(results: dict[str, Any], letter: str) -> dict[str, list[float]]:
-    return next(row["values"] for row in results["human"] if row["domain"] == letter)
-
-
-def _with(value: list[float], form: str) -> str:
-    middle, low, high = (format(each, form) for each in value)
+def _interval(value: list[float], format_spec: str) -> str:
+    middle, low, high = (format(each, format_spec) for each in value)
     return f"{middle} [{low}, {high}]"
 
 
-_CSV_COLUMNS = ("of", "domain", "arm", "stage", "decoding", "metric", "value", "low", "high")
+# CSV.
 
 
 def csv_table(results: dict[str, Any]) -> str:
-    """One row for a metric of a sample, with a heading.
+    """Returns one CSV row per metric of a sample.
 
-    Column `of` says whose text it is: "model", a sample that choices were made among; "fresh", one
-    written anew after a metric had chosen it (once for each different choice); "real".
+    Column `of` is "model" for a sample that selections were made among, "fresh" for one generated
+    anew after its selection (once per distinct selection), or "real".
     """
-    made = io.StringIO()
-    table = csv.writer(made, lineterminator="\n")
-    table.writerow(_CSV_COLUMNS)
-    table.writerows(_csv_rows(results))
-    return made.getvalue()
-
-
-def _csv_rows(results: dict[str, Any]) -> Iterator[list[str]]:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
     groups = {
-        "real": results["human"],
+        "real": results["real_text"],
         "model": results["samples"],
-        "fresh": [row for choice in results["choices"] for row in _different(choice)],
+        "fresh": [
+            row
+            for selection in results["selections"]
+            for row in {_identity(each): each for each in selection["selected"].values()}.values()
+        ],
     }
     for of, rows in groups.items():
         for row in rows:
-            place = [row["domain"], *(row.get(key, "") for key in ("arm", "stage", "decoding"))]
+            where = [row["domain"], *(row.get(key, "") for key in ("arm", "stage", "sampling"))]
             for metric, values in row["values"].items():
-                yield [of, *place, metric, *(f"{value:.6g}" for value in values)]
-
-
-def _different(choice: dict[str, Any]) -> list[dict[str, Any]]:
-    chosen = choice["chosen"].values()
-    return list({(row["arm"], row["stage"], row["decoding"]): row for row in chosen}.values())
+                writer.writerow([of, *where, metric, *(f"{value:.6g}" for value in values)])
+    return text.getvalue()

@@ -1,5 +1,6 @@
-"""The pictures of a study of text: frontier, choices, regret, copies, bits per byte."""
+"""Figures of a text quality study: quality against diversity, regret, copies, bits per byte."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME
-from fm.report import style
 from fm.report.schema import Arm
+from fm.report.style import INK, label_line_ends, new_figure, plot_style
 
 Row = dict[str, Any]
 
-# Okabe and Ito's colours, two of Tol's besides, each with a line and a marker of its own.
-_LOOKS = (
+# Okabe and Ito's colors and two of Tol's, each with a line style and marker of its own.
+_STYLES = (
     ("#0072B2", "-", "o"),
     ("#56B4E9", "-", "^"),
     ("#009E73", "-", "D"),
@@ -29,86 +30,55 @@ _LOOKS = (
 
 
 def arm_styles(results: dict[str, Any]) -> dict[str, Arm]:
-    """How every arm is drawn, by name."""
-    diets = results["config"]["diets"]
+    """Returns how each training set is drawn, by name."""
+    training_sets = results["config"]["training_sets"]
     return {
-        name: Arm(
-            name,
-            title=name,
-            description=diet["says"],
-            **dict(zip(("color", "linestyle", "marker"), _LOOKS[n % len(_LOOKS)], strict=True)),
+        name: Arm(name, name, each["description"], color=color, linestyle=line, marker=marker)
+        for (name, each), (color, line, marker) in zip(
+            training_sets.items(), itertools.cycle(_STYLES)
         )
-        for n, (name, diet) in enumerate(diets.items())
     }
 
 
 def plot_quality_against_diversity(
     results: dict[str, Any], domain: str, x: str, y: str
 ) -> Figure | None:
-    """One metric against another at the end of training, a training set a curve.
+    """Plots metric y against metric x at the end of training, one curve per training set.
 
-    Curves run through the temperatures; other decodings are pale marks.
+    Curves run through the temperatures; other sampling configs are pale marks.
     """
-    rows = [r for r in results["samples"] if (r["domain"], r["stage"]) == (domain, "end")]
+    rows = _end_rows(results, domain)
     if not rows:
         return None
-    arms = arm_styles(results)
-    with style.plot_style():
-        drawn = style.new_figure(4.1)
-        axes = drawn.add_subplot()
-        for name in dict.fromkeys(row["arm"] for row in rows):
-            arm, mine = arms[name], [row for row in rows if row["arm"] == name]
-            line = [row for row in mine if row["temperature"] is not None]
-            line.sort(key=lambda row: row["temperature"])
-            axes.plot(
-                *_points(line, x, y),
-                color=arm.color,
-                linestyle=arm.linestyle,
-                marker=arm.marker,
-                label=name,
-            )
+    with plot_style():
+        figure = new_figure(4.1)
+        axes = figure.add_subplot()
+        for arm, mine in _by_arm(results, rows):
+            by_temperature = _by_temperature(mine)
             others = [row for row in mine if row["temperature"] is None]
-            axes.plot(
-                *_points(others, x, y),
-                color=arm.color,
-                linestyle="none",
-                marker=arm.marker,
-                alpha=0.35,
-            )
-        for row in (each for each in results["human"] if each["domain"] == domain):
-            _cross(axes, row["values"][x], row["values"][y])
-        axes.set_xlabel(_label(x))
-        axes.set_ylabel(_label(y))
-        drawn.legend(loc="outside lower center", ncols=4, fontsize=8)
-    return drawn
+            axes.plot(*_points(by_temperature, x, y), **_line(arm), label=arm.name)
+            axes.plot(*_points(others, x, y), **_line(arm) | {"linestyle": "none"}, alpha=0.35)
+        for row in results["real_text"]:
+            if row["domain"] == domain:
+                _draw_cross(axes, row["values"][x], row["values"][y])
+        axes.set_xlabel(_axis_label(x))
+        axes.set_ylabel(_axis_label(y))
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
 
 
-def _points(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
-    return [row["values"][x][0] for row in rows], [row["values"][y][0] for row in rows]
+def plot_regret_heatmap(selection: Row) -> Figure:
+    """Plots the regrets: the row's metric selects, the column's metric judges; % of its range lost.
 
-
-def _cross(axes: Axes, x: list[float], y: list[float]) -> None:
-    """Real text, with its intervals as the arms of a cross."""
-    axes.plot([x[1], x[2]], [y[0], y[0]], color=style.INK, linewidth=1.4)
-    axes.plot([x[0], x[0]], [y[1], y[2]], color=style.INK, linewidth=1.4)
-    axes.plot([x[0]], [y[0]], color=style.INK, marker="*", markersize=11, linestyle="none")
-    axes.annotate("real text", (x[0], y[0]), xytext=(7, 6), textcoords="offset points", fontsize=9)
-
-
-def _label(metric: str) -> str:
-    found = METRICS_BY_NAME[metric]
-    return f"{found.title} ({'more' if found.better_direction == 'high' else 'less'} is better)"
-
-
-def plot_regret_heatmap(choice: Row) -> Figure:
-    """Who chooses down, who judges across: the share of its range a metric loses."""
+    Bold cells have non-overlapping intervals.
+    """
     names = [metric.name for metric in METRICS]
-    at = {(row["by"], row["metric"]): row for row in choice["regrets"]}
+    at = {(row["by"], row["metric"]): row for row in selection["regrets"]}
     table = np.array([[at[by, metric]["regret"] for metric in names] for by in names])
-    titles = [METRICS_BY_NAME[name].title for name in names]
-    with style.plot_style():
-        drawn = style.new_figure(4.4)
-        axes = drawn.add_subplot()
+    titles = [metric.title for metric in METRICS]
+    with plot_style():
+        figure = new_figure(4.4)
+        axes = figure.add_subplot()
         axes.imshow(np.clip(table, 0.0, 1.0), cmap="Oranges", vmin=0.0, vmax=1.15)
         for n, by in enumerate(names):
             for m, metric in enumerate(names):
@@ -119,98 +89,118 @@ def plot_regret_heatmap(choice: Row) -> Figure:
                     ha="center",
                     va="center",
                     fontsize=8,
-                    color="white" if value > 0.75 else style.INK if clear else "#8a8a8a",
+                    color="white" if value > 0.75 else INK if clear else "#8a8a8a",
                     fontweight="bold" if clear else "normal",
                 )
         axes.set_xticks(range(len(names)), titles, rotation=55, ha="right", fontsize=8)
         axes.set_yticks(range(len(names)), titles, fontsize=8)
-        axes.set_xlabel("loses, % of its range", fontsize=9)
-        axes.set_ylabel("chooses", fontsize=9)
+        axes.set_xlabel("metric that loses, % of its range", fontsize=9)
+        axes.set_ylabel("metric that selects", fontsize=9)
         axes.grid(False)
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
-    return drawn
+    return figure
 
 
 def plot_bits_per_byte(results: dict[str, Any], domain: str) -> Figure | None:
-    """Bits per byte on held-out text of a domain against tokens seen, checkpoint by checkpoint."""
+    """Plots held-out bits per byte of a domain against tokens seen, one line per training set."""
     rows = [row for row in results["models"] if row["domain"] == domain]
     if not rows:
         return None
-    arms = arm_styles(results)
-    tokens = {row["arm"]: row["tokens"] / row["steps"] for row in results["trained"]}
-    before = {name: diet["start"] for name, diet in results["config"]["diets"].items()}
-    with style.plot_style():
-        drawn = style.new_figure(3.5)
-        axes = drawn.add_subplot()
-        ends = []
-        for name in dict.fromkeys(row["arm"] for row in rows):
-            arm, mine = arms[name], [row for row in rows if row["arm"] == name]
-            lead = results["config"]["steps"] / 2 if before[name] else 0
-            x = [(lead + row["step"]) * tokens[name] / 1e6 for row in mine]
-            y = [row["value"][0] for row in mine]
-            axes.plot(x, y, color=arm.color, linestyle=arm.linestyle, marker=arm.marker)
-            axes.fill_between(
-                x,
-                [row["value"][1] for row in mine],
-                [row["value"][2] for row in mine],
-                color=arm.color,
-                alpha=0.12,
-                linewidth=0,
-            )
-            ends.append((y[-1], arm))
+    config = results["config"]
+    tokens_per_step = {row["arm"]: row["tokens"] / row["steps"] for row in results["trained"]}
+    lines = []
+    for arm, mine in _by_arm(results, rows):
+        steps_before = config["steps"] / 2 if config["training_sets"][arm.name]["init_from"] else 0
+        x = [(steps_before + row["step"]) * tokens_per_step[arm.name] / 1e6 for row in mine]
+        lines.append((arm, x, [row["value"] for row in mine]))
+    with plot_style():
+        figure = new_figure(3.5)
+        axes = figure.add_subplot()
+        _draw_lines(axes, lines)
         axes.set_xlabel("tokens seen, millions")
         axes.set_ylabel("bits per byte, held-out")
-        style.label_line_ends(axes, ends, 2.7)
-    return drawn
+        label_line_ends(axes, [(values[-1][0], arm) for arm, _, values in lines], 2.7)
+    return figure
 
 
 def plot_copy_lengths(results: dict[str, Any], domain: str) -> Figure | None:
-    """The longest stretch copied from the training text, by decoding, a training set a line."""
-    rows = [r for r in results["samples"] if (r["domain"], r["stage"]) == (domain, "end")]
-    rows = [row for row in rows if row["temperature"] is not None]
+    """Plots the longest copy from the training text against temperature, one line per arm."""
+    rows = _by_temperature(_end_rows(results, domain))
     if not rows:
         return None
-    arms = arm_styles(results)
-    with style.plot_style():
-        drawn = style.new_figure(3.5)
-        axes = drawn.add_subplot()
-        ends = []
-        for name in dict.fromkeys(row["arm"] for row in rows):
-            arm = arms[name]
-            mine = sorted(
-                (row for row in rows if row["arm"] == name), key=lambda row: row["temperature"]
-            )
-            x = [row["temperature"] for row in mine]
-            values = [row["values"]["copied"] for row in mine]
-            axes.plot(
-                x,
-                [v[0] for v in values],
-                color=arm.color,
-                linestyle=arm.linestyle,
-                marker=arm.marker,
-            )
-            axes.fill_between(
-                x,
-                [v[1] for v in values],
-                [v[2] for v in values],
-                color=arm.color,
-                alpha=0.12,
-                linewidth=0,
-            )
-            ends.append((values[-1][0], arm))
-        for row in (each for each in results["human"] if each["domain"] == domain):
-            axes.axhline(row["values"]["copied"][0], color=style.INK, linewidth=1, linestyle=":")
-            axes.annotate(
-                "real text",
-                (0.01, row["values"]["copied"][0]),
-                xycoords=axes.get_yaxis_transform(),
-                xytext=(0, 3),
-                textcoords="offset points",
-                fontsize=9,
-            )
+    lines = [
+        (arm, [row["temperature"] for row in mine], [row["values"]["longest_copy"] for row in mine])
+        for arm, mine in _by_arm(results, rows)
+    ]
+    with plot_style():
+        figure = new_figure(3.5)
+        axes = figure.add_subplot()
+        _draw_lines(axes, lines)
+        for row in results["real_text"]:
+            if row["domain"] == domain:
+                real = row["values"]["longest_copy"][0]
+                axes.axhline(real, color=INK, linewidth=1, linestyle=":")
+                axes.annotate(
+                    "real text",
+                    (0.01, real),
+                    xycoords=axes.get_yaxis_transform(),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    fontsize=9,
+                )
         axes.set_xlabel("temperature")
         axes.set_ylabel("longest copy, words")
-        style.label_line_ends(axes, ends, 2.7)
-    return drawn
+        label_line_ends(axes, [(values[-1][0], arm) for arm, _, values in lines], 2.7)
+    return figure
+
+
+def _end_rows(results: dict[str, Any], domain: str) -> list[Row]:
+    return [r for r in results["samples"] if (r["domain"], r["stage"]) == (domain, "end")]
+
+
+def _by_temperature(rows: list[Row]) -> list[Row]:
+    """Returns the rows that differ in temperature only, coldest first."""
+    plain = [row for row in rows if row["temperature"] is not None]
+    return sorted(plain, key=lambda row: row["temperature"])
+
+
+def _by_arm(results: dict[str, Any], rows: list[Row]) -> list[tuple[Arm, list[Row]]]:
+    """Returns the rows of each arm that has any, in the config's order."""
+    groups: list[tuple[Arm, list[Row]]] = []
+    for name, arm in arm_styles(results).items():
+        mine = [row for row in rows if row["arm"] == name]
+        if mine:
+            groups.append((arm, mine))
+    return groups
+
+
+def _line(arm: Arm) -> dict[str, Any]:
+    return {"color": arm.color, "linestyle": arm.linestyle, "marker": arm.marker}
+
+
+def _draw_lines(axes: Axes, lines: list[tuple[Arm, list[float], list[list[float]]]]) -> None:
+    """Draws [value, low, high] against x with a band, one line per arm."""
+    for arm, x, values in lines:
+        middle, low, high = zip(*values, strict=True)
+        axes.plot(x, middle, **_line(arm))
+        axes.fill_between(x, low, high, color=arm.color, alpha=0.12, linewidth=0)
+
+
+def _points(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
+    return [row["values"][x][0] for row in rows], [row["values"][y][0] for row in rows]
+
+
+def _draw_cross(axes: Axes, x: list[float], y: list[float]) -> None:
+    """Draws real text as a star with its intervals as a cross."""
+    axes.plot([x[1], x[2]], [y[0], y[0]], color=INK, linewidth=1.4)
+    axes.plot([x[0], x[0]], [y[1], y[2]], color=INK, linewidth=1.4)
+    axes.plot([x[0]], [y[0]], color=INK, marker="*", markersize=11, linestyle="none")
+    axes.annotate("real text", (x[0], y[0]), xytext=(7, 6), textcoords="offset points", fontsize=9)
+
+
+def _axis_label(name: str) -> str:
+    metric = METRICS_BY_NAME[name]
+    better = "higher" if metric.better_direction == "high" else "lower"
+    return f"{metric.title} ({better} is better)"

@@ -6,7 +6,7 @@ import pytest
 
 from fm.study.config import SCHEMA
 from tests.report import helpers_results
-from tests.study.text_quality.problems import write_domains
+from tests.study.text_quality.helpers_text_quality import write_domains
 
 STUDY = [
     "--tasks=digits",

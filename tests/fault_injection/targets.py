@@ -17,7 +17,7 @@ from fm.study.run_dir import without_timings
 from fm.training import load_params, metric_writer, params_digest
 from tests.fault_injection import tiny_recipes
 from tests.study.helpers_study import texts
-from tests.study.text_quality.problems import write_domains
+from tests.study.text_quality.helpers_text_quality import write_domains
 
 _JSON = ("results.json", "summary.json", "config.json")
 _KEPT = ("cells", "samples", "measures", "models")  # folders

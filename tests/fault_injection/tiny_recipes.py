@@ -18,7 +18,7 @@ from fm.study import presets
 from fm.study.text_quality import config
 from tests.study.helpers_study import recipe
 from tests.study.test_joint_pretraining import RECIPE
-from tests.study.text_quality.problems import small
+from tests.study.text_quality.helpers_text_quality import small
 
 STEPS = 400  # a hundred between checkpoints, where no flag says otherwise
 # JAX warns of threads, which it has not started by then.

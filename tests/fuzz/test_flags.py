@@ -28,7 +28,7 @@ BASE = {
     "multitask": ["--tasks=DATA", "--label_budgets=20", "--seeds=2"],
     "pretrain": ["--dataset=DATA"],
     "adapt": ["--dataset=DATA", "--labels=20"],
-    "text_quality": ["--domains=DATA,OTHER", "--embedder=terms"],
+    "text_quality": ["--domains=DATA,OTHER", "--embedder=tfidf"],
     "benchmark": ["--suite=matmul", "--baseline=none"],
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],

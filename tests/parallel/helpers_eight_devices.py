@@ -1,4 +1,4 @@
-"""What the tests on eight devices share; see `tests/parallel/test_sharding.py`."""
+"""Helpers of the tests on eight devices, which `test_sharding` runs in subprocesses."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Several real processes on this machine: the same training, one lost, one asked to stop."""
+"""Training in several processes of this machine: same result, a lost peer, a signal."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def free_port():
 
 
 def start(cache, out, mesh, count, devices, events=(), silence=900):
-    """The processes of one run, of so many devices each, on a machine that may be very busy."""
+    """Starts the processes of one run, with timeouts for a busy machine."""
     flags = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices} "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900"
@@ -59,7 +59,7 @@ def start(cache, out, mesh, count, devices, events=(), silence=900):
 
 
 def ended(started, timeout=900):
-    """(exit code, output, errors) of each."""
+    """Waits; returns (exit code, stdout, stderr) of each process."""
     try:
         told = [each.communicate(timeout=timeout) for each in started]
     finally:
@@ -69,7 +69,7 @@ def ended(started, timeout=900):
 
 
 def finished(started):
-    """What each process of a run that is whole told."""
+    """Waits for a run that must succeed; returns the JSON each process printed."""
     every = ended(started)
     assert [code for code, _, _ in every] == [0] * len(every), "\n".join(e for _, _, e in every)
     return [json.loads(out.splitlines()[-1]) for _, out, _ in every]
@@ -77,13 +77,13 @@ def finished(started):
 
 @pytest.fixture(scope="module")
 def alone(request, tmp_path_factory):
-    """The run of one process, unbroken."""
+    """The uninterrupted run of one process."""
     out = tmp_path_factory.mktemp("alone")
     return finished(start(request.config.cache, out, "fsdp:4", 1, 4))[0], np.load(out / "up.npy")
 
 
 def same(told, out, alone):
-    """Whether a run ended as that of one process."""
+    """Checks that a run has the result of the run of one process."""
     wanted, up = alone
     assert len({each["digest"] for each in told}) == 1
     assert {each["tokens"] for each in told} == {wanted["tokens"]}
@@ -95,7 +95,7 @@ def same(told, out, alone):
             np.testing.assert_allclose(found, wanted["curve"][name], rtol=1e-4, err_msg=name)
 
 
-def test_parts_of_batches_are_the_batches():
+def test_slices_of_batches_make_up_the_batches():
     whole = batches(batch_size=8)
     parts = [batches(batch_size=8).shard(n, 4) for n in range(4)]
     for _ in range(20):
@@ -109,7 +109,7 @@ def test_parts_of_batches_are_the_batches():
     assert np.array_equal(next(on)["tokens"], next(whole)["tokens"][4:])
 
 
-def test_parts_must_be_equal():
+def test_slices_must_be_equal():
     with pytest.raises(ValueError, match="3 processes take equal parts of a batch"):
         batches(batch_size=8).shard(0, 3)
     with pytest.raises(ValueError, match="shorter last one"):
@@ -118,7 +118,7 @@ def test_parts_must_be_equal():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "devices", "mesh"), [(2, 2, "fsdp:4"), (4, 1, "data:2,fsdp:2")])
-def test_several_processes_are_as_one(request, tmp_path, alone, count, devices, mesh):
+def test_several_processes_give_the_result_of_one(request, tmp_path, alone, count, devices, mesh):
     told = finished(start(request.config.cache, tmp_path, mesh, count, devices))
     assert [each["rows"] for each in told] == [8 // count] * count
     same(told, tmp_path, alone)
@@ -126,7 +126,7 @@ def test_several_processes_are_as_one(request, tmp_path, alone, count, devices, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "who"), [(2, 0), (2, 1), (4, 3)])
-def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, alone, count, who):
+def test_a_run_that_lost_a_process_resumes_with_others(request, tmp_path, alone, count, who):
     cache, devices = request.config.cache, 4 // count
     events = {who: "dies:6"}.items()
     started = start(
@@ -146,7 +146,7 @@ def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, al
 
 
 @pytest.mark.slow
-def test_a_machine_that_says_nothing_is_lost(request, tmp_path):
+def test_a_silent_machine_is_lost(request, tmp_path):
     cache = request.config.cache
     started = start(
         cache,
@@ -168,7 +168,7 @@ def test_a_machine_that_says_nothing_is_lost(request, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_at_the_same_step(request, tmp_path, alone):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(request, tmp_path, alone):
     cache = request.config.cache
     every = ended(start(cache, tmp_path, "fsdp:4", 2, 2, {1: "stops:4"}.items()))
     for code, _, error in every:

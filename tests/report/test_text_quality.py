@@ -9,20 +9,24 @@ from fm.report import text_quality
 from fm.report.text_quality import headline_sentences
 from fm.study.text_quality import runner
 from fm.study.text_quality.config import to_json
-from tests.study.text_quality import problems
+from tests.study.text_quality import helpers_text_quality as helpers
 
 NASTY = '<script>alert(1)</script> & "quotes" \n\n\n\n\n end'
 
 
 def values(shift, width=0.01):
-    every = {metric.name: 0.5 for metric in METRICS} | {"zipf": 1.0, "divergence": 0.8 - shift}
-    every |= {"distinct_2": 0.4 + shift, "judged": 2.0 + shift, "copied": 3.0 + shift}
+    every = {metric.name: 0.5 for metric in METRICS} | {"zipf": 1.0, "mauve": 0.8 - shift}
+    every |= {
+        "distinct_2": 0.4 + shift,
+        "scorer_bits_per_byte": 2.0 + shift,
+        "longest_copy": 3.0 + shift,
+    }
     return {name: [value, value - width, value + width] for name, value in every.items()}
 
 
 @pytest.fixture
 def results():
-    config = to_json(problems.study(("films", "manuals")))
+    config = to_json(helpers.study(("films", "manuals")))
     shifts = {"T 1": 0.1, "T 0.5": 0.0}
     samples = [
         {
@@ -30,13 +34,13 @@ def results():
             "domain": letter,
             "stage": stage,
             "step": 4 * n,
-            "decoding": decoding,
+            "sampling": decoding,
             "temperature": float(decoding[2:]),
             "values": values(shift + 0.05 * order),
             "texts": [{"prompt": "Once", "text": NASTY, "faults": ["stuck"]}] * 2,
         }
-        for order, (name, diet) in enumerate(config["diets"].items())
-        for letter in diet["writes"]
+        for order, (name, training_set) in enumerate(config["training_sets"].items())
+        for letter in training_set["prompt_domains"]
         for n, stage in enumerate(("1/4", "1/2", "end"), 1)
         for decoding, shift in shifts.items()
     ]
@@ -44,31 +48,31 @@ def results():
     for letter in "AB":
         mine = [row for row in samples if row["domain"] == letter]
         chosen = {metric.name: runner.best_row(mine, metric.name) for metric in METRICS}
-        place = {"stage": "end", "decoding": "T 1"}
+        place = {"stage": "end", "sampling": "T 1"}
         found.append(
             {
                 "domain": letter,
                 "candidates": len(mine),
-                "chosen": chosen,
+                "selected": chosen,
                 "within": {row["arm"]: {m.name: place for m in METRICS} for row in mine},
                 "regrets": runner.metric_regret(chosen, runner.metric_ranges(mine)),
             }
         )
     bits = {"few B": 2.4, "A, few B": 2.1}
-    names = list(config["diets"])
-    about = {"train_texts": 10, "train_bytes": 1000, "licence": "none", "description": NASTY}
+    names = list(config["training_sets"])
+    about = {"train_texts": 10, "train_bytes": 1000, "license": "none", "description": NASTY}
     leakage = {"method": "words", "checked": 40, "found": 1, "removed": 2}
     human = values(-0.1)
     human.pop("bits_per_byte")
     return {
-        "schema": 1,
+        "schema": 2,
         "config": config,
         "config_hash": "abc",
-        "features": "made up",
+        "embedder": "made up",
         "device": {"cores": 2, "platform": "cpu"},
         "seconds": 60.0,
         "domains": [{"letter": a, "name": n, **about} for a, n in (("A", "films"), ("B", NASTY))],
-        "leakage": [{"domain": letter, **leakage} for letter in "AB"],
+        "decontamination": [{"domain": letter, **leakage} for letter in "AB"],
         "models": [
             {
                 "arm": name,
@@ -87,9 +91,9 @@ def results():
         ],
         "trained": [
             {"arm": name, "steps": 16, "tokens": 2000, "flops": 1e9, "seconds": 1.0}
-            for name in ("judge", *names)
+            for name in ("scorer", *names)
         ],
-        "human": [
+        "real_text": [
             {
                 "domain": letter,
                 "values": human,
@@ -98,7 +102,7 @@ def results():
             for letter in "AB"
         ],
         "samples": samples,
-        "choices": found,
+        "selections": found,
     }
 
 
@@ -115,19 +119,21 @@ def test_the_table_has_every_figure(results, tmp_path):
     with (page.parent / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     told = {
-        (row["of"], row["domain"], row["arm"], row["stage"], row["decoding"], row["metric"]): [
+        (row["of"], row["domain"], row["arm"], row["stage"], row["sampling"], row["metric"]): [
             float(row[key]) for key in ("value", "low", "high")
         ]
         for row in rows
     }
     assert len(told) == len(rows)
     for sample in results["samples"]:
-        place = [sample[key] for key in ("domain", "arm", "stage", "decoding")]
+        place = [sample[key] for key in ("domain", "arm", "stage", "sampling")]
         for metric, values in sample["values"].items():
             assert told["model", *place, metric] == pytest.approx(values, rel=1e-5)
-    own = results["choices"][0]["chosen"]["copied"]
-    place = [own[key] for key in ("domain", "arm", "stage", "decoding")]
-    assert told["fresh", *place, "copied"] == pytest.approx(own["values"]["copied"], rel=1e-5)
+    own = results["selections"][0]["selected"]["longest_copy"]
+    place = [own[key] for key in ("domain", "arm", "stage", "sampling")]
+    assert told["fresh", *place, "longest_copy"] == pytest.approx(
+        own["values"]["longest_copy"], rel=1e-5
+    )
     assert ("real", "A", "", "", "", "zipf") in told
     assert ("real", "A", "", "", "", "bits_per_byte") not in told
 
@@ -147,23 +153,23 @@ def test_there_is_a_picture_of_everything(results):
 
 def test_the_headline_says_who_is_closest_and_that_tuning_won(results):
     told = headline_sentences(results)
-    assert "“A” after 1/4 of its training at T 0.5, 0.80 [0.79, 0.81]" in told[0]
-    assert "clearly short of other real text, 0.90 [0.89, 0.91]" in told[0]
-    assert "is better than scratch" in told[-1]
+    assert "“A” after 1/4 of its training at T 0.5 is closest to real text" in told[0]
+    assert "0.80 [0.79, 0.81], clearly below that of other real text, 0.90 [0.89, 0.91]" in told[0]
+    assert "is better than training from scratch" in told[-1]
     assert "2.100 [2.000, 2.200] against 2.400 [2.300, 2.500]" in told[-1]
 
 
 def test_the_headline_says_which_choice_costs_most_and_which_least(results):
-    lost = {("judged", "divergence"): 0.9, ("divergence", "judged"): 0.1}
-    results["choices"][0]["regrets"] = [
+    lost = {("scorer_bits_per_byte", "mauve"): 0.9, ("mauve", "scorer_bits_per_byte"): 0.1}
+    results["selections"][0]["regrets"] = [
         {"by": by, "metric": other, "regret": lost.get((by, other), 0.0), "clear": by != other}
-        for by in ("judged", "divergence")
-        for other in ("judged", "divergence")
+        for by in ("scorer_bits_per_byte", "mauve")
+        for other in ("scorer_bits_per_byte", "mauve")
     ]
     told = headline_sentences(results)[1]
-    assert "that of bits/byte by the judge (“A" in told
-    assert "costs another one most, MAUVE-style area: 90% of its range" in told
-    assert "that of MAUVE-style area costs the others least, 10% on average" in told
+    assert "Selecting by scorer bits/byte (“A" in told
+    assert "costs MAUVE-style area 90% of its range, the largest loss" in told
+    assert "selecting by MAUVE-style area costs the others least, 10% on average" in told
 
 
 @pytest.mark.parametrize(
@@ -173,11 +179,11 @@ def test_the_headline_says_so_when_tuning_did_not_win(results, low, verdict):
     for row in results["models"]:
         if row["arm"] == "A, few B":
             row["value"] = [low + 0.2, low, low + 0.4]
-    assert f"is {verdict} scratch" in headline_sentences(results)[-1]
+    assert f"is {verdict} training from scratch" in headline_sentences(results)[-1]
 
 
 def test_the_headline_when_all_metrics_agree(results):
-    choice = results["choices"][0]
-    first = choice["chosen"]["divergence"]
-    choice["chosen"] = dict.fromkeys(choice["chosen"], first)
-    assert f"All {len(METRICS)} metrics choose it." in headline_sentences(results)
+    choice = results["selections"][0]
+    first = choice["selected"]["mauve"]
+    choice["selected"] = dict.fromkeys(choice["selected"], first)
+    assert f"All {len(METRICS)} metrics select it." in headline_sentences(results)

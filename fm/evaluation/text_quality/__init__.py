@@ -1,1 +1,1 @@
-"""What texts are like: one family of metrics a file, all over a fixed number of texts."""
+"""Metrics of a sample of texts; each compares samples of one fixed number of texts."""

@@ -1,4 +1,4 @@
-"""The metrics by name: what each says, how it reads, and which way it is usually pushed."""
+"""Registry of the text metrics: names, titles, and which direction counts as better."""
 
 from __future__ import annotations
 
@@ -10,108 +10,71 @@ class Metric:
     """One metric.
 
     Attributes:
-      name: in results.
-      title: on a page.
-      better_direction: "high" or "low", what counts as better when it is used to choose.
-      format_spec: how a value is written, a format specification.
+      name: key in results.
+      title: on a report page.
+      better_direction: "high" or "low", the direction a user who selects by it would choose.
       description: one sentence.
-      of_sample: whether it is taken of a sample; otherwise of the model alone.
+      format_spec: format specification of a value.
+      of_sample: whether it is measured on a sample; otherwise on the model alone.
     """
 
     name: str
     title: str
     better_direction: str
-    format_spec: str
     description: str
+    format_spec: str = ".2f"
     of_sample: bool = True
 
-    def higher_is_better(self, value: float) -> float:
-        """The value, turned so that higher is better."""
+    def signed(self, value: float) -> float:
+        """Returns the value, negated if lower is better, so that higher is always better."""
         return value if self.better_direction == "high" else -value
 
 
 METRICS = (
     Metric(
-        "bits_per_byte",
-        "bits/byte, held-out",
-        "low",
-        ".3f",
-        "What the model needs for a byte of real text it has not seen; says nothing of decoding.",
+        *("bits_per_byte", "bits/byte, held-out", "low"),
+        "Model bits per byte of unseen real text; independent of how samples are drawn.",
+        format_spec=".3f",
         of_sample=False,
     ),
     Metric(
-        "divergence",
-        "MAUVE-style area",
-        "high",
-        ".2f",
-        "How far sample and real text share one distribution of features, 1 if wholly.",
+        *("mauve", "MAUVE-style area", "high"),
+        "Overlap of the embeddings of sample and real text; 1 if their distributions are equal.",
     ),
     Metric(
-        "judged",
-        "bits/byte by the judge",
-        "low",
-        ".2f",
-        "How likely a model trained on other texts finds the sample. Dull text scores best.",
+        *("scorer_bits_per_byte", "scorer bits/byte", "low"),
+        "Bits per byte of the sample under a model trained on other texts. Dull text scores best.",
     ),
     Metric(
-        "judged_gap",
-        "judge's gap to real",
-        "low",
-        ".2f",
-        "Distance of the judge's bits per byte from those of real text, either way.",
+        *("scorer_gap", "scorer gap to real", "low"),
+        "Absolute difference of the scorer's bits per byte between sample and real text.",
+    ),
+    Metric("distinct_2", "distinct-2", "high", "Distinct word pairs over all pairs of a sample."),
+    Metric("self_bleu", "self-BLEU", "low", "BLEU of a text against 16 others of its sample."),
+    Metric(
+        *("repetition", "repetition", "low"),
+        "Fraction of a text's 4-grams that occurred earlier in the same text.",
+        format_spec=".3f",
     ),
     Metric(
-        "distinct_2",
-        "distinct-2",
-        "high",
-        ".2f",
-        "Different pairs of words by all pairs of words, over the whole sample.",
+        *("zipf_gap", "Zipf gap to real", "low"),
+        "Absolute difference of the Zipf exponent between sample and real text.",
     ),
     Metric(
-        "self_bleu",
-        "self-BLEU",
-        "low",
-        ".2f",
-        "BLEU of a text against 16 others of its sample: how alike the texts are.",
+        *("novelty", "novel 4-grams", "high"),
+        "Fraction of 4-grams that do not occur in the training text.",
     ),
     Metric(
-        "repetition",
-        "repetition",
-        "low",
-        ".3f",
-        "Share of a text's runs of 4 words that came before in the same text.",
+        *("longest_copy", "longest copy", "low"),
+        "Words in the longest run of a text that occurs verbatim in the training text; the mean.",
+        format_spec=".1f",
     ),
     Metric(
-        "zipf_gap",
-        "Zipf gap to real",
-        "low",
-        ".2f",
-        "Distance of the Zipf exponent of the words from that of real text.",
-    ),
-    Metric(
-        "novelty",
-        "novel 4-grams",
-        "high",
-        ".2f",
-        "Share of runs of 4 words that the training text does not have.",
-    ),
-    Metric(
-        "copied",
-        "longest copy",
-        "low",
-        ".1f",
-        "Words of a text's longest stretch that stands in the training text as it is, on average.",
-    ),
-    Metric(
-        "invalid",
-        "invalid",
-        "low",
-        ".3f",
-        "Share of texts that are empty, broken or stuck on one word.",
+        *("invalid", "invalid", "low"),
+        "Fraction of texts that are empty, broken or stuck on one word.",
+        format_spec=".3f",
     ),
 )
-# Measured and shown, but no one chooses by it.
-ZIPF = Metric(
-    "zipf", "Zipf exponent", "low", ".2f", "Slope of log frequency on log rank of the words."
-)
+# Measured and reported, but not selected by.
+ZIPF = Metric("zipf", "Zipf exponent", "low", "Slope of log frequency on log rank of the words.")
 METRICS_BY_NAME = {metric.name: metric for metric in (*METRICS, ZIPF)}

@@ -1,4 +1,4 @@
-"""Validity: what makes a text no text at all."""
+"""Words and n-grams as every text metric counts them, and the faults that make a text invalid."""
 
 from __future__ import annotations
 
@@ -9,18 +9,44 @@ import unicodedata
 import numpy as np
 import scipy.sparse
 
+_WORD = re.compile(r"\w+|[^\w\s]")
+
 STUCK_RUN_LENGTH = 4
 FAULTS = {
     "empty": "no letter or digit in it",
     "broken": "bytes that are not UTF-8 (U+FFFD)",
     "control": "a control character other than tab and line break",
-    "stuck": f"one word or mark {STUCK_RUN_LENGTH} times or more in a row (dots and dashes aside)",
+    "stuck": (
+        f"one word or mark {STUCK_RUN_LENGTH} times or more in a row (dots and dashes aside)"
+    ),
 }
-_ALLOWED_RUNS = frozenset(".-_=*")  # written in rows by people too
+_ALLOWED_RUNS = frozenset(".-_=*")  # people write these in rows too
+
+
+def split_words(text: str) -> list[str]:
+    """Returns the lower-case runs of letters and digits, and each punctuation mark by itself."""
+    return _WORD.findall(text.lower())
+
+
+def ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    """Returns every run of n words, in order."""
+    return list(zip(*(words[start:] for start in range(n)), strict=False))
+
+
+def ngram_counts(texts: list[list[str]], n: int) -> scipy.sparse.csr_array:
+    """Returns how often each n-gram occurs in each text, float64 [N, distinct n-grams]."""
+    columns_of: dict[tuple[str, ...], int] = {}
+    rows, columns = [], []
+    for row, words in enumerate(texts):
+        for ngram in ngrams(words, n):
+            rows.append(row)
+            columns.append(columns_of.setdefault(ngram, len(columns_of)))
+    ones = np.ones(len(rows))
+    return scipy.sparse.csr_array((ones, (rows, columns)), shape=(len(texts), len(columns_of)))
 
 
 def find_faults(text: str) -> tuple[str, ...]:
-    """Which of `FAULTS` a text has; none makes it valid."""
+    """Returns the keys of `FAULTS` that apply to a text; a valid text has none."""
     found = []
     if not any(character.isalnum() for character in text):
         found.append("empty")
@@ -34,28 +60,3 @@ def find_faults(text: str) -> tuple[str, ...]:
     ):
         found.append("stuck")
     return tuple(found)
-
-
-_WORD = re.compile(r"\w+|[^\w\s]")
-
-
-def split_words(text: str) -> list[str]:
-    """Runs of letters and digits, lower case, and each mark of punctuation by itself."""
-    return _WORD.findall(text.lower())
-
-
-def ngrams(own: list[str], n: int) -> list[tuple[str, ...]]:
-    """Every run of n words, in order."""
-    return list(zip(*(own[start:] for start in range(n)), strict=False))
-
-
-def ngram_counts(texts: list[list[str]], n: int) -> scipy.sparse.csr_array:
-    """How often each n-gram stands in each text, float64 [N, types]."""
-    types: dict[tuple[str, ...], int] = {}
-    rows, columns = [], []
-    for row, own in enumerate(texts):
-        for ngram in ngrams(own, n):
-            rows.append(row)
-            columns.append(types.setdefault(ngram, len(types)))
-    ones = np.ones(len(rows))
-    return scipy.sparse.csr_array((ones, (rows, columns)), shape=(len(texts), len(types)))

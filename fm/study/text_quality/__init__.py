@@ -1,1 +1,1 @@
-"""What a model's text is like: arms by training data, judged by every metric."""
+"""Study of generated text: quality and diversity by training set, sampling and metric."""

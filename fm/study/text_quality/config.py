@@ -1,29 +1,30 @@
-"""What a study of text runs: training sets, decodings, sizes."""
+"""Configuration of a text quality study: training sets, sampling configs, sizes, profiles."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
+from fm.study.presets import check_profile
 from fm.training.optimizer import OptimizerConfig
 
-SCHEMA = 1
 DOMAINS = ("A", "B")
+# Default embedder of each profile; the quick one downloads nothing.
+DEFAULT_EMBEDDERS = {"quick": "tfidf", "default": "minilm-l6", "full": "minilm-l6"}
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusPart:
-    """One ingredient of a training set.
+    """One component of a training set.
 
     Attributes:
       domain: "A" or "B".
-      weight: its share of the tokens, in any unit.
-      fraction: share of the domain's training texts it has, from the first on.
-      noise_rate: share of characters that are dropped, doubled or replaced.
+      weight: relative share of the training tokens.
+      fraction: fraction of the domain's training texts, from the first on.
+      noise_rate: fraction of characters that are dropped, doubled or replaced.
     """
 
     domain: str
@@ -34,14 +35,15 @@ class CorpusPart:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """One arm: what its model was fed. All see the same number of tokens.
+    """One arm of the study: what its model is trained on. All arms see equally many tokens.
 
     Attributes:
       name: of the arm.
-      description: one sentence on what it was fed.
-      parts: see `Part`.
-      prompt_domains: the domains it is asked to write in.
-      init_from: the arm it goes on from, at half that arm's steps, for the other half; or None.
+      description: one sentence.
+      parts: components of the training set.
+      prompt_domains: domains whose prompts it continues.
+      init_from: arm whose checkpoint at half its steps this one starts from, for the other half of
+        the steps; or None.
     """
 
     name: str
@@ -53,13 +55,13 @@ class TrainingSet:
 
 @dataclasses.dataclass(frozen=True)
 class EmbedderInfo:
-    """Whose vectors the MAUVE-style area compares texts by.
+    """Identity of the embedder behind the MAUVE-style area.
 
     Attributes:
-      name: of a published model, as asked for; or "terms", those of the study's own texts.
+      name: of a published model, or "tfidf" (fitted on the study's own texts).
       source: where the model comes from.
       license: of the model.
-      digest: of its architecture and numbers.
+      digest: of its architecture and parameters.
     """
 
     name: str
@@ -70,29 +72,29 @@ class EmbedderInfo:
 
 @dataclasses.dataclass(frozen=True)
 class TextQualityConfig:
-    """A whole study of text.
+    """Configuration of a text quality study.
 
     Attributes:
-      domains: data sets A and B, names or paths.
+      domains: names or paths of data sets A and B.
       training_sets: the arms.
-      sampling_configs: of every arm at its end; the first is the plain one.
-      num_early_sampling_configs: how many of them, from the first on, are looked at before the end.
-      model: architecture, but for its vocabulary.
-      optimizer: of all training.
-      steps: of every arm, a multiple of 8.
+      sampling_configs: used by every arm at its end; the first is plain sampling.
+      model: architecture; its vocabulary is set by the tokenizer.
+      optimizer: of all training runs.
+      steps: per arm, a multiple of 8.
       batch_size: sequences per step.
-      vocab_size: tokens of the one BPE vocabulary that all arms share.
-      seq_len: tokens in a sequence.
-      train_bytes: of each domain, at most, for the arms; the judge gets half as much of others.
-      num_texts: in every sample, and of real text.
-      prompt_tokens: of a held-out text that are given.
-      max_new_tokens: that are written, no fewer, so that samples compare.
-      num_held_out: texts of each domain set aside; prompts and real samples are taken from them.
-      embedder: whose vectors texts are compared by.
+      vocab_size: of the one BPE tokenizer all arms share.
+      seq_len: tokens per sequence.
+      train_bytes: most bytes per domain for the arms; the scorer gets half as many of other texts.
+      num_texts: texts per sample, and of real text.
+      prompt_tokens: tokens of a held-out text given as the prompt.
+      max_new_tokens: tokens generated per text, never fewer, so that samples compare.
+      num_held_out: texts of each domain held out, for prompts and real samples.
+      num_early_sampling_configs: how many of `sampling_configs` earlier checkpoints use too.
+      embedder: embeds texts for the MAUVE-style area.
       seed: of everything random.
-      data_dir: where prepared data sets lie.
-      text_column: of files.
-      fingerprints: of the data as loaded.
+      data_dir: folder of prepared data sets.
+      text_column: of csv and jsonl files.
+      fingerprints: of the loaded data.
     """
 
     domains: tuple[str, str]
@@ -110,7 +112,7 @@ class TextQualityConfig:
     max_new_tokens: int
     num_held_out: int
     num_early_sampling_configs: int = 2
-    embedder: EmbedderInfo = EmbedderInfo("terms")
+    embedder: EmbedderInfo = EmbedderInfo("tfidf")
     seed: int = 0
     data_dir: str | None = None
     text_column: str = "text"
@@ -121,97 +123,84 @@ class TextQualityConfig:
             raise UserError(f"steps={self.steps} must be a multiple of 8")
         if self.num_texts < 8 or self.num_held_out < 2 * self.num_texts:
             raise UserError(
-                f"num_texts={self.num_texts} must be at least 8, and num_held_out={self.num_held_out} twice that"
+                f"num_texts={self.num_texts} must be at least 8, and "
+                f"num_held_out={self.num_held_out} at least twice that"
             )
         if self.prompt_tokens + self.max_new_tokens + 1 > self.seq_len:
             raise UserError(
-                f"prompt_tokens={self.prompt_tokens} and max_new_tokens={self.max_new_tokens} do not fit a "
-                f"sequence of seq_len={self.seq_len} with its start"
+                f"prompt_tokens={self.prompt_tokens}, max_new_tokens={self.max_new_tokens} and BOS "
+                f"do not fit into seq_len={self.seq_len}"
             )
 
-    def steps_of(self, diet: TrainingSet) -> int:
-        """Steps of an arm's own training."""
-        return self.steps // 2 if diet.init_from else self.steps
+    def steps_of(self, training_set: TrainingSet) -> int:
+        """Returns the steps of an arm's own training."""
+        return self.steps // 2 if training_set.init_from else self.steps
 
-    def checkpoint_steps(self, diet: TrainingSet) -> dict[str, int]:
-        """The checkpoints looked at: their name and step."""
-        steps = self.steps_of(diet)
+    def checkpoint_steps(self, training_set: TrainingSet) -> dict[str, int]:
+        """Returns the steps of the evaluated checkpoints by stage: "1/4", "1/2", "end"."""
+        steps = self.steps_of(training_set)
         return {"1/4": steps // 4, "1/2": steps // 2, "end": steps}
 
     def sampling_configs_at(self, stage: str) -> tuple[SamplingConfig, ...]:
-        """At the end all; at the checkpoints before it the first few, to save time."""
-        return (
-            self.sampling_configs
-            if stage == "end"
-            else self.sampling_configs[: self.num_early_sampling_configs]
-        )
+        """Returns all sampling configs for the end, the first few for earlier stages."""
+        if stage == "end":
+            return self.sampling_configs
+        return self.sampling_configs[: self.num_early_sampling_configs]
 
 
 def to_json(config: TextQualityConfig) -> dict:
-    """A study as plain JSON, its arms by name."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    diets = {diet.pop("name"): diet for diet in plain.pop("diets")}
-    return {"experiment": "text_quality", **plain, "diets": diets}
-
-
-def config_digest(config: TextQualityConfig) -> str:
-    """Short hash of everything in a study."""
-    text = json.dumps(to_json(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-# Whose vectors a profile compares texts by: in the quick one nothing is fetched.
-DEFAULT_EMBEDDERS = {"quick": "terms", "default": "minilm-l6", "full": "minilm-l6"}
-PROFILES = tuple(DEFAULT_EMBEDDERS)
-FEW_TEXTS_FRACTION = 1 / 16
+    """Returns the config as JSON, its training sets by name."""
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    training_sets = {each.pop("name"): each for each in values.pop("training_sets")}
+    return {"experiment": "text_quality", **values, "training_sets": training_sets}
 
 
 def make_training_sets(profile: str) -> tuple[TrainingSet, ...]:
-    """The arms, for a first and a second domain."""
-    a, b, few = CorpusPart("A"), CorpusPart("B"), CorpusPart("B", fraction=FEW_TEXTS_FRACTION)
-    every = (
+    """Returns the arms of a profile."""
+    a, b, few = CorpusPart("A"), CorpusPart("B"), CorpusPart("B", fraction=1 / 16)
+    training_sets = (
         TrainingSet("A", "A alone.", (a,), ("A",)),
-        TrainingSet("A75 B25", "Three parts A, one part B.", (CorpusPart("A", 3.0), b), ("A", "B")),
-        TrainingSet("A50 B50", "A and B in equal parts.", (a, b), ("A", "B")),
-        TrainingSet("A25 B75", "One part A, three parts B.", (a, CorpusPart("B", 3.0)), ("A", "B")),
+        TrainingSet("A75 B25", "Three parts A, one part B.", (CorpusPart("A", 3.0), b), DOMAINS),
+        TrainingSet("A50 B50", "A and B in equal parts.", (a, b), DOMAINS),
+        TrainingSet("A25 B75", "One part A, three parts B.", (a, CorpusPart("B", 3.0)), DOMAINS),
         TrainingSet("B", "B alone.", (b,), ("B",)),
         TrainingSet(
             "A repeats",
-            "Half of it all of A, half of it one in 64 of its texts, over and over.",
+            "Half of the tokens from all of A, half from one in 64 of its texts, repeated.",
             (a, CorpusPart("A", fraction=1 / 64)),
             ("A",),
         ),
         TrainingSet(
             "A noisy",
-            "Half of it A, half of it A with one character in ten dropped, doubled or replaced.",
+            "Half A, half A with one character in ten dropped, doubled or replaced.",
             (a, CorpusPart("A", noise_rate=0.1)),
             ("A",),
         ),
         TrainingSet(
             "A 1/8",
-            "One in 8 texts of A, in more passes.",
+            "One in 8 texts of A, in more epochs.",
             (CorpusPart("A", fraction=1 / 8),),
             ("A",),
         ),
         TrainingSet(
             "A 1/64",
-            "One in 64 texts of A, in many passes.",
+            "One in 64 texts of A, in many epochs.",
             (CorpusPart("A", fraction=1 / 64),),
             ("A",),
         ),
         TrainingSet("few B", "One in 16 texts of B, from scratch.", (few,), ("B",)),
         TrainingSet(
             "A, few B",
-            "Pretrained on A for half of the tokens, then tuned on the same few texts of B.",
+            "Pretrained on A for half of the tokens, then fine-tuned on the same few texts of B.",
             (few,),
             ("B",),
             init_from="A",
         ),
     )
     if profile != "quick":
-        return every
-    kept = ("A", "A50 B50", "A 1/64", "few B", "A, few B")
-    return tuple(diet for diet in every if diet.name in kept)
+        return training_sets
+    quick = ("A", "A50 B50", "A 1/64", "few B", "A, few B")
+    return tuple(each for each in training_sets if each.name in quick)
 
 
 SAMPLING_CONFIGS = (
@@ -225,19 +214,18 @@ SAMPLING_CONFIGS = (
 )
 
 
-def make_config(profile: str, domains: tuple[str, str], **where) -> TextQualityConfig:
-    """The study of a profile.
+def make_config(profile: str, domains: tuple[str, str], **options) -> TextQualityConfig:
+    """Returns the config of a profile.
 
     Args:
-      profile: one of `PROFILES`.
+      profile: quick, default or full.
       domains: data sets A and B.
-      **where: fields that say where data lies.
+      **options: further fields of `TextQualityConfig`, such as `data_dir`.
 
     Raises:
-      UserError: an unknown profile.
+      UserError: unknown profile.
     """
-    if profile not in PROFILES:
-        raise UserError(f"profile {profile!r} is not known; accepted are {', '.join(PROFILES)}")
+    check_profile(profile)
     default = TextQualityConfig(
         domains=domains,
         training_sets=make_training_sets(profile),
@@ -253,7 +241,7 @@ def make_config(profile: str, domains: tuple[str, str], **where) -> TextQualityC
         prompt_tokens=12,
         max_new_tokens=64,
         num_held_out=512,
-        **where,
+        **options,
     )
     if profile == "full":
         return dataclasses.replace(

@@ -1,33 +1,24 @@
-"""What each metric would choose, and how the others fare when it does."""
+"""Runs a text quality study: trains, samples, measures, and compares what each metric selects."""
 
 from __future__ import annotations
 
 import pathlib
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from fm import files
 from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME
 from fm.evaluation.text_quality.novelty import TrainingNgrams
 from fm.evaluation.text_quality.words import find_faults
+from fm.files import read_checked_json, write_checked_json
 from fm.model.sampling import SamplingConfig
 from fm.study import run_dir
 from fm.study.cells import parallel_map
-from fm.study.text_quality import scoring
-from fm.study.text_quality.config import (
-    SCHEMA,
-    CorpusPart,
-    TextQualityConfig,
-    TrainingSet,
-    config_digest,
-    to_json,
-)
+from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet, to_json
 from fm.study.text_quality.corpora import (
     Domain,
     load_domains,
@@ -39,369 +30,333 @@ from fm.study.text_quality.scoring import (
     ReferenceStats,
     Sample,
     ScorerLM,
+    generate_sample,
     held_out_bits_per_byte,
     measure_sample,
+    real_samples,
 )
 from fm.study.text_quality.training import SCORER_SET, ModelTrainer, slug
 
 Row = dict[str, Any]
+_EXAMPLES = 3
 
 
-def best_row(rows: Sequence[Row], metric: str) -> Row:
-    """The row that is best by a metric; of equals the first.
+class TextQualityStudy:
+    """A text quality study for `fm.study.runner.run_study`; resumable at every sample."""
 
-    Args:
-      rows: each with `values`, metric to [value, low, high].
-      metric: its name.
+    experiment = "text_quality"
 
-    Raises:
-      ValueError: no rows.
-    """
-    return max(
-        rows, key=lambda row: METRICS_BY_NAME[metric].higher_is_better(row["values"][metric][0])
-    )
-
-
-def metric_ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """Worst and best value of every metric over the rows."""
-    found = {}
-    for metric in METRICS:
-        values = sorted(
-            (row["values"][metric.name][0] for row in rows), key=metric.higher_is_better
-        )
-        found[metric.name] = values[0], values[-1]
-    return found
-
-
-def metric_regret(chosen: dict[str, Row], spans: dict[str, tuple[float, float]]) -> list[Row]:
-    """How much of its range a metric loses when another one chooses.
-
-    Args:
-      chosen: for each choosing metric the row it chose, measured again on a fresh sample.
-      spans: from `ranges`, of the samples the choice was made on.
-
-    Returns:
-      For each pair `by`, `metric`, `regret`: 0 is as good as the metric's own choice, 1 is its
-      whole range worse; below 0 the fresh sample reversed the order. `clear` says whether the two
-      intervals lie apart.
-    """
-    rows = []
-    for by, row in chosen.items():
-        for metric in METRICS:
-            own = chosen[metric.name]["values"][metric.name]
-            now = row["values"][metric.name]
-            worst, best = spans[metric.name]
-            lost = metric.higher_is_better(own[0]) - metric.higher_is_better(now[0])
-            rows.append(
-                {
-                    "by": by,
-                    "metric": metric.name,
-                    "regret": lost / (abs(best - worst) or 1.0),
-                    "clear": own[1] > now[2] or own[2] < now[1],
-                }
+    def __init__(self, config: TextQualityConfig, embedder: EmbedderSpec):
+        """Raises ValueError if the embedder is not the config's."""
+        if embedder.info != config.embedder:
+            raise ValueError(
+                f"embedder {embedder.info} differs from the config's {config.embedder}"
             )
-    return rows
+        self.config = config
+        self._embedder_spec = embedder
+        self._lock = threading.Lock()
+        self._ngrams: tuple[str, TrainingNgrams] | None = None
+        self._params: tuple[str, dict[int, dict]] = "", {}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as JSON."""
+        return to_json(self.config)
 
-Row = dict[str, Any]
-_SHOWN = 3
+    def load(self) -> None:
+        """Loads both domains."""
+        self.domains = load_domains(self.config)
 
-
-def domain_summary(domain: Domain) -> Row:
-    """The domain as the page tells of it."""
-    return {
-        "letter": domain.letter,
-        "name": domain.name,
-        "train_texts": len(domain.train),
-        "train_bytes": sum(len(text.encode()) for text in domain.train),
-        "judge_texts": len(domain.scorer_train),
-        "held_out": len(domain.held_out),
-        **{key: domain.info[key] for key in ("description", "licence", "fingerprint")},
-    }
-
-
-def example_texts(sample: Sample) -> list[Row]:
-    """The first few texts of a sample."""
-    return [
-        {"prompt": prompt, "text": text, "faults": list(find_faults(text))}
-        for prompt, text in zip(sample.prompts[:_SHOWN], sample.texts[:_SHOWN], strict=True)
-    ]
-
-
-def checkpoint_and_sampling(row: Row) -> Row:
-    """Which checkpoint and decoding a row is of."""
-    return {key: row[key] for key in ("stage", "decoding")}
-
-
-Row = dict[str, Any]
-
-
-def run_study(
-    config: TextQualityConfig, out: pathlib.Path, vectors: EmbedderSpec
-) -> dict[str, Any]:
-    """Runs what is not there yet and returns the results, the headline still to be added.
-
-    A finished study is read back, not run again.
-
-    Args:
-      config: of the study.
-      out: the folder of all output.
-      vectors: those the config names.
-
-    Raises:
-      UserError: bad data or settings; or `out` holds another study (names what differs).
-      ValueError: the vectors are others than the config's.
-    """
-    if vectors.info != config.embedder:
-        raise ValueError(f"vectors of {vectors.info}, but the study's are {config.embedder}")
-    began = time.perf_counter()
-    resumes = run_dir.matches_config(to_json(config), out)
-    if (out / run_dir.RESULTS_FILE).exists():
-        run_dir.init(to_json(config), out)
-        print(f"{out} is finished; another --out runs it again")
-        return run_dir.read_results(out)
-    if resumes:
-        print(f"{out}: going on with what is there", file=sys.stderr)
-    found = load_domains(config)
-    run_dir.init(to_json(config), out)
-    work = _Study(config, found, out, vectors)
-    trained = work.train()
-    models = work.models()
-    rows, human = work.measure()
-    return {
-        "schema": SCHEMA,
-        "experiment": "text_quality",
-        "config": to_json(config),
-        "config_hash": config_digest(config),
-        "versions": run_dir.package_versions(),
-        "device": run_dir.device_info(),
-        "xla_flags": run_dir.xla_flags(),
-        "features": work.features.name,
-        "domains": [domain_summary(domain) for domain in found.values()],
-        "leakage": [domain.decontamination for domain in found.values()],
-        "models": models,
-        "trained": trained,
-        "pretrained": work.pretrained,
-        "human": human,
-        "samples": rows,
-        "choices": work.choices(rows),
-        "seconds": time.perf_counter() - began,
-    }
-
-
-class _Study:
-    """What the parts of a study share."""
-
-    def __init__(
-        self,
-        config: TextQualityConfig,
-        found: dict[str, Domain],
-        out: pathlib.Path,
-        vectors: EmbedderSpec,
-    ):
-        self.config, self.found, self.out = config, found, out
-        tokenizer = load_or_train_tokenizer(found, config.vocab_size, out)
-        self.arms = ModelTrainer(config, found, tokenizer, out / "models")
-        self.tokenizer, self.model = tokenizer, self.arms.model_config
-        self.features = vectors.build([text for each in found.values() for text in each.train])
+    def run(self, out_dir: pathlib.Path) -> dict[str, Any]:
+        """Runs what is missing in `out_dir` and returns the sections of the results."""
+        config, self.out_dir = self.config, out_dir
+        self.tokenizer = load_or_train_tokenizer(self.domains, config.vocab_size, out_dir)
+        self.trainer = ModelTrainer(config, self.domains, self.tokenizer, out_dir / "models")
+        self.embedder = self._embedder_spec.build(
+            [text for domain in self.domains.values() for text in domain.train]
+        )
         self.real = {
-            letter: scoring.real_samples(
-                tokenizer,
+            letter: real_samples(
+                self.tokenizer,
                 domain.held_out,
                 config.prompt_tokens,
                 config.max_new_tokens,
                 config.num_texts,
             )
-            for letter, domain in found.items()
+            for letter, domain in self.domains.items()
         }
-        self._lock = threading.Lock()
-        self._seen: tuple[str, TrainingNgrams] | None = None
-        self._loaded: tuple[str, dict[int, dict]] = "", {}
+        trained, pretrained = self._train()
+        models = self._score_checkpoints()
+        samples, real_text = self._measure()
+        return {
+            "embedder": self.embedder.name,
+            "domains": [_domain_summary(domain) for domain in self.domains.values()],
+            "decontamination": [domain.decontamination for domain in self.domains.values()],
+            "models": models,
+            "trained": trained,
+            "pretrained": pretrained,
+            "real_text": real_text,
+            "samples": samples,
+            "selections": self._select(samples),
+        }
 
-    def train(self) -> list[Row]:
-        """All models, in an order in which each finds the one it starts from; their costs."""
-        rows, self.pretrained = [], []
-        for diet in (SCORER_SET, *self.config.training_sets):
-            done = self.arms.train(diet)
-            self.pretrained.append(run_dir.pretrained_model_row(diet.name, done))
-            rows.append(
+    def _train(self) -> tuple[list[Row], list[Row]]:
+        """Trains all models, each after the one it starts from; returns costs and digests."""
+        costs, digests = [], []
+        for training_set in (SCORER_SET, *self.config.training_sets):
+            result = self.trainer.train(training_set)
+            digests.append(run_dir.pretrained_model_row(training_set.name, result))
+            costs.append(
                 {
-                    "arm": diet.name,
-                    "says": diet.description,
-                    "steps": done.steps,
-                    "tokens": done.tokens,
-                    "flops": done.flops,
-                    "seconds": done.seconds,
-                    "curve": {key: done.curve[key] for key in ("tokens", "value")},
+                    "arm": training_set.name,
+                    "description": training_set.description,
+                    "steps": result.steps,
+                    "tokens": result.tokens,
+                    "flops": result.flops,
+                    "seconds": result.seconds,
+                    "curve": {key: result.curve[key] for key in ("tokens", "value")},
                 }
             )
-        return rows
+        return costs, digests
 
-    def models(self) -> list[Row]:
-        """Bits per byte of every checkpoint on held-out text of each domain."""
+    def _score_checkpoints(self) -> list[Row]:
+        """Returns the bits per byte of every checkpoint on each domain's held-out texts."""
         rows = []
-        for diet in self.config.training_sets:
-            for stage, step in self.config.checkpoint_steps(diet).items():
-                for letter, domain in self.found.items():
-                    held = self._kept(
-                        self.out / "models" / f"{slug(diet.name)}-{step}-{letter}.json",
-                        lambda diet=diet, step=step, texts=domain.held_out: {
-                            "bits_per_byte": held_out_bits_per_byte(
-                                self._params(diet, step),
-                                texts,
-                                self.tokenizer,
-                                self.model,
-                                self.config.seq_len,
-                            )
-                        },
-                    )
-                    place = {"arm": diet.name, "stage": stage, "step": step, "domain": letter}
-                    rows.append(place | {"value": held["bits_per_byte"]})
-        self.bits = {(r["arm"], r["stage"], r["domain"]): r["value"] for r in rows}
+        for training_set in self.config.training_sets:
+            for stage, step in self.config.checkpoint_steps(training_set).items():
+                for letter, domain in self.domains.items():
+
+                    def score(training_set=training_set, step=step, texts=domain.held_out):
+                        interval = held_out_bits_per_byte(
+                            self._load_params(training_set, step),
+                            texts,
+                            self.tokenizer,
+                            self.trainer.model_config,
+                            self.config.seq_len,
+                        )
+                        return {"bits_per_byte": interval}
+
+                    name = f"{slug(training_set.name)}-{step}-{letter}.json"
+                    value = self._cached(self.out_dir / "models" / name, score)["bits_per_byte"]
+                    where = {"arm": training_set.name, "stage": stage, "step": step}
+                    rows.append(where | {"domain": letter, "value": value})
+        self._bits = {(r["arm"], r["stage"], r["domain"]): r["value"] for r in rows}
         return rows
 
-    def measure(self) -> tuple[list[Row], list[Row]]:
-        """Every arm, checkpoint and decoding; and people."""
-        judge = ScorerLM(
-            self.arms.params(SCORER_SET, self.config.steps), self.model, self.tokenizer
-        )
-        self.yardsticks = {
-            letter: ReferenceStats.from_sample(real, self.features, judge)
+    def _measure(self) -> tuple[list[Row], list[Row]]:
+        """Measures every arm, checkpoint and sampling config, and real text."""
+        scorer_params = self.trainer.params(SCORER_SET, self.config.steps)
+        scorer = ScorerLM(scorer_params, self.trainer.model_config, self.tokenizer)
+        self._references = {
+            letter: ReferenceStats.from_sample(real, self.embedder, scorer)
             for letter, (real, _) in self.real.items()
         }
-        human = [
-            {
-                "domain": letter,
-                "values": self._values(other, letter, self._home(letter), f"human-{letter}"),
-                "texts": example_texts(other),
-            }
-            for letter, (_, other) in self.real.items()
-        ]
-        plans = [
+        real_text = []
+        for letter, (_, sample) in self.real.items():
+            # Copies in real text are searched in all training texts of the domain.
+            whole = TrainingSet(f"all of {letter}", "", (CorpusPart(letter),), ())
+            values = self._sample_values(sample, letter, whole, f"real-{letter}")
+            real_text.append({"domain": letter, "values": values, "texts": _example_texts(sample)})
+        plan = [
             [
-                (diet, letter, stage, decoding)
-                for letter in diet.prompt_domains
-                for stage in self.config.checkpoint_steps(diet)
-                for decoding in self.config.sampling_configs_at(stage)
+                (training_set, letter, stage, sampling_config)
+                for letter in training_set.prompt_domains
+                for stage in self.config.checkpoint_steps(training_set)
+                for sampling_config in self.config.sampling_configs_at(stage)
             ]
-            for diet in self.config.training_sets
+            for training_set in self.config.training_sets
         ]
         rows = []
-        calm = 0.5 if sys.stderr.isatty() else 30.0
-        with tqdm(None, "samples", sum(map(len, plans)), mininterval=calm, leave=False) as bar:
+        interval = 0.5 if sys.stderr.isatty() else 30.0
+        with tqdm(
+            None, "samples", sum(map(len, plan)), mininterval=interval, leave=False
+        ) as progress:
 
-            def made(place: tuple[TrainingSet, str, str, SamplingConfig]) -> Row:
-                row = self._row(*place)
-                bar.update()
+            def measure(task: tuple[TrainingSet, str, str, SamplingConfig]) -> Row:
+                row = self._sample_row(*task)
+                progress.update()
                 return row
 
-            # Diet by diet: what an arm has seen is large, and kept for one at a time.
-            for plan in plans:
-                rows += parallel_map(made, plan)
-        return rows, human
+            # Arm by arm: an arm's n-gram index is large, and one is held at a time.
+            for tasks in plan:
+                rows += parallel_map(measure, tasks)
+        return rows, real_text
 
-    def choices(self, rows: list[Row]) -> list[Row]:
-        """By domain: what every metric chooses among all, measured afresh, and the regrets."""
-        found = []
-        for letter in self.found:
-            mine = [row for row in rows if row["domain"] == letter]
-            if not mine:
+    def _select(self, rows: list[Row]) -> list[Row]:
+        """Returns per domain what each metric selects, measured on a fresh sample, and regrets."""
+        selections = []
+        for letter in self.domains:
+            candidates = [row for row in rows if row["domain"] == letter]
+            if not candidates:
                 continue
-            chosen = {metric.name: best_row(mine, metric.name) for metric in METRICS}
-            fresh = {name: self._afresh(row) for name, row in chosen.items()}
+            best = {metric.name: best_row(candidates, metric.name) for metric in METRICS}
+            fresh = {name: self._measure_again(row) for name, row in best.items()}
+            by_arm: dict[str, list[Row]] = {}
+            for row in candidates:
+                by_arm.setdefault(row["arm"], []).append(row)
             within = {
                 arm: {
-                    metric.name: checkpoint_and_sampling(
-                        best_row([row for row in mine if row["arm"] == arm], metric.name)
-                    )
+                    metric.name: {
+                        key: best_row(rows_of_arm, metric.name)[key]
+                        for key in ("stage", "sampling")
+                    }
                     for metric in METRICS
                 }
-                for arm in dict.fromkeys(row["arm"] for row in mine)
+                for arm, rows_of_arm in by_arm.items()
             }
-            found.append(
+            selections.append(
                 {
                     "domain": letter,
-                    "candidates": len(mine),
-                    "chosen": fresh,
+                    "candidates": len(candidates),
+                    "selected": fresh,
                     "within": within,
-                    "regrets": metric_regret(fresh, metric_ranges(mine)),
+                    "regrets": metric_regret(fresh, metric_ranges(candidates)),
                 }
             )
-        return found
+        return selections
 
-    def _afresh(self, row: Row) -> Row:
-        """A chosen row measured on new prompts and new draws."""
-        diet = next(each for each in self.config.training_sets if each.name == row["arm"])
-        decoding = next(
-            each for each in self.config.sampling_configs if each.name == row["decoding"]
-        )
-        return self._row(diet, row["domain"], row["stage"], decoding, fresh=True)
+    def _measure_again(self, row: Row) -> Row:
+        """Measures a selected row on new prompts and with a new seed."""
+        config = self.config
+        training_set = next(each for each in config.training_sets if each.name == row["arm"])
+        sampling = next(each for each in config.sampling_configs if each.name == row["sampling"])
+        return self._sample_row(training_set, row["domain"], row["stage"], sampling, fresh=True)
 
-    def _row(
+    def _sample_row(
         self,
-        diet: TrainingSet,
+        training_set: TrainingSet,
         letter: str,
         stage: str,
-        decoding: SamplingConfig,
+        sampling_config: SamplingConfig,
         fresh: bool = False,
     ) -> Row:
-        """One sample, measured."""
-        step = self.config.checkpoint_steps(diet)[stage]
-        parts = (diet.name, str(step), letter, decoding.name, "fresh" if fresh else "")
+        """Generates and measures one sample."""
+        step = self.config.checkpoint_steps(training_set)[stage]
+        parts = (training_set.name, str(step), letter, sampling_config.name, "fresh" * fresh)
         name = "-".join(slug(part) for part in parts if part)
-        made = scoring.generate_sample(
-            lambda: self._params(diet, step),
+        sample = generate_sample(
+            lambda: self._load_params(training_set, step),
             self.real[letter][fresh],
             self.tokenizer,
-            self.model,
-            decoding,
+            self.trainer.model_config,
+            sampling_config,
             seed=self.config.seed + fresh,
-            path=self.out / "samples" / f"{name}.json",
+            path=self.out_dir / "samples" / f"{name}.json",
         )
-        values = self._values(made, letter, diet, name)
+        values = self._sample_values(sample, letter, training_set, name)
+        temperature = sampling_config.temperature if sampling_config.temperature_only else None
         return {
-            "arm": diet.name,
+            "arm": training_set.name,
             "domain": letter,
             "stage": stage,
             "step": step,
-            "decoding": decoding.name,
-            "temperature": decoding.temperature if decoding.temperature_only else None,
-            "values": {"bits_per_byte": self.bits[diet.name, stage, letter], **values},
-            "texts": example_texts(made),
+            "sampling": sampling_config.name,
+            "temperature": temperature,
+            "values": {"bits_per_byte": self._bits[training_set.name, stage, letter], **values},
+            "texts": _example_texts(sample),
         }
 
-    def _values(self, sample: Sample, letter: str, diet: TrainingSet, name: str) -> dict[str, list]:
-        return self._kept(
-            self.out / "measures" / f"{name}.json",
-            lambda: measure_sample(sample, self.yardsticks[letter], self._seen_by(diet)),
+    def _sample_values(
+        self, sample: Sample, letter: str, training_set: TrainingSet, name: str
+    ) -> dict[str, list]:
+        return self._cached(
+            self.out_dir / "measures" / f"{name}.json",
+            lambda: measure_sample(
+                sample, self._references[letter], self._training_ngrams(training_set)
+            ),
         )
 
-    def _home(self, letter: str) -> TrainingSet:
-        """What people are checked for copies of: all training text of the domain."""
-        return TrainingSet(f"all of {letter}", "", (CorpusPart(letter),), ())
-
-    def _params(self, diet: TrainingSet, step: int) -> dict:
-        """Of a checkpoint; those of the last arm are at hand."""
+    def _load_params(self, training_set: TrainingSet, step: int) -> dict:
+        """Returns a checkpoint's parameters; those of the last arm are cached."""
         with self._lock:
-            if self._loaded[0] != diet.name:
-                self._loaded = diet.name, {}
-            if step not in self._loaded[1]:
-                self._loaded[1][step] = self.arms.params(diet, step)
-            return self._loaded[1][step]
+            if self._params[0] != training_set.name:
+                self._params = training_set.name, {}
+            if step not in self._params[1]:
+                self._params[1][step] = self.trainer.params(training_set, step)
+            return self._params[1][step]
 
-    def _seen_by(self, diet: TrainingSet) -> TrainingNgrams:
-        """The n-grams of an arm's training text; the last arm's are at hand."""
+    def _training_ngrams(self, training_set: TrainingSet) -> TrainingNgrams:
+        """Returns the n-gram index of an arm's training texts; the last arm's is cached."""
         with self._lock:
-            if self._seen is None or self._seen[0] != diet.name:
-                self._seen = None  # before the next one takes its memory
-                texts = training_set_texts(diet, self.found, self.config.training_sets)
-                self._seen = diet.name, TrainingNgrams(texts)
-            return self._seen[1]
+            if self._ngrams is None or self._ngrams[0] != training_set.name:
+                self._ngrams = None  # free the memory before the next index is built
+                texts = training_set_texts(training_set, self.domains, self.config.training_sets)
+                self._ngrams = training_set.name, TrainingNgrams(texts)
+            return self._ngrams[1]
 
-    def _kept(self, path: pathlib.Path, make: Callable[[], dict[str, Interval]]) -> dict:
-        """Intervals as [value, low, high], read back where they were made before."""
+    def _cached(self, path: pathlib.Path, compute: Callable[[], dict[str, Interval]]) -> dict:
+        """Returns intervals as [value, low, high], read from `path` if saved there."""
         if path.exists():
-            return files.read_checked_json(path)
-        values = {name: [value.mean, value.low, value.high] for name, value in make().items()}
-        files.write_checked_json(path, values)
+            return read_checked_json(path)
+        values = {name: [each.mean, each.low, each.high] for name, each in compute().items()}
+        write_checked_json(path, values)
         return values
+
+
+def best_row(rows: Sequence[Row], metric: str) -> Row:
+    """Returns the best row by a metric, the first of equals; `values` are [value, low, high].
+
+    Raises:
+      ValueError: no rows.
+    """
+    return max(rows, key=lambda row: METRICS_BY_NAME[metric].signed(row["values"][metric][0]))
+
+
+def metric_ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Returns the worst and best value of every metric over the rows."""
+    ranges = {}
+    for metric in METRICS:
+        values = sorted((row["values"][metric.name][0] for row in rows), key=metric.signed)
+        ranges[metric.name] = values[0], values[-1]
+    return ranges
+
+
+def metric_regret(selected: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> list[Row]:
+    """Returns the fraction of its range each metric loses when another metric selects.
+
+    Args:
+      selected: per selecting metric the row it selected, measured on a fresh sample.
+      ranges: from `metric_ranges`, over the samples the selection was made on.
+
+    Returns:
+      Rows of `by` (selecting metric), `metric`, `regret` and `clear` (the intervals do not
+      overlap). Regret 0 is as good as the metric's own selection, 1 is its whole range worse; below
+      0 the fresh sample reversed the order.
+    """
+    rows = []
+    for by, row in selected.items():
+        for metric in METRICS:
+            own = selected[metric.name]["values"][metric.name]
+            other = row["values"][metric.name]
+            worst, best = ranges[metric.name]
+            loss = metric.signed(own[0]) - metric.signed(other[0])
+            rows.append(
+                {
+                    "by": by,
+                    "metric": metric.name,
+                    "regret": loss / (abs(best - worst) or 1.0),
+                    "clear": own[1] > other[2] or own[2] < other[1],
+                }
+            )
+    return rows
+
+
+def _domain_summary(domain: Domain) -> Row:
+    return {
+        "letter": domain.letter,
+        "name": domain.name,
+        "train_texts": len(domain.train),
+        "train_bytes": sum(len(text.encode()) for text in domain.train),
+        "scorer_texts": len(domain.scorer_train),
+        "held_out": len(domain.held_out),
+        "description": domain.info["description"],
+        "license": domain.info["licence"],
+        "fingerprint": domain.info["fingerprint"],
+    }
+
+
+def _example_texts(sample: Sample) -> list[Row]:
+    """Returns the first few texts of a sample."""
+    return [
+        {"prompt": prompt, "text": text, "faults": list(find_faults(text))}
+        for prompt, text in zip(sample.prompts[:_EXAMPLES], sample.texts[:_EXAMPLES], strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Samples: so many texts of so many tokens, written by a model or by people, kept as JSON."""
+"""Samples of text, generated or real, and every metric of a sample with its interval."""
 
 from __future__ import annotations
 
@@ -13,38 +13,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm import files
-from fm.adaptation import feature_cache
+from fm.adaptation.feature_cache import cached_features
 from fm.adaptation.features import FeatureConfig
 from fm.attention import Mask
 from fm.data.tokenizer import NUM_SPECIALS, Tokenizer
 from fm.errors import UserError
 from fm.evaluation.statistics import Interval
-from fm.evaluation.text_quality import diversity, intervals, mauve
-from fm.evaluation.text_quality.intervals import Statistic, half_sample_interval
-from fm.evaluation.text_quality.mauve import Embedder, fit_tfidf_embedder
+from fm.evaluation.text_quality import diversity, intervals
+from fm.evaluation.text_quality.intervals import Statistic, half_sample_interval, ratio_of_sums
+from fm.evaluation.text_quality.mauve import Embedder, fit_tfidf_embedder, mauve, unit_length
 from fm.evaluation.text_quality.novelty import TrainingNgrams
 from fm.evaluation.text_quality.words import find_faults, ngram_counts, split_words
+from fm.files import read_checked_json, write_checked_json
 from fm.hf import model_zoo
-from fm.hf.model_zoo import MODEL_ZOO, PublishedModel
 from fm.model import embeddings
 from fm.model.config import ModelConfig
 from fm.model.generate import generate
 from fm.model.sampling import SamplingConfig
 from fm.model.transformer import forward
 from fm.study.text_quality.config import EmbedderInfo
-from fm.study.text_quality.training import decoded_byte_counts, encode_for_scoring
+
+TFIDF = "tfidf"
+# Most tokens of a text that a published model embeds; the middle of a longer text is dropped.
+_EMBEDDER_TOKENS = 128
+_BATCH_SIZE = 32
+_FRACTIONS = ("mauve", "distinct_2", "self_bleu", "repetition", "novelty")
+
+
+# Samples.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """Texts that go on from prompts.
+    """Texts that continue prompts.
 
     Attributes:
-      tokens_NL: int32, BOS, the prompt, then what was written.
+      tokens_NL: int32, BOS, the prompt, then the continuation.
       prompt_len: tokens of BOS and prompt.
       prompts: the prompts as text.
-      texts: what was written, as text.
+      texts: the continuations as text.
     """
 
     tokens_NL: np.ndarray
@@ -56,86 +63,91 @@ class Sample:
         return len(self.texts)
 
 
+def _decode_sample(tokenizer: Tokenizer, tokens_NL: np.ndarray, prompt_len: int) -> Sample:
+    prompts = [decode_tokens(tokenizer, ids) for ids in tokens_NL[:, :prompt_len]]
+    texts = [decode_tokens(tokenizer, ids) for ids in tokens_NL[:, prompt_len:]]
+    return Sample(tokens_NL, prompt_len, prompts, texts)
+
+
+def decode_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> str:
+    """Decodes tokens; a character cut off at the end is dropped, a broken one becomes U+FFFD."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(b"".join(tokenizer.token_bytes(ids)))
+
+
 def real_samples(
     tokenizer: Tokenizer, texts: list[str], prompt_tokens: int, new_tokens: int, count: int
 ) -> tuple[Sample, Sample]:
-    """Two samples of how people went on: the first for prompts, the second to compare.
+    """Returns two samples of real text: one that provides prompts, one to compare with.
 
     Raises:
-      UserError: too few of the texts are long enough.
+      UserError: too few texts are long enough.
     """
     length = prompt_tokens + new_tokens
     long = [ids[:length] for ids in tokenizer.encode(texts) if len(ids) >= length]
     if len(long) < 2 * count:
         raise UserError(
-            f"only {len(long)} of {len(texts)} texts set aside have {length} tokens; "
+            f"only {len(long)} of {len(texts)} held-out texts have {length} tokens; "
             f"{2 * count} are needed"
         )
     tokens = np.array(long[: 2 * count], np.int32)
-    led = np.pad(tokens, ((0, 0), (1, 0)), constant_values=tokenizer.bos)
-    given = 1 + prompt_tokens
-    return _sample(tokenizer, led[:count], given), _sample(tokenizer, led[count:], given)
+    tokens = np.pad(tokens, ((0, 0), (1, 0)), constant_values=tokenizer.bos)
+    prompt_len = 1 + prompt_tokens
+    return (
+        _decode_sample(tokenizer, tokens[:count], prompt_len),
+        _decode_sample(tokenizer, tokens[count:], prompt_len),
+    )
 
 
 def generate_sample(
-    params: Callable[[], dict],
-    like: Sample,
+    load_params: Callable[[], dict],
+    prompts: Sample,
     tokenizer: Tokenizer,
-    model: ModelConfig,
-    decoding: SamplingConfig,
+    model_config: ModelConfig,
+    sampling_config: SamplingConfig,
     *,
     seed: int,
     path: pathlib.Path,
 ) -> Sample:
-    """A model's sample for the prompts of another, read back if it was written before.
+    """Returns a model's continuations of another sample's prompts, read from `path` if saved there.
 
-    The end of a text is never drawn: all have one length, or the metrics would not compare.
-    `params` is called only where there is something to write.
+    End-of-text is never sampled: all texts have one length, or the metrics would not compare.
+    `load_params` is called only if there is something to generate.
     """
     if path.exists():
-        return _sample(
-            tokenizer, np.array(files.read_checked_json(path), np.int32), like.prompt_len
-        )
-    prompts_NP = like.tokens_NL[:, : like.prompt_len]
+        tokens_NL = np.array(read_checked_json(path), np.int32)
+        return _decode_sample(tokenizer, tokens_NL, prompts.prompt_len)
+    prompts_NP = prompts.tokens_NL[:, : prompts.prompt_len]
     new = generate(
-        params(),
+        load_params(),
         list(prompts_NP),
-        model,
-        sampling_config=decoding,
-        max_new_tokens=like.tokens_NL.shape[1] - like.prompt_len,
-        seeds=[seed * len(like) + row for row in range(len(like))],
+        model_config,
+        sampling_config=sampling_config,
+        max_new_tokens=prompts.tokens_NL.shape[1] - prompts.prompt_len,
+        seeds=[seed * len(prompts) + row for row in range(len(prompts))],
         suppress_tokens=range(NUM_SPECIALS),
     )
-    made = np.concatenate([prompts_NP, np.stack(new)], axis=1)
-    files.write_checked_json(path, made.tolist())
-    return _sample(tokenizer, made, like.prompt_len)
+    tokens_NL = np.concatenate([prompts_NP, np.stack(new)], axis=1)
+    write_checked_json(path, tokens_NL.tolist())
+    return _decode_sample(tokenizer, tokens_NL, prompts.prompt_len)
 
 
-def _sample(tokenizer: Tokenizer, tokens_NL: np.ndarray, given: int) -> Sample:
-    prompts = [decode_tokens(tokenizer, ids) for ids in tokens_NL[:, :given]]
-    texts = [decode_tokens(tokenizer, ids) for ids in tokens_NL[:, given:]]
-    return Sample(tokens_NL, given, prompts, texts)
-
-
-def decode_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """The text of tokens; a character cut off by the end is left out, broken ones are U+FFFD."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return decoder.decode(b"".join(tokenizer.token_bytes(ids)))
-
-
-_BATCH_SIZE = 32
+# Likelihood.
 
 
 def sequence_nll(
-    params: dict, tokens_NL: np.ndarray, counted_NL: np.ndarray, config: ModelConfig
+    params: dict, tokens_NL: np.ndarray, counted_NL: np.ndarray, model_config: ModelConfig
 ) -> np.ndarray:
-    """Sum over each row's counted tokens of -log p(token | those before it), float64 [N].
+    """Returns the sum of -log p(token | tokens before it) over each row's counted tokens, in nats.
 
     Args:
-      params: of a model that predicts the next token.
-      tokens_NL: int, filled up at the end.
-      counted_NL: bool; the first token of a row is given and cannot count.
-      config: the model's.
+      params: of a causal language model.
+      tokens_NL: int, padded on the right.
+      counted_NL: bool; a row's first token cannot count.
+      model_config: the model's.
+
+    Returns:
+      float64 [N].
 
     Raises:
       ValueError: a row's first token is counted.
@@ -144,83 +156,128 @@ def sequence_nll(
         raise ValueError("a row's first token has none before it and cannot be counted")
     sums = []
     for start in range(0, len(tokens_NL), _BATCH_SIZE):
-        rows = [each[start : start + _BATCH_SIZE] for each in (tokens_NL, counted_NL)]
-        short = _BATCH_SIZE - len(rows[0])
-        filled = [np.pad(each, ((0, short), (0, 0))) for each in rows]
-        sums.append(
-            np.asarray(_sequence_nll(params, *filled, config), np.float64)[: _BATCH_SIZE - short]
-        )
+        batch = [each[start : start + _BATCH_SIZE] for each in (tokens_NL, counted_NL)]
+        missing = _BATCH_SIZE - len(batch[0])
+        batch = [np.pad(each, ((0, missing), (0, 0))) for each in batch]
+        nll_B = np.asarray(_batch_nll(params, *batch, model_config), np.float64)
+        sums.append(nll_B[: _BATCH_SIZE - missing])
     return np.concatenate(sums)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _sequence_nll(params: dict, tokens_BL: jax.Array, counted_BL: jax.Array, config: ModelConfig):
+def _batch_nll(params: dict, tokens_BL: jax.Array, counted_BL: jax.Array, config: ModelConfig):
     B, L = tokens_BL.shape
     inputs = {"tokens": tokens_BL, "positions": jnp.broadcast_to(jnp.arange(L), (B, L))}
     final_BLD = forward(params, inputs, config, mask=Mask(causal=True))["final"]
     logits_BLV = embeddings.token_logits(params["streams"], final_BLD[:, :-1])
-    picked_BL = jnp.take_along_axis(logits_BLV, tokens_BL[:, 1:, None], axis=-1)[..., 0]
-    nats_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - picked_BL
-    return jnp.sum(nats_BL * counted_BL[:, 1:], axis=-1)
+    target_BL = jnp.take_along_axis(logits_BLV, tokens_BL[:, 1:, None], axis=-1)[..., 0]
+    nll_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL
+    return jnp.sum(nll_BL * counted_BL[:, 1:], axis=-1)
 
 
-TFIDF = "terms"
-# What a sample's texts can come to in another model's tokens; beyond it the middle is left out.
-_LENGTH = 128
+def encode_for_scoring(
+    tokenizer: Tokenizer, texts: list[str], length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encodes the first `length - 1` tokens of each text, after BOS.
+
+    Returns:
+      tokens int32 [N, length], counted bool [N, length], and the bytes of the counted tokens [N].
+    """
+    tokens_NL = np.zeros((len(texts), length), np.int32)
+    tokens_NL[:, 0] = tokenizer.bos
+    for row, ids in zip(tokens_NL, tokenizer.encode(texts), strict=True):
+        row[1 : 1 + len(ids)] = ids[: length - 1]
+    counted_NL = tokens_NL >= NUM_SPECIALS
+    return tokens_NL, counted_NL, decoded_byte_counts(tokenizer, tokens_NL)
+
+
+def decoded_byte_counts(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
+    """Returns the UTF-8 bytes that each row's tokens decode to, int [N]."""
+    all_ids = range(tokenizer.vocab_size)
+    lengths_V = np.array([len(each) for each in tokenizer.token_bytes(all_ids)])
+    return lengths_V[tokens_NL].sum(1)
+
+
+def held_out_bits_per_byte(
+    params: dict, texts: list[str], tokenizer: Tokenizer, model_config: ModelConfig, length: int
+) -> Interval:
+    """Returns a model's bits per byte of the first `length` tokens of each text."""
+    tokens_NL, counted_NL, bytes_N = encode_for_scoring(tokenizer, texts, length)
+    nll_N = sequence_nll(params, tokens_NL, counted_NL, model_config)
+    return half_sample_interval(ratio_of_sums(nll_N / math.log(2), bytes_N), len(texts))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScorerLM:
+    """A language model that scores samples in bits per byte."""
+
+    params: dict
+    model_config: ModelConfig
+    tokenizer: Tokenizer
+
+    def statistic(self, sample: Sample) -> Statistic:
+        """Returns a statistic: bits per byte of the continuations given their prompts."""
+        counted_NL = np.zeros(sample.tokens_NL.shape, bool)
+        counted_NL[:, sample.prompt_len :] = True
+        nll_N = sequence_nll(self.params, sample.tokens_NL, counted_NL, self.model_config)
+        bytes_N = decoded_byte_counts(self.tokenizer, sample.tokens_NL[:, sample.prompt_len :])
+        return ratio_of_sums(nll_N / math.log(2), bytes_N)
+
+
+# Embedders.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelEmbedder:
+    """Mean over a text of a published model's final output, cached by content."""
+
+    info: EmbedderInfo
+    model: model_zoo.PublishedModel
+
+    @property
+    def name(self) -> str:
+        """What the vectors are."""
+        return (
+            f"the mean over a text of the final output of {self.info.name} "
+            f"({self.info.source}; license {self.info.license}), {self.model.config.d_model} "
+            "numbers of unit length"
+        )
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns vectors of unit length; over 128 tokens only a text's beginning and end count."""
+        config, params = self.model.config, self.model.params
+        ids = self.model.encode(
+            texts, min(_EMBEDDER_TOKENS, config.max_seq_len or _EMBEDDER_TOKENS)
+        )
+        feature_config = FeatureConfig("mean", causal=self.model.causal, layers=(-1,))
+        features = cached_features(self.info.digest, params, config, ids, feature_config)
+        return unit_length(features.values[:, 0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EmbedderSpec:
-    """What makes the features of a study.
+    """A chosen embedder, before the study's texts are loaded.
 
     Attributes:
-      info: as the study's config says it.
-      model: a published one; None for the terms of the study's own texts.
+      info: as in the study's config.
+      model: a published model; None for TF-IDF of the study's own texts.
     """
 
     info: EmbedderInfo
-    model: PublishedModel | None = None
+    model: model_zoo.PublishedModel | None = None
 
     def build(self, texts: Sequence[str]) -> Embedder:
-        """Vectors of any text; `texts` are real ones, which a published model does not need."""
+        """Returns the embedder, fitted on real `texts` if it is TF-IDF."""
         if self.model is None:
             return fit_tfidf_embedder(texts)
         return ModelEmbedder(self.info, self.model)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ModelEmbedder:
-    """The mean over a text of a published model's final output, kept by content in the cache."""
-
-    info: EmbedderInfo
-    model: PublishedModel
-
-    @property
-    def name(self) -> str:
-        """Whose."""
-        return (
-            f"the mean over a text of the final output of {self.info.name} "
-            f"({self.info.source}; licence {self.info.license}), {self.model.config.d_model} "
-            "numbers of unit length"
-        )
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of unit length; of a text over 128 tokens the beginning and the end are read."""
-        config, params = self.model.config, self.model.params
-        ids = self.model.encode(texts, min(_LENGTH, config.max_seq_len or _LENGTH))
-        reading = FeatureConfig("mean", causal=self.model.causal, layers=(-1,))
-        made = feature_cache.cached_features(self.info.digest, params, config, ids, reading).values[
-            :, 0
-        ]
-        norms = np.linalg.norm(made, axis=1, keepdims=True)
-        return made / np.where(norms == 0, 1.0, norms)
-
-
 def find_embedder(name: str) -> EmbedderSpec:
-    """The vectors of a name.
+    """Returns the embedder of a name.
 
     Args:
-      name: `TERMS`, or a published model as `published.find` takes it.
+      name: `TFIDF`, or a published model as `model_zoo.load_published` takes it.
 
     Raises:
       UserError: there is no such model, or it cannot be read.
@@ -229,38 +286,19 @@ def find_embedder(name: str) -> EmbedderSpec:
         return EmbedderSpec(EmbedderInfo(TFIDF))
     if model_zoo.locate_model(name) is None:
         raise UserError(
-            f"--features={name}: takes {TFIDF}, {', '.join(MODEL_ZOO)}, a model's folder (config.json, "
-            "safetensors) or a GGUF file"
+            f"--embedder={name}: must be {TFIDF}, {', '.join(model_zoo.MODEL_ZOO)}, a model folder "
+            "(config.json, safetensors) or a GGUF file"
         )
     model = model_zoo.load_published(name)
-    whose = EmbedderInfo(name, model.source, model.license, model.digest())
-    return EmbedderSpec(whose, model)
+    return EmbedderSpec(EmbedderInfo(name, model.source, model.license, model.digest()), model)
 
 
-Values = dict[str, Interval]
-_SHARES = ("divergence", "distinct_2", "self_bleu", "repetition", "novelty")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ScorerLM:
-    """A model that says how likely texts are, in bits per byte."""
-
-    params: dict
-    model_config: ModelConfig
-    tokenizer: Tokenizer
-
-    def statistic(self, sample: Sample) -> Statistic:
-        """Of what was written, given the prompts."""
-        counted_NL = np.zeros(sample.tokens_NL.shape, bool)
-        counted_NL[:, sample.prompt_len :] = True
-        nats_N = sequence_nll(self.params, sample.tokens_NL, counted_NL, self.model_config)
-        bytes_N = decoded_byte_counts(self.tokenizer, sample.tokens_NL[:, sample.prompt_len :])
-        return intervals.ratio_of_sums(nats_N / math.log(2), bytes_N)
+# Metrics of a sample.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReferenceStats:
-    """Real text of a domain, and what samples are held against it with."""
+    """Statistics of a domain's real text that samples are compared with."""
 
     real_NE: np.ndarray
     embedder: Embedder
@@ -269,50 +307,45 @@ class ReferenceStats:
     zipf: float
 
     @classmethod
-    def from_sample(cls, real: Sample, features: Embedder, judge: ScorerLM) -> ReferenceStats:
-        """From how people went on from the prompts."""
-        every = np.ones((1, len(real)))
-        split = [split_words(text) for text in real.texts]
+    def from_sample(cls, real: Sample, embedder: Embedder, scorer: ScorerLM) -> ReferenceStats:
+        """Computes them from a real sample."""
+        all_texts = np.ones((1, len(real)))
+        words = [split_words(text) for text in real.texts]
         return cls(
-            features(real.texts),
-            features,
-            judge,
-            float(judge.statistic(real)(every)[0]),
-            float(diversity.zipf_exponent(ngram_counts(split, 1))(every)[0]),
+            embedder(real.texts),
+            embedder,
+            scorer,
+            float(scorer.statistic(real)(all_texts)[0]),
+            float(diversity.zipf_exponent(ngram_counts(words, 1))(all_texts)[0]),
         )
 
 
-def measure_sample(sample: Sample, yardstick: ReferenceStats, seen: TrainingNgrams) -> Values:
-    """The metrics of a sample by name; intervals are over its texts, all else held fixed."""
+def measure_sample(
+    sample: Sample, reference: ReferenceStats, training_ngrams: TrainingNgrams
+) -> dict[str, Interval]:
+    """Returns every metric of a sample by name; intervals are over its texts only."""
     texts = [split_words(text) for text in sample.texts]
-    judged = yardstick.scorer.statistic(sample)
+    bits_per_byte = reference.scorer.statistic(sample)
     zipf = diversity.zipf_exponent(ngram_counts(texts, 1))
     statistics = {
-        "divergence": mauve.mauve(yardstick.real_NE, yardstick.embedder(sample.texts)),
-        "judged": judged,
-        "judged_gap": lambda weights_RN: np.abs(judged(weights_RN) - yardstick.bits_per_byte),
+        "mauve": mauve(reference.real_NE, reference.embedder(sample.texts)),
+        "scorer_bits_per_byte": bits_per_byte,
+        "scorer_gap": lambda weights_RN: np.abs(
+            bits_per_byte(weights_RN) - reference.bits_per_byte
+        ),
         "distinct_2": diversity.distinct_n(ngram_counts(texts, 2)),
         "self_bleu": intervals.mean_over_texts(diversity.self_bleu(texts)),
-        "repetition": intervals.ratio_of_sums(*diversity.repetition_counts(texts)),
+        "repetition": ratio_of_sums(*diversity.repetition_counts(texts)),
         "zipf": zipf,
-        "zipf_gap": lambda weights_RN: np.abs(zipf(weights_RN) - yardstick.zipf),
-        "novelty": intervals.ratio_of_sums(*seen.count_novel(texts)),
-        "copied": intervals.mean_over_texts(seen.longest_copies(texts)),
+        "zipf_gap": lambda weights_RN: np.abs(zipf(weights_RN) - reference.zipf),
+        "novelty": ratio_of_sums(*training_ngrams.count_novel(texts)),
+        "longest_copy": intervals.mean_over_texts(training_ngrams.longest_copies(texts)),
     }
     values = {
         name: half_sample_interval(
-            each, len(sample), bounds=(0.0, 1.0 if name in _SHARES else math.inf)
+            statistic, len(sample), bounds=(0.0, 1.0 if name in _FRACTIONS else math.inf)
         )
-        for name, each in statistics.items()
+        for name, statistic in statistics.items()
     }
     invalid = sum(bool(find_faults(text)) for text in sample.texts)
     return values | {"invalid": intervals.wilson_interval(invalid, len(sample))}
-
-
-def held_out_bits_per_byte(
-    params: dict, texts: list[str], tokenizer: Tokenizer, model: ModelConfig, length: int
-) -> Interval:
-    """Bits per byte of the beginnings of texts, the first `length` tokens of each."""
-    tokens_NL, counted_NL, bytes_N = encode_for_scoring(tokenizer, texts, length)
-    nats_N = sequence_nll(params, tokens_NL, counted_NL, model)
-    return half_sample_interval(intervals.ratio_of_sums(nats_N / math.log(2), bytes_N), len(texts))

@@ -1,4 +1,4 @@
-"""The models: one an arm, and the judge, each with its checkpoints along the way."""
+"""Training of the study's models: one per training set, and the scorer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pathlib
 import re
 
 import jax
-import numpy as np
 
 from fm.data import tokenizer as bpe
 from fm.data.batches import text_batches
@@ -17,28 +16,28 @@ from fm.data.tokenizer import tokenize_chunks
 from fm.model.config import ModelConfig
 from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet
 from fm.study.text_quality.corpora import Domain, part_texts
-from fm.training import train_state
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte
 from fm.training.objectives import Objective
 from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train
+from fm.training.train_state import init_sharded
 from fm.training.trial import ParamsOrInit
 
 SCORER_SET = TrainingSet(
-    "judge", "Equal parts of other texts of A and B.", (CorpusPart("A"), CorpusPart("B")), ()
+    "scorer", "Equal parts of other texts of A and B.", (CorpusPart("A"), CorpusPart("B")), ()
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelTrainer:
-    """What trains and finds the models of a study.
+    """Trains the models of a study and loads their checkpoints.
 
     Attributes:
       config: of the study.
-      domains: the domains.
-      tokenizer: of all.
+      domains: by letter.
+      tokenizer: of all models.
       out_dir: folder of the models.
     """
 
@@ -49,37 +48,37 @@ class ModelTrainer:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The architecture, of all arms."""
+        """The architecture of all models."""
         return dataclasses.replace(self.config.model, vocab_size=self.tokenizer.vocab_size)
 
-    def model_dir(self, diet: TrainingSet) -> pathlib.Path:
-        """Of a model."""
-        return self.out_dir / slug(diet.name)
+    def model_dir(self, training_set: TrainingSet) -> pathlib.Path:
+        """Returns the folder of a model."""
+        return self.out_dir / slug(training_set.name)
 
-    def params(self, diet: TrainingSet, step: int) -> dict:
-        """Of a trained model, at a step that was kept."""
-        return load_params(self.model_dir(diet) / "checkpoints", step)[0]
+    def params(self, training_set: TrainingSet, step: int) -> dict:
+        """Loads a checkpoint of a trained model."""
+        return load_params(self.model_dir(training_set) / "checkpoints", step)[0]
 
-    def train(self, diet: TrainingSet) -> TrainResult:
-        """Trains a model, or goes on where an earlier call stopped.
+    def train(self, training_set: TrainingSet) -> TrainResult:
+        """Trains a model, or resumes its training.
 
         Raises:
-          UserError: the loss stopped being finite.
+          UserError: the loss became non-finite.
         """
-        config, steps = self.config, self.config.steps_of(diet)
-        texts = [self._texts(diet, part) for part in diet.parts]
-        pieces = [tokenize_chunks(self.tokenizer, each, config.seq_len) for each in texts]
-        tokens = sum(len(piece) for each in pieces for piece in each)
-        own_bytes = sum(len(text.encode()) for each in texts for text in each)
+        config, steps = self.config, self.config.steps_of(training_set)
+        texts = [self._texts(training_set, part) for part in training_set.parts]
+        chunks = [tokenize_chunks(self.tokenizer, each, config.seq_len) for each in texts]
+        num_tokens = sum(len(chunk) for each in chunks for chunk in each)
+        num_bytes = sum(len(text.encode()) for each in texts for text in each)
         batches = text_batches(
-            pieces,
+            chunks,
             batch_size=config.batch_size,
             length=config.seq_len,
             seed=config.seed,
-            weights=[part.weight for part in diet.parts],
+            weights=[part.weight for part in training_set.parts],
         )
         return train(
-            self._start(diet),
+            self._params_or_init(training_set),
             batches,
             self.model_config,
             Objective(causal_lm=1.0, masked_lm=0.0),
@@ -91,9 +90,9 @@ class ModelTrainer:
                 keep_period=steps // 4,
                 log_every=max(1, steps // 40),
             ),
-            out_dir=self.model_dir(diet),
-            metric_unit=BitsPerByte(own_bytes / tokens),
-            run_name=diet.name,
+            out_dir=self.model_dir(training_set),
+            metric_unit=BitsPerByte(num_bytes / num_tokens),
+            run_name=training_set.name,
             gemm_flops_per_second=gemm_flops_per_second(self.model_config.dtype),
             identity={
                 "texts": hashlib.sha256("\0".join(map("\1".join, texts)).encode()).hexdigest(),
@@ -101,42 +100,22 @@ class ModelTrainer:
             },
         )
 
-    def _texts(self, diet: TrainingSet, part: CorpusPart) -> list[str]:
-        if diet is SCORER_SET:
+    def _texts(self, training_set: TrainingSet, part: CorpusPart) -> list[str]:
+        if training_set is SCORER_SET:
             return self.domains[part.domain].scorer_train
         return part_texts(part, self.domains)
 
-    def _start(self, diet: TrainingSet) -> ParamsOrInit:
-        if diet.init_from is None:
-            # The judge starts elsewhere, so that it shares nothing with the arms.
-            seed = self.config.seed + (diet is SCORER_SET)
-            return functools.partial(train_state.init_sharded, jax.random.key(seed), self.model_config)
-        before = next(each for each in self.config.training_sets if each.name == diet.init_from)
+    def _params_or_init(self, training_set: TrainingSet) -> ParamsOrInit:
+        if training_set.init_from is None:
+            # The scorer has another seed, so that it shares nothing with the arms.
+            seed = self.config.seed + (training_set is SCORER_SET)
+            return functools.partial(init_sharded, jax.random.key(seed), self.model_config)
+        before = next(
+            each for each in self.config.training_sets if each.name == training_set.init_from
+        )
         return self.params(before, self.config.steps // 2)
 
 
 def slug(name: str) -> str:
-    """A name made of letters, digits and dashes."""
+    """Returns the name in lower case, with runs of other than letters and digits as dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def encode_for_scoring(
-    tokenizer: bpe.Tokenizer, texts: list[str], length: int
-) -> tuple[np.ndarray, ...]:
-    """The beginnings of texts as rows to be scored.
-
-    Returns:
-      tokens int32 [N, length], led by BOS; counted bool [N, length]; UTF-8 bytes counted, int [N].
-    """
-    tokens_NL = np.zeros((len(texts), length), np.int32)
-    tokens_NL[:, 0] = tokenizer.bos
-    for row, ids in zip(tokens_NL, tokenizer.encode(texts), strict=True):
-        row[1 : 1 + len(ids)] = ids[: length - 1]
-    counted_NL = tokens_NL >= bpe.NUM_SPECIALS
-    return tokens_NL, counted_NL, decoded_byte_counts(tokenizer, tokens_NL)
-
-
-def decoded_byte_counts(tokenizer: bpe.Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
-    """UTF-8 bytes that each row's tokens stand for, int [N]."""
-    lengths_V = np.array([len(each) for each in tokenizer.token_bytes(range(tokenizer.vocab_size))])
-    return lengths_V[tokens_NL].sum(1)

@@ -1,4 +1,4 @@
-"""Eight devices against one; `tests/parallel/test_sharding.py` runs each test in a process that has them."""
+"""Eight devices against one; `test_sharding` runs each test in a process with eight devices."""
 
 import dataclasses
 import functools
@@ -32,7 +32,8 @@ from tests.parallel.helpers_eight_devices import (
 from tests.training.helpers_models import ADAM, VOCAB, params
 
 JOINT = ModelConfig(
-    num_layers=2, d_model=24, num_heads=4, num_kv_heads=4, mlp_dim=32, vocab_size=VOCAB, position_axes=3, num_mixtures=2, scan_layers=True,
+    num_layers=2, d_model=24, num_heads=4, num_kv_heads=4, mlp_dim=32, vocab_size=VOCAB,
+    position_axes=3, num_mixtures=2, scan_layers=True,
     patch_dims=(("image", 6), ("audio", 5), ("video", 4)), attention="reference",
 )  # fmt: skip
 PLACES = {
@@ -107,7 +108,7 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
     ("config", "sizes"),
     [(TEXT, "fsdp:8"), (JOINT, "data:2,fsdp:2,tensor:2"), (JOINT, "tensor:2")],
 )
-def test_parameters_are_born_where_they_stay(config, sizes):
+def test_parameters_are_created_where_they_stay(config, sizes):
     mesh, key = mesh_of(sizes), jax.random.key(3)
     wanted = train_state.init_sharded(key, config)
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(wanted))
@@ -127,7 +128,7 @@ def test_parameters_are_born_where_they_stay(config, sizes):
     close(wanted, born, 0)
 
 
-def test_memory_of_making_parameters_falls():
+def test_memory_of_init_falls_with_devices():
     model = dataclasses.replace(
         TEXT, d_model=128, mlp_dim=512, vocab_size=1024, num_heads=8, num_kv_heads=8
     )
@@ -147,8 +148,8 @@ def test_memory_of_making_parameters_falls():
 
 def test_memory_per_device_falls():
     model = ModelConfig(
-        num_layers=2, d_model=64, num_heads=8, num_kv_heads=8, mlp_dim=256, vocab_size=256, scan_layers=True,
-        attention="reference",
+        num_layers=2, d_model=64, num_heads=8, num_kv_heads=8, mlp_dim=256, vocab_size=256,
+        scan_layers=True, attention="reference",
     )  # fmt: skip
     memory = {
         sizes: compiled(model, sizes).memory_analysis()
@@ -204,6 +205,6 @@ def test_adapting_agrees_with_one_device(sizes):
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_every_device_must_be_taken():
+def test_the_mesh_must_use_every_device():
     with pytest.raises(UserError, match=r"--mesh=data:4,.* takes 4 devices, not the 8 there are"):
         meshes.parse_mesh("data:4").build()

@@ -1,4 +1,4 @@
-"""Runs on eight devices, cut off and gone on with on others; see `tests/parallel/test_sharding.py`."""
+"""Runs on eight devices, interrupted and resumed on others; run by `test_sharding`."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def trained(out, sizes, at=None, rows=16):
 
 
 @pytest.mark.parametrize("then", [None, "data:4", "data:4,tensor:2"])
-def test_a_run_goes_on_with_another_mesh(tmp_path, then):
+def test_a_run_resumes_on_another_mesh(tmp_path, then):
     wanted = trained(tmp_path / "whole", None)
     with pytest.raises(PowerCut):
         trained(tmp_path / "cut", "fsdp:8", at=5)
@@ -83,7 +83,7 @@ def member(seed, validation):
     ("sizes", "batching"),
     [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "sequential")],
 )
-def test_a_sweep_on_a_mesh_is_as_on_one_device(tmp_path, sizes, batching):
+def test_a_sweep_on_a_mesh_agrees_with_one_device(tmp_path, sizes, batching):
     asked = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
 
     def ran(out):
@@ -126,7 +126,7 @@ def test_vmapped_trials_stay_sharded():
 
 
 @pytest.mark.parametrize("wide", ["fsdp:8", "data:2,fsdp:2,tensor:2"])
-def test_a_checkpoint_comes_back_on_other_devices(tmp_path, wide):
+def test_a_checkpoint_is_restored_on_other_devices(tmp_path, wide):
     rule, places = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
     started = {
         where: train_state.create_train_state(params(TEXT, n), rule, where and mesh_of(where))

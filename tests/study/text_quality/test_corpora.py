@@ -8,15 +8,15 @@ from fm.study.text_quality import config as profiles
 from fm.study.text_quality import corpora
 from fm.study.text_quality.config import CorpusPart
 from fm.study.text_quality.corpora import Domain
-from fm.study.text_quality.scoring import decode_tokens, real_samples
-from fm.study.text_quality.training import encode_for_scoring, slug
-from tests.study.text_quality import problems
+from fm.study.text_quality.scoring import decode_tokens, encode_for_scoring, real_samples
+from fm.study.text_quality.training import slug
+from tests.study.text_quality import helpers_text_quality as helpers
 
 
 @pytest.fixture(scope="module")
 def found():
     return {
-        letter: Domain(letter, name, problems.texts(name, 64, 0), [], [], {}, {})
+        letter: Domain(letter, name, helpers.texts(name, 64, 0), [], [], {}, {})
         for letter, name in zip("AB", ("films", "manuals"), strict=True)
     }
 
@@ -28,7 +28,7 @@ def tokenizer(found, tmp_path_factory):
 
 def test_the_groups_share_no_text(tmp_path, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
-    config = problems.study(problems.write_domains(tmp_path))
+    config = helpers.study(helpers.write_domains(tmp_path))
     for domain in corpora.load_domains(config).values():
         groups = [set(domain.train), set(domain.scorer_train), set(domain.held_out)]
         assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
@@ -42,11 +42,11 @@ def test_the_groups_share_no_text(tmp_path, monkeypatch):
 
 def test_near_duplicates_of_what_is_set_aside_are_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
-    copies = [text for text in problems.texts("films", 100, 0) for _ in range(4)]
+    copies = [text for text in helpers.texts("films", 100, 0) for _ in range(4)]
     lines = [f'{{"text": "{text} Copy {n}."}}' for n, text in enumerate(copies)]
     (tmp_path / "copies.jsonl").write_text("\n".join(lines))
-    other = problems.write_domains(tmp_path)[1]
-    config = problems.study((str(tmp_path / "copies.jsonl"), other))
+    other = helpers.write_domains(tmp_path)[1]
+    config = helpers.study((str(tmp_path / "copies.jsonl"), other))
     domain = corpora.load_domains(config)["A"]
     assert domain.decontamination["found"] > 30 and domain.decontamination["removed"] > 30
     kept = {text.rsplit(" Copy", 1)[0] for text in domain.train + domain.scorer_train}
@@ -64,12 +64,14 @@ def test_ingredients(found):
 
 
 def test_an_arm_has_read_what_the_one_it_started_from_read(found):
-    diets = profiles.make_training_sets("default")
-    tuned = next(diet for diet in diets if diet.init_from)
-    read = set(corpora.training_set_texts(tuned, found, diets))
+    training_sets = profiles.make_training_sets("default")
+    tuned = next(training_set for training_set in training_sets if training_set.init_from)
+    read = set(corpora.training_set_texts(tuned, found, training_sets))
     assert read == {*found["A"].train, *found["B"].train[:4]}
-    repeats = next(diet for diet in diets if diet.name == "A repeats")
-    assert corpora.training_set_texts(repeats, found, diets) == found["A"].train
+    repeats = next(
+        training_set for training_set in training_sets if training_set.name == "A repeats"
+    )
+    assert corpora.training_set_texts(repeats, found, training_sets) == found["A"].train
 
 
 def test_noise_is_as_much_as_asked_for():
@@ -99,7 +101,7 @@ def test_a_character_cut_by_the_end_is_no_fault_but_a_broken_one_is(tokenizer):
 
 
 def test_real_samples_are_of_one_length_and_of_different_texts(tokenizer):
-    texts = problems.texts("films", 30, 5)
+    texts = helpers.texts("films", 30, 5)
     first, second = real_samples(tokenizer, texts, 5, 20, 12)
     assert first.tokens_NL.shape == second.tokens_NL.shape == (12, 26)
     assert first.prompts[0] + first.texts[0] == texts[0][: len(first.prompts[0] + first.texts[0])]
@@ -109,18 +111,22 @@ def test_real_samples_are_of_one_length_and_of_different_texts(tokenizer):
 
 
 def test_names_become_folders():
-    names = [diet.name for diet in profiles.make_training_sets("full")]
+    names = [training_set.name for training_set in profiles.make_training_sets("full")]
     assert len({slug(name) for name in names}) == len(names)
     assert slug("A, few B") == "a-few-b"
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"steps": 12}, "steps=12"), ({"texts": 4}, "texts=4"), ({"new_tokens": 60}, "new_tokens=60")],
+    [
+        ({"steps": 12}, "steps=12"),
+        ({"num_texts": 4}, "num_texts=4"),
+        ({"max_new_tokens": 60}, "max_new_tokens=60"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, named):
     with pytest.raises(UserError, match=named):
-        problems.study(("a", "b"), **changes)
+        helpers.study(("a", "b"), **changes)
 
 
 def test_an_unknown_profile_names_those_that_are():

@@ -13,19 +13,19 @@ def row(name, **values):
 
 
 ROWS = [
-    row("real-like", divergence=0.9, distinct_2=0.8, self_bleu=0.2),
-    row("wild", divergence=0.3, distinct_2=1.0, self_bleu=0.1),
-    row("dull", divergence=0.5, distinct_2=0.2, self_bleu=0.9, judged=0.1),
+    row("real-like", mauve=0.9, distinct_2=0.8, self_bleu=0.2),
+    row("wild", mauve=0.3, distinct_2=1.0, self_bleu=0.1),
+    row("dull", mauve=0.5, distinct_2=0.2, self_bleu=0.9, scorer_bits_per_byte=0.1),
 ]
 
 
 @pytest.mark.parametrize(
     ("metric", "name"),
     [
-        ("divergence", "real-like"),
+        ("mauve", "real-like"),
         ("distinct_2", "wild"),
         ("self_bleu", "wild"),
-        ("judged", "dull"),
+        ("scorer_bits_per_byte", "dull"),
         ("novelty", "real-like"),  # a tie: the first
     ],
 )
@@ -35,7 +35,7 @@ def test_each_metric_chooses_its_own_way(metric, name):
 
 def test_ranges_run_from_worst_to_best():
     found = runner.metric_ranges(ROWS)
-    assert found["divergence"] == (0.3, 0.9)
+    assert found["mauve"] == (0.3, 0.9)
     assert found["self_bleu"] == (0.9, 0.1)
 
 
@@ -47,18 +47,18 @@ def test_regret_by_hand():
     assert all(at[name, name]["regret"] == 0 for name in chosen)
     # The wild text is 0.6 of a range of 0.6 worse in divergence, the real-like one 0.2 of 0.8 worse
     # in distinct-2, and an eighth worse in self-BLEU.
-    assert at["distinct_2", "divergence"]["regret"] == pytest.approx(1.0)
-    assert at["divergence", "distinct_2"]["regret"] == pytest.approx(0.25)
-    assert at["divergence", "self_bleu"]["regret"] == pytest.approx(0.125)
-    assert at["distinct_2", "divergence"]["clear"]
+    assert at["distinct_2", "mauve"]["regret"] == pytest.approx(1.0)
+    assert at["mauve", "distinct_2"]["regret"] == pytest.approx(0.25)
+    assert at["mauve", "self_bleu"]["regret"] == pytest.approx(0.125)
+    assert at["distinct_2", "mauve"]["clear"]
     assert not at["distinct_2", "self_bleu"]["clear"]
     # Where a metric has the same value everywhere, nothing can be lost.
-    assert at["judged", "novelty"]["regret"] == 0
+    assert at["scorer_bits_per_byte", "novelty"]["regret"] == 0
 
 
 def test_a_choice_that_turns_out_better_than_the_metric_s_own_is_below_zero():
     chosen = {metric.name: ROWS[0] for metric in METRICS}
-    chosen["divergence"] = row("flattered", divergence=0.7)
+    chosen["mauve"] = row("flattered", mauve=0.7)
     rows = runner.metric_regret(chosen, runner.metric_ranges(ROWS))
     at = {(each["by"], each["metric"]): each["regret"] for each in rows}
-    assert at["novelty", "divergence"] == pytest.approx(-1 / 3)
+    assert at["novelty", "mauve"] == pytest.approx(-1 / 3)

@@ -63,15 +63,19 @@ def small(quick, changes):
     """The quick study made quicker, with changes."""
     sizes = {
         "model": ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=32),
-        "decodings": (SamplingConfig(), SamplingConfig(temperature=0.5), SamplingConfig(top_p=0.9)),
+        "sampling_configs": (
+            SamplingConfig(),
+            SamplingConfig(temperature=0.5),
+            SamplingConfig(top_p=0.9),
+        ),
         "steps": 16,
         "batch_size": 4,
-        "vocab": 300,
-        "length": 40,
+        "vocab_size": 300,
+        "seq_len": 40,
         "train_bytes": 60_000,
-        "texts": 12,
+        "num_texts": 12,
         "prompt_tokens": 6,
-        "new_tokens": 24,
-        "held_out": 40,
+        "max_new_tokens": 24,
+        "num_held_out": 40,
     }
     return dataclasses.replace(quick, **sizes | changes)

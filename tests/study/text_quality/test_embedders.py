@@ -8,8 +8,8 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.transformer import forward
 from fm.study.text_quality import scoring
-from fm.study.text_quality.runner import run_study
-from tests.study.text_quality import problems
+from fm.study.text_quality.runner import TextQualityStudy
+from tests.study.text_quality import helpers_text_quality as helpers
 
 TEXTS = ["the cat sat on the mat", "the", "and the naïve dog didn't. " * 3]
 
@@ -21,7 +21,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("family", "causal"), [("bert", False), ("llama", True)])
 def test_a_vector_is_the_mean_of_the_final_output(family, causal, tmp_path):
-    found = scoring.find_embedder(str(problems.write_model(tmp_path / "model", family)))
+    found = scoring.find_embedder(str(helpers.write_model(tmp_path / "model", family)))
     model = found.model
     assert model.causal == causal
     got = found.build([])(TEXTS)
@@ -35,7 +35,7 @@ def test_a_vector_is_the_mean_of_the_final_output(family, causal, tmp_path):
 
 
 def test_a_long_text_is_read_at_both_ends(tmp_path):
-    make = scoring.find_embedder(str(problems.write_model(tmp_path / "model"))).build([])
+    make = scoring.find_embedder(str(helpers.write_model(tmp_path / "model"))).build([])
     base, middle, end = make(
         ["cat " * 200, "cat " * 100 + "dog " + "cat " * 99, "cat " * 199 + "dog "]
     )
@@ -44,29 +44,30 @@ def test_a_long_text_is_read_at_both_ends(tmp_path):
 
 
 def test_whose_they_are_is_told(tmp_path):
-    path = str(problems.write_model(tmp_path / "model"))
+    path = str(helpers.write_model(tmp_path / "model"))
     found = scoring.find_embedder(path)
     assert (found.info.name, found.info.source) == (path, "a file of your own")
     told = found.build([]).name
-    assert path in told and "a file of your own" in told and "licence not known" in told
-    other = scoring.find_embedder(str(problems.write_model(tmp_path / "other", seed=1)))
+    assert path in told and "a file of your own" in told and "license not known" in told
+    other = scoring.find_embedder(str(helpers.write_model(tmp_path / "other", seed=1)))
     assert found.info.digest != other.info.digest
 
 
 def test_terms_are_of_the_texts_given():
-    found = scoring.find_embedder("terms")
+    found = scoring.find_embedder("tfidf")
     assert found.model is None and found.info.digest == ""
-    texts = problems.texts("films", 20, 0)
+    texts = helpers.texts("films", 20, 0)
     assert "20 real texts" in found.build(texts).name
 
 
 def test_a_model_that_is_none_is_one_line_that_says_what_is_taken():
-    with pytest.raises(UserError, match=r"^--features=gpt9: takes terms, .*minilm-l6.* GGUF file$"):
+    with pytest.raises(
+        UserError, match=r"^--embedder=gpt9: must be tfidf, .*minilm-l6.* GGUF file$"
+    ):
         scoring.find_embedder("gpt9")
 
 
 def test_other_vectors_than_the_study_names_are_refused(tmp_path):
-    found = scoring.find_embedder(str(problems.write_model(tmp_path / "model")))
-    with pytest.raises(ValueError, match="'terms'"):
-        run_study(problems.study(("a", "b")), tmp_path / "out", found)
-    assert not (tmp_path / "out").exists()
+    found = scoring.find_embedder(str(helpers.write_model(tmp_path / "model")))
+    with pytest.raises(ValueError, match="'tfidf'"):
+        TextQualityStudy(helpers.study(("a", "b")), found)
