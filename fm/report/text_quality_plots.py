@@ -131,11 +131,7 @@ def plot_copy_lengths(results: dict[str, Any], domain: str) -> Figure | None:
     if not rows:
         return None
     lines = [
-        (
-            arm,
-            [row["temperature"] for row in mine],
-            [row["values"]["longest_copy"] for row in mine],
-        )
+        (arm, [row["temperature"] for row in mine], [row["values"]["longest_copy"] for row in mine])
         for arm, mine in _by_arm(results, rows)
     ]
     with plot_style():
