@@ -20,8 +20,9 @@ from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, mesh_shards
 
 # Off CPU, xla_tiled runs while its float32 scores take no more bytes than this.
 MAX_SCORE_BYTES = 2**30
-# On CPU, xla_chunked is faster than xla_tiled for sequences of at least 8192 tokens whose window
-# is at most 1/16 of the keys: it skips more of what the window hides.
+# On CPU, xla_chunked runs sequences of at least 8192 tokens whose window is at most 1/16 of the
+# keys. Measured at 8192 tokens, head_dim 64, speed over xla_tiled forward / forward + backward: a
+# window of 1024 gives 0.90 / 0.90, of 256 gives 1.34 / 1.67 (causal without a window 0.64 / 0.52).
 CHUNKED_MIN_LENGTH, CHUNKED_MIN_KEYS_PER_WINDOW = 8192, 16
 # Up to this many queries against more keys is decoding with a cache.
 DECODE_MAX_QUERIES = 4

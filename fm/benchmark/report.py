@@ -37,8 +37,8 @@ def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
 def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
     """Returns the page; everything from the results is escaped, nothing is loaded from outside."""
     environment = template_environment()
-    own = jinja2.PackageLoader("fm.benchmark", ".")
-    environment.loader = jinja2.ChoiceLoader([own, environment.loader])
+    folders = (("fm.benchmark", "."), ("fm.report", "templates"))
+    environment.loader = jinja2.ChoiceLoader([jinja2.PackageLoader(*each) for each in folders])
     environment.filters |= {
         "si": format_si,
         "percent": formats.percent,

@@ -1,19 +1,22 @@
-"""Prepares TFDS builders as ArrayRecord, atomically and with digests."""
+"""Prepares TFDS builders as ArrayRecord, atomically and with digests; base classes of builders."""
 
 import contextlib
 import io
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from fm.data import tfds_safety
+from fm.data.splitting import is_test, with_unique_keys
 from fm.files import check_cached, digests_exist, new_dir, write_digests
 
 MakeBuilder = Callable[[pathlib.Path], Any]
+# (Digest, features) of every example.
+Examples = Iterable[tuple[str, dict[str, Any]]]
 
 
 def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
@@ -62,3 +65,92 @@ def _move_up(inner: pathlib.Path, outer: pathlib.Path) -> None:
     for file in inner.iterdir():
         file.replace(outer / file.name)
     shutil.rmtree(outer / inner.relative_to(outer).parts[0])
+
+
+class BuiltinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of the built-in data sets.
+
+    A subclass sets the attributes and defines `_examples`, which are split by hash; or overrides
+    `_split_generators` for another split.
+
+    Attributes:
+        DESCRIPTION: of the data set.
+        CITATION: of its source.
+        LICENSE: of the data.
+        FEATURES: the TFDS features.
+        METADATA: e.g. the rate.
+        TEST_SHARE: fraction of test examples.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = None
+    DESCRIPTION: str
+    CITATION: str = ""
+    LICENSE: str
+    FEATURES: Mapping[str, Any]
+    METADATA: Mapping[str, Any] = {}
+    TEST_SHARE = 0.2
+
+    def _examples(self) -> Examples:
+        """Yields (digest of the content, features) of all examples."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            citation=self.CITATION,
+            license=self.LICENSE,
+            features=tfds.features.FeaturesDict(dict(self.FEATURES)),
+            metadata=tfds.core.MetadataDict(self.METADATA),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        examples = list(self._examples())
+        return {
+            "train": self._generate_examples(examples, test=False),
+            "test": self._generate_examples(examples, test=True),
+        }
+
+    def _generate_examples(self, examples: Examples, test: bool) -> Iterator[tuple[str, dict]]:
+        return with_unique_keys(e for e in examples if is_test(e[0], self.TEST_SHARE) == test)
+
+
+class UserFilesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builder of the user's own files, from examples in memory."""
+
+    name = "user_files"
+    pkg_dir_path = None
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        path: pathlib.Path,
+        splits: Mapping[str, Callable[[], Examples]],
+        features: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        data_dir: pathlib.Path,
+    ):
+        self.name, self.VERSION = name, tfds.core.Version(version)  # pyright: ignore
+        self._path, self._splits = path, splits
+        self._features, self._metadata = features, metadata
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Bytes of a file name that are not UTF-8 become "?".
+        name = self._path.name.encode("utf-8", "replace").decode()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Files of {name}.",
+            license="not stated: your own files",
+            features=tfds.features.FeaturesDict(dict(self._features)),
+            metadata=tfds.core.MetadataDict(self._metadata),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {name: self._generate_examples(make()) for name, make in self._splits.items()}
+
+    def _generate_examples(self, examples: Examples) -> Iterator[tuple[str, dict]]:
+        return with_unique_keys(examples)

@@ -11,19 +11,18 @@ import jax.numpy as jnp
 
 from fm.attention import Mask, attention, reference
 from fm.model import layers
-from fm.model.config import ModelConfig
+from fm.model.config import Arrays, ModelConfig
 from fm.model.transformer import forward, rope_tables
 
 
 def attention_weights(
-    params: dict, inputs: dict[str, jax.Array], config: ModelConfig, *, mask: Mask
+    params: dict, inputs: Arrays, config: ModelConfig, *, mask: Mask
 ) -> jax.Array:
     """Returns the attention weights, from the queries and keys the kernel read.
 
     Args:
       params: the model's.
       inputs: as for `fm.model.transformer.forward`.
-      config: the model's.
       mask: which tokens each query attends to.
 
     Returns:
@@ -33,9 +32,7 @@ def attention_weights(
     return jnp.stack([reference.attention_weights(q, k, mask=mask) for q, k, _ in qkv])
 
 
-def kernel_error(
-    params: dict, inputs: dict[str, jax.Array], config: ModelConfig, *, mask: Mask
-) -> jax.Array:
+def kernel_error(params: dict, inputs: Arrays, config: ModelConfig, *, mask: Mask) -> jax.Array:
     """Compares weights times values with the kernel's output on the same inputs.
 
     Arguments as for `attention_weights`.
@@ -58,7 +55,7 @@ def kernel_error(
 
 
 def _layer_qkv(
-    params: dict, inputs: dict[str, jax.Array], config: ModelConfig, mask: Mask
+    params: dict, inputs: Arrays, config: ModelConfig, mask: Mask
 ) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
     """Returns queries, keys and values of every layer, from the residual it read."""
     tables = rope_tables(inputs["positions"], config)

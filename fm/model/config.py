@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from fm import config_io
 from fm.errors import UserError
 
+# Named arrays: parameters, inputs or outputs.
+Arrays = dict[str, jax.Array]
 # Modalities whose tokens are continuous patches, each at most once per model.
 CONTINUOUS_MODALITIES = ("image", "audio", "video")
 # What a layer saves for its backward pass, from everything to the least.

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.config import CONTINUOUS_MODALITIES, Arrays, ModelConfig
 from fm.model.layers import init_norm, matmul
 from fm.parallel.mesh import constrain_embedding_table
 
@@ -25,7 +25,7 @@ from fm.parallel.mesh import constrain_embedding_table
 _MIN_SCALES = {"image": 1.0 / 256.0, "audio": 1.0 / 64.0, "video": 1.0 / 256.0}
 
 
-def init_embeddings(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+def init_embeddings(rng: jax.Array, config: ModelConfig) -> Arrays:
     """Returns the parameters of embeddings, heads and norms, and of the mask embedding."""
     arch = config.arch
     D, V, M = config.d_model, config.vocab_size, config.num_mixtures
@@ -69,10 +69,7 @@ def _init_gmm_bias(P: int, M: int) -> jax.Array:
 
 
 def embed(
-    params: dict[str, jax.Array],
-    inputs: dict[str, jax.Array],
-    config: ModelConfig,
-    masked_BL: jax.Array | None = None,
+    params: Arrays, inputs: Arrays, config: ModelConfig, masked_BL: jax.Array | None = None
 ) -> jax.Array:
     """Embeds tokens and patches.
 
@@ -82,7 +79,6 @@ def embed(
         `config.modalities` of each token (the other modalities' values there are not read);
         `positions` int [B, L] if these are learned; `types` int [B, L] if tokens have types
         (default 0).
-      config: the model's.
       masked_BL: bool, tokens replaced by the mask embedding.
 
     Returns:
@@ -110,9 +106,7 @@ def embed(
     return x_BLD
 
 
-def _embed_modality(
-    params: dict[str, jax.Array], inputs: dict[str, jax.Array], name: str, dtype: jnp.dtype
-) -> jax.Array:
+def _embed_modality(params: Arrays, inputs: Arrays, name: str, dtype: jnp.dtype) -> jax.Array:
     if name == "tokens":
         return constrain_embedding_table(params["token_embedding"].astype(dtype))[inputs["tokens"]]
     values = to_unit_range(inputs[name]) * 2.0 - 1.0
@@ -124,7 +118,7 @@ def modalities_in(batch: Mapping[str, Any], config: ModelConfig) -> tuple[str, .
     return tuple(name for name in config.modalities if name in batch)
 
 
-def prepend_start_patch(inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def prepend_start_patch(inputs: Arrays) -> Arrays:
     """Prepends a start patch: the zero vector at position -1 on every axis."""
 
     def prepend(value, first):
@@ -149,26 +143,26 @@ def to_unit_range(patches: jax.Array) -> jax.Array:
     return patches
 
 
-def token_head(params: dict[str, jax.Array]) -> jax.Array:
+def token_head(params: Arrays) -> jax.Array:
     """Returns the kernel [D, V] of the softmax: `token_head`, or the tied embedding."""
     if "token_head" in params:
         return params["token_head"]
     return params["token_embedding"].T
 
 
-def token_logits(params: dict[str, jax.Array], h_TD: jax.Array) -> jax.Array:
+def token_logits(params: Arrays, h_TD: jax.Array) -> jax.Array:
     """Returns the logits of the next token, float32 [T, V]."""
     return matmul(h_TD, token_head(params)).astype(jnp.float32)
 
 
-def pooled_output(params: dict[str, jax.Array], final_BLD: jax.Array) -> jax.Array:
+def pooled_output(params: Arrays, final_BLD: jax.Array) -> jax.Array:
     """Returns BERT's pooler output [B, D]: tanh of a linear map of the first token."""
     kernel, bias = (params[name].astype(final_BLD.dtype) for name in ("pooler", "pooler_bias"))
     return jnp.tanh(final_BLD[:, 0] @ kernel + bias)
 
 
 def gmm_params(
-    params: dict[str, jax.Array], h_TD: jax.Array, config: ModelConfig, modality: str
+    params: Arrays, h_TD: jax.Array, config: ModelConfig, modality: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the Gaussian mixture predicted at each place for a continuous modality.
 
@@ -188,11 +182,7 @@ def gmm_params(
 
 
 def gmm_nll(
-    params: dict[str, jax.Array],
-    h_TD: jax.Array,
-    targets_TP: jax.Array,
-    config: ModelConfig,
-    modality: str,
+    params: Arrays, h_TD: jax.Array, targets_TP: jax.Array, config: ModelConfig, modality: str
 ) -> jax.Array:
     """Returns -log density of each target patch (values in 0..1), nats per patch, float32 [T]."""
     log_weights_TM, means, scales = gmm_params(params, h_TD, config, modality)

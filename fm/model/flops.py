@@ -21,7 +21,6 @@ def forward_flops(
     """Returns the FLOPs of one forward pass over one sequence.
 
     Args:
-      config: the model's.
       length: tokens that enter the layers (L).
       num_predictions: positions at which the heads are read.
       modalities: present in the batch; every position goes through the embedding and the head of

@@ -135,32 +135,25 @@ def _decode_loop(
 
     def decode_one(carry):
         count, tokens_BT, state = carry
-        state = _decode_one(params, state, decode_params, config)
-        column_B1 = jnp.where(state.ended_B, NO_TOKEN, state.token_B)[:, None]
+        inputs = {"tokens": state.token_B[:, None], "positions": state.position_B[:, None]}
+        final_BLD, cache = kv_cache.decode_step(
+            params, inputs, state.cache, state.cache_index, config
+        )
+        position_B = state.position_B + 1
+        token_B = _sample(params, final_BLD[:, 0], decode_params, position_B, state.seen_BV)
+        state = DecodeState(
+            cache,
+            token_B,
+            position_B,
+            state.cache_index + 1,
+            state.seen_BV.at[jnp.arange(len(token_B)), token_B].set(True),
+            state.ended_B | decode_params.stop_V[token_B],
+        )
+        column_B1 = jnp.where(state.ended_B, NO_TOKEN, token_B)[:, None]
         return count + 1, jax.lax.dynamic_update_slice(tokens_BT, column_B1, (0, count)), state
 
     _, tokens_BT, state = jax.lax.while_loop(unfinished, decode_one, (first, tokens_BT, state))
     return tokens_BT, state
-
-
-def _decode_one(
-    params: kv_cache.PreparedParams,
-    state: DecodeState,
-    decode_params: DecodeParams,
-    config: ModelConfig,
-) -> DecodeState:
-    inputs = {"tokens": state.token_B[:, None], "positions": state.position_B[:, None]}
-    final_BLD, cache = kv_cache.decode_step(params, inputs, state.cache, state.cache_index, config)
-    position_B = state.position_B + 1
-    token_B = _sample(params, final_BLD[:, 0], decode_params, position_B, state.seen_BV)
-    return DecodeState(
-        cache,
-        token_B,
-        position_B,
-        state.cache_index + 1,
-        state.seen_BV.at[jnp.arange(len(token_B)), token_B].set(True),
-        state.ended_B | decode_params.stop_V[token_B],
-    )
 
 
 def _sample(
@@ -204,7 +197,6 @@ class Generation:
         Args:
           params: the model's, or `kv_cache.prepare_params` of them, which saves a copy per call.
           prompts: token ids, at least one each.
-          config: the model's.
           sampling_config: how tokens are chosen.
           max_new_tokens: per row.
           seeds: one per row; 0, 1, 2, ... if None. A row's tokens depend on its own seed only.

@@ -19,7 +19,7 @@ from fm.attention import Mask, attention
 from fm.attention.api import default_platform
 from fm.errors import UserError
 from fm.model import embeddings, layers
-from fm.model.config import ModelConfig
+from fm.model.config import Arrays, ModelConfig
 from fm.model.layers import Kernel, TransposedKernel, transpose_kernel
 from fm.model.transformer import embed_inputs, final_norm, rope_tables
 
@@ -114,7 +114,7 @@ def _prepare_kernel(kernel_IO: jax.Array, config: ModelConfig, transpose: bool) 
 
 def prefill(
     params: PreparedParams,
-    inputs: dict[str, jax.Array],
+    inputs: Arrays,
     lengths_B: jax.Array,
     config: ModelConfig,
     *,
@@ -128,7 +128,6 @@ def prefill(
       inputs: tokens and positions as for `forward`, [B, L], padded on the right; padding needs
         positions below `max_seq_len` too.
       lengths_B: int, tokens of each row, at least 1.
-      config: the model's.
       max_new_tokens: columns to reserve.
       prefix_B: int, length of each row's bidirectional prefix; 0 if None.
 
@@ -155,7 +154,7 @@ def prefill(
 
 def decode_step(
     params: PreparedParams,
-    inputs: dict[str, jax.Array],
+    inputs: Arrays,
     cache: KVCache,
     cache_index: jax.Array,
     config: ModelConfig,
@@ -167,7 +166,6 @@ def decode_step(
       inputs: tokens and positions as for `forward`, [B, 1].
       cache: from `prefill` or the previous step.
       cache_index: int, column of the token in the cache.
-      config: the model's.
 
     Returns:
       final_BLD with L = 1, and the cache with the token.

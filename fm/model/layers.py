@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention import Mask, attention
-from fm.model.config import ArchConfig, ModelConfig, RopeScaling
+from fm.model.config import ArchConfig, Arrays, ModelConfig, RopeScaling
 
 # Cosines and sines of the positions, each float32 [B, L, 1, C/2].
 RopeTables = tuple[jax.Array, jax.Array]
@@ -34,7 +34,7 @@ _FEW_ROWS, _GROUPS = 64, 4
 # Norms: over the last axis, computed in float32 whatever the input's dtype.
 
 
-def init_norm(arch: ArchConfig, name: str, *shape: int) -> dict[str, jax.Array]:
+def init_norm(arch: ArchConfig, name: str, *shape: int) -> Arrays:
     """Returns the parameters of one norm: `<name>` (scale, ones) and `<name>_shift` (bias, zeros).
 
     Args:
@@ -50,9 +50,7 @@ def init_norm(arch: ArchConfig, name: str, *shape: int) -> dict[str, jax.Array]:
     return vectors
 
 
-def apply_norm(
-    x: jax.Array, params: dict[str, jax.Array], name: str, config: ModelConfig
-) -> jax.Array:
+def apply_norm(x: jax.Array, params: Arrays, name: str, config: ModelConfig) -> jax.Array:
     """Returns x after the architecture's norm, with the scale and bias stored under `name`."""
     arch = config.arch
     y = (rms_norm if arch.norm == "rms" else layer_norm)(x, config.norm_eps)
@@ -182,14 +180,12 @@ def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
     return y_TO.reshape(*x.shape[:-1], O).astype(x.dtype)
 
 
-def linear(layer: dict[str, jax.Array], name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
+def linear(layer: Arrays, name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
     """Applies the linear map `name`, heads flattened, with its bias and LoRA adapters if any."""
     return _add_lora_and_bias(layer, name, x, matmul(x, layer[name]), config)
 
 
-def fused_linear(
-    layer: dict[str, jax.Array], names: Sequence[str], x: jax.Array, config: ModelConfig
-) -> dict[str, jax.Array]:
+def fused_linear(layer: Arrays, names: Sequence[str], x: jax.Array, config: ModelConfig) -> Arrays:
     """Returns `linear` of each name, by one product if `kv_cache.prepare_params` fused them."""
     fused = layer.get("+".join(names))
     if fused is None:
@@ -216,7 +212,7 @@ def _add_lora_and_bias(layer, name, x, y, config):
 # The layer.
 
 
-def init_layers(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+def init_layers(rng: jax.Array, config: ModelConfig) -> Arrays:
     """Returns the parameters of all layers, stacked along a leading axis N.
 
     Kernels that write to the residual start at zero, so each pre-norm layer starts as the identity;
@@ -253,11 +249,7 @@ def init_layers(rng: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
 
 
 def apply_layer(
-    layer: dict[str, jax.Array],
-    x_BLD: jax.Array,
-    rope_tables: RopeTables | None,
-    mask: Mask,
-    config: ModelConfig,
+    layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, mask: Mask, config: ModelConfig
 ) -> jax.Array:
     """Returns the residual after one layer, attention and then MLP.
 
@@ -266,7 +258,6 @@ def apply_layer(
       x_BLD: residual.
       rope_tables: from `rotary_cos_sin`; None if positions are learned.
       mask: which tokens each query attends to.
-      config: the model's.
     """
     q_BLHC, k_BLKC, v_BLKC = project_qkv(layer, x_BLD, rope_tables, config)
     o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
@@ -274,11 +265,7 @@ def apply_layer(
 
 
 def apply_layer_with_remat(
-    layer: dict[str, jax.Array],
-    x_BLD: jax.Array,
-    rope_tables: RopeTables | None,
-    mask: Mask,
-    config: ModelConfig,
+    layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, mask: Mask, config: ModelConfig
 ) -> jax.Array:
     """Returns `apply_layer`, saving for the backward pass what `config.remat_policy` says.
 
@@ -304,10 +291,7 @@ def apply_layer_with_remat(
 
 
 def project_qkv(
-    layer: dict[str, jax.Array],
-    x_BLD: jax.Array,
-    rope_tables: RopeTables | None,
-    config: ModelConfig,
+    layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the inputs of attention, q_BLHC and k_BLKC (normalized, rotated) and v_BLKC.
 
@@ -330,7 +314,7 @@ def project_qkv(
 
 
 def out_proj_and_mlp(
-    layer: dict[str, jax.Array], x_BLD: jax.Array, o_BLHC: jax.Array, config: ModelConfig
+    layer: Arrays, x_BLD: jax.Array, o_BLHC: jax.Array, config: ModelConfig
 ) -> jax.Array:
     """Returns the residual after the layer, given the output of its attention."""
     o_BLF = o_BLHC.reshape(*x_BLD.shape[:2], -1)
@@ -341,7 +325,7 @@ def out_proj_and_mlp(
     return _post_norm(layer, "feed_forward_norm", x_BLD, config)
 
 
-def mlp(layer: dict[str, jax.Array], n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
+def mlp(layer: Arrays, n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
     """Applies the MLP, gated where the architecture says so."""
     activation = ACTIVATIONS[config.arch.activation]
     if config.arch.gated_mlp:

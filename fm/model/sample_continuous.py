@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.model import embeddings, kv_cache
-from fm.model.config import ModelConfig
+from fm.model.config import Arrays, ModelConfig
 
 
 def sample_patches(
@@ -28,7 +28,6 @@ def sample_patches(
       params: the model's.
       positions_LA: int, positions of the patches, in training order.
       rng: random key.
-      config: the model's.
       modality: of the patches.
       num_samples: examples (B).
       prefix_KP: uint8 or floats in 0..1, the first patches of every example; none if None.
@@ -61,7 +60,7 @@ def sample_patches(
 @functools.partial(jax.jit, static_argnames=("config", "modality"))
 def continue_patches(
     params: dict,
-    prefix: dict[str, jax.Array],
+    prefix: Arrays,
     positions_NA: jax.Array,
     rng: jax.Array,
     config: ModelConfig,
@@ -77,7 +76,6 @@ def continue_patches(
         patch of `modality`; rows may mix modalities.
       positions_NA: int, positions of the new patches.
       rng: random key.
-      config: the model's.
       modality: of the new patches.
       temperature: multiplies the components' scales.
 

@@ -13,25 +13,24 @@ from jax.core import Tracer
 
 from fm.attention import Mask
 from fm.model import embeddings, layers
-from fm.model.config import ModelConfig
+from fm.model.config import Arrays, ModelConfig
 from fm.parallel.mesh import constrain_batch
 
 
 def forward(
     params: dict,
-    inputs: dict[str, jax.Array],
+    inputs: Arrays,
     config: ModelConfig,
     *,
     mask: Mask,
     masked_BL: jax.Array | None = None,
-) -> dict[str, jax.Array]:
+) -> Arrays:
     """Runs the model up to its heads.
 
     Args:
       params: from `Transformer.init`.
       inputs: tokens or patches (see `embeddings.embed`) and `positions` (see
         `layers.expand_positions`).
-      config: the model's.
       mask: which tokens each query attends to.
       masked_BL: bool, tokens replaced by the mask embedding.
 
@@ -68,10 +67,7 @@ def forward(
 
 
 def embed_inputs(
-    params: dict[str, jax.Array],
-    inputs: dict[str, jax.Array],
-    config: ModelConfig,
-    masked_BL: jax.Array | None = None,
+    params: Arrays, inputs: Arrays, config: ModelConfig, masked_BL: jax.Array | None = None
 ) -> jax.Array:
     """Returns the residual x_BLD before the first layer; arguments as for `embeddings.embed`."""
     x_BLD = embeddings.embed(params, inputs, config, masked_BL)
@@ -80,7 +76,7 @@ def embed_inputs(
     return constrain_batch(x_BLD)
 
 
-def final_norm(params: dict[str, jax.Array], x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
+def final_norm(params: Arrays, x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
     """Returns what the heads read: the last residual, normalized if the architecture says so."""
     if config.arch.final_norm:
         x_BLD = layers.apply_norm(x_BLD, params, "final_norm", config)
@@ -110,13 +106,7 @@ class Transformer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(
-        self,
-        inputs: dict[str, jax.Array],
-        *,
-        mask: Mask,
-        masked_BL: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
+    def __call__(self, inputs: Arrays, *, mask: Mask, masked_BL: jax.Array | None = None) -> Arrays:
         """See `forward`."""
         params = {
             "streams": self.param("streams", embeddings.init_embeddings, self.config),

@@ -425,6 +425,7 @@ _COLORS = (
     *("#000000", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A7700", "#E69F00"),
     *("#882255", "#44AA99", "#332288", "#777777"),
 )
+_LINESTYLES = ("-", "--", "-.", ":")
 _MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 
 
@@ -440,8 +441,9 @@ def _complete_arms(results: Results) -> list[Arm]:
     rows = list(itertools.chain(*sections))
     baselines = {getattr(row, "baseline", None) for row in rows}
     arms = {arm.name: arm for arm in results.arms}
-    for name in sorted({row.arm for row in rows} | baselines, key=lambda name: name or ""):
-        if name and name not in arms:
+    names = {name for name in {row.arm for row in rows} | baselines if name}
+    for name in sorted(names):
+        if name not in arms:
             arms[name] = Arm(
                 name,
                 title=f"arm {name}",
@@ -456,10 +458,8 @@ def _complete_arms(results: Results) -> list[Arm]:
         arm.title = arm.title or arm.name
         if not re.fullmatch("#[0-9a-fA-F]{6}", arm.color or ""):
             arm.color = next(colors)
-        if arm.linestyle is None or arm.linestyle in set("-:") or arm.linestyle in ("--", "-."):
-            arm.linestyle = arm.linestyle or "-"
-        elif isinstance(arm.linestyle, str):
-            arm.linestyle = "-"
+        known = isinstance(arm.linestyle, tuple) or arm.linestyle in _LINESTYLES
+        arm.linestyle = arm.linestyle if known else "-"
         if arm.marker not in _MARKERS:
             arm.marker = next(markers, "o")
     return list(arms.values())

@@ -36,14 +36,14 @@ _CSV_COLUMNS = (
 class SeedMean:
     """Mean of an arm over seeds at one number of labels; no interval for a single seed."""
 
-    num_labels: int
+    num_labels: float
     mean: float
     low: float | None
     high: float | None
     seeds: int
 
 
-def seed_mean(num_labels: int, values: list[float]) -> SeedMean:
+def seed_mean(num_labels: float, values: list[float]) -> SeedMean:
     """The mean of some runs and its 95% t interval."""
     if len(values) == 1:
         return SeedMean(num_labels, float(np.mean(values)), None, None, 1)
@@ -53,10 +53,11 @@ def seed_mean(num_labels: int, values: list[float]) -> SeedMean:
 
 def seed_means(results: Results, task: str) -> dict[str, list[SeedMean]]:
     """By arm of `task`, its means over seeds in the order of the number of labels."""
-    values: dict[str, dict[int, list[float]]] = {}
+    values: dict[str, dict[float, list[float]]] = {}
     for cell in results.cells:
-        if cell.task == task and None not in (cell.value, cell.num_labels):
-            values.setdefault(cell.arm, {}).setdefault(cell.num_labels, []).append(cell.value)
+        if cell.task == task and cell.value is not None and cell.num_labels is not None:
+            by_labels = values.setdefault(cell.arm or "", {})
+            by_labels.setdefault(cell.num_labels, []).append(cell.value)
     return {
         arm: [seed_mean(num_labels, by_labels[num_labels]) for num_labels in sorted(by_labels)]
         for arm, by_labels in values.items()
@@ -83,9 +84,9 @@ def comparison_rows(results: Results) -> list[Comparison]:
     return sorted(
         results.comparisons,
         key=lambda row: (
-            tasks.get(row.task, len(tasks)),
-            arms.get(row.baseline, len(arms)),
-            arms.get(row.arm, len(arms)),
+            tasks.get(row.task or "", len(tasks)),
+            arms.get(row.baseline or "", len(arms)),
+            arms.get(row.arm or "", len(arms)),
             row.num_labels or 0,
         ),
     )
@@ -186,9 +187,9 @@ def amortized_cost_table(results: Results) -> dict[str, Any]:
 
 def amortized_cost_at_fewest_labels(results: Results) -> list:
     """The amortized costs at the fewest labels, by number of tasks."""
-    fewest = min((row.num_labels for row in results.amortized_cost), default=None)
-    rows = [row for row in results.amortized_cost if row.num_labels == fewest]
-    return sorted(rows, key=lambda row: row.num_tasks)
+    fewest = min((row.num_labels or 0 for row in results.amortized_cost), default=0)
+    rows = [row for row in results.amortized_cost if (row.num_labels or 0) == fewest]
+    return sorted(rows, key=lambda row: row.num_tasks or 0)
 
 
 def break_even_rows(results: Results) -> list[dict[str, Any]]:

@@ -57,7 +57,8 @@ def plot_quality_against_diversity(
             by_temperature = _by_temperature(mine)
             others = [row for row in mine if row["temperature"] is None]
             axes.plot(*_points(by_temperature, x, y), **_line(arm), label=arm.name)
-            axes.plot(*_points(others, x, y), **_line(arm) | {"linestyle": "none"}, alpha=0.35)
+            marks: dict[str, Any] = _line(arm) | {"linestyle": "none", "alpha": 0.35}
+            axes.plot(*_points(others, x, y), **marks)
         for row in results["real_text"]:
             if row["domain"] == domain:
                 _draw_cross(axes, row["values"][x], row["values"][y])
@@ -131,11 +132,7 @@ def plot_copy_lengths(results: dict[str, Any], domain: str) -> Figure | None:
     if not rows:
         return None
     lines = [
-        (
-            arm,
-            [row["temperature"] for row in mine],
-            [row["values"]["longest_copy"] for row in mine],
-        )
+        (arm, [row["temperature"] for row in mine], [row["values"]["longest_copy"] for row in mine])
         for arm, mine in _by_arm(results, rows)
     ]
     with plot_style():

@@ -104,7 +104,7 @@ def apply_gradient(
     updates, opt_state = update(gradient, state.opt_state, state.params)
     return sharding.constrain(
         TrainState(
-            params=optax.apply_updates(state.params, updates),
+            params=optax.apply_updates(state.params, updates),  # pyright: ignore
             opt_state=opt_state,
             step=state.step + 1,
         )

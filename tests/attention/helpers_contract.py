@@ -1,7 +1,7 @@
-"""What every implementation owes: value and gradients of the textbook, case by case.
+"""The attention contract: value and gradients of the textbook, case by case.
 
-A kernel of its own is one subclass of `Contract`: its name in the registry, what it may refuse,
-and, where it needs another device, an `Implementation` that runs its interpreter here.
+An implementation is one subclass of `Contract`: its name in the registry, what it does not support,
+and, if it needs another device, an `Implementation` that runs it in an interpreter here.
 """
 
 import dataclasses
@@ -178,37 +178,37 @@ def cases(draw):
 
 
 class Contract:
-    """Inherited by one class an implementation."""
+    """Tests inherited by one class per implementation."""
 
     implementation: str
-    stand_in: Implementation | None = None  # registered under that name while the class runs
+    override: Implementation | None = None  # registered under that name while the class runs
     dtype = jnp.float32
     compiled = staticmethod(quickly)
 
-    def refuses(self, case):
-        """A word of the reason for refusing a case; None where it must run."""
+    def unsupported(self, case):
+        """Regex of the reason a case is unsupported, None if it must run."""
         return None
 
-    def fitted(self, case):
-        """The case, or one much like it where it would be refused."""
+    def supported(self, case):
+        """The case, or a similar one if it is unsupported."""
         return case
 
     @pytest.fixture(autouse=True, scope="class")
     def registered(self, request):
         with pytest.MonkeyPatch.context() as patch:
-            if request.cls.stand_in is not None:
-                patch.setitem(IMPLEMENTATIONS, request.cls.implementation, request.cls.stand_in)
+            if request.cls.override is not None:
+                patch.setitem(IMPLEMENTATIONS, request.cls.implementation, request.cls.override)
             yield
 
     def run(self, case, *inputs):
-        """Output and gradients; None for a case that was refused, as it should be."""
+        """Output and gradients; None for a case that is unsupported, as expected."""
 
         def both():
             return self.compiled(
                 *inputs, case.mask, name=self.implementation, scale=case.scale, softcap=case.softcap
             )
 
-        reason = self.refuses(case)
+        reason = self.unsupported(case)
         if reason is None:
             return both()
         with pytest.raises(NotImplementedError, match=reason):
@@ -222,15 +222,15 @@ class Contract:
             assert_close(got, want, rtol)
 
     @pytest.mark.parametrize("which", CASES)
-    def test_value_and_gradients_are_the_textbooks(self, which):
-        case = self.fitted(CASES[which])
+    def test_value_and_gradients_match_the_textbook(self, which):
+        case = self.supported(CASES[which])
         inputs = arrays(case, self.dtype)
         same = case is CASES[which]
         want = expected_of(which, self.dtype) if same else expected(case, *inputs)
         self.check(case, inputs, want, case.rtol if self.dtype == jnp.float32 else 3e-2)
 
     @pytest.mark.parametrize("which", ["full", "causal segments", "no key at all", "softcap"])
-    def test_bfloat16_within_its_precision(self, which):
+    def test_bfloat16_is_accurate_to_its_precision(self, which):
         case = CASES[which]
         self.check(case, arrays(case, jnp.bfloat16), expected_of(which, jnp.bfloat16), 3e-2)
 
@@ -247,20 +247,20 @@ class Contract:
         rtol = case.rtol if self.dtype == jnp.float32 else 3e-2
         self.check(case, inputs, expected(case, *inputs), rtol)
 
-    def test_a_row_that_sees_nothing_is_zero_in_value_and_gradient(self):
-        case = dataclasses.replace(self.fitted(CASES["no key at all"]), size=50.0)
+    def test_a_row_without_visible_keys_is_zero_in_value_and_gradient(self):
+        case = dataclasses.replace(self.supported(CASES["no key at all"]), size=50.0)
         for each in self.run(case, *arrays(case, self.dtype)):
             assert not np.any(np.asarray(each)[0])
             assert np.any(np.asarray(each)[1])
 
-    def test_keys_out_of_sight_get_no_gradient(self):
-        case = self.fitted(CASES["causal kv_length"])
+    def test_hidden_keys_get_no_gradient(self):
+        case = self.supported(CASES["causal kv_length"])
         _, _, dk, dv = self.run(case, *arrays(case, self.dtype))
         assert not np.any(dk[:, 4:]) and not np.any(dv[:, 4:])
         assert np.any(dk[:, :4]) and np.any(dv[:, :4])
 
-    def test_a_key_out_of_sight_does_not_matter_whatever_it_holds(self):
-        case = self.fitted(CASES["kv_length"])
+    def test_values_of_hidden_keys_do_not_matter(self):
+        case = self.supported(CASES["kv_length"])
         case = dataclasses.replace(case, mask=Mask(kv_length=ints(4, 4)))
         q, k, v, do = arrays(case, self.dtype)
         plain = self.run(case, q, k, v, do)
@@ -268,8 +268,8 @@ class Contract:
         for left, right in zip(plain, wild, strict=True):
             np.testing.assert_array_equal(left, right)
 
-    def test_what_comes_later_has_no_part_in_it(self):
-        case = self.fitted(CASES["causal"])
+    def test_later_keys_do_not_influence_a_causal_row(self):
+        case = self.supported(CASES["causal"])
         q, k, v, do = arrays(case, self.dtype)
         only = do * (jnp.arange(case.L) == 3)[:, None, None].astype(do.dtype)
         _, dq, dk, dv = self.run(case, q, k, v, only)
@@ -278,14 +278,14 @@ class Contract:
         assert np.any(dq[:, 3])
         assert not np.any(np.delete(np.asarray(dq, np.float32), 3, axis=1))
 
-    def test_repeats_to_the_bit(self):
-        case = self.fitted(CASES["causal kv_length"])
+    def test_is_deterministic_to_the_bit(self):
+        case = self.supported(CASES["causal kv_length"])
         inputs = arrays(case, self.dtype)
         for left, right in zip(self.run(case, *inputs), self.run(case, *inputs), strict=True):
             np.testing.assert_array_equal(left, right)
 
     @pytest.mark.parametrize("which", ["decode", "two key heads"])
-    def test_maps_over_rows_and_masks(self, which):
+    def test_vmap_over_rows_and_masks(self, which):
         case = CASES[which]
 
         def one(q, k, v, do, mask):
@@ -294,6 +294,6 @@ class Contract:
             return None if got is None else [each[0] for each in got]
 
         got = jax.vmap(one)(*arrays(case, self.dtype), case.mask)
-        if self.refuses(case) is None:
+        if self.unsupported(case) is None:
             rtol = 2e-5 if self.dtype == jnp.float32 else 3e-2
             assert_close(got, expected_of(which, self.dtype), rtol)

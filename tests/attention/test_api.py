@@ -1,4 +1,4 @@
-"""The choice where none is named, and what a named one says when it cannot run."""
+"""Selection of an implementation, and the errors of a named one that cannot run."""
 
 import logging
 import re
@@ -90,12 +90,12 @@ CASES = {
 
 
 @pytest.fixture
-def without_pallas(monkeypatch):
-    """Libraries' kernels alone: what our own would take comes on top."""
+def library_kernels_only(monkeypatch):
+    """Leaves only library kernels in the selection."""
     monkeypatch.setitem(KERNELS_BY_PLATFORM, "gpu", ("cudnn",))
 
 
-@pytest.mark.usefixtures("without_pallas")
+@pytest.mark.usefixtures("library_kernels_only")
 class TestChoice:
     @pytest.mark.parametrize("which", CASES)
     def test_name_and_reason(self, which):
@@ -104,12 +104,12 @@ class TestChoice:
         assert chosen.name == choose(q, k, platform=on, **more) == name
         assert re.search(words, chosen.reason)
 
-    def test_what_is_chosen_can_run(self):
+    def test_the_selected_implementation_can_run(self):
         for on, q, k, more, name, _ in CASES.values():
             mask, softcap = more.get("mask", Mask()), more.get("softcap")
             assert IMPLEMENTATIONS[name].unsupported_reason(q, k, k, mask, softcap, on) is None
 
-    def test_the_first_kernel_that_can_is_taken(self, monkeypatch):
+    def test_the_first_supported_kernel_is_selected(self, monkeypatch):
         mine = Implementation(cudnn.attend, lambda q, k, v, mask, softcap, on: None)
         monkeypatch.setitem(IMPLEMENTATIONS, "ours", mine)
         monkeypatch.setitem(KERNELS_BY_PLATFORM, "gpu", ("cudnn", "ours"))
@@ -127,19 +127,19 @@ def test_each_choice_is_logged_once(caplog):
     assert "attention by xla_tiled: " in caplog.text and "attention by decode: " in caplog.text
 
 
-def test_every_kernel_that_may_be_chosen_is_registered():
+def test_every_kernel_is_registered():
     assert {name for names in KERNELS_BY_PLATFORM.values() for name in names} <= set(
         IMPLEMENTATIONS
     )
 
 
-def test_this_process_has_a_platform():
+def test_default_platform():
     assert api.default_platform() == "gpu" or api.default_platform() == jax.default_backend()
     with jax.default_device(jax.devices("cpu")[0]):
         assert api.default_platform() == "cpu"
 
 
-REFUSED = {
+UNSUPPORTED = {
     "tpu here": (splash, like(), {"on": "cpu"}, "needs a TPU, not cpu"),
     "tpu float16": (splash, like(dtype=jnp.float16), {"on": "tpu"}, "not float16"),
     "tpu prefix": (splash, like(), {"on": "tpu", "mask": Mask(True, prefix=ints(1, 1))}, "prefix"),
@@ -154,14 +154,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("module", "q", "more", "words"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("module", "q", "more", "words"), UNSUPPORTED.values(), ids=UNSUPPORTED)
 def test_unsupported_reasons(module, q, more, words):
     given = {"mask": Mask(), "softcap": None, **more}
     assert words in module.unsupported_reason(q, q, q, given["mask"], given["softcap"], given["on"])
 
 
-def test_masks_that_hide_nothing_are_not_refused():
-    """A prefix and a start say nothing without causality or a window."""
+def test_masks_that_hide_nothing_are_supported():
+    """A prefix and a start have no effect without causality or a window."""
     idle = Mask(prefix=ints(1, 2), q_start=ints(3, 4))
     q = like()
     assert splash.unsupported_reason(q, q, q, idle, None, "tpu") is None
@@ -174,12 +174,26 @@ class TestApi:
         with pytest.raises(NotImplementedError, match=r"'quick'.*reference"):
             attention(q, k, v, implementation="quick")
 
-    def test_a_named_one_that_cannot_run_says_why(self):
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("cpu", "xla_tiled"),
+            ("chunked", "xla_chunked"),
+            ("tpu", "splash"),
+            ("pallas_gpu", "mosaic_gpu"),
+        ],
+    )
+    def test_a_former_name_is_answered_with_the_new_one(self, old, new):
+        q, k, v, _ = arrays(Case())
+        with pytest.raises(NotImplementedError, match=rf"'{old}' is now called '{new}'$"):
+            attention(q, k, v, implementation=old)
+
+    def test_a_named_implementation_that_cannot_run_raises_the_reason(self):
         q, k, v, _ = arrays(Case(L=17))
         with pytest.raises(NotImplementedError, match=r"'decode' cannot run.*16 queries.*not 17"):
             attention(q, k, v, implementation="decode")
 
-    def test_what_choose_names_is_there_and_is_what_runs(self):
+    def test_the_selected_implementation_is_the_one_that_runs(self):
         q, k, v, _ = arrays(Case())
         name = choose(q, k, Mask(causal=True))
         assert name in IMPLEMENTATIONS
@@ -189,14 +203,14 @@ class TestApi:
         )
 
     @pytest.mark.parametrize("other", [Case(K=3), Case(C=4), Case(S=5)])
-    def test_shapes_that_do_not_fit(self, other):
+    def test_mismatched_shapes_raise(self, other):
         q, _, v, _ = arrays(Case())
         _, bad, _, _ = arrays(other)
         with pytest.raises(ValueError, match="head"):
             attention(q, bad, bad if other.S == 7 else v)
 
     @pytest.mark.parametrize("name", ["reference", "xla_tiled", "xla_chunked", "decode"])
-    def test_half_a_pair_of_segments(self, name):
+    def test_segments_of_queries_alone_raise(self, name):
         q, k, v, _ = arrays(Case())
         mask = Mask(q_segments=ints([1] * 7, [1] * 7))
         with pytest.raises(ValueError, match="together"):

@@ -1,4 +1,4 @@
-"""What cuDNN itself is asked for, where the other backend would forgive more."""
+"""Arguments passed to cuDNN, where the XLA backend would tolerate more."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from fm.attention import Mask, cudnn
 from tests.attention.helpers_contract import Case, arrays, ints
 
 
-def test_it_never_meets_a_row_without_keys(monkeypatch):
+def test_cudnn_never_sees_a_row_without_keys(monkeypatch):
     """Softmax over nothing is NaN in some versions: the row gets a key, and zeros after."""
     asked = {}
 

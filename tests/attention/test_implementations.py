@@ -33,30 +33,30 @@ def small_tiles(monkeypatch):
 @pytest.mark.usefixtures("small_tiles")
 class TestXlaTiledInSmallTiles(Contract):
     implementation = "xla_tiled in small tiles"
-    stand_in = Implementation(xla_tiled.attend)
+    override = Implementation(xla_tiled.attend)
 
 
 class TestXlaChunkedInSmallBlocks(Contract):
     implementation = "xla_chunked by 4"
-    stand_in = Implementation(functools.partial(xla_chunked.attend, block_size=4))
+    override = Implementation(functools.partial(xla_chunked.attend, block_size=4))
 
 
 class TestDecode(Contract):
     implementation = "decode"
 
-    def refuses(self, case):
+    def unsupported(self, case):
         return "up to 16 queries" if case.L > decode.MAX_QUERIES else None
 
 
 @pytest.mark.slow
 class TestSplashInterpreted(Contract):
     implementation = "splash, interpreted"
-    stand_in = Implementation(
+    override = Implementation(
         functools.partial(splash.attend, block=128, interpret=True),
         lambda q, k, v, mask, softcap, _: splash.unsupported_reason(q, k, v, mask, softcap, "tpu"),
     )
 
-    def refuses(self, case):
+    def unsupported(self, case):
         mask = case.mask
         if mask.causal and mask.prefix is not None:
             return "prefix"
@@ -68,13 +68,13 @@ def _as_if_16_bit(q, k, v, mask, softcap, _):
     return cudnn.unsupported_reason(q, k, v, mask, softcap, "gpu")
 
 
-class CudnnRefuses(Contract):
-    def fitted(self, case):
+class CudnnContract(Contract):
+    def supported(self, case):
         if case.mask.q_segments is not None:
             return case
         return dataclasses.replace(case, L=case.L + case.L % 2, S=case.S + case.S % 2)
 
-    def refuses(self, case):
+    def unsupported(self, case):
         mask = case.mask
         if case.L % 2 or case.S % 2:
             return "even lengths"
@@ -93,14 +93,14 @@ class CudnnRefuses(Contract):
         return None
 
 
-class TestCudnnMapping(CudnnRefuses):
-    """What cuDNN is asked for, shown by the other backend of the same function."""
+class TestCudnnMapping(CudnnContract):
+    """The arguments passed to cuDNN, run by the XLA backend of the same function."""
 
     implementation = "cudnn, by xla"
-    stand_in = Implementation(functools.partial(cudnn.attend, backend="xla"), _as_if_16_bit)
+    override = Implementation(functools.partial(cudnn.attend, backend="xla"), _as_if_16_bit)
 
 
 @pytest.mark.skipif(default_platform() != "gpu", reason="needs an NVIDIA GPU")
-class TestCudnn(CudnnRefuses):
+class TestCudnn(CudnnContract):
     implementation = "cudnn"
     dtype = jnp.bfloat16

@@ -1,4 +1,4 @@
-"""Masks against matrices written by hand, row i what query i sees."""
+"""Masks against matrices written by hand; row i is what query i sees."""
 
 import jax
 import jax.numpy as jnp
@@ -40,17 +40,17 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
-def test_written_out(mask, rows):
+def test_materialize(mask, rows):
     want = np.array([[character == "1" for character in row] for row in rows])
     np.testing.assert_array_equal(mask.materialize(4, 4)[0], want)
 
 
-def test_each_row_of_a_batch_has_its_own():
+def test_materialize_per_batch_row():
     seen = Mask(kv_length=ints(1, 3)).materialize(2, 4)
     assert seen.astype(int).tolist() == [[[1, 0, 0, 0]] * 2, [[1, 1, 1, 0]] * 2]
 
 
-def test_passes_through_jit_without_compiling_anew():
+def test_jit_does_not_retrace_for_new_arrays():
     traces = []
 
     @jax.jit
@@ -63,7 +63,7 @@ def test_passes_through_jit_without_compiling_anew():
     assert len(traces) == 1
 
 
-def test_full_only_when_nothing_is_hidden():
+def test_is_full_only_if_nothing_is_hidden():
     assert Mask().is_full()
     # A prefix and a start hide nothing without causality or a window.
     assert Mask(prefix=ints(1), q_start=ints(1)).is_full()
@@ -71,7 +71,7 @@ def test_full_only_when_nothing_is_hidden():
         assert not mask.is_full()
 
 
-def test_half_a_pair_of_segments():
+def test_segments_of_queries_alone_raise():
     with pytest.raises(ValueError, match="together"):
         Mask(q_segments=ints([1, 1])).materialize(2, 2)
 
@@ -80,21 +80,21 @@ def test_half_a_pair_of_segments():
 @pytest.mark.parametrize(
     ("row", "key", "length", "keys"), [(0, 0, 2, 2), (1, 2, 3, 2), (2, 0, 1, 3)]
 )
-def test_a_tile_is_that_part_of_it(mask, rows, row, key, length, keys):
+def test_tile_is_a_block_of_the_mask(mask, rows, row, key, length, keys):
     whole = mask.materialize(4, 4)
     part = mask.tile(jnp.int32(row), jnp.int32(key), length, keys).materialize(length, keys)
     np.testing.assert_array_equal(part, whole[:, row : row + length, key : key + keys])
 
 
 @pytest.mark.parametrize(("mask", "rows"), WRITTEN.values(), ids=WRITTEN)
-def test_nothing_outside_a_span_is_seen(mask, rows):
+def test_no_key_outside_key_range_is_visible(mask, rows):
     for row in range(4):
         first, end = mask.key_range(row, 1, 4)
         seen = [key for key in range(4) if rows[row][key] == "1"]
         assert all(first <= key < end for key in seen)
 
 
-def test_spans_are_as_narrow_as_the_static_part_allows():
+def test_key_range_uses_all_static_fields():
     assert Mask().key_range(2, 3, 9) == (0, 9)
     assert Mask(causal=True).key_range(2, 3, 9) == (0, 5)
     assert Mask(causal=True, window=2).key_range(4, 3, 9) == (3, 7)

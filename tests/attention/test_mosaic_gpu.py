@@ -1,4 +1,4 @@
-"""The Hopper kernels: interpreted, lowered for CUDA, refused, and on a chip where there is one."""
+"""The Hopper kernels: interpreted, lowered for CUDA, unsupported cases, and on a GPU if present."""
 
 import dataclasses
 import re
@@ -88,7 +88,7 @@ TOLERANCE = {jnp.bfloat16: 1e-2, jnp.float16: 2e-3}
 
 
 def check(case, ops):
-    """Output and gradients against the textbook; they come back."""
+    """Compares output and gradients with the textbook and returns them."""
     arrays = case.arrays()
     got = case.both(ops)(*arrays, case.mask)
     for name, left, right in zip(("o", "dq", "dk", "dv"), got, case.expected(*arrays), strict=True):
@@ -109,11 +109,11 @@ class TestInterpreted:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-    def test_value_and_gradients_are_the_textbooks(self, case):
+    def test_value_and_gradients_match_the_textbook(self, case):
         check(case, InterpretedOps(interpreter.parameters()))
 
     @pytest.mark.slow
-    def test_same_bits_twice_and_no_race(self, capfd):
+    def test_is_deterministic_and_free_of_races(self, capfd):
         """Copies, barriers and reads of shared memory, checked by their vector clocks."""
         mask = Mask(causal=True, q_segments=in_runs(1, 256, 99), kv_segments=in_runs(1, 640, 99))
         case = Case(mask, L=256, S=640)  # more blocks than slots
@@ -125,7 +125,7 @@ class TestInterpreted:
             np.testing.assert_array_equal(left, right)
 
     @pytest.mark.slow
-    def test_a_race_would_be_found(self, monkeypatch, capfd):
+    def test_a_race_is_detected(self, monkeypatch, capfd):
         """The kernels without their waiting for copies."""
         monkeypatch.setattr(common.RingBuffer, "take", common.RingBuffer.slot)
         case = Case(Mask(), L=128, S=128)
@@ -135,14 +135,14 @@ class TestInterpreted:
 
 
 @pytest.mark.skipif(default_platform() != "gpu", reason="needs an NVIDIA GPU")
-class TestOnTheChip:
+class TestOnGpu:
     @pytest.mark.parametrize("width", op.HEAD_DIMS)
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-    def test_value_and_gradients_are_the_textbooks(self, case, width):
+    def test_value_and_gradients_match_the_textbook(self, case, width):
         check(case if width == case.C else dataclasses.replace(case, C=width), HopperOps())
 
     @pytest.mark.parametrize("width", op.HEAD_DIMS)
-    def test_long_rows_and_the_same_bits_twice(self, width):
+    def test_long_rows_are_deterministic(self, width):
         packed = in_runs(2, 2048, 300)
         mask = Mask(causal=True, q_segments=packed, kv_segments=packed)
         case = Case(mask, B=2, L=2048, S=2048, H=4, K=2, C=width)
@@ -158,7 +158,7 @@ SHAPES = {
 
 
 class TestLowered:
-    """For CUDA, as far as a CPU goes: layouts, copies and shared memory (227 KB) are settled."""
+    """Lowering for CUDA on a CPU checks layouts, copies and shared memory (227 KB)."""
 
     @pytest.mark.parametrize("width", op.HEAD_DIMS)
     @pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
@@ -181,7 +181,7 @@ def like(shape=(1, 128, 2, 64), dtype=jnp.bfloat16):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-class TestRefusal:
+class TestUnsupported:
     @pytest.mark.parametrize(
         ("q", "k", "mask", "softcap", "platform", "reason"),
         [
@@ -202,24 +202,24 @@ class TestRefusal:
             (like(), like(), Mask(), 0.0, "gpu", "positive softcap"),
         ],
     )
-    def test_says_why(self, q, k, mask, softcap, platform, reason, monkeypatch):
-        pretend(monkeypatch, "9.0", "cuda 13000")
+    def test_reason(self, q, k, mask, softcap, platform, reason, monkeypatch):
+        fake_gpu(monkeypatch, "9.0", "cuda 13000")
         assert re.search(reason, op.unsupported_reason(q, k, k, mask, softcap, platform))
 
-    def test_only_compute_capability_nine(self, monkeypatch):
-        pretend(monkeypatch, "9.0", "cuda 13000")
+    def test_only_compute_capability_9(self, monkeypatch):
+        fake_gpu(monkeypatch, "9.0", "cuda 13000")
         assert op.unsupported_reason(like(), like(), like(), Mask(causal=True), None, "gpu") is None
-        pretend(monkeypatch, "10.0", "cuda 13000")
+        fake_gpu(monkeypatch, "10.0", "cuda 13000")
         assert "not 10.0" in op.unsupported_reason(like(), like(), like(), Mask(), None, "gpu")
 
-    def test_a_compiler_known_to_be_wrong(self, monkeypatch):
-        pretend(monkeypatch, "9.0", "PJRT C API\ncuda 12090")
+    def test_a_miscompiling_ptxas(self, monkeypatch):
+        fake_gpu(monkeypatch, "9.0", "PJRT C API\ncuda 12090")
         assert "12090" in op.unsupported_reason(
             like(), like(), like(), Mask(causal=True), None, "gpu"
         )
         assert op.unsupported_reason(like(), like(), like(), Mask(), None, "gpu") is None
 
-    def test_a_named_one_raises(self):
+    def test_a_named_implementation_raises(self):
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
         with pytest.raises(NotImplementedError, match="mosaic_gpu runs on an NVIDIA GPU"):
             attention(x, x, x, implementation="mosaic_gpu")
@@ -228,14 +228,14 @@ class TestRefusal:
         ("scale", "values", "reason"),
         [(0.0, jnp.bfloat16, "positive scale"), (1.0, jnp.float16, "values of the keys' dtype")],
     )
-    def test_what_only_the_call_shows(self, scale, values, reason):
+    def test_reasons_that_depend_on_the_call(self, scale, values, reason):
         x = jnp.zeros((1, 128, 2, 64), jnp.bfloat16)
         with pytest.raises(NotImplementedError, match=reason):
             v = x.astype(values)
             op.run(x, x, v, mask=Mask(), scale=scale, softcap=None, ops=HopperOps())
 
 
-def pretend(monkeypatch, capability, version):
+def fake_gpu(monkeypatch, capability, version):
     client = types.SimpleNamespace(platform_version=version)
     device = types.SimpleNamespace(compute_capability=capability, client=client)
     monkeypatch.setattr(op.jax, "devices", lambda platform: [device])

@@ -1,4 +1,4 @@
-"""The Hopper kernels' pure parts: which blocks are visited, and the mathematics of a tile."""
+"""The Hopper kernels' pure functions: the blocks visited and the mathematics of a tile."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ class TestBlocks:
     @pytest.mark.slow
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4), (3, 5)]))
     @settings(max_examples=60, deadline=None)
-    def test_touched_is_what_the_literal_mask_says(self, case, sizes):
+    def test_block_visibility_matches_the_mask(self, case, sizes):
         rows, length, keys, mask = case
         some, every = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
         seen = textbook.visible(mask, rows, length, keys)
@@ -72,7 +72,7 @@ class TestBlocks:
     @pytest.mark.slow
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4)]), st.booleans())
     @settings(max_examples=30, deadline=None)
-    def test_walk_of_a_kernel_sees_exactly_the_visible_pairs(self, case, sizes, by_keys):
+    def test_visiting_the_blocks_covers_exactly_the_visible_pairs(self, case, sizes, by_keys):
         """Every block of `spans` in the order of `visit`, `common.visible` where it says so."""
         rows, length, keys, mask = case
         tables = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
@@ -109,7 +109,7 @@ class TestBlocks:
         prefix = of(mask.prefix, 0)
         return common.visible_tile(rule, at, j + wide, prefix, valid, q_segments, k_segments)
 
-    def test_spans_by_hand(self):
+    def test_block_ranges_by_hand(self):
         def bits(*rows):
             return jnp.array([[c == "1" for c in row] for row in rows])
 

@@ -1,4 +1,4 @@
-"""The weights are those that every implementation's output is a mean over."""
+"""`attention_weights` times the values is the output of every implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -52,16 +52,16 @@ def assert_output_is_their_mean(name, case, dtype, rtol):
 )
 class TestEveryImplementation:
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-    def test_times_the_values_they_are_the_output(self, name, case):
+    def test_weights_times_values_are_the_output(self, name, case):
         assert_output_is_their_mean(name, case, jnp.float32, case.rtol)
 
     @pytest.mark.parametrize("which", ["two key heads", "causal segments"])
-    def test_in_bfloat16_within_its_precision(self, name, which):
+    def test_bfloat16_is_accurate_to_its_precision(self, name, which):
         assert_output_is_their_mean(name, CASES[which], jnp.bfloat16, 3e-2)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_rows_sum_to_one_or_zero_and_keys_out_of_sight_get_nothing(case):
+def test_rows_sum_to_one_or_zero_and_hidden_keys_get_no_weight(case):
     q, k, _, _ = arrays(case)
     w = np.asarray(compiled(case)(q, k))
     assert w.shape == (case.B, case.H, case.L, case.S) and w.dtype == np.float32
@@ -72,7 +72,7 @@ def test_rows_sum_to_one_or_zero_and_keys_out_of_sight_get_nothing(case):
 
 
 @pytest.mark.parametrize("which", ["causal segments", "softcap", "some rows see nothing"])
-def test_gradients_through_the_weights_are_the_textbooks(which):
+def test_gradients_match_the_textbook(which):
     case = CASES[which]
     q, k, v, do = arrays(case)
 

@@ -1,4 +1,4 @@
-"""What `xla_chunked` promises beyond the contract: its memory, and what it leaves out."""
+"""Memory of `xla_chunked` and `xla_tiled`, and the blocks that `xla_chunked` skips."""
 
 import functools
 
@@ -38,13 +38,13 @@ def test_memory_is_linear_in_length():
     assert blocks[-1] < 4 * 2 * 4096**2 / 4  # a quarter of the scores alone
 
 
-def test_memory_of_the_xla_tiled_is_linear_in_length():
+def test_memory_of_xla_tiled_is_linear_in_length():
     few, more = held(xla_tiled.attend, 4096), held(xla_tiled.attend, 8192)
     assert more < 2.5 * few
     assert more < 2 * 8192**2 * 4 / 8  # an eighth of the scores alone
 
 
-def test_the_same_measure_sees_a_held_score_matrix():
+def test_memory_of_the_reference_is_quadratic_in_length():
     assert held(reference.attend, 1024) > 3.5 * held(reference.attend, 512)
 
 
@@ -61,7 +61,7 @@ def test_the_same_measure_sees_a_held_score_matrix():
         (Mask(causal=True, window=5, q_start=jnp.array([9])), 16),
     ],
 )
-def test_blocks_that_the_mask_rules_out_are_left_out(mask, steps):
+def test_blocks_hidden_by_the_mask_are_skipped(mask, steps):
     assert len(xla_chunked.block_pairs(mask, 16, 16, (4, 4))) == steps
 
 
@@ -74,7 +74,7 @@ def test_every_visible_key_is_in_some_block():
         assert not np.any(np.asarray(mask.materialize(14, 11))[0] & ~joined[:14, :11])
 
 
-def test_blocks_of_its_own_choosing():
+def test_default_block_sizes():
     """Two uneven blocks of queries, three of keys; values and gradients still the textbook's."""
     case = Case(B=1, L=300, S=520, H=2, K=1, mask=Mask(causal=True, q_start=contract.ints(120)))
     inputs = contract.arrays(case)

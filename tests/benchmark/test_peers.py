@@ -18,7 +18,7 @@ QUICK = BenchConfig(scale="quick")
 
 
 @pytest.mark.parametrize("name", ["matmul", "attention", "decode", "cross_entropy"])
-def test_we_and_pytorch_compute_the_same(name):
+def test_candidate_and_pytorch_agree(name):
     for case in (case for case in SUITES[name].cases(QUICK) if "torch" in case.peers):
         ours = jax.tree.leaves(next(iter(case.candidates.values()))().call())
         theirs = jax.tree.leaves(next(iter(case.peers["torch"].values()))().call())
@@ -39,7 +39,7 @@ def problem(dtype="float32", kv_heads=2):
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
-def test_the_same_parameters_give_the_same_loss_and_gradients(kv_heads):
+def test_loss_and_gradients_are_those_of_pytorch(kv_heads):
     each, tokens = problem(kv_heads=kv_heads)
     drawn = params(each.model)
 
@@ -63,7 +63,7 @@ def test_the_same_parameters_give_the_same_loss_and_gradients(kv_heads):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_its_step_learns(dtype):
+def test_pytorch_train_step_learns(dtype):
     each, tokens = problem(dtype)
     optimizer_config = dataclasses.replace(train_step.ADAMW, learning_rate=0.01)
     candidate = gpt.train_step(
@@ -74,7 +74,7 @@ def test_its_step_learns(dtype):
     assert candidate.chained
 
 
-def test_what_pytorch_cannot_do_is_said_with_its_reason():
+def test_pytorch_errors_become_not_implemented():
     def fails():
         raise RuntimeError("no C++ compiler\nmore")
 
@@ -83,7 +83,7 @@ def test_what_pytorch_cannot_do_is_said_with_its_reason():
 
 
 @pytest.mark.slow
-def test_compile_runs_or_says_why():
+def test_torch_compile_runs_or_gives_its_reason():
     each, tokens = problem()
     try:
         candidate = gpt.train_step(

@@ -34,7 +34,7 @@ def test_a_slow_peer_gives_a_ratio_above_one():
     assert row.ratio < 1
 
 
-def test_a_row_that_compares_nothing_has_no_ratio():
+def test_a_row_without_a_peer_has_no_ratio():
     alone, against = measure_case(case(flops=1e6, num_tokens=50), ("jax", "none"), QUICK, None)
     assert (alone.peer, alone.ratio, alone.peer_seconds) == ("none", None, None)
     assert alone.median_seconds == against.median_seconds
@@ -44,19 +44,19 @@ def test_a_row_that_compares_nothing_has_no_ratio():
     assert alone.tokens_per_s == pytest.approx(50 / alone.median_seconds)
 
 
-def test_a_case_without_the_peer_asked_for_still_has_its_row():
+def test_a_case_without_the_requested_peer_has_a_row():
     lonely = dataclasses.replace(case(), peers={})
     (row,) = measure_case(lonely, ("jax",), QUICK, None)
     assert (row.peer, row.ratio) == ("none", None) and row.median_seconds > 0
 
 
-def test_the_share_of_the_peak_is_of_the_product_in_the_same_rounds():
+def test_gemm_utilization_is_against_the_product_of_the_same_rounds():
     gemm = (fake("gemm", [], 0.01), 4e6)
     (row,) = measure_case(case(ours=0.01, flops=2e6), ("none",), QUICK, gemm)
     assert 0.2 < row.gemm_utilization < 0.9  # half, were sleeping exact
 
 
-def test_waiting_is_what_the_rest_does_without():
+def test_input_wait_fraction_is_the_time_saved_by_the_ablated_candidate():
     with_input = case(ours=0.03, ablated=lambda: fake("without", [], 0.003))
     (row,) = measure_case(with_input, ("none",), QUICK, None)
     assert 0.5 < row.input_wait_fraction < 1
@@ -76,7 +76,7 @@ def test_a_peer_that_is_not_installed_is_named_in_the_note(monkeypatch):
     assert row.median_seconds > 0 and built == []
 
 
-def test_what_cannot_run_says_why_and_the_others_still_run():
+def test_a_candidate_that_cannot_run_does_not_stop_the_others():
     def cannot():
         raise NotImplementedError("needs a\nHopper")
 
@@ -97,7 +97,7 @@ def test_what_cannot_run_says_why_and_the_others_still_run():
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     ],
 )
-def test_a_side_without_memory_ends_itself_alone(error):
+def test_running_out_of_memory_does_not_stop_the_others(error):
     def greedy():
         raise error
 
@@ -112,7 +112,7 @@ def test_a_side_without_memory_ends_itself_alone(error):
     assert good.note == bad.note and good.ratio is None and good.median_seconds > 0
 
 
-def test_another_error_of_a_side_is_not_taken_for_memory():
+def test_other_errors_are_raised():
     def wrong():
         raise RuntimeError("shapes do not fit")
 
@@ -122,7 +122,7 @@ def test_another_error_of_a_side_is_not_taken_for_memory():
         )
 
 
-def test_rows_as_json_have_the_fields_the_schema_names():
+def test_result_row_fields():
     (row,) = measure_case(case(), ("jax",), QUICK, None)
     fields = dataclasses.asdict(row)
     for name in ("suite", "case", "dtype", "implementation", "peer", "ratio", "median_seconds"):
@@ -138,7 +138,7 @@ def test_rows_as_json_have_the_fields_the_schema_names():
     assert {"peak_memory_bytes", "compile_seconds"} <= fields.keys()
 
 
-def test_memory_and_min_bytes_of_a_program():
+def test_memory_and_min_bytes_of_jax_candidate():
     side = jax_candidate(lambda x: (x @ x).sum(), jnp.ones((64, 64)))
     assert side.min_bytes == 64 * 64 * 4 + 4
     assert side.peak_memory_bytes >= side.min_bytes

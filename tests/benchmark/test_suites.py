@@ -1,4 +1,4 @@
-"""The candidates of a case compute the same, and the cases are those that were promised."""
+"""Candidates and peers of a case agree, and the suites have the expected cases."""
 
 import dataclasses
 

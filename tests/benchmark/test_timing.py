@@ -8,7 +8,7 @@ from fm.benchmark.timing import interleave, quartiles
 from tests.benchmark.helpers_candidates import fake
 
 
-def test_candidates_take_turns_and_the_order_turns_round():
+def test_candidates_take_turns_in_alternating_order():
     calls = []
     candidates = {name: fake(name, calls, 0.001) for name in "abc"}
     seconds = interleave(
@@ -22,7 +22,7 @@ def test_candidates_take_turns_and_the_order_turns_round():
     assert [calls[9:].count(name) for name in "abc"] == [8, 8, 8]
 
 
-def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
+def test_every_call_is_waited_for_unless_async_or_chained():
     def waits(chained, ahead):
         waited = []
         candidate = Candidate(call=lambda: len(waited), wait=waited.append, chained=chained)
@@ -39,12 +39,12 @@ def test_every_call_is_waited_for_unless_sent_ahead_or_chained():
     assert waits(chained=True, ahead=False) < 10
 
 
-def test_a_case_that_is_out_of_time_gets_three_rounds():
+def test_a_case_out_of_time_gets_three_rounds():
     timing = TimingConfig(num_rounds=9, seconds_per_turn=0.0, async_dispatch=False, max_seconds=0.0)
     assert len(interleave({"one": fake("one", [], 0.001)}, timing)["one"]) == 3
 
 
-def test_a_slower_side_takes_longer():
+def test_a_slower_candidate_takes_longer():
     candidates = {"slow": fake("slow", [], 0.02), "fast": fake("fast", [], 0.001)}
     seconds = interleave(
         candidates, TimingConfig(num_rounds=3, seconds_per_turn=0.0, async_dispatch=False)

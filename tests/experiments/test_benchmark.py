@@ -114,8 +114,8 @@ def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch
     ("arguments", "parts"),
     [
         (["--suite=nonsense"], ["--suite=nonsense", "'nonsense'", "matmul, attention, train_step"]),
-        (["--suite="], ["--suite=", "at least one of matmul"]),
-        (["--suite=matmul,matmul"], ["--suite=matmul,matmul", "none of them twice"]),
+        (["--suite="], ["--suite=", "one or more of matmul"]),
+        (["--suite=matmul,matmul"], ["--suite=matmul,matmul", "each once"]),
         (["--baseline=numpy"], ["--baseline=numpy", "'numpy'", "torch, jax, transformers, none"]),
         (["--scale=huge"], ["--scale=huge: takes one of quick, default, full"]),
         (["--attention=magic"], ["--attention=magic", "'magic'", "reference"]),

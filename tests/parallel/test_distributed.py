@@ -1,4 +1,4 @@
-"""Several real processes on this machine: the same training, one lost, one asked to stop."""
+"""Training in several processes of this machine: same result, a lost peer, a signal."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.training.helpers_models import batches
 
 ROOT = Path(__file__).parents[2]
 # Ours where a connection tells of it, else that of JAX's service.
-LOST = re.compile(r"process \d of \d cannot go on, another one is lost|another task died")
+LOST = re.compile(r"process \d of \d cannot continue, another one is lost|another task died")
 PACE = ("seconds", "tokens_per_second", "gemm_utilization")
 
 
@@ -29,7 +29,7 @@ def free_port():
 
 
 def start(cache, out, mesh, count, devices, events=(), silence=900):
-    """The processes of one run, of so many devices each, on a machine that may be very busy."""
+    """Starts the processes of one run, with timeouts for a busy machine."""
     flags = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices} "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900"
@@ -59,17 +59,17 @@ def start(cache, out, mesh, count, devices, events=(), silence=900):
 
 
 def ended(started, timeout=900):
-    """(exit code, output, errors) of each."""
+    """Waits; returns (exit code, stdout, stderr) of each process."""
     try:
-        told = [each.communicate(timeout=timeout) for each in started]
+        printed = [each.communicate(timeout=timeout) for each in started]
     finally:
         for each in started:
             each.kill()
-    return [(each.returncode, *texts) for each, texts in zip(started, told, strict=True)]
+    return [(each.returncode, *texts) for each, texts in zip(started, printed, strict=True)]
 
 
 def finished(started):
-    """What each process of a run that is whole told."""
+    """Waits for a run that must succeed; returns the JSON each process printed."""
     every = ended(started)
     assert [code for code, _, _ in every] == [0] * len(every), "\n".join(e for _, _, e in every)
     return [json.loads(out.splitlines()[-1]) for _, out, _ in every]
@@ -77,25 +77,25 @@ def finished(started):
 
 @pytest.fixture(scope="module")
 def alone(request, tmp_path_factory):
-    """The run of one process, unbroken."""
+    """The uninterrupted run of one process."""
     out = tmp_path_factory.mktemp("alone")
     return finished(start(request.config.cache, out, "fsdp:4", 1, 4))[0], np.load(out / "up.npy")
 
 
-def same(told, out, alone):
-    """Whether a run ended as that of one process."""
-    wanted, up = alone
-    assert len({each["digest"] for each in told}) == 1
-    assert {each["tokens"] for each in told} == {wanted["tokens"]}
+def same(printed, out, alone):
+    """Checks that a run has the result of the run of one process."""
+    expected, up = alone
+    assert len({each["digest"] for each in printed}) == 1
+    assert {each["tokens"] for each in printed} == {expected["tokens"]}
     np.testing.assert_allclose(np.load(out / "up.npy"), up, atol=1e-5)
-    # The first keeps the curve; what was told before a break is read back from its log.
-    for name in wanted["curve"]:
+    # The lead process has the curve; what precedes an interruption is read back from its log.
+    for name in expected["curve"]:
         if name not in PACE:
-            found = told[0]["curve"][name]
-            np.testing.assert_allclose(found, wanted["curve"][name], rtol=1e-4, err_msg=name)
+            found = printed[0]["curve"][name]
+            np.testing.assert_allclose(found, expected["curve"][name], rtol=1e-4, err_msg=name)
 
 
-def test_parts_of_batches_are_the_batches():
+def test_slices_of_batches_make_up_the_batches():
     whole = batches(batch_size=8)
     parts = [batches(batch_size=8).shard(n, 4) for n in range(4)]
     for _ in range(20):
@@ -109,7 +109,7 @@ def test_parts_of_batches_are_the_batches():
     assert np.array_equal(next(on)["tokens"], next(whole)["tokens"][4:])
 
 
-def test_parts_must_be_equal():
+def test_slices_must_be_equal():
     with pytest.raises(ValueError, match="3 processes take equal parts of a batch"):
         batches(batch_size=8).shard(0, 3)
     with pytest.raises(ValueError, match="shorter last one"):
@@ -118,15 +118,15 @@ def test_parts_must_be_equal():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "devices", "mesh"), [(2, 2, "fsdp:4"), (4, 1, "data:2,fsdp:2")])
-def test_several_processes_are_as_one(request, tmp_path, alone, count, devices, mesh):
-    told = finished(start(request.config.cache, tmp_path, mesh, count, devices))
-    assert [each["rows"] for each in told] == [8 // count] * count
-    same(told, tmp_path, alone)
+def test_several_processes_give_the_result_of_one(request, tmp_path, alone, count, devices, mesh):
+    printed = finished(start(request.config.cache, tmp_path, mesh, count, devices))
+    assert [each["rows"] for each in printed] == [8 // count] * count
+    same(printed, tmp_path, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "who"), [(2, 0), (2, 1), (4, 3)])
-def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, alone, count, who):
+def test_a_run_that_lost_a_process_resumes_with_others(request, tmp_path, alone, count, who):
     cache, devices = request.config.cache, 4 // count
     events = {who: "dies:6"}.items()
     started = start(
@@ -140,13 +140,13 @@ def test_a_process_is_lost_and_the_run_goes_on_with_others(request, tmp_path, al
     assert time.monotonic() - since < 60
     for code, _, error in others:
         assert code != 0 and LOST.search(error), error
-        assert "as many processes as there are then, goes on from the last checkpoint" in error
+        assert "as many processes as there are then, resumes from the last checkpoint" in error
     again = start(cache, tmp_path, "data:4", 6 - count, 4 // (6 - count))
     same(finished(again), tmp_path, alone)
 
 
 @pytest.mark.slow
-def test_a_machine_that_says_nothing_is_lost(request, tmp_path):
+def test_a_silent_machine_is_lost(request, tmp_path):
     cache = request.config.cache
     started = start(
         cache,
@@ -168,7 +168,7 @@ def test_a_machine_that_says_nothing_is_lost(request, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_at_the_same_step(request, tmp_path, alone):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(request, tmp_path, alone):
     cache = request.config.cache
     every = ended(start(cache, tmp_path, "fsdp:4", 2, 2, {1: "stops:4"}.items()))
     for code, _, error in every:

@@ -1,4 +1,4 @@
-"""No server listens unless asked, and on loopback where loopback is what was asked for."""
+"""No process listens on a socket unless asked to, and on loopback only if that was asked for."""
 
 import ipaddress
 import socket
@@ -9,12 +9,12 @@ import pytest
 
 from experiments import cli, compare, pretrain
 from fm.study import presets
+from tests.parallel.test_distributed import finished, start
 from tests.study.helpers_study import recipe
-from tests.training.test_processes import finished, start
 
 
 def listening(process):
-    """(address, port) of every socket that waits for others."""
+    """(address, port) of every listening socket."""
     try:
         found = process.net_connections("inet")
     except psutil.NoSuchProcess:
@@ -24,7 +24,7 @@ def listening(process):
 
 
 class Watch(threading.Thread):
-    """Looks at processes again and again until the block ends."""
+    """Polls the listening sockets of processes until the block ends."""
 
     def __init__(self, *pids):
         super().__init__(daemon=True)
@@ -46,7 +46,7 @@ class Watch(threading.Thread):
         self.join()
 
 
-def test_a_server_would_be_seen():
+def test_a_listening_socket_is_detected():
     with socket.create_server(("127.0.0.1", 0)) as server, Watch(psutil.Process().pid) as watch:
         while not watch.looks:
             pass
@@ -60,10 +60,11 @@ def test_nothing_listens_while_an_experiment_runs(tmp_path, monkeypatch):
         presets, "modality_recipe", lambda modality, profile="default": recipe(modality)
     )
     before = listening(psutil.Process())
+    compare_flags = ["--label_budgets=20", "--seeds=1", "--published_model="]
     with Watch(psutil.Process().pid) as watch:
         for name, module, given in (
             ("pretrain", pretrain, ["--dataset=digits", "--steps=2"]),
-            ("compare", compare, ["--tasks=digits", "--label_budgets=20", "--seeds=1", "--published_model="]),
+            ("compare", compare, ["--tasks=digits", *compare_flags]),
         ):
             out = f"--out={tmp_path / name}"
             assert cli.call(name, "", module.define, module.main, [out, *given]) == 0
@@ -71,7 +72,7 @@ def test_nothing_listens_while_an_experiment_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_several_processes_on_loopback_listen_there_alone(request, tmp_path):
+def test_processes_with_a_loopback_coordinator_listen_on_loopback_only(request, tmp_path):
     started = start(request.config.cache, tmp_path / "out", "fsdp:4", 2, 2)
     with Watch(*(each.pid for each in started)) as watch:
         finished(started)

@@ -1,4 +1,4 @@
-"""A mesh: what its flag takes, a rule for every parameter; on eight devices, the same training."""
+"""The --mesh flag and the sharding rules; training on eight devices gives the same result."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-def on_eight_devices(chosen, file="eight_devices"):
+def run_on_eight_devices(chosen, file="eight_devices"):
     flags = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
         "--xla_cpu_collective_call_terminate_timeout_seconds=900"
@@ -53,19 +53,19 @@ def shapes(config=MODEL):
     return jax.eval_shape(lambda: init(jax.random.key(0), config))
 
 
-def test_the_flag():
+def test_parse_mesh():
     assert parse_mesh("data:2,fsdp:4") == MeshConfig(data=2, fsdp=4)
     assert parse_mesh("tensor:2").num_devices == 2
     assert str(parse_mesh("fsdp:3")) == "data:1,fsdp:3,tensor:1"
 
 
 @pytest.mark.parametrize("text", ["", "data", "data:0", "data:-2", "rows:2", "data:2,data:2", "2"])
-def test_the_flag_says_what_it_takes(text):
+def test_parse_mesh_error_names_what_is_accepted(text):
     with pytest.raises(UserError, match=rf"^--mesh={text}: takes .* data, fsdp, tensor"):
         parse_mesh(text)
 
 
-def test_every_parameter_has_a_place():
+def test_every_parameter_has_a_spec():
     found = sharding.param_specs(shapes(), MeshConfig(data=2, fsdp=2, tensor=2))
     assert found["layers"]["query"] == P(None, "fsdp", "tensor", None)
     assert found["layers"]["down"] == P(None, "tensor", "fsdp")
@@ -77,11 +77,11 @@ def test_every_parameter_has_a_place():
 
 
 @pytest.mark.parametrize("config", [*ARCHS.values(), config(arch=BERT, num_kv_heads=4)])
-def test_every_style_is_covered(config):
+def test_every_architecture_is_covered(config):
     sharding.param_specs(shapes(config), MeshConfig(fsdp=2, tensor=2))
 
 
-def test_few_key_heads_and_an_odd_vocabulary_stay_whole():
+def test_indivisible_key_heads_and_vocabulary_are_replicated():
     found = sharding.param_specs(
         shapes(dataclasses.replace(MODEL, vocab_size=13)), MeshConfig(tensor=4)
     )
@@ -89,13 +89,13 @@ def test_few_key_heads_and_an_odd_vocabulary_stay_whole():
     assert found["streams"]["token_embedding"] == P(None, "fsdp")
 
 
-def test_what_no_rule_covers_is_named():
+def test_a_parameter_without_a_rule_is_named():
     params = shapes() | {"adapter": {"table": jax.ShapeDtypeStruct((4, 4), np.float32)}}
     with pytest.raises(UserError, match=r"no rule .* adapter/table \[4, 4\]"):
         sharding.param_specs(params, MeshConfig())
 
 
-def test_what_does_not_divide_is_named():
+def test_an_axis_that_does_not_divide_is_named():
     with pytest.raises(UserError, match=r"--mesh=.*tensor:3: tensor = 3 does not divide .* 4, of"):
         sharding.param_specs(shapes(), MeshConfig(tensor=3))
     with pytest.raises(UserError, match="fsdp = 16 does not divide"):
@@ -103,7 +103,7 @@ def test_what_does_not_divide_is_named():
 
 
 @pytest.mark.parametrize("rule", [OptimizerConfig(), OptimizerConfig("adamw")])
-def test_the_optimizers_memory_lies_with_its_parameters(rule):
+def test_optimizer_state_is_sharded_like_its_parameters(rule):
     config = MeshConfig(fsdp=2, tensor=2)
     now = jax.eval_shape(
         lambda params: train_state.init_train_state(params, optimizer.build(rule, 10)), shapes()
@@ -122,34 +122,34 @@ def test_the_optimizers_memory_lies_with_its_parameters(rule):
     "chosen",
     [
         "test_a_mesh_agrees_with_one_device",
-        "test_parameters_are_born_where_they_stay",
-        "test_memory_of_making_parameters_falls",
+        "test_parameters_are_created_where_they_stay",
+        "test_memory_of_init_falls_with_devices",
         "test_memory_per_device_falls",
         "test_rows_that_do_not_divide",
         "test_adapting_agrees_with_one_device",
-        "test_every_device_must_be_taken",
+        "test_the_mesh_must_use_every_device",
     ],
 )
 def test_eight_devices(chosen):
-    on_eight_devices(chosen)
+    run_on_eight_devices(chosen)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "chosen",
     [
-        "test_a_run_goes_on_with_another_mesh",
-        "test_a_grid_on_a_mesh_is_as_on_one_device",
-        "test_the_members_of_a_grid_stay_where_they_were_spread",
-        "test_a_checkpoint_comes_back_on_other_devices",
+        "test_a_run_resumes_on_another_mesh",
+        "test_a_sweep_on_a_mesh_agrees_with_one_device",
+        "test_vmapped_trials_stay_sharded",
+        "test_a_checkpoint_is_restored_on_other_devices",
     ],
 )
 def test_runs_on_eight_devices(chosen):
-    on_eight_devices(chosen, "runs_on_eight_devices")
+    run_on_eight_devices(chosen, "runs_on_eight_devices")
 
 
 @pytest.mark.slow
-def test_a_plan_and_the_program_send_the_same():
-    on_eight_devices(
-        "test_what_is_planned_is_what_the_program_sends", "collectives_on_eight_devices"
+def test_planned_communication_is_that_of_the_program():
+    run_on_eight_devices(
+        "test_planned_bytes_are_what_the_program_sends", "collectives_on_eight_devices"
     )

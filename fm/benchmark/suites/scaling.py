@@ -85,5 +85,5 @@ def fit_exponent(values: Sequence[float], costs: Sequence[float]) -> tuple[float
     """
     if len(set(values)) < 2 or min(*values, *costs) <= 0:
         raise ValueError(f"an exponent needs two values above 0, not {values} at {costs}")
-    fit = linregress(np.log(values), np.log(costs))
+    fit: Any = linregress(np.log(values), np.log(costs))
     return float(fit.slope), float(fit.stderr) if len(values) > 2 else None

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from fm.data.prepare import BuiltinBuilder
 from fm.data.splitting import array_digest, with_unique_keys
 from fm.errors import UserError
 
@@ -34,38 +35,31 @@ _WARM_UP, _BETWEEN = (60, 240), 24
 _HOLD = (4, 24)
 
 
-class ArcadeClips(tfds.core.GeneratorBasedBuilder):
+class ArcadeClips(BuiltinBuilder):
     """Features: video uint8 [8, 32, 32, 1] at 15 frames/s, gray 0..255; label.
 
     A player of random actions, each held for a while, plays 12 sessions of each game for training
     and 4 with other seeds for test; each gives 10 clips.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = None
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Clips of Atari 2600 games played at random, 8 frames of 32x32 gray pixels "
-            "at 15 frames/s, squeezed from 160x210.",
-            citation="Bellemare et al. (2013), The Arcade Learning Environment.",
-            license="of the games: their owners' (the ROMs come in the wheel of ale-py)",
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Tensor(
-                        shape=(FRAMES, SIDE, SIDE, 1), dtype=np.uint8, encoding="bytes"
-                    ),
-                    "label": tfds.features.ClassLabel(names=GAMES),
-                }
-            ),
-            metadata=tfds.core.MetadataDict(rate=RATE, split="by session"),
-        )
+    DESCRIPTION = (
+        "Clips of Atari 2600 games played at random, 8 frames of 32x32 gray pixels at 15 frames/s, "
+        "squeezed from 160x210."
+    )
+    CITATION = "Bellemare et al. (2013), The Arcade Learning Environment."
+    LICENSE = "of the games: their owners' (the ROMs come in the wheel of ale-py)"
+    FEATURES = {  # noqa: RUF012
+        "video": tfds.features.Tensor(
+            shape=(FRAMES, SIDE, SIDE, 1), dtype=np.uint8, encoding="bytes"
+        ),
+        "label": tfds.features.ClassLabel(names=GAMES),
+    }
+    METADATA = {"rate": RATE, "split": "by session"}  # noqa: RUF012
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {split: self._generate_examples(seeds) for split, seeds in SESSIONS.items()}
+        return {split: self._generate_session_clips(seeds) for split, seeds in SESSIONS.items()}
 
-    def _generate_examples(self, seeds: range) -> Iterator[tuple[str, dict]]:
+    def _generate_session_clips(self, seeds: range) -> Iterator[tuple[str, dict]]:
         ale = _environment()
         clips = (
             (clip, game) for game in GAMES for seed in seeds for clip in _session(ale, game, seed)

@@ -9,10 +9,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from fm.data.media.image import encode_png
+from fm.data.prepare import BuiltinBuilder, Examples
 from fm.data.splitting import array_digest, is_test, with_unique_keys
 
-DIGITS_TEST_SHARE = 0.2
-PHOTOS_TEST_SHARE = 0.02
 PHOTO_SIDE = 8
 # Each photograph is cut at full, half and quarter size: texture, edges, whole shapes.
 PHOTO_REDUCTIONS = (1, 2, 4)
@@ -39,42 +38,26 @@ _DIGITS_CITATION = (
 )
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+class Digits(BuiltinBuilder):
     """1,797 handwritten digits. Split by hash, 20% test.
 
     Features: image uint8 [8, 8, 1], 0..16 in the original stretched to 0..255; label.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = None
+    DESCRIPTION = (
+        "Handwritten digits of 43 people, 8x8 gray pixels (test half of the UCI data set Optical "
+        "Recognition of Handwritten Digits)."
+    )
+    CITATION = _DIGITS_CITATION
+    LICENSE = "CC BY 4.0"
+    FEATURES = {  # noqa: RUF012
+        "image": tfds.features.Image(shape=(8, 8, 1)),
+        "label": tfds.features.ClassLabel(num_classes=10),
+    }
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Handwritten digits of 43 people, 8x8 gray pixels (test half of the UCI "
-            "data set Optical Recognition of Handwritten Digits).",
-            citation=_DIGITS_CITATION,
-            license="CC BY 4.0",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1)),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {
-            "train": self._generate_examples(test=False),
-            "test": self._generate_examples(test=True),
-        }
-
-    def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
-        return with_unique_keys(
-            (digest, {"image": io.BytesIO(encode_png(image)), "label": label})
-            for digest, image, label in load_digits()
-            if is_test(digest, DIGITS_TEST_SHARE) == test
-        )
+    def _examples(self) -> Examples:
+        for digest, image, label in load_digits():
+            yield digest, {"image": io.BytesIO(encode_png(image)), "label": label}
 
 
 def load_digits() -> Iterator[tuple[str, np.ndarray, int]]:
@@ -87,39 +70,23 @@ def load_digits() -> Iterator[tuple[str, np.ndarray, int]]:
         yield array_digest(image), image, int(label)
 
 
-class Photos(tfds.core.GeneratorBasedBuilder):
+class Photos(BuiltinBuilder):
     """11,080 unlabeled 8x8 gray crops of two photographs, for out-of-domain pretraining.
 
     Features: image uint8 [8, 8, 1]. Crops on a grid, without overlap; split by hash, 2% test.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = None
+    DESCRIPTION = (
+        "8x8 gray crops at three scales of two photographs, a Chinese temple and a flower, that "
+        "ship with scikit-learn."
+    )
+    LICENSE = "CC BY 2.0 (photographs by danielbuechele and vultilion)"
+    FEATURES = {"image": tfds.features.Image(shape=(PHOTO_SIDE, PHOTO_SIDE, 1))}  # noqa: RUF012
+    TEST_SHARE = 0.02
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="8x8 gray crops at three scales of two photographs, a Chinese temple and a "
-            "flower, that ship with scikit-learn.",
-            license="CC BY 2.0 (photographs by danielbuechele and vultilion)",
-            features=tfds.features.FeaturesDict(
-                {"image": tfds.features.Image(shape=(PHOTO_SIDE, PHOTO_SIDE, 1))}
-            ),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {
-            "train": self._generate_examples(test=False),
-            "test": self._generate_examples(test=True),
-        }
-
-    def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
-        crops = ((array_digest(crop), crop) for crop in _photo_crops())
-        return with_unique_keys(
-            (digest, {"image": io.BytesIO(encode_png(crop))})
-            for digest, crop in crops
-            if is_test(digest, PHOTOS_TEST_SHARE) == test
-        )
+    def _examples(self) -> Examples:
+        for crop in _photo_crops():
+            yield array_digest(crop), {"image": io.BytesIO(encode_png(crop))}
 
 
 def _photo_crops() -> Iterator[np.ndarray]:
@@ -137,7 +104,7 @@ def _photo_crops() -> Iterator[np.ndarray]:
             yield from tiles.reshape(-1, side, side, 1)
 
 
-class MovingDigits(tfds.core.GeneratorBasedBuilder):
+class MovingDigits(BuiltinBuilder):
     """3,594 clips of handwritten digits on the move; the label is the motion, not the digit.
 
     Features: video uint8 [8, 16, 16, 1] at 8 frames/s, gray 0..255; label.
@@ -151,41 +118,30 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     backwards, is a clip of the other.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = None
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Handwritten digits that move past other, still ones, 8 frames of 16x16 "
-            "gray pixels at 8 frames/s: made from the digits of 43 people (test half of the UCI "
-            "data set Optical Recognition of Handwritten Digits).",
-            citation=_DIGITS_CITATION,
-            license="CC BY 4.0 (the digits)",
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Tensor(
-                        shape=(NUM_FRAMES, CLIP_SIDE, CLIP_SIDE, 1),
-                        dtype=np.uint8,
-                        encoding="bytes",
-                    ),
-                    "label": tfds.features.ClassLabel(names=MOTIONS),
-                }
-            ),
-            metadata=tfds.core.MetadataDict(rate=RATE),
-        )
+    DESCRIPTION = (
+        "Handwritten digits that move past other, still ones, 8 frames of 16x16 gray pixels at 8 "
+        "frames/s: made from the digits of 43 people (test half of the UCI data set Optical "
+        "Recognition of Handwritten Digits)."
+    )
+    CITATION = _DIGITS_CITATION
+    LICENSE = "CC BY 4.0 (the digits)"
+    FEATURES = {  # noqa: RUF012
+        "video": tfds.features.Tensor(
+            shape=(NUM_FRAMES, CLIP_SIDE, CLIP_SIDE, 1), dtype=np.uint8, encoding="bytes"
+        ),
+        "label": tfds.features.ClassLabel(names=MOTIONS),
+    }
+    METADATA = {"rate": RATE}  # noqa: RUF012
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {
-            "train": self._generate_examples(test=False),
-            "test": self._generate_examples(test=True),
+            "train": self._generate_examples((), test=False),
+            "test": self._generate_examples((), test=True),
         }
 
-    def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, examples: Examples, test: bool) -> Iterator[tuple[str, dict]]:
         digits = {digest: image[..., 0] for digest, image, _ in load_digits()}
-        own = {
-            key: digits[key] for key in sorted(digits) if is_test(key, DIGITS_TEST_SHARE) == test
-        }
+        own = {key: digits[key] for key in sorted(digits) if is_test(key, self.TEST_SHARE) == test}
         clips = (
             (clip, label) for copy in range(CLIPS_PER_DIGIT) for clip, label in _clips(own, copy)
         )

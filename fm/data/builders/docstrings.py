@@ -16,11 +16,12 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from fm.data.prepare import BuiltinBuilder, Examples
 from fm.data.splitting import is_test, text_digest, with_unique_keys
 
 # Import name to distribution name.
@@ -35,9 +36,6 @@ MIN_TOPIC_LENGTH = 120  # the last passage of a file may be short
 SUMMARY_TEXT_LENGTHS = (80, 1000)
 SUMMARY_TARGET_LENGTHS = (20, 100)
 
-PROSE_TEST_SHARE = 0.02
-TOPICS_TEST_SHARE = 0.2
-SUMMARIES_TEST_SHARE = 0.2
 TOPICS = ("jax", "numpy", "python", "scipy", "sklearn")
 MASK = "[name]"
 
@@ -164,15 +162,9 @@ def join_paragraphs(paragraphs: Iterable[str], min_length: int, max_length: int)
         yield passage
 
 
-class _DocstringBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of the builders; its config is named for the installed versions.
+class _DocstringBuilder(BuiltinBuilder, skip_registration=True):
+    """Base of the builders; the config is named for the installed versions."""
 
-    Attributes:
-        DESCRIPTION: of the data set; the versions are appended.
-        FEATURES: of TFDS.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (the name and type that TFDS expects)
         tfds.core.BuilderConfig(
             name="_".join(
@@ -181,30 +173,13 @@ class _DocstringBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             ).replace("+", ".")
         )
     ]
-    pkg_dir_path = None
-    DESCRIPTION: str
-    FEATURES: Mapping[str, Any]
+    LICENSE = LICENSE
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        config = self.builder_config.name if self.builder_config else ""
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"{self.DESCRIPTION}: {config.replace('_', ', ')}.",
-            license=LICENSE,
-            features=tfds.features.FeaturesDict(dict(self.FEATURES)),
-            metadata=tfds.core.MetadataDict(packages=config.split("_")),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        examples = list(self._examples())
-        return {
-            "train": self._generate_examples(examples, test=False),
-            "test": self._generate_examples(examples, test=True),
-        }
-
-    def _examples(self) -> Iterable[tuple[str, dict]]:
-        """Yields (digest that decides the split, example)."""
-        raise NotImplementedError
+    def __init__(self, **options: Any):
+        config = self.BUILDER_CONFIGS[0].name
+        self.DESCRIPTION = f"{self.DESCRIPTION}: {config.replace('_', ', ')}."
+        self.METADATA = {"packages": config.split("_")}
+        super().__init__(**options)
 
 
 class Docstrings(_DocstringBuilder):
@@ -218,21 +193,11 @@ class Docstrings(_DocstringBuilder):
         "library"
     )
     FEATURES = {"text": tfds.features.Text()}  # noqa: RUF012
+    TEST_SHARE = 0.02
 
-    def _examples(self) -> Iterator[tuple[str, dict]]:
+    def _examples(self) -> Examples:
         for text in _prose_passages():
             yield text_digest(text), {"text": text}
-
-    def _generate_examples(
-        self, examples: list[tuple[str, dict]], test: bool
-    ) -> Iterator[tuple[str, dict]]:
-        return _examples_of_split(examples, PROSE_TEST_SHARE, test)
-
-
-def _examples_of_split(
-    examples: list[tuple[str, dict]], share: float, test: bool
-) -> Iterator[tuple[str, dict]]:
-    return with_unique_keys(each for each in examples if is_test(each[0], share) == test)
 
 
 def _prose_passages() -> Iterator[str]:
@@ -266,16 +231,14 @@ class DocstringTopics(_DocstringBuilder):
         "label": tfds.features.ClassLabel(names=list(TOPICS)),
     }
 
-    def _examples(self) -> Iterator[tuple[str, dict]]:
+    def _examples(self) -> Examples:
         for topic, text in _topic_passages():
             yield text_digest(text), {"text": text, "label": topic}
 
-    def _generate_examples(
-        self, examples: list[tuple[str, dict]], test: bool
-    ) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, examples: Examples, test: bool) -> Iterator[tuple[str, dict]]:
         by_topic: dict[str, list[tuple[str, dict]]] = {topic: [] for topic in TOPICS}
         for digest, example in examples:
-            if is_test(digest, TOPICS_TEST_SHARE) == test:
+            if is_test(digest, self.TEST_SHARE) == test:
                 by_topic[example["label"]].append((digest, example))
         count = min(map(len, by_topic.values()))
         # The first eight digits decide the split; the others are uniform within it.
@@ -314,14 +277,9 @@ class DocstringSummaries(_DocstringBuilder):
     DESCRIPTION = "The prose of functions' docstrings, and the first line that sums each up"
     FEATURES = {"text": tfds.features.Text(), "target": tfds.features.Text()}  # noqa: RUF012
 
-    def _examples(self) -> Iterator[tuple[str, dict]]:
+    def _examples(self) -> Examples:
         for text, target in _summary_pairs():
             yield text_digest(target.lower()), {"text": text, "target": target}
-
-    def _generate_examples(
-        self, examples: list[tuple[str, dict]], test: bool
-    ) -> Iterator[tuple[str, dict]]:
-        return _examples_of_split(examples, SUMMARIES_TEST_SHARE, test)
 
 
 def split_summary(docstring: str) -> tuple[str, str] | None:

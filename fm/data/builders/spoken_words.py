@@ -10,7 +10,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from fm.data.builders import espeak
 from fm.data.media.audio import Sound, resample_to_int16
+from fm.data.prepare import BuiltinBuilder
 from fm.data.readers.wheels import Wheel, unpacked_wheel
 from fm.data.splitting import array_digest, split_by_group, with_unique_keys
 from fm.errors import UserError
@@ -34,7 +34,6 @@ WHEEL = Wheel(
         "d7a2928843eaeb2df82f99a370f44e8a630f59b02f9b0d1f168a03c4eeb76b89",  # Windows arm64
     ),
 )
-TEST_SHARE = 0.2
 RATE = 8000
 SECONDS = 0.8
 # With pairs that differ in one phoneme: no and go, five and nine, on and one.
@@ -52,7 +51,7 @@ _ACCENTS = (
 _EXCLUDED = ("Demonic", "Jacky", "UniRobot", "anikaRobot", "robosoft", "whisper", "croak")
 
 
-class SpokenWords(tfds.core.GeneratorBasedBuilder):
+class SpokenWords(BuiltinBuilder):
     """Features: audio int16 [6400], 0.8 s at 8 kHz; label, the word; voice.
 
     Every voice says every word twice, each time with another English accent, pitch, speed,
@@ -60,24 +59,18 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.1")
-    pkg_dir_path = None
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Digits and commands spoken by espeak-ng 1.52 in 89 voices and 8 accents "
-            "of English, 8 kHz, with faint noise.",
-            citation="eSpeak NG, https://github.com/espeak-ng/espeak-ng",
-            license="synthesized with espeak-ng (GPL-3.0-or-later, fetched, not shipped)",
-            features=tfds.features.FeaturesDict(
-                {
-                    "audio": tfds.features.Tensor(shape=(round(SECONDS * RATE),), dtype=np.int16),
-                    "label": tfds.features.ClassLabel(names=WORDS),
-                    "voice": tfds.features.Text(),
-                }
-            ),
-            metadata=tfds.core.MetadataDict(rate=RATE, split="by voice"),
-        )
+    DESCRIPTION = (
+        "Digits and commands spoken by espeak-ng 1.52 in 89 voices and 8 accents of English, 8 "
+        "kHz, with faint noise."
+    )
+    CITATION = "eSpeak NG, https://github.com/espeak-ng/espeak-ng"
+    LICENSE = "synthesized with espeak-ng (GPL-3.0-or-later, fetched, not shipped)"
+    FEATURES = {  # noqa: RUF012
+        "audio": tfds.features.Tensor(shape=(round(SECONDS * RATE),), dtype=np.int16),
+        "label": tfds.features.ClassLabel(names=WORDS),
+        "voice": tfds.features.Text(),
+    }
+    METADATA = {"rate": RATE, "split": "by voice"}  # noqa: RUF012
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         with unpacked_wheel(WHEEL) as folder:
@@ -85,24 +78,17 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
             utterances = _utterances(package / "espeak-ng-data/voices/!v")
             sounds = speak(package, utterances)
         rng = np.random.default_rng(0)
-        examples = [
-            (voice, word, _record(sound, rng))
-            for (word, spoken_by, _, _), sound in zip(utterances, sounds, strict=True)
-            for voice in [spoken_by.split("+")[1]]
-        ]
-        train, test = split_by_group([voice for voice, _, _ in examples], TEST_SHARE)
+        voices = [spoken_by.split("+")[1] for _, spoken_by, _, _ in utterances]
+        examples = []
+        for (word, *_), voice, sound in zip(utterances, voices, sounds, strict=True):
+            samples = _record(sound, rng)
+            features = {"audio": samples, "label": word, "voice": voice}
+            examples.append((array_digest(samples), features))
+        train, test = split_by_group(voices, self.TEST_SHARE)
         return {
-            "train": self._generate_examples([examples[n] for n in train]),
-            "test": self._generate_examples([examples[n] for n in test]),
+            "train": with_unique_keys(examples[n] for n in train),
+            "test": with_unique_keys(examples[n] for n in test),
         }
-
-    def _generate_examples(
-        self, examples: list[tuple[str, str, np.ndarray]]
-    ) -> Iterator[tuple[str, dict]]:
-        return with_unique_keys(
-            (array_digest(samples), {"audio": samples, "label": word, "voice": voice})
-            for voice, word, samples in examples
-        )
 
 
 Utterance = tuple[str, str, int, int]

@@ -1,6 +1,7 @@
 """Reads CoNLL files (one word per line, BIO tag in the last column) as a TFDS data set."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 import sys
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data.prepare import is_prepared, open_checked, prepare
+from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare
 from fm.data.readers.folders import visible_entries
-from fm.data.readers.plain_files import content_digest, display_name
+from fm.data.readers.plain_files import content_digest
 from fm.data.readers.text import read_utf8
-from fm.data.splitting import is_test, text_digest, with_unique_keys
+from fm.data.splitting import is_test, text_digest
 from fm.errors import UserError
 from fm.files import cache_dir
 
@@ -210,13 +211,17 @@ def prepare_conll(path: pathlib.Path, files: Mapping[str, pathlib.Path]) -> Any:
         "split": "by hash" if "all" in read else "official",
         "repaired_tags": sum(own.num_repaired for own in read.values()),
     }
+    types = {kind for sentence in sentences["train"] for kind in sentence.entity_types()}
+    splits = {name: functools.partial(sentence_examples, own) for name, own in sentences.items()}
     return prepare(
-        lambda where: PlainConll(
-            sentences=sentences,
-            description=f"Files of {display_name(path)}.",
+        lambda where: UserFilesBuilder(
+            name=BUILDER_NAME,
+            version=VERSION,
+            path=path,
+            splits=splits,
+            features=ner_features(bio_tags(types)),
             metadata=metadata,
             data_dir=where,
-            file_format="array_record",
         ),
         data_dir,
     )
@@ -227,22 +232,19 @@ def bio_tags(entity_types: Iterable[str]) -> list[str]:
     return ["O", *(f"{part}-{kind}" for kind in sorted(entity_types) for part in "BI")]
 
 
-def ner_features(tags: Sequence[str]) -> tfds.features.FeaturesDict:
+def ner_features(tags: Sequence[str]) -> dict[str, Any]:
     """Returns the TFDS features `words` and `tags`, sequences of one length."""
-    return tfds.features.FeaturesDict(
-        {
-            "words": tfds.features.Sequence(tfds.features.Text()),
-            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=list(tags))),
-        }
-    )
+    return {
+        "words": tfds.features.Sequence(tfds.features.Text()),
+        "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=list(tags))),
+    }
 
 
-def keyed_sentences(sentences: Iterable[Sentence]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (unique key, TFDS example) for every sentence."""
-    return with_unique_keys(
-        (sentence_digest(sentence), {"words": list(sentence.words), "tags": list(sentence.tags)})
-        for sentence in sentences
-    )
+def sentence_examples(sentences: Iterable[Sentence]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (digest, TFDS example) of every sentence."""
+    for sentence in sentences:
+        example = {"words": list(sentence.words), "tags": list(sentence.tags)}
+        yield sentence_digest(sentence), example
 
 
 def sentence_digest(sentence: Sentence) -> str:
@@ -270,38 +272,3 @@ def split_sentences(sentences: Sequence[Sentence], share: float) -> dict[str, li
             held_out &= digests != min(digests[has].tolist())
     sides = {"train": ~held_out, "test": held_out}
     return {side: [sentences[int(i)] for i in np.flatnonzero(mask)] for side, mask in sides.items()}
-
-
-class PlainConll(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features: words; tags."""
-
-    name = BUILDER_NAME
-    VERSION = tfds.core.Version(VERSION)
-    pkg_dir_path = None
-
-    def __init__(
-        self,
-        *,
-        sentences: dict[str, list[Sentence]],
-        description: str,
-        metadata: dict[str, Any],
-        **options: Any,
-    ):
-        self._sentences, self._description, self._metadata = sentences, description, metadata
-        super().__init__(**options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        types = {kind for sentence in self._sentences["train"] for kind in sentence.entity_types()}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self._description,
-            license="not stated: your own files",
-            features=ner_features(bio_tags(types)),
-            metadata=tfds.core.MetadataDict(self._metadata),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(own) for name, own in self._sentences.items()}
-
-    def _generate_examples(self, sentences: list[Sentence]) -> Iterator[tuple[str, dict]]:
-        return keyed_sentences(sentences)

@@ -1,6 +1,7 @@
 """Prepares any plain file or folder as a TFDS data set, once per content and options."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fm.data.media import ArraySpec, Modality, modality_for_path
-from fm.data.prepare import is_prepared, open_checked, prepare
+from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare
 from fm.data.readers import archives
 from fm.data.readers.folders import FileNameFields, read_folder, with_file_name_fields
 from fm.data.readers.text import TEXT_EXTENSIONS, Example, read_text_file
@@ -22,7 +23,6 @@ from fm.data.splitting import (
     split_by_group,
     split_by_hash,
     text_digest,
-    with_unique_keys,
 )
 from fm.errors import UserError
 from fm.files import cache_dir
@@ -95,86 +95,37 @@ def prepare_files(
             groups = [example.group for example in by_split["all"]]
             loaded, how = _split(inside, loaded["all"], groups, by_label=not target_column)
         classes = [] if target_column else _class_names(inside, loaded)
+    label_feature = "target" if target_column else "label"
+    content_feature = modality.name if modality else "text"
+    encode = modality.codec.encode if modality and modality.codec else lambda text: text
+    features: dict[str, Any] = {"text": tfds.features.Text()}
+    metadata: dict[str, Any] = {"split": how}
+    if modality and modality.codec and spec:
+        features = {content_feature: modality.codec.tfds_feature(spec)}
+        metadata |= {"rate": spec.rate} if spec.rate else {}
+    if classes:
+        features["label"] = tfds.features.ClassLabel(names=classes)
+    elif target_column:
+        features["target"] = tfds.features.Text()
+
+    def examples(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for digest, content, label in loaded[split]:
+            example = {content_feature: encode(content)}
+            yield digest, example if label is None else example | {label_feature: label}
+
+    splits = {split: functools.partial(examples, split) for split in loaded}
     return prepare(
-        lambda where: PlainFiles(
-            loaded=loaded,
-            modality=modality,
-            spec=spec,
-            classes=classes,
-            label_feature="target" if target_column else "label",
-            description=f"Files of {display_name(path)}.",
-            split_method=how,
+        lambda where: UserFilesBuilder(
+            name=BUILDER_NAME,
+            version=_VERSION,
+            path=path,
+            splits=splits,
+            features=features,
+            metadata=metadata,
             data_dir=where,
-            file_format="array_record",
         ),
         data_dir,
     )
-
-
-class PlainFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Features: text or another modality's; `label`, a class name, or `target`, a text, if any."""
-
-    name = BUILDER_NAME
-    VERSION = tfds.core.Version(_VERSION)
-    pkg_dir_path = None
-
-    def __init__(
-        self,
-        *,
-        loaded: dict[str, list[LoadedExample]],
-        modality: Modality | None,
-        spec: ArraySpec | None,
-        classes: list[str],
-        label_feature: str,
-        description: str,
-        split_method: str,
-        **options: Any,
-    ):
-        self._loaded, self._classes, self._label_feature = loaded, classes, label_feature
-        self._modality, self._spec = modality, spec
-        self._description, self._split_method = description, split_method
-        super().__init__(**options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features: dict[str, Any] = {}
-        metadata = {"split": self._split_method}
-        if self._modality and self._modality.codec and self._spec:
-            features[self._modality.name] = self._modality.codec.tfds_feature(self._spec)
-            metadata |= {"rate": self._spec.rate} if self._spec.rate else {}
-        else:
-            features["text"] = tfds.features.Text()
-        if self._classes:
-            features["label"] = tfds.features.ClassLabel(names=self._classes)
-        elif self._label_feature == "target":
-            features["target"] = tfds.features.Text()
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self._description,
-            license="not stated: your own files",
-            features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(metadata),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {split: self._generate_examples(own) for split, own in self._loaded.items()}
-
-    def _generate_examples(self, loaded: Iterable[LoadedExample]) -> Iterator[tuple[str, dict]]:
-        return with_unique_keys(
-            (digest, self._features(content, label)) for digest, content, label in loaded
-        )
-
-    def _features(self, content: str | np.ndarray, label: str | None) -> dict[str, Any]:
-        if isinstance(content, str):
-            features: dict[str, Any] = {"text": content}
-        else:
-            assert self._modality is not None and self._modality.codec is not None
-            features = {self._modality.name: self._modality.codec.encode(content)}
-        return features if label is None else features | {self._label_feature: label}
-
-
-def display_name(path: pathlib.Path) -> str:
-    """Returns a file's name, with "?" for bytes that are not UTF-8."""
-    return path.name.encode("utf-8", "replace").decode()
 
 
 def content_digest(path: pathlib.Path, *options: Any) -> str:

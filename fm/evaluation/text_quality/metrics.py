@@ -13,16 +13,16 @@ class Metric:
       name: key in results.
       title: on a report page.
       better_direction: "high" or "low", the direction a user who selects by it would choose.
-      format_spec: format specification of a value.
       description: one sentence.
+      format_spec: format specification of a value.
       of_sample: whether it is measured on a sample; otherwise on the model alone.
     """
 
     name: str
     title: str
     better_direction: str
-    format_spec: str
     description: str
+    format_spec: str = ".2f"
     of_sample: bool = True
 
     def signed(self, value: float) -> float:
@@ -32,86 +32,49 @@ class Metric:
 
 METRICS = (
     Metric(
-        "bits_per_byte",
-        "bits/byte, held-out",
-        "low",
-        ".3f",
+        *("bits_per_byte", "bits/byte, held-out", "low"),
         "Model bits per byte of unseen real text; independent of how samples are drawn.",
+        format_spec=".3f",
         of_sample=False,
     ),
     Metric(
-        "mauve",
-        "MAUVE-style area",
-        "high",
-        ".2f",
+        *("mauve", "MAUVE-style area", "high"),
         "Overlap of the embeddings of sample and real text; 1 if their distributions are equal.",
     ),
     Metric(
-        "scorer_bits_per_byte",
-        "scorer bits/byte",
-        "low",
-        ".2f",
+        *("scorer_bits_per_byte", "scorer bits/byte", "low"),
         "Bits per byte of the sample under a model trained on other texts. Dull text scores best.",
     ),
     Metric(
-        "scorer_gap",
-        "scorer gap to real",
-        "low",
-        ".2f",
+        *("scorer_gap", "scorer gap to real", "low"),
         "Absolute difference of the scorer's bits per byte between sample and real text.",
     ),
+    Metric("distinct_2", "distinct-2", "high", "Distinct word pairs over all pairs of a sample."),
+    Metric("self_bleu", "self-BLEU", "low", "BLEU of a text against 16 others of its sample."),
     Metric(
-        "distinct_2",
-        "distinct-2",
-        "high",
-        ".2f",
-        "Distinct word pairs over all word pairs of the whole sample.",
-    ),
-    Metric(
-        "self_bleu",
-        "self-BLEU",
-        "low",
-        ".2f",
-        "BLEU of a text against 16 others of its sample: how similar the texts are.",
-    ),
-    Metric(
-        "repetition",
-        "repetition",
-        "low",
-        ".3f",
+        *("repetition", "repetition", "low"),
         "Fraction of a text's 4-grams that occurred earlier in the same text.",
+        format_spec=".3f",
     ),
     Metric(
-        "zipf_gap",
-        "Zipf gap to real",
-        "low",
-        ".2f",
+        *("zipf_gap", "Zipf gap to real", "low"),
         "Absolute difference of the Zipf exponent between sample and real text.",
     ),
     Metric(
-        "novelty",
-        "novel 4-grams",
-        "high",
-        ".2f",
+        *("novelty", "novel 4-grams", "high"),
         "Fraction of 4-grams that do not occur in the training text.",
     ),
     Metric(
-        "longest_copy",
-        "longest copy",
-        "low",
-        ".1f",
+        *("longest_copy", "longest copy", "low"),
         "Words in the longest run of a text that occurs verbatim in the training text; the mean.",
+        format_spec=".1f",
     ),
     Metric(
-        "invalid",
-        "invalid",
-        "low",
-        ".3f",
+        *("invalid", "invalid", "low"),
         "Fraction of texts that are empty, broken or stuck on one word.",
+        format_spec=".3f",
     ),
 )
 # Measured and reported, but not selected by.
-ZIPF = Metric(
-    "zipf", "Zipf exponent", "low", ".2f", "Slope of log frequency on log rank of the words."
-)
+ZIPF = Metric("zipf", "Zipf exponent", "low", "Slope of log frequency on log rank of the words.")
 METRICS_BY_NAME = {metric.name: metric for metric in (*METRICS, ZIPF)}

@@ -18,12 +18,7 @@ from fm.files import read_checked_json, write_checked_json
 from fm.model.sampling import SamplingConfig
 from fm.study import run_dir
 from fm.study.cells import parallel_map
-from fm.study.text_quality.config import (
-    CorpusPart,
-    TextQualityConfig,
-    TrainingSet,
-    to_json,
-)
+from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet, to_json
 from fm.study.text_quality.corpora import (
     Domain,
     load_domains,

@@ -46,7 +46,7 @@ def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch):
 
         monkeypatch.setattr(digits, "_render", note)
         builder = digits.MovingDigits.__new__(digits.MovingDigits)
-        assert list(builder._generate_examples(test))
+        assert list(builder._generate_examples((), test))
         own = {n for n, (digest, _, _) in enumerate(numbered) if is_test(digest, 0.2) == test}
         assert noted == own
     assert not seen[False] & seen[True]

@@ -42,7 +42,7 @@ def planned(axis):
 
 
 @pytest.mark.parametrize("axis", meshes.MESH_AXES)
-def test_what_is_planned_is_what_the_program_sends(axis):
+def test_planned_bytes_are_what_the_program_sends(axis):
     sent = found(compiled(MODEL, f"{axis}:{DEVICES}", ROWS, LENGTH, NEXT).as_text())
     if axis == "data":
         assert sum(sent.values()) == pytest.approx(planned(axis)[0], rel=0.02)

@@ -1,6 +1,7 @@
 """A tiny run as one of several processes, for `tests/parallel/test_distributed.py`.
 
-python -m tests.parallel.subprocess_cases.distributed_run OUT MESH COORDINATOR PROCESSES PROCESS SILENCE [EVENT:STEP]
+python -m tests.parallel.subprocess_cases.distributed_run
+    OUT MESH COORDINATOR NUM_PROCESSES PROCESS_ID HEARTBEAT_TIMEOUT [EVENT:STEP]
 
 An event happens before this process reads the batch of its step: `dies` (SIGKILL), `stops`
 (SIGTERM, as a machine that is taken away gets), `stalls` (SIGSTOP, as silent as a machine lost).
@@ -53,9 +54,9 @@ class Pipeline:
         return self.read
 
 
-def main(out, mesh, coordinator, count, index, silence, event=""):
-    if int(count) > 1:
-        distributed.initialize(coordinator, int(count), int(index), int(silence))
+def main(out, mesh, coordinator, num_processes, process_id, timeout, event=""):
+    if int(num_processes) > 1:
+        distributed.initialize(coordinator, int(num_processes), int(process_id), int(timeout))
     kind, _, at = event.partition(":")
     pipeline = Pipeline(batches(batch_size=8), kind, int(at or 0))
     done = train_on(
@@ -63,11 +64,11 @@ def main(out, mesh, coordinator, count, index, silence, event=""):
         metric_unit=BitsPerByte(1.0), validation=[next(batches(seed=1, batch_size=8))],
         mesh=meshes.parse_mesh(mesh).build(),
     )  # fmt: skip
-    told = {
+    printed = {
         "digest": params_digest(done.params), "tokens": done.tokens, "rows": pipeline.read.rows,
         "curve": done.curve,
     }  # fmt: skip
-    print(json.dumps(told))
+    print(json.dumps(printed))
     if distributed.is_lead_process():
         np.save(pathlib.Path(out) / "up.npy", done.params["layers"]["up"])
 
