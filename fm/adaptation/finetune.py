@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,13 @@ class FinetuneConfig:
       feature_config: pooling; the head reads the final output.
       lora: adapters to train instead of the model; None trains the whole model.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "steps": "min_steps",
+        "epochs": "min_epochs",
+        "keep": "tokens_kept",
+        "reading": "feature_config",
+    }
 
     learning_rate: float = 3e-3
     min_steps: int = 80
