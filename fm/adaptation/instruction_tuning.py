@@ -24,7 +24,8 @@ from fm.data.packing import PackedMultimodalRows, Row, Segment, build_row
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.model import embeddings, kv_cache
-from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.config import ModelConfig
+from fm.model.embeddings import patch_head_names
 from fm.model.sampling import greedy_tokens
 from fm.model.transformer import forward
 
@@ -239,8 +240,8 @@ def instruction_tune(
         name: batch_order(count, num_steps, batch_sizes[name], seed)
         for name, count in counts.items()
     }
-    unused = {f"{name}_{part}" for name in CONTINUOUS_MODALITIES for part in ("head", "bias")}
     streams = params["streams"]
+    unused = patch_head_names(streams)
     trained = _run(
         {**params, "streams": {key: each for key, each in streams.items() if key not in unused}},
         {
