@@ -200,7 +200,9 @@ def test_what_does_not_fit_is_refused_with_what_it_takes():
         UserError, match=r"8b does not fit 1 h100: at best .*remat=full\) 1[0-9]{2}"
     ):
         find_fitting_plan(asked(chips=1, batch_size=1))
-    with pytest.raises(UserError, match=r"--mesh=data:8,fsdp:1,tensor:1, --remat_policy=full.*more chips"):
+    with pytest.raises(
+        UserError, match=r"--mesh=data:8,fsdp:1,tensor:1, --remat_policy=full.*more chips"
+    ):
         find_fitting_plan(asked(), MeshConfig(data=8))
 
 
