@@ -40,7 +40,7 @@ _MIXING_EXPONENT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruction:
+class InstructionPhrasings:
     """A task's instruction in several phrasings.
 
     Attributes:
@@ -278,7 +278,7 @@ def _max_answer_tokens(examples: TokenizedExamples) -> int:
 def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay, max_answer_tokens):
     def loss(params, batches):
         parts = [
-            answer_cross_entropy(params, batches[name], model_config, count)
+            per_answer_cross_entropy(params, batches[name], model_config, count)
             for name, count in max_answer_tokens
         ]
         total, count = map(sum, zip(*parts, strict=True))
@@ -294,7 +294,7 @@ def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay,
     return run_adamw(gradient, params, peak_lr, num_steps, weight_decay)
 
 
-def answer_cross_entropy(
+def per_answer_cross_entropy(
     params: dict, batch: dict[str, jax.Array], model_config: ModelConfig, max_answer_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy per token of each answer, in nats, summed over answers; and their number.
