@@ -20,7 +20,7 @@ from fm.adaptation.batching import BatchFn, TokenizedExamples, map_batches
 from fm.adaptation.finetune import FinetuneConfig, batch_order, pad_rows, run_adamw
 from fm.attention import Mask
 from fm.data.batches import batch_size_per_group
-from fm.data.packing import PackedMultimodalRows, Row, Segment, build_row
+from fm.data.packing import PackedMultimodalRowSource, Row, Segment, build_row
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.model import embeddings, kv_cache
@@ -189,7 +189,7 @@ def pack_examples(
     patch_dims = [
         (name, 0 if name == "tokens" else model_config.patch_dim(name)) for name in sorted(used)
     ]
-    packed = PackedMultimodalRows(rows, length, patch_dims, share_rows=share_rows)
+    packed = PackedMultimodalRowSource(rows, length, patch_dims, share_rows=share_rows)
     every = [packed[n] for n in range(len(packed))]
     examples = {key: np.stack([row[key] for row in every]) for key in every[0]}
     if len(used) == 1:
