@@ -100,8 +100,8 @@ def matches_config(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
         new = _RENAMED_FIELDS.get(old)
         if new in current and old not in current:
             raise UserError(
-                f"--out={out_dir} holds a run of an earlier version: its config says {old!r}, which "
-                f"is now {new!r}; choose another folder"
+                f"--out={out_dir} holds a run of an earlier version: its config says {old!r}, "
+                f"which is now {new!r}; choose another folder"
             )
     # If the experiment differs, every other field does too.
     changed = {"experiment": changed["experiment"]} if "experiment" in changed else changed

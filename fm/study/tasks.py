@@ -46,7 +46,7 @@ class Task:
 
     @functools.cached_property
     def labeled_pool(self) -> np.ndarray:
-        """Training examples that any seed draws, ascending; arms hold these, then the test items."""
+        """Training examples that any seed draws, ascending; arms hold these, then the test."""
         return np.unique(np.concatenate(self.train_idx))
 
     def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
@@ -133,8 +133,8 @@ def check_label_budgets(
     for budget in budgets:
         if not smallest <= budget <= largest:
             raise UserError(
-                f"--budgets={budget}: must be between {smallest:,} and {largest:,} for {name}, which "
-                f"has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
+                f"--budgets={budget}: must be between {smallest:,} and {largest:,} for {name}, "
+                f"which has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
             )
 
 

@@ -90,7 +90,7 @@ def test_a_folder_without_a_checkpoint(call, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "what"),
-    [("digits", "was trained on image"), ("reviews", "was never asked for the next token")],
+    [("digits", "was pretrained on image"), ("reviews", "was never asked for the next token")],
 )
 def test_a_model_that_writes_no_text(call, trained, reviews, tiny, data, what):
     dataset = reviews(reviews.rows) if data == "reviews" else data
