@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,12 @@ class FeatureConfig:
         n-th, num_layers + 1 the final output; negative ones count from there. None for all;
         layers beyond the last one read are not computed.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "pool": "pooling",
+        "view": "chunk_length",
+        "depths": "layers",
+    }
 
     pooling: str = "mean"
     chunk_length: int = 0

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from fm.adaptation import lora
 from fm.adaptation.batching import BATCH_SIZE, TokenizedExamples
 from fm.adaptation.features import FeatureConfig, extract_features, pooled_features
 from fm.errors import UserError
-from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.config import ModelConfig
+from fm.model.embeddings import patch_head_names
 from fm.parallel.mesh import constrain_batch
 
 # (trained parameters, step) -> gradient of the loss.
@@ -39,6 +40,13 @@ class FinetuneConfig:
       feature_config: pooling; the head reads the final output.
       lora: adapters to train instead of the model; None trains the whole model.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "steps": "min_steps",
+        "epochs": "min_epochs",
+        "keep": "tokens_kept",
+        "reading": "feature_config",
+    }
 
     learning_rate: float = 3e-3
     min_steps: int = 80
@@ -215,8 +223,7 @@ def _join_trained(trained: dict, frozen: dict, config: FinetuneConfig) -> dict:
 
 def _split_prediction_heads(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
     """Heads that predict tokens or patches, and all other parameters."""
-    continuous = {f"{name}_{part}" for name in CONTINUOUS_MODALITIES for part in ("head", "bias")}
-    heads = {"token_head", *continuous} & streams.keys()
+    heads = {"token_head", *patch_head_names(streams)} & streams.keys()
     return (
         {name: streams[name] for name in heads},
         {name: value for name, value in streams.items() if name not in heads},

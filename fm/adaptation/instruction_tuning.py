@@ -24,7 +24,8 @@ from fm.data.packing import PackedMultimodalRows, Row, Segment, build_row
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.model import embeddings, kv_cache
-from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.config import ModelConfig
+from fm.model.embeddings import patch_head_names
 from fm.model.sampling import greedy_tokens
 from fm.model.transformer import forward
 
@@ -39,7 +40,7 @@ _MIXING_EXPONENT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruction:
+class InstructionPhrasings:
     """A task's instruction in several phrasings.
 
     Attributes:
@@ -239,8 +240,8 @@ def instruction_tune(
         name: batch_order(count, num_steps, batch_sizes[name], seed)
         for name, count in counts.items()
     }
-    unused = {f"{name}_{part}" for name in CONTINUOUS_MODALITIES for part in ("head", "bias")}
     streams = params["streams"]
+    unused = patch_head_names(streams)
     trained = _run(
         {**params, "streams": {key: each for key, each in streams.items() if key not in unused}},
         {
@@ -277,7 +278,7 @@ def _max_answer_tokens(examples: TokenizedExamples) -> int:
 def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay, max_answer_tokens):
     def loss(params, batches):
         parts = [
-            answer_cross_entropy(params, batches[name], model_config, count)
+            per_answer_cross_entropy(params, batches[name], model_config, count)
             for name, count in max_answer_tokens
         ]
         total, count = map(sum, zip(*parts, strict=True))
@@ -293,7 +294,7 @@ def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay,
     return run_adamw(gradient, params, peak_lr, num_steps, weight_decay)
 
 
-def answer_cross_entropy(
+def per_answer_cross_entropy(
     params: dict, batch: dict[str, jax.Array], model_config: ModelConfig, max_answer_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy per token of each answer, in nats, summed over answers; and their number.

@@ -143,7 +143,7 @@ class TaskModel:
         layers = self.recipe.finetune.feature_config.resolve_layers(self.model_config.num_layers)
         return self.init_head()["kernel"].shape[0] * len(layers)
 
-    def features(self, seed: int, idx: np.ndarray) -> np.ndarray:
+    def features(self, seed: int, idx: np.ndarray) -> Any:
         """Frozen features of examples `idx` from the seed's initial parameters, [n, E]."""
         key = self._start_key(seed)
         with self._locks[key]:

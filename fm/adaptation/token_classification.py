@@ -218,7 +218,7 @@ class TaggingModel(TaskModel):
     """
 
     sentences: WordExamples
-    tags: Sentences
+    tags: list[list[str]]
     tag_names: tuple[str, ...]
 
     def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:

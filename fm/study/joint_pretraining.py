@@ -100,6 +100,12 @@ def modality_batch_sizes(sources: Sequence[Source], batch_size: int) -> dict[str
     return batch_size_per_group(weights, batch_size)
 
 
+def _modalities_of(sources: Sequence[Source]) -> list[str]:
+    """Returns the continuous modalities of the sources, the built-in ones first."""
+    own = dict.fromkeys(source.modality for source in sources if source.modality != "text")
+    return [name for name in dict.fromkeys((*CONTINUOUS_MODALITIES, *own)) if name in own]
+
+
 def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
     """Returns the layout of each continuous modality.
 
@@ -107,7 +113,7 @@ def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
       UserError: two sources of one modality differ in layout; or captions without a text source.
     """
     layouts: dict[str, Layout] = {}
-    for name in CONTINUOUS_MODALITIES:
+    for name in _modalities_of(sources):
         found = {each.layout for each in sources if each.modality == name and each.layout}
         if len(found) > 1:
             raise UserError(f"sources of {name} must have one shape and rate, not {len(found)}")
@@ -263,7 +269,7 @@ def build_groups(
       seed: draws the held-out examples and the order.
     """
     groups: dict[str, ModalityGroup] = {}
-    for name in ("text", *CONTINUOUS_MODALITIES):
+    for name in ("text", *_modalities_of(sources)):
         own = [each for each in sources if each.modality == name]
         if not own:
             continue

@@ -177,7 +177,7 @@ def read_results(out_dir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def write_summary(
+def write_summary_json(
     out_dir: pathlib.Path,
     *,
     steps: int,
@@ -232,7 +232,7 @@ def pretrained_model_row(name: str, run: TrainResult) -> dict[str, Any]:
     return {"name": name, "steps": run.steps, "params_digest": params_digest(run.params)}
 
 
-def write_study_summary(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:
+def write_study_summary_json(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:
     """Writes a study's summary.json from its results and returns its path.
 
     An existing summary of the same results is left alone, so that `seconds` stays that of the
@@ -252,7 +252,7 @@ def write_study_summary(results: dict[str, Any], out_dir: pathlib.Path) -> pathl
     predictions = out_dir / PREDICTIONS_FILE
     if predictions.exists():
         digests["predictions"] = hashlib.sha256(predictions.read_bytes()).hexdigest()
-    return write_summary(
+    return write_summary_json(
         out_dir,
         steps=sum(row["steps"] for row in models),
         metrics=_mean_metrics(results),

@@ -13,7 +13,7 @@ from fm.data.datasets import Dataset, Split, subset, without
 from fm.data.decontamination import DuplicateSearch, find_duplicates
 from fm.data.load import load
 from fm.errors import UserError
-from fm.evaluation.model_selection import draw_labels
+from fm.evaluation.model_selection import draw_train_idx
 from fm.study.config import TaskConfig
 from fm.study.task_types import TaskType, task_type_of
 
@@ -46,7 +46,7 @@ class Task:
 
     @functools.cached_property
     def labeled_pool(self) -> np.ndarray:
-        """Training examples that any seed draws, ascending; arms hold these, then the test."""
+        """Sorted indices of the training examples that any seed draws; arms hold these first."""
         return np.unique(np.concatenate(self.train_idx))
 
     def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task
         {name: search for name, (_, search) in found.items()},
         task_type,
         strata,
-        tuple(draw_labels(strata, max(config.label_budgets), seed) for seed in range(seeds)),
+        tuple(draw_train_idx(strata, max(config.label_budgets), seed) for seed in range(seeds)),
     )
 
 

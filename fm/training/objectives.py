@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,14 @@ class Objective:
       frequency_exponent: tokens of a bag have weight frequency ** -exponent, as in word2vec's
         subsampling (Mikolov et al. 2013, eq. 5, with 0.5), so that commas do not dominate.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "next": "causal_lm",
+        "masked": "masked_lm",
+        "bag": "bag_of_words",
+        "hide": "mask_ratio",
+        "rarity": "frequency_exponent",
+    }
 
     causal_lm: float = 0.0
     masked_lm: float = 1.0

@@ -65,7 +65,7 @@ def compiled_flops(function, config, length):
     [(flops.forward_flops, outcome), (flops.train_flops, jax.value_and_grad(outcome))],
     ids=["forward", "training"],
 )
-def test_count_is_the_compilers(count, function, config, length):
+def test_count_matches_the_compiler(count, function, config, length):
     counted = 2 * count(config, length, num_predictions=length, modalities=config.modalities)
     assert counted == pytest.approx(compiled_flops(function, config, length), rel=0.1)
 

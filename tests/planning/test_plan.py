@@ -223,7 +223,7 @@ def test_a_mesh_that_does_not_divide_is_refused(settings, mesh, message):
         ({"mfu": 0.0}, "mfu=0.0 must be above 0"),
         ({"mfu": math.nan}, "mfu=nan must be above 0"),
         ({"length": 200_000}, "exceeds the model's max_seq_len of 131072"),
-        ({"length": 1}, "length=1 2 or more"),
+        ({"length": 1}, "seq_len=1 2 or more"),
         ({"chip": "cpu", "chips": 2}, "at most 1 cpu can be connected"),
         ({"chip": "v5e", "chips": 512}, "at most 256 v5e can be connected"),
     ],
