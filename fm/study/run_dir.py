@@ -61,7 +61,7 @@ def device_info() -> dict[str, Any]:
         "count": jax.device_count(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
-        "freed_memory_kept": runtime.keeps_freed_memory(),
+        "freed_memory_kept": runtime.keep_freed_memory_succeeded(),
     }
 
 

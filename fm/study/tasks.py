@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fm.data.datasets import Dataset, Split, subset, without
-from fm.data.decontamination import DuplicateSearch, find_duplicates
+from fm.data.decontamination import DuplicateSearchResult, find_duplicates
 from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_train_idx
@@ -39,7 +39,7 @@ class Task:
     dataset: Dataset
     test: Split
     corpora: dict[str, Split]
-    decontamination: dict[str, DuplicateSearch]
+    decontamination: dict[str, DuplicateSearchResult]
     task_type: TaskType
     strata: np.ndarray
     train_idx: tuple[np.ndarray, ...]
@@ -133,14 +133,14 @@ def check_label_budgets(
     for budget in budgets:
         if not smallest <= budget <= largest:
             raise UserError(
-                f"--budgets={budget}: must be between {smallest:,} and {largest:,} for {name}, "
-                f"which has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
+                f"--label_budgets={budget}: must be between {smallest:,} and {largest:,} for "
+                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
             )
 
 
 def _decontaminated(
     corpus: Split, dataset: Dataset, limit: int | None
-) -> tuple[Split, DuplicateSearch]:
+) -> tuple[Split, DuplicateSearchResult]:
     """Draws at most `limit` examples and removes near-duplicates of test items."""
     idx = np.random.default_rng(1).permutation(len(corpus))[:limit]
     corpus = subset(corpus, np.sort(idx))
@@ -148,7 +148,7 @@ def _decontaminated(
     return without(corpus, search.duplicate_idx), search
 
 
-def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearch]:
+def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearchResult]:
     name = config.out_of_domain_dataset
     if name is None:
         raise UserError(

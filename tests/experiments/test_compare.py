@@ -21,9 +21,11 @@ FLAGS = ("--label_budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
 SCHEMA = {
     "cells": "task modality arm num_labels seed metric value validation trials train_flops "
     "pretrain_flops seconds",
-    "comparisons": "task num_labels arm baseline difference low high p p_adjusted seeds items variance",
+    "comparisons": "task num_labels arm baseline difference low high p p_adjusted seeds items "
+    "variance",
     "label_efficiency": "task num_labels arm label_multiplier low high steps_to_scratch_quality",
-    "compute_cost": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds break_even_tasks",
+    "compute_cost": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds "
+    "break_even_tasks",
     "decontamination": "task arm checked found removed",
 }
 WHOLE = "schema config config_hash versions device xla_flags attention headline"
@@ -216,8 +218,8 @@ def test_own_named_entities(call, tmp_path, tiny):
     assert done.code == 0, done.err
     assert "places.conll: skipping the out_of_domain arm" in done.err
     assert (
-        f"places.conll: skipping the published arm: {tmp_path / 'model'} supports classification only"
-        in done.err
+        f"places.conll: skipping the published arm: {tmp_path / 'model'} "
+        "supports classification only" in done.err
     )
     results = json.loads((out / "results.json").read_text())
     cells = [row for row in results["cells"] if row["task"] == "places"]

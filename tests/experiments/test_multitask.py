@@ -9,7 +9,7 @@ import pytest
         (["--arms=joint"], "--arms=joint: takes two or more different arms"),
         (
             ["--arms=joint,out_of_domain"],
-            "--arms: 'out_of_domain' is not an arm of multitask; must be some of scratch, in_domain",
+            "--arms: 'out_of_domain' is not an arm of multitask; must be some of scratch",
         ),
         (["--tasks=digits,digits"], "--tasks=digits,digits: takes one or more different names"),
         (
