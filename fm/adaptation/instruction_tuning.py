@@ -20,11 +20,12 @@ from fm.adaptation.batching import BatchFn, TokenizedExamples, map_batches
 from fm.adaptation.finetune import FinetuneConfig, batch_order, pad_rows, run_adamw
 from fm.attention import Mask
 from fm.data.batches import batch_size_per_group
-from fm.data.packing import PackedMultimodalRows, Row, Segment, build_row
+from fm.data.packing import PackedMultimodalRowSource, Row, Segment, build_row
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.model import embeddings, kv_cache
-from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.config import ModelConfig
+from fm.model.embeddings import patch_head_names
 from fm.model.sampling import greedy_tokens
 from fm.model.transformer import forward
 
@@ -39,8 +40,8 @@ _MIXING_EXPONENT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruction:
-    """A task's instruction in several phrasings.
+class InstructionPhrasings:
+    """The instruction of a task in several phrasings, the last held out, and its class names.
 
     Attributes:
       task: name of the task.
@@ -84,7 +85,7 @@ def _check_distinct(task: str, name: str, values: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InstructionEncoder:
-    """Encodes instructions, inputs and answers for one model.
+    """Tokenizes instructions, inputs and answers into rows for one model.
 
     Attributes:
       tokenizer: the model's.
@@ -169,14 +170,14 @@ class InstructionEncoder:
 
 
 def continuous_segments(modality: str, patches: np.ndarray, positions: np.ndarray) -> list[Segment]:
-    """Inputs of a continuous modality: patches [N, L, P] at positions int [L, A] in each."""
+    """Returns one segment per example, its patches [N, L, P], all at positions int [L, A]."""
     return [Segment(modality, each, positions) for each in patches]
 
 
 def pack_examples(
     rows: Sequence[Row], model_config: ModelConfig, length: int, *, share_rows: bool
 ) -> TokenizedExamples:
-    """Packs rows of `InstructionEncoder` into arrays [B, length].
+    """Packs rows of `InstructionEncoder` into padded arrays [B, length] with segments and mask.
 
     `share_rows` packs several examples per row, kept apart by `segments`; else one each, in order.
 
@@ -188,7 +189,7 @@ def pack_examples(
     patch_dims = [
         (name, 0 if name == "tokens" else model_config.patch_dim(name)) for name in sorted(used)
     ]
-    packed = PackedMultimodalRows(rows, length, patch_dims, share_rows=share_rows)
+    packed = PackedMultimodalRowSource(rows, length, patch_dims, share_rows=share_rows)
     every = [packed[n] for n in range(len(packed))]
     examples = {key: np.stack([row[key] for row in every]) for key in every[0]}
     if len(used) == 1:
@@ -201,7 +202,7 @@ def pack_examples(
 
 
 def prefix_lengths(examples: TokenizedExamples) -> np.ndarray:
-    """Tokens before the answer of each row of one example, int32 [B].
+    """Returns the number of tokens before the answer in each row, int32 [B].
 
     As `prefix` of a batch it makes attention to the question bidirectional.
     """
@@ -218,7 +219,9 @@ def instruction_tune(
     seed: int,
     pad_to: Mapping[str, int],
 ) -> dict:
-    """Trains a whole model on answers; the heads of continuous modalities stay unchanged.
+    """Trains all parameters on answers to instructions, mixing groups; returns the parameters.
+
+    The output heads of continuous modalities stay unchanged.
 
     Args:
       params: initial parameters.
@@ -239,8 +242,8 @@ def instruction_tune(
         name: batch_order(count, num_steps, batch_sizes[name], seed)
         for name, count in counts.items()
     }
-    unused = {f"{name}_{part}" for name in CONTINUOUS_MODALITIES for part in ("head", "bias")}
     streams = params["streams"]
+    unused = patch_head_names(streams)
     trained = _run(
         {**params, "streams": {key: each for key, each in streams.items() if key not in unused}},
         {
@@ -258,7 +261,7 @@ def instruction_tune(
 
 
 def rows_per_group(counts: Mapping[str, int], batch_size: int) -> dict[str, int]:
-    """Rows of a step from each group, by the number of rows it has.
+    """Returns how many rows of a batch each group gets, given its number of training rows.
 
     Raises:
       UserError: see `fm.data.batches.batch_size_per_group`.
@@ -277,7 +280,7 @@ def _max_answer_tokens(examples: TokenizedExamples) -> int:
 def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay, max_answer_tokens):
     def loss(params, batches):
         parts = [
-            answer_cross_entropy(params, batches[name], model_config, count)
+            per_answer_cross_entropy(params, batches[name], model_config, count)
             for name, count in max_answer_tokens
         ]
         total, count = map(sum, zip(*parts, strict=True))
@@ -293,10 +296,10 @@ def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay,
     return run_adamw(gradient, params, peak_lr, num_steps, weight_decay)
 
 
-def answer_cross_entropy(
+def per_answer_cross_entropy(
     params: dict, batch: dict[str, jax.Array], model_config: ModelConfig, max_answer_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy per token of each answer, in nats, summed over answers; and their number.
+    """Returns the sum over answers of their mean nats per token, and the number of answers.
 
     Every answer has weight one, whatever its length: by tokens, tasks answered in sentences would
     drown those answered in a word. Logits are computed at answers alone: `max_answer_tokens` per
@@ -321,7 +324,7 @@ def _answer_weights(segments_BT: jax.Array, is_answer_BT: jax.Array) -> jax.Arra
 
 
 def final_hidden(params: dict, batch: dict[str, jax.Array], config: ModelConfig) -> jax.Array:
-    """The final output [B, L, D]; attention to a `prefix` in the batch is bidirectional."""
+    """Returns final hidden states [B, L, D]; a `prefix` in the batch is read bidirectionally."""
     segments = batch["segments"]
     mask = Mask(True, prefix=batch.get("prefix"), q_segments=segments, kv_segments=segments)
     return forward(params, batch, config, mask=mask)["final"]
@@ -336,7 +339,7 @@ def loglikelihood(
     *,
     bidirectional_prefix: bool = False,
 ) -> np.ndarray:
-    """Log probability of each candidate answer, in nats, float32 [N, A].
+    """Returns log probabilities of candidate answers to each question, in nats, float32 [N, A].
 
     Candidates that differ in their first token share one forward pass and are judged by that token
     alone; others take a pass each.
@@ -375,7 +378,7 @@ def generate_until(
     max_new_tokens: int,
     bidirectional_prefix: bool = False,
 ) -> list[str]:
-    """Answers by greedy decoding, up to EOS or `max_new_tokens`; see `loglikelihood`."""
+    """Returns greedily decoded answers, as text, up to EOS or `max_new_tokens`."""
     rows = encoder.encode_questions(phrasings, inputs, reserved_tokens=max_new_tokens)
     batch = _make_batch(rows, encoder, bidirectional_prefix)
     eos = encoder.tokenizer.eos

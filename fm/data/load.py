@@ -220,10 +220,17 @@ def _find_columns(
         label = label_column if label_column in labels else next(iter(labels), None)
     if text_column in texts:
         return FeatureColumns("text", text_column, label)
-    for modality in MODALITIES.values():
-        for key, feature in features.items():
-            if modality.codec is not None and modality.codec.accepts_feature(feature):
-                return FeatureColumns(modality.name, key, label)
+    accepted = [
+        (modality.name, key)
+        for modality in MODALITIES.values()
+        for key, feature in features.items()
+        if modality.codec is not None and modality.codec.accepts_feature(feature)
+    ]
+    if accepted:
+        # Several modalities may accept a feature; one of its own name is what it was prepared as.
+        own = [(name, key) for name, key in accepted if name == key]
+        modality, key = (own or accepted)[0]
+        return FeatureColumns(modality, key, label)
     if texts:
         return FeatureColumns("text", texts[0], label)
     raise UserError(
@@ -238,7 +245,9 @@ def _words_and_tags(features: Any, label_column: str) -> tuple[str, str] | None:
         inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None
         if isinstance(inner, tfds.features.Text):
             words.append(key)
-        elif isinstance(inner, tfds.features.ClassLabel) and all(map(conll.is_tag, inner.names)):
+        elif isinstance(inner, tfds.features.ClassLabel) and all(
+            map(conll.is_bio_tag, inner.names)
+        ):
             tags.append(key)
     if not words or not tags:
         return None

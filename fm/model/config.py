@@ -14,7 +14,7 @@ from fm.errors import UserError
 
 # Named arrays: parameters, inputs or outputs.
 Arrays = dict[str, jax.Array]
-# Modalities whose tokens are continuous patches, each at most once per model.
+# The built-in modalities whose tokens are continuous patches.
 CONTINUOUS_MODALITIES = ("image", "audio", "video")
 # What a layer saves for its backward pass, from everything to the least.
 REMAT_POLICIES = ("none", "dots", "attention", "full")
@@ -226,11 +226,12 @@ class ModelConfig:
                 if getattr(self, name) < least:
                     raise UserError(f"{name}={getattr(self, name)} must be at least {least}")
         names = [name for name, _ in self.patch_dims]
-        known = len(set(names)) == len(names) and set(names) <= set(CONTINUOUS_MODALITIES)
-        if not known or any(size < 1 for _, size in self.patch_dims):
+        distinct = len(set(names)) == len(names) and not set(names) & {"token", "tokens", "text"}
+        if not distinct or any(size < 1 for _, size in self.patch_dims):
             raise UserError(
-                f"patch_dims={self.patch_dims}: takes each of {', '.join(CONTINUOUS_MODALITIES)} "
-                "at most once, with the numbers per patch, at least 1"
+                f"patch_dims={self.patch_dims}: takes modalities other than text, such as "
+                f"{', '.join(CONTINUOUS_MODALITIES)}, each at most once, with the numbers per "
+                "patch, at least 1"
             )
         divisible = self.head_dim_override or self.d_model % self.num_heads == 0
         if not divisible or self.num_heads % self.num_kv_heads:

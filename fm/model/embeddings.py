@@ -15,14 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fm.model.config import CONTINUOUS_MODALITIES, Arrays, ModelConfig
+from fm.model.config import Arrays, ModelConfig
 from fm.model.layers import init_norm, matmul
 from fm.parallel.mesh import constrain_embedding_table
 
 # Least scale of a mixture component, or a flat background would earn an unbounded density. Pixels:
 # one gray level. Log-mel has no levels, but values clipped to the ends of its range (silence above
 # all) are as flat: 1/64 of the range, 1.4 dB of 90, about the smallest audible difference.
-_MIN_SCALES = {"image": 1.0 / 256.0, "audio": 1.0 / 64.0, "video": 1.0 / 256.0}
+_MIN_SCALES = {"audio": 1.0 / 64.0}
+_DEFAULT_MIN_SCALE = 1.0 / 256.0
 
 
 def init_embeddings(rng: jax.Array, config: ModelConfig) -> Arrays:
@@ -118,6 +119,12 @@ def modalities_in(batch: Mapping[str, Any], config: ModelConfig) -> tuple[str, .
     return tuple(name for name in config.modalities if name in batch)
 
 
+def patch_head_names(embeddings: Mapping[str, jax.Array]) -> set[str]:
+    """Returns the keys of the heads that predict patches, among the embedding parameters."""
+    heads = {key for key in embeddings if key.endswith("_head") and key != "token_head"}
+    return heads | {f"{key.removesuffix('_head')}_bias" for key in heads} & embeddings.keys()
+
+
 def prepend_start_patch(inputs: Arrays) -> Arrays:
     """Prepends a start patch: the zero vector at position -1 on every axis."""
 
@@ -128,8 +135,8 @@ def prepend_start_patch(inputs: Arrays) -> Arrays:
     return inputs | {
         **{
             name: prepend(to_unit_range(inputs[name]), 0.5)
-            for name in CONTINUOUS_MODALITIES
-            if name in inputs
+            for name, value in inputs.items()
+            if name != "positions" and value.ndim == 3
         },
         "positions": prepend(inputs["positions"], -1),
         "segments": jnp.concatenate([inputs["segments"][:, :1], inputs["segments"]], axis=1),
@@ -177,7 +184,7 @@ def gmm_params(
     return (
         jax.nn.log_softmax(weights, axis=-1),
         means.reshape(shape),
-        jax.nn.softplus(scales.reshape(shape)) + _MIN_SCALES[modality],
+        jax.nn.softplus(scales.reshape(shape)) + _MIN_SCALES.get(modality, _DEFAULT_MIN_SCALE),
     )
 
 

@@ -56,7 +56,7 @@ class PlanRequest:
             raise UserError(
                 f"chips={self.num_chips}, batch_size={self.batch_size} and "
                 f"grad_accum_steps={self.grad_accum_steps} must be 1 or more, and "
-                f"length={self.seq_len} 2 or more"
+                f"seq_len={self.seq_len} 2 or more"
             )
         if self.num_chips > self.chip.fast_network_size and not self.chip.network_bandwidth:
             raise UserError(
@@ -133,7 +133,9 @@ def plan_on_mesh(request: PlanRequest, mesh: MeshConfig) -> Plan:
         )
     model_config, optimizer_config = request.model_config, request.optimizer_config
     tokens = request.batch_size // parts * request.seq_len
-    length, num_predictions = flops.sequence_cost("causal_lm", request.seq_len, mask_ratio=0.0)
+    length, num_predictions = flops.sequence_token_counts(
+        "causal_lm", request.seq_len, mask_ratio=0.0
+    )
     sequence_flops = flops.train_flops(model_config, length, num_predictions=num_predictions)
     return Plan(
         request=request,
@@ -210,5 +212,5 @@ def _too_large_message(plan: Plan) -> str:
         f"{request.name} does not fit {request.num_chips} {request.chip.name}: at best "
         f"(--mesh={plan.mesh}, --remat_policy={request.model_config.remat_policy}) "
         f"{plan.bytes_needed / 1e9:.2f} GB on each ({parts}), of {plan.bytes_usable / 1e9:.2f} "
-        "usable; use more chips, or a smaller --batch_size or --length"
+        "usable; use more chips, or a smaller --batch_size or --seq_len"
     )

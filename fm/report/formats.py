@@ -41,8 +41,10 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
-def si_prefixed(value: float, sep: str = "", unit: str = "") -> str:
+def si_prefixed(value: float | None, sep: str = "", unit: str = "") -> str:
     """Three significant digits and an SI prefix: `1.5M`; below a thousand the number as it is."""
+    if value is None:
+        return MISSING
     if value < 1000:
         return f"{value:g}{sep}{unit}"
     return EngFormatter(unit, sep=sep)(float(f"{value:.3g}"))
@@ -50,12 +52,12 @@ def si_prefixed(value: float, sep: str = "", unit: str = "") -> str:
 
 def flops(value: float | None) -> str:
     """Floating point operations with an SI prefix: `1.23 TFLOP`."""
-    return MISSING if value is None else si_prefixed(value, " ", "FLOP") if value else "0"
+    return "0" if value == 0 else si_prefixed(value, " ", "FLOP")
 
 
 def num_bytes(value: float | None) -> str:
     """Bytes with an SI prefix: 12_600_000 gives `12.6 MB`."""
-    return MISSING if value is None else si_prefixed(value, " ", "B")
+    return si_prefixed(value, " ", "B")
 
 
 def seconds(value: float | None) -> str:

@@ -46,7 +46,7 @@ class Arm(msgspec.Struct):
     marker: Text = None
 
 
-class Published(msgspec.Struct):
+class PublishedWeights(msgspec.Struct):
     """Published weights that an arm of a task starts from."""
 
     model: Text = None
@@ -72,7 +72,7 @@ class Task(msgspec.Struct):
     licence: Text = None
     fingerprint: Text = None
     split: Text = None
-    published: Published | None = None
+    published: PublishedWeights | None = None
 
 
 class Row(msgspec.Struct):
@@ -93,7 +93,7 @@ class Cell(Row):
     trials: list | None = None
 
 
-class Variance(msgspec.Struct):
+class DifferenceVariance(msgspec.Struct):
     """Variance components of a difference, in squared fractions."""
 
     run: Number = None
@@ -116,7 +116,7 @@ class Comparison(Difference):
     p_adjusted: Number = None
     seeds: Number = None
     items: Number = None
-    variance: Variance | None = None
+    variance: DifferenceVariance | None = None
 
 
 class LabelEfficiency(Row):
@@ -264,7 +264,7 @@ class AblationFigure(msgspec.Struct):
     field: str
 
 
-class Ablation(msgspec.Struct):
+class AblationResults(msgspec.Struct):
     """An ablation over all tasks; `baseline` is the variant that the others are compared with."""
 
     name: str
@@ -309,7 +309,7 @@ class Results(msgspec.Struct):
     amortized_cost: list[AmortizedCost] = []
     break_even: list[BreakEven] = []
     adaptation_methods: list[Method] = []
-    ablations: list[Ablation] = []
+    ablations: list[AblationResults] = []
 
     def arm(self, name: str | None) -> Arm:
         """The arm of that name."""
@@ -425,6 +425,7 @@ _COLORS = (
     *("#000000", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A7700", "#E69F00"),
     *("#882255", "#44AA99", "#332288", "#777777"),
 )
+_LINESTYLES = ("-", "--", "-.", ":")
 _MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 
 
@@ -440,8 +441,9 @@ def _complete_arms(results: Results) -> list[Arm]:
     rows = list(itertools.chain(*sections))
     baselines = {getattr(row, "baseline", None) for row in rows}
     arms = {arm.name: arm for arm in results.arms}
-    for name in sorted({row.arm for row in rows} | baselines, key=lambda name: name or ""):
-        if name and name not in arms:
+    names = {name for name in {row.arm for row in rows} | baselines if name}
+    for name in sorted(names):
+        if name not in arms:
             arms[name] = Arm(
                 name,
                 title=f"arm {name}",
@@ -456,10 +458,8 @@ def _complete_arms(results: Results) -> list[Arm]:
         arm.title = arm.title or arm.name
         if not re.fullmatch("#[0-9a-fA-F]{6}", arm.color or ""):
             arm.color = next(colors)
-        if arm.linestyle is None or arm.linestyle in set("-:") or arm.linestyle in ("--", "-."):
-            arm.linestyle = arm.linestyle or "-"
-        elif isinstance(arm.linestyle, str):
-            arm.linestyle = "-"
+        known = isinstance(arm.linestyle, tuple) or arm.linestyle in _LINESTYLES
+        arm.linestyle = arm.linestyle if known else "-"
         if arm.marker not in _MARKERS:
             arm.marker = next(markers, "o")
     return list(arms.values())

@@ -29,7 +29,7 @@ _STYLES = (
 )
 
 
-def arm_styles(results: dict[str, Any]) -> dict[str, Arm]:
+def training_set_styles(results: dict[str, Any]) -> dict[str, Arm]:
     """Returns how each training set is drawn, by name."""
     training_sets = results["config"]["training_sets"]
     return {
@@ -57,7 +57,8 @@ def plot_quality_against_diversity(
             by_temperature = _by_temperature(mine)
             others = [row for row in mine if row["temperature"] is None]
             axes.plot(*_points(by_temperature, x, y), **_line(arm), label=arm.name)
-            axes.plot(*_points(others, x, y), **_line(arm) | {"linestyle": "none"}, alpha=0.35)
+            marks: dict[str, Any] = _line(arm) | {"linestyle": "none", "alpha": 0.35}
+            axes.plot(*_points(others, x, y), **marks)
         for row in results["real_text"]:
             if row["domain"] == domain:
                 _draw_cross(axes, row["values"][x], row["values"][y])
@@ -169,7 +170,7 @@ def _by_temperature(rows: list[Row]) -> list[Row]:
 def _by_arm(results: dict[str, Any], rows: list[Row]) -> list[tuple[Arm, list[Row]]]:
     """Returns the rows of each arm that has any, in the config's order."""
     groups: list[tuple[Arm, list[Row]]] = []
-    for name, arm in arm_styles(results).items():
+    for name, arm in training_set_styles(results).items():
         mine = [row for row in rows if row["arm"] == name]
         if mine:
             groups.append((arm, mine))

@@ -321,6 +321,8 @@ def with_field(config: StudyConfig, field: str, text: str) -> StudyConfig:
         return dataclasses.replace(config, tasks=tuple(tasks))
     if first in _field_names(config):
         return _replace_path(config, field, text, field)
+    for part in (config.tasks[0].recipe, config.tasks[0], config):
+        _check_not_renamed(part, first, field)
     names = [*_field_names(config.tasks[0].recipe), *_field_names(config)]
     raise UserError(
         f"--field={field}: no {first!r} in a recipe or study; must be one of {', '.join(names)}"
@@ -331,11 +333,19 @@ def _field_names(config: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(config)]
 
 
+def _check_not_renamed(config: Any, name: str, field: str) -> None:
+    """Raises UserError if `name` is what an earlier version called a field of the config."""
+    new = getattr(config, "RENAMED_FIELDS", {}).get(name)
+    if new is not None:
+        raise UserError(f"--field={field}: {name!r} is now called {new!r}")
+
+
 def _replace_path(config: Any, path: str, text: str, field: str) -> Any:
     """Returns a frozen config with the value at a dotted path replaced."""
     name, _, rest = path.partition(".")
     names = _field_names(config)
     if name not in names:
+        _check_not_renamed(config, name, field)
         raise UserError(f"--field={field}: no {name!r} here; must be one of {', '.join(names)}")
     old = getattr(config, name)
     if bool(rest) != dataclasses.is_dataclass(old):

@@ -25,6 +25,13 @@ from fm.training.config import TrainResult
 
 # The arm that label efficiency and compute cost are measured against.
 REFERENCE_ARM = "scratch"
+# Arms of fm 0.1, and what they are called now.
+RENAMED_ARMS = {
+    "self": "in_domain",
+    "upstream": "out_of_domain",
+    "imported": "published",
+    "instructed": "instruction_tuned",
+}
 # Pretraining corpora that `fm.study.tasks.prepare_task` decontaminates.
 IN_DOMAIN, OUT_OF_DOMAIN, JOINT = "in_domain", "out_of_domain", "joint"
 
@@ -182,6 +189,8 @@ def check_arms(names: Sequence[str], experiment: str, methods: Sequence[str]) ->
       UserError: an arm is unknown to the experiment, or supports none of the adaptation methods.
     """
     for name in names:
+        if RENAMED_ARMS.get(name) in arm_names(experiment) and name not in ARMS:
+            raise UserError(f"--arms: {name!r} is now called {RENAMED_ARMS[name]!r}")
         if name not in arm_names(experiment):
             raise UserError(
                 f"--arms: {name!r} is not an arm of {experiment}; must be some of "

@@ -314,8 +314,6 @@ def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
 
 def _picture(task: Task, item: int) -> np.ndarray:
     example = np.asarray(task.test.inputs([item]))[0]
-    if task.modality == "image":
-        return example
     info = task.dataset.info
     return layout_of(task.modality, info["shape"], info["rate"]).to_picture(example)
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
@@ -42,6 +42,17 @@ class Recipe:
       lora: adapter configuration.
       lora_learning_rates: grid of LoRA.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "penalties": "l2_penalties",
+        "scale": "feature_scaling",
+        "vocab": "vocab_size",
+        "length": "seq_len",
+        "windows": "num_windows",
+        "patch": "patch_size",
+        "adapters": "lora",
+        "adapter_rates": "lora_learning_rates",
+    }
 
     model: ModelConfig
     objective: Objective
@@ -104,6 +115,12 @@ class PublishedConfig:
       num_fewshot: numbers of solved examples in a prompt, each of them a trial.
     """
 
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "length": "max_length",
+        "words": "template",
+        "shots": "num_fewshot",
+    }
+
     model: str
     max_length: int
     template: str
@@ -141,6 +158,15 @@ class TaskConfig:
       published: the model of the `published` arm, or None.
       name: of the task; by default made of `dataset`, see `short_name`.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "upstream": "out_of_domain_dataset",
+        "budgets": "label_budgets",
+        "test_items": "max_test_items",
+        "corpus_items": "max_corpus_items",
+        "without": "excluded_arms",
+        "imported": "published",
+    }
 
     dataset: str
     out_of_domain_dataset: str | None
@@ -189,6 +215,8 @@ class StudyConfig:
       methods: adaptation methods; an arm tries those it supports.
     """
 
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {"adapt": "methods"}
+
     experiment: str = "compare"
     tasks: tuple[TaskConfig, ...]
     arms: tuple[str, ...] = ("scratch", "in_domain", "out_of_domain", "published", "classical")
@@ -214,7 +242,8 @@ class StudyConfig:
             arms = self.arms_of(task)
             if len(arms) < 2:
                 raise UserError(
-                    f"--arms={','.join(self.arms)}: {task.name} has only {', '.join(arms) or 'none'} "
+                    f"--arms={','.join(self.arms)}: {task.name} has only "
+                    f"{', '.join(arms) or 'none'} "
                     "of them; a comparison takes two"
                 )
         if not 1 <= self.seeds <= MAX_SEEDS:
@@ -259,7 +288,7 @@ class MultitaskConfig(StudyConfig):
     def __post_init__(self):
         super().__post_init__()
         if len({task.label_budgets for task in self.tasks}) > 1:
-            raise UserError("--budgets: must be the same for all tasks of one model")
+            raise UserError("--label_budgets: must be the same for all tasks of one model")
         names = [task.name for task in self.tasks]
         unknown = {name for name, _ in self.weights} - set(names)
         if unknown:

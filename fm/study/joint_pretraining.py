@@ -28,7 +28,7 @@ from fm.data.batches import (
 )
 from fm.data.datasets import Dataset, Split
 from fm.data.layouts import Layout, layout_of
-from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRows, Segment, build_row
+from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRowSource, Segment, build_row
 from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS_MODALITIES
@@ -100,6 +100,12 @@ def modality_batch_sizes(sources: Sequence[Source], batch_size: int) -> dict[str
     return batch_size_per_group(weights, batch_size)
 
 
+def _modalities_of(sources: Sequence[Source]) -> list[str]:
+    """Returns the continuous modalities of the sources, the built-in ones first."""
+    own = dict.fromkeys(source.modality for source in sources if source.modality != "text")
+    return [name for name in dict.fromkeys((*CONTINUOUS_MODALITIES, *own)) if name in own]
+
+
 def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
     """Returns the layout of each continuous modality.
 
@@ -107,7 +113,7 @@ def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
       UserError: two sources of one modality differ in layout; or captions without a text source.
     """
     layouts: dict[str, Layout] = {}
-    for name in CONTINUOUS_MODALITIES:
+    for name in _modalities_of(sources):
         found = {each.layout for each in sources if each.modality == name and each.layout}
         if len(found) > 1:
             raise UserError(f"sources of {name} must have one shape and rate, not {len(found)}")
@@ -237,7 +243,7 @@ class ModalityGroup:
             "seed": self.seed,
             "weights": self.weights,
         }
-        if isinstance(sources[0], PackedMultimodalRows):
+        if isinstance(sources[0], PackedMultimodalRowSource):
             return multimodal_batches(sources, **options)
         if self.layout is not None:
             positions = self.layout.positions()
@@ -263,7 +269,7 @@ def build_groups(
       seed: draws the held-out examples and the order.
     """
     groups: dict[str, ModalityGroup] = {}
-    for name in ("text", *CONTINUOUS_MODALITIES):
+    for name in ("text", *_modalities_of(sources)):
         own = [each for each in sources if each.modality == name]
         if not own:
             continue
@@ -348,7 +354,7 @@ def _text_group(
 
 def _captioned_rows(
     source: Source, patches: np.ndarray, idx: np.ndarray, processor: Processor
-) -> PackedMultimodalRows:
+) -> PackedMultimodalRowSource:
     """Packs rows of caption, which is given, and patches, which are predicted."""
     assert source.layout is not None and processor.tokenizer is not None
     labels = np.asarray(source.corpus.labels)
@@ -367,7 +373,7 @@ def _captioned_rows(
     ]
     dims = [("tokens", 0), (source.modality, source.layout.patch_dim)]
     max_length = max(map(len, captions)) + len(positions) + 1
-    return PackedMultimodalRows(examples, max_length, dims, share_rows=False)
+    return PackedMultimodalRowSource(examples, max_length, dims, share_rows=False)
 
 
 def caption_tokens(tokenizer: bpe.Tokenizer, caption: str) -> np.ndarray:

@@ -33,14 +33,15 @@ def method_cost_rows(
     """
     if not task.task_type.predicts_classes:
         return []
+    model_arms = [
+        (name, built, built.arm) for name, built in arms.items() if isinstance(built.arm, ModelArm)
+    ]
     rows = []
-    for name, built in arms.items():
-        if built.runs:
-            rows += _rows(task, name, built.arm, [METHODS[method] for method in methods])
-            break
-    for name, built in arms.items():
+    for name, _, arm in [each for each in model_arms if each[1].runs][:1]:
+        rows += _rows(task, name, arm, [METHODS[method] for method in methods])
+    for name, built, arm in model_arms:
         if built.description:
-            rows += _rows(task, name, built.arm, built.arm.supported_methods())
+            rows += _rows(task, name, arm, arm.supported_methods())
     return rows
 
 

@@ -19,7 +19,7 @@ from fm.evaluation.cost import (
     per_task_share,
     shared_share,
 )
-from fm.model.config import CONTINUOUS_MODALITIES, ModelConfig
+from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study.adaptation import Arm, ModelArm
 from fm.study.arms import ARMS, arm_spec
@@ -234,7 +234,8 @@ def count_parameters(
     used = {f"{'token' if name == 'text' else name}_embedding" for name in modalities}
     if generates_text:
         used.add("token_head")
-    specific = {f"{name}_{part}" for name in ("token", *CONTINUOUS_MODALITIES) for part in _PARTS}
+    names = ("token", *(name for name, _ in model_config.patch_dims))
+    specific = {f"{name}_{part}" for name in names for part in _PARTS}
     streams = {
         name: leaf
         for name, leaf in params["streams"].items()

@@ -11,6 +11,7 @@ from typing import Any
 
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig
+from fm.data.media import get_modality
 from fm.errors import UserError
 from fm.model.config import ModelConfig, config_for_size
 from fm.study.config import JointRecipe, Recipe
@@ -183,9 +184,10 @@ def modality_recipe(modality: str, profile: str = "default") -> Recipe:
     Raises:
       UserError: it has none.
     """
-    if modality not in RECIPES:
+    build = RECIPES.get(modality) or get_modality(modality).recipe
+    if build is None:
         raise UserError(f"no recipe for {modality!r}; there are recipes for {', '.join(RECIPES)}")
-    return RECIPES[modality](profile)
+    return build(profile)
 
 
 def task_recipe(modality: str, task_type: str, profile: str = "default") -> Recipe:

@@ -1,3 +1,4 @@
+# ruff: noqa: D102 (methods inherit the docstrings of `TaskType`)
 """Task types: what a task asks for, how predictions are scored, and what solves it.
 
 Predictions are numbers whatever the task type, so that every figure can be recomputed from them:
@@ -101,12 +102,14 @@ TASK_TYPES: dict[str, TaskType] = {}
 
 
 def register_task_type(task_type: TaskType) -> None:
-    """Adds a task type, or replaces the one of that name."""
-    TASK_TYPES[task_type.name] = task_type
+    """Adds a task type, or replaces the one of that name; it takes precedence over earlier ones."""
+    earlier = {name: other for name, other in TASK_TYPES.items() if name != task_type.name}
+    TASK_TYPES.clear()
+    TASK_TYPES.update({task_type.name: task_type} | earlier)
 
 
 def task_type_of(dataset: Dataset) -> TaskType:
-    """Returns the first registered task type that the data set's labels match.
+    """Returns the task type registered last among those that the data set's labels match.
 
     Raises:
       UserError: there is none.
@@ -287,5 +290,5 @@ def _tokenized_examples(task: Task, processor: Processor) -> TokenizedExamples:
     return text_examples(processor.tokenizer, task.texts(), recipe.seq_len, recipe.num_windows)
 
 
-for _task_type in (Classification(), NamedEntityRecognition(), TextGeneration()):
+for _task_type in (TextGeneration(), NamedEntityRecognition(), Classification()):
     register_task_type(_task_type)

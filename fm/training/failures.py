@@ -15,7 +15,6 @@ from fm.files import atomic_path
 from fm.training.checkpoint import CheckpointStore
 from fm.training.objectives import Batch
 from fm.training.optimizer import OptimizerConfig
-from fm.training.train_state import TrainState
 
 _FAILURES = (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 _MEMORY_ADVICE = "; make batch_size or the model smaller, or use a machine with more memory"
@@ -78,39 +77,6 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of the error's message, or its type's name if it has none."""
     nothing = "no more from this machine" if isinstance(error, MemoryError) else ""
     return (str(error).strip().splitlines() or [nothing or type(error).__name__])[0]
-
-
-def save_last_state(
-    store: CheckpointStore | None,
-    state: TrainState,
-    step: int,
-    flush: Callable[[], None],
-    save: Callable[[], None],
-) -> str:
-    """Saves the state after `step` steps when the next one failed, for `save_on_failure`.
-
-    Args:
-      store: of checkpoints, if the run writes any.
-      state: after `step` steps, unless the failed step has consumed it.
-      step: steps done.
-      flush: reads the metrics of the last of them.
-      save: gives the state to `store`.
-
-    Returns:
-      What was saved, for the error message.
-    """
-    if store is None:
-        return "nothing was saved"
-    consumed = any(
-        isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)
-    )
-    if step == 0 or consumed:
-        return latest_checkpoint_message(store)
-    flush()
-    if store.latest_step() != step:
-        save()
-    store.wait()
-    return f"step {step} is saved, and the same command resumes from there"
 
 
 def save_bad_batch(batch: Batch, folder: pathlib.Path, step: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from fm.model.config import ModelConfig
 from fm.model.cross_entropy import fused_linear_cross_entropy
 from fm.model.layers import rms_norm
 from fm.model.transformer import forward
-from fm.parallel.mesh import constrain_batch, mesh_shards
+from fm.parallel.mesh import constrain_batch, mesh_shard_counts
 
 Batch = dict[str, Any]  # arrays [B, ...]; in multitask training such dicts by group
 WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights
@@ -42,6 +42,14 @@ class Objective:
       frequency_exponent: tokens of a bag have weight frequency ** -exponent, as in word2vec's
         subsampling (Mikolov et al. 2013, eq. 5, with 0.5), so that commas do not dominate.
     """
+
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {
+        "next": "causal_lm",
+        "masked": "masked_lm",
+        "bag": "bag_of_words",
+        "hide": "mask_ratio",
+        "rarity": "frequency_exponent",
+    }
 
     causal_lm: float = 0.0
     masked_lm: float = 1.0
@@ -84,7 +92,7 @@ def loss_sums(
     }
 
     def take(array, rows):
-        missing = -(rows.stop - rows.start) % mesh_shards().batch
+        missing = -(rows.stop - rows.start) % mesh_shard_counts().batch
         padding = [(0, missing), *[(0, 0)] * (array.ndim - 1)]
         return constrain_batch(jnp.pad(array[rows], padding) if missing else array[rows])
 

@@ -42,7 +42,8 @@ class Progress:
       best_loss: lowest validation loss so far.
       validations_since_best: validations after that one.
       log_digest: digest of the log records written.
-      metric_sums: metrics since the last log record, see `MetricAverager`.
+      metric_sums: sums of the metrics since the last log record, with their number as `steps`;
+        saved so that a resumed run writes the same records.
       data_state: position in the data.
     """
 
@@ -83,7 +84,7 @@ def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) 
         modalities = modalities_in(group_batch, model_config)
         has_start_patch = "tokens" not in modalities and "modality" not in group_batch
         for name, rows in objective_rows(group_objective, B).items():
-            length, num_predictions = flops.sequence_cost(
+            length, num_predictions = flops.sequence_token_counts(
                 name, L, mask_ratio=group_objective.mask_ratio, has_start_patch=has_start_patch
             )
             per_row = flops.train_flops(
@@ -100,80 +101,11 @@ def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) 
 _count_nonzero = jax.jit(jnp.count_nonzero)
 
 
-class MetricAverager:
-    """Averages step metrics into log records and measures throughput.
-
-    Attributes:
-      sums: sum of every metric since the last record, and their number as `steps`. Saved in
-        checkpoints, so that a resumed run writes the same records.
-    """
-
-    def __init__(
-        self,
-        metric_unit: MetricUnit,
-        gemm_flops_per_second: float | None,
-        sums: Mapping[str, float] | None = None,
-    ):
-        """Starts from the `sums` of a checkpoint, if given."""
-        self.sums = dict(sums or {})
-        self._metric_unit, self._gemm_flops_per_second = metric_unit, gemm_flops_per_second
-        self.restart()
-
-    def restart(self) -> None:
-        """Restarts the throughput measurement, for example after compilation."""
-        self._tokens, self._flops, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Excludes the block from the throughput measurement."""
-        began = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - began
-
-    def add(self, metrics: MetricValues, tokens: int, flops: float) -> None:
-        """Adds one step."""
-        for name, value in {**metrics, "steps": 1}.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self._tokens += tokens
-        self._flops += flops
-
-    def record(self, step: int, tokens: int, learning_rate: float) -> MetricRecord:
-        """Returns the record of the steps added since the last one, and starts over."""
-        steps = self.sums.pop("steps")
-        means = {name: value / steps for name, value in self.sums.items()}
-        means["learning_rate"] = learning_rate
-        seconds = max(1e-9, time.perf_counter() - self._since - self._paused)
-        rate = self._gemm_flops_per_second
-        throughput = {
-            "tokens_per_second": self._tokens / seconds,
-            "gemm_utilization": self._flops / seconds / rate if rate else None,
-        }
-        self.sums = {}
-        self.restart()
-        converted = to_bits(means, self._metric_unit) | group_token_shares(means)
-        return {
-            **{"kind": "train", "step": step, "tokens": tokens},
-            **means,
-            **converted,
-            **throughput,
-        }
-
-
-def group_token_shares(means: MetricValues) -> dict[str, float]:
-    """Returns each group's share of the tokens as `GROUP/share`."""
-    tokens = {name: value for name, value in means.items() if name.endswith("/num_tokens")}
-    return {
-        f"{name.removesuffix('num_tokens')}share": value / sum(tokens.values())
-        for name, value in tokens.items()
-    }
-
-
 class ProgressTracker:
-    """Counts the steps of one run as their metrics are read, and logs them.
+    """Counts the steps of one run as their metrics are read, and logs their averages.
 
     Attributes:
       progress: after the steps counted.
-      averager: of the steps since the last record.
     """
 
     def __init__(
@@ -191,10 +123,11 @@ class ProgressTracker:
           UserError: the log is damaged.
         """
         self.progress = progress
-        self.averager = MetricAverager(metric_unit, gemm_flops_per_second, progress.metric_sums)
         self._train_config, self._metric_unit = train_config, metric_unit
+        self._gemm_flops_per_second = gemm_flops_per_second
         self._writer = out_dir and MetricWriter(out_dir, progress.step, progress.log_digest)
         self._records = self._writer.records if self._writer else []
+        self._restart_timing()
 
     @property
     def finished(self) -> bool:
@@ -203,23 +136,54 @@ class ProgressTracker:
         stopped_early = patience is not None and self.progress.validations_since_best >= patience
         return stopped_early or self.progress.step == self._train_config.steps
 
+    def _restart_timing(self) -> None:
+        self._tokens, self._flops, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Excludes the block from the logged throughput."""
+        began = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - began
+
     def record_compile_time(self, seconds: float) -> None:
         """Adds to the compile time and leaves it out of the throughput."""
         self.progress.compile_seconds += seconds
-        self.averager.restart()
+        self._restart_timing()
 
     def add_step(self, metrics: MetricValues, cost: StepCost) -> MetricRecord | None:
         """Counts a step; returns the log record if one is due."""
         metrics = {**metrics, **{name: int(count) for name, count in cost.group_tokens.items()}}
         learning_rate, tokens = metrics.pop("learning_rate"), int(cost.tokens)
-        self.averager.add(metrics, tokens, cost.flops)
         progress = self.progress
+        for name, value in {**metrics, "steps": 1}.items():
+            progress.metric_sums[name] = progress.metric_sums.get(name, 0) + value
         progress.step += 1
         progress.tokens += tokens
         progress.flops += cost.flops
+        self._tokens += tokens
+        self._flops += cost.flops
         if not (is_due(progress.step, self._train_config.log_every) or self.finished):
             return None
-        return self._write(self.averager.record(progress.step, progress.tokens, learning_rate))
+        return self._write(self._average(learning_rate))
+
+    def _average(self, learning_rate: float) -> MetricRecord:
+        """Returns the record of the steps since the last one, and starts over."""
+        progress = self.progress
+        steps = progress.metric_sums.pop("steps")
+        means = {name: value / steps for name, value in progress.metric_sums.items()}
+        means["learning_rate"] = learning_rate
+        seconds = max(1e-9, time.perf_counter() - self._since - self._paused)
+        rate = self._gemm_flops_per_second
+        throughput = {
+            "tokens_per_second": self._tokens / seconds,
+            "gemm_utilization": self._flops / seconds / rate if rate else None,
+        }
+        progress.metric_sums = {}
+        self._restart_timing()
+        counts = {"kind": "train", "step": progress.step, "tokens": progress.tokens}
+        converted = to_bits(means, self._metric_unit) | _group_token_shares(means)
+        return {**counts, **means, **converted, **throughput}
 
     def add_validation(self, metrics: MetricValues) -> MetricRecord:
         """Logs a validation and updates the early-stopping counter."""
@@ -236,8 +200,7 @@ class ProgressTracker:
         if self._writer is not None:
             self._writer.flush()
             self.progress.log_digest = self._writer.digest
-        self.progress.metric_sums, self.progress.data_state = self.averager.sums, data_state
-        self.progress.seconds = seconds
+        self.progress.seconds, self.progress.data_state = seconds, data_state
         return dataclasses.asdict(self.progress)
 
     def result(self, params: dict, seconds: float) -> TrainResult:
@@ -264,6 +227,15 @@ class ProgressTracker:
         if self._writer is not None:
             self._writer.write(record)
         return record
+
+
+def _group_token_shares(means: MetricValues) -> dict[str, float]:
+    """Returns each group's share of the tokens as `GROUP/share`."""
+    tokens = {name: value for name, value in means.items() if name.endswith("/num_tokens")}
+    return {
+        f"{name.removesuffix('num_tokens')}share": value / sum(tokens.values())
+        for name, value in tokens.items()
+    }
 
 
 def is_due(step: int, every: int | None) -> bool:

@@ -6,6 +6,7 @@ with several processes, one trial after another. Each trial's folder ends as tha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -28,7 +29,7 @@ from fm.training.config import TrainResult
 from fm.training.failures import NotFiniteError
 from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.training.train_loop import Trainer, open_trainer, train_trial
+from fm.training.train_loop import Trainer, TrialProgram, train_trial
 from fm.training.train_state import TrainState, gather_to_host, init_train_state
 from fm.training.train_step import Metrics
 from fm.training.trial import Trial, resolve_params
@@ -100,9 +101,8 @@ def sweep(
     if batching == "sequential":
         return _train_sequentially(trials, model_config, objective, gemm_flops_per_second)
     program = _VmappedProgram(trials, model_config, objective, *shared, current_mesh())
-    with open_trainer(
-        program, out_dir=out_dir, run_name=run_name, gemm_flops_per_second=gemm_flops_per_second
-    ) as trainer:
+    with contextlib.ExitStack() as stack:
+        trainer = Trainer(program, out_dir, run_name, gemm_flops_per_second, stack)
         trainer.run()
         _save_trials(trainer)
     return SweepResult(trainer.results(), trainer.stop_reasons, batching)
@@ -192,8 +192,8 @@ def _choose_batching(
     return batching or ("vmap" if on_accelerator and len(trials) > 1 else "sequential")
 
 
-class _VmappedProgram:
-    """Program of all trials as one, stacked along a leading axis R; see `train_loop.Program`.
+class _VmappedProgram(TrialProgram):
+    """Program of all trials as one, stacked along a leading axis R.
 
     Trials keep their place: one that is finished, or whose loss is not finite, keeps its state, so
     that shapes and the other trials' bits do not change. On a mesh each trial is sharded like a
@@ -209,8 +209,7 @@ class _VmappedProgram:
         grad_accum_steps: int,
         mesh: Mesh | None,
     ):
-        self.model_config, self.objective, self.mesh = model_config, objective, mesh
-        self.trials = [trial if mesh is None else trial.on_mesh(mesh) for trial in trials]
+        super().__init__(trials, model_config, objective, mesh)
         self._optimizer_config, self._grad_accum_steps = optimizer_config, grad_accum_steps
         self._constants = trial_constants(self.trials)
 

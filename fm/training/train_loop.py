@@ -11,13 +11,12 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -118,21 +117,25 @@ def train_trial(
     mesh: Mesh | None = None,
 ) -> TrainResult:
     """Trains one trial, see `train`."""
-    program = _SingleProgram(trial, model_config, objective, mesh or current_mesh())
-    with open_trainer(
-        program,
-        out_dir=trial.out_dir,
-        run_name=trial.run_name,
-        gemm_flops_per_second=gemm_flops_per_second,
-    ) as trainer:
+    mesh = mesh or current_mesh()
+    if mesh is not None:
+        rows = trial.batches.shard(*distributed.local_slice(mesh))
+        trial = dataclasses.replace(trial, batches=rows)
+    elif jax.process_count() > 1:
+        raise UserError(
+            f"{trial.run_name}: {jax.process_count()} processes need a mesh over all devices"
+        )
+    program = _SingleProgram([trial], model_config, objective, mesh)
+    with contextlib.ExitStack() as stack:
+        trainer = Trainer(program, trial.out_dir, trial.run_name, gemm_flops_per_second, stack)
         trainer.run()
     (result,) = trainer.results()
     assert result is not None
     return result
 
 
-class Program(Protocol):
-    """How a list of trials is stepped on the devices.
+class TrialProgram:
+    """How a list of trials is stepped on the devices; base class.
 
     Attributes:
       trials: with their arrays placed on the mesh.
@@ -141,49 +144,37 @@ class Program(Protocol):
       mesh: None is the default device.
     """
 
-    trials: Sequence[Trial]
-    model_config: ModelConfig
-    objective: AnyObjective
-    mesh: Mesh | None
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        model_config: ModelConfig,
+        objective: AnyObjective,
+        mesh: Mesh | None,
+    ):
+        self.model_config, self.objective, self.mesh = model_config, objective, mesh
+        self.trials = [trial if mesh is None else trial.on_mesh(mesh) for trial in trials]
 
     def init(self) -> tuple[TrainState, dict[str, Any]]:
         """Returns the initial state of all trials, and the config that resuming must share."""
-        ...
+        raise NotImplementedError
 
     def place(self, batches: Sequence[Batch | None]) -> Batch:
         """Returns the trials' batches, None for a trial that takes no step, as one on devices."""
-        ...
+        raise NotImplementedError
 
     def step(
         self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
     ) -> tuple[TrainState, Metrics]:
         """Dispatches the step after `n` steps of the running trials; consumes the state."""
-        ...
+        raise NotImplementedError
 
     def select(self, tree: Any, r: int) -> Any:
         """Returns the part of trial `r` of a state, parameters or metrics."""
-        ...
+        raise NotImplementedError
 
 
-class _SingleProgram:
-    """Program of one trial, see `Program`."""
-
-    def __init__(
-        self,
-        trial: Trial,
-        model_config: ModelConfig,
-        objective: AnyObjective,
-        mesh: Mesh | None,
-    ):
-        if jax.process_count() > 1 and mesh is None:
-            raise UserError(
-                f"{trial.run_name}: {jax.process_count()} processes need a mesh over all devices"
-            )
-        self.model_config, self.objective, self.mesh = model_config, objective, mesh
-        if mesh is not None:
-            rows = trial.batches.shard(*distributed.local_slice(mesh))
-            trial = dataclasses.replace(trial.on_mesh(mesh), batches=rows)
-        self.trials = [trial]
+class _SingleProgram(TrialProgram):
+    """Steps one trial."""
 
     def init(self) -> tuple[TrainState, dict[str, Any]]:
         (trial,) = self.trials
@@ -241,34 +232,48 @@ class _PendingStep:
     signalled: jax.Array | None
 
 
-@contextlib.contextmanager
-def open_trainer(
-    program: Program,
-    *,
-    out_dir: pathlib.Path | None,
-    run_name: str,
-    gemm_flops_per_second: float | None,
-) -> Iterator[Trainer]:
-    """Yields the trainer of a program, restored from the checkpoints in `out_dir` if there are.
+class Trainer:
+    """The training loop over the trials of a program.
 
-    Inside the block signals are held back, and memory that runs out or a lost process is reported.
+    Attributes:
+      program: steps the trials.
+      state: after the last step dispatched; a step consumes it.
+      step: number of that step.
+      trackers: progress by trial, after the last step whose metrics were read.
+      stop_reasons: by trial, why it stopped because its loss was not finite, or None.
+      config: what a resumed run must share.
     """
-    began = time.perf_counter()
-    state, config = program.init()
-    with contextlib.ExitStack() as stack:
+
+    def __init__(
+        self,
+        program: TrialProgram,
+        out_dir: pathlib.Path | None,
+        run_name: str,
+        gemm_flops_per_second: float | None,
+        stack: contextlib.ExitStack,
+    ):
+        """Restores the trials from the checkpoints in `out_dir`, if there are any.
+
+        Contexts entered on `stack` hold back signals, report memory that runs out or a lost
+        process, and close the checkpoints and logs.
+        """
+        self._began = time.perf_counter()
+        self.program, self._run_name = program, run_name
+        self._out_dir = None if out_dir is None else pathlib.Path(out_dir)
+        self.state, self.config = program.init()
+        self.step, saved = 0, {}
         if program.mesh is not None:
             stack.enter_context(jax.set_mesh(program.mesh))
-        store, step, saved = None, 0, {}
-        if out_dir is not None:
+        self._store: CheckpointStore | None = None
+        if self._out_dir is not None:
             keep_period = program.trials[0].train_config.keep_period
-            store = stack.enter_context(
-                CheckpointStore(pathlib.Path(out_dir) / "checkpoints", keep_period=keep_period)
-            )
-            restored = store.restore(state, config)
+            store = CheckpointStore(self._out_dir / "checkpoints", keep_period=keep_period)
+            self._store = stack.enter_context(store)
+            restored = store.restore(self.state, self.config)
             if restored is not None:
-                state, saved = restored.state, restored.progress
-                step = saved["step"]
-        trackers = []
+                self.state, saved = restored.state, restored.progress
+                self.step = saved["step"]
+        self.trackers: list[ProgressTracker] = []
         for r, trial in enumerate(program.trials):
             progress = Progress(**saved["trials"][r]) if saved else Progress()
             if saved:
@@ -281,75 +286,26 @@ def open_trainer(
                 out_dir=trial.out_dir if distributed.is_lead_process() else None,
             )
             stack.callback(tracker.close)
-            trackers.append(tracker)
-        steps = max(trial.train_config.steps for trial in program.trials)
-        stop_reasons = saved.get("stop_reasons") or [None] * len(trackers)
-        if step:
-            pairs = zip(trackers, stop_reasons, strict=True)
-            finished = all(tracker.finished or reason for tracker, reason in pairs)
-            announce_resume(run_name, step, steps, finished=finished)
-        received_signal = stack.enter_context(catch_termination_signals())
-        bar = stack.enter_context(progress_bar(run_name, step, steps))
-        stack.enter_context(distributed.exit_if_peer_lost(run_name))
-        stack.enter_context(
-            failures.report_out_of_memory(run_name, lambda: latest_checkpoint_message(store))
+            self.trackers.append(tracker)
+        self.stop_reasons: list[str | None] = saved.get("stop_reasons") or [None] * len(
+            self.trackers
         )
-        yield Trainer(
-            program=program,
-            run_name=run_name,
-            steps=steps,
-            state=state,
-            step=step,
-            trackers=trackers,
-            stop_reasons=stop_reasons,
-            store=store,
-            config=config,
-            out_dir=out_dir,
-            began=began,
-            received_signal=received_signal,
-            bar=bar,
-        )
-
-
-@dataclasses.dataclass(kw_only=True)
-class Trainer:
-    """The training loop over the trials of a program, and where it is.
-
-    Attributes:
-      program: steps the trials.
-      run_name: prefix of messages about all trials.
-      steps: of the longest trial.
-      state: after the last step dispatched; a step consumes it.
-      step: number of that step.
-      trackers: progress by trial, after the last step whose metrics were read.
-      stop_reasons: by trial, why it stopped because its loss was not finite, or None.
-      store: of checkpoints, if any are written, of a run with this `config`.
-      out_dir: folder of the run, if it has one.
-      began: `time.perf_counter()` at the start of this process's part.
-      received_signal: returns the name of the signal received, if any.
-      bar: progress bar.
-    """
-
-    program: Program
-    run_name: str
-    steps: int
-    state: TrainState
-    step: int
-    trackers: Sequence[ProgressTracker]
-    stop_reasons: list[str | None]
-    store: CheckpointStore | None
-    config: dict[str, Any]
-    out_dir: pathlib.Path | None
-    began: float
-    received_signal: Callable[[], str | None]
-    bar: tqdm
-
-    def __post_init__(self):
+        configs = [trial.train_config for trial in program.trials]
+        self._steps = max(config.steps for config in configs)
+        self._checkpoint_every = min(config.checkpoint_every for config in configs)
+        self._first_step = self.step
+        self._earlier_seconds = [tracker.progress.seconds for tracker in self.trackers]
         self._pending: _PendingStep | None = None
         self._agreed_signal: str | None = None  # of several processes
-        self._first = self.step
-        self._earlier_seconds = [tracker.progress.seconds for tracker in self.trackers]
-        self._checkpoint_every = min(t.train_config.checkpoint_every for t in self.program.trials)
+        if self.step:
+            finished = not any(self.running())
+            announce_resume(run_name, self.step, self._steps, finished=finished)
+        self._received_signal = stack.enter_context(catch_termination_signals())
+        self._bar = stack.enter_context(progress_bar(run_name, self.step, self._steps))
+        stack.enter_context(distributed.exit_if_peer_lost(run_name))
+        stack.enter_context(
+            failures.report_out_of_memory(run_name, lambda: latest_checkpoint_message(self._store))
+        )
 
     def run(self) -> None:
         """Takes the remaining steps.
@@ -370,7 +326,7 @@ class Trainer:
             self._flush_pending()
             with contextlib.ExitStack() as pauses:
                 for tracker in self.trackers:
-                    pauses.enter_context(tracker.averager.paused())
+                    pauses.enter_context(tracker.paused())
                 for r in validating:
                     self._validate(r)
                 ends = not any(self.running())
@@ -379,7 +335,7 @@ class Trainer:
             if signal and not ends:
                 raise Interrupted(
                     failures.interrupted_message(
-                        self.run_name, signal, self.step, self.steps, self.out_dir
+                        self._run_name, signal, self.step, self._steps, self._out_dir
                     )
                 )
 
@@ -394,7 +350,7 @@ class Trainer:
 
     def results(self) -> list[TrainResult | None]:
         """Returns the outcome of each trial, None for one that stopped."""
-        took_steps = self.step > self._first
+        took_steps = self.step > self._first_step
         seconds = self._seconds() if took_steps else self._earlier_seconds
         results = []
         for r, tracker in enumerate(self.trackers):
@@ -414,7 +370,7 @@ class Trainer:
         program, n = self.program, self.step
         data_states, running = self._data_states(), self.running()
         with failures.save_on_failure(
-            self.run_name, n + 1, lambda: self._save_on_failure(data_states)
+            self._run_name, n + 1, lambda: self._save_on_failure(data_states)
         ):
             batches = [
                 self._next_batch(trial) if runs else None
@@ -424,14 +380,14 @@ class Trainer:
             began = time.perf_counter()
             self.state, metrics = program.step(self.state, n, placed, running)
         seconds, signalled = time.perf_counter() - began, None
-        if n == self._first:
+        if n == self._first_step:
             for tracker in self.trackers:
                 tracker.record_compile_time(seconds / len(self.trackers))
         counted = batches
         if jax.process_count() > 1 and program.mesh is not None:
             counted = [placed]  # the rows of all processes
             signalled = distributed.any_process_signalled(
-                self.received_signal() is not None, program.mesh
+                self._received_signal() is not None, program.mesh
             )
         costs = [
             None if batch is None else step_cost(batch, program.model_config, program.objective)
@@ -464,7 +420,7 @@ class Trainer:
             return
         pending, self._pending = self._pending, None
         if pending.signalled is not None and int(pending.signalled):
-            self._agreed_signal = self.received_signal() or "a signal to another process"
+            self._agreed_signal = self._received_signal() or "a signal to another process"
         metrics = jax.device_get(pending.metrics)
         records = []
         for r, cost in enumerate(pending.costs):
@@ -477,12 +433,12 @@ class Trainer:
                 records.append((r, tracker.add_step(values, cost)))
             else:
                 self._stop(r, tracker.progress.step + 1, values, pending.batches[r])
-        self.bar.update()
+        self._bar.update()
         self._show(records)
 
     def _signal(self) -> str | None:
         """Returns the signal to stop at; with several processes, one that all have seen."""
-        return self._agreed_signal if jax.process_count() > 1 else self.received_signal()
+        return self._agreed_signal if jax.process_count() > 1 else self._received_signal()
 
     def _to_validate(self) -> list[int]:
         """Returns the trials whose validation is due after this step."""
@@ -516,7 +472,7 @@ class Trainer:
     def _stop(self, r: int, step: int, values: MetricValues, batch: Batch | None = None) -> None:
         """Stops a trial that is not finite: raises if it is alone, else notes the reason."""
         trial, alone = self.program.trials[r], len(self.trackers) == 1
-        saved = latest_checkpoint_message(self.store) if alone else "the other trials go on"
+        saved = latest_checkpoint_message(self._store) if alone else "the other trials go on"
         if batch is not None and trial.out_dir is not None and distributed.is_lead_process():
             saved += f", {failures.save_bad_batch(batch, pathlib.Path(trial.out_dir), step)}"
         message = failures.not_finite_message(
@@ -531,33 +487,35 @@ class Trainer:
         units = [trial.metric_unit.name for trial in self.program.trials]
         losses = [record[units[r]] for r, record in records if record is not None]
         if losses and len(units) == 1:
-            self.bar.set_postfix_str(f"{losses[0]:.3f} {units[0]}", refresh=False)
+            self._bar.set_postfix_str(f"{losses[0]:.3f} {units[0]}", refresh=False)
         elif losses:
-            self.bar.set_postfix_str(f"{min(losses):.3f} to {max(losses):.3f}", refresh=False)
+            self._bar.set_postfix_str(f"{min(losses):.3f} to {max(losses):.3f}", refresh=False)
 
     def _save(self, data_states: Sequence[dict[str, Any]]) -> None:
         """Saves the steps done, all of which must have been flushed, with positions in the data."""
-        if self.store is None:
+        if self._store is None:
             return
         progress = {
             "step": self.step,
             "trials": self._snapshots(data_states),
-            "stop_reasons": self.stop_reasons,
+            "stop_reasons": list(self.stop_reasons),
         }
-        self.store.save(self.step, self.state, progress, self.config)
+        self._store.save(self.step, self.state, progress, self.config)
 
     def _save_on_failure(self, data_states: Sequence[dict[str, Any]]) -> str:
         """Saves the steps before one that failed; returns what to tell about it."""
+        if self._store is None:
+            return "nothing was saved"
+        leaves = jax.tree.leaves(self.state)
+        consumed = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
         # With several processes the others are waiting for this one inside the step.
-        if self.store is not None and jax.process_count() > 1:
-            return latest_checkpoint_message(self.store)
-        return failures.save_last_state(
-            self.store,
-            self.state,
-            self.step,
-            self._flush_pending,
-            lambda: self._save(data_states),
-        )
+        if jax.process_count() > 1 or self.step == 0 or consumed:
+            return latest_checkpoint_message(self._store)
+        self._flush_pending()
+        if self._store.latest_step() != self.step:
+            self._save(data_states)
+        self._store.wait()
+        return f"step {self.step} is saved, and the same command resumes from there"
 
     def _snapshots(self, data_states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
@@ -572,7 +530,7 @@ class Trainer:
 
     def _seconds(self) -> list[float]:
         """Returns the wall time of each trial over all resumptions, shared out evenly."""
-        elapsed = (time.perf_counter() - self.began) / len(self.trackers)
+        elapsed = (time.perf_counter() - self._began) / len(self.trackers)
         return [earlier + elapsed for earlier in self._earlier_seconds]
 
 

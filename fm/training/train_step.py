@@ -104,7 +104,7 @@ def apply_gradient(
     updates, opt_state = update(gradient, state.opt_state, state.params)
     return sharding.constrain(
         TrainState(
-            params=optax.apply_updates(state.params, updates),
+            params=optax.apply_updates(state.params, updates),  # pyright: ignore
             opt_state=opt_state,
             step=state.step + 1,
         )
@@ -154,7 +154,7 @@ def loss_and_gradient(
     metrics: Metrics = {"loss": jnp.zeros(())}
     gradient = jax.tree.map(jnp.zeros_like, params)
     clip = optax.clip_by_global_norm(objective.clip)
-    rows = multitask.group_rows(batch, objective)
+    rows = multitask.num_rows_by_group(batch, objective)
     for name, each in objective.groups:
         group_metrics, own = _group_gradient(
             params, batch[name], model_config, each, token_weights_V, grad_accum_steps

@@ -1,7 +1,7 @@
 """The attention contract: value and gradients of the textbook, case by case.
 
-A kernel of its own is one subclass of `Contract`: its name in the registry, what it may refuse,
-and, where it needs another device, an `Implementation` that runs its interpreter here.
+An implementation is one subclass of `Contract`: its name in the registry, what it does not support,
+and, if it needs another device, an `Implementation` that runs it in an interpreter here.
 """
 
 import dataclasses

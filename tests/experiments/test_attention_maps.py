@@ -1,4 +1,4 @@
-"""A tiny model of each format, pretrained here, looked into from the command line."""
+"""Attention maps of tiny models of text and images, from the command line."""
 
 import dataclasses
 import re
@@ -77,7 +77,7 @@ def test_a_long_text_forward_is_cut(look):
     assert "causal; 0% of pretraining" in page.text
 
 
-def test_a_picture_of_another_size_and_mode(look, tmp_path):
+def test_an_image_of_another_size_and_mode(look, tmp_path):
     page = look("image", f"--image={write_image(tmp_path / 'wide.png', 12, 8, 'RGB')}")
     assert (page.data["rows"], page.data["columns"], page.data["start"]) == (2, 3, 1)
     assert page.data["causal"] is True and "wide.png" in page.text
@@ -85,7 +85,7 @@ def test_a_picture_of_another_size_and_mode(look, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_test_item_of_each_format(look, reviews):
+def test_a_test_item_of_each_modality(look, reviews):
     page = look("image", "--dataset=digits", "--item=3", "--mode=bidirectional")
     assert page.data["length"] == 4 and "test item 3 of digits, labelled" in page.text
     page = look("text", f"--dataset={reviews(reviews.rows)}")
@@ -121,12 +121,12 @@ def test_what_was_pretrained_is_restored(pretrained):
         ("text", ["--text="], ["--text: the text is empty"]),
         ("text", ["--text=  "], ["--text: the text is empty"]),
         ("text", ["--text=a\udc80"], ["--text: the text is not Unicode at character 1"]),
-        ("image", ["--text=a film"], ["--text", "reads pictures, not text"]),
-        ("text", ["--image=IMAGE"], ["--image", "reads text, not pictures"]),
+        ("image", ["--text=a film"], ["--text", "reads images, not text"]),
+        ("text", ["--image=IMAGE"], ["--image", "reads text, not images"]),
         ("text", ["--dataset=digits"], ["--dataset=digits", "is image", "reads text"]),
         ("image", ["--image=nowhere.png"], ["--image=nowhere.png", "No such file"]),
         ("image", ["--image=BROKEN"], ["--image=", "not a picture that can be read"]),
-        ("image", ["--image=ODD"], ["10x8 pixels does not fit", "multiples", "patch of 4"]),
+        ("image", ["--image=ODD"], ["10x8 pixels does not fit", "multiples", "patch size 4"]),
         ("image", ["--image=LARGE"], ["128x128 pixels", "at most 256 patches"]),
         ("image", ["--dataset=digits", "--item=9999"], ["--item=9999", "takes 0 to"]),
         ("image", ["--dataset=digits", "--item=-1"], ["--item=-1: takes"]),

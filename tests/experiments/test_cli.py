@@ -1,3 +1,4 @@
+import importlib
 import os
 import signal
 import subprocess
@@ -11,10 +12,26 @@ from absl import flags
 
 from experiments import cli
 from fm.errors import UserError
+from fm.study.arms import RENAMED_ARMS
 from fm.training.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["compare", "pretrain", "adapt", "report", "ablate"]
+EXPERIMENTS = [
+    *NAMES,
+    "multitask",
+    "text_quality",
+    "generate",
+    "attention_maps",
+    "benchmark",
+    "plan",
+]
+
+
+def defined_flags(name):
+    values = flags.FlagValues()
+    importlib.import_module(f"experiments.{name}").define(values)
+    return set(values)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,6 +50,38 @@ def test_an_unknown_flag_is_named_with_what_is_accepted(call, name):
     done = call(name, "--foo=3")
     assert done.code == 2
     assert "--foo is not a flag; accepted are --" in done.error and "--out" in done.error
+
+
+@pytest.mark.parametrize(("old", "new"), cli.RENAMED_FLAGS.items())
+def test_a_renamed_flag_is_answered_with_its_new_name(call, old, new):
+    having = [name for name in EXPERIMENTS if new in defined_flags(name)]
+    assert having and all(old not in defined_flags(name) for name in having)
+    done = call(having[0], f"--{old}=1")
+    assert (done.code, done.err) == (2, f"error: --{old} is now called --{new}\n")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_ARMS.items())
+def test_a_renamed_arm_is_answered_with_its_new_name(call, old, new):
+    name = "multitask" if new == "instruction_tuned" else "compare"
+    done = call(name, f"--arms=scratch,{old}")
+    assert (done.code, done.err) == (2, f"error: --arms: {old!r} is now called {new!r}\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("next", "causal_lm"), ("masked", "masked_lm"), ("bag", "bag_of_words")]
+)
+def test_a_renamed_objective_is_answered_with_its_new_name(call, old, new):
+    done = call("pretrain", "--dataset=digits", f"--objective={old}:1")
+    assert (done.code, done.err) == (2, f"error: --objective: {old} is now called {new}\n")
+
+
+def test_the_former_name_of_multitask():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.unify", "--profile=quick"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: experiments.unify is now called experiments.multitask\n"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +103,7 @@ def test_a_bad_value_is_named_with_what_is_accepted(call, argument, accepted):
     assert done.err == f"error: {argument}: takes {accepted}\n"
 
 
-def test_words_that_are_no_flags_are_refused(call):
+def test_an_argument_that_is_no_flag(call):
     done = call("compare", "digits")
     assert done.code == 2
     assert "'digits' is not a flag; flags look like --name=value" in done.error
@@ -68,15 +117,15 @@ def test_words_that_are_no_flags_are_refused(call):
         (OSError("odd"), 2, "error: odd"),
         (Interrupted("stopped, saved"), 130, "error: stopped, saved"),
         (OSError(28, "No space left", "out/a"), 2, "error: out/a: No space left"),
-        (MemoryError(), 2, "error: out of memory (no more from this machine); what was saved"),
+        (MemoryError(), 2, "error: out of memory (no more from this machine); saved"),
         (
             jax.errors.JaxRuntimeError(
                 "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"
             ),
             2,
-            "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.); what",
+            "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.); saved",
         ),
-        (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on where it was"),
+        (KeyboardInterrupt(), 130, "error: interrupted; the same command resumes"),
         (flags.ValidationError("x must be y"), 2, "error: x must be y"),
     ],
     ids=repr,
@@ -98,14 +147,14 @@ def test_a_bug_is_not_hidden():
         cli.call("x", "", lambda values: None, main, [])
 
 
-def test_termination_ends_as_an_interrupt_does(capsys):
+def test_sigterm_and_ctrl_c_exit_alike(capsys):
     numbers = signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(number) for number in numbers]
     for number in numbers:
         code = cli.call(
             "x", "", lambda values: None, lambda _, number=number: os.kill(os.getpid(), number), []
         )
-        assert code == 130 and "goes on where it was" in capsys.readouterr().err
+        assert code == 130 and "the same command resumes" in capsys.readouterr().err
         assert [signal.getsignal(number) for number in numbers] == before
 
 
@@ -116,23 +165,23 @@ def test_a_signal_during_imports_is_one_line(number):
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
-    # Modules are told of as they are read: of the experiment's own the first is this.
+    # -X importtime prints every module once it is imported; this is the first of the experiment.
     while not process.stderr.readline().endswith(" jax.version\n"):
         assert process.poll() is None
     process.send_signal(number)
     out, err = process.communicate()
-    said = [line for line in err.splitlines() if not line.startswith("import time:")]
+    lines = [line for line in err.splitlines() if not line.startswith("import time:")]
     assert (process.returncode, out) == (130, "")
-    assert said == ["error: interrupted; the same command goes on where it was"]
+    assert lines == ["error: interrupted; the same command resumes"]
 
 
-def test_a_write_that_nobody_waits_for_is_not_told(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
+def test_a_write_after_a_failed_save_is_not_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
     cli.configure_process()
     cli.configure_process()
     late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
     other = SimpleNamespace(exc_value=RuntimeError("something else"))
     for each in (late, other):
         sys.unraisablehook(each)
-    assert told == [other]
+    assert reported == [other]

@@ -8,7 +8,7 @@ import pytest
 from absl.flags import FlagValues
 from PIL import Image
 
-from experiments import compare, studies
+from experiments import compare, study_flags
 from fm import hf
 from fm.study import run_dir
 from fm.study.config import TaskConfig
@@ -19,12 +19,14 @@ from tests.study.helpers_study import images, recipe, texts
 ARMS = ("scratch", "in_domain", "classical")
 FLAGS = ("--label_budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
 SCHEMA = {
-    "cells": "task modality arm labels seed metric value validation trials train_flops "
+    "cells": "task modality arm num_labels seed metric value validation trials train_flops "
     "pretrain_flops seconds",
-    "comparisons": "task labels arm baseline difference low high p p_adjusted seeds items variance",
-    "equivalents": "task labels arm label_multiplier low high steps_to_scratch_quality",
-    "ledger": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds break_even_tasks",
-    "leakage": "task arm checked found removed",
+    "comparisons": "task num_labels arm baseline difference low high p p_adjusted seeds items "
+    "variance",
+    "label_efficiency": "task num_labels arm label_multiplier low high steps_to_scratch_quality",
+    "compute_cost": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds "
+    "break_even_tasks",
+    "decontamination": "task arm checked found removed",
 }
 WHOLE = "schema config config_hash versions device xla_flags attention headline"
 
@@ -33,7 +35,7 @@ def timeless(results):
     """Results less what a clock says."""
     results = copy.deepcopy(results)
     del results["seconds"]
-    for row in [*results["cells"], *results["ledger"], *results["methods"]]:
+    for row in [*results["cells"], *results["compute_cost"], *results["methods"]]:
         for key in [key for key in row if key.endswith("seconds")]:
             del row[key]
     return results
@@ -50,7 +52,7 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     assert (out / "report.html").stat().st_size > 10_000
 
     results = json.loads((out / "results.json").read_text())
-    assert set(WHOLE.split()) <= results.keys() and results["schema"] == 1
+    assert set(WHOLE.split()) <= results.keys() and results["schema"] == 2
     for section, fields in SCHEMA.items():
         assert results[section], section
         assert all(set(fields.split()) <= row.keys() for row in results[section]), section
@@ -64,8 +66,10 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["cells"] == 12 and summary["seconds"] == results["seconds"] > 0
     assert summary["results_digest"] == run_dir.results_digest(results)
-    values = [r["value"] for r in results["cells"] if (r["arm"], r["labels"]) == ("in_domain", 20)]
-    assert summary["metrics"]["digits/self/20"] == np.mean(values)
+    values = [
+        r["value"] for r in results["cells"] if (r["arm"], r["num_labels"]) == ("in_domain", 20)
+    ]
+    assert summary["metrics"]["digits/in_domain/20"] == np.mean(values)
 
     monkeypatch.setattr("fm.study.runner.prepare", _never)
     second = call(*again)
@@ -87,12 +91,12 @@ def _recomputed(results, out):
     items = results["comparisons"][0]["items"]
     assert len(table) == len(results["cells"]) * items
     table["right"] = (table.truth == table.prediction).astype(float)
-    value = table.groupby(["arm", "labels", "seed"]).right.mean()
+    value = table.groupby(["arm", "num_labels", "seed"]).right.mean()
     for row in results["cells"]:
-        assert row["value"] == pytest.approx(value[row["arm"], row["labels"], row["seed"]])
-    means = value.groupby(["arm", "labels"]).mean()
+        assert row["value"] == pytest.approx(value[row["arm"], row["num_labels"], row["seed"]])
+    means = value.groupby(["arm", "num_labels"]).mean()
     for row in results["comparisons"]:
-        labels = row["labels"]
+        labels = row["num_labels"]
         difference = means[row["arm"], labels] - means[row["baseline"], labels]
         assert row["difference"] == pytest.approx(difference, abs=1e-12)
 
@@ -104,11 +108,11 @@ def test_what_is_lost_is_made_again_as_it_was(call, tmp_path, tiny):
     assert call(*again).code == 0
     results = json.loads((out / "results.json").read_text())
     predictions = (out / "predictions.csv").read_bytes()
-    for name in ("results.json", "predictions.csv", "cells/digits-self-20.json"):
+    for name in ("results.json", "predictions.csv", "cells/digits-in_domain-20.json"):
         (out / name).unlink()
-    shutil.rmtree(out / "pretrained" / "digits-self" / "seed-0" / "checkpoints")
+    shutil.rmtree(out / "pretrained" / "digits-in_domain" / "seed-0" / "checkpoints")
     done = call(*again)
-    assert done.code == 0 and f"{out}: going on with what is there" in done.err
+    assert done.code == 0 and f"{out}: resuming" in done.err
     assert timeless(json.loads((out / "results.json").read_text())) == timeless(results)
     assert (out / "predictions.csv").read_bytes() == predictions
 
@@ -125,7 +129,7 @@ def test_own_csv(call, tmp_path, tiny, reviews):
     )
     done = call(*flags, "--label_budgets=8,40")
     assert done.code == 0, done.err
-    assert "reviews.csv: no upstream data given, that arm is left out" in done.err
+    assert "reviews.csv: skipping the out_of_domain arm" in done.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {row["arm"] for row in results["cells"]} == {"scratch", "in_domain", "classical"}
     best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
@@ -149,7 +153,7 @@ def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
     asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--max_length=16"
     done = call("compare", *flags, *again, *asked, f"--out={out}")
     assert done.code == 0, done.err
-    assert f"digits: {tmp_path / 'model'} reads text, that arm is left out" in done.err
+    assert f"digits: skipping the published arm: {tmp_path / 'model'} reads text only" in done.err
     results = json.loads((out / "results.json").read_text())
     had = {(row["task"], row["arm"]) for row in results["cells"]}
     assert had == {
@@ -179,7 +183,7 @@ def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
 
 
 @pytest.mark.slow
-def test_own_pictures(call, tmp_path, tiny):
+def test_own_images(call, tmp_path, tiny):
     pixels, labels = images(60, 0)
     for n, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
         folder = tmp_path / "pictures" / ("left", "right")[label]
@@ -212,8 +216,11 @@ def test_own_named_entities(call, tmp_path, tiny):
     given = f"--published_model={tmp_path / 'model'}", "--out_of_domain_dataset=,"
     done = call("compare", *flags, *given, f"--out={out}")
     assert done.code == 0, done.err
-    assert "places.conll: no upstream data given, that arm is left out" in done.err
-    assert f"places.conll: {tmp_path / 'model'} tells classes apart, that arm is left" in done.err
+    assert "places.conll: skipping the out_of_domain arm" in done.err
+    assert (
+        f"places.conll: skipping the published arm: {tmp_path / 'model'} "
+        "supports classification only" in done.err
+    )
     results = json.loads((out / "results.json").read_text())
     cells = [row for row in results["cells"] if row["task"] == "places"]
     assert {(row["arm"], row["metric"]) for row in cells} == {(arm, "entity F1") for arm in ARMS}
@@ -224,15 +231,15 @@ def test_own_named_entities(call, tmp_path, tiny):
     table = table[table.task == "places"]
     found = table.prediction.str.split("/", expand=True).astype(int)
     sums = table.assign(right=found[0], below=found[1] + table.truth.astype(int))
-    sums = sums.groupby(["arm", "labels", "seed"])[["right", "below"]].sum()
+    sums = sums.groupby(["arm", "num_labels", "seed"])[["right", "below"]].sum()
     for row in cells:
-        right, below = sums.loc[row["arm"], row["labels"], row["seed"]]
+        right, below = sums.loc[row["arm"], row["num_labels"], row["seed"]]
         assert row["value"] == pytest.approx(2 * right / below if below else 0.0)
     # Adapters are measured on the last task that has classes; of entities there is no such table.
     assert {row["task"] for row in results["methods"]} == {"digits"}
     assert {row["task"] for row in results["mistakes"]} <= {"digits"}
     assert {row["task"] for row in results["curves"] if row["kind"] == "adapt"} == {"digits"}
-    assert {"places", "digits"} == {row["task"] for row in results["ledger"]}
+    assert {"places", "digits"} == {row["task"] for row in results["compute_cost"]}
     page = (out / "report.html").read_text()
     assert "entity F1" in page
 
@@ -259,13 +266,15 @@ def _going(draws, somewhere):
     ids=lambda value: " ".join(value),
 )
 def test_the_full_profile_has_more_tasks(monkeypatch, flags, names):
-    asked = []
-    monkeypatch.setattr(studies, "_task", lambda name, *_: asked.append(name) or _made(name))
+    loaded = []
+    monkeypatch.setattr(
+        study_flags, "_task_config", lambda name, *_: loaded.append(name) or _made(name)
+    )
     values = FlagValues()
     compare.define(values)
     values(["compare", *flags])
     compare.configure(values)
-    assert asked == names
+    assert loaded == names
 
 
 def _made(name):
@@ -289,5 +298,5 @@ def test_a_copied_test_item_is_taken_out_of_the_training_data(call, tmp_path, ti
     )
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())
-    assert [(row["found"], row["removed"]) for row in results["leakage"]] == [(3, 3)]
+    assert [(row["found"], row["removed"]) for row in results["decontamination"]] == [(3, 3)]
     assert results["tasks"][0]["train"] == 80 and results["comparisons"] == []

@@ -23,7 +23,7 @@ STUDY = [
         ("adapt", ["--dataset=digits", "--labels=20"]),
         ("compare", STUDY),
         ("ablate", [*STUDY, "--field=steps", "--values=2,3"]),
-        ("unify", ["--tasks=digits", "--arms=scratch,classical", "--profile=quick"]),
+        ("multitask", ["--tasks=digits", "--arms=scratch,classical", "--profile=quick"]),
         ("text_quality", ["--profile=quick"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The experiment from the command line, on a model trained for a moment."""
+"""The experiment from the command line, on a model trained for two steps."""
 
 import pytest
 
@@ -11,7 +11,7 @@ PROMPT = "--prompt=good"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Where the run of the first test that needs one goes."""
+    """The folder of the runs; the first test that needs one trains it."""
     return tmp_path_factory.mktemp("run")
 
 
@@ -25,7 +25,7 @@ def model(call, reviews, trained, monkeypatch):
     return trained / "text"
 
 
-def test_a_text_follows_its_prompt_and_the_seed_repeats_it(call, model):
+def test_a_text_continues_its_prompt_and_the_seed_repeats_it(call, model):
     flags = (f"--model={model}", PROMPT, "--max_new_tokens=12", "--temperature=1.5")
     first, again, other = (call("generate", *flags, f"--seed={seed}") for seed in (1, 1, 2))
     assert first.code == 0 and first.out.startswith("good") and len(first.out) > 8
@@ -37,7 +37,7 @@ def test_streamed_it_is_the_same_text(call, model):
     assert call("generate", *flags).out == call("generate", *flags, "--stream").out
 
 
-def test_samples_are_those_of_their_seeds(call, model):
+def test_samples_have_the_seeds_from_the_given_one(call, model):
     flags = (f"--model={model}", PROMPT, "--max_new_tokens=6")
     both = call("generate", *flags, "--samples=2", "--seed=5").out
     each = [call("generate", *flags, f"--seed={seed}").out for seed in (5, 6)]
@@ -75,7 +75,7 @@ def test_it_ends_before_a_stop_string(call, model):
         (["--model=M", "--modality=video"], ["--model=", "holds no checkpoint"]),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(call, tmp_path, flags, parts):
+def test_bad_input_is_one_line(call, tmp_path, flags, parts):
     (tmp_path / "checkpoints").mkdir()
     done = call("generate", *(flag.replace("=M", f"={tmp_path}") for flag in flags))
     assert done.code == 2 and all(part in done.error for part in parts), done.error
@@ -90,9 +90,9 @@ def test_a_folder_without_a_checkpoint(call, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "what"),
-    [("digits", "was trained on image"), ("reviews", "was never asked for the next token")],
+    [("digits", "was trained on image"), ("reviews", "was not trained to predict the next token")],
 )
-def test_a_model_that_writes_no_text(call, trained, reviews, tiny, data, what):
+def test_a_model_that_cannot_generate_text(call, trained, reviews, tiny, data, what):
     dataset = reviews(reviews.rows) if data == "reviews" else data
     out = trained / f"no {data}"
     assert call("pretrain", f"--dataset={dataset}", "--steps=1", f"--out={out}").code == 0

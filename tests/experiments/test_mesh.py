@@ -48,7 +48,7 @@ def test_flags_that_cannot_be(call, tmp_path, flags, parts):
 @pytest.mark.parametrize(
     "name",
     [
-        *("compare", "ablate", "unify", "text_quality", "pretrain", "adapt", "generate"),
+        *("compare", "ablate", "multitask", "text_quality", "pretrain", "adapt", "generate"),
         *("attention_maps", "plan"),
     ],
 )

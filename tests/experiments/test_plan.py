@@ -16,7 +16,7 @@ def test_the_plan_of_a_billion_parameters(call):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--size=8b", "--chips=1"], ["8b does not fit 1 h100", "GB on each", "take more chips"]),
+        (["--size=8b", "--chips=1"], ["8b does not fit 1 h100", "GB on each", "use more chips"]),
         (["--size=7b"], ["--size=7b: takes one of 124m, 1b, 8b"]),
         (["--chip=b300"], ["--chip=b300: takes one of h100, a100, v5e, v5p, v4, cpu"]),
         (["--mesh=data:3"], ["takes 3 chips, not 8"]),
@@ -24,7 +24,10 @@ def test_the_plan_of_a_billion_parameters(call):
         (["--mesh="], ["--mesh=", "data, fsdp, tensor"]),
         (["--mfu=1.5"], ["--mfu=1.5", "[0.001, 1.0]"]),
         (["--chips=0"], ["--chips=0"]),
-        (["--size=124m", "--length=2048"], ["2048 pieces is over the context of 1024"]),
+        (
+            ["--size=124m", "--seq_len=2048"],
+            ["input of 2048 tokens exceeds", "max_seq_len of 1024"],
+        ),
         (["--batch_size=7", "--mesh=data:8"], ["batch_size=7 does not divide"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else None,

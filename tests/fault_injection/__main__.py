@@ -1,4 +1,4 @@
-"""The long form: python -m tests.fault_injection --faults=100 --out=runs/fault_injection (`make fault_injection`)."""
+"""The long form: python -m tests.fault_injection --faults=100 (`make fault_injection`)."""
 
 import argparse
 import sys

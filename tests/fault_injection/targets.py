@@ -100,7 +100,11 @@ TARGETS = {
             "pretrain",
             # Texts share rows, and it stops early, at about 500 steps.
             lambda folder: [
-                *(f"--dataset={reviews(folder)}", "--objective=causal_lm:1", "--checkpoint_every=60"),
+                *(
+                    f"--dataset={reviews(folder)}",
+                    "--objective=causal_lm:1",
+                    "--checkpoint_every=60",
+                ),
                 *("--steps=1200", "--validate_every=10", "--early_stopping_patience=5"),
             ],
         ),
@@ -108,16 +112,33 @@ TARGETS = {
         Target("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
         Target("comparison", "compare", lambda _: [*_STUDY, "--profile=quick"]),
         Target(
-            "grid", "compare", lambda _: [*_STUDY[:-2], "--label_budgets=20", "--seeds=2",
-                                          "--pretrain_seeds=2", "--profile=quick"],
+            "grid",
+            "compare",
+            lambda _: [
+                *_STUDY[:-2],
+                "--label_budgets=20",
+                "--seeds=2",
+                "--pretrain_seeds=2",
+                "--profile=quick",
+            ],
         ),
-        Target("ablation", "ablate", lambda _: [*_STUDY[:1], "--arms=scratch,in_domain", "--label_budgets=20",
-                                                "--seeds=2", "--profile=quick",
-                                                "--field=objective.mask_ratio", "--values=0.3,0.6"]),
+        Target(
+            "ablation",
+            "ablate",
+            lambda _: [
+                *_STUDY[:1],
+                "--arms=scratch,in_domain",
+                "--label_budgets=20",
+                "--seeds=2",
+                "--profile=quick",
+                "--field=objective.mask_ratio",
+                "--values=0.3,0.6",
+            ],
+        ),
         Target("multitask", "multitask", _unification),
         Target("text quality", "text_quality", _domains),
     )
-}  # fmt: skip
+}
 
 
 def outcome(out: Path) -> dict[str, Any]:

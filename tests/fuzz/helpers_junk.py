@@ -8,8 +8,8 @@ _known = st.sampled_from(
     [
         *("", " ", ",", ",,", ":", "=", "-1", "0", "1e400", "nan", "-inf", "0x10", "１２", "²"),
         *("None", "true", "a,a", "a:1,a:2", "causal_lm:1", "data:0", "data:2,data:2", "/dev/null"),
-        *("~nobody", "%s%n", "{text}", "{answer}", "{0}", "<b>", "digits:", "finetune.steps"),
-        *("model.remat", "*", "[", "(?", "a\nb", "\udcff", "x" * 300, "9" * 5000, "9" * 20),
+        *("~nobody", "%s%n", "{text}", "{answer}", "{0}", "<b>", "digits:", "finetune.min_steps"),
+        *("model.remat_policy", "*", "[", "(?", "a\nb", "\udcff", "x" * 300, "9" * 5000, "9" * 20),
         *("[" * 5000, "{" * 9, "\x1b[2J", "\u202etxt", "..", "/", "1_000", "１:１", "+1", " 5 "),
     ]
 )

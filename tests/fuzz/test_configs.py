@@ -8,20 +8,18 @@ import pkgutil
 import tempfile
 
 import pytest
-from fm.study.multitask_config import MultitaskConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fm
-from experiments import ablate
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
 from fm.data.layouts import Layout
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.parallel.mesh import MeshConfig
-from fm.study import presets
-from fm.study.config import PublishedConfig, StudyConfig, TaskConfig
+from fm.study import ablations, presets
+from fm.study.config import MultitaskConfig, PublishedConfig, StudyConfig, TaskConfig
 from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
@@ -170,7 +168,7 @@ def test_a_field_of_any_config(kind):
     @given(st.sampled_from(names), st.one_of(odd.map(json.dumps), junk.values))
     def check(name, text):
         try:
-            made = ablate.replaced(whole, name, text, name)
+            made = ablations._replace_path(whole, name, text, name)
         except UserError as error:
             told = str(error)
             assert name in told or shown(text) in told or repr(text)[:40] in told, told

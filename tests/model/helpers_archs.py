@@ -1,4 +1,4 @@
-"""Small text models of every style, as the families have them."""
+"""Small text models of every architecture."""
 
 from fm.model.config import ArchConfig, ModelConfig, RopeScaling
 

@@ -1,4 +1,4 @@
-"""Logits of rows whose beginnings are read at once and whose rest piece by piece, with a cache."""
+"""Logits from a KV cache: prompts by prefill, then one decode step per token."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ logits_of = jax.jit(embeddings.token_logits)
 
 
 def cached_logits(weights, rows, prompt_lengths, config):
-    """float32 [B][L - P + 1, V]: of each row's prompt's last place and of those after it.
+    """Returns float32 [B][L - P + 1, V]: logits from the last prompt token on.
 
     Args:
       weights: parameters.
-      rows: token ids; all go on for as many pieces after their prompts.
-      prompt_lengths: how many pieces of each are read at once, as rows padded on the right.
+      rows: token ids; all have equally many after their prompts.
+      prompt_lengths: tokens of each row that are prefilled, padded on the right.
       config: the model's.
     """
     ready = kv_cache.prepare_params(weights, config)

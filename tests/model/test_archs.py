@@ -26,8 +26,8 @@ SIZES = {
     "mlp_dim": 48,
     "vocab_size": 19,
 }
-# Every frequency range of the scaling is met: waves of 6 to 800 pieces on a context of 64.
-STRETCHED = RopeScaling(
+# Covers every frequency range of the scaling: wavelengths of 6 to 800 tokens, original length 64.
+ROPE_SCALING = RopeScaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=64
 )
 OWN = ModelConfig(**SIZES)
@@ -39,7 +39,7 @@ GPT2 = ModelConfig(
 LLAMA = ModelConfig(
     **SIZES,
     rope_theta=1000.0,
-    arch=dataclasses.replace(helpers_archs.LLAMA, rope_scaling=STRETCHED),
+    arch=dataclasses.replace(helpers_archs.LLAMA, rope_scaling=ROPE_SCALING),
 )
 QWEN2 = dataclasses.replace(
     LLAMA, arch=dataclasses.replace(LLAMA.arch, use_bias="qkv", rope_scaling=None)
@@ -154,7 +154,7 @@ def problem(config):
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
-def test_the_output_is_the_textbooks(config, causal):
+def test_output_matches_the_float64_reference(config, causal):
     p, inputs = problem(config)
     got = run(p, inputs, config, mask=Mask(causal=causal))["final"]
     wide = jax.tree.map(np.float64, p)
@@ -163,7 +163,7 @@ def test_the_output_is_the_textbooks(config, causal):
 
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
-def test_every_gradient_is_the_textbooks(config):
+def test_gradients_match_the_float64_reference(config):
     """Along one random direction of every leaf, by central differences in float64."""
     p, inputs = problem(config)
     readout_BLD = np.random.default_rng(1).normal(size=(2, 9, config.d_model))
@@ -190,8 +190,8 @@ def test_every_gradient_is_the_textbooks(config):
 
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
-class TestEveryStyle:
-    def test_scanned_layers_are_the_unrolled_ones(self, config):
+class TestEveryArch:
+    def test_scanned_layers_match_unrolled_ones(self, config):
         p, inputs = problem(config)
         scanned = dataclasses.replace(config, scan_layers=True)
         left, right = (run(p, inputs, c, mask=Mask(causal=True)) for c in (config, scanned))
@@ -212,21 +212,21 @@ class TestEveryStyle:
         assert 0 < np.sqrt(np.mean(error**2)) < 0.05 * np.sqrt(np.mean(right["final"] ** 2))
 
     @pytest.mark.slow
-    def test_it_starts_close_to_chance(self, config):
+    def test_fresh_model_predicts_near_chance(self, config):
         fresh = init(jax.random.key(0), config)
         final_BLD = run(fresh, problem(config)[1], config, mask=Mask(causal=True))["final"]
         logits = np.asarray(embeddings.token_logits(fresh["streams"], final_BLD))
         assert np.ptp(logits) < 1.5
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(fresh))
 
-    def test_the_weights_looked_at_are_its_own(self, config):
+    def test_attention_weights_match_the_reference(self, config):
         p, inputs = problem(config)
         look = jax.jit(attention_weights, static_argnames="config")
         got = look(p, inputs, config, mask=Mask(causal=True))
         _, want = textbook(jax.tree.map(np.float64, p), inputs, config, True)
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-6)
 
-    def test_it_comes_back_from_json(self, config):
+    def test_config_round_trips_through_json(self, config):
         plain = json.loads(json.dumps(dataclasses.asdict(config)))
         assert ModelConfig.from_dict(plain) == config
         assert hash(ModelConfig.from_dict(plain)) == hash(config)
@@ -268,26 +268,26 @@ def test_json_that_is_no_config_is_named(changes, named):
         ModelConfig.from_dict(dataclasses.asdict(OWN) | changes)
 
 
-def test_the_default_has_no_leaf_more():
+def test_the_default_arch_has_only_its_own_parameters():
     shapes = jax.eval_shape(lambda: init(jax.random.key(0), OWN))
     assert set(shapes["layers"]) == {"query", "key", "value", "attention_out", "up", "down"}
     assert set(shapes["streams"]) == {"hidden_piece", "token_embedding", "token_head"}
 
 
-def test_a_tied_head_is_the_embedding():
+def test_tied_head_is_the_embedding():
     p, h_TD = params(GPT2)["streams"], np.ones((3, GPT2.d_model), np.float32)
     assert "token_head" not in p
     want = h_TD @ p["token_embedding"].T
     np.testing.assert_allclose(embeddings.token_logits(p, h_TD), want, rtol=1e-5, atol=1e-5)
 
 
-def test_the_summary_is_a_tanh_layer_over_the_first_piece():
+def test_pooled_output_is_a_tanh_layer_over_the_first_token():
     p, final_BLD = params(BERT)["streams"], np.random.default_rng(0).normal(size=(2, 3, 32))
     want = np.tanh(final_BLD[:, 0] @ p["pooler"] + p["pooler_bias"])
     np.testing.assert_allclose(embeddings.pooled_output(p, jnp.float32(final_BLD)), want, rtol=1e-4)
 
 
-def test_no_longer_input_than_the_context():
+def test_input_longer_than_max_seq_len_is_refused():
     inputs = text(L=13)
     with pytest.raises(UserError, match="13 tokens exceeds the model's max_seq_len of 12"):
         forward(params(GPT2), inputs, GPT2, mask=Mask(causal=True))
@@ -308,7 +308,7 @@ def test_no_longer_input_than_the_context():
         (lambda: ArchConfig(norm_bias=True), "norm_bias=True requires norm_scale=True"),
         (lambda: ArchConfig(num_token_types=-1), "num_token_types=-1"),
         (
-            lambda: ArchConfig(position_encoding="learned", rope_scaling=STRETCHED),
+            lambda: ArchConfig(position_encoding="learned", rope_scaling=ROPE_SCALING),
             "rope_scaling requires .*rotary",
         ),
         (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high_freq_factor=4.0 above low"),
@@ -318,7 +318,7 @@ def test_no_longer_input_than_the_context():
         (lambda: ModelConfig(**SIZES, max_seq_len=-1), "max_seq_len=-1"),
     ],
 )
-def test_a_style_that_cannot_be_is_named(make, named):
+def test_invalid_arch_is_refused(make, named):
     with pytest.raises(UserError, match=named) as caught:
         make()
     assert "\n" not in str(caught.value)

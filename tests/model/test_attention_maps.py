@@ -23,7 +23,7 @@ error = jax.jit(kernel_error, static_argnames="config")
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize(("config", "inputs"), INPUTS.values(), ids=INPUTS)
 class TestWeights:
-    def test_a_number_for_each_layer_row_head_query_and_key(self, config, inputs, mask):
+    def test_shape_and_row_sums(self, config, inputs, mask):
         w = np.asarray(looked(params(config), inputs, config, mask=mask))
         B, L = inputs["segments"].shape
         assert w.shape == (config.num_layers, B, config.num_heads, L, L) and w.dtype == np.float32
@@ -38,7 +38,7 @@ class TestWeights:
             for name in IMPLEMENTATIONS
         ],
     )
-    def test_times_the_values_they_carry_the_residual_on(self, config, inputs, mask, name):
+    def test_weights_times_values_give_the_next_residual(self, config, inputs, mask, name):
         """From a layer's weights and values by hand to the next layer's residual in `forward`."""
         config, p = dataclasses.replace(config, attention=name), params(config)
         try:
@@ -80,13 +80,13 @@ def test_rows_that_see_nothing_are_zero():
     np.testing.assert_allclose(w[:, 1].sum(-1), 1.0, atol=2e-6)
 
 
-def test_scanned_layers_look_where_unrolled_ones_do():
+def test_scanned_layers_have_the_same_weights():
     scanned = dataclasses.replace(TEXT, scan_layers=True)
     left, right = (looked(params(TEXT), text(), c, mask=MASKS["causal"]) for c in (TEXT, scanned))
     np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
 
 
-def test_a_start_piece_is_looked_at_like_any_other():
+def test_the_start_patch_is_attended_to():
     inputs = embeddings.prepend_start_patch(images())
     w = looked(params(IMAGE), inputs, IMAGE, mask=MASKS["causal"])
     assert w.shape[-1] == images()["segments"].shape[1] + 1

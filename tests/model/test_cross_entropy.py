@@ -38,7 +38,7 @@ def textbook(head_DV, h_TD, targets_T, weights_T):
     ("T", "rows"), [(1, 4), (4, 4), (7, 4), (8, 4), (5, 100)], ids=lambda value: str(value)
 )
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_sum_and_gradients_are_those_of_all_logits_at_once(T, rows, dtype, rtol, monkeypatch):
+def test_loss_and_gradients_match_unchunked_float64(T, rows, dtype, rtol, monkeypatch):
     monkeypatch.setattr(cross_entropy, "_CPU_LOGITS", rows * V)
     head_DV, h_TD, targets_T, weights_T = problem(T)
     h_TD = np.asarray(jnp.asarray(h_TD, dtype), np.float64)
@@ -56,7 +56,7 @@ def test_sum_and_gradients_are_those_of_all_logits_at_once(T, rows, dtype, rtol,
 
 @pytest.mark.parametrize(("T", "rows"), [(7, 4), (8, 4), (5, 100)])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_as_an_accelerator_takes_it(T, rows, dtype, rtol, monkeypatch):
+def test_accelerator_chunks_and_dtype(T, rows, dtype, rtol, monkeypatch):
     """Larger chunks, and logits kept in the dtype of what they are read from."""
     monkeypatch.setattr(cross_entropy, "default_platform", lambda: "gpu")
     monkeypatch.setattr(cross_entropy, "_ACCELERATOR_LOGITS", rows * V)

@@ -11,7 +11,7 @@ from fm.model import ModelConfig, config_for_size, embeddings
 from tests.model.helpers_models import IMAGE, images, params
 
 
-def test_a_patch_costs_what_its_mixture_says():
+def test_gmm_nll_matches_scipy():
     rng = np.random.default_rng(0)
     h_TD = rng.normal(size=(5, IMAGE.d_model)).astype(np.float32)
     x_TP = rng.uniform(size=(5, IMAGE.patch_dim("image"))).astype(np.float32)
@@ -27,7 +27,7 @@ def test_a_patch_costs_what_its_mixture_says():
     np.testing.assert_allclose(got, -special.logsumexp(log_p, axis=-1), rtol=2e-4, atol=2e-4)
 
 
-def test_no_component_is_narrower_than_a_grey_level():
+def test_scales_have_a_minimum():
     weights = params(IMAGE)["streams"]
     weights["image_bias"] = weights["image_bias"] - 1e3
     one = np.ones((1, IMAGE.d_model), np.float32)
@@ -44,7 +44,7 @@ def test_bytes_are_the_middle_of_their_bin():
     ]
 
 
-def test_the_start_piece_leads():
+def test_the_start_patch_comes_first():
     led = embeddings.prepend_start_patch(images())
     assert led["image"].shape == (2, 10, IMAGE.patch_dim("image"))
     assert led["positions"][0, :2].tolist() == [[-1, -1], [0, 0]]
@@ -52,7 +52,7 @@ def test_the_start_piece_leads():
     np.testing.assert_array_equal(led["image"][:, 1:], embeddings.to_unit_range(images()["image"]))
 
 
-def test_mixed_pieces_take_their_own_embedding():
+def test_mixed_modalities_use_their_own_embedding():
     both = ModelConfig(
         num_layers=1,
         d_model=32,
@@ -88,7 +88,7 @@ def test_mixed_pieces_take_their_own_embedding():
         ({"dtype": "float16"}, "dtype=float16"),
     ],
 )
-def test_a_config_that_cannot_be_is_named(overrides, named):
+def test_invalid_config_is_refused(overrides, named):
     sizes = {"num_layers": 1, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "mlp_dim": 64}
     with pytest.raises(UserError, match=named) as caught:
         ModelConfig(**(sizes | overrides))

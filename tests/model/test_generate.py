@@ -12,7 +12,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import generate as continuation
 from fm.model import kv_cache
-from fm.model.generate import Generation, generate
+from fm.model.generate import IncrementalGenerator, generate
 from fm.model.sampling import GREEDY, SamplingConfig
 from tests.model.helpers_archs import ARCHS, config
 from tests.model.helpers_kv_cache import cached_logits, logits_of
@@ -46,7 +46,7 @@ def quick(*fast, among=ARCHS):
 
 
 @pytest.mark.parametrize("name", quick("own", "gpt2", "qwen3"))
-def test_cached_logits_are_the_uncached_ones(name):
+def test_cached_logits_match_uncached_ones(name):
     model = ARCHS[name]
     weights = params(model)
     rng = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def test_cached_logits_are_the_uncached_ones(name):
 
 
 @pytest.mark.parametrize("name", quick("own", among=["own", "gpt2", "qwen3"]))
-def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
+def test_cached_bfloat16_logits_are_as_accurate_as_uncached_ones(name):
     model = ARCHS[name]
     half = dataclasses.replace(model, dtype="bfloat16")
     weights = params(model)
@@ -77,7 +77,7 @@ def test_cached_logits_in_bfloat16_are_as_near_as_the_uncached_ones(name):
 @pytest.mark.parametrize(
     "name", quick("own", "gpt2", among=["own", "gpt2", "llama one key head, tied", "qwen3"])
 )
-def test_greedy_texts_of_ragged_prompts_are_the_plain_ones(name):
+def test_greedy_decoding_of_ragged_prompts_matches_uncached_decoding(name):
     model = ARCHS[name]
     weights = params(model)
     got = generate(weights, PROMPTS, model, sampling_config=GREEDY, max_new_tokens=12)
@@ -97,7 +97,7 @@ def test_parameters_in_bfloat16_generate_too():
     assert [row.tolist() for row in got] == [row.tolist() for row in want]
 
 
-def test_in_parts_it_is_the_same_text_as_in_one():
+def test_generation_in_parts_gives_the_same_text():
     weights = kv_cache.prepare_params(params(OWN), OWN)
     options = {
         "sampling_config": SamplingConfig(1.3, top_p=0.9),
@@ -105,7 +105,7 @@ def test_in_parts_it_is_the_same_text_as_in_one():
         "seeds": [4, 5, 6, 7],
     }
     whole = generate(weights, PROMPTS, OWN, **options)
-    generation = Generation(weights, PROMPTS, OWN, **options)
+    generation = IncrementalGenerator(weights, PROMPTS, OWN, **options)
     parts = []
     while not generation.finished:
         parts.append(generation.next_tokens(3))
@@ -117,7 +117,7 @@ def test_in_parts_it_is_the_same_text_as_in_one():
     assert all(len(row) == 0 for row in generation.next_tokens(3))
 
 
-def test_a_text_depends_on_its_prompt_and_seed_alone():
+def test_a_row_depends_on_its_prompt_and_seed_only():
     weights = kv_cache.prepare_params(params(OWN), OWN)
     options = {"sampling_config": SamplingConfig(2.0), "max_new_tokens": 10}
     together = generate(weights, PROMPTS, OWN, seeds=[3, 1, 4, 1], **options)
@@ -128,7 +128,7 @@ def test_a_text_depends_on_its_prompt_and_seed_alone():
     assert same[0].tolist() == same[1].tolist() != same[2].tolist()
 
 
-def test_rows_end_at_their_own_ends():
+def test_rows_end_at_stop_tokens():
     weights = params(OWN)
     free = generate(weights, PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=12)
     ends = [int(free[0][4]), int(free[3][0])]
@@ -141,10 +141,10 @@ def test_rows_end_at_their_own_ends():
     assert len(got[3]) == 0 and 0 < len(got[0]) <= 4
 
 
-def test_it_stops_once_all_rows_have_ended():
+def test_decoding_stops_once_all_rows_have_ended():
     weights = params(OWN)
     (free,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=GREEDY, max_new_tokens=12)
-    generation = Generation(
+    generation = IncrementalGenerator(
         weights,
         [PROMPTS[0]],
         OWN,
@@ -159,8 +159,10 @@ def test_it_stops_once_all_rows_have_ended():
     assert int(generation._state.cache_index) == 32 + cut
 
 
-def test_rows_told_to_end_get_nothing_more():
-    generation = Generation(params(OWN), PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=9)
+def test_stopped_rows_get_no_more_tokens():
+    generation = IncrementalGenerator(
+        params(OWN), PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=9
+    )
     first = generation.next_tokens(3)
     generation.stop_rows([0, 2])
     second = generation.next_tokens(3)
@@ -170,10 +172,10 @@ def test_rows_told_to_end_get_nothing_more():
     assert generation.finished
 
 
-def test_barred_tokens_and_the_penalty_of_prompts():
+def test_suppressed_tokens_and_repetition_penalty_of_prompts():
     weights = params(OWN)
     (free,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=GREEDY, max_new_tokens=8)
-    (barred,) = generate(
+    (suppressed,) = generate(
         weights,
         [PROMPTS[0]],
         OWN,
@@ -181,7 +183,7 @@ def test_barred_tokens_and_the_penalty_of_prompts():
         max_new_tokens=8,
         suppress_tokens=[int(free[0])],
     )
-    assert free[0] not in barred
+    assert free[0] not in suppressed
     harsh = SamplingConfig(0.0, repetition_penalty=1e6)
     (fresh,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=harsh, max_new_tokens=8)
     # Every token that was there, of the prompt too, has a logit next to zero or far below it.
@@ -195,10 +197,10 @@ def test_barred_tokens_and_the_penalty_of_prompts():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "rows"), [("own", 3), ("llama", 1)])
-def test_a_step_copies_no_cache(name, rows):
+def test_a_decode_step_does_not_copy_the_cache(name, rows):
     """In the compiled loop nothing is as large as a cache but what is written in place."""
     model = dataclasses.replace(ARCHS[name], max_seq_len=2048)
-    generation = Generation(
+    generation = IncrementalGenerator(
         kv_cache.prepare_params(params(model), model),
         [[1] * 1000] * rows,
         model,
@@ -239,12 +241,12 @@ def test_a_step_copies_no_cache(name, rows):
         ([[1]], {"suppress_tokens": range(97)}, "whole vocabulary"),
     ],
 )
-def test_what_cannot_be_is_refused(prompts, options, message):
+def test_invalid_arguments_are_refused(prompts, options, message):
     with pytest.raises(UserError, match=message):
         generate(params(OWN), prompts, OWN, **({"max_new_tokens": 4} | options))
 
 
-def test_the_whole_context_can_be_used():
+def test_the_whole_max_seq_len_can_be_used():
     weights = params(OWN)
     (row,) = generate(weights, [[1] * 60], OWN, sampling_config=GREEDY, max_new_tokens=4)
     assert row.tolist() == plain_greedy(weights, [1] * 60, OWN, 4)

@@ -30,7 +30,7 @@ def gradient(config, inputs, weights):
     "config",
     [pytest.param(TEXT, id="plain"), pytest.param(GATED, id="gated", marks=pytest.mark.slow)],
 )
-def test_gradients_are_those_of_layers_that_keep_all(config):
+def test_gradients_match_those_without_remat(config):
     weights, inputs = params(config), text()
     want = gradient(config, inputs, weights)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(want[1]["layers"]))
@@ -40,7 +40,7 @@ def test_gradients_are_those_of_layers_that_keep_all(config):
 
 
 @pytest.mark.slow
-def test_the_compiled_program_holds_less_the_less_is_kept():
+def test_memory_falls_with_the_policy():
     length, batch = 256, 2
     inputs = {
         "tokens": np.zeros((batch, length), np.int32),

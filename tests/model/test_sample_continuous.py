@@ -1,4 +1,4 @@
-"""Pieces drawn with a cache against the plain forward pass, run again for every piece."""
+"""Patches sampled with a KV cache against a full forward pass per patch."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ FOUR = ModelConfig(
 
 
 def plain(config, stream, inputs, first, rng, temperature):
-    """Pieces from `first` on, each from a forward pass over all of the row."""
+    """Patches from `first` on, each from a forward pass over the whole row."""
     weights = params(config)
     drawn = np.array(inputs[stream])
     for at in range(first, drawn.shape[1]):
@@ -36,7 +36,7 @@ def plain(config, stream, inputs, first, rng, temperature):
 
 
 @pytest.mark.parametrize("kept", [0, 4])
-def test_pictures_are_the_plain_ones_and_keep_what_is_given(kept):
+def test_images_match_uncached_sampling_and_keep_the_prefix(kept):
     picture, rng = images(B=1), jax.random.key(3)
     positions, given = jnp.asarray(picture["positions"][0]), picture["image"][0, :kept]
     got = sample_patches(
@@ -54,7 +54,7 @@ def test_pictures_are_the_plain_ones_and_keep_what_is_given(kept):
 
 
 @pytest.mark.parametrize("stream", ["audio", "video"])
-def test_what_follows_a_text_is_the_plain_one(stream):
+def test_patches_after_text_match_uncached_sampling(stream):
     P = FOUR.patch_dim(stream)
     places = np.arange(5)[:, None] if stream == "audio" else np.array(list(np.ndindex(2, 1, 3)))
     blank = Segment(stream, np.zeros((len(places), P), np.float32), places, with_start=True)

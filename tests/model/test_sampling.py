@@ -12,7 +12,7 @@ from fm.model import sampling
 from fm.model.sampling import SamplingConfig
 
 V = 300
-NONE_SEEN, NONE_BARRED = jnp.zeros((1, V), bool), jnp.zeros(V, bool)
+NONE_SEEN, NONE_SUPPRESSED = jnp.zeros((1, V), bool), jnp.zeros(V, bool)
 
 filtered = jax.jit(sampling.filtered_probs)
 pick = jax.jit(sampling.inverse_cdf_sample)
@@ -61,7 +61,7 @@ def normalised(weights):
     ],
     ids=str,
 )
-def test_filters_are_the_plain_ones(options):
+def test_filters_match_numpy(options):
     rows = logits(1)
     got = normalised(filtered(rows, SamplingConfig(**options).to_params()))
     want = np.stack([plain(row, **options) for row in rows])
@@ -121,7 +121,7 @@ def test_a_pick_inverts_the_cumulative_distribution(row, uniform, alive):
     assert before - 1e-5 <= uniform <= sums[got] + 1e-5
 
 
-def test_draws_have_the_frequencies_asked_for():
+def test_sample_frequencies_match_the_probabilities():
     row, count = logits(3, B=1), 4000
     decoding = SamplingConfig(temperature=0.8, top_p=0.9)
     rows = np.repeat(row, count, axis=0)
@@ -132,7 +132,7 @@ def test_draws_have_the_frequencies_asked_for():
         keys,
         jnp.full(count, 5),
         seen_BV=jnp.zeros((count, V), bool),
-        suppress_V=NONE_BARRED,
+        suppress_V=NONE_SUPPRESSED,
     )
     want = plain(row[0], temperature=0.8, top_p=0.9)
     found = np.bincount(np.asarray(got), minlength=V) / count
@@ -141,9 +141,11 @@ def test_draws_have_the_frequencies_asked_for():
     assert np.max(error[want > 0.005]) < 4.5
 
 
-def one(row, decoding, *, seed=0, at=0, seen=NONE_SEEN, barred=NONE_BARRED):
+def one(row, decoding, *, seed=0, at=0, seen=NONE_SEEN, suppressed=NONE_SUPPRESSED):
     keys = sampling.row_keys(jnp.array([seed]))
-    got = draw(row, decoding.to_params(), keys, jnp.array([at]), seen_BV=seen, suppress_V=barred)
+    got = draw(
+        row, decoding.to_params(), keys, jnp.array([at]), seen_BV=seen, suppress_V=suppressed
+    )
     return int(got[0])
 
 
@@ -157,7 +159,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
         sampling.row_keys(seeds),
         at,
         seen_BV=seen,
-        suppress_V=NONE_BARRED,
+        suppress_V=NONE_SUPPRESSED,
     )
     alone = [one(rows[b : b + 1], decoding, seed=int(seeds[b]), at=int(at[b])) for b in range(5)]
     assert together.tolist() == alone
@@ -171,16 +173,18 @@ def test_temperature_zero_takes_the_first_of_the_likeliest():
     row[0, [17, 40]] = row.max() + 1
     greedy = SamplingConfig(temperature=0.0, top_k=3, top_p=0.1)
     assert {one(row, greedy, seed=seed) for seed in range(5)} == {17}
-    barred = NONE_BARRED.at[17].set(True)
-    assert one(row, greedy, barred=barred) == 40
+    suppressed = NONE_SUPPRESSED.at[17].set(True)
+    assert one(row, greedy, suppressed=suppressed) == 40
 
 
-def test_barred_tokens_are_never_drawn():
+def test_suppressed_tokens_are_never_sampled():
     row = logits(6, B=1)
     allowed = [5, 290]
-    barred = jnp.ones(V, bool).at[jnp.array(allowed)].set(False)
+    suppressed = jnp.ones(V, bool).at[jnp.array(allowed)].set(False)
     decoding = SamplingConfig(temperature=50.0)
-    assert {one(row, decoding, seed=seed, barred=barred) for seed in range(40)} == set(allowed)
+    assert {one(row, decoding, seed=seed, suppressed=suppressed) for seed in range(40)} == set(
+        allowed
+    )
 
 
 @pytest.mark.parametrize("penalty", [1.3, 0.5])
@@ -193,7 +197,7 @@ def test_the_penalty_moves_seen_tokens_alone_and_towards_less_likely_above_one(p
     assert np.all((got < row)[seen] == (penalty > 1))
 
 
-def test_the_penalty_enters_the_draw():
+def test_the_penalty_changes_the_sample():
     row = np.full((1, V), -5.0, np.float32)
     row[0, 3], row[0, 4] = 2.0, 1.5
     greedy = SamplingConfig(temperature=0.0, repetition_penalty=2.0)
@@ -230,7 +234,7 @@ def test_one_program_serves_all_settings():
         ("repetition_penalty", float("inf"), "above 0"),
     ],
 )
-def test_what_cannot_be_is_refused(name, value, accepted):
+def test_invalid_arguments_are_refused(name, value, accepted):
     with pytest.raises(UserError, match=f"{name}=.* must be .*{accepted}"):
         SamplingConfig(**{name: value})
 

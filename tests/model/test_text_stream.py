@@ -1,4 +1,4 @@
-"""Text in pieces: nothing is taken back, and nothing of a stop string is shown."""
+"""Streamed text: chunks are never taken back and contain nothing of a stop string."""
 
 import numpy as np
 import pytest
@@ -40,12 +40,12 @@ def decode(ids):
 
 def written(texts, every, stop=()):
     generation = Scripted([text.encode() for text in texts])
-    pieces = list(stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=every))
-    return ["".join(row) for row in zip(*pieces, strict=True)], pieces, generation
+    chunks = list(stream_text(generation, decode, stop_strings=stop, tokens_per_chunk=every))
+    return ["".join(row) for row in zip(*chunks, strict=True)], chunks, generation
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 100])
-def test_the_pieces_joined_are_the_texts(every):
+def test_joined_chunks_are_the_texts(every):
     texts = ["naïve café — ☕🫖", "plain", "日本語"]
     assert written(texts, every)[0] == texts
 
@@ -64,12 +64,12 @@ def test_the_pieces_joined_are_the_texts(every):
     ],
 )
 def test_a_text_ends_right_before_the_first_stop_string(text, stop, want, every):
-    (got,), pieces, generation = written([text], every, stop)
+    (got,), chunks, generation = written([text], every, stop)
     assert got == want
     if want != text:
         # No more tokens are asked for than the stop string needs.
         needed = len(want.encode()) + max(len(each.encode()) for each in stop)
-        assert len(pieces) <= -(-needed // every) + 1 and generation.finished
+        assert len(chunks) <= -(-needed // every) + 1 and generation.finished
 
 
 def test_each_row_stops_by_itself():
@@ -95,7 +95,7 @@ def test_a_broken_character_at_the_very_end_is_shown():
         ("", ("a",), 0),
     ],
 )
-def test_what_is_held_back(text, stop, count):
+def test_unsettled_chars(text, stop, count):
     assert num_unsettled_chars(text, stop) == count
 
 

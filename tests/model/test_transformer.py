@@ -21,7 +21,7 @@ def final(config, inputs, mask, weights=None):
     return np.asarray(run(weights or params(config), inputs, config, mask=mask)["final"])
 
 
-def test_no_gradient_from_a_piece_to_those_before_it():
+def test_no_gradient_from_a_token_to_later_ones():
     inputs, place = text(B=1), 4
     weights = params(TEXT)
 
@@ -39,7 +39,7 @@ def test_no_gradient_from_a_piece_to_those_before_it():
 
 
 @pytest.mark.parametrize(("config", "inputs"), [(TEXT, text()), (IMAGE, images())])
-def test_no_output_knows_a_later_piece(config, inputs):
+def test_no_output_depends_on_a_later_token(config, inputs):
     before = final(config, inputs, CAUSAL)
     name, place = ("tokens" if "tokens" in inputs else "image"), 5
     changed = inputs | {name: inputs[name].copy()}
@@ -62,7 +62,7 @@ def test_packed_documents_are_those_by_themselves():
 
 
 @pytest.mark.parametrize(("config", "inputs"), [(TEXT, text()), (IMAGE, images())])
-def test_scanned_layers_are_the_unrolled_ones(config, inputs):
+def test_scanned_layers_match_unrolled_ones(config, inputs):
     def value(weights, scan):
         out = forward(weights, inputs, dataclasses.replace(config, scan_layers=scan), mask=CAUSAL)
         return jnp.sum(jnp.sin(out["final"])), out["layers"]
@@ -80,7 +80,7 @@ def test_bfloat16_is_close_to_float32():
     assert 0 < error < 0.05  # outputs have a mean square of 1
 
 
-def test_a_hidden_piece_is_not_seen():
+def test_a_masked_token_is_not_seen():
     inputs, hidden = text(), np.arange(8) == np.full((2, 1), 3)
     changed = inputs | {"tokens": (inputs["tokens"] + hidden) % TEXT.vocab_size}
     left, right = (
@@ -91,7 +91,7 @@ def test_a_hidden_piece_is_not_seen():
     assert np.any(final(TEXT, inputs, Mask()) != final(TEXT, changed, Mask()))
 
 
-def test_the_shell_gives_the_parameters_and_the_function():
+def test_the_linen_module_matches_forward():
     inputs = text()
     model = Transformer(TEXT)
     variables = jax.jit(model.init)(jax.random.key(0), inputs, mask=CAUSAL)

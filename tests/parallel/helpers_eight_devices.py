@@ -34,21 +34,21 @@ def mesh_of(sizes):
     return config.build(jax.devices()[: config.num_devices])
 
 
-def spread(sizes, *, params, batch):
+def shard(sizes, *, params, batch):
     mesh = mesh_of(sizes)
     return mesh, sharding.shard_state(params, mesh), sharding.shard_batch(batch, mesh)
 
 
-def close(wanted, found, tolerance):
+def close(expected, found, tolerance):
     def check(path, a, b):
         scale = tolerance * max(1.0, float(np.abs(a).max(initial=0.0)))
         name = jax.tree_util.keystr(path)
         np.testing.assert_allclose(np.asarray(b), np.asarray(a), 0, scale, err_msg=name)
 
-    jax.tree_util.tree_map_with_path(check, wanted, found)
+    jax.tree_util.tree_map_with_path(check, expected, found)
 
 
-def compiled(model, sizes, rows=16, length=32, asked=HALVES):
+def compiled(model, sizes, rows=16, length=32, objective=HALVES):
     """The step's program, made of shapes alone."""
     rule = optimizer.build(ADAM, 10)
     shapes = jax.eval_shape(lambda: train_state.init_train_state(params(model), rule))
@@ -56,7 +56,7 @@ def compiled(model, sizes, rows=16, length=32, asked=HALVES):
         name: jax.ShapeDtypeStruct((rows, length), np.int32)
         for name in ("tokens", "positions", "segments")
     }
-    do_step = train_step.make_train_step(model, asked, ADAM, 10)
+    do_step = train_step.make_train_step(model, objective, ADAM, 10)
     if sizes is None:
         return do_step.lower(shapes, batch, 0, None).compile()
     mesh = mesh_of(sizes)

@@ -18,7 +18,7 @@ from tests.training.helpers_models import batches
 
 ROOT = Path(__file__).parents[2]
 # Ours where a connection tells of it, else that of JAX's service.
-LOST = re.compile(r"process \d of \d cannot go on, another one is lost|another task died")
+LOST = re.compile(r"process \d of \d cannot continue, another one is lost|another task died")
 PACE = ("seconds", "tokens_per_second", "gemm_utilization")
 
 
@@ -61,11 +61,11 @@ def start(cache, out, mesh, count, devices, events=(), silence=900):
 def ended(started, timeout=900):
     """Waits; returns (exit code, stdout, stderr) of each process."""
     try:
-        told = [each.communicate(timeout=timeout) for each in started]
+        printed = [each.communicate(timeout=timeout) for each in started]
     finally:
         for each in started:
             each.kill()
-    return [(each.returncode, *texts) for each, texts in zip(started, told, strict=True)]
+    return [(each.returncode, *texts) for each, texts in zip(started, printed, strict=True)]
 
 
 def finished(started):
@@ -82,17 +82,17 @@ def alone(request, tmp_path_factory):
     return finished(start(request.config.cache, out, "fsdp:4", 1, 4))[0], np.load(out / "up.npy")
 
 
-def same(told, out, alone):
+def same(printed, out, alone):
     """Checks that a run has the result of the run of one process."""
-    wanted, up = alone
-    assert len({each["digest"] for each in told}) == 1
-    assert {each["tokens"] for each in told} == {wanted["tokens"]}
+    expected, up = alone
+    assert len({each["digest"] for each in printed}) == 1
+    assert {each["tokens"] for each in printed} == {expected["tokens"]}
     np.testing.assert_allclose(np.load(out / "up.npy"), up, atol=1e-5)
-    # The first keeps the curve; what was told before a break is read back from its log.
-    for name in wanted["curve"]:
+    # The lead process has the curve; what precedes an interruption is read back from its log.
+    for name in expected["curve"]:
         if name not in PACE:
-            found = told[0]["curve"][name]
-            np.testing.assert_allclose(found, wanted["curve"][name], rtol=1e-4, err_msg=name)
+            found = printed[0]["curve"][name]
+            np.testing.assert_allclose(found, expected["curve"][name], rtol=1e-4, err_msg=name)
 
 
 def test_slices_of_batches_make_up_the_batches():
@@ -119,9 +119,9 @@ def test_slices_must_be_equal():
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "devices", "mesh"), [(2, 2, "fsdp:4"), (4, 1, "data:2,fsdp:2")])
 def test_several_processes_give_the_result_of_one(request, tmp_path, alone, count, devices, mesh):
-    told = finished(start(request.config.cache, tmp_path, mesh, count, devices))
-    assert [each["rows"] for each in told] == [8 // count] * count
-    same(told, tmp_path, alone)
+    printed = finished(start(request.config.cache, tmp_path, mesh, count, devices))
+    assert [each["rows"] for each in printed] == [8 // count] * count
+    same(printed, tmp_path, alone)
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_run_that_lost_a_process_resumes_with_others(request, tmp_path, alone,
     assert time.monotonic() - since < 60
     for code, _, error in others:
         assert code != 0 and LOST.search(error), error
-        assert "as many processes as there are then, goes on from the last checkpoint" in error
+        assert "as many processes as there are then, resumes from the last checkpoint" in error
     again = start(cache, tmp_path, "data:4", 6 - count, 4 // (6 - count))
     same(finished(again), tmp_path, alone)
 

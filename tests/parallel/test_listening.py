@@ -1,4 +1,4 @@
-"""No process listens on a socket unless asked, and on loopback only if that was asked for."""
+"""No process listens on a socket unless asked to, and on loopback only if that was asked for."""
 
 import ipaddress
 import socket

@@ -97,10 +97,10 @@ def loads(monkeypatch, *datasets):
     monkeypatch.setattr("fm.study.tasks.load", lambda name, **_: known[name])
 
 
-def config(name="fruit", **changes):
+def config(dataset="fruit", **changes):
     """A task with two budgets."""
     given = {
-        "dataset": name,
+        "dataset": dataset,
         "out_of_domain_dataset": None,
         "label_budgets": (8, 16),
         "recipe": recipe("text"),

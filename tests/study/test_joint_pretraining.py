@@ -99,7 +99,7 @@ def test_it_makes_examples_and_keeps_what_is_given(trained, sources, modality):
         half = given.shape[0] // 2
         np.testing.assert_array_equal(made[0][:half], given[:half])
         assert np.any(made[0][half:] != given[half:])
-    assert source.layout.picture(made[0]).ndim == 3
+    assert source.layout.to_picture(made[0]).ndim == 3
     assert sampling.encode_example(made[0], source.layout)[0][:4] in (b"\x89PNG", b"RIFF", b"GIF8")
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fm.errors import UserError
-from fm.training import BitsPerByte, BitsPerDimension, metric_writer
+from fm.training import BitsPerByte, BitsPerDimension, TrainConfig, metric_writer
 from fm.training.metric_units import primary_metric
-from fm.training.progress import MetricAverager
+from fm.training.progress import Progress, ProgressTracker, StepCost
 
 
 def record(step, kind="train", **metrics):
@@ -136,25 +136,34 @@ def test_units():
         BitsPerByte(0)
 
 
+def tracker(progress, rate=None, log_every=2):
+    config = TrainConfig(steps=10, log_every=log_every)
+    return ProgressTracker(
+        config, BitsPerByte(1.0), progress=progress, gemm_flops_per_second=rate, out_dir=None
+    )
+
+
+def metrics(loss):
+    return {"loss": loss, "learning_rate": 0.1}
+
+
 def test_a_record_is_the_mean_of_its_steps(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    averager = MetricAverager(BitsPerByte(1.0), gemm_flops_per_second=1000.0)
-    for loss in (1.0, 3.0):
-        averager.add({"loss": loss}, tokens=50, flops=200.0)
-    with averager.paused():
+    counted = tracker(Progress(), rate=1000.0)
+    assert counted.add_step(metrics(1.0), StepCost(50, 200.0)) is None
+    with counted.paused():
         clock[0] += 60
     clock[0] += 4
-    got = averager.record(2, 100, learning_rate=0.1)
-    assert got["loss"] == 2.0 and got["learning_rate"] == 0.1
+    got = counted.add_step(metrics(3.0), StepCost(50, 200.0))
+    assert got["loss"] == 2.0 and got["learning_rate"] == 0.1 and got["tokens"] == 100
     assert got["tokens_per_second"] == 25 and got["gemm_utilization"] == pytest.approx(0.1)
-    assert averager.sums == {}
+    assert counted.progress.metric_sums == {}
 
 
-def test_a_resumed_averager_continues_its_sums():
-    first = MetricAverager(BitsPerByte(1.0), gemm_flops_per_second=None)
-    first.add({"loss": 1.0}, 1, 1.0)
-    second = MetricAverager(BitsPerByte(1.0), None, json.loads(json.dumps(first.sums)))
-    second.add({"loss": 3.0}, 1, 1.0)
-    got = second.record(2, 2, 0.0)
+def test_a_resumed_run_continues_its_sums():
+    first = tracker(Progress())
+    first.add_step(metrics(1.0), StepCost(1, 1.0))
+    second = tracker(Progress(**json.loads(json.dumps(first.snapshot(0.0, {})))))
+    got = second.add_step(metrics(3.0), StepCost(1, 1.0))
     assert got["loss"] == 2.0 and got["gemm_utilization"] is None

@@ -64,11 +64,11 @@ def main(out, mesh, coordinator, num_processes, process_id, timeout, event=""):
         metric_unit=BitsPerByte(1.0), validation=[next(batches(seed=1, batch_size=8))],
         mesh=meshes.parse_mesh(mesh).build(),
     )  # fmt: skip
-    told = {
+    printed = {
         "digest": params_digest(done.params), "tokens": done.tokens, "rows": pipeline.read.rows,
         "curve": done.curve,
     }  # fmt: skip
-    print(json.dumps(told))
+    print(json.dumps(printed))
     if distributed.is_lead_process():
         np.save(pathlib.Path(out) / "up.npy", done.params["layers"]["up"])
 

@@ -26,7 +26,7 @@ from tests.parallel.helpers_eight_devices import (
     compiled,
     gradient_of,
     mesh_of,
-    spread,
+    shard,
     text,
 )
 from tests.training.helpers_models import ADAM, VOCAB, params
@@ -36,13 +36,13 @@ JOINT = ModelConfig(
     position_axes=3, num_mixtures=2, scan_layers=True,
     patch_dims=(("image", 6), ("audio", 5), ("video", 4)), attention="reference",
 )  # fmt: skip
-PLACES = {
+POSITIONS = {
     "image": np.array(list(np.ndindex(2, 3)), np.int32),
     "audio": np.arange(7, dtype=np.int32)[:, None],
     "video": np.array(list(np.ndindex(2, 2, 1)), np.int32),
 }
-ASKED = MultitaskObjective(
-    (("text", HALVES), *((name, Objective(causal_lm=1.0, masked_lm=0.0)) for name in PLACES))
+JOINT_OBJECTIVE = MultitaskObjective(
+    (("text", HALVES), *((name, Objective(causal_lm=1.0, masked_lm=0.0)) for name in POSITIONS))
 )
 CASES = (
     *(("text", sizes) for sizes in ("data:8", "fsdp:8", "data:2,tensor:4")),
@@ -54,25 +54,25 @@ def formats(seed=0):
     rng = np.random.default_rng(0)
 
     def of(name):
-        shape = (24, len(PLACES[name]), JOINT.patch_dim(name))
+        shape = (24, len(POSITIONS[name]), JOINT.patch_dim(name))
         drawn = rng.integers(0, 256, shape).astype(np.uint8)
-        return patch_batches([drawn], PLACES[name], batch_size=8, seed=seed, modality=name)
+        return patch_batches([drawn], POSITIONS[name], batch_size=8, seed=seed, modality=name)
 
-    return GroupedBatches({"text": text(seed=seed), **{name: of(name) for name in PLACES}})
+    return GroupedBatches({"text": text(seed=seed), **{name: of(name) for name in POSITIONS}})
 
 
-PROBLEMS = {"text": (TEXT, HALVES, text), "joint": (JOINT, ASKED, formats)}
+PROBLEMS = {"text": (TEXT, HALVES, text), "joint": (JOINT, JOINT_OBJECTIVE, formats)}
 
 
 @functools.cache
 def alone(name):
     """On one device: metrics and gradient, then those of ten steps and the parameters after."""
-    config, asked, batches = PROBLEMS[name]
+    config, objective, batches = PROBLEMS[name]
     data, start = batches(), jax.tree.map(jnp.asarray, params(config))
     first = next(data)
-    gradient = gradient_of(start, first, jax.random.key(0), config, asked, WEIGHTS, 1)
+    gradient = gradient_of(start, first, jax.random.key(0), config, objective, WEIGHTS, 1)
     rule = optimizer.build(MUON, 10)
-    do_step = train_step.make_train_step(config, asked, MUON, 10)
+    do_step = train_step.make_train_step(config, objective, MUON, 10)
     now, losses = train_state.init_train_state(start, rule), []
     for n in range(10):
         now, metrics = do_step(now, first if n == 0 else next(data), 0, WEIGHTS)
@@ -82,14 +82,14 @@ def alone(name):
 
 @pytest.mark.parametrize(("name", "sizes"), CASES)
 def test_a_mesh_agrees_with_one_device(name, sizes):
-    config, asked, batches = PROBLEMS[name]
+    config, objective, batches = PROBLEMS[name]
     data = batches()
-    mesh, start, first = spread(sizes, params=params(config), batch=next(data))
+    mesh, start, first = shard(sizes, params=params(config), batch=next(data))
     gradient, losses, after = alone(name)
     rule = optimizer.build(MUON, 10)
-    do_step = train_step.make_train_step(config, asked, MUON, 10)
+    do_step = train_step.make_train_step(config, objective, MUON, 10)
     with jax.set_mesh(mesh):
-        found = gradient_of(start, first, jax.random.key(0), config, asked, WEIGHTS, 1)
+        found = gradient_of(start, first, jax.random.key(0), config, objective, WEIGHTS, 1)
         close(gradient, found, 1e-5)
         now = train_state.create_train_state(params(config), rule, mesh)
         for n in range(10):
@@ -110,22 +110,22 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
 )
 def test_parameters_are_created_where_they_stay(config, sizes):
     mesh, key = mesh_of(sizes), jax.random.key(3)
-    wanted = train_state.init_sharded(key, config)
-    assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(wanted))
+    expected = train_state.init_sharded(key, config)
+    assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(expected))
     with meshes.use_mesh(mesh):
-        born = train_state.init_sharded(key, config)
-    close(wanted, born, 0)
-    assert train_state.params_digest(born) == train_state.params_digest(wanted)
-    places = sharding.state_shardings(born, mesh)
-    now = train_state.create_train_state(born, optimizer.build(ADAM, 10), mesh)
-    for each in (born, now.params, sharding.shard_state(born, mesh)):
+        created = train_state.init_sharded(key, config)
+    close(expected, created, 0)
+    assert train_state.params_digest(created) == train_state.params_digest(expected)
+    shardings = sharding.state_shardings(created, mesh)
+    now = train_state.create_train_state(created, optimizer.build(ADAM, 10), mesh)
+    for each in (created, now.params, sharding.shard_state(created, mesh)):
         jax.tree.map(
             lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
-            each, places,
+            each, shardings,
         )  # fmt: skip
     # A step consumes the state, not what it was started from.
     jax.tree.map(lambda leaf: leaf.delete(), now)
-    close(wanted, born, 0)
+    close(expected, created, 0)
 
 
 def test_memory_of_init_falls_with_devices():
@@ -169,12 +169,12 @@ def test_memory_per_device_falls():
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5, 0.0), (0.1, 0.6, 0.3)])
 def test_rows_that_do_not_divide(shares):
-    asked = Objective(*shares)
+    objective = Objective(*shares)
     batch, key = next(text(10)), jax.random.key(0)
-    wanted = gradient_of(params(TINY), batch, key, TINY, asked, WEIGHTS, 1)
-    mesh, start, batch = spread("data:4,tensor:2", params=params(TINY), batch=batch)
+    expected = gradient_of(params(TINY), batch, key, TINY, objective, WEIGHTS, 1)
+    mesh, start, batch = shard("data:4,tensor:2", params=params(TINY), batch=batch)
     with jax.set_mesh(mesh):
-        close(wanted, gradient_of(start, batch, key, TINY, asked, WEIGHTS, 1), 1e-5)
+        close(expected, gradient_of(start, batch, key, TINY, objective, WEIGHTS, 1), 1e-5)
 
 
 @pytest.mark.parametrize("sizes", ["data:8", "data:2,fsdp:2,tensor:2"])
@@ -197,12 +197,12 @@ def test_adapting_agrees_with_one_device(sizes):
             tuned, rows, transfer.MODEL, feature_config=tuning.feature_config, batch_size=16
         )
 
-    alone, wanted = adapted()
+    alone, expected = adapted()
     with jax.set_mesh(mesh_of(sizes)):
-        spread_out, found = adapted()
-    assert len(spread_out["head"]["kernel"].sharding.device_set) == 8
-    close(alone, spread_out, 1e-4)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+        sharded, found = adapted()
+    assert len(sharded["head"]["kernel"].sharding.device_set) == 8
+    close(alone, sharded, 1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_mesh_must_use_every_device():

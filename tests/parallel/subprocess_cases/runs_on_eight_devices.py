@@ -59,15 +59,15 @@ def trained(out, sizes, at=None, rows=16):
 
 @pytest.mark.parametrize("then", [None, "data:4", "data:4,tensor:2"])
 def test_a_run_resumes_on_another_mesh(tmp_path, then):
-    wanted = trained(tmp_path / "whole", None)
+    expected = trained(tmp_path / "whole", None)
     with pytest.raises(PowerCut):
         trained(tmp_path / "cut", "fsdp:8", at=5)
     done = trained(tmp_path / "cut", then)
-    close(wanted.params, done.params, 1e-4)
-    assert (done.tokens, done.flops) == (wanted.tokens, wanted.flops)
-    for name in wanted.curve:
+    close(expected.params, done.params, 1e-4)
+    assert (done.tokens, done.flops) == (expected.tokens, expected.flops)
+    for name in expected.curve:
         if name not in ("seconds", "tokens_per_second", "gemm_utilization"):
-            np.testing.assert_allclose(done.curve[name], wanted.curve[name], rtol=1e-4)
+            np.testing.assert_allclose(done.curve[name], expected.curve[name], rtol=1e-4)
 
 
 def member(seed, validation):
@@ -84,17 +84,17 @@ def member(seed, validation):
     [("data:8", "vmap"), ("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "sequential")],
 )
 def test_a_sweep_on_a_mesh_agrees_with_one_device(tmp_path, sizes, batching):
-    asked = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
+    objective = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
 
     def ran(out):
         return sweep.sweep(
-            [member(n, n < 2) for n in range(3)], TINY, asked, out_dir=out, batching=batching
+            [member(n, n < 2) for n in range(3)], TINY, objective, out_dir=out, batching=batching
         )
 
-    wanted = ran(None)
+    expected = ran(None)
     with meshes.use_mesh(mesh_of(sizes)):
         found, again = ran(tmp_path / "grid"), ran(tmp_path / "grid")
-    for one, other in zip(wanted.results, found.results, strict=True):
+    for one, other in zip(expected.results, found.results, strict=True):
         close(one.params, other.params, 1e-4)
         for name in set(one.curve) - {"seconds", "tokens_per_second", "gemm_utilization"}:
             np.testing.assert_allclose(other.curve[name], one.curve[name], rtol=1e-4)
@@ -109,7 +109,7 @@ def test_vmapped_trials_stay_sharded():
     do_step = sweep.make_sweep_step(TINY, HALVES, ADAM, 1)
     with jax.set_mesh(mesh):
         before = sharding.shard_stacked_states(states, mesh)
-        places = jax.tree.map(lambda leaf: leaf.sharding, before)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, before)
         batch = sharding.shard_batch(
             sweep.stack_trees([next(text(seed=n)) for n in range(3)]), mesh, 1
         )
@@ -121,25 +121,25 @@ def test_vmapped_trials_stay_sharded():
     assert query.addressable_shards[0].data.size * 4 == query.size
     jax.tree.map(
         lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
-        after, places,
+        after, shardings,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("wide", ["fsdp:8", "data:2,fsdp:2,tensor:2"])
 def test_a_checkpoint_is_restored_on_other_devices(tmp_path, wide):
-    rule, places = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
+    rule, shardings = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
     started = {
         where: train_state.create_train_state(params(TEXT, n), rule, where and mesh_of(where))
-        for n, where in enumerate(places)
+        for n, where in enumerate(shardings)
     }
-    now = wanted = started[wide]
-    for n, where in enumerate(places[1:], start=1):
+    now = expected = started[wide]
+    for n, where in enumerate(shardings[1:], start=1):
         store = CheckpointStore(tmp_path)
         store.save(n, now, {}, {})
         store.close()
         store, like = CheckpointStore(tmp_path), started[where]
         now = store.restore(like, {}).state
         store.close()
-        close(wanted, now, 0)
+        close(expected, now, 0)
         for leaf, other in zip(jax.tree.leaves(now), jax.tree.leaves(like), strict=True):
             assert leaf.sharding.is_equivalent_to(other.sharding, leaf.ndim)

@@ -1,0 +1,158 @@
+"""A task, task type, arm, method, recipe and ablation registered from outside, in one study."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fm.adaptation.methods import METHODS, LinearProbing, register_method
+from fm.study import ablations, arms, presets, task_registry, task_types
+from fm.study.ablations import Ablation, Variant, register_ablation
+from fm.study.analysis import merge_studies
+from fm.study.arms import ArmSpec, BuiltArm, register_arm
+from fm.study.config import StudyConfig
+from fm.study.presets import register_recipe, task_recipe
+from fm.study.runner import run_compare
+from fm.study.task_registry import TaskSpec, register_task, task_spec
+from fm.study.task_types import Classification, register_task_type
+from tests.study.helpers_study import config, dataset, loads, recipe
+
+
+class MajorityArm:
+    """Predicts the most frequent label."""
+
+    def __init__(self, num_test):
+        self.num_test = num_test
+
+    def grid(self):
+        return [{"method": "majority"}]
+
+    def validate(self, train_idx, labels, seed):
+        return [{"config": self.grid()[0], "validation": 0.5}]
+
+    def fit_predict(self, train_idx, labels, seed, hparams):
+        return np.full(self.num_test, np.bincount(labels).argmax())
+
+    def fit_flops(self, num_labels, hparams):
+        return 0.0
+
+
+class BinaryClassification(Classification):
+    """Two classes, under another name and metric."""
+
+    name, metric = "binary", "hit rate"
+
+    def matches(self, dataset):
+        return super().matches(dataset) and len(dataset.classes) == 2
+
+
+class StrongProbe(LinearProbing):
+    """A linear probe with one strong penalty."""
+
+    name, description = "strong_probe", "linear probe, strongly regularized"
+
+    def search_space(self, recipe, *, num_fewshot=(0,), num_trials=0):
+        return [{"method": self.name, "scale": recipe.feature_scaling, "l2": 1e4}]
+
+
+@pytest.fixture
+def registries():
+    """Restores every registry after a test."""
+    every = (
+        task_registry.TASKS,
+        task_types.TASK_TYPES,
+        arms.ARMS,
+        ablations.ABLATIONS,
+        presets.RECIPES,
+        METHODS,
+    )
+    before = [dict(registry) for registry in every]
+    yield
+    for registry, content in zip(every, before, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
+    built_in = dict(task_types.TASK_TYPES)
+    task_types.TASK_TYPES.clear()
+    register_task_type(BinaryClassification())
+    task_types.TASK_TYPES.update(built_in)
+    register_method(StrongProbe())
+    register_arm(
+        ArmSpec(
+            "majority",
+            title="the majority class",
+            description="Predicts the most frequent label.",
+            build=lambda task, context: BuiltArm(MajorityArm(len(task.test))),
+            rivals=("scratch",),
+        )
+    )
+    register_task(TaskSpec("ripeness", dataset="fruit", answers=("ripe", "green")))
+    register_recipe("text", lambda profile: recipe("text"))
+    loads(monkeypatch, dataset())
+
+    spec = task_spec("ripeness")
+    assert spec.instruction(("a", "b")).answers == ("ripe", "green")
+    study = StudyConfig(
+        tasks=(config(dataset=spec.dataset, name=spec.name, recipe=task_recipe("text", "binary")),),
+        arms=("scratch", "majority"),
+        seeds=2,
+        search_seeds=1,
+        methods=("probe", "strong_probe"),
+    )
+    results = run_compare(study, tmp_path / "out")
+
+    assert {row["arm"] for row in results["cells"]} == {"scratch", "majority"}
+    assert {row["metric"] for row in results["cells"]} == {"hit rate"}
+    assert results["tasks"][0]["name"] == "ripeness"
+    assert results["tasks"][0]["task_type"] == "binary"
+    tried = {
+        trial["config"]["method"]
+        for row in results["cells"]
+        if row["arm"] == "scratch"
+        for trial in row["trials"]
+    }
+    assert tried == {"probe", "strong_probe"}
+    pairs = {(row["arm"], row["baseline"]) for row in results["comparisons"]}
+    assert pairs == {("majority", "scratch")}
+    assert "majority" in [arm["name"] for arm in results["arms"]]
+    assert "strong_probe" in [method["name"] for method in results["adaptation_methods"]]
+    assert "strong_probe" in METHODS
+
+
+def test_a_registered_ablation_of_configs(registries, monkeypatch, tmp_path):
+    loads(monkeypatch, dataset())
+
+    def variants(base):
+        task = base.tasks[0]
+        return {
+            name: Variant(
+                config=dataclasses.replace(
+                    base,
+                    tasks=(
+                        dataclasses.replace(
+                            task, recipe=dataclasses.replace(task.recipe, l2_penalties=(penalty,))
+                        ),
+                    ),
+                )
+            )
+            for name, penalty in (("weak", 1e-3), ("strong", 1e5))
+        }
+
+    register_ablation(Ablation("probe_penalty", "Penalty", variants, of_configs=True))
+    assert ablations.ablation_names(of_configs=True) == ("probe_penalty",)
+    base = StudyConfig(
+        tasks=(config(),),
+        arms=("scratch", "classical"),
+        seeds=2,
+        search_seeds=1,
+        methods=("probe",),
+    )
+    folders, results = {}, {}
+    for name, variant in ablations.ABLATIONS["probe_penalty"].variants(base).items():
+        folders[name] = tmp_path / name
+        results[name] = run_compare(variant.config, folders[name])
+    merged = merge_studies("probe_penalty", results, folders)
+    assert merged["experiment"] == "ablate probe_penalty"
+    assert "classical" in {row["arm"] for row in merged["cells"]}
