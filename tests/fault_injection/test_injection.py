@@ -1,4 +1,4 @@
-"""The short form of what `make fault_injection` does a hundred times; FM_TORTURE_FAULTS=100 does here."""
+"""A few faults in one command; FM_FAULTS=100 injects a hundred, as `make fault_injection` does."""
 
 import os
 
@@ -11,14 +11,14 @@ from tests.fault_injection.targets import TARGETS
 @pytest.mark.slow
 def test_pretraining_survives(tmp_path, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
-    count = int(os.environ.get("FM_TORTURE_FAULTS", "5"))
+    count = int(os.environ.get("FM_FAULTS", "5"))
     rows = inject_faults(TARGETS["pretraining"], tmp_path, count)
     assert sum(row.injected for row in rows) == count
     assert not any(row.lost for row in rows), table(rows)
 
 
-def test_a_table_says_what_was_lost(tmp_path):
-    rows = [Row("pretraining", "kill -9", 3, 3), Row("grid", "SIGTERM", 2, 1)]
+def test_the_table_counts_the_lost_runs(tmp_path):
+    rows = [Row("pretraining", "kill -9", 3, 3), Row("sweep", "SIGTERM", 2, 1)]
     assert [row.lost for row in rows] == [0, 1]
     write(rows, tmp_path)
     last = (tmp_path / "fault_injection.txt").read_text().splitlines()[-1]
