@@ -28,7 +28,7 @@ from fm.adaptation.methods import METHODS, check_methods
 from fm.data.datasets import Dataset
 from fm.data.load import load
 from fm.errors import UserError
-from fm.evaluation.model_selection import draw_labels, select_trial
+from fm.evaluation.model_selection import draw_train_idx, select_trial
 from fm.files import expand_path
 from fm.hf.model_zoo import MODEL_ZOO, locate_model
 from fm.model.config import config_for_size
@@ -116,7 +116,7 @@ def main(values: flags.FlagValues) -> None:
     task = _prepare_task(
         TaskConfig(name, None, (num_labels,), recipe, published=published_config, **options)
     )
-    train_idx = draw_labels(task.dataset.train.labels, num_labels, seed)
+    train_idx = draw_train_idx(task.dataset.train.labels, num_labels, seed)
     task = dataclasses.replace(task, train_idx=(train_idx,))
     config = {
         "experiment": "adapt",
@@ -140,7 +140,7 @@ def main(values: flags.FlagValues) -> None:
         fitted = arm.fit(pool_idx, labels, seed, hparams)
     predictions = np.ascontiguousarray(arm.predict(fitted, hparams))
     accuracy = float(np.mean(predictions == np.asarray(task.test.labels)))
-    run_dir.write_summary(
+    run_dir.write_summary_json(
         out_dir,
         steps=fitted.steps,
         hparams=hparams,

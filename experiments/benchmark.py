@@ -19,7 +19,7 @@ import jax
 from absl import flags
 
 from experiments import cli
-from fm.attention.api import IMPLEMENTATIONS, unknown_implementation
+from fm.attention.api import IMPLEMENTATIONS, unknown_implementation_message
 from fm.benchmark.core import SCALES, BenchConfig
 from fm.benchmark.peers import PEERS
 from fm.benchmark.report import text_table
@@ -87,7 +87,7 @@ def _names(
     given = f"--{flag}={','.join(names)}"
     unknown = [name for name in names if name not in accepted]
     if unknown and flag == "attention":
-        raise UserError(f"{given}: {unknown_implementation(unknown[0])}")
+        raise UserError(f"{given}: {unknown_implementation_message(unknown[0])}")
     if unknown:
         raise UserError(f"{given}: {unknown[0]!r} is not known; accepted are {', '.join(accepted)}")
     if len(names) < least or len(set(names)) < len(names):

@@ -32,7 +32,7 @@ from fm.errors import UserError
 from fm.files import atomic_write, expand_path
 from fm.hf.model_zoo import load_published
 from fm.model.config import ModelConfig
-from fm.model.generate import Generation
+from fm.model.generate import IncrementalGenerator
 from fm.model.sampling import SamplingConfig
 from fm.model.text_stream import continuation_decoder, stream_text
 from fm.parallel import sharding
@@ -158,7 +158,7 @@ def _print_text(
 ) -> None:
     prompt, samples = values["prompt"].value, values["samples"].value
     seed, ids = values["seed"].value, model.encode(prompt)
-    generation = Generation(
+    generation = IncrementalGenerator(
         model.params,
         [ids] * samples,
         model.config,

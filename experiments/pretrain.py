@@ -209,7 +209,7 @@ def _write_summary(result: TrainResult, config: dict[str, Any], out_dir: pathlib
     if not distributed.is_lead_process():
         return
     digest = params_digest(result.params)
-    path = run_dir.write_summary(
+    path = run_dir.write_summary_json(
         out_dir,
         steps=result.steps,
         tokens=result.tokens,

@@ -319,5 +319,5 @@ def finish(results: dict, out: pathlib.Path) -> None:
     results["headline"] = report.headline(results)
     run_dir.write_results(results, out)
     page = report.write(results, out)
-    run_dir.write_study_summary(results, out)
+    run_dir.write_study_summary_json(results, out)
     print(f"\n{report.text_table(results)}\n\n{results['headline']}\n\nreport: {page}")

@@ -83,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
     results["headline"] = report.headline(results)
     run_dir.write_results(results, out)
     page = report.write(results, out)
-    run_dir.write_study_summary(results, out)
+    run_dir.write_study_summary_json(results, out)
     print(f"\n{results['headline']}\n\nreport: {page}")
 
 

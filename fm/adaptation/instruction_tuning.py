@@ -20,7 +20,7 @@ from fm.adaptation.batching import BatchFn, TokenizedExamples, map_batches
 from fm.adaptation.finetune import FinetuneConfig, batch_order, pad_rows, run_adamw
 from fm.attention import Mask
 from fm.data.batches import batch_size_per_group
-from fm.data.packing import PackedMultimodalRows, Row, Segment, build_row
+from fm.data.packing import PackedMultimodalRowSource, Row, Segment, build_row
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.model import embeddings, kv_cache
@@ -40,7 +40,7 @@ _MIXING_EXPONENT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruction:
+class InstructionPhrasings:
     """A task's instruction in several phrasings.
 
     Attributes:
@@ -189,7 +189,7 @@ def pack_examples(
     patch_dims = [
         (name, 0 if name == "tokens" else model_config.patch_dim(name)) for name in sorted(used)
     ]
-    packed = PackedMultimodalRows(rows, length, patch_dims, share_rows=share_rows)
+    packed = PackedMultimodalRowSource(rows, length, patch_dims, share_rows=share_rows)
     every = [packed[n] for n in range(len(packed))]
     examples = {key: np.stack([row[key] for row in every]) for key in every[0]}
     if len(used) == 1:
@@ -278,7 +278,7 @@ def _max_answer_tokens(examples: TokenizedExamples) -> int:
 def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay, max_answer_tokens):
     def loss(params, batches):
         parts = [
-            answer_cross_entropy(params, batches[name], model_config, count)
+            per_answer_cross_entropy(params, batches[name], model_config, count)
             for name, count in max_answer_tokens
         ]
         total, count = map(sum, zip(*parts, strict=True))
@@ -294,7 +294,7 @@ def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay,
     return run_adamw(gradient, params, peak_lr, num_steps, weight_decay)
 
 
-def answer_cross_entropy(
+def per_answer_cross_entropy(
     params: dict, batch: dict[str, jax.Array], model_config: ModelConfig, max_answer_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy per token of each answer, in nats, summed over answers; and their number.

@@ -1,4 +1,4 @@
-"""Attention: one contract, a plain reference and one file per implementation.
+"""Attention: one function, a plain reference and one module per implementation.
 
 Sizes: B batch, L query length, S key length, H heads, K key/value heads, C head dimension.
 """

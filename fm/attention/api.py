@@ -1,4 +1,4 @@
-"""The attention contract, the registry of implementations and the rule that selects one."""
+"""`attention`, the registry of its implementations and the rule that selects one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from fm.attention import cudnn, decode, mosaic_gpu, reference, splash, xla_chunked, xla_tiled
 from fm.attention.mask import Mask
 from fm.errors import UserError
-from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, mesh_shards
+from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, mesh_shard_counts
 
 # Off CPU, xla_tiled runs while its float32 scores take no more bytes than this.
 MAX_SCORE_BYTES = 2**30
@@ -38,7 +38,7 @@ def _always_supported(*_) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """One way to compute attention.
+    """An attention implementation: its function, and a check of which inputs it supports.
 
     Attributes:
       attend: (q, k, v, *, mask, scale, softcap) -> o.
@@ -71,7 +71,7 @@ _RENAMED = {
 
 
 class Choice(NamedTuple):
-    """The name of an implementation and why it was selected."""
+    """The name of the selected attention implementation and the reason for the selection."""
 
     name: str
     reason: str
@@ -87,7 +87,7 @@ def attention(
     softcap: float | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
+    """Returns scaled dot-product attention, o_BLHC (Vaswani et al. 2017, eq. 1).
 
     Query head h reads key/value head ``h // (H // K)``. A query that sees no key gives zeros, in
     value and gradient. Under a mesh each device attends for its own batch rows and heads.
@@ -117,7 +117,7 @@ def attention(
     if q_BLHC.shape[2] % k_BSKC.shape[2]:
         raise ValueError(f"{k_BSKC.shape[2]} key heads do not divide {q_BLHC.shape[2]} query heads")
     mask = mask or Mask()
-    if mesh_shards() != (1, 1):
+    if mesh_shard_counts() != (1, 1):
         return _sharded(
             functools.partial(
                 attention, scale=scale, softcap=softcap, implementation=implementation
@@ -129,7 +129,7 @@ def attention(
         )
     name = implementation or select_implementation(q_BLHC, k_BSKC, mask, softcap=softcap)
     if name not in IMPLEMENTATIONS:
-        raise NotImplementedError(unknown_implementation(name))
+        raise NotImplementedError(unknown_implementation_message(name))
     chosen = IMPLEMENTATIONS[name]
     reason = chosen.unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, default_platform())
     if reason is not None:
@@ -146,7 +146,7 @@ def select_implementation(
     softcap: float | None = None,
     platform: str | None = None,
 ) -> str:
-    """Returns the name of the fastest implementation that supports this case.
+    """Returns the name of the fastest attention implementation that supports these inputs.
 
     Args:
       q_BLHC: queries, or their shape and dtype.
@@ -169,14 +169,14 @@ def explain_choice(
     softcap: float | None = None,
     platform: str | None = None,
 ) -> Choice:
-    """`select_implementation` with the reason. Logs each distinct choice once, at INFO."""
+    """Returns the selected implementation with the reason, and logs each distinct choice once."""
     choice = _select(q_BLHC, k_BSKC, mask or Mask(), softcap, platform or default_platform())
     _log_once(choice)
     return choice
 
 
 def default_platform() -> str:
-    """The platform arrays go to by default: "cpu", "gpu" (NVIDIA), "rocm", "tpu" or a plugin's."""
+    """Returns JAX's default platform: "cpu", "gpu" (NVIDIA), "rocm", "tpu" or a plugin's name."""
     device = jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(device, str):
         device = jax.devices(device)[0]
@@ -185,8 +185,8 @@ def default_platform() -> str:
     return device.platform
 
 
-def unknown_implementation(name: str) -> str:
-    """The error message for a name that is not in `IMPLEMENTATIONS`."""
+def unknown_implementation_message(name: str) -> str:
+    """Returns the error message for a name that is not in `IMPLEMENTATIONS`."""
     if name in _RENAMED:
         return f"attention implementation {name!r} is now called {_RENAMED[name]!r}"
     return f"no attention implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}"
@@ -240,7 +240,7 @@ def _sharded(
     Kernels that XLA cannot partition run this way too. Key heads are repeated where the mesh
     splits heads further than there are key heads.
     """
-    shards = mesh_shards()
+    shards = mesh_shard_counts()
     (B, _, H, _), K = q_BLHC.shape, k_BSKC.shape[2]
     for name, size, parts in (("rows", B, shards.batch), ("query heads", H, shards.heads)):
         if size % parts:

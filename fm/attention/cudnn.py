@@ -13,7 +13,7 @@ _MAX_HEAD_DIM, _MAX_HEAD_DIM_HOPPER = 128, 256
 
 
 def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
-    """See `fm.attention.api.Implementation`."""
+    """Returns why cuDNN cannot compute this attention, as a message; None if it can."""
     if platform != "gpu":
         return f"cuDNN needs an NVIDIA GPU, not {platform}"
     L, C, S = *q_BLHC.shape[1::2], k_BSKC.shape[1]
@@ -53,7 +53,7 @@ def attend(
     softcap: float | None,
     backend: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """See `fm.attention.attention`. Memory linear in length.
+    """Returns attention o_BLHC computed by cuDNN; memory is linear in length.
 
     `backend` is that of `jax.nn.dot_product_attention`; "xla" takes the same arguments anywhere.
     """

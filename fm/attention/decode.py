@@ -1,4 +1,4 @@
-"""Attention of a few queries over a long cache that reads each key once, without moving it.
+"""Attention of a few queries over a long KV cache; reads each key once, without copying.
 
 Batched matrix products want heads before length, which would transpose the whole cache for one
 query. Here each query is expanded to K C wide, zero outside its own key head, so that one product
@@ -17,7 +17,7 @@ MAX_QUERIES = 16
 
 
 def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
-    """See `fm.attention.api.Implementation`."""
+    """Returns why the decode implementation cannot compute this attention; None if it can."""
     del k_BSKC, v_BSKC, mask, softcap, platform
     if q_BLHC.shape[1] > MAX_QUERIES:
         return f"it takes up to {MAX_QUERIES} queries a row, not {q_BLHC.shape[1]}"
@@ -33,7 +33,7 @@ def attend(
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """See `fm.attention.attention`. Memory B x L x H x (S + K C) float32, no copy of the cache.
+    """Returns attention o_BLHC of few queries; memory B x L x H x (S + K C) float32, no cache copy.
 
     All keys are read, those past `kv_length` too, and must be finite.
     """

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """Structured attention mask; a pytree, safe under `jit` and `vmap`.
+    """An attention mask as rules (causal, window, prefix, segments), not a matrix; a pytree.
 
     Query i, at absolute position ``i + q_start``, sees key j iff all of these hold:
 

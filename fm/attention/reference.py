@@ -1,4 +1,4 @@
-"""Attention written out: float32, every score in memory."""
+"""Plain attention in float32, with all scores in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def attend(
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """softmax(scale q k^T) v (Vaswani et al. 2017, eq. 1); memory B x H x L x S float32."""
+    """Returns softmax(scale q k^T) v (Vaswani et al. 2017, eq. 1), with all scores in memory."""
     weights_BHLS = attention_weights(q_BLHC, k_BSKC, mask=mask, scale=scale, softcap=softcap)
     groups = q_BLHC.shape[2] // k_BSKC.shape[2]
     v_BSHC = jnp.repeat(v_BSKC.astype(jnp.float32), groups, axis=2)
@@ -35,7 +35,7 @@ def attention_weights(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
-    """softmax(scale q k^T) over the keys each query sees.
+    """Returns the attention weights softmax(scale q k^T), 0 for keys that the mask hides.
 
     Times the values, these give the output of `fm.attention.attention` by any implementation;
     the arguments are the same.

@@ -19,7 +19,7 @@ _SINK_LOGIT = -1e30  # below any real score and above the kernel's masked ones
 
 
 def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
-    """See `fm.attention.api.Implementation`."""
+    """Returns why the splash kernel cannot compute this attention; None if it can."""
     del softcap
     if platform != "tpu":
         return f"splash attention needs a TPU, not {platform}"
@@ -44,7 +44,7 @@ def attend(
     block_size: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """See `fm.attention.attention`. Memory linear in length.
+    """Returns attention o_BLHC by JAX's splash TPU kernel; memory is linear in length.
 
     `block_size` is a multiple of 128, by default up to 512 depending on the length. `interpret`
     runs the kernel step by step on any device, for tests.

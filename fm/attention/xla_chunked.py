@@ -33,7 +33,7 @@ def attend(
     softcap: float | None,
     block_size: int | None = None,
 ) -> jax.Array:
-    """See `fm.attention.attention`. Memory B x (L + S) x H x C float32.
+    """Returns attention o_BLHC, computed block by block; memory B x (L + S) x H x C float32.
 
     Blocks that the mask's static fields hide are not computed. `block_size` is the largest number
     of queries, and of keys, in a block; 256 by default, 128 if B x H is large.
@@ -46,7 +46,7 @@ def attend(
 
 
 def block_pairs(mask: Mask, L: int, S: int, sizes: tuple[int, int]) -> np.ndarray:
-    """int32 [pairs, 2]: the (query block, key block) of each step, key blocks in order."""
+    """Returns int32 [pairs, 2], the (query block, key block) of each step, by key block."""
     M, T = sizes
     ranges = [mask.key_range(row, min(M, L - row), S) for row in range(0, L, M)]
     pairs = [(i, j) for i, (low, high) in enumerate(ranges) for j in range(low // T, -(-high // T))]

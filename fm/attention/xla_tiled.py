@@ -1,4 +1,4 @@
-"""Attention by tiles of whole rows of scores: the fastest implementation on CPU.
+"""Attention by tiles of full rows of scores: the fastest implementation on CPU.
 
 A tile is a few heads of a few batch rows, a block of queries and every key they may see: as many
 scores as fit in cache, one softmax each. It avoids what is slow on a CPU: first-touched memory
@@ -70,7 +70,7 @@ def attend(
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """See `fm.attention.attention`. Memory linear in L and in S."""
+    """Returns attention o_BLHC, computed by tiles of queries; memory is linear in L and in S."""
     B, L, H, C = q_BLHC.shape
     S, K = k_BSKC.shape[1:3]
     tiling = _make_tiling(mask, (B, L, H), S, K)

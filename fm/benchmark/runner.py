@@ -20,7 +20,7 @@ from fm.benchmark import peers as peer_packages
 from fm.benchmark import report
 from fm.benchmark.core import BenchConfig, Build, Candidate, Case, ResultRow
 from fm.benchmark.suites import SUITES, matmul, scaling
-from fm.benchmark.timing import interleave, quartiles
+from fm.benchmark.timing import quartiles, time_interleaved
 from fm.errors import UserError
 from fm.files import atomic_write, read_json
 from fm.study import run_dir
@@ -119,7 +119,7 @@ def _measure_roofline(
     """Peak rates of this machine: matrix products of each dtype, and bytes moved."""
     copy, num_bytes = matmul.bandwidth_candidate(config)
     candidates = {dtype: gemm for dtype, (gemm, _) in gemms.items()} | {"bytes": copy}
-    times = interleave(candidates, config.timing)
+    times = time_interleaved(candidates, config.timing)
     seconds = {name: quartiles(each)[1] for name, each in times.items()}
     return {
         "flops_per_s": {dtype: flops / seconds[dtype] for dtype, (_, flops) in gemms.items()},
@@ -163,7 +163,7 @@ def measure_case(
     failures: dict[str, str] = {}
     builds = {f"our {name}": build for name, build in case.candidates.items()}
     for peer in peers:
-        if peer_packages.missing(peer) is None:
+        if peer_packages.unavailable_reason(peer) is None:
             implementations = case.peers.get(peer, {})
             builds |= {f"{peer} {name}": build for name, build in implementations.items()}
     if case.ablated is not None:
@@ -173,11 +173,13 @@ def measure_case(
     # The utilization of a matrix product by itself would say nothing.
     if gemm is not None and case.flops is not None and case.suite != "matmul":
         candidates[_GEMM] = gemm[0]
-    seconds = interleave(candidates, config.timing)
+    seconds = time_interleaved(candidates, config.timing)
 
     def against(alone: ResultRow, peer: str, implementation: str | None) -> ResultRow:
         if implementation is None:
-            return dataclasses.replace(alone, peer=peer, note=peer_packages.missing(peer))
+            return dataclasses.replace(
+                alone, peer=peer, note=peer_packages.unavailable_reason(peer)
+            )
         alone = dataclasses.replace(alone, peer=peer, peer_implementation=implementation)
         name = f"{peer} {implementation}"
         if name in failures:
@@ -205,7 +207,9 @@ def measure_case(
             against(alone, peer, each)
             for peer in peers
             if peer in case.peers
-            for each in (case.peers[peer] if peer_packages.missing(peer) is None else [None])
+            for each in (
+                case.peers[peer] if peer_packages.unavailable_reason(peer) is None else [None]
+            )
         ]
         rows += ([alone] if "none" in peers or not pairs else []) + pairs
     return rows
@@ -293,7 +297,9 @@ def _empty_results(request: BenchRequest) -> dict[str, Any]:
         "xla_flags": run_dir.xla_flags(),
         # Other work on the machine makes every figure worse, and some more than others.
         "load_before": os.getloadavg()[0],
-        "missing": {peer: why for peer in request.peers if (why := peer_packages.missing(peer))},
+        "missing": {
+            peer: why for peer in request.peers if (why := peer_packages.unavailable_reason(peer))
+        },
         "roofline": {},
         "rows": [],
         "scaling": [],

@@ -27,7 +27,9 @@ _SLOW_CALL = 1.0
 _MIN_ROUNDS = 3
 
 
-def interleave(candidates: Mapping[str, Candidate], timing: TimingConfig) -> dict[str, list[float]]:
+def time_interleaved(
+    candidates: Mapping[str, Candidate], timing: TimingConfig
+) -> dict[str, list[float]]:
     """Returns the seconds per call of every candidate, one figure per round."""
     calls = {name: _calls_per_turn(each, timing) for name, each in candidates.items()}
     seconds: dict[str, list[float]] = {name: [] for name in candidates}

@@ -15,7 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from fm.data.packing import PackedMultimodalRows, PackedRows
+from fm.data.packing import PackedMultimodalRowSource, PackedRowSource
 from fm.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -156,7 +156,7 @@ def text_batches(
     Raises:
         UserError: a source is empty, or weights do not fit the sources.
     """
-    rows = [PackedRows(chunks, length, share_rows=share_rows) for chunks in sources]
+    rows = [PackedRowSource(chunks, length, share_rows=share_rows) for chunks in sources]
     return _batches(rows, batch_size, seed, weights, epochs)
 
 
@@ -199,7 +199,7 @@ def patch_batches(
 
 
 def multimodal_batches(
-    sources: Sequence[PackedMultimodalRows],
+    sources: Sequence[PackedMultimodalRowSource],
     *,
     batch_size: int,
     seed: int,
@@ -245,7 +245,7 @@ class _PatchRows:
 
 
 def _batches(
-    sources: Sequence[PackedRows | PackedMultimodalRows | _PatchRows],
+    sources: Sequence[PackedRowSource | PackedMultimodalRowSource | _PatchRows],
     batch_size: int,
     seed: int,
     weights: Sequence[float] | None,

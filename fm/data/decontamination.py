@@ -9,7 +9,7 @@ from fm.data.media import get_modality
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DuplicateSearch:
+class DuplicateSearchResult:
     """The result of a search.
 
     Attributes:
@@ -26,7 +26,7 @@ class DuplicateSearch:
     duplicate_idx: np.ndarray
 
 
-def find_duplicates(pretrain: Split, test: Split, modality: str) -> DuplicateSearch:
+def find_duplicates(pretrain: Split, test: Split, modality: str) -> DuplicateSearchResult:
     """Searches a pretraining split for near-duplicates of test items.
 
     Args:
@@ -39,7 +39,7 @@ def find_duplicates(pretrain: Split, test: Split, modality: str) -> DuplicateSea
     """
     rule = get_modality(modality).duplicates
     pairs = rule.find(pretrain.inputs(range(len(pretrain))), test.inputs(range(len(test))))
-    return DuplicateSearch(
+    return DuplicateSearchResult(
         method=rule.description,
         num_checked=len(test),
         num_found=len(np.unique(pairs[:, 1])),

@@ -245,7 +245,9 @@ def _words_and_tags(features: Any, label_column: str) -> tuple[str, str] | None:
         inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None
         if isinstance(inner, tfds.features.Text):
             words.append(key)
-        elif isinstance(inner, tfds.features.ClassLabel) and all(map(conll.is_tag, inner.names)):
+        elif isinstance(inner, tfds.features.ClassLabel) and all(
+            map(conll.is_bio_tag, inner.names)
+        ):
             tags.append(key)
     if not words or not tags:
         return None

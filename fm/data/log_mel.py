@@ -95,7 +95,7 @@ def log_mel_patches(sounds: np.ndarray, config: LogMelConfig) -> np.ndarray:
     return patches
 
 
-def log_mel_positions(config: LogMelConfig) -> np.ndarray:
+def log_mel_time_positions(config: LogMelConfig) -> np.ndarray:
     """Returns the time of each patch, counted in patches, int32 [L, 1]."""
     return np.arange(config.num_patches, dtype=np.int32)[:, None]
 

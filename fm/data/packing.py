@@ -54,7 +54,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-class PackedRows:
+class PackedRowSource:
     """Random access to packed rows of text, as a Grain source.
 
     Each row is {"tokens", "segments", "positions"}, int32 [capacity]: segments count from 1 within
@@ -168,7 +168,7 @@ def _place(segment: Segment, start: int) -> tuple[np.ndarray, np.ndarray]:
     return patches.astype(np.float32), (positions + start + segment.with_start).astype(np.int32)
 
 
-class PackedMultimodalRows:
+class PackedMultimodalRowSource:
     """Random access to packed rows of multimodal examples, as a Grain source.
 
     Each row has the keys of `build_row`, of length `capacity`, with all modalities of

@@ -13,7 +13,7 @@ FOLDS = 4
 CROSS_VALIDATE_UNDER = 100
 
 
-def draw_labels(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
+def draw_train_idx(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
     """Draws `num_labels` examples from a training pool: their indices, in order.
 
     Stratified: one example of every class first, then a second of every class that has one,

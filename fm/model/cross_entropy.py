@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.api import default_platform
-from fm.parallel.mesh import constrain_batch, mesh_shards
+from fm.parallel.mesh import constrain_batch, mesh_shard_counts
 
 # Logits per chunk on a CPU: 8 MiB in float32, the fastest among a quarter to four times that. They
 # add to what a step holds, and the C library maps a block of over 32 MiB anew each time at 2 us per
@@ -107,7 +107,7 @@ def _scan_chunks(body: Callable, start: Any, vocab_size: int, arrays: tuple) -> 
     Returns the carry, and the per-row outputs as one array without the padding. On a mesh each
     chunk takes equally many rows of every device's own.
     """
-    shards = mesh_shards().batch
+    shards = mesh_shard_counts().batch
     T = arrays[0].shape[0] // shards
     size = _chunk_rows(T, vocab_size)
     chunks = -(-T // size)

@@ -47,7 +47,7 @@ def train_flops(
     return 3.0 * flops
 
 
-def sequence_cost(
+def sequence_token_counts(
     objective: str, length: int, *, mask_ratio: float, has_start_patch: bool = False
 ) -> tuple[int, int]:
     """Returns the tokens that enter the layers and the predictions made, per training sequence.

@@ -1,7 +1,7 @@
 """Text generation: all prompts are prefilled at once, then decoded token by token with a KV cache.
 
 Prefill and decoding are one compiled program, a loop that ends when every row has stopped. A
-`Generation` runs it in parts, for text that is streamed or that stops at a string.
+`IncrementalGenerator` runs it in parts, for text that is streamed or that stops at a string.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _sample(
     )
 
 
-class Generation:
+class IncrementalGenerator:
     """A batch of texts being generated, a few tokens at a time.
 
     Attributes:
@@ -283,12 +283,14 @@ def generate(
     max_new_tokens: int,
     **options,
 ) -> list[np.ndarray]:
-    """Continues prompts of any lengths in one program; arguments and errors as for `Generation`.
+    """Continues prompts of any lengths in one program; arguments and errors as for `IncrementalGenerator`.
 
     Returns:
       Per prompt its new tokens, int32.
     """
-    generation = Generation(params, prompts, config, max_new_tokens=max_new_tokens, **options)
+    generation = IncrementalGenerator(
+        params, prompts, config, max_new_tokens=max_new_tokens, **options
+    )
     return generation.next_tokens(max_new_tokens)
 
 

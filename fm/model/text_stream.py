@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from fm.errors import UserError
-from fm.model.generate import Generation
+from fm.model.generate import IncrementalGenerator
 
 # What a decoder writes for bytes that are not a character (yet).
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def stream_text(
-    generation: Generation,
+    generation: IncrementalGenerator,
     decode: Callable[[np.ndarray], str],
     *,
     stop_strings: Sequence[str] = (),

@@ -135,7 +135,7 @@ _init = jax.jit(_init_params, static_argnames="config")
 _init_fast_compile = jax.jit(_init_params, static_argnames="config", compiler_options=_FAST_COMPILE)
 
 
-def sharded_init(shardings: Any, config: ModelConfig) -> Callable[[jax.Array], dict]:
+def compile_sharded_init(shardings: Any, config: ModelConfig) -> Callable[[jax.Array], dict]:
     """Returns `init` as a compiled function of the key whose parameters have these shardings."""
     options = _FAST_COMPILE if jax.default_backend() == "cpu" else None
     init_params = functools.partial(_init_params, config=config)

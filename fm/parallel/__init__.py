@@ -1,1 +1,1 @@
-"""Many devices and processes as one: the mesh, what lies where on it, who does what."""
+"""Training on many devices and processes: the device mesh, sharding rules, process roles."""

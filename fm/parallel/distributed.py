@@ -1,4 +1,4 @@
-"""Several processes as one run, on one machine or many.
+"""Several JAX processes as one training run, on one machine or many.
 
 Every process runs the same program with the same arguments; arrays span the devices of all
 (`jax.distributed`). Only the lead process writes anything but checkpoints.
@@ -38,7 +38,7 @@ def initialize(
     process_id: int | None = None,
     heartbeat_timeout_seconds: int = HEARTBEAT_TIMEOUT_SECONDS,
 ) -> None:
-    """Makes this process one of several; call it before JAX is used for anything else.
+    """Joins this process to a multi-process JAX run; call it before JAX is used for anything else.
 
     On CPU the processes exchange arrays through gloo, at the address of the machine's own host
     name; JAX has no other way there.
@@ -92,13 +92,13 @@ def initialize(
 
 
 def is_lead_process() -> bool:
-    """Whether this process writes."""
+    """Returns whether this is process 0, which alone writes the run's files and prints."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def lead_process_first(name: str) -> Iterator[None]:
-    """Runs the block on the lead process first, then on the others (one downloads, the rest read).
+    """Runs the block on process 0 first, then on the others (one downloads, the rest read).
 
     `name` labels the barrier in JAX's error if the processes do not meet.
     """
@@ -115,7 +115,7 @@ def lead_process_first(name: str) -> Iterator[None]:
 
 
 def local_slice(mesh: Mesh) -> tuple[int, int]:
-    """Returns (index, count): of `count` equal blocks of a batch's rows, this process reads one.
+    """Returns (i, n): this process reads block i of the n equal blocks of a global batch's rows.
 
     Raises:
       UserError: its devices do not hold one contiguous block of rows.
@@ -134,7 +134,7 @@ def local_slice(mesh: Mesh) -> tuple[int, int]:
 
 
 def make_global_batch(rows: Any, mesh: Mesh) -> Any:
-    """Assembles a batch on the mesh from each process's own rows, its `local_slice`.
+    """Returns the global batch on the mesh, assembled from each process's `local_slice` of rows.
 
     Raises:
       UserError: of several processes, the rows do not divide among the devices.
@@ -154,7 +154,7 @@ def make_global_batch(rows: Any, mesh: Mesh) -> Any:
 
 
 def any_process_signalled(signalled: bool, mesh: Mesh) -> jax.Array:
-    """Sums `signalled` over the devices of all processes: above 0 if any process was signalled.
+    """Returns the sum of `signalled` over all devices: above 0 if any process was signalled.
 
     Dispatched asynchronously; every process reads the same number.
     """
@@ -168,7 +168,7 @@ _sum = jax.jit(jnp.sum)
 
 @contextlib.contextmanager
 def exit_if_peer_lost(run_name: str) -> Iterator[None]:
-    """Exits this process with `EXIT_PEER_LOST` and a one-line error once another one is lost.
+    """Runs the block; exits with `EXIT_PEER_LOST` and a one-line error if another process dies.
 
     It exits at once, not by an exception: whatever would be closed on the way waits for the lost
     process. Where no connection reports the loss, JAX's own service does after

@@ -1,4 +1,4 @@
-"""The device mesh, its three axes, and constraints on arrays traced under it.
+"""The device mesh, its three axes, and sharding constraints inside jitted code.
 
 `data` splits the rows of a batch; `fsdp` splits them too, and also every large parameter with its
 optimizer state, gathered where it is used (Rajbhandari et al. 2020, ZeRO-3); `tensor` splits
@@ -31,7 +31,7 @@ _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", defa
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The size of each mesh axis; their product is the number of devices."""
+    """Sizes of the mesh axes data, fsdp and tensor; their product is the number of devices."""
 
     data: int = 1
     fsdp: int = 1
@@ -72,7 +72,7 @@ class MeshConfig:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """Parses a flag like `data:2,fsdp:4`; an axis left out has size 1.
+    """Returns the mesh sizes in a flag like `data:2,fsdp:4`; an axis left out has size 1.
 
     Raises:
       UserError: an unknown or repeated axis, or a size that is not a number above 0.
@@ -87,13 +87,13 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def config_from_mesh(mesh: Mesh | AbstractMesh) -> MeshConfig:
-    """The config of a mesh that `MeshConfig.build` made."""
+    """Returns the axis sizes of a mesh built by `MeshConfig.build`."""
     return MeshConfig(**mesh.shape)
 
 
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh | None) -> Iterator[None]:
-    """Makes `mesh` the default of training and model loading inside.
+    """Makes `mesh` the default of training and model loading in the block, unlike `jax.set_mesh`.
 
     `jax.set_mesh` would move everything else inside to the mesh too: data preparation and
     evaluation, whose row counts it need not divide and which one process may run alone.
@@ -106,42 +106,42 @@ def use_mesh(mesh: Mesh | None) -> Iterator[None]:
 
 
 def current_mesh() -> Mesh | None:
-    """The mesh of `use_mesh`."""
+    """Returns the mesh set by the enclosing `use_mesh` block, or None."""
     return _mesh.get()
 
 
-class MeshShards(NamedTuple):
-    """Number of parts that the rows of a batch and the heads are split into."""
+class MeshShardCounts(NamedTuple):
+    """Numbers of parts that a mesh splits the batch rows and the attention heads into."""
 
     batch: int = 1
     heads: int = 1
 
 
-def mesh_shards() -> MeshShards:
-    """The shards of the mesh this is traced under.
+def mesh_shard_counts() -> MeshShardCounts:
+    """Returns how many parts the mesh of the traced function splits batch rows and heads into.
 
     (1, 1) without a mesh, under a mesh of other axes and inside `shard_map`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if set(mesh.axis_names) != set(MESH_AXES) or set(mesh.axis_types) != {AxisType.Auto}:
-        return MeshShards()
-    return MeshShards(mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape[TENSOR_AXIS])
+        return MeshShardCounts()
+    return MeshShardCounts(mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape[TENSOR_AXIS])
 
 
 def constrain_batch(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Splits the batch axis of an array over the mesh and replicates every other axis."""
-    if mesh_shards() == MeshShards():
+    """Returns a traced array with its batch axis sharded over the mesh, other axes replicated."""
+    if mesh_shard_counts() == MeshShardCounts():
         return x
     return jax.lax.with_sharding_constraint(x, P(*[None] * axis, BATCH_AXES))
 
 
 def constrain_embedding_table(table_ID: jax.Array) -> jax.Array:
-    """Splits the rows of a lookup table over `TENSOR_AXIS` and replicates its width.
+    """Returns a traced lookup table with rows sharded over `TENSOR_AXIS` and columns replicated.
 
     With its width split, the result of the lookup would have to be resharded.
     """
-    shards = mesh_shards()
-    if shards == MeshShards():
+    shards = mesh_shard_counts()
+    if shards == MeshShardCounts():
         return table_ID
     rows = None if table_ID.shape[0] % shards.heads else TENSOR_AXIS
     return jax.lax.with_sharding_constraint(table_ID, P(rows, None))

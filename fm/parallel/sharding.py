@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh: a rule for every parameter, by its path.
+"""PartitionSpecs of all arrays: every parameter by its path, train states and batches.
 
 XLA adds the communication (GSPMD, Xu et al. 2021). Steps are traced under `jax.set_mesh`;
 `constrain` keeps their results where the inputs were.
@@ -44,12 +44,12 @@ RULES: tuple[tuple[str, P], ...] = (
 
 
 def batch_spec() -> P:
-    """The spec of every array of a batch: its leading axis over `data` and `fsdp`."""
+    """Returns the PartitionSpec of every batch array: leading axis over `data` and `fsdp`."""
     return P(BATCH_AXES)
 
 
 def param_specs(shapes: Any, mesh_config: MeshConfig) -> Any:
-    """Returns a PartitionSpec for each parameter.
+    """Returns a pytree with the PartitionSpec of each parameter, by the parameter's path.
 
     Args:
       shapes: pytree of arrays or ShapeDtypeStructs, its paths those of `fm.model.transformer`.
@@ -64,7 +64,7 @@ def param_specs(shapes: Any, mesh_config: MeshConfig) -> Any:
 
 
 def state_specs(state: Any, mesh_config: MeshConfig) -> Any:
-    """`param_specs` of a train state or its shapes.
+    """Returns a pytree with the PartitionSpec of each array of a train state.
 
     The path of an optimizer moment ends in that of its parameter, so it lies where that does;
     scalars, such as step counts, are replicated.
@@ -77,7 +77,7 @@ def state_specs(state: Any, mesh_config: MeshConfig) -> Any:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """`state_specs` as NamedShardings on a mesh."""
+    """Returns a pytree with the NamedSharding on `mesh` of each array of a train state."""
     specs = state_specs(state, config_from_mesh(mesh))
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P)
@@ -85,7 +85,7 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def shard_state(state: Any, mesh: Mesh) -> Any:
-    """Places a train state, or parameters, on the mesh; every process passes the same values.
+    """Returns a train state or parameters sharded on the mesh; all processes pass equal values.
 
     Arrays that already lie there are returned as they are.
     """
@@ -94,7 +94,7 @@ def shard_state(state: Any, mesh: Mesh) -> Any:
 
 @contextlib.contextmanager
 def sharded_params(params: dict) -> Iterator[dict]:
-    """Yields the parameters on the mesh of `use_mesh`, under `jax.set_mesh`.
+    """Yields parameters sharded on the current mesh, and runs the block under `jax.set_mesh`.
 
     Without a mesh it yields them unchanged.
     """
@@ -107,7 +107,7 @@ def sharded_params(params: dict) -> Iterator[dict]:
 
 
 def constrain(state: Any) -> Any:
-    """Constrains a traced state, parameters or gradient to `state_specs`; no-op without a mesh."""
+    """Returns a traced state, parameters or gradient with shardings fixed by `state_specs`."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names != MESH_AXES:
         return state
@@ -117,7 +117,7 @@ def constrain(state: Any) -> Any:
 
 
 def shard_stacked_states(states: Any, mesh: Mesh) -> Any:
-    """Places stacked states, [R, ...], each as `shard_state` would place it alone."""
+    """Returns states stacked along a trial axis [R, ...], each sharded as `state_specs` says."""
     one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
     specs = state_specs(one, config_from_mesh(mesh))
     return jax.tree.map(
@@ -126,7 +126,7 @@ def shard_stacked_states(states: Any, mesh: Mesh) -> Any:
 
 
 def shard_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Places a batch that every process holds whole, its rows (along `axis`) split over the mesh.
+    """Returns a batch, held whole by every process, with its rows (along `axis`) sharded.
 
     Rows that the mesh does not divide are replicated; the objectives split them all the same.
     """
@@ -140,7 +140,7 @@ def shard_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
 
 
 def replicate(array: jax.Array, mesh: Mesh) -> jax.Array:
-    """Places a copy of the whole array on every device."""
+    """Returns the array with a full copy on every device of the mesh."""
     return _place(array, NamedSharding(mesh, P()))
 
 

@@ -15,7 +15,7 @@ from fm.model.config import ModelConfig
 from fm.parallel import sharding
 from fm.parallel.mesh import MESH_AXES, MeshConfig
 from fm.planning.chips import Chip
-from fm.planning.memory import bytes_per_device, gathered_elements, state_shapes
+from fm.planning.memory import bytes_per_device, gathered_elements_per_device, state_shapes
 from fm.training.optimizer import OptimizerConfig
 
 
@@ -59,7 +59,7 @@ def estimate_communication(
     itemsize = jnp.dtype(model_config.dtype).itemsize
     # Parameters are stored in float32 and sent in the model's dtype.
     shard = bytes_per_device(params, specs, mesh) / 4 * itemsize
-    gathered = gathered_elements(params, specs, mesh) * itemsize
+    gathered = gathered_elements_per_device(params, specs, mesh) * itemsize
     residual = tokens_per_device * model_config.d_model * itemsize
     # Two sums forward and two backward in each layer, the first again where it is rematerialized;
     # three around the layers.

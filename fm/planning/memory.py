@@ -46,7 +46,7 @@ def bytes_per_device(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
     return _sum_shards(shapes, specs, mesh, MESH_AXES, lambda leaf: leaf.dtype.itemsize)
 
 
-def gathered_elements(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
+def gathered_elements_per_device(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
     """Returns the elements of a tree on one device after gathering over the fsdp axis."""
     return _sum_shards(shapes, specs, mesh, ("tensor",), lambda leaf: 1)
 
@@ -68,7 +68,7 @@ def num_shards(spec: P, mesh: MeshConfig, axes: tuple[str, ...] = MESH_AXES) -> 
     return math.prod(getattr(mesh, name) for name in named if name in axes)
 
 
-def saved_bytes_per_token(model_config: ModelConfig, tensor: int) -> float:
+def layer_saved_bytes_per_token(model_config: ModelConfig, tensor: int) -> float:
     """Returns the bytes a layer saves of one token for its backward pass, on each device.
 
     `tensor` is the size of the tensor axis.
@@ -115,20 +115,22 @@ def estimate_memory(
     itemsize = jnp.dtype(model_config.dtype).itemsize
     params = bytes_per_device(shapes.params, specs.params, mesh)
     unrematerialized = dataclasses.replace(model_config, remat_policy="none")
-    per_token = saved_bytes_per_token(model_config, mesh.tensor)
+    per_token = layer_saved_bytes_per_token(model_config, mesh.tensor)
     memory = {
         "parameters": params,
         "gradients": params,
         "optimizer": bytes_per_device(shapes.opt_state, specs.opt_state, mesh),
         "activations": model_config.num_layers * tokens_per_device * per_token,
         # The current layer with its gradients, and one chunk of logits (see cross_entropy).
-        "working": 2.0 * tokens_per_device * saved_bytes_per_token(unrematerialized, mesh.tensor)
+        "working": 2.0
+        * tokens_per_device
+        * layer_saved_bytes_per_token(unrematerialized, mesh.tensor)
         + 2 * 4 * 2**21,
     }
     if mesh.fsdp > 1:
         # Two layers are gathered over fsdp at once: the current one and the next.
         layers, embeddings = (
-            gathered_elements(shapes.params[name], specs.params[name], mesh) * itemsize
+            gathered_elements_per_device(shapes.params[name], specs.params[name], mesh) * itemsize
             for name in ("layers", "streams")
         )
         memory["gathered"] = 2 * (layers / max(1, model_config.num_layers)) + embeddings

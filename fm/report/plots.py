@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from fm.report import formats, style
 from fm.report.headline import outcome
-from fm.report.schema import Ablation, AblationRow, Arm, Comparison, Difference, Results
+from fm.report.schema import AblationResults, AblationRow, Arm, Comparison, Difference, Results
 from fm.report.style import BETTER, WORSE
 from fm.report.tables import (
     amortized_cost_at_fewest_labels,
@@ -375,7 +375,9 @@ def overview_grid(results: Results, num_labels: float | None) -> Figure | None:
     return difference_grid(lines, columns, cells)
 
 
-def ablation_figures(results: Results, ablation: Ablation) -> Iterator[tuple[str, Figure | None]]:
+def ablation_figures(
+    results: Results, ablation: AblationResults
+) -> Iterator[tuple[str, Figure | None]]:
     """Captions and figures of one ablation."""
     if ablation.figure.kind == "curve":
         points = [
@@ -402,7 +404,7 @@ def ablation_figures(results: Results, ablation: Ablation) -> Iterator[tuple[str
     )
 
 
-def ablation_grid(results: Results, ablation: Ablation, num_labels: float) -> Figure | None:
+def ablation_grid(results: Results, ablation: AblationResults, num_labels: float) -> Figure | None:
     """Variants by tasks, a modality's tasks side by side: differences to the baseline variant."""
     rows = [row for row in ablation.rows if row.num_labels == num_labels]
     tasks = _tasks_by_modality(rows)

@@ -46,7 +46,7 @@ class Arm(msgspec.Struct):
     marker: Text = None
 
 
-class Published(msgspec.Struct):
+class PublishedWeights(msgspec.Struct):
     """Published weights that an arm of a task starts from."""
 
     model: Text = None
@@ -72,7 +72,7 @@ class Task(msgspec.Struct):
     licence: Text = None
     fingerprint: Text = None
     split: Text = None
-    published: Published | None = None
+    published: PublishedWeights | None = None
 
 
 class Row(msgspec.Struct):
@@ -93,7 +93,7 @@ class Cell(Row):
     trials: list | None = None
 
 
-class Variance(msgspec.Struct):
+class DifferenceVariance(msgspec.Struct):
     """Variance components of a difference, in squared fractions."""
 
     run: Number = None
@@ -116,7 +116,7 @@ class Comparison(Difference):
     p_adjusted: Number = None
     seeds: Number = None
     items: Number = None
-    variance: Variance | None = None
+    variance: DifferenceVariance | None = None
 
 
 class LabelEfficiency(Row):
@@ -264,7 +264,7 @@ class AblationFigure(msgspec.Struct):
     field: str
 
 
-class Ablation(msgspec.Struct):
+class AblationResults(msgspec.Struct):
     """An ablation over all tasks; `baseline` is the variant that the others are compared with."""
 
     name: str
@@ -309,7 +309,7 @@ class Results(msgspec.Struct):
     amortized_cost: list[AmortizedCost] = []
     break_even: list[BreakEven] = []
     adaptation_methods: list[Method] = []
-    ablations: list[Ablation] = []
+    ablations: list[AblationResults] = []
 
     def arm(self, name: str | None) -> Arm:
         """The arm of that name."""

@@ -101,7 +101,7 @@ def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
         metrics=METRICS,
         titles={name: metric.title for name, metric in METRICS_BY_NAME.items()},
         columns=_COLUMNS,
-        arms=plots.arm_styles(results),
+        arms=plots.training_set_styles(results),
         figures=by_section,
         domains=[_end_samples(results, domain["letter"]) for domain in results["domains"]],
         models=_model_rows(results),

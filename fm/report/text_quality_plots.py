@@ -29,7 +29,7 @@ _STYLES = (
 )
 
 
-def arm_styles(results: dict[str, Any]) -> dict[str, Arm]:
+def training_set_styles(results: dict[str, Any]) -> dict[str, Arm]:
     """Returns how each training set is drawn, by name."""
     training_sets = results["config"]["training_sets"]
     return {
@@ -170,7 +170,7 @@ def _by_temperature(rows: list[Row]) -> list[Row]:
 def _by_arm(results: dict[str, Any], rows: list[Row]) -> list[tuple[Arm, list[Row]]]:
     """Returns the rows of each arm that has any, in the config's order."""
     groups: list[tuple[Arm, list[Row]]] = []
-    for name, arm in arm_styles(results).items():
+    for name, arm in training_set_styles(results).items():
         mine = [row for row in rows if row["arm"] == name]
         if mine:
             groups.append((arm, mine))

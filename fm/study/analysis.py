@@ -178,7 +178,7 @@ def decontamination_rows(task: Task, arms: Sequence[str]) -> list[Row]:
 
 
 def decontamination_row(task: str, arm: str, search: Any) -> Row:
-    """Returns the row of one `fm.data.decontamination.DuplicateSearch`."""
+    """Returns the row of one `fm.data.decontamination.DuplicateSearchResult`."""
     return {
         "task": task,
         "arm": arm,

@@ -1,4 +1,4 @@
-"""The cells of a study: one arm at one label budget, all seeds; each saved as soon as it is done."""
+"""The cells of a study: one arm at one label budget, all seeds; each is saved when done."""
 
 from __future__ import annotations
 

@@ -242,7 +242,8 @@ class StudyConfig:
             arms = self.arms_of(task)
             if len(arms) < 2:
                 raise UserError(
-                    f"--arms={','.join(self.arms)}: {task.name} has only {', '.join(arms) or 'none'} "
+                    f"--arms={','.join(self.arms)}: {task.name} has only "
+                    f"{', '.join(arms) or 'none'} "
                     "of them; a comparison takes two"
                 )
         if not 1 <= self.seeds <= MAX_SEEDS:

@@ -28,7 +28,7 @@ from fm.data.batches import (
 )
 from fm.data.datasets import Dataset, Split
 from fm.data.layouts import Layout, layout_of
-from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRows, Segment, build_row
+from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRowSource, Segment, build_row
 from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS_MODALITIES
@@ -243,7 +243,7 @@ class ModalityGroup:
             "seed": self.seed,
             "weights": self.weights,
         }
-        if isinstance(sources[0], PackedMultimodalRows):
+        if isinstance(sources[0], PackedMultimodalRowSource):
             return multimodal_batches(sources, **options)
         if self.layout is not None:
             positions = self.layout.positions()
@@ -354,7 +354,7 @@ def _text_group(
 
 def _captioned_rows(
     source: Source, patches: np.ndarray, idx: np.ndarray, processor: Processor
-) -> PackedMultimodalRows:
+) -> PackedMultimodalRowSource:
     """Packs rows of caption, which is given, and patches, which are predicted."""
     assert source.layout is not None and processor.tokenizer is not None
     labels = np.asarray(source.corpus.labels)
@@ -373,7 +373,7 @@ def _captioned_rows(
     ]
     dims = [("tokens", 0), (source.modality, source.layout.patch_dim)]
     max_length = max(map(len, captions)) + len(positions) + 1
-    return PackedMultimodalRows(examples, max_length, dims, share_rows=False)
+    return PackedMultimodalRowSource(examples, max_length, dims, share_rows=False)
 
 
 def caption_tokens(tokenizer: bpe.Tokenizer, caption: str) -> np.ndarray:

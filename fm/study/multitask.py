@@ -14,7 +14,7 @@ import numpy as np
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.instruction_tuning import InstructionEncoder
 from fm.data.datasets import Split, without
-from fm.data.decontamination import DuplicateSearch, find_duplicates
+from fm.data.decontamination import DuplicateSearchResult, find_duplicates
 from fm.data.layouts import layout_of
 from fm.study import ablations, analysis, artifacts, multitask_cost, run_dir
 from fm.study.ablations import AblationContext
@@ -279,7 +279,7 @@ def run_multitask(
 
 def build_sources(
     config: MultitaskConfig, tasks: Sequence[Task]
-) -> tuple[list[Source], dict[str, DuplicateSearch]]:
+) -> tuple[list[Source], dict[str, DuplicateSearchResult]]:
     """Returns the tasks' training inputs without near-duplicates of any test item, and what was
     found by task. Test items of all tasks of the modality are searched for."""
     weights = dict(config.weights)

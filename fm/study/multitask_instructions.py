@@ -15,8 +15,8 @@ import numpy as np
 from fm.adaptation import instruction_tuning
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.instruction_tuning import (
-    Instruction,
     InstructionEncoder,
+    InstructionPhrasings,
     continuous_segments,
     instruction_tune,
     pack_examples,
@@ -51,7 +51,7 @@ class InstructedTask:
     """
 
     task: Task
-    instruction: Instruction
+    instruction: InstructionPhrasings
     inputs: list[Any]
     answers: list[str]
 

@@ -61,7 +61,7 @@ def device_info() -> dict[str, Any]:
         "count": jax.device_count(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
-        "freed_memory_kept": runtime.keeps_freed_memory(),
+        "freed_memory_kept": runtime.keep_freed_memory_succeeded(),
     }
 
 
@@ -100,8 +100,8 @@ def matches_config(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
         new = _RENAMED_FIELDS.get(old)
         if new in current and old not in current:
             raise UserError(
-                f"--out={out_dir} holds a run of an earlier version: its config says {old!r}, which "
-                f"is now {new!r}; choose another folder"
+                f"--out={out_dir} holds a run of an earlier version: its config says {old!r}, "
+                f"which is now {new!r}; choose another folder"
             )
     # If the experiment differs, every other field does too.
     changed = {"experiment": changed["experiment"]} if "experiment" in changed else changed
@@ -177,7 +177,7 @@ def read_results(out_dir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def write_summary(
+def write_summary_json(
     out_dir: pathlib.Path,
     *,
     steps: int,
@@ -232,7 +232,7 @@ def pretrained_model_row(name: str, run: TrainResult) -> dict[str, Any]:
     return {"name": name, "steps": run.steps, "params_digest": params_digest(run.params)}
 
 
-def write_study_summary(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:
+def write_study_summary_json(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:
     """Writes a study's summary.json from its results and returns its path.
 
     An existing summary of the same results is left alone, so that `seconds` stays that of the
@@ -252,7 +252,7 @@ def write_study_summary(results: dict[str, Any], out_dir: pathlib.Path) -> pathl
     predictions = out_dir / PREDICTIONS_FILE
     if predictions.exists():
         digests["predictions"] = hashlib.sha256(predictions.read_bytes()).hexdigest()
-    return write_summary(
+    return write_summary_json(
         out_dir,
         steps=sum(row["steps"] for row in models),
         metrics=_mean_metrics(results),

@@ -210,7 +210,7 @@ class TaskStudy(abc.ABC):
           Steps to the reference arm's quality, by arm; empty if not measured.
         """
 
-    def add_study_sections(self, sections: Sections, context: Any) -> None:
+    def add_study_sections(self, sections: Sections, context: Any) -> None:  # noqa: B027
         """Adds what is known only after all tasks."""
 
     def load_task_and_arms(self, out_dir: pathlib.Path, name: str) -> tuple[Task, dict[str, Arm]]:

@@ -58,7 +58,7 @@ def sample_examples(
       seed: of the draws.
       temperature: multiplies the scales of what is drawn.
       init_example: an example to begin as, [*shape] of the layout.
-      keep_fraction: the share of its pieces, in their order, that are kept: of pictures from the top, of
+      keep_fraction: fraction of its patches, in order, that is kept: of images from the top, of
         sounds and clips from the first moment.
       caption: a caption to follow, as in pretraining.
 

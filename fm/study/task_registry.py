@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fm.adaptation.instruction_tuning import Instruction
+from fm.adaptation.instruction_tuning import InstructionPhrasings
 from fm.errors import UserError
 from fm.study.config import short_name
 
@@ -36,7 +36,7 @@ class TaskSpec:
     out_of_domain_dataset: str | None = None
     suites: tuple[str, ...] = ()
 
-    def instruction(self, classes: tuple[str, ...] | None) -> Instruction:
+    def instruction(self, classes: tuple[str, ...] | None) -> InstructionPhrasings:
         """Returns the task as an instruction.
 
         Args:
@@ -49,13 +49,13 @@ class TaskSpec:
         generic = (f"{name}: which is it?", f"{name}: say which.", f"{name}: what is it?")
         phrasings = self.phrasings or generic
         if classes is None:
-            return Instruction(self.name, phrasings)
+            return InstructionPhrasings(self.name, phrasings)
         answers = self.answers or tuple(each.replace("_", " ") for each in classes)
         if len(answers) != len(classes):
             raise UserError(
                 f"{self.name} has {len(classes)} classes, but its task spec {len(answers)} answers"
             )
-        return Instruction(self.name, phrasings, answers)
+        return InstructionPhrasings(self.name, phrasings, answers)
 
 
 TASKS: dict[str, TaskSpec] = {}

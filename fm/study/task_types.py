@@ -1,3 +1,4 @@
+# ruff: noqa: D102 (methods inherit the docstrings of `TaskType`)
 """Task types: what a task asks for, how predictions are scored, and what solves it.
 
 Predictions are numbers whatever the task type, so that every figure can be recomputed from them:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from fm.data.datasets import Dataset, Split, subset, without
-from fm.data.decontamination import DuplicateSearch, find_duplicates
+from fm.data.decontamination import DuplicateSearchResult, find_duplicates
 from fm.data.load import load
 from fm.errors import UserError
-from fm.evaluation.model_selection import draw_labels
+from fm.evaluation.model_selection import draw_train_idx
 from fm.study.config import TaskConfig
 from fm.study.task_types import TaskType, task_type_of
 
@@ -39,14 +39,14 @@ class Task:
     dataset: Dataset
     test: Split
     corpora: dict[str, Split]
-    decontamination: dict[str, DuplicateSearch]
+    decontamination: dict[str, DuplicateSearchResult]
     task_type: TaskType
     strata: np.ndarray
     train_idx: tuple[np.ndarray, ...]
 
     @functools.cached_property
     def labeled_pool(self) -> np.ndarray:
-        """Training examples that any seed draws, ascending; arms hold these, then the test items."""
+        """Sorted indices of the training examples that any seed draws; arms hold these first."""
         return np.unique(np.concatenate(self.train_idx))
 
     def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task
         {name: search for name, (_, search) in found.items()},
         task_type,
         strata,
-        tuple(draw_labels(strata, max(config.label_budgets), seed) for seed in range(seeds)),
+        tuple(draw_train_idx(strata, max(config.label_budgets), seed) for seed in range(seeds)),
     )
 
 
@@ -133,14 +133,14 @@ def check_label_budgets(
     for budget in budgets:
         if not smallest <= budget <= largest:
             raise UserError(
-                f"--budgets={budget}: must be between {smallest:,} and {largest:,} for {name}, which "
-                f"has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
+                f"--label_budgets={budget}: must be between {smallest:,} and {largest:,} for "
+                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
             )
 
 
 def _decontaminated(
     corpus: Split, dataset: Dataset, limit: int | None
-) -> tuple[Split, DuplicateSearch]:
+) -> tuple[Split, DuplicateSearchResult]:
     """Draws at most `limit` examples and removes near-duplicates of test items."""
     idx = np.random.default_rng(1).permutation(len(corpus))[:limit]
     corpus = subset(corpus, np.sort(idx))
@@ -148,7 +148,7 @@ def _decontaminated(
     return without(corpus, search.duplicate_idx), search
 
 
-def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearch]:
+def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearchResult]:
     name = config.out_of_domain_dataset
     if name is None:
         raise UserError(

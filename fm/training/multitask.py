@@ -74,7 +74,7 @@ def group_batches(
     return [(f"{name}/", batch[name], each) for name, each in objective.groups]
 
 
-def group_rows(batch: dict[str, Any], objective: MultitaskObjective) -> dict[str, int]:
+def num_rows_by_group(batch: dict[str, Any], objective: MultitaskObjective) -> dict[str, int]:
     """Returns the number of rows of each group."""
     return {name: batch[name]["segments"].shape[0] for name, _ in objective.groups}
 
@@ -125,7 +125,7 @@ def mean_loss(
     if isinstance(objective, Objective):
         return objectives.mean_loss(nats, counts, objective, batch)
     total, metrics = jnp.zeros(()), {}
-    rows = group_rows(batch, objective)
+    rows = num_rows_by_group(batch, objective)
     for prefix, group_batch, each in group_batches(batch, objective):
         own = {name: value for name, value in nats.items() if name.startswith(prefix)}
         group_loss, group_metrics = objectives.mean_loss(

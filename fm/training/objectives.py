@@ -20,7 +20,7 @@ from fm.model.config import ModelConfig
 from fm.model.cross_entropy import fused_linear_cross_entropy
 from fm.model.layers import rms_norm
 from fm.model.transformer import forward
-from fm.parallel.mesh import constrain_batch, mesh_shards
+from fm.parallel.mesh import constrain_batch, mesh_shard_counts
 
 Batch = dict[str, Any]  # arrays [B, ...]; in multitask training such dicts by group
 WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weights
@@ -92,7 +92,7 @@ def loss_sums(
     }
 
     def take(array, rows):
-        missing = -(rows.stop - rows.start) % mesh_shards().batch
+        missing = -(rows.stop - rows.start) % mesh_shard_counts().batch
         padding = [(0, missing), *[(0, 0)] * (array.ndim - 1)]
         return constrain_batch(jnp.pad(array[rows], padding) if missing else array[rows])
 

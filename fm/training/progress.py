@@ -84,7 +84,7 @@ def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) 
         modalities = modalities_in(group_batch, model_config)
         has_start_patch = "tokens" not in modalities and "modality" not in group_batch
         for name, rows in objective_rows(group_objective, B).items():
-            length, num_predictions = flops.sequence_cost(
+            length, num_predictions = flops.sequence_token_counts(
                 name, L, mask_ratio=group_objective.mask_ratio, has_start_patch=has_start_patch
             )
             per_row = flops.train_flops(

@@ -23,7 +23,7 @@ _MALLOC_VARIABLES = (
 # Excludes kernels that add in arbitrary order, and autotuning (openxla/xla, xla.proto).
 _DETERMINISM_FLAG = "xla_gpu_deterministic_ops"
 
-_keeps_freed_memory = False
+_keep_freed_memory_succeeded = False
 
 
 def keep_freed_memory() -> None:
@@ -34,18 +34,18 @@ def keep_freed_memory() -> None:
     BUILD_NOTES.md). Does nothing under another C library, or if the user has tuned the allocator
     by environment variables.
     """
-    global _keeps_freed_memory
+    global _keep_freed_memory_succeeded
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _MALLOC_VARIABLES):
         return
     libc = ctypes.CDLL(None)
-    _keeps_freed_memory = bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(
+    _keep_freed_memory_succeeded = bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
     )
 
 
-def keeps_freed_memory() -> bool:
+def keep_freed_memory_succeeded() -> bool:
     """Returns whether `keep_freed_memory` took effect in this process."""
-    return _keeps_freed_memory
+    return _keep_freed_memory_succeeded
 
 
 def request_deterministic_gpu_ops() -> None:

@@ -29,7 +29,7 @@ from fm.training.config import TrainResult
 from fm.training.failures import NotFiniteError
 from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.training.train_loop import Program, Trainer, train_trial
+from fm.training.train_loop import Trainer, TrialProgram, train_trial
 from fm.training.train_state import TrainState, gather_to_host, init_train_state
 from fm.training.train_step import Metrics
 from fm.training.trial import Trial, resolve_params
@@ -192,7 +192,7 @@ def _choose_batching(
     return batching or ("vmap" if on_accelerator and len(trials) > 1 else "sequential")
 
 
-class _VmappedProgram(Program):
+class _VmappedProgram(TrialProgram):
     """Program of all trials as one, stacked along a leading axis R.
 
     Trials keep their place: one that is finished, or whose loss is not finite, keeps its state, so

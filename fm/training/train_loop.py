@@ -134,7 +134,7 @@ def train_trial(
     return result
 
 
-class Program:
+class TrialProgram:
     """How a list of trials is stepped on the devices; base class.
 
     Attributes:
@@ -173,8 +173,8 @@ class Program:
         raise NotImplementedError
 
 
-class _SingleProgram(Program):
-    """Program of one trial."""
+class _SingleProgram(TrialProgram):
+    """Steps one trial."""
 
     def init(self) -> tuple[TrainState, dict[str, Any]]:
         (trial,) = self.trials
@@ -246,7 +246,7 @@ class Trainer:
 
     def __init__(
         self,
-        program: Program,
+        program: TrialProgram,
         out_dir: pathlib.Path | None,
         run_name: str,
         gemm_flops_per_second: float | None,

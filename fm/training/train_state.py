@@ -84,7 +84,7 @@ def make_sharded_init(mesh: Mesh, model_config: ModelConfig) -> Any:
     """The compiled function of `init_sharded`, from a key to parameters on the mesh."""
     init = functools.partial(transformer.init, config=model_config)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    return transformer.sharded_init(state_shardings(shapes, mesh), model_config)
+    return transformer.compile_sharded_init(state_shardings(shapes, mesh), model_config)
 
 
 def gather_to_host(leaf: jax.Array) -> np.ndarray:

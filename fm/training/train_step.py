@@ -154,7 +154,7 @@ def loss_and_gradient(
     metrics: Metrics = {"loss": jnp.zeros(())}
     gradient = jax.tree.map(jnp.zeros_like, params)
     clip = optax.clip_by_global_norm(objective.clip)
-    rows = multitask.group_rows(batch, objective)
+    rows = multitask.num_rows_by_group(batch, objective)
     for name, each in objective.groups:
         group_metrics, own = _group_gradient(
             params, batch[name], model_config, each, token_weights_V, grad_accum_steps

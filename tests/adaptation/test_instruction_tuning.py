@@ -7,12 +7,12 @@ import pytest
 from fm.adaptation import instruction_tuning
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.instruction_tuning import (
-    Instruction,
     InstructionEncoder,
-    answer_cross_entropy,
+    InstructionPhrasings,
     continuous_segments,
     instruction_tune,
     pack_examples,
+    per_answer_cross_entropy,
     prefix_lengths,
     rows_per_group,
 )
@@ -24,7 +24,9 @@ from fm.model.config import ModelConfig
 from fm.model.transformer import forward, init
 from fm.training import objectives
 
-SHAPE = Instruction("colour", ("which colour?", "say the colour", "name it"), ("red", "blue"))
+SHAPE = InstructionPhrasings(
+    "colour", ("which colour?", "say the colour", "name it"), ("red", "blue")
+)
 CONFIG = FinetuneConfig(learning_rate=1e-2, min_steps=150, batch_size=16)
 SIZES = {"num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 2, "mlp_dim": 32}
 
@@ -133,7 +135,7 @@ def test_wordings():
     )
     for wordings, answers in ((("a",), None), (("a", "a"), None), (("a", "b"), ("x", " "))):
         with pytest.raises(UserError, match=r"'t' takes two (phrasings|answers) or more"):
-            Instruction("t", wordings, answers)
+            InstructionPhrasings("t", wordings, answers)
 
 
 def test_groups_share_a_step_by_the_root_of_their_size():
@@ -169,7 +171,7 @@ def test_the_loss_is_that_of_the_answers(mixed, bidirectional):
     @jax.jit
     @jax.value_and_grad
     def mean(params):
-        total, count = answer_cross_entropy(params, batch, mixed.model_config, most)
+        total, count = per_answer_cross_entropy(params, batch, mixed.model_config, most)
         return total / count
 
     found = mean(params)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from fm.benchmark.core import Candidate, TimingConfig
-from fm.benchmark.timing import interleave, quartiles
+from fm.benchmark.timing import quartiles, time_interleaved
 from tests.benchmark.helpers_candidates import fake
 
 
 def test_candidates_take_turns_in_alternating_order():
     calls = []
     candidates = {name: fake(name, calls, 0.001) for name in "abc"}
-    seconds = interleave(
+    seconds = time_interleaved(
         candidates, TimingConfig(num_rounds=4, seconds_per_turn=0.0, async_dispatch=False)
     )
     assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4, "c": 4}
@@ -27,7 +27,7 @@ def test_every_call_is_waited_for_unless_async_or_chained():
         waited = []
         candidate = Candidate(call=lambda: len(waited), wait=waited.append, chained=chained)
         before = len(waited)
-        interleave(
+        time_interleaved(
             {"one": candidate},
             TimingConfig(num_rounds=1, seconds_per_turn=1e-4, async_dispatch=ahead),
         )
@@ -41,12 +41,12 @@ def test_every_call_is_waited_for_unless_async_or_chained():
 
 def test_a_case_out_of_time_gets_three_rounds():
     timing = TimingConfig(num_rounds=9, seconds_per_turn=0.0, async_dispatch=False, max_seconds=0.0)
-    assert len(interleave({"one": fake("one", [], 0.001)}, timing)["one"]) == 3
+    assert len(time_interleaved({"one": fake("one", [], 0.001)}, timing)["one"]) == 3
 
 
 def test_a_slower_candidate_takes_longer():
     candidates = {"slow": fake("slow", [], 0.02), "fast": fake("fast", [], 0.001)}
-    seconds = interleave(
+    seconds = time_interleaved(
         candidates, TimingConfig(num_rounds=3, seconds_per_turn=0.0, async_dispatch=False)
     )
     assert min(seconds["slow"]) > 0.02

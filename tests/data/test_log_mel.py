@@ -55,7 +55,7 @@ def test_pieces_are_frames_in_order():
     assert mel.shape == (40, 32)
     # A frame is 256 samples about its moment, every 128: the tone's first is 15 or 16.
     assert (mel[:, :14] == 0).all() and (mel[:, 17:31].max(0) > 0.8).all()
-    assert log_mel.log_mel_positions(FRAMES).tolist() == [[n] for n in range(16)]
+    assert log_mel.log_mel_time_positions(FRAMES).tolist() == [[n] for n in range(16)]
 
 
 def test_decibels_are_those_of_a_sine():
@@ -196,5 +196,5 @@ def test_planted_copies_are_found(change):
 def test_lengths_may_differ():
     test = murmurs(5)
     longer = np.pad(test, ((0, 0), (500, 1500)))
-    pairs = sound_overlap.find_audio_duplicates(longer, test)
+    pairs = sound_overlap.find_audio_duplicate_pairs(longer, test)
     assert pairs.tolist() == [[n, n] for n in range(5)]

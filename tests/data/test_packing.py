@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm.data.packing import PackedRows, pack
+from fm.data.packing import PackedRowSource, pack
 
 
 @given(st.lists(st.integers(1, 16), max_size=60))
@@ -27,7 +27,7 @@ def test_pieces_that_fit_no_row_are_refused(length):
 
 
 def test_rows():
-    rows = PackedRows([np.array([5, 6, 7], np.int32), np.array([8, 9], np.int32)], 6)
+    rows = PackedRowSource([np.array([5, 6, 7], np.int32), np.array([8, 9], np.int32)], 6)
     assert len(rows) == 1
     row = rows[0]
     assert row["tokens"].tolist() == [5, 6, 7, 8, 9, 0]

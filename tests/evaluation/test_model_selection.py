@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm.errors import UserError
-from fm.evaluation.model_selection import draw_labels, make_folds, select_trial
+from fm.evaluation.model_selection import draw_train_idx, make_folds, select_trial
 
 LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=150).map(np.array)
 
@@ -22,10 +22,10 @@ def pools(draw):
 @given(pools())
 def test_draws_are_distinct_nested_and_cover_every_class(pool):
     labels, budget, seed = pool
-    drawn = draw_labels(labels, budget, seed)
+    drawn = draw_train_idx(labels, budget, seed)
     assert len(set(drawn)) == budget
     assert set(labels[drawn]) == set(labels)
-    everything = draw_labels(labels, labels.size, seed)
+    everything = draw_train_idx(labels, labels.size, seed)
     assert sorted(everything) == list(range(labels.size))
     np.testing.assert_array_equal(drawn, everything[:budget])
 
@@ -33,7 +33,7 @@ def test_draws_are_distinct_nested_and_cover_every_class(pool):
 @given(pools())
 def test_draws_give_two_of_each_class_before_three_of_any(pool):
     labels, budget, seed = pool
-    drawn = labels[draw_labels(labels, budget, seed)]
+    drawn = labels[draw_train_idx(labels, budget, seed)]
     sizes = np.bincount(labels)
     counts = np.bincount(drawn, minlength=sizes.size)
     assert counts.max() <= 2 or (counts >= np.minimum(sizes, 2)).all()
@@ -41,14 +41,14 @@ def test_draws_give_two_of_each_class_before_three_of_any(pool):
 
 def test_draws_follow_the_proportions_of_the_pool():
     labels = np.repeat([0, 1, 2], [700, 200, 100])
-    np.testing.assert_array_equal(np.bincount(labels[draw_labels(labels, 100, 0)]), [70, 20, 10])
+    np.testing.assert_array_equal(np.bincount(labels[draw_train_idx(labels, 100, 0)]), [70, 20, 10])
     balanced = np.repeat(np.arange(4), 100)
-    np.testing.assert_array_equal(np.bincount(balanced[draw_labels(balanced, 20, 0)]), [5] * 4)
+    np.testing.assert_array_equal(np.bincount(balanced[draw_train_idx(balanced, 20, 0)]), [5] * 4)
 
 
 def test_draws_differ_between_seeds_and_not_within_one():
     labels = np.repeat([0, 1], 500)
-    first, again, other = (draw_labels(labels, 50, seed) for seed in (0, 0, 1))
+    first, again, other = (draw_train_idx(labels, 50, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert len(np.intersect1d(first, other)) < 15
 
@@ -56,17 +56,17 @@ def test_draws_differ_between_seeds_and_not_within_one():
 def test_every_example_is_drawn_equally_often():
     labels = np.repeat([0, 1], [30, 10])
     times = np.bincount(
-        np.concatenate([draw_labels(labels, 8, seed) for seed in range(4000)]), minlength=40
+        np.concatenate([draw_train_idx(labels, 8, seed) for seed in range(4000)]), minlength=40
     )
     np.testing.assert_allclose(times / 4000, 8 / 40, atol=0.03)
 
 
 def test_impossible_budgets():
     with pytest.raises(UserError, match=r"budget of 5 labels exceeds the pool of 4") as error:
-        draw_labels(np.array([0, 1, 0, 1]), 5, 0)
+        draw_train_idx(np.array([0, 1, 0, 1]), 5, 0)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="budget of 2 labels cannot cover 3 classes"):
-        draw_labels(np.array([0, 1, 2, 1]), 2, 0)
+        draw_train_idx(np.array([0, 1, 2, 1]), 2, 0)
 
 
 @given(LABELS, st.integers(0, 100))

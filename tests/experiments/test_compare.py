@@ -13,7 +13,7 @@ from fm import hf
 from fm.study import run_dir
 from fm.study.config import TaskConfig
 from tests.experiments.helpers_texts import two_class_texts
-from tests.hf import helpers_hf
+from tests.hf import helpers_hf as problems
 from tests.study.helpers_study import images, recipe, texts
 
 ARMS = ("scratch", "in_domain", "classical")
@@ -31,8 +31,8 @@ SCHEMA = {
 WHOLE = "schema config config_hash versions device xla_flags attention headline"
 
 
-def without_seconds(results):
-    """Returns the results without measured times."""
+def timeless(results):
+    """Results less what a clock says."""
     results = copy.deepcopy(results)
     del results["seconds"]
     for row in [*results["cells"], *results["compute_cost"], *results["methods"]]:
@@ -42,7 +42,7 @@ def without_seconds(results):
 
 
 @pytest.mark.slow
-def test_a_study_from_end_to_end(call, tmp_path, tiny, monkeypatch):
+def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     out = tmp_path / "run"
     again = "compare", "--tasks=digits", *FLAGS, f"--out={out}"
     done = call(*again)
@@ -59,10 +59,10 @@ def test_a_study_from_end_to_end(call, tmp_path, tiny, monkeypatch):
     assert results["headline"] in done.out
     assert len(results["cells"]) == 3 * 2 * 2
     assert all(len(row["trials"]) == 2 for row in results["cells"])
-    flops = {row["arm"]: row["pretrain_flops"] for row in results["cells"]}
-    assert flops["in_domain"] > 0 and flops["scratch"] == flops["classical"] == 0
+    fed = {row["arm"]: row["pretrain_flops"] for row in results["cells"]}
+    assert fed["in_domain"] > 0 and fed["scratch"] == fed["classical"] == 0
 
-    _check_predictions(results, out)
+    _recomputed(results, out)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["cells"] == 12 and summary["seconds"] == results["seconds"] > 0
     assert summary["results_digest"] == run_dir.results_digest(results)
@@ -82,11 +82,11 @@ def test_a_study_from_end_to_end(call, tmp_path, tiny, monkeypatch):
 
 
 def _never(*_):
-    raise AssertionError("a finished study must not run again")
+    raise AssertionError("a finished study is not run again")
 
 
-def _check_predictions(results, out):
-    """predictions.csv has every cell and item, and gives the same values and differences."""
+def _recomputed(results, out):
+    """predictions.csv holds every cell and item, and gives every figure."""
     table = pd.read_csv(out / "predictions.csv")
     items = results["comparisons"][0]["items"]
     assert len(table) == len(results["cells"]) * items
@@ -102,7 +102,7 @@ def _check_predictions(results, out):
 
 
 @pytest.mark.slow
-def test_deleted_files_are_restored_identically(call, tmp_path, tiny):
+def test_what_is_lost_is_made_again_as_it_was(call, tmp_path, tiny):
     out = tmp_path / "run"
     again = "compare", "--tasks=digits", *FLAGS, f"--out={out}"
     assert call(*again).code == 0
@@ -113,9 +113,7 @@ def test_deleted_files_are_restored_identically(call, tmp_path, tiny):
     shutil.rmtree(out / "pretrained" / "digits-in_domain" / "seed-0" / "checkpoints")
     done = call(*again)
     assert done.code == 0 and f"{out}: resuming" in done.err
-    assert without_seconds(json.loads((out / "results.json").read_text())) == without_seconds(
-        results
-    )
+    assert timeless(json.loads((out / "results.json").read_text())) == timeless(results)
     assert (out / "predictions.csv").read_bytes() == predictions
 
 
@@ -145,10 +143,10 @@ def test_own_csv(call, tmp_path, tiny, reviews):
 
 
 @pytest.mark.slow
-def test_an_own_published_model(call, tmp_path, tiny, reviews):
+def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
     inputs, labels = two_class_texts(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
-    hf.save_pretrained(tmp_path / "model", helpers_hf.pretrained("llama"))
+    hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     out = tmp_path / "run"
     flags = f"--tasks={path},digits", "--arms=scratch,published,classical", "--label_budgets=12,20"
     again = f"--published_model={tmp_path / 'model'}", "--adapt=probe,lora,prompt", "--seeds=2"
@@ -157,28 +155,28 @@ def test_an_own_published_model(call, tmp_path, tiny, reviews):
     assert done.code == 0, done.err
     assert f"digits: skipping the published arm: {tmp_path / 'model'} reads text only" in done.err
     results = json.loads((out / "results.json").read_text())
-    pairs = {(row["task"], row["arm"]) for row in results["cells"]}
-    assert pairs == {
+    had = {(row["task"], row["arm"]) for row in results["cells"]}
+    assert had == {
         (task, arm) for task in ("reviews", "digits") for arm in ("scratch", "classical")
     } | {("reviews", "published")}
     assert {len(row["trials"]) for row in results["cells"]} == {4}
-    methods = {
+    tried = {
         t["config"]["adapt"]
         for row in results["cells"]
         if row["arm"] == "published"
         for t in row["trials"]
     }
-    assert methods == {"probe", "prompt"}
-    values = [row["value"] for row in results["cells"] if row["arm"] == "published"]
-    assert np.mean(values) > 0.65
-    published = results["tasks"][0]["published"]
-    assert published["licence"] == "not known" and published["template"] == "w1 {text} w2 {answer}"
+    assert tried == {"probe", "prompt"}
+    reached = [row["value"] for row in results["cells"] if row["arm"] == "published"]
+    assert np.mean(reached) > 0.65
+    about = results["tasks"][0]["published"]
+    assert about["licence"] == "not known" and about["template"] == "w1 {text} w2 {answer}"
     assert "published" not in results["tasks"][1]
     page = (out / "report.html").read_text()
     for part in (
         "not searched",
         "may have seen these very test items",
-        published["source"],
+        about["source"],
         "not known",
     ):
         assert part in page
@@ -187,21 +185,21 @@ def test_an_own_published_model(call, tmp_path, tiny, reviews):
 @pytest.mark.slow
 def test_own_images(call, tmp_path, tiny):
     pixels, labels = images(60, 0)
-    for n, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        folder = tmp_path / "images" / ("left", "right")[label]
+    for n, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "pictures" / ("left", "right")[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[..., 0]).save(folder / f"{n}.png")
+        Image.fromarray(picture[..., 0]).save(folder / f"{n}.png")
     out = tmp_path / "run"
     done = call(
         "compare",
-        f"--dataset={tmp_path / 'images'}/",
+        f"--dataset={tmp_path / 'pictures'}/",
         "--label_budgets=8",
         "--seeds=2",
         f"--out={out}",
     )
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())
-    assert results["tasks"][0]["name"] == "images"
+    assert results["tasks"][0]["name"] == "pictures"
     assert results["tasks"][0]["classes"] == ["left", "right"]
     best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
     assert np.mean(best) > 0.9
@@ -212,22 +210,22 @@ def test_own_images(call, tmp_path, tiny):
 def test_own_named_entities(call, tmp_path, tiny):
     draws = np.random.default_rng(0)
     path, out = tmp_path / "places.conll", tmp_path / "run"
-    path.write_text("".join(_sentence(draws, n % 4 > 0) for n in range(160)))
+    path.write_text("".join(_going(draws, n % 4 > 0) for n in range(160)))
     flags = f"--tasks={path},digits", "--profile=quick", "--seeds=2", "--label_budgets=12,20"
-    hf.save_pretrained(tmp_path / "model", helpers_hf.pretrained("bert"))
+    hf.save_pretrained(tmp_path / "model", problems.pretrained("bert"))
     given = f"--published_model={tmp_path / 'model'}", "--out_of_domain_dataset=,"
     done = call("compare", *flags, *given, f"--out={out}")
     assert done.code == 0, done.err
     assert "places.conll: skipping the out_of_domain arm" in done.err
     assert (
-        f"places.conll: skipping the published arm: {tmp_path / 'model'} supports classification "
-        in done.err
+        f"places.conll: skipping the published arm: {tmp_path / 'model'} "
+        "supports classification only" in done.err
     )
     results = json.loads((out / "results.json").read_text())
     cells = [row for row in results["cells"] if row["task"] == "places"]
     assert {(row["arm"], row["metric"]) for row in cells} == {(arm, "entity F1") for arm in ARMS}
     assert len({len(row["trials"]) for row in cells}) == 1
-    # A word is a place if it follows "to".
+    # What follows "to" is a place: neighbours tell.
     assert max(row["value"] for row in cells if row["arm"] == "classical") > 0.9
     table = pd.read_csv(out / "predictions.csv")
     table = table[table.task == "places"]
@@ -237,7 +235,7 @@ def test_own_named_entities(call, tmp_path, tiny):
     for row in cells:
         right, below = sums.loc[row["arm"], row["num_labels"], row["seed"]]
         assert row["value"] == pytest.approx(2 * right / below if below else 0.0)
-    # Adaptation methods are measured on the last classification task only.
+    # Adapters are measured on the last task that has classes; of entities there is no such table.
     assert {row["task"] for row in results["methods"]} == {"digits"}
     assert {row["task"] for row in results["mistakes"]} <= {"digits"}
     assert {row["task"] for row in results["curves"] if row["kind"] == "adapt"} == {"digits"}
@@ -246,7 +244,7 @@ def test_own_named_entities(call, tmp_path, tiny):
     assert "entity F1" in page
 
 
-def _sentence(draws, somewhere):
+def _going(draws, somewhere):
     """A sentence of made-up words as CoNLL, with or without a place."""
     words = ["".join(draws.choice(list("abcdefgh"), 5)) for _ in range(7)]
     tagged = [f"{word} O" for word in words]
@@ -284,7 +282,7 @@ def _made(name):
 
 
 @pytest.mark.slow
-def test_a_copied_test_item_is_removed_from_the_training_data(call, tmp_path, tiny, reviews):
+def test_a_copied_test_item_is_taken_out_of_the_training_data(call, tmp_path, tiny, reviews):
     (tmp_path / "split").mkdir()
     rows = reviews.rows
     reviews([*rows[:80], *rows[90:93]], name="split/train.csv")

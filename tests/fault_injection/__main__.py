@@ -1,7 +1,4 @@
-"""Injects faults into every command and prints how many of them each survived.
-
-python -m tests.fault_injection --faults=100 --out=runs/fault_injection
-"""
+"""Injects faults into every command; prints how many it survived (`make fault_injection`)."""
 
 import argparse
 import sys

@@ -50,7 +50,7 @@ WORK = {
     "adapt": ["experiments.adapt.build_classification_arm"],
     "text_quality": ["experiments.text_quality.run_study"],
     "benchmark": ["experiments.benchmark.run_benchmark"],
-    "generate": ["experiments.generate.Generation"],
+    "generate": ["experiments.generate.IncrementalGenerator"],
     "attention_maps": ["experiments.attention_maps._attention_maps"],
     "report": [],
     "plan": [],

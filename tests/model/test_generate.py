@@ -12,7 +12,7 @@ from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import generate as continuation
 from fm.model import kv_cache
-from fm.model.generate import Generation, generate
+from fm.model.generate import IncrementalGenerator, generate
 from fm.model.sampling import GREEDY, SamplingConfig
 from tests.model.helpers_archs import ARCHS, config
 from tests.model.helpers_kv_cache import cached_logits, logits_of
@@ -105,7 +105,7 @@ def test_generation_in_parts_gives_the_same_text():
         "seeds": [4, 5, 6, 7],
     }
     whole = generate(weights, PROMPTS, OWN, **options)
-    generation = Generation(weights, PROMPTS, OWN, **options)
+    generation = IncrementalGenerator(weights, PROMPTS, OWN, **options)
     parts = []
     while not generation.finished:
         parts.append(generation.next_tokens(3))
@@ -144,7 +144,7 @@ def test_rows_end_at_stop_tokens():
 def test_decoding_stops_once_all_rows_have_ended():
     weights = params(OWN)
     (free,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=GREEDY, max_new_tokens=12)
-    generation = Generation(
+    generation = IncrementalGenerator(
         weights,
         [PROMPTS[0]],
         OWN,
@@ -160,7 +160,9 @@ def test_decoding_stops_once_all_rows_have_ended():
 
 
 def test_stopped_rows_get_no_more_tokens():
-    generation = Generation(params(OWN), PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=9)
+    generation = IncrementalGenerator(
+        params(OWN), PROMPTS, OWN, sampling_config=GREEDY, max_new_tokens=9
+    )
     first = generation.next_tokens(3)
     generation.stop_rows([0, 2])
     second = generation.next_tokens(3)
@@ -198,7 +200,7 @@ def test_suppressed_tokens_and_repetition_penalty_of_prompts():
 def test_a_decode_step_does_not_copy_the_cache(name, rows):
     """In the compiled loop nothing is as large as a cache but what is written in place."""
     model = dataclasses.replace(ARCHS[name], max_seq_len=2048)
-    generation = Generation(
+    generation = IncrementalGenerator(
         kv_cache.prepare_params(params(model), model),
         [[1] * 1000] * rows,
         model,

@@ -97,10 +97,12 @@ def test_what_the_policies_keep_by_hand():
     }
     for name in REMAT_POLICIES:
         assert (
-            memory.saved_bytes_per_token(dataclasses.replace(model, remat_policy=name), 1)
+            memory.layer_saved_bytes_per_token(dataclasses.replace(model, remat_policy=name), 1)
             == by_hand[name]
         )
-    halved = memory.saved_bytes_per_token(dataclasses.replace(model, remat_policy="attention"), 2)
+    halved = memory.layer_saved_bytes_per_token(
+        dataclasses.replace(model, remat_policy="attention"), 2
+    )
     assert halved == 2 * D + (2 * (3 * D + KV) + 4 * H) / 2
 
 
@@ -130,7 +132,7 @@ def test_what_the_policies_keep_is_what_the_compiler_holds(remat):
 
     few, many = (held(depth).temp_size_in_bytes for depth in depths)
     a_layer = (many - few) / (depths[1] - depths[0])
-    assert a_layer == pytest.approx(memory.saved_bytes_per_token(model, 1) * L * B, rel=0.2)
+    assert a_layer == pytest.approx(memory.layer_saved_bytes_per_token(model, 1) * L * B, rel=0.2)
 
 
 def test_flops_are_six_a_parameter_and_piece_and_those_of_attention():
@@ -200,7 +202,9 @@ def test_what_does_not_fit_is_refused_with_what_it_takes():
         UserError, match=r"8b does not fit 1 h100: at best .*remat=full\) 1[0-9]{2}"
     ):
         find_fitting_plan(asked(chips=1, batch_size=1))
-    with pytest.raises(UserError, match=r"--mesh=data:8,fsdp:1,tensor:1, --remat_policy=full.*more chips"):
+    with pytest.raises(
+        UserError, match=r"--mesh=data:8,fsdp:1,tensor:1, --remat_policy=full.*more chips"
+    ):
         find_fitting_plan(asked(), MeshConfig(data=8))
 
 

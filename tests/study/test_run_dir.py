@@ -34,7 +34,7 @@ def changed(**changes):
 
 def test_summary_of_a_study(tmp_path):
     (tmp_path / "predictions.csv").write_text("a,b\n")
-    path = run_dir.write_study_summary(RESULTS, tmp_path)
+    path = run_dir.write_study_summary_json(RESULTS, tmp_path)
     summary = json.loads(path.read_text())
     assert summary["metrics"] == {"fruit/in_domain/20": 0.75, "fruit/scratch/20": 0.25}
     assert summary["cells"] == 3 and summary["seconds"] == 3.5
@@ -46,7 +46,7 @@ def test_summary_of_a_study(tmp_path):
 
 def test_params_digest_covers_every_model_by_name(tmp_path):
     def of(name, *rows):
-        path = run_dir.write_study_summary(changed(pretrained=rows), tmp_path / name)
+        path = run_dir.write_study_summary_json(changed(pretrained=rows), tmp_path / name)
         return json.loads(path.read_text())["params_digest"]
 
     first, second = RESULTS["pretrained"]
@@ -58,7 +58,7 @@ def test_params_digest_covers_every_model_by_name(tmp_path):
 def test_summary_of_a_text_quality_study(tmp_path):
     models = [{"arm": "A", "stage": "end", "domain": "B", "step": 9, "value": 2.5}]
     results = {"config": {}, "seconds": 1.0, "models": models, "samples": [{}, {}]}
-    summary = json.loads(run_dir.write_study_summary(results, tmp_path).read_text())
+    summary = json.loads(run_dir.write_study_summary_json(results, tmp_path).read_text())
     assert summary["metrics"] == {"A/end/B": 2.5} and summary["samples"] == 2
 
 
@@ -80,10 +80,10 @@ def test_results_digest_ignores_timings():
 
 
 def test_summary_of_equal_results_is_kept(tmp_path):
-    run_dir.write_study_summary(RESULTS, tmp_path)
-    run_dir.write_study_summary(changed(seconds=0.01), tmp_path)
+    run_dir.write_study_summary_json(RESULTS, tmp_path)
+    run_dir.write_study_summary_json(changed(seconds=0.01), tmp_path)
     assert json.loads((tmp_path / run_dir.SUMMARY_FILE).read_text())["seconds"] == 3.5
-    run_dir.write_study_summary(changed(seconds=0.01, cells=RESULTS["cells"][:2]), tmp_path)
+    run_dir.write_study_summary_json(changed(seconds=0.01, cells=RESULTS["cells"][:2]), tmp_path)
     assert json.loads((tmp_path / run_dir.SUMMARY_FILE).read_text())["cells"] == 2
 
 

@@ -32,7 +32,7 @@ def test_a_budget_that_does_not_fit_is_refused(monkeypatch, budget):
     loads(monkeypatch, dataset())
     with pytest.raises(
         UserError,
-        match=rf"--budgets={budget}: must be between 2 and 40 for fruit, which has 2 classes",
+        match=rf"--label_budgets={budget}: must be between 2 and 40 for fruit, which has 2 classes",
     ):
         prepare_task(config(label_budgets=(budget,)), CORPORA, 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask
-from fm.data.packing import PackedMultimodalRows, Segment, build_row
+from fm.data.packing import PackedMultimodalRowSource, Segment, build_row
 from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.model.transformer import forward
@@ -38,7 +38,7 @@ def segment(stream, seed=0, **options):
 def rows(examples, capacity, **options):
     """A batch of all rows that the examples make."""
     widths = [("tokens", 0), *FOUR.patch_dims]
-    packed = PackedMultimodalRows(
+    packed = PackedMultimodalRowSource(
         [build_row(each, FOUR.modalities) for each in examples], capacity, widths, **options
     )
     each = [packed[n] for n in range(len(packed))]

@@ -23,7 +23,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):
     touch()
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(runtime.keeps_freed_memory(), faults)
+print(runtime.keep_freed_memory_succeeded(), faults)
 """
 FLAG = "--xla_gpu_deterministic_ops=true"
 

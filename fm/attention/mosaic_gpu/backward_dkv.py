@@ -23,7 +23,7 @@ NUM_SLOTS = 3
 
 
 def backward_dkv(inputs, do_BLHC, lse_BHL, delta_BHL, ranges_BK4, *, spec, ops):
-    """Gradients by keys and values.
+    """Returns the gradients with respect to keys and values, dk_BSKC and dv_BSKC.
 
     Args:
       inputs: as for `forward`.

@@ -22,7 +22,7 @@ NUM_SLOTS = {64: 4, 128: 2}  # by head dimension
 
 
 def backward_dq(inputs, do_BLHC, lse_BHL, delta_BHL, ranges_BQ4, *, spec, ops):
-    """Gradient by the queries.
+    """Returns the gradient with respect to the queries, dq_BLHC.
 
     Args:
       inputs: as for `forward`.

@@ -1,4 +1,4 @@
-"""Which blocks of keys each block of queries needs, and the reverse.
+"""Which key blocks each query block has to visit, and which query blocks each key block.
 
 XLA computes these few numbers per block from the structured mask, ahead of the kernels, which
 never visit a block outside. Memory B x (L / block) x (S / block).
@@ -15,7 +15,7 @@ from fm.attention.mask import Mask
 def block_visibility(
     mask: Mask, batch_size: int, num_queries: int, num_keys: int, block_q: int, block_k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether each block of queries sees any key, and all keys, of each block of keys.
+    """Returns two boolean arrays: whether a query block sees any, or every, key of a key block.
 
     Computed from the corners of the blocks; the last block of queries or keys may be short.
 
@@ -77,12 +77,12 @@ def _segment_bounds(segments_BN: jax.Array, block: int) -> tuple[jax.Array, jax.
 
 
 def pad_segments(x_BN: jax.Array, block: int) -> jax.Array:
-    """Pads segments to whole blocks by repeating the last one."""
+    """Returns segment ids [B, N] padded to a multiple of `block` by repeating the last one."""
     return jnp.pad(x_BN, ((0, 0), (0, -x_BN.shape[1] % block)), mode="edge")
 
 
 def block_ranges(any_visible: jax.Array, all_visible: jax.Array) -> jax.Array:
-    """The range of blocks to visit along the last axis, and the part of it that needs no mask.
+    """Returns the range of blocks to visit along the last axis and its sub-range without masking.
 
     Args:
       any_visible: bool [..., N], see `block_visibility`.
@@ -105,7 +105,7 @@ def block_ranges(any_visible: jax.Array, all_visible: jax.Array) -> jax.Array:
 
 
 def block_at_step(block_range: tuple, step):
-    """The block visited at a step of 0 up to ``last - first``: masked blocks first, in order."""
+    """Returns the block to visit at a step, 0 up to `last - first`; masked blocks come first."""
     first, full_first, full_last, _ = block_range
     lead = full_first - first
     masked = num_masked_steps(block_range)
@@ -114,6 +114,6 @@ def block_at_step(block_range: tuple, step):
 
 
 def num_masked_steps(block_range: tuple):
-    """How many of a range's blocks need a mask."""
+    """Returns how many blocks of a `block_ranges` range need a mask; they are visited first."""
     first, full_first, full_last, last = block_range
     return (full_first - first) + (last - full_last)

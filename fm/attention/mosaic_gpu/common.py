@@ -1,4 +1,4 @@
-"""What the kernels share: tile mathematics, ring buffers in shared memory, chip operations."""
+"""Shared by the three kernels: tile arithmetic, ring buffers in shared memory, chip operations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHOLE = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
 
 @dataclasses.dataclass(frozen=True)
 class KernelSpec:
-    """The static properties a kernel is compiled for.
+    """Static properties of the attention that a kernel is compiled for.
 
     Attributes:
       causal: as in `Mask`.
@@ -53,7 +53,7 @@ class KernelSpec:
 
 
 def visible_tile(spec: KernelSpec, i, j, prefix, valid, q_segments, k_segments):
-    """The rule of `Mask` on a tile; None if every query sees every key.
+    """Returns the boolean mask of a tile of scores, or None if every query sees every key.
 
     `i` and `j` are absolute positions of the queries and keys, `prefix` and `valid` numbers, the
     segments of queries and keys all in the shape of the tile.
@@ -77,7 +77,7 @@ def visible_tile(spec: KernelSpec, i, j, prefix, valid, q_segments, k_segments):
 
 
 def softcap_logits(spec: KernelSpec, products: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """q k^T to logits over `KernelSpec.log2_scale`, and their derivative if capped.
+    """Returns logits / `KernelSpec.log2_scale` of q k^T, and the soft cap's derivative or None.
 
     The tanh of a soft cap comes from one exp2 and one division: the chip's own tanh is accurate
     to 11 bits only, which a cap of 50 turns into an error of 0.02 in a logit.
@@ -90,17 +90,17 @@ def softcap_logits(spec: KernelSpec, products: jax.Array) -> tuple[jax.Array, ja
 
 
 def mask_logits(logits: jax.Array, visible: jax.Array | None) -> jax.Array:
-    """Sets hidden logits to minus infinity."""
+    """Returns the logits with minus infinity where `visible` is False; None masks nothing."""
     return logits if visible is None else jnp.where(visible, logits, -jnp.inf)
 
 
 def broadcast_tile(values: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
-    """One value per row (axis 0) or column (axis 1), broadcast to a tile."""
+    """Returns one value per row (axis 0) or per column (axis 1), broadcast to a tile."""
     return jax.lax.broadcast_in_dim(values, shape, (axis,))
 
 
 def online_softmax_step(spec: KernelSpec, logits, row_max, row_sum):
-    """One step of the online softmax (Milakov & Gimelshein 2018), in base two.
+    """Updates a base-2 online softmax by one tile of logits (Milakov & Gimelshein 2018).
 
     Args:
       spec: for its `log2_scale`.
@@ -120,7 +120,7 @@ def online_softmax_step(spec: KernelSpec, logits, row_max, row_sum):
 
 
 def finish_softmax(row_max, row_sum):
-    """The inverse of each row's sum (0 for a row that saw no key), and its base-2 logsumexp.
+    """Returns each row's 1 / sum (0 if it saw no key) and base-2 logsumexp of an online softmax.
 
     The logsumexp of such a row is plus infinity, so that its weights in the backward are zeros.
     """
@@ -131,7 +131,7 @@ def finish_softmax(row_max, row_sum):
 
 
 def load_visible_tile(spec, ops, shape, q_axis, q_offset, k_offset, row, q_segments, k_segments):
-    """`visible_tile` for queries along `q_axis` of a tile, segments read from shared memory.
+    """Returns the boolean mask of a tile (None: all visible), reading segments from shared memory.
 
     `row` is (q_start, prefix, valid keys) of the batch row; the offsets are those of the tile.
     """
@@ -149,13 +149,13 @@ def load_visible_tile(spec, ops, shape, q_axis, q_offset, k_offset, row, q_segme
 
 
 def swizzled_tiles(count: int, rows: int, width: int, dtype) -> Any:
-    """Shared memory for tiles that the tensor cores read: 128-byte swizzled, 8 x 64 at a time."""
+    """Returns a shared-memory spec for tensor-core tiles, 128-byte swizzled in 8 x 64 pieces."""
     transforms = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
     return plgpu.SMEM((count, rows, width), dtype, transforms=transforms)
 
 
 def ring_barriers(num_slots: int, num_copies: int) -> tuple[Any, Any]:
-    """The `ready` and `free` barriers of a `RingBuffer` with `num_copies` copies per slot."""
+    """Returns the `ready` and `free` barriers of a `RingBuffer` with `num_copies` per slot."""
     return (
         plgpu.Barrier(num_arrivals=num_copies, num_barriers=num_slots),
         plgpu.Barrier(num_arrivals=COMPUTE_WARPGROUPS, num_barriers=num_slots),
@@ -164,7 +164,7 @@ def ring_barriers(num_slots: int, num_copies: int) -> tuple[Any, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class RingBuffer:
-    """A ring of slots: the copying warpgroup fills one, the computing ones read and free it.
+    """Shared-memory ring: one warpgroup copies blocks into its slots, others read and free them.
 
     Attributes:
       copies: pairs of a function from a step to a slice of global memory, and the shared memory
@@ -205,7 +205,7 @@ class RingBuffer:
 
 
 def fill_ring_buffers(num_steps, *rings: RingBuffer) -> None:
-    """Runs the copying warpgroup: `num_steps` blocks through each ring."""
+    """Copies `num_steps` blocks through each ring; the copying warpgroup's whole work."""
 
     def fill(step, _):
         for ring in rings:
@@ -233,7 +233,7 @@ def _no_op() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class HopperOps:
-    """Operations of one warpgroup of compute capability 9.0: accumulators in registers."""
+    """Operations of a warpgroup on GPUs of compute capability 9.0, accumulating in registers."""
 
     interpret: None = None
 
@@ -277,7 +277,7 @@ class HopperOps:
 
 @dataclasses.dataclass(frozen=True)
 class InterpretedOps:
-    """`HopperOps` on plain arrays; `interpret` are the interpreter's parameters.
+    """The operations of `HopperOps` on plain arrays, to run the kernels in Pallas' interpreter.
 
     All else in the kernels (grid, warpgroups, barriers, copies, loops) is interpreted as it is.
     """

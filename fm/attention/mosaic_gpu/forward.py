@@ -23,7 +23,7 @@ NUM_SLOTS = {64: 4, 128: 2}  # by head dimension
 
 
 def forward(inputs, ranges_BQ4, *, spec, ops):
-    """Output and base-2 logsumexp.
+    """Returns the attention output o_BLHC and the base-2 logsumexp of each row's scores.
 
     Args:
       inputs: q_BLHC, bfloat16 or float16, L a multiple of `BLOCK_Q`, C 64 or 128; k_BSKC and

@@ -1,4 +1,4 @@
-"""The three kernels as one differentiable function of arrays of any length."""
+"""Differentiable attention by the three kernels, for arrays of any length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD_DIMS = (64, 128)
 
 
 def unsupported_reason(q, k, v, mask: Mask, softcap: float | None, platform: str) -> str | None:
-    """See `fm.attention.api.Implementation`."""
+    """Returns why the Mosaic GPU kernels cannot compute this attention; None if they can."""
     if v.dtype != k.dtype:
         return f"mosaic_gpu takes values of the keys' dtype {k.dtype}, not {v.dtype}"
     masked = not mask.is_full() or k.shape[1] % BLOCK_SIZE != 0
@@ -27,7 +27,7 @@ def unsupported_reason(q, k, v, mask: Mask, softcap: float | None, platform: str
 
 
 def unsupported_inputs(q, k, mask: Mask | None, softcap: float | None) -> str | None:
-    """The part of `unsupported_reason` that does not depend on the device."""
+    """Returns why the kernels cannot take these inputs on any device; None if they can."""
     if q.dtype != k.dtype or q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"mosaic_gpu takes bfloat16 or float16, not {q.dtype} queries and {k.dtype} keys"
     if q.shape[-1] not in HEAD_DIMS:
@@ -65,7 +65,7 @@ def attend(
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """See `fm.attention.attention`. Memory beside the arrays B x H x L float32.
+    """Returns attention o_BLHC by the Mosaic GPU kernels; extra memory B x H x L float32.
 
     Raises:
       NotImplementedError: see `unsupported_inputs`; the scale is not positive; or the values'
@@ -77,7 +77,7 @@ def attend(
 
 
 def run(q_BLHC, k_BSKC, v_BSKC, *, mask: Mask, scale: float, softcap, ops) -> jax.Array:
-    """`attend` with `HopperOps` on the chip or `InterpretedOps` anywhere."""
+    """Returns attention o_BLHC, with `ops` `HopperOps` on the GPU or `InterpretedOps` anywhere."""
     reason = unsupported_inputs(q_BLHC, k_BSKC, mask, softcap)
     if reason is not None:
         raise NotImplementedError(reason)
@@ -92,7 +92,7 @@ def run(q_BLHC, k_BSKC, v_BSKC, *, mask: Mask, scale: float, softcap, ops) -> ja
 
 
 def kernel_spec(mask: Mask, num_keys: int, scale: float, softcap: float | None):
-    """The `KernelSpec` the kernels are compiled for."""
+    """Returns the `KernelSpec` of an attention: the static properties to compile kernels for."""
     from fm.attention.mosaic_gpu.common import KernelSpec
 
     return KernelSpec(

@@ -11,7 +11,7 @@ PEERS = ("torch", "jax", "transformers", "none")
 _NEEDS = {"torch": ("torch", "torch"), "transformers": ("transformers", "transformers")}
 
 
-def missing(peer: str) -> str | None:
+def unavailable_reason(peer: str) -> str | None:
     """Why a peer cannot be measured, or None if it can."""
     package, extra = _NEEDS.get(peer, (None, None))
     if package is None or importlib.util.find_spec(package) is not None:
@@ -30,7 +30,7 @@ def package_versions() -> dict[str, str]:
 
 def device_info() -> dict[str, Any]:
     """The device and number of threads PyTorch uses, if it is installed."""
-    if missing("torch") is not None:
+    if unavailable_reason("torch") is not None:
         return {}
     from fm.benchmark.peers import pytorch
 

@@ -297,7 +297,7 @@ def step_flops(model: ModelConfig, objective: Objective, shape: StepShape) -> fl
     """FLOPs of one step."""
     total = 0.0
     for name, rows in objectives.objective_rows(objective, shape.batch_size).items():
-        length, num_predictions = flops.sequence_cost(
+        length, num_predictions = flops.sequence_token_counts(
             name, shape.seq_len, mask_ratio=objective.mask_ratio
         )
         per_row = flops.train_flops(model, length, num_predictions=num_predictions)

@@ -18,7 +18,7 @@ METHOD = (
 _CHUNK = 256
 
 
-def find_audio_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+def find_audio_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Returns the pairs that match by `METHOD`.
 
     Args:

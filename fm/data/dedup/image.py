@@ -23,7 +23,7 @@ _TEST_CHUNK = 256
 _MAX_PAIRS = 20_000
 
 
-def find_image_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+def find_image_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Returns the pairs that match by `METHOD`; 60,000 x 10,000 take about 17 s, half for hashes.
 
     Args:
@@ -37,7 +37,7 @@ def find_image_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     pretrain_gray, test_gray = to_gray(pretrain, test.shape), to_gray(test, test.shape)
     found = [np.zeros((0, 2), np.int64)]
     for pairs in candidate_pairs(pretrain_hashes, test_hashes, _MAX_PAIRS):
-        found.append(pairs[is_similar(pretrain_gray[pairs[:, 0]], test_gray[pairs[:, 1]])])
+        found.append(pairs[are_similar(pretrain_gray[pairs[:, 0]], test_gray[pairs[:, 1]])])
     return np.concatenate(found)
 
 
@@ -53,7 +53,7 @@ def candidate_pairs(
             yield pairs[first : first + max_pairs]
 
 
-def is_similar(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+def are_similar(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Compares gray images [pairs, height * width] pairwise; returns bool [pairs]."""
     pretrain, test = pretrain.astype(np.float32), test.astype(np.float32)
     pretrain_mean, test_mean = pretrain.mean(1, keepdims=True), test.mean(1, keepdims=True)

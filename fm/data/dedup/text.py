@@ -21,7 +21,7 @@ _WORD = re.compile(r"\w+")
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
-def find_text_duplicates(pretrain: Sequence[str], test: Sequence[str]) -> np.ndarray:
+def find_text_duplicate_pairs(pretrain: Sequence[str], test: Sequence[str]) -> np.ndarray:
     """Returns the pairs that match by `METHOD`.
 
     Returns:

@@ -6,8 +6,8 @@ from fm.data.dedup.image import (
     MAX_BITS,
     MAX_BRIGHTNESS_GAP,
     MAX_DIFFERENCE,
+    are_similar,
     candidate_pairs,
-    is_similar,
     perceptual_hashes,
     to_gray,
 )
@@ -27,7 +27,7 @@ METHOD = (
 _MAX_PAIRS = 512
 
 
-def find_video_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+def find_video_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Returns the pairs that match by `METHOD`; hashing, 0.13 ms a frame, takes most of the time.
 
     Args:
@@ -59,7 +59,7 @@ def find_video_duplicates(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
 def _is_similar_clip(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Compares gray clips [pairs, frames, height * width] pairwise; returns bool [pairs]."""
     pairs = len(pretrain)
-    whole = is_similar(pretrain.reshape(pairs, -1), test.reshape(pairs, -1))
+    whole = are_similar(pretrain.reshape(pairs, -1), test.reshape(pairs, -1))
     pretrain_motion, test_motion = (each - each.mean(1, keepdims=True) for each in (pretrain, test))
     difference = np.sqrt(np.square(pretrain_motion - test_motion).mean((1, 2)))
     limit = np.maximum(_STILL, MAX_MOTION_DIFFERENCE * test_motion.std((1, 2)))

@@ -36,7 +36,7 @@ TEXT = Modality(
     name="text",
     noun="text",
     metric_unit="bits_per_byte",
-    duplicates=DuplicateRule(text.METHOD, text.find_text_duplicates),
+    duplicates=DuplicateRule(text.METHOD, text.find_text_duplicate_pairs),
 )
 
 for _modality in (TEXT, VIDEO, IMAGE, AUDIO):

@@ -28,7 +28,7 @@ from fm.data.log_mel import (
     NUM_BINS,
     LogMelConfig,
     log_mel_patches,
-    log_mel_positions,
+    log_mel_time_positions,
     patches_to_spectrograms,
     patches_to_waveforms,
 )
@@ -231,7 +231,7 @@ class AudioPatching(Patching):
 
     def positions(self, layout: Layout) -> np.ndarray:
         """Returns the time."""
-        return log_mel_positions(_log_mel_config(layout))
+        return log_mel_time_positions(_log_mel_config(layout))
 
     def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
         """Returns float32 [N, L, P] in 0..1."""
@@ -293,7 +293,7 @@ AUDIO = Modality(
     name="audio",
     noun="sound",
     metric_unit="bits_per_dimension",
-    duplicates=DuplicateRule(dedup.METHOD, dedup.find_audio_duplicates),
+    duplicates=DuplicateRule(dedup.METHOD, dedup.find_audio_duplicate_pairs),
     codec=AudioCodec(),
     patching=AudioPatching(),
     baseline=BaselineFeatures(extract=mfcc_statistics, log10_c_range=(-4, 1), standardize=True),

@@ -190,14 +190,14 @@ class ImagePatching(Patching):
     def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
         """Returns uint8 [N, height, width, channels]."""
         height, width, _ = layout.shape
-        return unpatchify(to_bytes(patches), *layout.patch_shape, height, width)
+        return unpatchify(unit_range_to_uint8(patches), *layout.patch_shape, height, width)
 
     def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
         """Returns the image itself."""
         return example
 
 
-def to_bytes(values: np.ndarray) -> np.ndarray:
+def unit_range_to_uint8(values: np.ndarray) -> np.ndarray:
     """Returns values in 0..1 as uint8, 256 bins."""
     return np.clip(values * 256.0, 0.0, 255.0).astype(np.uint8)
 
@@ -206,7 +206,7 @@ IMAGE = Modality(
     name="image",
     noun="image",
     metric_unit="bits_per_dimension",
-    duplicates=DuplicateRule(dedup.METHOD, dedup.find_image_duplicates),
+    duplicates=DuplicateRule(dedup.METHOD, dedup.find_image_duplicate_pairs),
     codec=ImageCodec(),
     patching=ImagePatching(),
     baseline=BaselineFeatures(

@@ -26,7 +26,7 @@ from fm.data.media.image import (
     common_image_shape,
     image_to_array,
     measure_image,
-    to_bytes,
+    unit_range_to_uint8,
 )
 from fm.data.media.video_decoding import FRAME_RATE, NUM_FRAMES, DecodedVideo
 from fm.data.patches import TUBELET_SHAPE, clips_to_tubelets, tubelet_positions, tubelets_to_clips
@@ -215,7 +215,7 @@ class VideoPatching(Patching):
 
     def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
         """Returns uint8 [N, frames, height, width, channels]."""
-        return tubelets_to_clips(to_bytes(patches), layout.patch_shape, layout.shape)
+        return tubelets_to_clips(unit_range_to_uint8(patches), layout.patch_shape, layout.shape)
 
     def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
         """Returns the frames from left to right."""
@@ -272,7 +272,7 @@ VIDEO = Modality(
     name="video",
     noun="clip",
     metric_unit="bits_per_dimension",
-    duplicates=DuplicateRule(dedup.METHOD, dedup.find_video_duplicates),
+    duplicates=DuplicateRule(dedup.METHOD, dedup.find_video_duplicate_pairs),
     codec=VideoCodec(),
     patching=VideoPatching(),
     baseline=BaselineFeatures(extract=motion_features, log10_c_range=(-3, 2)),

@@ -132,7 +132,7 @@ def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return found
 
 
-def is_tag(name: str) -> bool:
+def is_bio_tag(name: str) -> bool:
     """Returns whether it is O, B-type or I-type."""
     return bool(_TAG.fullmatch(name))
 
@@ -160,7 +160,7 @@ def check_entity_types(
 
 def _is_comment(line: str) -> bool:
     """`# text = ...` is a comment; the word `#` with its columns, the last a tag, is not."""
-    return line.startswith("# ") and not is_tag(line.split()[-1])
+    return line.startswith("# ") and not is_bio_tag(line.split()[-1])
 
 
 def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]:
@@ -169,7 +169,7 @@ def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]
         raise UserError(
             f"{path}, line {number}: expected a word and its tag, in at least two columns"
         )
-    if not is_tag(fields[-1]):
+    if not is_bio_tag(fields[-1]):
         raise UserError(
             f"{path}, line {number}: unknown tag {fields[-1]!r}; accepted: O, B-type, I-type"
         )

@@ -6,13 +6,13 @@ import numpy as np
 import scipy.sparse
 from sacrebleu.metrics.bleu import BLEU
 
-from fm.evaluation.text_quality.intervals import Statistic
+from fm.evaluation.text_quality.intervals import StatisticFn
 from fm.evaluation.text_quality.words import ngrams
 
 _ZIPF_RANKS, _MAX_EXPONENT = 500, 10.0
 
 
-def distinct_n(counts_NV: scipy.sparse.csr_array) -> Statistic:
+def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
     """Returns a statistic: distinct n-grams over all n-grams of the texts (Li et al. 2016, sec. 5).
 
     It falls with the number of words, so only samples of equal size compare.
@@ -25,7 +25,7 @@ def distinct_n(counts_NV: scipy.sparse.csr_array) -> Statistic:
     return statistic
 
 
-def zipf_exponent(counts_NV: scipy.sparse.csr_array) -> Statistic:
+def zipf_exponent(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
     """Returns a statistic: the exponent s of frequency ~ rank^-s (Zipf 1949).
 
     Least squares of log frequency on log rank over the 500 most frequent words. It is about 1 in

@@ -24,11 +24,11 @@ from fm.evaluation.statistics import Interval
 
 NUM_HALF_SAMPLES = 200
 # Maps weights 0 or 1 of N texts, one sample per row [R, N], to one value per row [R].
-Statistic = Callable[[np.ndarray], np.ndarray]
+StatisticFn = Callable[[np.ndarray], np.ndarray]
 
 
 def half_sample_interval(
-    statistic: Statistic,
+    statistic: StatisticFn,
     num_texts: int,
     *,
     bounds: tuple[float, float] = (-np.inf, np.inf),
@@ -38,7 +38,7 @@ def half_sample_interval(
     """Returns the statistic of all texts and its confidence interval over texts of this kind.
 
     Args:
-      statistic: see `Statistic`.
+      statistic: see `StatisticFn`.
       num_texts: N.
       bounds: smallest and largest possible value; the interval is clipped to them.
       level: confidence level.
@@ -59,7 +59,7 @@ def half_sample_interval(
     return Interval(value, max(bounds[0], value + low), min(bounds[1], value + high))
 
 
-def ratio_of_sums(numerators_N: np.ndarray, denominators_N: np.ndarray) -> Statistic:
+def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> StatisticFn:
     """Returns a statistic: the ratio of two sums over texts, such as bits per byte; 0 over 0."""
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:
@@ -70,9 +70,9 @@ def ratio_of_sums(numerators_N: np.ndarray, denominators_N: np.ndarray) -> Stati
     return statistic
 
 
-def mean_over_texts(values_N: np.ndarray) -> Statistic:
+def mean_statistic(values_N: np.ndarray) -> StatisticFn:
     """Returns a statistic: the mean over texts of one number each."""
-    return ratio_of_sums(values_N, np.ones(len(values_N)))
+    return ratio_statistic(values_N, np.ones(len(values_N)))
 
 
 def wilson_interval(hits: int, num_texts: int, *, level: float = 0.95) -> Interval:

@@ -18,7 +18,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
-from fm.evaluation.text_quality.intervals import Statistic
+from fm.evaluation.text_quality.intervals import StatisticFn
 from fm.evaluation.text_quality.words import split_words
 
 MAUVE_SCALE = 5.0  # c, as in the paper
@@ -80,7 +80,7 @@ def fit_tfidf_embedder(texts: Sequence[str], size: int = 64) -> TfidfEmbedder:
     return TfidfEmbedder(name, vectorizer, svd)
 
 
-def mauve(real_NE: np.ndarray, sample_ME: np.ndarray, *, seed: int = 0) -> Statistic:
+def mauve(real_NE: np.ndarray, sample_ME: np.ndarray, *, seed: int = 0) -> StatisticFn:
     """Returns a statistic: the MAUVE area between a sample and all real texts.
 
     There is one cluster per ten texts, as in the paper, and at least 2. Clusters and real texts

@@ -20,7 +20,7 @@ from fm.data.tokenizer import NUM_SPECIALS, Tokenizer
 from fm.errors import UserError
 from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality import diversity, intervals
-from fm.evaluation.text_quality.intervals import Statistic, half_sample_interval, ratio_of_sums
+from fm.evaluation.text_quality.intervals import StatisticFn, half_sample_interval, ratio_statistic
 from fm.evaluation.text_quality.mauve import Embedder, fit_tfidf_embedder, mauve, unit_length
 from fm.evaluation.text_quality.novelty import TrainingNgrams
 from fm.evaluation.text_quality.words import find_faults, ngram_counts, split_words
@@ -204,7 +204,7 @@ def held_out_bits_per_byte(
     """Returns a model's bits per byte of the first `length` tokens of each text."""
     tokens_NL, counted_NL, bytes_N = encode_for_scoring(tokenizer, texts, length)
     nll_N = sequence_nll(params, tokens_NL, counted_NL, model_config)
-    return half_sample_interval(ratio_of_sums(nll_N / math.log(2), bytes_N), len(texts))
+    return half_sample_interval(ratio_statistic(nll_N / math.log(2), bytes_N), len(texts))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,13 +215,13 @@ class ScorerLM:
     model_config: ModelConfig
     tokenizer: Tokenizer
 
-    def statistic(self, sample: Sample) -> Statistic:
+    def statistic(self, sample: Sample) -> StatisticFn:
         """Returns a statistic: bits per byte of the continuations given their prompts."""
         counted_NL = np.zeros(sample.tokens_NL.shape, bool)
         counted_NL[:, sample.prompt_len :] = True
         nll_N = sequence_nll(self.params, sample.tokens_NL, counted_NL, self.model_config)
         bytes_N = decoded_byte_counts(self.tokenizer, sample.tokens_NL[:, sample.prompt_len :])
-        return ratio_of_sums(nll_N / math.log(2), bytes_N)
+        return ratio_statistic(nll_N / math.log(2), bytes_N)
 
 
 # Embedders.
@@ -334,12 +334,12 @@ def measure_sample(
             bits_per_byte(weights_RN) - reference.bits_per_byte
         ),
         "distinct_2": diversity.distinct_n(ngram_counts(texts, 2)),
-        "self_bleu": intervals.mean_over_texts(diversity.self_bleu(texts)),
-        "repetition": ratio_of_sums(*diversity.repetition_counts(texts)),
+        "self_bleu": intervals.mean_statistic(diversity.self_bleu(texts)),
+        "repetition": ratio_statistic(*diversity.repetition_counts(texts)),
         "zipf": zipf,
         "zipf_gap": lambda weights_RN: np.abs(zipf(weights_RN) - reference.zipf),
-        "novelty": ratio_of_sums(*training_ngrams.count_novel(texts)),
-        "longest_copy": intervals.mean_over_texts(training_ngrams.longest_copies(texts)),
+        "novelty": ratio_statistic(*training_ngrams.count_novel(texts)),
+        "longest_copy": intervals.mean_statistic(training_ngrams.longest_copies(texts)),
     }
     values = {
         name: half_sample_interval(

@@ -9,18 +9,18 @@ from fm.evaluation.text_quality.words import ngram_counts
 
 def test_ratio_and_mean_by_hand():
     weights = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
-    bits = intervals.ratio_of_sums(np.array([2.0, 3.0, 5.0]), np.array([1.0, 4.0, 5.0]))
+    bits = intervals.ratio_statistic(np.array([2.0, 3.0, 5.0]), np.array([1.0, 4.0, 5.0]))
     np.testing.assert_allclose(bits(weights), [1.0, 7 / 6])
     np.testing.assert_allclose(
-        intervals.mean_over_texts(np.array([1.0, 2.0, 6.0]))(weights), [3.0, 3.5]
+        intervals.mean_statistic(np.array([1.0, 2.0, 6.0]))(weights), [3.0, 3.5]
     )
-    assert intervals.ratio_of_sums(np.zeros(2), np.zeros(2))(np.ones((1, 2))) == [0.0]
+    assert intervals.ratio_statistic(np.zeros(2), np.zeros(2))(np.ones((1, 2))) == [0.0]
 
 
 @pytest.mark.parametrize("texts", [40, 41])
 def test_the_width_for_a_mean_is_that_of_the_normal_interval(texts):
     values = np.random.default_rng(1).standard_normal(texts)
-    found = intervals.half_sample_interval(intervals.mean_over_texts(values), texts)
+    found = intervals.half_sample_interval(intervals.mean_statistic(values), texts)
     expected = 2 * 1.96 * values.std(ddof=1) / np.sqrt(texts)
     assert found.mean == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(expected, rel=0.2)
@@ -36,7 +36,7 @@ def test_coverage_by_simulation(figure):
     found = []
     for _ in range(150):
         if figure == "mean":
-            statistic = intervals.mean_over_texts(draws.exponential(size=48))
+            statistic = intervals.mean_statistic(draws.exponential(size=48))
         else:
             texts = draws.choice(200, (48, 20), p=chances).astype(str).tolist()
             statistic = distinct_n(ngram_counts(texts, 1))
@@ -50,7 +50,7 @@ def test_coverage_by_simulation(figure):
 
 
 def test_an_interval_stays_where_the_figure_can_lie():
-    statistic = intervals.mean_over_texts(np.linspace(0.0, 1.0, 20))
+    statistic = intervals.mean_statistic(np.linspace(0.0, 1.0, 20))
     free = intervals.half_sample_interval(statistic, 20)
     assert free.low < 0.45 < free.mean < 0.55 < free.high
     found = intervals.half_sample_interval(statistic, 20, bounds=(0.45, 0.55))
@@ -65,4 +65,4 @@ def test_a_share_has_an_interval_when_none_or_all_are_hit():
 
 def test_too_few_texts_are_refused():
     with pytest.raises(UserError, match="at least 4 texts, got 3"):
-        intervals.half_sample_interval(intervals.mean_over_texts(np.zeros(3)), 3)
+        intervals.half_sample_interval(intervals.mean_statistic(np.zeros(3)), 3)
