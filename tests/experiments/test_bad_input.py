@@ -230,7 +230,7 @@ def test_an_output_folder_that_cannot_be_made(call, tmp_path, name, tiny):
     done = call(name, f"--out={tmp_path / 'file' / 'run'}", which, *values)
     assert done.code == 2
     assert "cannot be used" in done.error and str(tmp_path / "file") in done.error
-    assert "a folder that can be written" in done.error
+    assert "a writable folder" in done.error
 
 
 def test_a_corrupt_download(refused, tmp_path, monkeypatch):
