@@ -31,5 +31,5 @@ import pytest
 )
 def test_bad_flags_are_one_line(call, tmp_path, flags, message):
     done = call("multitask", *flags, f"--out={tmp_path / 'out'}")
-    assert done.code == 2 and message in made.error
+    assert done.code == 2 and message in done.error
     assert not (tmp_path / "out").exists()
