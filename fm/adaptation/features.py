@@ -97,7 +97,8 @@ def pooled_features(
 ) -> list[jax.Array]:
     """Returns pooled features of every hidden state: num_layers + 2 arrays [B, E].
 
-    Examples are not split into chunks. E = L * D for "concat", else D for each pooling part; [B, L, D] for "each".
+    E = L * D for "concat", else D for each pooling part; [B, L, D] for "each". Examples are not
+    split into chunks.
     """
     states = _unnormalized_features(params, batch, config, feature_config)
     if feature_config.pooling != "mean":

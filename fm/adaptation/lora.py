@@ -82,7 +82,8 @@ def init(rng: jax.Array, layers: Mapping[str, Any], config: LoraConfig) -> Adapt
 def attach(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
     """Returns parameters with adapters added, unmerged: layers compute x W + alpha/r (x A) B.
 
-    Other arrays are shared. Differentiated with respect to `adapters` alone, no gradient of a kernel is formed.
+    Other arrays are shared. Differentiated with respect to `adapters` alone, no gradient of a
+    kernel is formed.
     """
     scale = config.alpha / config.rank
     scaled = {
