@@ -30,7 +30,7 @@ BATCH_TOKENS, LENGTH_MULTIPLE = 2048, 16
 def text_examples(
     tokenizer: Tokenizer, texts: list[str], seq_len: int, num_windows: int
 ) -> TokenizedExamples:
-    """Tokenizes texts; the first `num_windows` chunks of each are segments of one example.
+    """Tokenizes texts, each as one row of up to `num_windows` chunks (segments) of `seq_len`.
 
     Returns `tokens`, `segments` and `positions`, int32 [N, num_windows * seq_len]; shorter, by
     multiples of 16, if no text reaches the end.
@@ -49,13 +49,13 @@ def text_examples(
 
 
 def image_examples(images: np.ndarray, patch_size: int) -> TokenizedExamples:
-    """Patchifies images, uint8 [N, height, width, channels]."""
+    """Returns images, uint8 [N, height, width, channels], as rows of patches."""
     positions = patch_positions(images.shape[1], images.shape[2], patch_size)
     return _single_segment_examples("image", patchify(images, patch_size), positions)
 
 
 def continuous_examples(inputs: np.ndarray, layout: Layout) -> TokenizedExamples:
-    """Patches [N, L, P] of images, sounds or clips [N, *shape], under their modality's name."""
+    """Returns images, sounds or clips [N, *shape] as patches [N, L, P], keyed by modality."""
     return _single_segment_examples(layout.modality, layout.to_patches(inputs), layout.positions())
 
 
@@ -71,7 +71,7 @@ def _single_segment_examples(
 
 
 def pad_sequences(ids: Sequence[np.ndarray], length: int) -> TokenizedExamples:
-    """Pads token sequences to one length, one segment each."""
+    """Pads token sequences on the right to `length`; each is one row with one segment."""
     examples = {key: np.zeros((len(ids), length), np.int32) for key in ("tokens", "segments")}
     for n, tokens in enumerate(ids):
         examples["tokens"][n, : len(tokens)] = tokens
@@ -81,7 +81,7 @@ def pad_sequences(ids: Sequence[np.ndarray], length: int) -> TokenizedExamples:
 
 
 def take(examples: TokenizedExamples, idx: np.ndarray) -> TokenizedExamples:
-    """The examples at indices `idx`."""
+    """Returns the rows at indices `idx` of every array of `examples`."""
     return {key: value[idx] for key, value in examples.items()}
 
 
@@ -118,7 +118,7 @@ def strided_chunks(
 def mean_over_chunks(
     sums: np.ndarray, chunks: TokenizedExamples, example_M: np.ndarray
 ) -> np.ndarray:
-    """Means over the tokens of each example, [N, ...], from the sums [M, ...] of its chunks.
+    """Returns token means of each example, [N, ...], from token sums [M, ...] of its chunks.
 
     The chunks and `example_M` are those of `strided_chunks`; zero for nothing but padding.
     """
@@ -131,7 +131,7 @@ def mean_over_chunks(
 def map_batches(
     fn: BatchFn, operands: Any, examples: TokenizedExamples, batch_size: int = BATCH_SIZE
 ) -> np.ndarray:
-    """Maps a function over N examples of one length, as one compiled loop; returns [N, ...].
+    """Maps a function over equally long examples in batches, as one compiled loop: [N, ...].
 
     It is compiled once per shape for as long as `fn` is the same function.
     """
@@ -168,7 +168,7 @@ def map_bucketed(
     max_seq_len: int = 0,
     batch_tokens: int = BATCH_TOKENS,
 ) -> np.ndarray:
-    """Maps a function over token sequences of any length, with next to no padding computed.
+    """Maps a function over token sequences of any length, batched by similar length: [N, ...].
 
     Sequences are sorted by length and batched with their like; a batch is padded to the next
     multiple of 16 of its longest.

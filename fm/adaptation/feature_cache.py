@@ -23,7 +23,7 @@ _VERSION = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """An array [N, ...], and the seconds it originally took to compute."""
+    """Features [N, ...] and the seconds it took to compute them when they were first computed."""
 
     values: np.ndarray
     seconds: float
@@ -36,7 +36,7 @@ def cached_features(
     ids: Sequence[np.ndarray],
     feature_config: FeatureConfig,
 ) -> CachedFeatures:
-    """Features of token sequences, float32 [N, layers read, E], from the cache if present.
+    """Returns features of token sequences, float32 [N, layers read, E]; from the cache if present.
 
     `model_digest` is `fm.hf.model_zoo.PublishedModel.digest`.
 
@@ -62,7 +62,7 @@ def cached_features(
 def cached(
     key: dict[str, Any], ids: Sequence[np.ndarray], compute: Callable[[], np.ndarray]
 ) -> CachedFeatures:
-    """Returns the array of `compute`, or of an earlier call with the same `key` and `ids`.
+    """Returns the array that `compute` returns, from a disk cache keyed by `key` and `ids`.
 
     The JSON-able `key` says everything the numbers depend on beside the token sequences. The entry
     is a folder that appears whole or not at all.

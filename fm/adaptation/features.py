@@ -28,7 +28,7 @@ POOLINGS = ("mean", "last", "mean+last", "concat", "each")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """How the hidden states of an example become one vector.
+    """How an example's feature vector is made: which layers are read, and how tokens are pooled.
 
     Attributes:
       pooling: "mean" over the tokens, the "last" token, both side by side ("mean+last"), "concat"
@@ -95,9 +95,10 @@ def pooled_features(
     config: ModelConfig,
     feature_config: FeatureConfig = FeatureConfig(),
 ) -> list[jax.Array]:
-    """Features of every hidden state, each example read whole: num_layers + 2 arrays [B, E].
+    """Returns pooled features of every hidden state: num_layers + 2 arrays [B, E].
 
-    E = L * D for "concat", else D for each pooling part; [B, L, D] for "each".
+    E = L * D for "concat", else D for each pooling part; [B, L, D] for "each". Examples are not
+    split into chunks.
     """
     states = _unnormalized_features(params, batch, config, feature_config)
     if feature_config.pooling != "mean":
@@ -133,7 +134,7 @@ def _unnormalized_features(params, batch, config, feature_config) -> list[jax.Ar
 
 
 def feature_fn(config: ModelConfig, feature_config: FeatureConfig) -> BatchFn:
-    """Returns a function of (params, batch) to features [B, layers read, E], float32.
+    """Returns a jittable function: (params, batch) to features [B, layers read, E], float32.
 
     The same arguments give the same function. With pooling "mean" it returns sums over tokens, as
     an example may come in several chunks. Layers beyond the last one read are not computed.
@@ -168,7 +169,7 @@ def extract_features(
     final_only: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Features of any number of examples, float32 [N, layers read, E], [..., L, E] for "each".
+    """Computes frozen features in batches: float32 [N, layers, E]; [N, layers, L, E] with "each".
 
     With `final_only` the final output is read, not `feature_config.layers`.
     """
@@ -180,13 +181,13 @@ def extract_features(
 
 
 def probe_features(*args: Any, feature_config: FeatureConfig, **kwargs: Any) -> np.ndarray:
-    """`extract_features`, every layer's normalized and concatenated, float32 [N, E]."""
+    """Computes a linear probe's features: the layers read, normalized, concatenated: [N, E]."""
     features = extract_features(*args, feature_config=feature_config, **kwargs)
     return normalize_and_concat(features, feature_config)
 
 
 def normalize_and_concat(features: np.ndarray, feature_config: FeatureConfig) -> np.ndarray:
-    """Concatenates features [N, layers, E], each pooling part of each layer at unit length.
+    """Scales each layer's pooled parts [N, layers, E] to unit length and concatenates them.
 
     Unit length keeps one layer from drowning the others.
     """

@@ -27,7 +27,7 @@ GradientFn = Callable[[Any, jax.Array], Any]
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """One fine-tuning run.
+    """Fine-tuning hyper-parameters: learning rate, steps, batch size, features, LoRA.
 
     Attributes:
       learning_rate: AdamW's peak; linear warmup over a tenth of the steps, then cosine to zero.
@@ -76,7 +76,7 @@ class FinetuneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryFootprint:
-    """Memory held by one adaptation run.
+    """Parameters trained and bytes of memory of an adaptation run.
 
     Attributes:
       trained_params: number of parameters trained.
@@ -95,7 +95,7 @@ def init_head(
     num_classes: int,
     feature_config: FeatureConfig,
 ) -> dict:
-    """A head of zeros, so that every run starts from chance."""
+    """Returns a zero-initialized classification head, so that training starts at uniform logits."""
     if feature_config.pooling == "concat":
         parts = examples["segments"].shape[1]
     else:
@@ -134,7 +134,9 @@ def finetune(
     pad_to: int,
     num_steps: int | None = None,
 ) -> dict:
-    """Trains on labeled examples; under `jax.set_mesh` each batch is split over the devices.
+    """Fine-tunes a model and a new head on labeled examples; returns the trained parameters.
+
+    Under `jax.set_mesh` each batch is split over the devices.
 
     Args:
       params: initial parameters of the model.
@@ -162,7 +164,7 @@ def finetune(
 
 
 def memory_footprint(*args: Any, **kwargs: Any) -> MemoryFootprint:
-    """Memory of `finetune` with the same arguments, without a seed; compiles, runs nothing."""
+    """Returns the memory of a `finetune` call (same arguments but `seed`) by compiling it only."""
     _, arguments = _run_arguments(*args, seed=0, **kwargs)
     trained, frozen = arguments[:2]
     sizes = [(leaf.size, leaf.nbytes) for leaf in jax.tree.leaves(trained)]
@@ -205,7 +207,7 @@ def _run_arguments(
 def split_trained(
     params: dict, examples: TokenizedExamples, model_config, config, *, num_classes: int, seed: int
 ) -> tuple[dict, dict]:
-    """Splits a run's parameters into trained and frozen ones; without LoRA nothing is frozen."""
+    """Returns a run's (trained, frozen) initial parameters; without LoRA none are frozen."""
     head = init_head(examples, model_config, num_classes, config.feature_config)
     if config.lora is None:
         return {"model": params, "head": head}, {}
@@ -251,7 +253,7 @@ def _run(
 
 
 def mean_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy, in nats, of labels int [B], or of those other than -1, int [B, L]."""
+    """Returns the mean cross-entropy in nats; labels int [B], or [B, L] where -1 is ignored."""
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     if labels.ndim == 1:
         return jnp.mean(nats)
@@ -260,7 +262,7 @@ def mean_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def predict(finetuned: dict, examples: TokenizedExamples, *args: Any, **kwargs: Any) -> np.ndarray:
-    """Most likely class of every example, int [N] or [N, L]; arguments of `predict_logits`."""
+    """Returns the most likely class of each example, int [N], or of each token, int [N, L]."""
     return predict_logits(finetuned, examples, *args, **kwargs).argmax(axis=-1)
 
 
@@ -272,7 +274,7 @@ def predict_logits(
     feature_config: FeatureConfig,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Class logits of any number of examples, [N, classes]; see `logits`."""
+    """Returns class logits of any number of examples, computed in batches, [N, classes]."""
     options = {"feature_config": feature_config, "batch_size": batch_size}
     model = finetuned["model"]
     features = extract_features(model, examples, model_config, final_only=True, **options)
@@ -282,9 +284,10 @@ def predict_logits(
 def keep_random_tokens(
     batch: dict[str, jax.Array], rng: jax.Array, tokens_kept: int
 ) -> dict[str, jax.Array]:
-    """Token dropout: keeps random tokens of each example, padding last.
+    """Returns the batch with `tokens_kept` (K) random tokens of each example (token dropout).
 
-    Arrays [B, L, ...], with `segments`, become [B, K, ...]; all tokens if there are fewer than K.
+    Arrays [B, L, ...] become [B, K, ...], all tokens if L < K. Padding is kept only where an
+    example has fewer than K tokens.
     """
     valid = batch["segments"] > 0
     L = valid.shape[1]
@@ -301,7 +304,7 @@ def keep_random_tokens(
 def run_adamw(
     gradient: GradientFn, trained: Any, peak_lr: Any, num_steps: Any, weight_decay: float
 ) -> Any:
-    """Runs AdamW as one loop, to be called under jit; returns the trained parameters.
+    """Runs AdamW with warmup and cosine decay, to be called under jit; returns the parameters.
 
     The learning rate warms up linearly over a tenth of the steps, then falls as a cosine to zero.
     `num_steps` may be traced, so that one program serves all lengths.
@@ -330,7 +333,7 @@ def _schedule(step: jax.Array, num_steps: jax.Array) -> jax.Array:
 
 
 def batch_order(num_examples: int, num_steps: int, batch_size: int, seed: int) -> np.ndarray:
-    """Examples of each step, int [num_steps, batch_size]: shuffled epoch after epoch."""
+    """Returns example indices of each step, int [num_steps, batch_size], reshuffled every epoch."""
     rng = np.random.default_rng([seed, num_examples])
     epochs = -(-num_steps * batch_size // num_examples)
     order = np.concatenate([rng.permutation(num_examples) for _ in range(epochs)])
@@ -338,5 +341,5 @@ def batch_order(num_examples: int, num_steps: int, batch_size: int, seed: int) -
 
 
 def pad_rows(value: np.ndarray, length: int) -> np.ndarray:
-    """Pads to `length` rows with repeats of the first: one shape for all label budgets."""
+    """Pads an array to `length` rows by repeating its first row, so that shapes stay the same."""
     return np.concatenate([value, np.repeat(value[:1], length - len(value), axis=0)])

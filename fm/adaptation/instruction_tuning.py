@@ -41,7 +41,7 @@ _MIXING_EXPONENT = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class InstructionPhrasings:
-    """A task's instruction in several phrasings.
+    """The instruction of a task in several phrasings, the last held out, and its class names.
 
     Attributes:
       task: name of the task.
@@ -85,7 +85,7 @@ def _check_distinct(task: str, name: str, values: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InstructionEncoder:
-    """Encodes instructions, inputs and answers for one model.
+    """Tokenizes instructions, inputs and answers into rows for one model.
 
     Attributes:
       tokenizer: the model's.
@@ -170,14 +170,14 @@ class InstructionEncoder:
 
 
 def continuous_segments(modality: str, patches: np.ndarray, positions: np.ndarray) -> list[Segment]:
-    """Inputs of a continuous modality: patches [N, L, P] at positions int [L, A] in each."""
+    """Returns one segment per example, its patches [N, L, P], all at positions int [L, A]."""
     return [Segment(modality, each, positions) for each in patches]
 
 
 def pack_examples(
     rows: Sequence[Row], model_config: ModelConfig, length: int, *, share_rows: bool
 ) -> TokenizedExamples:
-    """Packs rows of `InstructionEncoder` into arrays [B, length].
+    """Packs rows of `InstructionEncoder` into padded arrays [B, length] with segments and mask.
 
     `share_rows` packs several examples per row, kept apart by `segments`; else one each, in order.
 
@@ -202,7 +202,7 @@ def pack_examples(
 
 
 def prefix_lengths(examples: TokenizedExamples) -> np.ndarray:
-    """Tokens before the answer of each row of one example, int32 [B].
+    """Returns the number of tokens before the answer in each row, int32 [B].
 
     As `prefix` of a batch it makes attention to the question bidirectional.
     """
@@ -219,7 +219,9 @@ def instruction_tune(
     seed: int,
     pad_to: Mapping[str, int],
 ) -> dict:
-    """Trains a whole model on answers; the heads of continuous modalities stay unchanged.
+    """Trains all parameters on answers to instructions, mixing groups; returns the parameters.
+
+    The output heads of continuous modalities stay unchanged.
 
     Args:
       params: initial parameters.
@@ -259,7 +261,7 @@ def instruction_tune(
 
 
 def rows_per_group(counts: Mapping[str, int], batch_size: int) -> dict[str, int]:
-    """Rows of a step from each group, by the number of rows it has.
+    """Returns how many rows of a batch each group gets, given its number of training rows.
 
     Raises:
       UserError: see `fm.data.batches.batch_size_per_group`.
@@ -297,7 +299,7 @@ def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay,
 def per_answer_cross_entropy(
     params: dict, batch: dict[str, jax.Array], model_config: ModelConfig, max_answer_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy per token of each answer, in nats, summed over answers; and their number.
+    """Returns the sum over answers of their mean nats per token, and the number of answers.
 
     Every answer has weight one, whatever its length: by tokens, tasks answered in sentences would
     drown those answered in a word. Logits are computed at answers alone: `max_answer_tokens` per
@@ -322,7 +324,7 @@ def _answer_weights(segments_BT: jax.Array, is_answer_BT: jax.Array) -> jax.Arra
 
 
 def final_hidden(params: dict, batch: dict[str, jax.Array], config: ModelConfig) -> jax.Array:
-    """The final output [B, L, D]; attention to a `prefix` in the batch is bidirectional."""
+    """Returns final hidden states [B, L, D]; a `prefix` in the batch is read bidirectionally."""
     segments = batch["segments"]
     mask = Mask(True, prefix=batch.get("prefix"), q_segments=segments, kv_segments=segments)
     return forward(params, batch, config, mask=mask)["final"]
@@ -337,7 +339,7 @@ def loglikelihood(
     *,
     bidirectional_prefix: bool = False,
 ) -> np.ndarray:
-    """Log probability of each candidate answer, in nats, float32 [N, A].
+    """Returns log probabilities of candidate answers to each question, in nats, float32 [N, A].
 
     Candidates that differ in their first token share one forward pass and are judged by that token
     alone; others take a pass each.
@@ -376,7 +378,7 @@ def generate_until(
     max_new_tokens: int,
     bidirectional_prefix: bool = False,
 ) -> list[str]:
-    """Answers by greedy decoding, up to EOS or `max_new_tokens`; see `loglikelihood`."""
+    """Returns greedily decoded answers, as text, up to EOS or `max_new_tokens`."""
     rows = encoder.encode_questions(phrasings, inputs, reserved_tokens=max_new_tokens)
     batch = _make_batch(rows, encoder, bidirectional_prefix)
     eos = encoder.tokenizer.eos

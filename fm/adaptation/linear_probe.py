@@ -18,7 +18,7 @@ SCALES = {"standardise": StandardScaler, "l2": Normalizer}
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-    """A fitted probe.
+    """A fitted linear classifier of features, with the rescaling fitted to its training features.
 
     Attributes:
       scale: rescales features, as fitted to the training examples.
@@ -51,7 +51,7 @@ class LinearProbe:
 def fit_probe(
     features_ND: np.ndarray, labels: np.ndarray, hparams: dict[str, Any], *, tol: float = 1e-4
 ) -> LinearProbe:
-    """Fits a linear classifier to features, minimizing sum_i NLL_i + l2 / 2 ||w||^2.
+    """Fits multinomial logistic regression to features: minimizes sum_i NLL_i + l2 / 2 ||w||^2.
 
     Args:
       features_ND: [N, D] features.
@@ -77,7 +77,7 @@ def cross_validate_probe(
     grid: Sequence[dict[str, Any]],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[float]:
-    """Accuracy of each element of `grid` over all the examples the folds hold out.
+    """Returns the cross-validated accuracy of each hyper-parameter setting of `grid`.
 
     Features are rescaled by each fold's training part alone, once for all penalties of a scale.
     """

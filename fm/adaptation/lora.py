@@ -26,7 +26,7 @@ _ARRAYS, _CONFIG = "adapters.safetensors", "adapters.json"
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Size and place of the adapters.
+    """LoRA rank, scale alpha and adapted kernels (Hu et al. 2021).
 
     Attributes:
       rank: columns of A and rows of B (r).
@@ -53,7 +53,7 @@ class LoraConfig:
 
 
 def init(rng: jax.Array, layers: Mapping[str, Any], config: LoraConfig) -> Adapters:
-    """Initializes adapters: A normal with variance 1/fan_in, B zero, so outputs do not change yet.
+    """Initializes adapters: A normal with variance 1/fan_in, B zero, so outputs are unchanged.
 
     Args:
       rng: key for A.
@@ -80,9 +80,10 @@ def init(rng: jax.Array, layers: Mapping[str, Any], config: LoraConfig) -> Adapt
 
 
 def attach(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
-    """Parameters whose adapted layers compute x W + alpha/r (x A) B; other arrays are shared.
+    """Returns parameters with adapters added, unmerged: layers compute x W + alpha/r (x A) B.
 
-    Differentiated with respect to `adapters` alone, no gradient of a kernel is formed.
+    Other arrays are shared. Differentiated with respect to `adapters` alone, no gradient of a
+    kernel is formed.
     """
     scale = config.alpha / config.rank
     scaled = {
@@ -92,7 +93,7 @@ def attach(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
 
 
 def merge(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
-    """Adds the adapters to the kernels: W + alpha/r A B, in the dtype of W."""
+    """Returns parameters with adapters merged into the kernels: W + alpha/r A B, in W's dtype."""
     merged = dict(params["layers"])
     for name in config.kernels:
         kernel = merged[name]
@@ -104,7 +105,7 @@ def merge(params: dict, adapters: Adapters, config: LoraConfig) -> dict:
 
 
 def save(folder: pathlib.Path, adapters: Adapters, config: LoraConfig) -> None:
-    """Writes the adapters as safetensors and JSON; the folder appears whole or not at all.
+    """Writes adapters to a new folder as safetensors and a JSON config, atomically.
 
     Raises:
       UserError: `folder` exists.
@@ -118,7 +119,7 @@ def save(folder: pathlib.Path, adapters: Adapters, config: LoraConfig) -> None:
 
 
 def load(folder: pathlib.Path, layers: Mapping[str, Any]) -> tuple[Adapters, LoraConfig]:
-    """Reads adapters that `save` wrote and checks that they fit a model.
+    """Reads adapters written by `save`, and checks that they fit the model's layers.
 
     Args:
       folder: folder of the adapters.

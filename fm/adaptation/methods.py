@@ -28,7 +28,7 @@ HParams = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FittedModel:
-    """Result of `AdaptationMethod.fit`.
+    """Result of `AdaptationMethod.fit`: parameters, steps and state for prediction.
 
     Attributes:
       params: parameters that predict; for a linear probe the probe's alone.
@@ -42,7 +42,7 @@ class FittedModel:
 
 
 class AdaptationMethod(abc.ABC):
-    """One way to adapt a model to a task.
+    """Protocol of an adaptation method: its hyper-parameter grid, fitting, prediction and cost.
 
     Attributes:
       name: value of `--adapt` and of the key "method" of its hyper-parameters.
@@ -132,7 +132,7 @@ class AdaptationMethod(abc.ABC):
 
 
 class Finetuning(AdaptationMethod):
-    """Gradient descent on every parameter and a new head."""
+    """Fine-tunes every parameter and a new classification head."""
 
     name = "full"
     description = "fine-tunes every parameter with a new head"
@@ -202,7 +202,7 @@ class Finetuning(AdaptationMethod):
 
 
 class LoraFinetuning(Finetuning):
-    """Gradient descent on low-rank adapters and a new head."""
+    """Trains LoRA adapters and a new classification head; the model stays frozen."""
 
     name = "lora"
     description = "trains low-rank adapters and a new head, the model frozen"
@@ -225,7 +225,7 @@ class LoraFinetuning(Finetuning):
 
 
 class LinearProbing(AdaptationMethod):
-    """Logistic regression on frozen features."""
+    """Fits logistic regression to frozen features."""
 
     name = "probe"
     description = "logistic regression on frozen features"
@@ -266,7 +266,7 @@ class LinearProbing(AdaptationMethod):
 
 
 class Prompting(AdaptationMethod):
-    """The likeliest answer to a prompt, with or without solved examples; nothing is trained."""
+    """Predicts the likeliest answer to a prompt, zero-shot or few-shot; nothing is trained."""
 
     name = "prompt"
     description = "zero- or few-shot prompts of a causal language model"
@@ -318,12 +318,12 @@ for _method in (Finetuning(), LinearProbing(), LoraFinetuning(), Prompting()):
 
 
 def method_of(hparams: HParams) -> AdaptationMethod:
-    """The method that hyper-parameters belong to."""
+    """Returns the adaptation method named by the key "method" of hyper-parameters."""
     return METHODS[hparams["method"]]
 
 
 def check_methods(names: Sequence[str]) -> None:
-    """Checks that every name is in `METHODS`, and none is given twice.
+    """Raises UserError if a method name is unknown or repeated.
 
     Raises:
       UserError: otherwise.
@@ -340,12 +340,12 @@ def check_methods(names: Sequence[str]) -> None:
 def num_trials(
     recipe: AdaptationRecipe, names: Iterable[str], *, num_fewshot: Sequence[int] = (0,)
 ) -> int:
-    """Size of the grid of all methods together: the number of trials every arm may use."""
+    """Returns the total grid size of the named methods: the tuning budget of every arm."""
     return sum(len(METHODS[name].search_space(recipe, num_fewshot=num_fewshot)) for name in names)
 
 
 def extend_grid(values: Sequence[float], count: int) -> tuple[float, ...]:
-    """The values and `count` more beyond them, by half decades, above and below in turn."""
+    """Returns `values` extended by `count` further values, half a decade apart, on both sides."""
     beyond = [
         max(values) * 10 ** (n / 4 + 0.5) if n % 2 == 0 else min(values) * 10 ** (-(n + 1) / 4)
         for n in range(count)

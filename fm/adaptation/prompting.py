@@ -28,7 +28,7 @@ CONTENT_FREE = ("N/A", "[MASK]", "nothing")
 
 @dataclasses.dataclass(frozen=True)
 class PromptTemplate:
-    """A classification task as text.
+    """A template that turns a text to classify into a prompt, with the answer word of each class.
 
     Attributes:
       text: contains {text} and ends with {answer}, once each.
@@ -73,7 +73,7 @@ class PromptTemplate:
 
 
 class TextEncoder(Protocol):
-    """A tokenizer as prompts and word tagging use it."""
+    """Protocol of a tokenizer for prompts and word tagging: BOS id, and texts to token ids."""
 
     @property
     def bos(self) -> int | None:
@@ -87,7 +87,7 @@ class TextEncoder(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptEncoder:
-    """Encodes prompts for one model.
+    """Encodes zero-shot and few-shot prompts as token ids for one model.
 
     Attributes:
       template: see `PromptTemplate`.
@@ -160,7 +160,7 @@ def answer_logprobs(
     *,
     mean_over_tokens: bool = False,
 ) -> np.ndarray:
-    """Log probability of each answer after each prompt, in nats, float32 [N, A].
+    """Returns the log probability of each answer after each prompt, in nats, float32 [N, A].
 
     Answers of one token share one forward pass; longer ones take a pass each. `mean_over_tokens`
     averages over an answer's tokens, so that long answers are not penalized.
@@ -188,7 +188,7 @@ def answer_logprobs(
 
 
 def calibrate(logprobs_NA: np.ndarray, content_free_FA: np.ndarray) -> np.ndarray:
-    """Subtracts what the answers score without content (Zhao et al. 2021, sec. 4, W diagonal).
+    """Returns answer scores minus those of content-free prompts (Zhao et al. 2021, sec. 4).
 
     The scores of the F prompts without content are averaged as probabilities; the result [N, A] is
     not normalized again.

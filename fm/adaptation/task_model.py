@@ -26,7 +26,7 @@ Fold = tuple[np.ndarray, np.ndarray]
 
 
 class AdaptationRecipe(Protocol):
-    """Settings and search spaces of the adaptation methods, such as `fm.study.config.Recipe`.
+    """Protocol: fixed settings and hyper-parameter grids of the adaptation methods.
 
     Attributes:
       finetune: fine-tuning, except for the learning rate.
@@ -53,7 +53,7 @@ class AdaptationRecipe(Protocol):
 
 @dataclasses.dataclass(eq=False)
 class TaskModel:
-    """A transformer and the examples of a classification task, the labeled ones first.
+    """A transformer (config and checkpoints) with a task's examples: labeled ones, then test items.
 
     Subclasses read other examples or predict something else than classes.
 

@@ -37,7 +37,7 @@ NamedEntity = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WordExamples:
-    """Tokenized sentences, and the places of their words.
+    """Tokenized sentences with the index of each word's first token.
 
     Attributes:
       examples: `tokens`, `segments` (0 is padding) and `positions`, int32 [N, L]; BOS leads.
@@ -59,7 +59,7 @@ class WordExamples:
 
 
 def tokenize_words(tokenizer: TextEncoder, sentences: Sentences, length: int) -> WordExamples:
-    """Tokenizes sentences, one per row, as running text with spaces between the words.
+    """Tokenizes sentences given as words, one row each, and locates each word's first token.
 
     Each word is encoded by itself with the space before it: a byte-level tokenizer never merges
     across one, so these are the tokens of the whole text.
@@ -98,7 +98,7 @@ def tokenize_words(tokenizer: TextEncoder, sentences: Sentences, length: int) ->
 
 
 def token_labels(words: WordExamples, tags: Sentences, tag_names: Sequence[str]) -> np.ndarray:
-    """Labels for `finetune`, int32 [N, L]: a word's tag at its first token, -1 elsewhere.
+    """Returns token labels for `finetune`, int32 [N, L]: tags at first tokens, -1 elsewhere.
 
     `tag_names` are in the order of the classes.
     """
@@ -119,7 +119,7 @@ def predict_tags(
     *,
     feature_config: FeatureConfig = PER_TOKEN,
 ) -> list[list[str]]:
-    """Well-formed tags of every sentence by a model fine-tuned to `token_labels`."""
+    """Returns the predicted tags of every sentence, decoded to a valid BIO sequence."""
     tags = []
     for part in _split_rows(words):
         scores = predict_logits(
@@ -140,7 +140,7 @@ def word_features(
     *,
     feature_config: FeatureConfig = PER_TOKEN,
 ) -> list[np.ndarray]:
-    """Frozen features of every sentence's words, float32 [words, layers read * D] each.
+    """Returns frozen features of each sentence's words, float32 [words, layers read * D].
 
     Each layer's are scaled to unit length, as by `probe_features`; zero for words that did not fit.
     """
@@ -166,7 +166,7 @@ def _split_rows(words: WordExamples) -> list[WordExamples]:
 
 @dataclasses.dataclass(frozen=True)
 class TagProbe:
-    """A linear probe of words; `tag_names` are the tags seen in training."""
+    """A fitted linear probe from word features to the tags seen in training."""
 
     probe: LinearProbe
     tag_names: tuple[str, ...]
@@ -192,7 +192,7 @@ class TagProbe:
 def fit_tag_probe(
     sentences: Sequence[np.ndarray], tags: Sentences, hparams: dict[str, Any]
 ) -> TagProbe:
-    """Fits a linear probe of the words of sentences, given by their `word_features`.
+    """Fits a linear probe from `word_features` to tags.
 
     Raises:
       ValueError: all words have the same tag.
@@ -206,7 +206,7 @@ def fit_tag_probe(
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TaggingModel(TaskModel):
-    """A transformer and tagged sentences; a prediction is the entity counts of a sentence.
+    """A transformer with tagged sentences (NER); predicts entity counts per sentence, int [N, 3].
 
     Predictions are int [N, 3]: entities right, predicted and present, see
     `fm.evaluation.ner.count_entities`. `num_classes` is the number of tags.
@@ -295,13 +295,13 @@ class TaggingModel(TaskModel):
 
 
 def normalize_surface(words: str | Iterable[str]) -> str:
-    """Comparable form of an entity: single spaces, lower case, no semicolon."""
+    """Returns an entity's words as comparable text: single spaces, lower case, no semicolons."""
     text = words if isinstance(words, str) else " ".join(words)
     return " ".join(text.replace(";", ",").casefold().split())
 
 
 def format_entities(words: Sequence[str], tags: Sequence[str]) -> str:
-    """The entities of a tagged sentence as text, in order, each once."""
+    """Returns the distinct entities of a tagged sentence as one line of text, in order."""
     formatted: dict[NamedEntity, str] = {}
     (found,) = entity_spans([tags])
     for entity_type, first, end in sorted(found, key=lambda span: span[1:]):
@@ -311,7 +311,7 @@ def format_entities(words: Sequence[str], tags: Sequence[str]) -> str:
 
 
 def parse_entities(answer: str, entity_types: Iterable[str]) -> set[NamedEntity]:
-    """Parses the text of `format_entities`; parts of another form or an unknown type are ignored.
+    """Parses the text of `format_entities` to (type, text) pairs; ignores other parts and types.
 
     Case, spaces, line ends for semicolons and repeated entities do not matter.
     """
@@ -325,7 +325,7 @@ def parse_entities(answer: str, entity_types: Iterable[str]) -> set[NamedEntity]
 
 
 def locate_entities(words: Sequence[str], entities: Iterable[NamedEntity]) -> set[Span]:
-    """Spans of entities in a sentence: every place of a surface form, longer forms first.
+    """Returns non-overlapping word spans where the entities occur in a sentence, longest first.
 
     No two spans overlap; a form that does not occur has none.
     """
@@ -343,7 +343,7 @@ def locate_entities(words: Sequence[str], entities: Iterable[NamedEntity]) -> se
 
 
 def entities_to_tags(words: Sequence[str], entities: Iterable[NamedEntity]) -> list[str]:
-    """BIO tags of a sentence with these entities; see `locate_entities`."""
+    """Returns BIO tags of a sentence, marking every occurrence of the given entities."""
     tags = ["O"] * len(words)
     for entity_type, first, end in locate_entities(words, entities):
         tags[first:end] = [f"B-{entity_type}", *[f"I-{entity_type}"] * (end - first - 1)]

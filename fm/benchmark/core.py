@@ -12,7 +12,7 @@ SCALES = ("quick", "default", "full")
 
 @dataclasses.dataclass(frozen=True)
 class TimingConfig:
-    """How long and how often to measure.
+    """How long and how often the candidates of a case are timed.
 
     Attributes:
       num_rounds: rounds per case.
@@ -31,7 +31,7 @@ class TimingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig:
-    """Sizes and timing of a benchmark run.
+    """Configuration of a benchmark run: scale, platform, repetitions and seed.
 
     Attributes:
       scale: "quick" has tiny shapes, for tests; "default" is the published set; "full" adds what
@@ -77,7 +77,7 @@ class BenchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One compiled implementation of a case.
+    """A compiled, timeable implementation of a case, ours or a peer's.
 
     Attributes:
       call: does the work once; may return before it is done.
@@ -103,7 +103,7 @@ Build = Callable[[], Candidate]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """The same work done by our implementations and by peers; compiled only when it is measured.
+    """A workload to measure, with functions that compile our implementations and the peers'.
 
     Attributes:
       suite: as in `--suite`.
@@ -140,7 +140,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """One implementation on one case, alone or against one peer; None where unknown.
+    """Measurements of one implementation on one case, alone or against a peer; None if unknown.
 
     Attributes:
       suite: as in `Case`.

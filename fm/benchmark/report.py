@@ -24,7 +24,7 @@ _LINESTYLES = {"float32": "-", "bfloat16": (0, (5, 2))}
 
 
 def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes FILE.html and the figures beside FILE.json, each atomically."""
+    """Writes the HTML page and the figures beside the results file `path`, each atomically."""
     results = sanitize(results)
     figures = {"roofline": roofline(results), "scaling": scaling(results)}
     pngs = {name: style.to_png(figure) for name, figure in figures.items() if figure is not None}
@@ -35,7 +35,7 @@ def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
-    """Returns the page; everything from the results is escaped, nothing is loaded from outside."""
+    """Returns the page as HTML; result values are escaped and no external file is loaded."""
     environment = template_environment()
     folders = (("fm.benchmark", "."), ("fm.report", "templates"))
     environment.loader = jinja2.ChoiceLoader([jinja2.PackageLoader(*each) for each in folders])
@@ -58,7 +58,7 @@ def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
 
 
 def tables_by_suite(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yields the page's tables of each suite, in order of appearance.
+    """Yields the tables of each suite as a dict, in order of first appearance.
 
     Each has `suite`, `title`; `compared`, the rows against an available peer; `alone`, one row per
     case and implementation of ours; `several`, whether a case has several of those; `used`, the
@@ -87,7 +87,7 @@ def _title(suite: str) -> str:
 
 
 def summarize_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Number of cases, median, min and max ratio of each suite, dtype and peer implementation."""
+    """Returns number, median, min and max of the ratios per suite, dtype and peer."""
     groups: dict[tuple[str, str, str, str], list[float]] = {}
     for row in rows:
         if row["ratio"] is not None:
@@ -107,7 +107,7 @@ def summarize_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def significance(spread: tuple[float, float] | list[float] | None) -> str:
-    """CSS class of a ratio: "better" or "worse" if its interquartile range excludes 1."""
+    """Returns a CSS class for a ratio's quartiles: better, worse, unclear or unknown."""
     if spread is None:
         return "unknown"
     if spread[0] == spread[1]:
@@ -116,19 +116,19 @@ def significance(spread: tuple[float, float] | list[float] | None) -> str:
 
 
 def format_si(value: float | None, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: `31.4 µs`, `1.52 GFLOP/s`."""
+    """Formats a number to three digits with an SI prefix: `31.4 µs`, `1.52 GFLOP/s`."""
     return formats.MISSING if value is None else EngFormatter(unit)(float(f"{value:.3g}")).strip()
 
 
 def format_ratio(value: float | None) -> str:
-    """A ratio: `×1.52`."""
+    """Formats a ratio to three digits: `×1.52`."""
     if value is None:
         return formats.MISSING
     return f"×{value:.0f}" if value >= 100 else f"×{value:.1f}" if value >= 10 else f"×{value:.2f}"
 
 
 def text_table(results: dict[str, Any]) -> str:
-    """Returns all rows as a table for a terminal."""
+    """Returns all result rows as a plain-text table."""
     header = ("suite", "case", "dtype", "implementation", "time", "of GEMM rate", "peer", "ratio")
     lines: list[tuple[str, ...]] = [header]
     for row in results["rows"]:
@@ -154,7 +154,7 @@ def text_table(results: dict[str, Any]) -> str:
 
 
 def roofline(results: dict[str, Any]) -> Figure | None:
-    """Draws FLOP/s against FLOPs per byte moved (Williams et al. 2009); None without points."""
+    """Draws a roofline figure: FLOP/s over FLOPs per byte (Williams et al. 2009); None if empty."""
     roof = results["roofline"]
     colors = {name: suite.color for name, suite in SUITES.items() if suite.color}
     rows = {
@@ -205,7 +205,7 @@ def roofline(results: dict[str, Any]) -> Figure | None:
 
 
 def scaling(results: dict[str, Any]) -> Figure | None:
-    """Draws time against each size with the fitted power law; None without fits."""
+    """Draws time over each size with the fitted power law; None if no fit exists."""
     fits = results["scaling"]
     if not fits:
         return None

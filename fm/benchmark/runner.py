@@ -36,7 +36,7 @@ _GEMM, _ABLATED = "gemm", "ablated"
 
 @dataclasses.dataclass(frozen=True)
 class BenchRequest:
-    """What is measured and where the results go.
+    """What a benchmark run measures (suites, peers, configuration), and its results file.
 
     Attributes:
       suites: names in `SUITES`.
@@ -56,7 +56,7 @@ class BenchRequest:
 
 
 def run(request: BenchRequest) -> dict[str, Any]:
-    """Measures every case that is not in the file yet, writes the page, returns the results.
+    """Measures the cases missing in the results file, writes the page and returns all results.
 
     Raises:
       UserError: no case matches; the file cannot be used, or belongs to another run.
@@ -146,7 +146,7 @@ def _no_compilation_cache() -> Iterator[None]:
 def measure_case(
     case: Case, peers: Sequence[str], config: BenchConfig, gemm: tuple[Candidate, float] | None
 ) -> list[ResultRow]:
-    """Compiles and times all candidates of a case, interleaved.
+    """Compiles and times all candidates of a case in turn; returns a row per comparison.
 
     Args:
       case: what to measure.

@@ -30,7 +30,7 @@ _MIN_ROUNDS = 3
 def time_interleaved(
     candidates: Mapping[str, Candidate], timing: TimingConfig
 ) -> dict[str, list[float]]:
-    """Returns the seconds per call of every candidate, one figure per round."""
+    """Times candidates in turn, round by round; returns seconds per call of each by round."""
     calls = {name: _calls_per_turn(each, timing) for name, each in candidates.items()}
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     gc.collect()
@@ -76,13 +76,13 @@ def _timed(candidate: Candidate, calls: int, async_dispatch: bool) -> float:
 
 
 def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
-    """25%, 50% and 75% quantiles."""
+    """Returns the 25%, 50% and 75% quantiles."""
     low, median, high = np.quantile(figures, (0.25, 0.5, 0.75)).tolist()
     return low, median, high
 
 
 def jax_candidate(function: Callable[..., Any], *arguments: Any) -> Candidate:
-    """Compiles a function of arrays for these arguments and calls it with them every time."""
+    """Compiles a function of arrays; returns a candidate that calls it with `arguments`."""
     jitted = jax.jit(function)
     seconds, compiled = timed_compile(jitted, *arguments)
     return Candidate(
@@ -95,14 +95,14 @@ def jax_candidate(function: Callable[..., Any], *arguments: Any) -> Candidate:
 
 
 def timed_compile(jitted: Any, *arguments: Any) -> tuple[float, Any]:
-    """Compiles a jitted function, which then reuses the program; returns seconds and program."""
+    """Compiles a jitted function ahead of time; returns seconds and the compiled program."""
     start = time.perf_counter()
     compiled = jitted.lower(*arguments).compile()
     return time.perf_counter() - start, compiled
 
 
 def peak_memory(compiled: Any) -> int | None:
-    """Bytes of arguments, results and temporaries; donated arguments count once."""
+    """Returns the bytes of arguments, results and temporaries; donated ones count once."""
     memory = compiled.memory_analysis()
     if memory is None:
         return None
@@ -115,7 +115,7 @@ def peak_memory(compiled: Any) -> int | None:
 
 
 def min_bytes(function: Callable[..., Any], *arguments: Any) -> int:
-    """Bytes of all arrays that go in and all that come out."""
+    """Returns the total bytes of a function's argument and result arrays."""
     results = jax.eval_shape(function, *arguments)
     leaves = jax.tree.leaves((arguments, results))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if hasattr(leaf, "dtype"))

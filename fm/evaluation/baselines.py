@@ -31,7 +31,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The features of one modality.
+    """Classical features of a modality, for logistic regression, and the range of its penalty.
 
     Attributes:
       c_range: range of the inverse penalty C, in powers of ten. Rows of length 1 want weak
@@ -50,7 +50,7 @@ class Baseline:
 
 @dataclasses.dataclass(frozen=True)
 class FittedBaseline:
-    """A fitted baseline, for raw inputs or `prepare_inputs`' rows (whichever it was fitted on)."""
+    """A fitted classical classifier; predicts for raw inputs or the rows of `prepare_inputs`."""
 
     read: Callable[[Any], Matrix]
     featurize: Featurize
@@ -62,7 +62,7 @@ class FittedBaseline:
 
 
 def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
-    """`trials` values of the inverse penalty C, log-spaced over the modality's range.
+    """Returns `trials` values of the inverse penalty C, log-spaced over the modality's range.
 
     A single trial takes the middle of the range.
 
@@ -76,7 +76,7 @@ def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
 
 
 def prepare_inputs(modality: str, inputs: Inputs, sample_rate: float | None = None) -> Matrix:
-    """Rows of the part that learns nothing, computed once for all the inputs of a study.
+    """Returns the feature matrix that needs no fitting, one row per input (computed once).
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
     (``counts[labeled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
@@ -102,7 +102,7 @@ def fit(
     config: dict[str, float],
     sample_rate: float | None = None,
 ) -> FittedBaseline:
-    """Fits the baseline to labeled inputs.
+    """Fits the modality's classical features and logistic regression to labeled inputs.
 
     Args:
       modality: a registered modality.
@@ -134,7 +134,7 @@ def cross_validate(
     configs: Sequence[dict[str, float]],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[dict[str, Any]]:
-    """Accuracy of every configuration over all the examples the folds hold out.
+    """Returns each configuration and its cross-validated accuracy.
 
     The features are fitted on each fold's training part alone, once for all configurations.
 
@@ -224,14 +224,14 @@ TEXT_BASELINE = Baseline((-1, 3), _prepare_text, _fit_tfidf, _fit_prepare_text)
 
 
 def first_sentences(texts: Sequence[str]) -> list[str]:
-    """The first sentence of each text."""
+    """Returns the first sentence of each text, as an extractive summary."""
     return [" ".join(_SENTENCE.split(text.strip(), maxsplit=1)[0].split()) for text in texts]
 
 
 def nearest_neighbor_targets(
     train_texts: Sequence[str], train_targets: Sequence[str], texts: Sequence[str]
 ) -> list[str]:
-    """The target of the most similar training text, by TF-IDF of words and cosine.
+    """Returns the target of the most similar training text, by cosine of TF-IDF vectors.
 
     Args:
       train_texts: N texts, which alone decide the TF-IDF weights.

@@ -26,7 +26,7 @@ MAX_TASKS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class ComputeCost:
-    """What one arm cost on one task.
+    """FLOPs and seconds an arm spent on a task, and from how many tasks pretraining pays off.
 
     Attributes:
       task: name of the task.
@@ -61,7 +61,7 @@ def compute_cost(
     adapt_seconds: float,
     scratch_cost: tuple[float | None, str],
 ) -> ComputeCost:
-    """The cost of one arm with its break-even against `matching_scratch_flops`' answer."""
+    """Returns a `ComputeCost`; `scratch_cost` is the result of `matching_scratch_flops`."""
     flops, note = scratch_cost
     tasks = None
     if flops is not None and pretrain_flops is not None:
@@ -77,7 +77,7 @@ def compute_cost(
 def break_even_tasks(
     pretrain_flops: float, shared_flops_per_task: float, scratch_flops_per_task: float
 ) -> int | None:
-    """Smallest K such that pretrain + K * shared < K * scratch; None when no K is enough.
+    """Returns the least number of tasks at which pretraining costs fewer FLOPs; None if never.
 
     Raises:
       ValueError: a cost that is negative or not finite.
@@ -94,7 +94,7 @@ def break_even_tasks(
 def matching_scratch_flops(
     budgets_B: np.ndarray, scratch_flops_B: np.ndarray, num_labels: int, efficiency: LabelEfficiency
 ) -> tuple[float | None, str]:
-    """FLOPs of training from scratch to the quality an arm reached at `num_labels`, and a note.
+    """Returns the FLOPs scratch needs to match an arm's quality (None if unknown), and a note.
 
     The scratch cost at ``label_multiplier * num_labels``, interpolated between the measured
     budgets as a power of the number of labels. Below the measured range the cost at the smallest
@@ -118,7 +118,7 @@ def matching_scratch_flops(
 
 @dataclasses.dataclass(frozen=True)
 class CostItem:
-    """One entry in the cost of K tasks.
+    """One cost, in several units, and the fraction of it that a number of tasks pays.
 
     Attributes:
       costs: by unit; None where it was not recorded.
@@ -131,7 +131,7 @@ class CostItem:
 
 @dataclasses.dataclass(frozen=True)
 class BreakEven:
-    """Where one cost is lower than another.
+    """The numbers of tasks at which one cost is lower than another.
 
     Attributes:
       first: the K from which on it is, up to `MAX_TASKS`; None if it is not in the end.
@@ -143,12 +143,12 @@ class BreakEven:
 
 
 def per_task_share(tasks: int) -> Callable[[int], float]:
-    """Share of what one of `tasks` tasks pays for itself: it is among K drawn with K / tasks."""
+    """Returns a function: the fraction of a per-task cost that K random tasks pay, K / tasks."""
     return lambda count: count / tasks
 
 
 def shared_share(users: int, tasks: int) -> Callable[[int], float]:
-    """Share of what is paid once: the chance that one of its users is among the K drawn."""
+    """Returns a function: the probability that K random tasks include a user of a shared cost."""
     others = tasks - users
 
     def share(count: int) -> float:
@@ -160,7 +160,7 @@ def shared_share(users: int, tasks: int) -> Callable[[int], float]:
 def joint_tuning_share(
     steps: int, epochs: float, batch_size: int, num_labels: int, tasks: int
 ) -> Callable[[int], float]:
-    """Share of tuning one network: updates for K tasks over those for all of them.
+    """Returns a function: optimizer steps of jointly tuning K tasks over those of all tasks.
 
     Args:
       steps: at least.
@@ -177,7 +177,7 @@ def joint_tuning_share(
 
 
 def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> float | None:
-    """The mean cost of `num_tasks` tasks over all ways to draw them; None if part is unknown.
+    """Returns the mean cost of `num_tasks` randomly drawn tasks; None if a part is unknown.
 
     More tasks than there are stand for further tasks like these.
     """
@@ -188,7 +188,7 @@ def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> floa
 
 
 def break_even(items: Sequence[CostItem], others: Sequence[CostItem], unit: str) -> BreakEven:
-    """From how many tasks on the first cost is lower than the other."""
+    """Returns from how many tasks on the first cost is lower than the second."""
     costs = [
         (amortized_cost(items, unit, k), amortized_cost(others, unit, k))
         for k in range(1, MAX_TASKS + 1)

@@ -15,7 +15,7 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LabelEfficiency:
-    """How many times the labels scratch would need to be as good as an arm.
+    """How many times an arm's labels scratch needs to match its score, with an interval.
 
     Attributes:
       label_multiplier: labels scratch needs, divided by the labels the arm had. When `censored`
@@ -43,7 +43,7 @@ def label_multiplier(
     draws: int = 2000,
     seed: int = 0,
 ) -> LabelEfficiency:
-    """How many times `num_labels` labels scratch would need for the arm's score there.
+    """Estimates how many times `num_labels` labels scratch needs to match the arm's mean score.
 
     The scratch curve (mean score at each budget) is made non-decreasing by isotonic regression
     and interpolated linearly in log(labels); the answer is the smallest budget at which it
@@ -122,7 +122,7 @@ def label_multiplier(
 def steps_to_quality(
     steps: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray, target: float
 ) -> int | None:
-    """The first step from which a curve stays at a target; None when it never does.
+    """Returns the first step from which a curve stays at or above a target; None if it never does.
 
     A step counts when its own value is at least `target` and so is the mean of the values after
     it (the last step has none, its own value is enough): one lucky evaluation does not.

@@ -27,7 +27,7 @@ Matrix = np.ndarray | sp.csr_array
 def fit_path(
     x_ND: Matrix, labels: np.ndarray, inverse_penalties: Sequence[float], *, tol: float = 1e-4
 ) -> list[LogisticRegression]:
-    """Fits one classifier to the same examples for each inverse penalty.
+    """Fits one logistic regression to the same examples for each inverse penalty C.
 
     Minimizes sum_i NLL_i + ||w||^2 / (2 C), the bias unpenalized (scikit-learn's convention);
     softmax over the classes when there are more than two.
@@ -56,7 +56,7 @@ def fit_path(
 
 
 def log_grid(low: float, high: float, count: int) -> list[float]:
-    """`count` powers of ten with evenly spaced exponents from `low` to `high`; one is the middle.
+    """Returns `count` log-spaced values from 10**low to 10**high; for `count` 1, the middle.
 
     Raises:
       ValueError: a negative count.

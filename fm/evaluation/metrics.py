@@ -9,7 +9,7 @@ import numpy as np
 
 
 def bits_per_byte(nll_nats_sum: float, num_bytes: float) -> float:
-    """Compression of a text in bits per byte, comparable between tokenizers.
+    """Returns bits per UTF-8 byte of a text, which compare between tokenizers.
 
     Args:
       nll_nats_sum: negative log-likelihood of a text, or of a mean token, in nats.
@@ -24,7 +24,7 @@ def bits_per_byte(nll_nats_sum: float, num_bytes: float) -> float:
 
 
 def bits_per_dimension(nll_nats_mean_per_dim: float, bins: int = 256) -> float:
-    """Bits for one value of `bins` levels, from a density of the dequantized value.
+    """Returns bits per discrete value of `bins` levels, from the NLL of the dequantized value.
 
     For a density over y = (x + u) / bins, u uniform on [0, 1), the discrete value costs at most
     NLL / (D ln 2) + log2(bins) bits per dimension (Theis, van den Oord and Bethge 2016,
@@ -38,7 +38,7 @@ def bits_per_dimension(nll_nats_mean_per_dim: float, bins: int = 256) -> float:
 
 
 def chrf(generated: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """chrF2 of each text, 0 to 1, float64 [N] (Popović 2015: character 6-grams, recall twice).
+    """Returns the chrF2 of each text, 0 to 1, float64 [N] (Popović 2015: character 6-grams).
 
     A sample's figure is their mean, so that intervals can be taken over texts (not the corpus
     chrF, which adds up n-grams first).

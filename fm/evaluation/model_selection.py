@@ -14,7 +14,7 @@ CROSS_VALIDATE_UNDER = 100
 
 
 def draw_train_idx(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
-    """Draws `num_labels` examples from a training pool: their indices, in order.
+    """Returns the indices of `num_labels` examples drawn from a training pool, stratified.
 
     Stratified: one example of every class first, then a second of every class that has one,
     then in proportion to the pool. Nested: for one seed a smaller number is the beginning of a
@@ -52,7 +52,7 @@ def draw_train_idx(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarr
 
 
 def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits labeled examples into (train, validation) index pairs.
+    """Splits labeled examples into folds: (train, validation) pairs of index arrays.
 
     Under 100 labels stratified 4-fold cross-validation, from 100 on one stratified holdout of a
     quarter. Shuffled examples are dealt round the folds class by class, so a class's counts
@@ -79,7 +79,7 @@ def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.nd
 
 
 def select_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The trial of highest `validation`, the first of equals; a diverged (NaN) one never wins.
+    """Returns the trial with the highest `validation`, the first if tied; NaN never wins.
 
     Raises:
       ValueError: no trial has a validation figure.

@@ -21,7 +21,7 @@ Span = tuple[str, int, int]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EntityCounts:
-    """Entities of each sentence: found correctly, predicted, and in the gold tags, int [N] each."""
+    """Numbers of correct, predicted and gold entities in each sentence, int [N] each."""
 
     correct: np.ndarray
     predicted: np.ndarray
@@ -41,13 +41,13 @@ class EntityCounts:
 
 
 def entity_spans(tags: Tags) -> list[set[Span]]:
-    """The entities of each sentence; an I- tag that continues no entity of its type is none."""
+    """Returns the entity spans of each sentence's BIO tags; a stray I- tag starts no entity."""
     found = Entities([list(own) for own in tags], IOB2).entities
     return [{(each.tag, each.start, each.end) for each in own} for own in found]
 
 
 def count_entities(gold: Tags, predicted: Tags) -> EntityCounts:
-    """Counts entities sentence by sentence.
+    """Counts the correct, predicted and gold entities of each sentence, from BIO tags.
 
     Raises:
       ValueError: the two differ in sentences or words.
@@ -58,7 +58,7 @@ def count_entities(gold: Tags, predicted: Tags) -> EntityCounts:
 
 
 def count_matches(gold: Sequence[set], predicted: Sequence[set]) -> EntityCounts:
-    """Counts sets of entities, whatever stands for one (a span, or type and surface form)."""
+    """Counts the correct, predicted and gold entities of each sentence, from sets of entities."""
     both = list(zip(gold, predicted, strict=True))
     return EntityCounts(
         correct=np.array([len(real & guess) for real, guess in both], int),
@@ -68,7 +68,7 @@ def count_matches(gold: Sequence[set], predicted: Sequence[set]) -> EntityCounts
 
 
 def entity_f1(gold: Tags, predicted: Tags) -> float:
-    """Strict micro-averaged F1 by `seqeval`; equal to `count_entities(...).f1()`."""
+    """Returns the strict micro-averaged entity F1 of BIO tags, computed by `seqeval`."""
     both = [[list(own) for own in tags] for tags in (gold, predicted)]
     options: dict[str, Any] = {"average": "micro", "mode": "strict", "scheme": IOB2}
     # seqeval's own annotation of `f1_score` is wrong.
@@ -77,7 +77,7 @@ def entity_f1(gold: Tags, predicted: Tags) -> float:
 
 
 class TagPredictor(Protocol):
-    """A model fitted to tagged sentences."""
+    """Protocol of a fitted tagger: predicts the tags of sentences."""
 
     def predict(self, sentences: Sequence[Any]) -> list[list[str]]:
         """Well-formed tags for the words of each sentence."""
@@ -91,7 +91,7 @@ def cross_validate(
     configs: Sequence[dict[str, Any]],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[dict[str, Any]]:
-    """F1 of every configuration over all the sentences the folds hold out.
+    """Returns each configuration and its cross-validated entity F1.
 
     Args:
       fit: (sentences, their tags, configuration) to a predictor, such as
@@ -117,7 +117,7 @@ def cross_validate(
 
 
 def viterbi_decode(scores_WT: np.ndarray, tags: Sequence[str]) -> list[str]:
-    """The highest-scoring well-formed tags of one sentence (Viterbi 1967).
+    """Returns the highest-scoring valid BIO tag sequence of a sentence (Viterbi 1967).
 
     I-type may only follow B-type or I-type.
 
@@ -154,7 +154,7 @@ def _transitions(tags: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def entity_strata(tags: Tags) -> np.ndarray:
-    """A stratum for each sentence by which to draw or fold evenly, int [N].
+    """Returns a stratum per sentence for stratified draws: its rarest entity type, int [N].
 
     It stands for the sentence's entity type that the fewest sentences have; 0 for no entity.
     """

@@ -29,7 +29,7 @@ _REPEATS = re.compile(r"(.)\1+")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogisticTagger:
-    """A fitted baseline: the columns its training words use, and the classifier on them."""
+    """A fitted tagger: logistic regression on sparse features of each word and its neighbors."""
 
     columns: np.ndarray
     classifier: LogisticRegression
@@ -47,12 +47,12 @@ class LogisticTagger:
 
 
 def hparam_grid(trials: int) -> list[dict[str, float]]:
-    """`trials` values of the inverse penalty C, log-spaced; a single one takes the middle."""
+    """Returns `trials` log-spaced values of the inverse penalty C; for one trial, the middle."""
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(*C_RANGE, trials)]
 
 
 def fit(sentences: Sequence[Sequence[str]], tags: Tags, config: dict[str, float]) -> LogisticTagger:
-    """Fits the baseline to tagged sentences.
+    """Fits logistic regression on word features to tagged sentences.
 
     Args:
       sentences: the words of each.
@@ -98,7 +98,7 @@ def _features(words: Sequence[str], place: int) -> list[str]:
 
 
 def word_shape(word: str) -> str:
-    """The word's shape: "McDonald's3" is "XxXx'xd" (repeated letters of one kind count once)."""
+    """Returns a word's shape: "McDonald's3" gives "XxXx'xd" (runs of one kind count once)."""
     kinds = "".join(
         "X" if c.isupper() else "x" if c.islower() else "d" if c.isdigit() else c for c in word
     )

@@ -27,7 +27,7 @@ MONTE_CARLO_DRAWS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean and the two ends of its confidence interval, in the units of the scores."""
+    """A mean with the ends of its confidence interval, in the units of the scores."""
 
     mean: float
     low: float
@@ -36,7 +36,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How much better an arm is than its baseline.
+    """Mean difference of an arm from its baseline, with interval, p-value and variances.
 
     Attributes:
       difference: mean of arm minus baseline over seeds and items; higher is better.
@@ -63,7 +63,7 @@ class Difference:
 def paired_difference(
     arm_SN: np.ndarray, baseline_SN: np.ndarray, *, level: float = 0.95
 ) -> Difference:
-    """Compares two arms that share seeds (rows) and test items (columns).
+    """Returns the mean difference of two arms paired by seeds (rows) and test items (columns).
 
     Identical differences in every cell give an interval of width zero, since nothing in the
     table varies; all zero differences also give p = 1.
@@ -94,7 +94,7 @@ def paired_difference(
 
 
 def mean_over_seeds_and_items(scores_SN: np.ndarray, *, level: float = 0.95) -> Interval:
-    """Interval for one arm's mean score, for new seeds and new items alike.
+    """Returns an arm's mean score with an interval that covers new seeds and new test items.
 
     Raises:
       ValueError: not a finite [S, N] array.
@@ -104,7 +104,7 @@ def mean_over_seeds_and_items(scores_SN: np.ndarray, *, level: float = 0.95) -> 
 
 
 def linearized_ratio(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> np.ndarray:
-    """Scores of items whose mean over items is a ratio of sums, by seed.
+    """Returns item scores [S, N] whose mean over items is, for each seed, a ratio of sums.
 
     With R_s = sum_i numerator_si / sum_i denominator_si, the score of an item is
 
@@ -138,7 +138,7 @@ def linearized_ratio(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> np
 
 
 def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
-    """Student's t interval for a mean over seeds, conditional on the test items.
+    """Returns the mean over seeds with its Student's t interval, for these test items only.
 
     Raises:
       ValueError: not a finite vector.
@@ -154,7 +154,7 @@ def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
 
 
 def sign_flip_p(differences_S: np.ndarray, *, seed: int = 0) -> float:
-    """Two-sided sign-flip p-value for paired differences being symmetric about zero.
+    """Returns the two-sided sign-flip p-value of paired differences (null: symmetric about 0).
 
     The share of sign patterns whose mean is at least as far from zero as the one observed: all
     2^S of them up to 16 seeds, else a seeded sample with the observed pattern counted in
@@ -183,7 +183,7 @@ def sign_flip_p(differences_S: np.ndarray, *, seed: int = 0) -> float:
 
 
 def holm_adjusted(p_values: np.ndarray) -> np.ndarray:
-    """P-values adjusted so that the chance of any false claim in the table is controlled.
+    """Returns p-values after Holm's (1979) correction for multiple comparisons.
 
     Holm (1979): the k-th smallest of m is multiplied by m - k + 1, then made non-decreasing
     and cut at 1. The order of the input is kept.

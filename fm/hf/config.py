@@ -23,7 +23,7 @@ _ACTIVATIONS = {
 
 
 class ConfigReader:
-    """Typed and checked access to the keys of a config.json.
+    """Reads typed, checked values from a Hugging Face config.json; a bad value is a `UserError`.
 
     A key that is absent or null takes the default; without a default it is an error.
     """
@@ -120,7 +120,7 @@ class ConfigReader:
 
 
 def rope_config(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
-    """Inverse of `ConfigReader.rope`, in the older spelling, which every version reads."""
+    """Returns the config.json keys `rope_theta` and `rope_scaling` of a RoPE base and scaling."""
     if scaling is None:
         return {"rope_theta": theta}
     return {
@@ -137,7 +137,7 @@ def rope_config(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One model family.
+    """A Hugging Face model family (`model_type`): how its config.json and tensors map to ours.
 
     Attributes:
       name: its `model_type`.
@@ -374,7 +374,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family a config.json names.
+    """Returns the `Family` that the `model_type` of a config.json names.
 
     Raises:
       UserError: an unknown family (lists the known ones), custom code or quantized tensors.

@@ -93,7 +93,7 @@ PRE_TOKENIZERS = {
 def read_gguf(
     path: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], tokenizers.Tokenizer]:
-    """Reads a GGUF file as the Hugging Face folder that it was converted from.
+    """Reads a GGUF file; returns a Hugging Face config dict, tensors by HF name, and the tokenizer.
 
     llama.cpp permutes the rotary pairs of `llama` queries and keys from halves to neighbors; this
     is undone. Architectures: gpt2, llama, qwen2, qwen3. Reading executes nothing.
@@ -307,7 +307,7 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def special_token_id(metadata: Mapping[str, Any], name: str) -> int | None:
-    """The id in `tokenizer.ggml.{name}_token_id`, None if absent.
+    """Returns the metadata value `tokenizer.ggml.{name}_token_id`; None if absent.
 
     Raises:
       UserError: it is not the number of a token.

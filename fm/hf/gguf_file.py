@@ -39,7 +39,7 @@ _MAX_AXES = 4
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """Place of one tensor: shape (outermost axis first), type, offset and size in bytes."""
+    """Location of a tensor in a GGUF file: shape (outermost axis first), type, offset, bytes."""
 
     shape: tuple[int, ...]
     quant_type: gguf.GGMLQuantizationType
@@ -48,7 +48,7 @@ class TensorInfo:
 
 
 class GgufFile:
-    """The metadata of a GGUF file; tensors are read one at a time, on demand.
+    """An opened GGUF file: its metadata and tensor locations; tensors are read on demand.
 
     Attributes:
       path: the file.

@@ -33,7 +33,7 @@ _SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PretrainedModel:
-    """A model as a Hugging Face folder holds it.
+    """A model read from, or to be written to, a Hugging Face folder: parameters, config, tokenizer.
 
     Attributes:
       config: architecture.
@@ -96,7 +96,7 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
 
 
 def save_pretrained(path: str | pathlib.Path, pretrained: PretrainedModel) -> None:
-    """Writes a folder that `transformers` loads; it appears whole or not at all.
+    """Writes a model as a folder that `transformers` can load; atomic, refuses to overwrite.
 
     The parameters keep their dtype. The mask embedding, which no family has, is not written.
 

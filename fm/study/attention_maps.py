@@ -1,4 +1,4 @@
-"""One input as a pretrained model looks at it: a text or a picture, in either mode of reading."""
+"""Attention weights of a pretrained model for one text or image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fm.study.pretraining import PretrainedModel
 from fm.training.objectives import Objective
 
 MODES = ("causal", "bidirectional")
-# Every patch is drawn over every other one, by layer and head.
+# The page draws every patch over every other one, by layer and head.
 MAX_PATCHES = 256
 
 _weights = jax.jit(attention_weights, static_argnames="config")
@@ -28,13 +28,13 @@ _error = jax.jit(kernel_error, static_argnames="config")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """Where the pieces of one input looked.
+    """Attention weights of one input.
 
     Attributes:
       weights_NHLS: float32, by layer, head, query and key; rows sum to one.
-      visible_LS: bool, which keys a query could see.
+      visible_LS: bool, the keys that each query may attend to.
       kernel: the attention implementation that runs for this input.
-      error: how far the weights times the values are from its output, relative to its size.
+      error: relative difference between weights times values and the kernel's output.
     """
 
     weights_NHLS: np.ndarray
@@ -44,36 +44,36 @@ class AttentionMaps:
 
 
 def default_mode(objective: Objective) -> str:
-    """The mode in which pretraining read most of its sequences, bidirectional of equals."""
+    """Returns the mode of most pretraining sequences, "bidirectional" if there are as many."""
     return "causal" if mode_share(objective, "causal") > 0.5 else "bidirectional"
 
 
 def mode_share(objective: Objective, mode: str) -> float:
-    """The share of its sequences that pretraining read in a mode."""
+    """Returns the share of pretraining sequences that were read in a mode."""
     return objective.causal_lm if mode == "causal" else objective.masked_lm + objective.bag_of_words
 
 
 def text_attention_maps(
     pretrained: PretrainedModel, text: str, mode: str, max_length: int
 ) -> tuple[AttentionMaps, np.ndarray, int]:
-    """Looks at the beginning of a text.
+    """Computes the attention weights for the beginning of a text.
 
     Args:
       pretrained: a model of text.
-      text: what it reads.
+      text: to read.
       mode: one of `MODES`.
-      max_length: tokens read; what comes after is cut off before the model sees it.
+      max_length: tokens read; the rest is cut off before the model sees it.
 
     Returns:
-      where its tokens looked; their ids, int32 [L], the start first and, where nothing was cut
-      off, the end last; and how many there are in all.
+      The maps; the token ids, int32 [L], with BOS and, if nothing was cut off, EOS; and the number
+      of tokens before cutting.
 
     Raises:
-      UserError: the model reads pictures, or there is nothing to read.
+      UserError: the model does not read text, or the text is empty or not Unicode.
     """
     tokenizer = pretrained.processor.tokenizer
     if tokenizer is None:
-        raise UserError("this model reads pictures, not text")
+        raise UserError("this model reads images, not text")
     if not text.strip():
         raise UserError("the text is empty")
     try:
@@ -81,64 +81,64 @@ def text_attention_maps(
     except UnicodeEncodeError as error:
         raise UserError(f"the text is not Unicode at character {error.start}") from error
     (ids,) = tokenizer.encode([text])
-    (whole,) = token_chunks(ids, len(ids) + 2, tokenizer)
-    shown = whole[:max_length]
-    inputs = {"tokens": shown[None], "positions": np.arange(len(shown), dtype=np.int32)[None]}
-    return _looked(pretrained, inputs, mode), shown, len(whole)
+    (tokens,) = token_chunks(ids, len(ids) + 2, tokenizer)
+    kept = tokens[:max_length]
+    inputs = {"tokens": kept[None], "positions": np.arange(len(kept), dtype=np.int32)[None]}
+    return _attention_maps(pretrained, inputs, mode), kept, len(tokens)
 
 
 def image_attention_maps(
     pretrained: PretrainedModel, image: np.ndarray, mode: str
 ) -> AttentionMaps:
-    """Looks at a picture.
+    """Computes the attention weights for an image.
 
     Args:
-      pretrained: a model of pictures.
+      pretrained: a model of images.
       image: uint8 [height, width, channels], see `patch_shape`.
-      mode: one of `MODES`; "causal" puts the start piece first.
+      mode: one of `MODES`; "causal" prepends the start patch.
 
     Raises:
-      UserError: the model reads text, or the picture does not fit its patches.
+      UserError: the model does not read images, or the image does not fit its patches.
     """
     side, channels = patch_shape(pretrained.processor.model)
     height, width = image.shape[:2]
     if height % side or width % side or height * width > MAX_PATCHES * side**2:
         raise UserError(
-            f"a picture of {width}x{height} pixels does not fit: width and height must be "
-            f"multiples of the model's patch of {side}, and give at most {MAX_PATCHES} patches"
+            f"an image of {width}x{height} pixels does not fit: width and height must be "
+            f"multiples of the model's patch size {side}, and give at most {MAX_PATCHES} patches"
         )
     if image.shape[2] != channels:
-        raise UserError(f"{image.shape[2]} channels, but the model reads {channels}")
+        raise UserError(f"the image has {image.shape[2]} channels, but the model reads {channels}")
     inputs: dict = dict(image_examples(image[None], side))
-    return _looked(
-        pretrained, embeddings.prepend_start_patch(inputs) if mode == "causal" else inputs, mode
-    )
+    if mode == "causal":
+        inputs = embeddings.prepend_start_patch(inputs)
+    return _attention_maps(pretrained, inputs, mode)
 
 
-def patch_shape(model: ModelConfig) -> tuple[int, int]:
-    """Side in pixels and channels (1 or 3) of a model's square patches.
+def patch_shape(model_config: ModelConfig) -> tuple[int, int]:
+    """Returns side in pixels and channels (1 or 3) of a model's square patches.
 
     Raises:
-      UserError: the model reads text.
+      UserError: the model does not read images.
     """
-    if "image" not in model.modalities:
-        raise UserError("this model reads text, not pictures")
-    P = model.patch_dim("image")
+    if "image" not in model_config.modalities:
+        raise UserError("this model reads text, not images")
+    P = model_config.patch_dim("image")
     # No number is a square and three times a square.
     channels = 1 if math.isqrt(P) ** 2 == P else 3
     return math.isqrt(P // channels), channels
 
 
-def _looked(found: PretrainedModel, inputs: dict, mode: str) -> AttentionMaps:
-    config, mask = found.processor.model, Mask(causal=mode == "causal")
+def _attention_maps(pretrained: PretrainedModel, inputs: dict, mode: str) -> AttentionMaps:
+    config, mask = pretrained.processor.model, Mask(causal=mode == "causal")
     L = inputs["positions"].shape[1]
     q, k = (
-        jax.ShapeDtypeStruct((1, L, heads, config.head_dim), config.dtype)
-        for heads in (config.num_heads, config.num_kv_heads)
+        jax.ShapeDtypeStruct((1, L, num_heads, config.head_dim), config.dtype)
+        for num_heads in (config.num_heads, config.num_kv_heads)
     )
     return AttentionMaps(
-        weights_NHLS=np.asarray(_weights(found.params, inputs, config, mask=mask))[:, 0],
+        weights_NHLS=np.asarray(_weights(pretrained.params, inputs, config, mask=mask))[:, 0],
         visible_LS=np.asarray(mask.materialize(L, L))[0],
         kernel=config.attention or choose(q, k, mask),
-        error=float(_error(found.params, inputs, config, mask=mask)),
+        error=float(_error(pretrained.params, inputs, config, mask=mask)),
     )

@@ -1,4 +1,4 @@
-"""The cells of a study: one arm at one label budget, all seeds; each is saved when done."""
+"""The cells of a study: one arm at one label budget, all seeds; saved one by one."""
 
 from __future__ import annotations
 

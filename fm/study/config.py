@@ -243,8 +243,7 @@ class StudyConfig:
             if len(arms) < 2:
                 raise UserError(
                     f"--arms={','.join(self.arms)}: {task.name} has only "
-                    f"{', '.join(arms) or 'none'} "
-                    "of them; a comparison takes two"
+                    f"{', '.join(arms) or 'none'} of them; a comparison takes two"
                 )
         if not 1 <= self.seeds <= MAX_SEEDS:
             raise UserError(f"--seeds={self.seeds}: must be 1 to {MAX_SEEDS}")

@@ -179,7 +179,7 @@ def register_recipe(modality: str, build: Callable[[str], Recipe]) -> None:
 
 
 def modality_recipe(modality: str, profile: str = "default") -> Recipe:
-    """Returns the recipe of a modality.
+    """Returns the recipe of a modality: one registered here, or the modality's own.
 
     Raises:
       UserError: it has none.

@@ -1,4 +1,4 @@
-"""How a model reads a corpus: tokenizer or patch layouts, split and statistics of pretraining."""
+"""How a model reads a corpus: tokenizer or patch layouts, validation split, token statistics."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Calls that do not depend on each other, on a Ray cluster: this machine's own unless told.
+"""Runs independent calls on a Ray cluster.
 
-Ray is told of a cluster by RAY_ADDRESS; without, one is started on this machine, listening on
-loopback alone, without a dashboard, and stopped afterwards. Its workers must see the same files
-and have this package. Arguments are plain numbers and texts, which Ray itself sends (it knows no
-other way than its own pickles of them); what is made comes back as files.
+RAY_ADDRESS names the cluster; without it one is started on this machine, listening on loopback
+only, without a dashboard, and stopped afterwards. Workers must see the same files and have this
+package. Arguments are plain numbers and texts, which Ray itself pickles; results are files.
 """
 
 from __future__ import annotations
@@ -19,33 +18,33 @@ from tqdm import tqdm
 
 from fm.errors import UserError
 
-# How often Ray begins a call anew whose worker died.
+# Times that Ray repeats a call whose worker died.
 MAX_RETRIES = 3
 
 PlainValue = str | int | float
-# Returns the message of a UserError, or None.
+# A function that returns the message of a UserError, or None.
 Call = Callable[..., str | None]
 
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """Ray, joined to a cluster.
+    """Yields the ray module, connected to a cluster.
 
     Raises:
-      UserError: Ray is not installed, or the cluster cannot be joined.
+      UserError: Ray is not installed, or the cluster cannot be reached.
     """
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
-        # Read on import. Ray asks it on two systems alone, but what it does is the same on all: a
-        # cluster of one machine, on 127.0.0.1. Else every port listens to the world.
+        # Read on import. On every system it makes Ray bind a cluster of one machine to 127.0.0.1;
+        # without it all ports listen to the world.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError as error:
-        raise UserError("--cluster=ray takes Ray: pip install -e .[ray]") from error
+        raise UserError("--cluster=ray needs Ray: pip install -e .[ray]") from error
     own = {} if address else {"include_dashboard": False}
-    # Ray takes SIGTERM for itself.
+    # Ray replaces the SIGTERM handler.
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address or "local", log_to_driver=False, logging_level="error", **own)
@@ -65,34 +64,34 @@ def run_calls(
     arguments_of_calls: Sequence[tuple[PlainValue | list[str], ...]],
     run_name: str,
 ) -> None:
-    """Makes every call, as many at a time as the cluster has cores; returns when all are done.
+    """Makes all calls, as many at a time as the cluster has cores; returns when all are done.
 
     Args:
       ray: from `ray_cluster`.
-      call: a function of a module that workers can import. What it makes are files, whole or not
-        at all: a call whose worker dies is made again.
-      arguments_of_calls: arguments of each.
-      run_name: of the whole, to show.
+      call: a function that workers can import. It writes its result to files atomically, since a
+        call whose worker dies is repeated.
+      arguments_of_calls: the arguments of each call.
+      run_name: shown in the progress bar.
 
     Raises:
-      UserError: of the first call that has one; or its worker died too often.
+      UserError: a call returned one (the first), or its worker died too often.
     """
     remote = ray.remote(call).options(num_cpus=1, max_retries=MAX_RETRIES)
-    left = {remote.remote(*arguments): arguments for arguments in arguments_of_calls}
-    with tqdm(total=len(left), desc=f"{run_name}: on Ray", unit="cell", disable=None) as bar:
-        while left:
-            (done,), _ = ray.wait(list(left), num_returns=1)
-            arguments = left.pop(done)
+    pending = {remote.remote(*arguments): arguments for arguments in arguments_of_calls}
+    with tqdm(total=len(pending), desc=f"{run_name}: on Ray", unit="cell", disable=None) as bar:
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            arguments = pending.pop(done)
             try:
-                problem = ray.get(done)
+                message = ray.get(done)
             except ray.exceptions.RayTaskError:
                 raise
             except ray.exceptions.RayError as error:
-                what = ", ".join(str(each) for each in arguments if isinstance(each, PlainValue))
+                shown = ", ".join(str(each) for each in arguments if isinstance(each, PlainValue))
                 raise UserError(
-                    f"a worker of the Ray cluster was lost {MAX_RETRIES + 1} times at {what} "
-                    f"({type(error).__name__}); the same command goes on where it was"
+                    f"a Ray worker was lost {MAX_RETRIES + 1} times at {shown} "
+                    f"({type(error).__name__}); run the same command again to resume"
                 ) from error
-            if problem is not None:
-                raise UserError(problem)
+            if message is not None:
+                raise UserError(message)
             bar.update()

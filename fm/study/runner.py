@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from fm.adaptation.methods import METHODS
 from fm.attention import Mask, choose
+from fm.data.media import get_modality
 from fm.errors import UserError
 from fm.study import analysis, artifacts, run_dir
 from fm.study.adaptation import Arm
@@ -32,8 +33,6 @@ from fm.study.method_costs import method_cost_rows
 from fm.study.tasks import Task, prepare_task
 
 Sections = dict[str, Any]
-# A task's data in sentences.
-DATA_NOUNS = {"text": "text", "image": "images", "audio": "sounds", "video": "clips"}
 
 
 class Study(Protocol):
@@ -275,12 +274,12 @@ def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
 
 def task_row(task: Task) -> dict[str, Any]:
     """Returns a task's row of results.json."""
-    info = task.dataset.info
+    info, noun = task.dataset.info, get_modality(task.modality).noun
     return {
         "name": task.name,
         "title": task.name.replace("_", " ").capitalize(),
         "modality": task.modality,
-        "data_noun": DATA_NOUNS.get(task.modality, task.modality),
+        "data_noun": noun if task.is_text else f"{noun}s",
         "task_type": task.task_type.name,
         "classes": list(task.dataset.classes),
         "metric": task.task_type.metric,

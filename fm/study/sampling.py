@@ -1,4 +1,4 @@
-"""What a pretrained model makes in its continuous formats: pictures, sounds, clips."""
+"""Samples images, sounds and clips from a pretrained model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from fm.study.pretraining import PretrainedModel
 def check_can_sample(
     pretrained: PretrainedModel, modality: str, *, captioned: bool = False
 ) -> Layout:
-    """The layout of a format, if the model can make it.
+    """Returns the layout of a modality.
 
     Raises:
-      UserError: the model lacks the format, or was never asked for its next piece; of captions, if
-        it was not pretrained on them.
+      UserError: the model lacks the modality, has no causal objective for it, or was not pretrained
+        on captions where they are asked for.
     """
-    layout = pretrained.processor.layouts.get(modality)
+    processor = pretrained.processor
+    layout = processor.layouts.get(modality)
     if layout is None:
-        known = [
-            *["text"] * (pretrained.processor.tokenizer is not None),
-            *pretrained.processor.layouts,
-        ]
-        raise UserError(f"was trained on {' and '.join(known)}, not on {modality}")
+        known = [*["text"] * (processor.tokenizer is not None), *processor.layouts]
+        raise UserError(f"was pretrained on {' and '.join(known)}, not on {modality}")
     if captioned and f"{modality}{CAPTIONED_SUFFIX}" not in pretrained.groups:
-        raise UserError(f"was not pretrained on captioned {modality}, so words mean nothing to it")
+        raise UserError(f"was not pretrained on captioned {modality}, so it ignores captions")
     if not captioned and not pretrained.objective_of(modality).causal_lm:
-        raise UserError(f"was never asked for the next piece of {modality}; take one that was")
+        raise UserError(
+            f"was pretrained on {modality} without the objective causal_lm, so it cannot sample"
+        )
     return layout
 
 
@@ -49,59 +49,65 @@ def sample_examples(
     keep_fraction: float = 0.5,
     caption: str | None = None,
 ) -> np.ndarray:
-    """Examples of a continuous format.
+    """Samples examples of a continuous modality.
 
     Args:
-      pretrained: a model that passes `check`.
-      modality: the format.
-      count: how many.
+      pretrained: a model that passes `check_can_sample`.
+      modality: of the examples.
+      count: number of examples.
       seed: of the draws.
-      temperature: multiplies the scales of what is drawn.
-      init_example: an example to begin as, [*shape] of the layout.
-      keep_fraction: fraction of its patches, in order, that is kept: of images from the top, of
-        sounds and clips from the first moment.
-      caption: a caption to follow, as in pretraining.
+      temperature: multiplies the scales of the mixture components.
+      init_example: an example whose first patches are given, [*shape] of the layout.
+      keep_fraction: fraction of `init_example` to keep as a prefix: from the top of an image, from
+        the start of a sound or clip.
+      caption: to condition on, as in pretraining.
 
     Returns:
-      [count, *shape]: uint8, of sounds int16.
+      [count, *shape]: uint8, or int16 for sounds.
     """
     layout = check_can_sample(pretrained, modality, captioned=caption is not None)
-    config, rng = pretrained.processor.model, jax.random.key(seed)
-    places = layout.positions()
-    pieces = np.zeros((0, layout.patch_dim), np.float32)
+    model_config, rng = pretrained.processor.model, jax.random.key(seed)
+    positions = layout.positions()
+    prefix = np.zeros((0, layout.patch_dim), np.float32)
     if init_example is not None:
-        (cut,) = layout.to_patches(init_example[None])
-        pieces = cut[: round(keep_fraction * len(places))]
+        (patches,) = layout.to_patches(init_example[None])
+        prefix = patches[: round(keep_fraction * len(positions))]
     if caption is None:
-        drawn = sample_patches(
+        sampled = sample_patches(
             pretrained.params,
-            jnp.asarray(places),
+            jnp.asarray(positions),
             rng,
-            config,
+            model_config,
             modality=modality,
             num_samples=count,
-            prefix_KP=jnp.asarray(pieces),
+            prefix_KP=jnp.asarray(prefix),
             temperature=temperature,
         )
-        return layout.from_patches(np.asarray(drawn))
+        return layout.from_patches(np.asarray(sampled))
     assert pretrained.processor.tokenizer is not None
-    whole = np.zeros((len(places), layout.patch_dim), pieces.dtype)
-    whole[: len(pieces)] = pieces
-    said = Segment("tokens", caption_tokens(pretrained.processor.tokenizer, caption), answer=False)
-    row = build_row([said, Segment(modality, whole, places, with_start=True)], config.modalities)
-    first = len(row["modality"]) - len(places)
-    known = first + len(pieces)
-    drawn = continue_patches(
+    padded = np.zeros((len(positions), layout.patch_dim), prefix.dtype)
+    padded[: len(prefix)] = prefix
+    tokens = caption_tokens(pretrained.processor.tokenizer, caption)
+    row = build_row(
+        [
+            Segment("tokens", tokens, answer=False),
+            Segment(modality, padded, positions, with_start=True),
+        ],
+        model_config.modalities,
+    )
+    first_patch = len(row["modality"]) - len(positions)
+    known = first_patch + len(prefix)
+    sampled = continue_patches(
         pretrained.params,
         {key: jnp.stack([jnp.asarray(value[:known])] * count) for key, value in row.items()},
         jnp.asarray(row["positions"][known:]),
         rng,
-        config,
+        model_config,
         modality=modality,
         temperature=temperature,
     )
-    kept = np.stack([row[modality][first:known]] * count)
-    return layout.from_patches(np.concatenate([kept, np.asarray(drawn)], axis=1))
+    given = np.stack([row[modality][first_patch:known]] * count)
+    return layout.from_patches(np.concatenate([given, np.asarray(sampled)], axis=1))
 
 
 def encode_example(example: np.ndarray, layout: Layout) -> tuple[bytes, str]:

@@ -134,7 +134,8 @@ def check_label_budgets(
         if not smallest <= budget <= largest:
             raise UserError(
                 f"--label_budgets={budget}: must be between {smallest:,} and {largest:,} for "
-                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} training examples"
+                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} training "
+                "examples"
             )
 
 

@@ -71,7 +71,7 @@ class TestText:
             attention_maps.text_attention_maps(text, words, "causal", 9)
 
     def test_a_model_of_pictures(self, pictures):
-        with pytest.raises(UserError, match="reads pictures"):
+        with pytest.raises(UserError, match="reads images"):
             attention_maps.text_attention_maps(pictures, "a film", "causal", 9)
 
 
@@ -88,7 +88,7 @@ class TestPictures:
     @pytest.mark.parametrize(
         ("shape", "reason"),
         [
-            ((5, 6, 3), "6x5 pixels does not fit.*multiples of the model's patch of 2"),
+            ((5, 6, 3), "6x5 pixels does not fit.*multiples of the model's patch size 2"),
             ((4, 7, 3), "7x4 pixels"),
             ((64, 64, 3), "at most 256 patches"),
             ((4, 4, 1), "1 channels, but the model reads 3"),

@@ -27,7 +27,7 @@ def test_calls_are_made_and_made_again_where_a_worker_was_lost(tmp_path):
         assert len(list(folders["lossy"].glob("*.begun"))) == 2
         with pytest.raises(UserError, match="3 is not to be had"):
             ray_executor.run_calls(ray, helpers_ray.refuse, [("", 3)], "refused")
-        with pytest.raises(UserError, match=r"lost 4 times at .*, 7 .*goes on where it was"):
+        with pytest.raises(UserError, match=r"lost 4 times at .*, 7 .*to resume"):
             ray_executor.run_calls(ray, helpers_ray.die, [(str(folders["lost"]), 7)], "lost")
         assert (folders["lost"] / "attempts").read_text() == "xxxx"
         for node in ray.nodes():
@@ -39,6 +39,6 @@ def test_without_ray_it_is_said(monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(ray_executor.importlib, "import_module", missing)
-    missed = pytest.raises(UserError, match=r"--cluster=ray takes Ray: pip install -e \.\[ray\]")
+    missed = pytest.raises(UserError, match=r"--cluster=ray needs Ray: pip install -e \.\[ray\]")
     with missed, ray_executor.ray_cluster():
         pass

@@ -12,7 +12,7 @@ _NEEDS = {"torch": ("torch", "torch"), "transformers": ("transformers", "transfo
 
 
 def unavailable_reason(peer: str) -> str | None:
-    """Why a peer cannot be measured, or None if it can."""
+    """Returns why a peer cannot be measured; None if it can."""
     package, extra = _NEEDS.get(peer, (None, None))
     if package is None or importlib.util.find_spec(package) is not None:
         return None
@@ -20,7 +20,7 @@ def unavailable_reason(peer: str) -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the peers that are installed."""
+    """Returns the versions of the installed peer packages, by name."""
     return {
         package: importlib.metadata.version(package)
         for package, _ in _NEEDS.values()
@@ -29,7 +29,7 @@ def package_versions() -> dict[str, str]:
 
 
 def device_info() -> dict[str, Any]:
-    """The device and number of threads PyTorch uses, if it is installed."""
+    """Returns PyTorch's device and number of threads; empty if it is not installed."""
     if unavailable_reason("torch") is not None:
         return {}
     from fm.benchmark.peers import pytorch

@@ -28,7 +28,7 @@ def train_step(
     *,
     compiled: bool,
 ) -> Candidate:
-    """Next-token loss, gradients, clipping and AdamW, on the same batch every time.
+    """Returns a PyTorch train step on a fixed batch: loss, gradients, clipping and AdamW.
 
     Args:
       params: as `fm.model.transformer.init` returns them.
@@ -72,7 +72,7 @@ def train_step(
 
 
 def to_tensors(params: dict, config: ModelConfig) -> dict[str, Any]:
-    """Our parameters as tensors, one dict per layer."""
+    """Converts our parameters to PyTorch tensors, with one dict per layer."""
 
     def leaf(value):
         return pytorch.tensor(np.asarray(value), "float32", requires_grad=True)
@@ -85,7 +85,7 @@ def to_tensors(params: dict, config: ModelConfig) -> dict[str, Any]:
 
 
 def rotary_cos_sin(length: int, config: ModelConfig) -> tuple[Any, Any]:
-    """Cosines and sines of every position, [1, L, 1, C/2]."""
+    """Returns the RoPE cosines and sines of every position, [1, L, 1, C/2] each."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-np.arange(half, dtype=np.float32) / half)
     angles = (np.arange(length, dtype=np.float32)[:, None] * frequencies)[None, :, None]
@@ -93,7 +93,7 @@ def rotary_cos_sin(length: int, config: ModelConfig) -> tuple[Any, Any]:
 
 
 def loss(weights: dict, tokens: Any, rope: tuple[Any, Any], config: ModelConfig) -> Any:
-    """Mean negative log-likelihood of every token given those before it in its row."""
+    """Returns the mean negative log-likelihood of every next token, in nats."""
     B, L = tokens.shape
     H, K, C = config.num_heads, config.num_kv_heads, config.head_dim
     x = _rms_norm(F.embedding(tokens, weights["streams"]["token_embedding"]), config)

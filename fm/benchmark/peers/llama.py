@@ -28,7 +28,7 @@ _NAMES = {
 def generation(
     params: dict, prompts_BL: np.ndarray, config: ModelConfig, new_tokens: int
 ) -> Candidate:
-    """Greedy continuations of prompts of one length, int64 [B, L + new_tokens].
+    """Returns a candidate that greedily continues prompts, giving int64 [B, L + new_tokens].
 
     Args:
       params: of the model.
@@ -55,7 +55,7 @@ def generation(
 
 
 def to_llama(params: dict, config: ModelConfig) -> Any:
-    """`LlamaForCausalLM` with these parameters."""
+    """Returns a `transformers.LlamaForCausalLM` that holds our parameters."""
     options: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,

@@ -16,7 +16,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def device() -> str:
-    """ "cuda" if PyTorch has a GPU, else "cpu".
+    """Returns "cuda" if PyTorch has a GPU, else "cpu".
 
     On a GPU float32 products may use TensorFloat-32, as JAX's do by default.
     """
@@ -27,7 +27,7 @@ def device() -> str:
 
 
 def candidate(function: Callable[..., Any], *arguments: Any, chained: bool = False) -> Candidate:
-    """Calls a function with the same arguments every time; the first call, here, compiles it.
+    """Compiles a PyTorch function by one call; returns a candidate that repeats that call.
 
     Raises:
       NotImplementedError: PyTorch cannot run it here; the reason is its own first line.
@@ -53,19 +53,19 @@ def candidate(function: Callable[..., Any], *arguments: Any, chained: bool = Fal
 
 
 def wait(_: Any) -> None:
-    """Returns once the GPU is done; on a CPU every call is done when it returns."""
+    """Blocks until the GPU is done; returns at once on a CPU, where calls are synchronous."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def tensor(array: np.ndarray, dtype: str, *, requires_grad: bool = False) -> Any:
-    """Copies a float array to PyTorch's device."""
+    """Copies an array to a float tensor on PyTorch's device."""
     x = torch.tensor(np.asarray(array), device=device()).to(DTYPES[dtype])
     return x.requires_grad_(requires_grad)
 
 
 def gemm(x: np.ndarray, y: np.ndarray, dtype: str) -> Candidate:
-    """x y."""
+    """Returns a candidate that computes the matrix product x @ y."""
     return candidate(torch.mm, tensor(x, dtype), tensor(y, dtype))
 
 
@@ -80,7 +80,7 @@ def attention(
     backward: bool,
     kv_length: np.ndarray | None = None,
 ) -> Candidate:
-    """`scaled_dot_product_attention` on [B, H, L, C] tensors; `backward` adds its gradients."""
+    """Returns a candidate for `scaled_dot_product_attention`, with gradients if `backward`."""
 
     def heads_first(x: np.ndarray, requires_grad: bool) -> Any:
         x = np.ascontiguousarray(np.swapaxes(x, 1, 2))
@@ -107,7 +107,7 @@ def attention(
 def cross_entropy(
     head_DV: np.ndarray, h_TD: np.ndarray, targets_T: np.ndarray, dtype: str
 ) -> Candidate:
-    """Mean cross-entropy over full logits, and its gradients to the head and its input."""
+    """Returns a candidate for mean cross-entropy over full logits, with its gradients."""
     head = tensor(head_DV, "float32", requires_grad=True)
     h = tensor(h_TD, dtype, requires_grad=True)
     targets = torch.tensor(targets_T, device=device()).long()

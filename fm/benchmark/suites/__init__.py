@@ -21,7 +21,7 @@ from fm.benchmark.suites import (
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A group of cases.
+    """A named group of benchmark cases: title, function that yields cases, figure color.
 
     Attributes:
       title: heading on the page.

@@ -22,7 +22,7 @@ from fm.benchmark.timing import jax_candidate
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """Lengths x head dimensions x dtypes x masks x passes, the number of tokens held constant."""
+    """Yields attention cases (length, head dimension, dtype, mask, pass) of equally many tokens."""
     if config.quick:
         grid = itertools.product((32,), (16,), ("float32",), (True,), (False, True))
         num_tokens, width = 64, 32
@@ -97,7 +97,7 @@ def _case(
 
 
 def cache_cases(config: BenchConfig) -> Iterator[Case]:
-    """One query against caches of three lengths, with as many key heads as heads and with fewer."""
+    """Yields decoding cases: one query against KV caches of three lengths, MHA and GQA."""
     if config.quick:
         yield _cache_case(config, (2, 32, 2, 1, 16), "float32")
         return
@@ -167,12 +167,12 @@ def _by_implementation(
 def attention_flops(
     shape: tuple[int, ...], num_keys: int, *, causal: bool, backward: bool
 ) -> float:
-    """FLOPs of queries [B, L, H, C] against `num_keys` keys; see the top of the file."""
+    """Returns FLOPs of attention of queries [B, L, H, C] to `num_keys` keys (causal: half)."""
     B, L, H, C = shape
     return 4.0 * B * H * L * num_keys * C * (0.5 if causal else 1.0) * (3.5 if backward else 1.0)
 
 
 def random_arrays(config: BenchConfig, shape: tuple[int, ...], dtype: str) -> list[jax.Array]:
-    """Queries, keys, values and a gradient of the output, standard normal."""
+    """Returns random normal queries, keys, values and output gradient."""
     rng = np.random.default_rng(config.seed)
     return [jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for _ in range(4)]

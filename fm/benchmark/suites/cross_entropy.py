@@ -19,7 +19,7 @@ from fm.model.cross_entropy import fused_linear_cross_entropy
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """Numbers of predictions T, model dimensions D and vocabularies V."""
+    """Yields linear cross-entropy cases over number of targets, model dimension and vocabulary."""
     sizes = [(8192, 128, 4096), (4096, 384, 8192), (2048, 384, 50304)]
     if config.on_accelerator:
         sizes = [(16384, 768, 50304)]
@@ -66,7 +66,7 @@ def _case(config: BenchConfig, size: tuple[int, int, int], dtype: str) -> Case:
 def full_logits_cross_entropy(
     head_DV: jax.Array, h_TD: jax.Array, targets_T: jax.Array
 ) -> jax.Array:
-    """Mean negative log-likelihood of the targets, every logit held in float32."""
+    """Returns the mean negative log-likelihood, computed from float32 logits of all targets."""
     logits_TV = (h_TD @ head_DV.astype(h_TD.dtype)).astype(jnp.float32)
     log_p_TV = jax.nn.log_softmax(logits_TV, axis=-1)
     return -jnp.mean(jnp.take_along_axis(log_p_TV, targets_T[:, None], axis=-1))
@@ -75,7 +75,7 @@ def full_logits_cross_entropy(
 def random_arrays(
     config: BenchConfig, size: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A head [D, V], its input [T, D] and targets [T]."""
+    """Returns a random head [D, V], its input [T, D] and targets [T]."""
     T, D, V = size
     rng = np.random.default_rng(config.seed)
     head_DV = rng.standard_normal((D, V), np.float32) * D**-0.5

@@ -42,7 +42,7 @@ _NUM_RATES = 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EnsembleProblem:
-    """What the members train; their seeds and learning rates differ."""
+    """A model, objective and batches to train as an ensemble over seeds and learning rates."""
 
     name: str
     model: ModelConfig
@@ -74,7 +74,7 @@ class EnsembleProblem:
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """Members so small that dispatch dominates, and of the sizes `compare` pretrains.
+    """Yields cases that train an ensemble, vmapped and separately, on small and real models.
 
     Eight on a CPU, and as many as keep it busy on an accelerator.
     """
@@ -86,7 +86,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def problems(config: BenchConfig) -> list[EnsembleProblem]:
-    """The tiny one, then images and text as `compare` pretrains them."""
+    """Returns the problems: a tiny one, then images and text as `compare` pretrains them."""
     count = 3 if config.quick else 32 if config.on_accelerator else 8
     configs = [dataclasses.replace(config, seed=config.seed + r) for r in range(count)]
     tiny, large = step_shape(1, 32, 16, 4, 64), compare_shape()
@@ -177,7 +177,7 @@ def _separate_candidate(problem: EnsembleProblem) -> Candidate:
 
 
 def run_sweep(problem: EnsembleProblem, num_steps: int) -> Metrics:
-    """Compiles and takes the steps of all members as one program; the last metrics."""
+    """Trains all members as one vmapped program; returns the metrics of the last step."""
     states, rest = _sweep_arguments(problem)
     n_R = np.zeros(len(problem.batches), np.int32)
     do_step, metrics = _sweep_step(problem), {}
@@ -187,7 +187,7 @@ def run_sweep(problem: EnsembleProblem, num_steps: int) -> Metrics:
 
 
 def run_separately(problem: EnsembleProblem, num_steps: int) -> Metrics:
-    """Compiles and takes the steps of every member; the last metrics, stacked."""
+    """Trains the members one after another; returns their last metrics, stacked."""
     do_steps = _separate_steps(problem)
     return sweep.stack_trees([do_steps() for _ in range(num_steps)][-1])
 

@@ -61,7 +61,7 @@ class _Workload:
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """1 and 8 short prompts and a long one, against `transformers`; then a small model."""
+    """Yields text generation cases over prompt lengths and batch sizes, against `transformers`."""
     if config.quick:
         tiny = dataclasses.replace(
             SMOLLM2,
@@ -119,7 +119,7 @@ def _case(work: _Workload, name: str, config: BenchConfig) -> Case:
 
 
 def random_params(model: ModelConfig, seed: int) -> dict:
-    """Normal with standard deviation 0.02, norm scales one: untrained, but no layer is a no-op."""
+    """Returns random parameters (normal, std 0.02; norm scales one) of an untrained model."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: init(jax.random.key(0), model))
 

@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """One size, both dtypes."""
+    """Yields square matrix products of one size in each dtype."""
     n = config.gemm_size
     for dtype in DTYPES:
 
@@ -34,13 +34,13 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def gemm_candidate(config: BenchConfig, dtype: str) -> tuple[Candidate, float]:
-    """Compiles the product; returns it with its FLOPs (a multiply-add is two)."""
+    """Returns a compiled matrix product and its FLOPs (a multiply-add counts two)."""
     x, y = (jnp.asarray(each, dtype) for each in _factors(config))
     return jax_candidate(jnp.matmul, x, y), 2.0 * config.gemm_size**3
 
 
 def bandwidth_candidate(config: BenchConfig) -> tuple[Candidate, int]:
-    """Reads and writes an array too large for a cache; returned with the bytes that moves."""
+    """Returns a compiled copy of an array too large for caches, and the bytes it moves."""
     size = (1 << 20) if config.quick else (1 << 28) if config.on_accelerator else (1 << 25)
     x = jnp.ones(size, jnp.float32)
     return jax_candidate(lambda x: x + 1.0, x), 2 * 4 * size

@@ -26,7 +26,7 @@ _QUICK_VALUES = {"seq_len": (8, 16, 32), "batch_size": (1, 2, 4)}
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """One size varied at a time, the others at their base."""
+    """Yields train-step cases that vary one size at a time."""
     base, axes = (_QUICK_BASE, _QUICK_VALUES) if config.quick else (_BASE, _VALUES)
     for axis, values in axes.items():
         for value in values:
@@ -44,7 +44,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def fit_exponents(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fits the growth along each axis that has two result rows or more.
+    """Fits a power law of the cost along each axis that has at least two rows.
 
     Returns:
       Dictionaries of `axis`, `values`, `seconds`, `exponent` (of time) with its standard error
@@ -75,7 +75,7 @@ def fit_exponents(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def fit_exponent(values: Sequence[float], costs: Sequence[float]) -> tuple[float, float | None]:
-    """Fits cost ~ value^e by least squares of the logarithms.
+    """Fits cost ~ value^e by least squares in logarithms; returns e and its standard error.
 
     Returns:
       e and its standard error, None from fewer than three points.

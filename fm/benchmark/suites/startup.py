@@ -18,7 +18,7 @@ from fm.benchmark.suites.train_step import StepShape, step_shape
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """The smaller of nanoGPT's two small sizes."""
+    """Yields the case of starting a process and taking the first step of a small model."""
     shape = step_shape(1, 32, 16, 2, 64) if config.quick else step_shape(4, 128, 64, 12, 256)
     yield Case(
         suite="startup",
@@ -45,7 +45,7 @@ def _candidate(shape: StepShape, *, cold: bool) -> Candidate:
 
 
 def run_first_step(shape: StepShape, cache: pathlib.Path) -> str:
-    """Runs `fm.benchmark.first_step` in a new process and returns what it printed."""
+    """Runs `fm.benchmark.first_step` in a new process; returns its standard output."""
     model = shape.model
     sizes = (model.num_layers, model.d_model, shape.seq_len, shape.batch_size, model.vocab_size)
     command = [sys.executable, "-m", "fm.benchmark.first_step", str(cache), *map(str, sizes)]

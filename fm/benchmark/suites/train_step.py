@@ -35,7 +35,7 @@ _NUM_STEPS = 100_000  # no schedule ends while a case is timed
 
 @dataclasses.dataclass(frozen=True)
 class StepShape:
-    """A model and the shape of its batch."""
+    """A model config with the sequence length and size of its batch."""
 
     model: ModelConfig
     seq_len: int
@@ -56,7 +56,7 @@ def step_shape(
     vocab_size: int,
     num_heads: int = 0,
 ) -> StepShape:
-    """A text model of mlp_dim 4 d_model and, by default, head_dim 32 below d_model 256, else 64."""
+    """Returns a text model of the given sizes with mlp_dim 4 d_model, and its batch shape."""
     num_heads = num_heads or max(1, d_model // (64 if d_model >= 256 else 32))
     model = ModelConfig(
         num_layers, d_model, num_heads, num_heads, 4 * d_model, vocab_size=vocab_size
@@ -65,14 +65,14 @@ def step_shape(
 
 
 def compare_shape() -> StepShape:
-    """What `experiments.compare` pretrains on text."""
+    """Returns the text model and batch shape that `experiments.compare` pretrains."""
     recipe = presets.text_recipe()
     model = dataclasses.replace(recipe.model, vocab_size=recipe.vocab_size)
     return StepShape(model, recipe.seq_len, recipe.batch_size)
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """nanoGPT's two small sizes, the size `compare` uses, and on an accelerator GPT-2's."""
+    """Yields train steps of nanoGPT's small sizes and `compare`'s; on accelerators also GPT-2's."""
     if config.quick:
         yield next_token_case("train_step", step_shape(1, 32, 16, 2, 64), "float32", config)
         return
@@ -103,7 +103,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def next_token_case(suite: str, shape: StepShape, dtype: str, config: BenchConfig) -> Case:
-    """A step that predicts every next token, with AdamW; against PyTorch, eager and compiled."""
+    """Returns a next-token train step with AdamW, against PyTorch eager and compiled."""
     model = dataclasses.replace(shape.model, dtype=dtype)
     batch = random_tokens(shape, config)
     # A scanned stack compiles faster and unrolled layers run faster: on a CPU only the latter.
@@ -138,7 +138,7 @@ def next_token_case(suite: str, shape: StepShape, dtype: str, config: BenchConfi
 
 
 def remat_cases(config: BenchConfig) -> Iterator[Case]:
-    """A step on long sequences under each policy of `ModelConfig.remat_policy`.
+    """Yields train steps on long sequences under each `ModelConfig.remat_policy`.
 
     One size and two lengths on a CPU; on an accelerator GPT-2's at 16k.
     """
@@ -170,7 +170,7 @@ def remat_cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def input_cases(config: BenchConfig) -> Iterator[Case]:
-    """A batch alone, and training with the input pipeline against training on one batch.
+    """Yields the input pipeline alone, and training with it against training on a fixed batch.
 
     The loop takes the next batch while the last step runs; the difference is what the pipeline
     costs.
@@ -215,7 +215,7 @@ def train_step_candidate(
     tokens_BL: np.ndarray,
     next_batch: Callable[[], dict] | None = None,
 ) -> Candidate:
-    """Compiles the train step and takes one more step per call.
+    """Returns a compiled train step as a candidate; each call takes a further step.
 
     The batch comes from the host every time and the state is donated, as in the training loop.
 
@@ -254,14 +254,14 @@ def train_step_candidate(
 
 
 def random_tokens(shape: StepShape, config: BenchConfig) -> np.ndarray:
-    """Tokens drawn uniformly from the vocabulary, int32 [B, L]."""
+    """Returns uniformly random token ids, int32 [B, L]."""
     rng = np.random.default_rng(config.seed)
     size = (shape.batch_size, shape.seq_len)
     return rng.integers(0, shape.model.vocab_size, size, dtype=np.int32)
 
 
 def whole_rows(tokens_BL: np.ndarray) -> dict[str, np.ndarray]:
-    """A batch in which every row is one document."""
+    """Returns a batch of tokens [B, L] in which every row is one document."""
     B, L = tokens_BL.shape
     return {
         "tokens": tokens_BL,
@@ -271,7 +271,7 @@ def whole_rows(tokens_BL: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def packed_batches(shape: StepShape, config: BenchConfig) -> Batches:
-    """Endless batches of packed documents, of lengths uniform up to a whole row."""
+    """Returns endless batches of packed random documents, of lengths up to a whole row."""
     rng = np.random.default_rng(config.seed)
     documents = [
         rng.integers(0, shape.model.vocab_size, length, dtype=np.int32)
@@ -283,7 +283,7 @@ def packed_batches(shape: StepShape, config: BenchConfig) -> Batches:
 
 
 def attention_name(model: ModelConfig, shape: StepShape) -> str:
-    """The attention implementation that runs inside the step."""
+    """Returns the name of the attention implementation that the train step uses."""
     if model.attention:
         return model.attention
     rows = (shape.batch_size, shape.seq_len)
@@ -294,7 +294,7 @@ def attention_name(model: ModelConfig, shape: StepShape) -> str:
 
 
 def step_flops(model: ModelConfig, objective: Objective, shape: StepShape) -> float:
-    """FLOPs of one step."""
+    """Returns the FLOPs of one training step."""
     total = 0.0
     for name, rows in objectives.objective_rows(objective, shape.batch_size).items():
         length, num_predictions = flops.sequence_token_counts(

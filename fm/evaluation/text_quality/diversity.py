@@ -13,7 +13,7 @@ _ZIPF_RANKS, _MAX_EXPONENT = 500, 10.0
 
 
 def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
-    """Returns a statistic: distinct n-grams over all n-grams of the texts (Li et al. 2016, sec. 5).
+    """Returns a `StatisticFn`: distinct n-grams over all n-grams (Li et al. 2016, sec. 5).
 
     It falls with the number of words, so only samples of equal size compare.
     """
@@ -26,7 +26,7 @@ def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
 
 
 def zipf_exponent(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
-    """Returns a statistic: the exponent s of frequency ~ rank^-s (Zipf 1949).
+    """Returns a `StatisticFn`: the exponent s of word frequency ~ rank^-s (Zipf 1949).
 
     Least squares of log frequency on log rank over the 500 most frequent words. It is about 1 in
     real text and higher where few words dominate; capped at 10, which stands for a single word.
@@ -52,7 +52,7 @@ def _negative_slopes(sorted_RV: np.ndarray) -> np.ndarray:
 
 
 def repetition_counts(texts: list[list[str]], n: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each text's n-grams that occurred before in it, and all its n-grams, int [N] each.
+    """Returns per text the number of n-grams that repeat an earlier one, and of all, int [N] each.
 
     Their ratio is rep-n (Welleck et al. 2020, sec. 6).
     """
@@ -62,7 +62,7 @@ def repetition_counts(texts: list[list[str]], n: int = 4) -> tuple[np.ndarray, n
 
 
 def self_bleu(texts: list[list[str]], others: int = 16) -> np.ndarray:
-    """Returns the BLEU of each text against others of the sample, 0 to 1, float64 [N].
+    """Returns the BLEU of each text against other texts of the sample, 0 to 1, float64 [N].
 
     Zhu et al. 2018, but against the next `others` texts (cyclically) instead of all: a fixed number
     makes samples comparable and the cost linear. An interval over these values treats the others as

@@ -35,7 +35,7 @@ def half_sample_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Returns the statistic of all texts and its confidence interval over texts of this kind.
+    """Returns a statistic of all texts with its confidence interval over the draw of texts.
 
     Args:
       statistic: see `StatisticFn`.
@@ -60,7 +60,7 @@ def half_sample_interval(
 
 
 def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> StatisticFn:
-    """Returns a statistic: the ratio of two sums over texts, such as bits per byte; 0 over 0."""
+    """Returns a `StatisticFn`: the weighted ratio of two sums over texts; 0 / 0 is 0."""
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:
         denominators_R = weights_RN @ np.asarray(denominators_N, float)
@@ -71,12 +71,12 @@ def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> Sta
 
 
 def mean_statistic(values_N: np.ndarray) -> StatisticFn:
-    """Returns a statistic: the mean over texts of one number each."""
+    """Returns a `StatisticFn`: the weighted mean over texts of one value per text."""
     return ratio_statistic(values_N, np.ones(len(values_N)))
 
 
 def wilson_interval(hits: int, num_texts: int, *, level: float = 0.95) -> Interval:
-    """Returns the fraction of hits with its Wilson (1927) interval, valid for 0 and all hits too.
+    """Returns the fraction `hits / num_texts` with its Wilson (1927) confidence interval.
 
     Raises:
       ValueError: no texts, or more hits than texts.

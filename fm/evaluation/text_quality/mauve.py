@@ -26,7 +26,7 @@ _NUM_MIXTURES = 25
 
 
 class Embedder(Protocol):
-    """Maps texts to vectors, float32 [N, E]."""
+    """Protocol of a text embedder: maps N texts to vectors, float32 [N, E]."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ def unit_length(vectors_NE: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfidfEmbedder:
-    """TF-IDF of words and word pairs, reduced by SVD; from `fit_tfidf_embedder`."""
+    """A fitted embedder: TF-IDF of words and word pairs, reduced by truncated SVD."""
 
     name: str
     _vectorizer: Any
@@ -59,7 +59,7 @@ class TfidfEmbedder:
 
 
 def fit_tfidf_embedder(texts: Sequence[str], size: int = 64) -> TfidfEmbedder:
-    """Fits TF-IDF of words and word pairs with truncated SVD (latent semantic analysis).
+    """Fits TF-IDF of words and word pairs with truncated SVD; returns the embedder.
 
     Args:
       texts: real texts of all domains to be compared.
@@ -81,7 +81,7 @@ def fit_tfidf_embedder(texts: Sequence[str], size: int = 64) -> TfidfEmbedder:
 
 
 def mauve(real_NE: np.ndarray, sample_ME: np.ndarray, *, seed: int = 0) -> StatisticFn:
-    """Returns a statistic: the MAUVE area between a sample and all real texts.
+    """Returns a `StatisticFn`: the MAUVE area (0..1) between weighted samples and real texts.
 
     There is one cluster per ten texts, as in the paper, and at least 2. Clusters and real texts
     are fixed under resampling. The area grows with the number of texts, so only samples of equal

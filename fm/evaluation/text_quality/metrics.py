@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """A text quality metric as reports show it: name, title, better direction and format.
 
     Attributes:
       name: key in results.

@@ -14,7 +14,7 @@ _UNKNOWN_WORD, _TEXT_END = -1, -2
 
 
 class TrainingNgrams:
-    """Index of the n-grams of training text, by 64-bit hash.
+    """A hashed index of the n-grams of training texts, to measure novelty and copying.
 
     Memory: 16 bytes per word, and 16 more while it is built (10 M words: 160 MB). For copied runs
     the hash only finds candidates, whose words are then compared. Two n-grams share a hash once in

@@ -24,17 +24,17 @@ _ALLOWED_RUNS = frozenset(".-_=*")  # people write these in rows too
 
 
 def split_words(text: str) -> list[str]:
-    """Returns the lower-case runs of letters and digits, and each punctuation mark by itself."""
+    """Splits a text into lower-case words and single punctuation marks."""
     return _WORD.findall(text.lower())
 
 
 def ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
-    """Returns every run of n words, in order."""
+    """Returns every n-gram of a word list, in order, repeats included."""
     return list(zip(*(words[start:] for start in range(n)), strict=False))
 
 
 def ngram_counts(texts: list[list[str]], n: int) -> scipy.sparse.csr_array:
-    """Returns how often each n-gram occurs in each text, float64 [N, distinct n-grams]."""
+    """Returns n-gram counts as a sparse matrix, float64 [N, distinct n-grams]."""
     columns_of: dict[tuple[str, ...], int] = {}
     rows, columns = [], []
     for row, words in enumerate(texts):
@@ -46,7 +46,7 @@ def ngram_counts(texts: list[list[str]], n: int) -> scipy.sparse.csr_array:
 
 
 def find_faults(text: str) -> tuple[str, ...]:
-    """Returns the keys of `FAULTS` that apply to a text; a valid text has none."""
+    """Returns the keys of `FAULTS` that apply to a text; empty for a well-formed text."""
     found = []
     if not any(character.isalnum() for character in text):
         found.append("empty")
