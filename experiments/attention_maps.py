@@ -193,13 +193,13 @@ def _facts(run: str, found: PretrainedModel, description: str) -> tuple[tuple[st
         f"masked tokens ({objective.mask_ratio:.0%} masked)": objective.masked_lm,
         f"bag of words ({objective.mask_ratio:.0%} masked and left out)": objective.bag_of_words,
     }
-    asked = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share)
+    objectives = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share)
     layers = f"{model.num_layers} layer{'s' if model.num_layers > 1 else ''}"
     heads = f"{model.num_heads} head{'s' if model.num_heads > 1 else ''}"
     return (
         ("Input", description),
         ("Model", f"{run}: {layers} of {heads}, {model.d_model} wide"),
-        ("Pretrained on", asked),
+        ("Pretrained on", objectives),
     )
 
 

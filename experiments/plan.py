@@ -111,8 +111,8 @@ def format_plan(plan: Plan) -> str:
         *(["  nothing"] if not plan.collectives else []),
         "",
         f"FLOPs per step {plan.flops:.3e}, per device {plan.flops / request.num_chips:.3e}",
-        f"time per step {plan.step_seconds:.3f} s: compute at {rate} {plan.compute_seconds:.3f} s, "
-        f"communication {plan.communication_seconds:.3f} s, {overlap}",
+        f"time per step {plan.step_seconds:.3f} s: compute {plan.compute_seconds:.3f} s at {rate},",
+        f"  communication {plan.communication_seconds:.3f} s, {overlap}",
         f"{tokens / plan.step_seconds:,.0f} tokens/s; 20 tokens per parameter in "
         f"{chinchilla_hours:.1f} hours",
         "",

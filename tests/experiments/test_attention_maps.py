@@ -19,7 +19,7 @@ MODELS = dataclasses.replace(MODEL, num_layers=2, num_heads=2, num_kv_heads=2)
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A folder each, laid out as `compare` does: the tokenizer beside the seeds."""
+    """A folder per modality, laid out as by `compare`: the tokenizer beside the seeds."""
     home = tmp_path_factory.mktemp("pretrained")
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
     corpora = {"text": split(texts(40, 0)[0], None), "image": split(images, None)}
@@ -28,15 +28,15 @@ def pretrained(tmp_path_factory):
         own = recipe(modality, model=MODELS)
         if modality == "image":
             own = dataclasses.replace(own, objective=Objective(causal_lm=0.75, masked_lm=0.25))
-        reads = build_processor(corpus, modality, own, home / modality)
+        processor = build_processor(corpus, modality, own, home / modality)
         folder = folders[modality] = home / modality / "seed-0"
-        pretrain(corpus, modality, own, reads, seed=0, out_dir=folder, run_name=modality)
+        pretrain(corpus, modality, own, processor, seed=0, out_dir=folder, run_name=modality)
     return folders
 
 
 @pytest.fixture
 def look(call, pretrained, tmp_path):
-    """`look(modality, *arguments)` gives the page, after checking the call."""
+    """`look(modality, *arguments)` runs the experiment and returns its page."""
 
     def run(modality, *arguments):
         out = tmp_path / "out"
@@ -65,16 +65,16 @@ def test_a_text(look):
     assert shown[0] == "⟨start⟩" and shown[-1] == "⟨end⟩"
     spelled = "".join(re.sub(" of .", "", name) for name in shown[1:-1])
     assert spelled == "apple·<script>alert(1)</script>·pear·F09F8E88"
-    assert "bidirectional; 100% of pretraining" in page.text
-    assert "cpu; its outputs and the weights shown agree to" in page.text
-    assert "100% bag of hidden tokens" in page.text
+    assert "bidirectional; 100% of pretraining attended this way" in page.text
+    assert "xla_tiled; its output and the weights shown agree within" in page.text
+    assert "100% bag of words (50% masked and left out)" in page.text
 
 
-def test_a_long_text_forward_is_cut(look):
+def test_a_long_text_in_causal_mode_is_cut(look):
     page = look("text", f"--text={'apple pear ' * 50}", "--max_length=7", "--mode=causal")
     assert page.data["length"] == 7 and page.data["causal"] is True
     assert re.search(r"first 7 of \d+ tokens", page.text)
-    assert "causal; 0% of pretraining" in page.text
+    assert "causal; 0% of pretraining attended this way" in page.text
 
 
 def test_an_image_of_another_size_and_mode(look, tmp_path):
@@ -92,8 +92,8 @@ def test_a_test_item_of_each_modality(look, reviews):
     assert "test item 0 of" in page.text and page.data["length"] > 2
 
 
-def test_a_run_laid_out_as_pretrain_does(pretrained, call, tmp_path):
-    """The tokenizer with the checkpoints; it comes before one a folder up."""
+def test_a_run_of_pretrain(pretrained, call, tmp_path):
+    """A tokenizer beside the checkpoints takes precedence over one in the parent folder."""
     run = shutil.copytree(pretrained["text"], tmp_path / "run")
     shutil.copy(pretrained["text"].parent / "tokenizer.json", run)
     (tmp_path / "tokenizer.json").write_text("of something else")
@@ -104,7 +104,7 @@ def test_a_run_laid_out_as_pretrain_does(pretrained, call, tmp_path):
     assert done.code == 2 and "not a saved tokenizer" in done.error
 
 
-def test_what_was_pretrained_is_restored(pretrained):
+def test_processor_and_objective_are_restored(pretrained):
     found = load_pretrained(pretrained["text"])
     assert found.processor.tokenizer.vocab_size == found.processor.model.vocab_size
     assert found.objective == recipe("text").objective
@@ -168,7 +168,7 @@ def test_an_output_folder_that_cannot_be_made(call, pretrained, tmp_path):
         assert done.code == 2 and "file" in done.error
 
 
-def test_another_processes_folder_is_left_alone(call, pretrained, tmp_path, held):
+def test_a_locked_folder_is_left_alone(call, pretrained, tmp_path, held):
     out = tmp_path / "out"
     for name, flags in (
         ("attention_maps", [f"--pretrained={pretrained['text']}", "--text=apple"]),

@@ -70,7 +70,7 @@ def test_input(call, out):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
+def test_a_stopped_run_keeps_its_rows_and_resumes(call, out, monkeypatch):
     seen, measure_case = [], runner.measure_case
 
     def stops(case, *rest):
@@ -83,7 +83,7 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
     monkeypatch.setattr(runner, "measure_case", stops)
     stopped = call("benchmark", *flags)
     assert stopped.code == 130
-    assert "2 of 4 cases are in" in stopped.error and "the same command goes on" in stopped.error
+    assert "2 of 4 cases are in" in stopped.error and "the same command resumes" in stopped.error
     half = json.loads(out.read_text())
     assert not half["finished"] and "stopped before its last case" in (
         out.with_suffix(".html").read_text()
@@ -97,7 +97,7 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(call, out, monkeypatch):
     assert len(seen) == 2 and whole["rows"][:2] == half["rows"] and len(whole["rows"]) == 4
 
 
-def test_a_peer_that_is_not_installed_is_said_on_the_page(call, out, monkeypatch):
+def test_the_page_names_a_baseline_that_is_not_installed(call, out, monkeypatch):
     why = "not installed: pip install -e .[torch]"
     monkeypatch.setattr(
         runner.peer_packages, "missing", lambda peer: why if peer == "torch" else None

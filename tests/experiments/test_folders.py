@@ -1,4 +1,4 @@
-"""A folder where another process works is left alone, whatever the command."""
+"""Every command refuses a folder that another process works in."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Published models from the command line: what they write, and one line for each that is broken."""
+"""Published models from the command line: generated text, and one line for each broken model."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from fm.hf import save_pretrained
 from fm.hf.tokenizer import HFTokenizer
-from tests.hf import helpers_hf as problems
+from tests.hf import helpers_hf
 from tests.hf.helpers_gguf import llama_file
 from tests.hf.helpers_hf import pretrained
 
@@ -19,33 +19,33 @@ PROMPT = "--prompt=w3 w1 w29"
 
 
 def folder(path, name="llama", **fields):
-    """Of a small random model that is whole."""
+    """Writes a small random model."""
     save_pretrained(path, pretrained(name, **fields))
     return path
 
 
-def retold(path, **changes):
-    """The folder with another config.json."""
+def with_config(path, **changes):
+    """Writes a model whose config.json has other values."""
     file = folder(path) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     return path
 
 
 def without(path, name):
-    """The folder with one file less."""
+    """Writes a model and deletes one of its files."""
     (folder(path) / name).unlink()
     return path
 
 
-def cut(path, name, kept):
-    """The folder with only the beginning of a file."""
+def cut(path, name, num_bytes):
+    """Writes a model and truncates one of its files."""
     file = folder(path) / name
-    file.write_bytes(file.read_bytes()[:kept])
+    file.write_bytes(file.read_bytes()[:num_bytes])
     return path
 
 
 def other_tokenizer(path):
-    problems.tokenizer(31).save(folder(path) / "tokenizer.json")
+    helpers_hf.tokenizer(31).save(folder(path) / "tokenizer.json")
     return path
 
 
@@ -65,7 +65,7 @@ def file_of(text, suffix):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
-def test_a_folder_goes_on_with_its_prompt(call, tmp_path, name):
+def test_a_folder_continues_the_prompt(call, tmp_path, name):
     model = folder(tmp_path / "m", name)
     done = call("generate", f"--model={model}", PROMPT, "--max_new_tokens=6", "--temperature=0")
     assert done.code == 0, done.err
@@ -73,14 +73,14 @@ def test_a_folder_goes_on_with_its_prompt(call, tmp_path, name):
     assert words[:3] == ["w3", "w1", "w29"] and len(words) == 9
 
 
-def test_a_gguf_file_goes_on_with_its_prompt(call, tmp_path):
+def test_a_gguf_file_continues_the_prompt(call, tmp_path):
     path = llama_file(tmp_path / "a.gguf", tokenizer__ggml__add_bos_token=True)
     done = call("generate", f"--model={path}", "--prompt=the cat", "--max_new_tokens=5", "--seed=1")
     assert done.code == 0 and done.out.startswith("the cat") and len(done.out) > 10
 
 
-def test_words_that_bring_their_space_stay_apart(call, tmp_path):
-    """As of SentencePiece: decoded alone, what follows would lose its first space."""
+def test_tokens_that_begin_with_a_space_stay_apart(call, tmp_path):
+    """As in SentencePiece: a continuation decoded alone would lose its first space."""
     words = {"<s>": 0} | {f"\N{LOWER ONE EIGHTH BLOCK}w{n}": n for n in range(1, 30)}
     inner = tokenizers.Tokenizer(models.WordLevel(words, unk_token="<s>"))
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -116,15 +116,15 @@ BROKEN = {
         ["model.safetensors is not whole safetensors"],
     ),
     "a family not known": (
-        lambda path: retold(path, model_type="mamba"),
+        lambda path: with_config(path, model_type="mamba"),
         ["'mamba' is not a known family", "gpt2, llama, qwen2, qwen3, bert"],
     ),
     "sizes of another model": (
-        lambda path: retold(path, intermediate_size=41),
+        lambda path: with_config(path, intermediate_size=41),
         ["gate_proj.weight has shape"],
     ),
     "more layers than there are": (
-        lambda path: retold(path, num_hidden_layers=3),
+        lambda path: with_config(path, num_hidden_layers=3),
         ["missing from the weights", "layers.2."],
     ),
     "a tokenizer that does not fit": (
@@ -135,9 +135,9 @@ BROKEN = {
         lambda path: without(path, "tokenizer.json"),
         ["has no tokenizer.json"],
     ),
-    "a model of BERT's kind": (
+    "an encoder": (
         lambda path: folder(path, "bert"),
-        ["fills in what is hidden"],
+        ["is an encoder; it cannot generate text"],
     ),
     "a GGUF file cut short": (cut_gguf, ["is not a readable GGUF file", "ends before tensor"]),
     "a GGUF file that is none": (file_of("GGML", ".gguf"), ["does not begin with GGUF"]),
@@ -154,13 +154,13 @@ def test_a_broken_model_is_one_line(call, tmp_path, kind):
 @pytest.mark.parametrize(
     ("prompt", "parts"),
     [
-        (" ".join(["w5"] * 70), ["prompt of 70 tokens", "max_tokens=4", "context of 64"]),
-        (" ".join(["w5"] * 61), ["prompt of 61 tokens", "context of 64"]),
+        (" ".join(["w5"] * 70), ["prompt of 70 tokens", "max_new_tokens=4", "max_seq_len of 64"]),
+        (" ".join(["w5"] * 61), ["prompt of 61 tokens", "max_seq_len of 64"]),
         (" ", ["a prompt must hold at least one token"]),
         ("w5 \udcff", ["--prompt is not UTF-8"]),
     ],
 )
-def test_a_prompt_that_cannot_be_gone_on_with(call, tmp_path, prompt, parts):
+def test_a_prompt_that_cannot_be_continued(call, tmp_path, prompt, parts):
     model = folder(tmp_path / "m")
     done = call("generate", f"--model={model}", f"--prompt={prompt}", "--max_new_tokens=4")
     assert done.code == 2 and all(part in done.error for part in parts), done.err
@@ -170,7 +170,9 @@ def test_a_known_name_that_does_not_generate(call, tmp_path, monkeypatch):
     model = folder(tmp_path / "m", "bert")
     monkeypatch.setattr("fm.hf.model_zoo.fetch_named", lambda name: model)
     done = call("generate", "--model=minilm-l6", PROMPT)
-    assert done.code == 2 and "--model=minilm-l6 fills in what is hidden" in done.error
+    assert (
+        done.code == 2 and "--model=minilm-l6 is an encoder; it cannot generate text" in done.error
+    )
 
 
 def test_starting_loads_no_other_framework():

@@ -1,4 +1,4 @@
-"""Experiments on a mesh, and as several processes."""
+"""Experiments on a mesh and in several processes."""
 
 import json
 import os
@@ -39,7 +39,7 @@ ROOT = pathlib.Path(__file__).parents[2]
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_flags_that_cannot_be(call, tmp_path, flags, parts):
+def test_bad_flags(call, tmp_path, flags, parts):
     done = call("pretrain", "--dataset=digits", *flags, f"--out={tmp_path / 'out'}")
     assert done.code == 2 and all(part in done.error for part in parts), done.error
     assert not (tmp_path / "out").exists()
@@ -52,7 +52,7 @@ def test_flags_that_cannot_be(call, tmp_path, flags, parts):
         *("attention_maps", "plan"),
     ],
 )
-def test_what_runs_a_model_has_the_flag(call, name):
+def test_experiments_that_run_a_model_have_the_flag(call, name):
     assert "--mesh=" in call(name, "--help").out
 
 
@@ -123,9 +123,9 @@ def test_two_processes_are_as_one(tmp_path):
         )
         for n in range(2)
     ]
-    told = [each.communicate(timeout=900) for each in (*one, *two)]
-    assert [each.returncode for each in (*one, *two)] == [0, 0, 0], told
-    assert ["summary.json" in out for out, _ in told] == [True, True, False]
+    outputs = [each.communicate(timeout=900) for each in (*one, *two)]
+    assert [each.returncode for each in (*one, *two)] == [0, 0, 0], outputs
+    assert ["summary.json" in out for out, _ in outputs] == [True, True, False]
     one, two = (
         json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")
     )
@@ -148,10 +148,10 @@ def test_a_model_is_read_on_a_mesh(call, tmp_path, tiny):
         _process(2, "attention_maps", *look, "--mesh=data:2"),
         _process(1, "attention_maps", *look, "--mesh=tensor:1"),
     ]
-    told = [each.communicate(timeout=900) for each in started]
-    assert [each.returncode for each in started] == [0, 2, 2, 0], told
-    assert "--samples=1: a mesh of data x fsdp = 4 takes a multiple of that" in told[1][1]
-    assert "one input is looked at: a mesh of data x fsdp = 2" in told[2][1]
+    outputs = [each.communicate(timeout=900) for each in started]
+    assert [each.returncode for each in started] == [0, 2, 2, 0], outputs
+    assert "--samples=1: must be a multiple of data x fsdp = 4 on this mesh" in outputs[1][1]
+    assert "one input is shown: must be a multiple of data x fsdp = 2 on this mesh" in outputs[2][1]
     one, four = (sorted((tmp_path / name).glob("*.png")) for name in ("one", "four"))
     assert len(one) == 4
     for a, b in zip(one, four, strict=True):

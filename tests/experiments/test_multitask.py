@@ -1,10 +1,10 @@
-"""Flags of the study of one model for many tasks: wrong ones are one line, before any data."""
+"""Bad flags of experiments.multitask are refused in one line before any data is loaded."""
 
 import pytest
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         (["--arms=joint"], "--arms=joint: takes two or more different arms"),
         (
@@ -29,7 +29,7 @@ import pytest
         (["--tasks=no such data"], "unknown data set 'no such data'"),
     ],
 )
-def test_bad_flags_are_one_line(call, tmp_path, flags, says):
-    made = call("multitask", *flags, f"--out={tmp_path / 'out'}")
-    assert made.code == 2 and says in made.error
+def test_bad_flags_are_one_line(call, tmp_path, flags, message):
+    done = call("multitask", *flags, f"--out={tmp_path / 'out'}")
+    assert done.code == 2 and message in done.error
     assert not (tmp_path / "out").exists()

@@ -14,13 +14,13 @@ from fm import hf
 from fm.files import cache_dir
 from fm.study import presets
 from tests.experiments.helpers_texts import two_class_texts
-from tests.hf import helpers_hf as problems
+from tests.hf import helpers_hf
 from tests.study.test_joint_pretraining import RECIPE
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_a_summary_and_finished_is_said(call, tmp_path, tiny):
+def test_a_summary_and_a_second_run(call, tmp_path, tiny):
     again = "pretrain", "--dataset=digits", "--steps=3", f"--out={tmp_path}"
     done = call(*again)
     assert done.code == 0, done.err
@@ -50,22 +50,22 @@ def test_two_runs_into_one_folder(call, tmp_path, tiny, held):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--dataset=digits", "--mixture=digits:1"], ["--mixture", "not with digits alone"]),
-        (["--dataset=digits,docstrings", "--mixture=a:1"], ["--mixture=a:1", "of digits, docst"]),
+        (["--dataset=digits", "--mixture=digits:1"], ["--mixture", "not for digits alone"]),
+        (["--dataset=digits,docstrings", "--mixture=a:1"], ["--mixture=a:1", "for digits, docst"]),
         (["--dataset=digits,docstrings", "--mixture=digits:0"], ["weights above 0"]),
         (["--dataset=digits,digits"], ["each data set once"]),
-        (["--dataset=digits,docstrings", "--objective=causal_lm:1"], ["goes with one data set"]),
+        (["--dataset=digits,docstrings", "--objective=causal_lm:1"], ["is for one data set"]),
         (["--dataset=digits,docstrings", "--captioned=photos"], ["--captioned=photos", "some of"]),
     ],
 )
-def test_a_mixture_that_cannot_be(call, tmp_path, flags, parts):
+def test_a_bad_mixture(call, tmp_path, flags, parts):
     done = call("pretrain", *flags, f"--out={tmp_path / 'out'}")
     assert done.code == 2 and all(part in done.error for part in parts), done.error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_several_data_sets_make_one_model_that_makes_pictures(
+def test_several_data_sets_train_one_model_that_samples_images(
     call, tmp_path, tiny, reviews, monkeypatch
 ):
     small = dataclasses.replace(RECIPE, batch_size=6)
@@ -102,14 +102,14 @@ def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
     probe = call(*flags, "--adapt=probe", f"--out={tmp_path / 'probe'}")
     assert probe.code == 0 and "adapt probe" in probe.out
     text = call(*flags[:2], f"--dataset={reviews(reviews.rows)}", f"--out={tmp_path / 'text'}")
-    assert text.code == 2 and "take a model pretrained on text" in text.error
+    assert text.code == 2 and "takes a model pretrained on such text" in text.error
 
 
 @pytest.mark.slow
 def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
     inputs, labels = two_class_texts(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
-    hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
+    hf.save_pretrained(tmp_path / "model", helpers_hf.pretrained("llama"))
     flags = "adapt", f"--pretrained={tmp_path / 'model'}", f"--dataset={path}", "--labels=20"
     asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--max_length=16"
     for method in ("full", "probe", "lora", "prompt"):
@@ -134,16 +134,16 @@ def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
 
 
 @pytest.mark.slow
-def test_ablate_holds_values_side_by_side(call, tmp_path, tiny):
+def test_ablate_compares_values(call, tmp_path, tiny):
     flags = ("--tasks=digits", "--arms=scratch,in_domain", "--label_budgets=20", "--seeds=2")
-    done = call("ablate", "--field=finetune.steps", "--values=1,4", *flags, f"--out={tmp_path}")
+    done = call("ablate", "--field=finetune.min_steps", "--values=1,4", *flags, f"--out={tmp_path}")
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} >= {
-        "finetune.steps=1",
-        "finetune.steps=4",
+        "finetune.min_steps=1",
+        "finetune.min_steps=4",
     }
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["experiment"] == "ablate finetune.steps"
+    assert results["experiment"] == "ablate finetune.min_steps"
     assert (tmp_path / "report.html").exists() and results["headline"] in done.out
 
 
@@ -160,24 +160,24 @@ def _start(out):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path):
-    broken = _start(tmp_path / "broken")
-    journal = tmp_path / "broken" / "metrics.jsonl"
-    while broken.poll() is None and not (journal.exists() and journal.read_text()):
+def test_an_interrupted_run_equals_an_undisturbed_one(tmp_path):
+    process = _start(tmp_path / "interrupted")
+    journal = tmp_path / "interrupted" / "metrics.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_text()):
         time.sleep(0.02)
-    broken.send_signal(signal.SIGTERM)
-    _, err = broken.communicate(timeout=120)
-    assert broken.returncode == 130, err
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
     error = err.strip().splitlines()[-1]
     assert "error: digits: stopped by SIGTERM, step" in error and "same command resumes" in error
-    assert "Traceback" not in err and not (tmp_path / "broken" / "summary.json").exists()
+    assert "Traceback" not in err and not (tmp_path / "interrupted" / "summary.json").exists()
 
     digests = []
-    for name in ("broken", "unbroken"):
+    for name in ("interrupted", "undisturbed"):
         run = _start(tmp_path / name)
         _, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
-        assert ("resumed at step" in err) == (name == "broken")
+        assert ("resumed at step" in err) == (name == "interrupted")
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         assert summary["steps"] == 400
         digests.append(summary["params_digest"])

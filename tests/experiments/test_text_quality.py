@@ -12,7 +12,7 @@ from tests.study.text_quality import helpers_text_quality as helpers
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """Two domains in files, and a study of seconds whatever the profile."""
+    """Two domains in files, and a study that takes seconds in any profile."""
     quick = config.make_config
     monkeypatch.setattr(
         config,
@@ -45,20 +45,20 @@ def test_a_study_from_end_to_end(call, tmp_path, small):
             assert low - 1e-9 <= value <= high + 1e-9 and math.isfinite(value)
     human = {row["domain"]: row["values"] for row in results["real_text"]}
     assert names | {"zipf"} == {*human["A"], "bits_per_byte"}
-    # Real text is nearer to real text than what a model of sixteen steps writes hot.
+    # Text of a model of sixteen steps at temperature 1 is less likely than real text.
     wild = [row for row in results["samples"] if row["sampling"] == "T 1"]
     assert all(
         row["values"]["scorer_bits_per_byte"][0] > human[row["domain"]]["scorer_bits_per_byte"][0]
         for row in wild
     )
-    for choice in results["selections"]:
-        assert set(choice["selected"]) == names and len(choice["regrets"]) == len(names) ** 2
+    for selection in results["selections"]:
+        assert set(selection["selected"]) == names and len(selection["regrets"]) == len(names) ** 2
     tokens = {row["arm"]: row["tokens"] for row in results["trained"]}
     most = max(tokens.values())
     assert all(tokens[name] > 0.85 * most for name in tokens if name != "A, few B")
 
-    whose = results["config"]["embedder"]
-    assert (whose["name"], whose["source"]) == (str(model), "a file of your own")
+    embedder = results["config"]["embedder"]
+    assert (embedder["name"], embedder["source"]) == (str(model), "a file of your own")
     page = (out / "report.html").read_text()
     assert f"the final output of {model} (a file of your own; license not known)" in page
     assert page.count("<img") == len(list((out / "plots").glob("*.png")))
@@ -67,7 +67,7 @@ def test_a_study_from_end_to_end(call, tmp_path, small):
     again = call("text_quality", *small, f"--out={out}")
     assert again.code == 0 and "is finished" in again.out
 
-    # What was made is kept: without results, nothing is trained, written or measured again.
+    # Without results.json nothing is trained, generated or measured again.
     kept = {path: path.stat().st_mtime_ns for path in out.glob("[ms]*/*.json")}
     (out / "results.json").unlink()
     (out / "measures" / "real-A.json").unlink()
@@ -90,7 +90,7 @@ def test_a_study_from_end_to_end(call, tmp_path, small):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--domains=film_reviews"], "--domains=film_reviews: takes two different"),
         (["--domains=digits,digits"], "takes two different"),
@@ -99,14 +99,14 @@ def test_a_study_from_end_to_end(call, tmp_path, small):
         (["--embedder=bert"], "--embedder=bert: must be tfidf, smollm2-135m, minilm-l6, a model f"),
     ],
 )
-def test_bad_input_is_one_line(call, tmp_path, flags, told):
+def test_bad_input_is_one_line(call, tmp_path, flags, message):
     done = call("text_quality", *flags, f"--out={tmp_path / 'out'}")
     assert done.code == 2
-    assert re.search(re.escape(told), done.error)
+    assert re.search(re.escape(message), done.error)
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_are_not_texts(call, tmp_path):
+def test_images_are_refused(call, tmp_path):
     domains = helpers.write_domains(tmp_path)
     done = call("text_quality", f"--domains=digits,{domains[0]}", f"--out={tmp_path / 'out'}")
     assert done.code == 2 and "digits holds images; this study requires texts" in done.error

@@ -1,4 +1,4 @@
-"""The long form: python -m tests.fault_injection --faults=100 (`make fault_injection`)."""
+"""Injects faults into every command; prints how many it survived (`make fault_injection`)."""
 
 import argparse
 import sys
@@ -12,12 +12,12 @@ from tests.fault_injection.targets import TARGETS
 def main() -> int:
     """Injects faults into every command; returns 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faults", type=int, default=100, help="of each command")
-    parser.add_argument("--only", choices=TARGETS, help="one command alone")
-    parser.add_argument("--kind", choices=FAULTS, help="of fault, alone")
-    parser.add_argument("--seed", type=int, help="of all chance")
+    parser.add_argument("--faults", type=int, default=100, help="faults per command")
+    parser.add_argument("--only", choices=TARGETS, help="inject into this command only")
+    parser.add_argument("--kind", choices=FAULTS, help="inject this fault only")
+    parser.add_argument("--seed", type=int, help="seed of faults and times")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/fault_injection"), help="of the table"
+        "--out", type=Path, default=Path("runs/fault_injection"), help="folder of the table"
     )
     given = parser.parse_args()
     rows, folder = [], given.out.resolve()

@@ -1,6 +1,6 @@
-"""What is done to a run: each fault starts a process and sees to its end.
+"""The faults. Each starts a process of a run, disturbs it and waits for its end.
 
-It says whether that end was as it should be, or None where the process was done before its time.
+It returns whether the process ended as it should, or None if it finished before the fault.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ import numpy as np
 from fm.training.checkpoint import UNHASHED_FILES
 from tests.fault_injection.targets import Target
 
-_ROOM = 8192  # bytes to a file, of a disk that is full
-_LIMIT = 900.0  # seconds until a process counts as hung
+_MAX_FILE_BYTES = 8192  # in place of a full disk
+_TIMEOUT = 900.0  # seconds
 
 
 @dataclasses.dataclass
 class FaultRun:
-    """A process, from its start to its end.
+    """A run that is started again after every fault.
 
     Attributes:
-      target: what runs.
+      target: the command.
       folder: of its data.
       out: of its output.
-      seconds: that an unbroken run takes, and of these until it has claimed its folder.
-      rng: of all chance.
+      seconds: of an undisturbed run, and of these until it has locked its folder.
+      rng: draws faults and times.
     """
 
     target: Target
@@ -39,47 +39,47 @@ class FaultRun:
     rng: np.random.Generator
 
     @property
-    def said(self) -> Path:
-        """What the last process said."""
-        return self.folder / "said.txt"
+    def log(self) -> Path:
+        """The output of the last process."""
+        return self.folder / "log.txt"
 
     def run(
-        self, act: Callable[[BaseProcess], None], room: int | None = None
+        self, act: Callable[[BaseProcess], None], max_bytes: int | None = None
     ) -> tuple[int | None, str]:
-        """Starts it, acts, waits; its exit code, None if it hung, and what it said."""
-        process = self.target.start(self.folder, self.out, self.said, room)
+        """Starts a process, acts on it and waits; returns exit code (None: it hung) and output."""
+        process = self.target.start(self.folder, self.out, self.log, max_bytes)
         try:
             act(process)
-            process.join(_LIMIT)
+            process.join(_TIMEOUT)
             code = process.exitcode
         finally:
             process.kill()
             process.join()
-        return code, self.said.read_text() if self.said.exists() else ""
+        return code, self.log.read_text() if self.log.exists() else ""
 
     def wait(self, process: BaseProcess, seconds: float) -> None:
-        """Until so much later, or its end."""
+        """Waits some seconds, or until the process ends."""
         end = time.monotonic() + seconds
         while process.is_alive() and time.monotonic() < end:
             time.sleep(0.005)
 
     def wait_for_lock(self, process: BaseProcess) -> None:
-        """Until it works in its folder, or its end."""
+        """Waits until the process works in its folder, or ends."""
         before = time.monotonic()
         while process.is_alive() and not (self.out / ".lock").exists():
-            # What a killed process left is no sign; then it is by the clock.
             time.sleep(0.005)
+        # The lock may be that of a killed process, so the time counts as well.
         self.wait(process, max(0.0, before + self.seconds[1] - time.monotonic()))
 
 
 def run_undisturbed(fault_run: FaultRun) -> bool:
-    """Runs to its end; whether that was a good one."""
-    code, said = fault_run.run(lambda _: None)
-    return code == 0 and "Traceback" not in said
+    """Runs to the end; returns whether it succeeded."""
+    code, log = fault_run.run(lambda _: None)
+    return code == 0 and "Traceback" not in log
 
 
 def kill(fault_run: FaultRun) -> bool | None:
-    """kill -9 at any moment at all, starting up included."""
+    """Kills at any time, startup included."""
 
     def act(process):
         fault_run.wait(process, fault_run.rng.uniform(0, fault_run.seconds[0]))
@@ -89,7 +89,7 @@ def kill(fault_run: FaultRun) -> bool | None:
 
 
 def kill_at_work(fault_run: FaultRun) -> bool | None:
-    """kill -9 at any moment after it has begun to work."""
+    """Kills at any time after the run has locked its folder."""
 
     def act(process):
         fault_run.wait_for_lock(process)
@@ -102,12 +102,12 @@ def kill_at_work(fault_run: FaultRun) -> bool | None:
 
 
 def kill_in_checkpoint(fault_run: FaultRun) -> bool | None:
-    """kill -9 while a checkpoint is being written, one of the first few."""
+    """Kills while one of the first checkpoints is being written."""
 
     def act(process):
         began, seen, after = time.time(), set(), fault_run.rng.integers(1, 4)
         while process.is_alive() and len(seen) < after:
-            # A folder may get its name, and so be gone, while it is looked at.
+            # A folder may be renamed while it is examined.
             with contextlib.suppress(FileNotFoundError):
                 for path in fault_run.out.glob("**/checkpoints/*.orbax-checkpoint-tmp*"):
                     if path.stat().st_ctime > began:
@@ -120,7 +120,7 @@ def kill_in_checkpoint(fault_run: FaultRun) -> bool | None:
 
 
 def terminate(fault_run: FaultRun) -> bool | None:
-    """SIGTERM once it works: it ends by itself within seconds, and says so in a line."""
+    """Sends SIGTERM after the lock: the process must exit with code 130 and one error line."""
 
     def act(process):
         fault_run.wait_for_lock(process)
@@ -129,24 +129,23 @@ def terminate(fault_run: FaultRun) -> bool | None:
         )
         process.terminate()
 
-    code, said = fault_run.run(act)
-    return None if code == 0 else code == 130 and _one_line(said)
+    code, log = fault_run.run(act)
+    return None if code == 0 else code == 130 and _one_line(log)
 
 
 def fill_disk(fault_run: FaultRun) -> bool | None:
-    """No file takes more than a few kilobytes: an end with code 2 and a line."""
-
-    code, said = fault_run.run(lambda _: None, _ROOM)
-    return None if code == 0 else code == 2 and _one_line(said)
+    """Limits the size of files: the process must exit with code 2 and one error line."""
+    code, log = fault_run.run(lambda _: None, _MAX_FILE_BYTES)
+    return None if code == 0 else code == 2 and _one_line(log)
 
 
 def damage(fault_run: FaultRun) -> bool | None:
-    """A bit flipped in the newest checkpoint of two or more, or half a file gone; and a kill."""
+    """Flips a bit or cuts a file in the newest of several checkpoints; kills the resumed run."""
 
     def act(process):
         found = []
         while process.is_alive() and not found:
-            # A folder may get its name, and so be gone, while it is looked at.
+            # A folder may be renamed while it is examined.
             with contextlib.suppress(FileNotFoundError):
                 found = _damageable(fault_run.out)
             time.sleep(0.01)
@@ -170,9 +169,9 @@ def damage(fault_run: FaultRun) -> bool | None:
 
 
 def _damageable(out: Path) -> list[Path]:
-    """The newest of two checkpoints or more, of each run that is not done.
+    """Returns the newest of two or more checkpoints of each unfinished run.
 
-    A study that has its results reads no checkpoint again, and misses none.
+    A study with results never reads a checkpoint again.
     """
     found = []
     for folder in out.glob("**/checkpoints"):
@@ -187,10 +186,10 @@ def _killed(code: int | None) -> bool | None:
     return None if code == 0 else code == -signal.SIGKILL
 
 
-def _one_line(said: str) -> bool:
-    lines = said.strip().splitlines()
+def _one_line(log: str) -> bool:
+    lines = log.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    return "Traceback" not in said and errors == lines[-1:]
+    return "Traceback" not in log and errors == lines[-1:]
 
 
 FAULTS = {

@@ -1,4 +1,4 @@
-"""Faults at random; then the run ends in peace and is held to an unbroken one."""
+"""Injects random faults into a command, lets it finish, and compares it with an undisturbed run."""
 
 import dataclasses
 import json
@@ -11,14 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from tests.fault_injection.faults import FAULTS, FaultRun, run_undisturbed
-from tests.fault_injection.targets import Target, outcome, prepare
+from tests.fault_injection.targets import Target, outcome
 
-_MOST = 10  # faults to a run
+_MAX_FAULTS_PER_RUN = 10
 
 
 @dataclasses.dataclass
 class Row:
-    """Of the table: what was done how often to whom, and how often nothing was lost by it."""
+    """How often a fault was injected into a command, and how often the command survived it."""
 
     target: str
     fault: str
@@ -27,7 +27,7 @@ class Row:
 
     @property
     def lost(self) -> int:
-        """How often something was."""
+        """Faults that were not survived."""
         return self.injected - self.survived
 
 
@@ -43,19 +43,19 @@ def inject_faults(
 
     Args:
       target: the command.
-      folder: for data and output; what shows a loss stays there.
-      count: of faults.
-      faults: kinds to draw from.
-      seed: of all chance; a new one unless given.
+      folder: for data and output; runs that lost something are left there.
+      count: number of faults.
+      faults: names to draw from.
+      seed: of faults and times; a new one unless given.
 
     Returns:
-      A row for every kind drawn. A fault is survived if its process ended as it should and the
-      run, once it had ended in peace, was the unbroken one to the bit.
+      A row per fault drawn. A fault is survived if its process ended as it should and the run,
+      once finished undisturbed, equals the reference to the bit.
     """
     rng = np.random.default_rng(seed)
-    reference = folder / f"{target.name}-unbroken"
+    reference = folder / f"{target.name}-reference"
     began = time.monotonic()
-    # The second run finds everything compiled, as do all that follow.
+    # The second run finds everything compiled, like all later ones.
     for _ in range(2):
         shutil.rmtree(reference, ignore_errors=True)
         began = time.monotonic()
@@ -70,10 +70,9 @@ def inject_faults(
     bar = tqdm(total=count, desc=target.name, unit="fault", disable=None)
     while spent < count:
         out = folder / f"{target.name}-{spent}"
-        prepare(reference, out)
         fault_run = FaultRun(target, folder, out, seconds, rng)
         done: list[tuple[str, bool]] = []
-        while len(done) < min(_MOST, count - spent):
+        while len(done) < min(_MAX_FAULTS_PER_RUN, count - spent):
             name = str(rng.choice(kinds))
             ok = FAULTS[name](fault_run)
             if ok is None:
@@ -81,9 +80,9 @@ def inject_faults(
             done.append((name, ok))
             bar.update()
             if not ok:
-                shutil.copy(fault_run.said, folder / f"{out.name}-{len(done)}-said.txt")
+                shutil.copy(fault_run.log, folder / f"{out.name}-{len(done)}-log.txt")
         same = run_undisturbed(fault_run) and outcome(out) == want
-        assert same or done, f"{out}: left alone it does not end as the unbroken one"
+        assert same or done, f"{out}: an undisturbed run differs from the reference"
         for name, ok in done:
             rows[name].injected += 1
             rows[name].survived += same and ok
@@ -95,20 +94,20 @@ def inject_faults(
 
 
 def _timed(fault_run: FaultRun) -> float:
-    """Runs to the end; seconds until the folder was claimed."""
-    began, claimed = time.monotonic(), []
+    """Runs to the end and returns the seconds until the folder was locked."""
+    began, locked = time.monotonic(), []
 
     def watch(process):
         fault_run.wait_for_lock(process)
-        claimed.append(time.monotonic() - began)
+        locked.append(time.monotonic() - began)
 
-    code, said = fault_run.run(watch)
-    assert code == 0, said
-    return claimed[0]
+    code, log = fault_run.run(watch)
+    assert code == 0, log
+    return locked[0]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as text, with their sum."""
+    """Returns the rows as text, with their sum."""
     total = Row("all", "", sum(r.injected for r in rows), sum(r.survived for r in rows))
     head = f"{'command':<14}{'fault':<26}{'injected':>9}{'survived':>9}{'lost':>6}"
     lines = [
@@ -119,7 +118,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], out: Path) -> None:
-    """The table as `fault_injection.json` and `fault_injection.txt`."""
+    """Writes the table as fault_injection.json and fault_injection.txt."""
     out.mkdir(parents=True, exist_ok=True)
     plain = [dataclasses.asdict(row) | {"lost": row.lost} for row in rows]
     (out / "fault_injection.json").write_text(json.dumps(plain, indent=1) + "\n")

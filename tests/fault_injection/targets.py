@@ -1,10 +1,9 @@
-"""What is killed: commands, and what of their output has to be the same to the bit."""
+"""The commands that faults are injected into, and the outputs that must not change by a bit."""
 
 import csv
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,8 +19,8 @@ from tests.study.helpers_study import texts
 from tests.study.text_quality.helpers_text_quality import write_domains
 
 _JSON = ("results.json", "summary.json", "config.json")
-_KEPT = ("cells", "samples", "measures", "models")  # folders
-PACE = ("tokens_per_second", "gemm_utilization")
+_CHECKED_FOLDERS = ("cells", "samples", "measures", "models")
+_TIMINGS = ("tokens_per_second", "gemm_utilization")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +30,24 @@ class Target:
     Attributes:
       name: in the table.
       experiment: as in `python -m experiments.NAME`.
-      flags: without --out; of the folder where data may lie.
+      flags: returns the flags but --out, given the folder for data.
     """
 
     name: str
     experiment: str
     flags: Callable[[Path], list[str]]
 
-    def start(self, folder: Path, out: Path, said: Path, room: int | None = None) -> BaseProcess:
-        """Starts it, data in `folder`, output to `out`; see `tiny_recipes.start`."""
+    def start(
+        self, folder: Path, out: Path, log: Path, max_bytes: int | None = None
+    ) -> BaseProcess:
+        """Starts the command with data in `folder`, output in `out`; see `tiny_recipes.start`."""
         return tiny_recipes.start(
-            self.experiment, [*self.flags(folder), f"--out={out}"], said, room
+            self.experiment, [*self.flags(folder), f"--out={out}"], log, max_bytes
         )
 
 
 def reviews(folder: Path) -> Path:
-    """A CSV of 120 texts in two classes, made if it is not there."""
+    """Returns a CSV of 120 texts in two classes; writes it if it is missing."""
     path = folder / "reviews.csv"
     if not path.exists():
         inputs, labels = texts(120, 0)
@@ -66,7 +67,7 @@ def _mixture(folder: Path) -> list[str]:
     ]
 
 
-def _unification(folder: Path) -> list[str]:
+def _multitask(folder: Path) -> list[str]:
     return [
         f"--tasks={reviews(folder)},digits",
         *(
@@ -98,60 +99,49 @@ TARGETS = {
         Target(
             "pretraining",
             "pretrain",
-            # Texts share rows, and it stops early, at about 500 steps.
+            # Packed rows; early stopping at about 500 steps.
             lambda folder: [
-                *(
-                    f"--dataset={reviews(folder)}",
-                    "--objective=causal_lm:1",
-                    "--checkpoint_every=60",
-                ),
-                *("--steps=1200", "--validate_every=10", "--early_stopping_patience=5"),
+                *(f"--dataset={reviews(folder)}", "--objective=causal_lm:1"),
+                *("--checkpoint_every=60", "--steps=1200"),
+                *("--validate_every=10", "--early_stopping_patience=5"),
             ],
         ),
-        Target("mixture", "pretrain", _mixture),
+        Target("multimodal pretraining", "pretrain", _mixture),
         Target("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
         Target("comparison", "compare", lambda _: [*_STUDY, "--profile=quick"]),
         Target(
-            "grid",
+            "sweep",
             "compare",
             lambda _: [
                 *_STUDY[:-2],
-                "--label_budgets=20",
-                "--seeds=2",
-                "--pretrain_seeds=2",
-                "--profile=quick",
+                *("--label_budgets=20", "--seeds=2", "--pretrain_seeds=2", "--profile=quick"),
             ],
         ),
         Target(
             "ablation",
             "ablate",
             lambda _: [
-                *_STUDY[:1],
-                "--arms=scratch,in_domain",
-                "--label_budgets=20",
-                "--seeds=2",
-                "--profile=quick",
-                "--field=objective.mask_ratio",
-                "--values=0.3,0.6",
+                *(_STUDY[0], "--arms=scratch,in_domain", "--label_budgets=20", "--seeds=2"),
+                *("--field=objective.mask_ratio", "--values=0.3,0.6", "--profile=quick"),
             ],
         ),
-        Target("multitask", "multitask", _unification),
+        Target("multitask", "multitask", _multitask),
         Target("text quality", "text_quality", _domains),
     )
 }
 
 
 def outcome(out: Path) -> dict[str, Any]:
-    """All of a finished run that a clock has no part in, by file."""
+    """Returns everything in a finished run that does not depend on the clock, by file."""
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
         if path.name == "metrics.jsonl":
             found[name] = [
-                {key: figure for key, figure in record.items() if key not in PACE}
+                {key: figure for key, figure in record.items() if key not in _TIMINGS}
                 for record in metric_writer.read_records(path)
             ]
-        elif path.parent.name in _KEPT and path.is_file():
+        elif path.parent.name in _CHECKED_FOLDERS and path.is_file():
             found[name] = without_timings(files.read_checked_json(path))
         elif path.name in _JSON:
             found[name] = without_timings(json.loads(path.read_text()))
@@ -160,11 +150,3 @@ def outcome(out: Path) -> dict[str, Any]:
         elif path.name == "checkpoints" and path.is_dir():
             found[name] = params_digest(load_params(path)[0])
     return found
-
-
-def prepare(reference: Path, out: Path) -> None:
-    """Fixes in `out` what an unbroken run has drawn by the clock: how a grid is run."""
-    for path in reference.rglob("way.json"):
-        there = out / path.relative_to(reference)
-        there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, there)

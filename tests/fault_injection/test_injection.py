@@ -1,4 +1,4 @@
-"""The short form of `make fault_injection`; FM_FAULTS=100 injects a hundred."""
+"""A few faults in one command; FM_FAULTS=100 injects a hundred, as `make fault_injection` does."""
 
 import os
 
@@ -17,8 +17,8 @@ def test_pretraining_survives(tmp_path, monkeypatch):
     assert not any(row.lost for row in rows), table(rows)
 
 
-def test_a_table_says_what_was_lost(tmp_path):
-    rows = [Row("pretraining", "kill -9", 3, 3), Row("grid", "SIGTERM", 2, 1)]
+def test_the_table_counts_the_lost_runs(tmp_path):
+    rows = [Row("pretraining", "kill -9", 3, 3), Row("sweep", "SIGTERM", 2, 1)]
     assert [row.lost for row in rows] == [0, 1]
     write(rows, tmp_path)
     last = (tmp_path / "fault_injection.txt").read_text().splitlines()[-1]

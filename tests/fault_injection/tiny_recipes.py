@@ -1,7 +1,6 @@
 """Experiments with recipes that take seconds, in a process that can be killed.
 
-The processes are forks of one that has imported everything and computed nothing: what is killed is
-work, not the reading of libraries.
+The processes are forked from one that has imported everything, so that startup is short.
 """
 
 import dataclasses
@@ -20,8 +19,8 @@ from tests.study.helpers_study import recipe
 from tests.study.test_joint_pretraining import RECIPE
 from tests.study.text_quality.helpers_text_quality import small
 
-STEPS = 400  # a hundred between checkpoints, where no flag says otherwise
-# JAX warns of threads, which it has not started by then.
+STEPS = 400
+# JAX warns about threads, but has not started any at the fork.
 warnings.filterwarnings("ignore", message=".*fork")
 _EXPERIMENTS = {
     **{"ablate": ablate, "adapt": adapt, "compare": compare, "pretrain": pretrain},
@@ -30,33 +29,33 @@ _EXPERIMENTS = {
 _TEXT_QUALITY = config.make_config
 
 
-def start(name: str, flags: list[str], said: Path, room: int | None = None) -> BaseProcess:
+def start(name: str, flags: list[str], log: Path, max_bytes: int | None = None) -> BaseProcess:
     """Starts an experiment.
 
     Args:
       name: as in `python -m experiments.NAME`.
       flags: of the command line.
-      said: file for what it prints.
-      room: most bytes a file may have: what a full disk does, without one.
+      log: file for its output.
+      max_bytes: size limit of files, in place of a full disk.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     environment = {key: os.environ[key] for key in ("FM_CACHE",) if key in os.environ}
-    process = context.Process(target=_main, args=(name, flags, str(said), room, environment))
+    process = context.Process(target=_main, args=(name, flags, str(log), max_bytes, environment))
     process.start()
     return process
 
 
 def _main(
-    name: str, flags: list[str], said: str, room: int | None, environment: dict[str, str]
+    name: str, flags: list[str], log: str, max_bytes: int | None, environment: dict[str, str]
 ) -> None:
-    # The server keeps the environment of whoever was first.
+    # The fork server has the environment of its first caller.
     os.environ.update(environment)
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard in (1, 2):
         os.dup2(file, standard)
-    if room is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    if max_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
     presets.modality_recipe = lambda modality, profile="default": recipe(modality, steps=STEPS)
     presets.joint_recipe = lambda profile="default": dataclasses.replace(RECIPE, steps=STEPS)
     config.make_config = lambda profile, domains, **where: small(

@@ -1,4 +1,4 @@
-"""What is made of junk goes to a cache of its own."""
+"""Gives the fuzz tests a cache of their own."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""One command, in process, held to what every experiment promises about bad input.
+"""Runs an experiment in this process and checks what all of them promise about bad input.
 
-No training: whatever gets past all checks is stopped where the work would begin.
+Nothing is trained: a command that passes all checks is stopped where its work would begin.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from experiments import cli
 from fm.errors import UserError
 from fm.training.signals import Interrupted
 
-# Of each test: a few, the same ones every time; `FM_FUZZ_CASES=100` for as many new ones.
+# A few cases per test, always the same; FM_FUZZ_CASES=100 draws a hundred new ones.
 CASES = int(os.environ.get("FM_FUZZ_CASES", "10"))
 cases = settings(
     max_examples=CASES,
@@ -28,16 +28,15 @@ cases = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-# Of what takes a second or more a case.
+# For tests of a second or more per case.
 few = settings(cases, max_examples=max(1, CASES // 5))
-# Of the processor, not of the clock, which goes on while others are at work; and of the clock, for
-# what waits and works at nothing.
-MOST_SECONDS, MOST_WAITING = 60, 600
+# CPU time, which other processes do not lengthen, and wall time, for a command that only waits.
+MAX_CPU_SECONDS, MAX_SECONDS = 60, 600
 
-# Other processes and machines, of whom none is there.
-OTHERS = {
-    "jax.distributed.initialize": RuntimeError("nobody is there"),
-    "fm.study.ray_executor.ray_cluster": UserError("no cluster is there"),
+# Other processes and machines, which cannot be reached.
+UNREACHABLE = {
+    "jax.distributed.initialize": RuntimeError("no coordinator"),
+    "fm.study.ray_executor.ray_cluster": UserError("no cluster"),
 }
 # Where the work of an experiment begins.
 WORK = {
@@ -59,12 +58,12 @@ WORK = {
 
 
 class Hangs(Exception):
-    """A command that does not end."""
+    """The command does not end."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a command ended: 0 done, 2 refused, 130 about to begin work."""
+    """How a command ended: code 0 done, 2 refused, 130 about to begin its work."""
 
     code: int
     out: str
@@ -72,19 +71,20 @@ class Outcome:
 
 
 def run(name: str, arguments: Sequence[str], out: pathlib.Path) -> Outcome:
-    """Runs an experiment up to where its work would begin, and checks what must always hold.
+    """Runs an experiment up to where its work would begin.
 
-    Anything that is not a refusal in one line comes out as what it is: an exception.
+    Checks that the exit code is 0, 2 or 130, that there is one error line unless it is 0, and that
+    a refused command leaves no file in `out`. Exceptions other than refusals are raised.
     """
     module = importlib.import_module(f"experiments.{name}")
-    # As a terminal's: the error line shows what cannot be encoded, other output cannot.
+    # Like a terminal: stderr escapes what it cannot encode, stdout fails.
     streams = [
         io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True)
         for errors in ("strict", "backslashreplace")
     ]
     with contextlib.ExitStack() as stack:
         begins = dict.fromkeys(WORK[name], Interrupted("work would begin"))
-        for place, effect in (OTHERS | begins).items():
+        for place, effect in (UNREACHABLE | begins).items():
             stack.enter_context(mock.patch(place, side_effect=effect))
         stack.enter_context(contextlib.redirect_stdout(streams[0]))
         stack.enter_context(contextlib.redirect_stderr(streams[1]))
@@ -103,11 +103,11 @@ def run(name: str, arguments: Sequence[str], out: pathlib.Path) -> Outcome:
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
     def stop(*_):
-        raise Hangs(f"over {MOST_SECONDS} s of work, or {MOST_WAITING} s")
+        raise Hangs(f"over {MAX_CPU_SECONDS} s of CPU time or {MAX_SECONDS} s")
 
     clocks = (
-        (signal.SIGPROF, signal.ITIMER_PROF, MOST_SECONDS),
-        (signal.SIGALRM, signal.ITIMER_REAL, MOST_WAITING),
+        (signal.SIGPROF, signal.ITIMER_PROF, MAX_CPU_SECONDS),
+        (signal.SIGALRM, signal.ITIMER_REAL, MAX_SECONDS),
     )
     before = [signal.signal(number, stop) for number, _, _ in clocks]
     for _, clock, seconds in clocks:

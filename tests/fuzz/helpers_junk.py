@@ -1,8 +1,8 @@
-"""What nobody should give a program."""
+"""Strategies for bad input: flag values, damaged files, altered JSON."""
 
 from hypothesis import strategies as st
 
-# No NUL, which no command line can hold; lone surrogates are bytes that were not UTF-8.
+# No NUL, which a command line cannot hold; lone surrogates stand for bytes that are not UTF-8.
 _characters = st.characters(exclude_characters="\0", exclude_categories=())
 _known = st.sampled_from(
     [
@@ -24,7 +24,7 @@ values = st.one_of(
 
 @st.composite
 def damaged(draw, whole: bytes) -> bytes:
-    """A file's bytes with something done to them."""
+    """A file's bytes, damaged in one of seven ways."""
     how = draw(st.sampled_from(["cut", "flip", "insert", "replace", "empty", "recode", "repeat"]))
     place = draw(st.integers(0, len(whole)))
     some = draw(st.binary(min_size=1, max_size=64))
@@ -68,7 +68,7 @@ plain = st.recursive(
 
 @st.composite
 def altered(draw, whole):
-    """JSON with one value, anywhere in it, taken out or for another of any kind."""
+    """JSON with one value, anywhere in it, removed or replaced by any other."""
     if isinstance(whole, dict) and whole and draw(st.integers(0, 9)):
         name = draw(st.sampled_from(sorted(whole)))
         if not draw(st.integers(0, 5)):

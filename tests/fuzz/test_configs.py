@@ -1,4 +1,4 @@
-"""Configs from files and flags, odd in one place: read, or refused in a line that names it."""
+"""Configs from files and flags with one bad value: read, or refused with a line that names it."""
 
 import dataclasses
 import importlib
@@ -25,15 +25,15 @@ from fm.training import TrainConfig, multitask
 from fm.training.objectives import Objective
 from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
-from tests.hf import helpers_hf as problems
+from tests.hf import helpers_hf
 from tests.model.helpers_archs import LLAMA
 from tests.report import helpers_results
 from tests.report.helpers_multitask import multitask_results
 
-STRETCHED = dataclasses.replace(LLAMA, rope_scaling=problems.STRETCHED)
-MODEL = dataclasses.replace(problems.CASES["llama"][1], arch=STRETCHED)
+STRETCHED = dataclasses.replace(LLAMA, rope_scaling=helpers_hf.STRETCHED)
+MODEL = dataclasses.replace(helpers_hf.CASES["llama"][1], arch=STRETCHED)
 PLAIN = json.loads(json.dumps(dataclasses.asdict(MODEL)))
-ASKED = json.loads(
+OBJECTIVE = json.loads(
     json.dumps(multitask.to_dict(multitask.MultitaskObjective((("image", Objective()),))))
 )
 LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).to_dict()))
@@ -42,7 +42,7 @@ RESULTS = json.loads(json.dumps([helpers_results.results(), multitask_results()]
 
 @guard.cases
 @given(junk.altered(PLAIN))
-def test_the_config_of_a_model(plain):
+def test_a_model_config(plain):
     try:
         made = ModelConfig.from_dict(plain)
     except UserError as error:
@@ -54,9 +54,9 @@ def test_the_config_of_a_model(plain):
 
 
 @guard.cases
-@given(junk.altered(ASKED), junk.altered(LAYOUT))
-def test_what_a_run_was_asked_and_how_it_reads(asked, layout):
-    for read, plain in ((multitask.from_dict, asked), (Layout.from_dict, layout)):
+@given(junk.altered(OBJECTIVE), junk.altered(LAYOUT))
+def test_an_objective_and_a_layout(objective, layout):
+    for read, plain in ((multitask.from_dict, objective), (Layout.from_dict, layout)):
         try:
             hash(read(plain))
         except UserError as error:
@@ -65,7 +65,7 @@ def test_what_a_run_was_asked_and_how_it_reads(asked, layout):
 
 @guard.few
 @given(st.sampled_from(RESULTS), st.data())
-def test_the_file_of_results(results, data):
+def test_a_results_file(results, data):
     content = data.draw(junk.damaged(json.dumps(results).encode()))
     if data.draw(st.integers(0, 3)):
         content = json.dumps(data.draw(junk.altered(results))).encode()
@@ -79,7 +79,7 @@ def test_the_file_of_results(results, data):
 @given(
     junk.damaged(b'{"experiment": "pretrain", "seed": 3}'), st.sampled_from(["pretrain", "compare"])
 )
-def test_the_config_of_a_run(content, experiment):
+def test_a_run_config(content, experiment):
     with tempfile.TemporaryDirectory() as folder:
         data, out = pathlib.Path(folder, "data.csv"), pathlib.Path(folder, "out")
         data.write_text("text,label\n" + "".join(f"word {n},{n % 2}\n" for n in range(120)))
@@ -93,7 +93,7 @@ def test_the_config_of_a_run(content, experiment):
         assert (out / "config.json").read_bytes() == content
 
 
-# Every config of the package is one of these or within one.
+# Every config class of the package is one of these or a part of one.
 WHOLE = [
     StudyConfig(
         "compare",
@@ -120,7 +120,7 @@ WHOLE = [
 
 
 def within(config):
-    """A config and all that it holds."""
+    """Returns a config and all configs inside it."""
     if isinstance(config, tuple):
         return [each for part in config for each in within(part)]
     if not dataclasses.is_dataclass(config):
@@ -138,12 +138,12 @@ odd = st.one_of(
 )
 
 
-def test_every_config_is_here():
+def test_every_config_class_is_covered():
     modules = pkgutil.walk_packages(fm.__path__, "fm.")
     named = {
         thing
         for module in modules
-        if ".peers." not in module.name  # they take PyTorch
+        if ".peers." not in module.name  # they need PyTorch
         for name, thing in vars(importlib.import_module(module.name)).items()
         if isinstance(thing, type) and name.endswith("Config") and dataclasses.is_dataclass(thing)
     }
@@ -151,7 +151,7 @@ def test_every_config_is_here():
 
 
 def shown(text):
-    """How a value looks in messages."""
+    """Returns a value as messages show it."""
     try:
         return repr(json.loads(text))[:40]
     except (ValueError, RecursionError):
@@ -160,7 +160,7 @@ def shown(text):
 
 @pytest.mark.parametrize("kind", FOUND, ids=lambda kind: kind.__name__)
 def test_a_field_of_any_config(kind):
-    """As `ablate` sets it, a text of a command line; refused, or a config that can be kept."""
+    """Set from text as `ablate` does: refused, or a config that can be hashed and saved."""
     whole = FOUND[kind]
     names = [field.name for field in dataclasses.fields(kind)]
 
@@ -170,8 +170,9 @@ def test_a_field_of_any_config(kind):
         try:
             made = ablations._replace_path(whole, name, text, name)
         except UserError as error:
-            told = str(error)
-            assert name in told or shown(text) in told or repr(text)[:40] in told, told
+            message = str(error)
+            named = (name, shown(text), repr(text)[:40])
+            assert any(each in message for each in named), message
         else:
             hash(made)
             json.dumps(dataclasses.asdict(made), allow_nan=False)

@@ -1,4 +1,4 @@
-"""Damaged data files: read, or refused in a line that names the file."""
+"""Damaged data files: read, or refused with a line that names the file."""
 
 import io
 import json
@@ -75,7 +75,7 @@ FOLDERS = {"png": png, "wav": wav, "gif": gif}
 
 
 def check(path, folder):
-    """Through what reads labels and what does not; the file, or a folder it is in, is named."""
+    """Runs pretrain (no labels) and adapt (labels); a refusal names the file or its folder."""
     for name, more in (("pretrain", []), ("adapt", ["--labels=20"])):
         out = pathlib.Path(folder, f"out-{name}")
         done = guard.run(name, [f"--dataset={path}", f"--out={out}", *more], out)
@@ -84,7 +84,7 @@ def check(path, folder):
 
 
 def damage(name, whole):
-    """Holds files of this name, damaged in any way, to `check`."""
+    """Runs `check` on damaged files of this name."""
 
     @guard.cases
     @given(junk.damaged(whole))
@@ -103,7 +103,7 @@ def test_a_damaged_file(name):
 
 
 def packed(path):
-    """An archive of folders of images by class."""
+    """Writes an archive of image folders, one per class, and returns its bytes."""
     files = {f"{label}/{n}.png": png(n + 12 * k) for k, label in enumerate("ab") for n in range(9)}
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
@@ -125,7 +125,7 @@ def test_a_damaged_archive(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """The files of a data set as TFDS prepares it."""
+    """The files of a data set prepared by TFDS."""
     path = tmp_path_factory.mktemp("plain") / "data.csv"
     path.write_text(
         "".join(f"{text},{label}\n" for text, label in [("text", "label"), *labelled()])

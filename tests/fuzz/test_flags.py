@@ -1,4 +1,4 @@
-"""Any value of any flag: taken, or refused in a line that names it."""
+"""Any value of any flag: accepted, or refused with a line that names it."""
 
 import contextlib
 import csv
@@ -18,7 +18,7 @@ from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
 from tests.study.helpers_study import texts
 
-# Data that fits, so that later checks are reached; and nothing that is fetched.
+# Valid data, so that later checks are reached, and nothing that is downloaded.
 BASE = {
     "compare": ["--dataset=DATA", "--published_model=", "--label_budgets=20", "--seeds=2"],
     "ablate": [
@@ -35,18 +35,18 @@ BASE = {
     "report": [],
     "plan": ["--chips=1"],
 }
-# Where to write has a test of its own.
-LEFT = {"out", "help", "h"}
+# --out has a test of its own.
+EXCLUDED = {"out", "help", "h"}
 
 
 @functools.cache
 def names(experiment):
     values = flags.FlagValues()
     importlib.import_module(f"experiments.{experiment}").define(values)
-    return sorted(set(values) - LEFT)
+    return sorted(set(values) - EXCLUDED)
 
 
-def test_every_experiment_is_here():
+def test_every_experiment_is_covered():
     folder = pathlib.Path(cli.__file__).parent
     modules = {path.stem: importlib.import_module(f"experiments.{path.stem}")
                for path in folder.glob("[a-z]*.py")}  # fmt: skip
@@ -56,7 +56,7 @@ def test_every_experiment_is_here():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two files of labelled texts."""
+    """A folder with two files of labeled texts."""
     folder = tmp_path_factory.mktemp("data")
     for n, name in enumerate(("data.csv", "other.csv")):
         inputs, labels = texts(120, n)
@@ -91,20 +91,20 @@ def test_any_value_of_any_flag(experiment, data):
             arguments = [*base, f"--out={out}", *(f"--{name}={value}" for name, value in given)]
             if experiment == "plan":
                 arguments.remove(f"--out={out}")
-            with contextlib.chdir(folder):  # where a name that is a path finds nothing
+            with contextlib.chdir(folder):  # an empty folder, where no name is a path
                 done = guard.run(experiment, arguments, out)
         if done.code == 2 and experiment not in ("generate", "attention_maps", "report"):
             parts = [part for _, value in given for part in [value, *value.split(",")]]
-            told = [*(name for name, _ in given), *parts, "data.csv", "''"]
-            told += [os.path.expanduser(part) for part in parts]  # noqa: PTH111
-            shown = [cli.one_line(each)[:40] for each in told]
-            shown += [repr(each)[1:-1][:40] for each in told]
+            named = [*(name for name, _ in given), *parts, "data.csv", "''"]
+            named += [os.path.expanduser(part) for part in parts]  # noqa: PTH111
+            shown = [cli.one_line(each)[:40] for each in named]
+            shown += [repr(each)[1:-1][:40] for each in named]
             assert any(each and each in done.error for each in shown), done.error
 
     check()
 
 
-# Made in a folder that is thrown away; none of them may take anything outside it.
+# Paths in a temporary folder; nothing outside it may change.
 PLACES = [
     *("", ".", "..", "file", "file/out", "new/deeper/out", "a\nb", "\udcff", "x" * 300, "é /%s"),
     *("/dev/null", "/dev/full", "/proc/1/out", "/sys/out", "pipe", "pipe/out", "loop", "nowhere"),
@@ -113,7 +113,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("experiment", [name for name in BASE if name not in ("plan", "generate")])
-def test_any_place_to_write(experiment, data):
+def test_any_output_path(experiment, data):
     @guard.cases
     @given(st.sampled_from(PLACES))
     def check(place):

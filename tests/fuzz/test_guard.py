@@ -1,4 +1,4 @@
-"""What the guard is there to see, it sees."""
+"""Every fault that the guard checks for is found."""
 
 import os
 import pathlib
@@ -15,10 +15,10 @@ from tests.fuzz import helpers_guard as guard
 
 @pytest.fixture
 def ended(monkeypatch, tmp_path):
-    """How an experiment ends that does nothing but this."""
+    """`ended(main)` is the outcome of an experiment with this main function."""
 
     def run(main):
-        fake = types.ModuleType("experiments.fake", "Of this test.")
+        fake = types.ModuleType("experiments.fake", "An experiment of this test.")
         fake.define, fake.main = lambda values: cli.define_out(values, "runs/x"), main
         monkeypatch.setitem(sys.modules, "experiments.fake", fake)
         monkeypatch.setitem(guard.WORK, "fake", [])
@@ -37,7 +37,7 @@ def refuses(values):
     raise UserError("no")
 
 
-def test_a_refusal_and_work_that_begins(ended):
+def test_a_refusal_and_the_start_of_work(ended):
     assert ended(refuses) == guard.Outcome(2, "", "error: no")
 
     def interrupted(values):
@@ -63,7 +63,7 @@ def test_a_traceback_that_is_printed(ended):
         ended(main)
 
 
-def test_files_left_by_what_was_refused(ended):
+def test_a_file_left_by_a_refused_command(ended):
     def main(values):
         written(values, "config.json")
         refuses(values)
@@ -72,13 +72,13 @@ def test_files_left_by_what_was_refused(ended):
         ended(main)
 
 
-def test_half_a_file_left_by_anything(ended):
+def test_a_partial_file_left(ended):
     with pytest.raises(AssertionError, match=r"a\.partial"):
         ended(lambda values: written(values, "a.partial"))
 
 
-def test_work_without_end(ended, monkeypatch):
-    monkeypatch.setattr(guard, "MOST_SECONDS", 0.2)
+def test_an_endless_loop(ended, monkeypatch):
+    monkeypatch.setattr(guard, "MAX_CPU_SECONDS", 0.2)
 
     def main(values):
         while True:
@@ -88,13 +88,13 @@ def test_work_without_end(ended, monkeypatch):
         ended(main)
 
 
-def test_waiting_without_end(ended, monkeypatch, tmp_path):
-    monkeypatch.setattr(guard, "MOST_WAITING", 0.2)
+def test_endless_waiting(ended, monkeypatch, tmp_path):
+    monkeypatch.setattr(guard, "MAX_SECONDS", 0.2)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(guard.Hangs):
         ended(lambda values: (tmp_path / "pipe").read_bytes())
 
 
-def test_what_cannot_be_printed(ended):
+def test_output_that_cannot_be_encoded(ended):
     with pytest.raises(UnicodeEncodeError):
         ended(lambda values: print("\udcff"))

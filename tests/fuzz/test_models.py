@@ -1,4 +1,4 @@
-"""Damaged files of models, published and one's own: read, or refused in a line that names them."""
+"""Damaged model files, published or own: read, or refused with a line that names them."""
 
 import dataclasses
 import json
@@ -16,35 +16,34 @@ from fm.training import optimizer, train_state
 from fm.training.checkpoint import CheckpointStore
 from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
-from tests.hf import helpers_gguf as made
-from tests.hf import helpers_hf as problems
+from tests.hf import helpers_gguf, helpers_hf
 from tests.training.helpers_models import ADAM, NEXT, TEXT, params
 
 
-def asked_to_generate(path, prompt="the cat w1 w2"):
-    """Up to where it would write; the file, or a folder it is in, is named."""
+def check_generate(path, prompt="the cat w1 w2"):
+    """Runs generate up to its work; a refusal names the file or its folder."""
     done = guard.run("generate", [f"--model={path}", f"--prompt={prompt}"], path / "none")
     if done.code == 2:
         assert str(path) in done.error or "--model" in done.error, done.error
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory):
-    """The files of one whose tokenizer is that of a real one, but for its size."""
-    folder = tmp_path_factory.mktemp("spoken")
-    model = dataclasses.replace(problems.CASES["llama"][1], vocab_size=400)
-    words = HFTokenizer(made.byte_bpe())
+def byte_level(tmp_path_factory):
+    """The files of a small model with a byte-level BPE tokenizer like that of real ones."""
+    folder = tmp_path_factory.mktemp("byte_level")
+    model = dataclasses.replace(helpers_hf.CASES["llama"][1], vocab_size=400)
+    words = HFTokenizer(helpers_gguf.byte_bpe())
     published.save_pretrained(
-        folder, published.PretrainedModel(model, problems.params(model), words, family="llama")
+        folder, published.PretrainedModel(model, helpers_hf.params(model), words, family="llama")
     )
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """The files of a small published model, as `transformers` has them."""
+    """The files of a small published model, as `transformers` writes them."""
     folder = tmp_path_factory.mktemp("llama")
-    published.save_pretrained(folder, problems.pretrained("llama"))
+    published.save_pretrained(folder, helpers_hf.pretrained("llama"))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -60,31 +59,31 @@ def test_a_published_folder(llama):
             path.mkdir()
             for each, whole in llama.items():
                 (path / each).write_bytes(content if each == name else whole)
-            asked_to_generate(path)
+            check_generate(path)
 
     check()
 
 
-def test_a_published_tokenizer(spoken):
+def test_a_published_tokenizer(byte_level):
     @guard.cases
-    @given(junk.altered(json.loads(spoken["tokenizer.json"])))
+    @given(junk.altered(json.loads(byte_level["tokenizer.json"])))
     def check(plain):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "model")
             path.mkdir()
-            for each, content in spoken.items():
+            for each, content in byte_level.items():
                 (path / each).write_bytes(content)
             (path / "tokenizer.json").write_text(json.dumps(plain))
-            asked_to_generate(path)
+            check_generate(path)
 
     check()
 
 
 def test_a_gguf_file(tmp_path):
-    metadata, tensors = made.llama_like()
-    metadata |= made.tokenizer_metadata(made.byte_bpe())
-    whole = made.write(tmp_path / "a.gguf", "llama", metadata, tensors).read_bytes()
-    # Nearly all of it are tensors and tokens; what says how long they are comes first.
+    metadata, tensors = helpers_gguf.llama_like()
+    metadata |= helpers_gguf.tokenizer_metadata(helpers_gguf.byte_bpe())
+    whole = helpers_gguf.write(tmp_path / "a.gguf", "llama", metadata, tensors).read_bytes()
+    # Tensors and tokens fill most of the file; the lengths come first.
     head = whole[:4000]
 
     @guard.cases
@@ -93,7 +92,7 @@ def test_a_gguf_file(tmp_path):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "a.gguf")
             path.write_bytes(content)
-            asked_to_generate(path)
+            check_generate(path)
 
     check()
 
@@ -104,7 +103,7 @@ CONFIG = json.loads(json.dumps(CONFIG))
 
 
 def saved(folder, config):
-    """What `experiments.pretrain` leaves, as far as others read it."""
+    """Writes the files of `experiments.pretrain` that other commands read."""
     store = CheckpointStore(folder / "checkpoints")
     begun = train_state.init_train_state(params(MODEL), optimizer.build(ADAM, 10))
     store.save(1, begun, {"step": 1, "data": {}}, config)
@@ -114,7 +113,7 @@ def saved(folder, config):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The files of a run by their paths within it."""
+    """The files of a run by relative path."""
     folder = tmp_path_factory.mktemp("run")
     saved(folder, CONFIG)
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -131,15 +130,15 @@ def test_a_run_with_a_damaged_file(run):
             for each, whole in run.items():
                 (path / each).parent.mkdir(parents=True, exist_ok=True)
                 (path / each).write_bytes(content if each == name else whole)
-            asked_to_generate(path, "the cat")
+            check_generate(path, "the cat")
 
     check()
 
 
 @guard.few
 @given(junk.altered(CONFIG))
-def test_a_run_of_another_kind(config):
-    """Whole, so its digests are right; but what it says of itself is odd."""
+def test_a_run_with_an_altered_config(config):
+    """The digests are right; a value of the config is not."""
     with tempfile.TemporaryDirectory() as folder:
         saved(pathlib.Path(folder), config)
-        asked_to_generate(pathlib.Path(folder), "the cat")
+        check_generate(pathlib.Path(folder), "the cat")
