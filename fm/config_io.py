@@ -1,4 +1,4 @@
-"""Frozen dataclasses from their JSON dictionaries, with every value's type checked."""
+"""Builds frozen dataclasses from JSON dictionaries, checking the type of every value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 
 
 def parse(annotation: Any, value: Any, name: str) -> Any:
-    """Converts a JSON value to an annotated type.
+    """Returns a JSON value converted to the annotated type; raises UserError if it does not fit.
 
     A dataclass may define `RENAMED_FIELDS: ClassVar[dict[str, str]]`, old field names to current
     ones, so that JSON saved under the old names stays readable.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """Bad input from the user. The message, one line, says what is wrong and what is accepted.
+    """Bad input from the user; the one-line message says what is wrong and what is accepted.
 
     Experiments print it without a traceback and exit with code 2.
     """
@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def error_context(subject: object) -> Iterator[None]:
-    """Prefixes `subject` to a UserError of the block whose message does not name it."""
+    """Prefixes `subject` to the message of a UserError raised in the block, if it lacks it."""
     try:
         yield
     except UserError as error:

@@ -25,7 +25,7 @@ _DIGESTS_NAME = "digests.json"
 
 @contextlib.contextmanager
 def with_filename(path: pathlib.Path) -> Iterator[None]:
-    """Sets the file name of an OSError of the block that has none (a full disk's has none)."""
+    """Sets `path` as the file name of an OSError raised in the block, if it has none."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,7 @@ def with_filename(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary path; a file written there replaces `path` when the block succeeds.
+    """Yields a temporary path; what is written there replaces `path` when the block succeeds.
 
     Parent folders are created. If anything fails, `path` keeps its old content.
 
@@ -57,13 +57,13 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def atomic_write(path: pathlib.Path, content: bytes | str) -> None:
-    """Writes a file (text as UTF-8) through `atomic_path`."""
+    """Writes text (as UTF-8) or bytes to a file atomically."""
     with atomic_path(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def expand_path(text: str) -> pathlib.Path:
-    """Returns a user's path with `~` and `~user` expanded.
+    """Returns the user's path with `~` and `~user` expanded.
 
     Raises:
         UserError: there is no such user.
@@ -75,7 +75,7 @@ def expand_path(text: str) -> pathlib.Path:
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
-    """Reads a regular file.
+    """Returns the content of a regular file.
 
     Raises:
         OSError: it cannot be read, or is a pipe, socket or device, whose content may never end.
@@ -86,7 +86,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Reads a UTF-8 JSON file.
+    """Returns the content of a UTF-8 JSON file.
 
     Raises:
         OSError: see `read_bytes`.
@@ -99,7 +99,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_user_json(path: pathlib.Path) -> Any:
-    """`read_json` of a file that the user named.
+    """Returns the content of a JSON file named by the user; raises UserError if unreadable.
 
     Raises:
         UserError: it cannot be read or is not JSON; the message names the file.
@@ -113,13 +113,13 @@ def read_user_json(path: pathlib.Path) -> Any:
 
 
 def write_checked_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON value with its SHA-256; `read_checked_json` verifies it."""
+    """Writes a value as JSON with its SHA-256, which `read_checked_json` verifies."""
     value = json.loads(json.dumps(value))  # e.g. int keys become strings before the hash
     atomic_write(path, json.dumps({"sha256": _json_digest(value), "value": value}))
 
 
 def read_checked_json(path: pathlib.Path) -> Any:
-    """Reads a value written by `write_checked_json`.
+    """Returns a value written by `write_checked_json`, after verifying its SHA-256.
 
     Raises:
         UserError: the file has changed since.
@@ -138,7 +138,7 @@ def _json_digest(value: Any) -> str:
 
 
 def write_digests(folder: pathlib.Path, exclude: Sequence[str] = ()) -> None:
-    """Writes `digests.json` for all files in and below a folder, except for `exclude`."""
+    """Writes `digests.json`, the digests of all files below a folder except `exclude`."""
     digests = {name: _file_digest(folder / name) for name in sorted(_file_names(folder, exclude))}
     atomic_write(folder / _DIGESTS_NAME, json.dumps(digests, indent=0))
 
@@ -151,7 +151,7 @@ def digests_exist(folder: pathlib.Path) -> bool:
 def check_digests(
     folder: pathlib.Path, subdirs: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> None:
-    """Compares every file with its digest.
+    """Raises ValueError if a file below the folder differs from its digest in `digests.json`.
 
     Args:
         folder: a folder passed to `write_digests`.
@@ -191,7 +191,7 @@ def _file_digest(path: pathlib.Path) -> str:
 
 
 def cache_dir() -> pathlib.Path:
-    """Returns `$FM_CACHE`, or `~/.cache/fm` if that is unset or empty."""
+    """Returns the cache folder: `$FM_CACHE`, or `~/.cache/fm` if that is unset or empty."""
     return expand_path(os.environ.get("FM_CACHE") or "~/.cache/fm").absolute()
 
 
@@ -216,7 +216,7 @@ def new_dir(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def check_cached(folder: pathlib.Path) -> None:
-    """Checks a folder of the cache against its digests.
+    """Raises UserError if a cached folder does not match its digests.
 
     Raises:
         UserError: a file has changed, is missing or cannot be read.

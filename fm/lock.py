@@ -1,4 +1,4 @@
-"""A lock that keeps two processes out of one folder.
+"""A lock that prevents two processes from using one folder.
 
 The lock is the operating system's `flock`, which also works over NFS and ends with its process, so
 a `.lock` left behind by a killed run locks nothing. The file holds the owner's process id and host
@@ -27,7 +27,7 @@ _descriptors: dict[pathlib.Path, int] = {}  # of the locks that this process hol
 
 
 def acquire(folder: pathlib.Path, name: str = ".lock") -> None:
-    """Locks a folder for this process until `release`. Does nothing if it holds the lock already.
+    """Locks a folder for this process until `release`; no-op if this process already holds it.
 
     Args:
         folder: an existing folder.
@@ -69,7 +69,7 @@ def acquire(folder: pathlib.Path, name: str = ".lock") -> None:
 
 
 def release() -> None:
-    """Releases all locks of this process and removes their files."""
+    """Releases all folder locks of this process and deletes their lock files."""
     while _descriptors:
         path, descriptor = _descriptors.popitem()
         if _is_file_at(path, descriptor):

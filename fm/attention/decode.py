@@ -33,7 +33,9 @@ def attend(
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """Returns attention o_BLHC of few queries; memory B x L x H x (S + K C) float32, no cache copy.
+    """Returns attention o_BLHC of a few queries over a long KV cache, without copying the cache.
+
+    Memory is B x L x H x (S + K C) float32.
 
     All keys are read, those past `kv_length` too, and must be finite.
     """

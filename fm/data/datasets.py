@@ -12,7 +12,7 @@ Inputs = list[str] | np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples with random access.
+    """A split's examples with random access: inputs, labels, ids and further text columns.
 
     Attributes:
         labels: int32 [N], or None if unlabeled.
@@ -83,7 +83,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set with a train and a test split.
+    """A data set: train and test split, class names, modality and provenance.
 
     Attributes:
         name: as given by the user.
@@ -106,7 +106,7 @@ class Dataset:
 
 
 def subset(split: Split, indices: Indices) -> Split:
-    """Returns the examples at `indices`, in that order."""
+    """Returns a split with only the examples at `indices`, in that order."""
     chosen = np.asarray(indices, np.int64)
     return dataclasses.replace(
         split,
@@ -117,7 +117,7 @@ def subset(split: Split, indices: Indices) -> Split:
 
 
 def without(split: Split, indices: Indices) -> Split:
-    """Returns all examples except those at `indices`, in their order."""
+    """Returns a split without the examples at `indices`; the others keep their order."""
     remaining = np.ones(len(split), bool)
     remaining[np.asarray(indices, np.int64)] = False
     return subset(split, np.flatnonzero(remaining))

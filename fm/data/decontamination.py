@@ -10,7 +10,7 @@ from fm.data.media import get_modality
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DuplicateSearchResult:
-    """The result of a search.
+    """Result of a search for near-duplicates of test items: method, counts and their indices.
 
     Attributes:
         method: the rule, in words.
@@ -27,7 +27,7 @@ class DuplicateSearchResult:
 
 
 def find_duplicates(pretrain: Split, test: Split, modality: str) -> DuplicateSearchResult:
-    """Searches a pretraining split for near-duplicates of test items.
+    """Returns which pretraining examples are near-duplicates of test items, and the counts.
 
     Args:
         pretrain: what a model would be pretrained on.

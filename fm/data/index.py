@@ -1,4 +1,4 @@
-"""An index of each split of a prepared TFDS data set, computed once: ids, labels and arrays.
+"""An index (ids, labels, array positions) of each split of a TFDS data set, computed once.
 
 Texts stay in ArrayRecord and are read on demand (20,000/s). Images, sounds and clips are decoded
 once (about 7,000/s for 28x28 PNGs), brought to one `ArraySpec`, and stored as a memory-mapped
@@ -31,7 +31,7 @@ _VERSION = "2"
 
 @dataclasses.dataclass(frozen=True)
 class FeatureColumns:
-    """Which TFDS features are read.
+    """Names of the TFDS features to read: content, label, tags and target; and the modality.
 
     Attributes:
         modality: of the content.
@@ -51,7 +51,7 @@ class FeatureColumns:
 def indexed_split(
     builder: Any, name: str, columns: FeatureColumns, spec: ArraySpec | None
 ) -> Split:
-    """Returns a split of a prepared builder, building its index on first use.
+    """Returns a split of a prepared TFDS builder, building its index on first use.
 
     Args:
         builder: a prepared `tfds.core.DatasetBuilder`.
@@ -83,7 +83,7 @@ def indexed_split(
 
 
 def metadata_rate(builder: Any) -> float | None:
-    """Returns the rate in a builder's metadata: Hz of sounds, frames/s of clips.
+    """Returns the sampling rate (Hz) or frame rate (frames/s) in a builder's metadata, or None.
 
     Raises:
         UserError: it is not a number above 0.
@@ -95,9 +95,9 @@ def metadata_rate(builder: Any) -> float | None:
 
 
 def array_spec(builder: Any, names: list[str], columns: FeatureColumns) -> ArraySpec | None:
-    """Returns the spec of all examples of the splits: the declared or the common one.
+    """Returns the common shape and rate of the splits' examples, as declared or measured.
 
-    Prints to stderr how the common one changes the examples.
+    Prints to stderr how a measured shape or rate changes the examples.
 
     Raises:
         UserError: an example is damaged, or the data set lacks a rate.

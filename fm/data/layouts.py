@@ -18,7 +18,7 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Shape of the examples and of their patches; the work is done by the modality's `Patching`.
+    """Shape of a data set's examples and of their patches; converts between arrays and patches.
 
     Attributes:
         modality: of `fm.data.media.MODALITIES`.
@@ -82,7 +82,7 @@ class Layout:
 def layout_of(
     modality: str, shape: Sequence[int], rate: float | None, patch_size: int | None = None
 ) -> Layout:
-    """Returns the layout of a data set.
+    """Returns the Layout (example shape, patch shape and rate) for arrays of a modality.
 
     Args:
         modality: of the data.

@@ -1,4 +1,4 @@
-"""`load`: a built-in name, a TFDS name, a prepared folder or plain files become a `Dataset`."""
+"""`load` returns a `Dataset` for a built-in name, a TFDS name, a prepared folder or plain files."""
 
 import contextlib
 import hashlib
@@ -39,7 +39,7 @@ def load(
     label_field: int | None = None,
     speaker_field: int | None = None,
 ) -> Dataset:
-    """Loads a data set, preparing and indexing it on first use.
+    """Returns a data set by built-in name, path or TFDS name; prepared and indexed on first use.
 
     Args:
         name: a built-in name (`fm.data.builders.BUILDERS`), the path of a file, folder or archive

@@ -32,7 +32,7 @@ _CHUNK = 256
 
 @dataclasses.dataclass(frozen=True)
 class LogMelConfig:
-    """Sizes of sounds, frames and patches.
+    """Sizes of log-mel patches: sampling rate, sound length, mel filters, frames per patch.
 
     Attributes:
         rate: sampling rate in Hz.
@@ -68,7 +68,7 @@ class LogMelConfig:
 
 
 def log_mel_patches(sounds: np.ndarray, config: LogMelConfig) -> np.ndarray:
-    """Returns the log-mel frames of sounds, grouped into patches.
+    """Returns the log-mel frames of sounds, grouped into patches, float32 [N, L, P] in 0..1.
 
     Args:
         sounds: int16 [N, num_samples].
@@ -96,12 +96,12 @@ def log_mel_patches(sounds: np.ndarray, config: LogMelConfig) -> np.ndarray:
 
 
 def log_mel_time_positions(config: LogMelConfig) -> np.ndarray:
-    """Returns the time of each patch, counted in patches, int32 [L, 1]."""
+    """Returns the time index of each log-mel patch, int32 [L, 1]."""
     return np.arange(config.num_patches, dtype=np.int32)[:, None]
 
 
 def patches_to_spectrograms(patches: np.ndarray, config: LogMelConfig) -> np.ndarray:
-    """Rearranges patches [N, L, P] into log-mel spectrograms [N, bins, frames]."""
+    """Returns patches [N, L, P] as log-mel spectrograms [N, bins, frames]."""
     frames = patches.reshape(len(patches), -1, config.num_bins)
     return frames.swapaxes(1, 2)
 
@@ -109,7 +109,7 @@ def patches_to_spectrograms(patches: np.ndarray, config: LogMelConfig) -> np.nda
 def patches_to_waveforms(
     patches: np.ndarray, config: LogMelConfig, iterations: int = 30
 ) -> np.ndarray:
-    """Returns sounds whose log-mel frames approximate these patches; deterministic.
+    """Returns int16 sounds reconstructed from log-mel patches; approximate, deterministic.
 
     Magnitudes by the iteration of Richardson and Lucy (1972), which stays positive and keeps
     proportions at any level; phases by Griffin and Lim (1984) with the momentum of Perraudin et

@@ -1,4 +1,4 @@
-"""Packs variable-length examples into rows of one length.
+"""Packs variable-length sequences into rows of fixed length.
 
 Nothing is truncated, and little is padding. Multimodal examples are sequences of typed segments. A
 text token at position p has the coordinates (p, p, p). A continuous segment that starts at p has
@@ -21,7 +21,7 @@ Row = dict[str, np.ndarray]
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Assigns sequences to rows by best-fit decreasing (Ding et al. 2024, Fewer Truncations).
+    """Returns the indices of the sequences in each row, packed by best fit (Ding et al. 2024).
 
     Sequences are taken from the longest to the shortest; each goes into the row with the least
     room that still holds it, or into a new row. Deterministic; O(n log n) comparisons.
@@ -55,7 +55,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 class PackedRowSource:
-    """Random access to packed rows of text, as a Grain source.
+    """Random-access Grain source of packed text rows: tokens, segments and positions.
 
     Each row is {"tokens", "segments", "positions"}, int32 [capacity]: segments count from 1 within
     the row, positions restart at 0 in each segment, padding is 0 in all three.
@@ -90,7 +90,7 @@ class PackedRowSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segment:
-    """Tokens or patches of one modality, as a part of an example.
+    """Tokens or patches of one modality, as one part of a multimodal example.
 
     Attributes:
         modality: "tokens", "image", "audio" or "video".
@@ -109,7 +109,7 @@ class Segment:
 
 
 def build_row(example: Sequence[Segment], modalities: Sequence[str]) -> Row:
-    """Concatenates the segments of one example.
+    """Returns the arrays of one multimodal example, with its segments concatenated.
 
     Args:
         example: its segments, in order.
@@ -169,7 +169,7 @@ def _place(segment: Segment, start: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class PackedMultimodalRowSource:
-    """Random access to packed rows of multimodal examples, as a Grain source.
+    """Random-access Grain source of rows into which multimodal examples are packed.
 
     Each row has the keys of `build_row`, of length `capacity`, with all modalities of
     `patch_dims` whether the row contains them or not, and `segments` int32: 0 for padding, 1.. for

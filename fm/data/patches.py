@@ -1,4 +1,4 @@
-"""Images to square patches and clips to tubelets (Arnab et al. 2021, ViViT), and back."""
+"""Conversion of images to square patches and clips to tubelets (Arnab et al. 2021), and back."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ TUBELET_SHAPE = (2, 4, 4)
 
 
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:
-    """Splits images into square patches, row by row.
+    """Returns images cut into square patches in row-major order, uint8 [N, L, P].
 
     Args:
         images: uint8 [N, height, width, channels].
@@ -31,7 +31,7 @@ def patchify(images: np.ndarray, patch: int) -> np.ndarray:
 
 
 def unpatchify(patches: np.ndarray, patch: int, height: int, width: int) -> np.ndarray:
-    """Inverse of `patchify`: patches [N, L, P] to images [N, height, width, channels].
+    """Returns images [N, height, width, channels] assembled from the patches of `patchify`.
 
     Raises:
         UserError: L and P do not fit such an image.
@@ -53,7 +53,7 @@ def patch_positions(height: int, width: int, patch: int) -> np.ndarray:
 
 
 def clips_to_tubelets(clips: np.ndarray, size: Sequence[int] = TUBELET_SHAPE) -> np.ndarray:
-    """Splits clips into tubelets, boxes of a few pixels in a few frames: by time, row, column.
+    """Returns clips cut into tubelets, ordered by time, row, column, uint8 [N, L, P].
 
     Args:
         clips: uint8 [N, frames, height, width, channels].
@@ -74,7 +74,7 @@ def clips_to_tubelets(clips: np.ndarray, size: Sequence[int] = TUBELET_SHAPE) ->
 def tubelets_to_clips(
     tubelets: np.ndarray, size: Sequence[int], shape: Sequence[int]
 ) -> np.ndarray:
-    """Inverse of `clips_to_tubelets`: tubelets [N, L, P] to clips [N, *shape].
+    """Returns clips [N, *shape] assembled from the tubelets of `clips_to_tubelets`.
 
     Args:
         tubelets: [N, L, P].
@@ -95,7 +95,7 @@ def tubelets_to_clips(
 
 
 def tubelet_positions(shape: Sequence[int], size: Sequence[int] = TUBELET_SHAPE) -> np.ndarray:
-    """Returns time, row and column of each tubelet, int32 [L, 3], counted in tubelets."""
+    """Returns time, row and column index of each tubelet, int32 [L, 3]."""
     return _grid_positions(_tubelet_grid(shape, size))
 
 

@@ -1,4 +1,4 @@
-"""Prepares TFDS builders as ArrayRecord, atomically and with digests; base classes of builders."""
+"""Prepares TFDS builders as ArrayRecord files with digests; base classes of builders."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ Examples = Iterable[tuple[str, dict[str, Any]]]
 
 
 def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
-    """Returns the prepared builder, preparing it on first use.
+    """Returns a TFDS builder whose data is prepared in `data_dir`, preparing it on first use.
 
     Args:
         make: creates a `tfds.core.DatasetBuilder` (ArrayRecord format) for a data folder.
@@ -45,12 +45,12 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
 
 
 def is_prepared(target: pathlib.Path) -> bool:
-    """Returns whether a data set was prepared there, even if it is damaged."""
+    """Returns whether a folder holds a prepared data set; its files are not checked."""
     return digests_exist(target) or (target / "dataset_info.json").exists()
 
 
 def open_checked(target: pathlib.Path) -> Any:
-    """Returns the builder of a prepared folder, after checking its digests if it has any.
+    """Returns the TFDS builder of a prepared folder, after checking its digests if present.
 
     Raises:
         UserError: a prepared file has changed since; see also `fm.data.tfds_safety`.
@@ -68,7 +68,7 @@ def _move_up(inner: pathlib.Path, outer: pathlib.Path) -> None:
 
 
 class BuiltinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of the built-in data sets.
+    """Base class of the built-in TFDS builders; splits examples by hash.
 
     A subclass sets the attributes and defines `_examples`, which are split by hash; or overrides
     `_split_generators` for another split.
@@ -117,7 +117,7 @@ class BuiltinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class UserFilesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builder of the user's own files, from examples in memory."""
+    """TFDS builder for examples read from the user's own files, held in memory."""
 
     name = "user_files"
     pkg_dir_path = None

@@ -22,7 +22,7 @@ def array_digest(array: np.ndarray) -> str:
 
 
 def is_test(digest: str, share: float) -> bool:
-    """Returns whether an example belongs to the test split, whose expected size is `share` (0..1).
+    """Returns whether the example with this digest is in the test split (fraction `share`).
 
     The answer depends on the content alone: the order of examples does not matter, adding examples
     moves none, and exact copies are always on the same side.
@@ -33,7 +33,7 @@ def is_test(digest: str, share: float) -> bool:
 def split_by_hash(
     digests: Sequence[str], labels: Sequence[int] | None, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples by `is_test`, but so that every label is on both sides.
+    """Returns (train, test) indices of a split by digest that has every label on both sides.
 
     If a label has no train or no test example, its example with the highest or lowest digest moves
     (with its copies).
@@ -60,7 +60,7 @@ def split_by_hash(
 
 
 def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples so that no group (e.g. a speaker) is on both sides.
+    """Returns (train, test) indices of a split with no group (e.g. speaker) on both sides.
 
     Groups go to the test split in order of their digests until it has `share` of the examples; at
     least one group remains for training. The order of examples does not matter, but additional
@@ -84,7 +84,7 @@ def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.
 
 
 def with_unique_keys(examples: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yields (unique key, example) from (digest, example); TFDS rejects repeated keys."""
+    """Yields (unique key, example) from (digest, example), since TFDS rejects repeated keys."""
     counts: Counter[str] = Counter()
     for digest, example in examples:
         yield f"{digest}-{counts[digest]}", example

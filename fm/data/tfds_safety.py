@@ -18,7 +18,7 @@ _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 
 def open_prepared(folder: pathlib.Path) -> Any:
-    """Returns a read-only builder for a folder that TFDS has prepared.
+    """Returns a read-only TFDS builder for a prepared folder, without running code from it.
 
     Raises:
         UserError: see `check_features`; or TFDS cannot read the folder.
@@ -30,7 +30,7 @@ def open_prepared(folder: pathlib.Path) -> Any:
 
 @contextlib.contextmanager
 def damage_as_user_error(folder: pathlib.Path | str) -> Iterator[None]:
-    """Turns the various errors of TFDS and ArrayRecord about a damaged folder into a UserError.
+    """Runs the block; turns errors of TFDS and ArrayRecord about a damaged folder into UserError.
 
     Both read some files late, so the block must also cover the reading of examples.
     """
@@ -44,7 +44,7 @@ def damage_as_user_error(folder: pathlib.Path | str) -> Iterator[None]:
 
 
 def check_features(folder: pathlib.Path) -> None:
-    """Checks that a folder's `features.json` names only TFDS's own feature classes.
+    """Raises UserError if a folder's `features.json` names other classes than TFDS's own.
 
     Raises:
         UserError: it names others, is missing or is not JSON.

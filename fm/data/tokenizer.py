@@ -34,7 +34,7 @@ BYTE_OF_CHAR = _byte_of_char()
 
 
 class Tokenizer:
-    """Converts texts to int32 token ids and back.
+    """Byte-level BPE tokenizer: converts texts to int32 token ids and back.
 
     Ids 0 to 3 are special tokens. They are not in the BPE vocabulary, whose ids follow, so that a
     text that spells one ("<mask>") is encoded as ordinary text.
@@ -97,7 +97,7 @@ class Tokenizer:
 
 
 def load(path: str | pathlib.Path) -> Tokenizer:
-    """Reads a file written by `Tokenizer.save`.
+    """Returns the tokenizer in a file written by `Tokenizer.save`.
 
     Raises:
         UserError: the file is missing or not a tokenizer.
@@ -114,7 +114,7 @@ def load(path: str | pathlib.Path) -> Tokenizer:
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains a tokenizer; deterministic for the same texts in the same order.
+    """Returns a BPE tokenizer trained on texts; deterministic given texts and their order.
 
     If the texts exceed `TRAINING_BYTES` (10 MB), every k-th text is used.
 
@@ -148,7 +148,7 @@ def _training_sample(texts: list[str]) -> Iterator[str]:
 
 
 def tokenize_chunks(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> list[np.ndarray]:
-    """Returns the `token_chunks` of all texts, in order."""
+    """Returns the tokens of all texts, in chunks of at most `length` that never span texts."""
     chunks: list[np.ndarray] = []
     for ids in tokenizer.encode(texts):
         chunks += token_chunks(ids, length, tokenizer)
@@ -156,7 +156,7 @@ def tokenize_chunks(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> 
 
 
 def token_chunks(ids: np.ndarray, length: int, tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Splits a document into consecutive chunks of at most `length` tokens.
+    """Returns a text's token ids as consecutive chunks of at most `length`, with BOS and EOS.
 
     Args:
         ids: int32 [tokens] without special tokens.

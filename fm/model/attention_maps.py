@@ -18,7 +18,7 @@ from fm.model.transformer import forward, rope_tables
 def attention_weights(
     params: dict, inputs: Arrays, config: ModelConfig, *, mask: Mask
 ) -> jax.Array:
-    """Returns the attention weights, from the queries and keys the kernel read.
+    """Returns the attention weights of every layer and head, float32 [N, B, H, L, L].
 
     Args:
       params: the model's.
@@ -33,7 +33,7 @@ def attention_weights(
 
 
 def kernel_error(params: dict, inputs: Arrays, config: ModelConfig, *, mask: Mask) -> jax.Array:
-    """Compares weights times values with the kernel's output on the same inputs.
+    """Returns the largest relative error of the attention kernel's output against plain attention.
 
     Arguments as for `attention_weights`.
 

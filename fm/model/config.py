@@ -30,7 +30,7 @@ _LAYERS_OF_SIZE = {"nano": 1, "micro": 2, "tiny": 4, "small": 6, "base": 12}
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's scaling of rotary frequencies for longer inputs (Llama Team 2024).
+    """Llama 3.1's scaling of RoPE frequencies for longer inputs (Llama Team 2024).
 
     Attributes:
       factor: wavelengths longer than `original_max_seq_len / low_freq_factor` grow by this factor.
@@ -74,7 +74,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ArchConfig:
-    """Architecture options that distinguish transformer families; the defaults are fm's own.
+    """Architecture options of a transformer (norms, biases, MLP, RoPE); defaults are fm's own.
 
     Attributes:
       norm: "rms" (Zhang & Sennrich 2019) or "layer" (Ba et al. 2016).
@@ -150,7 +150,7 @@ class ArchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Configuration of one transformer.
+    """Sizes, modalities, architecture options and compute dtype of a transformer.
 
     Attributes:
       num_layers: layers (N).
@@ -300,7 +300,7 @@ class ModelConfig:
 
 
 def config_for_size(size: str, **overrides) -> ModelConfig:
-    """Returns the config of a named size: d_model = 32 or 64 per layer, heads of 32 or 64.
+    """Returns the ModelConfig of a named size (nano, micro, tiny, small, base), with overrides.
 
     Args:
       size: nano, micro, tiny, small or base.

@@ -30,7 +30,7 @@ _ACCELERATOR_LOGITS = 2**28
 def fused_linear_cross_entropy(
     head_DV: jax.Array, h_TD: jax.Array, targets_T: jax.Array, weights_T: jax.Array
 ) -> jax.Array:
-    """Returns the sum of weight * -log softmax(h @ head)[target] in nats, a float32 scalar.
+    """Returns the weighted sum of -log softmax(h @ head)[target] over all tokens, in nats.
 
     Args:
       head_DV: any float dtype; the product uses that of `h_TD`.

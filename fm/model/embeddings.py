@@ -27,7 +27,7 @@ _DEFAULT_MIN_SCALE = 1.0 / 256.0
 
 
 def init_embeddings(rng: jax.Array, config: ModelConfig) -> Arrays:
-    """Returns the parameters of embeddings, heads and norms, and of the mask embedding."""
+    """Returns initial parameters of embeddings, output heads and norms, and the mask embedding."""
     arch = config.arch
     D, V, M = config.d_model, config.vocab_size, config.num_mixtures
     keys = jax.random.split(rng, 3)
@@ -72,7 +72,7 @@ def _init_gmm_bias(P: int, M: int) -> jax.Array:
 def embed(
     params: Arrays, inputs: Arrays, config: ModelConfig, masked_BL: jax.Array | None = None
 ) -> jax.Array:
-    """Embeds tokens and patches.
+    """Returns the embeddings x_BLD of tokens or patches, before the first layer.
 
     Args:
       params: from `init_embeddings`.
@@ -115,7 +115,7 @@ def _embed_modality(params: Arrays, inputs: Arrays, name: str, dtype: jnp.dtype)
 
 
 def modalities_in(batch: Mapping[str, Any], config: ModelConfig) -> tuple[str, ...]:
-    """Returns the modalities present in a batch, in the config's order."""
+    """Returns the modalities that have an array in the batch, in the config's order."""
     return tuple(name for name in config.modalities if name in batch)
 
 
@@ -126,7 +126,7 @@ def patch_head_names(embeddings: Mapping[str, jax.Array]) -> set[str]:
 
 
 def prepend_start_patch(inputs: Arrays) -> Arrays:
-    """Prepends a start patch: the zero vector at position -1 on every axis."""
+    """Returns the inputs with a start patch in front: a zero patch at position -1 on every axis."""
 
     def prepend(value, first):
         padding = [(0, 0), (1, 0), *[(0, 0)] * (value.ndim - 2)]
@@ -144,14 +144,14 @@ def prepend_start_patch(inputs: Arrays) -> Arrays:
 
 
 def to_unit_range(patches: jax.Array) -> jax.Array:
-    """Maps uint8 to the middle of its 1/256-wide bin in 0..1; floats pass through."""
+    """Returns patches as floats in 0..1; a uint8 value becomes the middle of its 1/256-wide bin."""
     if patches.dtype == jnp.uint8:
         return (patches.astype(jnp.float32) + 0.5) / 256.0
     return patches
 
 
 def token_head(params: Arrays) -> jax.Array:
-    """Returns the kernel [D, V] of the softmax: `token_head`, or the tied embedding."""
+    """Returns the kernel [D, V] of the token softmax, possibly the transposed tied embedding."""
     if "token_head" in params:
         return params["token_head"]
     return params["token_embedding"].T
@@ -171,7 +171,7 @@ def pooled_output(params: Arrays, final_BLD: jax.Array) -> jax.Array:
 def gmm_params(
     params: Arrays, h_TD: jax.Array, config: ModelConfig, modality: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the Gaussian mixture predicted at each place for a continuous modality.
+    """Returns log weights, means and scales of the Gaussian mixture predicted for each patch.
 
     Returns:
       Log weights [T, M], means [T, M, P] and scales [T, M, P], float32, in units of 0..1.
@@ -191,7 +191,7 @@ def gmm_params(
 def gmm_nll(
     params: Arrays, h_TD: jax.Array, targets_TP: jax.Array, config: ModelConfig, modality: str
 ) -> jax.Array:
-    """Returns -log density of each target patch (values in 0..1), nats per patch, float32 [T]."""
+    """Returns the negative log density of each target patch (in 0..1) in nats, float32 [T]."""
     log_weights_TM, means, scales = gmm_params(params, h_TD, config, modality)
     z = (targets_TP[:, None, :] - means) / scales
     log_density = -0.5 * z * z - jnp.log(scales) - 0.5 * math.log(2.0 * math.pi)

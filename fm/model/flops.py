@@ -18,7 +18,7 @@ TEXT_ONLY = ("tokens",)
 def forward_flops(
     config: ModelConfig, length: int, *, num_predictions: int, modalities: Sequence[str] = TEXT_ONLY
 ) -> float:
-    """Returns the FLOPs of one forward pass over one sequence.
+    """Returns the FLOPs of one forward pass over one sequence, its output heads included.
 
     Args:
       length: tokens that enter the layers (L).
@@ -50,7 +50,7 @@ def train_flops(
 def sequence_token_counts(
     objective: str, length: int, *, mask_ratio: float, has_start_patch: bool = False
 ) -> tuple[int, int]:
-    """Returns the tokens that enter the layers and the predictions made, per training sequence.
+    """Returns (tokens that enter the layers, predictions made) for one training sequence.
 
     Args:
       objective: "causal_lm" predicts every token; "masked_lm" the masked ones, in place;

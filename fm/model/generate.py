@@ -26,7 +26,7 @@ _ROUND_TO = 32
 
 
 class DecodeParams(NamedTuple):
-    """What stays constant during decoding, passed as data so that one program serves all values.
+    """Constants of the decoding loop, passed as arrays so that one compiled program serves all.
 
     Attributes:
       sampling: sampling parameters.
@@ -42,7 +42,7 @@ class DecodeParams(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """State of the decoding loop.
+    """State of the decoding loop: KV cache, last tokens and positions, seen tokens, ended rows.
 
     Attributes:
       cache: of all tokens but the last.
@@ -73,7 +73,7 @@ def prefill_and_decode(
     num_tokens: jax.Array,
     buffer_size: int,
 ) -> tuple[jax.Array, DecodeState]:
-    """Reads the prompts and samples the first `num_tokens` tokens.
+    """Runs the model over the prompts; returns the first `num_tokens` tokens and a DecodeState.
 
     Returns:
       int32 [B, buffer_size], `NO_TOKEN` after the end of a row, and the state to go on from.
@@ -113,7 +113,7 @@ def decode(
     num_tokens: jax.Array,
     buffer_size: int,
 ) -> tuple[jax.Array, DecodeState]:
-    """Samples up to `num_tokens` more tokens; returns as `prefill_and_decode`."""
+    """Returns up to `num_tokens` more tokens, int32 [B, buffer_size], and the new DecodeState."""
     tokens_BT = jnp.full((len(state.token_B), buffer_size), NO_TOKEN, jnp.int32)
     return _decode_loop(params, state, decode_params, config, tokens_BT, jnp.int32(0), num_tokens)
 
@@ -174,7 +174,7 @@ def _sample(
 
 
 class IncrementalGenerator:
-    """A batch of texts being generated, a few tokens at a time.
+    """Generates continuations of a batch of prompts, some tokens per `next_tokens` call.
 
     Attributes:
       remaining: tokens each row may still get.
@@ -283,7 +283,9 @@ def generate(
     max_new_tokens: int,
     **options,
 ) -> list[np.ndarray]:
-    """Continues prompts of any lengths in one program; arguments and errors as for `IncrementalGenerator`.
+    """Returns the generated tokens of each prompt, without the prompt; prompts may vary in length.
+
+    All prompts run in one program. Arguments and errors are those of `IncrementalGenerator`.
 
     Returns:
       Per prompt its new tokens, int32.

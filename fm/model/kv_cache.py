@@ -25,7 +25,7 @@ from fm.model.transformer import embed_inputs, final_norm, rope_tables
 
 
 class PreparedParams(NamedTuple):
-    """Parameters laid out for many small forward passes, from `prepare_params`.
+    """Parameters laid out for decoding: one dict per layer, kernels flat and partly fused.
 
     Attributes:
       embeddings: as `params["streams"]`, the token head possibly transposed.
@@ -37,7 +37,7 @@ class PreparedParams(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """Keys and values of earlier tokens.
+    """Keys and values of earlier tokens, by layer, and which cache columns are valid.
 
     Attributes:
       keys: per layer, normalized and rotated, stored as [B, S, K*C], or [S, K*C] if B is 1:
@@ -52,7 +52,7 @@ class KVCache(NamedTuple):
 
 
 def prepare_params(params: dict, config: ModelConfig) -> PreparedParams:
-    """Unstacks the layers and lays out their kernels for small products; a copy, made once.
+    """Returns a copy of the parameters laid out for decoding: layers unstacked, kernels fused.
 
     On a CPU kernels are transposed and float32 (see `layers.TransposedKernel`), elsewhere they are
     in the config's dtype.
@@ -121,7 +121,7 @@ def prefill(
     max_new_tokens: int,
     prefix_B: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache]:
-    """Runs the model over all prompts at once.
+    """Runs the model over all prompts; returns the hidden states final_BLD and a filled KVCache.
 
     Args:
       params: from `prepare_params`.
@@ -159,7 +159,7 @@ def decode_step(
     cache_index: jax.Array,
     config: ModelConfig,
 ) -> tuple[jax.Array, KVCache]:
-    """Runs the model over one more token of every row.
+    """Runs the model over one new token per row; returns the hidden states and the updated cache.
 
     Args:
       params: from `prepare_params`.

@@ -35,7 +35,7 @@ _FEW_ROWS, _GROUPS = 64, 4
 
 
 def init_norm(arch: ArchConfig, name: str, *shape: int) -> Arrays:
-    """Returns the parameters of one norm: `<name>` (scale, ones) and `<name>_shift` (bias, zeros).
+    """Returns initial parameters of a norm: `<name>` (scale, ones), `<name>_shift` (bias, zeros).
 
     Args:
       arch: decides which of the two exist.
@@ -79,7 +79,7 @@ def layer_norm(x: jax.Array, eps: float) -> jax.Array:
 def rotary_cos_sin(
     positions_BLA: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
 ) -> RopeTables:
-    """Returns cosines and sines of every position, computed once for all layers.
+    """Returns the RoPE cosines and sines of all positions, shared by all layers.
 
     Each of the A axes rotates its own share of the head's C/2 channel pairs.
 
@@ -105,12 +105,12 @@ def rotary_cos_sin(
 
 
 def pairs_per_axis(pairs: int, num_axes: int) -> tuple[int, ...]:
-    """Returns the channel pairs of each axis; the first axes get one more if they do not divide."""
+    """Splits RoPE channel pairs evenly over position axes; the first axes get the remainder."""
     return tuple(pairs // num_axes + (axis < pairs % num_axes) for axis in range(num_axes))
 
 
 def expand_positions(positions: jax.Array, num_axes: int) -> jax.Array:
-    """Maps one modality's positions to the position axes of the model (Wang et al. 2024, sec. 2.1).
+    """Returns one modality's positions as int [B, L, A] on the model's position axes.
 
     Args:
       positions: int, of text [B, L], audio [B, L, 1], images [B, L, 2] or video [B, L, 3].
@@ -128,7 +128,7 @@ def expand_positions(positions: jax.Array, num_axes: int) -> jax.Array:
 
 
 def apply_rope(x_BLHC: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:
-    """Rotates the channel pairs (c, c + C/2) of every head by their position's angles."""
+    """Returns queries or keys with RoPE: channel pairs (c, c + C/2) rotated by position angles."""
     first, second = jnp.split(x_BLHC, 2, axis=-1)
     cosines, sines = cosines.astype(x_BLHC.dtype), sines.astype(x_BLHC.dtype)
     return jnp.concatenate(
@@ -140,7 +140,7 @@ def apply_rope(x_BLHC: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.A
 
 
 class TransposedKernel(NamedTuple):
-    """A kernel stored as [out, in], for products with few rows on a CPU.
+    """A float32 kernel stored as [out, in], for faster products with few rows on a CPU.
 
     Such a product is memory bound, and XLA:CPU reads an [out, in] kernel as the left operand at up
     to twice the rate of an [in, out] kernel on the right, which it rearranges first. It is float32
@@ -155,12 +155,12 @@ Kernel = jax.Array | TransposedKernel
 
 
 def transpose_kernel(kernel_IO: jax.Array) -> TransposedKernel:
-    """Returns the kernel transposed, in float32."""
+    """Returns a kernel [in, out] as a TransposedKernel, in float32."""
     return TransposedKernel(jnp.asarray(kernel_IO.T, jnp.float32))
 
 
 def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
-    """Returns x [..., in] times a kernel of any float dtype, [..., out] in the dtype of x.
+    """Returns x [..., in] times a kernel of any float dtype, as [..., out] in the dtype of x.
 
     Args:
       x: left operand.
@@ -181,12 +181,12 @@ def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
 
 
 def linear(layer: Arrays, name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
-    """Applies the linear map `name`, heads flattened, with its bias and LoRA adapters if any."""
+    """Returns the output of linear map `name`, heads flattened, with its bias and LoRA if any."""
     return _add_lora_and_bias(layer, name, x, matmul(x, layer[name]), config)
 
 
 def fused_linear(layer: Arrays, names: Sequence[str], x: jax.Array, config: ModelConfig) -> Arrays:
-    """Returns `linear` of each name, by one product if `kv_cache.prepare_params` fused them."""
+    """Returns the outputs of several linear maps by name, from one product if kernels are fused."""
     fused = layer.get("+".join(names))
     if fused is None:
         return {name: linear(layer, name, x, config) for name in names}
@@ -213,7 +213,7 @@ def _add_lora_and_bias(layer, name, x, y, config):
 
 
 def init_layers(rng: jax.Array, config: ModelConfig) -> Arrays:
-    """Returns the parameters of all layers, stacked along a leading axis N.
+    """Returns initial parameters of all layers, stacked along a leading layer axis N.
 
     Kernels that write to the residual start at zero, so each pre-norm layer starts as the identity;
     the others are normal with variance 1/fan_in. Biases start at zero and scales at one.
@@ -251,7 +251,7 @@ def init_layers(rng: jax.Array, config: ModelConfig) -> Arrays:
 def apply_layer(
     layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, mask: Mask, config: ModelConfig
 ) -> jax.Array:
-    """Returns the residual after one layer, attention and then MLP.
+    """Returns the residual x_BLD after one transformer layer: attention, then MLP.
 
     Args:
       layer: parameters of one layer, of any float dtype; products use the dtype of `x_BLD`.
@@ -267,7 +267,7 @@ def apply_layer(
 def apply_layer_with_remat(
     layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, mask: Mask, config: ModelConfig
 ) -> jax.Array:
-    """Returns `apply_layer`, saving for the backward pass what `config.remat_policy` says.
+    """Returns the residual after one layer, rematerialized as `config.remat_policy` says.
 
     The rest is recomputed (Chen et al. 2016), one layer at a time. Saved numbers per token of a
     layer with MLP width 4 D and no gate: "full" D, "attention" 6 D, "dots" 9 D (fewer with grouped
@@ -293,7 +293,7 @@ def apply_layer_with_remat(
 def project_qkv(
     layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the inputs of attention, q_BLHC and k_BLKC (normalized, rotated) and v_BLKC.
+    """Returns q_BLHC and k_BLKC (normalized, rotated) and v_BLKC, the inputs of attention.
 
     QK norm (Dehghani et al. 2023, sec. 2) bounds the scores at any learning rate.
     """
@@ -316,7 +316,7 @@ def project_qkv(
 def out_proj_and_mlp(
     layer: Arrays, x_BLD: jax.Array, o_BLHC: jax.Array, config: ModelConfig
 ) -> jax.Array:
-    """Returns the residual after the layer, given the output of its attention."""
+    """Returns the residual after the layer, given the output o_BLHC of its attention."""
     o_BLF = o_BLHC.reshape(*x_BLD.shape[:2], -1)
     x_BLD = x_BLD + linear(layer, "attention_out", o_BLF, config)
     x_BLD = _post_norm(layer, "attention_norm", x_BLD, config)
@@ -326,7 +326,7 @@ def out_proj_and_mlp(
 
 
 def mlp(layer: Arrays, n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
-    """Applies the MLP, gated where the architecture says so."""
+    """Returns the MLP's output [B, L, D], gated if the architecture says so; no residual added."""
     activation = ACTIVATIONS[config.arch.activation]
     if config.arch.gated_mlp:
         both = fused_linear(layer, FUSED_PROJECTIONS[1], n_BLD, config)

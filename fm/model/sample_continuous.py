@@ -22,7 +22,7 @@ def sample_patches(
     prefix_KP: jax.Array | None = None,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """Samples examples of one modality, each behind a start patch.
+    """Samples patches of one modality autoregressively, optionally after a given prefix.
 
     Args:
       params: the model's.
@@ -68,7 +68,7 @@ def continue_patches(
     modality: str,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """Samples the patches that follow a prefix.
+    """Samples autoregressively the patches that follow the given inputs, float32 [B, N, P].
 
     Args:
       params: the model's.

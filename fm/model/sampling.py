@@ -22,7 +22,7 @@ _BLOCK = 256
 
 
 class SamplingParams(NamedTuple):
-    """A `SamplingConfig` as scalar arrays: float32, and `top_k` int32."""
+    """A `SamplingConfig` as scalar arrays, so that compiled code serves all values."""
 
     temperature: jax.Array
     top_k: jax.Array
@@ -33,7 +33,9 @@ class SamplingParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are sampled; filters apply in the order of the attributes after the first.
+    """Token sampling options: temperature, top-k, top-p, min-p and repetition penalty.
+
+    The filters apply in the order of the attributes, `repetition_penalty` before all of them.
 
     Attributes:
       temperature: divides the logits; 0 is greedy decoding and ignores the filters.
@@ -103,7 +105,7 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 
 def row_keys(seeds_B: jax.Array) -> jax.Array:
-    """Returns one random key per row, from its seed."""
+    """Returns one JAX random key per row, from the row's integer seed."""
     return jax.vmap(jax.random.key)(seeds_B)
 
 
@@ -116,7 +118,7 @@ def sample_tokens(
     seen_BV: jax.Array,
     suppress_V: jax.Array,
 ) -> jax.Array:
-    """Samples the next token of each row, int32 [B].
+    """Returns the sampled next token of each row, int32 [B].
 
     A row's sample depends on its own logits, key and position only.
 
@@ -145,13 +147,13 @@ def sample_tokens(
 def apply_repetition_penalty(
     logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array
 ) -> jax.Array:
-    """Returns the logits with those of seen tokens lowered (by a penalty above 1)."""
+    """Returns the logits with those of already seen tokens lowered (if penalty > 1)."""
     lowered_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     return jnp.where(seen_BV, lowered_BV, logits_BV)
 
 
 def filtered_probs(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
-    """Returns unnormalized probabilities float32 [B, V], 0 for filtered tokens; temperature > 0.
+    """Returns probabilities [B, V], unnormalized and 0 where filtered; needs temperature > 0.
 
     The most likely token has 1 and is always kept. Tokens that tie at a threshold are all kept.
     """
@@ -167,7 +169,7 @@ def filtered_probs(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
 
 
 def greedy_tokens(logits_BV: jax.Array) -> jax.Array:
-    """Returns the token of the highest logit, the first of equals, int32 [B]."""
+    """Returns each row's token of highest logit, int32 [B]; ties go to the lowest token id."""
     # XLA:CPU's argmax reduces (value, index) pairs one by one; two plain reductions vectorize.
     V = logits_BV.shape[-1]
     max_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)

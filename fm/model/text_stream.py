@@ -20,7 +20,7 @@ def stream_text(
     stop_strings: Sequence[str] = (),
     tokens_per_chunk: int = 8,
 ) -> Iterator[list[str]]:
-    """Runs a generation to its end and yields the new text of each row.
+    """Runs a generator to its end; yields each row's new text, cut at the first stop string.
 
     Text that may become part of a stop string, or is an incomplete character, is held back until it
     is certain, so yielded text never changes.
@@ -63,7 +63,7 @@ def stream_text(
 def continuation_decoder(
     prompt: np.ndarray, decode: Callable[[np.ndarray], str]
 ) -> Callable[[np.ndarray], str]:
-    """Returns a decoder of the ids after a prompt.
+    """Returns a function that decodes the token ids generated after `prompt` to text.
 
     Tokenizers whose words begin with a space drop it at the start of a text, so a continuation
     cannot be decoded alone.
@@ -73,7 +73,7 @@ def continuation_decoder(
 
 
 def num_unsettled_chars(text: str, stop_strings: Sequence[str]) -> int:
-    """Returns how many last characters of a text may change or belong to a stop string."""
+    """Returns how many trailing characters may still change or become part of a stop string."""
     broken = len(text) - len(text.rstrip(_REPLACEMENT))
     prefixes = (
         size

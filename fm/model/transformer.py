@@ -25,7 +25,7 @@ def forward(
     mask: Mask,
     masked_BL: jax.Array | None = None,
 ) -> Arrays:
-    """Runs the model up to its heads.
+    """Runs the model up to its heads; returns the final hidden states and every layer's residual.
 
     Args:
       params: from `Transformer.init`.
@@ -69,7 +69,7 @@ def forward(
 def embed_inputs(
     params: Arrays, inputs: Arrays, config: ModelConfig, masked_BL: jax.Array | None = None
 ) -> jax.Array:
-    """Returns the residual x_BLD before the first layer; arguments as for `embeddings.embed`."""
+    """Returns the residual x_BLD before the first layer, from tokens or patches and positions."""
     x_BLD = embeddings.embed(params, inputs, config, masked_BL)
     if config.arch.embedding_norm:
         x_BLD = layers.apply_norm(x_BLD, params, "embedding_norm", config)
@@ -77,14 +77,14 @@ def embed_inputs(
 
 
 def final_norm(params: Arrays, x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
-    """Returns what the heads read: the last residual, normalized if the architecture says so."""
+    """Returns the hidden states that the heads read: the last residual, perhaps normalized."""
     if config.arch.final_norm:
         x_BLD = layers.apply_norm(x_BLD, params, "final_norm", config)
     return x_BLD
 
 
 def rope_tables(positions: jax.Array, config: ModelConfig) -> layers.RopeTables | None:
-    """Returns cosines and sines of the positions, or None if positions are learned."""
+    """Returns the RoPE cosines and sines of the positions, or None if positions are learned."""
     if config.arch.position_encoding == "learned":
         return None
     positions_BLA = layers.expand_positions(positions, config.position_axes)
@@ -97,7 +97,7 @@ _jitted_layer = jax.jit(layers.apply_layer_with_remat, static_argnames="config")
 
 
 class Transformer(nn.Module):
-    """Linen module that owns the parameters; the computation is `forward`.
+    """Linen module that owns the parameters; its computation is the function `forward`.
 
     Parameters are `{"streams": {...}, "layers": {...}}`, plain dicts of float32 arrays; layers are
     stacked along a leading axis whether or not they run as a scan.
@@ -119,7 +119,7 @@ class Transformer(nn.Module):
 
 
 def init(rng: jax.Array, config: ModelConfig) -> dict:
-    """Returns fresh parameters; a seed gives the same ones on every backend."""
+    """Returns randomly initialized parameters; a seed gives the same ones on every backend."""
     # Compiler options apply to whole programs; inside another trace this is a part of one.
     whole = not isinstance(rng, Tracer) and jax.default_backend() == "cpu"
     return (_init_fast_compile if whole else _init)(rng, config)
@@ -136,7 +136,7 @@ _init_fast_compile = jax.jit(_init_params, static_argnames="config", compiler_op
 
 
 def compile_sharded_init(shardings: Any, config: ModelConfig) -> Callable[[jax.Array], dict]:
-    """Returns `init` as a compiled function of the key whose parameters have these shardings."""
+    """Returns a jitted `init`: random key -> parameters that have the given shardings."""
     options = _FAST_COMPILE if jax.default_backend() == "cpu" else None
     init_params = functools.partial(_init_params, config=config)
     return jax.jit(init_params, out_shardings=shardings, compiler_options=options)

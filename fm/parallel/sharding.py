@@ -107,7 +107,7 @@ def sharded_params(params: dict) -> Iterator[dict]:
 
 
 def constrain(state: Any) -> Any:
-    """Returns a traced state, parameters or gradient with shardings fixed by `state_specs`."""
+    """Returns a traced state, params or gradient sharded by `state_specs`; no-op without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names != MESH_AXES:
         return state

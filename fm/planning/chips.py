@@ -9,7 +9,7 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device and its interconnect.
+    """Published specification of an accelerator: FLOP/s, memory and interconnect bandwidths.
 
     Attributes:
       name: as `--chip` takes it.
@@ -58,7 +58,7 @@ USABLE_MEMORY_FRACTION = 0.92
 
 
 def get_chip(name: str) -> Chip:
-    """Returns the chip of that name.
+    """Returns the chip with the given `--chip` name.
 
     Raises:
       UserError: it is not known.

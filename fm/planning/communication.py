@@ -1,4 +1,4 @@
-"""Estimates what the devices of a mesh send each other in a train step, from shapes and rules.
+"""Estimates the bytes and seconds of communication in a train step on a mesh.
 
 Collectives are rings: each of n devices sends (n - 1) / n of an array to gather it or to
 reduce-scatter it, and twice that to all-reduce it. Counted is what XLA sends for the sharding
@@ -21,7 +21,7 @@ from fm.training.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class CollectiveCost:
-    """Cost of one kind of collective over one axis.
+    """Estimated bytes and seconds per step of one kind of collective over one mesh axis.
 
     Attributes:
       description: of the collective.
@@ -44,7 +44,7 @@ def estimate_communication(
     tokens_per_device: int,
     grad_accum_steps: int = 1,
 ) -> list[CollectiveCost]:
-    """Returns the collectives of a step.
+    """Returns the estimated cost of each kind of collective in one train step.
 
     Args:
       model_config: of the model.
@@ -81,7 +81,7 @@ def estimate_communication(
 
 
 def axis_bandwidth(mesh: MeshConfig, axis: str, chip: Chip) -> float:
-    """Returns the bytes/s one way that a device sends along an axis.
+    """Returns the bandwidth of one device along a mesh axis, in bytes/s one way.
 
     Neighbors on the last axis are neighbors in the fast network. An axis that leaves the fast
     network uses the network links of all its devices within one server together.

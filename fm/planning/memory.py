@@ -27,7 +27,7 @@ from fm.training.train_state import TrainState, init_train_state
 
 @functools.lru_cache(maxsize=8)
 def state_shapes(model_config: ModelConfig, optimizer_config: OptimizerConfig) -> TrainState:
-    """Returns the train state as ShapeDtypeStructs."""
+    """Returns the train state as ShapeDtypeStructs, without allocating it."""
 
     def create():
         params = init(jax.random.key(0), model_config)
@@ -37,17 +37,17 @@ def state_shapes(model_config: ModelConfig, optimizer_config: OptimizerConfig) -
 
 
 def num_elements(shapes: Any) -> int:
-    """Returns the total number of elements of a tree's arrays."""
+    """Returns the total number of array elements in a pytree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def bytes_per_device(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
-    """Returns the bytes of a tree of arrays with PartitionSpecs `specs` on one device."""
+    """Returns the bytes that one device stores of arrays sharded by PartitionSpecs `specs`."""
     return _sum_shards(shapes, specs, mesh, MESH_AXES, lambda leaf: leaf.dtype.itemsize)
 
 
 def gathered_elements_per_device(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
-    """Returns the elements of a tree on one device after gathering over the fsdp axis."""
+    """Returns a pytree's elements on one device once gathered over fsdp (still split by tensor)."""
     return _sum_shards(shapes, specs, mesh, ("tensor",), lambda leaf: 1)
 
 
@@ -63,13 +63,13 @@ def _sum_shards(shapes, specs, mesh, axes, size_of) -> float:
 
 
 def num_shards(spec: P, mesh: MeshConfig, axes: tuple[str, ...] = MESH_AXES) -> int:
-    """Returns the number of parts a spec splits an array into, counting only `axes`."""
+    """Returns into how many parts a PartitionSpec splits an array, counting only `axes`."""
     named = [name for each in spec if each for name in ((each,) if isinstance(each, str) else each)]
     return math.prod(getattr(mesh, name) for name in named if name in axes)
 
 
 def layer_saved_bytes_per_token(model_config: ModelConfig, tensor: int) -> float:
-    """Returns the bytes a layer saves of one token for its backward pass, on each device.
+    """Returns the activation bytes per token and device that one layer saves for its backward.
 
     `tensor` is the size of the tensor axis.
     """
@@ -99,7 +99,7 @@ def estimate_memory(
     mesh: MeshConfig,
     tokens_per_device: int,
 ) -> dict[str, float]:
-    """Returns the bytes on each device by purpose.
+    """Returns the estimated bytes on each device by purpose (parameters, gradients, ...).
 
     Args:
       model_config: of the model.

@@ -1,4 +1,4 @@
-"""Plans a training run: whether it fits a number of chips, and how long a step takes.
+"""Plans a training run: whether it fits on some chips, and the time of a step.
 
 Uses shapes and sharding rules alone: nothing is allocated and no device is needed.
 """
@@ -21,7 +21,7 @@ _DEFAULT_TOKENS_PER_DEVICE = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-    """What to train, and on what.
+    """The model, chips, batch and optimizer of a training run to plan.
 
     Attributes:
       name: of the model, for messages.
@@ -67,7 +67,7 @@ class PlanRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A run on one mesh.
+    """Estimated memory, FLOPs and step time of a training run on one mesh.
 
     Attributes:
       request: see `PlanRequest`; its model with a remat policy.
@@ -113,12 +113,12 @@ class Plan:
 
 
 def default_batch_size(num_chips: int, seq_len: int) -> int:
-    """Returns the sequences of a step with 16,384 tokens, but at least one sequence, a device."""
+    """Returns the sequences per step that give each device 16,384 tokens (at least 1 sequence)."""
     return num_chips * max(1, _DEFAULT_TOKENS_PER_DEVICE // seq_len)
 
 
 def plan_on_mesh(request: PlanRequest, mesh: MeshConfig) -> Plan:
-    """Plans a run on one mesh, whether or not it fits.
+    """Returns the plan of a run on the given mesh, whether or not it fits in memory.
 
     Raises:
       UserError: the mesh has another number of chips, or does not divide the model or batch.
@@ -152,7 +152,7 @@ def plan_on_mesh(request: PlanRequest, mesh: MeshConfig) -> Plan:
 def find_fitting_plan(
     request: PlanRequest, mesh: MeshConfig | None = None, remat_policy: str | None = None
 ) -> Plan:
-    """Returns the fastest plan that fits, with the first remat policy for which there is one.
+    """Returns the fastest plan that fits in memory, with as little recomputation as possible.
 
     Args:
       request: see `PlanRequest`.

@@ -40,7 +40,7 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 @dataclasses.dataclass(frozen=True)
 class RestoredCheckpoint:
-    """Content of a checkpoint.
+    """A restored checkpoint: the train state and the JSON progress saved with it.
 
     Attributes:
       state: the train state.
@@ -52,7 +52,7 @@ class RestoredCheckpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, as a context manager that waits for the last write."""
+    """Saves and restores a run's checkpoints; a context manager that waits for pending writes."""
 
     def __init__(
         self, folder: pathlib.Path, *, max_to_keep: int = 2, keep_period: int | None = None
@@ -203,7 +203,7 @@ class CheckpointStore:
 
 
 def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, dict]:
-    """Returns parameters and config of a checkpoint, for use in another run.
+    """Returns (parameters, config dict) of a checkpoint, for use outside the run that wrote it.
 
     Args:
       folder: the `checkpoints` folder of a run.

@@ -12,7 +12,7 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Length of a run and how often it logs, validates and saves, all in steps.
+    """Length of a run, its seed, and how often it logs, validates and saves, in steps.
 
     Attributes:
       steps: total number of steps.
@@ -55,7 +55,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """Outcome of a training run.
+    """Result of a training run: final parameters, learning curve, and time, FLOPs and tokens used.
 
     Attributes:
       params: after the last step; on the host if the run was on a mesh.
@@ -77,7 +77,7 @@ class TrainResult:
 
 
 def check_same_config(folder: pathlib.Path, saved: dict, current: dict) -> None:
-    """Checks that the run saved in `folder` has the configuration `current`.
+    """Raises UserError unless the run saved in `folder` has the configuration `current`.
 
     Raises:
       UserError: it has another; names every field that differs.

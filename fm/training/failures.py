@@ -1,4 +1,4 @@
-"""What a run does when it fails: one-line messages, and saving the last good state."""
+"""Handling of failures in training: one-line error messages, saving of the last good state."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MEMORY_ADVICE = "; make batch_size or the model smaller, or use a machine with 
 
 
 class NotFiniteError(UserError):
-    """The loss or the gradient norm of a run is not finite."""
+    """Raised when the loss or the gradient norm of a run is NaN or infinite."""
 
 
 @contextlib.contextmanager
 def save_on_failure(run_name: str, step: int, save: Callable[[], str]) -> Iterator[None]:
-    """Turns a failure to take `step` into a one-line error, after calling `save`.
+    """Runs the block that takes `step`; if it fails, calls `save` and raises a one-line UserError.
 
     Caught are data that stall, end or cannot be read, and memory that runs out.
 
@@ -53,7 +53,7 @@ def save_on_failure(run_name: str, step: int, save: Callable[[], str]) -> Iterat
 
 @contextlib.contextmanager
 def report_out_of_memory(run_name: str, saved: Callable[[], str]) -> Iterator[None]:
-    """Turns memory that runs out inside the block into a one-line error.
+    """Runs the block; raises a one-line UserError if it runs out of host or device memory.
 
     Raises:
       UserError: memory ran out; ends with what `saved` returns.
@@ -69,18 +69,18 @@ def report_out_of_memory(run_name: str, saved: Callable[[], str]) -> Iterator[No
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether the error says that the host or a device ran out of memory."""
+    """Returns whether an exception means that the host or a device ran out of memory."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first_line(error)
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of the error's message, or its type's name if it has none."""
+    """Returns the first line of an exception's message, or its type's name if it has none."""
     nothing = "no more from this machine" if isinstance(error, MemoryError) else ""
     return (str(error).strip().splitlines() or [nothing or type(error).__name__])[0]
 
 
 def save_bad_batch(batch: Batch, folder: pathlib.Path, step: int) -> str:
-    """Writes the batch of `step` to a file in the folder and returns what to tell about it.
+    """Writes the batch of a failed step to an .npz file; returns a sentence with the file's path.
 
     The file is `not-finite-step-N.npz` without pickles, one array for each of the batch, named
     `GROUP/NAME` in a multitask batch.
@@ -99,7 +99,7 @@ def save_bad_batch(batch: Batch, folder: pathlib.Path, step: int) -> str:
 
 
 def latest_checkpoint_message(store: CheckpointStore | None) -> str:
-    """Returns which checkpoint a run has left."""
+    """Returns a sentence that names the step of a run's latest checkpoint, if any."""
     step = store.latest_step() if store else None
     return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
 
@@ -111,7 +111,7 @@ def not_finite_message(
     optimizer_config: OptimizerConfig,
     saved: str,
 ) -> str:
-    """Returns the message for a step, or a validation, with a loss or gradient not finite."""
+    """Returns the error message for a loss or gradient norm that is NaN or infinite at `step`."""
     names = {"loss": "loss", "grad_norm": "gradient norm"}
     values = " and ".join(f"{names[key]} {metrics[key]:g}" for key in names if key in metrics)
     return (
@@ -123,7 +123,7 @@ def not_finite_message(
 def interrupted_message(
     run_name: str, signal: str, step: int, steps: int, out_dir: pathlib.Path | None
 ) -> str:
-    """Returns the message for a run that was stopped by a signal."""
+    """Returns the message for a run stopped by a signal: its last step and how to resume."""
     stopped = f"{run_name}: stopped by {signal}"
     if out_dir is None:
         return f"{stopped} at step {step} of {steps}; nothing was saved"

@@ -11,7 +11,7 @@ from fm.evaluation.metrics import bits_per_byte, bits_per_dimension
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerByte:
-    """Unit for text, comparable between tokenizers.
+    """Unit of the loss on text: bits per UTF-8 byte, comparable between tokenizers.
 
     Attributes:
       bytes_per_token: UTF-8 bytes of the corpus divided by its number of tokens.
@@ -32,7 +32,7 @@ class BitsPerByte:
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerDimension:
-    """Unit for continuous patches: per value of one byte, 8 for a uniform prediction.
+    """Unit of the loss on patches: bits per 8-bit value; a uniform prediction has 8.
 
     Audio is counted as if its log-mel values had 256 levels; modalities are not comparable.
     """
@@ -46,7 +46,7 @@ class BitsPerDimension:
 
 @dataclasses.dataclass(frozen=True)
 class PerGroupUnits:
-    """Units of a multitask run: one for each group; the summed loss is logged in nats.
+    """Units of a multitask run: one per group; the summed loss stays in nats.
 
     Attributes:
       units: unit by group name.
@@ -65,7 +65,7 @@ MetricUnit = BitsPerByte | BitsPerDimension | PerGroupUnits
 
 
 def to_bits(metrics: Mapping[str, float], metric_unit: MetricUnit) -> dict[str, float]:
-    """Converts step metrics to {unit name: value}, or {"GROUP/UNIT": value} for several groups."""
+    """Returns {unit name: loss in that unit} from step metrics in nats; GROUP/UNIT if multitask."""
     if not isinstance(metric_unit, PerGroupUnits):
         return {metric_unit.name: primary_metric(metrics, metric_unit)}
     return {
@@ -84,7 +84,7 @@ def group_metric_names(metric_unit: MetricUnit) -> dict[str, str]:
 
 
 def primary_metric(metrics: Mapping[str, float], metric_unit: MetricUnit) -> float:
-    """Returns the causal LM loss in the given unit if there is one, else the total loss.
+    """Returns the causal LM loss (else the total loss) of step metrics, in the given unit.
 
     Only the causal LM loss is a likelihood; the total is comparable only within one objective.
     """

@@ -23,7 +23,7 @@ _FLUSH_SECONDS = 10.0
 
 
 class MetricWriter:
-    """Appends records to `metrics.jsonl` and to TensorBoard events in a folder.
+    """Appends metric records to `metrics.jsonl` and to TensorBoard events in a folder.
 
     Attributes:
       records: records found on opening, up to the step the run resumes from.
@@ -88,7 +88,7 @@ class MetricWriter:
 
 
 class TensorBoardWriter:
-    """Writes a TensorBoard events file in the calling thread.
+    """Writes scalars to a TensorBoard events file in the calling thread, so that errors surface.
 
     tensorboardX's `SummaryWriter` writes in a thread of its own, which dies on a full disk; its
     queue then fills up and the run waits forever. Here the error is raised in the run.
@@ -140,7 +140,7 @@ class TensorBoardWriter:
 
 
 def read_records(path: pathlib.Path, step: int | None = None) -> list[MetricRecord]:
-    """Reads the records of a `metrics.jsonl` up to `step`, stopping at a truncated line."""
+    """Returns the records of a `metrics.jsonl` up to `step`, stopping at a truncated line."""
     if not path.exists():
         return []
     records = []
@@ -157,7 +157,7 @@ def read_records(path: pathlib.Path, step: int | None = None) -> list[MetricReco
 def learning_curve(
     records: list[MetricRecord], metric_name: str, groups: Mapping[str, str] | None = None
 ) -> dict[str, list[float]]:
-    """Extracts metrics as a function of tokens seen.
+    """Returns lists of a metric and its validation values, each with the tokens seen so far.
 
     Args:
       records: of one run.

@@ -1,4 +1,4 @@
-"""Multitask training: one step on several groups, each with its own rows, length and objective.
+"""Multitask training: one step on several groups of examples, each with its own objective.
 
 A group is usually a modality or data set; its batch is the one it would have alone. All functions
 also accept a single `Objective` and its batch, which is one group without a name.
@@ -21,7 +21,7 @@ from fm.training.objectives import Batch, Objective, WeightedSum
 
 @dataclasses.dataclass(frozen=True)
 class MultitaskObjective:
-    """Objectives of several groups; a batch is a dict of batches by group name.
+    """One objective per group of examples, e.g. per modality; batches are dicts by group name.
 
     Attributes:
       groups: name and objective of each group.
@@ -43,7 +43,7 @@ AnyObjective = Objective | MultitaskObjective
 
 
 def to_dict(objective: AnyObjective) -> dict[str, Any]:
-    """Returns the objective as JSON, see `from_dict`."""
+    """Returns the objective as a JSON-able dict, which `from_dict` reads."""
     if isinstance(objective, Objective):
         return dataclasses.asdict(objective)
     groups = {name: dataclasses.asdict(each) for name, each in objective.groups}
@@ -51,7 +51,7 @@ def to_dict(objective: AnyObjective) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> AnyObjective:
-    """Inverse of `to_dict`: builds the objective from its JSON.
+    """Returns the objective described by a dict from `to_dict`.
 
     Raises:
       UserError: a value has the wrong type.
@@ -68,21 +68,21 @@ def from_dict(values: dict[str, Any]) -> AnyObjective:
 def group_batches(
     batch: dict[str, Any], objective: AnyObjective
 ) -> list[tuple[str, Batch, Objective]]:
-    """Returns for each group the prefix of its metrics' names, its batch and its objective."""
+    """Returns (metric name prefix, batch, objective) of each group; one triple if not multitask."""
     if isinstance(objective, Objective):
         return [("", batch, objective)]
     return [(f"{name}/", batch[name], each) for name, each in objective.groups]
 
 
 def num_rows_by_group(batch: dict[str, Any], objective: MultitaskObjective) -> dict[str, int]:
-    """Returns the number of rows of each group."""
+    """Returns the number of batch rows of each group, by group name."""
     return {name: batch[name]["segments"].shape[0] for name, _ in objective.groups}
 
 
 def add_mask_noise(
     batch: dict[str, Any], rng: jax.Array, objective: AnyObjective
 ) -> dict[str, Any]:
-    """Returns the batch with `noise` [B, L] in each group, which decides what is masked."""
+    """Returns the batch with uniform `noise` [B, L] per group, which decides what is masked."""
     if isinstance(objective, Objective):
         return batch | {"noise": jax.random.uniform(rng, batch["segments"].shape)}
     return {
@@ -98,7 +98,7 @@ def loss_sums(
     objective: AnyObjective,
     token_weights_V: jax.Array | None = None,
 ) -> dict[str, WeightedSum]:
-    """Returns `objectives.loss_sums` of all groups as `GROUP/OBJECTIVE`.
+    """Returns (sum of weighted nats, sum of weights) by key GROUP/OBJECTIVE, over all groups.
 
     The batch must have noise, see `add_mask_noise`.
     """
@@ -117,7 +117,7 @@ def mean_loss(
     objective: AnyObjective,
     batch: dict[str, Any],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss, weighted by the groups' shares of rows, and metrics with `GROUP/loss`.
+    """Returns the total loss, groups weighted by their share of rows, and metrics per group.
 
     See `objectives.mean_loss` for the arguments. The total adds nats per token to nats per number
     of a patch, so it serves for training only.
@@ -148,7 +148,7 @@ def loss(
     objective: AnyObjective,
     token_weights_V: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the mean nats per predicted token, averaged over objectives by their shares.
+    """Returns the loss of a batch (mean nats per prediction, objectives weighted) and its metrics.
 
     Args:
       params: of the model.
@@ -173,7 +173,7 @@ def loss(
 
 
 def split_batch(batch: dict[str, Any], objective: AnyObjective, num_parts: int) -> dict[str, Any]:
-    """Splits a batch into [num_parts, B / num_parts, ...], each with its share of all objectives.
+    """Returns a batch as [num_parts, B / num_parts, ...] with equal objective shares in each part.
 
     Raises:
       UserError: the rows of an objective do not divide.

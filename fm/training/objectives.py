@@ -28,7 +28,9 @@ WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weight
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Shares of the sequences that take each objective, adding up to 1, and their options.
+    """Shares of sequences trained by causal LM, masked LM and bag of words, and their options.
+
+    The shares add up to 1.
 
     Attributes:
       causal_lm: share predicting every next token under causal attention. Gives a likelihood and
@@ -75,7 +77,7 @@ def loss_sums(
     objective: Objective,
     token_weights_V: jax.Array | None = None,
 ) -> dict[str, WeightedSum]:
-    """Returns the weighted sum of nats and the sum of weights of each objective with rows.
+    """Returns (sum of weighted nats, sum of weights) of each objective that has rows, by name.
 
     The noise, uniform in 0..1, is the only randomness, so a batch may be split and the sums of its
     parts added. On a mesh the rows of each objective are padded with empty ones of weight 0 until
@@ -105,7 +107,7 @@ def loss_sums(
 
 
 def objective_rows(objective: Objective, batch_size: int) -> dict[str, slice]:
-    """Returns the rows of a batch by objective, leaving out objectives without rows."""
+    """Returns {objective: slice of the batch rows it trains on}, without objectives of no rows."""
     first = round(objective.causal_lm * batch_size)
     second = round((objective.causal_lm + objective.masked_lm) * batch_size)
     slices = {
@@ -122,7 +124,7 @@ def mean_loss(
     objective: Objective,
     batch: Batch,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss and its metrics from `loss_sums`.
+    """Returns the loss (mean nats per objective, weighted by share of rows) and its metrics.
 
     Args:
       nats: sums over the batch, or over one part of it.
@@ -140,7 +142,7 @@ def mean_loss(
 
 
 def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedSum:
-    """Returns the nats of every token given the earlier ones of its segment.
+    """Returns the summed nats, and number, of tokens predicted from the earlier ones of a segment.
 
     Continuous patches are preceded by a start patch, so that the first is predicted too; rows of
     several modalities contain their own. In text, a segment's first token is not predicted.
@@ -160,7 +162,7 @@ def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedS
 def masked_lm_sums(
     params: dict, batch: Batch, noise_BL: jax.Array, config: ModelConfig, mask_ratio: float
 ) -> WeightedSum:
-    """Returns the nats of masked tokens given the rest of the segment.
+    """Returns the summed nats, and number, of masked tokens predicted from their segment.
 
     Devlin et al. 2018, section 3.1. The tokens of least noise are masked.
     """
@@ -190,7 +192,7 @@ def bag_of_words_sums(
     mask_ratio: float,
     token_weights_V: jax.Array | None,
 ) -> WeightedSum:
-    """Returns the nats of the masked tokens given the mean output of the visible ones.
+    """Returns the weighted nats, and weights, of masked tokens predicted from the visible ones.
 
     Rows hold one segment each; the tokens of least noise are visible.
     """
@@ -223,7 +225,7 @@ def bag_of_words_sums(
 
 
 def inverse_frequency_weights(counts_V: jax.Array, exponent: float) -> jax.Array:
-    """Returns relative frequency ** -exponent of each token, scaled to mean 1 over the corpus."""
+    """Returns token weights, relative frequency ** -exponent, scaled to mean 1 over the corpus."""
     frequency = counts_V / jnp.sum(counts_V)
     weights = jnp.where(counts_V > 0, jnp.maximum(frequency, 1e-9) ** -exponent, 0.0)
     return weights / jnp.sum(weights * frequency)

@@ -26,7 +26,7 @@ _VECTOR_SUFFIXES = ("_bias", "_norm", "_shift")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimizer and schedule.
+    """Optimizer (Muon or AdamW), its learning rates and schedule, weight decay and clipping.
 
     Attributes:
       name: "muon" (Jordan et al. 2024; embeddings and heads follow AdamW) or "adamw".
@@ -70,7 +70,7 @@ class OptimizerConfig:
 def learning_rate_schedule(
     optimizer_config: OptimizerConfig, peak: float, steps: int
 ) -> optax.Schedule:
-    """Returns the learning rate by step, from 0 up to `peak` and down to 0 at `steps`."""
+    """Returns a function from step to learning rate: 0 up to `peak`, then down to 0 at `steps`."""
     warm = max(1, round(optimizer_config.warmup * steps))
     if optimizer_config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(steps, warm + 1))
@@ -86,7 +86,7 @@ def learning_rate_schedule(
 
 
 def muon_dimension_numbers(params: dict) -> dict:
-    """Returns Muon's matrix axes for every layer kernel, None (AdamW) for everything else.
+    """Returns Muon's matrix axes of every layer kernel, and None (AdamW) of other parameters.
 
     Raises:
       KeyError: for a layer kernel without an entry in the table.
@@ -105,7 +105,7 @@ def _is_layer_kernel(path: tuple) -> bool:
 
 
 def build(optimizer_config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns gradient clipping followed by the optimizer, with its schedule over `steps` steps."""
+    """Returns the optimizer: gradient clipping, then Muon or AdamW, scheduled over `steps`."""
     peaks = optimizer_config.learning_rate, optimizer_config.adam_learning_rate
     return build_from_schedules(
         optimizer_config,
@@ -116,7 +116,7 @@ def build(optimizer_config: OptimizerConfig, steps: int) -> optax.GradientTransf
 def build_from_schedules(
     optimizer_config: OptimizerConfig, rate: optax.Schedule, adam_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Like `build`, with given learning rates by step, which may return traced values.
+    """Returns the optimizer of `build`, but with learning rates given as functions of the step.
 
     The config's `learning_rate`, `adam_learning_rate`, `schedule` and `warmup` are not used.
     """

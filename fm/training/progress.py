@@ -31,7 +31,7 @@ MetricValues = Mapping[str, float]
 
 @dataclasses.dataclass
 class Progress:
-    """Counters of a run, saved as JSON in each checkpoint.
+    """Counters of a training run (steps, tokens, FLOPs, time), saved in each checkpoint.
 
     Attributes:
       step: steps done.
@@ -61,7 +61,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """Cost of one step on a batch.
+    """Tokens and FLOPs of one training step on a batch.
 
     Attributes:
       tokens: tokens and patches without padding. For arrays on devices this is computed there and
@@ -76,7 +76,7 @@ class StepCost:
 
 
 def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) -> StepCost:
-    """Returns the cost of a training step on the batch."""
+    """Returns the tokens and FLOPs of one training step on the batch."""
     total, tokens = 0.0, {}
     for prefix, group_batch, group_objective in group_batches(batch, objective):
         segments = group_batch["segments"]
@@ -102,7 +102,7 @@ _count_nonzero = jax.jit(jnp.count_nonzero)
 
 
 class ProgressTracker:
-    """Counts the steps of one run as their metrics are read, and logs their averages.
+    """Counts a run's steps when their metrics arrive, and logs metrics averaged over steps.
 
     Attributes:
       progress: after the steps counted.
@@ -244,18 +244,18 @@ def is_due(step: int, every: int | None) -> bool:
 
 
 def is_finite(metrics: MetricValues) -> bool:
-    """Returns whether the loss, and the gradient norm if there is one, are finite."""
+    """Returns whether the loss in `metrics`, and the gradient norm if present, are finite."""
     return math.isfinite(metrics["loss"]) and math.isfinite(metrics.get("grad_norm", 0.0))
 
 
 def announce_resume(run_name: str, step: int, steps: int, *, finished: bool) -> None:
-    """Prints to stderr from which step a run resumes, or that it has finished."""
+    """Prints to stderr the step a run resumes from, or that the run has already finished."""
     status = "already finished" if finished else "resumed"
     print(f"{run_name}: {status} at step {step} of {steps}", file=sys.stderr)
 
 
 def progress_bar(run_name: str, first: int, steps: int) -> tqdm:
-    """Returns a progress bar of steps on stderr, shown by the lead process only."""
+    """Returns a tqdm bar of training steps on stderr, shown by the lead process only."""
     # A file or a pipe gets a line every 30 s instead of two a second.
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(

@@ -27,7 +27,9 @@ _keep_freed_memory_succeeded = False
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory in the process, whose size then stays at its peak.
+    """Makes glibc keep freed memory in the process, to avoid page faults at every step.
+
+    The size of the process then stays at its peak.
 
     By default glibc maps every block over 32 MiB anew and returns it when freed, so a step with
     larger scratch memory faults in all its pages again (2 us each on the machine of
@@ -44,7 +46,7 @@ def keep_freed_memory() -> None:
 
 
 def keep_freed_memory_succeeded() -> bool:
-    """Returns whether `keep_freed_memory` took effect in this process."""
+    """Returns whether `keep_freed_memory` made glibc keep freed memory in this process."""
     return _keep_freed_memory_succeeded
 
 
@@ -66,7 +68,7 @@ def _has_cuda_plugin() -> bool:
 
 @functools.cache
 def gemm_flops_per_second(dtype: str, size: int = 1024, repeats: int = 5) -> float:
-    """Measures the FLOP/s of a square matrix product in `dtype` on the default device.
+    """Returns the measured FLOP/s of a square matrix product on the default device.
 
     Returns the best of `repeats` timings; takes about 0.1 s on a CPU. Other load on the machine
     lowers the result.

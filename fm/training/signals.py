@@ -11,12 +11,12 @@ from fm.errors import UserError
 
 
 class Interrupted(Exception):
-    """A run was stopped by a signal; the message says what was saved and how to resume."""
+    """Raised when a signal stops a run; the message says what was saved and how to resume."""
 
 
 @contextlib.contextmanager
 def catch_termination_signals() -> Iterator[Callable[[], str | None]]:
-    """Holds back SIGINT and SIGTERM; yields a function returning the name of the one received.
+    """Holds back SIGINT and SIGTERM in the block; yields a function: name of the received one.
 
     A second signal has its usual effect, so a hanging step can still be killed. Outside the main
     thread, which receives no signals in Python, nothing is held back.
@@ -45,7 +45,7 @@ def catch_termination_signals() -> Iterator[Callable[[], str | None]]:
 
 @contextlib.contextmanager
 def time_limit(seconds: float, message: str) -> Iterator[None]:
-    """Interrupts the block after `seconds`, by SIGALRM.
+    """Runs the block; raises UserError with `message` if it takes longer than `seconds`.
 
     There is no limit outside the main thread or on Windows, which has no SIGALRM.
 

@@ -42,7 +42,7 @@ SweepStepFn = Callable[..., tuple[TrainState, Metrics]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SweepResult:
-    """Outcome of a sweep.
+    """Results of a sweep by trial, why trials stopped, and how they were batched.
 
     Attributes:
       results: by trial; None for one that stopped because its loss was not finite.
@@ -65,7 +65,9 @@ def sweep(
     run_name: str = "sweep",
     gemm_flops_per_second: float | None = None,
 ) -> SweepResult:
-    """Trains all trials, or resumes them, or returns their results, on the current mesh.
+    """Trains all trials of a sweep (resuming unfinished ones) and returns their results.
+
+    The trials run on the current mesh and may differ in seed, learning rate or data.
 
     A sweep that was killed and is called again ends bitwise as if it had not been interrupted.
     Run sequentially, each trial ends bitwise as by `train`; vmapped, up to the order of summation.
@@ -255,7 +257,7 @@ def make_sweep_step(
     optimizer_config: OptimizerConfig,
     grad_accum_steps: int = 1,
 ) -> SweepStepFn:
-    """Returns the jitted step of all trials; equal arguments return the same function.
+    """Returns the jitted train step of all trials at once, cached by its arguments.
 
     Args:
       model_config: of the model.
@@ -293,14 +295,14 @@ def make_sweep_step(
 
 
 def shared_optimizer_config(optimizer_config: OptimizerConfig) -> OptimizerConfig:
-    """Returns the config without learning rates and schedule, which are data of a sweep."""
+    """Returns the config without learning rates and schedule, so that trials share a program."""
     return dataclasses.replace(
         optimizer_config, learning_rate=1.0, adam_learning_rate=1.0, schedule="cosine", warmup=0.0
     )
 
 
 def learning_rates(optimizer_config: OptimizerConfig, steps: int, length: int) -> np.ndarray:
-    """Returns the learning rates of a run's steps, float32 [length, 2], 0 after `steps`.
+    """Returns the learning rates of each step of a run, float32 [length, 2], 0 after `steps`.
 
     Columns: of the layer kernels, and of embeddings and heads under Muon.
     """
@@ -316,7 +318,7 @@ def learning_rates(optimizer_config: OptimizerConfig, steps: int, length: int) -
 def trial_constants(
     trials: Sequence[Trial],
 ) -> tuple[np.ndarray, jax.Array | None, np.ndarray]:
-    """Returns seeds [R], token weights [R, V] or None, and all steps' learning rates [S, R, 2]."""
+    """Returns seeds [R], token weights [R, V] or None, and learning rates [steps, R, 2]."""
     steps = max(trial.train_config.steps for trial in trials)
     seeds_R = np.array([trial.train_config.seed for trial in trials], np.uint32)
     weights = [trial.token_weights for trial in trials]
@@ -328,7 +330,7 @@ def trial_constants(
 
 
 def stack_trees(trees: Sequence[Any]) -> Any:
-    """Stacks trees of one structure along a new leading axis; numpy leaves stay numpy."""
+    """Returns pytrees of one structure stacked along a new leading axis; numpy stays numpy."""
 
     def stack(*leaves):
         return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)
@@ -337,5 +339,5 @@ def stack_trees(trees: Sequence[Any]) -> Any:
 
 
 def index_tree(tree: Any, r: int) -> Any:
-    """Returns one element along the leading axis of every leaf."""
+    """Returns the pytree with every leaf indexed by `r` along its leading axis."""
     return jax.tree.map(lambda leaf: leaf[r], tree)

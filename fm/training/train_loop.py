@@ -1,4 +1,4 @@
-"""The training loop: one or several trials trained step by step, logged, validated and saved.
+"""The training loop: trains one or several trials, logs, validates and saves.
 
 `train` runs one trial; `fm.training.sweep` runs many, one after another or as one program. Step n
 is dispatched before the metrics of step n - 1 are read.
@@ -69,7 +69,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainResult:
-    """Trains a model, or resumes training, or returns the result of a finished run.
+    """Trains a model and returns its result; resumes an unfinished run, reloads a finished one.
 
     A run that was killed and is called again ends bitwise as if it had not been interrupted.
 
@@ -116,7 +116,7 @@ def train_trial(
     gemm_flops_per_second: float | None = None,
     mesh: Mesh | None = None,
 ) -> TrainResult:
-    """Trains one trial, see `train`."""
+    """Trains one trial as `train` does, with the trial's fields as arguments."""
     mesh = mesh or current_mesh()
     if mesh is not None:
         rows = trial.batches.shard(*distributed.local_slice(mesh))
@@ -135,7 +135,7 @@ def train_trial(
 
 
 class TrialProgram:
-    """How a list of trials is stepped on the devices; base class.
+    """Base class that creates the train state of a list of trials and steps it on the devices.
 
     Attributes:
       trials: with their arrays placed on the mesh.
@@ -233,7 +233,7 @@ class _PendingStep:
 
 
 class Trainer:
-    """The training loop over the trials of a program.
+    """The training loop over all trials of a TrialProgram: steps, logs, validates and saves.
 
     Attributes:
       program: steps the trials.
@@ -541,7 +541,7 @@ def validate(
     objective: AnyObjective,
     token_weights: jax.Array | None = None,
 ) -> dict[str, float]:
-    """Returns the mean over batches of `loss` and of each objective's nats.
+    """Returns the mean over held-out batches of `loss` and of each objective's nats.
 
     The same tokens are masked every time.
 

@@ -1,4 +1,4 @@
-"""Train state: what a step changes, that is parameters, optimizer state and step count.
+"""The train state: parameters, optimizer state and step count.
 
 It holds no random key: each step's key is the run's seed folded with the step count.
 """
@@ -24,7 +24,7 @@ from fm.parallel.sharding import constrain, shard_state, state_shardings
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """State of a training run.
+    """Train state: parameters, optimizer state and number of steps taken; a pytree.
 
     Attributes:
       opt_state: of the optax optimizer.
@@ -38,7 +38,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_train_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step, with a copy of `params` (steps donate the state)."""
+    """Returns the train state before the first step, with a copy of `params` (steps donate it)."""
 
     # One program; without `jit` there would be one for each array.
     @jax.jit
@@ -55,7 +55,7 @@ def init_train_state(params: dict, optimizer: optax.GradientTransformation) -> T
 def create_train_state(
     params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | None
 ) -> TrainState:
-    """`init_train_state` with the optimizer state created where it stays on the mesh.
+    """Returns the initial train state with its optimizer state created sharded on the mesh.
 
     Parameters that already lie there, as those of `init_sharded`, are not moved.
     """
@@ -67,7 +67,7 @@ def create_train_state(
 
 
 def init_sharded(rng: jax.Array, model_config: ModelConfig) -> dict:
-    """`fm.model.transformer.init`, each part created where it stays on the mesh of `use_mesh`.
+    """Returns initial parameters created in shards on the current mesh; same numbers as `init`.
 
     The same numbers, to the bit; no device and no host holds them all.
 
@@ -81,21 +81,21 @@ def init_sharded(rng: jax.Array, model_config: ModelConfig) -> dict:
 
 
 def make_sharded_init(mesh: Mesh, model_config: ModelConfig) -> Any:
-    """The compiled function of `init_sharded`, from a key to parameters on the mesh."""
+    """Returns a compiled function from a random key to parameters sharded on the mesh."""
     init = functools.partial(transformer.init, config=model_config)
     shapes = jax.eval_shape(init, jax.random.key(0))
     return transformer.compile_sharded_init(state_shardings(shapes, mesh), model_config)
 
 
 def gather_to_host(leaf: jax.Array) -> np.ndarray:
-    """Returns an array on the host; all processes must call it if the array spans several."""
+    """Returns the whole array as numpy; every process must call it if the array spans several."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
     return jax.device_get(leaf)
 
 
 def params_digest(params: dict) -> str:
-    """Returns the SHA-256 of the names, dtypes, shapes and bytes of all leaves, sorted by name.
+    """Returns the SHA-256 of a parameter tree (names, dtypes, shapes, bytes); order is ignored.
 
     Equal digests mean bitwise equal parameters, whatever the insertion order of the dicts.
     """

@@ -32,7 +32,7 @@ def make_train_step(
     steps: int,
     grad_accum_steps: int = 1,
 ) -> TrainStepFn:
-    """Returns the jitted train step; equal arguments return the same function.
+    """Returns the jitted train step (state, batch, ...) -> (state, metrics), cached by arguments.
 
     Args:
       model_config: of the model.
@@ -87,7 +87,7 @@ def compute_gradient(
     token_weights_V: jax.Array | None,
     grad_accum_steps: int,
 ) -> tuple[Metrics, dict]:
-    """First half of a step: returns metrics with `grad_norm`, and the gradient, sharded."""
+    """Returns the metrics of a batch, with `grad_norm`, and the gradient, sharded as the params."""
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     metrics, gradient = loss_and_gradient(
         state.params, batch, rng, model_config, objective, token_weights_V, grad_accum_steps
@@ -100,7 +100,7 @@ def compute_gradient(
 def apply_gradient(
     state: TrainState, gradient: dict, update: optax.TransformUpdateFn
 ) -> TrainState:
-    """Second half of a step: returns the state after the optimizer's update."""
+    """Returns the train state after one optimizer update with the given gradient."""
     updates, opt_state = update(gradient, state.opt_state, state.params)
     return sharding.constrain(
         TrainState(
@@ -112,7 +112,7 @@ def apply_gradient(
 
 
 def modality_grad_norms(gradient: dict, model_config: ModelConfig) -> Metrics:
-    """Returns the gradient norm of each modality's own parameters, if there are several."""
+    """Returns the gradient norm of each modality's own parameters; {} for a single modality."""
     if len(model_config.modalities) == 1:
         return {}
     return {
@@ -136,7 +136,7 @@ def loss_and_gradient(
     token_weights_V: jax.Array | None,
     grad_accum_steps: int,
 ) -> tuple[Metrics, dict]:
-    """Returns the metrics of a batch and the gradient of its loss.
+    """Returns the metrics of a batch and the gradient of its loss, summed over microbatches.
 
     For a `MultitaskObjective`, the gradient is the sum of the groups' gradients weighted by their
     shares of rows, each first scaled down to the norm `clip`; in the gradient of a summed loss the

@@ -1,4 +1,4 @@
-"""A trial: everything one training run needs."""
+"""`Trial`: everything that one training run needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ParamsOrInit = dict | Callable[[], dict]
 
 
 class BatchIterator(Protocol):
-    """Source of batches with a position that can be saved, such as `fm.data.batches.Batches`."""
+    """Protocol of an iterator over batches whose position can be saved and restored."""
 
     def __next__(self) -> Batch: ...
 
@@ -44,7 +44,7 @@ class BatchIterator(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
-    """One training run; the fields are the arguments of `train`.
+    """Everything one training run needs: parameters, data, optimizer, schedule and folders.
 
     Attributes:
       params: initial parameters (left unchanged), or a function that makes them, called under the
@@ -104,5 +104,5 @@ class Trial:
 
 
 def resolve_params(params: ParamsOrInit) -> dict:
-    """Returns the parameters, making them if a function was given."""
+    """Returns the parameters, calling `params` first if it is a function that makes them."""
     return params if isinstance(params, dict) else params()

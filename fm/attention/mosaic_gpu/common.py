@@ -279,6 +279,8 @@ class HopperOps:
 class InterpretedOps:
     """The operations of `HopperOps` on plain arrays, to run the kernels in Pallas' interpreter.
 
+    `interpret` holds the interpreter's parameters.
+
     All else in the kernels (grid, warpgroups, barriers, copies, loops) is interpreted as it is.
     """
 

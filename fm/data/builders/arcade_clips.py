@@ -36,7 +36,7 @@ _HOLD = (4, 24)
 
 
 class ArcadeClips(BuiltinBuilder):
-    """Features: video uint8 [8, 32, 32, 1] at 15 frames/s, gray 0..255; label.
+    """Clips of arcade games played at random: video uint8 [8, 32, 32, 1], 15 frames/s; label: game.
 
     A player of random actions, each held for a while, plays 12 sessions of each game for training
     and 4 with other seeds for test; each gives 10 clips.

@@ -39,7 +39,7 @@ _DIGITS_CITATION = (
 
 
 class Digits(BuiltinBuilder):
-    """1,797 handwritten digits. Split by hash, 20% test.
+    """1,797 images of handwritten digits, gray 8x8; split by hash, 20% test.
 
     Features: image uint8 [8, 8, 1], 0..16 in the original stretched to 0..255; label.
     """
@@ -61,7 +61,7 @@ class Digits(BuiltinBuilder):
 
 
 def load_digits() -> Iterator[tuple[str, np.ndarray, int]]:
-    """Yields digest, uint8 [8, 8, 1] image and label of every digit."""
+    """Yields (digest, image uint8 [8, 8, 1], label) of each of scikit-learn's digits."""
     from sklearn import datasets  # takes seconds that only preparing needs
 
     bunch: Any = datasets.load_digits()
@@ -105,7 +105,7 @@ def _photo_crops() -> Iterator[np.ndarray]:
 
 
 class MovingDigits(BuiltinBuilder):
-    """3,594 clips of handwritten digits on the move; the label is the motion, not the digit.
+    """3,594 clips of moving handwritten digits; the label is the motion, not the digit.
 
     Features: video uint8 [8, 16, 16, 1] at 8 frames/s, gray 0..255; label.
 
@@ -163,7 +163,7 @@ def _clips(digits: dict[str, np.ndarray], copy: int) -> Iterator[tuple[np.ndarra
 
 
 def motion_path(label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a path of a motion.
+    """Returns a random path of a motion: row, column and size of the digit in every frame.
 
     Args:
         label: index into `MOTIONS`.

@@ -67,7 +67,7 @@ _SENTENCE = re.compile(r"[A-Z][A-Za-z,' -]+\.")
 
 @dataclasses.dataclass(frozen=True)
 class Docstring:
-    """One docstring, indentation removed, and whether it is of a function."""
+    """The dedented text of a docstring, and whether it documents a function."""
 
     text: str
     of_function: bool
@@ -75,14 +75,14 @@ class Docstring:
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A source file's package ("python" for the standard library) and its docstrings, in order."""
+    """A source file's package ("python" for the standard library) and docstrings."""
 
     package: str
     docstrings: tuple[Docstring, ...]
 
 
 def source_paths() -> list[tuple[str, pathlib.Path]]:
-    """Returns (package, path) of every source file, without tests and vendored code."""
+    """Returns (package, path) of every installed source file, without tests and vendored code."""
     roots = {PYTHON: pathlib.Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -97,7 +97,7 @@ def source_paths() -> list[tuple[str, pathlib.Path]]:
 
 
 def read_source_files() -> tuple[SourceFile, ...]:
-    """Returns all `source_paths` parsed, cached in the process: parsing takes seconds."""
+    """Returns all installed source files with their docstrings, parsed once per process."""
     return _parse(tuple(source_paths()))
 
 
@@ -114,7 +114,7 @@ def _parse(paths: tuple[tuple[str, pathlib.Path], ...]) -> tuple[SourceFile, ...
 
 
 def parse_docstrings(path: pathlib.Path) -> Iterator[Docstring]:
-    """Yields the docstrings of a source file, none if it does not parse."""
+    """Yields the docstrings of a Python source file; none if it does not parse."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -134,7 +134,7 @@ def parse_docstrings(path: pathlib.Path) -> Iterator[Docstring]:
 
 
 def prose(texts: Iterable[str]) -> Iterator[str]:
-    """Yields the paragraphs that read as English: no examples, tables, markup or bare names."""
+    """Yields the paragraphs that read as English: no code, tables, markup or bare names."""
     for text in texts:
         for paragraph in re.split(r"\n\s*\n", text):
             words = paragraph.split()
@@ -144,7 +144,7 @@ def prose(texts: Iterable[str]) -> Iterator[str]:
 
 
 def join_paragraphs(paragraphs: Iterable[str], min_length: int, max_length: int) -> Iterator[str]:
-    """Yields passages: paragraphs joined by blank lines, of a length in the range if possible.
+    """Yields passages of joined paragraphs with min_length to max_length characters if possible.
 
     A passage ends as soon as it has `min_length` characters, or before the paragraph that would
     take it over `max_length`; a paragraph is never cut, so a very long one makes a longer passage.
@@ -183,7 +183,7 @@ class _DocstringBuilder(BuiltinBuilder, skip_registration=True):
 
 
 class Docstrings(_DocstringBuilder):
-    """Unlabeled English prose, for out-of-domain pretraining. Split by hash, 2% test.
+    """Unlabeled English prose from docstrings, for out-of-domain pretraining; 2% test by hash.
 
     Features: text, passages of about 1,000 to 2,000 characters.
     """
@@ -213,7 +213,7 @@ def _prose_passages() -> Iterator[str]:
 
 
 class DocstringTopics(_DocstringBuilder):
-    """Which package a passage of documentation is about. Split by hash, 20% test.
+    """Classification of documentation passages by package; split by hash, 20% test.
 
     Features: text, passages of about 250 to 600 characters; label, one of `TOPICS`.
 
@@ -247,7 +247,7 @@ class DocstringTopics(_DocstringBuilder):
 
 
 def mask_package_names(text: str) -> str:
-    """Returns a paragraph without names of packages and markup."""
+    """Returns the paragraph with package names replaced by `MASK` and markup removed."""
     return _GIVEAWAY.sub(MASK, _ROLE.sub("`", _SECTION_START.sub("", text))).replace("`", "")
 
 
@@ -266,7 +266,7 @@ def _topic_passages() -> Iterator[tuple[str, str]]:
 
 
 class DocstringSummaries(_DocstringBuilder):
-    """The one-line summary of a function from the rest of its docstring. Split by hash, 20% test.
+    """Text generation: a function's one-line summary from the rest of its docstring; 20% test.
 
     Features: text, the prose of a function's docstring; target, its first line.
 
@@ -283,7 +283,7 @@ class DocstringSummaries(_DocstringBuilder):
 
 
 def split_summary(docstring: str) -> tuple[str, str] | None:
-    """Returns the prose of a docstring and its first line, or None if it has no such two."""
+    """Returns (prose, first line) of a docstring, or None if it lacks one of the two."""
     line, _, rest = docstring.partition("\n\n")
     target = " ".join(line.split())
     low, high = SUMMARY_TARGET_LENGTHS

@@ -29,7 +29,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 def main(library: str, data: str, out: str) -> None:
-    """Speaks the utterances of stdin; exits with one line on stderr if it cannot."""
+    """Speaks the utterances read as JSON from stdin into one file of samples, `out`."""
     try:
         espeak = ctypes.CDLL(library)
     except OSError as error:

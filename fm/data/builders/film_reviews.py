@@ -18,7 +18,10 @@ WHEEL = Wheel(
 
 
 class FilmReviews(BuiltinBuilder):
-    """Features: text; label (neg, pos); source (imdb, rotten_tomatoes). Split by hash, 20% test."""
+    """33,530 film reviews labeled by sentiment; split by hash, 20% test.
+
+    Features: text; label (neg, pos); source (imdb, rotten_tomatoes).
+    """
 
     DESCRIPTION = (
         "25,000 reviews of the Large Movie Review data set (IMDb; its training half) and 8,530 "

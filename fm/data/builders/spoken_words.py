@@ -52,7 +52,7 @@ _EXCLUDED = ("Demonic", "Jacky", "UniRobot", "anikaRobot", "robosoft", "whisper"
 
 
 class SpokenWords(BuiltinBuilder):
-    """Features: audio int16 [6400], 0.8 s at 8 kHz; label, the word; voice.
+    """2,848 synthesized spoken words: audio int16 [6400] at 8 kHz; label: the word; voice.
 
     Every voice says every word twice, each time with another English accent, pitch, speed,
     loudness, onset and faint noise. Split by voice, 20% test.
@@ -108,7 +108,7 @@ def _utterances(folder: pathlib.Path) -> list[Utterance]:
 
 
 def speak(package: pathlib.Path, utterances: list[Utterance]) -> list[Sound]:
-    """Synthesizes utterances with espeak-ng in another process; 2,848 words take about 5 s.
+    """Returns the sounds of utterances, synthesized by espeak-ng in another process (about 5 s).
 
     The samples depend on earlier utterances of the same call (noise and echo continue), and their
     last bits on the platform.

@@ -33,7 +33,7 @@ TYPES = (
 
 
 class TweetEntities(BuiltinBuilder):
-    """Features: words; tags (BIO of `TYPES`). Split by hash of the sentence, 20% test."""
+    """2,394 tweets as words with BIO tags of named entities; split by hash, 20% test."""
 
     DESCRIPTION = (
         "English tweets with BIO tags of ten entity types. Provenance unclear: the package names "

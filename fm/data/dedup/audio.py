@@ -19,7 +19,9 @@ _CHUNK = 256
 
 
 def find_audio_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns the pairs that match by `METHOD`.
+    """Returns (pretrain index, test index) of every pair of near-duplicate sounds, int64 [n, 2].
+
+    `METHOD` is the rule.
 
     Args:
         pretrain: int16 [N, samples].
@@ -40,7 +42,7 @@ def find_audio_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
 
 
 def max_correlations(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns the highest correlation over all shifts, 0..1, of each pair [pairs, samples]."""
+    """Returns the highest correlation (0..1) over all time shifts of each pair of sounds."""
     length = _fft_length(pretrain, test)
     left, right = (_normalize(_pre_emphasis(each)) for each in (pretrain, test))
     product = np.fft.rfft(left, length) * np.conj(np.fft.rfft(right, length))

@@ -24,7 +24,9 @@ _MAX_PAIRS = 20_000
 
 
 def find_image_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns the pairs that match by `METHOD`; 60,000 x 10,000 take about 17 s, half for hashes.
+    """Returns (pretrain index, test index) of every pair of near-duplicate images, int64 [n, 2].
+
+    `METHOD` is the rule. 60,000 x 10,000 images take about 17 s, half of it for the hashes.
 
     Args:
         pretrain: uint8 [N, height, width, channels].
@@ -44,7 +46,7 @@ def find_image_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
 def candidate_pairs(
     pretrain_hashes: np.ndarray, test_hashes: np.ndarray, max_pairs: int
 ) -> Iterator[np.ndarray]:
-    """Yields the pairs whose hashes differ in `MAX_BITS` or less, int64 [<= max_pairs, 2] each."""
+    """Yields chunks of (pretrain, test) index pairs whose hashes differ in at most `MAX_BITS`."""
     for start in range(0, len(test_hashes), _TEST_CHUNK):
         differing = test_hashes[start : start + _TEST_CHUNK, None] ^ pretrain_hashes
         close = np.argwhere(np.bitwise_count(differing) <= MAX_BITS)
@@ -54,7 +56,7 @@ def candidate_pairs(
 
 
 def are_similar(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Compares gray images [pairs, height * width] pairwise; returns bool [pairs]."""
+    """Returns bool [pairs]: whether two gray images, rows of [pairs, pixels], nearly agree."""
     pretrain, test = pretrain.astype(np.float32), test.astype(np.float32)
     pretrain_mean, test_mean = pretrain.mean(1, keepdims=True), test.mean(1, keepdims=True)
     difference = np.sqrt(np.square((pretrain - pretrain_mean) - (test - test_mean)).mean(1))
@@ -63,14 +65,14 @@ def are_similar(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
-    """Returns imagehash's 64-bit pHash of each image (0.13 ms each) as uint64 [N]."""
+    """Returns the 64-bit perceptual hash (imagehash's pHash) of each image, uint64 [N]."""
     bits = [imagehash.phash(_pillow(image)).hash.ravel() for image in images]
     packed = np.packbits(np.array(bits, bool).reshape(len(bits), 64), axis=1)
     return packed.view(np.uint64)[:, 0]
 
 
 def to_gray(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns gray images of the height and width in `shape`, uint8 [N, height * width]."""
+    """Returns images as gray, resized to height and width of `shape`, uint8 [N, height * width]."""
     if images.shape[1:3] != shape[1:3] or images.shape[3] != 1:
         size = (shape[2], shape[1])
         boxed = [_pillow(image).convert("L").resize(size, Image.Resampling.BOX) for image in images]

@@ -22,7 +22,9 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def find_text_duplicate_pairs(pretrain: Sequence[str], test: Sequence[str]) -> np.ndarray:
-    """Returns the pairs that match by `METHOD`.
+    """Returns (pretrain index, test index) of every pair of near-duplicate texts, int64 [n, 2].
+
+    `METHOD` is the rule.
 
     Returns:
         int64 [pairs, 2]: index into `pretrain`, index into `test`; each pair once.

@@ -28,7 +28,9 @@ _MAX_PAIRS = 512
 
 
 def find_video_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns the pairs that match by `METHOD`; hashing, 0.13 ms a frame, takes most of the time.
+    """Returns (pretrain index, test index) of every pair of near-duplicate clips, int64 [n, 2].
+
+    `METHOD` is the rule. Hashing, 0.13 ms a frame, takes most of the time.
 
     Args:
         pretrain: uint8 [N, frames, height, width, channels].

@@ -66,7 +66,7 @@ Measure = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sound:
-    """Decoded samples: [samples, channels] in the file's own type, rate in Hz, bits per sample."""
+    """Decoded samples [samples, channels] in the file's dtype, rate in Hz and bits per sample."""
 
     values: np.ndarray
     rate: int
@@ -74,7 +74,7 @@ class Sound:
 
 
 def decode_wav(encoded: bytes) -> Sound:
-    """Decodes a WAV file.
+    """Returns the samples, rate and sample size of the bytes of a WAV file.
 
     Raises:
         OSError: not a WAV file, cut short, without samples, or of an unusual rate or coding.
@@ -100,14 +100,14 @@ def decode_wav(encoded: bytes) -> Sound:
 
 
 def encode_wav(samples: np.ndarray, rate: int) -> bytes:
-    """Returns int16 [samples] as a WAV file of one channel."""
+    """Returns int16 [samples] encoded as the bytes of a mono WAV file."""
     buffer = io.BytesIO()
     wavfile.write(buffer, rate, samples)
     return buffer.getvalue()
 
 
 def resample_to_int16(sound: Sound, rate: int) -> np.ndarray:
-    """Returns the mean of the channels as int16 [samples] at `rate` Hz (polyphase filter)."""
+    """Returns the sound as mono int16 [samples] at `rate` Hz, by a polyphase filter."""
     if sound.values.dtype == np.int16 and sound.values.shape[1] == 1 and sound.rate == rate:
         return sound.values[:, 0]
     values = _to_unit_range(sound.values).mean(1)
@@ -127,7 +127,7 @@ def _to_unit_range(values: np.ndarray) -> np.ndarray:
 
 
 class AudioCodec(ModalityCodec):
-    """Stored as 16-bit samples, -32768..32767; the rate is in the metadata.
+    """Reads sounds and brings a data set to one rate and length; stored as int16 samples.
 
     The common rate is the most frequent one (the lower of two equally frequent), at most 16 kHz;
     the common length is the one that 95% of the sounds fit in, at most 4 s. Shorter sounds are
@@ -217,7 +217,7 @@ class AudioCodec(ModalityCodec):
 
 
 class AudioPatching(Patching):
-    """Log-mel frames; `patch_shape` is (mel bins, frames)."""
+    """Cuts sounds into patches of log-mel frames; `patch_shape` is (mel bins, frames)."""
 
     num_axes = 1
 
@@ -253,7 +253,7 @@ def _log_mel_config(layout: Layout) -> LogMelConfig:
 
 
 def mfcc_statistics(sounds: np.ndarray, rate: float | None) -> np.ndarray:
-    """Returns statistics of mel-frequency cepstral coefficients (MFCC).
+    """Returns statistics of MFCCs over time, as features of the classical audio baseline.
 
     They are the mean and standard deviation over time of the coefficients and of their first and
     second slopes, and the mean of the coefficients in each third of the sound, which tells the

@@ -1,4 +1,4 @@
-"""`Modality`: everything that the rest of the code asks of a modality, and the registry of them.
+"""`Modality`: codec, patching, duplicate rule and baseline of a modality; their registry.
 
 A new modality is one `Modality` object passed to `register_modality`; `fm/data/media/audio.py` is
 an example.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """What all examples of one data set share.
+    """Shape, and sampling or frame rate, common to all examples of a data set.
 
     Attributes:
         shape: of one example's array.
@@ -34,7 +34,7 @@ class ArraySpec:
 
 
 class ModalityCodec(abc.ABC):
-    """Reads examples from files and TFDS, and brings all of a data set to one `ArraySpec`.
+    """Reads a modality's examples from files and TFDS, and brings them to one `ArraySpec`.
 
     An example is first *opened*, at its own size. From the measures of all opened examples follows
     the common spec, and each example becomes an array of that spec.
@@ -117,7 +117,7 @@ class ModalityCodec(abc.ABC):
 
 
 class Patching(abc.ABC):
-    """Cuts arrays into patches and back. A `Layout` holds the sizes.
+    """Converts a modality's arrays to patches and back, with the sizes of a `Layout`.
 
     Attributes:
         num_axes: position axes of a patch (A).
@@ -156,7 +156,7 @@ class Patching(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class DuplicateRule:
-    """When two examples count as near-duplicates.
+    """A rule for near-duplicates: a description, and a function that finds matching pairs.
 
     Attributes:
         description: the rule, in words.
@@ -169,7 +169,7 @@ class DuplicateRule:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineFeatures:
-    """Features for the classical baseline, a penalized logistic regression.
+    """Features and penalty range of the classical baseline, a penalized logistic regression.
 
     Attributes:
         extract: maps examples [N, ...] and their rate to features [N, F]; uint8 ones are scaled to
@@ -185,7 +185,7 @@ class BaselineFeatures:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Modality:
-    """One modality.
+    """A modality: its codec, patching, duplicate rule, baseline features, metric unit and recipe.
 
     Attributes:
         name: of the modality, of its arrays in a batch, and of its TFDS feature.
@@ -214,12 +214,12 @@ MODALITIES: dict[str, Modality] = {}
 
 
 def register_modality(modality: Modality) -> None:
-    """Adds a modality to `MODALITIES`, or replaces the one of its name."""
+    """Adds a modality to `MODALITIES`, replacing one of the same name."""
     MODALITIES[modality.name] = modality
 
 
 def get_modality(name: str) -> Modality:
-    """Returns a registered modality.
+    """Returns the registered modality of the given name.
 
     Raises:
         UserError: there is none of this name.
@@ -230,7 +230,7 @@ def get_modality(name: str) -> Modality:
 
 
 def modality_for_path(path: pathlib.Path) -> Modality | None:
-    """Returns the modality of which a file, or a folder as a whole, is an example."""
+    """Returns the modality that a file, or a folder read as one example, belongs to, or None."""
     for modality in MODALITIES.values():
         if modality.codec is not None and modality.codec.matches(path):
             return modality

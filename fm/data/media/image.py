@@ -39,7 +39,7 @@ ImageShape = tuple[int, int, int]
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """Decodes an image and applies its EXIF orientation.
+    """Returns the decoded Pillow image, turned by its EXIF orientation.
 
     Raises:
         OSError: it cannot be decoded, or is none of `PILLOW_FORMATS`.
@@ -55,7 +55,7 @@ def open_image(encoded: bytes) -> Image.Image:
 
 
 def common_image_shape(sizes: Iterable[tuple[int, int, bool]]) -> ImageShape:
-    """Returns the (height, width, channels) to which images of these sizes are brought.
+    """Returns the (height, width, channels) to which images of the given sizes are resized.
 
     Args:
         sizes: (height, width, is gray) of every image.
@@ -73,12 +73,12 @@ def common_image_shape(sizes: Iterable[tuple[int, int, bool]]) -> ImageShape:
 
 
 def measure_image(image: Image.Image) -> tuple[int, int, bool]:
-    """Returns (height, width, is gray) of an opened image."""
+    """Returns (height, width, whether it is gray) of an opened image."""
     return image.height, image.width, image.mode in _GRAY_MODES
 
 
 def image_to_array(image: Image.Image, shape: ImageShape) -> np.ndarray:
-    """Returns an image as uint8 of `shape`, converted and resized (antialiased) as needed."""
+    """Returns a Pillow image as uint8 array of `shape`, converted and resized as needed."""
     height, width, channels = shape
     if image.mode in ("I;16", "I", "F"):
         # 16 bits to 8: Pillow's own conversion would clip.
@@ -97,14 +97,14 @@ def array_to_image(pixels: np.ndarray) -> Image.Image:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Returns uint8 [height, width, 1 or 3] as a PNG file."""
+    """Returns uint8 [height, width, 1 or 3] encoded as the bytes of a PNG file."""
     buffer = io.BytesIO()
     array_to_image(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 class ImageCodec(ModalityCodec):
-    """Stored as PNG. Values 0..255, one channel (gray) or three (red, green, blue)."""
+    """Reads images and brings a data set to one size; stored as PNG, uint8, gray or RGB."""
 
     dtype = np.uint8
     extensions = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -157,7 +157,7 @@ class ImageCodec(ModalityCodec):
 
 
 class ImagePatching(Patching):
-    """Square patches; `patch_shape` is (side,)."""
+    """Cuts images into square patches and back; `patch_shape` is (side,)."""
 
     num_axes = 2
 
@@ -198,7 +198,7 @@ class ImagePatching(Patching):
 
 
 def unit_range_to_uint8(values: np.ndarray) -> np.ndarray:
-    """Returns values in 0..1 as uint8, 256 bins."""
+    """Returns float values in 0..1 as uint8, in 256 bins of equal width."""
     return np.clip(values * 256.0, 0.0, 255.0).astype(np.uint8)
 
 

@@ -51,7 +51,7 @@ Measure = tuple[int, int, bool, float, bool]
 def encode_animation(
     clip: np.ndarray, rate: float, *, scale: int = 8, image_format: str = "GIF"
 ) -> bytes:
-    """Returns a clip as an animated image that loops forever.
+    """Returns a clip as the bytes of an animated image that loops forever.
 
     Args:
         clip: uint8 [frames, height, width, 1 or 3].
@@ -81,7 +81,7 @@ def encode_animation(
 
 
 class VideoCodec(ModalityCodec):
-    """Stored as pixels 0..255, gray or RGB; the rate, in frames/s, is in the metadata.
+    """Reads clips and brings a data set to one size and rate; stored as uint8, gray or RGB.
 
     A clip is the middle 8 frames at 8 frames/s. Shorter videos repeat their last frame. Frames are
     resized as images are.
@@ -192,7 +192,7 @@ class VideoCodec(ModalityCodec):
 
 
 class VideoPatching(Patching):
-    """Tubelets; `patch_shape` is (frames, rows, columns)."""
+    """Cuts clips into tubelets and back; `patch_shape` is (frames, rows, columns)."""
 
     num_axes = 3
 
@@ -223,7 +223,7 @@ class VideoPatching(Patching):
 
 
 def motion_features(clips: np.ndarray, rate: float | None = None) -> np.ndarray:
-    """Returns pixels, absolute differences of successive frames, and block-matching errors.
+    """Returns pixels, frame differences and motion-search errors of clips, float32 [N, features].
 
     The last are global block matching (Jain and Jain 1981): the mean squared difference between
     each frame, shifted by up to `MAX_SHIFT` pixels, and the next, for each of 25 shifts, relative

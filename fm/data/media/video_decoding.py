@@ -37,7 +37,7 @@ _DECODING_ERRORS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodedVideo:
-    """Decoded frames, all of one size.
+    """Decoded frames of a video, the time at which each ends, and the video's duration.
 
     Attributes:
         frames: the frames.
@@ -53,7 +53,7 @@ class DecodedVideo:
 
 
 def sample_frame_idx(frame_ends: np.ndarray, count: int, rate: float) -> np.ndarray:
-    """Returns the frames shown at `count` times, 1 / `rate` apart, in the middle of a video.
+    """Returns the indices of `count` frames, 1 / `rate` s apart, in the middle of a video.
 
     Args:
         frame_ends: time in seconds at which each frame ends, ascending, float64 [frames].
@@ -69,7 +69,7 @@ def sample_frame_idx(frame_ends: np.ndarray, count: int, rate: float) -> np.ndar
 
 
 def is_animated_image(path: pathlib.Path) -> bool:
-    """Returns whether a file is an image of several frames, even if cut short after the first."""
+    """Returns whether the file is an image with several frames (or cut short after the first)."""
     if path.suffix.lower() not in ANIMATED_EXTENSIONS or not path.is_file():
         return False
     try:
@@ -94,7 +94,7 @@ def is_frame_folder(path: pathlib.Path) -> bool:
 
 
 def read_video(path: pathlib.Path) -> DecodedVideo:
-    """Reads the middle `NUM_FRAMES` at `FRAME_RATE` of a video, animated image or frame folder.
+    """Returns the middle `NUM_FRAMES` frames at `FRAME_RATE` of a video file or frame folder.
 
     Raises:
         OSError: it cannot be decoded, is cut short, has fewer than two frames, or frames of

@@ -1,4 +1,4 @@
-"""Unpacks archives safely: nothing outside the folder, no links or devices, a bounded size.
+"""Unpacks archives safely: no paths outside the folder, no links or devices, bounded size.
 
 `tarfile`'s data filter is not used: it allows links, has no limit of size, and takes an archive cut
 short between two files for a complete one.
@@ -33,7 +33,7 @@ _FORMAT_ERRORS = (
 
 
 def is_archive(path: pathlib.Path) -> bool:
-    """Returns whether a file has the name of an archive."""
+    """Returns whether the path's extension is that of a supported archive."""
     return path.name.lower().endswith(ARCHIVE_EXTENSIONS)
 
 
@@ -60,7 +60,7 @@ def unpacked_archive(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def unzip(archive: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes the files of a zip (e.g. a wheel) into `folder`.
+    """Extracts a zip file (e.g. a wheel) into `folder`, after checking it for unsafe members.
 
     Raises:
         UserError: it is not a readable zip file; it has a path outside `folder`, a member that is
@@ -89,7 +89,7 @@ def unzip(archive: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def untar(archive: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes the files of a tar, compressed or not, into `folder`; see `unzip`."""
+    """Extracts a tar file, compressed or not, into `folder`, with the checks of `unzip`."""
     try:
         with tarfile.open(archive) as opened:
             members, extraction = [], _Extraction(archive, folder)

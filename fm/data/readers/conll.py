@@ -31,7 +31,7 @@ _TAG = re.compile(r"O|[BI]-\S+")
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """Words, one tag each ("O", "B-type" or "I-type"), and the line of the first word."""
+    """A sentence's words, their BIO tags ("O", "B-type", "I-type") and its first line number."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -44,7 +44,7 @@ class Sentence:
 
 @dataclasses.dataclass(frozen=True)
 class ConllFile:
-    """The sentences of one file.
+    """Sentences of a CoNLL file, and how many tags were repaired to begin with B- (IOB2).
 
     Attributes:
         sentences: in order; every entity begins with B- (IOB2).
@@ -59,7 +59,7 @@ class ConllFile:
 
 
 def read_conll(path: pathlib.Path) -> ConllFile:
-    """Reads one UTF-8 file.
+    """Returns the sentences of a UTF-8 CoNLL file, with their words and BIO tags.
 
     Columns are separated by tabs if a line has one, else by white space: the word is the first,
     its tag the last. Blank lines separate sentences. Lines that start with `-DOCSTART-`, and
@@ -96,14 +96,14 @@ def read_conll(path: pathlib.Path) -> ConllFile:
 
 
 def conll_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the CoNLL files at a path by split; {"all": path} for a single file, {} for none."""
+    """Returns {split: path} of the CoNLL files at a path; {"all": path} for a file, {} for none."""
     if path.is_dir():
         return find_conll_files(path)
     return {"all": path} if path.suffix.lower() in CONLL_EXTENSIONS else {}
 
 
 def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the CoNLL files of a folder by split: "train", maybe "validation", and "test".
+    """Returns {split: path} of a folder's CoNLL files: train, test, perhaps validation; or {}.
 
     A file's name must contain train (`train.conll`, `wnut17train.bio`), dev or valid, or test, and
     one of them must have a CoNLL extension. Other files (a README) are ignored.
@@ -133,7 +133,7 @@ def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def is_bio_tag(name: str) -> bool:
-    """Returns whether it is O, B-type or I-type."""
+    """Returns whether the string is "O", "B-type" or "I-type"."""
     return bool(_TAG.fullmatch(name))
 
 
@@ -143,7 +143,7 @@ def check_entity_types(
     held_out_path: pathlib.Path,
     train_path: pathlib.Path,
 ) -> None:
-    """Checks that the training file has every entity type of the held-out file.
+    """Raises UserError if the held-out sentences have an entity type that training lacks.
 
     Raises:
         UserError: it lacks one; the message names the line and tag of its first use.
@@ -228,12 +228,12 @@ def prepare_conll(path: pathlib.Path, files: Mapping[str, pathlib.Path]) -> Any:
 
 
 def bio_tags(entity_types: Iterable[str]) -> list[str]:
-    """Returns the tags of some entity types: O, then B- and I- of each, sorted by type."""
+    """Returns the BIO tag names of entity types: "O", then "B-" and "I-" of each type, sorted."""
     return ["O", *(f"{part}-{kind}" for kind in sorted(entity_types) for part in "BI")]
 
 
 def ner_features(tags: Sequence[str]) -> dict[str, Any]:
-    """Returns the TFDS features `words` and `tags`, sequences of one length."""
+    """Returns the TFDS features of NER examples: `words` and equally many `tags`."""
     return {
         "words": tfds.features.Sequence(tfds.features.Text()),
         "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=list(tags))),
@@ -241,19 +241,19 @@ def ner_features(tags: Sequence[str]) -> dict[str, Any]:
 
 
 def sentence_examples(sentences: Iterable[Sentence]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (digest, TFDS example) of every sentence."""
+    """Yields (digest, TFDS example) of each sentence."""
     for sentence in sentences:
         example = {"words": list(sentence.words), "tags": list(sentence.tags)}
         yield sentence_digest(sentence), example
 
 
 def sentence_digest(sentence: Sentence) -> str:
-    """Returns the digest of the words joined by spaces, by which sentences are split."""
+    """Returns the hex digest of a sentence's words, which decides its split."""
     return text_digest(" ".join(sentence.words))
 
 
 def split_sentences(sentences: Sequence[Sentence], share: float) -> dict[str, list[Sentence]]:
-    """Splits by hash, but so that training has every entity type.
+    """Returns sentences under "train" and "test", split by hash; train has every entity type.
 
     If a type is in the test split alone, its sentence of lowest digest moves (with its copies).
 

@@ -14,7 +14,7 @@ _SEPARATOR = "_"
 
 @dataclasses.dataclass(frozen=True)
 class FileNameFields:
-    """Which "_"-separated fields of a file name have a meaning, counted from 0.
+    """Positions of the label and speaker among the "_"-separated fields of a file name.
 
     In `7_george_3.wav` the label may be field 0 and the speaker field 1.
 
@@ -30,7 +30,7 @@ class FileNameFields:
 def read_folder(
     folder: pathlib.Path, text_column: str, label_column: str, fields: FileNameFields
 ) -> dict[str, list[Example]]:
-    """Reads a folder's examples by split.
+    """Returns the examples of a folder by split, from split, class or flat folders.
 
     Accepted, tried in this order (hidden files are ignored):
         `train/` and `test/`, each like one of the last two forms;
@@ -66,7 +66,7 @@ def read_folder(
 
 
 def visible_entries(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the entries of a folder that are not hidden, sorted."""
+    """Returns the files and folders in a folder that are not hidden, sorted."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -74,7 +74,7 @@ def visible_entries(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def with_file_name_fields(examples: list[Example], fields: FileNameFields) -> list[Example]:
-    """Returns the examples with the labels and groups that their file names give.
+    """Returns the examples with label and group set from their file names.
 
     Raises:
         UserError: a name has too few fields, or an example is not a file.

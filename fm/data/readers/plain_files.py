@@ -47,7 +47,7 @@ def prepare_files(
     target_column: str = "",
     fields: FileNameFields = _NO_FIELDS,
 ) -> Any:
-    """Returns a prepared TFDS builder with the examples of a file, folder or archive.
+    """Returns a prepared TFDS builder with the examples of a plain file, folder or archive.
 
     Its features are `text` or the name of another modality, and `label` unless unlabeled. The split
     is that of the folder (see `read_folder`); else 20% test, by speaker if the file names give one,
@@ -129,7 +129,7 @@ def prepare_files(
 
 
 def content_digest(path: pathlib.Path, *options: Any) -> str:
-    """Returns a key for prepared data: of the files' names and content, and the options."""
+    """Returns the cache key of prepared files: a digest of names, contents and options."""
     digest = hashlib.sha256(repr((options, path.name)).encode())
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in paths:

