@@ -112,7 +112,7 @@ def logits(
     model_config: ModelConfig,
     feature_config: FeatureConfig,
 ) -> jax.Array:
-    """Class logits of a batch, float32 [B, classes]; [B, L, classes] with pooling "each"."""
+    """Returns class logits of a batch, float32 [B, classes], or [B, L, classes] of each token."""
     features = pooled_features(finetuned["model"], batch, model_config, feature_config)[-1]
     return _apply_head(finetuned["head"], features)
 

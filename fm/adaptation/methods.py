@@ -42,7 +42,7 @@ class FittedModel:
 
 
 class AdaptationMethod(abc.ABC):
-    """Protocol of an adaptation method: its hyper-parameter grid, fitting, prediction and cost.
+    """Base class of adaptation methods: hyper-parameter grid, fitting, prediction and cost.
 
     Attributes:
       name: value of `--adapt` and of the key "method" of its hyper-parameters.

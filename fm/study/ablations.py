@@ -40,7 +40,7 @@ _MIN_EXAMPLES = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
-    """One variant of an ablation: a model, or a config.
+    """A variant of an ablation: either the initial model or the study config that it changes.
 
     Attributes:
       fields: what its rows say of it.
@@ -55,7 +55,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """Variants and the one that others are compared with.
+    """A named set of variants (of initial models or of configs) and the baseline they compare with.
 
     Attributes:
       name: as in --ablations, and the section of results.json.
@@ -84,17 +84,17 @@ ABLATIONS: dict[str, Ablation] = {}
 
 
 def register_ablation(ablation: Ablation) -> None:
-    """Adds an ablation, or replaces the one of that name."""
+    """Adds an ablation to the registry, or replaces the one with the same name."""
     ABLATIONS[ablation.name] = ablation
 
 
 def ablation_names(*, of_configs: bool = False) -> tuple[str, ...]:
-    """Returns the names of the ablations of one kind."""
+    """Returns the names of registered ablations that vary configs, or that vary models."""
     return tuple(each.name for each in ABLATIONS.values() if each.of_configs == of_configs)
 
 
 def check_ablations(names: Sequence[str], arms: Sequence[str]) -> None:
-    """Checks the ablations of a multitask study.
+    """Raises UserError if the ablation names of a multitask study are invalid or not applicable.
 
     Raises:
       UserError: a name is unknown or given twice, or the joint arm is missing.
@@ -111,7 +111,7 @@ def check_ablations(names: Sequence[str], arms: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AblationContext:
-    """What the variants of a multitask study share.
+    """Config, tasks, data sources and initial models shared by the variants of an ablation.
 
     Attributes:
       config: of the study.
@@ -168,7 +168,7 @@ class AblationContext:
 
 
 def run_ablation(ablation: Ablation, context: AblationContext) -> list[Row]:
-    """Adapts every model variant to every task; returns a row per task, variant and budget."""
+    """Adapts each model variant to each task; returns a row per task, variant and label budget."""
     variants = ablation.variants(context)
     baseline = ablation.baseline or next(iter(variants))
     rows = []
@@ -192,7 +192,7 @@ def run_ablation(ablation: Ablation, context: AblationContext) -> list[Row]:
 
 
 def variant_row(task: Task, cell: Cell, baseline: Cell) -> Row:
-    """Returns a variant's scores, and their difference to the baseline's by seed and item."""
+    """Returns an ablation row: a variant's scores and their paired difference from the baseline."""
     scores = analysis.cell_scores(cell, task)
     difference: Row = dict.fromkeys(("difference", "low", "high", "p"))
     if cell.arm != baseline.arm and len(scores) > 1:
@@ -260,7 +260,7 @@ def _data_amount(context: AblationContext) -> dict[str, Variant]:
 
 
 def reweight_sources(sources: Sequence[Source], modality: str, factor: float) -> list[Source]:
-    """Returns the sources with the weights of one modality multiplied."""
+    """Returns the sources with the mixture weights of one modality multiplied by `factor`."""
     return [
         dataclasses.replace(each, weight=each.weight * factor)
         if each.modality == modality
@@ -270,13 +270,13 @@ def reweight_sources(sources: Sequence[Source], modality: str, factor: float) ->
 
 
 def batch_shares(sources: Sequence[Source], batch_size: int) -> dict[str, float]:
-    """Returns the share of a batch's rows that each modality gets, in whole rows."""
+    """Returns each modality's fraction of the rows of a batch, after rounding to whole rows."""
     sizes = modality_batch_sizes(sources, batch_size)
     return {modality: rows / batch_size for modality, rows in sizes.items()}
 
 
 def subsample_sources(sources: Sequence[Source], share: Fraction) -> list[Source]:
-    """Returns a random share of every source; smaller shares are subsets of larger ones."""
+    """Returns the sources cut to a random fraction of their examples (nested over fractions)."""
     subsampled = []
     for each in sources:
         count = max(_MIN_EXAMPLES, round(len(each.corpus) * share))
@@ -290,7 +290,7 @@ def _count(sources: Sequence[Source]) -> int:
 
 
 def field_ablation(field: str, values: Sequence[str]) -> Ablation:
-    """Returns the ablation of one config field.
+    """Returns an ablation that sets one config field to several values; the first is the baseline.
 
     Args:
       field: dotted path in the recipe of every task (objective.mask_ratio), in every task
@@ -308,7 +308,7 @@ def field_ablation(field: str, values: Sequence[str]) -> Ablation:
 
 
 def with_field(config: StudyConfig, field: str, text: str) -> StudyConfig:
-    """Returns the config with a field set; see `field_ablation`."""
+    """Returns the study config with a field (dotted path, as in `field_ablation`) set from text."""
     first = field.partition(".")[0]
     if config.tasks and first in _field_names(config.tasks[0].recipe):
         tasks = [

@@ -16,7 +16,7 @@ Trial = dict[str, Any]
 
 
 class Arm(Protocol):
-    """One way of solving a task from labeled examples."""
+    """Protocol of an arm: tunes, fits and predicts on a task, given indices of labeled examples."""
 
     def grid(self) -> list[HParams]:
         """Hyper-parameters to try; as many for every arm."""
@@ -39,7 +39,7 @@ class Arm(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelArm:
-    """A pretrained or fresh model, adapted by the best of several methods.
+    """An arm that adapts a transformer by the adaptation method that validates best.
 
     Attributes:
       model: the model with the task's examples.
@@ -108,7 +108,7 @@ class ModelArm:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassicalArm:
-    """Logistic regression on classical features, such as TF-IDF or pixels.
+    """An arm that fits logistic regression to classical features, such as TF-IDF or pixels.
 
     Attributes:
       modality: modality of the task.

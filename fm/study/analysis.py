@@ -26,12 +26,12 @@ ScoresByCell = dict[tuple[str, str, int], np.ndarray]
 
 
 def cell_scores(cell: Cell, task: Task) -> np.ndarray:
-    """Returns the scores of every seed and test item, float [S, N]."""
+    """Returns a cell's scores by seed and test item, float [S, N]."""
     return task.task_type.scores(cell.predictions, task.test)
 
 
 def cell_rows(cells: Sequence[Cell], task: Task, runs: PretrainingRuns) -> list[Row]:
-    """Returns one row per arm, label budget and seed."""
+    """Returns results rows of cells, one per arm, label budget and seed."""
     rows = []
     for cell in cells:
         validation = [t["validation"] for t in cell.trials if t["config"] == cell.hparams]
@@ -66,7 +66,7 @@ def _pretrain_flops(arm: str, runs: Sequence[TrainResult], seed: int) -> float |
 def comparison_rows(
     cells: Sequence[Cell], task: Task, pairs: Sequence[tuple[str, str]] | None = None
 ) -> list[Row]:
-    """Returns the paired difference of every arm and rival at every label budget.
+    """Returns rows of paired score differences of each (arm, rival) pair at every label budget.
 
     Args:
       cells: of the task.
@@ -87,7 +87,7 @@ def comparison_rows(
 
 
 def add_holm(rows: list[Row]) -> list[Row]:
-    """Returns the rows with `p_adjusted`: Holm's correction over all of them."""
+    """Returns the rows with Holm-corrected p-values added as `p_adjusted`."""
     if not rows:
         return rows
     adjusted = holm_adjusted(np.array([row["p"] for row in rows]))
@@ -97,7 +97,7 @@ def add_holm(rows: list[Row]) -> list[Row]:
 def label_efficiency_rows(
     cells: Sequence[Cell], task: Task, steps_to_quality: Mapping[str, int | None]
 ) -> list[Row]:
-    """Returns the label multiplier of every arm at every budget against the reference arm.
+    """Returns how many times an arm's labels scratch needs, per arm and label budget, as rows.
 
     Args:
       cells: of the task.
@@ -131,7 +131,7 @@ def label_efficiency_rows(
 def compute_cost_rows(
     cells: Sequence[Cell], task: Task, runs: PretrainingRuns, label_efficiency: Sequence[Row]
 ) -> list[Row]:
-    """Returns the cost of each arm at the smallest budget, and when pretraining pays off."""
+    """Returns each arm's compute at the smallest label budget, and its break-even with scratch."""
     budgets = task.config.label_budgets
     cell_of = {(cell.arm, cell.num_labels): cell for cell in cells}
     rows = []
@@ -164,7 +164,7 @@ def compute_cost_rows(
 
 
 def decontamination_rows(task: Task, arms: Sequence[str]) -> list[Row]:
-    """Returns what the search for near-duplicates found in every pretraining corpus."""
+    """Returns near-duplicate counts of every pretraining corpus of a task, as rows."""
     rows = [
         decontamination_row(task.name, corpus, search)
         for corpus, search in task.decontamination.items()
@@ -178,7 +178,7 @@ def decontamination_rows(task: Task, arms: Sequence[str]) -> list[Row]:
 
 
 def decontamination_row(task: str, arm: str, search: Any) -> Row:
-    """Returns the row of one `fm.data.decontamination.DuplicateSearchResult`."""
+    """Returns the near-duplicate counts of one search as a results row."""
     return {
         "task": task,
         "arm": arm,
@@ -190,7 +190,7 @@ def decontamination_row(task: str, arm: str, search: Any) -> Row:
 
 
 def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib.Path) -> None:
-    """Writes a CSV with one row per cell, seed and test item; see `TaskType.prediction_rows`."""
+    """Writes predictions.csv, with a row per cell, seed and test item."""
     with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"])
@@ -205,7 +205,7 @@ def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib
 
 
 def read_scores(path: pathlib.Path) -> ScoresByCell:
-    """Reads a predictions.csv of classes: 1.0 where right, [S, N], by task, arm and num_labels."""
+    """Reads predictions.csv of classification tasks as 0/1 scores [S, N] per cell."""
     right: dict[tuple[str, str, int], dict[int, list[float]]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -217,7 +217,7 @@ def read_scores(path: pathlib.Path) -> ScoresByCell:
 def merge_studies(
     field: str, studies: Mapping[str, dict[str, Any]], folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
-    """Merges studies that differ in one setting; every value becomes an arm of its own.
+    """Merges the results of studies that differ in one field into one comparison of its values.
 
     Arm "in_domain" at value 0.5 becomes "in_domain, mask_ratio=0.5" and is compared with itself at
     the first value, paired by seed and item. Arms that the setting does not affect (equal in every

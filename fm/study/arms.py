@@ -38,7 +38,7 @@ IN_DOMAIN, OUT_OF_DOMAIN, JOINT = "in_domain", "out_of_domain", "joint"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InitialModel:
-    """A model to adapt.
+    """A model before adaptation: its processor and one pretraining run per pretraining seed.
 
     Attributes:
       processor: tokenizer and layouts.
@@ -56,7 +56,7 @@ class InitialModel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BuiltArm:
-    """An arm ready to adapt, and where it comes from.
+    """An arm that is ready to adapt, with its pretraining runs and processor.
 
     Attributes:
       arm: see `fm.study.adaptation.Arm`.
@@ -72,7 +72,7 @@ class BuiltArm:
 
 
 class ArmContext(Protocol):
-    """What a study gives to the arms it builds.
+    """Protocol: what a study offers to arms being built, such as pretrained models.
 
     Attributes:
       config: of the study.
@@ -91,7 +91,7 @@ class ArmContext(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CostPolicy:
-    """How an arm's compute is charged.
+    """How an arm's pretraining and tuning cost is shared among tasks.
 
     Attributes:
       pretraining: "none"; "per_modality" (shared by the tasks of a modality); "shared" (by all
@@ -109,7 +109,7 @@ class CostPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class PlotStyle:
-    """How an arm is drawn: hex color, matplotlib line style and marker."""
+    """Color, line style and marker of an arm in plots."""
 
     color: str = "#777777"
     linestyle: str | tuple[int, tuple[int, ...]] = ":"
@@ -118,7 +118,7 @@ class PlotStyle:
 
 @dataclasses.dataclass(frozen=True)
 class ArmSpec:
-    """An arm that studies can name.
+    """Registry entry of an arm: its name, texts, builder, rivals, cost policy and plot style.
 
     Attributes:
       name: as in --arms and in results.
@@ -162,12 +162,12 @@ ARMS: dict[str, ArmSpec] = {}
 
 
 def register_arm(spec: ArmSpec) -> None:
-    """Adds an arm, or replaces the one of that name."""
+    """Adds an arm to the registry, or replaces the one with the same name."""
     ARMS[spec.name] = spec
 
 
 def arm_spec(name: str) -> ArmSpec:
-    """Returns the spec of an arm.
+    """Returns the registered `ArmSpec` with this name.
 
     Raises:
       UserError: there is none of that name.
@@ -178,12 +178,12 @@ def arm_spec(name: str) -> ArmSpec:
 
 
 def arm_names(experiment: str) -> tuple[str, ...]:
-    """Returns the arms that an experiment offers, in display order."""
+    """Returns the names of the arms available in an experiment, in display order."""
     return tuple(spec.name for spec in ARMS.values() if experiment in spec.experiments)
 
 
 def check_arms(names: Sequence[str], experiment: str, methods: Sequence[str]) -> None:
-    """Checks the arms of a study.
+    """Raises UserError if an arm is not in the experiment or supports none of the methods.
 
     Raises:
       UserError: an arm is unknown to the experiment, or supports none of the adaptation methods.
@@ -205,7 +205,7 @@ def check_arms(names: Sequence[str], experiment: str, methods: Sequence[str]) ->
 
 
 def comparison_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the (arm, rival) pairs to compare among some arms, grouped by rival."""
+    """Returns the (arm, rival) pairs to compare among the named arms, grouped by rival."""
     return [
         (name, rival)
         for rival in ARMS
@@ -215,13 +215,13 @@ def comparison_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def build_arms(task: Task, context: ArmContext, names: Sequence[str]) -> dict[str, BuiltArm]:
-    """Builds arms of a task, pretraining or loading their models."""
+    """Builds the named arms of a task by name; pretrains or loads their models."""
     return {name: arm_spec(name).build(task, context) for name in names}
 
 
 @dataclasses.dataclass(eq=False)
 class CompareContext:
-    """An `ArmContext` with a model for every task and corpus, pretrained once per seed."""
+    """An `ArmContext` that pretrains models per task and corpus, once for each seed."""
 
     config: StudyConfig
     out_dir: pathlib.Path
@@ -271,7 +271,7 @@ def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 
 def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = False) -> ModelArm:
-    """Returns the arm of a published model on a text task.
+    """Loads the published model of a text classification task; returns its arm.
 
     Args:
       task: the task.

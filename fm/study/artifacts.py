@@ -42,7 +42,7 @@ _MAX_MISTAKES, _MAX_CHARACTERS = 4, 600
 
 
 def pretraining_curves(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
-    """Returns the loss over tokens seen of each arm's first pretraining run."""
+    """Returns pretraining loss curves over tokens, a row per arm (first run only)."""
     unit = _loss_unit(task.modality, task.config.recipe.objective)
     return [
         {"task": task.name, "arm": arm, "kind": "pretrain", "unit": unit, **built.runs[0].curve}
@@ -60,7 +60,7 @@ def _loss_unit(modality: str, objective: Objective) -> str:
 def modality_curve_rows(
     models: Mapping[tuple[str, str], InitialModel], objectives: Mapping[str, Objective]
 ) -> list[Row]:
-    """Returns the loss of each modality over tokens of that modality seen.
+    """Returns pretraining loss curves of each modality over the tokens of that modality, as rows.
 
     Args:
       models: pretrained models by arm and modality.
@@ -82,7 +82,7 @@ def modality_curve_rows(
 
 
 def modality_curve(curve: Mapping[str, list[float]], modality: str) -> Row:
-    """Returns one modality's part of a run's curve, over its own tokens.
+    """Returns one modality's loss curve from a joint run, over that modality's own tokens.
 
     Of the tokens between two records, those of the modality are counted by its share. Validations
     are interpolated between the records.
@@ -102,7 +102,7 @@ def modality_curve(curve: Mapping[str, list[float]], modality: str) -> Row:
 def adaptation_curves(
     task: Task, arms: Mapping[str, BuiltArm], cells: Sequence[Cell], seeds: int
 ) -> tuple[list[Row], dict[str, int | None]]:
-    """Returns accuracy over fine-tuning steps at the largest budget, and steps to a goal by arm.
+    """Returns accuracy curves over fine-tuning steps, and each arm's steps to a target score.
 
     Every point is a run of its own with its own schedule, on the first `seeds` seeds and some of
     the test items; nothing is selected by it. The goal is the reference arm's final accuracy. Only
@@ -168,7 +168,7 @@ def _predict_after_steps(
 
 
 def sample_rows(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
-    """Returns samples of each pretrained model: prompted text, or unprompted patches."""
+    """Returns rows of generated samples per pretrained arm: text continuations, or patches."""
     if not task.config.recipe.objective.causal_lm:
         return []
     rows = []
@@ -185,7 +185,7 @@ def sample_rows(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
 
 
 def text_sample_rows(task: Task, processor: Processor, params: dict) -> list[Row]:
-    """Returns continuations of the first words of some test items."""
+    """Returns generated continuations of the first words of some test texts, as rows."""
     tokenizer = processor.tokenizer
     assert tokenizer is not None
     texts = task.test.texts(range(min(_NUM_TEXT_SAMPLES, len(task.test))))
@@ -230,7 +230,7 @@ def _patch_sample_rows(modality: str, processor: Processor, params: dict) -> lis
 
 
 def continuation_sample_rows(task: Task, model: InitialModel, recipe: JointRecipe) -> list[Row]:
-    """Returns samples of a joint model, unprompted and continuing the first half of test items."""
+    """Returns a joint model's samples: unprompted, and completions of half test items."""
     processor, params = model.processor, model.runs[0].params
     objectives = tuple(
         (name, objective)
@@ -265,7 +265,7 @@ def continuation_sample_rows(task: Task, model: InitialModel, recipe: JointRecip
 
 
 def preview_fields(example: np.ndarray, layout: Layout) -> Row:
-    """Returns a picture of an example and, of a sound or clip, the file itself, in base64."""
+    """Returns base64 files of an example: a PNG picture and, of sound or video, the file itself."""
     content, extension = sampling.encode_example(example, layout)
     fields = {"png": base64_png(layout.to_picture(example))}
     if extension != "png":
@@ -274,7 +274,7 @@ def preview_fields(example: np.ndarray, layout: Layout) -> Row:
 
 
 def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
-    """Returns test items that a pretrained arm gets wrong at the largest budget, first seed.
+    """Returns test items that a pretrained arm misclassifies at the largest label budget.
 
     The arm is the first one pretrained on a corpus, and its baseline the last baseline. Only for
     classification: of other task types the score of an answer is kept, not the answer.
@@ -319,7 +319,7 @@ def _picture(task: Task, item: int) -> np.ndarray:
 
 
 def base64_png(image: np.ndarray) -> str:
-    """Returns an image, uint8 [height, width, channels], as a PNG in base64."""
+    """Returns an image, uint8 [height, width, channels], as base64-encoded PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

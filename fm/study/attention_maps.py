@@ -28,7 +28,7 @@ _error = jax.jit(kernel_error, static_argnames="config")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """Attention weights of one input.
+    """Attention weights of every layer and head of a model on one input.
 
     Attributes:
       weights_NHLS: float32, by layer, head, query and key; rows sum to one.
@@ -44,19 +44,19 @@ class AttentionMaps:
 
 
 def default_mode(objective: Objective) -> str:
-    """Returns the mode of most pretraining sequences, "bidirectional" if there are as many."""
+    """Returns the attention mode, causal or bidirectional, most used in pretraining."""
     return "causal" if mode_share(objective, "causal") > 0.5 else "bidirectional"
 
 
 def mode_share(objective: Objective, mode: str) -> float:
-    """Returns the share of pretraining sequences that were read in a mode."""
+    """Returns the fraction of pretraining sequences read in an attention mode."""
     return objective.causal_lm if mode == "causal" else objective.masked_lm + objective.bag_of_words
 
 
 def text_attention_maps(
     pretrained: PretrainedModel, text: str, mode: str, max_length: int
 ) -> tuple[AttentionMaps, np.ndarray, int]:
-    """Computes the attention weights for the beginning of a text.
+    """Computes attention weights on the first `max_length` tokens of a text.
 
     Args:
       pretrained: a model of text.
@@ -90,7 +90,7 @@ def text_attention_maps(
 def image_attention_maps(
     pretrained: PretrainedModel, image: np.ndarray, mode: str
 ) -> AttentionMaps:
-    """Computes the attention weights for an image.
+    """Computes attention weights on an image.
 
     Args:
       pretrained: a model of images.
@@ -116,7 +116,7 @@ def image_attention_maps(
 
 
 def patch_shape(model_config: ModelConfig) -> tuple[int, int]:
-    """Returns side in pixels and channels (1 or 3) of a model's square patches.
+    """Returns the side in pixels and the channels of a model's square image patches.
 
     Raises:
       UserError: the model does not read images.

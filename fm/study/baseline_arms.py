@@ -22,14 +22,14 @@ FIRST_SENTENCE, NEAREST_TARGET = "first sentence", "nearest target"
 def entity_count_predictions(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """Returns entities correct, predicted and gold in each sentence, int [N, 3]."""
+    """Returns counts of correct, predicted and gold entities per sentence, int [N, 3]."""
     counts = count_entities(gold, predicted)
     return np.stack([counts.correct, counts.predicted, counts.gold], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassicalNerArm:
-    """A tagger on features of words and their neighbors.
+    """An arm for NER: logistic regression on features of each word and its neighbors.
 
     Attributes:
       words: of the labeled sentences, then of the test items.
@@ -69,7 +69,7 @@ class ClassicalNerArm:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExtractiveTextArm:
-    """Returns a text's first sentence, or the target of the most similar labeled text.
+    """A text generation arm without training: first sentence, or nearest neighbor's target.
 
     Attributes:
       texts: labeled ones, then the test items.

@@ -28,7 +28,7 @@ _MAX_WORKERS = 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """Results of one arm at one label budget.
+    """Results of one arm at one label budget: tuned hyper-parameters and predictions of every seed.
 
     Attributes:
       task: name of the task.
@@ -59,7 +59,7 @@ def run_cells(
     out_dir: pathlib.Path,
     executor: CellExecutor | None = None,
 ) -> list[Cell]:
-    """Returns every cell of a task, computing those that `out_dir` lacks."""
+    """Returns the cells of a task; reads finished ones from `out_dir`, computes the others."""
     places = [(arm, num_labels) for arm in arms for num_labels in task.config.label_budgets]
     if executor is not None:
         executor(task.name, [each for each in places if not _path(task, *each, out_dir).exists()])
@@ -78,7 +78,7 @@ def run_cells(
 def run_cell(
     task: Task, name: str, arm: Arm, num_labels: int, search_seeds: int, out_dir: pathlib.Path
 ) -> Cell:
-    """Computes one cell and saves it in `out_dir`."""
+    """Tunes and evaluates one arm at one label budget; saves the cell in `out_dir`, returns it."""
     start = time.perf_counter()
     strata = task.strata
     train_idx = [order[:num_labels] for order in task.train_idx]
@@ -122,7 +122,7 @@ def run_cell(
 
 
 def parallel_map(fn: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Returns `fn` of every item, in order, several at a time on a CPU.
+    """Returns `fn(item)` of every item, in order; on a CPU several run at a time, in threads.
 
     A small program leaves a CPU's cores idle between its parallel parts; another one fills them
     (1.2x to 1.9x on two cores), and neither's bits change. An accelerator runs one program at a

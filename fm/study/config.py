@@ -105,7 +105,7 @@ class JointRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedConfig:
-    """A published model as an arm: what it reads and how it is prompted.
+    """How a published model is used as an arm: which model, its input length and prompt.
 
     Attributes:
       model: name, folder or file, as `fm.hf.model_zoo.load_published` takes it.
@@ -138,7 +138,7 @@ class PublishedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """One task of a study.
+    """Configuration of one task of a study: data sets, label budgets and recipe.
 
     Attributes:
       dataset: name or path, as `fm.data.load.load` takes it.
@@ -196,14 +196,14 @@ class TaskConfig:
 
 
 def short_name(dataset: str) -> str:
-    """Returns a data set's name or path without folders, endings and versions."""
+    """Returns a data set's name or path without folders, file endings and version."""
     last = dataset.rstrip("/").rsplit("/", 1)[-1]
     return re.split("[.:]", last.lstrip("."))[0] or last
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A comparison of arms on tasks.
+    """Configuration of a study that compares arms on tasks.
 
     Attributes:
       experiment: name of the experiment.
@@ -263,7 +263,7 @@ class StudyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultitaskConfig(StudyConfig):
-    """A study of one model for many tasks against a network for each.
+    """Configuration of a study that compares one joint model with a network per task.
 
     Attributes:
       joint: pretraining on all modalities together. A model of one modality is trained on as many
@@ -295,5 +295,5 @@ class MultitaskConfig(StudyConfig):
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Returns a short hash of a config as JSON."""
+    """Returns a short hash of a config's JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

@@ -57,7 +57,7 @@ _CAUSAL = Objective(causal_lm=1.0, masked_lm=0.0)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A corpus of the mixture.
+    """A weighted corpus of the joint pretraining mixture.
 
     Attributes:
       name: of the source.
@@ -78,7 +78,7 @@ class Source:
 
 
 def build_source(data: Dataset, weight: float = 1.0, *, captioned: bool = False) -> Source:
-    """Returns the training examples of a data set in its default layout.
+    """Returns a data set's training split as a pretraining source, optionally with captions.
 
     Raises:
       UserError: captions of text, or of data without labels.
@@ -93,7 +93,7 @@ def build_source(data: Dataset, weight: float = 1.0, *, captioned: bool = False)
 
 
 def modality_batch_sizes(sources: Sequence[Source], batch_size: int) -> dict[str, int]:
-    """Returns the rows of a batch that each modality gets, by the weights of its sources."""
+    """Returns the number of rows of a batch for each modality, from the source weights."""
     weights: dict[str, float] = {}
     for source in sources:
         weights[source.modality] = weights.get(source.modality, 0.0) + source.weight
@@ -107,7 +107,7 @@ def _modalities_of(sources: Sequence[Source]) -> list[str]:
 
 
 def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
-    """Returns the layout of each continuous modality.
+    """Returns the patch layout of each continuous modality; raises if sources disagree.
 
     Raises:
       UserError: two sources of one modality differ in layout; or captions without a text source.
@@ -129,7 +129,7 @@ def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
 def build_joint_processor(
     sources: Sequence[Source], recipe: JointRecipe, out_dir: pathlib.Path
 ) -> Processor:
-    """Returns the layouts, and the tokenizer trained on all sources of text.
+    """Returns the joint model's processor; trains its tokenizer on all text sources.
 
     Raises:
       UserError: see `source_layouts`.
@@ -162,7 +162,7 @@ def pretrain_joint(
     run_name: str,
     **cadence: int | None,
 ) -> TrainResult:
-    """Trains a fresh model on all sources, or resumes a run that stopped.
+    """Pretrains one model on all sources, or resumes an interrupted run; returns its result.
 
     Of every source 2% of the examples, at most 500, are held out for the validation curves. For
     the other arguments see `fm.study.pretraining.pretrain`.
@@ -208,7 +208,7 @@ def pretrain_joint(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModalityGroup:
-    """The sources of one modality, or its captioned sources: one group of a batch.
+    """The part of a joint batch with one modality (or its captions): data, objective, weights.
 
     Attributes:
       objective: of its rows.
@@ -259,7 +259,7 @@ def build_groups(
     processor: Processor,
     seed: int,
 ) -> dict[str, ModalityGroup]:
-    """Returns the groups of a mixture by modality, captioned examples as groups of their own.
+    """Tokenizes the sources and groups them by modality; captioned examples form own groups.
 
     Args:
       sources: in any order.
@@ -377,6 +377,6 @@ def _captioned_rows(
 
 
 def caption_tokens(tokenizer: bpe.Tokenizer, caption: str) -> np.ndarray:
-    """Returns BOS and the token ids of a caption, int32."""
+    """Returns the token ids of a caption after BOS, int32."""
     (ids,) = tokenizer.encode([caption])
     return np.concatenate([[tokenizer.bos], ids]).astype(np.int32)

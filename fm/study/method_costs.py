@@ -19,7 +19,7 @@ Row = dict[str, Any]
 def method_cost_rows(
     task: Task, arms: Mapping[str, BuiltArm], methods: Iterable[str] = tuple(METHODS)
 ) -> list[Row]:
-    """Returns one row per method of the first arm pretrained here and of every published arm.
+    """Returns rows of memory, seconds and accuracy, one per adaptation method and arm.
 
     Each is fitted once more to the largest label budget of the first seed, with the first
     hyper-parameters of its grid, and scored on the test items. Seconds are of fitting and

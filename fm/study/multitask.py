@@ -53,7 +53,7 @@ _SINGLE_TASK_ROWS = 16
 
 
 class MultitaskContext:
-    """An `ArmContext` with a model for every modality and one for all of them.
+    """Study context of multitask runs: one pretrained model per modality and one joint model.
 
     Models are pretrained when they are first asked for. The model of one modality is trained on
     exactly as many rows per step as that modality has in the joint mixture, for as many steps, so
@@ -182,7 +182,7 @@ class MultitaskContext:
 
 
 class MultitaskStudy(TaskStudy):
-    """The study of one model for many tasks."""
+    """The multitask study: one joint model for many tasks against a network per task."""
 
     family = "multitask"
     config: MultitaskConfig
@@ -270,7 +270,7 @@ class MultitaskStudy(TaskStudy):
 def run_multitask(
     config: MultitaskConfig, out_dir: pathlib.Path, executor: CellExecutor | None = None
 ) -> dict[str, Any]:
-    """Runs the multitask study; see `fm.study.runner.run_study`.
+    """Runs or resumes the multitask study in `out_dir`; returns its results.
 
     Cells are computed by `executor` but for those of arms that share one model over all tasks.
     """
@@ -280,8 +280,10 @@ def run_multitask(
 def build_sources(
     config: MultitaskConfig, tasks: Sequence[Task]
 ) -> tuple[list[Source], dict[str, DuplicateSearchResult]]:
-    """Returns the tasks' training inputs without near-duplicates of any test item, and what was
-    found by task. Test items of all tasks of the modality are searched for."""
+    """Returns decontaminated pretraining sources, and near-duplicate searches by task.
+
+    A source holds no near-duplicate of a test item of any task of its modality.
+    """
     weights = dict(config.weights)
     sources, searches = [], {}
     for task in tasks:
@@ -299,7 +301,7 @@ def build_sources(
 
 
 def concatenate_splits(splits: Sequence[Split]) -> Split:
-    """Returns several splits of one modality as one, inputs only."""
+    """Concatenates splits of one modality; keeps inputs only, no labels."""
     starts = np.cumsum([0, *map(len, splits)])
 
     def read(idx: np.ndarray) -> list[str] | np.ndarray:

@@ -33,7 +33,7 @@ _PARTS = ("embedding", "head", "bias")
 
 
 class CostTable:
-    """Costs of solving tasks with each network arm, from the sections of results.json.
+    """Computes amortized costs and break-evens of network arms from results.json sections.
 
     Args:
       sections: cells, compute_cost, tasks and sizes.
@@ -198,7 +198,7 @@ class CostTable:
 
 
 def size_row(task: Task, arm: Arm) -> Row:
-    """Returns the parameters kept for a task: of its own network, and of its head by method."""
+    """Returns the number of parameters a task needs: its network, and its head by method."""
     modalities = (task.modality,)
     if isinstance(arm, InstructionTunedArm):
         network = count_parameters(arm.models.model_config, modalities, generates_text=True)
@@ -214,7 +214,7 @@ def size_row(task: Task, arm: Arm) -> Row:
 
 
 def shared_model_size_row(model_config: ModelConfig) -> Row:
-    """Returns the parameters of one model that reads every modality and generates text."""
+    """Returns the number of parameters of a model for all modalities with text output, as a row."""
     modalities = ("text", *(name for name, _ in model_config.patch_dims))
     network = count_parameters(model_config, modalities, generates_text=True)
     return {"task": None, "network": network, "heads": {}}
@@ -223,7 +223,7 @@ def shared_model_size_row(model_config: ModelConfig) -> Row:
 def count_parameters(
     model_config: ModelConfig, modalities: tuple[str, ...], *, generates_text: bool
 ) -> int:
-    """Returns the number of parameters, without those that only other modalities need.
+    """Returns the number of parameters a model needs for the given modalities alone.
 
     Args:
       model_config: architecture.

@@ -41,7 +41,7 @@ _MAX_ITEMS, _MAX_SEEDS = 100, 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InstructedTask:
-    """A task as instructions.
+    """A task converted for instruction tuning: phrasings, encoded inputs and answer texts.
 
     Attributes:
       task: the task.
@@ -103,7 +103,7 @@ class InstructedTask:
 
 
 def build_instructed_task(task: Task, processor: Processor) -> InstructedTask:
-    """Returns a task as instructions, its inputs as the processor's model reads them."""
+    """Converts a task for instruction tuning, with inputs encoded by the processor."""
     classes = task.dataset.classes if task.task_type.predicts_classes else None
     instruction = task_spec(task.name).instruction(classes)
     if task.is_text:
@@ -118,7 +118,7 @@ def build_instructed_task(task: Task, processor: Processor) -> InstructedTask:
 
 @dataclasses.dataclass(eq=False)
 class InstructionTunedModels:
-    """One model per seed and label budget, tuned on all its tasks at once.
+    """Models instruction-tuned on all tasks at once, one per seed and label budget, on demand.
 
     Attributes:
       checkpoint: initial parameters; None for fresh ones.
@@ -222,7 +222,7 @@ class InstructionTunedModels:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InstructionTunedArm:
-    """The arm of instruction-tuned models on one of their tasks; see `fm.study.adaptation.Arm`."""
+    """The arm that evaluates shared instruction-tuned models on one of their tasks."""
 
     models: InstructionTunedModels
     name: str
@@ -262,7 +262,7 @@ class InstructionTunedArm:
 def changed_instruction_rows(
     models: InstructionTunedModels, num_labels: int, seeds: int
 ) -> list[dict[str, Any]]:
-    """Returns each task's metric under changed instructions, averaged over at most 3 seeds.
+    """Returns each task's metric under changed instructions, such as unseen or missing ones.
 
     Conditions: "held out" (a phrasing never trained on), "trained", "dropped" (no instruction) and
     "swapped" (the instruction of another task of the same modality, if there is one; preferably of

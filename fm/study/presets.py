@@ -23,7 +23,7 @@ PROFILES = ("quick", "default", "full")
 
 @dataclasses.dataclass(frozen=True)
 class StudyPreset:
-    """Size of a study.
+    """Label budgets, numbers of seeds and data limits of a study of a given profile.
 
     Attributes:
       label_budgets: numbers of labels.
@@ -57,7 +57,7 @@ _STEPS = {"quick": lambda steps: steps // 30, "default": lambda s: s, "full": la
 
 
 def check_profile(profile: str) -> str:
-    """Returns the profile.
+    """Returns the profile name; raises UserError if it is unknown.
 
     Raises:
       UserError: it is not one of `PROFILES`.
@@ -68,7 +68,7 @@ def check_profile(profile: str) -> str:
 
 
 def text_recipe(profile: str = "default") -> Recipe:
-    """Returns the recipe of documents."""
+    """Returns the recipe for text documents."""
     recipe = Recipe(
         model=ModelConfig(num_layers=1, d_model=128, num_heads=4, num_kv_heads=4, mlp_dim=256),
         objective=Objective(
@@ -95,7 +95,7 @@ def text_recipe(profile: str = "default") -> Recipe:
 
 
 def image_recipe(profile: str = "default") -> Recipe:
-    """Returns the recipe of small images."""
+    """Returns the recipe for small images."""
     recipe = Recipe(
         model=ModelConfig(num_layers=2, d_model=64, num_heads=2, num_kv_heads=2, mlp_dim=256),
         objective=Objective(causal_lm=0.5, masked_lm=0.5, mask_ratio=0.5),
@@ -114,12 +114,12 @@ def image_recipe(profile: str = "default") -> Recipe:
 
 
 def audio_recipe(profile: str = "default") -> Recipe:
-    """Returns the recipe of short sounds: that of images, fine-tuned for longer."""
+    """Returns the recipe for short sounds: the image recipe with longer fine-tuning."""
     return _for_profile(_with_finetune(image_recipe(), min_steps=80), profile)
 
 
 def video_recipe(profile: str = "default") -> Recipe:
-    """Returns the recipe of short clips, in which features are averaged over place and time."""
+    """Returns the recipe for short clips; features are averaged over space and time."""
     base = _with_finetune(image_recipe(), min_steps=80, feature_config=FeatureConfig("mean"))
     recipe = dataclasses.replace(
         base,
@@ -131,7 +131,7 @@ def video_recipe(profile: str = "default") -> Recipe:
 
 
 def ner_recipe(profile: str = "default") -> Recipe:
-    """Returns the recipe of named entity recognition: sentences, fine-tuned for longer."""
+    """Returns the recipe for named entity recognition: short texts, longer fine-tuning."""
     quick = check_profile(profile) == "quick"
     recipe = _with_finetune(
         text_recipe(profile),
@@ -144,7 +144,7 @@ def ner_recipe(profile: str = "default") -> Recipe:
 
 
 def joint_recipe(profile: str = "default") -> JointRecipe:
-    """Returns the recipe of one model of all modalities."""
+    """Returns the recipe for one model of all modalities."""
     of_patches = image_recipe().objective
     of_text = Objective(causal_lm=0.0625, masked_lm=0.0, bag_of_words=0.9375, mask_ratio=0.75)
     return JointRecipe(
@@ -174,12 +174,12 @@ TASK_TYPE_RECIPES: dict[str, Callable[[str], Recipe]] = {"ner": ner_recipe}
 
 
 def register_recipe(modality: str, build: Callable[[str], Recipe]) -> None:
-    """Sets the recipe of a modality, given the profile."""
+    """Registers a function from profile name to `Recipe` as the recipe of a modality."""
     RECIPES[modality] = build
 
 
 def modality_recipe(modality: str, profile: str = "default") -> Recipe:
-    """Returns the recipe of a modality: one registered here, or the modality's own.
+    """Returns the registered recipe of a modality at a profile.
 
     Raises:
       UserError: it has none.
@@ -191,14 +191,14 @@ def modality_recipe(modality: str, profile: str = "default") -> Recipe:
 
 
 def task_recipe(modality: str, task_type: str, profile: str = "default") -> Recipe:
-    """Returns the recipe of a task type if it has one, else that of the modality."""
+    """Returns the recipe of the task type if it has its own, else that of the modality."""
     if task_type in TASK_TYPE_RECIPES:
         return TASK_TYPE_RECIPES[task_type](profile)
     return modality_recipe(modality, profile)
 
 
 def multitask_recipe(modality: str, task_type: str, joint: JointRecipe, profile: str) -> Recipe:
-    """Returns the recipe of a task with the architecture of the joint model."""
+    """Returns a task's recipe with the architecture replaced by the joint model's."""
     recipe = task_recipe(modality, task_type, profile)
     return dataclasses.replace(
         recipe,
@@ -209,17 +209,17 @@ def multitask_recipe(modality: str, task_type: str, joint: JointRecipe, profile:
 
 
 def instruction_tuning_config(profile: str) -> FinetuneConfig:
-    """Returns the configuration of instruction tuning, but for the learning rate."""
+    """Returns the instruction tuning config of a profile; set its learning rate before use."""
     return _shortened(FinetuneConfig(min_steps=384, min_epochs=14.0, batch_size=24), profile)
 
 
 def with_model_size(recipe: Recipe, size: str) -> Recipe:
-    """Returns the recipe with the model of a named size, see `fm.model.config.config_for_size`."""
+    """Returns the recipe with its model resized to a named size of `config_for_size`."""
     return dataclasses.replace(recipe, model=config_for_size(size))
 
 
 def with_fitting_patches(recipe: Recipe, shape: list[int] | None) -> Recipe:
-    """Returns the recipe with the smallest patch that divides an image into at most 64.
+    """Returns the recipe with the smallest patch size that gives at most 64 patches per image.
 
     Args:
       recipe: of images; its patch size is the smallest one tried.

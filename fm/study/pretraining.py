@@ -41,7 +41,7 @@ NUM_VALIDATION_BATCHES = 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PretrainedModel:
-    """A pretrained model: its processor, parameters and pretraining objective."""
+    """A model pretrained here, loaded: processor, parameters and pretraining objective."""
 
     processor: Processor
     params: dict
@@ -62,7 +62,7 @@ class PretrainedModel:
 
 
 def load_pretrained(folder: pathlib.Path) -> PretrainedModel:
-    """Loads a model that `pretrain` or `pretrain_joint` wrote.
+    """Loads a pretrained model from the run folder of `pretrain` or `pretrain_joint`.
 
     The tokenizer is beside the checkpoints, or one folder up where several seeds share it.
 
@@ -99,7 +99,7 @@ def pretrain(
     run_name: str,
     **cadence: int | None,
 ) -> TrainResult:
-    """Trains a fresh model on a corpus, or resumes a run that stopped.
+    """Pretrains a new model on a corpus, or resumes an interrupted run; returns its result.
 
     Args:
       corpus: 2% of its examples, at most 500, are held out for the validation curve.
@@ -139,7 +139,7 @@ def pretrain_seeds(
     out_dir: pathlib.Path,
     run_name: str,
 ) -> list[TrainResult]:
-    """Pretrains with seeds 0 to `seeds` - 1, see `fm.training.sweep`.
+    """Pretrains one model per seed, 0 to `seeds` - 1; returns their results in order.
 
     Each seed has its own folder, `out_dir`/seed-N; while they train as one program, their
     checkpoint is in `out_dir`/grid.
@@ -185,7 +185,7 @@ def pretrain_config(
     validate_every: int | None = None,
     early_stopping_patience: int | None = None,
 ) -> TrainConfig:
-    """Returns the `TrainConfig` of a pretraining run, with cadences that follow its length."""
+    """Returns a `TrainConfig` whose checkpoint and validation intervals suit the run's length."""
     return TrainConfig(
         steps=steps,
         seed=seed,

@@ -23,7 +23,7 @@ _VALIDATION_FRACTION, _MAX_VALIDATION = 0.02, 500
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Processor:
-    """What turns raw inputs into a model's inputs, and the architecture that follows.
+    """Converts raw examples to model inputs: tokenizer, patch layouts, and the ModelConfig to use.
 
     Attributes:
       model: architecture, with `vocab_size` and `patch_dims` set.
@@ -50,7 +50,7 @@ def build_processor(
     out_dir: pathlib.Path,
     rate: float | None = None,
 ) -> Processor:
-    """Returns the processor of a corpus of one modality.
+    """Returns the processor of a one-modality corpus; trains a tokenizer on text.
 
     Args:
       corpus: the pretraining split; a tokenizer is trained on it alone.
@@ -77,7 +77,7 @@ def build_processor(
 def load_or_train_tokenizer(
     read_texts: Callable[[], list[str]], vocab_size: int, out_dir: pathlib.Path
 ) -> bpe.Tokenizer:
-    """Returns the tokenizer saved in `out_dir`; trains and saves one if there is none."""
+    """Returns the tokenizer saved in `out_dir`, or trains one and saves it there."""
     path = out_dir / "tokenizer.json"
     if path.exists():
         return bpe.load(path)
@@ -88,24 +88,24 @@ def load_or_train_tokenizer(
 
 
 def train_validation_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns indices to train on, ascending, and 2% (at most 500) for the validation curve."""
+    """Returns (train, validation) index arrays; validation is 2%, at most 500."""
     order = np.random.default_rng(seed).permutation(count)
     num_validation = max(1, min(_MAX_VALIDATION, round(_VALIDATION_FRACTION * count)))
     return np.sort(order[num_validation:]), order[:num_validation]
 
 
 def token_counts(chunks: list[np.ndarray], vocab_size: int) -> np.ndarray:
-    """Returns how often each token occurs, int [V]; special tokens count 0."""
+    """Returns how often each token id occurs, int [V]; special tokens count 0."""
     counts_V = np.bincount(np.concatenate(chunks), minlength=vocab_size)
     counts_V[:NUM_SPECIALS] = 0
     return counts_V
 
 
 def bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
-    """Returns UTF-8 bytes of the texts per token."""
+    """Returns the mean UTF-8 bytes per token of the texts."""
     return sum(len(text.encode()) for text in texts) / max(int(counts_V.sum()), 1)
 
 
 def corpus_digest(corpus: Split) -> str:
-    """Returns the SHA-256 of the ids of the examples, in order."""
+    """Returns the SHA-256 of a corpus's example ids, in order."""
     return hashlib.sha256("".join(corpus.ids).encode()).hexdigest()

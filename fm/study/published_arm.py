@@ -36,7 +36,7 @@ LEARNING_RATES, LORA_LEARNING_RATES = (1e-4,), (1e-3,)
 
 
 def probe_feature_config(causal: bool, num_layers: int) -> FeatureConfig:
-    """What a probe reads: means of an encoder's last two layers; of a decoder more.
+    """Returns which layers a linear probe of a published model reads, and how it pools them.
 
     Of a decoder the last third of the layers, averaged and at the last token, which alone has
     attended to the whole text: the very last layers specialize in the next token.
@@ -50,7 +50,7 @@ def probe_feature_config(causal: bool, num_layers: int) -> FeatureConfig:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PublishedTaskModel(TaskModel):
-    """A published model and the texts of a classification task.
+    """A published model with the texts of a classification task, encoded for each method.
 
     Attributes:
       published: the model.
@@ -180,7 +180,7 @@ def build_published_arm(
     pad_to: int,
     trainable: bool,
 ) -> ModelArm:
-    """Loads a published model and returns its arm, with search spaces for pretrained weights.
+    """Loads a published model; returns its arm, with hyper-parameter grids for its adaptation.
 
     Args:
       config: the model, and how it is used.

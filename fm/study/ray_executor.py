@@ -28,7 +28,7 @@ Call = Callable[..., str | None]
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """Yields the ray module, connected to a cluster.
+    """Context manager: yields the `ray` module, connected to a cluster.
 
     Raises:
       UserError: Ray is not installed, or the cluster cannot be reached.
@@ -64,7 +64,7 @@ def run_calls(
     arguments_of_calls: Sequence[tuple[PlainValue | list[str], ...]],
     run_name: str,
 ) -> None:
-    """Makes all calls, as many at a time as the cluster has cores; returns when all are done.
+    """Runs calls in parallel on a Ray cluster, one per core; returns nothing when all are done.
 
     Args:
       ray: from `ray_cluster`.

@@ -53,7 +53,7 @@ def package_versions() -> dict[str, str]:
 
 
 def device_info() -> dict[str, Any]:
-    """Describes the accelerator, the host's cores and the allocator's setting."""
+    """Returns accelerator, CPU count and allocator setting of this machine."""
     first = jax.devices()[0]
     return {
         "platform": first.platform,
@@ -66,17 +66,17 @@ def device_info() -> dict[str, Any]:
 
 
 def xla_flags() -> str:
-    """Returns the XLA flags in force."""
+    """Returns the XLA flags in effect."""
     return os.environ.get("XLA_FLAGS", "")
 
 
 def provenance() -> dict[str, Any]:
-    """Returns what every results.json says of where it was made: versions, device, XLA flags."""
+    """Returns versions, device and XLA flags, for results.json."""
     return {"versions": package_versions(), "device": device_info(), "xla_flags": xla_flags()}
 
 
 def matches_config(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
-    """Returns whether `out_dir` already holds a run with this config; creates it if missing.
+    """Returns whether `out_dir` already holds a run of this config; raises if of another one.
 
     Raises:
       UserError: the folder cannot be written, or it holds a run with another config or with one
@@ -121,7 +121,7 @@ def _field_names(config: dict[str, Any]) -> Iterator[str]:
 
 
 def acquire_lock(out_dir: pathlib.Path) -> None:
-    """Creates the folder and locks it until this process ends; removes partial files of dead runs.
+    """Locks `out_dir` until the process ends, creating it, and removes stale partial files.
 
     Raises:
       UserError: the folder cannot be written, or another process holds the lock.
@@ -136,7 +136,7 @@ def acquire_lock(out_dir: pathlib.Path) -> None:
 
 
 def init(config: dict[str, Any], out_dir: pathlib.Path) -> None:
-    """Locks `out_dir` (lead process only) and writes config.json unless it is there.
+    """Locks `out_dir` and writes config.json if it is missing; raises if it differs.
 
     Raises:
       UserError: see `matches_config` and `acquire_lock`.
@@ -160,7 +160,7 @@ def write_results(results: dict[str, Any], out_dir: pathlib.Path) -> None:
 
 
 def read_results(out_dir: pathlib.Path) -> dict[str, Any]:
-    """Reads the results.json of a finished study.
+    """Reads the results.json of a finished study as a dict.
 
     Raises:
       UserError: the file is missing, is not JSON, or has an unknown schema.
@@ -187,7 +187,7 @@ def write_summary_json(
     config: dict[str, Any],
     **more: Any,
 ) -> pathlib.Path:
-    """Writes summary.json, the last file of a run, and returns its path.
+    """Writes a run's machine-readable summary.json, its last file, and returns its path.
 
     Args:
       out_dir: folder of the run.
@@ -213,7 +213,7 @@ def write_summary_json(
 
 
 def read_summary(out_dir: pathlib.Path) -> dict[str, Any] | None:
-    """Reads summary.json; returns None if the run has not finished.
+    """Reads summary.json as a dict; returns None if the run has not finished.
 
     Raises:
       UserError: the file is damaged.
@@ -228,12 +228,12 @@ def read_summary(out_dir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def pretrained_model_row(name: str, run: TrainResult) -> dict[str, Any]:
-    """Returns a model's row in the `pretrained` section of results.json."""
+    """Returns a pretraining run's row of results.json: name, steps and parameter hash."""
     return {"name": name, "steps": run.steps, "params_digest": params_digest(run.params)}
 
 
 def write_study_summary_json(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:
-    """Writes a study's summary.json from its results and returns its path.
+    """Writes a study's machine-readable summary.json from its results; returns its path.
 
     An existing summary of the same results is left alone, so that `seconds` stays that of the
     session that finished the study. `steps` is the sum over all pretrained models and
@@ -264,12 +264,12 @@ def write_study_summary_json(results: dict[str, Any], out_dir: pathlib.Path) -> 
 
 
 def results_digest(results: dict[str, Any]) -> str:
-    """Returns the SHA-256 of all results that do not depend on clock or machine."""
+    """Returns the SHA-256 of the reproducible part of results."""
     return hashlib.sha256(json.dumps(without_timings(results), sort_keys=True).encode()).hexdigest()
 
 
 def without_timings(results: Any) -> Any:
-    """Returns results without the keys that differ between two runs of the same config."""
+    """Returns results without the fields that differ between repeated runs of a config."""
     if isinstance(results, dict):
         return {
             name: without_timings(value)

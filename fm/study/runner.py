@@ -36,7 +36,7 @@ Sections = dict[str, Any]
 
 
 class Study(Protocol):
-    """What `run_study` runs."""
+    """Protocol of a study for `run_study`: a config, loading data, and computing results."""
 
     @property
     def experiment(self) -> str:
@@ -57,7 +57,7 @@ class Study(Protocol):
 
 
 def run_study(study: Study, out_dir: pathlib.Path) -> dict[str, Any]:
-    """Runs a study, resumes it, or reads the results of a finished one.
+    """Runs or resumes a study in `out_dir`, or reads its results if finished; returns the results.
 
     Returns:
       The results but for the headline.
@@ -89,7 +89,7 @@ def run_study(study: Study, out_dir: pathlib.Path) -> dict[str, Any]:
 
 
 class TaskStudy(abc.ABC):
-    """A study of arms on tasks; subclasses add what their experiment shows besides the cells.
+    """Base class of studies of arms on tasks; subclasses add sections to the results.
 
     Attributes:
       config: of the study.
@@ -222,7 +222,7 @@ class TaskStudy(abc.ABC):
 
 
 class CompareStudy(TaskStudy):
-    """The main study: pretraining against training from scratch, task by task."""
+    """The main study: compares pretraining with training from scratch, task by task."""
 
     def build_context(self, out_dir):
         """See `TaskStudy`."""
@@ -257,7 +257,7 @@ class CompareStudy(TaskStudy):
 def run_compare(
     config: StudyConfig, out_dir: pathlib.Path, executor: CellExecutor | None = None
 ) -> dict[str, Any]:
-    """Runs a comparison of arms; see `run_study`."""
+    """Runs or resumes a comparison of arms in `out_dir`; returns its results."""
     return run_study(CompareStudy(config, executor), out_dir)
 
 
@@ -273,7 +273,7 @@ def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
 
 
 def task_row(task: Task) -> dict[str, Any]:
-    """Returns a task's row of results.json."""
+    """Returns a task's row of results.json: data set, metric and sizes."""
     info, noun = task.dataset.info, get_modality(task.modality).noun
     return {
         "name": task.name,

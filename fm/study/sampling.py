@@ -18,7 +18,7 @@ from fm.study.pretraining import PretrainedModel
 def check_can_sample(
     pretrained: PretrainedModel, modality: str, *, captioned: bool = False
 ) -> Layout:
-    """Returns the layout of a modality.
+    """Returns the modality's layout; raises UserError if the model cannot generate it.
 
     Raises:
       UserError: the model lacks the modality, has no causal objective for it, or was not pretrained
@@ -49,7 +49,7 @@ def sample_examples(
     keep_fraction: float = 0.5,
     caption: str | None = None,
 ) -> np.ndarray:
-    """Samples examples of a continuous modality.
+    """Generates examples of a continuous modality, [count, *shape].
 
     Args:
       pretrained: a model that passes `check_can_sample`.
@@ -111,7 +111,7 @@ def sample_examples(
 
 
 def encode_example(example: np.ndarray, layout: Layout) -> tuple[bytes, str]:
-    """Returns an example as a file, and its extension: PNG, WAV or animated GIF."""
+    """Returns an example as (file bytes, extension): PNG, WAV or animated GIF."""
     codec = get_modality(layout.modality).codec
     assert codec is not None
     return codec.encode_preview(example, layout.rate), codec.preview_extension

@@ -11,7 +11,7 @@ from fm.study.config import short_name
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
-    """A task that can be given by name.
+    """Registry entry of a task: its name, data set and instructions.
 
     Attributes:
       name: as in --tasks and in results.
@@ -62,17 +62,17 @@ TASKS: dict[str, TaskSpec] = {}
 
 
 def register_task(spec: TaskSpec) -> None:
-    """Adds a task, or replaces the one of that name."""
+    """Adds a task to the registry, or replaces the one with the same name."""
     TASKS[spec.name] = spec
 
 
 def task_spec(name: str) -> TaskSpec:
-    """Returns the spec of a registered task; any other name or path is its own data set."""
+    """Returns a task's registered spec; an unknown name or path becomes a spec of that data set."""
     return TASKS.get(name) or TaskSpec(short_name(name), dataset=name)
 
 
 def suite(name: str) -> tuple[str, ...]:
-    """Returns the names of the tasks in a suite."""
+    """Returns the names of the registered tasks that belong to a suite."""
     return tuple(spec.name for spec in TASKS.values() if name in spec.suites)
 
 

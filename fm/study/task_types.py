@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class TaskType(abc.ABC):
-    """A type of task.
+    """What a task type defines: its metric, how predictions are scored, and its solvers.
 
     Attributes:
       name: as in results.json.
@@ -102,14 +102,14 @@ TASK_TYPES: dict[str, TaskType] = {}
 
 
 def register_task_type(task_type: TaskType) -> None:
-    """Adds a task type, or replaces the one of that name; it takes precedence over earlier ones."""
+    """Adds a task type to the registry (replaces by name), tried before earlier ones."""
     earlier = {name: other for name, other in TASK_TYPES.items() if name != task_type.name}
     TASK_TYPES.clear()
     TASK_TYPES.update({task_type.name: task_type} | earlier)
 
 
 def task_type_of(dataset: Dataset) -> TaskType:
-    """Returns the task type registered last among those that the data set's labels match.
+    """Returns the task type that matches the data set's labels, the last registered first.
 
     Raises:
       UserError: there is none.
@@ -124,7 +124,7 @@ def task_type_of(dataset: Dataset) -> TaskType:
 
 
 class Classification(TaskType):
-    """One of several classes."""
+    """Task type with one class per example; predictions are classes, int [N]."""
 
     name, metric, strata_noun = "classification", "accuracy", "classes"
     predicts_classes = True
@@ -163,7 +163,7 @@ class Classification(TaskType):
 
 
 class NamedEntityRecognition(TaskType):
-    """Entity tags of words; predictions are counts (correct, predicted, gold), int [N, 3]."""
+    """Task type of word tagging; predictions are (correct, predicted, gold) counts, int [N, 3]."""
 
     name, metric = "ner", "entity F1"
     max_answer_tokens = 24
@@ -224,7 +224,7 @@ class NamedEntityRecognition(TaskType):
 
 
 class TextGeneration(TaskType):
-    """A text to generate, such as a summary; predictions are its chrF (0 to 1), float [N]."""
+    """Task type of generating a text; predictions are its chrF scores, 0 to 1, float [N]."""
 
     name, metric = "text_generation", "chrF"
     max_answer_tokens = 20
@@ -259,7 +259,7 @@ class TextGeneration(TaskType):
 def build_classification_arm(
     task: Task, processor: Processor, checkpoints: Sequence[dict], methods: Sequence[str]
 ) -> ModelArm:
-    """Returns the arm of a model on a classification task; without checkpoints a fresh one."""
+    """Returns the arm that adapts a model (fresh if no checkpoints) to a classification task."""
     model = TaskModel(
         checkpoints=list(checkpoints),
         model_config=processor.model,
@@ -273,7 +273,7 @@ def build_classification_arm(
 
 
 def num_trials(task: Task, methods: Sequence[str]) -> int:
-    """Returns the size of every arm's grid on a task."""
+    """Returns the number of hyper-parameter trials that every arm gets on a task."""
     published = task.config.published
     num_fewshot = published.num_fewshot if published else (0,)
     return adaptation_methods.num_trials(task.config.recipe, methods, num_fewshot=num_fewshot)

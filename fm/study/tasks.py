@@ -20,7 +20,7 @@ from fm.study.task_types import TaskType, task_type_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """A task and everything its arms share.
+    """A loaded task: test items, labeled examples of each seed, and decontaminated corpora.
 
     Attributes:
       name: of the task.
@@ -87,7 +87,7 @@ class Task:
 
 
 def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task:
-    """Loads and checks the data of a task and draws its labeled examples.
+    """Loads a task's data, removes near-duplicates of test items, and draws labeled examples.
 
     Args:
       config: of the task.
@@ -128,7 +128,7 @@ def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task
 def check_label_budgets(
     budgets: Sequence[int], name: str, dataset: Dataset, task_type: TaskType
 ) -> None:
-    """Raises UserError unless the training data has enough labels for every budget."""
+    """Raises UserError if the training data has too few labels for a budget."""
     smallest, largest = task_type.min_labels(dataset), len(dataset.train)
     for budget in budgets:
         if not smallest <= budget <= largest:

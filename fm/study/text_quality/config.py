@@ -18,7 +18,7 @@ DEFAULT_EMBEDDERS = {"quick": "tfidf", "default": "minilm-l6", "full": "minilm-l
 
 @dataclasses.dataclass(frozen=True)
 class CorpusPart:
-    """One component of a training set.
+    """A component of a training set: a domain's texts, their weight, fraction and noise.
 
     Attributes:
       domain: "A" or "B".
@@ -35,7 +35,7 @@ class CorpusPart:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """One arm of the study: what its model is trained on. All arms see equally many tokens.
+    """A mixture of texts to pretrain a model on; every training set has equally many tokens.
 
     Attributes:
       name: of the arm.
@@ -55,7 +55,7 @@ class TrainingSet:
 
 @dataclasses.dataclass(frozen=True)
 class EmbedderInfo:
-    """Identity of the embedder behind the MAUVE-style area.
+    """Identity of the text embedder used for the MAUVE area: name, source, license, hash.
 
     Attributes:
       name: of a published model, or "tfidf" (fitted on the study's own texts).
@@ -149,14 +149,14 @@ class TextQualityConfig:
 
 
 def to_json(config: TextQualityConfig) -> dict:
-    """Returns the config as JSON, its training sets by name."""
+    """Returns a text quality config as a JSON-able dict."""
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     training_sets = {each.pop("name"): each for each in values.pop("training_sets")}
     return {"experiment": "text_quality", **values, "training_sets": training_sets}
 
 
 def make_training_sets(profile: str) -> tuple[TrainingSet, ...]:
-    """Returns the arms of a profile."""
+    """Returns the training sets of a profile."""
     a, b, few = CorpusPart("A"), CorpusPart("B"), CorpusPart("B", fraction=1 / 16)
     training_sets = (
         TrainingSet("A", "A alone.", (a,), ("A",)),
@@ -215,7 +215,7 @@ SAMPLING_CONFIGS = (
 
 
 def make_config(profile: str, domains: tuple[str, str], **options) -> TextQualityConfig:
-    """Returns the config of a profile.
+    """Returns the text quality config of a profile for two domains.
 
     Args:
       profile: quick, default or full.

@@ -21,7 +21,7 @@ _PRINTABLE = np.array(list(map(chr, range(33, 127))))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Domain:
-    """The texts of one domain; no held-out text has a near-duplicate in the other groups.
+    """A domain's texts, split without near-duplicates for training, scorer and held-out use.
 
     Attributes:
       letter: "A" or "B".
@@ -43,7 +43,7 @@ class Domain:
 
 
 def load_domains(config: TextQualityConfig) -> dict[str, Domain]:
-    """Loads both domains, by letter; only training splits are used.
+    """Loads and splits the texts of both domains; returns them by letter, "A" and "B".
 
     Raises:
       UserError: the data is not text, or there is too little of it.
@@ -97,7 +97,7 @@ def _without(split: Split, removed_idx: np.ndarray) -> list[str]:
 def load_or_train_tokenizer(
     domains: dict[str, Domain], vocab_size: int, out_dir: pathlib.Path
 ) -> bpe.Tokenizer:
-    """Returns the study's tokenizer, trained on both domains' training texts and saved in the run.
+    """Returns the study's tokenizer, trained on both domains; reads it if saved in `out_dir`.
 
     One for all arms, so that their samples are equally long in tokens.
     """
@@ -110,7 +110,7 @@ def load_or_train_tokenizer(
 
 
 def part_texts(part: CorpusPart, domains: dict[str, Domain]) -> list[str]:
-    """Returns the texts of one component, noise included."""
+    """Returns the texts of a training set component, with its noise added."""
     texts = domains[part.domain].train
     texts = texts[: max(1, round(part.fraction * len(texts)))]
     if not part.noise_rate:
@@ -122,14 +122,14 @@ def part_texts(part: CorpusPart, domains: dict[str, Domain]) -> list[str]:
 def training_set_texts(
     training_set: TrainingSet, domains: dict[str, Domain], training_sets: tuple[TrainingSet, ...]
 ) -> list[str]:
-    """Returns every text a model has seen, those of the arm it starts from included, each once."""
+    """Returns all distinct texts a model was trained on, including by the model it starts from."""
     before = [each for each in training_sets if each.name == training_set.init_from]
     parts = [part for each in (*before, training_set) for part in each.parts]
     return list(dict.fromkeys(text for part in parts for text in part_texts(part, domains)))
 
 
 def add_noise(text: str, rate: float, rng: np.random.Generator) -> str:
-    """Returns the text with a fraction of characters dropped, doubled or replaced, a third each."""
+    """Returns the text with a fraction `rate` of characters dropped, doubled or replaced."""
     uniform = rng.random(len(text))
     replacements = rng.choice(_PRINTABLE, len(text))
     return "".join(

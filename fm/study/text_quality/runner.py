@@ -42,7 +42,7 @@ _EXAMPLES = 3
 
 
 class TextQualityStudy:
-    """A text quality study for `fm.study.runner.run_study`; resumable at every sample."""
+    """The text quality study, for `fm.study.runner.run_study`; resumable after each sample."""
 
     experiment = "text_quality"
 
@@ -293,7 +293,7 @@ class TextQualityStudy:
 
 
 def best_row(rows: Sequence[Row], metric: str) -> Row:
-    """Returns the best row by a metric, the first of equals; `values` are [value, low, high].
+    """Returns the row with the best value of a metric, the first if tied.
 
     Raises:
       ValueError: no rows.
@@ -302,7 +302,7 @@ def best_row(rows: Sequence[Row], metric: str) -> Row:
 
 
 def metric_ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """Returns the worst and best value of every metric over the rows."""
+    """Returns (worst, best) value of every metric over the rows."""
     ranges = {}
     for metric in METRICS:
         values = sorted((row["values"][metric.name][0] for row in rows), key=metric.signed)
@@ -311,7 +311,7 @@ def metric_ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def metric_regret(selected: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> list[Row]:
-    """Returns the fraction of its range each metric loses when another metric selects.
+    """Returns how much of its range each metric loses when another metric selects the sample.
 
     Args:
       selected: per selecting metric the row it selected, measured on a fresh sample.

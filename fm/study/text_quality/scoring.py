@@ -45,7 +45,7 @@ _FRACTIONS = ("mauve", "distinct_2", "self_bleu", "repetition", "novelty")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """Texts that continue prompts.
+    """A batch of prompts with their continuations, as token ids and as text.
 
     Attributes:
       tokens_NL: int32, BOS, the prompt, then the continuation.
@@ -70,7 +70,7 @@ def _decode_sample(tokenizer: Tokenizer, tokens_NL: np.ndarray, prompt_len: int)
 
 
 def decode_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """Decodes tokens; a character cut off at the end is dropped, a broken one becomes U+FFFD."""
+    """Returns the text of token ids, without a character cut off at the end."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return decoder.decode(b"".join(tokenizer.token_bytes(ids)))
 
@@ -78,7 +78,7 @@ def decode_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> str:
 def real_samples(
     tokenizer: Tokenizer, texts: list[str], prompt_tokens: int, new_tokens: int, count: int
 ) -> tuple[Sample, Sample]:
-    """Returns two samples of real text: one that provides prompts, one to compare with.
+    """Returns two samples of real text: one to take prompts from, one to compare with.
 
     Raises:
       UserError: too few texts are long enough.
@@ -109,7 +109,7 @@ def generate_sample(
     seed: int,
     path: pathlib.Path,
 ) -> Sample:
-    """Returns a model's continuations of another sample's prompts, read from `path` if saved there.
+    """Returns a model's continuations of a sample's prompts; reads them from `path` if saved.
 
     End-of-text is never sampled: all texts have one length, or the metrics would not compare.
     `load_params` is called only if there is something to generate.
@@ -138,7 +138,7 @@ def generate_sample(
 def sequence_nll(
     params: dict, tokens_NL: np.ndarray, counted_NL: np.ndarray, model_config: ModelConfig
 ) -> np.ndarray:
-    """Returns the sum of -log p(token | tokens before it) over each row's counted tokens, in nats.
+    """Returns each row's negative log-likelihood, summed over its counted tokens, in nats [N].
 
     Args:
       params: of a causal language model.
@@ -178,7 +178,7 @@ def _batch_nll(params: dict, tokens_BL: jax.Array, counted_BL: jax.Array, config
 def encode_for_scoring(
     tokenizer: Tokenizer, texts: list[str], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Encodes the first `length - 1` tokens of each text, after BOS.
+    """Returns tokens [N, length] (BOS first), which of them count, and their bytes [N].
 
     Returns:
       tokens int32 [N, length], counted bool [N, length], and the bytes of the counted tokens [N].
@@ -192,7 +192,7 @@ def encode_for_scoring(
 
 
 def decoded_byte_counts(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarray:
-    """Returns the UTF-8 bytes that each row's tokens decode to, int [N]."""
+    """Returns the number of UTF-8 bytes that each row of tokens decodes to, int [N]."""
     all_ids = range(tokenizer.vocab_size)
     lengths_V = np.array([len(each) for each in tokenizer.token_bytes(all_ids)])
     return lengths_V[tokens_NL].sum(1)
@@ -201,7 +201,7 @@ def decoded_byte_counts(tokenizer: Tokenizer, tokens_NL: np.ndarray) -> np.ndarr
 def held_out_bits_per_byte(
     params: dict, texts: list[str], tokenizer: Tokenizer, model_config: ModelConfig, length: int
 ) -> Interval:
-    """Returns a model's bits per byte of the first `length` tokens of each text."""
+    """Returns a model's bits per byte on the first `length` tokens of texts, with an interval."""
     tokens_NL, counted_NL, bytes_N = encode_for_scoring(tokenizer, texts, length)
     nll_N = sequence_nll(params, tokens_NL, counted_NL, model_config)
     return half_sample_interval(ratio_statistic(nll_N / math.log(2), bytes_N), len(texts))
@@ -209,7 +209,7 @@ def held_out_bits_per_byte(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScorerLM:
-    """A language model that scores samples in bits per byte."""
+    """A fixed language model that scores samples in bits per byte."""
 
     params: dict
     model_config: ModelConfig
@@ -229,7 +229,7 @@ class ScorerLM:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelEmbedder:
-    """Mean over a text of a published model's final output, cached by content."""
+    """An embedder: a published model's final hidden states averaged over a text; disk-cached."""
 
     info: EmbedderInfo
     model: model_zoo.PublishedModel
@@ -256,7 +256,7 @@ class ModelEmbedder:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EmbedderSpec:
-    """A chosen embedder, before the study's texts are loaded.
+    """A chosen text embedder that is not yet fitted to texts.
 
     Attributes:
       info: as in the study's config.
@@ -274,7 +274,7 @@ class EmbedderSpec:
 
 
 def find_embedder(name: str) -> EmbedderSpec:
-    """Returns the embedder of a name.
+    """Returns the embedder spec of a name: `TFIDF`, or a published model.
 
     Args:
       name: `TFIDF`, or a published model as `model_zoo.load_published` takes it.
@@ -298,7 +298,7 @@ def find_embedder(name: str) -> EmbedderSpec:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReferenceStats:
-    """Statistics of a domain's real text that samples are compared with."""
+    """Statistics of a domain's real text, against which samples are measured."""
 
     real_NE: np.ndarray
     embedder: Embedder
@@ -323,7 +323,7 @@ class ReferenceStats:
 def measure_sample(
     sample: Sample, reference: ReferenceStats, training_ngrams: TrainingNgrams
 ) -> dict[str, Interval]:
-    """Returns every metric of a sample by name; intervals are over its texts only."""
+    """Returns every metric of a sample by name, each with its confidence interval."""
     texts = [split_words(text) for text in sample.texts]
     bits_per_byte = reference.scorer.statistic(sample)
     zipf = diversity.zipf_exponent(ngram_counts(texts, 1))

@@ -32,7 +32,7 @@ SCORER_SET = TrainingSet(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelTrainer:
-    """Trains the models of a study and loads their checkpoints.
+    """Trains the models of a text quality study, one per training set, and loads checkpoints.
 
     Attributes:
       config: of the study.
@@ -117,5 +117,5 @@ class ModelTrainer:
 
 
 def slug(name: str) -> str:
-    """Returns the name in lower case, with runs of other than letters and digits as dashes."""
+    """Returns a name as a file name: lower case, with dashes for other characters."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
