@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fm.study.config import SCHEMA
+from fm.study.run_dir import SCHEMA
 from tests.report import helpers_results
 from tests.study.text_quality.helpers_text_quality import write_domains
 

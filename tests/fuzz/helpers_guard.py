@@ -42,7 +42,7 @@ UNREACHABLE = {
 WORK = {
     "compare": ["fm.study.runner.CompareStudy.run"],
     "ablate": ["fm.study.runner.CompareStudy.run"],
-    "multitask": ["fm.study.runner.CompareStudy.run"],
+    "multitask": ["experiments.multitask.run_multitask"],
     "pretrain": [
         "experiments.pretrain.pretrain",
         "experiments.pretrain.joint_pretraining.pretrain_joint",

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 import fm
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
+from fm.benchmark.core import BenchConfig, TimingConfig
 from fm.data.layouts import Layout
+from fm.data.log_mel import LogMelConfig
 from fm.errors import UserError
 from fm.model.config import ModelConfig
+from fm.model.sampling import SamplingConfig
 from fm.parallel.mesh import MeshConfig
 from fm.study import ablations, presets
 from fm.study.config import MultitaskConfig, PublishedConfig, StudyConfig, TaskConfig
@@ -96,8 +99,7 @@ def test_a_run_config(content, experiment):
 # Every config class of the package is one of these or a part of one.
 WHOLE = [
     StudyConfig(
-        "compare",
-        (
+        tasks=(
             TaskConfig(
                 *("digits", None, (20,), presets.modality_recipe("text")),
                 published=PublishedConfig("minilm-l6", 64, "{text} {answer}", ("a", "b")),
@@ -115,8 +117,11 @@ WHOLE = [
     profiles.make_config("default", ("a", "b")),
     TrainConfig(steps=1),
     MeshConfig(),
+    SamplingConfig(),
     MODEL,
 ]
+# Built from checked values, never read from a file or a flag.
+INTERNAL = {BenchConfig, TimingConfig, LogMelConfig}
 
 
 def within(config):
@@ -147,7 +152,7 @@ def test_every_config_class_is_covered():
         for name, thing in vars(importlib.import_module(module.name)).items()
         if isinstance(thing, type) and name.endswith("Config") and dataclasses.is_dataclass(thing)
     }
-    assert named and named <= FOUND.keys()
+    assert named > INTERNAL and named - INTERNAL <= FOUND.keys()
 
 
 def shown(text):
