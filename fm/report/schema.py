@@ -83,8 +83,8 @@ class Row(msgspec.Struct):
     num_labels: Number = None
 
 
-class Cell(Row):
-    """A score: one task, arm, number of labels and seed."""
+class CellScore(Row):
+    """The score of an arm on a task with one number of labels and one seed."""
 
     modality: Text = None
     seed: Number = None
@@ -296,7 +296,7 @@ class Results(msgspec.Struct):
     arms: list[Arm] = []
     claims: list[Claim] = []
     tasks: list[Task] = []
-    cells: list[Cell] = []
+    cells: list[CellScore] = []
     comparisons: list[Comparison] = []
     label_efficiency: list[LabelEfficiency] = []
     compute_cost: list[ComputeCost] = []
@@ -329,7 +329,7 @@ class Results(msgspec.Struct):
         """The declared task of that name, or one made of what its cells say."""
         declared = next((task for task in self.tasks if task.name == name), Task(name))
         cells = (cell for cell in self.cells if cell.task == name)
-        first = next(cells, Cell())
+        first = next(cells, CellScore())
         metric, modality = declared.metric or first.metric, declared.modality or first.modality
         title = declared.title or capitalize_first(name or "all tasks")
         return msgspec.structs.replace(

