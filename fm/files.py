@@ -24,7 +24,7 @@ _DIGESTS_NAME = "digests.json"
 
 
 @contextlib.contextmanager
-def with_filename(path: pathlib.Path) -> Iterator[None]:
+def oserror_with_filename(path: pathlib.Path) -> Iterator[None]:
     """Sets `path` as the file name of an OSError raised in the block, if it has none."""
     try:
         yield
@@ -44,7 +44,7 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
         OSError: the file cannot be written; the error has a file name.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with with_filename(path):
+    with oserror_with_filename(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -196,7 +196,7 @@ def cache_dir() -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def new_dir(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def atomic_dir(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary folder that is renamed to `target` when the block succeeds.
 
     If two processes race, the first one's folder stays; both have the same content.
@@ -204,7 +204,7 @@ def new_dir(target: pathlib.Path) -> Iterator[pathlib.Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        with with_filename(target):
+        with oserror_with_filename(target):
             yield scratch
         try:
             scratch.replace(target)

@@ -7,7 +7,14 @@ import pytest
 
 from fm import files
 from fm.errors import UserError
-from fm.files import atomic_path, atomic_write, expand_path, new_dir, read_json, with_filename
+from fm.files import (
+    atomic_dir,
+    atomic_path,
+    atomic_write,
+    expand_path,
+    oserror_with_filename,
+    read_json,
+)
 
 
 def test_replaces_and_makes_folders(tmp_path):
@@ -32,7 +39,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 
 
 def test_a_full_disk_under_prepared_data_names_them(tmp_path):
-    with pytest.raises(OSError) as caught, new_dir(tmp_path / "digits"):
+    with pytest.raises(OSError) as caught, atomic_dir(tmp_path / "digits"):
         # As NumPy says it.
         raise OSError("100 requested and 7 written")
     assert caught.value.filename == str(tmp_path / "digits")
@@ -40,7 +47,7 @@ def test_a_full_disk_under_prepared_data_names_them(tmp_path):
 
 
 def test_an_error_keeps_the_name_it_has(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, with_filename(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError) as caught, oserror_with_filename(tmp_path / "a"):
         (tmp_path / "b").read_text()
     assert caught.value.filename == str(tmp_path / "b")
 

@@ -14,7 +14,7 @@ import numpy as np
 from fm.adaptation.batching import map_bucketed
 from fm.adaptation.features import FeatureConfig, feature_fn
 from fm.errors import UserError
-from fm.files import cache_dir, check_cached, new_dir, read_json, write_digests
+from fm.files import atomic_dir, cache_dir, check_cached, read_json, write_digests
 from fm.model.config import ModelConfig
 
 # Increased whenever the same inputs would give other numbers.
@@ -79,7 +79,7 @@ def cached(
         start = time.perf_counter()
         values = compute().astype(np.float32)
         seconds = time.perf_counter() - start
-        with new_dir(folder) as scratch:
+        with atomic_dir(folder) as scratch:
             np.save(scratch / "values.npy", values, allow_pickle=False)
             (scratch / "about.json").write_text(json.dumps({**key, "seconds": seconds}))
             write_digests(scratch)

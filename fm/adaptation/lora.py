@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fm.errors import UserError
-from fm.files import new_dir, read_json
+from fm.files import atomic_dir, read_json
 from fm.model.layers import KERNELS
 
 Adapters = dict[str, jax.Array]
@@ -113,7 +113,7 @@ def save(folder: pathlib.Path, adapters: Adapters, config: LoraConfig) -> None:
     folder = pathlib.Path(folder)
     if folder.exists():
         raise UserError(f"{folder} exists already; adapters are written to a new folder")
-    with new_dir(folder) as scratch:
+    with atomic_dir(folder) as scratch:
         save_file({name: np.asarray(each) for name, each in adapters.items()}, scratch / _ARRAYS)
         (scratch / _CONFIG).write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
 

@@ -186,7 +186,7 @@ def default_platform() -> str:
 
 
 def unknown_implementation_message(name: str) -> str:
-    """Returns the error message for a name that is not in `IMPLEMENTATIONS`."""
+    """Returns the error message for an attention implementation that is not registered."""
     if name in _RENAMED:
         return f"attention implementation {name!r} is now called {_RENAMED[name]!r}"
     return f"no attention implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}"

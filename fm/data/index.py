@@ -22,7 +22,7 @@ from fm.data.datasets import Split
 from fm.data.media import ArraySpec, Modality, ModalityCodec, get_modality
 from fm.data.splitting import array_digest, text_digest
 from fm.errors import UserError
-from fm.files import cache_dir, check_cached, new_dir, write_digests
+from fm.files import atomic_dir, cache_dir, check_cached, write_digests
 
 _CHUNK = 4096
 # To be increased when the content of an index changes.
@@ -65,7 +65,7 @@ def indexed_split(
     source = _data_source(builder, name, columns)
     folder = cache_dir() / "index" / _index_key(builder, name, columns, spec)
     if not folder.exists():
-        with new_dir(folder) as scratch:
+        with atomic_dir(folder) as scratch:
             _write_index(source, columns, spec, metadata_rate(builder), scratch)
             write_digests(scratch)
     else:

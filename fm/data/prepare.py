@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from fm.data import tfds_safety
 from fm.data.splitting import is_test, with_unique_keys
-from fm.files import check_cached, digests_exist, new_dir, write_digests
+from fm.files import atomic_dir, check_cached, digests_exist, write_digests
 
 MakeBuilder = Callable[[pathlib.Path], Any]
 # (Digest, features) of every example.
@@ -34,7 +34,7 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
     if not is_prepared(target):
         print(f"preparing {builder.info.full_name} ...", file=sys.stderr, flush=True)
         tfds.disable_progress_bar()
-        with new_dir(target) as scratch:
+        with atomic_dir(target) as scratch:
             inner = make(scratch)
             # TFDS prints lines that name the scratch folder to stdout.
             with contextlib.redirect_stdout(io.StringIO()):

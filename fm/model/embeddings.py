@@ -150,7 +150,7 @@ def to_unit_range(patches: jax.Array) -> jax.Array:
     return patches
 
 
-def token_head(params: Arrays) -> jax.Array:
+def token_head_kernel(params: Arrays) -> jax.Array:
     """Returns the kernel [D, V] of the token softmax, possibly the transposed tied embedding."""
     if "token_head" in params:
         return params["token_head"]
@@ -159,7 +159,7 @@ def token_head(params: Arrays) -> jax.Array:
 
 def token_logits(params: Arrays, h_TD: jax.Array) -> jax.Array:
     """Returns the logits of the next token, float32 [T, V]."""
-    return matmul(h_TD, token_head(params)).astype(jnp.float32)
+    return matmul(h_TD, token_head_kernel(params)).astype(jnp.float32)
 
 
 def pooled_output(params: Arrays, final_BLD: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ _ROUND_TO = 32
 
 
 class DecodeParams(NamedTuple):
-    """Constants of the decoding loop, passed as arrays so that one compiled program serves all.
+    """Constants of the decoding loop, passed as arrays so that new values need no recompilation.
 
     Attributes:
       sampling: sampling parameters.

@@ -98,7 +98,7 @@ def _prepare_embeddings(params: dict, config: ModelConfig, transpose: bool) -> d
     }
     tied_copy = transpose and config.arch.tie_embeddings and config.dtype != "float32"
     if "token_head" in params or tied_copy:
-        head = embeddings.token_head(params)
+        head = embeddings.token_head_kernel(params)
         prepared["token_head"] = _prepare_kernel(head, config, transpose)
     return prepared
 

@@ -90,7 +90,7 @@ def rotary_cos_sin(
       scaling: of the frequencies.
     """
     angles = []
-    for axis, pairs in enumerate(pairs_per_axis(head_dim // 2, positions_BLA.shape[-1])):
+    for axis, pairs in enumerate(rope_pairs_per_axis(head_dim // 2, positions_BLA.shape[-1])):
         frequencies = theta ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)
         if scaling:
             frequencies = scaling(frequencies)
@@ -104,8 +104,8 @@ def rotary_cos_sin(
     return cosines, sines
 
 
-def pairs_per_axis(pairs: int, num_axes: int) -> tuple[int, ...]:
-    """Splits RoPE channel pairs evenly over position axes; the first axes get the remainder."""
+def rope_pairs_per_axis(pairs: int, num_axes: int) -> tuple[int, ...]:
+    """Returns how many RoPE channel pairs each position axis gets; the first get the remainder."""
     return tuple(pairs // num_axes + (axis < pairs % num_axes) for axis in range(num_axes))
 
 

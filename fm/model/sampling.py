@@ -22,7 +22,7 @@ _BLOCK = 256
 
 
 class SamplingParams(NamedTuple):
-    """A `SamplingConfig` as scalar arrays, so that compiled code serves all values."""
+    """A `SamplingConfig` as scalar arrays, so that new values need no recompilation."""
 
     temperature: jax.Array
     top_k: jax.Array

@@ -114,7 +114,7 @@ def lead_process_first(name: str) -> Iterator[None]:
             multihost_utils.sync_global_devices(name)
 
 
-def local_slice(mesh: Mesh) -> tuple[int, int]:
+def local_shard_index_and_count(mesh: Mesh) -> tuple[int, int]:
     """Returns (i, n): this process reads block i of the n equal blocks of a global batch's rows.
 
     Raises:
@@ -134,12 +134,12 @@ def local_slice(mesh: Mesh) -> tuple[int, int]:
 
 
 def make_global_batch(rows: Any, mesh: Mesh) -> Any:
-    """Returns the global batch on the mesh, assembled from each process's `local_slice` of rows.
+    """Returns the global batch on the mesh, assembled from each process's `local_shard_index_and_count` of rows.
 
     Raises:
       UserError: of several processes, the rows do not divide among the devices.
     """
-    count = local_slice(mesh)[1]
+    count = local_shard_index_and_count(mesh)[1]
     if count == 1:
         return shard_batch(rows, mesh)
     shards = config_from_mesh(mesh).batch_shards // count

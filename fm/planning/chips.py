@@ -58,7 +58,7 @@ USABLE_MEMORY_FRACTION = 0.92
 
 
 def get_chip(name: str) -> Chip:
-    """Returns the chip with the given `--chip` name.
+    """Returns the specification of the chip with the given name.
 
     Raises:
       UserError: it is not known.

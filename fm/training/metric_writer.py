@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fm.errors import UserError
-from fm.files import atomic_write, with_filename
+from fm.files import atomic_write, oserror_with_filename
 
 MetricRecord = dict[str, Any]  # "kind" ("train" or "validation"), "step", "tokens", then metrics
 
@@ -51,7 +51,7 @@ class MetricWriter:
     def write(self, record: MetricRecord) -> None:
         """Appends a record; values that are not numbers are left out of TensorBoard."""
         line = _to_line(record)
-        with with_filename(self._path):
+        with oserror_with_filename(self._path):
             self._file.write(line)
             self._file.flush()
         self._hash.update(line.encode())
@@ -68,7 +68,7 @@ class MetricWriter:
         Raises:
           OSError: it failed, or the file was removed.
         """
-        with with_filename(self._path):
+        with oserror_with_filename(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
             if not self._still_exists():
@@ -83,12 +83,12 @@ class MetricWriter:
 
     def close(self) -> None:
         """Closes both files."""
-        with with_filename(self._path), contextlib.closing(self._tensorboard):
+        with oserror_with_filename(self._path), contextlib.closing(self._tensorboard):
             self._file.close()
 
 
 class TensorBoardWriter:
-    """Writes scalars to a TensorBoard events file in the calling thread, so that errors surface.
+    """Writes scalars to TensorBoard events in the calling thread, where write errors are raised.
 
     tensorboardX's `SummaryWriter` writes in a thread of its own, which dies on a full disk; its
     queue then fills up and the run waits forever. Here the error is raised in the run.
@@ -120,14 +120,14 @@ class TensorBoardWriter:
 
     def flush(self) -> None:
         """Writes all events through to disk."""
-        with with_filename(self._path):
+        with oserror_with_filename(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
         self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Closes the file."""
-        with with_filename(self._path):
+        with oserror_with_filename(self._path):
             self._file.close()
 
     def _write_event(self, **content: Any) -> None:
@@ -135,7 +135,7 @@ class TensorBoardWriter:
         event = self._event(wall_time=time.time(), **content).SerializeToString()
         length = struct.pack("<Q", len(event))
         checksums = [struct.pack("<I", self._checksum(part)) for part in (length, event)]
-        with with_filename(self._path):
+        with oserror_with_filename(self._path):
             self._file.write(length + checksums[0] + event + checksums[1])
 
 

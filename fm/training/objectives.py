@@ -142,7 +142,7 @@ def mean_loss(
 
 
 def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedSum:
-    """Returns the summed nats, and number, of tokens predicted from the earlier ones of a segment.
+    """Returns (sum of nats, number) of tokens predicted from the earlier ones of their segment.
 
     Continuous patches are preceded by a start patch, so that the first is predicted too; rows of
     several modalities contain their own. In text, a segment's first token is not predicted.
@@ -162,7 +162,7 @@ def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedS
 def masked_lm_sums(
     params: dict, batch: Batch, noise_BL: jax.Array, config: ModelConfig, mask_ratio: float
 ) -> WeightedSum:
-    """Returns the summed nats, and number, of masked tokens predicted from their segment.
+    """Returns (sum of nats, number) of masked tokens predicted from the rest of their segment.
 
     Devlin et al. 2018, section 3.1. The tokens of least noise are masked.
     """
@@ -192,7 +192,7 @@ def bag_of_words_sums(
     mask_ratio: float,
     token_weights_V: jax.Array | None,
 ) -> WeightedSum:
-    """Returns the weighted nats, and weights, of masked tokens predicted from the visible ones.
+    """Returns (weighted nats, weights), summed over masked tokens predicted from visible ones.
 
     Rows hold one segment each; the tokens of least noise are visible.
     """
@@ -258,7 +258,7 @@ def _weighted_nats(
             modality_T = targets["modality"].reshape(-1)
             own_T = weights_T * (modality_T == config.modalities.index(modality))
         if modality == "tokens":
-            head_DV = embeddings.token_head(params["streams"])
+            head_DV = embeddings.token_head_kernel(params["streams"])
             total += fused_linear_cross_entropy(head_DV, h_TD, targets["tokens"].reshape(-1), own_T)
             continue
         P = config.patch_dim(modality)

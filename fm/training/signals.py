@@ -16,7 +16,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def catch_termination_signals() -> Iterator[Callable[[], str | None]]:
-    """Holds back SIGINT and SIGTERM in the block; yields a function: name of the received one.
+    """Holds back SIGINT and SIGTERM in the block; yields a function that names the received one.
 
     A second signal has its usual effect, so a hanging step can still be killed. Outside the main
     thread, which receives no signals in Python, nothing is held back.

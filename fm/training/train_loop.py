@@ -45,8 +45,8 @@ from fm.training.progress import (
 from fm.training.signals import Interrupted, catch_termination_signals, time_limit
 from fm.training.train_state import (
     TrainState,
-    create_train_state,
     gather_to_host,
+    init_sharded_train_state,
 )
 from fm.training.train_step import Metrics, TrainStepFn
 from fm.training.trial import BatchIterator, ParamsOrInit, Trial, resolve_params
@@ -119,7 +119,7 @@ def train_trial(
     """Trains one trial as `train` does, with the trial's fields as arguments."""
     mesh = mesh or current_mesh()
     if mesh is not None:
-        rows = trial.batches.shard(*distributed.local_slice(mesh))
+        rows = trial.batches.shard(*distributed.local_shard_index_and_count(mesh))
         trial = dataclasses.replace(trial, batches=rows)
     elif jax.process_count() > 1:
         raise UserError(
@@ -180,7 +180,7 @@ class _SingleProgram(TrialProgram):
         (trial,) = self.trials
         steps = trial.train_config.steps
         with use_mesh(self.mesh):
-            state = create_train_state(
+            state = init_sharded_train_state(
                 resolve_params(trial.params),
                 optimizer.build(trial.optimizer_config, steps),
                 self.mesh,

@@ -52,7 +52,7 @@ def init_train_state(params: dict, optimizer: optax.GradientTransformation) -> T
     return init(params)
 
 
-def create_train_state(
+def init_sharded_train_state(
     params: dict, optimizer: optax.GradientTransformation, mesh: Mesh | None
 ) -> TrainState:
     """Returns the initial train state with its optimizer state created sharded on the mesh.

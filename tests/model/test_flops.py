@@ -45,7 +45,10 @@ def outcome(params, config, length):
     final = forward(params, inputs | {"positions": positions}, config, mask=Mask(causal=True))
     h_TD = final["final"].reshape(-1, config.d_model)
     if config.vocab_size:
-        head_DV, targets_T = embeddings.token_head(params["streams"]), jnp.zeros(len(h_TD), int)
+        head_DV, targets_T = (
+            embeddings.token_head_kernel(params["streams"]),
+            jnp.zeros(len(h_TD), int),
+        )
         return fused_linear_cross_entropy(head_DV, h_TD, targets_T, jnp.ones(len(h_TD)))
     targets = jnp.zeros((len(h_TD), 64))
     return jnp.sum(embeddings.gmm_nll(params["streams"], h_TD, targets, config, "image"))

@@ -10,7 +10,7 @@ import pytest
 
 from fm.attention import Mask
 from fm.model import Transformer, layers
-from fm.model.layers import apply_rope, pairs_per_axis, rotary_cos_sin
+from fm.model.layers import apply_rope, rope_pairs_per_axis, rotary_cos_sin
 from fm.model.transformer import forward
 from tests.model.helpers_models import IMAGE, TEXT, images, params, run, text
 
@@ -127,7 +127,7 @@ class TestRotary:
         np.testing.assert_array_equal(differs.reshape(2, 8), [want, want])
 
     def test_pairs_that_do_not_divide_are_shared_out(self):
-        assert pairs_per_axis(16, 3) == (6, 5, 5) and pairs_per_axis(8, 2) == (4, 4)
+        assert rope_pairs_per_axis(16, 3) == (6, 5, 5) and rope_pairs_per_axis(8, 2) == (4, 4)
         differs = np.asarray(turned(np.ones((1, 1, 1, 16)), np.array([[[0, 3, 0]]])) != 1)
         np.testing.assert_array_equal(differs[0, 0, 0, :8], [False] * 3 + [True] * 3 + [False] * 2)
 

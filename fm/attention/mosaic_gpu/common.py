@@ -77,7 +77,7 @@ def visible_tile(spec: KernelSpec, i, j, prefix, valid, q_segments, k_segments):
 
 
 def softcap_logits(spec: KernelSpec, products: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Returns logits / `KernelSpec.log2_scale` of q k^T, and the soft cap's derivative or None.
+    """Returns q k^T soft-capped, in units of `log2_scale`, and the cap's derivative (None without).
 
     The tanh of a soft cap comes from one exp2 and one division: the chip's own tanh is accurate
     to 11 bits only, which a cap of 50 turns into an error of 0.02 in a logit.
@@ -100,7 +100,9 @@ def broadcast_tile(values: jax.Array, shape: tuple[int, int], axis: int) -> jax.
 
 
 def online_softmax_step(spec: KernelSpec, logits, row_max, row_sum):
-    """Updates a base-2 online softmax by one tile of logits (Milakov & Gimelshein 2018).
+    """Returns a tile's weights and the updated row maxima and sums of a base-2 online softmax.
+
+    Source: Milakov & Gimelshein 2018.
 
     Args:
       spec: for its `log2_scale`.
@@ -205,7 +207,7 @@ class RingBuffer:
 
 
 def fill_ring_buffers(num_steps, *rings: RingBuffer) -> None:
-    """Copies `num_steps` blocks through each ring; the copying warpgroup's whole work."""
+    """Copies `num_steps` blocks through each ring buffer, in the warpgroup that only copies."""
 
     def fill(step, _):
         for ring in rings:

@@ -133,7 +133,7 @@ def parse_docstrings(path: pathlib.Path) -> Iterator[Docstring]:
             nodes += reversed(node.body)
 
 
-def prose(texts: Iterable[str]) -> Iterator[str]:
+def prose_paragraphs(texts: Iterable[str]) -> Iterator[str]:
     """Yields the paragraphs that read as English: no code, tables, markup or bare names."""
     for text in texts:
         for paragraph in re.split(r"\n\s*\n", text):
@@ -205,7 +205,7 @@ def _prose_passages() -> Iterator[str]:
     seen: set[str] = set()
     for file in read_source_files():
         paragraphs = []
-        for paragraph in prose(docstring.text for docstring in file.docstrings):
+        for paragraph in prose_paragraphs(docstring.text for docstring in file.docstrings):
             if paragraph not in seen:
                 seen.add(paragraph)
                 paragraphs.append(paragraph)
@@ -255,7 +255,7 @@ def _topic_passages() -> Iterator[tuple[str, str]]:
     """Yields (topic, passage), no passage across source files."""
     files = []
     for file in read_source_files():
-        paragraphs = prose(docstring.text for docstring in file.docstrings)
+        paragraphs = prose_paragraphs(docstring.text for docstring in file.docstrings)
         files.append((file.package, [mask_package_names(each) for each in paragraphs]))
     counts = collections.Counter(paragraph for _, own in files for paragraph in own)
     for package, paragraphs in files:
@@ -289,7 +289,7 @@ def split_summary(docstring: str) -> tuple[str, str] | None:
     low, high = SUMMARY_TARGET_LENGTHS
     if not low <= len(target) <= high or not _SENTENCE.fullmatch(target):
         return None
-    paragraphs = prose([_SECTION.split(rest, maxsplit=1)[0]])
+    paragraphs = prose_paragraphs([_SECTION.split(rest, maxsplit=1)[0]])
     text = "\n\n".join(each for each in paragraphs if not _PARAMETER.match(each))
     low, high = SUMMARY_TEXT_LENGTHS
     if not low <= len(text) <= high:

@@ -39,7 +39,7 @@ ImageShape = tuple[int, int, int]
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """Returns the decoded Pillow image, turned by its EXIF orientation.
+    """Returns the decoded Pillow image, rotated by its EXIF orientation.
 
     Raises:
         OSError: it cannot be decoded, or is none of `PILLOW_FORMATS`.

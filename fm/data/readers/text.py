@@ -61,7 +61,7 @@ def read_text_file(path: pathlib.Path, text_column: str, label_column: str) -> l
 
 
 def read_utf8(path: pathlib.Path) -> str:
-    """Returns a file's text with "\n" line ends and without a byte order mark."""
+    """Returns a file's text with "\\n" line ends and without a byte order mark."""
     try:
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:

@@ -22,7 +22,10 @@ def test_prose_is_read_and_nothing_runs(tmp_path):
     path.write_text(SOURCE)
     found = list(docstrings.parse_docstrings(path))
     assert [each.of_function for each in found] == [False, True]
-    assert list(docstrings.prose(each.text for each in found)) == [PROSE, f"Second {PROSE}"]
+    assert list(docstrings.prose_paragraphs(each.text for each in found)) == [
+        PROSE,
+        f"Second {PROSE}",
+    ]
 
 
 def test_what_does_not_parse_is_passed_over(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from fm.data.readers import wheels
 from fm.errors import UserError
-from fm.files import new_dir
+from fm.files import atomic_dir
 
 CONTENT = b"not really a wheel"
 WHEEL = wheels.Wheel("some-project", "1.0", hashlib.sha256(CONTENT).hexdigest())
@@ -103,11 +103,11 @@ def test_no_folder_one_is_in_stands_for_pip(empty_cache, monkeypatch, tmp_path):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "target"
-    with pytest.raises(KeyboardInterrupt), new_dir(target) as scratch:
+    with pytest.raises(KeyboardInterrupt), atomic_dir(target) as scratch:
         (scratch / "half").write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    with new_dir(target) as first, new_dir(target) as second:
+    with atomic_dir(target) as first, atomic_dir(target) as second:
         (first / "data").write_text("first")
         (second / "data").write_text("second")
     assert [path.name for path in tmp_path.iterdir()] == ["target"]

@@ -20,7 +20,9 @@ def texts():
     """Real prose from the standard library's docstrings, and what can be done to it."""
     prose = []
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        prose += docstrings.prose(each.text for each in docstrings.parse_docstrings(path))
+        prose += docstrings.prose_paragraphs(
+            each.text for each in docstrings.parse_docstrings(path)
+        )
     flat = [word for text in dict.fromkeys(prose) for word in text.split()]
     draws = np.random.default_rng(0)
     blocks = [flat[at : at + WORDS] for at in range(0, len(flat) - WORDS, WORDS)]

@@ -91,7 +91,7 @@ def test_a_mesh_agrees_with_one_device(name, sizes):
     with jax.set_mesh(mesh):
         found = gradient_of(start, first, jax.random.key(0), config, objective, WEIGHTS, 1)
         close(gradient, found, 1e-5)
-        now = train_state.create_train_state(params(config), rule, mesh)
+        now = train_state.init_sharded_train_state(params(config), rule, mesh)
         for n in range(10):
             batch = first if n == 0 else sharding.shard_batch(next(data), mesh)
             now, metrics = do_step(now, batch, 0, WEIGHTS)
@@ -117,7 +117,7 @@ def test_parameters_are_created_where_they_stay(config, sizes):
     close(expected, created, 0)
     assert train_state.params_digest(created) == train_state.params_digest(expected)
     shardings = sharding.state_shardings(created, mesh)
-    now = train_state.create_train_state(created, optimizer.build(ADAM, 10), mesh)
+    now = train_state.init_sharded_train_state(created, optimizer.build(ADAM, 10), mesh)
     for each in (created, now.params, sharding.shard_state(created, mesh)):
         jax.tree.map(
             lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),

@@ -129,7 +129,7 @@ def test_vmapped_trials_stay_sharded():
 def test_a_checkpoint_is_restored_on_other_devices(tmp_path, wide):
     rule, shardings = optimizer.build(MUON, 10), (wide, "fsdp:4", None, wide)
     started = {
-        where: train_state.create_train_state(params(TEXT, n), rule, where and mesh_of(where))
+        where: train_state.init_sharded_train_state(params(TEXT, n), rule, where and mesh_of(where))
         for n, where in enumerate(shardings)
     }
     now = expected = started[wide]
