@@ -34,7 +34,7 @@ _MARKS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 
 @dataclasses.dataclass(frozen=True)
 class DisplayToken:
-    """A token as a person reads it.
+    """A token as readable text: spaces and control characters marked, partial bytes spelled out.
 
     Attributes:
       parts: what is shown, as (text, whether it is a mark that stands for something else).
@@ -55,12 +55,12 @@ class DisplayToken:
 
 
 def special_token(name: str) -> DisplayToken:
-    """A token that stands for no text, such as the start of the input."""
+    """Returns the display form of a token that stands for no text, such as BOS."""
     return DisplayToken(((name, True),), name)
 
 
 def display_tokens(spelled: Sequence[bytes]) -> list[DisplayToken]:
-    """The tokens of a text from their bytes: spaces marked, lone bytes and controls spelled out.
+    """Returns the display forms of consecutive tokens of a text, given the bytes of each.
 
     The text may end in mid-character.
     """
@@ -121,7 +121,9 @@ def _shown(character: str) -> tuple[str, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class HeadSummary:
-    """Means of one head over the queries that see more than one key; None if there are none.
+    """Mean attention distance, entropy and other averages of a head over its queries.
+
+    Only queries that see more than one key count; None if there are none.
 
     Attributes:
       distance: between query and key, in the unit of the distances given; keys without a distance
@@ -142,7 +144,7 @@ class HeadSummary:
 def summarize_head(
     weights_LS: np.ndarray, visible_LS: np.ndarray, distance_LS: np.ndarray
 ) -> HeadSummary:
-    """Summarizes one head.
+    """Returns an attention head's averages over queries: distance, entropy and more.
 
     Args:
       weights_LS: attention weights; rows sum to one.
@@ -171,18 +173,18 @@ def summarize_head(
 
 
 def uniform_weights(visible_LS: np.ndarray) -> np.ndarray:
-    """Weights of a head that attends to every visible key equally, float64 [L, S]."""
+    """Returns attention weights spread equally over the visible keys, float64 [L, S]."""
     return visible_LS / np.maximum(visible_LS.sum(-1, keepdims=True), 1)
 
 
 def token_distances(length: int) -> np.ndarray:
-    """Distances between tokens of a text, float64 [L, L]."""
+    """Returns the absolute position differences of text tokens, float64 [L, L]."""
     place = np.arange(length, dtype=np.float64)
     return np.abs(place[:, None] - place)
 
 
 def patch_distances(rows: int, columns: int, start: bool) -> np.ndarray:
-    """Distances between patches of a grid, row by row, in patches, float64 [L, L].
+    """Returns Euclidean distances, in patches, of a row-major patch grid, float64 [L, L].
 
     Args:
       rows: of the grid.
@@ -196,7 +198,7 @@ def patch_distances(rows: int, columns: int, start: bool) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextInput:
-    """The beginning of a text: the tokens the model read, and how many the whole text has."""
+    """The displayed tokens of a text that a model read, and the token count of the whole text."""
 
     tokens: list[DisplayToken]
     total: int
@@ -204,7 +206,7 @@ class TextInput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageInput:
-    """An image in square patches, row by row.
+    """An image that a model read as square patches in row-major order.
 
     Attributes:
       pixels: uint8 [height, width, 1 or 3].
@@ -247,7 +249,7 @@ class ImageInput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """Attention weights of one input.
+    """Attention weights of one input, with what a report page says about model and input.
 
     Attributes:
       weights_NHLS: by layer, head, query and key; rows sum to one.
@@ -283,7 +285,7 @@ class AttentionMaps:
 
 
 def layer_figures(maps: AttentionMaps) -> Iterator[tuple[str, Figure]]:
-    """Captions and figures of every layer's maps, a panel a head."""
+    """Yields (caption, figure) of every layer, with one panel per head."""
     choosing = maps.visible_LS.sum(-1) > 1
     most = float(np.max(maps.weights_NHLS[:, :, choosing], initial=0.0)) or 1.0
     for n, weights_HLS in enumerate(maps.weights_NHLS):
@@ -374,7 +376,7 @@ def _image_figure(
 
 
 def overlay_weights(image: ImageInput, weights_L: np.ndarray, visible_L: np.ndarray) -> np.ndarray:
-    """The image in pale gray under its patches' weights, uint8 [height, width, 3].
+    """Returns an image in gray with attention weights in color, uint8 [height, width, 3].
 
     The heaviest patch is nearly all orange, the others in proportion; invisible ones fade.
     """
@@ -410,7 +412,7 @@ def _outline(axes: Axes, image: ImageInput, patch: int) -> None:
 
 
 def write(maps: AttentionMaps, out_dir: Path) -> Path:
-    """Writes `attention_maps.html` into the folder `out_dir`, whole or not at all.
+    """Writes `attention_maps.html` into the folder `out_dir`, atomically; returns its path.
 
     Returns:
       Its path.
@@ -427,7 +429,7 @@ def write(maps: AttentionMaps, out_dir: Path) -> Path:
 
 
 def render(maps: AttentionMaps) -> str:
-    """The page as HTML: nothing is loaded from outside, and no script runs but its own."""
+    """Returns the attention page as a self-contained HTML document."""
     environment = template_environment()
     environment.filters |= {
         "percent": formats.percent,

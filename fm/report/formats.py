@@ -8,7 +8,7 @@ MISSING = "–"
 
 
 def points(value: float | None, signed: bool = True) -> str:
-    """A difference of fractions in percentage points: 0.123 gives `+12.3`."""
+    """Formats a difference of fractions in percentage points: 0.123 gives `+12.3`."""
     if value is None:
         return MISSING
     text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
@@ -16,33 +16,33 @@ def points(value: float | None, signed: bool = True) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """An interval of fractions in percentage points: `9.1 to 15.2`."""
+    """Formats an interval of fractions in percentage points: `9.1 to 15.2`."""
     if low is None or high is None:
         return "no interval"
     return f"{points(low, signed=False)} to {points(high, signed=False)}"
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a percentage: 0.824 gives `82.4%`."""
+    """Formats a fraction as a percentage: 0.824 gives `82.4%`."""
     return MISSING if value is None else f"{100 * value:.1f}%"
 
 
 def p_value(value: float | None) -> str:
-    """A p-value to three places, or `<0.001`."""
+    """Formats a p-value to three decimals: `0.012`, or `<0.001`."""
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands marked: `25,000`."""
+    """Formats a whole number with thousands separators: `25,000`."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
 def si_prefixed(value: float | None, sep: str = "", unit: str = "") -> str:
-    """Three significant digits and an SI prefix: `1.5M`; below a thousand the number as it is."""
+    """Formats a number to three digits with an SI prefix: `1.5M`; unchanged below 1000."""
     if value is None:
         return MISSING
     if value < 1000:
@@ -51,17 +51,17 @@ def si_prefixed(value: float | None, sep: str = "", unit: str = "") -> str:
 
 
 def flops(value: float | None) -> str:
-    """Floating point operations with an SI prefix: `1.23 TFLOP`."""
+    """Formats floating point operations with an SI prefix: `1.23 TFLOP`."""
     return "0" if value == 0 else si_prefixed(value, " ", "FLOP")
 
 
 def num_bytes(value: float | None) -> str:
-    """Bytes with an SI prefix: 12_600_000 gives `12.6 MB`."""
+    """Formats bytes with an SI prefix: 12_600_000 gives `12.6 MB`."""
     return si_prefixed(value, " ", "B")
 
 
 def seconds(value: float | None) -> str:
-    """A duration in the unit that keeps it short: `0.42 s`, `35 s`, `12.4 min`, `3.1 h`."""
+    """Formats a duration in a fitting unit: `0.42 s`, `35 s`, `12.4 min`, `3.1 h`."""
     if value is None:
         return MISSING
     if value < 120:
@@ -70,17 +70,17 @@ def seconds(value: float | None) -> str:
 
 
 def multiplier(value: float | None) -> str:
-    """A ratio: `×3.3`."""
+    """Formats a ratio: `×3.3`."""
     return MISSING if value is None else f"×{_two_or_three_digits(value)}"
 
 
 def std_points(variance: float | None) -> str:
-    """The standard deviation, in percentage points, of a variance of fractions: `1.2`."""
+    """Formats the square root of a variance of fractions, in percentage points: `1.2`."""
     return MISSING if variance is None else f"{100 * max(variance, 0.0) ** 0.5:.2f}"
 
 
 def config_value(value: Any) -> str:
-    """Anything from a configuration: true and false in lower case, text as it is."""
+    """Formats a configuration value as text: booleans in lower case, strings unchanged."""
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value is None or value == "" else str(value)

@@ -39,7 +39,7 @@ _SHORT = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was found on one task, or for one claim over all tasks.
+    """A finding on one task, or on one claim over all tasks, in sentences.
 
     Attributes:
       subject: the task's title, or what is compared.
@@ -58,7 +58,7 @@ class Finding:
 
 
 def outcome(row: Difference) -> str:
-    """What one comparison shows by its 95% interval.
+    """Classifies a difference by its 95% interval as better, worse, unclear or unknown.
 
     Returns:
       `better` (interval above zero), `worse` (below), `unclear` (zero inside) or `unknown` (no
@@ -72,7 +72,7 @@ def outcome(row: Difference) -> str:
 
 
 def headline(results: dict[str, Any]) -> str:
-    """The findings of a study as text, a line for each, with ASCII minus signs.
+    """Returns the findings of a study as plain text, one line per finding.
 
     Args:
       results: the content of a results.json.
@@ -85,7 +85,7 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def findings(results: Results) -> list[Finding]:
-    """The finding of each claim where the study makes claims, else of each compared task."""
+    """Returns one finding per claim if the study makes claims, else one per compared task."""
     if results.claims:
         found = [_claim_finding(results, claim) for claim in results.claims]
     else:

@@ -8,7 +8,7 @@ from fm.report.schema import Comparison, Results
 
 
 def methodology_notes(results: Results) -> list[tuple[str, str]]:
-    """Pairs of a term and what it means in this run."""
+    """Returns (term, explanation) pairs on how the results of this study were measured."""
     return [
         ("One point", _seeds(results)),
         ("Choosing", _model_selection(results)),
@@ -22,8 +22,8 @@ def methodology_notes(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def significant_after_correction(results: Results) -> str:
-    """How many clear differences stay significant after Holm's correction; empty if none is."""
+def significance_sentence(results: Results) -> str:
+    """Returns a sentence on how many differences stay significant after Holm's correction."""
     rows = [row for row in results.comparisons if row.p_adjusted is not None]
     clear = [row for row in rows if outcome(row) in ("better", "worse")]
     if not clear:

@@ -16,7 +16,7 @@ from fm.errors import UserError
 from fm.files import atomic_write
 from fm.report import formats, plots, style, tables
 from fm.report.headline import NOTHING, findings, outcome
-from fm.report.methodology import methodology_notes, significant_after_correction
+from fm.report.methodology import methodology_notes, significance_sentence
 from fm.report.schema import Results, capitalize_first, parse
 
 # Media types that may be put into the page, and how each file begins.
@@ -30,7 +30,7 @@ _MAX_CARDS, _MAX_CARD_CHARACTERS = 12, 600
 
 @dataclasses.dataclass(frozen=True)
 class RenderedFigure:
-    """One plot: the section and task it belongs to, a safe file name, its words and its PNG."""
+    """A plot as PNG bytes, with its section, task, file name, caption and alternative text."""
 
     section: str
     task: str | None
@@ -41,7 +41,7 @@ class RenderedFigure:
 
 
 def write(results: dict, out_dir: Path) -> Path:
-    """Writes `report.html`, `table.csv` and `plots/*.png` into the folder `out_dir`.
+    """Writes report.html, table.csv and plots/*.png into `out_dir`; returns the page's path.
 
     Everything is made in memory first. No file is ever seen half-written, the page comes last, and
     a report that is already there stays as it was if this one can't be made.
@@ -63,7 +63,7 @@ def write(results: dict, out_dir: Path) -> Path:
 
 
 def write_page(out_dir: Path, page: str, figures: Iterable[RenderedFigure], table: str) -> Path:
-    """Writes the files of a report, each whole or not at all, and returns the page's path."""
+    """Writes a rendered page, its figures and table into `out_dir`; returns the page's path."""
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"{out_dir}: is a file; the report needs a folder")
     (out_dir / "plots").mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def write_page(out_dir: Path, page: str, figures: Iterable[RenderedFigure], tabl
 
 
 def render_figures(results: Results) -> list[RenderedFigure]:
-    """All plots for which there are numbers, task by task."""
+    """Returns all plots that the results have numbers for, task by task."""
     rendered: list[RenderedFigure] = []
     for section, task, caption, alt, figure in _figures(results):
         if figure is not None:
@@ -144,7 +144,7 @@ def _file_name(section: str, task: str | None, taken: set[str]) -> str:
 
 
 def render_report(results: Results, figures: list[RenderedFigure]) -> str:
-    """The page as HTML; everything from the results is escaped, nothing is loaded from outside."""
+    """Returns the report as a self-contained HTML page; all result values are escaped."""
     environment = template_environment()
     environment.filters |= {
         "points": formats.points,
@@ -188,7 +188,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         samples=_by_task(results.samples),
         max_cards=_MAX_CARDS,
         figures=by_section,
-        significance=significant_after_correction(results),
+        significance=significance_sentence(results),
         notes=methodology_notes(results),
         config=flatten_config(results.config),
         missing=formats.MISSING,
@@ -196,7 +196,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
 
 
 def template_environment() -> jinja2.Environment:
-    """The templates of this package: everything put into them is escaped, a missing name fails."""
+    """Returns the Jinja environment of the report templates; autoescaping and strict names."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("fm.report", "templates"),
         autoescape=True,
@@ -207,7 +207,7 @@ def template_environment() -> jinja2.Environment:
 
 
 def data_uri(data: str | bytes | None, media_type: str = "image/png") -> str | None:
-    """A file (bytes, or text in base64) as a data URI, or None if it is not of that type."""
+    """Returns a file (bytes or base64) as a data URI; None if it is not of `media_type`."""
     if isinstance(data, str):
         try:
             data = base64.b64decode(data, validate=True)
@@ -219,7 +219,7 @@ def data_uri(data: str | bytes | None, media_type: str = "image/png") -> str | N
 
 
 def flatten_config(config: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as dotted names and values, in its own order."""
+    """Returns (dotted name, text) pairs of a nested mapping, in its order."""
     if isinstance(config, dict) and config:
         return [
             pair

@@ -30,7 +30,7 @@ _BUDGET_LOOKS = (("#000000", "s"), (BETTER, "o"))
 
 
 def accuracy(results: Results, task: str) -> Figure | None:
-    """The metric against the number of labels: a line per arm, its band the 95% t interval."""
+    """Plots a task's metric against the number of labels, one line per arm, with 95% t bands."""
     means = seed_means(results, task)
     if not means:
         return None
@@ -89,7 +89,7 @@ def _draw_chance(axes: Axes, level: float) -> None:
 
 
 def forest(results: Results, task: str, baseline: str) -> Figure | None:
-    """The task's differences to one baseline with their intervals, grouped by arm."""
+    """Plots every arm's difference from one baseline on a task, with 95% intervals, by arm."""
     rows = [row for row in comparison_rows(results) if (row.task, row.baseline) == (task, baseline)]
     if not rows:
         return None
@@ -150,7 +150,7 @@ def _draw_difference(axes: Axes, place: int, row: Comparison) -> None:
 
 
 def multipliers(results: Results, task: str) -> Figure | None:
-    """Label multipliers against the number of labels; an arrow where scratch never gets there."""
+    """Plots label multipliers against the number of labels; arrows mark lower bounds."""
     rows = [row for row in results.label_efficiency if row.task == task and row.num_labels]
     known = [row for row in rows if row.label_multiplier]
     if not known:
@@ -199,7 +199,7 @@ def multipliers(results: Results, task: str) -> Figure | None:
 
 
 def pretraining(results: Results, task: str | None, unit: str | None) -> Figure | None:
-    """Pretraining loss against tokens: pale while training, strong on held-out data."""
+    """Plots pretraining loss against tokens: train loss pale, validation loss strong."""
     curves = [
         row for row in results.curves if (row.task, row.kind, row.unit) == (task, "pretrain", unit)
     ]
@@ -226,7 +226,7 @@ def pretraining(results: Results, task: str | None, unit: str | None) -> Figure 
 
 
 def adaptation(results: Results, task: str) -> Figure | None:
-    """Validation quality against steps while the labels are learned, a panel per budget."""
+    """Plots validation score against adaptation steps, one panel per label budget."""
     curves = [
         row for row in results.curves if row.task == task and row.kind == "adapt" and row.value
     ]
@@ -274,7 +274,7 @@ def _evenly(values: list, most: int) -> list:
 
 
 def amortized_cost_figure(results: Results, unit: str) -> Figure | None:
-    """The amortized cost in one unit against the number of tasks, at the fewest labels."""
+    """Plots the amortized cost in one unit against the number of tasks, at the fewest labels."""
     rows = [
         row for row in amortized_cost_at_fewest_labels(results) if getattr(row, unit) is not None
     ]
@@ -305,7 +305,7 @@ def difference_grid(
     cells: Mapping[tuple[str, str], Difference],
     rules: Sequence[int] = (),
 ) -> Figure | None:
-    """A grid of colored cells, in each a difference in points.
+    """Draws a grid of differences in percentage points as colored cells (blue is better).
 
     Blue is better, vermillion worse, the stronger the larger; where the interval holds zero, or
     there is none, the cell is gray.
@@ -365,7 +365,7 @@ def _cell_color(row: Difference, most: float) -> tuple[float, float, float]:
 
 
 def overview_grid(results: Results, num_labels: float | None) -> Figure | None:
-    """Tasks by pairs of arms: all differences at one number of labels."""
+    """Draws all differences at one number of labels as a grid of tasks by pairs of arms."""
     cells = {
         (str(results.task(row.task).title), f"{row.arm} − {row.baseline}"): row
         for row in results.comparisons
@@ -378,7 +378,7 @@ def overview_grid(results: Results, num_labels: float | None) -> Figure | None:
 def ablation_figures(
     results: Results, ablation: AblationResults
 ) -> Iterator[tuple[str, Figure | None]]:
-    """Captions and figures of one ablation."""
+    """Yields (caption, figure) of an ablation."""
     if ablation.figure.kind == "curve":
         points = [
             (float(row.level), row) for row in ablation.rows if isinstance(row.level, int | float)
@@ -405,7 +405,7 @@ def ablation_figures(
 
 
 def ablation_grid(results: Results, ablation: AblationResults, num_labels: float) -> Figure | None:
-    """Variants by tasks, a modality's tasks side by side: differences to the baseline variant."""
+    """Draws an ablation's differences from the baseline variant, variants by tasks."""
     rows = [row for row in ablation.rows if row.num_labels == num_labels]
     tasks = _tasks_by_modality(rows)
     names = list(tasks)

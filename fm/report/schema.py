@@ -27,7 +27,7 @@ LineStyle = str | tuple[int, tuple[int, ...]]
 
 
 class Arm(msgspec.Struct):
-    """One arm of a study, as it is explained and drawn everywhere.
+    """An arm of a study, with its texts and plot style.
 
     Attributes:
       name: as in the other sections.
@@ -47,7 +47,7 @@ class Arm(msgspec.Struct):
 
 
 class PublishedWeights(msgspec.Struct):
-    """Published weights that an arm of a task starts from."""
+    """The published model that an arm of a task starts from: name, source, license, sizes."""
 
     model: Text = None
     source: Text = None
@@ -58,7 +58,7 @@ class PublishedWeights(msgspec.Struct):
 
 
 class Task(msgspec.Struct):
-    """A task and its data. `data_noun` names the data in sentences: "text", "images"."""
+    """A task of a study and its data set; `data_noun` names the data, for example "images"."""
 
     name: Text = None
     title: Text = None
@@ -76,7 +76,7 @@ class Task(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """Fields that the rows of most sections share."""
+    """Base class of results rows of a task, an arm and a number of labels."""
 
     task: Text = None
     arm: Text = None
@@ -84,7 +84,7 @@ class Row(msgspec.Struct):
 
 
 class Cell(Row):
-    """One run: an arm of a task at one number of labels with one seed."""
+    """A score: one task, arm, number of labels and seed."""
 
     modality: Text = None
     seed: Number = None
@@ -94,14 +94,14 @@ class Cell(Row):
 
 
 class DifferenceVariance(msgspec.Struct):
-    """Variance components of a difference, in squared fractions."""
+    """Variance of a score difference by source (runs, test items); scores are in 0..1."""
 
     run: Number = None
     item: Number = None
 
 
 class Difference(Row):
-    """A difference of fractions, higher better, with its 95% interval."""
+    """A score difference between two arms (scores in 0..1), with its 95% interval."""
 
     difference: Number = None
     low: Number = None
@@ -109,7 +109,7 @@ class Difference(Row):
 
 
 class Comparison(Difference):
-    """Arm minus baseline on one task."""
+    """A score difference of an arm from a baseline on one task, with its p-values."""
 
     baseline: Text = None
     p: Number = None
@@ -120,7 +120,7 @@ class Comparison(Difference):
 
 
 class LabelEfficiency(Row):
-    """How many times the labels training from scratch would need; see `fm.evaluation`."""
+    """How many times an arm's labels training from scratch needs to match its score."""
 
     label_multiplier: Number = None
     low: Number = None
@@ -130,7 +130,7 @@ class LabelEfficiency(Row):
 
 
 class ComputeCost(Row):
-    """FLOPs and seconds of an arm on a task."""
+    """FLOPs and seconds of an arm on a task, and its break-even number of tasks."""
 
     pretrain_flops: Number = None
     pretrain_seconds: Number = None
@@ -141,7 +141,7 @@ class ComputeCost(Row):
 
 
 class Decontamination(Row):
-    """Near-duplicates of test items found in an arm's pretraining data."""
+    """Numbers of near-duplicates of test items found and removed in an arm's pretraining data."""
 
     method: Text = None
     checked: Number = None
@@ -150,7 +150,7 @@ class Decontamination(Row):
 
 
 class Curve(Row):
-    """A learning curve; `kind` is "pretrain" (over tokens) or "adapt" (over steps)."""
+    """A learning curve; `kind` is "pretrain" (loss over tokens) or "adapt" (score over steps)."""
 
     kind: Text = None
     unit: Text = None
@@ -163,7 +163,7 @@ class Curve(Row):
 
 
 class Sample(Row):
-    """Something a pretrained model generated; files are in base64."""
+    """A text, image, sound or clip that a pretrained model generated; files are in base64."""
 
     prompt: Text = None
     text: Text = None
@@ -174,7 +174,7 @@ class Sample(Row):
 
 
 class Mistake(Row):
-    """A test item an arm got wrong."""
+    """A test item that an arm misclassifies, with the baseline's prediction."""
 
     truth: Text = None
     prediction: Text = None
@@ -184,7 +184,7 @@ class Mistake(Row):
 
 
 class MethodCost(Row):
-    """What one adaptation method trains, holds and takes."""
+    """Parameters trained, memory, seconds and accuracy of an adaptation method."""
 
     method: Text = None
     parameters_trained: Number = None
@@ -195,14 +195,14 @@ class MethodCost(Row):
 
 
 class Method(msgspec.Struct):
-    """An adaptation method."""
+    """The name and description of an adaptation method."""
 
     name: str
     description: str = ""
 
 
 class InstructionFollowing(Row):
-    """The metric of an instruction-tuned model under one wording of the instruction."""
+    """An instruction-tuned model's score under one changed form of the instruction."""
 
     condition: Text = None
     metric: Text = None
@@ -211,7 +211,7 @@ class InstructionFollowing(Row):
 
 
 class AmortizedCost(Row):
-    """What `num_tasks` tasks cost in all with one arm."""
+    """The total cost of `num_tasks` tasks with one arm, by unit."""
 
     num_tasks: Number = None
     flops: Number = None
@@ -220,7 +220,7 @@ class AmortizedCost(Row):
 
 
 class BreakEven(msgspec.Struct):
-    """From (or, `_until`, up to) how many tasks an arm is cheaper than another, by unit.
+    """The number of tasks from which (`_until`: up to which) an arm is cheaper than another.
 
     Attributes:
       never: tasks left out, each with the arm that never reaches the other's quality on it.
@@ -239,7 +239,7 @@ class BreakEven(msgspec.Struct):
 
 
 class AblationRow(Difference):
-    """A task under one variant of an ablation, and its difference to the baseline variant.
+    """A variant's score on one task, and its difference from the baseline variant.
 
     Attributes:
       values: the metric by seed.
@@ -258,14 +258,14 @@ class AblationRow(Difference):
 
 
 class AblationFigure(msgspec.Struct):
-    """How an ablation is drawn: as a "grid" or a "curve", over the row field named `field`."""
+    """How an ablation is plotted: `kind` "grid" or "curve", over the row field `field`."""
 
     kind: str
     field: str
 
 
 class AblationResults(msgspec.Struct):
-    """An ablation over all tasks; `baseline` is the variant that the others are compared with."""
+    """Results of one ablation on all tasks; rows are compared with the variant `baseline`."""
 
     name: str
     title: str
@@ -275,7 +275,7 @@ class AblationResults(msgspec.Struct):
 
 
 class Claim(msgspec.Struct):
-    """A comparison over all tasks; `margin` is how many points behind counts as level."""
+    """A claim about two arms over all tasks; within `margin` points they count as equal."""
 
     arm: str
     baseline: str
@@ -284,7 +284,7 @@ class Claim(msgspec.Struct):
 
 
 class Results(msgspec.Struct):
-    """A results.json. A study with `claims` is about one model for many tasks."""
+    """A validated results.json; only studies of one model for many tasks have `claims`."""
 
     experiment: str = ""
     config: dict[str, Any] = {}
@@ -338,7 +338,7 @@ class Results(msgspec.Struct):
 
 
 def parse(results: Any) -> Results:
-    """Validates the content of a results.json and returns it as records.
+    """Validates the content of a results.json; returns it as records with all arms declared.
 
     Text is made printable (`sanitize`), numbers that are not finite become None, and every arm that
     occurs anywhere gets an entry in `arms`, with a color, line and marker of its own.
@@ -397,12 +397,12 @@ def _explain(message: str) -> str:
 
 
 def capitalize_first(text: str) -> str:
-    """`text` with its first letter a capital and the rest as it was."""
+    """Returns the text with its first letter in upper case and the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def sanitize(value: Any) -> Any:
-    """A copy without control characters, half surrogates and numbers that are not finite.
+    """Returns a JSON value without control characters, lone surrogates or non-finite numbers.
 
     Text that a model wrote must not move a terminal's cursor or break a font.
     """
@@ -466,7 +466,7 @@ def _complete_arms(results: Results) -> list[Arm]:
 
 
 def upgrade(results: Any) -> dict[str, Any]:
-    """The content of a results.json in the names of schema 2; schema 2 is returned as it is.
+    """Returns the content of a results.json under schema 2 names; schema 2 is unchanged.
 
     Raises:
       UserError: not a mapping of schema 1 or 2.

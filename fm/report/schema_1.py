@@ -102,7 +102,7 @@ _ABLATIONS = {
 
 
 def upgrade(results: dict[str, Any]) -> dict[str, Any]:
-    """The same results under the names of schema 2; values and numbers are unchanged."""
+    """Returns results of schema 1 under the names of schema 2, with the same values."""
     upgraded = {_SECTIONS.get(name, name): _upgraded(name, rows) for name, rows in results.items()}
     experiment = upgraded.get("experiment")
     if isinstance(experiment, str):

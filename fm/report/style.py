@@ -52,18 +52,18 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Context manager: figures drawn inside have the report's type, grid and colors."""
+    """Context manager that sets the report's fonts, grid and colors for figures drawn inside."""
     with mpl.rc_context(_STYLE):
         yield
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of the report's width and `height` inches, without a window."""
+    """Returns an empty figure of the report's width, `height` inches high, without a window."""
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def to_png(figure: Figure, levels: int = 16) -> bytes:
-    """The figure as PNG bytes, the same bytes for the same figure.
+    """Returns a figure as PNG bytes, deterministically, with `levels` levels per channel.
 
     Each channel is rounded to `levels` levels: 16 look the same in a line drawing, and the file,
     which the page carries inline, is a third of the size. Shaded figures need all 256.
@@ -87,7 +87,7 @@ def to_png(figure: Figure, levels: int = 16) -> bytes:
 
 
 def log_budget_axis(axes: Axes, budgets: Sequence[float]) -> None:
-    """Makes the x axis logarithmic, with a tick at each label budget measured and nowhere else."""
+    """Makes the x axis logarithmic, with ticks at the measured label budgets only."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(budgets)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -96,13 +96,13 @@ def log_budget_axis(axes: Axes, budgets: Sequence[float]) -> None:
 
 
 def readable_shade(color: str) -> tuple[float, float, float]:
-    """The color, darkened until it can be read as text on white."""
+    """Returns the color as RGB, darkened until text in it is readable on white."""
     hue, light, saturation = colorsys.rgb_to_hls(*to_rgb(color))
     return colorsys.hls_to_rgb(hue, min(light, 0.33), saturation)
 
 
 def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float) -> None:
-    """Writes arms' names and markers at the right end of their lines, without overlaps.
+    """Draws arms' names and markers at the right ends of their lines, without overlaps.
 
     Args:
       axes: with their final y limits.

@@ -34,7 +34,7 @@ _CSV_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class SeedMean:
-    """Mean of an arm over seeds at one number of labels; no interval for a single seed."""
+    """An arm's mean score over seeds at one number of labels; no interval for a single seed."""
 
     num_labels: float
     mean: float
@@ -44,7 +44,7 @@ class SeedMean:
 
 
 def seed_mean(num_labels: float, values: list[float]) -> SeedMean:
-    """The mean of some runs and its 95% t interval."""
+    """Returns the mean of per-seed scores with its 95% t interval."""
     if len(values) == 1:
         return SeedMean(num_labels, float(np.mean(values)), None, None, 1)
     found = mean_interval(np.array(values))
@@ -52,7 +52,7 @@ def seed_mean(num_labels: float, values: list[float]) -> SeedMean:
 
 
 def seed_means(results: Results, task: str) -> dict[str, list[SeedMean]]:
-    """By arm of `task`, its means over seeds in the order of the number of labels."""
+    """Returns each arm's means over seeds on a task, ordered by number of labels."""
     values: dict[str, dict[float, list[float]]] = {}
     for cell in results.cells:
         if cell.task == task and cell.value is not None and cell.num_labels is not None:
@@ -65,7 +65,7 @@ def seed_means(results: Results, task: str) -> dict[str, list[SeedMean]]:
 
 
 def accuracy_table(results: Results, task: str) -> dict[str, Any]:
-    """A row for each number of labels and a column for each arm: the accuracy plot in numbers."""
+    """Returns a task's mean scores as a table: a row per number of labels, a column per arm."""
     means = seed_means(results, task)
     arms = results.arm_names(means)
     cells = {(arm, mean.num_labels): mean for arm in arms for mean in means[arm]}
@@ -78,7 +78,7 @@ def accuracy_table(results: Results, task: str) -> dict[str, Any]:
 
 
 def comparison_rows(results: Results) -> list[Comparison]:
-    """The comparisons ordered by task, baseline, arm and number of labels."""
+    """Returns the comparisons ordered by task, baseline, arm and number of labels."""
     tasks = {task: place for place, task in enumerate(results.task_names())}
     arms = {arm.name: place for place, arm in enumerate(results.arms)}
     return sorted(
@@ -93,9 +93,9 @@ def comparison_rows(results: Results) -> list[Comparison]:
 
 
 def text_table(results: dict) -> str:
-    """The comparison table in plain text, at most 100 columns wide, without a final newline.
+    """Returns the comparisons as a plain-text table, at most 100 columns wide.
 
-    Differences are in percentage points, higher better.
+    Differences are in percentage points, higher better; no final newline.
 
     Args:
       results: the content of a results.json.
@@ -139,7 +139,7 @@ def _shorten(text: str | None, width: int) -> str:
 
 
 def csv_table(results: Results) -> str:
-    """The comparisons as CSV: fractions and variances, unrounded."""
+    """Returns the comparisons as CSV, with unrounded fractions and variances."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
@@ -151,7 +151,7 @@ def csv_table(results: Results) -> str:
 
 
 def instruction_following_rows(results: Results) -> list[dict[str, Any]]:
-    """A row for each task: its metric under each of `CONDITIONS`, None where not measured."""
+    """Returns each task's score under each of `CONDITIONS`; None where not measured."""
     found: dict[tuple, InstructionFollowing] = {
         (row.task, row.condition): row for row in results.instruction_following
     }
@@ -162,18 +162,18 @@ def instruction_following_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def pretraining_shares(curves: Iterable[Curve]) -> list[tuple[str | None, float]]:
-    """Modalities and their share of the tokens that a model of several saw in pretraining."""
+    """Returns (modality, fraction of pretraining tokens) pairs of a joint model's curves."""
     return [(row.task, row.share) for row in curves if row.share is not None]
 
 
 def cost_units(results: Results) -> list[tuple[str, str, Callable[[float | None], str]]]:
-    """Those of `COST_UNITS` that every row of the amortized cost has."""
+    """Returns the entries of `COST_UNITS` that every amortized cost row has a value for."""
     rows = results.amortized_cost
     return [unit for unit in COST_UNITS if all(getattr(row, unit[0]) is not None for row in rows)]
 
 
 def amortized_cost_table(results: Results) -> dict[str, Any]:
-    """By unit a line for each arm with a cell for each number of tasks, at the fewest labels."""
+    """Returns amortized costs by unit: a line per arm, a cell per number of tasks."""
     rows = amortized_cost_at_fewest_labels(results)
     counts = sorted({row.num_tasks for row in rows})
     found = {(row.arm, row.num_tasks): row for row in rows}
@@ -186,14 +186,14 @@ def amortized_cost_table(results: Results) -> dict[str, Any]:
 
 
 def amortized_cost_at_fewest_labels(results: Results) -> list:
-    """The amortized costs at the fewest labels, by number of tasks."""
+    """Returns the amortized cost rows at the fewest labels, by number of tasks."""
     fewest = min((row.num_labels or 0 for row in results.amortized_cost), default=0)
     rows = [row for row in results.amortized_cost if (row.num_labels or 0) == fewest]
     return sorted(rows, key=lambda row: row.num_tasks or 0)
 
 
 def break_even_rows(results: Results) -> list[dict[str, Any]]:
-    """A row for each pair of arms: break-even by unit, on how many tasks, and why not on others."""
+    """Returns a table row per pair of arms: break-even numbers of tasks, by unit."""
     return [
         {
             "arm": row.arm,

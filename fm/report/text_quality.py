@@ -29,12 +29,12 @@ _CSV_COLUMNS = ("of", "domain", "arm", "stage", "sampling", "metric", "value", "
 
 
 def headline(results: dict[str, Any]) -> str:
-    """Returns the finding as one paragraph."""
+    """Returns the findings of a text quality study as one paragraph."""
     return " ".join(headline_sentences(results))
 
 
 def write(results: dict[str, Any], out_dir: Path) -> Path:
-    """Writes `report.html`, `table.csv` and `plots/*.png`, each atomically.
+    """Writes report.html, table.csv and plots/*.png of a text quality study, each atomically.
 
     Returns:
       The path of report.html.
@@ -48,7 +48,7 @@ def write(results: dict[str, Any], out_dir: Path) -> Path:
 
 
 def draw_figures(results: dict[str, Any]) -> list[RenderedFigure]:
-    """Renders every figure the results have numbers for."""
+    """Returns all figures that the results have numbers for, as PNGs."""
     return [
         RenderedFigure(
             section, None, f"{section}-{file}.png", caption, caption, style.to_png(figure)
@@ -78,7 +78,7 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str, str, Figure | 
 
 
 def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
-    """Returns the page as HTML; everything from the results is escaped, nothing is loaded."""
+    """Returns the report as a self-contained HTML page; all result values are escaped."""
     environment = template_environment()
     environment.filters |= {
         "count": formats.count,
@@ -113,7 +113,7 @@ def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
 
 
 def collapse_line_breaks(text: str) -> str:
-    """Replaces runs of more than two line breaks by their number."""
+    """Shortens runs of more than two line breaks in a text to a note of their number."""
     return re.sub(r"\n{3,}", lambda run: f"\n[{len(run[0])} line breaks]\n", text)
 
 
@@ -161,7 +161,7 @@ def _real_text(results: dict[str, Any], letter: str) -> Row:
 
 
 def headline_sentences(results: dict[str, Any]) -> list[str]:
-    """Returns the finding as sentences, domain by domain."""
+    """Returns the findings as sentences, domain by domain."""
     sentences = []
     names = {domain["letter"]: domain["name"] for domain in results["domains"]}
     for selection in results["selections"]:
@@ -174,7 +174,7 @@ def headline_sentences(results: dict[str, Any]) -> list[str]:
 
 
 def describe_choice(row: Row) -> str:
-    """Returns arm, checkpoint and sampling config of a row in words."""
+    """Describes a row's arm, checkpoint and sampling config in words."""
     stage = "" if row["stage"] == "end" else f" after {row['stage']} of its training"
     return f"“{row['arm']}”{stage} at {row['sampling']}"
 
@@ -280,7 +280,7 @@ def _interval(value: list[float], format_spec: str) -> str:
 
 
 def csv_table(results: dict[str, Any]) -> str:
-    """Returns one CSV row per metric of a sample.
+    """Returns the sample metrics as CSV, one row per metric of a sample.
 
     Column `of` is "model" for a sample that selections were made among, "fresh" for one generated
     anew after its selection (once per distinct selection), or "real".

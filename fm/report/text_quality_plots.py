@@ -30,7 +30,7 @@ _STYLES = (
 
 
 def training_set_styles(results: dict[str, Any]) -> dict[str, Arm]:
-    """Returns how each training set is drawn, by name."""
+    """Returns the plot style (label, color, line, marker) of each training set, by name."""
     training_sets = results["config"]["training_sets"]
     return {
         name: Arm(name, name, each["description"], color=color, linestyle=line, marker=marker)
@@ -69,7 +69,7 @@ def plot_quality_against_diversity(
 
 
 def plot_regret_heatmap(selection: Row) -> Figure:
-    """Plots the regrets: the row's metric selects, the column's metric judges; % of its range lost.
+    """Plots regrets in % of a metric's range: rows select a sample, columns judge it.
 
     Bold cells have non-overlapping intervals.
     """
