@@ -135,7 +135,7 @@ def _input(
     # TFDS marks a withheld label with -1.
     known = data.test.labels is not None and data.test.labels[item] >= 0
     label = data.classes[data.test.labels[item]] if known else ""
-    description = f"test item {item} of {data.name}{f', labelled {label}' if label else ''}"
+    description = f"test item {item} of {data.name}{f', labeled {label}' if label else ''}"
     if (data.modality == "image") == (found.processor.tokenizer is not None):
         reads = "images" if found.processor.tokenizer is None else "text"
         raise UserError(f"--dataset={given}: is {data.modality}, but this model reads {reads}")

@@ -134,7 +134,7 @@ def local_shard_index_and_count(mesh: Mesh) -> tuple[int, int]:
 
 
 def make_global_batch(rows: Any, mesh: Mesh) -> Any:
-    """Returns the global batch on the mesh, assembled from each process's `local_shard_index_and_count` of rows.
+    """Returns the global batch on the mesh, assembled from the rows that each process read.
 
     Raises:
       UserError: of several processes, the rows do not divide among the devices.

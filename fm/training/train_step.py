@@ -87,7 +87,7 @@ def compute_gradient(
     token_weights_V: jax.Array | None,
     grad_accum_steps: int,
 ) -> tuple[Metrics, dict]:
-    """Returns a batch's metrics, with `grad_norm`, and the gradient, sharded like the parameters."""
+    """Returns a batch's metrics, with `grad_norm`, and the gradient, sharded like parameters."""
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     metrics, gradient = loss_and_gradient(
         state.params, batch, rng, model_config, objective, token_weights_V, grad_accum_steps

@@ -87,7 +87,7 @@ def test_an_image_of_another_size_and_mode(look, tmp_path):
 @pytest.mark.slow
 def test_a_test_item_of_each_modality(look, reviews):
     page = look("image", "--dataset=digits", "--item=3", "--mode=bidirectional")
-    assert page.data["length"] == 4 and "test item 3 of digits, labelled" in page.text
+    assert page.data["length"] == 4 and "test item 3 of digits, labeled" in page.text
     page = look("text", f"--dataset={reviews(reviews.rows)}")
     assert "test item 0 of" in page.text and page.data["length"] > 2
 
@@ -125,7 +125,7 @@ def test_processor_and_objective_are_restored(pretrained):
         ("text", ["--image=IMAGE"], ["--image", "reads text, not images"]),
         ("text", ["--dataset=digits"], ["--dataset=digits", "is image", "reads text"]),
         ("image", ["--image=nowhere.png"], ["--image=nowhere.png", "No such file"]),
-        ("image", ["--image=BROKEN"], ["--image=", "not a picture that can be read"]),
+        ("image", ["--image=BROKEN"], ["--image=", "not an image that can be read"]),
         ("image", ["--image=ODD"], ["10x8 pixels does not fit", "multiples", "patch size 4"]),
         ("image", ["--image=LARGE"], ["128x128 pixels", "at most 256 patches"]),
         ("image", ["--dataset=digits", "--item=9999"], ["--item=9999", "takes 0 to"]),

@@ -53,7 +53,7 @@ def test_a_report_is_refused(call, tmp_path, held):
 
 
 def test_a_benchmark_is_refused_its_file_alone(call, tmp_path, held):
-    flags = ["--scale=quick", "--suite=gemm", "--repeats=1", "--baseline=none"]
+    flags = ["--scale=quick", "--suite=matmul", "--repeats=1", "--baseline=none"]
     with held(tmp_path, ".a.json.lock") as holder:
         done = call("benchmark", *flags, f"--out={tmp_path / 'a.json'}")
         assert done.code == 2 and f"in use by process {holder.pid}" in done.error

@@ -168,7 +168,7 @@ def test_a_prompt_that_cannot_be_continued(call, tmp_path, prompt, parts):
 
 def test_a_known_name_that_does_not_generate(call, tmp_path, monkeypatch):
     model = folder(tmp_path / "m", "bert")
-    monkeypatch.setattr("fm.hf.model_zoo.fetch_named", lambda name: model)
+    monkeypatch.setattr("fm.hf.model_zoo.fetch_model", lambda name: model)
     done = call("generate", "--model=minilm-l6", PROMPT)
     assert (
         done.code == 2 and "--model=minilm-l6 is an encoder; it cannot generate text" in done.error

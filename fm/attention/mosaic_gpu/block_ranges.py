@@ -105,7 +105,7 @@ def block_ranges(any_visible: jax.Array, all_visible: jax.Array) -> jax.Array:
 
 
 def block_at_step(block_range: tuple, step):
-    """Returns which block of a `block_ranges` range a loop step visits; masked blocks come first."""
+    """Returns which block of a `block_ranges` range a step visits; masked blocks come first."""
     first, full_first, full_last, _ = block_range
     lead = full_first - first
     masked = num_masked_steps(block_range)
