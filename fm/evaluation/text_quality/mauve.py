@@ -30,7 +30,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """What the vectors are, in a phrase."""
+        """Returns a phrase that describes the vectors."""
         ...
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
