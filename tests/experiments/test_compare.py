@@ -161,7 +161,7 @@ def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
     } | {("reviews", "published")}
     assert {len(row["trials"]) for row in results["cells"]} == {4}
     tried = {
-        t["config"]["adapt"]
+        t["config"]["method"]
         for row in results["cells"]
         if row["arm"] == "published"
         for t in row["trials"]

@@ -100,7 +100,7 @@ def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
     assert f"accuracy {summary['accuracy']:.3f} on" in done.out
     assert len(summary["trials"]) == 2
     probe = call(*flags, "--adapt=probe", f"--out={tmp_path / 'probe'}")
-    assert probe.code == 0 and "adapt probe" in probe.out
+    assert probe.code == 0 and "method probe" in probe.out
     text = call(*flags[:2], f"--dataset={reviews(reviews.rows)}", f"--out={tmp_path / 'text'}")
     assert text.code == 2 and "takes a model pretrained on such text" in text.error
 
@@ -117,12 +117,12 @@ def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
         done = call(*flags, *asked, f"--adapt={method}", f"--out={out}")
         assert done.code == 0, done.err
         summary = json.loads((out / "summary.json").read_text())
-        assert {trial["config"]["adapt"] for trial in summary["trials"]} == {method}
-        assert summary["published"]["tokens"] == 16 and f"adapt {method}" in done.out
+        assert {trial["config"]["method"] for trial in summary["trials"]} == {method}
+        assert summary["published"]["tokens"] == 16 and f"method {method}" in done.out
     every = call(*flags, *asked, "--adapt=full,probe,lora,prompt", f"--out={tmp_path / 'all'}")
     assert every.code == 0, every.err
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
-    assert {trial["config"]["adapt"] for trial in summary["trials"]} == {
+    assert {trial["config"]["method"] for trial in summary["trials"]} == {
         "full",
         "probe",
         "lora",

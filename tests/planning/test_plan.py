@@ -199,7 +199,7 @@ def test_less_is_kept_where_more_does_not_fit():
 
 def test_what_does_not_fit_is_refused_with_what_it_takes():
     with pytest.raises(
-        UserError, match=r"8b does not fit 1 h100: at best .*remat=full\) 1[0-9]{2}"
+        UserError, match=r"8b does not fit 1 h100: at best .*remat_policy=full\) 1[0-9]{2}"
     ):
         find_fitting_plan(asked(chips=1, batch_size=1))
     with pytest.raises(

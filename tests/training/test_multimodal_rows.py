@@ -169,5 +169,5 @@ def test_what_follows_begins_past_the_largest_coordinate():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="'audio' is not one of tokens, image"):
         build_row([segment("audio")], ("tokens", "image"))
-    with pytest.raises(UserError, match="14 pieces is longer than a row of 8"):
+    with pytest.raises(UserError, match="14 tokens is longer than a row of 8"):
         rows(EXAMPLES[:1], 8)
