@@ -69,11 +69,11 @@ class FeatureConfig:
 
     @property
     def pooling_parts(self) -> tuple[str, ...]:
-        """The pooled vectors that stand side by side."""
+        """Returns the names of the poolings that are concatenated."""
         return tuple(self.pooling.split("+"))
 
     def resolve_layers(self, num_layers: int) -> tuple[int, ...]:
-        """The hidden states read of a model of `num_layers`, counted from 0.
+        """Returns the indices of the hidden states read, counted from 0, given `num_layers`.
 
         Raises:
           UserError: the model is not that deep.

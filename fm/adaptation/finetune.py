@@ -70,7 +70,7 @@ class FinetuneConfig:
             )
 
     def num_steps(self, num_labels: int) -> int:
-        """Optimizer steps of a run on `num_labels` examples."""
+        """Returns the optimizer steps of a run on `num_labels` examples."""
         return max(self.min_steps, math.ceil(self.min_epochs * num_labels / self.batch_size))
 
 

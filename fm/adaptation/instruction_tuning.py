@@ -41,7 +41,7 @@ _MIXING_EXPONENT = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class InstructionPhrasings:
-    """The instruction of a task in several phrasings, the last held out, and its class names.
+    """A task's instruction in several phrasings (the last held out), with an answer per class.
 
     Attributes:
       task: name of the task.
@@ -60,16 +60,16 @@ class InstructionPhrasings:
 
     @property
     def train_phrasings(self) -> tuple[str, ...]:
-        """The phrasings to train on."""
+        """Returns the phrasings used in training."""
         return self.phrasings[:-1]
 
     @property
     def held_out_phrasing(self) -> str:
-        """The phrasing to test with."""
+        """Returns the phrasing used in testing only."""
         return self.phrasings[-1]
 
     def sample_phrasings(self, count: int, seed: int) -> list[str]:
-        """Samples `count` training phrasings."""
+        """Returns `count` randomly drawn training phrasings."""
         rng = np.random.default_rng(seed)
         draws = rng.integers(0, len(self.train_phrasings), count)
         return [self.train_phrasings[draw] for draw in draws]
@@ -105,7 +105,7 @@ class InstructionEncoder:
         *,
         reserved_tokens: int = 0,
     ) -> list[Row]:
-        """Rows of N questions with their answers, see `fm.data.packing.build_row`.
+        """Returns rows of N questions with their answers, see `fm.data.packing.build_row`.
 
         A text too long is truncated, never the phrasing or the answer.
 
@@ -129,13 +129,13 @@ class InstructionEncoder:
         inputs: Sequence[str] | Sequence[Segment],
         reserved_tokens: int,
     ) -> list[Row]:
-        """Rows of questions alone, room reserved for an answer; see `encode_examples`."""
+        """Returns rows of questions alone, with room for an answer; see `encode_examples`."""
         no_answer = np.zeros(0, np.int32)
         parts = zip(phrasings, self._encode_inputs(inputs), strict=True)
         return [self._build_row(*part, no_answer, reserved_tokens) for part in parts]
 
     def encode_answers(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Tokens of answers, each with a leading space and a final EOS."""
+        """Returns token ids of answers, each with a leading space and a final EOS."""
         ids = self.tokenizer.encode([" " + " ".join(text.split()) for text in texts])
         return [np.append(tokens, self.tokenizer.eos).astype(np.int32) for tokens in ids]
 

@@ -30,21 +30,21 @@ class LinearProbe:
 
     @property
     def params(self) -> dict[str, np.ndarray]:
-        """The fitted weights."""
+        """Returns the classifier's weights."""
         weights = {"kernel": self.classifier.coef_, "bias": self.classifier.intercept_}
         return {name: np.asarray(value) for name, value in weights.items()}
 
     @property
     def steps(self) -> int:
-        """Iterations of the solver."""
+        """Returns the number of solver iterations."""
         return int(np.max(self.classifier.n_iter_))
 
     def predict(self, features_ND: np.ndarray) -> np.ndarray:
-        """Classes, int [N]."""
+        """Returns predicted classes, int [N]."""
         return np.asarray(self.classifier.predict(self.scale(features_ND)), int)
 
     def predict_proba(self, features_ND: np.ndarray) -> np.ndarray:
-        """Probabilities [N, classes], columns in ascending order of the classes seen."""
+        """Returns probabilities [N, classes], columns in ascending order of the classes seen."""
         return self.classifier.predict_proba(self.scale(features_ND))
 
 

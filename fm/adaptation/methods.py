@@ -62,13 +62,13 @@ class AdaptationMethod(abc.ABC):
 
     @abc.abstractmethod
     def supports(self, model: TaskModel) -> bool:
-        """Whether the method can adapt this model to its task."""
+        """Returns whether the method can adapt the model to its task."""
 
     @abc.abstractmethod
     def search_space(
         self, recipe: AdaptationRecipe, *, num_fewshot: Sequence[int] = (0,), num_trials: int = 0
     ) -> list[HParams]:
-        """Hyper-parameters to try, extended to `num_trials` if the method can.
+        """Returns hyper-parameters to try, extended to `num_trials` if the method can.
 
         `num_fewshot` are the numbers of solved examples to try in prompts.
         """
@@ -84,7 +84,7 @@ class AdaptationMethod(abc.ABC):
         *,
         num_steps: int | None = None,
     ) -> FittedModel:
-        """Fits to the examples `train_idx`, int [n].
+        """Fits the method to the labeled examples `train_idx`, int [n].
 
         `labels`, int [n], are their classes, for NER their strata. `num_steps` shortens a run of a
         method that `updates_model`.
@@ -92,21 +92,21 @@ class AdaptationMethod(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, model: TaskModel, fitted: FittedModel, idx: np.ndarray) -> np.ndarray:
-        """Predictions for examples `idx` as the task scores them, [n, ...]."""
+        """Returns predictions for the examples `idx`, [n, ...], as the task scores them."""
 
     @abc.abstractmethod
     def flops(self, model: TaskModel, num_labels: int, hparams: HParams) -> float:
-        """FLOPs of one `fit`."""
+        """Returns the FLOPs of a `fit`."""
 
     @abc.abstractmethod
     def footprint(
         self, model: TaskModel, train_idx: np.ndarray, labels: np.ndarray, hparams: HParams
     ) -> MemoryFootprint:
-        """Parameters trained and memory held by one `fit`, without running it."""
+        """Returns the parameters trained and memory of a `fit`, without running it."""
 
     @abc.abstractmethod
     def num_task_params(self, model: TaskModel) -> int:
-        """Parameters kept for the task beside the network."""
+        """Returns the number of parameters kept per task, beside the shared network."""
 
     def cross_validate(
         self,
@@ -117,7 +117,7 @@ class AdaptationMethod(abc.ABC):
         grid: Sequence[HParams],
         folds: Sequence[Fold],
     ) -> list[float]:
-        """Validation score of every element of `grid` over all examples the folds hold out."""
+        """Returns the cross-validated score of each hyper-parameter setting of `grid`."""
 
         def fit_predict(fit_idx, labels, held_out_idx, hparams):
             fitted = self.fit(model, fit_idx, labels, seed, hparams)
@@ -151,11 +151,11 @@ class Finetuning(AdaptationMethod):
         ]
 
     def learning_rates(self, recipe: AdaptationRecipe) -> tuple[float, ...]:
-        """The grid of peak learning rates."""
+        """Returns the grid of peak learning rates."""
         return recipe.learning_rates
 
     def config(self, recipe: AdaptationRecipe, hparams: HParams) -> FinetuneConfig:
-        """The fine-tuning run that hyper-parameters stand for."""
+        """Returns the fine-tuning config for the given hyper-parameters."""
         return dataclasses.replace(recipe.finetune, learning_rate=hparams["learning_rate"])
 
     def fit(self, model, train_idx, labels, seed, hparams, *, num_steps=None):

@@ -53,7 +53,7 @@ class PromptTemplate:
             raise UserError("answers may not be blank")
 
     def split_at_text(self) -> tuple[str, str]:
-        """The template before and after the text.
+        """Returns the parts of the template before and after the text.
 
         White space belongs to what follows it, as in byte-level tokenizers, so that parts encoded
         separately give the tokens of the whole.
@@ -62,12 +62,12 @@ class PromptTemplate:
         return before.rstrip(), after.rstrip()
 
     def leading_space(self) -> str:
-        """White space before the text."""
+        """Returns the white space before the text."""
         before, _ = self.text.split("{text}")
         return before[len(before.rstrip()) :]
 
     def spaced_answers(self) -> list[str]:
-        """The answers with the white space before them."""
+        """Returns the answers with the white space that precedes them."""
         before = self.text.removesuffix("{answer}")
         return [before[len(before.rstrip()) :] + answer for answer in self.answers]
 
@@ -77,11 +77,11 @@ class TextEncoder(Protocol):
 
     @property
     def bos(self) -> int | None:
-        """Id that leads a text, if any."""
+        """Returns the id that starts a text; None if there is none."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 [tokens] of each text, without special tokens."""
+        """Returns the token ids of each text, int32 [tokens], without special tokens."""
         ...
 
 
@@ -100,7 +100,7 @@ class PromptEncoder:
     max_length: int
 
     def encode_answers(self) -> list[np.ndarray]:
-        """Tokens of each answer.
+        """Returns the token ids of each answer.
 
         Raises:
           UserError: two answers have the same tokens, or one has none.
@@ -115,7 +115,7 @@ class PromptEncoder:
     def encode_prompts(
         self, texts: Sequence[str], fewshot_examples: Sequence[tuple[str, int]] = ()
     ) -> list[np.ndarray]:
-        """Tokens of each text's prompt, up to the place of the answer.
+        """Returns the token ids of each text's prompt, up to where the answer starts.
 
         A text too long is truncated, never the template; solved examples and the question get
         equally many tokens.

@@ -87,25 +87,25 @@ class TaskModel:
 
     @property
     def test_idx(self) -> np.ndarray:
-        """Indices of the test items."""
+        """Returns the indices of the test items."""
         return np.arange(self.test_from, len(self.examples["segments"]))
 
     def description(self) -> dict[str, Any] | None:
-        """Source, license and use of a published model; None for others."""
+        """Returns source, license and use of a published model; None for others."""
         return None
 
     def initial_params(self, seed: int) -> dict:
-        """Parameters a seed starts from."""
+        """Returns the parameters that training with a seed starts from."""
         if self.checkpoints:
             return self.checkpoints[seed % len(self.checkpoints)]
         return init(jax.random.key(1000 + seed), self.model_config)
 
     def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Labels that `finetune.finetune` trains on."""
+        """Returns the labels that `finetune.finetune` trains on."""
         return labels
 
     def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
-        """Predictions of a fine-tuned model for examples `idx`."""
+        """Returns a fine-tuned model's predictions for the examples `idx`."""
         return finetune.predict(
             params,
             take(self.examples, idx),
@@ -114,7 +114,7 @@ class TaskModel:
         )
 
     def init_head(self) -> dict:
-        """The head that fine-tuning adds."""
+        """Returns the initial head that fine-tuning adds."""
         return finetune.init_head(
             self.examples, self.model_config, self.num_classes, self.recipe.finetune.feature_config
         )
@@ -130,7 +130,7 @@ class TaskModel:
         )
 
     def feature_flops(self) -> float:
-        """FLOPs of the frozen features of one example."""
+        """Returns the FLOPs of computing the frozen features of an example."""
         return flops.forward_flops(
             self.model_config,
             self.examples["segments"].shape[1],
@@ -139,12 +139,12 @@ class TaskModel:
         )
 
     def num_features(self) -> int:
-        """Frozen features of an example (E)."""
+        """Returns the number of frozen features of an example (E)."""
         layers = self.recipe.finetune.feature_config.resolve_layers(self.model_config.num_layers)
         return self.init_head()["kernel"].shape[0] * len(layers)
 
     def features(self, seed: int, idx: np.ndarray) -> Any:
-        """Frozen features of examples `idx` from the seed's initial parameters, [n, E]."""
+        """Returns frozen features of the examples `idx` from the seed's initial model, [n, E]."""
         key = self._start_key(seed)
         with self._locks[key]:
             known = self._features.setdefault(key, {})
@@ -162,11 +162,11 @@ class TaskModel:
     def fit_probe(
         self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
     ) -> Any:
-        """A linear probe of examples `train_idx`, with `params` and `steps`."""
+        """Fits a linear probe to the examples `train_idx`; it has `params` and `steps`."""
         return fit_probe(self.features(seed, train_idx), labels, hparams)
 
     def predict_probe(self, probe: Any, seed: int, idx: np.ndarray) -> np.ndarray:
-        """Predictions of a probe for examples `idx`."""
+        """Returns a probe's predictions for the examples `idx`."""
         return probe.predict(self.features(seed, idx))
 
     def cross_validate_probe(
@@ -177,7 +177,7 @@ class TaskModel:
         grid: Sequence[dict[str, Any]],
         folds: Sequence[Fold],
     ) -> list[float]:
-        """Validation accuracy of probes; features are scaled once for all penalties."""
+        """Returns cross-validated accuracies of probes, one per setting."""
         return cross_validate_probe(self.features(seed, train_idx), labels, grid, folds)
 
     def predict_prompted(
@@ -193,7 +193,7 @@ class TaskModel:
         labels: np.ndarray,
         folds: Sequence[Fold],
     ) -> float:
-        """Validation metric over all examples the folds hold out.
+        """Returns the validation metric over all examples that the folds hold out.
 
         `fit_predict` maps (training indices, their labels, held-out indices) to predictions; folds
         are pairs of (training, held-out) places in `train_idx`.
@@ -205,7 +205,7 @@ class TaskModel:
         return self.score(np.concatenate(predictions), labels[held_out])
 
     def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
-        """Validation metric: accuracy."""
+        """Returns the validation metric: accuracy."""
         return int(np.sum(predictions == labels)) / len(labels)
 
     def _start_key(self, seed: int) -> int:

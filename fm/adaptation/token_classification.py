@@ -54,7 +54,7 @@ class WordExamples:
         return len(self.num_words)
 
     def take(self, idx: np.ndarray) -> WordExamples:
-        """The sentences at indices `idx`."""
+        """Returns the sentences at indices `idx`."""
         return WordExamples(take(self.examples, idx), self.first_token[idx], self.num_words[idx])
 
 
@@ -182,7 +182,7 @@ class TagProbe:
         return self.probe.steps
 
     def predict(self, sentences: Sequence[np.ndarray]) -> list[list[str]]:
-        """Well-formed tags of sentences given by their `word_features`."""
+        """Returns valid BIO tags of sentences, given their `word_features`."""
         lengths = [len(features) for features in sentences]
         scores_WT = np.log(self.probe.predict_proba(np.concatenate(sentences)) + 1e-30)
         parts = np.split(scores_WT, np.cumsum(lengths)[:-1])
@@ -222,13 +222,13 @@ class TaggingModel(TaskModel):
     tag_names: tuple[str, ...]
 
     def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Token labels of the sentences, int [n, L]."""
+        """Returns token labels of the sentences, int [n, L]."""
         return token_labels(
             self.sentences.take(train_idx), [self.tags[n] for n in train_idx], self.tag_names
         )
 
     def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
-        """Entity counts of sentences `idx` by a fine-tuned model."""
+        """Returns a fine-tuned model's entity counts of the sentences `idx`."""
         predicted = predict_tags(
             params,
             self.sentences.take(idx),
@@ -239,7 +239,7 @@ class TaggingModel(TaskModel):
         return self._entity_counts(predicted, idx)
 
     def features(self, seed: int, idx: np.ndarray) -> list[np.ndarray]:
-        """Frozen features of the words of sentences `idx`, [words, E] each."""
+        """Returns frozen features of the words of the sentences `idx`, [words, E] each."""
         key = self._start_key(seed)
         with self._locks[key]:
             if key not in self._features:
@@ -254,12 +254,12 @@ class TaggingModel(TaskModel):
     def fit_probe(
         self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
     ) -> TagProbe:
-        """A linear probe of the words of sentences `train_idx`."""
+        """Fits a linear probe to the words of the sentences `train_idx`."""
         tags = [self.tags[n] for n in train_idx]
         return fit_tag_probe(self.features(seed, train_idx), tags, hparams)
 
     def predict_probe(self, probe: TagProbe, seed: int, idx: np.ndarray) -> np.ndarray:
-        """Entity counts of sentences `idx` by a probe."""
+        """Returns a probe's entity counts of the sentences `idx`."""
         return self._entity_counts(probe.predict(self.features(seed, idx)), idx)
 
     def cross_validate_probe(
@@ -270,7 +270,7 @@ class TaggingModel(TaskModel):
         grid: Sequence[dict[str, Any]],
         folds: Sequence[Fold],
     ) -> list[float]:
-        """Validation F1 of probes."""
+        """Returns cross-validated entity F1 of probes, one per setting."""
 
         def fit_predict(fit_idx, labels, held_out_idx, hparams):
             probe = self.fit_probe(seed, fit_idx, labels, hparams)
@@ -284,7 +284,7 @@ class TaggingModel(TaskModel):
         ]
 
     def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
-        """Validation metric: F1 of entity counts."""
+        """Returns the validation metric: F1 of entity counts."""
         found, predicted, gold = predictions.sum(axis=0)
         total = predicted + gold
         return float(2 * found / total) if total else 0.0

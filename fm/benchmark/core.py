@@ -50,17 +50,17 @@ class BenchConfig:
 
     @property
     def quick(self) -> bool:
-        """Whether shapes are tiny."""
+        """Returns whether the scale has tiny shapes."""
         return self.scale == "quick"
 
     @property
     def on_accelerator(self) -> bool:
-        """Whether the work runs elsewhere than on the host."""
+        """Returns whether the platform is not the CPU."""
         return self.platform != "cpu"
 
     @property
     def timing(self) -> TimingConfig:
-        """The timing of every case."""
+        """Returns the timing configuration of every case."""
         rounds = {"quick": 3, "default": 7, "full": 11}[self.scale]
         return TimingConfig(
             num_rounds=self.repeats or rounds,
@@ -71,7 +71,7 @@ class BenchConfig:
 
     @property
     def gemm_size(self) -> int:
-        """Side of the square matrix products whose rate stands for the machine's peak."""
+        """Returns the side of the square matrix products that measure the peak rate."""
         return 256 if self.quick else 8192 if self.on_accelerator else 2048
 
 
@@ -134,7 +134,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Identifies the case; `--filter` searches it."""
+        """Returns the string that identifies the case; `--filter` searches it."""
         return f"{self.suite} {self.name} {self.dtype}"
 
 

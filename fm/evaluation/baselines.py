@@ -57,7 +57,7 @@ class FittedBaseline:
     classifier: LogisticRegression
 
     def predict(self, inputs: Inputs) -> np.ndarray:
-        """[N] integer classes."""
+        """Returns predicted classes, int [N]."""
         return np.asarray(self.classifier.predict(self.featurize(self.read(inputs))), int)
 
 

@@ -28,12 +28,12 @@ class EntityCounts:
     gold: np.ndarray
 
     def f1(self) -> float:
-        """Micro-averaged F1 over all sentences; 0 where nothing is there nor predicted."""
+        """Returns micro-averaged F1 over all sentences; 0 if there are no entities at all."""
         denominator = int(np.sum(self.predicted + self.gold))
         return 2.0 * int(np.sum(self.correct)) / denominator if denominator else 0.0
 
     def f1_terms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numerator and denominator of F1 by sentence: 2 correct, and predicted + gold.
+        """Returns each sentence's numerator and denominator of F1: 2 correct, predicted + gold.
 
         For `fm.evaluation.statistics.linearized_ratio`, which gives intervals over sentences.
         """
@@ -80,7 +80,7 @@ class TagPredictor(Protocol):
     """Protocol of a fitted tagger: predicts the tags of sentences."""
 
     def predict(self, sentences: Sequence[Any]) -> list[list[str]]:
-        """Well-formed tags for the words of each sentence."""
+        """Returns valid BIO tags for the words of each sentence."""
         ...
 
 

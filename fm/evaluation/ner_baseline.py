@@ -36,7 +36,7 @@ class LogisticTagger:
     tags: tuple[str, ...]
 
     def predict(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Well-formed tags for the words of each sentence."""
+        """Returns valid BIO tags for the words of each sentence."""
         lengths = [len(words) for words in sentences]
         if not sum(lengths):
             return [[] for _ in sentences]

@@ -39,14 +39,14 @@ class ConfigReader:
         return value
 
     def size(self, key: str, default: int | None = None) -> int:
-        """An integer of at least 1."""
+        """Returns a key's value, an integer of at least 1."""
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"config.json: {key}={value!r} must be a whole number of at least 1")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+        """Returns a key's value, a finite number above 0."""
         value = self._value(key, default)
         numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not numeric or not math.isfinite(value) or value <= 0:
@@ -54,14 +54,14 @@ class ConfigReader:
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """A boolean."""
+        """Returns a key's value, a boolean."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise UserError(f"config.json: {key}={value!r} must be true or false")
         return value
 
     def choice(self, key: str, accepted: Mapping[str, str], default: str) -> str:
-        """The value that `accepted` maps a name to."""
+        """Returns what `accepted` maps a key's value to."""
         value = self._value(key, default)
         if not isinstance(value, str) or value not in accepted:
             raise UserError(
@@ -70,13 +70,13 @@ class ConfigReader:
         return accepted[value]
 
     def require(self, key: str, value: Any) -> None:
-        """Checks that a key, if present, has the one supported value."""
+        """Raises UserError if a key is present with a value other than the supported one."""
         given = self.values.get(key)
         if given is not None and given != value:
             raise UserError(f"config.json: {key}={given!r} is not supported, only {value!r} is")
 
     def check_full_attention(self, num_layers: int) -> None:
-        """Checks that no layer uses a sliding window (by Qwen's rule without `layer_types`)."""
+        """Raises UserError if a layer uses sliding-window attention."""
         types = self.values.get("layer_types")
         if types is None:
             windowed = self.flag("use_sliding_window", False) and self.values.get("sliding_window")
@@ -92,7 +92,7 @@ class ConfigReader:
                 )
 
     def rope(self) -> tuple[float, RopeScaling | None]:
-        """RoPE theta and scaling, from `rope_parameters` or the older two keys.
+        """Returns RoPE theta and scaling, from `rope_parameters` or the older keys.
 
         The older spelling is `rope_theta` and `rope_scaling`.
         """

@@ -54,7 +54,7 @@ class PretrainedModel:
 
     @property
     def causal(self) -> bool:
-        """Whether tokens attend to earlier ones only, so that it can generate."""
+        """Whether attention is causal, so that the model can generate."""
         return not self.family or FAMILIES[self.family].causal
 
 

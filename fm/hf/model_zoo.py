@@ -110,7 +110,7 @@ class PublishedModel:
     license: str
 
     def digest(self) -> str:
-        """Hash of the architecture and every parameter; 0.2 s for 100 MB."""
+        """Returns a hash of the architecture and all parameters; 0.2 s for 100 MB."""
         config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
         digest = hashlib.blake2b(config.encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
@@ -120,7 +120,7 @@ class PublishedModel:
         return digest.hexdigest()
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
-        """Tokens of each text with the special tokens the model expects, at most `max_length`.
+        """Returns each text's token ids with the model's special tokens, at most `max_length`.
 
         A longer text keeps its beginning and its end, half and half: reviews and reports state
         their opinion there (Sun et al. 2019, sec. 5.3.1). An empty text is one special token or, in

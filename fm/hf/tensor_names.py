@@ -26,7 +26,7 @@ class TensorSpec:
 
     @property
     def part(self) -> str:
-        """Key of `params` the leaves are under."""
+        """Returns the key of `params` that the leaves are under."""
         return "layers" if "{n}" in self.tensor else "streams"
 
 

@@ -60,11 +60,11 @@ class HFTokenizer:
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id, specials included."""
+        """Returns the largest token id plus one, special tokens included."""
         return 1 + max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, texts: Sequence[str], *, parse_specials: bool = False) -> list[np.ndarray]:
-        """Tokens of each text, int32 [tokens], without BOS and EOS.
+        """Returns the token ids of each text, int32 [tokens], without BOS and EOS.
 
         Args:
           texts: the texts.
@@ -74,15 +74,15 @@ class HFTokenizer:
         return self._encode(self._inner if parse_specials else self._literal, texts, False)
 
     def encode_with_specials(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Tokens of each text with the special tokens the model adds, such as [CLS] and [SEP]."""
+        """Returns each text's token ids with special tokens such as [CLS] and [SEP]."""
         return self._encode(self._literal, texts, True)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of token ids, without special tokens; broken UTF-8 becomes U+FFFD."""
+        """Returns the text of token ids, without special tokens; broken UTF-8 becomes U+FFFD."""
         return self._inner.decode([int(token) for token in ids], skip_special_tokens=True)
 
     def token_bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """UTF-8 bytes of each token, b"" for special ones.
+        """Returns the UTF-8 bytes of each token id, b"" for special tokens.
 
         Joined, byte-level tokens give the text. WordPiece (BERT) loses spaces, case and accents:
         every word but the first begins with one space.
@@ -112,7 +112,7 @@ class HFTokenizer:
         return _sentence_piece
 
     def bytes_per_token(self, texts: Sequence[str]) -> float:
-        """UTF-8 bytes per token over all texts, which turns nats per token into nats per byte."""
+        """Returns the mean UTF-8 bytes per token of all texts together."""
         tokens = sum(len(ids) for ids in self.encode(texts))
         return sum(len(text.encode()) for text in texts) / max(tokens, 1)
 

@@ -50,7 +50,7 @@ class DisplayToken:
 
     @property
     def num_letters(self) -> int:
-        """Number of characters that stand for themselves."""
+        """Returns the number of characters that stand for themselves."""
         return sum(len(text) for text, mark in self.parts if not mark)
 
 
@@ -220,19 +220,19 @@ class ImageInput:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Returns the numbers of rows and columns of patches."""
         height, width = self.pixels.shape[:2]
         return height // self.patch_size, width // self.patch_size
 
     def corner(self, patch: int) -> tuple[int, int]:
-        """Row and column of a patch."""
+        """Returns the row and column of a patch."""
         row, column = divmod(patch, self.grid[1])
         return row, column
 
     def queries(self, most: int = 4) -> list[int]:
-        """The patches of highest contrast that lie apart from each other, ascending.
+        """Returns patches of high contrast that are far from each other, ascending.
 
-        Apart is at least a third of the image's shorter side.
+        Any two are at least a third of the image's shorter side apart.
         """
         rows, columns = self.grid
         side, channels = self.patch_size, self.pixels.shape[2]
@@ -266,13 +266,13 @@ class AttentionMaps:
     facts: tuple[tuple[str, str], ...] = ()
 
     def distances(self) -> np.ndarray:
-        """Distances between tokens or patches, float64 [L, L]; NaN to a start token."""
+        """Returns distances between tokens or patches, float64 [L, L]; NaN to a start token."""
         if isinstance(self.input, TextInput):
             return token_distances(len(self.input.tokens))
         return patch_distances(*self.input.grid, self.input.has_start_token)
 
     def head_summaries(self) -> list[list[HeadSummary]]:
-        """A summary of every head, by layer."""
+        """Returns a summary of every head, by layer."""
         distance = self.distances()
         return [
             [summarize_head(w, self.visible_LS, distance) for w in layer]
@@ -280,7 +280,7 @@ class AttentionMaps:
         ]
 
     def uniform_summary(self) -> HeadSummary:
-        """The summary of a head that attends to every visible key equally."""
+        """Returns the summary of a head that attends to all visible keys equally."""
         return summarize_head(uniform_weights(self.visible_LS), self.visible_LS, self.distances())
 
 

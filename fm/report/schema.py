@@ -312,21 +312,21 @@ class Results(msgspec.Struct):
     ablations: list[AblationResults] = []
 
     def arm(self, name: str | None) -> Arm:
-        """The arm of that name."""
+        """Returns the arm with this name."""
         return next((arm for arm in self.arms if arm.name == name), Arm(name or ""))
 
     def arm_names(self, names: Iterable[str | None]) -> list[str]:
-        """The names without repeats, in the order of `arms`."""
+        """Returns the distinct names, in the order of `arms`."""
         given = set(names)
         return [arm.name for arm in self.arms if arm.name in given]
 
     def task_names(self) -> list[str]:
-        """The tasks in the order they are declared, then in order of first appearance."""
+        """Returns the tasks in declared order, then in order of first appearance."""
         rows = [row.task for row in (*self.cells, *self.comparisons)]
         return list(dict.fromkeys(name for name in (*(t.name for t in self.tasks), *rows) if name))
 
     def task(self, name: str | None) -> Task:
-        """The declared task of that name, or one made of what its cells say."""
+        """Returns the declared task with this name, or a task inferred from its cells."""
         declared = next((task for task in self.tasks if task.name == name), Task(name))
         cells = (cell for cell in self.cells if cell.task == name)
         first = next(cells, CellScore())

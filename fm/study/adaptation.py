@@ -19,21 +19,21 @@ class Arm(Protocol):
     """Protocol of an arm: tunes, fits and predicts on a task, given indices of labeled examples."""
 
     def grid(self) -> list[HParams]:
-        """Hyper-parameters to try; as many for every arm."""
+        """Returns the hyper-parameters to try, equally many for every arm."""
         ...
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """Each trial of the grid with its score on validation data cut from `train_idx`."""
+        """Returns each trial of the grid with its score on a validation part of `train_idx`."""
         ...
 
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> np.ndarray:
-        """Predictions for the test items after fitting to all of `train_idx`."""
+        """Fits to all of `train_idx`; returns predictions for the test items."""
         ...
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
-        """FLOPs of one fit to so many labels."""
+        """Returns the FLOPs of a fit to `num_labels` labels."""
         ...
 
 
@@ -52,12 +52,12 @@ class ModelArm:
     num_trials: int = 0
 
     def supported_methods(self) -> list[AdaptationMethod]:
-        """The methods the model supports, in the order of the grid."""
+        """Returns the methods that the model supports, in the order of the grid."""
         own = [METHODS[name] for name in self.methods if METHODS[name].supports(self.model)]
         return sorted(own, key=lambda method: method.search_order)
 
     def grids(self) -> list[tuple[AdaptationMethod, list[HParams]]]:
-        """Each method's part of the grid."""
+        """Returns each method's part of the grid."""
         recipe, num_fewshot = self.model.recipe, self.model.num_fewshot
         methods = self.supported_methods()
         grids = [method.search_space(recipe, num_fewshot=num_fewshot) for method in methods]
@@ -92,7 +92,7 @@ class ModelArm:
         return method_of(hparams).fit(self.model, train_idx, labels, seed, hparams)
 
     def predict(self, fitted: FittedModel, hparams: HParams) -> np.ndarray:
-        """Predictions for the test items."""
+        """Returns predictions for the test items."""
         return method_of(hparams).predict(self.model, fitted, self.model.test_idx)
 
     def fit_predict(

@@ -57,7 +57,7 @@ class InstructedTask:
 
     @property
     def test_idx(self) -> np.ndarray:
-        """Indices of the test items."""
+        """Returns the indices of the test items."""
         return np.arange(len(self.task.labeled_pool), len(self.inputs))
 
     def encode(
@@ -197,7 +197,7 @@ class InstructionTunedModels:
 
     @functools.cached_property
     def row_lengths(self) -> dict[str, int]:
-        """Tokens in a row of each modality: the longest example in any phrasing, rounded up."""
+        """Returns tokens per row by modality: the longest example in any phrasing, rounded up."""
         longest = collections.Counter()
         for instructed in self.tasks.values():
             modality, idx = instructed.task.modality, range(len(instructed.task.labeled_pool))

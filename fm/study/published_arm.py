@@ -65,30 +65,30 @@ class PublishedTaskModel(TaskModel):
 
     @property
     def test_idx(self) -> np.ndarray:
-        """Indices of the test items."""
+        """Returns the indices of the test items."""
         return np.arange(self.test_from, len(self.texts))
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a text that are read."""
+        """Returns the most tokens of a text that are read."""
         return min(self.config.max_length, self.model_config.max_seq_len or self.config.max_length)
 
     @property
     def probe_config(self) -> FeatureConfig:
-        """Features the probe reads."""
+        """Returns the config of the features that a probe reads."""
         return probe_feature_config(self.published.causal, self.model_config.num_layers)
 
     def num_features(self) -> int:
-        """Features of a text (E)."""
+        """Returns the number of features of a text (E)."""
         read = self.probe_config
         return len(read.pooling_parts) * len(read.layers or ()) * self.model_config.d_model
 
     def feature_flops(self) -> float:
-        """FLOPs of the features of one text."""
+        """Returns the FLOPs of computing the features of a text."""
         return flops.forward_flops(self.model_config, self.config.max_length, num_predictions=0)
 
     def features(self, seed: int, idx: np.ndarray) -> np.ndarray:
-        """Features of texts `idx`, [n, E]; the same for every seed."""
+        """Returns features of the texts `idx`, [n, E]; the same for every seed."""
         with self._lock:
             return self._text_features[idx]
 
@@ -109,7 +109,7 @@ class PublishedTaskModel(TaskModel):
         return logprobs.argmax(axis=1)
 
     def description(self) -> dict[str, Any]:
-        """Source, license and use of the model, for results.json."""
+        """Returns source, license and use of the model, for results.json."""
         read, causal = self.probe_config, self.published.causal
         layers = ", ".join(map(str, read.layers or ()))
         return {

@@ -55,12 +55,12 @@ class Task:
 
     @property
     def modality(self) -> str:
-        """Modality of the inputs."""
+        """Returns the modality of the inputs."""
         return self.dataset.modality
 
     @property
     def is_text(self) -> bool:
-        """Whether the inputs are text."""
+        """Returns whether the inputs are text."""
         return self.modality == "text"
 
     def texts(self) -> list[str]:

@@ -52,14 +52,14 @@ class EnsembleProblem:
 
     @property
     def optimizer_configs(self) -> list[OptimizerConfig]:
-        """By member: four learning rates in turn."""
+        """Returns each member's optimizer config, cycling through four learning rates."""
         base = self.optimizer_config
         rates = [base.learning_rate * 0.5 ** (r % _NUM_RATES) for r in range(len(self.batches))]
         return [dataclasses.replace(base, learning_rate=rate) for rate in rates]
 
     @property
     def states(self) -> list[TrainState]:
-        """By member, before the first step."""
+        """Returns each member's train state before the first step."""
         return [
             init_train_state(
                 init(jax.random.key(seed), self.model), optimizer.build(each, _NUM_STEPS)
@@ -69,7 +69,7 @@ class EnsembleProblem:
 
     @property
     def token_weights_V(self) -> jax.Array | None:
-        """Of the bag-of-words objective."""
+        """Returns the token weights of the bag-of-words objective."""
         return jnp.ones(self.model.vocab_size) if self.objective.bag_of_words else None
 
 

@@ -13,9 +13,9 @@ _ZIPF_RANKS, _MAX_EXPONENT = 500, 10.0
 
 
 def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
-    """Returns a `StatisticFn`: distinct n-grams over all n-grams (Li et al. 2016, sec. 5).
+    """Returns a function of text weights [R, N]: distinct n-grams over all n-grams, [R].
 
-    It falls with the number of words, so only samples of equal size compare.
+    Li et al. 2016, sec. 5. It falls with the number of words, so only samples of equal size compare.
     """
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:
@@ -26,10 +26,11 @@ def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
 
 
 def zipf_exponent(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
-    """Returns a `StatisticFn`: the exponent s of word frequency ~ rank^-s (Zipf 1949).
+    """Returns a function of text weights [R, N]: the exponent s of frequency ~ rank^-s, [R].
 
-    Least squares of log frequency on log rank over the 500 most frequent words. It is about 1 in
-    real text and higher where few words dominate; capped at 10, which stands for a single word.
+    Zipf 1949. Least squares of log frequency on log rank over the 500 most frequent words. It is
+    about 1 in real text and higher where few words dominate; capped at 10, which stands for a
+    single word.
     """
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ def half_sample_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Returns a statistic of all texts with its confidence interval over the draw of texts.
+    """Returns a statistic of all texts, with its confidence interval over the draw of texts.
 
     Args:
       statistic: see `StatisticFn`.
@@ -60,7 +60,10 @@ def half_sample_interval(
 
 
 def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> StatisticFn:
-    """Returns a `StatisticFn`: the weighted ratio of two sums over texts; 0 / 0 is 0."""
+    """Returns a function of text weights [R, N]: the ratio of two weighted sums, [R].
+
+    It is 0 where both sums are 0.
+    """
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:
         denominators_R = weights_RN @ np.asarray(denominators_N, float)
@@ -71,7 +74,7 @@ def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> Sta
 
 
 def mean_statistic(values_N: np.ndarray) -> StatisticFn:
-    """Returns a `StatisticFn`: the weighted mean over texts of one value per text."""
+    """Returns a function of text weights [R, N]: the weighted means of `values_N`, [R]."""
     return ratio_statistic(values_N, np.ones(len(values_N)))
 
 

@@ -30,7 +30,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """What the vectors are, in a phrase."""
+        """Returns a phrase that describes the vectors."""
         ...
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -81,7 +81,7 @@ def fit_tfidf_embedder(texts: Sequence[str], size: int = 64) -> TfidfEmbedder:
 
 
 def mauve(real_NE: np.ndarray, sample_ME: np.ndarray, *, seed: int = 0) -> StatisticFn:
-    """Returns a `StatisticFn`: the MAUVE area (0..1) between weighted samples and real texts.
+    """Returns a function of sample weights [R, M]: the MAUVE area with all real texts, [R].
 
     There is one cluster per ten texts, as in the paper, and at least 2. Clusters and real texts
     are fixed under resampling. The area grows with the number of texts, so only samples of equal

@@ -236,7 +236,7 @@ class ModelEmbedder:
 
     @property
     def name(self) -> str:
-        """What the vectors are."""
+        """Returns a phrase that describes the vectors."""
         return (
             f"the mean over a text of the final output of {self.info.name} "
             f"({self.info.source}; license {self.info.license}), {self.model.config.d_model} "
@@ -308,7 +308,7 @@ class ReferenceStats:
 
     @classmethod
     def from_sample(cls, real: Sample, embedder: Embedder, scorer: ScorerLM) -> ReferenceStats:
-        """Computes them from a real sample."""
+        """Returns the statistics of a sample of real text."""
         all_texts = np.ones((1, len(real)))
         words = [split_words(text) for text in real.texts]
         return cls(

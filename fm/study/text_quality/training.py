@@ -56,7 +56,7 @@ class ModelTrainer:
         return self.out_dir / slug(training_set.name)
 
     def params(self, training_set: TrainingSet, step: int) -> dict:
-        """Loads a checkpoint of a trained model."""
+        """Returns the parameters of a trained model's checkpoint."""
         return load_params(self.model_dir(training_set) / "checkpoints", step)[0]
 
     def train(self, training_set: TrainingSet) -> TrainResult:
