@@ -2,7 +2,7 @@
 
     python -m experiments.compare
 
-About ten minutes on two cores. Pretrains on unlabelled film reviews and digits, and on other data
+About ten minutes on two cores. Pretrains on unlabeled film reviews and digits, and on other data
 of the same modality, adapts every arm to 20 to 400 labels with the same number of tuning trials,
 and writes runs/compare/report.html, results.json and predictions.csv. The same command resumes, and
 says so when the study is finished.

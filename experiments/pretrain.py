@@ -1,4 +1,4 @@
-"""Pretrains one model on unlabelled data.
+"""Pretrains one model on unlabeled data.
 
     python -m experiments.pretrain --dataset=film_reviews --size=tiny --steps=500
     python -m experiments.pretrain --dataset=film_reviews,digits,spoken_words,moving_digits \\

@@ -1,1 +1,1 @@
-"""Transfer: a pretrained (or fresh) model adapted to a labelled task."""
+"""Adaptation of a pretrained (or fresh) model to a labeled task."""
