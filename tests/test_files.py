@@ -1,4 +1,4 @@
-"""Whole or not at all, read as what they are, and an error that names the file."""
+"""Files are written atomically and checked when read; errors name the file."""
 
 import errno
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_replaces_and_makes_folders(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["b.txt"]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
+def test_a_failure_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     atomic_write(path, "old")
     with pytest.raises(OSError) as caught, atomic_path(path) as partial:
@@ -38,9 +38,9 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_full_disk_under_prepared_data_names_them(tmp_path):
+def test_a_full_disk_names_the_prepared_data(tmp_path):
     with pytest.raises(OSError) as caught, atomic_dir(tmp_path / "digits"):
-        # As NumPy says it.
+        # NumPy's message.
         raise OSError("100 requested and 7 written")
     assert caught.value.filename == str(tmp_path / "digits")
     assert list(tmp_path.iterdir()) == []
@@ -52,13 +52,13 @@ def test_an_error_keeps_the_name_it_has(tmp_path):
     assert caught.value.filename == str(tmp_path / "b")
 
 
-def test_a_home_that_nobody_has():
+def test_an_unknown_home_folder():
     assert expand_path("~/a") == Path.home() / "a" and str(expand_path("a~")) == "a~"
     with pytest.raises(UserError, match="~no such user/a: no user has this home"):
         expand_path("~no such user/a")
 
 
-def test_json_is_read_or_refused(tmp_path):
+def test_json_is_read_or_raises(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"a": [1]}')
     assert read_json(path) == {"a": [1]}
@@ -71,7 +71,7 @@ def test_json_is_read_or_refused(tmp_path):
 VALUE = {"b": [1, 2.5, float("nan")], "a": {"x": None, "y": "ä"}, "c": 0.1 + 0.2}
 
 
-def test_checked_json_comes_back(tmp_path):
+def test_checked_json_round_trip(tmp_path):
     path = tmp_path / "new" / "a.json"
     files.write_checked_json(path, VALUE)
     assert repr(files.read_checked_json(path)) == repr(VALUE)
@@ -90,7 +90,7 @@ def test_any_changed_byte_of_checked_json_is_detected(tmp_path):
             unseen.append((n, repr(files.read_checked_json(path))))
         except UserError as error:
             assert "is damaged; delete it, and it is made again" in str(error)
-    # The last digit of 0.30000000000000004 is none of the number's.
+    # Changing the last digit of 0.30000000000000004 does not change the float.
     assert unseen == [(whole.index(b"04}") + 1, repr(VALUE))]
     for length in (0, 1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])

@@ -1,4 +1,4 @@
-"""The rooms of `fm` and the one direction in which they may import each other."""
+"""The subpackages of `fm` import each other in one direction only."""
 
 import ast
 from pathlib import Path
@@ -20,13 +20,13 @@ ORDER = (
     "report",
     "benchmark",
 )
-# Every room may import these, and they import no room.
+# Every subpackage may import these modules, which import no subpackage.
 FREE = ("config_io", "errors", "files", "lock")
 FILES = sorted((ROOT / "fm").rglob("*.py"))
 
 
-def imported(source, package):
-    """Absolute names of all modules a file imports, wherever in it; `package` is its own."""
+def imported_modules(source, package):
+    """Yields the absolute names of all modules that a file of a package imports anywhere."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -38,9 +38,9 @@ def imported(source, package):
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def faults(room, names):
-    """Imports that a file in a room of `fm` may not have."""
-    allowed = ORDER[: ORDER.index(room) + 1] if room in ORDER else ()
+def forbidden_imports(subpackage, names):
+    """Yields the imports that a file of a subpackage of `fm` must not have."""
+    allowed = ORDER[: ORDER.index(subpackage) + 1] if subpackage in ORDER else ()
     for name in names:
         top, *rest = name.split(".")
         backward = top == "fm" and rest and rest[0] not in (*allowed, *FREE)
@@ -48,7 +48,7 @@ def faults(room, names):
             yield name
 
 
-def room_of(path):
+def subpackage_of(path):
     parts = path.relative_to(ROOT / "fm").parts
     return parts[0] if len(parts) > 1 else path.stem
 
@@ -56,18 +56,18 @@ def room_of(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_flow_one_way(path):
     package = ".".join(path.relative_to(ROOT).parts[:-1])
-    names = list(imported(path.read_text(encoding="utf-8"), package))
-    assert list(faults(room_of(path), names)) == []
+    names = list(imported_modules(path.read_text(encoding="utf-8"), package))
+    assert list(forbidden_imports(subpackage_of(path), names)) == []
 
 
-def test_every_room_has_its_place_in_the_order():
-    rooms = {room_of(path) for path in FILES} - {"__init__"}
-    assert rooms <= {*ORDER, *FREE}
+def test_every_subpackage_is_in_the_order():
+    subpackages = {subpackage_of(path) for path in FILES} - {"__init__"}
+    assert subpackages <= {*ORDER, *FREE}
     assert len(FILES) > 30
 
 
 @pytest.mark.parametrize(
-    ("room", "line"),
+    ("subpackage", "line"),
     [
         ("model", "from fm.training import loop"),
         ("model", "import fm.training.train_loop"),
@@ -78,12 +78,12 @@ def test_every_room_has_its_place_in_the_order():
         ("errors", "from fm.data import batches"),
     ],
 )
-def test_a_back_edge_is_found(room, line):
-    assert list(faults(room, imported(line, f"fm.{room}")))
+def test_a_backward_import_is_found(subpackage, line):
+    assert list(forbidden_imports(subpackage, imported_modules(line, f"fm.{subpackage}")))
 
 
 @pytest.mark.parametrize(
-    ("room", "line"),
+    ("subpackage", "line"),
     [
         ("training", "from fm.model import flops"),
         ("training", "from fm.training.metric_writer import read"),
@@ -92,5 +92,5 @@ def test_a_back_edge_is_found(room, line):
         ("adaptation", "from fm.evaluation import ner"),
     ],
 )
-def test_a_forward_edge_is_not(room, line):
-    assert not list(faults(room, imported(line, f"fm.{room}")))
+def test_a_forward_import_is_allowed(subpackage, line):
+    assert not list(forbidden_imports(subpackage, imported_modules(line, f"fm.{subpackage}")))

@@ -1,4 +1,4 @@
-"""One process to a folder; whoever is killed locks nobody out."""
+"""A lock admits one process per folder, and ends with its process."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def _released():
 
 @pytest.fixture
 def holder(tmp_path, request):
-    """Another process that holds the folder, or what goes by a name in it."""
+    """Another process that holds the lock of the folder, or another lock file in it."""
     child = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path), *getattr(request, "param", ())],
         cwd=ROOT,

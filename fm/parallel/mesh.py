@@ -24,7 +24,8 @@ from fm.errors import UserError
 BATCH_AXES, TENSOR_AXIS = ("data", "fsdp"), "tensor"
 MESH_AXES = (*BATCH_AXES, TENSOR_AXIS)
 _ACCEPTED = (
-    f"takes a whole number above 0 for some of the axes {', '.join(MESH_AXES)}, as data:2,fsdp:4"
+    f"takes a whole number above 0 for some of the axes {', '.join(MESH_AXES)}, such as "
+    "data:2,fsdp:4"
 )
 _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 

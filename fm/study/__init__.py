@@ -1,1 +1,1 @@
-"""A study: the same task done by differently fed arms, every step the same, all of it kept."""
+"""Studies: arms adapted to the same tasks under equal conditions, resumable, with saved results."""

@@ -20,7 +20,7 @@ from fm.training.objectives import Batch
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_state import params_digest
 
-# Parameters, or a function that makes them: then nobody else holds them in memory.
+# Parameters, or a function that makes them, so that the caller keeps no copy in memory.
 ParamsOrInit = dict | Callable[[], dict]
 
 

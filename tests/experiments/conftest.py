@@ -1,4 +1,4 @@
-"""Experiments called in-process, on a data cache of their own and recipes that take seconds."""
+"""Fixtures that call experiments in this process, with their own cache and tiny recipes."""
 
 import contextlib
 import csv
@@ -28,7 +28,7 @@ def _own_cache(session_cache, monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Recipes of two settings and four steps, whatever the profile."""
+    """Recipes of two trials and four steps in every profile."""
     monkeypatch.setattr(
         presets, "modality_recipe", lambda modality, profile="default": recipe(modality)
     )
@@ -36,7 +36,7 @@ def tiny(monkeypatch):
 
 @dataclasses.dataclass
 class Called:
-    """What a call gave."""
+    """Exit code and output of a call."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ class Called:
 
     @property
     def error(self) -> str:
-        """The one error line, which is the last; nothing may look like a traceback."""
+        """The only error line, which is the last one; there is no traceback."""
         lines = self.err.strip().splitlines()
         assert "Traceback" not in self.err + self.out
         assert [line.startswith("error: ") for line in lines].count(True) == 1, self.err
@@ -54,7 +54,7 @@ class Called:
 
 @pytest.fixture
 def call(capsys):
-    """`call(name, *arguments)` runs an experiment."""
+    """`call(name, *arguments)` runs an experiment and returns its `Called`."""
 
     def run(name, *arguments):
         module = importlib.import_module(f"experiments.{name}")
@@ -67,7 +67,7 @@ def call(capsys):
 
 @pytest.fixture
 def reviews(tmp_path):
-    """A CSV of 120 texts in two classes, and a function that writes others."""
+    """Writes CSV files of texts with classes; `reviews.rows` are 120 in two classes."""
 
     def write(rows, name="reviews.csv", header=("text", "label")):
         path = tmp_path / name
@@ -91,7 +91,7 @@ input()
 
 @pytest.fixture
 def held():
-    """`with held(folder) as process:` another process works there."""
+    """`with held(folder) as process:` another process holds the lock of the folder."""
 
     @contextlib.contextmanager
     def hold(folder, name=".lock"):

@@ -109,7 +109,7 @@ def test_nothing_is_loaded_from_outside(page):
 
 
 def test_a_broken_picture_says_so(page):
-    assert page.text.count("no picture") == 1
+    assert page.text.count("no image") == 1
 
 
 def test_figures_of_the_results_are_on_the_page(page):
