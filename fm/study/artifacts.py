@@ -276,8 +276,9 @@ def preview_fields(example: np.ndarray, layout: Layout) -> Row:
 def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
     """Returns test items that a pretrained arm misclassifies at the largest label budget.
 
-    The arm is the first one pretrained on a corpus, and its baseline the last baseline. Only for
-    classification: of other task types the score of an answer is kept, not the answer.
+    The arm is the first one pretrained on a corpus, with its first seed, and its baseline the last
+    baseline. Only for classification: of other task types the score of an answer is kept, not the
+    answer.
     """
     if not task.task_type.predicts_classes:
         return []

@@ -15,7 +15,7 @@ _ZIPF_RANKS, _MAX_EXPONENT = 500, 10.0
 def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
     """Returns a function of text weights [R, N]: distinct n-grams over all n-grams, [R].
 
-    Li et al. 2016, sec. 5. It falls with the number of words: compare equal sizes only.
+    Li et al. 2016, sec. 5. It falls with the number of words: compare samples of equal size only.
     """
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:

@@ -70,7 +70,10 @@ def _decode_sample(tokenizer: Tokenizer, tokens_NL: np.ndarray, prompt_len: int)
 
 
 def decode_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """Returns the text of token ids, without a character cut off at the end."""
+    """Returns the text of token ids, without a character cut off at the end.
+
+    Other invalid bytes become U+FFFD.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return decoder.decode(b"".join(tokenizer.token_bytes(ids)))
 
