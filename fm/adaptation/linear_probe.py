@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import Normalizer, StandardScaler
 
 from fm.errors import UserError
 from fm.evaluation.logistic import fit_path
 
-SCALES = {"standardise": StandardScaler, "l2": Normalizer}
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+SCALES = ("standardise", "l2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,10 @@ def cross_validate_probe(
 def _fit_scale(scale: str, features_ND: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     if scale not in SCALES:
         raise UserError(f"unknown scale {scale!r}: one of {', '.join(SCALES)}")
-    transform = SCALES[scale]().fit(np.asarray(features_ND, np.float64)).transform
+    from sklearn.preprocessing import Normalizer, StandardScaler  # seconds to import
+
+    scaler = StandardScaler() if scale == "standardise" else Normalizer()
+    transform = scaler.fit(np.asarray(features_ND, np.float64)).transform
     return lambda features: transform(np.asarray(features, np.float64))
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.linear_model import LogisticRegression
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # Few labels of many classes are intended here. For the whole process, since fits run in parallel.
 warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
@@ -41,6 +43,8 @@ def fit_path(
     Raises:
       ValueError: a single class (scikit-learn's message).
     """
+    from sklearn.linear_model import LogisticRegression  # seconds to import
+
     examples, features = x_ND.shape  # pyright: ignore[reportGeneralTypeIssues]
     z_NR, span_NR = _row_space(x_ND) if examples < features else (x_ND, None)
     fitted = []

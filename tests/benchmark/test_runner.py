@@ -67,7 +67,7 @@ def test_input_wait_fraction_is_the_time_saved_by_the_ablated_candidate():
 def test_a_peer_that_is_not_installed_is_named_in_the_note(monkeypatch):
     note = "not installed: pip install -e .[torch]"
     monkeypatch.setattr(
-        runner.peer_packages, "missing", lambda peer: note if peer == "torch" else None
+        runner.peer_packages, "unavailable_reason", lambda peer: note if peer == "torch" else None
     )
     built = []
     absent = dataclasses.replace(case(), peers={"torch": {"eager": lambda: built.append(1)}})

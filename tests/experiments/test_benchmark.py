@@ -100,7 +100,7 @@ def test_a_stopped_run_keeps_its_rows_and_resumes(call, out, monkeypatch):
 def test_the_page_names_a_baseline_that_is_not_installed(call, out, monkeypatch):
     why = "not installed: pip install -e .[torch]"
     monkeypatch.setattr(
-        runner.peer_packages, "missing", lambda peer: why if peer == "torch" else None
+        runner.peer_packages, "unavailable_reason", lambda peer: why if peer == "torch" else None
     )
     monkeypatch.setattr(runner.peer_packages, "device_info", dict)
     done = call("benchmark", *QUICK, "--suite=matmul", "--baseline=torch", f"--out={out}")

@@ -268,7 +268,9 @@ def _going(draws, somewhere):
 def test_the_full_profile_has_more_tasks(monkeypatch, flags, names):
     loaded = []
     monkeypatch.setattr(
-        study_flags, "_task_config", lambda name, *_: loaded.append(name) or _made(name)
+        study_flags,
+        "_task_config",
+        lambda spec, *_: loaded.append(spec.dataset or spec.name) or _made(loaded[-1]),
     )
     values = FlagValues()
     compare.define(values)
