@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """Bad input from the user; the one-line message says what is wrong and what is accepted.
+    """Bad input from the user; the message, one line, names the problem and the accepted input.
 
     Experiments print it without a traceback and exit with code 2.
     """

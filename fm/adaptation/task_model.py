@@ -101,7 +101,7 @@ class TaskModel:
         return init(jax.random.key(1000 + seed), self.model_config)
 
     def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Returns the labels that `finetune.finetune` trains on."""
+        """Returns the training targets of fine-tuning: the class labels."""
         return labels
 
     def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
@@ -183,7 +183,7 @@ class TaskModel:
     def predict_prompted(
         self, idx: np.ndarray, shown_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
     ) -> np.ndarray:
-        """Answers to prompts about examples `idx`, led by the first of the labeled ones."""
+        """Returns answers to few-shot prompts about examples `idx`, with shots from `shown_idx`."""
         raise NotImplementedError(f"{type(self).__name__} does not follow prompts")
 
     def cross_validate(

@@ -182,7 +182,7 @@ class TagProbe:
         return self.probe.steps
 
     def predict(self, sentences: Sequence[np.ndarray]) -> list[list[str]]:
-        """Returns valid BIO tags of sentences, given their `word_features`."""
+        """Returns valid BIO tags of sentences, given the features [words, E] of each."""
         lengths = [len(features) for features in sentences]
         scores_WT = np.log(self.probe.predict_proba(np.concatenate(sentences)) + 1e-30)
         parts = np.split(scores_WT, np.cumsum(lengths)[:-1])
@@ -192,7 +192,7 @@ class TagProbe:
 def fit_tag_probe(
     sentences: Sequence[np.ndarray], tags: Sentences, hparams: dict[str, Any]
 ) -> TagProbe:
-    """Fits a linear probe from `word_features` to tags.
+    """Fits a linear probe from word features [words, E] to BIO tags.
 
     Raises:
       ValueError: all words have the same tag.
@@ -325,7 +325,7 @@ def parse_entities(answer: str, entity_types: Iterable[str]) -> set[NamedEntity]
 
 
 def locate_entities(words: Sequence[str], entities: Iterable[NamedEntity]) -> set[Span]:
-    """Returns entities' word spans (type, start, end) in a sentence; longer forms go first.
+    """Returns entities' word spans (type, start, end) in a sentence; longer forms have priority.
 
     No two spans overlap; a form that does not occur has none.
     """

@@ -80,7 +80,7 @@ class Mask:
         num_queries: int,
         num_keys: int,
     ) -> Mask:
-        """Returns the mask of a block of queries and keys, whose first ones count as 0.
+        """Returns the mask of a block of queries and keys, indexed from the start of the block.
 
         For kernels that work block by block; the offsets may be traced. Segments must cover the
         block.

@@ -77,7 +77,7 @@ class BenchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A compiled, timeable implementation of a case, ours or a peer's.
+    """A compiled, timeable implementation of a case, from fm or a compared library (peer).
 
     Attributes:
       call: does the work once; may return before it is done.
@@ -103,7 +103,7 @@ Build = Callable[[], Candidate]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A workload to measure, with functions that compile our implementations and the peers'.
+    """A workload to measure, with functions that compile it in fm and in the compared libraries.
 
     Attributes:
       suite: as in `--suite`.
@@ -140,7 +140,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """Measurements of one implementation on one case, alone or against a peer; None if unknown.
+    """Measurements of an fm implementation on a case, alone or against a peer; None if unknown.
 
     Attributes:
       suite: as in `Case`.

@@ -87,7 +87,7 @@ def _title(suite: str) -> str:
 
 
 def summarize_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns number, median, min and max of the ratios per suite, dtype and peer."""
+    """Returns count, median, min and max of speed ratios by suite, dtype and compared library."""
     groups: dict[tuple[str, str, str, str], list[float]] = {}
     for row in rows:
         if row["ratio"] is not None:

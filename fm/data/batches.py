@@ -225,7 +225,7 @@ def multimodal_batches(
 
 
 class _PatchRows:
-    """Random access to examples as rows of one segment, as a Grain source."""
+    """Random-access Grain source of examples as rows, each a single segment."""
 
     def __init__(self, modality: str, patches: np.ndarray, positions: np.ndarray):
         self._modality = modality

@@ -95,7 +95,7 @@ def metadata_rate(builder: Any) -> float | None:
 
 
 def array_spec(builder: Any, names: list[str], columns: FeatureColumns) -> ArraySpec | None:
-    """Returns the array shape and sampling rate that examples are converted to; None for text.
+    """Returns the array shape and rate (Hz, frames/s) examples are converted to; None for text.
 
     Prints to stderr how a measured shape or rate changes the examples.
 

@@ -31,7 +31,7 @@ def patchify(images: np.ndarray, patch: int) -> np.ndarray:
 
 
 def unpatchify(patches: np.ndarray, patch: int, height: int, width: int) -> np.ndarray:
-    """Returns images [N, height, width, channels] assembled from the patches of `patchify`.
+    """Returns images [N, height, width, channels] assembled from patches [N, L, P].
 
     Raises:
         UserError: L and P do not fit such an image.
@@ -74,7 +74,7 @@ def clips_to_tubelets(clips: np.ndarray, size: Sequence[int] = TUBELET_SHAPE) ->
 def tubelets_to_clips(
     tubelets: np.ndarray, size: Sequence[int], shape: Sequence[int]
 ) -> np.ndarray:
-    """Returns clips [N, *shape] assembled from the tubelets of `clips_to_tubelets`.
+    """Returns clips [N, *shape] assembled from tubelets [N, L, P] ordered by time, row, column.
 
     Args:
         tubelets: [N, L, P].

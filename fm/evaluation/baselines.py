@@ -134,7 +134,7 @@ def cross_validate(
     configs: Sequence[dict[str, float]],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[dict[str, Any]]:
-    """Returns each configuration and its cross-validated accuracy.
+    """Returns each hyper-parameter setting with its accuracy over all held-out folds.
 
     The features are fitted on each fold's training part alone, once for all configurations.
 

@@ -61,7 +61,17 @@ def compute_cost(
     adapt_seconds: float,
     scratch_cost: tuple[float | None, str],
 ) -> ComputeCost:
-    """Returns a `ComputeCost`; `scratch_cost` is the result of `matching_scratch_flops`."""
+    """Returns FLOPs and seconds of an arm on a task, and its break-even number of tasks.
+
+    Args:
+      task: name of the task.
+      arm: name of the arm.
+      pretrain_flops: of pretraining; None if unknown.
+      pretrain_seconds: of pretraining; None if unknown.
+      adapt_flops: of adaptation to the task.
+      adapt_seconds: of adaptation to the task.
+      scratch_cost: FLOPs that scratch needs for the same quality (None if unknown), and a note.
+    """
     flops, note = scratch_cost
     tasks = None
     if flops is not None and pretrain_flops is not None:

@@ -43,7 +43,7 @@ def label_multiplier(
     draws: int = 2000,
     seed: int = 0,
 ) -> LabelEfficiency:
-    """Estimates how many times `num_labels` labels scratch needs to match the arm's mean score.
+    """Estimates the factor on `num_labels` that scratch needs to match the arm's mean score.
 
     The scratch curve (mean score at each budget) is made non-decreasing by isotonic regression
     and interpolated linearly in log(labels); the answer is the smallest budget at which it

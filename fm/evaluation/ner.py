@@ -91,7 +91,7 @@ def cross_validate(
     configs: Sequence[dict[str, Any]],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> list[dict[str, Any]]:
-    """Returns each configuration and its cross-validated entity F1.
+    """Returns each hyper-parameter setting with its entity F1 over all held-out folds.
 
     Args:
       fit: (sentences, their tags, configuration) to a predictor, such as

@@ -47,7 +47,7 @@ class LogisticTagger:
 
 
 def hparam_grid(trials: int) -> list[dict[str, float]]:
-    """Returns `trials` log-spaced values of the inverse penalty C; for one trial, the middle."""
+    """Returns `trials` settings {"C": inverse L2 strength}, log-spaced; a single one is central."""
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(*C_RANGE, trials)]
 
 

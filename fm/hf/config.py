@@ -137,7 +137,7 @@ def rope_config(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A Hugging Face model family (`model_type`): how its config.json and tensors map to ours.
+    """A Hugging Face model family (`model_type`): how its config.json and tensors map to fm's.
 
     Attributes:
       name: its `model_type`.

@@ -149,7 +149,7 @@ class _LazyTensors(Mapping[str, np.ndarray]):
 
 @contextlib.contextmanager
 def _open_tensors(folder: pathlib.Path) -> Iterator[_LazyTensors]:
-    """The tensors of a folder, from one file or as its index says."""
+    """Opens the tensors of a folder, from one file or from the shards its index lists."""
     with contextlib.ExitStack() as stack:
         file_of: dict[str, Any] = {}
         for path, expected in _shards(folder).items():

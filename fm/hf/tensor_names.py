@@ -11,7 +11,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """Maps a Hugging Face tensor to the parameters of ours that it holds, with its layout.
+    """Maps a Hugging Face tensor to the fm parameters that it holds, with its layout.
 
     Attributes:
       tensor: its name, without the family's prefix.

@@ -37,7 +37,7 @@ _RUNTIME_FIELDS = (
 def from_tensors(
     config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], *, dtype: str = "float32"
 ) -> tuple[ModelConfig, dict]:
-    """Converts a Hugging Face config and its tensors to a `ModelConfig` and our parameters.
+    """Converts a Hugging Face config and its tensors to a `ModelConfig` and fm parameters.
 
     Args:
       config: config.json.
@@ -85,7 +85,7 @@ def from_tensors(
 
 
 def to_tensors(family: Family, model_config: ModelConfig, params: dict) -> dict[str, np.ndarray]:
-    """Converts our parameters to Hugging Face tensors by name, in the dtype of the parameters.
+    """Converts fm parameters to Hugging Face tensors by name, in the dtype of the parameters.
 
     Raises:
       UserError: the parameters do not belong to the config.
@@ -182,7 +182,7 @@ def _output_fields(model_config: ModelConfig) -> dict[str, Any]:
 
 
 def unused_tensors(family: Family, tensors: Iterable[str]) -> tuple[str, ...]:
-    """Returns the names of tensors that our model cannot hold, such as BERT's output heads."""
+    """Returns the names of tensors that an fm model cannot hold, such as BERT's output heads."""
     return tuple(
         sorted(
             name for name in tensors if re.fullmatch(family.heads, _canonical_name(name, family))

@@ -267,7 +267,7 @@ def apply_layer(
 def apply_layer_with_remat(
     layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, mask: Mask, config: ModelConfig
 ) -> jax.Array:
-    """Returns the residual after one layer, rematerialized as `config.remat_policy` says.
+    """Returns the residual after one layer, rematerialized according to `config.remat_policy`.
 
     The rest is recomputed (Chen et al. 2016), one layer at a time. Saved numbers per token of a
     layer with MLP width 4 D and no gate: "full" D, "attention" 6 D, "dots" 9 D (fewer with grouped

@@ -117,7 +117,7 @@ def constrain(state: Any) -> Any:
 
 
 def shard_stacked_states(states: Any, mesh: Mesh) -> Any:
-    """Returns states stacked along a trial axis [R, ...], each sharded as `state_specs` says."""
+    """Returns states stacked along a trial axis [R, ...], each sharded by `state_specs`."""
     one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
     specs = state_specs(one, config_from_mesh(mesh))
     return jax.tree.map(

@@ -249,7 +249,7 @@ class ImageInput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """Attention weights of one input, with what a report page says about model and input.
+    """Attention weights of one input, with the model and input texts of its report page.
 
     Attributes:
       weights_NHLS: by layer, head, query and key; rows sum to one.

@@ -30,7 +30,7 @@ _BUDGET_LOOKS = (("#000000", "s"), (BETTER, "o"))
 
 
 def accuracy(results: Results, task: str) -> Figure | None:
-    """Plots a task's metric against the number of labels, one line per arm, with 95% t bands."""
+    """Plots a task's metric against the number of labels, one line per arm, with 95% intervals."""
     means = seed_means(results, task)
     if not means:
         return None

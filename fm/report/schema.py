@@ -120,7 +120,7 @@ class Comparison(Difference):
 
 
 class LabelEfficiency(Row):
-    """How many times an arm's labels training from scratch needs to match its score."""
+    """The factor by which scratch needs more labels than an arm for the same score."""
 
     label_multiplier: Number = None
     low: Number = None

@@ -29,7 +29,7 @@ _CSV_COLUMNS = ("of", "domain", "arm", "stage", "sampling", "metric", "value", "
 
 
 def headline(results: dict[str, Any]) -> str:
-    """Returns the findings of a text quality study as one paragraph."""
+    """Returns the main findings of a text quality study as one paragraph."""
     return " ".join(headline_sentences(results))
 
 
@@ -161,7 +161,7 @@ def _real_text(results: dict[str, Any], letter: str) -> Row:
 
 
 def headline_sentences(results: dict[str, Any]) -> list[str]:
-    """Returns the findings as sentences, domain by domain."""
+    """Returns a text quality study's main findings as sentences, grouped by text domain."""
     sentences = []
     names = {domain["letter"]: domain["name"] for domain in results["domains"]}
     for selection in results["selections"]:

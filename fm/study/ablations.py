@@ -308,7 +308,7 @@ def field_ablation(field: str, values: Sequence[str]) -> Ablation:
 
 
 def with_field(config: StudyConfig, field: str, text: str) -> StudyConfig:
-    """Returns the study config with a field (dotted path, as in `field_ablation`) set from text."""
+    """Returns the study config with the field of a dotted path set to a value parsed from text."""
     first = field.partition(".")[0]
     if config.tasks and first in _field_names(config.tasks[0].recipe):
         tasks = [

@@ -97,7 +97,7 @@ def add_holm(rows: list[Row]) -> list[Row]:
 def label_efficiency_rows(
     cells: Sequence[Cell], task: Task, steps_to_quality: Mapping[str, int | None]
 ) -> list[Row]:
-    """Returns how many times an arm's labels scratch needs, per arm and label budget, as rows.
+    """Returns the factor by which scratch needs more labels, as rows per arm and label budget.
 
     Args:
       cells: of the task.
@@ -178,7 +178,7 @@ def decontamination_rows(task: Task, arms: Sequence[str]) -> list[Row]:
 
 
 def decontamination_row(task: str, arm: str, search: Any) -> Row:
-    """Returns the near-duplicate counts of one search as a results row."""
+    """Returns a near-duplicate search's counts as a results row."""
     return {
         "task": task,
         "arm": arm,

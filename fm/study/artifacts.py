@@ -265,7 +265,7 @@ def continuation_sample_rows(task: Task, model: InitialModel, recipe: JointRecip
 
 
 def preview_fields(example: np.ndarray, layout: Layout) -> Row:
-    """Returns base64 files of an example: a PNG picture and, of sound or video, the file itself."""
+    """Returns base64 files of an example by extension: a PNG, plus WAV for audio, GIF for video."""
     content, extension = sampling.encode_example(example, layout)
     fields = {"png": base64_png(layout.to_picture(example))}
     if extension != "png":

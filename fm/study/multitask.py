@@ -301,7 +301,7 @@ def build_sources(
 
 
 def concatenate_splits(splits: Sequence[Split]) -> Split:
-    """Concatenates splits of one modality; keeps inputs only, no labels."""
+    """Concatenates splits of equal modality; keeps inputs only, no labels."""
     starts = np.cumsum([0, *map(len, splits)])
 
     def read(idx: np.ndarray) -> list[str] | np.ndarray:

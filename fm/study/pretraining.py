@@ -55,7 +55,7 @@ class PretrainedModel:
         return ()
 
     def objective_of(self, group: str) -> Objective:
-        """Returns the objective of a group; that of the only modality whatever its name."""
+        """Returns the objective of a group; a model of one modality ignores the name."""
         if isinstance(self.objective, MultitaskObjective):
             return dict(self.objective.groups)[group]
         return self.objective

@@ -95,7 +95,7 @@ class PublishedTaskModel(TaskModel):
     def predict_prompted(
         self, idx: np.ndarray, shown_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
     ) -> np.ndarray:
-        """Likeliest answers to prompts about texts `idx`, led by the first labeled ones."""
+        """Returns the likeliest classes of texts `idx` by prompts with shots from `shown_idx`."""
         fewshot = [
             (self.texts[n], int(label))
             for n, label in zip(shown_idx[: hparams["shots"]], labels, strict=False)

@@ -116,7 +116,7 @@ def build(optimizer_config: OptimizerConfig, steps: int) -> optax.GradientTransf
 def build_from_schedules(
     optimizer_config: OptimizerConfig, rate: optax.Schedule, adam_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of `build`, but with learning rates given as functions of the step.
+    """Returns the optimizer (clipping, then Muon or AdamW) with the given learning rate schedules.
 
     The config's `learning_rate`, `adam_learning_rate`, `schedule` and `warmup` are not used.
     """

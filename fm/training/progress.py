@@ -76,7 +76,7 @@ class StepCost:
 
 
 def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) -> StepCost:
-    """Returns the tokens and FLOPs of one training step on the batch."""
+    """Returns the number of unpadded tokens and the FLOPs of a training step on the batch."""
     total, tokens = 0.0, {}
     for prefix, group_batch, group_objective in group_batches(batch, objective):
         segments = group_batch["segments"]
@@ -204,7 +204,7 @@ class ProgressTracker:
         return dataclasses.asdict(self.progress)
 
     def result(self, params: dict, seconds: float) -> TrainResult:
-        """Returns the outcome of the steps counted."""
+        """Returns the `TrainResult` of the steps counted: curve, time, FLOPs and tokens."""
         return TrainResult(
             params=params,
             curve=learning_curve(

@@ -11,7 +11,7 @@ from fm.errors import UserError
 
 
 class Interrupted(Exception):
-    """Raised when a signal stops a run; the message says what was saved and how to resume."""
+    """Raised when a signal stops a run; the message names the saved step and how to resume."""
 
 
 @contextlib.contextmanager

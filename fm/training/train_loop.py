@@ -116,7 +116,7 @@ def train_trial(
     gemm_flops_per_second: float | None = None,
     mesh: Mesh | None = None,
 ) -> TrainResult:
-    """Trains one trial as `train` does, with the trial's fields as arguments."""
+    """Trains one `Trial`, or resumes or reloads its run, and returns its result."""
     mesh = mesh or current_mesh()
     if mesh is not None:
         rows = trial.batches.shard(*distributed.local_shard_index_and_count(mesh))
@@ -349,7 +349,7 @@ class Trainer:
         ]
 
     def results(self) -> list[TrainResult | None]:
-        """Returns the outcome of each trial, None for one that stopped."""
+        """Returns the `TrainResult` of each trial, None for one that stopped."""
         took_steps = self.step > self._first_step
         seconds = self._seconds() if took_steps else self._earlier_seconds
         results = []
@@ -503,7 +503,7 @@ class Trainer:
         self._store.save(self.step, self.state, progress, self.config)
 
     def _save_on_failure(self, data_states: Sequence[dict[str, Any]]) -> str:
-        """Saves the steps before one that failed; returns what to tell about it."""
+        """Saves the steps before one that failed; returns a sentence about what was saved."""
         if self._store is None:
             return "nothing was saved"
         leaves = jax.tree.leaves(self.state)

@@ -178,7 +178,7 @@ def _group_gradient(
     token_weights_V: jax.Array | None,
     grad_accum_steps: int,
 ) -> tuple[Metrics, dict]:
-    """Like `loss_and_gradient`, for one group and a batch that has its noise."""
+    """Returns the metrics and gradient of one group, for a batch that already has its noise."""
 
     def part_loss(params, part, counts=None):
         nats = multitask.loss_sums(params, part, model_config, objective, token_weights_V)

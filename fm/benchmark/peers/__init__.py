@@ -12,7 +12,7 @@ _NEEDS = {"torch": ("torch", "torch"), "transformers": ("transformers", "transfo
 
 
 def unavailable_reason(peer: str) -> str | None:
-    """Returns why a peer cannot be measured; None if it can."""
+    """Returns why a peer (compared library) cannot be measured; None if it can."""
     package, extra = _NEEDS.get(peer, (None, None))
     if package is None or importlib.util.find_spec(package) is not None:
         return None

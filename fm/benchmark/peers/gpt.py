@@ -72,7 +72,7 @@ def train_step(
 
 
 def to_tensors(params: dict, config: ModelConfig) -> dict[str, Any]:
-    """Converts our parameters to PyTorch tensors, with one dict per layer."""
+    """Converts fm parameters to PyTorch tensors, with one dict per layer."""
 
     def leaf(value):
         return pytorch.tensor(np.asarray(value), "float32", requires_grad=True)

@@ -55,7 +55,7 @@ def generation(
 
 
 def to_llama(params: dict, config: ModelConfig) -> Any:
-    """Returns a `transformers.LlamaForCausalLM` that holds our parameters."""
+    """Returns a `transformers.LlamaForCausalLM` that holds the given fm parameters."""
     options: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,

@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """Yields square matrix products of one size in each dtype."""
+    """Yields one case per dtype: a square matrix product of `config.gemm_size`."""
     n = config.gemm_size
     for dtype in DTYPES:
 

@@ -79,7 +79,7 @@ def _environment() -> Any:
 
 
 def _session(ale: Any, game: str, seed: int) -> Iterator[np.ndarray]:
-    """Yields the clips of one session, uint8 [FRAMES, SIDE, SIDE, 1]."""
+    """Yields the clips of a game session, uint8 [FRAMES, SIDE, SIDE, 1]."""
     rng = np.random.default_rng([GAMES.index(game), seed])
     machine = ale.ALEInterface()
     machine.setInt("random_seed", seed + 1)

@@ -57,7 +57,7 @@ class ModalityCodec(abc.ABC):
 
     @abc.abstractmethod
     def open(self, path: pathlib.Path) -> Any:
-        """Opens one example.
+        """Reads and decodes an example from a file or folder.
 
         Raises:
             OSError: it cannot be read or decoded; the message gives the reason in a few words.
@@ -105,7 +105,7 @@ class ModalityCodec(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, stored: Any, rate: float | None) -> Any:
-        """Opens one example as read from the TFDS feature.
+        """Decodes an example as stored in the TFDS feature.
 
         Raises:
             OSError: it cannot be decoded.

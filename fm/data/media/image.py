@@ -78,7 +78,7 @@ def measure_image(image: Image.Image) -> tuple[int, int, bool]:
 
 
 def image_to_array(image: Image.Image, shape: ImageShape) -> np.ndarray:
-    """Returns a Pillow image as uint8 array of `shape`, converted and resized as needed."""
+    """Returns a Pillow image as uint8 array (0..255), converted and resized to `shape`."""
     height, width, channels = shape
     if image.mode in ("I;16", "I", "F"):
         # 16 bits to 8: Pillow's own conversion would clip.

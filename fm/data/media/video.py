@@ -113,7 +113,7 @@ class VideoCodec(ModalityCodec):
         return first.height, first.width, all(gray), opened.duration, opened.has_timestamps
 
     def common_spec(self, measures: Sequence[Measure]) -> ArraySpec:
-        """Returns 8 frames at 8 frames/s, of the size that `common_image_shape` gives images."""
+        """Returns the common array spec: 8 frames at 8 frames/s, of one frame size."""
         size = common_image_shape(measure[:3] for measure in measures)
         return ArraySpec((NUM_FRAMES, *size), FRAME_RATE)
 

@@ -89,7 +89,7 @@ def unzip(archive: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def untar(archive: pathlib.Path, folder: pathlib.Path) -> None:
-    """Extracts a tar file, compressed or not, into `folder`, with the checks of `unzip`."""
+    """Extracts a tar file, compressed or not, into `folder`, after checking for unsafe members."""
     try:
         with tarfile.open(archive) as opened:
             members, extraction = [], _Extraction(archive, folder)

@@ -13,7 +13,7 @@ _ZIPF_RANKS, _MAX_EXPONENT = 500, 10.0
 
 
 def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
-    """Returns a function of text weights [R, N]: distinct n-grams over all n-grams, [R].
+    """Returns a function from text weights [R, N] to distinct n-grams over all n-grams, [R].
 
     Li et al. 2016, sec. 5. It falls with the number of words: compare samples of equal size only.
     """
@@ -26,7 +26,7 @@ def distinct_n(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
 
 
 def zipf_exponent(counts_NV: scipy.sparse.csr_array) -> StatisticFn:
-    """Returns a function of text weights [R, N]: the exponent s of frequency ~ rank^-s, [R].
+    """Returns a function from text weights [R, N] to the exponent s of frequency ~ rank^-s, [R].
 
     Zipf 1949. Least squares of log frequency on log rank over the 500 most frequent words. It is
     about 1 in real text and higher where few words dominate; capped at 10, which stands for a

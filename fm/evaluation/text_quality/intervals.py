@@ -60,7 +60,7 @@ def half_sample_interval(
 
 
 def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> StatisticFn:
-    """Returns a function of text weights [R, N]: the ratio of two weighted sums, [R].
+    """Returns a function from text weights [R, N] to the ratio of two weighted sums, [R].
 
     It is 0 where both sums are 0.
     """
@@ -74,7 +74,7 @@ def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> Sta
 
 
 def mean_statistic(values_N: np.ndarray) -> StatisticFn:
-    """Returns a function of text weights [R, N]: the weighted means of `values_N`, [R]."""
+    """Returns a function from text weights [R, N] to the weighted means of `values_N`, [R]."""
     return ratio_statistic(values_N, np.ones(len(values_N)))
 
 

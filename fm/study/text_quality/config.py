@@ -72,7 +72,7 @@ class EmbedderInfo:
 
 @dataclasses.dataclass(frozen=True)
 class TextQualityConfig:
-    """Configuration of a text quality study.
+    """Data, training sets, model, training and sampling settings of a text quality study.
 
     Attributes:
       domains: names or paths of data sets A and B.

@@ -219,7 +219,7 @@ class ScorerLM:
     tokenizer: Tokenizer
 
     def statistic(self, sample: Sample) -> StatisticFn:
-        """Returns a statistic: bits per byte of the continuations given their prompts."""
+        """Returns a function from text weights to bits per byte of continuations given prompts."""
         counted_NL = np.zeros(sample.tokens_NL.shape, bool)
         counted_NL[:, sample.prompt_len :] = True
         nll_N = sequence_nll(self.params, sample.tokens_NL, counted_NL, self.model_config)
