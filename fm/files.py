@@ -63,7 +63,7 @@ def atomic_write(path: pathlib.Path, content: bytes | str) -> None:
 
 
 def expand_path(text: str) -> pathlib.Path:
-    """Returns the user's path with `~` and `~user` expanded.
+    """Returns the user's path with `~` and `~user` expanded, but no environment variables.
 
     Raises:
         UserError: there is no such user.

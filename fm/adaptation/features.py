@@ -169,7 +169,7 @@ def extract_features(
     final_only: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
-    """Computes frozen features in batches: float32 [N, layers, E]; [N, layers, L, E] with "each".
+    """Computes frozen features, float32 [N, layers, E], or [N, layers, L, E] with `pooling="each"`.
 
     With `final_only` the final output is read, not `feature_config.layers`.
     """

@@ -284,10 +284,10 @@ def predict_logits(
 def keep_random_tokens(
     batch: dict[str, jax.Array], rng: jax.Array, tokens_kept: int
 ) -> dict[str, jax.Array]:
-    """Returns the batch with `tokens_kept` (K) random tokens of each example (token dropout).
+    """Returns the batch with `tokens_kept` random tokens of each example (token dropout).
 
-    Arrays [B, L, ...] become [B, K, ...], all tokens if L < K. Padding is kept only where an
-    example has fewer than K tokens.
+    Arrays [B, L, ...] become [B, K, ...] with K = min(`tokens_kept`, L). Padding is kept only where
+    an example has fewer than K tokens.
     """
     valid = batch["segments"] > 0
     L = valid.shape[1]

@@ -105,7 +105,7 @@ class InstructionEncoder:
         *,
         reserved_tokens: int = 0,
     ) -> list[Row]:
-        """Returns rows of N questions with their answers, see `fm.data.packing.build_row`.
+        """Returns a row of model inputs per example: instruction, input and answer in sequence.
 
         A text too long is truncated, never the phrasing or the answer.
 
@@ -129,7 +129,7 @@ class InstructionEncoder:
         inputs: Sequence[str] | Sequence[Segment],
         reserved_tokens: int,
     ) -> list[Row]:
-        """Returns rows of questions alone, with room for an answer; see `encode_examples`."""
+        """Returns a row per example of instruction and input alone, with room for an answer."""
         no_answer = np.zeros(0, np.int32)
         parts = zip(phrasings, self._encode_inputs(inputs), strict=True)
         return [self._build_row(*part, no_answer, reserved_tokens) for part in parts]

@@ -173,12 +173,12 @@ class TagProbe:
 
     @property
     def params(self) -> dict[str, np.ndarray]:
-        """See `LinearProbe`."""
+        """Returns the classifier's weights."""
         return self.probe.params
 
     @property
     def steps(self) -> int:
-        """See `LinearProbe`."""
+        """Returns the number of solver iterations."""
         return self.probe.steps
 
     def predict(self, sentences: Sequence[np.ndarray]) -> list[list[str]]:
@@ -325,7 +325,7 @@ def parse_entities(answer: str, entity_types: Iterable[str]) -> set[NamedEntity]
 
 
 def locate_entities(words: Sequence[str], entities: Iterable[NamedEntity]) -> set[Span]:
-    """Returns non-overlapping word spans where the entities occur in a sentence, longest first.
+    """Returns entities' word spans (type, start, end) in a sentence; longer forms go first.
 
     No two spans overlap; a form that does not occur has none.
     """

@@ -205,7 +205,7 @@ def roofline(results: dict[str, Any]) -> Figure | None:
 
 
 def scaling(results: dict[str, Any]) -> Figure | None:
-    """Draws time over each size with the fitted power law; None if no fit exists."""
+    """Plots step time against each varied model size with its power-law fit; None without fits."""
     fits = results["scaling"]
     if not fits:
         return None

@@ -146,7 +146,7 @@ def _no_compilation_cache() -> Iterator[None]:
 def measure_case(
     case: Case, peers: Sequence[str], config: BenchConfig, gemm: tuple[Candidate, float] | None
 ) -> list[ResultRow]:
-    """Compiles and times all candidates of a case in turn; returns a row per comparison.
+    """Compiles a case's candidates, times them interleaved; returns a row per (ours, peer) pair.
 
     Args:
       case: what to measure.

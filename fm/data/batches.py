@@ -102,7 +102,7 @@ class GroupedBatches(Iterator[dict[str, Batch]]):
             batches.set_state(state[name])
 
     def shard(self, index: int, count: int) -> GroupedBatches:
-        """Returns the `index`-th of `count` shards of every group; see `Batches.shard`."""
+        """Returns the `index`-th of `count` equal blocks of rows of every group's batches."""
         return GroupedBatches({name: b.shard(index, count) for name, b in self._groups.items()})
 
 

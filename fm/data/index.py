@@ -95,7 +95,7 @@ def metadata_rate(builder: Any) -> float | None:
 
 
 def array_spec(builder: Any, names: list[str], columns: FeatureColumns) -> ArraySpec | None:
-    """Returns the common shape and rate of the splits' examples, as declared or measured.
+    """Returns the array shape and sampling rate that examples are converted to; None for text.
 
     Prints to stderr how a measured shape or rate changes the examples.
 
@@ -210,7 +210,7 @@ def _to_words(stored: Any) -> list[str]:
 
 
 def _text_columns(features: Any, source: Any, columns: FeatureColumns) -> dict[str, Callable]:
-    """Returns the readers of further columns; see `Split.columns`."""
+    """Returns functions that read a split's words, tags and targets, by column name."""
     convert: dict[str, tuple[str, Callable[[Any], Any]]] = {}
     if columns.tags:
         names = features[columns.tags].feature.names

@@ -101,7 +101,7 @@ def log_mel_time_positions(config: LogMelConfig) -> np.ndarray:
 
 
 def patches_to_spectrograms(patches: np.ndarray, config: LogMelConfig) -> np.ndarray:
-    """Returns patches [N, L, P] as log-mel spectrograms [N, bins, frames]."""
+    """Returns patches [N, L, P] rearranged to spectrograms, float [N, bins, frames]."""
     frames = patches.reshape(len(patches), -1, config.num_bins)
     return frames.swapaxes(1, 2)
 

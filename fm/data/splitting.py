@@ -11,7 +11,7 @@ _DIGEST_BYTES = 16
 
 
 def text_digest(text: str) -> str:
-    """Returns the hex digest (32 digits) of a text's UTF-8 bytes."""
+    """Returns the hex digest (32 digits) of a text's exact UTF-8 bytes, without normalization."""
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 

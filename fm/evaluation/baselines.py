@@ -62,7 +62,7 @@ class FittedBaseline:
 
 
 def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
-    """Returns `trials` values of the inverse penalty C, log-spaced over the modality's range.
+    """Returns `trials` settings {"C": inverse L2 strength} of a linear model, log-spaced.
 
     A single trial takes the middle of the range.
 

@@ -134,8 +134,8 @@ class BreakEven:
     """The numbers of tasks at which one cost is lower than another.
 
     Attributes:
-      first: the K from which on it is, up to `MAX_TASKS`; None if it is not in the end.
-      last: in that case the largest K at which it is; None if there is none.
+      first: the number from which on it is, up to `MAX_TASKS`; None if it is not in the end.
+      last: in that case the largest number at which it is; None if there is none.
     """
 
     first: int | None
@@ -143,12 +143,12 @@ class BreakEven:
 
 
 def per_task_share(tasks: int) -> Callable[[int], float]:
-    """Returns a function: the fraction of a per-task cost that K random tasks pay, K / tasks."""
+    """Returns a function from number of tasks k to k / tasks, the share of a per-task cost paid."""
     return lambda count: count / tasks
 
 
 def shared_share(users: int, tasks: int) -> Callable[[int], float]:
-    """Returns a function: the probability that K random tasks include a user of a shared cost."""
+    """Returns a function from k to the probability that k random tasks include a cost's user."""
     others = tasks - users
 
     def share(count: int) -> float:
@@ -160,7 +160,7 @@ def shared_share(users: int, tasks: int) -> Callable[[int], float]:
 def joint_tuning_share(
     steps: int, epochs: float, batch_size: int, num_labels: int, tasks: int
 ) -> Callable[[int], float]:
-    """Returns a function: optimizer steps of jointly tuning K tasks over those of all tasks.
+    """Returns a function from k to the steps of jointly tuning k tasks over those for all tasks.
 
     Args:
       steps: at least.
@@ -188,7 +188,7 @@ def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> floa
 
 
 def break_even(items: Sequence[CostItem], others: Sequence[CostItem], unit: str) -> BreakEven:
-    """Returns from how many tasks on the first cost is lower than the second."""
+    """Returns the number of tasks from which on the first cost is lower than the second."""
     costs = [
         (amortized_cost(items, unit, k), amortized_cost(others, unit, k))
         for k in range(1, MAX_TASKS + 1)

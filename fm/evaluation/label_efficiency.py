@@ -15,7 +15,7 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LabelEfficiency:
-    """How many times an arm's labels scratch needs to match its score, with an interval.
+    """The factor by which scratch needs more labels than an arm for the same score, with interval.
 
     Attributes:
       label_multiplier: labels scratch needs, divided by the labels the arm had. When `censored`

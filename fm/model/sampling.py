@@ -22,7 +22,7 @@ _BLOCK = 256
 
 
 class SamplingParams(NamedTuple):
-    """A `SamplingConfig` as scalar arrays, so that new values need no recompilation."""
+    """A `SamplingConfig` as scalar arrays, traced so that new values need no recompilation."""
 
     temperature: jax.Array
     top_k: jax.Array

@@ -25,7 +25,7 @@ def forward(
     mask: Mask,
     masked_BL: jax.Array | None = None,
 ) -> Arrays:
-    """Runs the model up to its heads; returns the final hidden states and every layer's residual.
+    """Runs embeddings and layers, not the heads; returns final states and the residual stream.
 
     Args:
       params: from `Transformer.init`.
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Arrays, *, mask: Mask, masked_BL: jax.Array | None = None) -> Arrays:
-        """See `forward`."""
+        """Runs `forward` with the module's parameters; returns final states and residuals."""
         params = {
             "streams": self.param("streams", embeddings.init_embeddings, self.config),
             "layers": self.param("layers", layers.init_layers, self.config),

@@ -76,7 +76,7 @@ class Task(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """Base class of results rows of a task, an arm and a number of labels."""
+    """Base class of results rows: only the keys task, arm and number of labels, no values."""
 
     task: Text = None
     arm: Text = None
@@ -220,10 +220,12 @@ class AmortizedCost(Row):
 
 
 class BreakEven(msgspec.Struct):
-    """The number of tasks from which (`_until`: up to which) an arm is cheaper than another.
+    """Numbers of tasks (not labels) from which one arm's total cost is below another's.
 
     Attributes:
       never: tasks left out, each with the arm that never reaches the other's quality on it.
+      flops, seconds, parameters: first number of tasks from which on the arm is cheaper.
+      flops_until, seconds_until, parameters_until: last number of tasks at which it is cheaper.
     """
 
     arm: Text = None
@@ -265,7 +267,7 @@ class AblationFigure(msgspec.Struct):
 
 
 class AblationResults(msgspec.Struct):
-    """Results of one ablation on all tasks; rows are compared with the variant `baseline`."""
+    """Results of a single ablation on all tasks; `baseline` names the reference variant."""
 
     name: str
     title: str

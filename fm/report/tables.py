@@ -139,7 +139,7 @@ def _shorten(text: str | None, width: int) -> str:
 
 
 def csv_table(results: Results) -> str:
-    """Returns the comparisons as CSV, with unrounded fractions and variances."""
+    """Returns score differences between arms, with p-values and variances, as CSV, one per row."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)

@@ -40,7 +40,7 @@ _MIN_EXAMPLES = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
-    """A variant of an ablation: either the initial model or the study config that it changes.
+    """A variant of an ablation: a changed initial model, or a changed study config.
 
     Attributes:
       fields: what its rows say of it.
@@ -55,7 +55,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """A named set of variants (of initial models or of configs) and the baseline they compare with.
+    """A named set of variants (changed initial models or study configs) and their baseline variant.
 
     Attributes:
       name: as in --ablations, and the section of results.json.

@@ -69,11 +69,11 @@ class ModelArm:
         return list(zip(methods, grids, strict=True))
 
     def grid(self) -> list[HParams]:
-        """See `Arm`."""
+        """Returns the hyper-parameters to try, of all supported adaptation methods."""
         return [hparams for _, grid in self.grids() for hparams in grid]
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """See `Arm`."""
+        """Returns each trial of the grid with its cross-validated score on `train_idx`."""
         folds = make_folds(labels, seed=seed)
         return [
             {"config": hparams, "validation": value}
@@ -98,11 +98,11 @@ class ModelArm:
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> np.ndarray:
-        """See `Arm`."""
+        """Fits to all of `train_idx`; returns predictions for the test items."""
         return self.predict(self.fit(train_idx, labels, seed, hparams), hparams)
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
-        """See `Arm`."""
+        """Returns the FLOPs of a fit to `num_labels` labels by the method of `hparams`."""
         return method_of(hparams).flops(self.model, num_labels, hparams)
 
 
@@ -123,11 +123,11 @@ class ClassicalArm:
     num_trials: int
 
     def grid(self) -> list[HParams]:
-        """See `Arm`."""
+        """Returns the settings of the inverse penalty C to try."""
         return baselines.hparam_grid(self.modality, self.num_trials)
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """See `Arm`."""
+        """Returns each trial of the grid with its cross-validated accuracy on `train_idx`."""
         return baselines.cross_validate(
             self.modality,
             self.inputs[train_idx],
@@ -139,7 +139,7 @@ class ClassicalArm:
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> np.ndarray:
-        """See `Arm`."""
+        """Fits to all of `train_idx`; returns predictions for the test items."""
         fitted = baselines.fit(self.modality, self.inputs[train_idx], labels, hparams)
         return fitted.predict(self.inputs[self.test_from :])
 

@@ -26,7 +26,7 @@ ScoresByCell = dict[tuple[str, str, int], np.ndarray]
 
 
 def cell_scores(cell: Cell, task: Task) -> np.ndarray:
-    """Returns a cell's scores by seed and test item, float [S, N]."""
+    """Returns the score of every seed on every test item of a cell, float [seeds, items]."""
     return task.task_type.scores(cell.predictions, task.test)
 
 

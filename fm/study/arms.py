@@ -231,7 +231,7 @@ class CompareContext:
     loaded: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
 
     def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
-        """See `ArmContext`."""
+        """Returns a corpus's model: pretrained on it once per seed, or fresh with its processor."""
         split = task.corpora.get(corpus, task.dataset.train)
         folder = self.out_dir / "pretrained" / f"{task.name}-{corpus}"
         processor = self._processor(task, corpus, folder)

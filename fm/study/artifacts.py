@@ -82,7 +82,7 @@ def modality_curve_rows(
 
 
 def modality_curve(curve: Mapping[str, list[float]], modality: str) -> Row:
-    """Returns one modality's loss curve from a joint run, over that modality's own tokens.
+    """Returns one modality's loss in a joint run against the number of that modality's tokens seen.
 
     Of the tokens between two records, those of the modality are counted by its share. Validations
     are interpolated between the records.

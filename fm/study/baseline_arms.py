@@ -44,11 +44,11 @@ class ClassicalNerArm:
     num_trials: int
 
     def grid(self) -> list[HParams]:
-        """See `Arm`."""
+        """Returns the settings of the inverse penalty C to try."""
         return ner_baseline.hparam_grid(self.num_trials)
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """See `Arm`; `labels` are the strata of the sentences."""
+        """Returns each trial with its cross-validated score; `labels` are the sentences' strata."""
         words, tags = [self.words[n] for n in train_idx], [self.tags[n] for n in train_idx]
         folds = make_folds(labels, seed=seed)
         return cross_validate(ner_baseline.fit, words, tags, self.grid(), folds)
@@ -56,7 +56,7 @@ class ClassicalNerArm:
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> np.ndarray:
-        """See `Arm`; returns counts, int [N, 3]."""
+        """Fits to all of `train_idx`; returns counts for the test sentences, int [N, 3]."""
         words, tags = [self.words[n] for n in train_idx], [self.tags[n] for n in train_idx]
         tagger = ner_baseline.fit(words, tags, hparams)
         predicted = tagger.predict(self.words[self.test_from :])
@@ -82,13 +82,13 @@ class ExtractiveTextArm:
     test_from: int
 
     def grid(self) -> list[HParams]:
-        """See `Arm`: there are no more than these two."""
+        """Returns the two ways to choose a text: the first sentence, or the nearest target."""
         return [
             {"method": "extract", "text": choice} for choice in (FIRST_SENTENCE, NEAREST_TARGET)
         ]
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """See `Arm`."""
+        """Returns each of the two choices with its cross-validated mean chrF."""
         trials = []
         for hparams in self.grid():
             scores = [
@@ -102,7 +102,7 @@ class ExtractiveTextArm:
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> np.ndarray:
-        """See `Arm`; returns chrF, float [N]."""
+        """Returns the chrF of the chosen text for each test item, float [N]."""
         return self._scores(train_idx, np.arange(self.test_from, len(self.texts)), hparams)
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:

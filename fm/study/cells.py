@@ -28,7 +28,7 @@ _MAX_WORKERS = 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """Results of one arm at one label budget: tuned hyper-parameters and predictions of every seed.
+    """Results, over all seeds, of one arm at one label budget: hyper-parameters and predictions.
 
     Attributes:
       task: name of the task.

@@ -53,7 +53,7 @@ _SINGLE_TASK_ROWS = 16
 
 
 class MultitaskContext:
-    """Study context of multitask runs: one pretrained model per modality and one joint model.
+    """Pretrains and keeps the models that arms start from: one per modality, and one joint model.
 
     Models are pretrained when they are first asked for. The model of one modality is trained on
     exactly as many rows per step as that modality has in the joint mixture, for as many steps, so
@@ -86,7 +86,7 @@ class MultitaskContext:
         return tuple(dict.fromkeys(source.modality for source in self.sources))
 
     def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
-        """See `ArmContext`."""
+        """Returns the joint model, or a modality's own model: pretrained, or fresh."""
         if corpus == JOINT:
             return self.joint_model
         if not pretrained:
@@ -182,7 +182,7 @@ class MultitaskContext:
 
 
 class MultitaskStudy(TaskStudy):
-    """The multitask study: one joint model for many tasks against a network per task."""
+    """Study that compares one joint model for many tasks with a network per task."""
 
     family = "multitask"
     config: MultitaskConfig
@@ -192,19 +192,19 @@ class MultitaskStudy(TaskStudy):
         ablations.check_ablations(config.ablations, config.arms)
 
     def prepare(self, config: TaskConfig) -> Task:
-        """See `TaskStudy`; corpora are built of all tasks, see `build_sources`."""
+        """Loads one task without corpora, since pretraining sources are built from all tasks."""
         return prepare_task(config, (), self.config.seeds)
 
     def build_context(self, out_dir):
-        """See `TaskStudy`."""
+        """Returns the `MultitaskContext` that gives the arms their models."""
         return MultitaskContext(self.config, out_dir, self._loaded, self.tasks)
 
     def comparison_pairs(self, arms):
-        """See `TaskStudy`; only pretrained arms are compared with their rivals."""
+        """Returns the (arm, rival) pairs of the comparison table whose arm is pretrained."""
         return [pair for pair in super().comparison_pairs(arms) if arm_spec(pair[0]).pretrained]
 
     def add_artifacts(self, sections, task, arms, cells, context):
-        """See `TaskStudy`."""
+        """Adds a task's decontamination counts, model sizes and samples; returns {}."""
         sections["decontamination"].append(
             analysis.decontamination_row(task.name, JOINT, context.searches[task.name])
         )
@@ -222,7 +222,7 @@ class MultitaskStudy(TaskStudy):
         return {}
 
     def add_study_sections(self, sections, context):
-        """See `TaskStudy`."""
+        """Adds instruction following, ablations, curves, pretraining runs, costs and claims."""
         config = self.config
         models = context.pretraining_runs()
         if any(arm_spec(arm).cost.tuning == "shared" for arm in config.arms):
@@ -259,7 +259,7 @@ class MultitaskStudy(TaskStudy):
         ]
 
     def load_task_and_arms(self, out_dir, name):
-        """See `TaskStudy`; without the arms that share a model, which no worker computes."""
+        """Returns a task and its arms, except arms sharing a model, which no worker computes."""
         self.load()
         (task,) = (each for each in self.tasks if each.name == name)
         names = [arm for arm in self.config.arms if arm_spec(arm).cost.tuning != "shared"]

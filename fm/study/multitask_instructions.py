@@ -74,7 +74,7 @@ class InstructedTask:
         idx: np.ndarray,
         phrasing: str | None = None,
     ) -> np.ndarray:
-        """Returns the predictions of a model, see `fm.study.task_types`, [N, ...].
+        """Returns a model's predictions for examples `idx`, [N, ...] as the task type scores them.
 
         Args:
           params: of the model.
@@ -228,12 +228,12 @@ class InstructionTunedArm:
     name: str
 
     def grid(self) -> list[HParams]:
-        """See `Arm`."""
+        """Returns the learning rates to try."""
         rates = self.models.learning_rates
         return [{"method": "instruct", "learning_rate": rate} for rate in rates]
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """See `Arm`; one fold of every task at once is held out."""
+        """Returns each learning rate's metric on a fold held out from joint tuning."""
         instructed = self.models.tasks[self.name]
         task = instructed.task
         _, held_out = self.models.fold(self.name, len(train_idx), seed)
@@ -249,13 +249,13 @@ class InstructionTunedArm:
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> np.ndarray:
-        """See `Arm`; the phrasing of the instruction is held out from training."""
+        """Returns test predictions of the model tuned on all tasks, under an unseen phrasing."""
         instructed = self.models.tasks[self.name]
         params = self.models.tuned_params(len(train_idx), seed, hparams)
         return instructed.predict(params, self.models.encoder, instructed.test_idx)
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
-        """See `Arm`; the task's share of tuning one model for all tasks."""
+        """Returns the task's share of the FLOPs of tuning one model for all tasks."""
         return self.models.flops_per_task(num_labels)
 
 

@@ -23,7 +23,7 @@ PROFILES = ("quick", "default", "full")
 
 @dataclasses.dataclass(frozen=True)
 class StudyPreset:
-    """Label budgets, numbers of seeds and data limits of a study of a given profile.
+    """Size of a study under one profile: label budgets, numbers of seeds, and data limits.
 
     Attributes:
       label_budgets: numbers of labels.
@@ -219,7 +219,7 @@ def with_model_size(recipe: Recipe, size: str) -> Recipe:
 
 
 def with_fitting_patches(recipe: Recipe, shape: list[int] | None) -> Recipe:
-    """Returns the recipe with the smallest patch size that gives at most 64 patches per image.
+    """Returns the recipe with the smallest patch size that cuts an image into at most 64 patches.
 
     Args:
       recipe: of images; its patch size is the smallest one tried.

@@ -66,7 +66,7 @@ def device_info() -> dict[str, Any]:
 
 
 def xla_flags() -> str:
-    """Returns the XLA flags in effect."""
+    """Returns the environment variable XLA_FLAGS, "" if unset."""
     return os.environ.get("XLA_FLAGS", "")
 
 

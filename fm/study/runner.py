@@ -108,15 +108,15 @@ class TaskStudy(abc.ABC):
 
     @property
     def experiment(self) -> str:
-        """See `Study`."""
+        """Name of the experiment."""
         return self.config.experiment
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Study`."""
+        """Returns the config as JSON."""
         return self.config.to_dict()
 
     def load(self) -> None:
-        """See `Study`."""
+        """Loads and checks the data of all tasks."""
         self.tasks = [self.prepare(task) for task in self.config.tasks]
         for task in self.tasks:
             self._load_arms(task)
@@ -143,7 +143,7 @@ class TaskStudy(abc.ABC):
         """Returns what gives the arms their models."""
 
     def run(self, out_dir: pathlib.Path) -> Sections:
-        """See `Study`."""
+        """Computes what `out_dir` lacks and returns the sections of results.json."""
         context = self.build_context(out_dir)
         names = ("cells", "comparisons", "label_efficiency", "compute_cost", "decontamination")
         names += ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")
@@ -225,11 +225,11 @@ class CompareStudy(TaskStudy):
     """The main study: compares pretraining with training from scratch, task by task."""
 
     def build_context(self, out_dir):
-        """See `TaskStudy`."""
+        """Returns the `CompareContext` that gives the arms their models."""
         return CompareContext(self.config, out_dir, self._loaded)
 
     def add_artifacts(self, sections, task, arms, cells, context):
-        """See `TaskStudy`."""
+        """Adds a task's curves, samples and more; returns steps to the reference arm's quality."""
         curves, steps_to_quality = artifacts.adaptation_curves(
             task, arms, cells, self.config.search_seeds
         )

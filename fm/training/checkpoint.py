@@ -185,7 +185,7 @@ class CheckpointStore:
         return RestoredCheckpoint(jax.tree.map(_placed_like, like, state), read["progress"])
 
     def close(self) -> None:
-        """Waits until everything is on disk; raises like `save`."""
+        """Waits until everything is on disk; raises UserError if it could not be written."""
         try:
             self.wait()
         finally:

@@ -26,7 +26,7 @@ class NotFiniteError(UserError):
 
 @contextlib.contextmanager
 def save_on_failure(run_name: str, step: int, save: Callable[[], str]) -> Iterator[None]:
-    """Runs the block that takes `step`; if it fails, calls `save` and raises a one-line UserError.
+    """Context manager that, if a training step fails, calls `save` and raises a UserError instead.
 
     Caught are data that stall, end or cannot be read, and memory that runs out.
 

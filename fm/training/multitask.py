@@ -98,7 +98,7 @@ def loss_sums(
     objective: AnyObjective,
     token_weights_V: jax.Array | None = None,
 ) -> dict[str, WeightedSum]:
-    """Returns (sum of weighted nats, sum of weights) by key GROUP/OBJECTIVE, over all groups.
+    """Returns {"GROUP/OBJECTIVE": (sum of weighted nats, sum of weights)}, unreduced over groups.
 
     The batch must have noise, see `add_mask_noise`.
     """

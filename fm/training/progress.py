@@ -31,7 +31,7 @@ MetricValues = Mapping[str, float]
 
 @dataclasses.dataclass
 class Progress:
-    """Counters of a training run (steps, tokens, FLOPs, time), saved in each checkpoint.
+    """Counters of a training run (steps, tokens, FLOPs, time), plain data saved in each checkpoint.
 
     Attributes:
       step: steps done.

@@ -233,7 +233,7 @@ class _PendingStep:
 
 
 class Trainer:
-    """The training loop over all trials of a TrialProgram: steps, logs, validates and saves.
+    """Trains all trials of a `TrialProgram` together: steps, logs, validates, saves checkpoints.
 
     Attributes:
       program: steps the trials.

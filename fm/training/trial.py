@@ -38,7 +38,7 @@ class BatchIterator(Protocol):
         ...
 
     def shard(self, index: int, count: int) -> BatchIterator:
-        """Returns the same batches, of each the `index`-th of `count` equal blocks of rows."""
+        """Returns an iterator over the `index`-th of `count` equal blocks of rows of each batch."""
         ...
 
 

@@ -289,26 +289,26 @@ class InterpretedOps:
     interpret: Any
 
     def full(self, shape, value=0.0):
-        """See `HopperOps.full`."""
+        """A constant tile, or a constant per row of a tile."""
         return jnp.full(shape, value, jnp.float32)
 
     def iota(self, shape, axis):
-        """See `HopperOps.iota`."""
+        """Row numbers (axis 0) or column numbers (axis 1) of a tile."""
         return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
 
     def load(self, ref, axis):
-        """See `HopperOps.load`."""
+        """One value per row (axis 0) or column (axis 1) of a tile."""
         del axis
         return ref[...]
 
     def matmul_transposed(self, *pairs, meanwhile=_no_op):
-        """See `HopperOps.matmul_transposed`."""
+        """a b^T for each pair of tiles, float32."""
         sums = tuple(_matmul(a[...], b[...].T) for a, b in pairs)
         meanwhile()
         return sums
 
     def matmul_accumulate(self, *triples, meanwhile=_no_op):
-        """See `HopperOps.matmul_accumulate`."""
+        """sum + a b for each triple of tiles."""
         sums = tuple(total + _matmul(a.astype(b.dtype), b[...]) for total, a, b in triples)
         meanwhile()
         return sums

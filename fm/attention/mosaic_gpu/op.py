@@ -77,7 +77,7 @@ def attend(
 
 
 def run(q_BLHC, k_BSKC, v_BSKC, *, mask: Mask, scale: float, softcap, ops) -> jax.Array:
-    """Returns attention o_BLHC, with `ops` `HopperOps` on the GPU or `InterpretedOps` anywhere."""
+    """Returns attention o_BLHC; `ops` is `HopperOps` (GPU) or `InterpretedOps` (any device)."""
     reason = unsupported_inputs(q_BLHC, k_BSKC, mask, softcap)
     if reason is not None:
         raise NotImplementedError(reason)

@@ -27,7 +27,7 @@ def device() -> str:
 
 
 def candidate(function: Callable[..., Any], *arguments: Any, chained: bool = False) -> Candidate:
-    """Compiles a PyTorch function by one call; returns a candidate that repeats that call.
+    """Calls a PyTorch function once to compile and time it; returns a candidate repeating it.
 
     Raises:
       NotImplementedError: PyTorch cannot run it here; the reason is its own first line.

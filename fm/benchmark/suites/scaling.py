@@ -44,7 +44,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def fit_exponents(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fits a power law of the cost along each axis that has at least two rows.
+    """Fits a power law of time, FLOPs and memory in each varied size that has at least two rows.
 
     Returns:
       Dictionaries of `axis`, `values`, `seconds`, `exponent` (of time) with its standard error

@@ -71,7 +71,7 @@ def load_digits() -> Iterator[tuple[str, np.ndarray, int]]:
 
 
 class Photos(BuiltinBuilder):
-    """11,080 unlabeled 8x8 gray crops of two photographs, for out-of-domain pretraining.
+    """11,080 unlabeled 8x8 crops of two photos (no digits), the out-of-domain pretraining set.
 
     Features: image uint8 [8, 8, 1]. Crops on a grid, without overlap; split by hash, 2% test.
     """
@@ -193,7 +193,7 @@ def motion_path(label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 def _still_path(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a constant position and size; see `motion_path`."""
+    """Draws a position and size that stay constant over all frames."""
     row, column = rng.uniform(0, CLIP_SIDE, 2)
     size = np.exp(rng.uniform(*np.log(_SIZES)))
     return np.full(NUM_FRAMES, row), np.full(NUM_FRAMES, column), np.full(NUM_FRAMES, size)

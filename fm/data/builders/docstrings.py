@@ -75,7 +75,7 @@ class Docstring:
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A source file's package ("python" for the standard library) and docstrings."""
+    """Docstrings extracted from a source file, and its package ("python" for standard library)."""
 
     package: str
     docstrings: tuple[Docstring, ...]

@@ -72,7 +72,7 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
 
 
 def to_gray(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns images as gray, resized to height and width of `shape`, uint8 [N, height * width]."""
+    """Returns images as gray uint8 [N, h * w], resized to the target `shape` (_, h, w, _)."""
     if images.shape[1:3] != shape[1:3] or images.shape[3] != 1:
         size = (shape[2], shape[1])
         boxed = [_pillow(image).convert("L").resize(size, Image.Resampling.BOX) for image in images]

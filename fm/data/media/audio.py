@@ -100,7 +100,7 @@ def decode_wav(encoded: bytes) -> Sound:
 
 
 def encode_wav(samples: np.ndarray, rate: int) -> bytes:
-    """Returns int16 [samples] encoded as the bytes of a mono WAV file."""
+    """Returns int16 samples (not floats) encoded as the bytes of a mono WAV file."""
     buffer = io.BytesIO()
     wavfile.write(buffer, rate, samples)
     return buffer.getvalue()
@@ -139,7 +139,7 @@ class AudioCodec(ModalityCodec):
     preview_extension = "wav"
 
     def open(self, path: pathlib.Path) -> Sound:
-        """See `decode_wav`."""
+        """Returns the samples, rate and sample size of a WAV file."""
         return decode_wav(path.read_bytes())
 
     def measure(self, opened: Sound) -> Measure:
@@ -238,7 +238,7 @@ class AudioPatching(Patching):
         return log_mel_patches(examples, _log_mel_config(layout))
 
     def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
-        """Returns int16 [N, samples]; see `patches_to_waveforms`."""
+        """Returns int16 [N, samples], approximately reconstructed from log-mel patches."""
         return patches_to_waveforms(patches, _log_mel_config(layout))
 
     def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:

@@ -127,7 +127,7 @@ class Patching(abc.ABC):
 
     @abc.abstractmethod
     def patch_shape(self, shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
-        """Returns the patch shape for examples of a shape; see `fm.data.layouts.layout_of`.
+        """Returns the shape of a patch of examples of `shape`; `size` None chooses the default.
 
         Raises:
             UserError: no patch fits.

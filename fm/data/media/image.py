@@ -112,7 +112,7 @@ class ImageCodec(ModalityCodec):
     preview_extension = "png"
 
     def open(self, path: pathlib.Path) -> Image.Image:
-        """See `open_image`."""
+        """Returns the decoded Pillow image of a file, rotated by its EXIF orientation."""
         return open_image(path.read_bytes())
 
     def measure(self, opened: Image.Image) -> tuple[int, int, bool]:
@@ -120,7 +120,7 @@ class ImageCodec(ModalityCodec):
         return measure_image(opened)
 
     def common_spec(self, measures: Sequence[tuple[int, int, bool]]) -> ArraySpec:
-        """See `common_image_shape`."""
+        """Returns the (height, width, channels) to which all images are resized."""
         return ArraySpec(common_image_shape(measures))
 
     def to_array(self, opened: Image.Image, spec: ArraySpec) -> np.ndarray:
@@ -148,7 +148,7 @@ class ImageCodec(ModalityCodec):
         return ArraySpec(tuple(shape))
 
     def decode(self, stored: bytes, rate: float | None) -> Image.Image:
-        """See `open_image`."""
+        """Returns the decoded Pillow image, rotated by its EXIF orientation."""
         return open_image(stored)
 
     def encode_preview(self, array: np.ndarray, rate: float) -> bytes:

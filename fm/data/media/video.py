@@ -103,7 +103,7 @@ class VideoCodec(ModalityCodec):
         )
 
     def open(self, path: pathlib.Path) -> DecodedVideo:
-        """See `video_decoding.read_video`."""
+        """Returns the middle frames of a video file, animated image or frame folder."""
         return video_decoding.read_video(path)
 
     def measure(self, opened: DecodedVideo) -> Measure:

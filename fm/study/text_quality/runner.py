@@ -42,7 +42,7 @@ _EXAMPLES = 3
 
 
 class TextQualityStudy:
-    """The text quality study, for `fm.study.runner.run_study`; resumable after each sample."""
+    """Trains language models, samples from them, and compares what text quality metrics select."""
 
     experiment = "text_quality"
 

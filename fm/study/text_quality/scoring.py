@@ -326,7 +326,7 @@ class ReferenceStats:
 def measure_sample(
     sample: Sample, reference: ReferenceStats, training_ngrams: TrainingNgrams
 ) -> dict[str, Interval]:
-    """Returns every metric of a sample by name, each with its confidence interval."""
+    """Returns every text quality metric of a batch of generated texts, each with an interval."""
     texts = [split_words(text) for text in sample.texts]
     bits_per_byte = reference.scorer.statistic(sample)
     zipf = diversity.zipf_exponent(ngram_counts(texts, 1))
