@@ -59,7 +59,7 @@ class CostTable:
         rows = []
         for arm in self.arms:
             for num_labels in self.budgets:
-                items = self.cost_items(arm, {task: num_labels for task in self.tasks})  # noqa: C420
+                items = self.cost_items(arm, {task: num_labels for task in self.tasks})
                 rows += [
                     {"arm": arm, "num_labels": num_labels, "num_tasks": count}
                     | {unit: amortized_cost(items, unit, count) for unit in UNITS}
