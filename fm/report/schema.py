@@ -443,7 +443,7 @@ def _complete_arms(results: Results) -> list[Arm]:
     rows = list(itertools.chain(*sections))
     baselines = {getattr(row, "baseline", None) for row in rows}
     arms = {arm.name: arm for arm in results.arms}
-    names = {name for name in {row.arm for row in rows} | baselines if name}
+    names = {str(name) for name in {row.arm for row in rows} | baselines if name}
     for name in sorted(names):
         if name not in arms:
             arms[name] = Arm(

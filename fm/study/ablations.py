@@ -172,18 +172,19 @@ def run_ablation(ablation: Ablation, context: AblationContext) -> list[Row]:
     variants = ablation.variants(context)
     baseline = ablation.baseline or next(iter(variants))
     rows = []
+    models = {name: variant.model for name, variant in variants.items() if variant.model}
     for task in context.tasks:
         cells = {
             name: run_cells(
                 task,
-                {name: context.build_head(task, variant.model)},
+                {name: context.build_head(task, model)},
                 context.config.search_seeds,
                 context.out_dir / "cells",
             )
-            for name, variant in variants.items()
+            for name, model in models.items()
         }
         for name, variant in variants.items():
-            pretrain_flops = sum((run.flops for run in variant.model.runs), 0.0)
+            pretrain_flops = sum((run.flops for run in models[name].runs), 0.0)
             for cell, other in zip(cells[name], cells[baseline], strict=True):
                 row = variant_row(task, cell, other) | variant.fields
                 rows.append(row | {"pretrain_flops": pretrain_flops})

@@ -110,7 +110,7 @@ def label_efficiency_rows(
     reference = [scores.get((REFERENCE_ARM, num_labels)) for num_labels in budgets]
     if len(budgets) < 2 or reference[0] is None or len(reference[0]) < 2:
         return []
-    reference_BSN = np.stack(reference)
+    reference_BSN = np.stack([each for each in reference if each is not None])
     rows = []
     for arm in dict.fromkeys(cell.arm for cell in cells if cell.arm != REFERENCE_ARM):
         for num_labels in budgets:

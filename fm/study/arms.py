@@ -80,9 +80,12 @@ class ArmContext(Protocol):
       loaded: by (task, arm), what `ArmSpec.load` returned.
     """
 
-    config: StudyConfig
-    out_dir: pathlib.Path
-    loaded: dict[tuple[str, str], Any]
+    @property
+    def config(self) -> StudyConfig: ...  # noqa: D102
+    @property
+    def out_dir(self) -> pathlib.Path: ...  # noqa: D102
+    @property
+    def loaded(self) -> dict[tuple[str, str], Any]: ...  # noqa: D102
 
     def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
         """Returns the model of a corpus: pretrained on it, or fresh with its processor."""

@@ -273,7 +273,7 @@ def build_groups(
         own = [each for each in sources if each.modality == name]
         if not own:
             continue
-        splits = [
+        splits: list[dict[str, np.ndarray]] = [
             dict(
                 zip(
                     ("train", "validation"),

@@ -59,7 +59,7 @@ class CostTable:
         rows = []
         for arm in self.arms:
             for num_labels in self.budgets:
-                items = self.cost_items(arm, dict.fromkeys(self.tasks, num_labels))
+                items = self.cost_items(arm, {task: num_labels for task in self.tasks})
                 rows += [
                     {"arm": arm, "num_labels": num_labels, "num_tasks": count}
                     | {unit: amortized_cost(items, unit, count) for unit in UNITS}
@@ -92,7 +92,7 @@ class CostTable:
             ]
             row = {"arm": pair[0], "baseline": pair[1], "tasks": both, "never": never}
             for unit in UNITS:
-                found = break_even(*items, unit) if both else None
+                found = break_even(items[0], items[1], unit) if both else None
                 row[unit] = found.first if found else None
                 row[f"{unit}_until"] = found.last if found else None
             rows.append(row)

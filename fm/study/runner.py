@@ -16,7 +16,7 @@ from fm.attention import Mask, choose
 from fm.data.media import get_modality
 from fm.errors import UserError
 from fm.study import analysis, artifacts, run_dir
-from fm.study.adaptation import Arm
+from fm.study.adaptation import Arm, ModelArm
 from fm.study.arms import (
     ARMS,
     ArmContext,
@@ -247,7 +247,7 @@ class CompareStudy(TaskStudy):
         measured = tuple(METHODS) if task in last else self.config.methods
         sections["methods"] += method_cost_rows(task, arms, measured)
         for built in arms.values():
-            if built.processor is not None:
+            if built.processor is not None and isinstance(built.arm, ModelArm):
                 sections["attention"][task.name] = _attention_implementation(
                     built, task.config.recipe.batch_size
                 )
@@ -263,6 +263,7 @@ def run_compare(
 
 def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
     """Returns the attention implementation of a pretraining batch of packed rows."""
+    assert built.processor is not None and isinstance(built.arm, ModelArm)
     model = built.processor.model
     shape = (batch_size, built.arm.model.examples["segments"].shape[1])
     q = jax.ShapeDtypeStruct((*shape, model.num_heads, model.head_dim), model.dtype)

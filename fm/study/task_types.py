@@ -72,7 +72,7 @@ class TaskType(abc.ABC):
         """Returns scores of predictions [S, N, ...], float [S, N]; means over N are the metric."""
 
     @abc.abstractmethod
-    def prediction_rows(self, predictions: np.ndarray, split: Split) -> list[tuple[object, object]]:
+    def prediction_rows(self, predictions: np.ndarray, split: Split) -> Sequence[tuple[Any, Any]]:
         """Returns (truth, prediction) of every item as predictions.csv shows them."""
 
     @abc.abstractmethod
@@ -155,6 +155,7 @@ class Classification(TaskType):
         return ClassicalArm(task.modality, inputs, len(task.labeled_pool), num_trials)
 
     def answers(self, task, class_answers):
+        assert class_answers is not None
         train_labels = np.asarray(task.dataset.train.labels)[task.labeled_pool]
         return [class_answers[label] for label in [*train_labels, *np.asarray(task.test.labels)]]
 

@@ -84,7 +84,8 @@ def test_mixed_modalities_use_their_own_embedding():
         ({"num_heads": 0}, "num_heads=0 must be at least 1"),
         ({"num_layers": -1}, "num_layers=-1 must be at least 0"),
         ({"d_model": 28, "position_axes": 2}, "head_dim=7"),
-        ({"patch_dims": (("smell", 4),)}, "smell.*image, audio, video"),
+        ({"patch_dims": (("tokens", 4),)}, "tokens.*image, audio, video"),
+        ({"patch_dims": (("image", 4), ("image", 4))}, "at most once"),
         ({"dtype": "float16"}, "dtype=float16"),
     ],
 )

@@ -190,7 +190,8 @@ class ImagePatching(Patching):
     def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
         """Returns uint8 [N, height, width, channels]."""
         height, width, _ = layout.shape
-        return unpatchify(unit_range_to_uint8(patches), *layout.patch_shape, height, width)
+        (side,) = layout.patch_shape
+        return unpatchify(unit_range_to_uint8(patches), side, height, width)
 
     def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
         """Returns the image itself."""

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,8 @@ def prepare_files(
         if inside.is_dir():
             by_split = read_folder(inside, text_column, label_column, fields)
         else:
-            examples = read_text_file(path, text_column, label_column)
-            by_split = {"all": with_file_name_fields(examples, fields)}
+            texts = read_text_file(path, text_column, label_column)
+            by_split = {"all": with_file_name_fields(texts, fields)}
         modality = _common_modality(inside, by_split)
         spec = _common_spec(path, by_split, modality) if modality else None
         loaded = {
@@ -97,7 +97,9 @@ def prepare_files(
         classes = [] if target_column else _class_names(inside, loaded)
     label_feature = "target" if target_column else "label"
     content_feature = modality.name if modality else "text"
-    encode = modality.codec.encode if modality and modality.codec else lambda text: text
+    encode: Callable[[Any], Any] = lambda text: text  # noqa: E731
+    if modality and modality.codec:
+        encode = modality.codec.encode
     features: dict[str, Any] = {"text": tfds.features.Text()}
     metadata: dict[str, Any] = {"split": how}
     if modality and modality.codec and spec:
