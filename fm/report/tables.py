@@ -139,7 +139,7 @@ def _shorten(text: str | None, width: int) -> str:
 
 
 def csv_table(results: Results) -> str:
-    """Returns score differences between arms, with p-values and variances, as CSV, one per row."""
+    """Returns score differences between arms as CSV rows, with p-values and variances."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)

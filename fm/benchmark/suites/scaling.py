@@ -26,7 +26,7 @@ _QUICK_VALUES = {"seq_len": (8, 16, 32), "batch_size": (1, 2, 4)}
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """Yields train-step cases that vary one model or batch size at a time, others fixed."""
+    """Yields train-step cases that vary one size (e.g. `seq_len`, `batch_size`) at a time."""
     base, axes = (_QUICK_BASE, _QUICK_VALUES) if config.quick else (_BASE, _VALUES)
     for axis, values in axes.items():
         for value in values:
