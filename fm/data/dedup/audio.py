@@ -42,7 +42,7 @@ def find_audio_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
 
 
 def max_correlations(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns the peak correlation (0..1) over time shifts of each pair of rows (n, n), [N]."""
+    """Returns the peak correlation over time shifts of each index pair: rows n of both, [N]."""
     length = _fft_length(pretrain, test)
     left, right = (_normalize(_pre_emphasis(each)) for each in (pretrain, test))
     product = np.fft.rfft(left, length) * np.conj(np.fft.rfft(right, length))
