@@ -103,7 +103,7 @@ def _fit_scale(scale: str, features_ND: np.ndarray) -> Callable[[np.ndarray], np
         raise UserError(f"unknown scale {scale!r}: one of {', '.join(SCALES)}")
     from sklearn.preprocessing import Normalizer, StandardScaler  # seconds to import
 
-    scaler = StandardScaler() if scale == "standardise" else Normalizer()
+    scaler: Any = StandardScaler() if scale == "standardise" else Normalizer()
     transform = scaler.fit(np.asarray(features_ND, np.float64)).transform
     return lambda features: transform(np.asarray(features, np.float64))
 

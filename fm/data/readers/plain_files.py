@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,7 @@ def prepare_files(
         classes = [] if target_column else _class_names(inside, loaded)
     label_feature = "target" if target_column else "label"
     content_feature = modality.name if modality else "text"
-    encode: Callable[[Any], Any] = lambda text: text  # noqa: E731
-    if modality and modality.codec:
-        encode = modality.codec.encode
+    codec = modality.codec if modality else None
     features: dict[str, Any] = {"text": tfds.features.Text()}
     metadata: dict[str, Any] = {"split": how}
     if modality and modality.codec and spec:
@@ -112,7 +110,8 @@ def prepare_files(
 
     def examples(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for digest, content, label in loaded[split]:
-            example = {content_feature: encode(content)}
+            stored = content if codec is None else codec.encode(np.asarray(content))
+            example = {content_feature: stored}
             yield digest, example if label is None else example | {label_feature: label}
 
     splits = {split: functools.partial(examples, split) for split in loaded}
