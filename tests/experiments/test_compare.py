@@ -258,7 +258,7 @@ def _going(draws, somewhere):
     [
         ([], ["film_reviews", "digits"]),
         (["--profile=quick"], ["film_reviews", "digits"]),
-        (["--profile=full"], ["film_reviews", "digits", "spoken_words", "tweet_entities"]),
+        (["--profile=full"], ["film_reviews", "tweet_entities", "digits", "spoken_words"]),
         (["--profile=full", "--tasks=digits"], ["digits"]),
         (["--profile=full", "--tasks=film_reviews,digits"], ["film_reviews", "digits"]),
         (["--profile=full", "--dataset=own.csv"], ["own.csv"]),
