@@ -129,7 +129,7 @@ def test_own_csv(call, tmp_path, tiny, reviews):
     )
     done = call(*flags, "--label_budgets=8,40")
     assert done.code == 0, done.err
-    assert "reviews.csv: skipping the out_of_domain arm" in done.err
+    assert "reviews: skipping the out_of_domain arm" in done.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {row["arm"] for row in results["cells"]} == {"scratch", "in_domain", "classical"}
     best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
@@ -216,9 +216,9 @@ def test_own_named_entities(call, tmp_path, tiny):
     given = f"--published_model={tmp_path / 'model'}", "--out_of_domain_dataset=,"
     done = call("compare", *flags, *given, f"--out={out}")
     assert done.code == 0, done.err
-    assert "places.conll: skipping the out_of_domain arm" in done.err
+    assert "places: skipping the out_of_domain arm" in done.err
     assert (
-        f"places.conll: skipping the published arm: {tmp_path / 'model'} "
+        f"places: skipping the published arm: {tmp_path / 'model'} "
         "supports classification only" in done.err
     )
     results = json.loads((out / "results.json").read_text())
