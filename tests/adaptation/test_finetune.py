@@ -41,8 +41,8 @@ def test_learns_what_can_be_told_apart():
 def test_steps_as_data_equal_a_config_of_that_length():
     rows, labels = separable(10)
     shorter = dataclasses.replace(CONFIG, min_steps=5)
-    assert_same(tuned(rows, labels, steps=5), tuned(rows, labels, shorter))
-    assert differ(tuned(rows, labels, steps=5), tuned(rows, labels))
+    assert_same(tuned(rows, labels, num_steps=5), tuned(rows, labels, shorter))
+    assert differ(tuned(rows, labels, num_steps=5), tuned(rows, labels))
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class TestDecode(Contract):
 class TestSplashInterpreted(Contract):
     implementation = "splash, interpreted"
     override = Implementation(
-        functools.partial(splash.attend, block=128, interpret=True),
+        functools.partial(splash.attend, block_size=128, interpret=True),
         lambda q, k, v, mask, softcap, _: splash.unsupported_reason(q, k, v, mask, softcap, "tpu"),
     )
 

@@ -127,7 +127,7 @@ class TestInterpreted:
     @pytest.mark.slow
     def test_a_race_is_detected(self, monkeypatch, capfd):
         """The kernels without their waiting for copies."""
-        monkeypatch.setattr(common.RingBuffer, "take", common.RingBuffer.slot)
+        monkeypatch.setattr(common.RingBuffer, "wait", common.RingBuffer.slot)
         case = Case(Mask(), L=128, S=128)
         run = case.both(InterpretedOps(interpreter.parameters(races=True)))
         jax.block_until_ready(run(*case.arrays(), case.mask))

@@ -51,10 +51,10 @@ def test_a_quick_run_end_to_end(call, out):
 
 @pytest.mark.slow
 def test_scaling(call, out):
-    flags = ("--suite=scaling", "--filter=length", "--baseline=none", f"--out={out}")
+    flags = ("--suite=scaling", "--filter=seq_len", "--baseline=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
     (fit,) = json.loads(out.read_text())["scaling"]
-    assert fit["axis"] == "length" and fit["values"] == [8, 16, 32]
+    assert fit["axis"] == "seq_len" and fit["values"] == [8, 16, 32]
     assert fit["flops_exponent"] == pytest.approx(1.1, abs=0.2)
     assert (out.parent / "bench-scaling.png").exists()
     assert "power of time" in (out.parent / "bench.html").read_text()

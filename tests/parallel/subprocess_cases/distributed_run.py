@@ -50,7 +50,7 @@ class Pipeline:
         self._taken = state["taken"]
 
     def shard(self, index, count):
-        self.read = Pipeline(self._batches.part(index, count), self._event, self._at)
+        self.read = Pipeline(self._batches.shard(index, count), self._event, self._at)
         return self.read
 
 
