@@ -30,7 +30,7 @@ from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_train_idx, select_trial
 from fm.files import expand_path
-from fm.hf.model_zoo import MODEL_ZOO, locate_model
+from fm.hf.model_zoo import MODEL_ZOO, find_or_fetch_model
 from fm.model.config import config_for_size
 from fm.parallel.mesh import current_mesh
 from fm.study import presets, run_dir
@@ -39,7 +39,7 @@ from fm.study.arms import load_published_arm
 from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
-from fm.study.task_registry import task_spec
+from fm.study.task_registry import task_spec_or_default
 from fm.study.task_types import build_classification_arm, task_type_of
 from fm.study.tasks import Task, prepare_task
 from fm.training.train_state import params_digest
@@ -99,7 +99,7 @@ def main(values: flags.FlagValues) -> None:
             f"--dataset={name} is a {task_type.name} task, but only classification is supported; "
             "see experiments.multitask"
         )
-    recipe = presets.with_fitting_patches(
+    recipe = presets.with_fitting_patch_size(
         presets.modality_recipe(data.modality), data.info.get("shape")
     )
     if size:
@@ -111,7 +111,9 @@ def main(values: flags.FlagValues) -> None:
         )
     pretrained = _load_pretrained(source, data, recipe) if source and not published else None
     published_config = (
-        study_flags.published_config(values, source, task_spec(name), data) if published else None
+        study_flags.published_config(values, source, task_spec_or_default(name), data)
+        if published
+        else None
     )
     task = _prepare_task(
         TaskConfig(name, None, (num_labels,), recipe, published=published_config, **options)
@@ -196,7 +198,7 @@ def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
 def _is_published(name: str) -> bool:
     """Returns whether `name` is a published model rather than a folder of experiments.pretrain."""
     own = (expand_path(name) / "checkpoints").is_dir()
-    return not own and (name in MODEL_ZOO or locate_model(name) is not None)
+    return not own and (name in MODEL_ZOO or find_or_fetch_model(name) is not None)
 
 
 def _load_pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, dict]:

@@ -28,8 +28,8 @@ from fm.report.attention_maps import (
     DisplayToken,
     ImageInput,
     TextInput,
-    display_tokens,
     special_token,
+    to_display_tokens,
 )
 from fm.study import attention_maps, run_dir
 from fm.study.pretraining import PretrainedModel, load_pretrained
@@ -180,7 +180,9 @@ def _attention_maps(
 def _tokens(found: PretrainedModel, ids: np.ndarray) -> list[DisplayToken]:
     """Returns the tokens as the page shows them."""
     assert found.processor.tokenizer is not None
-    spelled = iter(display_tokens(found.processor.tokenizer.token_bytes(ids[ids >= NUM_SPECIALS])))
+    spelled = iter(
+        to_display_tokens(found.processor.tokenizer.token_bytes(ids[ids >= NUM_SPECIALS]))
+    )
     return [
         next(spelled) if token >= NUM_SPECIALS else special_token(_SPECIAL[token]) for token in ids
     ]

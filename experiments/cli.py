@@ -24,7 +24,7 @@ from fm import lock
 from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 from fm.parallel import distributed
-from fm.parallel.mesh import MeshConfig, config_from_mesh, current_mesh, parse_mesh, use_mesh
+from fm.parallel.mesh import MeshConfig, config_from_mesh, current_mesh, default_mesh, parse_mesh
 from fm.training import runtime
 from fm.training.failures import first_line, is_out_of_memory
 from fm.training.signals import Interrupted
@@ -170,7 +170,7 @@ def _device_context(values: flags.FlagValues) -> Iterator[None]:
     if address is not None:
         distributed.initialize(address, count, index)
         config = config or MeshConfig(data=jax.device_count())
-    with use_mesh(config and config.build()):
+    with default_mesh(config and config.build()):
         yield
 
 

@@ -24,9 +24,9 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
-from fm.data.layouts import Layout
+from fm.data.layouts import PatchLayout
 from fm.data.load import load as load_dataset
-from fm.data.media import ArraySpec, get_modality
+from fm.data.media import MediaSpec, get_modality
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_write, expand_path
@@ -229,7 +229,7 @@ def _generate_examples(values: flags.FlagValues) -> None:
         print(path)
 
 
-def _init_example(source: str, layout: Layout) -> np.ndarray:
+def _init_example(source: str, layout: PatchLayout) -> np.ndarray:
     """Returns an example in the layout's shape: a file, converted, or a test item of a data set."""
     path = expand_path(source)
     if path.exists():
@@ -239,7 +239,7 @@ def _init_example(source: str, layout: Layout) -> np.ndarray:
             opened = codec.open(path)
         except OSError as error:
             raise UserError(f"--init_example={source}: {error.strerror or error}") from error
-        return codec.to_array(opened, ArraySpec(layout.shape, layout.rate))
+        return codec.to_array(opened, MediaSpec(layout.shape, layout.rate))
     name, _, item = source.rpartition(":")
     if not name or not item.isascii() or not item.isdigit():
         raise UserError(f"--init_example={source}: takes a file, or a test item such as digits:3")

@@ -28,7 +28,7 @@ from fm.study.ablations import ablation_names, check_ablations
 from fm.study.arms import JOINT, arm_names, check_arms
 from fm.study.config import DEFAULT_METHODS, MultitaskConfig, TaskConfig
 from fm.study.multitask import run_multitask
-from fm.study.task_registry import suite, task_spec
+from fm.study.task_registry import suite, task_spec_or_default
 from fm.study.task_types import task_type_of
 
 
@@ -93,7 +93,7 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
     budgets = preset.label_budgets
     if values["label_budgets"].value:
         budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
-    specs = [task_spec(name) for name in names]
+    specs = [task_spec_or_default(name) for name in names]
     weights = {spec.name: spec.mixture_weight for spec in specs}
     if values["mixture"].value:
         weights = cli.parse_weights("--mixture", values["mixture"].value, list(weights))

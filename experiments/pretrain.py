@@ -108,7 +108,7 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     options = cli.data_options(values)
     with distributed.lead_process_first("data"):
         data = load(name, **options)
-    recipe = presets.with_fitting_patches(
+    recipe = presets.with_fitting_patch_size(
         presets.modality_recipe(data.modality), data.info.get("shape")
     )
     if values["size"].value:
@@ -167,7 +167,7 @@ def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
         joint_pretraining.build_source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()
     ]
-    joint_pretraining.source_layouts(sources)
+    joint_pretraining.layouts_by_modality(sources)
     config = {
         "experiment": "pretrain",
         "datasets": {name: data.info["fingerprint"] for name, data in datasets.items()},

@@ -22,7 +22,7 @@ from fm.model.config import config_for_size
 from fm.study import presets, run_dir
 from fm.study.arms import arm_names, check_arms
 from fm.study.config import DEFAULT_METHODS, PublishedConfig, StudyConfig, TaskConfig
-from fm.study.task_registry import TaskSpec, suite, task_spec
+from fm.study.task_registry import TaskSpec, suite, task_spec_or_default
 from fm.study.task_types import TaskType, task_type_of
 
 
@@ -125,7 +125,7 @@ def define_prompts(values: flags.FlagValues) -> None:
 
 def check_prompts(values: flags.FlagValues, model: str | None) -> None:
     """Raises UserError for flags of `define_prompts` that are wrong whatever the data."""
-    if model and model not in MODEL_ZOO and model_zoo.locate_model(model) is None:
+    if model and model not in MODEL_ZOO and model_zoo.find_or_fetch_model(model) is None:
         raise UserError(
             f"--published_model={model}: must be a model's folder (config.json, safetensors), a "
             f"GGUF file, or one of {', '.join(MODEL_ZOO)}"
@@ -199,7 +199,7 @@ def configure(
     model = _published_model(values, published_model)
     tasks = []
     for n, name in enumerate(names):
-        spec = task_spec(name)
+        spec = task_spec_or_default(name)
         other = (others[n] or None) if others else spec.out_of_domain_dataset
         tasks.append(_task_config(spec, other, values, model))
     arms = tuple(values["arms"].value)
@@ -304,7 +304,7 @@ def _task_config(
         name=spec.name,
         out_of_domain_dataset=other,
         label_budgets=budgets,
-        recipe=presets.with_fitting_patches(recipe, data.info.get("shape")),
+        recipe=presets.with_fitting_patch_size(recipe, data.info.get("shape")),
         max_test_items=values["max_test_items"].value or preset.max_test_items,
         max_corpus_items=preset.max_corpus_items,
         fingerprint=data.info["fingerprint"],

@@ -63,7 +63,7 @@ def atomic_write(path: pathlib.Path, content: bytes | str) -> None:
 
 
 def expand_path(text: str) -> pathlib.Path:
-    """Returns the user's path with `~` and `~user` expanded, but no environment variables.
+    """Returns the path with a leading `~` or `~user` replaced by that user's home folder.
 
     Raises:
         UserError: there is no such user.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.data.layouts import Layout
+from fm.data.layouts import PatchLayout
 from fm.data.patches import patch_positions, patchify
 from fm.data.tokenizer import Tokenizer, token_chunks
 from fm.errors import UserError
@@ -30,7 +30,7 @@ BATCH_TOKENS, LENGTH_MULTIPLE = 2048, 16
 def text_examples(
     tokenizer: Tokenizer, texts: list[str], seq_len: int, num_windows: int
 ) -> TokenizedExamples:
-    """Tokenizes texts, each as one row of up to `num_windows` chunks (segments) of `seq_len`.
+    """Tokenizes each text into one row of up to `num_windows` segments of `seq_len` tokens.
 
     Returns `tokens`, `segments` and `positions`, int32 [N, num_windows * seq_len]; shorter, by
     multiples of 16, if no text reaches the end.
@@ -54,7 +54,7 @@ def image_examples(images: np.ndarray, patch_size: int) -> TokenizedExamples:
     return _single_segment_examples("image", patchify(images, patch_size), positions)
 
 
-def continuous_examples(inputs: np.ndarray, layout: Layout) -> TokenizedExamples:
+def continuous_examples(inputs: np.ndarray, layout: PatchLayout) -> TokenizedExamples:
     """Returns images, sounds or clips [N, *shape] as patches [N, L, P], keyed by modality."""
     return _single_segment_examples(layout.modality, layout.to_patches(inputs), layout.positions())
 
@@ -85,10 +85,10 @@ def take(examples: TokenizedExamples, idx: np.ndarray) -> TokenizedExamples:
     return {key: value[idx] for key, value in examples.items()}
 
 
-def strided_chunks(
+def interleaved_chunks(
     examples: TokenizedExamples, chunk_length: int
 ) -> tuple[TokenizedExamples, np.ndarray]:
-    """Splits each example into strided chunks that do not attend to each other.
+    """Splits each example into n chunks, chunk k holding tokens k, k + n, k + 2n and so on.
 
     An example of w tokens makes n = ceil(w / chunk_length) chunks, at least one; token l goes to
     chunk l % n, so that every chunk spans the example and only its last places can be padding.
@@ -118,9 +118,9 @@ def strided_chunks(
 def mean_over_chunks(
     sums: np.ndarray, chunks: TokenizedExamples, example_M: np.ndarray
 ) -> np.ndarray:
-    """Returns token means of each example, [N, ...], from token sums [M, ...] of its chunks.
+    """Returns the mean over each example's tokens, [N, ...], from sums per chunk, [M, ...].
 
-    The chunks and `example_M` are those of `strided_chunks`; zero for nothing but padding.
+    The chunks and `example_M` are those of `interleaved_chunks`; zero for nothing but padding.
     """
     first_N = np.searchsorted(example_M, np.arange(example_M[-1] + 1))
     tokens_N = np.add.reduceat(np.sum(chunks["segments"] > 0, axis=1), first_N)
@@ -168,7 +168,7 @@ def map_bucketed(
     max_seq_len: int = 0,
     batch_tokens: int = BATCH_TOKENS,
 ) -> np.ndarray:
-    """Maps a function over token sequences of any length, batched by similar length: [N, ...].
+    """Returns `fn` of N token sequences, [N, ...], run in padded batches of similar length.
 
     Sequences are sorted by length and batched with their like; a batch is padded to the next
     multiple of 16 of its longest.

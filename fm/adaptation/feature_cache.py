@@ -36,7 +36,7 @@ def cached_features(
     ids: Sequence[np.ndarray],
     feature_config: FeatureConfig,
 ) -> CachedFeatures:
-    """Returns features of token sequences, float32 [N, layers read, E]; from the cache if present.
+    """Returns a model's features of token sequences, [N, layers, E]; from the disk cache if there.
 
     `model_digest` is `fm.hf.model_zoo.PublishedModel.digest`.
 
@@ -62,7 +62,7 @@ def cached_features(
 def cached(
     key: dict[str, Any], ids: Sequence[np.ndarray], compute: Callable[[], np.ndarray]
 ) -> CachedFeatures:
-    """Returns the array that `compute` returns, from a disk cache keyed by `key` and `ids`.
+    """Returns features from the disk cache, or computes and caches them, with compute seconds.
 
     The JSON-able `key` says everything the numbers depend on beside the token sequences. The entry
     is a folder that appears whole or not at all.

@@ -14,9 +14,9 @@ from fm.adaptation.batching import (
     BATCH_SIZE,
     BatchFn,
     TokenizedExamples,
+    interleaved_chunks,
     map_batches,
     mean_over_chunks,
-    strided_chunks,
 )
 from fm.attention import Mask
 from fm.errors import UserError
@@ -95,7 +95,7 @@ def pooled_features(
     config: ModelConfig,
     feature_config: FeatureConfig = FeatureConfig(),
 ) -> list[jax.Array]:
-    """Returns pooled features of every hidden state: num_layers + 2 arrays [B, E].
+    """Returns pooled features [B, E] of the embeddings, every layer and the final norm output.
 
     E = L * D for "concat", else D for each pooling part; [B, L, D] for "each". Examples are not
     split into chunks.
@@ -175,13 +175,13 @@ def extract_features(
     """
     if final_only:
         feature_config = dataclasses.replace(feature_config, layers=(-1,))
-    chunks, example_M = strided_chunks(examples, feature_config.chunk_length)
+    chunks, example_M = interleaved_chunks(examples, feature_config.chunk_length)
     out = map_batches(feature_fn(config, feature_config), params, chunks, batch_size)
     return mean_over_chunks(out, chunks, example_M) if feature_config.pooling == "mean" else out
 
 
 def probe_features(*args: Any, feature_config: FeatureConfig, **kwargs: Any) -> np.ndarray:
-    """Computes a linear probe's features: the layers read, normalized, concatenated: [N, E]."""
+    """Extracts the inputs of a linear probe [N, E]: unit-length layer features, concatenated."""
     features = extract_features(*args, feature_config=feature_config, **kwargs)
     return normalize_and_concat(features, feature_config)
 

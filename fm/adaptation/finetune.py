@@ -76,7 +76,7 @@ class FinetuneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryFootprint:
-    """Parameters trained and bytes of memory of an adaptation run.
+    """Number of trained parameters and estimated memory in bytes of an adaptation run.
 
     Attributes:
       trained_params: number of parameters trained.
@@ -89,7 +89,7 @@ class MemoryFootprint:
     program_bytes: int | None
 
 
-def init_head(
+def init_zero_head(
     examples: TokenizedExamples,
     model_config: ModelConfig,
     num_classes: int,
@@ -192,8 +192,8 @@ def _run_arguments(
     return unused, (
         trained,
         frozen,
-        {key: pad_rows(value, pad_to) for key, value in examples.items()},
-        pad_rows(np.asarray(labels, np.int32), pad_to),
+        {key: pad_with_first_row(value, pad_to) for key, value in examples.items()},
+        pad_with_first_row(np.asarray(labels, np.int32), pad_to),
         order_SB,
         jax.random.key(seed),
         # Traced, so that one compiled program serves all rates and numbers of steps.
@@ -208,7 +208,7 @@ def split_trained(
     params: dict, examples: TokenizedExamples, model_config, config, *, num_classes: int, seed: int
 ) -> tuple[dict, dict]:
     """Returns a run's (trained, frozen) initial parameters; without LoRA none are frozen."""
-    head = init_head(examples, model_config, num_classes, config.feature_config)
+    head = init_zero_head(examples, model_config, num_classes, config.feature_config)
     if config.lora is None:
         return {"model": params, "head": head}, {}
     adapters = lora.init(jax.random.key(seed), params["layers"], config.lora)
@@ -340,6 +340,6 @@ def batch_order(num_examples: int, num_steps: int, batch_size: int, seed: int) -
     return order[: num_steps * batch_size].reshape(num_steps, -1)
 
 
-def pad_rows(value: np.ndarray, length: int) -> np.ndarray:
+def pad_with_first_row(value: np.ndarray, length: int) -> np.ndarray:
     """Pads an array to `length` rows by repeating its first row, so that shapes stay the same."""
     return np.concatenate([value, np.repeat(value[:1], length - len(value), axis=0)])

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from fm.adaptation.batching import BatchFn, TokenizedExamples, map_batches
-from fm.adaptation.finetune import FinetuneConfig, batch_order, pad_rows, run_adamw
+from fm.adaptation.finetune import FinetuneConfig, batch_order, pad_with_first_row, run_adamw
 from fm.attention import Mask
 from fm.data.batches import batch_size_per_group
 from fm.data.packing import PackedMultimodalRowSource, Row, Segment, build_row
@@ -85,7 +85,7 @@ def _check_distinct(task: str, name: str, values: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InstructionEncoder:
-    """Tokenizes instructions, inputs and answers into rows for one model.
+    """Encoder of instructions, inputs (text or patches) and answers as one model's input rows.
 
     Attributes:
       tokenizer: the model's.
@@ -170,14 +170,14 @@ class InstructionEncoder:
 
 
 def continuous_segments(modality: str, patches: np.ndarray, positions: np.ndarray) -> list[Segment]:
-    """Returns one segment per example, its patches [N, L, P], all at positions int [L, A]."""
+    """Returns one segment per example: its patches [L, P] at the shared positions, int [L, A]."""
     return [Segment(modality, each, positions) for each in patches]
 
 
 def pack_examples(
     rows: Sequence[Row], model_config: ModelConfig, length: int, *, share_rows: bool
 ) -> TokenizedExamples:
-    """Packs rows of `InstructionEncoder` into padded arrays [B, length] with segments and mask.
+    """Packs encoded examples into padded arrays [B, length] with segment ids and an answer mask.
 
     `share_rows` packs several examples per row, kept apart by `segments`; else one each, in order.
 
@@ -219,7 +219,7 @@ def instruction_tune(
     seed: int,
     pad_to: Mapping[str, int],
 ) -> dict:
-    """Trains all parameters on answers to instructions, mixing groups; returns the parameters.
+    """Returns params finetuned on instruction examples' answers; each step mixes all groups.
 
     The output heads of continuous modalities stay unchanged.
 
@@ -247,7 +247,7 @@ def instruction_tune(
     trained = _run(
         {**params, "streams": {key: each for key, each in streams.items() if key not in unused}},
         {
-            name: {key: pad_rows(value, pad_to[name]) for key, value in rows.items()}
+            name: {key: pad_with_first_row(value, pad_to[name]) for key, value in rows.items()}
             for name, rows in groups.items()
         },
         orders,
@@ -261,7 +261,7 @@ def instruction_tune(
 
 
 def rows_per_group(counts: Mapping[str, int], batch_size: int) -> dict[str, int]:
-    """Returns how many rows of a batch each group gets, given its number of training rows.
+    """Returns each group's rows in a batch, in proportion to the square root of its count.
 
     Raises:
       UserError: see `fm.data.batches.batch_size_per_group`.
@@ -280,7 +280,7 @@ def _max_answer_tokens(examples: TokenizedExamples) -> int:
 def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay, max_answer_tokens):
     def loss(params, batches):
         parts = [
-            per_answer_cross_entropy(params, batches[name], model_config, count)
+            answer_cross_entropy_sums(params, batches[name], model_config, count)
             for name, count in max_answer_tokens
         ]
         total, count = map(sum, zip(*parts, strict=True))
@@ -296,7 +296,7 @@ def _run(params, groups, orders, peak_lr, num_steps, model_config, weight_decay,
     return run_adamw(gradient, params, peak_lr, num_steps, weight_decay)
 
 
-def per_answer_cross_entropy(
+def answer_cross_entropy_sums(
     params: dict, batch: dict[str, jax.Array], model_config: ModelConfig, max_answer_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum over answers of their mean nats per token, and the number of answers.
@@ -339,7 +339,7 @@ def loglikelihood(
     *,
     bidirectional_prefix: bool = False,
 ) -> np.ndarray:
-    """Returns log probabilities of candidate answers to each question, in nats, float32 [N, A].
+    """Returns log probabilities [N, A] of candidate answers to inputs, with one phrasing each.
 
     Candidates that differ in their first token share one forward pass and are judged by that token
     alone; others take a pass each.

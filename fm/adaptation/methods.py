@@ -340,12 +340,12 @@ def check_methods(names: Sequence[str]) -> None:
 def num_trials(
     recipe: AdaptationRecipe, names: Iterable[str], *, num_fewshot: Sequence[int] = (0,)
 ) -> int:
-    """Returns the total grid size of the named methods: the tuning budget of every arm."""
+    """Returns the number of hyper-parameter settings that the named methods try in total."""
     return sum(len(METHODS[name].search_space(recipe, num_fewshot=num_fewshot)) for name in names)
 
 
 def extend_grid(values: Sequence[float], count: int) -> tuple[float, ...]:
-    """Returns `values` extended by `count` further values, half a decade apart, on both sides."""
+    """Returns `values` plus `count` more, alternately above and below in half-decade steps."""
     beyond = [
         max(values) * 10 ** (n / 4 + 0.5) if n % 2 == 0 else min(values) * 10 ** (-(n + 1) / 4)
         for n in range(count)

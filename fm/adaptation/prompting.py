@@ -160,7 +160,7 @@ def answer_logprobs(
     *,
     mean_over_tokens: bool = False,
 ) -> np.ndarray:
-    """Returns the log probability of each answer after each prompt, in nats, float32 [N, A].
+    """Returns the log probability of every answer after every prompt, in nats, float32 [N, A].
 
     Answers of one token share one forward pass; longer ones take a pass each. `mean_over_tokens`
     averages over an answer's tokens, so that long answers are not penalized.

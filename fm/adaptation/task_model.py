@@ -53,7 +53,7 @@ class AdaptationRecipe(Protocol):
 
 @dataclasses.dataclass(eq=False)
 class TaskModel:
-    """A transformer (config and checkpoints) with a task's examples: labeled ones, then test items.
+    """A transformer to adapt to a task, with the task's labeled examples and test items.
 
     Subclasses read other examples or predict something else than classes.
 
@@ -115,7 +115,7 @@ class TaskModel:
 
     def init_head(self) -> dict:
         """Returns the initial head that fine-tuning adds."""
-        return finetune.init_head(
+        return finetune.init_zero_head(
             self.examples, self.model_config, self.num_classes, self.recipe.finetune.feature_config
         )
 

@@ -205,8 +205,8 @@ def fit_tag_probe(
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class TaggingModel(TaskModel):
-    """A transformer with tagged sentences (NER); predicts entity counts per sentence, int [N, 3].
+class TaggingTaskModel(TaskModel):
+    """A transformer and the tagged sentences of an NER task, for fine-tuning and linear probing.
 
     Predictions are int [N, 3]: entities right, predicted and present, see
     `fm.evaluation.ner.count_entities`. `num_classes` is the number of tags.
@@ -311,7 +311,7 @@ def format_entities(words: Sequence[str], tags: Sequence[str]) -> str:
 
 
 def parse_entities(answer: str, entity_types: Iterable[str]) -> set[NamedEntity]:
-    """Parses the text of `format_entities` to (type, text) pairs; ignores other parts and types.
+    """Parses "type: text; ..." to (type, text) pairs; skips malformed parts and unknown types.
 
     Case, spaces, line ends for semicolons and repeated entities do not matter.
     """
@@ -325,7 +325,7 @@ def parse_entities(answer: str, entity_types: Iterable[str]) -> set[NamedEntity]
 
 
 def locate_entities(words: Sequence[str], entities: Iterable[NamedEntity]) -> set[Span]:
-    """Returns entities' word spans (type, start, end) in a sentence; longer forms have priority.
+    """Returns entities' word spans (type, start, end) in a sentence; the longest match first.
 
     No two spans overlap; a form that does not occur has none.
     """

@@ -53,7 +53,7 @@ def attend(
     softcap: float | None,
     backend: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """Returns attention o_BLHC computed by cuDNN; memory is linear in length.
+    """Returns attention o_BLHC by `jax.nn.dot_product_attention`, with cuDNN by default.
 
     `backend` is that of `jax.nn.dot_product_attention`; "xla" takes the same arguments anywhere.
     """

@@ -46,7 +46,7 @@ def attend(
 
 
 def block_pairs(mask: Mask, L: int, S: int, sizes: tuple[int, int]) -> np.ndarray:
-    """Returns int32 [pairs, 2], the (query block, key block) of each step, by key block."""
+    """Returns the (query block, key block) pairs that the mask may connect, int32 [pairs, 2]."""
     M, T = sizes
     ranges = [mask.key_range(row, min(M, L - row), S) for row in range(0, L, M)]
     pairs = [(i, j) for i, (low, high) in enumerate(ranges) for j in range(low // T, -(-high // T))]

@@ -12,7 +12,7 @@ SCALES = ("quick", "default", "full")
 
 @dataclasses.dataclass(frozen=True)
 class TimingConfig:
-    """How long and how often the candidates of a case are timed.
+    """How a benchmark case is timed: rounds, seconds per turn and asynchronous dispatch.
 
     Attributes:
       num_rounds: rounds per case.
@@ -140,7 +140,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """Measurements of an fm implementation on a case, alone or against a peer; None if unknown.
+    """Benchmark result of an fm implementation on one case, optionally compared with a peer.
 
     Attributes:
       suite: as in `Case`.

@@ -24,7 +24,7 @@ _LINESTYLES = {"float32": "-", "bfloat16": (0, (5, 2))}
 
 
 def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes the HTML page and the figures beside the results file `path`, each atomically."""
+    """Writes an HTML report and its PNG figures beside the results file, each atomically."""
     results = sanitize(results)
     figures = {"roofline": roofline(results), "scaling": scaling(results)}
     pngs = {name: style.to_png(figure) for name, figure in figures.items() if figure is not None}
@@ -43,7 +43,7 @@ def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
         "si": format_si,
         "percent": formats.percent,
         "ratio": format_ratio,
-        "significance": significance,
+        "significance": ratio_css_class,
         "data_uri": data_uri,
         "config_value": formats.config_value,
     }
@@ -58,7 +58,7 @@ def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
 
 
 def tables_by_suite(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yields the tables of each suite as a dict, in order of first appearance.
+    """Yields one dict per suite with its title and the benchmark rows of its report tables.
 
     Each has `suite`, `title`; `compared`, the rows against an available peer; `alone`, one row per
     case and implementation of ours; `several`, whether a case has several of those; `used`, the
@@ -106,8 +106,8 @@ def summarize_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def significance(spread: tuple[float, float] | list[float] | None) -> str:
-    """Returns a CSS class for a ratio's quartiles: better, worse, unclear or unknown."""
+def ratio_css_class(spread: tuple[float, float] | list[float] | None) -> str:
+    """Returns the CSS class of a ratio's quartiles: better, worse, unclear or unknown."""
     if spread is None:
         return "unknown"
     if spread[0] == spread[1]:
@@ -205,7 +205,7 @@ def roofline(results: dict[str, Any]) -> Figure | None:
 
 
 def scaling(results: dict[str, Any]) -> Figure | None:
-    """Plots step time against each varied model size with its power-law fit; None without fits."""
+    """Plots step time against each varied size (e.g. seq_len) with power-law fits; None if none."""
     fits = results["scaling"]
     if not fits:
         return None

@@ -56,7 +56,7 @@ class BenchRequest:
 
 
 def run(request: BenchRequest) -> dict[str, Any]:
-    """Measures the cases missing in the results file, writes the page and returns all results.
+    """Measures cases missing from the results file, writes an HTML report, returns all results.
 
     Raises:
       UserError: no case matches; the file cannot be used, or belongs to another run.
@@ -146,7 +146,7 @@ def _no_compilation_cache() -> Iterator[None]:
 def measure_case(
     case: Case, peers: Sequence[str], config: BenchConfig, gemm: tuple[Candidate, float] | None
 ) -> list[ResultRow]:
-    """Compiles a case's candidates, times them interleaved; returns a row per (fm, peer) pair.
+    """Compiles and times a case's candidates; returns a row per pair of own and peer candidates.
 
     Args:
       case: what to measure.
@@ -292,7 +292,7 @@ def _empty_results(request: BenchRequest) -> dict[str, Any]:
             "repeats": config.timing.num_rounds,
             "attention_implementations": list(config.attention_implementations),
         },
-        "device": run_dir.device_info() | peer_packages.device_info(),
+        "device": run_dir.machine_info() | peer_packages.torch_device_info(),
         "versions": run_dir.package_versions() | peer_packages.package_versions(),
         "xla_flags": run_dir.xla_flags(),
         # Other work on the machine makes every figure worse, and some more than others.

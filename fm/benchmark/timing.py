@@ -102,7 +102,7 @@ def timed_compile(jitted: Any, *arguments: Any) -> tuple[float, Any]:
 
 
 def peak_memory(compiled: Any) -> int | None:
-    """Returns the bytes of arguments, results and temporaries; donated ones count once."""
+    """Returns a compiled function's argument, output and temporary bytes; None if unknown."""
     memory = compiled.memory_analysis()
     if memory is None:
         return None

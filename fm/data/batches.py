@@ -83,8 +83,8 @@ class _Block(grain.MapDataset):
         return self._parent[batch * self._batch_size + self._start + row]
 
 
-class GroupedBatches(Iterator[dict[str, Batch]]):
-    """Iterator over one batch per group (e.g. modality), with one common saved position."""
+class BatchesByGroup(Iterator[dict[str, Batch]]):
+    """Iterator over dicts of one batch per group (e.g. modality), with a resumable position."""
 
     def __init__(self, groups: Mapping[str, Batches]):
         self._groups = dict(groups)
@@ -101,9 +101,9 @@ class GroupedBatches(Iterator[dict[str, Batch]]):
         for name, batches in self._groups.items():
             batches.set_state(state[name])
 
-    def shard(self, index: int, count: int) -> GroupedBatches:
+    def shard(self, index: int, count: int) -> BatchesByGroup:
         """Returns the `index`-th of `count` equal blocks of rows of every group's batches."""
-        return GroupedBatches({name: b.shard(index, count) for name, b in self._groups.items()})
+        return BatchesByGroup({name: b.shard(index, count) for name, b in self._groups.items()})
 
 
 def batch_size_per_group(weights: Mapping[str, float], batch_size: int) -> dict[str, int]:
@@ -174,7 +174,7 @@ def patch_batches(
 
     Args:
         sources: for each source its examples, uint8 or float32 [N, L, P], all of the same L and P.
-        positions: int32 [L, A], see `fm.data.layouts.Layout.positions`.
+        positions: int32 [L, A], see `fm.data.layouts.PatchLayout.positions`.
         batch_size: examples per batch, B.
         seed: see `text_batches`.
         weights: see `text_batches`.

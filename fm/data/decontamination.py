@@ -10,7 +10,7 @@ from fm.data.media import get_modality
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DuplicateSearchResult:
-    """Result of a search for near-duplicates of test items: method, counts and their indices.
+    """Result of a search for test items' near-duplicates: counts, and pretraining indices.
 
     Attributes:
         method: the rule, in words.
@@ -27,7 +27,7 @@ class DuplicateSearchResult:
 
 
 def find_duplicates(pretrain: Split, test: Split, modality: str) -> DuplicateSearchResult:
-    """Returns which pretraining examples are near-duplicates of test items, and the counts.
+    """Returns which pretraining examples nearly duplicate test items, and how many such items.
 
     Args:
         pretrain: what a model would be pretrained on.

@@ -1,7 +1,7 @@
 """An index (ids, labels, array positions) of each split of a TFDS data set, computed once.
 
 Texts stay in ArrayRecord and are read on demand (20,000/s). Images, sounds and clips are decoded
-once (about 7,000/s for 28x28 PNGs), brought to one `ArraySpec`, and stored as a memory-mapped
+once (about 7,000/s for 28x28 PNGs), brought to one `MediaSpec`, and stored as a memory-mapped
 array.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fm.data.datasets import Split
-from fm.data.media import ArraySpec, Modality, ModalityCodec, get_modality
+from fm.data.media import MediaSpec, Modality, ModalityCodec, get_modality
 from fm.data.splitting import array_digest, text_digest
 from fm.errors import UserError
 from fm.files import atomic_dir, cache_dir, check_cached, write_digests
@@ -49,9 +49,9 @@ class FeatureColumns:
 
 
 def indexed_split(
-    builder: Any, name: str, columns: FeatureColumns, spec: ArraySpec | None
+    builder: Any, name: str, columns: FeatureColumns, spec: MediaSpec | None
 ) -> Split:
-    """Returns a split of a prepared TFDS builder, building its index on first use.
+    """Returns a TFDS split with random access; caches its ids, labels and arrays on first use.
 
     Args:
         builder: a prepared `tfds.core.DatasetBuilder`.
@@ -94,8 +94,8 @@ def metadata_rate(builder: Any) -> float | None:
     return rate
 
 
-def array_spec(builder: Any, names: list[str], columns: FeatureColumns) -> ArraySpec | None:
-    """Returns the array shape and rate (Hz, frames/s) examples are converted to; None for text.
+def array_spec(builder: Any, names: list[str], columns: FeatureColumns) -> MediaSpec | None:
+    """Returns the common array shape and rate of a data set's examples; None for text.
 
     Prints to stderr how a measured shape or rate changes the examples.
 
@@ -127,7 +127,7 @@ def _data_source(builder: Any, name: str, columns: FeatureColumns) -> Any:
     return builder.as_data_source(name, decoders=decoders)
 
 
-def _index_key(builder: Any, name: str, columns: FeatureColumns, spec: ArraySpec | None) -> str:
+def _index_key(builder: Any, name: str, columns: FeatureColumns, spec: MediaSpec | None) -> str:
     """Returns a digest of everything the index depends on; of files, name, size and time."""
     folder = pathlib.Path(os.fspath(builder.data_path)).resolve()
     parts = [_VERSION, str(folder), name, _spelled("Columns", columns), _spelled("Form", spec)]
@@ -147,7 +147,7 @@ def _spelled(name: str, value: Any) -> str:
 def _write_index(
     source: Any,
     columns: FeatureColumns,
-    spec: ArraySpec | None,
+    spec: MediaSpec | None,
     rate: float | None,
     folder: pathlib.Path,
 ) -> None:
@@ -180,7 +180,7 @@ def _write_index(
 
 
 def _to_array(
-    modality: Modality, codec: ModalityCodec, spec: ArraySpec, rate: float | None, stored: Any
+    modality: Modality, codec: ModalityCodec, spec: MediaSpec, rate: float | None, stored: Any
 ) -> np.ndarray:
     return codec.to_array(_decode(modality, codec, stored, rate), spec)
 

@@ -1,4 +1,4 @@
-"""`Layout`: how the examples of a continuous modality are cut into patches and put back together.
+"""`PatchLayout`: how examples of a continuous modality are cut into patches and rejoined.
 
 It is saved with a model, which predicts patches and does not know what they show.
 """
@@ -17,8 +17,8 @@ from fm.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Shape of a data set's examples and of their patches; converts between arrays and patches.
+class PatchLayout:
+    """Shapes of a data set's examples and patches; converts between arrays and patches.
 
     Attributes:
         modality: of `fm.data.media.MODALITIES`.
@@ -74,15 +74,15 @@ class Layout:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Layout:
+    def from_dict(cls, saved: dict[str, Any]) -> PatchLayout:
         """Inverse of `to_dict`; raises UserError where a value has the wrong type."""
         return parse(cls, saved, "a layout")
 
 
 def layout_of(
     modality: str, shape: Sequence[int], rate: float | None, patch_size: int | None = None
-) -> Layout:
-    """Returns the Layout (example shape, patch shape and rate) for arrays of a modality.
+) -> PatchLayout:
+    """Returns the `PatchLayout` (example shape, patch shape and rate) for arrays of a modality.
 
     Args:
         modality: of the data.
@@ -95,7 +95,7 @@ def layout_of(
         UserError: no patch fits the examples.
     """
     patch_shape = _patching(modality).patch_shape(tuple(shape), patch_size)
-    return Layout(modality, tuple(shape), patch_shape, float(rate or 0))
+    return PatchLayout(modality, tuple(shape), patch_shape, float(rate or 0))
 
 
 def _patching(modality: str) -> Patching:

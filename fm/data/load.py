@@ -18,7 +18,7 @@ from fm.data.index import FeatureColumns, array_spec, indexed_split
 from fm.data.media import MODALITIES
 from fm.data.prepare import is_prepared, open_checked, prepare
 from fm.data.readers import conll, plain_files
-from fm.data.readers.folders import FileNameFields
+from fm.data.readers.folders import FileNameFieldPositions
 from fm.data.splitting import split_by_hash
 from fm.errors import UserError
 from fm.files import cache_dir, expand_path
@@ -80,7 +80,7 @@ def load(
                 text_column=text_column,
                 label_column=label_column,
                 target_column=target_column,
-                fields=FileNameFields(label_field, speaker_field),
+                fields=FileNameFieldPositions(label_field, speaker_field),
             )
             text_column, label_column, target_column = "text", "label", ""
     elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_EXTENSIONS):

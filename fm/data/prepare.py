@@ -68,7 +68,7 @@ def _move_up(inner: pathlib.Path, outer: pathlib.Path) -> None:
 
 
 class BuiltinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base class of the built-in TFDS builders; splits examples by hash.
+    """Base class of TFDS builders of built-in data sets; splits train and test by content hash.
 
     A subclass sets the attributes and defines `_examples`, which are split by hash; or overrides
     `_split_generators` for another split.

@@ -33,7 +33,7 @@ def is_test(digest: str, share: float) -> bool:
 def split_by_hash(
     digests: Sequence[str], labels: Sequence[int] | None, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (train, test) indices of a split by digest that has every label on both sides.
+    """Returns (train, test) indices by digest; every label is on both sides where possible.
 
     If a label has no train or no test example, its example with the highest or lowest digest moves
     (with its copies).
@@ -60,7 +60,7 @@ def split_by_hash(
 
 
 def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (train, test) indices of a split with no group (e.g. speaker) on both sides.
+    """Returns (train, test) indices that keep every group (e.g. speaker) in one split.
 
     Groups go to the test split in order of their digests until it has `share` of the examples; at
     least one group remains for training. The order of examples does not matter, but additional

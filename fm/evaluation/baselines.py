@@ -19,7 +19,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, T
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from fm.data.media import MODALITIES, BaselineFeatures, get_modality
+from fm.data.media import MODALITIES, BaselineFeatureSpec, get_modality
 from fm.errors import UserError
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
 
@@ -50,7 +50,7 @@ class BaselineSpec:
 
 @dataclasses.dataclass(frozen=True)
 class FittedBaseline:
-    """A fitted classical classifier; predicts for raw inputs or the rows of `prepare_inputs`."""
+    """A fitted logistic regression baseline; predicts classes from raw or prepared inputs."""
 
     read: Callable[[Any], Matrix]
     featurize: Featurize
@@ -75,8 +75,8 @@ def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(low, high, trials)]
 
 
-def prepare_inputs(modality: str, inputs: Inputs, sample_rate: float | None = None) -> Matrix:
-    """Returns the feature matrix that needs no fitting, one row per input (computed once).
+def fit_free_features(modality: str, inputs: Inputs, sample_rate: float | None = None) -> Matrix:
+    """Returns baseline features that need no fitting (e.g. word counts), one row per input.
 
     Text: counts of every word and word pair, one row per document, which every fit then slices
     (``counts[labeled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
@@ -107,7 +107,7 @@ def fit(
     Args:
       modality: a registered modality.
       inputs: documents; arrays [N, ...] (integers are pixels from 0 to 255, floating pixels are
-        taken as they are); or rows of `prepare_inputs`.
+        taken as they are); or rows of `fit_free_features`.
       labels: [N] integer classes.
       config: ``C``, the inverse penalty.
       sample_rate: of sounds that are not prepared, in Hz.
@@ -121,7 +121,7 @@ def fit(
         matrix, read = baseline.fit_prepare(inputs)
     else:
         matrix = baseline.prepare(inputs, sample_rate)
-        read = functools.partial(prepare_inputs, modality, sample_rate=sample_rate)
+        read = functools.partial(fit_free_features, modality, sample_rate=sample_rate)
     featurize = baseline.fit_features(matrix)
     (classifier,) = fit_path(featurize(matrix), np.asarray(labels), [config["C"]])
     return FittedBaseline(read, featurize, classifier)
@@ -141,7 +141,7 @@ def cross_validate(
     Returns:
       One ``{"config": …, "validation": accuracy}`` per configuration, in the order given.
     """
-    matrix, labels = prepare_inputs(modality, inputs), np.asarray(labels)
+    matrix, labels = fit_free_features(modality, inputs), np.asarray(labels)
     correct = np.zeros(len(configs))
     for train, validation in folds:
         featurize = _baseline(modality).fit_features(matrix[train])
@@ -213,7 +213,7 @@ def _scale_pixels(pixels: np.ndarray) -> np.ndarray:
     return pixels / 255.0 if np.issubdtype(pixels.dtype, np.integer) else pixels
 
 
-def _extract(features: BaselineFeatures, inputs: Any, rate: float | None) -> np.ndarray:
+def _extract(features: BaselineFeatureSpec, inputs: Any, rate: float | None) -> np.ndarray:
     array = np.asarray(inputs)
     prepared = array.ndim == 2 and np.issubdtype(array.dtype, np.floating)
     return array if prepared else features.extract(array, rate)

@@ -26,7 +26,7 @@ MAX_TASKS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class ComputeCost:
-    """FLOPs and seconds an arm spent on a task, and from how many tasks pretraining pays off.
+    """Compute cost of an arm on a task: FLOPs, seconds and the break-even number of tasks.
 
     Attributes:
       task: name of the task.
@@ -104,7 +104,7 @@ def break_even_tasks(
 def matching_scratch_flops(
     budgets_B: np.ndarray, scratch_flops_B: np.ndarray, num_labels: int, efficiency: LabelEfficiency
 ) -> tuple[float | None, str]:
-    """Returns the FLOPs scratch needs to match an arm's quality (None if unknown), and a note.
+    """Returns FLOPs (or None) for from-scratch training to match an arm's quality, and a note.
 
     The scratch cost at ``label_multiplier * num_labels``, interpolated between the measured
     budgets as a power of the number of labels. Below the measured range the cost at the smallest
@@ -128,7 +128,7 @@ def matching_scratch_flops(
 
 @dataclasses.dataclass(frozen=True)
 class CostItem:
-    """One cost, in several units, and the fraction of it that a number of tasks pays.
+    """One cost in several units, and a function from number of tasks to the fraction they pay.
 
     Attributes:
       costs: by unit; None where it was not recorded.
@@ -141,7 +141,7 @@ class CostItem:
 
 @dataclasses.dataclass(frozen=True)
 class BreakEven:
-    """The numbers of tasks at which one cost is lower than another.
+    """Number of tasks from which, or else up to which, one total cost is below another.
 
     Attributes:
       first: the number from which on it is, up to `MAX_TASKS`; None if it is not in the end.
@@ -153,12 +153,12 @@ class BreakEven:
 
 
 def per_task_share(tasks: int) -> Callable[[int], float]:
-    """Returns a function from number of tasks k to k / tasks, the share of a per-task cost paid."""
+    """Returns a function from k to k / tasks: the fraction of all tasks' cost that k tasks pay."""
     return lambda count: count / tasks
 
 
-def shared_share(users: int, tasks: int) -> Callable[[int], float]:
-    """Returns a function from k to the probability that k random tasks include a cost's user."""
+def shared_cost_share(users: int, tasks: int) -> Callable[[int], float]:
+    """Returns a function from k to the chance that k random tasks include a user of the cost."""
     others = tasks - users
 
     def share(count: int) -> float:
@@ -170,7 +170,7 @@ def shared_share(users: int, tasks: int) -> Callable[[int], float]:
 def joint_tuning_share(
     steps: int, epochs: float, batch_size: int, num_labels: int, tasks: int
 ) -> Callable[[int], float]:
-    """Returns a function from k to the steps of jointly tuning k tasks over those for all tasks.
+    """Returns a function of k: joint tuning steps on k tasks, as a fraction of those on all.
 
     Args:
       steps: at least.
@@ -187,7 +187,7 @@ def joint_tuning_share(
 
 
 def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> float | None:
-    """Returns the mean cost of `num_tasks` randomly drawn tasks; None if a part is unknown.
+    """Returns the expected total cost of `num_tasks` random tasks; None if a part is unknown.
 
     More tasks than there are stand for further tasks like these.
     """
@@ -198,7 +198,7 @@ def amortized_cost(items: Sequence[CostItem], unit: str, num_tasks: int) -> floa
 
 
 def break_even(items: Sequence[CostItem], others: Sequence[CostItem], unit: str) -> BreakEven:
-    """Returns the number of tasks from which on the first cost is lower than the second."""
+    """Returns the least number of tasks from which on `items` cost less than `others`, if any."""
     costs = [
         (amortized_cost(items, unit, k), amortized_cost(others, unit, k))
         for k in range(1, MAX_TASKS + 1)

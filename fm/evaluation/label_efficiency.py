@@ -15,7 +15,7 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LabelEfficiency:
-    """The factor by which scratch needs more labels than an arm for the same score, with interval.
+    """Labels that training from scratch needs to reach an arm's score, over the arm's labels.
 
     Attributes:
       label_multiplier: labels scratch needs, divided by the labels the arm had. When `censored`
@@ -43,7 +43,7 @@ def label_multiplier(
     draws: int = 2000,
     seed: int = 0,
 ) -> LabelEfficiency:
-    """Estimates the factor on `num_labels` that scratch needs to match the arm's mean score.
+    """Estimates how many times `num_labels` scratch needs to reach the arm's mean score.
 
     The scratch curve (mean score at each budget) is made non-decreasing by isotonic regression
     and interpolated linearly in log(labels); the answer is the smallest budget at which it
@@ -122,7 +122,7 @@ def label_multiplier(
 def steps_to_quality(
     steps: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray, target: float
 ) -> int | None:
-    """Returns the first step from which a curve stays at or above a target; None if it never does.
+    """Returns the first step where the value and the mean of later ones reach a target, or None.
 
     A step counts when its own value is at least `target` and so is the mean of the values after
     it (the last step has none, its own value is enough): one lucky evaluation does not.

@@ -60,7 +60,7 @@ def fit_path(
 
 
 def log_grid(low: float, high: float, count: int) -> list[float]:
-    """Returns `count` log-spaced values from 10**low to 10**high; for `count` 1, the middle.
+    """Returns `count` values spaced evenly on a log scale between two powers of ten.
 
     Raises:
       ValueError: a negative count.

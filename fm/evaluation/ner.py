@@ -58,7 +58,7 @@ def count_entities(gold: Tags, predicted: Tags) -> EntityCounts:
 
 
 def count_matches(gold: Sequence[set], predicted: Sequence[set]) -> EntityCounts:
-    """Counts the correct, predicted and gold entities of each sentence, from sets of entities."""
+    """Returns the number of correct, predicted and gold entities of each sentence."""
     both = list(zip(gold, predicted, strict=True))
     return EntityCounts(
         correct=np.array([len(real & guess) for real, guess in both], int),

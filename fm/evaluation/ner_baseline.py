@@ -47,7 +47,7 @@ class LogisticTagger:
 
 
 def hparam_grid(trials: int) -> list[dict[str, float]]:
-    """Returns `trials` settings {"C": inverse L2 strength}, log-spaced; a single one is central."""
+    """Returns `trials` settings {"C": inverse L2 strength}, log-spaced over `C_RANGE`."""
     return [{"C": inverse_penalty} for inverse_penalty in log_grid(*C_RANGE, trials)]
 
 

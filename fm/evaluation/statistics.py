@@ -138,7 +138,7 @@ def linearized_ratio(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> np
 
 
 def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
-    """Returns the mean over seeds with its t interval, which ignores the choice of test items.
+    """Returns the mean over seeds with its Student t interval, taking the test items as fixed.
 
     Raises:
       ValueError: not a finite vector.

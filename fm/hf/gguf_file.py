@@ -39,7 +39,7 @@ _MAX_AXES = 4
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """Location of a tensor in a GGUF file: shape (outermost axis first), type, offset, bytes."""
+    """Shape (outermost axis first), quantization type, offset and bytes of a GGUF tensor."""
 
     shape: tuple[int, ...]
     quant_type: gguf.GGMLQuantizationType

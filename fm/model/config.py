@@ -74,7 +74,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ArchConfig:
-    """Architecture options of a transformer (norms, biases, MLP, RoPE); defaults are fm's own.
+    """Architecture options of a transformer other than its sizes: norms, biases, MLP, positions.
 
     Attributes:
       norm: "rms" (Zhang & Sennrich 2019) or "layer" (Ba et al. 2016).

@@ -26,8 +26,8 @@ _MIN_SCALES = {"audio": 1.0 / 64.0}
 _DEFAULT_MIN_SCALE = 1.0 / 256.0
 
 
-def init_embeddings(rng: jax.Array, config: ModelConfig) -> Arrays:
-    """Returns initial parameters of embeddings, output heads and norms, and the mask embedding."""
+def init_embeddings_and_heads(rng: jax.Array, config: ModelConfig) -> Arrays:
+    """Returns initial parameters of the embeddings, output heads, and embedding and final norms."""
     arch = config.arch
     D, V, M = config.d_model, config.vocab_size, config.num_mixtures
     keys = jax.random.split(rng, 3)
@@ -75,7 +75,7 @@ def embed(
     """Returns the embeddings x_BLD of tokens or patches, before the first layer.
 
     Args:
-      params: from `init_embeddings`.
+      params: from `init_embeddings_and_heads`.
       inputs: the tokens of one modality, or of several with `modality` int [B, L], the index in
         `config.modalities` of each token (the other modalities' values there are not read);
         `positions` int [B, L] if these are learned; `types` int [B, L] if tokens have types

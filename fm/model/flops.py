@@ -47,7 +47,7 @@ def train_flops(
     return 3.0 * flops
 
 
-def sequence_token_counts(
+def input_and_prediction_counts(
     objective: str, length: int, *, mask_ratio: float, has_start_patch: bool = False
 ) -> tuple[int, int]:
     """Returns (tokens that enter the layers, predictions made) for one training sequence.

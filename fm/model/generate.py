@@ -25,8 +25,8 @@ NO_TOKEN = -1
 _ROUND_TO = 32
 
 
-class DecodeParams(NamedTuple):
-    """Constants of the decoding loop, passed as arrays so that new values need no recompilation.
+class DecodeSettings(NamedTuple):
+    """Sampling parameters, random keys, and stop and suppressed token masks of a decoding loop.
 
     Attributes:
       sampling: sampling parameters.
@@ -66,14 +66,14 @@ def prefill_and_decode(
     params: kv_cache.PreparedParams,
     tokens_BL: jax.Array,
     lengths_B: jax.Array,
-    decode_params: DecodeParams,
+    decode_params: DecodeSettings,
     config: ModelConfig,
     *,
     max_new_tokens: int,
     num_tokens: jax.Array,
     buffer_size: int,
 ) -> tuple[jax.Array, DecodeState]:
-    """Runs the model over the prompts; returns the first `num_tokens` tokens and a DecodeState.
+    """Prefills the KV cache and decodes up to `num_tokens` tokens; returns them and the state.
 
     Returns:
       int32 [B, buffer_size], `NO_TOKEN` after the end of a row, and the state to go on from.
@@ -107,7 +107,7 @@ def prefill_and_decode(
 def decode(
     params: kv_cache.PreparedParams,
     state: DecodeState,
-    decode_params: DecodeParams,
+    decode_params: DecodeSettings,
     config: ModelConfig,
     *,
     num_tokens: jax.Array,
@@ -121,7 +121,7 @@ def decode(
 def _decode_loop(
     params: kv_cache.PreparedParams,
     state: DecodeState,
-    decode_params: DecodeParams,
+    decode_params: DecodeSettings,
     config: ModelConfig,
     tokens_BT: jax.Array,
     first: jax.Array,
@@ -159,7 +159,7 @@ def _decode_loop(
 def _sample(
     params: kv_cache.PreparedParams,
     h_BD: jax.Array,
-    decode_params: DecodeParams,
+    decode_params: DecodeSettings,
     position_B: jax.Array,
     seen_BV: jax.Array,
 ) -> jax.Array:
@@ -222,7 +222,7 @@ class IncrementalGenerator:
             row_L[: len(prompt)] = prompt
         self._lengths_B = np.asarray(lengths, np.int32)
         self._cache_columns = _round_up(max_new_tokens)
-        self._decode_params = DecodeParams(
+        self._decode_params = DecodeSettings(
             sampling_config.to_params(),
             row_keys(jnp.asarray(np.asarray(seeds) % 2**32, jnp.uint32)),
             jnp.asarray(_vocab_mask(stop_token_ids, config.vocab_size)),

@@ -121,7 +121,7 @@ def prefill(
     max_new_tokens: int,
     prefix_B: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache]:
-    """Runs the model over prompts; returns hidden states of all positions and a filled KVCache.
+    """Runs the model on prompts; returns final hidden states [B, L, D] and the filled KV cache.
 
     Args:
       params: from `prepare_params`.

@@ -110,7 +110,7 @@ def rope_pairs_per_axis(pairs: int, num_axes: int) -> tuple[int, ...]:
 
 
 def expand_positions(positions: jax.Array, num_axes: int) -> jax.Array:
-    """Returns one modality's positions as int [B, L, A] on the model's position axes.
+    """Repeats text positions, or zero-pads patch positions, to all position axes, int [B, L, A].
 
     Args:
       positions: int, of text [B, L], audio [B, L, 1], images [B, L, 2] or video [B, L, 3].
@@ -155,12 +155,12 @@ Kernel = jax.Array | TransposedKernel
 
 
 def transpose_kernel(kernel_IO: jax.Array) -> TransposedKernel:
-    """Returns a kernel [in, out] as a TransposedKernel, in float32."""
+    """Returns an [in, out] kernel stored as float32 [out, in], for faster products on a CPU."""
     return TransposedKernel(jnp.asarray(kernel_IO.T, jnp.float32))
 
 
 def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
-    """Returns x [..., in] times a kernel of any float dtype, as [..., out] in the dtype of x.
+    """Returns x @ kernel as [..., out] in the dtype of x; the kernel may be stored transposed.
 
     Args:
       x: left operand.
@@ -181,7 +181,7 @@ def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
 
 
 def linear(layer: Arrays, name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
-    """Returns the output of linear map `name`, heads flattened, with its bias and LoRA if any."""
+    """Returns x times kernel `name`, plus LoRA and bias if any; head axes come out flattened."""
     return _add_lora_and_bias(layer, name, x, matmul(x, layer[name]), config)
 
 
@@ -267,7 +267,7 @@ def apply_layer(
 def apply_layer_with_remat(
     layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, mask: Mask, config: ModelConfig
 ) -> jax.Array:
-    """Returns the residual after one layer, rematerialized according to `config.remat_policy`.
+    """Returns the residual stream after one layer, with remat by `config.remat_policy`.
 
     The rest is recomputed (Chen et al. 2016), one layer at a time. Saved numbers per token of a
     layer with MLP width 4 D and no gate: "full" D, "attention" 6 D, "dots" 9 D (fewer with grouped

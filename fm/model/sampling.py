@@ -139,7 +139,9 @@ def sample_tokens(
 
     def sample():
         uniform = jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)))
-        return inverse_cdf_sample(filtered_probs(logits_BV, params), uniform(keys_B, position_B))
+        return inverse_cdf_sample(
+            unnormalized_filtered_probs(logits_BV, params), uniform(keys_B, position_B)
+        )
 
     return jax.lax.cond(params.temperature == 0.0, lambda: greedy_tokens(logits_BV), sample)
 
@@ -152,8 +154,8 @@ def apply_repetition_penalty(
     return jnp.where(seen_BV, lowered_BV, logits_BV)
 
 
-def filtered_probs(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
-    """Returns probabilities [B, V], unnormalized and 0 where filtered; needs temperature > 0.
+def unnormalized_filtered_probs(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
+    """Returns token probabilities [B, V] up to a factor per row, 0 where filtered out.
 
     The most likely token has 1 and is always kept. Tokens that tie at a threshold are all kept.
     """
@@ -177,7 +179,7 @@ def greedy_tokens(logits_BV: jax.Array) -> jax.Array:
 
 
 def inverse_cdf_sample(probs_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-    """Returns the first token whose cumulative probability exceeds `uniform_B` of the total.
+    """Returns each row's first token with cumulative probability above `uniform_B` * row sum.
 
     A token of probability 0 is never sampled.
 

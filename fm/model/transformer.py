@@ -25,7 +25,7 @@ def forward(
     mask: Mask,
     masked_BL: jax.Array | None = None,
 ) -> Arrays:
-    """Runs embeddings and layers, not the heads; returns final states and the residual stream.
+    """Runs embeddings and layers without heads; returns final and per-layer hidden states.
 
     Args:
       params: from `Transformer.init`.
@@ -77,7 +77,7 @@ def embed_inputs(
 
 
 def final_norm(params: Arrays, x_BLD: jax.Array, config: ModelConfig) -> jax.Array:
-    """Returns the hidden states that the heads read: the last residual, perhaps normalized."""
+    """Returns the heads' input: the last layer's output, normalized if `arch.final_norm`."""
     if config.arch.final_norm:
         x_BLD = layers.apply_norm(x_BLD, params, "final_norm", config)
     return x_BLD
@@ -97,7 +97,7 @@ _jitted_layer = jax.jit(layers.apply_layer_with_remat, static_argnames="config")
 
 
 class Transformer(nn.Module):
-    """Linen module that owns the parameters; its computation is the function `forward`.
+    """Linen module that creates the model's parameters and applies `forward` with them.
 
     Parameters are `{"streams": {...}, "layers": {...}}`, plain dicts of float32 arrays; layers are
     stacked along a leading axis whether or not they run as a scan.
@@ -109,7 +109,7 @@ class Transformer(nn.Module):
     def __call__(self, inputs: Arrays, *, mask: Mask, masked_BL: jax.Array | None = None) -> Arrays:
         """Runs `forward` with the module's parameters; returns final states and residuals."""
         params = {
-            "streams": self.param("streams", embeddings.init_embeddings, self.config),
+            "streams": self.param("streams", embeddings.init_embeddings_and_heads, self.config),
             "layers": self.param("layers", layers.init_layers, self.config),
         }
         if self.is_initializing():

@@ -153,8 +153,8 @@ def make_global_batch(rows: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
 
 
-def any_process_signalled(signalled: bool, mesh: Mesh) -> jax.Array:
-    """Returns the sum of `signalled` over all devices: above 0 if any process was signalled.
+def count_signalled_devices(signalled: bool, mesh: Mesh) -> jax.Array:
+    """Returns the number of devices whose process was signalled, the same on every process.
 
     Dispatched asynchronously; every process reads the same number.
     """

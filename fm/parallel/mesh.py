@@ -93,8 +93,8 @@ def config_from_mesh(mesh: Mesh | AbstractMesh) -> MeshConfig:
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh | None) -> Iterator[None]:
-    """Makes `mesh` the default of training and model loading in the block, unlike `jax.set_mesh`.
+def default_mesh(mesh: Mesh | None) -> Iterator[None]:
+    """Context manager that sets the mesh of fm's training and model loading, not JAX's own.
 
     `jax.set_mesh` would move everything else inside to the mesh too: data preparation and
     evaluation, whose row counts it need not divide and which one process may run alone.
@@ -107,7 +107,7 @@ def use_mesh(mesh: Mesh | None) -> Iterator[None]:
 
 
 def current_mesh() -> Mesh | None:
-    """Returns the mesh set by the enclosing `use_mesh` block, or None."""
+    """Returns the mesh set by the enclosing `default_mesh` block, or None."""
     return _mesh.get()
 
 
@@ -119,7 +119,7 @@ class MeshShardCounts(NamedTuple):
 
 
 def mesh_shard_counts() -> MeshShardCounts:
-    """Returns how many parts the mesh of the traced function splits batch rows and heads into.
+    """Returns the numbers of batch shards and of head shards under the current JAX mesh.
 
     (1, 1) without a mesh, under a mesh of other axes and inside `shard_map`.
     """

@@ -117,7 +117,7 @@ def constrain(state: Any) -> Any:
 
 
 def shard_stacked_states(states: Any, mesh: Mesh) -> Any:
-    """Returns states stacked along a trial axis [R, ...], each sharded by `state_specs`."""
+    """Returns train states stacked on axis 0, sharded as single states; axis 0 is not sharded."""
     one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
     specs = state_specs(one, config_from_mesh(mesh))
     return jax.tree.map(
@@ -126,7 +126,7 @@ def shard_stacked_states(states: Any, mesh: Mesh) -> Any:
 
 
 def shard_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Returns a batch, held whole by every process, with its rows (along `axis`) sharded.
+    """Shards a batch over the mesh along `axis`; every process passes the whole batch.
 
     Rows that the mesh does not divide are replicated; the objectives split them all the same.
     """

@@ -47,7 +47,7 @@ def bytes_per_device(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
 
 
 def gathered_elements_per_device(shapes: Any, specs: Any, mesh: MeshConfig) -> float:
-    """Returns a pytree's elements on one device once gathered over fsdp (still split by tensor)."""
+    """Returns elements per device after an all-gather over every axis but `tensor`."""
     return _sum_shards(shapes, specs, mesh, ("tensor",), lambda leaf: 1)
 
 

@@ -133,7 +133,7 @@ def plan_on_mesh(request: PlanRequest, mesh: MeshConfig) -> Plan:
         )
     model_config, optimizer_config = request.model_config, request.optimizer_config
     tokens = request.batch_size // parts * request.seq_len
-    length, num_predictions = flops.sequence_token_counts(
+    length, num_predictions = flops.input_and_prediction_counts(
         "causal_lm", request.seq_len, mask_ratio=0.0
     )
     sequence_flops = flops.train_flops(model_config, length, num_predictions=num_predictions)

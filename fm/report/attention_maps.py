@@ -59,8 +59,8 @@ def special_token(name: str) -> DisplayToken:
     return DisplayToken(((name, True),), name)
 
 
-def display_tokens(spelled: Sequence[bytes]) -> list[DisplayToken]:
-    """Returns the display forms of consecutive tokens of a text, given the bytes of each.
+def to_display_tokens(spelled: Sequence[bytes]) -> list[DisplayToken]:
+    """Converts a text's tokens, given as bytes, to readable text with special characters marked.
 
     The text may end in mid-character.
     """
@@ -184,7 +184,7 @@ def token_distances(length: int) -> np.ndarray:
 
 
 def patch_distances(rows: int, columns: int, start: bool) -> np.ndarray:
-    """Returns Euclidean distances, in patches, of a row-major patch grid, float64 [L, L].
+    """Returns distances between patches of a grid, float64 [L, L]; NaN for a start token.
 
     Args:
       rows: of the grid.

@@ -39,7 +39,7 @@ _SHORT = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A finding on one task, or on one claim over all tasks, in sentences.
+    """A headline of the report: its subject, a short answer and the sentences that support it.
 
     Attributes:
       subject: the task's title, or what is compared.
@@ -85,7 +85,7 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def findings(results: Results) -> list[Finding]:
-    """Returns one finding per claim if the study makes claims, else one per compared task."""
+    """Returns the report's headline findings, one per declared claim, or per task if none."""
     if results.claims:
         found = [_claim_finding(results, claim) for claim in results.claims]
     else:

@@ -22,8 +22,8 @@ def methodology_notes(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def significance_sentence(results: Results) -> str:
-    """Returns a sentence on how many differences stay significant after Holm's correction."""
+def holm_significance_sentence(results: Results) -> str:
+    """Returns a sentence counting the differences still significant after Holm's correction."""
     rows = [row for row in results.comparisons if row.p_adjusted is not None]
     clear = [row for row in rows if outcome(row) in ("better", "worse")]
     if not clear:

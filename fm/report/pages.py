@@ -16,7 +16,7 @@ from fm.errors import UserError
 from fm.files import atomic_write
 from fm.report import formats, plots, style, tables
 from fm.report.headline import NOTHING, findings, outcome
-from fm.report.methodology import methodology_notes, significance_sentence
+from fm.report.methodology import holm_significance_sentence, methodology_notes
 from fm.report.schema import Results, capitalize_first, parse
 
 # Media types that may be put into the page, and how each file begins.
@@ -59,7 +59,9 @@ def write(results: dict, out_dir: Path) -> Path:
     """
     parsed = parse(results)
     figures = render_figures(parsed)
-    return write_page(out_dir, render_report(parsed, figures), figures, tables.csv_table(parsed))
+    return write_page(
+        out_dir, render_report(parsed, figures), figures, tables.comparisons_csv(parsed)
+    )
 
 
 def write_page(out_dir: Path, page: str, figures: Iterable[RenderedFigure], table: str) -> Path:
@@ -108,14 +110,14 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
         yield (
             *("adaptation", task, f"{title}: learning from labels"),
             f"{title}: quality against training steps, one panel for each label budget",
-            plots.adaptation(results, task),
+            plots.adaptation_curves_figure(results, task),
         )
     budgets = {row.num_labels for row in results.comparisons} if results.claims else set()
     for num_labels in sorted(budgets, key=lambda number: number or 0):
         yield (
             *("overview", None, f"All tasks, {formats.count(num_labels)} labels, points"),
             f"grid: differences of pairs of arms on each task at {num_labels} labels",
-            plots.overview_grid(results, num_labels),
+            plots.overview_of_differences(results, num_labels),
         )
     pretraining = [row for row in results.curves if row.kind == "pretrain"]
     for task, unit in dict.fromkeys((row.task, row.unit) for row in pretraining):
@@ -177,10 +179,10 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         amortized_cost=tables.amortized_cost_table(results),
         cost_units=[words for _, words, _ in tables.cost_units(results)],
         break_even=tables.break_even_rows(results),
-        pretraining_shares=tables.pretraining_shares(results.curves),
+        pretraining_shares=tables.pretraining_token_shares(results.curves),
         arms=[arm for arm in results.arms if arm.name in compared],
         accuracies=[tables.accuracy_table(results, task) for task in results.task_names()],
-        comparisons=_by_task(tables.comparison_rows(results)),
+        comparisons=_by_task(tables.sorted_comparisons(results)),
         label_efficiency=_by_task(results.label_efficiency),
         compute_cost=_by_task(results.compute_cost),
         methods=_by_task(results.methods),
@@ -188,7 +190,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         samples=_by_task(results.samples),
         max_cards=_MAX_CARDS,
         figures=by_section,
-        significance=significance_sentence(results),
+        significance=holm_significance_sentence(results),
         notes=methodology_notes(results),
         config=flatten_config(results.config),
         missing=formats.MISSING,

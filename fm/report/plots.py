@@ -17,9 +17,9 @@ from fm.report.schema import AblationResults, AblationRow, Arm, Comparison, Diff
 from fm.report.style import BETTER, WORSE
 from fm.report.tables import (
     amortized_cost_at_fewest_labels,
-    comparison_rows,
     seed_mean,
     seed_means,
+    sorted_comparisons,
 )
 
 _OUTCOME_COLORS = {"better": BETTER, "worse": WORSE}
@@ -89,8 +89,10 @@ def _draw_chance(axes: Axes, level: float) -> None:
 
 
 def forest(results: Results, task: str, baseline: str) -> Figure | None:
-    """Plots every arm's difference from one baseline on a task, with 95% intervals, by arm."""
-    rows = [row for row in comparison_rows(results) if (row.task, row.baseline) == (task, baseline)]
+    """Draws a forest plot of arms' differences from a baseline on a task, with 95% intervals."""
+    rows = [
+        row for row in sorted_comparisons(results) if (row.task, row.baseline) == (task, baseline)
+    ]
     if not rows:
         return None
     slots: list[Comparison | str] = []
@@ -225,8 +227,8 @@ def pretraining(results: Results, task: str | None, unit: str | None) -> Figure 
     return figure
 
 
-def adaptation(results: Results, task: str) -> Figure | None:
-    """Plots validation score against adaptation steps, one panel per label budget."""
+def adaptation_curves_figure(results: Results, task: str) -> Figure | None:
+    """Plots validation score against adaptation steps, a line per arm, a panel per label budget."""
     curves = [
         row for row in results.curves if row.task == task and row.kind == "adapt" and row.value
     ]
@@ -274,7 +276,7 @@ def _evenly(values: list, most: int) -> list:
 
 
 def amortized_cost_figure(results: Results, unit: str) -> Figure | None:
-    """Plots the amortized cost in one unit against the number of tasks, at the fewest labels."""
+    """Plots each arm's amortized cost against the number of tasks, at the smallest label budget."""
     rows = [
         row for row in amortized_cost_at_fewest_labels(results) if getattr(row, unit) is not None
     ]
@@ -364,8 +366,8 @@ def _cell_color(row: Difference, most: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def overview_grid(results: Results, num_labels: float | None) -> Figure | None:
-    """Draws all differences at one number of labels as a grid of tasks by pairs of arms."""
+def overview_of_differences(results: Results, num_labels: float | None) -> Figure | None:
+    """Draws a grid of score differences, tasks by pairs of arms, at one number of labels."""
     cells = {
         (str(results.task(row.task).title), f"{row.arm} − {row.baseline}"): row
         for row in results.comparisons
@@ -405,7 +407,7 @@ def ablation_figures(
 
 
 def ablation_grid(results: Results, ablation: AblationResults, num_labels: float) -> Figure | None:
-    """Draws an ablation's differences from the baseline variant, variants by tasks."""
+    """Draws a grid of score differences from the baseline variant: rows variants, columns tasks."""
     rows = [row for row in ablation.rows if row.num_labels == num_labels]
     tasks = _tasks_by_modality(rows)
     names = list(tasks)

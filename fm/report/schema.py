@@ -27,7 +27,7 @@ LineStyle = str | tuple[int, tuple[int, ...]]
 
 
 class Arm(msgspec.Struct):
-    """An arm of a study, with its texts and plot style.
+    """An arm of a study as reports show it: name, title, description and matplotlib style.
 
     Attributes:
       name: as in the other sections.
@@ -76,15 +76,15 @@ class Task(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """Base class of results rows: only the keys task, arm and number of labels, no values."""
+    """Base class of results rows, with their keys: task, arm and number of labels."""
 
     task: Text = None
     arm: Text = None
     num_labels: Number = None
 
 
-class CellScore(Row):
-    """The score of an arm on a task with one number of labels and one seed."""
+class SeedScore(Row):
+    """Score of an arm on a task with one number of labels and one seed."""
 
     modality: Text = None
     seed: Number = None
@@ -120,7 +120,7 @@ class Comparison(Difference):
 
 
 class LabelEfficiency(Row):
-    """The factor by which scratch needs more labels than an arm for the same score."""
+    """Labels that training from scratch needs to reach an arm's score, over the arm's labels."""
 
     label_multiplier: Number = None
     low: Number = None
@@ -184,7 +184,7 @@ class Mistake(Row):
 
 
 class MethodCost(Row):
-    """Parameters trained, memory, seconds and accuracy of an adaptation method."""
+    """Row of results: an adaptation method's trained parameters, memory, seconds and accuracy."""
 
     method: Text = None
     parameters_trained: Number = None
@@ -201,8 +201,8 @@ class Method(msgspec.Struct):
     description: str = ""
 
 
-class InstructionFollowing(Row):
-    """An instruction-tuned model's score under one changed form of the instruction."""
+class ChangedInstructionScore(Row):
+    """An instruction-tuned model's score with a trained, unseen, missing or wrong instruction."""
 
     condition: Text = None
     metric: Text = None
@@ -211,7 +211,7 @@ class InstructionFollowing(Row):
 
 
 class AmortizedCost(Row):
-    """The total cost of `num_tasks` tasks with one arm, by unit."""
+    """A results row: an arm's total cost of `num_tasks` tasks in FLOPs, seconds and parameters."""
 
     num_tasks: Number = None
     flops: Number = None
@@ -260,7 +260,7 @@ class AblationRow(Difference):
 
 
 class AblationFigure(msgspec.Struct):
-    """How an ablation is plotted: `kind` "grid" or "curve", over the row field `field`."""
+    """Plot settings of an ablation: `kind` "grid" or "curve", and the row key on its axis."""
 
     kind: str
     field: str
@@ -277,7 +277,7 @@ class AblationResults(msgspec.Struct):
 
 
 class Claim(msgspec.Struct):
-    """A claim about two arms over all tasks; within `margin` points they count as equal."""
+    """A comparison of an arm with a baseline over all tasks; `margin` is in percentage points."""
 
     arm: str
     baseline: str
@@ -286,7 +286,7 @@ class Claim(msgspec.Struct):
 
 
 class Results(msgspec.Struct):
-    """A validated results.json; only studies of one model for many tasks have `claims`."""
+    """Parsed and validated contents of a study's results.json."""
 
     experiment: str = ""
     config: dict[str, Any] = {}
@@ -298,7 +298,7 @@ class Results(msgspec.Struct):
     arms: list[Arm] = []
     claims: list[Claim] = []
     tasks: list[Task] = []
-    cells: list[CellScore] = []
+    cells: list[SeedScore] = []
     comparisons: list[Comparison] = []
     label_efficiency: list[LabelEfficiency] = []
     compute_cost: list[ComputeCost] = []
@@ -307,7 +307,7 @@ class Results(msgspec.Struct):
     samples: list[Sample] = []
     mistakes: list[Mistake] = []
     methods: list[MethodCost] = []
-    instruction_following: list[InstructionFollowing] = []
+    instruction_following: list[ChangedInstructionScore] = []
     amortized_cost: list[AmortizedCost] = []
     break_even: list[BreakEven] = []
     adaptation_methods: list[Method] = []
@@ -331,7 +331,7 @@ class Results(msgspec.Struct):
         """Returns the declared task with this name, or a task inferred from its cells."""
         declared = next((task for task in self.tasks if task.name == name), Task(name))
         cells = (cell for cell in self.cells if cell.task == name)
-        first = next(cells, CellScore())
+        first = next(cells, SeedScore())
         metric, modality = declared.metric or first.metric, declared.modality or first.modality
         title = declared.title or capitalize_first(name or "all tasks")
         return msgspec.structs.replace(
@@ -340,7 +340,7 @@ class Results(msgspec.Struct):
 
 
 def parse(results: Any) -> Results:
-    """Validates the content of a results.json; returns it as records with all arms declared.
+    """Validates the parsed JSON of a results.json and returns it as a `Results` record.
 
     Text is made printable (`sanitize`), numbers that are not finite become None, and every arm that
     occurs anywhere gets an entry in `arms`, with a color, line and marker of its own.
@@ -404,7 +404,7 @@ def capitalize_first(text: str) -> str:
 
 
 def sanitize(value: Any) -> Any:
-    """Returns a JSON value without control characters, lone surrogates or non-finite numbers.
+    """Returns a JSON value with unprintable characters replaced and non-finite numbers as None.
 
     Text that a model wrote must not move a terminal's cursor or break a font.
     """
@@ -468,7 +468,7 @@ def _complete_arms(results: Results) -> list[Arm]:
 
 
 def upgrade(results: Any) -> dict[str, Any]:
-    """Returns the content of a results.json under schema 2 names; schema 2 is unchanged.
+    """Returns the content of a results.json converted to schema 2, or as it is if already so.
 
     Raises:
       UserError: not a mapping of schema 1 or 2.

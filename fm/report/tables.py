@@ -11,7 +11,7 @@ import numpy as np
 from fm.evaluation.statistics import mean_interval
 from fm.report import formats
 from fm.report.headline import outcome
-from fm.report.schema import Comparison, Curve, InstructionFollowing, Results, parse
+from fm.report.schema import ChangedInstructionScore, Comparison, Curve, Results, parse
 
 # Unit, its name on the page, and how a value is written.
 COST_UNITS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
@@ -77,8 +77,8 @@ def accuracy_table(results: Results, task: str) -> dict[str, Any]:
     return {"title": f"{about.title}, {about.metric}", "arms": arms, "rows": rows}
 
 
-def comparison_rows(results: Results) -> list[Comparison]:
-    """Returns the comparisons ordered by task, baseline, arm and number of labels."""
+def sorted_comparisons(results: Results) -> list[Comparison]:
+    """Returns the results' comparisons sorted by task, baseline, arm and number of labels."""
     tasks = {task: place for place, task in enumerate(results.task_names())}
     arms = {arm.name: place for place, arm in enumerate(results.arms)}
     return sorted(
@@ -103,7 +103,7 @@ def text_table(results: dict) -> str:
     Raises:
       UserError: `results` is not valid; see `fm.report.schema.parse`.
     """
-    rows = comparison_rows(parse(results))
+    rows = sorted_comparisons(parse(results))
     if not rows:
         return "No comparisons."
     cells = [_HEADINGS, *(_text_cells(row) for row in rows)]
@@ -138,12 +138,12 @@ def _shorten(text: str | None, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def csv_table(results: Results) -> str:
-    """Returns score differences between arms as CSV rows, with p-values and variances."""
+def comparisons_csv(results: Results) -> str:
+    """Returns the score differences between arms as CSV text, with p-values and variances."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
-    for row in comparison_rows(results):
+    for row in sorted_comparisons(results):
         variance = row.variance
         variances = (variance.run, variance.item) if variance else (None, None)
         writer.writerow([*(getattr(row, name) for name in _CSV_COLUMNS[:-2]), *variances])
@@ -151,8 +151,8 @@ def csv_table(results: Results) -> str:
 
 
 def instruction_following_rows(results: Results) -> list[dict[str, Any]]:
-    """Returns each task's score under each of `CONDITIONS`; None where not measured."""
-    found: dict[tuple, InstructionFollowing] = {
+    """Returns a row per task: its score under each instruction wording, None if not measured."""
+    found: dict[tuple, ChangedInstructionScore] = {
         (row.task, row.condition): row for row in results.instruction_following
     }
     return [
@@ -161,19 +161,19 @@ def instruction_following_rows(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def pretraining_shares(curves: Iterable[Curve]) -> list[tuple[str | None, float]]:
-    """Returns (modality, fraction of pretraining tokens) pairs of a joint model's curves."""
+def pretraining_token_shares(curves: Iterable[Curve]) -> list[tuple[str | None, float]]:
+    """Returns each modality with its fraction of a joint model's pretraining tokens."""
     return [(row.task, row.share) for row in curves if row.share is not None]
 
 
 def cost_units(results: Results) -> list[tuple[str, str, Callable[[float | None], str]]]:
-    """Returns the entries of `COST_UNITS` that every amortized cost row has a value for."""
+    """Returns (field, label, formatter) of each cost unit that all amortized cost rows have."""
     rows = results.amortized_cost
     return [unit for unit in COST_UNITS if all(getattr(row, unit[0]) is not None for row in rows)]
 
 
 def amortized_cost_table(results: Results) -> dict[str, Any]:
-    """Returns amortized costs by unit: a line per arm, a cell per number of tasks."""
+    """Returns a table per cost unit: amortized cost by arm (rows) and number of tasks (columns)."""
     rows = amortized_cost_at_fewest_labels(results)
     counts = sorted({row.num_tasks for row in rows})
     found = {(row.arm, row.num_tasks): row for row in rows}
@@ -186,14 +186,14 @@ def amortized_cost_table(results: Results) -> dict[str, Any]:
 
 
 def amortized_cost_at_fewest_labels(results: Results) -> list:
-    """Returns the amortized cost rows at the fewest labels, by number of tasks."""
+    """Returns the `amortized_cost` rows with the fewest labels, sorted by number of tasks."""
     fewest = min((row.num_labels or 0 for row in results.amortized_cost), default=0)
     rows = [row for row in results.amortized_cost if (row.num_labels or 0) == fewest]
     return sorted(rows, key=lambda row: row.num_tasks or 0)
 
 
 def break_even_rows(results: Results) -> list[dict[str, Any]]:
-    """Returns a table row per pair of arms: break-even numbers of tasks, by unit."""
+    """Returns a table row per pair of arms with the break-even number of tasks per cost unit."""
     return [
         {
             "arm": row.arm,

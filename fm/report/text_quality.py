@@ -34,7 +34,7 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def write(results: dict[str, Any], out_dir: Path) -> Path:
-    """Writes report.html, table.csv and plots/*.png of a text quality study, each atomically.
+    """Writes a text quality study's report files atomically; returns the path of report.html.
 
     Returns:
       The path of report.html.
@@ -70,7 +70,7 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str, str, Figure | 
             yield "frontier", f"{low}-{y}", f"{name}: {caption}", figure
         bits_per_byte = plots.plot_bits_per_byte(results, letter)
         yield "training", low, f"{name}: bits per byte", bits_per_byte
-        yield "copies", low, f"{name}: longest copy", plots.plot_copy_lengths(results, letter)
+        yield "copies", low, f"{name}: longest copy", plots.plot_longest_copy(results, letter)
     for selection in results["selections"]:
         letter = selection["domain"]
         caption = f"{letter}: loss of the column's metric when the row's metric selects"
@@ -113,7 +113,7 @@ def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
 
 
 def collapse_line_breaks(text: str) -> str:
-    """Shortens runs of more than two line breaks in a text to a note of their number."""
+    """Returns the text with each run of 3 or more line breaks replaced by `[N line breaks]`."""
     return re.sub(r"\n{3,}", lambda run: f"\n[{len(run[0])} line breaks]\n", text)
 
 
@@ -173,7 +173,7 @@ def headline_sentences(results: dict[str, Any]) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def describe_choice(row: Row) -> str:
+def describe_generation_setup(row: Row) -> str:
     """Describes a row's arm, checkpoint and sampling config in words."""
     stage = "" if row["stage"] == "end" else f" after {row['stage']} of its training"
     return f"“{row['arm']}”{stage} at {row['sampling']}"
@@ -184,7 +184,7 @@ def _closest_sentence(results: dict[str, Any], selection: Row) -> str:
     own, real = row["values"]["mauve"], _real_text(results, selection["domain"])["values"]["mauve"]
     outcome = "clearly below" if own[2] < real[1] else "not clearly different from"
     return (
-        f"{describe_choice(row)} is closest to real text by MAUVE-style area, "
+        f"{describe_generation_setup(row)} is closest to real text by MAUVE-style area, "
         f"{_interval(own, '.2f')}, {outcome} that of other real text, {_interval(real, '.2f')}."
     )
 
@@ -210,7 +210,7 @@ def _disagreement_sentence(selection: Row) -> str:
     return (
         f"{len(METRICS)} metrics make {len(distinct)} different selections. Selecting by "
         f"{METRICS_BY_NAME[worst['by']].title} "
-        f"({describe_choice(selection['selected'][worst['by']])}) costs "
+        f"({describe_generation_setup(selection['selected'][worst['by']])}) costs "
         f"{METRICS_BY_NAME[worst['metric']].title} {min(worst['regret'], 1.0):.0%} of its range, "
         f"the largest loss; selecting by {METRICS_BY_NAME[least].title} costs the others least, "
         f"{means[least]:.0%} on average."

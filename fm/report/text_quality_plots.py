@@ -43,7 +43,7 @@ def training_set_styles(results: dict[str, Any]) -> dict[str, Arm]:
 def plot_quality_against_diversity(
     results: dict[str, Any], domain: str, x: str, y: str
 ) -> Figure | None:
-    """Plots metric y against metric x at the end of training, one curve per training set.
+    """Plots y against x after training, a curve over sampling temperatures per training set.
 
     Curves run through the temperatures; other sampling configs are pale marks.
     """
@@ -69,7 +69,7 @@ def plot_quality_against_diversity(
 
 
 def plot_regret_heatmap(selection: Row) -> Figure:
-    """Plots regrets in % of a metric's range: rows select a sample, columns judge it.
+    """Plots each metric's regret (columns) when another metric (rows) selects the sample.
 
     Bold cells have non-overlapping intervals.
     """
@@ -126,8 +126,8 @@ def plot_bits_per_byte(results: dict[str, Any], domain: str) -> Figure | None:
     return figure
 
 
-def plot_copy_lengths(results: dict[str, Any], domain: str) -> Figure | None:
-    """Plots the longest copy from the training text against temperature, one line per arm."""
+def plot_longest_copy(results: dict[str, Any], domain: str) -> Figure | None:
+    """Plots the mean longest copy of training text, in words, against temperature for each arm."""
     rows = _by_temperature(_end_rows(results, domain))
     if not rows:
         return None

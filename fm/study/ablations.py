@@ -55,7 +55,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """A named set of variants (changed initial models or study configs) and their baseline variant.
+    """A named set of variants, i.e. changed initial models or study configs, with a baseline.
 
     Attributes:
       name: as in --ablations, and the section of results.json.
@@ -89,7 +89,7 @@ def register_ablation(ablation: Ablation) -> None:
 
 
 def ablation_names(*, of_configs: bool = False) -> tuple[str, ...]:
-    """Returns the names of registered ablations that vary configs, or that vary models."""
+    """Returns the names of ablations that vary the model, or the study config if `of_configs`."""
     return tuple(each.name for each in ABLATIONS.values() if each.of_configs == of_configs)
 
 
@@ -235,11 +235,11 @@ def _mixture(context: AblationContext) -> dict[str, Variant]:
     recipe = context.config.joint
 
     def fields(modality: str | None, factor: float, sources: Sequence[Source]) -> Row:
-        shares = batch_shares(sources, recipe.batch_size)
+        shares = modality_batch_shares(sources, recipe.batch_size)
         return {"changed_modality": modality, "factor": factor, "shares": shares}
 
     variants = {JOINT: Variant(fields(None, 1.0, context.sources), context.models[JOINT])}
-    for modality in batch_shares(context.sources, recipe.batch_size):
+    for modality in modality_batch_shares(context.sources, recipe.batch_size):
         for factor in WEIGHT_FACTORS:
             sources = reweight_sources(context.sources, modality, factor)
             name = f"{modality}_by_{factor:g}"
@@ -270,7 +270,7 @@ def reweight_sources(sources: Sequence[Source], modality: str, factor: float) ->
     ]
 
 
-def batch_shares(sources: Sequence[Source], batch_size: int) -> dict[str, float]:
+def modality_batch_shares(sources: Sequence[Source], batch_size: int) -> dict[str, float]:
     """Returns each modality's fraction of the rows of a batch, after rounding to whole rows."""
     sizes = modality_batch_sizes(sources, batch_size)
     return {modality: rows / batch_size for modality, rows in sizes.items()}

@@ -16,7 +16,7 @@ Trial = dict[str, Any]
 
 
 class Arm(Protocol):
-    """Protocol of an arm: tunes, fits and predicts on a task, given indices of labeled examples."""
+    """Protocol of an arm on one task: tunes, fits to labels and predicts test items."""
 
     def grid(self) -> list[HParams]:
         """Returns the hyper-parameters to try, equally many for every arm."""
@@ -112,7 +112,7 @@ class ClassicalArm:
 
     Attributes:
       modality: modality of the task.
-      inputs: labeled examples, then test items, by `baselines.prepare_inputs`.
+      inputs: labeled examples, then test items, by `baselines.fit_free_features`.
       test_from: index of the first test item.
       num_trials: size of the grid.
     """

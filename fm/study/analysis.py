@@ -97,7 +97,7 @@ def add_holm(rows: list[Row]) -> list[Row]:
 def label_efficiency_rows(
     cells: Sequence[Cell], task: Task, steps_to_quality: Mapping[str, int | None]
 ) -> list[Row]:
-    """Returns the factor by which scratch needs more labels, as rows per arm and label budget.
+    """Returns one row per arm and label budget: its label multiplier over the scratch arm.
 
     Args:
       cells: of the task.
@@ -131,7 +131,7 @@ def label_efficiency_rows(
 def compute_cost_rows(
     cells: Sequence[Cell], task: Task, runs: PretrainingRuns, label_efficiency: Sequence[Row]
 ) -> list[Row]:
-    """Returns each arm's compute at the smallest label budget, and its break-even with scratch."""
+    """Returns each arm's compute at the smallest label budget and its break-even task count."""
     budgets = task.config.label_budgets
     cell_of = {(cell.arm, cell.num_labels): cell for cell in cells}
     rows = []
@@ -163,10 +163,10 @@ def compute_cost_rows(
     return rows
 
 
-def decontamination_rows(task: Task, arms: Sequence[str]) -> list[Row]:
-    """Returns near-duplicate counts of every pretraining corpus of a task, as rows."""
+def duplicate_count_rows(task: Task, arms: Sequence[str]) -> list[Row]:
+    """Returns counts of test items' near-duplicates in each pretraining corpus, one row each."""
     rows = [
-        decontamination_row(task.name, corpus, search)
+        duplicate_count_row(task.name, corpus, search)
         for corpus, search in task.decontamination.items()
     ]
     for arm in arms:
@@ -177,8 +177,8 @@ def decontamination_rows(task: Task, arms: Sequence[str]) -> list[Row]:
     return rows
 
 
-def decontamination_row(task: str, arm: str, search: Any) -> Row:
-    """Returns a near-duplicate search's counts as a results row."""
+def duplicate_count_row(task: str, arm: str, search: Any) -> Row:
+    """Returns a near-duplicate search's method and counts as a results row."""
     return {
         "task": task,
         "arm": arm,
@@ -205,7 +205,7 @@ def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib
 
 
 def read_scores(path: pathlib.Path) -> ScoresByCell:
-    """Reads predictions.csv of classification tasks as 0/1 scores [S, N] per cell."""
+    """Reads predictions.csv; returns 0/1 scores [seeds, items] by (task, arm, num_labels)."""
     right: dict[tuple[str, str, int], dict[int, list[float]]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -217,7 +217,7 @@ def read_scores(path: pathlib.Path) -> ScoresByCell:
 def merge_studies(
     field: str, studies: Mapping[str, dict[str, Any]], folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
-    """Merges the results of studies that differ in one field into one comparison of its values.
+    """Merges results of studies at several values of one setting; compares each with the first.
 
     Arm "in_domain" at value 0.5 becomes "in_domain, mask_ratio=0.5" and is compared with itself at
     the first value, paired by seed and item. Arms that the setting does not affect (equal in every

@@ -19,7 +19,7 @@ from fm.study.config import StudyConfig
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor
 from fm.study.published_arm import build_published_arm
-from fm.study.task_types import num_trials
+from fm.study.task_types import num_hparam_trials
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
 
@@ -38,7 +38,7 @@ IN_DOMAIN, OUT_OF_DOMAIN, JOINT = "in_domain", "out_of_domain", "joint"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InitialModel:
-    """A model before adaptation: its processor and one pretraining run per pretraining seed.
+    """A model before adaptation: its processor and a pretraining run per seed (none if untrained).
 
     Attributes:
       processor: tokenizer and layouts.
@@ -56,7 +56,7 @@ class InitialModel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BuiltArm:
-    """An arm that is ready to adapt, with its pretraining runs and processor.
+    """An arm ready to adapt, with its pretraining runs, tokenizer and input layouts.
 
     Attributes:
       arm: see `fm.study.adaptation.Arm`.
@@ -72,7 +72,7 @@ class BuiltArm:
 
 
 class ArmContext(Protocol):
-    """Protocol: what a study offers to arms being built, such as pretrained models.
+    """Protocol of what arms are built from: study config, output folder and initial models.
 
     Attributes:
       config: of the study.
@@ -93,7 +93,7 @@ class ArmContext(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class CostPolicy:
+class CostAllocation:
     """How an arm's pretraining and tuning cost is shared among tasks.
 
     Attributes:
@@ -121,7 +121,7 @@ class PlotStyle:
 
 @dataclasses.dataclass(frozen=True)
 class ArmSpec:
-    """Registry entry of an arm: its name, texts, builder, rivals, cost policy and plot style.
+    """Registry entry of a study arm: how it is named, built, compared, costed and plotted.
 
     Attributes:
       name: as in --arms and in results.
@@ -132,7 +132,7 @@ class ArmSpec:
       corpus: pretraining corpus, "in_domain", "out_of_domain" or "joint"; None if it has none.
       pretrained: whether its model learned anything before it sees labels.
       rivals: arms it is compared with.
-      cost: see `CostPolicy`.
+      cost: see `CostAllocation`.
       style: see `PlotStyle`; colors are Okabe and Ito's (2008), safe for color-blind readers.
       experiments: the experiments that offer it.
       follows_prompts: whether it may support the adaptation method "prompt".
@@ -147,7 +147,7 @@ class ArmSpec:
     corpus: str | None = None
     pretrained: bool = False
     rivals: tuple[str, ...] = ("scratch", "classical")
-    cost: CostPolicy = CostPolicy()
+    cost: CostAllocation = CostAllocation()
     style: PlotStyle = PlotStyle()
     experiments: tuple[str, ...] = ("compare",)
     follows_prompts: bool = True
@@ -208,7 +208,7 @@ def check_arms(names: Sequence[str], experiment: str, methods: Sequence[str]) ->
 
 
 def comparison_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the (arm, rival) pairs to compare among the named arms, grouped by rival."""
+    """Returns (arm, baseline) pairs: each named arm with each of its named baselines."""
     return [
         (name, rival)
         for rival in ARMS
@@ -224,7 +224,7 @@ def build_arms(task: Task, context: ArmContext, names: Sequence[str]) -> dict[st
 
 @dataclasses.dataclass(eq=False)
 class CompareContext:
-    """An `ArmContext` that pretrains models per task and corpus, once for each seed."""
+    """Context for building a comparison's arms; pretrains one model per task, corpus and seed."""
 
     config: StudyConfig
     out_dir: pathlib.Path
@@ -265,7 +265,9 @@ def _build_model_arm(corpus: str, *, pretrained: bool) -> Callable[[Task, ArmCon
 
 
 def _build_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
-    return BuiltArm(task.task_type.build_baseline(task, num_trials(task, context.config.methods)))
+    return BuiltArm(
+        task.task_type.build_baseline(task, num_hparam_trials(task, context.config.methods))
+    )
 
 
 def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
@@ -274,7 +276,7 @@ def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 
 def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = False) -> ModelArm:
-    """Loads the published model of a text classification task; returns its arm.
+    """Returns an arm with the published pretrained model that a text task's config names.
 
     Args:
       task: the task.
@@ -296,7 +298,7 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
         task.config.recipe,
         task.texts(),
         methods=methods,
-        num_trials=num_trials(task, methods),
+        num_trials=num_hparam_trials(task, methods),
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
@@ -316,7 +318,7 @@ _BUILT_IN = (
         description="Random initial weights, trained on the labeled examples only.",
         build=_build_model_arm(IN_DOMAIN, pretrained=False),
         rivals=(),
-        cost=CostPolicy(no_break_even_reason="the reference that other arms are compared with"),
+        cost=CostAllocation(no_break_even_reason="the reference that other arms are compared with"),
         style=PlotStyle("#000000", (0, (5, 2)), "s"),
         experiments=("compare", "multitask"),
         follows_prompts=False,
@@ -330,7 +332,7 @@ _BUILT_IN = (
         build=_build_model_arm(IN_DOMAIN, pretrained=True),
         corpus=IN_DOMAIN,
         pretrained=True,
-        cost=CostPolicy("per_modality"),
+        cost=CostAllocation("per_modality"),
         style=PlotStyle("#0072B2", "-", "o"),
         experiments=("compare", "multitask"),
         follows_prompts=False,
@@ -343,7 +345,7 @@ _BUILT_IN = (
         build=_build_model_arm(OUT_OF_DOMAIN, pretrained=True),
         corpus=OUT_OF_DOMAIN,
         pretrained=True,
-        cost=CostPolicy("per_modality"),
+        cost=CostAllocation("per_modality"),
         style=PlotStyle("#009E73", "-", "^"),
         follows_prompts=False,
     ),
@@ -356,7 +358,7 @@ _BUILT_IN = (
         corpus=JOINT,
         pretrained=True,
         rivals=("scratch", "in_domain", "classical"),
-        cost=CostPolicy("shared"),
+        cost=CostAllocation("shared"),
         style=PlotStyle("#CC79A7", "-", "D"),
         experiments=("multitask",),
         follows_prompts=False,
@@ -370,7 +372,7 @@ _BUILT_IN = (
         corpus=JOINT,
         pretrained=True,
         rivals=("scratch", "joint", "classical"),
-        cost=CostPolicy("shared", tuning="shared"),
+        cost=CostAllocation("shared", tuning="shared"),
         style=PlotStyle("#56B4E9", (0, (7, 1, 1, 1)), "v"),
         experiments=("multitask",),
     ),
@@ -382,7 +384,7 @@ _BUILT_IN = (
         build=_build_published_arm,
         load=lambda task, config: load_published_arm(task, config.methods),
         pretrained=True,
-        cost=CostPolicy(
+        cost=CostAllocation(
             "unknown", no_break_even_reason="pretrained by others, at a cost that is not known"
         ),
         style=PlotStyle("#8A7700", "-", "P"),
@@ -394,7 +396,7 @@ _BUILT_IN = (
         "regression.",
         build=_build_classical_arm,
         rivals=("scratch",),
-        cost=CostPolicy(
+        cost=CostAllocation(
             is_network=False,
             no_break_even_reason="not a neural network: its FLOPs are not counted",
         ),

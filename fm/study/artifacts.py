@@ -15,7 +15,7 @@ from PIL import Image
 
 from fm.adaptation.methods import HParams, method_of
 from fm.adaptation.task_model import TaskModel
-from fm.data.layouts import Layout, layout_of
+from fm.data.layouts import PatchLayout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.evaluation.label_efficiency import steps_to_quality
 from fm.model.generate import generate
@@ -167,8 +167,8 @@ def _predict_after_steps(
     return method.predict(model, fitted, model.test_from + items)
 
 
-def sample_rows(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
-    """Returns rows of generated samples per pretrained arm: text continuations, or patches."""
+def generated_sample_rows(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
+    """Returns results rows of text or media samples that each pretrained causal model generates."""
     if not task.config.recipe.objective.causal_lm:
         return []
     rows = []
@@ -230,7 +230,7 @@ def _patch_sample_rows(modality: str, processor: Processor, params: dict) -> lis
 
 
 def continuation_sample_rows(task: Task, model: InitialModel, recipe: JointRecipe) -> list[Row]:
-    """Returns a joint model's samples: unprompted, and completions of half test items."""
+    """Returns rows of a joint model's samples: continued test items and unprompted ones."""
     processor, params = model.processor, model.runs[0].params
     objectives = tuple(
         (name, objective)
@@ -258,14 +258,16 @@ def continuation_sample_rows(task: Task, model: InitialModel, recipe: JointRecip
             ("its first half, continued", continued),
         ]
     return [
-        key | {"modality": task.modality, "caption": caption} | preview_fields(example, layout)
+        key
+        | {"modality": task.modality, "caption": caption}
+        | base64_preview_files(example, layout)
         for caption, examples in captioned
         for example in examples
     ]
 
 
-def preview_fields(example: np.ndarray, layout: Layout) -> Row:
-    """Returns base64 files of an example by extension: a PNG, plus WAV for audio, GIF for video."""
+def base64_preview_files(example: np.ndarray, layout: PatchLayout) -> Row:
+    """Returns an example as base64 files by extension: png, plus wav (audio) or gif (video)."""
     content, extension = sampling.encode_example(example, layout)
     fields = {"png": base64_png(layout.to_picture(example))}
     if extension != "png":

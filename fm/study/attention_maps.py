@@ -49,14 +49,14 @@ def default_mode(objective: Objective) -> str:
 
 
 def mode_share(objective: Objective, mode: str) -> float:
-    """Returns the fraction of pretraining sequences read in an attention mode."""
+    """Returns the fraction of the objective's sequences attended in `mode`, e.g. "causal"."""
     return objective.causal_lm if mode == "causal" else objective.masked_lm + objective.bag_of_words
 
 
 def text_attention_maps(
     pretrained: PretrainedModel, text: str, mode: str, max_length: int
 ) -> tuple[AttentionMaps, np.ndarray, int]:
-    """Computes attention weights on the first `max_length` tokens of a text.
+    """Returns a text's attention maps, its kept token ids and its token count before truncation.
 
     Args:
       pretrained: a model of text.
@@ -90,7 +90,7 @@ def text_attention_maps(
 def image_attention_maps(
     pretrained: PretrainedModel, image: np.ndarray, mode: str
 ) -> AttentionMaps:
-    """Computes attention weights on an image.
+    """Returns the attention weights of every layer and head of a model on one image.
 
     Args:
       pretrained: a model of images.
@@ -116,7 +116,7 @@ def image_attention_maps(
 
 
 def patch_shape(model_config: ModelConfig) -> tuple[int, int]:
-    """Returns the side in pixels and the channels of a model's square image patches.
+    """Returns the side in pixels and the number of channels of an image model's square patches.
 
     Raises:
       UserError: the model does not read images.

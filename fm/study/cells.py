@@ -59,7 +59,7 @@ def run_cells(
     out_dir: pathlib.Path,
     executor: CellExecutor | None = None,
 ) -> list[Cell]:
-    """Returns the cells of a task; reads finished ones from `out_dir`, computes the others."""
+    """Returns a task's results per arm and label budget; computes those not in `out_dir`."""
     places = [(arm, num_labels) for arm in arms for num_labels in task.config.label_budgets]
     if executor is not None:
         executor(task.name, [each for each in places if not _path(task, *each, out_dir).exists()])

@@ -20,14 +20,14 @@ import numpy as np
 from fm.data import tokenizer as bpe
 from fm.data.batches import (
     Batches,
-    GroupedBatches,
+    BatchesByGroup,
     batch_size_per_group,
     multimodal_batches,
     patch_batches,
     text_batches,
 )
 from fm.data.datasets import Dataset, Split
-from fm.data.layouts import Layout, layout_of
+from fm.data.layouts import PatchLayout, layout_of
 from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRowSource, Segment, build_row
 from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError
@@ -73,7 +73,7 @@ class Source:
     modality: str
     corpus: Split
     weight: float = 1.0
-    layout: Layout | None = None
+    layout: PatchLayout | None = None
     captions: tuple[str, ...] = ()
 
 
@@ -106,13 +106,13 @@ def _modalities_of(sources: Sequence[Source]) -> list[str]:
     return [name for name in dict.fromkeys((*CONTINUOUS_MODALITIES, *own)) if name in own]
 
 
-def source_layouts(sources: Sequence[Source]) -> dict[str, Layout]:
-    """Returns the patch layout of each continuous modality; raises if sources disagree.
+def layouts_by_modality(sources: Sequence[Source]) -> dict[str, PatchLayout]:
+    """Returns the patch layout of each non-text modality; raises UserError if sources disagree.
 
     Raises:
       UserError: two sources of one modality differ in layout; or captions without a text source.
     """
-    layouts: dict[str, Layout] = {}
+    layouts: dict[str, PatchLayout] = {}
     for name in _modalities_of(sources):
         found = {each.layout for each in sources if each.modality == name and each.layout}
         if len(found) > 1:
@@ -132,9 +132,9 @@ def build_joint_processor(
     """Returns the joint model's processor; trains its tokenizer on all text sources.
 
     Raises:
-      UserError: see `source_layouts`.
+      UserError: see `layouts_by_modality`.
     """
-    layouts = source_layouts(sources)
+    layouts = layouts_by_modality(sources)
     corpora = [each.corpus for each in sources if each.modality == "text"]
     tokenizer = None
     if corpora:
@@ -179,7 +179,7 @@ def pretrain_joint(
             groups["text"].objective.frequency_exponent,
         )
     train_batches, validation = (
-        GroupedBatches(
+        BatchesByGroup(
             {name: group.batches(batch_sizes[name], split) for name, group in groups.items()}
         )
         for split in ("train", "validation")
@@ -208,7 +208,7 @@ def pretrain_joint(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModalityGroup:
-    """The part of a joint batch with one modality (or its captions): data, objective, weights.
+    """One modality's examples (or its captioned ones) in joint pretraining, with their objective.
 
     Attributes:
       objective: of its rows.
@@ -226,7 +226,7 @@ class ModalityGroup:
     weights: list[float]
     splits: Mapping[str, list[Any]]
     seed: int
-    layout: Layout | None = None
+    layout: PatchLayout | None = None
     seq_len: int = 0
     counts_V: np.ndarray | None = None
 
@@ -259,7 +259,7 @@ def build_groups(
     processor: Processor,
     seed: int,
 ) -> dict[str, ModalityGroup]:
-    """Tokenizes the sources and groups them by modality; captioned examples form own groups.
+    """Tokenizes and groups sources by modality; captions add a group to a modality.
 
     Args:
       sources: in any order.

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 def method_cost_rows(
     task: Task, arms: Mapping[str, BuiltArm], methods: Iterable[str] = tuple(METHODS)
 ) -> list[Row]:
-    """Returns rows of memory, seconds and accuracy, one per adaptation method and arm.
+    """Fits each adaptation method on each arm; returns rows of its memory, seconds and accuracy.
 
     Each is fitted once more to the largest label budget of the first seed, with the first
     hyper-parameters of its grid, and scored on the test items. Seconds are of fitting and

@@ -35,7 +35,7 @@ from fm.study.multitask_instructions import (
     changed_instruction_rows,
 )
 from fm.study.processing import Processor
-from fm.study.runner import TaskStudy, run_study
+from fm.study.runner import BaseStudy, run_study
 from fm.study.tasks import Task, prepare_task
 
 # The claims of the study: arm, baseline, in words, and points behind that count as level.
@@ -181,8 +181,8 @@ class MultitaskContext:
         )
 
 
-class MultitaskStudy(TaskStudy):
-    """Study that compares one joint model for many tasks with a network per task."""
+class MultitaskStudy(BaseStudy):
+    """Study that compares one model trained jointly on many tasks with single-task networks."""
 
     family = "multitask"
     config: MultitaskConfig
@@ -206,7 +206,7 @@ class MultitaskStudy(TaskStudy):
     def add_artifacts(self, sections, task, arms, cells, context):
         """Adds a task's decontamination counts, model sizes and samples; returns {}."""
         sections["decontamination"].append(
-            analysis.decontamination_row(task.name, JOINT, context.searches[task.name])
+            analysis.duplicate_count_row(task.name, JOINT, context.searches[task.name])
         )
         own = [
             built.arm
@@ -249,7 +249,7 @@ class MultitaskStudy(TaskStudy):
         sections["pretrained"] = ablation_rows + [
             run_dir.pretrained_model_row(name, run) for name, run in runs.items()
         ]
-        costs = multitask_cost.CostTable(sections, config.instruction_tuning)
+        costs = multitask_cost.CostCalculator(sections, config.instruction_tuning)
         sections["amortized_cost"] = costs.amortized_cost_rows()
         sections["break_even"] = costs.break_even_rows()
         sections["claims"] = [
@@ -288,7 +288,7 @@ def build_sources(
     sources, searches = [], {}
     for task in tasks:
         tests = [other.test for other in tasks if other.modality == task.modality]
-        search = find_duplicates(task.dataset.train, concatenate_splits(tests), task.modality)
+        search = find_duplicates(task.dataset.train, concatenate_inputs(tests), task.modality)
         layout = None
         if not task.is_text:
             info = task.dataset.info
@@ -300,8 +300,8 @@ def build_sources(
     return sources, searches
 
 
-def concatenate_splits(splits: Sequence[Split]) -> Split:
-    """Concatenates splits of equal modality; keeps inputs only, no labels."""
+def concatenate_inputs(splits: Sequence[Split]) -> Split:
+    """Returns one unlabeled split with the inputs and ids of all given splits, in order."""
     starts = np.cumsum([0, *map(len, splits)])
 
     def read(idx: np.ndarray) -> list[str] | np.ndarray:

@@ -17,7 +17,7 @@ from fm.evaluation.cost import (
     break_even,
     joint_tuning_share,
     per_task_share,
-    shared_share,
+    shared_cost_share,
 )
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
@@ -32,8 +32,8 @@ UNITS = ("flops", "seconds", "parameters")
 _PARTS = ("embedding", "head", "bias")
 
 
-class CostTable:
-    """Computes amortized costs and break-evens of network arms from results.json sections.
+class CostCalculator:
+    """Computes amortized costs and break-even task counts of neural arms from study results.
 
     Args:
       sections: cells, compute_cost, tasks and sizes.
@@ -142,7 +142,7 @@ class CostTable:
             items += [
                 CostItem({"seconds": cell["seconds"]}, per_task_share(count)) for cell in cells
             ]
-            return [*items, CostItem({"parameters": shared_size}, shared_share(count, count))]
+            return [*items, CostItem({"parameters": shared_size}, shared_cost_share(count, count))]
         users_of_frozen: dict[str, list[str]] = {}
         for task, num_labels in budgets.items():
             cell, size = self.cells[task, arm, num_labels], self.sizes.get(task)
@@ -163,7 +163,7 @@ class CostTable:
         for users in users_of_frozen.values():
             per_modality = policy.pretraining == "per_modality"
             size = self.sizes[users[0]]["network"] if per_modality else shared_size
-            items.append(CostItem({"parameters": size}, shared_share(len(users), count)))
+            items.append(CostItem({"parameters": size}, shared_cost_share(len(users), count)))
         return items
 
     def _pretraining_items(self, arm: str, tasks: list[str]) -> list[CostItem]:
@@ -178,7 +178,7 @@ class CostTable:
         return [
             CostItem(
                 {"flops": row["pretrain_flops"], "seconds": row["pretrain_seconds"]},
-                shared_share(users[corpus], len(tasks)),
+                shared_cost_share(users[corpus], len(tasks)),
             )
             for corpus, row in last_row.items()
         ]
@@ -198,7 +198,7 @@ class CostTable:
 
 
 def size_row(task: Task, arm: Arm) -> Row:
-    """Returns the number of parameters a task needs: its network, and its head by method."""
+    """Returns the parameter counts of an arm's network and of each method's head for a task."""
     modalities = (task.modality,)
     if isinstance(arm, InstructionTunedArm):
         network = count_parameters(arm.models.model_config, modalities, generates_text=True)

@@ -31,7 +31,7 @@ from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study.adaptation import HParams, Trial
 from fm.study.processing import Processor
-from fm.study.task_registry import task_spec
+from fm.study.task_registry import task_spec_or_default
 from fm.study.tasks import Task
 
 _ROUND_TO = 16
@@ -103,9 +103,9 @@ class InstructedTask:
 
 
 def build_instructed_task(task: Task, processor: Processor) -> InstructedTask:
-    """Converts a task for instruction tuning, with inputs encoded by the processor."""
+    """Converts a task for instruction tuning: phrasings, text or patch inputs, and answer texts."""
     classes = task.dataset.classes if task.task_type.predicts_classes else None
-    instruction = task_spec(task.name).instruction(classes)
+    instruction = task_spec_or_default(task.name).instruction(classes)
     if task.is_text:
         inputs: list[Any] = task.texts()
     else:

@@ -23,7 +23,7 @@ PROFILES = ("quick", "default", "full")
 
 @dataclasses.dataclass(frozen=True)
 class StudyPreset:
-    """Size of a study under one profile: label budgets, numbers of seeds, and data limits.
+    """Size of a study for a profile (quick, default or full): label budgets, seeds, data limits.
 
     Attributes:
       label_budgets: numbers of labels.
@@ -95,7 +95,7 @@ def text_recipe(profile: str = "default") -> Recipe:
 
 
 def image_recipe(profile: str = "default") -> Recipe:
-    """Returns the recipe for small images."""
+    """Returns the model, pretraining and adaptation configuration for small images."""
     recipe = Recipe(
         model=ModelConfig(num_layers=2, d_model=64, num_heads=2, num_kv_heads=2, mlp_dim=256),
         objective=Objective(causal_lm=0.5, masked_lm=0.5, mask_ratio=0.5),
@@ -179,7 +179,7 @@ def register_recipe(modality: str, build: Callable[[str], Recipe]) -> None:
 
 
 def modality_recipe(modality: str, profile: str = "default") -> Recipe:
-    """Returns the registered recipe of a modality at a profile.
+    """Returns a modality's default model, pretraining and adaptation settings for a profile.
 
     Raises:
       UserError: it has none.
@@ -218,8 +218,8 @@ def with_model_size(recipe: Recipe, size: str) -> Recipe:
     return dataclasses.replace(recipe, model=config_for_size(size))
 
 
-def with_fitting_patches(recipe: Recipe, shape: list[int] | None) -> Recipe:
-    """Returns the recipe with the smallest patch size that cuts an image into at most 64 patches.
+def with_fitting_patch_size(recipe: Recipe, shape: list[int] | None) -> Recipe:
+    """Returns an image recipe with the smallest patch size that gives at most 64 whole patches.
 
     Args:
       recipe: of images; its patch size is the smallest one tried.

@@ -14,7 +14,7 @@ import numpy as np
 from fm.data import tokenizer as bpe
 from fm.data.batches import Batches, patch_batches, text_batches
 from fm.data.datasets import Split
-from fm.data.layouts import Layout
+from fm.data.layouts import PatchLayout
 from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError, error_context
 from fm.model.config import ModelConfig
@@ -41,7 +41,7 @@ NUM_VALIDATION_BATCHES = 4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PretrainedModel:
-    """A model pretrained here, loaded: processor, parameters and pretraining objective."""
+    """A model pretrained by a study: its processor, parameters and pretraining objective."""
 
     processor: Processor
     params: dict
@@ -83,7 +83,7 @@ def load_pretrained(folder: pathlib.Path) -> PretrainedModel:
         layouts = config.get("layouts", {})
         if not isinstance(layouts, dict):
             raise UserError(f"layouts must be an object by modality, not {layouts!r:.60}")
-        layouts = {name: Layout.from_dict(each) for name, each in layouts.items()}
+        layouts = {name: PatchLayout.from_dict(each) for name, each in layouts.items()}
         processor = Processor(model, tokenizer, layouts)
         return PretrainedModel(processor, params, from_dict(config["objective"]))
 
@@ -253,7 +253,7 @@ def _text_batches(chunks: list[np.ndarray], recipe: Recipe, seed: int) -> Batche
 
 
 def _patch_batches(
-    corpus: Split, idx: np.ndarray, layout: Layout, batch_size: int, seed: int
+    corpus: Split, idx: np.ndarray, layout: PatchLayout, batch_size: int, seed: int
 ) -> Batches:
     patches = layout.to_patches(np.asarray(corpus.inputs(idx)))
     return patch_batches(

@@ -12,7 +12,7 @@ import numpy as np
 
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Split
-from fm.data.layouts import Layout, layout_of
+from fm.data.layouts import PatchLayout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.files import atomic_path
 from fm.model.config import ModelConfig
@@ -33,7 +33,7 @@ class Processor:
 
     model: ModelConfig
     tokenizer: bpe.Tokenizer | None
-    layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
+    layouts: Mapping[str, PatchLayout] = dataclasses.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Returns as JSON what has to be equal wherever the model is used again."""
@@ -107,5 +107,5 @@ def bytes_per_token(texts: list[str], counts_V: np.ndarray) -> float:
 
 
 def corpus_digest(corpus: Split) -> str:
-    """Returns the SHA-256 of a corpus's example ids, in order."""
+    """Returns the SHA-256 of a corpus's example ids (content hashes), in order."""
     return hashlib.sha256("".join(corpus.ids).encode()).hexdigest()

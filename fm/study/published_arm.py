@@ -50,7 +50,7 @@ def probe_feature_config(causal: bool, num_layers: int) -> FeatureConfig:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PublishedTaskModel(TaskModel):
-    """A published model with the texts of a classification task, encoded for each method.
+    """A published model and the texts of a classification task, as adaptation methods use them.
 
     Attributes:
       published: the model.

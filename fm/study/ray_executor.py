@@ -64,7 +64,7 @@ def run_calls(
     arguments_of_calls: Sequence[tuple[PlainValue | list[str], ...]],
     run_name: str,
 ) -> None:
-    """Runs calls in parallel on a Ray cluster, one per core; returns nothing when all are done.
+    """Calls a function on a Ray cluster once per tuple of arguments; waits for all calls.
 
     Args:
       ray: from `ray_cluster`.

@@ -52,8 +52,8 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "fm": importlib.metadata.version("fm")} | versions
 
 
-def device_info() -> dict[str, Any]:
-    """Returns accelerator, CPU count and allocator setting of this machine."""
+def machine_info() -> dict[str, Any]:
+    """Returns the JAX device kind and count, CPU cores and architecture, and malloc setting."""
     first = jax.devices()[0]
     return {
         "platform": first.platform,
@@ -72,11 +72,11 @@ def xla_flags() -> str:
 
 def provenance() -> dict[str, Any]:
     """Returns versions, device and XLA flags, for results.json."""
-    return {"versions": package_versions(), "device": device_info(), "xla_flags": xla_flags()}
+    return {"versions": package_versions(), "device": machine_info(), "xla_flags": xla_flags()}
 
 
 def matches_config(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
-    """Returns whether `out_dir` already holds a run of this config; raises if of another one.
+    """Returns True if `out_dir` holds a run of `config`, False if no run; raises if another run.
 
     Raises:
       UserError: the folder cannot be written, or it holds a run with another config or with one
@@ -187,7 +187,7 @@ def write_summary_json(
     config: dict[str, Any],
     **more: Any,
 ) -> pathlib.Path:
-    """Writes a run's machine-readable summary.json, its last file, and returns its path.
+    """Writes summary.json with a run's steps, metrics, digests, time and config; returns its path.
 
     Args:
       out_dir: folder of the run.
@@ -206,7 +206,7 @@ def write_summary_json(
         **{f"{name}_digest": digest for name, digest in digests.items()},
         "config": config,
         "versions": package_versions(),
-        "device": device_info(),
+        "device": machine_info(),
     }
     atomic_write(out_dir / SUMMARY_FILE, json.dumps(summary, indent=1))
     return out_dir / SUMMARY_FILE

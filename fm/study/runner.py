@@ -36,7 +36,7 @@ Sections = dict[str, Any]
 
 
 class Study(Protocol):
-    """Protocol of a study for `run_study`: a config, loading data, and computing results."""
+    """Protocol of an experiment for `run_study`: its config, its data and its results."""
 
     @property
     def experiment(self) -> str:
@@ -88,8 +88,8 @@ def run_study(study: Study, out_dir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-class TaskStudy(abc.ABC):
-    """Base class of studies of arms on tasks; subclasses add sections to the results.
+class BaseStudy(abc.ABC):
+    """Abstract base class of studies that compare arms (ways to get a model) on several tasks.
 
     Attributes:
       config: of the study.
@@ -221,7 +221,7 @@ class TaskStudy(abc.ABC):
         return task, {arm: built.arm for arm, built in arms.items()}
 
 
-class CompareStudy(TaskStudy):
+class CompareStudy(BaseStudy):
     """The main study: compares pretraining with training from scratch, task by task."""
 
     def build_context(self, out_dir):
@@ -234,8 +234,8 @@ class CompareStudy(TaskStudy):
             task, arms, cells, self.config.search_seeds
         )
         sections["curves"] += artifacts.pretraining_curves(task, arms) + curves
-        sections["decontamination"] += analysis.decontamination_rows(task, list(arms))
-        sections["samples"] += artifacts.sample_rows(task, arms)
+        sections["decontamination"] += analysis.duplicate_count_rows(task, list(arms))
+        sections["samples"] += artifacts.generated_sample_rows(task, arms)
         sections["mistakes"] += artifacts.mistake_rows(task, cells)
         sections["pretrained"] += [
             run_dir.pretrained_model_row(f"{task.name}/{arm}/{seed}", run)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.data.layouts import Layout
+from fm.data.layouts import PatchLayout
 from fm.data.media import get_modality
 from fm.data.packing import Segment, build_row
 from fm.errors import UserError
@@ -17,7 +17,7 @@ from fm.study.pretraining import PretrainedModel
 
 def check_can_sample(
     pretrained: PretrainedModel, modality: str, *, captioned: bool = False
-) -> Layout:
+) -> PatchLayout:
     """Returns the modality's layout; raises UserError if the model cannot generate it.
 
     Raises:
@@ -110,7 +110,7 @@ def sample_examples(
     return layout.from_patches(np.concatenate([given, np.asarray(sampled)], axis=1))
 
 
-def encode_example(example: np.ndarray, layout: Layout) -> tuple[bytes, str]:
+def encode_example(example: np.ndarray, layout: PatchLayout) -> tuple[bytes, str]:
     """Returns an example as (file bytes, extension): PNG, WAV or animated GIF."""
     codec = get_modality(layout.modality).codec
     assert codec is not None

@@ -11,7 +11,7 @@ from fm.study.config import short_name
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
-    """Registry entry of a task: its name, data set and instructions.
+    """Registry entry of a task: its name, data set, instruction phrasings and prompt template.
 
     Attributes:
       name: as in --tasks and in results.
@@ -66,8 +66,8 @@ def register_task(spec: TaskSpec) -> None:
     TASKS[spec.name] = spec
 
 
-def task_spec(name: str) -> TaskSpec:
-    """Returns a task's registered spec; an unknown name or path becomes a spec of that data set."""
+def task_spec_or_default(name: str) -> TaskSpec:
+    """Returns a registered task's spec, or a default spec for another data set's name or path."""
     return TASKS.get(name) or TaskSpec(short_name(name), dataset=name)
 
 

@@ -20,7 +20,7 @@ from fm.adaptation import methods as adaptation_methods
 from fm.adaptation import token_classification
 from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
 from fm.adaptation.task_model import TaskModel
-from fm.adaptation.token_classification import PER_TOKEN, TaggingModel, tokenize_words
+from fm.adaptation.token_classification import PER_TOKEN, TaggingTaskModel, tokenize_words
 from fm.data.datasets import Dataset, Split
 from fm.errors import UserError
 from fm.evaluation import baselines
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class TaskType(abc.ABC):
-    """What a task type defines: its metric, how predictions are scored, and its solvers.
+    """Base class of task types: a type's metric, scoring, model arm and classical baseline.
 
     Attributes:
       name: as in results.json.
@@ -102,14 +102,14 @@ TASK_TYPES: dict[str, TaskType] = {}
 
 
 def register_task_type(task_type: TaskType) -> None:
-    """Adds a task type to the registry (replaces by name), tried before earlier ones."""
+    """Registers a task type, replacing any of its name; the last registered is matched first."""
     earlier = {name: other for name, other in TASK_TYPES.items() if name != task_type.name}
     TASK_TYPES.clear()
     TASK_TYPES.update({task_type.name: task_type} | earlier)
 
 
 def task_type_of(dataset: Dataset) -> TaskType:
-    """Returns the task type that matches the data set's labels, the last registered first.
+    """Returns the task type that matches the data set's labels; of several, the latest registered.
 
     Raises:
       UserError: there is none.
@@ -151,7 +151,7 @@ class Classification(TaskType):
 
     def build_baseline(self, task, num_trials):
         inputs = task.texts() if task.is_text else task.arrays()
-        inputs = baselines.prepare_inputs(task.modality, inputs, task.dataset.info.get("rate"))
+        inputs = baselines.fit_free_features(task.modality, inputs, task.dataset.info.get("rate"))
         return ClassicalArm(task.modality, inputs, len(task.labeled_pool), num_trials)
 
     def answers(self, task, class_answers):
@@ -192,7 +192,7 @@ class NamedEntityRecognition(TaskType):
         sentences = tokenize_words(tokenizer, words, recipe.seq_len)
         tag_names = tuple(task.dataset.info["tags"])
         finetune = dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=PER_TOKEN)
-        model = TaggingModel(
+        model = TaggingTaskModel(
             checkpoints=initial.checkpoints,
             model_config=initial.processor.model,
             recipe=dataclasses.replace(recipe, finetune=finetune),
@@ -204,7 +204,7 @@ class NamedEntityRecognition(TaskType):
             tags=tags,
             tag_names=tag_names,
         )
-        return ModelArm(model, methods, num_trials(task, methods))
+        return ModelArm(model, methods, num_hparam_trials(task, methods))
 
     def build_baseline(self, task, num_trials):
         return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool), num_trials)
@@ -270,11 +270,11 @@ def build_classification_arm(
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
     )
-    return ModelArm(model, tuple(methods), num_trials(task, methods))
+    return ModelArm(model, tuple(methods), num_hparam_trials(task, methods))
 
 
-def num_trials(task: Task, methods: Sequence[str]) -> int:
-    """Returns the number of hyper-parameter trials that every arm gets on a task."""
+def num_hparam_trials(task: Task, methods: Sequence[str]) -> int:
+    """Returns the total grid size of the methods, the tuning budget of every arm on the task."""
     published = task.config.published
     num_fewshot = published.num_fewshot if published else (0,)
     return adaptation_methods.num_trials(task.config.recipe, methods, num_fewshot=num_fewshot)

@@ -80,7 +80,7 @@ def first_line(error: BaseException) -> str:
 
 
 def save_bad_batch(batch: Batch, folder: pathlib.Path, step: int) -> str:
-    """Writes the batch of a failed step to an .npz file; returns a sentence with the file's path.
+    """Writes a failed step's batch to an .npz file; returns a clause for the error message.
 
     The file is `not-finite-step-N.npz` without pickles, one array for each of the batch, named
     `GROUP/NAME` in a multitask batch.

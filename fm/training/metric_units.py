@@ -46,7 +46,7 @@ class BitsPerDimension:
 
 @dataclasses.dataclass(frozen=True)
 class PerGroupUnits:
-    """Units of a multitask run: one per group; the summed loss stays in nats.
+    """Units of a multitask run's losses: one for each group; the total loss stays in nats.
 
     Attributes:
       units: unit by group name.
@@ -65,9 +65,9 @@ MetricUnit = BitsPerByte | BitsPerDimension | PerGroupUnits
 
 
 def to_bits(metrics: Mapping[str, float], metric_unit: MetricUnit) -> dict[str, float]:
-    """Returns {unit name: loss in that unit} from step metrics in nats; GROUP/UNIT if multitask."""
+    """Returns step metrics' loss converted from nats, keyed by unit (`GROUP/UNIT` if multitask)."""
     if not isinstance(metric_unit, PerGroupUnits):
-        return {metric_unit.name: primary_metric(metrics, metric_unit)}
+        return {metric_unit.name: primary_loss(metrics, metric_unit)}
     return {
         f"{group}/{unit.name}": unit.from_nats(
             metrics.get(f"{group}/causal_lm_nats", metrics[f"{group}/loss"])
@@ -76,15 +76,15 @@ def to_bits(metrics: Mapping[str, float], metric_unit: MetricUnit) -> dict[str, 
     }
 
 
-def group_metric_names(metric_unit: MetricUnit) -> dict[str, str]:
-    """Returns the name of each group's metric, by group; {} for a single objective."""
+def metric_names_by_group(metric_unit: MetricUnit) -> dict[str, str]:
+    """Returns each group's metric name, e.g. `text/bits_per_byte`; {} for a single objective."""
     if not isinstance(metric_unit, PerGroupUnits):
         return {}
     return {group: f"{group}/{unit.name}" for group, unit in metric_unit.units.items()}
 
 
-def primary_metric(metrics: Mapping[str, float], metric_unit: MetricUnit) -> float:
-    """Returns the causal LM loss (else the total loss) of step metrics, in the given unit.
+def primary_loss(metrics: Mapping[str, float], metric_unit: MetricUnit) -> float:
+    """Returns the causal LM loss (total loss if absent), converted from nats to a metric unit.
 
     Only the causal LM loss is a likelihood; the total is comparable only within one objective.
     """

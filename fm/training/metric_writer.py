@@ -157,7 +157,7 @@ def read_records(path: pathlib.Path, step: int | None = None) -> list[MetricReco
 def learning_curve(
     records: list[MetricRecord], metric_name: str, groups: Mapping[str, str] | None = None
 ) -> dict[str, list[float]]:
-    """Returns lists of a metric and its validation values, each with the tokens seen so far.
+    """Returns lists of a metric's training and validation values and of the tokens seen at each.
 
     Args:
       records: of one run.

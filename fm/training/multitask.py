@@ -82,7 +82,7 @@ def num_rows_by_group(batch: dict[str, Any], objective: MultitaskObjective) -> d
 def add_mask_noise(
     batch: dict[str, Any], rng: jax.Array, objective: AnyObjective
 ) -> dict[str, Any]:
-    """Returns the batch with uniform `noise` [B, L] per group, which decides what is masked."""
+    """Returns the batch with uniform random `noise` [B, L] added, from which masks are chosen."""
     if isinstance(objective, Objective):
         return batch | {"noise": jax.random.uniform(rng, batch["segments"].shape)}
     return {
@@ -98,7 +98,7 @@ def loss_sums(
     objective: AnyObjective,
     token_weights_V: jax.Array | None = None,
 ) -> dict[str, WeightedSum]:
-    """Returns {"GROUP/OBJECTIVE": (sum of weighted nats, sum of weights)}, unreduced over groups.
+    """Returns (weighted loss sum in nats, sum of weights) for each objective of each group.
 
     The batch must have noise, see `add_mask_noise`.
     """
@@ -117,7 +117,7 @@ def mean_loss(
     objective: AnyObjective,
     batch: dict[str, Any],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the total loss, groups weighted by their share of rows, and metrics per group.
+    """Returns the mean of the groups' losses, weighted by number of rows, and all metrics.
 
     See `objectives.mean_loss` for the arguments. The total adds nats per token to nats per number
     of a patch, so it serves for training only.

@@ -28,7 +28,7 @@ WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weight
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Shares of sequences trained by causal LM, masked LM and bag of words, and their options.
+    """A pretraining objective: the mix of causal LM, masked LM and bag of words, and options.
 
     The shares add up to 1.
 
@@ -107,7 +107,7 @@ def loss_sums(
 
 
 def objective_rows(objective: Objective, batch_size: int) -> dict[str, slice]:
-    """Returns {objective: slice of the batch rows it trains on}, without objectives of no rows."""
+    """Returns {objective: slice of its batch rows}; objectives that get no rows are left out."""
     first = round(objective.causal_lm * batch_size)
     second = round((objective.causal_lm + objective.masked_lm) * batch_size)
     slices = {
@@ -142,7 +142,7 @@ def mean_loss(
 
 
 def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedSum:
-    """Returns (sum of nats, number) of tokens predicted from the earlier ones of their segment.
+    """Returns the summed next-token (or patch) loss in nats within segments, and target count.
 
     Continuous patches are preceded by a start patch, so that the first is predicted too; rows of
     several modalities contain their own. In text, a segment's first token is not predicted.
@@ -192,7 +192,7 @@ def bag_of_words_sums(
     mask_ratio: float,
     token_weights_V: jax.Array | None,
 ) -> WeightedSum:
-    """Returns (weighted nats, weights), summed over masked tokens predicted from visible ones.
+    """Returns the weighted cross-entropy of masked tokens (nats) and the weights, both summed.
 
     Rows hold one segment each; the tokens of least noise are visible.
     """

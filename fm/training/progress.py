@@ -21,7 +21,7 @@ from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in
 from fm.parallel import distributed
 from fm.training.config import TrainConfig, TrainResult
-from fm.training.metric_units import MetricUnit, group_metric_names, to_bits
+from fm.training.metric_units import MetricUnit, metric_names_by_group, to_bits
 from fm.training.metric_writer import MetricRecord, MetricWriter, learning_curve
 from fm.training.multitask import AnyObjective, MultitaskObjective, group_batches
 from fm.training.objectives import Batch, objective_rows
@@ -30,8 +30,8 @@ MetricValues = Mapping[str, float]
 
 
 @dataclasses.dataclass
-class Progress:
-    """Counters of a training run (steps, tokens, FLOPs, time), plain data saved in each checkpoint.
+class ProgressCounters:
+    """Counters of a training run (steps, tokens, FLOPs, time), saved in every checkpoint.
 
     Attributes:
       step: steps done.
@@ -84,7 +84,7 @@ def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) 
         modalities = modalities_in(group_batch, model_config)
         has_start_patch = "tokens" not in modalities and "modality" not in group_batch
         for name, rows in objective_rows(group_objective, B).items():
-            length, num_predictions = flops.sequence_token_counts(
+            length, num_predictions = flops.input_and_prediction_counts(
                 name, L, mask_ratio=group_objective.mask_ratio, has_start_patch=has_start_patch
             )
             per_row = flops.train_flops(
@@ -102,7 +102,7 @@ _count_nonzero = jax.jit(jnp.count_nonzero)
 
 
 class ProgressTracker:
-    """Counts a run's steps when their metrics arrive, and logs metrics averaged over steps.
+    """Progress of a run: counts steps, tokens and FLOPs, and logs mean metrics and throughput.
 
     Attributes:
       progress: after the steps counted.
@@ -113,7 +113,7 @@ class ProgressTracker:
         train_config: TrainConfig,
         metric_unit: MetricUnit,
         *,
-        progress: Progress,
+        progress: ProgressCounters,
         gemm_flops_per_second: float | None,
         out_dir: pathlib.Path | None,
     ):
@@ -208,7 +208,7 @@ class ProgressTracker:
         return TrainResult(
             params=params,
             curve=learning_curve(
-                self._records, self._metric_unit.name, group_metric_names(self._metric_unit)
+                self._records, self._metric_unit.name, metric_names_by_group(self._metric_unit)
             ),
             seconds=seconds,
             compile_seconds=self.progress.compile_seconds,

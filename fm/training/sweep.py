@@ -29,7 +29,7 @@ from fm.training.config import TrainResult
 from fm.training.failures import NotFiniteError
 from fm.training.objectives import Batch, Objective
 from fm.training.optimizer import OptimizerConfig
-from fm.training.train_loop import Trainer, TrialProgram, train_trial
+from fm.training.train_loop import Trainer, TrialExecutor, train_trial
 from fm.training.train_state import TrainState, gather_to_host, init_train_state
 from fm.training.train_step import Metrics
 from fm.training.trial import Trial, resolve_params
@@ -194,7 +194,7 @@ def _choose_batching(
     return batching or ("vmap" if on_accelerator and len(trials) > 1 else "sequential")
 
 
-class _VmappedProgram(TrialProgram):
+class _VmappedProgram(TrialExecutor):
     """Program of all trials as one, stacked along a leading axis R.
 
     Trials keep their place: one that is finished, or whose loss is not finite, keeps its state, so
@@ -213,7 +213,7 @@ class _VmappedProgram(TrialProgram):
     ):
         super().__init__(trials, model_config, objective, mesh)
         self._optimizer_config, self._grad_accum_steps = optimizer_config, grad_accum_steps
-        self._constants = trial_constants(self.trials)
+        self._constants = stack_trial_inputs(self.trials)
 
     def init(self) -> tuple[TrainState, dict[str, Any]]:
         states, config = [], {}
@@ -302,7 +302,7 @@ def shared_optimizer_config(optimizer_config: OptimizerConfig) -> OptimizerConfi
 
 
 def learning_rates(optimizer_config: OptimizerConfig, steps: int, length: int) -> np.ndarray:
-    """Returns the learning rates of each step of a run, float32 [length, 2], 0 after `steps`.
+    """Returns each step's main and Adam learning rates, float32 [length, 2], 0 from `steps` on.
 
     Columns: of the layer kernels, and of embeddings and heads under Muon.
     """
@@ -315,10 +315,10 @@ def learning_rates(optimizer_config: OptimizerConfig, steps: int, length: int) -
     return rates.astype(np.float32)
 
 
-def trial_constants(
+def stack_trial_inputs(
     trials: Sequence[Trial],
 ) -> tuple[np.ndarray, jax.Array | None, np.ndarray]:
-    """Returns seeds [R], token weights [R, V] or None, and learning rates [steps, R, 2]."""
+    """Returns R trials' seeds [R], token weights [R, V] or None, learning rates [steps, R, 2]."""
     steps = max(trial.train_config.steps for trial in trials)
     seeds_R = np.array([trial.train_config.seed for trial in trials], np.uint32)
     weights = [trial.token_weights for trial in trials]

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.parallel import distributed
-from fm.parallel.mesh import current_mesh, use_mesh
+from fm.parallel.mesh import current_mesh, default_mesh
 from fm.training import failures, optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainConfig, TrainResult
@@ -33,7 +33,7 @@ from fm.training.objectives import Batch
 from fm.training.optimizer import OptimizerConfig
 from fm.training.progress import (
     MetricValues,
-    Progress,
+    ProgressCounters,
     ProgressTracker,
     StepCost,
     announce_resume,
@@ -134,8 +134,8 @@ def train_trial(
     return result
 
 
-class TrialProgram:
-    """Base class that creates the train state of a list of trials and steps it on the devices.
+class TrialExecutor:
+    """Base class that initializes and steps the train state of one or several trials.
 
     Attributes:
       trials: with their arrays placed on the mesh.
@@ -173,13 +173,13 @@ class TrialProgram:
         raise NotImplementedError
 
 
-class _SingleProgram(TrialProgram):
+class _SingleProgram(TrialExecutor):
     """Steps one trial."""
 
     def init(self) -> tuple[TrainState, dict[str, Any]]:
         (trial,) = self.trials
         steps = trial.train_config.steps
-        with use_mesh(self.mesh):
+        with default_mesh(self.mesh):
             state = init_sharded_train_state(
                 resolve_params(trial.params),
                 optimizer.build(trial.optimizer_config, steps),
@@ -233,7 +233,7 @@ class _PendingStep:
 
 
 class Trainer:
-    """Trains all trials of a `TrialProgram` together: steps, logs, validates, saves checkpoints.
+    """Trains several trials in one loop, with logging, validation, checkpoints and resumption.
 
     Attributes:
       program: steps the trials.
@@ -246,7 +246,7 @@ class Trainer:
 
     def __init__(
         self,
-        program: TrialProgram,
+        program: TrialExecutor,
         out_dir: pathlib.Path | None,
         run_name: str,
         gemm_flops_per_second: float | None,
@@ -275,7 +275,7 @@ class Trainer:
                 self.step = saved["step"]
         self.trackers: list[ProgressTracker] = []
         for r, trial in enumerate(program.trials):
-            progress = Progress(**saved["trials"][r]) if saved else Progress()
+            progress = ProgressCounters(**saved["trials"][r]) if saved else ProgressCounters()
             if saved:
                 trial.batches.set_state(progress.data_state)
             tracker = ProgressTracker(
@@ -386,7 +386,7 @@ class Trainer:
         counted = batches
         if jax.process_count() > 1 and program.mesh is not None:
             counted = [placed]  # the rows of all processes
-            signalled = distributed.any_process_signalled(
+            signalled = distributed.count_signalled_devices(
                 self._received_signal() is not None, program.mesh
             )
         costs = [

@@ -95,7 +95,7 @@ def gather_to_host(leaf: jax.Array) -> np.ndarray:
 
 
 def params_digest(params: dict) -> str:
-    """Returns the SHA-256 of a parameter tree (names, dtypes, shapes, bytes); order is ignored.
+    """Returns the SHA-256 of a parameter tree, independent of the order of its dict keys.
 
     Equal digests mean bitwise equal parameters, whatever the insertion order of the dicts.
     """

@@ -67,7 +67,7 @@ def make_train_step(
 
 @functools.lru_cache(maxsize=64)
 def make_eval_step(model_config: ModelConfig, objective: AnyObjective) -> EvalStepFn:
-    """Returns the jitted loss: evaluate(params, batch, seed, token_weights_V) -> metrics."""
+    """Returns the jitted evaluate(params, batch, seed, token_weights_V) -> metrics, with `loss`."""
 
     @jax.jit
     def evaluate(params, batch, seed, token_weights_V):

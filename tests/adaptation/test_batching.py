@@ -15,7 +15,7 @@ from fm.adaptation.batching import (
     text_examples,
 )
 from fm.data import tokenizer as bpe
-from fm.data.layouts import Layout
+from fm.data.layouts import PatchLayout
 from fm.data.log_mel import LogMelConfig, log_mel_patches
 from fm.errors import UserError
 from tests.adaptation.helpers_models import text
@@ -63,7 +63,7 @@ def test_image_rows_hold_the_patches_and_where_they_lie():
 
 def test_rows_of_sounds_hold_the_pieces_and_when_they_are():
     sounds = np.random.default_rng(0).integers(-9000, 9000, (2, 700)).astype(np.int16)
-    rows = continuous_examples(sounds, Layout("audio", (700,), (40, 2), 8000.0))
+    rows = continuous_examples(sounds, PatchLayout("audio", (700,), (40, 2), 8000.0))
     np.testing.assert_array_equal(rows["audio"], log_mel_patches(sounds, LogMelConfig(8000, 700)))
     assert rows["audio"].shape == (2, 3, 80) and rows["audio"].dtype == np.float32
     assert rows["positions"].tolist() == [[[0], [1], [2]]] * 2
@@ -72,7 +72,7 @@ def test_rows_of_sounds_hold_the_pieces_and_when_they_are():
 
 def test_rows_of_clips_hold_the_tubelets_and_where_they_lie():
     clips = np.arange(2 * 2 * 2 * 4, dtype=np.uint8).reshape(2, 2, 2, 4, 1)
-    rows = continuous_examples(clips, Layout("video", (2, 2, 4, 1), (2, 2, 2)))
+    rows = continuous_examples(clips, PatchLayout("video", (2, 2, 4, 1), (2, 2, 2)))
     assert rows["video"][0].tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
     assert rows["positions"].tolist() == [[[0, 0, 0], [0, 0, 1]]] * 2
     assert rows["segments"].tolist() == [[1] * 2] * 2
@@ -91,7 +91,7 @@ def test_take_takes_rows_of_every_array():
 )
 def test_views_hold_every_piece_once_and_span_the_row(lengths, most):
     rows = text([list(range(1, n + 1)) for n in lengths], 23)
-    pieces, of = batching.strided_chunks(rows, most)
+    pieces, of = batching.interleaved_chunks(rows, most)
     assert np.all(np.diff(of) >= 0) and set(of) == set(range(len(lengths)))
     assert all(len(value) == len(of) for value in pieces.values())
     if most:
@@ -107,13 +107,13 @@ def test_views_hold_every_piece_once_and_span_the_row(lengths, most):
 
 def test_no_views_of_short_rows():
     rows = text([[1, 2, 3], [4]], 3)
-    pieces, of = batching.strided_chunks(rows, 3)
+    pieces, of = batching.interleaved_chunks(rows, 3)
     assert pieces is rows and of.tolist() == [0, 1]
 
 
 def test_the_mean_is_over_the_pieces_of_all_views():
     rows = text([[1, 2, 3, 4, 5], [6, 7], []], 5)
-    pieces, of = batching.strided_chunks(rows, 2)
+    pieces, of = batching.interleaved_chunks(rows, 2)
     sums = np.sum(pieces["tokens"] * (pieces["segments"] > 0), axis=1)
     found = batching.mean_over_chunks(np.stack([sums, 2.0 * sums], axis=1), pieces, of)
     assert found.tolist() == [[3.0, 6.0], [6.5, 13.0], [0.0, 0.0]]

@@ -9,10 +9,10 @@ from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.instruction_tuning import (
     InstructionEncoder,
     InstructionPhrasings,
+    answer_cross_entropy_sums,
     continuous_segments,
     instruction_tune,
     pack_examples,
-    per_answer_cross_entropy,
     prefix_lengths,
     rows_per_group,
 )
@@ -171,7 +171,7 @@ def test_the_loss_is_that_of_the_answers(mixed, bidirectional):
     @jax.jit
     @jax.value_and_grad
     def mean(params):
-        total, count = per_answer_cross_entropy(params, batch, mixed.model_config, most)
+        total, count = answer_cross_entropy_sums(params, batch, mixed.model_config, most)
         return total / count
 
     found = mean(params)

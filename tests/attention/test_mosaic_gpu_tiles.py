@@ -73,7 +73,7 @@ class TestBlocks:
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4)]), st.booleans())
     @settings(max_examples=30, deadline=None)
     def test_visiting_the_blocks_covers_exactly_the_visible_pairs(self, case, sizes, by_keys):
-        """Every block of `block_ranges` in the order of `block_at_step`, masked by `visible_tile` where it says so."""
+        """Every block in the order of `block_at_step`, masked where it says so."""
         rows, length, keys, mask = case
         tables = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
         if by_keys:

@@ -55,8 +55,8 @@ def test_a_busy_machine_is_reported():
     [((1.1, 2), "better"), ((0.5, 0.9), "worse"), ((0.9, 1.1), "unclear"), ((2, 2), "unclear")],
 )
 def test_a_ratio_is_colored_only_where_its_interquartile_range_excludes_1(spread, expected):
-    assert report.significance(spread) == expected
-    assert report.significance(None) == "unknown"
+    assert report.ratio_css_class(spread) == expected
+    assert report.ratio_css_class(None) == "unknown"
 
 
 @pytest.mark.parametrize(

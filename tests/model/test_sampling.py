@@ -14,7 +14,7 @@ from fm.model.sampling import SamplingConfig
 V = 300
 NONE_SEEN, NONE_SUPPRESSED = jnp.zeros((1, V), bool), jnp.zeros(V, bool)
 
-filtered = jax.jit(sampling.filtered_probs)
+filtered = jax.jit(sampling.unnormalized_filtered_probs)
 pick = jax.jit(sampling.inverse_cdf_sample)
 draw = jax.jit(sampling.sample_tokens)
 
@@ -211,7 +211,7 @@ def test_one_program_serves_all_settings():
     @jax.jit
     def count(row, sampling_params):
         traced.append(None)
-        return sampling.filtered_probs(row, sampling_params)
+        return sampling.unnormalized_filtered_probs(row, sampling_params)
 
     for options in ({"top_k": 3}, {"top_p": 0.4}, {"min_p": 0.2, "temperature": 2}):
         count(logits(0), SamplingConfig(**options).to_params())

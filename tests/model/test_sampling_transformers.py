@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.model.sampling import SamplingConfig, apply_repetition_penalty, filtered_probs
+from fm.model.sampling import SamplingConfig, apply_repetition_penalty, unnormalized_filtered_probs
 
 torch = pytest.importorskip("torch")
 processors = pytest.importorskip("transformers.generation.logits_process")
@@ -37,7 +37,7 @@ def ours(decoding):
     np.put_along_axis(seen, SEEN, True, axis=-1)
     sampling_params = decoding.to_params()
     logits = apply_repetition_penalty(jnp.asarray(LOGITS), seen, sampling_params.repetition_penalty)
-    weights = np.asarray(filtered_probs(logits, sampling_params), np.float64)
+    weights = np.asarray(unnormalized_filtered_probs(logits, sampling_params), np.float64)
     return weights / weights.sum(axis=-1, keepdims=True)
 
 

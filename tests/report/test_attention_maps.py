@@ -14,8 +14,8 @@ from fm.report.attention_maps import (
     DisplayToken,
     ImageInput,
     TextInput,
-    display_tokens,
     special_token,
+    to_display_tokens,
 )
 
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
@@ -65,7 +65,7 @@ def softmax(shape, seen, seed=0):
 
 def text_maps(N=2, H=3, causal=True, words=HOSTILE, total=None):
     words = re.findall(r" ?\w+|\W", words)
-    tokens = [special_token("⟨start⟩"), *display_tokens([word.encode() for word in words])]
+    tokens = [special_token("⟨start⟩"), *to_display_tokens([word.encode() for word in words])]
     L = len(tokens)
     seen = np.tril(np.ones((L, L), bool)) if causal else np.ones((L, L), bool)
     weights = softmax((N, H, L, L), seen)
@@ -168,7 +168,7 @@ def test_what_was_cut_is_said():
 
 def test_a_split_character_is_named_where_its_bytes_are():
     balloon = "🎈".encode()
-    tokens = display_tokens([balloon[:2], balloon[2:], b" up"])
+    tokens = to_display_tokens([balloon[:2], balloon[2:], b" up"])
     maps = text_maps(N=1, H=1, words="a b")
     maps = AttentionMaps(maps.weights_NHLS, maps.visible_LS, True, TextInput(tokens, 3))
     page = Page(attention_maps.render(maps))
@@ -297,7 +297,7 @@ def test_nothing_to_choose_among_is_no_number():
 
 
 def parts(*spelled):
-    return [token.parts for token in display_tokens(list(spelled))]
+    return [token.parts for token in to_display_tokens(list(spelled))]
 
 
 def test_spaces_and_breaks_are_marks():
@@ -308,12 +308,12 @@ def test_spaces_and_breaks_are_marks():
         (("↵", True), ("↵", True)),
         (("⇥", True), ("a", False)),
     ]
-    assert [token.line_breaks for token in display_tokens([b"a", b"\n\n"])] == [0, 2]
+    assert [token.line_breaks for token in to_display_tokens([b"a", b"\n\n"])] == [0, 2]
 
 
 def test_a_character_split_among_tokens_is_spelled_in_bytes():
     whole = "a🎈b".encode()
-    first, second = display_tokens([whole[:3], whole[3:]])
+    first, second = to_display_tokens([whole[:3], whole[3:]])
     assert first.parts == (("a", False), ("F0", True), ("9F", True))
     assert second.parts == (("8E", True), ("88", True), ("b", False))
     assert first.partial_character == second.partial_character == "🎈"
@@ -321,7 +321,7 @@ def test_a_character_split_among_tokens_is_spelled_in_bytes():
 
 
 def test_a_text_cut_in_mid_character_belongs_to_no_character():
-    (token,) = display_tokens(["é".encode()[:1]])
+    (token,) = to_display_tokens(["é".encode()[:1]])
     assert token == DisplayToken((("C3", True),), "C3")
 
 
@@ -339,5 +339,5 @@ def test_a_lone_accent_stands_on_a_circle():
 
 
 def test_letters_are_what_stands_for_itself():
-    (word,) = display_tokens([b" film"])
+    (word,) = to_display_tokens([b" film"])
     assert word.num_letters == 4 and special_token("⟨end⟩").num_letters == 0

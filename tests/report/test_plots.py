@@ -42,7 +42,7 @@ def test_nothing_to_draw_is_none():
     assert plots.forest(empty, "x", "scratch") is None
     assert plots.multipliers(empty, "x") is None
     assert plots.pretraining(empty, "x", "loss") is None
-    assert plots.adaptation(empty, "x") is None
+    assert plots.adaptation_curves_figure(empty, "x") is None
     ablation = parse(multitask_results()).ablations[0]
     ablation.rows = []
     assert plots.ablation_grid(empty, ablation, 30) is None

@@ -49,7 +49,7 @@ def test_text_table_without_comparisons():
 
 def test_csv_keeps_every_comparison_unrounded():
     results = helpers_results.results()
-    rows = list(csv.DictReader(io.StringIO(tables.csv_table(parse(results)))))
+    rows = list(csv.DictReader(io.StringIO(tables.comparisons_csv(parse(results)))))
     assert len(rows) == len(results["comparisons"])
     key = ("task", "arm", "baseline")
     wanted = {(*(r[k] for k in key), r["num_labels"]): r for r in results["comparisons"]}

@@ -55,7 +55,7 @@ def results():
                 "candidates": len(mine),
                 "selected": chosen,
                 "within": {row["arm"]: {m.name: place for m in METRICS} for row in mine},
-                "regrets": runner.metric_regret(chosen, runner.metric_ranges(mine)),
+                "regrets": runner.metric_regret(chosen, runner.worst_and_best_values(mine)),
             }
         )
     bits = {"few B": 2.4, "A, few B": 2.1}

@@ -9,7 +9,7 @@ from fm.errors import UserError
 from fm.study.ablations import (
     DATA_SHARES,
     WEIGHT_FACTORS,
-    batch_shares,
+    modality_batch_shares,
     reweight_sources,
     subsample_sources,
     variant_row,
@@ -46,8 +46,8 @@ def test_smaller_parts_lie_in_larger_ones(corpora):
 def test_the_weight_of_one_format_alone_changes(corpora):
     more = reweight_sources(corpora, "text", 4.0)
     assert [each.weight for each in more] == [8.0, 1.0]
-    assert batch_shares(corpora, 12) == {"text": 8 / 12, "image": 4 / 12}
-    assert batch_shares(more, 9) == {"text": 8 / 9, "image": 1 / 9}
+    assert modality_batch_shares(corpora, 12) == {"text": 8 / 12, "image": 4 / 12}
+    assert modality_batch_shares(more, 9) == {"text": 8 / 9, "image": 1 / 9}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from fm.study.arms import (
     comparison_pairs,
 )
 from fm.study.config import StudyConfig
-from fm.study.task_types import num_trials
+from fm.study.task_types import num_hparam_trials
 from fm.study.tasks import prepare_task
 from tests.study.helpers_multitask import datasets
 from tests.study.helpers_study import config, loads
@@ -35,7 +35,7 @@ def build(task, tmp_path, names=("scratch", "classical"), methods=("probe", "ful
 def test_every_arm_tries_as_many_hparams(task, tmp_path, methods):
     arms = build(task, tmp_path, methods=methods)
     sizes = [len(built.arm.grid()) for built in arms.values()]
-    assert sizes == [num_trials(task, methods)] * 2
+    assert sizes == [num_hparam_trials(task, methods)] * 2
 
 
 def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):

@@ -13,7 +13,7 @@ from fm.study.arms import ArmSpec, BuiltArm, register_arm
 from fm.study.config import StudyConfig
 from fm.study.presets import register_recipe, task_recipe
 from fm.study.runner import run_compare
-from fm.study.task_registry import TaskSpec, register_task, task_spec
+from fm.study.task_registry import TaskSpec, register_task, task_spec_or_default
 from fm.study.task_types import Classification, register_task_type
 from tests.study.helpers_study import config, dataset, loads, recipe
 
@@ -92,7 +92,7 @@ def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
     register_recipe("text", lambda profile: recipe("text"))
     loads(monkeypatch, dataset())
 
-    spec = task_spec("ripeness")
+    spec = task_spec_or_default("ripeness")
     assert spec.instruction(("a", "b")).answers == ("ripe", "green")
     study = StudyConfig(
         tasks=(config(dataset=spec.dataset, name=spec.name, recipe=task_recipe("text", "binary")),),

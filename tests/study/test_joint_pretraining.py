@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fm.data.datasets import Dataset
-from fm.data.layouts import Layout, layout_of
+from fm.data.layouts import PatchLayout, layout_of
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.study import joint_pretraining, sampling
@@ -34,7 +34,7 @@ RECIPE = JointRecipe(
     vocab_size=280,
     seq_len=16,
 )
-OTHER = Layout("image", (9, 9, 1), (3,))
+OTHER = PatchLayout("image", (9, 9, 1), (3,))
 CLASSES = ("one", "two")
 
 
@@ -118,12 +118,12 @@ def test_it_makes_what_words_say(trained):
 def test_a_picture_is_read_back_as_it_was_made():
     picture = images(1, 3)[0][0]
     layout = layout_of("image", picture.shape, None)
-    assert layout == Layout("image", (8, 8, 1), (2,))
+    assert layout == PatchLayout("image", (8, 8, 1), (2,))
     shown = Image.open(io.BytesIO(sampling.encode_example(picture, layout)[0]))
     np.testing.assert_array_equal(np.asarray(shown), picture[..., 0])
     unit = (layout.to_patches(picture[None]) + np.float32(0.5)) / 256
     np.testing.assert_array_equal(layout.from_patches(unit)[0], picture)
-    assert Layout.from_dict(layout.to_dict()) == layout
+    assert PatchLayout.from_dict(layout.to_dict()) == layout
 
 
 @pytest.mark.parametrize(

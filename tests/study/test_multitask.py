@@ -10,8 +10,8 @@ import pytest
 from fm.errors import UserError
 from fm.study import run_dir
 from fm.study.arms import arm_names
-from fm.study.multitask import concatenate_splits, run_multitask
-from fm.study.task_registry import task_spec
+from fm.study.multitask import concatenate_inputs, run_multitask
+from fm.study.task_registry import task_spec_or_default
 from tests.study.helpers_multitask import datasets, study
 from tests.study.helpers_study import images, loads, split, texts
 
@@ -132,16 +132,16 @@ class TestStudy:
 
 def test_joined_splits_are_read_in_any_order():
     first, second = texts(5, 0)[0], texts(3, 1)[0]
-    both = concatenate_splits([split(first, None), split(second, None)])
+    both = concatenate_inputs([split(first, None), split(second, None)])
     assert both.texts([6, 0, 5, 4]) == [second[1], first[0], second[0], first[4]]
     pictures = images(4, 0)[0], images(2, 1)[0]
-    whole = concatenate_splits([split(each, None) for each in pictures]).images([5, 1])
+    whole = concatenate_inputs([split(each, None) for each in pictures]).images([5, 1])
     np.testing.assert_array_equal(whole, [pictures[1][1], pictures[0][1]])
 
 
 def test_unregistered_task_has_generic_phrasings():
-    instruction = task_spec("my_mail").instruction(("spam", "no_spam"))
+    instruction = task_spec_or_default("my_mail").instruction(("spam", "no_spam"))
     assert instruction.answers == ("spam", "no spam")
     assert "my mail" in instruction.held_out_phrasing
     with pytest.raises(UserError, match="digits has 3 classes, but its task spec 10 answers"):
-        task_spec("digits").instruction(("a", "b", "c"))
+        task_spec_or_default("digits").instruction(("a", "b", "c"))

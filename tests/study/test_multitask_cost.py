@@ -4,7 +4,7 @@ import pytest
 
 from fm.adaptation.finetune import FinetuneConfig
 from fm.model.config import ModelConfig
-from fm.study.multitask_cost import CostTable, count_parameters, shared_model_size_row
+from fm.study.multitask_cost import CostCalculator, count_parameters, shared_model_size_row
 
 FORMATS = {"reviews": "text", "topics": "text", "digits": "image"}
 # Pretraining: of text 100, of images 10, of all together 110.
@@ -67,7 +67,7 @@ def results(arms=tuple(METHOD), sizes=True):
 
 def table(**changes):
     tuning = FinetuneConfig(min_steps=5, min_epochs=1.0, batch_size=30)
-    return CostTable(results(**changes), tuning)
+    return CostCalculator(results(**changes), tuning)
 
 
 def at(way, labels, count, **changes):

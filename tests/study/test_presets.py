@@ -33,5 +33,5 @@ def test_ner_is_fine_tuned_alike_in_both_studies(profile):
 
 def test_patches_divide_an_image_into_at_most_64():
     recipe = presets.image_recipe()
-    assert presets.with_fitting_patches(recipe, [28, 28, 1]).patch_size == 4
-    assert presets.with_fitting_patches(recipe, None) is recipe
+    assert presets.with_fitting_patch_size(recipe, [28, 28, 1]).patch_size == 4
+    assert presets.with_fitting_patch_size(recipe, None) is recipe

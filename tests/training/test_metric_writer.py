@@ -10,8 +10,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.training import BitsPerByte, BitsPerDimension, TrainConfig, metric_writer
-from fm.training.metric_units import primary_metric
-from fm.training.progress import Progress, ProgressTracker, StepCost
+from fm.training.metric_units import primary_loss
+from fm.training.progress import ProgressCounters, ProgressTracker, StepCost
 
 
 def record(step, kind="train", **metrics):
@@ -126,10 +126,10 @@ def test_units():
     assert BitsPerByte(4.0).from_nats(math.log(2) * 8) == pytest.approx(2.0)
     # A density of one over 0..1 says nothing about 256 levels.
     assert BitsPerDimension().from_nats(0.0) == pytest.approx(8.0)
-    assert primary_metric(
+    assert primary_loss(
         {"loss": 9.0, "causal_lm_nats": math.log(2)}, BitsPerByte(1.0)
     ) == pytest.approx(1.0)
-    assert primary_metric(
+    assert primary_loss(
         {"loss": math.log(2), "bag_of_words_nats": 9.0}, BitsPerByte(1.0)
     ) == pytest.approx(1.0)
     with pytest.raises(UserError, match="bytes_per_token=0"):
@@ -150,7 +150,7 @@ def metrics(loss):
 def test_a_record_is_the_mean_of_its_steps(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    counted = tracker(Progress(), rate=1000.0)
+    counted = tracker(ProgressCounters(), rate=1000.0)
     assert counted.add_step(metrics(1.0), StepCost(50, 200.0)) is None
     with counted.paused():
         clock[0] += 60
@@ -162,8 +162,8 @@ def test_a_record_is_the_mean_of_its_steps(monkeypatch):
 
 
 def test_a_resumed_run_continues_its_sums():
-    first = tracker(Progress())
+    first = tracker(ProgressCounters())
     first.add_step(metrics(1.0), StepCost(1, 1.0))
-    second = tracker(Progress(**json.loads(json.dumps(first.snapshot(0.0, {})))))
+    second = tracker(ProgressCounters(**json.loads(json.dumps(first.snapshot(0.0, {})))))
     got = second.add_step(metrics(3.0), StepCost(1, 1.0))
     assert got["loss"] == 2.0 and got["gemm_utilization"] is None

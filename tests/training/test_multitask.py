@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from fm.data.batches import GroupedBatches, batch_size_per_group, patch_batches, text_batches
+from fm.data.batches import BatchesByGroup, batch_size_per_group, patch_batches, text_batches
 from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.training import (
@@ -48,7 +48,7 @@ def batches(seed=0):
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 6)).astype(np.uint8)
     text = text_batches([[p.astype(np.int32) for p in pieces]], batch_size=4, length=8, seed=seed)
     image = patch_batches([images], place, batch_size=2, seed=seed, modality="image")
-    return GroupedBatches({"text": text, "image": image})
+    return BatchesByGroup({"text": text, "image": image})
 
 
 class Batches:

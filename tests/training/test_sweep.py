@@ -22,8 +22,8 @@ from fm.training.sweep import (
     make_sweep_step,
     shared_optimizer_config,
     stack_trees,
+    stack_trial_inputs,
     sweep,
-    trial_constants,
 )
 from fm.training.train_state import init_train_state
 from tests.training.helpers_models import IMAGE, TEXT, batches
@@ -124,7 +124,7 @@ def test_a_trial_that_is_not_finite_stops_and_the_others_go_on(batching, tmp_pat
 
 
 def step_arguments(trials, n):
-    seeds_R, weights, rates_SR2 = trial_constants(trials)
+    seeds_R, weights, rates_SR2 = stack_trial_inputs(trials)
     return stack_trees([next(trial.batches) for trial in trials]), seeds_R, rates_SR2[n], weights
 
 

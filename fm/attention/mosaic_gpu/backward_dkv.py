@@ -86,7 +86,7 @@ def backward_dkv(inputs, do_BLHC, lse_BHL, delta_BHL, ranges_BK4, *, spec, ops):
         @pl.when(warpgroup == COMPUTE_WARPGROUPS)
         def _copy():
             plgpu.set_max_registers(common.MEMORY_REGISTERS, action="decrease")
-            common.fill_ring_buffers(num_steps * group, q_ring, do_ring)
+            common.run_ring_producer(num_steps * group, q_ring, do_ring)
 
         @pl.when(warpgroup < COMPUTE_WARPGROUPS)
         def _compute():

@@ -71,18 +71,18 @@ def block_visibility(
 
 def _segment_bounds(segments_BN: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
     """The smallest and the largest segment of each block."""
-    padded = pad_segments(segments_BN, block)
+    padded = edge_pad_segments(segments_BN, block)
     blocks = padded.reshape(len(padded), -1, block)
     return blocks.min(-1), blocks.max(-1)
 
 
-def pad_segments(x_BN: jax.Array, block: int) -> jax.Array:
-    """Returns segment ids [B, N] padded to a multiple of `block` by repeating the last one."""
+def edge_pad_segments(x_BN: jax.Array, block: int) -> jax.Array:
+    """Pads segment ids [B, N] along N to a multiple of `block` by repeating the last id."""
     return jnp.pad(x_BN, ((0, 0), (0, -x_BN.shape[1] % block)), mode="edge")
 
 
 def block_ranges(any_visible: jax.Array, all_visible: jax.Array) -> jax.Array:
-    """Returns the range of blocks to visit along the last axis and its sub-range without masking.
+    """Returns block bounds, int32 [..., 4]: the span to visit around the span needing no mask.
 
     Args:
       any_visible: bool [..., N], see `block_visibility`.
@@ -105,7 +105,7 @@ def block_ranges(any_visible: jax.Array, all_visible: jax.Array) -> jax.Array:
 
 
 def block_at_step(block_range: tuple, step):
-    """Returns which block of a `block_ranges` range a step visits; masked blocks come first."""
+    """Returns the index of the block visited at a step; blocks that need masking come first."""
     first, full_first, full_last, _ = block_range
     lead = full_first - first
     masked = num_masked_steps(block_range)

@@ -26,7 +26,7 @@ _WHOLE = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
 
 @dataclasses.dataclass(frozen=True)
 class KernelSpec:
-    """Static properties of the attention that a kernel is compiled for.
+    """Static options of an attention kernel: kind of mask, scale of the scores and softcap.
 
     Attributes:
       causal: as in `Mask`.
@@ -77,7 +77,7 @@ def visible_tile(spec: KernelSpec, i, j, prefix, valid, q_segments, k_segments):
 
 
 def softcap_logits(spec: KernelSpec, products: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Returns q k^T soft-capped, in units of `log2_scale`, and the cap's derivative (None without).
+    """Returns tanh(scaled q k^T / cap) and its derivative; (q k^T, None) without a softcap.
 
     The tanh of a soft cap comes from one exp2 and one division: the chip's own tanh is accurate
     to 11 bits only, which a cap of 50 turns into an error of 0.02 in a logit.
@@ -100,7 +100,7 @@ def broadcast_tile(values: jax.Array, shape: tuple[int, int], axis: int) -> jax.
 
 
 def online_softmax_step(spec: KernelSpec, logits, row_max, row_sum):
-    """Returns a tile's weights and the updated row maxima and sums of a base-2 online softmax.
+    """Returns a tile's softmax numerators, the accumulator's decay, new row maxima and row sums.
 
     Source: Milakov & Gimelshein 2018.
 
@@ -151,7 +151,7 @@ def load_visible_tile(spec, ops, shape, q_axis, q_offset, k_offset, row, q_segme
 
 
 def swizzled_tiles(count: int, rows: int, width: int, dtype) -> Any:
-    """Returns a shared-memory spec for tensor-core tiles, 128-byte swizzled in 8 x 64 pieces."""
+    """Returns a `plgpu.SMEM` spec [count, rows, width], tiled 8 x 64 with a 128-byte swizzle."""
     transforms = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
     return plgpu.SMEM((count, rows, width), dtype, transforms=transforms)
 
@@ -206,8 +206,8 @@ class RingBuffer:
             plgpu.copy_gmem_to_smem(source(step), ring.at[slot], ready.at[slot])
 
 
-def fill_ring_buffers(num_steps, *rings: RingBuffer) -> None:
-    """Copies `num_steps` blocks through each ring buffer, in the warpgroup that only copies."""
+def run_ring_producer(num_steps, *rings: RingBuffer) -> None:
+    """Runs the producer warpgroup: copies `num_steps` blocks through each ring buffer."""
 
     def fill(step, _):
         for ring in rings:

@@ -72,7 +72,7 @@ def forward(inputs, ranges_BQ4, *, spec, ops):
         @pl.when(warpgroup == COMPUTE_WARPGROUPS)
         def _copy():
             plgpu.set_max_registers(common.MEMORY_REGISTERS, action="decrease")
-            common.fill_ring_buffers(num_steps, k_ring, v_ring)
+            common.run_ring_producer(num_steps, k_ring, v_ring)
 
         @pl.when(warpgroup < COMPUTE_WARPGROUPS)
         def _compute():

@@ -27,7 +27,7 @@ def unsupported_reason(q, k, v, mask: Mask, softcap: float | None, platform: str
 
 
 def unsupported_inputs(q, k, mask: Mask | None, softcap: float | None) -> str | None:
-    """Returns why the kernels cannot take these inputs on any device; None if they can."""
+    """Returns why the kernels cannot take these inputs (e.g. their dtype), or None if they can."""
     if q.dtype != k.dtype or q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"mosaic_gpu takes bfloat16 or float16, not {q.dtype} queries and {k.dtype} keys"
     if q.shape[-1] not in HEAD_DIMS:
@@ -92,7 +92,7 @@ def run(q_BLHC, k_BSKC, v_BSKC, *, mask: Mask, scale: float, softcap, ops) -> ja
 
 
 def kernel_spec(mask: Mask, num_keys: int, scale: float, softcap: float | None):
-    """Returns the `KernelSpec` of an attention: the static properties to compile kernels for."""
+    """Returns the `KernelSpec` to compile kernels for: the mask's parts, scale and softcap."""
     from fm.attention.mosaic_gpu.common import KernelSpec
 
     return KernelSpec(
@@ -120,7 +120,8 @@ def _kernel_inputs(q_BLHC, k_BSKC, v_BSKC, mask: Mask):
     rows_B3 = jnp.stack([jnp.broadcast_to(jnp.asarray(x, jnp.int32), (B,)) for x in columns], 1)
     segments = tuple(
         jnp.broadcast_to(
-            block_ranges.pad_segments(x, BLOCK_SIZE), (B, x.shape[1] + -x.shape[1] % BLOCK_SIZE)
+            block_ranges.edge_pad_segments(x, BLOCK_SIZE),
+            (B, x.shape[1] + -x.shape[1] % BLOCK_SIZE),
         ).astype(jnp.int32)
         for x in mask.segments() or ()
     )

@@ -28,8 +28,8 @@ def package_versions() -> dict[str, str]:
     }
 
 
-def device_info() -> dict[str, Any]:
-    """Returns PyTorch's device and number of threads; empty if it is not installed."""
+def torch_device_info() -> dict[str, Any]:
+    """Returns PyTorch's device and number of threads; empty if PyTorch is not installed."""
     if unavailable_reason("torch") is not None:
         return {}
     from fm.benchmark.peers import pytorch

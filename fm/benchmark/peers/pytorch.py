@@ -27,7 +27,7 @@ def device() -> str:
 
 
 def candidate(function: Callable[..., Any], *arguments: Any, chained: bool = False) -> Candidate:
-    """Calls a PyTorch function once to compile and time it; returns a candidate repeating it.
+    """Calls a PyTorch function once, timing its compilation, and returns it as a `Candidate`.
 
     Raises:
       NotImplementedError: PyTorch cannot run it here; the reason is its own first line.
@@ -59,7 +59,7 @@ def wait(_: Any) -> None:
 
 
 def tensor(array: np.ndarray, dtype: str, *, requires_grad: bool = False) -> Any:
-    """Copies an array to a float tensor on PyTorch's device."""
+    """Returns a copy of an array as a PyTorch tensor of `dtype`, on the GPU if there is one."""
     x = torch.tensor(np.asarray(array), device=device()).to(DTYPES[dtype])
     return x.requires_grad_(requires_grad)
 

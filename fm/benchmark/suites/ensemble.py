@@ -19,7 +19,7 @@ from fm.benchmark.core import BenchConfig, Candidate, Case
 from fm.benchmark.suites.train_step import (
     ADAMW,
     CAUSAL_LM,
-    compare_shape,
+    compare_pretraining_shape,
     random_tokens,
     step_shape,
     whole_rows,
@@ -74,7 +74,7 @@ class EnsembleProblem:
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """Yields cases that train an ensemble, vmapped and separately, on small and real models.
+    """Yields cases that train an ensemble vmapped or one by one, of tiny and study-size models.
 
     Eight on a CPU, and as many as keep it busy on an accelerator.
     """
@@ -86,10 +86,10 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def problems(config: BenchConfig) -> list[EnsembleProblem]:
-    """Returns the problems: a tiny one, then images and text as `compare` pretrains them."""
+    """Returns a tiny problem and, unless quick, the image and text models of compare."""
     count = 3 if config.quick else 32 if config.on_accelerator else 8
     configs = [dataclasses.replace(config, seed=config.seed + r) for r in range(count)]
-    tiny, large = step_shape(1, 32, 16, 4, 64), compare_shape()
+    tiny, large = step_shape(1, 32, 16, 4, 64), compare_pretraining_shape()
     batches = [whole_rows(random_tokens(tiny, each)) for each in configs]
     tiny_problem = EnsembleProblem(tiny.name, tiny.model, CAUSAL_LM, ADAMW, batches)
     if config.quick:

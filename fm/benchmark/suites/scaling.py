@@ -44,7 +44,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def fit_exponents(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fits a power law of time, FLOPs and memory in each varied size that has at least two rows.
+    """Returns fitted power-law exponents of time, FLOPs and memory against each varied size.
 
     Returns:
       Dictionaries of `axis`, `values`, `seconds`, `exponent` (of time) with its standard error

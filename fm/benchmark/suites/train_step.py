@@ -56,7 +56,7 @@ def step_shape(
     vocab_size: int,
     num_heads: int = 0,
 ) -> StepShape:
-    """Returns a text model of the given sizes with mlp_dim 4 d_model, and its batch shape."""
+    """Returns a StepShape with MLP width 4 * d_model; num_heads=0 chooses heads by d_model."""
     num_heads = num_heads or max(1, d_model // (64 if d_model >= 256 else 32))
     model = ModelConfig(
         num_layers, d_model, num_heads, num_heads, 4 * d_model, vocab_size=vocab_size
@@ -64,15 +64,15 @@ def step_shape(
     return StepShape(model, seq_len, batch_size)
 
 
-def compare_shape() -> StepShape:
-    """Returns the text model and batch shape that `experiments.compare` pretrains."""
+def compare_pretraining_shape() -> StepShape:
+    """Returns the model, sequence length and batch size that `experiments.compare` pretrains."""
     recipe = presets.text_recipe()
     model = dataclasses.replace(recipe.model, vocab_size=recipe.vocab_size)
     return StepShape(model, recipe.seq_len, recipe.batch_size)
 
 
 def cases(config: BenchConfig) -> Iterator[Case]:
-    """Yields train steps of nanoGPT's small sizes and `compare`'s; on accelerators also GPT-2's."""
+    """Yields train-step cases at nanoGPT and `compare` sizes; on accelerators at GPT-2's too."""
     if config.quick:
         yield next_token_case("train_step", step_shape(1, 32, 16, 2, 64), "float32", config)
         return
@@ -80,11 +80,15 @@ def cases(config: BenchConfig) -> Iterator[Case]:
         for batch, dtype in ((64, "bfloat16"), (16, "bfloat16"), (16, "float32")):
             shape = step_shape(12, 768, 1024, batch, 50304)
             yield next_token_case("train_step", shape, dtype, config)
-    shapes = (step_shape(4, 128, 64, 12, 256), step_shape(6, 384, 256, 16, 256), compare_shape())
+    shapes = (
+        step_shape(4, 128, 64, 12, 256),
+        step_shape(6, 384, 256, 16, 256),
+        compare_pretraining_shape(),
+    )
     for shape in shapes:
         for dtype in DTYPES:
             yield next_token_case("train_step", shape, dtype, config)
-    recipe, shape = presets.text_recipe(), compare_shape()
+    recipe, shape = presets.text_recipe(), compare_pretraining_shape()
     for dtype in DTYPES:
         model = dataclasses.replace(shape.model, dtype=dtype)
         yield Case(
@@ -175,7 +179,7 @@ def input_cases(config: BenchConfig) -> Iterator[Case]:
     The loop takes the next batch while the last step runs; the difference is what the pipeline
     costs.
     """
-    shapes = [step_shape(4, 128, 64, 12, 256), compare_shape()]
+    shapes = [step_shape(4, 128, 64, 12, 256), compare_pretraining_shape()]
     for shape in [step_shape(1, 32, 16, 2, 64)] if config.quick else shapes:
 
         def next_batch(shape=shape) -> Candidate:
@@ -297,7 +301,7 @@ def step_flops(model: ModelConfig, objective: Objective, shape: StepShape) -> fl
     """Returns the FLOPs of one training step."""
     total = 0.0
     for name, rows in objectives.objective_rows(objective, shape.batch_size).items():
-        length, num_predictions = flops.sequence_token_counts(
+        length, num_predictions = flops.input_and_prediction_counts(
             name, shape.seq_len, mask_ratio=objective.mask_ratio
         )
         per_row = flops.train_flops(model, length, num_predictions=num_predictions)

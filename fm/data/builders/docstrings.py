@@ -74,15 +74,15 @@ class Docstring:
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceFile:
-    """Docstrings extracted from a source file, and its package ("python" for standard library)."""
+class FileDocstrings:
+    """Docstrings of one source file, and its package ("python" for the standard library)."""
 
     package: str
     docstrings: tuple[Docstring, ...]
 
 
 def source_paths() -> list[tuple[str, pathlib.Path]]:
-    """Returns (package, path) of every installed source file, without tests and vendored code."""
+    """Returns (package, path) of the source files of the standard library and `PACKAGES`."""
     roots = {PYTHON: pathlib.Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -96,18 +96,20 @@ def source_paths() -> list[tuple[str, pathlib.Path]]:
     ]
 
 
-def read_source_files() -> tuple[SourceFile, ...]:
-    """Returns all installed source files with their docstrings, parsed once per process."""
+def read_source_files() -> tuple[FileDocstrings, ...]:
+    """Returns the parsed source files of Python, JAX, NumPy, SciPy and scikit-learn, cached."""
     return _parse(tuple(source_paths()))
 
 
 @functools.lru_cache(maxsize=1)
-def _parse(paths: tuple[tuple[str, pathlib.Path], ...]) -> tuple[SourceFile, ...]:
+def _parse(paths: tuple[tuple[str, pathlib.Path], ...]) -> tuple[FileDocstrings, ...]:
     # Syntax trees hold no cycles, and looking for some takes half the time of parsing.
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return tuple(SourceFile(package, tuple(parse_docstrings(path))) for package, path in paths)
+        return tuple(
+            FileDocstrings(package, tuple(parse_docstrings(path))) for package, path in paths
+        )
     finally:
         if enabled:
             gc.enable()
@@ -213,7 +215,7 @@ def _prose_passages() -> Iterator[str]:
 
 
 class DocstringTopics(_DocstringBuilder):
-    """Classification of documentation passages by package; split by hash, 20% test.
+    """TFDS builder of docstring passages labeled by their package; 20% test, split by hash.
 
     Features: text, passages of about 250 to 600 characters; label, one of `TOPICS`.
 
@@ -266,7 +268,7 @@ def _topic_passages() -> Iterator[tuple[str, str]]:
 
 
 class DocstringSummaries(_DocstringBuilder):
-    """Text generation: a function's one-line summary from the rest of its docstring; 20% test.
+    """Summarization data set: a function's docstring prose as text, its first line as target.
 
     Features: text, the prose of a function's docstring; target, its first line.
 
@@ -282,8 +284,8 @@ class DocstringSummaries(_DocstringBuilder):
             yield text_digest(target.lower()), {"text": text, "target": target}
 
 
-def split_summary(docstring: str) -> tuple[str, str] | None:
-    """Returns (prose, first line) of a docstring, or None if it lacks one of the two."""
+def summarization_pair(docstring: str) -> tuple[str, str] | None:
+    """Returns a docstring's (description, summary line), or None if unfit as a training pair."""
     line, _, rest = docstring.partition("\n\n")
     target = " ".join(line.split())
     low, high = SUMMARY_TARGET_LENGTHS
@@ -303,7 +305,7 @@ def _summary_pairs() -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for file in read_source_files():
         for docstring in file.docstrings:
-            pair = split_summary(docstring.text) if docstring.of_function else None
+            pair = summarization_pair(docstring.text) if docstring.of_function else None
             if pair and not seen.intersection(names := [each.lower() for each in pair]):
                 seen.update(names)
                 yield pair

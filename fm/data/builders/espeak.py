@@ -29,7 +29,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 def main(library: str, data: str, out: str) -> None:
-    """Speaks the utterances read as JSON from stdin into one file of samples, `out`."""
+    """Synthesizes utterances, a JSON list on stdin, with eSpeak and writes the audio to `out`."""
     try:
         espeak = ctypes.CDLL(library)
     except OSError as error:

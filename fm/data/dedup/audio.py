@@ -36,13 +36,13 @@ def find_audio_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
     found = [np.zeros((0, 2), np.int64)]
     for start in range(0, len(candidates), _CHUNK):
         pairs = candidates[start : start + _CHUNK]
-        correlations = max_correlations(pretrain[pairs[:, 0]], test[pairs[:, 1]])
+        correlations = paired_max_correlations(pretrain[pairs[:, 0]], test[pairs[:, 1]])
         found.append(pairs[correlations >= MIN_CORRELATION])
     return np.concatenate(found)
 
 
-def max_correlations(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns the peak correlation over time shifts of each index pair: rows n of both, [N]."""
+def paired_max_correlations(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Returns the maximum over lags of the correlation of pretrain_NT[n] and test_NT[n], [N]."""
     length = _fft_length(pretrain, test)
     left, right = (_normalize(_pre_emphasis(each)) for each in (pretrain, test))
     product = np.fft.rfft(left, length) * np.conj(np.fft.rfft(right, length))

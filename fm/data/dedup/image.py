@@ -46,7 +46,7 @@ def find_image_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
 def candidate_pairs(
     pretrain_hashes: np.ndarray, test_hashes: np.ndarray, max_pairs: int
 ) -> Iterator[np.ndarray]:
-    """Yields chunks of (pretrain, test) index pairs whose hashes differ in at most `MAX_BITS`."""
+    """Yields (pretrain, test) index pairs with hashes <= `MAX_BITS` apart, `max_pairs` at once."""
     for start in range(0, len(test_hashes), _TEST_CHUNK):
         differing = test_hashes[start : start + _TEST_CHUNK, None] ^ pretrain_hashes
         close = np.argwhere(np.bitwise_count(differing) <= MAX_BITS)
@@ -56,7 +56,7 @@ def candidate_pairs(
 
 
 def are_similar(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns bool [pairs]: whether two gray images, rows of [pairs, pixels], nearly agree."""
+    """Returns bool [N]: whether grayscale images pretrain_NP[n] and test_NP[n] nearly agree."""
     pretrain, test = pretrain.astype(np.float32), test.astype(np.float32)
     pretrain_mean, test_mean = pretrain.mean(1, keepdims=True), test.mean(1, keepdims=True)
     difference = np.sqrt(np.square((pretrain - pretrain_mean) - (test - test_mean)).mean(1))

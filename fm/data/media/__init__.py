@@ -4,9 +4,9 @@ from fm.data.dedup import text
 from fm.data.media.audio import AUDIO
 from fm.data.media.base import (
     MODALITIES,
-    ArraySpec,
-    BaselineFeatures,
+    BaselineFeatureSpec,
     DuplicateRule,
+    MediaSpec,
     Modality,
     ModalityCodec,
     Patching,
@@ -20,9 +20,9 @@ from fm.data.media.video import VIDEO
 
 __all__ = [
     "MODALITIES",
-    "ArraySpec",
-    "BaselineFeatures",
+    "BaselineFeatureSpec",
     "DuplicateRule",
+    "MediaSpec",
     "Modality",
     "ModalityCodec",
     "Patching",

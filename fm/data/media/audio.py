@@ -33,9 +33,9 @@ from fm.data.log_mel import (
     patches_to_waveforms,
 )
 from fm.data.media.base import (
-    ArraySpec,
-    BaselineFeatures,
+    BaselineFeatureSpec,
     DuplicateRule,
+    MediaSpec,
     Modality,
     ModalityCodec,
     Patching,
@@ -43,7 +43,7 @@ from fm.data.media.base import (
 from fm.errors import UserError
 
 if TYPE_CHECKING:
-    from fm.data.layouts import Layout
+    from fm.data.layouts import PatchLayout
 
 # Speech has little above 8 kHz, and patches are log-mel frames at any rate.
 MAX_HZ = 16_000
@@ -74,7 +74,7 @@ class Sound:
 
 
 def decode_wav(encoded: bytes) -> Sound:
-    """Returns the samples, rate and sample size of the bytes of a WAV file.
+    """Returns the samples, rate in Hz and bits per sample of a WAV file given as bytes.
 
     Raises:
         OSError: not a WAV file, cut short, without samples, or of an unusual rate or coding.
@@ -127,7 +127,7 @@ def _to_unit_range(values: np.ndarray) -> np.ndarray:
 
 
 class AudioCodec(ModalityCodec):
-    """Reads sounds and brings a data set to one rate and length; stored as int16 samples.
+    """Codec of sounds: reads files and converts a data set to int16 of one rate and length.
 
     The common rate is the most frequent one (the lower of two equally frequent), at most 16 kHz;
     the common length is the one that 95% of the sounds fit in, at most 4 s. Shorter sounds are
@@ -146,7 +146,7 @@ class AudioCodec(ModalityCodec):
         """Returns samples, rate in Hz, channels, bits per sample."""
         return opened.values.shape[0], opened.rate, opened.values.shape[1], opened.bits
 
-    def common_spec(self, measures: Sequence[Measure]) -> ArraySpec:
+    def common_spec(self, measures: Sequence[Measure]) -> MediaSpec:
         """Returns the most frequent rate, and the length that most sounds fit in."""
         counts = Counter(rate for _, rate, _, _ in measures)
         rate = min(min(counts, key=lambda each: (-counts[each], each)), MAX_HZ)
@@ -154,9 +154,9 @@ class AudioCodec(ModalityCodec):
         fitting = seconds[math.ceil(FITTING_SHARE * len(seconds)) - 1]
         # Less half a sample, so that sounds that already have the common length keep it.
         steps = max(1, math.ceil((min(fitting, MAX_SECONDS) - 0.5 / rate) / _STEP_SECONDS))
-        return ArraySpec((round(steps * _STEP_SECONDS * rate),), rate)
+        return MediaSpec((round(steps * _STEP_SECONDS * rate),), rate)
 
-    def describe_changes(self, measures: Sequence[Measure], spec: ArraySpec) -> list[str]:
+    def describe_changes(self, measures: Sequence[Measure], spec: MediaSpec) -> list[str]:
         """Counts the sounds that are resampled, mixed down, converted, cut."""
         assert spec.rate is not None
         seconds = spec.shape[0] / spec.rate
@@ -175,13 +175,13 @@ class AudioCodec(ModalityCodec):
         )
         return [f"{count} of {len(measures)} sounds {what}" for count, what in changes if count]
 
-    def to_array(self, opened: Sound, spec: ArraySpec) -> np.ndarray:
+    def to_array(self, opened: Sound, spec: MediaSpec) -> np.ndarray:
         """Returns int16 [samples], mixed down, resampled, padded or cut as needed."""
         assert spec.rate is not None
         samples = resample_to_int16(opened, int(spec.rate))[: spec.shape[0]]
         return np.pad(samples, (0, spec.shape[0] - len(samples)))
 
-    def tfds_feature(self, spec: ArraySpec) -> Any:
+    def tfds_feature(self, spec: MediaSpec) -> Any:
         """Returns a `Tensor` feature: `Audio` would need TensorFlow."""
         return tfds.features.Tensor(shape=spec.shape, dtype=np.int16)
 
@@ -196,7 +196,7 @@ class AudioCodec(ModalityCodec):
         shape: Any = feature.shape
         return len(shape) == 1 and feature.np_dtype == np.int16
 
-    def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
+    def declared_spec(self, feature: Any, rate: float | None) -> MediaSpec | None:
         """Returns the length, if the feature has one.
 
         Raises:
@@ -204,7 +204,7 @@ class AudioCodec(ModalityCodec):
         """
         if rate is None:
             raise UserError('sounds without a rate: the TFDS metadata needs a "rate" in Hz')
-        return None if None in feature.shape else ArraySpec(tuple(feature.shape), rate)
+        return None if None in feature.shape else MediaSpec(tuple(feature.shape), rate)
 
     def decode(self, stored: np.ndarray, rate: float | None) -> Sound:
         """Returns the samples at the data set's rate."""
@@ -225,30 +225,30 @@ class AudioPatching(Patching):
         """Returns 40 mel bins, 2 frames."""
         return NUM_BINS, FRAMES_PER_PATCH
 
-    def patch_dim(self, layout: Layout) -> int:
+    def patch_dim(self, layout: PatchLayout) -> int:
         """Returns bins times frames."""
         return _log_mel_config(layout).patch_dim
 
-    def positions(self, layout: Layout) -> np.ndarray:
+    def positions(self, layout: PatchLayout) -> np.ndarray:
         """Returns the time."""
         return log_mel_time_positions(_log_mel_config(layout))
 
-    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_patches(self, examples: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns float32 [N, L, P] in 0..1."""
         return log_mel_patches(examples, _log_mel_config(layout))
 
-    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+    def from_patches(self, patches: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns int16 [N, samples], approximately reconstructed from log-mel patches."""
         return patches_to_waveforms(patches, _log_mel_config(layout))
 
-    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_picture(self, example: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns the log-mel spectrogram, low frequencies at the bottom."""
         patches = self.to_patches(example[None], layout)
         (mel,) = patches_to_spectrograms(patches, _log_mel_config(layout))
         return np.rint(255 * mel[::-1, :, None]).astype(np.uint8)
 
 
-def _log_mel_config(layout: Layout) -> LogMelConfig:
+def _log_mel_config(layout: PatchLayout) -> LogMelConfig:
     return LogMelConfig(round(layout.rate), layout.shape[0], *layout.patch_shape)
 
 
@@ -296,5 +296,5 @@ AUDIO = Modality(
     duplicates=DuplicateRule(dedup.METHOD, dedup.find_audio_duplicate_pairs),
     codec=AudioCodec(),
     patching=AudioPatching(),
-    baseline=BaselineFeatures(extract=mfcc_statistics, log10_c_range=(-4, 1), standardize=True),
+    baseline=BaselineFeatureSpec(extract=mfcc_statistics, log10_c_range=(-4, 1), standardize=True),
 )

@@ -17,12 +17,12 @@ import numpy as np
 from fm.errors import UserError
 
 if TYPE_CHECKING:
-    from fm.data.layouts import Layout
+    from fm.data.layouts import PatchLayout
 
 
 @dataclasses.dataclass(frozen=True)
-class ArraySpec:
-    """Shape, and sampling or frame rate, common to all examples of a data set.
+class MediaSpec:
+    """Array shape, and sampling or frame rate, common to all examples of a data set.
 
     Attributes:
         shape: of one example's array.
@@ -34,7 +34,7 @@ class ArraySpec:
 
 
 class ModalityCodec(abc.ABC):
-    """Reads a modality's examples from files and TFDS, and brings them to one `ArraySpec`.
+    """Base class of codecs that decode a modality's examples to arrays and encode arrays.
 
     An example is first *opened*, at its own size. From the measures of all opened examples follows
     the common spec, and each example becomes an array of that spec.
@@ -68,19 +68,19 @@ class ModalityCodec(abc.ABC):
         """Returns the measures of an opened example that `common_spec` needs."""
 
     @abc.abstractmethod
-    def common_spec(self, measures: Sequence[Any]) -> ArraySpec:
+    def common_spec(self, measures: Sequence[Any]) -> MediaSpec:
         """Returns the spec for a data set with these measures (at least one)."""
 
-    def describe_changes(self, measures: Sequence[Any], spec: ArraySpec) -> list[str]:
+    def describe_changes(self, measures: Sequence[Any], spec: MediaSpec) -> list[str]:
         """Returns a line for each way in which examples are changed to fit the spec."""
         return []
 
     @abc.abstractmethod
-    def to_array(self, opened: Any, spec: ArraySpec) -> np.ndarray:
+    def to_array(self, opened: Any, spec: MediaSpec) -> np.ndarray:
         """Converts an opened example to an array of the spec."""
 
     @abc.abstractmethod
-    def tfds_feature(self, spec: ArraySpec) -> Any:
+    def tfds_feature(self, spec: MediaSpec) -> Any:
         """Returns the TFDS feature for such arrays; it must not need TensorFlow."""
 
     @abc.abstractmethod
@@ -92,7 +92,7 @@ class ModalityCodec(abc.ABC):
         """Returns whether a TFDS feature of any data set holds this modality."""
 
     @abc.abstractmethod
-    def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
+    def declared_spec(self, feature: Any, rate: float | None) -> MediaSpec | None:
         """Returns the spec that an accepted feature declares for all examples, if it does.
 
         Args:
@@ -117,7 +117,7 @@ class ModalityCodec(abc.ABC):
 
 
 class Patching(abc.ABC):
-    """Converts a modality's arrays to patches and back, with the sizes of a `Layout`.
+    """Base class for cutting a modality's arrays into patches and joining them, by `PatchLayout`.
 
     Attributes:
         num_axes: position axes of a patch (A).
@@ -134,23 +134,23 @@ class Patching(abc.ABC):
         """
 
     @abc.abstractmethod
-    def patch_dim(self, layout: Layout) -> int:
+    def patch_dim(self, layout: PatchLayout) -> int:
         """Returns the numbers in a patch (P)."""
 
     @abc.abstractmethod
-    def positions(self, layout: Layout) -> np.ndarray:
+    def positions(self, layout: PatchLayout) -> np.ndarray:
         """Returns the position of each patch, int32 [L, A]."""
 
     @abc.abstractmethod
-    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_patches(self, examples: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Cuts examples [N, ...] into patches [N, L, P], uint8 or float32 in 0..1."""
 
     @abc.abstractmethod
-    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+    def from_patches(self, patches: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Puts patches [N, L, P] in 0..1 together to examples of the codec's dtype."""
 
     @abc.abstractmethod
-    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_picture(self, example: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns an example as an image, uint8 [height, width, channels]."""
 
 
@@ -168,8 +168,8 @@ class DuplicateRule:
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineFeatures:
-    """Features and penalty range of the classical baseline, a penalized logistic regression.
+class BaselineFeatureSpec:
+    """Settings of a modality's logistic regression baseline: feature function and penalty range.
 
     Attributes:
         extract: maps examples [N, ...] and their rate to features [N, F]; uint8 ones are scaled to
@@ -205,7 +205,7 @@ class Modality:
     duplicates: DuplicateRule
     codec: ModalityCodec | None = None
     patching: Patching | None = None
-    baseline: BaselineFeatures | None = None
+    baseline: BaselineFeatureSpec | None = None
     recipe: Callable[[str], Any] | None = None
 
 

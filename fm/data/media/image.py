@@ -13,9 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fm.data.dedup import image as dedup
 from fm.data.media.base import (
-    ArraySpec,
-    BaselineFeatures,
+    BaselineFeatureSpec,
     DuplicateRule,
+    MediaSpec,
     Modality,
     ModalityCodec,
     Patching,
@@ -24,7 +24,7 @@ from fm.data.patches import patch_positions, patchify, unpatchify
 from fm.errors import UserError
 
 if TYPE_CHECKING:
-    from fm.data.layouts import Layout
+    from fm.data.layouts import PatchLayout
 
 # The formats Pillow may recognize, whatever a file is called. Others are handed to external
 # programs (PostScript to Ghostscript).
@@ -55,7 +55,7 @@ def open_image(encoded: bytes) -> Image.Image:
 
 
 def common_image_shape(sizes: Iterable[tuple[int, int, bool]]) -> ImageShape:
-    """Returns the (height, width, channels) to which images of the given sizes are resized.
+    """Returns the (height, width, channels) of all images if equal and at most 32x32, else 32x32.
 
     Args:
         sizes: (height, width, is gray) of every image.
@@ -73,7 +73,7 @@ def common_image_shape(sizes: Iterable[tuple[int, int, bool]]) -> ImageShape:
 
 
 def measure_image(image: Image.Image) -> tuple[int, int, bool]:
-    """Returns (height, width, whether it is gray) of an opened image."""
+    """Returns the height and width in pixels of an image, and whether it is grayscale."""
     return image.height, image.width, image.mode in _GRAY_MODES
 
 
@@ -104,7 +104,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 class ImageCodec(ModalityCodec):
-    """Reads images and brings a data set to one size; stored as PNG, uint8, gray or RGB."""
+    """Reads images from files or TFDS, and resizes a data set's to one uint8 shape, gray or RGB."""
 
     dtype = np.uint8
     extensions = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -119,16 +119,16 @@ class ImageCodec(ModalityCodec):
         """Returns height, width, is gray."""
         return measure_image(opened)
 
-    def common_spec(self, measures: Sequence[tuple[int, int, bool]]) -> ArraySpec:
+    def common_spec(self, measures: Sequence[tuple[int, int, bool]]) -> MediaSpec:
         """Returns the (height, width, channels) to which all images are resized."""
-        return ArraySpec(common_image_shape(measures))
+        return MediaSpec(common_image_shape(measures))
 
-    def to_array(self, opened: Image.Image, spec: ArraySpec) -> np.ndarray:
+    def to_array(self, opened: Image.Image, spec: MediaSpec) -> np.ndarray:
         """Returns uint8 [height, width, channels], resized as needed."""
         height, width, channels = spec.shape
         return image_to_array(opened, (height, width, channels))
 
-    def tfds_feature(self, spec: ArraySpec) -> Any:
+    def tfds_feature(self, spec: MediaSpec) -> Any:
         """Returns an `Image` feature."""
         return tfds.features.Image(shape=spec.shape)
 
@@ -140,12 +140,12 @@ class ImageCodec(ModalityCodec):
         """Accepts an `Image` feature."""
         return type(feature) is tfds.features.Image
 
-    def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
+    def declared_spec(self, feature: Any, rate: float | None) -> MediaSpec | None:
         """Returns the shape if it is known, small, and gray or RGB."""
         shape = feature.shape
         if None in shape or max(shape[:2]) > MAX_SIDE or shape[2] not in (1, 3):
             return None
-        return ArraySpec(tuple(shape))
+        return MediaSpec(tuple(shape))
 
     def decode(self, stored: bytes, rate: float | None) -> Image.Image:
         """Returns the decoded Pillow image, rotated by its EXIF orientation."""
@@ -174,26 +174,26 @@ class ImagePatching(Patching):
             f"images of {height}x{width} cannot be cut into at most {_MAX_PATCHES} patches"
         )
 
-    def patch_dim(self, layout: Layout) -> int:
+    def patch_dim(self, layout: PatchLayout) -> int:
         """Returns pixels times channels."""
         return layout.patch_shape[0] ** 2 * layout.shape[-1]
 
-    def positions(self, layout: Layout) -> np.ndarray:
+    def positions(self, layout: PatchLayout) -> np.ndarray:
         """Returns row and column."""
         height, width, _ = layout.shape
         return patch_positions(height, width, *layout.patch_shape)
 
-    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_patches(self, examples: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns uint8 [N, L, P]."""
         return patchify(examples, *layout.patch_shape)
 
-    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+    def from_patches(self, patches: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns uint8 [N, height, width, channels]."""
         height, width, _ = layout.shape
         (side,) = layout.patch_shape
         return unpatchify(unit_range_to_uint8(patches), side, height, width)
 
-    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_picture(self, example: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns the image itself."""
         return example
 
@@ -210,7 +210,7 @@ IMAGE = Modality(
     duplicates=DuplicateRule(dedup.METHOD, dedup.find_image_duplicate_pairs),
     codec=ImageCodec(),
     patching=ImagePatching(),
-    baseline=BaselineFeatures(
+    baseline=BaselineFeatureSpec(
         extract=lambda images, rate: images.reshape(len(images), -1), log10_c_range=(-3, 2)
     ),
 )

@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 from fm.data.dedup import video as dedup
 from fm.data.media import video_decoding
 from fm.data.media.base import (
-    ArraySpec,
-    BaselineFeatures,
+    BaselineFeatureSpec,
     DuplicateRule,
+    MediaSpec,
     Modality,
     ModalityCodec,
     Patching,
@@ -33,7 +33,7 @@ from fm.data.patches import TUBELET_SHAPE, clips_to_tubelets, tubelet_positions,
 from fm.errors import UserError
 
 if TYPE_CHECKING:
-    from fm.data.layouts import Layout
+    from fm.data.layouts import PatchLayout
 
 MAX_FRAMES = 16
 # Pixels by which block matching moves a frame, up, down and sideways.
@@ -81,7 +81,7 @@ def encode_animation(
 
 
 class VideoCodec(ModalityCodec):
-    """Reads clips and brings a data set to one size and rate; stored as uint8, gray or RGB.
+    """Codec of video: reads clips and converts a data set to uint8 frames of one size and rate.
 
     A clip is the middle 8 frames at 8 frames/s. Shorter videos repeat their last frame. Frames are
     resized as images are.
@@ -104,7 +104,7 @@ class VideoCodec(ModalityCodec):
 
     def open(self, path: pathlib.Path) -> DecodedVideo:
         """Returns the middle frames of a video file, animated image or frame folder."""
-        return video_decoding.read_video(path)
+        return video_decoding.read_middle_frames(path)
 
     def measure(self, opened: DecodedVideo) -> Measure:
         """Returns height, width, is gray; seconds; whether the file has timestamps."""
@@ -112,12 +112,12 @@ class VideoCodec(ModalityCodec):
         first = opened.frames[0]
         return first.height, first.width, all(gray), opened.duration, opened.has_timestamps
 
-    def common_spec(self, measures: Sequence[Measure]) -> ArraySpec:
+    def common_spec(self, measures: Sequence[Measure]) -> MediaSpec:
         """Returns the common array spec: 8 frames at 8 frames/s, of one frame size."""
         size = common_image_shape(measure[:3] for measure in measures)
-        return ArraySpec((NUM_FRAMES, *size), FRAME_RATE)
+        return MediaSpec((NUM_FRAMES, *size), FRAME_RATE)
 
-    def describe_changes(self, measures: Sequence[Measure], spec: ArraySpec) -> list[str]:
+    def describe_changes(self, measures: Sequence[Measure], spec: MediaSpec) -> list[str]:
         """Counts the clips that are cut, extended, resized, or of no known rate."""
         assert spec.rate is not None
         frames, height, width, _ = spec.shape
@@ -142,7 +142,7 @@ class VideoCodec(ModalityCodec):
         )
         return [f"{count} of {len(measures)} clips {what}" for count, what in changes if count]
 
-    def to_array(self, opened: DecodedVideo, spec: ArraySpec) -> np.ndarray:
+    def to_array(self, opened: DecodedVideo, spec: MediaSpec) -> np.ndarray:
         """Returns uint8 [frames, height, width, channels], sampled and resized as needed."""
         assert spec.rate is not None
         count, height, width, channels = spec.shape
@@ -153,7 +153,7 @@ class VideoCodec(ModalityCodec):
         }
         return np.stack([frames[index] for index in idx])
 
-    def tfds_feature(self, spec: ArraySpec) -> Any:
+    def tfds_feature(self, spec: MediaSpec) -> Any:
         """Returns a `Tensor` feature: `Video` would need TensorFlow."""
         return tfds.features.Tensor(shape=spec.shape, dtype=np.uint8, encoding="bytes")
 
@@ -168,7 +168,7 @@ class VideoCodec(ModalityCodec):
         shape: Any = feature.shape
         return len(shape) == 4 and shape[-1] in (1, 3) and feature.np_dtype == np.uint8
 
-    def declared_spec(self, feature: Any, rate: float | None) -> ArraySpec | None:
+    def declared_spec(self, feature: Any, rate: float | None) -> MediaSpec | None:
         """Returns the shape if it is known and small.
 
         Raises:
@@ -179,7 +179,7 @@ class VideoCodec(ModalityCodec):
         frames, height, width, _ = shape = tuple(feature.shape)
         if None in shape or max(height, width) > MAX_SIDE or not 2 <= frames <= MAX_FRAMES:
             return None
-        return ArraySpec(shape, rate)
+        return MediaSpec(shape, rate)
 
     def decode(self, stored: np.ndarray, rate: float | None) -> DecodedVideo:
         """Returns the frames at the data set's rate."""
@@ -192,7 +192,7 @@ class VideoCodec(ModalityCodec):
 
 
 class VideoPatching(Patching):
-    """Cuts clips into tubelets and back; `patch_shape` is (frames, rows, columns)."""
+    """Conversion of video clips to tubelets, patches of (frames, rows, columns), and back."""
 
     num_axes = 3
 
@@ -201,29 +201,29 @@ class VideoPatching(Patching):
         tubelet_positions(shape, TUBELET_SHAPE)  # raises if it does not divide the clip
         return TUBELET_SHAPE
 
-    def patch_dim(self, layout: Layout) -> int:
+    def patch_dim(self, layout: PatchLayout) -> int:
         """Returns pixels times channels."""
         return int(np.prod(layout.patch_shape)) * layout.shape[-1]
 
-    def positions(self, layout: Layout) -> np.ndarray:
+    def positions(self, layout: PatchLayout) -> np.ndarray:
         """Returns time, row and column."""
         return tubelet_positions(layout.shape, layout.patch_shape)
 
-    def to_patches(self, examples: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_patches(self, examples: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns uint8 [N, L, P]."""
         return clips_to_tubelets(examples, layout.patch_shape)
 
-    def from_patches(self, patches: np.ndarray, layout: Layout) -> np.ndarray:
+    def from_patches(self, patches: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns uint8 [N, frames, height, width, channels]."""
         return tubelets_to_clips(unit_range_to_uint8(patches), layout.patch_shape, layout.shape)
 
-    def to_picture(self, example: np.ndarray, layout: Layout) -> np.ndarray:
+    def to_picture(self, example: np.ndarray, layout: PatchLayout) -> np.ndarray:
         """Returns the frames from left to right."""
         return np.concatenate(list(example), axis=1)
 
 
-def motion_features(clips: np.ndarray, rate: float | None = None) -> np.ndarray:
-    """Returns pixels, frame differences and motion-search errors of clips, float32 [N, features].
+def pixel_and_motion_features(clips: np.ndarray, rate: float | None = None) -> np.ndarray:
+    """Returns pixels, frame differences and block-matching errors of clips, float32 [N, features].
 
     The last are global block matching (Jain and Jain 1981): the mean squared difference between
     each frame, shifted by up to `MAX_SHIFT` pixels, and the next, for each of 25 shifts, relative
@@ -275,5 +275,5 @@ VIDEO = Modality(
     duplicates=DuplicateRule(dedup.METHOD, dedup.find_video_duplicate_pairs),
     codec=VideoCodec(),
     patching=VideoPatching(),
-    baseline=BaselineFeatures(extract=motion_features, log10_c_range=(-3, 2)),
+    baseline=BaselineFeatureSpec(extract=pixel_and_motion_features, log10_c_range=(-3, 2)),
 )

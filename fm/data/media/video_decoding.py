@@ -69,7 +69,7 @@ def sample_frame_idx(frame_ends: np.ndarray, count: int, rate: float) -> np.ndar
 
 
 def is_animated_image(path: pathlib.Path) -> bool:
-    """Returns whether the file is an image with several frames (or cut short after the first)."""
+    """Returns whether an image file has several frames, or is truncated after its first."""
     if path.suffix.lower() not in ANIMATED_EXTENSIONS or not path.is_file():
         return False
     try:
@@ -93,8 +93,8 @@ def is_frame_folder(path: pathlib.Path) -> bool:
     return images and len(names) == 1 and "#" in names.pop()
 
 
-def read_video(path: pathlib.Path) -> DecodedVideo:
-    """Returns the middle `NUM_FRAMES` frames at `FRAME_RATE` of a video file or frame folder.
+def read_middle_frames(path: pathlib.Path) -> DecodedVideo:
+    """Reads a video file or frame folder; returns its middle 8 frames, sampled at 8 frames/s.
 
     Raises:
         OSError: it cannot be decoded, is cut short, has fewer than two frames, or frames of

@@ -103,7 +103,7 @@ def conll_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns {split: path} of a folder's CoNLL files: train, test, perhaps validation; or {}.
+    """Returns a folder's CoNLL files by split name; {} if it is not a folder of CoNLL files.
 
     A file's name must contain train (`train.conll`, `wnut17train.bio`), dev or valid, or test, and
     one of them must have a CoNLL extension. Other files (a README) are ignored.
@@ -219,7 +219,7 @@ def prepare_conll(path: pathlib.Path, files: Mapping[str, pathlib.Path]) -> Any:
             version=VERSION,
             path=path,
             splits=splits,
-            features=ner_features(bio_tags(types)),
+            features=ner_feature_spec(bio_tags(types)),
             metadata=metadata,
             data_dir=where,
         ),
@@ -232,8 +232,8 @@ def bio_tags(entity_types: Iterable[str]) -> list[str]:
     return ["O", *(f"{part}-{kind}" for kind in sorted(entity_types) for part in "BI")]
 
 
-def ner_features(tags: Sequence[str]) -> dict[str, Any]:
-    """Returns the TFDS features of NER examples: `words` and equally many `tags`."""
+def ner_feature_spec(tags: Sequence[str]) -> dict[str, Any]:
+    """Returns the TFDS feature specification of NER examples: `words`, and one tag per word."""
     return {
         "words": tfds.features.Sequence(tfds.features.Text()),
         "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=list(tags))),
@@ -241,7 +241,7 @@ def ner_features(tags: Sequence[str]) -> dict[str, Any]:
 
 
 def sentence_examples(sentences: Iterable[Sentence]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (digest, TFDS example) of each sentence."""
+    """Yields (hash of its words, {"words", "tags"} example) for each sentence."""
     for sentence in sentences:
         example = {"words": list(sentence.words), "tags": list(sentence.tags)}
         yield sentence_digest(sentence), example

@@ -13,7 +13,7 @@ _SEPARATOR = "_"
 
 
 @dataclasses.dataclass(frozen=True)
-class FileNameFields:
+class FileNameFieldPositions:
     """Positions of the label and speaker among the "_"-separated fields of a file name.
 
     In `7_george_3.wav` the label may be field 0 and the speaker field 1.
@@ -28,9 +28,9 @@ class FileNameFields:
 
 
 def read_folder(
-    folder: pathlib.Path, text_column: str, label_column: str, fields: FileNameFields
+    folder: pathlib.Path, text_column: str, label_column: str, fields: FileNameFieldPositions
 ) -> dict[str, list[Example]]:
-    """Returns the examples of a folder by split, from split, class or flat folders.
+    """Returns a folder's examples by split; accepts train/test, class and plain folders.
 
     Accepted, tried in this order (hidden files are ignored):
         `train/` and `test/`, each like one of the last two forms;
@@ -73,13 +73,13 @@ def visible_entries(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(f"cannot read {folder}: {error.strerror}") from error
 
 
-def with_file_name_fields(examples: list[Example], fields: FileNameFields) -> list[Example]:
+def with_file_name_fields(examples: list[Example], fields: FileNameFieldPositions) -> list[Example]:
     """Returns the examples with label and group set from their file names.
 
     Raises:
         UserError: a name has too few fields, or an example is not a file.
     """
-    if fields == FileNameFields():
+    if fields == FileNameFieldPositions():
         return examples
     return [
         dataclasses.replace(
@@ -107,7 +107,7 @@ def _field(example: Example, number: int) -> str:
 
 
 def _read_unsplit(
-    folder: pathlib.Path, text_column: str, label_column: str, fields: FileNameFields
+    folder: pathlib.Path, text_column: str, label_column: str, fields: FileNameFieldPositions
 ) -> list[Example]:
     if fields.label is not None:
         examples = _find_media_files(folder)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fm.data.media import ArraySpec, Modality, modality_for_path
+from fm.data.media import MediaSpec, Modality, modality_for_path
 from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare
 from fm.data.readers import archives
-from fm.data.readers.folders import FileNameFields, read_folder, with_file_name_fields
+from fm.data.readers.folders import FileNameFieldPositions, read_folder, with_file_name_fields
 from fm.data.readers.text import TEXT_EXTENSIONS, Example, read_text_file
 from fm.data.splitting import (
     array_digest,
@@ -33,7 +33,7 @@ EXTENSIONS = (*TEXT_EXTENSIONS, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
 _VERSION = "1.0.0"
-_NO_FIELDS = FileNameFields()
+_NO_FIELDS = FileNameFieldPositions()
 
 # Digest, text or array, label.
 LoadedExample = tuple[str, str | np.ndarray, str | None]
@@ -45,9 +45,9 @@ def prepare_files(
     text_column: str,
     label_column: str,
     target_column: str = "",
-    fields: FileNameFields = _NO_FIELDS,
+    fields: FileNameFieldPositions = _NO_FIELDS,
 ) -> Any:
-    """Returns a prepared TFDS builder with the examples of a plain file, folder or archive.
+    """Prepares a plain file, folder or archive as a TFDS data set and returns its builder.
 
     Its features are `text` or the name of another modality, and `label` unless unlabeled. The split
     is that of the folder (see `read_folder`); else 20% test, by speaker if the file names give one,
@@ -162,7 +162,7 @@ def _common_modality(path: pathlib.Path, by_split: dict[str, list[Example]]) -> 
 
 def _common_spec(
     path: pathlib.Path, by_split: dict[str, list[Example]], modality: Modality
-) -> ArraySpec:
+) -> MediaSpec:
     """Returns the common spec; prints to stderr how it changes the examples."""
     assert modality.codec is not None
     measures = [
@@ -184,7 +184,7 @@ def _open(content: str | pathlib.Path, modality: Modality) -> Any:
         raise UserError(f"{content} is a broken {modality.noun}: {error}") from error
 
 
-def _load(example: Example, modality: Modality | None, spec: ArraySpec | None) -> LoadedExample:
+def _load(example: Example, modality: Modality | None, spec: MediaSpec | None) -> LoadedExample:
     if modality is None or modality.codec is None or spec is None:
         text = str(example.content)
         return text_digest(text), text, example.label

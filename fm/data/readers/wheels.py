@@ -26,8 +26,8 @@ _ALLOWED_PIP_SETTINGS = re.compile(
 
 
 @dataclasses.dataclass(frozen=True)
-class Wheel:
-    """Project, exact version and SHA-256 of a wheel to download.
+class WheelSpec:
+    """Pinned Python wheel to download: project, exact version and SHA-256.
 
     Attributes:
         project: its name in the package registry.
@@ -51,7 +51,7 @@ class Wheel:
         return f"{self.project}-{self.version}{platform}.whl"
 
 
-def fetch_wheel(wheel: Wheel) -> pathlib.Path:
+def fetch_wheel(wheel: WheelSpec) -> pathlib.Path:
     """Returns the cached path of a hash-verified wheel, downloading it on first use.
 
     Raises:
@@ -71,7 +71,7 @@ def fetch_wheel(wheel: Wheel) -> pathlib.Path:
     return target
 
 
-def _check_hash(path: pathlib.Path, wheel: Wheel, name: str, remedy: str) -> None:
+def _check_hash(path: pathlib.Path, wheel: WheelSpec, name: str, remedy: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found not in wheel.hashes:
@@ -81,7 +81,7 @@ def _check_hash(path: pathlib.Path, wheel: Wheel, name: str, remedy: str) -> Non
         )
 
 
-def _download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
+def _download(wheel: WheelSpec, folder: pathlib.Path) -> pathlib.Path:
     """Downloads the wheel with pip, which checks the hash too."""
     pin = f"{wheel.project}=={wheel.version}"
     requirements = folder / "requirements.txt"
@@ -109,7 +109,7 @@ def _download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def unpacked_wheel(wheel: Wheel) -> Iterator[pathlib.Path]:
+def unpacked_wheel(wheel: WheelSpec) -> Iterator[pathlib.Path]:
     """Yields a temporary folder with the wheel's files, deleted after the block.
 
     Only the wheel stays in the cache, so its hash is checked before every use of its files.

@@ -53,7 +53,7 @@ def _negative_slopes(sorted_RV: np.ndarray) -> np.ndarray:
 
 
 def repetition_counts(texts: list[list[str]], n: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Returns per text the number of n-grams that repeat an earlier one, and of all, int [N] each.
+    """Returns each text's number of repeated n-grams and number of n-grams, int [N] each.
 
     Their ratio is rep-n (Welleck et al. 2020, sec. 6).
     """

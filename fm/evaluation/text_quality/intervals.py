@@ -35,7 +35,7 @@ def half_sample_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Returns a statistic of all texts, with its confidence interval over the draw of texts.
+    """Returns a statistic of all texts with a confidence interval from random halves of them.
 
     Args:
       statistic: see `StatisticFn`.
@@ -60,7 +60,7 @@ def half_sample_interval(
 
 
 def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> StatisticFn:
-    """Returns a function from text weights [R, N] to the ratio of two weighted sums, [R].
+    """Returns a function from sample weights [R, N] to each sample's ratio of weighted sums, [R].
 
     It is 0 where both sums are 0.
     """
@@ -74,7 +74,7 @@ def ratio_statistic(numerators_N: np.ndarray, denominators_N: np.ndarray) -> Sta
 
 
 def mean_statistic(values_N: np.ndarray) -> StatisticFn:
-    """Returns a function from text weights [R, N] to the weighted means of `values_N`, [R]."""
+    """Returns a function from 0/1 weights of the texts [R, N] to means of `values_N`, [R]."""
     return ratio_statistic(values_N, np.ones(len(values_N)))
 
 

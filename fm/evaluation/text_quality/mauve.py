@@ -81,7 +81,7 @@ def fit_tfidf_embedder(texts: Sequence[str], size: int = 64) -> TfidfEmbedder:
 
 
 def mauve(real_NE: np.ndarray, sample_ME: np.ndarray, *, seed: int = 0) -> StatisticFn:
-    """Returns a function from text weights [R, M] to MAUVE areas against the real texts, [R].
+    """Returns a function from 0/1 weights of the sample's texts [R, M] to MAUVE scores [R].
 
     There is one cluster per ten texts, as in the paper, and at least 2. Clusters and real texts
     are fixed under resampling. The area grows with the number of texts, so only samples of equal

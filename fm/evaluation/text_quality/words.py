@@ -46,7 +46,7 @@ def ngram_counts(texts: list[list[str]], n: int) -> scipy.sparse.csr_array:
 
 
 def find_faults(text: str) -> tuple[str, ...]:
-    """Returns the keys of `FAULTS` that apply to a text; empty for a well-formed text."""
+    """Returns which `FAULTS` a text has, of "empty", "broken", "control" and "stuck"."""
     found = []
     if not any(character.isalnum() for character in text):
         found.append("empty")

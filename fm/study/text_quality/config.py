@@ -35,7 +35,7 @@ class CorpusPart:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """A mixture of texts to pretrain a model on; every training set has equally many tokens.
+    """Texts that one arm trains on: a weighted mixture of parts of the domains' corpora.
 
     Attributes:
       name: of the arm.
@@ -156,7 +156,7 @@ def to_json(config: TextQualityConfig) -> dict:
 
 
 def make_training_sets(profile: str) -> tuple[TrainingSet, ...]:
-    """Returns the training sets of a profile."""
+    """Returns the training sets of a study profile; "quick" has only some of them."""
     a, b, few = CorpusPart("A"), CorpusPart("B"), CorpusPart("B", fraction=1 / 16)
     training_sets = (
         TrainingSet("A", "A alone.", (a,), ("A",)),

@@ -21,7 +21,7 @@ _PRINTABLE = np.array(list(map(chr, range(33, 127))))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Domain:
-    """A domain's texts, split without near-duplicates for training, scorer and held-out use.
+    """Texts of one domain, split to train the models, train the scoring model, and evaluate.
 
     Attributes:
       letter: "A" or "B".
@@ -43,7 +43,7 @@ class Domain:
 
 
 def load_domains(config: TextQualityConfig) -> dict[str, Domain]:
-    """Loads and splits the texts of both domains; returns them by letter, "A" and "B".
+    """Loads the config's two text domains, each split; returns them as {"A": ..., "B": ...}.
 
     Raises:
       UserError: the data is not text, or there is too little of it.
@@ -110,7 +110,7 @@ def load_or_train_tokenizer(
 
 
 def part_texts(part: CorpusPart, domains: dict[str, Domain]) -> list[str]:
-    """Returns the texts of a training set component, with its noise added."""
+    """Returns the training texts of one corpus part, with its character noise applied."""
     texts = domains[part.domain].train
     texts = texts[: max(1, round(part.fraction * len(texts)))]
     if not part.noise_rate:
@@ -119,10 +119,10 @@ def part_texts(part: CorpusPart, domains: dict[str, Domain]) -> list[str]:
     return [add_noise(text, part.noise_rate, rng) for text in texts]
 
 
-def training_set_texts(
+def all_training_texts(
     training_set: TrainingSet, domains: dict[str, Domain], training_sets: tuple[TrainingSet, ...]
 ) -> list[str]:
-    """Returns all distinct texts a model was trained on, including by the model it starts from."""
+    """Returns the distinct texts of a training set and of the set its initial model trained on."""
     before = [each for each in training_sets if each.name == training_set.init_from]
     parts = [part for each in (*before, training_set) for part in each.parts]
     return list(dict.fromkeys(text for part in parts for text in part_texts(part, domains)))

@@ -21,19 +21,19 @@ from fm.study.cells import parallel_map
 from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet, to_json
 from fm.study.text_quality.corpora import (
     Domain,
+    all_training_texts,
     load_domains,
     load_or_train_tokenizer,
-    training_set_texts,
 )
 from fm.study.text_quality.scoring import (
     EmbedderSpec,
     ReferenceStats,
     Sample,
     ScorerLM,
+    draw_real_samples,
     generate_sample,
     held_out_bits_per_byte,
     measure_sample,
-    real_samples,
 )
 from fm.study.text_quality.training import SCORER_SET, ModelTrainer, slug
 
@@ -42,7 +42,7 @@ _EXAMPLES = 3
 
 
 class TextQualityStudy:
-    """Trains language models, samples from them, and compares what text quality metrics select."""
+    """A text quality study: trains models, samples texts, and picks the best by each metric."""
 
     experiment = "text_quality"
 
@@ -75,7 +75,7 @@ class TextQualityStudy:
             [text for domain in self.domains.values() for text in domain.train]
         )
         self.real = {
-            letter: real_samples(
+            letter: draw_real_samples(
                 self.tokenizer,
                 domain.held_out,
                 config.prompt_tokens,
@@ -209,7 +209,7 @@ class TextQualityStudy:
                     "candidates": len(candidates),
                     "selected": fresh,
                     "within": within,
-                    "regrets": metric_regret(fresh, metric_ranges(candidates)),
+                    "regrets": metric_regret(fresh, worst_and_best_values(candidates)),
                 }
             )
         return selections
@@ -279,7 +279,7 @@ class TextQualityStudy:
         with self._lock:
             if self._ngrams is None or self._ngrams[0] != training_set.name:
                 self._ngrams = None  # free the memory before the next index is built
-                texts = training_set_texts(training_set, self.domains, self.config.training_sets)
+                texts = all_training_texts(training_set, self.domains, self.config.training_sets)
                 self._ngrams = training_set.name, TrainingNgrams(texts)
             return self._ngrams[1]
 
@@ -301,8 +301,8 @@ def best_row(rows: Sequence[Row], metric: str) -> Row:
     return max(rows, key=lambda row: METRICS_BY_NAME[metric].signed(row["values"][metric][0]))
 
 
-def metric_ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """Returns (worst, best) value of every metric over the rows."""
+def worst_and_best_values(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Returns each metric's (worst, best) value over the rows, by metric name."""
     ranges = {}
     for metric in METRICS:
         values = sorted((row["values"][metric.name][0] for row in rows), key=metric.signed)
@@ -311,11 +311,11 @@ def metric_ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def metric_regret(selected: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> list[Row]:
-    """Returns how much of its range each metric loses when another metric selects the sample.
+    """Returns how much worse, relative to its range, each metric is on samples another selected.
 
     Args:
       selected: per selecting metric the row it selected, measured on a fresh sample.
-      ranges: from `metric_ranges`, over the samples the selection was made on.
+      ranges: from `worst_and_best_values`, over the samples the selection was made on.
 
     Returns:
       Rows of `by` (selecting metric), `metric`, `regret` and `clear` (the intervals do not

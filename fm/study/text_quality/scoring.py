@@ -70,7 +70,7 @@ def _decode_sample(tokenizer: Tokenizer, tokens_NL: np.ndarray, prompt_len: int)
 
 
 def decode_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """Returns the text of token ids, without a character cut off at the end.
+    """Decodes token ids to UTF-8 text, dropping an incomplete character at the end.
 
     Other invalid bytes become U+FFFD.
     """
@@ -78,10 +78,10 @@ def decode_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> str:
     return decoder.decode(b"".join(tokenizer.token_bytes(ids)))
 
 
-def real_samples(
+def draw_real_samples(
     tokenizer: Tokenizer, texts: list[str], prompt_tokens: int, new_tokens: int, count: int
 ) -> tuple[Sample, Sample]:
-    """Returns two samples of real text: one to take prompts from, one to compare with.
+    """Returns two disjoint samples of real texts: a reference, and one to score against it.
 
     Raises:
       UserError: too few texts are long enough.
@@ -181,7 +181,7 @@ def _batch_nll(params: dict, tokens_BL: jax.Array, counted_BL: jax.Array, config
 def encode_for_scoring(
     tokenizer: Tokenizer, texts: list[str], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns tokens [N, length] (BOS first), which of them count, and their bytes [N].
+    """Returns token ids [N, length], BOS first, the mask of tokens scored, and byte counts [N].
 
     Returns:
       tokens int32 [N, length], counted bool [N, length], and the bytes of the counted tokens [N].
@@ -231,8 +231,8 @@ class ScorerLM:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ModelEmbedder:
-    """An embedder: a published model's final hidden states averaged over a text; disk-cached."""
+class PublishedModelEmbedder:
+    """Text embedder that averages a published model's final hidden states; cached on disk."""
 
     info: EmbedderInfo
     model: model_zoo.PublishedModel
@@ -273,11 +273,11 @@ class EmbedderSpec:
         """Returns the embedder, fitted on real `texts` if it is TF-IDF."""
         if self.model is None:
             return fit_tfidf_embedder(texts)
-        return ModelEmbedder(self.info, self.model)
+        return PublishedModelEmbedder(self.info, self.model)
 
 
 def find_embedder(name: str) -> EmbedderSpec:
-    """Returns the embedder spec of a name: `TFIDF`, or a published model.
+    """Returns the spec of the embedder named: TF-IDF, or a published model, which it loads.
 
     Args:
       name: `TFIDF`, or a published model as `model_zoo.load_published` takes it.
@@ -287,7 +287,7 @@ def find_embedder(name: str) -> EmbedderSpec:
     """
     if name == TFIDF:
         return EmbedderSpec(EmbedderInfo(TFIDF))
-    if model_zoo.locate_model(name) is None:
+    if model_zoo.find_or_fetch_model(name) is None:
         raise UserError(
             f"--embedder={name}: must be {TFIDF}, {', '.join(model_zoo.MODEL_ZOO)}, a model folder "
             "(config.json, safetensors) or a GGUF file"

@@ -96,14 +96,14 @@ def test_a_docstring_parted():
         "The answer is found by looking at every element of the input once, in order, and no more."
     )
     rest = f"{body}\n\nx : int\n    {body}\n\nParameters\n----------\n{PROSE}"
-    assert docstrings.split_summary(f"Find the first element.\n\n{rest}") == (
+    assert docstrings.summarization_pair(f"Find the first element.\n\n{rest}") == (
         body,
         "Find the first element.",
     )
-    assert docstrings.split_summary(f"Find it.\n\n{rest}") is None
-    assert docstrings.split_summary(f"Find the `x` in 3 steps.\n\n{rest}") is None
-    assert docstrings.split_summary(f"The answer is found.\n\n{rest}") is None
-    assert docstrings.split_summary(f"Find the first element.\n\nArgs:\n  x: {body}") is None
+    assert docstrings.summarization_pair(f"Find it.\n\n{rest}") is None
+    assert docstrings.summarization_pair(f"Find the `x` in 3 steps.\n\n{rest}") is None
+    assert docstrings.summarization_pair(f"The answer is found.\n\n{rest}") is None
+    assert docstrings.summarization_pair(f"Find the first element.\n\nArgs:\n  x: {body}") is None
 
 
 def test_installed_packages_are_found():

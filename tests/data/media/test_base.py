@@ -7,13 +7,13 @@ import pytest
 import tensorflow_datasets as tfds
 
 from fm.data.decontamination import find_duplicates
-from fm.data.layouts import Layout, layout_of
+from fm.data.layouts import PatchLayout, layout_of
 from fm.data.load import load
 from fm.data.media import (
     MODALITIES,
-    ArraySpec,
-    BaselineFeatures,
+    BaselineFeatureSpec,
     DuplicateRule,
+    MediaSpec,
     Modality,
     ModalityCodec,
     Patching,
@@ -43,7 +43,7 @@ class SeriesCodec(ModalityCodec):
         return opened.shape
 
     def common_spec(self, measures):
-        return ArraySpec((LENGTH, measures[0][1]), 1.0)
+        return MediaSpec((LENGTH, measures[0][1]), 1.0)
 
     def describe_changes(self, measures, spec):
         return [f"{sum(length > LENGTH for length, _ in measures)} series are cut"]
@@ -61,7 +61,7 @@ class SeriesCodec(ModalityCodec):
         return type(feature) is tfds.features.Tensor and feature.np_dtype == np.float32
 
     def declared_spec(self, feature, rate):
-        return ArraySpec(tuple(feature.shape), rate)
+        return MediaSpec(tuple(feature.shape), rate)
 
     def decode(self, stored, rate):
         return stored
@@ -111,7 +111,9 @@ def series():
             duplicates=DuplicateRule("equal readings", equal_series),
             codec=SeriesCodec(),
             patching=SeriesPatching(),
-            baseline=BaselineFeatures(lambda each, rate: each.mean(1), (-2, 2), standardize=True),
+            baseline=BaselineFeatureSpec(
+                lambda each, rate: each.mean(1), (-2, 2), standardize=True
+            ),
         )
     )
     yield
@@ -133,8 +135,8 @@ def test_from_files_to_patches(tmp_path, capsys):
     examples = np.asarray(data.train.inputs(range(len(data.train))))
 
     layout = layout_of(data.modality, data.info["shape"], data.info["rate"])
-    assert layout == Layout("series", (LENGTH, 2), (3,), 1.0)
-    assert Layout.from_dict(layout.to_dict()) == layout
+    assert layout == PatchLayout("series", (LENGTH, 2), (3,), 1.0)
+    assert PatchLayout.from_dict(layout.to_dict()) == layout
     patches = layout.to_patches(examples)
     assert patches.shape == (len(examples), 4, layout.patch_dim) and layout.num_axes == 1
     np.testing.assert_array_equal(layout.from_patches(patches), examples)

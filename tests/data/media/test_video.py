@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from fm.data.load import load
-from fm.data.media import ArraySpec, image, video, video_decoding
+from fm.data.media import MediaSpec, image, video, video_decoding
 from fm.data.media.video import VideoCodec
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
-FORM = ArraySpec((8, 8, 8, 1), 8.0)
+FORM = MediaSpec((8, 8, 8, 1), 8.0)
 
 
 def noise(frames=8, size=8, channels=1):
@@ -86,9 +86,9 @@ def test_clips_by_class(tmp_path, write, capsys):
 def test_a_film_is_decoded(tmp_path):
     levels = np.arange(16, dtype=np.uint8)[:, None, None, None] * 15
     clip = film(tmp_path / "a.mp4", np.broadcast_to(levels, (16, 32, 32, 1)))
-    read = video_decoding.read_video(tmp_path / "a.mp4")
+    read = video_decoding.read_middle_frames(tmp_path / "a.mp4")
     assert read.duration == pytest.approx(2) and read.has_timestamps
-    found = VideoCodec().to_array(read, ArraySpec((8, 32, 32, 1), 8.0))
+    found = VideoCodec().to_array(read, MediaSpec((8, 32, 32, 1), 8.0))
     # Compression moves a grey level a little; the 8 frames are those in the middle.
     np.testing.assert_allclose(found[:, 0, 0, 0], clip[4:12, 0, 0, 0], atol=4)
 
@@ -191,7 +191,7 @@ def test_without_the_decoder_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"")
     monkeypatch.setattr(video_decoding.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'a\.mp4 needs PyAV to be decoded: pip install "fm\[v'):
-        video_decoding.read_video(tmp_path / "a.mp4")
+        video_decoding.read_middle_frames(tmp_path / "a.mp4")
 
 
 LISTS = {
@@ -213,7 +213,7 @@ def test_a_film_that_is_a_list_fetches_and_opens_nothing(tmp_path, monkeypatch, 
         text = LISTS[what].format(url=f"http://127.0.0.1:{port}/x.ts", port=port)
         (tmp_path / f"list{ending}").write_text(text)
         with pytest.raises(OSError, match="cannot be decoded"):
-            video_decoding.read_video(tmp_path / f"list{ending}")
+            video_decoding.read_middle_frames(tmp_path / f"list{ending}")
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -225,7 +225,7 @@ def test_a_film_may_be_called_as_one_likes(tmp_path, monkeypatch, name):
     path = pathlib.Path(name)
     path.parent.mkdir(exist_ok=True)
     (tmp_path / "whole.mkv").rename(path)
-    assert len(video_decoding.read_video(path).frames) == video_decoding.NUM_FRAMES
+    assert len(video_decoding.read_middle_frames(path).frames) == video_decoding.NUM_FRAMES
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"

@@ -8,7 +8,7 @@ from fm.errors import UserError
 from fm.files import atomic_dir
 
 CONTENT = b"not really a wheel"
-WHEEL = wheels.Wheel("some-project", "1.0", hashlib.sha256(CONTENT).hexdigest())
+WHEEL = wheels.WheelSpec("some-project", "1.0", hashlib.sha256(CONTENT).hexdigest())
 
 
 def fake_pip(monkeypatch, content=CONTENT, returncode=0, stderr=""):
@@ -42,7 +42,7 @@ def test_downloads_once_with_a_pinned_hash(empty_cache, monkeypatch):
 
 def test_a_wheel_for_each_platform_is_pinned_to_all_their_hashes(empty_cache, monkeypatch):
     commands = fake_pip(monkeypatch)
-    wheel = wheels.Wheel("some-project", "1.0", ("0" * 64, WHEEL.sha256))
+    wheel = wheels.WheelSpec("some-project", "1.0", ("0" * 64, WHEEL.sha256))
     path = wheels.fetch_wheel(wheel)
     assert path.read_bytes() == CONTENT and path.name != WHEEL.file_name
     hashes = f"--hash=sha256:{'0' * 64} --hash=sha256:{WHEEL.sha256}"

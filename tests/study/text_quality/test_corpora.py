@@ -8,7 +8,7 @@ from fm.study.text_quality import config as profiles
 from fm.study.text_quality import corpora
 from fm.study.text_quality.config import CorpusPart
 from fm.study.text_quality.corpora import Domain
-from fm.study.text_quality.scoring import decode_tokens, encode_for_scoring, real_samples
+from fm.study.text_quality.scoring import decode_tokens, draw_real_samples, encode_for_scoring
 from fm.study.text_quality.training import slug
 from tests.study.text_quality import helpers_text_quality as helpers
 
@@ -66,12 +66,12 @@ def test_ingredients(found):
 def test_an_arm_has_read_what_the_one_it_started_from_read(found):
     training_sets = profiles.make_training_sets("default")
     tuned = next(training_set for training_set in training_sets if training_set.init_from)
-    read = set(corpora.training_set_texts(tuned, found, training_sets))
+    read = set(corpora.all_training_texts(tuned, found, training_sets))
     assert read == {*found["A"].train, *found["B"].train[:4]}
     repeats = next(
         training_set for training_set in training_sets if training_set.name == "A repeats"
     )
-    assert corpora.training_set_texts(repeats, found, training_sets) == found["A"].train
+    assert corpora.all_training_texts(repeats, found, training_sets) == found["A"].train
 
 
 def test_noise_is_as_much_as_asked_for():
@@ -102,12 +102,12 @@ def test_a_character_cut_by_the_end_is_no_fault_but_a_broken_one_is(tokenizer):
 
 def test_real_samples_are_of_one_length_and_of_different_texts(tokenizer):
     texts = helpers.texts("films", 30, 5)
-    first, second = real_samples(tokenizer, texts, 5, 20, 12)
+    first, second = draw_real_samples(tokenizer, texts, 5, 20, 12)
     assert first.tokens_NL.shape == second.tokens_NL.shape == (12, 26)
     assert first.prompts[0] + first.texts[0] == texts[0][: len(first.prompts[0] + first.texts[0])]
     assert not set(first.texts) & set(second.texts)
     with pytest.raises(UserError, match="32 are needed"):
-        real_samples(tokenizer, texts, 5, 20, 16)
+        draw_real_samples(tokenizer, texts, 5, 20, 16)
 
 
 def test_names_become_folders():

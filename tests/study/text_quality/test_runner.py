@@ -34,14 +34,14 @@ def test_each_metric_chooses_its_own_way(metric, name):
 
 
 def test_ranges_run_from_worst_to_best():
-    found = runner.metric_ranges(ROWS)
+    found = runner.worst_and_best_values(ROWS)
     assert found["mauve"] == (0.3, 0.9)
     assert found["self_bleu"] == (0.9, 0.1)
 
 
 def test_regret_by_hand():
     chosen = {metric.name: runner.best_row(ROWS, metric.name) for metric in METRICS}
-    rows = runner.metric_regret(chosen, runner.metric_ranges(ROWS))
+    rows = runner.metric_regret(chosen, runner.worst_and_best_values(ROWS))
     at = {(each["by"], each["metric"]): each for each in rows}
     assert len(rows) == len(METRICS) ** 2
     assert all(at[name, name]["regret"] == 0 for name in chosen)
@@ -59,6 +59,6 @@ def test_regret_by_hand():
 def test_a_choice_that_turns_out_better_than_the_metric_s_own_is_below_zero():
     chosen = {metric.name: ROWS[0] for metric in METRICS}
     chosen["mauve"] = row("flattered", mauve=0.7)
-    rows = runner.metric_regret(chosen, runner.metric_ranges(ROWS))
+    rows = runner.metric_regret(chosen, runner.worst_and_best_values(ROWS))
     at = {(each["by"], each["metric"]): each["regret"] for each in rows}
     assert at["novelty", "mauve"] == pytest.approx(-1 / 3)
