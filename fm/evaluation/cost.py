@@ -141,7 +141,7 @@ class CostItem:
 
 @dataclasses.dataclass(frozen=True)
 class BreakEven:
-    """Number of tasks from which, or else up to which, one total cost is below another.
+    """Numbers of tasks at which one total cost is below another: from `first` on, or up to `last`.
 
     Attributes:
       first: the number from which on it is, up to `MAX_TASKS`; None if it is not in the end.
@@ -167,7 +167,7 @@ def shared_cost_share(users: int, tasks: int) -> Callable[[int], float]:
     return share
 
 
-def joint_tuning_share(
+def joint_tuning_step_fraction(
     steps: int, epochs: float, batch_size: int, num_labels: int, tasks: int
 ) -> Callable[[int], float]:
     """Returns a function of k: joint tuning steps on k tasks, as a fraction of those on all.

@@ -259,7 +259,7 @@ class AblationRow(Difference):
     shares: dict[str, Integer | float] | None = None
 
 
-class AblationFigure(msgspec.Struct):
+class AblationPlotSettings(msgspec.Struct):
     """Plot settings of an ablation: `kind` "grid" or "curve", and the row key on its axis."""
 
     kind: str
@@ -271,7 +271,7 @@ class AblationResults(msgspec.Struct):
 
     name: str
     title: str
-    figure: AblationFigure
+    figure: AblationPlotSettings
     baseline: str = ""
     rows: list[AblationRow] = []
 

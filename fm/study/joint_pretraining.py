@@ -259,7 +259,7 @@ def build_groups(
     processor: Processor,
     seed: int,
 ) -> dict[str, ModalityGroup]:
-    """Tokenizes and groups sources by modality; captions add a group to a modality.
+    """Returns tokenized groups: one of each modality, and another of those with captions.
 
     Args:
       sources: in any order.

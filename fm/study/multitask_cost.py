@@ -15,7 +15,7 @@ from fm.evaluation.cost import (
     CostItem,
     amortized_cost,
     break_even,
-    joint_tuning_share,
+    joint_tuning_step_fraction,
     per_task_share,
     shared_cost_share,
 )
@@ -131,7 +131,7 @@ class CostCalculator:
             cells = [self.cells[task, arm, num_labels] for task in budgets]
             # Each cell has its share of tuning on all tasks of the study.
             flops = float(np.mean([cell["train_flops"] for cell in cells]) * len(self.tasks))
-            share = joint_tuning_share(
+            share = joint_tuning_step_fraction(
                 config.min_steps,
                 config.min_epochs,
                 config.batch_size,

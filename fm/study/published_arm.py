@@ -50,7 +50,7 @@ def probe_feature_config(causal: bool, num_layers: int) -> FeatureConfig:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PublishedTaskModel(TaskModel):
-    """A published model and the texts of a classification task, as adaptation methods use them.
+    """A published model with a classification task's texts, ready for an adaptation method.
 
     Attributes:
       published: the model.

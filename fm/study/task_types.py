@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class TaskType(abc.ABC):
-    """Base class of task types: a type's metric, scoring, model arm and classical baseline.
+    """Base class of task types: its metric and scoring, and how its arms and baseline are built.
 
     Attributes:
       name: as in results.json.

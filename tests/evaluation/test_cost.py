@@ -15,7 +15,7 @@ from fm.evaluation.cost import (
     break_even,
     break_even_tasks,
     compute_cost,
-    joint_tuning_share,
+    joint_tuning_step_fraction,
     matching_scratch_flops,
     per_task_share,
     shared_cost_share,
@@ -119,7 +119,7 @@ def test_shares_are_means_over_all_draws():
 
 def test_tuning_is_paid_by_its_updates():
     # 60 labels of each task, 2 epochs in batches of 32: 4, 8, 12 updates, and 10 at least.
-    share = joint_tuning_share(10, 2.0, 32, 60, 3)
+    share = joint_tuning_step_fraction(10, 2.0, 32, 60, 3)
     assert [share(count) for count in (1, 2, 3, 6)] == [10 / 12, 10 / 12, 1.0, 23 / 12]
 
 

@@ -82,7 +82,7 @@ def edge_pad_segments(x_BN: jax.Array, block: int) -> jax.Array:
 
 
 def block_ranges(any_visible: jax.Array, all_visible: jax.Array) -> jax.Array:
-    """Returns block bounds, int32 [..., 4]: the span to visit around the span needing no mask.
+    """Returns block bounds, int32 [..., 4]: blocks to visit and, inside them, those without mask.
 
     Args:
       any_visible: bool [..., N], see `block_visibility`.

@@ -18,7 +18,7 @@ DEFAULT_EMBEDDERS = {"quick": "tfidf", "default": "minilm-l6", "full": "minilm-l
 
 @dataclasses.dataclass(frozen=True)
 class CorpusPart:
-    """A component of a training set: a domain's texts, their weight, fraction and noise.
+    """One domain's texts in a training set: sampling weight, fraction of texts used, noise rate.
 
     Attributes:
       domain: "A" or "B".
