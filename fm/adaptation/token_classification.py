@@ -166,7 +166,7 @@ def _split_rows(words: WordExamples) -> list[WordExamples]:
 
 @dataclasses.dataclass(frozen=True)
 class TagProbe:
-    """A fitted linear probe from word features to the tags seen in training."""
+    """A fitted linear probe from a model's word features to the tags seen in training."""
 
     probe: LinearProbe
     tag_names: tuple[str, ...]

@@ -94,7 +94,7 @@ def metadata_rate(builder: Any) -> float | None:
     return rate
 
 
-def array_spec(builder: Any, names: list[str], columns: FeatureColumns) -> MediaSpec | None:
+def media_spec(builder: Any, names: list[str], columns: FeatureColumns) -> MediaSpec | None:
     """Returns the common array shape and rate of a data set's examples; None for text.
 
     Prints to stderr how a measured shape or rate changes the examples.

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from fm.data import tfds_safety
 from fm.data.builders import BUILDERS
 from fm.data.datasets import Dataset, Split, subset
-from fm.data.index import FeatureColumns, array_spec, indexed_split
+from fm.data.index import FeatureColumns, indexed_split, media_spec
 from fm.data.media import MODALITIES
 from fm.data.prepare import is_prepared, open_checked, prepare
 from fm.data.readers import conll, plain_files
@@ -160,7 +160,7 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
     held_out = next((split for split in ("test", "validation") if split in available), None)
     names = ["train", held_out] if held_out else ["train"]
     try:
-        spec = array_spec(builder, names, columns)
+        spec = media_spec(builder, names, columns)
         train, *rest = (indexed_split(builder, split, columns, spec) for split in names)
     except NotImplementedError as error:
         raise UserError(

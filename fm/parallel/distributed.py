@@ -156,7 +156,7 @@ def make_global_batch(rows: Any, mesh: Mesh) -> Any:
 def count_signalled_devices(signalled: bool, mesh: Mesh) -> jax.Array:
     """Returns the number of devices whose process was signalled, the same on every process.
 
-    Dispatched asynchronously; every process reads the same number.
+    It is dispatched asynchronously.
     """
     sharding = NamedSharding(mesh, P(mesh.axis_names))
     own = np.full(len(sharding.addressable_devices), signalled, np.int32)

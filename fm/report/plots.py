@@ -393,7 +393,7 @@ def ablation_figures(
     for num_labels in _budgets(ablation.rows):
         yield (
             f"{ablation.title}: {formats.count(num_labels)} labels, points",
-            ablation_grid(results, ablation, num_labels),
+            ablation_difference_grid(results, ablation, num_labels),
         )
     shares = [
         (row.shares[row.modality or ""], row)
@@ -406,7 +406,9 @@ def ablation_figures(
     )
 
 
-def ablation_grid(results: Results, ablation: AblationResults, num_labels: float) -> Figure | None:
+def ablation_difference_grid(
+    results: Results, ablation: AblationResults, num_labels: float
+) -> Figure | None:
     """Draws a grid of score differences from the baseline variant: rows variants, columns tasks."""
     rows = [row for row in ablation.rows if row.num_labels == num_labels]
     tasks = _tasks_by_modality(rows)

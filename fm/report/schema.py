@@ -120,7 +120,7 @@ class Comparison(Difference):
 
 
 class LabelEfficiency(Row):
-    """Labels that training from scratch needs to reach an arm's score, over the arm's labels."""
+    """How many times an arm's labels training from scratch needs to reach the arm's score."""
 
     label_multiplier: Number = None
     low: Number = None
@@ -277,7 +277,7 @@ class AblationResults(msgspec.Struct):
 
 
 class Claim(msgspec.Struct):
-    """A comparison of an arm with a baseline over all tasks; `margin` is in percentage points."""
+    """A claim to check: on each task an arm beats a baseline or is at most `margin` points below.
 
     arm: str
     baseline: str

@@ -377,6 +377,6 @@ def _captioned_rows(
 
 
 def caption_tokens(tokenizer: bpe.Tokenizer, caption: str) -> np.ndarray:
-    """Returns the token ids of a caption after BOS, int32."""
+    """Returns BOS and then the token ids of a caption, int32."""
     (ids,) = tokenizer.encode([caption])
     return np.concatenate([[tokenizer.bos], ids]).astype(np.int32)

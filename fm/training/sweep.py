@@ -102,9 +102,9 @@ def sweep(
         print(f"{run_name}: {len(trials)} trials, {how}", file=sys.stderr)
     if batching == "sequential":
         return _train_sequentially(trials, model_config, objective, gemm_flops_per_second)
-    program = _VmappedProgram(trials, model_config, objective, *shared, current_mesh())
+    executor = _VmappedExecutor(trials, model_config, objective, *shared, current_mesh())
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(program, out_dir, run_name, gemm_flops_per_second, stack)
+        trainer = Trainer(executor, out_dir, run_name, gemm_flops_per_second, stack)
         trainer.run()
         _save_trials(trainer)
     return SweepResult(trainer.results(), trainer.stop_reasons, batching)
@@ -133,15 +133,15 @@ def _train_sequentially(
 def _save_trials(trainer: Trainer) -> None:
     """Saves each vmapped trial in its folder, as the last checkpoint of a single run."""
     for r, progress in enumerate(trainer.progress()):
-        trial = trainer.program.trials[r]
+        trial = trainer.executor.trials[r]
         if trial.out_dir is None or trainer.stop_reasons[r] is not None:
             continue
         step = progress["step"]
         with CheckpointStore(pathlib.Path(trial.out_dir) / "checkpoints") as store:
             if store.has_step(step):
                 continue
-            state = trainer.program.select(trainer.state, r)
-            if trainer.program.mesh is not None:
+            state = trainer.executor.select(trainer.state, r)
+            if trainer.executor.mesh is not None:
                 state = jax.tree.map(lambda leaf: jnp.asarray(gather_to_host(leaf)), state)
             saved = {"step": step, "trials": [progress], "stop_reasons": [None]}
             store.save(step, state, saved, trainer.config[str(r)])
@@ -194,7 +194,7 @@ def _choose_batching(
     return batching or ("vmap" if on_accelerator and len(trials) > 1 else "sequential")
 
 
-class _VmappedProgram(TrialExecutor):
+class _VmappedExecutor(TrialExecutor):
     """Program of all trials as one, stacked along a leading axis R.
 
     Trials keep their place: one that is finished, or whose loss is not finite, keeps its state, so

@@ -125,9 +125,9 @@ def train_trial(
         raise UserError(
             f"{trial.run_name}: {jax.process_count()} processes need a mesh over all devices"
         )
-    program = _SingleProgram([trial], model_config, objective, mesh)
+    executor = _SingleExecutor([trial], model_config, objective, mesh)
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(program, trial.out_dir, trial.run_name, gemm_flops_per_second, stack)
+        trainer = Trainer(executor, trial.out_dir, trial.run_name, gemm_flops_per_second, stack)
         trainer.run()
     (result,) = trainer.results()
     assert result is not None
@@ -173,7 +173,7 @@ class TrialExecutor:
         raise NotImplementedError
 
 
-class _SingleProgram(TrialExecutor):
+class _SingleExecutor(TrialExecutor):
     """Steps one trial."""
 
     def init(self) -> tuple[TrainState, dict[str, Any]]:
@@ -236,7 +236,7 @@ class Trainer:
     """Trains several trials in one loop, with logging, validation, checkpoints and resumption.
 
     Attributes:
-      program: steps the trials.
+      executor: steps the trials.
       state: after the last step dispatched; a step consumes it.
       step: number of that step.
       trackers: progress by trial, after the last step whose metrics were read.
@@ -246,7 +246,7 @@ class Trainer:
 
     def __init__(
         self,
-        program: TrialExecutor,
+        executor: TrialExecutor,
         out_dir: pathlib.Path | None,
         run_name: str,
         gemm_flops_per_second: float | None,
@@ -258,15 +258,15 @@ class Trainer:
         process, and close the checkpoints and logs.
         """
         self._began = time.perf_counter()
-        self.program, self._run_name = program, run_name
+        self.executor, self._run_name = executor, run_name
         self._out_dir = None if out_dir is None else pathlib.Path(out_dir)
-        self.state, self.config = program.init()
+        self.state, self.config = executor.init()
         self.step, saved = 0, {}
-        if program.mesh is not None:
-            stack.enter_context(jax.set_mesh(program.mesh))
+        if executor.mesh is not None:
+            stack.enter_context(jax.set_mesh(executor.mesh))
         self._store: CheckpointStore | None = None
         if self._out_dir is not None:
-            keep_period = program.trials[0].train_config.keep_period
+            keep_period = executor.trials[0].train_config.keep_period
             store = CheckpointStore(self._out_dir / "checkpoints", keep_period=keep_period)
             self._store = stack.enter_context(store)
             restored = store.restore(self.state, self.config)
@@ -274,7 +274,7 @@ class Trainer:
                 self.state, saved = restored.state, restored.progress
                 self.step = saved["step"]
         self.trackers: list[ProgressTracker] = []
-        for r, trial in enumerate(program.trials):
+        for r, trial in enumerate(executor.trials):
             progress = ProgressCounters(**saved["trials"][r]) if saved else ProgressCounters()
             if saved:
                 trial.batches.set_state(progress.data_state)
@@ -290,7 +290,7 @@ class Trainer:
         self.stop_reasons: list[str | None] = saved.get("stop_reasons") or [None] * len(
             self.trackers
         )
-        configs = [trial.train_config for trial in program.trials]
+        configs = [trial.train_config for trial in executor.trials]
         self._steps = max(config.steps for config in configs)
         self._checkpoint_every = min(config.checkpoint_every for config in configs)
         self._first_step = self.step
@@ -344,7 +344,7 @@ class Trainer:
         return [
             reason is None and self.step < trial.train_config.steps and not tracker.finished
             for trial, tracker, reason in zip(
-                self.program.trials, self.trackers, self.stop_reasons, strict=True
+                self.executor.trials, self.trackers, self.stop_reasons, strict=True
             )
         ]
 
@@ -354,8 +354,8 @@ class Trainer:
         seconds = self._seconds() if took_steps else self._earlier_seconds
         results = []
         for r, tracker in enumerate(self.trackers):
-            params = self.program.select(self.state.params, r)
-            if self.program.mesh is not None:
+            params = self.executor.select(self.state.params, r)
+            if self.executor.mesh is not None:
                 params = jax.tree.map(gather_to_host, params)
             stopped = self.stop_reasons[r] is not None
             results.append(None if stopped else tracker.result(params, seconds[r]))
@@ -367,30 +367,30 @@ class Trainer:
 
     def _dispatch(self) -> _PendingStep:
         """Dispatches the next step of the running trials."""
-        program, n = self.program, self.step
+        executor, n = self.executor, self.step
         data_states, running = self._data_states(), self.running()
         with failures.save_on_failure(
             self._run_name, n + 1, lambda: self._save_on_failure(data_states)
         ):
             batches = [
                 self._next_batch(trial) if runs else None
-                for trial, runs in zip(program.trials, running, strict=True)
+                for trial, runs in zip(executor.trials, running, strict=True)
             ]
-            placed = program.place(batches)
+            placed = executor.place(batches)
             began = time.perf_counter()
-            self.state, metrics = program.step(self.state, n, placed, running)
+            self.state, metrics = executor.step(self.state, n, placed, running)
         seconds, signalled = time.perf_counter() - began, None
         if n == self._first_step:
             for tracker in self.trackers:
                 tracker.record_compile_time(seconds / len(self.trackers))
         counted = batches
-        if jax.process_count() > 1 and program.mesh is not None:
+        if jax.process_count() > 1 and executor.mesh is not None:
             counted = [placed]  # the rows of all processes
             signalled = distributed.count_signalled_devices(
-                self._received_signal() is not None, program.mesh
+                self._received_signal() is not None, executor.mesh
             )
         costs = [
-            None if batch is None else step_cost(batch, program.model_config, program.objective)
+            None if batch is None else step_cost(batch, executor.model_config, executor.objective)
             for batch in counted
         ]
         return _PendingStep(metrics, batches, costs, signalled)
@@ -402,7 +402,7 @@ class Trainer:
           UserError: the data end, or no batch arrives in time.
         """
         limit, prefix = trial.train_config.batch_timeout_seconds, ""
-        if len(self.program.trials) > 1:
+        if len(self.executor.trials) > 1:
             prefix = f"{trial.run_name}: "
         stalled = f"{prefix}the data stalls, no batch in {limit:g} s after {self.step} of them"
         try:
@@ -427,7 +427,7 @@ class Trainer:
             # A trial that stopped may have been sent one more step before that was known.
             if cost is None or self.stop_reasons[r] is not None:
                 continue
-            values = {name: float(self.program.select(each, r)) for name, each in metrics.items()}
+            values = {name: float(self.executor.select(each, r)) for name, each in metrics.items()}
             tracker = self.trackers[r]
             if is_finite(values):
                 records.append((r, tracker.add_step(values, cost)))
@@ -443,7 +443,7 @@ class Trainer:
     def _to_validate(self) -> list[int]:
         """Returns the trials whose validation is due after this step."""
         due = []
-        for r, trial in enumerate(self.program.trials):
+        for r, trial in enumerate(self.executor.trials):
             config = trial.train_config
             last = self.step == config.steps
             # The pending step is not counted yet: one that is finished was so before it.
@@ -454,14 +454,14 @@ class Trainer:
 
     def _validate(self, r: int) -> None:
         """Validates a trial; all steps so far must have been flushed."""
-        trial, tracker = self.program.trials[r], self.trackers[r]
+        trial, tracker = self.executor.trials[r], self.trackers[r]
         if self.stop_reasons[r] is not None:
             return
         values = validate(
-            self.program.select(self.state.params, r),
+            self.executor.select(self.state.params, r),
             trial.validation,
-            self.program.model_config,
-            self.program.objective,
+            self.executor.model_config,
+            self.executor.objective,
             trial.token_weights,
         )
         if is_finite(values):
@@ -471,7 +471,7 @@ class Trainer:
 
     def _stop(self, r: int, step: int, values: MetricValues, batch: Batch | None = None) -> None:
         """Stops a trial that is not finite: raises if it is alone, else notes the reason."""
-        trial, alone = self.program.trials[r], len(self.trackers) == 1
+        trial, alone = self.executor.trials[r], len(self.trackers) == 1
         saved = latest_checkpoint_message(self._store) if alone else "the other trials go on"
         if batch is not None and trial.out_dir is not None and distributed.is_lead_process():
             saved += f", {failures.save_bad_batch(batch, pathlib.Path(trial.out_dir), step)}"
@@ -484,7 +484,7 @@ class Trainer:
 
     def _show(self, records: Sequence[tuple[int, MetricRecord | None]]) -> None:
         """Shows the lowest and highest of the records' losses beside the progress bar."""
-        units = [trial.metric_unit.name for trial in self.program.trials]
+        units = [trial.metric_unit.name for trial in self.executor.trials]
         losses = [record[units[r]] for r, record in records if record is not None]
         if losses and len(units) == 1:
             self._bar.set_postfix_str(f"{losses[0]:.3f} {units[0]}", refresh=False)
@@ -526,7 +526,7 @@ class Trainer:
         ]
 
     def _data_states(self) -> list[dict[str, Any]]:
-        return [trial.batches.get_state() for trial in self.program.trials]
+        return [trial.batches.get_state() for trial in self.executor.trials]
 
     def _seconds(self) -> list[float]:
         """Returns the wall time of each trial over all resumptions, shared out evenly."""

@@ -45,7 +45,7 @@ def test_nothing_to_draw_is_none():
     assert plots.adaptation_curves_figure(empty, "x") is None
     ablation = parse(multitask_results()).ablations[0]
     ablation.rows = []
-    assert plots.ablation_grid(empty, ablation, 30) is None
+    assert plots.ablation_difference_grid(empty, ablation, 30) is None
     assert not [figure for *_, figure in plots.ablation_figures(empty, ablation) if figure]
 
 
@@ -84,7 +84,7 @@ def test_a_grid_without_differences_is_no_figure():
 
 def test_an_ablation_grid_has_a_line_a_variant_and_a_modality_s_tasks_side_by_side():
     results = parse(multitask_results())
-    axes = plots.ablation_grid(results, results.ablations[0], 30).axes[0]
+    axes = plots.ablation_difference_grid(results, results.ablations[0], 30).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["text", "image", "all"]
     names = [text.get_text() for text in axes.get_xticklabels()]
     assert names == ["Film_reviews", "Topics", "Digits"] and len(axes.patches) == 9
@@ -92,6 +92,6 @@ def test_an_ablation_grid_has_a_line_a_variant_and_a_modality_s_tasks_side_by_si
 
 def test_a_variant_of_the_mixture_is_named_by_modality_and_factor():
     results = parse(multitask_results())
-    axes = plots.ablation_grid(results, results.ablations[1], 30).axes[0]
+    axes = plots.ablation_difference_grid(results, results.ablations[1], 30).axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["text ×0.25", "text ×4", "image ×4"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fm.data.builders.arcade_clips import ArcadeClips
-from fm.data.builders.digits import Digits, MovingDigits, PhotoCrops
+from fm.data.builders.digits import Digits, MovingDigits, Photos
 from fm.data.builders.docstrings import Docstrings, DocstringSummaries, DocstringTopics
 from fm.data.builders.film_reviews import FilmReviews
 from fm.data.builders.spoken_words import SpokenWords
@@ -17,7 +17,7 @@ BUILDERS: dict[str, Any] = {
     "docstrings": Docstrings,
     "film_reviews": FilmReviews,
     "moving_digits": MovingDigits,
-    "photos": PhotoCrops,
+    "photos": Photos,
     "spoken_words": SpokenWords,
     "tweet_entities": TweetEntities,
 }

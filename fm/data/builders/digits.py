@@ -70,7 +70,7 @@ def load_digits() -> Iterator[tuple[str, np.ndarray, int]]:
         yield array_digest(image), image, int(label)
 
 
-class PhotoCrops(BuiltinBuilder):
+class Photos(BuiltinBuilder):
     """11,080 unlabeled 8x8 gray crops of two photos without digits, for out-of-domain pretraining.
 
     Features: image uint8 [8, 8, 1]. Crops on a grid, without overlap; split by hash, 2% test.

@@ -277,7 +277,7 @@ class EmbedderSpec:
 
 
 def find_embedder(name: str) -> EmbedderSpec:
-    """Returns the spec of the embedder named: TF-IDF, or a published model, which it loads.
+    """Returns the spec of TF-IDF, or loads a published model and returns its spec.
 
     Args:
       name: `TFIDF`, or a published model as `model_zoo.load_published` takes it.
