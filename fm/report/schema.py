@@ -277,7 +277,7 @@ class AblationResults(msgspec.Struct):
 
 
 class Claim(msgspec.Struct):
-    """A claim to check: on each task an arm beats a baseline or is at most `margin` points below.
+    """A claim: on each task an arm beats a baseline or is at most `margin` points below."""
 
     arm: str
     baseline: str
