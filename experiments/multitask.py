@@ -112,7 +112,9 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
                 name=spec.name,
                 out_of_domain_dataset=None,
                 label_budgets=budgets,
-                recipe=presets.multitask_recipe(data.modality, task_type.name, joint, profile),
+                recipe=presets.task_recipe_for_joint_model(
+                    data.modality, task_type.name, joint, profile
+                ),
                 max_test_items=values["max_test_items"].value or preset.max_test_items,
                 max_corpus_items=preset.max_corpus_items,
                 fingerprint=data.info["fingerprint"],

@@ -37,7 +37,7 @@ from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import pretrain
 from fm.study.processing import build_processor
 from fm.training.config import TrainResult
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.train_state import params_digest
 
 _OBJECTIVES = ("causal_lm", "masked_lm", "bag_of_words")
@@ -222,7 +222,7 @@ def _write_summary(result: TrainResult, config: dict[str, Any], out_dir: pathlib
     print(f"{result.steps} steps, params {digest[:16]}, {path}")
 
 
-def parse_objective(text: str) -> Objective:
+def parse_objective(text: str) -> PretrainingObjective:
     """Returns the objective of a flag such as `causal_lm:0.1,bag_of_words:0.9`.
 
     Raises:
@@ -244,7 +244,7 @@ def parse_objective(text: str) -> Objective:
             f"--objective={text}: the shares must add up to 1, such as "
             "causal_lm:0.1,bag_of_words:0.9"
         )
-    return Objective(**shares)
+    return PretrainingObjective(**shares)
 
 
 if __name__ == "__main__":

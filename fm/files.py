@@ -215,7 +215,7 @@ def atomic_dir(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_cached(folder: pathlib.Path) -> None:
+def check_cached_digests(folder: pathlib.Path) -> None:
     """Raises UserError if a cached folder does not match its digests.
 
     Raises:

@@ -7,10 +7,13 @@ studies and experiments; the other slow tests, which CI runs as well, compile as
 
 import gc
 import os
+import pathlib
 
 import jax
 
 _WHOLE = ("study", "experiments")
+# Linux ends a process that maps more than 65,530 pieces of memory; each program takes several.
+_MAPS, _MANY_MAPS = pathlib.Path("/proc/self/maps"), 20_000
 _ASKED = jax.config.read("jax_disable_most_optimizations")  # by the environment
 
 
@@ -29,6 +32,13 @@ def pytest_runtest_setup(item):
     part = item.path.relative_to(item.config.rootpath / "tests").parts[0]
     leaves_out = _ASKED or _fast(item.config) or part in _WHOLE
     jax.config.update("jax_disable_most_optimizations", leaves_out)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    others_follow = nextitem is None or nextitem.path != item.path
+    if others_follow and _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def _fast(config):

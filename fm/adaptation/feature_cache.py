@@ -14,7 +14,7 @@ import numpy as np
 from fm.adaptation.batching import map_bucketed
 from fm.adaptation.features import FeatureConfig, feature_fn
 from fm.errors import UserError
-from fm.files import atomic_dir, cache_dir, check_cached, read_json, write_digests
+from fm.files import atomic_dir, cache_dir, check_cached_digests, read_json, write_digests
 from fm.model.config import ModelConfig
 
 # Increased whenever the same inputs would give other numbers.
@@ -84,7 +84,7 @@ def cached(
             (scratch / "about.json").write_text(json.dumps({**key, "seconds": seconds}))
             write_digests(scratch)
         return CachedFeatures(values, seconds)
-    check_cached(folder)
+    check_cached_digests(folder)
     values = np.load(folder / "values.npy", allow_pickle=False)
     seconds = read_json(folder / "about.json")["seconds"]
     return CachedFeatures(values, float(seconds))

@@ -19,7 +19,7 @@ import numpy as np
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.training import optimizer, train_state
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_step import make_train_step
 
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> dict[str, float]:
     params = init(jax.random.key(0), model)
     state = train_state.init_train_state(params, optimizer.build(config, 100))
     created = time.perf_counter()
-    step = make_train_step(model, Objective(causal_lm=1.0, masked_lm=0.0), config, 100)
+    step = make_train_step(model, PretrainingObjective(causal_lm=1.0, masked_lm=0.0), config, 100)
     shape = (batch_size, seq_len)
     batch = {
         "tokens": np.random.default_rng(0).integers(0, vocab_size, shape, np.int32),

@@ -22,7 +22,7 @@ from fm.data.datasets import Split
 from fm.data.media import MediaSpec, Modality, ModalityCodec, get_modality
 from fm.data.splitting import array_digest, text_digest
 from fm.errors import UserError
-from fm.files import atomic_dir, cache_dir, check_cached, write_digests
+from fm.files import atomic_dir, cache_dir, check_cached_digests, write_digests
 
 _CHUNK = 4096
 # To be increased when the content of an index changes.
@@ -69,7 +69,7 @@ def indexed_split(
             _write_index(source, columns, spec, metadata_rate(builder), scratch)
             write_digests(scratch)
     else:
-        check_cached(folder)
+        check_cached_digests(folder)
     ids = tuple(np.load(folder / "ids.npy", allow_pickle=False).astype(str).tolist())
     labels = None
     if columns.label is not None:

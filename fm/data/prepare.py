@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from fm.data import tfds_safety
 from fm.data.splitting import is_test, with_unique_keys
-from fm.files import atomic_dir, check_cached, digests_exist, write_digests
+from fm.files import atomic_dir, check_cached_digests, digests_exist, write_digests
 
 MakeBuilder = Callable[[pathlib.Path], Any]
 # (Digest, features) of every example.
@@ -56,7 +56,7 @@ def open_checked(target: pathlib.Path) -> Any:
         UserError: a prepared file has changed since; see also `fm.data.tfds_safety`.
     """
     if digests_exist(target):
-        check_cached(target)
+        check_cached_digests(target)
     return tfds_safety.open_prepared(target)
 
 

@@ -157,8 +157,8 @@ def per_task_share(tasks: int) -> Callable[[int], float]:
     return lambda count: count / tasks
 
 
-def shared_cost_share(users: int, tasks: int) -> Callable[[int], float]:
-    """Returns a function from k to the chance that k random tasks include a user of the cost."""
+def shared_cost_probability(users: int, tasks: int) -> Callable[[int], float]:
+    """Returns k -> the chance that k of `tasks` tasks include one of the `users` of a cost."""
     others = tasks - users
 
     def share(count: int) -> float:

@@ -27,7 +27,7 @@ _DEFAULT_MIN_SCALE = 1.0 / 256.0
 
 
 def init_embeddings_and_heads(rng: jax.Array, config: ModelConfig) -> Arrays:
-    """Returns initial parameters of the embeddings, output heads, and embedding and final norms."""
+    """Returns initial parameters of the embeddings, the output heads and the norms next to them."""
     arch = config.arch
     D, V, M = config.d_model, config.vocab_size, config.num_mixtures
     keys = jax.random.split(rng, 3)

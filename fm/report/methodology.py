@@ -22,7 +22,7 @@ def methodology_notes(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def holm_significance_sentence(results: Results) -> str:
+def num_significant_sentence(results: Results) -> str:
     """Returns a sentence counting the differences still significant after Holm's correction."""
     rows = [row for row in results.comparisons if row.p_adjusted is not None]
     clear = [row for row in rows if outcome(row) in ("better", "worse")]

@@ -16,7 +16,7 @@ from fm.errors import UserError
 from fm.files import atomic_write
 from fm.report import formats, plots, style, tables
 from fm.report.headline import NOTHING, findings, outcome
-from fm.report.methodology import holm_significance_sentence, methodology_notes
+from fm.report.methodology import methodology_notes, num_significant_sentence
 from fm.report.schema import Results, capitalize_first, parse
 
 # Media types that may be put into the page, and how each file begins.
@@ -190,7 +190,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         samples=_by_task(results.samples),
         max_cards=_MAX_CARDS,
         figures=by_section,
-        significance=holm_significance_sentence(results),
+        significance=num_significant_sentence(results),
         notes=methodology_notes(results),
         config=flatten_config(results.config),
         missing=formats.MISSING,

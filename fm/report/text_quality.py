@@ -87,7 +87,7 @@ def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
         "config_value": formats.config_value,
         "short": lambda value: formats.si_prefixed(value),
         "data_uri": data_uri,
-        "collapse_line_breaks": collapse_line_breaks,
+        "mark_long_line_break_runs": mark_long_line_break_runs,
         "metric": lambda value, name: format(value, METRICS_BY_NAME[name].format_spec),
     }
     by_section: dict[str, list[RenderedFigure]] = {}
@@ -112,7 +112,7 @@ def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
     )
 
 
-def collapse_line_breaks(text: str) -> str:
+def mark_long_line_break_runs(text: str) -> str:
     """Returns the text with each run of 3 or more line breaks replaced by `[N line breaks]`."""
     return re.sub(r"\n{3,}", lambda run: f"\n[{len(run[0])} line breaks]\n", text)
 

@@ -94,10 +94,10 @@ def add_holm(rows: list[Row]) -> list[Row]:
     return [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def label_efficiency_rows(
+def label_multiplier_rows(
     cells: Sequence[Cell], task: Task, steps_to_quality: Mapping[str, int | None]
 ) -> list[Row]:
-    """Returns one row per arm and label budget: its label multiplier over the scratch arm.
+    """Returns a row per arm and budget: how many times as many labels scratch needs to match.
 
     Args:
       cells: of the task.
@@ -215,20 +215,20 @@ def read_scores(path: pathlib.Path) -> ScoresByCell:
 
 
 def merge_studies(
-    field: str, studies: Mapping[str, dict[str, Any]], folders: Mapping[str, pathlib.Path]
+    setting: str, studies: Mapping[str, dict[str, Any]], folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
-    """Merges results of studies at several values of one setting; compares each with the first.
+    """Merges a study's results at several values of one setting; compares each with the first.
 
     Arm "in_domain" at value 0.5 becomes "in_domain, mask_ratio=0.5" and is compared with itself at
     the first value, paired by seed and item. Arms that the setting does not affect (equal in every
     prediction) appear once, under their own name.
 
     Args:
-      field: dotted path of the setting, or the name of the ablation.
+      setting: dotted path of the setting, or the name of the ablation.
       studies: results by value.
       folders: output folders by value.
     """
-    short = field.rsplit(".", 1)[-1]
+    short = setting.rsplit(".", 1)[-1]
     scores = {value: read_scores(folders[value] / "predictions.csv") for value in studies}
     first, *others = studies
     affected = {
@@ -278,6 +278,6 @@ def merge_studies(
         if spec["name"] in affected or value == first
     ]
     merged["seconds"] = sum(results["seconds"] for results in studies.values())
-    merged["experiment"] = f"ablate {field}"
+    merged["experiment"] = f"ablate {setting}"
     merged["config"] = {value: results["config"] for value, results in studies.items()}
     return merged

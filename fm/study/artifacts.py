@@ -30,7 +30,7 @@ from fm.study.pretraining import PretrainedModel
 from fm.study.processing import Processor
 from fm.study.tasks import Task
 from fm.training.multitask import MultitaskObjective
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 
 Row = dict[str, Any]
 _CURVE_POINTS = 4
@@ -51,14 +51,14 @@ def pretraining_curves(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
     ]
 
 
-def _loss_unit(modality: str, objective: Objective) -> str:
+def _loss_unit(modality: str, objective: PretrainingObjective) -> str:
     if not objective.causal_lm:
         return "loss in bits"
     return "bits per byte" if modality == "text" else "bits per dimension"
 
 
 def modality_curve_rows(
-    models: Mapping[tuple[str, str], InitialModel], objectives: Mapping[str, Objective]
+    models: Mapping[tuple[str, str], InitialModel], objectives: Mapping[str, PretrainingObjective]
 ) -> list[Row]:
     """Returns pretraining loss curves of each modality over the tokens of that modality, as rows.
 

@@ -16,7 +16,7 @@ from fm.model import embeddings
 from fm.model.attention_maps import attention_weights, kernel_error
 from fm.model.config import ModelConfig
 from fm.study.pretraining import PretrainedModel
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 
 MODES = ("causal", "bidirectional")
 # The page draws every patch over every other one, by layer and head.
@@ -43,12 +43,12 @@ class AttentionMaps:
     error: float
 
 
-def default_mode(objective: Objective) -> str:
+def default_mode(objective: PretrainingObjective) -> str:
     """Returns the attention mode, causal or bidirectional, most used in pretraining."""
     return "causal" if mode_share(objective, "causal") > 0.5 else "bidirectional"
 
 
-def mode_share(objective: Objective, mode: str) -> float:
+def mode_share(objective: PretrainingObjective, mode: str) -> float:
     """Returns the fraction of the objective's sequences attended in `mode`, e.g. "causal"."""
     return objective.causal_lm if mode == "causal" else objective.masked_lm + objective.bag_of_words
 

@@ -68,8 +68,8 @@ class ClassicalNerArm:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ExtractiveTextArm:
-    """A text generation arm without training: first sentence, or nearest neighbor's target.
+class UntrainedTextArm:
+    """Text generation without training: the first sentence, or the nearest neighbor's target.
 
     Attributes:
       texts: labeled ones, then the test items.

@@ -14,7 +14,7 @@ from fm.adaptation.methods import check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
 from fm.model.config import ModelConfig
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 
 MAX_SEEDS = 1000
@@ -55,7 +55,7 @@ class Recipe:
     }
 
     model: ModelConfig
-    objective: Objective
+    objective: PretrainingObjective
     optimizer: OptimizerConfig
     steps: int
     batch_size: int
@@ -95,7 +95,7 @@ class JointRecipe:
     """
 
     model: ModelConfig
-    objectives: tuple[tuple[str, Objective], ...]
+    objectives: tuple[tuple[str, PretrainingObjective], ...]
     optimizer: OptimizerConfig
     steps: int
     batch_size: int

@@ -46,13 +46,13 @@ from fm.training import train_state
 from fm.training.config import TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension, PerGroupUnits
 from fm.training.multitask import MultitaskObjective
-from fm.training.objectives import Objective, inverse_frequency_weights
+from fm.training.objectives import PretrainingObjective, inverse_frequency_weights
 from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train
 
 # Captioned examples are a group of their own: "image_from_text".
 CAPTIONED_SUFFIX = "_from_text"
-_CAUSAL = Objective(causal_lm=1.0, masked_lm=0.0)
+_CAUSAL = PretrainingObjective(causal_lm=1.0, masked_lm=0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -221,7 +221,7 @@ class ModalityGroup:
       counts_V: counts of the training tokens (text).
     """
 
-    objective: Objective
+    objective: PretrainingObjective
     metric_unit: BitsPerByte | BitsPerDimension
     weights: list[float]
     splits: Mapping[str, list[Any]]
@@ -254,7 +254,7 @@ class ModalityGroup:
 
 def build_groups(
     sources: Sequence[Source],
-    objectives: Mapping[str, Objective],
+    objectives: Mapping[str, PretrainingObjective],
     seq_len: int,
     processor: Processor,
     seed: int,
@@ -325,7 +325,7 @@ def build_groups(
 def _text_group(
     sources: list[Source],
     splits: list[dict[str, np.ndarray]],
-    objective: Objective,
+    objective: PretrainingObjective,
     seq_len: int,
     processor: Processor,
     seed: int,

@@ -17,7 +17,7 @@ from fm.evaluation.cost import (
     break_even,
     joint_tuning_step_fraction,
     per_task_share,
-    shared_cost_share,
+    shared_cost_probability,
 )
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
@@ -142,7 +142,10 @@ class CostCalculator:
             items += [
                 CostItem({"seconds": cell["seconds"]}, per_task_share(count)) for cell in cells
             ]
-            return [*items, CostItem({"parameters": shared_size}, shared_cost_share(count, count))]
+            return [
+                *items,
+                CostItem({"parameters": shared_size}, shared_cost_probability(count, count)),
+            ]
         users_of_frozen: dict[str, list[str]] = {}
         for task, num_labels in budgets.items():
             cell, size = self.cells[task, arm, num_labels], self.sizes.get(task)
@@ -163,7 +166,7 @@ class CostCalculator:
         for users in users_of_frozen.values():
             per_modality = policy.pretraining == "per_modality"
             size = self.sizes[users[0]]["network"] if per_modality else shared_size
-            items.append(CostItem({"parameters": size}, shared_cost_share(len(users), count)))
+            items.append(CostItem({"parameters": size}, shared_cost_probability(len(users), count)))
         return items
 
     def _pretraining_items(self, arm: str, tasks: list[str]) -> list[CostItem]:
@@ -178,7 +181,7 @@ class CostCalculator:
         return [
             CostItem(
                 {"flops": row["pretrain_flops"], "seconds": row["pretrain_seconds"]},
-                shared_cost_share(users[corpus], len(tasks)),
+                shared_cost_probability(users[corpus], len(tasks)),
             )
             for corpus, row in last_row.items()
         ]

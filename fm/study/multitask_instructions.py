@@ -118,7 +118,7 @@ def build_instructed_task(task: Task, processor: Processor) -> InstructedTask:
 
 @dataclasses.dataclass(eq=False)
 class InstructionTunedModels:
-    """Models instruction-tuned on all tasks at once, one per seed and label budget, on demand.
+    """Trains on demand one instruction-tuned model per seed and label budget, on all tasks.
 
     Attributes:
       checkpoint: initial parameters; None for fresh ones.

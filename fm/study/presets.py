@@ -15,7 +15,7 @@ from fm.data.media import get_modality
 from fm.errors import UserError
 from fm.model.config import ModelConfig, config_for_size
 from fm.study.config import JointRecipe, Recipe
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 
 PROFILES = ("quick", "default", "full")
@@ -71,7 +71,7 @@ def text_recipe(profile: str = "default") -> Recipe:
     """Returns the recipe for text documents."""
     recipe = Recipe(
         model=ModelConfig(num_layers=1, d_model=128, num_heads=4, num_kv_heads=4, mlp_dim=256),
-        objective=Objective(
+        objective=PretrainingObjective(
             causal_lm=0.03125, masked_lm=0.0, bag_of_words=0.96875, mask_ratio=0.75
         ),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.01),
@@ -98,7 +98,7 @@ def image_recipe(profile: str = "default") -> Recipe:
     """Returns the model, pretraining and adaptation configuration for small images."""
     recipe = Recipe(
         model=ModelConfig(num_layers=2, d_model=64, num_heads=2, num_kv_heads=2, mlp_dim=256),
-        objective=Objective(causal_lm=0.5, masked_lm=0.5, mask_ratio=0.5),
+        objective=PretrainingObjective(causal_lm=0.5, masked_lm=0.5, mask_ratio=0.5),
         optimizer=OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.003),
         steps=800,
         batch_size=64,
@@ -146,7 +146,9 @@ def ner_recipe(profile: str = "default") -> Recipe:
 def joint_recipe(profile: str = "default") -> JointRecipe:
     """Returns the recipe for one model of all modalities."""
     of_patches = image_recipe().objective
-    of_text = Objective(causal_lm=0.0625, masked_lm=0.0, bag_of_words=0.9375, mask_ratio=0.75)
+    of_text = PretrainingObjective(
+        causal_lm=0.0625, masked_lm=0.0, bag_of_words=0.9375, mask_ratio=0.75
+    )
     return JointRecipe(
         model=ModelConfig(num_layers=2, d_model=96, num_heads=3, num_kv_heads=3, mlp_dim=192),
         objectives=(
@@ -197,7 +199,9 @@ def task_recipe(modality: str, task_type: str, profile: str = "default") -> Reci
     return modality_recipe(modality, profile)
 
 
-def multitask_recipe(modality: str, task_type: str, joint: JointRecipe, profile: str) -> Recipe:
+def task_recipe_for_joint_model(
+    modality: str, task_type: str, joint: JointRecipe, profile: str
+) -> Recipe:
     """Returns a task's recipe with the architecture replaced by the joint model's."""
     recipe = task_recipe(modality, task_type, profile)
     return dataclasses.replace(

@@ -31,7 +31,7 @@ from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension
 from fm.training.multitask import AnyObjective, MultitaskObjective, from_dict
-from fm.training.objectives import Objective, inverse_frequency_weights
+from fm.training.objectives import PretrainingObjective, inverse_frequency_weights
 from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train_trial
 from fm.training.trial import Trial
@@ -54,7 +54,7 @@ class PretrainedModel:
             return tuple(name for name, _ in self.objective.groups)
         return ()
 
-    def objective_of(self, group: str) -> Objective:
+    def objective_of(self, group: str) -> PretrainingObjective:
         """Returns the objective of a group; a model of one modality ignores the name."""
         if isinstance(self.objective, MultitaskObjective):
             return dict(self.objective.groups)[group]

@@ -75,7 +75,7 @@ def provenance() -> dict[str, Any]:
     return {"versions": package_versions(), "device": machine_info(), "xla_flags": xla_flags()}
 
 
-def matches_config(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
+def check_existing_run(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
     """Returns True if `out_dir` holds a run of `config`, False if no run; raises if another run.
 
     Raises:
@@ -139,11 +139,11 @@ def init(config: dict[str, Any], out_dir: pathlib.Path) -> None:
     """Locks `out_dir` and writes config.json if it is missing; raises if it differs.
 
     Raises:
-      UserError: see `matches_config` and `acquire_lock`.
+      UserError: see `check_existing_run` and `acquire_lock`.
     """
     if jax.process_index() == 0:
         acquire_lock(out_dir)
-    if not matches_config(config, out_dir):
+    if not check_existing_run(config, out_dir):
         atomic_write(out_dir / CONFIG_FILE, json.dumps(config, indent=1))
 
 

@@ -67,7 +67,7 @@ def run_study(study: Study, out_dir: pathlib.Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     config = study.to_dict()
-    resumes = run_dir.matches_config(config, out_dir)
+    resumes = run_dir.check_existing_run(config, out_dir)
     if (out_dir / run_dir.RESULTS_FILE).exists():
         run_dir.init(config, out_dir)
         print(f"{out_dir} is finished; choose another --out to run it again")
@@ -179,7 +179,7 @@ class BaseStudy(abc.ABC):
     ) -> None:
         runs = {name: list(built.runs) for name, built in arms.items() if built.runs}
         steps_to_quality = self.add_artifacts(sections, task, arms, cells, context)
-        efficiency = analysis.label_efficiency_rows(cells, task, steps_to_quality)
+        efficiency = analysis.label_multiplier_rows(cells, task, steps_to_quality)
         pairs = self.comparison_pairs(list(arms))
         sections["cells"] += analysis.cell_rows(cells, task, runs)
         sections["comparisons"] += analysis.comparison_rows(cells, task, pairs)

@@ -28,7 +28,7 @@ from fm.evaluation.metrics import chrf
 from fm.evaluation.ner import entity_strata
 from fm.evaluation.statistics import linearized_ratio
 from fm.study.adaptation import Arm, ClassicalArm, ModelArm
-from fm.study.baseline_arms import ClassicalNerArm, ExtractiveTextArm, entity_count_predictions
+from fm.study.baseline_arms import ClassicalNerArm, UntrainedTextArm, entity_count_predictions
 from fm.study.processing import Processor
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class NamedEntityRecognition(TaskType):
 
 
 class TextGeneration(TaskType):
-    """Task type of generating a text; predictions are its chrF scores, 0 to 1, float [N]."""
+    """Task type of generating a text; `predictions` are each example's chrF, 0 to 1, float [N]."""
 
     name, metric = "text_generation", "chrF"
     max_answer_tokens = 20
@@ -247,7 +247,7 @@ class TextGeneration(TaskType):
         return context.own_instruction_arm(task, initial)
 
     def build_baseline(self, task, num_trials):
-        return ExtractiveTextArm(task.texts(), task.column("targets"), len(task.labeled_pool))
+        return UntrainedTextArm(task.texts(), task.column("targets"), len(task.labeled_pool))
 
     def answers(self, task, class_answers):
         return task.column("targets")

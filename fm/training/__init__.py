@@ -4,7 +4,7 @@ from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension, PerGroupUnits
 from fm.training.multitask import MultitaskObjective
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.signals import Interrupted
 from fm.training.train_loop import train, validate
@@ -16,9 +16,9 @@ __all__ = [
     "BitsPerDimension",
     "Interrupted",
     "MultitaskObjective",
-    "Objective",
     "OptimizerConfig",
     "PerGroupUnits",
+    "PretrainingObjective",
     "TrainConfig",
     "TrainResult",
     "Trial",

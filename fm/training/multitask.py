@@ -1,7 +1,7 @@
 """Multitask training: one step on several groups of examples, each with its own objective.
 
 A group is usually a modality or data set; its batch is the one it would have alone. All functions
-also accept a single `Objective` and its batch, which is one group without a name.
+also accept a single `PretrainingObjective` and its batch, which is one group without a name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fm.config_io import parse
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.training import objectives
-from fm.training.objectives import Batch, Objective, WeightedSum
+from fm.training.objectives import Batch, PretrainingObjective, WeightedSum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MultitaskObjective:
       clip: norm that each group's gradient is scaled down to before the gradients are added.
     """
 
-    groups: tuple[tuple[str, Objective], ...]
+    groups: tuple[tuple[str, PretrainingObjective], ...]
     clip: float = 1.0
 
     def __post_init__(self):
@@ -39,12 +39,12 @@ class MultitaskObjective:
             raise UserError(f"clip={self.clip:g} must be above 0")
 
 
-AnyObjective = Objective | MultitaskObjective
+AnyObjective = PretrainingObjective | MultitaskObjective
 
 
 def to_dict(objective: AnyObjective) -> dict[str, Any]:
     """Returns the objective as a JSON-able dict, which `from_dict` reads."""
-    if isinstance(objective, Objective):
+    if isinstance(objective, PretrainingObjective):
         return dataclasses.asdict(objective)
     groups = {name: dataclasses.asdict(each) for name, each in objective.groups}
     return {"groups": groups, "clip": objective.clip}
@@ -57,19 +57,19 @@ def from_dict(values: dict[str, Any]) -> AnyObjective:
       UserError: a value has the wrong type.
     """
     if not isinstance(values, dict) or "groups" not in values:
-        return parse(Objective, values, "an objective")
+        return parse(PretrainingObjective, values, "an objective")
     groups = values["groups"]
     if not isinstance(groups, dict):
         raise UserError(f"groups of an objective must be an object by name, not {groups!r:.60}")
-    parsed = tuple((name, parse(Objective, each, name)) for name, each in groups.items())
+    parsed = tuple((name, parse(PretrainingObjective, each, name)) for name, each in groups.items())
     return MultitaskObjective(parsed, parse(float, values.get("clip"), "clip"))
 
 
 def group_batches(
     batch: dict[str, Any], objective: AnyObjective
-) -> list[tuple[str, Batch, Objective]]:
+) -> list[tuple[str, Batch, PretrainingObjective]]:
     """Returns (metric name prefix, batch, objective) of each group; one triple if not multitask."""
-    if isinstance(objective, Objective):
+    if isinstance(objective, PretrainingObjective):
         return [("", batch, objective)]
     return [(f"{name}/", batch[name], each) for name, each in objective.groups]
 
@@ -83,7 +83,7 @@ def add_mask_noise(
     batch: dict[str, Any], rng: jax.Array, objective: AnyObjective
 ) -> dict[str, Any]:
     """Returns the batch with uniform random `noise` [B, L] added, from which masks are chosen."""
-    if isinstance(objective, Objective):
+    if isinstance(objective, PretrainingObjective):
         return batch | {"noise": jax.random.uniform(rng, batch["segments"].shape)}
     return {
         name: add_mask_noise(batch[name], jax.random.fold_in(rng, n), each)
@@ -117,12 +117,12 @@ def mean_loss(
     objective: AnyObjective,
     batch: dict[str, Any],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the mean of the groups' losses, weighted by number of rows, and all metrics.
+    """Returns the mean loss over batch groups, weighted by their number of rows, and all metrics.
 
     See `objectives.mean_loss` for the arguments. The total adds nats per token to nats per number
     of a patch, so it serves for training only.
     """
-    if isinstance(objective, Objective):
+    if isinstance(objective, PretrainingObjective):
         return objectives.mean_loss(nats, counts, objective, batch)
     total, metrics = jnp.zeros(()), {}
     rows = num_rows_by_group(batch, objective)

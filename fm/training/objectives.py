@@ -27,8 +27,8 @@ WeightedSum = tuple[jax.Array, jax.Array]  # weighted sum of nats, sum of weight
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
-    """A pretraining objective: the mix of causal LM, masked LM and bag of words, and options.
+class PretrainingObjective:
+    """How causal LM, masked LM and bag-of-words losses are mixed in pretraining.
 
     The shares add up to 1.
 
@@ -74,10 +74,10 @@ def loss_sums(
     batch: Batch,
     noise_BL: jax.Array,
     config: ModelConfig,
-    objective: Objective,
+    objective: PretrainingObjective,
     token_weights_V: jax.Array | None = None,
 ) -> dict[str, WeightedSum]:
-    """Returns (sum of weighted nats, sum of weights) of each objective that has rows, by name.
+    """Returns (sum of weighted nats, sum of weights) by name of each loss that has batch rows.
 
     The noise, uniform in 0..1, is the only randomness, so a batch may be split and the sums of its
     parts added. On a mesh the rows of each objective are padded with empty ones of weight 0 until
@@ -106,7 +106,7 @@ def loss_sums(
     }
 
 
-def objective_rows(objective: Objective, batch_size: int) -> dict[str, slice]:
+def objective_rows(objective: PretrainingObjective, batch_size: int) -> dict[str, slice]:
     """Returns {objective: slice of its batch rows}; objectives that get no rows are left out."""
     first = round(objective.causal_lm * batch_size)
     second = round((objective.causal_lm + objective.masked_lm) * batch_size)
@@ -121,7 +121,7 @@ def objective_rows(objective: Objective, batch_size: int) -> dict[str, slice]:
 def mean_loss(
     nats: dict[str, WeightedSum],
     counts: dict[str, jax.Array],
-    objective: Objective,
+    objective: PretrainingObjective,
     batch: Batch,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the loss (mean nats per objective, weighted by share of rows) and its metrics.

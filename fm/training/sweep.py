@@ -27,7 +27,7 @@ from fm.training import optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainResult
 from fm.training.failures import NotFiniteError
-from fm.training.objectives import Batch, Objective
+from fm.training.objectives import Batch, PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_loop import Trainer, TrialExecutor, train_trial
 from fm.training.train_state import TrainState, gather_to_host, init_train_state
@@ -58,7 +58,7 @@ class SweepResult:
 def sweep(
     trials: Sequence[Trial],
     model_config: ModelConfig,
-    objective: Objective,
+    objective: PretrainingObjective,
     *,
     out_dir: pathlib.Path | None,
     batching: str | None = None,
@@ -113,7 +113,7 @@ def sweep(
 def _train_sequentially(
     trials: Sequence[Trial],
     model_config: ModelConfig,
-    objective: Objective,
+    objective: PretrainingObjective,
     gemm_flops_per_second: float | None,
 ) -> SweepResult:
     results, stop_reasons = [], []
@@ -206,7 +206,7 @@ class _VmappedExecutor(TrialExecutor):
         self,
         trials: Sequence[Trial],
         model_config: ModelConfig,
-        objective: Objective,
+        objective: PretrainingObjective,
         optimizer_config: OptimizerConfig,
         grad_accum_steps: int,
         mesh: Mesh | None,
@@ -253,7 +253,7 @@ class _VmappedExecutor(TrialExecutor):
 @functools.lru_cache(maxsize=64)
 def make_sweep_step(
     model_config: ModelConfig,
-    objective: Objective,
+    objective: PretrainingObjective,
     optimizer_config: OptimizerConfig,
     grad_accum_steps: int = 1,
 ) -> SweepStepFn:

@@ -14,7 +14,7 @@ from fm.model.config import ModelConfig
 from fm.parallel import sharding
 from fm.training import multitask, optimizer
 from fm.training.multitask import AnyObjective
-from fm.training.objectives import Batch, Objective
+from fm.training.objectives import Batch, PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_state import TrainState
 
@@ -147,7 +147,7 @@ def loss_and_gradient(
     its share of the whole batch's mean.
     """
     batch = multitask.add_mask_noise(batch, rng, objective)
-    if isinstance(objective, Objective):
+    if isinstance(objective, PretrainingObjective):
         return _group_gradient(
             params, batch, model_config, objective, token_weights_V, grad_accum_steps
         )
@@ -174,7 +174,7 @@ def _group_gradient(
     params: dict,
     batch: Batch,
     model_config: ModelConfig,
-    objective: Objective,
+    objective: PretrainingObjective,
     token_weights_V: jax.Array | None,
     grad_accum_steps: int,
 ) -> tuple[Metrics, dict]:

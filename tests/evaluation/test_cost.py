@@ -18,7 +18,7 @@ from fm.evaluation.cost import (
     joint_tuning_step_fraction,
     matching_scratch_flops,
     per_task_share,
-    shared_cost_share,
+    shared_cost_probability,
 )
 from fm.evaluation.label_efficiency import LabelEfficiency
 
@@ -110,11 +110,11 @@ def test_shares_are_means_over_all_draws():
     for count in range(1, 6):
         draws = list(itertools.combinations(tasks, count))
         hit = sum(bool(users & set(draw)) for draw in draws) / len(draws)
-        assert shared_cost_share(2, 5)(count) == pytest.approx(hit)
+        assert shared_cost_probability(2, 5)(count) == pytest.approx(hit)
         assert per_task_share(5)(count) == pytest.approx(
             sum(0 in draw for draw in draws) / len(draws)
         )
-    assert shared_cost_share(2, 5)(100) == 1 and per_task_share(5)(100) == 20
+    assert shared_cost_probability(2, 5)(100) == 1 and per_task_share(5)(100) == 20
 
 
 def test_tuning_is_paid_by_its_updates():
@@ -127,7 +127,7 @@ def test_amortized_cost_adds_what_each_pays_and_what_all_share():
     # Three tasks of 1, 2 and 3; two of them share 10.
     items = [
         *(entry(cost, per_task_share(3)) for cost in (1.0, 2.0, 3.0)),
-        entry(10.0, shared_cost_share(2, 3)),
+        entry(10.0, shared_cost_probability(2, 3)),
     ]
     assert amortized_cost(items, "flops", 1) == pytest.approx(2 + 10 * 2 / 3)
     assert amortized_cost(items, "flops", 2) == pytest.approx(4 + 10)
@@ -140,7 +140,7 @@ def test_amortized_cost_adds_what_each_pays_and_what_all_share():
 
 def test_break_even():
     joint = [
-        entry(100.0, shared_cost_share(2, 2)),
+        entry(100.0, shared_cost_probability(2, 2)),
         entry(1.0, per_task_share(2)),
         entry(1.0, per_task_share(2)),
     ]
@@ -153,7 +153,7 @@ def test_break_even():
     far = [entry(20.0 * MAX_TASKS, per_task_share(1))]
     assert (
         break_even(
-            [entry(far[0].costs["flops"] * MAX_TASKS, shared_cost_share(1, 1))], far, "flops"
+            [entry(far[0].costs["flops"] * MAX_TASKS, shared_cost_probability(1, 1))], far, "flops"
         ).first
         is None
     )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fm.study.pretraining import load_pretrained, pretrain
 from fm.study.processing import build_processor
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from tests.report.test_attention_maps import Page
 from tests.study.helpers_study import MODEL, recipe, split, texts
 
@@ -27,7 +27,9 @@ def pretrained(tmp_path_factory):
     for modality, corpus in corpora.items():
         own = recipe(modality, model=MODELS)
         if modality == "image":
-            own = dataclasses.replace(own, objective=Objective(causal_lm=0.75, masked_lm=0.25))
+            own = dataclasses.replace(
+                own, objective=PretrainingObjective(causal_lm=0.75, masked_lm=0.25)
+            )
         processor = build_processor(corpus, modality, own, home / modality)
         folder = folders[modality] = home / modality / "seed-0"
         pretrain(corpus, modality, own, processor, seed=0, out_dir=folder, run_name=modality)
@@ -108,7 +110,7 @@ def test_processor_and_objective_are_restored(pretrained):
     found = load_pretrained(pretrained["text"])
     assert found.processor.tokenizer.vocab_size == found.processor.model.vocab_size
     assert found.objective == recipe("text").objective
-    assert load_pretrained(pretrained["image"]).objective == Objective(
+    assert load_pretrained(pretrained["image"]).objective == PretrainingObjective(
         causal_lm=0.75, masked_lm=0.25
     )
 

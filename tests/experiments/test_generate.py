@@ -3,7 +3,7 @@
 import pytest
 
 from fm.study import presets
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from tests.study.helpers_study import recipe
 
 PROMPT = "--prompt=good"
@@ -17,7 +17,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def model(call, reviews, trained, monkeypatch):
-    made = recipe("text", objective=Objective(causal_lm=1.0, masked_lm=0.0))
+    made = recipe("text", objective=PretrainingObjective(causal_lm=1.0, masked_lm=0.0))
     monkeypatch.setattr(presets, "modality_recipe", lambda modality, profile="default": made)
     if not (trained / "text").exists():
         flags = (f"--dataset={reviews(reviews.rows)}", "--steps=2", f"--out={trained / 'text'}")

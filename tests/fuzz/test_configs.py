@@ -25,7 +25,7 @@ from fm.study import ablations, presets
 from fm.study.config import MultitaskConfig, PublishedConfig, StudyConfig, TaskConfig
 from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from tests.fuzz import helpers_guard as guard
 from tests.fuzz import helpers_junk as junk
 from tests.hf import helpers_hf
@@ -37,7 +37,9 @@ STRETCHED = dataclasses.replace(LLAMA, rope_scaling=helpers_hf.STRETCHED)
 MODEL = dataclasses.replace(helpers_hf.CASES["llama"][1], arch=STRETCHED)
 PLAIN = json.loads(json.dumps(dataclasses.asdict(MODEL)))
 OBJECTIVE = json.loads(
-    json.dumps(multitask.to_dict(multitask.MultitaskObjective((("image", Objective()),))))
+    json.dumps(
+        multitask.to_dict(multitask.MultitaskObjective((("image", PretrainingObjective()),)))
+    )
 )
 LAYOUT = json.loads(json.dumps(PatchLayout("image", (8, 8, 1), (4,)).to_dict()))
 RESULTS = json.loads(json.dumps([helpers_results.results(), multitask_results()]))

@@ -10,10 +10,17 @@ from fm.data.batches import text_batches
 from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding
-from fm.training import Objective, OptimizerConfig, TrainConfig, optimizer, train_state, train_step
+from fm.training import (
+    OptimizerConfig,
+    PretrainingObjective,
+    TrainConfig,
+    optimizer,
+    train_state,
+    train_step,
+)
 from tests.training.helpers_models import ADAM, VOCAB, params
 
-HALVES = Objective(causal_lm=0.5, masked_lm=0.5)
+HALVES = PretrainingObjective(causal_lm=0.5, masked_lm=0.5)
 MUON = OptimizerConfig()
 WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
 RUN = TrainConfig(steps=6, checkpoint_every=3, log_every=2, validate_every=3)

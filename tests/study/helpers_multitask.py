@@ -8,16 +8,16 @@ from fm.adaptation.finetune import FinetuneConfig
 from fm.data.datasets import Dataset
 from fm.model.config import ModelConfig
 from fm.study.config import JointRecipe, MultitaskConfig
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from tests.study.helpers_study import config as task_config
 from tests.study.helpers_study import dataset, images, recipe, split, texts
 
 BUDGETS = (8,)
-BOTH = Objective(causal_lm=0.5, masked_lm=0.5)
+BOTH = PretrainingObjective(causal_lm=0.5, masked_lm=0.5)
 JOINT = JointRecipe(
     model=ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=16),
-    objectives=(("text", Objective(causal_lm=1.0, masked_lm=0.0)), ("image", BOTH)),
+    objectives=(("text", PretrainingObjective(causal_lm=1.0, masked_lm=0.0)), ("image", BOTH)),
     optimizer=OptimizerConfig("adamw", learning_rate=0.01),
     steps=3,
     batch_size=8,

@@ -10,7 +10,7 @@ from fm.model.config import ModelConfig
 from fm.study.cells import Cell
 from fm.study.config import Recipe, TaskConfig
 from fm.study.tasks import Task
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 
 MODEL = ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=32)
@@ -19,13 +19,13 @@ MODEL = ModelConfig(num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_d
 def recipe(modality="image", **changes):
     """A recipe of two settings and four steps."""
     own = (
-        {"patch_size": 4, "objective": Objective(causal_lm=0.5, masked_lm=0.5)}
+        {"patch_size": 4, "objective": PretrainingObjective(causal_lm=0.5, masked_lm=0.5)}
         if modality == "image"
         else {
             "vocab_size": 280,
             "seq_len": 16,
             "num_windows": 2,
-            "objective": Objective(causal_lm=0.0, masked_lm=0.0, bag_of_words=1.0),
+            "objective": PretrainingObjective(causal_lm=0.0, masked_lm=0.0, bag_of_words=1.0),
         }
     )
     common = {

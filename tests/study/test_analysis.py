@@ -73,7 +73,7 @@ def test_scores_are_read_back_as_they_were(task, predictions):
 def test_one_seed_gives_no_interval(task):
     cells = guessed(task, SKILLS, seeds=1)
     assert analysis.comparison_rows(cells, task) == []
-    assert analysis.label_efficiency_rows(cells, task, {}) == []
+    assert analysis.label_multiplier_rows(cells, task, {}) == []
     rows = analysis.compute_cost_rows(cells, task, {}, [])
     assert [row["break_even_tasks"] for row in rows] == [None] * 3
     assert analysis.add_holm([]) == []
@@ -91,7 +91,7 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
             "seconds": 1.0,
             "config": {"hide": value},
             "cells": analysis.cell_rows(cells, task, {}),
-            "label_efficiency": analysis.label_efficiency_rows(cells, task, {}),
+            "label_efficiency": analysis.label_multiplier_rows(cells, task, {}),
             "pretrained": [{"name": "fruit/in_domain/0", "steps": 4, "params_digest": value}],
             **{key: [] for key in ("compute_cost", "curves", "samples", "mistakes")},
         }

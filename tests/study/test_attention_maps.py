@@ -13,7 +13,7 @@ from fm.model.transformer import init
 from fm.study import attention_maps
 from fm.study.pretraining import PretrainedModel
 from fm.study.processing import Processor
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 
 BPE = tokenizer.train(["the film was good, the film was bad"] * 9, 270)
 MODEL = ModelConfig(num_layers=2, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16)
@@ -22,7 +22,7 @@ MODEL = ModelConfig(num_layers=2, d_model=16, num_heads=2, num_kv_heads=1, mlp_d
 def found(**sizes):
     model = dataclasses.replace(MODEL, **sizes)
     reads = Processor(model, BPE if model.vocab_size else None)
-    return PretrainedModel(reads, init(jax.random.key(0), model), Objective())
+    return PretrainedModel(reads, init(jax.random.key(0), model), PretrainingObjective())
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +111,19 @@ class TestPictures:
 
 
 def test_the_main_mode_is_that_of_most_sequences():
-    assert attention_maps.default_mode(Objective(causal_lm=0.6, masked_lm=0.4)) == "causal"
-    assert attention_maps.default_mode(Objective(causal_lm=0.5, masked_lm=0.5)) == "bidirectional"
     assert (
-        attention_maps.default_mode(Objective(causal_lm=0.1, masked_lm=0.0, bag_of_words=0.9))
+        attention_maps.default_mode(PretrainingObjective(causal_lm=0.6, masked_lm=0.4)) == "causal"
+    )
+    assert (
+        attention_maps.default_mode(PretrainingObjective(causal_lm=0.5, masked_lm=0.5))
+        == "bidirectional"
+    )
+    assert (
+        attention_maps.default_mode(
+            PretrainingObjective(causal_lm=0.1, masked_lm=0.0, bag_of_words=0.9)
+        )
         == "bidirectional"
     )
     assert attention_maps.mode_share(
-        Objective(causal_lm=0.1, masked_lm=0.2, bag_of_words=0.7), "bidirectional"
+        PretrainingObjective(causal_lm=0.1, masked_lm=0.2, bag_of_words=0.7), "bidirectional"
     ) == pytest.approx(0.9)

@@ -14,18 +14,18 @@ from fm.model.config import ModelConfig
 from fm.study import joint_pretraining, sampling
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import load_pretrained
-from fm.training import Objective, OptimizerConfig, metric_writer, params_digest
+from fm.training import OptimizerConfig, PretrainingObjective, metric_writer, params_digest
 from tests.study.helpers_study import images, split, texts
 from tests.training.helpers_models import params
 
 pytestmark = pytest.mark.slow
-BOTH = Objective(causal_lm=0.5, masked_lm=0.5)
+BOTH = PretrainingObjective(causal_lm=0.5, masked_lm=0.5)
 RECIPE = JointRecipe(
     model=ModelConfig(
         num_layers=1, d_model=16, num_heads=1, num_kv_heads=1, mlp_dim=16, attention="reference"
     ),
     objectives=(
-        ("text", Objective(causal_lm=0.5, masked_lm=0.0, bag_of_words=0.5)),
+        ("text", PretrainingObjective(causal_lm=0.5, masked_lm=0.0, bag_of_words=0.5)),
         *((name, BOTH) for name in ("image", "audio", "video")),
     ),
     optimizer=OptimizerConfig("adamw", learning_rate=0.01),

@@ -17,7 +17,7 @@ def test_classification_takes_the_recipe_of_its_modality(modality, profile):
 def test_ner_is_fine_tuned_alike_in_both_studies(profile):
     own = presets.task_recipe("text", "ner", profile)
     joint = presets.joint_recipe(profile)
-    other = presets.multitask_recipe("text", "ner", joint, profile)
+    other = presets.task_recipe_for_joint_model("text", "ner", joint, profile)
     assert own.finetune.tokens_kept == other.finetune.tokens_kept == 0
     assert own.finetune.feature_config == other.finetune.feature_config == FeatureConfig()
     assert (own.seq_len, own.learning_rates) == (other.seq_len, other.learning_rates)

@@ -107,10 +107,10 @@ def test_partial_files_of_killed_runs_are_removed(tmp_path):
 def test_folder_holds_one_config(tmp_path):
     out = tmp_path / "deep" / "run"
     mine = study().to_dict()
-    assert not run_dir.matches_config(mine, out)
+    assert not run_dir.check_existing_run(mine, out)
     assert list(out.iterdir()) == []
     run_dir.init(mine, out)
-    assert run_dir.matches_config(mine, out)
+    assert run_dir.check_existing_run(mine, out)
     run_dir.init(mine, out)
     task = dataclasses.replace(config(), recipe=recipe("text", steps=5))
     other = study(seeds=3, tasks=(task,)).to_dict()
@@ -131,13 +131,13 @@ def test_long_list_of_differences_is_shortened(tmp_path):
 def test_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/run cannot be used \(Not a directory\)"):
-        run_dir.matches_config({}, tmp_path / "file" / "run")
+        run_dir.check_existing_run({}, tmp_path / "file" / "run")
 
 
 def test_broken_config_file_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be used"):
-        run_dir.matches_config({}, tmp_path)
+        run_dir.check_existing_run({}, tmp_path)
 
 
 def test_config_of_an_earlier_version_names_the_new_field(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.evaluation.ner import EntityCounts
-from fm.study.baseline_arms import ClassicalNerArm, ExtractiveTextArm
+from fm.study.baseline_arms import ClassicalNerArm, UntrainedTextArm
 from fm.study.task_types import TASK_TYPES, task_type_of
 from tests.study.helpers_multitask import datasets, names
 from tests.study.helpers_study import dataset, split, texts
@@ -55,7 +55,7 @@ def test_the_classical_tagger_learns_what_follows_to():
 
 def test_the_classical_writer_picks():
     inputs = ["One thing. More.", "Two things here. Less.", "One thing. Again."]
-    arm = ExtractiveTextArm(inputs, ["One thing.", "a pair", "One thing."], 2)
+    arm = UntrainedTextArm(inputs, ["One thing.", "a pair", "One thing."], 2)
     first, nearest = arm.grid()
     drawn = np.arange(2)
     assert arm.fit_predict(drawn, drawn * 0, 0, first) == pytest.approx([1.0])

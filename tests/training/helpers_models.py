@@ -6,7 +6,7 @@ import numpy as np
 from fm.data.batches import text_batches
 from fm.model import ModelConfig
 from fm.model.transformer import init
-from fm.training import Objective, OptimizerConfig
+from fm.training import OptimizerConfig, PretrainingObjective
 
 VOCAB, LENGTH = 24, 16
 TEXT = ModelConfig(
@@ -22,7 +22,7 @@ IMAGE = ModelConfig(
     position_axes=2,
     num_mixtures=2,
 )
-NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
+NEXT = PretrainingObjective(causal_lm=1.0, masked_lm=0.0)
 ADAM = OptimizerConfig("adamw", learning_rate=0.02)
 
 

@@ -4,12 +4,19 @@ import os
 import signal
 import time
 
-from fm.training import BitsPerByte, Objective, TrainConfig, metric_writer, params_digest, train
+from fm.training import (
+    BitsPerByte,
+    PretrainingObjective,
+    TrainConfig,
+    metric_writer,
+    params_digest,
+    train,
+)
 from tests.training.helpers_models import ADAM, TEXT, batches, params
 
 STEPS = 23
 RUN = TrainConfig(steps=STEPS, checkpoint_every=5, log_every=4, validate_every=10)
-MASKED = Objective(masked_lm=1.0)
+MASKED = PretrainingObjective(masked_lm=1.0)
 TIMINGS = ("tokens_per_second", "gemm_utilization")
 
 

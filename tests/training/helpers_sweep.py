@@ -9,8 +9,8 @@ import numpy as np
 from fm.training import (
     BitsPerByte,
     BitsPerDimension,
-    Objective,
     OptimizerConfig,
+    PretrainingObjective,
     TrainConfig,
     Trial,
     params_digest,
@@ -22,8 +22,8 @@ from tests.training.helpers_models import IMAGE, TEXT, VOCAB, batches, images, p
 STEPS = 7
 MUON = OptimizerConfig("muon", learning_rate=0.01, adam_learning_rate=0.02)
 ADAM = OptimizerConfig("adamw", learning_rate=0.01)
-BAG = Objective(causal_lm=0.25, masked_lm=0.0, bag_of_words=0.75)
-MASKED = Objective(masked_lm=1.0)
+BAG = PretrainingObjective(causal_lm=0.25, masked_lm=0.0, bag_of_words=0.75)
+MASKED = PretrainingObjective(masked_lm=1.0)
 WEIGHTS = jnp.linspace(0.5, 2.0, VOCAB)
 RUN = TrainConfig(STEPS, checkpoint_every=3, log_every=2, validate_every=4)
 

@@ -12,7 +12,7 @@ from fm.data.packing import PackedMultimodalRowSource, Segment, build_row
 from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.model.transformer import forward
-from fm.training import Objective, objectives
+from fm.training import PretrainingObjective, objectives
 from tests.training.helpers_models import params
 
 WIDTHS = {"image": 6, "audio": 5, "video": 4}
@@ -20,7 +20,7 @@ FOUR = ModelConfig(
     num_layers=1, d_model=16, num_heads=2, num_kv_heads=1, mlp_dim=16, vocab_size=24,
     position_axes=3, num_mixtures=2, patch_dims=tuple(WIDTHS.items()), attention="reference",
 )  # fmt: skip
-NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
+NEXT = PretrainingObjective(causal_lm=1.0, masked_lm=0.0)
 GRIDS = {"image": (2, 3), "audio": (4,), "video": (2, 1, 2)}
 
 
@@ -133,7 +133,7 @@ def test_the_head_of_the_targets_stream_predicts_it():
 
 def test_hidden_are_answers_and_their_share_of_them():
     example = [segment("tokens", answer=False), segment("image", 1, with_start=True)]
-    masked = Objective(masked_lm=1.0, mask_ratio=0.5)
+    masked = PretrainingObjective(masked_lm=1.0, mask_ratio=0.5)
     batch = rows([example], 16)
     noise = np.random.default_rng(0).uniform(size=(1, 16)).astype(np.float32)
     (_, count), gradient = nats_and_gradient(params(FOUR), batch, noise, masked)

@@ -15,8 +15,8 @@ from fm.training import (
     BitsPerByte,
     BitsPerDimension,
     MultitaskObjective,
-    Objective,
     PerGroupUnits,
+    PretrainingObjective,
     TrainConfig,
     multitask,
     objectives,
@@ -34,8 +34,8 @@ BOTH = ModelConfig(
 )  # fmt: skip
 OBJECTIVE = MultitaskObjective(
     (
-        ("text", Objective(causal_lm=0.5, masked_lm=0.5)),
-        ("image", Objective(causal_lm=1.0, masked_lm=0.0)),
+        ("text", PretrainingObjective(causal_lm=0.5, masked_lm=0.5)),
+        ("image", PretrainingObjective(causal_lm=1.0, masked_lm=0.0)),
     )
 )
 UNIT = PerGroupUnits({"text": BitsPerByte(2.0), "image": BitsPerDimension()})
@@ -195,9 +195,9 @@ def test_the_group_that_diverges_is_named():
 
 def test_objectives_as_json():
     assert multitask.from_dict(multitask.to_dict(OBJECTIVE)) == OBJECTIVE
-    assert multitask.from_dict(multitask.to_dict(Objective())) == Objective()
+    assert multitask.from_dict(multitask.to_dict(PretrainingObjective())) == PretrainingObjective()
     with pytest.raises(UserError, match="distinct"):
-        MultitaskObjective((("text", Objective()), ("text", Objective())))
+        MultitaskObjective((("text", PretrainingObjective()), ("text", PretrainingObjective())))
 
 
 def test_rows_follow_the_weights():

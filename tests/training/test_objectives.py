@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.training import Objective, multitask, objectives
+from fm.training import PretrainingObjective, multitask, objectives
 from tests.training.helpers_models import IMAGE, TEXT, VOCAB, images, params, uneven_text
 
 L = 12
-MASKED = Objective(masked_lm=1.0, mask_ratio=0.5)
-BAG = Objective(masked_lm=0.0, bag_of_words=1.0, mask_ratio=0.5)
-NEXT = Objective(causal_lm=1.0, masked_lm=0.0)
+MASKED = PretrainingObjective(masked_lm=1.0, mask_ratio=0.5)
+BAG = PretrainingObjective(masked_lm=0.0, bag_of_words=1.0, mask_ratio=0.5)
+NEXT = PretrainingObjective(causal_lm=1.0, masked_lm=0.0)
 WEIGHTS = jnp.linspace(0.5, 2.0, VOCAB)
 
 
@@ -128,13 +128,15 @@ def test_every_patch_is_predicted_the_first_too():
 
 
 def test_rows_go_to_objectives_by_their_shares():
-    rows = objectives.objective_rows(Objective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 8)
+    rows = objectives.objective_rows(
+        PretrainingObjective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 8
+    )
     assert rows == {"causal_lm": slice(0, 2), "masked_lm": slice(2, 6), "bag_of_words": slice(6, 8)}
     assert list(objectives.objective_rows(MASKED, 8)) == ["masked_lm"]
 
 
 def test_the_loss_is_the_mean_by_shares():
-    objective = Objective(causal_lm=0.25, masked_lm=0.75)
+    objective = PretrainingObjective(causal_lm=0.25, masked_lm=0.75)
     total, metrics = jax.jit(multitask.loss, static_argnums=(3, 4))(
         params(TEXT), uneven_text(), jax.random.key(0), TEXT, objective
     )
@@ -156,7 +158,7 @@ def test_inverse_frequency_weights():
 )
 def test_shares_that_do_not_add_up(shares):
     with pytest.raises(UserError, match="add up to 1"):
-        Objective(**shares)
+        PretrainingObjective(**shares)
 
 
 def test_a_bag_of_patches():

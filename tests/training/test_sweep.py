@@ -10,8 +10,8 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.training import (
     Interrupted,
-    Objective,
     OptimizerConfig,
+    PretrainingObjective,
     load_params,
     optimizer,
     params_digest,
@@ -50,7 +50,7 @@ PROBLEMS = {
     "text, masked, adamw": (TEXT, MASKED, lambda s, f: text_trial(s, scaled(ADAM, f))),
     "images, muon": (
         IMAGE,
-        Objective(causal_lm=0.5, masked_lm=0.5),
+        PretrainingObjective(causal_lm=0.5, masked_lm=0.5),
         lambda s, f: image_trial(s, scaled(MUON, f)),
     ),
 }

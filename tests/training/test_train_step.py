@@ -8,8 +8,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.training import (
-    Objective,
     OptimizerConfig,
+    PretrainingObjective,
     multitask,
     optimizer,
     params_digest,
@@ -29,8 +29,13 @@ from tests.training.helpers_models import (
 
 WEIGHTS = np.linspace(0.5, 2.0, VOCAB).astype(np.float32)
 PROBLEMS = {
-    "text": (TEXT, uneven_text(), Objective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 2),
-    "images": (IMAGE, images(), Objective(causal_lm=0.5, masked_lm=0.5), 2),
+    "text": (
+        TEXT,
+        uneven_text(),
+        PretrainingObjective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25),
+        2,
+    ),
+    "images": (IMAGE, images(), PretrainingObjective(causal_lm=0.5, masked_lm=0.5), 2),
 }
 
 
@@ -53,14 +58,16 @@ def test_parts_are_the_whole(name):
 def test_parts_keep_each_objectives_rows():
     batch = {"segments": np.arange(8)[:, None], "tokens": np.arange(8)[:, None]}
     parts = multitask.split_batch(
-        batch, Objective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 2
+        batch, PretrainingObjective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 2
     )
     assert parts["tokens"][..., 0].tolist() == [[0, 2, 3, 6], [1, 4, 5, 7]]
 
 
 def test_rows_that_do_not_divide():
     with pytest.raises(UserError, match=r"grad_accum_steps=4 .* 2 rows .* 'causal_lm'"):
-        multitask.split_batch(uneven_text(), Objective(causal_lm=0.25, masked_lm=0.75), 4)
+        multitask.split_batch(
+            uneven_text(), PretrainingObjective(causal_lm=0.25, masked_lm=0.75), 4
+        )
 
 
 def fresh(optimizer_config=ADAM, config=TEXT):
@@ -77,7 +84,7 @@ def test_metrics_and_count():
 
 
 def test_seeds_and_steps_share_a_program_and_differ():
-    objective = Objective(masked_lm=1.0)
+    objective = PretrainingObjective(masked_lm=1.0)
     step = train_step.make_train_step(TEXT, objective, ADAM, 10)
     assert step is train_step.make_train_step(TEXT, objective, ADAM, 10)
     first, second = (float(step(fresh(), uneven_text(), seed, None)[1]["loss"]) for seed in (0, 1))

@@ -36,14 +36,14 @@ def candidate(function: Callable[..., Any], *arguments: Any, chained: bool = Fal
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     try:
-        wait(function(*arguments))
+        synchronize(function(*arguments))
     except RuntimeError as error:
         # Raised for a missing compiler, a missing kernel and exhausted memory alike.
         first_line = (str(error).strip() or "no reason given").splitlines()[0]
         raise NotImplementedError(f"{type(error).__name__}: {first_line[:200]}") from error
     return Candidate(
         call=lambda: function(*arguments),
-        wait=wait,
+        wait=synchronize,
         chained=chained,
         compile_seconds=time.perf_counter() - start,
         peak_memory_bytes=(
@@ -52,7 +52,7 @@ def candidate(function: Callable[..., Any], *arguments: Any, chained: bool = Fal
     )
 
 
-def wait(_: Any) -> None:
+def synchronize(_: Any) -> None:
     """Blocks until the GPU is done; returns at once on a CPU, where calls are synchronous."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

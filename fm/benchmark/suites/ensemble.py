@@ -30,7 +30,7 @@ from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study import presets
 from fm.training import optimizer, sweep
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.progress import Batch, step_cost
 from fm.training.train_state import TrainState, init_train_state
@@ -46,7 +46,7 @@ class EnsembleProblem:
 
     name: str
     model: ModelConfig
-    objective: Objective
+    objective: PretrainingObjective
     optimizer_config: OptimizerConfig
     batches: list[Batch]
 
@@ -86,7 +86,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def problems(config: BenchConfig) -> list[EnsembleProblem]:
-    """Returns a tiny problem and, unless quick, the image and text models of compare."""
+    """Returns a tiny problem and, unless config.quick, one per model of `experiments.compare`."""
     count = 3 if config.quick else 32 if config.on_accelerator else 8
     configs = [dataclasses.replace(config, seed=config.seed + r) for r in range(count)]
     tiny, large = step_shape(1, 32, 16, 4, 64), compare_pretraining_shape()

@@ -24,11 +24,11 @@ from fm.model.config import REMAT_POLICIES, ModelConfig
 from fm.model.transformer import init
 from fm.study import presets
 from fm.training import objectives, optimizer, train_state
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_step import make_train_step
 
-CAUSAL_LM = Objective(causal_lm=1.0, masked_lm=0.0)
+CAUSAL_LM = PretrainingObjective(causal_lm=1.0, masked_lm=0.0)
 ADAMW = OptimizerConfig("adamw", learning_rate=3e-4)
 _NUM_STEPS = 100_000  # no schedule ends while a case is timed
 
@@ -214,7 +214,7 @@ def input_cases(config: BenchConfig) -> Iterator[Case]:
 
 def train_step_candidate(
     model: ModelConfig,
-    objective: Objective,
+    objective: PretrainingObjective,
     optimizer_config: OptimizerConfig,
     tokens_BL: np.ndarray,
     next_batch: Callable[[], dict] | None = None,
@@ -297,7 +297,7 @@ def attention_name(model: ModelConfig, shape: StepShape) -> str:
     return choose(q, k, Mask(causal=True, q_segments=segments, kv_segments=segments))
 
 
-def step_flops(model: ModelConfig, objective: Objective, shape: StepShape) -> float:
+def step_flops(model: ModelConfig, objective: PretrainingObjective, shape: StepShape) -> float:
     """Returns the FLOPs of one training step."""
     total = 0.0
     for name, rows in objectives.objective_rows(objective, shape.batch_size).items():

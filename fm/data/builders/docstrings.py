@@ -97,7 +97,7 @@ def source_paths() -> list[tuple[str, pathlib.Path]]:
 
 
 def read_source_files() -> tuple[FileDocstrings, ...]:
-    """Returns the parsed source files of Python, JAX, NumPy, SciPy and scikit-learn, cached."""
+    """Returns docstrings by source file of Python, JAX, NumPy, SciPy and scikit-learn, cached."""
     return _parse(tuple(source_paths()))
 
 

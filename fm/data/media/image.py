@@ -104,7 +104,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 class ImageCodec(ModalityCodec):
-    """Reads images from files or TFDS, and resizes a data set's to one uint8 shape, gray or RGB."""
+    """Reads images from files or TFDS; resizes a data set to one shape, as uint8 gray or RGB."""
 
     dtype = np.uint8
     extensions = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -69,7 +69,7 @@ def sample_frame_idx(frame_ends: np.ndarray, count: int, rate: float) -> np.ndar
 
 
 def is_animated_image(path: pathlib.Path) -> bool:
-    """Returns whether an image file has several frames, or is truncated after its first."""
+    """Returns whether an image file has several frames, or breaks off after its first."""
     if path.suffix.lower() not in ANIMATED_EXTENSIONS or not path.is_file():
         return False
     try:

@@ -19,7 +19,7 @@ from fm.study.text_quality.corpora import Domain, part_texts
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte
-from fm.training.objectives import Objective
+from fm.training.objectives import PretrainingObjective
 from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train
 from fm.training.train_state import init_sharded
@@ -81,7 +81,7 @@ class ModelTrainer:
             self._params_or_init(training_set),
             batches,
             self.model_config,
-            Objective(causal_lm=1.0, masked_lm=0.0),
+            PretrainingObjective(causal_lm=1.0, masked_lm=0.0),
             config.optimizer,
             TrainConfig(
                 steps=steps,

@@ -14,7 +14,7 @@ from fm.errors import UserError
 from fm.model import ModelConfig
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding
-from fm.training import MultitaskObjective, Objective, optimizer, train_state, train_step
+from fm.training import MultitaskObjective, PretrainingObjective, optimizer, train_state, train_step
 from tests.adaptation import helpers_models as transfer
 from tests.parallel.helpers_eight_devices import (
     HALVES,
@@ -42,7 +42,10 @@ POSITIONS = {
     "video": np.array(list(np.ndindex(2, 2, 1)), np.int32),
 }
 JOINT_OBJECTIVE = MultitaskObjective(
-    (("text", HALVES), *((name, Objective(causal_lm=1.0, masked_lm=0.0)) for name in POSITIONS))
+    (
+        ("text", HALVES),
+        *((name, PretrainingObjective(causal_lm=1.0, masked_lm=0.0)) for name in POSITIONS),
+    )
 )
 CASES = (
     ("text", "fsdp:8"),
@@ -170,7 +173,7 @@ def test_memory_per_device_falls():
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5, 0.0), (0.1, 0.6, 0.3)])
 def test_rows_that_do_not_divide(shares):
-    objective = Objective(*shares)
+    objective = PretrainingObjective(*shares)
     batch, key = next(text(10)), jax.random.key(0)
     expected = gradient_of(params(TINY), batch, key, TINY, objective, WEIGHTS, 1)
     mesh, start, batch = shard("data:4,tensor:2", params=params(TINY), batch=batch)

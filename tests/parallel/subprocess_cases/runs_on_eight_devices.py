@@ -9,7 +9,7 @@ import pytest
 
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding
-from fm.training import BitsPerByte, Objective, optimizer, sweep, train, train_state
+from fm.training import BitsPerByte, PretrainingObjective, optimizer, sweep, train, train_state
 from fm.training.checkpoint import CheckpointStore
 from fm.training.trial import Trial
 from tests.parallel.helpers_eight_devices import (
@@ -84,7 +84,7 @@ def member(seed, validation):
     [("data:2,fsdp:2,tensor:2", "vmap"), ("fsdp:8", "sequential")],
 )
 def test_a_sweep_on_a_mesh_agrees_with_one_device(tmp_path, sizes, batching):
-    objective = Objective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
+    objective = PretrainingObjective(causal_lm=0.25, masked_lm=0.25, bag_of_words=0.5)
 
     def ran(out):
         return sweep.sweep(
