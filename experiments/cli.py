@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from fm import lock
+from fm import lock, self_test, xla_flags
 from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 from fm.parallel import distributed
@@ -68,7 +68,9 @@ DefineFlags = Callable[[flags.FlagValues], None]
 Main = Callable[[flags.FlagValues], None]
 
 
-def run(name: str, doc: str | None, define: DefineFlags, main: Main) -> None:
+def run(
+    name: str, doc: str | None, define: DefineFlags, main: Main, *, computes: bool = True
+) -> None:
     """Parses the command line, runs the experiment and exits the process.
 
     Args:
@@ -76,15 +78,22 @@ def run(name: str, doc: str | None, define: DefineFlags, main: Main) -> None:
       doc: printed by --help above the flags.
       define: defines the experiment's flags.
       main: runs the experiment.
+      computes: whether JAX computes something; its self-test comes first then.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show every character
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(call(name, doc, define, main, sys.argv[1:]))
+    sys.exit(call(name, doc, define, main, sys.argv[1:], computes=computes))
 
 
 def call(
-    name: str, doc: str | None, define: DefineFlags, main: Main, arguments: Sequence[str]
+    name: str,
+    doc: str | None,
+    define: DefineFlags,
+    main: Main,
+    arguments: Sequence[str],
+    *,
+    computes: bool = True,
 ) -> int:
     """Runs the experiment with the given arguments and returns the exit code; see `run`."""
     values = flags.FlagValues()
@@ -100,6 +109,8 @@ def call(
         configure_process()
         with _interruptible(), _device_context(values):
             try:
+                if computes:
+                    self_test.check_reductions()
                 main(values)
             finally:
                 lock.release()
@@ -121,7 +132,7 @@ def call(
 
 def configure_process() -> None:
     """Sets deterministic GPU operations, memory reuse and the compilation cache of this process."""
-    runtime.request_deterministic_gpu_ops()
+    xla_flags.request_deterministic_gpu_ops()
     runtime.keep_freed_memory()
     if sys.unraisablehook is not _unraisablehook:
         _previous_unraisablehook[:] = [sys.unraisablehook]

@@ -42,4 +42,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("report", __doc__, define, main)
+    cli.run("report", __doc__, define, main, computes=False)

@@ -203,7 +203,7 @@ def _select(
     B, L, H, _ = q_BLHC.shape
     S = k_BSKC.shape[1]
     if L <= DECODE_MAX_QUERIES and L < S and unsupported("decode") is None:
-        return Choice("decode", f"{L} queries against {S} cached keys")
+        return Choice("decode", f"decoding with {S} cached keys")
     skipped = []
     for name in KERNELS_BY_PLATFORM.get(platform, ()):
         reason = unsupported(name)

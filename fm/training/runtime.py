@@ -1,4 +1,4 @@
-"""Process-wide settings (allocator, determinism) and the measured matrix-product rate."""
+"""Process-wide memory settings and the measured matrix-product rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import os
 import platform
 import time
-from importlib.metadata import entry_points
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,6 @@ _MALLOC_VARIABLES = (
     "MALLOC_TRIM_THRESHOLD_",
     "GLIBC_TUNABLES",
 )
-# Excludes kernels that add in arbitrary order, and autotuning (openxla/xla, xla.proto).
-_DETERMINISM_FLAG = "xla_gpu_deterministic_ops"
 
 _keep_freed_memory_succeeded = False
 
@@ -48,22 +45,6 @@ def keep_freed_memory() -> None:
 def keep_freed_memory_succeeded() -> bool:
     """Returns whether `keep_freed_memory` made glibc keep freed memory in this process."""
     return _keep_freed_memory_succeeded
-
-
-def request_deterministic_gpu_ops() -> None:
-    """Adds --xla_gpu_deterministic_ops to XLA_FLAGS if JAX has a CUDA plugin.
-
-    By default XLA scatters by atomic additions on NVIDIA GPUs and picks kernels by timing them, so
-    a resumed run would differ from an uninterrupted one. Must be called before JAX is first used;
-    a flag the user has set is left alone.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _DETERMINISM_FLAG not in flags and _has_cuda_plugin():
-        os.environ["XLA_FLAGS"] = f"{flags} --{_DETERMINISM_FLAG}=true".strip()
-
-
-def _has_cuda_plugin() -> bool:
-    return any("cuda" in plugin.name for plugin in entry_points(group="jax_plugins"))
 
 
 @functools.cache

@@ -1,10 +1,9 @@
-"""Allocator settings, determinism flags and the measured matrix-product rate."""
+"""Allocator settings and the measured matrix-product rate."""
 
 import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -25,7 +24,6 @@ for _ in range(4):
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(runtime.keep_freed_memory_succeeded(), faults)
 """
-FLAG = "--xla_gpu_deterministic_ops=true"
 
 
 def run(keep, **environment):
@@ -53,24 +51,6 @@ def test_a_large_block_is_faulted_in_once():
 def test_a_user_who_tuned_the_allocator_is_left_alone():
     keeps, _ = run(keep=True, MALLOC_TRIM_THRESHOLD_="1000000")
     assert not keeps
-
-
-@pytest.mark.parametrize(
-    ("plugin", "given", "flags"),
-    [
-        ("xla_cuda13", "", FLAG),
-        ("xla_cuda12", "--xla_dump_to=there", f"--xla_dump_to=there {FLAG}"),
-        ("xla_cuda13", "--xla_gpu_deterministic_ops=false", "--xla_gpu_deterministic_ops=false"),
-        ("tpu", "--xla_dump_to=there", "--xla_dump_to=there"),
-        (None, "", ""),
-    ],
-)
-def test_deterministic_ops_with_a_cuda_plugin_only(plugin, given, flags, monkeypatch):
-    found = [EntryPoint(plugin, f"jax_plugins.{plugin}", "jax_plugins")] if plugin else []
-    monkeypatch.setattr(runtime, "entry_points", lambda group: found)
-    monkeypatch.setenv("XLA_FLAGS", given)
-    runtime.request_deterministic_gpu_ops()
-    assert os.environ["XLA_FLAGS"] == flags
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
