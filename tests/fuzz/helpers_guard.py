@@ -53,6 +53,7 @@ WORK = {
     "generate": ["experiments.generate.IncrementalGenerator"],
     "attention_maps": ["experiments.attention_maps._attention_maps"],
     "report": [],
+    "doctor": ["experiments.doctor._environment"],
     "plan": [],
 }
 
