@@ -1,8 +1,8 @@
 """How the suite compiles.
 
 Most of its time is XLA compiling small programs. What is compiled is kept between runs, and
-`make test`, which checks the mathematics of many, leaves most optimisations out, as do whole
-studies and experiments; the other slow tests, which CI runs as well, compile as users do.
+`make test`, which checks the mathematics of many, leaves most optimisations out, as do the slow
+tests of many programs; the other slow tests, which CI runs as well, compile as users do.
 """
 
 import gc
@@ -11,7 +11,7 @@ import pathlib
 
 import jax
 
-_WHOLE = ("study", "experiments")
+_MANY_PROGRAMS = ("study/", "experiments/", "adaptation/", "model/test_archs.py")
 # Linux ends a process that maps more than 65,530 pieces of memory; each program takes several.
 _MAPS, _MANY_MAPS = pathlib.Path("/proc/self/maps"), 20_000
 _ASKED = jax.config.read("jax_disable_most_optimizations")  # by the environment
@@ -29,8 +29,8 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup(item):
-    part = item.path.relative_to(item.config.rootpath / "tests").parts[0]
-    leaves_out = _ASKED or _fast(item.config) or part in _WHOLE
+    path = item.path.relative_to(item.config.rootpath / "tests").as_posix()
+    leaves_out = _ASKED or _fast(item.config) or path.startswith(_MANY_PROGRAMS)
     jax.config.update("jax_disable_most_optimizations", leaves_out)
 
 
