@@ -9,6 +9,27 @@ from fm.errors import UserError
 # Frames, rows, columns. A clip of 8x16x16 is 64 tubelets of 32 gray values.
 TUBELET_SHAPE = (2, 4, 4)
 
+# Of an image cut without a given patch size. One single patch would leave nothing to attend to.
+MIN_PATCHES, MAX_PATCHES = 4, 64
+_MIN_PATCH = 2
+
+
+def default_patch_side(height: int, width: int) -> int | None:
+    """Returns the smallest patch side from 2 on that gives 4 to 64 patches; None if none does."""
+    for side in range(_MIN_PATCH, min(height, width) + 1):
+        divides = height % side == 0 and width % side == 0
+        if divides and MIN_PATCHES <= height * width // side**2 <= MAX_PATCHES:
+            return side
+    return None
+
+
+def fits_tubelets(height: int, width: int) -> bool:
+    """Returns whether frames of this size can be cut into `TUBELET_SHAPE`, two or more a side."""
+    return all(
+        size % side == 0 and size >= 2 * side
+        for size, side in zip((height, width), TUBELET_SHAPE[1:], strict=True)
+    )
+
 
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:
     """Returns images cut into square patches in row-major order, uint8 [N, L, P].

@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class MediaSpec:
-    """Array shape, and sampling or frame rate, common to all examples of a data set.
+    """Array shape, rate and conversion of values, common to all examples of a data set.
 
     Attributes:
         shape: of one example's array.
         rate: Hz of sounds, frames/s of clips, None for images.
+        background: gray level that transparent images and frames are put on; None chooses one for
+            each example.
+        value_range: values of a file that become the ends of the array's range, of images of more
+            than 8 bits and floating-point sounds; None takes each example's own.
     """
 
     shape: tuple[int, ...]
     rate: float | None = None
+    background: int | None = None
+    value_range: tuple[float, float] | None = None
 
 
 class ModalityCodec(abc.ABC):

@@ -22,14 +22,24 @@ from fm.data.media.base import (
 )
 from fm.data.media.image import (
     MAX_SIDE,
+    ImageMeasure,
     array_to_image,
+    common_background,
     common_image_shape,
+    common_value_range,
+    describe_image_changes,
     image_to_array,
     measure_image,
     unit_range_to_uint8,
 )
 from fm.data.media.video_decoding import FRAME_RATE, NUM_FRAMES, DecodedVideo
-from fm.data.patches import TUBELET_SHAPE, clips_to_tubelets, tubelet_positions, tubelets_to_clips
+from fm.data.patches import (
+    TUBELET_SHAPE,
+    clips_to_tubelets,
+    fits_tubelets,
+    tubelet_positions,
+    tubelets_to_clips,
+)
 from fm.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,8 +54,8 @@ _MOTION_SCALE = 10.0
 _NOISE_FLOOR = 1e-4
 _CHUNK = 256
 
-# Height, width, is gray; seconds; whether the file has timestamps.
-Measure = tuple[int, int, bool, float, bool]
+# Of the frames; seconds; whether the file has timestamps.
+Measure = tuple[ImageMeasure, float, bool]
 
 
 def encode_animation(
@@ -107,48 +117,58 @@ class VideoCodec(ModalityCodec):
         return video_decoding.read_middle_frames(path)
 
     def measure(self, opened: DecodedVideo) -> Measure:
-        """Returns height, width, is gray; seconds; whether the file has timestamps."""
-        gray = [measure_image(frame)[2] for frame in opened.frames]
-        first = opened.frames[0]
-        return first.height, first.width, all(gray), opened.duration, opened.has_timestamps
+        """Returns the frames' common measure; seconds; whether the file has timestamps."""
+        frames = [measure_image(frame) for frame in opened.frames]
+        transparent = [each.contrasts for each in frames if each.contrasts is not None]
+        ranges = [each.value_range for each in frames if each.value_range is not None]
+        measure = frames[0]._replace(
+            gray=all(each.gray for each in frames),
+            contrasts=tuple(map(min, *transparent, transparent[0])) if transparent else None,
+            value_range=(min(low for low, _ in ranges), max(high for _, high in ranges))
+            if ranges
+            else None,
+        )
+        return measure, opened.duration, opened.has_timestamps
 
     def common_spec(self, measures: Sequence[Measure]) -> MediaSpec:
         """Returns the common array spec: 8 frames at 8 frames/s, of one frame size."""
-        size = common_image_shape(measure[:3] for measure in measures)
-        return MediaSpec((NUM_FRAMES, *size), FRAME_RATE)
+        frames = [frame for frame, _, _ in measures]
+        return MediaSpec(
+            (NUM_FRAMES, *common_image_shape(frames, fits_tubelets)),
+            FRAME_RATE,
+            background=common_background(frames),
+            value_range=common_value_range(frames),
+        )
 
     def describe_changes(self, measures: Sequence[Measure], spec: MediaSpec) -> list[str]:
-        """Counts the clips that are cut, extended, resized, or of no known rate."""
+        """Counts the clips that are cut, extended, converted, or of no known rate."""
         assert spec.rate is not None
-        frames, height, width, _ = spec.shape
-        seconds, frame = frames / spec.rate, 1 / spec.rate
+        seconds, frame = spec.shape[0] / spec.rate, 1 / spec.rate
         changes = (
             (
                 sum(not has_timestamps for *_, has_timestamps in measures),
                 f"are folders of frames, read at {spec.rate:.0f} frames/s",
             ),
             (
-                sum(own > seconds + frame for _, _, _, own, _ in measures),
+                sum(own > seconds + frame for _, own, _ in measures),
                 f"are cut to the {seconds:.2f} s in their middle",
             ),
             (
-                sum(own < seconds - frame for _, _, _, own, _ in measures),
+                sum(own < seconds - frame for _, own, _ in measures),
                 f"repeat their last frame, up to {seconds:.2f} s",
             ),
-            (
-                sum((own_h, own_w) != (height, width) for own_h, own_w, *_ in measures),
-                f"are resized to {width}x{height} pixels (width x height)",
-            ),
         )
-        return [f"{count} of {len(measures)} clips {what}" for count, what in changes if count]
+        lines = [f"{count} of {len(measures)} clips {what}" for count, what in changes if count]
+        return lines + describe_image_changes("clip", [frame for frame, _, _ in measures], spec)
 
     def to_array(self, opened: DecodedVideo, spec: MediaSpec) -> np.ndarray:
         """Returns uint8 [frames, height, width, channels], sampled and resized as needed."""
         assert spec.rate is not None
         count, height, width, channels = spec.shape
         idx = video_decoding.sample_frame_idx(opened.frame_ends, count, spec.rate).tolist()
+        shape = height, width, channels
         frames = {
-            index: image_to_array(opened.frames[index], (height, width, channels))
+            index: image_to_array(opened.frames[index], shape, spec.background, spec.value_range)
             for index in set(idx)
         }
         return np.stack([frames[index] for index in idx])
@@ -178,6 +198,8 @@ class VideoCodec(ModalityCodec):
             raise UserError('clips without a rate: the TFDS metadata needs a "rate" in frames/s')
         frames, height, width, _ = shape = tuple(feature.shape)
         if None in shape or max(height, width) > MAX_SIDE or not 2 <= frames <= MAX_FRAMES:
+            return None
+        if frames % TUBELET_SHAPE[0] or not fits_tubelets(height, width):
             return None
         return MediaSpec(shape, rate)
 

@@ -149,9 +149,14 @@ def _to_gray_if_gray(image: Image.Image) -> Image.Image:
     """Converts by the pixels: video files and later frames of a GIF do not say they are gray."""
     if image.mode not in ("RGB", "RGBA", "P"):
         return image
-    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
-    gray = np.array_equal(red, green) and np.array_equal(green, blue)
-    return Image.fromarray(red.copy()) if gray else image
+    transparent = image.has_transparency_data
+    pixels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
+    visible = pixels[pixels[..., 3] > 0] if transparent else pixels
+    if (visible[..., :3] != visible[..., :1]).any():
+        return image
+    return Image.fromarray(
+        np.ascontiguousarray(pixels[..., ::3] if transparent else pixels[..., 0])
+    )
 
 
 def _read_frame_folder(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:

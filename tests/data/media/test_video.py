@@ -264,3 +264,43 @@ def test_animations_play_what_was_given(form, channels, lasting):
 def test_other_animations_are_refused():
     with pytest.raises(UserError, match="GIF, PNG or WEBP, not MP4"):
         video.encode_animation(np.zeros((2, 4, 4, 1), np.uint8), 8, image_format="MP4")
+
+
+def transparent_frames():
+    """Black dots, each somewhere else, on nothing: gray and opacity [frames, 8, 8, 2]."""
+    clip = np.zeros((8, 8, 8, 2), np.uint8)
+    clip[np.arange(8), np.arange(8), 3, 1] = 255
+    return clip
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "folder"])
+def test_transparent_clips_keep_their_shapes(tmp_path, form):
+    pictures = [Image.fromarray(frame).convert("RGBA") for frame in transparent_frames()]
+    path = tmp_path / f"clip.{form.lower()}"
+    if form == "folder":
+        path.mkdir()
+        for number, picture in enumerate(pictures):
+            picture.save(path / f"{number}.png")
+    else:
+        options = {"lossless": True} if form == "WEBP" else {"disposal": 2}
+        pictures[0].save(
+            path, form, save_all=True, append_images=pictures[1:], duration=125, **options
+        )
+    codec = VideoCodec()
+    opened = codec.open(path)
+    measure = codec.measure(opened)
+    spec = codec.common_spec([measure])
+    assert spec.shape == (8, 8, 8, 1) and spec.background == 255
+    expected = np.where(transparent_frames()[..., 1] > 0, 0, 255)
+    np.testing.assert_array_equal(codec.to_array(opened, spec)[..., 0], expected)
+    assert "1 of 1 clips are transparent in places and put on white" in codec.describe_changes(
+        [measure], spec
+    )
+
+
+@pytest.mark.parametrize("size", [(30, 30), (17, 19), (4, 8)])
+def test_frames_that_no_tubelet_fits_are_resized(size):
+    measure = VideoCodec().measure(
+        video_decoding.video_from_array(np.zeros((8, *size, 1), np.uint8), 8.0)
+    )
+    assert VideoCodec().common_spec([measure]).shape == (8, 32, 32, 1)
