@@ -152,7 +152,11 @@ def test_broken_sounds_say_so(what):
 
 def test_the_common_form_is_what_most_have():
     codec = waves.AudioCodec()
-    measures = [(8000, 8000, 1, 16)] * 12 + [(4000, 8000, 2, 8)] * 7 + [(160_000, 16_000, 1, 16)]
+    measures = [
+        *[waves.AudioMeasure(8000, 8000, 1, 16)] * 12,
+        *[waves.AudioMeasure(4000, 8000, 2, 8)] * 7,
+        waves.AudioMeasure(160_000, 16_000, 1, 16),
+    ]
     form = codec.common_spec(measures)
     assert (form.shape, form.rate) == ((8000,), 8000)
     assert codec.describe_changes(measures, form) == [
@@ -163,12 +167,10 @@ def test_the_common_form_is_what_most_have():
     ]
     short = codec.to_array(waves.Sound(np.ones((5, 1), np.int16), 8000, 16), form)
     assert short.shape == (8000,) and short[:5].all() and not short[5:].any()
-    assert codec.common_spec([(100, 44_100, 2, 24)]).rate == 16_000
+    assert codec.common_spec([waves.AudioMeasure(100, 44_100, 2, 24)]).rate == 16_000
     for samples in (1653, 1654, 7166, 44_100):
-        again = codec.common_spec(
-            [(*codec.common_spec([(samples, 11_025, 1, 16)]).shape, 11_025, 1, 16)]
-        )
-        assert again == codec.common_spec([(samples, 11_025, 1, 16)])
+        once = codec.common_spec([waves.AudioMeasure(samples, 11_025, 1, 16)])
+        assert codec.common_spec([waves.AudioMeasure(*once.shape, 11_025, 1, 16)]) == once
 
 
 def held(array):

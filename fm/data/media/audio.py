@@ -13,8 +13,8 @@ import pathlib
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -60,32 +60,58 @@ NUM_PARTS = 3
 # Frames over which slopes are fitted: 144 ms.
 _SLOPE_WINDOW = 9
 
-# Samples, rate in Hz, channels, bits per sample.
-Measure = tuple[int, int, int, int]
+# Sizes from here on, and 0, are what programs write that do not know the size yet.
+_UNKNOWN_SIZE = 0x7FFFF000
+
+
+class AudioMeasure(NamedTuple):
+    """Length and coding of a sound before conversion.
+
+    Attributes:
+        samples: of each channel.
+        rate: in Hz.
+        channels: number of them.
+        bits: per sample.
+        peak: largest magnitude of floating-point samples, else None.
+        open_ended: whether the file does not say how long it is.
+    """
+
+    samples: int
+    rate: int
+    channels: int
+    bits: int
+    peak: float | None = None
+    open_ended: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sound:
-    """Decoded samples [samples, channels] in the file's dtype, rate in Hz and bits per sample."""
+    """Decoded samples [samples, channels] in the file's dtype, rate in Hz and bits per sample.
+
+    Attributes:
+        values: the samples.
+        rate: in Hz.
+        bits: per sample.
+        open_ended: whether the file does not say how long it is.
+    """
 
     values: np.ndarray
     rate: int
     bits: int
+    open_ended: bool = False
 
 
 def decode_wav(encoded: bytes) -> Sound:
     """Returns the samples, rate in Hz and bits per sample of a WAV file given as bytes.
 
+    A file whose sizes were not known when it was written is read to its end.
+
     Raises:
         OSError: not a WAV file, cut short, without samples, or of an unusual rate or coding.
     """
-    # SciPy only warns of a wrong length, or fails in various ways.
-    declared = int.from_bytes(encoded[4:8], "little") + 8
-    if encoded[:4] == b"RIFF" and len(encoded) < declared:
-        raise OSError(f"it ends early, after {len(encoded)} bytes of {declared}")
+    encoded, open_ended = _plain_wav(encoded)
     try:
         with warnings.catch_warnings():
-            # About chunks that SciPy does not know.
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             rate, values = wavfile.read(io.BytesIO(encoded))
     except (ValueError, TypeError, ZeroDivisionError, UnboundLocalError, struct.error) as error:
@@ -96,7 +122,67 @@ def decode_wav(encoded: bytes) -> Sound:
         raise OSError(f"its rate is {rate} Hz; accepted: {MIN_HZ} to {_MAX_FILE_HZ}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise OSError("it holds samples that are not finite")
-    return Sound(values.reshape(len(values), -1), int(rate), 8 * values.dtype.itemsize)
+    values = values.reshape(len(values), -1)
+    return Sound(values, int(rate), 8 * values.dtype.itemsize, open_ended)
+
+
+def _plain_wav(encoded: bytes) -> tuple[bytes, bool]:
+    """Returns a WAV file of a format and a data chunk alone, and whether its size was unknown.
+
+    SciPy trusts the sizes that a file states, and only warns of wrong ones or fails in various
+    ways.
+
+    Raises:
+        OSError: it is cut short, or has no data chunk.
+    """
+    form, order = encoded[:4], ">" if encoded[:4] == b"RIFX" else "<"
+    if form not in (b"RIFF", b"RIFX", b"RF64", b"BW64") or encoded[8:12] != b"WAVE":
+        raise OSError("not a WAV file that can be read")
+    chunks: dict[bytes, bytes] = {}
+    for name, start, size in _chunks(encoded, order):
+        if name != b"data":
+            chunks.setdefault(name, encoded[start : start + size])
+            continue
+        if form in (b"RF64", b"BW64") and size == 0xFFFFFFFF:
+            (size,) = struct.unpack("<8xQ", chunks.get(b"ds64", bytes(16))[:16])
+        open_ended = _is_unknown(encoded, start, size, order)
+        header = chunks.get(b"fmt ", b"")
+        if open_ended:
+            (frame,) = struct.unpack(f"{order}12xH", header[:14].ljust(14, b"\0"))
+            size = len(encoded) - start
+            size -= size % max(frame, 1)
+        elif start + size > len(encoded):
+            raise OSError(f"it ends early, after {len(encoded)} bytes of {start + size}")
+        content = b"WAVE"
+        for key, part in ((b"fmt ", header), (b"data", encoded[start : start + size])):
+            content += key + struct.pack(f"{order}I", len(part)) + part + bytes(len(part) % 2)
+        riff = b"RIFX" if order == ">" else b"RIFF"
+        return riff + struct.pack(f"{order}I", len(content)) + content, open_ended
+    (stated,) = struct.unpack(f"{order}I", encoded[4:8])
+    if len(encoded) < stated + 8 and stated < _UNKNOWN_SIZE:
+        raise OSError(f"it ends early, after {len(encoded)} bytes of {stated + 8}")
+    raise OSError("not a WAV file that can be read (no data chunk)")
+
+
+def _chunks(encoded: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yields name, start and stated size of each chunk; an odd one may lack its padding."""
+    start = 20
+    while start <= len(encoded):
+        name, size = struct.unpack_from(f"{order}4sI", encoded, start - 8)
+        yield name, start, size
+        end = start + size
+        start = end + 8 + (size % 2 and encoded[end : end + 1] == b"\0")
+
+
+def _is_unknown(encoded: bytes, start: int, size: int, order: str) -> bool:
+    """Returns whether the stated size of the data says that it was not known."""
+    if size >= _UNKNOWN_SIZE:
+        return start + size > len(encoded)
+    if size or start == len(encoded):
+        return False
+    # Without samples only whole chunks may follow.
+    end = max((at + own for _, at, own in _chunks(encoded[start - 12 :], order)), default=0)
+    return start - 12 + end not in (len(encoded), len(encoded) - 1)
 
 
 def encode_wav(samples: np.ndarray, rate: int) -> bytes:
@@ -106,21 +192,42 @@ def encode_wav(samples: np.ndarray, rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def resample_to_int16(sound: Sound, rate: int) -> np.ndarray:
-    """Returns the sound as mono int16 [samples] at `rate` Hz, by a polyphase filter."""
+def resample_to_int16(sound: Sound, rate: int, full_scale: float | None = None) -> np.ndarray:
+    """Returns the sound as mono int16 [samples] at `rate` Hz, by a polyphase filter.
+
+    Args:
+        sound: of any coding.
+        rate: in Hz.
+        full_scale: magnitude of floating-point samples that becomes the largest; by default that of
+            `common_full_scale` of this sound alone.
+    """
     if sound.values.dtype == np.int16 and sound.values.shape[1] == 1 and sound.rate == rate:
         return sound.values[:, 0]
-    values = _to_unit_range(sound.values).mean(1)
+    values = _to_unit_range(sound.values, full_scale).mean(1)
     if sound.rate != rate:
         common = math.gcd(sound.rate, rate)
         values = resample_poly(values, rate // common, sound.rate // common)
     return np.clip(np.rint(values * 32768), -32768, 32767).astype(np.int16)
 
 
-def _to_unit_range(values: np.ndarray) -> np.ndarray:
+def common_full_scale(peaks: Sequence[float]) -> float:
+    """Returns 1, or the smallest power of two that no floating-point sound's peak exceeds.
+
+    So 16-bit numbers that were kept as floating point become what they were.
+    """
+    return max(1.0, 2.0 ** math.ceil(math.log2(max([1.0, *peaks]))))
+
+
+def _peak(values: np.ndarray) -> float | None:
+    return float(np.abs(values).max()) if values.dtype.kind == "f" else None
+
+
+def _to_unit_range(values: np.ndarray, full_scale: float | None) -> np.ndarray:
     """Returns samples of any type as float64 in -1..1; 8-bit WAV samples are unsigned."""
     if values.dtype.kind == "f":
-        return np.clip(values.astype(np.float64), -1, 1)
+        if full_scale is None:
+            full_scale = common_full_scale([_peak(values) or 0.0])
+        return np.clip(values.astype(np.float64) / full_scale, -1, 1)
     if values.dtype == np.uint8:
         return (values.astype(np.float64) - 128) / 128
     return values.astype(np.float64) / -float(np.iinfo(values.dtype).min)
@@ -131,7 +238,7 @@ class AudioCodec(ModalityCodec):
 
     The common rate is the most frequent one (the lower of two equally frequent), at most 16 kHz;
     the common length is the one that 95% of the sounds fit in, at most 4 s. Shorter sounds are
-    padded with silence, longer ones are cut.
+    padded with silence, longer ones are cut. Floating-point sounds have one full scale.
     """
 
     dtype = np.int16
@@ -142,35 +249,55 @@ class AudioCodec(ModalityCodec):
         """Returns the samples, rate and sample size of a WAV file."""
         return decode_wav(path.read_bytes())
 
-    def measure(self, opened: Sound) -> Measure:
-        """Returns samples, rate in Hz, channels, bits per sample."""
-        return opened.values.shape[0], opened.rate, opened.values.shape[1], opened.bits
+    def measure(self, opened: Sound) -> AudioMeasure:
+        """Returns the length and coding."""
+        samples, channels = opened.values.shape
+        peak = _peak(opened.values)
+        return AudioMeasure(samples, opened.rate, channels, opened.bits, peak, opened.open_ended)
 
-    def common_spec(self, measures: Sequence[Measure]) -> MediaSpec:
-        """Returns the most frequent rate, and the length that most sounds fit in."""
-        counts = Counter(rate for _, rate, _, _ in measures)
+    def common_spec(self, measures: Sequence[AudioMeasure]) -> MediaSpec:
+        """Returns the most frequent rate, the length that most sounds fit in, and full scale."""
+        counts = Counter(each.rate for each in measures)
         rate = min(min(counts, key=lambda each: (-counts[each], each)), MAX_HZ)
-        seconds = sorted(samples / own for samples, own, _, _ in measures)
+        seconds = sorted(each.samples / each.rate for each in measures)
         fitting = seconds[math.ceil(FITTING_SHARE * len(seconds)) - 1]
         # Less half a sample, so that sounds that already have the common length keep it.
         steps = max(1, math.ceil((min(fitting, MAX_SECONDS) - 0.5 / rate) / _STEP_SECONDS))
-        return MediaSpec((round(steps * _STEP_SECONDS * rate),), rate)
+        peaks = [each.peak for each in measures if each.peak is not None]
+        scale = common_full_scale(peaks) if peaks else None
+        value_range = None if scale is None else (-scale, scale)
+        return MediaSpec((round(steps * _STEP_SECONDS * rate),), rate, value_range=value_range)
 
-    def describe_changes(self, measures: Sequence[Measure], spec: MediaSpec) -> list[str]:
-        """Counts the sounds that are resampled, mixed down, converted, cut."""
+    def describe_changes(self, measures: Sequence[AudioMeasure], spec: MediaSpec) -> list[str]:
+        """Counts the sounds that are resampled, mixed down, converted, cut, or of unknown size."""
         assert spec.rate is not None
         seconds = spec.shape[0] / spec.rate
-        rates = {own for _, own, _, _ in measures if own != spec.rate}
+        rates = {each.rate for each in measures if each.rate != spec.rate}
+        _, scale = spec.value_range or (-1, 1)
+        peaks = [each.peak for each in measures if each.peak is not None and scale > 1]
         changes = (
             (
-                sum(own != spec.rate for _, own, _, _ in measures),
+                sum(each.rate != spec.rate for each in measures),
                 f"resampled from {', '.join(map(str, sorted(rates)))} Hz to {spec.rate:.0f} Hz",
             ),
-            (sum(channels > 1 for _, _, channels, _ in measures), "mixed down to one channel"),
-            (sum(bits != 16 for _, _, _, bits in measures), "converted to 16 bits per sample"),
+            (sum(each.channels > 1 for each in measures), "mixed down to one channel"),
+            (sum(each.bits != 16 for each in measures), "converted to 16 bits per sample"),
             (
-                sum(samples / own > seconds + 0.5 / spec.rate for samples, own, _, _ in measures),
+                len(peaks),
+                f"of floating point, up to {max(peaks, default=0):g} instead of 1, divided by "
+                f"{scale:g}",
+            ),
+            (
+                sum(0 < peak < scale / 32768 for peak in peaks),
+                "then nearly silent: they may be on another scale than the others",
+            ),
+            (
+                sum(each.samples / each.rate > seconds + 0.5 / spec.rate for each in measures),
                 f"cut to {seconds:.2f} s",
+            ),
+            (
+                sum(each.open_ended for each in measures),
+                "without a stated length, read to the end of the file",
             ),
         )
         return [f"{count} of {len(measures)} sounds {what}" for count, what in changes if count]
@@ -178,7 +305,8 @@ class AudioCodec(ModalityCodec):
     def to_array(self, opened: Sound, spec: MediaSpec) -> np.ndarray:
         """Returns int16 [samples], mixed down, resampled, padded or cut as needed."""
         assert spec.rate is not None
-        samples = resample_to_int16(opened, int(spec.rate))[: spec.shape[0]]
+        _, full_scale = spec.value_range or (None, None)
+        samples = resample_to_int16(opened, int(spec.rate), full_scale)[: spec.shape[0]]
         return np.pad(samples, (0, spec.shape[0] - len(samples)))
 
     def tfds_feature(self, spec: MediaSpec) -> Any:
