@@ -84,13 +84,29 @@ def is_animated_image(path: pathlib.Path) -> bool:
 
 
 def is_frame_folder(path: pathlib.Path) -> bool:
-    """Returns whether a folder holds only images whose names differ in one number."""
-    if not path.is_dir():
-        return False
+    """Returns whether a folder holds only images numbered as the frames of one clip.
+
+    Their names differ in numbers alone, upper and lower case aside; by one of the numbers no two
+    are equal, and in its order no other number falls (`cam1_007_v2.png`, `007_t0.28.png`).
+    """
+    return path.is_dir() and bool(_frames_in_order(path))
+
+
+def _frames_in_order(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a frame folder by their number, [] of another folder."""
     files = [file for file in path.iterdir() if not file.name.startswith(".")]
-    images = all(file.suffix.lower() in FRAME_EXTENSIONS and file.is_file() for file in files)
-    names = {re.sub(r"\d+(?=\D*$)", "#", file.stem) + file.suffix for file in files}
-    return images and len(names) == 1 and "#" in names.pop()
+    if not all(file.suffix.lower() in FRAME_EXTENSIONS and file.is_file() for file in files):
+        return []
+    names = {re.sub(r"\d+", "#", file.stem).lower() for file in files}
+    if len(names) != 1:
+        return []
+    numbers = np.array([[int(each) for each in re.findall(r"\d+", file.stem)] for file in files])
+    for column in numbers.T:
+        order = np.argsort(column)
+        steps = np.diff(numbers[order], axis=0)
+        if (np.diff(column[order]) > 0).all() and (steps >= 0).all():
+            return [files[index] for index in order]
+    return []
 
 
 def read_middle_frames(path: pathlib.Path) -> DecodedVideo:
@@ -160,10 +176,7 @@ def _to_gray_if_gray(image: Image.Image) -> Image.Image:
 
 
 def _read_frame_folder(path: pathlib.Path) -> tuple[np.ndarray, Iterator[Image.Image]]:
-    def frame_number(file: pathlib.Path) -> int:
-        return int(re.findall(r"\d+", file.stem)[-1])
-
-    files = sorted((f for f in path.iterdir() if not f.name.startswith(".")), key=frame_number)
+    files = _frames_in_order(path)
     first = None
     for file in files:
         try:

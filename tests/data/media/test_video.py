@@ -304,3 +304,33 @@ def test_frames_that_no_tubelet_fits_are_resized(size):
         video_decoding.video_from_array(np.zeros((8, *size, 1), np.uint8), 8.0)
     )
     assert VideoCodec().common_spec([measure]).shape == (8, 32, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_clip"),
+    [
+        (lambda n: f"cam1_{n:03}_v2.png", True),
+        (lambda n: f"frame{3 * n}.{'PNG' if n == 0 else 'png'}", True),
+        (lambda n: f"{'Frame' if n else 'frame'}_{n}.png", True),
+        (lambda n: f"{n}.png", True),
+        (lambda n: f"frame_{n:04}_t{n * 0.125:.3f}.png", True),
+        (lambda n: f"frame_{n:04}_t{n * 0.3:.3f}.png", False),  # 900 falls to 200
+        (lambda n: f"frame_{n:04}_{n // 4}.png", True),
+        (lambda n: f"2024{n:020}_1.png", True),
+        (lambda n: f"{n % 2}_scene_{n}.{'jpg' if n == 3 else 'png'}", False),
+        (lambda n: f"cam{n // 4}_{n % 4}.png", False),
+        (lambda n: f"frame_{n}{'a' * (n == 3)}.png", False),
+        (lambda n: f"frame_{'0' * (n % 2)}{n // 2}.png", False),
+        (lambda n: f"frame_{n}.jpeg" if n == 3 else f"frame_{n}.png", True),
+        (lambda n: f"frame_{'abcdefgh'[n]}.png", False),
+    ],
+)
+def test_frames_are_numbered_in_one_order(tmp_path, name, is_clip):
+    clip = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None] * 30, (8, 8, 8))
+    for number, frame in enumerate(clip):
+        Image.fromarray(frame).save(tmp_path / name(number))
+    assert video_decoding.is_frame_folder(tmp_path) == is_clip
+    if is_clip:
+        read = video_decoding.read_middle_frames(tmp_path)
+        found = [int(np.asarray(frame)[0, 0]) for frame in read.frames]
+        np.testing.assert_allclose(found, clip[:, 0, 0], atol=2)
