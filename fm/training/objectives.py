@@ -107,7 +107,11 @@ def loss_sums(
 
 
 def objective_rows(objective: PretrainingObjective, batch_size: int) -> dict[str, slice]:
-    """Returns {objective: slice of its batch rows}; objectives that get no rows are left out."""
+    """Returns {objective: slice of its batch rows} of the objectives with a share.
+
+    Raises:
+      UserError: a share rounds to no row.
+    """
     first = round(objective.causal_lm * batch_size)
     second = round((objective.causal_lm + objective.masked_lm) * batch_size)
     slices = {
@@ -115,7 +119,15 @@ def objective_rows(objective: PretrainingObjective, batch_size: int) -> dict[str
         "masked_lm": slice(first, second),
         "bag_of_words": slice(second, batch_size),
     }
-    return {name: rows for name, rows in slices.items() if rows.start < rows.stop}
+    shares = {name: getattr(objective, name) for name in slices if getattr(objective, name)}
+    empty = [name for name in shares if slices[name].start >= slices[name].stop]
+    if empty:
+        told = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+        raise UserError(
+            f"objective: of batch_size={batch_size} the shares {told} leave {' and '.join(empty)} "
+            "no row; take a larger batch_size or larger shares, or a share of 0"
+        )
+    return {name: slices[name] for name in shares}
 
 
 def mean_loss(

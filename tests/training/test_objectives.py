@@ -135,6 +135,43 @@ def test_rows_go_to_objectives_by_their_shares():
     assert list(objectives.objective_rows(MASKED, 8)) == ["masked_lm"]
 
 
+@pytest.mark.parametrize(
+    ("shares", "batch_size", "empty"),
+    [
+        ({"causal_lm": 0.05, "masked_lm": 0.0, "bag_of_words": 0.95}, 8, "causal_lm"),
+        ({"causal_lm": 0.5, "masked_lm": 0.04, "bag_of_words": 0.46}, 8, "masked_lm"),
+        ({"causal_lm": 0.0, "masked_lm": 0.98, "bag_of_words": 0.02}, 8, "bag_of_words"),
+        ({"causal_lm": 0.5, "masked_lm": 0.5}, 1, "causal_lm"),
+        (
+            {"causal_lm": 0.3, "masked_lm": 0.4, "bag_of_words": 0.3},
+            1,
+            "causal_lm and bag_of_words",
+        ),
+    ],
+)
+def test_a_share_without_rows_is_refused(shares, batch_size, empty):
+    objective = PretrainingObjective(**shares)
+    with pytest.raises(UserError) as caught:
+        objectives.objective_rows(objective, batch_size)
+    message = str(caught.value)
+    assert (
+        f"leave {empty}" in message
+        and "no row" in message
+        and f"batch_size={batch_size} " in message
+    )
+    assert all(f"{name}={share}" in message for name, share in shares.items() if share)
+    batch = uneven_text(batch_size)
+    groups = multitask.MultitaskObjective((("text", objective),))
+    for each, rows in ((objective, batch), (groups, {"text": batch})):
+        with pytest.raises(UserError, match="no row"):
+            multitask.loss(params(TEXT), rows, jax.random.key(0), TEXT, each, WEIGHTS)
+
+
+def test_shares_that_add_up_but_for_rounding_keep_all_rows():
+    rows = objectives.objective_rows(PretrainingObjective(0.1 + 0.2, 0.7), 10)
+    assert rows == {"causal_lm": slice(0, 3), "masked_lm": slice(3, 10)}
+
+
 def test_the_loss_is_the_mean_by_shares():
     objective = PretrainingObjective(causal_lm=0.25, masked_lm=0.75)
     total, metrics = jax.jit(multitask.loss, static_argnums=(3, 4))(
