@@ -27,7 +27,7 @@ from fm.parallel import distributed
 from fm.parallel.mesh import MeshConfig, config_from_mesh, current_mesh, default_mesh, parse_mesh
 from fm.training import runtime
 from fm.training.failures import first_line, is_out_of_memory
-from fm.training.signals import Interrupted
+from fm.training.signals import Interrupted, save_handlers
 
 # Flags of fm 0.1, by the flag that replaced each.
 RENAMED_FLAGS = {
@@ -156,12 +156,13 @@ def _interruptible() -> Iterator[None]:
         yield
         return
     numbers = signal.SIGINT, signal.SIGTERM
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    restore = save_handlers(numbers)
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        restore()
 
 
 @contextlib.contextmanager

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from fm.errors import UserError
+
+# More than the largest `struct sigaction` of a Unix system.
+_SIGACTION_BYTES = 1024
 
 
 class Interrupted(Exception):
     """Raised when a signal stops a run; the message names the saved step and how to resume."""
+
+
+def save_handlers(numbers: Sequence[int]) -> Callable[[], None]:
+    """Returns a function that puts the signals' present handlers back, also those set from C.
+
+    Python does not see a handler that a library has set from C: `signal.getsignal` returns None for
+    it, or what was set before, and `signal.signal` cannot set it again.
+    """
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    actions = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in numbers}
+    if libc is not None:
+        for number, action in actions.items():
+            libc.sigaction(number, None, action)
+
+    def restore():
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            if libc is not None:
+                libc.sigaction(number, actions[number], None)
+
+    return restore
 
 
 @contextlib.contextmanager
@@ -25,17 +54,14 @@ def catch_termination_signals() -> Iterator[Callable[[], str | None]]:
         yield lambda: None
         return
     received: list[str] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore():
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    numbers = signal.SIGINT, signal.SIGTERM
+    restore = save_handlers(numbers)
 
     def record(number, _):
         received.append(signal.Signals(number).name)
         restore()
 
-    for number in previous:
+    for number in numbers:
         signal.signal(number, record)
     try:
         yield lambda: received[0] if received else None
@@ -47,7 +73,8 @@ def catch_termination_signals() -> Iterator[Callable[[], str | None]]:
 def time_limit(seconds: float, message: str) -> Iterator[None]:
     """Runs the block; raises UserError with `message` if it takes longer than `seconds`.
 
-    There is no limit outside the main thread or on Windows, which has no SIGALRM.
+    A timer that is running already goes on: its handler is called at its time, inside the block or
+    after it. There is no limit outside the main thread or on Windows, which has no SIGALRM.
 
     Raises:
       UserError: with `message`, when the time is over.
@@ -56,14 +83,33 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
     if not in_main_thread or not hasattr(signal, "setitimer"):
         yield
         return
+    restore = save_handlers([signal.SIGALRM])
+    remaining, interval = signal.getitimer(signal.ITIMER_REAL)
+    began = time.monotonic()
+    deadline = began + seconds
+    outer_due = began + remaining if remaining else math.inf
+
+    def start_timer():
+        delay = min(deadline, outer_due) - time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, max(delay, 1e-6))
 
     def stop(*_):
-        raise UserError(message)
+        nonlocal outer_due
+        if time.monotonic() >= deadline:
+            raise UserError(message)
+        outer_due = time.monotonic() + interval if interval else math.inf
+        restore()
+        signal.raise_signal(signal.SIGALRM)
+        signal.signal(signal.SIGALRM, stop)
+        start_timer()
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGALRM, stop)
     try:
+        start_timer()
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        restore()
+        if outer_due < math.inf:
+            delay = max(outer_due - time.monotonic(), 1e-6)
+            signal.setitimer(signal.ITIMER_REAL, delay, interval)
