@@ -46,14 +46,10 @@ def fused_linear_cross_entropy(
 
 
 def _forward(head_DV, h_TD, targets_T, weights_T):
-    # Accelerators are bound by the memory traffic of the logits, so logits take the activations'
-    # dtype here; the undifferentiated loss above always has them in float32.
-    logits_dtype = jnp.float32 if default_platform() == "cpu" else h_TD.dtype
-
     def body(carry, chunk):
         total, dhead_DV = carry
         h_TD, targets_T, weights_T = chunk
-        loss, exps_TV, sums_T = _chunk_loss(head_DV, h_TD, targets_T, weights_T, logits_dtype)
+        loss, exps_TV, sums_T = _chunk_loss(head_DV, h_TD, targets_T, weights_T)
         dlogits_TV = exps_TV * (weights_T / sums_T)[:, None]
         dlogits_TV -= jnp.where(_is_target(targets_T, dlogits_TV.shape[1]), weights_T[:, None], 0.0)
         dlogits_TV = dlogits_TV.astype(h_TD.dtype)
@@ -76,10 +72,10 @@ def _backward(gradients, cotangent):
 fused_linear_cross_entropy.defvjp(_forward, _backward)
 
 
-def _chunk_loss(head_DV, h_TD, targets_T, weights_T, logits_dtype=jnp.float32):
-    """Returns a chunk's loss, exp(logits - row maximum) and the row sums of those."""
+def _chunk_loss(head_DV, h_TD, targets_T, weights_T):
+    """Returns a chunk's loss, exp(logits - row maximum) and the row sums of those, in float32."""
     head_DV = head_DV.astype(h_TD.dtype)
-    logits_TV = jnp.matmul(h_TD, head_DV, preferred_element_type=logits_dtype).astype(jnp.float32)
+    logits_TV = jnp.matmul(h_TD, head_DV, preferred_element_type=jnp.float32)
     max_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
     exps_TV = jnp.exp(logits_TV - max_T1)
     sums_T = jnp.sum(exps_TV, axis=-1)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.model.config import Arrays, ModelConfig
-from fm.model.layers import init_norm, matmul
+from fm.model.layers import TransposedKernel, init_norm, matmul
 from fm.parallel.mesh import constrain_embedding_table
 
 # Least scale of a mixture component, or a flat background would earn an unbounded density. Pixels:
@@ -158,8 +158,16 @@ def token_head_kernel(params: Arrays) -> jax.Array:
 
 
 def token_logits(params: Arrays, h_TD: jax.Array) -> jax.Array:
-    """Returns the logits of the next token, float32 [T, V]."""
-    return matmul(h_TD, token_head_kernel(params)).astype(jnp.float32)
+    """Returns the logits of the next token, float32 [T, V] whatever the dtype of `h_TD`."""
+    kernel = token_head_kernel(params)
+    if isinstance(kernel, TransposedKernel):  # its product has the dtype of its input
+        return matmul(h_TD.astype(jnp.float32), kernel)
+    return _float32_product(h_TD, kernel)
+
+
+def _float32_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns x @ kernel, multiplied in the dtype of `x`, summed and kept in float32."""
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
 def pooled_output(params: Arrays, final_BLD: jax.Array) -> jax.Array:
@@ -177,8 +185,7 @@ def gmm_params(
       Log weights [T, M], means [T, M, P] and scales [T, M, P], float32, in units of 0..1.
     """
     M, P = config.num_mixtures, config.patch_dim(modality)
-    raw = (h_TD @ params[f"{modality}_head"].astype(h_TD.dtype)).astype(jnp.float32)
-    raw = raw + params[f"{modality}_bias"]
+    raw = _float32_product(h_TD, params[f"{modality}_head"]) + params[f"{modality}_bias"]
     weights, means, scales = jnp.split(raw, [M, M + M * P], axis=-1)
     shape = (*h_TD.shape[:-1], M, P)
     return (

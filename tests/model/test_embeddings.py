@@ -8,6 +8,7 @@ from scipy import special, stats
 
 from fm.errors import UserError
 from fm.model import ModelConfig, config_for_size, embeddings
+from fm.model.layers import transpose_kernel
 from tests.model.helpers_models import IMAGE, images, params
 
 
@@ -35,6 +36,32 @@ def test_scales_have_a_minimum():
         weights, one, IMAGE, "image"
     )
     assert np.min(scales) >= 1 / 256
+
+
+def test_bfloat16_products_of_the_heads_are_not_rounded():
+    # A bfloat16 between 0.5 and 1 is 1/256 from the next, which is also the least scale.
+    rng = np.random.default_rng(0)
+    weights = params(IMAGE)["streams"] | {"token_head": rng.normal(size=(IMAGE.d_model, 7))}
+    h_TD = jnp.asarray(rng.normal(size=(64, IMAGE.d_model)), jnp.bfloat16)
+
+    def exact(name):
+        kernel = jnp.asarray(weights[name], jnp.bfloat16)
+        return np.asarray(h_TD, np.float64) @ np.asarray(kernel, np.float64)
+
+    _, means, scales = embeddings.gmm_params(weights, h_TD, IMAGE, "image")
+    raw = exact("image_head") + weights["image_bias"]
+    M, size = IMAGE.num_mixtures, means.shape[1] * means.shape[2]
+    want = raw[:, M : M + size].reshape(means.shape)
+    np.testing.assert_allclose(means, want, rtol=0, atol=1e-5)
+    want = np.log1p(np.exp(raw[:, M + size :])).reshape(scales.shape) + 1 / 256
+    np.testing.assert_allclose(scales, want, rtol=0, atol=1e-5)
+    assert means.dtype == scales.dtype == jnp.float32
+
+    logits_TV = embeddings.token_logits(weights, h_TD)
+    np.testing.assert_allclose(logits_TV, exact("token_head"), rtol=0, atol=1e-4)
+    transposed = weights | {"token_head": transpose_kernel(jnp.asarray(weights["token_head"]))}
+    exact_TV = np.asarray(h_TD, np.float64) @ weights["token_head"]
+    np.testing.assert_allclose(embeddings.token_logits(transposed, h_TD), exact_TV, atol=1e-4)
 
 
 def test_bytes_are_the_middle_of_their_bin():

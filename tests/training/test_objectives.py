@@ -1,6 +1,8 @@
 """What each objective counts, and what the model may see while it does."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +182,28 @@ def test_the_loss_is_the_mean_by_shares():
     assert set(metrics) == {"causal_lm_nats", "masked_lm_nats"}
     want = 0.25 * metrics["causal_lm_nats"] + 0.75 * metrics["masked_lm_nats"]
     np.testing.assert_allclose(total, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [(TEXT, NEXT), (TEXT, MASKED), (TEXT, BAG), (IMAGE, NEXT), (IMAGE, MASKED)],
+)
+def test_a_bfloat16_models_losses_are_of_float32_outputs(model, objective, monkeypatch):
+    """In training as in validation, on an accelerator too."""
+    monkeypatch.setattr("fm.model.cross_entropy.default_platform", lambda: "gpu")
+    half, batch = dataclasses.replace(model, dtype="bfloat16"), uneven_text()
+    if model is IMAGE:
+        batch = images()
+    weights, key = params(model), jax.random.key(0)
+
+    def value(weights):
+        return multitask.loss(weights, batch, key, half, objective, WEIGHTS)[0]
+
+    width = VOCAB if model is TEXT else IMAGE.num_mixtures * (2 * 6 + 1)
+    for function in (value, jax.value_and_grad(value)):
+        asked = str(jax.make_jaxpr(function)(weights))
+        first = re.search(rf"(f32|bf16)\[\d+,{width}\] = dot_general", asked)
+        assert first and first[1] == "f32"
 
 
 def test_inverse_frequency_weights():
