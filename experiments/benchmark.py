@@ -15,7 +15,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-import jax
 from absl import flags
 
 from experiments import cli
@@ -28,6 +27,7 @@ from fm.benchmark.runner import run as run_benchmark
 from fm.benchmark.suites import DEFAULT_SUITES, SUITES
 from fm.errors import UserError
 from fm.files import expand_path
+from fm.parallel.mesh import default_device
 
 
 def define(values: flags.FlagValues) -> None:
@@ -58,7 +58,7 @@ def main(values: flags.FlagValues) -> None:
         peers=_names("baseline", values, tuple(PEERS)),
         config=BenchConfig(
             scale=values["scale"].value,
-            platform=jax.default_backend(),
+            platform=default_device().platform,
             repeats=values["repeats"].value,
             attention_implementations=_names("attention", values, tuple(IMPLEMENTATIONS), least=0),
             seed=values["seed"].value,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
+from fm.parallel.mesh import default_device
 
 # Scores of a tile: 1 MiB of float32 on a CPU; elsewhere fewer, larger steps are faster.
 _TILE_SCORES = 2**18
@@ -88,7 +89,7 @@ def _make_tiling(mask: Mask, shape: tuple[int, int, int], S: int, K: int) -> _Ti
     """Tiles for queries of [B, L, H]: all heads before a second batch row."""
     B, L, H = shape
     G = H // K
-    max_scores = _TILE_SCORES if jax.default_backend() == "cpu" else _TILE_SCORES_ACCELERATOR
+    max_scores = _TILE_SCORES if default_device().platform == "cpu" else _TILE_SCORES_ACCELERATOR
     if B * H * L * S <= _SINGLE_TILE_SCORES:
         max_scores = _SINGLE_TILE_SCORES
     blocks = -(-L // min(_TILE_ROWS, max(max_scores // (G * S), -(-_TILE_ROWS // G))))

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from fm.attention import Mask
 from fm.model import embeddings, layers
 from fm.model.config import Arrays, ModelConfig
-from fm.parallel.mesh import constrain_batch
+from fm.parallel.mesh import constrain_batch, default_device
 
 
 def forward(
@@ -121,7 +121,7 @@ class Transformer(nn.Module):
 def init(rng: jax.Array, config: ModelConfig) -> dict:
     """Returns randomly initialized parameters; a seed gives the same ones on every backend."""
     # Compiler options apply to whole programs; inside another trace this is a part of one.
-    whole = not isinstance(rng, Tracer) and jax.default_backend() == "cpu"
+    whole = not isinstance(rng, Tracer) and default_device().platform == "cpu"
     return (_init_fast_compile if whole else _init)(rng, config)
 
 
@@ -137,6 +137,7 @@ _init_fast_compile = jax.jit(_init_params, static_argnames="config", compiler_op
 
 def compile_sharded_init(shardings: Any, config: ModelConfig) -> Callable[[jax.Array], dict]:
     """Returns a jitted `init`: random key -> parameters that have the given shardings."""
-    options = _FAST_COMPILE if jax.default_backend() == "cpu" else None
+    device = next(iter(jax.tree.leaves(shardings)[0].device_set))
+    options = _FAST_COMPILE if device.platform == "cpu" else None
     init_params = functools.partial(_init_params, config=config)
     return jax.jit(init_params, out_shardings=shardings, compiler_options=options)

@@ -56,12 +56,12 @@ class MeshConfig:
         return self.data * self.fsdp
 
     def build(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """Returns the mesh over `devices`, by default all devices of all processes.
+        """Returns the mesh over `devices`, by default all of the default device's platform.
 
         Raises:
           UserError: their number is not that of the mesh, so that none idles unnoticed.
         """
-        devices = jax.devices() if devices is None else devices
+        devices = jax.devices(default_device().platform) if devices is None else devices
         if len(devices) != self.num_devices:
             raise UserError(
                 f"--mesh={self} takes {self.num_devices} devices, not the {len(devices)} there "
@@ -88,8 +88,39 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def config_from_mesh(mesh: Mesh | AbstractMesh) -> MeshConfig:
-    """Returns the axis sizes of a mesh built by `MeshConfig.build`."""
+    """Returns the axis sizes of a mesh built by `MeshConfig.build`, with its axes in any order.
+
+    Raises:
+      UserError: it has other axes, or axes that JAX does not shard over automatically.
+    """
+    types = sorted({kind.name for kind in mesh.axis_types})
+    if set(mesh.axis_names) != set(MESH_AXES) or types != [AxisType.Auto.name]:
+        raise UserError(
+            f"a mesh with the axes {', '.join(map(str, mesh.axis_names))} of type "
+            f"{', '.join(types)}: must have {', '.join(MESH_AXES)} of type Auto, as "
+            "fm.parallel.mesh.MeshConfig(...).build() makes it"
+        )
     return MeshConfig(**mesh.shape)
+
+
+def active_mesh_config() -> MeshConfig | None:
+    """Returns the axis sizes of the current JAX mesh; None without one and inside `shard_map`.
+
+    Raises:
+      UserError: see `config_from_mesh`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.axis_names or AxisType.Manual in mesh.axis_types:
+        return None
+    return config_from_mesh(mesh)
+
+
+def default_device() -> jax.Device:
+    """Returns the device of this process that JAX puts arrays on by default."""
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(device, jax.Device):
+        return device
+    return jax.local_devices(backend=device)[0]
 
 
 @contextlib.contextmanager
@@ -98,7 +129,12 @@ def default_mesh(mesh: Mesh | None) -> Iterator[None]:
 
     `jax.set_mesh` would move everything else inside to the mesh too: data preparation and
     evaluation, whose row counts it need not divide and which one process may run alone.
+
+    Raises:
+      UserError: see `config_from_mesh`.
     """
+    if mesh is not None:
+        config_from_mesh(mesh)
     token = _mesh.set(mesh)
     try:
         yield
@@ -121,12 +157,13 @@ class MeshShardCounts(NamedTuple):
 def mesh_shard_counts() -> MeshShardCounts:
     """Returns the numbers of batch shards and of head shards under the current JAX mesh.
 
-    (1, 1) without a mesh, under a mesh of other axes and inside `shard_map`.
+    (1, 1) without a mesh and inside `shard_map`.
+
+    Raises:
+      UserError: see `config_from_mesh`.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if set(mesh.axis_names) != set(MESH_AXES) or set(mesh.axis_types) != {AxisType.Auto}:
-        return MeshShardCounts()
-    return MeshShardCounts(mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape[TENSOR_AXIS])
+    config = active_mesh_config() or MeshConfig()
+    return MeshShardCounts(config.batch_shards, config.tensor)
 
 
 def constrain_batch(x: jax.Array, axis: int = 0) -> jax.Array:

@@ -18,7 +18,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fm.errors import UserError
-from fm.parallel.mesh import BATCH_AXES, MESH_AXES, MeshConfig, config_from_mesh, current_mesh
+from fm.parallel.mesh import (
+    BATCH_AXES,
+    MeshConfig,
+    active_mesh_config,
+    config_from_mesh,
+    current_mesh,
+)
 
 # Path pattern and PartitionSpec. Of the rules that match a path, the first counts whose axes
 # divide the dimensions: few key heads stay whole, and a vocabulary that does not divide splits
@@ -107,13 +113,15 @@ def sharded_params(params: dict) -> Iterator[dict]:
 
 
 def constrain(state: Any) -> Any:
-    """Returns a traced state, params or gradient sharded by `state_specs`; no-op without a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.axis_names != MESH_AXES:
+    """Returns a traced state, params or gradient sharded by `state_specs`; no-op without a mesh.
+
+    Raises:
+      UserError: see `fm.parallel.mesh.config_from_mesh`.
+    """
+    config = active_mesh_config()
+    if config is None:
         return state
-    return jax.tree.map(
-        jax.lax.with_sharding_constraint, state, state_specs(state, config_from_mesh(mesh))
-    )
+    return jax.tree.map(jax.lax.with_sharding_constraint, state, state_specs(state, config))
 
 
 def shard_stacked_states(states: Any, mesh: Mesh) -> Any:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from fm import files
 from fm.evaluation.model_selection import make_folds, select_trial
+from fm.parallel.mesh import default_device
 from fm.study.adaptation import Arm
 from fm.study.tasks import Task
 
@@ -135,7 +135,7 @@ def parallel_map(fn: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
     Raises:
       Whatever `fn` raises; items not begun by then are skipped.
     """
-    workers = min(_MAX_WORKERS, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    workers = min(_MAX_WORKERS, os.cpu_count() or 1) if default_device().platform == "cpu" else 1
     pool = ThreadPoolExecutor(workers)
     try:
         return list(pool.map(fn, items))

@@ -16,6 +16,7 @@ import jax
 from fm import lock
 from fm.errors import UserError
 from fm.files import atomic_write, read_json
+from fm.parallel.mesh import default_device
 from fm.training import runtime
 from fm.training.config import TrainResult, config_differences
 from fm.training.train_state import params_digest
@@ -54,7 +55,7 @@ def package_versions() -> dict[str, str]:
 
 def machine_info() -> dict[str, Any]:
     """Returns the JAX device kind and count, CPU cores and architecture, and malloc setting."""
-    first = jax.devices()[0]
+    first = default_device()
     return {
         "platform": first.platform,
         "kind": first.device_kind,

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from fm import files
 from fm.errors import UserError
+from fm.parallel.mesh import default_device
 from fm.training.config import check_same_config
 from fm.training.train_state import TrainState
 
@@ -218,8 +219,8 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
         raise UserError(f"{folder} is not a folder of checkpoints")
     handlers = {"params": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
     with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
-        # On one local device, whatever devices it was trained on.
-        local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        # On the default device, whatever devices it was trained on.
+        local = jax.sharding.SingleDeviceSharding(default_device())
 
         def read(step: int) -> tuple[dict, dict]:
             files.check_digests(folder / str(step), ("params", "config"), UNHASHED_FILES)

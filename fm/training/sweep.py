@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.parallel import distributed, sharding
-from fm.parallel.mesh import current_mesh
+from fm.parallel.mesh import current_mesh, default_device
 from fm.training import optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainResult
@@ -190,7 +190,9 @@ def _choose_batching(
     batching = batching or started
     if batching == "vmap" and jax.process_count() > 1:
         raise UserError("a vmapped sweep takes one process")
-    on_accelerator = jax.default_backend() != "cpu" and jax.process_count() == 1
+    mesh = current_mesh()
+    device = default_device() if mesh is None else mesh.devices.flat[0]
+    on_accelerator = device.platform != "cpu" and jax.process_count() == 1
     return batching or ("vmap" if on_accelerator and len(trials) > 1 else "sequential")
 
 
