@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import platform
 import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from fm.parallel.mesh import default_device
 
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -19,6 +23,9 @@ _MALLOC_VARIABLES = (
     "MALLOC_TRIM_THRESHOLD_",
     "GLIBC_TUNABLES",
 )
+
+# Least time of a chain of matrix products: calling it and waiting for it take under 0.1 ms.
+_GEMM_SECONDS, _MAX_GEMM_CHAIN = 0.05, 4096
 
 _keep_freed_memory_succeeded = False
 
@@ -47,19 +54,55 @@ def keep_freed_memory_succeeded() -> bool:
     return _keep_freed_memory_succeeded
 
 
-@functools.cache
-def gemm_flops_per_second(dtype: str, size: int = 1024, repeats: int = 5) -> float:
-    """Returns the measured FLOP/s of a square matrix product on the default device.
+def gemm_flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> float:
+    """Returns the measured FLOP/s of square matrix products on the default device.
 
-    Returns the best of `repeats` timings; takes about 0.1 s on a CPU. Other load on the machine
-    lowers the result.
+    Times a chain of products in one program, so long that calling it and waiting for it do not
+    count, and returns the best of `repeats` timings. Takes under a second on a CPU. Other load on the
+    machine lowers the result.
+
+    Args:
+      dtype: of the matrices.
+      size: their rows and columns; by platform and dtype unless given.
+      repeats: number of timings.
     """
-    a = jnp.ones((size, size), dtype)
-    matmul = jax.jit(jnp.matmul)
-    matmul(a, a).block_until_ready()
-    best = float("inf")
+    device = default_device()
+    return _measure_gemm(device, dtype, size or gemm_size(device.platform, dtype), repeats)
+
+
+def gemm_size(platform: str, dtype: str) -> int:
+    """Returns the rows and columns of square matrices whose product keeps a device busy."""
+    if platform == "cpu":
+        return 1024
+    return 8192 if jnp.dtype(dtype).itemsize <= 2 else 4096
+
+
+@functools.cache
+def _measure_gemm(device: jax.Device, dtype: str, size: int, repeats: int) -> float:
+    # Scaled so that a product with it neither grows nor shrinks; of random numbers, since zeros and
+    # ones take a GPU less power and so run at a higher clock.
+    matrix = np.random.default_rng(0).normal(size=(size, size), scale=size**-0.5)
+    a = jax.device_put(jnp.asarray(matrix, dtype), device)
+    length, seconds = 1, _best_seconds(a, 1, repeats)
+    # The first timing counts the call as well, so the chain may have to be made longer again.
+    while seconds < _GEMM_SECONDS and length < _MAX_GEMM_CHAIN:
+        length = min(_MAX_GEMM_CHAIN, math.ceil(1.5 * length * _GEMM_SECONDS / seconds))
+        seconds = _best_seconds(a, length, repeats)
+    return 2.0 * size**3 * length / seconds
+
+
+def _best_seconds(a: jax.Array, length: int, repeats: int) -> float:
+    """Returns the least time of one call that multiplies by `a` for `length` times in a row."""
+    _multiply_chain(a, length).block_until_ready()
+    timings = []
     for _ in range(repeats):
         began = time.perf_counter()
-        matmul(a, a).block_until_ready()
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * size**3 / best
+        _multiply_chain(a, length).block_until_ready()
+        timings.append(time.perf_counter() - began)
+    return min(timings)
+
+
+# A fixed number of turns: for an unknown one the host would wait for each on a GPU.
+@functools.partial(jax.jit, static_argnums=1)
+def _multiply_chain(a: jax.Array, length: int) -> jax.Array:
+    return jax.lax.fori_loop(0, length, lambda _, product: product @ a, a)

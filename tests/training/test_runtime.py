@@ -5,6 +5,8 @@ import platform
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from fm.training import runtime
@@ -56,3 +58,43 @@ def test_a_user_who_tuned_the_allocator_is_left_alone():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_matrix_product_rate_is_that_of_a_computer(dtype):
     assert 1e8 < runtime.gemm_flops_per_second(dtype, size=128, repeats=2) < 1e16
+
+
+@pytest.mark.parametrize("flops_per_second", [1e11, 1e14, 2e15])
+def test_the_rate_of_a_fast_chip_does_not_count_the_call(flops_per_second, monkeypatch):
+    """With a call of 0.2 ms, in which such a chip would do 400 billion operations."""
+    size, call, now, calls = 128, 2e-4, [0.0], []
+
+    class Clock:
+        @staticmethod
+        def perf_counter():
+            return now[0]
+
+    class Product:
+        def __init__(self, a, length):
+            self.seconds = call + length * 2.0 * large**3 / flops_per_second
+            calls.append((length, self.seconds))
+
+        def block_until_ready(self):
+            now[0] += self.seconds
+
+    large = runtime.gemm_size("gpu", "bfloat16")
+    monkeypatch.setattr(runtime, "time", Clock)
+    monkeypatch.setattr(runtime, "_multiply_chain", Product)
+    runtime._measure_gemm.cache_clear()
+    found = runtime.gemm_flops_per_second("bfloat16", size=size) * large**3 / size**3
+    runtime._measure_gemm.cache_clear()
+    assert 0.995 * flops_per_second < found <= flops_per_second
+    assert calls[-1][1] > 0.05 and sum(seconds for _, seconds in calls) < 200
+
+
+def test_a_chain_of_products_is_one_program_and_stays_finite():
+    a = jnp.asarray(np.random.default_rng(0).normal(size=(64, 64), scale=1 / 8), jnp.bfloat16)
+    lowered = runtime._multiply_chain.lower(a, 500)
+    assert lowered.as_text().count("dot_general") == 1
+    assert np.isfinite(np.asarray(lowered.compile()(a), np.float32)).all()
+
+
+def test_sizes_by_dtype():
+    sizes = [runtime.gemm_size("gpu", dtype) for dtype in ("float32", "bfloat16", "float8_e4m3fn")]
+    assert sizes == [4096, 8192, 8192] and runtime.gemm_size("cpu", "float32") == 1024
