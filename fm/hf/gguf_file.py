@@ -35,12 +35,15 @@ _SCALARS = {
 _MIN_PAIR_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 _MAX_AXES = 4
+# llama.cpp numbers the parts of a split file with five digits.
+_MAX_PARTS = 99_999
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """Shape (outermost axis first), quantization type, offset and bytes of a GGUF tensor."""
+    """Where a GGUF tensor is: file, shape (outermost axis first), quantization, offset, bytes."""
 
+    path: pathlib.Path
     shape: tuple[int, ...]
     quant_type: gguf.GGMLQuantizationType
     start: int
@@ -49,6 +52,9 @@ class TensorInfo:
 
 class GgufFile:
     """An opened GGUF file: its metadata and tensor locations; tensors are read on demand.
+
+    Of a model split into parts any one is opened: the others are found beside it by their names,
+    NAME-00001-of-00003.gguf and so on, and the first has the metadata.
 
     Attributes:
       path: the file.
@@ -60,19 +66,13 @@ class GgufFile:
         """Reads everything but the tensors.
 
         Raises:
-            UserError: the file cannot be read, is no GGUF of version 2 or 3, is cut short, or
-                claims sizes that it does not have.
+            UserError: the file cannot be read, is no GGUF of version 2 or 3, is cut short, claims
+                sizes that it does not have, or is a part of a model of which another is missing.
         """
         self.path = pathlib.Path(path)
-        self.metadata: dict[str, Any] = {}
-        self.tensor_infos: dict[str, TensorInfo] = {}
-        try:
-            with self.path.open("rb") as file:
-                self._read_header(_Cursor(file, self.path.stat().st_size))
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
-        except _Malformed as error:
-            raise UserError(f"{self.path} is not a readable GGUF file: {error}") from error
+        self.metadata, self.tensor_infos = _read_header(self.path)
+        if self.metadata.get("split.count", 1) != 1:
+            self._read_parts()
 
     def read_tensor(self, name: str) -> np.ndarray:
         """Returns one tensor, dequantized to float32, outermost axis first.
@@ -84,58 +84,108 @@ class GgufFile:
             raise UserError(f"{self.path} has no tensor {name!r}")
         info = self.tensor_infos[name]
         try:
-            with self.path.open("rb") as file:
+            with info.path.open("rb") as file:
                 file.seek(info.start)
                 stored = np.fromfile(file, np.uint8, info.size)
         except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot read {info.path}: {error.strerror}") from error
         if stored.size != info.size:
-            raise UserError(f"{self.path} was cut short while it was read, at tensor {name!r}")
+            raise UserError(f"{info.path} was cut short while it was read, at tensor {name!r}")
         # The library takes 16 rows at a time: with 64 blocks a row it needs half the time.
         width = gguf.GGML_QUANT_SIZES[info.quant_type][1]
         wide = math.gcd(info.size // width, 64) * width
         try:
-            values = gguf.dequantize(stored.reshape(-1, wide), info.quant_type)
+            # Scales that are not finite are told by whoever checks the values.
+            with np.errstate(all="ignore"):
+                values = gguf.dequantize(stored.reshape(-1, wide), info.quant_type)
         except NotImplementedError as error:
             raise UserError(
-                f"{self.path}: tensor {name!r} is stored as {info.quant_type.name}, "
+                f"{info.path}: tensor {name!r} is stored as {info.quant_type.name}, "
                 "which cannot be turned into float32"
             ) from error
         return np.asarray(values, np.float32).reshape(info.shape)
 
-    def _read_header(self, cursor: "_Cursor") -> None:
-        if cursor.bytes(4) != b"GGUF":
-            raise _Malformed("it does not begin with GGUF")
-        version = cursor.number("<u4")
-        if version not in (2, 3):
-            swapped = int.from_bytes(struct.pack("<I", version), "big") in (2, 3)
-            order = "big-endian numbers" if swapped else f"version {version}"
-            raise _Malformed(f"it has {order}; little-endian versions 2 and 3 are read")
-        tensors = cursor.count(_MIN_TENSOR_BYTES)
-        pairs = cursor.count(_MIN_PAIR_BYTES)
-        for _ in range(pairs):
-            key = cursor.string()
-            if key in self.metadata:
-                raise _Malformed(f"key {key!r} occurs twice")
-            self.metadata[key] = cursor.value()
-        found = [cursor.tensor() for _ in range(tensors)]
-        alignment = self.metadata.get("general.alignment", 32)
-        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            raise _Malformed(f"general.alignment is {alignment!r}, not a power of two")
-        data = -(-cursor.place // alignment) * alignment
-        for name, shape, kind, offset in found:
-            if name in self.tensor_infos:
-                raise _Malformed(f"tensor {name!r} occurs twice")
-            block, width = gguf.GGML_QUANT_SIZES[kind]
-            if shape[-1] % block:
-                raise _Malformed(f"tensor {name!r} has rows of {shape[-1]}, no whole {kind.name}")
-            size = math.prod(shape) // block * width
-            if data + offset + size > cursor.size:
-                raise _Malformed(f"it ends before tensor {name!r} does")
-            self.tensor_infos[name] = TensorInfo(shape, kind, data + offset, size)
-        # Overlapping tensors would let a small file ask for any amount of memory.
-        if sum(info.size for info in self.tensor_infos.values()) > cursor.size:
-            raise _Malformed("its tensors overlap")
+    def _read_parts(self) -> None:
+        """Replaces metadata and tensor locations by those of all parts together."""
+        number, count = (self.metadata.get(f"split.{key}") for key in ("no", "count"))
+        if type(count) is not int or type(number) is not int or not 0 <= number < count:
+            raise UserError(f"{self.path}: split.no={number!r} of split.count={count!r} is no part")
+        part = f"{self.path} is part {number + 1} of {count} of a model"
+        ending = f"-{number + 1:05d}-of-{count:05d}.gguf"
+        if not self.path.name.endswith(ending) or count > _MAX_PARTS:
+            raise UserError(
+                f"{part}; the others are looked for by name, and its own must end in {ending}"
+            )
+        stem = self.path.name.removesuffix(ending)
+        paths = [
+            self.path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)
+        ]
+        if missing := [path.name for path in paths if not path.is_file()]:
+            more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+            raise UserError(f"{part}; missing beside it: {', '.join(missing[:4])}{more}")
+        headers = [_read_header(path) for path in paths]
+        infos: dict[str, TensorInfo] = {}
+        for n, (path, (metadata, own)) in enumerate(zip(paths, headers, strict=True)):
+            if (metadata.get("split.no"), metadata.get("split.count")) != (n, count):
+                raise UserError(f"{path} is not what its name says, part {n + 1} of {count}")
+            if twice := own.keys() & infos.keys():
+                raise UserError(f"{path}: tensor {min(twice)!r} is in another part too")
+            infos |= own
+        self.metadata, self.tensor_infos = headers[0][0], infos
+        total = self.metadata.get("split.tensors.count", len(infos))
+        if total != len(infos):
+            raise UserError(f"{part}; all parts hold {len(infos)} tensors together, not {total}")
+
+
+def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """Returns the metadata and the tensor locations of one file."""
+    try:
+        with path.open("rb") as file:
+            return _parse_header(path, _Cursor(file, path.stat().st_size))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except _Malformed as error:
+        raise UserError(f"{path} is not a readable GGUF file: {error}") from error
+
+
+def _parse_header(
+    path: pathlib.Path, cursor: "_Cursor"
+) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    if cursor.bytes(4) != b"GGUF":
+        raise _Malformed("it does not begin with GGUF")
+    version = cursor.number("<u4")
+    if version not in (2, 3):
+        swapped = int.from_bytes(struct.pack("<I", version), "big") in (2, 3)
+        order = "big-endian numbers" if swapped else f"version {version}"
+        raise _Malformed(f"it has {order}; little-endian versions 2 and 3 are read")
+    tensors = cursor.count(_MIN_TENSOR_BYTES)
+    pairs = cursor.count(_MIN_PAIR_BYTES)
+    metadata: dict[str, Any] = {}
+    for _ in range(pairs):
+        key = cursor.string()
+        if key in metadata:
+            raise _Malformed(f"key {key!r} occurs twice")
+        metadata[key] = cursor.value()
+    found = [cursor.tensor() for _ in range(tensors)]
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise _Malformed(f"general.alignment is {alignment!r}, not a power of two")
+    data = -(-cursor.place // alignment) * alignment
+    infos: dict[str, TensorInfo] = {}
+    for name, shape, kind, offset in found:
+        if name in infos:
+            raise _Malformed(f"tensor {name!r} occurs twice")
+        block, width = gguf.GGML_QUANT_SIZES[kind]
+        if shape[-1] % block:
+            raise _Malformed(f"tensor {name!r} has rows of {shape[-1]}, no whole {kind.name}")
+        size = math.prod(shape) // block * width
+        if data + offset + size > cursor.size:
+            raise _Malformed(f"it ends before tensor {name!r} does")
+        infos[name] = TensorInfo(path, shape, kind, data + offset, size)
+    # Overlapping tensors would let a small file ask for any amount of memory.
+    if sum(info.size for info in infos.values()) > cursor.size:
+        raise _Malformed("its tensors overlap")
+    return metadata, infos
 
 
 class _Malformed(Exception):

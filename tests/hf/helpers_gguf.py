@@ -159,3 +159,15 @@ def llama_file(path, without=(), **changed):
     metadata |= {key.replace("__", "."): value for key, value in changed.items()}
     kept = {key: value for key, value in metadata.items() if key not in without}
     return write(path, "llama", kept, tensors)
+
+
+def split(folder, metadata, tensors, count=3, **changed):
+    """Writes a model in `count` parts as `llama-gguf-split` does; returns their paths."""
+    paths = []
+    for number in range(count):
+        keys = {"split.no": number, "split.count": count, "split.tensors.count": len(tensors)}
+        part = dict(list(tensors.items())[number::count])
+        path = folder / f"m-{number + 1:05d}-of-{count:05d}.gguf"
+        first = metadata if number == 0 else {}
+        paths.append(write(path, "llama", first | keys | changed, part))
+    return paths

@@ -74,6 +74,79 @@ def test_metadata_of_every_type(tmp_path):
     assert type(read["c"]) is bool and type(read["a"]) is int
 
 
+def test_all_parts_of_a_model_are_read_from_any_one(tmp_path):
+    metadata, tensors = made.llama_like()
+    whole = GgufFile(made.write(tmp_path / "whole.gguf", "llama", metadata, tensors))
+    for path in made.split(tmp_path, metadata, tensors):
+        file = GgufFile(path)
+        assert {key: file.metadata[key] for key in metadata} == {
+            key: whole.metadata[key] for key in metadata
+        }
+        assert file.tensor_infos.keys() == tensors.keys()
+        for name, value in tensors.items():
+            np.testing.assert_array_equal(file.read_tensor(name), value)
+
+
+def _away(paths):
+    paths[1].unlink()
+    paths[2].unlink()
+
+
+BROKEN_PARTS = {
+    "two away": (
+        _away,
+        r"is part 1 of 3 of a model; missing beside it: m-00002-of-00003.gguf, m-00003-of-00003",
+    ),
+    "another name": (
+        lambda paths: paths[0].rename(paths[0].with_name("n.gguf")),
+        r"part 1 of 3 of a model; the others are looked for by name, and its own must end in -00001",
+    ),
+    "one twice": (
+        lambda paths: paths[2].write_bytes(paths[1].read_bytes()),
+        r"m-00003-of-00003.gguf is not what its name says, part 3 of 3",
+    ),
+    "one cut short": (
+        lambda paths: paths[2].write_bytes(paths[2].read_bytes()[:-9]),
+        r"m-00003-of-00003.gguf is not a readable GGUF file",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_PARTS)
+def test_parts_that_are_no_model_are_one_line(tmp_path, kind):
+    break_it, reason = BROKEN_PARTS[kind]
+    paths = made.split(tmp_path, *made.llama_like())
+    break_it(paths)
+    left = paths[0] if paths[0].exists() else tmp_path / "n.gguf"
+    with pytest.raises(UserError, match=reason) as raised:
+        GgufFile(left)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"split.no": 3}, "split.no=3 of split.count=3 is no part"),
+        ({"split.count": "x"}, "is no part"),
+        ({"split.count": 2**32 - 1}, "its own must end in"),
+        ({"split.tensors.count": 7}, "tensors together, not 7"),
+    ],
+)
+def test_numbers_of_parts_that_cannot_be(tmp_path, changed, reason):
+    paths = made.split(tmp_path, *made.llama_like(), **changed)
+    with pytest.raises(UserError, match=reason):
+        GgufFile(paths[0])
+
+
+def test_a_tensor_in_two_parts_is_named(tmp_path):
+    metadata, tensors = made.llama_like()
+    paths = made.split(tmp_path, metadata, tensors, count=2)
+    keys = {"split.no": 1, "split.count": 2, "split.tensors.count": len(tensors)}
+    made.write(paths[1], "llama", keys, tensors)
+    with pytest.raises(UserError, match="is in another part too"):
+        GgufFile(paths[0])
+
+
 def test_an_integer_tensor_is_refused(tmp_path):
     path = made.write(tmp_path / "a.gguf", "llama", {}, {"x": np.arange(4, dtype=np.int32)})
     with pytest.raises(UserError, match=r"'x' is stored as I32"):
