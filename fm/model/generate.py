@@ -51,6 +51,7 @@ class DecodeState(NamedTuple):
       cache_index: int32, the column of its keys and values.
       seen_BV: bool, tokens that occurred in the row.
       ended_B: bool.
+      nonfinite_B: int32, position of the first token whose logits were not finite; -1 for none.
     """
 
     cache: kv_cache.KVCache
@@ -59,6 +60,7 @@ class DecodeState(NamedTuple):
     cache_index: jax.Array
     seen_BV: jax.Array
     ended_B: jax.Array
+    nonfinite_B: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("config", "max_new_tokens", "buffer_size"))
@@ -76,7 +78,7 @@ def prefill_and_decode(
     """Prefills the KV cache and decodes up to `num_tokens` tokens; returns them and the state.
 
     Returns:
-      int32 [B, buffer_size], `NO_TOKEN` after the end of a row, and the state to go on from.
+      int32 [B, buffer_size], `NO_TOKEN` after a row's stop token, and the state to go on from.
     """
     B, L = tokens_BL.shape
     positions_BL = jnp.minimum(jnp.arange(L), lengths_B[:, None] - 1)
@@ -89,17 +91,18 @@ def prefill_and_decode(
     # Padding is replaced by the last token, which counts as seen anyway.
     prompt_BL = jnp.take_along_axis(tokens_BL, positions_BL, axis=1)
     seen_BV = jnp.zeros((B, config.vocab_size), bool).at[rows_B1, prompt_BL].set(True)
-    token_B = _sample(params, last_BD, decode_params, lengths_B, seen_BV)
+    token_B, finite_B = _sample(params, last_BD, decode_params, lengths_B, seen_BV)
     state = DecodeState(
         cache,
         token_B,
         lengths_B,
         jnp.int32(L),
         seen_BV.at[jnp.arange(B), token_B].set(True),
-        decode_params.stop_V[token_B],
+        decode_params.stop_V[token_B] | ~finite_B,
+        jnp.where(finite_B, -1, lengths_B),
     )
     tokens_BT = jnp.full((B, buffer_size), NO_TOKEN, jnp.int32)
-    tokens_BT = tokens_BT.at[:, 0].set(jnp.where(state.ended_B, NO_TOKEN, token_B))
+    tokens_BT = tokens_BT.at[:, 0].set(token_B)
     return _decode_loop(params, state, decode_params, config, tokens_BT, jnp.int32(1), num_tokens)
 
 
@@ -140,16 +143,20 @@ def _decode_loop(
             params, inputs, state.cache, state.cache_index, config
         )
         position_B = state.position_B + 1
-        token_B = _sample(params, final_BLD[:, 0], decode_params, position_B, state.seen_BV)
+        token_B, finite_B = _sample(
+            params, final_BLD[:, 0], decode_params, position_B, state.seen_BV
+        )
+        broken_B = ~finite_B & ~state.ended_B
+        column_B1 = jnp.where(state.ended_B, NO_TOKEN, token_B)[:, None]
         state = DecodeState(
             cache,
             token_B,
             position_B,
             state.cache_index + 1,
             state.seen_BV.at[jnp.arange(len(token_B)), token_B].set(True),
-            state.ended_B | decode_params.stop_V[token_B],
+            state.ended_B | broken_B | decode_params.stop_V[token_B],
+            jnp.where(broken_B, position_B, state.nonfinite_B),
         )
-        column_B1 = jnp.where(state.ended_B, NO_TOKEN, token_B)[:, None]
         return count + 1, jax.lax.dynamic_update_slice(tokens_BT, column_B1, (0, count)), state
 
     _, tokens_BT, state = jax.lax.while_loop(unfinished, decode_one, (first, tokens_BT, state))
@@ -162,15 +169,18 @@ def _sample(
     decode_params: DecodeSettings,
     position_B: jax.Array,
     seen_BV: jax.Array,
-) -> jax.Array:
-    return sample_tokens(
-        embeddings.token_logits(params.embeddings, h_BD),
+) -> tuple[jax.Array, jax.Array]:
+    """Returns each row's next token, and whether the logits it was drawn from are finite."""
+    logits_BV = embeddings.token_logits(params.embeddings, h_BD)
+    token_B = sample_tokens(
+        logits_BV,
         decode_params.sampling,
         decode_params.keys_B,
         position_B,
         seen_BV=seen_BV,
         suppress_V=decode_params.suppress_V,
     )
+    return token_B, jnp.all(jnp.isfinite(logits_BV), axis=-1)
 
 
 class IncrementalGenerator:
@@ -191,6 +201,7 @@ class IncrementalGenerator:
         seeds: Sequence[int] | None = None,
         stop_token_ids: Sequence[int] = (),
         suppress_tokens: Sequence[int] = (),
+        return_stop_tokens: bool = False,
     ):
         """Checks the arguments; computes nothing yet.
 
@@ -200,8 +211,9 @@ class IncrementalGenerator:
           sampling_config: how tokens are chosen.
           max_new_tokens: per row.
           seeds: one per row; 0, 1, 2, ... if None. A row's tokens depend on its own seed only.
-          stop_token_ids: tokens that end a row; they are not returned.
+          stop_token_ids: tokens that end a row.
           suppress_tokens: tokens never sampled.
+          return_stop_tokens: whether the token that ended a row is returned as its last.
 
         Raises:
           UserError: no prompt, an empty one, one with ids outside the vocabulary, or one too long
@@ -228,6 +240,7 @@ class IncrementalGenerator:
             jnp.asarray(_vocab_mask(stop_token_ids, config.vocab_size)),
             jnp.asarray(_vocab_mask(suppress_tokens, config.vocab_size)),
         )
+        self._dropped = () if return_stop_tokens else stop_token_ids
         self._state: DecodeState | None = None
 
     @property
@@ -243,7 +256,11 @@ class IncrementalGenerator:
         )
 
     def next_tokens(self, num_tokens: int) -> list[np.ndarray]:
-        """Returns up to `num_tokens` more tokens of each row, int32; fewer where the row ended."""
+        """Returns up to `num_tokens` more tokens of each row, int32; fewer where the row ended.
+
+        Raises:
+          UserError: the logits of a row are not finite.
+        """
         num_tokens = min(num_tokens, self.remaining)
         self.remaining -= num_tokens
         if num_tokens == 0:
@@ -251,7 +268,7 @@ class IncrementalGenerator:
         # The buffer's size is static; how much of it is used is data.
         counts = {"num_tokens": jnp.int32(num_tokens), "buffer_size": _round_up(num_tokens)}
         if self._state is None:
-            tokens_BT, self._state = prefill_and_decode(
+            tokens_BT, state = prefill_and_decode(
                 self._params,
                 self._tokens_BL,
                 self._lengths_B,
@@ -261,10 +278,20 @@ class IncrementalGenerator:
                 **counts,
             )
         else:
-            tokens_BT, self._state = decode(
+            tokens_BT, state = decode(
                 self._params, self._state, self._decode_params, self._config, **counts
             )
-        return [row_T[row_T != NO_TOKEN] for row_T in np.asarray(tokens_BT)]
+        self._state = state
+        for row, position in enumerate(np.asarray(state.nonfinite_B)):
+            if position >= 0:
+                after = f"after {position} tokens, {self._lengths_B[row]} of them the prompt's"
+                raise UserError(
+                    f"the model's logits are not finite {after} (text {row + 1} of "
+                    f"{self.batch_size}): its parameters are, or its activations overflow "
+                    f"{self._config.dtype}"
+                )
+        rows = [row_T[row_T != NO_TOKEN] for row_T in np.asarray(tokens_BT)]
+        return [row[:-1] if len(row) and row[-1] in self._dropped else row for row in rows]
 
     def stop_rows(self, rows: Sequence[int]) -> None:
         """Ends these rows: they get no further tokens."""

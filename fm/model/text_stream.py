@@ -51,7 +51,7 @@ def stream_text(
             ids[row] += new.tolist()
             text = decode(np.asarray(ids[row], np.int32))
             stop = min((at for each in stop_strings if (at := text.find(each)) >= 0), default=None)
-            ended[row] = stop is not None or len(new) < requested or generation.remaining == 0
+            ended[row] = stop is not None or len(new) < requested or generation.finished
             unsettled = 0 if ended[row] else num_unsettled_chars(text, stop_strings)
             settled = text[:stop] if ended[row] else text[: len(text) - unsettled]
             chunk.append(settled[len(emitted[row]) :])

@@ -141,6 +141,41 @@ def test_rows_end_at_stop_tokens():
     assert len(got[3]) == 0 and 0 < len(got[0]) <= 4
 
 
+def test_the_token_that_ended_a_row_is_returned_if_asked_for():
+    weights = params(OWN)
+    options = {"sampling_config": GREEDY, "max_new_tokens": 12}
+    free = generate(weights, PROMPTS, OWN, **options)
+    options["stop_token_ids"] = [int(free[0][4]), int(free[3][0])]
+    without = generate(weights, PROMPTS, OWN, **options)
+    got = generate(weights, PROMPTS, OWN, **options, return_stop_tokens=True)
+    for row, cut, whole in zip(got, without, free, strict=True):
+        assert row.tolist() == whole[: min(len(cut) + 1, 12)].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_logits_that_are_not_finite_are_told(value, temperature, tokens):
+    """At the first token from a parameter, later from a value in the cache of the second row."""
+    weights = params(OWN)
+    if tokens == 1:
+        weights["layers"]["down"][0, 3, 3] = value
+    generation = IncrementalGenerator(
+        weights, PROMPTS[:2], OWN, sampling_config=SamplingConfig(temperature), max_new_tokens=8
+    )
+    if tokens > 1:
+        generation.next_tokens(tokens - 1)
+        cache = generation._state.cache
+        cache = cache._replace(values=tuple(leaf.at[1].set(value) for leaf in cache.values))
+        generation._state = generation._state._replace(cache=cache)
+    row = int(tokens > 1)
+    length = len(PROMPTS[row])
+    after = f"after {length + tokens - 1} tokens, {length} of them the prompt's"
+    with pytest.raises(UserError, match=rf"not finite {after} \(text {row + 1} of 2\)") as raised:
+        generation.next_tokens(8)
+    assert "\n" not in str(raised.value)
+
+
 def test_decoding_stops_once_all_rows_have_ended():
     weights = params(OWN)
     (free,) = generate(weights, [PROMPTS[0]], OWN, sampling_config=GREEDY, max_new_tokens=12)
