@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from fm.errors import UserError
 from fm.hf.gguf_file import GgufFile
+from fm.hf.tokenizer import read_tokenizer_json
+from fm.hf.weights import check_finite
 
 _LLAMA_TOP = {
     "token_embd": "model.embed_tokens",
@@ -66,7 +69,24 @@ _UNSUPPORTED = (
     "attention.alibi_bias_max",
 )
 # Token types of the format, `tokenizer.ggml.token_type`.
-_CONTROL, _USER_DEFINED = 3, 4
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+# A file names one end of a text and may name an end of a turn and of a message. Files of before
+# these keys lack the others, so llama.cpp takes control tokens spelled like this for ends too.
+_END_ROLES = ("eos", "eot", "eom")
+_END_TOKENS = frozenset(
+    {
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+    }
+)
 
 # Pre-tokenization regex of the tokenizer.json files of Llama 3 and Qwen 2, which differ in how many
 # digits stay together.
@@ -99,18 +119,19 @@ def read_gguf(
     is undone. Architectures: gpt2, llama, qwen2, qwen3. Reading executes nothing.
 
     Returns:
-      config: config.json, with the special token ids.
+      config: config.json, with the special token ids and the chat template (None without one).
       tensors: float32 by Hugging Face name, dequantized, axes as in `transformers`.
-      tokenizer: see `build_tokenizer`.
+      tokenizer: see `build_tokenizer`; where its kind is not known, a tokenizer.json beside the
+        file is read instead.
 
     Raises:
       UserError: the file is malformed or cut short, a key is missing, the architecture or the
-        tokenizer is not supported, or a tensor has no place in it.
+        tokenizer is not supported, a tensor has no place in it, or a number is not finite.
     """
     file = GgufFile(path)
     try:
         config = _hf_config(file)
-        tokenizer = build_tokenizer(file.metadata)
+        tokenizer = _tokenizer(file)
         tokens, vocab = tokenizer.get_vocab_size(), config["vocab_size"]
         if tokens > vocab:
             raise UserError(f"its tokenizer has {tokens} tokens, its embedding {vocab} rows")
@@ -144,9 +165,10 @@ def _hf_config(file: GgufFile) -> dict[str, Any]:
         "vocab_size": vocab,
         "tie_word_embeddings": not _has_output(file),
         "bos_token_id": special_token_id(file.metadata, "bos"),
-        "eos_token_id": special_token_id(file.metadata, "eos"),
+        "eos_token_id": end_token_ids(file.metadata),
         "pad_token_id": special_token_id(file.metadata, "padding"),
         "torch_dtype": "float32",
+        "chat_template": file.metadata.get("tokenizer.chat_template"),
     }
     heads = keys.whole("attention.head_count")
     if architecture == "gpt2":
@@ -232,6 +254,7 @@ def _hf_tensors(file: GgufFile, config: dict[str, Any]) -> dict[str, np.ndarray]
             continue
         hf_name = _hf_name(name, config["model_type"])
         value = file.read_tensor(name)
+        check_finite(file.tensor_infos[name].path, name, value)
         if config["model_type"] == "gpt2" and value.ndim == 2 and name.startswith("blk."):
             # GPT-2's matrices are stored input first in its safetensors, output first here.
             value = np.ascontiguousarray(value.T)
@@ -263,6 +286,44 @@ def _unpermute(name: str, value: np.ndarray, heads: int, head: int) -> np.ndarra
     return pairs.swapaxes(1, 2).reshape(value.shape)
 
 
+class UnknownTokenizer(UserError):
+    """The metadata asks for a kind of tokenizer that is not known."""
+
+
+def _tokenizer(file: GgufFile) -> tokenizers.Tokenizer:
+    """The tokenizer of the metadata or, where its kind is not known, of a tokenizer.json beside."""
+    try:
+        return build_tokenizer(file.metadata)
+    except UnknownTokenizer as error:
+        path = file.path.with_name("tokenizer.json")
+        if not path.exists():
+            raise UserError(
+                f"{error}; a tokenizer.json of the same model beside the file is read instead, "
+                "but there is none"
+            ) from error
+        tokenizer = read_tokenizer_json(path)
+        _check_same_tokens(path, tokenizer, file.metadata)
+        print(f"{file.path}: {error}; {path.name} beside it is read", file=sys.stderr, flush=True)
+    if any(f"tokenizer.ggml.add_{name}_token" in file.metadata for name in ("bos", "eos")):
+        tokens = _texts(file.metadata, "tokenizer.ggml.tokens")
+        _add_bos_eos(tokenizer, tokens, file.metadata, bos=True)
+    return tokenizer
+
+
+def _check_same_tokens(
+    path: pathlib.Path, tokenizer: tokenizers.Tokenizer, metadata: Mapping[str, Any]
+) -> None:
+    """Raises UserError if an ordinary token of the metadata is another one in the tokenizer."""
+    tokens = _texts(metadata, "tokenizer.ggml.tokens")
+    for number, (token, kind) in enumerate(zip(tokens, _types(tokens, metadata), strict=True)):
+        found = tokenizer.id_to_token(number)
+        if kind == _NORMAL and found != token:
+            raise UserError(
+                f"{path} is not of the model beside it: token {number} is {found!r} there, "
+                f"{token!r} here"
+            )
+
+
 def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Builds the byte-level BPE tokenizer that a GGUF file's metadata describes.
 
@@ -270,18 +331,17 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     parts of a tokenizer.json: pre-tokenizer and normalizer follow from `tokenizer.ggml.pre`
     (SmolLM2's is `smollm`: each digit alone, then GPT-2's words, no normalization), the decoder is
     the byte-level one, and BOS and EOS are added round a text as `add_bos_token` and
-    `add_eos_token` say. Whether a special token strips the spaces beside it is not known either;
+    `add_eos_token` say; without the former, BOS is added for Llama 3's pre-tokenizer, as llama.cpp
+    does. Whether a special token strips the spaces beside it is not known either;
     for SmolLM2 it does not matter.
 
     Raises:
-      UserError: a key is missing or malformed, or the kind of tokenizer is not supported.
+      UnknownTokenizer: the kind of tokenizer is not known.
+      UserError: a key is missing or malformed.
     """
     model = metadata.get("tokenizer.ggml.model")
     if model != "gpt2":
-        raise UserError(
-            f"tokenizer.ggml.model is {model!r}; known: 'gpt2' (byte-level BPE). "
-            "A tokenizer.json of the same model can be given instead"
-        )
+        raise UnknownTokenizer(f"tokenizer.ggml.model is {model!r}; known: 'gpt2' (byte-level BPE)")
     tokens = _texts(metadata, "tokenizer.ggml.tokens")
     ids = {token: number for number, token in enumerate(tokens)}
     if len(ids) != len(tokens):
@@ -302,8 +362,23 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     if kind == _QWEN2:
         tokenizer.normalizer = normalizers.NFC()  # pyright: ignore
     _add_specials(tokenizer, tokens, metadata)
-    _add_bos_eos(tokenizer, tokens, metadata)
+    _add_bos_eos(tokenizer, tokens, metadata, bos=kind == _LLAMA3)
     return tokenizer
+
+
+def end_token_ids(metadata: Mapping[str, Any]) -> int | list[int] | None:
+    """Returns the token that ends a text, or all of them, the one named as EOS first."""
+    ends = [special_token_id(metadata, role) for role in _END_ROLES]
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        kinds = _types(tokens, metadata)
+        ends += [
+            number
+            for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+            if kind == _CONTROL and token in _END_TOKENS
+        ]
+    found = list(dict.fromkeys(number for number in ends if number is not None))
+    return found if len(found) > 1 else found[0] if found else None
 
 
 def special_token_id(metadata: Mapping[str, Any], name: str) -> int | None:
@@ -333,7 +408,7 @@ def _pre_tokenizer_kind(metadata: Mapping[str, Any]) -> str:
     name = metadata.get("tokenizer.ggml.pre", old)
     if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
-        raise UserError(f"tokenizer.ggml.pre is {name!r}; known: {known}")
+        raise UnknownTokenizer(f"tokenizer.ggml.pre is {name!r}; known: {known}")
     return PRE_TOKENIZERS[name]
 
 
@@ -352,30 +427,38 @@ def _add_specials(
     tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any]
 ) -> None:
     """Adds control tokens as special ones, and user-defined tokens, which are ordinary text."""
-    types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32)))
-    if types.shape != (len(tokens),) or types.dtype.kind not in "iu":
-        raise UserError(f"tokenizer.ggml.token_type does not give a type to {len(tokens)} tokens")
     # In the order of their ids, which the library keeps for tokens of the vocabulary.
     special = {_CONTROL: True, _USER_DEFINED: False}
     tokenizer.add_tokens(
         [
             tokenizers.AddedToken(token, normalized=False, special=special[kind])
-            for token, kind in zip(tokens, types.tolist(), strict=True)
+            for token, kind in zip(tokens, _types(tokens, metadata), strict=True)
             if kind in special and token
         ]
     )
 
 
+def _types(tokens: list[str], metadata: Mapping[str, Any]) -> list[int]:
+    """The type of every token."""
+    types = metadata.get("tokenizer.ggml.token_type", np.full(len(tokens), _NORMAL))
+    types = np.asarray(types)
+    if types.shape != (len(tokens),) or types.dtype.kind not in "iu":
+        raise UserError(f"tokenizer.ggml.token_type does not give a type to {len(tokens)} tokens")
+    return types.tolist()
+
+
 def _add_bos_eos(
-    tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, tokens: list[str], metadata: Mapping[str, Any], *, bos: bool
 ) -> None:
+    """Puts BOS and EOS round a text as the metadata say; `bos` where they say nothing of BOS."""
     parts, used = ["$A"], []
     for name, place in (("bos", 0), ("eos", 2)):
         number = special_token_id(metadata, name)
-        if metadata.get(f"tokenizer.ggml.add_{name}_token") and number is not None:
+        default = bos and name == "bos"
+        if metadata.get(f"tokenizer.ggml.add_{name}_token", default) and number is not None:
             parts.insert(place, tokens[number])
             used.append((tokens[number], number))
-    if used:
+    if used or tokenizer.post_processor is not None:
         tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore
             single=parts, special_tokens=used
         )

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,8 +41,8 @@ class PretrainedModel:
       params: parameters.
       tokenizer: its tokenizer; None without one.
       family: name of its family, one of `FAMILIES`; "" for whichever fits.
-      special_token_ids: those of `bos_token_id`, `eos_token_id` and `pad_token_id` that config.json
-        gives, an id or a list of ids each.
+      special_token_ids: those of `bos_token_id`, `eos_token_id` and `pad_token_id` that
+        generation_config.json or else config.json gives, an id or a list of ids each.
       unused_tensors: tensors of the file without a place in `config`, such as BERT's heads.
     """
 
@@ -67,8 +68,8 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
         The file may hold float32, float16 or bfloat16.
 
     Raises:
-      UserError: config.json or safetensors are missing or damaged, the model is not supported (see
-        `weights.from_tensors`), or the tokenizer does not fit it.
+      UserError: config.json or safetensors are missing or damaged, a weight is not finite, the
+        model is not supported (see `weights.from_tensors`), or the tokenizer does not fit it.
     """
     path = pathlib.Path(path)
     with error_context(path):
@@ -76,13 +77,20 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
             config, tensors, inner = read_gguf(path)
             model_config, params = weights.from_tensors(config, tensors, dtype=dtype)
             ids = {role: config[f"{role}_token_id"] for role in ("pad", "bos", "eos")}
-            unused, tokenizer = (), HFTokenizer(inner, **ids)
+            template = config["chat_template"]
+            if template is not None and not isinstance(template, str):
+                raise UserError("tokenizer.chat_template is no text")
+            if isinstance(ids["eos"], list):
+                ids["eos"] = ids["eos"][0]
+            unused, tokenizer = (), HFTokenizer(inner, **ids, chat_template=template)
+            special_token_ids = {key: config[key] for key in _SPECIALS if config[key] is not None}
         else:
             config = _json_object(path / "config.json")
             with _open_tensors(path) as tensors:
                 model_config, params = weights.from_tensors(config, tensors, dtype=dtype)
                 unused = weights.unused_tensors(family_of(config), tensors)
             tokenizer = read_tokenizer(path) if (path / "tokenizer.json").exists() else None
+            special_token_ids = _special_token_ids(path, config, tokenizer, model_config.vocab_size)
         if tokenizer is not None:
             check_vocab_size(tokenizer, model_config.vocab_size)
     return PretrainedModel(
@@ -90,7 +98,7 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
         params,
         tokenizer,
         family=family_of(config).name,
-        special_token_ids={key: config[key] for key in _SPECIALS if config.get(key) is not None},
+        special_token_ids=special_token_ids,
         unused_tensors=unused,
     )
 
@@ -124,6 +132,65 @@ def save_pretrained(path: str | pathlib.Path, pretrained: PretrainedModel) -> No
             pretrained.tokenizer.save_folder(scratch, max_length=pretrained.config.max_seq_len)
 
 
+def _special_token_ids(
+    folder: pathlib.Path,
+    config: Mapping[str, Any],
+    tokenizer: HFTokenizer | None,
+    vocab_size: int,
+) -> dict[str, int | list[int]]:
+    """Special token ids by the first file that has them; tells on stderr of ends left out.
+
+    As in `transformers` generation_config.json decides what ends a text, then config.json. Here the
+    tokenizer's EOS does where neither says.
+    """
+    path = folder / "generation_config.json"
+    generation = _json_object(path) if path.exists() else {}
+    files = {path.name: generation, "config.json": config}
+    ends = {name: _token_ids(folder / name, given) for name, given in files.items()}
+    own = tokenizer.eos if tokenizer is not None else None
+    # Without a name for EOS the tokenizer has it from these files.
+    known = own is None or any(own in found for found in ends.values())
+    ends["tokenizer_config.json"] = [] if known else [own]
+    decisive = next((name for name, found in ends.items() if found), None)
+    for name, found in ends.items():
+        outside = [number for number in found if not 0 <= number < vocab_size]
+        ignored = [number for number in found if number not in ends[decisive or name]]
+        if name == decisive and outside:
+            reason = f"beyond the vocabulary of {vocab_size}"
+            _tell(f"{folder}: {name} ends a text at {_listed_ids(outside, tokenizer)}, {reason}")
+        elif ignored:
+            _tell(
+                f"{folder}: {name} ends a text at {_listed_ids(ignored, tokenizer)}; {decisive} "
+                f"does not, and decides"
+            )
+    ids = {
+        key: next((given[key] for given in files.values() if given.get(key) is not None), None)
+        for key in _SPECIALS
+    }
+    ids["eos_token_id"] = files[decisive]["eos_token_id"] if decisive in files else own
+    return {key: value for key, value in ids.items() if value is not None}
+
+
+def _token_ids(path: pathlib.Path, config: Mapping[str, Any]) -> list[int]:
+    """The ids that `eos_token_id` of a JSON file gives, as one number or as a list."""
+    given = config.get("eos_token_id")
+    found = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(type(number) is int for number in found):
+        raise UserError(f"{path}: eos_token_id={given!r} must be a token's id or a list of them")
+    return found
+
+
+def _listed_ids(ids: list[int], tokenizer: HFTokenizer | None) -> str:
+    names = [tokenizer.token_name(number) if tokenizer else None for number in ids]
+    return ", ".join(
+        f"{n} ({name})" if name else str(n) for n, name in zip(ids, names, strict=True)
+    )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _json_object(path: pathlib.Path) -> dict[str, Any]:
     value = read_user_json(path)
     if not isinstance(value, dict):
@@ -132,13 +199,16 @@ def _json_object(path: pathlib.Path) -> dict[str, Any]:
 
 
 class _LazyTensors(Mapping[str, np.ndarray]):
-    """Tensors of open safetensors files, each read when it is asked for."""
+    """Tensors of open safetensors files, each read, and checked to be finite, when asked for."""
 
-    def __init__(self, file_of: dict[str, Any]):
+    def __init__(self, file_of: dict[str, tuple[pathlib.Path, Any]]):
         self._file_of = file_of
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._file_of[name].get_tensor(name)
+        path, file = self._file_of[name]
+        values = file.get_tensor(name)
+        weights.check_finite(path, name, values)
+        return values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
@@ -151,7 +221,7 @@ class _LazyTensors(Mapping[str, np.ndarray]):
 def _open_tensors(folder: pathlib.Path) -> Iterator[_LazyTensors]:
     """Opens the tensors of a folder, from one file or from the shards its index lists."""
     with contextlib.ExitStack() as stack:
-        file_of: dict[str, Any] = {}
+        file_of: dict[str, tuple[pathlib.Path, Any]] = {}
         for path, expected in _shards(folder).items():
             try:
                 file = stack.enter_context(safe_open(path, framework="np"))
@@ -161,7 +231,7 @@ def _open_tensors(folder: pathlib.Path) -> Iterator[_LazyTensors]:
             if expected is not None and expected != names:
                 name = min(expected ^ names)
                 raise UserError(f"{path.name} and the index disagree about {name}")
-            file_of |= dict.fromkeys(sorted(names), file)
+            file_of |= dict.fromkeys(sorted(names), (path, file))
         yield _LazyTensors(file_of)
 
 

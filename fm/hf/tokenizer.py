@@ -4,7 +4,8 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ import tokenizers
 from fm.data.tokenizer import BYTE_OF_CHAR
 from fm.errors import UserError
 from fm.files import read_bytes, read_user_json
+from fm.hf.chat_template import CHAT_TEMPLATE_FILE, read_chat_template, render_chat
 
 _CHUNK = 1024
 _ROLES = ("pad", "bos", "eos", "mask")
+# Keys of special_tokens_map.json and tokenizer_config.json that hold special tokens.
+_TOKEN_KEYS = tuple(f"{role}_token" for role in (*_ROLES, "unk", "sep", "cls"))
+_TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
 class HFTokenizer:
@@ -29,6 +34,7 @@ class HFTokenizer:
 
     Attributes:
       pad, bos, eos, mask: ids of the special tokens, None where the model has none.
+      chat_template: Jinja template of a conversation, None where the model has none.
     """
 
     def __init__(
@@ -39,12 +45,14 @@ class HFTokenizer:
         bos: int | None = None,
         eos: int | None = None,
         mask: int | None = None,
+        chat_template: str | None = None,
     ):
         """Wraps `inner`, whose truncation and padding it switches off."""
         inner.no_truncation()
         inner.no_padding()
         self._inner = inner
         self.pad, self.bos, self.eos, self.mask = pad, bos, eos, mask
+        self.chat_template = chat_template
 
     @functools.cached_property
     def _literal(self) -> tokenizers.Tokenizer:
@@ -73,9 +81,50 @@ class HFTokenizer:
         """
         return self._encode(self._inner if parse_specials else self._literal, texts, False)
 
-    def encode_with_specials(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns each text's token ids with special tokens such as [CLS] and [SEP]."""
-        return self._encode(self._literal, texts, True)
+    def encode_with_specials(
+        self, texts: Sequence[str], *, parse_specials: bool = False
+    ) -> list[np.ndarray]:
+        """Returns each text's token ids with special tokens such as [CLS] and [SEP].
+
+        Args:
+          texts: the texts.
+          parse_specials: as for `encode`; a text that begins with BOS gets no second one.
+        """
+        if not parse_specials:
+            return self._encode(self._literal, texts, True)
+        found = self._encode(self._inner, texts, True)
+        return [
+            ids[1:] if self.bos is not None and ids[:2].tolist() == [self.bos] * 2 else ids
+            for ids in found
+        ]
+
+    def encode_chat(self, message: str) -> np.ndarray:
+        """Returns the token ids of a user's message in the chat template, up to the reply.
+
+        The template alone says where BOS is, as in `transformers`. Special tokens that the message
+        spells become their ids.
+
+        Raises:
+          UserError: there is no chat template, or it is broken.
+        """
+        if self.chat_template is None:
+            raise UserError("the model has no chat template")
+        names = {
+            f"{role}_token": name
+            for role in _ROLES
+            if (number := getattr(self, role)) is not None and (name := self.token_name(number))
+        }
+        chat = render_chat(self.chat_template, message, names)
+        return self.encode([chat], parse_specials=True)[0]
+
+    def token_name(self, number: int) -> str | None:
+        """Returns a token as the vocabulary spells it; None for an id that it lacks."""
+        return self._inner.id_to_token(number) if 0 <= number < 2**32 else None
+
+    def spelled_specials(self, text: str) -> list[str]:
+        """Returns the special tokens whose spelling is in a text, in the order of their ids."""
+        names = (self._inner.id_to_token(number) for number in sorted(self._special))
+        return [name for name in names if name and name in text]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of token ids, without special tokens; broken UTF-8 becomes U+FFFD."""
@@ -137,6 +186,8 @@ class HFTokenizer:
                 config[f"{role}_token"] = self._inner.id_to_token(getattr(self, role))
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        if self.chat_template is not None:
+            (folder / CHAT_TEMPLATE_FILE).write_text(self.chat_template, encoding="utf-8")
 
     @staticmethod
     def _encode(inner: tokenizers.Tokenizer, texts: Sequence[str], ends: bool) -> list[np.ndarray]:
@@ -173,14 +224,31 @@ def _sentence_piece(name: str, started: bool) -> bytes:
 def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:
     """Reads a tokenizer from a tokenizer.json, or from the folder that contains one.
 
-    The special token ids come from the tokenizer_config.json, special_tokens_map.json or
-    config.json beside it; None for those that none of them names.
+    The special token ids come from the tokenizer_config.json, special_tokens_map.json, config.json
+    or generation_config.json beside it; None for those that none of them names. Tokens that these
+    files, or an added_tokens.json, call special or add are so in the tokenizer too. Whether BOS and
+    EOS are added is for tokenizer.json alone to say, as in `transformers` 5; where
+    tokenizer_config.json says otherwise, a line on stderr tells.
+
+    Raises:
+      UserError: it is missing, malformed, of an unknown kind, or contradicts the files beside it.
+    """
+    path = pathlib.Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    inner = read_tokenizer_json(file)
+    folder = file.parent
+    _add_tokens_beside(folder, inner)
+    ids = _ids_beside(folder, inner)
+    _tell_ignored_ends(folder, inner, ids)
+    return HFTokenizer(inner, **ids, chat_template=read_chat_template(folder))
+
+
+def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of a tokenizer.json, without what other files say of it.
 
     Raises:
       UserError: it is missing, malformed, or of an unknown kind.
     """
-    path = pathlib.Path(path)
-    file = path / "tokenizer.json" if path.is_dir() else path
     try:
         inner = tokenizers.Tokenizer.from_str(read_bytes(file).decode("utf-8"))
     except OSError as error:
@@ -188,7 +256,9 @@ def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:
     except Exception as error:  # The library raises bare `Exception` for anything malformed.
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{file} is not a tokenizer: {reason}") from error
-    return HFTokenizer(inner, **_ids_beside(file.parent, inner))
+    inner.no_truncation()
+    inner.no_padding()
+    return inner
 
 
 def check_vocab_size(tokenizer: HFTokenizer, vocab_size: int) -> None:
@@ -203,20 +273,85 @@ def check_vocab_size(tokenizer: HFTokenizer, vocab_size: int) -> None:
         )
 
 
+def _add_tokens_beside(folder: pathlib.Path, inner: tokenizers.Tokenizer) -> None:
+    """Adds the tokens that the files beside a tokenizer.json add, and marks their special ones."""
+    added = inner.get_added_tokens_decoder()
+    special = {number for number, token in added.items() if token.special}
+    # Those without an id first: they must be in the vocabulary already.
+    for file, name, number, is_special in sorted(
+        _tokens_beside(folder), key=lambda token: -1 if token[2] is None else token[2]
+    ):
+        if number is not None:
+            if inner.token_to_id(name) is None:
+                inner.add_tokens([tokenizers.AddedToken(name, normalized=False)])
+            if (known := inner.token_to_id(name)) != number:
+                raise UserError(
+                    f"{folder / file}: {name!r} has the id {number}, {known} in the tokenizer"
+                )
+        if is_special and (known := inner.token_to_id(name)) is not None and known not in special:
+            inner.add_special_tokens([name])
+            special.add(known)
+
+
+def _tokens_beside(folder: pathlib.Path) -> Iterator[tuple[str, str, int | None, bool]]:
+    """Yields (file, token, id if given, whether it is special) of all tokens named in a folder."""
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        found = _json_object(folder / file)
+        named = [found.get(key) for key in _TOKEN_KEYS]
+        for key in _TOKEN_LISTS:
+            more = found.get(key)
+            named += more.values() if isinstance(more, Mapping) else more or []
+        for name in filter(None, map(_spelling, named)):
+            yield file, name, None, True
+        added = found.get("added_tokens_decoder")
+        for number, token in added.items() if isinstance(added, Mapping) else ():
+            name = _spelling(token)
+            if not name or not (number.isascii() and number.isdigit()):
+                raise UserError(f"{folder / file}: added_tokens_decoder has {number!r}: {token!r}")
+            yield file, name, int(number), bool(isinstance(token, Mapping) and token.get("special"))
+    for name, number in _json_object(folder / "added_tokens.json").items():
+        if type(number) is not int:
+            raise UserError(f"{folder / 'added_tokens.json'}: {name!r} has the id {number!r}")
+        yield "added_tokens.json", name, number, False
+
+
+def _spelling(token: Any) -> str | None:
+    """The text of a token, which JSON has as a text or as an object with its `content`."""
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else None
+
+
 def _ids_beside(folder: pathlib.Path, inner: tokenizers.Tokenizer) -> dict[str, int | None]:
     """Ids of the special tokens that the files beside a tokenizer.json name."""
     named = _json_object(folder / "special_tokens_map.json")
     named |= _json_object(folder / "tokenizer_config.json")
-    numbered = _json_object(folder / "config.json")
+    numbered = _json_object(folder / "generation_config.json")
+    numbered |= _json_object(folder / "config.json")
     ids: dict[str, int | None] = {}
     for role in _ROLES:
-        token = named.get(f"{role}_token")
-        spelled = token.get("content") if isinstance(token, Mapping) else token
         number = numbered.get(f"{role}_token_id")
-        if isinstance(spelled, str):
+        if (spelled := _spelling(named.get(f"{role}_token"))) is not None:
             number = inner.token_to_id(spelled)
         ids[role] = number if type(number) is int else None
     return ids
+
+
+def _tell_ignored_ends(
+    folder: pathlib.Path, inner: tokenizers.Tokenizer, ids: Mapping[str, int | None]
+) -> None:
+    """Prints to stderr where tokenizer_config.json contradicts what tokenizer.json adds."""
+    config = _json_object(folder / "tokenizer_config.json")
+    ends = inner.encode("", add_special_tokens=True).ids
+    for role, at in (("bos", slice(0, 1)), ("eos", slice(-1, None))):
+        says, number = config.get(f"add_{role}_token"), ids[role]
+        if isinstance(says, bool) and number is not None and says != (ends[at] == [number]):
+            does = "does not add it" if says else "adds it"
+            print(
+                f"{folder}: tokenizer_config.json has add_{role}_token={json.dumps(says)}, but "
+                f"tokenizer.json {does} and decides",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _json_object(path: pathlib.Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -49,7 +50,7 @@ def from_tensors(
 
     Raises:
       UserError: the config asks for something unsupported, or a tensor is missing, left over, of
-        another shape or not of floats.
+        another shape, not of floats, or beyond the range of `dtype`.
     """
     family = family_of(config)
     given = {_canonical_name(name, family): name for name in tensors}
@@ -82,6 +83,17 @@ def from_tensors(
     for name, (spec, layer) in wanted.items():
         _fill(params, spec, layer, given[name], tensors[given[name]])
     return model_config, jax.tree.map(jnp.asarray, params)
+
+
+def check_finite(path: pathlib.Path, name: str, values: np.ndarray) -> None:
+    """Raises UserError, naming tensor and file, if a number of it is NaN or infinite."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = np.argwhere(~finite)
+        raise UserError(
+            f"{path}: {name} has {len(bad)} of {values.size} numbers that are not finite, the "
+            f"first at {bad[0].tolist()}; takes weights without NaN and infinity"
+        )
 
 
 def to_tensors(family: Family, model_config: ModelConfig, params: dict) -> dict[str, np.ndarray]:
@@ -230,7 +242,10 @@ def _fill(params: dict, spec: TensorSpec, layer: int | None, name: str, tensor: 
         raise UserError(f"{name} has shape {list(tensor.shape)}, not {list(expected)}")
     joined, start = tensor.T if spec.transposed else tensor, 0
     for leaf, shape in zip(leaves, shapes, strict=True):
-        leaf[...] = joined[..., start : start + shape[-1]].reshape(leaf.shape)
+        with np.errstate(over="ignore"):
+            leaf[...] = joined[..., start : start + shape[-1]].reshape(leaf.shape)
+        if tensor.dtype != leaf.dtype and not np.isfinite(leaf).all():
+            raise UserError(f"{name} has numbers beyond the range of {leaf.dtype}")
         start += shape[-1]
 
 

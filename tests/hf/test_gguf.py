@@ -1,9 +1,10 @@
+import gguf
 import numpy as np
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
 from fm.errors import UserError
-from fm.hf.gguf import PRE_TOKENIZERS, build_tokenizer, read_gguf
+from fm.hf.gguf import PRE_TOKENIZERS, build_tokenizer, end_token_ids, read_gguf
 from tests.hf import helpers_gguf as made
 
 
@@ -280,16 +281,124 @@ def test_ends_are_put_only_where_the_file_says(add, ends):
     assert asked.encode("the", add_special_tokens=False).ids == plain
 
 
+@pytest.mark.parametrize("says", [None, True, False])
+@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
+def test_bos_is_added_as_the_file_says_or_by_its_pre_tokenizer(pre, says):
+    """llama.cpp's default is true for the pre-tokenizer of Llama 3, false for the others here."""
+    metadata = made.tokenizer_metadata(made.byte_bpe(), pre)
+    if says is not None:
+        metadata["tokenizer.ggml.add_bos_token"] = says
+    ids = build_tokenizer(metadata).encode("the").ids
+    wanted = pre in ("llama-bpe", "llama3", "llama-v3") if says is None else says
+    assert (ids[0] == 1) is wanted and ids.count(1) == int(wanted)
+
+
+def ends_of(**changed):
+    """The ends of a small file; "<|eot_id|>" is token 1, of the type "control"."""
+    metadata = made.tokenizer_metadata(made.byte_bpe())
+    tokens = metadata["tokenizer.ggml.tokens"]
+    tokens[0], tokens[1] = "<eos>", changed.pop("second", "<s>")
+    metadata |= {f"tokenizer.ggml.{key}": value for key, value in changed.items()}
+    return end_token_ids(metadata)
+
+
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [
+        ({}, 0),
+        ({"eot_token_id": 5}, [0, 5]),
+        ({"eot_token_id": 5, "eom_token_id": 7}, [0, 5, 7]),
+        ({"eot_token_id": 0}, 0),
+        ({"second": "<|eot_id|>"}, [0, 1]),
+        ({"second": "<|im_end|>", "eot_token_id": 1}, [0, 1]),
+        ({"eos_token_id": 5, "second": "<|endoftext|>"}, [5, 1]),
+    ],
+)
+def test_all_ends_that_a_file_has_end_a_text(changed, wanted):
+    assert ends_of(**changed) == wanted
+
+
+def test_a_token_spelled_like_an_end_is_one_only_if_it_is_special():
+    metadata = made.tokenizer_metadata(made.byte_bpe())
+    tokens, kinds = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type"))
+    tokens[9] = "<|eot_id|>"
+    assert end_token_ids(metadata) == 0
+    kinds[9] = 3
+    assert end_token_ids(metadata) == [0, 9]
+
+
+def sentence_piece_file(folder, **changed):
+    """A file whose kind of tokenizer is not known."""
+    return made.llama_file(folder / "a.gguf", tokenizer__ggml__model="llama", **changed)
+
+
+@pytest.mark.parametrize(("says", "begins"), [(None, False), (True, True), (False, False)])
+def test_a_tokenizer_beside_the_file_is_read_where_its_own_cannot_be(
+    tmp_path, capsys, says, begins
+):
+    changed = {} if says is None else {"tokenizer__ggml__add_bos_token": says}
+    path = sentence_piece_file(tmp_path, **changed)
+    made.byte_bpe().save(str(tmp_path / "tokenizer.json"))
+    _, _, tokenizer = read_gguf(path)
+    wanted = made.byte_bpe().encode("the cat").ids
+    assert tokenizer.encode("the cat").ids == [1] * begins + wanted
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line and "is 'llama'" in line and "tokenizer.json beside it is read" in line
+
+
+def test_what_is_advised_of_a_tokenizer_is_looked_for(tmp_path):
+    path = sentence_piece_file(tmp_path)
+    with pytest.raises(UserError, match=r"a tokenizer.json .* beside .* but there is none"):
+        read_gguf(path)
+    made.byte_bpe(vocab=310).save(str(tmp_path / "tokenizer.json"))
+    other = made.byte_bpe()
+    other.add_tokens(["more"])
+    tokens = made.tokenizer_metadata(other)["tokenizer.ggml.tokens"]
+    path = sentence_piece_file(
+        tmp_path,
+        tokenizer__ggml__tokens=[*tokens[:5], "other", *tokens[6:]],
+        tokenizer__ggml__token_type=[1] * len(tokens),
+    )
+    with pytest.raises(UserError, match="is not of the model beside it: token 5 is") as raised:
+        read_gguf(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_chat_template_of_a_file(tmp_path):
+    assert read_gguf(made.llama_file(tmp_path / "a.gguf"))[0]["chat_template"] is None
+    path = made.llama_file(tmp_path / "a.gguf", tokenizer__chat_template="{{ bos_token }}")
+    assert read_gguf(path)[0]["chat_template"] == "{{ bos_token }}"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
+def test_a_number_that_is_not_finite_is_refused(tmp_path, kind, value):
+    """Of a quantized tensor it is the scale of a block."""
+    metadata, tensors = made.llama_like()
+    metadata |= made.tokenizer_metadata(made.byte_bpe())
+    name, kind = "blk.1.ffn_up.weight", gguf.GGMLQuantizationType[kind]
+    whole = tensors[name]
+    if kind == gguf.GGMLQuantizationType.Q8_0:
+        stored = gguf.quantize(whole, kind).copy()
+        stored[3, :2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+    else:
+        whole[3, 0] = value
+        stored = gguf.quantize(whole, kind)
+    path = made.write(
+        tmp_path / "a.gguf", "llama", metadata, tensors | {name: stored}, {name: kind}
+    )
+    with pytest.raises(UserError, match=rf"{name} has \d+ of 2048 numbers .* first at \[3, 0\]"):
+        read_gguf(path)
+
+
 def test_words_of_llama_3_are_taken_whole_where_merges_do_not_lead():
     metadata = made.tokenizer_metadata(made.byte_bpe(), "llama-bpe")
     tokens = [*metadata["tokenizer.ggml.tokens"], "zq"]
     kinds = [*metadata["tokenizer.ggml.token_type"], 1]
     more = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
-    assert build_tokenizer(metadata | more).encode("zq").ids == [len(tokens) - 1]
-    assert (
-        len(build_tokenizer(metadata | more | {"tokenizer.ggml.pre": "gpt-2"}).encode("zq").ids)
-        == 2
-    )
+    for pre, count in (("llama-bpe", 1), ("gpt-2", 2)):
+        built = build_tokenizer(metadata | more | {"tokenizer.ggml.pre": pre})
+        assert len(built.encode("zq", add_special_tokens=False).ids) == count
 
 
 def test_qwen_composes_characters():

@@ -99,7 +99,7 @@ BROKEN_PARTS = {
     ),
     "another name": (
         lambda paths: paths[0].rename(paths[0].with_name("n.gguf")),
-        r"part 1 of 3 of a model; the others are looked for by name, and its own must end in -00001",
+        r"part 1 of 3 of a model; the others are looked for by name, and its own must end in -0",
     ),
     "one twice": (
         lambda paths: paths[2].write_bytes(paths[1].read_bytes()),

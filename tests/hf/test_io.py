@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -97,6 +98,100 @@ def sharded(folder):
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": place}))
     return index, place
+
+
+ENDS = {
+    "only in generation_config.json": ({"eos_token_id": 5}, {}, 5, None),
+    "several": ({"eos_token_id": [1, 5]}, {"eos_token_id": 1}, [1, 5], None),
+    "several in config.json": ({}, {"eos_token_id": [1, 5]}, [1, 5], None),
+    "null and none": ({"eos_token_id": None}, {"eos_token_id": 4}, 4, None),
+    "an empty list": ({"eos_token_id": []}, {"eos_token_id": 4}, 4, None),
+    "nowhere but the tokenizer": ({}, {}, 7, None),
+    "config.json has another": (
+        {"eos_token_id": 5},
+        {"eos_token_id": 6},
+        5,
+        r"config\.json ends a text at 6 \(w6\); generation_config\.json does not, and decides",
+    ),
+    "the tokenizer has another": (
+        {"eos_token_id": [5, 6]},
+        {},
+        [5, 6],
+        r"tokenizer_config\.json ends a text at 7 \(w7\); generation_config",
+    ),
+    "beyond the vocabulary": (
+        {},
+        {"eos_token_id": [4, 999]},
+        [4, 999],
+        r"config\.json ends a text at 999, beyond the vocabulary of 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_what_ends_a_text_is_what_ends_it_in_transformers(kind, tmp_path, capsys):
+    generation, config, wanted, told = ENDS[kind]
+    folder = written(tmp_path / "m")
+    words = tokenizer()
+    words.eos = 7 if "tokenizer" in kind else None
+    words.save_folder(folder)
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    retold(folder, **({"eos_token_id": None} | config))
+    assert load_pretrained(folder).special_token_ids.get("eos_token_id") == wanted
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (told is not None)
+    assert told is None or (re.search(told, lines[0]) and str(folder) in lines[0])
+
+
+@pytest.mark.parametrize("value", ["2", 2.0, True, [2, "3"], {"id": 2}, [[2]]])
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_an_end_that_is_no_token_is_refused(file, value, tmp_path):
+    folder = written(tmp_path / "m")
+    path = folder / file
+    given = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(given | {"eos_token_id": value}))
+    fails(folder, rf"{file}: eos_token_id=.* must be a token's id or a list of them")
+    (folder / "generation_config.json").write_text("{")
+    fails(folder, r"generation_config\.json is not JSON")
+
+
+def with_number(folder, value, dtype="float32", file="model.safetensors", num=0):
+    """Sets one number of a tensor of a file; returns the tensor's name."""
+    tensors = {name: t.astype(dtype) for name, t in load_file(folder / file).items()}
+    name = sorted(tensors)[num]
+    tensors[name].reshape(-1)[1] = value
+    save_file(tensors, folder / file)
+    return name
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_a_weight_that_is_not_finite_is_refused(dtype, value, tmp_path):
+    folder = written(tmp_path / "m")
+    name = with_number(folder, value, dtype)
+    fails(folder, rf"m/model\.safetensors: {name} has 1 of \d+ numbers that are not finite")
+    with pytest.raises(UserError, match="not finite"):
+        load_pretrained(folder, dtype="bfloat16")
+
+
+def test_the_shard_of_a_weight_that_is_not_finite_is_named(tmp_path):
+    folder = written(tmp_path / "m")
+    sharded(folder)
+    name = with_number(folder, np.nan, file="model-2.safetensors", num=2)
+    fails(folder, rf"m/model-2\.safetensors: {name} has 1 of")
+
+
+def test_a_weight_beyond_the_range_is_refused(tmp_path):
+    folder = written(tmp_path / "m")
+    name = with_number(folder, 1e300, "float64")
+    fails(folder, rf"{name} has numbers beyond the range of float32")
+
+
+def test_a_chat_template_is_written_and_read(tmp_path):
+    made = pretrained("llama")
+    made.tokenizer.chat_template = "{{ messages[0].content }}\n"
+    save_pretrained(tmp_path / "m", made)
+    assert load_pretrained(tmp_path / "m").tokenizer.chat_template == made.tokenizer.chat_template
 
 
 def test_shards_are_the_whole(tmp_path):

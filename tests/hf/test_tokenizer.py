@@ -123,6 +123,91 @@ def test_ids_come_from_the_files_beside_it(tmp_path):
     assert (read.pad, read.bos, read.eos, read.mask) == (0, 2, None, 4)
 
 
+def folder_of(path, inner=None, **files):
+    """A folder of a byte-level BPE's tokenizer.json and JSON files by their names."""
+    (inner or made.byte_bpe()).save(str(path / "tokenizer.json"))
+    for name, content in files.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return path
+
+
+def with_bos():
+    inner = made.byte_bpe()
+    inner.post_processor = processors.TemplateProcessing(
+        single=["<|start|>", "$A"], special_tokens=[("<|start|>", 1)]
+    )
+    return inner
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("says", [None, False, True])
+def test_tokenizer_json_decides_what_is_added_and_a_contradiction_is_told(
+    tmp_path, capsys, adds, says
+):
+    config = {"bos_token": "<|start|>"} | ({} if says is None else {"add_bos_token": says})
+    folder = folder_of(tmp_path, with_bos() if adds else None, tokenizer_config=config)
+    (ids,) = read_tokenizer(folder).encode_with_specials(["the"])
+    assert bool(ids[0] == 1) is adds
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (says is not None and says != adds)
+    if lines:
+        assert f"add_bos_token={str(says).lower()}, but tokenizer.json" in lines[0]
+
+
+def test_a_prompt_that_begins_with_bos_gets_no_second_one():
+    read = HFTokenizer(with_bos(), bos=1, eos=0)
+    texts = ["<|start|>the<|end|>", "the", ""]
+    got = read.encode_with_specials(texts, parse_specials=True)
+    the = read.encode(["the"])[0].tolist()
+    assert [ids.tolist() for ids in got] == [[1, *the, 0], [1, *the], [1]]
+    (literal,) = read.encode_with_specials(texts[:1])
+    assert literal.tolist().count(1) == 1 and 0 not in literal
+    assert read.spelled_specials(texts[0]) == ["<|end|>", "<|start|>"]
+    assert read.spelled_specials("<think> <|star|>") == []
+
+
+SIZE = made.byte_bpe().get_vocab_size()
+ADDING = {
+    "tokenizer_config": {"added_tokens_decoder": {str(SIZE): {"content": "<x>", "special": True}}},
+    "added_tokens": {"<x>": SIZE},
+    "special_tokens_map": {"additional_special_tokens": ["cat", {"content": "mat"}]},
+}
+
+
+@pytest.mark.parametrize("file", ADDING)
+def test_tokens_that_another_file_adds_or_calls_special(tmp_path, file):
+    read = read_tokenizer(folder_of(tmp_path, **{file: ADDING[file]}))
+    if file == "special_tokens_map":
+        assert read.spelled_specials("the cat") == ["cat"]
+        (ids,) = read.encode(["the cat mat"], parse_specials=True)
+        assert "cat" not in read.decode(ids) and "mat" not in read.decode(ids)
+        return
+    (ids,) = read.encode(["the<x>"], parse_specials=True)
+    assert ids[-1] == SIZE and read.vocab_size == SIZE + 1
+    assert read.decode(ids) == ("the" if file == "tokenizer_config" else "the<x>")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("added_tokens", {"<x>": SIZE + 3}, "'<x>' has the id"),
+        ("added_tokens", {"<|end|>": 5}, r"'<\|end\|>' has the id 5, 0 in the tokenizer"),
+        ("added_tokens", {"<x>": "5"}, "'<x>' has the id '5'"),
+        (
+            "tokenizer_config",
+            {"added_tokens_decoder": {"x": "<x>"}},
+            "added_tokens_decoder has 'x'",
+        ),
+        ("tokenizer_config", {"added_tokens_decoder": {"7": 3}}, "added_tokens_decoder has '7'"),
+    ],
+)
+def test_tokens_that_contradict_tokenizer_json_are_one_line(tmp_path, file, content, reason):
+    folder = folder_of(tmp_path, **{file: content})
+    with pytest.raises(UserError, match=reason) as raised:
+        read_tokenizer(folder)
+    assert f"{file}.json" in str(raised.value) and "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("content", ["", "{}", "not json", '{"model": {"type": "Other"}}', "[]"])
 def test_what_is_no_tokenizer_is_one_line(tmp_path, content):
     path = tmp_path / "tokenizer.json"
