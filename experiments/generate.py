@@ -6,7 +6,8 @@
     python -m experiments.generate --modality=image --model=runs/pretrain --init_example=digits:3
 
 --model is the --out of experiments.pretrain, a Hugging Face folder, a GGUF file or a known name.
-Text is printed after its prompt; the same seed gives the same text. The other modalities take a
+Text is printed after its prompt; the same seed gives the same text. With --chat the prompt is put
+into the model's chat template, and the reply alone is printed. The other modalities take a
 model of experiments.pretrain that was trained on them. They start from nothing, from the beginning
 of an example (--init_example) or, for models trained with --captioned data, from a class name
 (--prompt), and write files to --out.
@@ -31,6 +32,7 @@ from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_write, expand_path
 from fm.hf.model_zoo import load_published
+from fm.hf.tokenizer import HFTokenizer
 from fm.model.config import ModelConfig
 from fm.model.generate import IncrementalGenerator
 from fm.model.sampling import SamplingConfig
@@ -49,6 +51,16 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("model", None, "folder, file or known name", flag_values=values)
     flags.DEFINE_string("prompt", None, "text to continue", flag_values=values)
+    flags.DEFINE_boolean(
+        "chat", False, "the prompt is a message in the model's chat template; prints the reply",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_boolean(
+        "parse_special_tokens", False,
+        "special tokens that the prompt spells, such as <|im_start|>, are the model's own tokens, "
+        "not text",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_string(
         "init_example",
         None,
@@ -109,6 +121,7 @@ class TextModel:
       decode: turns token ids into text, special tokens left out.
       stop_token_ids: tokens that end the text.
       suppress_tokens: tokens that are never generated.
+      tokenizer: the tokenizer of a published model, None for one of experiments.pretrain.
     """
 
     config: ModelConfig
@@ -117,6 +130,7 @@ class TextModel:
     decode: Callable[[np.ndarray], str]
     stop_token_ids: tuple[int, ...]
     suppress_tokens: tuple[int, ...] = ()
+    tokenizer: HFTokenizer | None = None
 
 
 def main(values: flags.FlagValues) -> None:
@@ -156,8 +170,10 @@ def _generate_text(values: flags.FlagValues) -> None:
 def _print_text(
     values: flags.FlagValues, model: TextModel, sampling_config: SamplingConfig
 ) -> None:
-    prompt, samples = values["prompt"].value, values["samples"].value
-    seed, ids = values["seed"].value, model.encode(prompt)
+    samples, seed = values["samples"].value, values["seed"].value
+    ids = _encode_prompt(values, model)
+    # A chat's prompt is not what the reply goes on from.
+    prompt = "" if values["chat"].value else values["prompt"].value
     generation = IncrementalGenerator(
         model.params,
         [ids] * samples,
@@ -167,6 +183,8 @@ def _print_text(
         seeds=range(seed, seed + samples),
         stop_token_ids=model.stop_token_ids,
         suppress_tokens=model.suppress_tokens,
+        # Special ones have no text, but an ordinary token may end a text too.
+        return_stop_tokens=True,
     )
     began = time.perf_counter()
     decode, stop = continuation_decoder(ids, model.decode), values["stop"].value
@@ -186,13 +204,41 @@ def _print_text(
     print(f"{time.perf_counter() - began:.1f} s, including compilation", file=sys.stderr)
 
 
+def _encode_prompt(values: flags.FlagValues, model: TextModel) -> np.ndarray:
+    """Returns the prompt's token ids; tells on stderr of special tokens that it spells."""
+    name, prompt, tokenizer = values["model"].value, values["prompt"].value, model.tokenizer
+    chat, parse = values["chat"].value, values["parse_special_tokens"].value
+    if tokenizer is None:
+        if chat or parse:
+            flag = "--chat" if chat else "--parse_special_tokens"
+            raise UserError(f"{flag} takes a published model; --model={name} is one of pretrain")
+        return model.encode(prompt)
+    if chat:
+        try:
+            return tokenizer.encode_chat(prompt)
+        except UserError as error:
+            raise UserError(f"--chat: --model={name}: {error}") from error
+    if parse:
+        return tokenizer.encode_with_specials([prompt], parse_specials=True)[0]
+    if spelled := tokenizer.spelled_specials(prompt):
+        print(
+            f"--prompt: {', '.join(spelled)} are read as text; --parse_special_tokens reads them "
+            "as special tokens",
+            file=sys.stderr,
+        )
+    return model.encode(prompt)
+
+
 def _generate_examples(values: flags.FlagValues) -> None:
     """Writes images, sounds or clips to --out."""
     modality, name = values["modality"].value, values["model"].value
     text_only = [
         field.name for field in dataclasses.fields(SamplingConfig) if field.name != "temperature"
     ]
-    for flag in (*text_only, "max_new_tokens", "stop", "stream", "dtype"):
+    for flag in (
+        *(*text_only, "max_new_tokens", "stop", "stream", "dtype"),
+        *("chat", "parse_special_tokens"),
+    ):
         if values[flag].present:
             raise UserError(f"--{flag} is for --modality=text")
     if values["prompt"].value == "":
@@ -270,6 +316,7 @@ def _published_model(name: str) -> TextModel:
         lambda text: found.tokenizer.encode_with_specials([text])[0],
         found.tokenizer.decode,
         found.stop_token_ids,
+        tokenizer=found.tokenizer,
     )
 
 
