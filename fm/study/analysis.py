@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from fm.data.datasets import Split
+from fm.errors import UserError
 from fm.evaluation.cost import compute_cost, matching_scratch_flops
 from fm.evaluation.label_efficiency import LabelEfficiency, label_multiplier
 from fm.evaluation.statistics import holm_adjusted, paired_difference
 from fm.files import atomic_path
 from fm.study.arms import REFERENCE_ARM, arm_spec, comparison_pairs
 from fm.study.cells import Cell
+from fm.study.task_types import TASK_TYPES, TaskType
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
 
@@ -204,14 +207,39 @@ def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib
                     )
 
 
-def read_scores(path: pathlib.Path) -> ScoresByCell:
-    """Reads predictions.csv; returns 0/1 scores [seeds, items] by (task, arm, num_labels)."""
-    right: dict[tuple[str, str, int], dict[int, list[float]]] = {}
-    with path.open(newline="") as file:
+def read_scores(path: pathlib.Path, results: dict[str, Any]) -> ScoresByCell:
+    """Reads predictions.csv; returns scores [seeds, items] by (task, arm, num_labels).
+
+    Args:
+      path: of predictions.csv.
+      results: of the same study: the task types, and the means that the scores must have.
+
+    Raises:
+      UserError: a mean differs, so the file is of another study or the task type cannot read it.
+    """
+    task_types = {row["name"]: TASK_TYPES[row["task_type"]] for row in results["tasks"]}
+    rows: dict[tuple[str, str, int], dict[int, list[tuple[str, str]]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            cell = right.setdefault((row["task"], row["arm"], int(row["num_labels"])), {})
-            cell.setdefault(int(row["seed"]), []).append(float(row["truth"] == row["prediction"]))
-    return {key: np.array([seeds[seed] for seed in sorted(seeds)]) for key, seeds in right.items()}
+            cell = rows.setdefault((row["task"], row["arm"], int(row["num_labels"])), {})
+            cell.setdefault(int(row["seed"]), []).append((row["truth"], row["prediction"]))
+    scores = {key: _scores(task_types[key[0]], seeds) for key, seeds in rows.items()}
+    for row in results["cells"]:
+        key = row["task"], row["arm"], row["num_labels"]
+        if key not in scores or abs(scores[key][row["seed"]].mean() - row["value"]) > 1e-5:
+            raise UserError(
+                f"{path} does not give the {row['metric']} of {row['arm']} on {row['task']} in "
+                f"results.json; takes the files that one study has written"
+            )
+    return scores
+
+
+def _scores(task_type: TaskType, rows: Mapping[int, list[tuple[str, str]]]) -> np.ndarray:
+    """Returns scores [seeds, items] from the rows (truth, prediction) of each seed."""
+    read = [task_type.predictions_from_rows(rows[seed]) for seed in sorted(rows)]
+    truths = read[0][0]
+    split = Split(truths, ("",) * len(truths), np.arange(len(truths)), lambda idx: [])
+    return task_type.scores(np.stack([predictions for _, predictions in read]), split)
 
 
 def merge_studies(
@@ -229,7 +257,10 @@ def merge_studies(
       folders: output folders by value.
     """
     short = setting.rsplit(".", 1)[-1]
-    scores = {value: read_scores(folders[value] / "predictions.csv") for value in studies}
+    scores = {
+        value: read_scores(folders[value] / "predictions.csv", results)
+        for value, results in studies.items()
+    }
     first, *others = studies
     affected = {
         key[1]

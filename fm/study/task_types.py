@@ -75,6 +75,17 @@ class TaskType(abc.ABC):
     def prediction_rows(self, predictions: np.ndarray, split: Split) -> Sequence[tuple[Any, Any]]:
         """Returns (truth, prediction) of every item as predictions.csv shows them."""
 
+    def predictions_from_rows(
+        self, rows: Sequence[tuple[str, str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (truths, predictions) [N, ...] from the texts of `prediction_rows`.
+
+        `scores` of these predictions, and of a split whose labels are the truths, are the scores
+        of the items. A type whose rows are not numbers overrides this.
+        """
+        truths, predictions = zip(*rows, strict=True)
+        return np.array(list(map(float, truths))), np.array(list(map(float, predictions)))
+
     @abc.abstractmethod
     def build_head(self, task: Task, initial: InitialModel, context: Any) -> Arm:
         """Returns the arm that adapts a model to the task.
@@ -183,6 +194,10 @@ class NamedEntityRecognition(TaskType):
         return [
             (gold, f"{correct}/{predicted}") for correct, predicted, gold in predictions.tolist()
         ]
+
+    def predictions_from_rows(self, rows):
+        counts = [(*prediction.split("/"), gold) for gold, prediction in rows]
+        return np.array([gold for gold, _ in rows], int), np.array(counts, int)
 
     def build_head(self, task, initial, context):
         tokenizer, methods = initial.processor.tokenizer, context.config.methods

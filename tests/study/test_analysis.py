@@ -1,16 +1,21 @@
 import csv
+import dataclasses
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from fm.errors import UserError
 from fm.study import analysis
 from fm.study.analysis import merge_studies, read_scores, write_predictions
+from fm.study.cells import Cell
+from fm.study.task_types import TASK_TYPES, Classification
 from fm.study.tasks import prepare_task
-from tests.study.helpers_study import config, dataset, guessed, loads
+from tests.study.helpers_study import config, dataset, guessed, loads, split
 
 ARMS = ("scratch", "in_domain", "classical")
+TASKS = [{"name": "fruit", "task_type": "classification"}]
 SKILLS = {"scratch": 0.6, "in_domain": 0.9, "classical": 0.7}
 
 
@@ -63,11 +68,55 @@ def test_predictions_name_items_by_content(task, predictions):
 
 def test_scores_are_read_back_as_they_were(task, predictions):
     cells, path = predictions
-    scores = read_scores(path)
+    results = {"tasks": TASKS, "cells": analysis.cell_rows(cells, task, {})}
+    scores = read_scores(path, results)
     assert len(scores) == len(cells)
     for cell in cells:
         expected = analysis.cell_scores(cell, task)
         assert np.array_equal(scores[cell.task, cell.arm, cell.num_labels], expected)
+    results["cells"][3]["value"] += 0.01
+    with pytest.raises(UserError, match=r"predictions.csv does not give the accuracy of scratch"):
+        read_scores(path, results)
+
+
+class Near(Classification):
+    """Classes that are numbers; a near miss counts for something."""
+
+    name = "near"
+
+    def scores(self, predictions, split):
+        return 1.0 - np.abs(predictions - np.asarray(split.labels)) / 3
+
+
+@pytest.mark.parametrize(
+    ("name", "predictions"),
+    [
+        ("classification", [[0, 3, 2, 1], [1, 1, 1, 1]]),
+        ("near", [[0, 3, 2, 1], [1, 1, 1, 1]]),
+        ("ner", [[[1, 2, 1], [0, 0, 2], [3, 3, 3], [0, 1, 0]], [[0, 0, 1], [1, 1, 2]] * 2]),
+        ("text_generation", [[0.25, 0.5, 1.0, 0.0], [0.125, 0.75, 0.3, 0.7]]),
+    ],
+)
+def test_every_task_type_reads_its_own_rows(monkeypatch, tmp_path, task, name, predictions):
+    monkeypatch.setitem(TASK_TYPES, "near", Near())
+    own = dataclasses.replace(
+        task, test=split(["a", "b", "c", "d"], [0, 1, 2, 3]), task_type=TASK_TYPES[name]
+    )
+    cells = [
+        Cell(task.name, "scratch", 8, {}, [], np.array(each), 1.0, 1.0)
+        for each in (predictions, [*predictions[::-1]])
+    ]
+    scores = []
+    for n, cell in enumerate(cells):
+        write_predictions([(own, [cell])], tmp_path / f"{n}.csv")
+        results = {
+            "tasks": [{"name": task.name, "task_type": name}],
+            "cells": analysis.cell_rows([cell], own, {}),
+        }
+        found = read_scores(tmp_path / f"{n}.csv", results)[task.name, "scratch", 8]
+        np.testing.assert_allclose(found, analysis.cell_scores(cell, own), atol=1e-6)
+        scores.append(found)
+    assert scores[0].any() and np.array_equal(scores[0], scores[1][::-1])
 
 
 def test_one_seed_gives_no_interval(task):
@@ -90,6 +139,7 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
             "schema": 2,
             "seconds": 1.0,
             "config": {"hide": value},
+            "tasks": TASKS,
             "cells": analysis.cell_rows(cells, task, {}),
             "label_efficiency": analysis.label_multiplier_rows(cells, task, {}),
             "pretrained": [{"name": "fruit/in_domain/0", "steps": 4, "params_digest": value}],
@@ -102,7 +152,9 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
         "in_domain, hide=0.75",
     }
     assert len(merged["cells"]) == 3 * 2 * 3
-    scores = {value: read_scores(folders[value] / "predictions.csv") for value in folders}
+    scores = {
+        value: read_scores(folders[value] / "predictions.csv", studies[value]) for value in folders
+    }
     assert [(row["arm"], row["baseline"], row["num_labels"]) for row in merged["comparisons"]] == [
         ("in_domain, hide=0.75", "in_domain, hide=0.5", 8),
         ("in_domain, hide=0.75", "in_domain, hide=0.5", 16),
