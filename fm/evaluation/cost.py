@@ -22,6 +22,8 @@ from fm.evaluation.label_efficiency import LabelEfficiency
 
 # Break-even is searched up to this number of tasks.
 MAX_TASKS = 1000
+# A saving per task below this fraction of its cost is a rounding error of interpolated budgets.
+_LEAST_SAVING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +33,8 @@ class ComputeCost:
     Attributes:
       task: name of the task.
       arm: name of the arm.
-      pretrain_flops: FLOPs spent before any label was seen; shared between tasks; None where
-        others spent them.
+      pretrain_flops: FLOPs of one pretraining run, spent before any label was seen; shared
+        between tasks; None where others spent them.
       pretrain_seconds: wall time of the same.
       adapt_flops: FLOPs of adapting to this task, tuning trials included if they were charged.
       adapt_seconds: wall time of the same.
@@ -89,6 +91,8 @@ def break_even_tasks(
 ) -> int | None:
     """Returns the least number of tasks at which pretraining costs fewer FLOPs; None if never.
 
+    Savings of less than a millionth per task are none.
+
     Raises:
       ValueError: a cost that is negative or not finite.
     """
@@ -96,7 +100,7 @@ def break_even_tasks(
     if not all(math.isfinite(cost) and cost >= 0 for cost in costs):
         raise ValueError(f"costs must be finite and not negative, got {costs}")
     saved_per_task = scratch_flops_per_task - shared_flops_per_task
-    if saved_per_task <= 0:
+    if saved_per_task <= _LEAST_SAVING * scratch_flops_per_task:
         return None
     return int(pretrain_flops // saved_per_task) + 1
 
@@ -107,8 +111,9 @@ def matching_scratch_flops(
     """Returns FLOPs (or None) for from-scratch training to match an arm's quality, and a note.
 
     The scratch cost at ``label_multiplier * num_labels``, interpolated between the measured
-    budgets as a power of the number of labels. Below the measured range the cost at the smallest
-    budget stands in, an upper bound; above it nothing is known and the cost is None.
+    budgets as a power of the number of labels. Beyond the measured range nothing is known and the
+    cost is None. It is None too for an arm that scratch equals with fewer labels than the arm had:
+    such an arm saves nothing that could pay its pretraining back.
 
     Args:
       budgets_B: [B] rising label budgets of the scratch curve.
@@ -119,10 +124,12 @@ def matching_scratch_flops(
     budgets_B = np.asarray(budgets_B, float)
     if efficiency.censored == "above":
         return None, f"scratch never reached this quality, up to {budgets_B[-1]:g} labels"
-    needed = efficiency.label_multiplier * num_labels
-    flops = np.exp(np.interp(np.log(needed), np.log(budgets_B), np.log(scratch_flops_B)))
     if efficiency.censored == "below":
-        return float(flops), f"scratch does better on {budgets_B[0]:g} labels already"
+        return None, f"scratch does better on {budgets_B[0]:g} labels already"
+    needed = efficiency.label_multiplier * num_labels
+    if needed < num_labels * (1 - _LEAST_SAVING):
+        return None, f"scratch is as good with {needed:.0f} labels"
+    flops = np.exp(np.interp(np.log(needed), np.log(budgets_B), np.log(scratch_flops_B)))
     return float(flops), ""
 
 

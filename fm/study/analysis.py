@@ -134,7 +134,10 @@ def label_multiplier_rows(
 def compute_cost_rows(
     cells: Sequence[Cell], task: Task, runs: PretrainingRuns, label_efficiency: Sequence[Row]
 ) -> list[Row]:
-    """Returns each arm's compute at the smallest label budget and its break-even task count."""
+    """Returns each arm's compute at the smallest label budget and its break-even task count.
+
+    Pretraining is charged once, however many seeds measure how much it varies.
+    """
     budgets = task.config.label_budgets
     cell_of = {(cell.arm, cell.num_labels): cell for cell in cells}
     rows = []
@@ -156,14 +159,18 @@ def compute_cost_rows(
         row = compute_cost(
             task.name,
             arm,
-            pretrain_flops=None if unknown else sum(run.flops for run in own_runs),
-            pretrain_seconds=None if unknown else sum(run.seconds for run in own_runs),
+            pretrain_flops=None if unknown else _mean([run.flops for run in own_runs]),
+            pretrain_seconds=None if unknown else _mean([run.seconds for run in own_runs]),
             adapt_flops=cell.train_flops,
             adapt_seconds=cell.seconds,
             scratch_cost=scratch_cost,
         )
         rows.append(dataclasses.asdict(row))
     return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0
 
 
 def duplicate_count_rows(task: Task, arms: Sequence[str]) -> list[Row]:

@@ -35,7 +35,7 @@ COSTS = {
 def test_break_even_is_the_smallest_number_of_tasks(pretrain, shared, scratch):
     tasks = break_even_tasks(pretrain, shared, scratch)
     if tasks is None:
-        assert scratch <= shared
+        assert scratch - shared <= 1e-6 * scratch
     else:
         assert pretrain + tasks * shared < tasks * scratch
         assert not pretrain + (tasks - 1) * shared < (tasks - 1) * scratch
@@ -49,6 +49,8 @@ def test_break_even_is_the_smallest_number_of_tasks(pretrain, shared, scratch):
         (0, 1, 2, 1),  # somebody else paid
         (0, 2, 2, None),
         (100, 3, 2, None),
+        (3e12, 4966055936.0, math.nextafter(4966055936.0, math.inf), None),
+        (3e12, 1e9, 1e9 * (1 + 1e-9), None),
         (1e21, 1e15, 2e15, 1_000_001),
     ],
 )
@@ -79,11 +81,17 @@ def test_scratch_network_that_never_got_there_has_no_price():
     assert row.break_even_tasks is None and row.note == note
 
 
-def test_scratch_network_that_was_better_at_once_costs_the_smallest_budget():
-    below = LabelEfficiency(0.25, None, 0.25, "below")
-    flops, note = matching_scratch_flops([25, 100, 400], [5, 10, 90], 100, below)
-    assert flops == pytest.approx(5)
-    assert "25 labels already" in note
+@pytest.mark.parametrize(
+    ("efficiency", "note"),
+    [
+        (LabelEfficiency(0.25, None, 0.25, "below"), "scratch does better on 25 labels already"),
+        (LabelEfficiency(0.5, 0.3, 0.8, None), "scratch is as good with 50 labels"),
+        (LabelEfficiency(1.0, 0.8, 1.2, None), ""),
+    ],
+)
+def test_an_arm_that_scratch_beats_pays_nothing_back(efficiency, note):
+    price = matching_scratch_flops([25, 100, 400], [5, 10, 90], 100, efficiency)
+    assert price == (pytest.approx(10) if not note else None, note)
 
 
 def test_row_breaks_even_or_says_why_not():

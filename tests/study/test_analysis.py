@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pandas as pd
@@ -126,6 +127,20 @@ def test_one_seed_gives_no_interval(task):
     rows = analysis.compute_cost_rows(cells, task, {}, [])
     assert [row["break_even_tasks"] for row in rows] == [None] * 3
     assert analysis.add_holm([]) == []
+
+
+def test_pretraining_is_charged_once_however_many_seeds_repeat_it(task):
+    cells = guessed(task, SKILLS)
+    cells = [dataclasses.replace(cell, train_flops=1e6 * cell.num_labels) for cell in cells]
+    efficiency = analysis.label_multiplier_rows(cells, task, {})
+    efficiency = [row | {"label_multiplier": 2.0, "censored": None} for row in efficiency]
+    found = []
+    for seeds in (1, 3):
+        runs = [types.SimpleNamespace(flops=6e7, seconds=4.0)] * seeds
+        rows = analysis.compute_cost_rows(cells, task, {"in_domain": runs}, efficiency)
+        found.append(next(row for row in rows if row["arm"] == "in_domain"))
+    assert found[0] == found[1]
+    assert (found[0]["pretrain_flops"], found[0]["break_even_tasks"]) == (6e7, 8)
 
 
 def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
