@@ -2,18 +2,30 @@
 
     python -m experiments.report --out=runs/compare
 
-Writes OUT/report.html and prints the table and the headline.
+Writes OUT/report.html and prints the table and the headline. Takes the results of compare,
+multitask, ablate and text_quality.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import jinja2
 from absl import flags
 
 from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
+from fm.report import text_quality
 from fm.report.schema import parse, upgrade
 from fm.study import run_dir
+from fm.study.text_quality.runner import TextQualityStudy
+
+
+_INCONSISTENT = (
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration),
+    jinja2.TemplateError,
+)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -29,16 +41,32 @@ def main(values: flags.FlagValues) -> None:
     path = out / run_dir.RESULTS_FILE
     with error_context(path):
         results = upgrade(results)
-        parse(results)
         try:
-            text = f"{report.text_table(results)}\n\n{report.headline(results)}"
-            page = report.write(results, out)
-        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            if results.get("experiment") == TextQualityStudy.experiment:
+                text = text_quality.headline(results)
+                page = text_quality.write(results, out)
+            else:
+                _check_compares(results)
+                text = f"{report.text_table(results)}\n\n{report.headline(results)}"
+                page = report.write(results, out)
+        except UserError:
+            raise
+        except _INCONSISTENT as error:
             # Every field has the right type, yet one section refers to what another lacks.
             raise UserError(
                 f"{path} is not consistent ({error!r:.80}); takes a file that a study has written"
             ) from error
     print(f"{text}\n\nreport: {page}")
+
+
+def _check_compares(results: dict[str, Any]) -> None:
+    """Raises UserError for results that a comparison's report would show nothing of."""
+    parsed = parse(results)
+    if not parsed.cells and not parsed.comparisons:
+        raise UserError(
+            f"experiment {parsed.experiment!r}: holds no cells and no comparisons, so its report "
+            "would be empty; takes the results of compare, multitask, ablate or text_quality"
+        )
 
 
 if __name__ == "__main__":
