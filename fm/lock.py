@@ -26,7 +26,10 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _descriptors: dict[pathlib.Path, int] = {}  # of the locks that this process holds
 
 
-def acquire(folder: pathlib.Path, name: str = ".lock") -> None:
+NAME = ".lock"
+
+
+def acquire(folder: pathlib.Path, name: str = NAME) -> None:
     """Locks a folder for this process until `release`; no-op if this process already holds it.
 
     Args:

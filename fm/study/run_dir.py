@@ -124,16 +124,26 @@ def _field_names(config: dict[str, Any]) -> Iterator[str]:
 def acquire_lock(out_dir: pathlib.Path) -> None:
     """Locks `out_dir` until the process ends, creating it, and removes stale partial files.
 
+    Folders below that hold a run of their own (a lock or a config) are left alone: it may be going.
+
     Raises:
       UserError: the folder cannot be written, or another process holds the lock.
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire(out_dir)
-        for partial in out_dir.rglob(".*.partial"):
-            partial.unlink(missing_ok=True)
+        for folder, names, files in os.walk(out_dir):
+            below = pathlib.Path(folder)
+            names[:] = [name for name in names if not _holds_run(below / name)]
+            for name in files:
+                if name.startswith(".") and name.endswith(".partial"):
+                    (below / name).unlink(missing_ok=True)
     except OSError as error:
         raise _unusable(out_dir, error) from error
+
+
+def _holds_run(folder: pathlib.Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG_FILE, lock.NAME))
 
 
 def init(config: dict[str, Any], out_dir: pathlib.Path) -> None:

@@ -104,6 +104,21 @@ def test_partial_files_of_killed_runs_are_removed(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("mark", [".lock", "config.json"])
+@pytest.mark.parametrize("place", ["x", "deep/x"])
+def test_partial_files_of_other_runs_stay(tmp_path, mark, place):
+    other = tmp_path / place
+    (other / "cells").mkdir(parents=True)
+    (other / mark).write_text("{}")
+    theirs = other / "cells" / ".a.json.12.partial", other / ".results.json.12.partial"
+    own = tmp_path / "deep" / ".a.json.12.partial"
+    own.parent.mkdir(exist_ok=True)
+    for path in (*theirs, own):
+        path.write_text("{")
+    run_dir.init(study().to_dict(), tmp_path)
+    assert all(path.exists() for path in theirs) and not own.exists()
+
+
 def test_folder_holds_one_config(tmp_path):
     out = tmp_path / "deep" / "run"
     mine = study().to_dict()
