@@ -21,7 +21,6 @@ from fm.report.schema import parse, upgrade
 from fm.study import run_dir
 from fm.study.text_quality.runner import TextQualityStudy
 
-
 _INCONSISTENT = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration),
     jinja2.TemplateError,
