@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,7 +37,10 @@ class ClassicalNerArm:
       tags: of every word of these.
       test_from: index of the first test item.
       num_trials: size of the grid.
+      blas_threads: see `fm.study.cells.parallel_map`; a fit sets the same.
     """
+
+    blas_threads: ClassVar[int] = 1
 
     words: list[list[str]]
     tags: Tags

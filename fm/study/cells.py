@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from fm import files
@@ -83,10 +84,11 @@ def run_cell(
     strata = task.strata
     train_idx = [order[:num_labels] for order in task.train_idx]
     seeds = len(train_idx)
-    grid = arm.grid()
+    grid, blas_threads = arm.grid(), getattr(arm, "blas_threads", None)
     by_seed = parallel_map(
         lambda seed: arm.validate(task.pool_rows(train_idx[seed]), strata[train_idx[seed]], seed),
         range(search_seeds if len(grid) > 1 else 0),
+        blas_threads=blas_threads,
     )
     trials = [
         {
@@ -101,6 +103,7 @@ def run_cell(
             task.pool_rows(train_idx[seed]), strata[train_idx[seed]], seed, hparams
         ),
         range(seeds),
+        blas_threads=blas_threads,
     )
     search_flops = sum(
         arm.fit_flops(len(fit_idx), trial["config"])
@@ -121,7 +124,9 @@ def run_cell(
     return cell
 
 
-def parallel_map(fn: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def parallel_map(
+    fn: Callable[[Item], Result], items: Sequence[Item], *, blas_threads: int | None = None
+) -> list[Result]:
     """Returns `fn(item)` of every item, in order; on a CPU several run at a time, in threads.
 
     A small program leaves a CPU's cores idle between its parallel parts; another one fills them
@@ -131,16 +136,20 @@ def parallel_map(fn: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
     Args:
       fn: called from several threads; must not depend on the order of its calls.
       items: arguments.
+      blas_threads: of BLAS while the items run. The limit is the whole process's, so if `fn` sets
+        one it has to be held from here: of calls that overlap, the last to end would otherwise
+        restore the limit of another.
 
     Raises:
       Whatever `fn` raises; items not begun by then are skipped.
     """
     workers = min(_MAX_WORKERS, os.cpu_count() or 1) if default_device().platform == "cpu" else 1
-    pool = ThreadPoolExecutor(workers)
-    try:
-        return list(pool.map(fn, items))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with threadpool_limits(blas_threads, user_api="blas"):
+        pool = ThreadPoolExecutor(workers)
+        try:
+            return list(pool.map(fn, items))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _path(task: Task, arm: str, num_labels: int, out_dir: pathlib.Path) -> pathlib.Path:

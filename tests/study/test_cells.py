@@ -1,11 +1,13 @@
 """Cells are saved and read back; independent runs are mapped in parallel."""
 
+import contextlib
 import dataclasses
 import threading
 import time
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from fm.errors import UserError
 from fm.study import cells
@@ -44,6 +46,31 @@ def test_a_cell_with_another_answer_is_damaged(path):
 
 def test_results_come_in_the_order_of_the_items():
     assert parallel_map(lambda n: (time.sleep(0.02 * (3 - n)), n)[1], range(4)) == [0, 1, 2, 3]
+
+
+def test_overlapping_limits_of_blas_threads_leave_the_process_as_it_was():
+    np.ones((2, 2)) @ np.ones((2, 2))
+
+    def num_threads():
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    begun = [threading.Event() for _ in range(2)]
+
+    def limited(n):  # the first to begin is the first to end
+        with contextlib.ExitStack() as stack:
+            if n:
+                begun[0].wait(10)
+            stack.enter_context(threadpool_limits(1))
+            begun[n].set()
+            begun[1].wait(10)
+            if n:
+                time.sleep(0.05)
+        return num_threads()
+
+    with threadpool_limits(2):
+        before = num_threads()
+        inside = parallel_map(limited, range(2), blas_threads=1)
+        assert num_threads() == before and inside == [[1] * len(before)] * 2
 
 
 def test_several_run_at_a_time():
