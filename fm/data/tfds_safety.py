@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from fm.files import read_user_json
 
 # TFDS imports the module of any class that `features.json` names.
 _TFDS_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
+# Packages that read a prepared folder.
+_READERS = {"tensorflow_datasets", "array_record", "google", "etils"}
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 
@@ -32,15 +35,34 @@ def open_prepared(folder: pathlib.Path) -> Any:
 def damage_as_user_error(folder: pathlib.Path | str) -> Iterator[None]:
     """Runs the block; turns errors of TFDS and ArrayRecord about a damaged folder into UserError.
 
-    Both read some files late, so the block must also cover the reading of examples.
+    Both read some files late, so the block must also cover the reading of examples. What says
+    nothing about the data stays what it is: a disk or a permission that fails, and bugs of ours.
     """
     try:
         yield
     except (UserError, NotImplementedError, MemoryError):
         raise
     except Exception as error:
+        if not _is_damage(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UserError(f"{folder} is not a complete prepared TFDS data set: {reason}") from error
+
+
+def _is_damage(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    if isinstance(error, ValueError | LookupError | EOFError):
+        return True
+    # TFDS and what it reads with raise errors of any type; of others they are bugs.
+    packages = [
+        str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    ours = max(
+        (n for n, name in enumerate(packages) if name == __name__.partition(".")[0]), default=0
+    )
+    return not _READERS.isdisjoint(packages[ours:])
 
 
 def check_features(folder: pathlib.Path) -> None:

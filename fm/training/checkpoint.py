@@ -35,8 +35,15 @@ FORMAT = 2
 UNHASHED_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 _log = logging.getLogger(__name__)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Returns whether a record of absl's logger, which Orbax shares with others, is of others."""
+    return "orbax" not in pathlib.Path(record.pathname).parts
+
+
 # Orbax and its threads log every step, and every exception besides raising it.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+logging.getLogger("absl").addFilter(_is_not_of_orbax)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,10 +68,23 @@ def test_what_is_cut_short(folder):
         load(str(folder))
 
 
-def test_of_ours_an_error_stays_what_it_is(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("a bug"),
+        TypeError("a bug"),
+        AttributeError("a bug"),
+        AssertionError("a bug"),
+        PermissionError(13, "a bug"),
+        OSError(28, "a bug"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("by_path", [True, False])
+def test_an_error_that_is_not_of_the_data_stays_what_it_is(folder, monkeypatch, error, by_path):
     def broken(*_):
-        raise RuntimeError("a bug")
+        raise error
 
     monkeypatch.setattr("fm.data.load._dataset", broken)
-    with pytest.raises(RuntimeError, match="a bug"):
-        load("digits")
+    with pytest.raises(type(error), match="a bug"):
+        load(str(folder) if by_path else "digits")
