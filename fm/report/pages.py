@@ -108,7 +108,7 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             plots.multipliers(results, task),
         )
         yield (
-            *("adaptation", task, f"{title}: learning from labels"),
+            *("adaptation", task, f"{title}: learning from labels{_of_items(results, task)}"),
             f"{title}: quality against training steps, one panel for each label budget",
             plots.adaptation_curves_figure(results, task),
         )
@@ -136,6 +136,15 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
     for ablation in results.ablations:
         for caption, figure in plots.ablation_figures(results, ablation):
             yield f"ablation {ablation.name}", None, caption, f"ablation: {caption}", figure
+
+
+def _of_items(results: Results, task: str) -> str:
+    """`, 200 of 1,000 test items` where a learning curve is scored on fewer than the rest."""
+    items = next((row.items for row in results.curves if row.task == task and row.items), None)
+    whole = results.task(task).test
+    if items is None or whole is None or items >= whole:
+        return ""
+    return f", {formats.count(items)} of {formats.count(whole)} test items"
 
 
 def _file_name(section: str, task: str | None, taken: set[str]) -> str:

@@ -13,7 +13,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from fm.report import formats, style
 from fm.report.headline import outcome
-from fm.report.schema import AblationResults, AblationRow, Arm, Comparison, Difference, Results
+from fm.report.schema import (
+    AblationResults,
+    AblationRow,
+    Arm,
+    Comparison,
+    Difference,
+    Results,
+    Task,
+)
 from fm.report.style import BETTER, WORSE
 from fm.report.tables import (
     amortized_cost_at_fewest_labels,
@@ -58,7 +66,7 @@ def accuracy(results: Results, task: str) -> Figure | None:
         axes.margins(y=0.06)
         axes.autoscale_view(scalex=False)
         if about.classes:
-            _draw_chance(axes, 100 / len(about.classes))
+            _draw_chance(axes, about)
         axes.set_xlabel("labeled examples (log scale)")
         axes.set_ylabel(f"test {about.metric}, %")
         style.label_line_ends(axes, ends, height - 0.8)
@@ -69,15 +77,21 @@ def _line(arm: Arm) -> dict[str, Any]:
     return {"color": arm.color, "linestyle": arm.linestyle, "marker": arm.marker}
 
 
-def _draw_chance(axes: Axes, level: float) -> None:
-    """Draws a dotted line at chance; far below all lines only its value, not to squeeze them."""
+def _draw_chance(axes: Axes, about: Task) -> None:
+    """Draws a dotted line at chance; far below all lines only its value, not to squeeze them.
+
+    Chance is the accuracy of always answering the most frequent class, 1/classes if unknown.
+    """
+    even = 100 / len(about.classes or [""])
+    level = max(100 * (about.majority_rate or 0.0), even)
+    name = "chance" if level < 1.2 * even else "most frequent class"
     low, high = axes.get_ylim()
     near = level > low - (high - low)
     if near:
         axes.axhline(level, color=style.FAINT, linewidth=1, linestyle=":")
         axes.set_ylim(min(low, level - 0.06 * (high - level)), high)
     axes.annotate(
-        "chance" if near else f"chance is {level:.3g}%, below this plot",
+        name if near else f"{name} is {level:.3g}%, below this plot",
         (0.99, level if near else low),
         xytext=(0, 3),
         xycoords=axes.get_yaxis_transform(),
@@ -252,9 +266,12 @@ def adaptation_curves_figure(results: Results, task: str) -> Figure | None:
             arm = results.arm(name)
             panels[0].plot([], [], color=arm.color, linestyle=arm.linestyle, label=name)
         unit = next((row.unit for row in curves if row.unit), "accuracy")
+        items = next((row.items for row in curves if row.items), None)
         for place, axes in enumerate(panels[: len(budgets)]):
             if place % columns == 0:
-                axes.set_ylabel(f"{unit}, %")
+                axes.set_ylabel(
+                    f"{unit}, %" if items is None else f"{unit} on {items:,.0f} items, %"
+                )
             if place + columns >= len(budgets):
                 axes.set_xlabel("steps on labels")
                 axes.tick_params(axis="x", labelbottom=True)

@@ -58,13 +58,19 @@ class PublishedWeights(msgspec.Struct):
 
 
 class Task(msgspec.Struct):
-    """A task of a study and its data set; `data_noun` names the data, for example "images"."""
+    """A task of a study and its data set.
+
+    Attributes:
+      data_noun: names the data, for example "images".
+      majority_rate: share of the test items of the most frequent class.
+    """
 
     name: Text = None
     title: Text = None
     modality: Text = None
     data_noun: Text = None
     classes: list[str] | None = None
+    majority_rate: Number = None
     metric: Text = None
     train: Number = None
     test: Number = None
@@ -150,10 +156,14 @@ class Decontamination(Row):
 
 
 class Curve(Row):
-    """A learning curve; `kind` is "pretrain" (loss over tokens) or "adapt" (score over steps)."""
+    """A learning curve; `kind` is "pretrain" (loss over tokens) or "adapt" (score over steps).
+
+    `items` is the number of test items scored, of an "adapt" curve.
+    """
 
     kind: Text = None
     unit: Text = None
+    items: Number = None
     tokens: Series = None
     steps: Series = None
     value: Series = None

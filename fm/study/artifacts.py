@@ -18,6 +18,7 @@ from fm.adaptation.task_model import TaskModel
 from fm.data.layouts import PatchLayout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.evaluation.label_efficiency import steps_to_quality
+from fm.evaluation.model_selection import select_trial
 from fm.model.generate import generate
 from fm.model.sample_continuous import sample_patches
 from fm.model.sampling import SamplingConfig
@@ -120,10 +121,9 @@ def adaptation_curves(
         if built.processor is None or not isinstance(built.arm, ModelArm):
             continue
         cell = next(c for c in cells if (c.arm, c.num_labels) == (name, num_labels))
-        trials = [trial for trial in cell.trials if method_of(trial["config"]).updates_model]
-        if not trials:
+        hparams = _trained_hparams(cell)
+        if hparams is None:
             continue
-        hparams = max(trials, key=lambda trial: trial["validation"])["config"]
 
         def predict(point, model=built.arm.model, cell=cell, hparams=hparams):
             num_steps, seed = point
@@ -139,6 +139,7 @@ def adaptation_curves(
                 "kind": "adapt",
                 "num_labels": num_labels,
                 "unit": "accuracy",
+                "items": len(items),
                 "steps": steps,
                 "value": accuracies[name],
             }
@@ -147,6 +148,16 @@ def adaptation_curves(
         return rows, {}
     goal = accuracies[REFERENCE_ARM][-1]
     return rows, {arm: steps_to_quality(steps, each, goal) for arm, each in accuracies.items()}
+
+
+def _trained_hparams(cell: Cell) -> HParams | None:
+    """Returns the best tried hyper-parameters of a method that trains the model; None if none.
+
+    A single setting is taken without a trial.
+    """
+    tried = cell.trials or [{"config": cell.hparams, "validation": 0.0}]
+    tried = [t for t in tried if method_of(t["config"]).updates_model]
+    return select_trial(tried)["config"] if tried else None
 
 
 def _predict_after_steps(

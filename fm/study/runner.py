@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fm.adaptation.methods import METHODS
 from fm.attention import Mask, choose
@@ -273,6 +274,13 @@ def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
     return model.attention or choose(q, k, mask)
 
 
+def _majority_rate(task: Task) -> float | None:
+    """Returns the share of the test items of the most frequent class; None without classes."""
+    if not task.task_type.predicts_classes:
+        return None
+    return float(np.bincount(np.asarray(task.test.labels)).max() / len(task.test))
+
+
 def task_row(task: Task) -> dict[str, Any]:
     """Returns a task's row of results.json: data set, metric and sizes."""
     info, noun = task.dataset.info, get_modality(task.modality).noun
@@ -283,6 +291,7 @@ def task_row(task: Task) -> dict[str, Any]:
         "data_noun": noun if task.is_text else f"{noun}s",
         "task_type": task.task_type.name,
         "classes": list(task.dataset.classes),
+        "majority_rate": _majority_rate(task),
         "metric": task.task_type.metric,
         "train": len(task.dataset.train),
         "test": len(task.test),

@@ -3,6 +3,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from fm.report import plots, style
+from fm.report.pages import render_figures
 from fm.report.schema import parse
 
 from . import helpers_results
@@ -26,6 +27,40 @@ def test_accuracy_draws_the_means_and_chance(results):
     assert scratch.get_ydata()[0] == pytest.approx(100 * np.mean(cells))
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.texts if "chance" in text.get_text()] == ["chance"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "level", "name"),
+    [
+        (None, 50, "chance"),
+        (0.51, 51, "chance"),
+        (0.86, 86, "most frequent class"),
+        (0.3, 50, "chance"),
+    ],
+)
+def test_chance_is_what_the_most_frequent_class_gives(rate, level, name):
+    content = helpers_results.results()
+    for task in content["tasks"]:
+        task["majority_rate"] = rate
+    axes = plots.accuracy(parse(content), "reviews").axes[0]
+    (line,) = (line for line in axes.lines if line.get_linestyle() == ":")
+    assert line.get_ydata()[0] == pytest.approx(level)
+    assert name in [text.get_text() for text in axes.texts]
+
+
+def test_learning_curves_say_on_how_many_items(results):
+    content = helpers_results.results()
+    for row in content["curves"]:
+        row["items"] = 200
+    captions = {
+        each.task: each.caption
+        for each in render_figures(parse(content))
+        if each.section == "adaptation"
+    }
+    assert captions["digits"].endswith("learning from labels, 200 of 360 test items")
+    axes = plots.adaptation_curves_figure(parse(content), "digits").axes[0]
+    assert axes.get_ylabel() == "accuracy on 200 items, %"
+    assert plots.adaptation_curves_figure(results, "digits").axes[0].get_ylabel() == "accuracy, %"
 
 
 def test_forest_colors_follow_the_outcomes(results):
