@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fm.errors import UserError
 
+T = TypeVar("T")
 FOLDS = 4
 CROSS_VALIDATE_UNDER = 100
 
@@ -76,6 +77,16 @@ def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.nd
         parts = parts[:1]
     everything = np.arange(labels.size)
     return [(np.setdiff1d(everything, part), part) for part in parts if part.size]
+
+
+def from_the_middle(grid: Sequence[T]) -> list[T]:
+    """Returns a grid of ascending values from its middle outwards, of two the larger first.
+
+    `select_trial` takes the first of equal trials: no end of the range by default.
+    """
+    middle = (len(grid) - 1) / 2
+    order = sorted(range(len(grid)), key=lambda n: (abs(n - middle), -n))
+    return [grid[n] for n in order]
 
 
 def select_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from fm.adaptation.methods import METHODS, AdaptationMethod, FittedModel, HParams, method_of
 from fm.adaptation.task_model import TaskModel
 from fm.evaluation import baselines
-from fm.evaluation.model_selection import make_folds
+from fm.evaluation.model_selection import from_the_middle, make_folds
 
 Trial = dict[str, Any]
 
@@ -123,8 +123,8 @@ class ClassicalArm:
     num_trials: int
 
     def grid(self) -> list[HParams]:
-        """Returns the settings of the inverse penalty C to try."""
-        return baselines.hparam_grid(self.modality, self.num_trials)
+        """Returns the settings of the inverse penalty C to try, a moderate one first."""
+        return from_the_middle(baselines.hparam_grid(self.modality, self.num_trials))
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Returns each trial of the grid with its cross-validated accuracy on `train_idx`."""

@@ -12,7 +12,7 @@ from fm.adaptation.methods import HParams
 from fm.evaluation import ner_baseline
 from fm.evaluation.baselines import first_sentences, nearest_neighbor_targets
 from fm.evaluation.metrics import chrf
-from fm.evaluation.model_selection import make_folds
+from fm.evaluation.model_selection import from_the_middle, make_folds
 from fm.evaluation.ner import count_entities, cross_validate
 from fm.study.adaptation import Trial
 
@@ -48,8 +48,8 @@ class ClassicalNerArm:
     num_trials: int
 
     def grid(self) -> list[HParams]:
-        """Returns the settings of the inverse penalty C to try."""
-        return ner_baseline.hparam_grid(self.num_trials)
+        """Returns the settings of the inverse penalty C to try, a moderate one first."""
+        return from_the_middle(ner_baseline.hparam_grid(self.num_trials))
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Returns each trial with its cross-validated score; `labels` are the sentences' strata."""

@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm.errors import UserError
-from fm.evaluation.model_selection import draw_train_idx, make_folds, select_trial
+from fm.evaluation.model_selection import (
+    draw_train_idx,
+    from_the_middle,
+    make_folds,
+    select_trial,
+)
 
 LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=150).map(np.array)
 
@@ -101,6 +106,14 @@ def test_four_folds_under_a_hundred_and_a_quarter_from_there():
     assert (len(train), len(validation)) == (75, 25)
     assert abs(int(labels[validation].sum()) - 12.5) == 0.5
     assert not np.array_equal(validation, make_folds(labels, seed=1)[0][1])
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [([], []), ([1], [1]), ([1, 2], [2, 1]), ([1, 2, 3], [2, 3, 1]), ([1, 2, 3, 4], [3, 2, 4, 1])],
+)
+def test_a_grid_from_its_middle(grid, expected):
+    assert from_the_middle(grid) == expected
 
 
 def test_choose_takes_the_first_of_the_best():

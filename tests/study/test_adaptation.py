@@ -8,7 +8,8 @@ import pytest
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.methods import num_trials
 from fm.adaptation.task_model import TaskModel
-from fm.study.adaptation import ModelArm
+from fm.study.adaptation import ClassicalArm, ModelArm
+from fm.study.baseline_arms import ClassicalNerArm
 from fm.study.presets import text_recipe
 from tests.adaptation.helpers_models import MODEL, params, separable
 
@@ -53,3 +54,11 @@ def test_fit_predict_is_fit_then_predict():
     predictions = arm.fit_predict(np.arange(16), LABELS[:16], 0, hparams)
     np.testing.assert_array_equal(arm.predict(fitted, hparams), predictions)
     assert predictions.shape == (10,) and fitted.steps == 4
+
+
+@pytest.mark.parametrize(
+    "arm", [ClassicalArm("text", None, 0, 3), ClassicalNerArm([], [], 0, 3)], ids=["text", "ner"]
+)
+def test_ties_do_not_take_the_strongest_penalty(arm):
+    inverse = [hparams["C"] for hparams in arm.grid()]
+    assert sorted(inverse)[1] == inverse[0] and len(set(inverse)) == 3
