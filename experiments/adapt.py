@@ -6,7 +6,7 @@
 --pretrained is the --out of experiments.pretrain or a published model: a known name, a Hugging Face
 folder or a GGUF file. Without it the parameters are fresh. Chooses among the methods'
 hyper-parameters on validation data cut from the labels, scores the test items once, and writes
-OUT/summary.json.
+OUT/summary.json. The adapted parameters are not saved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from absl import flags
 from experiments import cli, study_flags
 from fm.adaptation.methods import METHODS, check_methods
 from fm.data.datasets import Dataset
-from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_train_idx, select_trial
 from fm.files import expand_path
@@ -37,6 +36,7 @@ from fm.study import presets, run_dir
 from fm.study.adaptation import ModelArm
 from fm.study.arms import load_published_arm
 from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
+from fm.study.loading import load
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
 from fm.study.task_registry import task_spec_or_default
@@ -165,7 +165,7 @@ def main(values: flags.FlagValues) -> None:
 
 def _prepare_task(config: TaskConfig) -> Task:
     try:
-        return prepare_task(config, ("scratch",), 1)
+        return prepare_task(config, ("scratch",), 1, validated=True)
     except UserError as error:
         raise UserError(str(error).replace("--label_budgets", "--labels", 1)) from error
 
@@ -192,6 +192,10 @@ def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
     print(
         f"accuracy {summary['accuracy']:.3f} on {summary['num_test_items']} test items "
         f"({hparams}), {out_dir / run_dir.SUMMARY_FILE}"
+    )
+    print(
+        "the adapted parameters are not saved, their digest is in the summary; the same flags with "
+        "another --out make them again"
     )
 
 

@@ -25,6 +25,7 @@ from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 from fm.parallel import distributed
 from fm.parallel.mesh import MeshConfig, config_from_mesh, current_mesh, default_mesh, parse_mesh
+from fm.study.loading import datasets_read_once
 from fm.training import runtime
 from fm.training.failures import first_line, is_out_of_memory
 from fm.training.signals import Interrupted, save_handlers
@@ -107,7 +108,7 @@ def call(
         if rest:
             raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
         configure_process()
-        with _interruptible(), _device_context(values):
+        with _interruptible(), device_context(values), datasets_read_once():
             try:
                 if computes:
                     self_test.check_reductions()
@@ -166,7 +167,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _device_context(values: flags.FlagValues) -> Iterator[None]:
+def device_context(values: flags.FlagValues) -> Iterator[None]:
     """Enters the mesh and joins the processes that the flags name."""
 
     def value(name: str) -> Any:

@@ -13,7 +13,7 @@ import functools
 import importlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
@@ -22,6 +22,7 @@ from fm.errors import UserError
 from fm.study import ray_executor
 from fm.study.adaptation import Arm
 from fm.study.cells import CellExecutor, run_cell
+from fm.study.loading import datasets_read_once
 from fm.study.multitask import MultitaskStudy
 from fm.study.runner import CompareStudy
 from fm.study.tasks import Task
@@ -77,8 +78,9 @@ def compute_cell(
     os.chdir(folder)
     cli.configure_process()
     try:
-        loaded, arms, search_seeds, out_dir = _load_task(experiment, tuple(arguments), task)
-        run_cell(loaded, arm, arms[arm], num_labels, search_seeds, out_dir / "cells")
+        with cli.device_context(_parse(experiment, arguments)):
+            loaded, arms, search_seeds, out_dir = _load_task(experiment, tuple(arguments), task)
+            run_cell(loaded, arm, arms[arm], num_labels, search_seeds, out_dir / "cells")
     except UserError as error:
         return str(error)
     return None
@@ -90,9 +92,15 @@ def _load_task(
 ) -> tuple[Task, dict[str, Arm], int, pathlib.Path]:
     """Returns the task, its arms, the number of searched seeds and OUT; a worker keeps the last."""
     module = importlib.import_module(f"experiments.{experiment}")
+    values = _parse(experiment, arguments)
+    with datasets_read_once():
+        config, out_dir = module.configure(values), cli.out_dir(values)
+        study = _STUDIES[experiment](config)
+        return *study.load_task_and_arms(out_dir, task), config.search_seeds, out_dir
+
+
+def _parse(experiment: str, arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    module.define(values)
+    importlib.import_module(f"experiments.{experiment}").define(values)
     values([experiment, *arguments])
-    config, out_dir = module.configure(values), cli.out_dir(values)
-    study = _STUDIES[experiment](config)
-    return *study.load_task_and_arms(out_dir, task), config.search_seeds, out_dir
+    return values

@@ -17,19 +17,27 @@ them, in any profile.
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 from absl import flags
 
 from experiments import cli, cluster, study_flags
-from fm.data.load import load
 from fm.errors import UserError
 from fm.study import presets
 from fm.study.ablations import ablation_names, check_ablations
-from fm.study.arms import JOINT, arm_names, check_arms
+from fm.study.arms import (
+    JOINT,
+    arm_names,
+    arms_without_text,
+    check_arms,
+    check_arms_have_text,
+)
 from fm.study.config import DEFAULT_METHODS, MultitaskConfig, TaskConfig
+from fm.study.loading import load
 from fm.study.multitask import run_multitask
 from fm.study.task_registry import suite, task_spec_or_default
 from fm.study.task_types import task_type_of
+from fm.study.tasks import fitting_budgets
 
 
 def define(values: flags.FlagValues) -> None:
@@ -101,17 +109,21 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
     if values["steps"].value:
         joint = dataclasses.replace(joint, steps=values["steps"].value)
     options = cli.data_options(values)
-    tasks = []
+    tasks, modalities = [], set()
     for spec in specs:
         dataset = spec.dataset or spec.name
         data = load(dataset, **options)
         task_type = task_type_of(data)
+        modalities.add(data.modality)
+        if not values["label_budgets"].value:
+            # One validation label: tasks differ in their grids, and a model shares the budgets.
+            budgets = fitting_budgets(budgets, spec.name, data, task_type, validated=True)
         tasks.append(
             TaskConfig(
                 dataset=dataset,
                 name=spec.name,
                 out_of_domain_dataset=None,
-                label_budgets=budgets,
+                label_budgets=(),
                 recipe=presets.task_recipe_for_joint_model(
                     data.modality, task_type.name, joint, profile
                 ),
@@ -122,17 +134,31 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
             )
         )
     return MultitaskConfig(
-        tasks=tuple(tasks),
+        tasks=tuple(dataclasses.replace(task, label_budgets=budgets) for task in tasks),
         joint=joint,
         weights=tuple(weights.items()),
         instruction_tuning=presets.instruction_tuning_config(profile),
         instruction_learning_rates=presets.INSTRUCTION_LEARNING_RATES,
         max_instruction_length=presets.MAX_INSTRUCTION_LENGTH,
-        arms=arms,
+        arms=_arms_of(values, modalities),
         seeds=values["seeds"].value or preset.seeds,
         search_seeds=preset.search_seeds,
         ablations=ablations,
     )
+
+
+def _arms_of(values: flags.FlagValues, modalities: set[str]) -> tuple[str, ...]:
+    """Returns the arms that tasks of these modalities can have; the others must not be named."""
+    arms = tuple(values["arms"].value)
+    skipped = arms_without_text(arms, modalities)
+    if not values["arms"].using_default_value or not skipped:
+        check_arms_have_text(arms, modalities)
+        return arms
+    print(
+        f"skipping the {', '.join(skipped)} arm: instructions are text, and no task is",
+        file=sys.stderr,
+    )
+    return tuple(arm for arm in arms if arm not in skipped)
 
 
 def _ablations(values: flags.FlagValues, profile: str, arms: tuple[str, ...]) -> tuple[str, ...]:

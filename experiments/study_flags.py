@@ -14,16 +14,17 @@ from fm import report
 from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.data.datasets import Dataset
-from fm.data.load import load
 from fm.errors import UserError
 from fm.hf import model_zoo
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
 from fm.study import presets, run_dir
-from fm.study.arms import arm_names, check_arms
+from fm.study.arms import OUT_OF_DOMAIN, arm_names, check_arms
 from fm.study.config import DEFAULT_METHODS, PublishedConfig, StudyConfig, TaskConfig
-from fm.study.task_registry import TaskSpec, suite, task_spec_or_default
-from fm.study.task_types import TaskType, task_type_of
+from fm.study.loading import load
+from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
+from fm.study.task_types import TaskType, num_hparam_trials, task_type_of
+from fm.study.tasks import check_label_budgets, fitting_budgets
 
 
 def define(
@@ -52,6 +53,12 @@ def define(
     )
     flags.DEFINE_string(
         "dataset", None, "a file or folder of your own as the only task", flag_values=values
+    )
+    flags.DEFINE_string(
+        "name",
+        None,
+        "name of the task of --dataset in tables and plots; default: that of the file or folder",
+        flag_values=values,
     )
     arms = arm_names("compare")
     flags.DEFINE_list("arms", list(arms), f"some of {', '.join(arms)}", flag_values=values)
@@ -230,12 +237,48 @@ def configure(
 def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
     """Raises UserError for what is wrong whatever the data, before any is fetched."""
     check_methods(methods)
-    check_arms(values["arms"].value, "compare", DEFAULT_METHODS)
+    arms = values["arms"].value
+    check_arms(arms, "compare", DEFAULT_METHODS)
+    for flag, arm in (("published_model", "published"), ("out_of_domain_dataset", OUT_OF_DOMAIN)):
+        if values[flag].value and arm not in arms:
+            raise UserError(
+                f"--{flag}={values[flag].serialize().partition('=')[2]}: is for the {arm} arm, "
+                f"which --arms={','.join(arms)} leaves out; add it, or leave this flag out"
+            )
+    if values["published_model"].value and not _published_methods(values):
+        raise UserError(
+            f"--published_model={values['published_model'].value}: --adapt={','.join(methods)} "
+            f"trains the model itself, which the published arm does not; add "
+            f"{_listed_published_methods()}, or leave this flag out"
+        )
+    _check_name(values)
     check_prompts(values, values["published_model"].value)
     if values["size"].value:
         config_for_size(values["size"].value)
     if values["label_budgets"].value is not None:
         cli.parse_counts("--label_budgets", values["label_budgets"].value)
+
+
+def _check_name(values: flags.FlagValues) -> None:
+    name = values["name"].value
+    if name is None:
+        return
+    if values["dataset"].value is None:
+        raise UserError(f"--name={name}: is for the task of --dataset, which is not given")
+    if not re.fullmatch(r"\w[\w .+-]{0,59}", name) or name in TASKS:
+        raise UserError(
+            f"--name={name}: takes up to 60 letters, digits, spaces and _.+- that are not the name "
+            "of a built-in task"
+        )
+
+
+def _published_methods(values: flags.FlagValues) -> list[str]:
+    """Returns the adaptation methods asked for that leave a published model as it is."""
+    return [name for name in values["adapt"].value if not METHODS[name].updates_model]
+
+
+def _listed_published_methods() -> str:
+    return " or ".join(method.name for method in METHODS.values() if not method.updates_model)
 
 
 def _published_model(values: flags.FlagValues, default: str | None) -> str | None:
@@ -246,8 +289,17 @@ def _published_model(values: flags.FlagValues, default: str | None) -> str | Non
         model = default
     if named and not model:
         raise UserError("--arms=published: needs --published_model=NAME, such as minilm-l6")
-    supported = any(not METHODS[name].updates_model for name in values["adapt"].value)
-    return model if model and (named or supported) and "published" in values["arms"].value else None
+    if not model or "published" not in values["arms"].value:
+        return None
+    if not named and not _published_methods(values):
+        methods = ",".join(values["adapt"].value)
+        print(
+            f"skipping the published arm: --adapt={methods} trains the model itself, which it does "
+            f"not; add {_listed_published_methods()} for it",
+            file=sys.stderr,
+        )
+        return None
+    return model
 
 
 def _excluded_arms(
@@ -290,18 +342,10 @@ def _task_config(
     if values["label_budgets"].value is not None:
         budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
     else:
-        # Default budgets that do not fit are left out; given ones must fit.
-        smallest, largest = task_type.min_labels(data), len(data.train)
-        budgets = tuple(n for n in preset.label_budgets if smallest <= n <= largest)
-        if not budgets:
-            defaults = ", ".join(map(str, preset.label_budgets))
-            raise UserError(
-                f"--label_budgets: none of {defaults} fits {spec.name}, which "
-                f"has {smallest} {task_type.strata_noun} and {largest} training examples"
-            )
-    return TaskConfig(
+        budgets = preset.label_budgets
+    config = TaskConfig(
         dataset=dataset,
-        name=spec.name,
+        name=values["name"].value or spec.name,
         out_of_domain_dataset=other,
         label_budgets=budgets,
         recipe=presets.with_fitting_patch_size(recipe, data.info.get("shape")),
@@ -312,6 +356,13 @@ def _task_config(
         published=published_config(values, model, spec, data) if model else None,
         **options,
     )
+    validated = num_hparam_trials(config, values["adapt"].value) > 1
+    if values["label_budgets"].value is None:
+        # Default budgets that do not fit are left out; given ones must fit.
+        budgets = fitting_budgets(budgets, config.name, data, task_type, validated=validated)
+        return dataclasses.replace(config, label_budgets=budgets)
+    check_label_budgets(budgets, config.name, data, task_type, validated=validated)
+    return config
 
 
 def finish(results: dict, out: pathlib.Path) -> None:

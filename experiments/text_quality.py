@@ -19,10 +19,10 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import cli
-from fm.data.load import load
 from fm.errors import UserError
 from fm.report import text_quality as report
 from fm.study import run_dir
+from fm.study.loading import load
 from fm.study.presets import PROFILES
 from fm.study.runner import run_study
 from fm.study.text_quality import config as text_quality_config

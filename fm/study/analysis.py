@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fm.data.datasets import Split
+from fm.data.decontamination import DuplicateSearchResult
 from fm.errors import UserError
 from fm.evaluation.cost import compute_cost, matching_scratch_flops
 from fm.evaluation.label_efficiency import LabelEfficiency, label_multiplier
@@ -187,15 +188,15 @@ def duplicate_count_rows(task: Task, arms: Sequence[str]) -> list[Row]:
     return rows
 
 
-def duplicate_count_row(task: str, arm: str, search: Any) -> Row:
-    """Returns a near-duplicate search's method and counts as a results row."""
+def duplicate_count_row(task: str, arm: str, *searches: DuplicateSearchResult) -> Row:
+    """Returns the method and the summed counts of near-duplicate searches as a results row."""
     return {
         "task": task,
         "arm": arm,
-        "method": search.method,
-        "checked": search.num_checked,
-        "found": search.num_found,
-        "removed": len(search.duplicate_idx),
+        "method": searches[0].method,
+        "checked": sum(search.num_checked for search in searches),
+        "found": sum(search.num_found for search in searches),
+        "removed": sum(len(search.duplicate_idx) for search in searches),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from fm.adaptation.methods import METHODS
@@ -136,6 +136,7 @@ class ArmSpec:
       style: see `PlotStyle`; colors are Okabe and Ito's (2008), safe for color-blind readers.
       experiments: the experiments that offer it.
       follows_prompts: whether it may support the adaptation method "prompt".
+      needs_text: whether one of the study's tasks must be text, which gives its model a tokenizer.
       is_baseline: whether others are expected to beat it.
     """
 
@@ -151,6 +152,7 @@ class ArmSpec:
     style: PlotStyle = PlotStyle()
     experiments: tuple[str, ...] = ("compare",)
     follows_prompts: bool = True
+    needs_text: bool = False
     is_baseline: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -204,6 +206,20 @@ def check_arms(names: Sequence[str], experiment: str, methods: Sequence[str]) ->
         raise UserError(
             f"--adapt={','.join(methods)}: {', '.join(own)} cannot follow prompts; add probe, full "
             "or lora, or leave them out of --arms"
+        )
+
+
+def arms_without_text(names: Sequence[str], modalities: Collection[str]) -> list[str]:
+    """Returns the arms that need a task of text, if none of the tasks' modalities is."""
+    return [] if "text" in modalities else [name for name in names if arm_spec(name).needs_text]
+
+
+def check_arms_have_text(names: Sequence[str], modalities: Collection[str]) -> None:
+    """Raises UserError if an arm needs a task of text and there is none."""
+    if lacking := arms_without_text(names, modalities):
+        raise UserError(
+            f"--arms: {', '.join(lacking)} reads instructions, which are text, and no task is; add "
+            f"a task of text, or leave {', '.join(lacking)} out"
         )
 
 
@@ -266,7 +282,7 @@ def _build_model_arm(corpus: str, *, pretrained: bool) -> Callable[[Task, ArmCon
 
 def _build_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
     return BuiltArm(
-        task.task_type.build_baseline(task, num_hparam_trials(task, context.config.methods))
+        task.task_type.build_baseline(task, num_hparam_trials(task.config, context.config.methods))
     )
 
 
@@ -298,7 +314,7 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
         task.config.recipe,
         task.texts(),
         methods=methods,
-        num_trials=num_hparam_trials(task, methods),
+        num_trials=num_hparam_trials(task.config, methods),
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
@@ -375,6 +391,7 @@ _BUILT_IN = (
         cost=CostAllocation("shared", tuning="shared"),
         style=PlotStyle("#56B4E9", (0, (7, 1, 1, 1)), "v"),
         experiments=("multitask",),
+        needs_text=True,
     ),
     ArmSpec(
         "published",

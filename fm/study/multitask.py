@@ -19,12 +19,20 @@ from fm.data.layouts import layout_of
 from fm.study import ablations, analysis, artifacts, multitask_cost, run_dir
 from fm.study.ablations import AblationContext
 from fm.study.adaptation import Arm
-from fm.study.arms import IN_DOMAIN, JOINT, InitialModel, arm_spec, build_arms
+from fm.study.arms import (
+    IN_DOMAIN,
+    JOINT,
+    InitialModel,
+    arm_spec,
+    build_arms,
+    check_arms_have_text,
+)
 from fm.study.cells import CellExecutor
 from fm.study.config import MultitaskConfig, TaskConfig
 from fm.study.joint_pretraining import (
     Source,
     build_joint_processor,
+    layouts_by_modality,
     modality_batch_sizes,
     pretrain_joint,
 )
@@ -36,7 +44,9 @@ from fm.study.multitask_instructions import (
 )
 from fm.study.processing import Processor
 from fm.study.runner import BaseStudy, run_study
-from fm.study.tasks import Task, prepare_task
+from fm.study.task_registry import task_spec_or_default
+from fm.study.task_types import num_hparam_trials
+from fm.study.tasks import Task, check_test_items, prepare_task
 
 # The claims of the study: arm, baseline, in words, and points behind that count as level.
 CLAIMS = (
@@ -65,7 +75,7 @@ class MultitaskContext:
       loaded: see `ArmContext`.
       tasks: all tasks.
       sources: their decontaminated training inputs.
-      searches: by task, what decontamination found.
+      searches: by task, what decontamination found: in its own test items, then in others'.
     """
 
     def __init__(
@@ -74,9 +84,11 @@ class MultitaskContext:
         out_dir: pathlib.Path,
         loaded: dict[tuple[str, str], Any],
         tasks: Sequence[Task],
+        sources: list[Source],
+        searches: dict[str, list[DuplicateSearchResult]],
     ):
         self.config, self.out_dir, self.loaded, self.tasks = config, out_dir, loaded, tasks
-        self.sources, self.searches = build_sources(config, tasks)
+        self.sources, self.searches = sources, searches
         self._modality_models: dict[str, InitialModel] = {}
         self._processors: dict[str, Processor] = {}
 
@@ -191,13 +203,32 @@ class MultitaskStudy(BaseStudy):
         super().__init__(config, executor and _without_shared_models(executor))
         ablations.check_ablations(config.ablations, config.arms)
 
+    def load(self):
+        """Loads and checks all tasks, and what the joint model is pretrained on."""
+        super().load()
+        config = self.config
+        check_arms_have_text(config.arms, {task.modality for task in self.tasks})
+        if any(arm_spec(arm).needs_text for arm in config.arms):
+            for task in self.tasks:
+                classes = task.dataset.classes if task.task_type.predicts_classes else None
+                task_spec_or_default(task.name).instruction(classes)
+        self._sources, self._searches = build_sources(config, self.tasks)
+        layouts_by_modality(self._sources)
+        modality_batch_sizes(self._sources, config.joint.batch_size)
+
     def prepare(self, config: TaskConfig) -> Task:
-        """Loads one task without corpora, since pretraining sources are built from all tasks."""
-        return prepare_task(config, (), self.config.seeds)
+        """Loads one task; pretraining sources are built from all tasks."""
+        rates = len(self.config.instruction_learning_rates)
+        validated = max(num_hparam_trials(config, self.config.methods), rates) > 1
+        task = prepare_task(config, (IN_DOMAIN,), self.config.seeds, validated=validated)
+        check_test_items(task, self.config.seeds)
+        return task
 
     def build_context(self, out_dir):
         """Returns the `MultitaskContext` that gives the arms their models."""
-        return MultitaskContext(self.config, out_dir, self._loaded, self.tasks)
+        return MultitaskContext(
+            self.config, out_dir, self._loaded, self.tasks, self._sources, self._searches
+        )
 
     def comparison_pairs(self, arms):
         """Returns the (arm, rival) pairs of the comparison table whose arm is pretrained."""
@@ -206,7 +237,7 @@ class MultitaskStudy(BaseStudy):
     def add_artifacts(self, sections, task, arms, cells, context):
         """Adds a task's decontamination counts, model sizes and samples; returns {}."""
         sections["decontamination"].append(
-            analysis.duplicate_count_row(task.name, JOINT, context.searches[task.name])
+            analysis.duplicate_count_row(task.name, JOINT, *context.searches[task.name])
         )
         own = [
             built.arm
@@ -279,24 +310,29 @@ def run_multitask(
 
 def build_sources(
     config: MultitaskConfig, tasks: Sequence[Task]
-) -> tuple[list[Source], dict[str, DuplicateSearchResult]]:
+) -> tuple[list[Source], dict[str, list[DuplicateSearchResult]]]:
     """Returns decontaminated pretraining sources, and near-duplicate searches by task.
 
-    A source holds no near-duplicate of a test item of any task of its modality.
+    A source holds no near-duplicate of a test item of any task of its modality. Those of its own
+    task's are gone already, so only those of others' are searched for.
     """
     weights = dict(config.weights)
     sources, searches = [], {}
     for task in tasks:
-        tests = [other.test for other in tasks if other.modality == task.modality]
-        search = find_duplicates(task.dataset.train, concatenate_inputs(tests), task.modality)
+        others = [
+            other.test for other in tasks if other.modality == task.modality and other is not task
+        ]
+        corpus, searches[task.name] = task.dataset.train, [task.decontamination[IN_DOMAIN]]
+        if others:
+            search = find_duplicates(corpus, concatenate_inputs(others), task.modality)
+            corpus = without(corpus, search.duplicate_idx)
+            searches[task.name].append(search)
         layout = None
         if not task.is_text:
             info = task.dataset.info
             layout = layout_of(task.modality, info["shape"], info["rate"])
-        corpus = without(task.dataset.train, search.duplicate_idx)
         weight = weights.get(task.name, 1.0)
         sources.append(Source(task.name, task.modality, corpus, weight, layout))
-        searches[task.name] = search
     return sources, searches
 
 

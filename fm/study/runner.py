@@ -31,7 +31,8 @@ from fm.study.arms import (
 from fm.study.cells import Cell, CellExecutor, run_cells
 from fm.study.config import StudyConfig, TaskConfig, config_hash
 from fm.study.method_costs import method_cost_rows
-from fm.study.tasks import Task, prepare_task
+from fm.study.task_types import num_hparam_trials
+from fm.study.tasks import Task, check_test_items, prepare_task
 
 Sections = dict[str, Any]
 
@@ -125,7 +126,13 @@ class BaseStudy(abc.ABC):
     def prepare(self, config: TaskConfig) -> Task:
         """Loads one task, with the corpora that its arms are pretrained on."""
         corpora = [ARMS[arm].corpus for arm in self.config.arms_of(config)]
-        task = prepare_task(config, [each for each in corpora if each], self.config.seeds)
+        task = prepare_task(
+            config,
+            [each for each in corpora if each],
+            self.config.seeds,
+            validated=num_hparam_trials(config, self.config.methods) > 1,
+        )
+        check_test_items(task, self.config.seeds)
         if self.family not in task.task_type.experiments:
             raise UserError(
                 f"--tasks: {task.name} is a {task.task_type.name} task, which only "

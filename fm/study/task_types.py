@@ -33,6 +33,7 @@ from fm.study.processing import Processor
 
 if TYPE_CHECKING:
     from fm.study.arms import InitialModel
+    from fm.study.config import TaskConfig
     from fm.study.tasks import Task
 
 
@@ -219,7 +220,7 @@ class NamedEntityRecognition(TaskType):
             tags=tags,
             tag_names=tag_names,
         )
-        return ModelArm(model, methods, num_hparam_trials(task, methods))
+        return ModelArm(model, methods, num_hparam_trials(task.config, methods))
 
     def build_baseline(self, task, num_trials):
         return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool), num_trials)
@@ -285,14 +286,13 @@ def build_classification_arm(
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
     )
-    return ModelArm(model, tuple(methods), num_hparam_trials(task, methods))
+    return ModelArm(model, tuple(methods), num_hparam_trials(task.config, methods))
 
 
-def num_hparam_trials(task: Task, methods: Sequence[str]) -> int:
+def num_hparam_trials(config: TaskConfig, methods: Sequence[str]) -> int:
     """Returns the total grid size of the methods, the tuning budget of every arm on the task."""
-    published = task.config.published
-    num_fewshot = published.num_fewshot if published else (0,)
-    return adaptation_methods.num_trials(task.config.recipe, methods, num_fewshot=num_fewshot)
+    num_fewshot = config.published.num_fewshot if config.published else (0,)
+    return adaptation_methods.num_trials(config.recipe, methods, num_fewshot=num_fewshot)
 
 
 # Scratch and in-domain arms share a processor, and so the examples.

@@ -11,10 +11,10 @@ import numpy as np
 
 from fm.data.datasets import Dataset, Split, subset, without
 from fm.data.decontamination import DuplicateSearchResult, find_duplicates
-from fm.data.load import load
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_train_idx
 from fm.study.config import TaskConfig
+from fm.study.loading import load
 from fm.study.task_types import TaskType, task_type_of
 
 
@@ -86,13 +86,17 @@ class Task:
         return [value for split, idx in parts for value in getattr(split, name)(idx)]
 
 
-def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task:
+def prepare_task(
+    config: TaskConfig, corpora: Sequence[str], seeds: int, *, validated: bool = False
+) -> Task:
     """Loads a task's data, removes near-duplicates of test items, and draws labeled examples.
 
     Args:
       config: of the task.
       corpora: pretraining corpora wanted, "in_domain" or "out_of_domain"; others are ignored.
       seeds: number of draws.
+      validated: whether settings are chosen on some of the labels, so that a budget has to leave
+        one to validate on.
 
     Raises:
       UserError: the data has no labels, a budget does not fit it, or the out-of-domain data is
@@ -106,7 +110,7 @@ def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task
     train, train_search = _decontaminated(dataset.train, dataset, config.max_corpus_items)
     dataset = dataclasses.replace(dataset, train=train)
     strata = task_type.strata(train)
-    check_label_budgets(config.label_budgets, config.name, dataset, task_type)
+    check_label_budgets(config.label_budgets, config.name, dataset, task_type, validated=validated)
     found = {}
     if "in_domain" in corpora:
         found["in_domain"] = train, train_search
@@ -125,18 +129,55 @@ def prepare_task(config: TaskConfig, corpora: Sequence[str], seeds: int) -> Task
     )
 
 
+def budget_range(dataset: Dataset, task_type: TaskType, *, validated: bool) -> tuple[int, int]:
+    """Returns the smallest and the largest label budget of a data set.
+
+    The smallest is one label of each class, and one more if there has to be one to validate on: a
+    class's only label always trains.
+    """
+    return task_type.min_labels(dataset) + validated, len(dataset.train)
+
+
 def check_label_budgets(
-    budgets: Sequence[int], name: str, dataset: Dataset, task_type: TaskType
+    budgets: Sequence[int], name: str, dataset: Dataset, task_type: TaskType, *, validated: bool
 ) -> None:
-    """Raises UserError if the training data has too few labels for a budget."""
-    smallest, largest = task_type.min_labels(dataset), len(dataset.train)
+    """Raises UserError if the training data has too few labels for a budget, or it is too small."""
+    smallest, largest = budget_range(dataset, task_type, validated=validated)
     for budget in budgets:
         if not smallest <= budget <= largest:
             raise UserError(
                 f"--label_budgets={budget}: must be between {smallest:,} and {largest:,} for "
-                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} training "
+                f"{name}, which has {smallest - validated:,} {task_type.strata_noun}"
+                f"{' (and needs a label to validate on)' * validated} and {largest:,} training "
                 "examples"
             )
+
+
+def fitting_budgets(
+    budgets: Sequence[int], name: str, dataset: Dataset, task_type: TaskType, *, validated: bool
+) -> tuple[int, ...]:
+    """Returns the default budgets that fit the data.
+
+    Raises:
+      UserError: none does.
+    """
+    smallest, largest = budget_range(dataset, task_type, validated=validated)
+    fitting = tuple(n for n in budgets if smallest <= n <= largest)
+    if not fitting:
+        raise UserError(
+            f"--label_budgets: none of {', '.join(map(str, budgets))} fits {name}, which has "
+            f"{smallest - validated} {task_type.strata_noun} and {largest} training examples; "
+            f"give some from {smallest} to {largest}"
+        )
+    return fitting
+
+
+def check_test_items(task: Task, seeds: int) -> None:
+    """Raises UserError if a task has too few test items for the intervals of several seeds."""
+    if seeds > 1 and len(task.test) < 2:
+        raise UserError(
+            f"{task.config.dataset} has {len(task.test)} test items; intervals need at least 2"
+        )
 
 
 def _decontaminated(

@@ -35,7 +35,7 @@ def build(task, tmp_path, names=("scratch", "classical"), methods=("probe", "ful
 def test_every_arm_tries_as_many_hparams(task, tmp_path, methods):
     arms = build(task, tmp_path, methods=methods)
     sizes = [len(built.arm.grid()) for built in arms.values()]
-    assert sizes == [num_hparam_trials(task, methods)] * 2
+    assert sizes == [num_hparam_trials(task.config, methods)] * 2
 
 
 def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):

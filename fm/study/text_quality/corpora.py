@@ -11,9 +11,9 @@ import numpy as np
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Split, subset
 from fm.data.decontamination import find_duplicates
-from fm.data.load import load
 from fm.errors import UserError
 from fm.files import atomic_path
+from fm.study.loading import load
 from fm.study.text_quality.config import DOMAINS, CorpusPart, TextQualityConfig, TrainingSet
 
 _PRINTABLE = np.array(list(map(chr, range(33, 127))))
