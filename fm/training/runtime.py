@@ -58,8 +58,8 @@ def gemm_flops_per_second(dtype: str, size: int | None = None, repeats: int = 5)
     """Returns the measured FLOP/s of square matrix products on the default device.
 
     Times a chain of products in one program, so long that calling it and waiting for it do not
-    count, and returns the best of `repeats` timings. Takes under a second on a CPU. Other load on the
-    machine lowers the result.
+    count, and returns the best of `repeats` timings. Takes under a second on a CPU. Other load on
+    the machine lowers the result.
 
     Args:
       dtype: of the matrices.
