@@ -1,4 +1,4 @@
-"""What data and flags alone decide is decided before the first step; defaults that fit are taken."""
+"""What data and flags decide is decided before the first step; defaults that fit are taken."""
 
 import csv
 
