@@ -147,10 +147,10 @@ def _special_token_ids(
     generation = _json_object(path) if path.exists() else {}
     files = {path.name: generation, "config.json": config}
     ends = {name: _token_ids(folder / name, given) for name, given in files.items()}
-    own = tokenizer.eos if tokenizer is not None else None
+    own = [] if tokenizer is None or tokenizer.eos is None else [tokenizer.eos]
     # Without a name for EOS the tokenizer has it from these files.
-    known = own is None or any(own in found for found in ends.values())
-    ends["tokenizer_config.json"] = [] if known else [own]
+    known = [number for found in ends.values() for number in found]
+    ends["tokenizer_config.json"] = [number for number in own if number not in known]
     decisive = next((name for name, found in ends.items() if found), None)
     for name, found in ends.items():
         outside = [number for number in found if not 0 <= number < vocab_size]
@@ -167,7 +167,7 @@ def _special_token_ids(
         key: next((given[key] for given in files.values() if given.get(key) is not None), None)
         for key in _SPECIALS
     }
-    ids["eos_token_id"] = files[decisive]["eos_token_id"] if decisive in files else own
+    ids["eos_token_id"] = files[decisive]["eos_token_id"] if decisive in files else None
     return {key: value for key, value in ids.items() if value is not None}
 
 

@@ -106,7 +106,7 @@ ENDS = {
     "several in config.json": ({}, {"eos_token_id": [1, 5]}, [1, 5], None),
     "null and none": ({"eos_token_id": None}, {"eos_token_id": 4}, 4, None),
     "an empty list": ({"eos_token_id": []}, {"eos_token_id": 4}, 4, None),
-    "nowhere but the tokenizer": ({}, {}, 7, None),
+    "nowhere but the tokenizer": ({}, {}, None, None),
     "config.json has another": (
         {"eos_token_id": 5},
         {"eos_token_id": 6},
