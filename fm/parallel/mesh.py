@@ -115,7 +115,7 @@ def active_mesh_config() -> MeshConfig | None:
     return config_from_mesh(mesh)
 
 
-def default_device() -> jax.Device:
+def default_device() -> Any:
     """Returns the device of this process that JAX puts arrays on by default."""
     device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(device, jax.Device):
