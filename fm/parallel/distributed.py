@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -94,6 +94,32 @@ def initialize(
 def is_lead_process() -> bool:
     """Returns whether this is process 0, which alone writes the run's files and prints."""
     return jax.process_index() == 0
+
+
+def broadcast_from_lead(decide: Callable[[], int]) -> int:
+    """Calls `decide` on the lead process alone and returns what it gives on every process.
+
+    Args:
+      decide: returns an int32.
+
+    Raises:
+      UserError: on the other processes, if it raises on the lead process.
+      Exception: on the lead process, whatever it raises.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    value, error = 0, None
+    if is_lead_process():
+        try:
+            value = decide()
+        except Exception as raised:
+            error = raised
+    told = multihost_utils.broadcast_one_to_all(np.array([value, error is not None], np.int32))
+    if error is not None:
+        raise error
+    if told[1]:
+        raise UserError(f"process {jax.process_index()}: process 0 has failed and tells why")
+    return int(told[0])
 
 
 @contextlib.contextmanager

@@ -3,19 +3,25 @@
 A step's folder holds the arrays `params` and `optimizer` (optimizer state and step count), the
 JSON `progress` (counters and data position) and `config`, and SHA-256 digests of all their files.
 Orbax writes in a thread of its own, renames a folder when it is complete, and removes what a
-killed run left incomplete.
+killed run left incomplete. The digests, written last, are what makes a checkpoint complete: it
+does not matter whether Orbax asks for them before it renames the folder, after that, or not at all.
+
+A checkpoint whose files differ from their digests is damaged: an earlier one is used, and it is
+renamed to `damaged-STEP`. Any other failure to read one is an error, and nothing is touched. Of
+several processes the lead process decides which checkpoint is restored.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +29,10 @@ import orbax.checkpoint as ocp
 
 from fm import files
 from fm.errors import UserError
+from fm.parallel import distributed
 from fm.parallel.mesh import default_device
 from fm.training.config import check_same_config
 from fm.training.train_state import TrainState
-
-T = TypeVar("T")
 
 # Number of the checkpoint layout and of the names in its config.
 FORMAT = 2
@@ -78,7 +83,7 @@ class CheckpointStore:
             max_to_keep=max_to_keep,
             keep_period=keep_period,
             cleanup_tmp_directories=True,
-            # Called when all files are written, before the folder gets its final name.
+            # So that a run that is killed before `wait` has them.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -88,16 +93,13 @@ class CheckpointStore:
         return self._manager.latest_step()
 
     def has_step(self, step: int) -> bool:
-        """Returns whether there is an intact checkpoint of the step; removes a damaged one."""
+        """Returns whether there is an intact checkpoint of the step; sets a damaged one aside."""
         if step not in self._manager.all_steps():
             return False
-        try:
-            files.check_digests(self._folder / str(step), exclude=UNHASHED_FILES)
-        except ValueError as error:
-            _log.warning("checkpoint of step %d in %s is removed: %s", step, self._folder, error)
-            self._manager.delete(step)
-            return False
-        return True
+        if not _is_damaged(self._folder, step):
+            return True
+        self._set_aside([step])
+        return False
 
     def save(self, step: int, state: TrainState, progress: dict, config: dict) -> None:
         """Copies the arrays now and writes them while training goes on.
@@ -127,8 +129,11 @@ class CheckpointStore:
             )
 
     def _write_digests(self) -> None:
-        (folder,) = self._folder.glob(f"{self._saving}.*")
-        files.write_digests(folder, UNHASHED_FILES)
+        """Writes the digests of the checkpoint being saved, before or after it is renamed."""
+        final = self._folder / str(self._saving)
+        for folder in [final] if final.is_dir() else self._folder.glob(f"{self._saving}.*"):
+            if not files.digests_exist(folder):
+                files.write_digests(folder, UNHASHED_FILES)
 
     def wait(self) -> None:
         """Waits for the checkpoint being written.
@@ -138,6 +143,9 @@ class CheckpointStore:
         """
         with self._report_write_errors():
             self._manager.wait_until_finished()
+            saved = self._saving and (self._folder / str(self._saving)).is_dir()
+            if saved and distributed.is_lead_process():
+                self._write_digests()
 
     @contextlib.contextmanager
     def _report_write_errors(self) -> Iterator[None]:
@@ -152,9 +160,10 @@ class CheckpointStore:
             ) from error
 
     def restore(self, like: TrainState, config: dict) -> RestoredCheckpoint | None:
-        """Reads the newest readable checkpoint; returns None if there is none.
+        """Reads the newest checkpoint that is not damaged; returns None if there is none.
 
-        Unreadable newer ones are removed with a warning, since their steps will be done again.
+        Damaged newer ones are set aside with a warning, since their steps will be done again. Of
+        several processes all restore the step that the lead process finds.
 
         Args:
           like: a state of the same structure, for shapes, dtypes and devices.
@@ -162,22 +171,38 @@ class CheckpointStore:
 
         Raises:
           UserError: the run was made with another config or an earlier format, or there are
-            checkpoints and none can be read.
+            checkpoints and all are damaged.
+          OSError: a file cannot be read.
         """
+        damaged: list[int] = []
 
-        def read(step: int) -> RestoredCheckpoint:
-            files.check_digests(self._folder / str(step), exclude=UNHASHED_FILES)
-            saved = self._manager.restore(
-                step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
-            )["config"]
-            check_same_config(self._folder, _checked_format(self._folder, saved), config)
-            return self._read(step, like)
+        def choose() -> int:
+            step, found = _newest_intact(self._folder, self._manager.all_steps())
+            damaged.extend(found)
+            return -1 if step is None else step
 
-        restored, unreadable = _newest_readable(self._folder, self._manager, read)
-        for step in unreadable:
-            _log.warning("checkpoint of step %d in %s is removed", step, self._folder)
-            self._manager.delete(step)
+        step = distributed.broadcast_from_lead(choose)
+        if step < 0:
+            self._set_aside(damaged)
+            return None
+        saved = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+        check_same_config(self._folder, _checked_format(self._folder, saved["config"]), config)
+        restored = self._read(step, like)
+        self._set_aside(damaged)
         return restored
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Renames damaged checkpoints, on the lead process, and forgets them on all."""
+
+        def rename() -> int:
+            for step in steps:
+                aside = _unused_path(self._folder / f"damaged-{step}")
+                (self._folder / str(step)).rename(aside)
+                _log.warning("checkpoint of step %d is kept as %s", step, aside)
+            return len(steps)
+
+        if distributed.broadcast_from_lead(rename):
+            self._manager.reload()
 
     def _read(self, step: int, like: TrainState) -> RestoredCheckpoint:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (like.params, _optimizer_tree(like)))
@@ -215,11 +240,12 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
 
     Args:
       folder: the `checkpoints` folder of a run.
-      step: the newest readable checkpoint unless given.
+      step: the newest checkpoint that is not damaged unless given.
 
     Raises:
-      UserError: the folder holds no checkpoint, none of that step, none that can be read, or one
-        of an earlier format.
+      UserError: the folder holds no checkpoint, none of that step, only damaged ones, or one of
+        an earlier format.
+      OSError: a file cannot be read.
     """
     folder = pathlib.Path(folder).resolve()
     if not folder.is_dir():
@@ -228,28 +254,24 @@ def load_params(folder: pathlib.Path, step: int | None = None) -> tuple[dict, di
     with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
         # On the default device, whatever devices it was trained on.
         local = jax.sharding.SingleDeviceSharding(default_device())
-
-        def read(step: int) -> tuple[dict, dict]:
-            files.check_digests(folder / str(step), ("params", "config"), UNHASHED_FILES)
-            shapes = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=local),
-                dict(manager.item_metadata(step)["params"]),
-            )
-            saved = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(shapes),
-                    config=ocp.args.JsonRestore(),
-                ),
-            )
-            return saved["params"], _checked_format(folder, saved["config"])
-
         if step is not None and step not in manager.all_steps():
             raise UserError(f"{folder} holds no checkpoint of step {step}")
-        found, _ = _newest_readable(folder, manager, read, step)
-    if found is None:
-        raise UserError(f"{folder} holds no checkpoint")
-    return found
+        steps = manager.all_steps() if step is None else [step]
+        step, _ = _newest_intact(folder, steps, ("params", "config"))
+        if step is None:
+            raise UserError(f"{folder} holds no checkpoint")
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=local),
+            dict(manager.item_metadata(step)["params"]),
+        )
+        saved = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(shapes),
+                config=ocp.args.JsonRestore(),
+            ),
+        )
+    return saved["params"], _checked_format(folder, saved["config"])
 
 
 def _checked_format(folder: pathlib.Path, config: Any) -> dict:
@@ -269,37 +291,52 @@ def _checked_format(folder: pathlib.Path, config: Any) -> dict:
     return config
 
 
-def _newest_readable(
-    folder: pathlib.Path,
-    manager: ocp.CheckpointManager,
-    read: Callable[[int], T],
-    only: int | None = None,
-) -> tuple[T | None, list[int]]:
-    """Returns what `read` gives for the newest readable step, and the unreadable newer steps.
+def _newest_intact(
+    folder: pathlib.Path, steps: Sequence[int], subdirs: Sequence[str] | None = None
+) -> tuple[int | None, list[int]]:
+    """Returns the newest step whose files are what was written, and the newer steps.
 
-    If `only` is given, no other step is tried.
+    A folder without digests is one that a killed run left incomplete.
+
+    Args:
+      folder: of the checkpoints.
+      steps: that there are.
+      subdirs: the parts of a checkpoint that are needed; all if None.
 
     Raises:
-      UserError: from `read`, or if there are checkpoints and none can be read.
+      UserError: there are steps, not one is intact and some are damaged.
+      OSError: a file cannot be read, which says nothing about damage.
     """
-    unreadable = []
-    steps = sorted(manager.all_steps(), reverse=True) if only is None else [only]
-    for step in steps:
-        try:
-            return read(step), unreadable
-        except UserError:
-            raise
-        # A truncated file raises whatever its reader happens to fail with.
-        except Exception as error:
-            reason = _error_reason(error, folder)
-            _log.warning("checkpoint of step %d in %s is unreadable: %s", step, folder, reason)
-            unreadable.append(step)
-    if unreadable:
+    others = []
+    for step in sorted(steps, reverse=True):
+        if not _is_damaged(folder, step, subdirs):
+            return step, others
+        others.append(step)
+    damaged = [step for step in others if files.digests_exist(folder / str(step))]
+    if damaged:
         raise UserError(
-            f"no checkpoint in {folder} can be read (steps {unreadable}); delete the folder to "
+            f"no checkpoint in {folder} can be read (steps {damaged}); delete the folder to "
             "start again, or use another one"
         )
-    return None, []
+    return None, others
+
+
+def _is_damaged(folder: pathlib.Path, step: int, subdirs: Sequence[str] | None = None) -> bool:
+    """Returns whether files of a checkpoint are missing or not what was written, with a warning."""
+    path = folder / str(step)
+    try:
+        with files.oserror_with_filename(path):
+            files.check_digests(path, subdirs, UNHASHED_FILES)
+    except ValueError as error:
+        _log.warning("checkpoint of step %d in %s is damaged: %s", step, folder, error)
+        return True
+    return False
+
+
+def _unused_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path, with a number behind it if there is something of that name."""
+    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def _remaining_checkpoints_message(folder: pathlib.Path) -> str:

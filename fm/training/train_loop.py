@@ -269,7 +269,8 @@ class Trainer:
             keep_period = executor.trials[0].train_config.keep_period
             store = CheckpointStore(self._out_dir / "checkpoints", keep_period=keep_period)
             self._store = stack.enter_context(store)
-            restored = store.restore(self.state, self.config)
+            with distributed.exit_if_peer_lost(run_name):
+                restored = store.restore(self.state, self.config)
             if restored is not None:
                 self.state, saved = restored.state, restored.progress
                 self.step = saved["step"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fm.errors import UserError
 from fm.parallel import distributed
 from tests.training.helpers_models import batches
 
@@ -114,6 +115,46 @@ def test_slices_must_be_equal():
         batches(batch_size=8).shard(0, 3)
     with pytest.raises(ValueError, match="shorter last one"):
         batches(batch_size=8, epochs=1).shard(0, 2)
+
+
+@pytest.mark.parametrize("lead", [True, False])
+def test_what_the_lead_process_decides_is_told(monkeypatch, lead):
+    sent = []
+
+    def broadcast(values):
+        sent.append([int(value) for value in values])
+        return np.array([7, failed], np.int32) if not lead else values
+
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.jax, "process_index", lambda: int(not lead))
+    monkeypatch.setattr(distributed.multihost_utils, "broadcast_one_to_all", broadcast)
+    failed = 0
+    decide = (lambda: 7) if lead else (lambda: pytest.fail("only the lead process decides"))
+    assert distributed.broadcast_from_lead(decide) == 7
+    failed = 1
+
+    def fail():
+        raise OSError("a disk")
+
+    # The others are told before it raises, so that they do not wait.
+    error, told = (OSError, "a disk") if lead else (UserError, "process 0 has failed")
+    with pytest.raises(error, match=told):
+        distributed.broadcast_from_lead(fail)
+    assert sent == ([[7, 0], [0, 1]] if lead else [[0, 0], [0, 0]])
+
+
+@pytest.mark.slow
+def test_several_processes_resume_from_the_same_step_past_a_damaged_one(request, tmp_path, alone):
+    cache = request.config.cache
+    every = ended(start(cache, tmp_path, "fsdp:4", 2, 2, {1: "stops:4"}.items()))
+    assert all("the same command resumes" in error for _, _, error in every), every
+    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    (newest / "digests.json").write_text("{}")
+    again = ended(start(cache, tmp_path, "fsdp:4", 2, 2))
+    assert [code for code, _, _ in again] == [0, 0], again
+    assert all("resumed at step 3 of 8" in error for _, _, error in again), again
+    assert (tmp_path / "checkpoints" / f"damaged-{newest.name}").is_dir()
+    same([json.loads(out.splitlines()[-1]) for _, out, _ in again], tmp_path, alone)
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from orbax.checkpoint._src.checkpointers import async_checkpointer
 
 from fm import files
 from fm.errors import UserError
@@ -266,9 +268,13 @@ def test_falls_to_the_one_before_and_says_so(tmp_path, caplog, damage):
     assert back.progress["step"] == 2
     assert params_digest(back.state) == params_digest(new_state(2))
     assert "checkpoint of step 3" in caplog.text
-    assert "is unreadable" in caplog.text and "is removed" in caplog.text
+    assert "is damaged" in caplog.text and f"is kept as {tmp_path}/damaged-3" in caplog.text
+    assert (tmp_path / "damaged-3" / "config").is_dir()
     save_steps(tmp_path, steps=(3,))
     assert restore(tmp_path).progress["step"] == 3
+    damage(tmp_path / "3")
+    assert restore(tmp_path).progress["step"] == 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["2", "damaged-3", "damaged-3-2"]
 
 
 CHANGES = {
@@ -327,7 +333,97 @@ def test_a_damaged_step_is_not_there(tmp_path):
     store = CheckpointStore(tmp_path)
     assert store.has_step(2) and not store.has_step(1)
     assert not store.has_step(3) and not (tmp_path / "3").exists()
+    assert (tmp_path / "damaged-3").is_dir()
     store.close()
+
+
+FAILURES = [
+    PermissionError(errno.EACCES, "Permission denied"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EMFILE, "Too many open files"),
+    MemoryError(),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    RuntimeError("a bug"),
+    KeyError("params"),
+    ValueError("PERMISSION_DENIED: [tensorstore] os_error_code='13'"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=repr)
+@pytest.mark.parametrize("where", ["digests", "arrays"])
+def test_another_failure_is_not_damage(tmp_path, monkeypatch, error, where):
+    if where == "digests" and not isinstance(error, (OSError, MemoryError)):
+        return  # nothing else comes of reading bytes
+    save_steps(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fail(*_, **__):
+        raise error
+
+    targets = {"digests": (files, "_file_digest"), "arrays": (ocp.CheckpointManager, "restore")}
+    for read in (restore, load_params):
+        with monkeypatch.context() as patch:
+            patch.setattr(*targets[where], fail)
+            with pytest.raises(type(error)) as caught:
+                read(tmp_path)
+        assert caught.value is error
+    if where == "digests" and isinstance(error, OSError):
+        assert str(tmp_path / "3") in error.filename
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before and restore(tmp_path).progress["step"] == 3
+
+
+@pytest.mark.parametrize("orbax_asks", ["before the rename", "after the rename", "never"])
+def test_digests_do_not_depend_on_when_orbax_asks_for_them(tmp_path, monkeypatch, orbax_asks):
+    honest_options, honest_rename = ocp.AsyncOptions, async_checkpointer._on_commit_callback
+    hooks, seen = [], []
+
+    def options(*, post_finalization_callback):
+        hooks.append(post_finalization_callback)
+        before = orbax_asks == "before the rename"
+        return honest_options(
+            post_finalization_callback=post_finalization_callback if before else None
+        )
+
+    def rename(*arguments):
+        honest_rename(*arguments)
+        if orbax_asks == "after the rename":
+            hooks[-1]()
+        seen.append(len(list(tmp_path.glob("*/digests.json"))))
+
+    monkeypatch.setattr(ocp, "AsyncOptions", options)
+    monkeypatch.setattr(async_checkpointer, "_on_commit_callback", rename)
+    save_steps(tmp_path)
+    assert len(hooks) == 1 and seen == ([0, 1, 2] if orbax_asks == "never" else [1, 2, 3])
+    for step in (2, 3):
+        files.check_digests(tmp_path / str(step), exclude=UNHASHED_FILES)
+    back = restore(tmp_path)
+    assert back.progress["step"] == 3
+    assert params_digest(back.state) == params_digest(new_state(3))
+
+
+def test_an_only_checkpoint_without_digests_is_one_of_a_killed_run(tmp_path):
+    save_steps(tmp_path, steps=(3,))
+    damage_no_digests(tmp_path / "3")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        load_params(tmp_path)
+    assert (tmp_path / "3").is_dir()
+    assert restore(tmp_path) is None and (tmp_path / "damaged-3").is_dir()
+
+
+def test_of_several_processes_the_lead_process_decides(tmp_path, monkeypatch):
+    save_steps(tmp_path)
+    asked = []
+
+    def told(decide):
+        asked.append(decide)
+        return 2
+
+    monkeypatch.setattr("fm.training.checkpoint.distributed.broadcast_from_lead", told)
+    monkeypatch.setattr(files, "check_digests", None)  # only the lead process reads them
+    back = restore(tmp_path)
+    assert back.progress["step"] == 2 and (tmp_path / "3").is_dir() and asked
+    assert params_digest(back.state) == params_digest(new_state(2))
 
 
 def test_all_broken(tmp_path):
