@@ -37,7 +37,8 @@ class ComputeCost:
         between tasks; None where others spent them.
       pretrain_seconds: wall time of the same.
       adapt_flops: FLOPs of adapting to this task, tuning trials included if they were charged.
-      adapt_seconds: wall time of the same.
+      adapt_seconds: wall time of one fit and its predictions, without compilation, tuning trials
+        and the features of a frozen model.
       break_even_tasks: number of such tasks from which on one shared model costs less than
         distinct networks of the same quality, in FLOPs; None when there is no such number.
       note: why there is none, or on what condition it holds; empty when nothing needs saying.

@@ -16,7 +16,11 @@ Trial = dict[str, Any]
 
 
 class Arm(Protocol):
-    """Protocol of an arm on one task: tunes, fits to labels and predicts test items."""
+    """Protocol of an arm on one task: tunes, fits to labels and predicts test items.
+
+    An arm may also have `fit_seconds(num_labels, hparams)`, if a fit repeated would not show how
+    long one takes, and `blas_threads`, see `fm.study.cells.parallel_map`.
+    """
 
     def grid(self) -> list[HParams]:
         """Returns the hyper-parameters to try, equally many for every arm."""

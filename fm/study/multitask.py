@@ -140,7 +140,7 @@ class MultitaskContext:
     def instruction_models(self) -> InstructionTunedModels:
         """The models tuned on all tasks."""
         return self._instruction_models(
-            self.joint_model, self.tasks, self.config.instruction_tuning
+            self.joint_model, self.tasks, self.config.instruction_tuning, keeps_params=True
         )
 
     def shared_instruction_arm(self, task: Task) -> Arm:
@@ -178,7 +178,12 @@ class MultitaskContext:
         return [source for source in self.sources if source.modality == modality], recipe
 
     def _instruction_models(
-        self, initial: InitialModel, tasks: Sequence[Task], config: FinetuneConfig
+        self,
+        initial: InitialModel,
+        tasks: Sequence[Task],
+        config: FinetuneConfig,
+        *,
+        keeps_params: bool = False,
     ) -> InstructionTunedModels:
         processor = initial.processor
         assert processor.tokenizer is not None, "instructions are text: they take a tokenizer"
@@ -190,6 +195,7 @@ class MultitaskContext:
             config=config,
             learning_rates=self.config.instruction_learning_rates,
             tasks={task.name: build_instructed_task(task, processor) for task in tasks},
+            keeps_params=keeps_params,
         )
 
 

@@ -149,8 +149,8 @@ class CostCalculator:
         users_of_frozen: dict[str, list[str]] = {}
         for task, num_labels in budgets.items():
             cell, size = self.cells[task, arm, num_labels], self.sizes.get(task)
-            method, parameters = cell["hparams"]["method"], None
-            if size:
+            method, parameters = cell["hparams"].get("method"), None
+            if size and method in size["heads"]:
                 parameters = size["heads"][method]
                 frozen = method in METHODS and not METHODS[method].updates_model
                 if frozen and policy.pretraining != "none":

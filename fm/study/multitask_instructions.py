@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import functools
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from fm.study.processing import Processor
 from fm.study.task_registry import task_spec_or_default
 from fm.study.tasks import Task
 
+# Number of labels, seed, whether a validation fold was held out, learning rate.
+Key = tuple[int, int, bool, float]
 _ROUND_TO = 16
 # Test items and seeds of the table of changed instructions.
 _MAX_ITEMS, _MAX_SEEDS = 100, 3
@@ -126,6 +129,8 @@ class InstructionTunedModels:
       config: the learning rate is replaced.
       learning_rates: the grid.
       tasks: by name.
+      keeps_params: whether the parameters that `changed_instruction_rows` asks for are kept. All
+        others are used for all predictions at once and dropped: a study tunes dozens of sets.
     """
 
     checkpoint: dict | None
@@ -133,9 +138,12 @@ class InstructionTunedModels:
     config: FinetuneConfig
     learning_rates: tuple[float, ...]
     tasks: dict[str, InstructedTask]
-    _tuned: dict[tuple[int, int, bool, float], dict] = dataclasses.field(default_factory=dict)
+    keeps_params: bool = False
+    _kept: dict[Key, dict] = dataclasses.field(default_factory=dict)
+    _predictions: dict[Key, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    _seconds: dict[Key, dict[str, float]] = dataclasses.field(default_factory=dict)
     # Seeds run in parallel threads; each model is tuned once.
-    _locks: dict[tuple[int, int, bool, float], threading.Lock] = dataclasses.field(
+    _locks: dict[Key, threading.Lock] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(threading.Lock)
     )
 
@@ -162,10 +170,55 @@ class InstructionTunedModels:
           hold_out: whether to leave out the examples of the validation fold.
         """
         key = num_labels, seed, hold_out, hparams["learning_rate"]
+        if key in self._kept:
+            return self._kept[key]
+        params = self._tune(num_labels, seed, hparams, hold_out)
+        if self.keeps_params and self._is_asked_again(key):
+            self._kept[key] = params
+        return params
+
+    def _is_asked_again(self, key: Key) -> bool:
+        num_labels, seed, hold_out, learning_rate = key
+        largest = max(max(each.task.config.label_budgets) for each in self.tasks.values())
+        first = (largest, False, self.learning_rates[0])
+        return (num_labels, hold_out, learning_rate) == first and seed < _MAX_SEEDS
+
+    def predictions(
+        self, name: str, num_labels: int, seed: int, hparams: HParams, *, hold_out: bool = False
+    ) -> np.ndarray:
+        """Returns predictions of a task's test items, or of its validation fold if `hold_out`.
+
+        The first call tunes a model and predicts for all tasks.
+        """
+        key = num_labels, seed, hold_out, hparams["learning_rate"]
         with self._locks[key]:
-            if key not in self._tuned:
-                self._tuned[key] = self._tune(num_labels, seed, hparams, hold_out)
-        return self._tuned[key]
+            if key not in self._predictions:
+                began = time.perf_counter()
+                params = self.tuned_params(num_labels, seed, hparams, hold_out=hold_out)
+                jax.block_until_ready(params)
+                share = (time.perf_counter() - began) / len(self.tasks)
+                predictions, seconds = {}, {}
+                for each, instructed in self.tasks.items():
+                    began = time.perf_counter()
+                    idx = instructed.test_idx
+                    if hold_out:
+                        idx = self.fold(each, num_labels, seed)[1]
+                    predictions[each] = instructed.predict(params, self.encoder, idx)
+                    seconds[each] = share + time.perf_counter() - began
+                self._predictions[key], self._seconds[key] = predictions, seconds
+        return self._predictions[key][name]
+
+    def seconds_per_task(self, name: str, num_labels: int, hparams: HParams) -> float:
+        """Returns a task's share of the seconds of tuning, plus those of its own predictions.
+
+        They are those of the quickest seed: the first ones compile.
+        """
+        rate = hparams["learning_rate"]
+        return min(
+            seconds[name]
+            for (own, _, hold_out, own_rate), seconds in self._seconds.items()
+            if (own, hold_out, own_rate) == (num_labels, False, rate)
+        )
 
     def fold(self, name: str, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns indices of a task's examples to fit to and to validate on."""
@@ -234,14 +287,14 @@ class InstructionTunedArm:
 
     def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Returns each learning rate's metric on a fold held out from joint tuning."""
-        instructed = self.models.tasks[self.name]
-        task = instructed.task
+        task = self.models.tasks[self.name].task
         _, held_out = self.models.fold(self.name, len(train_idx), seed)
         split = subset(task.dataset.train, task.labeled_pool[held_out])
         trials = []
         for hparams in self.grid():
-            params = self.models.tuned_params(len(train_idx), seed, hparams, hold_out=True)
-            predictions = instructed.predict(params, self.models.encoder, held_out)
+            predictions = self.models.predictions(
+                self.name, len(train_idx), seed, hparams, hold_out=True
+            )
             metric = float(task.task_type.scores(predictions[None], split).mean())
             trials.append({"config": hparams, "validation": metric})
         return trials
@@ -250,9 +303,11 @@ class InstructionTunedArm:
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> np.ndarray:
         """Returns test predictions of the model tuned on all tasks, under an unseen phrasing."""
-        instructed = self.models.tasks[self.name]
-        params = self.models.tuned_params(len(train_idx), seed, hparams)
-        return instructed.predict(params, self.models.encoder, instructed.test_idx)
+        return self.models.predictions(self.name, len(train_idx), seed, hparams)
+
+    def fit_seconds(self, num_labels: int, hparams: HParams) -> float:
+        """Returns the task's share of the seconds of tuning one model for all tasks."""
+        return self.models.seconds_per_task(self.name, num_labels, hparams)
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Returns the task's share of the FLOPs of tuning one model for all tasks."""

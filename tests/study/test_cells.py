@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -46,6 +47,38 @@ def test_a_cell_with_another_answer_is_damaged(path):
 
 def test_results_come_in_the_order_of_the_items():
     assert parallel_map(lambda n: (time.sleep(0.02 * (3 - n)), n)[1], range(4)) == [0, 1, 2, 3]
+
+
+class FirstCompiles:
+    """An arm whose first fit, of all tasks' and budgets', takes a second more."""
+
+    def __init__(self):
+        self.fitted = []
+
+    def grid(self):
+        return [{"method": "full"}]
+
+    def fit_predict(self, train_idx, labels, seed, hparams):
+        if not self.fitted:
+            time.sleep(0.4)
+        self.fitted.append(seed)
+        time.sleep(0.02)
+        return np.zeros(2)
+
+    def fit_flops(self, num_labels, hparams):
+        return 1.0
+
+
+def test_seconds_do_not_depend_on_who_came_first(tmp_path):
+    idx = np.arange(8)
+    task = types.SimpleNamespace(
+        name="fruit", strata=idx % 2, train_idx=(idx, idx), pool_rows=lambda rows: rows
+    )
+    arm = FirstCompiles()
+    found = [cells.run_cell(task, "scratch", arm, n, 1, tmp_path) for n in (4, 8)]
+    assert all(0.02 <= cell.seconds < 0.3 for cell in found)
+    arm.fit_seconds = lambda num_labels, hparams: 7.0
+    assert cells.run_cell(task, "scratch", arm, 4, 1, tmp_path).seconds == 7.0
 
 
 def test_overlapping_limits_of_blas_threads_leave_the_process_as_it_was():

@@ -188,3 +188,22 @@ def test_one_for_all_reads_every_format_and_writes():
     assert shared_model_size_row(MODEL)["network"] == count_parameters(
         MODEL, ("text", "image"), generates_text=True
     )
+
+
+@pytest.mark.parametrize(("method", "parameters"), [("lora", 9 + 1000), ("unheard of", None)])
+def test_every_method_is_billed(method, parameters):
+    sections = results()
+    for cell in sections["cells"]:
+        if cell["arm"] == "in_domain":
+            cell["hparams"] = {"method": method}
+    for size in sections["sizes"]:
+        size["heads"] |= {"lora": 9}
+    tuning = FinetuneConfig(min_steps=5, min_epochs=1.0, batch_size=30)
+    found = CostCalculator(sections, tuning)
+    rows = {
+        (row["arm"], row["num_labels"], row["num_tasks"]): row
+        for row in found.amortized_cost_rows()
+    }
+    whole = None if parameters is None else 2 * parameters + 9 + 400
+    assert rows["in_domain", 10, 3]["parameters"] == whole
+    assert len(found.break_even_rows()) == 6
