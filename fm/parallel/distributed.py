@@ -27,6 +27,17 @@ from fm.parallel.sharding import batch_spec, shard_batch
 # Seconds without a heartbeat after which JAX's service takes a process for lost.
 HEARTBEAT_TIMEOUT_SECONDS = 20
 EXIT_PEER_LOST = 3  # exit code
+# How gloo, NCCL, gRPC and JAX's coordination service tell of a process that is gone. Their status
+# code alone does not say it: INTERNAL and UNKNOWN stand before errors of any kind.
+_PEER_LOST = re.compile(
+    r"^(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED)\b"
+    r"|connection (was )?(closed|reset|refused|aborted|lost|timed out)|broken pipe|socket closed"
+    r"|no route to host|(network|host) is (down|unreachable)|failed to connect"
+    r"|remote process (has )?exited|ncclRemoteError|ncclSystemError|caused pair closure"
+    r"|timed out waiting \d+\s*ms for (send|recv|receive)|barrier timed out|another task died"
+    r"|heartbeat|(tasks?|peers?|process(es)?) (is|are|has|have) (unhealthy|lost|died|disconnected)",
+    re.IGNORECASE,
+)
 _RESTART = (
     "the same command, with as many processes as there are then, resumes from the last checkpoint"
 )
@@ -192,9 +203,16 @@ def count_signalled_devices(signalled: bool, mesh: Mesh) -> jax.Array:
 _sum = jax.jit(jnp.sum)
 
 
+def means_peer_lost(error: BaseException) -> bool:
+    """Returns whether an error of JAX means that another process is lost or does not answer."""
+    return bool(_PEER_LOST.search(str(error)))
+
+
 @contextlib.contextmanager
 def exit_if_peer_lost(run_name: str) -> Iterator[None]:
     """Runs the block; exits with `EXIT_PEER_LOST` and a one-line error if another process dies.
+
+    Any other error of JAX passes through with its traceback.
 
     It exits at once, not by an exception: whatever would be closed on the way waits for the lost
     process. Where no connection reports the loss, JAX's own service does after
@@ -203,11 +221,11 @@ def exit_if_peer_lost(run_name: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or not means_peer_lost(error):
             raise
         print(
             f"error: {run_name}: process {jax.process_index()} of {jax.process_count()} cannot "
-            f"continue, another one is lost or has failed ({str(error).splitlines()[0]}); "
+            f"continue, another one is lost ({str(error).splitlines()[0]}); "
             f"{_RESTART}",
             file=sys.stderr,
             flush=True,

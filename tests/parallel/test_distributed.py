@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
 from fm.errors import UserError
 from fm.parallel import distributed
@@ -115,6 +116,69 @@ def test_slices_must_be_equal():
         batches(batch_size=8).shard(0, 3)
     with pytest.raises(ValueError, match="shorter last one"):
         batches(batch_size=8, epochs=1).shard(0, 2)
+
+
+LOST_PEERS = [
+    "INTERNAL: Gloo all-reduce failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection "
+    "closed by peer [127.0.0.1]:40404",
+    "UNKNOWN: Gloo AllReduce failed: [gloo/transport/tcp/pair.cc:589] Read error [::1]:53011: "
+    "Connection reset by peer: while running",
+    "FAILED_PRECONDITION: Buffer Definition Event: Gloo ReduceScatter failed: Application timeout "
+    "caused pair closure",
+    "INTERNAL: [gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 30000ms for recv "
+    "operation to complete",
+    "INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited or there was a network "
+    "error. Last NCCL warning(error) log entry (may be unrelated) 'socketProgress: Connection "
+    "closed by remote peer host'",
+    "UNAVAILABLE: failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1234",
+    "UNAVAILABLE: Socket closed",
+    "DEADLINE_EXCEEDED: Barrier timed out. Id: save_start. This usually happens because a task "
+    "triggered the barrier unexpectedly early",
+    "INTERNAL: The following tasks are unhealthy (stopped sending heartbeats): /job:jax/task:1",
+    "ABORTED: Collective operation was aborted",
+]
+OWN_ERRORS = [
+    "INTERNAL: a bug",
+    "RESOURCE_EXHAUSTED: Out of memory allocating 16004000000 bytes",
+    "INTERNAL: NCCL operation ncclCommInitRankConfig() failed: unhandled cuda error. Last NCCL "
+    "warning(error) log entry (may be unrelated) 'Cuda failure 2 out of memory'",
+    "INVALID_ARGUMENT: Executable expected shape f32[2,3] for argument 0 but got f32[4,3]",
+    "UNIMPLEMENTED: Multiprocess computations aren't implemented on the CPU backend.",
+    "FAILED_PRECONDITION: DNN library initialization failed",
+    "INTERNAL: CpuCallback error calling callback: Traceback (most recent call last): KeyError",
+    "INTERNAL: Failed to execute XLA Runtime executable: run time error: custom call failed",
+    "INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered",
+    "UNKNOWN: no kernel image is available for execution on the device",
+    "NOT_FOUND: No registered implementation for custom call to cudnn",
+]
+
+
+@pytest.mark.parametrize("message", LOST_PEERS)
+def test_a_lost_process_is_told_in_one_line(message, monkeypatch, capsys):
+    left = []
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.os, "_exit", left.append)
+    with distributed.exit_if_peer_lost("toy"):
+        raise JaxRuntimeError(message + "\nmore")
+    assert left == [distributed.EXIT_PEER_LOST]
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and LOST.search(told) and message in told
+
+
+@pytest.mark.parametrize("message", OWN_ERRORS)
+def test_an_error_of_its_own_keeps_its_traceback(message, monkeypatch, capsys):
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.os, "_exit", lambda _: pytest.fail("it exits"))
+    error = JaxRuntimeError(message)
+    with pytest.raises(JaxRuntimeError) as caught, distributed.exit_if_peer_lost("toy"):
+        raise error
+    assert caught.value is error and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("message", LOST_PEERS)
+def test_one_process_has_lost_nobody(message):
+    with pytest.raises(JaxRuntimeError), distributed.exit_if_peer_lost("toy"):
+        raise JaxRuntimeError(message)
 
 
 @pytest.mark.parametrize("lead", [True, False])
