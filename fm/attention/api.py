@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from fm.attention import cudnn, decode, mosaic_gpu, reference, splash, xla_chunked, xla_tiled
 from fm.attention.mask import Mask
 from fm.errors import UserError
-from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, default_device, mesh_shard_counts
+from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, mesh_shard_counts
 
 # Off CPU, xla_tiled runs while its float32 scores take no more bytes than this.
 MAX_SCORE_BYTES = 2**30
@@ -54,7 +54,7 @@ IMPLEMENTATIONS = {
     "reference": Implementation(reference.attend),
     "xla_chunked": Implementation(xla_chunked.attend),
     "xla_tiled": Implementation(xla_tiled.attend),
-    "decode": Implementation(decode.attend, decode.unsupported_reason),
+    "decode": Implementation(decode.attend),
     "cudnn": Implementation(cudnn.attend, cudnn.unsupported_reason),
     "mosaic_gpu": Implementation(mosaic_gpu.attend, mosaic_gpu.unsupported_reason),
     "splash": Implementation(splash.attend, splash.unsupported_reason),
@@ -177,7 +177,9 @@ def explain_choice(
 
 def default_platform() -> str:
     """Returns JAX's default platform: "cpu", "gpu" (NVIDIA), "rocm", "tpu" or a plugin's name."""
-    device = default_device()
+    device = jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(device, str):
+        device = jax.devices(device)[0]
     if device.platform in ("gpu", "cuda", "rocm"):
         return "rocm" if "rocm" in device.client.platform_version.lower() else "gpu"
     return device.platform
@@ -200,7 +202,7 @@ def _select(
 
     B, L, H, _ = q_BLHC.shape
     S = k_BSKC.shape[1]
-    if L <= DECODE_MAX_QUERIES and L < S and unsupported("decode") is None:
+    if L <= DECODE_MAX_QUERIES and L < S:
         return Choice("decode", f"decoding with {S} cached keys")
     skipped = []
     for name in KERNELS_BY_PLATFORM.get(platform, ()):

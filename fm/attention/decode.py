@@ -3,7 +3,8 @@
 Batched matrix products want heads before length, which would transpose the whole cache for one
 query. Here each query is expanded to K C wide, zero outside its own key head, so that one product
 per row reads the cache as the matrix [S, K C] that it is. That is K times the arithmetic, which
-costs nothing while reading the cache is the bottleneck.
+costs nothing while reading the cache is the bottleneck. It computes any number of queries;
+`fm.attention.api` says up to how many it is chosen for.
 """
 
 from __future__ import annotations
@@ -12,16 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
-
-MAX_QUERIES = 16
-
-
-def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
-    """Returns why the decode implementation cannot compute this attention; None if it can."""
-    del k_BSKC, v_BSKC, mask, softcap, platform
-    if q_BLHC.shape[1] > MAX_QUERIES:
-        return f"it takes up to {MAX_QUERIES} queries a row, not {q_BLHC.shape[1]}"
-    return None
 
 
 def attend(

@@ -46,6 +46,8 @@ CASES = {
         "cache",
     ),
     "cpu, a cache": ("cpu", like(L=1), like(L=512), {}, "decode", "512 cached keys"),
+    "cpu, 4 queries": ("cpu", like(L=4), like(L=512), {}, "decode", "512 cached keys"),
+    "cpu, 5 queries": ("cpu", like(L=5), like(L=512), {}, "xla_tiled", "cache"),
     "cpu, no cache": ("cpu", like(L=4), like(L=4), {}, "xla_tiled", "cache"),
     "tpu": ("tpu", like(), like(), {"mask": Mask(causal=True)}, "splash", "kernel"),
     "tpu, softcap": ("tpu", like(), like(), {"softcap": 2.0}, "splash", "kernel"),
@@ -190,8 +192,10 @@ class TestApi:
 
     def test_a_named_implementation_that_cannot_run_raises_the_reason(self):
         q, k, v, _ = arrays(Case(L=17))
-        with pytest.raises(NotImplementedError, match=r"'decode' cannot run.*16 queries.*not 17"):
-            attention(q, k, v, implementation="decode")
+        with pytest.raises(
+            NotImplementedError, match=r"'cudnn' cannot run.*an NVIDIA GPU, not cpu"
+        ):
+            attention(q, k, v, implementation="cudnn")
 
     def test_the_selected_implementation_is_the_one_that_runs(self):
         q, k, v, _ = arrays(Case())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fm.attention import cudnn, decode, splash, xla_chunked, xla_tiled
+from fm.attention import cudnn, splash, xla_chunked, xla_tiled
 from fm.attention.api import Implementation, default_platform
 from tests.attention.helpers_contract import Contract, as_users_do
 
@@ -43,9 +43,6 @@ class TestXlaChunkedInSmallBlocks(Contract):
 
 class TestDecode(Contract):
     implementation = "decode"
-
-    def unsupported(self, case):
-        return "up to 16 queries" if case.L > decode.MAX_QUERIES else None
 
 
 @pytest.mark.slow
