@@ -126,8 +126,9 @@ def run_cell(
 
 def _fit_seconds(task: Task, arm: Arm, train_idx: np.ndarray, hparams: dict[str, Any]) -> float:
     """Returns the seconds of the first seed's fit, done once more: whoever comes first compiles."""
-    if hasattr(arm, "fit_seconds"):
-        return arm.fit_seconds(len(train_idx), hparams)
+    recorded = getattr(arm, "fit_seconds", None)
+    if recorded is not None:
+        return recorded(len(train_idx), hparams)
     start = time.perf_counter()
     arm.fit_predict(task.pool_rows(train_idx), task.strata[train_idx], 0, hparams)
     return time.perf_counter() - start

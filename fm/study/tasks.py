@@ -129,27 +129,26 @@ def prepare_task(
     )
 
 
-def budget_range(dataset: Dataset, task_type: TaskType, *, validated: bool) -> tuple[int, int]:
-    """Returns the smallest and the largest label budget of a data set.
-
-    The smallest is one label of each class, and one more if there has to be one to validate on: a
-    class's only label always trains.
-    """
-    return task_type.min_labels(dataset) + validated, len(dataset.train)
-
-
 def check_label_budgets(
     budgets: Sequence[int], name: str, dataset: Dataset, task_type: TaskType, *, validated: bool
 ) -> None:
-    """Raises UserError if the training data has too few labels for a budget, or it is too small."""
-    smallest, largest = budget_range(dataset, task_type, validated=validated)
+    """Raises UserError if the training data has too few labels for a budget, or it is too small.
+
+    The smallest budget is one label of each class, and one more if some are to be validated on: a
+    class's only label always trains.
+    """
+    smallest, largest = task_type.min_labels(dataset), len(dataset.train)
     for budget in budgets:
         if not smallest <= budget <= largest:
             raise UserError(
                 f"--label_budgets={budget}: must be between {smallest:,} and {largest:,} for "
-                f"{name}, which has {smallest - validated:,} {task_type.strata_noun}"
-                f"{' (and needs a label to validate on)' * validated} and {largest:,} training "
+                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} training "
                 "examples"
+            )
+        if validated and budget == smallest:
+            raise UserError(
+                f"--label_budgets={budget}: leaves no label to validate on for {name}, which has "
+                f"{smallest:,} {task_type.strata_noun}; takes {smallest + 1:,} to {largest:,}"
             )
 
 
@@ -161,7 +160,7 @@ def fitting_budgets(
     Raises:
       UserError: none does.
     """
-    smallest, largest = budget_range(dataset, task_type, validated=validated)
+    smallest, largest = task_type.min_labels(dataset) + validated, len(dataset.train)
     fitting = tuple(n for n in budgets if smallest <= n <= largest)
     if not fitting:
         raise UserError(

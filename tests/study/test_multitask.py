@@ -1,19 +1,23 @@
 """The whole study on tiny tasks: every arm of every kind, resumed to the same numbers."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 
+from fm.data import decontamination
 from fm.errors import UserError
 from fm.study import run_dir
+from fm.study.analysis import duplicate_count_row
 from fm.study.arms import arm_names
-from fm.study.multitask import concatenate_inputs, run_multitask
+from fm.study.multitask import MultitaskStudy, concatenate_inputs, run_multitask
 from fm.study.task_registry import task_spec_or_default
 from tests.study.helpers_multitask import datasets, study
-from tests.study.helpers_study import images, loads, split, texts
+from tests.study.helpers_study import config as task_config
+from tests.study.helpers_study import dataset, images, loads, recipe, split, texts
 
 METRICS = {"fruit": "accuracy", "halves": "accuracy", "names": "entity F1", "titles": "chrF"}
 
@@ -128,6 +132,57 @@ class TestStudy:
 
         for key in ("cells", "comparisons", "instruction_following"):
             assert plain(made[key]) == plain(results[key])
+
+
+def test_each_corpus_is_searched_once_for_each_test_split(monkeypatch):
+    searched = []
+
+    def find(pretrain, test, modality):
+        searched.append((id(pretrain.read), test.ids))
+        return decontamination.find_duplicates(pretrain, test, modality)
+
+    for module in ("tasks", "multitask"):
+        monkeypatch.setattr(f"fm.study.{module}.find_duplicates", find)
+    data = datasets()
+    loads(monkeypatch, *data)
+    made = MultitaskStudy(study())
+    made.load()
+    pairs = [(read, item) for read, ids in searched for item in set(ids)]
+    assert len(pairs) == len(set(pairs))
+    texts_of = [each for each in data if each.modality == "text"]
+    for each in data:
+        others = sum(len(other.test) for other in texts_of if other is not each)
+        row = duplicate_count_row(each.name, "joint", *made._searches[each.name])
+        assert row["checked"] == len(each.test) + (others if each.modality == "text" else 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "arms", "reason"),
+    [
+        (["halves"], ("joint", "instruction_tuned"), "--arms: instruction_tuned reads instr"),
+        (["halves", "small"], ("scratch", "joint"), "sources of image must have one shape"),
+        (["digits", "fruit"], ("joint", "instruction_tuned"), "digits has 2 classes, but its"),
+    ],
+)
+def test_what_data_and_config_decide_is_refused_before_any_step(
+    monkeypatch, tmp_path, names, arms, reason
+):
+    def smaller(count, seed):
+        return images(count, seed, side=4)
+
+    small = dataset("small", images)
+    small = dataclasses.replace(
+        small,
+        train=split(*smaller(40, 0)),
+        test=split(*smaller(12, 1)),
+        info=small.info | {"shape": [4, 4, 1]},
+    )
+    data = [dataset("fruit", texts), dataset("halves", images), dataset("digits", images), small]
+    loads(monkeypatch, *data)
+    tasks = tuple(task_config(name, label_budgets=(8,), recipe=recipe()) for name in names)
+    with pytest.raises(UserError, match=reason):
+        run_multitask(study(tasks=tasks, weights=(), arms=arms), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_joined_splits_are_read_in_any_order():
