@@ -245,9 +245,10 @@ def define_data(values: flags.FlagValues) -> None:
     """Defines the flags that say where data lies and how to read it."""
     for name, default, text in (
         ("data_dir", None, "folder of prepared TFDS data sets; default: the user's cache folder"),
-        ("text_column", "text", "column or key of the text in csv and jsonl files"),
-        ("label_column", "label", "column or key of the label in csv and jsonl files"),
+        ("text_column", "text", "column, key or TFDS feature of the text"),
+        ("label_column", "label", "column, key or TFDS feature of the label; empty for none"),
         ("target_column", "", "column or key of a text to generate, instead of a label"),
+        ("encoding", "utf-8", "of text files, such as cp1252, utf-16, gb18030 or shift_jis"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
     for name, text in (
@@ -301,7 +302,7 @@ def define_processes(values: flags.FlagValues) -> None:
 
 def data_options(values: flags.FlagValues) -> dict[str, Any]:
     """Returns the flags of `define_data` as keyword arguments of `fm.data.load.load`."""
-    names = ("data_dir", "text_column", "label_column", "target_column")
+    names = ("data_dir", "text_column", "label_column", "target_column", "encoding")
     return {name: values[name].value for name in (*names, "label_field", "speaker_field")}
 
 

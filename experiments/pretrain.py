@@ -32,7 +32,7 @@ from fm.files import expand_path
 from fm.model.config import REMAT_POLICIES, config_for_size
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
-from fm.study.config import Recipe
+from fm.study.config import Recipe, short_name
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import pretrain
 from fm.study.processing import build_processor
@@ -139,7 +139,7 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
         processor,
         seed=seed,
         out_dir=out_dir,
-        run_name=pathlib.Path(name).name,
+        run_name=short_name(name),
         **_cadence(values),
     )
     _write_summary(result, config, out_dir)

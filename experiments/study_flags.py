@@ -13,8 +13,11 @@ from experiments import cli
 from fm import report
 from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
+from fm.data.builders import BUILDERS
 from fm.data.datasets import Dataset
+from fm.data.prepare import tell_once
 from fm.errors import UserError
+from fm.files import expand_path
 from fm.hf import model_zoo
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
@@ -193,7 +196,11 @@ def configure(
     if values["dataset"].value is not None:
         if not values["dataset"].value.strip():
             raise UserError("--dataset=: takes a file or folder, or leave it out")
-        names = [values["dataset"].value]
+        name = values["dataset"].value
+        names = [name]
+        if name in BUILDERS and expand_path(name).exists():
+            tell_once(name, f"the file or folder here is read; --tasks={name} is the built-in one")
+            names = [f"./{name}"]
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes one or more different names")
     methods = tuple(values["adapt"].value)

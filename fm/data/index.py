@@ -133,7 +133,8 @@ def _index_key(builder: Any, name: str, columns: FeatureColumns, spec: MediaSpec
     parts = [_VERSION, str(folder), name, _spelled("Columns", columns), _spelled("Form", spec)]
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         status = file.stat()
-        parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+        link = f" {file.resolve()}" if file.is_symlink() else ""
+        parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}{link}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

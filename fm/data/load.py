@@ -1,6 +1,7 @@
 """`load` returns a `Dataset` for a built-in name, a TFDS name, a prepared folder or plain files."""
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -16,9 +17,10 @@ from fm.data.builders import BUILDERS
 from fm.data.datasets import Dataset, Split, subset
 from fm.data.index import FeatureColumns, indexed_split, media_spec
 from fm.data.media import MODALITIES
-from fm.data.prepare import is_prepared, open_checked, prepare
+from fm.data.prepare import is_prepared, open_checked, prepare, tell_once
 from fm.data.readers import conll, plain_files
 from fm.data.readers.folders import FileNameFieldPositions
+from fm.data.readers.text import TextFormat, check_encoding
 from fm.data.splitting import split_by_hash
 from fm.errors import UserError
 from fm.files import cache_dir, expand_path
@@ -38,6 +40,7 @@ def load(
     target_column: str = "",
     label_field: int | None = None,
     speaker_field: int | None = None,
+    encoding: str = "utf-8",
 ) -> Dataset:
     """Returns a data set by built-in name, path or TFDS name; prepared and indexed on first use.
 
@@ -45,16 +48,19 @@ def load(
         name: a built-in name (`fm.data.builders.BUILDERS`), the path of a file, folder or archive
             (plain data or a prepared TFDS data set), or a TFDS name (also `name/config:version`).
         data_dir: the folder of prepared TFDS data sets; by default in the user's cache.
-        text_column: the column, JSON key or TFDS feature of the text.
+        text_column: the column, JSON key or TFDS feature of the text (or other input); built-in
+            data sets have their own.
         label_column: that of the label; "" for none.
         target_column: that of a target text, instead of a label; by default a TFDS feature `target`
             is one.
         label_field: of plain files, which "_"-separated field of their names is the label.
         speaker_field: which one is the speaker; no speaker is then in both splits.
+        encoding: of text files.
 
     Returns:
         The data set, with the official test split (or validation split) if there is one, else with
-        20% test by hash of the content.
+        20% test by hash of the content. Examples whose labels are withheld are unlabeled: -1 in
+        the train split, and left out of the test split.
 
     Raises:
         UserError: no such data set, or its files are not as expected.
@@ -63,24 +69,30 @@ def load(
         raise UserError(f"no data set is called {name!r}; takes a name, or the path of data")
     tfds_dir = expand_path(data_dir) if data_dir else cache_dir() / "tfds"
     path = expand_path(name)
+    check_encoding(encoding)
     # Errors in data prepared by others are the user's to see; in our own they would be bugs.
     reading: Any = contextlib.nullcontext()
     if name in BUILDERS:
         make = BUILDERS[name]
         builder = prepare(lambda where: make(data_dir=where, file_format="array_record"), tfds_dir)
+        text_column = _own_column(name, builder, "text_column", text_column)
+        label_column = label_column and _own_column(name, builder, "label_column", label_column)
+        if path.exists():
+            tell_once(name, f"the built-in data set is read; ./{name} is the file or folder here")
     elif path.exists():
+        if _TFDS_NAME.fullmatch(name) and (tfds_dir / name.replace(":", "/")).is_dir():
+            tell_once(name, f"the file or folder here is read, not the TFDS data set in {tfds_dir}")
         if is_prepared(path):
             builder = open_checked(path.resolve())
             reading = tfds_safety.damage_as_user_error(path)
         elif files := conll.conll_files(path):
-            builder = conll.prepare_conll(path, files)
+            builder = conll.prepare_conll(path, files, encoding)
+            text_column, label_column = "text", label_column and "label"
         else:
             builder = plain_files.prepare_files(
                 path,
-                text_column=text_column,
-                label_column=label_column,
-                target_column=target_column,
-                fields=FileNameFieldPositions(label_field, speaker_field),
+                TextFormat(text_column, label_column, target_column, encoding),
+                FileNameFieldPositions(label_field, speaker_field),
             )
             text_column, label_column, target_column = "text", "label", ""
     elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_EXTENSIONS):
@@ -88,9 +100,11 @@ def load(
     else:
         builder = _tfds_builder(name, tfds_dir)
         reading = tfds_safety.damage_as_user_error(name)
+    for line in (builder.info.metadata or {}).get("notices", ()):
+        tell_once(name, line)
     with reading:
         features = builder.info.features
-        columns = _find_columns(name, features, text_column, label_column, target_column)
+        columns = find_columns(name, features, text_column, label_column, target_column)
         return _dataset(name, builder, columns)
 
 
@@ -157,11 +171,26 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
     available = list(builder.info.splits)
     if "train" not in available:
         raise UserError(f"{name} has no train split; it has: {', '.join(available) or 'none'}")
-    held_out = next((split for split in ("test", "validation") if split in available), None)
-    names = ["train", held_out] if held_out else ["train"]
+    features = builder.info.features
+    classes = tuple(features[columns.label].names) if columns.label else ()
+    held_out = [split for split in ("test", "validation") if split in available]
     try:
-        spec = media_spec(builder, names, columns)
-        train, *rest = (indexed_split(builder, split, columns, spec) for split in names)
+        spec = media_spec(builder, ["train", *held_out[:1]], columns)
+        train, *rest = (
+            _checked_labels(indexed_split(builder, split, columns, spec), len(classes))
+            for split in ["train", *held_out[:1]]
+        )
+        withheld = bool(rest and len(rest[0]) and not len(_labeled_idx(rest[0])))
+        if withheld:
+            said = f"the labels of its {held_out[0]} split are withheld"
+            if len(held_out) == 1:
+                raise UserError(
+                    f"{name}: {said}, and no other split is held out; --label_column= reads it "
+                    "without labels"
+                )
+            tell_once(name, f"{said}; its {held_out[1]} split is used as the test split")
+            other = indexed_split(builder, held_out[1], columns, spec)
+            rest = [_checked_labels(other, len(classes))]
     except NotImplementedError as error:
         raise UserError(
             f"{name} is prepared as TFRecord, which has no random access; "
@@ -172,13 +201,14 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
         test = rest[0]
         default = "by hash" if builder.info.name in BUILDERS else "official"
         how = metadata.get("split", default)
+        if withheld:
+            how = "official validation split, as the labels of the test split are withheld"
     else:
         how = "by hash"
         labels = None if train.labels is None else train.labels.tolist()
         train_idx, test_idx = split_by_hash(train.ids, labels, TEST_SHARE)
         train, test = subset(train, train_idx), subset(train, test_idx)
-    features = builder.info.features
-    classes = tuple(features[columns.label].names) if columns.label else ()
+    test = _without_unlabeled(name, train, test)
     info = {
         "description": builder.info.description,
         "licence": builder.info.redistribution_info.license or "unknown",
@@ -194,52 +224,125 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
     return Dataset(name, columns.modality, classes, train, test, metadata | info)
 
 
-def _find_columns(
+def _checked_labels(split: Split, num_classes: int) -> Split:
+    """Returns the split with -1 for every label that is no class (TFDS marks withheld ones so)."""
+    if split.labels is None:
+        return split
+    known = (split.labels >= 0) & (split.labels < num_classes)
+    return (
+        split
+        if known.all()
+        else dataclasses.replace(
+            split, labels=np.where(known, split.labels, -1).astype(split.labels.dtype)
+        )
+    )
+
+
+def _labeled_idx(split: Split) -> np.ndarray:
+    """Returns the indices of a split's labeled examples; of all if it has no labels at all."""
+    if split.labels is None:
+        return np.arange(len(split))
+    return np.flatnonzero(split.labels >= 0)
+
+
+def _without_unlabeled(name: str, train: Split, test: Split) -> Split:
+    """Returns the test split without unlabeled examples; tells how many either split has."""
+    train_idx, test_idx = _labeled_idx(train), _labeled_idx(test)
+    if len(train_idx) < len(train):
+        tell_once(
+            name,
+            f"{len(train) - len(train_idx):,} of {len(train):,} training examples have no label "
+            "that is a class; they are unlabeled data, never drawn as labels",
+        )
+    if len(test_idx) < len(test):
+        tell_once(
+            name,
+            f"{len(test) - len(test_idx):,} of {len(test):,} test examples have no label that is a "
+            "class and are left out",
+        )
+    if not len(train_idx) or not len(test_idx):
+        side = "test" if len(train_idx) else "train"
+        what = "labels" if len(train if side == "train" else test) else "examples"
+        advice = "; --label_column= reads it without labels" if what == "labels" else ""
+        raise UserError(f"{name} has no {what} in its {side} split{advice}")
+    return test if len(test_idx) == len(test) else subset(test, test_idx)
+
+
+def _own_column(name: str, builder: Any, flag: str, column: str) -> str:
+    """Returns the column of a built-in data set, and tells if it is not the one asked for."""
+    own = flag.removesuffix("_column")
+    if column in builder.info.features or column == own:
+        return column
+    tell_once(name, f"built in, without a column {column!r}; --{flag} is for other data sets")
+    return own
+
+
+def find_columns(
     name: str, features: Any, text_column: str, label_column: str, target_column: str
 ) -> FeatureColumns:
-    """Finds the features to read: by name, else the first of a suitable type."""
-    by_type: dict[type, list[str]] = {}
-    for key, feature in features.items():
-        by_type.setdefault(type(feature), []).append(key)
-    texts = by_type.get(tfds.features.Text, [])
-    labels = by_type.get(tfds.features.ClassLabel, [])
+    """Finds the features to read: those asked for, else the only one of a suitable type.
+
+    Raises:
+        UserError: one asked for is missing, or several are suitable and none has the usual name.
+    """
+    features = dict(sorted(features.items()))  # TFDS reads a prepared folder's in any order
+    texts = [key for key, feature in features.items() if type(feature) is tfds.features.Text]
+    labels = [key for key, each in features.items() if type(each) is tfds.features.ClassLabel]
     if target_column and target_column not in texts:
         listed = ", ".join(texts) or "none"
         raise UserError(f"{name} has no text feature {target_column!r}; it has: {listed}")
     target = target_column or "target"
     if target in texts and len(texts) > 1 and text_column != target:
         rest = [text for text in texts if text != target]
-        return FeatureColumns(
-            "text", text_column if text_column in rest else rest[0], None, target=target
-        )
-    if words_and_tags := _words_and_tags(features, label_column):
-        words, tags = words_and_tags
-        return FeatureColumns("text", words, None, tags=tags)
-    label = None
-    if label_column:
-        label = label_column if label_column in labels else next(iter(labels), None)
-    if text_column in texts:
-        return FeatureColumns("text", text_column, label)
+        content = _choose(name, "text_column", text_column, rest)
+        return FeatureColumns("text", content, None, target=target)
+    if columns := _words_and_tags(name, features, text_column, label_column):
+        return columns
     accepted = [
         (modality.name, key)
         for modality in MODALITIES.values()
         for key, feature in features.items()
         if modality.codec is not None and modality.codec.accepts_feature(feature)
     ]
-    if accepted:
-        # Several modalities may accept a feature; one of its own name is what it was prepared as.
-        own = [(name, key) for name, key in accepted if name == key]
-        modality, key = (own or accepted)[0]
-        return FeatureColumns(modality, key, label)
-    if texts:
-        return FeatureColumns("text", texts[0], label)
-    raise UserError(
-        f"{name} has no feature of {', '.join(MODALITIES)}; it has: {', '.join(sorted(features))}"
-    )
+    if not texts and not accepted:
+        listed = ", ".join(features)
+        raise UserError(f"{name} has no feature of {', '.join(MODALITIES)}; it has: {listed}")
+    label = None
+    if label_column and (labels or label_column != "label" or label_column in features):
+        label = _choose(name, "label_column", label_column, labels, "for none: --label_column=")
+    media = list(dict.fromkeys(key for _, key in accepted))
+    if text_column in texts or not media:
+        return FeatureColumns("text", _choose(name, "text_column", text_column, texts), label)
+    # Several modalities may accept a feature; one of its own name is what it was prepared as.
+    own = [(modality, key) for modality, key in accepted if modality == key]
+    if text_column in media or not own:
+        asked = text_column if texts or text_column in media else "text"
+        key = _choose(name, "text_column", asked, media)
+        own = [(modality, each) for modality, each in accepted if each == key]
+    elif texts and text_column != "text":
+        _choose(name, "text_column", text_column, [*texts, *media])
+    modality, key = own[0]
+    return FeatureColumns(modality, key, label)
 
 
-def _words_and_tags(features: Any, label_column: str) -> tuple[str, str] | None:
-    """Returns the features of words and of their BIO tags (of several, the label column)."""
+def _choose(name: str, flag: str, column: str, available: list[str], remark: str = "") -> str:
+    """Returns the column asked for, or the only one there is if none was asked for by name."""
+    is_default = column == flag.removesuffix("_column")
+    if column in available:
+        return column
+    if is_default and len(available) == 1:
+        return available[0]
+    listed = ", ".join(available) or "none"
+    remark = f" ({remark})" if remark else ""
+    if is_default and available:
+        raise UserError(f"{name} has several columns for --{flag}: {listed}; give one{remark}")
+    raise UserError(f"{name} has no column {column!r} for --{flag}; it has: {listed}{remark}")
+
+
+def _words_and_tags(
+    name: str, features: Any, text_column: str, label_column: str
+) -> FeatureColumns | None:
+    """Returns the features of words and of their BIO tags; None if there are none."""
     words, tags = [], []
     for key, feature in features.items():
         inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None
@@ -251,7 +354,12 @@ def _words_and_tags(features: Any, label_column: str) -> tuple[str, str] | None:
             tags.append(key)
     if not words or not tags:
         return None
-    return words[0], label_column if label_column in tags else tags[0]
+    content = _choose(name, "text_column", text_column, words)
+    if not label_column:
+        return FeatureColumns("text", content, None, tags=tags[0] if len(tags) == 1 else None)
+    return FeatureColumns(
+        "text", content, None, tags=_choose(name, "label_column", label_column, tags)
+    )
 
 
 def _fingerprint(train: Split, test: Split) -> str:
@@ -268,7 +376,6 @@ def _counts(train: Split, test: Split, classes: tuple[str, ...]) -> dict[str, An
     counts: dict[str, Any] = {"train": len(train), "test": len(test)}
     for key, split in (("train_by_class", train), ("test_by_class", test)):
         if split.labels is not None:
-            # TFDS marks a withheld label by -1.
             known = split.labels[split.labels >= 0]
             number = np.bincount(known, minlength=len(classes)).tolist()
             counts[key] = dict(zip(classes, number, strict=True))

@@ -1,6 +1,7 @@
 """Prepares TFDS builders as ArrayRecord files with digests; base classes of builders."""
 
 import contextlib
+import functools
 import io
 import pathlib
 import shutil
@@ -42,6 +43,13 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
             _move_up(pathlib.Path(inner.data_path), scratch)
             write_digests(scratch)
     return open_checked(target)
+
+
+@functools.cache
+def tell_once(subject: str, line: str) -> None:
+    """Prints to stderr, once in a process, how the user's data was understood."""
+    line = line.removeprefix(f"{pathlib.Path(subject).name}: ")
+    print(f"{subject}: {line}", file=sys.stderr, flush=True)
 
 
 def is_prepared(target: pathlib.Path) -> bool:

@@ -22,7 +22,7 @@ def draw_train_idx(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarr
     larger one, so that a label curve grows by adding labels.
 
     Args:
-      labels_N: [N] class of every example of the pool.
+      labels_N: [N] class of every example of the pool; below 0 if unlabeled, and never drawn.
       num_labels: how many examples to draw.
       seed: the run's seed; another seed draws other examples.
 
@@ -32,7 +32,8 @@ def draw_train_idx(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarr
     Raises:
       UserError: more labels than the pool has, or fewer than there are classes.
     """
-    labels_N = np.asarray(labels_N)
+    labeled_idx = np.flatnonzero(np.asarray(labels_N) >= 0)
+    labels_N = np.asarray(labels_N)[labeled_idx]
     classes, class_N, size_K = np.unique(labels_N, return_inverse=True, return_counts=True)
     if num_labels > labels_N.size:
         raise UserError(f"a budget of {num_labels} labels exceeds the pool of {labels_N.size}")
@@ -49,7 +50,7 @@ def draw_train_idx(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarr
     share_N = (rank_N + 0.5) / size_K[class_of_shuffled_N]
     # lexsort sorts by its last key first: the first two of each class, then equal shares.
     order_N = np.lexsort((tie_K[class_of_shuffled_N], share_N, np.minimum(rank_N, 2)))
-    return shuffled_N[order_N][:num_labels]
+    return labeled_idx[shuffled_N[order_N][:num_labels]]
 
 
 def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

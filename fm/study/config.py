@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import pathlib
 import re
 from typing import Any, ClassVar
 
@@ -13,11 +15,13 @@ from fm.adaptation.lora import LoraConfig
 from fm.adaptation.methods import check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
+from fm.files import expand_path
 from fm.model.config import ModelConfig
 from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 
 MAX_SEEDS = 1000
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 DEFAULT_METHODS = ("probe", "full")
 
 
@@ -153,6 +157,7 @@ class TaskConfig:
       target_column: of files; the text to generate.
       label_field: part of a file name that is the label.
       speaker_field: part of a file name that is the speaker.
+      encoding: of text files.
       fingerprint: of the data as loaded, so that a changed file is not taken for the same.
       excluded_arms: arms of the study that this task does not have.
       published: the model of the `published` arm, or None.
@@ -180,6 +185,7 @@ class TaskConfig:
     target_column: str = ""
     label_field: int | None = None
     speaker_field: int | None = None
+    encoding: str = "utf-8"
     fingerprint: str = ""
     excluded_arms: tuple[str, ...] = ()
     published: PublishedConfig | None = None
@@ -192,12 +198,20 @@ class TaskConfig:
     def load_options(self) -> dict[str, Any]:
         """Returns the keyword arguments of `fm.data.load.load` for this task's data."""
         names = ("data_dir", "text_column", "label_column", "target_column", "label_field")
-        return {name: getattr(self, name) for name in (*names, "speaker_field")}
+        return {name: getattr(self, name) for name in (*names, "speaker_field", "encoding")}
 
 
 def short_name(dataset: str) -> str:
-    """Returns a data set's name or path without folders, file endings and version."""
-    last = dataset.rstrip("/").rsplit("/", 1)[-1]
+    """Returns a data set's name or path without folders, file endings and version.
+
+    The folder `sent/1.0.0` of a prepared data set is called "sent"; "." by its own name.
+    """
+    path = expand_path(dataset)
+    named = [part for part in path.parts if not _VERSION.fullmatch(part)]
+    if not named or named[-1] == "..":
+        parts = pathlib.Path(os.path.abspath(path)).parts  # noqa: PTH100 (`resolve` follows links)
+        named = [part for part in parts if not _VERSION.fullmatch(part)]
+    last = named[-1]
     return re.split("[.:]", last.lstrip("."))[0] or last
 
 

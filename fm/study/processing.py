@@ -14,6 +14,7 @@ from fm.data import tokenizer as bpe
 from fm.data.datasets import Split
 from fm.data.layouts import PatchLayout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
+from fm.errors import UserError
 from fm.files import atomic_path
 from fm.model.config import ModelConfig
 from fm.study.config import Recipe
@@ -88,7 +89,16 @@ def load_or_train_tokenizer(
 
 
 def train_validation_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (train, validation) index arrays; validation is 2%, at most 500."""
+    """Returns (train, validation) index arrays; validation is 2%, at most 500.
+
+    Raises:
+      UserError: there are too few examples for both.
+    """
+    if count < 2:
+        raise UserError(
+            f"too little to pretrain on: training examples (lines or paragraphs of text): {count}; "
+            "at least 2 are needed, one of them for validation"
+        )
     order = np.random.default_rng(seed).permutation(count)
     num_validation = max(1, min(_MAX_VALIDATION, round(_VALIDATION_FRACTION * count)))
     return np.sort(order[num_validation:]), order[:num_validation]

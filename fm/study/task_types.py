@@ -68,6 +68,10 @@ class TaskType(abc.ABC):
         """Returns the smallest label budget: one label of every stratum."""
         return len(np.unique(self.strata(dataset.train)))
 
+    def max_labels(self, dataset: Dataset) -> int:
+        """Returns the largest label budget: all labeled training examples."""
+        return len(dataset.train)
+
     @abc.abstractmethod
     def scores(self, predictions: np.ndarray, split: Split) -> np.ndarray:
         """Returns scores of predictions [S, N, ...], float [S, N]; means over N are the metric."""
@@ -149,6 +153,9 @@ class Classification(TaskType):
 
     def min_labels(self, dataset):
         return len(dataset.classes)
+
+    def max_labels(self, dataset):
+        return int(np.count_nonzero(np.asarray(dataset.train.labels) >= 0))
 
     def scores(self, predictions, split):
         return (predictions == np.asarray(split.labels)).astype(float)

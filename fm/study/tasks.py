@@ -137,7 +137,7 @@ def check_label_budgets(
     The smallest budget is one label of each class, and one more if some are to be validated on: a
     class's only label always trains.
     """
-    smallest, largest = task_type.min_labels(dataset), len(dataset.train)
+    smallest, largest = task_type.min_labels(dataset), task_type.max_labels(dataset)
     for budget in budgets:
         if not smallest <= budget <= largest:
             raise UserError(
@@ -160,7 +160,7 @@ def fitting_budgets(
     Raises:
       UserError: none does.
     """
-    smallest, largest = task_type.min_labels(dataset) + validated, len(dataset.train)
+    smallest, largest = task_type.min_labels(dataset) + validated, task_type.max_labels(dataset)
     fitting = tuple(n for n in budgets if smallest <= n <= largest)
     if not fitting:
         raise UserError(
@@ -196,7 +196,13 @@ def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, Duplica
             f"the out_of_domain arm of {config.dataset} needs other {dataset.modality} data: give "
             "--out_of_domain_dataset=NAME, or leave out_of_domain out of --arms"
         )
-    other = load(name, data_dir=config.data_dir, text_column=config.text_column)
+    other = load(
+        name,
+        data_dir=config.data_dir,
+        text_column=config.text_column,
+        label_column="",
+        encoding=config.encoding,
+    )
     own_form, other_form = (
         (each.modality, each.info.get("shape"), each.info.get("rate")) for each in (dataset, other)
     )

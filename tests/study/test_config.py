@@ -74,3 +74,13 @@ def test_config_is_json_and_its_hash_covers_every_field():
 )
 def test_short_name(dataset, name):
     assert short_name(dataset) == name
+
+
+@pytest.mark.parametrize("inside", ["", "sent", "sent/1.0.0"])
+def test_short_name_of_the_working_folder(tmp_path, monkeypatch, inside):
+    folder = tmp_path / "sent" / "1.0.0"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / inside)
+    names = {"": ["sent/1.0.0", "./sent/1.0.0/"], "sent": ["1.0.0", ".", "./1.0.0"]}
+    for name in names.get(inside, [".", "..", "../1.0.0"]):
+        assert short_name(name) == "sent"

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from fm.data.readers.folders import visible_entries
 from fm.errors import UserError
 
 ARCHIVE_EXTENSIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -25,6 +26,8 @@ ARCHIVE_EXTENSIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_BYTES = 32 * 2**30
 MAX_FILES = 2_000_000
 _MAX_RATIO, _ALWAYS_ALLOWED_BYTES = 200, 2**30
+
+_ZIP_UTF8_FLAG = 0x800
 
 _FORMAT_ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
@@ -41,8 +44,8 @@ def is_archive(path: pathlib.Path) -> bool:
 def unpacked_archive(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary folder with the archive's files, deleted after the block.
 
-    If the archive holds a single folder, that one is yielded. Paths in a UserError of the block
-    are rewritten to paths inside the archive.
+    If the archive holds a single folder, that one is yielded; what Finder or Explorer added beside
+    it does not count. Paths in a UserError of the block are rewritten to paths inside the archive.
 
     Raises:
         UserError: not a readable archive, or an unsafe one; see `unzip`.
@@ -51,7 +54,7 @@ def unpacked_archive(path: pathlib.Path) -> Iterator[pathlib.Path]:
         root = pathlib.Path(scratch).resolve()
         (unzip if path.suffix.lower() == ".zip" else untar)(path, root)
         folder = root
-        while len(inside := list(folder.iterdir())) == 1 and inside[0].is_dir():
+        while len(inside := visible_entries(folder)) == 1 and inside[0].is_dir():
             (folder,) = inside
         try:
             yield folder
@@ -75,17 +78,31 @@ def unzip(archive: pathlib.Path, folder: pathlib.Path) -> None:
                 # The type of a member; only Unix records it, and not always.
                 kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == 3 else 0
                 regular = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-                # Not `filename`, which ends at a NUL.
-                extraction.add(member.orig_filename, member.file_size, regular, member.is_dir())
+                name = _zip_member_name(member)
+                extraction.add(name, member.file_size, regular, _is_zip_folder(name))
             extraction.check()
             for member in members:
-                if not member.is_dir():
-                    with opened.open(member) as content, extraction.open(member.filename) as file:
+                name = _zip_member_name(member)
+                if not _is_zip_folder(name):
+                    with opened.open(member) as content, extraction.open(name) as file:
                         shutil.copyfileobj(content, file)
     except UserError:
         raise
     except _FORMAT_ERRORS as error:
         raise _unreadable(archive, "zip file", error) from error
+
+
+def _zip_member_name(member: zipfile.ZipInfo) -> str:
+    """Returns a member's name; Finder writes UTF-8 without saying so, others code page 437."""
+    name = member.orig_filename  # not `filename`, which ends at a NUL
+    if not member.flag_bits & _ZIP_UTF8_FLAG:
+        with contextlib.suppress(UnicodeError):
+            return name.encode("cp437").decode("utf-8")
+    return name
+
+
+def _is_zip_folder(name: str) -> bool:
+    return name.endswith(("/", "\\"))
 
 
 def untar(archive: pathlib.Path, folder: pathlib.Path) -> None:
@@ -136,12 +153,13 @@ class _Extraction:
 
     def add(self, name: str, size: int, regular: bool, is_folder: bool) -> None:
         """Checks one member."""
-        outside = "\\" in name or name.startswith("/") or re.match("[A-Za-z]:/", name)
-        if outside or ".." in name.split("/") or "\0" in name:
+        portable = _with_slashes(name)
+        outside = portable.startswith("/") or re.match("[A-Za-z]:/", portable)
+        if outside or ".." in portable.split("/") or "\0" in name:
             raise UserError(f"{self._archive}: refusing to unpack {name!r}, a path leading outside")
         if not regular:
             raise UserError(f"{self._archive}: {name!r} is neither a file nor a folder")
-        path = self._folder / name
+        path = self._folder / portable
         self._folders |= {path, *path.parents} if is_folder else set(path.parents)
         if is_folder:
             return
@@ -164,9 +182,14 @@ class _Extraction:
 
     def open(self, name: str) -> BinaryIO:
         """Opens a new file for a member's content."""
-        path = self._folder / name
+        path = self._folder / _with_slashes(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("xb")
+
+
+def _with_slashes(name: str) -> str:
+    """Returns a member's name with slashes; older tools of Windows write backslashes."""
+    return name.replace("\\", "/")
 
 
 def _unreadable(archive: pathlib.Path, noun: str, error: Exception) -> UserError:

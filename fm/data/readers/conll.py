@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import pathlib
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,17 +13,28 @@ import tensorflow_datasets as tfds
 from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare
 from fm.data.readers.folders import visible_entries
 from fm.data.readers.plain_files import content_digest
-from fm.data.readers.text import read_utf8
+from fm.data.readers.text import (
+    GZIP_EXTENSION,
+    looks_like_conll,
+    normalize_name,
+    read_text,
+    text_extension,
+)
 from fm.data.splitting import is_test, text_digest
 from fm.errors import UserError
 from fm.files import cache_dir
 
-CONLL_EXTENSIONS = (".bio", ".conll")
-SPLIT_NAMES = {"train": ("train",), "validation": ("dev", "valid"), "test": ("test",)}
+CONLL_EXTENSIONS = (".bio", ".conll", ".iob", ".iob2")
+# CoNLL-2003's own names are eng.train, eng.testa (validation) and eng.testb.
+_SPLIT_PATTERNS = {
+    "train": re.compile("train"),
+    "validation": re.compile("dev|valid|testa|(^|[^a-z])val([^a-z]|$)"),
+    "test": re.compile("test(?!a)"),
+}
 BUILDER_NAME = "plain_conll"
 TEST_SHARE = 0.2
 # To be increased when the same files would be read differently.
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 
 _TAG = re.compile(r"O|[BI]-\S+")
 
@@ -58,8 +68,8 @@ class ConllFile:
     first_repaired_line: int
 
 
-def read_conll(path: pathlib.Path) -> ConllFile:
-    """Returns the sentences of a UTF-8 CoNLL file, with their words and BIO tags.
+def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ConllFile:
+    """Returns the sentences of a CoNLL file, with their words and BIO tags.
 
     Columns are separated by tabs if a line has one, else by white space: the word is the first,
     its tag the last. Blank lines separate sentences. Lines that start with `-DOCSTART-`, and
@@ -73,7 +83,7 @@ def read_conll(path: pathlib.Path) -> ConllFile:
     words: list[str] = []
     tags: list[str] = []
     num_repaired = first = 0
-    lines = read_utf8(path).split("\n")
+    lines = read_text(path, encoding).split("\n")
     for number, line in enumerate([*lines, ""], start=1):
         if line.startswith("-DOCSTART-") or not line.strip():
             if words:
@@ -99,14 +109,15 @@ def conll_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns {split: path} of the CoNLL files at a path; {"all": path} for a file, {} for none."""
     if path.is_dir():
         return find_conll_files(path)
-    return {"all": path} if path.suffix.lower() in CONLL_EXTENSIONS else {}
+    return {"all": path} if _is_conll_file(path) else {}
 
 
 def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns a folder's CoNLL files by split name; {} if it is not a folder of CoNLL files.
 
     A file's name must contain train (`train.conll`, `wnut17train.bio`), dev or valid, or test, and
-    one of them must have a CoNLL extension. Other files (a README) are ignored.
+    one of them must have a CoNLL extension or, if it is a .txt or .tsv file, look like CoNLL. Other
+    files (a README) are ignored.
 
     Returns:
         {} if it is no such folder.
@@ -117,19 +128,32 @@ def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     files = [path for path in visible_entries(folder) if path.is_file()]
     files = [path for path in files if not path.name.startswith("README")]
     found: dict[str, pathlib.Path] = {}
-    for split, names in SPLIT_NAMES.items():
-        matching = [path for path in files if any(name in path.name.lower() for name in names)]
-        if len(matching) > 1 and any(p.suffix.lower() in CONLL_EXTENSIONS for p in matching):
+    for split, pattern in _SPLIT_PATTERNS.items():
+        matching = [path for path in files if pattern.search(path.name.lower())]
+        if len(matching) > 1 and any(map(_is_conll_file, matching)):
             both = " and ".join(path.name for path in matching[:2])
             raise UserError(f"{folder}: {both} both say {split} in their names; one is accepted")
         if matching:
             found[split] = matching[0]
-    extensions = {path.suffix.lower() for path in found.values()}
-    if "train" not in found or not extensions & set(CONLL_EXTENSIONS):
+    if "train" not in found or not any(map(_is_conll_file, found.values())):
         return {}
     if len(found) == 1:
         raise UserError(f"{folder}: beside {found['train'].name} there is no dev or test file")
     return found
+
+
+def _is_conll_file(path: pathlib.Path) -> bool:
+    if _has_conll_extension(path):
+        return True
+    # `eng.train` has an ending of its own.
+    likely = text_extension(path) in (".txt", ".tsv") or _SPLIT_PATTERNS["train"].search(
+        path.suffix.lower()
+    )
+    return bool(likely) and looks_like_conll(path)
+
+
+def _has_conll_extension(path: pathlib.Path) -> bool:
+    return path.name.lower().removesuffix(GZIP_EXTENSION).endswith(CONLL_EXTENSIONS)
 
 
 def is_bio_tag(name: str) -> bool:
@@ -173,32 +197,39 @@ def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]
         raise UserError(
             f"{path}, line {number}: unknown tag {fields[-1]!r}; accepted: O, B-type, I-type"
         )
-    return fields[0], fields[-1]
+    return fields[0], normalize_name(fields[-1])
 
 
-def prepare_conll(path: pathlib.Path, files: Mapping[str, pathlib.Path]) -> Any:
+def prepare_conll(
+    path: pathlib.Path, files: Mapping[str, pathlib.Path], encoding: str = "utf-8"
+) -> Any:
     """Returns a prepared TFDS builder with the sentences of CoNLL files.
 
-    The number of repaired tags (see `ConllFile`) is in the metadata and printed to stderr.
+    The number of repaired tags (see `ConllFile`) is in the metadata, and among its `notices`.
 
     Args:
         path: as given by the user.
         files: by split, from `conll_files`; "all" is split by hash, 20% test.
+        encoding: of the files.
 
     Raises:
         UserError: the files are not as expected; the message names file and line.
     """
-    data_dir = cache_dir() / "files" / content_digest(path, BUILDER_NAME, VERSION)
+    digest = content_digest(path, BUILDER_NAME, VERSION, encoding)
+    data_dir = cache_dir() / "files" / digest
     prepared = data_dir / BUILDER_NAME / VERSION
     if is_prepared(prepared):
         return open_checked(prepared)
-    read = {name: read_conll(file) for name, file in files.items()}
+    read = {name: read_conll(file, encoding) for name, file in files.items()}
+    notices = []
+    if not all(map(_has_conll_extension, files.values())):
+        names = ", ".join(file.name for file in files.values())
+        notices.append(f"{names}: read as CoNLL, a word and its entity tag a line")
     for name, own in read.items():
         if own.num_repaired:
-            print(
-                f"{files[name]}: {own.num_repaired} entities begin with I-, the first on line "
-                f"{own.first_repaired_line}; read as B-",
-                file=sys.stderr,
+            notices.append(
+                f"{files[name].name}: {own.num_repaired} entities begin with I-, the first on line "
+                f"{own.first_repaired_line}; read as B-"
             )
     sentences = {name: own.sentences for name, own in read.items()}
     for name in sorted(sentences.keys() - {"all", "train"}):
@@ -209,6 +240,7 @@ def prepare_conll(path: pathlib.Path, files: Mapping[str, pathlib.Path]) -> Any:
             raise UserError(f"{path}: too few sentences for a train and a test split")
     metadata = {
         "split": "by hash" if "all" in read else "official",
+        "notices": notices,
         "repaired_tags": sum(own.num_repaired for own in read.values()),
     }
     types = {kind for sentence in sentences["train"] for kind in sentence.entity_types()}

@@ -2,14 +2,35 @@
 
 import dataclasses
 import pathlib
-import sys
+import re
 from collections.abc import Iterator
 
 from fm.data.media import MODALITIES, media_extensions, modality_for_path
-from fm.data.readers.text import TEXT_EXTENSIONS, Example, read_text_file, read_utf8
+from fm.data.readers.text import (
+    ACCEPTED_TEXT_FILES,
+    TEXT_EXTENSIONS,
+    Example,
+    TextFormat,
+    read_text,
+    read_text_file,
+    text_extension,
+)
 from fm.errors import UserError
 
 _SEPARATOR = "_"
+_SPLIT_OF_WORD = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "validating"), "validation"),
+    **dict.fromkeys(("dev", "development", "devel"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "heldout"), "test"),
+    **dict.fromkeys(("eval", "evaluation"), "test"),
+}
+# "train_images", "TestSet"
+_SPLIT_SUFFIX = re.compile(r"(set|data|split|folder|images?|imgs?|audio|clips?|videos?|texts?)+$")
+# What Finder, Explorer and others leave in folders.
+_LITTER = frozenset(
+    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "icon\r", "@eadir")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +49,26 @@ class FileNameFieldPositions:
 
 
 def read_folder(
-    folder: pathlib.Path, text_column: str, label_column: str, fields: FileNameFieldPositions
+    folder: pathlib.Path, form: TextFormat, fields: FileNameFieldPositions, notices: list[str]
 ) -> dict[str, list[Example]]:
     """Returns a folder's examples by split; accepts train/test, class and plain folders.
 
     Accepted, tried in this order (hidden files are ignored):
         `train/` and `test/`, each like one of the last two forms;
-        `train.csv` and `test.csv` (or .jsonl, .txt);
+        `train.csv` and `test.csv` (or .jsonl, .tsv, .txt);
         a subfolder per class, with images, sounds, clips or .txt files (one example per file), or
             with folders of frames, i.e. numbered images (one example per folder);
-        images, sounds, clips (unlabeled), .txt files (unlabeled), or one .csv or .jsonl file.
+        images, sounds, clips (unlabeled), .txt files (unlabeled), or one table (.csv, .jsonl ...).
 
-    With `fields.label`, all images, sounds and clips anywhere in the folder.
+    Other spellings of the splits are read as well (`Training`, `my_test.csv`; `val` or `dev` if
+    there is no test), and told. With `fields.label`, all images, sounds and clips anywhere in the
+    folder.
+
+    Args:
+        folder: the folder.
+        form: encoding and columns of text files.
+        fields: the meaning of file names.
+        notices: a line is added for each choice that the folder left open.
 
     Returns:
         Examples under "train" and "test" if the folder makes the split, else under "all".
@@ -47,30 +76,53 @@ def read_folder(
     Raises:
         UserError: the folder has none of these forms.
     """
-    names = {path.name for path in visible_entries(folder) if path.is_dir()}
-    if {"train", "test"} <= names:
+    entries = visible_entries(folder)
+    folders = [path for path in entries if path.is_dir()]
+    if by_split := _split_folders(folder, folders, notices):
         return {
-            split: _read_unsplit(folder / split, text_column, label_column, fields)
-            for split in ("train", "test")
+            split: _read_unsplit(path, form, fields, notices) for split, path in by_split.items()
         }
-    if names & {"train", "test"}:
-        raise UserError(f"{folder} has only one of the subfolders train and test; both are needed")
-    for extension in TEXT_EXTENSIONS:
-        paths = {split: folder / f"{split}{extension}" for split in ("train", "test")}
-        if all(path.is_file() for path in paths.values()):
-            return {
-                split: read_text_file(path, text_column, label_column)
-                for split, path in paths.items()
-            }
-    return {"all": _read_unsplit(folder, text_column, label_column, fields)}
+    if by_split := _split_files(folder, entries, notices):
+        return {split: read_text_file(path, form, notices) for split, path in by_split.items()}
+    return {"all": _read_unsplit(folder, form, fields, notices)}
+
+
+def is_visible(name: str) -> bool:
+    """Returns whether a file or folder of this name is the user's, not hidden or of the system."""
+    return not name.startswith(".") and name.lower() not in _LITTER
 
 
 def visible_entries(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the files and folders in a folder that are not hidden, sorted."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if is_visible(path.name))
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def walk(
+    folder: pathlib.Path, *, whole_examples: bool, _above: tuple[pathlib.Path, ...] = ()
+) -> Iterator[pathlib.Path]:
+    """Yields the visible files below a folder, in order and behind links too; and empty folders.
+
+    Args:
+        folder: the folder.
+        whole_examples: whether a folder that is one example (a clip) is yielded as such.
+
+    Raises:
+        UserError: a link leads back to a folder above it.
+    """
+    real = folder.resolve()
+    if real in _above:
+        raise UserError(f"{folder} is a link to a folder that it lies in")
+    entries = visible_entries(folder)
+    if not entries:
+        yield folder
+    for path in entries:
+        if not path.is_dir() or (whole_examples and modality_for_path(path)):
+            yield path
+        else:
+            yield from walk(path, whole_examples=whole_examples, _above=(*_above, real))
 
 
 def with_file_name_fields(examples: list[Example], fields: FileNameFieldPositions) -> list[Example]:
@@ -91,6 +143,96 @@ def with_file_name_fields(examples: list[Example], fields: FileNameFieldPosition
     ]
 
 
+def split_of_word(name: str) -> str | None:
+    """Returns "train", "validation" or "test" if a name is a spelling of it, else None."""
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    for word in (letters, _SPLIT_SUFFIX.sub("", letters)):
+        if word in _SPLIT_OF_WORD:
+            return _SPLIT_OF_WORD[word]
+    return None
+
+
+def split_of_file_name(name: str) -> str | None:
+    """Returns the split that a file's name says, as in `reviews_train.csv` or `myTest.txt`."""
+    found = {split_of_word(word) for word in re.split(r"[\W_]+", name)} - {None}
+    if not found:
+        stem = re.sub(r"[\d\W_]+$", "", name.split(".")[0].lower())
+        found = {split for word, split in _SPLIT_OF_WORD.items() if stem.endswith(word)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _split_folders(
+    folder: pathlib.Path, folders: list[pathlib.Path], notices: list[str]
+) -> dict[str, pathlib.Path]:
+    """Returns the folders of the splits, {} if there are none."""
+    splits = {path: split for path in folders if (split := split_of_word(path.name))}
+    others = [path.name for path in folders if path not in splits]
+    found = _train_and_test(folder, splits, notices)
+    if found:
+        if others:
+            notices.append(f"beside the splits {', '.join(others)} is left out")
+        return found
+    exact = {path.name for path in splits} & {"train", "test"}
+    if exact or (splits and not others):
+        raise UserError(
+            f"{folder} has only one of the subfolders train and test (it has: "
+            f"{', '.join(sorted(path.name for path in folders))}); both are needed"
+        )
+    for path in splits:
+        notices.append(f"{path.name}, named like a split, is read as a class")
+    return {}
+
+
+def _split_files(
+    folder: pathlib.Path, entries: list[pathlib.Path], notices: list[str]
+) -> dict[str, pathlib.Path]:
+    """Returns the text files of the splits, {} if there are none."""
+    folders = [path for path in entries if path.is_dir()]
+    files = [path for path in entries if text_extension(path) and path.is_file()]
+    splits = {path: split for path in files if (split := split_of_file_name(path.name))}
+    if folders:  # beside folders, files such as train_list.txt may list their files
+        splits = {path: split for path, split in splits.items() if _stem(path) == split}
+    found = _train_and_test(folder, splits, notices)
+    if found:
+        others = [*folders, *(path for path in files if path not in splits)]
+        if names := [path.name for path in others if not _is_readme(path)]:
+            notices.append(f"beside the splits {', '.join(names[:3])} is left out")
+    return found
+
+
+def _train_and_test(
+    folder: pathlib.Path, splits: dict[pathlib.Path, str], notices: list[str]
+) -> dict[str, pathlib.Path]:
+    """Returns the paths to read as train and test, {} without both; tells what that means."""
+    by_split: dict[str, pathlib.Path] = {}
+    held_out = {"test", "validation"} & set(splits.values())
+    if "train" not in splits.values() or not held_out:
+        return {}
+    for path, split in splits.items():
+        if split in by_split:
+            raise UserError(
+                f"{folder}: {by_split[split].name} and {path.name} both say {split} in their "
+                "names; one is accepted"
+            )
+        by_split[split] = path
+    test = by_split.get("test", by_split.get("validation"))
+    assert test is not None
+    train = by_split["train"]
+    if (_stem(train), _stem(test)) != ("train", "test"):
+        notices.append(f"{train.name} is read as the train split, {test.name} as the test split")
+    if len(by_split) == 3:
+        notices.append(f"{by_split['validation'].name} is left out: validation is cut from train")
+    return {"train": train, "test": test}
+
+
+def _stem(path: pathlib.Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _is_readme(path: pathlib.Path) -> bool:
+    return path.name.lower().startswith(("readme", "license", "licence"))
+
+
 def _field(example: Example, number: int) -> str:
     if isinstance(example.content, str):
         raise UserError(
@@ -107,70 +249,95 @@ def _field(example: Example, number: int) -> str:
 
 
 def _read_unsplit(
-    folder: pathlib.Path, text_column: str, label_column: str, fields: FileNameFieldPositions
+    folder: pathlib.Path, form: TextFormat, fields: FileNameFieldPositions, notices: list[str]
 ) -> list[Example]:
     if fields.label is not None:
-        examples = _find_media_files(folder)
+        examples = _find_media_files(folder, notices)
     else:
-        examples = _read_classes_or_files(folder, text_column, label_column)
+        examples = _read_classes_or_files(folder, form, notices)
     return with_file_name_fields(examples, fields)
 
 
-def _find_media_files(folder: pathlib.Path) -> list[Example]:
-    """Returns the images, sounds and clips anywhere in a folder; counts others on stderr."""
+def _find_media_files(folder: pathlib.Path, notices: list[str]) -> list[Example]:
+    """Returns the images, sounds and clips anywhere in a folder; counts others in a notice."""
     found, others = [], 0
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and modality_for_path(path):
+    for path in walk(folder, whole_examples=True):
+        if modality_for_path(path):
             found.append(Example(path))
-        elif not hidden and path.is_file():
+        elif path.is_file():
             others += 1
     if not found:
         raise UserError(f"{folder} holds no file ending in {', '.join(media_extensions())}")
     if others:
-        print(f"{others} files of other kinds were left out", file=sys.stderr, flush=True)
+        notices.append(f"{others} files of other kinds were left out")
     return found
 
 
 def _read_classes_or_files(
-    folder: pathlib.Path, text_column: str, label_column: str
+    folder: pathlib.Path, form: TextFormat, notices: list[str]
 ) -> list[Example]:
     entries = visible_entries(folder)
     classes = [path for path in entries if path.is_dir()]
     if classes:
-        return [example for path in classes for example in _read_class(path)]
-    extensions = {path.suffix.lower() for path in entries}
+        beside = [
+            path.name
+            for path in entries
+            if path not in classes and (text_extension(path) or modality_for_path(path))
+        ]
+        if beside := [name for name in beside if not _is_readme(pathlib.Path(name))]:
+            notices.append(
+                f"{len(beside)} files beside the class folders are left out, such as {beside[0]}"
+            )
+        return [example for path in classes for example in _read_class(path, form)]
     if not entries:
         raise UserError(f"{folder} is empty")
     if all(modality_for_path(path) for path in entries):
         return [Example(path) for path in entries]
+    extensions = {text_extension(path) or path.suffix.lower() for path in entries}
     if extensions == {".txt"} or (len(entries) == 1 and extensions <= set(TEXT_EXTENSIONS)):
-        return [
-            example
-            for path in entries
-            for example in read_text_file(path, text_column, label_column)
-        ]
+        return _read_pile(entries, form, notices)
     unknown = sorted(extensions - set(TEXT_EXTENSIONS) - set(media_extensions()))
     if unknown:
         raise UserError(
             f"{folder} holds files with the unknown ending {unknown[0]!r}; accepted: "
-            f"{', '.join(TEXT_EXTENSIONS + media_extensions())}"
+            f"{ACCEPTED_TEXT_FILES}, {', '.join(media_extensions())}"
         )
     media = [name for name, modality in MODALITIES.items() if modality.codec]
     raise UserError(
         f"{folder} mixes {', '.join(sorted(extensions))} files; accepted: files of one of "
-        f"{', '.join(media)}, only .txt, one single .csv or .jsonl file, or a train and a test file"
+        f"{', '.join(media)}, only .txt, one single .csv, .tsv or .jsonl file, or a train and a "
+        "test file"
     )
 
 
-def _read_class(folder: pathlib.Path) -> list[Example]:
+def _read_pile(paths: list[pathlib.Path], form: TextFormat, notices: list[str]) -> list[Example]:
+    own: list[str] = []
+    examples = [example for path in paths for example in read_text_file(path, form, own)]
+    more = f" (and so on for {len(own) - 1} more files)" if len(own) > 1 else ""
+    notices += [line + more for line in own[:1]]
+    return examples
+
+
+def _read_class(folder: pathlib.Path, form: TextFormat) -> list[Example]:
     """Reads a class folder with its subfolders: one example per file or folder of frames."""
+    below = [path for path in visible_entries(folder) if path.is_dir()]
+    splits = {split_of_word(path.name) for path in below}
+    if "train" in splits and splits & {"test", "validation"}:
+        raise UserError(
+            f"{folder} is a class folder with the splits inside "
+            f"({', '.join(path.name for path in below)}); accepted are split folders with the "
+            f"classes inside, such as train/{folder.name}"
+        )
     examples = []
-    for path in _walk(folder):
+    for path in walk(folder, whole_examples=True):
+        if path == folder:
+            raise UserError(f"{folder} is empty; a subfolder holds the examples of one class")
         if modality_for_path(path):
             examples.append(Example(path, folder.name))
+        elif path.is_dir():
+            raise UserError(f"{path} is empty")
         elif path.suffix.lower() == ".txt":
-            text = read_utf8(path).strip()
+            text = read_text(path, form.encoding).strip()
             if not text:
                 raise UserError(f"{path} is empty")
             examples.append(Example(text, folder.name))
@@ -181,17 +348,4 @@ def _read_class(folder: pathlib.Path) -> list[Example]:
                 f"{path}: unknown ending {path.suffix!r} in a folder by class; accepted: "
                 f"{', '.join((*media_extensions(), '.txt'))}"
             )
-    if not examples:
-        raise UserError(f"{folder} is empty; a subfolder holds the examples of one class")
     return examples
-
-
-def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields visible files, and folders that are one example as a whole."""
-    for path in visible_entries(folder):
-        if not path.is_dir() or modality_for_path(path):
-            yield path
-        elif not visible_entries(path):
-            raise UserError(f"{path} is empty")
-        elif not path.is_symlink():
-            yield from _walk(path)

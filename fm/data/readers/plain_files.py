@@ -6,18 +6,29 @@ import hashlib
 import os
 import pathlib
 import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from fm.data.media import MediaSpec, Modality, modality_for_path
-from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare
+from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare, tell_once
 from fm.data.readers import archives
-from fm.data.readers.folders import FileNameFieldPositions, read_folder, with_file_name_fields
-from fm.data.readers.text import TEXT_EXTENSIONS, Example, read_text_file
+from fm.data.readers.folders import (
+    FileNameFieldPositions,
+    read_folder,
+    walk,
+    with_file_name_fields,
+)
+from fm.data.readers.text import (
+    GZIP_EXTENSION,
+    TEXT_EXTENSIONS,
+    Example,
+    TextFormat,
+    normalize_name,
+    read_text_file,
+)
 from fm.data.splitting import (
     array_digest,
     split_by_group,
@@ -29,10 +40,10 @@ from fm.files import cache_dir
 
 BUILDER_NAME = "plain_files"
 TEST_SHARE = 0.2
-EXTENSIONS = (*TEXT_EXTENSIONS, *archives.ARCHIVE_EXTENSIONS)
+EXTENSIONS = (*TEXT_EXTENSIONS, GZIP_EXTENSION, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
-_VERSION = "1.0.0"
+_VERSION = "1.1.0"
 _NO_FIELDS = FileNameFieldPositions()
 
 # Digest, text or array, label.
@@ -40,54 +51,63 @@ LoadedExample = tuple[str, str | np.ndarray, str | None]
 
 
 def prepare_files(
-    path: pathlib.Path,
-    *,
-    text_column: str,
-    label_column: str,
-    target_column: str = "",
-    fields: FileNameFieldPositions = _NO_FIELDS,
+    path: pathlib.Path, form: TextFormat, fields: FileNameFieldPositions = _NO_FIELDS
 ) -> Any:
     """Prepares a plain file, folder or archive as a TFDS data set and returns its builder.
 
     Its features are `text` or the name of another modality, and `label` unless unlabeled. The split
     is that of the folder (see `read_folder`); else 20% test, by speaker if the file names give one,
-    or by hash of the content.
+    or by hash of the content. How the files were understood, where they left it open, is in the
+    metadata as `notices`.
 
     Args:
         path: an existing file or folder.
-        text_column: the CSV column or JSON key of the text.
-        label_column: that of the label; "" for unlabeled data.
-        target_column: that of a target text, instead of a label.
+        form: encoding and columns of text files.
         fields: the meaning of file names.
 
     Raises:
         UserError: the files are not as expected; the message names the file.
     """
-    columns = text_column, label_column, target_column
     # A fixed spelling: class names must not enter the key.
     fields_key = f"Fields(label={fields.label!r}, speaker={fields.speaker!r})"
-    digest = content_digest(path, _VERSION, columns, fields_key)
-    label_column = target_column or label_column
+    digest = content_digest(path, _VERSION, *vars(form).values(), fields_key)
     data_dir = cache_dir() / "files" / digest
     prepared = data_dir / BUILDER_NAME / _VERSION
     if is_prepared(prepared):
         return open_checked(prepared)
+    notices: list[str] = []
+    try:
+        return _prepare(path, form, fields, notices, data_dir)
+    except UserError:
+        for line in notices:
+            tell_once(str(path), line)
+        raise
+
+
+def _prepare(
+    path: pathlib.Path,
+    form: TextFormat,
+    fields: FileNameFieldPositions,
+    notices: list[str],
+    data_dir: pathlib.Path,
+) -> Any:
+    target_column = form.target_column
     is_archive = path.is_file() and archives.is_archive(path)
     unpacked = archives.unpacked_archive(path) if is_archive else contextlib.nullcontext(path)
     with unpacked as inside:
         if inside.is_dir():
-            by_split = read_folder(inside, text_column, label_column, fields)
+            by_split = read_folder(inside, form, fields, notices)
         else:
-            texts = read_text_file(path, text_column, label_column)
+            texts = read_text_file(path, form, notices)
             by_split = {"all": with_file_name_fields(texts, fields)}
         modality = _common_modality(inside, by_split)
-        spec = _common_spec(path, by_split, modality) if modality else None
+        spec = _common_spec(by_split, modality, notices) if modality else None
         loaded = {
             split: [_load(example, modality, spec) for example in examples]
             for split, examples in by_split.items()
         }
         if not target_column:
-            loaded = {split: _normalize_labels(inside, own) for split, own in loaded.items()}
+            loaded = _with_normalized_labels(inside, loaded, notices)
         if target_column and any(label is None for own in loaded.values() for _, _, label in own):
             raise UserError(f"{path}: no column {target_column!r} with the target text")
         how = "official"
@@ -99,7 +119,7 @@ def prepare_files(
     content_feature = modality.name if modality else "text"
     codec = modality.codec if modality else None
     features: dict[str, Any] = {"text": tfds.features.Text()}
-    metadata: dict[str, Any] = {"split": how}
+    metadata: dict[str, Any] = {"split": how, "notices": notices}
     if modality and modality.codec and spec:
         features = {content_feature: modality.codec.tfds_feature(spec)}
         metadata |= {"rate": spec.rate} if spec.rate else {}
@@ -130,9 +150,12 @@ def prepare_files(
 
 
 def content_digest(path: pathlib.Path, *options: Any) -> str:
-    """Returns the cache key of prepared files: a digest of names, contents and options."""
+    """Returns the cache key of prepared files: a digest of options, names and contents.
+
+    It covers every file that a reader may read, also behind links.
+    """
     digest = hashlib.sha256(repr((options, path.name)).encode())
-    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    paths = walk(path, whole_examples=False) if path.is_dir() else [path]
     for file in paths:
         if not file.is_file():
             continue
@@ -161,9 +184,9 @@ def _common_modality(path: pathlib.Path, by_split: dict[str, list[Example]]) -> 
 
 
 def _common_spec(
-    path: pathlib.Path, by_split: dict[str, list[Example]], modality: Modality
+    by_split: dict[str, list[Example]], modality: Modality, notices: list[str]
 ) -> MediaSpec:
-    """Returns the common spec; prints to stderr how it changes the examples."""
+    """Returns the common spec; a notice tells how it changes the examples."""
     assert modality.codec is not None
     measures = [
         modality.codec.measure(_open(example.content, modality))
@@ -171,8 +194,7 @@ def _common_spec(
         for example in examples
     ]
     spec = modality.codec.common_spec(measures)
-    for line in modality.codec.describe_changes(measures, spec):
-        print(f"{path}: {line}", file=sys.stderr, flush=True)
+    notices += modality.codec.describe_changes(measures, spec)
     return spec
 
 
@@ -192,14 +214,26 @@ def _load(example: Example, modality: Modality | None, spec: MediaSpec | None) -
     return array_digest(array), array, example.label
 
 
-def _normalize_labels(path: pathlib.Path, loaded: Iterable[LoadedExample]) -> list[LoadedExample]:
-    """Puts labels on one line: TFDS stores class names one per line, in UTF-8."""
-    normalized = []
-    for digest, content, label in loaded:
-        if label is not None and label != label.encode("utf-8", "replace").decode():
+def _with_normalized_labels(
+    path: pathlib.Path, loaded: dict[str, list[LoadedExample]], notices: list[str]
+) -> dict[str, list[LoadedExample]]:
+    """Puts labels on one line (TFDS stores class names one per line) and in Unicode's NFC."""
+    spellings: dict[str, set[str]] = {}
+    for label in {label for own in loaded.values() for _, _, label in own if label is not None}:
+        if label != label.encode("utf-8", "replace").decode():
             raise UserError(f"{path}: the class {label!r} has a name that is not UTF-8")
-        normalized.append((digest, content, label if label is None else " ".join(label.split())))
-    return normalized
+        spellings.setdefault(normalize_name(" ".join(label.split())), set()).add(label)
+    for name, several in sorted(spellings.items()):
+        if len(several) > 1:
+            notices.append(
+                f"{len(several)} spellings of the label {name!r}, which differ in white space or "
+                "Unicode form alone, are one class"
+            )
+    normalized = {label: name for name, several in spellings.items() for label in several}
+    return {
+        split: [(digest, content, label and normalized[label]) for digest, content, label in own]
+        for split, own in loaded.items()
+    }
 
 
 def _split(
@@ -237,11 +271,11 @@ def _class_names(path: pathlib.Path, loaded: dict[str, list[LoadedExample]]) -> 
     """Returns the label names in order (whole numbers by value), [] if unlabeled."""
     labels = {split: {label for _, _, label in own} for split, own in loaded.items()}
     names = {label for label in labels["train"] if label is not None}
+    if None in labels["test"] and names:
+        raise UserError(f"{path}: the train split has labels, the test split has none")
     unseen = sorted(str(label) for label in labels["test"] - labels["train"])
     if unseen:
         raise UserError(f"{path}: label {unseen[0]!r} occurs in the test split only")
-    if None in labels["test"] and names:
-        raise UserError(f"{path}: the train split has labels, the test split has none")
     if len(names) == 1:
         raise UserError(f"{path}: label {names.pop()!r} is the only one; at least two are needed")
     if all(re.fullmatch(r"[+-]?\d{1,18}", name) for name in names):

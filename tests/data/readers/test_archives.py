@@ -186,3 +186,53 @@ def test_a_good_one(tmp_path, ending):
         assert found == {"top", "top/a.csv", "b"}
         assert (folder / "top" / "a.csv").read_bytes() == b"a,b"
     assert not folder.exists()
+
+
+TEXTS = {f"{kind}/{n}.txt": f"{kind} {n}".encode() for kind in ("café", "bar") for n in range(6)}
+
+
+def finder(name):
+    head, _, last = name.rpartition("/")
+    return f"__MACOSX/{head}/._{last}"
+
+
+@pytest.mark.parametrize("top", ["", "data/", "data/deep/"])
+@pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
+def test_what_finder_packs_is_read_as_the_folder(tmp_path, ending, top):
+    files = [
+        pair
+        for name, content in TEXTS.items()
+        for pair in ((top + name, content), (finder(top + name), b"x"))
+    ]
+    path = pack(tmp_path / f"mac{ending}", [*files, (f"{top}.DS_Store", b"x")])
+    dataset = load(str(path))
+    assert dataset.classes == ("bar", "café") and sum(
+        dataset.info["counts"]["train_by_class"].values()
+    )
+    assert len(dataset.train) + len(dataset.test) == 12
+
+
+def test_a_table_that_finder_packed(tmp_path):
+    table = "text,label\n" + "".join(f"t{n},{n % 2}\n" for n in range(20))
+    path = pack(tmp_path / "t.zip", [("t.csv", table.encode()), ("__MACOSX/._t.csv", b"x")])
+    assert load(str(path)).classes == ("0", "1")
+
+
+@pytest.mark.parametrize("top", ["", "data\\"])
+def test_backslashes_of_windows_lead_inside(tmp_path, top):
+    files = [(top + name.replace("/", "\\"), content) for name, content in TEXTS.items()]
+    path = pack(tmp_path / "win.zip", [(f"{top}bar\\", b""), *files])
+    dataset = load(str(path))
+    assert dataset.classes == ("bar", "café") and len(dataset.train) + len(dataset.test) == 12
+    (tmp_path / "out").mkdir()
+    archives.unzip(path, tmp_path / "out")
+    assert not [file for file in (tmp_path / "out").rglob("*") if "\\" in file.name]
+
+
+@pytest.mark.parametrize(("raw", "name"), [("é".encode(), "é"), ("é".encode("cp437"), "é")])
+def test_names_of_a_zip_that_does_not_say_utf8(tmp_path, raw, name):
+    path = pack(tmp_path / "a.zip", [("X" * len(raw) + ".txt", b"1")])
+    path.write_bytes(path.read_bytes().replace(b"X" * len(raw), raw))
+    (tmp_path / "out").mkdir()
+    archives.unzip(path, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [f"{name}.txt"]

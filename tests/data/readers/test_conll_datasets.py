@@ -1,3 +1,6 @@
+import gzip
+import zipfile
+
 import pytest
 import tensorflow_datasets as tfds
 
@@ -157,3 +160,55 @@ def test_wnut17():
     assert dataset.info["repaired_tags"] == 0 and len(dataset.info["tags"]) == 13
     first = dataset.train.words([0])[0], dataset.train.tags([0])[0]
     assert len(first[0]) == len(first[1])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "valid.txt", "test.txt"),
+        ("train.tsv", "dev.tsv", "test.tsv"),
+        ("eng.train", "eng.testa", "eng.testb"),
+        ("train.txt", "val.txt"),
+    ],
+)
+def test_a_folder_is_known_as_conll_by_its_lines(tmp_path, capsys, names):
+    for number, name in enumerate(names):
+        conll(tmp_path / name, 6, 20 * number)
+    dataset = load(str(tmp_path))
+    assert dataset.info["tags"] == ["O", "B-place", "I-place"] and len(dataset.train) == 6
+    assert ["see", f"spot{20 * len(names) - 20}", "now"] in dataset.test.words(range(6))
+    assert "read as CoNLL, a word and its entity tag a line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["own.txt", "own.tsv", "own.txt.gz", "own.conll.gz", "own.iob2"])
+def test_so_is_a_file(tmp_path, name):
+    path = conll(tmp_path / name, 30)
+    if name.endswith("gz"):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    assert load(str(path)).info["tags"] == ["O", "B-place", "I-place"]
+
+
+def test_lines_of_another_scheme_are_refused_by_their_tag(tmp_path):
+    path = conll(tmp_path / "own.txt", 30)
+    path.write_text(path.read_text().replace("B-place", "S-place"))
+    with pytest.raises(UserError, match="line 2: unknown tag 'S-place'"):
+        load(str(path))
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_conll_files_are_no_pile_of_texts(tmp_path, archived):
+    for number in range(3):
+        conll(tmp_path / f"{number}.txt", 9, 10 * number)
+    path = tmp_path
+    if archived:
+        path = tmp_path / "all.zip"
+        with zipfile.ZipFile(path, "w") as opened:
+            for file in tmp_path.glob("*.txt"):
+                opened.write(file, file.name)
+    with pytest.raises(UserError, match=r"0\.txt holds words with entity tags \(CoNLL\)"):
+        load(str(path))
+
+
+def test_prose_is_not_taken_for_conll(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"a line of words {n} O\nso it is\n" for n in range(9)))
+    assert load(str(tmp_path / "a.txt")).info["tags"] is None

@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -184,3 +186,136 @@ def test_errors(tmp_path, make, expected):
     with pytest.raises(UserError, match=expected) as raised:
         load(str(tmp_path))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "more"),
+    [
+        ("Train", "Test", ()),
+        ("TRAIN", "TEST", ()),
+        ("training", "testing", ()),
+        ("Training_Set", "test-set", ()),
+        ("train", "val", ()),
+        ("train2017", "dev", ()),
+        ("train_images", "evaluation", ()),
+        ("train", "test", ("valid",)),
+        ("train", "test", ("extra",)),
+    ],
+)
+def test_spellings_of_split_folders(tmp_path, capsys, train, test, more):
+    for name, count in ((train, 3), (test, 2), *((name, 1) for name in more)):
+        by_class(tmp_path / name, count)
+    dataset = load(str(tmp_path))
+    assert dataset.classes == ("cat", "dog") and dataset.info["split"] == "official"
+    assert (len(dataset.train), len(dataset.test)) == (6, 4)
+    said = capsys.readouterr().err
+    assert all(f"{name} is left out" in said for name in more)
+    if (train, test) != ("train", "test"):
+        assert f"{train} is read as the train split, {test} as the test split" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("Train",), "only one of the subfolders train and test .it has: Train"),
+        (("Test", "validation"), "only one of the subfolders train and test"),
+        (("train", "Training", "test"), "train and Training both say train|Training and train"),
+        (("cat/train", "cat/test", "dog/x"), "cat is a class folder with the splits inside"),
+    ],
+)
+def test_split_folders_that_make_no_split(tmp_path, names, expected):
+    for name in names:
+        by_class(tmp_path / name, 2)
+    with pytest.raises(UserError, match=expected) as raised:
+        load(str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_named_like_a_split_is_told(tmp_path, capsys):
+    by_class(tmp_path)
+    for number in range(9):
+        picture(tmp_path / "Train" / f"{number}.png")
+    picture(tmp_path / "stray.png")
+    assert load(str(tmp_path)).classes == ("Train", "cat", "dog")
+    said = capsys.readouterr().err
+    assert "Train, named like a split, is read as a class" in said
+    assert "1 files beside the class folders are left out, such as stray.png" in said
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train.csv", "TEST.csv"),
+        ("reviews_train.csv", "reviews_dev.csv"),
+        ("training.csv", "testing.csv"),
+        ("myTrain.csv", "myTest.csv"),
+        ("train-set.jsonl", "val.csv"),
+        ("train.tsv", "test.csv"),
+    ],
+)
+def test_spellings_of_split_files(tmp_path, capsys, train, test):
+    for name, texts in ((train, "abc"), (test, "d")):
+        rows = [(text, "xyx"[number % 3]) for number, text in enumerate(texts)]
+        comma = "\t" if name.endswith("tsv") else ","
+        lines = [f"text{comma}label", *(f"{text}{comma}{label}" for text, label in rows)]
+        if name.endswith("jsonl"):
+            lines = [f'{{"text": "{text}", "label": "{label}"}}' for text, label in rows]
+        (tmp_path / name).write_text("\n".join(lines))
+    (tmp_path / "README.txt").write_text("about")
+    dataset = load(str(tmp_path))
+    assert (len(dataset.train), len(dataset.test), dataset.info["split"]) == (3, 1, "official")
+    assert f"{train} is read as the train split, {test} as" in capsys.readouterr().err or (
+        train == "train.tsv"
+    )
+
+
+def test_two_files_of_one_split_are_refused(tmp_path):
+    for name in ("train.csv", "train.txt", "test.csv"):
+        (tmp_path / name).write_text("text,label\na,x\nb,y\n")
+    with pytest.raises(UserError, match=r"train\.csv and train\.txt both say train"):
+        load(str(tmp_path))
+
+
+def test_what_lies_behind_links_is_read_again_when_it_changes(tmp_path):
+    folder, store = tmp_path / "data", tmp_path / "store"
+    by_class(store, 6)
+    (folder / "cat").mkdir(parents=True)
+    (folder / "dog").symlink_to(store / "dog")
+    for name in ("a", "bb", "c", "dd", "e", "ff"):
+        picture(store / "named" / f"{name}.png")
+    (folder / "cat" / "deep").symlink_to(store / "named")
+    prints = {load(str(folder)).info["fingerprint"] for _ in range(2)}
+    picture(store / "named" / "a.png")
+    prints.add(load(str(folder)).info["fingerprint"])
+    picture(store / "dog" / "0.png")
+    prints.add(load(str(folder)).info["fingerprint"])
+    (folder / "dog").unlink()
+    by_class(tmp_path / "other", 9)
+    (folder / "dog").symlink_to(tmp_path / "other" / "dog")
+    counts = load(str(folder)).info["counts"]
+    assert len(prints) == 3 and counts["train"] + counts["test"] == 15
+
+
+def test_a_link_to_a_folder_above_is_refused(tmp_path):
+    by_class(tmp_path)
+    (tmp_path / "cat" / "again").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link to a folder that it lies in"):
+        load(str(tmp_path))
+
+
+def test_class_folders_in_two_unicode_forms_are_one_class(tmp_path, capsys):
+    for form in ("NFC", "NFD"):
+        for number in range(4):
+            picture(tmp_path / unicodedata.normalize(form, "café") / f"{number}.png")
+    for number in range(4):
+        picture(tmp_path / "bar" / f"{number}.png")
+    assert load(str(tmp_path)).classes == ("bar", unicodedata.normalize("NFC", "café"))
+    assert "2 spellings of the label 'café'" in capsys.readouterr().err
+
+
+def test_litter_of_other_systems_is_no_data(tmp_path):
+    by_class(tmp_path)
+    for name in ("__MACOSX/cat/._0.png", "cat/Thumbs.db", "dog/desktop.ini", "cat/.DS_Store"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert load(str(tmp_path)).classes == ("cat", "dog")

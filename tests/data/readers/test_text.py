@@ -1,10 +1,13 @@
+import gzip
 import json
 import os
+import unicodedata
 
 import pytest
 
 from fm.data.load import load
-from fm.data.readers.text import read_text_file
+from fm.data.prepare import tell_once
+from fm.data.readers.text import TextFormat, read_text_file
 from fm.errors import UserError
 
 
@@ -134,7 +137,7 @@ def test_unreadable(tmp_path, monkeypatch):
 def test_a_line_of_csv_ends_where_files_do_alone(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\none\u2028two\x0bthree\x85four,a\n", encoding="utf-8")
-    (example,) = read_text_file(path, "text", "label")
+    (example,) = read_text_file(path, TextFormat(), [])
     assert example.content == "one\u2028two\x0bthree\x85four" and example.label == "a"
 
 
@@ -184,4 +187,163 @@ def test_a_label_with_half_a_surrogate_pair(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": "\\ud800"}\n')
     with pytest.raises(UserError, match="'label' holds half a surrogate pair"):
-        read_text_file(path, "text", "label")
+        read_text_file(path, TextFormat(), [])
+
+
+def test_a_tsv_and_what_is_compressed(tmp_path):
+    table = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows())
+    assert examples(load(write(tmp_path / "a.tsv", table))) == sorted(rows())
+    for name, content in (
+        ("b.csv.gz", table.replace("\t", ",")),
+        ("b.TSV.GZ", table),
+        ("b.jsonl.gz", "".join(f'{{"text": "{t}", "label": "{n}"}}\n' for t, n in rows())),
+    ):
+        path = write(tmp_path / name, gzip.compress(content.encode()))
+        assert examples(load(path)) == sorted(rows())
+    path = write(tmp_path / "c.txt.gz", gzip.compress(b"one\ntwo\nthree"))
+    assert len(examples(load(path))) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [('"a, ""b""\tand\nc"', 'a, "b"\tand\nc'), ('6" pipe', '6" pipe'), ('"so" it', '"so" it')],
+)
+def test_quotes_of_a_tsv(tmp_path, field, text):
+    lines = "".join(f"{n} x\t{n % 2}\n" for n in range(20))
+    dataset = load(write(tmp_path / "a.tsv", f"text\tlabel\n{field}\t0\n{lines}"))
+    assert (text, "0") in examples(dataset) and len(examples(dataset)) == 21
+
+
+@pytest.mark.parametrize("name", ["utf-16", "utf-16-le", "cp1252", "gb18030", "shift_jis"])
+@pytest.mark.parametrize("ending", ["csv", "txt", "conll"])
+def test_other_encodings(tmp_path, name, ending):
+    word = "naïve – film" if name == "cp1252" else "映画"
+    content = {
+        "csv": "text,label\n" + "".join(f"{word} {n},{n % 2}\n" for n in range(20)),
+        "txt": "".join(f"{word} {n}\n" for n in range(20)),
+        "conll": "".join(f"{word.split()[0]} B-x\nn{n} O\n\n" for n in range(20)),
+    }[ending]
+    path = write(tmp_path / f"a.{ending}", content.encode(name))
+    with pytest.raises(UserError, match=r"is not UTF-8 text: .*--encoding=.*(utf-16|cp1252)"):
+        load(path)
+    texts = [text for text, _ in examples(load(path, encoding=name))]
+    assert len(texts) == 20 and all(text.startswith(word.split()[0]) for text in texts)
+    with pytest.raises(UserError, match=r"a\..* is not ascii text: (byte|it holds NUL)"):
+        load(path, encoding="ascii")
+
+
+@pytest.mark.parametrize("name", ["", "klingon", "hex", "a\0b"])
+def test_an_encoding_that_is_none(tmp_path, name):
+    with pytest.raises(UserError, match=r"--encoding=.*takes the name of a text encoding"):
+        load(write(tmp_path / "a.txt", "one\ntwo"), encoding=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.xlsx", b"PK\3\4", r"unknown ending '\.xlsx'; accepted: \.txt.*\.zip.*folders"),
+        ("a.parquet", b"PAR1", r"unknown ending '\.parquet'"),
+        ("a.csv.bz2", b"BZh", r"unknown ending '\.bz2'"),
+        ("a.gz", gzip.compress(b"a"), r"unknown ending '\.gz'"),
+        ("a.csv", b"PK\3\4\xff", "not UTF-8 text: byte 4 is invalid; it is a zip file"),
+        ("a.csv", gzip.compress(b"a"), r"it is a gzip file, which must end in \.gz"),
+        ("a.csv.gz", b"text,label", "is not a readable gzip file"),
+        ("a.csv.gz", gzip.compress(b"text" * 999)[:-9], "is not a readable gzip file"),
+        ("a.csv", b"text;label\na;b\n", "columns are separated by commas in .csv"),
+        ("a.csv", b"text,text,label\na,b,c\n", "2 columns are called 'text'"),
+        ("a.csv", b"text\na\nb\n", "no column 'stars'"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path, name, content, expected):
+    with pytest.raises(UserError, match=expected) as raised:
+        load(
+            write(tmp_path / name, content), label_column="stars" if b"\nb" in content else "label"
+        )
+    assert name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_gzip_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr("fm.data.readers.text._ALWAYS_ALLOWED_BYTES", 2**20)
+    path = write(tmp_path / "a.txt.gz", gzip.compress(bytes(2**21)))
+    with pytest.raises(UserError, match=r"a\.txt\.gz would unpack to over 1 MB"):
+        load(path)
+
+
+@pytest.mark.parametrize("missing", [0, 9, 59])
+@pytest.mark.parametrize("row", [{}, {"label": None}, {"other": 1}])
+def test_a_json_line_without_label_is_named(tmp_path, missing, row):
+    lines = [{"text": f"text {n}", "label": n % 2} for n in range(60)]
+    lines[missing] = {"text": "bare"} | row
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    expected = f"line {missing + 1}: 'label' is missing.*; 59 of 60 lines have it"
+    with pytest.raises(UserError, match=expected):
+        load(path)
+    assert load(path, label_column="").classes == ()
+
+
+def test_json_lines_without_any_label(tmp_path):
+    path = write(tmp_path / "a.jsonl", "".join(f'{{"text": "t{n}"}}\n' for n in range(20)))
+    assert load(path).classes == ()
+    write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b", "stars": 1}\n')
+    with pytest.raises(UserError, match="no column 'label'; it has: 'text', 'stars'"):
+        load(path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("classes", ["ab", "abc"])
+def test_a_class_of_blank_texts_is_told(tmp_path, capsys, ending, classes):
+    own = [
+        (" " if n % len(classes) == 0 else f"t{n}", classes[n % len(classes)]) for n in range(30)
+    ]
+    if ending == "jsonl":
+        content = "\n".join(json.dumps({"text": text, "label": label}) for text, label in own)
+    else:
+        comma = "," if ending == "csv" else "\t"
+        content = f"text{comma}label\n" + "".join(f"{t}{comma}{label}\n" for t, label in own)
+    path = write(tmp_path / f"{classes}.{ending}", content)
+    said = f"{30 // len(classes)} of 30 texts are blank and left out, among them all of label 'a'"
+    if len(classes) == 2:
+        with pytest.raises(UserError, match=f"{said}; texts of at least two labels"):
+            load(path)
+    else:
+        assert load(path).classes == ("b", "c")
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "unit"),
+    [
+        ("\n".join([*(f"l{n}" for n in range(30)), "", *(f"m{n}" for n in range(30))]), 60, "line"),
+        ("title\n\n" + "\n".join(f"line {n}" for n in range(40)), 41, "line"),
+        ("\n\n".join(f"a {n}\nb" for n in range(3)), 3, "paragraph"),
+        ("\n\n\n".join("\n".join(f"{d} {n}" for n in range(30)) for d in range(12)), 12, "para"),
+    ],
+)
+def test_lines_and_paragraphs_are_told_apart(tmp_path, capsys, content, count, unit):
+    path = write(tmp_path / "a.txt", content)
+    assert len(examples(load(path))) == count
+    assert f"read as {count} examples, one a {unit}" in capsys.readouterr().err
+
+
+def test_tabs_in_every_line_of_a_txt_are_told(tmp_path, capsys):
+    load(write(tmp_path / "a.txt", "".join(f"ham\ttext {n}\n" for n in range(9))))
+    assert "every line has 2 columns separated by tabs" in capsys.readouterr().err
+
+
+def test_labels_and_columns_in_two_unicode_forms(tmp_path, capsys):
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    content = f"text,{forms[1]}\n" + "".join(f"t{n},{(*forms, 'bar')[n % 3]}\n" for n in range(60))
+    dataset = load(write(tmp_path / "a.csv", content), label_column=forms[0])
+    assert dataset.classes == ("bar", forms[0])
+    assert "2 spellings of the label 'café'" in capsys.readouterr().err
+
+
+def test_what_was_told_is_told_by_the_next_process_too(tmp_path, capsys):
+    path = write(tmp_path / "a.txt", "one\n\ntwo\n\nthree")
+    for _ in range(2):
+        load(path)
+        assert capsys.readouterr().err.count("one a paragraph") == 1
+        tell_once.cache_clear()
+    load(path)
+    load(path)
+    assert capsys.readouterr().err.count("one a paragraph") == 1
