@@ -37,6 +37,8 @@ TEST_SHARE = 0.2
 VERSION = "1.1.0"
 
 _TAG = re.compile(r"O|[BI]-\S+")
+# Marks of the schemes BIOES (or IOBES) and BILOU, and that of the same words in BIO.
+_BIO_MARKS = {"S": "B", "U": "B", "E": "I", "L": "I"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ConllFile:
     """Returns the sentences of a CoNLL file, with their words and BIO tags.
 
     Columns are separated by tabs if a line has one, else by white space: the word is the first,
-    its tag the last. Blank lines separate sentences. Lines that start with `-DOCSTART-`, and
+    its tag the last, in BIO, BIOES or BILOU. Blank lines separate sentences. Lines that start with `-DOCSTART-`, and
     comments (`# `, and no tag at the end), are skipped.
 
     Raises:
@@ -161,6 +163,12 @@ def is_bio_tag(name: str) -> bool:
     return bool(_TAG.fullmatch(name))
 
 
+def to_bio_tag(tag: str) -> str:
+    """Returns the BIO tag of the same word for a tag in BIOES or BILOU; other tags as they are."""
+    mark, hyphen, kind = tag.partition("-")
+    return _BIO_MARKS.get(mark, mark) + hyphen + kind if hyphen else tag
+
+
 def check_entity_types(
     train: list[Sentence],
     held_out: list[Sentence],
@@ -184,7 +192,7 @@ def check_entity_types(
 
 def _is_comment(line: str) -> bool:
     """`# text = ...` is a comment; the word `#` with its columns, the last a tag, is not."""
-    return line.startswith("# ") and not is_bio_tag(line.split()[-1])
+    return line.startswith("# ") and not is_bio_tag(to_bio_tag(line.split()[-1]))
 
 
 def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]:
@@ -193,11 +201,13 @@ def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]
         raise UserError(
             f"{path}, line {number}: expected a word and its tag, in at least two columns"
         )
-    if not is_bio_tag(fields[-1]):
+    tag = to_bio_tag(fields[-1])
+    if not is_bio_tag(tag):
         raise UserError(
-            f"{path}, line {number}: unknown tag {fields[-1]!r}; accepted: O, B-type, I-type"
+            f"{path}, line {number}: unknown tag {fields[-1]!r}; accepted: O, B-type, I-type, and "
+            "those of BIOES and BILOU"
         )
-    return fields[0], normalize_name(fields[-1])
+    return fields[0], normalize_name(tag)
 
 
 def prepare_conll(

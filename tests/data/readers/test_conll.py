@@ -32,10 +32,20 @@ def test_an_entity_that_begins_with_i_is_repaired_and_counted(tmp_path):
     assert (found.num_repaired, found.first_repaired_line) == (3, 1)
 
 
+@pytest.mark.parametrize("marks", ["SBIE", "UBIL"])
+def test_schemes_that_mark_the_end_of_an_entity_are_read_as_bio(tmp_path, marks):
+    single, begin, inside, end = marks
+    tags = [f"{single}-loc", f"{begin}-loc", f"{inside}-loc", f"{end}-loc", f"{single}-per", "O"]
+    words = "".join(f"w{n} {tag}\n" for n, tag in enumerate(tags))
+    found = read_conll(write(tmp_path / "a.conll", words))
+    assert found.sentences[0].tags == ("B-loc", "B-loc", "I-loc", "I-loc", "B-per", "O")
+    assert not found.num_repaired
+
+
 ERRORS = {
     "one.conll": ("Anna B-per\nleft\n", "one.conll, line 2: expected a word and its tag"),
     "word.conll": ("\tO\n", "line 1: expected a word"),
-    "tag.conll": ("Anna B-per\nleft S-per\n", "line 2: unknown tag 'S-per'; accepted: O, B-type"),
+    "tag.conll": ("Anna B-per\nleft X-per\n", "line 2: unknown tag 'X-per'; accepted: O, B-type"),
     "bare.conll": ("Anna B-\n", "line 1: unknown tag 'B-'"),
     "none.conll": ("# nothing but this\n", "holds no sentence"),
     "comment.conll": ("Anna O\n# said so\nleft O\n", "line 2: a comment inside a sentence"),
