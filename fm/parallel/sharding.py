@@ -124,12 +124,13 @@ def constrain(state: Any) -> Any:
     return jax.tree.map(jax.lax.with_sharding_constraint, state, state_specs(state, config))
 
 
-def shard_stacked_states(states: Any, mesh: Mesh) -> Any:
-    """Returns train states stacked on axis 0, sharded as single states; axis 0 is not sharded."""
-    one = jax.eval_shape(lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked), states)
-    specs = state_specs(one, config_from_mesh(mesh))
+def stacked_state_shardings(state: Any, mesh: Mesh) -> Any:
+    """Returns the NamedSharding of each array of states like `state` stacked on axis 0.
+
+    Each is sharded as a single state; axis 0 is not sharded.
+    """
     return jax.tree.map(
-        lambda leaf, spec: _place(leaf, NamedSharding(mesh, P(None, *spec))), states, specs
+        lambda single: NamedSharding(mesh, P(None, *single.spec)), state_shardings(state, mesh)
     )
 
 

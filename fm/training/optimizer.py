@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import optax
@@ -104,8 +105,12 @@ def _is_layer_kernel(path: tuple) -> bool:
     return in_layers and not path[-1].key.endswith(_VECTOR_SUFFIXES)
 
 
+@functools.lru_cache(maxsize=64)
 def build(optimizer_config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns the optimizer: gradient clipping, then Muon or AdamW, scheduled over `steps`."""
+    """Returns the optimizer: gradient clipping, then Muon or AdamW, scheduled over `steps`.
+
+    Equal arguments give the same object, so what is compiled for it is compiled once.
+    """
     peaks = optimizer_config.learning_rate, optimizer_config.adam_learning_rate
     return build_from_schedules(
         optimizer_config,

@@ -30,7 +30,7 @@ from fm.training.failures import NotFiniteError
 from fm.training.objectives import Batch, PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 from fm.training.train_loop import Trainer, TrialExecutor, train_trial
-from fm.training.train_state import TrainState, gather_to_host, init_train_state
+from fm.training.train_state import TrainState, init_sharded_train_state
 from fm.training.train_step import Metrics
 from fm.training.trial import Trial, resolve_params
 
@@ -132,6 +132,10 @@ def _train_sequentially(
 
 def _save_trials(trainer: Trainer) -> None:
     """Saves each vmapped trial in its folder, as the last checkpoint of a single run."""
+    select, mesh = index_tree, trainer.executor.mesh
+    if mesh is not None:  # sharded like a single run
+        shapes = jax.eval_shape(index_tree, trainer.state, 0)
+        select = jax.jit(index_tree, out_shardings=sharding.state_shardings(shapes, mesh))
     for r, progress in enumerate(trainer.progress()):
         trial = trainer.executor.trials[r]
         if trial.out_dir is None or trainer.stop_reasons[r] is not None:
@@ -140,11 +144,8 @@ def _save_trials(trainer: Trainer) -> None:
         with CheckpointStore(pathlib.Path(trial.out_dir) / "checkpoints") as store:
             if store.has_step(step):
                 continue
-            state = trainer.executor.select(trainer.state, r)
-            if trainer.executor.mesh is not None:
-                state = jax.tree.map(lambda leaf: jnp.asarray(gather_to_host(leaf)), state)
             saved = {"step": step, "trials": [progress], "stop_reasons": [None]}
-            store.save(step, state, saved, trainer.config[str(r)])
+            store.save(step, select(trainer.state, r), saved, trainer.config[str(r)])
 
 
 def _shared_settings(trials: Sequence[Trial]) -> tuple[OptimizerConfig, int]:
@@ -221,14 +222,11 @@ class _VmappedExecutor(TrialExecutor):
         states, config = [], {}
         for r, trial in enumerate(self.trials):
             params = resolve_params(trial.params)
-            steps = trial.train_config.steps
-            states.append(init_train_state(params, optimizer.build(trial.optimizer_config, steps)))
-            config[str(r)] = trial.run_identity(params, self.model_config, self.objective)
-        state = stack_trees(states)
-        if self.mesh is not None:
-            with jax.set_mesh(self.mesh):
-                state = sharding.shard_stacked_states(state, self.mesh)
-        return state, config
+            update = optimizer.build(trial.optimizer_config, trial.train_config.steps)
+            states.append(init_sharded_train_state(params, update, self.mesh))
+            if trial.out_dir is not None:
+                config[str(r)] = trial.run_identity(params, self.model_config, self.objective)
+        return stack_states(states, self.mesh), config
 
     def place(self, batches: Sequence[Batch | None]) -> Batch:
         stand_in = next(batch for batch in batches if batch is not None)
@@ -338,6 +336,14 @@ def stack_trees(trees: Sequence[Any]) -> Any:
         return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)
 
     return jax.tree.map(stack, *trees)
+
+
+def stack_states(states: Sequence[TrainState], mesh: Mesh | None) -> TrainState:
+    """Returns train states stacked along a new leading axis, on a mesh sharded as they are."""
+    if mesh is None:
+        return stack_trees(states)
+    shardings = sharding.stacked_state_shardings(states[0], mesh)
+    return jax.jit(stack_trees, out_shardings=shardings)(states)
 
 
 def index_tree(tree: Any, r: int) -> Any:

@@ -38,18 +38,23 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_train_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the train state before the first step, with a copy of `params` (steps donate it)."""
+    """Returns the train state before the first step, with a copy of `params` (steps donate it).
 
-    # One program; without `jit` there would be one for each array.
-    @jax.jit
-    def init(params):
-        return TrainState(
-            params=jax.tree.map(jnp.copy, params),
-            opt_state=optimizer.init(params),
-            step=jnp.zeros((), jnp.int32),
-        )
+    Compiled once for each optimizer, of which `fm.training.optimizer.build` gives one for each
+    config.
+    """
+    return _init(params, optimizer)
 
-    return init(params)
+
+# One program; without `jit` there would be one for each array.
+@functools.partial(jax.jit, static_argnums=1)
+def _init(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    state = TrainState(
+        params=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        step=jnp.zeros((), jnp.int32),
+    )
+    return constrain(state)
 
 
 def init_sharded_train_state(
@@ -62,8 +67,7 @@ def init_sharded_train_state(
     if mesh is None:
         return init_train_state(params, optimizer)
     with jax.set_mesh(mesh):
-        create = jax.jit(lambda params: constrain(init_train_state(params, optimizer)))
-        return create(shard_state(params, mesh))
+        return init_train_state(shard_state(params, mesh), optimizer)
 
 
 def init_sharded(rng: jax.Array, model_config: ModelConfig) -> dict:
@@ -80,8 +84,9 @@ def init_sharded(rng: jax.Array, model_config: ModelConfig) -> dict:
     return make_sharded_init(mesh, model_config)(rng)
 
 
+@functools.lru_cache(maxsize=16)
 def make_sharded_init(mesh: Mesh, model_config: ModelConfig) -> Any:
-    """Returns a compiled function from a random key to parameters sharded on the mesh."""
+    """Returns the function from a random key to parameters sharded on the mesh, compiled once."""
     init = functools.partial(transformer.init, config=model_config)
     shapes = jax.eval_shape(init, jax.random.key(0))
     return transformer.compile_sharded_init(state_shardings(shapes, mesh), model_config)
@@ -105,5 +110,5 @@ def params_digest(params: dict) -> str:
         array = np.ascontiguousarray(gather_to_host(leaf))
         header = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
         digest.update(header.encode())
-        digest.update(array.tobytes())
+        digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()

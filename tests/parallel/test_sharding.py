@@ -141,6 +141,7 @@ def test_eight_devices(chosen):
         "test_a_run_resumes_on_another_mesh",
         "test_a_sweep_on_a_mesh_agrees_with_one_device",
         "test_vmapped_trials_stay_sharded",
+        "test_vmapped_trials_are_saved_in_shards",
         "test_a_checkpoint_is_restored_on_other_devices",
     ],
 )

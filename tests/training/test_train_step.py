@@ -1,12 +1,15 @@
 """One step: exact in parts, the same for every seed's program, parameters in float32."""
 
 import dataclasses
+import hashlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.parallel.mesh import MeshConfig
 from fm.training import (
     OptimizerConfig,
     PretrainingObjective,
@@ -53,6 +56,31 @@ def test_parts_are_the_whole(name):
     split = loss_and_gradient(config, batch, objective, parts)
     assert set(whole[0]) == set(split[0]) > {"loss"}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), whole, split)
+
+
+def test_equal_configs_share_what_is_compiled_at_the_start_of_a_run():
+    mesh = MeshConfig().build(jax.devices()[:1])
+    for start in (
+        lambda config: train_state.init_train_state(params(TEXT), optimizer.build(config, 10)),
+        lambda config: train_state.init_sharded_train_state(
+            params(TEXT), optimizer.build(config, 10), mesh
+        ),
+    ):
+        start(dataclasses.replace(ADAM))
+        programs = train_state._init._cache_size()
+        start(dataclasses.replace(ADAM))
+        assert train_state._init._cache_size() == programs
+    model = dataclasses.replace(TEXT)
+    assert train_state.make_sharded_init(mesh, model) is train_state.make_sharded_init(mesh, TEXT)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
+@pytest.mark.parametrize("shape", [(), (3, 4), (0, 2)])
+def test_a_digest_is_that_of_names_types_shapes_and_bytes(dtype, shape):
+    array = np.ones(shape).astype(jnp.dtype(dtype))
+    want = f"['a']['b'] {dtype} {shape or (1,)}\n".encode() + array.tobytes()
+    for leaf in (array, jnp.asarray(array), array.T.copy().T):
+        assert params_digest({"a": {"b": leaf}}) == hashlib.sha256(want).hexdigest()
 
 
 def test_parts_keep_each_objectives_rows():

@@ -10,7 +10,7 @@ import pytest
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding
 from fm.training import BitsPerByte, PretrainingObjective, optimizer, sweep, train, train_state
-from fm.training.checkpoint import CheckpointStore
+from fm.training.checkpoint import CheckpointStore, load_params
 from fm.training.trial import Trial
 from tests.parallel.helpers_eight_devices import (
     HALVES,
@@ -103,12 +103,10 @@ def test_a_sweep_on_a_mesh_agrees_with_one_device(tmp_path, sizes, batching):
 
 def test_vmapped_trials_stay_sharded():
     mesh, rule = mesh_of("data:2,fsdp:2,tensor:2"), optimizer.build(ADAM, 5)
-    states = sweep.stack_trees(
-        [train_state.init_train_state(params(TINY, n), rule) for n in range(3)]
-    )
+    states = [train_state.init_sharded_train_state(params(TINY, n), rule, mesh) for n in range(3)]
     do_step = sweep.make_sweep_step(TINY, HALVES, ADAM, 1)
     with jax.set_mesh(mesh):
-        before = sharding.shard_stacked_states(states, mesh)
+        before = sweep.stack_states(states, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, before)
         batch = sharding.shard_batch(
             sweep.stack_trees([next(text(seed=n)) for n in range(3)]), mesh, 1
@@ -123,6 +121,30 @@ def test_vmapped_trials_stay_sharded():
         lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
         after, shardings,
     )  # fmt: skip
+
+
+def test_vmapped_trials_are_saved_in_shards(tmp_path, monkeypatch):
+    mesh, saved, honest = mesh_of("fsdp:8"), [], CheckpointStore.save
+
+    def save(store, step, state, *rest):
+        saved.append(state)
+        honest(store, step, state, *rest)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    with meshes.default_mesh(mesh):
+        found = sweep.sweep(
+            [member(n, False) for n in range(2)], TINY, HALVES, out_dir=tmp_path, batching="vmap"
+        )
+    for n, (result, state) in enumerate(zip(found.results, saved[-2:], strict=True)):
+        jax.tree.map(
+            lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim) or pytest.fail(),
+            state, sharding.state_shardings(state, mesh),
+        )  # fmt: skip
+        moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 2]
+        assert moments and all(
+            leaf.addressable_shards[0].data.size * 8 == leaf.size for leaf in moments
+        )
+        close(load_params(tmp_path / f"trial-{n}" / "checkpoints")[0], result.params, 0)
 
 
 @pytest.mark.parametrize("wide", ["fsdp:8", "data:2,fsdp:2,tensor:2"])
