@@ -74,8 +74,8 @@ def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ConllFile:
     """Returns the sentences of a CoNLL file, with their words and BIO tags.
 
     Columns are separated by tabs if a line has one, else by white space: the word is the first,
-    its tag the last, in BIO, BIOES or BILOU. Blank lines separate sentences. Lines that start with `-DOCSTART-`, and
-    comments (`# `, and no tag at the end), are skipped.
+    its tag the last, in BIO, BIOES or BILOU. Blank lines separate sentences. Lines that start with
+    `-DOCSTART-`, and comments (`# `, and no tag at the end), are skipped.
 
     Raises:
         UserError: a line has one column or no valid tag, or there is no sentence; the message names
