@@ -1,7 +1,8 @@
 """Classical baselines: what a user would do without a neural network.
 
 Every baseline is a matrix of features, fitted on the labeled examples alone, under one
-L2-penalized logistic regression. The features are `Modality.baseline`, for text TF-IDF. Of tasks
+L2-penalized logistic regression. The features are `Modality.baseline`, for text TF-IDF of words and
+word pairs, and of runs of 1 to 3 characters where a text has no spaces between words. Of tasks
 whose answer is a text, the baseline is the first sentence or the nearest training text's answer.
 """
 
@@ -20,13 +21,25 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from fm.data.media import MODALITIES, BaselineFeatureSpec, get_modality
+from fm.data.words import COMBINING_MARKS, character_ngrams
 from fm.errors import UserError
 from fm.evaluation.logistic import Matrix, fit_path, log_grid
 
 Inputs = Sequence[str] | Matrix
 Featurize = Callable[[Any], Any]
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
+_WORDS_AND_PAIRS: Callable[[str], list[str]] = CountVectorizer(
+    ngram_range=(1, 2), token_pattern=rf"\w[\w{COMBINING_MARKS}]+"
+).build_analyzer()
+_WORDS: Callable[[str], list[str]] = CountVectorizer(
+    token_pattern=rf"\w[\w{COMBINING_MARKS}]*"
+).build_analyzer()
+
+# After a mark that ends a sentence in any script, or a point before a capital or a caseless letter.
+_SENTENCE = re.compile(
+    r"(?<=[.!?])\s+(?=[A-Z\u00c0-\u00d6\u00d8-\u00de\u0391-\u03ab\u0401-\u042f\u05d0-\u1c7f\u3040-\ud7ff])"
+    r"|(?<=[。！？｡])(?![。！？｡」』）”’])\s*|(?<=[؟۔।॥።။។])\s*|\n\s*\n"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +91,10 @@ def hparam_grid(modality: str, trials: int) -> list[dict[str, float]]:
 def fit_free_features(modality: str, inputs: Inputs, sample_rate: float | None = None) -> Matrix:
     """Returns baseline features that need no fitting (e.g. word counts), one row per input.
 
-    Text: counts of every word and word pair, one row per document, which every fit then slices
-    (``counts[labeled]``, ``counts[test]``). Nothing leaks from one document to another: a fit
-    keeps the columns its own labeled documents use and weighs them by those alone. Prepared
-    inputs pass through unchanged.
+    Text: counts of every word and word pair, and of `character_ngrams`, one row per document, which
+    every fit then slices (``counts[labeled]``, ``counts[test]``). Nothing leaks from one document
+    to another: a fit keeps the columns its own labeled documents use and weighs them by those
+    alone. Prepared inputs pass through unchanged.
 
     Args:
       modality: of the inputs.
@@ -188,7 +201,17 @@ def _fit_prepare_text(inputs: Any) -> tuple[Matrix, Callable[[Any], Matrix]]:
 
 
 def _word_counter() -> CountVectorizer:
-    return CountVectorizer(ngram_range=(1, 2))
+    analyzer: Any = _text_features
+    return CountVectorizer(analyzer=analyzer)
+
+
+def _text_features(document: str) -> list[str]:
+    """Returns the words of two letters or more, their pairs, and `character_ngrams`."""
+    return [*_WORDS_AND_PAIRS(document), *character_ngrams(document)]
+
+
+def _similarity_features(document: str) -> list[str]:
+    return [*_WORDS(document), *character_ngrams(document)]
 
 
 def _count(counter: CountVectorizer, documents: Any, *, learn: bool) -> sp.csr_array:
@@ -233,12 +256,15 @@ def nearest_neighbor_targets(
 ) -> list[str]:
     """Returns the target of the most similar training text, by cosine of TF-IDF vectors.
 
+    Their features are words, and `character_ngrams` where there are no spaces between words.
+
     Args:
       train_texts: N texts, which alone decide the TF-IDF weights.
       train_targets: the answer wanted of each.
       texts: to answer.
     """
-    tfidf: Any = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    analyzer: Any = _similarity_features
+    tfidf: Any = TfidfVectorizer(sublinear_tf=True, analyzer=analyzer)
     train_rows = tfidf.fit_transform(train_texts)
     similarity = tfidf.transform(texts) @ train_rows.T
     nearest = np.asarray(similarity.argmax(axis=1)).ravel()

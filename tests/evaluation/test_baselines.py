@@ -240,3 +240,50 @@ def test_nearest_targets():
         train, ["s", "o", "m"], ["reading a file", "a mean value", "sort it"]
     )
     assert found == ["o", "m", "s"]
+
+
+ALPHABETS = {
+    "Chinese": "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出",
+    "Japanese": "あいうえおかきくけこアイウエオカキクケコ日本語映画最高悪人生",
+    "Korean": "가나다라마바사아자차카타파하거너더러머버서어저처커터퍼허",
+    "Thai": "กขคงจฉชซญดตถทธนบปผฝพ",
+    "Khmer": "កខគឃងចឆជឈញដឋឌឍណត",
+    "Latin without spaces": "abcdefghijklmnopqrstuvwxyz",
+}
+
+
+@pytest.mark.parametrize("script", ALPHABETS)
+def test_texts_without_spaces_are_told_apart(script):
+    random = np.random.default_rng(0)
+    characters = list(ALPHABETS[script])
+    told = ["".join(random.choice(characters, 4)) for _ in range(8)]
+    labels = np.arange(120) % 2
+    texts = []
+    for label in labels:
+        parts = ["".join(random.choice(characters, 12)) for _ in range(4)]
+        own = random.choice(told[4 * label : 4 * label + 4], 3)
+        texts.append("".join(part + each for part, each in zip(parts, own, strict=False)) + "a")
+    counts = fit_free_features("text", texts)
+    fitted = fit("text", counts[:80], labels[:80], {"C": 100.0})
+    assert np.mean(fitted.predict(counts[80:]) == labels[80:]) > 0.85
+    answers = nearest_neighbor_targets(texts, texts, [texts[3][:-9]])
+    assert answers == [texts[3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("这部电影很好。我喜欢。", "这部电影很好。"),
+        ("「本当？！」と言った。次。", "「本当？！」と言った。"),
+        ("यह अच्छा है। वह नहीं।", "यह अच्छा है।"),
+        ("Это кино. Оно хорошее.", "Это кино."),
+        ("이 영화는 좋다. 저 영화는 나쁘다.", "이 영화는 좋다."),
+        ("هل هو جيد؟ نعم.", "هل هو جيد؟"),
+        (
+            "It cost 3.5 dollars, i.e. too much. Then it ended.",
+            "It cost 3.5 dollars, i.e. too much.",
+        ),
+    ],
+)
+def test_sentences_end_in_every_script(text, first):
+    assert first_sentences([text]) == [first]

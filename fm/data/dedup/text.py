@@ -1,10 +1,15 @@
-"""Near-duplicate texts: a shared run of 13 words, or the same words throughout."""
+"""Near-duplicate texts: a shared run of 13 words, or the same words throughout.
+
+In scripts that put no spaces between words, characters make up the length of 13 words (see
+`fm.data.words`).
+"""
 
 import itertools
-import re
 from collections.abc import Sequence
 
 import numpy as np
+
+from fm.data.words import WORD_LENGTH, split_words
 
 # As in GPT-3's analysis (Brown et al. 2020, appendix C): 13 words; a run in more than ten
 # pretraining texts is a common phrase, not a copy.
@@ -16,9 +21,9 @@ METHOD = (
     f"{MAX_TEXTS} pretraining texts do not count), or all words the same"
 )
 
-_WORD = re.compile(r"\w+")
-# Odd, so that its powers never vanish modulo 2**64.
+# Odd, so that it has an inverse modulo 2**64.
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(_BASE), -1, 2**64))
 
 
 def find_text_duplicate_pairs(pretrain: Sequence[str], test: Sequence[str]) -> np.ndarray:
@@ -30,15 +35,17 @@ def find_text_duplicate_pairs(pretrain: Sequence[str], test: Sequence[str]) -> n
         int64 [pairs, 2]: index into `pretrain`, index into `test`; each pair once.
     """
     vocabulary: dict[str, int] = {}
-    pretrain_words, pretrain_starts = _word_ids(pretrain, vocabulary)
-    test_words, test_starts = _word_ids(test, vocabulary)
+    pretrain_words, pretrain_lengths, pretrain_starts = _word_ids(pretrain, vocabulary)
+    test_words, test_lengths, test_starts = _word_ids(test, vocabulary)
     codes = _random_codes(len(vocabulary))
     whole = _join(
         _text_hashes(pretrain_words, pretrain_starts, codes, wordless=0),
         _text_hashes(test_words, test_starts, codes, wordless=1),
     )
-    pretrain_runs, pretrain_texts = _run_hashes(pretrain_words, pretrain_starts, codes)
-    test_runs, test_texts = _run_hashes(test_words, test_starts, codes)
+    pretrain_runs, pretrain_texts = _run_hashes(
+        pretrain_words, pretrain_lengths, pretrain_starts, codes
+    )
+    test_runs, test_texts = _run_hashes(test_words, test_lengths, test_starts, codes)
     shared = np.isin(pretrain_runs, test_runs)
     pretrain_runs, pretrain_texts = _rare(pretrain_runs[shared], pretrain_texts[shared])
     matched = np.isin(test_runs, pretrain_runs)
@@ -47,16 +54,19 @@ def find_text_duplicate_pairs(pretrain: Sequence[str], test: Sequence[str]) -> n
     return np.unique(np.concatenate([whole, by_run]), axis=0)
 
 
-def _word_ids(texts: Sequence[str], vocabulary: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ids of all words in one array, and where each text starts in it (and the end)."""
+def _word_ids(
+    texts: Sequence[str], vocabulary: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns ids and lengths of all words, and where each text starts (and the last ends)."""
     ids: list[int] = []
+    lengths: list[int] = []
     starts = [0]
     for text in texts:
-        ids += [
-            vocabulary.setdefault(word, len(vocabulary)) for word in _WORD.findall(text.lower())
-        ]
+        words, own_lengths = split_words(text)
+        ids += [vocabulary.setdefault(word, len(vocabulary)) for word in words]
+        lengths += own_lengths
         starts.append(len(ids))
-    return np.array(ids, np.int64), np.array(starts, np.int64)
+    return np.array(ids, np.int64), np.array(lengths, np.int64), np.array(starts, np.int64)
 
 
 def _random_codes(size: int) -> np.ndarray:
@@ -65,17 +75,21 @@ def _random_codes(size: int) -> np.ndarray:
 
 
 def _run_hashes(
-    words: np.ndarray, starts: np.ndarray, codes: np.ndarray
+    words: np.ndarray, lengths: np.ndarray, starts: np.ndarray, codes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the hash of every run of `RUN_WORDS` words within a text, and the text's index."""
-    count = max(len(words) - RUN_WORDS + 1, 0)
-    coded = codes[words]
-    hashes = np.zeros(count, np.uint64)
-    for offset in range(RUN_WORDS):
-        hashes = hashes * _BASE + coded[offset : offset + count]
+    """Returns the hash of every run as long as `RUN_WORDS` words in a text, and the text's index.
+
+    A run starts at any word and ends with the first that makes it as long.
+    """
+    lengths_before = np.concatenate([[0], np.cumsum(lengths)])
+    ends = np.searchsorted(lengths_before, lengths_before[:-1] + RUN_WORDS * WORD_LENGTH)
     text_of_word = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    inside = text_of_word[:count] == text_of_word[RUN_WORDS - 1 :][:count]
-    return hashes[inside], text_of_word[:count][inside]
+    (inside,) = np.nonzero(ends <= starts[1:][text_of_word])
+    powers = np.cumprod(np.full(len(words), _BASE)) * _INVERSE
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(codes[words] * powers)])
+    inverse_powers = np.cumprod(np.full(len(words), _INVERSE)) * _BASE
+    hashes = (sums[ends[inside]] - sums[inside]) * inverse_powers[inside]
+    return hashes, text_of_word[inside]
 
 
 def _text_hashes(
