@@ -110,5 +110,5 @@ def params_digest(params: dict) -> str:
         array = np.ascontiguousarray(gather_to_host(leaf))
         header = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
         digest.update(header.encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
