@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,6 +107,9 @@ def _prepare(
             split: [_load(example, modality, spec) for example in examples]
             for split, examples in by_split.items()
         }
+        if modality:
+            notices += _images_below_classes(by_split, modality)
+            notices += _equal_once_converted(by_split, loaded, modality)
         if not target_column:
             loaded = _with_normalized_labels(inside, loaded, notices)
         if target_column and any(label is None for own in loaded.values() for _, _, label in own):
@@ -198,6 +202,47 @@ def _common_spec(
     return spec
 
 
+def _images_below_classes(by_split: dict[str, list[Example]], modality: Modality) -> list[str]:
+    """Returns a line that tells of images in subfolders of class folders, which may be frames."""
+    folders = Counter(
+        example.content.parent
+        for examples in by_split.values()
+        for example in examples
+        if isinstance(example.content, pathlib.Path)
+        and example.label not in (None, example.content.parent.name)
+    )
+    if modality.name != "image" or max(folders.values(), default=0) < 2:
+        return []
+    return [
+        f"{folders.total()} images in {len(folders)} folders below the classes, such as "
+        f"{min(folders).name}, are each an example of its own, not frames of clips (whose names "
+        "differ in the number of the frame alone)"
+    ]
+
+
+def _equal_once_converted(
+    by_split: dict[str, list[Example]], loaded: dict[str, list[LoadedExample]], modality: Modality
+) -> list[str]:
+    """Returns a line that tells how many different files became equal examples."""
+    sources: dict[str, list[pathlib.Path]] = {}
+    for split, examples in by_split.items():
+        for example, (digest, _, _) in zip(examples, loaded[split], strict=True):
+            assert isinstance(example.content, pathlib.Path)
+            sources.setdefault(digest, []).append(example.content)
+    shared = [paths for paths in sources.values() if len(paths) > 1]
+    distinct = [len({_source_digest(path) for path in paths}) for paths in shared]
+    equal = sum(count for count in distinct if count > 1)
+    total = len(sources) - len(shared) + sum(distinct)
+    what = f"different {modality.noun}s are equal to another once converted"
+    return [f"{equal} of {total} {what}"] if equal else []
+
+
+def _source_digest(path: pathlib.Path) -> str:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    parts = [hashlib.sha256(file.read_bytes()).digest() for file in files if file.is_file()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def _open(content: str | pathlib.Path, modality: Modality) -> Any:
     assert isinstance(content, pathlib.Path) and modality.codec is not None
     try:
@@ -250,8 +295,10 @@ def _split(
     for label, digests in digests_by_label.items():
         if len(digests) < 2:
             subject = "holds" if label is None else f"label {label!r} has"
+            count = labels.count(label)
+            equal = f" ({count} that are equal as they are read)" if count > 1 else ""
             raise UserError(
-                f"{path}: {subject} only one example; at least two different are needed"
+                f"{path}: {subject} only one example{equal}; at least two different are needed"
             )
     speakers = [group for group in groups if group is not None]
     if speakers:
