@@ -249,13 +249,17 @@ def adaptation_curves_figure(results: Results, task: str) -> Figure | None:
     if not curves:
         return None
     budgets = _evenly(sorted({row.num_labels for row in curves if row.num_labels}), 4) or [None]
+    items = next((row.items for row in curves if row.items), None)
     columns = min(2, len(budgets))
     lines = -(-len(budgets) // columns)
     with style.plot_style():
         figure = style.new_figure(1.0 + 1.7 * lines)
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, budget in zip(panels, budgets, strict=False):
-            axes.set_title("all labels" if budget is None else f"{formats.count(budget)} labels")
+            about = "all labels" if budget is None else f"{formats.count(budget)} labels"
+            axes.set_title(
+                about if items is None else f"{about}, {formats.count(items)} test items"
+            )
             for row in (row for row in curves if row.num_labels == budget):
                 arm = results.arm(row.arm)
                 x, y = _series(row.steps, row.value)
@@ -266,12 +270,9 @@ def adaptation_curves_figure(results: Results, task: str) -> Figure | None:
             arm = results.arm(name)
             panels[0].plot([], [], color=arm.color, linestyle=arm.linestyle, label=name)
         unit = next((row.unit for row in curves if row.unit), "accuracy")
-        items = next((row.items for row in curves if row.items), None)
         for place, axes in enumerate(panels[: len(budgets)]):
             if place % columns == 0:
-                axes.set_ylabel(
-                    f"{unit}, %" if items is None else f"{unit} on {items:,.0f} items, %"
-                )
+                axes.set_ylabel(f"{unit}, %")
             if place + columns >= len(budgets):
                 axes.set_xlabel("steps on labels")
                 axes.tick_params(axis="x", labelbottom=True)
