@@ -241,6 +241,12 @@ def define_out(values: flags.FlagValues, default: str) -> None:
     flags.DEFINE_string("out", default, "folder for all output", flag_values=values)
 
 
+def define_encoding(values: flags.FlagValues) -> None:
+    """Defines --encoding, of text files."""
+    text = "of text files, such as cp1252, utf-16, gb18030 or shift_jis"
+    flags.DEFINE_string("encoding", "utf-8", text, flag_values=values)
+
+
 def define_data(values: flags.FlagValues) -> None:
     """Defines the flags that say where data lies and how to read it."""
     for name, default, text in (
@@ -248,9 +254,9 @@ def define_data(values: flags.FlagValues) -> None:
         ("text_column", "text", "column, key or TFDS feature of the text"),
         ("label_column", "label", "column, key or TFDS feature of the label; empty for none"),
         ("target_column", "", "column or key of a text to generate, instead of a label"),
-        ("encoding", "utf-8", "of text files, such as cp1252, utf-16, gb18030 or shift_jis"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
+    define_encoding(values)
     for name, text in (
         ("label_field", "index of the label in file names: 0 reads 7 from 7_george_3.wav"),
         (

@@ -35,7 +35,7 @@ from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe, short_name
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import pretrain
-from fm.study.processing import build_processor
+from fm.study.processing import build_processor, check_corpus_size
 from fm.training.config import TrainResult
 from fm.training.objectives import PretrainingObjective
 from fm.training.train_state import params_digest
@@ -108,6 +108,7 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     options = cli.data_options(values)
     with distributed.lead_process_first("data"):
         data = load(name, **options)
+    check_corpus_size(name, len(data.train))
     recipe = presets.with_fitting_patch_size(
         presets.modality_recipe(data.modality), data.info.get("shape")
     )
@@ -163,6 +164,8 @@ def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
     options = cli.data_options(values)
     with distributed.lead_process_first("data"):
         datasets = {name: load(name, **options) for name in names}
+    for name, data in datasets.items():
+        check_corpus_size(name, len(data.train))
     sources = [
         joint_pretraining.build_source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()

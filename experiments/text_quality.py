@@ -57,6 +57,7 @@ def define(values: flags.FlagValues) -> None:
         "column or key with the text, of csv and jsonl files",
         flag_values=values,
     )
+    cli.define_encoding(values)
     cli.define_mesh(values)
     cli.define_out(values, "runs/text_quality")
 
@@ -69,7 +70,7 @@ def main(values: flags.FlagValues) -> None:
     profile = values["profile"].value
     name = values["embedder"].value or text_quality_config.DEFAULT_EMBEDDERS[profile]
     embedder = scoring.find_embedder(name)
-    where = {key: values[key].value for key in ("data_dir", "text_column")}
+    where = {key: values[key].value for key in ("data_dir", "text_column", "encoding")}
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
     config = text_quality_config.make_config(
         profile,

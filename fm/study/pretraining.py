@@ -22,6 +22,7 @@ from fm.study.config import Recipe
 from fm.study.processing import (
     Processor,
     bytes_per_token,
+    check_corpus_size,
     corpus_digest,
     token_counts,
     train_validation_split,
@@ -207,6 +208,7 @@ def _trial(
     run_name: str,
     **cadence: int | None,
 ) -> Trial:
+    check_corpus_size(run_name, len(corpus))
     train_idx, validation_idx = train_validation_split(len(corpus), seed)
     print(f"{run_name}: reading {len(train_idx)} examples …", file=sys.stderr, flush=True)
     if modality == "text":

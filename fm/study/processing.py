@@ -88,17 +88,17 @@ def load_or_train_tokenizer(
     return tokenizer
 
 
-def train_validation_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (train, validation) index arrays; validation is 2%, at most 500.
-
-    Raises:
-      UserError: there are too few examples for both.
-    """
+def check_corpus_size(name: str, count: int) -> None:
+    """Raises UserError if a corpus is too small for a train and a validation part."""
     if count < 2:
         raise UserError(
-            f"too little to pretrain on: training examples (lines or paragraphs of text): {count}; "
-            "at least 2 are needed, one of them for validation"
+            f"{name} is too little to pretrain on: training examples (lines, paragraphs ...): "
+            f"{count}; at least 2 are needed, one of them for validation"
         )
+
+
+def train_validation_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (train, validation) index arrays; validation is 2%, at most 500."""
     order = np.random.default_rng(seed).permutation(count)
     num_validation = max(1, min(_MAX_VALIDATION, round(_VALIDATION_FRACTION * count)))
     return np.sort(order[num_validation:]), order[:num_validation]

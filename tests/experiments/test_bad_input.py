@@ -256,3 +256,28 @@ def test_resuming_with_other_flags(call, tmp_path, tiny):
     study = call("compare", "--tasks=digits", "--label_budgets=20", f"--out={out}")
     assert study.code == 2 and "experiment: pretrain -> compare" in study.error
     assert json.loads((out / "summary.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize("name", ["compare", "adapt", "pretrain", "text_quality"])
+def test_another_encoding_is_read_by_the_flag_that_the_error_names(refused, tmp_path, name):
+    path = tmp_path / "reviews.csv"
+    path.write_bytes(b"text,label\n" + "é,a\n".encode("cp1252") * 3)
+    given = f"--dataset={path}" if name != "text_quality" else f"--domains={path},digits"
+    assert "byte 11 is invalid; --encoding=NAME reads another" in refused(name, given)
+    assert "only one example" in refused(name, given, "--encoding=cp1252")
+    assert "--encoding=klingon: takes the name of" in refused(name, given, "--encoding=klingon")
+
+
+def test_data_too_small_to_hold_out_a_part(refused, tmp_path):
+    (tmp_path / "two.txt").write_text("one paragraph\n\nanother one")
+    error = refused("pretrain", f"--dataset={tmp_path / 'two.txt'}")
+    assert "too little to pretrain on" in error and "at least 2 are needed" in error
+
+
+def test_a_folder_of_ones_own_named_like_a_built_in_set(refused, tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "a.csv").write_text("text,label\na,x\nb,x\nc,y\nd,y\n")
+    monkeypatch.chdir(tmp_path)
+    assert "fits digits, which has 2 classes and 2 training" in refused(
+        "compare", "--dataset=digits"
+    )

@@ -94,6 +94,7 @@ class TextQualityConfig:
       seed: of everything random.
       data_dir: folder of prepared data sets.
       text_column: of csv and jsonl files.
+      encoding: of text files.
       fingerprints: of the loaded data.
     """
 
@@ -116,6 +117,7 @@ class TextQualityConfig:
     seed: int = 0
     data_dir: str | None = None
     text_column: str = "text"
+    encoding: str = "utf-8"
     fingerprints: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -55,7 +55,13 @@ def load_domains(config: TextQualityConfig) -> dict[str, Domain]:
 
 
 def _load_domain(letter: str, name: str, config: TextQualityConfig) -> Domain:
-    data = load(name, data_dir=config.data_dir, text_column=config.text_column, label_column="")
+    data = load(
+        name,
+        data_dir=config.data_dir,
+        text_column=config.text_column,
+        label_column="",
+        encoding=config.encoding,
+    )
     if data.modality != "text":
         raise UserError(f"{name} holds {data.modality}s; this study requires texts")
     order = np.random.default_rng(config.seed).permutation(len(data.train))
