@@ -5,6 +5,8 @@ import json
 import pathlib
 import tempfile
 
+import jax
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -62,6 +64,34 @@ def test_a_published_folder(llama):
             check_generate(path)
 
     check()
+
+
+ends = st.one_of(st.integers(0, 9), st.lists(st.integers(0, 9), min_size=1, max_size=3))
+
+
+@guard.cases
+@given(
+    generation=st.one_of(st.none(), st.fixed_dictionaries({}, optional={"eos_token_id": ends})),
+    config=st.one_of(st.none(), ends),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+)
+def test_a_published_folder_of_any_statements(generation, config, dtype):
+    """What ends a text is what the file that decides says; weights read as they were written."""
+    written = helpers_hf.pretrained("llama")
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), written.params)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model")
+        published.save_pretrained(path, dataclasses.replace(written, params=weights))
+        stated = json.loads((path / "config.json").read_text()) | {"eos_token_id": config}
+        (path / "config.json").write_text(json.dumps(stated))
+        if generation is not None:
+            (path / "generation_config.json").write_text(json.dumps(generation))
+        read = published.load_pretrained(path)
+        check_generate(path)
+    wanted = (generation or {}).get("eos_token_id", config)
+    assert read.special_token_ids.get("eos_token_id") == wanted
+    for got, expected in zip(jax.tree.leaves(read.params), jax.tree.leaves(weights), strict=True):
+        np.testing.assert_array_equal(np.asarray(got, np.float32), expected.astype(np.float32))
 
 
 def test_a_published_tokenizer(byte_level):
