@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fm.data import load as reader
-from fm.data.datasets import Dataset
+if TYPE_CHECKING:
+    from fm.data.datasets import Dataset
 
 _loaded: contextvars.ContextVar[dict[Any, Dataset] | None] = contextvars.ContextVar(
     "loaded", default=None
@@ -27,6 +27,9 @@ def datasets_read_once() -> Iterator[None]:
 
 def load(name: str, **options: Any) -> Dataset:
     """Returns a data set like `fm.data.load.load`, from memory if this command has read it."""
+    # TFDS takes seconds to import, and not every command reads data.
+    from fm.data import load as reader
+
     loaded = _loaded.get()
     if loaded is None:
         return reader.load(name, **options)
