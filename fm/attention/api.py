@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from fm.attention import cudnn, decode, mosaic_gpu, reference, splash, xla_chunked, xla_tiled
 from fm.attention.mask import Mask
 from fm.errors import UserError
-from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, mesh_shard_counts
+from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, default_device, mesh_shard_counts
 
 # Off CPU, xla_tiled runs while its float32 scores take no more bytes than this.
 MAX_SCORE_BYTES = 2**30
@@ -177,9 +177,7 @@ def explain_choice(
 
 def default_platform() -> str:
     """Returns JAX's default platform: "cpu", "gpu" (NVIDIA), "rocm", "tpu" or a plugin's name."""
-    device = jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(device, str):
-        device = jax.devices(device)[0]
+    device = default_device()
     if device.platform in ("gpu", "cuda", "rocm"):
         return "rocm" if "rocm" in device.client.platform_version.lower() else "gpu"
     return device.platform

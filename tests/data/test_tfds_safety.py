@@ -87,4 +87,4 @@ def test_an_error_that_is_not_of_the_data_stays_what_it_is(folder, monkeypatch, 
 
     monkeypatch.setattr("fm.data.load._dataset", broken)
     with pytest.raises(type(error), match="a bug"):
-        load(str(folder) if by_path else "digits")
+        load(str(folder), text_column="body") if by_path else load("digits")
