@@ -28,7 +28,7 @@ HParams = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FittedModel:
-    """Result of `AdaptationMethod.fit`: parameters, steps and state for prediction.
+    """Result of `AdaptationMethod.fit`: parameters, training steps, and what `predict` needs.
 
     Attributes:
       params: parameters that predict; for a linear probe the probe's alone.

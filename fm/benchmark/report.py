@@ -24,7 +24,7 @@ _LINESTYLES = {"float32": "-", "bfloat16": (0, (5, 2))}
 
 
 def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes an HTML report and its PNG figures beside the results file, each atomically."""
+    """Writes a benchmark's HTML report and PNG figures beside its results file, atomically."""
     results = sanitize(results)
     figures = {"roofline": roofline(results), "scaling": scaling(results)}
     pngs = {name: style.to_png(figure) for name, figure in figures.items() if figure is not None}

@@ -48,8 +48,8 @@ _UNSPACED_OR_MARK = re.compile(f"{_IDEOGRAPH.pattern}|{_SYLLABLE.pattern}|[{COMB
 _LONG_WORD = re.compile(rf"\w{{{_LONGEST_WORD + 1},}}")
 
 
-def split_words(text: str) -> tuple[list[str], list[int]]:
-    """Returns the lower-case words of a text, or characters in their place, and their lengths."""
+def words_and_lengths(text: str) -> tuple[list[str], list[int]]:
+    """Returns a text's lower-case words, or characters where no spaces part words, and lengths."""
     text = text.lower()
     if _needs_care(text):
         words = _WORD_OR_CHARACTER.findall(unicodedata.normalize("NFKC", text))
@@ -68,7 +68,7 @@ def split_words(text: str) -> tuple[list[str], list[int]]:
 
 
 def character_ngrams(text: str, longest: int = 3) -> list[str]:
-    """Returns all runs of 1 to `longest` characters in the parts of a text without spaces.
+    """Returns runs of 1 to `longest` characters of those parts of a text that lack word spaces.
 
     Each has a space before it, so that it is no word.
     """

@@ -15,7 +15,7 @@ from fm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LabelEfficiency:
-    """How many times an arm's labels training from scratch needs to reach the arm's score.
+    """Labels that training from scratch needs to match an arm's score, over the arm's labels.
 
     Attributes:
       label_multiplier: labels scratch needs, divided by the labels the arm had. When `censored`

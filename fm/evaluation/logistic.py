@@ -60,7 +60,7 @@ def fit_path(
 
 
 def log_grid(low: float, high: float, count: int) -> list[float]:
-    """Returns `count` values spaced evenly on a log scale between two powers of ten.
+    """Returns `count` values spaced evenly on a log scale from 10**low to 10**high.
 
     Raises:
       ValueError: a negative count.

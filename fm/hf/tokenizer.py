@@ -244,7 +244,7 @@ def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:
 
 
 def read_tokenizer_json(file: pathlib.Path) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of a tokenizer.json, without what other files say of it.
+    """Reads a tokenizer from tokenizer.json alone, ignoring what other files of its folder say.
 
     Raises:
       UserError: it is missing, malformed, or of an unknown kind.

@@ -126,7 +126,7 @@ class Comparison(Difference):
 
 
 class LabelEfficiency(Row):
-    """How many times an arm's labels training from scratch needs to reach the arm's score."""
+    """Labels that training from scratch needs to match an arm's score, over the arm's labels."""
 
     label_multiplier: Number = None
     low: Number = None

@@ -16,7 +16,7 @@ Trial = dict[str, Any]
 
 
 class Arm(Protocol):
-    """Protocol of an arm on one task: tunes, fits to labels and predicts test items.
+    """Interface of an arm on one task: tunes hyperparameters, fits to labels, predicts test items.
 
     An arm may also have `fit_seconds(num_labels, hparams)`, if a fit repeated would not show how
     long one takes, and `blas_threads`, see `fm.study.cells.parallel_map`.

@@ -204,7 +204,7 @@ def bag_of_words_sums(
     mask_ratio: float,
     token_weights_V: jax.Array | None,
 ) -> WeightedSum:
-    """Returns the weighted cross-entropy of masked tokens (nats) and the weights, both summed.
+    """Returns (summed nats, summed weights) of masked tokens predicted from the mean of the others.
 
     Rows hold one segment each; the tokens of least noise are visible.
     """

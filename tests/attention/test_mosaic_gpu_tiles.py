@@ -58,7 +58,7 @@ class TestBlocks:
     @settings(max_examples=60, deadline=None)
     def test_block_visibility_matches_the_mask(self, case, sizes):
         rows, length, keys, mask = case
-        some, every = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
+        some, every = block_ranges.any_and_all_visible(mask, rows, length, keys, *sizes)
         seen = textbook.visible(mask, rows, length, keys)
         want_some = by_block(seen, *sizes, whole=False).any((2, 4))
         want_every = by_block(seen, *sizes, whole=True).all((2, 4))
@@ -75,7 +75,7 @@ class TestBlocks:
     def test_visiting_the_blocks_covers_exactly_the_visible_pairs(self, case, sizes, by_keys):
         """Every block in the order of `block_at_step`, masked where it says so."""
         rows, length, keys, mask = case
-        tables = block_ranges.block_visibility(mask, rows, length, keys, *sizes)
+        tables = block_ranges.any_and_all_visible(mask, rows, length, keys, *sizes)
         if by_keys:
             tables = [table.swapaxes(1, 2) for table in tables]
         spans = np.asarray(block_ranges.block_ranges(*tables))
@@ -120,14 +120,14 @@ class TestBlocks:
 
     def test_causal_skips_half_and_masks_the_diagonal_only(self):
         spans = block_ranges.block_ranges(
-            *block_ranges.block_visibility(Mask(causal=True), 1, 1024, 1024, 128, 128)
+            *block_ranges.any_and_all_visible(Mask(causal=True), 1, 1024, 1024, 128, 128)
         )
         assert spans[0].tolist() == [[0, 0, n, n + 1] for n in range(8)]
 
     def test_window_keeps_work_constant(self):
         mask = Mask(causal=True, window=128)
         spans = block_ranges.block_ranges(
-            *block_ranges.block_visibility(mask, 1, 4096, 4096, 128, 128)
+            *block_ranges.any_and_all_visible(mask, 1, 4096, 4096, 128, 128)
         )
         assert int(jnp.max(spans[0, :, 3] - spans[0, :, 0])) == 2
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.data.dedup.text import find_text_duplicate_pairs
-from fm.data.words import WORD_LENGTH, character_ngrams, split_words
+from fm.data.words import WORD_LENGTH, character_ngrams, words_and_lengths
 
 ALPHABETS = {
     "Chinese": "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出",
@@ -64,12 +64,12 @@ def test_the_same_words_are_found_however_they_are_written(one, other):
     ],
 )
 def test_other_texts_are_read_as_words(text):
-    words, lengths = split_words(text)
+    words, lengths = words_and_lengths(text)
     assert words == re.findall(r"\w+", text.lower()) and set(lengths) == {WORD_LENGTH}
     assert character_ngrams(text) == []
 
 
 def test_marks_belong_to_the_letter_before_them():
-    assert split_words("हिन्दी फ़िल्म")[0] == ["हिन्दी", "फ़िल्म"]
-    assert split_words("ที่ดี")[0] == ["ที่", "ดี"]
+    assert words_and_lengths("हिन्दी फ़िल्म")[0] == ["हिन्दी", "फ़िल्म"]
+    assert words_and_lengths("ที่ดี")[0] == ["ที่", "ดี"]
     assert character_ngrams("ที่ดี!") == [" ที่", " ดี", " ที่ดี"]

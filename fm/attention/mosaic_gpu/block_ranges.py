@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fm.attention.mask import Mask
 
 
-def block_visibility(
+def any_and_all_visible(
     mask: Mask, batch_size: int, num_queries: int, num_keys: int, block_q: int, block_k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns two boolean arrays: whether a query block sees any, or every, key of a key block.
@@ -85,7 +85,7 @@ def block_ranges(any_visible: jax.Array, all_visible: jax.Array) -> jax.Array:
     """Returns block bounds, int32 [..., 4]: blocks to visit and, inside them, those without mask.
 
     Args:
-      any_visible: bool [..., N], see `block_visibility`.
+      any_visible: bool [..., N], see `any_and_all_visible`.
       all_visible: bool [..., N], true only where `any_visible` is.
 
     Returns:

@@ -137,7 +137,7 @@ def _forward(q, k, v, mask, scale, softcap, ops):
     from fm.attention.mosaic_gpu import forward
 
     B, L, S = *q.shape[:2], k.shape[1]
-    visibility = block_ranges.block_visibility(mask, B, L, S, forward.BLOCK_Q, forward.BLOCK_K)
+    visibility = block_ranges.any_and_all_visible(mask, B, L, S, forward.BLOCK_Q, forward.BLOCK_K)
     o, lse_BHL = forward.forward(
         _kernel_inputs(q, k, v, mask),
         block_ranges.block_ranges(*visibility),
@@ -160,7 +160,7 @@ def _backward(scale, softcap, ops, residuals, do):
     do = _pad_length(do)
 
     def visibility(block_q, block_k):
-        return block_ranges.block_visibility(mask, B, L, S, block_q, block_k)
+        return block_ranges.any_and_all_visible(mask, B, L, S, block_q, block_k)
 
     ranges = block_ranges.block_ranges(*visibility(backward_dq.BLOCK_Q, backward_dq.BLOCK_K))
     dq = backward_dq.backward_dq(inputs, do, lse_BHL, delta_BHL, ranges, spec=spec, ops=ops)

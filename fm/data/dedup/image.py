@@ -36,7 +36,10 @@ def find_image_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
         int64 [pairs, 2]: index into `pretrain`, index into `test`.
     """
     pretrain_hashes, test_hashes = perceptual_hashes(pretrain), perceptual_hashes(test)
-    pretrain_gray, test_gray = to_gray(pretrain, test.shape), to_gray(test, test.shape)
+    pretrain_gray, test_gray = (
+        resize_to_gray(pretrain, test.shape),
+        resize_to_gray(test, test.shape),
+    )
     found = [np.zeros((0, 2), np.int64)]
     for pairs in candidate_pairs(pretrain_hashes, test_hashes, _MAX_PAIRS):
         found.append(pairs[are_similar(pretrain_gray[pairs[:, 0]], test_gray[pairs[:, 1]])])
@@ -71,7 +74,7 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     return packed.view(np.uint64)[:, 0]
 
 
-def to_gray(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def resize_to_gray(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns images as gray uint8 [N, h * w], resized to the target `shape` (_, h, w, _)."""
     if images.shape[1:3] != shape[1:3] or images.shape[3] != 1:
         size = (shape[2], shape[1])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fm.data.words import WORD_LENGTH, split_words
+from fm.data.words import WORD_LENGTH, words_and_lengths
 
 # As in GPT-3's analysis (Brown et al. 2020, appendix C): 13 words; a run in more than ten
 # pretraining texts is a common phrase, not a copy.
@@ -62,7 +62,7 @@ def _word_ids(
     lengths: list[int] = []
     starts = [0]
     for text in texts:
-        words, own_lengths = split_words(text)
+        words, own_lengths = words_and_lengths(text)
         ids += [vocabulary.setdefault(word, len(vocabulary)) for word in words]
         lengths += own_lengths
         starts.append(len(ids))

@@ -9,7 +9,7 @@ from fm.data.dedup.image import (
     are_similar,
     candidate_pairs,
     perceptual_hashes,
-    to_gray,
+    resize_to_gray,
 )
 
 # Two clips of one scene differ only in what moves, which the rule for images hardly sees.
@@ -71,4 +71,4 @@ def _is_similar_clip(pretrain: np.ndarray, test: np.ndarray) -> np.ndarray:
 def _gray_frames(clips: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Returns uint8 [N, frames, height * width], in the frame size of the clips `like`."""
     frames = clips.reshape(-1, *clips.shape[2:])
-    return to_gray(frames, (0, *like.shape[2:])).reshape(*clips.shape[:2], -1)
+    return resize_to_gray(frames, (0, *like.shape[2:])).reshape(*clips.shape[:2], -1)

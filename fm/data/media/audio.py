@@ -211,7 +211,7 @@ def resample_to_int16(sound: Sound, rate: int, full_scale: float | None = None) 
 
 
 def common_full_scale(peaks: Sequence[float]) -> float:
-    """Returns 1, or the smallest power of two that no floating-point sound's peak exceeds.
+    """Returns the smallest power of two, at least 1, that none of the sounds' peaks exceeds.
 
     So 16-bit numbers that were kept as floating point become what they were.
     """

@@ -40,7 +40,7 @@ class MediaSpec:
 
 
 class ModalityCodec(abc.ABC):
-    """Base class of codecs that decode a modality's examples to arrays and encode arrays.
+    """Base class of codecs: decode a modality's stored examples to arrays and encode them back.
 
     An example is first *opened*, at its own size. From the measures of all opened examples follows
     the common spec, and each example becomes an array of that spec.

@@ -16,9 +16,9 @@ from fm.data.readers.plain_files import content_digest
 from fm.data.readers.text import (
     GZIP_EXTENSION,
     looks_like_conll,
-    normalize_name,
     read_text,
     text_extension,
+    to_nfc,
 )
 from fm.data.splitting import is_test, text_digest
 from fm.errors import UserError
@@ -55,7 +55,7 @@ class Sentence:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConllFile:
+class ParsedConll:
     """Sentences of a CoNLL file, and how many tags were repaired to begin with B- (IOB2).
 
     Attributes:
@@ -70,7 +70,7 @@ class ConllFile:
     first_repaired_line: int
 
 
-def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ConllFile:
+def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ParsedConll:
     """Returns the sentences of a CoNLL file, with their words and BIO tags.
 
     Columns are separated by tabs if a line has one, else by white space: the word is the first,
@@ -104,7 +104,7 @@ def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ConllFile:
         tags.append(tag)
     if not sentences:
         raise UserError(f"{path} holds no sentence: a word and its tag a line, blank lines between")
-    return ConllFile(sentences, num_repaired, first)
+    return ParsedConll(sentences, num_repaired, first)
 
 
 def conll_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -207,7 +207,7 @@ def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]
             f"{path}, line {number}: unknown tag {fields[-1]!r}; accepted: O, B-type, I-type, and "
             "those of BIOES and BILOU"
         )
-    return fields[0], normalize_name(tag)
+    return fields[0], to_nfc(tag)
 
 
 def prepare_conll(
@@ -215,7 +215,7 @@ def prepare_conll(
 ) -> Any:
     """Returns a prepared TFDS builder with the sentences of CoNLL files.
 
-    The number of repaired tags (see `ConllFile`) is in the metadata, and among its `notices`.
+    The number of repaired tags (see `ParsedConll`) is in the metadata, and among its `notices`.
 
     Args:
         path: as given by the user.

@@ -27,8 +27,8 @@ from fm.data.readers.text import (
     TEXT_EXTENSIONS,
     Example,
     TextFormat,
-    normalize_name,
     read_text_file,
+    to_nfc,
 )
 from fm.data.splitting import (
     array_digest,
@@ -267,7 +267,7 @@ def _with_normalized_labels(
     for label in {label for own in loaded.values() for _, _, label in own if label is not None}:
         if label != label.encode("utf-8", "replace").decode():
             raise UserError(f"{path}: the class {label!r} has a name that is not UTF-8")
-        spellings.setdefault(normalize_name(" ".join(label.split())), set()).add(label)
+        spellings.setdefault(to_nfc(" ".join(label.split())), set()).add(label)
     for name, several in sorted(spellings.items()):
         if len(several) > 1:
             notices.append(

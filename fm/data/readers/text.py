@@ -153,8 +153,8 @@ def check_encoding(encoding: str) -> None:
     _codec_name(encoding)
 
 
-def normalize_name(name: str) -> str:
-    """Returns a name in Unicode's composed form (NFC), in which equal looks are equal."""
+def to_nfc(name: str) -> str:
+    """Returns a name in Unicode NFC, so that composed and decomposed spellings are equal."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -267,10 +267,10 @@ def _parse_table(
     # Not `splitlines`, which splits at other Unicode line separators, too.
     lines = io.StringIO(content, newline="")
     reader = csv.DictReader(lines, restkey="", strict=True, delimiter=delimiter, quoting=quoting)
-    text_column = normalize_name(form.text_column)
+    text_column = to_nfc(form.text_column)
     examples = []
     try:
-        columns = reader.fieldnames = [normalize_name(name) for name in reader.fieldnames or []]
+        columns = reader.fieldnames = [to_nfc(name) for name in reader.fieldnames or []]
         label_column = _check_columns(str(path), columns, form)
         for row in reader:
             where = f"{path}, line {reader.line_num}"
@@ -309,7 +309,7 @@ def _parse_jsonl(
     path: pathlib.Path, content: str, form: TextFormat, notices: list[str]
 ) -> list[Example]:
     del notices
-    text_column = normalize_name(form.text_column)
+    text_column = to_nfc(form.text_column)
     rows: list[tuple[str, dict[str, Any]]] = []
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
@@ -321,7 +321,7 @@ def _parse_jsonl(
             raise UserError(f"{where}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise UserError(f"{where}: expected a JSON object like {{{text_column!r}: ...}}")
-        rows.append((where, {normalize_name(key): value for key, value in row.items()}))
+        rows.append((where, {to_nfc(key): value for key, value in row.items()}))
     columns = list(dict.fromkeys(key for _, row in rows for key in row))
     label_column = _check_columns(rows[0][0], columns, form)
     num_labeled = sum(row.get(label_column) is not None for _, row in rows)
@@ -341,7 +341,7 @@ def _parse_jsonl(
 
 def _check_columns(where: str, columns: Sequence[str], form: TextFormat) -> str:
     """Returns the column of the label or target, or "" if the text is the only column."""
-    text_column, label_column = map(normalize_name, (form.text_column, form.second_column))
+    text_column, label_column = map(to_nfc, (form.text_column, form.second_column))
     listed = ", ".join(map(repr, columns)) or "none"
     if text_column not in columns:
         hint = ""

@@ -55,7 +55,7 @@ class TrainingSet:
 
 @dataclasses.dataclass(frozen=True)
 class EmbedderInfo:
-    """Identity of the text embedder used for the MAUVE area: name, source, license, hash.
+    """Identity of the text embedder behind the MAUVE scores: name, source, license, hash.
 
     Attributes:
       name: of a published model, or "tfidf" (fitted on the study's own texts).

@@ -311,7 +311,7 @@ def worst_and_best_values(rows: Sequence[Row]) -> dict[str, tuple[float, float]]
 
 
 def metric_regret(selected: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> list[Row]:
-    """Returns how much worse, relative to its range, each metric is on samples another selected.
+    """Returns how much worse each metric is, over its range, on each other metric's selection.
 
     Args:
       selected: per selecting metric the row it selected, measured on a fresh sample.
