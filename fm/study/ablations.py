@@ -28,6 +28,7 @@ from fm.study.config import JointRecipe, MultitaskConfig, StudyConfig
 from fm.study.joint_pretraining import Source, modality_batch_sizes, pretrain_joint
 from fm.study.processing import Processor
 from fm.study.tasks import Task
+from fm.training.objectives import with_a_row_each
 
 Row = dict[str, Any]
 # Models that the multitask study has anyway; fresh ones read all modalities too.
@@ -231,7 +232,10 @@ def _transfer_matrix(context: AblationContext) -> dict[str, Variant]:
 
 
 def _mixture(context: AblationContext) -> dict[str, Variant]:
-    """Models pretrained with the weight of one modality multiplied."""
+    """Models pretrained with the weight of one modality multiplied.
+
+    An objective that would have no row of a smaller share of the batch keeps one.
+    """
     recipe = context.config.joint
 
     def fields(modality: str | None, factor: float, sources: Sequence[Source]) -> Row:
@@ -243,7 +247,13 @@ def _mixture(context: AblationContext) -> dict[str, Variant]:
         for factor in WEIGHT_FACTORS:
             sources = reweight_sources(context.sources, modality, factor)
             name = f"{modality}_by_{factor:g}"
-            model = context.pretrain(name, sources, recipe)
+            rows = modality_batch_sizes(sources, recipe.batch_size)
+            objectives = tuple(
+                (each, with_a_row_each(objective, rows[each]) if each in rows else objective)
+                for each, objective in recipe.objectives
+            )
+            own = dataclasses.replace(recipe, objectives=objectives)
+            model = context.pretrain(name, sources, own)
             variants[name] = Variant(fields(modality, factor, sources), model)
     return variants
 

@@ -130,6 +130,30 @@ def objective_rows(objective: PretrainingObjective, batch_size: int) -> dict[str
     return {name: slices[name] for name in shares}
 
 
+def with_a_row_each(objective: PretrainingObjective, batch_size: int) -> PretrainingObjective:
+    """Returns the objective, its shares changed only where one would have no row of the batch.
+
+    Such a share becomes one row, taken from the largest share.
+
+    Raises:
+      UserError: there are fewer rows than shares.
+    """
+    shares = {name: getattr(objective, name) for name in ("causal_lm", "masked_lm", "bag_of_words")}
+    first = round(shares["causal_lm"] * batch_size)
+    second = round((shares["causal_lm"] + shares["masked_lm"]) * batch_size)
+    rows = dict(zip(shares, (first, second - first, batch_size - second), strict=True))
+    empty = [name for name, share in shares.items() if share and not rows[name]]
+    largest = max(rows, key=lambda name: rows[name])
+    if not empty or rows[largest] <= len(empty):
+        objective_rows(objective, batch_size)
+        return objective
+    rows[largest] -= len(empty)
+    rows |= dict.fromkeys(empty, 1)
+    return dataclasses.replace(
+        objective, **{name: count / batch_size for name, count in rows.items()}
+    )
+
+
 def mean_loss(
     nats: dict[str, WeightedSum],
     counts: dict[str, jax.Array],

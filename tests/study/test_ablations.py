@@ -1,5 +1,6 @@
 """Other models to start from: what each is fed, and the three studies on tiny tasks."""
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -92,7 +93,11 @@ def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
         arms=("scratch", "joint"), ablations=("transfer_matrix", "mixture", "data_amount")
     )
     given = study(
-        arms=given.arms, ablations=given.ablations, tasks=given.tasks[:2], weights=(("fruit", 2.0),)
+        arms=given.arms,
+        ablations=given.ablations,
+        tasks=given.tasks[:2],
+        weights=(("fruit", 2.0),),
+        joint=dataclasses.replace(given.joint, batch_size=20),
     )
     found = run_multitask(given, tmp_path)
     places = {(r["task"], r["source"]) for r in found["transfer_matrix"]}

@@ -129,6 +129,18 @@ def test_every_patch_is_predicted_the_first_too():
     assert count == 4 * 6
 
 
+@pytest.mark.parametrize(
+    ("rows", "shares"), [(64, (0.0625, 0.9375)), (7, (1 / 7, 6 / 7)), (2, (0.5, 0.5))]
+)
+def test_a_share_without_a_row_gets_one(rows, shares):
+    text = PretrainingObjective(causal_lm=0.0625, masked_lm=0.0, bag_of_words=0.9375)
+    kept = objectives.with_a_row_each(text, rows)
+    assert (kept.causal_lm, kept.bag_of_words) == pytest.approx(shares)
+    assert list(objectives.objective_rows(kept, rows)) == ["causal_lm", "bag_of_words"]
+    with pytest.raises(UserError, match="no row"):
+        objectives.with_a_row_each(text, 1)
+
+
 def test_rows_go_to_objectives_by_their_shares():
     rows = objectives.objective_rows(
         PretrainingObjective(causal_lm=0.25, masked_lm=0.5, bag_of_words=0.25), 8
