@@ -112,22 +112,15 @@ def objective_rows(objective: PretrainingObjective, batch_size: int) -> dict[str
     Raises:
       UserError: a share rounds to no row.
     """
-    first = round(objective.causal_lm * batch_size)
-    second = round((objective.causal_lm + objective.masked_lm) * batch_size)
-    slices = {
-        "causal_lm": slice(0, first),
-        "masked_lm": slice(first, second),
-        "bag_of_words": slice(second, batch_size),
-    }
-    shares = {name: getattr(objective, name) for name in slices if getattr(objective, name)}
-    empty = [name for name in shares if slices[name].start >= slices[name].stop]
+    slices = _rounded_slices(objective, batch_size)
+    empty = [name for name, rows in slices.items() if rows.start >= rows.stop]
     if empty:
-        told = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+        told = ", ".join(f"{name}={getattr(objective, name):g}" for name in slices)
         raise UserError(
             f"objective: of batch_size={batch_size} the shares {told} leave {' and '.join(empty)} "
             "no row; take a larger batch_size or larger shares, or a share of 0"
         )
-    return {name: slices[name] for name in shares}
+    return slices
 
 
 def with_a_row_each(objective: PretrainingObjective, batch_size: int) -> PretrainingObjective:
@@ -136,22 +129,32 @@ def with_a_row_each(objective: PretrainingObjective, batch_size: int) -> Pretrai
     Such a share becomes one row, taken from the largest share.
 
     Raises:
-      UserError: there are fewer rows than shares.
+      UserError: the largest share has no row to give.
     """
-    shares = {name: getattr(objective, name) for name in ("causal_lm", "masked_lm", "bag_of_words")}
-    first = round(shares["causal_lm"] * batch_size)
-    second = round((shares["causal_lm"] + shares["masked_lm"]) * batch_size)
-    rows = dict(zip(shares, (first, second - first, batch_size - second), strict=True))
-    empty = [name for name, share in shares.items() if share and not rows[name]]
-    largest = max(rows, key=lambda name: rows[name])
-    if not empty or rows[largest] <= len(empty):
+    slices = _rounded_slices(objective, batch_size)
+    counts = {name: rows.stop - rows.start for name, rows in slices.items()}
+    empty = [name for name, count in counts.items() if not count]
+    largest = max(counts, key=lambda name: counts[name])
+    if not empty or counts[largest] <= len(empty):
         objective_rows(objective, batch_size)
         return objective
-    rows[largest] -= len(empty)
-    rows |= dict.fromkeys(empty, 1)
+    counts[largest] -= len(empty)
+    counts |= dict.fromkeys(empty, 1)
     return dataclasses.replace(
-        objective, **{name: count / batch_size for name, count in rows.items()}
+        objective, **{name: count / batch_size for name, count in counts.items()}
     )
+
+
+def _rounded_slices(objective: PretrainingObjective, batch_size: int) -> dict[str, slice]:
+    """Returns {objective: slice of its batch rows, perhaps empty} of those with a share."""
+    first = round(objective.causal_lm * batch_size)
+    second = round((objective.causal_lm + objective.masked_lm) * batch_size)
+    slices = {
+        "causal_lm": slice(0, first),
+        "masked_lm": slice(first, second),
+        "bag_of_words": slice(second, batch_size),
+    }
+    return {name: rows for name, rows in slices.items() if getattr(objective, name)}
 
 
 def mean_loss(
