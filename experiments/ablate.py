@@ -3,7 +3,7 @@
     python -m experiments.ablate --field=objective.mask_ratio --values=0.5,0.75 --tasks=digits
 
 A field is a dotted path in the recipe (model.num_layers, optimizer.name, steps,
-finetune.min_steps, ...), in a task (max_corpus_items) or in the study (search_seeds). With
+finetune.min_steps, ...), in a task (max_corpus_items) or in the study (pretrain_seeds). With
 --ablation=NAME the variants are those of an ablation registered with `of_configs`. Every value
 gets the same arms, labels and seeds and a report of its own under OUT; OUT/report.html has them
 side by side, each value against the first, with the same evidence.

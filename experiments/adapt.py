@@ -137,10 +137,10 @@ def main(values: flags.FlagValues) -> None:
     labels, pool_idx = task.dataset.train.labels[train_idx], task.pool_rows(train_idx)
     mesh = current_mesh()
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        trials = arm.validate(pool_idx, labels, seed)
+        trials = arm.search(pool_idx, labels, seed)
         hparams = select_trial(trials)["config"]
         fitted = arm.fit(pool_idx, labels, seed, hparams)
-    predictions = np.ascontiguousarray(arm.predict(fitted, hparams))
+    predictions = np.ascontiguousarray(arm.predict(fitted, hparams).values)
     accuracy = float(np.mean(predictions == np.asarray(task.test.labels)))
     run_dir.write_summary_json(
         out_dir,

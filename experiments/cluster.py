@@ -79,8 +79,8 @@ def compute_cell(
     cli.configure_process()
     try:
         with cli.device_context(_parse(experiment, arguments)):
-            loaded, arms, search_seeds, out_dir = _load_task(experiment, tuple(arguments), task)
-            run_cell(loaded, arm, arms[arm], num_labels, search_seeds, out_dir / "cells")
+            loaded, arms, out_dir = _load_task(experiment, tuple(arguments), task)
+            run_cell(loaded, arm, arms[arm], num_labels, out_dir / "cells")
     except UserError as error:
         return str(error)
     return None
@@ -89,14 +89,14 @@ def compute_cell(
 @functools.lru_cache(maxsize=1)
 def _load_task(
     experiment: str, arguments: tuple[str, ...], task: str
-) -> tuple[Task, dict[str, Arm], int, pathlib.Path]:
-    """Returns the task, its arms, the number of searched seeds and OUT; a worker keeps the last."""
+) -> tuple[Task, dict[str, Arm], pathlib.Path]:
+    """Returns the task, its arms and OUT; a worker keeps the last ones."""
     module = importlib.import_module(f"experiments.{experiment}")
     values = _parse(experiment, arguments)
     with datasets_read_once():
         config, out_dir = module.configure(values), cli.out_dir(values)
         study = _STUDIES[experiment](config)
-        return *study.load_task_and_arms(out_dir, task), config.search_seeds, out_dir
+        return *study.load_task_and_arms(out_dir, task), out_dir
 
 
 def _parse(experiment: str, arguments: Sequence[str]) -> flags.FlagValues:

@@ -142,7 +142,6 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
         max_instruction_length=presets.MAX_INSTRUCTION_LENGTH,
         arms=_arms_of(values, modalities),
         seeds=values["seeds"].value or preset.seeds,
-        search_seeds=preset.search_seeds,
         ablations=ablations,
     )
 

@@ -26,7 +26,7 @@ from fm.study.arms import OUT_OF_DOMAIN, arm_names, check_arms
 from fm.study.config import DEFAULT_METHODS, PublishedConfig, StudyConfig, TaskConfig
 from fm.study.loading import load
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
-from fm.study.task_types import TaskType, num_hparam_trials, task_type_of
+from fm.study.task_types import TaskType, task_type_of
 from fm.study.tasks import check_label_budgets, fitting_budgets
 
 
@@ -233,7 +233,6 @@ def configure(
         tasks=tuple(tasks),
         arms=arms,
         seeds=seeds,
-        search_seeds=min(seeds, preset.search_seeds),
         pretrain_seeds=values["pretrain_seeds"].value,
         methods=methods,
     )
@@ -363,12 +362,11 @@ def _task_config(
         published=published_config(values, model, spec, data) if model else None,
         **options,
     )
-    validated = num_hparam_trials(config, values["adapt"].value) > 1
     if values["label_budgets"].value is None:
         # Default budgets that do not fit are left out; given ones must fit.
-        budgets = fitting_budgets(budgets, config.name, data, task_type, validated=validated)
+        budgets = fitting_budgets(budgets, config.name, data, task_type, validated=True)
         return dataclasses.replace(config, label_budgets=budgets)
-    check_label_budgets(budgets, config.name, data, task_type, validated=validated)
+    check_label_budgets(budgets, config.name, data, task_type, validated=True)
     return config
 
 

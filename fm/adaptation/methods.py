@@ -52,6 +52,7 @@ class AdaptationMethod(abc.ABC):
       published_models_only: whether it takes a language model larger than those a study pretrains.
       updates_model: whether it trains by gradient steps, so that it has a learning curve and the
         result is another network.
+      reads_features: whether it reads frozen features, `TaskModel.features`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class AdaptationMethod(abc.ABC):
     search_order: int = 10
     published_models_only: bool = False
     updates_model: bool = False
+    reads_features: bool = False
 
     @abc.abstractmethod
     def supports(self, model: TaskModel) -> bool:
@@ -94,6 +96,12 @@ class AdaptationMethod(abc.ABC):
     def predict(self, model: TaskModel, fitted: FittedModel, idx: np.ndarray) -> np.ndarray:
         """Returns predictions for the examples `idx`, [n, ...], as the task scores them."""
 
+    def predict_proba(
+        self, model: TaskModel, fitted: FittedModel, idx: np.ndarray
+    ) -> np.ndarray | None:
+        """Returns class probabilities of the examples `idx`, [n, classes]; None without them."""
+        return None
+
     @abc.abstractmethod
     def flops(self, model: TaskModel, num_labels: int, hparams: HParams) -> float:
         """Returns the FLOPs of a `fit`."""
@@ -107,6 +115,22 @@ class AdaptationMethod(abc.ABC):
     @abc.abstractmethod
     def num_task_params(self, model: TaskModel) -> int:
         """Returns the number of parameters kept per task, beside the shared network."""
+
+    def search(
+        self,
+        model: TaskModel,
+        train_idx: np.ndarray,
+        labels: np.ndarray,
+        seed: int,
+        folds: Sequence[Fold],
+    ) -> list[dict[str, Any]]:
+        """Returns each setting tried with its cross-validated score, see `fm.study.adaptation`."""
+        grid = self.search_space(model.recipe, num_fewshot=model.num_fewshot or (0,))
+        values = self.cross_validate(model, train_idx, labels, seed, grid, folds)
+        return [
+            {"config": hparams, "validation": value}
+            for hparams, value in zip(grid, values, strict=True)
+        ]
 
     def cross_validate(
         self,
@@ -230,6 +254,7 @@ class LinearProbing(AdaptationMethod):
     name = "probe"
     description = "logistic regression on frozen features"
     search_order = 0
+    reads_features = True
 
     def supports(self, model):
         return True

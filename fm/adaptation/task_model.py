@@ -90,6 +90,11 @@ class TaskModel:
         """Returns the indices of the test items."""
         return np.arange(self.test_from, len(self.examples["segments"]))
 
+    @property
+    def num_examples(self) -> int:
+        """Returns the number of examples."""
+        return len(self.examples["segments"])
+
     def description(self) -> dict[str, Any] | None:
         """Returns source, license and use of a published model; None for others."""
         return None
@@ -145,7 +150,7 @@ class TaskModel:
 
     def features(self, seed: int, idx: np.ndarray) -> Any:
         """Returns frozen features of the examples `idx` from the seed's initial model, [n, E]."""
-        key = self._start_key(seed)
+        key = self.start_key(seed)
         with self._locks[key]:
             known = self._features.setdefault(key, {})
             missing = [n for n in idx.tolist() if n not in known]
@@ -208,5 +213,6 @@ class TaskModel:
         """Returns the validation metric: accuracy."""
         return int(np.sum(predictions == labels)) / len(labels)
 
-    def _start_key(self, seed: int) -> int:
+    def start_key(self, seed: int) -> int:
+        """Returns the number of the starting point of a seed: of its checkpoint, if pretrained."""
         return seed % len(self.checkpoints) if self.checkpoints else seed

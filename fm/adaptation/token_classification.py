@@ -240,7 +240,7 @@ class TaggingTaskModel(TaskModel):
 
     def features(self, seed: int, idx: np.ndarray) -> list[np.ndarray]:
         """Returns frozen features of the words of the sentences `idx`, [words, E] each."""
-        key = self._start_key(seed)
+        key = self.start_key(seed)
         with self._locks[key]:
             if key not in self._features:
                 self._features[key] = word_features(

@@ -35,10 +35,10 @@ class ComputeCost:
       arm: name of the arm.
       pretrain_flops: FLOPs of one pretraining run, spent before any label was seen; shared
         between tasks; None where others spent them.
-      pretrain_seconds: wall time of the same.
+      pretrain_cpu_seconds: CPU time of the process of the same; None where others spent it.
       adapt_flops: FLOPs of adapting to this task, tuning trials included if they were charged.
-      adapt_seconds: wall time of one fit and its predictions, without compilation, tuning trials
-        and the features of a frozen model.
+      adapt_cpu_seconds: CPU time of the process of the same, predictions included, without
+        compilation and the features of a frozen model.
       break_even_tasks: number of such tasks from which on one shared model costs less than
         distinct networks of the same quality, in FLOPs; None when there is no such number.
       note: why there is none, or on what condition it holds; empty when nothing needs saying.
@@ -47,9 +47,9 @@ class ComputeCost:
     task: str
     arm: str
     pretrain_flops: float | None
-    pretrain_seconds: float | None
+    pretrain_cpu_seconds: float | None
     adapt_flops: float
-    adapt_seconds: float
+    adapt_cpu_seconds: float
     break_even_tasks: int | None = None
     note: str = ""
 
@@ -59,9 +59,9 @@ def compute_cost(
     arm: str,
     *,
     pretrain_flops: float | None,
-    pretrain_seconds: float | None,
+    pretrain_cpu_seconds: float | None,
     adapt_flops: float,
-    adapt_seconds: float,
+    adapt_cpu_seconds: float,
     scratch_cost: tuple[float | None, str],
 ) -> ComputeCost:
     """Returns FLOPs and seconds of an arm on a task, and its break-even number of tasks.
@@ -70,9 +70,9 @@ def compute_cost(
       task: name of the task.
       arm: name of the arm.
       pretrain_flops: of pretraining; None if unknown.
-      pretrain_seconds: of pretraining; None if unknown.
+      pretrain_cpu_seconds: of pretraining; None if unknown.
       adapt_flops: of adaptation to the task.
-      adapt_seconds: of adaptation to the task.
+      adapt_cpu_seconds: of adaptation to the task.
       scratch_cost: FLOPs that scratch needs for the same quality (None if unknown), and a note.
     """
     flops, note = scratch_cost
@@ -83,7 +83,7 @@ def compute_cost(
             costlier = "adapting costs no less per task than scratch of the same quality"
             note = f"{note}; {costlier}" if note else costlier
     return ComputeCost(
-        task, arm, pretrain_flops, pretrain_seconds, adapt_flops, adapt_seconds, tasks, note
+        task, arm, pretrain_flops, pretrain_cpu_seconds, adapt_flops, adapt_cpu_seconds, tasks, note
     )
 
 
@@ -130,6 +130,8 @@ def matching_scratch_flops(
     needed = efficiency.label_multiplier * num_labels
     if needed < num_labels * (1 - _LEAST_SAVING):
         return None, f"scratch is as good with {needed:.0f} labels"
+    if efficiency.low is None or efficiency.low <= 1:
+        return None, "the interval of the label multiplier does not lie above 1"
     flops = np.exp(np.interp(np.log(needed), np.log(budgets_B), np.log(scratch_flops_B)))
     return float(flops), ""
 

@@ -1,4 +1,4 @@
-"""Metrics of generated text and of likelihoods: chrF, bits per byte, bits per dimension."""
+"""Metrics: balanced accuracy, chrF of generated text, bits per byte and per dimension."""
 
 from __future__ import annotations
 
@@ -35,6 +35,18 @@ def bits_per_dimension(nll_nats_mean_per_dim: float, bins: int = 256) -> float:
       bins: number of levels of the value before dequantization.
     """
     return nll_nats_mean_per_dim / math.log(2) + math.log2(bins)
+
+
+def balanced_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean over the classes present of the share of their items predicted right.
+
+    Args:
+      predictions: int [N].
+      labels: int [N], at least one.
+    """
+    classes, class_N = np.unique(labels, return_inverse=True)
+    right = np.bincount(class_N, np.asarray(predictions) == labels, len(classes))
+    return float(np.mean(right / np.bincount(class_N)))
 
 
 def chrf(generated: Sequence[str], references: Sequence[str]) -> np.ndarray:

@@ -93,9 +93,13 @@ def from_the_middle(grid: Sequence[T]) -> list[T]:
 def select_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the trial with the highest `validation`, the first if tied; NaN never wins.
 
+    A single trial need not have a figure.
+
     Raises:
       ValueError: no trial has a validation figure.
     """
+    if len(trials) == 1:
+        return trials[0]
     finished = [trial for trial in trials if not np.isnan(trial["validation"])]
     if not finished:
         raise ValueError("no trial has a validation figure to choose by")

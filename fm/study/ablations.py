@@ -150,7 +150,9 @@ class AblationContext:
             study.sources,
             joint.processor,
             {FRESH: InitialModel(joint.processor), JOINT: joint},
-            lambda task, initial: task.task_type.build_head(task, initial, study),
+            lambda task, initial: task.task_type.build_head(
+                task, initial, study, study.config.methods
+            ),
             study.out_dir,
         )
 
@@ -179,7 +181,6 @@ def run_ablation(ablation: Ablation, context: AblationContext) -> list[Row]:
             name: run_cells(
                 task,
                 {name: context.build_head(task, model)},
-                context.config.search_seeds,
                 context.out_dir / "cells",
             )
             for name, model in models.items()
@@ -209,8 +210,8 @@ def variant_row(task: Task, cell: Cell, baseline: Cell) -> Row:
         "values": scores.mean(axis=1).tolist(),
         "items": scores.shape[1],
         "hparams": cell.hparams,
-        "train_flops": cell.train_flops,
-        "seconds": cell.seconds,
+        "train_flops": cell.mean_train_flops,
+        "cpu_seconds": cell.cpu_seconds,
         **difference,
     }
 
@@ -305,7 +306,7 @@ def field_ablation(field: str, values: Sequence[str]) -> Ablation:
 
     Args:
       field: dotted path in the recipe of every task (objective.mask_ratio), in every task
-        (max_corpus_items), or in the study's config (search_seeds); the first that exists.
+        (max_corpus_items), or in the study's config (pretrain_seeds); the first that exists.
       values: as text; the first is the baseline.
 
     Raises:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import f1_score
 
 from fm.data.datasets import Split
 from fm.data.decontamination import DuplicateSearchResult
 from fm.errors import UserError
+from fm.evaluation.calibration import expected_calibration_error, mean_nll
 from fm.evaluation.cost import compute_cost, matching_scratch_flops
 from fm.evaluation.label_efficiency import LabelEfficiency, label_multiplier
+from fm.evaluation.metrics import balanced_accuracy
 from fm.evaluation.statistics import holm_adjusted, paired_difference
 from fm.files import atomic_path
 from fm.study.arms import REFERENCE_ARM, arm_spec, comparison_pairs
@@ -26,6 +30,10 @@ from fm.training.config import TrainResult
 Row = dict[str, Any]
 # The pretraining runs of each arm that has any.
 PretrainingRuns = Mapping[str, Sequence[TrainResult]]
+_PREDICTION_COLUMNS = (
+    *("task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"),
+    *("probability", "truth_probability"),
+)
 ScoresByCell = dict[tuple[str, str, int], np.ndarray]
 
 
@@ -38,8 +46,10 @@ def cell_rows(cells: Sequence[Cell], task: Task, runs: PretrainingRuns) -> list[
     """Returns results rows of cells, one per arm, label budget and seed."""
     rows = []
     for cell in cells:
-        validation = [t["validation"] for t in cell.trials if t["config"] == cell.hparams]
+        still_improving = cell.still_improving
         for seed, value in enumerate(cell_scores(cell, task).mean(axis=1)):
+            hparams, trials = cell.hparams[seed], cell.trials[seed]
+            validation = [t["validation"] for t in trials if t["config"] == hparams]
             rows.append(
                 {
                     "task": cell.task,
@@ -49,15 +59,63 @@ def cell_rows(cells: Sequence[Cell], task: Task, runs: PretrainingRuns) -> list[
                     "seed": seed,
                     "metric": task.task_type.metric,
                     "value": float(value),
+                    **_class_metrics(cell, task, seed),
                     "validation": validation[0] if validation else None,
-                    "hparams": cell.hparams,
-                    "trials": cell.trials,
-                    "train_flops": cell.train_flops,
+                    "hparams": hparams,
+                    "trials": trials,
+                    "still_improving": still_improving,
+                    "at_edge": at_edge(hparams, trials),
+                    "train_flops": cell.train_flops[seed],
                     "pretrain_flops": _pretrain_flops(cell.arm, runs.get(cell.arm, ()), seed),
-                    "seconds": cell.seconds,
+                    "cpu_seconds": cell.cpu_seconds,
+                    "once_cpu_seconds": cell.once_cpu_seconds,
+                    "feature_cpu_seconds": cell.feature_cpu_seconds,
                 }
             )
     return rows
+
+
+def _class_metrics(cell: Cell, task: Task, seed: int) -> Row:
+    """Returns a seed's metrics beside accuracy; None where they do not apply."""
+    names = ("balanced_accuracy", "macro_f1", "nll", "ece", "constant_prediction")
+    row: Row = dict.fromkeys(names)
+    if not task.task_type.predicts_classes:
+        return row
+    truths, predicted = np.asarray(task.test.labels), cell.predictions[seed]
+    row["balanced_accuracy"] = balanced_accuracy(predicted, truths)
+    # A class never predicted has an F1 of 0.
+    row["macro_f1"] = float(f1_score(truths, predicted, average="macro"))
+    row["constant_prediction"] = bool((predicted == predicted[0]).all())
+    if cell.confidences is not None:
+        confidence, truth_probability = cell.confidences[seed].T
+        row["nll"] = mean_nll(truth_probability)
+        row["ece"] = expected_calibration_error(confidence, predicted == truths)
+    return row
+
+
+def at_edge(hparams: Row, trials: Sequence[Row]) -> list[str]:
+    """Returns the numbers among the hyper-parameters chosen at the end of the range tried.
+
+    Compared are trials that equal the chosen one but for numbers; a number with fewer than three
+    values has no inside.
+    """
+    numbers = {name for name, value in hparams.items() if _is_number(value)}
+    alike = [
+        trial["config"]
+        for trial in trials
+        if trial["config"].keys() == hparams.keys()
+        and all(trial["config"][name] == hparams[name] for name in hparams.keys() - numbers)
+    ]
+    values = {name: {config[name] for config in alike} for name in sorted(numbers)}
+    return [
+        name
+        for name, tried in values.items()
+        if len(tried) > 2 and hparams[name] in (min(tried), max(tried))
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _pretrain_flops(arm: str, runs: Sequence[TrainResult], seed: int) -> float | None:
@@ -152,7 +210,7 @@ def compute_cost_rows(
         else:
             names = [field.name for field in dataclasses.fields(LabelEfficiency)]
             efficiency = LabelEfficiency(**{name: own[0][name] for name in names})
-            reference = [cell_of[REFERENCE_ARM, n].train_flops for n in budgets]
+            reference = [cell_of[REFERENCE_ARM, n].mean_train_flops for n in budgets]
             scratch_cost = matching_scratch_flops(
                 np.array(budgets), np.array(reference), budgets[0], efficiency
             )
@@ -161,9 +219,9 @@ def compute_cost_rows(
             task.name,
             arm,
             pretrain_flops=None if unknown else _mean([run.flops for run in own_runs]),
-            pretrain_seconds=None if unknown else _mean([run.seconds for run in own_runs]),
-            adapt_flops=cell.train_flops,
-            adapt_seconds=cell.seconds,
+            pretrain_cpu_seconds=None if unknown else _mean([run.cpu_seconds for run in own_runs]),
+            adapt_flops=cell.mean_train_flops,
+            adapt_cpu_seconds=cell.cpu_seconds,
             scratch_cost=scratch_cost,
         )
         rows.append(dataclasses.asdict(row))
@@ -201,17 +259,24 @@ def duplicate_count_row(task: str, arm: str, *searches: DuplicateSearchResult) -
 
 
 def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib.Path) -> None:
-    """Writes predictions.csv, with a row per cell, seed and test item."""
+    """Writes predictions.csv, with a row per cell, seed and test item.
+
+    The probabilities, of the predicted and of the true class, are empty where there are none.
+    """
     with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"])
+        table.writerow(_PREDICTION_COLUMNS)
         for task, cells in done:
             for cell in cells:
                 for seed, predictions in enumerate(cell.predictions):
                     rows = task.task_type.prediction_rows(predictions, task.test)
+                    shown: Any = itertools.repeat(("", ""))
+                    if cell.confidences is not None:
+                        shown = cell.confidences[seed].tolist()
+                    where = (task.name, cell.arm, cell.num_labels, seed)
                     table.writerows(
-                        (task.name, cell.arm, cell.num_labels, seed, n, task.test.ids[n][:12], *row)
-                        for n, row in enumerate(rows)
+                        (*where, n, task.test.ids[n][:12], *row, *probabilities)
+                        for n, (row, probabilities) in enumerate(zip(rows, shown, strict=False))
                     )
 
 

@@ -19,7 +19,6 @@ from fm.study.config import StudyConfig
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor
 from fm.study.published_arm import build_published_arm
-from fm.study.task_types import num_hparam_trials
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
 
@@ -131,13 +130,12 @@ class ArmSpec:
       load: loads what is to be checked before anything is trained; the context keeps it.
       corpus: pretraining corpus, "in_domain", "out_of_domain" or "joint"; None if it has none.
       pretrained: whether its model learned anything before it sees labels.
-      rivals: arms it is compared with.
+      rivals: arms it is compared with; None for every arm without pretraining.
       cost: see `CostAllocation`.
       style: see `PlotStyle`; colors are Okabe and Ito's (2008), safe for color-blind readers.
       experiments: the experiments that offer it.
       follows_prompts: whether it may support the adaptation method "prompt".
       needs_text: whether one of the study's tasks must be text, which gives its model a tokenizer.
-      is_baseline: whether others are expected to beat it.
     """
 
     name: str
@@ -147,18 +145,17 @@ class ArmSpec:
     load: Callable[[Task, StudyConfig], Any] | None = None
     corpus: str | None = None
     pretrained: bool = False
-    rivals: tuple[str, ...] = ("scratch", "classical")
+    rivals: tuple[str, ...] | None = None
     cost: CostAllocation = CostAllocation()
     style: PlotStyle = PlotStyle()
     experiments: tuple[str, ...] = ("compare",)
     follows_prompts: bool = True
     needs_text: bool = False
-    is_baseline: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what reports need to name, explain and draw the arm, JSON-able."""
-        names = ("name", "title", "description", "rivals")
-        fields = {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in ("name", "title", "description")}
+        fields["rivals"] = rivals_of(self.name)
         corpus = (self.corpus or "published data") if self.pretrained else None
         return fields | {"pretrained_on": corpus} | dataclasses.asdict(self.style)
 
@@ -223,13 +220,21 @@ def check_arms_have_text(names: Sequence[str], modalities: Collection[str]) -> N
         )
 
 
+def rivals_of(name: str) -> tuple[str, ...]:
+    """Returns the arms that an arm is compared with, by default all without pretraining."""
+    rivals = ARMS[name].rivals
+    if rivals is not None:
+        return rivals
+    return tuple(spec.name for spec in ARMS.values() if not spec.pretrained and spec.name != name)
+
+
 def comparison_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns (arm, baseline) pairs: each named arm with each of its named baselines."""
+    """Returns (arm, rival) pairs: each named arm with each of its rivals named."""
     return [
         (name, rival)
         for rival in ARMS
         for name in names
-        if rival in names and rival in ARMS[name].rivals
+        if rival in names and rival in rivals_of(name)
     ]
 
 
@@ -271,19 +276,38 @@ class CompareContext:
         return build_processor(split, task.modality, task.config.recipe, folder, rate)
 
 
-def _build_model_arm(corpus: str, *, pretrained: bool) -> Callable[[Task, ArmContext], BuiltArm]:
+def all_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """Returns all of the adaptation methods asked for."""
+    return tuple(methods)
+
+
+def training_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """Returns those of the methods that train the network; full fine-tuning if none does."""
+    return tuple(name for name in methods if METHODS[name].updates_model) or ("full",)
+
+
+def feature_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """Returns those of the methods that read frozen features; the linear probe if none does."""
+    return tuple(name for name in methods if METHODS[name].reads_features) or ("probe",)
+
+
+def _build_model_arm(
+    corpus: str,
+    *,
+    pretrained: bool,
+    choose_methods: Callable[[Sequence[str]], tuple[str, ...]] = all_methods,
+) -> Callable[[Task, ArmContext], BuiltArm]:
     def build(task: Task, context: ArmContext) -> BuiltArm:
         initial = context.initial_model(task, corpus, pretrained=pretrained)
-        arm = task.task_type.build_head(task, initial, context)
+        methods = choose_methods(context.config.methods)
+        arm = task.task_type.build_head(task, initial, context, methods)
         return BuiltArm(arm, initial.processor, initial.runs)
 
     return build
 
 
 def _build_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
-    return BuiltArm(
-        task.task_type.build_baseline(task, num_hparam_trials(task.config, context.config.methods))
-    )
+    return BuiltArm(task.task_type.build_baseline(task))
 
 
 def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
@@ -314,7 +338,6 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
         task.config.recipe,
         task.texts(),
         methods=methods,
-        num_trials=num_hparam_trials(task.config, methods),
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
@@ -332,13 +355,23 @@ _BUILT_IN = (
         "scratch",
         title="training from scratch",
         description="Random initial weights, trained on the labeled examples only.",
-        build=_build_model_arm(IN_DOMAIN, pretrained=False),
+        build=_build_model_arm(IN_DOMAIN, pretrained=False, choose_methods=training_methods),
         rivals=(),
         cost=CostAllocation(no_break_even_reason="the reference that other arms are compared with"),
         style=PlotStyle("#000000", (0, (5, 2)), "s"),
         experiments=("compare", "multitask"),
         follows_prompts=False,
-        is_baseline=True,
+    ),
+    ArmSpec(
+        "random_features",
+        title="a probe of random features",
+        description="A network that is not trained at all: its random features are read by a "
+        "simple classifier.",
+        build=_build_model_arm(IN_DOMAIN, pretrained=False, choose_methods=feature_methods),
+        rivals=(),
+        cost=CostAllocation(no_break_even_reason="not pretrained"),
+        style=PlotStyle("#888888", (0, (3, 1, 1, 1)), "d"),
+        follows_prompts=False,
     ),
     ArmSpec(
         "in_domain",
@@ -419,7 +452,6 @@ _BUILT_IN = (
         ),
         style=PlotStyle("#E69F00", (0, (1, 1)), "X"),
         experiments=("compare", "multitask"),
-        is_baseline=True,
     ),
 )
 for _spec in _BUILT_IN:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,19 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fm.adaptation.methods import HParams, method_of
-from fm.adaptation.task_model import TaskModel
 from fm.data.layouts import PatchLayout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
-from fm.evaluation.label_efficiency import steps_to_quality
-from fm.evaluation.model_selection import select_trial
 from fm.model.generate import generate
 from fm.model.sample_continuous import sample_patches
 from fm.model.sampling import SamplingConfig
 from fm.study import sampling
-from fm.study.adaptation import ModelArm
-from fm.study.arms import ARMS, REFERENCE_ARM, BuiltArm, InitialModel
-from fm.study.cells import Cell, parallel_map
+from fm.study.arms import ARMS, BuiltArm, InitialModel, rivals_of
+from fm.study.cells import Cell
 from fm.study.config import JointRecipe
 from fm.study.pretraining import PretrainedModel
 from fm.study.processing import Processor
@@ -34,8 +28,6 @@ from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import PretrainingObjective
 
 Row = dict[str, Any]
-_CURVE_POINTS = 4
-_CURVE_ITEMS = 200
 _NUM_TEXT_SAMPLES, _PROMPT_TOKENS, _SAMPLE_TOKENS = 3, 8, 64
 _NUM_PATCH_SAMPLES = 8
 _NUM_CONTINUATIONS = 3
@@ -98,84 +90,6 @@ def modality_curve(curve: Mapping[str, list[float]], modality: str) -> Row:
         "validation": curve[f"{modality}/validation"],
         "share": float(own[-1] / tokens[-1]),
     }
-
-
-def adaptation_curves(
-    task: Task, arms: Mapping[str, BuiltArm], cells: Sequence[Cell], seeds: int
-) -> tuple[list[Row], dict[str, int | None]]:
-    """Returns accuracy curves over fine-tuning steps, and each arm's steps to a target score.
-
-    Every point is a run of its own with its own schedule, on the first `seeds` seeds and some of
-    the test items; nothing is selected by it. The goal is the reference arm's final accuracy. Only
-    for classification, and for arms of models that were pretrained here or are fresh.
-    """
-    if not task.task_type.predicts_classes:
-        return [], {}
-    num_labels = max(task.config.label_budgets)
-    full = task.config.recipe.finetune.num_steps(num_labels)
-    steps = sorted({max(1, round(full * 2.0**-k)) for k in range(_CURVE_POINTS)})
-    items = np.arange(min(_CURVE_ITEMS, len(task.test)))
-    labels = np.asarray(task.test.labels)[items]
-    rows, accuracies = [], {}
-    for name, built in arms.items():
-        if built.processor is None or not isinstance(built.arm, ModelArm):
-            continue
-        cell = next(c for c in cells if (c.arm, c.num_labels) == (name, num_labels))
-        hparams = _trained_hparams(cell)
-        if hparams is None:
-            continue
-
-        def predict(point, model=built.arm.model, cell=cell, hparams=hparams):
-            num_steps, seed = point
-            return _predict_after_steps(task, model, cell, hparams, num_steps, seed, items)
-
-        points = list(itertools.product(steps, range(len(task.train_idx[:seeds]))))
-        hits = np.stack(parallel_map(predict, points)) == labels
-        accuracies[name] = hits.reshape(len(steps), -1).mean(axis=1).tolist()
-        rows.append(
-            {
-                "task": task.name,
-                "arm": name,
-                "kind": "adapt",
-                "num_labels": num_labels,
-                "unit": "accuracy",
-                "items": len(items),
-                "steps": steps,
-                "value": accuracies[name],
-            }
-        )
-    if REFERENCE_ARM not in accuracies:
-        return rows, {}
-    goal = accuracies[REFERENCE_ARM][-1]
-    return rows, {arm: steps_to_quality(steps, each, goal) for arm, each in accuracies.items()}
-
-
-def _trained_hparams(cell: Cell) -> HParams | None:
-    """Returns the best tried hyper-parameters of a method that trains the model; None if none.
-
-    A single setting is taken without a trial.
-    """
-    tried = cell.trials or [{"config": cell.hparams, "validation": 0.0}]
-    tried = [t for t in tried if method_of(t["config"]).updates_model]
-    return select_trial(tried)["config"] if tried else None
-
-
-def _predict_after_steps(
-    task: Task,
-    model: TaskModel,
-    cell: Cell,
-    hparams: HParams,
-    num_steps: int,
-    seed: int,
-    items: np.ndarray,
-) -> np.ndarray:
-    if hparams == cell.hparams and num_steps == model.recipe.finetune.num_steps(cell.num_labels):
-        return cell.predictions[seed][items]  # the cell is that very run
-    train_idx = task.train_idx[seed][: cell.num_labels]
-    labels = np.asarray(task.dataset.train.labels)[train_idx]
-    rows, method = task.pool_rows(train_idx), method_of(hparams)
-    fitted = method.fit(model, rows, labels, seed, hparams, num_steps=num_steps)
-    return method.predict(model, fitted, model.test_from + items)
 
 
 def generated_sample_rows(task: Task, arms: Mapping[str, BuiltArm]) -> list[Row]:
@@ -299,8 +213,8 @@ def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
     cell_of = {cell.arm: cell for cell in cells if cell.num_labels == num_labels}
     present = [spec for spec in ARMS.values() if spec.name in cell_of]
     arm = next((spec.name for spec in present if spec.corpus), next(iter(cell_of)))
-    baselines = [spec.name for spec in present if spec.is_baseline]
-    baseline = baselines[-1] if baselines else next(iter(cell_of))
+    rivals = [name for name in rivals_of(arm) if name in cell_of]
+    baseline = rivals[-1] if rivals else next(iter(cell_of))
     predictions, others = cell_of[arm].predictions[0], cell_of[baseline].predictions[0]
     labels, classes = np.asarray(task.test.labels), task.dataset.classes
     rows = []

@@ -1,20 +1,20 @@
-"""Arms without a neural network for named entities and text generation; see `Arm`."""
+"""Arms without a neural network, one for each task type; see `Arm`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fm.adaptation.methods import HParams
-from fm.evaluation import ner_baseline
+from fm.evaluation import baselines, ner_baseline
 from fm.evaluation.baselines import first_sentences, nearest_neighbor_targets
 from fm.evaluation.metrics import chrf
 from fm.evaluation.model_selection import from_the_middle, make_folds
 from fm.evaluation.ner import count_entities, cross_validate
-from fm.study.adaptation import Trial
+from fm.study.adaptation import Predictions, Trial
 
 Tags = list[list[str]]
 FIRST_SENTENCE, NEAREST_TARGET = "first sentence", "nearest target"
@@ -51,7 +51,11 @@ class ClassicalNerArm:
         """Returns the settings of the inverse penalty C to try, a moderate one first."""
         return from_the_middle(ner_baseline.hparam_grid(self.num_trials))
 
-    def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+    def prepare(self, seeds: int) -> float:
+        """Returns 0: nothing is shared by the label budgets."""
+        return 0.0
+
+    def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Returns each trial with its cross-validated score; `labels` are the sentences' strata."""
         words, tags = [self.words[n] for n in train_idx], [self.tags[n] for n in train_idx]
         folds = make_folds(labels, seed=seed)
@@ -59,12 +63,12 @@ class ClassicalNerArm:
 
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
-    ) -> np.ndarray:
+    ) -> Predictions:
         """Fits to all of `train_idx`; returns counts for the test sentences, int [N, 3]."""
         words, tags = [self.words[n] for n in train_idx], [self.tags[n] for n in train_idx]
         tagger = ner_baseline.fit(words, tags, hparams)
         predicted = tagger.predict(self.words[self.test_from :])
-        return entity_count_predictions(self.tags[self.test_from :], predicted)
+        return Predictions(entity_count_predictions(self.tags[self.test_from :], predicted))
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Zero: negligible beside a network's."""
@@ -91,7 +95,11 @@ class UntrainedTextArm:
             {"method": "extract", "text": choice} for choice in (FIRST_SENTENCE, NEAREST_TARGET)
         ]
 
-    def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+    def prepare(self, seeds: int) -> float:
+        """Returns 0: nothing is shared by the label budgets."""
+        return 0.0
+
+    def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Returns each of the two choices with its cross-validated mean chrF."""
         trials = []
         for hparams in self.grid():
@@ -105,9 +113,10 @@ class UntrainedTextArm:
 
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
-    ) -> np.ndarray:
+    ) -> Predictions:
         """Returns the chrF of the chosen text for each test item, float [N]."""
-        return self._scores(train_idx, np.arange(self.test_from, len(self.texts)), hparams)
+        idx = np.arange(self.test_from, len(self.texts))
+        return Predictions(self._scores(train_idx, idx, hparams))
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Zero: negligible beside a network's."""
@@ -122,3 +131,49 @@ class UntrainedTextArm:
                 [self.texts[n] for n in train_idx], [self.targets[n] for n in train_idx], texts
             )
         return chrf(extracted, [self.targets[n] for n in idx])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassicalArm:
+    """An arm that fits logistic regression to classical features, such as TF-IDF or pixels.
+
+    Attributes:
+      modality: modality of the task.
+      inputs: labeled examples, then test items, by `baselines.fit_free_features`.
+      test_from: index of the first test item.
+      num_trials: size of the grid.
+    """
+
+    modality: str
+    inputs: Any
+    test_from: int
+    num_trials: int
+
+    def grid(self) -> list[HParams]:
+        """Returns the settings of the inverse penalty C to try, a moderate one first."""
+        return from_the_middle(baselines.hparam_grid(self.modality, self.num_trials))
+
+    def prepare(self, seeds: int) -> float:
+        """Returns 0: the inputs are features already."""
+        return 0.0
+
+    def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """Returns each trial of the grid with its cross-validated accuracy on `train_idx`."""
+        return baselines.cross_validate(
+            self.modality,
+            self.inputs[train_idx],
+            labels,
+            self.grid(),
+            make_folds(labels, seed=seed),
+        )
+
+    def fit_predict(
+        self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
+    ) -> Predictions:
+        """Fits to all of `train_idx`; returns predictions for the test items."""
+        fitted = baselines.fit(self.modality, self.inputs[train_idx], labels, hparams)
+        return Predictions(fitted.predict(self.inputs[self.test_from :]))
+
+    def fit_flops(self, num_labels: int, hparams: HParams) -> float:
+        """Zero: negligible beside a network's."""
+        return 0.0

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fm import files
 from fm.evaluation.model_selection import make_folds, select_trial
 from fm.parallel.mesh import default_device
-from fm.study.adaptation import Arm
+from fm.study.adaptation import Arm, Predictions, Trial
 from fm.study.tasks import Task
 
 Item = TypeVar("Item")
@@ -25,39 +25,64 @@ Result = TypeVar("Result")
 # Computes cells (arm, number of labels) of a task elsewhere, with `run_cell`, or leaves them.
 CellExecutor = Callable[[str, list[tuple[str, int]]], None]
 _MAX_WORKERS = 4
+# An arm whose last doubling of updates gained more validation score than this is not converged.
+CONVERGED_GAIN = 0.01
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """Results, over all seeds, of one arm at one label budget: hyper-parameters and predictions.
+    """Results of one arm at one label budget; every list has one entry per seed.
 
     Attributes:
       task: name of the task.
       arm: name of the arm.
       num_labels: the label budget.
-      hparams: the selected hyper-parameters.
-      trials: {"config": hyper-parameters, "validation": mean metric over the search seeds}; empty
-        if there was nothing to select.
+      hparams: the hyper-parameters chosen on the seed's own labels.
+      trials: the settings tried, see `fm.study.adaptation.Trial`.
       predictions: of the test items, [seeds, items, ...], see `fm.study.task_types.TaskType`.
-      train_flops: per seed: the final fit, plus the search shared out over the seeds.
-      seconds: of one fit and its predictions of the test items, alone on the machine. What others
-        share is not in it: compilation, and features of a frozen model; nor is the search.
+      confidences: probabilities of the predicted and of the true class, [seeds, items, 2], to six
+        decimals; None where the arm has none.
+      train_flops: of the search and the final fit.
+      cpu_seconds: process CPU time of a seed's search, fit and predictions, the mean over all
+        seeds but the first, which pays what is paid once.
+      once_cpu_seconds: what the first seed took beyond that: compilation. None if there is only
+        one seed, whose `cpu_seconds` then hold it.
+      feature_cpu_seconds: process CPU time of extracting the frozen features that all budgets
+        share, of one starting point; 0 where there are none.
     """
 
     task: str
     arm: str
     num_labels: int
-    hparams: dict[str, Any]
-    trials: list[dict[str, Any]]
+    hparams: list[dict[str, Any]]
+    trials: list[list[Trial]]
     predictions: np.ndarray
-    train_flops: float
-    seconds: float
+    confidences: np.ndarray | None
+    train_flops: list[float]
+    cpu_seconds: float
+    once_cpu_seconds: float | None
+    feature_cpu_seconds: float
+
+    @property
+    def mean_train_flops(self) -> float:
+        """Returns the mean over seeds of the FLOPs of search and fit."""
+        return float(np.mean(self.train_flops))
+
+    @property
+    def still_improving(self) -> bool:
+        """Returns whether, on average, the last doubling of updates still gained over a point."""
+        gains = [
+            trial["last_gain"]
+            for hparams, trials in zip(self.hparams, self.trials, strict=True)
+            for trial in trials
+            if trial["config"] == hparams and trial.get("last_gain") is not None
+        ]
+        return bool(gains) and float(np.mean(gains)) > CONVERGED_GAIN
 
 
 def run_cells(
     task: Task,
     arms: Mapping[str, Arm],
-    search_seeds: int,
     out_dir: pathlib.Path,
     executor: CellExecutor | None = None,
 ) -> list[Cell]:
@@ -73,65 +98,84 @@ def run_cells(
             if path.exists():
                 cells.append(_read(path))
             else:
-                cells.append(run_cell(task, arm, arms[arm], num_labels, search_seeds, out_dir))
+                cells.append(run_cell(task, arm, arms[arm], num_labels, out_dir))
     return cells
 
 
-def run_cell(
-    task: Task, name: str, arm: Arm, num_labels: int, search_seeds: int, out_dir: pathlib.Path
-) -> Cell:
-    """Tunes and evaluates one arm at one label budget; saves the cell in `out_dir`, returns it."""
-    strata = task.strata
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SeedRun:
+    """One seed of a cell: what was tried, what was chosen, and its predictions."""
+
+    trials: list[Trial]
+    hparams: dict[str, Any]
+    predictions: np.ndarray
+    confidences: np.ndarray | None
+    train_flops: float
+
+
+def run_cell(task: Task, name: str, arm: Arm, num_labels: int, out_dir: pathlib.Path) -> Cell:
+    """Tunes and evaluates one arm at one label budget, seed by seed; saves and returns the cell.
+
+    Each seed chooses its hyper-parameters on its own labels alone. The first seed runs by itself,
+    so that what is computed once (compilation) can be told from what each seed costs.
+    """
     train_idx = [order[:num_labels] for order in task.train_idx]
-    seeds = len(train_idx)
-    grid, blas_threads = arm.grid(), getattr(arm, "blas_threads", None)
-    by_seed = parallel_map(
-        lambda seed: arm.validate(task.pool_rows(train_idx[seed]), strata[train_idx[seed]], seed),
-        range(search_seeds if len(grid) > 1 else 0),
-        blas_threads=blas_threads,
-    )
-    trials = [
-        {
-            "config": same_hparams[0]["config"],
-            "validation": float(np.mean([trial["validation"] for trial in same_hparams])),
-        }
-        for same_hparams in zip(*by_seed, strict=True)
-    ]
-    hparams = select_trial(trials)["config"] if trials else grid[0]
-    predictions = parallel_map(
-        lambda seed: arm.fit_predict(
-            task.pool_rows(train_idx[seed]), strata[train_idx[seed]], seed, hparams
-        ),
-        range(seeds),
-        blas_threads=blas_threads,
-    )
-    search_flops = sum(
-        arm.fit_flops(len(fit_idx), trial["config"])
-        for trial in trials
-        for fit_idx, _ in make_folds(strata[train_idx[0]], seed=0)
-    )
+    feature_cpu_seconds = arm.prepare(len(train_idx))
+
+    def run_seed(seed: int) -> _SeedRun:
+        rows, labels = task.pool_rows(train_idx[seed]), task.strata[train_idx[seed]]
+        trials = arm.search(rows, labels, seed)
+        hparams = select_trial(trials)["config"]
+        found = arm.fit_predict(rows, labels, seed, hparams)
+        train_flops = arm.fit_flops(num_labels, hparams) + _search_flops(arm, trials, labels)
+        return _SeedRun(trials, hparams, found.values, _confidences(found, task), train_flops)
+
+    blas_threads = getattr(arm, "blas_threads", None)
+    begun = time.process_time()
+    runs = parallel_map(run_seed, [0], blas_threads=blas_threads)
+    first, begun = time.process_time() - begun, time.process_time()
+    runs += parallel_map(run_seed, range(1, len(train_idx)), blas_threads=blas_threads)
+    others = len(runs) - 1
+    cpu_seconds = (time.process_time() - begun) / others if others else first
+    once_cpu_seconds = max(0.0, first - cpu_seconds) if others else None
+    if (share_cpu_seconds := getattr(arm, "share_cpu_seconds", None)) is not None:
+        cpu_seconds = share_cpu_seconds(num_labels, cpu_seconds)
     cell = Cell(
         task=task.name,
         arm=name,
         num_labels=num_labels,
-        hparams=hparams,
-        trials=trials,
-        predictions=np.stack(predictions),
-        train_flops=arm.fit_flops(num_labels, hparams) + search_flops * search_seeds / seeds,
-        seconds=_fit_seconds(task, arm, train_idx[0], hparams),
+        hparams=[run.hparams for run in runs],
+        trials=[run.trials if len(run.trials) > 1 else [] for run in runs],
+        predictions=np.stack([run.predictions for run in runs]),
+        confidences=_stack([run.confidences for run in runs]),
+        train_flops=[run.train_flops for run in runs],
+        cpu_seconds=cpu_seconds,
+        once_cpu_seconds=once_cpu_seconds,
+        feature_cpu_seconds=feature_cpu_seconds,
     )
     _write(_path(task, name, num_labels, out_dir), cell)
     return cell
 
 
-def _fit_seconds(task: Task, arm: Arm, train_idx: np.ndarray, hparams: dict[str, Any]) -> float:
-    """Returns the seconds of the first seed's fit, done once more: whoever comes first compiles."""
-    recorded = getattr(arm, "fit_seconds", None)
-    if recorded is not None:
-        return recorded(len(train_idx), hparams)
-    start = time.perf_counter()
-    arm.fit_predict(task.pool_rows(train_idx), task.strata[train_idx], 0, hparams)
-    return time.perf_counter() - start
+def _search_flops(arm: Arm, trials: Sequence[Trial], labels: np.ndarray) -> float:
+    """Returns the FLOPs of a search; a single setting is taken without a fit."""
+    if len(trials) < 2:
+        return 0.0
+    folds = make_folds(labels, seed=0)
+    return sum(arm.fit_flops(len(fit), trial["config"]) for trial in trials for fit, _ in folds)
+
+
+def _confidences(found: Predictions, task: Task) -> np.ndarray | None:
+    """Returns the probabilities of the predicted and of the true class, float [N, 2]."""
+    if found.probabilities is None:
+        return None
+    classes_N2 = np.stack([found.values, np.asarray(task.test.labels)], axis=1)
+    return np.take_along_axis(found.probabilities, classes_N2, axis=1).astype(float).round(6)
+
+
+def _stack(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [each for each in arrays if each is not None]
+    return np.stack(known) if len(known) == len(arrays) else None
 
 
 def parallel_map(
@@ -167,10 +211,16 @@ def _path(task: Task, arm: str, num_labels: int, out_dir: pathlib.Path) -> pathl
 
 
 def _write(path: pathlib.Path, cell: Cell) -> None:
-    content = dataclasses.asdict(cell) | {"predictions": cell.predictions.tolist()}
-    files.write_checked_json(path, content)
+    confidences = None if cell.confidences is None else cell.confidences.tolist()
+    arrays = {"predictions": cell.predictions.tolist(), "confidences": confidences}
+    files.write_checked_json(path, dataclasses.asdict(cell) | arrays)
 
 
 def _read(path: pathlib.Path) -> Cell:
     content = files.read_checked_json(path)
-    return Cell(**content | {"predictions": np.array(content["predictions"])})
+    confidences = content["confidences"]
+    arrays = {
+        "predictions": np.array(content["predictions"]),
+        "confidences": None if confidences is None else np.array(confidences),
+    }
+    return Cell(**content | arrays)

@@ -224,7 +224,6 @@ class StudyConfig:
       tasks: see `TaskConfig`.
       arms: names of registered arms, see `fm.study.arms.check_arms`.
       seeds: runs per cell; each draws its own labels and initial parameters.
-      search_seeds: hyper-parameters are selected on the first so many seeds, in every arm.
       pretrain_seeds: pretraining runs per arm, shared out over the seeds.
       methods: adaptation methods; an arm tries those it supports.
     """
@@ -235,7 +234,6 @@ class StudyConfig:
     tasks: tuple[TaskConfig, ...]
     arms: tuple[str, ...] = ("scratch", "in_domain", "out_of_domain", "published", "classical")
     seeds: int = 8
-    search_seeds: int = 2
     pretrain_seeds: int = 1
     methods: tuple[str, ...] = DEFAULT_METHODS
 
@@ -261,9 +259,10 @@ class StudyConfig:
                 )
         if not 1 <= self.seeds <= MAX_SEEDS:
             raise UserError(f"--seeds={self.seeds}: must be 1 to {MAX_SEEDS}")
-        for name in ("search_seeds", "pretrain_seeds"):
-            if not 1 <= getattr(self, name) <= self.seeds:
-                raise UserError(f"{name}={getattr(self, name)}: must be 1 to seeds={self.seeds}")
+        if not 1 <= self.pretrain_seeds <= self.seeds:
+            raise UserError(
+                f"pretrain_seeds={self.pretrain_seeds}: must be 1 to seeds={self.seeds}"
+            )
 
     def arms_of(self, task: TaskConfig) -> tuple[str, ...]:
         """Returns the arms of one task."""

@@ -64,7 +64,7 @@ def _row(task: Task, name: str, arm: ModelArm, method: AdaptationMethod, hparams
         # Compiles: the second run is timed.
         method.fit(arm.model, rows, labels, 0, hparams, num_steps=1)
     start = time.perf_counter()
-    predictions = arm.fit_predict(rows, labels, 0, hparams)
+    predictions = arm.fit_predict(rows, labels, 0, hparams).values
     return {
         "task": task.name,
         "arm": name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from fm.study.multitask_instructions import InstructionTunedArm
 from fm.study.tasks import Task
 
 Row = dict[str, Any]
-UNITS = ("flops", "seconds", "parameters")
+UNITS = ("flops", "cpu_seconds", "parameters")
 # Modality-specific parameters: embedding, and what predicts tokens or patches.
 _PARTS = ("embedding", "head", "bias")
 
@@ -49,10 +50,7 @@ class CostCalculator:
         self.tasks = [task["name"] for task in sections["tasks"]]
         self.modalities = {task["name"]: task["modality"] for task in sections["tasks"]}
         self.sizes = {row["task"]: row for row in sections.get("sizes", [])}
-        # The values read of a cell are the same for all seeds.
-        self.cells = {
-            (cell["task"], cell["arm"], cell["num_labels"]): cell for cell in reversed(cells)
-        }
+        self.cells = _mean_cells(cells)
 
     def amortized_cost_rows(self) -> list[Row]:
         """Returns the cost of 1 to all tasks by arm and label budget."""
@@ -140,7 +138,8 @@ class CostCalculator:
             )
             items.append(CostItem({"flops": flops}, share))
             items += [
-                CostItem({"seconds": cell["seconds"]}, per_task_share(count)) for cell in cells
+                CostItem({"cpu_seconds": cell["cpu_seconds"]}, per_task_share(count))
+                for cell in cells
             ]
             return [
                 *items,
@@ -149,7 +148,7 @@ class CostCalculator:
         users_of_frozen: dict[str, list[str]] = {}
         for task, num_labels in budgets.items():
             cell, size = self.cells[task, arm, num_labels], self.sizes.get(task)
-            method, parameters = cell["hparams"].get("method"), None
+            method, parameters = cell["method"], None
             if size and method in size["heads"]:
                 parameters = size["heads"][method]
                 frozen = method in METHODS and not METHODS[method].updates_model
@@ -159,7 +158,7 @@ class CostCalculator:
                     parameters += size["network"]
             costs = {
                 "flops": cell["train_flops"],
-                "seconds": cell["seconds"],
+                "cpu_seconds": cell["cpu_seconds"],
                 "parameters": parameters,
             }
             items.append(CostItem(costs, per_task_share(count)))
@@ -180,7 +179,7 @@ class CostCalculator:
                 last_row[corpus] = row
         return [
             CostItem(
-                {"flops": row["pretrain_flops"], "seconds": row["pretrain_seconds"]},
+                {"flops": row["pretrain_flops"], "cpu_seconds": row["pretrain_cpu_seconds"]},
                 shared_cost_probability(users[corpus], len(tasks)),
             )
             for corpus, row in last_row.items()
@@ -198,6 +197,21 @@ class CostCalculator:
                 values.setdefault(cell["num_labels"], []).append(cell["value"])
         means = [float(np.mean(values[num_labels])) for num_labels in sorted(values)]
         return isotonic_regression(means).x.tolist()
+
+
+def _mean_cells(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:
+    """Returns mean costs over seeds and the method most seeds chose, by (task, arm, labels)."""
+    grouped: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["task"], row["arm"], row["num_labels"]), []).append(row)
+    return {
+        key: {
+            "train_flops": float(np.mean([row["train_flops"] for row in own])),
+            "cpu_seconds": float(np.mean([row["cpu_seconds"] for row in own])),
+            "method": statistics.mode(row["hparams"].get("method") for row in own),
+        }
+        for key, own in grouped.items()
+    }
 
 
 def size_row(task: Task, arm: Arm) -> Row:

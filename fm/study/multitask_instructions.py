@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import functools
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ from fm.evaluation.model_selection import make_folds
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
-from fm.study.adaptation import HParams, Trial
+from fm.study.adaptation import HParams, Predictions, Trial
 from fm.study.processing import Processor
 from fm.study.task_registry import task_spec_or_default
 from fm.study.tasks import Task
@@ -141,7 +140,7 @@ class InstructionTunedModels:
     keeps_params: bool = False
     _kept: dict[Key, dict] = dataclasses.field(default_factory=dict)
     _predictions: dict[Key, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
-    _seconds: dict[Key, dict[str, float]] = dataclasses.field(default_factory=dict)
+    _cpu_seconds: dict[int, float] = dataclasses.field(default_factory=dict)
     # Seeds run in parallel threads; each model is tuned once.
     _locks: dict[Key, threading.Lock] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(threading.Lock)
@@ -193,32 +192,24 @@ class InstructionTunedModels:
         key = num_labels, seed, hold_out, hparams["learning_rate"]
         with self._locks[key]:
             if key not in self._predictions:
-                began = time.perf_counter()
                 params = self.tuned_params(num_labels, seed, hparams, hold_out=hold_out)
-                jax.block_until_ready(params)
-                share = (time.perf_counter() - began) / len(self.tasks)
-                predictions, seconds = {}, {}
+                predictions = {}
                 for each, instructed in self.tasks.items():
-                    began = time.perf_counter()
                     idx = instructed.test_idx
                     if hold_out:
                         idx = self.fold(each, num_labels, seed)[1]
                     predictions[each] = instructed.predict(params, self.encoder, idx)
-                    seconds[each] = share + time.perf_counter() - began
-                self._predictions[key], self._seconds[key] = predictions, seconds
+                self._predictions[key] = predictions
         return self._predictions[key][name]
 
-    def seconds_per_task(self, name: str, num_labels: int, hparams: HParams) -> float:
-        """Returns a task's share of the seconds of tuning, plus those of its own predictions.
+    def share_cpu_seconds(self, num_labels: int, cpu_seconds: float) -> float:
+        """Returns a task's share of the CPU seconds of tuning and predicting for all tasks.
 
-        They are those of the quickest seed: the first ones compile.
+        Args:
+          num_labels: the label budget.
+          cpu_seconds: measured for this task; counts for the first one asked, which tunes.
         """
-        rate = hparams["learning_rate"]
-        return min(
-            seconds[name]
-            for (own, _, hold_out, own_rate), seconds in self._seconds.items()
-            if (own, hold_out, own_rate) == (num_labels, False, rate)
-        )
+        return self._cpu_seconds.setdefault(num_labels, cpu_seconds / len(self.tasks))
 
     def fold(self, name: str, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns indices of a task's examples to fit to and to validate on."""
@@ -280,18 +271,21 @@ class InstructionTunedArm:
     models: InstructionTunedModels
     name: str
 
-    def grid(self) -> list[HParams]:
-        """Returns the learning rates to try."""
-        rates = self.models.learning_rates
-        return [{"method": "instruct", "learning_rate": rate} for rate in rates]
+    def prepare(self, seeds: int) -> float:
+        """Returns 0: nothing is shared by the label budgets."""
+        return 0.0
 
-    def validate(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """Returns each learning rate's metric on a fold held out from joint tuning."""
+    def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """Returns each learning rate with its metric on a fold held out from joint tuning."""
+        rates = self.models.learning_rates
+        grid = [{"method": "instruct", "learning_rate": rate} for rate in rates]
+        if len(grid) == 1:
+            return [{"config": grid[0], "validation": None}]
         task = self.models.tasks[self.name].task
         _, held_out = self.models.fold(self.name, len(train_idx), seed)
         split = subset(task.dataset.train, task.labeled_pool[held_out])
         trials = []
-        for hparams in self.grid():
+        for hparams in grid:
             predictions = self.models.predictions(
                 self.name, len(train_idx), seed, hparams, hold_out=True
             )
@@ -301,13 +295,13 @@ class InstructionTunedArm:
 
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
-    ) -> np.ndarray:
+    ) -> Predictions:
         """Returns test predictions of the model tuned on all tasks, under an unseen phrasing."""
-        return self.models.predictions(self.name, len(train_idx), seed, hparams)
+        return Predictions(self.models.predictions(self.name, len(train_idx), seed, hparams))
 
-    def fit_seconds(self, num_labels: int, hparams: HParams) -> float:
-        """Returns the task's share of the seconds of tuning one model for all tasks."""
-        return self.models.seconds_per_task(self.name, num_labels, hparams)
+    def share_cpu_seconds(self, num_labels: int, cpu_seconds: float) -> float:
+        """Returns the task's share of the CPU seconds of tuning one model for all tasks."""
+        return self.models.share_cpu_seconds(num_labels, cpu_seconds)
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Returns the task's share of the FLOPs of tuning one model for all tasks."""

@@ -28,27 +28,25 @@ class StudyPreset:
     Attributes:
       label_budgets: numbers of labels.
       seeds: runs per cell.
-      search_seeds: seeds that hyper-parameters are selected on.
       max_test_items: test items scored.
       max_corpus_items: examples used of each corpus; None for all.
     """
 
     label_budgets: tuple[int, ...]
     seeds: int = 8
-    search_seeds: int = 2
     max_test_items: int = 1000
     max_corpus_items: int | None = None
 
 
 COMPARE = {
-    "quick": StudyPreset((20, 100), 3, 1, 200, 3000),
+    "quick": StudyPreset((20, 100), 3, 200, 3000),
     "default": StudyPreset((20, 50, 150, 400)),
     "full": StudyPreset((20, 50, 150, 400, 1000)),
 }
 MULTITASK = {
-    "quick": StudyPreset((50,), 2, 1, 60, 2000),
-    "default": StudyPreset((50, 200), 8, 1, 300),
-    "full": StudyPreset((50, 200, 800), 8, 1, 300),
+    "quick": StudyPreset((50,), 2, 60, 2000),
+    "default": StudyPreset((50, 200), 8, 300),
+    "full": StudyPreset((50, 200, 800), 8, 300),
 }
 MAX_INSTRUCTION_LENGTH = 128
 INSTRUCTION_LEARNING_RATES = (4e-3,)

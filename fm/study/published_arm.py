@@ -30,7 +30,7 @@ from fm.study.adaptation import ModelArm
 from fm.study.config import PublishedConfig, Recipe
 
 # Powers of ten of the probe's L2 penalty per feature: many standardized features weigh more.
-L2_PENALTY_RANGE = (-0.5, 1.0)
+L2_PENALTY_RANGE, NUM_PENALTIES = (-2.0, 1.5), 8
 # Pretrained weights take a hundredth of what small fresh models take.
 LEARNING_RATES, LORA_LEARNING_RATES = (1e-4,), (1e-3,)
 
@@ -67,6 +67,11 @@ class PublishedTaskModel(TaskModel):
     def test_idx(self) -> np.ndarray:
         """Returns the indices of the test items."""
         return np.arange(self.test_from, len(self.texts))
+
+    @property
+    def num_examples(self) -> int:
+        """Returns the number of texts."""
+        return len(self.texts)
 
     @property
     def max_length(self) -> int:
@@ -174,7 +179,6 @@ def build_published_arm(
     texts: list[str],
     *,
     methods: Sequence[str],
-    num_trials: int,
     test_from: int,
     num_classes: int,
     pad_to: int,
@@ -187,7 +191,6 @@ def build_published_arm(
       recipe: the task's recipe.
       texts: labeled examples, then test items.
       methods: adaptation methods asked for.
-      num_trials: size of the grid.
       test_from: index of the first test item.
       num_classes: number of classes.
       pad_to: the largest number of labels.
@@ -230,10 +233,8 @@ def build_published_arm(
     if any(method.updates_model for method in arm.supported_methods()):
         ids = published.encode(texts, model.max_length)
         model.examples = pad_sequences(ids, -(-max(map(len, ids)) // 16) * 16)
-    # The one penalty so far stands for the probe, which gets the trials that other methods leave.
-    size = max(1, num_trials - len(arm.grid()) + 1)
     penalties = tuple(
-        model.num_features() * penalty for penalty in log_grid(*L2_PENALTY_RANGE, size)
+        model.num_features() * penalty for penalty in log_grid(*L2_PENALTY_RANGE, NUM_PENALTIES)
     )
     model.recipe = dataclasses.replace(recipe, l2_penalties=penalties)
     return arm

@@ -31,7 +31,6 @@ from fm.study.arms import (
 from fm.study.cells import Cell, CellExecutor, run_cells
 from fm.study.config import StudyConfig, TaskConfig, config_hash
 from fm.study.method_costs import method_cost_rows
-from fm.study.task_types import num_hparam_trials
 from fm.study.tasks import Task, check_test_items, prepare_task
 
 Sections = dict[str, Any]
@@ -130,7 +129,7 @@ class BaseStudy(abc.ABC):
             config,
             [each for each in corpora if each],
             self.config.seeds,
-            validated=num_hparam_trials(config, self.config.methods) > 1,
+            validated=True,
         )
         check_test_items(task, self.config.seeds)
         if self.family not in task.task_type.experiments:
@@ -162,7 +161,6 @@ class BaseStudy(abc.ABC):
             cells = run_cells(
                 task,
                 {name: built.arm for name, built in arms.items()},
-                self.config.search_seeds,
                 out_dir / "cells",
                 self.executor,
             )
@@ -238,10 +236,7 @@ class CompareStudy(BaseStudy):
 
     def add_artifacts(self, sections, task, arms, cells, context):
         """Adds a task's curves, samples and more; returns steps to the reference arm's quality."""
-        curves, steps_to_quality = artifacts.adaptation_curves(
-            task, arms, cells, self.config.search_seeds
-        )
-        sections["curves"] += artifacts.pretraining_curves(task, arms) + curves
+        sections["curves"] += artifacts.pretraining_curves(task, arms)
         sections["decontamination"] += analysis.duplicate_count_rows(task, list(arms))
         sections["samples"] += artifacts.generated_sample_rows(task, arms)
         sections["mistakes"] += artifacts.mistake_rows(task, cells)
@@ -259,7 +254,7 @@ class CompareStudy(BaseStudy):
                 sections["attention"][task.name] = _attention_implementation(
                     built, task.config.recipe.batch_size
                 )
-        return steps_to_quality
+        return {}
 
 
 def run_compare(

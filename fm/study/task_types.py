@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fm.adaptation import methods as adaptation_methods
 from fm.adaptation import token_classification
 from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
 from fm.adaptation.task_model import TaskModel
@@ -27,13 +26,17 @@ from fm.evaluation import baselines
 from fm.evaluation.metrics import chrf
 from fm.evaluation.ner import entity_strata
 from fm.evaluation.statistics import linearized_ratio
-from fm.study.adaptation import Arm, ClassicalArm, ModelArm
-from fm.study.baseline_arms import ClassicalNerArm, UntrainedTextArm, entity_count_predictions
+from fm.study.adaptation import Arm, ModelArm
+from fm.study.baseline_arms import (
+    ClassicalArm,
+    ClassicalNerArm,
+    UntrainedTextArm,
+    entity_count_predictions,
+)
 from fm.study.processing import Processor
 
 if TYPE_CHECKING:
     from fm.study.arms import InitialModel
-    from fm.study.config import TaskConfig
     from fm.study.tasks import Task
 
 
@@ -92,18 +95,21 @@ class TaskType(abc.ABC):
         return np.array(list(map(float, truths))), np.array(list(map(float, predictions)))
 
     @abc.abstractmethod
-    def build_head(self, task: Task, initial: InitialModel, context: Any) -> Arm:
+    def build_head(
+        self, task: Task, initial: InitialModel, context: Any, methods: Sequence[str]
+    ) -> Arm:
         """Returns the arm that adapts a model to the task.
 
         Args:
           task: the task.
           initial: model to start from.
           context: see `fm.study.arms.ArmContext`.
+          methods: names of the adaptation methods that the arm may use.
         """
 
     @abc.abstractmethod
-    def build_baseline(self, task: Task, num_trials: int) -> Arm:
-        """Returns the classical arm of the task, with a grid of `num_trials`."""
+    def build_baseline(self, task: Task) -> Arm:
+        """Returns the classical arm of the task."""
 
     @abc.abstractmethod
     def answers(self, task: Task, class_answers: tuple[str, ...] | None) -> list[str]:
@@ -115,6 +121,7 @@ class TaskType(abc.ABC):
 
 
 TASK_TYPES: dict[str, TaskType] = {}
+_NUM_TRIALS = 8
 
 
 def register_task_type(task_type: TaskType) -> None:
@@ -163,15 +170,13 @@ class Classification(TaskType):
     def prediction_rows(self, predictions, split):
         return list(zip(np.asarray(split.labels).tolist(), predictions.tolist(), strict=True))
 
-    def build_head(self, task, initial, context):
-        return build_classification_arm(
-            task, initial.processor, initial.checkpoints, context.config.methods
-        )
+    def build_head(self, task, initial, context, methods):
+        return build_classification_arm(task, initial.processor, initial.checkpoints, methods)
 
-    def build_baseline(self, task, num_trials):
+    def build_baseline(self, task):
         inputs = task.texts() if task.is_text else task.arrays()
         inputs = baselines.fit_free_features(task.modality, inputs, task.dataset.info.get("rate"))
-        return ClassicalArm(task.modality, inputs, len(task.labeled_pool), num_trials)
+        return ClassicalArm(task.modality, inputs, len(task.labeled_pool), _NUM_TRIALS)
 
     def answers(self, task, class_answers):
         assert class_answers is not None
@@ -207,8 +212,8 @@ class NamedEntityRecognition(TaskType):
         counts = [(*prediction.split("/"), gold) for gold, prediction in rows]
         return np.array([gold for gold, _ in rows], int), np.array(counts, int)
 
-    def build_head(self, task, initial, context):
-        tokenizer, methods = initial.processor.tokenizer, context.config.methods
+    def build_head(self, task, initial, context, methods):
+        tokenizer = initial.processor.tokenizer
         assert tokenizer is not None, "named entities are recognized in text"
         recipe = task.config.recipe
         words, tags = task.words_and_tags()
@@ -227,10 +232,10 @@ class NamedEntityRecognition(TaskType):
             tags=tags,
             tag_names=tag_names,
         )
-        return ModelArm(model, methods, num_hparam_trials(task.config, methods))
+        return ModelArm(model, tuple(methods))
 
-    def build_baseline(self, task, num_trials):
-        return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool), num_trials)
+    def build_baseline(self, task):
+        return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool), _NUM_TRIALS)
 
     def answers(self, task, class_answers):
         return list(map(token_classification.format_entities, *task.words_and_tags()))
@@ -266,10 +271,10 @@ class TextGeneration(TaskType):
     def prediction_rows(self, predictions, split):
         return [(1, round(float(score), 6)) for score in predictions]
 
-    def build_head(self, task, initial, context):
+    def build_head(self, task, initial, context, methods):
         return context.own_instruction_arm(task, initial)
 
-    def build_baseline(self, task, num_trials):
+    def build_baseline(self, task):
         return UntrainedTextArm(task.texts(), task.column("targets"), len(task.labeled_pool))
 
     def answers(self, task, class_answers):
@@ -293,13 +298,7 @@ def build_classification_arm(
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
     )
-    return ModelArm(model, tuple(methods), num_hparam_trials(task.config, methods))
-
-
-def num_hparam_trials(config: TaskConfig, methods: Sequence[str]) -> int:
-    """Returns the total grid size of the methods, the tuning budget of every arm on the task."""
-    num_fewshot = config.published.num_fewshot if config.published else (0,)
-    return adaptation_methods.num_trials(config.recipe, methods, num_fewshot=num_fewshot)
+    return ModelArm(model, tuple(methods))
 
 
 # Scratch and in-domain arms share a processor, and so the examples.

@@ -61,6 +61,7 @@ class TrainResult:
       params: after the last step; on the host if the run was on a mesh.
       curve: see `fm.training.metric_writer.learning_curve`.
       seconds: wall time including compilation and validation, summed over all resumptions.
+      cpu_seconds: CPU time of the process in that time.
       compile_seconds: part of `seconds` until the first step was dispatched.
       flops: of all training steps, counted by `fm.model.flops`.
       steps: number of steps taken.
@@ -70,6 +71,7 @@ class TrainResult:
     params: dict
     curve: dict[str, list[float]]
     seconds: float
+    cpu_seconds: float
     compile_seconds: float
     flops: float
     steps: int

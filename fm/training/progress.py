@@ -38,7 +38,8 @@ class ProgressCounters:
       tokens: tokens and patches seen.
       flops: of all steps.
       seconds: wall time over all resumptions.
-      compile_seconds: part of it spent compiling.
+      cpu_seconds: CPU time of the process over all resumptions.
+      compile_seconds: part of `seconds` spent compiling.
       best_loss: lowest validation loss so far.
       validations_since_best: validations after that one.
       log_digest: digest of the log records written.
@@ -51,6 +52,7 @@ class ProgressCounters:
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     compile_seconds: float = 0.0
     best_loss: float | None = None
     validations_since_best: int = 0
@@ -195,15 +197,18 @@ class ProgressTracker:
         record = {"kind": "validation", "step": progress.step, "tokens": progress.tokens}
         return self._write({**record, **metrics, **to_bits(metrics, self._metric_unit)})
 
-    def snapshot(self, seconds: float, data_state: dict[str, Any]) -> dict[str, Any]:
-        """Flushes the log and returns the progress as JSON, with wall time and data position."""
+    def snapshot(
+        self, seconds: float, cpu_seconds: float, data_state: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Flushes the log and returns the progress as JSON, with both times and data position."""
         if self._writer is not None:
             self._writer.flush()
             self.progress.log_digest = self._writer.digest
-        self.progress.seconds, self.progress.data_state = seconds, data_state
+        self.progress.seconds, self.progress.cpu_seconds = seconds, cpu_seconds
+        self.progress.data_state = data_state
         return dataclasses.asdict(self.progress)
 
-    def result(self, params: dict, seconds: float) -> TrainResult:
+    def result(self, params: dict, seconds: float, cpu_seconds: float) -> TrainResult:
         """Returns the `TrainResult` of the steps counted: curve, time, FLOPs and tokens."""
         return TrainResult(
             params=params,
@@ -211,6 +216,7 @@ class ProgressTracker:
                 self._records, self._metric_unit.name, metric_names_by_group(self._metric_unit)
             ),
             seconds=seconds,
+            cpu_seconds=cpu_seconds,
             compile_seconds=self.progress.compile_seconds,
             flops=self.progress.flops,
             steps=self.progress.step,

@@ -257,7 +257,7 @@ class Trainer:
         Contexts entered on `stack` hold back signals, report memory that runs out or a lost
         process, and close the checkpoints and logs.
         """
-        self._began = time.perf_counter()
+        self._began, self._began_cpu = time.perf_counter(), time.process_time()
         self.executor, self._run_name = executor, run_name
         self._out_dir = None if out_dir is None else pathlib.Path(out_dir)
         self.state, self.config = executor.init()
@@ -295,7 +295,9 @@ class Trainer:
         self._steps = max(config.steps for config in configs)
         self._checkpoint_every = min(config.checkpoint_every for config in configs)
         self._first_step = self.step
-        self._earlier_seconds = [tracker.progress.seconds for tracker in self.trackers]
+        self._earlier_seconds = [
+            (tracker.progress.seconds, tracker.progress.cpu_seconds) for tracker in self.trackers
+        ]
         self._pending: _PendingStep | None = None
         self._agreed_signal: str | None = None  # of several processes
         if self.step:
@@ -359,7 +361,7 @@ class Trainer:
             if self.executor.mesh is not None:
                 params = jax.tree.map(gather_to_host, params)
             stopped = self.stop_reasons[r] is not None
-            results.append(None if stopped else tracker.result(params, seconds[r]))
+            results.append(None if stopped else tracker.result(params, *seconds[r]))
         return results
 
     def progress(self) -> list[dict[str, Any]]:
@@ -520,7 +522,7 @@ class Trainer:
 
     def _snapshots(self, data_states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
-            tracker.snapshot(seconds, data_state)
+            tracker.snapshot(*seconds, data_state)
             for tracker, seconds, data_state in zip(
                 self.trackers, self._seconds(), data_states, strict=True
             )
@@ -529,10 +531,11 @@ class Trainer:
     def _data_states(self) -> list[dict[str, Any]]:
         return [trial.batches.get_state() for trial in self.executor.trials]
 
-    def _seconds(self) -> list[float]:
-        """Returns the wall time of each trial over all resumptions, shared out evenly."""
+    def _seconds(self) -> list[tuple[float, float]]:
+        """Returns wall and CPU time of each trial over all resumptions, shared out evenly."""
         elapsed = (time.perf_counter() - self._began) / len(self.trackers)
-        return [earlier + elapsed for earlier in self._earlier_seconds]
+        cpu = (time.process_time() - self._began_cpu) / len(self.trackers)
+        return [(wall + elapsed, own_cpu + cpu) for wall, own_cpu in self._earlier_seconds]
 
 
 def validate(

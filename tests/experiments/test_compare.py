@@ -20,11 +20,11 @@ ARMS = ("scratch", "in_domain", "classical")
 FLAGS = ("--label_budgets=12,20", "--seeds=2", f"--arms={','.join(ARMS)}")
 SCHEMA = {
     "cells": "task modality arm num_labels seed metric value validation trials train_flops "
-    "pretrain_flops seconds",
+    "pretrain_flops cpu_seconds",
     "comparisons": "task num_labels arm baseline difference low high p p_adjusted seeds items "
     "variance",
     "label_efficiency": "task num_labels arm label_multiplier low high steps_to_scratch_quality",
-    "compute_cost": "task arm pretrain_flops pretrain_seconds adapt_flops adapt_seconds "
+    "compute_cost": "task arm pretrain_flops pretrain_cpu_seconds adapt_flops adapt_cpu_seconds "
     "break_even_tasks",
     "decontamination": "task arm checked found removed",
 }

@@ -81,6 +81,5 @@ def study(**changes):
         "instruction_learning_rates": (3e-3,),
         "max_instruction_length": 128,
         "seeds": 2,
-        "search_seeds": 1,
     }
     return MultitaskConfig(**given | changes)

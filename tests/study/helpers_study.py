@@ -116,9 +116,13 @@ def guessed(task: Task, arms: dict[str, float], seeds=3):
     for arm, skill in arms.items():
         for labels in task.config.label_budgets:
             right = draws.random((seeds, len(truth))) < skill
-            trials = [{"config": {"method": "probe"}, "validation": 0.5}]
+            hparams = [{"method": "probe"}] * seeds
+            trials = [[{"config": each, "validation": 0.5}] for each in hparams]
             predictions = np.where(right, truth, 1 - truth)
+            flops = [1e6] * seeds
             cells.append(
-                Cell(task.name, arm, labels, trials[0]["config"], trials, predictions, 1e6, 0.1)
+                Cell(
+                    task.name, arm, labels, hparams, trials, predictions, None, flops, 0.1, 0.0, 0.0
+                )
             )
     return cells

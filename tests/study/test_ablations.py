@@ -120,6 +120,6 @@ def test_fields_of_recipe_task_and_study_can_be_set():
     recipe = with_field(base, "objective.mask_ratio", "0.5").tasks[0].recipe
     assert recipe.objective.mask_ratio == 0.5
     assert with_field(base, "max_corpus_items", "7").tasks[0].max_corpus_items == 7
-    assert with_field(base, "search_seeds", "1").search_seeds == 1
+    assert with_field(base, "pretrain_seeds", "1").pretrain_seeds == 1
     with pytest.raises(UserError, match="--field=nothing: no 'nothing' in a recipe or study"):
         with_field(base, "nothing", "1")

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from fm.adaptation.lora import LoraConfig
-from fm.adaptation.methods import num_trials
 from fm.adaptation.task_model import TaskModel
-from fm.study.adaptation import ClassicalArm, ModelArm
-from fm.study.baseline_arms import ClassicalNerArm
+from fm.study.adaptation import ModelArm
+from fm.study.baseline_arms import ClassicalArm, ClassicalNerArm
 from fm.study.presets import text_recipe
 from tests.adaptation.helpers_models import MODEL, params, separable
 
@@ -22,38 +21,33 @@ def recipe():
     return dataclasses.replace(own, finetune=finetune, lora=LoraConfig(rank=2))
 
 
-def model_arm(methods=("probe", "full", "lora"), num_trials=0):
+def model_arm(methods=("probe", "full", "lora")):
     model = TaskModel([params()], MODEL, recipe(), EXAMPLES, 30, 2, 20)
-    return ModelArm(model, methods, num_trials)
+    return ModelArm(model, methods)
 
 
 @pytest.mark.parametrize("methods", [("probe",), ("full",), ("lora",), ("lora", "probe", "full")])
-def test_the_grid_has_the_methods_asked_for(methods):
+def test_the_methods_asked_for_are_searched_the_cheapest_first(methods):
     arm = model_arm(methods)
-    assert {hparams["method"] for hparams in arm.grid()} == set(methods)
-    trials = arm.validate(np.arange(16), LABELS[:16], 0)
-    assert [trial["config"] for trial in trials] == arm.grid()
+    trials = arm.search(np.arange(16), LABELS[:16], 0)
+    found = list(dict.fromkeys(trial["config"]["method"] for trial in trials))
+    assert found == [name for name in ("probe", "full", "lora") if name in methods]
     assert all(0 <= trial["validation"] <= 1 for trial in trials)
-
-
-def test_cheap_methods_come_first():
-    methods = [hparams["method"] for hparams in model_arm(("lora", "full", "probe")).grid()]
-    assert methods == ["probe", "full", "lora"]
-
-
-def test_a_model_that_follows_no_prompts_tries_more_of_its_first_method():
-    arm = model_arm(("full", "prompt"), num_trials(recipe(), ("full", "prompt")))
-    rates = [hparams["learning_rate"] for hparams in arm.grid()]
-    assert len(rates) == 3 == len(set(rates)) and rates[0] == recipe().learning_rates[0]
 
 
 def test_fit_predict_is_fit_then_predict():
     arm = model_arm(("full",))
-    (hparams,) = arm.grid()
+    hparams = arm.search(np.arange(16), LABELS[:16], 0)[0]["config"]
     fitted = arm.fit(np.arange(16), LABELS[:16], 0, hparams)
-    predictions = arm.fit_predict(np.arange(16), LABELS[:16], 0, hparams)
-    np.testing.assert_array_equal(arm.predict(fitted, hparams), predictions)
-    assert predictions.shape == (10,) and fitted.steps == 4
+    predictions = arm.fit_predict(np.arange(16), LABELS[:16], 0, hparams).values
+    np.testing.assert_array_equal(arm.predict(fitted, hparams).values, predictions)
+    assert predictions.shape == (10,)
+
+
+def test_features_are_extracted_before_the_seeds_run():
+    arm = model_arm(("probe",))
+    assert arm.prepare(3) > 0 and model_arm(("full",)).prepare(3) == 0
+    assert list(arm.model._features) == [0] and len(arm.model._features[0]) == 40
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,10 @@ def test_every_task_type_reads_its_own_rows(monkeypatch, tmp_path, task, name, p
         task, test=split(["a", "b", "c", "d"], [0, 1, 2, 3]), task_type=TASK_TYPES[name]
     )
     cells = [
-        Cell(task.name, "scratch", 8, {}, [], np.array(each), 1.0, 1.0)
+        Cell(
+            *(task.name, "scratch", 8, [{}] * 2, [[]] * 2, np.array(each), None),
+            *([1.0] * 2, 1.0, None, 0.0),
+        )
         for each in (predictions, [*predictions[::-1]])
     ]
     scores = []
@@ -131,12 +134,13 @@ def test_one_seed_gives_no_interval(task):
 
 def test_pretraining_is_charged_once_however_many_seeds_repeat_it(task):
     cells = guessed(task, SKILLS)
-    cells = [dataclasses.replace(cell, train_flops=1e6 * cell.num_labels) for cell in cells]
+    cells = [dataclasses.replace(cell, train_flops=[1e6 * cell.num_labels] * 3) for cell in cells]
     efficiency = analysis.label_multiplier_rows(cells, task, {})
-    efficiency = [row | {"label_multiplier": 2.0, "censored": None} for row in efficiency]
+    clear = {"label_multiplier": 2.0, "low": 1.5, "censored": None}
+    efficiency = [row | clear for row in efficiency]
     found = []
     for seeds in (1, 3):
-        runs = [types.SimpleNamespace(flops=6e7, seconds=4.0)] * seeds
+        runs = [types.SimpleNamespace(flops=6e7, cpu_seconds=4.0)] * seeds
         rows = analysis.compute_cost_rows(cells, task, {"in_domain": runs}, efficiency)
         found.append(next(row for row in rows if row["arm"] == "in_domain"))
     assert found[0] == found[1]

@@ -1,9 +1,8 @@
-"""Arms: the registry, the pairs compared, and grids of equal size."""
+"""Arms: the registry, the pairs compared, and the methods each may use."""
 
 import numpy as np
 import pytest
 
-from fm.adaptation.methods import METHODS
 from fm.errors import UserError
 from fm.study.arms import (
     ARMS,
@@ -12,9 +11,9 @@ from fm.study.arms import (
     build_arms,
     check_arms,
     comparison_pairs,
+    rivals_of,
 )
 from fm.study.config import StudyConfig
-from fm.study.task_types import num_hparam_trials
 from fm.study.tasks import prepare_task
 from tests.study.helpers_multitask import datasets
 from tests.study.helpers_study import config, loads
@@ -31,11 +30,20 @@ def build(task, tmp_path, names=("scratch", "classical"), methods=("probe", "ful
     return build_arms(task, CompareContext(study, tmp_path), names)
 
 
-@pytest.mark.parametrize("methods", [("probe", "full"), ("full",), tuple(METHODS)])
-def test_every_arm_tries_as_many_hparams(task, tmp_path, methods):
-    arms = build(task, tmp_path, methods=methods)
-    sizes = [len(built.arm.grid()) for built in arms.values()]
-    assert sizes == [num_hparam_trials(task.config, methods)] * 2
+@pytest.mark.parametrize(
+    ("methods", "trained", "frozen"),
+    [
+        (("probe", "full", "lora"), ("full", "lora"), ("probe",)),
+        (("probe",), ("full",), ("probe",)),
+        (("full",), ("full",), ("probe",)),
+    ],
+)
+def test_scratch_trains_its_network_and_random_features_do_not(
+    task, tmp_path, methods, trained, frozen
+):
+    arms = build(task, tmp_path, ("scratch", "random_features"), methods)
+    assert arms["scratch"].arm.methods == trained
+    assert arms["random_features"].arm.methods == frozen
 
 
 def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
@@ -45,8 +53,8 @@ def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
     assert model.test_from == len(task.labeled_pool) == 8
     train_idx = task.train_idx[0]
     rows, strata = task.pool_rows(train_idx), task.strata[train_idx]
-    for hparams in built.arm.grid():
-        predictions = built.arm.fit_predict(rows, strata, 0, hparams)
+    for trial in built.arm.search(rows, strata, 0):
+        predictions = built.arm.fit_predict(rows, strata, 0, trial["config"]).values
         assert predictions.shape == (len(task.test), 3)
         np.testing.assert_array_equal(predictions[:, 2], np.ones(len(task.test)))
         assert np.all(predictions[:, 0] <= predictions[:, 1:].min(axis=1))
@@ -54,7 +62,7 @@ def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
 
 
 def test_experiments_offer_their_arms_in_order():
-    compare = "scratch", "in_domain", "out_of_domain", "published", "classical"
+    compare = "scratch", "random_features", "in_domain", "out_of_domain", "published", "classical"
     assert arm_names("compare") == compare
     multitask = "scratch", "in_domain", "joint", "instruction_tuned", "classical"
     assert arm_names("multitask") == multitask
@@ -68,7 +76,8 @@ def test_pairs_are_those_of_the_specs():
         ("in_domain", "classical"),
     ]
     assert ("joint", "in_domain") in comparison_pairs(["in_domain", "joint"])
-    assert set(ARMS["joint"].rivals) <= set(ARMS)
+    assert set(rivals_of("joint")) <= set(ARMS)
+    assert rivals_of("in_domain") == ("scratch", "random_features", "classical")
 
 
 def test_unknown_arms_and_arms_without_a_method_are_refused():

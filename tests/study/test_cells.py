@@ -12,9 +12,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from fm.errors import UserError
 from fm.study import cells
+from fm.study.adaptation import Predictions
 from fm.study.cells import parallel_map
 
-CELL = cells.Cell("digits", "in_domain", 20, {"l2": 0.1}, [], np.array([[1, 2, 3]]), 5.0, 0.5)
+CELL = cells.Cell(
+    *("digits", "in_domain", 20, [{"l2": 0.1}], [[]], np.array([[1, 2, 3]])),
+    *(np.full((1, 3, 2), 0.25), [5.0], 0.5, None, 0.0),
+)
 
 
 @pytest.fixture
@@ -28,7 +32,9 @@ def path(tmp_path):
 def test_a_cell_comes_back(path):
     back = cells._read(path)
     np.testing.assert_array_equal(back.predictions, CELL.predictions)
-    plain = [dataclasses.asdict(each) | {"predictions": None} for each in (back, CELL)]
+    np.testing.assert_array_equal(back.confidences, CELL.confidences)
+    arrays = {"predictions": None, "confidences": None}
+    plain = [dataclasses.asdict(each) | arrays for each in (back, CELL)]
     assert plain[0] == plain[1]
 
 
@@ -49,36 +55,72 @@ def test_results_come_in_the_order_of_the_items():
     assert parallel_map(lambda n: (time.sleep(0.02 * (3 - n)), n)[1], range(4)) == [0, 1, 2, 3]
 
 
-class FirstCompiles:
-    """An arm whose first fit, of all tasks' and budgets', takes a second more."""
+class Guesser:
+    """An arm that is busy for a while once, and whose best setting differs from seed to seed."""
 
-    def __init__(self):
-        self.fitted = []
+    def __init__(self, busy=0.3):
+        self.busy, self.searched = busy, []
 
-    def grid(self):
-        return [{"method": "full"}]
+    def prepare(self, seeds):
+        return 1.5
+
+    def search(self, train_idx, labels, seed):
+        self.searched.append((seed, tuple(train_idx)))
+        values = [0.5, 0.7] if seed % 2 else [0.7, 0.7]
+        return [
+            {"config": {"method": n}, "validation": value, "last_gain": 0.03 * n}
+            for n, value in enumerate(values)
+        ]
 
     def fit_predict(self, train_idx, labels, seed, hparams):
-        if not self.fitted:
-            time.sleep(0.4)
-        self.fitted.append(seed)
-        time.sleep(0.02)
-        return np.zeros(2)
+        begun, busy = time.process_time(), 0.02 + self.busy
+        self.busy = 0.0
+        while time.process_time() < begun + busy:
+            pass
+        probabilities = np.array([[0.25, 0.75], [0.9, 0.1]], np.float32)
+        return Predictions(np.array([1, 0]), probabilities)
 
     def fit_flops(self, num_labels, hparams):
-        return 1.0
+        return float(num_labels)
 
 
-def test_seconds_do_not_depend_on_who_came_first(tmp_path):
+@pytest.fixture
+def task():
+    """A task of eight labels and two test items."""
     idx = np.arange(8)
-    task = types.SimpleNamespace(
-        name="fruit", strata=idx % 2, train_idx=(idx, idx), pool_rows=lambda rows: rows
+    return types.SimpleNamespace(
+        name="fruit",
+        strata=idx % 2,
+        train_idx=(idx, idx[::-1], idx),
+        pool_rows=lambda rows: rows,
+        test=types.SimpleNamespace(labels=np.array([0, 0])),
     )
-    arm = FirstCompiles()
-    found = [cells.run_cell(task, "scratch", arm, n, 1, tmp_path) for n in (4, 8)]
-    assert all(0.02 <= cell.seconds < 0.3 for cell in found)
-    arm.fit_seconds = lambda num_labels, hparams: 7.0
-    assert cells.run_cell(task, "scratch", arm, 4, 1, tmp_path).seconds == 7.0
+
+
+def test_each_seed_chooses_on_its_own_labels(task, tmp_path):
+    arm = Guesser()
+    cell = cells.run_cell(task, "scratch", arm, 4, tmp_path)
+    assert [hparams["method"] for hparams in cell.hparams] == [0, 1, 0]
+    assert dict(arm.searched) == {0: (0, 1, 2, 3), 1: (7, 6, 5, 4), 2: (0, 1, 2, 3)}
+    assert cell.train_flops == [4 + 2 * 4 * 3.0] * 3  # the fit, and two settings on four folds
+    np.testing.assert_array_equal(cell.confidences, [[[0.75, 0.25], [0.9, 0.9]]] * 3)
+    assert not cell.still_improving  # a gain of 0.03 in one seed of three
+    assert dataclasses.replace(cell, hparams=[{"method": 1}] * 3).still_improving
+
+
+def test_cpu_seconds_leave_out_what_is_paid_once(task, tmp_path):
+    found = [cells.run_cell(task, "scratch", Guesser(busy), 4, tmp_path) for busy in (0.0, 0.3)]
+    assert all(cell.cpu_seconds < 0.2 for cell in found)
+    assert found[1].once_cpu_seconds > 0.2 and found[1].feature_cpu_seconds == 1.5
+    shared = Guesser()
+    shared.share_cpu_seconds = lambda num_labels, cpu_seconds: 7.0
+    assert cells.run_cell(task, "scratch", shared, 4, tmp_path).cpu_seconds == 7.0
+
+
+def test_one_seed_has_all_of_it_in_its_seconds(task, tmp_path):
+    task.train_idx = task.train_idx[:1]
+    cell = cells.run_cell(task, "scratch", Guesser(), 4, tmp_path)
+    assert cell.cpu_seconds > 0.3 and cell.once_cpu_seconds is None
 
 
 def test_overlapping_limits_of_blas_threads_leave_the_process_as_it_was():

@@ -36,7 +36,6 @@ def test_invalid_study_is_refused(changes, message):
     [
         ({"arms": ("joint",)}, "takes two or more different arms"),
         ({"weights": (("pears", 1.0),)}, "pears is not one of the tasks fruit"),
-        ({"search_seeds": 3}, "search_seeds=3: must be 1 to seeds=2"),
     ],
 )
 def test_invalid_multitask_study_is_refused(changes, message):

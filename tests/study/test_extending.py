@@ -8,6 +8,7 @@ import pytest
 from fm.adaptation.methods import METHODS, LinearProbing, register_method
 from fm.study import ablations, arms, presets, task_registry, task_types
 from fm.study.ablations import Ablation, Variant, register_ablation
+from fm.study.adaptation import Predictions
 from fm.study.analysis import merge_studies
 from fm.study.arms import ArmSpec, BuiltArm, register_arm
 from fm.study.config import StudyConfig
@@ -24,14 +25,14 @@ class MajorityArm:
     def __init__(self, num_test):
         self.num_test = num_test
 
-    def grid(self):
-        return [{"method": "majority"}]
+    def prepare(self, seeds):
+        return 0.0
 
-    def validate(self, train_idx, labels, seed):
-        return [{"config": self.grid()[0], "validation": 0.5}]
+    def search(self, train_idx, labels, seed):
+        return [{"config": {"method": "majority"}, "validation": None}]
 
     def fit_predict(self, train_idx, labels, seed, hparams):
-        return np.full(self.num_test, np.bincount(labels).argmax())
+        return Predictions(np.full(self.num_test, np.bincount(labels).argmax()))
 
     def fit_flops(self, num_labels, hparams):
         return 0.0
@@ -85,7 +86,7 @@ def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
             title="the majority class",
             description="Predicts the most frequent label.",
             build=lambda task, context: BuiltArm(MajorityArm(len(task.test))),
-            rivals=("scratch",),
+            rivals=("random_features",),
         )
     )
     register_task(TaskSpec("ripeness", dataset="fruit", answers=("ripe", "green")))
@@ -96,26 +97,25 @@ def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
     assert spec.instruction(("a", "b")).answers == ("ripe", "green")
     study = StudyConfig(
         tasks=(config(dataset=spec.dataset, name=spec.name, recipe=task_recipe("text", "binary")),),
-        arms=("scratch", "majority"),
+        arms=("random_features", "majority"),
         seeds=2,
-        search_seeds=1,
         methods=("probe", "strong_probe"),
     )
     results = run_compare(study, tmp_path / "out")
 
-    assert {row["arm"] for row in results["cells"]} == {"scratch", "majority"}
+    assert {row["arm"] for row in results["cells"]} == {"random_features", "majority"}
     assert {row["metric"] for row in results["cells"]} == {"hit rate"}
     assert results["tasks"][0]["name"] == "ripeness"
     assert results["tasks"][0]["task_type"] == "binary"
     tried = {
         trial["config"]["method"]
         for row in results["cells"]
-        if row["arm"] == "scratch"
+        if row["arm"] == "random_features"
         for trial in row["trials"]
     }
     assert tried == {"probe", "strong_probe"}
     pairs = {(row["arm"], row["baseline"]) for row in results["comparisons"]}
-    assert pairs == {("majority", "scratch")}
+    assert pairs == {("majority", "random_features")}
     assert "majority" in [arm["name"] for arm in results["arms"]]
     assert "strong_probe" in [method["name"] for method in results["adaptation_methods"]]
     assert "strong_probe" in METHODS
@@ -144,9 +144,8 @@ def test_a_registered_ablation_of_configs(registries, monkeypatch, tmp_path):
     assert ablations.ablation_names(of_configs=True) == ("probe_penalty",)
     base = StudyConfig(
         tasks=(config(),),
-        arms=("scratch", "classical"),
+        arms=("random_features", "classical"),
         seeds=2,
-        search_seeds=1,
         methods=("probe",),
     )
     folders, results = {}, {}

@@ -125,7 +125,7 @@ class TestStudy:
         (again / "cells" / "fruit-instruction_tuned-8.json").unlink()
         shutil.rmtree(again / "pretrained" / "joint")
         made = run_multitask(study(), again)
-        timed = {"seconds", "pretrain_seconds", "adapt_seconds"}
+        timed = {"cpu_seconds", "pretrain_cpu_seconds", "adapt_cpu_seconds"}
 
         def plain(rows):
             return json.dumps([{k: v for k, v in row.items() if k not in timed} for row in rows])

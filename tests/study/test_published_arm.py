@@ -45,7 +45,7 @@ def arm(monkeypatch):
     def build(family="bert", config=CONFIG, methods=METHODS, *, trainable=False):
         monkeypatch.setattr("fm.hf.model_zoo.load_published", lambda name: published(family))
         inputs, labels = texts(40)
-        options = {"test_from": 30, "num_classes": 2, "pad_to": 20, "num_trials": 5}
+        options = {"test_from": 30, "num_classes": 2, "pad_to": 20}
         made = build_published_arm(
             config, RECIPE, inputs, methods=methods, trainable=trainable, **options
         )
@@ -57,13 +57,12 @@ def arm(monkeypatch):
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
 def test_a_probe_learns_separable_classes(arm, family):
     made, labels = arm(family, methods=("probe", "full"))
-    assert len(made.grid()) == 5 and {hparams["method"] for hparams in made.grid()} == {"probe"}
     train_idx = np.arange(20)
-    trials = made.validate(train_idx, labels[:20], 0)
-    assert [trial["config"] for trial in trials] == made.grid()
+    trials = made.search(train_idx, labels[:20], 0)
+    assert len(trials) >= 8 and {trial["config"]["method"] for trial in trials} == {"probe"}
     best = max(trials, key=lambda trial: trial["validation"])
     assert best["validation"] > 0.8
-    predictions = made.fit_predict(train_idx, labels[:20], 0, best["config"])
+    predictions = made.fit_predict(train_idx, labels[:20], 0, best["config"]).values
     assert predictions.shape == (10,) and np.mean(predictions == labels[30:]) > 0.8
     assert made.fit_flops(40, best["config"]) == 2 * made.fit_flops(20, best["config"]) > 0
     assert made.model.num_features() == made.model.features(0, train_idx).shape[1]
@@ -76,17 +75,17 @@ def test_features_are_computed_once(arm, monkeypatch):
         feature_cache, "cached_features", lambda *args: calls.append(args) or compute(*args)
     )
     for seed in range(2):
-        made.validate(np.arange(20), labels[:20], seed)
-        made.fit_predict(np.arange(20), labels[:20], seed, made.grid()[0])
+        trials = made.search(np.arange(20), labels[:20], seed)
+        made.fit_predict(np.arange(20), labels[:20], seed, trials[0]["config"])
     assert len(calls) == 1 and len(calls[0][3]) == 40
 
 
 def test_prompts_are_trials_of_causal_models_only(arm):
     config = dataclasses.replace(CONFIG, num_fewshot=(0, 2))
     causal, _ = arm("llama", config)
-    assert [hparams["method"] for hparams in causal.grid()] == ["probe"] + 4 * ["prompt"]
+    assert [method.name for method in causal.supported_methods()] == ["probe", "prompt"]
     encoder, _ = arm("bert", config)
-    assert [hparams["method"] for hparams in encoder.grid()] == 5 * ["probe"]
+    assert [method.name for method in encoder.supported_methods()] == ["probe"]
     with pytest.raises(UserError, match=r"published model tiny, which does not follow prompts"):
         arm("bert", methods=("prompt",))
     with pytest.raises(UserError, match="supports none of these"):
@@ -115,9 +114,9 @@ def test_prompted_predictions_are_the_likeliest_answers(arm, num_fewshot, calibr
         ]
         return (prompting.calibrate(*both) if calibrated else both[0]).argmax(axis=1)
 
-    found = made.fit_predict(train_idx, labels[train_idx], 0, hparams)
+    found = made.fit_predict(train_idx, labels[train_idx], 0, hparams).values
     assert np.array_equal(found, likeliest(range(30, 40), train_idx))
-    trials = made.validate(train_idx, labels[train_idx], 0)
+    trials = made.search(train_idx, labels[train_idx], 0)
     (trial,) = [trial for trial in trials if trial["config"] == hparams]
     correct = [
         likeliest(train_idx[held_out], train_idx[fit]) == labels[train_idx[held_out]]
@@ -129,9 +128,11 @@ def test_prompted_predictions_are_the_likeliest_answers(arm, num_fewshot, calibr
 
 def test_a_trainable_model_is_fine_tuned(arm):
     made, labels = arm("bert", methods=("lora", "probe"), trainable=True)
-    assert [hparams["method"] for hparams in made.grid()] == 4 * ["probe"] + ["lora"]
-    fitted = made.fit(np.arange(20), labels[:20], 0, made.grid()[-1])
-    assert fitted.steps == 4 and made.predict(fitted, made.grid()[-1]).shape == (10,)
+    trials = made.search(np.arange(20), labels[:20], 0)
+    assert {trial["config"]["method"] for trial in trials} == {"probe", "lora"}
+    hparams = trials[-1]["config"]
+    fitted = made.fit(np.arange(20), labels[:20], 0, hparams)
+    assert fitted.steps > 0 and made.predict(fitted, hparams).values.shape == (10,)
 
 
 def test_probe_layers_exist():

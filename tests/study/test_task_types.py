@@ -47,9 +47,9 @@ def test_the_classical_tagger_learns_what_follows_to():
     every = range(40)
     arm = ClassicalNerArm(made.words(every), made.tags(every), 30, num_trials=2)
     drawn, strata = np.arange(30), np.ones(30, int)
-    trials = arm.validate(drawn, strata, 0)
+    trials = arm.search(drawn, strata, 0)
     assert len(trials) == 2 and max(trial["validation"] for trial in trials) == 1.0
-    answers = arm.fit_predict(drawn, strata, 0, trials[0]["config"])
+    answers = arm.fit_predict(drawn, strata, 0, trials[0]["config"]).values
     np.testing.assert_array_equal(answers, np.ones((10, 3)))
 
 
@@ -58,9 +58,9 @@ def test_the_classical_writer_picks():
     arm = UntrainedTextArm(inputs, ["One thing.", "a pair", "One thing."], 2)
     first, nearest = arm.grid()
     drawn = np.arange(2)
-    assert arm.fit_predict(drawn, drawn * 0, 0, first) == pytest.approx([1.0])
-    assert arm.fit_predict(drawn, drawn * 0, 0, nearest) == pytest.approx([1.0])
-    trials = arm.validate(drawn, drawn * 0, 0)
+    assert arm.fit_predict(drawn, drawn * 0, 0, first).values == pytest.approx([1.0])
+    assert arm.fit_predict(drawn, drawn * 0, 0, nearest).values == pytest.approx([1.0])
+    trials = arm.search(drawn, drawn * 0, 0)
     assert [trial["config"] for trial in trials] == [first, nearest]
 
 
