@@ -14,6 +14,8 @@ import os
 import pathlib
 import socket
 import sys
+import time
+from collections.abc import Iterator
 
 try:
     import fcntl
@@ -71,14 +73,50 @@ def acquire(folder: pathlib.Path, name: str = NAME) -> None:
     _descriptors[path] = descriptor
 
 
+@contextlib.contextmanager
+def held(folder: pathlib.Path, name: str, *, seconds: float = 10.0) -> Iterator[None]:
+    """Context manager that holds a folder's lock, waiting for processes that hold it for a moment.
+
+    It keeps other processes out, not other threads of this one.
+
+    Args:
+        folder: an existing folder.
+        name: of the lock file.
+        seconds: how long to wait.
+
+    Raises:
+        UserError: another process still holds it after so many seconds.
+        OSError: see `acquire`.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            acquire(folder, name)
+            break
+        except UserError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        _release(folder.resolve() / name)
+
+
 def release() -> None:
     """Releases all folder locks of this process and deletes their lock files."""
-    while _descriptors:
-        path, descriptor = _descriptors.popitem()
-        if _is_file_at(path, descriptor):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        os.close(descriptor)
+    for path in list(_descriptors):
+        _release(path)
+
+
+def _release(path: pathlib.Path) -> None:
+    descriptor = _descriptors.pop(path, None)
+    if descriptor is None:
+        return
+    if _is_file_at(path, descriptor):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    os.close(descriptor)
 
 
 def _is_file_at(path: pathlib.Path, descriptor: int) -> bool:

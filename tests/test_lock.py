@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,17 @@ def test_where_nothing_locks_a_line_says_so(tmp_path, capsys, monkeypatch):
     first, second = capsys.readouterr().err.splitlines()
     assert "cannot be locked (No locks available)" in first
     assert "no flock" in second
+
+
+@pytest.mark.parametrize("holder", [[".ledger"]], indirect=True)
+def test_a_lock_held_for_a_moment_is_waited_for(tmp_path, holder):
+    with pytest.raises(UserError, match="is in use by"), lock.held(tmp_path, ".ledger", seconds=0):
+        pass
+    threading.Timer(0.2, holder.kill).start()
+    with lock.held(tmp_path, ".ledger", seconds=30):
+        pass
+    lock.acquire(tmp_path)
+    with lock.held(tmp_path, ".ledger"):
+        pass
+    assert (tmp_path / ".lock").exists()  # the folder's own lock stays
+    assert not (tmp_path / ".ledger").exists()

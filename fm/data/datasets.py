@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fm.data.splitting import split_development
+from fm.errors import UserError
+
 Indices = Sequence[int] | np.ndarray
 Inputs = list[str] | np.ndarray
 
@@ -20,7 +23,7 @@ class Split:
         source_idx: int64 [N], position of each example in the underlying source.
         read: maps such positions to what `inputs` returns.
         columns: the same for further text columns: "words" and "tags" (NER), "targets" (text to
-            text).
+            text), "groups" (e.g. the speaker).
     """
 
     labels: np.ndarray | None
@@ -68,6 +71,15 @@ class Split:
         """The text to generate for each of `texts`."""
         return self._column("targets", indices)
 
+    @property
+    def is_grouped(self) -> bool:
+        """Whether every example belongs to a group, such as its speaker."""
+        return "groups" in self.columns
+
+    def groups(self, indices: Indices | range) -> list[str]:
+        """The group of each example, such as its speaker."""
+        return self._column("groups", indices)
+
     def _column(self, name: str, indices: Indices | range) -> list:
         assert name in self.columns, f"these examples have no {name}"
         return self.columns[name](self.source_idx[np.asarray(indices, np.int64)])
@@ -94,7 +106,8 @@ class Dataset:
         info: JSON-able: description, licence, citation, version, split ("official", "by hash", "by
             speaker", ...), fingerprint (hex digest of ids and labels), counts, shape of one example
             (None for text), rate (Hz of sounds, frames/s of clips, else None), tags (names of the
-            BIO tags, "O" first, else None).
+            BIO tags, "O" first, else None), item_group (what the groups are, e.g. "voice"; None
+            without groups).
     """
 
     name: str
@@ -114,6 +127,33 @@ def subset(split: Split, indices: Indices) -> Split:
         ids=tuple(split.ids[index] for index in chosen),
         source_idx=split.source_idx[chosen],
     )
+
+
+def development_dataset(dataset: Dataset) -> Dataset:
+    """Returns the data with a part of its training split in the place of the test split.
+
+    The part is cut by `split_development`: by group where no group is in both splits of the data,
+    as with speakers, else by content. No test item is in either split.
+
+    Raises:
+        UserError: the training split is too small for such a part.
+    """
+    train, whole = dataset.train, range(len(dataset.train))
+    groups = train.groups(whole) if train.is_grouped else None
+    if groups is not None:
+        elsewhere = dataset.test.groups(range(len(dataset.test)))
+        groups = None if set(groups) & set(elsewhere) else groups
+    labels = None if train.labels is None else train.labels.tolist()
+    train_idx, development_idx = split_development(train.ids, labels, groups)
+    if len(development_idx) < 2:
+        raise UserError(
+            f"{dataset.name} has {len(train)} training examples, too few to cut a development part "
+            "of two or more from them"
+        )
+    by = "hash" if groups is None else dataset.info["item_group"]
+    info = dataset.info | {"split": f"development part of the training split, by {by}"}
+    parts = subset(train, train_idx), subset(train, development_idx)
+    return dataclasses.replace(dataset, train=parts[0], test=parts[1], info=info)
 
 
 def without(split: Split, indices: Indices) -> Split:

@@ -39,6 +39,7 @@ class FeatureColumns:
         label: the class; None if unlabeled.
         tags: BIO tags of the words.
         target: a text to generate.
+        group: what the example belongs to, e.g. a speaker; read on demand, not indexed.
     """
 
     modality: str
@@ -46,6 +47,7 @@ class FeatureColumns:
     label: str | None
     tags: str | None = None
     target: str | None = None
+    group: str | None = None
 
 
 def indexed_split(
@@ -74,12 +76,12 @@ def indexed_split(
     labels = None
     if columns.label is not None:
         labels = np.load(folder / "labels.npy", allow_pickle=False)
+    text_columns = _text_columns(builder.info.features, source, columns)
     if spec is None:
-        text_columns = _text_columns(builder.info.features, source, columns)
         read = functools.partial(_read_column, source, columns.content, _to_text)
         return Split(labels, ids, np.arange(len(ids)), read, text_columns)
     array = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-    return Split(labels, ids, np.arange(len(ids)), lambda idx: np.asarray(array[idx]))
+    return Split(labels, ids, np.arange(len(ids)), lambda idx: np.asarray(array[idx]), text_columns)
 
 
 def metadata_rate(builder: Any) -> float | None:
@@ -139,10 +141,11 @@ def _index_key(builder: Any, name: str, columns: FeatureColumns, spec: MediaSpec
 
 
 def _spelled(name: str, value: Any) -> str:
-    """Returns the `repr` of a dataclass under a fixed name: class names must not enter the key."""
+    """Returns a dataclass as text for the index key, without the class name and the group."""
     if value is None:
         return "None"
-    return f"{name}({', '.join(f'{key}={field!r}' for key, field in vars(value).items())})"
+    fields = {key: field for key, field in vars(value).items() if key != "group"}
+    return f"{name}({', '.join(f'{key}={field!r}' for key, field in fields.items())})"
 
 
 def _write_index(
@@ -211,7 +214,7 @@ def _to_words(stored: Any) -> list[str]:
 
 
 def _text_columns(features: Any, source: Any, columns: FeatureColumns) -> dict[str, Callable]:
-    """Returns functions that read a split's words, tags and targets, by column name."""
+    """Returns functions that read a split's words, tags, targets and groups, by column name."""
     convert: dict[str, tuple[str, Callable[[Any], Any]]] = {}
     if columns.tags:
         names = features[columns.tags].feature.names
@@ -219,10 +222,18 @@ def _text_columns(features: Any, source: Any, columns: FeatureColumns) -> dict[s
         convert["tags"] = columns.tags, lambda stored: [names[tag] for tag in stored]
     if columns.target:
         convert["targets"] = columns.target, _to_text
+    if columns.group:
+        convert["groups"] = columns.group, functools.partial(_to_group, features[columns.group])
     return {
         name: functools.partial(_read_column, source, feature, function)
         for name, (feature, function) in convert.items()
     }
+
+
+def _to_group(feature: Any, stored: Any) -> str:
+    if isinstance(feature, tfds.features.ClassLabel):
+        return feature.names[int(stored)] if int(stored) >= 0 else "none"
+    return _to_text(stored) if isinstance(stored, bytes) else str(stored)
 
 
 def _read_column(

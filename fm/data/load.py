@@ -40,6 +40,7 @@ def load(
     target_column: str = "",
     label_field: int | None = None,
     speaker_field: int | None = None,
+    item_group: str = "",
     encoding: str = "utf-8",
 ) -> Dataset:
     """Returns a data set by built-in name, path or TFDS name; prepared and indexed on first use.
@@ -55,6 +56,9 @@ def load(
             is one.
         label_field: of plain files, which "_"-separated field of their names is the label.
         speaker_field: which one is the speaker; no speaker is then in both splits.
+        item_group: the column, key or TFDS feature of the group that an example belongs to, for
+            statistics by group; by default the speaker of `speaker_field`, or what a built-in data
+            set is grouped by.
         encoding: of text files.
 
     Returns:
@@ -72,8 +76,10 @@ def load(
     check_encoding(encoding)
     # Errors in data prepared by others are the user's to see; in our own they would be bugs.
     reading: Any = contextlib.nullcontext()
+    group = item_group
     if name in BUILDERS:
         make = BUILDERS[name]
+        group = item_group or make.ITEM_GROUP
         builder = prepare(lambda where: make(data_dir=where, file_format="array_record"), tfds_dir)
         text_column = _own_column(name, builder, "text_column", text_column)
         label_column = label_column and _own_column(name, builder, "label_column", label_column)
@@ -86,15 +92,22 @@ def load(
             builder = open_checked(path.resolve())
             reading = tfds_safety.damage_as_user_error(path)
         elif files := conll.conll_files(path):
+            if item_group:
+                raise UserError(
+                    f"--item_group={item_group}: {path} holds words with tags, which have no such "
+                    "column; it is for .csv, .tsv and .jsonl files and for TFDS features"
+                )
             builder = conll.prepare_conll(path, files, encoding)
             text_column, label_column = "text", label_column and "label"
         else:
             builder = plain_files.prepare_files(
                 path,
-                TextFormat(text_column, label_column, target_column, encoding),
+                TextFormat(text_column, label_column, target_column, encoding, item_group),
                 FileNameFieldPositions(label_field, speaker_field),
             )
             text_column, label_column, target_column = "text", "label", ""
+            group = plain_files.GROUP_FEATURE
+            group = group if group in builder.info.features else ""
     elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_EXTENSIONS):
         raise UserError(f"{name}: no such file or folder")
     else:
@@ -105,7 +118,28 @@ def load(
     with reading:
         features = builder.info.features
         columns = find_columns(name, features, text_column, label_column, target_column)
-        return _dataset(name, builder, columns)
+        columns = dataclasses.replace(columns, group=_group_feature(name, features, group))
+        data = _dataset(name, builder, columns, in_fingerprint=bool(item_group))
+    called = item_group or ("speaker" if group == plain_files.GROUP_FEATURE else group)
+    return dataclasses.replace(data, info=data.info | {"item_group": called or None})
+
+
+def _group_feature(name: str, features: Any, group: str) -> str | None:
+    """Returns the feature of the group, None for none; raises UserError if it cannot be one."""
+    if not group:
+        return None
+    fitting = [
+        key
+        for key, feature in sorted(features.items())
+        if isinstance(feature, tfds.features.Text | tfds.features.ClassLabel)
+        or (type(feature) in (tfds.features.Scalar, tfds.features.Tensor) and feature.shape == ())
+    ]
+    if group not in fitting:
+        listed = ", ".join(fitting) or "none"
+        raise UserError(
+            f"--item_group={group}: {name} has no such column of groups; it has: {listed}"
+        )
+    return group
 
 
 def _tfds_builder(name: str, folder: pathlib.Path) -> Any:
@@ -167,7 +201,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
+def _dataset(name: str, builder: Any, columns: FeatureColumns, *, in_fingerprint: bool) -> Dataset:
+    """Returns the data set of a builder; groups enter its fingerprint if `in_fingerprint`."""
     available = list(builder.info.splits)
     if "train" not in available:
         raise UserError(f"{name} has no train split; it has: {', '.join(available) or 'none'}")
@@ -215,7 +250,7 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns) -> Dataset:
         "citation": builder.info.citation,
         "version": str(builder.info.version),
         "split": how,
-        "fingerprint": _fingerprint(train, test),
+        "fingerprint": _fingerprint(train, test, groups=in_fingerprint),
         "counts": _counts(train, test, classes),
         "shape": None if spec is None else list(spec.shape),
         "rate": None if spec is None else spec.rate,
@@ -362,12 +397,14 @@ def _words_and_tags(
     )
 
 
-def _fingerprint(train: Split, test: Split) -> str:
+def _fingerprint(train: Split, test: Split, *, groups: bool) -> str:
     digest = hashlib.sha256()
     for split in (train, test):
         digest.update("".join(split.ids).encode())
         digest.update(b"-" if split.labels is None else split.labels.astype("<i4").tobytes())
-        for _, read in sorted(split.columns.items()):
+        for key, read in sorted(split.columns.items()):
+            if key == "groups" and not groups:
+                continue
             digest.update(repr(read(split.source_idx)).encode())
     return digest.hexdigest()
 

@@ -88,6 +88,7 @@ class BuiltinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         FEATURES: the TFDS features.
         METADATA: e.g. the rate.
         TEST_SHARE: fraction of test examples.
+        ITEM_GROUP: the text feature by which items are grouped, e.g. the speaker; "" for none.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -98,6 +99,7 @@ class BuiltinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     FEATURES: Mapping[str, Any]
     METADATA: Mapping[str, Any] = {}
     TEST_SHARE = 0.2
+    ITEM_GROUP = ""
 
     def _examples(self) -> Examples:
         """Yields (digest of the content, features) of all examples."""

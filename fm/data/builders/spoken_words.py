@@ -71,6 +71,7 @@ class SpokenWords(BuiltinBuilder):
         "voice": tfds.features.Text(),
     }
     METADATA = {"rate": RATE, "split": "by voice"}  # noqa: RUF012
+    ITEM_GROUP = "voice"
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         with unpacked_wheel(WHEEL) as folder:

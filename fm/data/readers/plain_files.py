@@ -40,15 +40,16 @@ from fm.errors import UserError
 from fm.files import cache_dir
 
 BUILDER_NAME = "plain_files"
+GROUP_FEATURE = "group"
 TEST_SHARE = 0.2
 EXTENSIONS = (*TEXT_EXTENSIONS, GZIP_EXTENSION, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
-_VERSION = "1.1.0"
+_VERSION = "1.2.0"
 _NO_FIELDS = FileNameFieldPositions()
 
-# Digest, text or array, label.
-LoadedExample = tuple[str, str | np.ndarray, str | None]
+# Digest, text or array, label, group.
+LoadedExample = tuple[str, str | np.ndarray, str | None, str | None]
 
 
 def prepare_files(
@@ -56,9 +57,10 @@ def prepare_files(
 ) -> Any:
     """Prepares a plain file, folder or archive as a TFDS data set and returns its builder.
 
-    Its features are `text` or the name of another modality, and `label` unless unlabeled. The split
-    is that of the folder (see `read_folder`); else 20% test, by speaker if the file names give one,
-    or by hash of the content. How the files were understood, where they left it open, is in the
+    Its features are `text` or the name of another modality, `label` unless unlabeled, and `group`
+    where a column or the speaker in the file names groups the examples. The split is that of the
+    folder (see `read_folder`); else 20% test, by speaker if the file names give one, or by hash of
+    the content. How the files were understood, where they left it open, is in the
     metadata as `notices`.
 
     Args:
@@ -102,6 +104,7 @@ def _prepare(
             texts = read_text_file(path, form, notices)
             by_split = {"all": with_file_name_fields(texts, fields)}
         modality = _common_modality(inside, by_split)
+        _check_item_groups(inside, by_split, form)
         spec = _common_spec(by_split, modality, notices) if modality else None
         loaded = {
             split: [_load(example, modality, spec) for example in examples]
@@ -112,7 +115,9 @@ def _prepare(
             notices += _equal_once_converted(by_split, loaded, modality)
         if not target_column:
             loaded = _with_normalized_labels(inside, loaded, notices)
-        if target_column and any(label is None for own in loaded.values() for _, _, label in own):
+        if target_column and any(
+            label is None for own in loaded.values() for _, _, label, _ in own
+        ):
             raise UserError(f"{path}: no column {target_column!r} with the target text")
         how = "official"
         if "all" in loaded:
@@ -131,12 +136,17 @@ def _prepare(
         features["label"] = tfds.features.ClassLabel(names=classes)
     elif target_column:
         features["target"] = tfds.features.Text()
+    grouped = all(group is not None for own in loaded.values() for *_, group in own)
+    if grouped:
+        features[GROUP_FEATURE] = tfds.features.Text()
 
     def examples(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for digest, content, label in loaded[split]:
+        for digest, content, label, group in loaded[split]:
             stored = content if codec is None else codec.encode(np.asarray(content))
             example = {content_feature: stored}
-            yield digest, example if label is None else example | {label_feature: label}
+            if label is not None:
+                example[label_feature] = label
+            yield digest, example | ({GROUP_FEATURE: group} if grouped else {})
 
     splits = {split: functools.partial(examples, split) for split in loaded}
     return prepare(
@@ -226,7 +236,7 @@ def _equal_once_converted(
     """Returns a line that tells how many different files became equal examples."""
     sources: dict[str, list[pathlib.Path]] = {}
     for split, examples in by_split.items():
-        for example, (digest, _, _) in zip(examples, loaded[split], strict=True):
+        for example, (digest, *_) in zip(examples, loaded[split], strict=True):
             assert isinstance(example.content, pathlib.Path)
             sources.setdefault(digest, []).append(example.content)
     shared = [paths for paths in sources.values() if len(paths) > 1]
@@ -252,11 +262,24 @@ def _open(content: str | pathlib.Path, modality: Modality) -> Any:
 
 
 def _load(example: Example, modality: Modality | None, spec: MediaSpec | None) -> LoadedExample:
+    group = example.item_group or example.group
     if modality is None or modality.codec is None or spec is None:
         text = str(example.content)
-        return text_digest(text), text, example.label
+        return text_digest(text), text, example.label, group
     array = modality.codec.to_array(_open(example.content, modality), spec)
-    return array_digest(array), array, example.label
+    return array_digest(array), array, example.label, group
+
+
+def _check_item_groups(
+    path: pathlib.Path, by_split: dict[str, list[Example]], form: TextFormat
+) -> None:
+    """Raises UserError if a column of groups is asked for and some examples have no columns."""
+    ungrouped = (each.item_group is None for own in by_split.values() for each in own)
+    if form.group_column and any(ungrouped):
+        raise UserError(
+            f"--item_group={form.group_column}: {path} has examples without columns; it is for "
+            ".csv, .tsv and .jsonl files (--speaker_field reads groups from file names)"
+        )
 
 
 def _with_normalized_labels(
@@ -264,7 +287,7 @@ def _with_normalized_labels(
 ) -> dict[str, list[LoadedExample]]:
     """Puts labels on one line (TFDS stores class names one per line) and in Unicode's NFC."""
     spellings: dict[str, set[str]] = {}
-    for label in {label for own in loaded.values() for _, _, label in own if label is not None}:
+    for label in {each[2] for own in loaded.values() for each in own if each[2] is not None}:
         if label != label.encode("utf-8", "replace").decode():
             raise UserError(f"{path}: the class {label!r} has a name that is not UTF-8")
         spellings.setdefault(to_nfc(" ".join(label.split())), set()).add(label)
@@ -276,7 +299,10 @@ def _with_normalized_labels(
             )
     normalized = {label: name for name, several in spellings.items() for label in several}
     return {
-        split: [(digest, content, label and normalized[label]) for digest, content, label in own]
+        split: [
+            (digest, content, label and normalized[label], group)
+            for digest, content, label, group in own
+        ]
         for split, own in loaded.items()
     }
 
@@ -288,9 +314,9 @@ def _split(
 
     Every label needs two different examples, one for each side.
     """
-    labels = [label if by_label else None for _, _, label in loaded]
+    labels = [label if by_label else None for _, _, label, _ in loaded]
     digests_by_label: dict[str | None, set[str]] = {}
-    for label, (digest, _, _) in zip(labels, loaded, strict=True):
+    for label, (digest, *_) in zip(labels, loaded, strict=True):
         digests_by_label.setdefault(label, set()).add(digest)
     for label, digests in digests_by_label.items():
         if len(digests) < 2:
@@ -308,7 +334,7 @@ def _split(
         train, test = split_by_group(speakers, TEST_SHARE)
     else:
         how = "by hash"
-        digests = [digest for digest, _, _ in loaded]
+        digests = [digest for digest, *_ in loaded]
         number = {label: index for index, label in enumerate(digests_by_label)}
         train, test = split_by_hash(digests, [number[label] for label in labels], TEST_SHARE)
     return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}, how
@@ -316,7 +342,7 @@ def _split(
 
 def _class_names(path: pathlib.Path, loaded: dict[str, list[LoadedExample]]) -> list[str]:
     """Returns the label names in order (whole numbers by value), [] if unlabeled."""
-    labels = {split: {label for _, _, label in own} for split, own in loaded.items()}
+    labels = {split: {label for _, _, label, _ in own} for split, own in loaded.items()}
     names = {label for label in labels["train"] if label is not None}
     if None in labels["test"] and names:
         raise UserError(f"{path}: the train split has labels, the test split has none")

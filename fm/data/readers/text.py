@@ -46,12 +46,14 @@ class TextFormat:
         label_column: that of the label; "" for unlabeled data.
         target_column: that of a target text, instead of a label; "" for none.
         encoding: a name that Python's `codecs` knows.
+        group_column: that of the group that an example belongs to; "" for none.
     """
 
     text_column: str = "text"
     label_column: str = "label"
     target_column: str = ""
     encoding: str = "utf-8"
+    group_column: str = ""
 
     @property
     def second_column(self) -> str:
@@ -67,11 +69,13 @@ class Example:
         content: its text; or the file (or folder) with its image, sound or clip.
         label: None if unlabeled.
         group: which no two splits may share, e.g. a speaker; None for a split by content.
+        item_group: for statistics by group; both splits may have it.
     """
 
     content: str | pathlib.Path
     label: str | None = None
     group: str | None = None
+    item_group: str | None = None
 
 
 def text_extension(path: pathlib.Path) -> str:
@@ -272,13 +276,15 @@ def _parse_table(
     try:
         columns = reader.fieldnames = [to_nfc(name) for name in reader.fieldnames or []]
         label_column = _check_columns(str(path), columns, form)
+        group_column = _check_group_column(str(path), columns, form)
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             # A short row has None values, a long one a list under the key "".
             if None in row.values() or isinstance(row.get(""), list):
                 raise UserError(f"{where}: expected {len(columns)} columns as in the header")
             label = _label(where, label_column, row[label_column]) if label_column else None
-            examples.append(Example(row[text_column], label))
+            group = _label(where, group_column, row[group_column]) if group_column else None
+            examples.append(Example(row[text_column], label, item_group=group))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.reader.line_num}: {error}") from error
     return examples
@@ -324,6 +330,7 @@ def _parse_jsonl(
         rows.append((where, {to_nfc(key): value for key, value in row.items()}))
     columns = list(dict.fromkeys(key for _, row in rows for key in row))
     label_column = _check_columns(rows[0][0], columns, form)
+    group_column = _check_group_column(rows[0][0], columns, form)
     num_labeled = sum(row.get(label_column) is not None for _, row in rows)
     examples = []
     for where, row in rows:
@@ -335,7 +342,8 @@ def _parse_jsonl(
         if label_column:
             remark = f"; {num_labeled} of {len(rows)} lines have it"
             label = _label(where, label_column, row.get(label_column), remark)
-        examples.append(Example(text, label))
+        group = _label(where, group_column, row.get(group_column)) if group_column else None
+        examples.append(Example(text, label, item_group=group))
     return examples
 
 
@@ -359,6 +367,18 @@ def _check_columns(where: str, columns: Sequence[str], form: TextFormat) -> str:
         if columns.count(name) > 1:
             raise UserError(f"{where}: {columns.count(name)} columns are called {name!r}: {listed}")
     return label_column
+
+
+def _check_group_column(where: str, columns: Sequence[str], form: TextFormat) -> str:
+    """Returns the column of the group, "" for none; raises UserError if it is not there once."""
+    column = to_nfc(form.group_column)
+    if column and columns.count(column) != 1:
+        listed = ", ".join(map(repr, columns)) or "none"
+        count = "no column" if column not in columns else f"{columns.count(column)} columns"
+        raise UserError(
+            f"--item_group={column}: {where} has {count} of that name; it has: {listed}"
+        )
+    return column
 
 
 def _label(where: str, label_column: str, value: Any, remark: str = "") -> str:
