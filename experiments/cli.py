@@ -254,6 +254,13 @@ def define_data(values: flags.FlagValues) -> None:
         ("text_column", "text", "column, key or TFDS feature of the text"),
         ("label_column", "label", "column, key or TFDS feature of the label; empty for none"),
         ("target_column", "", "column or key of a text to generate, instead of a label"),
+        (
+            "item_group",
+            "",
+            "column, key or TFDS feature of the group of an example, such as its author, for "
+            "intervals by group; default: the speaker of --speaker_field, or a built-in data set's "
+            "own",
+        ),
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
     define_encoding(values)
@@ -308,7 +315,7 @@ def define_processes(values: flags.FlagValues) -> None:
 
 def data_options(values: flags.FlagValues) -> dict[str, Any]:
     """Returns the flags of `define_data` as keyword arguments of `fm.data.load.load`."""
-    names = ("data_dir", "text_column", "label_column", "target_column", "encoding")
+    names = ("data_dir", "text_column", "label_column", "target_column", "encoding", "item_group")
     return {name: values[name].value for name in (*names, "label_field", "speaker_field")}
 
 

@@ -22,6 +22,7 @@ import sys
 from absl import flags
 
 from experiments import cli, cluster, study_flags
+from fm.data.datasets import development_dataset
 from fm.errors import UserError
 from fm.study import presets
 from fm.study.ablations import ablation_names, check_ablations
@@ -65,6 +66,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
         lower_bound=2,
     )
+    study_flags.define_test_items(values)
     flags.DEFINE_integer(
         "steps", None, "of pretraining, instead of the profile's", flag_values=values, lower_bound=1
     )
@@ -113,6 +115,9 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
     for spec in specs:
         dataset = spec.dataset or spec.name
         data = load(dataset, **options)
+        test_items = study_flags.test_items_of(values, spec)
+        if test_items["split"] == "development":
+            data = development_dataset(data)
         task_type = task_type_of(data)
         modalities.add(data.modality)
         if not values["label_budgets"].value:
@@ -128,6 +133,7 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
                     data.modality, task_type.name, joint, profile
                 ),
                 max_test_items=values["max_test_items"].value or preset.max_test_items,
+                **test_items,
                 max_corpus_items=preset.max_corpus_items,
                 fingerprint=data.info["fingerprint"],
                 **options,

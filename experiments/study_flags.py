@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import re
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -14,7 +15,7 @@ from fm import report
 from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.data.builders import BUILDERS
-from fm.data.datasets import Dataset
+from fm.data.datasets import Dataset, development_dataset
 from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.files import expand_path
@@ -23,7 +24,7 @@ from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
 from fm.study import presets, run_dir
 from fm.study.arms import OUT_OF_DOMAIN, arm_names, check_arms
-from fm.study.config import DEFAULT_METHODS, PublishedConfig, StudyConfig, TaskConfig
+from fm.study.config import DEFAULT_METHODS, SPLITS, PublishedConfig, StudyConfig, TaskConfig
 from fm.study.loading import load
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
 from fm.study.task_types import TaskType, task_type_of
@@ -96,6 +97,7 @@ def define(
         flag_values=values,
         lower_bound=2,
     )
+    define_test_items(values)
     flags.DEFINE_string(
         "size", None, "model size: nano, micro, tiny, small or base", flag_values=values
     )
@@ -105,6 +107,40 @@ def define(
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, out)
+
+
+def define_test_items(values: flags.FlagValues) -> None:
+    """Defines --split and --test_slice."""
+    flags.DEFINE_enum(
+        "split",
+        "test",
+        SPLITS,
+        "what is scored: test items, or a part of the training split in their place, to choose "
+        "recipes on",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "test_slice",
+        None,
+        "first of the test items scored, in their fixed random order; by default 0, or the first "
+        "item of a built-in task that no earlier result has scored",
+        flag_values=values,
+        lower_bound=0,
+    )
+
+
+def test_items_of(values: flags.FlagValues, spec: TaskSpec) -> dict[str, Any]:
+    """Returns `split` and `test_slice` of a task's config.
+
+    Raises:
+      UserError: both flags are given.
+    """
+    split, start = values["split"].value, values["test_slice"].value
+    if split != "test":
+        if start is not None:
+            raise UserError(f"--test_slice={start}: is for --split=test, not for {split} items")
+        return {"split": split}
+    return {"split": split, "test_slice": spec.test_slice if start is None else start}
 
 
 def define_prompts(values: flags.FlagValues) -> None:
@@ -335,6 +371,9 @@ def _task_config(
     profile, dataset = values["profile"].value, spec.dataset or spec.name
     options = cli.data_options(values)
     data = load(dataset, **options)
+    test_items = test_items_of(values, spec)
+    if test_items["split"] == "development":
+        data = development_dataset(data)
     task_type = task_type_of(data)
     if "compare" not in task_type.experiments:
         raise UserError(
@@ -356,6 +395,7 @@ def _task_config(
         label_budgets=budgets,
         recipe=presets.with_fitting_patch_size(recipe, data.info.get("shape")),
         max_test_items=values["max_test_items"].value or preset.max_test_items,
+        **test_items,
         max_corpus_items=preset.max_corpus_items,
         fingerprint=data.info["fingerprint"],
         excluded_arms=_excluded_arms(spec.name, data.modality, task_type, other, model, values),

@@ -21,6 +21,7 @@ from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 
 MAX_SEEDS = 1000
+SPLITS = ("test", "development")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 DEFAULT_METHODS = ("probe", "full")
 
@@ -150,6 +151,9 @@ class TaskConfig:
       label_budgets: numbers of labels, ascending.
       recipe: see `Recipe`.
       max_test_items: limit of the test items scored.
+      split: "test", or "development": a part of the training split plays the test, whose items are
+        then in neither.
+      test_slice: first of the test items scored, in the fixed random order of the test split.
       max_corpus_items: limit of the examples of each corpus, training data included; None for all.
       data_dir: folder of prepared TFDS data sets.
       text_column: of files.
@@ -157,6 +161,7 @@ class TaskConfig:
       target_column: of files; the text to generate.
       label_field: part of a file name that is the label.
       speaker_field: part of a file name that is the speaker.
+      item_group: column of the group of an example; "" for the data's own, if it has one.
       encoding: of text files.
       fingerprint: of the data as loaded, so that a changed file is not taken for the same.
       excluded_arms: arms of the study that this task does not have.
@@ -178,6 +183,8 @@ class TaskConfig:
     label_budgets: tuple[int, ...]
     recipe: Recipe
     max_test_items: int = 1000
+    split: str = "test"
+    test_slice: int = 0
     max_corpus_items: int | None = None
     data_dir: str | None = None
     text_column: str = "text"
@@ -185,6 +192,7 @@ class TaskConfig:
     target_column: str = ""
     label_field: int | None = None
     speaker_field: int | None = None
+    item_group: str = ""
     encoding: str = "utf-8"
     fingerprint: str = ""
     excluded_arms: tuple[str, ...] = ()
@@ -194,11 +202,16 @@ class TaskConfig:
     def __post_init__(self):
         if not self.name:
             object.__setattr__(self, "name", short_name(self.dataset))
+        if self.split not in SPLITS:
+            raise UserError(f"--split={self.split}: must be one of {', '.join(SPLITS)}")
+        if self.test_slice < 0:
+            raise UserError(f"--test_slice={self.test_slice}: takes a number from 0")
 
     def load_options(self) -> dict[str, Any]:
         """Returns the keyword arguments of `fm.data.load.load` for this task's data."""
         names = ("data_dir", "text_column", "label_column", "target_column", "label_field")
-        return {name: getattr(self, name) for name in (*names, "speaker_field", "encoding")}
+        names += ("speaker_field", "item_group", "encoding")
+        return {name: getattr(self, name) for name in names}
 
 
 def short_name(dataset: str) -> str:

@@ -27,8 +27,11 @@ PREDICTIONS_FILE = "predictions.csv"
 _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets tokenizers scikit-learn numpy"
 )
-# Keys of results that depend on the clock, the machine or the installation.
-_NOT_REPRODUCIBLE = ("seconds", "versions", "device", "xla_flags", "headline")
+# Keys of results that depend on the clock, the machine, its earlier studies or the installation.
+_NOT_REPRODUCIBLE = (
+    *("seconds", "versions", "device", "xla_flags", "headline"),
+    *("scored_before", "sealed"),
+)
 # Config fields of earlier versions, by dotted suffix, and what they are called now.
 _RENAMED_FIELDS = {
     "adapt": "methods",

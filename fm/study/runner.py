@@ -16,7 +16,7 @@ from fm.adaptation.methods import METHODS
 from fm.attention import Mask, choose
 from fm.data.media import get_modality
 from fm.errors import UserError
-from fm.study import analysis, artifacts, run_dir
+from fm.study import analysis, artifacts, run_dir, test_slices
 from fm.study.adaptation import Arm, ModelArm
 from fm.study.arms import (
     ARMS,
@@ -152,6 +152,8 @@ class BaseStudy(abc.ABC):
     def run(self, out_dir: pathlib.Path) -> Sections:
         """Computes what `out_dir` lacks and returns the sections of results.json."""
         context = self.build_context(out_dir)
+        own_hash = config_hash(self.to_dict())
+        slices = {task.name: test_slices.record(task, own_hash) for task in self.tasks}
         names = ("cells", "comparisons", "label_efficiency", "compute_cost", "decontamination")
         names += ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")
         sections: Sections = {"attention": {}, **{name: [] for name in names}}
@@ -172,6 +174,8 @@ class BaseStudy(abc.ABC):
         sections["adaptation_methods"] = [
             {"name": method.name, "description": method.description} for method in METHODS.values()
         ]
+        for row in sections["tasks"]:
+            row["test_slice"] = slices[row["name"]]
         analysis.write_predictions(done, out_dir / run_dir.PREDICTIONS_FILE)
         return sections
 
@@ -299,5 +303,6 @@ def task_row(task: Task) -> dict[str, Any]:
         "test": len(task.test),
         "test_available": len(task.dataset.test),
         "out_of_domain_dataset": task.config.out_of_domain_dataset,
+        "item_group": info.get("item_group"),
         **{key: info[key] for key in ("description", "licence", "fingerprint", "split")},
     }

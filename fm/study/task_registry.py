@@ -23,6 +23,8 @@ class TaskSpec:
       prompt_answers: words for each class in that template; empty for the names of the classes.
       mixture_weight: share of the rows of a joint pretraining step, in any unit.
       out_of_domain_dataset: what the out_of_domain arm is pretrained on; None for no such arm.
+      test_slice: first of the test items scored, in the fixed random order of the test split; items
+        before it have been scored by earlier results.
       suites: task suites it belongs to: "compare", "compare_full", "multitask", "ablate".
     """
 
@@ -34,6 +36,7 @@ class TaskSpec:
     prompt_answers: tuple[str, ...] = ()
     mixture_weight: float = 1.0
     out_of_domain_dataset: str | None = None
+    test_slice: int = 0
     suites: tuple[str, ...] = ()
 
     def instruction(self, classes: tuple[str, ...] | None) -> InstructionPhrasings:
@@ -89,6 +92,7 @@ _BUILT_IN = (
         prompt_answers=("negative", "positive"),
         mixture_weight=20.0,
         out_of_domain_dataset="docstrings",
+        test_slice=1000,
         suites=("compare", "compare_full", "multitask"),
     ),
     TaskSpec(

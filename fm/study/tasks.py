@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fm.data.datasets import Dataset, Split, subset, without
+from fm.data.datasets import Dataset, Split, development_dataset, subset, without
 from fm.data.decontamination import DuplicateSearchResult, find_duplicates
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_train_idx
@@ -52,6 +52,12 @@ class Task:
     def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
         """Returns the places of drawn examples in `labeled_pool`."""
         return np.searchsorted(self.labeled_pool, train_idx)
+
+    @functools.cached_property
+    def item_groups(self) -> np.ndarray | None:
+        """The group (e.g. speaker) of every test item scored, str [N]; None without groups."""
+        test = self.test
+        return np.array(test.groups(range(len(test)))) if test.is_grouped else None
 
     @property
     def modality(self) -> str:
@@ -104,9 +110,10 @@ def prepare_task(
     """
     print(f"preparing {config.dataset} …", file=sys.stderr, flush=True)
     dataset = load(config.dataset, **config.load_options())
+    if config.split == "development":
+        dataset = development_dataset(dataset)
     task_type = task_type_of(dataset)
-    test_idx = np.random.default_rng(0).permutation(len(dataset.test))[: config.max_test_items]
-    test = subset(dataset.test, np.sort(test_idx))
+    test = subset(dataset.test, np.sort(test_order(config, dataset)))
     train, train_search = _decontaminated(dataset.train, dataset, config.max_corpus_items)
     dataset = dataclasses.replace(dataset, train=train)
     strata = task_type.strata(train)
@@ -127,6 +134,26 @@ def prepare_task(
         strata,
         tuple(draw_train_idx(strata, max(config.label_budgets), seed) for seed in range(seeds)),
     )
+
+
+def test_order(config: TaskConfig, dataset: Dataset) -> np.ndarray:
+    """Returns the indices of the test items that a task scores, in their fixed random order.
+
+    Raises:
+      UserError: the slice begins past the last items.
+    """
+    start, total = first_test_item(config), len(dataset.test)
+    if start and start > total - 2:
+        raise UserError(
+            f"--test_slice={start}: {config.name} has {total:,} test items; takes 0 to "
+            f"{max(total - 2, 0):,}"
+        )
+    return np.random.default_rng(0).permutation(total)[start:][: config.max_test_items]
+
+
+def first_test_item(config: TaskConfig) -> int:
+    """Returns where the slice of a task begins; a development part is scored from its beginning."""
+    return config.test_slice if config.split == "test" else 0
 
 
 def check_label_budgets(
