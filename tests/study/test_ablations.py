@@ -76,7 +76,10 @@ def test_a_row_pairs_seeds():
     right, wrong = np.stack([truth] * 3), np.stack([1 - truth] * 3)
     right[0, :3] = 1 - right[0, :3]
     cells = [
-        Cell("fruit", arm, 8, {"method": "full"}, [], guessed, 5.0, 1.0)
+        Cell(
+            *("fruit", arm, 8, [{"method": "full"}] * 3, [[]] * 3, guessed, None),
+            *([5.0] * 3, 1.0, None, 0.0),
+        )
         for arm, guessed in (("only_text", right), ("fresh", wrong))
     ]
     made = variant_row(Judged, *cells)
