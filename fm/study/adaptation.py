@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,3 +121,44 @@ class ModelArm:
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Returns the FLOPs of a fit to `num_labels` labels by the method of `hparams`."""
         return method_of(hparams).flops(self.model, num_labels, hparams)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecipeChoiceArm:
+    """An arm that adapts models of several recipes and takes the one that validates best.
+
+    The key "recipe" of its hyper-parameters names the recipe.
+
+    Attributes:
+      arms: by the name of the recipe.
+    """
+
+    arms: Mapping[str, Arm]
+
+    def prepare(self, seeds: int) -> float:
+        """Prepares every recipe's arm; returns the sum of their CPU seconds."""
+        return sum(arm.prepare(seeds) for arm in self.arms.values())
+
+    def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """Returns the trials of every recipe."""
+        return [
+            trial | {"config": {"recipe": name, **trial["config"]}}
+            for name, arm in self.arms.items()
+            for trial in arm.search(train_idx, labels, seed)
+        ]
+
+    def fit_predict(
+        self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
+    ) -> Predictions:
+        """Fits the model of the recipe chosen; returns predictions for the test items."""
+        arm, hparams = self._of(hparams)
+        return arm.fit_predict(train_idx, labels, seed, hparams)
+
+    def fit_flops(self, num_labels: int, hparams: HParams) -> float:
+        """Returns the FLOPs of a fit of the recipe chosen."""
+        arm, hparams = self._of(hparams)
+        return arm.fit_flops(num_labels, hparams)
+
+    def _of(self, hparams: HParams) -> tuple[Arm, HParams]:
+        own = {name: value for name, value in hparams.items() if name != "recipe"}
+        return self.arms[hparams["recipe"]], own

@@ -21,15 +21,14 @@ from fm.evaluation.label_efficiency import LabelEfficiency, label_multiplier
 from fm.evaluation.metrics import balanced_accuracy
 from fm.evaluation.statistics import holm_adjusted, paired_difference
 from fm.files import atomic_path
-from fm.study.arms import REFERENCE_ARM, arm_spec, comparison_pairs
+from fm.study.arms import REFERENCE_ARM, PretrainingCost, arm_spec, comparison_pairs
 from fm.study.cells import Cell
 from fm.study.task_types import TASK_TYPES, TaskType
 from fm.study.tasks import Task
-from fm.training.config import TrainResult
 
 Row = dict[str, Any]
-# The pretraining runs of each arm that has any.
-PretrainingRuns = Mapping[str, Sequence[TrainResult]]
+# What pretraining cost each arm that has any, one entry per pretraining seed.
+PretrainingRuns = Mapping[str, Sequence[PretrainingCost]]
 _PREDICTION_COLUMNS = (
     *("task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"),
     *("probability", "truth_probability"),
@@ -118,7 +117,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _pretrain_flops(arm: str, runs: Sequence[TrainResult], seed: int) -> float | None:
+def _pretrain_flops(arm: str, runs: Sequence[PretrainingCost], seed: int) -> float | None:
     """Returns the FLOPs of the checkpoint that a seed started from; None if unknown."""
     if arm_spec(arm).cost.pretraining == "unknown":
         return None

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from fm.adaptation.methods import METHODS
 from fm.errors import UserError
-from fm.study.adaptation import Arm, ModelArm
+from fm.study.adaptation import Arm, ModelArm, RecipeChoiceArm
 from fm.study.config import StudyConfig
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor
@@ -53,6 +53,14 @@ class InitialModel:
         return [run.params for run in self.runs]
 
 
+@dataclasses.dataclass(frozen=True)
+class PretrainingCost:
+    """FLOPs and CPU seconds of pretraining with one seed."""
+
+    flops: float
+    cpu_seconds: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class BuiltArm:
     """An arm ready to adapt, with its pretraining runs, tokenizer and input layouts.
@@ -60,14 +68,32 @@ class BuiltArm:
     Attributes:
       arm: see `fm.study.adaptation.Arm`.
       processor: tokenizer and layouts of its model, if it has one.
-      runs: its pretraining runs, if any.
+      runs: its pretraining runs, if any, one per pretraining seed; of several recipes those of the
+        first.
       description: of a published model, JSON-able.
+      other_runs: pretraining runs of each further recipe.
     """
 
     arm: Arm
     processor: Processor | None = None
     runs: Sequence[TrainResult] = ()
     description: dict[str, Any] | None = None
+    other_runs: tuple[Sequence[TrainResult], ...] = ()
+
+    @property
+    def model_arm(self) -> ModelArm | None:
+        """The arm that adapts its model, of several recipes that of the first; None without one."""
+        arm = self.arm
+        if isinstance(arm, RecipeChoiceArm):
+            arm = next(iter(arm.arms.values()))
+        return arm if isinstance(arm, ModelArm) else None
+
+    def pretraining_costs(self) -> list[PretrainingCost]:
+        """Returns what each pretraining seed cost, the sum over all recipes."""
+        return [
+            PretrainingCost(sum(run.flops for run in runs), sum(run.cpu_seconds for run in runs))
+            for runs in zip(self.runs, *self.other_runs, strict=True)
+        ]
 
 
 class ArmContext(Protocol):
@@ -254,22 +280,24 @@ class CompareContext:
     def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
         """Returns a corpus's model: pretrained on it once per seed, or fresh with its processor."""
         split = task.corpora.get(corpus, task.dataset.train)
-        folder = self.out_dir / "pretrained" / f"{task.name}-{corpus}"
+        recipe = task.config.recipe
+        name = f"{task.name}-{corpus}" + (f"-{recipe.name}" if recipe.name else "")
+        folder = self.out_dir / "pretrained" / name
         processor = self._processor(task, corpus, folder)
         if not pretrained:
             return InitialModel(processor)
         runs = pretrain_seeds(
             split,
             task.modality,
-            task.config.recipe,
+            recipe,
             processor,
             seeds=self.config.pretrain_seeds,
             out_dir=folder,
-            run_name=f"{task.name}: pretraining {corpus}",
+            run_name=f"{task.name}: pretraining {corpus} {recipe.name}".rstrip(),
         )
         return InitialModel(processor, runs)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019
+    @functools.lru_cache(maxsize=8)  # noqa: B019
     def _processor(self, task: Task, corpus: str, folder: pathlib.Path) -> Processor:
         split = task.corpora.get(corpus, task.dataset.train)
         rate = task.dataset.info.get("rate")
@@ -298,10 +326,15 @@ def _build_model_arm(
     choose_methods: Callable[[Sequence[str]], tuple[str, ...]] = all_methods,
 ) -> Callable[[Task, ArmContext], BuiltArm]:
     def build(task: Task, context: ArmContext) -> BuiltArm:
-        initial = context.initial_model(task, corpus, pretrained=pretrained)
-        methods = choose_methods(context.config.methods)
-        arm = task.task_type.build_head(task, initial, context, methods)
-        return BuiltArm(arm, initial.processor, initial.runs)
+        methods, initial, arms = choose_methods(context.config.methods), {}, {}
+        for name, variant in task.by_recipe.items():
+            initial[name] = context.initial_model(variant, corpus, pretrained=pretrained)
+            arms[name] = task.task_type.build_head(variant, initial[name], context, methods)
+        first, *others = initial.values()
+        arm = next(iter(arms.values())) if not others else RecipeChoiceArm(arms)
+        return BuiltArm(
+            arm, first.processor, first.runs, other_runs=tuple(each.runs for each in others)
+        )
 
     return build
 

@@ -33,6 +33,7 @@ class Recipe:
     Attributes:
       model: architecture; `vocab_size` and `patch_dims` are set from the data.
       objective: pretraining objective.
+      name: tells the recipes of a task apart; "" for the first.
       optimizer: of pretraining.
       steps: of pretraining.
       batch_size: sequences per pretraining step.
@@ -74,6 +75,7 @@ class Recipe:
     patch_size: int = 0
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     lora_learning_rates: tuple[float, ...] = (1e-2,)
+    name: str = ""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "num_windows"):
@@ -150,6 +152,8 @@ class TaskConfig:
       out_of_domain_dataset: what the `out_of_domain` arm is pretrained on, or None.
       label_budgets: numbers of labels, ascending.
       recipe: see `Recipe`.
+      other_recipes: further recipes of another kind; every network arm is built by each, and each
+        seed chooses among them on its own labels.
       max_test_items: limit of the test items scored.
       split: "test", or "development": a part of the training split plays the test, whose items are
         then in neither.
@@ -182,6 +186,7 @@ class TaskConfig:
     out_of_domain_dataset: str | None
     label_budgets: tuple[int, ...]
     recipe: Recipe
+    other_recipes: tuple[Recipe, ...] = ()
     max_test_items: int = 1000
     split: str = "test"
     test_slice: int = 0
@@ -204,6 +209,9 @@ class TaskConfig:
             object.__setattr__(self, "name", short_name(self.dataset))
         if self.split not in SPLITS:
             raise UserError(f"--split={self.split}: must be one of {', '.join(SPLITS)}")
+        recipes = [recipe.name for recipe in (self.recipe, *self.other_recipes)]
+        if len(set(recipes)) < len(recipes):
+            raise UserError(f"recipes {', '.join(map(repr, recipes))}: must have different names")
         if self.test_slice < 0:
             raise UserError(f"--test_slice={self.test_slice}: takes a number from 0")
 

@@ -33,9 +33,7 @@ def method_cost_rows(
     """
     if not task.task_type.predicts_classes:
         return []
-    model_arms = [
-        (name, built, built.arm) for name, built in arms.items() if isinstance(built.arm, ModelArm)
-    ]
+    model_arms = [(name, built, built.model_arm) for name, built in arms.items() if built.model_arm]
     rows = []
     for name, _, arm in [each for each in model_arms if each[1].runs][:1]:
         rows += _rows(task, name, arm, [METHODS[method] for method in methods])

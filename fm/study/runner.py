@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import pathlib
 import sys
 import time
@@ -17,7 +18,7 @@ from fm.attention import Mask, choose
 from fm.data.media import get_modality
 from fm.errors import UserError
 from fm.study import analysis, artifacts, run_dir, test_slices
-from fm.study.adaptation import Arm, ModelArm
+from fm.study.adaptation import Arm
 from fm.study.arms import (
     ARMS,
     ArmContext,
@@ -187,7 +188,7 @@ class BaseStudy(abc.ABC):
         cells: list[Cell],
         context: ArmContext,
     ) -> None:
-        runs = {name: list(built.runs) for name, built in arms.items() if built.runs}
+        runs = {name: built.pretraining_costs() for name, built in arms.items() if built.runs}
         steps_to_quality = self.add_artifacts(sections, task, arms, cells, context)
         efficiency = analysis.label_multiplier_rows(cells, task, steps_to_quality)
         pairs = self.comparison_pairs(list(arms))
@@ -245,16 +246,19 @@ class CompareStudy(BaseStudy):
         sections["samples"] += artifacts.generated_sample_rows(task, arms)
         sections["mistakes"] += artifacts.mistake_rows(task, cells)
         sections["pretrained"] += [
-            run_dir.pretrained_model_row(f"{task.name}/{arm}/{seed}", run)
+            run_dir.pretrained_model_row(
+                "/".join(filter(None, (task.name, arm, recipe, seed))), run
+            )
             for arm, built in arms.items()
-            for seed, run in enumerate(built.runs)
+            for recipe, runs in zip(task.by_recipe, (built.runs, *built.other_runs), strict=False)
+            for seed, run in zip(map(str, itertools.count()), runs, strict=False)
         ]
         # Every method costs a compilation: those not asked for are measured on one task only.
         last = [each for each in self.tasks if each.task_type.predicts_classes][-1:]
         measured = tuple(METHODS) if task in last else self.config.methods
         sections["methods"] += method_cost_rows(task, arms, measured)
         for built in arms.values():
-            if built.processor is not None and isinstance(built.arm, ModelArm):
+            if built.processor is not None and built.model_arm is not None:
                 sections["attention"][task.name] = _attention_implementation(
                     built, task.config.recipe.batch_size
                 )
@@ -270,9 +274,9 @@ def run_compare(
 
 def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
     """Returns the attention implementation of a pretraining batch of packed rows."""
-    assert built.processor is not None and isinstance(built.arm, ModelArm)
+    assert built.processor is not None and built.model_arm is not None
     model = built.processor.model
-    shape = (batch_size, built.arm.model.examples["segments"].shape[1])
+    shape = (batch_size, built.model_arm.model.examples["segments"].shape[1])
     q = jax.ShapeDtypeStruct((*shape, model.num_heads, model.head_dim), model.dtype)
     k = jax.ShapeDtypeStruct((*shape, model.num_kv_heads, model.head_dim), model.dtype)
     segments = jnp.ones(shape, jnp.int32)

@@ -301,8 +301,8 @@ def build_classification_arm(
     return ModelArm(model, tuple(methods))
 
 
-# Scratch and in-domain arms share a processor, and so the examples.
-@functools.lru_cache(maxsize=1)
+# Scratch and in-domain arms share a processor, and so the examples; a task may have some recipes.
+@functools.lru_cache(maxsize=4)
 def _tokenized_examples(task: Task, processor: Processor) -> TokenizedExamples:
     """Returns the labeled pool, then the test items, as the model reads them."""
     if not task.is_text:

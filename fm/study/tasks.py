@@ -59,6 +59,19 @@ class Task:
         test = self.test
         return np.array(test.groups(range(len(test)))) if test.is_grouped else None
 
+    @functools.cached_property
+    def by_recipe(self) -> dict[str, Task]:
+        """The task with each of its recipes alone, by the recipe's name."""
+        recipes = (self.config.recipe, *self.config.other_recipes)
+        if len(recipes) == 1:
+            return {recipes[0].name: self}
+        return {
+            recipe.name: dataclasses.replace(
+                self, config=dataclasses.replace(self.config, recipe=recipe, other_recipes=())
+            )
+            for recipe in recipes
+        }
+
     @property
     def modality(self) -> str:
         """Returns the modality of the inputs."""

@@ -7,7 +7,8 @@ import pytest
 
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.task_model import TaskModel
-from fm.study.adaptation import ModelArm
+from fm.evaluation.model_selection import select_trial
+from fm.study.adaptation import ModelArm, Predictions, RecipeChoiceArm
 from fm.study.baseline_arms import ClassicalArm, ClassicalNerArm
 from fm.study.presets import text_recipe
 from tests.adaptation.helpers_models import MODEL, params, separable
@@ -56,3 +57,33 @@ def test_features_are_extracted_before_the_seeds_run():
 def test_ties_do_not_take_the_strongest_penalty(arm):
     inverse = [hparams["C"] for hparams in arm.grid()]
     assert sorted(inverse)[1] == inverse[0] and len(set(inverse)) == 3
+
+
+class Scored:
+    """An arm whose only setting validates at a given score."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def prepare(self, seeds):
+        return 1.0
+
+    def search(self, train_idx, labels, seed):
+        return [{"config": {"l2": 1.0}, "validation": self.score, "last_gain": 0.5}]
+
+    def fit_predict(self, train_idx, labels, seed, hparams):
+        assert hparams == {"l2": 1.0}
+        return Predictions(np.full(3, self.score))
+
+    def fit_flops(self, num_labels, hparams):
+        return num_labels * self.score
+
+
+def test_an_arm_of_several_recipes_fits_the_one_chosen():
+    arm = RecipeChoiceArm({"": Scored(0.5), "wide": Scored(0.75)})
+    trials = arm.search(np.arange(4), LABELS[:4], 0)
+    assert [trial["config"]["recipe"] for trial in trials] == ["", "wide"]
+    assert all(trial["last_gain"] == 0.5 for trial in trials) and arm.prepare(2) == 2.0
+    best = select_trial(trials)["config"]
+    found = arm.fit_predict(np.arange(4), LABELS[:4], 0, best)
+    assert found.values.tolist() == [0.75] * 3 and arm.fit_flops(4, best) == 3.0
