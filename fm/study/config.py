@@ -37,6 +37,11 @@ class Recipe:
       optimizer: of pretraining.
       steps: of pretraining.
       batch_size: sequences per pretraining step.
+      early_stopping_patience: lets pretraining go past `steps`, at a constant learning rate, until
+        the validation loss (measured 8 times in `steps`) has not fallen by 0.2% so many times in a
+        row; the rate then falls to 0. None takes `steps`.
+      max_pretrain_minutes: lets pretraining go past `steps` in the same way, until this much time
+        has been spent; None for no limit.
       vocab_size: size of the BPE vocabulary (text).
       seq_len: tokens in a sequence (text).
       num_windows: sequences of a document that adaptation reads (text).
@@ -76,6 +81,8 @@ class Recipe:
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     lora_learning_rates: tuple[float, ...] = (1e-2,)
     name: str = ""
+    early_stopping_patience: int | None = None
+    max_pretrain_minutes: float | None = None
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "num_windows"):
@@ -85,6 +92,10 @@ class Recipe:
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):
                 raise UserError(f"{name}={values}: takes one or more numbers above 0")
+        for name in ("early_stopping_patience", "max_pretrain_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name}={value}: takes a number above 0, or none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +261,7 @@ class StudyConfig:
     """
 
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {"adapt": "methods"}
+    MIN_ARMS: ClassVar[int] = 2
 
     experiment: str = "compare"
     tasks: tuple[TaskConfig, ...]
@@ -266,14 +278,14 @@ class StudyConfig:
                 f"tasks {', '.join(names) or 'none'}: takes one or more of different names; rename "
                 "a file or folder if two have the same"
             )
-        if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
+        if len(self.arms) < self.MIN_ARMS or len(set(self.arms)) < len(self.arms):
             raise UserError(
                 f"--arms={','.join(self.arms)}: takes two or more different arms, such as "
                 "scratch,in_domain"
             )
         for task in self.tasks:
             arms = self.arms_of(task)
-            if len(arms) < 2:
+            if len(arms) < self.MIN_ARMS:
                 raise UserError(
                     f"--arms={','.join(self.arms)}: {task.name} has only "
                     f"{', '.join(arms) or 'none'} of them; a comparison takes two"

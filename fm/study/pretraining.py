@@ -38,6 +38,9 @@ from fm.training.train_loop import train_trial
 from fm.training.trial import Trial
 
 NUM_VALIDATION_BATCHES = 4
+# Of pretraining that goes on until it is flat or its time is over: how often longer than the steps
+# of the recipe at most, and the fraction of the loss that counts as a fall.
+MAX_LENGTHENING, MIN_IMPROVEMENT = 64, 0.002
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,6 +200,26 @@ def pretrain_config(
     )
 
 
+def open_ended_config(recipe: Recipe, seed: int) -> TrainConfig:
+    """Returns a `TrainConfig` that goes on until the recipe's patience or time is over."""
+    minutes = recipe.max_pretrain_minutes
+    return dataclasses.replace(
+        pretrain_config(recipe.steps, seed),
+        steps=MAX_LENGTHENING * recipe.steps,
+        early_stopping_patience=recipe.early_stopping_patience,
+        min_improvement=MIN_IMPROVEMENT,
+        max_seconds=None if minutes is None else 60 * minutes,
+        warmup_steps=max(1, round(recipe.optimizer.warmup * recipe.steps)),
+    )
+
+
+def _train_config(recipe: Recipe, seed: int, cadence: dict[str, int | None]) -> TrainConfig:
+    if recipe.early_stopping_patience is None and recipe.max_pretrain_minutes is None:
+        return pretrain_config(recipe.steps, seed, **cadence)
+    given = {name: value for name, value in cadence.items() if value is not None}
+    return dataclasses.replace(open_ended_config(recipe, seed), **given)
+
+
 def _trial(
     corpus: Split,
     modality: str,
@@ -233,7 +256,7 @@ def _trial(
         functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
         batches,
         recipe.optimizer,
-        pretrain_config(recipe.steps, seed, **cadence),
+        _train_config(recipe, seed, cadence),
         metric_unit,
         out_dir=out_dir,
         token_weights=token_weights,

@@ -242,8 +242,10 @@ def read_summary(out_dir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def pretrained_model_row(name: str, run: TrainResult) -> dict[str, Any]:
-    """Returns a pretraining run's row of results.json: name, steps and parameter hash."""
-    return {"name": name, "steps": run.steps, "params_digest": params_digest(run.params)}
+    """Returns a pretraining run's results row: name, steps, why it ended and parameter hash."""
+    digest = params_digest(run.params)
+    stopped = {"stopped_because": run.stopped_because}
+    return {"name": name, "steps": run.steps, **stopped, "params_digest": digest}
 
 
 def write_study_summary_json(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:

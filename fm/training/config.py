@@ -9,6 +9,9 @@ from typing import Any
 
 from fm.errors import UserError
 
+# Of an open-ended run: how much of it is spent on the fall of the learning rate.
+COOLDOWN_SHARE = 0.2
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -23,6 +26,13 @@ class TrainConfig:
       validate_every: steps between validations; None validates at the end only.
       early_stopping_patience: the run ends after this many validations in a row without a new
         lowest loss, with the parameters it then has; None trains all steps.
+      min_improvement: fraction of the lowest loss by which a new lowest one is below it.
+      max_seconds: the run ends after this much wall time, over all resumptions; None for no limit.
+      warmup_steps: makes the schedule open-ended: the learning rate rises over so many steps, stays
+        constant until `early_stopping_patience`, `max_seconds` or `steps` says that the run ends,
+        and falls to 0 over the last fifth of the run, which counts as part of `max_seconds` and
+        `steps` (Hägele et al. 2024, constant learning rate and cooldown). None follows the
+        optimizer's schedule over `steps`.
       grad_accum_steps: number of microbatches each batch is split into.
       batch_timeout_seconds: the run ends if a batch takes longer than this to arrive.
     """
@@ -34,23 +44,43 @@ class TrainConfig:
     log_every: int = 20
     validate_every: int | None = None
     early_stopping_patience: int | None = None
+    min_improvement: float = 0.0
+    max_seconds: float | None = None
+    warmup_steps: int | None = None
     grad_accum_steps: int = 1
     batch_timeout_seconds: float = 600.0
 
     def __post_init__(self):
         required = (self.steps, self.checkpoint_every, self.log_every, self.grad_accum_steps)
-        optional = (self.validate_every, self.early_stopping_patience, self.keep_period)
+        optional = (
+            *(self.validate_every, self.early_stopping_patience, self.keep_period),
+            self.warmup_steps,
+        )
         given = [value for value in optional if value is not None]
         if min(*required, *given) < 1 or not 0 <= self.seed < 2**32:
             raise UserError(
                 "steps, checkpoint_every, keep_period, log_every, validate_every, "
-                "early_stopping_patience and grad_accum_steps must be 1 or more, and seed between "
-                f"0 and 2**32 - 1, not {self}"
+                "early_stopping_patience, warmup_steps and grad_accum_steps must be 1 or more, and "
+                f"seed between 0 and 2**32 - 1, not {self}"
             )
+        if not 0 <= self.min_improvement < 1:
+            raise UserError(f"min_improvement={self.min_improvement}: must be from 0 to under 1")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise UserError(f"max_seconds={self.max_seconds:g}: must be above 0 seconds")
         if not self.batch_timeout_seconds > 0:
             raise UserError(
                 f"batch_timeout_seconds={self.batch_timeout_seconds:g} must be above 0 seconds"
             )
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether the learning rate falls only once the run is about to end."""
+        return self.warmup_steps is not None
+
+    @property
+    def last_cooldown_start(self) -> int:
+        """The step at which the learning rate of an open-ended run begins to fall at the latest."""
+        return max(1, round((1 - COOLDOWN_SHARE) * self.steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +96,8 @@ class TrainResult:
       flops: of all training steps, counted by `fm.model.flops`.
       steps: number of steps taken.
       tokens: tokens and patches seen, without padding.
+      stopped_because: "steps" if all were taken, "flat" if the validation loss fell no more, "time"
+        if the time was over.
     """
 
     params: dict
@@ -76,6 +108,7 @@ class TrainResult:
     flops: float
     steps: int
     tokens: int
+    stopped_because: str = "steps"
 
 
 def check_same_config(folder: pathlib.Path, saved: dict, current: dict) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
@@ -84,6 +85,26 @@ def learning_rate_schedule(
         ],
         [warm, stable],
     )
+
+
+def open_ended_learning_rates(
+    optimizer_config: OptimizerConfig,
+    step: int,
+    *,
+    warmup_steps: int,
+    cooldown_from: int | None,
+    total_steps: int,
+) -> np.ndarray:
+    """Returns the rates of the layer kernels, and of embeddings and heads, at a step, float32 [2].
+
+    They rise from 0 over `warmup_steps`, stay at their peaks, and fall to 0 between `cooldown_from`
+    (None if not yet) and `total_steps`: the schedule "wsd" whose end is not known beforehand.
+    """
+    share = min(1.0, step / warmup_steps)
+    if cooldown_from is not None:
+        share *= min(1.0, max(0.0, (total_steps - step) / max(1, total_steps - cooldown_from)))
+    peaks = optimizer_config.learning_rate, optimizer_config.adam_learning_rate
+    return (share * np.array(peaks)).astype(np.float32)
 
 
 def muon_dimension_numbers(params: dict) -> dict:

@@ -20,7 +20,7 @@ from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in
 from fm.parallel import distributed
-from fm.training.config import TrainConfig, TrainResult
+from fm.training.config import COOLDOWN_SHARE, TrainConfig, TrainResult
 from fm.training.metric_units import MetricUnit, metric_names_by_group, to_bits
 from fm.training.metric_writer import MetricRecord, MetricWriter, learning_curve
 from fm.training.multitask import AnyObjective, MultitaskObjective, group_batches
@@ -46,6 +46,9 @@ class ProgressCounters:
       metric_sums: sums of the metrics since the last log record, with their number as `steps`;
         saved so that a resumed run writes the same records.
       data_state: position in the data.
+      stopped_because: "flat", "time" or "steps" once it is decided that the run ends, see
+        `TrainResult`.
+      cooldown_from: step from which the learning rate of an open-ended run falls.
     """
 
     step: int = 0
@@ -59,6 +62,8 @@ class ProgressCounters:
     log_digest: str = ""
     metric_sums: dict[str, float] = dataclasses.field(default_factory=dict)
     data_state: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stopped_because: str | None = None
+    cooldown_from: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +139,42 @@ class ProgressTracker:
     @property
     def finished(self) -> bool:
         """Whether the run has done all its steps or has stopped early."""
+        stopped_early = self._is_flat or self.progress.stopped_because is not None
+        ended = self.progress.step >= self.total_steps
+        return ended if self._train_config.is_open_ended else stopped_early or ended
+
+    @property
+    def total_steps(self) -> int:
+        """The number of steps of the run, as far as it is decided."""
+        start = self.progress.cooldown_from
+        if start is None:
+            return self._train_config.steps
+        cooldown = max(1, round(start * COOLDOWN_SHARE / (1 - COOLDOWN_SHARE)))
+        return min(self._train_config.steps, start + cooldown)
+
+    @property
+    def _is_flat(self) -> bool:
         patience = self._train_config.early_stopping_patience
-        stopped_early = patience is not None and self.progress.validations_since_best >= patience
-        return stopped_early or self.progress.step == self._train_config.steps
+        return patience is not None and self.progress.validations_since_best >= patience
+
+    def decide_end(self, seconds: float) -> None:
+        """Decides whether the run ends, or an open-ended one begins to; all steps must be counted.
+
+        Args:
+          seconds: wall time of the run so far.
+        """
+        config, progress = self._train_config, self.progress
+        if progress.stopped_because is not None or (self.finished and not self._is_flat):
+            return
+        share = 1 - COOLDOWN_SHARE if config.is_open_ended else 1.0
+        if self._is_flat:
+            progress.stopped_because = "flat"
+        elif config.max_seconds is not None and seconds >= share * config.max_seconds:
+            progress.stopped_because = "time"
+        elif config.is_open_ended and progress.step >= config.last_cooldown_start:
+            progress.stopped_because = "steps"
+        if progress.stopped_because is not None and config.is_open_ended:
+            progress.cooldown_from = progress.step
 
     def _restart_timing(self) -> None:
         self._tokens, self._flops, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
@@ -190,7 +228,8 @@ class ProgressTracker:
     def add_validation(self, metrics: MetricValues) -> MetricRecord:
         """Logs a validation and updates the early-stopping counter."""
         progress, loss = self.progress, metrics["loss"]
-        if progress.best_loss is None or loss < progress.best_loss:
+        best, margin = progress.best_loss, self._train_config.min_improvement
+        if best is None or loss < best - margin * abs(best):
             progress.best_loss, progress.validations_since_best = loss, 0
         else:
             progress.validations_since_best += 1
@@ -221,6 +260,7 @@ class ProgressTracker:
             flops=self.progress.flops,
             steps=self.progress.step,
             tokens=self.progress.tokens,
+            stopped_because=self.progress.stopped_because or "steps",
         )
 
     def close(self) -> None:

@@ -189,12 +189,19 @@ def _choose_batching(
     if batching and started and batching != started:
         raise UserError(f"{out_dir} holds a sweep with batching {started!r}, not {batching!r}")
     batching = batching or started
+    alone = any(
+        trial.train_config.is_open_ended or trial.train_config.max_seconds is not None
+        for trial in trials
+    )
+    if batching == "vmap" and alone:
+        raise UserError("trials that end when flat or by time run one by one, not vmapped")
     if batching == "vmap" and jax.process_count() > 1:
         raise UserError("a vmapped sweep takes one process")
     mesh = current_mesh()
     device = default_device() if mesh is None else mesh.devices.flat[0]
     on_accelerator = device.platform != "cpu" and jax.process_count() == 1
-    return batching or ("vmap" if on_accelerator and len(trials) > 1 else "sequential")
+    vmapped = on_accelerator and len(trials) > 1 and not alone
+    return batching or ("vmap" if vmapped else "sequential")
 
 
 class _VmappedExecutor(TrialExecutor):

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -118,6 +118,11 @@ def train_trial(
 ) -> TrainResult:
     """Trains one `Trial`, or resumes or reloads its run, and returns its result."""
     mesh = mesh or current_mesh()
+    if trial.train_config.max_seconds is not None and jax.process_count() > 1:
+        raise UserError(
+            f"{trial.run_name}: a limit of time takes one process, not {jax.process_count()} whose "
+            "clocks differ; leave it out"
+        )
     if mesh is not None:
         rows = trial.batches.shard(*distributed.local_shard_index_and_count(mesh))
         trial = dataclasses.replace(trial, batches=rows)
@@ -142,7 +147,10 @@ class TrialExecutor:
       model_config: of the model.
       objective: what to predict.
       mesh: None is the default device.
+      rates_at: returns the learning rates [2] of a step, for an open-ended trial.
     """
+
+    rates_at: Callable[[int], np.ndarray] | None = None
 
     def __init__(
         self,
@@ -198,7 +206,20 @@ class _SingleExecutor(TrialExecutor):
         self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
     ) -> tuple[TrainState, Metrics]:
         (trial,) = self.trials
-        return self._step(state, batch, trial.train_config.seed, trial.token_weights)
+        inputs = state, batch, trial.train_config.seed, trial.token_weights
+        if self.rates_at is not None:
+            return self._open_ended_step(*inputs, self.rates_at(n))
+        return self._step(*inputs)
+
+    @functools.cached_property
+    def _open_ended_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
+        (trial,) = self.trials
+        return train_step.make_open_ended_train_step(
+            self.model_config,
+            self.objective,
+            trial.optimizer_config,
+            trial.train_config.grad_accum_steps,
+        )
 
     @functools.cached_property
     def _step(self) -> TrainStepFn:
@@ -288,6 +309,9 @@ class Trainer:
             )
             stack.callback(tracker.close)
             self.trackers.append(tracker)
+        if executor.trials[0].train_config.is_open_ended:
+            assert len(executor.trials) == 1, "open-ended trials run one by one"
+            executor.rates_at = self._open_ended_rates
         self.stop_reasons: list[str | None] = saved.get("stop_reasons") or [None] * len(
             self.trackers
         )
@@ -324,7 +348,7 @@ class Trainer:
             self._pending = pending
             signal, ends = self._signal(), not any(self.running())
             validating, saves = self._to_validate(), is_due(self.step, self._checkpoint_every)
-            if not (validating or saves or ends or signal):
+            if not (validating or saves or ends or signal or self._end_is_decided()):
                 continue
             self._flush_pending()
             with contextlib.ExitStack() as pauses:
@@ -332,6 +356,8 @@ class Trainer:
                     pauses.enter_context(tracker.paused())
                 for r in validating:
                     self._validate(r)
+                for tracker, seconds in zip(self.trackers, self._seconds(), strict=True):
+                    tracker.decide_end(seconds)
                 ends = not any(self.running())
                 if saves or ends or signal:
                     self._save(self._data_states())
@@ -345,10 +371,8 @@ class Trainer:
     def running(self) -> list[bool]:
         """Returns for each trial whether it takes another step."""
         return [
-            reason is None and self.step < trial.train_config.steps and not tracker.finished
-            for trial, tracker, reason in zip(
-                self.executor.trials, self.trackers, self.stop_reasons, strict=True
-            )
+            reason is None and self.step < tracker.total_steps and not tracker.finished
+            for tracker, reason in zip(self.trackers, self.stop_reasons, strict=True)
         ]
 
     def results(self) -> list[TrainResult | None]:
@@ -448,12 +472,32 @@ class Trainer:
         due = []
         for r, trial in enumerate(self.executor.trials):
             config = trial.train_config
-            last = self.step == config.steps
+            last = self.step == self.trackers[r].total_steps
             # The pending step is not counted yet: one that is finished was so before it.
             active = self.stop_reasons[r] is None and not self.trackers[r].finished
             if trial.validation and active and (last or is_due(self.step, config.validate_every)):
                 due.append(r)
         return due
+
+    def _end_is_decided(self) -> bool:
+        """Returns whether a trial's time is looked at after this step, or its last steps begin."""
+        configs = [trial.train_config for trial in self.executor.trials]
+        return any(
+            (config.max_seconds is not None and is_due(self.step, config.log_every))
+            or (config.is_open_ended and self.step == config.last_cooldown_start)
+            for config in configs
+        )
+
+    def _open_ended_rates(self, n: int) -> np.ndarray:
+        """Returns the learning rates of the step after `n` steps of the one open-ended trial."""
+        (trial,), (tracker,) = self.executor.trials, self.trackers
+        return optimizer.open_ended_learning_rates(
+            trial.optimizer_config,
+            n,
+            warmup_steps=trial.train_config.warmup_steps or 1,
+            cooldown_from=tracker.progress.cooldown_from,
+            total_steps=tracker.total_steps,
+        )
 
     def _validate(self, r: int) -> None:
         """Validates a trial; all steps so far must have been flushed."""

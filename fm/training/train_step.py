@@ -66,6 +66,34 @@ def make_train_step(
 
 
 @functools.lru_cache(maxsize=64)
+def make_open_ended_train_step(
+    model_config: ModelConfig,
+    objective: AnyObjective,
+    optimizer_config: OptimizerConfig,
+    grad_accum_steps: int = 1,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns a jitted train step that is given its learning rates.
+
+    Returns:
+      step(state, batch, seed, token_weights_V, rates_2) -> (state, metrics); see
+      `fm.training.optimizer.open_ended_learning_rates` for the rates.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, batch, seed, token_weights_V, rates_2):
+        update = optimizer.build_from_schedules(
+            optimizer_config, lambda _: rates_2[0], lambda _: rates_2[1]
+        ).update
+        metrics, gradient = compute_gradient(
+            state, batch, seed, model_config, objective, token_weights_V, grad_accum_steps
+        )
+        metrics["learning_rate"] = rates_2[0]
+        return apply_gradient(state, gradient, update), metrics
+
+    return step
+
+
+@functools.lru_cache(maxsize=64)
 def make_eval_step(model_config: ModelConfig, objective: AnyObjective) -> EvalStepFn:
     """Returns the jitted evaluate(params, batch, seed, token_weights_V) -> metrics, with `loss`."""
 

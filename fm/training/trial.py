@@ -83,6 +83,9 @@ class Trial:
         }
         if config.early_stopping_patience:
             run["early_stopping_patience"] = config.early_stopping_patience
+        for name in ("min_improvement", "max_seconds", "warmup_steps"):
+            if getattr(config, name):
+                run[name] = getattr(config, name)
         return {
             "model": dataclasses.asdict(model_config),
             "objective": multitask.to_dict(objective),

@@ -190,6 +190,7 @@ def test_stops_early_and_so_it_does_when_cut_off(tmp_path, capsys):
     run = dataclasses.replace(RUN, validate_every=4, early_stopping_patience=2)
     whole = run_toy(tmp_path / "whole", run=run, optimizer=optimizer)
     assert whole.steps == 12 and (tmp_path / "whole/checkpoints/12").is_dir()
+    assert whole.stopped_because == "flat"
     with pytest.raises(PowerCut):
         run_toy(tmp_path / "cut", ToyBatches(11, power_cut), run=run, optimizer=optimizer)
     cut = run_toy(tmp_path / "cut", run=run, optimizer=optimizer)
