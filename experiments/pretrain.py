@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, study_flags
 from fm.data.load import load
 from fm.errors import UserError
 from fm.files import expand_path
@@ -80,6 +80,7 @@ def define(values: flags.FlagValues) -> None:
         "shares of the objectives, such as causal_lm:1 or causal_lm:0.1,bag_of_words:0.9",
         flag_values=values,
     )
+    study_flags.define_recipe(values)
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_processes(values)
@@ -105,15 +106,18 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     if values["size"].value:
         config_for_size(values["size"].value)
     objective = parse_objective(values["objective"].value) if values["objective"].value else None
-    options = cli.data_options(values)
+    options, file = cli.data_options(values), study_flags.recipe_file(values)
     with distributed.lead_process_first("data"):
         data = load(name, **options)
+    if file is not None and not file.fits(data.modality):
+        raise UserError(f"--recipe={file.path} is for {file.fits_what}, not for {data.modality}")
     check_corpus_size(name, len(data.train))
     recipe = presets.with_fitting_patch_size(
         presets.modality_recipe(data.modality), data.info.get("shape")
     )
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
+    recipe = study_flags.with_recipe_flags(recipe, values, file)
     recipe = _with_training_flags(recipe, values)
     if objective:
         if objective.bag_of_words and data.modality != "text":
@@ -151,6 +155,9 @@ def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
     out_dir, seed = cli.out_dir(values), values["seed"].value
     if values["objective"].value:
         raise UserError("--objective is for one data set; each modality of a mixture has its own")
+    for flag in ("recipe", "pretrain_minutes"):
+        if values[flag].value is not None:
+            raise UserError(f"--{flag}={values[flag].value}: is for one data set, not for several")
     recipe = presets.joint_recipe()
     if values["size"].value:
         recipe = dataclasses.replace(recipe, model=config_for_size(values["size"].value))

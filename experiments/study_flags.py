@@ -24,11 +24,22 @@ from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
 from fm.study import presets, run_dir
 from fm.study.arms import OUT_OF_DOMAIN, arm_names, check_arms
-from fm.study.config import DEFAULT_METHODS, SPLITS, PublishedConfig, StudyConfig, TaskConfig
+from fm.study.config import (
+    DEFAULT_METHODS,
+    SPLITS,
+    PublishedConfig,
+    Recipe,
+    StudyConfig,
+    TaskConfig,
+)
 from fm.study.loading import load
+from fm.study.recipe_files import RecipeFile, read_recipe_file
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
 from fm.study.task_types import TaskType, task_type_of
 from fm.study.tasks import check_label_budgets, fitting_budgets
+
+# Validations without a fall of the loss after which --pretrain_minutes takes it for flat.
+FLAT_PATIENCE = 3
 
 
 def define(
@@ -101,12 +112,52 @@ def define(
     flags.DEFINE_string(
         "size", None, "model size: nano, micro, tiny, small or base", flag_values=values
     )
+    define_recipe(values)
     flags.DEFINE_enum(
         "profile", "default", presets.PROFILES, "size of the study", flag_values=values
     )
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, out)
+
+
+def define_recipe(values: flags.FlagValues) -> None:
+    """Defines --recipe and --pretrain_minutes."""
+    flags.DEFINE_string(
+        "recipe",
+        None,
+        "JSON file with a recipe, or some of its fields, such as experiments.search writes it; for "
+        "the tasks of its modality and type",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "pretrain_minutes",
+        None,
+        "pretrain each model until its validation loss is flat or this much time is spent, instead "
+        "of for the steps of its recipe",
+        flag_values=values,
+    )
+
+
+def with_recipe_flags(recipe: Recipe, values: flags.FlagValues, file: RecipeFile | None) -> Recipe:
+    """Returns the recipe with the fields of --recipe, and --pretrain_minutes, if given."""
+    if file is not None:
+        recipe = file.applied(recipe)
+    minutes = values["pretrain_minutes"].value
+    if minutes is None:
+        return recipe
+    if not 0 < minutes < float("inf"):
+        raise UserError(f"--pretrain_minutes={minutes:g}: takes a number above 0")
+    patience = recipe.early_stopping_patience or FLAT_PATIENCE
+    return dataclasses.replace(
+        recipe, early_stopping_patience=patience, max_pretrain_minutes=minutes
+    )
+
+
+def recipe_file(values: flags.FlagValues) -> RecipeFile | None:
+    """Returns the file of --recipe, None if not given; raises UserError if it is not one."""
+    path = values["recipe"].value
+    return None if path is None else read_recipe_file(expand_path(path))
 
 
 def define_test_items(values: flags.FlagValues) -> None:
@@ -246,12 +297,12 @@ def configure(
         raise UserError(
             f"--out_of_domain_dataset: takes {len(names)} names, one per task, not {len(others)}"
         )
-    model = _published_model(values, published_model)
+    model, file = _published_model(values, published_model), recipe_file(values)
     tasks = []
     for n, name in enumerate(names):
         spec = task_spec_or_default(name)
         other = (others[n] or None) if others else spec.out_of_domain_dataset
-        tasks.append(_task_config(spec, other, values, model))
+        tasks.append(_task_config(spec, other, values, model, file))
     arms = tuple(values["arms"].value)
     if values["arms"].using_default_value:
         # Without the arms that no task has.
@@ -366,7 +417,11 @@ def _excluded_arms(
 
 
 def _task_config(
-    spec: TaskSpec, other: str | None, values: flags.FlagValues, model: str | None
+    spec: TaskSpec,
+    other: str | None,
+    values: flags.FlagValues,
+    model: str | None,
+    file: RecipeFile | None,
 ) -> TaskConfig:
     profile, dataset = values["profile"].value, spec.dataset or spec.name
     options = cli.data_options(values)
@@ -381,6 +436,12 @@ def _task_config(
             f"{' and '.join(f'experiments.{name}' for name in task_type.experiments)} runs"
         )
     recipe = presets.task_recipe(data.modality, task_type.name, profile)
+    if file is not None and not file.fits(data.modality, task_type.name):
+        print(
+            f"{spec.name}: --recipe={file.path} is for {file.fits_what}, not used", file=sys.stderr
+        )
+        file = None
+    recipe = with_recipe_flags(recipe, values, file)
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
     preset = presets.COMPARE[profile]

@@ -319,20 +319,33 @@ def field_ablation(field: str, values: Sequence[str]) -> Ablation:
     return Ablation(field, field, variants, of_configs=True)
 
 
-def with_field(config: StudyConfig, field: str, text: str) -> StudyConfig:
-    """Returns the study config with the field of a dotted path set to a value parsed from text."""
-    first = field.partition(".")[0]
+def with_field(
+    config: StudyConfig, field: str, text: str, *, flag: str = "--values"
+) -> StudyConfig:
+    """Returns the study config with the field of a dotted path set to a value parsed from text.
+
+    Args:
+      config: of a study.
+      field: dotted path, also with "recipe." before the field of a recipe.
+      text: the value.
+      flag: that gave the value, for messages.
+
+    Raises:
+      UserError: there is no such field, or the value is not of its type.
+    """
+    path = field.removeprefix("recipe.")
+    first = path.partition(".")[0]
     if config.tasks and first in _field_names(config.tasks[0].recipe):
         tasks = [
-            dataclasses.replace(task, recipe=_replace_path(task.recipe, field, text, field))
+            dataclasses.replace(task, recipe=_replace_path(task.recipe, path, text, field, flag))
             for task in config.tasks
         ]
         return dataclasses.replace(config, tasks=tuple(tasks))
     if config.tasks and first in _field_names(config.tasks[0]):
-        tasks = [_replace_path(task, field, text, field) for task in config.tasks]
+        tasks = [_replace_path(task, path, text, field, flag) for task in config.tasks]
         return dataclasses.replace(config, tasks=tuple(tasks))
     if first in _field_names(config):
-        return _replace_path(config, field, text, field)
+        return _replace_path(config, path, text, field, flag)
     for part in (config.tasks[0].recipe, config.tasks[0], config):
         _check_not_renamed(part, first, field)
     names = [*_field_names(config.tasks[0].recipe), *_field_names(config)]
@@ -352,7 +365,7 @@ def _check_not_renamed(config: Any, name: str, field: str) -> None:
         raise UserError(f"--field={field}: {name!r} is now called {new!r}")
 
 
-def _replace_path(config: Any, path: str, text: str, field: str) -> Any:
+def _replace_path(config: Any, path: str, text: str, field: str, flag: str) -> Any:
     """Returns a frozen config with the value at a dotted path replaced."""
     name, _, rest = path.partition(".")
     names = _field_names(config)
@@ -363,12 +376,12 @@ def _replace_path(config: Any, path: str, text: str, field: str) -> Any:
     if bool(rest) != dataclasses.is_dataclass(old):
         raise UserError(f"--field={field}: must be the path of a single value")
     if rest:
-        return dataclasses.replace(config, **{name: _replace_path(old, rest, text, field)})
+        return dataclasses.replace(config, **{name: _replace_path(old, rest, text, field, flag)})
     annotation = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: _parse_value(annotation, old, text, field)})
+    return dataclasses.replace(config, **{name: _parse_value(annotation, old, text, field, flag)})
 
 
-def _parse_value(annotation: Any, old: Any, text: str, field: str) -> Any:
+def _parse_value(annotation: Any, old: Any, text: str, field: str, flag: str) -> Any:
     if annotation is str:
         return text
     try:
@@ -380,7 +393,7 @@ def _parse_value(annotation: Any, old: Any, text: str, field: str) -> Any:
         return float(value) if annotation is float else value
     except (UserError, OverflowError) as error:
         raise UserError(
-            f"--values: {text!r:.80} is not a value of {field}, whose default is {old!r}"
+            f"{flag}: {text!r:.80} is not a value of {field}, whose default is {old!r}"
         ) from error
 
 

@@ -160,13 +160,7 @@ class BaseStudy(abc.ABC):
         sections: Sections = {"attention": {}, **{name: [] for name in names}}
         done = []
         for task in self.tasks:
-            arms = build_arms(task, context, self.config.arms_of(task.config))
-            cells = run_cells(
-                task,
-                {name: built.arm for name, built in arms.items()},
-                out_dir / "cells",
-                self.executor,
-            )
+            arms, cells = self.task_cells(task, context, out_dir)
             self._add_task(sections, task, arms, cells, context)
             done.append((task, cells))
         self.add_study_sections(sections, context)
@@ -179,6 +173,19 @@ class BaseStudy(abc.ABC):
             row["test_slice"] = slices[row["name"]]
         analysis.write_predictions(done, out_dir / run_dir.PREDICTIONS_FILE)
         return sections
+
+    def task_cells(
+        self, task: Task, context: ArmContext, out_dir: pathlib.Path
+    ) -> tuple[dict[str, BuiltArm], list[Cell]]:
+        """Builds a task's arms and computes the cells that `out_dir` lacks; returns both."""
+        arms = build_arms(task, context, self.config.arms_of(task.config))
+        cells = run_cells(
+            task,
+            {name: built.arm for name, built in arms.items()},
+            out_dir / "cells",
+            self.executor,
+        )
+        return arms, cells
 
     def _add_task(
         self,

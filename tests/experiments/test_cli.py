@@ -16,7 +16,7 @@ from fm.study.arms import RENAMED_ARMS
 from fm.training.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["compare", "pretrain", "adapt", "report", "ablate"]
+NAMES = ["compare", "pretrain", "adapt", "report", "ablate", "search"]
 EXPERIMENTS = [
     *NAMES,
     "multitask",

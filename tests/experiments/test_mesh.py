@@ -49,7 +49,7 @@ def test_bad_flags(call, tmp_path, flags, parts):
     "name",
     [
         *("compare", "ablate", "multitask", "text_quality", "pretrain", "adapt", "generate"),
-        *("attention_maps", "plan"),
+        *("attention_maps", "plan", "search"),
     ],
 )
 def test_experiments_that_run_a_model_have_the_flag(call, name):

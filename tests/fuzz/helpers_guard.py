@@ -42,6 +42,7 @@ UNREACHABLE = {
 WORK = {
     "compare": ["fm.study.runner.CompareStudy.run"],
     "ablate": ["fm.study.runner.CompareStudy.run"],
+    "search": ["fm.study.search._run_trial"],
     "multitask": ["experiments.multitask.run_multitask"],
     "pretrain": [
         "experiments.pretrain.pretrain",
