@@ -356,7 +356,7 @@ class Trainer:
                     pauses.enter_context(tracker.paused())
                 for r in validating:
                     self._validate(r)
-                for tracker, seconds in zip(self.trackers, self._seconds(), strict=True):
+                for tracker, (seconds, _) in zip(self.trackers, self._seconds(), strict=True):
                     tracker.decide_end(seconds)
                 ends = not any(self.running())
                 if saves or ends or signal:

@@ -164,6 +164,6 @@ def test_a_record_is_the_mean_of_its_steps(monkeypatch):
 def test_a_resumed_run_continues_its_sums():
     first = tracker(ProgressCounters())
     first.add_step(metrics(1.0), StepCost(1, 1.0))
-    second = tracker(ProgressCounters(**json.loads(json.dumps(first.snapshot(0.0, {})))))
+    second = tracker(ProgressCounters(**json.loads(json.dumps(first.snapshot(0.0, 0.0, {})))))
     got = second.add_step(metrics(3.0), StepCost(1, 1.0))
     assert got["loss"] == 2.0 and got["gemm_utilization"] is None

@@ -82,7 +82,7 @@ def test_a_run_that_never_gets_flat_takes_all_steps(tmp_path):
 
 @pytest.mark.parametrize(("warmup_steps", "steps"), [(3, 20), (None, 20)])
 def test_a_run_ends_by_time(monkeypatch, warmup_steps, steps):
-    monkeypatch.setattr("fm.training.train_loop.Trainer._seconds", lambda self: [self.step * 1.0])
+    monkeypatch.setattr("fm.training.train_loop.Trainer._seconds", lambda self: [(self.step, 0.0)])
     run = dataclasses.replace(OPEN, warmup_steps=warmup_steps, max_seconds=20.0, log_every=2)
     result = run_toy(None, run=run)
     assert (result.steps, result.stopped_because) == (steps, "time")
