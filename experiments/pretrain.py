@@ -112,12 +112,10 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     if file is not None and not file.fits(data.modality):
         raise UserError(f"--recipe={file.path} is for {file.fits_what}, not for {data.modality}")
     check_corpus_size(name, len(data.train))
-    recipe = presets.with_fitting_patch_size(
-        presets.modality_recipe(data.modality), data.info.get("shape")
-    )
+    recipe = study_flags.with_recipe_flags(presets.modality_recipe(data.modality), values, file)
+    recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
-    recipe = study_flags.with_recipe_flags(recipe, values, file)
     recipe = _with_training_flags(recipe, values)
     if objective:
         if objective.bag_of_words and data.modality != "text":

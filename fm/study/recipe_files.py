@@ -61,7 +61,7 @@ def read_recipe_file(path: pathlib.Path) -> RecipeFile:
     content = read_user_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold an object with the fields of a recipe")
-    whole = content if "recipe" in content else {"recipe": content}
+    whole: dict[str, Any] = content if "recipe" in content else {"recipe": content}
     names = "modality", "task_type"
     given = {name: whole.get(name, "") for name in names}
     wrong = [name for name in names if not isinstance(given[name], str)]
