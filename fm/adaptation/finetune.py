@@ -1,4 +1,9 @@
-"""Fine-tuning of every parameter, or of LoRA adapters, with a new head: a run is one program."""
+"""Fine-tuning of every parameter, or of LoRA adapters, with a new head.
+
+A run is one trajectory: warmup, then a constant learning rate, and what predicts is an average of
+the parameters passed through. So a run can be read off after any number of steps and continued,
+and the beginning of a longer run is a shorter run, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.special import softmax
 
 from fm.adaptation import lora
+from fm.adaptation.augment import AUGMENTATIONS, augment
 from fm.adaptation.batching import BATCH_SIZE, TokenizedExamples
 from fm.adaptation.features import FeatureConfig, extract_features, pooled_features
+from fm.data.layouts import PatchLayout
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.embeddings import patch_head_names
@@ -24,19 +32,33 @@ from fm.parallel.mesh import constrain_batch
 # (trained parameters, step) -> gradient of the loss.
 GradientFn = Callable[[Any, jax.Array], Any]
 
+CLASS_WEIGHTS = ("balanced",)
+# Passes over the labels at the first reading of a run; every further reading doubles them.
+FIRST_EPOCHS = 4
+# Steps of linear warmup: a constant, so that a run's beginning does not depend on its end.
+WARMUP_STEPS = 20
+# Weight t**2 of step t in the average of the parameters (Shamir and Zhang 2013, sec. 4): about the
+# last third of the run so far.
+AVERAGING_POWER = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tuning hyper-parameters: learning rate, steps, batch size, features, LoRA.
+    """Fine-tuning hyper-parameters: learning rate, length, regularization, features, LoRA.
 
     Attributes:
-      learning_rate: AdamW's peak; linear warmup over a tenth of the steps, then cosine to zero.
-      min_steps: optimizer steps, at least.
-      min_epochs: passes over the labeled examples, at least: more labels train for longer.
+      learning_rate: AdamW's, after `WARMUP_STEPS` of linear warmup; of instruction tuning the peak.
+      min_steps: optimizer steps, at least; a search may always go on for so many.
+      min_epochs: passes over the labeled examples of a run of no other length.
+      max_epochs: most passes over the labeled examples that a search tries.
       batch_size: examples per step.
       tokens_kept: tokens of an example a training step sees, drawn anew each time (token dropout);
         0 for all.
       weight_decay: decoupled, on everything trained.
+      dropout: share of the head's inputs set to zero in training.
+      augment: name of one of `fm.adaptation.augment.AUGMENTATIONS`; None for none.
+      class_weight: "balanced" weights examples by the inverse frequency of their class; None for
+        equal weights.
       feature_config: pooling; the head reads the final output.
       lora: adapters to train instead of the model; None trains the whole model.
     """
@@ -51,9 +73,13 @@ class FinetuneConfig:
     learning_rate: float = 3e-3
     min_steps: int = 80
     min_epochs: float = 0.0
+    max_epochs: int = 64
     batch_size: int = 16
     tokens_kept: int = 0
     weight_decay: float = 0.01
+    dropout: float = 0.0
+    augment: str | None = None
+    class_weight: str | None = None
     feature_config: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
     lora: lora.LoraConfig | None = None
 
@@ -69,9 +95,46 @@ class FinetuneConfig:
                 f"tokens_kept={self.tokens_kept} must be 0 where each token has its own label"
             )
 
-    def num_steps(self, num_labels: int) -> int:
-        """Returns the optimizer steps of a run on `num_labels` examples."""
+        if self.max_epochs < FIRST_EPOCHS or not 0 <= self.dropout < 1:
+            raise UserError(
+                f"fine-tuning takes max_epochs={self.max_epochs} of at least {FIRST_EPOCHS} and "
+                f"dropout={self.dropout} from 0 to below 1"
+            )
+        if self.augment is not None and self.augment not in AUGMENTATIONS:
+            raise UserError(
+                f"augment={self.augment!r} is not known; accepted are {', '.join(AUGMENTATIONS)}"
+            )
+        if self.class_weight not in (None, *CLASS_WEIGHTS):
+            raise UserError(
+                f"class_weight={self.class_weight!r} is not known; accepted are None and "
+                f"{', '.join(CLASS_WEIGHTS)}"
+            )
+
+    def num_steps(self, num_labels: int, epochs: int | None = None) -> int:
+        """Returns the optimizer steps of `epochs` passes; by default those of `min_epochs`."""
+        if epochs is not None:
+            return max(1, math.ceil(epochs * num_labels / self.batch_size))
         return max(self.min_steps, math.ceil(self.min_epochs * num_labels / self.batch_size))
+
+    def epoch_grid(self, num_labels: int) -> list[int]:
+        """Returns the passes after which a search reads a run, each twice the one before.
+
+        The first are 4 times a power of two and at least the steps of warmup; the last are the last
+        such number within `max_epochs`, or, if those are fewer than `min_steps` steps, the first of
+        at least so many.
+        """
+        grid = [FIRST_EPOCHS]
+        while (
+            2 * grid[-1] <= self.max_epochs or self.num_steps(num_labels, grid[-1]) < self.min_steps
+        ):
+            grid.append(2 * grid[-1])
+        warm = [each for each in grid if self.num_steps(num_labels, each) >= WARMUP_STEPS]
+        return warm or grid[-1:]
+
+    def max_steps(self, num_labels: int) -> int:
+        """Returns the most optimizer steps of any run on at most `num_labels` examples."""
+        longest = self.num_steps(num_labels, self.max_epochs)
+        return max(self.num_steps(num_labels), longest, 2 * self.min_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,91 +180,149 @@ def logits(
     return _apply_head(finetuned["head"], features)
 
 
+def normalize_head_inputs(features_BE: Any) -> Any:
+    """Returns features scaled to a root mean square of 1, as the head reads them."""
+    return features_BE * ((features_BE**2).mean(axis=-1, keepdims=True) + 1e-6) ** -0.5
+
+
 def _apply_head(head: dict, features_BE: Any) -> Any:
-    scale = ((features_BE**2).mean(axis=-1, keepdims=True) + 1e-6) ** -0.5
-    return features_BE * scale @ head["kernel"] + head["bias"]
+    return normalize_head_inputs(features_BE) @ head["kernel"] + head["bias"]
 
 
-def finetune(
-    params: dict,
-    examples: TokenizedExamples,
-    labels: np.ndarray,
-    model_config: ModelConfig,
-    config: FinetuneConfig,
-    *,
-    num_classes: int,
-    seed: int,
-    pad_to: int,
-    num_steps: int | None = None,
-) -> dict:
+class FinetuningRun:
+    """A fine-tuning run that is read off after any number of steps and goes on from there.
+
+    Attributes:
+      num_steps: optimizer steps done.
+    """
+
+    def __init__(
+        self,
+        params: dict,
+        examples: TokenizedExamples,
+        labels: np.ndarray,
+        model_config: ModelConfig,
+        config: FinetuneConfig,
+        *,
+        num_classes: int,
+        seed: int,
+        pad_to: int,
+        layout: PatchLayout | None = None,
+        head: dict | None = None,
+    ):
+        """Prepares a run of no steps; the arguments are those of `finetune`."""
+        if config.augment is not None and layout is None:
+            raise UserError(f"augment={config.augment!r}: the model's patch layout is not known")
+        self.num_steps = 0
+        self._config, self._model_config, self._layout = config, model_config, layout
+        # Prediction heads get no gradient here; set aside, they cost no update either.
+        self._unused, used = _split_prediction_heads(params["streams"])
+        trained, self._frozen = split_trained(
+            {**params, "streams": used},
+            examples,
+            model_config,
+            config,
+            num_classes=num_classes,
+            seed=seed,
+        )
+        if head is not None:
+            trained = trained | {"head": head}
+        labels = np.asarray(labels, np.int32)
+        self._data = (
+            {key: pad_with_first_row(value, pad_to) for key, value in examples.items()},
+            pad_with_first_row(labels, pad_to),
+            batch_order(len(labels), config.max_steps(pad_to), config.batch_size, seed),
+            jax.random.key(seed),
+        )
+        # Traced, so that one compiled program serves all of their values.
+        self._hparams = {
+            "learning_rate": jnp.float32(config.learning_rate),
+            "weight_decay": jnp.float32(config.weight_decay),
+            "dropout": jnp.float32(config.dropout),
+            "class_weights": class_weights(labels, num_classes, config.class_weight),
+        }
+        self._state = (trained, _optimizer(0.0).init(trained), trained)
+
+    def advance(self, num_steps: int) -> None:
+        """Trains until `num_steps` steps are done in all; does nothing if they are."""
+        if num_steps > self.num_steps:
+            self._state = _advance(*self._arguments(num_steps))
+            self.num_steps = num_steps
+
+    def finetuned(self) -> dict:
+        """Returns what `finetune` returns, after the steps done so far."""
+        average = self._state[2]
+        finetuned = _join_trained(average, self._frozen, self._config)
+        streams = {**finetuned["model"]["streams"], **self._unused}
+        return average | {"model": finetuned["model"] | {"streams": streams}}
+
+    def footprint(self) -> MemoryFootprint:
+        """Returns the memory of the run by compiling it only."""
+        sizes = [(leaf.size, leaf.nbytes) for leaf in jax.tree.leaves(self._state[0])]
+        frozen_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self._frozen))
+        analysis = _advance.lower(*self._arguments(1)).compile().memory_analysis()
+        return MemoryFootprint(
+            trained_params=sum(size for size, _ in sizes),
+            state_bytes=frozen_bytes + 5 * sum(nbytes for _, nbytes in sizes),
+            program_bytes=None if analysis is None else int(analysis.temp_size_in_bytes),
+        )
+
+    def _arguments(self, num_steps: int) -> tuple:
+        defaults = FinetuneConfig()
+        config = dataclasses.replace(
+            self._config,
+            **{name: getattr(defaults, name) for name in ("learning_rate", "weight_decay")},
+            **{name: getattr(defaults, name) for name in ("dropout", "class_weight")},
+        )
+        steps = jnp.int32(self.num_steps), jnp.int32(num_steps)
+        static = self._model_config, config, self._layout
+        return self._state, self._frozen, self._data, self._hparams, *steps, *static
+
+
+def finetune(*args: Any, num_steps: int | None = None, **kwargs: Any) -> dict:
     """Fine-tunes a model and a new head on labeled examples; returns the trained parameters.
 
     Under `jax.set_mesh` each batch is split over the devices.
 
     Args:
-      params: initial parameters of the model.
-      examples: n examples.
-      labels: int [n]; [n, L] with pooling "each", -1 for tokens without a label.
-      model_config: architecture.
-      config: see `FinetuneConfig`.
-      num_classes: number of classes.
-      seed: decides batches, adapters and which tokens are kept.
-      pad_to: the arrays are padded to this many rows (never drawn), so that one compiled program
-        serves all label budgets.
-      num_steps: steps of a shorter run under its own schedule; default `config.num_steps(n)`.
+      *args: of `FinetuningRun`: params, the initial parameters of the model; examples, n of them;
+        labels, int [n], or [n, L] with pooling "each", -1 for tokens without a label;
+        model_config; config, see `FinetuneConfig`.
+      num_steps: default `config.num_steps(n)`; at most `config.max_steps(pad_to)`.
+      **kwargs: of `FinetuningRun`: num_classes; seed, which decides batches, adapters, dropout,
+        augmentation and which tokens are kept; pad_to, the number of rows that the arrays are
+        padded to (never drawn), so that one compiled program serves all label budgets; layout, how
+        patches were cut, for augmentation; head, an initial head instead of zeros.
 
     Returns:
       `{"model": params, "head": {...}}`, tuned; with LoRA also `adapters`, and "model" is the
       frozen model, sharing the arrays of `params`, with these attached.
+
+    Raises:
+      UserError: augmentation is asked for without a layout.
     """
-    unused, arguments = _run_arguments(
-        params, examples, labels, model_config, config, num_classes, seed, pad_to, num_steps
-    )
-    trained, frozen = _run(*arguments), arguments[1]
-    finetuned = _join_trained(trained, frozen, config)
-    streams = {**finetuned["model"]["streams"], **unused}
-    return trained | {"model": finetuned["model"] | {"streams": streams}}
+    run = FinetuningRun(*args, **kwargs)
+    labels, config = args[2], args[4]
+    run.advance(config.num_steps(len(labels)) if num_steps is None else num_steps)
+    return run.finetuned()
 
 
 def memory_footprint(*args: Any, **kwargs: Any) -> MemoryFootprint:
     """Returns the memory of a `finetune` call (same arguments but `seed`) by compiling it only."""
-    _, arguments = _run_arguments(*args, seed=0, **kwargs)
-    trained, frozen = arguments[:2]
-    sizes = [(leaf.size, leaf.nbytes) for leaf in jax.tree.leaves(trained)]
-    frozen_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
-    analysis = _run.lower(*arguments).compile().memory_analysis()
-    return MemoryFootprint(
-        trained_params=sum(size for size, _ in sizes),
-        state_bytes=frozen_bytes + 4 * sum(nbytes for _, nbytes in sizes),
-        program_bytes=None if analysis is None else int(analysis.temp_size_in_bytes),
-    )
+    return FinetuningRun(*args, seed=0, **kwargs).footprint()
 
 
-def _run_arguments(
-    params, examples, labels, model_config, config, num_classes, seed, pad_to, num_steps=None
-) -> tuple[dict, tuple]:
-    """The prediction heads set aside, and the arguments of `_run`."""
-    n = len(labels)
-    order_SB = batch_order(n, config.num_steps(pad_to), config.batch_size, seed)
-    # Prediction heads get no gradient here; set aside, they cost no update either.
-    unused, used = _split_prediction_heads(params["streams"])
-    initial = {**params, "streams": used}
-    trained, frozen = split_trained(
-        initial, examples, model_config, config, num_classes=num_classes, seed=seed
-    )
-    return unused, (
-        trained,
-        frozen,
-        {key: pad_with_first_row(value, pad_to) for key, value in examples.items()},
-        pad_with_first_row(np.asarray(labels, np.int32), pad_to),
-        order_SB,
-        jax.random.key(seed),
-        # Traced, so that one compiled program serves all rates and numbers of steps.
-        jnp.float32(config.learning_rate),
-        jnp.int32(config.num_steps(n) if num_steps is None else num_steps),
-        model_config,
-        dataclasses.replace(config, learning_rate=0.0),
-    )
+def class_weights(labels: np.ndarray, num_classes: int, weighting: str | None) -> np.ndarray:
+    """Returns each class's weight in the loss, float32 [classes].
+
+    With "balanced" it is n / (classes present * examples of the class), so that its mean over the
+    labels is 1; labels below 0 do not count. None gives ones.
+    """
+    counts = np.bincount(labels[labels >= 0].ravel(), minlength=num_classes)
+    if weighting is None:
+        return np.ones(num_classes, np.float32)
+    present = np.count_nonzero(counts)
+    return (counts.sum() / (present * np.maximum(counts, 1))).astype(np.float32)
 
 
 def split_trained(
@@ -232,33 +353,59 @@ def _split_prediction_heads(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model_config", "config"))
-def _run(
-    trained, frozen, examples, labels, order_SB, rng, peak_lr, num_steps, model_config, config
-):
-    def loss(trained, batch, targets):
-        finetuned = _join_trained(trained, frozen, config)
-        return mean_cross_entropy(
-            logits(finetuned, batch, model_config, config.feature_config), targets
-        )
+@functools.partial(jax.jit, static_argnames=("model_config", "config", "layout"))
+def _advance(state, frozen, data, hparams, first, last, model_config, config, layout):
+    """Returns (trained, optimizer state, average) after steps `first` to `last` (exclusive)."""
+    examples, labels, order_SB, rng = data
+    optimizer = _optimizer(hparams["weight_decay"])
 
-    def gradient(trained, step):
+    def loss(trained, batch, targets, rng):
+        finetuned = _join_trained(trained, frozen, config)
+        features = pooled_features(finetuned["model"], batch, model_config, config.feature_config)
+        kept = jax.random.bernoulli(rng, 1 - hparams["dropout"], features[-1].shape)
+        inputs = normalize_head_inputs(features[-1]) * kept / (1 - hparams["dropout"])
+        logits = inputs @ finetuned["head"]["kernel"] + finetuned["head"]["bias"]
+        return mean_cross_entropy(logits, targets, hparams["class_weights"])
+
+    def body(step, state):
+        trained, optimizer_state, average = state
         idx = order_SB[step]
         batch = {key: constrain_batch(value[idx]) for key, value in examples.items()}
+        keeping, changing, dropping = jax.random.split(jax.random.fold_in(rng, step), 3)
+        if config.augment is not None:
+            batch = augment(changing, batch, config.augment, layout)
         if config.tokens_kept:
-            batch = keep_random_tokens(batch, jax.random.fold_in(rng, step), config.tokens_kept)
-        return jax.grad(loss)(trained, batch, labels[idx])
+            batch = keep_random_tokens(batch, keeping, config.tokens_kept)
+        gradient = jax.grad(loss)(trained, batch, labels[idx], dropping)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, trained)
+        rate = -hparams["learning_rate"] * jnp.minimum(1.0, (step + 1) / WARMUP_STEPS)
+        trained = optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates))
+        share = (AVERAGING_POWER + 1) / (step + 1 + AVERAGING_POWER)
+        average = jax.tree.map(lambda old, new: old + share * (new - old), average, trained)
+        return trained, optimizer_state, average
 
-    return run_adamw(gradient, trained, peak_lr, num_steps, config.weight_decay)
+    return jax.lax.fori_loop(first, last, body, state)
 
 
-def mean_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean cross-entropy in nats; labels int [B], or [B, L] where -1 is ignored."""
+def mean_cross_entropy(
+    logits: jax.Array, labels: jax.Array, class_weights: jax.Array | None = None
+) -> jax.Array:
+    """Returns the mean cross-entropy in nats; labels int [B], or [B, L] where -1 is ignored.
+
+    Each example's is multiplied by its class's weight, [classes], if there are any.
+    """
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    if class_weights is not None:
+        nats = nats * class_weights[jnp.maximum(labels, 0)]
     if labels.ndim == 1:
         return jnp.mean(nats)
     labeled = labels >= 0
     return jnp.sum(nats * labeled) / jnp.maximum(jnp.sum(labeled), 1)
+
+
+def predict_proba(finetuned: dict, *args: Any, **kwargs: Any) -> np.ndarray:
+    """Returns class probabilities, float32 [N, classes]; arguments of `predict_logits`."""
+    return softmax(predict_logits(finetuned, *args, **kwargs).astype(np.float32), axis=-1)
 
 
 def predict(finetuned: dict, examples: TokenizedExamples, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -309,11 +456,7 @@ def run_adamw(
     The learning rate warms up linearly over a tenth of the steps, then falls as a cosine to zero.
     `num_steps` may be traced, so that one program serves all lengths.
     """
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.scale_by_adam(b2=0.98),
-        optax.add_decayed_weights(weight_decay),
-    )
+    optimizer = _optimizer(weight_decay)
 
     def body(step, carry):
         trained, state = carry
@@ -322,6 +465,15 @@ def run_adamw(
         return optax.apply_updates(trained, jax.tree.map(lambda u: rate * u, updates)), state
 
     return jax.lax.fori_loop(0, num_steps, body, (trained, optimizer.init(trained)))[0]
+
+
+def _optimizer(weight_decay: Any) -> optax.GradientTransformation:
+    """AdamW without its learning rate, behind a clip of the gradient's norm at 1."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b2=0.98),
+        optax.add_decayed_weights(weight_decay),
+    )
 
 
 def _schedule(step: jax.Array, num_steps: jax.Array) -> jax.Array:

@@ -10,11 +10,15 @@ import numpy as np
 
 from fm.errors import UserError
 from fm.evaluation.logistic import fit_path
+from fm.evaluation.model_selection import from_the_middle
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 SCALES = ("standardise", "l2")
+CLASS_WEIGHTS = (None, "balanced")
+# Penalties beyond these are not tried, however good the last one inside was.
+MIN_L2, MAX_L2 = 1e-7, 1e4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,53 +56,118 @@ class LinearProbe:
 def fit_probe(
     features_ND: np.ndarray, labels: np.ndarray, hparams: dict[str, Any], *, tol: float = 1e-4
 ) -> LinearProbe:
-    """Fits multinomial logistic regression to features: minimizes sum_i NLL_i + l2 / 2 ||w||^2.
+    """Fits multinomial logistic regression to features.
+
+    Minimizes sum_i c_i NLL_i + l2 s / 2 ||w||^2, where s is the mean squared length of a rescaled
+    feature vector, so that one grid of penalties serves every scale and number of features.
 
     Args:
       features_ND: [N, D] features.
       labels: [N] integer classes.
-      hparams: "l2", the penalty on the weights (the bias is free), and "scale", one of `SCALES`:
+      hparams: "l2", the penalty on the weights (the bias is free); "scale", one of `SCALES`:
         "standardise" (each feature to mean 0 and deviation 1 over these N) or "l2" (each row to
-        length 1).
+        length 1); and perhaps "class_weight", one of `CLASS_WEIGHTS`: c_i is 1, or n / (classes *
+        examples of i's class).
       tol: largest gradient component at which the solver stops.
 
     Raises:
       UserError: unknown scale, or penalty not positive.
       ValueError: fewer than two classes.
     """
-    rescale = _fit_scale(hparams["scale"], features_ND)
-    inverse = _inverse(hparams["l2"])
-    (classifier,) = fit_path(rescale(features_ND), np.asarray(labels), [inverse], tol=tol)
-    return LinearProbe(rescale, classifier)
+    return _fit_path(features_ND, labels, [hparams], tol=tol)[0]
 
 
-def cross_validate_probe(
+def search_probe(
     features_ND: np.ndarray,
     labels: np.ndarray,
-    grid: Sequence[dict[str, Any]],
+    penalties: Sequence[float],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> list[float]:
-    """Returns the cross-validated accuracy of each hyper-parameter setting of `grid`.
+    score: Callable[[np.ndarray, np.ndarray], float],
+    *,
+    class_weights: Sequence[str | None] = CLASS_WEIGHTS,
+) -> list[tuple[dict[str, Any], float]]:
+    """Returns cross-validated (hyper-parameters, score) of probes of every scale and class weight.
 
-    Features are rescaled by each fold's training part alone, once for all penalties of a scale.
+    Of each scale and class weight all `penalties` are tried, then as many beyond an end as it takes
+    until the best lies inside, or `MIN_L2` or `MAX_L2` is reached. Features are rescaled by each
+    fold's training part alone. Each path of penalties is ordered from its middle outwards, or,
+    where several in a row are best, from the middle of these, so that the first of equal ones is
+    no end of the grid.
+
+    Args:
+      features_ND: [N, D] features.
+      labels: [N] integer classes.
+      penalties: two or more, evenly spaced on a log scale.
+      folds: (training, held-out) indices.
+      score: (predictions, labels) -> the validation metric, over all held-out examples.
+      class_weights: those to try.
     """
     features_ND, labels = np.asarray(features_ND), np.asarray(labels)
-    correct = np.zeros(len(grid))
-    for train, validation in folds:
-        for scale in {hparams["scale"] for hparams in grid}:
-            chosen = [i for i, hparams in enumerate(grid) if hparams["scale"] == scale]
-            rescale = _fit_scale(scale, features_ND[train])
-            penalties = [_inverse(grid[i]["l2"]) for i in chosen]
-            fitted = fit_path(rescale(features_ND[train]), labels[train], penalties)
-            held_out = rescale(features_ND[validation])
-            correct[chosen] += [
-                np.sum(model.predict(held_out) == labels[validation]) for model in fitted
+    held_out = labels[np.concatenate([each for _, each in folds])]
+
+    def evaluate(scale, weight, tried):
+        grid = [{"scale": scale, "class_weight": weight, "l2": l2} for l2 in tried]
+        predictions = [
+            [probe.predict(features_ND[validation]) for probe in fitted]
+            for train, validation in folds
+            for fitted in [_fit_path(features_ND[train], labels[train], grid)]
+        ]
+        of_each = [np.concatenate(each) for each in zip(*predictions, strict=True)]
+        return {l2: score(each, held_out) for l2, each in zip(tried, of_each, strict=True)}
+
+    trials = []
+    for scale in SCALES:
+        for weight in class_weights:
+            found = widen(lambda tried, s=scale, w=weight: evaluate(s, w, tried), penalties)
+            trials += [
+                ({"scale": scale, "class_weight": weight, "l2": l2}, found[l2])
+                for l2 in middle_of_best_first(found)
             ]
-    tested = sum(len(validation) for _, validation in folds)
-    return [float(count / tested) for count in correct]
+    return trials
 
 
-def _fit_scale(scale: str, features_ND: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def widen(
+    evaluate: Callable[[Sequence[float]], dict[float, float]],
+    values: Sequence[float],
+    low: float = MIN_L2,
+    high: float = MAX_L2,
+) -> dict[float, float]:
+    """Returns {value: score} of a grid, extended step by step until the best value lies inside.
+
+    Args:
+      evaluate: scores some values.
+      values: two or more, evenly spaced on a log scale, ascending.
+      low: nothing below it is tried.
+      high: nothing above it is tried.
+    """
+    step = values[1] / values[0]
+    found = evaluate(values)
+    while True:
+        best = max(found.values())
+        beyond = [
+            value
+            for value, edge in ((min(found) / step, min(found)), (max(found) * step, max(found)))
+            if found[edge] == best and low <= value <= high
+        ]
+        inside = [value for value in sorted(found)[1:-1] if found[value] == best]
+        if not beyond or inside:
+            return found
+        found |= evaluate(beyond)
+
+
+def middle_of_best_first(found: dict[float, float]) -> list[float]:
+    """Returns the values, those of the best score first, from their middle; then the others."""
+    best = max(found.values())
+    first = [value for value in sorted(found) if found[value] == best]
+    return from_the_middle(first) + [value for value in sorted(found) if found[value] < best]
+
+
+def fit_scale(scale: str, features_ND: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the rescaling of features, one of `SCALES`, as fitted to these.
+
+    Raises:
+      UserError: unknown scale.
+    """
     if scale not in SCALES:
         raise UserError(f"unknown scale {scale!r}: one of {', '.join(SCALES)}")
     from sklearn.preprocessing import Normalizer, StandardScaler  # seconds to import
@@ -106,6 +175,19 @@ def _fit_scale(scale: str, features_ND: np.ndarray) -> Callable[[np.ndarray], np
     scaler: Any = StandardScaler() if scale == "standardise" else Normalizer()
     transform = scaler.fit(np.asarray(features_ND, np.float64)).transform
     return lambda features: transform(np.asarray(features, np.float64))
+
+
+def _fit_path(
+    features_ND: np.ndarray, labels: np.ndarray, grid: Sequence[dict[str, Any]], tol: float = 1e-4
+) -> list[LinearProbe]:
+    """Fits a probe for each setting of a grid that differs in "l2" alone."""
+    rescale = fit_scale(grid[0]["scale"], features_ND)
+    scaled_ND = rescale(features_ND)
+    square = max(float(np.mean(np.sum(scaled_ND**2, axis=1))), 1e-12)
+    inverses = [_inverse(hparams["l2"]) / square for hparams in grid]
+    weight = grid[0].get("class_weight")
+    fitted = fit_path(scaled_ND, np.asarray(labels), inverses, tol=tol, class_weight=weight)
+    return [LinearProbe(rescale, classifier) for classifier in fitted]
 
 
 def _inverse(l2: float) -> float:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -15,8 +15,10 @@ from fm.adaptation import finetune
 from fm.adaptation.batching import TokenizedExamples, take
 from fm.adaptation.features import probe_features
 from fm.adaptation.finetune import FinetuneConfig
-from fm.adaptation.linear_probe import cross_validate_probe, fit_probe
+from fm.adaptation.linear_probe import fit_probe, search_probe
 from fm.adaptation.lora import LoraConfig
+from fm.adaptation.svc import fit_svc
+from fm.data.layouts import PatchLayout
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in
@@ -29,12 +31,14 @@ class AdaptationRecipe(Protocol):
     """Protocol: fixed settings and hyper-parameter grids of the adaptation methods.
 
     Attributes:
-      finetune: fine-tuning, except for the learning rate.
-      learning_rates: grid of full fine-tuning.
+      finetune: fine-tuning, except for what the grids below set.
+      learning_rates: grid of full fine-tuning, the first tried first.
+      regularizers: grid of fine-tuning, see `fm.adaptation.methods.regularization`.
+      search_grid: "product" tries every pair of learning rate and regularizer, "star" every
+        learning rate with the first regularizer, and every regularizer with the first rate.
       lora: adapters of LoRA.
       lora_learning_rates: grid of LoRA.
-      l2_penalties: grid of the linear probe.
-      feature_scaling: of the probe's features, see `fm.adaptation.linear_probe.SCALES`.
+      l2_penalties: grid of the linear probe, see `fm.adaptation.linear_probe.fit_probe`.
     """
 
     @property
@@ -42,13 +46,15 @@ class AdaptationRecipe(Protocol):
     @property
     def learning_rates(self) -> tuple[float, ...]: ...  # noqa: D102
     @property
+    def regularizers(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def search_grid(self) -> str: ...  # noqa: D102
+    @property
     def lora(self) -> LoraConfig: ...  # noqa: D102
     @property
     def lora_learning_rates(self) -> tuple[float, ...]: ...  # noqa: D102
     @property
     def l2_penalties(self) -> tuple[float, ...]: ...  # noqa: D102
-    @property
-    def feature_scaling(self) -> str: ...  # noqa: D102
 
 
 @dataclasses.dataclass(eq=False)
@@ -58,17 +64,23 @@ class TaskModel:
     Subclasses read other examples or predict something else than classes.
 
     Attributes:
+      predicts_classes: whether predictions are classes.
       checkpoints: pretrained parameters, shared out over the seeds; empty for fresh parameters.
       model_config: architecture.
       recipe: see `AdaptationRecipe`.
-      examples: labeled examples, then test items, as the model reads them.
+      examples: labeled examples, then test items, then perhaps unlabeled ones, as the model reads
+        them.
       test_from: index of the first test item.
       num_classes: number of classes.
       pad_to: the largest number of labels, see `finetune.finetune`.
       trainable: whether methods may train the model itself.
       num_fewshot: numbers of solved examples to try in prompts; empty for a model that does not
         follow prompts.
+      layout: how examples were cut into patches, for augmentation; None for text.
+      unlabeled_idx: rows of `examples` that are neither labeled nor test items, int [U].
     """
+
+    predicts_classes: ClassVar[bool] = True
 
     checkpoints: Sequence[dict]
     model_config: ModelConfig
@@ -79,6 +91,8 @@ class TaskModel:
     pad_to: int
     trainable: bool = True
     num_fewshot: tuple[int, ...] = ()
+    layout: PatchLayout | None = None
+    unlabeled_idx: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
     # Seeds run in parallel threads; features are computed once per starting point.
     _features: dict[int, Any] = dataclasses.field(default_factory=dict)
     _locks: dict[int, threading.Lock] = dataclasses.field(
@@ -88,7 +102,8 @@ class TaskModel:
     @property
     def test_idx(self) -> np.ndarray:
         """Returns the indices of the test items."""
-        return np.arange(self.test_from, len(self.examples["segments"]))
+        after = np.arange(self.test_from, len(self.examples["segments"]))
+        return np.setdiff1d(after, self.unlabeled_idx)
 
     @property
     def num_examples(self) -> int:
@@ -111,7 +126,11 @@ class TaskModel:
 
     def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
         """Returns a fine-tuned model's predictions for the examples `idx`."""
-        return finetune.predict(
+        return self.predict_finetuned_proba(params, idx).argmax(axis=1)
+
+    def predict_finetuned_proba(self, params: dict, idx: np.ndarray) -> Any:
+        """Returns class probabilities, float32 [n, classes]; None unless `predicts_classes`."""
+        return finetune.predict_proba(
             params,
             take(self.examples, idx),
             self.model_config,
@@ -174,16 +193,26 @@ class TaskModel:
         """Returns a probe's predictions for the examples `idx`."""
         return probe.predict(self.features(seed, idx))
 
-    def cross_validate_probe(
-        self,
-        seed: int,
-        train_idx: np.ndarray,
-        labels: np.ndarray,
-        grid: Sequence[dict[str, Any]],
-        folds: Sequence[Fold],
-    ) -> list[float]:
-        """Returns cross-validated accuracies of probes, one per setting."""
-        return cross_validate_probe(self.features(seed, train_idx), labels, grid, folds)
+    def predict_probe_proba(self, probe: Any, seed: int, idx: np.ndarray) -> Any:
+        """Returns class probabilities, float32 [n, classes]; None unless `predicts_classes`."""
+        seen = probe.predict_proba(self.features(seed, idx))
+        probabilities = np.zeros((len(idx), self.num_classes), np.float32)
+        probabilities[:, np.asarray(probe.classifier.classes_, int)] = seen
+        return probabilities
+
+    def search_probe(
+        self, seed: int, train_idx: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]
+    ) -> list[tuple[dict[str, Any], float]]:
+        """Returns (hyper-parameters, validation metric) of the linear probes tried."""
+        features, penalties = self.features(seed, train_idx), self.recipe.l2_penalties
+        weights = class_weight_choices(labels)
+        return search_probe(features, labels, penalties, folds, self.score, class_weights=weights)
+
+    def fit_svc(
+        self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
+    ) -> Any:
+        """Fits a support-vector classifier to features of the examples `train_idx`."""
+        return fit_svc(self.features(seed, train_idx), labels, hparams)
 
     def predict_prompted(
         self, idx: np.ndarray, shown_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
@@ -210,9 +239,16 @@ class TaskModel:
         return self.score(np.concatenate(predictions), labels[held_out])
 
     def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
-        """Returns the validation metric: accuracy."""
-        return int(np.sum(predictions == labels)) / len(labels)
+        """Returns the validation metric: balanced accuracy, the mean recall of the classes."""
+        recalls = [np.mean(predictions[labels == k] == k) for k in np.unique(labels)]
+        return float(np.mean(recalls))
 
     def start_key(self, seed: int) -> int:
         """Returns the number of the starting point of a seed: of its checkpoint, if pretrained."""
         return seed % len(self.checkpoints) if self.checkpoints else seed
+
+
+def class_weight_choices(labels: np.ndarray) -> tuple[str | None, ...]:
+    """Returns the class weights to try, "balanced" if a class is at most half another's size."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return (None, "balanced") if counts.max() >= 2 * counts.min() else (None,)

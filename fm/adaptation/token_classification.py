@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fm.adaptation.batching import TokenizedExamples, take
 from fm.adaptation.features import FeatureConfig, extract_features, normalize_and_concat
 from fm.adaptation.finetune import predict_logits
-from fm.adaptation.linear_probe import LinearProbe, fit_probe
+from fm.adaptation.linear_probe import LinearProbe, fit_probe, middle_of_best_first, widen
 from fm.adaptation.prompting import TextEncoder
 from fm.adaptation.task_model import Fold, TaskModel
 from fm.evaluation.ner import Span, count_entities, entity_spans, viterbi_decode
@@ -217,6 +217,8 @@ class TaggingTaskModel(TaskModel):
       tag_names: names of the tags, in the order of the classes.
     """
 
+    predicts_classes: ClassVar[bool] = False
+
     sentences: WordExamples
     tags: list[list[str]]
     tag_names: tuple[str, ...]
@@ -262,26 +264,35 @@ class TaggingTaskModel(TaskModel):
         """Returns a probe's entity counts of the sentences `idx`."""
         return self._entity_counts(probe.predict(self.features(seed, idx)), idx)
 
-    def cross_validate_probe(
-        self,
-        seed: int,
-        train_idx: np.ndarray,
-        labels: np.ndarray,
-        grid: Sequence[dict[str, Any]],
-        folds: Sequence[Fold],
-    ) -> list[float]:
-        """Returns cross-validated entity F1 of probes, one per setting."""
+    def predict_finetuned_proba(self, params: dict, idx: np.ndarray) -> None:
+        """Returns None: a sentence has no probability of a class."""
+
+    def predict_probe_proba(self, probe: TagProbe, seed: int, idx: np.ndarray) -> None:
+        """Returns None: a sentence has no probability of a class."""
+
+    def search_probe(
+        self, seed: int, train_idx: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]
+    ) -> list[tuple[dict[str, Any], float]]:
+        """Returns (hyper-parameters, entity F1) of the linear probes tried, of unweighted tags."""
 
         def fit_predict(fit_idx, labels, held_out_idx, hparams):
             probe = self.fit_probe(seed, fit_idx, labels, hparams)
             return self.predict_probe(probe, seed, held_out_idx)
 
-        return [
-            self.cross_validate(
-                functools.partial(fit_predict, hparams=hparams), train_idx, labels, folds
-            )
-            for hparams in grid
-        ]
+        def evaluate(penalties):
+            return {
+                l2: self.cross_validate(
+                    functools.partial(fit_predict, hparams=fixed | {"l2": l2}),
+                    train_idx,
+                    labels,
+                    folds,
+                )
+                for l2 in penalties
+            }
+
+        fixed = {"scale": "standardise", "class_weight": None}
+        found = widen(evaluate, self.recipe.l2_penalties)
+        return [(fixed | {"l2": l2}, found[l2]) for l2 in middle_of_best_first(found)]
 
     def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
         """Returns the validation metric: F1 of entity counts."""

@@ -27,7 +27,12 @@ Matrix = np.ndarray | sp.csr_array
 
 
 def fit_path(
-    x_ND: Matrix, labels: np.ndarray, inverse_penalties: Sequence[float], *, tol: float = 1e-4
+    x_ND: Matrix,
+    labels: np.ndarray,
+    inverse_penalties: Sequence[float],
+    *,
+    tol: float = 1e-4,
+    class_weight: str | None = None,
 ) -> list[LogisticRegression]:
     """Fits one logistic regression to the same examples for each inverse penalty C.
 
@@ -39,6 +44,7 @@ def fit_path(
       labels: [N] integer classes, at least two different ones.
       inverse_penalties: the values of C.
       tol: largest gradient component at which L-BFGS stops.
+      class_weight: "balanced" multiplies NLL_i by N / (classes * examples of i's class).
 
     Raises:
       ValueError: a single class (scikit-learn's message).
@@ -49,7 +55,8 @@ def fit_path(
     z_NR, span_NR = _row_space(x_ND) if examples < features else (x_ND, None)
     fitted = []
     for inverse_penalty in inverse_penalties:
-        model: Any = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS, tol=tol)
+        options = {"max_iter": MAX_ITERATIONS, "tol": tol, "class_weight": class_weight}
+        model: Any = LogisticRegression(C=inverse_penalty, **options)
         model.fit(z_NR, labels)
         if span_NR is not None:
             # w_D = X^T (span w_R): the classifier now takes the features themselves.

@@ -10,9 +10,11 @@ import pathlib
 import re
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
-from fm.adaptation.methods import check_methods
+from fm.adaptation.methods import check_methods, regularization
 from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
 from fm.files import expand_path
@@ -24,6 +26,9 @@ MAX_SEEDS = 1000
 SPLITS = ("test", "development")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 DEFAULT_METHODS = ("probe", "full")
+SEARCH_GRIDS = ("star", "product")
+# Relative to the mean squared length of the features that a probe reads.
+L2_PENALTIES = tuple(10.0 ** (n / 2) for n in range(-7, 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +51,19 @@ class Recipe:
       seq_len: tokens in a sequence (text).
       num_windows: sequences of a document that adaptation reads (text).
       patch_size: side of a square patch in pixels (images).
-      finetune: full fine-tuning; the learning rate is replaced by each of `learning_rates`.
-      learning_rates: grid of full fine-tuning.
-      l2_penalties: grid of the linear probe.
-      feature_scaling: of the probe's features, "standardise" or "l2" (rows of unit norm).
+      finetune: full fine-tuning, except for what the grids set; `max_epochs` bounds a search.
+      learning_rates: grid of full fine-tuning, the middle first.
+      regularizers: grid of fine-tuning: names of `fm.adaptation.methods.regularization`.
+      search_grid: "product" tries every pair of these, "star" every learning rate with the first
+        regularizer and every regularizer with the first learning rate.
+      l2_penalties: grid of the linear probe, ascending and evenly spaced on a log scale; see
+        `fm.adaptation.linear_probe.fit_probe`. A search widens it.
       lora: adapter configuration.
       lora_learning_rates: grid of LoRA.
     """
 
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {
         "penalties": "l2_penalties",
-        "scale": "feature_scaling",
         "vocab": "vocab_size",
         "length": "seq_len",
         "windows": "num_windows",
@@ -72,8 +79,9 @@ class Recipe:
     batch_size: int
     finetune: FinetuneConfig
     learning_rates: tuple[float, ...]
-    l2_penalties: tuple[float, ...]
-    feature_scaling: str = "l2"
+    regularizers: tuple[str, ...] = ("weight_decay", "dropout")
+    search_grid: str = "star"
+    l2_penalties: tuple[float, ...] = L2_PENALTIES
     vocab_size: int = 0
     seq_len: int = 0
     num_windows: int = 1
@@ -96,6 +104,19 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name}={value}: takes a number above 0, or none")
+        steps = np.diff(np.log(self.l2_penalties))
+        if len(steps) < 1 or steps[0] <= 0 or not np.allclose(steps, steps[0], rtol=1e-3):
+            raise UserError(
+                f"l2_penalties={self.l2_penalties}: takes two or more, ascending by equal factors"
+            )
+        if not self.regularizers or len(set(self.regularizers)) < len(self.regularizers):
+            raise UserError(f"regularizers={self.regularizers}: takes one or more different names")
+        for name in self.regularizers:
+            regularization(name)
+        if self.search_grid not in SEARCH_GRIDS:
+            raise UserError(
+                f"search_grid={self.search_grid!r}: must be one of {', '.join(SEARCH_GRIDS)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,15 +79,13 @@ def text_recipe(profile: str = "default") -> Recipe:
         seq_len=256,
         num_windows=2,
         finetune=FinetuneConfig(
-            min_steps=40,
-            min_epochs=4.0,
+            min_steps=80,
             batch_size=16,
-            tokens_kept=64,
+            tokens_kept=32,
+            class_weight="balanced",
             feature_config=FeatureConfig(chunk_length=64),
         ),
-        learning_rates=(1e-2,),
-        l2_penalties=(100.0, 1000.0),
-        feature_scaling="standardise",
+        learning_rates=(1e-2, 3e-3, 3e-2),
     )
     return _for_profile(recipe, profile)
 
@@ -102,29 +100,29 @@ def image_recipe(profile: str = "default") -> Recipe:
         batch_size=64,
         patch_size=2,
         finetune=FinetuneConfig(
-            min_steps=40, min_epochs=6.0, batch_size=32, feature_config=FeatureConfig("concat")
+            min_steps=80,
+            batch_size=16,
+            class_weight="balanced",
+            feature_config=FeatureConfig("concat"),
         ),
-        learning_rates=(3e-3,),
-        l2_penalties=(0.001, 0.01),
-        feature_scaling="l2",
+        learning_rates=(3e-3, 1e-3, 1e-2),
+        regularizers=("weight_decay", "dropout", "affine_erase"),
     )
     return _for_profile(recipe, profile)
 
 
 def audio_recipe(profile: str = "default") -> Recipe:
-    """Returns the recipe for short sounds: the image recipe with longer fine-tuning."""
-    return _for_profile(_with_finetune(image_recipe(), min_steps=80), profile)
+    """Returns the recipe for short sounds: the image recipe with masks of time and frequency."""
+    recipe = dataclasses.replace(
+        image_recipe(), regularizers=("weight_decay", "dropout", "spec_augment")
+    )
+    return _for_profile(recipe, profile)
 
 
 def video_recipe(profile: str = "default") -> Recipe:
     """Returns the recipe for short clips; features are averaged over space and time."""
-    base = _with_finetune(image_recipe(), min_steps=80, feature_config=FeatureConfig("mean"))
-    recipe = dataclasses.replace(
-        base,
-        feature_scaling="standardise",
-        l2_penalties=(10.0, 100.0),
-        learning_rates=(1e-3, 3e-3),
-    )
+    base = _with_finetune(image_recipe(), feature_config=FeatureConfig("mean"))
+    recipe = dataclasses.replace(base, regularizers=("weight_decay", "dropout", "shift_erase"))
     return _for_profile(recipe, profile)
 
 
@@ -133,12 +131,13 @@ def ner_recipe(profile: str = "default") -> Recipe:
     quick = check_profile(profile) == "quick"
     recipe = _with_finetune(
         text_recipe(profile),
-        min_steps=25 if quick else 100,
+        min_steps=10 if quick else 80,
         tokens_kept=0,
-        min_epochs=0.0 if quick else 8.0,
+        class_weight=None,
         feature_config=FeatureConfig(),
     )
-    return dataclasses.replace(recipe, seq_len=64, learning_rates=(5e-3,))
+    rates = (5e-3,) if quick else (5e-3, 1.5e-3, 1.5e-2)
+    return dataclasses.replace(recipe, seq_len=64, learning_rates=rates)
 
 
 def joint_recipe(profile: str = "default") -> JointRecipe:
@@ -245,15 +244,18 @@ def _with_finetune(recipe: Recipe, **changes: Any) -> Recipe:
 
 def _for_profile(recipe: Recipe, profile: str) -> Recipe:
     recipe = dataclasses.replace(recipe, steps=_STEPS[check_profile(profile)](recipe.steps))
+    if profile == "full":
+        return dataclasses.replace(recipe, search_grid="product")
     if profile != "quick":
         return recipe
     finetune = recipe.finetune
     return dataclasses.replace(
         recipe,
         num_windows=1,
-        finetune=dataclasses.replace(finetune, min_steps=finetune.min_steps // 4, min_epochs=0.0),
+        finetune=dataclasses.replace(finetune, min_steps=10, min_epochs=0.0, max_epochs=8),
         learning_rates=recipe.learning_rates[:1],
-        l2_penalties=recipe.l2_penalties[:1],
+        regularizers=recipe.regularizers[:1],
+        l2_penalties=(1e-3, 1e-1),
     )
 
 

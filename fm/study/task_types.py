@@ -297,6 +297,7 @@ def build_classification_arm(
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
+        layout=processor.layouts.get(task.modality),
     )
     return ModelArm(model, tuple(methods))
 

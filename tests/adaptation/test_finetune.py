@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from fm.adaptation.features import FeatureConfig
-from fm.adaptation.finetune import FinetuneConfig, finetune, keep_random_tokens, predict
+from fm.adaptation.finetune import (
+    FinetuneConfig,
+    FinetuningRun,
+    class_weights,
+    finetune,
+    keep_random_tokens,
+    mean_cross_entropy,
+    predict,
+    predict_proba,
+)
 from fm.errors import UserError
 from tests.adaptation.helpers_models import MODEL, params, separable
 
@@ -43,6 +52,76 @@ def test_steps_as_data_equal_a_config_of_that_length():
     shorter = dataclasses.replace(CONFIG, min_steps=5)
     assert_same(tuned(rows, labels, num_steps=5), tuned(rows, labels, shorter))
     assert differ(tuned(rows, labels, num_steps=5), tuned(rows, labels))
+
+
+def test_a_run_read_on_its_way_is_the_shorter_run():
+    rows, labels = separable(10)
+    options = {"num_classes": 2, "seed": 0, "pad_to": 10}
+    config = dataclasses.replace(CONFIG, dropout=0.2)
+    run = FinetuningRun(params(), rows, labels, MODEL, config, **options)
+    run.advance(5)
+    assert_same(run.finetuned(), tuned(rows, labels, config, num_steps=5))
+    run.advance(5)
+    assert run.num_steps == 5
+    run.advance(11)
+    assert_same(run.finetuned(), tuned(rows, labels, config, num_steps=11))
+    assert differ(run.finetuned(), tuned(rows, labels, config, num_steps=12))
+
+
+def test_readings_double_from_the_end_of_warmup():
+    config = FinetuneConfig(min_steps=80, max_epochs=64, batch_size=16)
+    assert config.epoch_grid(300) == [4, 8, 16, 32, 64]
+    assert config.epoch_grid(15) == [32, 64, 128], "30, 60 and 120 steps"
+    assert dataclasses.replace(config, min_steps=1).epoch_grid(15) == [32, 64]
+    short = FinetuneConfig(min_steps=1, max_epochs=4)
+    assert short.epoch_grid(15) == [4], "never reached warmup's end"
+    for labels in (5, 15, 37, 300):
+        last = config.num_steps(labels, config.epoch_grid(labels)[-1])
+        assert last <= config.max_steps(300)
+
+
+def test_dropout_and_weight_decay_change_the_run():
+    rows, labels = separable(10)
+    plain = tuned(rows, labels)
+    for change in ({"dropout": 0.5}, {"weight_decay": 0.9}):
+        assert differ(plain, tuned(rows, labels, dataclasses.replace(CONFIG, **change)))
+
+
+def test_probabilities_sum_to_one_and_agree_with_the_classes():
+    rows, labels = separable(16)
+    model, options = tuned(rows, labels), {"feature_config": FeatureConfig()}
+    probabilities = predict_proba(model, rows, MODEL, **options)
+    assert probabilities.dtype == np.float32 and probabilities.shape == (16, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert np.array_equal(probabilities.argmax(axis=1), predict(model, rows, MODEL, **options))
+
+
+def test_balanced_weights_give_every_class_the_same_part_of_the_loss():
+    labels = np.array([0, 0, 0, 2, -1])
+    assert class_weights(labels, 3, "balanced").tolist() == pytest.approx([2 / 3, 2, 2])
+    assert class_weights(labels, 3, None).tolist() == [1, 1, 1]
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]] * 4))
+    weights = jnp.asarray(class_weights(labels[:4], 3, "balanced"))
+    weighted = mean_cross_entropy(logits, jnp.asarray(labels[:4]), weights)
+    assert weighted == pytest.approx((np.log(2) + np.log(4)) / 2, rel=1e-6)
+
+
+def test_a_rare_class_is_still_answered():
+    """Rare examples share most tokens with the others; unweighted, one answer fits nearly all."""
+    draws = np.random.default_rng(0)
+    rows, _ = separable(48)
+    labels = (np.arange(48) % 8 == 0).astype(int)
+    rows["tokens"] = draws.integers(4, 8, rows["tokens"].shape)
+    rows["tokens"][:, 0] = np.where(labels == 1, 9, np.where(draws.random(48) < 0.2, 9, 8))
+
+    def recall(class_weight):
+        config = FinetuneConfig(min_steps=40, batch_size=16, class_weight=class_weight)
+        predicted = predict(
+            tuned(rows, labels, config), rows, MODEL, feature_config=FeatureConfig()
+        )
+        return np.mean(predicted[labels == 1] == 1)
+
+    assert recall("balanced") > recall(None) + 0.3
 
 
 @pytest.mark.slow
@@ -99,7 +178,16 @@ def test_some_pieces_keeps_filled_ones_first():
 
 @pytest.mark.parametrize(
     "field",
-    [{"min_steps": 0}, {"batch_size": 0}, {"tokens_kept": -1}, {"min_epochs": -1.0}],
+    [
+        {"min_steps": 0},
+        {"batch_size": 0},
+        {"tokens_kept": -1},
+        {"min_epochs": -1.0},
+        {"max_epochs": 3},
+        {"dropout": 1.0},
+        {"augment": "magic"},
+        {"class_weight": "rare"},
+    ],
     ids=str,
 )
 def test_a_bad_setting_is_named(field):

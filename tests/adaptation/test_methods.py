@@ -7,7 +7,14 @@ import pytest
 from fm.adaptation import methods
 from fm.adaptation.finetune import FinetuneConfig, memory_footprint
 from fm.adaptation.lora import LoraConfig
-from fm.adaptation.methods import METHODS, extend_grid, method_of, num_trials, register_method
+from fm.adaptation.methods import (
+    METHODS,
+    SELF_TRAINING_ROUNDS,
+    method_of,
+    num_trials,
+    register_method,
+    regularization,
+)
 from fm.adaptation.task_model import TaskModel
 from fm.errors import UserError
 from tests.adaptation.helpers_models import MODEL, params, separable
@@ -23,24 +30,25 @@ class Recipe:
     learning_rates: tuple[float, ...] = (3e-3,)
     lora: LoraConfig = LORA
     lora_learning_rates: tuple[float, ...] = (3e-2,)
-    l2_penalties: tuple[float, ...] = (0.03,)
-    feature_scaling: str = "l2"
+    regularizers: tuple[str, ...] = ("weight_decay",)
+    search_grid: str = "product"
+    l2_penalties: tuple[float, ...] = (0.003, 0.03, 0.3)
 
 
-def task_model():
-    return TaskModel([params()], MODEL, Recipe(), EXAMPLES, 30, 2, 20)
+def task_model(recipe=None, **fields):
+    return TaskModel([params()], MODEL, recipe or Recipe(), EXAMPLES, 30, 2, 20, **fields)
 
 
 def test_built_in_methods():
-    assert list(METHODS) == ["full", "probe", "lora", "prompt"]
+    assert list(METHODS) == ["full", "probe", "lora", "prompt", "lp_ft", "self_training", "svc"]
+
+    def supported(model):
+        return [name for name, method in METHODS.items() if method.supports(model)]
+
     model = task_model()
-    assert [name for name, method in METHODS.items() if method.supports(model)] == [
-        "full",
-        "probe",
-        "lora",
-    ]
-    frozen = dataclasses.replace(model, trainable=False)
-    assert [name for name, method in METHODS.items() if method.supports(frozen)] == ["probe"]
+    assert supported(model) == ["full", "probe", "lora", "lp_ft", "svc"]
+    assert supported(dataclasses.replace(model, trainable=False)) == ["probe", "svc"]
+    assert "self_training" in supported(task_model(unlabeled_idx=np.arange(36, 40)))
     assert all(method.description for method in METHODS.values())
 
 
@@ -53,45 +61,123 @@ def test_a_method_is_one_object(monkeypatch):
 
     register_method(HeadOnly())
     (hparams,) = method_of({"method": "head"}).search_space(Recipe())
-    assert hparams == {"method": "head", "learning_rate": 3e-3}
+    assert hparams == {"method": "head", "learning_rate": 3e-3} | regularization("weight_decay")
     with pytest.raises(ValueError, match="'head' is registered already"):
         register_method(HeadOnly())
 
 
 @pytest.mark.parametrize("names", [(), ("full", "full"), ("magic",)])
 def test_unknown_or_repeated_methods_are_refused(names):
-    with pytest.raises(UserError, match=r"--adapt.*full, probe, lora, prompt"):
+    with pytest.raises(UserError, match=r"--adapt.*full, probe, lora, prompt, lp_ft"):
         methods.check_methods(names)
 
 
-def test_trials_of_all_methods():
-    assert num_trials(Recipe(), ("probe", "full")) == 2
-    assert num_trials(Recipe(), METHODS, num_fewshot=(0, 4)) == 7
+def test_a_star_is_smaller_than_the_product():
+    recipe = Recipe(learning_rates=(1e-2, 1e-3, 1e-1), regularizers=("dropout", "weight_decay"))
+    product = METHODS["full"].search_space(recipe)
+    star = METHODS["full"].search_space(dataclasses.replace(recipe, search_grid="star"))
+    assert len(product) == 6 == num_trials(recipe, ("full",)) and len(star) == 4
+    assert star[0] == product[0] and all(hparams in product for hparams in star)
+    assert {(h["learning_rate"], h["dropout"] > 0) for h in star} == {
+        *((rate, True) for rate in recipe.learning_rates),
+        (1e-2, False),
+    }
 
 
-def test_a_grid_is_extended_above_and_below():
-    assert extend_grid((10.0, 100.0), 3) == pytest.approx((10, 100, 10**2.5, 10**0.5, 10**3))
-    assert extend_grid((10.0,), -2) == (10.0,)
-    grid = METHODS["full"].search_space(Recipe(), num_trials=3)
-    assert [hparams["method"] for hparams in grid] == ["full"] * 3
-    assert len({hparams["learning_rate"] for hparams in grid}) == 3
+def test_regularizers():
+    assert regularization("affine_erase")["augment"] == "affine_erase"
+    with pytest.raises(UserError, match="'magic' is not known; accepted are weight_decay, dropout"):
+        regularization("magic")
 
 
-@pytest.mark.parametrize("name", ["probe", "full", "lora"])
-def test_each_method_fits_and_predicts(name):
-    model, method = task_model(), METHODS[name]
-    (hparams,) = method.search_space(model.recipe)
+FOLDS = [(np.arange(10, 20), np.arange(10)), (np.arange(10), np.arange(10, 20))]
+
+
+@pytest.mark.parametrize("name", ["probe", "full", "lora", "lp_ft", "svc"])
+def test_each_method_searches_fits_and_predicts(name):
+    recipe = Recipe(finetune=FinetuneConfig(min_steps=4, batch_size=8, max_epochs=32))
+    model, method = task_model(recipe), METHODS[name]
+    trials = method.search(model, TRAIN, LABELS[TRAIN], 0, FOLDS)
+    assert all(trial["config"]["method"] == name and trial["flops"] >= 0 for trial in trials)
+    hparams = trials[0]["config"]
     fitted = method.fit(model, TRAIN, LABELS[TRAIN], 0, hparams)
     predictions = method.predict(model, fitted, model.test_idx)
     assert predictions.shape == (10,) and fitted.steps > 0
-    folds = [(np.arange(10, 20), np.arange(10)), (np.arange(10), np.arange(10, 20))]
-    (value,) = method.cross_validate(model, TRAIN, LABELS[TRAIN], 0, [hparams], folds)
-    by_hand = [
-        method.predict(model, method.fit(model, fit, LABELS[fit], 0, hparams), held_out)
-        == LABELS[held_out]
-        for fit, held_out in folds
-    ]
-    assert value == np.mean(by_hand)
+    probabilities = method.predict_proba(model, fitted, model.test_idx)
+    if name != "svc":
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+        assert np.array_equal(probabilities.argmax(axis=1), predictions)
+    if method.updates_model:
+        assert {"last_gain", "readings"} <= trials[0].keys() and hparams["epochs"] >= 4
+    recalls = []
+    predicted = np.concatenate(
+        [
+            method.predict(model, method.fit(model, fit, LABELS[fit], 0, hparams), held_out)
+            for fit, held_out in FOLDS
+        ]
+    )
+    truth = LABELS[np.concatenate([held_out for _, held_out in FOLDS])]
+    recalls = [np.mean(predicted[truth == k] == k) for k in range(2)]
+    assert trials[0]["validation"] == pytest.approx(np.mean(recalls))
+
+
+def test_a_class_not_seen_has_probability_zero():
+    model = dataclasses.replace(task_model(), num_classes=3)
+    fitted = METHODS["probe"].fit(
+        model, TRAIN, LABELS[TRAIN] * 2, 0, {"scale": "l2", "l2": 0.1, "class_weight": None}
+    )
+    probabilities = METHODS["probe"].predict_proba(model, fitted, model.test_idx)
+    assert probabilities.shape == (10, 3) and not probabilities[:, 1].any()
+
+
+def test_validation_is_balanced_accuracy():
+    labels = np.array([0] * 8 + [1] * 2)
+    assert task_model().score(np.zeros(10, int), labels) == 0.5
+
+
+def test_lp_ft_starts_from_a_head_that_predicts():
+    method, model = METHODS["lp_ft"], task_model()
+    (hparams,) = method.search_space(model.recipe)
+    for labels, classes in ((LABELS[TRAIN], 2), (LABELS[TRAIN] * 2, 3)):
+        started = dataclasses.replace(model, num_classes=classes)
+        run = method.start(started, TRAIN, labels, 0, hparams)
+        assert np.array_equal(started.predict_finetuned(run.finetuned(), TRAIN), labels)
+    assert (
+        not METHODS["full"]
+        .start(model, TRAIN, labels, 0, hparams)
+        .finetuned()["head"]["kernel"]
+        .any()
+    )
+
+
+def test_self_training_learns_words_that_no_label_has():
+    """Class 1 has a word of its own in labeled examples, and a second one beside it elsewhere."""
+    draws, count = np.random.default_rng(0), 320
+    labels = np.arange(count) % 2
+    examples, _ = separable(count)
+    tokens = draws.integers(8, 12, examples["tokens"].shape)
+    own, second = 4 + labels, 6 + labels
+    tokens[:, 0] = own
+    tokens[20:, 1] = second[20:]
+    tokens[20:60, 0] = draws.integers(8, 12, 40)  # test items have the second word alone
+    examples["tokens"] = tokens
+    config = FinetuneConfig(min_steps=30, batch_size=8, max_epochs=16)
+    recipe = Recipe(finetune=config, learning_rates=(1e-2,))
+    model = TaskModel([], MODEL, recipe, examples, 20, 2, 20, unlabeled_idx=np.arange(60, count))
+    assert np.array_equal(model.test_idx, np.arange(20, 60))
+    method = METHODS["self_training"]
+    (hparams,) = method.search_space(recipe)
+    hparams |= {"epochs": 32}
+
+    def hits(rounds):
+        fitted = method.fit(model, TRAIN, labels[:20], 0, hparams | {"rounds": rounds})
+        return np.mean(method.predict(model, fitted, model.test_idx) == labels[20:60])
+
+    assert hits(1) > hits(0) + 0.2
+    folds = [(np.arange(5, 20), np.arange(5))]
+    trials = method.search(model, TRAIN, labels[:20], 0, folds)
+    assert [t["config"]["rounds"] for t in trials] == [0, *range(1, SELF_TRAINING_ROUNDS + 1)]
+    assert trials[1]["flops"] < trials[2]["flops"]
 
 
 def test_lora_shares_the_frozen_model():
@@ -110,7 +196,8 @@ def test_lora_shares_the_frozen_model():
 def test_each_method_has_its_cost():
     model = task_model()
     flops = {name: METHODS[name].flops(model, 20, {}) for name in METHODS}
-    assert 0 == flops["prompt"] < flops["probe"] < flops["lora"]
+    assert 0 == flops["prompt"] < flops["probe"] == flops["svc"] < flops["lora"]
+    assert METHODS["full"].flops(model, 20, {"epochs": 8}) == 5 * flops["full"]
     assert flops["lora"] == pytest.approx(flops["full"] * 2 / 3)
     hparams = {"learning_rate": 1e-3}
     sizes = {
@@ -143,10 +230,10 @@ def test_a_footprint_counts_what_is_trained():
     config = FinetuneConfig(min_steps=2, batch_size=4)
     full = memory_footprint(start, examples, labels, MODEL, config, **options)
     assert full.trained_params == everything + head
-    assert full.state_bytes == 16 * full.trained_params
+    assert full.state_bytes == 20 * full.trained_params
     low = dataclasses.replace(config, lora=LoraConfig(rank=2))
     lora = memory_footprint(start, examples, labels, MODEL, low, **options)
     adapters = 2 * 2 * (MODEL.d_model + MODEL.d_model)
     assert lora.trained_params == adapters + head
-    assert lora.state_bytes == 4 * everything + 16 * lora.trained_params
+    assert lora.state_bytes == 4 * everything + 20 * lora.trained_params
     assert full.program_bytes > 0 and lora.program_bytes > 0

@@ -1,0 +1,67 @@
+"""Search of hyper-parameters: runs read at doublings, the worse half of them stopped each time.
+
+This is successive halving (Jamieson and Talwalkar 2016) of runs that can be read and continued, so
+that a search costs little more than its best run, with a rule for the length of that run: training
+goes on until two doublings in turn have gained nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fm.evaluation.model_selection import from_the_middle
+
+Trial = dict[str, Any]
+# Trains a candidate until so many epochs are done; returns its validation score.
+ReadFn = Callable[[int], float]
+
+
+def successive_halving(
+    candidates: Sequence[Callable[[], ReadFn]], epoch_grid: Sequence[int]
+) -> list[dict[int, float]]:
+    """Returns the readings of every candidate, {epochs: validation score}.
+
+    All are read at the first number of epochs; at each the better half, rounded up, goes on, of
+    equal ones the first. A candidate stops as well when its last two readings are no better than
+    an earlier one.
+
+    Args:
+      candidates: each starts a run. Of runs that wait for their next reading only the better half
+        is held.
+      epoch_grid: numbers of epochs, each twice the one before.
+    """
+    readings: list[dict[int, float]] = [{} for _ in candidates]
+    waiting: dict[int, ReadFn] = {}
+    alive = list(range(len(candidates)))
+    for epochs in epoch_grid:
+        kept: list[int] = []
+        for n in alive:
+            read = waiting.pop(n, None) or candidates[n]()
+            readings[n][epochs] = read(epochs)
+            waiting[n] = read
+            kept = sorted([*kept, n], key=lambda each: (-max(readings[each].values()), each))
+            for dropped in kept[math.ceil(len(alive) / 2) :]:
+                del waiting[dropped]
+            kept = kept[: math.ceil(len(alive) / 2)]
+        alive = sorted(n for n in kept if not has_plateaued(list(readings[n].values())))
+        waiting = {n: waiting[n] for n in alive}
+    return readings
+
+
+def has_plateaued(scores: Sequence[float]) -> bool:
+    """Returns whether the last two scores, in order of training, are no better than one before."""
+    return len(scores) > 2 and max(scores[-2:]) <= max(scores[:-2])
+
+
+def best_epochs(readings: Mapping[int, float]) -> int:
+    """Returns the epochs with the best score; of equal ones the middle, the later of two."""
+    best = max(readings.values())
+    return from_the_middle(sorted(n for n, score in readings.items() if score == best))[0]
+
+
+def last_gain(readings: Mapping[int, float]) -> float:
+    """Returns by how much the last doubling raised the score; 0 of a single reading."""
+    scores = [readings[epochs] for epochs in sorted(readings)]
+    return scores[-1] - scores[-2] if len(scores) > 1 else 0.0
