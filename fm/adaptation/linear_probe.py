@@ -19,6 +19,8 @@ SCALES = ("standardise", "l2")
 CLASS_WEIGHTS = (None, "balanced")
 # Penalties beyond these are not tried, however good the last one inside was.
 MIN_L2, MAX_L2 = 1e-7, 1e4
+# Factor by which a grid of a single penalty is widened.
+_SINGLE_STEP = 10.0**0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def search_probe(
     Args:
       features_ND: [N, D] features.
       labels: [N] integer classes.
-      penalties: two or more, evenly spaced on a log scale.
+      penalties: evenly spaced on a log scale, ascending.
       folds: (training, held-out) indices.
       score: (predictions, labels) -> the validation metric, over all held-out examples.
       class_weights: those to try.
@@ -136,11 +138,11 @@ def widen(
 
     Args:
       evaluate: scores some values.
-      values: two or more, evenly spaced on a log scale, ascending.
+      values: evenly spaced on a log scale, ascending.
       low: nothing below it is tried.
       high: nothing above it is tried.
     """
-    step = values[1] / values[0]
+    step = values[1] / values[0] if len(values) > 1 else _SINGLE_STEP
     found = evaluate(values)
     while True:
         best = max(found.values())

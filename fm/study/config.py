@@ -105,10 +105,8 @@ class Recipe:
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name}={value}: takes a number above 0, or none")
         steps = np.diff(np.log(self.l2_penalties))
-        if len(steps) < 1 or steps[0] <= 0 or not np.allclose(steps, steps[0], rtol=1e-3):
-            raise UserError(
-                f"l2_penalties={self.l2_penalties}: takes two or more, ascending by equal factors"
-            )
+        if len(steps) and (steps[0] <= 0 or not np.allclose(steps, steps[0], rtol=1e-3)):
+            raise UserError(f"l2_penalties={self.l2_penalties}: must ascend by equal factors")
         if not self.regularizers or len(set(self.regularizers)) < len(self.regularizers):
             raise UserError(f"regularizers={self.regularizers}: takes one or more different names")
         for name in self.regularizers:

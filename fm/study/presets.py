@@ -131,7 +131,7 @@ def ner_recipe(profile: str = "default") -> Recipe:
     quick = check_profile(profile) == "quick"
     recipe = _with_finetune(
         text_recipe(profile),
-        min_steps=10 if quick else 80,
+        min_steps=25 if quick else 80,
         tokens_kept=0,
         class_weight=None,
         feature_config=FeatureConfig(),

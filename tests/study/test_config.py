@@ -45,7 +45,17 @@ def test_invalid_multitask_study_is_refused(changes, message):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"batch_size": 0}, {"learning_rates": ()}, {"l2_penalties": (float("nan"),)}],
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"learning_rates": ()},
+        {"l2_penalties": (float("nan"),)},
+        {"l2_penalties": (1.0, 0.1)},
+        {"l2_penalties": (0.1, 1.0, 2.0)},
+        {"regularizers": ("dropout", "dropout")},
+        {"regularizers": ("magic",)},
+        {"search_grid": "all"},
+    ],
     ids=str,
 )
 def test_invalid_recipe_is_refused(changes):
