@@ -65,6 +65,7 @@ class AdaptationMethod(abc.ABC):
       published_models_only: whether it takes a language model larger than those a study pretrains.
       updates_model: whether it trains by gradient steps, so that it has a learning curve and the
         result is another network.
+      reads_features: whether it reads frozen features, `TaskModel.features`.
     """
 
     name: str
@@ -72,6 +73,7 @@ class AdaptationMethod(abc.ABC):
     search_order: int = 10
     published_models_only: bool = False
     updates_model: bool = False
+    reads_features: bool = False
 
     @abc.abstractmethod
     def supports(self, model: TaskModel) -> bool:
@@ -467,6 +469,7 @@ class LinearProbing(AdaptationMethod):
     name = "probe"
     description = "logistic regression on frozen features"
     search_order = 0
+    reads_features = True
 
     def supports(self, model):
         return True

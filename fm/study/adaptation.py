@@ -13,8 +13,9 @@ from fm.adaptation.methods import METHODS, AdaptationMethod, FittedModel, HParam
 from fm.adaptation.task_model import TaskModel
 from fm.evaluation.model_selection import make_folds
 
-# {"config": hyper-parameters, "validation": score, higher better}, and of trained models
-# {"last_gain": what the last doubling of updates added to the score}.
+# {"config": hyper-parameters, "validation": score, higher better, "flops": of the trial (0 if
+# absent)}, and of trained models {"last_gain": what the last doubling of updates added to the score,
+# "readings": [[epochs, score], ...]}.
 Trial = dict[str, Any]
 
 

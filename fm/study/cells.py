@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from fm import files
-from fm.evaluation.model_selection import make_folds, select_trial
+from fm.evaluation.model_selection import select_trial
 from fm.parallel.mesh import default_device
 from fm.study.adaptation import Arm, Predictions, Trial
 from fm.study.tasks import Task
@@ -127,7 +127,7 @@ def run_cell(task: Task, name: str, arm: Arm, num_labels: int, out_dir: pathlib.
         trials = arm.search(rows, labels, seed)
         hparams = select_trial(trials)["config"]
         found = arm.fit_predict(rows, labels, seed, hparams)
-        train_flops = arm.fit_flops(num_labels, hparams) + _search_flops(arm, trials, labels)
+        train_flops = arm.fit_flops(num_labels, hparams) + _search_flops(trials)
         return _SeedRun(trials, hparams, found.values, _confidences(found, task), train_flops)
 
     blas_threads = getattr(arm, "blas_threads", None)
@@ -157,12 +157,9 @@ def run_cell(task: Task, name: str, arm: Arm, num_labels: int, out_dir: pathlib.
     return cell
 
 
-def _search_flops(arm: Arm, trials: Sequence[Trial], labels: np.ndarray) -> float:
-    """Returns the FLOPs of a search; a single setting is taken without a fit."""
-    if len(trials) < 2:
-        return 0.0
-    folds = make_folds(labels, seed=0)
-    return sum(arm.fit_flops(len(fit), trial["config"]) for trial in trials for fit, _ in folds)
+def _search_flops(trials: Sequence[Trial]) -> float:
+    """Returns the FLOPs of a search."""
+    return float(sum(trial.get("flops", 0.0) for trial in trials))
 
 
 def _confidences(found: Predictions, task: Task) -> np.ndarray | None:

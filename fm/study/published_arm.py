@@ -22,15 +22,12 @@ from fm.adaptation.features import FeatureConfig, normalize_and_concat
 from fm.adaptation.prompting import CONTENT_FREE, PromptEncoder, PromptTemplate
 from fm.adaptation.task_model import TaskModel
 from fm.errors import UserError
-from fm.evaluation.logistic import log_grid
 from fm.hf import model_zoo
 from fm.hf.model_zoo import PublishedModel
 from fm.model import flops
 from fm.study.adaptation import ModelArm
 from fm.study.config import PublishedConfig, Recipe
 
-# Powers of ten of the probe's L2 penalty per feature: many standardized features weigh more.
-L2_PENALTY_RANGE, NUM_PENALTIES = (-2.0, 1.5), 8
 # Pretrained weights take a hundredth of what small fresh models take.
 LEARNING_RATES, LORA_LEARNING_RATES = (1e-4,), (1e-3,)
 
@@ -206,8 +203,6 @@ def build_published_arm(
         finetune=dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=features),
         learning_rates=LEARNING_RATES,
         lora_learning_rates=LORA_LEARNING_RATES,
-        l2_penalties=(1.0,),
-        feature_scaling="standardise",
     )
     model = PublishedTaskModel(
         checkpoints=[published.params],
@@ -233,8 +228,4 @@ def build_published_arm(
     if any(method.updates_model for method in arm.supported_methods()):
         ids = published.encode(texts, model.max_length)
         model.examples = pad_sequences(ids, -(-max(map(len, ids)) // 16) * 16)
-    penalties = tuple(
-        model.num_features() * penalty for penalty in log_grid(*L2_PENALTY_RANGE, NUM_PENALTIES)
-    )
-    model.recipe = dataclasses.replace(recipe, l2_penalties=penalties)
     return arm

@@ -68,7 +68,7 @@ class Guesser:
         self.searched.append((seed, tuple(train_idx)))
         values = [0.5, 0.7] if seed % 2 else [0.7, 0.7]
         return [
-            {"config": {"method": n}, "validation": value, "last_gain": 0.03 * n}
+            {"config": {"method": n}, "validation": value, "last_gain": 0.03 * n, "flops": 12.0}
             for n, value in enumerate(values)
         ]
 
@@ -102,7 +102,7 @@ def test_each_seed_chooses_on_its_own_labels(task, tmp_path):
     cell = cells.run_cell(task, "scratch", arm, 4, tmp_path)
     assert [hparams["method"] for hparams in cell.hparams] == [0, 1, 0]
     assert dict(arm.searched) == {0: (0, 1, 2, 3), 1: (7, 6, 5, 4), 2: (0, 1, 2, 3)}
-    assert cell.train_flops == [4 + 2 * 4 * 3.0] * 3  # the fit, and two settings on four folds
+    assert cell.train_flops == [4 + 2 * 12.0] * 3  # the fit and two trials
     np.testing.assert_array_equal(cell.confidences, [[[0.75, 0.25], [0.9, 0.9]]] * 3)
     assert not cell.still_improving  # a gain of 0.03 in one seed of three
     assert dataclasses.replace(cell, hparams=[{"method": 1}] * 3).still_improving
