@@ -23,7 +23,7 @@ from fm.hf import model_zoo
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
 from fm.study import presets, run_dir
-from fm.study.arms import OUT_OF_DOMAIN, arm_names, check_arms
+from fm.study.arms import ARMS, OUT_OF_DOMAIN, arm_names, check_arms
 from fm.study.config import (
     DEFAULT_METHODS,
     SPLITS,
@@ -76,7 +76,13 @@ def define(
         flag_values=values,
     )
     arms = arm_names("compare")
-    flags.DEFINE_list("arms", list(arms), f"some of {', '.join(arms)}", flag_values=values)
+    slow = ", ".join(presets.COMPARE["default"].excluded_arms)
+    flags.DEFINE_list(
+        "arms",
+        list(arms),
+        f"some of {', '.join(arms)}; by default all, {slow} with --profile=full only",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "out_of_domain_dataset",
         None,
@@ -305,8 +311,13 @@ def configure(
         tasks.append(_task_config(spec, other, values, model, file))
     arms = tuple(values["arms"].value)
     if values["arms"].using_default_value:
-        # Without the arms that no task has.
-        arms = tuple(arm for arm in arms if any(arm not in task.excluded_arms for task in tasks))
+        # Without the arms that are too slow for the profile, and those that no task has.
+        arms = tuple(
+            arm
+            for arm in arms
+            if arm not in presets.COMPARE[profile].excluded_arms
+            and any(arm not in task.excluded_arms for task in tasks)
+        )
     tasks = [
         dataclasses.replace(
             task, excluded_arms=tuple(arm for arm in task.excluded_arms if arm in arms)
@@ -404,7 +415,11 @@ def _excluded_arms(
     values: flags.FlagValues,
 ) -> tuple[str, ...]:
     """Returns the arms that a task does not have, and prints why."""
-    excluded = []
+    excluded = [
+        spec.name
+        for spec in ARMS.values()
+        if spec.task_types and task_type.name not in spec.task_types
+    ]
     if other is None and values["arms"].using_default_value:
         print(f"{name}: skipping the out_of_domain arm: no data set is given", file=sys.stderr)
         excluded.append("out_of_domain")

@@ -66,6 +66,7 @@ class AdaptationMethod(abc.ABC):
       updates_model: whether it trains by gradient steps, so that it has a learning curve and the
         result is another network.
       reads_features: whether it reads frozen features, `TaskModel.features`.
+      reads_unlabeled: whether it reads the unlabeled examples, `TaskModel.unlabeled_idx`.
     """
 
     name: str
@@ -74,6 +75,7 @@ class AdaptationMethod(abc.ABC):
     published_models_only: bool = False
     updates_model: bool = False
     reads_features: bool = False
+    reads_unlabeled: bool = False
 
     @abc.abstractmethod
     def supports(self, model: TaskModel) -> bool:
@@ -387,6 +389,7 @@ class SelfTraining(Finetuning):
     name = "self_training"
     description = "fine-tunes again with its own confident answers to unlabeled examples"
     search_order = 5
+    reads_unlabeled = True
 
     def supports(self, model):
         return model.trainable and model.predicts_classes and len(model.unlabeled_idx) > 1

@@ -14,9 +14,13 @@ from fm.adaptation.task_model import TaskModel
 from fm.evaluation.model_selection import make_folds
 
 # {"config": hyper-parameters, "validation": score, higher better, "flops": of the trial (0 if
-# absent)}, and of trained models {"last_gain": what the last doubling of updates added to the score,
-# "readings": [[epochs, score], ...]}.
+# absent)}, and of trained models {"last_gain": what the last doubling of updates added to the
+# score, "readings": [[epochs, score], ...]}.
 Trial = dict[str, Any]
+
+
+# Seeds of an ensemble's members lie further apart than those of a study.
+_MEMBER_STRIDE = 100_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,6 +126,54 @@ class ModelArm:
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Returns the FLOPs of a fit to `num_labels` labels by the method of `hparams`."""
         return method_of(hparams).flops(self.model, num_labels, hparams)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EnsembleArm:
+    """An arm whose answer is the mean probability of several models fitted to the same labels.
+
+    The members differ in their initial parameters and the order of examples (Lakshminarayanan et
+    al. 2017). The settings are those that one member's search finds best.
+
+    Attributes:
+      member: fits one model.
+      flops: spent on further members beside the first, as far as `max_members` allows.
+      max_members: most members.
+    """
+
+    member: ModelArm
+    flops: float
+    max_members: int
+
+    def prepare(self, seeds: int) -> float:
+        """Prepares the members; returns the CPU seconds of one."""
+        return self.member.prepare(seeds)
+
+    def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """Returns the trials of one member."""
+        return self.member.search(train_idx, labels, seed)
+
+    def num_members(self, num_labels: int, hparams: HParams) -> int:
+        """Returns the number of models fitted to `num_labels` labels."""
+        further = int(self.flops // self.member.fit_flops(num_labels, hparams))
+        return max(1, min(1 + further, self.max_members))
+
+    def fit_predict(
+        self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
+    ) -> Predictions:
+        """Fits every member to all of `train_idx`; returns their joint predictions."""
+        probabilities = []
+        for n in range(self.num_members(len(train_idx), hparams)):
+            found = self.member.fit_predict(train_idx, labels, seed + n * _MEMBER_STRIDE, hparams)
+            assert found.probabilities is not None, "an ensemble averages class probabilities"
+            probabilities.append(found.probabilities)
+        mean = np.mean(probabilities, axis=0)
+        return Predictions(mean.argmax(axis=1), mean)
+
+    def fit_flops(self, num_labels: int, hparams: HParams) -> float:
+        """Returns the FLOPs of fitting all members."""
+        count = self.num_members(num_labels, hparams)
+        return count * self.member.fit_flops(num_labels, hparams)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

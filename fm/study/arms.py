@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from fm.adaptation.methods import METHODS
 from fm.errors import UserError
-from fm.study.adaptation import Arm, ModelArm, RecipeChoiceArm
+from fm.study.adaptation import Arm, EnsembleArm, ModelArm, RecipeChoiceArm
 from fm.study.config import StudyConfig
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor
@@ -24,6 +24,8 @@ from fm.training.config import TrainResult
 
 # The arm that label efficiency and compute cost are measured against.
 REFERENCE_ARM = "scratch"
+# Most networks of the compute-matched ensemble.
+MAX_ENSEMBLE = 16
 # Arms of fm 0.1, and what they are called now.
 RENAMED_ARMS = {
     "self": "in_domain",
@@ -160,6 +162,7 @@ class ArmSpec:
       cost: see `CostAllocation`.
       style: see `PlotStyle`; colors are Okabe and Ito's (2008), safe for color-blind readers.
       experiments: the experiments that offer it.
+      task_types: names of the task types it can solve; empty for all.
       follows_prompts: whether it may support the adaptation method "prompt".
       needs_text: whether one of the study's tasks must be text, which gives its model a tokenizer.
     """
@@ -175,6 +178,7 @@ class ArmSpec:
     cost: CostAllocation = CostAllocation()
     style: PlotStyle = PlotStyle()
     experiments: tuple[str, ...] = ("compare",)
+    task_types: tuple[str, ...] = ()
     follows_prompts: bool = True
     needs_text: bool = False
 
@@ -339,6 +343,17 @@ def _build_model_arm(
     return build
 
 
+def _build_compute_matched_arm(task: Task, context: ArmContext) -> BuiltArm:
+    """Builds an ensemble from scratch that costs as many FLOPs as pretraining in domain did."""
+    pretrained = _build_model_arm(IN_DOMAIN, pretrained=True)(task, context)
+    scratch = _build_model_arm(IN_DOMAIN, pretrained=False, choose_methods=training_methods)
+    member = scratch(task, context).model_arm
+    assert member is not None
+    costs = pretrained.pretraining_costs()
+    flops = sum(cost.flops for cost in costs) / len(costs)
+    return BuiltArm(EnsembleArm(member, flops, MAX_ENSEMBLE), pretrained.processor)
+
+
 def _build_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
     return BuiltArm(task.task_type.build_baseline(task))
 
@@ -404,6 +419,32 @@ _BUILT_IN = (
         rivals=(),
         cost=CostAllocation(no_break_even_reason="not pretrained"),
         style=PlotStyle("#888888", (0, (3, 1, 1, 1)), "d"),
+        follows_prompts=False,
+    ),
+    ArmSpec(
+        "self_training",
+        title="self-training from scratch",
+        description="Random initial weights, trained on the labeled examples and then on its own "
+        "confident answers to the unlabeled ones.",
+        build=_build_model_arm(
+            IN_DOMAIN, pretrained=False, choose_methods=lambda methods: ("self_training",)
+        ),
+        rivals=(),
+        cost=CostAllocation(no_break_even_reason="not pretrained"),
+        style=PlotStyle("#7F3C8D", (0, (4, 1, 1, 1)), "p"),
+        task_types=("classification",),
+        follows_prompts=False,
+    ),
+    ArmSpec(
+        "scratch_compute_matched",
+        title="an ensemble trained from scratch",
+        description=f"As many networks trained from scratch as the FLOPs of pretraining pay for, "
+        f"at most {MAX_ENSEMBLE}; their probabilities are averaged.",
+        build=_build_compute_matched_arm,
+        rivals=(),
+        cost=CostAllocation(no_break_even_reason="not pretrained"),
+        style=PlotStyle("#444444", (0, (1, 1)), "h"),
+        task_types=("classification",),
         follows_prompts=False,
     ),
     ArmSpec(

@@ -30,17 +30,20 @@ class StudyPreset:
       seeds: runs per cell.
       max_test_items: test items scored.
       max_corpus_items: examples used of each corpus; None for all.
+      excluded_arms: arms that run only if they are asked for.
     """
 
     label_budgets: tuple[int, ...]
     seeds: int = 8
     max_test_items: int = 1000
     max_corpus_items: int | None = None
+    excluded_arms: tuple[str, ...] = ()
 
 
+_SLOW_ARMS = ("self_training", "scratch_compute_matched")
 COMPARE = {
-    "quick": StudyPreset((20, 100), 3, 200, 3000),
-    "default": StudyPreset((20, 50, 150, 400)),
+    "quick": StudyPreset((20, 100), 3, 200, 3000, _SLOW_ARMS),
+    "default": StudyPreset((20, 50, 150, 400), excluded_arms=_SLOW_ARMS),
     "full": StudyPreset((20, 50, 150, 400, 1000)),
 }
 MULTITASK = {

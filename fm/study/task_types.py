@@ -18,6 +18,7 @@ import numpy as np
 
 from fm.adaptation import token_classification
 from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
+from fm.adaptation.methods import METHODS
 from fm.adaptation.task_model import TaskModel
 from fm.adaptation.token_classification import PER_TOKEN, TaggingTaskModel, tokenize_words
 from fm.data.datasets import Dataset, Split
@@ -289,28 +290,36 @@ def build_classification_arm(
     task: Task, processor: Processor, checkpoints: Sequence[dict], methods: Sequence[str]
 ) -> ModelArm:
     """Returns the arm that adapts a model (fresh if no checkpoints) to a classification task."""
+    unlabeled = any(METHODS[name].reads_unlabeled for name in methods)
+    examples = _tokenized_examples(task, processor, unlabeled=unlabeled)
+    labeled_and_test = len(task.labeled_pool) + len(task.test)
     model = TaskModel(
         checkpoints=list(checkpoints),
         model_config=processor.model,
         recipe=task.config.recipe,
-        examples=_tokenized_examples(task, processor),
+        examples=examples,
         test_from=len(task.labeled_pool),
         num_classes=len(task.dataset.classes),
         pad_to=max(task.config.label_budgets),
         layout=processor.layouts.get(task.modality),
+        unlabeled_idx=np.arange(labeled_and_test, len(examples["segments"])),
     )
     return ModelArm(model, tuple(methods))
 
 
 # Scratch and in-domain arms share a processor, and so the examples; a task may have some recipes.
 @functools.lru_cache(maxsize=4)
-def _tokenized_examples(task: Task, processor: Processor) -> TokenizedExamples:
-    """Returns the labeled pool, then the test items, as the model reads them."""
+def _tokenized_examples(task: Task, processor: Processor, *, unlabeled: bool) -> TokenizedExamples:
+    """Returns labeled pool, test items and perhaps unlabeled examples, as the model reads them."""
+    idx = task.unlabeled_idx if unlabeled else np.zeros(0, int)
     if not task.is_text:
-        return continuous_examples(task.arrays(), processor.layouts[task.modality])
+        arrays = task.arrays()
+        if len(idx):
+            arrays = np.concatenate([arrays, np.asarray(task.dataset.train.inputs(idx))])
+        return continuous_examples(arrays, processor.layouts[task.modality])
     assert processor.tokenizer is not None
-    recipe = task.config.recipe
-    return text_examples(processor.tokenizer, task.texts(), recipe.seq_len, recipe.num_windows)
+    texts, recipe = task.texts() + task.dataset.train.texts(idx), task.config.recipe
+    return text_examples(processor.tokenizer, texts, recipe.seq_len, recipe.num_windows)
 
 
 for _task_type in (TextGeneration(), NamedEntityRecognition(), Classification()):

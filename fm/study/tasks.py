@@ -17,6 +17,9 @@ from fm.study.config import TaskConfig
 from fm.study.loading import load
 from fm.study.task_types import TaskType, task_type_of
 
+# Unlabeled examples that self-training draws from.
+MAX_UNLABELED = 4096
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
@@ -48,6 +51,12 @@ class Task:
     def labeled_pool(self) -> np.ndarray:
         """Sorted indices of the training examples that any seed draws; arms hold these first."""
         return np.unique(np.concatenate(self.train_idx))
+
+    @functools.cached_property
+    def unlabeled_idx(self) -> np.ndarray:
+        """Sorted indices of training examples whose labels no seed sees, at most 4,096."""
+        others = np.setdiff1d(np.arange(len(self.dataset.train)), self.labeled_pool)
+        return np.sort(np.random.default_rng(2).permutation(others)[:MAX_UNLABELED])
 
     def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
         """Returns the places of drawn examples in `labeled_pool`."""
