@@ -131,6 +131,10 @@ class FinetuneConfig:
         warm = [each for each in grid if self.num_steps(num_labels, each) >= WARMUP_STEPS]
         return warm or grid[-1:]
 
+    def min_search_epochs(self, num_labels: int) -> int:
+        """Returns the passes of at least `min_steps` steps, before which no search stops a run."""
+        return math.ceil(self.min_steps * self.batch_size / num_labels)
+
     def max_steps(self, num_labels: int) -> int:
         """Returns the most optimizer steps of any run on at most `num_labels` examples."""
         longest = self.num_steps(num_labels, self.max_epochs)

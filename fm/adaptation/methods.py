@@ -272,14 +272,17 @@ class Finetuning(AdaptationMethod):
 
     def search(self, model, train_idx, labels, seed, folds):
         # Of the smallest part, so that every fold is read after the same passes over its examples.
-        epoch_grid = model.recipe.finetune.epoch_grid(min(len(fit) for fit, _ in folds))
+        smallest = min(len(fit) for fit, _ in folds)
+        num_held_out = sum(len(held) for _, held in folds)
+        epoch_grid = model.recipe.finetune.epoch_grid(smallest)
         configs = self.search_space(model.recipe)
         start = functools.partial(self._start_folds, model, train_idx, labels, seed, folds)
         candidates = [functools.partial(start, hparams) for hparams in configs]
-        readings = successive_halving(candidates, epoch_grid)
+        min_epochs = model.recipe.finetune.min_search_epochs(smallest)
+        readings = successive_halving(candidates, epoch_grid, min_epochs)
         return [
             {
-                "config": hparams | {"epochs": best_epochs(each)},
+                "config": hparams | {"epochs": best_epochs(each, num_held_out)},
                 "validation": max(each.values()),
                 "last_gain": last_gain(each),
                 "readings": [[epochs, score] for epochs, score in each.items()],

@@ -11,15 +11,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fm.evaluation.model_selection import from_the_middle
-
 Trial = dict[str, Any]
 # Trains a candidate until so many epochs are done; returns its validation score.
 ReadFn = Callable[[int], float]
 
 
 def successive_halving(
-    candidates: Sequence[Callable[[], ReadFn]], epoch_grid: Sequence[int]
+    candidates: Sequence[Callable[[], ReadFn]], epoch_grid: Sequence[int], min_epochs: int = 0
 ) -> list[dict[int, float]]:
     """Returns the readings of every candidate, {epochs: validation score}.
 
@@ -31,6 +29,7 @@ def successive_halving(
       candidates: each starts a run. Of runs that wait for their next reading only the better half
         is held.
       epoch_grid: numbers of epochs, each twice the one before.
+      min_epochs: no run that is among the better half stops before.
     """
     readings: list[dict[int, float]] = [{} for _ in candidates]
     waiting: dict[int, ReadFn] = {}
@@ -45,7 +44,9 @@ def successive_halving(
             for dropped in kept[math.ceil(len(alive) / 2) :]:
                 del waiting[dropped]
             kept = kept[: math.ceil(len(alive) / 2)]
-        alive = sorted(n for n in kept if not has_plateaued(list(readings[n].values())))
+        alive = sorted(
+            n for n in kept if epochs < min_epochs or not has_plateaued(list(readings[n].values()))
+        )
         waiting = {n: waiting[n] for n in alive}
     return readings
 
@@ -55,10 +56,16 @@ def has_plateaued(scores: Sequence[float]) -> bool:
     return len(scores) > 2 and max(scores[-2:]) <= max(scores[:-2])
 
 
-def best_epochs(readings: Mapping[int, float]) -> int:
-    """Returns the epochs with the best score; of equal ones the middle, the later of two."""
+def best_epochs(readings: Mapping[int, float], num_held_out: int) -> int:
+    """Returns the most epochs whose score is within one standard error of the best.
+
+    The error is that of a share of `num_held_out` examples. Few examples tell readings apart
+    poorly, and an average of parameters rarely gets worse by training on (the rule of one standard
+    error, Breiman et al. 1984, sec. 3.4.3, here in favor of the longer run).
+    """
     best = max(readings.values())
-    return from_the_middle(sorted(n for n, score in readings.items() if score == best))[0]
+    error = math.sqrt(best * (1 - best) / num_held_out)
+    return max(epochs for epochs, score in readings.items() if score >= best - error)
 
 
 def last_gain(readings: Mapping[int, float]) -> float:

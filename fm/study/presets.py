@@ -82,7 +82,7 @@ def text_recipe(profile: str = "default") -> Recipe:
         seq_len=256,
         num_windows=2,
         finetune=FinetuneConfig(
-            min_steps=80,
+            min_steps=120,
             batch_size=16,
             tokens_kept=32,
             class_weight="balanced",
@@ -103,7 +103,7 @@ def image_recipe(profile: str = "default") -> Recipe:
         batch_size=64,
         patch_size=2,
         finetune=FinetuneConfig(
-            min_steps=80,
+            min_steps=120,
             batch_size=16,
             class_weight="balanced",
             feature_config=FeatureConfig("concat"),
@@ -134,7 +134,7 @@ def ner_recipe(profile: str = "default") -> Recipe:
     quick = check_profile(profile) == "quick"
     recipe = _with_finetune(
         text_recipe(profile),
-        min_steps=25 if quick else 80,
+        min_steps=25 if quick else 120,
         tokens_kept=0,
         class_weight=None,
         feature_config=FeatureConfig(),

@@ -60,9 +60,18 @@ def test_plateau(scores, plateaued):
     assert has_plateaued(scores) == plateaued
 
 
-def test_equal_readings_give_the_middle_and_the_gain_is_of_the_last_doubling():
-    assert best_epochs({4: 0.5, 8: 0.7, 16: 0.7, 32: 0.7}) == 16
-    assert best_epochs({4: 0.5, 8: 0.7, 16: 0.7, 32: 0.6}) == 16
-    assert best_epochs({4: 0.9, 8: 0.7}) == 4
+def test_a_run_is_not_stopped_before_the_least_epochs():
+    starts, _ = candidates([[0.7, 0.6, 0.6, 0.6, 0.9]])
+    (readings,) = successive_halving(starts, GRID, min_epochs=30)
+    assert list(readings) == [4, 8, 16, 32]
+
+
+def test_the_longest_run_within_a_standard_error_is_taken():
+    readings = {4: 0.8, 8: 0.78, 16: 0.75, 32: 0.5}
+    # Standard errors of 0.8: 0.4 / sqrt(n).
+    assert [best_epochs(readings, n) for n in (1, 50, 100, 2000)] == [32, 16, 8, 4]
+
+
+def test_the_gain_is_of_the_last_doubling():
     assert last_gain({16: 0.7, 4: 0.5, 8: 0.6}) == pytest.approx(0.1)
     assert last_gain({4: 0.5}) == 0
