@@ -137,8 +137,9 @@ class AdaptationMethod(abc.ABC):
         """Returns the trials of a search on the examples `train_idx` alone.
 
         Each is {"config": hyper-parameters, "validation": score over the held-out examples of all
-        folds, "flops": of the trial}, and of a method that `updates_model` "last_gain": by how much
-        the last doubling of its updates raised the score. Of trials with equal scores the first is
+        folds, the best of its readings, "flops": of the trial}, and of a method that
+        `updates_model` "last_gain": by how much the last doubling of its updates raised the best
+        score. Of trials with equal scores the first is
         to be taken: no trial before an equal one lies nearer to an end of its grid.
         """
         grid = self.search_space(model.recipe, num_fewshot=model.num_fewshot)

@@ -69,6 +69,6 @@ def best_epochs(readings: Mapping[int, float], num_held_out: int) -> int:
 
 
 def last_gain(readings: Mapping[int, float]) -> float:
-    """Returns by how much the last doubling raised the score; 0 of a single reading."""
+    """Returns the last score less the best before it; 0 of a single reading."""
     scores = [readings[epochs] for epochs in sorted(readings)]
-    return scores[-1] - scores[-2] if len(scores) > 1 else 0.0
+    return scores[-1] - max(scores[:-1]) if len(scores) > 1 else 0.0

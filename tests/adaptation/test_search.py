@@ -75,3 +75,4 @@ def test_the_longest_run_within_a_standard_error_is_taken():
 def test_the_gain_is_of_the_last_doubling():
     assert last_gain({16: 0.7, 4: 0.5, 8: 0.6}) == pytest.approx(0.1)
     assert last_gain({4: 0.5}) == 0
+    assert last_gain({4: 0.8, 8: 0.7, 16: 0.8}) == 0, "back where it was is no gain"
