@@ -111,6 +111,38 @@ def test_swapping_the_arms_mirrors_the_interval():
     assert there.p == back.p
 
 
+@given(st.integers(0, 10_000), st.floats(-0.5, 0.5), st.integers(2, 9), st.integers(2, 60))
+def test_p_never_contradicts_the_interval(seed, mean, seeds, items):
+    scores = table(seed, seeds, items, run=0.1, item=0.3, error=0.2, mean=mean)
+    result = paired_difference(scores, np.zeros_like(scores))
+    assert (result.p < 0.05) == (result.low > 0 or result.high < 0)
+    narrow = paired_difference(scores, np.zeros_like(scores), level=0.9, margin=0.3)
+    # Two one-sided tests at 5% are a 90% interval inside the margin.
+    assert (narrow.p_equivalence < 0.05) == (narrow.low > -0.3 and narrow.high < 0.3)
+
+
+def test_p_is_students_where_only_seeds_or_only_items_vary():
+    over_seeds = np.repeat(table(items=1), 9, axis=1)
+    result = paired_difference(over_seeds, np.zeros_like(over_seeds))
+    assert result.p == pytest.approx(stats.ttest_1samp(over_seeds[:, 0], 0).pvalue)
+    over_items = np.tile(table(seeds=1), (8, 1))
+    result = paired_difference(over_items, np.zeros_like(over_items), margin=0.3)
+    assert result.p == pytest.approx(stats.ttest_1samp(over_items[0], 0).pvalue)
+    one_sided = [
+        stats.ttest_1samp(over_items[0], -0.3, alternative="greater").pvalue,
+        stats.ttest_1samp(over_items[0], 0.3, alternative="less").pvalue,
+    ]
+    assert result.p_equivalence == pytest.approx(max(one_sided))
+
+
+@pytest.mark.parametrize(
+    ("gap", "p", "p_equivalence"), [(0.0, 1, 0), (0.005, 0, 0), (0.02, 0, 1), (-0.02, 0, 1)]
+)
+def test_differences_that_do_not_vary_are_certain(gap, p, p_equivalence):
+    result = paired_difference(np.full((3, 4), gap), np.zeros((3, 4)), margin=0.01)
+    assert (result.p, result.p_equivalence) == pytest.approx((p, p_equivalence), abs=1e-12)
+
+
 def test_higher_level_is_wider():
     scores = table()
     narrow, wide = (mean_over_seeds_and_items(scores, level=level) for level in (0.9, 0.99))
