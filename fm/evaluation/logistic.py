@@ -52,7 +52,7 @@ def fit_path(
     from sklearn.linear_model import LogisticRegression  # seconds to import
 
     examples, features = x_ND.shape  # pyright: ignore[reportGeneralTypeIssues]
-    z_NR, span_NR = _row_space(x_ND) if examples < features else (x_ND, None)
+    z_NR, span_NR = row_space(_gram(x_ND)) if examples < features else (x_ND, None)
     fitted = []
     for inverse_penalty in inverse_penalties:
         options = {"max_iter": MAX_ITERATIONS, "tol": tol, "class_weight": class_weight}
@@ -76,16 +76,19 @@ def log_grid(low: float, high: float, count: int) -> list[float]:
     return [float(10.0**exponent) for exponent in exponents]
 
 
-def _row_space(x_ND: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates z_NR of the examples in their own span, and span_NR with X^T span orthonormal.
+def row_space(gram_NN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns examples in coordinates of their own span, z_NR, and span_NR: X^T span orthonormal.
 
     From the Gram matrix X X^T = U diag(s^2) U^T: z = U s, span = U / s, over the s that are not
     rounding error.
     """
-    gram_NN = x_ND @ x_ND.T if isinstance(x_ND, np.ndarray) else (x_ND @ x_ND.T).toarray()
     square_N, u_NN = np.linalg.eigh(gram_NN)
     noise = square_N[-1] * square_N.size * np.finfo(square_N.dtype).eps
     kept = square_N > noise
     kept[-1] = True
     s_R = np.sqrt(np.maximum(square_N[kept], np.finfo(square_N.dtype).tiny))
     return u_NN[:, kept] * s_R, u_NN[:, kept] / s_R
+
+
+def _gram(x_ND: Matrix) -> np.ndarray:
+    return x_ND @ x_ND.T if isinstance(x_ND, np.ndarray) else (x_ND @ x_ND.T).toarray()

@@ -358,6 +358,12 @@ def _build_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
     return BuiltArm(task.task_type.build_baseline(task))
 
 
+def _build_classical_unlabeled_arm(task: Task, context: ArmContext) -> BuiltArm:
+    arm = task.task_type.build_unlabeled_baseline(task, task.corpora[IN_DOMAIN])
+    assert arm is not None, f"no classical model of {task.task_type.name} reads unlabeled data"
+    return BuiltArm(arm)
+
+
 def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
     arm = context.loaded[task.name, "published"]
     return BuiltArm(arm, description=arm.model.description())
@@ -429,6 +435,7 @@ _BUILT_IN = (
         build=_build_model_arm(
             IN_DOMAIN, pretrained=False, choose_methods=lambda methods: ("self_training",)
         ),
+        corpus=IN_DOMAIN,
         rivals=(),
         cost=CostAllocation(no_break_even_reason="not pretrained"),
         style=PlotStyle("#7F3C8D", (0, (4, 1, 1, 1)), "p"),
@@ -515,9 +522,9 @@ _BUILT_IN = (
     ),
     ArmSpec(
         "classical",
-        title="the classical baseline",
-        description="No neural network: word counts, pixels or sound statistics with logistic "
-        "regression.",
+        title="a classical model",
+        description="No neural network: the best of a family, such as word and character counts or "
+        "histograms of gradients with logistic regression or a support-vector classifier.",
         build=_build_classical_arm,
         rivals=("scratch",),
         cost=CostAllocation(
@@ -526,6 +533,21 @@ _BUILT_IN = (
         ),
         style=PlotStyle("#E69F00", (0, (1, 1)), "X"),
         experiments=("compare", "multitask"),
+    ),
+    ArmSpec(
+        "classical_unlabeled",
+        title="a classical model with unlabeled {data}",
+        description="No neural network: the same family and members that also learn from the "
+        "unlabeled data, such as latent semantic analysis and label spreading.",
+        build=_build_classical_unlabeled_arm,
+        corpus=IN_DOMAIN,
+        rivals=("scratch",),
+        cost=CostAllocation(
+            is_network=False,
+            no_break_even_reason="not a neural network: its FLOPs are not counted",
+        ),
+        style=PlotStyle("#D55E00", (0, (5, 1, 1, 1)), "*"),
+        task_types=("classification",),
     ),
 )
 for _spec in _BUILT_IN:

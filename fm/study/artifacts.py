@@ -212,7 +212,8 @@ def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
     num_labels = max(task.config.label_budgets)
     cell_of = {cell.arm: cell for cell in cells if cell.num_labels == num_labels}
     present = [spec for spec in ARMS.values() if spec.name in cell_of]
-    arm = next((spec.name for spec in present if spec.corpus), next(iter(cell_of)))
+    arms = [spec.name for spec in present if spec.pretrained and spec.corpus]
+    arm = arms[0] if arms else next(iter(cell_of))
     rivals = [name for name in rivals_of(arm) if name in cell_of]
     baseline = rivals[-1] if rivals else next(iter(cell_of))
     predictions, others = cell_of[arm].predictions[0], cell_of[baseline].predictions[0]

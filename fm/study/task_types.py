@@ -23,15 +23,16 @@ from fm.adaptation.task_model import TaskModel
 from fm.adaptation.token_classification import PER_TOKEN, TaggingTaskModel, tokenize_words
 from fm.data.datasets import Dataset, Split
 from fm.errors import UserError
-from fm.evaluation import baselines
+from fm.evaluation.baselines import Examples
 from fm.evaluation.metrics import chrf
 from fm.evaluation.ner import entity_strata
 from fm.evaluation.statistics import linearized_ratio
 from fm.study.adaptation import Arm, ModelArm
 from fm.study.baseline_arms import (
-    ClassicalArm,
+    MAX_UNLABELED,
     ClassicalNerArm,
     UntrainedTextArm,
+    build_classical_arm,
     entity_count_predictions,
 )
 from fm.study.processing import Processor
@@ -112,6 +113,10 @@ class TaskType(abc.ABC):
     def build_baseline(self, task: Task) -> Arm:
         """Returns the classical arm of the task."""
 
+    def build_unlabeled_baseline(self, task: Task, corpus: Split) -> Arm | None:
+        """Returns the classical arm that learns from an unlabeled corpus too; None if none does."""
+        return None
+
     @abc.abstractmethod
     def answers(self, task: Task, class_answers: tuple[str, ...] | None) -> list[str]:
         """Returns the right answer in words to every labeled example, then to every test item."""
@@ -122,7 +127,6 @@ class TaskType(abc.ABC):
 
 
 TASK_TYPES: dict[str, TaskType] = {}
-_NUM_TRIALS = 8
 
 
 def register_task_type(task_type: TaskType) -> None:
@@ -175,9 +179,13 @@ class Classification(TaskType):
         return build_classification_arm(task, initial.processor, initial.checkpoints, methods)
 
     def build_baseline(self, task):
-        inputs = task.texts() if task.is_text else task.arrays()
-        inputs = baselines.fit_free_features(task.modality, inputs, task.dataset.info.get("rate"))
-        return ClassicalArm(task.modality, inputs, len(task.labeled_pool), _NUM_TRIALS)
+        pool, classes = len(task.labeled_pool), len(task.dataset.classes)
+        return build_classical_arm(task.modality, _examples(task), pool, classes)
+
+    def build_unlabeled_baseline(self, task, corpus):
+        pool, classes = len(task.labeled_pool), len(task.dataset.classes)
+        extra = _unlabeled_examples(task, corpus)
+        return build_classical_arm(task.modality, _examples(task), pool, classes, extra)
 
     def answers(self, task, class_answers):
         assert class_answers is not None
@@ -236,7 +244,7 @@ class NamedEntityRecognition(TaskType):
         return ModelArm(model, tuple(methods))
 
     def build_baseline(self, task):
-        return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool), _NUM_TRIALS)
+        return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool))
 
     def answers(self, task, class_answers):
         return list(map(token_classification.format_entities, *task.words_and_tags()))
@@ -305,6 +313,27 @@ def build_classification_arm(
         unlabeled_idx=np.arange(labeled_and_test, len(examples["segments"])),
     )
     return ModelArm(model, tuple(methods))
+
+
+# The classical arms share the features of the labeled pool and the test items.
+@functools.lru_cache(maxsize=1)
+def _examples(task: Task) -> Examples:
+    """Returns the labeled pool, then the test items, as classical models read them."""
+    inputs = task.texts() if task.is_text else task.arrays()
+    return Examples(inputs, task.dataset.info.get("rate"))
+
+
+def _unlabeled_examples(task: Task, corpus: Split) -> Examples:
+    """Returns examples of a corpus that are not in the labeled pool, up to `MAX_UNLABELED` with it.
+
+    They are drawn at random, the same ones each time.
+    """
+    pool_ids = {task.dataset.train.ids[n] for n in task.labeled_pool}
+    others = np.array([n for n, digest in enumerate(corpus.ids) if digest not in pool_ids], int)
+    count = max(0, MAX_UNLABELED - len(task.labeled_pool))
+    chosen = np.sort(np.random.default_rng(0).permutation(others)[:count])
+    inputs = corpus.texts(chosen) if task.is_text else np.asarray(corpus.inputs(chosen))
+    return Examples(inputs, task.dataset.info.get("rate"))
 
 
 # Scratch and in-domain arms share a processor, and so the examples; a task may have some recipes.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fm.evaluation import ner_baseline
+from fm.evaluation.model_selection import select_trial
 from fm.evaluation.ner import (
     count_entities,
     cross_validate,
@@ -90,15 +91,22 @@ def test_the_classical_tagger_learns_forms_and_neighbours():
 
     made = [sentence() for _ in range(60)]
     words, tags = [each[0] for each in made], [each[1] for each in made]
-    tagger = ner_baseline.fit(words[:30], tags[:30], {"C": 1.0})
+    tagger = ner_baseline.fit(words[:30], tags[:30], {"c1": 0.01, "c2": 0.01})
     guessed = tagger.predict([*words[30:], []])
     assert guessed[-1] == [] and entity_f1(tags[30:], guessed[:-1]) > 0.9
     halves = [(np.arange(30), np.arange(30, 60))]
-    trials = cross_validate(ner_baseline.fit, words, tags, [{"C": 1.0}], halves)
+    trials = cross_validate(ner_baseline.fit, words, tags, [{"c1": 0.01, "c2": 0.01}], halves)
     assert trials == [
-        {"config": {"C": 1.0}, "validation": count_entities(tags[30:], guessed[:-1]).f1()}
+        {
+            "config": {"c1": 0.01, "c2": 0.01},
+            "validation": count_entities(tags[30:], guessed[:-1]).f1(),
+        }
     ]
-    blind = ner_baseline.fit(words[:30], [own[::-1] for own in tags[:30]], {"C": 1.0})
+    found = ner_baseline.search(words, tags, halves)
+    assert len({trial["config"]["c2"] for trial in found}) == 8
+    assert len({trial["config"]["c1"] for trial in found}) == 8
+    assert select_trial(found)["validation"] > 0.9
+    blind = ner_baseline.fit(words[:30], [own[::-1] for own in tags[:30]], {"c1": 0.01, "c2": 0.01})
     assert entity_f1(tags[30:], blind.predict(words[30:])) < 0.5
 
 

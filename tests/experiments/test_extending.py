@@ -14,6 +14,7 @@ import pytest
 from experiments import ablate, cli, compare
 from fm.adaptation.methods import METHODS
 from fm.data.media import MODALITIES
+from fm.evaluation.baselines import families
 from fm.study import presets
 from fm.study.ablations import ABLATIONS
 from fm.study.arms import ARMS
@@ -69,7 +70,7 @@ def run(module, out_dir, *arguments):
 def test_every_example_is_short():
     assert set(EXAMPLES) == {
         *("my_study", "tickets_task", "rating_task_type", "neighbors_arm", "centroid_method"),
-        *("height_map_modality", "length_ablation"),
+        *("height_map_modality", "length_ablation", "word_length_member"),
     }
     for code in EXAMPLES.values():
         assert len([line for line in code.splitlines() if line.strip()]) < 40
@@ -149,6 +150,13 @@ def test_a_new_ablation(examples, tmp_path, monkeypatch):
     )
     folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
     assert {"length=1x", "length=0.5x", "length=2x"} <= folders
+
+
+def test_a_classical_model(examples, monkeypatch):
+    monkeypatch.setattr(families, "_MEMBERS", dict(families._MEMBERS))
+    examples("word_length_member")
+    (own,) = (each for each in families.members_of("text") if "word lengths" in each.name)
+    assert own.features.extract(["a bb bb", ""], None).sum(axis=1).tolist() == [3, 0]
 
 
 @pytest.mark.slow

@@ -7,9 +7,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.evaluation.ner import EntityCounts
-from fm.study.baseline_arms import ClassicalNerArm, UntrainedTextArm
 from fm.study.task_types import TASK_TYPES, task_type_of
-from tests.study.helpers_multitask import datasets, names
+from tests.study.helpers_multitask import datasets
 from tests.study.helpers_study import dataset, split, texts
 
 FRUIT, HALVES, NAMES, TITLES = datasets()
@@ -40,28 +39,6 @@ def test_texts_are_drawn_evenly_and_classes_by_class():
     np.testing.assert_array_equal(
         TASK_TYPES["classification"].strata(FRUIT.train), FRUIT.train.labels
     )
-
-
-def test_the_classical_tagger_learns_what_follows_to():
-    made = names(40, 0)
-    every = range(40)
-    arm = ClassicalNerArm(made.words(every), made.tags(every), 30, num_trials=2)
-    drawn, strata = np.arange(30), np.ones(30, int)
-    trials = arm.search(drawn, strata, 0)
-    assert len(trials) == 2 and max(trial["validation"] for trial in trials) == 1.0
-    answers = arm.fit_predict(drawn, strata, 0, trials[0]["config"]).values
-    np.testing.assert_array_equal(answers, np.ones((10, 3)))
-
-
-def test_the_classical_writer_picks():
-    inputs = ["One thing. More.", "Two things here. Less.", "One thing. Again."]
-    arm = UntrainedTextArm(inputs, ["One thing.", "a pair", "One thing."], 2)
-    first, nearest = arm.grid()
-    drawn = np.arange(2)
-    assert arm.fit_predict(drawn, drawn * 0, 0, first).values == pytest.approx([1.0])
-    assert arm.fit_predict(drawn, drawn * 0, 0, nearest).values == pytest.approx([1.0])
-    trials = arm.search(drawn, drawn * 0, 0)
-    assert [trial["config"] for trial in trials] == [first, nearest]
 
 
 def test_smallest_budget_has_a_label_of_every_stratum():

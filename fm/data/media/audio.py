@@ -424,5 +424,5 @@ AUDIO = Modality(
     duplicates=DuplicateRule(dedup.METHOD, dedup.find_audio_duplicate_pairs),
     codec=AudioCodec(),
     patching=AudioPatching(),
-    baseline=BaselineFeatureSpec(extract=mfcc_statistics, log10_c_range=(-4, 1), standardize=True),
+    baseline=(BaselineFeatureSpec("MFCC statistics", mfcc_statistics, standardize=True),),
 )

@@ -175,18 +175,22 @@ class DuplicateRule:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineFeatureSpec:
-    """Settings of a modality's logistic regression baseline: feature function and penalty range.
+    """Features of a modality that classical models read, each of them with every classifier.
 
     Attributes:
-        extract: maps examples [N, ...] and their rate to features [N, F]; uint8 ones are scaled to
-            0..1 by the baseline.
-        log10_c_range: exponents of the smallest and largest inverse penalty C to try.
-        standardize: whether features are standardized on the training examples.
+        name: in hyper-parameters and results.
+        extract: maps examples [N, ...] and their rate to rows [N, F] (to rows of any shape, if
+            `learn` makes features of them); a row depends on its own example alone.
+        standardize: whether every feature is standardized on the labeled examples; else all are
+            divided by one number.
+        learn: maps rows of unlabeled examples to a function from rows to features [N, F]; None if
+            nothing is learned.
     """
 
+    name: str
     extract: Callable[[np.ndarray, float | None], np.ndarray]
-    log10_c_range: tuple[int, int]
     standardize: bool = False
+    learn: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,7 +204,7 @@ class Modality:
         duplicates: the rule for near-duplicates.
         codec: reads examples; None for text.
         patching: cuts examples into patches; None for text.
-        baseline: features of the classical baseline; None for text, which uses TF-IDF.
+        baseline: features of classical models; empty for text, which uses TF-IDF.
         recipe: maps a profile ("quick", "default", "full") to a training recipe of `fm.study`;
             None for the built-in modalities, whose recipes `fm.study` has.
     """
@@ -211,7 +215,7 @@ class Modality:
     duplicates: DuplicateRule
     codec: ModalityCodec | None = None
     patching: Patching | None = None
-    baseline: BaselineFeatureSpec | None = None
+    baseline: tuple[BaselineFeatureSpec, ...] = ()
     recipe: Callable[[str], Any] | None = None
 
 

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fm.data.dedup import image as dedup
+from fm.data.media import image_features
 from fm.data.media.base import (
     BaselineFeatureSpec,
     DuplicateRule,
@@ -370,7 +371,11 @@ IMAGE = Modality(
     duplicates=DuplicateRule(dedup.METHOD, dedup.find_image_duplicate_pairs),
     codec=ImageCodec(),
     patching=ImagePatching(),
-    baseline=BaselineFeatureSpec(
-        extract=lambda images, rate: images.reshape(len(images), -1), log10_c_range=(-3, 2)
+    baseline=(
+        BaselineFeatureSpec("pixels", image_features.pixel_features),
+        BaselineFeatureSpec("HOG", image_features.hog_features),
+        BaselineFeatureSpec(
+            "patch codes", image_features.unit_pixels, learn=image_features.learn_patch_codes
+        ),
     ),
 )

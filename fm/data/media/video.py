@@ -297,5 +297,5 @@ VIDEO = Modality(
     duplicates=DuplicateRule(dedup.METHOD, dedup.find_video_duplicate_pairs),
     codec=VideoCodec(),
     patching=VideoPatching(),
-    baseline=BaselineFeatureSpec(extract=pixel_and_motion_features, log10_c_range=(-3, 2)),
+    baseline=(BaselineFeatureSpec("pixels and motion", pixel_and_motion_features),),
 )

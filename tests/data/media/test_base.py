@@ -21,7 +21,7 @@ from fm.data.media import (
     register_modality,
 )
 from fm.errors import UserError
-from fm.evaluation import baselines
+from fm.evaluation.baselines import ClassicalFamily, Examples, FeatureStore, members_of
 
 LENGTH = 12
 
@@ -111,8 +111,8 @@ def series():
             duplicates=DuplicateRule("equal readings", equal_series),
             codec=SeriesCodec(),
             patching=SeriesPatching(),
-            baseline=BaselineFeatureSpec(
-                lambda each, rate: each.mean(1), (-2, 2), standardize=True
+            baseline=(
+                BaselineFeatureSpec("means", lambda each, rate: each.mean(1), standardize=True),
             ),
         )
     )
@@ -149,10 +149,13 @@ def test_from_files_to_patches(tmp_path, capsys):
     assert found.method == "equal readings"
     assert find_duplicates(data.train, data.test, "series").num_found == 0
 
-    (config,) = baselines.hparam_grid("series", 1)
-    fitted = baselines.fit("series", examples, data.train.labels, config)
     test = np.asarray(data.test.inputs(range(len(data.test))))
-    assert (fitted.predict(test) == data.test.labels).all()
+    store = FeatureStore(Examples(np.concatenate([examples, test]), 1.0))
+    family = ClassicalFamily(members_of("series", unlabeled=False), store, 2)
+    config = {"member": "means, logistic regression", "C": 10.0}
+    train, asked = np.arange(len(examples)), len(examples) + np.arange(len(test))
+    predicted, _ = family.predict(train, data.train.labels, 0, config, asked)
+    assert (predicted == data.test.labels).all()
 
 
 @pytest.mark.usefixtures("series")

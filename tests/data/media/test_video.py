@@ -9,7 +9,7 @@ from PIL import Image
 
 from fm.data.load import load
 from fm.data.media import MediaSpec, image, video, video_decoding
-from fm.data.media.video import VideoCodec
+from fm.data.media.video import VideoCodec, pixel_and_motion_features
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -334,3 +334,40 @@ def test_frames_are_numbered_in_one_order(tmp_path, name, is_clip):
         read = video_decoding.read_middle_frames(tmp_path)
         found = [int(np.asarray(frame)[0, 0]) for frame in read.frames]
         np.testing.assert_allclose(found, clip[:, 0, 0], atol=2)
+
+
+def moving(label, count):
+    """Noise that goes right (0) or left (1) by a pixel a frame, over an edgeless plane."""
+    scene = RNG.integers(0, 256, (count, 9, 10, 1), np.uint8)
+    way = 1 if label == 0 else -1
+    return np.stack([np.roll(scene, way * time, axis=2) for time in range(4)], axis=1)
+
+
+def test_features_are_pixels_changes_and_misfits():
+    clips = RNG.integers(0, 256, (3, 4, 9, 10, 1), np.uint8)
+    clips[1] = moving(0, 1)[0]
+    features = pixel_and_motion_features(clips)
+    pixels, changes, misfits = np.split(features, [4 * 90, 7 * 90], axis=1)
+    scaled = clips / 255
+    np.testing.assert_allclose(pixels, scaled.reshape(3, -1), atol=1e-6)
+    np.testing.assert_allclose(
+        changes, np.abs(scaled[:, 1:] - scaled[:, :-1]).reshape(3, -1), atol=1e-6
+    )
+    expected = np.zeros((3, 5, 5))
+    for down in range(-2, 3):
+        for right in range(-2, 3):
+            moved = np.roll(scaled[:, :-1], (down, right), (2, 3))
+            error = np.square(moved - scaled[:, 1:])[:, :, 2:-2, 2:-2]
+            expected[:, 2 - down, 2 - right] = error.mean((1, 2, 3, 4)) + 1e-4
+    expected = 10 * (expected / expected.mean((1, 2), keepdims=True) - 1)
+    np.testing.assert_allclose(misfits, expected.reshape(3, -1), atol=1e-3)
+    assert divmod(int(misfits[1].argmin()), 5) == (2, 1), "it went right by one"
+
+
+def test_a_still_clip_matches_whichever_way_it_is_moved():
+    assert not pixel_and_motion_features(np.full((1, 4, 9, 10, 1), 7, np.uint8))[0, 7 * 90 :].any()
+
+
+def test_frames_too_small_are_named():
+    with pytest.raises(UserError, match="frames of 4x9 are too small"):
+        pixel_and_motion_features(np.zeros((1, 4, 4, 9, 1), np.uint8))

@@ -1,0 +1,27 @@
+"""Classical models: what a user would do without a neural network.
+
+Per modality a family of feature sets and classifiers, of which the best on validation folds is
+taken (`ClassicalFamily`); with unlabeled examples of the task's own data it has more members. Of
+tasks whose answer is a text, the first sentence or the nearest training text's answer.
+"""
+
+from fm.evaluation.baselines.families import (
+    ClassicalFamily,
+    Member,
+    members_of,
+    register_member,
+)
+from fm.evaluation.baselines.features import Examples, FeatureSet, FeatureStore
+from fm.evaluation.baselines.text_generation import first_sentences, nearest_neighbor_targets
+
+__all__ = [
+    "ClassicalFamily",
+    "Examples",
+    "FeatureSet",
+    "FeatureStore",
+    "Member",
+    "first_sentences",
+    "members_of",
+    "nearest_neighbor_targets",
+    "register_member",
+]

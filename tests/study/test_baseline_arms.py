@@ -1,0 +1,64 @@
+"""Arms without a neural network: what they choose, what they predict, what they may look at."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from fm.evaluation.baselines import Examples
+from fm.evaluation.model_selection import select_trial
+from fm.study.baseline_arms import ClassicalNerArm, UntrainedTextArm, build_classical_arm
+from tests.study.helpers_multitask import names
+
+NAMES = (
+    "words + characters, logistic regression",
+    "words, linear SVC",
+    "LSA-64 of words, linear SVC",
+    "LSA-64 of words + LSA-64 of characters, label spreading",
+)
+
+
+@pytest.mark.parametrize("with_unlabeled", [False, True], ids=["labeled", "unlabeled"])
+def test_the_classical_arm_finds_the_words_that_count(with_unlabeled):
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 2
+    texts = [" ".join(f"w{n}" for n in random.integers(0, 9, 8) + 6 * k) for k in labels]
+    unlabeled = Examples(texts[60:]) if with_unlabeled else None
+    with threadpool_limits(1, user_api="blas"):
+        arm = build_classical_arm("text", Examples(texts[:60]), 40, 2, unlabeled)
+        members = {each.name: each for each in arm.family.members}
+        assert any("LSA" in name for name in members) == with_unlabeled
+        few = [members[name] for name in NAMES if name in members]
+        arm = dataclasses.replace(arm, family=dataclasses.replace(arm.family, members=few))
+        assert arm.prepare(2) >= 0
+        train = np.arange(20)
+        trials = arm.search(train, labels[:20], 0)
+        predictions = arm.fit_predict(train, labels[:20], 0, select_trial(trials)["config"])
+    tried = {trial["config"]["member"] for trial in trials}
+    assert tried == set(NAMES if with_unlabeled else NAMES[:2])
+    assert np.mean(predictions.values == labels[40:60]) > 0.7
+    assert predictions.probabilities.shape == (20, 2)
+
+
+def test_the_classical_tagger_learns_what_follows_to():
+    made = names(40, 0)
+    every = range(40)
+    arm = ClassicalNerArm(made.words(every), made.tags(every), 30)
+    drawn, strata = np.arange(30), np.ones(30, int)
+    trials = arm.search(drawn, strata, 0)
+    assert len(trials) == 15 and max(trial["validation"] for trial in trials) == 1.0
+    answers = arm.fit_predict(drawn, strata, 0, select_trial(trials)["config"])
+    np.testing.assert_array_equal(answers.values, np.ones((10, 3)))
+    assert answers.probabilities is None
+
+
+def test_the_classical_writer_picks():
+    inputs = ["One thing. More.", "Two things here. Less.", "One thing. Again."]
+    arm = UntrainedTextArm(inputs, ["One thing.", "a pair", "One thing."], 2)
+    first, nearest = arm.grid()
+    drawn = np.arange(2)
+    assert arm.fit_predict(drawn, drawn * 0, 0, first).values == pytest.approx([1.0])
+    assert arm.fit_predict(drawn, drawn * 0, 0, nearest).values == pytest.approx([1.0])
+    trials = arm.search(drawn, drawn * 0, 0)
+    assert [trial["config"] for trial in trials] == [first, nearest]
