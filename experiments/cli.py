@@ -105,7 +105,9 @@ def call(
         if values["help"].value:
             print(_help(name, doc, values))
             return 0
-        if rest:
+        if "file" in values:
+            values["file"].value = [*values["file"].value, *rest]
+        elif rest:
             raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
         configure_process()
         with _interruptible(), device_context(values), datasets_read_once():
@@ -239,6 +241,12 @@ def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:
 def define_out(values: flags.FlagValues, default: str) -> None:
     """Defines --out, the folder for all output."""
     flags.DEFINE_string("out", default, "folder for all output", flag_values=values)
+
+
+def define_files(values: flags.FlagValues, text: str) -> None:
+    """Defines --file, several times or without its name: `a.csv b.csv` is `--file=a.csv ...`."""
+    values.set_gnu_getopt(True)  # flags may follow the files
+    flags.DEFINE_multi_string("file", [], text, flag_values=values)
 
 
 def define_encoding(values: flags.FlagValues) -> None:

@@ -3,7 +3,7 @@
     python -m experiments.report --out=runs/compare
 
 Writes OUT/report.html and prints the table and the headline. Takes the results of compare,
-multitask, ablate and text_quality.
+multitask, ablate, text_quality and paired.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from absl import flags
 from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
-from fm.report import text_quality
+from fm.report import paired, text_quality
 from fm.report.schema import parse, upgrade
 from fm.study import run_dir
+from fm.study.paired import EXPERIMENT
 from fm.study.text_quality.runner import TextQualityStudy
 
 _INCONSISTENT = (
@@ -44,6 +45,9 @@ def main(values: flags.FlagValues) -> None:
             if results.get("experiment") == TextQualityStudy.experiment:
                 text = text_quality.headline(results)
                 page = text_quality.write(results, out)
+            elif results.get("experiment") == EXPERIMENT:
+                text = f"{paired.text_table(results)}\n\n{paired.headline(results)}"
+                page = paired.write(results, out)
             else:
                 _check_compares(results)
                 text = f"{report.text_table(results)}\n\n{report.headline(results)}"
@@ -64,7 +68,8 @@ def _check_compares(results: dict[str, Any]) -> None:
     if not parsed.cells and not parsed.comparisons:
         raise UserError(
             f"experiment {parsed.experiment!r}: holds no cells and no comparisons, so its report "
-            "would be empty; takes the results of compare, multitask, ablate or text_quality"
+            "would be empty; takes the results of compare, multitask, ablate, text_quality or "
+            "paired"
         )
 
 
