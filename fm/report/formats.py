@@ -22,9 +22,21 @@ def interval(low: float | None, high: float | None) -> str:
     return f"{points(low, signed=False)} to {points(high, signed=False)}"
 
 
+def difference(value: float | None, low: float | None, high: float | None) -> str:
+    """Formats a difference in percentage points with its interval: `+1.1 [−0.9, 3.1]`."""
+    if low is None or high is None:
+        return points(value)
+    return f"{points(value)} [{points(low, signed=False)}, {points(high, signed=False)}]"
+
+
 def percent(value: float | None) -> str:
     """Formats a fraction as a percentage: 0.824 gives `82.4%`."""
     return MISSING if value is None else f"{100 * value:.1f}%"
+
+
+def three_digits(value: float | None) -> str:
+    """Formats a number to three significant digits: `0.693`."""
+    return MISSING if value is None else f"{value:.3g}"
 
 
 def p_value(value: float | None) -> str:
@@ -32,6 +44,11 @@ def p_value(value: float | None) -> str:
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def label_budget(value: float | None) -> str:
+    """Formats a label budget: `400 labels`; None stands for all budgets together."""
+    return "all label budgets" if value is None else f"{count(value)} labels"
 
 
 def count(value: float | None) -> str:
@@ -70,8 +87,8 @@ def seconds(value: float | None) -> str:
 
 
 def multiplier(value: float | None) -> str:
-    """Formats a ratio: `×3.3`."""
-    return MISSING if value is None else f"×{_two_or_three_digits(value)}"
+    """Formats a ratio: `3.3x`."""
+    return MISSING if value is None else f"{_two_or_three_digits(value)}x"
 
 
 def std_points(variance: float | None) -> str:

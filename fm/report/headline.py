@@ -1,78 +1,72 @@
-"""What a study found, in words: a decision for each task or claim, then the figures behind it.
+"""What a study found, in words: what to do at each number of labels, and how sure that is.
 
-A loss is stated as plainly as a win. All words follow from the 95% intervals of the comparisons.
+A loss is stated as plainly as a win. Words follow from the interval and the adjusted p together
+(`fm.report.decisions.outcome`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from fm.report import formats
+from fm.report.decisions import (
+    CLEAR,
+    PUBLISHED,
+    comparison,
+    decision_outcome,
+    decisions,
+    mean_score,
+    outcome,
+    outcome_words,
+    smallest_multiplier,
+    titles,
+)
 from fm.report.schema import (
+    BEST_RIVAL,
     Claim,
     Comparison,
-    Difference,
+    Crossing,
+    Decision,
     Results,
     capitalize_first,
     parse,
 )
 
 NOTHING = "Nothing was compared, so there is nothing to conclude."
-_MINUS = "\N{MINUS SIGN}"
-# Outcomes as a relation to a baseline, and on their own.
-_RELATIONS = {
-    "better": "better than",
-    "worse": "worse than",
-    "unclear": "no clear difference to",
-    "unknown": "no interval against",
-}
-_UNDECIDED = ("unclear", "unknown")
-_SHORT = {
-    "better": "better",
-    "worse": "worse",
-    "unclear": "no clear difference",
-    "unknown": "no interval",
-}
+_TO_ASCII = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"}
+# Lines that a finding quotes; the tables of the report have all.
+_MAX_BUDGETS, _MAX_PAIRS, _MAX_NAMED = 4, 5, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A headline of the report: its subject, a short answer and the sentences that support it.
+    """A headline of the report.
 
     Attributes:
       subject: the task's title, or what is compared.
-      decision: the answer in a few words.
-      sentences: the figures behind it.
-      asides: how other arms did.
+      sentences: what was found, the most important first.
+      notes: where it ends and how it was measured.
+      task: that it is about; None if it is about several.
     """
 
     subject: str
-    decision: str
     sentences: tuple[str, ...]
-    asides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    task: str | None = None
 
     def __str__(self) -> str:
-        return " ".join([f"{self.subject}: {self.decision}.", *self.sentences, *self.asides])
-
-
-def outcome(row: Difference) -> str:
-    """Classifies a difference by its 95% interval as better, worse, unclear or unknown.
-
-    Returns:
-      `better` (interval above zero), `worse` (below), `unclear` (zero inside) or `unknown` (no
-      interval was measured).
-    """
-    if row.low is None or row.high is None:
-        return "unknown"
-    if row.low > 0:
-        return "better"
-    return "worse" if row.high < 0 else "unclear"
+        first, *others = (*self.sentences, *self.notes)
+        return "\n  ".join([f"{self.subject}: {first}", *others])
 
 
 def headline(results: dict[str, Any]) -> str:
-    """Returns the findings of a study as plain text, one line per finding.
+    """Returns the findings of a study as plain text, a few lines for each task.
 
     Args:
       results: the content of a results.json.
@@ -81,7 +75,8 @@ def headline(results: dict[str, Any]) -> str:
       UserError: `results` is not valid; see `fm.report.schema.parse`.
     """
     found = findings(parse(results))
-    return "\n".join(map(str, found)).replace(_MINUS, "-") if found else NOTHING
+    text = "\n".join(map(str, found)) if found else NOTHING
+    return text.translate(str.maketrans(_TO_ASCII))
 
 
 def findings(results: Results) -> list[Finding]:
@@ -94,182 +89,265 @@ def findings(results: Results) -> list[Finding]:
 
 
 def _task_finding(results: Results, task: str) -> Finding | None:
-    """Whether the first pretrained arm is worth it against the arms that are not pretrained.
+    rows = decisions(results, task)
+    title = str(results.task(task).title)
+    # An ablation compares variants of an arm: none is the best on principle.
+    decided = any(row.low is not None for row in rows)
+    compared = [row for row in results.comparisons if row.task == task and row.low is not None]
+    if rows and (decided or not compared):
+        limits = " ".join(
+            [*_primary(results, task), *_crossing(results, rows), *_to_decide(results, rows)]
+        )
+        notes = filter(None, (limits, _design(results, task)))
+        return Finding(title, tuple(_advice(results, rows)), tuple(notes), task)
+    tallies = _tallies(compared)
+    return Finding(title, tuple(tallies)) if tallies else None
 
-    The figures quoted are those at the fewest labels of each outcome, never the best ones.
+
+def _advice(results: Results, rows: Sequence[Decision]) -> list[str]:
+    """What to do at each number of labels.
+
+    Where there are many, neighbors with the same answer share a sentence.
     """
-    rows = [
-        row
-        for row in results.comparisons
-        if row.task == task and results.arm(row.baseline).pretrained_on is None
-    ]
-    if not rows:
-        return None
-    arms = results.arm_names(row.arm for row in rows)
-    pretrained = [arm for arm in arms if results.arm(arm).pretrained_on is not None]
-    leading, *others = pretrained or arms[:1]
-    about = results.task(task)
+    groups = [[row] for row in rows]
+    if len(rows) > _MAX_BUDGETS:
+        groups = [list(group) for _, group in itertools.groupby(rows, _answer)]
+    picked = sorted({round(n) for n in np.linspace(0, len(groups) - 1, _MAX_BUDGETS)})
+    sentences = [_advice_at(results, groups[n]) for n in picked]
+    if len(groups) > len(picked):
+        sentences[-1] += " Other numbers of labels are in the report's table."
+    return sentences
 
-    def title(arm: str | None) -> str:
-        return results.arm(arm).title.replace("{data}", about.data_noun or "data")
 
-    baselines = results.arm_names(row.baseline for row in rows if row.arm == leading)
-    by_labels: dict[Any, list[Comparison]] = {}
-    for baseline in baselines:
-        for row in _rows_of(rows, leading, baseline):
-            by_labels.setdefault(row.num_labels, []).append(row)
-    by_labels = dict(sorted(by_labels.items(), key=lambda item: item[0] or 0))
-    groups: dict[tuple, list] = {}
-    for num_labels, compared in by_labels.items():
-        shown = tuple((row.baseline, outcome(row)) for row in compared)
-        groups.setdefault(shown, []).append(num_labels)
-    sentences: list[str] = []
-    for shown, budgets in groups.items():
-        where = _budgets(budgets, list(by_labels))
-        subject = "" if sentences else title(leading)
-        rows_here = by_labels[budgets[0]]
-        quoted = f" at {formats.count(budgets[0])} labels" if len(budgets) > 1 else ""
-        figures = [_figure(row) for row in rows_here]
-        figures[0] = _figure(rows_here[0], quoted, in_full=not sentences)
-        if pretrained and all(each == "better" for _, each in shown):
-            against = "; ".join(
-                f"{figure}, against {title(row.baseline)}"
-                for figure, row in zip(figures, rows_here, strict=True)
+def _answer(row: Decision) -> tuple[str | None, ...]:
+    return row.best_arm, row.best_pretrained, row.best_rival, decision_outcome(row)
+
+
+def _advice_at(results: Results, rows: Sequence[Decision]) -> str:
+    row, last = rows[0], rows[-1]
+    own, rival = row.best_pretrained, row.best_rival
+    title = titles(results, row.task)
+
+    def scored(arm: str | None) -> str:
+        return formats.percent(mean_score(results, row.task, arm, row.num_labels))
+
+    best = row.best_arm
+    parts = [f"{_imperative(title(best))} ({formats.percent(row.best_value)})"]
+    if best == PUBLISHED:
+        # Second best, for those who cannot use the published weights.
+        by_score = {arm: mean_score(results, row.task, arm, row.num_labels) for arm in (own, rival)}
+        best = max((arm for arm in by_score if arm), key=lambda arm: by_score[arm] or 0, default="")
+        if best:
+            parts.append(f"without them {_imperative(title(best))} ({scored(best)})")
+    elif row.published_value is not None:
+        parts.append(f"published weights reach {formats.percent(row.published_value)}")
+    relation = _relation(results, row)
+    if own and own != best:
+        tail = f", {relation}" if rival else ""
+        parts.append(f"{title(own)} reaches {scored(own)}{tail}")
+    elif rival and rival != best:
+        tail = f", {relation}" if own else ""
+        parts.append(f"best without pretraining: {rival} ({scored(rival)}){tail}")
+    where = f"At {formats.label_budget(row.num_labels)}"
+    if last is not row:
+        joint = "to" if len(rows) > 2 else "and"
+        numbers = f"{formats.count(row.num_labels)} {joint} {formats.count(last.num_labels)}"
+        where = f"At {numbers} labels (figures at {formats.count(row.num_labels)})"
+    return f"{where}: {'; '.join(parts)}."
+
+
+def _imperative(title: str) -> str:
+    """`pretrain on your own text` from `pretraining on your own text`; else `use ...`."""
+    changed = re.sub(r"^((?:pre|fine-)?train|start)ing\b", r"\1", title)
+    return changed if changed != title else f"use {title}"
+
+
+def _relation(results: Results, row: Decision) -> str:
+    """How the pretrained arm does against the best rival: `no clear difference (+1.1 [...])`."""
+    shown = decision_outcome(row)
+    figures = formats.difference(row.difference, row.low, row.high)
+    if row.rival not in (None, row.best_rival):
+        figures += f" against {row.rival}"
+    if shown == "better":
+        worth = smallest_multiplier(results, row)
+        worth = f", worth {worth} as many labels" if worth else ""
+        return f"pretraining is better ({figures}{worth})"
+    # An interval without zero and no clear difference: the correction is why.
+    if shown in ("unclear", "within") and (row.low or 0) * (row.high or 0) > 0:
+        figures += f", adjusted p {formats.p_value(row.p_adjusted)}"
+    return f"{outcome_words(row, shown)} ({figures})"
+
+
+def _primary(results: Results, task: str) -> Iterator[str]:
+    """The declared comparison with the best rival over all label budgets."""
+    for row in results.comparisons:
+        if row.primary and row.task == task and row.baseline == BEST_RIVAL:
+            figures = formats.difference(row.difference, row.low, row.high)
+            yield (
+                f"Mean over all label budgets, {row.arm} against the best without pretraining, "
+                f"declared as primary: {outcome_words(row)} ({figures})."
             )
-            sentence = f"{subject or 'it'} is worth it at {where} ({against})"
-        else:
-            sentence = f"{subject} at {where}: {_relations(rows_here, figures, title)}".lstrip()
-        sentences.append(f"{capitalize_first(sentence)}.")
-    decision = _decision(by_labels) if pretrained else "no pretrained arm was compared"
-    asides = _asides(rows, others, title)
-    return Finding(str(about.title), decision, tuple(sentences), asides)
 
 
-def _decision(by_labels: Mapping[Any, Sequence[Comparison]]) -> str:
-    """Worth it where the arm is better than every baseline; not, where worse than any."""
-    outcomes = [{outcome(row) for row in rows} for rows in by_labels.values()]
-    worth = [shown == {"better"} for shown in outcomes]
-    if all(shown == {"unknown"} for shown in outcomes):
-        return "no intervals, so no decision"
-    if all(worth):
-        return "worth it" if len(worth) == 1 else "worth it at every number of labels tried"
-    if any(worth):
-        number = sum(worth)
-        if all(worth[:number]):
-            return "worth it with few labels"
-        return "worth it with many labels" if all(worth[-number:]) else "worth it in part"
-    return "not worth it" if any("worse" in shown for shown in outcomes) else "no clear advantage"
+def _crossing(results: Results, rows: Sequence[Decision]) -> Iterator[str]:
+    """Where the first of the best rivals catches up, by the fitted learning curves."""
+    arms = {row.best_pretrained for row in rows}
+    found = [row for row in results.crossings if row.task == rows[0].task and row.arm in arms]
+    rivals = {row.best_rival for row in rows}
+    if any(row.rival == BEST_RIVAL for row in found):
+        rivals = {BEST_RIVAL}
+    found = [row for row in found if row.rival in rivals]
+    if not found:
+        return
+    by_status: dict[str | None, list[Crossing]] = {}
+    for row in found:
+        by_status.setdefault(row.status, []).append(row)
+    most = formats.count(max(row.num_labels or 0 for row in rows))
+    if never := by_status.get("never ahead"):
+        yield (
+            f"By the fitted curves pretraining is at no number of labels up to {most} ahead of "
+            f"{_named(never[0].rival)}."
+        )
+    elif crossed := by_status.get("crosses"):
+        first = min(crossed, key=lambda row: row.labels or 0)
+        low = "fewer than measured" if first.low is None else formats.count(first.low)
+        high = f"more than {most}" if first.high is None else formats.count(first.high)
+        yield (
+            f"By the fitted curves pretraining stops paying at about {formats.count(first.labels)} "
+            f"labels (95% interval {low} to {high}), where {_named(first.rival)} catches up."
+        )
+    elif "unclear" in by_status:
+        yield "The fitted curves do not say where pretraining stops paying."
+    else:
+        yield (
+            f"By the fitted curves pretraining stays ahead up to {most} labels; where it stops "
+            "paying is beyond what was measured."
+        )
 
 
-def _asides(rows: list[Comparison], arms: list[str], title: Any) -> tuple[str, ...]:
-    """How the other pretrained arms did against the first baseline, equal tallies together."""
-    tallies: dict[str, list[str]] = {}
-    for arm in arms:
-        baseline = next(row.baseline for row in rows if row.arm == arm)
-        tally = _tally(_rows_of(rows, arm, baseline), title(baseline))
-        tallies.setdefault(tally, []).append(title(arm))
-    return tuple(
-        f"{capitalize_first(_listed(titles))}: {tally}." for tally, titles in tallies.items()
+def _named(rival: str | None) -> str:
+    return "the best arm without pretraining" if rival == BEST_RIVAL else str(rival)
+
+
+def _to_decide(results: Results, rows: Sequence[Decision]) -> Iterator[str]:
+    """How many more seeds or test items would decide what is unclear."""
+    needs: dict[str, list[str]] = {}
+    for row in rows:
+        rival = row.rival or row.best_rival
+        found = comparison(results, row.task, row.num_labels, row.best_pretrained, rival)
+        # Results without checkpoints did not look for what would decide them.
+        if found is None or found.checkpoints is None or decision_outcome(row) != "unclear":
+            continue
+        ways = [
+            f"{formats.count(number)} {unit} (now {formats.count(now)})"
+            for number, now, unit in (
+                (found.seeds_to_decide, found.seeds, "seeds"),
+                (found.items_to_decide, found.items, "test items"),
+            )
+            if number is not None
+        ]
+        needs.setdefault(" or ".join(ways), []).append(formats.count(row.num_labels))
+    yield from (
+        f"To decide it at {listed(budgets)} labels takes about {ways}."
+        if ways
+        else f"More seeds or test items alone would not decide it at {listed(budgets)} labels."
+        for ways, budgets in needs.items()
     )
 
 
-def _rows_of(rows: list[Comparison], arm: str, baseline: str | None) -> list[Comparison]:
-    chosen = [row for row in rows if row.arm == arm and row.baseline == baseline]
-    return sorted(chosen, key=lambda row: row.num_labels or 0)
+def _design(results: Results, task: str) -> str:
+    """What the figures of a task are: metric, seeds, items, checkpoints."""
+    about = results.task(task)
+    seeds = max(len({cell.seed for cell in results.cells if cell.task == task}), 1)
+    parts = [f"Mean {about.metric} over {seeds} seed{'s' * (seeds != 1)}"]
+    if about.test is not None:
+        parts[0] += f" and {formats.count(about.test)} test items"
+    arms = {row.arm for row in results.comparisons if row.task == task}
+    if any(results.arm(arm).pretrained_on is not None for arm in arms):
+        number = results.num_checkpoints(task)
+        parts.append("for this checkpoint" if number == 1 else f"over {number} checkpoints")
+    if sealed := scored_before(results, task):
+        parts.append(sealed)
+    return f"{', '.join(parts)}; differences in points [95% interval]."
 
 
-def _tally(rows: list[Comparison], baseline: str) -> str:
-    """`better than training from scratch at 2 of 4 label budgets, no clear difference at 2`."""
-    outcomes = [outcome(row) for row in rows]
-    first, *rest = [each for each in _RELATIONS if each in outcomes]
-    budgets = f"{len(rows)} label budget{'s' * (len(rows) > 1)}"
-    every = "any of the" if first in _UNDECIDED else "all"
-    number = f"{outcomes.count(first)} of {budgets}" if rest else f"{every} {budgets}"
-    if len(rows) == 1:
-        number = f"{formats.count(rows[0].num_labels)} labels"
-    parts = [f"{_SHORT[each]} at {outcomes.count(each)}" for each in rest]
-    return ", ".join([f"{_RELATIONS[first]} {baseline} at {number}", *parts])
+def scored_before(results: Results, task: str | None) -> str:
+    """Returns how often a task's test items had been scored, `scored once`; "" if unknown."""
+    about = results.task(task).test_slice
+    if about is None or about.scored_before is None:
+        return ""
+    if about.scored_before == 0:
+        return "scored once"
+    if isinstance(about.scored_before, str):
+        return "how often these items had been scored before is unknown"
+    number = formats.count(about.scored_before)
+    many = about.scored_before != 1
+    return f"at least {number} configuration{'s' * many} had been scored on these items before"
 
 
-def _relations(rows: Sequence[Comparison], figures: Sequence[str], title: Any) -> str:
-    """`better than training from scratch (+4.5), no clear difference to the baseline (-1.7)`."""
-    by_outcome: dict[str, list[str]] = {}
-    for row, figure in zip(rows, figures, strict=True):
-        by_outcome.setdefault(outcome(row), []).append(f"{title(row.baseline)} ({figure})")
-    return ", ".join(
-        f"{_RELATIONS[shown]} {(' or ' if shown in _UNDECIDED else ' and ').join(baselines)}"
-        for shown, baselines in by_outcome.items()
-    )
+def _tallies(rows: Sequence[Comparison]) -> list[str]:
+    """A sentence for each pair of arms, with the figure at the fewest labels."""
+    pairs: dict[tuple, list[Comparison]] = {}
+    for row in sorted(rows, key=lambda row: row.num_labels or 0):
+        if row.num_labels is not None:
+            pairs.setdefault((row.arm, row.baseline), []).append(row)
+    sentences = []
+    for (arm, baseline), each in list(pairs.items())[:_MAX_PAIRS]:
+        words = [outcome_words(row) for row in each]
+        counted = ", ".join(
+            f"{word} at {words.count(word)} of {len(each)} label budgets"
+            for word in dict.fromkeys(words)
+        )
+        first = each[0]
+        figures = formats.difference(first.difference, first.low, first.high)
+        where = formats.label_budget(first.num_labels)
+        sentences.append(f"{arm} against {baseline}: {counted} ({figures} at {where}).")
+    if len(pairs) > _MAX_PAIRS:
+        sentences[-1] += " Other pairs are in the report's table."
+    return sentences
 
 
-def _figure(row: Comparison, where: str = "", in_full: bool = False) -> str:
-    """`+12.2 points at 20 labels, 95% interval 7.8 to 16.5`, or in short `+12.2, 7.8 to 16.5`."""
-    text = f"{formats.points(row.difference)}{' points' if in_full else ''}{where}"
-    if outcome(row) == "unknown":
-        return text
-    interval = formats.interval(row.low, row.high)
-    return f"{text}, {'95% interval ' if in_full else ''}{interval}"
-
-
-def _budgets(chosen: Sequence[Any], tried: Sequence[Any]) -> str:
-    """`20 to 150 labels` for three or more in a row of those tried, `20 and 150 labels` else."""
-    runs: list[list[Any]] = []
-    for place, num_labels in enumerate(tried):
-        if num_labels in chosen:
-            if runs and tried[place - 1] in chosen:
-                runs[-1].append(num_labels)
-            else:
-                runs.append([num_labels])
-    parts: list[str] = []
-    for run in runs:
-        written = [formats.count(num_labels) for num_labels in run]
-        parts += [f"{written[0]} to {written[-1]}"] if len(run) > 2 else written
-    return f"{_listed(parts)} labels"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """`a, b and c`."""
+def listed(parts: Sequence[str]) -> str:
+    """Returns the parts as `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _claim_finding(results: Results, claim: Claim) -> Finding | None:
-    """On how many tasks an arm is ahead of another, at each number of labels."""
-    rows = [
-        row
-        for row in results.comparisons
-        if (row.arm, row.baseline) == (claim.arm, claim.baseline) and row.difference is not None
-    ]
-    if not rows:
-        return None
+    """On which tasks an arm is better and worse than another, at each number of labels."""
     by_labels: dict[Any, list[Comparison]] = {}
-    for row in sorted(rows, key=lambda row: row.num_labels or 0):
-        by_labels.setdefault(row.num_labels, []).append(row)
-    outcomes = {outcome(row) for row in rows}
-    if outcomes == {"better"}:
-        decision = "ahead on every task"
-    elif "better" in outcomes:
-        decision = "ahead on some tasks, " + (
-            "behind on others" if "worse" in outcomes else "clearly behind on none"
-        )
-    elif "worse" in outcomes:
-        decision = "ahead on no task, behind on some"
-    else:
+    for row in sorted(results.comparisons, key=lambda row: row.num_labels or 0):
+        pair = row.arm, row.baseline
+        if pair == (claim.arm, claim.baseline) and None not in (row.difference, row.num_labels):
+            by_labels.setdefault(row.num_labels, []).append(row)
+    if not by_labels:
+        return None
+    outcomes = {outcome(row) for rows in by_labels.values() for row in rows}
+    clear = [word for word in CLEAR if word in outcomes]
+    if not clear:
         decision = "no clear difference on any task"
-    sentences = tuple(
-        _claim_sentence(num_labels, compared, claim.margin)
-        for num_labels, compared in by_labels.items()
-    )
-    return Finding(capitalize_first(claim.text), decision, sentences)
+    elif outcomes == {clear[0]}:
+        decision = f"{clear[0]} on every task"
+    elif len(clear) == 2:
+        decision = "better on some tasks, worse on others"
+    else:
+        other = "worse" if clear == ["better"] else "better"
+        decision = f"{clear[0]} on some tasks, clearly {other} on none"
+    sentences = (_claim_sentence(results, rows) for rows in by_labels.values())
+    return Finding(capitalize_first(claim.text), (f"{decision}.", *sentences))
 
 
-def _claim_sentence(num_labels: Any, rows: list[Comparison], margin: float | None) -> str:
-    """On how many tasks the arm is ahead at one number of labels, and on which it is behind."""
-    ahead = [row.task for row in rows if outcome(row) == "better"]
-    behind = [str(row.task) for row in rows if outcome(row) == "worse"]
-    text = f"At {formats.count(num_labels)} labels ahead on {len(ahead)} of {len(rows)} tasks"
-    text += f", behind on {len(behind)}" + (f" ({', '.join(behind)})" if behind else "")
-    if margin is not None:
-        within = sum((row.difference or 0) >= -margin / 100 for row in rows)
-        text += f", within {margin:g} point{'s' * (margin != 1)} or better on {within}"
-    mean = sum(row.difference or 0 for row in rows) / len(rows)
-    return f"{text}, {formats.points(mean)} points on average."
+def _claim_sentence(results: Results, rows: Sequence[Comparison]) -> str:
+    """`At 30 labels, of 3 tasks: better on 1 (digits), worse on 1 (words), no clear ... on 1.`"""
+    by_outcome: dict[str, list[Comparison]] = {word: [] for word in CLEAR}
+    for row in rows:
+        by_outcome.setdefault(outcome_words(row), []).append(row)
+    parts = []
+    for word, each in by_outcome.items():
+        names = [f"{results.task(row.task).title} {formats.points(row.difference)}" for row in each]
+        # Every loss is named.
+        if word != "worse" and len(names) > _MAX_NAMED:
+            names[_MAX_NAMED:] = [f"{len(names) - _MAX_NAMED} more"]
+        named = f" ({', '.join(names)})" if word in CLEAR and names else ""
+        parts.append(f"{word} on {len(each)}{named}")
+    where = formats.label_budget(rows[0].num_labels)
+    return f"At {where}, of {len(rows)} task{'s' * (len(rows) != 1)}: {', '.join(parts)}."

@@ -3,60 +3,52 @@
 from typing import Any
 
 from fm.report import formats
-from fm.report.headline import outcome
-from fm.report.schema import Comparison, Results
+from fm.report.decisions import PUBLISHED, margin_words
+from fm.report.headline import listed, scored_before
+from fm.report.schema import BEST_RIVAL, Results
 
 
 def methodology_notes(results: Results) -> list[tuple[str, str]]:
     """Returns (term, explanation) pairs on how the results of this study were measured."""
-    return [
+    notes = [
         ("One point", _seeds(results)),
         ("Choosing", _model_selection(results)),
-        ("95% interval", _INTERVAL),
+        ("Test items", _test_items(results)),
+        ("Checkpoints", _checkpoints(results)),
+        ("95% interval", _interval(results)),
+        ("p and adjusted p", _p_values(results)),
+        ("Words", _words(results)),
+        ("Smallest difference", _detectable(results)),
         ("Runs and items", _VARIANCE),
-        ("p and Holm p", _p_values(results)),
-        ("One checkpoint", _checkpoint(results)),
         ("Label multiplier", _MULTIPLIER),
-        ("Cost", _COST),
-        *_published(results),
+        ("Fitted curves", _FITTED if results.learning_curves else ""),
+        ("Calibration", _CALIBRATION if _measured(results, "nll", "ece") else ""),
+        ("Cost", _cost(results)),
+        ("Published weights", _published(results)),
     ]
+    return [(term, text) for term, text in notes if text]
 
 
-def num_significant_sentence(results: Results) -> str:
-    """Returns a sentence counting the differences still significant after Holm's correction."""
-    rows = [row for row in results.comparisons if row.p_adjusted is not None]
-    clear = [row for row in rows if outcome(row) in ("better", "worse")]
-    if not clear:
-        return ""
-    significant = sum((row.p_adjusted or 0) < 0.05 for row in clear)
-    text = (
-        f"Of the {len(clear)} differences whose interval excludes zero, {significant} also keep p "
-        f"under 0.05 after Holm's correction for {len(rows)} comparisons"
-    )
-    impossible = _holm_floor(rows) > 0.05
-    return f"{text}{'; with so few seeds none could' if impossible and not significant else ''}."
-
-
-_INTERVAL = (
-    "The range of differences the data are compatible with: made this way, 95 of 100 such "
-    "intervals hold the true difference. In the tables and the plots of differences it covers "
-    "both sources of chance, the run and the test items; the bands round the lines of accuracy "
-    "cover the runs only, so compare arms by the differences, not by whether bands overlap."
-)
 _VARIANCE = (
     "A difference varies for two reasons: another seed draws other labels and other initial "
     "weights (run), and another test set holds other items (item). Both are given in points, as "
     "standard deviations. More seeds shrink the first, a larger test set the second."
 )
 _MULTIPLIER = (
-    "How many times as many labels training from scratch would need to reach the same accuracy, "
-    "read off the scratch curve by interpolation. Where that curve never gets there within the "
-    "budgets measured, the page says “beyond the measured range” rather than guess."
+    "How many times as many labels a rival would need to reach the same score, read off the "
+    "rival's curve by interpolation. Where that curve never gets there within the budgets "
+    "measured, the page gives the bound (“more than 3x”) or nothing rather than guess. The "
+    "smallest one over the arms without pretraining is the one that is quoted."
 )
-_COST = (
-    "FLOPs are counted from the model's shapes, pretraining included. Pretraining pays back after "
-    "the number of tasks at which one shared model costs less than one network for each task, "
-    "trained to the same quality."
+_FITTED = (
+    "The error of each arm is fitted by a power law of the number of labels, error = a + b n^-c. "
+    "Pretraining stops paying where its curve meets that of the rival; beyond the budgets measured "
+    "the page says so and gives no number."
+)
+_CALIBRATION = (
+    "NLL is the mean negative log-likelihood of the true class in nats. ECE, the expected "
+    "calibration error, is the mean gap between confidence and accuracy over bins of confidence. "
+    "Lower is better for both."
 )
 
 
@@ -69,12 +61,12 @@ def _seeds(results: Results) -> str:
     runs = sorted({len(seeds) for seeds in by_cell.values()})
     if runs == [1]:
         return (
-            "Each accuracy is one run with one seed: there is no interval, and chance is not ruled "
+            "Each score is one run with one seed: there is no interval, and chance is not ruled "
             "out. Use at least eight seeds before believing a difference."
         )
     number = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     return (
-        f"Each accuracy is the mean over {number} seeds. A seed draws its own labeled examples "
+        f"Each score is the mean over {number} seeds. A seed draws its own labeled examples "
         "and its own initial weights, the same draw for every arm, so arms are compared pair by "
         "pair. The test set is the same for all."
     )
@@ -90,62 +82,178 @@ def _model_selection(results: Results) -> str:
     if not trials:
         return "The settings tried were not recorded."
     if len(set(trials.values())) == 1:
-        amount = f"Every arm tried the same number of settings ({next(iter(trials.values()))})"
+        amount = f"Every arm tried the same number of settings ({next(iter(trials.values()))})."
     else:
-        listed = ", ".join(f"{arm} {number}" for arm, number in trials.items())
-        amount = f"The arms did not all try the same number of settings ({listed})"
-    searched = {cell.seed for cell in results.cells if cell.trials}
+        counts = ", ".join(f"{arm} {number}" for arm, number in trials.items())
+        amount = f"Settings tried: {counts}."
     seeds = {cell.seed for cell in results.cells}
-    if 0 < len(searched) < len(seeds):
-        amount += f", searched on {len(searched)} of {len(seeds)} seeds to save computing"
+    searched = _find(results.config, "search_seeds")
+    if _chosen_by_seed(results):
+        who = "Each seed chose its own, from its own labels alone"
+    elif isinstance(searched, int) and searched < len(seeds):
+        who = (
+            f"The search was made on {searched} of {len(seeds)} seeds and its choice used for all "
+            "of them"
+        )
+    else:
+        who = "The choice was made"
     return (
-        f"{amount}. The best was chosen on validation data cut from the labels the arm was given "
-        "(by cross-validation where they are few), never on test. Pretraining recipes too were "
-        "chosen on validation data; test was scored once. All trials are in results.json."
+        f"{amount} {who}, on validation data cut from the labels the arm was given (by "
+        "cross-validation where they are few), never on test. An arm that is a family of models "
+        "chose among them in the same way. All trials are in results.json."
+    )
+
+
+def _chosen_by_seed(results: Results) -> bool:
+    """Whether two seeds of a cell have trials of their own."""
+    first: dict[tuple, Any] = {}
+    for cell in results.cells:
+        key = cell.task, cell.arm, cell.num_labels
+        if cell.trials and first.setdefault(key, cell.trials) != cell.trials:
+            return True
+    return False
+
+
+def _test_items(results: Results) -> str:
+    texts = []
+    for task in results.tasks:
+        about, title = task.test_slice, results.task(task.name).title
+        if about is None:
+            continue
+        named = f" (the slice {about.name})" if about.name else ""
+        kept = "kept apart until the recipe was frozen, " if about.sealed else ""
+        before = scored_before(results, task.name) or "how often it was scored before is not known"
+        groups = ""
+        if task.item_group:
+            groups = f"; items of one {task.item_group} belong together and vary together"
+        items = formats.count(about.items if about.items is not None else task.test)
+        texts.append(f"{title}: {items} items{named}, {kept}{before}{groups}.")
+    if not texts and results.cells:
+        return "How often these test items had been scored before this study was not recorded."
+    return " ".join(texts)
+
+
+def _checkpoints(results: Results) -> str:
+    """Whether the figures are of one pretrained checkpoint or of several."""
+    if not any(results.arm(row.arm).pretrained_on is not None for row in results.comparisons):
+        return ""
+    nested = any(row.checkpoints is not None for row in results.comparisons)
+    if not nested:
+        seeds = _find(results.config, "pretrain_seeds")
+        if isinstance(seeds, int) and seeds > 1:
+            return (
+                f"Pretraining was repeated with {seeds} seeds. The intervals take the runs as "
+                "independent, although some share a checkpoint: they are too narrow."
+            )
+    number = max((results.num_checkpoints(task) for task in results.task_names()), default=1)
+    if number > 1:
+        return (
+            f"Pretraining was repeated: the runs start from {number} checkpoints, and the "
+            "intervals take runs of one checkpoint as a cluster: they hold for a new pretraining."
+        )
+    return (
+        "All seeds of a pretrained arm start from one and the same pretrained checkpoint. Its "
+        "intervals hold for this checkpoint: another pretraining could land elsewhere "
+        "(--pretrain_seeds above 1 measures that)."
+    )
+
+
+def _interval(results: Results) -> str:
+    groups = sorted({int(row.groups) for row in results.comparisons if row.groups})
+    clusters = f" Test items enter by group ({listed([str(n) for n in groups])} groups)."
+    return (
+        "The range of differences the data are compatible with: made this way, 95 of 100 such "
+        "intervals hold the true difference. In the tables and the plots of differences it covers "
+        "both sources of chance, the run and the test items; the bands round the lines of accuracy "
+        "cover the runs only, so compare arms by the differences, not by whether bands overlap."
+        f"{clusters if groups else ''}"
     )
 
 
 def _p_values(results: Results) -> str:
-    text = (
-        "p is how often a difference this large would come up if the two arms were equally good, "
-        "by flipping the sign of each seed's difference. Among many differences, some will look "
-        "large by luck; Holm's correction raises p to allow for that."
+    rows = [row for row in results.comparisons if row.p_adjusted is not None]
+    if not rows:
+        return ""
+    text = "p is how often a difference this large would come up if the two arms were equally good."
+    # Results with checkpoints have p from the model of the interval; older ones from sign flips.
+    if not any(row.checkpoints is not None for row in rows):
+        return (
+            f"{text} It is from flipping the sign of each seed's difference, raised by Holm's "
+            f"correction for {len(rows)} comparisons, which few seeds cannot pass: with "
+            f"{min((int(row.seeds) for row in rows if row.seeds), default=1)} seeds the adjusted p "
+            f"is at least {formats.p_value(_holm_floor(rows))} whatever the effect."
+        )
+    text += (
+        " It comes from the same model as the interval: it is under 0.05 exactly where the "
+        f"interval excludes zero. Among {len(rows)} comparisons some look large by luck; the "
+        "adjusted p allows for that by the Westfall-Young max-T method over all of them."
     )
-    rows = [row for row in results.comparisons if row.seeds]
-    if rows:
-        seeds = min(int(row.seeds or 1) for row in rows)
-        least, floor = 2.0 ** (1 - seeds), _holm_floor(rows)
-        text += f" With {seeds} seed{'s' * (seeds > 1)} p can't go under {formats.p_value(least)}"
-        if floor > 0.05:
-            text += (
-                f", so over {len(rows)} differences Holm's p can't go under "
-                f"{formats.p_value(floor)} however large the effect: read the intervals"
-            )
-        text += "."
+    primary = list(
+        dict.fromkeys(f"{row.arm} − {row.baseline}" for row in results.comparisons if row.primary)
+    )
+    if primary:
+        text += (
+            " Those declared as primary before the results were seen are adjusted among "
+            f"themselves: the mean over all label budgets of {listed(primary)}. A difference to "
+            f"the {BEST_RIVAL} is ahead only if it is ahead of every arm without pretraining."
+        )
     return text
 
 
-def _holm_floor(rows: list[Comparison]) -> float:
+def _holm_floor(rows: list) -> float:
     """The least p that a sign-flip test with Holm's correction over `rows` can give."""
     seeds = min((row.seeds for row in rows if row.seeds), default=1)
     return min(1.0, len(rows) * 2.0 ** (1 - seeds))
 
 
-def _checkpoint(results: Results) -> str:
-    seeds = _find(results.config, "pretrain_seeds")
-    if isinstance(seeds, int) and seeds > 1:
-        return (
-            f"Pretraining was repeated with {seeds} seeds, so the intervals include how lucky one "
-            "pretraining is."
+def _words(results: Results) -> str:
+    text = (
+        "“Better” and “worse” are said only where the interval excludes zero and the adjusted p is "
+        "under 0.05; else “no clear difference”."
+    )
+    margins = {row.margin for row in results.comparisons if row.p_equivalence is not None}
+    if margins:
+        listed_margins = listed(
+            [margin_words(margin) for margin in sorted(m or 0 for m in margins)]
         )
-    option = "" if seeds is None else " (--pretrain_seeds above 1 measures that)"
+        text += (
+            f" “Within the margin” ({listed_margins}) is said where two one-sided tests, each at "
+            "5%, reject a difference larger than that."
+        )
+    if any(cell.still_improving is not None for cell in results.cells):
+        text += (
+            " An arm that was still improving in at least half of its runs, by more than a point "
+            "of validation over the last doubling of its updates, is never said to be beaten."
+        )
+    return text
+
+
+def _detectable(results: Results) -> str:
+    if all(row.detectable is None for row in results.comparisons):
+        return ""
     return (
-        "All seeds of a pretrained arm start from one and the same pretrained checkpoint. Its "
-        f"intervals hold for that checkpoint: another pretraining could land elsewhere{option}."
+        "The smallest true difference that this design would have found with a probability of 80%. "
+        "Where no clear difference was found, a smaller one than this may well exist."
     )
 
 
-def _published(results: Results) -> list[tuple[str, str]]:
+def _cost(results: Results) -> str:
+    text = "FLOPs are counted from the model's shapes."
+    if any(row.adapt_cpu_seconds is not None for row in results.compute_cost):
+        text += (
+            " Time is process CPU time, one clock for all arms, neural or not. Adapting is the "
+            "search for settings, the fit and the prediction of one seed; compilation and the "
+            "features of a frozen model are counted apart, pretraining once for a checkpoint. The "
+            "number of tasks after which pretraining pays back is given only where the lower end "
+            "of the label multiplier is above 1."
+        )
+    return (
+        f"{text} Pretraining pays back after the number of tasks at which one shared model costs "
+        "less than one network for each task, trained to the same quality."
+    )
+
+
+def _published(results: Results) -> str:
     models = [
         f"{results.task(task.name).title}: {about.model}, {about.source}; licence of the "
         f"weights: {about.licence}; {formats.count(about.parameters)} parameters, up to "
@@ -153,8 +261,12 @@ def _published(results: Results) -> list[tuple[str, str]]:
         for task in results.tasks
         if (about := task.published)
     ]
-    text = "A published model may have seen these very test items in its own pretraining."
-    return [("Published weights", " ".join([text, *models]))] if models else []
+    text = f"The {PUBLISHED} model may have seen these very test items in its own pretraining."
+    return " ".join([text, *models]) if models else ""
+
+
+def _measured(results: Results, *fields: str) -> bool:
+    return any(getattr(cell, field) is not None for cell in results.cells for field in fields)
 
 
 def _find(config: Any, key: str) -> Any:

@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from fm.errors import UserError
 from fm.files import atomic_write
 from fm.report import formats, plots, style, tables
-from fm.report.headline import NOTHING, findings, outcome
-from fm.report.methodology import methodology_notes, num_significant_sentence
+from fm.report.cautions import cautions
+from fm.report.decisions import decisions, label_multiplier, outcome, outcome_words
+from fm.report.headline import NOTHING, findings
+from fm.report.methodology import methodology_notes
 from fm.report.schema import Results, capitalize_first, parse
 
 # Media types that may be put into the page, and how each file begins.
@@ -95,22 +97,27 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             f"{title}: test accuracy against the number of labels, one line for each arm",
             plots.accuracy(results, task),
         )
-        baselines = (row.baseline for row in results.comparisons if row.task == task)
-        for baseline in results.arm_names(baselines):
-            yield (
-                *("differences", task, f"{title}, against {baseline}"),
-                f"{title}: differences of each arm to {baseline} with 95% intervals",
-                plots.forest(results, task, baseline),
-            )
         yield (
-            *("multiplier", task, title),
-            f"{title}: how many times the labels training from scratch would need",
-            plots.multipliers(results, task),
+            *("learning_curves", task, f"{title}: fitted curves"),
+            f"{title}: fitted learning curves, and the number of labels where they cross",
+            plots.learning_curves(results, task),
+        )
+        for place, arm in enumerate(_arms_by_interest(results, task)):
+            yield (
+                *("other_differences" if place else "differences", task, f"{title}: {arm}"),
+                f"{title}: differences of {arm} from each rival with 95% intervals",
+                plots.forest(results, task, arm),
+            )
+        leading = next(iter(_arms_by_interest(results, task)), "")
+        yield (
+            *("multiplier", task, f"{title}: {leading}"),
+            f"{title}: how many times the labels each rival of {leading} would need",
+            plots.multipliers(results, task, leading),
         )
         yield (
-            *("adaptation", task, f"{title}: learning from labels{_of_items(results, task)}"),
-            f"{title}: quality against training steps, one panel for each label budget",
-            plots.adaptation_curves_figure(results, task),
+            *("cost", task, f"{title}: CPU time"),
+            f"{title}: CPU time of each arm by part",
+            plots.cpu_seconds(results, task),
         )
     budgets = {row.num_labels for row in results.comparisons} if results.claims else set()
     for num_labels in sorted(budgets, key=lambda number: number or 0):
@@ -138,13 +145,11 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             yield f"ablation {ablation.name}", None, caption, f"ablation: {caption}", figure
 
 
-def _of_items(results: Results, task: str) -> str:
-    """`, 200 of 1,000 test items` where a learning curve is scored on fewer than the rest."""
-    items = next((row.items for row in results.curves if row.task == task and row.items), None)
-    whole = results.task(task).test
-    if items is None or whole is None or items >= whole:
-        return ""
-    return f", {formats.count(items)} of {formats.count(whole)} test items"
+def _arms_by_interest(results: Results, task: str) -> list[str]:
+    """The compared arms, those that decisions are about first."""
+    decided = [row.best_pretrained for row in decisions(results, task)]
+    compared = results.arm_names(row.arm for row in results.comparisons if row.task == task)
+    return sorted(compared, key=lambda arm: (-decided.count(arm), compared.index(arm)))
 
 
 def _file_name(section: str, task: str | None, taken: set[str]) -> str:
@@ -170,6 +175,9 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         "std_points": formats.std_points,
         "config_value": formats.config_value,
         "outcome": outcome,
+        "outcome_words": outcome_words,
+        "difference": formats.difference,
+        "label_budget": formats.label_budget,
         "data_uri": data_uri,
         "short": _shorten,
         "capital": capitalize_first,
@@ -190,16 +198,21 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         break_even=tables.break_even_rows(results),
         pretraining_shares=tables.pretraining_token_shares(results.curves),
         arms=[arm for arm in results.arms if arm.name in compared],
-        accuracies=[tables.accuracy_table(results, task) for task in results.task_names()],
+        scores=[tables.score_table(results, task) for task in results.task_names()],
+        decisions={task: tables.decision_table(results, task) for task in results.task_names()},
+        cautions={task: cautions(results, task) for task in results.task_names()},
+        label_multiplier=label_multiplier,
         comparisons=_by_task(tables.sorted_comparisons(results)),
         label_efficiency=_by_task(results.label_efficiency),
-        compute_cost=_by_task(results.compute_cost),
+        compute_cost={
+            task: tables.cost_rows(results, task) for task in _by_task(results.compute_cost)
+        },
+        cpu_parts=tables.CPU_SECONDS,
         methods=_by_task(results.methods),
         mistakes=_by_task(results.mistakes),
         samples=_by_task(results.samples),
         max_cards=_MAX_CARDS,
         figures=by_section,
-        significance=num_significant_sentence(results),
         notes=methodology_notes(results),
         config=flatten_config(results.config),
         missing=formats.MISSING,

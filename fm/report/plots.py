@@ -12,19 +12,25 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from fm.report import formats, style
-from fm.report.headline import outcome
+from fm.report.cautions import majority_level
+from fm.report.decisions import decisions, label_multiplier, outcome
 from fm.report.schema import (
+    BEST_RIVAL,
     AblationResults,
     AblationRow,
     Arm,
     Comparison,
+    Crossing,
     Difference,
+    LearningCurve,
     Results,
     Task,
 )
 from fm.report.style import BETTER, WORSE
 from fm.report.tables import (
+    CPU_SECONDS,
     amortized_cost_at_fewest_labels,
+    cost_rows,
     seed_mean,
     seed_means,
     sorted_comparisons,
@@ -33,6 +39,10 @@ from fm.report.tables import (
 _OUTCOME_COLORS = {"better": BETTER, "worse": WORSE}
 # Characters of column names that fit side by side under a grid; longer ones are slanted.
 _MAX_LEVEL_CHARACTERS = 48
+# Bands round lines that can be told apart.
+_MAX_BANDS = 5
+# Marker of each part of the CPU time, and whether it is hollow, for what is counted apart.
+_COST_MARKS = (("o", False), ("s", False), ("^", True), ("D", True))
 # Color and marker of each number of labels in the panels of an ablation.
 _BUDGET_LOOKS = (("#000000", "s"), (BETTER, "o"))
 
@@ -42,7 +52,7 @@ def accuracy(results: Results, task: str) -> Figure | None:
     means = seed_means(results, task)
     if not means:
         return None
-    about, height = results.task(task), 3.5
+    about, height = results.task(task), 2.7 + 0.2 * max(4, len(means))
     with style.plot_style():
         figure = style.new_figure(height)
         axes = figure.add_subplot()
@@ -51,7 +61,9 @@ def accuracy(results: Results, task: str) -> Figure | None:
             arm, points = results.arm(name), means[name]
             x, y = [point.num_labels for point in points], [100 * point.mean for point in points]
             axes.plot(x, y, **_line(arm))
-            band = [point for point in points if point.low is not None and point.high is not None]
+            # Many bands hide each other: then only the arms that the decisions are about have one.
+            shaded = len(means) <= _MAX_BANDS or name in _decided_arms(results, task)
+            band = [p for p in points if shaded and p.low is not None and p.high is not None]
             axes.fill_between(
                 [point.num_labels for point in band],
                 [max(0.0, 100 * (point.low or 0.0)) for point in band],
@@ -82,9 +94,8 @@ def _draw_chance(axes: Axes, about: Task) -> None:
 
     Chance is the accuracy of always answering the most frequent class, 1/classes if unknown.
     """
-    even = 100 / len(about.classes or [""])
-    level = max(100 * (about.majority_rate or 0.0), even)
-    name = "chance" if level < 1.2 * even else "most frequent class"
+    level, name = majority_level(about)
+    level *= 100
     low, high = axes.get_ylim()
     near = level > low - (high - low)
     if near:
@@ -102,16 +113,94 @@ def _draw_chance(axes: Axes, about: Task) -> None:
     )
 
 
-def forest(results: Results, task: str, baseline: str) -> Figure | None:
-    """Draws a forest plot of arms' differences from a baseline on a task, with 95% intervals."""
-    rows = [
-        row for row in sorted_comparisons(results) if (row.task, row.baseline) == (task, baseline)
-    ]
+def learning_curves(results: Results, task: str) -> Figure | None:
+    """Plots fitted learning curves of the pretrained arm and its best rivals, where they cross.
+
+    Points are means over seeds with 95% intervals; the band is the interval of the number of
+    labels at which pretraining stops paying.
+    """
+    rows = decisions(results, task)
+    own = {row.best_pretrained for row in rows}
+    rivals = {row.best_rival for row in rows}
+    if any(row.rival == BEST_RIVAL for row in results.crossings):
+        rivals = {BEST_RIVAL}
+    arms = _decided_arms(results, task)
+    fits = {row.arm: row for row in results.learning_curves if row.task == task}
+    means = seed_means(results, task)
+    drawn = [arm for arm in arms if arm in fits and arm in means]
+    if not drawn:
+        return None
+    budgets = sorted({point.num_labels for arm in drawn for point in means[arm]})
+    height = 3.5
+    with style.plot_style():
+        figure = style.new_figure(height)
+        axes = figure.add_subplot()
+        x = np.geomspace(budgets[0], budgets[-1], 100)
+        ends = []
+        for name in drawn:
+            look = _line(results.arm(name))
+            line: dict[str, Any] = look | {"marker": ""}
+            mark: dict[str, Any] = look | {"linestyle": "none"}
+            y = 100 * _fitted_score(fits[name], x)
+            axes.plot(x, y, **line)
+            ends.append((float(y[-1]), results.arm(name)))
+            for point in means[name]:
+                at = point.num_labels
+                if point.low is not None and point.high is not None:
+                    axes.plot(
+                        [at, at], [100 * point.low, 100 * point.high], color=look["color"], lw=1
+                    )
+                axes.plot([at], [100 * point.mean], **mark)
+        style.log_budget_axis(axes, budgets)
+        axes.margins(y=0.06)
+        axes.autoscale_view(scalex=False)
+        for row in results.crossings:
+            if row.task == task and row.arm in own and row.rival in rivals:
+                _draw_crossing(axes, row)
+        axes.set_xlabel("labeled examples (log scale)")
+        axes.set_ylabel(f"test {results.task(task).metric}, %")
+        style.label_line_ends(axes, ends, height - 0.8)
+    return figure
+
+
+def _decided_arms(results: Results, task: str) -> list[str]:
+    rows = decisions(results, task)
+    return results.arm_names(arm for row in rows for arm in (row.best_pretrained, row.best_rival))
+
+
+def _fitted_score(fit: LearningCurve, labels: np.ndarray) -> np.ndarray:
+    """One less the fitted error."""
+    return 1 - (fit.asymptote or 0) - (fit.scale or 0) * labels ** -(fit.exponent or 0)
+
+
+def _draw_crossing(axes: Axes, row: Crossing) -> None:
+    left, right = axes.get_xlim()
+    if row.labels is None or row.status != "crosses":
+        return
+    axes.axvline(row.labels, color=style.INK, linewidth=1, linestyle="--")
+    axes.axvspan(row.low or left, row.high or right, color=style.FAINT, alpha=0.15, linewidth=0)
+    axes.set_xlim(left, right)
+    axes.annotate(
+        f"{formats.count(row.labels)}",
+        (row.labels, 0.02),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(3, 0),
+        textcoords="offset points",
+        fontsize=9,
+    )
+
+
+def forest(results: Results, task: str, arm: str) -> Figure | None:
+    """Draws a forest plot of an arm's differences from every rival, with 95% intervals.
+
+    Filled marks are differences that keep an adjusted p under 0.05.
+    """
+    rows = [row for row in sorted_comparisons(results) if (row.task, row.arm) == (task, arm)]
     if not rows:
         return None
     slots: list[Comparison | str] = []
     for row in rows:
-        heading = f"{row.arm} − {row.baseline}"
+        heading = f"against {row.baseline}"
         slots += [row] if heading in slots else [heading, row]
     with style.plot_style():
         figure = style.new_figure(0.2 * len(slots) + 0.75)
@@ -124,7 +213,7 @@ def forest(results: Results, task: str, baseline: str) -> Figure | None:
         axes.set_ylim(len(slots) - 0.4, -0.6)
         axes.yaxis.set_major_locator(FixedLocator(list(range(len(slots)))))
         names = [
-            slot if isinstance(slot, str) else f"{formats.count(slot.num_labels)} labels"
+            slot if isinstance(slot, str) else formats.label_budget(slot.num_labels)
             for slot in slots
         ]
         axes.set_yticklabels(names, fontsize=9)
@@ -133,9 +222,7 @@ def forest(results: Results, task: str, baseline: str) -> Figure | None:
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel(
-            "difference, percentage points (right of 0: the first is better)", fontsize=9
-        )
+        axes.set_xlabel(f"percentage points (right of 0: {arm} is better)", fontsize=9)
     return figure
 
 
@@ -165,37 +252,37 @@ def _draw_difference(axes: Axes, place: int, row: Comparison) -> None:
     )
 
 
-def multipliers(results: Results, task: str) -> Figure | None:
-    """Plots label multipliers against the number of labels; arrows mark lower bounds."""
-    rows = [row for row in results.label_efficiency if row.task == task and row.num_labels]
-    known = [row for row in rows if row.label_multiplier]
+def multipliers(results: Results, task: str, arm: str) -> Figure | None:
+    """Plots an arm's label multipliers against every rival; arrows mark lower bounds."""
+    rows = [
+        row
+        for row in results.label_efficiency
+        if (row.task, row.arm) == (task, arm) and row.num_labels
+    ]
+    known = [row for row in rows if label_multiplier(row.label_multiplier, row.censored)]
     if not known:
         return None
     with style.plot_style():
         figure = style.new_figure(3.2)
         axes = figure.add_subplot()
-        names = results.arm_names(row.arm for row in known)
+        names = results.arm_names(row.rival for row in known)
         for number, name in enumerate(names):
-            arm = results.arm(name)
+            rival = results.arm(name)
+            look: dict[str, Any] = {"color": rival.color, "marker": rival.marker}
             nudge = 1.05 ** (number - (len(names) - 1) / 2)  # intervals side by side
-            for row in (row for row in known if row.arm == name):
+            for row in (row for row in known if row.rival == name):
                 x, y = (row.num_labels or 0) * nudge, row.label_multiplier or 0
-                axes.plot([x, x], [row.low or y, row.high or y], color=arm.color, linewidth=1.4)
-                axes.plot([x], [y], marker=arm.marker, color=arm.color)
+                axes.plot([x, x], [row.low or y, row.high or y], color=rival.color, linewidth=1.4)
+                axes.plot([x], [y], **look)
                 if row.censored:
+                    arrow = {"arrowstyle": "<-", "color": rival.color, "lw": 1.4, "shrinkB": 3}
                     axes.annotate(
-                        "",
-                        (x, y),
-                        xytext=(0, 16 if row.censored == "above" else -16),
+                        *("", (x, y)),
+                        xytext=(0, 16),
                         textcoords="offset points",
-                        arrowprops={
-                            "arrowstyle": "<-",
-                            "color": arm.color,
-                            "linewidth": 1.4,
-                            "shrinkB": 3,
-                        },
+                        arrowprops=arrow,
                     )
-            axes.plot([], [], color=arm.color, marker=arm.marker, label=name)
+            axes.plot([], [], label=name, **look)
         axes.axhline(1, color=style.INK, linewidth=1)
         axes.set_yscale("log")
         style.log_budget_axis(axes, sorted({row.num_labels or 0 for row in rows}))
@@ -207,10 +294,40 @@ def multipliers(results: Results, task: str) -> Figure | None:
         ticks = [part * 10**power for power in range(-2, 3) for part in (1, 1.5, 2, 3, 5, 7)]
         axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"×{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
         axes.set_xlabel("labeled examples (log scale)")
-        axes.set_ylabel("labels scratch would need")
+        axes.set_ylabel("labels the rival would need")
         figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def cpu_seconds(results: Results, task: str) -> Figure | None:
+    """Plots each arm's CPU seconds by part (pretraining, adapting, ...) on a log axis."""
+    rows = [each for each in cost_rows(results, task) if any(each["cpu"].values())]
+    if not rows:
+        return None
+    with style.plot_style():
+        figure = style.new_figure(1.2 + 0.26 * len(rows))
+        axes = figure.add_subplot()
+        for (field, words), (marker, hollow) in zip(CPU_SECONDS, _COST_MARKS, strict=True):
+            look: dict[str, Any] = {"marker": marker, "linestyle": "none", "markersize": 6}
+            for place, each in enumerate(rows):
+                if each["cpu"][field]:
+                    color = results.arm(each["row"].arm).color
+                    face = "white" if hollow else color
+                    axes.plot(
+                        [each["cpu"][field]], [place], **look, color=color, markerfacecolor=face
+                    )
+            if any(each["cpu"][field] for each in rows):
+                face = "white" if hollow else style.FAINT
+                axes.plot([], [], **look, color=style.FAINT, markerfacecolor=face, label=words)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.seconds(value)))
+        axes.set_yticks(range(len(rows)), [each["row"].arm for each in rows], fontsize=9)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("CPU time (log scale)", fontsize=9)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -241,56 +358,10 @@ def pretraining(results: Results, task: str | None, unit: str | None) -> Figure 
     return figure
 
 
-def adaptation_curves_figure(results: Results, task: str) -> Figure | None:
-    """Plots validation score against adaptation steps, a line per arm, a panel per label budget."""
-    curves = [
-        row for row in results.curves if row.task == task and row.kind == "adapt" and row.value
-    ]
-    if not curves:
-        return None
-    budgets = _evenly(sorted({row.num_labels for row in curves if row.num_labels}), 4) or [None]
-    items = next((row.items for row in curves if row.items), None)
-    columns = min(2, len(budgets))
-    lines = -(-len(budgets) // columns)
-    with style.plot_style():
-        figure = style.new_figure(1.0 + 1.7 * lines)
-        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, budget in zip(panels, budgets, strict=False):
-            about = "all labels" if budget is None else f"{formats.count(budget)} labels"
-            axes.set_title(
-                about if items is None else f"{about}, {formats.count(items)} test items"
-            )
-            for row in (row for row in curves if row.num_labels == budget):
-                arm = results.arm(row.arm)
-                x, y = _series(row.steps, row.value)
-                axes.plot(x, 100 * y, color=arm.color, linestyle=arm.linestyle)
-        for axes in panels[len(budgets) :]:
-            axes.set_visible(False)
-        for name in results.arm_names(row.arm for row in curves):
-            arm = results.arm(name)
-            panels[0].plot([], [], color=arm.color, linestyle=arm.linestyle, label=name)
-        unit = next((row.unit for row in curves if row.unit), "accuracy")
-        for place, axes in enumerate(panels[: len(budgets)]):
-            if place % columns == 0:
-                axes.set_ylabel(f"{unit}, %")
-            if place + columns >= len(budgets):
-                axes.set_xlabel("steps on labels")
-                axes.tick_params(axis="x", labelbottom=True)
-        figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
 def _series(x: list | None, y: list | None) -> tuple[np.ndarray, np.ndarray]:
     """Two equally long float arrays, NaN where a value is missing, so that a line breaks there."""
     pairs = np.array(list(zip(x or [], y or [], strict=False)), dtype=float).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
-
-
-def _evenly(values: list, most: int) -> list:
-    """At most `most` of the values, evenly chosen, the first and the last among them."""
-    if len(values) <= most:
-        return values
-    return [values[round(index)] for index in np.linspace(0, len(values) - 1, most)]
 
 
 def amortized_cost_figure(results: Results, unit: str) -> Figure | None:

@@ -18,6 +18,8 @@ from fm.errors import UserError
 from fm.report import schema_1
 
 SCHEMA = 2
+# Stands for the best of all arms without pretraining in comparisons and crossings.
+BEST_RIVAL = "best rival"
 # Larger whole numbers are no number of anything.
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Integer | float | None
@@ -57,12 +59,29 @@ class PublishedWeights(msgspec.Struct):
     reading: Text = None
 
 
+class TestSlice(msgspec.Struct):
+    """The test items that a task was scored on.
+
+    Attributes:
+      scored_before: at least so many configurations had been scored on them before this study;
+        "unknown" if no record could be read.
+      sealed: whether they were kept apart until the recipe was frozen.
+    """
+
+    name: Text = None
+    items: Number = None
+    scored_before: Number | str = None
+    sealed: bool | None = None
+
+
 class Task(msgspec.Struct):
     """A task of a study and its data set.
 
     Attributes:
       data_noun: names the data, for example "images".
       majority_rate: share of the test items of the most frequent class.
+      item_group: column whose values group the test items (a writer, a source); None if none.
+      original_size, image_size: height and width of the images as they are and as arms read them.
     """
 
     name: Text = None
@@ -79,6 +98,10 @@ class Task(msgspec.Struct):
     fingerprint: Text = None
     split: Text = None
     published: PublishedWeights | None = None
+    test_slice: TestSlice | None = None
+    item_group: Text = None
+    original_size: list[Number] | None = None
+    image_size: list[Number] | None = None
 
 
 class Row(msgspec.Struct):
@@ -90,13 +113,33 @@ class Row(msgspec.Struct):
 
 
 class SeedScore(Row):
-    """Score of an arm on a task with one number of labels and one seed."""
+    """Score of an arm on a task with one number of labels and one seed.
+
+    Attributes:
+      value: the task's metric. The other scores are None where they do not apply.
+      nll, ece: mean negative log-likelihood in nats; expected calibration error, 0 to 1.
+      still_improving: whether the last doubling of updates still gained validation.
+      at_edge: hyper-parameters chosen at the edge of their grid.
+      constant_prediction: whether all test items got one answer.
+      cpu_seconds: process CPU time of search, fit and prediction.
+      compile_seconds, feature_cpu_seconds: of compilation and of a frozen model's features.
+    """
 
     modality: Text = None
     seed: Number = None
     metric: Text = None
     value: Number = None
     trials: list | None = None
+    balanced_accuracy: Number = None
+    macro_f1: Number = None
+    nll: Number = None
+    ece: Number = None
+    still_improving: bool | None = None
+    at_edge: list[str] | None = None
+    constant_prediction: bool | None = None
+    cpu_seconds: Number = None
+    compile_seconds: Number = None
+    feature_cpu_seconds: Number = None
 
 
 class DifferenceVariance(msgspec.Struct):
@@ -107,27 +150,118 @@ class DifferenceVariance(msgspec.Struct):
 
 
 class Difference(Row):
-    """A score difference between two arms (scores in 0..1), with its 95% interval."""
+    """A score difference between two arms (scores in 0..1), with its 95% interval.
+
+    Attributes:
+      p_adjusted: p, corrected for the number of comparisons.
+      p_equivalence: of two one-sided tests that the difference is within `margin` (in 0..1).
+      detectable: smallest difference that the design would have seen with a power of 80%.
+      loser_improving: whether the arm that is behind was still improving when its training ended;
+        `parse` finds it from the cells.
+    """
 
     difference: Number = None
     low: Number = None
     high: Number = None
+    p_adjusted: Number = None
+    p_equivalence: Number = None
+    margin: Number = None
+    detectable: Number = None
+    loser_improving: bool = False
 
 
 class Comparison(Difference):
-    """A score difference of an arm from a baseline on one task, with its p-values."""
+    """A score difference of an arm from a baseline on one task, with its p-values.
+
+    Attributes:
+      num_labels: None for the mean over all label budgets.
+      baseline, rival: an arm; of `BEST_RIVAL`, `rival` is the one that the figures are against.
+      checkpoints: how many pretrained checkpoints it is over.
+      groups: how many groups the test items fall into; None if they are independent.
+      seeds_to_decide, items_to_decide: how many of each would decide it; None if it is decided, or
+        if more would not decide it.
+      primary: whether it was declared as primary before the results were seen.
+    """
 
     baseline: Text = None
+    rival: Text = None
     p: Number = None
-    p_adjusted: Number = None
     seeds: Number = None
+    checkpoints: Number = None
     items: Number = None
+    groups: Number = None
     variance: DifferenceVariance | None = None
+    seeds_to_decide: Number = None
+    items_to_decide: Number = None
+    primary: bool = False
+
+
+class Multiplier(msgspec.Struct):
+    """How many times as many labels a rival needs to match an arm, with its lower end."""
+
+    value: Number = None
+    low: Number = None
+
+
+class Decision(Difference):
+    """What to do on a task at one number of labels.
+
+    The difference is that of `best_pretrained` to `rival`, the arm without pretraining that is
+    hardest to be ahead of; mostly the `best_rival`.
+
+    Attributes:
+      best_arm, best_value: over all arms.
+      published_value: score of the published weights, None if they were not run.
+      label_multiplier: of `best_pretrained` against each rival.
+      smallest_multiplier: the smallest of them; None where a curve ends before it.
+      verdict: "pretrain", "do not", "no clear difference" or "still improving".
+    """
+
+    best_arm: Text = None
+    best_value: Number = None
+    published_value: Number = None
+    best_pretrained: Text = None
+    best_rival: Text = None
+    rival: Text = None
+    label_multiplier: dict[str, Multiplier] = {}
+    smallest_multiplier: Number = None
+    verdict: Text = None
+
+
+class LearningCurve(Row):
+    """Fitted power law of an arm's error: asymptote + scale * labels ** -exponent."""
+
+    asymptote: Number = None
+    scale: Number = None
+    exponent: Number = None
+
+
+class Crossing(Row):
+    """Number of labels at which an arm's fitted learning curve falls below a rival's.
+
+    Attributes:
+      labels: None if beyond what was measured, or if the arm is never ahead.
+      status: "crosses", "ahead to the end", "never ahead" or "unclear".
+    """
+
+    rival: Text = None
+    labels: Number = None
+    low: Number = None
+    high: Number = None
+    status: Text = None
+
+
+class PretrainedModel(msgspec.Struct):
+    """A pretraining run, named task/arm/seed; `stopped_because` "steps", "flat" or "time"."""
+
+    name: str = ""
+    stopped_because: Text = None
 
 
 class LabelEfficiency(Row):
-    """Labels that training from scratch needs to match an arm's score, over the arm's labels."""
+    """Labels that a rival needs to match an arm's score, over the arm's labels."""
 
+    rival: str = "scratch"
     label_multiplier: Number = None
     low: Number = None
     high: Number = None
@@ -136,12 +270,24 @@ class LabelEfficiency(Row):
 
 
 class ComputeCost(Row):
-    """FLOPs and seconds of an arm on a task, and its break-even number of tasks."""
+    """FLOPs and CPU seconds of an arm on a task, and its break-even number of tasks.
+
+    Attributes:
+      pretrain_cpu_seconds: of one checkpoint. Older files have `pretrain_seconds` on the wall.
+      adapt_cpu_seconds: search, fit and prediction of one seed at `num_labels` labels.
+      label_cost, labels_saved, money_saved: price of a label (--label_cost), labels saved against
+        the best rival, and what they are worth less the cost of computing.
+    """
 
     pretrain_flops: Number = None
     pretrain_seconds: Number = None
+    pretrain_cpu_seconds: Number = None
     adapt_flops: Number = None
     adapt_seconds: Number = None
+    adapt_cpu_seconds: Number = None
+    label_cost: Number = None
+    labels_saved: Number = None
+    money_saved: Number = None
     break_even_tasks: Number = None
     note: Text = None
 
@@ -156,16 +302,11 @@ class Decontamination(Row):
 
 
 class Curve(Row):
-    """A learning curve; `kind` is "pretrain" (loss over tokens) or "adapt" (score over steps).
-
-    `items` is the number of test items scored, of an "adapt" curve.
-    """
+    """A curve of `kind` "pretrain": the loss over tokens, of training and of validation."""
 
     kind: Text = None
     unit: Text = None
-    items: Number = None
     tokens: Series = None
-    steps: Series = None
     value: Series = None
     validation_tokens: Series = None
     validation: Series = None
@@ -287,7 +428,7 @@ class AblationResults(msgspec.Struct):
 
 
 class Claim(msgspec.Struct):
-    """A claim: on each task an arm beats a baseline or is at most `margin` points below."""
+    """A claim: on each task an arm beats a baseline or is within `margin` points of it."""
 
     arm: str
     baseline: str
@@ -307,9 +448,13 @@ class Results(msgspec.Struct):
     attention: dict[str, Any] = {}
     arms: list[Arm] = []
     claims: list[Claim] = []
+    pretrained: list[PretrainedModel] = []
     tasks: list[Task] = []
     cells: list[SeedScore] = []
     comparisons: list[Comparison] = []
+    decisions: list[Decision] = []
+    learning_curves: list[LearningCurve] = []
+    crossings: list[Crossing] = []
     label_efficiency: list[LabelEfficiency] = []
     compute_cost: list[ComputeCost] = []
     decontamination: list[Decontamination] = []
@@ -331,6 +476,26 @@ class Results(msgspec.Struct):
         """Returns the distinct names, in the order of `arms`."""
         given = set(names)
         return [arm.name for arm in self.arms if arm.name in given]
+
+    def runs(self, task: str | None, arm: str | None, num_labels: Number) -> list[SeedScore]:
+        """Returns the cells of an arm on a task, by seed; with None those of all label budgets."""
+        return [
+            cell
+            for cell in self.cells
+            if (cell.task, cell.arm) == (task, arm) and num_labels in (None, cell.num_labels)
+        ]
+
+    def improving_budgets(self, task: str | None, arm: str | None) -> list[Number]:
+        """Returns the label budgets at which most runs of an arm were still improving."""
+        marks: dict[Number, list[bool]] = {}
+        for cell in self.runs(task, arm, None):
+            marks.setdefault(cell.num_labels, []).append(bool(cell.still_improving))
+        return [budget for budget, each in marks.items() if sum(each) * 2 >= len(each)]
+
+    def num_checkpoints(self, task: str | None) -> int:
+        """Returns how many pretrained checkpoints the intervals of a task are over, at least 1."""
+        numbers = [row.checkpoints for row in self.comparisons if row.task == task]
+        return int(max((number for number in numbers if number), default=1))
 
     def task_names(self) -> list[str]:
         """Returns the tasks in declared order, then in order of first appearance."""
@@ -367,6 +532,13 @@ def parse(results: Any) -> Results:
     except (msgspec.ValidationError, OverflowError) as error:
         raise UserError(f"results: {_explain(str(error))}") from error
     parsed.arms = _complete_arms(parsed)
+    for row in parsed.comparisons:
+        loser = row.arm if (row.difference or 0.0) < 0 else row.baseline
+        losers = [loser]
+        if loser == BEST_RIVAL:
+            losers = [arm.name for arm in parsed.arms if arm.pretrained_on is None]
+        budgets = [n for arm in losers for n in parsed.improving_budgets(row.task, arm)]
+        row.loser_improving = bool(budgets) and row.num_labels in (None, *budgets)
     return parsed
 
 
@@ -453,7 +625,7 @@ def _complete_arms(results: Results) -> list[Arm]:
     rows = list(itertools.chain(*sections))
     baselines = {getattr(row, "baseline", None) for row in rows}
     arms = {arm.name: arm for arm in results.arms}
-    names = {str(name) for name in {row.arm for row in rows} | baselines if name}
+    names = {str(name) for name in {row.arm for row in rows} | baselines if name} - {BEST_RIVAL}
     for name in sorted(names):
         if name not in arms:
             arms[name] = Arm(

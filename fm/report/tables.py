@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,8 +11,22 @@ import numpy as np
 
 from fm.evaluation.statistics import mean_interval
 from fm.report import formats
-from fm.report.headline import outcome
-from fm.report.schema import ChangedInstructionScore, Comparison, Curve, Results, parse
+from fm.report.decisions import (
+    decision_outcome,
+    decisions,
+    mean_score,
+    outcome,
+    outcome_words,
+    smallest_multiplier,
+)
+from fm.report.schema import (
+    ChangedInstructionScore,
+    Comparison,
+    Curve,
+    Decision,
+    Results,
+    parse,
+)
 
 # Unit, its name on the page, and how a value is written.
 COST_UNITS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
@@ -23,12 +38,27 @@ COST_UNITS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
 # Wordings of an instruction, see `fm.study.multitask_instructions`.
 CONDITIONS = ("held out", "trained", "dropped", "swapped")
 
-_HEADINGS = ("task", "labels", "arm - baseline", "points", "95% interval", "p", "Holm p", "")
+_HEADINGS = ("task", "labels", "arm - baseline", "points", "95% interval", "adj. p", "least", "")
 _LEFT_ALIGNED = (0, 2, 7)
 _MAX_WIDTH = 100
 _CSV_COLUMNS = (
     *("task", "num_labels", "arm", "baseline", "difference", "low", "high", "p", "p_adjusted"),
-    *("seeds", "items", "run_variance", "item_variance"),
+    *("p_equivalence", "margin", "detectable", "seeds", "checkpoints", "items", "groups"),
+    *("seeds_to_decide", "items_to_decide", "primary", "run_variance", "item_variance"),
+)
+# Scores beside the task's metric: field, heading, and how a value is written.
+EXTRA_SCORES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("balanced_accuracy", "balanced accuracy", formats.percent),
+    ("macro_f1", "macro-F1", formats.percent),
+    ("nll", "NLL, nats", formats.three_digits),
+    ("ece", "ECE", formats.percent),
+)
+# Parts of an arm's CPU time, of compute_cost or (means over seeds) of cells.
+CPU_SECONDS: tuple[tuple[str, str], ...] = (
+    ("pretrain_cpu_seconds", "pretraining"),
+    ("adapt_cpu_seconds", "adapting"),
+    ("compile_seconds", "compiling"),
+    ("feature_cpu_seconds", "features"),
 )
 
 
@@ -64,21 +94,73 @@ def seed_means(results: Results, task: str) -> dict[str, list[SeedMean]]:
     }
 
 
-def accuracy_table(results: Results, task: str) -> dict[str, Any]:
-    """Returns a task's mean scores as a table: a row per number of labels, a column per arm."""
+def score_table(results: Results, task: str) -> dict[str, Any]:
+    """Returns a task's mean scores: by number of labels, a row per arm with all its scores."""
     means = seed_means(results, task)
-    arms = results.arm_names(means)
-    cells = {(arm, mean.num_labels): mean for arm in arms for mean in means[arm]}
-    rows = [
-        (num_labels, [cells.get((arm, num_labels)) for arm in arms])
-        for num_labels in sorted({num_labels for _, num_labels in cells})
-    ]
+    cells = [cell for cell in results.cells if cell.task == task]
+    extra = [each for each in EXTRA_SCORES if any(getattr(cell, each[0]) for cell in cells)]
+    groups: dict[float, list[tuple[str, SeedMean, list[str]]]] = {}
+    for arm in results.arm_names(means):
+        for mean in means[arm]:
+            runs = results.runs(task, arm, mean.num_labels)
+            others = [write(_mean(runs, field)) for field, _, write in extra]
+            groups.setdefault(mean.num_labels, []).append((arm, mean, others))
     about = results.task(task)
-    return {"title": f"{about.title}, {about.metric}", "arms": arms, "rows": rows}
+    return {
+        "title": about.title,
+        "columns": [about.metric, *(words for _, words, _ in extra)],
+        "groups": sorted(groups.items()),
+    }
+
+
+def _mean(rows: Iterable[Any], field: str) -> float | None:
+    values = [value for row in rows if (value := getattr(row, field)) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def cost_rows(results: Results, task: str | None) -> list[dict[str, Any]]:
+    """Returns a task's `compute_cost` rows, each with the arm's CPU seconds by part.
+
+    Compilation and features are means over seeds at the row's number of labels, or over all.
+    """
+    return [
+        {
+            "row": row,
+            "cpu": {
+                field: getattr(row, field)
+                if hasattr(row, field)
+                else _mean(results.runs(task, row.arm, row.num_labels), field)
+                for field, _ in CPU_SECONDS
+            },
+        }
+        for row in results.compute_cost
+        if row.task == task
+    ]
+
+
+def decision_table(results: Results, task: str) -> list[dict[str, Any]]:
+    """Returns a row per number of labels: the decision, and the scores and words that it needs."""
+    return [
+        {
+            "row": row,
+            "own_value": mean_score(results, task, row.best_pretrained, row.num_labels),
+            "rival_value": mean_score(results, task, row.best_rival, row.num_labels),
+            "outcome": decision_outcome(row),
+            "multiplier": smallest_multiplier(results, row),
+            "verdict": _verdict(row),
+        }
+        for row in decisions(results, task)
+    ]
+
+
+def _verdict(row: Decision) -> str:
+    shown = decision_outcome(row)
+    words = {"better": "pretrain", "worse": "do not pretrain"}
+    return words.get(shown, outcome_words(row, shown))
 
 
 def sorted_comparisons(results: Results) -> list[Comparison]:
-    """Returns the results' comparisons sorted by task, baseline, arm and number of labels."""
+    """Returns the comparisons by task, baseline, arm and number of labels, all budgets last."""
     tasks = {task: place for place, task in enumerate(results.task_names())}
     arms = {arm.name: place for place, arm in enumerate(results.arms)}
     return sorted(
@@ -87,7 +169,7 @@ def sorted_comparisons(results: Results) -> list[Comparison]:
             tasks.get(row.task or "", len(tasks)),
             arms.get(row.baseline or "", len(arms)),
             arms.get(row.arm or "", len(arms)),
-            row.num_labels or 0,
+            math.inf if row.num_labels is None else row.num_labels,
         ),
     )
 
@@ -95,7 +177,8 @@ def sorted_comparisons(results: Results) -> list[Comparison]:
 def text_table(results: dict) -> str:
     """Returns the comparisons as a plain-text table, at most 100 columns wide.
 
-    Differences are in percentage points, higher better; no final newline.
+    Differences are in percentage points, higher better; `least` is the smallest difference that
+    the design would have seen; no final newline.
 
     Args:
       results: the content of a results.json.
@@ -121,13 +204,13 @@ def text_table(results: dict) -> str:
 
 def _text_cells(row: Comparison) -> tuple[str, ...]:
     cells = (
-        formats.count(row.num_labels),
-        f"{_shorten(row.arm, 17)} - {_shorten(row.baseline, 10)}",
+        "all" if row.num_labels is None else formats.count(row.num_labels),
+        f"{_shorten(row.arm, 15)} - {_shorten(row.baseline, 12)}",
         formats.points(row.difference),
         formats.interval(row.low, row.high),
-        formats.p_value(row.p),
         formats.p_value(row.p_adjusted),
-        outcome(row),
+        formats.points(row.detectable, signed=False),
+        "improving" if outcome(row) == "still improving" else outcome(row),
     )
     to_ascii = str.maketrans({"\N{MINUS SIGN}": "-", formats.MISSING: "-"})
     return (_shorten(row.task, 12), *(cell.translate(to_ascii) for cell in cells))

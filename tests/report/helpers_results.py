@@ -15,15 +15,18 @@ _TASKS = {"reviews": ("text", ["negative", "positive"]), "digits": ("image", lis
 _QUALITY = {
     "reviews": {
         "scratch": (0.60, 0.035),
-        "in_domain": (0.745, 0.02),
+        "in_domain": (0.79, 0.012),
         "out_of_domain": (0.655, 0.03),
+        "published": (0.76, 0.018),
         "classical": (0.695, 0.03),
+        "classical_unlabeled": (0.735, 0.026),
     },
     "digits": {
         "scratch": (0.80, 0.05),
         "in_domain": (0.86, 0.025),
         "out_of_domain": (0.79, 0.046),
-        "classical": (0.855, 0.033),
+        "classical": (0.885, 0.025),
+        "classical_unlabeled": (0.87, 0.03),
     },
 }
 
@@ -44,8 +47,18 @@ ARMS = {
         "instruction tuning",
         *("all modalities", ["joint"], "#56B4E9", [0, [7, 1, 1, 1]], "v"),
     ),
+    "published": (
+        "starting from published weights",
+        *("published data", ["scratch", "classical"], "#8A7700", "-", "P"),
+    ),
     "classical": ("the classical baseline", None, ["scratch"], "#E69F00", [0, [1, 1]], "X"),
+    "classical_unlabeled": (
+        "the classical baseline with unlabeled {data}",
+        *(None, ["scratch"], "#882255", [0, [3, 1]], "<"),
+    ),
 }
+PRETRAINED = ("in_domain", "out_of_domain", "published")
+RIVALS = ("scratch", "classical", "classical_unlabeled")
 
 
 def arm(name: str) -> dict[str, Any]:
@@ -57,26 +70,39 @@ def arm(name: str) -> dict[str, Any]:
 
 
 def results() -> dict[str, Any]:
-    """Two tasks, four arms, four budgets, eight seeds, and every extra section."""
+    """Two tasks, four budgets, eight seeds over two checkpoints, and every section there is."""
     rng = np.random.default_rng(0)
     cells = [_cell(rng, *key) for key in _keys()]
+    comparisons = _comparisons(cells)
+    multipliers = _label_efficiency()
     return {
         "schema": 2,
         "experiment": "compare",
         "config": {
             "model": {"d_model": 128, "num_layers": 4, "rope": True},
             "data": {"tasks": ["reviews", "digits"], "note": HOSTILE, "folder": "x/" * 90},
-            "pretrain_seeds": 1,
+            "pretrain_seeds": 2,
         },
         "config_hash": "4be1f0c2a9",
         "versions": {"jax": "0.10.0", "flax": "0.12.1", "numpy": "2.3.4"},
         "device": {"platform": "cpu", "kind": "x86-64", "count": 1, "cores": 2},
         "xla_flags": "--xla_cpu_use_thunk_runtime=true " * 3,
         "attention": {"reviews": "xla_tiled", "digits": "xla_tiled"},
-        "arms": [arm(name) for name in ("scratch", "in_domain", "out_of_domain", "classical")],
+        "arms": [arm(name) for name in ("scratch", *PRETRAINED, *RIVALS[1:])],
         "cells": cells,
-        "comparisons": _comparisons(cells),
-        "label_efficiency": _label_efficiency(),
+        "comparisons": comparisons,
+        "decisions": _decisions(cells, comparisons, multipliers),
+        "learning_curves": [
+            {"task": task, "arm": arm, "asymptote": 0.0, "scale": scale, "exponent": 0.25}
+            for task in _TASKS
+            for arm, scale in (
+                ("in_domain", 0.6),
+                ("classical_unlabeled", 0.9),
+                ("classical", 0.8),
+            )
+        ],
+        "crossings": _crossings(),
+        "label_efficiency": multipliers,
         "compute_cost": _compute_cost(),
         "decontamination": [
             _decontamination("reviews", "13-gram overlap", 25_000_000, 41),
@@ -88,6 +114,39 @@ def results() -> dict[str, Any]:
         "methods": [_method(task, *each) for task in _TASKS for each in _METHODS],
         "mistakes": _mistakes(rng),
     }
+
+
+OLD_CELL = (
+    *("task", "modality", "arm", "num_labels", "seed", "metric", "value", "validation", "hparams"),
+    *("trials", "train_flops", "pretrain_flops", "seconds"),
+)
+OLD_COMPARISON = (
+    *("task", "num_labels", "arm", "baseline", "difference", "low", "high", "p", "p_adjusted"),
+    *("seeds", "items", "variance"),
+)
+
+
+def old_results() -> dict[str, Any]:
+    """The same as a file that knows nothing of decisions, checkpoints, or other scores."""
+    found = results()
+    for name in ("decisions", "learning_curves", "crossings"):
+        del found[name]
+    for name, fields in (("cells", OLD_CELL), ("comparisons", OLD_COMPARISON)):
+        found[name] = [
+            {field: row[field] for field in fields if field in row}
+            for row in found[name]
+            if row["num_labels"] is not None
+        ]
+    found["label_efficiency"] = [
+        {field: value for field, value in row.items() if field != "rival"}
+        for row in found["label_efficiency"]
+        if row["rival"] == "scratch"
+    ]
+    for row in found["compute_cost"]:
+        del row["pretrain_cpu_seconds"], row["adapt_cpu_seconds"]
+    for row in found["tasks"]:
+        del row["test_slice"]
+    return found
 
 
 _METHODS = (
@@ -114,7 +173,7 @@ def _keys():
 def _cell(rng, task, arm, labels, seed):
     start, gain = _QUALITY[task][arm]
     value = start + gain * math.log2(labels / 64) + rng.normal(0, 0.25 / labels**0.5)
-    neural = arm != "classical"
+    neural = "classical" not in arm
     rates = (1e-3, 3e-3) if neural else (1.0, 10.0)
     return {
         "task": task,
@@ -124,10 +183,20 @@ def _cell(rng, task, arm, labels, seed):
         "seed": seed,
         "metric": "accuracy",
         "value": float(min(value, 0.995)),
+        "balanced_accuracy": float(min(value, 0.995)) - 0.01,
+        "macro_f1": float(min(value, 0.995)) - 0.02,
+        "nll": float(1.3 - value),
+        "ece": 0.04,
+        "still_improving": arm == "scratch" and task == "reviews" and labels == 64,
+        "at_edge": ["rate"] if arm == "out_of_domain" and seed == 0 else [],
+        "constant_prediction": arm == "classical" and labels == 64 and seed < 2,
+        "cpu_seconds": 31.0 if neural else 8.5,
+        "compile_seconds": 6.1 if neural else 0.0,
+        "feature_cpu_seconds": 3.0 if arm in PRETRAINED else None,
         "validation": float(value),
         "trials": [{"config": {"rate": rate}, "validation": float(value)} for rate in rates],
         "train_flops": 3e11 if neural else None,
-        "pretrain_flops": 4e14 if arm in ("in_domain", "out_of_domain") else 0,
+        "pretrain_flops": {"published": None, "in_domain": 4e14, "out_of_domain": 4e14}.get(arm, 0),
         "seconds": 3.1 if neural else 0.2,
     }
 
@@ -140,71 +209,140 @@ def _values(cells, task, arm, labels):
 
 
 def _comparisons(cells):
-    pairs = [(arm, "scratch") for arm in ("in_domain", "out_of_domain", "classical")]
-    pairs += [(arm, "classical") for arm in ("in_domain", "out_of_domain")]
+    pairs = [(arm, rival) for arm in PRETRAINED for rival in RIVALS] + [("classical", "scratch")]
+    return [
+        _comparison(cells, task, arm, rival, labels)
+        for task in _TASKS
+        for arm, rival in pairs
+        for labels in (*BUDGETS, None)
+        if arm in _QUALITY[task]
+    ]
+
+
+def _comparison(cells, task, arm, rival, labels):
+    budgets = BUDGETS if labels is None else [labels]
+    gaps = np.mean(
+        [_values(cells, task, arm, n) - _values(cells, task, rival, n) for n in budgets], axis=0
+    )
+    mean, half = gaps.mean(), 2.6 * math.hypot(gaps.std(ddof=1) / SEEDS**0.5, 0.006)
+    p = math.exp(-3 * abs(mean) / half)
+    unclear = abs(mean) < half
+    return {
+        "task": task,
+        "num_labels": labels,
+        "arm": arm,
+        "baseline": rival,
+        "difference": float(mean),
+        "low": float(mean - half),
+        "high": float(mean + half),
+        "p": p,
+        "p_adjusted": min(1.0, 2 * p) if unclear else p,
+        "p_equivalence": 0.01 if abs(mean) + half < 0.02 else 0.5,
+        "margin": 0.01,
+        "detectable": float(1.4 * half),
+        "seeds": SEEDS,
+        "checkpoints": 2,
+        "items": 25_000 if task == "reviews" else 360,
+        "groups": None,
+        "variance": {"run": float(gaps.var(ddof=1)), "item": 0.006**2},
+        "seeds_to_decide": 24 if unclear else None,
+        "items_to_decide": None,
+        "primary": labels is None and arm == "in_domain",
+    }
+
+
+def _decisions(cells, comparisons, multipliers):
     rows = []
     for task in _TASKS:
-        for arm, baseline in pairs:
-            for labels in BUDGETS:
-                gaps = _values(cells, task, arm, labels) - _values(cells, task, baseline, labels)
-                half = 2.6 * math.hypot(gaps.std(ddof=1) / SEEDS**0.5, 0.006)
-                p = max(2 / 2**SEEDS, math.exp(-3 * abs(gaps.mean()) / half))
-                rows.append(
-                    {
-                        "task": task,
-                        "num_labels": labels,
-                        "arm": arm,
-                        "baseline": baseline,
-                        "difference": float(gaps.mean()),
-                        "low": float(gaps.mean() - half),
-                        "high": float(gaps.mean() + half),
-                        "p": p,
-                        "p_adjusted": min(1.0, 40 * p),
-                        "seeds": SEEDS,
-                        "items": 25_000 if task == "reviews" else 360,
-                        "variance": {"run": float(gaps.var(ddof=1)), "item": 0.006**2},
-                    }
-                )
+        for labels in BUDGETS:
+            means = {arm: _values(cells, task, arm, labels).mean() for arm in _QUALITY[task]}
+            best = max(means, key=means.get)
+            own = max(("in_domain", "out_of_domain"), key=means.get)
+            rival = max(RIVALS, key=means.get)
+            row = next(
+                row
+                for row in comparisons
+                if (row["task"], row["num_labels"], row["arm"], row["baseline"])
+                == (task, labels, own, rival)
+            )
+            against = {
+                each["rival"]: {"value": each["label_multiplier"], "low": each["low"]}
+                for each in multipliers
+                if (each["task"], each["num_labels"], each["arm"]) == (task, labels, own)
+            }
+            clear = row["p_adjusted"] < 0.05
+            verdict = "pretrain" if row["low"] > 0 else "do not"
+            rows.append(
+                {
+                    "task": task,
+                    "num_labels": labels,
+                    "best_arm": best,
+                    "best_value": float(means[best]),
+                    "published_value": float(means["published"]) if "published" in means else None,
+                    "best_pretrained": own,
+                    "best_rival": rival,
+                    **{name: row[name] for name in ("difference", "low", "high", "p_adjusted")},
+                    "detectable": row["detectable"],
+                    "label_multiplier": against,
+                    "smallest_multiplier": min(each["value"] for each in against.values()),
+                    "verdict": verdict if clear else "no clear difference",
+                }
+            )
     return rows
+
+
+def _crossings():
+    reviews = {"labels": 310, "low": 190, "high": None, "status": "crosses"}
+    digits = {"labels": None, "low": None, "high": None, "status": "ahead to the end"}
+    return [
+        {"task": task, "arm": "in_domain", "rival": rival} | row
+        for task, row in (("reviews", reviews), ("digits", digits))
+        for rival in RIVALS
+    ]
 
 
 def _label_efficiency():
-    rows = []
-    for task in _TASKS:
-        for arm in ("in_domain", "out_of_domain"):
-            (start, gain), (base, base_gain) = _QUALITY[task][arm], _QUALITY[task]["scratch"]
-            for labels in BUDGETS:
-                doublings = (start + gain * math.log2(labels / 64) - base) / base_gain
-                ratio = 64 * 2**doublings / labels
-                bounds = (BUDGETS[0] / labels, BUDGETS[-1] / labels)
-                censored = "above" if ratio > bounds[1] else "below" if ratio < bounds[0] else None
-                inside = min(max(ratio, bounds[0]), bounds[1])
-                rows.append(
-                    {
-                        "task": task,
-                        "num_labels": labels,
-                        "arm": arm,
-                        "label_multiplier": inside,
-                        "low": inside * 0.8,
-                        "high": None if censored == "above" else inside * 1.3,
-                        "censored": censored,
-                        "steps_to_scratch_quality": 40 if ratio > 1 else None,
-                    }
-                )
-    return rows
+    return [
+        _multiplier(task, arm, rival, labels)
+        for task in _TASKS
+        for arm in ("in_domain", "out_of_domain")
+        for rival in RIVALS
+        for labels in BUDGETS
+    ]
+
+
+def _multiplier(task, arm, rival, labels):
+    (start, gain), (base, base_gain) = _QUALITY[task][arm], _QUALITY[task][rival]
+    ratio = 64 * 2 ** ((start + gain * math.log2(labels / 64) - base) / base_gain) / labels
+    bounds = (BUDGETS[0] / labels, BUDGETS[-1] / labels)
+    censored = "above" if ratio > bounds[1] else "below" if ratio < bounds[0] else None
+    inside = min(max(ratio, bounds[0]), bounds[1])
+    return {
+        "task": task,
+        "num_labels": labels,
+        "arm": arm,
+        "rival": rival,
+        "label_multiplier": inside,
+        "low": inside * 0.8,
+        "high": None if censored == "above" else inside * 1.3,
+        "censored": censored,
+        "steps_to_scratch_quality": 40 if ratio > 1 and rival == "scratch" else None,
+    }
 
 
 def _compute_cost():
     rows = []
     for task in _TASKS:
         for arm in _QUALITY[task]:
-            pretrained, neural = arm in ("in_domain", "out_of_domain"), arm != "classical"
+            pretrained, neural = arm in ("in_domain", "out_of_domain"), "classical" not in arm
             rows.append(
                 {
                     "task": task,
                     "arm": arm,
                     "pretrain_flops": 4.1e14 if pretrained else 0,
                     "pretrain_seconds": 141.0 if pretrained else 0,
+                    "pretrain_cpu_seconds": 262.0 if pretrained else 0,
+                    "adapt_cpu_seconds": 31.0 if neural else 8.5,
                     "adapt_flops": 3.2e11 if neural else None,
                     "adapt_seconds": 12.4 if neural else 0.8,
                     "break_even_tasks": 9 if arm == "in_domain" else None,
@@ -239,6 +377,13 @@ def _task(name, modality, classes):
         "licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
         "fingerprint": "sha256:9f2c" + "0" * 60,
         "split": "official test split kept as it is",
+        "majority_rate": 0.62 if modality == "text" else 0.11,
+        "test_slice": {
+            "name": "sealed",
+            "items": 25_000 if modality == "text" else 360,
+            "scored_before": 0 if modality == "text" else 3,
+            "sealed": True,
+        },
     }
 
 
@@ -260,22 +405,6 @@ def _curves():
                     "validation": (value[::10] + 0.05).tolist(),
                 }
             )
-        for labels in BUDGETS:
-            for arm in ("scratch", "in_domain", "out_of_domain"):
-                start, gain = _QUALITY[task][arm]
-                final = start + gain * math.log2(labels / 64)
-                steps = np.arange(0, 201, 20)
-                rows.append(
-                    {
-                        "task": task,
-                        "arm": arm,
-                        "kind": "adapt",
-                        "num_labels": labels,
-                        "unit": "accuracy",
-                        "steps": steps.tolist(),
-                        "value": (final - (final - 0.5) * np.exp(-steps / 50)).tolist(),
-                    }
-                )
     return rows
 
 

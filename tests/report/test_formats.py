@@ -21,8 +21,12 @@ def test_units_keep_numbers_short():
     assert formats.num_bytes(None) == formats.MISSING
     assert formats.si_prefixed(1500) == "1.5k" and formats.si_prefixed(0.25) == "0.25"
     assert formats.si_prefixed(999_999) == "1M" and formats.si_prefixed(2e9, " ") == "2 G"
-    assert formats.multiplier(3.3) == "×3.3"
+    assert formats.multiplier(3.3) == "3.3x"
     assert formats.p_value(0.0001) == "<0.001"
     assert formats.count(25_000) == "25,000"
     assert formats.interval(0.091, 0.152) == "9.1 to 15.2"
     assert formats.std_points(0.0004) == "2.00"
+    assert formats.difference(0.011, -0.009, 0.031) == "+1.1 [−0.9, 3.1]"
+    assert formats.difference(0.011, None, None) == "+1.1"
+    assert formats.label_budget(400) == "400 labels"
+    assert formats.label_budget(None) == "all label budgets"

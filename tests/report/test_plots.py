@@ -3,7 +3,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from fm.report import plots, style
-from fm.report.pages import render_figures
+from fm.report.decisions import outcome
 from fm.report.schema import parse
 
 from . import helpers_results
@@ -26,7 +26,7 @@ def test_accuracy_draws_the_means_and_chance(results):
     ]
     assert scratch.get_ydata()[0] == pytest.approx(100 * np.mean(cells))
     assert axes.get_xscale() == "log"
-    assert [text.get_text() for text in axes.texts if "chance" in text.get_text()] == ["chance"]
+    assert "most frequent class" in [text.get_text() for text in axes.texts]
 
 
 @pytest.mark.parametrize(
@@ -48,37 +48,41 @@ def test_chance_is_what_the_most_frequent_class_gives(rate, level, name):
     assert name in [text.get_text() for text in axes.texts]
 
 
-def test_learning_curves_say_on_how_many_items(results):
-    content = helpers_results.results()
-    for row in content["curves"]:
-        row["items"] = 200
-    captions = {
-        each.task: each.caption
-        for each in render_figures(parse(content))
-        if each.section == "adaptation"
-    }
-    assert captions["digits"].endswith("learning from labels, 200 of 360 test items")
-    for each, end in ((parse(content), " labels, 200 test items"), (results, " labels")):
-        figure = plots.adaptation_curves_figure(each, "digits")
-        titles = [axes.get_title("left") for axes in figure.axes if axes.get_visible()]
-        assert titles and all(title.endswith(end) for title in titles)
-
-
 def test_forest_colors_follow_the_outcomes(results):
-    axes = plots.forest(results, "digits", "classical").axes[0]
+    axes = plots.forest(results, "digits", "out_of_domain").axes[0]
     colors = [line.get_color() for line in axes.lines if line.get_marker() == "D"]
     rows = [row for row in results.comparisons if row.task == "digits"]
-    losses = [row for row in rows if row.baseline == "classical" and row.high < 0]
+    losses = [row for row in rows if row.arm == "out_of_domain" and outcome(row) == "worse"]
     assert losses and colors == [style.WORSE] * len(losses)
+
+
+def test_a_difference_that_the_correction_leaves_open_is_hollow():
+    content = helpers_results.results()
+    for row in content["comparisons"]:
+        row["p_adjusted"] = 0.2
+    axes = plots.forest(parse(content), "digits", "out_of_domain").axes[0]
+    marked = [line for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert marked and all(line.get_markerfacecolor() == "white" for line in marked)
+
+
+def test_fitted_curves_are_the_power_laws_and_show_where_they_cross(results):
+    axes = plots.learning_curves(results, "reviews").axes[0]
+    color = results.arm("in_domain").color
+    curve = next(line for line in axes.lines if len(line.get_xdata()) == 100)
+    assert curve.get_color() == color
+    assert curve.get_ydata()[-1] == pytest.approx(100 * (1 - 0.6 * 400**-0.25))
+    assert axes.texts[0].get_text() == "310" and axes.patches
+    assert not plots.learning_curves(results, "digits").axes[0].patches
 
 
 def test_nothing_to_draw_is_none():
     empty = parse({"schema": 2})
     assert plots.accuracy(empty, "x") is None
     assert plots.forest(empty, "x", "scratch") is None
-    assert plots.multipliers(empty, "x") is None
+    assert plots.multipliers(empty, "x", "in_domain") is None
+    assert plots.learning_curves(empty, "x") is None
+    assert plots.cpu_seconds(empty, "x") is None
     assert plots.pretraining(empty, "x", "loss") is None
-    assert plots.adaptation_curves_figure(empty, "x") is None
     ablation = parse(multitask_results()).ablations[0]
     ablation.rows = []
     assert plots.ablation_difference_grid(empty, ablation, 30) is None
@@ -130,4 +134,4 @@ def test_a_variant_of_the_mixture_is_named_by_modality_and_factor():
     results = parse(multitask_results())
     axes = plots.ablation_difference_grid(results, results.ablations[1], 30).axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
-    assert names == ["text ×0.25", "text ×4", "image ×4"]
+    assert names == ["text 0.25x", "text 4x", "image 4x"]

@@ -29,7 +29,9 @@ def test_text_table_has_a_line_for_each_comparison_and_fits_a_terminal():
     lines = text_table(results).splitlines()
     assert len(lines) == 2 + len(results["comparisons"])
     assert max(map(len, lines)) <= 100
-    assert "in_domain - scratch" in lines[2] and "better" in lines[2]
+    assert "in_domain - scratch" in lines[2] and lines[2].endswith("improving")
+    assert "128" in lines[3] and lines[3].endswith("better")
+    assert sum(line.split()[1] == "all" for line in lines[2:]) == len(results["comparisons"]) / 5
 
 
 def test_text_table_cuts_long_names_and_never_moves_the_cursor():
@@ -54,11 +56,48 @@ def test_csv_keeps_every_comparison_unrounded():
     key = ("task", "arm", "baseline")
     wanted = {(*(r[k] for k in key), r["num_labels"]): r for r in results["comparisons"]}
     for row in rows:
-        source = wanted[*(row[k] for k in key), int(row["num_labels"])]
-        for name in ("difference", "low", "p_adjusted"):
+        labels = int(row["num_labels"]) if row["num_labels"] else None
+        source = wanted[*(row[k] for k in key), labels]
+        for name in ("difference", "low", "p_adjusted", "p_equivalence", "detectable"):
             assert float(row[name]) == source[name]
         assert float(row["run_variance"]) == source["variance"]["run"]
         assert float(row["item_variance"]) == source["variance"]["item"]
+
+
+def test_scores_stand_beside_accuracy_and_only_where_they_were_measured():
+    table = tables.score_table(parse(helpers_results.results()), "reviews")
+    assert table["columns"] == ["accuracy", "balanced accuracy", "macro-F1", "NLL, nats", "ECE"]
+    labels, rows = table["groups"][0]
+    arm, mean, others = rows[0]
+    assert (labels, arm, len(others)) == (64, "scratch", 4)
+    assert others[0] == f"{100 * mean.mean - 1:.1f}%" and others[3] == "4.0%"
+    old = tables.score_table(parse(helpers_results.old_results()), "reviews")
+    assert old["columns"] == ["accuracy"]
+
+
+def test_cost_is_by_one_clock_with_what_is_done_once_apart():
+    rows = tables.cost_rows(parse(helpers_results.results()), "reviews")
+    cpu = {each["row"].arm: each["cpu"] for each in rows}
+    assert cpu["in_domain"] == {
+        "pretrain_cpu_seconds": 262.0,
+        "adapt_cpu_seconds": 31.0,
+        "compile_seconds": pytest.approx(6.1),
+        "feature_cpu_seconds": 3.0,
+    }
+    assert cpu["classical"]["adapt_cpu_seconds"] == 8.5
+    assert cpu["classical"]["feature_cpu_seconds"] is None
+
+
+@pytest.mark.parametrize("content", [helpers_results.results, helpers_results.old_results])
+def test_a_decision_has_a_row_with_the_scores_it_is_between(content):
+    rows = tables.decision_table(parse(content()), "reviews")
+    assert [each["row"].num_labels for each in rows] == list(helpers_results.BUDGETS)
+    first = rows[0]
+    assert first["row"].best_pretrained == "in_domain"
+    assert first["row"].best_rival == "classical_unlabeled"
+    gap = first["own_value"] - first["rival_value"]
+    assert first["row"].difference == pytest.approx(gap)
+    assert first["verdict"] == "pretrain" and first["row"].published_value
 
 
 def test_amortized_cost_is_of_the_fewest_labels_and_of_what_was_recorded():

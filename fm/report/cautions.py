@@ -1,0 +1,153 @@
+"""What a reader must know before trusting the figures: warnings that follow from the results."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fm.report import formats
+from fm.report.headline import listed
+from fm.report.schema import Results, SeedScore, Task
+
+# A pretraining loss that fell by more over the last half of its validations was not flat.
+_FLAT = 0.01
+# A largest class this much larger than an equal share makes accuracy misleading.
+_UNEQUAL = 1.2
+
+
+def cautions(results: Results, task: str) -> list[str]:
+    """Returns the warnings that concern a task, as sentences; empty if there are none."""
+    return [
+        *_unequal_classes(results.task(task)),
+        *_constant(results, task),
+        *_still_improving(results, task),
+        *_pretraining_not_flat(results, task),
+        *_at_edge(results, task),
+        *_unequal_inputs(results, task),
+        *_shrunk(results.task(task)),
+    ]
+
+
+def _budgets_by_arm(
+    results: Results, task: str, marked: Callable[[SeedScore], object]
+) -> dict[str, list[str]]:
+    """The label budgets at which any run of an arm is marked, by arm."""
+    found: dict[str, set[float]] = {}
+    for cell in results.cells:
+        if cell.task == task and cell.num_labels is not None and marked(cell):
+            found.setdefault(cell.arm or "", set()).add(cell.num_labels)
+    return {arm: [formats.count(n) for n in sorted(found[arm])] for arm in results.arm_names(found)}
+
+
+def majority_level(about: Task) -> tuple[float, str]:
+    """Returns the accuracy of always naming the most frequent class, and what to call it.
+
+    Where that is hardly above an equal share, or unknown, it is called chance.
+    """
+    even = 1 / len(about.classes or [""])
+    level = max(about.majority_rate or 0.0, even)
+    return level, "chance" if level < _UNEQUAL * even else "most frequent class"
+
+
+def _unequal_classes(about: Task) -> Iterator[str]:
+    if about.classes and majority_level(about)[1] != "chance":
+        yield (
+            f"Classes are unequal: always naming the most frequent one is right for "
+            f"{formats.percent(about.majority_rate)} of the test items, so read balanced accuracy "
+            "and macro-F1 beside accuracy."
+        )
+
+
+def _constant(results: Results, task: str) -> Iterator[str]:
+    for arm, budgets in _budgets_by_arm(
+        results, task, lambda cell: cell.constant_prediction
+    ).items():
+        cells = [
+            cell for cell in results.runs(task, arm, None) if cell.constant_prediction is not None
+        ]
+        number = sum(bool(cell.constant_prediction) for cell in cells)
+        yield (
+            f"{arm} gave one answer to every test item in {number} of {len(cells)} runs "
+            f"(at {listed(budgets)} labels): its score there says nothing."
+        )
+
+
+def _still_improving(results: Results, task: str) -> Iterator[str]:
+    for arm in results.arm_names(cell.arm for cell in results.cells if cell.task == task):
+        budgets = [number for number in results.improving_budgets(task, arm) if number is not None]
+        if budgets:
+            yield (
+                f"{arm} was still improving when its training ended at "
+                f"{listed([formats.count(number) for number in sorted(budgets)])} labels: it could "
+                "do better with more updates, so nothing is said to beat it there."
+            )
+
+
+def _pretraining_not_flat(results: Results, task: str) -> Iterator[str]:
+    """Compares the last validation loss of pretraining with that half-way there."""
+    flat = {
+        run.name.rsplit("/", 1)[0] for run in results.pretrained if run.stopped_because == "flat"
+    }
+    falls: dict[str, float] = {}
+    for row in results.curves:
+        if f"{task}/{row.arm}" in flat:
+            continue
+        losses = [value for value in row.validation or [] if value is not None]
+        if row.task == task and row.kind == "pretrain" and len(losses) > 2:
+            before, last = losses[len(losses) // 2 - 1], losses[-1]
+            if before and before - last > _FLAT * abs(before):
+                falls[row.arm or ""] = max(falls.get(row.arm or "", 0.0), 1 - last / before)
+    if falls:
+        arms = [f"{arm} by {formats.percent(falls[arm])}" for arm in results.arm_names(falls)]
+        yield (
+            f"Pretraining loss was still falling: over the second half {listed(arms)}. Longer "
+            "pretraining might do better."
+        )
+
+
+def _at_edge(results: Results, task: str) -> Iterator[str]:
+    by_arm = []
+    for arm in _budgets_by_arm(results, task, lambda cell: cell.at_edge):
+        chosen = [cell.at_edge or [] for cell in results.runs(task, arm, None)]
+        shares = [
+            f"{name} in {sum(name in each for each in chosen)} of {len(chosen)} runs"
+            for name in sorted(set().union(*chosen))
+        ]
+        by_arm.append(f"{arm}: {', '.join(shares)}")
+    if by_arm:
+        yield (
+            "Settings were chosen at the edge of their grid, where a wider grid might do better: "
+            f"{'; '.join(by_arm)}."
+        )
+
+
+def _unequal_inputs(results: Results, task: str) -> Iterator[str]:
+    published = results.task(task).published
+    if published is None or published.tokens is None:
+        return
+    own = _own_tokens(results.config, task)
+    if own == published.tokens:
+        return
+    others = "the other arms may read more"
+    if own is not None:
+        others = f"the other networks up to {formats.count(own)} of theirs"
+    yield (
+        f"Inputs differ: the published model reads up to {formats.count(published.tokens)} tokens "
+        f"of a text, {others}."
+    )
+
+
+def _own_tokens(config: Any, task: str) -> int | None:
+    """How many tokens of a text the study's own models read, None if the config does not say."""
+    try:
+        recipe = config["tasks"][task]["recipe"]
+        return int(recipe["seq_len"]) * int(recipe["num_windows"])
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _shrunk(about: Task) -> Iterator[str]:
+    if about.original_size and about.image_size and about.original_size != about.image_size:
+        before, after = (
+            " by ".join(map(formats.count, size))
+            for size in (about.original_size, about.image_size)
+        )
+        yield f"Images were shrunk from {before} to {after} pixels for all arms."
