@@ -1,36 +1,38 @@
-"""Calibration of class probabilities: negative log-likelihood and expected calibration error."""
+"""How well predicted probabilities fit: negative log-likelihood and calibration error."""
 
 from __future__ import annotations
 
 import numpy as np
 
-NUM_BINS = 15
-# Probabilities are kept to six decimals.
-_LEAST_PROBABILITY = 1e-6
+# A study keeps probabilities to six decimals.
+_MIN_PROBABILITY = 1e-6
 
 
-def mean_nll(truth_probability_N: np.ndarray) -> float:
-    """Returns the mean negative log-likelihood of the true classes in nats.
+def negative_log_likelihood(truth_probability_N: np.ndarray) -> float:
+    """Returns the mean of -log p of the true classes, in nats.
+
+    Probabilities are cut at 1e-6 from below, so that one zero does not make the mean infinite.
 
     Args:
-      truth_probability_N: probability given to the true class of each item; below 1e-6 counts as
-        1e-6.
+      truth_probability_N: probability given to each item's true class, from 0 to 1.
     """
-    return float(-np.log(np.maximum(truth_probability_N, _LEAST_PROBABILITY)).mean())
+    return float(-np.log(np.maximum(truth_probability_N, _MIN_PROBABILITY)).mean())
 
 
 def expected_calibration_error(
-    confidence_N: np.ndarray, correct_N: np.ndarray, num_bins: int = NUM_BINS
+    probability_N: np.ndarray, correct_N: np.ndarray, bins: int = 15
 ) -> float:
-    """Returns the expected calibration error, 0 to 1 (Guo et al. 2017, equation 3).
+    """Returns the gap between confidence and accuracy, averaged over bins of equal width.
 
-    The mean over items of |accuracy - mean confidence| of an item's bin; bins divide [0, 1] evenly.
+    ECE of Guo et al. (2017, equation 3): bins (0, 1/B], ..., ((B-1)/B, 1], each weighted by its
+    share of the items.
 
     Args:
-      confidence_N: probability given to the predicted class of each item.
-      correct_N: whether the predicted class is the true one.
-      num_bins: number of bins.
+      probability_N: probability of each item's predicted class, from 0 to 1.
+      correct_N: whether the prediction is right.
+      bins: B.
     """
-    bin_N = np.minimum((np.asarray(confidence_N) * num_bins).astype(int), num_bins - 1)
-    gaps = np.bincount(bin_N, np.asarray(correct_N, float) - confidence_N, num_bins)
-    return float(np.abs(gaps).sum() / len(bin_N))
+    probability_N = np.asarray(probability_N, float)
+    bin_N = np.clip(np.ceil(probability_N * bins).astype(int) - 1, 0, bins - 1)
+    gap_B = np.bincount(bin_N, probability_N - np.asarray(correct_N, float), bins)
+    return float(np.abs(gap_B).sum() / probability_N.size)

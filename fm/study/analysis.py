@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from fm.data.datasets import Split
 from fm.data.decontamination import DuplicateSearchResult
 from fm.errors import UserError
-from fm.evaluation.calibration import expected_calibration_error, mean_nll
+from fm.evaluation.calibration import expected_calibration_error, negative_log_likelihood
 from fm.evaluation.cost import compute_cost, matching_scratch_flops
 from fm.evaluation.label_efficiency import LabelEfficiency, label_multiplier
 from fm.evaluation.metrics import balanced_accuracy
@@ -87,7 +87,7 @@ def _class_metrics(cell: Cell, task: Task, seed: int) -> Row:
     row["constant_prediction"] = bool((predicted == predicted[0]).all())
     if cell.confidences is not None:
         confidence, truth_probability = cell.confidences[seed].T
-        row["nll"] = mean_nll(truth_probability)
+        row["nll"] = negative_log_likelihood(truth_probability)
         row["ece"] = expected_calibration_error(confidence, predicted == truths)
     return row
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from fm.evaluation.calibration import expected_calibration_error, mean_nll
+from fm.evaluation.calibration import expected_calibration_error, negative_log_likelihood
 from fm.evaluation.metrics import balanced_accuracy
 
 
 def test_nll_by_hand_and_bounded():
-    assert mean_nll(np.array([1.0, 0.5])) == pytest.approx(np.log(2) / 2)
-    assert mean_nll(np.array([0.0])) == pytest.approx(6 * np.log(10))
+    assert negative_log_likelihood(np.array([1.0, 0.5])) == pytest.approx(np.log(2) / 2)
+    assert negative_log_likelihood(np.array([0.0])) == pytest.approx(6 * np.log(10))
 
 
 def test_calibration_error_is_the_gap_in_each_bin():
