@@ -75,7 +75,10 @@ def test_a_study(text):
     same(*(render_report(parse(spoken(results, add)), []) for add in (text, " x")))
 
 
-@pytest.mark.parametrize("results", [helpers_results.results, multitask_results])
+@pytest.mark.parametrize(
+    "results",
+    [pytest.param(helpers_results.results, marks=pytest.mark.slow), multitask_results],
+)
 def test_a_study_with_its_plots_and_files(tmp_path, results):
     page = write(spoken(results(), "".join(HOSTILE)), tmp_path / "out")
     plain = write(spoken(results(), " x"), tmp_path / "plain")
