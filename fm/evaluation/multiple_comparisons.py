@@ -24,11 +24,11 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 from fm.evaluation.statistics import CrossedMean, crossed_mean, satterthwaite_df
 
-NUM_DRAWS = 20_000
+NUM_DRAWS = 10_000
 _CHUNK = 2_000
 
 
@@ -74,8 +74,8 @@ def max_t_adjusted(
 ) -> AdjustedTests:
     """Returns step-down max-T adjusted p-values of mean differences.
 
-    The statistics of all comparisons are compared on the scale of their own p-values, since they
-    differ in degrees of freedom (Westfall and Young's min-P).
+    The statistics of all comparisons are compared on the scale of their own p-values (as normal
+    deviates), since they differ in degrees of freedom (Westfall and Young's min-P).
 
     Args:
       tables: K tables of differences [R, M], of independent rows and columns (see
@@ -101,20 +101,23 @@ def max_t_adjusted(
     p_K = np.array([_two_sided_p(null.observed) for null in nulls])
     order_K = np.argsort(p_K, kind="stable")
     random = np.random.default_rng(seed)
-    p_DK = np.concatenate(
+    z_DK = np.concatenate(
         [
-            _null_p_values(nulls, sets, min(_CHUNK, draws - at), random)
-            for at in range(0, draws, _CHUNK)
+            _null_scores(nulls, sets, min(_CHUNK, draws - start), random)
+            for start in range(0, draws, _CHUNK)
         ]
     )
-    # The least p of the comparisons from this one on, in order of the observed p.
-    least_DK = np.minimum.accumulate(p_DK[:, order_K[::-1]], axis=1)[:, ::-1]
-    share_K = (1 + (least_DK <= p_K[order_K]).sum(axis=0)) / (1 + draws)
+    observed = [null.observed for null in nulls]
+    z_K = np.array([_normal_score(abs(each.mean), each.variance, each.df) for each in observed])
+    # The most extreme of the comparisons from this one on, in order of the observed p.
+    most_DK = np.maximum.accumulate(z_DK[:, order_K[::-1]], axis=1)[:, ::-1]
+    share_K = (1 + (most_DK >= z_K[order_K]).sum(axis=0)) / (1 + draws)
     adjusted_K = np.empty_like(p_K)
     adjusted_K[order_K] = np.maximum.accumulate(share_K)
     adjusted_K = np.minimum(np.maximum(adjusted_K, p_K), 1.0)
     left = min(int((adjusted_K < level).sum()), len(tables) - 1)
-    return AdjustedTests(p_K, adjusted_K, min(level, float(np.quantile(least_DK[:, left], level))))
+    critical_p = 2 * stats.norm.sf(np.quantile(most_DK[:, left], 1 - level))
+    return AdjustedTests(p_K, adjusted_K, min(level, float(critical_p)))
 
 
 def _null_table(table_RM: np.ndarray) -> _NullTable:
@@ -142,31 +145,35 @@ def _null_table(table_RM: np.ndarray) -> _NullTable:
     )
 
 
-def _null_p_values(
+def _null_scores(
     nulls: Sequence[_NullTable], sets: Sequence[Hashable], draws: int, random: np.random.Generator
 ) -> np.ndarray:
-    """Returns p-values [draws, K] of all comparisons under the null hypothesis."""
-    run_DK, ms_run_DK = _projected(
-        [null.run_R for null in nulls], [len(null.run_R) for null in nulls], draws, random
-    )
-    item_DK, ms_item_DK = _projected(
-        [null.item_M for null in nulls],
-        [(name, len(null.item_M)) for name, null in zip(sets, nulls, strict=True)],
-        draws,
-        random,
-    )
-    p_DK = np.empty_like(run_DK)
+    """Returns normal scores [draws, K] of all comparisons under the null hypothesis."""
+    row_blocks = [len(null.run_R) for null in nulls]
+    column_blocks = [(name, len(null.item_M)) for name, null in zip(sets, nulls, strict=True)]
+    run_DK, ms_run_DK = _projected([null.run_R for null in nulls], row_blocks, draws, random)
+    item_DK, ms_item_DK = _projected([null.item_M for null in nulls], column_blocks, draws, random)
+    z_DK = np.empty_like(run_DK)
     for k, null in enumerate(nulls):
         total_D, df_D = satterthwaite_df(
-            ms_run_DK[:, k],
-            ms_item_DK[:, k],
-            np.full(draws, null.observed.ms_error),
-            null.observed.shape,
+            ms_run_DK[:, k], ms_item_DK[:, k], null.observed.ms_error, null.observed.shape
         )
         mean_D = run_DK[:, k] + null.item_share * item_DK[:, k]
-        error_D = np.where(total_D > 0, np.sqrt(total_D), np.inf)
-        p_DK[:, k] = 2 * special.stdtr(df_D, -np.abs(mean_D) / error_D)
-    return p_DK
+        z_DK[:, k] = _normal_score(np.abs(mean_D), total_D, df_D)
+    return z_DK
+
+
+def _normal_score(mean, variance, df):
+    """Returns about the normal deviate with the p-value of a t statistic (Wallace 1959).
+
+    It only orders comparisons of different degrees of freedom, so being near is enough, and it
+    takes a tenth of the time of the t distribution.
+    """
+    square = np.divide(
+        mean**2, variance, out=np.zeros_like(mean, dtype=float), where=np.asarray(variance) > 0
+    )
+    score = np.sqrt(df * np.log1p(square / df)) * (8 * df + 1) / (8 * df + 3)
+    return np.where((np.asarray(variance) > 0) | (mean == 0), score, np.inf)
 
 
 def _projected(

@@ -52,11 +52,16 @@ def items_to_decide(found: Difference, *, level: float = 0.05) -> int | None:
       0 if the design is large enough already; None where more items would not do, since the seeds
       limit what can be seen, or where it takes more than `MAX_COLUMN_FACTOR` times as many.
     """
-    columns_M = np.arange(found.num_columns, MAX_COLUMN_FACTOR * found.num_columns + 1)
-    needed = _first_seen(found, np.full(columns_M.shape, found.num_rows), columns_M, level)
+    # To a hundredth, then exactly.
+    now = found.num_columns
+    steps_M = np.unique(np.geomspace(now, MAX_COLUMN_FACTOR * now, 500).astype(int))
+    needed = _first_seen(found, np.full(steps_M.shape, found.num_rows), steps_M, level)
     if needed is None:
         return None
-    more = int(columns_M[needed]) - found.num_columns
+    steps_M = np.arange(steps_M[max(needed - 1, 0)], steps_M[needed] + 1)
+    needed = _first_seen(found, np.full(steps_M.shape, found.num_rows), steps_M, level)
+    assert needed is not None
+    more = int(steps_M[needed]) - now
     return math.ceil(more * found.items / found.num_columns)
 
 

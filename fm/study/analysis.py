@@ -1,4 +1,4 @@
-"""From cells to evidence: paired differences, label efficiency, compute cost, ablated values."""
+"""From cells to evidence: scores and their design, compute cost, ablated values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from fm.data.decontamination import DuplicateSearchResult
 from fm.errors import UserError
 from fm.evaluation.calibration import expected_calibration_error, negative_log_likelihood
 from fm.evaluation.cost import compute_cost, matching_scratch_flops
-from fm.evaluation.label_efficiency import LabelEfficiency, label_multiplier
+from fm.evaluation.design import Design
+from fm.evaluation.label_efficiency import LabelEfficiency
 from fm.evaluation.metrics import balanced_accuracy
-from fm.evaluation.statistics import holm_adjusted, paired_difference
+from fm.evaluation.statistics import holm_adjusted
 from fm.files import atomic_path
-from fm.study.arms import REFERENCE_ARM, PretrainingCost, arm_spec, comparison_pairs
+from fm.study.arms import REFERENCE_ARM, PretrainingCost, arm_spec
 from fm.study.cells import Cell
+from fm.study.comparisons import TaskScores, difference_rows
 from fm.study.task_types import TASK_TYPES, TaskType
 from fm.study.tasks import Task
 
@@ -124,27 +126,33 @@ def _pretrain_flops(arm: str, runs: Sequence[PretrainingCost], seed: int) -> flo
     return runs[seed % len(runs)].flops if runs else 0.0
 
 
-def comparison_rows(
-    cells: Sequence[Cell], task: Task, pairs: Sequence[tuple[str, str]] | None = None
-) -> list[Row]:
-    """Returns rows of paired score differences of each (arm, rival) pair at every label budget.
+def task_scores(
+    cells: Sequence[Cell],
+    task: Task,
+    runs: PretrainingRuns,
+    groups: Sequence[Hashable] | None = None,
+) -> TaskScores:
+    """Returns the scores of a task's cells with their design, for `fm.study.comparisons`.
 
     Args:
       cells: of the task.
       task: the task.
-      pairs: (arm, rival) pairs; None for those of the arms' specs.
+      runs: of the arms that have any; seeds are shared out over them in turn.
+      groups: of each test item, its group; None if items are independent.
     """
-    scores = {(cell.arm, cell.num_labels): cell_scores(cell, task) for cell in cells}
     arms = list(dict.fromkeys(cell.arm for cell in cells))
-    rows = []
-    for arm, baseline in comparison_pairs(arms) if pairs is None else pairs:
-        for num_labels in task.config.label_budgets:
-            own, rival = scores[arm, num_labels], scores[baseline, num_labels]
-            if len(own) < 2:
-                continue
-            key = {"task": task.name, "num_labels": num_labels, "arm": arm, "baseline": baseline}
-            rows.append(key | dataclasses.asdict(paired_difference(own, rival)))
-    return rows
+    return TaskScores(
+        task=task.name,
+        label_budgets=task.config.label_budgets,
+        scores={(cell.arm, cell.num_labels): cell_scores(cell, task) for cell in cells},
+        rivals=tuple(arm for arm in arms if not arm_spec(arm).pretrained),
+        checkpoints={
+            arm: [seed % len(runs[arm]) for seed in range(len(cells[0].predictions))]
+            for arm in arms
+            if len(runs.get(arm, ())) > 1
+        },
+        groups=groups,
+    )
 
 
 def add_holm(rows: list[Row]) -> list[Row]:
@@ -153,40 +161,6 @@ def add_holm(rows: list[Row]) -> list[Row]:
         return rows
     adjusted = holm_adjusted(np.array([row["p"] for row in rows]))
     return [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
-
-
-def label_multiplier_rows(
-    cells: Sequence[Cell], task: Task, steps_to_quality: Mapping[str, int | None]
-) -> list[Row]:
-    """Returns a row per arm and budget: how many times as many labels scratch needs to match.
-
-    Args:
-      cells: of the task.
-      task: the task.
-      steps_to_quality: per arm, fine-tuning steps to the reference's final quality at the largest
-        budget.
-    """
-    budgets = task.config.label_budgets
-    scores = {(cell.arm, cell.num_labels): cell_scores(cell, task) for cell in cells}
-    reference = [scores.get((REFERENCE_ARM, num_labels)) for num_labels in budgets]
-    if len(budgets) < 2 or reference[0] is None or len(reference[0]) < 2:
-        return []
-    reference_BSN = np.stack([each for each in reference if each is not None])
-    rows = []
-    for arm in dict.fromkeys(cell.arm for cell in cells if cell.arm != REFERENCE_ARM):
-        for num_labels in budgets:
-            found = label_multiplier(budgets, reference_BSN, scores[arm, num_labels], num_labels)
-            steps = steps_to_quality.get(arm) if num_labels == budgets[-1] else None
-            rows.append(
-                {
-                    "task": task.name,
-                    "num_labels": num_labels,
-                    "arm": arm,
-                    **dataclasses.asdict(found),
-                    "steps_to_scratch_quality": steps,
-                }
-            )
-    return rows
 
 
 def compute_cost_rows(
@@ -201,7 +175,8 @@ def compute_cost_rows(
     rows = []
     for arm in dict.fromkeys(cell.arm for cell in cells):
         cell, cost = cell_of[arm, budgets[0]], arm_spec(arm).cost
-        own = [r for r in label_efficiency if (r["arm"], r["num_labels"]) == (arm, budgets[0])]
+        place = arm, budgets[0], REFERENCE_ARM
+        own = [r for r in label_efficiency if (r["arm"], r["num_labels"], r["rival"]) == place]
         if cost.no_break_even_reason:
             scratch_cost = None, cost.no_break_even_reason
         elif not own:
@@ -360,7 +335,7 @@ def merge_studies(
         for value, results in studies.items()
         for row in results.get("pretrained", [])
     ]
-    comparisons = []
+    differences = []
     for task, arm, num_labels in scores[first]:
         for value in others if arm in affected else ():
             own, rival = (scores[each][task, arm, num_labels] for each in (value, first))
@@ -372,8 +347,12 @@ def merge_studies(
                 "arm": renamed(arm, value),
                 "baseline": renamed(arm, first),
             }
-            comparisons.append(key | dataclasses.asdict(paired_difference(own, rival)))
-    merged["comparisons"] = add_holm(comparisons)
+            config = studies[value]["config"]
+            design = _checkpoint_design(arm, len(own), config.get("pretrain_seeds", 1))
+            differences.append((key, own - rival, design))
+    merged["comparisons"] = difference_rows(differences)
+    # What is left out here compares arms, which merging does not.
+    merged |= {name: [] for name in ("learning_curves", "crossings", "decisions")}
     merged["arms"] = [
         spec | {"name": renamed(spec["name"], value)}
         for value, results in studies.items()
@@ -384,3 +363,11 @@ def merge_studies(
     merged["experiment"] = f"ablate {setting}"
     merged["config"] = {value: results["config"] for value, results in studies.items()}
     return merged
+
+
+def _checkpoint_design(arm: str, seeds: int, pretrain_seeds: int) -> Design:
+    """Returns the design of an arm against itself at another setting."""
+    pretrains = arm_spec(arm).pretrained and arm_spec(arm).cost.pretraining != "unknown"
+    if not pretrains or pretrain_seeds == 1:
+        return Design()
+    return Design([seed % pretrain_seeds for seed in range(seeds)])

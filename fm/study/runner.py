@@ -17,7 +17,7 @@ from fm.adaptation.methods import METHODS
 from fm.attention import Mask, choose
 from fm.data.media import get_modality
 from fm.errors import UserError
-from fm.study import analysis, artifacts, run_dir, test_slices
+from fm.study import analysis, artifacts, comparisons, run_dir, test_slices
 from fm.study.adaptation import Arm
 from fm.study.arms import (
     ARMS,
@@ -158,13 +158,16 @@ class BaseStudy(abc.ABC):
         names = ("cells", "comparisons", "label_efficiency", "compute_cost", "decontamination")
         names += ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")
         sections: Sections = {"attention": {}, **{name: [] for name in names}}
-        done = []
+        done, scored = [], []
         for task in self.tasks:
             arms, cells = self.task_cells(task, context, out_dir)
-            self._add_task(sections, task, arms, cells, context)
+            scored.append(self._add_task(sections, task, arms, cells, context))
             done.append((task, cells))
         self.add_study_sections(sections, context)
-        sections["comparisons"] = analysis.add_holm(sections["comparisons"])
+        pairs = {scores.task: own for scores, own in scored}
+        sections |= comparisons.study_sections(
+            [scores for scores, _ in scored], pairs, sections["label_efficiency"]
+        )
         sections["arms"] = [ARMS[name].to_dict() for name in ARMS if name in self.config.arms]
         sections["adaptation_methods"] = [
             {"name": method.name, "description": method.description} for method in METHODS.values()
@@ -194,19 +197,20 @@ class BaseStudy(abc.ABC):
         arms: dict[str, BuiltArm],
         cells: list[Cell],
         context: ArmContext,
-    ) -> None:
+    ) -> tuple[comparisons.TaskScores, list[tuple[str, str]]]:
+        """Adds a task's sections; returns its scores and the (arm, rival) pairs to compare."""
         runs = {name: built.pretraining_costs() for name, built in arms.items() if built.runs}
         steps_to_quality = self.add_artifacts(sections, task, arms, cells, context)
-        efficiency = analysis.label_multiplier_rows(cells, task, steps_to_quality)
-        pairs = self.comparison_pairs(list(arms))
+        scores, pairs = analysis.task_scores(cells, task, runs), self.comparison_pairs(list(arms))
+        efficiency = comparisons.label_multiplier_rows(scores, steps_to_quality)
         sections["cells"] += analysis.cell_rows(cells, task, runs)
-        sections["comparisons"] += analysis.comparison_rows(cells, task, pairs)
         sections["label_efficiency"] += efficiency
         sections["compute_cost"] += analysis.compute_cost_rows(cells, task, runs, efficiency)
         descriptions = {
             name: built.description for name, built in arms.items() if built.description
         }
         sections["tasks"].append(task_row(task) | descriptions)
+        return scores, pairs
 
     def comparison_pairs(self, arms: list[str]) -> list[tuple[str, str]]:
         """Returns the (arm, rival) pairs of the comparison table."""

@@ -8,7 +8,7 @@ from fm.evaluation.multiple_comparisons import max_t_adjusted
 from fm.evaluation.statistics import holm_adjusted, paired_difference
 
 # Of a share near 0.05 from the default number of draws.
-MONTE_CARLO = 4 * (0.05 * 0.95 / 20_000) ** 0.5
+MONTE_CARLO = 4 * (0.05 * 0.95 / 10_000) ** 0.5
 
 
 def tables(count, seed=0, seeds=8, items=30, run=0.1, item=0.0, error=0.1, means=0.0):
