@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from fm.errors import UserError
+from fm.evaluation.design import Design, check_design
 from fm.evaluation.label_efficiency import label_multiplier
+from fm.evaluation.multiple_comparisons import max_t_adjusted
 from fm.evaluation.statistics import linearized_ratio, paired_difference
 
 SEEDS = 8
@@ -162,3 +165,150 @@ def marginal(centre, spread):
     """The population's share of right answers, by Gauss-Hermite quadrature."""
     points, weights = np.polynomial.hermite_e.hermegauss(80)
     return float(weights @ chance(centre + spread * points) / weights.sum())
+
+
+# Checkpoints, deviation over them, over runs, and of items of one arm alone.
+CHECKPOINT_DESIGNS = [
+    (1, 0.02, 0.02, 0.0),
+    (1, 0.02, 0.02, 0.2),
+    (4, 0.02, 0.02, 0.0),
+    (4, 0.02, 0.0, 0.2),
+    (4, 0.02, 0.02, 0.2),
+    (8, 0.02, 0.02, 0.0),
+    (8, 0.02, 0.0, 0.2),
+    (8, 0.02, 0.02, 0.2),
+]
+EQUAL, UNEQUAL = "equal", "unequal"
+# Checkpoints, groups, their sizes, and deviation of a group's difference.
+GROUP_DESIGNS = [
+    (1, 8, EQUAL, 0.0),
+    (1, 8, EQUAL, 0.08),
+    (1, 8, UNEQUAL, 0.03),
+    (1, 8, UNEQUAL, 0.08),
+    (1, 32, EQUAL, 0.03),
+    (1, 32, UNEQUAL, 0.08),
+    (4, 8, UNEQUAL, 0.05),
+    (4, 32, UNEQUAL, 0.05),
+    (8, 8, UNEQUAL, 0.05),
+    (8, 32, UNEQUAL, 0.05),
+]
+
+
+def group_sizes(groups, sizes, items=400):
+    """Equal sizes, or one group so large that they are worth just six equal ones."""
+    if sizes == EQUAL:
+        return np.full(groups, items // groups)
+    sizes = np.full(groups, items // groups)
+    while True:
+        # Moves one item of each other group to the first, while they are worth six equal ones.
+        moved = sizes - 1
+        moved[0] = items - moved[1:].sum()
+        if items**2 / (moved**2).sum() < 6:
+            return sizes
+        sizes = moved
+
+
+def nested_coverage(repeats, checkpoints, checkpoint, run, own, groups=None, group=0.0):
+    """Of right and wrong answers; with one checkpoint, of the truth for this checkpoint."""
+    random = np.random.default_rng(4)
+    seed_checkpoints = np.arange(SEEDS) % checkpoints
+    place = np.zeros(400, int) if groups is None else np.repeat(np.arange(len(groups)), groups)
+    design = Design(
+        seed_checkpoints.tolist() if checkpoints > 1 else None,
+        None if groups is None else place.tolist(),
+    )
+    held = 0
+    for _ in range(repeats):
+        easy = random.uniform(0.5, 0.8, place.size)
+        level = checkpoint * random.normal(size=checkpoints)
+        of_groups = group * random.normal(size=place.max() + 1)[place] if group else 0.0
+        chances = [
+            easy
+            + own * random.uniform(-1, 1, place.size) * np.sqrt(1.5)
+            + run * random.normal(size=(SEEDS, 1))
+            for _ in range(2)
+        ]
+        chances[0] = chances[0] + 0.02 + of_groups + level[seed_checkpoints, None]
+        right = [random.random((SEEDS, place.size)) < each for each in chances]
+        found = paired_difference(*right, design=design)
+        truth = 0.02 + (level[0] if checkpoints == 1 else 0.0)
+        held += found.low <= truth <= found.high
+    return held / repeats
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("checkpoints", "checkpoint", "run", "own"), CHECKPOINT_DESIGNS)
+def test_interval_over_checkpoints(checkpoints, checkpoint, run, own, record_property):
+    check_design(SEEDS, checkpoints)
+    found = nested_coverage(4000, checkpoints, checkpoint, run, own)
+    record_property("coverage", float(found))
+    print(f"| {checkpoints} | {100 * run:g} | {100 * own:g} | {found:.1%} |")
+    assert 0.93 <= found <= 0.97, f"covers {found:.1%}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("checkpoints", "groups", "sizes", "group"), GROUP_DESIGNS)
+def test_interval_over_groups_of_items(checkpoints, groups, sizes, group, record_property):
+    counts = group_sizes(groups, sizes)
+    check_design(SEEDS, checkpoints, np.repeat(np.arange(groups), counts).tolist())
+    found = nested_coverage(3000, checkpoints, 0.02, 0.02, 0.1, counts, group)
+    record_property("coverage", float(found))
+    print(f"| {checkpoints} | {groups} {sizes} | {100 * group:g} | {found:.1%} |")
+    assert 0.93 <= found <= 0.97, f"covers {found:.1%}"
+
+
+@pytest.mark.slow
+def test_two_checkpoints_do_not_hold_and_are_refused():
+    with pytest.raises(UserError, match="--pretrain_seeds=2"):
+        check_design(SEEDS, 2)
+    found = nested_coverage(2000, 2, 0.02, 0.02, 0.2)
+    print(f"| 2 (refused) | 2 | 20 | {found:.1%} |")
+    assert found < 0.93
+
+
+def null_study(random, own, effect):
+    """Tables of six pairs of four arms at four budgets on two tasks; the first arm is ahead."""
+    tables, tasks = [], []
+    for task in range(2):
+        easy = 0.3 * random.normal(size=200)
+        arms = []
+        for arm in range(4):
+            items, seeds = own * random.normal(size=200), random.normal(size=SEEDS)
+            arms.append(
+                [
+                    (effect if arm == 0 else 0.0)
+                    + easy
+                    + items
+                    + 0.02 * np.sqrt(0.5) * (seeds + random.normal(size=SEEDS))[:, None]
+                    + 0.3 * random.normal(size=(SEEDS, 200))
+                    for _ in range(4)
+                ]
+            )
+        pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+        tables += [a - b for i, j in pairs for a, b in zip(arms[i], arms[j], strict=True)]
+        tasks += [task] * 24
+    return tables, tasks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own", "effect"), [(0.0, 0.0), (0.1, 0.0), (0.5, 0.0), (0.0, 0.06), (0.1, 0.08)]
+)
+def test_a_table_of_48_rows_has_few_false_calls(own, effect, record_property):
+    """At most 5% of studies call a row in which the arms do not differ; the others are seen."""
+    random, repeats = np.random.default_rng(5), 400
+    differs = np.tile(np.arange(24) < 12, 2) & (effect > 0)
+    false, raw, seen = 0, 0, 0.0
+    for _ in range(repeats):
+        tables, tasks = null_study(random, own, effect)
+        found = max_t_adjusted(tables, tasks, draws=1000)
+        false += (found.adjusted_K[~differs] < 0.05).any()
+        raw += (found.p_K[~differs] < 0.05).any()
+        seen += (found.adjusted_K[differs] < 0.05).mean() if effect else 0.0
+    false, raw, seen = false / repeats, raw / repeats, seen / repeats
+    record_property("false", false)
+    record_property("seen", seen)
+    print(f"| {100 * own:g} | {100 * effect:g} | {raw:.1%} | {false:.1%} | {seen:.0%} |")
+    # Two and a half standard errors of a share of 5% in 400 studies.
+    assert false <= 0.077
+    assert not effect or seen > 0.15
