@@ -33,7 +33,7 @@ _CSV_COLUMNS = (
 )
 # Columns of the scores of files: key of a cell, heading, and how a value is written.
 _SCORE_COLUMNS = (
-    ("value", "{metric}", None),
+    ("value", "{metric}", formats.percent),
     ("balanced_accuracy", "balanced accuracy", formats.percent),
     ("macro_f1", "macro-F1", formats.percent),
     ("nll", "NLL", "{:.3f}".format),
@@ -199,9 +199,8 @@ def score_columns(results: Row) -> list[tuple[str, str]]:
 def score_rows(results: Row) -> list[Row]:
     """Returns a row per file: its name and its figures as text, means over seeds."""
     writers = {key: write for key, _, write in _SCORE_COLUMNS}
-    writers["value"] = lambda value: (
-        f"{value:.4g}" if results["config"]["metric"] == SCORE else formats.percent(value)
-    )
+    if results["config"]["metric"] == SCORE:
+        writers["value"] = "{:.4g}".format
     rows = []
     for arm in results["arms"]:
         cells = [cell for cell in results["cells"] if cell["arm"] == arm["name"]]

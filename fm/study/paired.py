@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 from fm.errors import UserError
 from fm.evaluation.calibration import expected_calibration_error, negative_log_likelihood
@@ -167,19 +166,13 @@ def _score_rows(
         row |= {"seed_name": name, "value": float(scores_SN[seed].mean())}
         if predictions.truth_N is not None:
             truth_N, prediction_N = predictions.truth_N, file.prediction_SN[seed]
-            row |= _class_scores(truth_N, prediction_N)
+            row |= {
+                name: float(METRICS[name](prediction_N[None], truth_N).mean())
+                for name in ("balanced_accuracy", "macro_f1")
+            }
             row |= _calibration(file, seed, truth_N == prediction_N, len(set(truth_N)))
         rows.append(row)
     return rows
-
-
-def _class_scores(truth_N: np.ndarray, prediction_N: np.ndarray) -> Row:
-    truth, prediction = truth_N.astype(str), prediction_N.astype(str)
-    recalls = [np.mean(prediction[truth == name] == name) for name in np.unique(truth)]
-    macro_f1 = f1_score(
-        truth, prediction, labels=np.unique(truth), average="macro", zero_division=0.0
-    )
-    return {"balanced_accuracy": float(np.mean(recalls)), "macro_f1": float(macro_f1)}
 
 
 def _calibration(file: PredictionFile, seed: int, right_N: np.ndarray, num_classes: int) -> Row:

@@ -1,6 +1,8 @@
 """`experiments.paired` from files to report, and every refusal in one line."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,14 @@ def test_help(call):
     done = call("paired", "--help")
     assert done.code == 0 and "item, truth, prediction" in done.out
     assert max(map(len, done.out.splitlines())) <= 100
+
+
+def test_the_guide(call, tmp_path, monkeypatch):
+    guide = (Path(__file__).parents[2] / "docs" / "paired.md").read_text(encoding="utf-8")
+    code, printed = re.findall(r"```(?:python)?\n(.*?)```", guide, re.DOTALL)
+    (command,) = re.findall(r"python -m experiments.paired (.*)", guide)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/paired.md", "exec"), {})
+    done = call("paired", *command.split())
+    assert (done.code, done.err) == (0, "")
+    assert done.out == printed
