@@ -8,13 +8,14 @@ import io
 import math
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fm.data.readers.text import read_text
 from fm.errors import UserError
-from fm.evaluation.design import MIN_GROUPS
+from fm.evaluation.design import MIN_EFFECTIVE_GROUPS, MIN_GROUPS
 
 REQUIRED = ("item", "truth", "prediction")
 OPTIONAL = ("seed", "group", "probability", "truth_probability")
@@ -137,11 +138,7 @@ def read_predictions(
                     "file or in none"
                 )
         groups = _common_cells("group", tables, items)
-        if len(set(groups)) < MIN_GROUPS:
-            raise UserError(
-                f"{first.path}: the column group has {len(set(groups))} different values, and "
-                f"intervals over so few do not hold; takes at least {MIN_GROUPS}, or no such column"
-            )
+        _check_groups(first.path, groups)
     names = _names(paths)
     return AlignedPredictions(
         files=tuple(
@@ -306,6 +303,18 @@ def _common_cells(column: str, tables: Sequence[_Table], items: Sequence[str]) -
                     f"{first.path}; takes one {column} for each item"
                 )
     return [_label(expected[item].cells[column]) for item in items]
+
+
+def _check_groups(path: pathlib.Path, groups: Sequence[str]) -> None:
+    """Raises UserError if there are too few groups, or one holds too many of the items."""
+    sizes = np.array(sorted(Counter(groups).values()))
+    effective = sizes.sum() ** 2 / (sizes**2).sum()
+    if len(sizes) < MIN_GROUPS or effective < MIN_EFFECTIVE_GROUPS:
+        raise UserError(
+            f"{path}: the column group has {len(sizes)} different values, worth {effective:.1f} of "
+            f"equal numbers of items, and intervals over so few do not hold; takes {MIN_GROUPS} or "
+            f"more, worth {MIN_EFFECTIVE_GROUPS} or more, or no such column"
+        )
 
 
 def _prediction_file(

@@ -71,6 +71,8 @@ def test_scores_and_groups(read):
 SEEDED = "item,seed,truth,prediction\nx,1,a,a\ny,1,b,b\nx,2,a,a\ny,2,b,a\n"
 GROUPED = "item,truth,prediction,group\n" + "".join(f"i{n},a,a,{n}\n" for n in range(8))
 
+LOPSIDED = GROUPED + "".join(f"j{n},a,a,other\n" for n in range(8))
+
 
 @pytest.mark.parametrize(
     ("second", "where", "parts"),
@@ -112,6 +114,7 @@ def test_a_bad_file_is_refused(read, second, where, parts):
         (GROUPED, GROUPED.replace(",group", ",speaker"), "b.csv has no column group"),
         (GROUPED.replace(",7\n", ",6\n"), GROUPED.replace(",7\n", ",6\n"),
          "a.csv: the column group has 7 different values"),
+        (LOPSIDED, LOPSIDED, "a.csv: the column group has 9 different values, worth 3.6 of equal"),
         ("item,truth,prediction\nx,a,a\n", "item,truth,prediction\nx,a,a\n", "a.csv has one item"),
     ],
 )  # fmt: skip
