@@ -3,7 +3,7 @@
 from typing import Any
 
 from fm.data.builders.arcade_clips import ArcadeClips
-from fm.data.builders.digits import Digits, MovingDigits, Photos
+from fm.data.builders.digits import Digits, MovingDigitFrames, MovingDigits, Photos
 from fm.data.builders.docstrings import Docstrings, DocstringSummaries, DocstringTopics
 from fm.data.builders.film_reviews import FilmReviews
 from fm.data.builders.spoken_words import SpokenWords
@@ -16,6 +16,7 @@ BUILDERS: dict[str, Any] = {
     "docstring_topics": DocstringTopics,
     "docstrings": Docstrings,
     "film_reviews": FilmReviews,
+    "moving_digit_frames": MovingDigitFrames,
     "moving_digits": MovingDigits,
     "photos": Photos,
     "spoken_words": SpokenWords,

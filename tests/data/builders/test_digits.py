@@ -30,7 +30,8 @@ def test_what_it_holds(data):
     assert len({*data.train.ids, *data.test.ids}) == len(data.train) + len(data.test)
 
 
-def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch):
+@pytest.mark.parametrize("made", [digits.MovingDigits, digits.MovingDigitFrames])
+def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch, made):
     """Each digit has its number in its first two pixels, and every drawing notes it."""
     numbered = [
         (digest, np.array([number % 256, number // 256] * 32).reshape(8, 8, 1), 0)
@@ -45,11 +46,24 @@ def test_digits_of_test_clips_are_in_no_training_clip(monkeypatch):
             return np.zeros((8, 16, 16))
 
         monkeypatch.setattr(digits, "_render", note)
-        builder = digits.MovingDigits.__new__(digits.MovingDigits)
+        builder = made.__new__(made)
         assert list(builder._generate_examples((), test))
         own = {n for n, (digest, _, _) in enumerate(numbered) if is_test(digest, 0.2) == test}
         assert noted == own
     assert not seen[False] & seen[True]
+
+
+@pytest.mark.slow
+def test_frames_are_clips_at_half_size(session_cache, monkeypatch, data):
+    monkeypatch.setenv("FM_CACHE", str(session_cache))
+    frames = load("moving_digit_frames")
+    assert (frames.modality, frames.info["shape"], frames.classes) == ("image", [8, 8, 1], ())
+    assert (len(frames.train), len(frames.test)) == (4 * 1403, 4 * 394)
+    found = {image.tobytes() for image in frames.test.inputs(range(len(frames.test)))}
+    for clip in data.test.clips(range(5)):
+        for frame in clip[[0, 4], ..., 0].astype(float):
+            half = (frame[::2] + frame[1::2])[:, ::2] + (frame[::2] + frame[1::2])[:, 1::2]
+            assert np.round(half / 4).astype(np.uint8).tobytes() in found
 
 
 def test_a_motion_backwards_is_its_partner():
