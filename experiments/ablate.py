@@ -4,19 +4,24 @@
 
 A field is a dotted path in the recipe (model.num_layers, optimizer.name, steps,
 finetune.min_steps, ...), in a task (max_corpus_items) or in the study (pretrain_seeds). With
---ablation=NAME the variants are those of an ablation registered with `of_configs`. Every value
-gets the same arms, labels and seeds and a report of its own under OUT; OUT/report.html has them
-side by side, each value against the first, with the same evidence.
+--ablation=NAME the variants are those of an ablation registered with `of_configs`; built in are
+pretraining_progress, what_transfers, upstream and scaling (docs/ablations.md). Every value gets the
+same arms, labels and seeds and a report of its own under OUT; OUT/report.html has them side by
+side, each value against the first, with the same evidence. Variants share pretraining runs, in
+OUT/pretrained, where recipe and corpus are equal.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 from absl import flags
 
 from experiments import cli, study_flags
 from fm.errors import UserError
-from fm.study import analysis, run_dir
+from fm.study import analysis, config_ablations, run_dir
 from fm.study.ablations import ABLATIONS, Ablation, ablation_names, field_ablation
+from fm.study.arms import REFERENCE_ARM
 from fm.study.runner import run_compare
 
 
@@ -35,9 +40,16 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs one study per variant, then compares them."""
     out = cli.out_dir(values)
-    base = study_flags.configure(values, "ablate", suite_name="ablate")
     ablation = _ablation(values)
-    configs = {name: variant.config for name, variant in ablation.variants(base).items()}
+    base = study_flags.configure(
+        values, "ablate", suite_name="ablate", upstream=ablation.name == "upstream"
+    )
+    if ablation.arm and values["arms"].using_default_value:
+        base = dataclasses.replace(base, arms=(REFERENCE_ARM, ablation.arm))
+    if ablation.arm and ablation.arm not in base.arms:
+        raise UserError(f"--arms={','.join(base.arms)}: {ablation.name} needs {ablation.arm}")
+    variants = dict(ablation.variants(base))
+    configs = {name: variant.config for name, variant in variants.items()}
     if len(configs) < 2:
         raise UserError("--values: takes at least two different values, such as 0.5,0.75")
     run_dir.init(base.to_dict() | {"experiment": "ablate", "field": ablation.name}, out)
@@ -45,10 +57,15 @@ def main(values: flags.FlagValues) -> None:
     results = {}
     for name, config in configs.items():
         print(f"\n{ablation.name} = {name}")
-        results[name] = run_compare(config, folders[name])
+        if earlier := variants[name].same_rivals_as:
+            config_ablations.reuse_rival_cells(config, folders[earlier], folders[name])
+        results[name] = run_compare(config, folders[name], shared_dir=out / "pretrained")
         study_flags.finish(results[name], folders[name])
     print(f"\n{ablation.name}: side by side")
-    study_flags.finish(analysis.merge_studies(ablation.name, results, folders), out)
+    merged = analysis.merge_studies(ablation.name, results, folders)
+    if ablation.arm:
+        merged |= config_ablations.ablation_sections(ablation, variants, results, folders)
+    study_flags.finish(merged, out)
 
 
 def _ablation(values: flags.FlagValues) -> Ablation:

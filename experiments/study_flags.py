@@ -32,6 +32,7 @@ from fm.study.config import (
     StudyConfig,
     TaskConfig,
 )
+from fm.study.config_ablations import check_upstream
 from fm.study.loading import load
 from fm.study.recipe_files import RecipeFile, read_recipe_file
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
@@ -276,8 +277,17 @@ def configure(
     *,
     suite_name: str,
     published_model: str | None = None,
+    upstream: bool = False,
 ) -> StudyConfig:
-    """Returns the study that the flags describe; for the arguments see `define`.
+    """Returns the study that the flags describe.
+
+    Args:
+      values: flags of `define`.
+      experiment: its name.
+      suite_name: see `define`.
+      published_model: see `define`.
+      upstream: whether --out_of_domain_dataset names several data sets for one task, from near to
+        far.
 
     Raises:
       UserError: a flag names something that does not exist or does not fit.
@@ -299,6 +309,13 @@ def configure(
     methods = tuple(values["adapt"].value)
     _check_flags(values, methods)
     others = values["out_of_domain_dataset"].value
+    if upstream and others:
+        if len(names) > 1:
+            raise UserError(
+                f"--out_of_domain_dataset={','.join(others)}: is for one task, not for "
+                f"{', '.join(names)}; give one with --tasks or --dataset"
+            )
+        others = [others[0]]
     if others and len(others) != len(names):
         raise UserError(
             f"--out_of_domain_dataset: takes {len(names)} names, one per task, not {len(others)}"
@@ -308,7 +325,12 @@ def configure(
     for n, name in enumerate(names):
         spec = task_spec_or_default(name)
         other = (others[n] or None) if others else spec.out_of_domain_dataset
-        tasks.append(_task_config(spec, other, values, model, file))
+        task = _task_config(spec, other, values, model, file)
+        if upstream:
+            named = tuple(values["out_of_domain_dataset"].value or spec.upstream_datasets)
+            check_upstream(task.name, named)
+            task = dataclasses.replace(task, upstream_datasets=named)
+        tasks.append(task)
     arms = tuple(values["arms"].value)
     if values["arms"].using_default_value:
         # Without the arms that are too slow for the profile, and those that no task has.

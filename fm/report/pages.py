@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fm.errors import UserError
 from fm.files import atomic_write
-from fm.report import formats, plots, style, tables
+from fm.report import ablation_plots, formats, group_scores, plots, style, tables
 from fm.report.cautions import cautions
 from fm.report.decisions import decisions, label_multiplier, outcome, outcome_words
 from fm.report.headline import NOTHING, findings
@@ -141,7 +141,8 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             plots.amortized_cost_figure(results, unit),
         )
     for ablation in results.ablations:
-        for caption, figure in plots.ablation_figures(results, ablation):
+        drawn = ablation_plots.config_ablation_figures(results, ablation)
+        for caption, figure in drawn or plots.ablation_figures(results, ablation):
             yield f"ablation {ablation.name}", None, caption, f"ablation: {caption}", figure
 
 
@@ -213,6 +214,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         samples=_by_task(results.samples),
         max_cards=_MAX_CARDS,
         figures=by_section,
+        group_tables=group_scores.group_tables(results),
         notes=methodology_notes(results),
         config=flatten_config(results.config),
         missing=formats.MISSING,

@@ -91,6 +91,7 @@ class Task(msgspec.Struct):
     classes: list[str] | None = None
     majority_rate: Number = None
     metric: Text = None
+    item_group: Text = None
     train: Number = None
     test: Number = None
     description: Text = None
@@ -399,6 +400,10 @@ class AblationRow(Difference):
       level: what tells the variant apart, a number or a name.
       changed_modality: whose weight in the mixture `level` multiplies, where that is varied.
       shares: share of rows by modality, where a mixture is varied.
+      datasets: what was pretrained on, by task, where that is varied.
+      examples, characters: size of the pretraining corpus.
+      tokens: seen in pretraining.
+      parameters: of the layers.
     """
 
     modality: Text = None
@@ -408,10 +413,45 @@ class AblationRow(Difference):
     level: Integer | float | str | None = None
     changed_modality: Text = None
     shares: dict[str, Integer | float] | None = None
+    datasets: dict[str, Text] | None = None
+    examples: Number = None
+    characters: Number = None
+    tokens: Number = None
+    parameters: Number = None
+
+
+class SurfaceTerm(msgspec.Struct):
+    """One term of a fitted surface: scale x (value / center)^-exponent; None where not fitted."""
+
+    axis: Text = None
+    center: Number = None
+    scale: Number = None
+    exponent: Number = None
+    low: Number = None
+    high: Number = None
+
+
+class ScalingFit(Row):
+    """A fitted surface of an arm's error over model size, pretraining tokens and labels."""
+
+    floor: Number = None
+    r2: Number = None
+    points: Number = None
+    terms: list[SurfaceTerm] = []
+
+
+class GroupScore(Row):
+    """An arm's mean score on one group of test items, with its 95% interval."""
+
+    group: Text = None
+    items: Number = None
+    value: Number = None
+    low: Number = None
+    high: Number = None
 
 
 class AblationPlotSettings(msgspec.Struct):
-    """Plot settings of an ablation: `kind` "grid" or "curve", and the row key on its axis."""
+    """Plot settings of an ablation: `kind` of figure, and the row key on its axis."""
 
     kind: str
     field: str
@@ -467,6 +507,8 @@ class Results(msgspec.Struct):
     break_even: list[BreakEven] = []
     adaptation_methods: list[Method] = []
     ablations: list[AblationResults] = []
+    scaling_fits: list[ScalingFit] = []
+    group_scores: list[GroupScore] = []
 
     def arm(self, name: str | None) -> Arm:
         """Returns the arm with this name."""

@@ -47,11 +47,14 @@ class Variant:
       fields: what its rows say of it.
       model: to start from.
       config: of a whole study.
+      same_rivals_as: of configs, an earlier variant whose arms without pretraining have the same
+        results, which are then taken from there; "" for none.
     """
 
     fields: Row = dataclasses.field(default_factory=dict)
     model: InitialModel | None = None
     config: StudyConfig | None = None
+    same_rivals_as: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +67,12 @@ class Ablation:
       variants: given the context (of models) or the config (of configs), variants by name.
       baseline: name of the baseline variant; "" for the first.
       figure: how reports draw the rows: {"kind": "grid" or "curve", "field": name of the row
-        field that tells variants apart}.
+        field that tells variants apart}; of configs a kind of `fm.report.ablation_plots`.
       of_configs: whether its variants are configs.
+      arm: of configs, the arm whose difference from training from scratch its rows hold; "" for
+        no rows.
+      add_sections: of configs, returns further sections of results.json, given the rows and, as
+        many, the scores [seeds, items] of each.
     """
 
     name: str
@@ -74,6 +81,8 @@ class Ablation:
     baseline: str = ""
     figure: Mapping[str, str] = dataclasses.field(default_factory=dict)
     of_configs: bool = False
+    arm: str = ""
+    add_sections: Callable[[Sequence[Row], Sequence[np.ndarray]], Row] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what reports need, JSON-able."""

@@ -321,6 +321,7 @@ def merge_studies(
 
     merged = dict(studies[first])
     sections = ("cells", "compute_cost", "curves", "samples", "mistakes", "label_efficiency")
+    sections += ("group_scores",)
     merged |= {
         section: [
             row | {"arm": renamed(row["arm"], value)}

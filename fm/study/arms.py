@@ -15,11 +15,12 @@ from typing import Any, Protocol
 from fm.adaptation.methods import METHODS
 from fm.errors import UserError
 from fm.study.adaptation import Arm, EnsembleArm, ModelArm, RecipeChoiceArm
-from fm.study.config import StudyConfig
+from fm.study.config import StudyConfig, config_hash
 from fm.study.pretraining import pretrain_seeds
-from fm.study.processing import Processor, build_processor
+from fm.study.processing import Processor, build_processor, corpus_digest
 from fm.study.published_arm import build_published_arm
 from fm.study.tasks import Task
+from fm.study.transfer import transferred_run
 from fm.training.config import TrainResult
 
 # The arm that label efficiency and compute cost are measured against.
@@ -275,18 +276,26 @@ def build_arms(task: Task, context: ArmContext, names: Sequence[str]) -> dict[st
 
 @dataclasses.dataclass(eq=False)
 class CompareContext:
-    """Context for building a comparison's arms; pretrains one model per task, corpus and seed."""
+    """Context for building a comparison's arms; pretrains one model per task, corpus and seed.
+
+    Attributes:
+      config: of the study.
+      out_dir: folder of the study.
+      loaded: see `ArmContext`.
+      shared_dir: folder of pretraining runs that several studies share where recipe and corpus are
+        equal; None for `out_dir`/pretrained.
+    """
 
     config: StudyConfig
     out_dir: pathlib.Path
     loaded: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+    shared_dir: pathlib.Path | None = None
 
     def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
         """Returns a corpus's model: pretrained on it once per seed, or fresh with its processor."""
         split = task.corpora.get(corpus, task.dataset.train)
         recipe = task.config.recipe
-        name = f"{task.name}-{corpus}" + (f"-{recipe.name}" if recipe.name else "")
-        folder = self.out_dir / "pretrained" / name
+        folder = self._folder(task, corpus)
         processor = self._processor(task, corpus, folder)
         if not pretrained:
             return InitialModel(processor)
@@ -299,7 +308,29 @@ class CompareContext:
             out_dir=folder,
             run_name=f"{task.name}: pretraining {corpus} {recipe.name}".rstrip(),
         )
+        recipe = task.config.recipe
+        runs = [
+            transferred_run(
+                run,
+                processor.model,
+                folder / f"seed-{seed}",
+                how=recipe.transfer,
+                step=recipe.transfer_step,
+                seed=seed,
+            )
+            for seed, run in enumerate(runs)
+        ]
         return InitialModel(processor, runs)
+
+    def _folder(self, task: Task, corpus: str) -> pathlib.Path:
+        recipe = task.config.recipe
+        if self.shared_dir is None:
+            name = f"{task.name}-{corpus}" + (f"-{recipe.name}" if recipe.name else "")
+            return self.out_dir / "pretrained" / name
+        split = task.corpora.get(corpus, task.dataset.train)
+        identity = {"corpus": corpus_digest(split), "seeds": self.config.pretrain_seeds}
+        key = config_hash(recipe.pretraining_fields() | identity)
+        return self.shared_dir / f"{task.name}-{key}"
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
     def _processor(self, task: Task, corpus: str, folder: pathlib.Path) -> Processor:

@@ -19,6 +19,7 @@ from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
 from fm.files import expand_path
 from fm.model.config import ModelConfig
+from fm.study.transfer import check_transfer
 from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 
@@ -29,6 +30,11 @@ DEFAULT_METHODS = ("probe", "full")
 SEARCH_GRIDS = ("star", "product")
 # Relative to the mean squared length of the features that a probe reads.
 L2_PENALTIES = tuple(10.0 ** (n / 2) for n in range(-7, 2))
+# Fields of a recipe that say how a pretrained model is adapted.
+_ADAPTATION_FIELDS = (
+    *("finetune", "learning_rates", "regularizers", "search_grid", "l2_penalties"),
+    *("num_windows", "lora", "lora_learning_rates", "transfer", "transfer_step"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,9 @@ class Recipe:
         row; the rate then falls to 0. None takes `steps`.
       max_pretrain_minutes: lets pretraining go past `steps` in the same way, until this much time
         has been spent; None for no limit.
+      keep_period: pretraining keeps a checkpoint at each multiple of this step; None: the last.
+      transfer: what of the checkpoint adaptation starts from, see `fm.study.transfer.TRANSFERS`.
+      transfer_step: the pretraining step whose checkpoint that is; None for the last.
       vocab_size: size of the BPE vocabulary (text).
       seq_len: tokens in a sequence (text).
       num_windows: sequences of a document that adaptation reads (text).
@@ -91,8 +100,13 @@ class Recipe:
     name: str = ""
     early_stopping_patience: int | None = None
     max_pretrain_minutes: float | None = None
+    keep_period: int | None = None
+    transfer: str = "all"
+    transfer_step: int | None = None
 
     def __post_init__(self):
+        check_transfer(self.transfer, self.model.num_layers)
+        self._check_transfer_step()
         for name in ("steps", "batch_size", "num_windows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -115,6 +129,23 @@ class Recipe:
             raise UserError(
                 f"search_grid={self.search_grid!r}: must be one of {', '.join(SEARCH_GRIDS)}"
             )
+
+    def _check_transfer_step(self) -> None:
+        step, period = self.transfer_step, self.keep_period
+        if period is not None and not 1 <= period <= self.steps:
+            raise UserError(f"keep_period={period}: must be 1 to steps={self.steps}")
+        if step is None or step == self.steps:
+            return
+        if period is None or not 1 <= step < self.steps or step % period:
+            raise UserError(
+                f"transfer_step={step}: must be a multiple of keep_period={period} below "
+                f"steps={self.steps}"
+            )
+
+    def pretraining_fields(self) -> dict[str, Any]:
+        """Returns as JSON the fields that a pretraining run depends on."""
+        plain = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {name: value for name, value in plain.items() if name not in _ADAPTATION_FIELDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +215,9 @@ class TaskConfig:
       recipe: see `Recipe`.
       other_recipes: further recipes of another kind; every network arm is built by each, and each
         seed chooses among them on its own labels.
+      upstream_datasets: what the `upstream` ablation pretrains on, from near to far.
+      out_of_domain_size_of: a data set to whose size the out-of-domain corpus is cut, in
+        characters of text or examples; None leaves it whole.
       max_test_items: limit of the test items scored.
       split: "test", or "development": a part of the training split plays the test, whose items are
         then in neither.
@@ -233,6 +267,8 @@ class TaskConfig:
     excluded_arms: tuple[str, ...] = ()
     published: PublishedConfig | None = None
     name: str = ""
+    upstream_datasets: tuple[str, ...] = ()
+    out_of_domain_size_of: str | None = None
 
     def __post_init__(self):
         if not self.name:

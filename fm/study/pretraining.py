@@ -173,6 +173,8 @@ def pretrain_seeds(
         processor.model,
         recipe.objective,
         out_dir=out_dir / "grid",
+        # One program for all seeds keeps their last checkpoints only.
+        batching="sequential" if recipe.keep_period else None,
         run_name=f"{run_name}, {seeds} seeds",
         gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
     )
@@ -188,12 +190,14 @@ def pretrain_config(
     checkpoint_every: int | None = None,
     validate_every: int | None = None,
     early_stopping_patience: int | None = None,
+    keep_period: int | None = None,
 ) -> TrainConfig:
     """Returns a `TrainConfig` whose checkpoint and validation intervals suit the run's length."""
     return TrainConfig(
         steps=steps,
         seed=seed,
-        checkpoint_every=checkpoint_every or max(100, steps // 4),
+        checkpoint_every=checkpoint_every or keep_period or max(100, steps // 4),
+        keep_period=keep_period,
         log_every=max(1, steps // 50),
         validate_every=validate_every or max(1, steps // 8),
         early_stopping_patience=early_stopping_patience,
@@ -256,7 +260,7 @@ def _trial(
         functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
         batches,
         recipe.optimizer,
-        _train_config(recipe, seed, cadence),
+        _train_config(recipe, seed, {"keep_period": recipe.keep_period, **cadence}),
         metric_unit,
         out_dir=out_dir,
         token_weights=token_weights,

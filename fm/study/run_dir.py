@@ -242,10 +242,19 @@ def read_summary(out_dir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def pretrained_model_row(name: str, run: TrainResult) -> dict[str, Any]:
-    """Returns a pretraining run's results row: name, steps, why it ended and parameter hash."""
-    digest = params_digest(run.params)
-    stopped = {"stopped_because": run.stopped_because}
-    return {"name": name, "steps": run.steps, **stopped, "params_digest": digest}
+    """Returns a pretraining run's row of results.json: name, length, size and parameter hash.
+
+    `parameters` are those of the layers, without embeddings and output heads (Kaplan et al. 2020).
+    """
+    layers = jax.tree.leaves(run.params["layers"])
+    return {
+        "name": name,
+        "steps": run.steps,
+        "stopped_because": run.stopped_because,
+        "tokens": run.tokens,
+        "parameters": sum(int(leaf.size) for leaf in layers),
+        "params_digest": params_digest(run.params),
+    }
 
 
 def write_study_summary_json(results: dict[str, Any], out_dir: pathlib.Path) -> pathlib.Path:

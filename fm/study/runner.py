@@ -31,8 +31,9 @@ from fm.study.arms import (
 )
 from fm.study.cells import Cell, CellExecutor, run_cells
 from fm.study.config import StudyConfig, TaskConfig, config_hash
+from fm.study.group_scores import group_score_rows
 from fm.study.method_costs import method_cost_rows
-from fm.study.tasks import Task, check_test_items, prepare_task
+from fm.study.tasks import Task, check_test_items, corpus_size, prepare_task
 
 Sections = dict[str, Any]
 
@@ -157,6 +158,7 @@ class BaseStudy(abc.ABC):
         slices = {task.name: test_slices.record(task, own_hash) for task in self.tasks}
         names = ("cells", "comparisons", "label_efficiency", "compute_cost", "decontamination")
         names += ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")
+        names += ("group_scores",)
         sections: Sections = {"attention": {}, **{name: [] for name in names}}
         done, scored = [], []
         for task in self.tasks:
@@ -205,6 +207,7 @@ class BaseStudy(abc.ABC):
         efficiency = comparisons.label_multiplier_rows(scores, steps_to_quality)
         sections["cells"] += analysis.cell_rows(cells, task, runs)
         sections["label_efficiency"] += efficiency
+        sections["group_scores"] += group_score_rows(cells, task)
         sections["compute_cost"] += analysis.compute_cost_rows(cells, task, runs, efficiency)
         descriptions = {
             name: built.description for name, built in arms.items() if built.description
@@ -246,9 +249,18 @@ class BaseStudy(abc.ABC):
 class CompareStudy(BaseStudy):
     """The main study: compares pretraining with training from scratch, task by task."""
 
+    def __init__(
+        self,
+        config: StudyConfig,
+        executor: CellExecutor | None = None,
+        shared_dir: pathlib.Path | None = None,
+    ):
+        super().__init__(config, executor)
+        self._shared_dir = shared_dir
+
     def build_context(self, out_dir):
         """Returns the `CompareContext` that gives the arms their models."""
-        return CompareContext(self.config, out_dir, self._loaded)
+        return CompareContext(self.config, out_dir, self._loaded, self._shared_dir)
 
     def add_artifacts(self, sections, task, arms, cells, context):
         """Adds a task's curves, samples and more; returns steps to the reference arm's quality."""
@@ -277,10 +289,20 @@ class CompareStudy(BaseStudy):
 
 
 def run_compare(
-    config: StudyConfig, out_dir: pathlib.Path, executor: CellExecutor | None = None
+    config: StudyConfig,
+    out_dir: pathlib.Path,
+    executor: CellExecutor | None = None,
+    shared_dir: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Runs or resumes a comparison of arms in `out_dir`; returns its results."""
-    return run_study(CompareStudy(config, executor), out_dir)
+    """Runs or resumes a comparison of arms in `out_dir`; returns its results.
+
+    Args:
+      config: of the study.
+      out_dir: its folder.
+      executor: computes cells elsewhere, if given.
+      shared_dir: see `fm.study.arms.CompareContext`.
+    """
+    return run_study(CompareStudy(config, executor, shared_dir), out_dir)
 
 
 def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
@@ -319,5 +341,6 @@ def task_row(task: Task) -> dict[str, Any]:
         "test_available": len(task.dataset.test),
         "out_of_domain_dataset": task.config.out_of_domain_dataset,
         "item_group": info.get("item_group"),
+        "corpora": {name: corpus_size(corpus) for name, corpus in task.corpora.items()},
         **{key: info[key] for key in ("description", "licence", "fingerprint", "split")},
     }

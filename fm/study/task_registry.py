@@ -23,6 +23,7 @@ class TaskSpec:
       prompt_answers: words for each class in that template; empty for the names of the classes.
       mixture_weight: share of the rows of a joint pretraining step, in any unit.
       out_of_domain_dataset: what the out_of_domain arm is pretrained on; None for no such arm.
+      upstream_datasets: what the `upstream` ablation pretrains on, from near to far.
       test_slice: first of the test items scored, in the fixed random order of the test split; items
         before it have been scored by earlier results.
       suites: task suites it belongs to: "compare", "compare_full", "multitask", "ablate".
@@ -36,6 +37,7 @@ class TaskSpec:
     prompt_answers: tuple[str, ...] = ()
     mixture_weight: float = 1.0
     out_of_domain_dataset: str | None = None
+    upstream_datasets: tuple[str, ...] = ()
     test_slice: int = 0
     suites: tuple[str, ...] = ()
 
@@ -92,6 +94,7 @@ _BUILT_IN = (
         prompt_answers=("negative", "positive"),
         mixture_weight=20.0,
         out_of_domain_dataset="docstrings",
+        upstream_datasets=("tweet_entities", "docstrings"),
         test_slice=1000,
         suites=("compare", "compare_full", "multitask"),
     ),
@@ -104,6 +107,7 @@ _BUILT_IN = (
         ),
         mixture_weight=8.0,
         out_of_domain_dataset="film_reviews",
+        upstream_datasets=("film_reviews", "docstrings"),
         suites=("compare_full", "multitask"),
     ),
     TaskSpec(
@@ -139,6 +143,7 @@ _BUILT_IN = (
         ),
         mixture_weight=16.0,
         out_of_domain_dataset="photos",
+        upstream_datasets=("moving_digit_frames", "photos"),
         suites=("compare", "compare_full", "multitask", "ablate"),
     ),
     TaskSpec(

@@ -245,13 +245,8 @@ def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, Duplica
             f"the out_of_domain arm of {config.dataset} needs other {dataset.modality} data: give "
             "--out_of_domain_dataset=NAME, or leave out_of_domain out of --arms"
         )
-    other = load(
-        name,
-        data_dir=config.data_dir,
-        text_column=config.text_column,
-        label_column="",
-        encoding=config.encoding,
-    )
+    # Of its own data the task's training part, which has no development items.
+    other = dataset if name == config.dataset else _load_unlabeled(name, config)
     own_form, other_form = (
         (each.modality, each.info.get("shape"), each.info.get("rate")) for each in (dataset, other)
     )
@@ -264,4 +259,43 @@ def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, Duplica
             f"--out_of_domain_dataset={name} is {others}, but {config.dataset} is {own}; both must "
             "have the same modality, shape and rate"
         )
-    return _decontaminated(other.train, dataset, config.max_corpus_items)
+    corpus = other.train
+    if config.out_of_domain_size_of is not None:
+        target = _load_unlabeled(config.out_of_domain_size_of, config).train
+        corpus = _cut_to_size(corpus, target)
+    return _decontaminated(corpus, dataset, config.max_corpus_items)
+
+
+def _load_unlabeled(name: str, config: TaskConfig) -> Dataset:
+    return load(
+        name,
+        data_dir=config.data_dir,
+        text_column=config.text_column,
+        label_column="",
+        encoding=config.encoding,
+    )
+
+
+def corpus_size(corpus: Split) -> dict[str, int | None]:
+    """Returns a corpus's number of examples and of characters, None where it is not of texts."""
+    lengths = _text_lengths(corpus)
+    return {
+        "examples": len(corpus),
+        "characters": None if lengths is None else int(lengths.sum()),
+    }
+
+
+def _text_lengths(corpus: Split) -> np.ndarray | None:
+    """Returns the characters of each example, int [N]; None of examples that are not texts."""
+    inputs = corpus.inputs(range(len(corpus)))
+    return np.array([len(text) for text in inputs]) if isinstance(inputs, list) else None
+
+
+def _cut_to_size(corpus: Split, target: Split) -> Split:
+    """Returns a random part of a corpus with at most the characters (or examples) of another."""
+    order = np.random.default_rng(2).permutation(len(corpus))
+    lengths, size = _text_lengths(corpus), _text_lengths(target)
+    if lengths is None or size is None:
+        return subset(corpus, np.sort(order[: len(target)]))
+    fitting = np.cumsum(lengths[order]) <= size.sum()
+    return subset(corpus, np.sort(order[fitting]))

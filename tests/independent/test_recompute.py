@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fm.study.comparisons import TaskScores, comparison_rows
 
 from fm.evaluation.statistics import linearized_ratio
 from fm.study import run_dir
+from fm.study.comparisons import TaskScores, comparison_rows
 from fm.study.multitask import run_multitask
 from tests.independent.recompute import main, recompute
 from tests.study.helpers_multitask import datasets
