@@ -36,7 +36,7 @@ def search_figure(results: dict[str, Any]) -> Figure:
     rows = [row for row in _by_score(results["trials"]) if row["score"] is not None]
     shown = rows[:_MOST_SHOWN]
     with plot_style():
-        figure = new_figure(1.2 + 0.28 * len(shown))
+        figure = new_figure(1.6 + 0.3 * len(shown))
         axes = figure.subplots()
         for place, row in enumerate(reversed(shown)):
             score = 100 * row["score"]
@@ -48,8 +48,7 @@ def search_figure(results: dict[str, Any]) -> Figure:
         axes.set_yticks(range(len(shown)), [trial_name(row) for row in reversed(shown)])
         more = f"; the best {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
         axes.set_xlabel(
-            f"{results['metric']} of {results['arm']} on the development part of "
-            f"{results['task']}, mean over budgets and seeds{more}"
+            f"{results['metric']} of {results['arm']}, development part of {results['task']}{more}"
         )
     return figure
 
