@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,11 +46,12 @@ def search_figure(results: dict[str, Any]) -> Figure:
                 ends = [100 * row["low"], 100 * row["high"]]
                 axes.plot(ends, [place, place], color=color, linewidth=1.2)
             axes.plot([score], [place], marker="o", color=color, linestyle="")
-        axes.set_yticks(range(len(shown)), [trial_name(row) for row in reversed(shown)])
+        names = ["\n".join(textwrap.wrap(trial_name(row), 40)) for row in reversed(shown)]
+        axes.set_yticks(range(len(shown)), names)
         more = f"; the best {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
-        axes.set_xlabel(
-            f"{results['metric']} of {results['arm']}, development part of {results['task']}{more}"
-        )
+        axes.set_xlabel(f"{results['metric']} (95% interval)")
+        title = f"{results['arm']} on the development part of {results['task']}{more}"
+        figure.suptitle(title, x=0.01, horizontalalignment="left")
     return figure
 
 
