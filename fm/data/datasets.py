@@ -139,7 +139,9 @@ def development_dataset(dataset: Dataset) -> Dataset:
         UserError: the training split is too small for such a part.
     """
     train, whole = dataset.train, range(len(dataset.train))
-    groups = train.groups(whole) if train.is_grouped else None
+    # A split by hash puts groups on both sides; reading all of them takes seconds.
+    by_group = train.is_grouped and dataset.info["split"] != "by hash"
+    groups = train.groups(whole) if by_group else None
     if groups is not None:
         elsewhere = dataset.test.groups(range(len(dataset.test)))
         groups = None if set(groups) & set(elsewhere) else groups

@@ -135,7 +135,7 @@ def test_groups_of_the_test_items_scored(monkeypatch):
         )
         for part, own in ((data.train, "abcde"), (data.test, "xyz"))
     ]
-    info = data.info | {"item_group": "voice"}
+    info = data.info | {"item_group": "voice", "split": "by voice"}
     loads(monkeypatch, dataclasses.replace(data, train=parts[0], test=parts[1], info=info))
     task = prepare_task(config(max_test_items=5), (), 1)
     assert task.item_groups.tolist() == ["xyz"[n % 3] for n in task.test.source_idx]
