@@ -116,6 +116,13 @@ def define(
         lower_bound=2,
     )
     define_test_items(values)
+    flags.DEFINE_float(
+        "label_cost",
+        None,
+        "price of one label, in any currency: the report then says what pretraining saves",
+        flag_values=values,
+        lower_bound=0.0,
+    )
     flags.DEFINE_string(
         "size", None, "model size: nano, micro, tiny, small or base", flag_values=values
     )
@@ -355,6 +362,7 @@ def configure(
         seeds=seeds,
         pretrain_seeds=values["pretrain_seeds"].value,
         methods=methods,
+        label_cost=values["label_cost"].value,
     )
     check_arms(config.arms, "compare", methods)
     return config

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 PretrainingRuns = Mapping[str, Sequence[PretrainingCost]]
 _PREDICTION_COLUMNS = (
     *("task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"),
-    *("probability", "truth_probability"),
+    *("probability", "truth_probability", "group", "checkpoint"),
 )
 ScoresByCell = dict[tuple[str, str, int], np.ndarray]
 
@@ -97,9 +97,13 @@ def _class_metrics(cell: Cell, task: Task, seed: int) -> Row:
 def at_edge(hparams: Row, trials: Sequence[Row]) -> list[str]:
     """Returns the numbers among the hyper-parameters chosen at the end of the range tried.
 
-    Compared are trials that equal the chosen one but for numbers; a number with fewer than three
-    values has no inside.
+    A search that widens its grid says so itself, in the trial's "at_edge". Else those trials are
+    compared that equal the chosen one but for numbers; a number with fewer than three values has
+    no inside.
     """
+    chosen = next((trial for trial in trials if trial["config"] == hparams), {})
+    if "at_edge" in chosen:
+        return list(chosen["at_edge"])
     numbers = {name for name, value in hparams.items() if _is_number(value)}
     alike = [
         trial["config"]
@@ -164,11 +168,24 @@ def add_holm(rows: list[Row]) -> list[Row]:
 
 
 def compute_cost_rows(
-    cells: Sequence[Cell], task: Task, runs: PretrainingRuns, label_efficiency: Sequence[Row]
+    cells: Sequence[Cell],
+    task: Task,
+    runs: PretrainingRuns,
+    label_efficiency: Sequence[Row],
+    label_cost: float | None = None,
 ) -> list[Row]:
     """Returns each arm's compute at the smallest label budget and its break-even task count.
 
-    Pretraining is charged once, however many seeds measure how much it varies.
+    Pretraining is charged once, however many seeds measure how much it varies. `labels_saved` are
+    those that the rival nearest to the arm would need beyond the arm's own; there are none where
+    that label multiplier's interval reaches 1.
+
+    Args:
+      cells: of the task.
+      task: the task.
+      runs: what pretraining cost each arm.
+      label_efficiency: rows of `fm.study.comparisons.label_multiplier_rows`.
+      label_cost: price of a label, in any currency; None to price none.
     """
     budgets = task.config.label_budgets
     cell_of = {(cell.arm, cell.num_labels): cell for cell in cells}
@@ -198,8 +215,23 @@ def compute_cost_rows(
             adapt_cpu_seconds=cell.cpu_seconds,
             scratch_cost=scratch_cost,
         )
-        rows.append(dataclasses.asdict(row))
+        saved = _labels_saved(label_efficiency, arm, budgets[0])
+        money = {
+            "num_labels": budgets[0],
+            "label_cost": label_cost,
+            "labels_saved": saved,
+            "money_saved": None if None in (saved, label_cost) else saved * label_cost,
+        }
+        rows.append(dataclasses.asdict(row) | money)
     return rows
+
+
+def _labels_saved(label_efficiency: Sequence[Row], arm: str, num_labels: int) -> float | None:
+    """Returns the labels an arm saves against the rival that needs the fewest; None if unclear."""
+    own = [row for row in label_efficiency if (row["arm"], row["num_labels"]) == (arm, num_labels)]
+    if not own or any(row["low"] is None or row["low"] <= 1 for row in own):
+        return None
+    return num_labels * (min(row["label_multiplier"] for row in own) - 1)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -232,15 +264,24 @@ def duplicate_count_row(task: str, arm: str, *searches: DuplicateSearchResult) -
     }
 
 
-def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib.Path) -> None:
+def write_predictions(
+    done: Sequence[tuple[Task, Sequence[Cell], TaskScores]], path: pathlib.Path
+) -> None:
     """Writes predictions.csv, with a row per cell, seed and test item.
 
-    The probabilities, of the predicted and of the true class, are empty where there are none.
+    Empty where there are none: the probabilities of the predicted and of the true class, the
+    item's group, if intervals are over groups, and the number of the checkpoint that the seed
+    started from.
+
+    Args:
+      done: tasks with their cells and scores.
+      path: of the file.
     """
     with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(_PREDICTION_COLUMNS)
-        for task, cells in done:
+        for task, cells, scores in done:
+            groups = [""] * len(task.test) if scores.groups is None else scores.groups
             for cell in cells:
                 for seed, predictions in enumerate(cell.predictions):
                     rows = task.task_type.prediction_rows(predictions, task.test)
@@ -248,9 +289,12 @@ def write_predictions(done: Sequence[tuple[Task, Sequence[Cell]]], path: pathlib
                     if cell.confidences is not None:
                         shown = cell.confidences[seed].tolist()
                     where = (task.name, cell.arm, cell.num_labels, seed)
+                    checkpoint = scores.checkpoint(cell.arm, seed)
                     table.writerows(
-                        (*where, n, task.test.ids[n][:12], *row, *probabilities)
-                        for n, (row, probabilities) in enumerate(zip(rows, shown, strict=False))
+                        (*where, n, task.test.ids[n][:12], *row, *probabilities, group, checkpoint)
+                        for n, (row, probabilities, group) in enumerate(
+                            zip(rows, shown, groups, strict=False)
+                        )
                     )
 
 

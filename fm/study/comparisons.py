@@ -70,6 +70,10 @@ class TaskScores:
             checkpoints = min(found, key=lambda each: len(set(each)))
         return Design(checkpoints, self.groups)
 
+    def checkpoint(self, arm: str, seed: int) -> Hashable:
+        """Returns the checkpoint that a seed of an arm started from; "" if it has not several."""
+        return self.checkpoints[arm][seed] if arm in self.checkpoints else ""
+
     def curve(self, arm: str) -> np.ndarray:
         """Returns an arm's scores at all label budgets, [B, S, N]."""
         return np.stack([self.scores[arm, num_labels] for num_labels in self.label_budgets])

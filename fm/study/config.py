@@ -17,6 +17,7 @@ from fm.adaptation.lora import LoraConfig
 from fm.adaptation.methods import check_methods, regularization
 from fm.adaptation.prompting import PromptTemplate
 from fm.errors import UserError
+from fm.evaluation.design import check_design
 from fm.files import expand_path
 from fm.model.config import ModelConfig
 from fm.study.transfer import check_transfer
@@ -313,6 +314,7 @@ class StudyConfig:
       seeds: runs per cell; each draws its own labels and initial parameters.
       pretrain_seeds: pretraining runs per arm, shared out over the seeds.
       methods: adaptation methods; an arm tries those it supports.
+      label_cost: price of one label, in any currency; None to price none.
     """
 
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {"adapt": "methods"}
@@ -324,6 +326,7 @@ class StudyConfig:
     seeds: int = 8
     pretrain_seeds: int = 1
     methods: tuple[str, ...] = DEFAULT_METHODS
+    label_cost: float | None = None
 
     def __post_init__(self):
         check_methods(self.methods)
@@ -349,8 +352,9 @@ class StudyConfig:
             raise UserError(f"--seeds={self.seeds}: must be 1 to {MAX_SEEDS}")
         if not 1 <= self.pretrain_seeds <= self.seeds:
             raise UserError(
-                f"pretrain_seeds={self.pretrain_seeds}: must be 1 to seeds={self.seeds}"
+                f"--pretrain_seeds={self.pretrain_seeds}: must be 1 to --seeds={self.seeds}"
             )
+        check_design(self.seeds, self.pretrain_seeds)
 
     def arms_of(self, task: TaskConfig) -> tuple[str, ...]:
         """Returns the arms of one task."""

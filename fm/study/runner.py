@@ -17,6 +17,7 @@ from fm.adaptation.methods import METHODS
 from fm.attention import Mask, choose
 from fm.data.media import get_modality
 from fm.errors import UserError
+from fm.evaluation.design import check_design
 from fm.study import analysis, artifacts, comparisons, run_dir, test_slices
 from fm.study.adaptation import Arm
 from fm.study.arms import (
@@ -164,7 +165,7 @@ class BaseStudy(abc.ABC):
         for task in self.tasks:
             arms, cells = self.task_cells(task, context, out_dir)
             scored.append(self._add_task(sections, task, arms, cells, context))
-            done.append((task, cells))
+            done.append((task, cells, scored[-1][0]))
         self.add_study_sections(sections, context)
         pairs = {scores.task: own for scores, own in scored}
         sections |= comparisons.study_sections(
@@ -203,12 +204,16 @@ class BaseStudy(abc.ABC):
         """Adds a task's sections; returns its scores and the (arm, rival) pairs to compare."""
         runs = {name: built.pretraining_costs() for name, built in arms.items() if built.runs}
         steps_to_quality = self.add_artifacts(sections, task, arms, cells, context)
-        scores, pairs = analysis.task_scores(cells, task, runs), self.comparison_pairs(list(arms))
+        groups = interval_groups(task, self.config.seeds)
+        scores = analysis.task_scores(cells, task, runs, groups)
+        pairs = self.comparison_pairs(list(arms))
         efficiency = comparisons.label_multiplier_rows(scores, steps_to_quality)
         sections["cells"] += analysis.cell_rows(cells, task, runs)
         sections["label_efficiency"] += efficiency
         sections["group_scores"] += group_score_rows(cells, task)
-        sections["compute_cost"] += analysis.compute_cost_rows(cells, task, runs, efficiency)
+        sections["compute_cost"] += analysis.compute_cost_rows(
+            cells, task, runs, efficiency, self.config.label_cost
+        )
         descriptions = {
             name: built.description for name, built in arms.items() if built.description
         }
@@ -322,6 +327,22 @@ def _majority_rate(task: Task) -> float | None:
     if not task.task_type.predicts_classes:
         return None
     return float(np.bincount(np.asarray(task.test.labels)).max() / len(task.test))
+
+
+def interval_groups(task: Task, seeds: int) -> list[str] | None:
+    """Returns the group of each test item, for intervals over groups; None if items stand alone.
+
+    Too few or too unequal groups give no intervals that hold; a line says so.
+    """
+    if task.item_groups is None:
+        return None
+    groups = task.item_groups.tolist()
+    try:
+        check_design(seeds, groups=groups)
+    except UserError as error:
+        print(f"{task.name}: intervals take items as independent: {error}", file=sys.stderr)
+        return None
+    return groups
 
 
 def task_row(task: Task) -> dict[str, Any]:

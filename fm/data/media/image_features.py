@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -82,8 +83,9 @@ def learn_patch_codes(images: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     whiten = (basis / np.sqrt(np.maximum(variance, 0) + _WHITENING_FLOOR)) @ basis.T
     whiten = whiten.astype(np.float32)
     codes = min(NUM_CODES, len(patches))
-    means = MiniBatchKMeans(codes, random_state=0, n_init=1, batch_size=2048, max_iter=20)
-    centers = means.fit((patches - mean) @ whiten).cluster_centers_.astype(np.float32)
+    options: dict[str, Any] = {"random_state": 0, "n_init": 1, "batch_size": 2048, "max_iter": 20}
+    means: Any = MiniBatchKMeans(codes, **options).fit((patches - mean) @ whiten)
+    centers = means.cluster_centers_.astype(np.float32)
 
     def encode(others: np.ndarray) -> np.ndarray:
         starts = range(0, len(others), _CHUNK)

@@ -100,10 +100,8 @@ class Fold:
         norms_N = np.diag(self.gram)
         norms_M = _square_norms(self.asked)
         cross = _dense(self.asked @ self.train.T)
-        return tuple(
-            np.maximum(own[:, None] + norms_N - 2 * products, 0.0)
-            for own, products in ((norms_N, self.gram), (norms_M, cross))
-        )
+        among = np.maximum(norms_N[:, None] + norms_N - 2 * self.gram, 0.0)
+        return among, np.maximum(norms_M[:, None] + norms_N - 2 * cross, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,10 +221,10 @@ class RbfSvc(Classifier):
         """Returns decision values; the kernel of each gamma is computed once."""
         scores: dict[int, np.ndarray] = {}
         for gamma in {config["gamma"] for config in configs}:
-            kernels = [np.exp(-gamma * distances) for distances in fold.square_distances]
+            among, to_others = (np.exp(-gamma * each) for each in fold.square_distances)
             for n, config in enumerate(configs):
                 if config["gamma"] == gamma:
-                    scores[n] = _kernel_svc(fold, *kernels, config)
+                    scores[n] = _kernel_svc(fold, among, to_others, config)
         return [scores[n] for n in range(len(configs))]
 
 

@@ -185,7 +185,7 @@ class ClassicalFamily:
             if len(train_idx) > member.classifier.max_labels:
                 continue
             for weight in self._class_weights(member, labels):
-                fixed = {"member": member.name}
+                fixed: dict[str, Any] = {"member": member.name}
                 if weight is not None:
                     fixed["class_weight"] = weight
                 if member.needs_unlabeled:

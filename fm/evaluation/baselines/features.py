@@ -162,7 +162,9 @@ class FeatureStore:
     def rows(self, features: FeatureSet) -> Rows:
         """Returns rows of the labeled and test examples, before `FeatureSet.fit`."""
         key = "rows", features.extract, features.learn
-        return self.once(key, lambda: self._learned(features)(self.examples.rows(features.extract)))
+        return self.once(
+            key, lambda: self._learned(features)(self.examples.rows(_extract_of(features)))
+        )
 
     def unlabeled_rows(self, features: FeatureSet) -> Rows:
         """Returns rows of the unlabeled examples, those of the labeled pool first."""
@@ -173,7 +175,7 @@ class FeatureStore:
         own = self.rows(features)[: self.num_in_corpus]
         if self.unlabeled is None:
             return own
-        return stack([own, self._learned(features)(self.unlabeled.rows(features.extract))])
+        return stack([own, self._learned(features)(self.unlabeled.rows(_extract_of(features)))])
 
     def _learned(self, features: FeatureSet) -> Transform:
         learn = features.learn
@@ -203,3 +205,9 @@ def stack(parts: Sequence[Rows]) -> Rows:
 def _in_chunks(transform: Transform, rows: Rows) -> Rows:
     starts = range(0, rows.shape[0], _CHUNK)
     return stack([transform(rows[start : start + _CHUNK]) for start in starts])
+
+
+def _extract_of(features: FeatureSet) -> Extract:
+    """Returns how the rows of a feature set are read, which one made of parts does not say."""
+    assert features.extract is not None, "features made of parts are read part by part"
+    return features.extract

@@ -52,14 +52,15 @@ def character_counts(texts: Sequence[str], sample_rate: float | None = None) -> 
 
     They are scikit-learn's "char_wb" n-grams, counted once for every different word.
     """
-    words = CountVectorizer(analyzer=_split, dtype=np.float32)
+    split: dict[str, Any] = {"analyzer": _split, "dtype": np.float32}
+    words = CountVectorizer(**split)
     try:
-        counts = words.fit_transform(texts)
+        counts = sp.csr_array(words.fit_transform(texts))
     except ValueError:  # not one word
         return sp.csr_array((len(texts), NUM_COLUMNS), dtype=np.float32)
     options: dict[str, Any] = {"analyzer": "char_wb", "ngram_range": CHARACTER_NGRAMS}
     ngrams = _hasher(CountVectorizer(**options).build_analyzer())
-    return _sublinear(counts @ ngrams.transform(words.get_feature_names_out()))
+    return _sublinear(counts @ sp.csr_array(ngrams.transform(words.get_feature_names_out())))
 
 
 def fit_tfidf(rows: Rows) -> Transform:
@@ -84,12 +85,13 @@ def learn_lsa(rows: Rows) -> Transform:
     )
     if not columns.size:
         return lambda others: np.zeros((others.shape[0], 1), np.float32)
-    tfidf = TfidfTransformer().fit(rows[:, columns])
+    tfidf: Any = TfidfTransformer().fit(rows[:, columns])
+    iterations: Any = _POWER_ITERATIONS
     dims = min(max(LSA_DIMS), columns.size, rows.shape[0])
     _, _, vectors = randomized_svd(
         tfidf.transform(rows[:, columns]).astype(np.float32),
         n_components=dims,
-        n_iter=_POWER_ITERATIONS,
+        n_iter=iterations,
         random_state=0,
     )
     return lambda others: np.asarray(tfidf.transform(others[:, columns]) @ vectors.T)
@@ -110,8 +112,8 @@ def _leading(dims: int, rows: Rows) -> np.ndarray:
 
 
 def _hasher(analyzer: Callable[[str], list[str]]) -> HashingVectorizer:
-    options: Any = {"analyzer": analyzer, "norm": None, "alternate_sign": False}
-    return HashingVectorizer(n_features=NUM_COLUMNS, dtype=np.float32, **options)
+    options: dict[str, Any] = {"analyzer": analyzer, "norm": None, "alternate_sign": False}
+    return HashingVectorizer(**options | {"n_features": NUM_COLUMNS, "dtype": np.float32})
 
 
 def _words_and_pairs(text: str) -> list[str]:
