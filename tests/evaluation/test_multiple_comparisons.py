@@ -60,6 +60,18 @@ def test_independent_comparisons_are_adjusted_as_by_step_down_sidak():
     np.testing.assert_allclose(found.adjusted_K[order], sidak, atol=0.03)
 
 
+def test_items_are_drawn_anew_too():
+    """Seeds alike, so only items vary: independent sets of items count as independent tests."""
+    random = np.random.default_rng(0)
+    items = [random.normal(size=300) for _ in range(5)]
+    own = [np.tile(stats.zscore(each, ddof=1) + 0.13, (8, 1)) for each in items]
+    found = max_t_adjusted(own, range(5))
+    p = stats.ttest_1samp(own[0][0], 0).pvalue
+    np.testing.assert_allclose(found.p_K, p)
+    np.testing.assert_allclose(found.adjusted_K.max(), 1 - (1 - p) ** 5, atol=0.02)
+    assert found.adjusted_K.max() > 2 * p
+
+
 def test_adjusted_is_never_below_p_and_keeps_its_order():
     found = max_t_adjusted(tables(12, item=0.1, means=np.linspace(0, 0.4, 12)))
     assert (found.adjusted_K >= found.p_K).all() and (found.adjusted_K <= 1).all()

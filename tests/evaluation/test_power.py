@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -50,6 +52,13 @@ def test_more_seeds_decide_what_runs_leave_open():
     assert items_to_decide(found) is None
     larger = difference(seeds=8 + more, run=0.04)
     assert detectable_difference(larger.standard_error, larger.df) <= 0.02
+
+
+def test_more_seeds_come_with_whole_checkpoints():
+    found = difference(run=0.04)
+    as_checkpoints = dataclasses.replace(found, checkpoints=8, seeds=24)
+    more = seeds_to_decide(found)
+    assert more is not None and seeds_to_decide(as_checkpoints) == 3 * more
 
 
 def test_more_items_decide_what_items_leave_open():
