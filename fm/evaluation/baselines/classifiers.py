@@ -40,6 +40,7 @@ class Fold:
       train_idx: labeled examples of the fit.
       idx: examples asked about.
       labels: class of each example of `train_idx`.
+      parts: folds of the feature sets that this one puts side by side.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Fold:
         train_idx: np.ndarray,
         labels: np.ndarray,
         idx: np.ndarray,
+        parts: Sequence[Fold] = (),
     ):
         self.store = store
         self.feature_set = feature_set
@@ -56,6 +58,7 @@ class Fold:
         self.labels = labels
         self.idx = idx
         self.classes = np.unique(labels)
+        self.parts = parts
 
     @functools.cached_property
     def _features(self) -> Callable[[np.ndarray], Rows]:
@@ -74,13 +77,22 @@ class Fold:
     @functools.cached_property
     def gram(self) -> np.ndarray:
         """Returns inner products of the labeled examples, [N, N]."""
+        if self.parts:
+            return np.mean([part.gram for part in self.parts], axis=0)
         return _dense(self.train @ self.train.T)
+
+    @functools.cached_property
+    def cross(self) -> np.ndarray:
+        """Returns inner products of the examples asked about with the labeled ones, [M, N]."""
+        if self.parts:
+            return np.mean([part.cross for part in self.parts], axis=0)
+        return _dense(self.asked @ self.train.T)
 
     @functools.cached_property
     def coordinates(self) -> tuple[Rows, np.ndarray | None]:
         """Returns the labeled examples as fitted [N, R], and their `row_space` span, if rotated."""
-        num_examples, num_features = self.train.shape
-        if num_examples < num_features and num_examples <= MAX_GRAM_ROWS:
+        few = len(self.train_idx) <= MAX_GRAM_ROWS
+        if few and len(self.train_idx) < sum(each.train.shape[1] for each in self.parts or [self]):
             return row_space(self.gram)
         return self.train, None
 
@@ -88,7 +100,7 @@ class Fold:
         """Returns scores [M, K] of weights fitted to `coordinates`."""
         _, span_NR = self.coordinates
         if span_NR is not None:
-            weights_RK = self.train.T @ (span_NR @ weights_RK)
+            return self.cross @ (span_NR @ weights_RK)
         return np.asarray(self.asked @ weights_RK)
 
     @functools.cached_property
@@ -99,9 +111,8 @@ class Fold:
         """
         norms_N = np.diag(self.gram)
         norms_M = _square_norms(self.asked)
-        cross = _dense(self.asked @ self.train.T)
         among = np.maximum(norms_N[:, None] + norms_N - 2 * self.gram, 0.0)
-        return among, np.maximum(norms_M[:, None] + norms_N - 2 * cross, 0.0)
+        return among, np.maximum(norms_M[:, None] + norms_N - 2 * self.cross, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,8 +209,7 @@ class LinearSvc(Classifier):
     def scores(self, fold, configs):
         """Returns decision values."""
         if len(fold.train_idx) <= MAX_GRAM_ROWS:
-            cross = _dense(fold.asked @ fold.train.T)
-            return [_kernel_svc(fold, fold.gram, cross, config) for config in configs]
+            return [_kernel_svc(fold, fold.gram, fold.cross, config) for config in configs]
         scores = []
         for config in configs:
             model: Any = LinearSVC(C=config["C"], class_weight=config.get("class_weight"))

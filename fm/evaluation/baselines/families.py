@@ -7,7 +7,6 @@ The grid is widened step by step until its best value lies inside, up to the lim
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -218,18 +217,21 @@ class ClassicalFamily:
     ) -> Callable[[Member], list[tuple[Fold, np.ndarray]]]:
         """Returns the function from members to (fold, classes held out); features are shared."""
 
-        @functools.cache
-        def by_name(name: str) -> list[tuple[Fold, np.ndarray]]:
-            features = next(each.features for each in self.members if each.features.name == name)
-            return [
-                (
-                    Fold(self.store, features, train_idx[fit], labels[fit], train_idx[held_out]),
-                    labels[held_out],
-                )
-                for fit, held_out in folds
-            ]
+        def build(features: FeatureSet, n: int) -> Fold:
+            fit, held_out = folds[n]
+            parts = [views(part)[n] for part in features.parts]
+            idx = train_idx[fit], labels[fit], train_idx[held_out]
+            return Fold(self.store, features, *idx, parts)
 
-        return lambda member: by_name(member.features.name)
+        built: dict[str, list[Fold]] = {}
+
+        def views(features: FeatureSet) -> list[Fold]:
+            if features.name not in built:
+                built[features.name] = [build(features, n) for n in range(len(folds))]
+            return built[features.name]
+
+        truths = [labels[held_out] for _, held_out in folds]
+        return lambda member: list(zip(views(member.features), truths, strict=True))
 
     def predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, config: Config, idx: np.ndarray

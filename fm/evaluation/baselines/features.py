@@ -145,7 +145,8 @@ class FeatureStore:
         if features.parts:
             fits = [self.fit(part, train_idx) for part in features.parts]
             return lambda idx: _beside([fit(idx) for fit in fits])
-        rows = self.rows(features)
+        key = "used columns", features.extract, features.learn
+        rows = self.once(key, lambda: _used_columns(self.rows(features)))
         transform = features.fit(rows[train_idx])
         return lambda idx: transform(rows[idx])
 
@@ -186,6 +187,11 @@ class FeatureStore:
             ("learned", features.extract, learn), lambda: learn(self.unlabeled_rows(raw))
         )
         return functools.partial(_in_chunks, transform)
+
+
+def _used_columns(rows: Rows) -> Rows:
+    """Returns sparse rows without the columns that none uses: every fit goes through them all."""
+    return sp.csr_array(rows[:, np.unique(rows.indices)]) if sp.issparse(rows) else rows
 
 
 def _beside(parts: Sequence[Rows]) -> Rows:

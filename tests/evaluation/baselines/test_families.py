@@ -186,6 +186,7 @@ def test_without_unlabeled_data_no_member_needs_any(modality):
     assert any("SVC" in name for name in without) and any("logistic" in name for name in without)
 
 
+@pytest.mark.slow
 def test_digits_are_told_apart_with_and_without_unlabeled_ones():
     digits = load_digits()
     images = (digits.images[:500, ..., None] * 255 / 16).astype(np.uint8)

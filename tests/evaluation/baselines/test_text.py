@@ -54,6 +54,12 @@ def test_words_and_characters_have_equal_weight():
     )
     expected = (words @ words.T + characters @ characters.T).toarray() / 2
     np.testing.assert_allclose((both @ both.T).toarray(), expected, atol=1e-5)
+    some, labels, asked = np.arange(6), np.arange(6) % 2, np.arange(6, 10)
+    parts = [Fold(store, each, some, labels, asked) for each in (WORDS, CHARACTERS)]
+    whole = Fold(store, WORDS_AND_CHARACTERS, some, labels, asked)
+    of_parts = Fold(store, WORDS_AND_CHARACTERS, some, labels, asked, parts)
+    np.testing.assert_allclose(of_parts.gram, whole.gram, atol=1e-5)
+    np.testing.assert_allclose(of_parts.cross, whole.cross, atol=1e-5)
 
 
 def test_semantic_analysis_is_learned_from_unlabeled_texts_alone():
