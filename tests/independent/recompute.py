@@ -166,8 +166,11 @@ def difference_table(
         group = group.reindex(seeds_by_items.columns)
         mean = seeds_by_items.mean(axis=1)
         totals = seeds_by_items.sub(mean, axis=0).T.groupby(group).sum().T
-        units["groups"] = totals.shape[1]
-        seeds_by_items = (totals * totals.shape[1] / units["items"]).add(mean, axis=0)
+        units["groups"] = number = totals.shape[1]
+        # How far a group pulls the mean, as it shows when the group is left out.
+        share = group.value_counts().reindex(totals.columns) / units["items"]
+        pull = totals * (number / units["items"]) * (1 - 1 / number) / (1 - share)
+        seeds_by_items = pull.sub(pull.mean(axis=1), axis=0).add(mean, axis=0)
     return seeds_by_items.to_numpy(float), units
 
 
