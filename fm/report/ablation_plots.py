@@ -61,7 +61,7 @@ def difference_curve(
         axes.xaxis.set_major_locator(FixedLocator(levels))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        axes.set_xlabel(f"{ablation.figure.field} (log scale)")
+        axes.set_xlabel(f"{ablation.figure.label or ablation.figure.field} (log scale)")
         axes.set_ylabel("points over scratch")
         figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     return figure
@@ -118,17 +118,31 @@ def forest(
         axes.set_ylim(len(slots) - 0.4, -0.6)
         axes.yaxis.set_major_locator(FixedLocator(list(range(len(slots)))))
         names = [
-            slot if isinstance(slot, str) else f"{formats.count(slot.num_labels)} labels"
+            "" if isinstance(slot, str) else f"{formats.count(slot.num_labels)} labels"
             for slot in slots
         ]
         axes.set_yticklabels(names, fontsize=9)
-        for text, slot in zip(axes.get_yticklabels(), slots, strict=True):
-            text.set_fontweight("bold" if isinstance(slot, str) else "normal")
+        for place, slot in enumerate(slots):
+            if isinstance(slot, str):
+                _write_heading(axes, place, slot)
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("points over scratch", fontsize=9)
     return figure
+
+
+def _write_heading(axes: Axes, place: int, text: str) -> None:
+    """Writes a heading over the plot, on a line without data: beside it there is little room."""
+    axes.annotate(
+        text,
+        (-0.25, place),
+        xycoords=axes.get_yaxis_transform(),
+        va="center",
+        fontsize=8.5,
+        fontweight="bold",
+        annotation_clip=False,
+    ).set_in_layout(False)
 
 
 def _level_name(row: AblationRow) -> str:
@@ -203,7 +217,7 @@ def surface(
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(
-            FixedLocator(sorted({row.tokens for row in rows if row.tokens})[:: len(sizes)])
+            FixedLocator(sorted({row.tokens for row in rows if row.tokens}))
         )
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.si_prefixed(value)))
         axes.set_xlabel("tokens seen in pretraining (log scale)")

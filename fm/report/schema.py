@@ -451,10 +451,11 @@ class GroupScore(Row):
 
 
 class AblationPlotSettings(msgspec.Struct):
-    """Plot settings of an ablation: `kind` of figure, and the row key on its axis."""
+    """Plot settings of an ablation: `kind` of figure, the row key on its axis, and its label."""
 
     kind: str
     field: str
+    label: str = ""
 
 
 class AblationResults(msgspec.Struct):

@@ -371,7 +371,7 @@ def merge_studies(
         section: [
             row | {"arm": renamed(row["arm"], value)}
             for value, results in studies.items()
-            for row in results[section]
+            for row in results.get(section, [])
             if row["arm"] in affected or value == first
         ]
         for section in sections

@@ -306,7 +306,10 @@ for _ablation in (
         "pretraining_progress",
         "Gain over training from scratch along one pretraining run",
         _pretraining_progress,
-        figure={"kind": "difference_curve", "field": "share"},
+        figure={
+            **{"kind": "difference_curve", "field": "share"},
+            "label": "share of the pretraining run",
+        },
         of_configs=True,
         arm=IN_DOMAIN,
     ),

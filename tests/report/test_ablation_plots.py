@@ -57,7 +57,12 @@ def test_a_forest_names_levels_and_their_data():
     ]
     axes = drawn("forest", "kept", rows)
     labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert labels == ["far: docs, 2k characters", "16 labels", "none", "16 labels"]
+    assert labels == ["", "16 labels", "", "16 labels"]
+    headings = [text for text in axes.texts if text.get_fontweight() == "bold"]
+    assert [(text.get_text(), text.xy[1]) for text in headings] == [
+        ("far: docs, 2k characters", 0),
+        ("none", 2),
+    ]
     markers = [line.get_marker() for line in axes.lines if line.get_marker() in "oD"]
     assert markers == ["o", "D"]
 

@@ -12,7 +12,7 @@ from fm.errors import UserError
 from fm.evaluation.statistics import paired_difference
 from fm.report import pages
 from fm.report.schema import parse
-from fm.study import analysis, presets
+from fm.study import analysis, config_ablations, presets
 from fm.study.ablations import ABLATIONS
 from fm.study.config import StudyConfig
 from fm.study.config_ablations import reuse_rival_cells, scaled_width
@@ -107,7 +107,7 @@ NAMES = {
     "pretraining_progress": {1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0},
     "what_transfers": set(TRANSFERS),
     "upstream": {"own data", "own data, as much as far", "near", "far"},
-    "scaling": {"width ×0.5", "width ×1", "width ×2"},
+    "scaling": {"width ×1", "width ×2"},
 }
 
 
@@ -124,6 +124,8 @@ def test_ablations_of_a_tiny_study(name, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.study_flags.load", lambda *_, **__: made)
     own = recipe("image", model=WIDE, steps=16)
     monkeypatch.setattr(presets, "modality_recipe", lambda *_: own)
+    monkeypatch.setattr(config_ablations, "SCALING_WIDTHS", (1.0, 2.0))
+    monkeypatch.setattr(config_ablations, "SCALING_STEPS", (1 / 4, 1.0))
     flags = ["--tasks=halves", "--label_budgets=8,16", "--seeds=2", "--adapt=probe"]
     if name == "upstream":
         flags.append("--out_of_domain_dataset=tweets,docs")
@@ -139,7 +141,7 @@ def test_ablations_of_a_tiny_study(name, tmp_path, monkeypatch):
     rows = results[name]
     field = ABLATIONS[name].figure["field"]
     assert {row[field] for row in rows} == NAMES[name]
-    runs = 9 if name == "scaling" else 4 if name == "upstream" else 1
+    runs = 4 if name in ("scaling", "upstream") else 1
     assert len(list((tmp_path / "pretrained").iterdir())) == runs
     for row in rows:
         assert row["low"] <= row["difference"] <= row["high"] and row["p_adjusted"] >= row["p"]
@@ -159,5 +161,5 @@ def test_ablations_of_a_tiny_study(name, tmp_path, monkeypatch):
     assert len(figures) == 1
     if name == "scaling":
         (fit,) = results["scaling_fits"]
-        assert fit["points"] == 18 and fit["r2"] <= 1 and len(fit["terms"]) == 3
+        assert fit["points"] == 8 and fit["r2"] <= 1 and len(fit["terms"]) == 3
         assert "exponent of tokens" in (tmp_path / "report.html").read_text()
