@@ -105,9 +105,10 @@ class Dataset:
         test: the test split.
         info: JSON-able: description, licence, citation, version, split ("official", "by hash", "by
             speaker", ...), fingerprint (hex digest of ids and labels), counts, shape of one example
-            (None for text), rate (Hz of sounds, frames/s of clips, else None), tags (names of the
-            BIO tags, "O" first, else None), item_group (what the groups are, e.g. "voice"; None
-            without groups).
+            (None for text), shrunk (of images and clips made smaller, see `ModalityCodec.shrunk`,
+            else None), rate (Hz of sounds, frames/s of clips, else None), tags (names of the BIO
+            tags, "O" first, else None), item_group (what the groups are, e.g. "voice"; None without
+            groups).
     """
 
     name: str

@@ -96,20 +96,35 @@ def metadata_rate(builder: Any) -> float | None:
     return rate
 
 
-def media_spec(builder: Any, names: list[str], columns: FeatureColumns) -> MediaSpec | None:
-    """Returns the common array shape and rate of a data set's examples; None for text.
+def media_spec(
+    builder: Any,
+    names: list[str],
+    columns: FeatureColumns,
+    image_size: int,
+    *,
+    tell: bool = True,
+) -> tuple[MediaSpec | None, dict[str, Any] | None]:
+    """Returns the common array shape and rate of examples (None for text), and how they shrink.
 
-    Prints to stderr how a measured shape or rate changes the examples.
+    Args:
+        builder: a prepared `tfds.core.DatasetBuilder`.
+        names: of the splits.
+        columns: which features to read.
+        image_size: largest side of images and frames in pixels.
+        tell: whether to print to stderr how a measured shape or rate changes the examples.
+
+    Returns:
+        The spec, and `ModalityCodec.shrunk` of the examples.
 
     Raises:
         UserError: an example is damaged, or the data set lacks a rate.
     """
-    modality = get_modality(columns.modality)
+    modality = get_modality(columns.modality).with_image_size(image_size)
     codec = modality.codec
     if codec is None:
-        return None
+        return None, None
     rate = metadata_rate(builder)
-    spec = codec.declared_spec(builder.info.features[columns.content], rate)
+    spec, shrunk = codec.declared_spec(builder.info.features[columns.content], rate), None
     if spec is None:
         measures = [
             codec.measure(_decode(modality, codec, stored, rate))
@@ -117,9 +132,10 @@ def media_spec(builder: Any, names: list[str], columns: FeatureColumns) -> Media
             for stored in _contents(_data_source(builder, name, columns), columns)
         ]
         spec = codec.common_spec(measures)
-        for line in codec.describe_changes(measures, spec):
+        for line in codec.describe_changes(measures, spec) if tell else ():
             print(f"{builder.info.name}: {line}", file=sys.stderr, flush=True)
-    return spec
+        shrunk = codec.shrunk(measures, spec)
+    return spec, shrunk
 
 
 def _data_source(builder: Any, name: str, columns: FeatureColumns) -> Any:

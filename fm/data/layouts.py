@@ -89,7 +89,7 @@ def layout_of(
         shape: of one example.
         rate: of sounds and clips.
         patch_size: side of an image patch; by default the smallest from 2 on that gives at most 64
-            patches. Other modalities ignore it.
+            patches, or up to 256 beyond 32x32 pixels. Other modalities ignore it.
 
     Raises:
         UserError: no patch fits the examples.

@@ -16,7 +16,8 @@ from fm.data import tfds_safety
 from fm.data.builders import BUILDERS
 from fm.data.datasets import Dataset, Split, subset
 from fm.data.index import FeatureColumns, indexed_split, media_spec
-from fm.data.media import MODALITIES
+from fm.data.media import MODALITIES, MediaSpec
+from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
 from fm.data.prepare import is_prepared, open_checked, prepare, tell_once
 from fm.data.readers import conll, plain_files
 from fm.data.readers.folders import FileNameFieldPositions
@@ -42,6 +43,7 @@ def load(
     speaker_field: int | None = None,
     item_group: str = "",
     encoding: str = "utf-8",
+    image_size: int = DEFAULT_IMAGE_SIZE,
 ) -> Dataset:
     """Returns a data set by built-in name, path or TFDS name; prepared and indexed on first use.
 
@@ -60,6 +62,8 @@ def load(
             statistics by group; by default the speaker of `speaker_field`, or what a built-in data
             set is grouped by.
         encoding: of text files.
+        image_size: largest side of images and frames in pixels, see
+            `fm.data.media.image.common_image_shape`; a multiple of 8 from 8 to 256.
 
     Returns:
         The data set, with the official test split (or validation split) if there is one, else with
@@ -74,6 +78,7 @@ def load(
     tfds_dir = expand_path(data_dir) if data_dir else cache_dir() / "tfds"
     path = expand_path(name)
     check_encoding(encoding)
+    check_image_size(image_size)
     # Errors in data prepared by others are the user's to see; in our own they would be bugs.
     reading: Any = contextlib.nullcontext()
     group = item_group
@@ -104,6 +109,7 @@ def load(
                 path,
                 TextFormat(text_column, label_column, target_column, encoding, item_group),
                 FileNameFieldPositions(label_field, speaker_field),
+                image_size,
             )
             text_column, label_column, target_column = "text", "label", ""
             group = plain_files.GROUP_FEATURE
@@ -119,7 +125,10 @@ def load(
         features = builder.info.features
         columns = find_columns(name, features, text_column, label_column, target_column)
         columns = dataclasses.replace(columns, group=_group_feature(name, features, group))
-        data = _dataset(name, builder, columns, in_fingerprint=bool(item_group))
+        data = _dataset(name, builder, columns, image_size, in_fingerprint=bool(item_group))
+    if image_size != DEFAULT_IMAGE_SIZE and data.modality in ("text", "audio"):
+        what = "is for images and clips"
+        tell_once(name, f"--image_size={image_size} {what}, and changes no {data.modality}")
     called = item_group or ("speaker" if group == plain_files.GROUP_FEATURE else group)
     return dataclasses.replace(data, info=data.info | {"item_group": called or None})
 
@@ -201,7 +210,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _dataset(name: str, builder: Any, columns: FeatureColumns, *, in_fingerprint: bool) -> Dataset:
+def _dataset(
+    name: str, builder: Any, columns: FeatureColumns, image_size: int, *, in_fingerprint: bool
+) -> Dataset:
     """Returns the data set of a builder; groups enter its fingerprint if `in_fingerprint`."""
     available = list(builder.info.splits)
     if "train" not in available:
@@ -210,7 +221,7 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns, *, in_fingerprint
     classes = tuple(features[columns.label].names) if columns.label else ()
     held_out = [split for split in ("test", "validation") if split in available]
     try:
-        spec = media_spec(builder, ["train", *held_out[:1]], columns)
+        spec, shrunk = media_spec(builder, ["train", *held_out[:1]], columns, image_size)
         train, *rest = (
             _checked_labels(indexed_split(builder, split, columns, spec), len(classes))
             for split in ["train", *held_out[:1]]
@@ -241,7 +252,8 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns, *, in_fingerprint
     else:
         how = "by hash"
         labels = None if train.labels is None else train.labels.tolist()
-        train_idx, test_idx = split_by_hash(train.ids, labels, TEST_SHARE)
+        ids = _default_ids(builder, columns, train, spec, image_size)
+        train_idx, test_idx = split_by_hash(ids, labels, TEST_SHARE)
         train, test = subset(train, train_idx), subset(train, test_idx)
     test = _without_unlabeled(name, train, test)
     info = {
@@ -253,10 +265,21 @@ def _dataset(name: str, builder: Any, columns: FeatureColumns, *, in_fingerprint
         "fingerprint": _fingerprint(train, test, groups=in_fingerprint),
         "counts": _counts(train, test, classes),
         "shape": None if spec is None else list(spec.shape),
+        "shrunk": shrunk or metadata.get("shrunk"),
         "rate": None if spec is None else spec.rate,
         "tags": features[columns.tags].feature.names if columns.tags else None,
     }
     return Dataset(name, columns.modality, classes, train, test, metadata | info)
+
+
+def _default_ids(
+    builder: Any, columns: FeatureColumns, train: Split, spec: MediaSpec | None, image_size: int
+) -> tuple[str, ...]:
+    """Returns the ids that examples have at the default image size, so that one split fits all."""
+    if image_size == DEFAULT_IMAGE_SIZE:
+        return train.ids
+    default, _ = media_spec(builder, ["train"], columns, DEFAULT_IMAGE_SIZE, tell=False)
+    return train.ids if default == spec else indexed_split(builder, "train", columns, default).ids
 
 
 def _checked_labels(split: Split, num_classes: int) -> Split:

@@ -6,29 +6,87 @@ import numpy as np
 
 from fm.errors import UserError
 
-# Frames, rows, columns. A clip of 8x16x16 is 64 tubelets of 32 gray values.
+# Frames, rows, columns, of frames up to 32x32. A clip of 8x16x16 is 64 tubelets of 32 gray values.
 TUBELET_SHAPE = (2, 4, 4)
 
-# Of an image cut without a given patch size. One single patch would leave nothing to attend to.
+# Largest side of images and frames in pixels: by default, and at most.
+DEFAULT_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 256
+_IMAGE_SIZE_STEP = 8
+
+# Of an image of up to 32x32 cut without a given patch size. One single patch would leave nothing to
+# attend to.
 MIN_PATCHES, MAX_PATCHES = 4, 64
+# Of larger images.
+_MIN_PATCHES_LARGE, _MAX_PATCHES_LARGE = 16, 256
 _MIN_PATCH = 2
 
 
+def check_image_size(image_size: int) -> None:
+    """Raises UserError unless images and frames can have sides of up to `image_size` pixels."""
+    if image_size % _IMAGE_SIZE_STEP or not _IMAGE_SIZE_STEP <= image_size <= MAX_IMAGE_SIZE:
+        raise UserError(
+            f"--image_size={image_size}: must be a multiple of {_IMAGE_SIZE_STEP} from "
+            f"{_IMAGE_SIZE_STEP} to {MAX_IMAGE_SIZE} (pixels)"
+        )
+
+
+def is_large(height: int, width: int) -> bool:
+    """Returns whether an image has more pixels than one of 32x32."""
+    return height * width > DEFAULT_IMAGE_SIZE**2
+
+
+def min_patches(height: int, width: int) -> int:
+    """Returns the fewest patches of an image cut by default: 4, or 16 beyond 32x32 pixels."""
+    return _MIN_PATCHES_LARGE if is_large(height, width) else MIN_PATCHES
+
+
+def max_patches(height: int, width: int) -> int:
+    """Returns the most patches of an image cut by default: 64, beyond 32x32 pixels up to 256.
+
+    A larger image may have as many more patches as it has more pixels, so 4x4 pixels stay a patch
+    up to 64x64.
+    """
+    by_pixels = height * width * MAX_PATCHES // DEFAULT_IMAGE_SIZE**2
+    return min(max(by_pixels, MAX_PATCHES), _MAX_PATCHES_LARGE)
+
+
 def default_patch_side(height: int, width: int) -> int | None:
-    """Returns the smallest patch side from 2 on that gives 4 to 64 patches; None if none does."""
-    for side in range(_MIN_PATCH, min(height, width) + 1):
-        divides = height % side == 0 and width % side == 0
-        if divides and MIN_PATCHES <= height * width // side**2 <= MAX_PATCHES:
-            return side
-    return None
+    """Returns the smallest patch side from 2 on that gives a default number of patches, or None.
+
+    From `min_patches` to `max_patches`: 4 to 64 patches of images up to 32x32.
+    """
+    least, most = min_patches(height, width), max_patches(height, width)
+    return _smallest_side(height, width, _MIN_PATCH, least, most)
+
+
+def tubelet_shape(height: int, width: int) -> tuple[int, int, int] | None:
+    """Returns the tubelet shape of frames of this size, `TUBELET_SHAPE` up to 32x32; or None.
+
+    Larger frames have larger tubelets, at most 64 to two frames. None if nothing divides the frame
+    into two or more a side.
+    """
+    frames, side, _ = TUBELET_SHAPE
+    if is_large(height, width):
+        found = _smallest_side(height, width, side, _MIN_PATCHES_LARGE, MAX_PATCHES)
+    else:
+        found = side if height % side == 0 and width % side == 0 else None
+    if found is None or min(height, width) < 2 * found:
+        return None
+    return frames, found, found
 
 
 def fits_tubelets(height: int, width: int) -> bool:
-    """Returns whether frames of this size can be cut into `TUBELET_SHAPE`, two or more a side."""
-    return all(
-        size % side == 0 and size >= 2 * side
-        for size, side in zip((height, width), TUBELET_SHAPE[1:], strict=True)
-    )
+    """Returns whether frames of this size can be cut into tubelets, two or more a side."""
+    return tubelet_shape(height, width) is not None
+
+
+def _smallest_side(height: int, width: int, first: int, least: int, most: int) -> int | None:
+    """Returns the smallest side from `first` on that gives `least` to `most` squares, or None."""
+    for side in range(first, min(height, width) + 1):
+        divides = height % side == 0 and width % side == 0
+        if divides and least <= height * width // side**2 <= most:
+            return side
+    return None
 
 
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.methods import check_methods, regularization
 from fm.adaptation.prompting import PromptTemplate
+from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
 from fm.errors import UserError
 from fm.evaluation.design import check_design
 from fm.files import expand_path
@@ -232,6 +233,7 @@ class TaskConfig:
       speaker_field: part of a file name that is the speaker.
       item_group: column of the group of an example; "" for the data's own, if it has one.
       encoding: of text files.
+      image_size: largest side of images and frames in pixels.
       fingerprint: of the data as loaded, so that a changed file is not taken for the same.
       excluded_arms: arms of the study that this task does not have.
       published: the model of the `published` arm, or None.
@@ -264,6 +266,7 @@ class TaskConfig:
     speaker_field: int | None = None
     item_group: str = ""
     encoding: str = "utf-8"
+    image_size: int = DEFAULT_IMAGE_SIZE
     fingerprint: str = ""
     excluded_arms: tuple[str, ...] = ()
     published: PublishedConfig | None = None
@@ -281,11 +284,12 @@ class TaskConfig:
             raise UserError(f"recipes {', '.join(map(repr, recipes))}: must have different names")
         if self.test_slice < 0:
             raise UserError(f"--test_slice={self.test_slice}: takes a number from 0")
+        check_image_size(self.image_size)
 
     def load_options(self) -> dict[str, Any]:
         """Returns the keyword arguments of `fm.data.load.load` for this task's data."""
         names = ("data_dir", "text_column", "label_column", "target_column", "label_field")
-        names += ("speaker_field", "item_group", "encoding")
+        names += ("speaker_field", "item_group", "encoding", "image_size")
         return {name: getattr(self, name) for name in names}
 
 

@@ -363,5 +363,6 @@ def task_row(task: Task) -> dict[str, Any]:
         "out_of_domain_dataset": task.config.out_of_domain_dataset,
         "item_group": info.get("item_group"),
         "corpora": {name: corpus_size(corpus) for name, corpus in task.corpora.items()},
+        "shrunk": info.get("shrunk"),
         **{key: info[key] for key in ("description", "licence", "fingerprint", "split")},
     }

@@ -273,6 +273,7 @@ def _load_unlabeled(name: str, config: TaskConfig) -> Dataset:
         text_column=config.text_column,
         label_column="",
         encoding=config.encoding,
+        image_size=config.image_size,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from fm import lock
 from fm.config_io import parse
+from fm.data.patches import DEFAULT_IMAGE_SIZE
 from fm.errors import UserError
 from fm.files import cache_dir, read_checked_json, read_json, write_checked_json
 from fm.study.tasks import Task, first_test_item
@@ -79,9 +80,14 @@ class ScoredSlice:
 
 
 def slice_of(task: Task) -> TestSlice:
-    """Returns the slice of the test split that a task scores."""
+    """Returns the slice of the test split that a task scores.
+
+    Its digest is unknown at another image size than the default, where the same items have other
+    ids: it then shares items with any slice of the data set by that name.
+    """
     start = first_test_item(task.config)
     digest = hashlib.sha256("".join(task.dataset.test.ids).encode()).hexdigest()[:32]
+    digest = digest if task.config.image_size == DEFAULT_IMAGE_SIZE else ""
     return TestSlice(task.config.dataset, digest, start, start + len(task.test))
 
 

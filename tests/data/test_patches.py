@@ -64,6 +64,24 @@ def test_patches_and_back(shape, patch):
         np.testing.assert_array_equal(patches[:, index], expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [
+        *(((8, 8), 2), ((28, 28), 4), ((32, 32), 4), ((32, 16), 4), ((29, 29), None)),
+        *(((48, 48), 4), ((64, 64), 4), ((96, 64), 8), ((128, 128), 8), ((256, 256), 16)),
+        *(((62, 62), None), ((40, 8), 4), ((50, 50), 5)),
+    ],
+)
+def test_larger_images_have_as_many_more_patches_as_pixels_up_to_256(size, side):
+    assert patching.default_patch_side(*size) == side
+
+
+@pytest.mark.parametrize("image_size", [0, -8, 4, 31, 37, 260, 264, 10**9])
+def test_an_image_size_out_of_range_is_refused(image_size):
+    with pytest.raises(UserError, match=rf"--image_size={image_size}: must be a multiple of 8 "):
+        patching.check_image_size(image_size)
+
+
 def test_positions_go_row_by_row():
     positions = patching.patch_positions(4, 6, 2)
     assert positions.dtype == np.int32

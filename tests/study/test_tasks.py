@@ -5,6 +5,7 @@ import pytest
 
 from fm.data.datasets import Dataset
 from fm.errors import UserError
+from fm.study.runner import task_row
 from fm.study.tasks import prepare_task
 from tests.study.helpers_study import config, dataset, images, loads, recipe, split, texts
 
@@ -81,3 +82,21 @@ def test_copies_of_test_items_are_removed_from_every_corpus(monkeypatch):
     ].duplicate_idx.tolist() == [40, 41]
     assert len(task.corpora["out_of_domain"]) == 20
     assert task.decontamination["out_of_domain"].duplicate_idx.tolist() == [20]
+
+
+def test_the_image_size_reaches_every_corpus_and_shrinking_the_results(monkeypatch):
+    asked = []
+    shrunk = {"from": [90, 80], "to": [64, 64], "count": 3}
+    own, other = dataset("own", images), dataset("other", images)
+    own = dataclasses.replace(own, info=own.info | {"shrunk": shrunk})
+    known = {"own": own, "other": other}
+    monkeypatch.setattr(
+        "fm.study.tasks.load",
+        lambda name, **options: asked.append(options["image_size"]) or known[name],
+    )
+    task = config("own", recipe=recipe(), image_size=64, out_of_domain_dataset="other")
+    prepared = prepare_task(task, ("in_domain", "out_of_domain"), 1)
+    assert asked == [64, 64]
+    assert task_row(prepared)["shrunk"] == shrunk
+    with pytest.raises(UserError, match="--image_size=63: must be a multiple of 8"):
+        config(image_size=63)

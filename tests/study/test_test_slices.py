@@ -148,3 +148,14 @@ def test_groups_of_the_test_items_scored(monkeypatch):
     assert len(voices[0]) == 1 and not voices[0] & voices[1]
     assert own.dataset.info["split"] == "development part of the training split, by voice"
     assert isinstance(own.item_groups, np.ndarray)
+
+
+def test_items_at_another_image_size_are_the_same_items(task, monkeypatch):
+    small, other = task(), dataset(train=200, test=60)
+    ids = tuple(f"{each} at another size" for each in other.test.ids)
+    test = dataclasses.replace(other.test, ids=ids)
+    loads(monkeypatch, dataclasses.replace(other, test=test))
+    large = task(image_size=64)
+    slices.record(small, "first")
+    assert slices.record(large, "second")["scored_before"] == 1
+    assert slices.record(small, "third")["scored_before"] == 2

@@ -20,6 +20,8 @@ METHOD = (
 )
 
 _TEST_CHUNK = 256
+# Pixels of the candidate pairs that are compared at once: 20,000 pairs of 32x32 images.
+_MAX_PIXELS = 20_000 * 32 * 32
 _MAX_PAIRS = 20_000
 
 
@@ -41,9 +43,15 @@ def find_image_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
         resize_to_gray(test, test.shape),
     )
     found = [np.zeros((0, 2), np.int64)]
-    for pairs in candidate_pairs(pretrain_hashes, test_hashes, _MAX_PAIRS):
+    max_pairs = pairs_at_once(_MAX_PAIRS, test_gray.shape[1])
+    for pairs in candidate_pairs(pretrain_hashes, test_hashes, max_pairs):
         found.append(pairs[are_similar(pretrain_gray[pairs[:, 0]], test_gray[pairs[:, 1]])])
     return np.concatenate(found)
+
+
+def pairs_at_once(most: int, pixels: int) -> int:
+    """Returns how many pairs of examples to compare at once, so that large ones fit in memory."""
+    return max(1, min(most, _MAX_PIXELS // pixels))
 
 
 def candidate_pairs(

@@ -8,6 +8,7 @@ from fm.data.dedup.image import (
     MAX_DIFFERENCE,
     are_similar,
     candidate_pairs,
+    pairs_at_once,
     perceptual_hashes,
     resize_to_gray,
 )
@@ -41,6 +42,7 @@ def find_video_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
     """
     pretrain_frames, test_frames = pretrain.shape[1], test.shape[1]
     pretrain_gray, test_gray = _gray_frames(pretrain, test), _gray_frames(test, test)
+    max_pairs = pairs_at_once(_MAX_PAIRS, test_gray[0].size if len(test_gray) else 1)
     middle = test_frames // 2
     # Every second pretraining frame meets one of two neighboring test frames, whatever the shift.
     test_hashes = {at: perceptual_hashes(test[:, at]) for at in (middle - 1, middle)}
@@ -52,7 +54,7 @@ def find_video_duplicate_pairs(pretrain: np.ndarray, test: np.ndarray) -> np.nda
             first, last = max(0, -shift), min(test_frames, pretrain_frames - shift)
             if 2 * (last - first) < test_frames:
                 continue
-            for pairs in candidate_pairs(pretrain_hashes, hashes, _MAX_PAIRS):
+            for pairs in candidate_pairs(pretrain_hashes, hashes, max_pairs):
                 overlap = pretrain_gray[pairs[:, 0], first + shift : last + shift]
                 found.append(pairs[_is_similar_clip(overlap, test_gray[pairs[:, 1], first:last])])
     return np.unique(np.concatenate(found), axis=0)

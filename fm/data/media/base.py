@@ -77,9 +77,24 @@ class ModalityCodec(abc.ABC):
     def common_spec(self, measures: Sequence[Any]) -> MediaSpec:
         """Returns the spec for a data set with these measures (at least one)."""
 
+    def with_image_size(self, image_size: int) -> ModalityCodec:
+        """Returns the codec for images or frames with sides of at most `image_size` pixels.
+
+        Codecs of other examples return themselves.
+        """
+        return self
+
     def describe_changes(self, measures: Sequence[Any], spec: MediaSpec) -> list[str]:
         """Returns a line for each way in which examples are changed to fit the spec."""
         return []
+
+    def shrunk(self, measures: Sequence[Any], spec: MediaSpec) -> dict[str, Any] | None:
+        """Returns how images or frames are made smaller to fit the spec, None if none is.
+
+        As JSON: "from", the [height, width] of the middle one of them by number of pixels; "to",
+        that of the spec; "count", how many.
+        """
+        return None
 
     @abc.abstractmethod
     def to_array(self, opened: Any, spec: MediaSpec) -> np.ndarray:
@@ -217,6 +232,12 @@ class Modality:
     patching: Patching | None = None
     baseline: tuple[BaselineFeatureSpec, ...] = ()
     recipe: Callable[[str], Any] | None = None
+
+    def with_image_size(self, image_size: int) -> Modality:
+        """Returns the modality with images or frames of at most `image_size` pixels a side."""
+        if self.codec is None:
+            return self
+        return dataclasses.replace(self, codec=self.codec.with_image_size(image_size))
 
 
 # By name. The first whose codec matches a path owns it: an animated image is a clip.

@@ -22,9 +22,11 @@ from fm.data.media.base import (
     Patching,
 )
 from fm.data.patches import (
-    MAX_PATCHES,
-    MIN_PATCHES,
+    DEFAULT_IMAGE_SIZE,
+    MAX_IMAGE_SIZE,
     default_patch_side,
+    max_patches,
+    min_patches,
     patch_positions,
     patchify,
     unpatchify,
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 # The formats Pillow may recognize, whatever a file is called. Others are handed to external
 # programs (PostScript to Ghostscript).
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Images keep their size if all have the same, no larger than this; else they become squares of it.
-MAX_SIDE = 32
 
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
 # What transparent images are put on: the first from which the visible pixels of each differ by this
@@ -91,24 +91,27 @@ def open_image(encoded: bytes) -> Image.Image:
 
 
 def common_image_shape(
-    measures: Iterable[ImageMeasure], fits: Callable[[int, int], bool]
+    measures: Iterable[ImageMeasure],
+    fits: Callable[[int, int], bool],
+    image_size: int = DEFAULT_IMAGE_SIZE,
 ) -> ImageShape:
     """Returns (height, width, channels) for all: their own size if equal, small and `fits`.
 
     Args:
         measures: of every image.
         fits: whether (height, width) can be cut into patches.
+        image_size: largest side in pixels.
 
     Returns:
-        Their own size if they all have the same, at most 32x32, that fits, else 32x32; one channel
-        if all are gray, else three.
+        Their own size if they all have the same, no side above `image_size`, that fits, else a
+        square of `image_size`; one channel if all are gray, else three.
     """
     distinct = {each[:3] for each in measures}
     channels = 1 if all(gray for _, _, gray in distinct) else 3
     shapes = {(height, width) for height, width, _ in distinct}
-    if len(shapes) == 1 and max(max(shapes)) <= MAX_SIDE and fits(*next(iter(shapes))):
+    if len(shapes) == 1 and max(max(shapes)) <= image_size and fits(*next(iter(shapes))):
         return (*next(iter(shapes)), channels)
-    return MAX_SIDE, MAX_SIDE, channels
+    return image_size, image_size, channels
 
 
 def common_background(measures: Iterable[ImageMeasure]) -> int:
@@ -158,10 +161,16 @@ def describe_image_changes(
     """Returns a line for each way in which images or frames are changed to fit the spec."""
     height, width = spec.shape[-3:-1]
     low, high = spec.value_range or (0, 0)
+    smaller = ""
+    if shrunk := shrunk_images(measures, spec):
+        rows, columns = shrunk["from"]
+        smaller = f", {shrunk['count']} of them shrunk, typically from {columns}x{rows}"
+        if max(height, width) < MAX_IMAGE_SIZE:
+            smaller += f" (--image_size takes up to {MAX_IMAGE_SIZE})"
     changes = (
         (
             sum(each[:2] != (height, width) for each in measures),
-            f"are resized to {width}x{height} pixels (width x height)",
+            f"are resized to {width}x{height} pixels (width x height){smaller}",
         ),
         (
             sum(each.contrasts is not None for each in measures),
@@ -173,6 +182,18 @@ def describe_image_changes(
         ),
     )
     return [f"{count} of {len(measures)} {noun}s {what}" for count, what in changes if count]
+
+
+def shrunk_images(measures: Iterable[ImageMeasure], spec: MediaSpec) -> dict[str, Any] | None:
+    """Returns how images or frames lose pixels by the spec; see `ModalityCodec.shrunk`."""
+    height, width = spec.shape[-3:-1]
+    sizes = sorted(
+        (each[:2] for each in measures if each.height > height or each.width > width),
+        key=lambda size: (size[0] * size[1], size),
+    )
+    if not sizes:
+        return None
+    return {"from": list(sizes[len(sizes) // 2]), "to": [height, width], "count": len(sizes)}
 
 
 def image_to_array(
@@ -249,12 +270,23 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 class ImageCodec(ModalityCodec):
-    """Reads images from files or TFDS; resizes a data set to one shape, as uint8 gray or RGB."""
+    """Reads images from files or TFDS; resizes a data set to one shape, as uint8 gray or RGB.
+
+    Args:
+        image_size: largest side in pixels.
+    """
 
     dtype = np.uint8
     extensions = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
     stores_bytes = True
     preview_extension = "png"
+
+    def __init__(self, image_size: int = DEFAULT_IMAGE_SIZE):
+        self.image_size = image_size
+
+    def with_image_size(self, image_size: int) -> ImageCodec:
+        """Returns the codec for sides of at most `image_size` pixels."""
+        return ImageCodec(image_size)
 
     def open(self, path: pathlib.Path) -> Image.Image:
         """Returns the decoded Pillow image of a file, rotated by its EXIF orientation."""
@@ -267,7 +299,7 @@ class ImageCodec(ModalityCodec):
     def common_spec(self, measures: Sequence[ImageMeasure]) -> MediaSpec:
         """Returns the shape, background and range of values to which all images are converted."""
         return MediaSpec(
-            common_image_shape(measures, fits_patches),
+            common_image_shape(measures, fits_patches, self.image_size),
             background=common_background(measures),
             value_range=common_value_range(measures),
         )
@@ -275,6 +307,10 @@ class ImageCodec(ModalityCodec):
     def describe_changes(self, measures: Sequence[ImageMeasure], spec: MediaSpec) -> list[str]:
         """Counts the images that are resized, put on a background, or converted to 8 bits."""
         return describe_image_changes("image", measures, spec)
+
+    def shrunk(self, measures: Sequence[ImageMeasure], spec: MediaSpec) -> dict[str, Any] | None:
+        """Returns how many images lose pixels, from which size to which; None if none does."""
+        return shrunk_images(measures, spec)
 
     def to_array(self, opened: Image.Image, spec: MediaSpec) -> np.ndarray:
         """Returns uint8 [height, width, channels], converted and resized as needed."""
@@ -297,7 +333,7 @@ class ImageCodec(ModalityCodec):
     def declared_spec(self, feature: Any, rate: float | None) -> MediaSpec | None:
         """Returns the shape if it is known, small, gray or RGB of 8 bits, and fits patches."""
         shape = feature.shape
-        if None in shape or max(shape[:2]) > MAX_SIDE or shape[2] not in (1, 3):
+        if None in shape or max(shape[:2]) > self.image_size or shape[2] not in (1, 3):
             return None
         if feature.np_dtype != np.uint8 or not fits_patches(*shape[:2]):
             return None
@@ -318,15 +354,15 @@ class ImagePatching(Patching):
     num_axes = 2
 
     def patch_shape(self, shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
-        """Returns `size`, or the smallest side from 2 on that gives 4 to 64 patches."""
+        """Returns `size`, or the smallest side that gives 4 to 64 patches (large: up to 256)."""
         if size is not None:
             return (size,)
         height, width, _ = shape
         side = default_patch_side(height, width)
         if side is None:
             raise UserError(
-                f"images of {height}x{width} cannot be cut into {MIN_PATCHES} to {MAX_PATCHES} "
-                "patches"
+                f"images of {height}x{width} cannot be cut into {min_patches(height, width)} to "
+                f"{max_patches(height, width)} patches"
             )
         return (side,)
 

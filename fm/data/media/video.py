@@ -21,7 +21,6 @@ from fm.data.media.base import (
     Patching,
 )
 from fm.data.media.image import (
-    MAX_SIDE,
     ImageMeasure,
     array_to_image,
     common_background,
@@ -30,14 +29,17 @@ from fm.data.media.image import (
     describe_image_changes,
     image_to_array,
     measure_image,
+    shrunk_images,
     unit_range_to_uint8,
 )
 from fm.data.media.video_decoding import FRAME_RATE, NUM_FRAMES, DecodedVideo
 from fm.data.patches import (
+    DEFAULT_IMAGE_SIZE,
     TUBELET_SHAPE,
     clips_to_tubelets,
     fits_tubelets,
     tubelet_positions,
+    tubelet_shape,
     tubelets_to_clips,
 )
 from fm.errors import UserError
@@ -95,6 +97,9 @@ class VideoCodec(ModalityCodec):
 
     A clip is the middle 8 frames at 8 frames/s. Shorter videos repeat their last frame. Frames are
     resized as images are.
+
+    Args:
+        image_size: largest side of a frame in pixels.
     """
 
     dtype = np.uint8
@@ -102,6 +107,13 @@ class VideoCodec(ModalityCodec):
         sorted({*video_decoding.ANIMATED_EXTENSIONS, *video_decoding.VIDEO_EXTENSIONS})
     )
     preview_extension = "gif"
+
+    def __init__(self, image_size: int = DEFAULT_IMAGE_SIZE):
+        self.image_size = image_size
+
+    def with_image_size(self, image_size: int) -> VideoCodec:
+        """Returns the codec for frames with sides of at most `image_size` pixels."""
+        return VideoCodec(image_size)
 
     def matches(self, path: pathlib.Path) -> bool:
         """Accepts a video file, an image of several frames, or a folder of frames."""
@@ -134,7 +146,7 @@ class VideoCodec(ModalityCodec):
         """Returns the common array spec: 8 frames at 8 frames/s, of one frame size."""
         frames = [frame for frame, _, _ in measures]
         return MediaSpec(
-            (NUM_FRAMES, *common_image_shape(frames, fits_tubelets)),
+            (NUM_FRAMES, *common_image_shape(frames, fits_tubelets, self.image_size)),
             FRAME_RATE,
             background=common_background(frames),
             value_range=common_value_range(frames),
@@ -160,6 +172,10 @@ class VideoCodec(ModalityCodec):
         )
         lines = [f"{count} of {len(measures)} clips {what}" for count, what in changes if count]
         return lines + describe_image_changes("clip", [frame for frame, _, _ in measures], spec)
+
+    def shrunk(self, measures: Sequence[Measure], spec: MediaSpec) -> dict[str, Any] | None:
+        """Returns how many clips lose pixels, from which frame size to which; None if none does."""
+        return shrunk_images([frame for frame, _, _ in measures], spec)
 
     def to_array(self, opened: DecodedVideo, spec: MediaSpec) -> np.ndarray:
         """Returns uint8 [frames, height, width, channels], sampled and resized as needed."""
@@ -197,7 +213,7 @@ class VideoCodec(ModalityCodec):
         if rate is None:
             raise UserError('clips without a rate: the TFDS metadata needs a "rate" in frames/s')
         frames, height, width, _ = shape = tuple(feature.shape)
-        if None in shape or max(height, width) > MAX_SIDE or not 2 <= frames <= MAX_FRAMES:
+        if None in shape or max(height, width) > self.image_size or not 2 <= frames <= MAX_FRAMES:
             return None
         if frames % TUBELET_SHAPE[0] or not fits_tubelets(height, width):
             return None
@@ -219,9 +235,10 @@ class VideoPatching(Patching):
     num_axes = 3
 
     def patch_shape(self, shape: tuple[int, ...], size: int | None) -> tuple[int, ...]:
-        """Returns 2x4x4."""
-        tubelet_positions(shape, TUBELET_SHAPE)  # raises if it does not divide the clip
-        return TUBELET_SHAPE
+        """Returns 2x4x4; of frames beyond 32x32 larger ones, at most 64 to two frames."""
+        tubelet = tubelet_shape(*shape[1:3]) or TUBELET_SHAPE
+        tubelet_positions(shape, tubelet)  # raises if it does not divide the clip
+        return tubelet
 
     def patch_dim(self, layout: PatchLayout) -> int:
         """Returns pixels times channels."""

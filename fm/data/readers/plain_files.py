@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fm.data.media import MediaSpec, Modality, modality_for_path
+from fm.data.patches import DEFAULT_IMAGE_SIZE
 from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare, tell_once
 from fm.data.readers import archives
 from fm.data.readers.folders import (
@@ -45,15 +46,19 @@ TEST_SHARE = 0.2
 EXTENSIONS = (*TEXT_EXTENSIONS, GZIP_EXTENSION, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
-_VERSION = "1.2.0"
+_VERSION = "1.3.0"
 _NO_FIELDS = FileNameFieldPositions()
 
-# Digest, text or array, label, group.
+# Digest (of images and clips at the default size, whatever their own, so that the order and a split
+# by hash are the same), text or array, label, group.
 LoadedExample = tuple[str, str | np.ndarray, str | None, str | None]
 
 
 def prepare_files(
-    path: pathlib.Path, form: TextFormat, fields: FileNameFieldPositions = _NO_FIELDS
+    path: pathlib.Path,
+    form: TextFormat,
+    fields: FileNameFieldPositions = _NO_FIELDS,
+    image_size: int = DEFAULT_IMAGE_SIZE,
 ) -> Any:
     """Prepares a plain file, folder or archive as a TFDS data set and returns its builder.
 
@@ -61,26 +66,28 @@ def prepare_files(
     where a column or the speaker in the file names groups the examples. The split is that of the
     folder (see `read_folder`); else 20% test, by speaker if the file names give one, or by hash of
     the content. How the files were understood, where they left it open, is in the
-    metadata as `notices`.
+    metadata as `notices`; how images or frames were made smaller is there as `shrunk`.
 
     Args:
         path: an existing file or folder.
         form: encoding and columns of text files.
         fields: the meaning of file names.
+        image_size: largest side of images and frames in pixels.
 
     Raises:
         UserError: the files are not as expected; the message names the file.
     """
     # A fixed spelling: class names must not enter the key.
     fields_key = f"Fields(label={fields.label!r}, speaker={fields.speaker!r})"
-    digest = content_digest(path, _VERSION, *vars(form).values(), fields_key)
+    sizes = () if image_size == DEFAULT_IMAGE_SIZE else (f"image_size={image_size}",)
+    digest = content_digest(path, _VERSION, *vars(form).values(), fields_key, *sizes)
     data_dir = cache_dir() / "files" / digest
     prepared = data_dir / BUILDER_NAME / _VERSION
     if is_prepared(prepared):
         return open_checked(prepared)
     notices: list[str] = []
     try:
-        return _prepare(path, form, fields, notices, data_dir)
+        return _prepare(path, form, fields, image_size, notices, data_dir)
     except UserError:
         for line in notices:
             tell_once(str(path), line)
@@ -91,6 +98,7 @@ def _prepare(
     path: pathlib.Path,
     form: TextFormat,
     fields: FileNameFieldPositions,
+    image_size: int,
     notices: list[str],
     data_dir: pathlib.Path,
 ) -> Any:
@@ -105,9 +113,13 @@ def _prepare(
             by_split = {"all": with_file_name_fields(texts, fields)}
         modality = _common_modality(inside, by_split)
         _check_item_groups(inside, by_split, form)
-        spec = _common_spec(by_split, modality, notices) if modality else None
+        spec, id_spec, shrunk = None, None, None
+        if modality:
+            measures = _measures(by_split, modality)
+            modality = modality.with_image_size(image_size)
+            spec, id_spec, shrunk = _common_specs(measures, modality, notices)
         loaded = {
-            split: [_load(example, modality, spec) for example in examples]
+            split: [_load(example, modality, spec, id_spec) for example in examples]
             for split, examples in by_split.items()
         }
         if modality:
@@ -132,6 +144,7 @@ def _prepare(
     if modality and modality.codec and spec:
         features = {content_feature: modality.codec.tfds_feature(spec)}
         metadata |= {"rate": spec.rate} if spec.rate else {}
+        metadata |= {"shrunk": shrunk} if shrunk else {}
     if classes:
         features["label"] = tfds.features.ClassLabel(names=classes)
     elif target_column:
@@ -197,19 +210,25 @@ def _common_modality(path: pathlib.Path, by_split: dict[str, list[Example]]) -> 
     return next(iter(found), None)
 
 
-def _common_spec(
-    by_split: dict[str, list[Example]], modality: Modality, notices: list[str]
-) -> MediaSpec:
-    """Returns the common spec; a notice tells how it changes the examples."""
+def _measures(by_split: dict[str, list[Example]], modality: Modality) -> list[Any]:
     assert modality.codec is not None
-    measures = [
+    return [
         modality.codec.measure(_open(example.content, modality))
         for examples in by_split.values()
         for example in examples
     ]
-    spec = modality.codec.common_spec(measures)
-    notices += modality.codec.describe_changes(measures, spec)
-    return spec
+
+
+def _common_specs(
+    measures: list[Any], modality: Modality, notices: list[str]
+) -> tuple[MediaSpec, MediaSpec, dict[str, Any] | None]:
+    """Returns the spec, that at the default image size, and how images shrink; notices tell."""
+    codec = modality.codec
+    assert codec is not None
+    spec = codec.common_spec(measures)
+    notices += codec.describe_changes(measures, spec)
+    default = codec.with_image_size(DEFAULT_IMAGE_SIZE).common_spec(measures)
+    return spec, default, codec.shrunk(measures, spec)
 
 
 def _images_below_classes(by_split: dict[str, list[Example]], modality: Modality) -> list[str]:
@@ -236,9 +255,9 @@ def _equal_once_converted(
     """Returns a line that tells how many different files became equal examples."""
     sources: dict[str, list[pathlib.Path]] = {}
     for split, examples in by_split.items():
-        for example, (digest, *_) in zip(examples, loaded[split], strict=True):
-            assert isinstance(example.content, pathlib.Path)
-            sources.setdefault(digest, []).append(example.content)
+        for example, (_, array, *_) in zip(examples, loaded[split], strict=True):
+            assert isinstance(example.content, pathlib.Path) and not isinstance(array, str)
+            sources.setdefault(array_digest(array), []).append(example.content)
     shared = [paths for paths in sources.values() if len(paths) > 1]
     distinct = [len({_source_digest(path) for path in paths}) for paths in shared]
     equal = sum(count for count in distinct if count > 1)
@@ -261,13 +280,21 @@ def _open(content: str | pathlib.Path, modality: Modality) -> Any:
         raise UserError(f"{content} is a broken {modality.noun}: {error}") from error
 
 
-def _load(example: Example, modality: Modality | None, spec: MediaSpec | None) -> LoadedExample:
+def _load(
+    example: Example,
+    modality: Modality | None,
+    spec: MediaSpec | None,
+    id_spec: MediaSpec | None,
+) -> LoadedExample:
     group = example.item_group or example.group
-    if modality is None or modality.codec is None or spec is None:
+    if modality is None or modality.codec is None or spec is None or id_spec is None:
         text = str(example.content)
         return text_digest(text), text, example.label, group
-    array = modality.codec.to_array(_open(example.content, modality), spec)
-    return array_digest(array), array, example.label, group
+    opened = _open(example.content, modality)
+    array = modality.codec.to_array(opened, spec)
+    same = id_spec == spec
+    identified = array if same else modality.codec.to_array(opened, id_spec)
+    return array_digest(identified), array, example.label, group
 
 
 def _check_item_groups(

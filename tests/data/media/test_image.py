@@ -192,9 +192,39 @@ def test_images_of_one_size_are_resized_where_no_patch_fits(height, width, kept)
     assert spec.shape == ((height, width, 1) if kept else (32, 32, 1))
     lines = CODEC.describe_changes(measures, spec)
     resized = ["3 of 3 images are resized to 32x32 pixels (width x height)"]
+    if max(height, width) > 32:
+        resized[0] += ", 3 of them shrunk, typically from 33x33 (--image_size takes up to 256)"
     assert lines == ([] if kept else resized)
     (side,) = IMAGE.patching.patch_shape(spec.shape, None)
     assert 4 <= spec.shape[0] * spec.shape[1] / side**2 <= 64
+
+
+@pytest.mark.parametrize(
+    ("image_size", "sizes", "shape", "shrunk"),
+    [
+        (64, [(64, 48)] * 3, (64, 48), None),
+        (64, [(62, 62)] * 3, (64, 64), None),  # only patches of 31x31 divide it
+        (64, [(20, 30), (100, 80), (70, 60)], (64, 64), ([100, 80], 2)),
+        (32, [(20, 30), (100, 80), (70, 60)], (32, 32), ([100, 80], 2)),
+        (128, [(200, 10), (300, 300), (129, 64)], (128, 128), ([129, 64], 3)),
+        (16, [(28, 28)] * 3, (16, 16), ([28, 28], 3)),
+        (256, [(256, 256)] * 2, (256, 256), None),
+    ],
+)
+def test_images_up_to_the_size_asked_for_are_kept(image_size, sizes, shape, shrunk):
+    codec = CODEC.with_image_size(image_size)
+    measures = [ImageMeasure(*size, True) for size in sizes]
+    spec = codec.common_spec(measures)
+    assert spec.shape == (*shape, 1)
+    expected = shrunk and {"from": shrunk[0], "to": list(shape), "count": shrunk[1]}
+    assert codec.shrunk(measures, spec) == expected
+    told = "".join(codec.describe_changes(measures, spec))
+    assert ("shrunk, typically from" in told) == (shrunk is not None)
+    feature = codec.tfds_feature(spec)
+    assert codec.declared_spec(feature, None) == MediaSpec(spec.shape)
+    assert (CODEC.declared_spec(feature, None) is None) == (max(shape) > 32)
+    (side,) = IMAGE.patching.patch_shape(spec.shape, None)
+    assert 4 <= shape[0] * shape[1] / side**2 <= 256
 
 
 def test_no_patch_fits():

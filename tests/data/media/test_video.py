@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fm.data.layouts import layout_of
 from fm.data.load import load
 from fm.data.media import MediaSpec, image, video, video_decoding
 from fm.data.media.video import VideoCodec, pixel_and_motion_features
@@ -296,6 +297,33 @@ def test_transparent_clips_keep_their_shapes(tmp_path, form):
     assert "1 of 1 clips are transparent in places and put on white" in codec.describe_changes(
         [measure], spec
     )
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size", "tubelet"),
+    [
+        (32, (32, 24), 4),
+        (64, (64, 64), 8),
+        (64, (48, 64), 8),
+        (256, (256, 256), 32),
+        (16, (16,) * 2, 4),
+    ],
+)
+def test_larger_frames_are_kept_in_larger_tubelets(image_size, size, tubelet):
+    codec = VideoCodec(image_size)
+    measures = [codec.measure(video_decoding.video_from_array(noise(8, 300), 8.0))]
+    assert codec.common_spec(measures).shape == (8, image_size, image_size, 1)
+    assert codec.shrunk(measures, codec.common_spec(measures)) == {
+        "from": [300, 300],
+        "to": [image_size, image_size],
+        "count": 1,
+    }
+    clips = np.zeros((1, 8, *size, 1), np.uint8)
+    own = [codec.measure(video_decoding.video_from_array(clips[0], 8.0))]
+    assert codec.common_spec(own).shape == clips.shape[1:]
+    layout = layout_of("video", clips.shape[1:], 8.0)
+    assert layout.patch_shape == (2, tubelet, tubelet)
+    assert layout.to_patches(clips).shape[1] <= 4 * 64
 
 
 @pytest.mark.parametrize("size", [(30, 30), (17, 19), (4, 8)])
