@@ -104,6 +104,7 @@ def main(values: flags.FlagValues) -> None:
     )
     if size:
         recipe = presets.with_model_size(recipe, size)
+    presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     published = bool(source) and _is_published(source)
     if not published and all(METHODS[method].published_models_only for method in methods):
         raise UserError(

@@ -21,6 +21,7 @@ import jax
 from absl import flags
 
 from fm import lock, self_test, xla_flags
+from fm.data.patches import DEFAULT_IMAGE_SIZE, MAX_IMAGE_SIZE, check_image_size
 from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 from fm.parallel import distributed
@@ -272,6 +273,13 @@ def define_data(values: flags.FlagValues) -> None:
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
     define_encoding(values)
+    flags.DEFINE_integer(
+        "image_size",
+        DEFAULT_IMAGE_SIZE,
+        "largest side of images and frames of clips in pixels; images of one size up to this keep "
+        f"it, others become squares of it; a multiple of 8, at most {MAX_IMAGE_SIZE}",
+        flag_values=values,
+    )
     for name, text in (
         ("label_field", "index of the label in file names: 0 reads 7 from 7_george_3.wav"),
         (
@@ -322,9 +330,15 @@ def define_processes(values: flags.FlagValues) -> None:
 
 
 def data_options(values: flags.FlagValues) -> dict[str, Any]:
-    """Returns the flags of `define_data` as keyword arguments of `fm.data.load.load`."""
+    """Returns the flags of `define_data` as keyword arguments of `fm.data.load.load`.
+
+    Raises:
+      UserError: --image_size is out of range.
+    """
+    check_image_size(values["image_size"].value)
     names = ("data_dir", "text_column", "label_column", "target_column", "encoding", "item_group")
-    return {name: values[name].value for name in (*names, "label_field", "speaker_field")}
+    names += ("image_size", "label_field", "speaker_field")
+    return {name: values[name].value for name in names}
 
 
 def out_dir(values: flags.FlagValues) -> pathlib.Path:

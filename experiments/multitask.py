@@ -120,6 +120,9 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
             data = development_dataset(data)
         task_type = task_type_of(data)
         modalities.add(data.modality)
+        if data.modality in dict(joint.objectives):
+            objective = dict(joint.objectives)[data.modality]
+            presets.tell_image_size_cost(spec.name, data, joint.model, objective)
         if not values["label_budgets"].value:
             # One validation label: tasks differ in their grids, and a model shares the budgets.
             budgets = fitting_budgets(budgets, spec.name, data, task_type, validated=True)

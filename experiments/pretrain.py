@@ -117,6 +117,7 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
     recipe = _with_training_flags(recipe, values)
+    presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     if objective:
         if objective.bag_of_words and data.modality != "text":
             raise UserError(
@@ -171,6 +172,9 @@ def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
         datasets = {name: load(name, **options) for name in names}
     for name, data in datasets.items():
         check_corpus_size(name, len(data.train))
+        objective = dict(recipe.objectives).get(data.modality)
+        if objective is not None:
+            presets.tell_image_size_cost(name, data, recipe.model, objective)
     sources = [
         joint_pretraining.build_source(data, weights[name], captioned=name in captioned)
         for name, data in datasets.items()

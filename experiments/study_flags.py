@@ -489,6 +489,8 @@ def _task_config(
     recipe = with_recipe_flags(recipe, values, file)
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
+    recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
+    presets.tell_image_size_cost(spec.name, data, recipe.model, recipe.objective, recipe.patch_size)
     preset = presets.COMPARE[profile]
     if values["label_budgets"].value is not None:
         budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
@@ -499,7 +501,7 @@ def _task_config(
         name=values["name"].value or spec.name,
         out_of_domain_dataset=other,
         label_budgets=budgets,
-        recipe=presets.with_fitting_patch_size(recipe, data.info.get("shape")),
+        recipe=recipe,
         max_test_items=values["max_test_items"].value or preset.max_test_items,
         **test_items,
         max_corpus_items=preset.max_corpus_items,

@@ -6,13 +6,18 @@ Experiments that led to these values are in BUILD_NOTES.md.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig
+from fm.data.datasets import Dataset
+from fm.data.layouts import layout_of
 from fm.data.media import get_modality
+from fm.data.patches import DEFAULT_IMAGE_SIZE, is_large, max_patches
+from fm.data.prepare import tell_once
 from fm.errors import UserError
+from fm.model import flops
 from fm.model.config import ModelConfig, config_for_size
 from fm.study.config import JointRecipe, Recipe
 from fm.training.objectives import PretrainingObjective
@@ -225,20 +230,98 @@ def with_model_size(recipe: Recipe, size: str) -> Recipe:
 def with_fitting_patch_size(recipe: Recipe, shape: list[int] | None) -> Recipe:
     """Returns an image recipe with the smallest patch size that gives at most 64 whole patches.
 
+    Images beyond 32x32 pixels may have as many more patches as pixels, up to 256.
+
     Args:
       recipe: of images; its patch size is the smallest one tried.
       shape: of an example; [height, width, channels] of an image, anything else changes nothing.
 
     Raises:
-      UserError: no patch of at most 32 pixels does.
+      UserError: no patch does.
     """
     if shape is None or len(shape) != 3:
         return recipe
     height, width, _ = shape
-    for side in range(recipe.patch_size, 33):
-        if height % side == 0 and width % side == 0 and height * width // side**2 <= 64:
+    most = max_patches(height, width)
+    for side in range(recipe.patch_size, min(height, width) + 1):
+        if height % side == 0 and width % side == 0 and height * width // side**2 <= most:
             return dataclasses.replace(recipe, patch_size=side)
-    raise UserError(f"images of {height}x{width} cannot be divided into at most 64 square patches")
+    raise UserError(
+        f"images of {height}x{width} cannot be divided into at most {most} square patches"
+    )
+
+
+def image_size_cost(
+    model: ModelConfig,
+    objective: PretrainingObjective,
+    modality: str,
+    shape: list[int] | None,
+    patch_size: int | None = None,
+) -> str | None:
+    """Returns a line that says what images or clips beyond 32x32 pixels cost, None for others.
+
+    The cost is the training FLOPs of one example over those of one of 32x32, by `fm.model.flops`.
+
+    Args:
+      model: its `patch_dims` are set from the shape.
+      objective: of pretraining.
+      modality: of the data.
+      shape: of an example; None for text.
+      patch_size: side of an image patch; by default that of `layout_of`.
+    """
+    if modality not in ("image", "video") or shape is None or not is_large(*shape[-3:-1]):
+        return None
+    small = [*shape[:-3], DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE, shape[-1]]
+    costs, said = [], []
+    for each, size in ((shape, patch_size), (small, None)):
+        layout = layout_of(modality, each, None, size)
+        count, sides = len(layout.positions()), layout.patch_shape
+        costs.append(_example_train_flops(model, objective, modality, count, layout.patch_dim))
+        said.append(f"{count} patches of {'side ' if len(sides) == 1 else ''}{_times(sides)}")
+    height, width = shape[-3:-1]
+    return (
+        f"{get_modality(modality).noun}s keep {width}x{height} pixels (width x height) in "
+        f"{said[0]}, at {costs[0] / costs[1]:.1f} times the training FLOPs of "
+        f"{DEFAULT_IMAGE_SIZE}x{DEFAULT_IMAGE_SIZE} in {said[1]}"
+    )
+
+
+def tell_image_size_cost(
+    name: str,
+    data: Dataset,
+    model: ModelConfig,
+    objective: PretrainingObjective,
+    patch_size: int | None = None,
+) -> None:
+    """Prints `image_size_cost` of a data set to stderr, once in a process."""
+    shape = data.info.get("shape")
+    line = image_size_cost(model, objective, data.modality, shape, patch_size)
+    if line is not None:
+        tell_once(name, line)
+
+
+def _example_train_flops(
+    model: ModelConfig,
+    objective: PretrainingObjective,
+    modality: str,
+    num_patches: int,
+    patch_dim: int,
+) -> float:
+    """Returns the training FLOPs of one example, averaged over the objective's shares."""
+    model = dataclasses.replace(model, patch_dims=((modality, patch_dim),), vocab_size=0)
+    total = 0.0
+    for name in ("causal_lm", "masked_lm"):
+        length, predictions = flops.input_and_prediction_counts(
+            name, num_patches, mask_ratio=objective.mask_ratio, has_start_patch=True
+        )
+        total += getattr(objective, name) * flops.train_flops(
+            model, length, num_predictions=predictions, modalities=(modality,)
+        )
+    return total
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _with_finetune(recipe: Recipe, **changes: Any) -> Recipe:

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 from absl.flags import FlagValues
+from PIL import Image
 
 from experiments import compare, multitask
 from fm.errors import UserError
@@ -94,3 +95,27 @@ def test_instructions_need_text(monkeypatch, capsys):
     assert "skipping the instruction_tuned arm: instructions are text" in capsys.readouterr().err
     with pytest.raises(UserError, match="--arms: instruction_tuned reads instructions"):
         configured(multitask, "--tasks=halves", "--arms=joint,instruction_tuned")
+
+
+def test_larger_images_have_a_stated_cost(tmp_path, capsys):
+    pixels, labels = images(60, 0, 64)
+    for number, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        path = tmp_path / "pictures" / "ab"[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[..., 0]).save(path)
+    flags = [f"--dataset={tmp_path / 'pictures'}", "--label_budgets=8"]
+    (task,) = configured(compare, *flags, "--image_size=64").tasks
+    assert (task.image_size, task.recipe.patch_size) == (64, 4)
+    line = "pictures: images keep 64x64 pixels (width x height) in 256 patches of side 4, at "
+    assert line in capsys.readouterr().err
+    (usual,) = configured(compare, *flags).tasks
+    assert (usual.image_size, usual.recipe.patch_size) == (32, 4)
+    assert "images keep" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["compare", "ablate", "pretrain", "adapt", "multitask"])
+def test_an_image_size_out_of_range_is_refused(call, tmp_path, name):
+    out = tmp_path / "out"
+    done = call(name, "--image_size=63", f"--out={out}")
+    assert done.code == 2 and not out.exists()
+    assert "--image_size=63: must be a multiple of 8 from 8 to 256 (pixels)" in done.error

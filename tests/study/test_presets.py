@@ -1,11 +1,17 @@
 """Recipes by modality, task type and profile."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from fm.adaptation.augment import AUGMENTATIONS
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.methods import METHODS
+from fm.data.layouts import layout_of
+from fm.errors import UserError
 from fm.study import presets
+from fm.training.progress import step_cost
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "audio", "video"])
@@ -33,10 +39,14 @@ def test_ner_is_fine_tuned_alike_in_both_studies(profile):
         assert not own.finetune.min_epochs
 
 
-def test_patches_divide_an_image_into_at_most_64():
+def test_patches_divide_an_image_into_at_most_64_and_larger_ones_into_256():
     recipe = presets.image_recipe()
     assert presets.with_fitting_patch_size(recipe, [28, 28, 1]).patch_size == 4
     assert presets.with_fitting_patch_size(recipe, None) is recipe
+    for shape, side in ([64, 64, 3], 4), ([256, 256, 1], 16), ([148, 148, 1], 37):
+        assert presets.with_fitting_patch_size(recipe, shape).patch_size == side
+    with pytest.raises(UserError, match="images of 67x61 cannot be divided into at most 255 "):
+        presets.with_fitting_patch_size(recipe, [67, 61, 1])
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "audio", "video"])
@@ -50,3 +60,51 @@ def test_the_default_searches_a_part_of_what_full_searches(modality):
     assert all(hparams in spaces[2] for hparams in spaces[1])
     names = {hparams["augment"] for hparams in spaces[2]} - {None}
     assert {AUGMENTATIONS[name].modality for name in names} == {modality} - {"text"}
+
+
+@pytest.mark.parametrize(
+    ("modality", "shape", "kept"),
+    [
+        (
+            "image",
+            [64, 64, 3],
+            "images keep 64x64 pixels (width x height) in 256 patches of side 4",
+        ),
+        (
+            "image",
+            [64, 48, 1],
+            "images keep 48x64 pixels (width x height) in 192 patches of side 4",
+        ),
+        (
+            "video",
+            [8, 64, 64, 1],
+            "clips keep 64x64 pixels (width x height) in 256 patches of 2x8x8",
+        ),
+        *((("image"), [32, 32, 3], None), ("video", [8, 32, 32, 1], None), ("text", None, None)),
+        ("audio", [16000], None),
+    ],
+)
+def test_what_larger_images_cost_is_said(modality, shape, kept):
+    recipe = presets.image_recipe()
+    line = presets.image_size_cost(recipe.model, recipe.objective, modality, shape)
+    if kept is None:
+        assert line is None
+    else:
+        assert line.startswith(kept) and " times the training FLOPs of 32x32 in " in line
+
+
+def test_the_cost_of_an_image_size_is_that_of_a_training_step():
+    recipe = presets.image_recipe()
+    costs = []
+    for side in (64, 32):
+        layout = layout_of("image", (side, side, 3), None)
+        model = dataclasses.replace(recipe.model, patch_dims=(("image", layout.patch_dim),))
+        length = len(layout.positions())
+        batch = {
+            "image": np.zeros((2, length, layout.patch_dim), np.uint8),
+            "segments": np.ones((2, length), np.int32),
+        }
+        costs.append(step_cost(batch, model, recipe.objective).flops)
+    line = presets.image_size_cost(recipe.model, recipe.objective, "image", [64, 64, 3])
+    assert line is not None and f", at {costs[0] / costs[1]:.1f} times" in line
+    assert costs[0] > 4.5 * costs[1]
