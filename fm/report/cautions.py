@@ -145,9 +145,9 @@ def _own_tokens(config: Any, task: str) -> int | None:
 
 
 def _shrunk(about: Task) -> Iterator[str]:
-    if about.original_size and about.image_size and about.original_size != about.image_size:
+    if about.shrunk:
         before, after = (
-            " by ".join(map(formats.count, size))
-            for size in (about.original_size, about.image_size)
+            " by ".join(map(formats.count, about.shrunk[end])) for end in ("from", "to")
         )
-        yield f"Images were shrunk from {before} to {after} pixels for all arms."
+        count = formats.count(about.shrunk["count"])
+        yield f"{count} images were shrunk, typically from {before} to {after} pixels, for all arms."

@@ -81,7 +81,8 @@ class Task(msgspec.Struct):
       data_noun: names the data, for example "images".
       majority_rate: share of the test items of the most frequent class.
       item_group: column whose values group the test items (a writer, a source); None if none.
-      original_size, image_size: height and width of the images as they are and as arms read them.
+      shrunk: {"from": typical [height, width], "to": [height, width] as arms read them, "count"} of
+        images that were made smaller; None if none was.
     """
 
     name: Text = None
@@ -101,8 +102,7 @@ class Task(msgspec.Struct):
     published: PublishedWeights | None = None
     test_slice: TestSlice | None = None
     item_group: Text = None
-    original_size: list[Number] | None = None
-    image_size: list[Number] | None = None
+    shrunk: dict[str, Any] | None = None
 
 
 class Row(msgspec.Struct):

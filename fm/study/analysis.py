@@ -216,12 +216,11 @@ def compute_cost_rows(
             scratch_cost=scratch_cost,
         )
         saved = _labels_saved(label_efficiency, arm, budgets[0])
-        priced = saved is not None and label_cost is not None
         money = {
             "num_labels": budgets[0],
             "label_cost": label_cost,
             "labels_saved": saved,
-            "money_saved": saved * label_cost if priced else None,
+            "money_saved": None if saved is None or label_cost is None else saved * label_cost,
         }
         rows.append(dataclasses.asdict(row) | money)
     return rows

@@ -19,8 +19,10 @@ from fm.adaptation.prompting import PromptTemplate
 from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
 from fm.errors import UserError
 from fm.evaluation.design import check_design
+from fm.evaluation.statistics import DEFAULT_MARGIN
 from fm.files import expand_path
 from fm.model.config import ModelConfig
+from fm.study.comparisons import BEST_RIVAL, PRIMARY
 from fm.study.transfer import check_transfer
 from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
@@ -319,6 +321,9 @@ class StudyConfig:
       pretrain_seeds: pretraining runs per arm, shared out over the seeds.
       methods: adaptation methods; an arm tries those it supports.
       label_cost: price of one label, in any currency; None to price none.
+      primary: the (arm, rival) pairs declared before results are seen, each in the mean over label
+        budgets; the rival "best rival" stands for every arm without pretraining.
+      equivalence_margin: of two one-sided tests, in units of the score (0.01: a point).
     """
 
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {"adapt": "methods"}
@@ -331,6 +336,8 @@ class StudyConfig:
     pretrain_seeds: int = 1
     methods: tuple[str, ...] = DEFAULT_METHODS
     label_cost: float | None = None
+    primary: tuple[tuple[str, str], ...] = PRIMARY
+    equivalence_margin: float = DEFAULT_MARGIN
 
     def __post_init__(self):
         check_methods(self.methods)
@@ -392,6 +399,7 @@ class MultitaskConfig(StudyConfig):
     instruction_learning_rates: tuple[float, ...]
     max_instruction_length: int
     ablations: tuple[str, ...] = ()
+    primary: tuple[tuple[str, str], ...] = (("joint", BEST_RIVAL), ("joint", "scratch"))
 
     def __post_init__(self):
         super().__post_init__()

@@ -169,7 +169,15 @@ class BaseStudy(abc.ABC):
         self.add_study_sections(sections, context)
         pairs = {scores.task: own for scores, own in scored}
         sections |= comparisons.study_sections(
-            [scores for scores, _ in scored], pairs, sections["label_efficiency"]
+            [scores for scores, _ in scored],
+            pairs,
+            sections["label_efficiency"],
+            still_improving={
+                task.name: {(cell.arm, cell.num_labels) for cell in cells if cell.still_improving}
+                for task, cells, _ in done
+            },
+            primary=self.config.primary,
+            margin=self.config.equivalence_margin,
         )
         sections["arms"] = [ARMS[name].to_dict() for name in ARMS if name in self.config.arms]
         sections["adaptation_methods"] = [

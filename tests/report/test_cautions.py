@@ -42,7 +42,10 @@ def told(task=None, cell=None, **more):
             },
             "64 tokens of a text, the other networks up to 512",
         ),
-        ({"task": {"original_size": [32, 32], "image_size": [8, 8]}}, "from 32 by 32 to 8 by 8"),
+        (
+            {"task": {"shrunk": {"from": [32, 32], "to": [8, 8], "count": 12}}},
+            "12 images were shrunk, typically from 32 by 32 to 8 by 8",
+        ),
     ],
 )
 def test_a_warning_is_given(content, words):
@@ -61,7 +64,7 @@ def test_a_warning_is_given(content, words):
             "curves": [PRETRAINING | {"validation": [9, 4, 3, 2]}],
             "pretrained": [{"name": "x/in_domain/0", "stopped_because": "flat"}],
         },
-        {"task": {"original_size": [8, 8], "image_size": [8, 8]}},
+        {"task": {"shrunk": None}},
         {
             "task": {"published": {"tokens": 64}},
             "config": {"tasks": {"x": {"recipe": {"seq_len": 64, "num_windows": 1}}}},
