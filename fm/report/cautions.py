@@ -150,4 +150,4 @@ def _shrunk(about: Task) -> Iterator[str]:
             " by ".join(map(formats.count, about.shrunk[end])) for end in ("from", "to")
         )
         count = formats.count(about.shrunk["count"])
-        yield f"{count} images were shrunk, typically from {before} to {after} pixels, for all arms."
+        yield f"{count} images were shrunk for all arms, typically from {before} to {after} pixels."
