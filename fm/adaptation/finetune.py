@@ -119,20 +119,20 @@ class FinetuneConfig:
     def epoch_grid(self, num_labels: int) -> list[int]:
         """Returns the passes after which a search reads a run, each twice the one before.
 
-        The first are 4 times a power of two and at least the steps of warmup; the last are the last
-        such number within `max_epochs`, or, if those are fewer than `min_steps` steps, the first of
-        at least so many.
+        They are 4 times a power of two; the first are at least half of `min_steps` and the steps of
+        warmup; the last are the last such number within `max_epochs`, or, if those are fewer than
+        `min_steps` steps, the first of at least so many.
         """
         grid = [FIRST_EPOCHS]
         while (
             2 * grid[-1] <= self.max_epochs or self.num_steps(num_labels, grid[-1]) < self.min_steps
         ):
             grid.append(2 * grid[-1])
-        warm = [each for each in grid if self.num_steps(num_labels, each) >= WARMUP_STEPS]
-        return warm or grid[-1:]
+        first = max(WARMUP_STEPS, self.min_steps // 2)
+        return [each for each in grid if self.num_steps(num_labels, each) >= first] or grid[-1:]
 
     def min_search_epochs(self, num_labels: int) -> int:
-        """Returns the passes of at least `min_steps` steps, before which no search stops a run."""
+        """Returns the passes of `min_steps` steps, before which no search stops or ranks a run."""
         return math.ceil(self.min_steps * self.batch_size / num_labels)
 
     def max_steps(self, num_labels: int) -> int:

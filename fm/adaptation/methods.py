@@ -281,17 +281,21 @@ class Finetuning(AdaptationMethod):
         candidates = [functools.partial(start, hparams) for hparams in configs]
         min_epochs = model.recipe.finetune.min_search_epochs(smallest)
         readings = successive_halving(candidates, epoch_grid, min_epochs)
+        ranked = [
+            {epochs: score for epochs, score in each.items() if epochs >= min_epochs} or each
+            for each in readings
+        ]
         return [
             {
-                "config": hparams | {"epochs": best_epochs(each, num_held_out)},
-                "validation": max(each.values()),
+                "config": hparams | {"epochs": best_epochs(scores, num_held_out)},
+                "validation": max(scores.values()),
                 "last_gain": last_gain(each),
                 "readings": [[epochs, score] for epochs, score in each.items()],
                 "flops": sum(
                     self.flops(model, len(fit), hparams | {"epochs": max(each)}) for fit, _ in folds
                 ),
             }
-            for hparams, each in zip(configs, readings, strict=True)
+            for hparams, each, scores in zip(configs, readings, ranked, strict=True)
         ]
 
     def _start_folds(self, model, train_idx, labels, seed, folds, hparams):

@@ -21,29 +21,30 @@ def successive_halving(
 ) -> list[dict[int, float]]:
     """Returns the readings of every candidate, {epochs: validation score}.
 
-    All are read at the first number of epochs; at each the better half, rounded up, goes on, of
-    equal ones the first. A candidate stops as well when its last two readings are no better than
-    an earlier one.
+    All are read at the first numbers of epochs; from `min_epochs` on the better half, rounded up,
+    goes on at each, of equal ones the first. A candidate stops as well when its last two readings
+    are no better than an earlier one.
 
     Args:
-      candidates: each starts a run. Of runs that wait for their next reading only the better half
-        is held.
+      candidates: each starts a run. From `min_epochs` on, of runs that wait for their next reading
+        only the better half is held.
       epoch_grid: numbers of epochs, each twice the one before.
-      min_epochs: no run that is among the better half stops before.
+      min_epochs: no run stops before, since early readings are chance.
     """
     readings: list[dict[int, float]] = [{} for _ in candidates]
     waiting: dict[int, ReadFn] = {}
     alive = list(range(len(candidates)))
     for epochs in epoch_grid:
         kept: list[int] = []
+        most = math.ceil(len(alive) / 2) if epochs >= min_epochs else len(alive)
         for n in alive:
             read = waiting.pop(n, None) or candidates[n]()
             readings[n][epochs] = read(epochs)
             waiting[n] = read
             kept = sorted([*kept, n], key=lambda each: (-max(readings[each].values()), each))
-            for dropped in kept[math.ceil(len(alive) / 2) :]:
+            for dropped in kept[most:]:
                 del waiting[dropped]
-            kept = kept[: math.ceil(len(alive) / 2)]
+            kept = kept[:most]
         alive = sorted(
             n for n in kept if epochs < min_epochs or not has_plateaued(list(readings[n].values()))
         )

@@ -45,7 +45,7 @@ class StudyPreset:
     excluded_arms: tuple[str, ...] = ()
 
 
-_SLOW_ARMS = ("self_training", "scratch_compute_matched")
+_SLOW_ARMS = ("self_training", "scratch_compute_matched", "out_of_domain")
 COMPARE = {
     "quick": StudyPreset((20, 100), 3, 200, 3000, _SLOW_ARMS),
     "default": StudyPreset((20, 50, 150, 400), excluded_arms=_SLOW_ARMS),
@@ -87,7 +87,8 @@ def text_recipe(profile: str = "default") -> Recipe:
         seq_len=256,
         num_windows=2,
         finetune=FinetuneConfig(
-            min_steps=120,
+            min_steps=80,
+            max_epochs=32,
             batch_size=16,
             tokens_kept=32,
             class_weight="balanced",
@@ -108,7 +109,8 @@ def image_recipe(profile: str = "default") -> Recipe:
         batch_size=64,
         patch_size=2,
         finetune=FinetuneConfig(
-            min_steps=120,
+            min_steps=80,
+            max_epochs=32,
             batch_size=16,
             class_weight="balanced",
             feature_config=FeatureConfig("concat"),
@@ -139,7 +141,7 @@ def ner_recipe(profile: str = "default") -> Recipe:
     quick = check_profile(profile) == "quick"
     recipe = _with_finetune(
         text_recipe(profile),
-        min_steps=25 if quick else 120,
+        min_steps=25 if quick else 80,
         tokens_kept=0,
         class_weight=None,
         feature_config=FeatureConfig(),
@@ -331,6 +333,7 @@ def _with_finetune(recipe: Recipe, **changes: Any) -> Recipe:
 def _for_profile(recipe: Recipe, profile: str) -> Recipe:
     recipe = dataclasses.replace(recipe, steps=_STEPS[check_profile(profile)](recipe.steps))
     if profile == "full":
+        recipe = _with_finetune(recipe, max_epochs=64)
         return dataclasses.replace(recipe, search_grid="product")
     if profile != "quick":
         return recipe

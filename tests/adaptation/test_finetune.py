@@ -68,10 +68,11 @@ def test_a_run_read_on_its_way_is_the_shorter_run():
     assert differ(run.finetuned(), tuned(rows, labels, config, num_steps=12))
 
 
-def test_readings_double_from_the_end_of_warmup():
+def test_readings_double_from_half_of_the_least_steps():
     config = FinetuneConfig(min_steps=80, max_epochs=64, batch_size=16)
     assert config.epoch_grid(300) == [4, 8, 16, 32, 64]
-    assert config.epoch_grid(15) == [32, 64, 128], "30, 60 and 120 steps"
+    assert config.epoch_grid(15) == [64, 128], "60 and 120 steps"
+    assert config.min_search_epochs(15) == 86 and config.min_search_epochs(300) == 5
     assert dataclasses.replace(config, min_steps=1).epoch_grid(15) == [32, 64]
     short = FinetuneConfig(min_steps=1, max_epochs=4)
     assert short.epoch_grid(15) == [4], "never reached warmup's end"

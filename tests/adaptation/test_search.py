@@ -60,10 +60,10 @@ def test_plateau(scores, plateaued):
     assert has_plateaued(scores) == plateaued
 
 
-def test_a_run_is_not_stopped_before_the_least_epochs():
-    starts, _ = candidates([[0.7, 0.6, 0.6, 0.6, 0.9]])
-    (readings,) = successive_halving(starts, GRID, min_epochs=30)
-    assert list(readings) == [4, 8, 16, 32]
+def test_no_run_is_stopped_or_dropped_before_the_least_epochs():
+    starts, _ = candidates([[0.7, 0.6, 0.6, 0.6, 0.9], [0.9, 0.5, 0.5, 0.5, 0.5]])
+    first, second = successive_halving(starts, GRID, min_epochs=30)
+    assert list(first) == list(second) == [4, 8, 16, 32]
 
 
 def test_the_longest_run_within_a_standard_error_is_taken():
