@@ -82,7 +82,7 @@ def test_what_is_cut_short(folder):
 )
 @pytest.mark.parametrize("by_path", [True, False])
 def test_an_error_that_is_not_of_the_data_stays_what_it_is(folder, monkeypatch, error, by_path):
-    def broken(*_):
+    def broken(*_, **__):
         raise error
 
     monkeypatch.setattr("fm.data.load._dataset", broken)

@@ -122,7 +122,8 @@ def test_choose_takes_the_first_of_the_best():
         for name, value in [("a", math.nan), ("b", 0.4), ("c", 0.7), ("d", 0.7)]
     ]
     assert select_trial(trials)["config"] == "c"
+    assert select_trial(trials[:1])["config"] == "a", "a single trial needs no figure"
     with pytest.raises(ValueError, match="no trial"):
-        select_trial(trials[:1])
+        select_trial([trials[0]] * 2)
     with pytest.raises(ValueError, match="no trial"):
         select_trial([])

@@ -32,7 +32,7 @@ def refused(call, tmp_path):
         (["--tasks="], ["--tasks=:", "one or more different names"]),
         (
             ["--arms=scratch,magic"],
-            ["--arms", "'magic'", "scratch, in_domain, out_of_domain, published"],
+            ["--arms", "'magic'", "in_domain, out_of_domain, published"],
         ),
         (
             ["--tasks=digits", "--arms=in_domain"],
@@ -42,7 +42,7 @@ def refused(call, tmp_path):
         (["--adapt="], ["--adapt=", "at least one of full, probe, lora, prompt"]),
         (
             ["--tasks=digits", "--adapt=prompt"],
-            ["scratch, in_domain, out_of_domain cannot follow prompts"],
+            ["in_domain, out_of_domain", "cannot follow prompts"],
         ),
         (["--published_model=nonsense"], ["--published_model=nonsense", "minilm-l6", "GGUF"]),
         (["--tasks=digits", "--arms=published,classical"], ["digits has only classical of them"]),

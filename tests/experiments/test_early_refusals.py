@@ -32,7 +32,6 @@ def twenty(tmp_path):
     [
         (["--profile=quick"], (100,)),
         ([], (50, 150, 400)),
-        (["--adapt=full"], (20, 50, 150, 400)),  # one setting: nothing to validate
         (["--label_budgets=21,40"], (21, 40)),
     ],
 )

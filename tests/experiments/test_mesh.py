@@ -78,7 +78,7 @@ def test_a_study_goes_on_from_a_mesh(call, tmp_path, tiny):
         "--seeds=2",
         "--mesh=data:1",
     )
-    for name, more in (("one", []), ("seeds", ["--pretrain_seeds=2"])):
+    for name, more in (("one", []), ("seeds", ["--seeds=4", "--pretrain_seeds=4"])):
         done = call("compare", *flags, *more, f"--out={tmp_path / name}")
         assert done.code == 0, done.err
         assert (tmp_path / name / "report.html").exists()

@@ -114,7 +114,7 @@ TARGETS = {
             "compare",
             lambda _: [
                 *_STUDY[:-2],
-                *("--label_budgets=20", "--seeds=2", "--pretrain_seeds=2", "--profile=quick"),
+                *("--label_budgets=20", "--seeds=4", "--pretrain_seeds=4", "--profile=quick"),
             ],
         ),
         Target(

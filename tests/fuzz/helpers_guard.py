@@ -54,6 +54,7 @@ WORK = {
     "generate": ["experiments.generate.IncrementalGenerator"],
     "attention_maps": ["experiments.attention_maps._attention_maps"],
     "report": [],
+    "paired": [],
     "doctor": ["experiments.doctor._environment"],
     "plan": [],
 }

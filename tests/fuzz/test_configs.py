@@ -23,6 +23,8 @@ from fm.model.sampling import SamplingConfig
 from fm.parallel.mesh import MeshConfig
 from fm.study import ablations, presets
 from fm.study.config import MultitaskConfig, PublishedConfig, StudyConfig, TaskConfig
+from fm.study.paired import PairedConfig
+from fm.study.search import SearchConfig
 from fm.study.text_quality import config as profiles
 from fm.training import TrainConfig, multitask
 from fm.training.objectives import PretrainingObjective
@@ -116,6 +118,14 @@ WHOLE = [
         instruction_learning_rates=(1e-3,),
         max_instruction_length=64,
     ),
+    SearchConfig(
+        tasks=(
+            TaskConfig(
+                "digits", None, (20,), presets.modality_recipe("image"), split="development"
+            ),
+        ),
+        arms=("in_domain",),
+    ),
     profiles.make_config("default", ("a", "b")),
     TrainConfig(steps=1),
     MeshConfig(),
@@ -123,7 +133,7 @@ WHOLE = [
     MODEL,
 ]
 # Built from checked values, never read from a file or a flag.
-INTERNAL = {BenchConfig, TimingConfig, LogMelConfig}
+INTERNAL = {BenchConfig, TimingConfig, LogMelConfig, PairedConfig}
 
 
 def within(config):
@@ -175,7 +185,7 @@ def test_a_field_of_any_config(kind):
     @given(st.sampled_from(names), st.one_of(odd.map(json.dumps), junk.values))
     def check(name, text):
         try:
-            made = ablations._replace_path(whole, name, text, name)
+            made = ablations._replace_path(whole, name, text, name, name)
         except UserError as error:
             message = str(error)
             named = (name, shown(text), repr(text)[:40])

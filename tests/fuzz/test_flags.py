@@ -34,6 +34,7 @@ BASE = {
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],
     "report": [],
+    "paired": [],
     "doctor": [],
     "plan": ["--chips=1"],
 }

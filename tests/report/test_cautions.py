@@ -44,7 +44,7 @@ def told(task=None, cell=None, **more):
         ),
         (
             {"task": {"shrunk": {"from": [32, 32], "to": [8, 8], "count": 12}}},
-            "12 images were shrunk, typically from 32 by 32 to 8 by 8",
+            "12 images were shrunk for all arms, typically from 32 by 32 to 8 by 8",
         ),
     ],
 )

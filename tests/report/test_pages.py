@@ -296,7 +296,8 @@ def test_the_report_needs_no_jax():
     allowed = {"matplotlib", "jinja2", "msgspec", "numpy", "fm"}
     # Names and titles of metrics: plain tables.
     tables = tuple(f"fm.evaluation.text_quality.{name}" for name in ("metrics", "words"))
-    own = ("fm.report", "fm.errors", "fm.files", "fm.evaluation.statistics", *tables)
+    statistics = tuple(f"fm.evaluation.{name}" for name in ("statistics", "power"))
+    own = ("fm.report", "fm.errors", "fm.files", *statistics, *tables)
     found = subprocess.run(
         [sys.executable, "-c", "import sys, fm.report.text_quality; print('jax' in sys.modules)"],
         check=True,

@@ -9,7 +9,6 @@ from fm.adaptation.lora import LoraConfig
 from fm.adaptation.task_model import TaskModel
 from fm.evaluation.model_selection import select_trial
 from fm.study.adaptation import ModelArm, Predictions, RecipeChoiceArm
-from fm.study.baseline_arms import ClassicalArm, ClassicalNerArm
 from fm.study.presets import text_recipe
 from tests.adaptation.helpers_models import MODEL, params, separable
 
@@ -49,14 +48,6 @@ def test_features_are_extracted_before_the_seeds_run():
     arm = model_arm(("probe",))
     assert arm.prepare(3) > 0 and model_arm(("full",)).prepare(3) == 0
     assert list(arm.model._features) == [0] and len(arm.model._features[0]) == 40
-
-
-@pytest.mark.parametrize(
-    "arm", [ClassicalArm("text", None, 0, 3), ClassicalNerArm([], [], 0, 3)], ids=["text", "ner"]
-)
-def test_ties_do_not_take_the_strongest_penalty(arm):
-    inverse = [hparams["C"] for hparams in arm.grid()]
-    assert sorted(inverse)[1] == inverse[0] and len(set(inverse)) == 3
 
 
 class Scored:

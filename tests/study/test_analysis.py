@@ -40,7 +40,9 @@ def task(monkeypatch):
 @pytest.fixture
 def predictions(task, tmp_path):
     cells = guessed(task, SKILLS)
-    write_predictions([(task, cells)], tmp_path / "predictions.csv")
+    write_predictions(
+        [(task, cells, analysis.task_scores(cells, task, {}))], tmp_path / "predictions.csv"
+    )
     return cells, tmp_path / "predictions.csv"
 
 
@@ -124,7 +126,8 @@ def test_every_task_type_reads_its_own_rows(monkeypatch, tmp_path, task, name, p
     ]
     scores = []
     for n, cell in enumerate(cells):
-        write_predictions([(own, [cell])], tmp_path / f"{n}.csv")
+        scored = analysis.task_scores([cell], own, {})
+        write_predictions([(own, [cell], scored)], tmp_path / f"{n}.csv")
         results = {
             "tasks": [{"name": task.name, "task_type": name}],
             "cells": analysis.cell_rows([cell], own, {}),
@@ -164,7 +167,10 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
         cells = guessed(task, {"scratch": 0.55, "in_domain": skill})
         folders[value] = tmp_path / value
         folders[value].mkdir()
-        write_predictions([(task, cells)], folders[value] / "predictions.csv")
+        write_predictions(
+            [(task, cells, analysis.task_scores(cells, task, {}))],
+            folders[value] / "predictions.csv",
+        )
         studies[value] = {
             "schema": 2,
             "seconds": 1.0,

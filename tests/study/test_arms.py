@@ -62,7 +62,10 @@ def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
 
 
 def test_experiments_offer_their_arms_in_order():
-    compare = "scratch", "random_features", "in_domain", "out_of_domain", "published", "classical"
+    compare = (
+        *("scratch", "random_features", "self_training", "scratch_compute_matched"),
+        *("in_domain", "out_of_domain", "published", "classical", "classical_unlabeled"),
+    )
     assert arm_names("compare") == compare
     multitask = "scratch", "in_domain", "joint", "instruction_tuned", "classical"
     assert arm_names("multitask") == multitask
@@ -77,7 +80,8 @@ def test_pairs_are_those_of_the_specs():
     ]
     assert ("joint", "in_domain") in comparison_pairs(["in_domain", "joint"])
     assert set(rivals_of("joint")) <= set(ARMS)
-    assert rivals_of("in_domain") == ("scratch", "random_features", "classical")
+    rivals = {name for name in ARMS if not ARMS[name].pretrained}
+    assert set(rivals_of("in_domain")) == rivals > {"scratch", "classical_unlabeled"}
 
 
 def test_unknown_arms_and_arms_without_a_method_are_refused():

@@ -21,7 +21,7 @@ def study(**changes):
         ({"arms": ("scratch",)}, "takes two or more different arms"),
         ({"arms": ("scratch", "in_domain", "in_domain")}, "takes two or more different arms"),
         ({"seeds": 0}, "--seeds=0: must be 1 to 1000"),
-        ({"pretrain_seeds": 3}, "pretrain_seeds=3: must be 1 to seeds=2"),
+        ({"pretrain_seeds": 3}, "--pretrain_seeds=3: must be 1 to --seeds=2"),
         ({"tasks": (config(), config())}, "fruit, fruit: takes one or more of different names"),
         ({"methods": ("magic",)}, "magic"),
     ],

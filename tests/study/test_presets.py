@@ -33,7 +33,7 @@ def test_ner_is_fine_tuned_alike_in_both_studies(profile):
     assert other.model == joint.model and own.model == presets.text_recipe().model
     if profile != "quick":
         assert own.finetune == other.finetune
-        assert (own.finetune.min_steps, own.finetune.class_weight) == (120, None)
+        assert (own.finetune.min_steps, own.finetune.class_weight) == (80, None)
     else:
         assert own.finetune.min_steps > other.finetune.min_steps == 10
         assert not own.finetune.min_epochs
