@@ -54,7 +54,8 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Reads the files, compares them, writes the report."""
-    config = _config(values)
+    config, out = _config(values), cli.out_dir(values)
+    _check_out(out)
     encoding = values["encoding"].value
     check_encoding(encoding)
     predictions = read_predictions(
@@ -63,8 +64,6 @@ def main(values: flags.FlagValues) -> None:
         encoding=encoding,
     )
     results = compare(predictions, config)
-    out = cli.out_dir(values)
-    _check_out(out)
     run_dir.acquire_lock(out)
     run_dir.write_results(results, out)
     page = report.write(results, out)

@@ -341,11 +341,13 @@ def configure(
     arms = tuple(values["arms"].value)
     if values["arms"].using_default_value:
         # Without the arms that are too slow for the profile, and those that no task has.
+        slow = set(presets.COMPARE[profile].excluded_arms)
+        if values["out_of_domain_dataset"].value:
+            slow -= {OUT_OF_DOMAIN}
         arms = tuple(
             arm
             for arm in arms
-            if arm not in presets.COMPARE[profile].excluded_arms
-            and any(arm not in task.excluded_arms for task in tasks)
+            if arm not in slow and any(arm not in task.excluded_arms for task in tasks)
         )
     tasks = [
         dataclasses.replace(

@@ -42,7 +42,7 @@ def refused(call, tmp_path):
         (["--adapt="], ["--adapt=", "at least one of full, probe, lora, prompt"]),
         (
             ["--tasks=digits", "--adapt=prompt"],
-            ["in_domain, out_of_domain", "cannot follow prompts"],
+            ["in_domain", "cannot follow prompts"],
         ),
         (["--published_model=nonsense"], ["--published_model=nonsense", "minilm-l6", "GGUF"]),
         (["--tasks=digits", "--arms=published,classical"], ["digits has only classical of them"]),

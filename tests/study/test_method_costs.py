@@ -41,6 +41,8 @@ def test_a_row_for_each_method(arms):
         ("in_domain", "full"),
         ("in_domain", "probe"),
         ("in_domain", "lora"),
+        ("in_domain", "lp_ft"),
+        ("in_domain", "svc"),
         ("published", "probe"),
     ]
     few = method_cost_rows(task(), {"in_domain": arms["in_domain"]}, ("probe",))
