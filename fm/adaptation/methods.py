@@ -631,7 +631,7 @@ def check_methods(names: Sequence[str]) -> None:
             raise UserError(f"--adapt: {name!r} is not known; accepted are {', '.join(METHODS)}")
     if not names or len(set(names)) < len(names):
         raise UserError(
-            f"--adapt={','.join(names)}: methods are at least one of {', '.join(METHODS)}, none twice"
+            f"--adapt={','.join(names)}: methods, at least one of {', '.join(METHODS)}, none twice"
         )
 
 

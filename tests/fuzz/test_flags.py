@@ -34,7 +34,7 @@ BASE = {
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],
     "report": [],
-    "paired": [],
+    "paired": ["DATA", "OTHER"],
     "doctor": [],
     "plan": ["--chips=1"],
 }
