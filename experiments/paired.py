@@ -67,9 +67,9 @@ def main(values: flags.FlagValues) -> None:
     run_dir.acquire_lock(out)
     run_dir.write_results(results, out)
     page = report.write(results, out)
-    notices = "\n".join(results["notices"])
+    notices, shown = "\n".join(results["notices"]), cli.one_line(str(page))
     text = f"{report.text_table(results)}\n\n{report.headline(results)}"
-    print(f"{text}\n{notices}\n\nreport: {page}" if notices else f"{text}\n\nreport: {page}")
+    print(f"{text}\n{notices}\n\nreport: {shown}" if notices else f"{text}\n\nreport: {shown}")
 
 
 def _check_out(out: pathlib.Path) -> None:

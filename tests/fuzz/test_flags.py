@@ -34,7 +34,7 @@ BASE = {
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--pretrained=DATA", "--text=a"],
     "report": [],
-    "paired": ["DATA", "OTHER"],
+    "paired": ["FIRST", "SECOND"],
     "doctor": [],
     "plan": ["--chips=1"],
 }
@@ -61,18 +61,22 @@ def test_every_experiment_is_covered():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with two files of labeled texts."""
+    """A folder with two files of labeled texts, and two of predictions."""
     folder = tmp_path_factory.mktemp("data")
     for n, name in enumerate(("data.csv", "other.csv")):
         inputs, labels = texts(120, n)
         with (folder / name).open("w", newline="") as file:
             rows = zip(inputs, ("bad" if label else "good" for label in labels), strict=True)
             csv.writer(file).writerows([("text", "label"), *rows])
+    for n, name in enumerate(("first.csv", "second.csv")):
+        lines = [f"{item},{item % 2},{(item + n * (item % 5 == 0)) % 2}" for item in range(20)]
+        (folder / name).write_text("\n".join(["item,truth,prediction", *lines]))
     return folder
 
 
 def based(experiment, data):
-    paths = {"DATA": str(data / "data.csv"), "OTHER": str(data / "other.csv")}
+    names = {"DATA": "data", "OTHER": "other", "FIRST": "first", "SECOND": "second"}
+    paths = {name: str(data / f"{stem}.csv") for name, stem in names.items()}
     return [
         functools.reduce(lambda text, name: text.replace(name, paths[name]), paths, each)
         for each in BASE[experiment]
