@@ -239,7 +239,7 @@ def _to_decide(results: Results, rows: Sequence[Decision]) -> Iterator[str]:
         if found is None or found.checkpoints is None or decision_outcome(row) != "unclear":
             continue
         ways = [
-            f"{formats.count(number)} {unit} (now {formats.count(now)})"
+            f"{formats.count(number)} more {unit} (now {formats.count(now)})"
             for number, now, unit in (
                 (found.seeds_to_decide, found.seeds, "seeds"),
                 (found.items_to_decide, found.items, "test items"),

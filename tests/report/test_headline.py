@@ -64,7 +64,7 @@ def test_the_first_sentence_says_what_to_do_over_all_arms():
         "Film reviews: At 20 labels: start from published weights (62.9%); without them pretrain "
         "on your own unlabeled text (61.2%); best without pretraining: classical_unlabeled "
         "(60.1%), no clear difference (+1.1 [-0.9, 3.1]).\n"
-        "  To decide it at 20 labels takes about 24 seeds (now 8).\n"
+        "  To decide it at 20 labels takes about 24 more seeds (now 8).\n"
         "  Mean accuracy over 2 seeds and 900 test items, for this checkpoint; differences in "
         "points [95% interval]."
     )
