@@ -48,14 +48,6 @@ def augment(
     return batch | {augmentation.modality: augmentation.apply(rng, patches, layout)}
 
 
-def augmentation_of(layout: PatchLayout | None) -> str | None:
-    """Returns the name of the first augmentation of a layout's modality; None if it has none."""
-    if layout is None:
-        return None
-    names = (name for name, each in AUGMENTATIONS.items() if each.modality == layout.modality)
-    return next(names, None)
-
-
 def augment_images(rng: jax.Array, patches: jax.Array, layout: PatchLayout) -> jax.Array:
     """Returns images rotated, scaled and shifted by up to a patch, with rectangles erased.
 

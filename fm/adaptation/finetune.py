@@ -311,11 +311,6 @@ def finetune(*args: Any, num_steps: int | None = None, **kwargs: Any) -> dict:
     return run.finetuned()
 
 
-def memory_footprint(*args: Any, **kwargs: Any) -> MemoryFootprint:
-    """Returns the memory of a `finetune` call (same arguments but `seed`) by compiling it only."""
-    return FinetuningRun(*args, seed=0, **kwargs).footprint()
-
-
 def class_weights(labels: np.ndarray, num_classes: int, weighting: str | None) -> np.ndarray:
     """Returns each class's weight in the loss, float32 [classes].
 

@@ -12,7 +12,7 @@ import abc
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -633,13 +633,6 @@ def check_methods(names: Sequence[str]) -> None:
         raise UserError(
             f"--adapt={','.join(names)}: methods, at least one of {', '.join(METHODS)}, none twice"
         )
-
-
-def num_trials(
-    recipe: AdaptationRecipe, names: Iterable[str], *, num_fewshot: Sequence[int] = (0,)
-) -> int:
-    """Returns the number of hyper-parameter settings that the named methods try in total."""
-    return sum(len(METHODS[name].search_space(recipe, num_fewshot=num_fewshot)) for name in names)
 
 
 def _size(tree: Any) -> int:

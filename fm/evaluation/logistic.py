@@ -66,16 +66,6 @@ def fit_path(
     return fitted
 
 
-def log_grid(low: float, high: float, count: int) -> list[float]:
-    """Returns `count` values spaced evenly on a log scale from 10**low to 10**high.
-
-    Raises:
-      ValueError: a negative count.
-    """
-    exponents = np.linspace(low, high, count) if count != 1 else np.array([(low + high) / 2])
-    return [float(10.0**exponent) for exponent in exponents]
-
-
 def row_space(gram_NN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns examples in coordinates of their own span, z_NR, and span_NR: X^T span orthonormal.
 

@@ -16,7 +16,6 @@ A figure that is a ratio of sums over items (F1) enters by `linearized_ratio`: a
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 from scipy import stats
@@ -24,8 +23,6 @@ from scipy import stats
 from fm.errors import UserError
 from fm.evaluation.design import Design
 
-EXACT_SEEDS = 16
-MONTE_CARLO_DRAWS = 100_000
 # Differences under a percentage point count as none in tests of equivalence.
 DEFAULT_MARGIN = 0.01
 INDEPENDENT = Design()
@@ -212,35 +209,6 @@ def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
         raise UserError(f"an interval over seeds needs at least 2 seeds, got {values_S.size}")
     variance = values_S.var(ddof=1) / values_S.size
     return _t_interval(values_S.mean(), variance, values_S.size - 1, level)
-
-
-def sign_flip_p(differences_S: np.ndarray, *, seed: int = 0) -> float:
-    """Returns the two-sided sign-flip p-value of paired differences (null: symmetric about 0).
-
-    The share of sign patterns whose mean is at least as far from zero as the one observed: all
-    2^S of them up to 16 seeds, else a seeded sample with the observed pattern counted in
-    (Phipson and Smyth 2010), so that p is never zero. With S seeds p cannot go under 2 / 2^S.
-
-    `scipy.stats.permutation_test` is not used: its tolerance for ties is relative to the observed
-    sum, so differences that cancel give other values (0.94 in place of 1), and it draws other
-    patterns over 16 seeds.
-
-    Raises:
-      ValueError: not a finite vector of at least one difference.
-    """
-    differences_S = np.asarray(differences_S, float)
-    if differences_S.ndim != 1 or not differences_S.size or not np.isfinite(differences_S).all():
-        raise ValueError("differences must be a non-empty vector of finite numbers")
-    seeds = differences_S.size
-    # Patterns that tie with the observed one must count although their sums round differently.
-    observed = abs(differences_S.sum()) - 1e-12 * np.abs(differences_S).sum()
-    if seeds <= EXACT_SEEDS:
-        signs_PS = np.array(list(itertools.product((-1.0, 1.0), repeat=seeds)))
-        return float(np.mean(np.abs(signs_PS @ differences_S) >= observed))
-    random = np.random.default_rng(seed)
-    signs_PS = random.integers(0, 2, (MONTE_CARLO_DRAWS, seeds), dtype=np.int8) * 2.0 - 1.0
-    extreme = np.count_nonzero(np.abs(signs_PS @ differences_S) >= observed)
-    return float((extreme + 1) / (MONTE_CARLO_DRAWS + 1))
 
 
 def holm_adjusted(p_values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fm.report import formats, style
-from fm.report.headline import outcome
+from fm.report.forest import draw_difference
 from fm.report.schema import AblationResults, AblationRow, Results, ScalingFit
 
 # Colors and markers of label budgets, fewest first; more budgets begin again.
@@ -18,7 +18,6 @@ _BUDGET_LOOKS = (
 )
 # Line styles of model sizes.
 _SIZE_LINES = ("-", "--", ":", "-.")
-_OUTCOME_COLORS = {"better": style.BETTER, "worse": style.WORSE}
 
 
 def config_ablation_figures(
@@ -113,7 +112,7 @@ def forest(
         axes.axvline(0, color=style.INK, linewidth=1)
         for place, row in enumerate(slots):
             if not isinstance(row, str):
-                _draw_difference(axes, place, row)
+                draw_difference(axes, place, row)
         axes.margins(x=0.08)
         axes.set_ylim(len(slots) - 0.4, -0.6)
         axes.yaxis.set_major_locator(FixedLocator(list(range(len(slots)))))
@@ -153,32 +152,6 @@ def _level_name(row: AblationRow) -> str:
     if row.characters is not None:
         return f"{row.level}: {data}, {formats.si_prefixed(row.characters)} characters"
     return f"{row.level}: {data}, {formats.count(row.examples)} examples"
-
-
-def _draw_difference(axes: Axes, place: int, row: AblationRow) -> None:
-    shown = outcome(row)
-    color = _OUTCOME_COLORS.get(shown, "#777777")
-    bounds = ""
-    if row.low is not None and row.high is not None:
-        bounds = f" [{formats.interval(row.low, row.high)}]"
-        axes.plot([100 * row.low, 100 * row.high], [place, place], color=color, linewidth=1.6)
-    axes.plot(
-        [100 * (row.difference or 0)],
-        [place],
-        color=color,
-        marker="D" if shown == "worse" else "o",
-        markerfacecolor=color if shown in _OUTCOME_COLORS else "white",
-        markersize=5.5,
-    )
-    axes.annotate(
-        f"{formats.points(row.difference)}{bounds}",
-        (1.01, place),
-        xycoords=axes.get_yaxis_transform(),
-        va="center",
-        fontsize=8.5,
-        color=style.readable_shade(color),
-        annotation_clip=False,
-    )
 
 
 def surface(

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator
 
 from fm.evaluation.power import MAX_COLUMN_FACTOR
 from fm.report import formats, style
+from fm.report.forest import draw_row
 from fm.report.pages import (
     RenderedFigure,
     data_uri,
@@ -314,27 +315,9 @@ def forest(results: Row) -> Figure:
 
 def _draw_difference(axes: Axes, place: int, row: Row, results: Row) -> None:
     scale = 1 if results["config"]["metric"] == SCORE else 100
-    shows = verdict(row).split()[0]
-    color = {"better": style.BETTER, "worse": style.WORSE}.get(shows, "#777777")
-    ends = [scale * row["low"], scale * row["high"]]
-    axes.plot(ends, [place, place], color=color, linewidth=1.6)
-    axes.plot(
-        [scale * row["difference"]],
-        [place],
-        color=color,
-        marker="D" if shows == "worse" else "o",
-        markerfacecolor=color if shows in ("better", "worse") else "white",
-        markersize=5.5,
-    )
-    axes.annotate(
-        f"{_signed(results, row['difference'])} [{_interval(results, row)}]",
-        (1.01, place),
-        xycoords=axes.get_yaxis_transform(),
-        va="center",
-        fontsize=8.5,
-        color=style.readable_shade(color),
-        annotation_clip=False,
-    )
+    text = f"{_signed(results, row['difference'])} [{_interval(results, row)}]"
+    ends = (scale * row["low"], scale * row["high"])
+    draw_row(axes, place, verdict(row).split()[0], scale * row["difference"], ends, text)
 
 
 def margin_words(results: Row) -> str:

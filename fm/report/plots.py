@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from fm.report import formats, style
 from fm.report.cautions import majority_level
 from fm.report.decisions import decisions, label_multiplier, outcome
+from fm.report.forest import OUTCOME_COLORS, draw_difference
 from fm.report.schema import (
     BEST_RIVAL,
     AblationResults,
@@ -26,7 +27,7 @@ from fm.report.schema import (
     Results,
     Task,
 )
-from fm.report.style import BETTER, WORSE
+from fm.report.style import BETTER
 from fm.report.tables import (
     CPU_SECONDS,
     amortized_cost_at_fewest_labels,
@@ -36,7 +37,6 @@ from fm.report.tables import (
     sorted_comparisons,
 )
 
-_OUTCOME_COLORS = {"better": BETTER, "worse": WORSE}
 # Characters of column names that fit side by side under a grid; longer ones are slanted.
 _MAX_LEVEL_CHARACTERS = 48
 # Bands round lines that can be told apart.
@@ -208,7 +208,7 @@ def forest(results: Results, task: str, arm: str) -> Figure | None:
         axes.axvline(0, color=style.INK, linewidth=1)
         for place, row in enumerate(slots):
             if isinstance(row, Comparison) and row.difference is not None:
-                _draw_difference(axes, place, row)
+                draw_difference(axes, place, row)
         axes.margins(x=0.08)
         axes.set_ylim(len(slots) - 0.4, -0.6)
         axes.yaxis.set_major_locator(FixedLocator(list(range(len(slots)))))
@@ -224,32 +224,6 @@ def forest(results: Results, task: str, arm: str) -> Figure | None:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(f"percentage points (right of 0: {arm} is better)", fontsize=9)
     return figure
-
-
-def _draw_difference(axes: Axes, place: int, row: Comparison) -> None:
-    shown, difference = outcome(row), 100 * (row.difference or 0.0)
-    color = _OUTCOME_COLORS.get(shown, "#777777")
-    bounds = ""
-    if row.low is not None and row.high is not None:
-        bounds = f" [{formats.interval(row.low, row.high)}]"
-        axes.plot([100 * row.low, 100 * row.high], [place, place], color=color, linewidth=1.6)
-    axes.plot(
-        [difference],
-        [place],
-        color=color,
-        marker="D" if shown == "worse" else "o",
-        markerfacecolor=color if shown in _OUTCOME_COLORS else "white",
-        markersize=5.5,
-    )
-    axes.annotate(
-        f"{formats.points(row.difference)}{bounds}",
-        (1.01, place),
-        xycoords=axes.get_yaxis_transform(),
-        va="center",
-        fontsize=8.5,
-        color=style.readable_shade(color),
-        annotation_clip=False,
-    )
 
 
 def multipliers(results: Results, task: str, arm: str) -> Figure | None:
@@ -410,7 +384,7 @@ def difference_grid(
     known = {place: row for place, row in cells.items() if row.difference is not None}
     if not known:
         return None
-    clear = [abs(row.difference or 0) for row in known.values() if outcome(row) in _OUTCOME_COLORS]
+    clear = [abs(row.difference or 0) for row in known.values() if outcome(row) in OUTCOME_COLORS]
     most = max(clear, default=1.0) or 1.0
     size = min(9.0, 62.0 / len(columns))
     with style.plot_style():
@@ -447,7 +421,7 @@ def difference_grid(
 
 
 def _cell_color(row: Difference, most: float) -> tuple[float, float, float]:
-    name = _OUTCOME_COLORS.get(outcome(row))
+    name = OUTCOME_COLORS.get(outcome(row))
     if name is None:
         return to_rgb("#ececec")
     strength = 0.25 + 0.65 * abs(row.difference or 0) / most

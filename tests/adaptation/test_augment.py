@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.adaptation.augment import AUGMENTATIONS, augment, augmentation_of
+from fm.adaptation.augment import AUGMENTATIONS, augment
 from fm.adaptation.finetune import FinetuneConfig, FinetuningRun
 from fm.data.layouts import PatchLayout, layout_of
 from fm.errors import UserError
@@ -42,7 +42,6 @@ def test_same_seed_same_patches_of_the_same_kind(name):
     assert np.array_equal(first, changed(name, patches, layout))
     assert not np.array_equal(first, changed(name, patches, layout, seed=1))
     assert all(not np.array_equal(new, old) for new, old in zip(first, patches, strict=True))
-    assert augmentation_of(layout) == name and augmentation_of(None) is None
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -3,7 +3,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
-from fm.evaluation.logistic import fit_path, log_grid
+from fm.evaluation.logistic import fit_path
 
 
 def features(examples=40, width=128, classes=3, seed=0):
@@ -36,9 +36,3 @@ def test_rotation_copes_with_repeated_and_empty_examples():
     np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-3, atol=1e-5)
     (nothing,) = fit_path(np.zeros((4, 9)), np.array([0, 1, 1, 1]), [1.0])
     np.testing.assert_array_equal(nothing.predict(np.ones((2, 9))), [1, 1])
-
-
-def test_log_grid():
-    assert log_grid(-1, 1, 3) == pytest.approx([0.1, 1, 10])
-    assert log_grid(-2, 2, 1) == [1]
-    assert log_grid(-2, 2, 0) == []

@@ -15,7 +15,6 @@ from fm.evaluation.statistics import (
     mean_interval,
     mean_over_seeds_and_items,
     paired_difference,
-    sign_flip_p,
 )
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -177,34 +176,6 @@ def test_mean_interval_is_students():
     assert result.mean == pytest.approx(values.mean())
     with pytest.raises(UserError, match="at least 2 seeds, got 1"):
         mean_interval(values[:1])
-
-
-@settings(max_examples=40)
-@given(DIFFERENCES)
-def test_sign_flip_matches_scipy_enumeration(differences):
-    expected = stats.permutation_test(
-        (differences, -differences),
-        lambda a, b: abs(a.sum()),
-        permutation_type="samples",
-        n_resamples=np.inf,
-        alternative="greater",
-    ).pvalue
-    assert sign_flip_p(differences / 100) == pytest.approx(expected)
-
-
-def test_sign_flip_reaches_its_floor_and_its_ceiling():
-    assert sign_flip_p(np.arange(1.0, 9.0)) == 2 / 2**8
-    assert sign_flip_p(np.zeros(8)) == 1
-
-
-def test_sign_flip_sampling_agrees_with_enumeration():
-    differences = np.random.default_rng(0).normal(0.3, 1, 17)
-    signs = 1.0 - 2.0 * ((np.arange(2**17)[:, None] >> np.arange(17)) & 1)
-    exact = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
-    sampled = sign_flip_p(differences, seed=1)
-    assert sampled == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 100_000))
-    assert sampled == sign_flip_p(differences, seed=1)
-    assert sign_flip_p(np.ones(40)) == 1 / 100_001
 
 
 @pytest.mark.slow

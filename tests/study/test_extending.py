@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fm.adaptation.methods import METHODS, LinearProbing, register_method
+from fm.adaptation.methods import METHODS, AdaptationMethod, LinearProbing, register_method
 from fm.study import ablations, arms, presets, task_registry, task_types
 from fm.study.ablations import Ablation, Variant, register_ablation
 from fm.study.adaptation import Predictions
@@ -52,8 +52,10 @@ class StrongProbe(LinearProbing):
 
     name, description = "strong_probe", "linear probe, strongly regularized"
 
-    def search_space(self, recipe, *, num_fewshot=(0,), num_trials=0):
-        return [{"method": self.name, "scale": recipe.feature_scaling, "l2": 1e4}]
+    search = AdaptationMethod.search
+
+    def search_space(self, recipe, *, num_fewshot=(0,)):
+        return [{"method": self.name, "scale": "standardise", "class_weight": None, "l2": 1e4}]
 
 
 @pytest.fixture
