@@ -2,10 +2,9 @@
 
     python -m experiments.compare
 
-About ten minutes on two cores. Pretrains on unlabeled film reviews and digits, and on other data
-of the same modality, adapts every arm to 20 to 400 labels with the same number of tuning trials,
-and writes runs/compare/report.html, results.json and predictions.csv. The same command resumes, and
-says so when the study is finished.
+Pretrains on unlabeled film reviews and digits, adapts every arm to 20 to 400 labels, each seed
+choosing its settings on its own labels, and writes runs/compare/report.html, results.json and
+predictions.csv. The same command resumes, and says so when the study is finished.
 
 Own data:
 
@@ -28,7 +27,7 @@ from experiments import cli, cluster, study_flags
 from fm.study.config import StudyConfig
 from fm.study.runner import run_compare
 
-# Fits the job's ten minutes; smollm2-135m is more accurate and slower.
+# smollm2-135m is more accurate and slower.
 PUBLISHED_MODEL = "minilm-l6"
 
 

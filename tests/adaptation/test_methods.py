@@ -7,13 +7,8 @@ import pytest
 from fm.adaptation import methods
 from fm.adaptation.finetune import FinetuneConfig, FinetuningRun
 from fm.adaptation.lora import LoraConfig
-from fm.adaptation.methods import (
-    METHODS,
-    SELF_TRAINING_ROUNDS,
-    method_of,
-    register_method,
-    regularization,
-)
+from fm.adaptation.methods import METHODS, method_of, register_method, regularization
+from fm.adaptation.methods.finetuning import SELF_TRAINING_ROUNDS
 from fm.adaptation.task_model import TaskModel
 from fm.errors import UserError
 from tests.adaptation.helpers_models import MODEL, params, separable

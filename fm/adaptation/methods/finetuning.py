@@ -1,19 +1,11 @@
 # ruff: noqa: D102 (methods inherit the docstrings of `AdaptationMethod`)
-"""Adaptation methods: the protocol, the registry, and the built-in methods.
-
-A method turns a model with labeled examples (a `TaskModel`) into a predictor. To add one, subclass
-`AdaptationMethod` and pass an instance to `register_method`: studies, cost tables and the command
-line iterate over `METHODS`.
-"""
+"""Methods that train the network: full fine-tuning, LoRA, LP-FT and self-training."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,164 +14,19 @@ from fm.adaptation import lora
 from fm.adaptation.augment import AUGMENTATIONS
 from fm.adaptation.batching import take
 from fm.adaptation.features import extract_features
-from fm.adaptation.finetune import FinetuneConfig, FinetuningRun, MemoryFootprint
-from fm.adaptation.linear_probe import CLASS_WEIGHTS, SCALES, fit_probe
-from fm.adaptation.search import Trial, best_epochs, last_gain, successive_halving
+from fm.adaptation.finetune import FinetuneConfig, FinetuningRun
+from fm.adaptation.linear_probe import fit_probe
+from fm.adaptation.methods.base import AdaptationMethod, FittedModel, HParams, num_entries
+from fm.adaptation.search import best_epochs, last_gain, successive_halving
 from fm.adaptation.self_training import MAX_UNLABELED, max_examples, pseudo_labels, repeats
-from fm.adaptation.svc import svc_grid
-from fm.adaptation.task_model import AdaptationRecipe, Fold, TaskModel, class_weight_choices
+from fm.adaptation.task_model import AdaptationRecipe, TaskModel
 from fm.errors import UserError
 from fm.evaluation.model_selection import from_the_middle, select_trial
-
-HParams = dict[str, Any]
 
 # Weight decay and dropout, of which a regularizer raises one.
 BASE_WEIGHT_DECAY, STRONG_WEIGHT_DECAY, STRONG_DROPOUT = 0.01, 0.3, 0.3
 # Pseudo-labeling rounds that self-training tries, after the teacher alone.
 SELF_TRAINING_ROUNDS = 2
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FittedModel:
-    """Result of `AdaptationMethod.fit`: parameters, training steps, and what `predict` needs.
-
-    Attributes:
-      params: parameters that predict; for a linear probe the probe's alone.
-      steps: optimizer steps, or iterations of the probe's solver.
-      state: what the method's `predict` needs.
-    """
-
-    params: dict
-    steps: int
-    state: Any = None
-
-
-class AdaptationMethod(abc.ABC):
-    """Base class of adaptation methods: hyper-parameter grid, fitting, prediction and cost.
-
-    Attributes:
-      name: value of `--adapt` and of the key "method" of its hyper-parameters.
-      description: one line for help and reports.
-      search_order: methods with a smaller number come first in an arm's grid; of trials with equal
-        validation scores the first is chosen.
-      published_models_only: whether it takes a language model larger than those a study pretrains.
-      updates_model: whether it trains by gradient steps, so that it has a learning curve and the
-        result is another network.
-      reads_features: whether it reads frozen features, `TaskModel.features`.
-      reads_unlabeled: whether it reads the unlabeled examples, `TaskModel.unlabeled_idx`.
-    """
-
-    name: str
-    description: str
-    search_order: int = 10
-    published_models_only: bool = False
-    updates_model: bool = False
-    reads_features: bool = False
-    reads_unlabeled: bool = False
-
-    @abc.abstractmethod
-    def supports(self, model: TaskModel) -> bool:
-        """Returns whether the method can adapt the model to its task."""
-
-    @abc.abstractmethod
-    def search_space(
-        self, recipe: AdaptationRecipe, *, num_fewshot: Sequence[int] = (0,)
-    ) -> list[HParams]:
-        """Returns hyper-parameters to try, the middle of each grid first.
-
-        A search may widen a grid. `num_fewshot` are the numbers of solved examples to try in
-        prompts.
-        """
-
-    @abc.abstractmethod
-    def fit(
-        self,
-        model: TaskModel,
-        train_idx: np.ndarray,
-        labels: np.ndarray,
-        seed: int,
-        hparams: HParams,
-        *,
-        num_steps: int | None = None,
-    ) -> FittedModel:
-        """Fits the method to the labeled examples `train_idx`, int [n].
-
-        `labels`, int [n], are their classes, for NER their strata. `num_steps` shortens a run of a
-        method that `updates_model`.
-        """
-
-    @abc.abstractmethod
-    def predict(self, model: TaskModel, fitted: FittedModel, idx: np.ndarray) -> np.ndarray:
-        """Returns predictions for the examples `idx`, [n, ...], as the task scores them."""
-
-    @abc.abstractmethod
-    def flops(self, model: TaskModel, num_labels: int, hparams: HParams) -> float:
-        """Returns the FLOPs of a `fit`."""
-
-    @abc.abstractmethod
-    def footprint(
-        self, model: TaskModel, train_idx: np.ndarray, labels: np.ndarray, hparams: HParams
-    ) -> MemoryFootprint:
-        """Returns the parameters trained and memory of a `fit`, without running it."""
-
-    @abc.abstractmethod
-    def num_task_params(self, model: TaskModel) -> int:
-        """Returns the number of parameters kept per task, beside the shared network."""
-
-    def search(
-        self,
-        model: TaskModel,
-        train_idx: np.ndarray,
-        labels: np.ndarray,
-        seed: int,
-        folds: Sequence[Fold],
-    ) -> list[Trial]:
-        """Returns the trials of a search on the examples `train_idx` alone.
-
-        Each is {"config": hyper-parameters, "validation": score over the held-out examples of all
-        folds, the best of its readings, "flops": of the trial}, and of a method that
-        `updates_model` "last_gain": by how much the last doubling of its updates raised the best
-        score. Of trials with equal scores the first is
-        to be taken: no trial before an equal one lies nearer to an end of its grid.
-        """
-        grid = self.search_space(model.recipe, num_fewshot=model.num_fewshot)
-        return cross_validated_trials(self, model, train_idx, labels, seed, folds, grid)
-
-    def predict_proba(
-        self, model: TaskModel, fitted: FittedModel, idx: np.ndarray
-    ) -> np.ndarray | None:
-        """Returns class probabilities of the examples `idx`, float32 [n, classes]; None if none.
-
-        Where there are any, `predict` returns the most likely classes.
-        """
-        return None
-
-
-def cross_validated_trials(
-    method: AdaptationMethod,
-    model: TaskModel,
-    train_idx: np.ndarray,
-    labels: np.ndarray,
-    seed: int,
-    folds: Sequence[Fold],
-    grid: Sequence[HParams],
-) -> list[Trial]:
-    """Returns a trial for each setting of `grid`, from a whole fit in each fold."""
-
-    def fit_predict(fit_idx, labels, held_out_idx, hparams):
-        fitted = method.fit(model, fit_idx, labels, seed, hparams)
-        return method.predict(model, fitted, held_out_idx)
-
-    return [
-        {
-            "config": hparams,
-            "validation": model.cross_validate(
-                functools.partial(fit_predict, hparams=hparams), train_idx, labels, folds
-            ),
-            "flops": sum(method.flops(model, len(fit), hparams) for fit, _ in folds),
-        }
-        for hparams in grid
-    ]
 
 
 def regularization(name: str) -> HParams:
@@ -327,7 +174,7 @@ class Finetuning(AdaptationMethod):
         return self.start(model, train_idx, labels, 0, hparams).footprint()
 
     def num_task_params(self, model):
-        return _size(model.init_head())
+        return num_entries(model.init_head())
 
 
 class LoraFinetuning(Finetuning):
@@ -350,7 +197,7 @@ class LoraFinetuning(Finetuning):
                 jax.random.key(0), model.initial_params(0)["layers"], model.recipe.lora
             )
         )
-        return _size(adapters) + super().num_task_params(model)
+        return num_entries(adapters) + super().num_task_params(model)
 
 
 class ProbeThenFinetuning(Finetuning):
@@ -472,172 +319,3 @@ def unlabeled_sample(unlabeled_idx: np.ndarray, seed: int) -> np.ndarray:
     """Returns at most `MAX_UNLABELED` of the unlabeled examples, drawn by the seed, ascending."""
     order = np.random.default_rng([seed, 1]).permutation(len(unlabeled_idx))[:MAX_UNLABELED]
     return unlabeled_idx[np.sort(order)]
-
-
-class LinearProbing(AdaptationMethod):
-    """Fits logistic regression to frozen features."""
-
-    name = "probe"
-    description = "logistic regression on frozen features"
-    search_order = 0
-    reads_features = True
-
-    def supports(self, model):
-        return True
-
-    def search_space(self, recipe, *, num_fewshot=(0,)):
-        return [
-            {"method": self.name, "scale": scale, "class_weight": weight, "l2": penalty}
-            for scale in SCALES
-            for weight in CLASS_WEIGHTS
-            for penalty in from_the_middle(recipe.l2_penalties)
-        ]
-
-    def fit(self, model, train_idx, labels, seed, hparams, *, num_steps=None):
-        probe = model.fit_probe(seed, train_idx, labels, hparams)
-        return FittedModel(probe.params, probe.steps, (probe, seed))
-
-    def predict(self, model, fitted, idx):
-        probe, seed = fitted.state
-        return model.predict_probe(probe, seed, idx)
-
-    def predict_proba(self, model, fitted, idx):
-        probe, seed = fitted.state
-        return model.predict_probe_proba(probe, seed, idx)
-
-    def search(self, model, train_idx, labels, seed, folds):
-        return [
-            {"config": {"method": self.name} | hparams, "validation": score, "flops": 0.0}
-            for hparams, score in model.search_probe(seed, train_idx, labels, folds)
-        ]
-
-    def flops(self, model, num_labels, hparams):
-        return num_labels * model.feature_flops()
-
-    def footprint(self, model, train_idx, labels, hparams):
-        return MemoryFootprint(
-            self.num_task_params(model), _num_bytes(model.initial_params(0)), None
-        )
-
-    def num_task_params(self, model):
-        # Logistic regression has one vector for two classes.
-        return (model.num_features() + 1) * (1 if model.num_classes == 2 else model.num_classes)
-
-
-class SupportVectorProbing(LinearProbing):
-    """Fits a support-vector classifier with an RBF kernel to frozen features."""
-
-    name = "svc"
-    description = "RBF support-vector classifier on frozen features"
-    search_order = 6
-
-    def supports(self, model):
-        return model.predicts_classes
-
-    def search_space(self, recipe, *, num_fewshot=(0,)):
-        return [{"method": self.name} | hparams for hparams in svc_grid(SCALES, CLASS_WEIGHTS)]
-
-    def fit(self, model, train_idx, labels, seed, hparams, *, num_steps=None):
-        probe = model.fit_svc(seed, train_idx, labels, hparams)
-        return FittedModel(probe.params, probe.steps, (probe, seed))
-
-    def predict_proba(self, model, fitted, idx):
-        return None
-
-    def search(self, model, train_idx, labels, seed, folds):
-        weights = class_weight_choices(labels)
-        grid = [h for h in self.search_space(model.recipe) if h["class_weight"] in weights]
-        trials = cross_validated_trials(self, model, train_idx, labels, seed, folds, grid)
-        return [trial | {"flops": 0.0} for trial in trials]
-
-    def num_task_params(self, model):
-        # At most all examples are support vectors.
-        return model.pad_to * (model.num_features() + model.num_classes - 1)
-
-
-class Prompting(AdaptationMethod):
-    """Predicts the likeliest answer to a prompt, zero-shot or few-shot; nothing is trained."""
-
-    name = "prompt"
-    description = "zero- or few-shot prompts of a causal language model"
-    search_order = 3
-    published_models_only = True
-
-    def supports(self, model):
-        return bool(model.num_fewshot)
-
-    def search_space(self, recipe, *, num_fewshot=(0,)):
-        return [
-            {"method": self.name, "shots": shots, "calibrated": calibrated}
-            for shots in num_fewshot
-            for calibrated in (False, True)
-        ]
-
-    def fit(self, model, train_idx, labels, seed, hparams, *, num_steps=None):
-        return FittedModel(model.initial_params(seed), 0, (train_idx, labels, hparams))
-
-    def predict(self, model, fitted, idx):
-        return model.predict_prompted(idx, *fitted.state)
-
-    def flops(self, model, num_labels, hparams):
-        return 0.0
-
-    def footprint(self, model, train_idx, labels, hparams):
-        return MemoryFootprint(0, _num_bytes(model.initial_params(0)), None)
-
-    def num_task_params(self, model):
-        return 0
-
-
-METHODS: dict[str, AdaptationMethod] = {}
-
-
-def register_method(method: AdaptationMethod) -> None:
-    """Adds a method to `METHODS` under its name.
-
-    Raises:
-      ValueError: the name is taken.
-    """
-    if method.name in METHODS:
-        raise ValueError(f"adaptation method {method.name!r} is registered already")
-    METHODS[method.name] = method
-
-
-for _method in (
-    Finetuning(),
-    LinearProbing(),
-    LoraFinetuning(),
-    Prompting(),
-    ProbeThenFinetuning(),
-    SelfTraining(),
-    SupportVectorProbing(),
-):
-    register_method(_method)
-
-
-def method_of(hparams: HParams) -> AdaptationMethod:
-    """Returns the adaptation method named by the key "method" of hyper-parameters."""
-    return METHODS[hparams["method"]]
-
-
-def check_methods(names: Sequence[str]) -> None:
-    """Raises UserError if a method name is unknown or repeated.
-
-    Raises:
-      UserError: otherwise.
-    """
-    for name in names:
-        if name not in METHODS:
-            raise UserError(f"--adapt: {name!r} is not known; accepted are {', '.join(METHODS)}")
-    if not names or len(set(names)) < len(names):
-        raise UserError(
-            f"--adapt={','.join(names)}: methods, at least one of {', '.join(METHODS)}, none twice"
-        )
-
-
-def _size(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _num_bytes(tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
