@@ -306,8 +306,8 @@ def test_a_table_of_48_rows_has_few_false_calls(own, effect, record_property):
         raw += (found.p_K[~differs] < 0.05).any()
         seen += (found.adjusted_K[differs] < 0.05).mean() if effect else 0.0
     false, raw, seen = false / repeats, raw / repeats, seen / repeats
-    record_property("false", false)
-    record_property("seen", seen)
+    record_property("false", float(false))
+    record_property("seen", float(seen))
     print(f"| {100 * own:g} | {100 * effect:g} | {raw:.1%} | {false:.1%} | {seen:.0%} |")
     # Two and a half standard errors of a share of 5% in 400 studies.
     assert false <= 0.077
