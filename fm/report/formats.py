@@ -29,6 +29,11 @@ def difference(value: float | None, low: float | None, high: float | None) -> st
     return f"{points(value)} [{points(low, signed=False)}, {points(high, signed=False)}]"
 
 
+def detectable(value: float | None) -> str:
+    """Formats a smallest detectable difference in points; a score cannot differ by over 100."""
+    return "over 100" if value is not None and value > 1 else points(value, signed=False)
+
+
 def percent(value: float | None) -> str:
     """Formats a fraction as a percentage: 0.824 gives `82.4%`."""
     return MISSING if value is None else f"{100 * value:.1f}%"

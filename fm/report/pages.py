@@ -167,6 +167,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         "points": formats.points,
         "interval": formats.interval,
         "percent": formats.percent,
+        "detectable": formats.detectable,
         "p": formats.p_value,
         "count": formats.count,
         "flops": formats.flops,

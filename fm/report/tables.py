@@ -209,7 +209,7 @@ def _text_cells(row: Comparison) -> tuple[str, ...]:
         formats.points(row.difference),
         formats.interval(row.low, row.high),
         formats.p_value(row.p_adjusted),
-        formats.points(row.detectable, signed=False),
+        formats.detectable(row.detectable),
         "improving" if outcome(row) == "still improving" else outcome(row),
     )
     to_ascii = str.maketrans({"\N{MINUS SIGN}": "-", formats.MISSING: "-"})

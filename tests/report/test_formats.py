@@ -30,3 +30,8 @@ def test_units_keep_numbers_short():
     assert formats.difference(0.011, None, None) == "+1.1"
     assert formats.label_budget(400) == "400 labels"
     assert formats.label_budget(None) == "all label budgets"
+
+
+def test_a_detectable_difference_is_at_most_100_points():
+    assert formats.detectable(0.0421) == "4.2" and formats.detectable(3.74) == "over 100"
+    assert formats.detectable(None) == formats.MISSING
