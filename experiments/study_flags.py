@@ -188,7 +188,7 @@ def define_test_items(values: flags.FlagValues) -> None:
         "test_slice",
         None,
         "first of the test items scored, in their fixed random order; by default 0, or the first "
-        "item of a built-in task that no earlier result has scored",
+        "item of a built-in task that no earlier result has scored (in the quick profile 0)",
         flag_values=values,
         lower_bound=0,
     )
@@ -205,7 +205,10 @@ def test_items_of(values: flags.FlagValues, spec: TaskSpec) -> dict[str, Any]:
         if start is not None:
             raise UserError(f"--test_slice={start}: is for --split=test, not for {split} items")
         return {"split": split}
-    return {"split": split, "test_slice": spec.test_slice if start is None else start}
+    if start is None:
+        # A quick run is a check: it must not use up items that no result has scored.
+        start = 0 if values["profile"].value == "quick" else spec.test_slice
+    return {"split": split, "test_slice": start}
 
 
 def define_prompts(values: flags.FlagValues) -> None:

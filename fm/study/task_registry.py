@@ -95,7 +95,7 @@ _BUILT_IN = (
         mixture_weight=20.0,
         out_of_domain_dataset="docstrings",
         upstream_datasets=("tweet_entities", "docstrings"),
-        test_slice=1000,
+        test_slice=1200,
         suites=("compare", "compare_full", "multitask"),
     ),
     TaskSpec(
