@@ -390,7 +390,7 @@ def _build_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 
 def _build_classical_unlabeled_arm(task: Task, context: ArmContext) -> BuiltArm:
-    arm = task.task_type.build_unlabeled_baseline(task, task.corpora[IN_DOMAIN])
+    arm = task.task_type.build_unlabeled_baseline(task)
     assert arm is not None, f"no classical model of {task.task_type.name} reads unlabeled data"
     return BuiltArm(arm)
 

@@ -26,9 +26,6 @@ from fm.study.adaptation import Predictions, Trial
 
 Tags = list[list[str]]
 FIRST_SENTENCE, NEAREST_TARGET = "first sentence", "nearest target"
-# Unlabeled examples that classical models learn from. Latent semantic analysis of 12,000 film
-# reviews is no better than of 4,000.
-MAX_UNLABELED = 5000
 
 
 def entity_count_predictions(

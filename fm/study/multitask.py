@@ -248,7 +248,8 @@ class MultitaskStudy(BaseStudy):
             if arm_spec(name).cost.is_network and arm_spec(name).cost.tuning == "per_task"
         ]
         sections.setdefault("sizes", [])
-        sections["sizes"] += [multitask_cost.size_row(task, arm) for arm in own[:1]]
+        if own:
+            sections["sizes"].append(multitask_cost.size_row(task, own))
         if JOINT in arms:
             sections["samples"] += artifacts.continuation_sample_rows(
                 task, context.joint_model, self.config.joint

@@ -214,18 +214,23 @@ def _mean_cells(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:
     }
 
 
-def size_row(task: Task, arm: Arm) -> Row:
-    """Returns the parameter counts of an arm's network and of each method's head for a task."""
+def size_row(task: Task, arms: Sequence[Arm]) -> Row:
+    """Returns the parameter counts of a task's network and of the head of each arm's methods."""
     modalities = (task.modality,)
-    if isinstance(arm, InstructionTunedArm):
-        network = count_parameters(arm.models.model_config, modalities, generates_text=True)
+    if isinstance(arms[0], InstructionTunedArm):
+        network = count_parameters(arms[0].models.model_config, modalities, generates_text=True)
         return {"task": task.name, "network": network, "heads": {"instruct": 0}}
-    assert isinstance(arm, ModelArm), "classical arms have no network"
+    networks = [arm for arm in arms if isinstance(arm, ModelArm)]
+    assert networks, "classical arms have no network"
     return {
         "task": task.name,
-        "network": count_parameters(arm.model.model_config, modalities, generates_text=False),
+        "network": count_parameters(
+            networks[0].model.model_config, modalities, generates_text=False
+        ),
         "heads": {
-            method.name: method.num_task_params(arm.model) for method in arm.supported_methods()
+            method.name: method.num_task_params(arm.model)
+            for arm in networks
+            for method in arm.supported_methods()
         },
     }
 

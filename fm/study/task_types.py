@@ -29,7 +29,6 @@ from fm.evaluation.ner import entity_strata
 from fm.evaluation.statistics import linearized_ratio
 from fm.study.adaptation import Arm, ModelArm
 from fm.study.baseline_arms import (
-    MAX_UNLABELED,
     ClassicalNerArm,
     UntrainedTextArm,
     build_classical_arm,
@@ -113,8 +112,8 @@ class TaskType(abc.ABC):
     def build_baseline(self, task: Task) -> Arm:
         """Returns the classical arm of the task."""
 
-    def build_unlabeled_baseline(self, task: Task, corpus: Split) -> Arm | None:
-        """Returns the classical arm that learns from an unlabeled corpus too; None if none does."""
+    def build_unlabeled_baseline(self, task: Task) -> Arm | None:
+        """Returns the classical arm that learns from unlabeled examples too; None if none does."""
         return None
 
     @abc.abstractmethod
@@ -182,9 +181,9 @@ class Classification(TaskType):
         pool, classes = len(task.labeled_pool), len(task.dataset.classes)
         return build_classical_arm(task.modality, _examples(task), pool, classes)
 
-    def build_unlabeled_baseline(self, task, corpus):
+    def build_unlabeled_baseline(self, task):
         pool, classes = len(task.labeled_pool), len(task.dataset.classes)
-        extra = _unlabeled_examples(task, corpus)
+        extra = _unlabeled_examples(task)
         return build_classical_arm(task.modality, _examples(task), pool, classes, extra)
 
     def answers(self, task, class_answers):
@@ -323,16 +322,10 @@ def _examples(task: Task) -> Examples:
     return Examples(inputs, task.dataset.info.get("rate"))
 
 
-def _unlabeled_examples(task: Task, corpus: Split) -> Examples:
-    """Returns examples of a corpus that are not in the labeled pool, up to `MAX_UNLABELED` with it.
-
-    They are drawn at random, the same ones each time.
-    """
-    pool_ids = {task.dataset.train.ids[n] for n in task.labeled_pool}
-    others = np.array([n for n, digest in enumerate(corpus.ids) if digest not in pool_ids], int)
-    count = max(0, MAX_UNLABELED - len(task.labeled_pool))
-    chosen = np.sort(np.random.default_rng(0).permutation(others)[:count])
-    inputs = corpus.texts(chosen) if task.is_text else np.asarray(corpus.inputs(chosen))
+def _unlabeled_examples(task: Task) -> Examples:
+    """Returns the task's unlabeled examples as classical models read them."""
+    train, idx = task.dataset.train, task.unlabeled_idx
+    inputs = train.texts(idx) if task.is_text else np.asarray(train.inputs(idx))
     return Examples(inputs, task.dataset.info.get("rate"))
 
 

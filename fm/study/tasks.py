@@ -17,8 +17,9 @@ from fm.study.config import TaskConfig
 from fm.study.loading import load
 from fm.study.task_types import TaskType, task_type_of
 
-# Unlabeled examples that self-training draws from.
-MAX_UNLABELED = 4096
+# Unlabeled examples, the labeled pool included, that classical models and self-training read.
+# Latent semantic analysis of 12,000 film reviews is no better than of 4,000.
+MAX_UNLABELED = 5000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,9 +55,13 @@ class Task:
 
     @functools.cached_property
     def unlabeled_idx(self) -> np.ndarray:
-        """Sorted indices of training examples whose labels no seed sees, at most 4,096."""
+        """Sorted indices of training examples whose labels no seed sees, drawn at random.
+
+        With the labeled pool they are at most `MAX_UNLABELED`.
+        """
         others = np.setdiff1d(np.arange(len(self.dataset.train)), self.labeled_pool)
-        return np.sort(np.random.default_rng(2).permutation(others)[:MAX_UNLABELED])
+        count = max(0, MAX_UNLABELED - len(self.labeled_pool))
+        return np.sort(np.random.default_rng(0).permutation(others)[:count])
 
     def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
         """Returns the places of drawn examples in `labeled_pool`."""

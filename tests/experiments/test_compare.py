@@ -98,7 +98,8 @@ def _recomputed(results, out):
         assert row["value"] == pytest.approx(value[row["arm"], row["num_labels"], row["seed"]])
     means = value.groupby(["arm", "num_labels"]).mean()
     for row in results["comparisons"]:
-        labels = row["num_labels"]
+        if (labels := row["num_labels"]) is None:
+            continue  # the mean over all budgets, which tests/independent recomputes
         difference = means[row["arm"], labels] - means[row["baseline"], labels]
         assert row["difference"] == pytest.approx(difference, abs=1e-12)
 
@@ -226,8 +227,8 @@ def test_own_named_entities(call, tmp_path, tiny):
     )
     results = json.loads((out / "results.json").read_text())
     cells = [row for row in results["cells"] if row["task"] == "places"]
-    assert {(row["arm"], row["metric"]) for row in cells} == {(arm, "entity F1") for arm in ARMS}
-    assert len({len(row["trials"]) for row in cells}) == 1
+    assert {row["metric"] for row in cells} == {"entity F1"}
+    assert {row["arm"] for row in cells} == {*ARMS, "random_features"}
     # What follows "to" is a place: neighbours tell.
     assert max(row["value"] for row in cells if row["arm"] == "classical") > 0.9
     table = pd.read_csv(out / "predictions.csv")
@@ -241,7 +242,6 @@ def test_own_named_entities(call, tmp_path, tiny):
     # Adapters are measured on the last task that has classes; of entities there is no such table.
     assert {row["task"] for row in results["methods"]} == {"digits"}
     assert {row["task"] for row in results["mistakes"]} <= {"digits"}
-    assert {row["task"] for row in results["curves"] if row["kind"] == "adapt"} == {"digits"}
     assert {"places", "digits"} == {row["task"] for row in results["compute_cost"]}
     page = (out / "report.html").read_text()
     assert "entity F1" in page

@@ -92,7 +92,7 @@ def test_a_task_with_a_new_arm_and_a_new_method(examples, tmp_path, monkeypatch)
     assert set(cells) == {"scratch", "in_domain", "neighbors"}
     assert results["tasks"][0]["name"] == "tickets"
     assert cells["neighbors"]["value"] == 1.0
-    tried = [trial["config"] for trial in cells["scratch"]["trials"]]
+    tried = [trial["config"] for trial in cells["in_domain"]["trials"]]
     assert {"method": "centroid"} in tried
     assert ("neighbors", "scratch") in {
         (row["arm"], row["baseline"]) for row in results["comparisons"]

@@ -8,7 +8,8 @@ FLAGS = ["--label_budgets=10", "--seeds=2", "--profile=quick", "--adapt=probe"]
 
 
 @pytest.mark.slow
-def test_the_best_recipe_of_a_search_is_compared(call, tmp_path, reviews, tiny):
+def test_the_best_recipe_of_a_search_is_compared(call, tmp_path, reviews, tiny, monkeypatch):
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))  # the ledger of scored slices is new
     data = f"--dataset={reviews(reviews.rows)}"
     out = tmp_path / "search"
     flags = [data, *FLAGS, f"--out={out}", "--field=objective.mask_ratio=0.25,0.75"]

@@ -7,6 +7,7 @@ an example.
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import pathlib
 from collections.abc import Callable, Hashable, Sequence
@@ -50,12 +51,14 @@ class ModalityCodec(abc.ABC):
         extensions: of the files it reads, lower case, with the dot.
         stores_bytes: whether the TFDS feature is read as encoded bytes (which `decode` takes).
         preview_extension: of the files that `encode_preview` makes.
+        image_size: largest side of an image or frame in pixels; 0 for other examples.
     """
 
     dtype: ClassVar[type[np.generic]]
     extensions: ClassVar[tuple[str, ...]]
     stores_bytes: ClassVar[bool] = False
     preview_extension: ClassVar[str]
+    image_size: int = 0
 
     def matches(self, path: pathlib.Path) -> bool:
         """Returns whether a file, or a folder as a whole, is one example."""
@@ -82,7 +85,11 @@ class ModalityCodec(abc.ABC):
 
         Codecs of other examples return themselves.
         """
-        return self
+        if not self.image_size:
+            return self
+        codec = copy.copy(self)
+        codec.image_size = image_size
+        return codec
 
     def describe_changes(self, measures: Sequence[Any], spec: MediaSpec) -> list[str]:
         """Returns a line for each way in which examples are changed to fit the spec."""

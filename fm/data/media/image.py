@@ -93,7 +93,7 @@ def open_image(encoded: bytes) -> Image.Image:
 def common_image_shape(
     measures: Iterable[ImageMeasure],
     fits: Callable[[int, int], bool],
-    image_size: int = DEFAULT_IMAGE_SIZE,
+    image_size = DEFAULT_IMAGE_SIZE,
 ) -> ImageShape:
     """Returns (height, width, channels) for all: their own size if equal, small and `fits`.
 
@@ -270,23 +270,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 class ImageCodec(ModalityCodec):
-    """Reads images from files or TFDS; resizes a data set to one shape, as uint8 gray or RGB.
-
-    Args:
-        image_size: largest side in pixels.
-    """
+    """Reads images from files or TFDS; resizes a data set to one shape, as uint8 gray or RGB."""
 
     dtype = np.uint8
     extensions = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
     stores_bytes = True
     preview_extension = "png"
-
-    def __init__(self, image_size: int = DEFAULT_IMAGE_SIZE):
-        self.image_size = image_size
-
-    def with_image_size(self, image_size: int) -> ImageCodec:
-        """Returns the codec for sides of at most `image_size` pixels."""
-        return ImageCodec(image_size)
+    image_size = DEFAULT_IMAGE_SIZE
 
     def open(self, path: pathlib.Path) -> Image.Image:
         """Returns the decoded Pillow image of a file, rotated by its EXIF orientation."""

@@ -97,9 +97,6 @@ class VideoCodec(ModalityCodec):
 
     A clip is the middle 8 frames at 8 frames/s. Shorter videos repeat their last frame. Frames are
     resized as images are.
-
-    Args:
-        image_size: largest side of a frame in pixels.
     """
 
     dtype = np.uint8
@@ -107,13 +104,7 @@ class VideoCodec(ModalityCodec):
         sorted({*video_decoding.ANIMATED_EXTENSIONS, *video_decoding.VIDEO_EXTENSIONS})
     )
     preview_extension = "gif"
-
-    def __init__(self, image_size: int = DEFAULT_IMAGE_SIZE):
-        self.image_size = image_size
-
-    def with_image_size(self, image_size: int) -> VideoCodec:
-        """Returns the codec for frames with sides of at most `image_size` pixels."""
-        return VideoCodec(image_size)
+    image_size = DEFAULT_IMAGE_SIZE
 
     def matches(self, path: pathlib.Path) -> bool:
         """Accepts a video file, an image of several frames, or a folder of frames."""

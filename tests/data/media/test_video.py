@@ -310,7 +310,7 @@ def test_transparent_clips_keep_their_shapes(tmp_path, form):
     ],
 )
 def test_larger_frames_are_kept_in_larger_tubelets(image_size, size, tubelet):
-    codec = VideoCodec(image_size)
+    codec = VideoCodec().with_image_size(image_size)
     measures = [codec.measure(video_decoding.video_from_array(noise(8, 300), 8.0))]
     assert codec.common_spec(measures).shape == (8, image_size, image_size, 1)
     assert codec.shrunk(measures, codec.common_spec(measures)) == {
