@@ -39,9 +39,8 @@ class Predictions:
 class Arm(Protocol):
     """Interface of an arm on one task: tunes hyperparameters, fits to labels, predicts test items.
 
-    An arm may also have `blas_threads`, see `fm.study.cells.parallel_map`, and, if one fit serves
-    several tasks, `share_cpu_seconds(num_labels, cpu_seconds)`: a task's share of what was measured
-    for the first of them.
+    An arm of which one fit serves several tasks may also have `share_cpu_seconds(num_labels,
+    cpu_seconds)`: a task's share of what was measured for the first of them.
     """
 
     def prepare(self, seeds: int) -> float:

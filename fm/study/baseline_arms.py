@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -43,10 +42,7 @@ class ClassicalArm:
     Attributes:
       family: over the labeled examples, then the test items.
       test_from: index of the first test item.
-      blas_threads: see `fm.study.cells.parallel_map`; matrices are too small for more.
     """
-
-    blas_threads: ClassVar[int] = 1
 
     family: ClassicalFamily
     test_from: int

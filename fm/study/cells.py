@@ -90,7 +90,7 @@ def run_cells(
     places = [(arm, num_labels) for arm in arms for num_labels in task.config.label_budgets]
     if executor is not None:
         executor(task.name, [each for each in places if not _path(task, *each, out_dir).exists()])
-    cells = []
+    cells, compiled = [], set()
     with tqdm(places, desc=f"{task.name}: adapting", unit="cell", disable=None) as bar:
         for arm, num_labels in bar:
             bar.set_postfix_str(f"{arm}, {num_labels} labels")
@@ -98,7 +98,9 @@ def run_cells(
             if path.exists():
                 cells.append(_read(path))
             else:
-                cells.append(run_cell(task, arm, arms[arm], num_labels, out_dir))
+                is_first = arm not in compiled
+                compiled.add(arm)
+                cells.append(run_cell(task, arm, arms[arm], num_labels, out_dir, is_first=is_first))
     return cells
 
 
@@ -113,11 +115,28 @@ class _SeedRun:
     train_flops: float
 
 
-def run_cell(task: Task, name: str, arm: Arm, num_labels: int, out_dir: pathlib.Path) -> Cell:
+def run_cell(
+    task: Task,
+    name: str,
+    arm: Arm,
+    num_labels: int,
+    out_dir: pathlib.Path,
+    *,
+    is_first: bool = True,
+) -> Cell:
     """Tunes and evaluates one arm at one label budget, seed by seed; saves and returns the cell.
 
-    Each seed chooses its hyper-parameters on its own labels alone. The first seed runs by itself,
-    so that what is computed once (compilation) can be told from what each seed costs.
+    Each seed chooses its hyper-parameters on its own labels alone. In the first cell of an arm the
+    first seed runs by itself, so that what is computed once (compilation) can be told from what
+    each seed costs.
+
+    Args:
+      task: the task.
+      name: of the arm.
+      arm: the arm.
+      num_labels: the label budget.
+      out_dir: where the cell is saved.
+      is_first: whether no cell of the arm has been computed in this process.
     """
     train_idx = [order[:num_labels] for order in task.train_idx]
     feature_cpu_seconds = arm.prepare(len(train_idx))
@@ -130,14 +149,15 @@ def run_cell(task: Task, name: str, arm: Arm, num_labels: int, out_dir: pathlib.
         train_flops = arm.fit_flops(num_labels, hparams) + _search_flops(trials)
         return _SeedRun(trials, hparams, found.values, _confidences(found, task), train_flops)
 
-    blas_threads = getattr(arm, "blas_threads", None)
+    alone, runs, once_cpu_seconds = int(is_first), [], 0.0
     begun = time.process_time()
-    runs = parallel_map(run_seed, [0], blas_threads=blas_threads)
+    runs += parallel_map(run_seed, range(alone))
     first, begun = time.process_time() - begun, time.process_time()
-    runs += parallel_map(run_seed, range(1, len(train_idx)), blas_threads=blas_threads)
-    others = len(runs) - 1
+    runs += parallel_map(run_seed, range(alone, len(train_idx)))
+    others = len(runs) - alone
     cpu_seconds = (time.process_time() - begun) / others if others else first
-    once_cpu_seconds = max(0.0, first - cpu_seconds) if others else None
+    if is_first:
+        once_cpu_seconds = max(0.0, first - cpu_seconds) if others else None
     if (share_cpu_seconds := getattr(arm, "share_cpu_seconds", None)) is not None:
         cpu_seconds = share_cpu_seconds(num_labels, cpu_seconds)
     cell = Cell(
@@ -175,27 +195,23 @@ def _stack(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
     return np.stack(known) if len(known) == len(arrays) else None
 
 
-def parallel_map(
-    fn: Callable[[Item], Result], items: Sequence[Item], *, blas_threads: int | None = None
-) -> list[Result]:
+def parallel_map(fn: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Returns `fn(item)` of every item, in order; on a CPU several run at a time, in threads.
 
     A small program leaves a CPU's cores idle between its parallel parts; another one fills them
     (1.2x to 1.9x on two cores), and neither's bits change. An accelerator runs one program at a
-    time anyway.
+    time anyway. BLAS has one thread meanwhile, for the whole process: several waste up to ten times
+    the time on matrices of a few hundred rows.
 
     Args:
       fn: called from several threads; must not depend on the order of its calls.
       items: arguments.
-      blas_threads: of BLAS while the items run. The limit is the whole process's, so if `fn` sets
-        one it has to be held from here: of calls that overlap, the last to end would otherwise
-        restore the limit of another.
 
     Raises:
       Whatever `fn` raises; items not begun by then are skipped.
     """
     workers = min(_MAX_WORKERS, os.cpu_count() or 1) if default_device().platform == "cpu" else 1
-    with threadpool_limits(blas_threads, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"):
         pool = ThreadPoolExecutor(workers)
         try:
             return list(pool.map(fn, items))

@@ -48,7 +48,7 @@ class StudyPreset:
 _SLOW_ARMS = ("self_training", "scratch_compute_matched", "out_of_domain")
 COMPARE = {
     "quick": StudyPreset((20, 100), 3, 200, 3000, _SLOW_ARMS),
-    "default": StudyPreset((20, 50, 150, 400), excluded_arms=_SLOW_ARMS),
+    "default": StudyPreset((20, 100, 400), 6, excluded_arms=_SLOW_ARMS),
     "full": StudyPreset((20, 50, 150, 400, 1000)),
 }
 MULTITASK = {
@@ -87,7 +87,7 @@ def text_recipe(profile: str = "default") -> Recipe:
         seq_len=256,
         num_windows=2,
         finetune=FinetuneConfig(
-            min_steps=80,
+            min_steps=30,
             max_epochs=32,
             batch_size=16,
             tokens_kept=32,
@@ -109,7 +109,7 @@ def image_recipe(profile: str = "default") -> Recipe:
         batch_size=64,
         patch_size=2,
         finetune=FinetuneConfig(
-            min_steps=80,
+            min_steps=30,
             max_epochs=32,
             batch_size=16,
             class_weight="balanced",

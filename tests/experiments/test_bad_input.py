@@ -196,7 +196,7 @@ def test_data_too_small_for_any_budget(refused, reviews):
     path = reviews(reviews.rows[:12])
     error = refused("compare", f"--dataset={path}")
     assert (
-        "--label_budgets: none of 20, 50, 150, 400 fits reviews, which" in error
+        "--label_budgets: none of 20, 100, 400 fits reviews, which" in error
         and "2 classes" in error
     )
 

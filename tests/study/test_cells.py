@@ -123,6 +123,11 @@ def test_one_seed_has_all_of_it_in_its_seconds(task, tmp_path):
     assert cell.cpu_seconds > 0.3 and cell.once_cpu_seconds is None
 
 
+def test_later_cells_of_an_arm_have_nothing_computed_once(task, tmp_path):
+    cell = cells.run_cell(task, "scratch", Guesser(), 4, tmp_path, is_first=False)
+    assert cell.once_cpu_seconds == 0.0 and len(cell.predictions) == len(task.train_idx)
+
+
 def test_overlapping_limits_of_blas_threads_leave_the_process_as_it_was():
     np.ones((2, 2)) @ np.ones((2, 2))
 
@@ -144,7 +149,7 @@ def test_overlapping_limits_of_blas_threads_leave_the_process_as_it_was():
 
     with threadpool_limits(2):
         before = num_threads()
-        inside = parallel_map(limited, range(2), blas_threads=1)
+        inside = parallel_map(limited, range(2))
         assert num_threads() == before and inside == [[1] * len(before)] * 2
 
 

@@ -29,7 +29,7 @@ CHARACTER_NGRAMS = (2, 5)
 # Features are hashed, so that texts read apart have the same columns: of 300,000 different ones
 # 1 in 13 shares its column with another.
 NUM_COLUMNS = 2**22
-LSA_DIMS = (64, 128, 256)
+LSA_DIMS = (64, 128)
 # Rarer columns say little of other texts; more frequent ones little of a text.
 _MIN_COUNT, _MAX_SHARE = 3, 0.2
 _POWER_ITERATIONS = 2

@@ -178,7 +178,7 @@ class TextQualityStudy:
 
             # Arm by arm: an arm's n-gram index is large, and one is held at a time.
             for tasks in plan:
-                rows += parallel_map(measure, tasks, blas_threads=1)
+                rows += parallel_map(measure, tasks)
         return rows, real_text
 
     def _select(self, rows: list[Row]) -> list[Row]:
