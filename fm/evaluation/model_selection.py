@@ -93,7 +93,10 @@ def from_the_middle(grid: Sequence[T]) -> list[T]:
 def select_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the trial with the highest `validation`, the first if tied; NaN never wins.
 
-    A single trial need not have a figure.
+    A single trial need not have a figure. Where the best one has a `standard_error`, methods (the
+    entry "method" of their configs) come in order of preference, and the first method with a trial
+    within one standard error of the best gives its own best: the method with the most settings
+    tried has the luckiest one (Breiman et al. 1984, sec. 3.4.3).
 
     Raises:
       ValueError: no trial has a validation figure.
@@ -103,7 +106,13 @@ def select_trial(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     finished = [trial for trial in trials if not np.isnan(trial["validation"])]
     if not finished:
         raise ValueError("no trial has a validation figure to choose by")
-    return max(finished, key=lambda trial: trial["validation"])
+    best = max(finished, key=lambda trial: trial["validation"])
+    if "standard_error" not in best:
+        return best
+    enough = best["validation"] - best["standard_error"]
+    method = next(trial["config"]["method"] for trial in finished if trial["validation"] >= enough)
+    own = [trial for trial in finished if trial["config"]["method"] == method]
+    return max(own, key=lambda trial: trial["validation"])
 
 
 def _rank_within_class(class_N: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -94,12 +95,24 @@ class ModelArm:
         return (time.process_time() - begun) / starts
 
     def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
-        """Returns the trials of every supported method with their scores on `train_idx`."""
-        folds = make_folds(labels, seed=seed)
-        return [
+        """Returns the trials of every supported method with their scores on `train_idx`.
+
+        Of several methods each trial has the "standard_error" of its score, as of a share of the
+        examples held out, see `select_trial`.
+        """
+        folds, methods = make_folds(labels, seed=seed), self.supported_methods()
+        trials = [
             trial
-            for method in self.supported_methods()
+            for method in methods
             for trial in method.search(self.model, train_idx, labels, seed, folds)
+        ]
+        if len(methods) == 1:
+            return trials
+        num_held_out = sum(len(held_out) for _, held_out in folds)
+        return [
+            trial | {"standard_error": math.sqrt(share * (1 - share) / num_held_out)}
+            for trial in trials
+            for share in [min(max(trial["validation"], 0.0), 1.0)]
         ]
 
     def fit(

@@ -116,6 +116,16 @@ def test_a_grid_from_its_middle(grid, expected):
     assert from_the_middle(grid) == expected
 
 
+@pytest.mark.parametrize(("error", "chosen"), [(0.05, "b"), (0.2, "a2")])
+def test_an_earlier_method_within_one_standard_error_is_chosen(error, chosen):
+    found = [("a1", "probe", 0.6), ("a2", "probe", 0.7), ("b", "full", 0.8), ("c", "lora", 0.75)]
+    trials = [
+        {"config": {"name": name, "method": method}, "validation": value, "standard_error": error}
+        for name, method, value in found
+    ]
+    assert select_trial(trials)["config"]["name"] == chosen
+
+
 def test_choose_takes_the_first_of_the_best():
     trials = [
         {"config": name, "validation": value}

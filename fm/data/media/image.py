@@ -93,7 +93,7 @@ def open_image(encoded: bytes) -> Image.Image:
 def common_image_shape(
     measures: Iterable[ImageMeasure],
     fits: Callable[[int, int], bool],
-    image_size = DEFAULT_IMAGE_SIZE,
+    image_size=DEFAULT_IMAGE_SIZE,
 ) -> ImageShape:
     """Returns (height, width, channels) for all: their own size if equal, small and `fits`.
 
