@@ -187,8 +187,9 @@ def define_test_items(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "test_slice",
         None,
-        "first of the test items scored, in their fixed random order; by default 0, or the first "
-        "item of a built-in task that no earlier result has scored (in the quick profile 0)",
+        "first of the test items scored, in their fixed random order; by default 0, or of a "
+        "built-in task the first that no result of earlier versions has scored (in the quick "
+        "profile 0, in the full one after those of the default)",
         flag_values=values,
         lower_bound=0,
     )
@@ -206,8 +207,7 @@ def test_items_of(values: flags.FlagValues, spec: TaskSpec) -> dict[str, Any]:
             raise UserError(f"--test_slice={start}: is for --split=test, not for {split} items")
         return {"split": split}
     if start is None:
-        # A quick run is a check: it must not use up items that no result has scored.
-        start = 0 if values["profile"].value == "quick" else spec.test_slice
+        start = presets.first_test_item(spec.test_slice, values["profile"].value)
     return {"split": split, "test_slice": start}
 
 

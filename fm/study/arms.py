@@ -26,7 +26,7 @@ from fm.training.config import TrainResult
 # The arm that label efficiency and compute cost are measured against.
 REFERENCE_ARM = "scratch"
 # Most networks of the compute-matched ensemble.
-MAX_ENSEMBLE = 16
+MAX_ENSEMBLE = 8
 # Arms of fm 0.1, and what they are called now.
 RENAMED_ARMS = {
     "self": "in_domain",

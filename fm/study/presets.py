@@ -49,7 +49,7 @@ _SLOW_ARMS = ("self_training", "scratch_compute_matched", "out_of_domain")
 COMPARE = {
     "quick": StudyPreset((20, 100), 3, 200, 3000, _SLOW_ARMS),
     "default": StudyPreset((20, 100, 400), 6, excluded_arms=_SLOW_ARMS),
-    "full": StudyPreset((20, 50, 150, 400, 1000)),
+    "full": StudyPreset((20, 50, 150, 400, 1000), max_test_items=3000),
 }
 MULTITASK = {
     "quick": StudyPreset((50,), 2, 60, 2000),
@@ -59,7 +59,7 @@ MULTITASK = {
 MAX_INSTRUCTION_LENGTH = 128
 INSTRUCTION_LEARNING_RATES = (4e-3,)
 # Pretraining steps of a profile, as a multiple of the default (quick: rounded down).
-_STEPS = {"quick": lambda steps: steps // 30, "default": lambda s: s, "full": lambda s: 8 * s}
+_STEPS = {"quick": lambda steps: steps // 30, "default": lambda s: s, "full": lambda s: 4 * s}
 
 
 def check_profile(profile: str) -> str:
@@ -71,6 +71,21 @@ def check_profile(profile: str) -> str:
     if profile not in PROFILES:
         raise UserError(f"--profile={profile}: must be one of {', '.join(PROFILES)}")
     return profile
+
+
+def first_test_item(unseen_from: int, profile: str) -> int:
+    """Returns where the test items of a profile begin, so that no profile uses up another's.
+
+    A quick run is a check and scores items that have been scored before; a full one those that
+    follow the default's.
+
+    Args:
+      unseen_from: the first item that no result has scored, 0 if there is no such mark.
+      profile: one of `PROFILES`.
+    """
+    if profile == "quick" or not unseen_from:
+        return 0
+    return unseen_from + (COMPARE["default"].max_test_items if profile == "full" else 0)
 
 
 def text_recipe(profile: str = "default") -> Recipe:
@@ -333,8 +348,7 @@ def _with_finetune(recipe: Recipe, **changes: Any) -> Recipe:
 def _for_profile(recipe: Recipe, profile: str) -> Recipe:
     recipe = dataclasses.replace(recipe, steps=_STEPS[check_profile(profile)](recipe.steps))
     if profile == "full":
-        recipe = _with_finetune(recipe, max_epochs=64)
-        return dataclasses.replace(recipe, search_grid="product")
+        return _with_finetune(recipe, max_epochs=64)
     if profile != "quick":
         return recipe
     finetune = recipe.finetune

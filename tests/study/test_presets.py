@@ -108,3 +108,10 @@ def test_the_cost_of_an_image_size_is_that_of_a_training_step():
     line = presets.image_size_cost(recipe.model, recipe.objective, "image", [64, 64, 3])
     assert line is not None and f", at {costs[0] / costs[1]:.1f} times" in line
     assert costs[0] > 4.5 * costs[1]
+
+
+def test_no_profile_uses_up_the_unseen_test_items_of_another():
+    quick, default, full = (presets.first_test_item(1200, name) for name in presets.PROFILES)
+    assert quick + presets.COMPARE["quick"].max_test_items <= 1200 <= default
+    assert default + presets.COMPARE["default"].max_test_items <= full
+    assert presets.first_test_item(0, "full") == 0
