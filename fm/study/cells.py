@@ -38,7 +38,7 @@ class Cell:
       arm: name of the arm.
       num_labels: the label budget.
       hparams: the hyper-parameters chosen on the seed's own labels.
-      trials: the settings tried, see `fm.study.adaptation.Trial`.
+      trials: the settings scored, see `fm.study.adaptation.Trial`; empty where there is no choice.
       predictions: of the test items, [seeds, items, ...], see `fm.study.task_types.TaskType`.
       confidences: probabilities of the predicted and of the true class, [seeds, items, 2], to six
         decimals; None where the arm has none.
@@ -165,7 +165,8 @@ def run_cell(
         arm=name,
         num_labels=num_labels,
         hparams=[run.hparams for run in runs],
-        trials=[run.trials if len(run.trials) > 1 else [] for run in runs],
+        # A single setting that was not scored is no trial.
+        trials=[[t for t in run.trials if t["validation"] is not None] for run in runs],
         predictions=np.stack([run.predictions for run in runs]),
         confidences=_stack([run.confidences for run in runs]),
         train_flops=[run.train_flops for run in runs],

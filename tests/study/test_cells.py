@@ -108,6 +108,16 @@ def test_each_seed_chooses_on_its_own_labels(task, tmp_path):
     assert dataclasses.replace(cell, hparams=[{"method": 1}] * 3).still_improving
 
 
+@pytest.mark.parametrize("validation", [0.7, None])
+def test_a_single_setting_is_a_trial_if_it_was_scored(task, tmp_path, validation):
+    arm = Guesser()
+    trial = {"config": {"method": 1}, "validation": validation, "last_gain": 0.03}
+    arm.search = lambda *_: [trial]
+    cell = cells.run_cell(task, "scratch", arm, 4, tmp_path)
+    assert cell.trials == [[trial] if validation else []] * 3
+    assert cell.still_improving == bool(validation)
+
+
 def test_cpu_seconds_leave_out_what_is_paid_once(task, tmp_path):
     found = [cells.run_cell(task, "scratch", Guesser(busy), 4, tmp_path) for busy in (0.0, 0.3)]
     assert all(cell.cpu_seconds < 0.2 for cell in found)
