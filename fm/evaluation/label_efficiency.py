@@ -1,4 +1,4 @@
-"""How many labels an arm saves against a rival, and how many steps against scratch."""
+"""How many labels an arm saves against a rival."""
 
 from __future__ import annotations
 
@@ -111,31 +111,6 @@ def label_multiplier(
         None if math.isinf(high) else high / num_labels,
         None,
     )
-
-
-def steps_to_quality(
-    steps: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray, target: float
-) -> int | None:
-    """Returns the first step where the value and the mean of later ones reach a target, or None.
-
-    A step counts when its own value is at least `target` and so is the mean of the values after
-    it (the last step has none, its own value is enough): one lucky evaluation does not.
-
-    Args:
-      steps: [T] rising step numbers.
-      values: [T] quality at each, higher better.
-      target: quality to reach.
-
-    Raises:
-      ValueError: different lengths.
-    """
-    if len(steps) != len(values):
-        raise ValueError(f"{len(steps)} steps but {len(values)} values")
-    for index, (step, value) in enumerate(zip(steps, values, strict=True)):
-        after = values[index + 1 :]
-        if value >= target and (len(after) == 0 or float(np.mean(after)) >= target):
-            return int(step)
-    return None
 
 
 @dataclasses.dataclass(frozen=True)

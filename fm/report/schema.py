@@ -260,7 +260,15 @@ class PretrainedModel(msgspec.Struct):
 
 
 class LabelEfficiency(Row):
-    """Labels that a rival needs to match an arm's score, over the arm's labels."""
+    """Labels that a rival needs to match an arm's score, over the arm's labels.
+
+    Attributes:
+      label_multiplier: a bound where `censored` is "above" or "below".
+      steps_to_scratch_quality: of a pretrained arm against scratch: optimizer steps after which its
+        chosen setting reached the best validation score of scratch with the same labels, the median
+        over seeds; None where fewer than half of the seeds got there. Older files: at the largest
+        label budget only.
+    """
 
     rival: str = "scratch"
     label_multiplier: Number = None

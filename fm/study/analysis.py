@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from fm.evaluation.cost import compute_cost, matching_scratch_flops
 from fm.evaluation.design import Design
 from fm.evaluation.label_efficiency import LabelEfficiency
 from fm.evaluation.metrics import balanced_accuracy
+from fm.evaluation.model_selection import make_folds
 from fm.evaluation.statistics import holm_adjusted
 from fm.files import atomic_path
 from fm.study.arms import REFERENCE_ARM, PretrainingCost, arm_spec
@@ -236,6 +238,59 @@ def _labels_saved(label_efficiency: Sequence[Row], arm: str, num_labels: int) ->
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0
+
+
+def steps_to_scratch_quality(
+    cells: Sequence[Cell], task: Task
+) -> dict[tuple[str, int], int | None]:
+    """Returns the optimizer steps that pretrained arms need to match scratch on validation data.
+
+    Of each seed: the steps after which the setting that the arm chose first reached the best
+    validation score of `REFERENCE_ARM` with the same labels. Both were scored on the same folds;
+    the steps are those of a run on the smallest fold's training part, read at every doubling. Of
+    the seeds the lower median is taken, a seed that never gets there counting as infinite.
+
+    Args:
+      cells: of the task.
+      task: the task.
+
+    Returns:
+      By pretrained arm and number of labels; None where fewer than half of the seeds get there,
+      for example because they chose a method that does not train the network.
+    """
+    cell_of = {(cell.arm, cell.num_labels): cell for cell in cells}
+    found = {}
+    for (arm, num_labels), cell in cell_of.items():
+        reference = cell_of.get((REFERENCE_ARM, num_labels))
+        if reference is not None and arm_spec(arm).pretrained:
+            steps = [
+                _steps_to_score(cell, task, seed, _best_validation(reference.trials[seed]))
+                for seed in range(len(cell.hparams))
+            ]
+            median = sorted(steps)[(len(steps) - 1) // 2]
+            found[arm, num_labels] = int(median) if math.isfinite(median) else None
+    return found
+
+
+def _best_validation(trials: Sequence[Row]) -> float:
+    """Returns the best validation score of any trial; infinity if none has one."""
+    scores = [trial["validation"] for trial in trials if trial["validation"] is not None]
+    return max((score for score in scores if math.isfinite(score)), default=math.inf)
+
+
+def _steps_to_score(cell: Cell, task: Task, seed: int, score: float) -> float:
+    """Returns the steps at the first reading of the chosen setting that reaches a score."""
+    hparams = cell.hparams[seed]
+    chosen = next((trial for trial in cell.trials[seed] if trial["config"] == hparams), {})
+    readings = [epochs for epochs, reached in chosen.get("readings", ()) if reached >= score]
+    if not readings:
+        return math.inf
+    labels = task.strata[task.train_idx[seed][: cell.num_labels]]
+    num_trained = min(len(fit) for fit, _ in make_folds(labels, seed=seed))
+    recipe = task.config.recipe
+    if "recipe" in hparams:
+        recipe = task.by_recipe[hparams["recipe"]].config.recipe
+    return recipe.finetune.num_steps(num_trained, min(readings))
 
 
 def duplicate_count_rows(task: Task, arms: Sequence[str]) -> list[Row]:

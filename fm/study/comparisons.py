@@ -241,7 +241,10 @@ def against_every(rows: Sequence[Row]) -> Row:
 
 
 def label_multiplier_rows(
-    task: TaskScores, steps_to_quality: Mapping[str, int | None], *, reference: str = "scratch"
+    task: TaskScores,
+    steps_to_quality: Mapping[tuple[str, int], int | None],
+    *,
+    reference: str = "scratch",
 ) -> list[Row]:
     """Returns a row per arm, rival and budget: how many times as many labels the rival needs.
 
@@ -249,8 +252,8 @@ def label_multiplier_rows(
 
     Args:
       task: the task.
-      steps_to_quality: per arm, fine-tuning steps to the final quality of the reference at the
-        largest budget.
+      steps_to_quality: by arm and number of labels, fine-tuning steps to the validation score of
+        the reference; given in the rows against the reference.
       reference: name of an arm without pretraining.
     """
     budgets = task.label_budgets
@@ -266,7 +269,7 @@ def label_multiplier_rows(
                 found = label_multiplier(
                     budgets, rival_BSN, task.scores[arm, num_labels], num_labels, design=design
                 )
-                counted = num_labels == budgets[-1] and rival == reference
+                steps = steps_to_quality.get((arm, num_labels)) if rival == reference else None
                 rows.append(
                     {
                         "task": task.task,
@@ -274,7 +277,7 @@ def label_multiplier_rows(
                         "arm": arm,
                         "rival": rival,
                         **dataclasses.asdict(found),
-                        "steps_to_scratch_quality": steps_to_quality.get(arm) if counted else None,
+                        "steps_to_scratch_quality": steps,
                     }
                 )
     return rows

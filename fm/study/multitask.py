@@ -238,7 +238,7 @@ class MultitaskStudy(BaseStudy):
         return [pair for pair in super().comparison_pairs(arms) if arm_spec(pair[0]).pretrained]
 
     def add_artifacts(self, sections, task, arms, cells, context):
-        """Adds a task's decontamination counts, model sizes and samples; returns {}."""
+        """Adds a task's decontamination counts, model sizes and samples."""
         sections["decontamination"].append(
             analysis.duplicate_count_row(task.name, JOINT, *context.searches[task.name])
         )
@@ -254,7 +254,6 @@ class MultitaskStudy(BaseStudy):
             sections["samples"] += artifacts.continuation_sample_rows(
                 task, context.joint_model, self.config.joint
             )
-        return {}
 
     def add_study_sections(self, sections, context):
         """Adds instruction following, ablations, curves, pretraining runs, costs and claims."""

@@ -211,10 +211,11 @@ class BaseStudy(abc.ABC):
     ) -> tuple[comparisons.TaskScores, list[tuple[str, str]]]:
         """Adds a task's sections; returns its scores and the (arm, rival) pairs to compare."""
         runs = {name: built.pretraining_costs() for name, built in arms.items() if built.runs}
-        steps_to_quality = self.add_artifacts(sections, task, arms, cells, context)
+        self.add_artifacts(sections, task, arms, cells, context)
         groups = interval_groups(task, self.config.seeds)
         scores = analysis.task_scores(cells, task, runs, groups)
         pairs = self.comparison_pairs(list(arms))
+        steps_to_quality = analysis.steps_to_scratch_quality(cells, task)
         efficiency = comparisons.label_multiplier_rows(scores, steps_to_quality)
         sections["cells"] += analysis.cell_rows(cells, task, runs)
         sections["label_efficiency"] += efficiency
@@ -240,12 +241,8 @@ class BaseStudy(abc.ABC):
         arms: dict[str, BuiltArm],
         cells: list[Cell],
         context: Any,
-    ) -> dict[str, int | None]:
-        """Adds curves, samples and the like of a task.
-
-        Returns:
-          Steps to the reference arm's quality, by arm; empty if not measured.
-        """
+    ) -> None:
+        """Adds curves, samples and the like of a task."""
 
     def add_study_sections(self, sections: Sections, context: Any) -> None:  # noqa: B027
         """Adds what is known only after all tasks."""
@@ -276,7 +273,7 @@ class CompareStudy(BaseStudy):
         return CompareContext(self.config, out_dir, self._loaded, self._shared_dir)
 
     def add_artifacts(self, sections, task, arms, cells, context):
-        """Adds a task's curves, samples and more; returns steps to the reference arm's quality."""
+        """Adds a task's curves, samples, mistakes, pretraining runs and costs of methods."""
         sections["curves"] += artifacts.pretraining_curves(task, arms)
         sections["decontamination"] += analysis.duplicate_count_rows(task, list(arms))
         sections["samples"] += artifacts.generated_sample_rows(task, arms)
@@ -298,7 +295,6 @@ class CompareStudy(BaseStudy):
                 sections["attention"][task.name] = _attention_implementation(
                     built, task.config.recipe.batch_size
                 )
-        return {}
 
 
 def run_compare(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm.errors import UserError
-from fm.evaluation.label_efficiency import label_multiplier, steps_to_quality
+from fm.evaluation.label_efficiency import label_multiplier
 
 BUDGETS = [25, 100, 400]
 
@@ -124,24 +124,3 @@ def test_bad_input():
         label_multiplier(BUDGETS, stacked[:2], stacked[-1], 25)
     with pytest.raises(UserError, match="at least 2 seeds"):
         label_multiplier(BUDGETS, stacked[:-1, :1], stacked[-1, :1], 25)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.1, 0.5, 0.6, 0.7], 20),
-        ([0.1, 0.6, 0.1, 0.2], None),  # a lucky evaluation
-        ([0.1, 0.6, 0.4, 0.7], 20),  # noise round the target, the mean stays
-        ([0.6, 0.1, 0.1, 0.5], 40),  # the last step needs only itself
-        ([0.1, 0.2, 0.3, 0.4], None),
-        ([0.5, 0.5, 0.5, 0.5], 10),  # at least, not above
-    ],
-)
-def test_steps_to_quality(values, expected):
-    assert steps_to_quality([10, 20, 30, 40], values, 0.5) == expected
-    assert steps_to_quality(np.array([10, 20, 30, 40]), np.array(values), 0.5) == expected
-
-
-def test_steps_to_quality_of_uneven_lengths():
-    with pytest.raises(ValueError, match="2 steps but 1 values"):
-        steps_to_quality([1, 2], [0.5], 0.1)

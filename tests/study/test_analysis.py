@@ -13,6 +13,7 @@ from fm.study.arms import comparison_pairs
 from fm.study.cells import Cell
 from fm.study.task_types import TASK_TYPES, Classification
 from fm.study.tasks import prepare_task
+from tests.study import helpers_study
 from tests.study.helpers_study import config, dataset, guessed, loads, split
 
 ARMS = ("scratch", "in_domain", "classical")
@@ -207,3 +208,91 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
     ]
     assert merged["config"] == {"0.5": {"hide": "0.5"}, "0.75": {"hide": "0.75"}}
     assert [row["arm"] for row in studies["0.5"]["cells"][:1]] == ["scratch"]
+
+
+def trained(task, arm, readings, *, method="full", num_labels=16):
+    """A cell whose seeds chose "full" or another method; each seed's readings are of "full"."""
+    seeds = len(readings)
+    predictions = np.stack([np.asarray(task.test.labels)] * seeds)
+    config = {"method": "full", "learning_rate": 0.003}
+    trials = [
+        [
+            {"config": {"method": "probe"}, "validation": 0.4},
+            {
+                "config": config,
+                "validation": max((score for _, score in each), default=None),
+                "readings": each,
+            },
+        ]
+        for each in readings
+    ]
+    hparams = [config if method == "full" else {"method": method}] * seeds
+    return Cell(
+        *(task.name, arm, num_labels, hparams, trials, predictions, None),
+        *([1.0] * seeds, 1.0, None, 0.0),
+    )
+
+
+SCRATCH = [[[4, 0.5], [8, 0.7]], [[4, 0.6], [8, 0.5]], [[4, 0.75]]]
+AHEAD = [[4, 0.8], [8, 0.9]]
+LATER = [[4, 0.55], [8, 0.6], [16, 0.75]]
+NEVER = [[4, 0.5], [8, 0.3]]
+
+
+@pytest.mark.parametrize(
+    ("readings", "epochs"),
+    [
+        ([AHEAD, AHEAD, AHEAD], 4),
+        # Each seed has its own mark to reach: .7, .6 and .75.
+        ([LATER, LATER, LATER], 16),
+        ([AHEAD, LATER, NEVER], 8),
+        ([AHEAD, NEVER, NEVER], None),
+        ([NEVER, AHEAD, AHEAD], 4),
+    ],
+)
+def test_steps_to_the_validation_score_of_scratch(task, readings, epochs):
+    cells = [trained(task, "scratch", SCRATCH), trained(task, "in_domain", readings)]
+    # 16 labels leave 12 to train on in each of four folds; batches are of 8.
+    expected = None if epochs is None else {4: 6, 8: 12, 16: 24}[epochs]
+    assert analysis.steps_to_scratch_quality(cells, task) == {("in_domain", 16): expected}
+
+
+def test_steps_are_counted_of_an_even_number_of_seeds(monkeypatch):
+    loads(monkeypatch, dataset(test=60))
+    task = prepare_task(config(), ARMS, 4)
+    scratch = trained(task, "scratch", [SCRATCH[0]] * 4)
+    for count, expected in ((2, 6), (1, None)):
+        own = trained(task, "in_domain", [AHEAD] * count + [NEVER] * (4 - count))
+        found = analysis.steps_to_scratch_quality([scratch, own], task)
+        assert found == {("in_domain", 16): expected}
+
+
+def test_no_steps_without_training_or_without_scratch(task):
+    scratch, ahead = trained(task, "scratch", SCRATCH), [AHEAD] * 3
+    probe = trained(task, "in_domain", ahead, method="probe")
+    assert analysis.steps_to_scratch_quality([scratch, probe], task) == {("in_domain", 16): None}
+    own = trained(task, "in_domain", ahead)
+    assert analysis.steps_to_scratch_quality([own], task) == {}
+    other_budget = trained(task, "scratch", SCRATCH, num_labels=8)
+    assert analysis.steps_to_scratch_quality([other_budget, own], task) == {}
+    untried = dataclasses.replace(scratch, trials=[[]] * 3)
+    assert analysis.steps_to_scratch_quality([untried, own], task) == {("in_domain", 16): None}
+    rivals = [scratch, trained(task, "classical", ahead)]
+    assert analysis.steps_to_scratch_quality(rivals, task) == {}
+
+
+def test_steps_are_those_of_the_recipe_chosen(task):
+    small, large = helpers_study.recipe("text"), helpers_study.recipe("text", name="large")
+    finetune = dataclasses.replace(large.finetune, batch_size=24)
+    recipes = {
+        "recipe": small,
+        "other_recipes": (dataclasses.replace(large, finetune=finetune),),
+    }
+    task = dataclasses.replace(task, config=dataclasses.replace(task.config, **recipes))
+    scratch, own = trained(task, "scratch", SCRATCH), trained(task, "in_domain", [AHEAD] * 3)
+    for name, expected in (("", 6), ("large", 2)):
+        named = {"recipe": name, "method": "full", "learning_rate": 0.003}
+        trials = [[each | {"config": named} for each in seed] for seed in own.trials]
+        chosen = dataclasses.replace(own, hparams=[named] * 3, trials=[s[1:] for s in trials])
+        found = analysis.steps_to_scratch_quality([scratch, chosen], task)
+        assert found == {("in_domain", 16): expected}

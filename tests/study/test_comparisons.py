@@ -139,7 +139,7 @@ def test_unclear_rows_say_what_would_decide_them():
 
 
 def test_label_multipliers_against_every_rival():
-    rows = comparisons.label_multiplier_rows(task_scores(MEANS), {"in_domain": 40})
+    rows = comparisons.label_multiplier_rows(task_scores(MEANS), {("in_domain", 150): 40})
     assert {(row["arm"], row["rival"]) for row in rows} == {
         *(("in_domain", rival) for rival in ("scratch", "classical")),
         *(("published", rival) for rival in ("scratch", "classical")),
