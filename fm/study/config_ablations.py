@@ -39,7 +39,30 @@ _UNAFFECTED_ARMS = (
 
 
 def _with_recipes(config: StudyConfig, change: Callable[[Recipe], Recipe]) -> StudyConfig:
-    return _with_tasks(config, lambda t: dataclasses.replace(t, recipe=change(t.recipe)))
+    """Returns the config with every recipe of every task changed."""
+
+    def changed(task: TaskConfig) -> TaskConfig:
+        others = tuple(change(recipe) for recipe in task.other_recipes)
+        return dataclasses.replace(task, recipe=change(task.recipe), other_recipes=others)
+
+    return _with_tasks(config, changed)
+
+
+def _with_fixed_steps(config: StudyConfig, ablation: str) -> StudyConfig:
+    """Returns the config with recipes that pretrain for exactly their `steps`; says what it drops.
+
+    A run that goes on until its loss is flat, or time is up, has no length to take shares of.
+    """
+    open_ended = dict.fromkeys(("early_stopping_patience", "max_pretrain_minutes"))
+    for task in config.tasks:
+        for recipe in (task.recipe, *task.other_recipes):
+            if dropped := [name for name in open_ended if getattr(recipe, name) is not None]:
+                print(
+                    f"{ablation}: {task.name} is pretrained for {recipe.steps:,} steps or a share "
+                    f"of them, without {' and '.join(dropped)}",
+                    file=sys.stderr,
+                )
+    return _with_recipes(config, lambda recipe: dataclasses.replace(recipe, **open_ended))
 
 
 def _with_tasks(config: StudyConfig, change: Callable[[TaskConfig], TaskConfig]) -> StudyConfig:
@@ -48,7 +71,7 @@ def _with_tasks(config: StudyConfig, change: Callable[[TaskConfig], TaskConfig])
 
 def _pretraining_progress(config: StudyConfig) -> dict[str, Variant]:
     """The checkpoints of one run at 1/16 to all of its steps; the whole run is the first."""
-    variants = {}
+    config, variants = _with_fixed_steps(config, "pretraining_progress"), {}
     for share in reversed(PROGRESS_SHARES):
 
         def at_share(recipe: Recipe, share: int = share) -> Recipe:
@@ -136,6 +159,7 @@ def _upstream(config: StudyConfig) -> dict[str, Variant]:
 
 def _scaling(config: StudyConfig) -> dict[str, Variant]:
     """Widths times pretraining lengths; the recipe's own are the first."""
+    config = _with_fixed_steps(config, "scaling")
     variants: dict[str, Variant] = {}
     for width in sorted(SCALING_WIDTHS, key=lambda width: width != 1.0):
         first = ""

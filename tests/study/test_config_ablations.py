@@ -46,6 +46,29 @@ def test_checkpoints_of_one_run():
         variants("pretraining_progress", study(recipe={"steps": 15}))
 
 
+@pytest.mark.parametrize("name", ["pretraining_progress", "scaling"])
+def test_every_recipe_of_variants_of_fixed_lengths_stops_at_its_steps(name, capsys):
+    open_ended = {"early_stopping_patience": 3, "max_pretrain_minutes": 10.0}
+    other = recipe("image", name="other", model=WIDE, steps=32, **open_ended)
+    base = study(recipe={"early_stopping_patience": 2}, other_recipes=(other,))
+    found = variants(name, base)
+    for each in found.values():
+        task = each.config.tasks[0]
+        for own in (task.recipe, *task.other_recipes):
+            assert own.early_stopping_patience is own.max_pretrain_minutes is None
+    # The other recipe is varied, too.
+    others = [each.config.tasks[0].other_recipes[0] for each in found.values()]
+    lengths = {each.transfer_step or each.steps for each in others}
+    assert lengths == ({2, 8, 32} if name == "scaling" else {2, 4, 8, 16, 32})
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "16 steps or a share of them, without early_stopping_p" in lines[0]
+    assert lines[1].endswith("without early_stopping_patience and max_pretrain_minutes")
+    # What varies something else keeps the way of stopping.
+    assert recipes("what_transfers", base)["all"].early_stopping_patience == 2
+    variants(name)
+    assert not capsys.readouterr().err
+
+
 def test_parts_of_a_checkpoint(capsys):
     assert list(recipes("what_transfers")) == list(TRANSFERS)
     shallow = study(recipe={"model": MODEL})
