@@ -120,19 +120,17 @@ def _at_edge(results: Results, task: str) -> Iterator[str]:
 
 
 def _unequal_inputs(results: Results, task: str) -> Iterator[str]:
-    published = results.task(task).published
-    if published is None or published.tokens is None:
-        return
     own = _own_tokens(results.config, task)
-    if own == published.tokens:
-        return
-    others = "the other arms may read more"
-    if own is not None:
-        others = f"the other networks up to {formats.count(own)} of theirs"
-    yield (
-        f"Inputs differ: the published model reads up to {formats.count(published.tokens)} tokens "
-        f"of a text, {others}."
-    )
+    for arm, published in results.task(task).published_models.items():
+        if published.tokens in (None, own):
+            continue
+        others = "the other arms may read more"
+        if own is not None:
+            others = f"the study's own networks up to {formats.count(own)} of theirs"
+        yield (
+            f"Inputs differ: the model of {arm} reads up to {formats.count(published.tokens)} "
+            f"tokens of a text, {others}."
+        )
 
 
 def _own_tokens(config: Any, task: str) -> int | None:

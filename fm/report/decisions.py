@@ -11,8 +11,6 @@ import numpy as np
 from fm.report import formats
 from fm.report.schema import Comparison, Decision, Difference, Results
 
-# The arm of weights that others trained: named apart, since nobody has to pretrain for it.
-PUBLISHED = "published"
 _SIGNIFICANT = 0.05
 # What to do where an outcome of own pretraining against the best rival says it.
 _VERDICTS = {"better": "pretrain", "worse": "do not", "still improving": "still improving"}
@@ -77,7 +75,9 @@ def decisions(results: Results, task: str | None) -> list[Decision]:
     given = [row for row in results.decisions if row.task == task and row.num_labels is not None]
     if given:
         rows = [
-            _worked_out(results, task, row.num_labels) if row.best_pretrained == PUBLISHED else row
+            _worked_out(results, task, row.num_labels)
+            if results.arm(row.best_pretrained).is_published
+            else row
             for row in given
         ]
     else:
@@ -102,14 +102,15 @@ def _worked_out(results: Results, task: str | None, num_labels: float | None) ->
     if not means:
         return None
     pretrained = [arm for arm in means if results.arm(arm).pretrained_on is not None]
-    own = _best(means, [arm for arm in pretrained if arm != PUBLISHED])
+    published = [arm for arm in pretrained if results.arm(arm).is_published]
+    own = _best(means, [arm for arm in pretrained if arm not in published])
     rival = _best(means, [arm for arm in means if arm not in pretrained])
     found = Decision(
         task=task,
         num_labels=num_labels,
         best_arm=_best(means, list(means)),
         best_value=max(means.values()),
-        published_value=means.get(PUBLISHED),
+        published_value=max((means[arm] for arm in published), default=None),
         best_pretrained=own,
         best_rival=rival,
         rival=rival,

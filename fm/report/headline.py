@@ -17,7 +17,6 @@ import numpy as np
 from fm.report import formats
 from fm.report.decisions import (
     CLEAR,
-    PUBLISHED,
     comparison,
     decision_outcome,
     decisions,
@@ -133,7 +132,7 @@ def _advice_at(results: Results, rows: Sequence[Decision]) -> str:
 
     best = row.best_arm
     parts = [f"{_imperative(title(best))} ({formats.percent(row.best_value)})"]
-    if best == PUBLISHED:
+    if results.arm(best).is_published:
         # Second best, for those who cannot use the published weights.
         by_score = {arm: mean_score(results, row.task, arm, row.num_labels) for arm in (own, rival)}
         best = max((arm for arm in by_score if arm), key=lambda arm: by_score[arm] or 0, default="")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fm.report import formats
-from fm.report.decisions import PUBLISHED, margin_words
+from fm.report.decisions import margin_words
 from fm.report.headline import listed, scored_before
 from fm.report.schema import BEST_RIVAL, Results
 
@@ -255,13 +255,13 @@ def _cost(results: Results) -> str:
 
 def _published(results: Results) -> str:
     models = [
-        f"{results.task(task.name).title}: {about.model}, {about.source}; licence of the "
+        f"{results.task(task.name).title}, {arm}: {about.model}, {about.source}; licence of the "
         f"weights: {about.licence}; {formats.count(about.parameters)} parameters, up to "
         f"{about.tokens} tokens of a text, {about.reading}."
         for task in results.tasks
-        if (about := task.published)
+        for arm, about in task.published_models.items()
     ]
-    text = f"The {PUBLISHED} model may have seen these very test items in its own pretraining."
+    text = "A published model may have seen these very test items in its own pretraining."
     return " ".join([text, *models]) if models else ""
 
 

@@ -20,6 +20,8 @@ from fm.report import schema_1
 SCHEMA = 2
 # Stands for the best of all arms without pretraining in comparisons and crossings.
 BEST_RIVAL = "best rival"
+# What an arm of a model that others trained was pretrained on.
+PUBLISHED_DATA = "published data"
 # Larger whole numbers are no number of anything.
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Integer | float | None
@@ -35,7 +37,8 @@ class Arm(msgspec.Struct):
       name: as in the other sections.
       title: noun phrase for sentences; `{data}` stands for the task's `data_noun`.
       description: one sentence on what the arm learned from.
-      pretrained_on: what it saw before the labels; None if nothing. Decides who is a baseline.
+      pretrained_on: what it saw before the labels; None if nothing. Decides who is a baseline, and
+        whether its weights are published ones (`PUBLISHED_DATA`).
       color, linestyle, marker: how matplotlib draws it.
     """
 
@@ -46,6 +49,11 @@ class Arm(msgspec.Struct):
     color: Text = None
     linestyle: LineStyle | None = None
     marker: Text = None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its model was pretrained by others, so that nobody has to pretrain for it."""
+        return self.pretrained_on == PUBLISHED_DATA
 
 
 class PublishedWeights(msgspec.Struct):
@@ -81,6 +89,7 @@ class Task(msgspec.Struct):
       data_noun: names the data, for example "images".
       majority_rate: share of the test items of the most frequent class.
       item_group: column whose values group the test items (a writer, a source); None if none.
+      published_models: by arm; in the file each is in a field named after the arm.
       shrunk: {"from": typical [height, width], "to": [height, width] as arms read them, "count"} of
         images that were made smaller; None if none was.
     """
@@ -99,7 +108,7 @@ class Task(msgspec.Struct):
     licence: Text = None
     fingerprint: Text = None
     split: Text = None
-    published: PublishedWeights | None = None
+    published_models: dict[str, PublishedWeights] = {}
     test_slice: TestSlice | None = None
     item_group: Text = None
     shrunk: dict[str, Any] | None = None
@@ -523,6 +532,11 @@ class Results(msgspec.Struct):
         """Returns the arm with this name."""
         return next((arm for arm in self.arms if arm.name == name), Arm(name or ""))
 
+    @property
+    def published_arms(self) -> list[str]:
+        """The names of arms of published weights, which are told apart from own pretraining."""
+        return [arm.name for arm in self.arms if arm.is_published]
+
     def arm_names(self, names: Iterable[str | None]) -> list[str]:
         """Returns the distinct names, in the order of `arms`."""
         given = set(names)
@@ -579,7 +593,8 @@ def parse(results: Any) -> Results:
     """
     content = {name: value for name, value in upgrade(results).items() if value is not None}
     try:
-        parsed = msgspec.convert(_with_ablation_rows(sanitize(content)), Results)
+        content = _with_published_models(_with_ablation_rows(sanitize(content)))
+        parsed = msgspec.convert(content, Results)
     except (msgspec.ValidationError, OverflowError) as error:
         raise UserError(f"results: {_explain(str(error))}") from error
     parsed.arms = _complete_arms(parsed)
@@ -612,6 +627,22 @@ def _with_ablation_rows(content: dict[str, Any]) -> dict[str, Any]:
             "of rows for each name"
         ) from error
     return content | {"ablations": ablations}
+
+
+def _with_published_models(content: dict[str, Any]) -> dict[str, Any]:
+    """Gathers what a task says of each arm of published weights, in a field named after the arm."""
+    arms, tasks = (
+        [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        for rows in (content.get("arms"), content.get("tasks"))
+    )
+    names = [arm.get("name") for arm in arms if arm.get("pretrained_on") == PUBLISHED_DATA]
+    for task in tasks:  # a copy that `sanitize` made
+        task["published_models"] = {
+            name: task[name]
+            for name in names
+            if isinstance(name, str) and task.get(name) is not None
+        }
+    return content
 
 
 def _explain(message: str) -> str:

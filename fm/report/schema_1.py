@@ -74,7 +74,7 @@ _ARM_ROWS = (
         "starting from published weights",
         "Published weights, pretrained elsewhere, then trained on the same labeled examples; "
         "they may have seen these test items before.",
-        *("data of its publisher", "#8A7700", "-", "P"),
+        *("published data", "#8A7700", "-", "P"),
     ),
     (
         "classical",

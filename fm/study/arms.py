@@ -34,6 +34,8 @@ RENAMED_ARMS = {
     "imported": "published",
     "instructed": "instruction_tuned",
 }
+# What the model of a pretrained arm without a corpus was pretrained on, by others.
+PUBLISHED_DATA = "published data"
 # Pretraining corpora that `fm.study.tasks.prepare_task` decontaminates.
 IN_DOMAIN, OUT_OF_DOMAIN, JOINT = "in_domain", "out_of_domain", "joint"
 
@@ -187,8 +189,13 @@ class ArmSpec:
         """Returns what reports need to name, explain and draw the arm, JSON-able."""
         fields = {name: getattr(self, name) for name in ("name", "title", "description")}
         fields["rivals"] = rivals_of(self.name)
-        corpus = (self.corpus or "published data") if self.pretrained else None
+        corpus = (self.corpus or PUBLISHED_DATA) if self.pretrained else None
         return fields | {"pretrained_on": corpus} | dataclasses.asdict(self.style)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its model was pretrained by others, so that nobody has to pretrain for it."""
+        return self.pretrained and self.corpus is None
 
 
 ARMS: dict[str, ArmSpec] = {}

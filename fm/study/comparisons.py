@@ -425,6 +425,7 @@ def study_sections(
     label_efficiency: Sequence[Row],
     *,
     still_improving: Mapping[str, Collection[tuple[str, int]]] | None = None,
+    published: Collection[str] = ("published",),
     primary: Sequence[tuple[str, str]] = PRIMARY,
     margin: float = DEFAULT_MARGIN,
 ) -> dict[str, list[Row]]:
@@ -435,6 +436,7 @@ def study_sections(
       pairs: by task, see `comparison_rows`.
       label_efficiency: of all tasks, see `label_multiplier_rows`.
       still_improving: by task, see `decision_rows`.
+      published: see `decision_rows`.
       primary: see `comparison_rows`.
       margin: of equivalence, in units of the score.
     """
@@ -451,5 +453,6 @@ def study_sections(
             sections["comparisons"],
             label_efficiency,
             still_improving=(still_improving or {}).get(task.task, ()),
+            published=published,
         )
     return sections

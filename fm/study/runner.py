@@ -176,6 +176,7 @@ class BaseStudy(abc.ABC):
                 task.name: {(cell.arm, cell.num_labels) for cell in cells if cell.still_improving}
                 for task, cells, _ in done
             },
+            published=[name for name in self.config.arms if ARMS[name].is_published],
             primary=self.config.primary,
             margin=self.config.equivalence_margin,
         )

@@ -10,6 +10,7 @@ CELLS = [
     for number in (20, 400)
     for seed in (0, 1)
 ]
+ENCODER = {"name": "encoder", "pretrained_on": "published data"}
 PRETRAINING = {"task": "x", "arm": "in_domain", "kind": "pretrain"}
 
 
@@ -32,15 +33,16 @@ def told(task=None, cell=None, **more):
         ({"cell": {"at_edge": ["l2"]}}, "at the edge of their grid, where a wider grid might do "),
         ({"curves": [PRETRAINING | {"validation": [9, 4, 3, 2]}]}, "half in_domain by 50.0%"),
         (
-            {"task": {"published": {"tokens": 64}}},
-            "up to 64 tokens of a text, the other arms",
+            {"arms": [ENCODER], "task": {"encoder": {"tokens": 64}}},
+            "the model of encoder reads up to 64 tokens of a text, the other arms",
         ),
         (
             {
-                "task": {"published": {"tokens": 64}},
+                "arms": [ENCODER],
+                "task": {"encoder": {"tokens": 64}},
                 "config": {"tasks": {"x": {"recipe": {"seq_len": 256, "num_windows": 2}}}},
             },
-            "64 tokens of a text, the other networks up to 512",
+            "64 tokens of a text, the study's own networks up to 512",
         ),
         (
             {"task": {"shrunk": {"from": [32, 32], "to": [8, 8], "count": 12}}},
@@ -66,7 +68,8 @@ def test_a_warning_is_given(content, words):
         },
         {"task": {"shrunk": None}},
         {
-            "task": {"published": {"tokens": 64}},
+            "arms": [ENCODER],
+            "task": {"encoder": {"tokens": 64}},
             "config": {"tasks": {"x": {"recipe": {"seq_len": 64, "num_windows": 1}}}},
         },
     ],

@@ -70,6 +70,22 @@ def test_the_first_sentence_says_what_to_do_over_all_arms():
     )
 
 
+def test_every_arm_of_published_data_is_told_apart_from_own_pretraining():
+    values = REVIEWS | {"encoder": 0.64}
+    arms = [arm(name) for name in helpers_results.ARMS]
+    arms.append(arm("published") | {"name": "encoder", "title": "starting from the encoder"})
+    content = study(row(0.011, -0.009, 0.031, p_adjusted=0.4), values=values, arms=arms)
+    text = headline(content)
+    assert "start from the encoder (64.0%); without them pretrain on your own unlab" in text
+    given = {"task": "reviews", "num_labels": 20, "best_arm": "encoder", "best_value": 0.64}
+    for decided in ([], [given | {"best_pretrained": "encoder", "published_value": 0.64}]):
+        (found,) = decisions(parse(content | {"decisions": decided}), "reviews")
+        assert (found.best_pretrained, found.published_value) == ("in_domain", 0.64)
+    # The same arm, pretrained for this study, is the best that a user would pretrain.
+    arms[-1]["pretrained_on"] = "other data"
+    assert "without them" not in headline(content)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -130,6 +130,19 @@ def test_figures_of_the_results_are_on_the_page(page):
     assert "“Within the margin” (1 point) is said where two one-sided tests" in page.text
 
 
+def test_the_models_of_all_published_arms_are_described():
+    results = helpers_results.results()
+    results["arms"].append(helpers_results.arm("published") | {"name": "encoder"})
+    for name, model in (("published", "minilm"), ("encoder", "tiny")):
+        results["tasks"][0][name] = {"model": model, "source": "somewhere", "licence": "MIT"}
+    text = _without_plots(results)
+    assert "A published model may have seen these very test items" in text
+    assert "Film reviews, published: minilm" in text and "Film reviews, encoder: tiny" in text
+    for row in results["arms"]:
+        row["pretrained_on"] = None
+    assert "A published model may have" not in _without_plots(results)
+
+
 def test_an_older_file_says_only_what_it_knows():
     results = helpers_results.old_results()
     results["config"] |= {"pretrain_seeds": 1, "search_seeds": 2}

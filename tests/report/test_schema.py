@@ -10,6 +10,7 @@ from fm.errors import UserError
 from fm.report.schema import parse, sanitize, upgrade
 
 SCHEMA_1 = Path(__file__).parent / "schema_1.json"
+PUBLISHED = {"name": "published", "pretrained_on": "published data"}
 
 
 @pytest.mark.parametrize(
@@ -23,13 +24,25 @@ SCHEMA_1 = Path(__file__).parent / "schema_1.json"
         ({"curves": [{"value": [0.5, "x"]}]}, r"curves\[0\].value\[1\]: expected a number"),
         ({"break_even": [{"tasks": [3]}]}, r"break_even\[0\].tasks\[0\]: expected a text, got int"),
         ({"ablations": [{"figure": {"field": "a"}}]}, "ablations: expected entries with a name"),
-        ({"tasks": [{"published": "x"}]}, r"tasks\[0\].published"),
+        ({"arms": [PUBLISHED], "tasks": [{"published": "x"}]}, r"tasks\[0\].published_models"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_named_in_one_line(content, message):
     with pytest.raises(UserError, match=f"^results: {message}") as error:
         parse({"schema": 2} | content)
     assert "\n" not in str(error.value) and "`" not in str(error.value)
+
+
+def test_published_models_are_those_of_arms_of_published_data():
+    arms = [*(PUBLISHED | {"name": name} for name in ("published", "own", "third"))]
+    arms.append({"name": "scratch"})
+    task = {"name": "x", "own": {"model": "a"}, "third": {"model": "b"}, "scratch": {"model": "c"}}
+    results = parse({"schema": 2, "arms": arms, "tasks": [task]})
+    assert results.published_arms == ["published", "own", "third"]
+    found = {name: each.model for name, each in results.task("x").published_models.items()}
+    assert found == {"own": "a", "third": "b"}
+    with pytest.raises(UserError, match=r"arms\[0\].name: expected a text, got array"):
+        parse({"schema": 2, "arms": [PUBLISHED | {"name": []}], "tasks": [task]})
 
 
 @pytest.mark.parametrize("other", [{"schema": 3}, {"schema": "2"}, {}, [], None])
@@ -99,7 +112,8 @@ def test_a_file_of_schema_1_says_the_same_in_new_names():
         row["beyond"] for row in old["equivalents"]
     ]
     assert [row.value for row in results.cells] == [row["value"] for row in old["cells"]]
-    assert results.task("film_reviews").published.model == "minilm-l6"
+    assert results.task("film_reviews").published_models["published"].model == "minilm-l6"
+    assert results.published_arms == ["published"]
     assert results.task("film_reviews").data_noun == "text"
     assert results.attention == {"film_reviews": "xla_tiled", "digits": "xla_tiled"}
 

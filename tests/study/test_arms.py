@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.report.schema import Arm
 from fm.study.arms import (
     ARMS,
     CompareContext,
@@ -59,6 +60,13 @@ def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
         np.testing.assert_array_equal(predictions[:, 2], np.ones(len(task.test)))
         assert np.all(predictions[:, 0] <= predictions[:, 1:].min(axis=1))
     assert not built.runs
+
+
+def test_arms_of_published_models_are_those_that_others_pretrained():
+    assert [name for name, spec in ARMS.items() if spec.is_published] == ["published"]
+    for name, spec in ARMS.items():
+        shown = Arm(name, pretrained_on=spec.to_dict()["pretrained_on"])
+        assert shown.is_published == spec.is_published
 
 
 def test_experiments_offer_their_arms_in_order():

@@ -184,6 +184,19 @@ def test_decisions_are_over_all_arms():
     assert rows[-1]["smallest_multiplier"] is None
 
 
+def test_every_published_arm_is_left_out_of_the_best_pretrained():
+    means = MEANS | {"encoder": (0.9, 0.9, 0.9)}
+    task = task_scores(means)
+    for published, best, value in (
+        (("published", "encoder"), "in_domain", "encoder"),
+        (("published",), "encoder", "published"),
+    ):
+        sections = comparisons.study_sections([task], {"fruit": PAIRS}, [], published=published)
+        row = sections["decisions"][0]
+        assert row["best_pretrained"] == best
+        assert row["published_value"] == task.scores[value, 20].mean()
+
+
 @pytest.mark.parametrize(
     ("own", "still_improving", "verdict"),
     [

@@ -91,6 +91,16 @@ def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
             rivals=("random_features",),
         )
     )
+    register_arm(
+        ArmSpec(
+            "encoder",
+            title="an encoder of others",
+            description="Stands for a model that others pretrained.",
+            build=lambda task, context: BuiltArm(MajorityArm(len(task.test))),
+            pretrained=True,
+            rivals=(),
+        )
+    )
     register_task(TaskSpec("ripeness", dataset="fruit", answers=("ripe", "green")))
     register_recipe("text", lambda profile: recipe("text"))
     loads(monkeypatch, dataset())
@@ -99,13 +109,13 @@ def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
     assert spec.instruction(("a", "b")).answers == ("ripe", "green")
     study = StudyConfig(
         tasks=(config(dataset=spec.dataset, name=spec.name, recipe=task_recipe("text", "binary")),),
-        arms=("random_features", "majority"),
+        arms=("random_features", "majority", "encoder"),
         seeds=2,
         methods=("probe", "strong_probe"),
     )
     results = run_compare(study, tmp_path / "out")
 
-    assert {row["arm"] for row in results["cells"]} == {"random_features", "majority"}
+    assert {row["arm"] for row in results["cells"]} == {"random_features", "majority", "encoder"}
     assert {row["metric"] for row in results["cells"]} == {"hit rate"}
     assert results["tasks"][0]["name"] == "ripeness"
     assert results["tasks"][0]["task_type"] == "binary"
@@ -118,6 +128,9 @@ def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
     assert tried == {"probe", "strong_probe"}
     pairs = {(row["arm"], row["baseline"]) for row in results["comparisons"]}
     assert pairs == {("majority", "random_features")}
+    # Nobody has to pretrain for it: it is no pretraining of one's own.
+    assert {row["best_pretrained"] for row in results["decisions"]} == {None}
+    assert None not in {row["published_value"] for row in results["decisions"]}
     assert "majority" in [arm["name"] for arm in results["arms"]]
     assert "strong_probe" in [method["name"] for method in results["adaptation_methods"]]
     assert "strong_probe" in METHODS
