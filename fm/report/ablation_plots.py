@@ -1,5 +1,6 @@
 """The plots of ablations of whole studies: each variant's gain over training from scratch."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fm.report import formats, style
-from fm.report.forest import draw_difference
+from fm.report.forest import draw_difference, forest_plot
 from fm.report.schema import AblationResults, AblationRow, Results, ScalingFit
 
 # Colors and markers of label budgets, fewest first; more budgets begin again.
@@ -102,46 +103,25 @@ def forest(
     rows = [row for row in rows if row.difference is not None]
     if not rows:
         return None
-    slots: list[AblationRow | str] = []
-    for level in dict.fromkeys(str(row.level) for row in rows):
-        own = [row for row in rows if str(row.level) == level]
-        slots += [_level_name(own[0]), *sorted(own, key=lambda row: row.num_labels or 0)]
-    with style.plot_style():
-        figure = style.new_figure(0.7 + 0.2 * len(slots))
-        axes = figure.add_subplot()
-        axes.axvline(0, color=style.INK, linewidth=1)
-        for place, row in enumerate(slots):
-            if not isinstance(row, str):
-                draw_difference(axes, place, row)
-        axes.margins(x=0.08)
-        axes.set_ylim(len(slots) - 0.4, -0.6)
-        axes.yaxis.set_major_locator(FixedLocator(list(range(len(slots)))))
-        names = [
-            "" if isinstance(slot, str) else f"{formats.count(slot.num_labels)} labels"
-            for slot in slots
-        ]
-        axes.set_yticklabels(names, fontsize=9)
-        for place, slot in enumerate(slots):
-            if isinstance(slot, str):
-                _write_heading(axes, place, slot)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel("points over scratch", fontsize=9)
-    return figure
-
-
-def _write_heading(axes: Axes, place: int, text: str) -> None:
-    """Writes a heading over the plot, on a line without data: beside it there is little room."""
-    axes.annotate(
-        text,
-        (-0.25, place),
-        xycoords=axes.get_yaxis_transform(),
-        va="center",
-        fontsize=8.5,
-        fontweight="bold",
-        annotation_clip=False,
-    ).set_in_layout(False)
+    groups: dict[str, list[AblationRow]] = {}
+    for row in rows:
+        groups.setdefault(_level_name(row), []).append(row)
+    return forest_plot(
+        [
+            (
+                level,
+                [
+                    (
+                        f"{formats.count(row.num_labels)} labels",
+                        functools.partial(draw_difference, row=row),
+                    )
+                    for row in sorted(own, key=lambda row: row.num_labels or 0)
+                ],
+            )
+            for level, own in groups.items()
+        ],
+        "points over scratch",
+    )
 
 
 def _level_name(row: AblationRow) -> str:

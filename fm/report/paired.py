@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
 
 from fm.evaluation.power import MAX_COLUMN_FACTOR
 from fm.report import formats, style
-from fm.report.forest import draw_row
+from fm.report.forest import DrawRow, draw_row, forest_plot
 from fm.report.pages import (
     RenderedFigure,
     data_uri,
@@ -283,33 +283,18 @@ def render(results: Row, figure: RenderedFigure) -> str:
 
 def forest(results: Row) -> Figure:
     """Draws every difference with its 95% interval; the margin of equivalence is a gray band."""
-    slots: list[Row | str] = []
+    groups: dict[str, list[tuple[str, DrawRow]]] = {}
     for row in results["comparisons"]:
-        heading = f"against {_shorten(row['baseline'])}"
-        slots += [row] if heading in slots else [heading, row]
+        draw = functools.partial(_draw_difference, row=row, results=results)
+        groups.setdefault(f"against {row['baseline']}", []).append((row["arm"], draw))
     scale = 1 if results["config"]["metric"] == SCORE else 100
     margin = results["config"]["margin"]
-    with style.plot_style():
-        figure = style.new_figure(0.26 * len(slots) + 0.75)
-        axes = figure.add_subplot()
-        if margin is not None:
-            axes.axvspan(-scale * margin, scale * margin, color="#eeeeee", zorder=0)
-        axes.axvline(0, color=style.INK, linewidth=1)
-        for place, slot in enumerate(slots):
-            if isinstance(slot, dict):
-                _draw_difference(axes, place, slot, results)
-        axes.margins(x=0.08)
-        axes.set_ylim(len(slots) - 0.4, -0.6)
-        axes.yaxis.set_major_locator(FixedLocator(list(range(len(slots)))))
-        names = [slot if isinstance(slot, str) else _shorten(slot["arm"], 20) for slot in slots]
-        axes.set_yticklabels(names, fontsize=9)
-        for text, slot in zip(axes.get_yticklabels(), slots, strict=True):
-            text.set_fontweight("bold" if isinstance(slot, str) else "normal")
-        axes.tick_params(axis="y", length=0)
-        axes.grid(False, axis="y")
-        axes.spines["left"].set_visible(False)
-        words = "" if scale == 1 else ", percentage points"
-        axes.set_xlabel(f"difference{words} (right of 0: better)", fontsize=9)
+    words = "" if scale == 1 else ", percentage points"
+    figure = forest_plot(
+        list(groups.items()), f"difference{words} (right of 0: better)", row_height=0.26
+    )
+    if margin is not None:
+        figure.axes[0].axvspan(-scale * margin, scale * margin, color="#eeeeee", zorder=0)
     return figure
 
 

@@ -1,5 +1,6 @@
 """The plots of a study: each a matplotlib figure, or None where there is nothing to draw."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -14,13 +15,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from fm.report import formats, style
 from fm.report.cautions import majority_level
 from fm.report.decisions import decisions, label_multiplier, outcome
-from fm.report.forest import OUTCOME_COLORS, draw_difference
+from fm.report.forest import OUTCOME_COLORS, DrawRow, draw_difference, forest_plot
 from fm.report.schema import (
     BEST_RIVAL,
     AblationResults,
     AblationRow,
     Arm,
-    Comparison,
     Crossing,
     Difference,
     LearningCurve,
@@ -128,9 +128,9 @@ def learning_curves(results: Results, task: str) -> Figure | None:
     fits = {row.arm: row for row in results.learning_curves if row.task == task}
     means = seed_means(results, task)
     drawn = [arm for arm in arms if arm in fits and arm in means]
-    if not drawn:
-        return None
     budgets = sorted({point.num_labels for arm in drawn for point in means[arm]})
+    if len(budgets) < 2:
+        return None
     height = 3.5
     with style.plot_style():
         figure = style.new_figure(height)
@@ -175,7 +175,7 @@ def _fitted_score(fit: LearningCurve, labels: np.ndarray) -> np.ndarray:
 
 def _draw_crossing(axes: Axes, row: Crossing) -> None:
     left, right = axes.get_xlim()
-    if row.labels is None or row.status != "crosses":
+    if row.labels is None or row.status != "crosses" or not left < row.labels < right:
         return
     axes.axvline(row.labels, color=style.INK, linewidth=1, linestyle="--")
     axes.axvspan(row.low or left, row.high or right, color=style.FAINT, alpha=0.15, linewidth=0)
@@ -198,32 +198,12 @@ def forest(results: Results, task: str, arm: str) -> Figure | None:
     rows = [row for row in sorted_comparisons(results) if (row.task, row.arm) == (task, arm)]
     if not rows:
         return None
-    slots: list[Comparison | str] = []
+    groups: dict[str, list[tuple[str, DrawRow]]] = {}
     for row in rows:
-        heading = f"against {row.baseline}"
-        slots += [row] if heading in slots else [heading, row]
-    with style.plot_style():
-        figure = style.new_figure(0.2 * len(slots) + 0.75)
-        axes = figure.add_subplot()
-        axes.axvline(0, color=style.INK, linewidth=1)
-        for place, row in enumerate(slots):
-            if isinstance(row, Comparison) and row.difference is not None:
-                draw_difference(axes, place, row)
-        axes.margins(x=0.08)
-        axes.set_ylim(len(slots) - 0.4, -0.6)
-        axes.yaxis.set_major_locator(FixedLocator(list(range(len(slots)))))
-        names = [
-            slot if isinstance(slot, str) else formats.label_budget(slot.num_labels)
-            for slot in slots
-        ]
-        axes.set_yticklabels(names, fontsize=9)
-        for text, slot in zip(axes.get_yticklabels(), slots, strict=True):
-            text.set_fontweight("bold" if isinstance(slot, str) else "normal")
-        axes.tick_params(axis="y", length=0)
-        axes.grid(False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(f"percentage points (right of 0: {arm} is better)", fontsize=9)
-    return figure
+        members = groups.setdefault(f"against {row.baseline}", [])
+        draw = functools.partial(draw_difference, row=row)
+        members.append((formats.label_budget(row.num_labels), draw))
+    return forest_plot(list(groups.items()), f"percentage points (right of 0: {arm} is better)")
 
 
 def multipliers(results: Results, task: str, arm: str) -> Figure | None:
@@ -271,7 +251,7 @@ def multipliers(results: Results, task: str, arm: str) -> Figure | None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
         axes.set_xlabel("labeled examples (log scale)")
         axes.set_ylabel("labels the rival would need")
-        figure.legend(loc="outside lower center", ncols=3)
+        style.legend_below(figure, ncols=3)
     return figure
 
 
@@ -281,7 +261,8 @@ def cpu_seconds(results: Results, task: str) -> Figure | None:
     if not rows:
         return None
     with style.plot_style():
-        figure = style.new_figure(1.2 + 0.26 * len(rows))
+        names = [style.wrap(str(each["row"].arm), 24) for each in rows]
+        figure = style.new_figure(1.2 + 0.26 * (len(rows) + "".join(names).count("\n") / 2))
         axes = figure.add_subplot()
         for (field, words), (marker, hollow) in zip(CPU_SECONDS, _COST_MARKS, strict=True):
             look: dict[str, Any] = {"marker": marker, "linestyle": "none", "markersize": 6}
@@ -297,7 +278,7 @@ def cpu_seconds(results: Results, task: str) -> Figure | None:
                 axes.plot([], [], **look, color=style.FAINT, markerfacecolor=face, label=words)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.seconds(value)))
-        axes.set_yticks(range(len(rows)), [each["row"].arm for each in rows], fontsize=9)
+        axes.set_yticks(range(len(rows)), names, fontsize=9)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("CPU time (log scale)", fontsize=9)
@@ -328,7 +309,7 @@ def pretraining(results: Results, task: str | None, unit: str | None) -> Figure 
         axes.set_xlabel("tokens seen in pretraining (thin: training, marked: validation)")
         axes.xaxis.label.set_fontsize(9)
         axes.set_ylabel(unit or "loss")
-        figure.legend(loc="outside lower center", ncols=3)
+        style.legend_below(figure, ncols=3)
     return figure
 
 

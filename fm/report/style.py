@@ -6,6 +6,7 @@ screen, and on a phone their type is still readable.
 
 import colorsys
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,8 @@ from fm.report.schema import Arm
 WIDTH, DPI = 4.7, 180
 INK, FAINT = "#222222", "#8a8a8a"
 BETTER, WORSE = "#0072B2", "#D55E00"
+# Characters of 10 points that the width of a figure, and the room right of its lines, hold.
+_LEGEND_CHARACTERS, _END_CHARACTERS = 52, 24
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -101,14 +104,73 @@ def readable_shade(color: str) -> tuple[float, float, float]:
     return colorsys.hls_to_rgb(hue, min(light, 0.33), saturation)
 
 
+def wrap(text: str, width: int, max_lines: int = 2) -> str:
+    """Returns the text in lines of at most `width` characters, at most `max_lines` of them.
+
+    Lines end behind separators, such as those in `in_domain, optimizer.schedule=0.1`. What does not
+    fit is cut from the middle: the names of variants differ at their ends.
+    """
+    text = " ".join(text.split())
+    lines = _broken(text, width)
+    size = min(len(text), width * max_lines) - 1
+    while len(lines) > max_lines:
+        head = size // 2
+        lines = _broken(f"{text[:head]}…{text[len(text) - (size - head) :]}", width)
+        size -= 1
+    return "\n".join(lines)
+
+
+def _broken(text: str, width: int) -> list[str]:
+    """Returns the lines of a text, broken behind separators, or anywhere if there is none."""
+    lines = [""]
+    for part in re.findall(r"[^\s,_./=-]*[\s,_./=-]+|[^\s,_./=-]+", text):
+        pieces = [part[start : start + width] for start in range(0, len(part.rstrip()), width)]
+        for piece in pieces or [part]:
+            if len((lines[-1] + piece).rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return [line.strip() for line in lines]
+
+
+def legend_below(figure: Figure, fontsize: float = 10, **options: Any) -> None:
+    """Draws the legend of a figure below its axes, in as many columns as its names leave room for.
+
+    The figure grows by the rows of the legend beyond the first two.
+    """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = [wrap(label, _LEGEND_CHARACTERS) for label in labels]
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
+    # The line and the gap beside a name take about six characters.
+    columns = max(1, min(4, int((_LEGEND_CHARACTERS + 6) * 10 / fontsize / (longest + 6))))
+    columns = min(columns, options.pop("ncols", columns))
+    rows = -(-len(labels) // columns) + sum(label.count("\n") for label in labels)
+    figure.set_figheight(figure.get_figheight() + max(0, rows - 2) * fontsize * 1.4 / 72)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=fontsize, **options
+    )
+
+
 def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float) -> None:
     """Draws arms' names and markers at the right ends of their lines, without overlaps.
+
+    Names that would take the room of the lines go into a legend below instead.
 
     Args:
       axes: with their final y limits.
       ends: the last y value and the arm of each line.
       height: approximate height of the axes in inches.
     """
+    if max((len(arm.name) for _, arm in ends), default=0) > _END_CHARACTERS:
+        for _, arm in ends:
+            axes.plot(
+                *([], []),
+                color=arm.color or INK,
+                linestyle=arm.linestyle,
+                marker=arm.marker,
+                label=arm.name,
+            )
+        legend_below(axes.get_figure(root=True), fontsize=9)
+        return
     low, high = axes.get_ylim()
     gap = (high - low) * (12 / 72) / height
     placed: list[float] = []

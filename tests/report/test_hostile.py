@@ -14,6 +14,8 @@ from tests.benchmark import test_report as timings
 from tests.report import helpers_results, test_text_quality
 from tests.report.helpers_multitask import multitask_results
 
+pytestmark = pytest.mark.filterwarnings("error:constrained_layout not applied")
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "</script></style></title><img src=x onerror=alert(1)>",

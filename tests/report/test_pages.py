@@ -20,6 +20,9 @@ from fm.report.schema import parse
 from . import helpers_results
 from .helpers_multitask import multitask_results
 
+# A figure whose labels leave no room for its axes.
+pytestmark = pytest.mark.filterwarnings("error:constrained_layout not applied")
+
 SECTIONS = (
     *("finding", "arms", "accuracy", "differences", "multiplier", "curves"),
     *("cost", "methods", "mistakes", "samples", "data", "method", "configuration"),
@@ -224,6 +227,19 @@ def test_two_arms(tmp_path):
 def test_one_budget(tmp_path):
     write(_only(helpers_results.results(), lambda row: row.get("num_labels", 64) == 64), tmp_path)
     assert (tmp_path / "plots" / "accuracy-reviews.png").exists()
+    # A curve is through two points or more.
+    assert not list((tmp_path / "plots").glob("learning-curves*"))
+
+
+@pytest.mark.parametrize("more", [", optimizer.schedule.warmup_fraction=0.0625", "x" * 200])
+def test_arms_with_long_names(more):
+    text = json.dumps(helpers_results.results())
+    for name in ("in_domain", "scratch", "classical_unlabeled"):
+        text = text.replace(f'"{name}"', f'"{name}{more}"')
+    drawn = pages.render_figures(parse(json.loads(text)))
+    assert {"accuracy", "learning_curves", "differences", "multiplier", "cost", "pretraining"} <= {
+        each.section for each in drawn
+    }
 
 
 def test_one_seed_has_no_interval(tmp_path):

@@ -1,5 +1,9 @@
+import json
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
 from fm.report import plots, style
@@ -8,6 +12,8 @@ from fm.report.schema import parse
 
 from . import helpers_results
 from .helpers_multitask import multitask_results
+
+pytestmark = pytest.mark.filterwarnings("error:constrained_layout not applied")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,65 @@ def test_forest_colors_follow_the_outcomes(results):
     rows = [row for row in results.comparisons if row.task == "digits"]
     losses = [row for row in rows if row.arm == "out_of_domain" and outcome(row) == "worse"]
     assert losses and colors == [style.WORSE] * len(losses)
+
+
+def test_headings_of_a_forest_are_lines_of_their_own_and_wrapped():
+    content = helpers_results.results()
+    name = "classical, optimizer.schedule.warmup_fraction=0.03125"
+    for row in content["comparisons"]:
+        row["baseline"] = {"classical": name}.get(row["baseline"], row["baseline"])
+    figure = plots.forest(parse(content), "digits", "out_of_domain")
+    axes = figure.axes[0]
+    bold = {text.xy[1]: text.get_text() for text in axes.texts if text.get_fontweight() == "bold"}
+    lines = [bold[place] for place in sorted(bold)]
+    long = [line for line in lines if "scratch" not in line and "unlabeled" not in line]
+    assert len(long) == 2 and "".join(long) == f"against {name}"
+    rows = [line.get_ydata()[0] for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert not set(rows) & set(bold) and sorted([*rows, *bold]) == list(
+        range(len(rows) + len(bold))
+    )
+    # A name in the axis's label takes no room from the axes.
+    widths = []
+    for arm in ("out_of_domain", "out_of_domain, optimizer.schedule.warmup_fraction=0.03125"):
+        text = json.dumps(content).replace('"out_of_domain"', f'"{arm}"')
+        figure = plots.forest(parse(json.loads(text)), "digits", arm)
+        style.to_png(figure)
+        widths.append(figure.axes[0].get_position().width)
+        ends = figure.get_tightbbox()
+        assert ends.x0 >= 0 and ends.x1 <= style.WIDTH
+    assert widths[0] == pytest.approx(widths[1], abs=1e-3) and widths[0] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("short", "short"),
+        ("in_domain, mask_ratio=0.5", "in_domain,\nmask_ratio=0.5"),
+        ("a" * 20, "a" * 15 + "\n" + "a" * 5),
+        ("pretrained_on_everything, ratio=0.5", "pretrained_on_\n…ing, ratio=0.5"),
+    ],
+)
+def test_wrapped_names(text, expected):
+    assert style.wrap(text, 15) == expected
+
+
+@given(st.text("ab ,_.=\t", max_size=80), st.integers(2, 20), st.integers(1, 3))
+def test_wrapped_lines_fit(text, width, max_lines):
+    lines = style.wrap(text, width, max_lines).split("\n")
+    assert len(lines) <= max_lines and all(len(line) <= width for line in lines)
+    if "…" not in "".join(lines):
+        assert "".join(lines).replace(" ", "") == "".join(text.split())
+
+
+def test_long_names_go_into_a_legend_below(results):
+    assert not plots.accuracy(results, "reviews").legends
+    text = json.dumps(helpers_results.results())
+    long = "in_domain, optimizer.schedule=0.5"
+    named = parse(json.loads(text.replace('"in_domain"', f'"{long}"')))
+    figure = plots.accuracy(named, "reviews")
+    (legend,) = figure.legends
+    assert long in [each.get_text() for each in legend.get_texts()]
+    assert figure.get_figheight() > plots.accuracy(results, "reviews").get_figheight()
 
 
 def test_a_difference_that_the_correction_leaves_open_is_hollow():
