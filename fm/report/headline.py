@@ -272,6 +272,9 @@ def _design(results: Results, task: str) -> str:
 
 def scored_before(results: Results, task: str | None) -> str:
     """Returns how often a task's test items had been scored, `scored once`; "" if unknown."""
+    variants = list(results.task(task).variant_test_slices.values())
+    if len(variants) > 1:
+        return _scored_by_variants([each.scored_before for each in variants])
     about = results.task(task).test_slice
     if about is None or about.scored_before is None:
         return ""
@@ -282,6 +285,20 @@ def scored_before(results: Results, task: str | None) -> str:
     number = formats.count(about.scored_before)
     many = about.scored_before != 1
     return f"at least {number} configuration{'s' * many} had been scored on these items before"
+
+
+def _scored_by_variants(before: Sequence[float | str | None]) -> str:
+    """How often test items had been scored before each of the studies set side by side."""
+    if any(isinstance(each, str) for each in before):
+        return "how often these items had been scored before is unknown"
+    counts = [each for each in before if isinstance(each, int | float)]
+    if len(counts) < len(before):
+        return ""
+    number = listed([formats.count(each) for each in counts])
+    return (
+        f"scored by each of the {len(before)} variants, before which at least {number} "
+        f"configuration{'s' * (counts[-1] != 1)} had been scored on these items"
+    )
 
 
 def _tallies(rows: Sequence[Comparison]) -> list[str]:

@@ -90,6 +90,7 @@ class Task(msgspec.Struct):
       majority_rate: share of the test items of the most frequent class.
       item_group: column whose values group the test items (a writer, a source); None if none.
       published_models: by arm; in the file each is in a field named after the arm.
+      variant_test_slices: where studies are set side by side, the test slice of each.
       shrunk: {"from": typical [height, width], "to": [height, width] as arms read them, "count"} of
         images that were made smaller; None if none was.
     """
@@ -110,7 +111,7 @@ class Task(msgspec.Struct):
     split: Text = None
     published_models: dict[str, PublishedWeights] = {}
     test_slice: TestSlice | None = None
-    item_group: Text = None
+    variant_test_slices: dict[str, TestSlice] = {}
     shrunk: dict[str, Any] | None = None
 
 

@@ -401,6 +401,10 @@ def merge_studies(
       setting: dotted path of the setting, or the name of the ablation.
       studies: results by value.
       folders: output folders by value.
+
+    Raises:
+      UserError: the studies scored different test items, label budgets or numbers of seeds, so
+        that they cannot be paired.
     """
     short = setting.rsplit(".", 1)[-1]
     scores = {
@@ -408,6 +412,13 @@ def merge_studies(
         for value, results in studies.items()
     }
     first, *others = studies
+    for value in others:
+        differs = _unpaired_by((studies[first], scores[first]), (studies[value], scores[value]))
+        if differs:
+            raise UserError(
+                f"{short}={value} and {short}={first} differ in {differs}, so they cannot be "
+                f"compared side by side; each has its own report in {folders[value].parent}"
+            )
     affected = {
         key[1]
         for value in others
@@ -459,9 +470,57 @@ def merge_studies(
         for spec in results.get("arms", [])
         if spec["name"] in affected or value == first
     ]
+    merged["tasks"] = [
+        _merged_task([(value, _task_named(row["name"], studies[value])) for value in studies])
+        | {
+            renamed(spec["name"], value): task[spec["name"]]
+            for value, results in studies.items()
+            for spec in results.get("arms", [])
+            if spec["name"] in affected
+            for task in [_task_named(row["name"], results)]
+            if spec["name"] in task
+        }
+        for row in studies[first]["tasks"]
+    ]
     merged["seconds"] = sum(results["seconds"] for results in studies.values())
     merged["experiment"] = f"ablate {setting}"
     merged["config"] = {value: results["config"] for value, results in studies.items()}
+    return merged
+
+
+def _unpaired_by(
+    one: tuple[dict[str, Any], ScoresByCell], other: tuple[dict[str, Any], ScoresByCell]
+) -> str:
+    """Returns in what two studies differ that have to be paired by seed and item; "" if nothing."""
+    (first, scores), (second, others) = one, other
+    if not scores.keys() <= others.keys():
+        return "tasks, arms or label budgets"
+    if any(len(scores[key]) != len(others[key]) for key in scores):
+        return "their numbers of seeds"
+    for row in first["tasks"]:
+        slices = [task.get("test_slice") or {} for task in (row, _task_named(row["name"], second))]
+        if any(slices[0].get(name) != slices[1].get(name) for name in ("name", "items")):
+            return f"the test items of {row['name']}"
+    if any(scores[key].shape != others[key].shape for key in scores):
+        return "their test items"
+    return ""
+
+
+def _task_named(name: str, results: dict[str, Any]) -> Row:
+    return next(row for row in results["tasks"] if row["name"] == name)
+
+
+def _merged_task(tasks: Sequence[tuple[str, Row]]) -> Row:
+    """Returns the first study's row of a task, with every study's `test_slice` by its value.
+
+    The items were kept apart only if they were in every study.
+    """
+    merged = dict(tasks[0][1])
+    slices = {value: row["test_slice"] for value, row in tasks if row.get("test_slice")}
+    if slices:
+        sealed = all(each["sealed"] for each in slices.values())
+        merged["test_slice"] = next(iter(slices.values())) | {"sealed": sealed}
+        merged["variant_test_slices"] = slices
     return merged
 
 

@@ -12,7 +12,7 @@ from fm.report.decisions import (
     outcome,
     outcome_words,
 )
-from fm.report.headline import findings
+from fm.report.headline import findings, scored_before
 from fm.report.schema import Comparison, parse
 
 from . import helpers_results
@@ -245,6 +245,26 @@ def test_many_budgets_stay_a_few_lines():
     assert len(lines) <= 7
     assert lines[0].startswith("Film reviews: At 10 labels") and "At 2,560 labels" in lines[3]
     assert "Other numbers of labels are in the report's table." in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (
+            (0, 1),
+            "scored by each of the 2 variants, before which at least 0 and 1 configuration ha",
+        ),
+        ((0, 1, 2), "each of the 3 variants, before which at least 0, 1 and 2 configurations had"),
+        ((0, "unknown"), "how often these items had been scored before is unknown"),
+        ((None, None), ""),
+        ((0,), "scored once"),
+    ],
+)
+def test_test_items_of_studies_side_by_side(before, words):
+    slices = {str(n): {"scored_before": each} for n, each in enumerate(before)}
+    task = {"name": "reviews", "test_slice": slices["0"], "variant_test_slices": slices}
+    text = scored_before(parse({"schema": 2, "tasks": [task]}), "reviews")
+    assert words in text and bool(words) == bool(text)
 
 
 def test_given_decisions_are_taken_as_they_are():

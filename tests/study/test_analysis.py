@@ -162,9 +162,12 @@ def test_pretraining_is_charged_once_however_many_seeds_repeat_it(task):
     assert (found[0]["pretrain_flops"], found[0]["break_even_tasks"]) == (6e7, 8)
 
 
-def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
+@pytest.fixture
+def side_by_side(task, tmp_path):
+    """Results and folders of two studies, which differ in the in_domain arm."""
     studies, folders = {}, {}
-    for value, skill in (("0.5", 0.6), ("0.75", 0.95)):
+    for before, (value, skill) in enumerate((("0.5", 0.6), ("0.75", 0.95))):
+        test_slice = {"name": "all test items", "items": 60, "scored_before": before}
         cells = guessed(task, {"scratch": 0.55, "in_domain": skill})
         folders[value] = tmp_path / value
         folders[value].mkdir()
@@ -176,12 +179,18 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
             "schema": 2,
             "seconds": 1.0,
             "config": {"hide": value},
-            "tasks": TASKS,
+            "tasks": [TASKS[0] | {"test_slice": test_slice | {"sealed": not before}}],
             "cells": analysis.cell_rows(cells, task, {}),
             "label_efficiency": multipliers(cells, task),
+            "arms": [{"name": name} for name in ("scratch", "in_domain")],
             "pretrained": [{"name": "fruit/in_domain/0", "steps": 4, "params_digest": value}],
             **{key: [] for key in ("compute_cost", "curves", "samples", "mistakes")},
         }
+    return studies, folders
+
+
+def test_side_by_side_holds_each_value_against_the_first(side_by_side):
+    studies, folders = side_by_side
     merged = merge_studies("objective.hide", studies, folders)
     assert {row["arm"] for row in merged["cells"]} == {
         "scratch",
@@ -208,6 +217,63 @@ def test_side_by_side_holds_each_value_against_the_first(task, tmp_path):
     ]
     assert merged["config"] == {"0.5": {"hide": "0.5"}, "0.75": {"hide": "0.75"}}
     assert [row["arm"] for row in studies["0.5"]["cells"][:1]] == ["scratch"]
+
+
+def test_side_by_side_keeps_what_each_study_says_of_the_test_items(side_by_side):
+    studies, folders = side_by_side
+    for value, results in studies.items():
+        results["tasks"][0]["in_domain"] = {"model": value}
+    (task,) = merge_studies("objective.hide", studies, folders)["tasks"]
+    slices = {value: results["tasks"][0]["test_slice"] for value, results in studies.items()}
+    assert task["variant_test_slices"] == slices and slices["0.75"]["scored_before"] == 1
+    assert task["test_slice"] == slices["0.5"] | {"sealed": False}
+    # An arm's own field of a task is renamed with the arm.
+    assert {name: each for name, each in task.items() if name.startswith("in_domain, ")} == {
+        f"in_domain, hide={value}": {"model": value} for value in studies
+    }
+    for results in studies.values():
+        del results["tasks"][0]["test_slice"]
+    (task,) = merge_studies("objective.hide", studies, folders)["tasks"]
+    assert not {"test_slice", "variant_test_slices"} & task.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda study: study["tasks"][0]["test_slice"].update(items=61), "the test items of fruit"),
+        (
+            lambda study: study["tasks"][0]["test_slice"].update(name="items 0 to 59 of 90"),
+            "the test items of fruit",
+        ),
+    ],
+)
+def test_studies_of_other_test_items_are_not_set_side_by_side(side_by_side, change, words):
+    studies, folders = side_by_side
+    change(studies["0.75"])
+    with pytest.raises(UserError, match=f"hide=0.75 and hide=0.5 differ in {words}, so they can"):
+        merge_studies("objective.hide", studies, folders)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"seeds": 2}, "their numbers of seeds"),
+        ({"arms": ("scratch",)}, "tasks, arms or label budgets"),
+        ({"items": 50}, "their test items"),
+    ],
+)
+def test_studies_that_cannot_be_paired_are_refused(task, side_by_side, made, words):
+    studies, folders = side_by_side
+    if "items" in made:
+        test = helpers_study.split(*helpers_study.texts(made["items"], 1))
+        task = dataclasses.replace(task, test=test)
+    skills = {arm: 0.7 for arm in made.get("arms", ("scratch", "in_domain"))}
+    cells = guessed(task, skills, seeds=made.get("seeds", 3))
+    scored = analysis.task_scores(cells, task, {})
+    write_predictions([(task, cells, scored)], folders["0.75"] / "predictions.csv")
+    studies["0.75"]["cells"] = analysis.cell_rows(cells, task, {})
+    with pytest.raises(UserError, match=f"hide=0.75 and hide=0.5 differ in {words}, so they can"):
+        merge_studies("objective.hide", studies, folders)
 
 
 def trained(task, arm, readings, *, method="full", num_labels=16):
