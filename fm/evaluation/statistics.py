@@ -211,25 +211,6 @@ def mean_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
     return _t_interval(values_S.mean(), variance, values_S.size - 1, level)
 
 
-def holm_adjusted(p_values: np.ndarray) -> np.ndarray:
-    """Returns p-values after Holm's (1979) correction for multiple comparisons.
-
-    Holm (1979): the k-th smallest of m is multiplied by m - k + 1, then made non-decreasing
-    and cut at 1. The order of the input is kept.
-
-    Raises:
-      ValueError: a p-value outside [0, 1], or not a vector.
-    """
-    p = np.asarray(p_values, float)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("p-values must be a vector of numbers from 0 to 1")
-    order = np.argsort(p, kind="stable")
-    stepped = p[order] * np.arange(p.size, 0, -1)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return adjusted
-
-
 @dataclasses.dataclass(frozen=True)
 class CrossedMean:
     """The grand mean of a crossed table of R rows and M columns, and its estimated variance.

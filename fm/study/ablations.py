@@ -20,10 +20,11 @@ import numpy as np
 from fm.config_io import parse
 from fm.data.datasets import subset
 from fm.errors import UserError
-from fm.evaluation.statistics import paired_difference
+from fm.evaluation.design import Design
 from fm.study import analysis, run_dir
 from fm.study.arms import InitialModel
 from fm.study.cells import Cell, run_cells
+from fm.study.comparisons import with_differences
 from fm.study.config import JointRecipe, MultitaskConfig, StudyConfig
 from fm.study.joint_pretraining import Source, modality_batch_sizes, pretrain_joint
 from fm.study.processing import Processor
@@ -180,10 +181,14 @@ class AblationContext:
 
 
 def run_ablation(ablation: Ablation, context: AblationContext) -> list[Row]:
-    """Adapts each model variant to each task; returns a row per task, variant and label budget."""
+    """Adapts each model variant to each task; returns a row per task, variant and label budget.
+
+    Rows hold the difference from the baseline variant; p-values are adjusted over all of them.
+    """
     variants = ablation.variants(context)
     baseline = ablation.baseline or next(iter(variants))
-    rows = []
+    rows: list[Row] = []
+    differences: list[tuple[np.ndarray, Design] | None] = []
     models = {name: variant.model for name, variant in variants.items() if variant.model}
     for task in context.tasks:
         cells = {
@@ -197,19 +202,18 @@ def run_ablation(ablation: Ablation, context: AblationContext) -> list[Row]:
         for name, variant in variants.items():
             pretrain_flops = sum((run.flops for run in models[name].runs), 0.0)
             for cell, other in zip(cells[name], cells[baseline], strict=True):
-                row = variant_row(task, cell, other) | variant.fields
+                row = variant_row(task, cell) | variant.fields
                 rows.append(row | {"pretrain_flops": pretrain_flops})
-    compared = analysis.add_holm([row for row in rows if row["p"] is not None])
-    return compared + [row | {"p_adjusted": None} for row in rows if row["p"] is None]
+                gap_SN = analysis.cell_scores(cell, task) - analysis.cell_scores(other, task)
+                compared = cell.arm != other.arm and len(gap_SN) > 1
+                # Every variant is pretrained once: all figures are for this checkpoint.
+                differences.append((gap_SN, Design()) if compared else None)
+    return with_differences(rows, differences)
 
 
-def variant_row(task: Task, cell: Cell, baseline: Cell) -> Row:
-    """Returns an ablation row: a variant's scores and their paired difference from the baseline."""
+def variant_row(task: Task, cell: Cell) -> Row:
+    """Returns what an ablation row says of a variant's scores by themselves."""
     scores = analysis.cell_scores(cell, task)
-    difference: Row = dict.fromkeys(("difference", "low", "high", "p"))
-    if cell.arm != baseline.arm and len(scores) > 1:
-        found = paired_difference(scores, analysis.cell_scores(baseline, task))
-        difference = {name: getattr(found, name) for name in difference}
     return {
         "task": task.name,
         "modality": task.modality,
@@ -221,7 +225,6 @@ def variant_row(task: Task, cell: Cell, baseline: Cell) -> Row:
         "hparams": cell.hparams,
         "train_flops": cell.mean_train_flops,
         "cpu_seconds": cell.cpu_seconds,
-        **difference,
     }
 
 

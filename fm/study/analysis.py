@@ -22,7 +22,6 @@ from fm.evaluation.design import Design
 from fm.evaluation.label_efficiency import LabelEfficiency
 from fm.evaluation.metrics import balanced_accuracy
 from fm.evaluation.model_selection import make_folds
-from fm.evaluation.statistics import holm_adjusted
 from fm.files import atomic_path
 from fm.study.arms import REFERENCE_ARM, PretrainingCost, arm_spec
 from fm.study.cells import Cell
@@ -159,14 +158,6 @@ def task_scores(
         },
         groups=groups,
     )
-
-
-def add_holm(rows: list[Row]) -> list[Row]:
-    """Returns the rows with Holm-corrected p-values added as `p_adjusted`."""
-    if not rows:
-        return rows
-    adjusted = holm_adjusted(np.array([row["p"] for row in rows]))
-    return [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
 
 
 def compute_cost_rows(
@@ -459,7 +450,7 @@ def merge_studies(
                 "baseline": renamed(arm, first),
             }
             config = studies[value]["config"]
-            design = _checkpoint_design(arm, len(own), config.get("pretrain_seeds", 1))
+            design = checkpoint_design(arm, len(own), config.get("pretrain_seeds", 1))
             differences.append((key, own - rival, design))
     merged["comparisons"] = difference_rows(differences)
     # What is left out here compares arms, which merging does not.
@@ -524,8 +515,8 @@ def _merged_task(tasks: Sequence[tuple[str, Row]]) -> Row:
     return merged
 
 
-def _checkpoint_design(arm: str, seeds: int, pretrain_seeds: int) -> Design:
-    """Returns the design of an arm against itself at another setting."""
+def checkpoint_design(arm: str, seeds: int, pretrain_seeds: int) -> Design:
+    """Returns the design of an arm against itself at another setting, or against a rival."""
     pretrains = arm_spec(arm).pretrained and arm_spec(arm).cost.pretraining != "unknown"
     if not pretrains or pretrain_seeds == 1:
         return Design()

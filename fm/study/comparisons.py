@@ -26,6 +26,8 @@ BEST_RIVAL = "best rival"
 # mean over all label budgets. They are adjusted among themselves.
 PRIMARY = (("in_domain", BEST_RIVAL), ("in_domain", "scratch"))
 SIGNIFICANT = 0.05
+_DIFFERENCE_FIELDS = tuple(field.name for field in dataclasses.fields(Difference))
+_POWER_FIELDS = ("detectable", "seeds_to_decide", "items_to_decide")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,6 +163,32 @@ def difference_rows(
             for row, gap_SN, design in differences
         ]
     )
+
+
+def with_differences(
+    rows: Sequence[Row], differences: Sequence[tuple[np.ndarray, Design] | None]
+) -> list[Row]:
+    """Returns the rows with the fields of `difference_rows`, p-values adjusted over all rows.
+
+    Args:
+      rows: with a `task`.
+      differences: of each row, its table [S, N] and design; None where it is compared with nothing,
+        or there is only one seed: its fields are then None.
+    """
+    compared = iter(
+        difference_rows(
+            [
+                (row, *difference)
+                for row, difference in zip(rows, differences, strict=True)
+                if difference is not None
+            ]
+        )
+    )
+    missing = dict.fromkeys((*_DIFFERENCE_FIELDS, "p_adjusted", *_POWER_FIELDS))
+    return [
+        next(compared) if difference is not None else missing | row
+        for row, difference in zip(rows, differences, strict=True)
+    ]
 
 
 def _declared_pairs(task: TaskScores, primary: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

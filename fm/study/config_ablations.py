@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from fm.errors import UserError
+from fm.evaluation.design import Design
 from fm.evaluation.scaling_surface import AXES, bootstrap_exponents, fit_surface
-from fm.evaluation.statistics import paired_difference
 from fm.files import atomic_write, read_bytes
 from fm.model.config import ModelConfig
 from fm.study import analysis, run_dir
 from fm.study.ablations import Ablation, Row, Variant, register_ablation
 from fm.study.arms import ARMS, IN_DOMAIN, OUT_OF_DOMAIN, REFERENCE_ARM
+from fm.study.comparisons import with_differences
 from fm.study.config import Recipe, StudyConfig, TaskConfig
 from fm.study.transfer import TRANSFERS
 
@@ -241,7 +242,7 @@ def ablation_sections(
     """Returns the sections of results.json that an ablation of configs adds.
 
     A row per task, variant and label budget: the score of `ablation.arm` and its difference from
-    training from scratch, paired by seed and item.
+    training from scratch, paired by seed and item, with p-values adjusted over all rows.
 
     Args:
       ablation: with an `arm`.
@@ -249,37 +250,36 @@ def ablation_sections(
       studies: results by variant.
       folders: output folders by variant.
     """
-    rows, all_scores = [], []
+    rows: list[Row] = []
+    all_scores: list[np.ndarray] = []
+    differences: list[tuple[np.ndarray, Design] | None] = []
     for name, variant in variants.items():
         scores = analysis.read_scores(folders[name] / run_dir.PREDICTIONS_FILE, studies[name])
         pretrained = {row["name"]: row for row in studies[name]["pretrained"]}
+        pretrain_seeds = studies[name]["config"].get("pretrain_seeds", 1)
         for task in studies[name]["tasks"]:
             run = pretrained.get(f"{task['name']}/{ablation.arm}/0", {})
             size = task["corpora"].get(ARMS[ablation.arm].corpus, {})
             for key in (each for each in scores if each[:2] == (task["name"], ablation.arm)):
                 rival = scores.get((task["name"], REFERENCE_ARM, key[2]))
                 rows.append(
-                    _row(task, key[2], scores[key], rival)
+                    _row(task, key[2], scores[key])
                     | {"arm": ablation.arm, "baseline": REFERENCE_ARM, "variant": name}
                     | variant.fields
                     | {each: run.get(each) for each in ("steps", "tokens", "parameters")}
                     | {each: size.get(each) for each in ("examples", "characters")}
                 )
                 all_scores.append(scores[key])
-    adjusted = iter(analysis.add_holm([row for row in rows if row["p"] is not None]))
-    rows = [row | {"p_adjusted": None} if row["p"] is None else next(adjusted) for row in rows]
+                seeds = len(scores[key])
+                design = analysis.checkpoint_design(ablation.arm, seeds, pretrain_seeds)
+                compared = rival is not None and seeds > 1
+                differences.append((scores[key] - rival, design) if compared else None)
+    rows = with_differences(rows, differences)
     more = ablation.add_sections(rows, all_scores) if ablation.add_sections else {}
     return {"ablations": [ablation.to_dict()], ablation.name: rows, **more}
 
 
-def _row(
-    task: dict[str, Any], num_labels: int, scores: np.ndarray, rival: np.ndarray | None
-) -> Row:
-    names = ("difference", "low", "high", "p")
-    difference: Row = dict.fromkeys(names)
-    if rival is not None and len(scores) > 1:
-        found = paired_difference(scores, rival)
-        difference = {name: getattr(found, name) for name in names}
+def _row(task: dict[str, Any], num_labels: int, scores: np.ndarray) -> Row:
     return {
         "task": task["name"],
         "modality": task["modality"],
@@ -288,7 +288,6 @@ def _row(
         "value": float(scores.mean()),
         "values": scores.mean(axis=1).tolist(),
         "items": scores.shape[1],
-        **difference,
     }
 
 

@@ -3,21 +3,18 @@ import math
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from fm.errors import UserError
 from fm.evaluation.statistics import (
-    holm_adjusted,
     mean_interval,
     mean_over_seeds_and_items,
     paired_difference,
 )
 
-P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 DIFFERENCES = arrays(int, st.integers(2, 9), elements=st.integers(-20, 20))
 
 
@@ -176,18 +173,3 @@ def test_mean_interval_is_students():
     assert result.mean == pytest.approx(values.mean())
     with pytest.raises(UserError, match="at least 2 seeds, got 1"):
         mean_interval(values[:1])
-
-
-@pytest.mark.slow
-@settings(max_examples=15)  # statsmodels takes 0.1 s for each
-@given(P_VALUES)
-def test_holm_matches_statsmodels(p_values):
-    np.testing.assert_allclose(
-        holm_adjusted(np.array(p_values)), multipletests(p_values, method="holm")[1], atol=1e-12
-    )
-
-
-def test_holm_by_hand():
-    np.testing.assert_allclose(holm_adjusted([0.01, 0.04, 0.03, 0.5]), [0.04, 0.09, 0.09, 0.5])
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        holm_adjusted([0.1, math.nan])

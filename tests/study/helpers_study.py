@@ -108,9 +108,9 @@ def config(dataset="fruit", **changes):
     return TaskConfig(**given | changes)
 
 
-def guessed(task: Task, arms: dict[str, float], seeds=3):
+def guessed(task: Task, arms: dict[str, float], seeds=3, seed=0):
     """Cells with random predictions: each arm right with a probability of its own."""
-    draws = np.random.default_rng(0)
+    draws = np.random.default_rng(seed)
     truth = np.asarray(task.test.labels)
     cells = []
     for arm, skill in arms.items():

@@ -1,22 +1,31 @@
 """Other models to start from: what each is fed, and the three studies on tiny tasks."""
 
 import dataclasses
+import json
+import types
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from fm.errors import UserError
+from fm.evaluation.design import Design
+from fm.study import ablations, analysis
 from fm.study.ablations import (
     DATA_SHARES,
     WEIGHT_FACTORS,
+    Ablation,
+    Variant,
     modality_batch_shares,
     reweight_sources,
     subsample_sources,
     variant_row,
     with_field,
 )
+from fm.study.arms import InitialModel
 from fm.study.cells import Cell
+from fm.study.comparisons import difference_rows, with_differences
 from fm.study.config import StudyConfig
 from fm.study.joint_pretraining import Source
 from fm.study.multitask import MultitaskStudy, run_multitask
@@ -71,7 +80,7 @@ class Judged:
     test = dataset("fruit", test=12).test
 
 
-def test_a_row_pairs_seeds():
+def test_a_row_has_the_scores_of_every_seed():
     truth = np.asarray(Judged.test.labels)
     right, wrong = np.stack([truth] * 3), np.stack([1 - truth] * 3)
     right[0, :3] = 1 - right[0, :3]
@@ -82,10 +91,57 @@ def test_a_row_pairs_seeds():
         )
         for arm, guessed in (("only_text", right), ("fresh", wrong))
     ]
-    made = variant_row(Judged, *cells)
+    made = variant_row(Judged, cells[0])
     assert made["values"] == [0.75, 1.0, 1.0] and made["value"] == pytest.approx(11 / 12)
-    assert made["difference"] == pytest.approx(11 / 12) and made["low"] < 11 / 12 < made["high"]
-    assert variant_row(Judged, cells[1], cells[1])["difference"] is None
+    assert made["items"] == 12 and not {"difference", "p_adjusted"} & made.keys()
+
+
+def test_model_ablations_are_adjusted_like_comparisons(monkeypatch, tmp_path):
+    random, truth = np.random.default_rng(0), np.asarray(Judged.test.labels)
+    skills = {"fresh": 0.5, "same": 0.5, "more": 0.7, "most": 0.8}
+
+    def run_cells(task, arms, folder):
+        (name,) = arms
+        cells = []
+        for num_labels in (8, 16):
+            guessed = np.where(random.random((4, 12)) < skills[name], truth, 1 - truth)
+            hparams = [{"method": "full"}] * 4
+            row = "fruit", name, num_labels, hparams, [[]] * 4, guessed, None
+            cells.append(Cell(*row, [5.0] * 4, 1.0, None, 0.0))
+        found.update({(name, cell.num_labels): analysis.cell_scores(cell, task) for cell in cells})
+        return cells
+
+    found = {}
+    monkeypatch.setattr(ablations, "run_cells", run_cells)
+    variants = {name: Variant({"kept": name}, InitialModel(None)) for name in skills}
+    context = types.SimpleNamespace(
+        tasks=[Judged], build_head=lambda task, model: None, out_dir=tmp_path
+    )
+    rows = ablations.run_ablation(Ablation("mine", "Mine", lambda _: variants), context)
+    assert [(row["kept"], row["num_labels"]) for row in rows] == list(found)
+    expected = difference_rows(
+        [
+            ({"task": "fruit"}, found[name, n] - found["fresh", n], Design())
+            for name, n in found
+            if name != "fresh"
+        ]
+    )
+    for row, comparison in zip(rows[2:], expected, strict=True):
+        assert comparison.items() <= row.items()
+    assert rows[0].keys() == rows[-1].keys() - {"primary"} and rows[0]["p_adjusted"] is None
+    assert rows[0]["items"] == rows[-1]["items"] == 12
+    # Variants share the baseline, seeds and items: Holm's correction would ask for more.
+    p = [row["p"] for row in rows[2:]]
+    holm = multipletests(p, method="holm")[1]
+    adjusted = np.array([row["p_adjusted"] for row in rows[2:]])
+    assert (adjusted >= p).all() and (adjusted <= holm + 0.02).all() and adjusted.min() < holm.min()
+
+
+def test_a_variant_equal_to_its_baseline_has_plain_numbers():
+    rows = with_differences([{"task": "x"}, {"task": "x"}], [(np.zeros((3, 5)), Design()), None])
+    assert rows[0]["p_adjusted"] == 1 and rows[1]["p_adjusted"] is None
+    json.dumps(rows, allow_nan=False)
+    assert with_differences([], []) == []
 
 
 @pytest.mark.slow

@@ -145,7 +145,6 @@ def test_one_seed_gives_no_interval(task):
     assert comparisons.comparison_rows([scores], {"fruit": comparison_pairs(ARMS)}) == []
     rows = analysis.compute_cost_rows(cells, task, {}, [])
     assert [row["break_even_tasks"] for row in rows] == [None] * 3
-    assert analysis.add_holm([]) == []
 
 
 def test_pretraining_is_charged_once_however_many_seeds_repeat_it(task):

@@ -9,16 +9,28 @@ import pytest
 from experiments import ablate, cli
 from fm.data.datasets import Dataset
 from fm.errors import UserError
+from fm.evaluation.design import Design
 from fm.evaluation.statistics import paired_difference
 from fm.report import pages
 from fm.report.schema import parse
 from fm.study import analysis, config_ablations, presets
-from fm.study.ablations import ABLATIONS
+from fm.study.ablations import ABLATIONS, Variant
+from fm.study.comparisons import difference_rows
 from fm.study.config import StudyConfig
 from fm.study.config_ablations import reuse_rival_cells, scaled_width
+from fm.study.runner import task_row
 from fm.study.tasks import prepare_task
 from fm.study.transfer import TRANSFERS
-from tests.study.helpers_study import MODEL, config, dataset, images, loads, recipe, split
+from tests.study.helpers_study import (
+    MODEL,
+    config,
+    dataset,
+    guessed,
+    images,
+    loads,
+    recipe,
+    split,
+)
 
 WIDE = dataclasses.replace(MODEL, num_layers=2, d_model=16, num_heads=2, num_kv_heads=2)
 
@@ -124,6 +136,45 @@ def test_only_cells_that_pretraining_does_not_affect_are_reused(tmp_path):
         (tmp_path / "a" / "cells" / f"fruit-{arm}-8.json").write_text(arm)
     reuse_rival_cells(study(), tmp_path / "a", tmp_path / "b")
     assert [path.name for path in (tmp_path / "b" / "cells").iterdir()] == ["fruit-scratch-8.json"]
+
+
+@pytest.mark.parametrize("checkpoints", [1, 4])
+def test_rows_are_adjusted_like_comparisons(monkeypatch, tmp_path, checkpoints):
+    loads(monkeypatch, dataset(test=60))
+    task = prepare_task(config(), (), 8)
+    variants, studies, folders, expected = {}, {}, {}, []
+    for n, name in enumerate(("all", "layers", "shuffled")):
+        skills = {"scratch": 0.6, "in_domain": 0.75 - 0.05 * n}
+        cells = guessed(task, skills, seeds=8, seed=n)
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        scored = analysis.task_scores(cells, task, {})
+        analysis.write_predictions([(task, cells, scored)], folders[name] / "predictions.csv")
+        studies[name] = {
+            "tasks": [task_row(task)],
+            "cells": analysis.cell_rows(cells, task, {}),
+            "pretrained": [],
+            "config": {"pretrain_seeds": checkpoints},
+        }
+        variants[name] = Variant({"kept": name})
+        design = Design([0, 1, 2, 3] * 2) if checkpoints == 4 else Design()
+        expected += [
+            (
+                {"task": "fruit"},
+                scored.scores["in_domain", labels] - scored.scores["scratch", labels],
+                design,
+            )
+            for labels in (8, 16)
+        ]
+    sections = config_ablations.ablation_sections(
+        ABLATIONS["what_transfers"], variants, studies, folders
+    )
+    rows = sections["what_transfers"]
+    assert [row["variant"] for row in rows] == [name for name in variants for _ in range(2)]
+    for row, comparison in zip(rows, difference_rows(expected), strict=True):
+        assert row["checkpoints"] == checkpoints
+        for field in ("difference", "low", "p", "p_adjusted"):
+            assert row[field] == pytest.approx(comparison[field])
 
 
 NAMES = {
