@@ -169,9 +169,13 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float
                 marker=arm.marker,
                 label=arm.name,
             )
-        legend_below(axes.get_figure(root=True), fontsize=9)
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        legend_below(figure, fontsize=9)
         return
     low, high = axes.get_ylim()
+    # Marks beside the axes are no data to scale them by.
+    axes.set_ylim(low, high)
     gap = (high - low) * (12 / 72) / height
     placed: list[float] = []
     order = sorted(range(len(ends)), key=lambda index: ends[index][0])

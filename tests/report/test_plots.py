@@ -154,6 +154,17 @@ def test_nothing_to_draw_is_none():
     assert not [figure for *_, figure in plots.ablation_figures(empty, ablation) if figure]
 
 
+def test_lines_that_are_all_alike_keep_their_scale():
+    content = helpers_results.results()
+    for row in content["cells"]:
+        row["value"] = 1.0
+    figure = plots.accuracy(parse(content), "reviews")
+    axes = figure.axes[0]
+    before = axes.get_ylim()
+    style.to_png(figure)
+    assert axes.get_ylim() == before and before[0] < 99 and before[1] > 101
+
+
 def test_end_labels_do_not_overlap():
     arms = parse({"schema": 2, "cells": [{"arm": name} for name in "abc"]}).arms
     with style.plot_style():
