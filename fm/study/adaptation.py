@@ -15,8 +15,8 @@ from fm.adaptation.task_model import TaskModel
 from fm.evaluation.model_selection import make_folds
 
 # {"config": hyper-parameters, "validation": score, higher better, "flops": of the trial (0 if
-# absent)}, and of trained models {"last_gain": what the last doubling of updates added to the
-# score, "readings": [[epochs, score], ...]}.
+# absent)}, of several methods {"standard_error": of the score}, and of trained models {"last_gain":
+# what the last doubling of updates added to the score, "readings": [[epochs, score], ...]}.
 Trial = dict[str, Any]
 
 
