@@ -1,4 +1,4 @@
-"""How the suite compiles.
+"""How the suite compiles, and how many threads BLAS has.
 
 Most of its time is XLA compiling small programs. What is compiled is kept between runs, and
 `make test`, which checks the mathematics of many, leaves most optimisations out, as do the slow
@@ -8,6 +8,9 @@ tests of many programs; the other slow tests, which CI runs as well, compile as 
 import gc
 import os
 import pathlib
+
+# Two processes share two cores; numpy reads this once, when it is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 

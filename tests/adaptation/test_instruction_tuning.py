@@ -283,6 +283,7 @@ def test_answers_that_are_the_same_tokens_are_refused(text):
         instruction_tuning.loglikelihood(params, text, ["say"], ["one"], ["red", "red "])
 
 
+@pytest.mark.slow
 def test_reading_bidirectional_changes_what_is_read(tokenizer, text):
     # In a single layer what the last piece reads has not read anything itself.
     text = InstructionEncoder(tokenizer, dataclasses.replace(text.model_config, num_layers=2), 32)

@@ -144,6 +144,7 @@ def test_lp_ft_starts_from_a_head_that_predicts():
     )
 
 
+@pytest.mark.slow
 def test_self_training_learns_words_that_no_label_has():
     """Class 1 has a word of its own in labeled examples, and a second one beside it elsewhere."""
     draws, count = np.random.default_rng(0), 320

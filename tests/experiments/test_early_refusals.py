@@ -31,7 +31,7 @@ def twenty(tmp_path):
     ("flags", "budgets"),
     [
         (["--profile=quick"], (100,)),
-        ([], (50, 150, 400)),
+        ([], (100, 400)),
         (["--label_budgets=21,40"], (21, 40)),
     ],
 )

@@ -277,6 +277,7 @@ def test_a_known_name_that_does_not_generate(call, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_starting_loads_no_other_framework():
     heavy = ("torch", "transformers", "tensorflow", "sklearn", "pandas", "matplotlib")
     code = (

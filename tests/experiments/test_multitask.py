@@ -6,9 +6,9 @@ import pytest
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--arms=joint"], "--arms=joint: takes two or more different arms"),
+        (["--tasks=digits", "--arms=joint"], "--arms=joint: takes two or more different arms"),
         (
-            ["--arms=joint,out_of_domain"],
+            ["--tasks=digits", "--arms=joint,out_of_domain"],
             "--arms: 'out_of_domain' is not an arm of multitask; must be some of scratch",
         ),
         (["--tasks=digits,digits"], "--tasks=digits,digits: takes one or more different names"),
@@ -17,13 +17,16 @@ import pytest
             "--mixture=pears:1: takes weights above 0 for digits",
         ),
         (["--tasks=digits", "--mixture=digits:0"], "takes weights above 0"),
-        (["--label_budgets=ten"], "--label_budgets=ten: takes whole numbers above 0"),
         (
-            ["--ablations=matrices"],
+            ["--tasks=digits", "--label_budgets=ten"],
+            "--label_budgets=ten: takes whole numbers above 0",
+        ),
+        (
+            ["--tasks=digits", "--ablations=matrices"],
             "--ablations: 'matrices' must be one of transfer_matrix, mixture, data_amount",
         ),
         (
-            ["--ablations=data_amount", "--arms=scratch,in_domain"],
+            ["--tasks=digits", "--ablations=data_amount", "--arms=scratch,in_domain"],
             "--ablations=data_amount: needs the joint arm in --arms",
         ),
         (["--tasks=no such data"], "unknown data set 'no such data'"),

@@ -20,6 +20,7 @@ from tests.study.test_joint_pretraining import RECIPE
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_summary_and_a_second_run(call, tmp_path, tiny):
     again = "pretrain", "--dataset=digits", "--steps=3", f"--out={tmp_path}"
     done = call(*again)

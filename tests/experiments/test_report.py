@@ -24,12 +24,14 @@ def rebuilt(call, tmp_path):
     return rebuild
 
 
+@pytest.mark.slow
 def test_a_comparison(rebuilt):
     done, page, table = rebuilt(helpers_results.results())
     assert done.code == 0 and "Handwritten digits" in page
     assert len(table.splitlines()) > 3
 
 
+@pytest.mark.slow
 def test_a_text_quality_study(rebuilt, request):
     results = request.getfixturevalue("text_quality_results")
     done, page, table = rebuilt(results | {"experiment": "text_quality"})

@@ -96,7 +96,13 @@ def written():
     return test_text_quality.results.__wrapped__()
 
 
-@pytest.mark.parametrize("text", ["".join(HOSTILE), HOSTILE[3], HOSTILE[6]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(HOSTILE),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (HOSTILE[3], HOSTILE[6])),
+    ],
+)
 def test_a_study_of_texts(written, tmp_path, text):
     nasty = json.dumps(test_text_quality.NASTY)
     pages = []

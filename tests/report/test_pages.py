@@ -13,7 +13,7 @@ import pytest
 
 import fm.report
 from fm.errors import UserError
-from fm.report import pages, write
+from fm.report import pages, style, write
 from fm.report.pages import render_report
 from fm.report.schema import parse
 
@@ -58,6 +58,12 @@ class _Tags(html.parser.HTMLParser):
 def _without_plots(results):
     """The text of the page alone: drawing takes most of the time."""
     return _Tags(render_report(parse(results), [])).text
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the drawing, which takes most of the time, where no picture is looked at."""
+    monkeypatch.setattr(style, "to_png", lambda figure, levels=16: b"PNG")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +195,7 @@ def test_the_bare_contract_is_enough(tmp_path):
     assert not list((tmp_path / "plots").iterdir())
 
 
-def test_rows_may_lack_fields(tmp_path):
+def test_rows_may_lack_fields(tmp_path, undrawn):
     results = helpers_results.results()
     for name in (
         *("label_efficiency", "compute_cost", "decontamination", "tasks", "samples"),
@@ -206,7 +212,7 @@ def _only(results, keep):
     return results
 
 
-def test_one_task(tmp_path):
+def test_one_task(tmp_path, undrawn):
     results = _only(
         helpers_results.results(), lambda row: row.get("task", row.get("name")) == "digits"
     )
@@ -231,7 +237,13 @@ def test_one_budget(tmp_path):
     assert not list((tmp_path / "plots").glob("learning-curves*"))
 
 
-@pytest.mark.parametrize("more", [", optimizer.schedule.warmup_fraction=0.0625", "x" * 200])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ", optimizer.schedule.warmup_fraction=0.0625",
+        pytest.param("x" * 200, marks=pytest.mark.slow),
+    ],
+)
 def test_arms_with_long_names(more):
     text = json.dumps(helpers_results.results())
     for name in ("in_domain", "scratch", "classical_unlabeled"):
@@ -268,7 +280,7 @@ def test_unequal_search_is_admitted():
     assert "Settings tried: scratch 2, in_domain 6" in text
 
 
-def test_a_name_with_slashes_or_dollars_stays_in_the_folder(tmp_path):
+def test_a_name_with_slashes_or_dollars_stays_in_the_folder(tmp_path, undrawn):
     results = helpers_results.results()
     for name in ("cells", "comparisons"):
         for row in results[name]:
@@ -290,7 +302,7 @@ def test_same_results_same_bytes_and_results_untouched(tmp_path):
     assert results == before
 
 
-def test_a_failed_write_leaves_the_old_report_whole(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_report_whole(tmp_path, undrawn, monkeypatch):
     old = write({"schema": 2}, tmp_path).read_bytes()
 
     def full_disk(self, content):
@@ -305,7 +317,7 @@ def test_a_failed_write_leaves_the_old_report_whole(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_nothing_is_written_when_the_page_cannot_be_made(tmp_path, monkeypatch):
+def test_nothing_is_written_when_the_page_cannot_be_made(tmp_path, undrawn, monkeypatch):
     def broken(*_):
         raise RuntimeError("no page")
 

@@ -136,6 +136,7 @@ def test_a_study_of_registered_parts(registries, monkeypatch, tmp_path):
     assert "strong_probe" in METHODS
 
 
+@pytest.mark.slow
 def test_a_registered_ablation_of_configs(registries, monkeypatch, tmp_path):
     loads(monkeypatch, dataset())
 

@@ -68,6 +68,7 @@ def test_a_probe_learns_separable_classes(arm, family):
     assert made.model.num_features() == made.model.features(0, train_idx).shape[1]
 
 
+@pytest.mark.slow
 def test_features_are_computed_once(arm, monkeypatch):
     made, labels = arm()
     calls, compute = [], feature_cache.cached_features
@@ -126,6 +127,7 @@ def test_prompted_predictions_are_the_likeliest_answers(arm, num_fewshot, calibr
     assert made.fit_flops(8, hparams) == 0.0
 
 
+@pytest.mark.slow
 def test_a_trainable_model_is_fine_tuned(arm):
     made, labels = arm("bert", methods=("lora", "probe"), trainable=True)
     trials = made.search(np.arange(20), labels[:20], 0)

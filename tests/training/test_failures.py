@@ -178,6 +178,7 @@ def test_another_failure_of_the_machine_is_not_hidden(tmp_path, monkeypatch):
         run_toy(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_vmapped_sweep_that_stalls(tmp_path):
     want = digests(run_sweep(three_trials()))
     trials = three_trials(tmp_path, at=6, event=stall, run={"batch_timeout_seconds": 1.0})

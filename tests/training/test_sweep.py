@@ -88,6 +88,7 @@ def test_trials_are_single_runs(name):
             assert_close(vmapped.results[a].params, vmapped.results[b].params)
 
 
+@pytest.mark.slow
 def test_sequential_trials_are_single_runs_to_the_bit(tmp_path, capsys):
     found = run_sweep(three_trials(), tmp_path, "sequential")
     assert "toy: 3 trials, one after another" in capsys.readouterr().err

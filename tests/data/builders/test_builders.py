@@ -52,6 +52,7 @@ def test_photos():
 
 
 @pytest.mark.usefixtures("reviews_wheel")
+@pytest.mark.slow
 def test_film_reviews():
     dataset = load("film_reviews")
     assert (len(dataset.train), len(dataset.test)) == (26_697, 6_833)
