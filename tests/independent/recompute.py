@@ -2,7 +2,8 @@
 
     python tests/independent/recompute.py runs/compare
 
-Takes folders with a results.json and a predictions.csv (or predictions.csv.gz, predictions.csv.xz).
+Takes folders with a results.json (or results.json.xz) and a predictions.csv (or predictions.csv.gz,
+predictions.csv.xz).
 Imports nothing of fm: pandas reads and pairs the predictions, numpy and scipy do the rest. Every
 score, difference, interval end, p-value, equivalence p-value and variance must agree to 1e-9, every
 adjusted p-value to five standard errors of the simulations that both sides do. Predictions of chrF
@@ -13,6 +14,7 @@ to as much as that changes it.
 from __future__ import annotations
 
 import json
+import lzma
 import pathlib
 import sys
 from typing import Any
@@ -35,6 +37,13 @@ _NAMES = ("predictions.csv", "predictions.csv.gz", "predictions.csv.xz")
 Row = dict[str, Any]
 
 
+def _read_results(folder: pathlib.Path) -> Any:
+    path = folder / "results.json"
+    if path.exists():
+        return json.loads(path.read_bytes())
+    return json.loads(lzma.decompress(path.with_name("results.json.xz").read_bytes()))
+
+
 def main(folders: list[str]) -> int:
     """Checks the folders; prints a line for each and returns 1 if any disagrees."""
     if not folders:
@@ -55,7 +64,7 @@ def recompute(folder: pathlib.Path, draws: int = DRAWS) -> tuple[list[str], str]
       folder: of the study.
       draws: of the null hypothesis, for adjusted p-values.
     """
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = _read_results(folder)
     predictions = read_predictions(folder)
     metrics = {task["name"]: task["metric"] for task in results["tasks"]}
     cells = {
