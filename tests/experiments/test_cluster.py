@@ -39,7 +39,8 @@ def test_the_results_are_those_of_one_process(call, reviews, tmp_path):
         with (out / "predictions.csv").open() as file:
             predictions = list(csv.reader(file))
         cells = json.loads((out / "results.json").read_text())["cells"]
-        found[where] = predictions, [cell | {"seconds": 0} for cell in cells]
+        untimed = [{k: v for k, v in cell.items() if "seconds" not in k} for cell in cells]
+        found[where] = predictions, untimed
         assert len(list((out / "cells").glob("*.json"))) == 4
     assert found["none"] == found["ray"]
 
