@@ -402,6 +402,15 @@ def _build_classical_unlabeled_arm(task: Task, context: ArmContext) -> BuiltArm:
     return BuiltArm(arm)
 
 
+def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
+    """Builds the classical models that see the pretrained network's features beside their own."""
+    pretrained = _build_model_arm(IN_DOMAIN, pretrained=True)(task, context)
+    assert pretrained.model_arm is not None
+    arm = task.task_type.build_unlabeled_baseline(task, pretrained.model_arm.model)
+    assert arm is not None, f"no classical model of {task.task_type.name} reads unlabeled data"
+    return BuiltArm(arm, pretrained.processor, pretrained.runs)
+
+
 def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
     arm = context.loaded[task.name, "published"]
     return BuiltArm(arm, description=arm.model.description())
@@ -503,6 +512,19 @@ _BUILT_IN = (
         cost=CostAllocation("per_modality"),
         style=PlotStyle("#0072B2", "-", "o"),
         experiments=("compare", "multitask"),
+        follows_prompts=False,
+    ),
+    ArmSpec(
+        "in_domain_with_classical",
+        title="pretraining together with a classical model",
+        description="Features of the network pretrained on the task's own data, beside those of a "
+        "classical model of the same unlabeled data, read by a simple classifier.",
+        build=_build_pretrained_with_classical_arm,
+        corpus=IN_DOMAIN,
+        pretrained=True,
+        cost=CostAllocation("per_modality"),
+        style=PlotStyle("#004C7A", (0, (8, 1)), "H"),
+        task_types=("classification",),
         follows_prompts=False,
     ),
     ArmSpec(

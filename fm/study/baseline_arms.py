@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from sklearn.preprocessing import StandardScaler, normalize
 
 from fm.adaptation.methods import HParams
+from fm.adaptation.task_model import TaskModel
 from fm.evaluation import ner_baseline
 from fm.evaluation.baselines import (
     ClassicalFamily,
-    Examples,
+    FeatureSet,
     FeatureStore,
     first_sentences,
+    members_beside,
     members_of,
     nearest_neighbor_targets,
 )
@@ -40,62 +44,96 @@ class ClassicalArm:
     """An arm that fits the member of a family of classical models that validates best.
 
     Attributes:
-      family: over the labeled examples, then the test items.
+      families: over the labeled examples, then the test items; one, or one of each checkpoint whose
+        features its members read, shared out over the seeds.
       test_from: index of the first test item.
+      feature_flops: FLOPs of the network's features of an example; 0 without a network.
     """
 
-    family: ClassicalFamily
+    families: Sequence[ClassicalFamily]
     test_from: int
+    feature_flops: float = 0.0
 
     def prepare(self, seeds: int) -> float:
-        """Extracts features, and learns some from unlabeled examples; returns CPU seconds."""
+        """Extracts features, some learned without labels; returns CPU seconds of one family."""
         begun = time.process_time()
-        self.family.prepare()
-        return time.process_time() - begun
+        first, *others = self.families[:seeds]
+        first.prepare()
+        cpu_seconds = time.process_time() - begun
+        for family in others:
+            family.prepare()
+        return cpu_seconds
 
     def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
         """Returns the best and the middle setting of every member with their validation score."""
-        return self.family.search(train_idx, labels, seed)
+        return self._family(seed).search(train_idx, labels, seed)
 
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> Predictions:
         """Fits to all of `train_idx`; returns predictions for the test items."""
-        test_idx = np.arange(self.test_from, len(self.family.store.examples))
-        return Predictions(*self.family.predict(train_idx, labels, seed, hparams, test_idx))
+        family = self._family(seed)
+        test_idx = np.arange(self.test_from, len(family.store.examples))
+        return Predictions(*family.predict(train_idx, labels, seed, hparams, test_idx))
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
-        """Zero: negligible beside a network's."""
-        return 0.0
+        """Returns the FLOPs of the network's features; a classical model's are negligible."""
+        return num_labels * self.feature_flops
+
+    def _family(self, seed: int) -> ClassicalFamily:
+        return self.families[seed % len(self.families)]
 
 
 def build_classical_arm(
-    modality: str,
-    examples: Examples,
-    test_from: int,
-    num_classes: int,
-    unlabeled: Examples | None = None,
+    modality: str, store: FeatureStore, test_from: int, num_classes: int
 ) -> ClassicalArm:
     """Returns the arm of a modality's classical models.
 
     Args:
       modality: of the examples.
-      examples: the labeled pool, then the test items; shared by arms, so that features are read
-        once.
+      store: the labeled pool, then the test items, and unlabeled examples if the family is to have
+        the members that learn from such.
       test_from: index of the first test item.
       num_classes: of the task.
-      unlabeled: unlabeled examples beyond the labeled pool. With them, the pool counts as unlabeled
-        data too, and the family has the members that learn from such; None for neither.
 
     Raises:
       UserError: an unknown modality.
     """
-    semi_supervised = unlabeled is not None
-    store = FeatureStore(
-        examples, unlabeled if unlabeled else None, test_from if semi_supervised else 0
-    )
-    members = members_of(modality, unlabeled=semi_supervised)
-    return ClassicalArm(ClassicalFamily(members, store, num_classes), test_from)
+    members = members_of(modality, unlabeled=store.num_unlabeled > 0)
+    return ClassicalArm([ClassicalFamily(members, store, num_classes)], test_from)
+
+
+def build_network_beside_classical_arm(
+    modality: str, store: FeatureStore, test_from: int, num_classes: int, network: TaskModel
+) -> ClassicalArm:
+    """Returns the arm of classical models that also see the features of a pretrained network.
+
+    Args:
+      modality: of the examples.
+      store: see `build_classical_arm`.
+      test_from: index of the first test item.
+      num_classes: of the task.
+      network: with its checkpoints, of each of which a family reads the features.
+
+    Raises:
+      UserError: an unknown modality.
+    """
+    families = [
+        ClassicalFamily(members_beside(modality, features), store, num_classes)
+        for checkpoint in range(len(network.checkpoints))
+        for features in [_network_features(network, checkpoint, test_from)]
+    ]
+    return ClassicalArm(families, test_from, network.feature_flops())
+
+
+def _network_features(network: TaskModel, checkpoint: int, test_from: int) -> FeatureSet:
+    """Returns frozen features, standardized on the labeled pool, each row of length 1."""
+
+    def extract(inputs: Any, sample_rate: float | None) -> np.ndarray:
+        rows = network.features(checkpoint, np.arange(len(inputs)))
+        return normalize(StandardScaler().fit(rows[:test_from]).transform(rows))
+
+    return FeatureSet("network", extract)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

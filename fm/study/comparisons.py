@@ -24,7 +24,11 @@ Row = dict[str, Any]
 BEST_RIVAL = "best rival"
 # The hypotheses declared before results are seen, for each task: an arm against a rival, in the
 # mean over all label budgets. They are adjusted among themselves.
-PRIMARY = (("in_domain", BEST_RIVAL), ("in_domain", "scratch"))
+PRIMARY = (
+    ("in_domain", BEST_RIVAL),
+    ("in_domain_with_classical", BEST_RIVAL),
+    ("in_domain", "scratch"),
+)
 SIGNIFICANT = 0.05
 _DIFFERENCE_FIELDS = tuple(field.name for field in dataclasses.fields(Difference))
 _POWER_FIELDS = ("detectable", "seeds_to_decide", "items_to_decide")

@@ -23,7 +23,7 @@ from fm.adaptation.task_model import TaskModel
 from fm.adaptation.token_classification import PER_TOKEN, TaggingTaskModel, tokenize_words
 from fm.data.datasets import Dataset, Split
 from fm.errors import UserError
-from fm.evaluation.baselines import Examples
+from fm.evaluation.baselines import Examples, FeatureStore
 from fm.evaluation.metrics import chrf
 from fm.evaluation.ner import entity_strata
 from fm.evaluation.statistics import linearized_ratio
@@ -32,6 +32,7 @@ from fm.study.baseline_arms import (
     ClassicalNerArm,
     UntrainedTextArm,
     build_classical_arm,
+    build_network_beside_classical_arm,
     entity_count_predictions,
 )
 from fm.study.processing import Processor
@@ -112,8 +113,13 @@ class TaskType(abc.ABC):
     def build_baseline(self, task: Task) -> Arm:
         """Returns the classical arm of the task."""
 
-    def build_unlabeled_baseline(self, task: Task) -> Arm | None:
-        """Returns the classical arm that learns from unlabeled examples too; None if none does."""
+    def build_unlabeled_baseline(self, task: Task, network: TaskModel | None = None) -> Arm | None:
+        """Returns the classical arm that learns from unlabeled examples too; None if none does.
+
+        Args:
+          task: the task.
+          network: a pretrained network whose features its models see beside their own, if given.
+        """
         return None
 
     @abc.abstractmethod
@@ -179,12 +185,14 @@ class Classification(TaskType):
 
     def build_baseline(self, task):
         pool, classes = len(task.labeled_pool), len(task.dataset.classes)
-        return build_classical_arm(task.modality, _examples(task), pool, classes)
+        return build_classical_arm(task.modality, FeatureStore(_examples(task)), pool, classes)
 
-    def build_unlabeled_baseline(self, task):
-        pool, classes = len(task.labeled_pool), len(task.dataset.classes)
-        extra = _unlabeled_examples(task)
-        return build_classical_arm(task.modality, _examples(task), pool, classes, extra)
+    def build_unlabeled_baseline(self, task, network=None):
+        about = task.modality, _store_with_unlabeled(task), len(task.labeled_pool)
+        classes = len(task.dataset.classes)
+        if network is None:
+            return build_classical_arm(*about, classes)
+        return build_network_beside_classical_arm(*about, classes, network)
 
     def answers(self, task, class_answers):
         assert class_answers is not None
@@ -322,11 +330,13 @@ def _examples(task: Task) -> Examples:
     return Examples(inputs, task.dataset.info.get("rate"))
 
 
-def _unlabeled_examples(task: Task) -> Examples:
-    """Returns the task's unlabeled examples as classical models read them."""
+@functools.lru_cache(maxsize=1)
+def _store_with_unlabeled(task: Task) -> FeatureStore:
+    """Returns the features of classical models that learn from the labeled pool and beyond."""
     train, idx = task.dataset.train, task.unlabeled_idx
     inputs = train.texts(idx) if task.is_text else np.asarray(train.inputs(idx))
-    return Examples(inputs, task.dataset.info.get("rate"))
+    unlabeled = Examples(inputs, task.dataset.info.get("rate")) if len(idx) else None
+    return FeatureStore(_examples(task), unlabeled, len(task.labeled_pool))
 
 
 # Scratch and in-domain arms share a processor, and so the examples; a task may have some recipes.

@@ -135,7 +135,8 @@ def test_own_csv(call, tmp_path, tiny, reviews):
     assert "reviews: skipping the out_of_domain arm" in done.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {row["arm"] for row in results["cells"]} == {
-        *("scratch", "random_features", "in_domain", "classical", "classical_unlabeled"),
+        *("scratch", "random_features", "in_domain", "in_domain_with_classical"),
+        *("classical", "classical_unlabeled"),
     }
     best = [row["value"] for row in results["cells"] if row["arm"] == "classical"]
     assert min(best) > 0.9

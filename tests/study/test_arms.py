@@ -72,7 +72,8 @@ def test_arms_of_published_models_are_those_that_others_pretrained():
 def test_experiments_offer_their_arms_in_order():
     compare = (
         *("scratch", "random_features", "self_training", "scratch_compute_matched"),
-        *("in_domain", "out_of_domain", "published", "classical", "classical_unlabeled"),
+        *("in_domain", "in_domain_with_classical", "out_of_domain", "published"),
+        *("classical", "classical_unlabeled"),
     )
     assert arm_names("compare") == compare
     multitask = "scratch", "in_domain", "joint", "instruction_tuned", "classical"

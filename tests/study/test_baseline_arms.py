@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from fm.evaluation.baselines import Examples
+from fm.adaptation.task_model import TaskModel
+from fm.evaluation.baselines import Examples, FeatureStore
 from fm.evaluation.model_selection import select_trial
-from fm.study.baseline_arms import ClassicalNerArm, UntrainedTextArm, build_classical_arm
+from fm.study.baseline_arms import (
+    ClassicalNerArm,
+    UntrainedTextArm,
+    build_classical_arm,
+    build_network_beside_classical_arm,
+)
 from tests.study.helpers_multitask import names
 
 NAMES = (
@@ -24,13 +30,14 @@ def test_the_classical_arm_finds_the_words_that_count(with_unlabeled):
     random = np.random.default_rng(0)
     labels = np.arange(90) % 2
     texts = [" ".join(f"w{n}" for n in random.integers(0, 9, 8) + 6 * k) for k in labels]
-    unlabeled = Examples(texts[60:]) if with_unlabeled else None
+    unlabeled = (Examples(texts[60:]), 40) if with_unlabeled else ()
     with threadpool_limits(1, user_api="blas"):
-        arm = build_classical_arm("text", Examples(texts[:60]), 40, 2, unlabeled)
-        members = {each.name: each for each in arm.family.members}
+        arm = build_classical_arm("text", FeatureStore(Examples(texts[:60]), *unlabeled), 40, 2)
+        (family,) = arm.families
+        members = {each.name: each for each in family.members}
         assert any("LSA" in name for name in members) == with_unlabeled
         few = [members[name] for name in NAMES if name in members]
-        arm = dataclasses.replace(arm, family=dataclasses.replace(arm.family, members=few))
+        arm = dataclasses.replace(arm, families=[dataclasses.replace(family, members=few)])
         assert arm.prepare(2) >= 0
         train = np.arange(20)
         trials = arm.search(train, labels[:20], 0)
@@ -39,6 +46,44 @@ def test_the_classical_arm_finds_the_words_that_count(with_unlabeled):
     assert tried == set(NAMES if with_unlabeled else NAMES[:2])
     assert np.mean(predictions.values == labels[40:60]) > 0.7
     assert predictions.probabilities.shape == (20, 2)
+
+
+class NetworkOfTwoCheckpoints(TaskModel):
+    """Features that give the class away at the first checkpoint and are noise at the second."""
+
+    def __init__(self, labels):
+        self.checkpoints = [{}, {}]
+        noise = np.random.default_rng(0).normal(size=(len(labels), 4))
+        self.rows = [noise + 9.0 * labels[:, None], noise]
+
+    def features(self, seed, idx):
+        return self.rows[seed % 2][idx]
+
+    def feature_flops(self):
+        return 5.0
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_classical_models_see_the_features_of_the_checkpoint_of_their_seed(modality):
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    inputs = random.integers(0, 256, (60, 8, 8, 1), np.uint8)
+    if modality == "text":
+        inputs = [" ".join(f"w{n}" for n in random.integers(0, 9, 8)) for _ in labels]
+    store = FeatureStore(Examples(inputs), None, 40)
+    network = NetworkOfTwoCheckpoints(labels)
+    with threadpool_limits(1, user_api="blas"):
+        arm = build_network_beside_classical_arm(modality, store, 40, 2, network)
+        arm.prepare(4)
+        accuracies = []
+        for seed in range(4):
+            trials = arm.search(np.arange(20), labels[:20], seed)
+            assert all(each["config"]["member"].startswith("network + ") for each in trials)
+            chosen = select_trial(trials)["config"]
+            predicted = arm.fit_predict(np.arange(20), labels[:20], seed, chosen)
+            accuracies.append(np.mean(predicted.values == labels[40:]))
+    assert min(accuracies[::2]) == 1.0 and max(accuracies[1::2]) < 0.9
+    assert arm.fit_flops(20, chosen) == 100.0
 
 
 def test_the_classical_tagger_learns_what_follows_to():

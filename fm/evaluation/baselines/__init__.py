@@ -8,6 +8,7 @@ tasks whose answer is a text, the first sentence or the nearest training text's 
 from fm.evaluation.baselines.families import (
     ClassicalFamily,
     Member,
+    members_beside,
     members_of,
     register_member,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "FeatureStore",
     "Member",
     "first_sentences",
+    "members_beside",
     "members_of",
     "nearest_neighbor_targets",
     "register_member",

@@ -27,7 +27,12 @@ from fm.evaluation.baselines.classifiers import (
     NearestNeighbors,
     RbfSvc,
 )
-from fm.evaluation.baselines.features import FeatureSet, FeatureStore, scale_to_unit_variance
+from fm.evaluation.baselines.features import (
+    FeatureSet,
+    FeatureStore,
+    beside,
+    scale_to_unit_variance,
+)
 from fm.evaluation.baselines.features import standardize as standardize_rows
 from fm.evaluation.baselines.unlabeled import (
     LabelSpreading,
@@ -90,6 +95,32 @@ def members_of(modality: str, *, unlabeled: bool = True) -> list[Member]:
     """
     family = _MEMBERS[modality] if modality in _MEMBERS else default_members(modality)
     return [member for member in family if unlabeled or not member.needs_unlabeled]
+
+
+def members_beside(modality: str, others: FeatureSet) -> list[Member]:
+    """Returns classical models that see other features beside the modality's own.
+
+    Of texts latent semantic analysis with linear classifiers, of other modalities every feature set
+    of `Modality.baseline` with an RBF SVC and logistic regression.
+
+    Args:
+      modality: of the examples.
+      others: rows of which are arrays.
+
+    Raises:
+      UserError: an unknown modality.
+    """
+    classifiers: tuple[Classifier, ...]
+    if modality == "text":
+        feature_sets = [each for each in text.LSA if each.parts]
+        classifiers = (Logistic(), LinearSvc())
+    else:
+        feature_sets, classifiers = media_features(modality), (RbfSvc(), Logistic())
+    return [
+        Member(beside(others, *(own.parts or (own,))), each)
+        for own in feature_sets
+        for each in classifiers
+    ]
 
 
 def default_members(modality: str) -> list[Member]:
