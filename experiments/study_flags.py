@@ -101,7 +101,8 @@ def define(
     flags.DEFINE_integer(
         "seeds",
         None,
-        "runs per cell; by default 8, or 3 in the quick profile",
+        "runs per cell; by default "
+        + ", ".join(f"{presets.COMPARE[each].seeds} ({each})" for each in presets.PROFILES),
         flag_values=values,
         lower_bound=1,
     )
@@ -230,8 +231,10 @@ def define_prompts(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "max_length",
-        64,
-        "tokens of a text that a published model reads, half from each end",
+        None,
+        "tokens of a text that a published model reads, half from each end; by default "
+        f"{presets.published_max_length('default')}, or {presets.published_max_length('full')} in "
+        "the full profile",
         flag_values=values,
         lower_bound=8,
     )
@@ -250,9 +253,20 @@ def check_prompts(values: flags.FlagValues, model: str | None) -> None:
 
 
 def published_config(
-    values: flags.FlagValues, model: str, spec: TaskSpec, data: Dataset
+    values: flags.FlagValues,
+    model: str,
+    spec: TaskSpec,
+    data: Dataset,
+    profile: str = "default",
 ) -> PublishedConfig | None:
     """Returns how a published model reads this data; None if it is not classified text.
+
+    Args:
+      values: flags.
+      model: name or folder of the published model.
+      spec: of the task.
+      data: of the task.
+      profile: gives the number of tokens read unless --max_length does.
 
     Raises:
       UserError: the number of answers is not that of the classes.
@@ -267,7 +281,7 @@ def published_config(
         )
     return PublishedConfig(
         model=model,
-        max_length=values["max_length"].value,
+        max_length=values["max_length"].value or presets.published_max_length(profile),
         template=values["template"].value or spec.prompt_template,
         answers=answers,
         num_fewshot=_num_fewshot(values),
@@ -512,7 +526,7 @@ def _task_config(
         max_corpus_items=preset.max_corpus_items,
         fingerprint=data.info["fingerprint"],
         excluded_arms=_excluded_arms(spec.name, data.modality, task_type, other, model, values),
-        published=published_config(values, model, spec, data) if model else None,
+        published=published_config(values, model, spec, data, profile) if model else None,
         **options,
     )
     if values["label_budgets"].value is None:

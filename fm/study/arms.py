@@ -404,7 +404,10 @@ def _build_classical_unlabeled_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
     """Builds the classical models that see the pretrained network's features beside their own."""
-    pretrained = _build_model_arm(IN_DOMAIN, pretrained=True)(task, context)
+    with_unlabeled = _build_model_arm(
+        IN_DOMAIN, pretrained=True, choose_methods=lambda methods: ("self_training",)
+    )
+    pretrained = with_unlabeled(task, context)
     assert pretrained.model_arm is not None
     arm = task.task_type.build_unlabeled_baseline(task, pretrained.model_arm.model)
     assert arm is not None, f"no classical model of {task.task_type.name} reads unlabeled data"

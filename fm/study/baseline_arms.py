@@ -113,7 +113,8 @@ def build_network_beside_classical_arm(
       store: see `build_classical_arm`.
       test_from: index of the first test item.
       num_classes: of the task.
-      network: with its checkpoints, of each of which a family reads the features.
+      network: with its checkpoints, of each of which a family reads the features, and with the
+        unlabeled examples of `store`.
 
     Raises:
       UserError: an unknown modality.
@@ -121,17 +122,21 @@ def build_network_beside_classical_arm(
     families = [
         ClassicalFamily(members_beside(modality, features), store, num_classes)
         for checkpoint in range(len(network.checkpoints))
-        for features in [_network_features(network, checkpoint, test_from)]
+        for features in [_network_features(network, checkpoint, store)]
     ]
     return ClassicalArm(families, test_from, network.feature_flops())
 
 
-def _network_features(network: TaskModel, checkpoint: int, test_from: int) -> FeatureSet:
+def _network_features(network: TaskModel, checkpoint: int, store: FeatureStore) -> FeatureSet:
     """Returns frozen features, standardized on the labeled pool, each row of length 1."""
+    own = len(store.examples)
 
     def extract(inputs: Any, sample_rate: float | None) -> np.ndarray:
-        rows = network.features(checkpoint, np.arange(len(inputs)))
-        return normalize(StandardScaler().fit(rows[:test_from]).transform(rows))
+        idx = np.arange(own)
+        scaler = StandardScaler().fit(network.features(checkpoint, idx[: network.test_from]))
+        if inputs is not store.examples.inputs:
+            idx = network.unlabeled_idx
+        return np.asarray(normalize(scaler.transform(network.features(checkpoint, idx))))
 
     return FeatureSet("network", extract)
 

@@ -16,9 +16,7 @@ from fm.study.tasks import Task
 Row = dict[str, Any]
 
 
-def method_cost_rows(
-    task: Task, arms: Mapping[str, BuiltArm], methods: Iterable[str] = tuple(METHODS)
-) -> list[Row]:
+def method_cost_rows(task: Task, arms: Mapping[str, BuiltArm], methods: Iterable[str]) -> list[Row]:
     """Fits each adaptation method on each arm; returns rows of its memory, seconds and accuracy.
 
     Each is fitted once more to the largest label budget of the first seed, with the first

@@ -287,10 +287,7 @@ class CompareStudy(BaseStudy):
             for recipe, runs in zip(task.by_recipe, (built.runs, *built.other_runs), strict=False)
             for seed, run in zip(map(str, itertools.count()), runs, strict=False)
         ]
-        # Every method costs a compilation: those not asked for are measured on one task only.
-        last = [each for each in self.tasks if each.task_type.predicts_classes][-1:]
-        measured = tuple(METHODS) if task in last else self.config.methods
-        sections["methods"] += method_cost_rows(task, arms, measured)
+        sections["methods"] += method_cost_rows(task, arms, self.config.methods)
         for built in arms.values():
             if built.processor is not None and built.model_arm is not None:
                 sections["attention"][task.name] = _attention_implementation(

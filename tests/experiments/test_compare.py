@@ -240,7 +240,7 @@ def test_own_named_entities(call, tmp_path, tiny):
     for row in cells:
         right, below = sums.loc[row["arm"], row["num_labels"], row["seed"]]
         assert row["value"] == pytest.approx(2 * right / below if below else 0.0)
-    # Adapters are measured on the last task that has classes; of entities there is no such table.
+    # There is no table of methods for entities.
     assert {row["task"] for row in results["methods"]} == {"digits"}
     assert {row["task"] for row in results["mistakes"]} <= {"digits"}
     assert {"places", "digits"} == {row["task"] for row in results["compute_cost"]}

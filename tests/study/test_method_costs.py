@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from fm.adaptation.methods import METHODS
 from fm.study.arms import BuiltArm
 from fm.study.method_costs import method_cost_rows
 from tests.study.test_adaptation import LABELS, model_arm
@@ -36,7 +37,7 @@ def arms():
 
 
 def test_a_row_for_each_method(arms):
-    rows = method_cost_rows(task(), arms)
+    rows = method_cost_rows(task(), arms, METHODS)
     assert [(row["arm"], row["method"]) for row in rows] == [
         ("in_domain", "full"),
         ("in_domain", "probe"),
@@ -53,4 +54,4 @@ def test_a_row_for_each_method(arms):
 
 
 def test_none_for_tasks_without_classes(arms):
-    assert method_cost_rows(task(predicts_classes=False), arms) == []
+    assert method_cost_rows(task(predicts_classes=False), arms, METHODS) == []

@@ -101,7 +101,7 @@ def members_beside(modality: str, others: FeatureSet) -> list[Member]:
     """Returns classical models that see other features beside the modality's own.
 
     Of texts latent semantic analysis with linear classifiers, of other modalities every feature set
-    of `Modality.baseline` with an RBF SVC and logistic regression.
+    of `Modality.baseline` with an RBF SVC, logistic regression and label spreading.
 
     Args:
       modality: of the examples.
@@ -115,7 +115,8 @@ def members_beside(modality: str, others: FeatureSet) -> list[Member]:
         feature_sets = [each for each in text.LSA if each.parts]
         classifiers = (Logistic(), LinearSvc())
     else:
-        feature_sets, classifiers = media_features(modality), (RbfSvc(), Logistic())
+        feature_sets = media_features(modality)
+        classifiers = RbfSvc(), Logistic(), LabelSpreading()
     return [
         Member(beside(others, *(own.parts or (own,))), each)
         for own in feature_sets

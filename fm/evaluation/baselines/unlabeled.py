@@ -71,7 +71,7 @@ class LabelSpreading(Classifier):
         return scores
 
     def _graph(self, store: FeatureStore, features: FeatureSet) -> tuple[Any, Any]:
-        return store.once(("graph", features.name), lambda: build_graph(store, features))
+        return store.once(("graph", features), lambda: build_graph(store, features))
 
 
 def build_graph(store: FeatureStore, features: FeatureSet) -> tuple[sp.csr_array, sp.csr_array]:
@@ -108,7 +108,7 @@ class SelfTraining(Classifier):
     def scores(self, fold, configs):
         """Returns log probabilities."""
         own, corpus = fold.store.once(
-            ("fitted to corpus", fold.feature_set.name),
+            ("fitted to corpus", fold.feature_set),
             lambda: fold.store.fit_to_corpus(fold.feature_set),
         )
         count = min(SELF_TRAINING_EXAMPLES, len(corpus))
