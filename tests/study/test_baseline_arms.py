@@ -49,10 +49,15 @@ def test_the_classical_arm_finds_the_words_that_count(with_unlabeled):
 
 
 class NetworkOfTwoCheckpoints(TaskModel):
-    """Features that give the class away at the first checkpoint and are noise at the second."""
+    """Features that give the class away at the first checkpoint and are noise at the second.
+
+    Of 40 labeled examples, 20 test items and then 30 unlabeled ones.
+    """
 
     def __init__(self, labels):
         self.checkpoints = [{}, {}]
+        self.test_from = 40
+        self.unlabeled_idx = np.arange(60, 90)
         noise = np.random.default_rng(0).normal(size=(len(labels), 4))
         self.rows = [noise + 9.0 * labels[:, None], noise]
 
@@ -66,11 +71,11 @@ class NetworkOfTwoCheckpoints(TaskModel):
 @pytest.mark.parametrize("modality", ["text", "image"])
 def test_classical_models_see_the_features_of_the_checkpoint_of_their_seed(modality):
     random = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    inputs = random.integers(0, 256, (60, 8, 8, 1), np.uint8)
+    labels = np.arange(90) % 2
+    inputs = random.integers(0, 256, (90, 8, 8, 1), np.uint8)
     if modality == "text":
         inputs = [" ".join(f"w{n}" for n in random.integers(0, 9, 8)) for _ in labels]
-    store = FeatureStore(Examples(inputs), None, 40)
+    store = FeatureStore(Examples(inputs[:60]), Examples(inputs[60:]), 40)
     network = NetworkOfTwoCheckpoints(labels)
     with threadpool_limits(1, user_api="blas"):
         arm = build_network_beside_classical_arm(modality, store, 40, 2, network)
@@ -81,7 +86,14 @@ def test_classical_models_see_the_features_of_the_checkpoint_of_their_seed(modal
             assert all(each["config"]["member"].startswith("network + ") for each in trials)
             chosen = select_trial(trials)["config"]
             predicted = arm.fit_predict(np.arange(20), labels[:20], seed, chosen)
-            accuracies.append(np.mean(predicted.values == labels[40:]))
+            accuracies.append(np.mean(predicted.values == labels[40:60]))
+        if modality == "image":
+            spreading = {"member": "network + pixels, label spreading", "restart": 0.5}
+            first, second = (
+                arm.fit_predict(np.arange(20), labels[:20], seed, spreading) for seed in (0, 1)
+            )
+            assert np.mean(first.values == labels[40:60]) == 1.0
+            assert np.mean(second.values == labels[40:60]) < 0.9
     assert min(accuracies[::2]) == 1.0 and max(accuracies[1::2]) < 0.9
     assert arm.fit_flops(20, chosen) == 100.0
 
