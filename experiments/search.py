@@ -81,6 +81,8 @@ def configure(values: flags.FlagValues) -> SearchConfig:
                 f"--{flag}={given}: a search never scores test items, only the development part of "
                 "the training split"
             )
+    if more := values["more_recipes"].value:
+        raise UserError(f"--more_recipes={','.join(more)}: a search changes one recipe: --recipe")
     fields = tuple(map(parse_field, values["field"].value))
     if not fields:
         raise UserError("--field: takes a field and its values, such as steps=400,800")

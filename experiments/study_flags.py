@@ -128,6 +128,15 @@ def define(
         "size", None, "model size: nano, micro, tiny, small or base", flag_values=values
     )
     define_recipe(values)
+    flags.DEFINE_list(
+        "more_recipes",
+        [],
+        "further recipes, JSON files or built-in ones "
+        f"({', '.join(name for own in presets.OTHER_RECIPES.values() for name in own)}): every "
+        "network arm is built by each that is for the task's data, and each seed chooses among "
+        "them on its own labels",
+        flag_values=values,
+    )
     flags.DEFINE_enum(
         "profile", "default", presets.PROFILES, "size of the study", flag_values=values
     )
@@ -173,6 +182,33 @@ def recipe_file(values: flags.FlagValues) -> RecipeFile | None:
     """Returns the file of --recipe, None if not given; raises UserError if it is not one."""
     path = values["recipe"].value
     return None if path is None else read_recipe_file(expand_path(path))
+
+
+def other_recipes(
+    first: Recipe, values: flags.FlagValues, modality: str, task_type: str
+) -> tuple[Recipe, ...]:
+    """Returns the recipes of --more_recipes that are for such data, made from the first one.
+
+    Raises:
+      UserError: one is neither built in nor a file with a recipe.
+    """
+    found = []
+    built_in = {name for own in presets.OTHER_RECIPES.values() for name in own}
+    for name in values["more_recipes"].value:
+        if name in built_in:
+            change = presets.OTHER_RECIPES.get(modality, {}).get(name)
+            recipe = change(first) if change is not None else None
+        else:
+            path = expand_path(name)
+            if not path.exists():
+                raise UserError(
+                    f"--more_recipes={name}: takes files with a recipe and {', '.join(built_in)}"
+                )
+            file, name = read_recipe_file(path), path.stem
+            recipe = file.applied(first) if file.fits(modality, task_type) else None
+        if recipe is not None:
+            found.append(dataclasses.replace(recipe, name=name))
+    return tuple(found)
 
 
 def define_test_items(values: flags.FlagValues) -> None:
@@ -508,7 +544,10 @@ def _task_config(
     recipe = with_recipe_flags(recipe, values, file)
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
-    recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
+    recipe, *others = (
+        presets.with_fitting_patch_size(each, data.info.get("shape"))
+        for each in (recipe, *other_recipes(recipe, values, data.modality, task_type.name))
+    )
     presets.tell_image_size_cost(spec.name, data, recipe.model, recipe.objective, recipe.patch_size)
     preset = presets.COMPARE[profile]
     if values["label_budgets"].value is not None:
@@ -521,6 +560,7 @@ def _task_config(
         out_of_domain_dataset=other,
         label_budgets=budgets,
         recipe=recipe,
+        other_recipes=tuple(others),
         max_test_items=values["max_test_items"].value or preset.max_test_items,
         **test_items,
         max_corpus_items=preset.max_corpus_items,

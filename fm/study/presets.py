@@ -57,6 +57,7 @@ MULTITASK = {
     "full": StudyPreset((50, 200, 800), 8, 300),
 }
 MAX_INSTRUCTION_LENGTH = 128
+_MIN_PATCHES = 4
 INSTRUCTION_LEARNING_RATES = (4e-3,)
 # Texts and all modalities together are pretrained so many times as long by the full profile.
 _FULL_STEPS = 4
@@ -205,6 +206,27 @@ RECIPES: dict[str, Callable[[str], Recipe]] = {
 TASK_TYPE_RECIPES: dict[str, Callable[[str], Recipe]] = {"ner": ner_recipe}
 
 
+def _token_objectives(recipe: Recipe) -> Recipe:
+    """Returns a recipe that predicts next and hidden tokens, for texts of a sentence or two."""
+    objective = PretrainingObjective(causal_lm=0.5, masked_lm=0.5, mask_ratio=0.3)
+    recipe = dataclasses.replace(recipe, objective=objective, seq_len=128, num_windows=1)
+    return _with_finetune(recipe, tokens_kept=0, feature_config=FeatureConfig())
+
+
+def _large_patches(recipe: Recipe) -> Recipe:
+    """Returns a recipe of patches three times the side, most of them hidden, and mean features."""
+    objective = PretrainingObjective(causal_lm=0.0, masked_lm=1.0, mask_ratio=0.75)
+    recipe = dataclasses.replace(recipe, objective=objective, patch_size=3 * recipe.patch_size)
+    return _with_finetune(recipe, feature_config=FeatureConfig("mean"))
+
+
+# Recipes of another kind by modality and name, made from a task's first recipe.
+OTHER_RECIPES: dict[str, dict[str, Callable[[Recipe], Recipe]]] = {
+    "text": {"token_objectives": _token_objectives},
+    "image": {"large_patches": _large_patches},
+}
+
+
 def register_recipe(modality: str, build: Callable[[str], Recipe]) -> None:
     """Registers a function from profile name to `Recipe` as the recipe of a modality."""
     RECIPES[modality] = build
@@ -253,7 +275,7 @@ def with_model_size(recipe: Recipe, size: str) -> Recipe:
 
 
 def with_fitting_patch_size(recipe: Recipe, shape: list[int] | None) -> Recipe:
-    """Returns an image recipe with the smallest patch size that gives at most 64 whole patches.
+    """Returns an image recipe with the smallest patch size that gives 4 to 64 whole patches.
 
     Images beyond 32x32 pixels may have as many more patches as pixels, up to 256.
 
@@ -269,10 +291,12 @@ def with_fitting_patch_size(recipe: Recipe, shape: list[int] | None) -> Recipe:
     height, width, _ = shape
     most = max_patches(height, width)
     for side in range(recipe.patch_size, min(height, width) + 1):
-        if height % side == 0 and width % side == 0 and height * width // side**2 <= most:
+        whole, count = height % side == 0 and width % side == 0, height * width // side**2
+        if whole and _MIN_PATCHES <= count <= most:
             return dataclasses.replace(recipe, patch_size=side)
     raise UserError(
-        f"images of {height}x{width} cannot be divided into at most {most} square patches"
+        f"images of {height}x{width} cannot be divided into {_MIN_PATCHES} to {most} square "
+        f"patches of side {recipe.patch_size} or more"
     )
 
 

@@ -1,8 +1,12 @@
 """experiments.search on a small file, and --recipe, --split and --pretrain_minutes of a study."""
 
+import dataclasses
 import json
 
 import pytest
+from absl import flags as absl_flags
+
+from experiments import compare
 
 FLAGS = ["--label_budgets=10", "--seeds=2", "--profile=quick", "--adapt=probe"]
 
@@ -58,6 +62,7 @@ def test_the_best_recipe_of_a_search_is_compared(call, tmp_path, reviews, tiny, 
         (["--pretrain_minutes=-1"], "--pretrain_minutes=-1: takes a number above 0"),
         (["--recipe=/nowhere.json"], "cannot read /nowhere.json"),
         (["--tasks=digits,film_reviews"], "takes one task"),
+        (["--more_recipes=large_patches"], "--more_recipes=large_patches: a search changes one"),
     ],
 )
 def test_what_a_search_does_not_take_is_refused(call, tmp_path, reviews, flags, says):
@@ -78,6 +83,11 @@ def test_a_search_needs_a_field(call, tmp_path):
     [
         ("pretrain", ["--recipe=RECIPE"], "is for image, not for text"),
         ("compare", ["--recipe=WRONG"], "wrong.json: recipe: unknown fields step"),
+        (
+            "compare",
+            ["--more_recipes=small"],
+            "--more_recipes=small: takes files with a recipe",
+        ),
         ("compare", ["--test_slice=24"], "--test_slice=24: reviews has 25 test items"),
         ("compare", ["--split=development", "--test_slice=3"], "is for --split=test"),
     ],
@@ -93,3 +103,18 @@ def test_flags_that_do_not_fit_are_refused(call, tmp_path, reviews, name, flags,
     data = f"--dataset={reviews(reviews.rows)}"
     done = call(name, data, *own, *arms, *flags, f"--out={tmp_path / 'out'}")
     assert done.code == 2 and says in done.error, done.error
+
+
+def test_more_recipes_are_those_for_the_data(tmp_path, reviews):
+    path = tmp_path / "few_steps.json"
+    path.write_text('{"steps": 3}')
+    values = absl_flags.FlagValues()
+    compare.define(values)
+    more = f"--more_recipes=token_objectives,large_patches,{path}"
+    values(["compare", f"--dataset={reviews(reviews.rows)}", *FLAGS, more])
+    config = compare.configure(values)
+    (task,) = config.tasks
+    assert [recipe.name for recipe in task.other_recipes] == ["token_objectives", "few_steps"]
+    first, second = task.other_recipes
+    assert first.objective.bag_of_words == 0.0 and second.steps == 3
+    assert dataclasses.replace(second, name="", steps=task.recipe.steps) == task.recipe

@@ -45,7 +45,7 @@ def test_patches_divide_an_image_into_at_most_64_and_larger_ones_into_256():
     assert presets.with_fitting_patch_size(recipe, None) is recipe
     for shape, side in ([64, 64, 3], 4), ([256, 256, 1], 16), ([148, 148, 1], 37):
         assert presets.with_fitting_patch_size(recipe, shape).patch_size == side
-    with pytest.raises(UserError, match="images of 67x61 cannot be divided into at most 255 "):
+    with pytest.raises(UserError, match="images of 67x61 cannot be divided into 4 to 255 "):
         presets.with_fitting_patch_size(recipe, [67, 61, 1])
 
 
@@ -115,3 +115,22 @@ def test_no_profile_uses_up_the_unseen_test_items_of_another():
     assert quick + presets.COMPARE["quick"].max_test_items <= 1200 <= default
     assert default + presets.COMPARE["default"].max_test_items <= full
     assert presets.first_test_item(0, "full") == 0
+
+
+@pytest.mark.parametrize(
+    ("modality", "name"), [("text", "token_objectives"), ("image", "large_patches")]
+)
+def test_other_recipes_differ_in_kind(modality, name):
+    first = presets.modality_recipe(modality)
+    other = presets.OTHER_RECIPES[modality][name](first)
+    assert other.objective != first.objective
+    assert other.finetune.feature_config != first.finetune.feature_config
+    assert other.learning_rates == first.learning_rates and other.steps == first.steps
+
+
+@pytest.mark.parametrize(("side", "patch"), [(28, 7), (32, 8), (12, 6)])
+def test_large_patches_are_at_least_four(side, patch):
+    recipe = presets.OTHER_RECIPES["image"]["large_patches"](presets.image_recipe())
+    assert presets.with_fitting_patch_size(recipe, [side, side, 1]).patch_size == patch
+    with pytest.raises(UserError, match="8x8 cannot be divided into 4 to 64 square patches of"):
+        presets.with_fitting_patch_size(recipe, [8, 8, 1])
