@@ -371,6 +371,22 @@ def read_scores(path: pathlib.Path, results: dict[str, Any]) -> ScoresByCell:
     return scores
 
 
+def read_item_groups(path: pathlib.Path) -> dict[str, list[str] | None]:
+    """Returns the group of each test item by task, None where intervals are not over groups.
+
+    Args:
+      path: of predictions.csv.
+    """
+    cells: dict[str, tuple[str, ...]] = {}
+    groups: dict[str, list[str]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            cell = row["arm"], row["num_labels"], row["seed"]
+            if cells.setdefault(row["task"], cell) == cell:
+                groups.setdefault(row["task"], []).append(row.get("group") or "")
+    return {task: own if any(own) else None for task, own in groups.items()}
+
+
 def _scores(task_type: TaskType, rows: Mapping[int, list[tuple[str, str]]]) -> np.ndarray:
     """Returns scores [seeds, items] from the rows (truth, prediction) of each seed."""
     read = [task_type.predictions_from_rows(rows[seed]) for seed in sorted(rows)]
@@ -438,6 +454,7 @@ def merge_studies(
         for row in results.get("pretrained", [])
     ]
     differences = []
+    groups = read_item_groups(folders[first] / "predictions.csv")
     for task, arm, num_labels in scores[first]:
         for value in others if arm in affected else ():
             own, rival = (scores[each][task, arm, num_labels] for each in (value, first))
@@ -450,7 +467,8 @@ def merge_studies(
                 "baseline": renamed(arm, first),
             }
             config = studies[value]["config"]
-            design = checkpoint_design(arm, len(own), config.get("pretrain_seeds", 1))
+            pretrain_seeds = config.get("pretrain_seeds", 1)
+            design = difference_design(arm, len(own), pretrain_seeds, groups[task])
             differences.append((key, own - rival, design))
     merged["comparisons"] = difference_rows(differences)
     # What is left out here compares arms, which merging does not.
@@ -515,9 +533,18 @@ def _merged_task(tasks: Sequence[tuple[str, Row]]) -> Row:
     return merged
 
 
-def checkpoint_design(arm: str, seeds: int, pretrain_seeds: int) -> Design:
-    """Returns the design of an arm against itself at another setting, or against a rival."""
+def difference_design(
+    arm: str, seeds: int, pretrain_seeds: int, groups: Sequence[Hashable] | None
+) -> Design:
+    """Returns the design of an arm against itself at another setting, or against a rival.
+
+    Args:
+      arm: compared.
+      seeds: of a cell.
+      pretrain_seeds: pretrained checkpoints of an arm that is pretrained here.
+      groups: of each test item, its group; None if items are independent.
+    """
     pretrains = arm_spec(arm).pretrained and arm_spec(arm).cost.pretraining != "unknown"
     if not pretrains or pretrain_seeds == 1:
-        return Design()
-    return Design([seed % pretrain_seeds for seed in range(seeds)])
+        return Design(groups=groups)
+    return Design([seed % pretrain_seeds for seed in range(seeds)], groups)

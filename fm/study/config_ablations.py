@@ -254,7 +254,8 @@ def ablation_sections(
     all_scores: list[np.ndarray] = []
     differences: list[tuple[np.ndarray, Design] | None] = []
     for name, variant in variants.items():
-        scores = analysis.read_scores(folders[name] / run_dir.PREDICTIONS_FILE, studies[name])
+        path = folders[name] / run_dir.PREDICTIONS_FILE
+        scores, groups = analysis.read_scores(path, studies[name]), analysis.read_item_groups(path)
         pretrained = {row["name"]: row for row in studies[name]["pretrained"]}
         pretrain_seeds = studies[name]["config"].get("pretrain_seeds", 1)
         for task in studies[name]["tasks"]:
@@ -271,7 +272,9 @@ def ablation_sections(
                 )
                 all_scores.append(scores[key])
                 seeds = len(scores[key])
-                design = analysis.checkpoint_design(ablation.arm, seeds, pretrain_seeds)
+                design = analysis.difference_design(
+                    ablation.arm, seeds, pretrain_seeds, groups[task["name"]]
+                )
                 compared = rival is not None and seeds > 1
                 differences.append((scores[key] - rival, design) if compared else None)
     rows = with_differences(rows, differences)

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from fm.errors import UserError
+from fm.evaluation.design import Design
+from fm.evaluation.statistics import table_difference
 from fm.study import analysis, comparisons
 from fm.study.analysis import merge_studies, read_scores, write_predictions
 from fm.study.arms import comparison_pairs
@@ -216,6 +218,30 @@ def test_side_by_side_holds_each_value_against_the_first(side_by_side):
     ]
     assert merged["config"] == {"0.5": {"hide": "0.5"}, "0.75": {"hide": "0.75"}}
     assert [row["arm"] for row in studies["0.5"]["cells"][:1]] == ["scratch"]
+
+
+def test_side_by_side_takes_groups_of_items_as_units(task, side_by_side):
+    studies, folders = side_by_side
+    alone = merge_studies("objective.hide", studies, folders)["comparisons"]
+    before = [read_scores(folders[value] / "predictions.csv", studies[value]) for value in folders]
+    gap_N = np.mean(before[1]["fruit", "in_domain", 8] - before[0]["fruit", "in_domain", 8], axis=0)
+    # Voices whose items gain alike.
+    groups = [f"voice {rank // 6}" for rank in np.argsort(np.argsort(gap_N, kind="stable"))]
+    for value, skill in (("0.5", 0.6), ("0.75", 0.95)):
+        cells = guessed(task, {"scratch": 0.55, "in_domain": skill})
+        grouped = analysis.task_scores(cells, task, {}, groups=groups)
+        write_predictions([(task, cells, grouped)], folders[value] / "predictions.csv")
+    assert analysis.read_item_groups(folders["0.5"] / "predictions.csv") == {"fruit": groups}
+    found = merge_studies("objective.hide", studies, folders)["comparisons"]
+    scores = {
+        value: read_scores(folders[value] / "predictions.csv", studies[value]) for value in folders
+    }
+    for row, other in zip(found, alone, strict=True):
+        place = "fruit", "in_domain", row["num_labels"]
+        gap = scores["0.75"][place] - scores["0.5"][place]
+        expected = table_difference(gap, design=Design(groups=groups))
+        assert (row["difference"], row["low"]) == pytest.approx((other["difference"], expected.low))
+        assert row["low"] != pytest.approx(other["low"])
 
 
 def test_side_by_side_keeps_what_each_study_says_of_the_test_items(side_by_side):
