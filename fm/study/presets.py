@@ -384,8 +384,6 @@ def _steps(steps: int, profile: str, *, in_full: int = 1) -> int:
 
 def _for_profile(recipe: Recipe, profile: str, *, in_full: int = 1) -> Recipe:
     recipe = dataclasses.replace(recipe, steps=_steps(recipe.steps, profile, in_full=in_full))
-    if profile == "full":
-        return _with_finetune(recipe, max_epochs=64)
     if profile != "quick":
         return recipe
     finetune = recipe.finetune
