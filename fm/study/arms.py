@@ -404,6 +404,7 @@ def _build_classical_unlabeled_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
     """Builds the classical models that see the pretrained network's features beside their own."""
+    # The examples of self-training are the unlabeled ones too.
     with_unlabeled = _build_model_arm(
         IN_DOMAIN, pretrained=True, choose_methods=lambda methods: ("self_training",)
     )

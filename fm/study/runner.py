@@ -7,6 +7,7 @@ import itertools
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -156,14 +157,16 @@ class BaseStudy(abc.ABC):
         """Computes what `out_dir` lacks and returns the sections of results.json."""
         context = self.build_context(out_dir)
         own_hash = config_hash(self.to_dict())
-        slices = {task.name: test_slices.record(task, own_hash) for task in self.tasks}
         names = ("cells", "comparisons", "label_efficiency", "compute_cost", "decontamination")
         names += ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")
         names += ("group_scores",)
         sections: Sections = {"attention": {}, **{name: [] for name in names}}
-        done, scored = [], []
+        done, scored, slices = [], [], {}
         for task in self.tasks:
-            arms, cells = self.task_cells(task, context, out_dir)
+            arms = self.build_arms(task, context)
+            # A study that is stopped before it scores anything has not used the test items.
+            slices[task.name] = test_slices.record(task, own_hash)
+            cells = self.compute_cells(task, arms, out_dir)
             scored.append(self._add_task(sections, task, arms, cells, context))
             done.append((task, cells, scored[-1][0]))
         self.add_study_sections(sections, context)
@@ -189,18 +192,20 @@ class BaseStudy(abc.ABC):
         analysis.write_predictions(done, out_dir / run_dir.PREDICTIONS_FILE)
         return sections
 
-    def task_cells(
-        self, task: Task, context: ArmContext, out_dir: pathlib.Path
-    ) -> tuple[dict[str, BuiltArm], list[Cell]]:
-        """Builds a task's arms and computes the cells that `out_dir` lacks; returns both."""
-        arms = build_arms(task, context, self.config.arms_of(task.config))
-        cells = run_cells(
+    def build_arms(self, task: Task, context: ArmContext) -> dict[str, BuiltArm]:
+        """Builds a task's arms by name; pretrains or loads their models."""
+        return build_arms(task, context, self.config.arms_of(task.config))
+
+    def compute_cells(
+        self, task: Task, arms: Mapping[str, BuiltArm], out_dir: pathlib.Path
+    ) -> list[Cell]:
+        """Returns a task's cells; computes those that `out_dir` lacks."""
+        return run_cells(
             task,
             {name: built.arm for name, built in arms.items()},
             out_dir / "cells",
             self.executor,
         )
-        return arms, cells
 
     def _add_task(
         self,
@@ -253,7 +258,7 @@ class BaseStudy(abc.ABC):
         (config,) = (each for each in self.config.tasks if each.name == name)
         task = self.prepare(config)
         self._load_arms(task)
-        arms = build_arms(task, self.build_context(out_dir), self.config.arms_of(config))
+        arms = self.build_arms(task, self.build_context(out_dir))
         return task, {arm: built.arm for arm, built in arms.items()}
 
 

@@ -219,7 +219,8 @@ class _TrialStudy(CompareStudy):
         if not self.tasks:
             self.load()
         (task,) = self.tasks
-        arms, cells = self.task_cells(task, self.build_context(out_dir), out_dir)
+        arms = self.build_arms(task, self.build_context(out_dir))
+        cells = self.compute_cells(task, arms, out_dir)
         scores_BSN = np.stack([analysis.cell_scores(cell, task) for cell in cells])
         scores_SN = scores_BSN.mean(axis=0)
         row: Row = {"score": float(scores_SN.mean())}

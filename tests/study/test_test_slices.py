@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
+from fm.study import runner
 from fm.study import test_slices as slices
+from fm.study.config import StudyConfig
+from fm.study.runner import run_compare
 from fm.study.task_registry import TASKS
 from fm.study.tasks import prepare_task
 from tests.study.helpers_study import config, dataset, loads, split, texts
@@ -121,6 +124,19 @@ def test_what_had_been_scored_before_this_version_counts():
     wanted = slices.TestSlice("film_reviews", "", 1000, 2000)
     assert slices.scored_before(wanted, "x", [listed, listed]) == 1
     assert slices.scored_before(wanted, "z", [listed, listed]) == 2
+
+
+def test_a_study_stopped_before_it_scores_is_not_recorded(monkeypatch, cache, tmp_path):
+    loads(monkeypatch, dataset())
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "build_arms", stopped)
+    study = StudyConfig(tasks=(config(),), arms=("scratch", "classical"), seeds=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_compare(study, tmp_path / "out")
+    assert not (cache / slices.LEDGER_FILE).exists()
 
 
 def test_the_ledger_is_plain_json(task, cache):
