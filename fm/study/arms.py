@@ -168,6 +168,7 @@ class ArmSpec:
       task_types: names of the task types it can solve; empty for all.
       follows_prompts: whether it may support the adaptation method "prompt".
       needs_text: whether one of the study's tasks must be text, which gives its model a tokenizer.
+      matches_pretraining_cost: whether it spends what pretraining costs another arm.
     """
 
     name: str
@@ -184,6 +185,7 @@ class ArmSpec:
     task_types: tuple[str, ...] = ()
     follows_prompts: bool = True
     needs_text: bool = False
+    matches_pretraining_cost: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what reports need to name, explain and draw the arm, JSON-able."""
@@ -196,6 +198,11 @@ class ArmSpec:
     def is_published(self) -> bool:
         """Whether its model was pretrained by others, so that nobody has to pretrain for it."""
         return self.pretrained and self.corpus is None
+
+    @property
+    def depends_on_pretraining(self) -> bool:
+        """Whether its results depend on how models are pretrained in the study."""
+        return self.matches_pretraining_cost or (self.pretrained and not self.is_published)
 
 
 ARMS: dict[str, ArmSpec] = {}
@@ -504,6 +511,7 @@ _BUILT_IN = (
         style=PlotStyle("#444444", (0, (1, 1)), "h"),
         task_types=("classification",),
         follows_prompts=False,
+        matches_pretraining_cost=True,
     ),
     ArmSpec(
         "in_domain",

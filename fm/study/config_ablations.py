@@ -32,11 +32,6 @@ _NUM_CHECKPOINTS = 16
 # Widths and pretraining lengths of the scaling grid, as multiples of the recipe's.
 SCALING_WIDTHS = (0.5, 1.0, 2.0)
 SCALING_STEPS = (1 / 16, 1 / 4, 1.0)
-# Arms whose results depend on no field that says how a model is pretrained or what of it is kept.
-_UNAFFECTED_ARMS = (
-    *("scratch", "random_features", "classical", "classical_unlabeled", "self_training"),
-    "published",
-)
 
 
 def _with_recipes(config: StudyConfig, change: Callable[[Recipe], Recipe]) -> StudyConfig:
@@ -224,7 +219,9 @@ def reuse_rival_cells(
 ) -> None:
     """Copies the cells of arms that pretraining does not affect from another variant's study."""
     for task in config.tasks:
-        for arm in set(config.arms_of(task)) & set(_UNAFFECTED_ARMS):
+        for arm in config.arms_of(task):
+            if ARMS[arm].depends_on_pretraining:
+                continue
             for num_labels in task.label_budgets:
                 name = f"{task.name}-{arm}-{num_labels}.json"
                 source, target = earlier_dir / "cells" / name, out_dir / "cells" / name

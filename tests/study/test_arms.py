@@ -100,3 +100,10 @@ def test_unknown_arms_and_arms_without_a_method_are_refused():
         check_arms(("scratch", "out_of_domain"), "multitask", ("probe",))
     with pytest.raises(UserError, match="scratch cannot follow prompts"):
         check_arms(("scratch", "published"), "compare", ("prompt",))
+
+
+def test_which_arms_depend_on_how_models_are_pretrained():
+    assert {name for name, spec in ARMS.items() if spec.depends_on_pretraining} == {
+        *("scratch_compute_matched", "in_domain", "in_domain_with_classical", "out_of_domain"),
+        *("joint", "instruction_tuned"),
+    }
