@@ -32,7 +32,7 @@ def refused(call, tmp_path):
         (["--tasks="], ["--tasks=:", "one or more different names"]),
         (
             ["--arms=scratch,magic"],
-            ["--arms", "'magic'", "in_domain, out_of_domain, published"],
+            ["--arms", "'magic'", "in_domain, in_domain_with_classical, out_of_domain, published"],
         ),
         (
             ["--tasks=digits", "--arms=in_domain"],
