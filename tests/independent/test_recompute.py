@@ -183,7 +183,13 @@ def test_a_study_of_every_type_of_task_is_recomputed(tmp_path, monkeypatch):
     assert recompute(tmp_path, DRAWS)[0]
 
 
-@pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(path, id=path.name, marks=() if path.name == "compare" else pytest.mark.slow)
+        for path in KEPT
+    ],
+)
 def test_kept_results_are_recomputed(folder):
     problems, _ = recompute(folder)
     assert problems == []
