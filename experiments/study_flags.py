@@ -41,6 +41,8 @@ from fm.study.tasks import check_label_budgets, fitting_budgets
 
 # Validations without a fall of the loss after which --pretrain_minutes takes it for flat.
 FLAT_PATIENCE = 3
+# Of the further recipes: one patch that is the whole image leaves nothing to predict.
+_MIN_PATCHES = 4
 
 
 def define(
@@ -185,9 +187,11 @@ def recipe_file(values: flags.FlagValues) -> RecipeFile | None:
 
 
 def other_recipes(
-    first: Recipe, values: flags.FlagValues, modality: str, task_type: str
+    task: str, first: Recipe, values: flags.FlagValues, modality: str, task_type: str
 ) -> tuple[Recipe, ...]:
     """Returns the recipes of --more_recipes that are for such data, made from the first one.
+
+    A line on stderr names those that are not.
 
     Raises:
       UserError: one is neither built in nor a file with a recipe.
@@ -206,7 +210,9 @@ def other_recipes(
                 )
             file, name = read_recipe_file(path), path.stem
             recipe = file.applied(first) if file.fits(modality, task_type) else None
-        if recipe is not None:
+        if recipe is None:
+            print(f"{task}: --more_recipes={name} is not for {modality}, not used", file=sys.stderr)
+        else:
             found.append(dataclasses.replace(recipe, name=name))
     return tuple(found)
 
@@ -544,10 +550,11 @@ def _task_config(
     recipe = with_recipe_flags(recipe, values, file)
     if values["size"].value:
         recipe = presets.with_model_size(recipe, values["size"].value)
-    recipe, *others = (
-        presets.with_fitting_patch_size(each, data.info.get("shape"))
-        for each in (recipe, *other_recipes(recipe, values, data.modality, task_type.name))
-    )
+    others = [
+        presets.with_fitting_patch_size(each, data.info.get("shape"), _MIN_PATCHES)
+        for each in other_recipes(spec.name, recipe, values, data.modality, task_type.name)
+    ]
+    recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
     presets.tell_image_size_cost(spec.name, data, recipe.model, recipe.objective, recipe.patch_size)
     preset = presets.COMPARE[profile]
     if values["label_budgets"].value is not None:

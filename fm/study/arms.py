@@ -416,10 +416,19 @@ def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> Bui
         IN_DOMAIN, pretrained=True, choose_methods=lambda methods: ("self_training",)
     )
     pretrained = with_unlabeled(task, context)
-    assert pretrained.model_arm is not None
-    arm = task.task_type.build_unlabeled_baseline(task, pretrained.model_arm.model)
-    assert arm is not None, f"no classical model of {task.task_type.name} reads unlabeled data"
-    return BuiltArm(arm, pretrained.processor, pretrained.runs)
+
+    def beside(network: Arm) -> Arm:
+        assert isinstance(network, ModelArm)
+        arm = task.task_type.build_unlabeled_baseline(task, network.model)
+        assert arm is not None, f"no classical model of {task.task_type.name} reads unlabeled data"
+        return arm
+
+    arm = pretrained.arm
+    if isinstance(arm, RecipeChoiceArm):
+        arm = RecipeChoiceArm({name: beside(each) for name, each in arm.arms.items()})
+    else:
+        arm = beside(arm)
+    return dataclasses.replace(pretrained, arm=arm)
 
 
 def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:

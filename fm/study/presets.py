@@ -57,7 +57,6 @@ MULTITASK = {
     "full": StudyPreset((50, 200, 800), 8, 300),
 }
 MAX_INSTRUCTION_LENGTH = 128
-_MIN_PATCHES = 4
 INSTRUCTION_LEARNING_RATES = (4e-3,)
 # Texts and all modalities together are pretrained so many times as long by the full profile.
 _FULL_STEPS = 4
@@ -274,14 +273,17 @@ def with_model_size(recipe: Recipe, size: str) -> Recipe:
     return dataclasses.replace(recipe, model=config_for_size(size))
 
 
-def with_fitting_patch_size(recipe: Recipe, shape: list[int] | None) -> Recipe:
-    """Returns an image recipe with the smallest patch size that gives 4 to 64 whole patches.
+def with_fitting_patch_size(
+    recipe: Recipe, shape: list[int] | None, min_patches: int = 1
+) -> Recipe:
+    """Returns an image recipe with the smallest patch size that gives at most 64 whole patches.
 
     Images beyond 32x32 pixels may have as many more patches as pixels, up to 256.
 
     Args:
       recipe: of images; its patch size is the smallest one tried.
       shape: of an example; [height, width, channels] of an image, anything else changes nothing.
+      min_patches: fewest patches.
 
     Raises:
       UserError: no patch does.
@@ -292,10 +294,10 @@ def with_fitting_patch_size(recipe: Recipe, shape: list[int] | None) -> Recipe:
     most = max_patches(height, width)
     for side in range(recipe.patch_size, min(height, width) + 1):
         whole, count = height % side == 0 and width % side == 0, height * width // side**2
-        if whole and _MIN_PATCHES <= count <= most:
+        if whole and min_patches <= count <= most:
             return dataclasses.replace(recipe, patch_size=side)
     raise UserError(
-        f"images of {height}x{width} cannot be divided into {_MIN_PATCHES} to {most} square "
+        f"images of {height}x{width} cannot be divided into {min_patches} to {most} square "
         f"patches of side {recipe.patch_size} or more"
     )
 

@@ -105,7 +105,7 @@ def test_flags_that_do_not_fit_are_refused(call, tmp_path, reviews, name, flags,
     assert done.code == 2 and says in done.error, done.error
 
 
-def test_more_recipes_are_those_for_the_data(tmp_path, reviews):
+def test_more_recipes_are_those_for_the_data(tmp_path, reviews, capsys):
     path = tmp_path / "few_steps.json"
     path.write_text('{"steps": 3}')
     values = absl_flags.FlagValues()
@@ -114,6 +114,7 @@ def test_more_recipes_are_those_for_the_data(tmp_path, reviews):
     values(["compare", f"--dataset={reviews(reviews.rows)}", *FLAGS, more])
     config = compare.configure(values)
     (task,) = config.tasks
+    assert "--more_recipes=large_patches is not for text, not used" in capsys.readouterr().err
     assert [recipe.name for recipe in task.other_recipes] == ["token_objectives", "few_steps"]
     first, second = task.other_recipes
     assert first.objective.bag_of_words == 0.0 and second.steps == 3

@@ -45,7 +45,7 @@ def test_patches_divide_an_image_into_at_most_64_and_larger_ones_into_256():
     assert presets.with_fitting_patch_size(recipe, None) is recipe
     for shape, side in ([64, 64, 3], 4), ([256, 256, 1], 16), ([148, 148, 1], 37):
         assert presets.with_fitting_patch_size(recipe, shape).patch_size == side
-    with pytest.raises(UserError, match="images of 67x61 cannot be divided into 4 to 255 "):
+    with pytest.raises(UserError, match="images of 67x61 cannot be divided into 1 to 255 "):
         presets.with_fitting_patch_size(recipe, [67, 61, 1])
 
 
@@ -131,6 +131,10 @@ def test_other_recipes_differ_in_kind(modality, name):
 @pytest.mark.parametrize(("side", "patch"), [(28, 7), (32, 8), (12, 6)])
 def test_large_patches_are_at_least_four(side, patch):
     recipe = presets.OTHER_RECIPES["image"]["large_patches"](presets.image_recipe())
-    assert presets.with_fitting_patch_size(recipe, [side, side, 1]).patch_size == patch
+    assert presets.with_fitting_patch_size(recipe, [side, side, 1], 4).patch_size == patch
     with pytest.raises(UserError, match="8x8 cannot be divided into 4 to 64 square patches of"):
-        presets.with_fitting_patch_size(recipe, [8, 8, 1])
+        presets.with_fitting_patch_size(recipe, [8, 8, 1], 4)
+
+
+def test_an_image_of_a_prime_side_is_one_patch():
+    assert presets.with_fitting_patch_size(presets.image_recipe(), [31, 31, 1]).patch_size == 31

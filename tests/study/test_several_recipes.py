@@ -7,18 +7,21 @@ from fm.study.config import StudyConfig
 from fm.study.runner import run_compare
 from tests.study.helpers_study import config, dataset, loads, recipe
 
+ARMS = "scratch", "in_domain", "in_domain_with_classical"
+
 
 @pytest.mark.slow
 def test_every_network_arm_chooses_among_the_recipes(monkeypatch, tmp_path):
     loads(monkeypatch, dataset())
     own = config(recipe=recipe("text"), other_recipes=(recipe("text", name="short", seq_len=8),))
-    study = StudyConfig(tasks=(own,), arms=("scratch", "in_domain"), seeds=2, methods=("full",))
+    study = StudyConfig(tasks=(own,), arms=ARMS, seeds=2, methods=("full",))
     results = run_compare(study, tmp_path / "out")
     for row in results["cells"]:
         assert {trial["config"]["recipe"] for trial in row["trials"]} == {"", "short"}
         assert row["hparams"]["recipe"] in ("", "short")
     names = {row["name"] for row in results["pretrained"]}
-    assert names == {"fruit/in_domain/0", "fruit/in_domain/short/0"}
+    own = "in_domain", "in_domain_with_classical"
+    assert names == {f"fruit/{arm}{recipe}/0" for arm in own for recipe in ("", "/short")}
     cost = next(row for row in results["compute_cost"] if row["arm"] == "in_domain")
     one = run_compare(
         StudyConfig(
