@@ -52,11 +52,18 @@ def outcome_words(row: Difference, shown: str = "") -> str:
     shown = shown or outcome(row)
     if shown == "within":
         return f"within the margin of {margin_words(row.margin)}"
+    if shown == "unclear" and excludes_zero(row):
+        return "unclear after adjustment"
     return {
         "unclear": "no clear difference",
         "unknown": "no interval",
         "still improving": "not decided, the arm behind was still improving",
     }.get(shown, shown)
+
+
+def excludes_zero(row: Difference) -> bool:
+    """Returns whether zero lies outside the interval of a difference, adjusted p aside."""
+    return (row.low or 0) * (row.high or 0) > 0
 
 
 def margin_words(margin: float | None) -> str:

@@ -20,6 +20,7 @@ from fm.report.decisions import (
     comparison,
     decision_outcome,
     decisions,
+    excludes_zero,
     mean_score,
     outcome,
     outcome_words,
@@ -171,8 +172,7 @@ def _relation(results: Results, row: Decision) -> str:
         worth = smallest_multiplier(results, row)
         worth = f", worth {worth} as many labels" if worth else ""
         return f"pretraining is better ({figures}{worth})"
-    # An interval without zero and no clear difference: the correction is why.
-    if shown in ("unclear", "within") and (row.low or 0) * (row.high or 0) > 0:
+    if shown in ("unclear", "within") and excludes_zero(row):
         figures += f", adjusted p {formats.p_value(row.p_adjusted)}"
     return f"{outcome_words(row, shown)} ({figures})"
 

@@ -209,7 +209,9 @@ def _holm_floor(rows: list) -> float:
 def _words(results: Results) -> str:
     text = (
         "“Better” and “worse” are said only where the interval excludes zero and the adjusted p is "
-        "under 0.05; else “no clear difference”."
+        "under 0.05; else “no clear difference”. “Unclear after adjustment” is said where the "
+        "interval, which is that of one comparison by itself, excludes zero and the adjusted p is "
+        "not under 0.05: one difference of that size among so many comparisons may be chance."
     )
     margins = {row.margin for row in results.comparisons if row.p_equivalence is not None}
     if margins:

@@ -49,7 +49,7 @@ _SLOW_ARMS = ("self_training", "scratch_compute_matched", "out_of_domain")
 COMPARE = {
     "quick": StudyPreset((20, 100), 3, 200, 3000, _SLOW_ARMS),
     "default": StudyPreset((20, 100, 400), 6, excluded_arms=_SLOW_ARMS),
-    "full": StudyPreset((20, 50, 150, 400, 1000), max_test_items=3000),
+    "full": StudyPreset((20, 100, 400, 1000), max_test_items=3000),
 }
 MULTITASK = {
     "quick": StudyPreset((50,), 2, 60, 2000),

@@ -11,13 +11,8 @@ import pandas as pd
 import pytest
 
 from fm.evaluation.statistics import linearized_ratio
-from fm.study import run_dir
 from fm.study.comparisons import TaskScores, comparison_rows
-from fm.study.multitask import run_multitask
 from tests.independent.recompute import main, recompute
-from tests.study.helpers_multitask import datasets
-from tests.study.helpers_multitask import study as multitask_study
-from tests.study.helpers_study import loads
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("recompute.py")
@@ -164,23 +159,6 @@ def test_the_script_imports_nothing_of_fm_and_exits_with_what_it_found(study, ca
     code += f"; sys.exit(recompute.main([{str(tmp_path)!r}]))"
     wrong = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
     assert wrong.returncode == 1 and wrong.stdout.endswith(" 1 disagree\n"), wrong.stderr
-
-
-@pytest.mark.slow
-def test_a_study_of_every_type_of_task_is_recomputed(tmp_path, monkeypatch):
-    loads(monkeypatch, *datasets())
-    results = run_multitask(multitask_study(), tmp_path)
-    run_dir.write_results(results | {"headline": ""}, tmp_path)
-    problems, summary = recompute(tmp_path, DRAWS)
-    assert problems == [], problems
-    assert f"{len(results['comparisons'])} comparisons" in summary and results["comparisons"]
-    table = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
-    own = (table["task"] == "fruit") & (table["arm"] == "scratch")
-    changed = table.index[own][0]
-    table.loc[changed, "prediction"] = "1" if table.loc[changed, "prediction"] == "0" else "0"
-    table.to_csv(tmp_path / "predictions.csv.gz", index=False)
-    (tmp_path / "predictions.csv").unlink()
-    assert recompute(tmp_path, DRAWS)[0]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_words_follow_the_interval_and_the_adjusted_p(low, high, more, expected)
 
 def test_an_interval_without_zero_that_the_correction_leaves_open_says_why():
     text = headline(study(row(0.1, 0.01, 0.19, p_adjusted=0.2)))
-    assert "no clear difference (+10.0 [1.0, 19.0], adjusted p 0.200)" in text
+    assert "unclear after adjustment (+10.0 [1.0, 19.0], adjusted p 0.200)" in text
 
 
 @pytest.mark.parametrize(("marked", "beaten"), [((True, True), False), ((False, False), True)])

@@ -13,8 +13,6 @@ from fm.errors import UserError
 from fm.evaluation.design import Design
 from fm.study import ablations, analysis
 from fm.study.ablations import (
-    DATA_SHARES,
-    WEIGHT_FACTORS,
     Ablation,
     Variant,
     modality_batch_shares,
@@ -148,6 +146,8 @@ def test_a_variant_equal_to_its_baseline_has_plain_numbers():
 def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
     chosen = datasets()[:2]
     loads(monkeypatch, *chosen)
+    monkeypatch.setattr(ablations, "WEIGHT_FACTORS", (4.0,))
+    monkeypatch.setattr(ablations, "DATA_SHARES", (Fraction(1, 4),))
     given = study(
         arms=("scratch", "joint"), ablations=("transfer_matrix", "mixture", "data_amount")
     )
@@ -168,9 +168,9 @@ def test_the_studies_of_two_tasks(tmp_path, monkeypatch):
         if r["source"] == "all":
             assert r["values"] == [joint[r["task"], seed] for seed in range(2)]
     assert {(r["changed_modality"], r["factor"]) for r in found["mixture"]} == {
-        (None, 1.0), *((name, factor) for name in ("text", "image") for factor in WEIGHT_FACTORS)
+        (None, 1.0), ("text", 4.0), ("image", 4.0)
     }  # fmt: skip
-    assert {r["share"] for r in found["data_amount"]} == {0.0, *map(float, DATA_SHARES), 1.0}
+    assert {r["share"] for r in found["data_amount"]} == {0.0, 0.25, 1.0}
     assert all(np.isfinite(r["value"]) for key in given.ablations for r in found[key])
 
 

@@ -15,6 +15,7 @@ from fm.study.analysis import duplicate_count_row
 from fm.study.arms import arm_names
 from fm.study.multitask import MultitaskStudy, concatenate_inputs, run_multitask
 from fm.study.task_registry import task_spec_or_default
+from tests.independent.recompute import recompute
 from tests.study.helpers_multitask import datasets, study
 from tests.study.helpers_study import config as task_config
 from tests.study.helpers_study import dataset, images, loads, recipe, split, texts
@@ -115,6 +116,12 @@ class TestStudy:
             if (row["task"], row["arm"], row["seed"]) == ("names", "in_domain", 0)
         )
         assert cell["value"] == pytest.approx(2 * right / below if below else 0.0)
+
+    def test_the_independent_script_agrees_for_every_type_of_task(self, finished):
+        results, out = finished
+        problems, summary = recompute(out, draws=4_000)
+        assert problems == []
+        assert f"{len(results['comparisons'])} comparisons" in summary and results["comparisons"]
 
     def test_lost_cells_and_models_are_made_again(self, finished, tmp_path, monkeypatch):
         loads(monkeypatch, *datasets())
