@@ -106,6 +106,11 @@ class TaskModel:
         return np.setdiff1d(after, self.unlabeled_idx)
 
     @property
+    def corpus_idx(self) -> np.ndarray:
+        """Returns the indices of all examples but the test items, labeled or not, ascending."""
+        return np.concatenate([np.arange(self.test_from), self.unlabeled_idx])
+
+    @property
     def num_examples(self) -> int:
         """Returns the number of examples."""
         return len(self.examples["segments"])

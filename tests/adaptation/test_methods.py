@@ -8,7 +8,7 @@ from fm.adaptation import methods
 from fm.adaptation.finetune import FinetuneConfig, FinetuningRun
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.methods import METHODS, method_of, register_method, regularization
-from fm.adaptation.methods.finetuning import SELF_TRAINING_ROUNDS
+from fm.adaptation.methods.finetuning import SELF_TRAINING_ROUNDS, unlabeled_sample
 from fm.adaptation.task_model import TaskModel
 from fm.errors import UserError
 from tests.adaptation.helpers_models import MODEL, params, separable
@@ -40,9 +40,8 @@ def test_built_in_methods():
         return [name for name, method in METHODS.items() if method.supports(model)]
 
     model = task_model()
-    assert supported(model) == ["full", "probe", "lora", "lp_ft", "svc"]
+    assert supported(model) == ["full", "probe", "lora", "lp_ft", "self_training", "svc"]
     assert supported(dataclasses.replace(model, trainable=False)) == ["probe", "svc"]
-    assert "self_training" in supported(task_model(unlabeled_idx=np.arange(36, 40)))
     assert all(method.description for method in METHODS.values())
 
 
@@ -173,6 +172,23 @@ def test_self_training_learns_words_that_no_label_has():
     trials = method.search(model, TRAIN, labels[:20], 0, folds)
     assert [t["config"]["rounds"] for t in trials] == [0, *range(1, SELF_TRAINING_ROUNDS + 1)]
     assert trials[1]["flops"] < trials[2]["flops"]
+
+
+def test_unlabeled_is_every_example_but_test_items_and_the_seeds_own_labels():
+    model = task_model(unlabeled_idx=np.arange(36, 40))
+    drawn = unlabeled_sample(model, TRAIN, 0)
+    assert drawn.tolist() == [*(n for n in range(30) if n not in TRAIN), *range(36, 40)]
+    every = np.concatenate([np.arange(30), np.arange(36, 40)])
+    assert not len(unlabeled_sample(model, every, 0))
+
+
+def test_self_training_without_unlabeled_examples_is_its_teacher():
+    model = dataclasses.replace(task_model(), test_from=len(TRAIN))
+    labels, method = LABELS[TRAIN], METHODS["self_training"]
+    folds = [(np.arange(5, len(TRAIN)), np.arange(5))]
+    trials = method.search(model, TRAIN, labels, 0, folds)
+    assert {trial["config"]["rounds"] for trial in trials} == {0}
+    assert all(np.isfinite(trial["validation"]) for trial in trials)
 
 
 def test_lora_shares_the_frozen_model():

@@ -239,7 +239,11 @@ def _head_of_probe(weights: dict, seen: np.ndarray, num_classes: int) -> dict:
 
 
 class SelfTraining(Finetuning):
-    """Fine-tunes on labels and on the fitted model's confident answers to unlabeled examples."""
+    """Fine-tunes on labels and on the fitted model's confident answers to unlabeled examples.
+
+    Unlabeled to a seed is every example that is neither a test item nor among its own labels; the
+    labels that other seeds draw are not looked at. Where none is left, the teacher is all.
+    """
 
     name = "self_training"
     description = "fine-tunes again with its own confident answers to unlabeled examples"
@@ -247,7 +251,7 @@ class SelfTraining(Finetuning):
     reads_unlabeled = True
 
     def supports(self, model):
-        return model.trainable and model.predicts_classes and len(model.unlabeled_idx) > 1
+        return model.trainable and model.predicts_classes
 
     def search_space(self, recipe, *, num_fewshot=(0,)):
         return [hparams | {"rounds": 0} for hparams in super().search_space(recipe)]
@@ -256,10 +260,13 @@ class SelfTraining(Finetuning):
         trials = super().search(model, train_idx, labels, seed, folds)
         best = select_trial(trials)
         held_out = np.concatenate([each for _, each in folds])
+        unlabeled_idx = unlabeled_sample(model, train_idx, seed)
+        if not len(unlabeled_idx):
+            return trials
         predictions = [[] for _ in range(SELF_TRAINING_ROUNDS)]
         hparams = best["config"] | {"rounds": SELF_TRAINING_ROUNDS}
         for fit, held in folds:
-            rounds = self._rounds(model, train_idx[fit], labels[fit], seed, hparams)
+            rounds = self._rounds(model, train_idx[fit], labels[fit], unlabeled_idx, seed, hparams)
             for n, (params, _) in enumerate(list(rounds)[1:]):
                 predictions[n].append(model.predict_finetuned(params, train_idx[held]))
         for n, each in enumerate(predictions, start=1):
@@ -275,14 +282,16 @@ class SelfTraining(Finetuning):
         return trials
 
     def fit(self, model, train_idx, labels, seed, hparams, *, num_steps=None):
-        rounds = list(self._rounds(model, train_idx, labels, seed, hparams, num_steps))
+        unlabeled_idx = unlabeled_sample(model, train_idx, seed)
+        rounds = list(
+            self._rounds(model, train_idx, labels, unlabeled_idx, seed, hparams, num_steps)
+        )
         return FittedModel(rounds[-1][0], sum(steps for _, steps in rounds))
 
-    def _rounds(self, model, train_idx, labels, seed, hparams, num_steps=None):
+    def _rounds(self, model, train_idx, labels, unlabeled_idx, seed, hparams, num_steps=None):
         """Yields (parameters, steps) of the teacher, then of the student of each round."""
         fitted = super().fit(model, train_idx, labels, seed, hparams, num_steps=num_steps)
         yield fitted.params, fitted.steps
-        unlabeled_idx = unlabeled_sample(model.unlabeled_idx, seed)
         params = fitted.params
         for _ in range(hparams["rounds"]):
             chosen, classes = pseudo_labels(model.predict_finetuned_proba(params, unlabeled_idx))
@@ -309,13 +318,21 @@ class SelfTraining(Finetuning):
 
     def flops(self, model, num_labels, hparams):
         teacher = super().flops(model, num_labels, hparams)
-        config, looked_at = model.recipe.finetune, min(len(model.unlabeled_idx), MAX_UNLABELED)
+        config, others = model.recipe.finetune, len(model.corpus_idx) - num_labels
+        looked_at = min(max(others, 0), MAX_UNLABELED)
         steps = self.student_steps(model, num_labels, hparams, looked_at)
         student = steps * config.batch_size * model.train_flops(config.tokens_kept)
         return teacher + hparams.get("rounds", 0) * (student + looked_at * model.feature_flops())
 
 
-def unlabeled_sample(unlabeled_idx: np.ndarray, seed: int) -> np.ndarray:
-    """Returns at most `MAX_UNLABELED` of the unlabeled examples, drawn by the seed, ascending."""
-    order = np.random.default_rng([seed, 1]).permutation(len(unlabeled_idx))[:MAX_UNLABELED]
-    return unlabeled_idx[np.sort(order)]
+def unlabeled_sample(model: TaskModel, train_idx: np.ndarray, seed: int) -> np.ndarray:
+    """Returns at most `MAX_UNLABELED` examples that are not labeled, drawn by the seed, ascending.
+
+    Args:
+      model: with the examples.
+      train_idx: the labeled examples of the seed.
+      seed: draws them.
+    """
+    others = np.setdiff1d(model.corpus_idx, train_idx)
+    order = np.random.default_rng([seed, 1]).permutation(len(others))[:MAX_UNLABELED]
+    return others[np.sort(order)]
