@@ -164,7 +164,9 @@ def test_the_script_imports_nothing_of_fm_and_exits_with_what_it_found(study, ca
 @pytest.mark.parametrize(
     "folder",
     [
-        pytest.param(path, id=path.name, marks=() if path.name == "compare_default" else pytest.mark.slow)
+        pytest.param(
+            path, id=path.name, marks=() if path.name == "compare_default" else pytest.mark.slow
+        )
         for path in KEPT
     ],
 )

@@ -43,6 +43,7 @@ def test_a_row_for_each_method(arms):
         ("in_domain", "probe"),
         ("in_domain", "lora"),
         ("in_domain", "lp_ft"),
+        ("in_domain", "self_training"),
         ("in_domain", "svc"),
         ("published", "probe"),
     ]
