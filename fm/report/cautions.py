@@ -82,16 +82,23 @@ def _still_improving(results: Results, task: str) -> Iterator[str]:
 
 
 def _pretraining_not_flat(results: Results, task: str) -> Iterator[str]:
-    """Compares the last validation loss of pretraining with that half-way there."""
+    """Compares the last validation loss of pretraining with that half-way there.
+
+    Of arms that share a run the first is named.
+    """
     flat = {
         run.name.rsplit("/", 1)[0] for run in results.pretrained if run.stopped_because == "flat"
     }
     falls: dict[str, float] = {}
+    seen: set[tuple[float, ...]] = set()
     for row in results.curves:
         if f"{task}/{row.arm}" in flat:
             continue
         losses = [value for value in row.validation or [] if value is not None]
         if row.task == task and row.kind == "pretrain" and len(losses) > 2:
+            if tuple(losses) in seen:
+                continue
+            seen.add(tuple(losses))
             before, last = losses[len(losses) // 2 - 1], losses[-1]
             if before and before - last > _FLAT * abs(before):
                 falls[row.arm or ""] = max(falls.get(row.arm or "", 0.0), 1 - last / before)

@@ -7,20 +7,18 @@ on. Everything else (labels, trials, test items) is the same for all arms.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from fm.adaptation.methods import METHODS
 from fm.errors import UserError
+from fm.evaluation.baselines import reads_unlabeled_beside
 from fm.study.adaptation import Arm, EnsembleArm, ModelArm, RecipeChoiceArm
-from fm.study.config import StudyConfig, config_hash
-from fm.study.pretraining import pretrain_seeds
-from fm.study.processing import Processor, build_processor, corpus_digest
+from fm.study.config import StudyConfig
+from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
 from fm.study.tasks import Task
-from fm.study.transfer import transferred_run
 from fm.training.config import TrainResult
 
 # The arm that label efficiency and compute cost are measured against.
@@ -288,71 +286,6 @@ def build_arms(task: Task, context: ArmContext, names: Sequence[str]) -> dict[st
     return {name: arm_spec(name).build(task, context) for name in names}
 
 
-@dataclasses.dataclass(eq=False)
-class CompareContext:
-    """Context for building a comparison's arms; pretrains one model per task, corpus and seed.
-
-    Attributes:
-      config: of the study.
-      out_dir: folder of the study.
-      loaded: see `ArmContext`.
-      shared_dir: folder of pretraining runs that several studies share where recipe and corpus are
-        equal; None for `out_dir`/pretrained.
-    """
-
-    config: StudyConfig
-    out_dir: pathlib.Path
-    loaded: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
-    shared_dir: pathlib.Path | None = None
-
-    def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
-        """Returns a corpus's model: pretrained on it once per seed, or fresh with its processor."""
-        split = task.corpora.get(corpus, task.dataset.train)
-        recipe = task.config.recipe
-        folder = self._folder(task, corpus)
-        processor = self._processor(task, corpus, folder)
-        if not pretrained:
-            return InitialModel(processor)
-        runs = pretrain_seeds(
-            split,
-            task.modality,
-            recipe,
-            processor,
-            seeds=self.config.pretrain_seeds,
-            out_dir=folder,
-            run_name=f"{task.name}: pretraining {corpus} {recipe.name}".rstrip(),
-        )
-        recipe = task.config.recipe
-        runs = [
-            transferred_run(
-                run,
-                processor.model,
-                folder / f"seed-{seed}",
-                how=recipe.transfer,
-                step=recipe.transfer_step,
-                seed=seed,
-            )
-            for seed, run in enumerate(runs)
-        ]
-        return InitialModel(processor, runs)
-
-    def _folder(self, task: Task, corpus: str) -> pathlib.Path:
-        recipe = task.config.recipe
-        if self.shared_dir is None:
-            name = f"{task.name}-{corpus}" + (f"-{recipe.name}" if recipe.name else "")
-            return self.out_dir / "pretrained" / name
-        split = task.corpora.get(corpus, task.dataset.train)
-        identity = {"corpus": corpus_digest(split), "seeds": self.config.pretrain_seeds}
-        key = config_hash(recipe.pretraining_fields() | identity)
-        return self.shared_dir / f"{task.name}-{key}"
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _processor(self, task: Task, corpus: str, folder: pathlib.Path) -> Processor:
-        split = task.corpora.get(corpus, task.dataset.train)
-        rate = task.dataset.info.get("rate")
-        return build_processor(split, task.modality, task.config.recipe, folder, rate)
-
-
 def all_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """Returns all of the adaptation methods asked for."""
     return tuple(methods)
@@ -411,11 +344,10 @@ def _build_classical_unlabeled_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
     """Builds the classical models that see the pretrained network's features beside their own."""
-    # The examples of self-training are the unlabeled ones too.
-    with_unlabeled = _build_model_arm(
-        IN_DOMAIN, pretrained=True, choose_methods=lambda methods: ("self_training",)
-    )
-    pretrained = with_unlabeled(task, context)
+    # The method says which examples the network is given; it is not used to adapt it.
+    method = "self_training" if reads_unlabeled_beside(task.modality) else "probe"
+    build = _build_model_arm(IN_DOMAIN, pretrained=True, choose_methods=lambda methods: (method,))
+    pretrained = build(task, context)
 
     def beside(network: Arm) -> Arm:
         assert isinstance(network, ModelArm)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
+import functools
 import itertools
 import pathlib
 import sys
@@ -25,7 +27,7 @@ from fm.study.arms import (
     ARMS,
     ArmContext,
     BuiltArm,
-    CompareContext,
+    InitialModel,
     arm_spec,
     build_arms,
     check_arms,
@@ -35,7 +37,10 @@ from fm.study.cells import Cell, CellExecutor, run_cells
 from fm.study.config import StudyConfig, TaskConfig, config_hash
 from fm.study.group_scores import group_score_rows
 from fm.study.method_costs import method_cost_rows
+from fm.study.pretraining import pretrain_seeds
+from fm.study.processing import Processor, build_processor, corpus_digest
 from fm.study.tasks import Task, check_test_items, corpus_size, prepare_task
+from fm.study.transfer import transferred_run
 
 Sections = dict[str, Any]
 
@@ -262,6 +267,71 @@ class BaseStudy(abc.ABC):
         return task, {arm: built.arm for arm, built in arms.items()}
 
 
+@dataclasses.dataclass(eq=False)
+class CompareContext:
+    """Context for building a comparison's arms; pretrains one model per task, corpus and seed.
+
+    Attributes:
+      config: of the study.
+      out_dir: folder of the study.
+      loaded: see `ArmContext`.
+      shared_dir: folder of pretraining runs that several studies share where recipe and corpus are
+        equal; None for `out_dir`/pretrained.
+    """
+
+    config: StudyConfig
+    out_dir: pathlib.Path
+    loaded: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+    shared_dir: pathlib.Path | None = None
+
+    def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
+        """Returns a corpus's model: pretrained on it once per seed, or fresh with its processor."""
+        split = task.corpora.get(corpus, task.dataset.train)
+        recipe = task.config.recipe
+        folder = self._folder(task, corpus)
+        processor = self._processor(task, corpus, folder)
+        if not pretrained:
+            return InitialModel(processor)
+        runs = pretrain_seeds(
+            split,
+            task.modality,
+            recipe,
+            processor,
+            seeds=self.config.pretrain_seeds,
+            out_dir=folder,
+            run_name=f"{task.name}: pretraining {corpus} {recipe.name}".rstrip(),
+        )
+        recipe = task.config.recipe
+        runs = [
+            transferred_run(
+                run,
+                processor.model,
+                folder / f"seed-{seed}",
+                how=recipe.transfer,
+                step=recipe.transfer_step,
+                seed=seed,
+            )
+            for seed, run in enumerate(runs)
+        ]
+        return InitialModel(processor, runs)
+
+    def _folder(self, task: Task, corpus: str) -> pathlib.Path:
+        recipe = task.config.recipe
+        if self.shared_dir is None:
+            name = f"{task.name}-{corpus}" + (f"-{recipe.name}" if recipe.name else "")
+            return self.out_dir / "pretrained" / name
+        split = task.corpora.get(corpus, task.dataset.train)
+        identity = {"corpus": corpus_digest(split), "seeds": self.config.pretrain_seeds}
+        key = config_hash(recipe.pretraining_fields() | identity)
+        return self.shared_dir / f"{task.name}-{key}"
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _processor(self, task: Task, corpus: str, folder: pathlib.Path) -> Processor:
+        split = task.corpora.get(corpus, task.dataset.train)
+        rate = task.dataset.info.get("rate")
+        return build_processor(split, task.modality, task.config.recipe, folder, rate)
+
+
 class CompareStudy(BaseStudy):
     """The main study: compares pretraining with training from scratch, task by task."""
 
@@ -312,7 +382,7 @@ def run_compare(
       config: of the study.
       out_dir: its folder.
       executor: computes cells elsewhere, if given.
-      shared_dir: see `fm.study.arms.CompareContext`.
+      shared_dir: see `CompareContext`.
     """
     return run_study(CompareStudy(config, executor, shared_dir), out_dir)
 

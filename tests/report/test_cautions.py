@@ -55,6 +55,12 @@ def test_a_warning_is_given(content, words):
     assert words in text
 
 
+def test_arms_that_share_a_pretraining_run_are_told_of_once():
+    curves = [PRETRAINING | {"arm": arm, "validation": [9, 4, 3, 2]} for arm in ("in_domain", "b")]
+    (text,) = told(curves=curves)
+    assert "half in_domain by 50.0%. Longer" in text
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from fm.adaptation.methods.finetuning import SELF_TRAINING_ROUNDS
 from fm.errors import UserError
 from fm.report.schema import Arm
 from fm.study.arms import (
     ARMS,
-    CompareContext,
     arm_names,
     build_arms,
     check_arms,
@@ -15,9 +15,10 @@ from fm.study.arms import (
     rivals_of,
 )
 from fm.study.config import StudyConfig
+from fm.study.runner import CompareContext
 from fm.study.tasks import prepare_task
 from tests.study.helpers_multitask import datasets
-from tests.study.helpers_study import config, loads
+from tests.study.helpers_study import config, loads, recipe
 
 
 @pytest.fixture
@@ -45,6 +46,34 @@ def test_scratch_trains_its_network_and_random_features_do_not(
     arms = build(task, tmp_path, ("scratch", "random_features"), methods)
     assert arms["scratch"].arm.methods == trained
     assert arms["random_features"].arm.methods == frozen
+
+
+def test_self_training_reads_what_other_seeds_label_where_nothing_else_is_left(
+    monkeypatch, tmp_path
+):
+    loads(monkeypatch, *datasets())
+    monkeypatch.setattr("fm.study.tasks.MAX_UNLABELED", 1)
+    task = prepare_task(config("halves", label_budgets=(8,), recipe=recipe("image")), (), 2)
+    assert len(task.labeled_pool) > 8 and not len(task.unlabeled_idx)
+    arm = build(task, tmp_path, ("self_training",))["self_training"].arm
+    rows, labels = task.pool_rows(task.train_idx[0]), task.strata[task.train_idx[0]]
+    rounds = {trial["config"]["rounds"] for trial in arm.search(rows, labels, 0)}
+    assert rounds == set(range(SELF_TRAINING_ROUNDS + 1))
+
+
+@pytest.mark.parametrize(("name", "modality"), [("fruit", "text"), ("halves", "image")])
+def test_the_network_beside_classical_models_is_given_unlabeled_examples_they_ask_for(
+    monkeypatch, tmp_path, name, modality
+):
+    seen = []
+    monkeypatch.setattr(
+        "fm.study.task_types.build_network_beside_classical_arm",
+        lambda *about: seen.append(about[-1]) or about[-1],
+    )
+    loads(monkeypatch, *datasets())
+    task = prepare_task(config(name, label_budgets=(8,), recipe=recipe(modality)), (), 1)
+    build(task, tmp_path, ("in_domain_with_classical",))
+    assert len(task.unlabeled_idx) and bool(len(seen[0].unlabeled_idx)) == (modality == "image")
 
 
 def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fm.data import decontamination
@@ -122,6 +123,16 @@ class TestStudy:
         problems, summary = recompute(out, draws=4_000)
         assert problems == []
         assert f"{len(results['comparisons'])} comparisons" in summary and results["comparisons"]
+
+    def test_the_independent_script_notices_a_changed_prediction(self, finished, tmp_path):
+        _, out = finished
+        shutil.copy(out / "results.json", tmp_path)
+        table = pd.read_csv(out / "predictions.csv", dtype=str)
+        own = (table["task"] == "fruit") & (table["arm"] == "scratch")
+        changed = table.index[own][0]
+        table.loc[changed, "prediction"] = "1" if table.loc[changed, "prediction"] == "0" else "0"
+        table.to_csv(tmp_path / "predictions.csv.gz", index=False)
+        assert recompute(tmp_path, draws=4_000)[0]
 
     def test_lost_cells_and_models_are_made_again(self, finished, tmp_path, monkeypatch):
         loads(monkeypatch, *datasets())

@@ -8,8 +8,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.model.transformer import init
-from fm.study.arms import CompareContext
 from fm.study.config import StudyConfig
+from fm.study.runner import CompareContext
 from fm.study.tasks import prepare_task
 from fm.study.transfer import TRANSFERS, transferred_params
 from fm.training import params_digest

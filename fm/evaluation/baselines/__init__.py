@@ -10,6 +10,7 @@ from fm.evaluation.baselines.families import (
     Member,
     members_beside,
     members_of,
+    reads_unlabeled_beside,
     register_member,
 )
 from fm.evaluation.baselines.features import Examples, FeatureSet, FeatureStore
@@ -25,5 +26,6 @@ __all__ = [
     "members_beside",
     "members_of",
     "nearest_neighbor_targets",
+    "reads_unlabeled_beside",
     "register_member",
 ]

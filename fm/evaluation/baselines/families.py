@@ -124,6 +124,16 @@ def members_beside(modality: str, others: FeatureSet) -> list[Member]:
     ]
 
 
+def reads_unlabeled_beside(modality: str) -> bool:
+    """Returns whether any of `members_beside` reads the other features of unlabeled examples.
+
+    Raises:
+      UserError: an unknown modality.
+    """
+    others = FeatureSet("others")
+    return any(member.classifier.uses_unlabeled for member in members_beside(modality, others))
+
+
 def default_members(modality: str) -> list[Member]:
     """Returns every feature set of `Modality.baseline` with every classifier of arrays.
 
