@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +18,8 @@ from fm.evaluation.model_selection import make_folds
 # absent)}, of several methods {"standard_error": of the score}, and of trained models {"last_gain":
 # what the last doubling of updates added to the score, "readings": [[epochs, score], ...]}.
 Trial = dict[str, Any]
-
-
+# The "method" of a classical model that is chosen among adaptation methods.
+CLASSICAL = "classical"
 # Seeds of an ensemble's members lie further apart than those of a study.
 _MEMBER_STRIDE = 100_000
 
@@ -106,14 +106,7 @@ class ModelArm:
             for method in methods
             for trial in method.search(self.model, train_idx, labels, seed, folds)
         ]
-        if len(methods) == 1:
-            return trials
-        num_held_out = sum(len(held_out) for _, held_out in folds)
-        return [
-            trial | {"standard_error": math.sqrt(share * (1 - share) / num_held_out)}
-            for trial in trials
-            for share in [min(max(trial["validation"], 0.0), 1.0)]
-        ]
+        return trials if len(methods) == 1 else with_standard_errors(trials, folds)
 
     def fit(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
@@ -138,6 +131,63 @@ class ModelArm:
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Returns the FLOPs of a fit to `num_labels` labels by the method of `hparams`."""
         return method_of(hparams).flops(self.model, num_labels, hparams)
+
+
+def with_standard_errors(
+    trials: Sequence[Trial], folds: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[Trial]:
+    """Returns trials with the "standard_error" of their score, as of a share of the held-out."""
+    num_held_out = sum(len(held_out) for _, held_out in folds)
+    return [
+        trial | {"standard_error": math.sqrt(share * (1 - share) / num_held_out)}
+        for trial in trials
+        for share in [min(max(trial["validation"], 0.0), 1.0)]
+    ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassicalOrNetworkArm:
+    """An arm that takes a classical model or an adapted network, by their validation scores.
+
+    The network has to be more than one standard error ahead, see `select_trial`.
+
+    Attributes:
+      classical: its hyper-parameters get the method `CLASSICAL`.
+      network: adapts the network.
+      min_labels: with fewer labels the network is not tried: validation cannot tell them apart.
+    """
+
+    classical: Arm
+    network: ModelArm
+    min_labels: int
+
+    def prepare(self, seeds: int) -> float:
+        """Prepares both; returns the sum of their CPU seconds."""
+        return self.classical.prepare(seeds) + self.network.prepare(seeds)
+
+    def search(self, train_idx: np.ndarray, labels: np.ndarray, seed: int) -> list[Trial]:
+        """Returns the trials of the classical model, then those of the network if it is tried."""
+        trials = [
+            trial | {"config": {"method": CLASSICAL, **trial["config"]}}
+            for trial in self.classical.search(train_idx, labels, seed)
+        ]
+        if len(labels) < self.min_labels:
+            return trials
+        trials += self.network.search(train_idx, labels, seed)
+        return with_standard_errors(trials, make_folds(labels, seed=seed))
+
+    def fit_predict(
+        self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
+    ) -> Predictions:
+        """Fits the model chosen to all of `train_idx`; returns predictions for the test items."""
+        return self._of(hparams).fit_predict(train_idx, labels, seed, hparams)
+
+    def fit_flops(self, num_labels: int, hparams: HParams) -> float:
+        """Returns the FLOPs of a fit of the model chosen."""
+        return self._of(hparams).fit_flops(num_labels, hparams)
+
+    def _of(self, hparams: HParams) -> Arm:
+        return self.classical if hparams["method"] == CLASSICAL else self.network
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

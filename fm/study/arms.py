@@ -14,7 +14,13 @@ from typing import Any, Protocol
 from fm.adaptation.methods import METHODS
 from fm.errors import UserError
 from fm.evaluation.baselines import reads_unlabeled_beside
-from fm.study.adaptation import Arm, EnsembleArm, ModelArm, RecipeChoiceArm
+from fm.study.adaptation import (
+    Arm,
+    ClassicalOrNetworkArm,
+    EnsembleArm,
+    ModelArm,
+    RecipeChoiceArm,
+)
 from fm.study.config import StudyConfig
 from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
@@ -343,7 +349,13 @@ def _build_classical_unlabeled_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 
 def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> BuiltArm:
-    """Builds the classical models that see the pretrained network's features beside their own."""
+    """Builds the classical models that see the pretrained network's features beside their own.
+
+    With as many labels as the recipe says, the network is fine-tuned as well, by the methods asked
+    for that do so.
+    """
+    min_labels = task.config.recipe.finetune_beside_classical_from
+    training = tuple(name for name in context.config.methods if METHODS[name].updates_model)
     # The method says which examples the network is given; it is not used to adapt it.
     method = "self_training" if reads_unlabeled_beside(task.modality) else "probe"
     build = _build_model_arm(IN_DOMAIN, pretrained=True, choose_methods=lambda methods: (method,))
@@ -353,7 +365,9 @@ def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> Bui
         assert isinstance(network, ModelArm)
         arm = task.task_type.build_unlabeled_baseline(task, network.model)
         assert arm is not None, f"no classical model of {task.task_type.name} reads unlabeled data"
-        return arm
+        if not training or min_labels is None:
+            return arm
+        return ClassicalOrNetworkArm(arm, ModelArm(network.model, training), min_labels)
 
     arm = pretrained.arm
     if isinstance(arm, RecipeChoiceArm):
@@ -471,7 +485,8 @@ _BUILT_IN = (
         "in_domain_with_classical",
         title="pretraining together with a classical model",
         description="Features of the network pretrained on the task's own data, beside those of a "
-        "classical model of the same unlabeled data, read by a simple classifier.",
+        "classical model of the same unlabeled data, read by a simple classifier; or the network "
+        "fine-tuned, where there are labels enough to see that it is better.",
         build=_build_pretrained_with_classical_arm,
         corpus=IN_DOMAIN,
         pretrained=True,

@@ -38,6 +38,7 @@ L2_PENALTIES = tuple(10.0 ** (n / 2) for n in range(-7, 2))
 _ADAPTATION_FIELDS = (
     *("finetune", "learning_rates", "regularizers", "search_grid", "l2_penalties"),
     *("num_windows", "lora", "lora_learning_rates", "transfer", "transfer_step"),
+    "finetune_beside_classical_from",
 )
 
 
@@ -71,6 +72,8 @@ class Recipe:
         regularizer and every regularizer with the first learning rate.
       l2_penalties: grid of the linear probe, ascending and evenly spaced on a log scale; see
         `fm.adaptation.linear_probe.fit_probe`. A search widens it.
+      finetune_beside_classical_from: labels from which the arm that reads the network's features
+        beside a classical model's tries to fine-tune the network instead; None for never.
       lora: adapter configuration.
       lora_learning_rates: grid of LoRA.
     """
@@ -100,6 +103,7 @@ class Recipe:
     num_windows: int = 1
     patch_size: int = 0
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    finetune_beside_classical_from: int | None = 100
     lora_learning_rates: tuple[float, ...] = (1e-2,)
     name: str = ""
     early_stopping_patience: int | None = None

@@ -118,6 +118,8 @@ def text_recipe(profile: str = "default") -> Recipe:
             feature_config=FeatureConfig(chunk_length=64),
         ),
         learning_rates=(1e-2, 3e-3, 3e-2),
+        # On development reviews it costs 0.4 points at 100 labels and 0.7 at 400.
+        finetune_beside_classical_from=None,
     )
     return _for_profile(recipe, profile, in_full=_FULL_STEPS)
 

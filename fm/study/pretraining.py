@@ -15,7 +15,7 @@ from fm.data import tokenizer as bpe
 from fm.data.batches import Batches, patch_batches, text_batches
 from fm.data.datasets import Split
 from fm.data.layouts import PatchLayout
-from fm.data.tokenizer import tokenize_chunks
+from fm.data.tokenizer import token_chunks
 from fm.errors import UserError, error_context
 from fm.model.config import ModelConfig
 from fm.study.config import Recipe
@@ -120,6 +120,7 @@ def pretrain(
         modality,
         recipe,
         processor,
+        _encode(corpus, modality, processor),
         seed=seed,
         out_dir=out_dir,
         run_name=run_name,
@@ -156,12 +157,14 @@ def pretrain_seeds(
         return [
             pretrain(corpus, modality, recipe, processor, seed=0, out_dir=folder, run_name=run_name)
         ]
+    token_ids = _encode(corpus, modality, processor)
     trials = [
         _trial(
             corpus,
             modality,
             recipe,
             processor,
+            token_ids,
             seed=seed,
             out_dir=out_dir / f"seed-{seed}",
             run_name=f"{run_name}, seed {seed}",
@@ -224,11 +227,21 @@ def _train_config(recipe: Recipe, seed: int, cadence: dict[str, int | None]) -> 
     return dataclasses.replace(open_ended_config(recipe, seed), **given)
 
 
+def _encode(corpus: Split, modality: str, processor: Processor) -> list[np.ndarray]:
+    """Returns the token ids of every text of a corpus; of other modalities nothing."""
+    if modality != "text":
+        return []
+    assert processor.tokenizer is not None
+    print(f"tokenizing {len(corpus)} texts …", file=sys.stderr, flush=True)
+    return processor.tokenizer.encode(corpus.texts(range(len(corpus))))
+
+
 def _trial(
     corpus: Split,
     modality: str,
     recipe: Recipe,
     processor: Processor,
+    token_ids: list[np.ndarray],
     *,
     seed: int,
     out_dir: pathlib.Path,
@@ -241,14 +254,15 @@ def _trial(
     if modality == "text":
         tokenizer = processor.tokenizer
         assert tokenizer is not None
-        texts = corpus.texts(train_idx)
-        chunks = tokenize_chunks(tokenizer, texts, recipe.seq_len)
+        chunks, validation_chunks = (
+            [chunk for n in idx for chunk in token_chunks(token_ids[n], recipe.seq_len, tokenizer)]
+            for idx in (train_idx, validation_idx)
+        )
         counts_V = token_counts(chunks, processor.model.vocab_size)
         token_weights = inverse_frequency_weights(
             jnp.asarray(counts_V, jnp.float32), recipe.objective.frequency_exponent
         )
-        metric_unit = BitsPerByte(bytes_per_token(texts, counts_V))
-        validation_chunks = tokenize_chunks(tokenizer, corpus.texts(validation_idx), recipe.seq_len)
+        metric_unit = BitsPerByte(bytes_per_token(corpus.texts(train_idx), counts_V))
         batches = _text_batches(chunks, recipe, seed)
         validation = _text_batches(validation_chunks, recipe, seed)
     else:

@@ -1,11 +1,15 @@
 """Arms: the registry, the pairs compared, and the methods each may use."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from fm.adaptation.methods.finetuning import SELF_TRAINING_ROUNDS
 from fm.errors import UserError
+from fm.evaluation.model_selection import select_trial
 from fm.report.schema import Arm
+from fm.study.adaptation import ClassicalOrNetworkArm
 from fm.study.arms import (
     ARMS,
     arm_names,
@@ -74,6 +78,67 @@ def test_the_network_beside_classical_models_is_given_unlabeled_examples_they_as
     task = prepare_task(config(name, label_budgets=(8,), recipe=recipe(modality)), (), 1)
     build(task, tmp_path, ("in_domain_with_classical",))
     assert len(task.unlabeled_idx) and bool(len(seen[0].unlabeled_idx)) == (modality == "image")
+
+
+class Fixed:
+    """An arm of one setting with a fixed validation score, which predicts its own number."""
+
+    def __init__(self, number, validation, **config):
+        self.number, self.trial = number, {"config": config, "validation": validation}
+
+    def search(self, train_idx, labels, seed):
+        return [self.trial]
+
+    def fit_predict(self, train_idx, labels, seed, hparams):
+        return self.number
+
+    def fit_flops(self, num_labels, hparams):
+        return float(self.number)
+
+
+@pytest.mark.parametrize(
+    ("labels", "network", "chosen"),
+    [
+        (20, 1.0, 1),
+        # Of 25 held-out examples, 0.8 has a standard error of 0.08.
+        (100, 0.79, 1),
+        (100, 0.8, 1),
+        (100, 0.9, 2),
+    ],
+)
+def test_network_is_taken_in_place_of_a_classical_model_where_it_is_clearly_better(
+    labels, network, chosen
+):
+    arm = ClassicalOrNetworkArm(
+        Fixed(1, 0.75, member="words"), Fixed(2, network, method="full"), min_labels=100
+    )
+    classes, idx = np.arange(labels) % 2, np.arange(labels)
+    trials = arm.search(idx, classes, 0)
+    assert len(trials) == (1 if labels < 100 else 2)
+    hparams = select_trial(trials)["config"]
+    assert hparams["method"] == ("classical" if chosen == 1 else "full")
+    assert arm.fit_predict(idx, classes, 0, hparams) == arm.fit_flops(labels, hparams) == chosen
+
+
+@pytest.mark.parametrize(
+    ("min_labels", "methods", "training"),
+    [
+        (20, ("probe", "full", "lora"), ("full", "lora")),
+        (20, ("probe",), ()),
+        (None, ("probe", "full"), ()),
+    ],
+)
+def test_network_beside_classical_models_is_trained_where_recipe_and_methods_say_so(
+    monkeypatch, tmp_path, min_labels, methods, training
+):
+    loads(monkeypatch, *datasets())
+    own = dataclasses.replace(recipe("image"), finetune_beside_classical_from=min_labels)
+    task = prepare_task(config("halves", label_budgets=(8,), recipe=own), (), 1)
+    built = build(task, tmp_path, ("in_domain_with_classical",), methods)
+    arm = built["in_domain_with_classical"].arm
+    assert isinstance(arm, ClassicalOrNetworkArm) == bool(training)
+    if training:
+        assert arm.network.methods == training and arm.min_labels == min_labels
 
 
 def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
