@@ -2,7 +2,8 @@
 
 Most of its time is XLA compiling small programs. What is compiled is kept between runs, and
 `make test`, which checks the mathematics of many, leaves most optimisations out, as do the slow
-tests of many programs; the other slow tests, which CI runs as well, compile as users do.
+tests of many programs; where only these are run, as CI does, they compile without XLA's fusion
+emitters as well. The other slow tests, which CI runs as well, compile as users do.
 """
 
 import gc
@@ -14,7 +15,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 
-_MANY_PROGRAMS = ("study/", "experiments/", "adaptation/", "model/test_archs.py")
+_MANY_PROGRAMS = ("study", "experiments", "adaptation", "model/test_archs.py")
 # Linux ends a process that maps more than 65,530 pieces of memory; each program takes several.
 _MAPS, _MANY_MAPS = pathlib.Path("/proc/self/maps"), 20_000
 _ASKED = jax.config.read("jax_disable_most_optimizations")  # by the environment
@@ -22,7 +23,11 @@ _ASKED = jax.config.read("jax_disable_most_optimizations")  # by the environment
 
 def pytest_configure(config):
     # Two thirds of the time that compiling takes; steps are slower. Later versions have no choice.
-    if _fast(config) and jax.__version_info__ < (0, 11):
+    of_many = _fast(config) or all(
+        _has_many_programs(pathlib.Path(config.invocation_params.dir, arg.split("::")[0]), config)
+        for arg in config.args
+    )
+    if of_many and jax.__version_info__ < (0, 11):
         others = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{others} --xla_cpu_use_fusion_emitters=false".strip()
     # What is compiled stays until the end: walking through it all again and again finds nothing.
@@ -32,8 +37,7 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup(item):
-    path = item.path.relative_to(item.config.rootpath / "tests").as_posix()
-    leaves_out = _ASKED or _fast(item.config) or path.startswith(_MANY_PROGRAMS)
+    leaves_out = _ASKED or _fast(item.config) or _has_many_programs(item.path, item.config)
     jax.config.update("jax_disable_most_optimizations", leaves_out)
 
 
@@ -42,6 +46,11 @@ def pytest_runtest_teardown(item, nextitem):
     if others_follow and _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MANY_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+def _has_many_programs(path, config):
+    tests = config.rootpath / "tests"
+    return any(path.is_relative_to(tests / each) for each in _MANY_PROGRAMS)
 
 
 def _fast(config):
