@@ -36,7 +36,8 @@ def detectable(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """Formats a fraction as a percentage: 0.824 gives `82.4%`."""
-    return MISSING if value is None else f"{100 * value:.1f}%"
+    # A mean summed in another order may differ in its last bit, and so be printed as 68.8 and 68.9.
+    return MISSING if value is None else f"{round(100 * value, 6):.1f}%"
 
 
 def three_digits(value: float | None) -> str:

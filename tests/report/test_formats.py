@@ -35,3 +35,10 @@ def test_units_keep_numbers_short():
 def test_a_detectable_difference_is_at_most_100_points():
     assert formats.detectable(0.0421) == "4.2" and formats.detectable(3.74) == "over 100"
     assert formats.detectable(None) == formats.MISSING
+
+
+def test_percentages_do_not_depend_on_the_last_bit_of_a_mean():
+    below, above = 0.6885 - 1e-15, 0.6885 + 1e-15
+    assert f"{100 * below:.1f}" != f"{100 * above:.1f}"
+    assert formats.percent(below) == formats.percent(0.6885) == formats.percent(above)
+    assert formats.percent(0.824) == "82.4%" and formats.percent(None) == formats.MISSING
