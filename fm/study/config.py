@@ -122,7 +122,8 @@ class Recipe:
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):
                 raise UserError(f"{name}={values}: takes one or more numbers above 0")
-        for name in ("early_stopping_patience", "max_pretrain_minutes"):
+        above_0 = "early_stopping_patience", "max_pretrain_minutes", "finetune_beside_classical_from"
+        for name in above_0:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name}={value}: takes a number above 0, or none")

@@ -106,7 +106,7 @@ def test_a_ledger_that_cannot_be_used_is_said_in_one_line(task, cache, capsys, d
 
 def test_what_had_been_scored_before_this_version_counts():
     history = [each for each in slices.history() if each.dataset == "film_reviews"]
-    film, quick, kept, full, again, extended = history
+    film, quick, kept, full, again, extended, third = history
     start = TASKS["film_reviews"].test_slice
     assert (kept.start, kept.stop) == (start, start + 1000) and len(kept.configs) == 1
     assert (film.stop, quick.start, quick.stop) == (1000, 1000, start) and film.others > 0
@@ -116,10 +116,10 @@ def test_what_had_been_scored_before_this_version_counts():
         wanted = slices.TestSlice(dataset, "", start, stop)
         return slices.scored_before(wanted, own, slices.history())
 
-    assert before(0, 200) == film.others and before(999, 1999) == film.others + 2
+    assert before(0, 200) == film.others and before(999, 1999) == film.others + 3
     assert (full.start, full.stop, again.start) == (kept.stop, kept.stop + 3000, start)
-    assert before(1000, 1100) == 1 and before(start, 2200) == 2 and before(5200, 6000) == 0
-    assert before(start, 2200, own=kept.configs[0]) == 1  # the kept result may be made again
+    assert before(1000, 1100) == 1 and before(start, 2200) == 3 and before(5200, 6000) == 0
+    assert third.start == start and before(start, 2200, own=kept.configs[0]) == 2  # the kept result may be made again
     assert (extended.start, extended.stop) == (full.start, full.stop)
     assert before(2200, 5200) == len(full.configs) + 1
     assert before(0, 10, "unheard_of") == 0
