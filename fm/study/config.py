@@ -122,8 +122,10 @@ class Recipe:
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):
                 raise UserError(f"{name}={values}: takes one or more numbers above 0")
-        above_0 = "early_stopping_patience", "max_pretrain_minutes", "finetune_beside_classical_from"
-        for name in above_0:
+        for name in (
+            *("early_stopping_patience", "max_pretrain_minutes"),
+            "finetune_beside_classical_from",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name}={value}: takes a number above 0, or none")
