@@ -93,3 +93,10 @@ def test_short_name_of_the_working_folder(tmp_path, monkeypatch, inside):
     names = {"": ["sent/1.0.0", "./sent/1.0.0/"], "sent": ["1.0.0", ".", "./1.0.0"]}
     for name in names.get(inside, [".", "..", "../1.0.0"]):
         assert short_name(name) == "sent"
+
+
+@pytest.mark.parametrize("name", ["early_stopping_patience", "finetune_beside_classical_from"])
+def test_limits_are_above_0_or_none(name):
+    assert getattr(dataclasses.replace(recipe("text"), **{name: None}), name) is None
+    with pytest.raises(UserError, match=f"{name}=0: takes a number above 0, or none"):
+        dataclasses.replace(recipe("text"), **{name: 0})
