@@ -1,8 +1,8 @@
-"""Scores a rival that no study trained: a network without pretraining merged with a classical model.
+"""Scores a rival no study trained: a network without pretraining merged with a classical model.
 
     python tests/independent/merged_rival.py experiments/results/compare
 
-`in_domain_with_classical` has two sources, a network and a classical model; the other arms have one.
+`in_domain_with_classical` has two sources, a network and a classical model; the others have one.
 This asks whether a rival with two sources would do better, from the kept predictions alone: an
 item's answer is that of the surer of two arms. Of two classes that is the answer of their mean
 probability. Printed is, for each number of labels, the accuracy in percent of the best rival that
@@ -24,7 +24,7 @@ PRETRAINED = "in_domain_with_classical"
 
 
 def surer(network: pd.DataFrame, classical: pd.DataFrame) -> pd.Series:
-    """Returns for each item the prediction of the arm with the higher probability, the network's in a tie."""
+    """Returns for each item the prediction of the surer arm, in a tie the network's."""
     keep = network.probability >= classical.probability
     return network.prediction.where(keep, classical.prediction)
 
@@ -33,7 +33,9 @@ def table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Returns accuracies in percent: a row for each task and number of labels."""
     rows = []
     for (task, num_labels), group in predictions.groupby(["task", "num_labels"]):
-        arms = {arm: part.set_index(["seed", "item"]).sort_index() for arm, part in group.groupby("arm")}
+        arms = {
+            arm: part.set_index(["seed", "item"]).sort_index() for arm, part in group.groupby("arm")
+        }
         truth = next(iter(arms.values())).truth
         single = {arm: (arms[arm].prediction == truth).mean() for arm in RIVALS if arm in arms}
         merged = {
