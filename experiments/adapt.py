@@ -1,9 +1,9 @@
 """Adapts a pretrained model to labels: linear probe, fine-tuning, LoRA or prompts.
 
-    python -m experiments.adapt --pretrained=runs/pretrain --dataset=film_reviews --labels=200
-    python -m experiments.adapt --pretrained=minilm-l6 --adapt=probe,lora --labels=200
+    python -m experiments.adapt --model=runs/pretrain --dataset=film_reviews --labels=200
+    python -m experiments.adapt --model=minilm-l6 --adapt=probe,lora --labels=200
 
---pretrained is the --out of experiments.pretrain or a published model: a known name, a Hugging Face
+--model is the --out of experiments.pretrain or a published model: a known name, a Hugging Face
 folder or a GGUF file. Without it the parameters are fresh. Chooses among the methods'
 hyper-parameters on validation data cut from the labels, scores the test items once, and writes
 OUT/summary.json. The adapted parameters are not saved.
@@ -26,17 +26,17 @@ from absl import flags
 from experiments import cli, study_flags
 from fm.adaptation.methods import METHODS, check_methods
 from fm.data.datasets import Dataset
-from fm.errors import UserError
+from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import draw_train_idx, select_trial
-from fm.files import expand_path
-from fm.hf.model_zoo import MODEL_ZOO, find_or_fetch_model
+from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
 from fm.parallel.mesh import current_mesh
 from fm.study import presets, run_dir
 from fm.study.adaptation import ModelArm
 from fm.study.arms import load_published_arm
-from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
+from fm.study.config import DEFAULT_METHODS, TaskConfig
 from fm.study.loading import load
+from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
 from fm.study.task_registry import task_spec_or_default
@@ -49,7 +49,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the flags of model, labels and methods."""
     flags.DEFINE_string("dataset", "film_reviews", "name, file or folder", flag_values=values)
     flags.DEFINE_string(
-        "pretrained",
+        "model",
         None,
         f"folder of experiments.pretrain or a published model ({', '.join(MODEL_ZOO)}, a folder or "
         "a GGUF file); default: fresh parameters",
@@ -83,12 +83,13 @@ def main(values: flags.FlagValues) -> None:
         values["seed"].value,
         values["labels"].value,
     )
-    name, size, source = (values[key].value for key in ("dataset", "size", "pretrained"))
+    name, size, source = (values[key].value for key in ("dataset", "size", "model"))
     if size and source:
-        raise UserError(f"--size={size}: the model of --pretrained has its own size; give one")
+        raise UserError(f"--size={size}: that of --model has its own; give one of the two")
     methods = tuple(values["adapt"].value)
     check_methods(methods)
-    study_flags.check_prompts(values, None)
+    study_flags.check_prompts(values)
+    location = find_model(source) if source else None
     if size:
         config_for_size(size)
     options = cli.data_options(values)
@@ -105,15 +106,17 @@ def main(values: flags.FlagValues) -> None:
     if size:
         recipe = presets.with_model_size(recipe, size)
     presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
-    published = bool(source) and _is_published(source)
+    published = location is not None and location.kind == PUBLISHED
     if not published and all(METHODS[method].published_models_only for method in methods):
         raise UserError(
-            f"--adapt={','.join(methods)}: needs a published model as --pretrained; or add probe"
+            f"--adapt={','.join(methods)}: needs a published model as --model; or add probe"
         )
-    pretrained = _load_pretrained(source, data, recipe) if source and not published else None
+    pretrained = None
+    if location is not None and not published:
+        pretrained = _load_pretrained(location, data)
     published_config = (
-        study_flags.published_config(values, source, task_spec_or_default(name), data)
-        if published
+        study_flags.published_config(values, location.name, task_spec_or_default(name), data)
+        if location is not None and published
         else None
     )
     task = _prepare_task(
@@ -124,7 +127,8 @@ def main(values: flags.FlagValues) -> None:
     config = {
         "experiment": "adapt",
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **options},
-        **{key: values[key].value for key in ("pretrained", "labels", "adapt", "seed")},
+        "pretrained": source,
+        **{key: values[key].value for key in ("labels", "adapt", "seed")},
         "published": dataclasses.asdict(published_config) if published_config else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
@@ -200,21 +204,10 @@ def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
     )
 
 
-def _is_published(name: str) -> bool:
-    """Returns whether `name` is a published model rather than a folder of experiments.pretrain."""
-    own = (expand_path(name) / "checkpoints").is_dir()
-    return not own and (name in MODEL_ZOO or find_or_fetch_model(name) is not None)
-
-
-def _load_pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Processor, dict]:
+def _load_pretrained(location: ModelLocation, data: Dataset) -> tuple[Processor, dict]:
     """Returns processor and parameters of a model that reads such data."""
-    try:
-        found = load_pretrained(expand_path(folder))
-    except UserError as error:
-        raise UserError(
-            f"--pretrained={folder}: {error}; takes the --out of experiments.pretrain, a "
-            f"published model's folder or GGUF file, or one of {', '.join(MODEL_ZOO)}"
-        ) from error
+    with error_context(f"--model={location.name}"):
+        found = load_pretrained(location.path)
     processor, shape = found.processor, data.info.get("shape")
     if data.modality == "text":
         fits = processor.tokenizer is not None
@@ -224,7 +217,7 @@ def _load_pretrained(folder: str, data: Dataset, recipe: Recipe) -> tuple[Proces
     if not fits:
         modalities = [*processor.layouts, *["text"] * (processor.tokenizer is not None)]
         raise UserError(
-            f"--pretrained={folder} reads {' and '.join(modalities)}, not {data.modality} like "
+            f"--model={location.name} reads {' and '.join(modalities)}, not {data.modality} like "
             f"{data.name}; takes a model pretrained on such {data.modality}"
         )
     return processor, found.params

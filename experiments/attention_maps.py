@@ -1,6 +1,6 @@
 """Writes a page that shows where each token of one input attends, by layer and head.
 
-    python -m experiments.attention_maps --pretrained=RUN --text="A film to see twice."
+    python -m experiments.attention_maps --model=RUN --text="A film to see twice."
 
 RUN is the folder of one pretrained model: the --out of experiments.pretrain, or one that
 experiments.compare left, such as runs/compare/pretrained/film_reviews-in_domain/seed-0. The input
@@ -19,7 +19,7 @@ from experiments import cli
 from fm.data.load import load
 from fm.data.media import image
 from fm.data.tokenizer import NUM_SPECIALS
-from fm.errors import UserError
+from fm.errors import UserError, error_context
 from fm.files import expand_path, read_bytes
 from fm.parallel import sharding
 from fm.report import attention_maps as page
@@ -32,6 +32,7 @@ from fm.report.attention_maps import (
     to_display_tokens,
 )
 from fm.study import attention_maps, run_dir
+from fm.study.model_folders import RUN, find_model
 from fm.study.pretraining import PretrainedModel, load_pretrained
 from fm.training.multitask import MultitaskObjective
 
@@ -41,7 +42,7 @@ _SPECIAL = ("⟨padding⟩", "⟨start⟩", "⟨end⟩", "⟨mask⟩")
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of model, input and mode."""
     flags.DEFINE_string(
-        "pretrained", None, "folder of one pretrained model, with checkpoints", flag_values=values
+        "model", None, "folder of one pretrained model, with checkpoints", flag_values=values
     )
     flags.DEFINE_string("text", None, "text to show", flag_values=values)
     flags.DEFINE_string("image", None, "image file to show", flag_values=values)
@@ -71,27 +72,21 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Computes the attention maps and writes the page."""
-    run, out_dir = values["pretrained"].value, cli.out_dir(values)
+    run, out_dir = values["model"].value, cli.out_dir(values)
     cli.check_divisible(1, "one input is shown")
     given = [name for name in ("text", "image", "dataset") if values[name].value is not None]
     if len(given) != 1:
         had = " and ".join(f"--{name}" for name in given) or "none"
         raise UserError(f"takes one of --text, --image, --dataset, not {had}")
     if not run:
-        raise UserError("--pretrained: takes the folder of a pretrained model")
+        raise UserError("--model: takes the folder of a pretrained model")
     if values["item"].present and given != ["dataset"]:
         raise UserError("--item: goes with --dataset")
-    try:
-        found = load_pretrained(expand_path(run))
-    except UserError as error:
-        raise UserError(
-            f"--pretrained={run}: {error}; takes the --out of experiments.pretrain or a folder "
-            "like OUT/pretrained/TASK-in_domain/seed-0 of experiments.compare"
-        ) from error
+    location = find_model(run, (RUN,))
+    with error_context(f"--model={location.name}"):
+        found = load_pretrained(location.path)
     if isinstance(found.objective, MultitaskObjective):
-        raise UserError(
-            f"--pretrained={run} was trained on several modalities; takes a model of one"
-        )
+        raise UserError(f"--model={run} was trained on several modalities; takes a model of one")
     mode = values["mode"].value or attention_maps.default_mode(found.objective)
     flag = f"--{given[0]}"
     source, description = _input(values, given[0], found)

@@ -39,6 +39,7 @@ from fm.model.sampling import SamplingConfig
 from fm.model.text_stream import continuation_decoder, stream_text
 from fm.parallel import sharding
 from fm.study import run_dir, sampling
+from fm.study.model_folders import RUN, find_model
 from fm.study.pretraining import load_pretrained
 
 _CONTINUOUS = ("image", "audio", "video")
@@ -247,8 +248,9 @@ def _generate_examples(values: flags.FlagValues) -> None:
         raise UserError(f"--temperature={values['temperature'].value:g} must be at least 0")
     if not name:
         raise UserError("--model is needed and must not be empty")
+    location = find_model(name, (RUN,))
     try:
-        found = load_pretrained(expand_path(name))
+        found = load_pretrained(location.path)
         layout = sampling.check_can_sample(
             found, modality, captioned=values["prompt"].value is not None
         )
@@ -302,8 +304,8 @@ def _init_example(source: str, layout: PatchLayout) -> np.ndarray:
 
 def load_text_model(name: str) -> TextModel:
     """Returns the model in a folder of experiments.pretrain, or a published one."""
-    path = expand_path(name)
-    return _own_model(path) if (path / "checkpoints").is_dir() else _published_model(name)
+    found = find_model(name)
+    return _own_model(found.path) if found.kind == RUN else _published_model(found.name)
 
 
 def _published_model(name: str) -> TextModel:

@@ -19,7 +19,6 @@ from fm.data.datasets import Dataset, development_dataset
 from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.files import expand_path
-from fm.hf import model_zoo
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import config_for_size
 from fm.study import presets, run_dir
@@ -34,6 +33,7 @@ from fm.study.config import (
 )
 from fm.study.config_ablations import check_upstream
 from fm.study.loading import load
+from fm.study.model_folders import PUBLISHED, find_model
 from fm.study.recipe_files import RecipeFile, read_recipe_file
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
 from fm.study.task_types import TaskType, task_type_of
@@ -57,7 +57,7 @@ def define(
       published_model: of text tasks if none is named.
     """
     flags.DEFINE_string(
-        "published_model",
+        "model",
         None,
         f"model of the published arm: {', '.join(MODEL_ZOO)}, a Hugging Face folder or a GGUF "
         f"file; by default {published_model or 'none'} for text (in the quick profile none unless "
@@ -282,13 +282,8 @@ def define_prompts(values: flags.FlagValues) -> None:
     )
 
 
-def check_prompts(values: flags.FlagValues, model: str | None) -> None:
+def check_prompts(values: flags.FlagValues) -> None:
     """Raises UserError for flags of `define_prompts` that are wrong whatever the data."""
-    if model and model not in MODEL_ZOO and model_zoo.find_or_fetch_model(model) is None:
-        raise UserError(
-            f"--published_model={model}: must be a model's folder (config.json, safetensors), a "
-            f"GGUF file, or one of {', '.join(MODEL_ZOO)}"
-        )
     _num_fewshot(values)
     if values["template"].value is not None:
         PromptTemplate(values["template"].value, tuple(values["answers"].value or ("a", "b")))
@@ -434,20 +429,22 @@ def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
     check_methods(methods)
     arms = values["arms"].value
     check_arms(arms, "compare", DEFAULT_METHODS)
-    for flag, arm in (("published_model", "published"), ("out_of_domain_dataset", OUT_OF_DOMAIN)):
+    for flag, arm in (("model", "published"), ("out_of_domain_dataset", OUT_OF_DOMAIN)):
         if values[flag].value and arm not in arms:
             raise UserError(
                 f"--{flag}={values[flag].serialize().partition('=')[2]}: is for the {arm} arm, "
                 f"which --arms={','.join(arms)} leaves out; add it, or leave this flag out"
             )
-    if values["published_model"].value and not _published_methods(values):
+    if values["model"].value and not _published_methods(values):
         raise UserError(
-            f"--published_model={values['published_model'].value}: --adapt={','.join(methods)} "
+            f"--model={values['model'].value}: --adapt={','.join(methods)} "
             f"trains the model itself, which the published arm does not; add "
             f"{_listed_published_methods()}, or leave this flag out"
         )
     _check_name(values)
-    check_prompts(values, values["published_model"].value)
+    check_prompts(values)
+    if values["model"].value:
+        find_model(values["model"].value, (PUBLISHED,))
     if values["size"].value:
         config_for_size(values["size"].value)
     if values["label_budgets"].value is not None:
@@ -478,12 +475,12 @@ def _listed_published_methods() -> str:
 
 def _published_model(values: flags.FlagValues, default: str | None) -> str | None:
     """Returns the model of the published arm, None for no such arm."""
-    model = values["published_model"].value
+    model = values["model"].value
     named = not values["arms"].using_default_value and "published" in values["arms"].value
     if model is None and (named or values["profile"].value != "quick"):
         model = default
     if named and not model:
-        raise UserError("--arms=published: needs --published_model=NAME, such as minilm-l6")
+        raise UserError("--arms=published: needs --model=NAME, such as minilm-l6")
     if not model or "published" not in values["arms"].value:
         return None
     if not named and not _published_methods(values):
@@ -494,7 +491,7 @@ def _published_model(values: flags.FlagValues, default: str | None) -> str | Non
             file=sys.stderr,
         )
         return None
-    return model
+    return find_model(model, (PUBLISHED,)).name
 
 
 def _excluded_arms(

@@ -397,9 +397,7 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
     if not task.is_text:
         raise UserError(f"published models read text, but {task.name} is {task.modality}")
     if config is None:
-        raise UserError(
-            f"the published arm of {task.name} needs a published model: --published_model=NAME"
-        )
+        raise UserError(f"the published arm of {task.name} needs a published model: --model=NAME")
     return build_published_arm(
         config,
         task.config.recipe,

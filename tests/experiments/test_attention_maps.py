@@ -42,9 +42,7 @@ def look(call, pretrained, tmp_path):
 
     def run(modality, *arguments):
         out = tmp_path / "out"
-        done = call(
-            "attention_maps", f"--pretrained={pretrained[modality]}", f"--out={out}", *arguments
-        )
+        done = call("attention_maps", f"--model={pretrained[modality]}", f"--out={out}", *arguments)
         assert done.code == 0, done.err
         assert str(out / "attention_maps.html") in done.out
         return Page((out / "attention_maps.html").read_text())
@@ -99,10 +97,10 @@ def test_a_run_of_pretrain(pretrained, call, tmp_path):
     run = shutil.copytree(pretrained["text"], tmp_path / "run")
     shutil.copy(pretrained["text"].parent / "tokenizer.json", run)
     (tmp_path / "tokenizer.json").write_text("of something else")
-    done = call("attention_maps", f"--pretrained={run}", "--text=apple", f"--out={tmp_path}")
+    done = call("attention_maps", f"--model={run}", "--text=apple", f"--out={tmp_path}")
     assert done.code == 0, done.err
     (run / "tokenizer.json").unlink()
-    done = call("attention_maps", f"--pretrained={run}", "--text=apple", f"--out={tmp_path}")
+    done = call("attention_maps", f"--model={run}", "--text=apple", f"--out={tmp_path}")
     assert done.code == 2 and "not a saved tokenizer" in done.error
 
 
@@ -136,8 +134,8 @@ def test_processor_and_objective_are_restored(pretrained):
         ("image", ["--image=IMAGE", "--item=2"], ["--item", "goes with --dataset"]),
         ("text", ["--text=a", "--max_length=1"], ["--max_length=1: takes"]),
         ("text", ["--text=a", "--mode=both"], ["--mode=both", "causal, bidirectional"]),
-        (None, ["--text=a", "--pretrained=nowhere"], ["--pretrained=nowhere", "seed-0"]),
-        (None, ["--text=a"], ["--pretrained", "folder of a pretrained model"]),
+        (None, ["--text=a", "--model=nowhere"], ["--model=nowhere", "seed-0"]),
+        (None, ["--text=a"], ["--model", "folder of a pretrained model"]),
     ],
     ids=lambda value: " ".join(value).replace("\udc80", "?") if isinstance(value, list) else None,
 )
@@ -152,7 +150,7 @@ def test_bad_input(call, pretrained, tmp_path, model, arguments, parts):
     for name, path in files.items():
         arguments = [argument.replace(name, str(path)) for argument in arguments]
     if model:
-        arguments = [f"--pretrained={pretrained[model]}", *arguments]
+        arguments = [f"--model={pretrained[model]}", *arguments]
     done = call("attention_maps", f"--out={tmp_path / 'out'}", *arguments)
     assert done.code == 2 and all(part in done.error for part in parts), done.error
     assert not (tmp_path / "out").exists()
@@ -163,7 +161,7 @@ def test_an_output_folder_that_cannot_be_made(call, pretrained, tmp_path):
     for out in ("file", "file/sub"):
         done = call(
             "attention_maps",
-            f"--pretrained={pretrained['text']}",
+            f"--model={pretrained['text']}",
             "--text=apple",
             f"--out={tmp_path / out}",
         )
@@ -173,7 +171,7 @@ def test_an_output_folder_that_cannot_be_made(call, pretrained, tmp_path):
 def test_a_locked_folder_is_left_alone(call, pretrained, tmp_path, held):
     out = tmp_path / "out"
     for name, flags in (
-        ("attention_maps", [f"--pretrained={pretrained['text']}", "--text=apple"]),
+        ("attention_maps", [f"--model={pretrained['text']}", "--text=apple"]),
         ("generate", [f"--model={pretrained['image']}", "--modality=image"]),
     ):
         with held(out) as holder:

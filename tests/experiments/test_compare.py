@@ -128,7 +128,7 @@ def test_own_csv(call, tmp_path, tiny, reviews):
         f"--dataset={path}",
         "--seeds=2",
         f"--out={tmp_path / 'run'}",
-        "--published_model=",
+        "--model=",
     )
     done = call(*flags, "--label_budgets=8,40")
     assert done.code == 0, done.err
@@ -155,7 +155,7 @@ def test_a_published_model_of_ones_own(call, tmp_path, tiny, reviews):
     hf.save_pretrained(tmp_path / "model", problems.pretrained("llama"))
     out = tmp_path / "run"
     flags = f"--tasks={path},digits", "--arms=scratch,published,classical", "--label_budgets=12,20"
-    again = f"--published_model={tmp_path / 'model'}", "--adapt=probe,lora,prompt", "--seeds=2"
+    again = f"--model={tmp_path / 'model'}", "--adapt=probe,lora,prompt", "--seeds=2"
     asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--max_length=16"
     done = call("compare", *flags, *again, *asked, f"--out={out}")
     assert done.code == 0, done.err
@@ -218,7 +218,7 @@ def test_own_named_entities(call, tmp_path, tiny):
     path.write_text("".join(_going(draws, n % 4 > 0) for n in range(160)))
     flags = f"--tasks={path},digits", "--profile=quick", "--seeds=2", "--label_budgets=20"
     hf.save_pretrained(tmp_path / "model", problems.pretrained("bert"))
-    given = f"--published_model={tmp_path / 'model'}", "--out_of_domain_dataset=,"
+    given = f"--model={tmp_path / 'model'}", "--out_of_domain_dataset=,"
     done = call("compare", *flags, *given, f"--out={out}")
     assert done.code == 0, done.err
     assert "places: skipping the out_of_domain arm" in done.err
@@ -300,7 +300,7 @@ def test_a_copied_test_item_is_taken_out_of_the_training_data(call, tmp_path, ti
         "--label_budgets=8",
         "--seeds=1",
         f"--out={out}",
-        "--published_model=",
+        "--model=",
     )
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())

@@ -62,9 +62,9 @@ def test_budgets_of_a_joint_study_fit_all_its_tasks(twenty, reviews):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--published_model=minilm-l6", "--adapt=full"], ["--adapt=full", "probe or prompt"]),
-        (["--published_model=minilm-l6", "--adapt=full,lora"], ["--adapt=full,lora", "add probe"]),
-        (["--published_model=minilm-l6", "--arms=scratch,classical"], ["the published arm"]),
+        (["--model=minilm-l6", "--adapt=full"], ["--adapt=full", "probe or prompt"]),
+        (["--model=minilm-l6", "--adapt=full,lora"], ["--adapt=full,lora", "add probe"]),
+        (["--model=minilm-l6", "--arms=scratch,classical"], ["the published arm"]),
         (["--out_of_domain_dataset=digits", "--arms=scratch,in_domain"], ["out_of_domain arm"]),
         (["--name=films"], ["--name=films", "--dataset, which is not given"]),
         (["--dataset=a.csv", "--name=../films"], ["--name=../films", "letters"]),

@@ -61,7 +61,7 @@ def write_tickets(path, classes, count=120):
 
 def run(module, out_dir, *arguments):
     name = module.__name__.rpartition(".")[2]
-    shared = ["--profile=quick", "--seeds=2", "--published_model=", f"--out={out_dir}"]
+    shared = ["--profile=quick", "--seeds=2", "--model=", f"--out={out_dir}"]
     code = cli.call(name, module.__doc__, module.define, module.main, [*shared, *arguments])
     assert code == 0
     return json.loads((out_dir / "results.json").read_text())

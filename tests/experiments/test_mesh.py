@@ -141,7 +141,7 @@ def test_a_model_is_read_on_a_mesh(call, tmp_path, tiny):
     assert call("pretrain", *flags).code == 0
     made = "--modality=image", f"--model={run}", "--samples=4"
     assert call("generate", *made, f"--out={tmp_path / 'one'}").code == 0
-    look = f"--pretrained={run}", "--dataset=digits", f"--out={tmp_path / 'maps'}"
+    look = f"--model={run}", "--dataset=digits", f"--out={tmp_path / 'maps'}"
     started = [
         _process(4, "generate", *made, "--mesh=fsdp:4", f"--out={tmp_path / 'four'}"),
         _process(4, "generate", *made[:2], "--mesh=data:4", f"--out={tmp_path / 'none'}"),

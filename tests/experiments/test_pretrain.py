@@ -94,7 +94,7 @@ def test_several_data_sets_train_one_model_that_samples_images(
 def test_adapt_takes_the_pretrained_model(call, tmp_path, tiny, reviews):
     pretrained, out = tmp_path / "pretrained", tmp_path / "adapted"
     assert call("pretrain", "--dataset=digits", "--steps=3", f"--out={pretrained}").code == 0
-    flags = "adapt", f"--pretrained={pretrained}", "--dataset=digits", "--labels=20"
+    flags = "adapt", f"--model={pretrained}", "--dataset=digits", "--labels=20"
     done = call(*flags, f"--out={out}", "--seed=100000")
     assert done.code == 0, done.err
     summary = json.loads((out / "summary.json").read_text())
@@ -111,7 +111,7 @@ def test_adapt_takes_a_published_model(call, tmp_path, tiny, reviews):
     inputs, labels = two_class_texts(120)
     path = reviews(list(zip(inputs, np.array(["bad", "good"])[labels], strict=True)))
     hf.save_pretrained(tmp_path / "model", helpers_hf.pretrained("llama"))
-    flags = "adapt", f"--pretrained={tmp_path / 'model'}", f"--dataset={path}", "--labels=20"
+    flags = "adapt", f"--model={tmp_path / 'model'}", f"--dataset={path}", "--labels=20"
     asked = "--template=w1 {text} w2 {answer}", "--answers=w3,w4", "--max_length=16"
     for method in ("full", "probe", "lora", "prompt"):
         out = tmp_path / method

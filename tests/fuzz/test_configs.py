@@ -94,7 +94,7 @@ def test_a_run_config(content, experiment):
         (out / "config.json").write_bytes(content)
         given = [f"--dataset={data}", f"--out={out}"]
         if experiment == "compare":
-            given += ["--published_model=", "--label_budgets=20"]
+            given += ["--model=", "--label_budgets=20"]
         done = guard.run(experiment, given, pathlib.Path(folder, "none"))
         assert done.code == 2 and str(out) in done.error
         assert (out / "config.json").read_bytes() == content

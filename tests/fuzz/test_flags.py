@@ -20,9 +20,9 @@ from tests.study.helpers_study import texts
 
 # Valid data, so that later checks are reached, and nothing that is downloaded.
 BASE = {
-    "compare": ["--dataset=DATA", "--published_model=", "--label_budgets=20", "--seeds=2"],
+    "compare": ["--dataset=DATA", "--model=", "--label_budgets=20", "--seeds=2"],
     "ablate": [
-        *("--dataset=DATA", "--published_model=", "--label_budgets=20", "--seeds=2"),
+        *("--dataset=DATA", "--model=", "--label_budgets=20", "--seeds=2"),
         *("--field=steps", "--values=1,2"),
     ],
     "search": ["--dataset=DATA", "--label_budgets=20", "--seeds=2", "--field=steps=1,2"],
@@ -32,7 +32,7 @@ BASE = {
     "text_quality": ["--domains=DATA,OTHER", "--embedder=tfidf"],
     "benchmark": ["--suite=matmul", "--baseline=none"],
     "generate": ["--model=DATA", "--prompt=a"],
-    "attention_maps": ["--pretrained=DATA", "--text=a"],
+    "attention_maps": ["--model=DATA", "--text=a"],
     "report": [],
     "paired": ["FIRST", "SECOND"],
     "doctor": [],
