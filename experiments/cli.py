@@ -10,6 +10,7 @@ import difflib
 import io
 import pathlib
 import re
+import shlex
 import signal
 import sys
 import textwrap
@@ -352,6 +353,22 @@ def out_dir(values: flags.FlagValues) -> pathlib.Path:
     if not values["out"].value.strip():
         raise UserError(f"--out={values['out'].value}: takes the name of a folder")
     return expand_path(values["out"].value)
+
+
+def print_next(purpose: str, experiment: str, **given: object) -> None:
+    """Prints the command that goes on from a finished run, as the run's last line.
+
+    Args:
+      purpose: what it is for, such as "label new files".
+      experiment: as in `python -m experiments.NAME`.
+      **given: its flags. A text in capitals, such as FILE, stands for what the user fills in.
+    """
+    parts = [
+        f"--{flag}={value if str(value).isupper() else shlex.quote(str(value))}"
+        for flag, value in given.items()
+    ]
+    command = " ".join(["python -m", f"experiments.{experiment}", *parts])
+    print(one_line(f"next, to {purpose}: {command}"))
 
 
 def parse_weights(flag: str, text: str | None, names: Sequence[str]) -> dict[str, float]:
