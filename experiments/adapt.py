@@ -29,7 +29,6 @@ from fm.data.datasets import Dataset
 from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import draw_train_idx, select_trial
 from fm.hf.model_zoo import MODEL_ZOO
-from fm.model.config import config_for_size
 from fm.parallel.mesh import current_mesh
 from fm.study import presets, run_dir
 from fm.study.adaptation import ModelArm
@@ -55,9 +54,7 @@ def define(values: flags.FlagValues) -> None:
         "a GGUF file); default: fresh parameters",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "size", None, "of a fresh model: nano, micro, tiny, small or base", flag_values=values
-    )
+    study_flags.define_model_size(values, "fresh model's", "fm")
     flags.DEFINE_integer(
         "labels", 100, "number of labeled examples", flag_values=values, lower_bound=2
     )
@@ -83,15 +80,17 @@ def main(values: flags.FlagValues) -> None:
         values["seed"].value,
         values["labels"].value,
     )
-    name, size, source = (values[key].value for key in ("dataset", "size", "model"))
-    if size and source:
-        raise UserError(f"--size={size}: that of --model has its own; give one of the two")
+    name, source = values["dataset"].value, values["model"].value
+    for flag in ("size", "arch"):
+        if values[flag].value and source:
+            raise UserError(
+                f"--{flag}={values[flag].value}: --model={source} has its own; give one of the two"
+            )
     methods = tuple(values["adapt"].value)
     check_methods(methods)
     study_flags.check_prompts(values)
     location = find_model(source) if source else None
-    if size:
-        config_for_size(size)
+    study_flags.check_size(values)
     options = cli.data_options(values)
     data = load(name, **options)
     task_type = task_type_of(data)
@@ -103,8 +102,7 @@ def main(values: flags.FlagValues) -> None:
     recipe = presets.with_fitting_patch_size(
         presets.modality_recipe(data.modality), data.info.get("shape")
     )
-    if size:
-        recipe = presets.with_model_size(recipe, size)
+    recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
     presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     published = location is not None and location.kind == PUBLISHED
     if not published and all(METHODS[method].published_models_only for method in methods):

@@ -15,16 +15,34 @@ import dataclasses
 from absl import flags
 
 from experiments import cli
-from fm.model.config import PUBLISHED_CONFIGS, REMAT_POLICIES
+from fm.model.config import (
+    PUBLISHED_CONFIGS,
+    REMAT_POLICIES,
+    SIZES,
+    ModelConfig,
+    config_for_size,
+    describe_sizes,
+)
 from fm.parallel.mesh import parse_mesh
 from fm.planning import chips
 from fm.planning.plan import Plan, PlanRequest, default_batch_size, find_fitting_plan
 from fm.training.optimizer import OptimizerConfig
 
+# Of the tokenizers that experiments.pretrain trains.
+_VOCAB_SIZE = 4096
+
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of model, chips and batch."""
-    flags.DEFINE_enum("size", "1b", list(PUBLISHED_CONFIGS), "model size", flag_values=values)
+    flags.DEFINE_enum(
+        "size",
+        "1b",
+        list(SIZES),
+        f"model size, here with the parameters of its layers: {describe_sizes()}; those from 124m "
+        "are GPT-2's and Llama 3's with their vocabularies, smaller ones Llama-shaped with a "
+        f"vocabulary of {_VOCAB_SIZE:,}",
+        flag_values=values,
+    )
     flags.DEFINE_enum("chip", "h100", list(chips.CHIPS), "kind of device", flag_values=values)
     flags.DEFINE_string(
         "mesh",
@@ -63,9 +81,9 @@ def main(values: flags.FlagValues) -> None:
     given = {name: values[name].value for name in values}
     chip = chips.get_chip(given["chip"])
     model_config = dataclasses.replace(
-        PUBLISHED_CONFIGS[given["size"]], dtype=chip.dtype, scan_layers=True
+        planned_config(given["size"]), dtype=chip.dtype, scan_layers=True
     )
-    seq_len = given["seq_len"] or min(4096, model_config.max_seq_len)
+    seq_len = given["seq_len"] or min(4096, model_config.max_seq_len or 4096)
     accumulate = given["grad_accum_steps"]
     batch_size = given["batch_size"] or default_batch_size(given["chips"], seq_len) * accumulate
     request = PlanRequest(
@@ -81,6 +99,12 @@ def main(values: flags.FlagValues) -> None:
     )
     mesh = parse_mesh(given["mesh"]) if given["mesh"] is not None else None
     print(format_plan(find_fitting_plan(request, mesh, given["remat_policy"])))
+
+
+def planned_config(size: str) -> ModelConfig:
+    """Returns the config of a size: a published model's, or that of a small one of one's own."""
+    known = PUBLISHED_CONFIGS.get(size)
+    return known or config_for_size(size, "llama", vocab_size=_VOCAB_SIZE)
 
 
 def format_plan(plan: Plan) -> str:

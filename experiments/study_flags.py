@@ -20,7 +20,7 @@ from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.files import expand_path
 from fm.hf.model_zoo import MODEL_ZOO
-from fm.model.config import config_for_size
+from fm.model.config import ARCHS, config_for_size, describe_sizes
 from fm.study import presets, run_dir
 from fm.study.arms import ARMS, OUT_OF_DOMAIN, arm_names, check_arms
 from fm.study.config import (
@@ -126,9 +126,7 @@ def define(
         flag_values=values,
         lower_bound=0.0,
     )
-    flags.DEFINE_string(
-        "size", None, "model size: nano, micro, tiny, small or base", flag_values=values
-    )
+    define_model_size(values)
     define_recipe(values)
     flags.DEFINE_list(
         "more_recipes",
@@ -145,6 +143,32 @@ def define(
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, out)
+
+
+def define_model_size(
+    values: flags.FlagValues, what: str = "model", arch: str = "that of the recipe"
+) -> None:
+    """Defines --size and --arch.
+
+    Args:
+      values: to hold them.
+      what: what has the size, for --help.
+      arch: the default architecture, for --help.
+    """
+    flags.DEFINE_string(
+        "size",
+        None,
+        f"{what} size, here with the parameters of its layers: {describe_sizes()}",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "arch",
+        None,
+        list(ARCHS),
+        "architecture: fm's own, or that of Llama, which experiments.export can write for "
+        f"`transformers`; by default {arch}",
+        flag_values=values,
+    )
 
 
 def define_recipe(values: flags.FlagValues) -> None:
@@ -178,6 +202,12 @@ def with_recipe_flags(recipe: Recipe, values: flags.FlagValues, file: RecipeFile
     return dataclasses.replace(
         recipe, early_stopping_patience=patience, max_pretrain_minutes=minutes
     )
+
+
+def check_size(values: flags.FlagValues) -> None:
+    """Raises UserError if --size names no size, before any data are read."""
+    if values["size"].value is not None:
+        config_for_size(values["size"].value)
 
 
 def recipe_file(values: flags.FlagValues) -> RecipeFile | None:
@@ -445,8 +475,7 @@ def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
     check_prompts(values)
     if values["model"].value:
         find_model(values["model"].value, (PUBLISHED,))
-    if values["size"].value:
-        config_for_size(values["size"].value)
+    check_size(values)
     if values["label_budgets"].value is not None:
         cli.parse_counts("--label_budgets", values["label_budgets"].value)
 
@@ -545,8 +574,7 @@ def _task_config(
         )
         file = None
     recipe = with_recipe_flags(recipe, values, file)
-    if values["size"].value:
-        recipe = presets.with_model_size(recipe, values["size"].value)
+    recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
     others = [
         presets.with_fitting_patch_size(each, data.info.get("shape"), _MIN_PATCHES)
         for each in other_recipes(spec.name, recipe, values, data.modality, task_type.name)

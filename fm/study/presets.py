@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig
@@ -18,12 +18,13 @@ from fm.data.patches import DEFAULT_IMAGE_SIZE, is_large, max_patches
 from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.model import flops
-from fm.model.config import ModelConfig, config_for_size
+from fm.model.config import ModelConfig, config_for_size, with_arch
 from fm.study.config import JointRecipe, Recipe
 from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 
 PROFILES = ("quick", "default", "full")
+_AnyRecipe = TypeVar("_AnyRecipe", Recipe, JointRecipe)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,9 +271,20 @@ def instruction_tuning_config(profile: str) -> FinetuneConfig:
     return _shortened(FinetuneConfig(min_steps=384, min_epochs=14.0, batch_size=24), profile)
 
 
-def with_model_size(recipe: Recipe, size: str) -> Recipe:
-    """Returns the recipe with its model resized to a named size of `config_for_size`."""
-    return dataclasses.replace(recipe, model=config_for_size(size))
+def with_model(recipe: _AnyRecipe, size: str | None = None, arch: str | None = None) -> _AnyRecipe:
+    """Returns the recipe with a model of a named size and architecture.
+
+    Args:
+      recipe: the recipe.
+      size: see `config_for_size`; None leaves the recipe's size.
+      arch: see `with_arch`; None leaves the recipe's architecture, or with a size fm's.
+    """
+    model = recipe.model
+    if size is not None:
+        model = config_for_size(size, arch or "fm")
+    elif arch is not None:
+        model = with_arch(model, arch)
+    return dataclasses.replace(recipe, model=model)
 
 
 def with_fitting_patch_size(

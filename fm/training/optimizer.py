@@ -68,6 +68,17 @@ class OptimizerConfig:
                     f"optimizer: {name}={getattr(self, name)} must be from 0 to under 1"
                 )
 
+    def with_learning_rate(self, learning_rate: float) -> OptimizerConfig:
+        """Returns the config with another `learning_rate`; both groups' rates keep their ratio.
+
+        Raises:
+          UserError: the rate is not a number above 0.
+        """
+        factor = learning_rate / self.learning_rate
+        return dataclasses.replace(
+            self, learning_rate=learning_rate, adam_learning_rate=factor * self.adam_learning_rate
+        )
+
 
 def learning_rate_schedule(
     optimizer_config: OptimizerConfig, peak: float, steps: int
