@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
+from fm.data.datasets import example_split
 from fm.data.load import load
 from fm.data.media import image
 from fm.data.tokenizer import NUM_SPECIALS
@@ -122,19 +123,19 @@ def _input(
         return image.image_to_array(opened, (opened.height, opened.width, channels)), path.name
     where = cli.data_options(values)
     data, item = load(given, **where), values["item"].value
-    if item >= len(data.test):
+    split, kind = example_split(data)
+    if item >= len(split):
         raise UserError(
-            f"--item={item}: {given} has {len(data.test)} test items; takes 0 to "
-            f"{len(data.test) - 1}"
+            f"--item={item}: {given} has {len(split)} {kind} items; takes 0 to {len(split) - 1}"
         )
     # TFDS marks a withheld label with -1.
-    known = data.test.labels is not None and data.test.labels[item] >= 0
-    label = data.classes[data.test.labels[item]] if known else ""
-    description = f"test item {item} of {data.name}{f', labeled {label}' if label else ''}"
+    known = split.labels is not None and split.labels[item] >= 0
+    label = data.classes[split.labels[item]] if split.labels is not None and known else ""
+    description = f"{kind} item {item} of {data.name}{f', labeled {label}' if label else ''}"
     if (data.modality == "image") == (found.processor.tokenizer is not None):
         reads = "images" if found.processor.tokenizer is None else "text"
         raise UserError(f"--dataset={given}: is {data.modality}, but this model reads {reads}")
-    return data.test.inputs([item])[0], description
+    return split.inputs([item])[0], description
 
 
 def _patches(found: PretrainedModel, kind: str) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 from fm.parallel import distributed
 from fm.parallel.mesh import MeshConfig, config_from_mesh, current_mesh, default_mesh, parse_mesh
+from fm.study.config import FURTHER_DATA_FIELDS
 from fm.study.loading import datasets_read_once
 from fm.training import runtime
 from fm.training.failures import first_line, is_out_of_memory
@@ -264,14 +265,63 @@ def define_data(values: flags.FlagValues) -> None:
     for name, default, text in (
         ("data_dir", None, "folder of prepared TFDS data sets; default: the user's cache folder"),
         ("text_column", "text", "column, key or TFDS feature of the text"),
-        ("label_column", "label", "column, key or TFDS feature of the label; empty for none"),
+        (
+            "label_column",
+            "label",
+            "column, key or TFDS feature of the label; several, such as sport,politics, are 0/1 "
+            "columns of a label set; empty for none",
+        ),
+        (
+            "label_separator",
+            "",
+            "separates the classes of a label set in --label_column, such as ; (lists in .jsonl "
+            "and .parquet files need none)",
+        ),
+        (
+            "value_column",
+            "",
+            "column, key or TFDS feature of a number to predict, instead of a label",
+        ),
         ("target_column", "", "column or key of a text to generate, instead of a label"),
+        ("second_text_column", "", "column or key of the second text of a pair"),
+        (
+            "file_column",
+            "",
+            "column or key of the image, sound, clip or .txt file that is the input, relative to "
+            "the table's folder",
+        ),
+        (
+            "id_column",
+            "",
+            "column, key or TFDS feature of the id of an example, for predictions; default: file "
+            "and row, or the path of a media file",
+        ),
+        (
+            "group_column",
+            "",
+            "column, key or TFDS feature of a group, such as the author: its examples stay in one "
+            "split, and intervals take them together",
+        ),
+        (
+            "unlabeled",
+            "",
+            "file or folder of further unlabeled examples to pretrain on; several separated by "
+            "commas (rows of --dataset with an empty label are unlabeled, too)",
+        ),
+        (
+            "validation",
+            "",
+            "file or folder of further labeled examples: they join the training examples, as "
+            "settings are chosen on parts of each seed's own labels; without any test split they "
+            "are the test split",
+        ),
+        ("test", "", "file or folder that is the test split; default: 20% of the labeled examples"),
         (
             "item_group",
             "",
             "column, key or TFDS feature of the group of an example, such as its author, for "
-            "intervals by group; default: the speaker of --speaker_field, or a built-in data set's "
-            "own",
+            "intervals by group alone, not for splits; default: --group_column, the speaker of "
+            "--speaker_field, or a built-in data set's own",
         ),
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
@@ -335,13 +385,16 @@ def define_processes(values: flags.FlagValues) -> None:
 def data_options(values: flags.FlagValues) -> dict[str, Any]:
     """Returns the flags of `define_data` as keyword arguments of `fm.data.load.load`.
 
+    Flags of `FURTHER_DATA_FIELDS` that are not given are left out.
+
     Raises:
       UserError: --image_size is out of range.
     """
     check_image_size(values["image_size"].value)
     names = ("data_dir", "text_column", "label_column", "target_column", "encoding", "item_group")
     names += ("image_size", "label_field", "speaker_field")
-    return {name: values[name].value for name in names}
+    given = [name for name in FURTHER_DATA_FIELDS if values[name].value]
+    return {name: values[name].value for name in (*names, *given)}
 
 
 def out_dir(values: flags.FlagValues) -> pathlib.Path:

@@ -25,6 +25,7 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
+from fm.data.datasets import example_split
 from fm.data.layouts import PatchLayout
 from fm.data.load import load as load_dataset
 from fm.data.media import MediaSpec, get_modality
@@ -297,9 +298,10 @@ def _init_example(source: str, layout: PatchLayout) -> np.ndarray:
             f"--init_example={source}: is not {layout.modality} of the shape that the model was "
             "trained on"
         )
-    if int(item) >= len(data.test):
-        raise UserError(f"--init_example={source}: {name} has {len(data.test)} test items, from 0")
-    return np.asarray(data.test.inputs([int(item)]))[0]
+    split, kind = example_split(data)
+    if int(item) >= len(split):
+        raise UserError(f"--init_example={source}: {name} has {len(split)} {kind} items, from 0")
+    return np.asarray(split.inputs([int(item)]))[0]
 
 
 def load_text_model(name: str) -> TextModel:

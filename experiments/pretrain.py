@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from experiments import cli, study_flags
+from fm.data.file_counts import tell_files
 from fm.data.load import load
 from fm.errors import UserError
 from fm.files import expand_path
@@ -123,6 +124,7 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     options, file = cli.data_options(values), study_flags.recipe_file(values)
     with distributed.lead_process_first("data"):
         data = load(name, **options)
+        tell_files(data)
     if file is not None and not file.fits(data.modality):
         raise UserError(f"--recipe={file.path} is for {file.fits_what}, not for {data.modality}")
     check_corpus_size(name, len(data.train))
@@ -183,8 +185,13 @@ def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
     if not set(captioned) <= set(names):
         raise UserError(f"--captioned={','.join(captioned)}: takes some of {', '.join(names)}")
     options = cli.data_options(values)
+    for flag in ("unlabeled", "validation", "test"):
+        if options.get(flag):
+            raise UserError(f"--{flag}={options[flag]}: is for one data set, not for several")
     with distributed.lead_process_first("data"):
         datasets = {name: load(name, **options) for name in names}
+        for data in datasets.values():
+            tell_files(data)
     for name, data in datasets.items():
         check_corpus_size(name, len(data.train))
         objective = dict(recipe.objectives).get(data.modality)

@@ -22,8 +22,13 @@ class Split:
         ids: N hex digests of the examples' content; exact copies share one.
         source_idx: int64 [N], position of each example in the underlying source.
         read: maps such positions to what `inputs` returns.
-        columns: the same for further text columns: "words" and "tags" (NER), "targets" (text to
-            text), "groups" (e.g. the speaker).
+        columns: the same for further columns: "words" and "tags" (NER); "targets" (text to text, ""
+            if unlabeled); "groups" (e.g. the speaker); "values" (regression, NaN if unlabeled);
+            "label_sets" (a sorted tuple of indices into the classes, None if unlabeled);
+            "second_texts" (of pairs, whose `inputs` are both texts joined by a blank line). Of the
+            user's files also "row_ids" (the value of an id column, `file.csv:17`, or the path of
+            a media file), "files" (index into `info["files"]`) and "positions" (place in the order
+            of the files).
     """
 
     labels: np.ndarray | None
@@ -71,6 +76,24 @@ class Split:
         """The text to generate for each of `texts`."""
         return self._column("targets", indices)
 
+    def values(self, indices: Indices | range) -> np.ndarray:
+        """The numbers to predict, float64 [n]; NaN if unlabeled."""
+        return np.array(self._column("values", indices), float)
+
+    def label_sets(self, indices: Indices | range) -> list[tuple[int, ...] | None]:
+        """The sorted classes of each example; None if unlabeled."""
+        return self._column("label_sets", indices)
+
+    def second_texts(self, indices: Indices | range) -> list[str]:
+        """The second text of each pair."""
+        return self._column("second_texts", indices)
+
+    def row_ids(self, indices: Indices | range) -> list[str]:
+        """The ids by which the user knows the examples; else the first 12 digits of `ids`."""
+        if "row_ids" in self.columns:
+            return self._column("row_ids", indices)
+        return [self.ids[index][:12] for index in indices]
+
     @property
     def is_grouped(self) -> bool:
         """Whether every example belongs to a group, such as its speaker."""
@@ -104,11 +127,13 @@ class Dataset:
         train: the train split.
         test: the test split.
         info: JSON-able: description, licence, citation, version, split ("official", "by hash", "by
-            speaker", ...), fingerprint (hex digest of ids and labels), counts, shape of one example
-            (None for text), shrunk (of images and clips made smaller, see `ModalityCodec.shrunk`,
-            else None), rate (Hz of sounds, frames/s of clips, else None), tags (names of the BIO
-            tags, "O" first, else None), item_group (what the groups are, e.g. "voice"; None without
-            groups).
+            speaker", ...; "none" of unlabeled data, whose test split is empty), target ("class",
+            "label_set", "value", "tags", "text", or None if unlabeled), files (of the user's files:
+            name, rows, ignored rows by reason, noun of a row), fingerprint (hex digest of ids and
+            labels), counts, shape of one example (None for text), shrunk (of images and clips made
+            smaller, see `ModalityCodec.shrunk`, else None), rate (Hz of sounds, frames/s of clips,
+            else None), tags (names of the BIO tags, "O" first, else None), item_group (what the
+            groups are, e.g. "voice"; None without groups).
     """
 
     name: str
@@ -128,6 +153,11 @@ def subset(split: Split, indices: Indices) -> Split:
         ids=tuple(split.ids[index] for index in chosen),
         source_idx=split.source_idx[chosen],
     )
+
+
+def example_split(dataset: Dataset) -> tuple[Split, str]:
+    """Returns the split to show examples from, and what one is called: of test, if there is any."""
+    return (dataset.test, "test") if len(dataset.test) else (dataset.train, "training")
 
 
 def development_dataset(dataset: Dataset) -> Dataset:

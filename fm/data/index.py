@@ -40,6 +40,12 @@ class FeatureColumns:
         tags: BIO tags of the words.
         target: a text to generate.
         group: what the example belongs to, e.g. a speaker; read on demand, not indexed.
+        value: the number to predict.
+        file: index of the file that the example was read from.
+        position: its place in the order of the files.
+        label_set: the classes of a label set; read on demand, as are the next two.
+        second_text: the second text of a pair.
+        row_id: the id by which the user knows it.
     """
 
     modality: str
@@ -48,6 +54,22 @@ class FeatureColumns:
     tags: str | None = None
     target: str | None = None
     group: str | None = None
+    value: str | None = None
+    file: str | None = None
+    position: str | None = None
+    label_set: str | None = None
+    second_text: str | None = None
+    row_id: str | None = None
+
+
+# Numbers that the index holds, by field of `FeatureColumns`: their name in `Split.columns`.
+_NUMBERS = {
+    "value": ("values", np.float64),
+    "file": ("files", np.int32),
+    "position": ("positions", np.int64),
+}
+# Fields that are read on demand; the key of an index does not depend on them.
+_ON_DEMAND = ("group", "label_set", "second_text", "row_id")
 
 
 def indexed_split(
@@ -77,11 +99,19 @@ def indexed_split(
     if columns.label is not None:
         labels = np.load(folder / "labels.npy", allow_pickle=False)
     text_columns = _text_columns(builder.info.features, source, columns)
+    for field, (name, _) in _NUMBERS.items():
+        if getattr(columns, field) is not None:
+            numbers = np.load(folder / f"{name}.npy", allow_pickle=False)
+            text_columns[name] = functools.partial(_numbers, numbers)
     if spec is None:
         read = functools.partial(_read_column, source, columns.content, _to_text)
         return Split(labels, ids, np.arange(len(ids)), read, text_columns)
     array = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
     return Split(labels, ids, np.arange(len(ids)), lambda idx: np.asarray(array[idx]), text_columns)
+
+
+def _numbers(numbers: np.ndarray, idx: np.ndarray) -> list:
+    return numbers[idx].tolist()
 
 
 def metadata_rate(builder: Any) -> float | None:
@@ -157,10 +187,17 @@ def _index_key(builder: Any, name: str, columns: FeatureColumns, spec: MediaSpec
 
 
 def _spelled(name: str, value: Any) -> str:
-    """Returns a dataclass as text for the index key, without the class name and the group."""
+    """Returns a dataclass as text for the index key, without the class name.
+
+    Fields read on demand are left out, and so are numbers that there are not.
+    """
     if value is None:
         return "None"
-    fields = {key: field for key, field in vars(value).items() if key != "group"}
+    fields = {
+        key: field
+        for key, field in vars(value).items()
+        if key not in _ON_DEMAND and not (key in _NUMBERS and field is None)
+    }
     return f"{name}({', '.join(f'{key}={field!r}' for key, field in fields.items())})"
 
 
@@ -173,6 +210,7 @@ def _write_index(
 ) -> None:
     ids: list[str] = []
     labels: list[int] = []
+    numbers = {field: [] for field in _NUMBERS if getattr(columns, field) is not None}
     arrays = to_array = None
     modality = get_modality(columns.modality)
     if spec is not None:
@@ -192,9 +230,14 @@ def _write_index(
                     ids.append(array_digest(array))
             if columns.label is not None:
                 labels += [int(example[columns.label]) for example in examples]
+            for field, own in numbers.items():
+                own += [example[getattr(columns, field)] for example in examples]
     np.save(folder / "ids.npy", np.array(ids, "S32"), allow_pickle=False)
     if columns.label is not None:
         np.save(folder / "labels.npy", np.array(labels, np.int32), allow_pickle=False)
+    for field, own in numbers.items():
+        name, dtype = _NUMBERS[field]
+        np.save(folder / f"{name}.npy", np.array(own, dtype), allow_pickle=False)
     if arrays is not None:
         arrays.flush()
 
@@ -230,7 +273,7 @@ def _to_words(stored: Any) -> list[str]:
 
 
 def _text_columns(features: Any, source: Any, columns: FeatureColumns) -> dict[str, Callable]:
-    """Returns functions that read a split's words, tags, targets and groups, by column name."""
+    """Returns functions that read a split's further columns (see `Split`), by column name."""
     convert: dict[str, tuple[str, Callable[[Any], Any]]] = {}
     if columns.tags:
         names = features[columns.tags].feature.names
@@ -240,10 +283,22 @@ def _text_columns(features: Any, source: Any, columns: FeatureColumns) -> dict[s
         convert["targets"] = columns.target, _to_text
     if columns.group:
         convert["groups"] = columns.group, functools.partial(_to_group, features[columns.group])
+    if columns.row_id:
+        convert["row_ids"] = columns.row_id, functools.partial(_to_group, features[columns.row_id])
+    if columns.second_text:
+        convert["second_texts"] = columns.second_text, _to_text
+    if columns.label_set:
+        convert["label_sets"] = columns.label_set, _to_label_set
     return {
         name: functools.partial(_read_column, source, feature, function)
         for name, (feature, function) in convert.items()
     }
+
+
+def _to_label_set(stored: Any) -> tuple[int, ...] | None:
+    """Returns the sorted classes of a label set; None if unlabeled, which is stored as -1."""
+    classes = tuple(sorted({int(each) for each in stored}))
+    return None if any(each < 0 for each in classes) else classes
 
 
 def _to_group(feature: Any, stored: Any) -> str:

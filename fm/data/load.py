@@ -14,19 +14,28 @@ import tensorflow_datasets as tfds
 
 from fm.data import tfds_safety
 from fm.data.builders import BUILDERS
-from fm.data.datasets import Dataset, Split, subset
+from fm.data.datasets import Dataset, Split, subset, without
+from fm.data.feature_columns import (
+    find_columns,
+    group_feature,
+    own_columns,
+    with_further_columns,
+)
 from fm.data.index import FeatureColumns, indexed_split, media_spec
-from fm.data.media import MODALITIES, MediaSpec
+from fm.data.media import MediaSpec
 from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
 from fm.data.prepare import is_prepared, open_checked, prepare, tell_once
-from fm.data.readers import conll, plain_files
+from fm.data.readers import arrow, conll, hf_datasets, plain_files
+from fm.data.readers.examples import TextFormat
 from fm.data.readers.folders import FileNameFieldPositions
-from fm.data.readers.text import TextFormat, check_encoding
-from fm.data.splitting import split_by_hash
+from fm.data.readers.text import check_encoding
+from fm.data.splitting import split_by_group, split_by_hash
 from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 
 TEST_SHARE = 0.2
+# Columns that say where an example comes from, not what it is.
+_NOT_CONTENT = ("row_ids", "files", "positions")
 _EXTENSIONS = (*plain_files.EXTENSIONS, *conll.CONLL_EXTENSIONS)
 # name, name/config, with :version. Not namespace:name, for which TFDS would query a data hub.
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
@@ -44,6 +53,15 @@ def load(
     item_group: str = "",
     encoding: str = "utf-8",
     image_size: int = DEFAULT_IMAGE_SIZE,
+    unlabeled: str = "",
+    validation: str = "",
+    test: str = "",
+    group_column: str = "",
+    id_column: str = "",
+    value_column: str = "",
+    label_separator: str = "",
+    second_text_column: str = "",
+    file_column: str = "",
 ) -> Dataset:
     """Returns a data set by built-in name, path or TFDS name; prepared and indexed on first use.
 
@@ -53,7 +71,8 @@ def load(
         data_dir: the folder of prepared TFDS data sets; by default in the user's cache.
         text_column: the column, JSON key or TFDS feature of the text (or other input); built-in
             data sets have their own.
-        label_column: that of the label; "" for none.
+        label_column: that of the label; several, separated by commas, are 0/1 columns of a label
+            set; "" for none.
         target_column: that of a target text, instead of a label; by default a TFDS feature `target`
             is one.
         label_field: of plain files, which "_"-separated field of their names is the label.
@@ -64,11 +83,23 @@ def load(
         encoding: of text files.
         image_size: largest side of images and frames in pixels, see
             `fm.data.media.image.common_image_shape`; a multiple of 8 from 8 to 256.
+        unlabeled: a file or folder of further examples, which are training examples without label;
+            or several, separated by commas.
+        validation: one whose examples join the training examples; or are the test split, if there
+            is no other.
+        test: one that is the test split.
+        group_column: the column, key or TFDS feature of a group that no two splits share and that
+            statistics take together.
+        id_column: that of the id of an example, see `Split.row_ids`.
+        value_column: that of a number to predict, instead of a label.
+        label_separator: separates the classes of a label set in `label_column`.
+        second_text_column: the column of the second text of a pair.
+        file_column: the column of the image, sound, clip or .txt file that is the input.
 
     Returns:
         The data set, with the official test split (or validation split) if there is one, else with
-        20% test by hash of the content. Examples whose labels are withheld are unlabeled: -1 in
-        the train split, and left out of the test split.
+        20% test by hash of the content; without any label all are training examples. Examples
+        without a label are unlabeled: -1 in the train split, and left out of the test split.
 
     Raises:
         UserError: no such data set, or its files are not as expected.
@@ -77,14 +108,31 @@ def load(
         raise UserError(f"no data set is called {name!r}; takes a name, or the path of data")
     tfds_dir = expand_path(data_dir) if data_dir else cache_dir() / "tfds"
     path = expand_path(name)
+    if name.startswith(hf_datasets.PREFIX):
+        path = hf_datasets.fetch_dataset(name)
     check_encoding(encoding)
     check_image_size(image_size)
+    form = TextFormat(
+        text_column=text_column,
+        label_column=label_column,
+        target_column=target_column,
+        encoding=encoding,
+        item_group=item_group,
+        group_column=group_column,
+        id_column=id_column,
+        value_column=value_column,
+        label_separator=label_separator,
+        second_text_column=second_text_column,
+        file_column=file_column,
+    )
+    _check_flags(form, speaker_field)
+    beside = _files_beside(unlabeled=unlabeled, validation=validation, test=test)
     # Errors in data prepared by others are the user's to see; in our own they would be bugs.
     reading: Any = contextlib.nullcontext()
-    group = item_group
+    group, own_files = item_group or group_column, False
     if name in BUILDERS:
         make = BUILDERS[name]
-        group = item_group or make.ITEM_GROUP
+        group = group or make.ITEM_GROUP
         builder = prepare(lambda where: make(data_dir=where, file_format="array_record"), tfds_dir)
         text_column = _own_column(name, builder, "text_column", text_column)
         label_column = label_column and _own_column(name, builder, "label_column", label_column)
@@ -93,25 +141,23 @@ def load(
     elif path.exists():
         if _TFDS_NAME.fullmatch(name) and (tfds_dir / name.replace(":", "/")).is_dir():
             tell_once(name, f"the file or folder here is read, not the TFDS data set in {tfds_dir}")
-        if is_prepared(path):
+        if is_prepared(path) and not arrow.saved_splits(path):
             builder = open_checked(path.resolve())
             reading = tfds_safety.damage_as_user_error(path)
         elif files := conll.conll_files(path):
-            if item_group:
-                raise UserError(
-                    f"--item_group={item_group}: {path} holds words with tags, which have no such "
-                    "column; it is for .csv, .tsv and .jsonl files and for TFDS features"
-                )
+            _check_tagged(path, form, beside)
+            own_files = True
             builder = conll.prepare_conll(path, files, encoding)
             text_column, label_column = "text", label_column and "label"
         else:
             builder = plain_files.prepare_files(
                 path,
-                TextFormat(text_column, label_column, target_column, encoding, item_group),
+                form,
                 FileNameFieldPositions(label_field, speaker_field),
                 image_size,
+                beside,
             )
-            text_column, label_column, target_column = "text", "label", ""
+            own_files, beside = True, {}
             group = plain_files.GROUP_FEATURE
             group = group if group in builder.info.features else ""
     elif name.startswith(("/", "./", "../", "~", "\\")) or name.endswith(_EXTENSIONS):
@@ -121,34 +167,87 @@ def load(
         reading = tfds_safety.damage_as_user_error(name)
     for line in (builder.info.metadata or {}).get("notices", ()):
         tell_once(name, line)
+    for flag, paths in beside.items():
+        listed = ",".join(map(str, paths))
+        raise UserError(f"--{flag}={listed}: is for data in files and folders, not for {name}")
     with reading:
         features = builder.info.features
-        columns = find_columns(name, features, text_column, label_column, target_column)
-        columns = dataclasses.replace(columns, group=_group_feature(name, features, group))
-        data = _dataset(name, builder, columns, image_size, in_fingerprint=bool(item_group))
+        if own_files:
+            columns = own_columns(features)
+        else:
+            columns = find_columns(name, features, text_column, label_column, target_column)
+            columns = with_further_columns(name, columns, features, form)
+        columns = dataclasses.replace(columns, group=group_feature(name, features, group, form))
+        asked = bool(item_group or group_column)
+        data = _dataset(name, builder, columns, image_size, form, in_fingerprint=asked)
     if image_size != DEFAULT_IMAGE_SIZE and data.modality in ("text", "audio"):
         what = "is for images and clips"
         tell_once(name, f"--image_size={image_size} {what}, and changes no {data.modality}")
-    called = item_group or ("speaker" if group == plain_files.GROUP_FEATURE else group)
+    called = (
+        item_group or group_column or ("speaker" if group == plain_files.GROUP_FEATURE else group)
+    )
     return dataclasses.replace(data, info=data.info | {"item_group": called or None})
 
 
-def _group_feature(name: str, features: Any, group: str) -> str | None:
-    """Returns the feature of the group, None for none; raises UserError if it cannot be one."""
-    if not group:
-        return None
-    fitting = [
-        key
-        for key, feature in sorted(features.items())
-        if isinstance(feature, tfds.features.Text | tfds.features.ClassLabel)
-        or (type(feature) in (tfds.features.Scalar, tfds.features.Tensor) and feature.shape == ())
-    ]
-    if group not in fitting:
-        listed = ", ".join(fitting) or "none"
+def _check_flags(form: TextFormat, speaker_field: int | None) -> None:
+    """Raises UserError if two flags exclude each other."""
+    targets = {
+        "label_column": form.label_column if form.label_column != "label" else "",
+        "target_column": form.target_column,
+        "value_column": form.value_column,
+    }
+    _check_one_of({flag: value for flag, value in targets.items() if value}, "what to learn")
+    groups = {"item_group": form.item_group, "group_column": form.group_column}
+    groups |= {"speaker_field": "" if speaker_field is None else str(speaker_field)}
+    if form.group_column:
+        _check_one_of({flag: value for flag, value in groups.items() if value}, "the groups")
+    sets = {"label_separator": form.label_separator, "value_column": form.value_column}
+    _check_one_of({flag: value for flag, value in sets.items() if value}, "what to learn")
+    inputs = {"file_column": form.file_column, "second_text_column": form.second_text_column}
+    _check_one_of({flag: value for flag, value in inputs.items() if value}, "the input")
+
+
+def _check_one_of(given: dict[str, str], what: str) -> None:
+    if len(given) > 1:
+        said = " and ".join(f"--{flag}={value}" for flag, value in given.items())
+        raise UserError(f"{said}: each says {what}; give one")
+
+
+def _files_beside(*, unlabeled: str, validation: str, test: str) -> dict[str, list[pathlib.Path]]:
+    """Returns the paths of files beside the data file, by the flag that names them.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    several = [unlabeled] if expand_path(unlabeled).exists() else unlabeled.split(",")
+    given = {"test": [test], "validation": [validation], "unlabeled": several}
+    beside = {
+        flag: [expand_path(each) for each in names if each.strip()] for flag, names in given.items()
+    }
+    for flag, paths in beside.items():
+        for path in paths:
+            if not path.exists():
+                raise UserError(f"--{flag}={path}: no such file or folder")
+    return {flag: paths for flag, paths in beside.items() if paths}
+
+
+def _check_tagged(
+    path: pathlib.Path, form: TextFormat, beside: dict[str, list[pathlib.Path]]
+) -> None:
+    """Raises UserError if a flag is given that files of words with tags cannot have."""
+    flags = ("item_group", "group_column", "id_column", "value_column", "label_separator")
+    flags += ("second_text_column", "file_column")
+    given = {flag: getattr(form, flag) for flag in flags if getattr(form, flag)}
+    for flag, value in given.items():
         raise UserError(
-            f"--item_group={group}: {name} has no such column of groups; it has: {listed}"
+            f"--{flag}={value}: {path} holds words with tags, which have no such column; it is for "
+            ".csv, .tsv, .jsonl and .parquet files and for TFDS features"
         )
-    return group
+    for flag, paths in beside.items():
+        raise UserError(
+            f"--{flag}={','.join(map(str, paths))}: {path} holds words with tags; takes a folder "
+            "of a train and a test file instead"
+        )
 
 
 def _tfds_builder(name: str, folder: pathlib.Path) -> Any:
@@ -211,7 +310,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _dataset(
-    name: str, builder: Any, columns: FeatureColumns, image_size: int, *, in_fingerprint: bool
+    name: str,
+    builder: Any,
+    columns: FeatureColumns,
+    image_size: int,
+    form: TextFormat,
+    *,
+    in_fingerprint: bool,
 ) -> Dataset:
     """Returns the data set of a builder; groups enter its fingerprint if `in_fingerprint`."""
     available = list(builder.info.splits)
@@ -219,6 +324,9 @@ def _dataset(
         raise UserError(f"{name} has no train split; it has: {', '.join(available) or 'none'}")
     features = builder.info.features
     classes = tuple(features[columns.label].names) if columns.label else ()
+    if columns.label_set:
+        classes = tuple(features[columns.label_set].feature.names)
+    target = _target(columns)
     held_out = [split for split in ("test", "validation") if split in available]
     try:
         spec, shrunk = media_spec(builder, ["train", *held_out[:1]], columns, image_size)
@@ -249,13 +357,17 @@ def _dataset(
         how = metadata.get("split", default)
         if withheld:
             how = "official validation split, as the labels of the test split are withheld"
+        if form.group_column:
+            _check_groups_apart(name, train, test, form.group_column)
+    elif target is None:
+        how = metadata.get("split", "none")
+        test = subset(train, [])
     else:
-        how = "by hash"
-        labels = None if train.labels is None else train.labels.tolist()
+        how = f"by {form.group_column}" if form.group_column else "by hash"
         ids = _default_ids(builder, columns, train, spec, image_size)
-        train_idx, test_idx = split_by_hash(ids, labels, TEST_SHARE)
-        train, test = subset(train, train_idx), subset(train, test_idx)
-    test = _without_unlabeled(name, train, test)
+        train, test = _split_here(name, train, ids, form.group_column)
+    if target is not None:
+        test = _without_unlabeled(name, train, test, tell="files" not in metadata)
     info = {
         "description": builder.info.description,
         "licence": builder.info.redistribution_info.license or "unknown",
@@ -268,8 +380,56 @@ def _dataset(
         "shrunk": shrunk or metadata.get("shrunk"),
         "rate": None if spec is None else spec.rate,
         "tags": features[columns.tags].feature.names if columns.tags else None,
+        "target": target,
     }
     return Dataset(name, columns.modality, classes, train, test, metadata | info)
+
+
+def _target(columns: FeatureColumns) -> str | None:
+    """Returns what is to be learned, None if the data is unlabeled."""
+    named = {
+        "tags": columns.tags,
+        "text": columns.target,
+        "value": columns.value,
+        "label_set": columns.label_set,
+        "class": columns.label,
+    }
+    return next((target for target, feature in named.items() if feature), None)
+
+
+def _split_here(
+    name: str, train: Split, ids: tuple[str, ...], group_column: str
+) -> tuple[Split, Split]:
+    """Splits data without a test split: by group if a column names groups, else by hash.
+
+    Unlabeled examples are training examples.
+    """
+    labels = None if train.labels is None else train.labels.tolist()
+    if not group_column:
+        _, test_idx = split_by_hash(ids, labels, TEST_SHARE)
+    else:
+        groups = train.groups(range(len(train)))
+        if len(set(groups)) < 2:
+            raise UserError(
+                f"--group_column={group_column}: {name} has only the group {groups[0]!r}; at least "
+                "two are needed"
+            )
+        classes = [(label,) if label >= 0 else () for label in labels] if labels else None
+        _, test_idx = split_by_group(groups, TEST_SHARE, classes)
+    test_idx = np.intersect1d(test_idx, _labeled_idx(train))
+    return without(train, test_idx), subset(train, test_idx)
+
+
+def _check_groups_apart(name: str, train: Split, test: Split, column: str) -> None:
+    """Raises UserError if a group is in both splits of data that comes split."""
+    sides = [set(each.groups(range(len(each)))) for each in (train, test)]
+    shared = sorted(set.intersection(*sides) - {""})
+    if shared:
+        raise UserError(
+            f"--group_column={column}: {name} comes split, and {len(shared)} groups, such as "
+            f"{shared[0]!r}, are in both the train and the test split; --item_group={column} "
+            "groups statistics alone"
+        )
 
 
 def _default_ids(
@@ -297,16 +457,18 @@ def _checked_labels(split: Split, num_classes: int) -> Split:
 
 
 def _labeled_idx(split: Split) -> np.ndarray:
-    """Returns the indices of a split's labeled examples; of all if it has no labels at all."""
-    if split.labels is None:
-        return np.arange(len(split))
-    return np.flatnonzero(split.labels >= 0)
+    """Returns the indices of a split's labeled examples; of all if none can be unlabeled."""
+    if split.labels is not None:
+        return np.flatnonzero(split.labels >= 0)
+    if "values" in split.columns:
+        return np.flatnonzero(~np.isnan(split.values(range(len(split)))))
+    return np.arange(len(split))
 
 
-def _without_unlabeled(name: str, train: Split, test: Split) -> Split:
+def _without_unlabeled(name: str, train: Split, test: Split, *, tell: bool) -> Split:
     """Returns the test split without unlabeled examples; tells how many either split has."""
     train_idx, test_idx = _labeled_idx(train), _labeled_idx(test)
-    if len(train_idx) < len(train):
+    if len(train_idx) < len(train) and tell:
         tell_once(
             name,
             f"{len(train) - len(train_idx):,} of {len(train):,} training examples have no label "
@@ -335,98 +497,13 @@ def _own_column(name: str, builder: Any, flag: str, column: str) -> str:
     return own
 
 
-def find_columns(
-    name: str, features: Any, text_column: str, label_column: str, target_column: str
-) -> FeatureColumns:
-    """Finds the features to read: those asked for, else the only one of a suitable type.
-
-    Raises:
-        UserError: one asked for is missing, or several are suitable and none has the usual name.
-    """
-    features = dict(sorted(features.items()))  # TFDS reads a prepared folder's in any order
-    texts = [key for key, feature in features.items() if type(feature) is tfds.features.Text]
-    labels = [key for key, each in features.items() if type(each) is tfds.features.ClassLabel]
-    if target_column and target_column not in texts:
-        listed = ", ".join(texts) or "none"
-        raise UserError(f"{name} has no text feature {target_column!r}; it has: {listed}")
-    target = target_column or "target"
-    if target in texts and len(texts) > 1 and text_column != target:
-        rest = [text for text in texts if text != target]
-        content = _choose(name, "text_column", text_column, rest)
-        return FeatureColumns("text", content, None, target=target)
-    if columns := _words_and_tags(name, features, text_column, label_column):
-        return columns
-    accepted = [
-        (modality.name, key)
-        for modality in MODALITIES.values()
-        for key, feature in features.items()
-        if modality.codec is not None and modality.codec.accepts_feature(feature)
-    ]
-    if not texts and not accepted:
-        listed = ", ".join(features)
-        raise UserError(f"{name} has no feature of {', '.join(MODALITIES)}; it has: {listed}")
-    label = None
-    if label_column and (labels or label_column != "label" or label_column in features):
-        label = _choose(name, "label_column", label_column, labels, "for none: --label_column=")
-    media = list(dict.fromkeys(key for _, key in accepted))
-    if text_column in texts or not media:
-        return FeatureColumns("text", _choose(name, "text_column", text_column, texts), label)
-    # Several modalities may accept a feature; one of its own name is what it was prepared as.
-    own = [(modality, key) for modality, key in accepted if modality == key]
-    if text_column in media or not own:
-        asked = text_column if texts or text_column in media else "text"
-        key = _choose(name, "text_column", asked, media)
-        own = [(modality, each) for modality, each in accepted if each == key]
-    elif texts and text_column != "text":
-        _choose(name, "text_column", text_column, [*texts, *media])
-    modality, key = own[0]
-    return FeatureColumns(modality, key, label)
-
-
-def _choose(name: str, flag: str, column: str, available: list[str], remark: str = "") -> str:
-    """Returns the column asked for, or the only one there is if none was asked for by name."""
-    is_default = column == flag.removesuffix("_column")
-    if column in available:
-        return column
-    if is_default and len(available) == 1:
-        return available[0]
-    listed = ", ".join(available) or "none"
-    remark = f" ({remark})" if remark else ""
-    if is_default and available:
-        raise UserError(f"{name} has several columns for --{flag}: {listed}; give one{remark}")
-    raise UserError(f"{name} has no column {column!r} for --{flag}; it has: {listed}{remark}")
-
-
-def _words_and_tags(
-    name: str, features: Any, text_column: str, label_column: str
-) -> FeatureColumns | None:
-    """Returns the features of words and of their BIO tags; None if there are none."""
-    words, tags = [], []
-    for key, feature in features.items():
-        inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None
-        if isinstance(inner, tfds.features.Text):
-            words.append(key)
-        elif isinstance(inner, tfds.features.ClassLabel) and all(
-            map(conll.is_bio_tag, inner.names)
-        ):
-            tags.append(key)
-    if not words or not tags:
-        return None
-    content = _choose(name, "text_column", text_column, words)
-    if not label_column:
-        return FeatureColumns("text", content, None, tags=tags[0] if len(tags) == 1 else None)
-    return FeatureColumns(
-        "text", content, None, tags=_choose(name, "label_column", label_column, tags)
-    )
-
-
 def _fingerprint(train: Split, test: Split, *, groups: bool) -> str:
     digest = hashlib.sha256()
     for split in (train, test):
         digest.update("".join(split.ids).encode())
         digest.update(b"-" if split.labels is None else split.labels.astype("<i4").tobytes())
         for key, read in sorted(split.columns.items()):
-            if key == "groups" and not groups:
+            if key in _NOT_CONTENT or (key == "groups" and not groups):
                 continue
             digest.update(repr(read(split.source_idx)).encode())
     return digest.hexdigest()

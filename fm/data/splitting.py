@@ -61,26 +61,35 @@ def split_by_hash(
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 
-def split_by_group(groups: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+def split_by_group(
+    groups: Sequence[str], share: float, classes: Sequence[Sequence[Any]] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns (train, test) indices that keep every group (e.g. speaker) in one split.
 
     Groups go to the test split in order of their digests until it has `share` of the examples; at
-    least one group remains for training. The order of examples does not matter, but additional
-    groups may move others.
+    least one group remains for training, and one with the last training example of a class does.
+    The order of examples does not matter, but additional groups may move others.
 
     Args:
         groups: the group of each example; at least two different ones.
         share: minimum fraction of test examples.
+        classes: those of each example, one or several; None if there are no classes.
 
     Returns:
         Ascending indices of the train and of the test examples.
     """
     ordered = sorted(set(groups), key=text_digest)
     sizes = Counter(groups)
+    own: dict[str, Counter[Any]] = {group: Counter() for group in ordered}
+    for group, some in zip(groups, classes or [()] * len(groups), strict=True):
+        own[group].update(some)
+    remaining = sum(own.values(), Counter())
     test: set[str] = set()
     for group in ordered[:-1]:
-        if sum(sizes[each] for each in test) < share * len(groups):
+        enough = sum(sizes[each] for each in test) >= share * len(groups)
+        if not enough and all(remaining[each] > count for each, count in own[group].items()):
             test.add(group)
+            remaining -= own[group]
     in_test = np.array([group in test for group in groups], bool)
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 

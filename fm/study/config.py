@@ -32,6 +32,12 @@ SPLITS = ("test", "development")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 DEFAULT_METHODS = ("probe", "full")
 SEARCH_GRIDS = ("star", "product")
+# Fields of a task's data that its JSON leaves out where they are not given, so that the hashes of
+# earlier configs stay as they are.
+FURTHER_DATA_FIELDS = (
+    *("unlabeled", "validation", "test", "group_column", "id_column", "value_column"),
+    *("label_separator", "second_text_column", "file_column"),
+)
 # Relative to the mean squared length of the features that a probe reads.
 L2_PENALTIES = tuple(10.0 ** (n / 2) for n in range(-7, 2))
 # Fields of a recipe that say how a pretrained model is adapted.
@@ -243,6 +249,15 @@ class TaskConfig:
       item_group: column of the group of an example; "" for the data's own, if it has one.
       encoding: of text files.
       image_size: largest side of images and frames in pixels.
+      unlabeled: files of unlabeled examples beside `dataset`, separated by commas.
+      validation: a file beside it, see `fm.data.load.load`.
+      test: a file beside it that is the test split.
+      group_column: of files; groups that no two splits share.
+      id_column: of files; the ids of examples.
+      value_column: of files; the number to predict.
+      label_separator: of files; separates the classes of a label set.
+      second_text_column: of files; the second text of a pair.
+      file_column: of files; the file that is the input.
       fingerprint: of the data as loaded, so that a changed file is not taken for the same.
       excluded_arms: arms of the study that this task does not have.
       published: the model of the `published` arm, or None.
@@ -282,6 +297,15 @@ class TaskConfig:
     name: str = ""
     upstream_datasets: tuple[str, ...] = ()
     out_of_domain_size_of: str | None = None
+    unlabeled: str = ""
+    validation: str = ""
+    test: str = ""
+    group_column: str = ""
+    id_column: str = ""
+    value_column: str = ""
+    label_separator: str = ""
+    second_text_column: str = ""
+    file_column: str = ""
 
     def __post_init__(self):
         if not self.name:
@@ -299,15 +323,17 @@ class TaskConfig:
         """Returns the keyword arguments of `fm.data.load.load` for this task's data."""
         names = ("data_dir", "text_column", "label_column", "target_column", "label_field")
         names += ("speaker_field", "item_group", "encoding", "image_size")
-        return {name: getattr(self, name) for name in names}
+        given = [name for name in FURTHER_DATA_FIELDS if getattr(self, name)]
+        return {name: getattr(self, name) for name in (*names, *given)}
 
 
 def short_name(dataset: str) -> str:
     """Returns a data set's name or path without folders, file endings and version.
 
-    The folder `sent/1.0.0` of a prepared data set is called "sent"; "." by its own name.
+    The folder `sent/1.0.0` of a prepared data set is called "sent"; "." by its own name; and
+    `hf:owner/name` of the Hugging Face hub "name".
     """
-    path = expand_path(dataset)
+    path = expand_path(dataset.removeprefix("hf:"))
     named = [part for part in path.parts if not _VERSION.fullmatch(part)]
     if not named or named[-1] == "..":
         parts = pathlib.Path(os.path.abspath(path)).parts  # noqa: PTH100 (`resolve` follows links)
@@ -381,7 +407,11 @@ class StudyConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns the config as JSON, with the tasks by name so that configs compare by field."""
         plain = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain | {"tasks": {task["name"]: task for task in plain["tasks"]}}
+        tasks = {}
+        for task in plain["tasks"]:
+            absent = [name for name in FURTHER_DATA_FIELDS if not task[name]]
+            tasks[task["name"]] = {key: task[key] for key in task if key not in absent}
+        return plain | {"tasks": tasks}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fm.data.datasets import Dataset, Split, development_dataset, subset, without
 from fm.data.decontamination import DuplicateSearchResult, find_duplicates
+from fm.data.file_counts import tell_files
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_train_idx
 from fm.study.config import TaskConfig
@@ -143,7 +144,10 @@ def prepare_task(
         dataset = development_dataset(dataset)
     task_type = task_type_of(dataset)
     test = subset(dataset.test, np.sort(test_order(config, dataset)))
-    train, train_search = _decontaminated(dataset.train, dataset, config.max_corpus_items)
+    drawn = _drawn(dataset.train, config.max_corpus_items)
+    train_search = find_duplicates(drawn, dataset.test, dataset.modality)
+    tell_files(dataset, drawn, train_search.duplicate_idx)
+    train = without(drawn, train_search.duplicate_idx)
     dataset = dataclasses.replace(dataset, train=train)
     strata = task_type.strata(train)
     check_label_budgets(config.label_budgets, config.name, dataset, task_type, validated=validated)
@@ -239,10 +243,14 @@ def _decontaminated(
     corpus: Split, dataset: Dataset, limit: int | None
 ) -> tuple[Split, DuplicateSearchResult]:
     """Draws at most `limit` examples and removes near-duplicates of test items."""
-    idx = np.random.default_rng(1).permutation(len(corpus))[:limit]
-    corpus = subset(corpus, np.sort(idx))
+    corpus = _drawn(corpus, limit)
     search = find_duplicates(corpus, dataset.test, dataset.modality)
     return without(corpus, search.duplicate_idx), search
+
+
+def _drawn(corpus: Split, limit: int | None) -> Split:
+    """Returns at most `limit` examples, drawn at random, in their order."""
+    return subset(corpus, np.sort(np.random.default_rng(1).permutation(len(corpus))[:limit]))
 
 
 def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearchResult]:

@@ -52,7 +52,7 @@ def test_a_column_of_a_file_groups_its_examples(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "rows", "says"),
     [
-        ("r.csv", _rows(), "--item_group=writer: .*r.csv has no column of that name; it has:"),
+        ("r.csv", _rows(), "--item_group=writer: .*r.csv has no column 'writer'; it has:"),
         ("r.jsonl", [row | {"writer": None} for row in _rows()], "line 1: 'writer' is missing"),
         ("r.txt", None, "--item_group=writer: .*r.txt has examples without columns"),
         ("r.conll", None, "--item_group=writer: .*r.conll holds words with tags"),

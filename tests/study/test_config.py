@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fm.errors import UserError
-from fm.study.config import StudyConfig, config_hash, short_name
+from fm.study.config import FURTHER_DATA_FIELDS, StudyConfig, config_hash, short_name
 from tests.study import helpers_multitask
 from tests.study.helpers_study import config, recipe
 
@@ -69,6 +69,16 @@ def test_config_is_json_and_its_hash_covers_every_field():
     others = [study(seeds=3), study(experiment="x"), study(tasks=(changed,))]
     hashes = [config_hash(each.to_dict()) for each in [study(), study(), *others]]
     assert hashes[0] == hashes[1] and len(set(hashes)) == 4
+
+
+@pytest.mark.parametrize("field", FURTHER_DATA_FIELDS)
+def test_fields_of_data_enter_the_hash_only_where_they_are_given(field):
+    assert field not in study().to_dict()["tasks"]["fruit"]
+    given = study(tasks=(dataclasses.replace(config(), **{field: "x"}),))
+    assert given.to_dict()["tasks"]["fruit"][field] == "x"
+    assert config_hash(given.to_dict()) != config_hash(study().to_dict())
+    assert given.tasks[0].load_options()[field] == "x"
+    assert field not in config().load_options()
 
 
 @pytest.mark.parametrize(

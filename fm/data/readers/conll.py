@@ -11,14 +11,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare
+from fm.data.readers.examples import to_nfc
 from fm.data.readers.folders import visible_entries
-from fm.data.readers.plain_files import content_digest
+from fm.data.readers.sources import content_digest
 from fm.data.readers.text import (
     GZIP_EXTENSION,
     looks_like_conll,
     read_text,
     text_extension,
-    to_nfc,
 )
 from fm.data.splitting import is_test, text_digest
 from fm.errors import UserError
@@ -34,7 +34,7 @@ _SPLIT_PATTERNS = {
 BUILDER_NAME = "plain_conll"
 TEST_SHARE = 0.2
 # To be increased when the same files would be read differently.
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 
 _TAG = re.compile(r"O|[BI]-\S+")
 # Marks of the schemes BIOES (or IOBES) and BILOU, and that of the same words in BIO.
@@ -242,6 +242,15 @@ def prepare_conll(
                 f"{own.first_repaired_line}; read as B-"
             )
     sentences = {name: own.sentences for name, own in read.items()}
+    files_info = [
+        {"name": files[name].name, "rows": len(own), "ignored": {}, "noun": "sentences"}
+        for name, own in sentences.items()
+    ]
+    places: dict[int, dict[str, Any]] = {}  # by the identity of each sentence
+    for index, (name, own) in enumerate(sentences.items()):
+        for sentence in own:
+            row_id = f"{files[name].name}:{sentence.line}"
+            places[id(sentence)] = {"row_id": row_id, "file": index, "position": len(places)}
     for name in sorted(sentences.keys() - {"all", "train"}):
         check_entity_types(sentences["train"], sentences[name], files[name], files["train"])
     if "all" in sentences:
@@ -252,16 +261,24 @@ def prepare_conll(
         "split": "by hash" if "all" in read else "official",
         "notices": notices,
         "repaired_tags": sum(own.num_repaired for own in read.values()),
+        "files": files_info,
     }
     types = {kind for sentence in sentences["train"] for kind in sentence.entity_types()}
-    splits = {name: functools.partial(sentence_examples, own) for name, own in sentences.items()}
+    splits = {
+        name: functools.partial(_placed_examples, own, places) for name, own in sentences.items()
+    }
+    features = ner_feature_spec(bio_tags(types)) | {
+        "row_id": tfds.features.Text(),
+        "file": tfds.features.Scalar(np.int32),
+        "position": tfds.features.Scalar(np.int64),
+    }
     return prepare(
         lambda where: UserFilesBuilder(
             name=BUILDER_NAME,
             version=VERSION,
             path=path,
             splits=splits,
-            features=ner_feature_spec(bio_tags(types)),
+            features=features,
             metadata=metadata,
             data_dir=where,
         ),
@@ -287,6 +304,14 @@ def sentence_examples(sentences: Iterable[Sentence]) -> Iterator[tuple[str, dict
     for sentence in sentences:
         example = {"words": list(sentence.words), "tags": list(sentence.tags)}
         yield sentence_digest(sentence), example
+
+
+def _placed_examples(
+    sentences: Sequence[Sentence], places: Mapping[int, dict[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields `sentence_examples` with the place of each sentence in its file."""
+    for sentence, (digest, example) in zip(sentences, sentence_examples(sentences), strict=True):
+        yield digest, example | places[id(sentence)]
 
 
 def sentence_digest(sentence: Sentence) -> str:

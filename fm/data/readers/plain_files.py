@@ -1,13 +1,13 @@
-"""Prepares any plain file or folder as a TFDS data set, once per content and options."""
+"""Prepares any plain files or folders as a TFDS data set, once per content and options."""
 
-import contextlib
+import dataclasses
 import functools
 import hashlib
-import os
+import math
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,41 +17,31 @@ from fm.data.media import MediaSpec, Modality, modality_for_path
 from fm.data.patches import DEFAULT_IMAGE_SIZE
 from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare, tell_once
 from fm.data.readers import archives
-from fm.data.readers.folders import (
-    FileNameFieldPositions,
-    read_folder,
-    walk,
-    with_file_name_fields,
+from fm.data.readers.examples import Example, Label, ReadLog, TextFormat, to_nfc
+from fm.data.readers.folders import FileNameFieldPositions
+from fm.data.readers.label_splits import LoadedExample, classes_of, split_examples
+from fm.data.readers.sources import (
+    content_digest,
+    named_file_digests,
+    read_sources,
+    source_digest,
 )
-from fm.data.readers.text import (
-    GZIP_EXTENSION,
-    TEXT_EXTENSIONS,
-    Example,
-    TextFormat,
-    read_text_file,
-    to_nfc,
-)
-from fm.data.splitting import (
-    array_digest,
-    split_by_group,
-    split_by_hash,
-    text_digest,
-)
+from fm.data.readers.text import GZIP_EXTENSION, TEXT_EXTENSIONS, text_extension
+from fm.data.splitting import array_digest, text_digest
 from fm.errors import UserError
 from fm.files import cache_dir
 
 BUILDER_NAME = "plain_files"
 GROUP_FEATURE = "group"
-TEST_SHARE = 0.2
 EXTENSIONS = (*TEXT_EXTENSIONS, GZIP_EXTENSION, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
-_VERSION = "1.3.0"
+_VERSION = "1.4.0"
 _NO_FIELDS = FileNameFieldPositions()
-
-# Digest (of images and clips at the default size, whatever their own, so that the order and a split
-# by hash are the same), text or array, label, group.
-LoadedExample = tuple[str, str | np.ndarray, str | None, str | None]
+# Targets by their name in a data set's info; "class" and "label_set" have classes.
+TARGETS = ("class", "label_set", "value", "text")
+# Flags of files that lie beside the data file, by the split that they are.
+BESIDE = ("unlabeled", "validation", "test")
 
 
 def prepare_files(
@@ -59,35 +49,53 @@ def prepare_files(
     form: TextFormat,
     fields: FileNameFieldPositions = _NO_FIELDS,
     image_size: int = DEFAULT_IMAGE_SIZE,
+    beside: Mapping[str, Sequence[pathlib.Path]] | None = None,
 ) -> Any:
-    """Prepares a plain file, folder or archive as a TFDS data set and returns its builder.
+    """Prepares plain files, folders or archives as a TFDS data set and returns its builder.
 
-    Its features are `text` or the name of another modality, `label` unless unlabeled, and `group`
-    where a column or the speaker in the file names groups the examples. The split is that of the
-    folder (see `read_folder`); else 20% test, by speaker if the file names give one, or by hash of
-    the content. How the files were understood, where they left it open, is in the
-    metadata as `notices`; how images or frames were made smaller is there as `shrunk`.
+    Its features are `text` or the name of another modality; `label`, `label_set`, `value` or
+    `target` unless unlabeled; `group` where a column or the speaker in the file names groups the
+    examples; `second_text` of pairs; `row_id`, `file` (index into the `files` of the metadata) and
+    `position` (place in the order of the files). Unlabeled examples have the label -1, the label
+    set [-1], the value NaN or the target "".
+
+    The split is that of the folder (see `read_folder`) or of the files beside it. Else 20% of the
+    labeled examples are the test split: by group if a column or the file names give one, or by hash
+    of the content; without any label all are training examples. A validation split joins the
+    training examples if there is a test split, and takes its place if there is none.
+
+    How the files were understood, where they left it open, is in the metadata as `notices`; how
+    images or frames were made smaller is there as `shrunk`; and how many rows of each file are
+    training examples, test items or ignored, as `files`.
 
     Args:
         path: an existing file or folder.
-        form: encoding and columns of text files.
+        form: encoding and columns of text files and tables.
         fields: the meaning of file names.
         image_size: largest side of images and frames in pixels.
+        beside: further files or folders by split: "unlabeled", "validation" or "test".
 
     Raises:
         UserError: the files are not as expected; the message names the file.
     """
+    sources = [("all", path)]
+    sources += [(split, each) for split, paths in (beside or {}).items() for each in paths]
     # A fixed spelling: class names must not enter the key.
     fields_key = f"Fields(label={fields.label!r}, speaker={fields.speaker!r})"
     sizes = () if image_size == DEFAULT_IMAGE_SIZE else (f"image_size={image_size}",)
     digest = content_digest(path, _VERSION, *vars(form).values(), fields_key, *sizes)
+    if len(sources) > 1 or form.file_column:
+        parts = [digest, *(f"{split} {content_digest(each)}" for split, each in sources[1:])]
+        if form.file_column:
+            parts += named_file_digests(sources, form, fields)
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     data_dir = cache_dir() / "files" / digest
     prepared = data_dir / BUILDER_NAME / _VERSION
     if is_prepared(prepared):
         return open_checked(prepared)
     notices: list[str] = []
     try:
-        return _prepare(path, form, fields, image_size, notices, data_dir)
+        return _prepare(sources, form, fields, image_size, notices, data_dir)
     except UserError:
         for line in notices:
             tell_once(str(path), line)
@@ -95,24 +103,17 @@ def prepare_files(
 
 
 def _prepare(
-    path: pathlib.Path,
+    sources: Sequence[tuple[str, pathlib.Path]],
     form: TextFormat,
     fields: FileNameFieldPositions,
     image_size: int,
     notices: list[str],
     data_dir: pathlib.Path,
 ) -> Any:
-    target_column = form.target_column
-    is_archive = path.is_file() and archives.is_archive(path)
-    unpacked = archives.unpacked_archive(path) if is_archive else contextlib.nullcontext(path)
-    with unpacked as inside:
-        if inside.is_dir():
-            by_split = read_folder(inside, form, fields, notices)
-        else:
-            texts = read_text_file(path, form, notices)
-            by_split = {"all": with_file_name_fields(texts, fields)}
-        modality = _common_modality(inside, by_split)
-        _check_item_groups(inside, by_split, form)
+    path = sources[0][1]
+    with read_sources(sources, form, fields, notices) as (by_split, log):
+        modality = _common_modality(path, by_split)
+        _check_item_groups(path, by_split, form)
         spec, id_spec, shrunk = None, None, None
         if modality:
             measures = _measures(by_split, modality)
@@ -125,49 +126,56 @@ def _prepare(
         if modality:
             notices += _images_below_classes(by_split, modality)
             notices += _equal_once_converted(by_split, loaded, modality)
-        if not target_column:
-            loaded = _with_normalized_labels(inside, loaded, notices)
-        if target_column and any(
-            label is None for own in loaded.values() for _, _, label, _ in own
-        ):
-            raise UserError(f"{path}: no column {target_column!r} with the target text")
-        how = "official"
-        if "all" in loaded:
-            groups = [example.group for example in by_split["all"]]
-            loaded, how = _split(inside, loaded["all"], groups, by_label=not target_column)
-        classes = [] if target_column else _class_names(inside, loaded)
-    label_feature = "target" if target_column else "label"
-    content_feature = modality.name if modality else "text"
-    codec = modality.codec if modality else None
-    features: dict[str, Any] = {"text": tfds.features.Text()}
-    metadata: dict[str, Any] = {"split": how, "notices": notices}
+    target = _target(path, loaded, form)
+    for flag in ("target_column", "value_column"):
+        if getattr(form, flag) and target is None:
+            name = getattr(form, flag)
+            raise UserError(f"--{flag}={name}: {path} has no example with anything in that column")
+    if target in ("class", "label_set"):
+        loaded = _with_normalized_labels(path, loaded, notices)
+    splits, how = split_examples(path, loaded, form, target, log)
+    classes = _class_names(path, splits) if target in ("class", "label_set") else []
+    _tell_repeated_ids(splits, form, notices)
+    files = _count_files(splits, log)
+    positions = {
+        id(each): place
+        for place, each in enumerate(each for own in loaded.values() for each in own)
+    }
+    metadata: dict[str, Any] = {"split": how, "notices": notices, "files": files}
+    metadata |= {"target": target}
     if modality and modality.codec and spec:
-        features = {content_feature: modality.codec.tfds_feature(spec)}
         metadata |= {"rate": spec.rate} if spec.rate else {}
         metadata |= {"shrunk": shrunk} if shrunk else {}
-    if classes:
-        features["label"] = tfds.features.ClassLabel(names=classes)
-    elif target_column:
-        features["target"] = tfds.features.Text()
-    grouped = all(group is not None for own in loaded.values() for *_, group in own)
-    if grouped:
-        features[GROUP_FEATURE] = tfds.features.Text()
+    grouped = any(each.group is not None for own in splits.values() for each in own)
+    paired = any(each.source.second_text for own in splits.values() for each in own)
+    features = _features(modality, spec, target, classes, grouped=grouped, paired=paired)
+    file_index = {name: index for index, name in enumerate(_file_names(splits, log))}
 
     def examples(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for digest, content, label, group in loaded[split]:
-            stored = content if codec is None else codec.encode(np.asarray(content))
-            example = {content_feature: stored}
-            if label is not None:
-                example[label_feature] = label
-            yield digest, example | ({GROUP_FEATURE: group} if grouped else {})
+        for each in splits[split]:
+            example: dict[str, Any] = {
+                "row_id": each.source.row_id.encode("utf-8", "replace").decode(),
+                "file": file_index[each.source.file],
+                "position": positions[id(each)],
+            }
+            if modality is None or modality.codec is None:
+                example["text"] = each.content
+            else:
+                example[modality.name] = modality.codec.encode(np.asarray(each.content))
+            if target:
+                example[_TARGET_FEATURES[target]] = _stored_label(each.label, target)
+            if grouped:
+                example[GROUP_FEATURE] = each.group or ""
+            if paired:
+                example["second_text"] = each.source.second_text or ""
+            yield each.digest, example
 
-    splits = {split: functools.partial(examples, split) for split in loaded}
     return prepare(
         lambda where: UserFilesBuilder(
             name=BUILDER_NAME,
             version=_VERSION,
             path=path,
-            splits=splits,
+            splits={split: functools.partial(examples, split) for split in splits},
             features=features,
             metadata=metadata,
             data_dir=where,
@@ -176,22 +184,79 @@ def _prepare(
     )
 
 
-def content_digest(path: pathlib.Path, *options: Any) -> str:
-    """Returns the cache key of prepared files: a digest of options, names and contents.
+_TARGET_FEATURES = {
+    "class": "label",
+    "label_set": "label_set",
+    "value": "value",
+    "text": "target",
+}
 
-    It covers every file that a reader may read, also behind links.
+
+def _features(
+    modality: Modality | None,
+    spec: MediaSpec | None,
+    target: str | None,
+    classes: list[str],
+    *,
+    grouped: bool,
+    paired: bool,
+) -> dict[str, Any]:
+    """Returns the TFDS features of prepared files."""
+    features: dict[str, Any] = {"text": tfds.features.Text()}
+    if modality and modality.codec and spec:
+        features = {modality.name: modality.codec.tfds_feature(spec)}
+    of_target = {
+        "class": lambda: tfds.features.ClassLabel(names=classes),
+        "label_set": lambda: tfds.features.Sequence(tfds.features.ClassLabel(names=classes)),
+        "value": lambda: tfds.features.Scalar(np.float64),
+        "text": tfds.features.Text,
+    }
+    if target:
+        features[_TARGET_FEATURES[target]] = of_target[target]()
+    if grouped:
+        features[GROUP_FEATURE] = tfds.features.Text()
+    if paired:
+        features["second_text"] = tfds.features.Text()
+    return features | {
+        "row_id": tfds.features.Text(),
+        "file": tfds.features.Scalar(np.int32),
+        "position": tfds.features.Scalar(np.int64),
+    }
+
+
+def _stored_label(label: Label | None, target: str) -> Any:
+    if label is not None:
+        return list(label) if isinstance(label, tuple) else label
+    return {"class": -1, "label_set": [-1], "value": math.nan, "text": ""}[target]
+
+
+def _target(
+    path: pathlib.Path, loaded: dict[str, list[LoadedExample]], form: TextFormat
+) -> str | None:
+    """Returns which of `TARGETS` the labels are, None if no example has one.
+
+    Raises:
+        UserError: some are classes and some are label sets.
     """
-    digest = hashlib.sha256(repr((options, path.name)).encode())
-    paths = walk(path, whole_examples=False) if path.is_dir() else [path]
-    for file in paths:
-        if not file.is_file():
-            continue
-        digest.update(repr(os.fspath(file.relative_to(path.parent))).encode())
-        try:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror}") from error
-    return digest.hexdigest()[:32]
+    kinds = {
+        type(each.label): each.source
+        for own in loaded.values()
+        for each in own
+        if each.label is not None
+    }
+    if not kinds:
+        return None
+    if len(kinds) > 1:
+        first, second = list(kinds.values())[:2]
+        raise UserError(
+            f"{path}: {first.row_id} has one class and {second.row_id} has a list of them, or the "
+            "other way round; a data set has either"
+        )
+    if form.value_column:
+        return "value"
+    if form.target_column:
+        return "text"
+    return "label_set" if tuple in kinds else "class"
 
 
 def _common_modality(path: pathlib.Path, by_split: dict[str, list[Example]]) -> Modality | None:
@@ -255,21 +320,16 @@ def _equal_once_converted(
     """Returns a line that tells how many different files became equal examples."""
     sources: dict[str, list[pathlib.Path]] = {}
     for split, examples in by_split.items():
-        for example, (_, array, *_) in zip(examples, loaded[split], strict=True):
-            assert isinstance(example.content, pathlib.Path) and not isinstance(array, str)
-            sources.setdefault(array_digest(array), []).append(example.content)
+        for example, each in zip(examples, loaded[split], strict=True):
+            assert isinstance(example.content, pathlib.Path)
+            assert not isinstance(each.content, str)
+            sources.setdefault(array_digest(each.content), []).append(example.content)
     shared = [paths for paths in sources.values() if len(paths) > 1]
-    distinct = [len({_source_digest(path) for path in paths}) for paths in shared]
+    distinct = [len({source_digest(path) for path in paths}) for paths in shared]
     equal = sum(count for count in distinct if count > 1)
     total = len(sources) - len(shared) + sum(distinct)
     what = f"different {modality.noun}s are equal to another once converted"
     return [f"{equal} of {total} {what}"] if equal else []
-
-
-def _source_digest(path: pathlib.Path) -> str:
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    parts = [hashlib.sha256(file.read_bytes()).digest() for file in files if file.is_file()]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _open(content: str | pathlib.Path, modality: Modality) -> Any:
@@ -289,24 +349,31 @@ def _load(
     group = example.item_group or example.group
     if modality is None or modality.codec is None or spec is None or id_spec is None:
         text = str(example.content)
-        return text_digest(text), text, example.label, group
+        return LoadedExample(text_digest(text), text, example.label, group, example)
     opened = _open(example.content, modality)
     array = modality.codec.to_array(opened, spec)
     same = id_spec == spec
     identified = array if same else modality.codec.to_array(opened, id_spec)
-    return array_digest(identified), array, example.label, group
+    return LoadedExample(array_digest(identified), array, example.label, group, example)
 
 
 def _check_item_groups(
     path: pathlib.Path, by_split: dict[str, list[Example]], form: TextFormat
 ) -> None:
     """Raises UserError if a column of groups is asked for and some examples have no columns."""
-    ungrouped = (each.item_group is None for own in by_split.values() for each in own)
-    if form.group_column and any(ungrouped):
-        raise UserError(
-            f"--item_group={form.group_column}: {path} has examples without columns; it is for "
-            ".csv, .tsv and .jsonl files (--speaker_field reads groups from file names)"
+    for flag, field in (("item_group", "item_group"), ("group_column", "group")):
+        column = getattr(form, flag)
+        ungrouped = any(
+            getattr(each, field) is None
+            for split, own in by_split.items()
+            for each in own
+            if split != "unlabeled"
         )
+        if column and ungrouped:
+            raise UserError(
+                f"--{flag}={column}: {path} has examples without columns; it is for .csv, .tsv, "
+                ".jsonl and .parquet files (--speaker_field reads groups from file names)"
+            )
 
 
 def _with_normalized_labels(
@@ -314,7 +381,8 @@ def _with_normalized_labels(
 ) -> dict[str, list[LoadedExample]]:
     """Puts labels on one line (TFDS stores class names one per line) and in Unicode's NFC."""
     spellings: dict[str, set[str]] = {}
-    for label in {each[2] for own in loaded.values() for each in own if each[2] is not None}:
+    found = {each for own in loaded.values() for one in own for each in classes_of(one.label)}
+    for label in found:
         if label != label.encode("utf-8", "replace").decode():
             raise UserError(f"{path}: the class {label!r} has a name that is not UTF-8")
         spellings.setdefault(to_nfc(" ".join(label.split())), set()).add(label)
@@ -325,56 +393,58 @@ def _with_normalized_labels(
                 "Unicode form alone, are one class"
             )
     normalized = {label: name for name, several in spellings.items() for label in several}
+
+    def normal(label: Label | None) -> Label | None:
+        if isinstance(label, tuple):
+            return tuple(sorted({normalized[each] for each in label}))
+        return normalized[label] if isinstance(label, str) else label
+
     return {
-        split: [
-            (digest, content, label and normalized[label], group)
-            for digest, content, label, group in own
-        ]
+        split: [dataclasses.replace(each, label=normal(each.label)) for each in own]
         for split, own in loaded.items()
     }
 
 
-def _split(
-    path: pathlib.Path, loaded: list[LoadedExample], groups: list[str | None], *, by_label: bool
-) -> tuple[dict[str, list[LoadedExample]], str]:
-    """Splits by speaker or by hash, and returns which.
-
-    Every label needs two different examples, one for each side.
-    """
-    labels = [label if by_label else None for _, _, label, _ in loaded]
-    digests_by_label: dict[str | None, set[str]] = {}
-    for label, (digest, *_) in zip(labels, loaded, strict=True):
-        digests_by_label.setdefault(label, set()).add(digest)
-    for label, digests in digests_by_label.items():
-        if len(digests) < 2:
-            subject = "holds" if label is None else f"label {label!r} has"
-            count = labels.count(label)
-            equal = f" ({count} that are equal as they are read)" if count > 1 else ""
-            raise UserError(
-                f"{path}: {subject} only one example{equal}; at least two different are needed"
-            )
-    speakers = [group for group in groups if group is not None]
-    if speakers:
-        if len(set(speakers)) < 2:
-            raise UserError(f"{path}: {speakers[0]!r} is the only speaker; at least two are needed")
-        how = "by speaker"
-        train, test = split_by_group(speakers, TEST_SHARE)
-    else:
-        how = "by hash"
-        digests = [digest for digest, *_ in loaded]
-        number = {label: index for index, label in enumerate(digests_by_label)}
-        train, test = split_by_hash(digests, [number[label] for label in labels], TEST_SHARE)
-    return {"train": [loaded[i] for i in train], "test": [loaded[i] for i in test]}, how
+def _tell_repeated_ids(
+    splits: dict[str, list[LoadedExample]], form: TextFormat, notices: list[str]
+) -> None:
+    if not form.id_column:
+        return
+    counts = Counter(each.source.row_id for own in splits.values() for each in own)
+    repeated = sorted(row_id for row_id, count in counts.items() if count > 1)
+    if repeated:
+        notices.append(
+            f"{len(repeated)} ids of the column {form.id_column!r} stand in several rows, such as "
+            f"{repeated[0]!r}"
+        )
 
 
-def _class_names(path: pathlib.Path, loaded: dict[str, list[LoadedExample]]) -> list[str]:
-    """Returns the label names in order (whole numbers by value), [] if unlabeled."""
-    labels = {split: {label for _, _, label, _ in own} for split, own in loaded.items()}
-    names = {label for label in labels["train"] if label is not None}
-    if None in labels["test"] and names:
-        raise UserError(f"{path}: the train split has labels, the test split has none")
-    unseen = sorted(str(label) for label in labels["test"] - labels["train"])
-    if unseen:
+def _count_files(splits: dict[str, list[LoadedExample]], log: ReadLog) -> list[dict[str, Any]]:
+    """Returns the name of each file, its number of rows, and those ignored by reason."""
+    read = Counter(each.source.file for own in splits.values() for each in own)
+    return [
+        {
+            "name": name.encode("utf-8", "replace").decode(),
+            "rows": read[name] + log.ignored.get(name, Counter()).total(),
+            "ignored": dict(log.ignored.get(name, {})),
+            "noun": "rows" if text_extension(pathlib.Path(name)) else "examples",
+        }
+        for name in _file_names(splits, log)
+    ]
+
+
+def _file_names(splits: dict[str, list[LoadedExample]], log: ReadLog) -> list[str]:
+    read = (each.source.file for own in splits.values() for each in own)
+    return list(dict.fromkeys([*read, *log.ignored]))
+
+
+def _class_names(path: pathlib.Path, splits: dict[str, list[LoadedExample]]) -> list[str]:
+    """Returns the label names in order (whole numbers by value)."""
+    names, tested = (
+        {name for each in splits.get(split, []) for name in classes_of(each.label)}
+        for split in ("train", "test")
+    )
+    if unseen := sorted(tested - names):
         raise UserError(f"{path}: label {unseen[0]!r} occurs in the test split only")
     if len(names) == 1:
         raise UserError(f"{path}: label {names.pop()!r} is the only one; at least two are needed")

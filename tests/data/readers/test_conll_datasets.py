@@ -128,7 +128,7 @@ def test_targets_of_ones_own(tmp_path, ending):
 
 def test_a_file_without_targets(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\nthree")
-    with pytest.raises(UserError, match=r"a\.txt: no column 'short' with the target text"):
+    with pytest.raises(UserError, match=r"--target_column=short: .*a\.txt is plain text"):
         load(str(tmp_path / "a.txt"), target_column="short")
 
 

@@ -198,7 +198,6 @@ def test_errors(tmp_path, make, expected):
         ("train", "val", ()),
         ("train2017", "dev", ()),
         ("train_images", "evaluation", ()),
-        ("train", "test", ("valid",)),
         ("train", "test", ("extra",)),
     ],
 )
