@@ -17,12 +17,15 @@ import dataclasses
 
 from absl import flags
 
-from experiments import cli, study_flags
+from experiments import cli, config_flags, study_flags
 from fm.errors import UserError
 from fm.study import analysis, config_ablations, run_dir
 from fm.study.ablations import ABLATIONS, Ablation, ablation_names, field_ablation
 from fm.study.arms import REFERENCE_ARM
+from fm.study.config import StudyConfig
 from fm.study.runner import run_compare
+
+_OF_THE_ABLATION = ("field", "values", "ablation")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -41,10 +44,19 @@ def main(values: flags.FlagValues) -> None:
     """Runs one study per variant, then compares them."""
     out = cli.out_dir(values)
     ablation = _ablation(values)
-    base = study_flags.configure(
-        values, "ablate", suite_name="ablate", upstream=ablation.name == "upstream"
+    base = config_flags.study_config(
+        values,
+        StudyConfig,
+        "ablate",
+        lambda: study_flags.configure(
+            values, "ablate", suite_name="ablate", upstream=ablation.name == "upstream"
+        ),
+        beside=_OF_THE_ABLATION,
     )
-    if ablation.arm and values["arms"].using_default_value:
+    if any(path == ablation.name for path, _, _ in config_flags.settings(values)):
+        raise UserError(f"--set={ablation.name}: is what the ablation varies; give --values")
+    chosen = not values["arms"].using_default_value or values["config"].value
+    if ablation.arm and not chosen:
         base = dataclasses.replace(base, arms=(REFERENCE_ARM, ablation.arm))
     if ablation.arm and ablation.arm not in base.arms:
         raise UserError(f"--arms={','.join(base.arms)}: {ablation.name} needs {ablation.arm}")
@@ -69,6 +81,18 @@ def main(values: flags.FlagValues) -> None:
 
 
 def _ablation(values: flags.FlagValues) -> Ablation:
+    saved = config_flags.saved_config(values, "ablate", _OF_THE_ABLATION)
+    if saved is not None and not values["ablation"].present:
+        # A saved ablation holds the field or name, and no values: more can be added to it.
+        if saved.get("field") in ablation_names(of_configs=True):
+            return ABLATIONS[saved["field"]]
+        if not values["values"].present:
+            raise UserError(
+                f"--config={values['config'].value}: give --values too, the first being the "
+                f"baseline; a saved ablation holds its field alone ({saved.get('field')})"
+            )
+        if not values["field"].present:
+            values.__setattr__("field", str(saved.get("field")))
     name = values["ablation"].value
     if name is None:
         return field_ablation(values["field"].value, values["values"].value)

@@ -49,7 +49,10 @@ def cell_executor(values: flags.FlagValues, experiment: str) -> Iterator[CellExe
         yield None
         return
     given = [values[name] for name in values if values[name].present and len(name) > 1]
-    arguments = [flag.serialize() for flag in given if flag.name != "cluster"]
+    # A flag given several times is a line for each.
+    arguments = [
+        line for flag in given if flag.name != "cluster" for line in flag.serialize().splitlines()
+    ]
     with ray_executor.ray_cluster() as ray:
 
         def execute(task: str, cells: list[tuple[str, int]]) -> None:

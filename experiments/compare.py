@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import cli, cluster, study_flags
+from experiments import cli, cluster, config_flags, study_flags
 from fm.study.config import StudyConfig
 from fm.study.runner import run_compare
 
@@ -49,8 +49,13 @@ def main(values: flags.FlagValues) -> None:
 
 def configure(values: flags.FlagValues) -> StudyConfig:
     """Returns the study that the flags describe."""
-    return study_flags.configure(
-        values, "compare", suite_name="compare", published_model=PUBLISHED_MODEL
+    return config_flags.study_config(
+        values,
+        StudyConfig,
+        "compare",
+        lambda: study_flags.configure(
+            values, "compare", suite_name="compare", published_model=PUBLISHED_MODEL
+        ),
     )
 
 

@@ -21,7 +21,7 @@ import sys
 
 from absl import flags
 
-from experiments import cli, cluster, study_flags
+from experiments import cli, cluster, config_flags, study_flags
 from fm.data.datasets import development_dataset
 from fm.errors import UserError
 from fm.study import presets
@@ -80,6 +80,7 @@ def define(values: flags.FlagValues) -> None:
         "default all in the full profile, else none",
         flag_values=values,
     )
+    config_flags.define(values)
     cli.define_data(values)
     cli.define_mesh(values)
     cluster.define(values)
@@ -92,6 +93,12 @@ def configure(values: flags.FlagValues) -> MultitaskConfig:
     Raises:
       UserError: a flag names something that does not exist or does not fit.
     """
+    return config_flags.study_config(
+        values, MultitaskConfig, "multitask", lambda: _from_flags(values)
+    )
+
+
+def _from_flags(values: flags.FlagValues) -> MultitaskConfig:
     profile = values["profile"].value
     preset = presets.MULTITASK[profile]
     names, arms = values["tasks"].value, tuple(values["arms"].value)

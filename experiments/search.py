@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, study_flags
+from experiments import cli, config_flags, study_flags
 from fm.errors import UserError
 from fm.files import atomic_write
 from fm.report.search import search_figure, search_table, trial_name
@@ -68,6 +68,10 @@ def configure(values: flags.FlagValues) -> SearchConfig:
     Raises:
       UserError: a flag names something that does not exist or does not fit, or test items.
     """
+    return config_flags.study_config(values, SearchConfig, "search", lambda: _from_flags(values))
+
+
+def _from_flags(values: flags.FlagValues) -> SearchConfig:
     arm = values["arm"].value
     if not values["arms"].using_default_value:
         raise UserError(f"--arms={','.join(values['arms'].value)}: a search takes one: --arm=NAME")

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, config_flags
 from fm import report
 from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
@@ -140,6 +140,7 @@ def define(
     flags.DEFINE_enum(
         "profile", "default", presets.PROFILES, "size of the study", flag_values=values
     )
+    config_flags.define(values)
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, out)

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import cli
-from fm.errors import UserError
+from experiments import cli, config_flags
+from fm.errors import UserError, error_context
+from fm.files import expand_path
 from fm.report import text_quality as report
 from fm.study import run_dir
 from fm.study.loading import load
@@ -27,7 +28,10 @@ from fm.study.presets import PROFILES
 from fm.study.runner import run_study
 from fm.study.text_quality import config as text_quality_config
 from fm.study.text_quality import scoring
+from fm.study.text_quality.config import TextQualityConfig
 from fm.study.text_quality.runner import TextQualityStudy
+
+_DATA_FLAGS = ("data_dir", "text_column", "encoding")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -57,6 +61,7 @@ def define(values: flags.FlagValues) -> None:
         "column or key with the text, of csv and jsonl files",
         flag_values=values,
     )
+    config_flags.define(values)
     cli.define_encoding(values)
     cli.define_mesh(values)
     cli.define_out(values, "runs/text_quality")
@@ -64,13 +69,50 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the study, or reports the finished one."""
-    out, names = cli.out_dir(values), values["domains"].value
+    out = cli.out_dir(values)
+    config, embedder = configure(values)
+    results = run_study(TextQualityStudy(config, embedder), out)
+    results["headline"] = report.headline(results)
+    run_dir.write_results(results, out)
+    page = report.write(results, out)
+    run_dir.write_study_summary_json(results, out)
+    print(f"\n{results['headline']}\n\nreport: {page}")
+
+
+def configure(values: flags.FlagValues) -> tuple[TextQualityConfig, scoring.EmbedderSpec]:
+    """Returns the study that the flags describe, and its embedder.
+
+    Raises:
+      UserError: a flag names something that does not exist or does not fit.
+    """
+    saved = config_flags.saved_config(values, text_quality_config.EXPERIMENT)
+    if saved is not None:
+        with error_context(expand_path(values["config"].value)):
+            config = text_quality_config.from_json(saved)
+        embedder = scoring.find_embedder(config.embedder.name)
+        if embedder.info != config.embedder:
+            raise UserError(
+                f"--config={values['config'].value}: the embedder {config.embedder.name} is "
+                "another one now"
+            )
+        where = {key: getattr(config, key) for key in _DATA_FLAGS}
+        for name, fingerprint in zip(config.domains, config.fingerprints, strict=True):
+            found = load(name, **where).info["fingerprint"]
+            config_flags.check_unchanged(values, name, fingerprint, found)
+        config_flags.tell_differences(values, saved, text_quality_config.to_json(config))
+    else:
+        config, embedder = _from_flags(values)
+    also = ("domains", "embedder", *_DATA_FLAGS)
+    return config_flags.with_settings(config, values, also), embedder
+
+
+def _from_flags(values: flags.FlagValues) -> tuple[TextQualityConfig, scoring.EmbedderSpec]:
+    names, profile = values["domains"].value, values["profile"].value
     if len(names) != 2 or len(set(names)) < 2:
         raise UserError(f"--domains={','.join(names)}: takes two different data sets, as in a,b")
-    profile = values["profile"].value
     name = values["embedder"].value or text_quality_config.DEFAULT_EMBEDDERS[profile]
     embedder = scoring.find_embedder(name)
-    where = {key: values[key].value for key in ("data_dir", "text_column", "encoding")}
+    where = {key: values[key].value for key in _DATA_FLAGS}
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
     config = text_quality_config.make_config(
         profile,
@@ -80,12 +122,7 @@ def main(values: flags.FlagValues) -> None:
         fingerprints=fingerprints,
         **where,
     )
-    results = run_study(TextQualityStudy(config, embedder), out)
-    results["headline"] = report.headline(results)
-    run_dir.write_results(results, out)
-    page = report.write(results, out)
-    run_dir.write_study_summary_json(results, out)
-    print(f"\n{results['headline']}\n\nreport: {page}")
+    return config, embedder
 
 
 if __name__ == "__main__":

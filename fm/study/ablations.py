@@ -8,16 +8,13 @@ changed config (`experiments.ablate`). To add an ablation, pass one to `register
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from fm.config_io import parse
 from fm.data.datasets import subset
 from fm.errors import UserError
 from fm.evaluation.design import Design
@@ -26,6 +23,7 @@ from fm.study.arms import InitialModel
 from fm.study.cells import Cell, run_cells
 from fm.study.comparisons import with_differences
 from fm.study.config import JointRecipe, MultitaskConfig, StudyConfig
+from fm.study.config_fields import with_field
 from fm.study.joint_pretraining import Source, modality_batch_sizes, pretrain_joint
 from fm.study.processing import Processor
 from fm.study.tasks import Task
@@ -329,84 +327,6 @@ def field_ablation(field: str, values: Sequence[str]) -> Ablation:
         return {text: Variant(config=with_field(config, field, text)) for text in values}
 
     return Ablation(field, field, variants, of_configs=True)
-
-
-def with_field(
-    config: StudyConfig, field: str, text: str, *, flag: str = "--values"
-) -> StudyConfig:
-    """Returns the study config with the field of a dotted path set to a value parsed from text.
-
-    Args:
-      config: of a study.
-      field: dotted path, also with "recipe." before the field of a recipe.
-      text: the value.
-      flag: that gave the value, for messages.
-
-    Raises:
-      UserError: there is no such field, or the value is not of its type.
-    """
-    path = field.removeprefix("recipe.")
-    first = path.partition(".")[0]
-    if config.tasks and first in _field_names(config.tasks[0].recipe):
-        tasks = [
-            dataclasses.replace(task, recipe=_replace_path(task.recipe, path, text, field, flag))
-            for task in config.tasks
-        ]
-        return dataclasses.replace(config, tasks=tuple(tasks))
-    if config.tasks and first in _field_names(config.tasks[0]):
-        tasks = [_replace_path(task, path, text, field, flag) for task in config.tasks]
-        return dataclasses.replace(config, tasks=tuple(tasks))
-    if first in _field_names(config):
-        return _replace_path(config, path, text, field, flag)
-    for part in (config.tasks[0].recipe, config.tasks[0], config):
-        _check_not_renamed(part, first, field)
-    names = [*_field_names(config.tasks[0].recipe), *_field_names(config)]
-    raise UserError(
-        f"--field={field}: no {first!r} in a recipe or study; must be one of {', '.join(names)}"
-    )
-
-
-def _field_names(config: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(config)]
-
-
-def _check_not_renamed(config: Any, name: str, field: str) -> None:
-    """Raises UserError if `name` is what an earlier version called a field of the config."""
-    new = getattr(config, "RENAMED_FIELDS", {}).get(name)
-    if new is not None:
-        raise UserError(f"--field={field}: {name!r} is now called {new!r}")
-
-
-def _replace_path(config: Any, path: str, text: str, field: str, flag: str) -> Any:
-    """Returns a frozen config with the value at a dotted path replaced."""
-    name, _, rest = path.partition(".")
-    names = _field_names(config)
-    if name not in names:
-        _check_not_renamed(config, name, field)
-        raise UserError(f"--field={field}: no {name!r} here; must be one of {', '.join(names)}")
-    old = getattr(config, name)
-    if bool(rest) != dataclasses.is_dataclass(old):
-        raise UserError(f"--field={field}: must be the path of a single value")
-    if rest:
-        return dataclasses.replace(config, **{name: _replace_path(old, rest, text, field, flag)})
-    annotation = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: _parse_value(annotation, old, text, field, flag)})
-
-
-def _parse_value(annotation: Any, old: Any, text: str, field: str, flag: str) -> Any:
-    if annotation is str:
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = text  # for optional texts
-    try:
-        value = parse(annotation, value, field)
-        return float(value) if annotation is float else value
-    except (UserError, OverflowError) as error:
-        raise UserError(
-            f"{flag}: {text!r:.80} is not a value of {field}, whose default is {old!r}"
-        ) from error
 
 
 for _ablation in (

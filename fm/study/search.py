@@ -17,8 +17,8 @@ from fm.errors import UserError
 from fm.evaluation.statistics import mean_over_seeds_and_items
 from fm.files import atomic_write, read_checked_json, write_checked_json
 from fm.study import analysis, run_dir
-from fm.study.ablations import with_field
 from fm.study.config import Recipe, StudyConfig, config_hash
+from fm.study.config_fields import with_field
 from fm.study.recipe_files import write_recipe_file
 from fm.study.runner import CompareStudy
 from fm.training.failures import NotFiniteError

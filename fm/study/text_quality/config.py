@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
+from fm.config_io import parse
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
 from fm.study.presets import check_profile
 from fm.training.optimizer import OptimizerConfig
 
+EXPERIMENT = "text_quality"
 DOMAINS = ("A", "B")
 # Default embedder of each profile; the quick one downloads nothing.
 DEFAULT_EMBEDDERS = {"quick": "tfidf", "default": "minilm-l6", "full": "minilm-l6"}
@@ -154,7 +157,21 @@ def to_json(config: TextQualityConfig) -> dict:
     """Returns a text quality config as a JSON-able dict."""
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     training_sets = {each.pop("name"): each for each in values.pop("training_sets")}
-    return {"experiment": "text_quality", **values, "training_sets": training_sets}
+    return {"experiment": EXPERIMENT, **values, "training_sets": training_sets}
+
+
+def from_json(saved: dict[str, Any]) -> TextQualityConfig:
+    """Inverse of `to_json`.
+
+    Raises:
+      UserError: a field is missing, unknown or of another type.
+    """
+    fields = {name: value for name, value in saved.items() if name != "experiment"}
+    training_sets = fields.get("training_sets")
+    if not isinstance(training_sets, dict):
+        raise UserError("training_sets must be an object by name")
+    named = [{"name": name, **each} for name, each in training_sets.items()]
+    return parse(TextQualityConfig, fields | {"training_sets": named}, "config")
 
 
 def make_training_sets(profile: str) -> tuple[TrainingSet, ...]:
