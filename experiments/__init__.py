@@ -11,8 +11,15 @@ def _stop(*_: object) -> None:
     os._exit(130)
 
 
-# Python imports this package before the experiment itself, with sys.argv[0] still "-m". Importing
-# the libraries then takes seconds, until `cli.call` handles signals itself.
+def exit_on_signals() -> None:
+    """Lets SIGINT and SIGTERM end the process in one line, until `cli.call` handles them.
+
+    Importing the libraries takes seconds.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+
+# Python imports this package before the experiment itself, with sys.argv[0] still "-m".
 if sys.argv[:1] == ["-m"]:
-    for _number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(_number, _stop)
+    exit_on_signals()

@@ -1,4 +1,4 @@
-"""What one config field, or a registered set of configs, does: a study per value, side by side.
+"""Varies one config field, or runs a registered ablation: a study per value, side by side.
 
     python -m experiments.ablate --field=objective.mask_ratio --values=0.5,0.75 --tasks=digits
 

@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, study_flags
+from experiments import cli, config_flags, study_flags
 from fm.adaptation.methods import METHODS, check_methods
+from fm.config_io import parse
 from fm.data.datasets import Dataset
 from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import draw_train_idx, select_trial
@@ -33,7 +34,7 @@ from fm.parallel.mesh import current_mesh
 from fm.study import presets, run_dir
 from fm.study.adaptation import ModelArm
 from fm.study.arms import load_published_arm
-from fm.study.config import DEFAULT_METHODS, TaskConfig
+from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
@@ -66,6 +67,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     study_flags.define_prompts(values)
+    config_flags.define(values)
     flags.DEFINE_integer("seed", 0, "random seed", flag_values=values, lower_bound=0)
     cli.define_data(values)
     cli.define_mesh(values)
@@ -75,6 +77,9 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Chooses hyper-parameters, fits, scores the test items and writes the summary."""
     began = time.perf_counter()
+    saved = config_flags.saved_config(values, "adapt")
+    if saved is not None:
+        config_flags.fill(values, _flags_of(saved))
     out_dir, seed, num_labels = (
         cli.out_dir(values),
         values["seed"].value,
@@ -103,6 +108,10 @@ def main(values: flags.FlagValues) -> None:
         presets.modality_recipe(data.modality), data.info.get("shape")
     )
     recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
+    if saved is not None:
+        with error_context(f"--config={values['config'].value}"):
+            recipe = parse(Recipe, saved.get("recipe"), "recipe")
+    recipe = config_flags.with_settings(recipe, values)
     presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     published = location is not None and location.kind == PUBLISHED
     if not published and all(METHODS[method].published_models_only for method in methods):
@@ -130,6 +139,12 @@ def main(values: flags.FlagValues) -> None:
         "published": dataclasses.asdict(published_config) if published_config else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
+    if saved is not None:
+        fingerprint = saved["dataset"]["fingerprint"]
+        config_flags.check_unchanged(values, name, fingerprint, data.info["fingerprint"])
+        if not values["set"].value:
+            plain = json.loads(json.dumps(config))
+            config_flags.tell_differences(values, saved, plain)
     published_arm = load_published_arm(task, methods, trainable=True) if published else None
     run_dir.init(config, out_dir)
     if (summary := run_dir.read_summary(out_dir)) is not None:
@@ -164,6 +179,18 @@ def main(values: flags.FlagValues) -> None:
     _print_summary(
         {"hparams": hparams, "num_test_items": len(task.test), "accuracy": accuracy}, out_dir
     )
+
+
+def _flags_of(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of a saved config, but for those of its recipe."""
+    names = ("experiment", "dataset", "published", "recipe")
+    others = {key: value for key, value in saved.items() if key not in names}
+    prompt = dict(saved.get("published") or {})
+    prompt.pop("model", None)
+    if "num_fewshot" in prompt:
+        prompt["num_fewshot"] = [str(n) for n in prompt["num_fewshot"]]
+    others["model"] = others.pop("pretrained", None)
+    return config_flags.data_flags(saved["dataset"]) | others | prompt
 
 
 def _prepare_task(config: TaskConfig) -> Task:

@@ -231,7 +231,8 @@ def one_line(text: str) -> str:
 
 
 def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:
-    lines = [f"python -m experiments.{name}", "", textwrap.dedent(doc or "").strip(), "", "flags:"]
+    usage = f"fm {name}   (or: python -m experiments.{name})"
+    lines = [usage, "", textwrap.dedent(doc or "").strip(), "", "flags:"]
     for key in sorted(values):
         flag = values[key]
         if flag.name != key or key == "h":

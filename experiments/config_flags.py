@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -145,7 +146,7 @@ def with_settings(
     Args:
       config: frozen dataclass.
       values: flags.
-      also: names of saved values that flags of the same name set.
+      also: its fields that flags of the same name set, and the rest is derived from.
       prefix: that paths may have.
 
     Raises:
@@ -153,7 +154,8 @@ def with_settings(
     """
     for path, text, flag in settings(values):
         name = path.partition(".")[0]
-        if name in also:
+        own = {field.name for field in dataclasses.fields(config)}  # pyright: ignore
+        if name in also or (name in values and name not in own):
             raise UserError(f"{flag}: is set by a flag of its own: --{name}={text}")
         config = with_config_field(config, path.removeprefix(prefix), text, where=flag)
     return config
@@ -173,6 +175,12 @@ def fill(values: flags.FlagValues, saved: dict[str, Any]) -> None:
                 + (f"; nearest: {', '.join(near)}" if near else "")
             )
         values.__setattr__(name, value)
+
+
+def data_flags(dataset: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of a saved config's data set: its name, and how it was read."""
+    others = {key: each for key, each in dataset.items() if key not in ("name", "fingerprint")}
+    return {"dataset": dataset["name"]} | others
 
 
 def check_unchanged(values: flags.FlagValues, name: str, saved: str, current: str) -> None:

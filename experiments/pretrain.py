@@ -21,22 +21,25 @@ import dataclasses
 import json
 import pathlib
 import re
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from absl import flags
 
-from experiments import cli, study_flags
+from experiments import cli, config_flags, study_flags
+from fm.config_io import parse
+from fm.data.datasets import Dataset
 from fm.data.file_counts import tell_files
 from fm.data.load import load
-from fm.errors import UserError
+from fm.errors import UserError, error_context
 from fm.files import expand_path
 from fm.model.config import REMAT_POLICIES
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe, short_name
+from fm.study.extension import extended_config
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import pretrain
-from fm.study.processing import build_processor, check_corpus_size
+from fm.study.processing import Processor, build_processor, check_corpus_size
 from fm.training.config import TrainResult
 from fm.training.objectives import PretrainingObjective
 from fm.training.train_state import params_digest
@@ -97,6 +100,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     study_flags.define_recipe(values)
+    config_flags.define(values)
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_processes(values)
@@ -105,17 +109,149 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Trains and writes the summary."""
-    dataset = values["dataset"].value
-    names = [dataset] if expand_path(dataset).exists() else dataset.split(",")
-    if len(names) > 1:
-        _pretrain_joint(values, names)
+    out_dir, run = cli.out_dir(values), configure(values)
+    with distributed.lead_process_first("folder"):
+        run = run.extending(out_dir)
+        run_dir.init(run.config, out_dir)
+        processor = run.build_processor(out_dir)
+    result = run.train(processor, out_dir)
+    _write_summary(result, run.config, out_dir)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PretrainingRun:
+    """Pretraining on one data set: what is trained on what, and how.
+
+    Attributes:
+      config: as in config.json.
+      recipe: of model and training.
+      sources: name and data of each data set.
+      cadence: keyword arguments of `fm.study.pretraining.pretrain_config`.
+    """
+
+    config: dict[str, Any]
+    recipe: Recipe | JointRecipe
+    sources: Any
+    cadence: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """Random seed."""
+        return self.config["seed"]
+
+    def extending(self, out_dir: pathlib.Path) -> Self:
+        """Returns the run as a continuation of the finished, shorter run in a folder, if any.
+
+        Raises:
+          UserError: see `fm.study.extension.extended_config`.
+        """
+        config = extended_config(self.config, out_dir)
+        if "extended_from" not in config:
+            return self
+        cadence = self.cadence | {"extended_from": tuple(config["extended_from"])}
+        return dataclasses.replace(self, config=config, cadence=cadence)
+
+    def build_processor(self, out_dir: pathlib.Path) -> Processor:
+        """Returns tokenizer and layouts; trains the tokenizer if the folder has none."""
+        data: Dataset = self.sources
+        return build_processor(
+            data.train, data.modality, self.recipe, out_dir, data.info.get("rate")
+        )
+
+    def train(self, processor: Processor, out_dir: pathlib.Path) -> TrainResult:
+        """Trains or resumes in the folder."""
+        data: Dataset = self.sources
+        return pretrain(
+            data.train,
+            data.modality,
+            self.recipe,
+            processor,
+            seed=self.seed,
+            out_dir=out_dir,
+            run_name=short_name(self.config["dataset"]["name"]),
+            **self.cadence,
+        )
+
+
+class JointPretrainingRun(PretrainingRun):
+    """Pretraining of one model on several data sets; see `PretrainingRun`."""
+
+    def build_processor(self, out_dir: pathlib.Path) -> Processor:
+        """Returns tokenizer and layouts; trains the tokenizer if the folder has none."""
+        return joint_pretraining.build_joint_processor(self.sources, self.recipe, out_dir)
+
+    def train(self, processor: Processor, out_dir: pathlib.Path) -> TrainResult:
+        """Trains or resumes in the folder."""
+        return joint_pretraining.pretrain_joint(
+            self.sources,
+            self.recipe,
+            processor,
+            seed=self.seed,
+            out_dir=out_dir,
+            run_name="joint",
+            **self.cadence,
+        )
+
+
+def configure(values: flags.FlagValues) -> PretrainingRun:
+    """Returns the run that the flags, or the file of --config, describe.
+
+    Raises:
+      UserError: a flag names something that does not exist or does not fit.
+    """
+    saved = config_flags.saved_config(values, "pretrain")
+    if saved is not None:
+        if earlier := saved.get("extended_from"):
+            steps = " then ".join(f"--steps={n}" for n in (*earlier, saved["recipe"]["steps"]))
+            raise UserError(
+                f"--config={values['config'].value}: this run was extended; repeat it with its "
+                f"flags, {steps}"
+            )
+        names = list(saved.get("datasets", ()))
+        config_flags.fill(values, _flags_of(saved))
     else:
-        _pretrain_one(values, dataset)
+        dataset = values["dataset"].value
+        names = [dataset] if expand_path(dataset).exists() else dataset.split(",")
+    if len(names) > 1:
+        run = _joint_run(values, names, saved)
+    else:
+        run = _single_run(values, values["dataset"].value, saved)
+    if saved is not None:
+        for name, fingerprint in _fingerprints(saved).items():
+            found = _fingerprints(run.config)[name]
+            config_flags.check_unchanged(values, name, fingerprint, found)
+        if not values["set"].value:
+            config_flags.tell_differences(values, saved, run.config)
+    return run
 
 
-def _pretrain_one(values: flags.FlagValues, name: str) -> None:
-    """Pretrains on one data set."""
-    out_dir, seed = cli.out_dir(values), values["seed"].value
+def _flags_of(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of a saved config, but for those of its recipe."""
+    if "datasets" in saved:
+        of_data = {"dataset": ",".join(saved["datasets"])}
+    else:
+        of_data = config_flags.data_flags(saved["dataset"])
+    others = {
+        key: value
+        for key, value in saved.items()
+        if key not in ("experiment", "dataset", "datasets", "recipe")
+    }
+    if "mixture" in others:
+        weights = others["mixture"].items()
+        others["mixture"] = ",".join(f"{name}:{weight:g}" for name, weight in weights)
+    return of_data | others
+
+
+def _fingerprints(config: dict[str, Any]) -> dict[str, str]:
+    if "datasets" in config:
+        return config["datasets"]
+    return {config["dataset"]["name"]: config["dataset"]["fingerprint"]}
+
+
+def _single_run(
+    values: flags.FlagValues, name: str, saved: dict[str, Any] | None
+) -> PretrainingRun:
+    """Returns pretraining on one data set."""
     for flag in ("mixture", "captioned"):
         if values[flag].value:
             raise UserError(f"--{flag} is for several data sets, not for {name} alone")
@@ -135,7 +271,6 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
     size, given_arch = values["size"].value, values["arch"].value
     recipe = presets.with_model(recipe, size, given_arch or (arch if size else None))
     recipe = _with_training_flags(recipe, values)
-    presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     if objective:
         if objective.bag_of_words and data.modality != "text":
             raise UserError(
@@ -143,33 +278,20 @@ def _pretrain_one(values: flags.FlagValues, name: str) -> None:
                 "masked_lm"
             )
         recipe = dataclasses.replace(recipe, objective=objective)
+    recipe = _saved_or_set(recipe, values, saved)
+    presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     config = {
         "experiment": "pretrain",
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **options},
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
-        "seed": seed,
+        **_of_training(recipe, values),
     }
-    with distributed.lead_process_first("folder"):
-        run_dir.init(config, out_dir)
-        processor = build_processor(
-            data.train, data.modality, recipe, out_dir, data.info.get("rate")
-        )
-    result = pretrain(
-        data.train,
-        data.modality,
-        recipe,
-        processor,
-        seed=seed,
-        out_dir=out_dir,
-        run_name=short_name(name),
-        **_cadence(values),
-    )
-    _write_summary(result, config, out_dir)
+    return PretrainingRun(config, recipe, data, _cadence(values))
 
 
-def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
-    """Pretrains one model on several data sets."""
-    out_dir, seed = cli.out_dir(values), values["seed"].value
+def _joint_run(
+    values: flags.FlagValues, names: list[str], saved: dict[str, Any] | None
+) -> JointPretrainingRun:
+    """Returns pretraining of one model on several data sets."""
     if values["objective"].value:
         raise UserError("--objective is for one data set; each modality of a mixture has its own")
     for flag in ("recipe", "pretrain_minutes"):
@@ -177,7 +299,7 @@ def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
             raise UserError(f"--{flag}={values[flag].value}: is for one data set, not for several")
     recipe = presets.joint_recipe()
     recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
-    recipe = _with_training_flags(recipe, values)
+    recipe = _saved_or_set(_with_training_flags(recipe, values), values, saved)
     if len(set(names)) < len(names):
         raise UserError(f"--dataset={','.join(names)}: takes each data set once")
     weights = cli.parse_weights("--mixture", values["mixture"].value, names)
@@ -208,22 +330,32 @@ def _pretrain_joint(values: flags.FlagValues, names: list[str]) -> None:
         **options,
         "mixture": weights,
         "captioned": captioned,
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
-        "seed": seed,
+        **_of_training(recipe, values),
     }
-    with distributed.lead_process_first("folder"):
-        run_dir.init(config, out_dir)
-        processor = joint_pretraining.build_joint_processor(sources, recipe, out_dir)
-    result = joint_pretraining.pretrain_joint(
-        sources,
-        recipe,
-        processor,
-        seed=seed,
-        out_dir=out_dir,
-        run_name="joint",
-        **_cadence(values),
-    )
-    _write_summary(result, config, out_dir)
+    return JointPretrainingRun(config, recipe, sources, _cadence(values))
+
+
+def _saved_or_set(
+    recipe: _Recipe, values: flags.FlagValues, saved: dict[str, Any] | None
+) -> _Recipe:
+    """Returns the recipe of a saved config, or the given one, with the fields of --set."""
+    if saved is not None:
+        with error_context(f"--config={values['config'].value}"):
+            recipe = parse(type(recipe), saved.get("recipe"), "recipe")
+    return config_flags.with_settings(recipe, values)
+
+
+def _of_training(recipe: Recipe | JointRecipe, values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the part of a config that says how the model is trained."""
+    config = {
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "seed": values["seed"].value,
+    }
+    if values["early_stopping_patience"].value is not None:
+        # Without it, neither changes the result.
+        names = "early_stopping_patience", "validate_every"
+        config |= {name: values[name].value for name in names if values[name].value is not None}
+    return config
 
 
 def _cadence(values: flags.FlagValues) -> dict[str, Any]:

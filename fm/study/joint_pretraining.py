@@ -160,7 +160,7 @@ def pretrain_joint(
     seed: int,
     out_dir: pathlib.Path,
     run_name: str,
-    **cadence: int | None,
+    **cadence: Any,
 ) -> TrainResult:
     """Pretrains one model on all sources, or resumes an interrupted run; returns its result.
 

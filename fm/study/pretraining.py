@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ def pretrain(
     seed: int,
     out_dir: pathlib.Path,
     run_name: str,
-    **cadence: int | None,
+    **cadence: Any,
 ) -> TrainResult:
     """Pretrains a new model on a corpus, or resumes an interrupted run; returns its result.
 
@@ -194,6 +195,7 @@ def pretrain_config(
     validate_every: int | None = None,
     early_stopping_patience: int | None = None,
     keep_period: int | None = None,
+    extended_from: tuple[int, ...] = (),
 ) -> TrainConfig:
     """Returns a `TrainConfig` whose checkpoint and validation intervals suit the run's length."""
     return TrainConfig(
@@ -204,6 +206,7 @@ def pretrain_config(
         log_every=max(1, steps // 50),
         validate_every=validate_every or max(1, steps // 8),
         early_stopping_patience=early_stopping_patience,
+        extended_from=extended_from,
     )
 
 
@@ -220,7 +223,7 @@ def open_ended_config(recipe: Recipe, seed: int) -> TrainConfig:
     )
 
 
-def _train_config(recipe: Recipe, seed: int, cadence: dict[str, int | None]) -> TrainConfig:
+def _train_config(recipe: Recipe, seed: int, cadence: dict[str, Any]) -> TrainConfig:
     if recipe.early_stopping_patience is None and recipe.max_pretrain_minutes is None:
         return pretrain_config(recipe.steps, seed, **cadence)
     given = {name: value for name, value in cadence.items() if value is not None}
@@ -246,7 +249,7 @@ def _trial(
     seed: int,
     out_dir: pathlib.Path,
     run_name: str,
-    **cadence: int | None,
+    **cadence: Any,
 ) -> Trial:
     check_corpus_size(run_name, len(corpus))
     train_idx, validation_idx = train_validation_split(len(corpus), seed)

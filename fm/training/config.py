@@ -35,6 +35,8 @@ class TrainConfig:
         optimizer's schedule over `steps`.
       grad_accum_steps: number of microbatches each batch is split into.
       batch_timeout_seconds: the run ends if a batch takes longer than this to arrive.
+      extended_from: lengths of the finished runs that this one continues, ascending. The learning
+        rate follows the schedule over `steps` from the last checkpoint on.
     """
 
     steps: int
@@ -49,6 +51,7 @@ class TrainConfig:
     warmup_steps: int | None = None
     grad_accum_steps: int = 1
     batch_timeout_seconds: float = 600.0
+    extended_from: tuple[int, ...] = ()
 
     def __post_init__(self):
         required = (self.steps, self.checkpoint_every, self.log_every, self.grad_accum_steps)
@@ -114,9 +117,15 @@ class TrainResult:
 def check_same_config(folder: pathlib.Path, saved: dict, current: dict) -> None:
     """Raises UserError unless the run saved in `folder` has the configuration `current`.
 
+    A run that continues the saved one to more steps has the same but for its length.
+
     Raises:
       UserError: it has another; names every field that differs.
     """
+    was, now = saved.get("run"), current.get("run")
+    if was and now and now.get("extended_from") == [*was.get("extended_from", []), was["steps"]]:
+        length = {name: now[name] for name in ("steps", "extended_from")}
+        saved = saved | {"run": was | length}
     differences = config_differences(saved, current)
     if differences:
         fields = ", ".join(

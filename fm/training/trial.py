@@ -76,7 +76,7 @@ class Trial:
     ) -> dict[str, Any]:
         """Returns what a resumed run must share, as JSON, for initial parameters `params`."""
         config = self.train_config
-        run = {
+        run: dict[str, Any] = {
             "steps": config.steps,
             "seed": config.seed,
             "grad_accum_steps": config.grad_accum_steps,
@@ -86,6 +86,8 @@ class Trial:
         for name in ("min_improvement", "max_seconds", "warmup_steps"):
             if getattr(config, name):
                 run[name] = getattr(config, name)
+        if config.extended_from:
+            run["extended_from"] = list(config.extended_from)
         return {
             "model": dataclasses.asdict(model_config),
             "objective": multitask.to_dict(objective),

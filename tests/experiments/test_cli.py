@@ -39,7 +39,7 @@ def defined_flags(name):
 def test_help_lists_the_flags(call, name):
     done = call(name, "--help")
     assert done.code == 0 and done.err == ""
-    assert f"python -m experiments.{name}" in done.out
+    assert done.out.startswith(f"fm {name}   (or: python -m experiments.{name})\n")
     assert "--out=string  folder for all output" in done.out
     if name != "report":
         assert "--dataset=" in done.out and "--data_dir=" in done.out
