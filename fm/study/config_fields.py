@@ -191,7 +191,8 @@ class _Setter:
             return self.text
         try:
             value = parse(annotation, _from_text(annotation, self.text), self.field)
-            return float(value) if annotation is float else value
+            is_float = _required(annotation) is float and value is not None
+            return float(value) if is_float else value
         except (UserError, OverflowError) as error:
             raise UserError(
                 f"{self.flag}: {self.text!r:.80} is not a value of {self.field}, whose default is "
@@ -201,8 +202,7 @@ class _Setter:
 
 def _from_text(annotation: Any, text: str) -> Any:
     """Returns the JSON of a text, or the text; of lists also `a,b` without brackets."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        (annotation, *_) = (each for each in typing.get_args(annotation) if each is not type(None))
+    annotation = _required(annotation)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -212,6 +212,13 @@ def _from_text(annotation: Any, text: str) -> Any:
         parts = [part.strip() for part in text.split(",")] if text.strip() else []
         return [part if item is str else _from_text(item, part) for part in parts]
     return value
+
+
+def _required(annotation: Any) -> Any:
+    """Returns the type of a value that may be left out, without None."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return next(each for each in typing.get_args(annotation) if each is not type(None))
+    return annotation
 
 
 def _children(value: Any, annotation: Any) -> dict[str, tuple[Any, Any]]:

@@ -55,7 +55,7 @@ def test_a_field_of_every_task_or_of_one():
         ("early_stopping_patience", "null", None),
         ("max_pretrain_minutes", "2", 2.0),
         ("data_dir", "a/b", "a/b"),
-        ("name", "7", "7"),
+        ("encoding", "7", "7"),
         ("model.scan_layers", "true", True),
     ],
 )
@@ -69,8 +69,7 @@ def test_values_are_parsed_by_the_type_of_the_field(field, text, value):
 
 def test_named_parts_of_lists_are_fields():
     given = helpers_multitask.study()
-    weighted = put(given, "weights.halves", "3")
-    assert dict(weighted.weights)["halves"] == 3 and len(weighted.weights) == len(given.weights)
+    assert put(given, "weights.fruit", "3").weights == (("fruit", 3.0),)
     masked = put(given, "joint.objectives.image.mask_ratio", "0.3")
     assert dict(masked.joint.objectives)["image"].mask_ratio == 0.3
     whole = text_quality.make_config("quick", ("a", "b"))
