@@ -14,15 +14,17 @@ OUT/pretrained, where recipe and corpus are equal.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
-from experiments import cli, config_flags, study_flags
+from experiments import cli, config_flags, stages, study_flags
 from fm.errors import UserError
 from fm.study import analysis, config_ablations, run_dir
-from fm.study.ablations import ABLATIONS, Ablation, ablation_names, field_ablation
+from fm.study.ablations import ABLATIONS, Ablation, Variant, ablation_names, field_ablation
 from fm.study.arms import REFERENCE_ARM
 from fm.study.config import StudyConfig
+from fm.study.dry_run import variant_stages
 from fm.study.runner import run_compare
 
 _OF_THE_ABLATION = ("field", "values", "ablation")
@@ -43,6 +45,43 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs one study per variant, then compares them."""
     out = cli.out_dir(values)
+    ablation, config, variants = configure(values)
+    configs = {name: variant.config for name, variant in variants.items()}
+    run_dir.init(config, out)
+    folders = {name: out / f"{ablation.name}={name.replace('/', '_')}" for name in configs}
+    results = {}
+    for name, config in configs.items():
+        print(f"\n{ablation.name} = {name}")
+        if earlier := variants[name].same_rivals_as:
+            config_ablations.reuse_rival_cells(config, folders[earlier], folders[name])
+        results[name] = run_compare(config, folders[name], shared_dir=out / "pretrained")
+        study_flags.finish(results[name], folders[name])
+    print(f"\n{ablation.name}: side by side")
+    merged = analysis.merge_studies(ablation.name, results, folders)
+    if ablation.arm:
+        merged |= config_ablations.ablation_sections(ablation, variants, results, folders)
+    study_flags.finish(merged, out)
+
+
+def dry_run(values: flags.FlagValues) -> None:
+    """Prints the stages of every variant's study."""
+    ablation, config, variants = configure(values)
+    configs = {
+        f"{ablation.name}={name}": variant.config
+        for name, variant in variants.items()
+        if variant.config is not None
+    }
+    stages.show("ablate", config, cli.out_dir(values), variant_stages(configs))
+
+
+def configure(
+    values: flags.FlagValues,
+) -> tuple[Ablation, dict[str, Any], dict[str, Variant]]:
+    """Returns the ablation, its config as in config.json, and its variants by name.
+
+    Raises:
+      UserError: a flag names something that does not exist or does not fit.
+    """
     ablation = _ablation(values)
     base = config_flags.study_config(
         values,
@@ -61,23 +100,10 @@ def main(values: flags.FlagValues) -> None:
     if ablation.arm and ablation.arm not in base.arms:
         raise UserError(f"--arms={','.join(base.arms)}: {ablation.name} needs {ablation.arm}")
     variants = dict(ablation.variants(base))
-    configs = {name: variant.config for name, variant in variants.items()}
-    if len(configs) < 2:
+    if len(variants) < 2:
         raise UserError("--values: takes at least two different values, such as 0.5,0.75")
-    run_dir.init(base.to_dict() | {"experiment": "ablate", "field": ablation.name}, out)
-    folders = {name: out / f"{ablation.name}={name.replace('/', '_')}" for name in configs}
-    results = {}
-    for name, config in configs.items():
-        print(f"\n{ablation.name} = {name}")
-        if earlier := variants[name].same_rivals_as:
-            config_ablations.reuse_rival_cells(config, folders[earlier], folders[name])
-        results[name] = run_compare(config, folders[name], shared_dir=out / "pretrained")
-        study_flags.finish(results[name], folders[name])
-    print(f"\n{ablation.name}: side by side")
-    merged = analysis.merge_studies(ablation.name, results, folders)
-    if ablation.arm:
-        merged |= config_ablations.ablation_sections(ablation, variants, results, folders)
-    study_flags.finish(merged, out)
+    config = base.to_dict() | {"experiment": "ablate", "field": ablation.name}
+    return ablation, config, variants
 
 
 def _ablation(values: flags.FlagValues) -> Ablation:
@@ -103,4 +129,4 @@ def _ablation(values: flags.FlagValues) -> Ablation:
 
 
 if __name__ == "__main__":
-    cli.run("ablate", __doc__, define, main)
+    cli.run("ablate", __doc__, define, main, dry_run=dry_run)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, config_flags, study_flags
+from experiments import cli, config_flags, stages, study_flags
 from fm.adaptation.methods import METHODS, check_methods
 from fm.config_io import parse
 from fm.data.datasets import Dataset
@@ -35,6 +35,7 @@ from fm.study import presets, run_dir
 from fm.study.adaptation import ModelArm
 from fm.study.arms import load_published_arm
 from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
+from fm.study.dry_run import adapting_stage
 from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
@@ -145,6 +146,10 @@ def main(values: flags.FlagValues) -> None:
         if not values["set"].value:
             plain = json.loads(json.dumps(config))
             config_flags.tell_differences(values, saved, plain)
+    if cli.is_dry_run(values):
+        stage = adapting_stage(recipe, data, num_labels, methods, own=not published)
+        stages.show("adapt", json.loads(json.dumps(config)), out_dir, [stage])
+        return
     published_arm = load_published_arm(task, methods, trainable=True) if published else None
     run_dir.init(config, out_dir)
     if (summary := run_dir.read_summary(out_dir)) is not None:
@@ -249,4 +254,4 @@ def _load_pretrained(location: ModelLocation, data: Dataset) -> tuple[Processor,
 
 
 if __name__ == "__main__":
-    cli.run("adapt", __doc__, define, main)
+    cli.run("adapt", __doc__, define, main, dry_run=main)

@@ -75,7 +75,13 @@ Main = Callable[[flags.FlagValues], None]
 
 
 def run(
-    name: str, doc: str | None, define: DefineFlags, main: Main, *, computes: bool = True
+    name: str,
+    doc: str | None,
+    define: DefineFlags,
+    main: Main,
+    *,
+    dry_run: Main | None = None,
+    computes: bool = True,
 ) -> None:
     """Parses the command line, runs the experiment and exits the process.
 
@@ -84,12 +90,15 @@ def run(
       doc: printed by --help above the flags.
       define: defines the experiment's flags.
       main: runs the experiment.
+      dry_run: prints what would run instead, for --dry_run; by default the command and its first
+        line.
       computes: whether JAX computes something; its self-test comes first then.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show every character
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(call(name, doc, define, main, sys.argv[1:], computes=computes))
+    arguments = sys.argv[1:]
+    sys.exit(call(name, doc, define, main, arguments, dry_run=dry_run, computes=computes))
 
 
 def call(
@@ -99,12 +108,19 @@ def call(
     main: Main,
     arguments: Sequence[str],
     *,
+    dry_run: Main | None = None,
     computes: bool = True,
 ) -> int:
     """Runs the experiment with the given arguments and returns the exit code; see `run`."""
     values = flags.FlagValues()
     define(values)
     flags.DEFINE_boolean("help", False, "print this and exit", flag_values=values, short_name="h")
+    flags.DEFINE_boolean(
+        "dry_run",
+        False,
+        "print what would run, in which order and about how long, and exit; no output is written",
+        flag_values=values,
+    )
     try:
         rest = values([name, *arguments])[1:]
         if values["help"].value:
@@ -119,7 +135,12 @@ def call(
             try:
                 if computes:
                     self_test.check_reductions()
-                main(values)
+                if not values["dry_run"].value:
+                    main(values)
+                elif dry_run is not None:
+                    dry_run(values)
+                else:
+                    _print_command(name, doc, values)
             finally:
                 lock.release()
     except flags.Error as error:
@@ -136,6 +157,26 @@ def call(
     except (Interrupted, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted; the same command resumes", 130)
     return 0
+
+
+def is_dry_run(values: flags.FlagValues) -> bool:
+    """Returns whether --dry_run is given."""
+    return "dry_run" in values and bool(values["dry_run"].value)
+
+
+def _print_command(name: str, doc: str | None, values: flags.FlagValues) -> None:
+    """Prints what a command without stages of its own would do."""
+    given = [values[each] for each in values if values[each].present and len(each) > 1]
+    parts = [
+        shlex.quote(line)
+        for flag in given
+        if flag.name != "dry_run"
+        for line in flag.serialize().splitlines()
+    ]
+    print(f"would run: {' '.join(['fm', name, *parts])}")
+    print((doc or "").strip().partition("\n")[0])
+    where = f"Output: {values['out'].value}. " if "out" in values else ""
+    print(f"{where}Only the flags were read; nothing else was checked.")
 
 
 def configure_process() -> None:

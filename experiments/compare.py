@@ -23,8 +23,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import cli, cluster, config_flags, study_flags
+from experiments import cli, cluster, config_flags, stages, study_flags
 from fm.study.config import StudyConfig
+from fm.study.dry_run import study_stages
 from fm.study.runner import run_compare
 
 # smollm2-135m is more accurate and slower.
@@ -47,6 +48,12 @@ def main(values: flags.FlagValues) -> None:
     study_flags.finish(results, out_dir)
 
 
+def dry_run(values: flags.FlagValues) -> None:
+    """Prints the stages of the study."""
+    config = configure(values)
+    stages.show("compare", config.to_dict(), cli.out_dir(values), study_stages(config))
+
+
 def configure(values: flags.FlagValues) -> StudyConfig:
     """Returns the study that the flags describe."""
     return config_flags.study_config(
@@ -60,4 +67,4 @@ def configure(values: flags.FlagValues) -> StudyConfig:
 
 
 if __name__ == "__main__":
-    cli.run("compare", __doc__, define, main)
+    cli.run("compare", __doc__, define, main, dry_run=dry_run)

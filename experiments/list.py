@@ -96,12 +96,12 @@ def _recipes() -> Rows:
 
 
 def _sizes() -> Rows:
-    from fm.model.config import PUBLISHED_CONFIGS, SIZES, config_for_size
+    from fm.model.config import SIZES, config_for_size, format_count, num_layer_params
 
     for name in SIZES:
-        yield name, f"{_shape(config_for_size(name))} (--size)"
-    for name, config in PUBLISHED_CONFIGS.items():
-        yield name, f"{_shape(config)} (plan --size)"
+        config = config_for_size(name)
+        count = format_count(num_layer_params(config))
+        yield name, f"{_shape(config)}, {count} parameters in the layers"
 
 
 KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
@@ -110,7 +110,7 @@ KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "methods": ("adaptation methods, for --adapt", _methods),
     "modalities": ("kinds of data, and the files they are read from", _modalities),
     "models": ("published models by name", _models),
-    "sizes": ("model sizes", _sizes),
+    "sizes": ("model sizes, for --size", _sizes),
     "kernels": ("attention implementations; fm doctor says which are selected here", _kernels),
     "task_types": ("kinds of task, and their metrics", _task_types),
     "ablations": ("registered ablations", _ablations),

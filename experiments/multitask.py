@@ -21,7 +21,7 @@ import sys
 
 from absl import flags
 
-from experiments import cli, cluster, config_flags, study_flags
+from experiments import cli, cluster, config_flags, stages, study_flags
 from fm.data.datasets import development_dataset
 from fm.errors import UserError
 from fm.study import presets
@@ -34,6 +34,7 @@ from fm.study.arms import (
     check_arms_have_text,
 )
 from fm.study.config import DEFAULT_METHODS, MultitaskConfig, TaskConfig
+from fm.study.dry_run import study_stages
 from fm.study.loading import load
 from fm.study.multitask import run_multitask
 from fm.study.task_registry import suite, task_spec_or_default
@@ -192,5 +193,11 @@ def main(values: flags.FlagValues) -> None:
     study_flags.finish(results, out_dir)
 
 
+def dry_run(values: flags.FlagValues) -> None:
+    """Prints the stages of the study."""
+    config = configure(values)
+    stages.show("multitask", config.to_dict(), cli.out_dir(values), study_stages(config))
+
+
 if __name__ == "__main__":
-    cli.run("multitask", __doc__, define, main)
+    cli.run("multitask", __doc__, define, main, dry_run=dry_run)

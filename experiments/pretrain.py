@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 
 from absl import flags
 
-from experiments import cli, config_flags, study_flags
+from experiments import cli, config_flags, stages, study_flags
 from fm.config_io import parse
 from fm.data.datasets import Dataset
 from fm.data.file_counts import tell_files
@@ -36,10 +36,12 @@ from fm.model.config import REMAT_POLICIES
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe, short_name
+from fm.study.dry_run import Stage, joint_stage, pretraining_stage
 from fm.study.extension import extended_config
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.pretraining import pretrain
 from fm.study.processing import Processor, build_processor, check_corpus_size
+from fm.study.step_estimate import recipe_step
 from fm.training.config import TrainResult
 from fm.training.objectives import PretrainingObjective
 from fm.training.train_state import params_digest
@@ -118,6 +120,12 @@ def main(values: flags.FlagValues) -> None:
     _write_summary(result, run.config, out_dir)
 
 
+def dry_run(values: flags.FlagValues) -> None:
+    """Prints what would be trained."""
+    run = configure(values)
+    stages.show("pretrain", run.config, cli.out_dir(values), [run.stage()])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PretrainingRun:
     """Pretraining on one data set: what is trained on what, and how.
@@ -151,6 +159,18 @@ class PretrainingRun:
         cadence = self.cadence | {"extended_from": tuple(config["extended_from"])}
         return dataclasses.replace(self, config=config, cadence=cadence)
 
+    def stage(self) -> Stage:
+        """Returns what --dry_run prints of it."""
+        data: Dataset = self.sources
+        estimate = recipe_step(self.recipe, data.modality, data.train, data.info.get("rate"))
+        name = f"pretraining on {short_name(self.config['dataset']['name'])}"
+        examples = f"{len(data.train):,} examples"
+        stage = pretraining_stage(name, self.recipe.steps, estimate, examples=examples)
+        if (minutes := self.recipe.max_pretrain_minutes) is None:
+            return stage
+        end = f"until the validation loss is flat, or {minutes:g} min are over"
+        return dataclasses.replace(stage, details=(*stage.details, end), seconds=60 * minutes)
+
     def build_processor(self, out_dir: pathlib.Path) -> Processor:
         """Returns tokenizer and layouts; trains the tokenizer if the folder has none."""
         data: Dataset = self.sources
@@ -175,6 +195,11 @@ class PretrainingRun:
 
 class JointPretrainingRun(PretrainingRun):
     """Pretraining of one model on several data sets; see `PretrainingRun`."""
+
+    def stage(self) -> Stage:
+        """Returns what --dry_run prints of it."""
+        name = f"pretraining on {', '.join(source.name for source in self.sources)}"
+        return joint_stage(name, self.recipe, self.sources)
 
     def build_processor(self, out_dir: pathlib.Path) -> Processor:
         """Returns tokenizer and layouts; trains the tokenizer if the folder has none."""
@@ -416,4 +441,4 @@ def parse_objective(text: str) -> PretrainingObjective:
 
 
 if __name__ == "__main__":
-    cli.run("pretrain", __doc__, define, main)
+    cli.run("pretrain", __doc__, define, main, dry_run=dry_run)

@@ -19,14 +19,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, config_flags, study_flags
+from experiments import cli, config_flags, stages, study_flags
 from fm.errors import UserError
 from fm.files import atomic_write
 from fm.report.search import search_figure, search_table, trial_name
 from fm.report.style import to_png
 from fm.study.arms import ARMS, arm_names, check_arms
 from fm.study.config import StudyConfig
-from fm.study.search import BEST_FILE, SearchConfig, parse_field, run_search
+from fm.study.dry_run import repeated, study_stages
+from fm.study.search import BEST_FILE, SearchConfig, parse_field, run_search, search_trials
 
 SEEDS = 3
 
@@ -60,6 +61,15 @@ def main(values: flags.FlagValues) -> None:
     results = run_search(config, out, _print_trial)
     atomic_write(out / "search.png", to_png(search_figure(results)))
     print(f"\n{search_table(results)}\n\nbest recipe: {out / BEST_FILE}")
+
+
+def dry_run(values: flags.FlagValues) -> None:
+    """Prints the stages of the search."""
+    config = configure(values)
+    count = len(search_trials(config))
+    own = repeated(study_stages(config), count, f"{count} trials, ")
+    note = "Every trial counts as long as the recipe as it is."
+    stages.show("search", config.to_dict(), cli.out_dir(values), own, [note])
 
 
 def configure(values: flags.FlagValues) -> SearchConfig:
@@ -115,4 +125,4 @@ def _print_trial(rows: Sequence[dict[str, Any]], count: int) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("search", __doc__, define, main)
+    cli.run("search", __doc__, define, main, dry_run=dry_run)

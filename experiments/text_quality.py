@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import cli, config_flags
+from experiments import cli, config_flags, stages
 from fm.errors import UserError, error_context
 from fm.files import expand_path
 from fm.report import text_quality as report
@@ -29,6 +29,7 @@ from fm.study.runner import run_study
 from fm.study.text_quality import config as text_quality_config
 from fm.study.text_quality import scoring
 from fm.study.text_quality.config import TextQualityConfig
+from fm.study.text_quality.dry_run import study_stages
 from fm.study.text_quality.runner import TextQualityStudy
 
 _DATA_FLAGS = ("data_dir", "text_column", "encoding")
@@ -79,6 +80,13 @@ def main(values: flags.FlagValues) -> None:
     print(f"\n{results['headline']}\n\nreport: {page}")
 
 
+def dry_run(values: flags.FlagValues) -> None:
+    """Prints the stages of the study."""
+    config, _ = configure(values)
+    plain = text_quality_config.to_json(config)
+    stages.show("text_quality", plain, cli.out_dir(values), study_stages(config))
+
+
 def configure(values: flags.FlagValues) -> tuple[TextQualityConfig, scoring.EmbedderSpec]:
     """Returns the study that the flags describe, and its embedder.
 
@@ -126,4 +134,4 @@ def _from_flags(values: flags.FlagValues) -> tuple[TextQualityConfig, scoring.Em
 
 
 if __name__ == "__main__":
-    cli.run("text_quality", __doc__, define, main)
+    cli.run("text_quality", __doc__, define, main, dry_run=dry_run)

@@ -173,6 +173,7 @@ class ArmSpec:
       follows_prompts: whether it may support the adaptation method "prompt".
       needs_text: whether one of the study's tasks must be text, which gives its model a tokenizer.
       matches_pretraining_cost: whether it spends what pretraining costs another arm.
+      trains_network: whether adapting it to labels trains a network by gradient steps.
     """
 
     name: str
@@ -190,6 +191,7 @@ class ArmSpec:
     follows_prompts: bool = True
     needs_text: bool = False
     matches_pretraining_cost: bool = False
+    trains_network: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what reports need to name, explain and draw the arm, JSON-able."""
@@ -426,6 +428,7 @@ _BUILT_IN = (
         style=PlotStyle("#000000", (0, (5, 2)), "s"),
         experiments=("compare", "multitask"),
         follows_prompts=False,
+        trains_network=True,
     ),
     ArmSpec(
         "random_features",
@@ -452,6 +455,7 @@ _BUILT_IN = (
         style=PlotStyle("#7F3C8D", (0, (4, 1, 1, 1)), "p"),
         task_types=("classification",),
         follows_prompts=False,
+        trains_network=True,
     ),
     ArmSpec(
         "scratch_compute_matched",
@@ -465,6 +469,7 @@ _BUILT_IN = (
         task_types=("classification",),
         follows_prompts=False,
         matches_pretraining_cost=True,
+        trains_network=True,
     ),
     ArmSpec(
         "in_domain",
@@ -478,6 +483,7 @@ _BUILT_IN = (
         style=PlotStyle("#0072B2", "-", "o"),
         experiments=("compare", "multitask"),
         follows_prompts=False,
+        trains_network=True,
     ),
     ArmSpec(
         "in_domain_with_classical",
@@ -492,6 +498,7 @@ _BUILT_IN = (
         style=PlotStyle("#004C7A", (0, (8, 1)), "H"),
         task_types=("classification",),
         follows_prompts=False,
+        trains_network=True,
     ),
     ArmSpec(
         "out_of_domain",
@@ -504,6 +511,7 @@ _BUILT_IN = (
         cost=CostAllocation("per_modality"),
         style=PlotStyle("#009E73", "-", "^"),
         follows_prompts=False,
+        trains_network=True,
     ),
     ArmSpec(
         "joint",
@@ -518,6 +526,7 @@ _BUILT_IN = (
         style=PlotStyle("#CC79A7", "-", "D"),
         experiments=("multitask",),
         follows_prompts=False,
+        trains_network=True,
     ),
     ArmSpec(
         "instruction_tuned",

@@ -59,7 +59,14 @@ def call(capsys):
     def run(name, *arguments):
         module = importlib.import_module(f"experiments.{name}")
         capsys.readouterr()
-        code = cli.call(name, module.__doc__, module.define, module.main, list(arguments))
+        code = cli.call(
+            name,
+            module.__doc__,
+            module.define,
+            module.main,
+            list(arguments),
+            dry_run=getattr(module, "dry_run", None) or _own_dry_run(name, module),
+        )
         return Called(code, *capsys.readouterr())
 
     return run
@@ -78,6 +85,11 @@ def reviews(tmp_path):
     inputs, labels = texts(120, 0)
     write.rows = list(zip(inputs, np.array(["bad", "good"])[labels], strict=True))
     return write
+
+
+def _own_dry_run(name, module):
+    """The main function of an experiment that handles --dry_run there."""
+    return module.main if "dry_run=main" in Path(module.__file__).read_text() else None
 
 
 _HOLDER = """
