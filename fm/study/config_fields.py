@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from fm.config_io import parse
 from fm.errors import UserError, error_context
 from fm.files import read_bytes
-from fm.study.config import StudyConfig
+from fm.study.config import FURTHER_DATA_FIELDS, StudyConfig
 
 _Config = TypeVar("_Config")
 _Study = TypeVar("_Study", bound=StudyConfig)
@@ -122,7 +122,7 @@ def field_paths(config: Any, prefix: str = "") -> list[str]:
 
 def fields_read_first(config: StudyConfig) -> tuple[str, ...]:
     """Returns the fields of a task that say which data is read, which the rest is derived from."""
-    return (*_READ_FIRST, *config.tasks[0].load_options())
+    return (*_READ_FIRST, *config.tasks[0].load_options(), *FURTHER_DATA_FIELDS)
 
 
 def nearest_fields(field: str, known: Sequence[str]) -> list[str]:
