@@ -22,13 +22,13 @@ class Split:
         ids: N hex digests of the examples' content; exact copies share one.
         source_idx: int64 [N], position of each example in the underlying source.
         read: maps such positions to what `inputs` returns.
-        columns: the same for further columns: "words" and "tags" (NER); "targets" (text to text, ""
-            if unlabeled); "groups" (e.g. the speaker); "values" (regression, NaN if unlabeled);
-            "label_sets" (a sorted tuple of indices into the classes, None if unlabeled);
-            "second_texts" (of pairs, whose `inputs` are both texts joined by a blank line). Of the
-            user's files also "row_ids" (the value of an id column, `file.csv:17`, or the path of
-            a media file), "files" (index into `info["files"]`) and "positions" (place in the order
-            of the files).
+        columns: the same for further columns: "words" and "tags" (NER; no tags if unlabeled);
+            "targets" (text to text; "" if unlabeled); "groups" (e.g. the speaker); "values"
+            (regression; NaN if unlabeled); "label_sets" (a sorted tuple of indices into the
+            classes; None if unlabeled); "second_texts" (of pairs, whose `inputs` are both texts
+            joined by a blank line). Of the user's files also "row_ids" (the value of an id column,
+            `file.csv:17`, or the path of a media file), "files" (index into `info["files"]`) and
+            "positions" (place in the order of the files).
     """
 
     labels: np.ndarray | None

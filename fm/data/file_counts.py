@@ -75,4 +75,6 @@ def _is_labeled(split: Split) -> np.ndarray:
         return np.array([each is not None for each in split.label_sets(every)], bool)
     if "targets" in split.columns:
         return np.array([bool(each) for each in split.targets(every)], bool)
-    return np.full(len(split), "tags" in split.columns)
+    if "tags" in split.columns:
+        return np.array([bool(each) for each in split.tags(every)], bool)
+    return np.zeros(len(split), bool)

@@ -145,9 +145,9 @@ def load(
             builder = open_checked(path.resolve())
             reading = tfds_safety.damage_as_user_error(path)
         elif files := conll.conll_files(path):
-            _check_tagged(path, form, beside)
-            own_files = True
-            builder = conll.prepare_conll(path, files, encoding)
+            _check_tagged(path, form)
+            builder = conll.prepare_conll(path, files, encoding, beside, text_column)
+            own_files, beside = True, {}
             text_column, label_column = "text", label_column and "label"
         else:
             builder = plain_files.prepare_files(
@@ -231,23 +231,16 @@ def _files_beside(*, unlabeled: str, validation: str, test: str) -> dict[str, li
     return {flag: paths for flag, paths in beside.items() if paths}
 
 
-def _check_tagged(
-    path: pathlib.Path, form: TextFormat, beside: dict[str, list[pathlib.Path]]
-) -> None:
+def _check_tagged(path: pathlib.Path, form: TextFormat) -> None:
     """Raises UserError if a flag is given that files of words with tags cannot have."""
     flags = ("item_group", "group_column", "id_column", "value_column", "label_separator")
     flags += ("second_text_column", "file_column")
-    given = {flag: getattr(form, flag) for flag in flags if getattr(form, flag)}
-    for flag, value in given.items():
-        raise UserError(
-            f"--{flag}={value}: {path} holds words with tags, which have no such column; it is for "
-            ".csv, .tsv, .jsonl and .parquet files and for TFDS features"
-        )
-    for flag, paths in beside.items():
-        raise UserError(
-            f"--{flag}={','.join(map(str, paths))}: {path} holds words with tags; takes a folder "
-            "of a train and a test file instead"
-        )
+    for flag in flags:
+        if getattr(form, flag):
+            raise UserError(
+                f"--{flag}={getattr(form, flag)}: {path} holds words with tags, which have no such "
+                "column; it is for .csv, .tsv, .jsonl and .parquet files and for TFDS features"
+            )
 
 
 def _tfds_builder(name: str, folder: pathlib.Path) -> Any:
@@ -353,6 +346,10 @@ def _dataset(
     metadata = dict(builder.info.metadata or {})
     if rest:
         test = rest[0]
+        if len(held_out) == 2 and not withheld and "files" not in metadata:
+            tell_once(
+                name, "its validation split is not read: settings are chosen on training data"
+            )
         default = "by hash" if builder.info.name in BUILDERS else "official"
         how = metadata.get("split", default)
         if withheld:

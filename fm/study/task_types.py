@@ -67,15 +67,19 @@ class TaskType(abc.ABC):
 
     @abc.abstractmethod
     def strata(self, split: Split) -> np.ndarray:
-        """Returns strata by which labeled examples are drawn and cut into folds, int [N]."""
+        """Returns strata by which labeled examples are drawn and cut into folds, int [N].
+
+        Unlabeled examples have -1.
+        """
 
     def min_labels(self, dataset: Dataset) -> int:
         """Returns the smallest label budget: one label of every stratum."""
-        return len(np.unique(self.strata(dataset.train)))
+        strata = self.strata(dataset.train)
+        return len(np.unique(strata[strata >= 0]))
 
     def max_labels(self, dataset: Dataset) -> int:
         """Returns the largest label budget: all labeled training examples."""
-        return len(dataset.train)
+        return int(np.count_nonzero(self.strata(dataset.train) >= 0))
 
     @abc.abstractmethod
     def scores(self, predictions: np.ndarray, split: Split) -> np.ndarray:
@@ -213,7 +217,8 @@ class NamedEntityRecognition(TaskType):
         return "tags" in dataset.train.columns and len(dataset.info["tags"]) > 1
 
     def strata(self, split):
-        return entity_strata(split.tags(range(len(split))))
+        tags = split.tags(range(len(split)))
+        return np.where([bool(own) for own in tags], entity_strata(tags), -1)
 
     def scores(self, predictions, split):
         correct, predicted, gold = np.moveaxis(predictions, -1, 0)
@@ -279,7 +284,8 @@ class TextGeneration(TaskType):
         return "targets" in dataset.train.columns
 
     def strata(self, split):
-        return np.zeros(len(split), int)
+        targets = split.targets(range(len(split)))
+        return np.where([bool(target) for target in targets], 0, -1)
 
     def scores(self, predictions, split):
         return np.asarray(predictions, float)

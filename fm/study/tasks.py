@@ -202,8 +202,8 @@ def check_label_budgets(
         if not smallest <= budget <= largest:
             raise UserError(
                 f"--label_budgets={budget}: must be between {smallest:,} and {largest:,} for "
-                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} training "
-                "examples"
+                f"{name}, which has {smallest:,} {task_type.strata_noun} and {largest:,} labeled "
+                "training examples"
             )
         if validated and budget == smallest:
             raise UserError(
@@ -225,7 +225,7 @@ def fitting_budgets(
     if not fitting:
         raise UserError(
             f"--label_budgets: none of {', '.join(map(str, budgets))} fits {name}, which has "
-            f"{smallest - validated} {task_type.strata_noun} and {largest} training examples; "
+            f"{smallest - validated} {task_type.strata_noun} and {largest} labeled training examples; "
             f"give some from {smallest} to {largest}"
         )
     return fitting

@@ -62,7 +62,7 @@ def refused(call, tmp_path):
         ),
         (
             ["--tasks=digits", "--label_budgets=20,100000"],
-            ["--label_budgets=100000", "digits", "10 classes", "1,403 training examples"],
+            ["--label_budgets=100000", "digits", "10 classes", "1,403 labeled training examples"],
         ),
         (
             ["--tasks=digits", "--label_budgets=5"],

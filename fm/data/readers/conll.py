@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,9 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fm.data.prepare import UserFilesBuilder, is_prepared, open_checked, prepare
-from fm.data.readers.examples import to_nfc
-from fm.data.readers.folders import visible_entries
-from fm.data.readers.sources import content_digest
+from fm.data.readers.examples import TextFormat, to_nfc
+from fm.data.readers.folders import FileNameFieldPositions, visible_entries
+from fm.data.readers.sources import content_digest, read_sources
 from fm.data.readers.text import (
     GZIP_EXTENSION,
     looks_like_conll,
@@ -31,6 +32,7 @@ _SPLIT_PATTERNS = {
     "validation": re.compile("dev|valid|testa|(^|[^a-z])val([^a-z]|$)"),
     "test": re.compile("test(?!a)"),
 }
+_UNLABELED_NAME = re.compile("unlabell?ed|unsup")
 BUILDER_NAME = "plain_conll"
 TEST_SHARE = 0.2
 # To be increased when the same files would be read differently.
@@ -43,7 +45,10 @@ _BIO_MARKS = {"S": "B", "U": "B", "E": "I", "L": "I"}
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A sentence's words, their BIO tags ("O", "B-type", "I-type") and its first line number."""
+    """A sentence's words, their BIO tags ("O", "B-type", "I-type") and its first line number.
+
+    An unlabeled sentence has no tags.
+    """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -118,11 +123,11 @@ def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns a folder's CoNLL files by split name; {} if it is not a folder of CoNLL files.
 
     A file's name must contain train (`train.conll`, `wnut17train.bio`), dev or valid, or test, and
-    one of them must have a CoNLL extension or, if it is a .txt or .tsv file, look like CoNLL. Other
-    files (a README) are ignored.
+    one of them must have a CoNLL extension or, if it is a .txt or .tsv file, look like CoNLL. One
+    may be called unlabeled, and hold text or a table. Other files (a README) are ignored.
 
     Returns:
-        {} if it is no such folder.
+        {} if it is no such folder; the training file under "all" if only unlabeled text is beside.
 
     Raises:
         UserError: two files of one split, or no held-out split.
@@ -130,6 +135,8 @@ def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     files = [path for path in visible_entries(folder) if path.is_file()]
     files = [path for path in files if not path.name.startswith("README")]
     found: dict[str, pathlib.Path] = {}
+    unlabeled = [path for path in files if _UNLABELED_NAME.search(path.name.lower())]
+    files = [path for path in files if path not in unlabeled]
     for split, pattern in _SPLIT_PATTERNS.items():
         matching = [path for path in files if pattern.search(path.name.lower())]
         if len(matching) > 1 and any(map(_is_conll_file, matching)):
@@ -139,9 +146,14 @@ def find_conll_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
             found[split] = matching[0]
     if "train" not in found or not any(map(_is_conll_file, found.values())):
         return {}
-    if len(found) == 1:
+    if len(unlabeled) > 1:
+        both = " and ".join(path.name for path in unlabeled[:2])
+        raise UserError(f"{folder}: {both} both say unlabeled in their names; one is accepted")
+    if len(found) == 1 and not unlabeled:
         raise UserError(f"{folder}: beside {found['train'].name} there is no dev or test file")
-    return found
+    if len(found) == 1:
+        found = {"all": found["train"]}
+    return found | ({"unlabeled": unlabeled[0]} if unlabeled else {})
 
 
 def _is_conll_file(path: pathlib.Path) -> bool:
@@ -211,59 +223,78 @@ def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]
 
 
 def prepare_conll(
-    path: pathlib.Path, files: Mapping[str, pathlib.Path], encoding: str = "utf-8"
+    path: pathlib.Path,
+    files: Mapping[str, pathlib.Path],
+    encoding: str = "utf-8",
+    beside: Mapping[str, Sequence[pathlib.Path]] | None = None,
+    text_column: str = TextFormat.text_column,
 ) -> Any:
     """Returns a prepared TFDS builder with the sentences of CoNLL files.
 
-    The number of repaired tags (see `ParsedConll`) is in the metadata, and among its `notices`.
+    The number of repaired tags (see `ParsedConll`) is in the metadata, and among its `notices`. A
+    validation file in the folder stands in for a test file, and is left out beside one; one that is
+    given in `beside` joins the training sentences if there is a test file.
 
     Args:
         path: as given by the user.
         files: by split, from `conll_files`; "all" is split by hash, 20% test.
         encoding: of the files.
+        beside: further files by split; those of "unlabeled" hold text, a table, or words with tags,
+            which are not read.
+        text_column: of such a table.
 
     Raises:
         UserError: the files are not as expected; the message names file and line.
     """
+    given = {split: list(paths) for split, paths in (beside or {}).items()}
     digest = content_digest(path, BUILDER_NAME, VERSION, encoding)
+    if given:
+        parts = [f"{split} {content_digest(each)}" for split, own in given.items() for each in own]
+        digest = hashlib.sha256("\n".join([digest, text_column, *parts]).encode()).hexdigest()[:32]
     data_dir = cache_dir() / "files" / digest
     prepared = data_dir / BUILDER_NAME / VERSION
     if is_prepared(prepared):
         return open_checked(prepared)
-    read = {name: read_conll(file, encoding) for name, file in files.items()}
+    tagged, unlabeled = _with_files_beside(path, files, given)
+    read = {name: read_conll(file, encoding) for name, file in tagged.items()}
     notices = []
-    if not all(map(_has_conll_extension, files.values())):
-        names = ", ".join(file.name for file in files.values())
+    if not all(map(_has_conll_extension, tagged.values())):
+        names = ", ".join(file.name for file in tagged.values())
         notices.append(f"{names}: read as CoNLL, a word and its entity tag a line")
     for name, own in read.items():
         if own.num_repaired:
             notices.append(
-                f"{files[name].name}: {own.num_repaired} entities begin with I-, the first on line "
-                f"{own.first_repaired_line}; read as B-"
+                f"{tagged[name].name}: {own.num_repaired} entities begin with I-, the first on "
+                f"line {own.first_repaired_line}; read as B-"
             )
     sentences = {name: own.sentences for name, own in read.items()}
-    files_info = [
-        {"name": files[name].name, "rows": len(own), "ignored": {}, "noun": "sentences"}
-        for name, own in sentences.items()
-    ]
-    places: dict[int, dict[str, Any]] = {}  # by the identity of each sentence
-    for index, (name, own) in enumerate(sentences.items()):
-        for sentence in own:
-            row_id = f"{files[name].name}:{sentence.line}"
-            places[id(sentence)] = {"row_id": row_id, "file": index, "position": len(places)}
     for name in sorted(sentences.keys() - {"all", "train"}):
-        check_entity_types(sentences["train"], sentences[name], files[name], files["train"])
+        check_entity_types(sentences["train"], sentences[name], tagged[name], tagged["train"])
+    places = _Places()
+    for name, own in sentences.items():
+        left_out = name == "validation" and "test" in sentences and "validation" not in given
+        places.add(tagged[name].name, own, "validation split" if left_out else "")
+    if "validation" in given:
+        joins = "test" in sentences
+        said = "joins the training sentences" if joins else "is read as the test split"
+        notices.append(f"the validation split ({tagged['validation'].name}) {said}")
+        if joins:
+            sentences["train"] = sentences["train"] + sentences.pop("validation")
     if "all" in sentences:
         sentences = split_sentences(sentences["all"], TEST_SHARE)
         if not all(sentences.values()):
             raise UserError(f"{path}: too few sentences for a train and a test split")
+    types = {kind for sentence in sentences["train"] for kind in sentence.entity_types()}
+    for file in unlabeled:
+        for name, more in _read_unlabeled(file, encoding, text_column, notices).items():
+            places.add(name, more)
+            sentences["train"] = sentences["train"] + more
     metadata = {
         "split": "by hash" if "all" in read else "official",
         "notices": notices,
         "repaired_tags": sum(own.num_repaired for own in read.values()),
-        "files": files_info,
+        "files": places.files,
     }
-    types = {kind for sentence in sentences["train"] for kind in sentence.entity_types()}
     splits = {
         name: functools.partial(_placed_examples, own, places) for name, own in sentences.items()
     }
@@ -284,6 +315,82 @@ def prepare_conll(
         ),
         data_dir,
     )
+
+
+def _with_files_beside(
+    path: pathlib.Path,
+    files: Mapping[str, pathlib.Path],
+    given: Mapping[str, Sequence[pathlib.Path]],
+) -> tuple[dict[str, pathlib.Path], list[pathlib.Path]]:
+    """Returns the tagged files by split, and the unlabeled ones.
+
+    Raises:
+        UserError: a split is given twice, or a file has no tags.
+    """
+    tagged = {split: file for split, file in files.items() if split != "unlabeled"}
+    for split in ("validation", "test"):
+        for file in given.get(split, ()):
+            if split in tagged:
+                raise UserError(
+                    f"--{split}={file}: {path} has a {split} split already; one is accepted"
+                )
+            if set(conll_files(file)) != {"all"}:
+                raise UserError(
+                    f"--{split}={file}: {path} holds words with tags, and this is no such file"
+                )
+            if "all" in tagged:
+                tagged["train"] = tagged.pop("all")
+            tagged[split] = file
+    unlabeled = [files["unlabeled"]] if "unlabeled" in files else []
+    return tagged, [*unlabeled, *given.get("unlabeled", ())]
+
+
+def _read_unlabeled(
+    path: pathlib.Path, encoding: str, text_column: str, notices: list[str]
+) -> dict[str, list[Sentence]]:
+    """Returns unlabeled sentences by file; words are what white space separates.
+
+    Raises:
+        UserError: the file does not hold text.
+    """
+    if set(conll_files(path)) == {"all"}:
+        own = read_conll(path, encoding).sentences
+        return {path.name: [dataclasses.replace(each, tags=()) for each in own]}
+    form = TextFormat(text_column, encoding=encoding).without_labels()
+    source = [("unlabeled", path)]
+    found: dict[str, list[Sentence]] = {}
+    with read_sources(source, form, FileNameFieldPositions(), notices) as (by_split, _):
+        for number, example in enumerate(by_split["unlabeled"], start=1):
+            if not isinstance(example.content, str):
+                raise UserError(f"--unlabeled={path}: takes text, not {example.content.name}")
+            words = tuple(example.content.split())
+            found.setdefault(example.file, []).append(Sentence(words, (), number))
+    return found
+
+
+class _Places:
+    """Where sentences were read from: their files, and row id, file and position of each."""
+
+    def __init__(self):
+        self.files: list[dict[str, Any]] = []
+        self._by_sentence: dict[int, dict[str, Any]] = {}
+
+    def add(self, name: str, sentences: Sequence[Sentence], left_out: str = "") -> None:
+        """Adds the sentences of a file; all are ignored for the reason `left_out`, if given."""
+        name = name.encode("utf-8", "replace").decode()
+        ignored = {left_out: len(sentences)} if left_out else {}
+        for sentence in sentences:
+            self._by_sentence[id(sentence)] = {
+                "row_id": f"{name}:{sentence.line}",
+                "file": len(self.files),
+                "position": len(self._by_sentence),
+            }
+        file = {"name": name, "rows": len(sentences), "ignored": ignored, "noun": "sentences"}
+        self.files.append(file)
+
+    def of(self, sentence: Sentence) -> dict[str, Any]:
+        """Returns row id, file and position of a sentence."""
+        return self._by_sentence[id(sentence)]
 
 
 def bio_tags(entity_types: Iterable[str]) -> list[str]:
@@ -307,11 +414,11 @@ def sentence_examples(sentences: Iterable[Sentence]) -> Iterator[tuple[str, dict
 
 
 def _placed_examples(
-    sentences: Sequence[Sentence], places: Mapping[int, dict[str, Any]]
+    sentences: Sequence[Sentence], places: _Places
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields `sentence_examples` with the place of each sentence in its file."""
     for sentence, (digest, example) in zip(sentences, sentence_examples(sentences), strict=True):
-        yield digest, example | places[id(sentence)]
+        yield digest, example | places.of(sentence)
 
 
 def sentence_digest(sentence: Sentence) -> str:

@@ -1,15 +1,18 @@
 import gzip
 import zipfile
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from fm.data.builders.tweet_entities import TYPES, WHEEL
 from fm.data.datasets import subset
+from fm.data.file_counts import describe_files
 from fm.data.load import load
 from fm.data.readers import conll as tagged
 from fm.data.readers.conll import Sentence
 from fm.errors import UserError
+from fm.study.task_types import task_type_of
 from tests.data.conftest import SHARED, fetched
 
 
@@ -211,3 +214,49 @@ def test_conll_files_are_no_pile_of_texts(tmp_path, archived):
 def test_prose_is_not_taken_for_conll(tmp_path):
     (tmp_path / "a.txt").write_text("".join(f"a line of words {n} O\nso it is\n" for n in range(9)))
     assert load(str(tmp_path / "a.txt")).info["tags"] is None
+
+
+def _tagged(count, start=0):
+    return "\n\n".join(f"in O\nRome{n} B-loc\nlives O" for n in range(start, start + count))
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_unlabeled_text_beside_tagged_words(tmp_path, in_folder):
+    (tmp_path / "train.conll").write_text(_tagged(30))
+    (tmp_path / "unlabeled.txt").write_text("".join(f"some  text {n}\n" for n in range(9)))
+    path = tmp_path if in_folder else tmp_path / "train.conll"
+    data = load(str(path), unlabeled="" if in_folder else str(tmp_path / "unlabeled.txt"))
+    assert len(data.train) + len(data.test) == 39 and data.info["split"] == "by hash"
+    bare = [n for n, tags in enumerate(data.train.tags(range(len(data.train)))) if not tags]
+    assert len(bare) == 9 and all(data.test.tags(range(len(data.test))))
+    assert data.train.texts(bare[:1])[0].startswith("some text ")
+    task_type = task_type_of(data)
+    strata = task_type.strata(data.train)
+    assert np.flatnonzero(strata < 0).tolist() == bare
+    assert task_type.max_labels(data) == len(data.train) - 9 and task_type.min_labels(data) == 1
+    assert "unlabeled.txt: 9 sentences: 9 unlabeled for training" in describe_files(data)
+
+
+def test_tagged_files_beside_a_tagged_file(tmp_path, capsys):
+    for n, name in enumerate(("a.conll", "t.conll", "v.conll")):
+        (tmp_path / name).write_text(_tagged(10, 10 * n))
+    path, test, validation = (str(tmp_path / f"{name}.conll") for name in "atv")
+    data = load(path, test=test)
+    assert (len(data.train), len(data.test), data.info["split"]) == (10, 10, "official")
+    data = load(path, test=test, validation=validation)
+    assert (len(data.train), len(data.test)) == (20, 10)
+    assert "(v.conll) joins the training sentences" in capsys.readouterr().err
+    assert len(load(path, unlabeled=test).train) > 10
+    (tmp_path / "x.csv").write_text("text,label\na,b\n")
+    with pytest.raises(UserError, match=r"--test=.*x\.csv: .*this is no such file"):
+        load(path, test=str(tmp_path / "x.csv"))
+
+
+def test_a_validation_file_in_a_folder_with_a_test_file_is_counted_as_left_out(tmp_path):
+    for n, name in enumerate(("train", "dev", "test")):
+        (tmp_path / f"{name}.conll").write_text(_tagged(10, 10 * n))
+    data = load(str(tmp_path))
+    assert (len(data.train), len(data.test)) == (10, 10)
+    assert "dev.conll: 10 sentences: 10 ignored (validation split)" in describe_files(data)
+    with pytest.raises(UserError, match=r"--test=.* has a test split already"):
+        load(str(tmp_path), test=str(tmp_path / "dev.conll"))

@@ -7,6 +7,7 @@ import pytest
 
 from fm.data.load import load
 from fm.errors import UserError
+from fm.study.task_types import task_type_of
 from tests.data.helpers_files import column, reviews, write_table
 
 
@@ -91,6 +92,16 @@ def test_pairs_of_texts(tmp_path):
     assert found == {f"{r['text']}\n\n{r['hypothesis']}": r["hypothesis"] for r in rows[:-1]}
     assert data.info["files"][0]["ignored"] == {"blank": 1}
     assert data.info["fingerprint"] != load(path).info["fingerprint"]
+
+
+def test_rows_without_a_target_text_are_unlabeled(tmp_path):
+    rows = [{"text": f"t {n}", "short": f"s {n}" if n % 2 else ""} for n in range(40)]
+    data = load(write_table(tmp_path / "r.csv", rows), target_column="short")
+    found = column(data.train, "targets") | column(data.test, "targets")
+    assert found == {row["text"]: row["short"] for row in rows} and data.info["target"] == "text"
+    assert all(data.test.targets(range(len(data.test))))
+    task_type = task_type_of(data)
+    assert task_type.max_labels(data) == 20 - len(data.test) and task_type.min_labels(data) == 1
 
 
 BAD = {
