@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -83,6 +83,43 @@ def pad_sequences(ids: Sequence[np.ndarray], length: int) -> TokenizedExamples:
 def take(examples: TokenizedExamples, idx: np.ndarray) -> TokenizedExamples:
     """Returns the rows at indices `idx` of every array of `examples`."""
     return {key: value[idx] for key, value in examples.items()}
+
+
+def pad_rows(examples: TokenizedExamples, length: int) -> TokenizedExamples:
+    """Returns examples in rows of `length` tokens, zeros after their own.
+
+    Positions of text go on counting within each segment only; those of padding do not matter.
+    """
+    missing = length - examples["segments"].shape[1]
+    return {
+        key: np.pad(value, [(0, 0), (0, missing), *[(0, 0)] * (value.ndim - 2)])
+        for key, value in examples.items()
+    }
+
+
+def fixed_batches(
+    segments_NL: np.ndarray, row_length: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Yields (places, rows, length) of batches of `BATCH_SIZE` rows and one of two lengths.
+
+    Args:
+      segments_NL: int [N, L], 0 for padding.
+      row_length: the shorter length; L is the other.
+
+    Yields:
+      `places`, the rows that a batch adds; `rows`, int [BATCH_SIZE], these and repeats of the
+      first; and the length of the rows, in tokens.
+    """
+    L = segments_NL.shape[1]
+    own_N = L - np.argmax(segments_NL[:, ::-1] > 0, axis=1)
+    own_N[~segments_NL.any(axis=1)] = 0
+    short_N = own_N <= row_length
+    for length, idx in ((min(row_length, L), short_N), (L, ~short_N)):
+        rows = np.flatnonzero(idx)
+        for start in range(0, len(rows), BATCH_SIZE):
+            places = rows[start : start + BATCH_SIZE]
+            fill = np.repeat(places[:1], BATCH_SIZE - len(places))
+            yield places, np.concatenate([places, fill]), length
 
 
 def interleaved_chunks(
@@ -167,6 +204,7 @@ def map_bucketed(
     *,
     max_seq_len: int = 0,
     batch_tokens: int = BATCH_TOKENS,
+    own_length: bool = False,
 ) -> np.ndarray:
     """Returns `fn` of N token sequences, [N, ...], run in padded batches of similar length.
 
@@ -179,6 +217,8 @@ def map_bucketed(
       ids: N sequences, int32 [tokens] each, none of them empty.
       max_seq_len: no batch is padded beyond it; 0 for no limit.
       batch_tokens: tokens per batch, about.
+      own_length: whether a batch has only sequences that are padded to the same multiple, so that
+        the numbers of a sequence do not depend on the others.
 
     Raises:
       UserError: no sequences, or an empty one.
@@ -193,6 +233,8 @@ def map_bucketed(
         length = min(length, max_seq_len or length)
         batch_size = max(1, batch_tokens // length)
         chosen = order_N[done : done + batch_size]
+        if own_length:
+            chosen = chosen[lengths_N[chosen] > length - LENGTH_MULTIPLE]
         # The last batch is filled with repeats, so that it has no shape of its own.
         filled = np.concatenate([chosen, np.repeat(chosen[:1], batch_size - len(chosen))])
         batch = pad_sequences([ids[n] for n in filled], length)

@@ -44,19 +44,41 @@ def cached_features(
       UserError: `feature_config` is of another kind or reads a layer the model lacks, a sequence
         is empty or too long, or the cached files are damaged.
     """
+    key = {"model": model_digest, "features": dataclasses.asdict(feature_config)}
+    _check_lengths(config, ids, feature_config)
+    return cached(key, ids, lambda: compute_features(params, config, ids, feature_config))
+
+
+def compute_features(
+    params: dict,
+    config: ModelConfig,
+    ids: Sequence[np.ndarray],
+    feature_config: FeatureConfig,
+    *,
+    own_length: bool = False,
+) -> np.ndarray:
+    """Returns a model's features of token sequences, [N, layers, E], computed now.
+
+    For `own_length` see `fm.adaptation.batching.map_bucketed`.
+
+    Raises:
+      UserError: see `cached_features`.
+    """
+    _check_lengths(config, ids, feature_config)
+    fn = feature_fn(config, feature_config)
+    values = map_bucketed(fn, params, ids, max_seq_len=config.max_seq_len, own_length=own_length)
+    if feature_config.pooling == "mean":
+        values = values / np.array([len(tokens) for tokens in ids])[:, None, None]
+    return values.astype(np.float32)
+
+
+def _check_lengths(
+    config: ModelConfig, ids: Sequence[np.ndarray], feature_config: FeatureConfig
+) -> None:
     if feature_config.chunk_length or feature_config.pooling == "concat":
         raise UserError(f"texts of any length are read whole, not as {feature_config}")
-    lengths_N = np.array([len(tokens) for tokens in ids])
-    if len(lengths_N):
-        config.check_length(int(lengths_N.max()))
-    fn = feature_fn(config, feature_config)
-
-    def compute() -> np.ndarray:
-        values = map_bucketed(fn, params, ids, max_seq_len=config.max_seq_len)
-        return values / lengths_N[:, None, None] if feature_config.pooling == "mean" else values
-
-    key = {"model": model_digest, "features": dataclasses.asdict(feature_config)}
-    return cached(key, ids, compute)
+    if len(ids):
+        config.check_length(max(map(len, ids)))
 
 
 def cached(

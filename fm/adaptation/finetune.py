@@ -220,7 +220,7 @@ class FinetuningRun:
         self.num_steps = 0
         self._config, self._model_config, self._layout = config, model_config, layout
         # Prediction heads get no gradient here; set aside, they cost no update either.
-        self._unused, used = _split_prediction_heads(params["streams"])
+        self._unused, used = split_prediction_heads(params["streams"])
         trained, self._frozen = split_trained(
             {**params, "streams": used},
             examples,
@@ -343,8 +343,8 @@ def _join_trained(trained: dict, frozen: dict, config: FinetuneConfig) -> dict:
     return {"model": model, "head": trained["head"]}
 
 
-def _split_prediction_heads(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
-    """Heads that predict tokens or patches, and all other parameters."""
+def split_prediction_heads(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
+    """Returns the heads that predict tokens or patches, and all other parameters of streams."""
     heads = {"token_head", *patch_head_names(streams)} & streams.keys()
     return (
         {name: streams[name] for name in heads},

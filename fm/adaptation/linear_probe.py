@@ -24,6 +24,38 @@ _SINGLE_STEP = 10.0**0.5
 
 
 @dataclasses.dataclass(frozen=True)
+class Rescaling:
+    """A rescaling of features, as fitted to training examples; call it with features [N, D].
+
+    Attributes:
+      kind: one of `SCALES`.
+      scaler: the fitted transformer of scikit-learn.
+    """
+
+    kind: str
+    scaler: Any
+
+    def __call__(self, features_ND: np.ndarray) -> np.ndarray:
+        """Returns rescaled features, float64 [N, D]."""
+        return self.scaler.transform(np.asarray(features_ND, np.float64))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what was fitted: mean and deviation of each feature, or nothing."""
+        if self.kind != "standardise":
+            return {}
+        return {"mean": self.scaler.mean_, "deviation": self.scaler.scale_}
+
+    @classmethod
+    def restore(cls, kind: str, arrays: dict[str, np.ndarray]) -> Rescaling:
+        """Returns the rescaling of a kind that gave `arrays`."""
+        scaler = _new_scaler(kind)
+        if kind == "standardise":
+            scaler.mean_, scaler.scale_ = arrays["mean"], arrays["deviation"]
+            scaler.n_features_in_ = len(scaler.mean_)
+        return cls(kind, scaler)
+
+
+@dataclasses.dataclass(frozen=True)
 class LinearProbe:
     """A fitted linear classifier of features, with the rescaling fitted to its training features.
 
@@ -32,7 +64,7 @@ class LinearProbe:
       classifier: reads the rescaled features.
     """
 
-    scale: Callable[[np.ndarray], np.ndarray]
+    scale: Rescaling
     classifier: LogisticRegression
 
     @property
@@ -53,6 +85,24 @@ class LinearProbe:
     def predict_proba(self, features_ND: np.ndarray) -> np.ndarray:
         """Returns probabilities [N, classes], columns in ascending order of the classes seen."""
         return self.classifier.predict_proba(self.scale(features_ND))
+
+    def dump(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the arrays and JSON that `restore` makes an equal probe of."""
+        arrays = self.params | {"classes": self.classifier.classes_} | self.scale.arrays()
+        # In one memory order: a product of matrices depends on it in the last bits.
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        return arrays, {"scale": self.scale.kind, "steps": self.steps}
+
+    @classmethod
+    def restore(cls, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> LinearProbe:
+        """Returns the probe that `dump` was called on."""
+        from sklearn.linear_model import LogisticRegression  # seconds to import
+
+        classifier: Any = LogisticRegression()
+        classifier.coef_, classifier.intercept_ = arrays["kernel"], arrays["bias"]
+        classifier.classes_, classifier.n_iter_ = arrays["classes"], np.array([state["steps"]])
+        classifier.n_features_in_ = arrays["kernel"].shape[1]
+        return cls(Rescaling.restore(state["scale"], arrays), classifier)
 
 
 def fit_probe(
@@ -164,19 +214,21 @@ def middle_of_best_first(found: dict[float, float]) -> list[float]:
     return from_the_middle(first) + [value for value in sorted(found) if found[value] < best]
 
 
-def fit_scale(scale: str, features_ND: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def fit_scale(scale: str, features_ND: np.ndarray) -> Rescaling:
     """Returns the rescaling of features, one of `SCALES`, as fitted to these.
 
     Raises:
       UserError: unknown scale.
     """
+    return Rescaling(scale, _new_scaler(scale).fit(np.asarray(features_ND, np.float64)))
+
+
+def _new_scaler(scale: str) -> Any:
     if scale not in SCALES:
         raise UserError(f"unknown scale {scale!r}: one of {', '.join(SCALES)}")
     from sklearn.preprocessing import Normalizer, StandardScaler  # seconds to import
 
-    scaler: Any = StandardScaler() if scale == "standardise" else Normalizer()
-    transform = scaler.fit(np.asarray(features_ND, np.float64)).transform
-    return lambda features: transform(np.asarray(features, np.float64))
+    return StandardScaler() if scale == "standardise" else Normalizer()
 
 
 def _fit_path(

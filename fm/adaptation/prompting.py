@@ -159,11 +159,13 @@ def answer_logprobs(
     answers: Sequence[np.ndarray],
     *,
     mean_over_tokens: bool = False,
+    own_length: bool = False,
 ) -> np.ndarray:
     """Returns the log probability of every answer after every prompt, in nats, float32 [N, A].
 
     Answers of one token share one forward pass; longer ones take a pass each. `mean_over_tokens`
-    averages over an answer's tokens, so that long answers are not penalized.
+    averages over an answer's tokens, so that long answers are not penalized; for `own_length` see
+    `fm.adaptation.batching.map_bucketed`.
 
     Raises:
       UserError: a prompt with its answer is longer than `config.max_seq_len`.
@@ -172,7 +174,11 @@ def answer_logprobs(
     if all(len(answer) == 1 for answer in answers):
         operands = params, jnp.asarray(np.concatenate(answers))
         return map_bucketed(
-            _first_token_fn(config), operands, prompts, max_seq_len=config.max_seq_len
+            _first_token_fn(config),
+            operands,
+            prompts,
+            max_seq_len=config.max_seq_len,
+            own_length=own_length,
         )
     columns = []
     for answer in answers:
@@ -182,6 +188,7 @@ def answer_logprobs(
             (params, jnp.asarray(answer)),
             sequences,
             max_seq_len=config.max_seq_len,
+            own_length=own_length,
         )
         columns.append(logprobs.mean(axis=1) if mean_over_tokens else logprobs.sum(axis=1))
     return np.stack(columns, axis=1)

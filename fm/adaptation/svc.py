@@ -19,10 +19,24 @@ PENALTIES, GAMMAS = (10.0, 1.0, 100.0, 0.1), (1.0, 0.25, 4.0)
 
 @dataclasses.dataclass(frozen=True)
 class SupportVectorProbe:
-    """A fitted RBF classifier of features, with the rescaling fitted to its training features."""
+    """A fitted RBF classifier of features, with the rescaling fitted to its training features.
+
+    Attributes:
+      scale: rescales features, as fitted to the training examples.
+      classifier: reads the rescaled features.
+      features_ND: features it was fitted to, not rescaled.
+      labels: their classes, int [N].
+    """
 
     scale: Callable[[np.ndarray], np.ndarray]
     classifier: SVC
+    features_ND: np.ndarray
+    labels: np.ndarray
+
+    def dump(self) -> tuple[dict[str, np.ndarray], None]:
+        """Returns the features and labels that it was fitted to, which give it again, and None."""
+        arrays = {"features": self.features_ND, "labels": self.labels}
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, None
 
     @property
     def params(self) -> dict[str, np.ndarray]:
@@ -62,7 +76,7 @@ def fit_svc(
     scaled = scale(features_ND)
     gamma = hparams["gamma"] / max(scaled.shape[1] * scaled.var(), 1e-12)
     classifier = SVC(C=hparams["C"], gamma=gamma, class_weight=hparams["class_weight"])
-    return SupportVectorProbe(scale, classifier.fit(scaled, labels))
+    return SupportVectorProbe(scale, classifier.fit(scaled, labels), features_ND, labels)
 
 
 def svc_grid(scales: Sequence[str], class_weights: Sequence[str | None]) -> list[dict[str, Any]]:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
 
 from fm.adaptation import finetune
-from fm.adaptation.batching import TokenizedExamples, take
+from fm.adaptation.batching import (
+    TokenizedExamples,
+    continuous_examples,
+    fixed_batches,
+    pad_rows,
+    take,
+    text_examples,
+)
 from fm.adaptation.features import probe_features
 from fm.adaptation.finetune import FinetuneConfig
-from fm.adaptation.linear_probe import fit_probe, search_probe
+from fm.adaptation.linear_probe import LinearProbe, fit_probe, search_probe
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.svc import fit_svc
 from fm.data.layouts import PatchLayout
+from fm.data.tokenizer import Tokenizer
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in
@@ -219,11 +227,56 @@ class TaskModel:
         """Fits a support-vector classifier to features of the examples `train_idx`."""
         return fit_svc(self.features(seed, train_idx), labels, hparams)
 
-    def predict_prompted(
-        self, idx: np.ndarray, shown_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
-    ) -> np.ndarray:
-        """Returns answers to few-shot prompts about examples `idx`, with shots from `shown_idx`."""
+    def restore_probe(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Any:
+        """Returns the probe of `fit_probe` of whose `dump` these are."""
+        return LinearProbe.restore(arrays, state)
+
+    def solved_examples(self, idx: np.ndarray, labels: np.ndarray) -> list[tuple[str, int]]:
+        """Returns the (text, class) of examples `idx`, of which `labels` are the first classes."""
         raise NotImplementedError(f"{type(self).__name__} does not follow prompts")
+
+    def predict_prompted(
+        self, idx: np.ndarray, solved: Sequence[tuple[str, int]], hparams: dict[str, Any]
+    ) -> np.ndarray:
+        """Returns answers to prompts about examples `idx`, each after the solved examples."""
+        raise NotImplementedError(f"{type(self).__name__} does not follow prompts")
+
+    def on_new_examples(
+        self, inputs: Any, tokenizer: Tokenizer | None, row_length: int
+    ) -> Iterator[tuple[np.ndarray, TaskModel]]:
+        """Yields (places in `inputs`, model with these examples) until all have been yielded.
+
+        Every model has `BATCH_SIZE` examples, the first of them those at the places and the others
+        repeats, in rows of one of two lengths, so that the numbers of an example depend on no other
+        example.
+
+        Args:
+          inputs: texts, or arrays [N, ...].
+          tokenizer: of the model, for texts.
+          row_length: tokens of a row; longer texts get rows as long as the recipe allows.
+        """
+        if self.layout is not None:
+            examples = continuous_examples(np.asarray(inputs), self.layout)
+        else:
+            assert tokenizer is not None, "texts are read by a tokenizer"
+            seq_len, num_windows = self.recipe.seq_len, self.recipe.num_windows
+            examples = text_examples(tokenizer, list(inputs), seq_len, num_windows)
+            examples = pad_rows(examples, seq_len * num_windows)
+        for places, filled, length in fixed_batches(examples["segments"], row_length):
+            own = {key: value[filled, :length] for key, value in examples.items()}
+            yield places, self._with_examples(own)
+
+    def _with_examples(self, examples: TokenizedExamples, **fields: Any) -> Any:
+        """Returns the model with other examples, all of them test items."""
+        return dataclasses.replace(
+            self,
+            examples=examples,
+            test_from=0,
+            unlabeled_idx=np.zeros(0, int),
+            _features={},
+            _locks=collections.defaultdict(threading.Lock),
+            **fields,
+        )
 
     def cross_validate(
         self,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fm.adaptation.batching import TokenizedExamples, take
+from fm.adaptation.batching import TokenizedExamples, fixed_batches, pad_rows, take
 from fm.adaptation.features import FeatureConfig, extract_features, normalize_and_concat
 from fm.adaptation.finetune import predict_logits
 from fm.adaptation.linear_probe import LinearProbe, fit_probe, middle_of_best_first, widen
@@ -181,6 +181,16 @@ class TagProbe:
         """Returns the number of solver iterations."""
         return self.probe.steps
 
+    def dump(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the arrays and JSON that `restore` makes an equal probe of."""
+        arrays, state = self.probe.dump()
+        return arrays, state | {"tag_names": list(self.tag_names)}
+
+    @classmethod
+    def restore(cls, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> TagProbe:
+        """Returns the probe that `dump` was called on."""
+        return cls(LinearProbe.restore(arrays, state), tuple(state["tag_names"]))
+
     def predict(self, sentences: Sequence[np.ndarray]) -> list[list[str]]:
         """Returns valid BIO tags of sentences, given the features [words, E] of each."""
         lengths = [len(features) for features in sentences]
@@ -209,24 +219,25 @@ class TaggingTaskModel(TaskModel):
     """A transformer and the tagged sentences of an NER task, for fine-tuning and linear probing.
 
     Predictions are int [N, 3]: entities right, predicted and present, see
-    `fm.evaluation.ner.count_entities`. `num_classes` is the number of tags.
+    `fm.evaluation.ner.count_entities`; of new sentences, whose tags are not known, they are lists
+    of tags. `num_classes` is the number of tags.
 
     Attributes:
       sentences: labeled sentences, then test items; their examples are `examples`.
-      tags: tags of every word of these.
+      tags: tags of every word of these; None for new sentences.
       tag_names: names of the tags, in the order of the classes.
     """
 
     predicts_classes: ClassVar[bool] = False
 
     sentences: WordExamples
-    tags: list[list[str]]
+    tags: list[list[str]] | None
     tag_names: tuple[str, ...]
 
     def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns token labels of the sentences, int [n, L]."""
         return token_labels(
-            self.sentences.take(train_idx), [self.tags[n] for n in train_idx], self.tag_names
+            self.sentences.take(train_idx), self._tags_of(train_idx), self.tag_names
         )
 
     def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
@@ -257,8 +268,12 @@ class TaggingTaskModel(TaskModel):
         self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
     ) -> TagProbe:
         """Fits a linear probe to the words of the sentences `train_idx`."""
-        tags = [self.tags[n] for n in train_idx]
+        tags = self._tags_of(train_idx)
         return fit_tag_probe(self.features(seed, train_idx), tags, hparams)
+
+    def restore_probe(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> TagProbe:
+        """Returns the probe of `fit_probe` of whose `dump` these are."""
+        return TagProbe.restore(arrays, state)
 
     def predict_probe(self, probe: TagProbe, seed: int, idx: np.ndarray) -> np.ndarray:
         """Returns a probe's entity counts of the sentences `idx`."""
@@ -300,8 +315,29 @@ class TaggingTaskModel(TaskModel):
         total = predicted + gold
         return float(2 * found / total) if total else 0.0
 
+    def on_new_examples(
+        self, inputs: Any, tokenizer: TextEncoder | None, row_length: int
+    ) -> Iterator[tuple[np.ndarray, TaskModel]]:
+        """Yields models with new sentences, given as lists of words; see `TaskModel`."""
+        assert tokenizer is not None, "words are read by a tokenizer"
+        words = tokenize_words(tokenizer, inputs, self.recipe.seq_len)
+        examples = pad_rows(words.examples, self.recipe.seq_len)
+        for places, filled, length in fixed_batches(examples["segments"], row_length):
+            own = {key: value[filled, :length] for key, value in examples.items()}
+            sentences = WordExamples(own, words.first_token[filled], words.num_words[filled])
+            yield places, self._with_examples(own, sentences=sentences, tags=None)
+
+    def _tags_of(self, idx: np.ndarray) -> list[list[str]]:
+        assert self.tags is not None, "new sentences have no tags to learn"
+        return [self.tags[n] for n in idx]
+
     def _entity_counts(self, predicted: Sentences, idx: np.ndarray) -> np.ndarray:
-        counted = count_entities([self.tags[n] for n in idx], predicted)
+        """Returns counts of the entities of sentences `idx`; their tags if none are known."""
+        if self.tags is None:
+            tags = np.empty(len(predicted), object)
+            tags[:] = [list(each) for each in predicted]
+            return tags
+        counted = count_entities(self._tags_of(idx), predicted)
         return np.stack([counted.correct, counted.predicted, counted.gold], axis=-1)
 
 

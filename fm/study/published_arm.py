@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from fm.adaptation import feature_cache, prompting
-from fm.adaptation.batching import pad_sequences
+from fm.adaptation.batching import LENGTH_MULTIPLE, fixed_batches, pad_sequences
 from fm.adaptation.features import FeatureConfig, normalize_and_concat
 from fm.adaptation.prompting import CONTENT_FREE, PromptEncoder, PromptTemplate
 from fm.adaptation.task_model import TaskModel
@@ -53,11 +53,14 @@ class PublishedTaskModel(TaskModel):
       published: the model.
       config: how it reads texts and is prompted.
       texts: labeled examples, then test items.
+      are_new: whether the texts are new ones, each of which gets numbers that depend on no other
+        text and are not cached.
     """
 
     published: PublishedModel
     config: PublishedConfig
     texts: list[str]
+    are_new: bool = False
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     @property
@@ -94,14 +97,15 @@ class PublishedTaskModel(TaskModel):
         with self._lock:
             return self._text_features[idx]
 
+    def solved_examples(self, idx: np.ndarray, labels: np.ndarray) -> list[tuple[str, int]]:
+        """Returns the (text, class) of texts `idx`, of which `labels` are the first classes."""
+        return [(self.texts[n], int(label)) for n, label in zip(idx, labels, strict=False)]
+
     def predict_prompted(
-        self, idx: np.ndarray, shown_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
+        self, idx: np.ndarray, solved: Sequence[tuple[str, int]], hparams: dict[str, Any]
     ) -> np.ndarray:
-        """Returns the likeliest classes of texts `idx` by prompts with shots from `shown_idx`."""
-        fewshot = [
-            (self.texts[n], int(label))
-            for n, label in zip(shown_idx[: hparams["shots"]], labels, strict=False)
-        ]
+        """Returns the likeliest classes of texts `idx` by prompts, each after solved examples."""
+        fewshot = list(solved)
         logprobs = self._logprobs(idx, fewshot)
         if hparams["calibrated"]:
             content_free = self._cached_logprobs(
@@ -109,6 +113,19 @@ class PublishedTaskModel(TaskModel):
             )
             logprobs = prompting.calibrate(logprobs, content_free)
         return logprobs.argmax(axis=1)
+
+    def on_new_examples(
+        self, inputs: Any, tokenizer: Any, row_length: int
+    ) -> Iterator[tuple[np.ndarray, TaskModel]]:
+        """Yields models with new texts, read by their own tokenizer; see `TaskModel`."""
+        texts = list(inputs)
+        ids = self.published.encode(texts, self.max_length)
+        longest = -(-self.max_length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        examples = pad_sequences(ids, max(longest, row_length))
+        for places, filled, length in fixed_batches(examples["segments"], row_length):
+            own = {key: value[filled, :length] for key, value in examples.items()}
+            own_texts = [texts[n] for n in filled]
+            yield places, self._with_examples(own, texts=own_texts, are_new=True)
 
     def description(self) -> dict[str, Any]:
         """Returns source, license and use of the model, for results.json."""
@@ -128,6 +145,16 @@ class PublishedTaskModel(TaskModel):
     @functools.cached_property
     def _text_features(self) -> np.ndarray:
         """Features of all texts, float32 [N, E]."""
+        if self.are_new:
+            texts, inverse = _distinct(self.texts)
+            values = feature_cache.compute_features(
+                self.published.params,
+                self.model_config,
+                self.published.encode(texts, self.max_length),
+                self.probe_config,
+                own_length=True,
+            )
+            return normalize_and_concat(values[inverse], self.probe_config)
         ids = self.published.encode(self.texts, self.max_length)
         print(f"{self.published.name}: reading {len(ids)} texts …", file=sys.stderr, flush=True)
         cached = feature_cache.cached_features(
@@ -149,6 +176,11 @@ class PublishedTaskModel(TaskModel):
 
     def _logprobs(self, idx: np.ndarray, fewshot: list[tuple[str, int]]) -> np.ndarray:
         """Log probability of each answer to the prompts of texts `idx`, [n, A]."""
+        if self.are_new:
+            texts, inverse = _distinct([self.texts[n] for n in idx])
+            return self._cached_logprobs(self._prompt_encoder.encode_prompts(texts, fewshot))[
+                inverse
+            ]
         if fewshot:
             texts = [self.texts[n] for n in idx]
             return self._cached_logprobs(self._prompt_encoder.encode_prompts(texts, fewshot))
@@ -163,11 +195,19 @@ class PublishedTaskModel(TaskModel):
 
     def _cached_logprobs(self, prompts: list[np.ndarray]) -> np.ndarray:
         answers = self._prompt_encoder.encode_answers()
-        key = {"model": self._digest, "answers": [each.tolist() for each in answers]}
         params, config = self.published.params, self.model_config
+        if self.are_new:
+            return prompting.answer_logprobs(params, config, prompts, answers, own_length=True)
+        key = {"model": self._digest, "answers": [each.tolist() for each in answers]}
         return feature_cache.cached(
             key, prompts, lambda: prompting.answer_logprobs(params, config, prompts, answers)
         ).values
+
+
+def _distinct(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Returns the different texts, and for each text its place among them."""
+    places = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+    return list(places), np.array([places[text] for text in texts], int)
 
 
 def build_published_arm(

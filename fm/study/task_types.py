@@ -20,7 +20,12 @@ from fm.adaptation import token_classification
 from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
 from fm.adaptation.methods import METHODS
 from fm.adaptation.task_model import TaskModel
-from fm.adaptation.token_classification import PER_TOKEN, TaggingTaskModel, tokenize_words
+from fm.adaptation.token_classification import (
+    PER_TOKEN,
+    TaggingTaskModel,
+    WordExamples,
+    tokenize_words,
+)
 from fm.data.datasets import Dataset, Split
 from fm.errors import UserError
 from fm.evaluation.baselines import Examples, FeatureStore
@@ -99,6 +104,34 @@ class TaskType(abc.ABC):
         """
         truths, predictions = zip(*rows, strict=True)
         return np.array(list(map(float, truths))), np.array(list(map(float, predictions)))
+
+    def names(self, dataset: Dataset) -> tuple[str, ...]:
+        """Returns what the numbers of a prediction stand for: classes, or tags."""
+        return dataset.classes
+
+    def saved_fields(self, model: TaskModel) -> dict[str, Any]:
+        """Returns what `restore_model` needs beside the names, JSON-able."""
+        return {}
+
+    def restore_model(
+        self, names: tuple[str, ...], saved: dict[str, Any], **fields: Any
+    ) -> TaskModel:
+        """Returns a model of such a task without examples, to predict new ones.
+
+        Args:
+          names: see `names`.
+          saved: see `saved_fields`.
+          **fields: of `TaskModel`.
+        """
+        return TaskModel(**fields)
+
+    def new_inputs(self, split: Split, idx: Sequence[int] | np.ndarray) -> Any:
+        """Returns examples of a split as a saved model of such a task reads them."""
+        return split.inputs(idx)
+
+    def prediction_texts(self, values: np.ndarray, names: tuple[str, ...]) -> list[str]:
+        """Returns predictions of new examples, [N, ...], as text."""
+        return [names[value] for value in values]
 
     @abc.abstractmethod
     def build_head(
@@ -215,6 +248,19 @@ class NamedEntityRecognition(TaskType):
 
     def matches(self, dataset):
         return "tags" in dataset.train.columns and len(dataset.info["tags"]) > 1
+
+    def names(self, dataset):
+        return tuple(dataset.info["tags"])
+
+    def restore_model(self, names, saved, **fields):
+        nothing = WordExamples({}, np.zeros((0, 0), np.int32), np.zeros(0, int))
+        return TaggingTaskModel(**fields, sentences=nothing, tags=None, tag_names=names)
+
+    def new_inputs(self, split, idx):
+        return split.words(idx)
+
+    def prediction_texts(self, values, names):
+        return [" ".join(tags) for tags in values]
 
     def strata(self, split):
         tags = split.tags(range(len(split)))

@@ -47,6 +47,8 @@ class AdaptationMethod(abc.ABC):
         result is another network.
       reads_features: whether it reads frozen features, `TaskModel.features`.
       reads_unlabeled: whether it reads the unlabeled examples, `TaskModel.unlabeled_idx`.
+      reads_initial_params: whether predictions need the parameters that the model started from, so
+        that they are saved with what was fitted.
     """
 
     name: str
@@ -56,6 +58,7 @@ class AdaptationMethod(abc.ABC):
     updates_model: bool = False
     reads_features: bool = False
     reads_unlabeled: bool = False
+    reads_initial_params: bool = True
 
     @abc.abstractmethod
     def supports(self, model: TaskModel) -> bool:
@@ -133,6 +136,32 @@ class AdaptationMethod(abc.ABC):
         Where there are any, `predict` returns the most likely classes.
         """
         return None
+
+    def dump(self, fitted: FittedModel) -> tuple[dict, Any]:
+        """Returns what predicts again once it is saved: nested arrays, and JSON for `state`.
+
+        The initial parameters are saved beside them if `reads_initial_params`.
+
+        Raises:
+          UserError: the method has a state and does not say how it is saved.
+        """
+        if fitted.state is not None:
+            raise UserError(
+                f"the adaptation method {self.name} cannot be saved: it has a state, and neither "
+                "`dump` nor `restore` of its own"
+            )
+        return fitted.params, None
+
+    def restore(self, model: TaskModel, arrays: dict, state: Any, hparams: HParams) -> FittedModel:
+        """Returns what `dump` was given, to predict with a model that has a single start.
+
+        Args:
+          model: the model, whose initial parameters are those of every seed.
+          arrays: of `dump`.
+          state: of `dump`.
+          hparams: of the fit.
+        """
+        return FittedModel(arrays, 0, state)
 
 
 def cross_validated_trials(

@@ -8,13 +8,14 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fm.adaptation import lora
 from fm.adaptation.augment import AUGMENTATIONS
 from fm.adaptation.batching import take
 from fm.adaptation.features import extract_features
-from fm.adaptation.finetune import FinetuneConfig, FinetuningRun
+from fm.adaptation.finetune import FinetuneConfig, FinetuningRun, split_prediction_heads
 from fm.adaptation.linear_probe import fit_probe
 from fm.adaptation.methods.base import AdaptationMethod, FittedModel, HParams, num_entries
 from fm.adaptation.search import best_epochs, last_gain, successive_halving
@@ -52,6 +53,7 @@ class Finetuning(AdaptationMethod):
     description = "fine-tunes every parameter with a new head"
     search_order = 1
     updates_model = True
+    reads_initial_params = False
     relative_flops = 1.0
 
     def supports(self, model):
@@ -118,6 +120,14 @@ class Finetuning(AdaptationMethod):
     def predict_proba(self, model, fitted, idx):
         return model.predict_finetuned_proba(fitted.params, idx)
 
+    def dump(self, fitted):
+        # Heads that predict tokens or patches are no part of what predicts classes.
+        _, used = split_prediction_heads(fitted.params["model"]["streams"])
+        return fitted.params | {"model": fitted.params["model"] | {"streams": used}}, None
+
+    def restore(self, model, arrays, state, hparams):
+        return FittedModel(jax.tree.map(jnp.asarray, arrays), 0)
+
     def search(self, model, train_idx, labels, seed, folds):
         # Of the smallest part, so that every fold is read after the same passes over its examples.
         smallest = min(len(fit) for fit, _ in folds)
@@ -183,6 +193,7 @@ class LoraFinetuning(Finetuning):
     name = "lora"
     description = "trains low-rank adapters and a new head, the model frozen"
     search_order = 2
+    reads_initial_params = True
     relative_flops = 2 / 3
 
     def learning_rates(self, recipe):
@@ -190,6 +201,14 @@ class LoraFinetuning(Finetuning):
 
     def config(self, recipe, hparams):
         return dataclasses.replace(super().config(recipe, hparams), lora=recipe.lora)
+
+    def dump(self, fitted):
+        return {name: fitted.params[name] for name in ("adapters", "head")}, None
+
+    def restore(self, model, arrays, state, hparams):
+        arrays = jax.tree.map(jnp.asarray, arrays)
+        params = lora.attach(model.initial_params(0), arrays["adapters"], model.recipe.lora)
+        return FittedModel(arrays | {"model": params}, 0)
 
     def num_task_params(self, model):
         adapters = jax.eval_shape(

@@ -11,7 +11,7 @@ from fm.adaptation.methods.base import (
     cross_validated_trials,
     num_bytes,
 )
-from fm.adaptation.svc import svc_grid
+from fm.adaptation.svc import fit_svc, svc_grid
 from fm.adaptation.task_model import class_weight_choices
 from fm.evaluation.model_selection import from_the_middle
 
@@ -46,6 +46,14 @@ class LinearProbing(AdaptationMethod):
     def predict_proba(self, model, fitted, idx):
         probe, seed = fitted.state
         return model.predict_probe_proba(probe, seed, idx)
+
+    def dump(self, fitted):
+        probe, _ = fitted.state
+        return probe.dump()
+
+    def restore(self, model, arrays, state, hparams):
+        probe = model.restore_probe(arrays, state)
+        return FittedModel(probe.params, probe.steps, (probe, 0))
 
     def search(self, model, train_idx, labels, seed, folds):
         return [
@@ -86,6 +94,11 @@ class SupportVectorProbing(LinearProbing):
     def predict_proba(self, model, fitted, idx):
         return None
 
+    def restore(self, model, arrays, state, hparams):
+        # Fitted again to the same features: scikit-learn has no other way in.
+        probe = fit_svc(arrays["features"], arrays["labels"], hparams)
+        return FittedModel(probe.params, probe.steps, (probe, 0))
+
     def search(self, model, train_idx, labels, seed, folds):
         weights = class_weight_choices(labels)
         grid = [h for h in self.search_space(model.recipe) if h["class_weight"] in weights]
@@ -116,10 +129,19 @@ class Prompting(AdaptationMethod):
         ]
 
     def fit(self, model, train_idx, labels, seed, hparams, *, num_steps=None):
-        return FittedModel(model.initial_params(seed), 0, (train_idx, labels, hparams))
+        solved = model.solved_examples(train_idx[: hparams["shots"]], labels)
+        return FittedModel(model.initial_params(seed), 0, (solved, hparams))
 
     def predict(self, model, fitted, idx):
         return model.predict_prompted(idx, *fitted.state)
+
+    def dump(self, fitted):
+        solved, _ = fitted.state
+        return {}, {"solved": solved}
+
+    def restore(self, model, arrays, state, hparams):
+        solved = [(str(text), int(label)) for text, label in state["solved"]]
+        return FittedModel(model.initial_params(0), 0, (solved, hparams))
 
     def flops(self, model, num_labels, hparams):
         return 0.0
