@@ -28,7 +28,7 @@ from fm.adaptation.methods import METHODS, check_methods
 from fm.config_io import parse
 from fm.data.datasets import Dataset
 from fm.errors import UserError, error_context
-from fm.evaluation.model_selection import draw_train_idx, select_trial
+from fm.evaluation.model_selection import select_trial
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.parallel.mesh import current_mesh
 from fm.study import presets, run_dir
@@ -41,7 +41,7 @@ from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
 from fm.study.task_registry import task_spec_or_default
-from fm.study.task_types import build_classification_arm, task_type_of
+from fm.study.task_types import HeadTaskType, task_type_of
 from fm.study.tasks import Task, prepare_task
 from fm.training.train_state import params_digest
 
@@ -100,10 +100,12 @@ def main(values: flags.FlagValues) -> None:
     options = cli.data_options(values)
     data = load(name, **options)
     task_type = task_type_of(data)
-    if not task_type.predicts_classes:
+    if not isinstance(task_type, HeadTaskType):
         raise UserError(
-            f"--dataset={name} is a {task_type.name} task, but only classification is supported; "
-            "see experiments.multitask"
+            f"--dataset={name} is a {task_type.name} task; takes data with one label per example: "
+            "a class, a number or a set of classes. "
+            f"{' and '.join(f'experiments.{each}' for each in task_type.experiments)} runs "
+            f"{task_type.name}"
         )
     recipe = presets.with_fitting_patch_size(
         presets.modality_recipe(data.modality), data.info.get("shape")
@@ -130,7 +132,7 @@ def main(values: flags.FlagValues) -> None:
     task = _prepare_task(
         TaskConfig(name, None, (num_labels,), recipe, published=published_config, **options)
     )
-    train_idx = draw_train_idx(task.dataset.train.labels, num_labels, seed)
+    train_idx = task_type.draw(task.dataset.train, num_labels, seed)
     task = dataclasses.replace(task, train_idx=(train_idx,))
     config = {
         "experiment": "adapt",
@@ -157,23 +159,28 @@ def main(values: flags.FlagValues) -> None:
         _print_summary(summary, out_dir)
         return
     arm = published_arm or _own_arm(task, pretrained, methods, out_dir)
-    labels, pool_idx = task.dataset.train.labels[train_idx], task.pool_rows(train_idx)
+    strata, pool_idx = task.strata[train_idx], task.pool_rows(train_idx)
     mesh = current_mesh()
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        trials = arm.search(pool_idx, labels, seed)
+        trials = arm.search(pool_idx, strata, seed)
         hparams = select_trial(trials)["config"]
-        fitted = arm.fit(pool_idx, labels, seed, hparams)
+        fitted = arm.fit(pool_idx, strata, seed, hparams)
     predictions = np.ascontiguousarray(arm.predict(fitted, hparams).values)
-    accuracy = float(np.mean(predictions == np.asarray(task.test.labels)))
+    metrics = {
+        task_type.metric.replace(" ", "_"): float(
+            task_type.scores(predictions[None], task.test).mean()
+        ),
+        **task_type.main_metrics(predictions, task.test),
+    }
     run_dir.write_summary_json(
         out_dir,
         steps=fitted.steps,
         hparams=hparams,
-        accuracy=accuracy,
+        **metrics,
         num_test_items=len(task.test),
         trials=trials,
         published=arm.model.description(),
-        metrics={"accuracy": accuracy},
+        metrics=metrics,
         digests={
             "params": params_digest(fitted.params),
             "predictions": hashlib.sha256(predictions).hexdigest(),
@@ -182,7 +189,7 @@ def main(values: flags.FlagValues) -> None:
         config=config,
     )
     _print_summary(
-        {"hparams": hparams, "num_test_items": len(task.test), "accuracy": accuracy}, out_dir
+        {"hparams": hparams, "num_test_items": len(task.test), "metrics": metrics}, out_dir
     )
 
 
@@ -212,20 +219,25 @@ def _own_arm(
     out_dir: pathlib.Path,
 ) -> ModelArm:
     """Returns the arm of a model of experiments.pretrain, or of fresh parameters."""
+    task_type = task.task_type
+    assert isinstance(task_type, HeadTaskType)
     if pretrained:
         processor, params = pretrained
-        return build_classification_arm(task, processor, [params], methods)
+        return task_type.build_model_arm(task, processor, [params], methods)
     rate = task.dataset.info.get("rate")
     processor = build_processor(
         task.dataset.train, task.modality, task.config.recipe, out_dir, rate
     )
-    return build_classification_arm(task, processor, [], methods)
+    return task_type.build_model_arm(task, processor, [], methods)
 
 
 def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
     hparams = ", ".join(f"{key} {value}" for key, value in summary["hparams"].items())
+    metrics = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3f}" for name, value in summary["metrics"].items()
+    )
     print(
-        f"accuracy {summary['accuracy']:.3f} on {summary['num_test_items']} test items "
+        f"{metrics} on {summary['num_test_items']} test items "
         f"({hparams}), {out_dir / run_dir.SUMMARY_FILE}"
     )
     print(

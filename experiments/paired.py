@@ -10,7 +10,8 @@ intervals, p-values and what would decide, and writes results.json, table.csv an
 Items are paired by name, and so are seeds. Without a column seed there is one run of each, and the
 intervals cover new items only. With a column group (speaker, document, source) items of one group
 are not taken as independent. --metric=score takes scores in the column prediction, higher better,
-one for each item; the column truth may then be left out.
+one for each item; the column truth may then be left out. Of numbers, --metric=rank_correlation and
+--metric=absolute_error; of sets of classes, separated by semicolons, --metric=micro_f1.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fm.errors import UserError
 from fm.files import expand_path
 from fm.report import paired as report
 from fm.study import run_dir
-from fm.study.paired import DEFAULT_MARGIN, EXPERIMENT, METRICS, SCORE, PairedConfig, compare
+from fm.study.paired import DEFAULT_MARGIN, EXPERIMENT, METRICS, PairedConfig, compare
 from fm.study.prediction_files import read_predictions
 
 _RUN_FILES = (run_dir.CONFIG_FILE, run_dir.RESULTS_FILE, run_dir.SUMMARY_FILE)
@@ -36,9 +37,7 @@ def define(values: flags.FlagValues) -> None:
     cli.define_out(values, "runs/paired")
     cli.define_encoding(values)
     cli.define_files(values, "a file of predictions; the name of the flag may be left out")
-    flags.DEFINE_enum(
-        "metric", "accuracy", [*METRICS, SCORE], "what is compared", flag_values=values
-    )
+    flags.DEFINE_enum("metric", "accuracy", [*METRICS], "what is compared", flag_values=values)
     flags.DEFINE_string(
         "baseline", None, "name of the file that others are compared with; default: the first",
         flag_values=values,
@@ -47,7 +46,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "margin", None,
         "smallest difference that matters, in percentage points (default 1), or in units of "
-        "the score (default: no test of equivalence)",
+        "the score or error (default: no test of equivalence)",
         flag_values=values,
     )  # fmt: skip
 
@@ -60,7 +59,7 @@ def main(values: flags.FlagValues) -> None:
     check_encoding(encoding)
     predictions = read_predictions(
         [expand_path(file) for file in values["file"].value],
-        scores=config.metric == SCORE,
+        kind=METRICS[config.metric].kind,
         encoding=encoding,
     )
     results = compare(predictions, config)
@@ -90,9 +89,10 @@ def _config(values: flags.FlagValues) -> PairedConfig:
     metric, given = values["metric"].value, values["margin"].value
     if given is not None and not 0 < given < float("inf"):
         raise UserError(f"--margin={given}: takes a number above 0")
-    margin = None if metric == SCORE else DEFAULT_MARGIN
+    in_units = METRICS[metric].in_units
+    margin = None if in_units else DEFAULT_MARGIN
     if given is not None:
-        margin = given if metric == SCORE else given / 100
+        margin = given if in_units else given / 100
     return PairedConfig(
         metric=metric,
         baseline=values["baseline"].value,

@@ -327,7 +327,9 @@ def published_config(
     data: Dataset,
     profile: str = "default",
 ) -> PublishedConfig | None:
-    """Returns how a published model reads this data; None if it is not classified text.
+    """Returns how a published model reads this data; None if it is not text with such labels.
+
+    A label is a class, a number or a set of classes; only classes are answers to prompts.
 
     Args:
       values: flags.
@@ -339,9 +341,16 @@ def published_config(
     Raises:
       UserError: the number of answers is not that of the classes.
     """
-    if data.modality != "text" or not data.classes:
+    task_type = task_type_of(data)
+    if data.modality != "text" or not task_type.predicts_by_head:
         return None
-    answers = tuple(values["answers"].value or spec.prompt_answers or data.classes)
+    classes = data.classes if task_type.predicts_classes else ()
+    answers = tuple(values["answers"].value or (classes and spec.prompt_answers) or classes)
+    if answers and not classes:
+        raise UserError(
+            f"--answers={','.join(answers)}: {spec.name} is a {task_type.name} task; only classes "
+            "are answers to prompts"
+        )
     if len(answers) != len(data.classes):
         raise UserError(
             f"--answers={','.join(answers)}: takes {len(data.classes)}, one for each class of "
@@ -541,10 +550,10 @@ def _excluded_arms(
     if other is None and values["arms"].using_default_value:
         print(f"{name}: skipping the out_of_domain arm: no data set is given", file=sys.stderr)
         excluded.append("out_of_domain")
-    if model is None or modality != "text" or not task_type.predicts_classes:
+    if model is None or modality != "text" or not task_type.predicts_by_head:
         excluded.append("published")
     if model and "published" in excluded and "published" in values["arms"].value:
-        reason = "reads text only" if modality != "text" else "supports classification only"
+        reason = "reads text only" if modality != "text" else "needs one label per text"
         print(f"{name}: skipping the published arm: {model} {reason}", file=sys.stderr)
     return tuple(excluded)
 

@@ -31,6 +31,8 @@ from fm.parallel.mesh import constrain_batch
 
 # (trained parameters, step) -> gradient of the loss.
 GradientFn = Callable[[Any, jax.Array], Any]
+# (logits [B, K], targets [B, ...], weights of the outputs [K]) to the mean loss.
+LossFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 CLASS_WEIGHTS = ("balanced",)
 # Passes over the labels at the first reading of a run; every further reading doubles them.
@@ -193,6 +195,22 @@ def _apply_head(head: dict, features_BE: Any) -> Any:
     return normalize_head_inputs(features_BE) @ head["kernel"] + head["bias"]
 
 
+def mean_cross_entropy(
+    logits: jax.Array, labels: jax.Array, class_weights: jax.Array | None = None
+) -> jax.Array:
+    """Returns the mean cross-entropy in nats; labels int [B], or [B, L] where -1 is ignored.
+
+    Each example's is multiplied by its class's weight, [classes], if there are any.
+    """
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    if class_weights is not None:
+        nats = nats * class_weights[jnp.maximum(labels, 0)]
+    if labels.ndim == 1:
+        return jnp.mean(nats)
+    labeled = labels >= 0
+    return jnp.sum(nats * labeled) / jnp.maximum(jnp.sum(labeled), 1)
+
+
 class FinetuningRun:
     """A fine-tuning run that is read off after any number of steps and goes on from there.
 
@@ -213,12 +231,15 @@ class FinetuningRun:
         pad_to: int,
         layout: PatchLayout | None = None,
         head: dict | None = None,
+        loss: LossFn = mean_cross_entropy,
+        finish_head: Callable[[dict], dict] | None = None,
     ):
         """Prepares a run of no steps; the arguments are those of `finetune`."""
         if config.augment is not None and layout is None:
             raise UserError(f"augment={config.augment!r}: the model's patch layout is not known")
         self.num_steps = 0
         self._config, self._model_config, self._layout = config, model_config, layout
+        self._loss, self._finish_head = loss, finish_head
         # Prediction heads get no gradient here; set aside, they cost no update either.
         self._unused, used = split_prediction_heads(params["streams"])
         trained, self._frozen = split_trained(
@@ -231,7 +252,8 @@ class FinetuningRun:
         )
         if head is not None:
             trained = trained | {"head": head}
-        labels = np.asarray(labels, np.int32)
+        labels = np.asarray(labels)
+        labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
         self._data = (
             {key: pad_with_first_row(value, pad_to) for key, value in examples.items()},
             pad_with_first_row(labels, pad_to),
@@ -256,6 +278,8 @@ class FinetuningRun:
     def finetuned(self) -> dict:
         """Returns what `finetune` returns, after the steps done so far."""
         average = self._state[2]
+        if self._finish_head is not None:
+            average = average | {"head": self._finish_head(average["head"])}
         finetuned = _join_trained(average, self._frozen, self._config)
         streams = {**finetuned["model"]["streams"], **self._unused}
         return average | {"model": finetuned["model"] | {"streams": streams}}
@@ -279,7 +303,7 @@ class FinetuningRun:
             **{name: getattr(defaults, name) for name in ("dropout", "class_weight")},
         )
         steps = jnp.int32(self.num_steps), jnp.int32(num_steps)
-        static = self._model_config, config, self._layout
+        static = self._model_config, config, self._layout, self._loss
         return self._state, self._frozen, self._data, self._hparams, *steps, *static
 
 
@@ -290,13 +314,15 @@ def finetune(*args: Any, num_steps: int | None = None, **kwargs: Any) -> dict:
 
     Args:
       *args: of `FinetuningRun`: params, the initial parameters of the model; examples, n of them;
-        labels, int [n], or [n, L] with pooling "each", -1 for tokens without a label;
+        labels, int [n], or [n, L] with pooling "each", -1 for tokens without a label, or float
+        targets [n, ...] of another `loss`;
         model_config; config, see `FinetuneConfig`.
       num_steps: default `config.num_steps(n)`; at most `config.max_steps(pad_to)`.
       **kwargs: of `FinetuningRun`: num_classes; seed, which decides batches, adapters, dropout,
         augmentation and which tokens are kept; pad_to, the number of rows that the arrays are
         padded to (never drawn), so that one compiled program serves all label budgets; layout, how
-        patches were cut, for augmentation; head, an initial head instead of zeros.
+        patches were cut, for augmentation; head, an initial head instead of zeros; loss, of the
+        head's logits, cross-entropy by default; finish_head, what the trained head is replaced by.
 
     Returns:
       `{"model": params, "head": {...}}`, tuned; with LoRA also `adapters`, and "model" is the
@@ -315,11 +341,12 @@ def class_weights(labels: np.ndarray, num_classes: int, weighting: str | None) -
     """Returns each class's weight in the loss, float32 [classes].
 
     With "balanced" it is n / (classes present * examples of the class), so that its mean over the
-    labels is 1; labels below 0 do not count. None gives ones.
+    labels is 1; labels below 0 do not count. None gives ones, and so do targets that are no
+    classes.
     """
-    counts = np.bincount(labels[labels >= 0].ravel(), minlength=num_classes)
-    if weighting is None:
+    if weighting is None or labels.dtype.kind == "f":
         return np.ones(num_classes, np.float32)
+    counts = np.bincount(labels[labels >= 0].ravel(), minlength=num_classes)
     present = np.count_nonzero(counts)
     return (counts.sum() / (present * np.maximum(counts, 1))).astype(np.float32)
 
@@ -352,8 +379,8 @@ def split_prediction_heads(streams: dict[str, jax.Array]) -> tuple[dict, dict]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model_config", "config", "layout"))
-def _advance(state, frozen, data, hparams, first, last, model_config, config, layout):
+@functools.partial(jax.jit, static_argnames=("model_config", "config", "layout", "loss_fn"))
+def _advance(state, frozen, data, hparams, first, last, model_config, config, layout, loss_fn):
     """Returns (trained, optimizer state, average) after steps `first` to `last` (exclusive)."""
     examples, labels, order_SB, rng = data
     optimizer = _optimizer(hparams["weight_decay"])
@@ -364,7 +391,7 @@ def _advance(state, frozen, data, hparams, first, last, model_config, config, la
         kept = jax.random.bernoulli(rng, 1 - hparams["dropout"], features[-1].shape)
         inputs = normalize_head_inputs(features[-1]) * kept / (1 - hparams["dropout"])
         logits = inputs @ finetuned["head"]["kernel"] + finetuned["head"]["bias"]
-        return mean_cross_entropy(logits, targets, hparams["class_weights"])
+        return loss_fn(logits, targets, hparams["class_weights"])
 
     def body(step, state):
         trained, optimizer_state, average = state
@@ -384,22 +411,6 @@ def _advance(state, frozen, data, hparams, first, last, model_config, config, la
         return trained, optimizer_state, average
 
     return jax.lax.fori_loop(first, last, body, state)
-
-
-def mean_cross_entropy(
-    logits: jax.Array, labels: jax.Array, class_weights: jax.Array | None = None
-) -> jax.Array:
-    """Returns the mean cross-entropy in nats; labels int [B], or [B, L] where -1 is ignored.
-
-    Each example's is multiplied by its class's weight, [classes], if there are any.
-    """
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    if class_weights is not None:
-        nats = nats * class_weights[jnp.maximum(labels, 0)]
-    if labels.ndim == 1:
-        return jnp.mean(nats)
-    labeled = labels >= 0
-    return jnp.sum(nats * labeled) / jnp.maximum(jnp.sum(labeled), 1)
 
 
 def predict_proba(finetuned: dict, *args: Any, **kwargs: Any) -> np.ndarray:

@@ -57,15 +57,24 @@ def has_plateaued(scores: Sequence[float]) -> bool:
     return len(scores) > 2 and max(scores[-2:]) <= max(scores[:-2])
 
 
-def best_epochs(readings: Mapping[int, float], num_held_out: int) -> int:
+def standard_error_of_share(share: float, count: int) -> float:
+    """Returns the standard error of a share of `count` examples."""
+    return math.sqrt(share * (1 - share) / count)
+
+
+def best_epochs(
+    readings: Mapping[int, float],
+    num_held_out: int,
+    standard_error: Callable[[float, int], float] = standard_error_of_share,
+) -> int:
     """Returns the most epochs whose score is within one standard error of the best.
 
-    The error is that of a share of `num_held_out` examples. Few examples tell readings apart
-    poorly, and an average of parameters rarely gets worse by training on (the rule of one standard
-    error, Breiman et al. 1984, sec. 3.4.3, here in favor of the longer run).
+    The error is `standard_error(best, num_held_out)`, by default that of a share. Few examples tell
+    readings apart poorly, and an average of parameters rarely gets worse by training on (the rule
+    of one standard error, Breiman et al. 1984, sec. 3.4.3, here in favor of the longer run).
     """
     best = max(readings.values())
-    error = math.sqrt(best * (1 - best) / num_held_out)
+    error = standard_error(best, num_held_out)
     return max(epochs for epochs, score in readings.items() if score >= best - error)
 
 

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -22,9 +22,9 @@ from fm.adaptation.batching import (
 )
 from fm.adaptation.features import probe_features
 from fm.adaptation.finetune import FinetuneConfig
-from fm.adaptation.linear_probe import LinearProbe, fit_probe, search_probe
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.svc import fit_svc
+from fm.adaptation.targets import ClassTarget, Target
 from fm.data.layouts import PatchLayout
 from fm.data.tokenizer import Tokenizer
 from fm.model import flops
@@ -33,6 +33,7 @@ from fm.model.embeddings import modalities_in
 from fm.model.transformer import init
 
 Fold = tuple[np.ndarray, np.ndarray]
+FitPredict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class AdaptationRecipe(Protocol):
@@ -69,26 +70,26 @@ class AdaptationRecipe(Protocol):
 class TaskModel:
     """A transformer to adapt to a task, with the task's labeled examples and test items.
 
-    Subclasses read other examples or predict something else than classes.
+    Subclasses read other examples, or predict something of every token.
 
     Attributes:
-      predicts_classes: whether predictions are classes.
       checkpoints: pretrained parameters, shared out over the seeds; empty for fresh parameters.
       model_config: architecture.
       recipe: see `AdaptationRecipe`.
       examples: labeled examples, then test items, then perhaps unlabeled ones, as the model reads
         them.
       test_from: index of the first test item.
-      num_classes: number of classes.
+      num_classes: number of the head's outputs.
       pad_to: the largest number of labels, see `finetune.finetune`.
       trainable: whether methods may train the model itself.
       num_fewshot: numbers of solved examples to try in prompts; empty for a model that does not
         follow prompts.
       layout: how examples were cut into patches, for augmentation; None for text.
       unlabeled_idx: rows of `examples` that are neither labeled nor test items, int [U].
+      target: what an example's label is; by default one of `num_classes` classes.
+      truths: the labels of all labeled examples and test items, [N, ...], where methods are given
+        strata instead; None where they are given the labels.
     """
-
-    predicts_classes: ClassVar[bool] = True
 
     checkpoints: Sequence[dict]
     model_config: ModelConfig
@@ -101,11 +102,23 @@ class TaskModel:
     num_fewshot: tuple[int, ...] = ()
     layout: PatchLayout | None = None
     unlabeled_idx: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
+    target: Target | None = None
+    truths: np.ndarray | None = None
     # Seeds run in parallel threads; features are computed once per starting point.
     _features: dict[int, Any] = dataclasses.field(default_factory=dict)
     _locks: dict[int, threading.Lock] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(threading.Lock)
     )
+
+    @property
+    def predicts_classes(self) -> bool:
+        """Returns whether predictions are classes."""
+        return self.head_target.predicts_classes
+
+    @property
+    def head_target(self) -> Target:
+        """Returns `target`, or its default."""
+        return self.target or ClassTarget(self.num_classes)
 
     @property
     def test_idx(self) -> np.ndarray:
@@ -133,17 +146,28 @@ class TaskModel:
             return self.checkpoints[seed % len(self.checkpoints)]
         return init(jax.random.key(1000 + seed), self.model_config)
 
+    def truths_of(self, idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the labels of the examples `idx`, [n, ...], of which `labels` may be strata."""
+        return labels if self.truths is None else self.truths[idx]
+
     def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Returns the training targets of fine-tuning: the class labels."""
-        return labels
+        """Returns the training targets of fine-tuning."""
+        return self.head_target.encode(self.truths_of(train_idx, labels))
+
+    def finish_head(self, head: dict, train_idx: np.ndarray, labels: np.ndarray) -> dict:
+        """Returns the head fine-tuned on these examples with logits in the units of the labels."""
+        return self.head_target.in_label_units(head, self.truths_of(train_idx, labels))
 
     def predict_finetuned(self, params: dict, idx: np.ndarray) -> np.ndarray:
-        """Returns a fine-tuned model's predictions for the examples `idx`."""
-        return self.predict_finetuned_proba(params, idx).argmax(axis=1)
+        """Returns a fine-tuned model's outputs for the examples `idx`."""
+        return self.head_target.outputs(self._finetuned_logits(params, idx))
 
     def predict_finetuned_proba(self, params: dict, idx: np.ndarray) -> Any:
-        """Returns class probabilities, float32 [n, classes]; None unless `predicts_classes`."""
-        return finetune.predict_proba(
+        """Returns class probabilities, float32 [n, classes]; None if the target has none."""
+        return self.head_target.probabilities(self._finetuned_logits(params, idx))
+
+    def _finetuned_logits(self, params: dict, idx: np.ndarray) -> np.ndarray:
+        return finetune.predict_logits(
             params,
             take(self.examples, idx),
             self.model_config,
@@ -200,26 +224,24 @@ class TaskModel:
         self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
     ) -> Any:
         """Fits a linear probe to the examples `train_idx`; it has `params` and `steps`."""
-        return fit_probe(self.features(seed, train_idx), labels, hparams)
+        truths = self.truths_of(train_idx, labels)
+        return self.head_target.fit_probe(self.features(seed, train_idx), truths, hparams)
 
     def predict_probe(self, probe: Any, seed: int, idx: np.ndarray) -> np.ndarray:
-        """Returns a probe's predictions for the examples `idx`."""
+        """Returns a probe's outputs for the examples `idx`."""
         return probe.predict(self.features(seed, idx))
 
     def predict_probe_proba(self, probe: Any, seed: int, idx: np.ndarray) -> Any:
-        """Returns class probabilities, float32 [n, classes]; None unless `predicts_classes`."""
-        seen = probe.predict_proba(self.features(seed, idx))
-        probabilities = np.zeros((len(idx), self.num_classes), np.float32)
-        probabilities[:, np.asarray(probe.classifier.classes_, int)] = seen
-        return probabilities
+        """Returns class probabilities, float32 [n, classes]; None if the target has none."""
+        return self.head_target.probe_probabilities(probe, self.features(seed, idx))
 
     def search_probe(
         self, seed: int, train_idx: np.ndarray, labels: np.ndarray, folds: Sequence[Fold]
     ) -> list[tuple[dict[str, Any], float]]:
         """Returns (hyper-parameters, validation metric) of the linear probes tried."""
         features, penalties = self.features(seed, train_idx), self.recipe.l2_penalties
-        weights = class_weight_choices(labels)
-        return search_probe(features, labels, penalties, folds, self.score, class_weights=weights)
+        truths = self.truths_of(train_idx, labels)
+        return self.head_target.search_probe(features, truths, penalties, folds)
 
     def fit_svc(
         self, seed: int, train_idx: np.ndarray, labels: np.ndarray, hparams: dict[str, Any]
@@ -229,7 +251,7 @@ class TaskModel:
 
     def restore_probe(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Any:
         """Returns the probe of `fit_probe` of whose `dump` these are."""
-        return LinearProbe.restore(arrays, state)
+        return self.head_target.restore_probe(arrays, state)
 
     def solved_examples(self, idx: np.ndarray, labels: np.ndarray) -> list[tuple[str, int]]:
         """Returns the (text, class) of examples `idx`, of which `labels` are the first classes."""
@@ -280,33 +302,49 @@ class TaskModel:
 
     def cross_validate(
         self,
-        fit_predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+        fit_predict: FitPredict,
         train_idx: np.ndarray,
         labels: np.ndarray,
         folds: Sequence[Fold],
     ) -> float:
         """Returns the validation metric over all examples that the folds hold out.
 
-        `fit_predict` maps (training indices, their labels, held-out indices) to predictions; folds
+        `fit_predict` maps (training indices, their labels, held-out indices) to outputs; folds
         are pairs of (training, held-out) places in `train_idx`.
         """
-        predictions = [
+        return self.tuned_by_folds(fit_predict, train_idx, labels, folds)[0]
+
+    def tuned_by_folds(
+        self,
+        fit_predict: FitPredict,
+        train_idx: np.ndarray,
+        labels: np.ndarray,
+        folds: Sequence[Fold],
+    ) -> tuple[float, dict[str, Any]]:
+        """Returns what `cross_validate` does, and hyper-parameters fitted to the same outputs."""
+        outputs = [
             fit_predict(train_idx[fit], labels[fit], train_idx[held_out]) for fit, held_out in folds
         ]
         held_out = np.concatenate([each for _, each in folds])
-        return self.score(np.concatenate(predictions), labels[held_out])
+        return self.tune(np.concatenate(outputs), train_idx[held_out], labels[held_out])
 
-    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
-        """Returns the validation metric: balanced accuracy, the mean recall of the classes."""
-        recalls = [np.mean(predictions[labels == k] == k) for k in np.unique(labels)]
-        return float(np.mean(recalls))
+    def tune(
+        self, outputs: np.ndarray, idx: np.ndarray, labels: np.ndarray
+    ) -> tuple[float, dict[str, Any]]:
+        """Returns the validation metric of outputs for held-out examples `idx`, see `Target.tune`.
+
+        The second value are hyper-parameters fitted to these outputs, such as a threshold.
+        """
+        return self.head_target.tune(outputs, self.truths_of(idx, labels))
+
+    def decide(self, outputs: np.ndarray, hparams: dict[str, Any]) -> np.ndarray:
+        """Returns the predictions that a study scores, [n, ...], from a method's outputs."""
+        return self.head_target.decide(outputs, hparams)
+
+    def standard_error(self, score: float, count: int) -> float:
+        """Returns the standard error of a validation metric over `count` held-out examples."""
+        return self.head_target.standard_error(score, count)
 
     def start_key(self, seed: int) -> int:
         """Returns the number of the starting point of a seed: of its checkpoint, if pretrained."""
         return seed % len(self.checkpoints) if self.checkpoints else seed
-
-
-def class_weight_choices(labels: np.ndarray) -> tuple[str | None, ...]:
-    """Returns the class weights to try, "balanced" if a class is at most half another's size."""
-    counts = np.unique(labels, return_counts=True)[1]
-    return (None, "balanced") if counts.max() >= 2 * counts.min() else (None,)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -228,11 +228,14 @@ class TaggingTaskModel(TaskModel):
       tag_names: names of the tags, in the order of the classes.
     """
 
-    predicts_classes: ClassVar[bool] = False
-
     sentences: WordExamples
     tags: list[list[str]] | None
     tag_names: tuple[str, ...]
+
+    @property
+    def predicts_classes(self) -> bool:
+        """Returns False: its classes are those of words."""
+        return False
 
     def targets(self, train_idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns token labels of the sentences, int [n, L]."""
@@ -309,11 +312,13 @@ class TaggingTaskModel(TaskModel):
         found = widen(evaluate, self.recipe.l2_penalties)
         return [(fixed | {"l2": l2}, found[l2]) for l2 in middle_of_best_first(found)]
 
-    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
+    def tune(
+        self, outputs: np.ndarray, idx: np.ndarray, labels: np.ndarray
+    ) -> tuple[float, dict[str, Any]]:
         """Returns the validation metric: F1 of entity counts."""
-        found, predicted, gold = predictions.sum(axis=0)
+        found, predicted, gold = outputs.sum(axis=0)
         total = predicted + gold
-        return float(2 * found / total) if total else 0.0
+        return float(2 * found / total) if total else 0.0, {}
 
     def on_new_examples(
         self, inputs: Any, tokenizer: TextEncoder | None, row_length: int

@@ -53,6 +53,72 @@ def draw_train_idx(labels_N: np.ndarray, num_labels: int, seed: int) -> np.ndarr
     return labeled_idx[shuffled_N[order_N][:num_labels]]
 
 
+def draw_label_set_idx(hot_NK: np.ndarray, num_labels: int, seed: int) -> np.ndarray:
+    """Returns the indices of examples drawn from a pool whose labels are sets of classes.
+
+    Iterative stratification (Sechidis et al. 2011), nested as in `draw_train_idx`: the class that
+    is shortest of its share comes next, and of its examples a random one. Classes without a drawn
+    example come first, the rarest before all others, then those with one. Examples without any
+    class are a class of their own.
+
+    Args:
+      hot_NK: [N, K] bool, the classes of every example of the pool.
+      num_labels: how many examples to draw.
+      seed: the run's seed.
+
+    Returns:
+      [num_labels] distinct indices into the pool. Every class that the pool has is drawn if
+      `num_labels` is at least the number of such classes.
+
+    Raises:
+      UserError: more labels than the pool has.
+    """
+    if num_labels > len(hot_NK):
+        raise UserError(f"a budget of {num_labels} labels exceeds the pool of {len(hot_NK)}")
+    random = np.random.default_rng(seed)
+    hot_NK = np.column_stack([hot_NK, ~hot_NK.any(axis=1)])
+    hot_NK = hot_NK[:, hot_NK.any(axis=0)]
+    shuffled = random.permutation(len(hot_NK))
+    tie_K = random.permutation(hot_NK.shape[1])
+    size_K, drawn_K = hot_NK.sum(axis=0), np.zeros(hot_NK.shape[1], int)
+    waiting = [shuffled[hot_NK[shuffled, k]].tolist()[::-1] for k in range(hot_NK.shape[1])]
+    is_drawn, order = np.zeros(len(hot_NK), bool), []
+    while len(order) < num_labels:
+        for own in waiting:
+            while own and is_drawn[own[-1]]:
+                own.pop()
+        k = min(
+            (k for k, own in enumerate(waiting) if own),
+            key=lambda k: (
+                *(min(drawn_K[k], 2), size_K[k] if drawn_K[k] < 2 else 0),
+                *((drawn_K[k] + 0.5) / size_K[k], tie_K[k]),
+            ),
+        )
+        n = waiting[k].pop()
+        is_drawn[n] = True
+        drawn_K += hot_NK[n]
+        order.append(n)
+    return np.array(order, int)
+
+
+def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns the quantile bin of each number, int [N]; -1 where it is NaN.
+
+    Args:
+      values: [N] numbers.
+      count: bins of equal numbers of examples; equal numbers share one, so that there may be fewer.
+    """
+    values = np.asarray(values, float)
+    known = ~np.isnan(values)
+    strata = np.full(len(values), -1)
+    if known.any():
+        edges = np.quantile(values[known], np.arange(1, count) / count)
+        strata[known] = np.unique(
+            np.searchsorted(np.unique(edges), values[known], side="left"), return_inverse=True
+        )[1]
+    return strata
+
+
 def make_folds(labels: np.ndarray, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Splits labeled examples into folds: (train, validation) pairs of index arrays.
 

@@ -22,6 +22,7 @@ def methodology_notes(results: Results) -> list[tuple[str, str]]:
         ("Runs and items", _VARIANCE),
         ("Label multiplier", _MULTIPLIER),
         ("Fitted curves", _FITTED if results.learning_curves else ""),
+        ("Numbers", _NUMBERS if _measured(results, "mean_absolute_error") else ""),
         ("Calibration", _CALIBRATION if _measured(results, "nll", "ece") else ""),
         ("Cost", _cost(results)),
         ("Published weights", _published(results)),
@@ -44,6 +45,12 @@ _FITTED = (
     "The error of each arm is fitted by a power law of the number of labels, error = a + b n^-c. "
     "Pretraining stops paying where its curve meets that of the rival; beyond the budgets measured "
     "the page says so and gives no number."
+)
+_NUMBERS = (
+    "Predicted numbers are scored by Spearman's rank correlation, in hundredths: 100% is the right "
+    "order, 0% none. It enters intervals and tests as a score of each item, the correlation and "
+    "the item's influence on it. The mean absolute error is in the units of the labels. Settings "
+    "were chosen by the share of the labels' variance that is explained (R squared)."
 )
 _CALIBRATION = (
     "NLL is the mean negative log-likelihood of the true class in nats. ECE, the expected "

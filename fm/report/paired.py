@@ -52,6 +52,11 @@ _MAX_NAME = 16
 _TO_ASCII = str.maketrans({"\N{MINUS SIGN}": "-", formats.MISSING: "-"})
 
 
+def in_units(results: Row) -> bool:
+    """Returns whether scores are in units of the data, not fractions that are shown as points."""
+    return bool(results["tasks"][0].get("in_units", results["config"]["metric"] == SCORE))
+
+
 def verdict(row: Row) -> str:
     """Returns what a comparison shows: a key of `_WORDS`, from its adjusted and equivalence p.
 
@@ -91,7 +96,7 @@ def _decision(results: Row, row: Row) -> str:
 
 def _figures(results: Row, row: Row) -> str:
     shows = verdict(row)
-    of = "in" if results["config"]["metric"] == SCORE else "of"
+    of = "in" if in_units(results) else "of"
     text = (
         f"{_signed(results, row['difference'])}{_unit(results, row['difference'])} {of} "
         f"{results['tasks'][0]['metric']}, 95% interval {_interval(results, row)}, p "
@@ -166,7 +171,7 @@ def text_table(results: Row) -> str:
         ]
         for row in results["comparisons"]
     ]
-    unit = "score" if results["config"]["metric"] == SCORE else "points"
+    unit = results["tasks"][0]["metric"] if in_units(results) else "points"
     heading = ["arm - baseline", unit, "95% interval", "p", "adjusted", "equiv.", ""]
     scores = [[_shorten(row[0]), *row[1:]] for row in scores]
     tables = [["", *headings[0]], *scores], [heading, *compared]
@@ -200,7 +205,7 @@ def score_columns(results: Row) -> list[tuple[str, str]]:
 def score_rows(results: Row) -> list[Row]:
     """Returns a row per file: its name and its figures as text, means over seeds."""
     writers = {key: write for key, _, write in _SCORE_COLUMNS}
-    if results["config"]["metric"] == SCORE:
+    if in_units(results):
         writers["value"] = "{:.4g}".format
     rows = []
     for arm in results["arms"]:
@@ -273,7 +278,7 @@ def render(results: Row, figure: RenderedFigure) -> str:
         columns=[heading for heading, _ in score_columns(results)],
         scores=score_rows(results),
         calibrated=any(cell["ece"] is not None for cell in results["cells"]),
-        unit="score" if results["config"]["metric"] == SCORE else "points",
+        unit=results["tasks"][0]["metric"] if in_units(results) else "points",
         figure=figure,
         config=flatten_config(results["config"]),
         margin=margin_words(results),
@@ -287,7 +292,7 @@ def forest(results: Row) -> Figure:
     for row in results["comparisons"]:
         draw = functools.partial(_draw_difference, row=row, results=results)
         groups.setdefault(f"against {row['baseline']}", []).append((row["arm"], draw))
-    scale = 1 if results["config"]["metric"] == SCORE else 100
+    scale = 1 if in_units(results) else 100
     margin = results["config"]["margin"]
     words = "" if scale == 1 else ", percentage points"
     figure = forest_plot(
@@ -299,7 +304,7 @@ def forest(results: Row) -> Figure:
 
 
 def _draw_difference(axes: Axes, place: int, row: Row, results: Row) -> None:
-    scale = 1 if results["config"]["metric"] == SCORE else 100
+    scale = 1 if in_units(results) else 100
     text = f"{_signed(results, row['difference'])} [{_interval(results, row)}]"
     ends = (scale * row["low"], scale * row["high"])
     draw_row(axes, place, verdict(row).split()[0], scale * row["difference"], ends, text)
@@ -310,13 +315,13 @@ def margin_words(results: Row) -> str:
     margin = results["config"]["margin"]
     if margin is None:
         return ""
-    if results["config"]["metric"] == SCORE:
+    if in_units(results):
         return f"{margin:g}"
     return f"{100 * margin:g} point{'s' * (100 * margin != 1)}"
 
 
 def _signed(results: Row, value: float | None) -> str:
-    if results["config"]["metric"] != SCORE:
+    if not in_units(results):
         return formats.points(value)
     if value is None:
         return formats.MISSING
@@ -324,7 +329,7 @@ def _signed(results: Row, value: float | None) -> str:
 
 
 def _plain(results: Row, value: float | None) -> str:
-    if results["config"]["metric"] != SCORE:
+    if not in_units(results):
         return formats.points(value, signed=False)
     return formats.MISSING if value is None else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
@@ -334,7 +339,7 @@ def _interval(results: Row, row: Row) -> str:
 
 
 def _unit(results: Row, value: float) -> str:
-    if results["config"]["metric"] == SCORE:
+    if in_units(results):
         return ""
     return " point" if _plain(results, value).strip("\N{MINUS SIGN}") == "1.0" else " points"
 

@@ -143,6 +143,7 @@ class SeedScore(Row):
     trials: list | None = None
     balanced_accuracy: Number = None
     macro_f1: Number = None
+    mean_absolute_error: Number = None
     nll: Number = None
     ece: Number = None
     still_improving: bool | None = None

@@ -50,6 +50,7 @@ _CSV_COLUMNS = (
 EXTRA_SCORES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("balanced_accuracy", "balanced accuracy", formats.percent),
     ("macro_f1", "macro-F1", formats.percent),
+    ("mean_absolute_error", "mean absolute error", formats.three_digits),
     ("nll", "NLL, nats", formats.three_digits),
     ("ece", "ECE", formats.percent),
 )

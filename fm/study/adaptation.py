@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +29,8 @@ class Predictions:
 
     Attributes:
       values: [N, ...], see `fm.study.task_types.TaskType`.
-      probabilities: float32 [N, classes]; None where the arm has none.
+      probabilities: float32 [N, classes], of label sets each class's own; None where the arm has
+        none.
     """
 
     values: np.ndarray
@@ -106,7 +106,9 @@ class ModelArm:
             for method in methods
             for trial in method.search(self.model, train_idx, labels, seed, folds)
         ]
-        return trials if len(methods) == 1 else with_standard_errors(trials, folds)
+        if len(methods) == 1:
+            return trials
+        return with_standard_errors(trials, folds, self.model.standard_error)
 
     def fit(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
@@ -119,8 +121,10 @@ class ModelArm:
         method, idx = method_of(hparams), self.model.test_idx
         probabilities = method.predict_proba(self.model, fitted, idx)
         if probabilities is None:
-            return Predictions(method.predict(self.model, fitted, idx))
-        return Predictions(probabilities.argmax(axis=1), probabilities)
+            outputs = method.predict(self.model, fitted, idx)
+        else:
+            outputs = self.model.head_target.outputs_of_probabilities(probabilities)
+        return Predictions(self.model.decide(outputs, hparams), probabilities)
 
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
@@ -134,14 +138,15 @@ class ModelArm:
 
 
 def with_standard_errors(
-    trials: Sequence[Trial], folds: Sequence[tuple[np.ndarray, np.ndarray]]
+    trials: Sequence[Trial],
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    standard_error: Callable[[float, int], float],
 ) -> list[Trial]:
-    """Returns trials with the "standard_error" of their score, as of a share of the held-out."""
+    """Returns trials with the "standard_error" of their score over the examples held out."""
     num_held_out = sum(len(held_out) for _, held_out in folds)
     return [
-        trial | {"standard_error": math.sqrt(share * (1 - share) / num_held_out)}
+        trial | {"standard_error": standard_error(trial["validation"], num_held_out)}
         for trial in trials
-        for share in [min(max(trial["validation"], 0.0), 1.0)]
     ]
 
 
@@ -174,7 +179,8 @@ class ClassicalOrNetworkArm:
         if len(labels) < self.min_labels:
             return trials
         trials += self.network.search(train_idx, labels, seed)
-        return with_standard_errors(trials, make_folds(labels, seed=seed))
+        folds = make_folds(labels, seed=seed)
+        return with_standard_errors(trials, folds, self.network.model.standard_error)
 
     def fit_predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams

@@ -11,22 +11,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import f1_score
 
-from fm.data.datasets import Split
+from fm.adaptation.targets import FITTED_HPARAMS
 from fm.data.decontamination import DuplicateSearchResult
 from fm.errors import UserError
-from fm.evaluation.calibration import expected_calibration_error, negative_log_likelihood
 from fm.evaluation.cost import compute_cost, matching_scratch_flops
 from fm.evaluation.design import Design
 from fm.evaluation.label_efficiency import LabelEfficiency
-from fm.evaluation.metrics import balanced_accuracy
 from fm.evaluation.model_selection import make_folds
 from fm.files import atomic_path
 from fm.study.arms import REFERENCE_ARM, PretrainingCost, arm_spec
 from fm.study.cells import Cell
 from fm.study.comparisons import TaskScores, difference_rows
-from fm.study.task_types import TASK_TYPES, TaskType
+from fm.study.task_types import TASK_TYPES
 from fm.study.tasks import Task
 
 Row = dict[str, Any]
@@ -36,6 +33,7 @@ _PREDICTION_COLUMNS = (
     *("task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"),
     *("probability", "truth_probability", "group", "checkpoint"),
 )
+_CLASS_METRICS = ("balanced_accuracy", "macro_f1", "nll", "ece", "constant_prediction")
 ScoresByCell = dict[tuple[str, str, int], np.ndarray]
 
 
@@ -61,7 +59,7 @@ def cell_rows(cells: Sequence[Cell], task: Task, runs: PretrainingRuns) -> list[
                     "seed": seed,
                     "metric": task.task_type.metric,
                     "value": float(value),
-                    **_class_metrics(cell, task, seed),
+                    **_other_metrics(cell, task, seed),
                     "validation": validation[0] if validation else None,
                     "hparams": hparams,
                     "trials": trials,
@@ -77,22 +75,11 @@ def cell_rows(cells: Sequence[Cell], task: Task, runs: PretrainingRuns) -> list[
     return rows
 
 
-def _class_metrics(cell: Cell, task: Task, seed: int) -> Row:
-    """Returns a seed's metrics beside accuracy; None where they do not apply."""
-    names = ("balanced_accuracy", "macro_f1", "nll", "ece", "constant_prediction")
-    row: Row = dict.fromkeys(names)
-    if not task.task_type.predicts_classes:
-        return row
-    truths, predicted = np.asarray(task.test.labels), cell.predictions[seed]
-    row["balanced_accuracy"] = balanced_accuracy(predicted, truths)
-    # A class never predicted has an F1 of 0.
-    row["macro_f1"] = float(f1_score(truths, predicted, average="macro"))
-    row["constant_prediction"] = bool((predicted == predicted[0]).all())
-    if cell.confidences is not None:
-        confidence, truth_probability = cell.confidences[seed].T
-        row["nll"] = negative_log_likelihood(truth_probability)
-        row["ece"] = expected_calibration_error(confidence, predicted == truths)
-    return row
+def _other_metrics(cell: Cell, task: Task, seed: int) -> Row:
+    """Returns a seed's metrics beside the task's; those of classes are None where not given."""
+    confidences = None if cell.confidences is None else cell.confidences[seed]
+    found = task.task_type.other_metrics(cell.predictions[seed], task.test, confidences)
+    return dict.fromkeys(_CLASS_METRICS) | found
 
 
 def at_edge(hparams: Row, trials: Sequence[Row]) -> list[str]:
@@ -105,12 +92,13 @@ def at_edge(hparams: Row, trials: Sequence[Row]) -> list[str]:
     chosen = next((trial for trial in trials if trial["config"] == hparams), {})
     if "at_edge" in chosen:
         return list(chosen["at_edge"])
-    numbers = {name for name, value in hparams.items() if _is_number(value)}
+    names = hparams.keys() - set(FITTED_HPARAMS)
+    numbers = {name for name in names if _is_number(hparams[name])}
     alike = [
         trial["config"]
         for trial in trials
         if trial["config"].keys() == hparams.keys()
-        and all(trial["config"][name] == hparams[name] for name in hparams.keys() - numbers)
+        and all(trial["config"][name] == hparams[name] for name in names - numbers)
     ]
     values = {name: {config[name] for config in alike} for name in sorted(numbers)}
     return [
@@ -330,7 +318,9 @@ def write_predictions(
             groups = [""] * len(task.test) if scores.groups is None else scores.groups
             for cell in cells:
                 for seed, predictions in enumerate(cell.predictions):
-                    rows = task.task_type.prediction_rows(predictions, task.test)
+                    rows = task.task_type.prediction_rows(
+                        predictions, task.test, task.dataset.classes
+                    )
                     shown: Any = itertools.repeat(("", ""))
                     if cell.confidences is not None:
                         shown = cell.confidences[seed].tolist()
@@ -360,7 +350,10 @@ def read_scores(path: pathlib.Path, results: dict[str, Any]) -> ScoresByCell:
         for row in csv.DictReader(file):
             cell = rows.setdefault((row["task"], row["arm"], int(row["num_labels"])), {})
             cell.setdefault(int(row["seed"]), []).append((row["truth"], row["prediction"]))
-    scores = {key: _scores(task_types[key[0]], seeds) for key, seeds in rows.items()}
+    scores = {
+        key: task_types[key[0]].scores_from_rows([seeds[seed] for seed in sorted(seeds)])
+        for key, seeds in rows.items()
+    }
     for row in results["cells"]:
         key = row["task"], row["arm"], row["num_labels"]
         if key not in scores or abs(scores[key][row["seed"]].mean() - row["value"]) > 1e-5:
@@ -385,14 +378,6 @@ def read_item_groups(path: pathlib.Path) -> dict[str, list[str] | None]:
             if cells.setdefault(row["task"], cell) == cell:
                 groups.setdefault(row["task"], []).append(row.get("group") or "")
     return {task: own if any(own) else None for task, own in groups.items()}
-
-
-def _scores(task_type: TaskType, rows: Mapping[int, list[tuple[str, str]]]) -> np.ndarray:
-    """Returns scores [seeds, items] from the rows (truth, prediction) of each seed."""
-    read = [task_type.predictions_from_rows(rows[seed]) for seed in sorted(rows)]
-    truths = read[0][0]
-    split = Split(truths, ("",) * len(truths), np.arange(len(truths)), lambda idx: [])
-    return task_type.scores(np.stack([predictions for _, predictions in read]), split)
 
 
 def merge_studies(

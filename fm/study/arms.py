@@ -24,6 +24,7 @@ from fm.study.adaptation import (
 from fm.study.config import StudyConfig
 from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
+from fm.study.task_types import HeadTaskType
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
 
@@ -40,6 +41,8 @@ RENAMED_ARMS = {
 }
 # What the model of a pretrained arm without a corpus was pretrained on, by others.
 PUBLISHED_DATA = "published data"
+# Task types with classical models that read a network's features and unlabeled examples.
+HEAD_TASK_TYPES = ("classification", "regression", "multi_label")
 # Pretraining corpora that `fm.study.tasks.prepare_task` decontaminates.
 IN_DOMAIN, OUT_OF_DOMAIN, JOINT = "in_domain", "out_of_domain", "joint"
 
@@ -400,13 +403,18 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
         raise UserError(f"published models read text, but {task.name} is {task.modality}")
     if config is None:
         raise UserError(f"the published arm of {task.name} needs a published model: --model=NAME")
+    task_type = task.task_type
+    assert isinstance(task_type, HeadTaskType), f"{task_type.name} has no label per example"
+    target = task_type.target(len(task.dataset.classes))
     return build_published_arm(
         config,
         task.config.recipe,
         task.texts(),
         methods=methods,
         test_from=len(task.labeled_pool),
-        num_classes=len(task.dataset.classes),
+        num_classes=target.num_outputs,
+        target=target,
+        truths=task_type.task_truths(task),
         pad_to=max(task.config.label_budgets),
         trainable=trainable,
     )
@@ -496,7 +504,7 @@ _BUILT_IN = (
         pretrained=True,
         cost=CostAllocation("per_modality"),
         style=PlotStyle("#004C7A", (0, (8, 1)), "H"),
-        task_types=("classification",),
+        task_types=HEAD_TASK_TYPES,
         follows_prompts=False,
         trains_network=True,
     ),
@@ -582,7 +590,7 @@ _BUILT_IN = (
             no_break_even_reason="not a neural network: its FLOPs are not counted",
         ),
         style=PlotStyle("#D55E00", (0, (5, 1, 1, 1)), "*"),
-        task_types=("classification",),
+        task_types=HEAD_TASK_TYPES,
     ),
 )
 for _spec in _BUILT_IN:

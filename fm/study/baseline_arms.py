@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,8 @@ from fm.evaluation.baselines import (
     ClassicalFamily,
     FeatureSet,
     FeatureStore,
+    class_family,
     first_sentences,
-    members_beside,
-    members_of,
     nearest_neighbor_targets,
 )
 from fm.evaluation.metrics import chrf
@@ -28,6 +27,8 @@ from fm.evaluation.ner import count_entities
 from fm.study.adaptation import Predictions, Trial
 
 Tags = list[list[str]]
+# (modality, rows, number of classes, a network's features or None) to the family.
+FamilyBuilder = Callable[[str, FeatureStore, int, FeatureSet | None], ClassicalFamily]
 FIRST_SENTENCE, NEAREST_TARGET = "first sentence", "nearest target"
 
 
@@ -85,7 +86,11 @@ class ClassicalArm:
 
 
 def build_classical_arm(
-    modality: str, store: FeatureStore, test_from: int, num_classes: int
+    modality: str,
+    store: FeatureStore,
+    test_from: int,
+    num_classes: int,
+    build_family: FamilyBuilder = class_family,
 ) -> ClassicalArm:
     """Returns the arm of a modality's classical models.
 
@@ -95,16 +100,21 @@ def build_classical_arm(
         the members that learn from such.
       test_from: index of the first test item.
       num_classes: of the task.
+      build_family: of the kind of label, such as `class_family`.
 
     Raises:
       UserError: an unknown modality.
     """
-    members = members_of(modality, unlabeled=store.num_unlabeled > 0)
-    return ClassicalArm([ClassicalFamily(members, store, num_classes)], test_from)
+    return ClassicalArm([build_family(modality, store, num_classes, None)], test_from)
 
 
 def build_network_beside_classical_arm(
-    modality: str, store: FeatureStore, test_from: int, num_classes: int, network: TaskModel
+    modality: str,
+    store: FeatureStore,
+    test_from: int,
+    num_classes: int,
+    network: TaskModel,
+    build_family: FamilyBuilder = class_family,
 ) -> ClassicalArm:
     """Returns the arm of classical models that also see the features of a pretrained network.
 
@@ -115,14 +125,14 @@ def build_network_beside_classical_arm(
       num_classes: of the task.
       network: with its checkpoints, of each of which a family reads the features, and with the
         unlabeled examples of `store`.
+      build_family: see `build_classical_arm`.
 
     Raises:
       UserError: an unknown modality.
     """
     families = [
-        ClassicalFamily(members_beside(modality, features), store, num_classes)
+        build_family(modality, store, num_classes, _network_features(network, checkpoint, store))
         for checkpoint in range(len(network.checkpoints))
-        for features in [_network_features(network, checkpoint, store)]
     ]
     return ClassicalArm(families, test_from, network.feature_flops())
 

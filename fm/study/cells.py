@@ -185,7 +185,7 @@ def _search_flops(trials: Sequence[Trial]) -> float:
 
 def _confidences(found: Predictions, task: Task) -> np.ndarray | None:
     """Returns the probabilities of the predicted and of the true class, float [N, 2]."""
-    if found.probabilities is None:
+    if found.probabilities is None or not task.task_type.predicts_classes:
         return None
     classes_N2 = np.stack([found.values, np.asarray(task.test.labels)], axis=1)
     return np.take_along_axis(found.probabilities, classes_N2, axis=1).astype(float).round(6)

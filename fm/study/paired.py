@@ -12,9 +12,18 @@ import numpy as np
 from fm.errors import UserError
 from fm.evaluation.calibration import expected_calibration_error, negative_log_likelihood
 from fm.evaluation.design import Design
+from fm.evaluation.rank_correlation import rank_correlation_scores
 from fm.evaluation.statistics import DEFAULT_MARGIN, linearized_ratio
 from fm.study.comparisons import difference_rows
-from fm.study.prediction_files import AlignedPredictions, PredictionFile
+from fm.study.prediction_files import (
+    CLASSES,
+    NUMBERS,
+    SCORES,
+    SETS,
+    AlignedPredictions,
+    CellKind,
+    PredictionFile,
+)
 from fm.study.run_dir import SCHEMA, package_versions
 
 EXPERIMENT = "paired"
@@ -23,7 +32,7 @@ SCORE = "score"
 
 Row = dict[str, Any]
 # (predictions [S, N], truths [N]) to scores [S, N], whose means over items are the metric.
-ScoreFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
+ScoreFunction = Callable[[np.ndarray, Any], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +40,7 @@ class PairedConfig:
     """What is compared.
 
     Attributes:
-      metric: a key of `METRICS`, or "score" where predictions are scores, higher better.
+      metric: a key of `METRICS`.
       baseline: name of the file that the others are compared with; None for the first.
       all_pairs: compare every two files, each with those before it.
       margin: of equivalence, in the units of the metric (0.01 is a percentage point); None for no
@@ -68,10 +77,46 @@ def macro_f1_scores(prediction_SN: np.ndarray, truth_N: np.ndarray) -> np.ndarra
     return np.mean(scores, axis=0)
 
 
-METRICS: dict[str, ScoreFunction] = {
-    "accuracy": accuracy_scores,
-    "balanced_accuracy": balanced_accuracy_scores,
-    "macro_f1": macro_f1_scores,
+def micro_f1_scores(prediction_SN: np.ndarray, truth_N: np.ndarray) -> np.ndarray:
+    """Returns linearized scores [S, N] whose means over items are the micro F1 of label sets."""
+    shared = [
+        [len(own & gold) for own, gold in zip(row, truth_N, strict=True)] for row in prediction_SN
+    ]
+    sizes = [
+        [len(own) + len(gold) for own, gold in zip(row, truth_N, strict=True)]
+        for row in prediction_SN
+    ]
+    return linearized_ratio(2.0 * np.array(shared), np.array(sizes))
+
+
+def absolute_error_scores(prediction_SN: np.ndarray, truth_N: np.ndarray) -> np.ndarray:
+    """Returns minus the absolute errors of numbers, float [S, N]: higher is better."""
+    return -np.abs(prediction_SN - truth_N)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedMetric:
+    """A metric of files of predictions.
+
+    Attributes:
+      scores: of predictions and truths.
+      kind: what the files hold.
+      in_units: whether it is in units of the data, not a fraction whose hundredths are points.
+    """
+
+    scores: ScoreFunction
+    kind: CellKind = CLASSES
+    in_units: bool = False
+
+
+METRICS: dict[str, PairedMetric] = {
+    "accuracy": PairedMetric(accuracy_scores),
+    "balanced_accuracy": PairedMetric(balanced_accuracy_scores),
+    "macro_f1": PairedMetric(macro_f1_scores),
+    "micro_f1": PairedMetric(micro_f1_scores, SETS),
+    "rank_correlation": PairedMetric(rank_correlation_scores, NUMBERS),
+    "absolute_error": PairedMetric(absolute_error_scores, NUMBERS, in_units=True),
+    SCORE: PairedMetric(lambda prediction_SN, _: prediction_SN, SCORES, in_units=True),
 }
 
 
@@ -101,7 +146,7 @@ def compare(predictions: AlignedPredictions, config: PairedConfig) -> Row:
         "cells": [
             row
             for file in predictions.files
-            for row in _score_rows(file, scores[file.name], predictions)
+            for row in _score_rows(file, scores[file.name], predictions, config)
         ],
         "comparisons": _comparison_rows(scores, pairs, predictions, config),
         "notices": _notices(predictions),
@@ -123,15 +168,17 @@ def _pairs(predictions: AlignedPredictions, config: PairedConfig) -> list[tuple[
 def _scores(
     file: PredictionFile, predictions: AlignedPredictions, config: PairedConfig
 ) -> np.ndarray:
-    if predictions.truth_N is None:
-        return file.prediction_SN
+    metric = METRICS[config.metric]
+    if predictions.truth_N is None or metric.kind is not CLASSES:
+        return metric.scores(file.prediction_SN, predictions.truth_N)
     classes, named = set(predictions.truth_N), set(file.prediction_SN.ravel())
     if not classes & named:
         raise UserError(
             f"{file.path}: no prediction is one of the truths ({_examples(named)} against "
-            f"{_examples(classes)}); takes both written alike, or --metric=score for scores"
+            f"{_examples(classes)}); takes both written alike, --metric=rank_correlation for "
+            "numbers, or --metric=score for scores"
         )
-    return METRICS[config.metric](file.prediction_SN, predictions.truth_N)
+    return metric.scores(file.prediction_SN, predictions.truth_N)
 
 
 def _examples(names: set[str]) -> str:
@@ -140,7 +187,7 @@ def _examples(names: set[str]) -> str:
 
 def _task_row(predictions: AlignedPredictions, config: PairedConfig) -> Row:
     classes, counts = None, None
-    if predictions.truth_N is not None:
+    if METRICS[config.metric].kind is CLASSES:
         classes, counts = np.unique(predictions.truth_N.astype(str), return_counts=True)
     groups = predictions.group_N
     return {
@@ -152,11 +199,15 @@ def _task_row(predictions: AlignedPredictions, config: PairedConfig) -> Row:
         "test": len(predictions.items),
         "item_group": None if groups is None else "group",
         "groups": None if groups is None else int(groups.max()) + 1,
+        **({"in_units": True} if METRICS[config.metric].in_units else {}),
     }
 
 
 def _score_rows(
-    file: PredictionFile, scores_SN: np.ndarray, predictions: AlignedPredictions
+    file: PredictionFile,
+    scores_SN: np.ndarray,
+    predictions: AlignedPredictions,
+    config: PairedConfig,
 ) -> list[Row]:
     """Returns the scores of each seed of a file."""
     rows = []
@@ -164,10 +215,10 @@ def _score_rows(
         row: Row = dict.fromkeys(("balanced_accuracy", "macro_f1", "nll", "ece"))
         row |= {"task": TASK, "arm": file.name, "num_labels": None, "seed": seed}
         row |= {"seed_name": name, "value": float(scores_SN[seed].mean())}
-        if predictions.truth_N is not None:
+        if METRICS[config.metric].kind is CLASSES:
             truth_N, prediction_N = predictions.truth_N, file.prediction_SN[seed]
             row |= {
-                name: float(METRICS[name](prediction_N[None], truth_N).mean())
+                name: float(METRICS[name].scores(prediction_N[None], truth_N).mean())
                 for name in ("balanced_accuracy", "macro_f1")
             }
             row |= _calibration(file, seed, truth_N == prediction_N, len(set(truth_N)))
@@ -266,7 +317,17 @@ def _method_notes(predictions: AlignedPredictions, config: PairedConfig) -> list
             "not adjusted. Equivalent means that the larger p is below 0.05."
         )
         notes.append(("Equivalence", equivalence))
-    if predictions.truth_N is not None:
+    if METRICS[config.metric].kind is NUMBERS:
+        figures = (
+            "Rank correlation is Spearman's; each item's score is the correlation and the item's "
+            "influence on it, whose mean is the correlation. Absolute error has a minus sign, so "
+            "that higher is better."
+        )
+        notes.append(("Scores", figures))
+    if METRICS[config.metric].kind is SETS:
+        figures = "Micro F1 is that of all classes of all items together, sets of classes compared."
+        notes.append(("Scores", figures))
+    if METRICS[config.metric].kind is CLASSES:
         figures = (
             "Balanced accuracy is the mean recall of the true classes, macro-F1 the mean of their "
             "F1. NLL is the mean of -log of the true class's probability, in nats; ECE the gap "

@@ -9,7 +9,8 @@ import math
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ ACCEPTED = (
 _PROBABILITIES = ("probability", "truth_probability")
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 _MISSING = ("", "nan")
+# Between the classes of a set.
+SEPARATOR = ";"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +37,8 @@ class PredictionFile:
     Attributes:
       name: of the file in tables: its stem, or its path where two files share a stem.
       path: as given.
-      prediction_SN: [S, N] predicted classes (text), or scores (float64).
+      prediction_SN: [S, N] predicted classes (text), numbers or scores (float64), or sets of
+        classes (frozenset of text).
       probabilities: `probability` (of the predicted class) and `truth_probability` (of the true
         class), float64 [S, N] each, as far as the file has them.
       unused_columns: columns that are not read.
@@ -55,7 +59,7 @@ class AlignedPredictions:
       files: in the order given.
       seeds: S names; one empty name where the files have no column `seed`.
       items: N names.
-      truth_N: true classes (text), [N]; None where the files hold scores.
+      truth_N: what is true, [N], of the type of predictions; None where the files hold scores.
       group_N: numbers of the items' groups, int [N]; None without a column `group`.
     """
 
@@ -64,6 +68,42 @@ class AlignedPredictions:
     items: tuple[str, ...]
     truth_N: np.ndarray | None
     group_N: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CellKind:
+    """What the columns `truth` and `prediction` hold.
+
+    Attributes:
+      parse: a cell as it is compared.
+      dtype: of arrays of them.
+      is_number: whether a cell must be a finite number.
+      may_be_empty: whether a cell may be empty.
+      has_truth: whether the column `truth` is read.
+    """
+
+    parse: Callable[[str], Any]
+    dtype: type = object
+    is_number: bool = False
+    may_be_empty: bool = False
+    has_truth: bool = True
+
+
+def _label(text: str) -> str:
+    """Returns a class name, a whole number such as 1.0 as 1."""
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _label_set(text: str) -> frozenset[str]:
+    """Returns the classes of a set, which semicolons separate."""
+    return frozenset(filter(None, (_label(each.strip()) for each in text.split(SEPARATOR))))
+
+
+CLASSES = CellKind(_label)
+SETS = CellKind(_label_set, may_be_empty=True)
+NUMBERS = CellKind(float, float, is_number=True)
+SCORES = CellKind(float, float, is_number=True, has_truth=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +130,7 @@ class _Table:
 
 
 def read_predictions(
-    paths: Sequence[pathlib.Path], *, scores: bool = False, encoding: str = "utf-8"
+    paths: Sequence[pathlib.Path], *, kind: CellKind = CLASSES, encoding: str = "utf-8"
 ) -> AlignedPredictions:
     """Reads two or more files of predictions and aligns them by seed and item.
 
@@ -100,8 +140,8 @@ def read_predictions(
 
     Args:
       paths: the files.
-      scores: whether the column `prediction` holds numbers, higher better, and `truth` may be
-        left out.
+      kind: `CLASSES`, `NUMBERS`, `SETS` (separated by semicolons), or `SCORES`, which are higher
+        better and leave out `truth`.
       encoding: of the files, a name that Python's `codecs` knows.
 
     Raises:
@@ -116,7 +156,7 @@ def read_predictions(
     for path in paths:
         if list(paths).count(path) > 1:
             raise UserError(f"{path} is given twice; takes different files")
-    tables = [_read_table(path, scores=scores, encoding=encoding) for path in paths]
+    tables = [_read_table(path, kind=kind, encoding=encoding) for path in paths]
     first = tables[0]
     seeds = first.seeds
     items = first.items(seeds[0])
@@ -126,7 +166,7 @@ def read_predictions(
             _check_same_items(table, seed, items, first)
     if len(items) < 2:
         raise UserError(f"{first.path} has one item; an interval needs at least 2")
-    truths = None if scores else _common_cells("truth", tables, items)
+    truths = _common_cells("truth", tables, items, kind.parse) if kind.has_truth else None
     groups = None
     grouped = ["group" in table.columns for table in tables]
     if any(grouped):
@@ -137,17 +177,17 @@ def read_predictions(
                     f"{table.path} has no column group, which {other} has; takes it in every "
                     "file or in none"
                 )
-        groups = _common_cells("group", tables, items)
+        groups = _common_cells("group", tables, items, _label)
         _check_groups(first.path, groups)
     names = _names(paths)
     return AlignedPredictions(
         files=tuple(
-            _prediction_file(name, table, seeds, items, scores=scores)
+            _prediction_file(name, table, seeds, items, kind)
             for name, table in zip(names, tables, strict=True)
         ),
         seeds=tuple(seeds),
         items=tuple(items),
-        truth_N=None if truths is None else np.array(truths, object),
+        truth_N=None if truths is None else _array(truths, kind),
         group_N=None if groups is None else np.unique(groups, return_inverse=True)[1],
     )
 
@@ -158,14 +198,14 @@ def _names(paths: Sequence[pathlib.Path]) -> list[str]:
     return stems if unique else [str(path) for path in paths]
 
 
-def _read_table(path: pathlib.Path, *, scores: bool, encoding: str) -> _Table:
+def _read_table(path: pathlib.Path, *, kind: CellKind, encoding: str) -> _Table:
     text = read_text(path, encoding)
     if not text.strip():
         raise UserError(f"{path} is empty; {ACCEPTED}")
     rows = _rows(path, text)
     _, header = next(rows)
     columns = tuple(cell.strip() for cell in header)
-    required = [name for name in REQUIRED if not (scores and name == "truth")]
+    required = [name for name in REQUIRED if kind.has_truth or name != "truth"]
     for name in required:
         if name not in columns:
             raise UserError(
@@ -185,7 +225,7 @@ def _read_table(path: pathlib.Path, *, scores: bool, encoding: str) -> _Table:
             )
         by_name = dict(zip(columns, row, strict=True))
         line = _Line(number, {name: by_name[name].strip() for name in known})
-        _check_cells(path, line, scores=scores)
+        _check_cells(path, line, kind)
         key = line.cells.get("seed", ""), line.cells["item"]
         if key in lines:
             seed = f" of seed {_shown(key[0])}" if "seed" in columns else ""
@@ -217,11 +257,12 @@ def _rows(path: pathlib.Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield number, row
 
 
-def _check_cells(path: pathlib.Path, line: _Line, *, scores: bool) -> None:
+def _check_cells(path: pathlib.Path, line: _Line, kind: CellKind) -> None:
     """Raises UserError if a cell is missing or is not the number that its column takes."""
     for name, cell in line.cells.items():
-        numeric = name in _PROBABILITIES or (scores and name == "prediction")
-        if scores and name == "truth":
+        is_answer = name in ("truth", "prediction")
+        numeric = name in _PROBABILITIES or (kind.is_number and is_answer)
+        if (name == "truth" and not kind.has_truth) or (is_answer and kind.may_be_empty):
             continue
         if cell.lower() in _MISSING and (name in ("truth", "prediction") or numeric or not cell):
             what = f"is {cell}" if cell else "is empty"
@@ -289,20 +330,25 @@ def _check_same_items(table: _Table, seed: str, items: list[str], first: _Table)
             )
 
 
-def _common_cells(column: str, tables: Sequence[_Table], items: Sequence[str]) -> list[str]:
+def _common_cells(
+    column: str,
+    tables: Sequence[_Table],
+    items: Sequence[str],
+    parse: Callable[[str], Any],
+) -> list[Any]:
     """Returns the cells of a column that must be one for an item in every file and seed."""
     first = tables[0]
     expected = {item: first.lines[first.seeds[0], item] for item in items}
     for table in tables:
         for (_, item), line in table.lines.items():
-            own, other = (_label(each.cells[column]) for each in (line, expected[item]))
-            if own != other:
+            own, other = (each.cells[column] for each in (line, expected[item]))
+            if parse(own) != parse(other):
                 raise UserError(
                     f"{table.path}, line {line.number}: {column} of item {_shown(item)} is "
                     f"{_shown(own)}, but {_shown(other)} on line {expected[item].number} of "
                     f"{first.path}; takes one {column} for each item"
                 )
-    return [_label(expected[item].cells[column]) for item in items]
+    return [parse(expected[item].cells[column]) for item in items]
 
 
 def _check_groups(path: pathlib.Path, groups: Sequence[str]) -> None:
@@ -317,19 +363,23 @@ def _check_groups(path: pathlib.Path, groups: Sequence[str]) -> None:
         )
 
 
+def _array(values: Sequence[Any], kind: CellKind) -> np.ndarray:
+    array = np.empty(len(values), kind.dtype)
+    array[:] = values
+    return array
+
+
 def _prediction_file(
-    name: str, table: _Table, seeds: Sequence[str], items: Sequence[str], *, scores: bool
+    name: str, table: _Table, seeds: Sequence[str], items: Sequence[str], kind: CellKind
 ) -> PredictionFile:
     lines = [[table.lines[seed, item].cells for item in items] for seed in seeds]
 
     def cells(column: str) -> list[list[str]]:
         return [[cells[column] for cells in row] for row in lines]
 
-    if scores:
-        predictions = np.array(cells("prediction"), float)
-    else:
-        named = [[_label(cell) for cell in row] for row in cells("prediction")]
-        predictions = np.array(named, object)
+    predictions = np.stack(
+        [_array([kind.parse(cell) for cell in row], kind) for row in cells("prediction")]
+    )
     return PredictionFile(
         name=name,
         path=table.path,
@@ -341,12 +391,6 @@ def _prediction_file(
         },
         unused_columns=tuple(each for each in table.columns if each not in (*REQUIRED, *OPTIONAL)),
     )
-
-
-def _label(text: str) -> str:
-    """Returns a class name, a whole number such as 1.0 as 1."""
-    whole = _WHOLE_NUMBER.fullmatch(text)
-    return whole[1] if whole else text
 
 
 def _shown(text: str) -> str:

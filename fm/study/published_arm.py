@@ -20,6 +20,7 @@ from fm.adaptation import feature_cache, prompting
 from fm.adaptation.batching import LENGTH_MULTIPLE, fixed_batches, pad_sequences
 from fm.adaptation.features import FeatureConfig, normalize_and_concat
 from fm.adaptation.prompting import CONTENT_FREE, PromptEncoder, PromptTemplate
+from fm.adaptation.targets import ClassTarget, Target
 from fm.adaptation.task_model import TaskModel
 from fm.errors import UserError
 from fm.hf import model_zoo
@@ -220,6 +221,8 @@ def build_published_arm(
     num_classes: int,
     pad_to: int,
     trainable: bool,
+    target: Target | None = None,
+    truths: np.ndarray | None = None,
 ) -> ModelArm:
     """Loads a published model; returns its arm, with hyper-parameter grids for its adaptation.
 
@@ -229,13 +232,16 @@ def build_published_arm(
       texts: labeled examples, then test items.
       methods: adaptation methods asked for.
       test_from: index of the first test item.
-      num_classes: number of classes.
+      num_classes: number of classes, or of a head's outputs.
       pad_to: the largest number of labels.
       trainable: whether methods may train the model itself.
+      target: what a text's label is; a class by default.
+      truths: see `TaskModel`.
 
     Raises:
       UserError: there is no such model, it cannot be read, or it supports none of the methods.
     """
+    target = target or ClassTarget(num_classes)
     published = model_zoo.load_published(config.model)
     features = FeatureConfig("mean", causal=published.causal)
     recipe = dataclasses.replace(
@@ -251,9 +257,12 @@ def build_published_arm(
         examples={},
         test_from=test_from,
         num_classes=num_classes,
+        target=target,
+        truths=truths,
         pad_to=pad_to,
         trainable=trainable,
-        num_fewshot=config.num_fewshot if published.causal else (),
+        # Prompts are answered with the name of a class.
+        num_fewshot=config.num_fewshot if published.causal and target.predicts_classes else (),
         published=published,
         config=config,
         texts=texts,

@@ -147,13 +147,15 @@ class AdaptedModel:
         initial = self.arrays.get("initial")
         if initial is None:
             initial = {} if self.published is None else self.published.params
+        target = self.task_type.target(len(record.names))
         fields: dict[str, Any] = {
             "checkpoints": [jax.tree.map(jnp.asarray, initial)],
             "model_config": ModelConfig.from_dict(record.model_config),
             "recipe": parse(Recipe, record.recipe, "recipe"),
             "examples": {},
             "test_from": 0,
-            "num_classes": len(record.names),
+            "num_classes": len(record.names) if target is None else target.num_outputs,
+            "target": target,
             "pad_to": 1,
             "layout": layout,
         }
@@ -195,7 +197,7 @@ class AdaptedModel:
             if own is None:
                 found = self.method.predict(model, self.fitted, idx)
             else:
-                found = own.argmax(axis=1)
+                found = model.head_target.outputs_of_probabilities(own)
                 if probabilities is None:
                     probabilities = np.zeros((len(inputs), own.shape[1]), own.dtype)
                 probabilities[places] = own[: len(places)]
@@ -203,7 +205,7 @@ class AdaptedModel:
                 values = np.zeros((len(inputs), *found.shape[1:]), found.dtype)
             values[places] = found[: len(places)]
         assert values is not None
-        return Predictions(values, probabilities)
+        return Predictions(self.model.decide(values, self.record.hparams), probabilities)
 
     def prediction_texts(self, predictions: Predictions) -> list[str]:
         """Returns the predictions as words: class names, tags joined by spaces, numbers."""

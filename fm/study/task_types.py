@@ -1,8 +1,9 @@
 # ruff: noqa: D102 (methods inherit the docstrings of `TaskType`)
 """Task types: what a task asks for, how predictions are scored, and what solves it.
 
-Predictions are numbers whatever the task type, so that every figure can be recomputed from them:
-classes; for each sentence the entities correct, predicted and gold; the chrF of a generated text.
+Predictions are arrays whatever the task type, so that every figure can be recomputed from them:
+classes; numbers; sets of classes; for each sentence the entities correct, predicted and gold; the
+chrF of a generated text.
 To add a task type, subclass `TaskType` and call `register_task_type`.
 """
 
@@ -11,14 +12,16 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.metrics import f1_score
 
 from fm.adaptation import token_classification
-from fm.adaptation.batching import TokenizedExamples, continuous_examples, text_examples
-from fm.adaptation.methods import METHODS
+from fm.adaptation.targets import ClassTarget, LabelSetTarget, Target, ValueTarget
 from fm.adaptation.task_model import TaskModel
 from fm.adaptation.token_classification import (
     PER_TOKEN,
@@ -26,25 +29,41 @@ from fm.adaptation.token_classification import (
     WordExamples,
     tokenize_words,
 )
-from fm.data.datasets import Dataset, Split
+from fm.data.datasets import Dataset, Split, subset
 from fm.errors import UserError
-from fm.evaluation.baselines import Examples, FeatureStore
-from fm.evaluation.metrics import chrf
+from fm.evaluation.baselines import FeatureStore, class_family, label_set_family, value_family
+from fm.evaluation.calibration import expected_calibration_error, negative_log_likelihood
+from fm.evaluation.label_sets import f1_terms, macro_f1, multi_hot
+from fm.evaluation.metrics import balanced_accuracy, chrf
+from fm.evaluation.model_selection import draw_label_set_idx, draw_train_idx, quantile_strata
 from fm.evaluation.ner import entity_strata
+from fm.evaluation.rank_correlation import rank_correlation_scores
 from fm.evaluation.statistics import linearized_ratio
+from fm.study import task_models
 from fm.study.adaptation import Arm, ModelArm
 from fm.study.baseline_arms import (
     ClassicalNerArm,
+    FamilyBuilder,
     UntrainedTextArm,
     build_classical_arm,
     build_network_beside_classical_arm,
     entity_count_predictions,
 )
 from fm.study.processing import Processor
+from fm.study.task_models import column
 
 if TYPE_CHECKING:
     from fm.study.arms import InitialModel
     from fm.study.tasks import Task
+
+
+# Between the classes of a set in predictions.csv.
+LABEL_SEPARATOR = ";"
+# Equal parts of the numbers of a regression task, by which labels are drawn.
+_VALUE_STRATA = 5
+# Significant digits of a number that answers an instruction.
+_ANSWER_DIGITS = 3
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 class TaskType(abc.ABC):
@@ -55,6 +74,8 @@ class TaskType(abc.ABC):
       metric: name of the metric; higher is better.
       strata_noun: what `strata` tells apart, in messages.
       predicts_classes: whether predictions are classes, int [N].
+      predicts_by_head: whether an example has one label that a head on its features predicts, see
+        `HeadTaskType`.
       max_answer_tokens: of a generated answer; 0 if one of a fixed set of answers is chosen.
       experiments: the experiments that can run such tasks.
     """
@@ -63,6 +84,7 @@ class TaskType(abc.ABC):
     metric: str
     strata_noun: str = "kinds of example"
     predicts_classes: bool = False
+    predicts_by_head: bool = False
     max_answer_tokens: int = 0
     experiments: tuple[str, ...] = ("compare", "multitask")
 
@@ -86,12 +108,36 @@ class TaskType(abc.ABC):
         """Returns the largest label budget: all labeled training examples."""
         return int(np.count_nonzero(self.strata(dataset.train) >= 0))
 
+    def draw(self, split: Split, num_labels: int, seed: int) -> np.ndarray:
+        """Returns the indices of labeled examples drawn by a seed, int [num_labels].
+
+        A smaller number is the beginning of a larger one.
+
+        Raises:
+          UserError: the split has too few labels, or the number is below `min_labels`.
+        """
+        return draw_train_idx(self.strata(split), num_labels, seed)
+
     @abc.abstractmethod
     def scores(self, predictions: np.ndarray, split: Split) -> np.ndarray:
         """Returns scores of predictions [S, N, ...], float [S, N]; means over N are the metric."""
 
+    def other_metrics(
+        self, predictions: np.ndarray, split: Split, confidences: np.ndarray | None
+    ) -> dict[str, Any]:
+        """Returns metrics of one seed beside `metric`, as fields of a cell in results.json.
+
+        Args:
+          predictions: [N, ...].
+          split: the test items.
+          confidences: see `fm.study.cells.Cell`, [N, 2].
+        """
+        return {}
+
     @abc.abstractmethod
-    def prediction_rows(self, predictions: np.ndarray, split: Split) -> Sequence[tuple[Any, Any]]:
+    def prediction_rows(
+        self, predictions: np.ndarray, split: Split, classes: Sequence[str]
+    ) -> Sequence[tuple[Any, Any]]:
         """Returns (truth, prediction) of every item as predictions.csv shows them."""
 
     def predictions_from_rows(
@@ -104,6 +150,13 @@ class TaskType(abc.ABC):
         """
         truths, predictions = zip(*rows, strict=True)
         return np.array(list(map(float, truths))), np.array(list(map(float, predictions)))
+
+    def scores_from_rows(self, seeds: Sequence[Sequence[tuple[str, str]]]) -> np.ndarray:
+        """Returns scores [S, N] from the texts of `prediction_rows` of each seed."""
+        read = [self.predictions_from_rows(rows) for rows in seeds]
+        truths = read[0][0]
+        split = Split(truths, ("",) * len(truths), np.arange(len(truths)), lambda idx: [])
+        return self.scores(np.stack([predictions for _, predictions in read]), split)
 
     def names(self, dataset: Dataset) -> tuple[str, ...]:
         """Returns what the numbers of a prediction stand for: classes, or tags."""
@@ -124,6 +177,10 @@ class TaskType(abc.ABC):
           **fields: of `TaskModel`.
         """
         return TaskModel(**fields)
+
+    def target(self, num_classes: int) -> Target | None:
+        """Returns what an example's label is; None where an example has no single label."""
+        return None
 
     def new_inputs(self, split: Split, idx: Sequence[int] | np.ndarray) -> Any:
         """Returns examples of a split as a saved model of such a task reads them."""
@@ -193,7 +250,67 @@ def task_type_of(dataset: Dataset) -> TaskType:
     )
 
 
-class Classification(TaskType):
+class HeadTaskType(TaskType):
+    """Base class of task types with one label per example, which a head on its features predicts.
+
+    What the label is says its `Target`: the head's outputs, loss, probe and validation score.
+    """
+
+    predicts_by_head = True
+
+    @abc.abstractmethod
+    def target(self, num_classes: int) -> Target:
+        """Returns what an example's label is."""
+
+    @abc.abstractmethod
+    def truths(self, split: Split, dataset: Dataset) -> np.ndarray | None:
+        """Returns the labels of all examples, [N, ...]; None if they are the strata."""
+
+    @abc.abstractmethod
+    def family_builder(self, truths: np.ndarray | None) -> FamilyBuilder:
+        """Returns how the family of classical models is built, given the labels of examples."""
+
+    def build_model_arm(
+        self, task: Task, processor: Processor, checkpoints: Sequence[dict], methods: Sequence[str]
+    ) -> ModelArm:
+        """Returns the arm that adapts a model, fresh if there are no checkpoints, to a task."""
+        target = self.target(len(task.dataset.classes))
+        return task_models.build_arm(
+            task, processor, checkpoints, methods, target, self.task_truths(task)
+        )
+
+    def main_metrics(self, predictions: np.ndarray, split: Split) -> dict[str, float]:
+        """Returns the metrics that a single run quotes beside `metric`, by name."""
+        return {}
+
+    def task_truths(self, task: Task) -> np.ndarray | None:
+        """Returns the labels of the labeled pool, then of the test items; None if the strata."""
+        pool = self.truths(subset(task.dataset.train, task.labeled_pool), task.dataset)
+        test = self.truths(task.test, task.dataset)
+        return None if pool is None or test is None else np.concatenate([pool, test])
+
+    def build_head(self, task, initial, context, methods):
+        return self.build_model_arm(task, initial.processor, initial.checkpoints, methods)
+
+    def build_baseline(self, task):
+        return build_classical_arm(
+            task_models.baseline_modality(task),
+            FeatureStore(task_models.baseline_examples(task)),
+            len(task.labeled_pool),
+            len(task.dataset.classes),
+            self.family_builder(self.task_truths(task)),
+        )
+
+    def build_unlabeled_baseline(self, task, network=None):
+        about = task_models.baseline_modality(task), task_models.store_with_unlabeled(task)
+        about = (*about, len(task.labeled_pool), len(task.dataset.classes))
+        build_family = self.family_builder(self.task_truths(task))
+        if network is None:
+            return build_classical_arm(*about, build_family)
+        return build_network_beside_classical_arm(*about, network, build_family)
+
+
+class Classification(HeadTaskType):
     """Task type with one class per example; predictions are classes, int [N]."""
 
     name, metric, strata_noun = "classification", "accuracy", "classes"
@@ -208,28 +325,35 @@ class Classification(TaskType):
     def min_labels(self, dataset):
         return len(dataset.classes)
 
-    def max_labels(self, dataset):
-        return int(np.count_nonzero(np.asarray(dataset.train.labels) >= 0))
+    def target(self, num_classes):
+        return ClassTarget(num_classes)
+
+    def truths(self, split, dataset):
+        return None
+
+    def family_builder(self, truths):
+        return class_family
 
     def scores(self, predictions, split):
         return (predictions == np.asarray(split.labels)).astype(float)
 
-    def prediction_rows(self, predictions, split):
+    def other_metrics(self, predictions, split, confidences):
+        truths = np.asarray(split.labels)
+        # A class never predicted has an F1 of 0.
+        macro_f1 = float(f1_score(truths, predictions, average="macro"))
+        metrics: dict[str, Any] = {
+            "balanced_accuracy": balanced_accuracy(predictions, truths),
+            "macro_f1": macro_f1,
+            "constant_prediction": bool((predictions == predictions[0]).all()),
+        }
+        if confidences is not None:
+            confidence, truth_probability = confidences.T
+            metrics["nll"] = negative_log_likelihood(truth_probability)
+            metrics["ece"] = expected_calibration_error(confidence, predictions == truths)
+        return metrics
+
+    def prediction_rows(self, predictions, split, classes):
         return list(zip(np.asarray(split.labels).tolist(), predictions.tolist(), strict=True))
-
-    def build_head(self, task, initial, context, methods):
-        return build_classification_arm(task, initial.processor, initial.checkpoints, methods)
-
-    def build_baseline(self, task):
-        pool, classes = len(task.labeled_pool), len(task.dataset.classes)
-        return build_classical_arm(task.modality, FeatureStore(_examples(task)), pool, classes)
-
-    def build_unlabeled_baseline(self, task, network=None):
-        about = task.modality, _store_with_unlabeled(task), len(task.labeled_pool)
-        classes = len(task.dataset.classes)
-        if network is None:
-            return build_classical_arm(*about, classes)
-        return build_network_beside_classical_arm(*about, classes, network)
 
     def answers(self, task, class_answers):
         assert class_answers is not None
@@ -238,6 +362,168 @@ class Classification(TaskType):
 
     def parse(self, task, generated, idx):
         raise NotImplementedError("classes are chosen by log-likelihood, not generated")
+
+
+class Regression(HeadTaskType):
+    """Task type with one number per example; predictions are numbers, float [N].
+
+    The metric is Spearman's rank correlation, which is comparable between tasks, higher better, and
+    a mean over items (`rank_correlation_scores`), as intervals and tests need it; the mean absolute
+    error in the units of the labels stands beside it. Labels are drawn, and cut into folds, by
+    fifths of the numbers.
+    """
+
+    name, metric, strata_noun = "regression", "rank correlation", "fifths of the numbers"
+    max_answer_tokens = 12
+
+    def matches(self, dataset):
+        return "values" in dataset.train.columns
+
+    def strata(self, split):
+        return quantile_strata(_values(split), _VALUE_STRATA)
+
+    def target(self, num_classes):
+        return ValueTarget()
+
+    def prediction_texts(self, values, names):
+        return [repr(float(value)) for value in values]
+
+    def truths(self, split, dataset):
+        return _values(split)
+
+    def family_builder(self, truths):
+        assert truths is not None
+        return functools.partial(value_family, truths=truths)
+
+    def scores(self, predictions, split):
+        return rank_correlation_scores(predictions, _values(split))
+
+    def main_metrics(self, predictions, split):
+        return {"mean_absolute_error": float(np.mean(np.abs(predictions - _values(split))))}
+
+    def other_metrics(self, predictions, split, confidences):
+        return self.main_metrics(predictions, split) | {
+            "constant_prediction": bool((predictions == predictions[0]).all()),
+        }
+
+    def prediction_rows(self, predictions, split, classes):
+        return list(zip(_values(split).tolist(), predictions.tolist(), strict=True))
+
+    def scores_from_rows(self, seeds):
+        read = [self.predictions_from_rows(rows) for rows in seeds]
+        return rank_correlation_scores(np.stack([own for _, own in read]), read[0][0])
+
+    def answers(self, task, class_answers):
+        return [f"{value:.{_ANSWER_DIGITS}g}" for value in self.task_truths(task)]
+
+    def parse(self, task, generated, idx):
+        """Returns the first number of each answer; the mean of the labeled ones if it has none."""
+        mean = float(np.mean(self.task_truths(task)[: len(task.labeled_pool)]))
+        found = [_NUMBER.search(answer) for answer in generated]
+        return np.array([float(each[0]) if each else mean for each in found])
+
+
+class MultiLabel(HeadTaskType):
+    """Task type with a set of classes per example; predictions are bool [N, K].
+
+    The metric is micro F1, linearized as entity F1 is; macro F1 stands beside it. Labels are drawn
+    by iterative stratification, and cut into folds by each example's rarest class.
+    """
+
+    name, metric, strata_noun = "multi_label", "micro F1", "classes (examples of none are one)"
+    max_answer_tokens = 24
+
+    def matches(self, dataset):
+        return "label_sets" in dataset.train.columns and len(dataset.classes) > 0
+
+    def strata(self, split):
+        sets = column(split, "label_sets")
+        counts = Counter(label for each in sets for label in each or ())
+        # Without any class: one more than the last.
+        none = max(counts, default=-1) + 1
+        return np.array(
+            [
+                -1 if each is None else min(each, key=lambda k: (counts[k], k), default=none)
+                for each in sets
+            ],
+            int,
+        )
+
+    def min_labels(self, dataset):
+        sets = [each for each in column(dataset.train, "label_sets") if each is not None]
+        return len({label for each in sets for label in each}) + any(not each for each in sets)
+
+    def draw(self, split, num_labels, seed):
+        sets = column(split, "label_sets")
+        labeled = np.array([n for n, each in enumerate(sets) if each is not None], int)
+        count = max((label for n in labeled for label in sets[n]), default=-1) + 1
+        drawn = draw_label_set_idx(multi_hot([sets[n] for n in labeled], count), num_labels, seed)
+        return labeled[drawn]
+
+    def target(self, num_classes):
+        return LabelSetTarget(num_classes)
+
+    def prediction_texts(self, values, names):
+        return [LABEL_SEPARATOR.join(names[k] for k in np.flatnonzero(own)) for own in values]
+
+    def truths(self, split, dataset):
+        return multi_hot(column(split, "label_sets"), len(dataset.classes))
+
+    def family_builder(self, truths):
+        assert truths is not None
+        return functools.partial(label_set_family, truths=truths)
+
+    def scores(self, predictions, split):
+        gold = multi_hot(column(split, "label_sets"), predictions.shape[-1])
+        return linearized_ratio(*f1_terms(predictions, gold))
+
+    def main_metrics(self, predictions, split):
+        gold = multi_hot(column(split, "label_sets"), predictions.shape[-1])
+        return {"macro_f1": macro_f1(predictions, gold)}
+
+    def other_metrics(self, predictions, split, confidences):
+        return self.main_metrics(predictions, split) | {
+            "constant_prediction": bool((predictions == predictions[0]).all()),
+        }
+
+    def prediction_rows(self, predictions, split, classes):
+        gold = multi_hot(column(split, "label_sets"), len(classes))
+        texts = [self.prediction_texts(each, tuple(classes)) for each in (gold, predictions)]
+        return list(zip(*texts, strict=True))
+
+    def scores_from_rows(self, seeds):
+        numerators, denominators = [], []
+        for rows in seeds:
+            pairs = [(_names_of(truth), _names_of(own)) for truth, own in rows]
+            numerators.append([2 * len(truth & own) for truth, own in pairs])
+            denominators.append([len(truth) + len(own) for truth, own in pairs])
+        return linearized_ratio(np.array(numerators), np.array(denominators))
+
+    def answers(self, task, class_answers):
+        classes = task.dataset.classes
+        return [
+            "; ".join(classes[k] for k in np.flatnonzero(own)) or token_classification.NO_ENTITIES
+            for own in self.task_truths(task)
+        ]
+
+    def parse(self, task, generated, idx):
+        """Returns the classes that each answer names; case and spaces do not matter."""
+        plain = token_classification.normalize_surface
+        place = {plain(name): k for k, name in enumerate(task.dataset.classes)}
+        hot_NK = np.zeros((len(idx), len(place)), bool)
+        for own, answer in zip(hot_NK, generated, strict=True):
+            named = map(plain, answer.replace("\n", ";").split(LABEL_SEPARATOR))
+            own[[place[name] for name in named if name in place]] = True
+        return hot_NK
+
+
+def _names_of(cell: str) -> set[str]:
+    """Returns the classes of a set as predictions.csv shows it."""
+    return set(filter(None, cell.split(LABEL_SEPARATOR)))
+
+
+def _values(split: Split) -> np.ndarray:
+    return np.asarray(column(split, "values"), float)
 
 
 class NamedEntityRecognition(TaskType):
@@ -270,7 +556,7 @@ class NamedEntityRecognition(TaskType):
         correct, predicted, gold = np.moveaxis(predictions, -1, 0)
         return linearized_ratio(2 * correct, predicted + gold)
 
-    def prediction_rows(self, predictions, split):
+    def prediction_rows(self, predictions, split, classes):
         return [
             (gold, f"{correct}/{predicted}") for correct, predicted, gold in predictions.tolist()
         ]
@@ -336,7 +622,7 @@ class TextGeneration(TaskType):
     def scores(self, predictions, split):
         return np.asarray(predictions, float)
 
-    def prediction_rows(self, predictions, split):
+    def prediction_rows(self, predictions, split, classes):
         return [(1, round(float(score), 6)) for score in predictions]
 
     def build_head(self, task, initial, context, methods):
@@ -353,58 +639,11 @@ class TextGeneration(TaskType):
         return chrf(generated, [targets[n] for n in idx])
 
 
-def build_classification_arm(
-    task: Task, processor: Processor, checkpoints: Sequence[dict], methods: Sequence[str]
-) -> ModelArm:
-    """Returns the arm that adapts a model (fresh if no checkpoints) to a classification task."""
-    unlabeled = any(METHODS[name].reads_unlabeled for name in methods)
-    examples = _tokenized_examples(task, processor, unlabeled=unlabeled)
-    labeled_and_test = len(task.labeled_pool) + len(task.test)
-    model = TaskModel(
-        checkpoints=list(checkpoints),
-        model_config=processor.model,
-        recipe=task.config.recipe,
-        examples=examples,
-        test_from=len(task.labeled_pool),
-        num_classes=len(task.dataset.classes),
-        pad_to=max(task.config.label_budgets),
-        layout=processor.layouts.get(task.modality),
-        unlabeled_idx=np.arange(labeled_and_test, len(examples["segments"])),
-    )
-    return ModelArm(model, tuple(methods))
-
-
-# The classical arms share the features of the labeled pool and the test items.
-@functools.lru_cache(maxsize=1)
-def _examples(task: Task) -> Examples:
-    """Returns the labeled pool, then the test items, as classical models read them."""
-    inputs = task.texts() if task.is_text else task.arrays()
-    return Examples(inputs, task.dataset.info.get("rate"))
-
-
-@functools.lru_cache(maxsize=1)
-def _store_with_unlabeled(task: Task) -> FeatureStore:
-    """Returns the features of classical models that learn from the labeled pool and beyond."""
-    train, idx = task.dataset.train, task.unlabeled_idx
-    inputs = train.texts(idx) if task.is_text else np.asarray(train.inputs(idx))
-    unlabeled = Examples(inputs, task.dataset.info.get("rate")) if len(idx) else None
-    return FeatureStore(_examples(task), unlabeled, len(task.labeled_pool))
-
-
-# Scratch and in-domain arms share a processor, and so the examples; a task may have some recipes.
-@functools.lru_cache(maxsize=4)
-def _tokenized_examples(task: Task, processor: Processor, *, unlabeled: bool) -> TokenizedExamples:
-    """Returns labeled pool, test items and perhaps unlabeled examples, as the model reads them."""
-    idx = task.unlabeled_idx if unlabeled else np.zeros(0, int)
-    if not task.is_text:
-        arrays = task.arrays()
-        if len(idx):
-            arrays = np.concatenate([arrays, np.asarray(task.dataset.train.inputs(idx))])
-        return continuous_examples(arrays, processor.layouts[task.modality])
-    assert processor.tokenizer is not None
-    texts, recipe = task.texts() + task.dataset.train.texts(idx), task.config.recipe
-    return text_examples(processor.tokenizer, texts, recipe.seq_len, recipe.num_windows)
-
-
-for _task_type in (TextGeneration(), NamedEntityRecognition(), Classification()):
+for _task_type in (
+    TextGeneration(),
+    NamedEntityRecognition(),
+    Regression(),
+    MultiLabel(),
+    Classification(),
+):
     register_task_type(_task_type)

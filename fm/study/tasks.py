@@ -13,7 +13,6 @@ from fm.data.datasets import Dataset, Split, development_dataset, subset, withou
 from fm.data.decontamination import DuplicateSearchResult, find_duplicates
 from fm.data.file_counts import tell_files
 from fm.errors import UserError
-from fm.evaluation.model_selection import draw_train_idx
 from fm.study.config import TaskConfig
 from fm.study.loading import load
 from fm.study.task_types import TaskType, task_type_of
@@ -165,7 +164,7 @@ def prepare_task(
         {name: search for name, (_, search) in found.items()},
         task_type,
         strata,
-        tuple(draw_train_idx(strata, max(config.label_budgets), seed) for seed in range(seeds)),
+        tuple(task_type.draw(train, max(config.label_budgets), seed) for seed in range(seeds)),
     )
 
 
@@ -225,8 +224,8 @@ def fitting_budgets(
     if not fitting:
         raise UserError(
             f"--label_budgets: none of {', '.join(map(str, budgets))} fits {name}, which has "
-            f"{smallest - validated} {task_type.strata_noun} and {largest} labeled training examples; "
-            f"give some from {smallest} to {largest}"
+            f"{smallest - validated} {task_type.strata_noun} and {largest} labeled training "
+            f"examples; give some from {smallest} to {largest}"
         )
     return fitting
 

@@ -125,7 +125,7 @@ def test_a_class_not_seen_has_probability_zero():
 
 def test_validation_is_balanced_accuracy():
     labels = np.array([0] * 8 + [1] * 2)
-    assert task_model().score(np.zeros(10, int), labels) == 0.5
+    assert task_model().tune(np.zeros(10, int), np.arange(10), labels) == (0.5, {})
 
 
 def test_lp_ft_starts_from_a_head_that_predicts():

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from fm.errors import UserError
 from fm.evaluation.model_selection import (
+    draw_label_set_idx,
     draw_train_idx,
     from_the_middle,
     make_folds,
+    quantile_strata,
     select_trial,
 )
 
@@ -137,3 +139,32 @@ def test_choose_takes_the_first_of_the_best():
         select_trial([trials[0]] * 2)
     with pytest.raises(ValueError, match="no trial"):
         select_trial([])
+
+
+def test_label_sets_are_drawn_with_every_class_and_in_proportion():
+    draws = np.random.default_rng(0)
+    hot = draws.random((500, 6)) < [0.6, 0.3, 0.1, 0.05, 0.02, 0.004]
+    hot[0, 5] = True
+    for seed in range(20):
+        order = draw_label_set_idx(hot, 120, seed)
+        assert len(set(order.tolist())) == 120
+        present = np.append(hot[order[:7]].any(axis=0), ~hot[order[:7]].any(axis=1).all())
+        assert present.all()
+        shares = hot[order].mean(axis=0)
+        assert np.abs(shares - hot.mean(axis=0)).max() < 0.08
+        np.testing.assert_array_equal(draw_label_set_idx(hot, 30, seed), order[:30])
+    assert draw_label_set_idx(hot, 30, 0).tolist() != draw_label_set_idx(hot, 30, 1).tolist()
+    assert len(draw_label_set_idx(hot[:3], 3, 0)) == 3
+    with pytest.raises(UserError, match="a budget of 4 labels exceeds the pool of 3"):
+        draw_label_set_idx(hot[:3], 4, 0)
+
+
+def test_quantile_strata_have_equal_numbers_of_examples_and_none_for_nan():
+    values = np.append(np.random.default_rng(0).permutation(100.0 + np.arange(100)), np.nan)
+    strata = quantile_strata(values, 5)
+    assert np.bincount(strata[:-1]).tolist() == [20] * 5 and strata[-1] == -1
+    assert strata[np.argmin(values[:-1])] == 0 and strata[np.argmax(values[:-1])] == 4
+    tied = quantile_strata(np.array([1.0] * 9 + [2.0]), 5)
+    assert sorted(set(tied)) == list(range(len(set(tied)))) and len(set(tied)) <= 2
+    assert quantile_strata(np.full(4, 3.0), 5).tolist() == [0] * 4
+    assert quantile_strata(np.full(2, np.nan), 5).tolist() == [-1, -1]

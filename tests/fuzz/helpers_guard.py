@@ -48,7 +48,7 @@ WORK = {
         "experiments.pretrain.pretrain",
         "experiments.pretrain.joint_pretraining.pretrain_joint",
     ],
-    "adapt": ["experiments.adapt.build_classification_arm"],
+    "adapt": ["experiments.adapt.HeadTaskType.build_model_arm"],
     "text_quality": ["experiments.text_quality.run_study"],
     "benchmark": ["experiments.benchmark.run_benchmark"],
     "generate": ["experiments.generate.IncrementalGenerator"],

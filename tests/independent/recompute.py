@@ -32,6 +32,7 @@ _SEED = 20_250_101
 _STANDARD_ERRORS = 5.0
 _CHUNK = 500
 BEST_RIVAL = "best rival"
+ANSWERS = ("truth", "prediction")
 _NAMES = ("predictions.csv", "predictions.csv.gz", "predictions.csv.xz")
 
 Row = dict[str, Any]
@@ -106,22 +107,66 @@ def score_table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         wide = rows.assign(
             numerator=2 * counts[0], denominator=counts[1] + rows["truth"].astype(float)
         )
-        numerator, denominator = (
-            wide.pivot(index="seed", columns="row", values=name)
-            for name in ("numerator", "denominator")
+        return ratio_scores(wide)
+    if metric == "rank correlation":
+        truth, prediction = (
+            rows.assign(number=rows[name].astype(float)).pivot(
+                index="seed", columns="row", values="number"
+            )
+            for name in ("truth", "prediction")
         )
-        sums = denominator.sum(axis=1)
-        f1 = (numerator.sum(axis=1) / sums.where(sums > 0, 1.0)).where(sums > 0, 0.0)
-        # A ratio's influence on itself: (numerator - ratio denominator) over the mean denominator.
-        influence = numerator.sub(denominator.mul(f1, axis=0))
-        return influence.div(denominator.mean(axis=1).where(sums > 0, 1.0), axis=0).add(f1, axis=0)
+        scores = [
+            rank_correlation_scores(*each)
+            for each in zip(prediction.to_numpy(), truth.to_numpy(), strict=True)
+        ]
+        return pd.DataFrame(scores, index=truth.index, columns=truth.columns)
+    if metric == "micro F1":
+        sets = [rows[name].map(lambda text: set(text.split(";")) - {""}) for name in ANSWERS]
+        shared = [2.0 * len(truth & own) for truth, own in zip(*sets, strict=True)]
+        sizes = [float(len(truth) + len(own)) for truth, own in zip(*sets, strict=True)]
+        return ratio_scores(rows.assign(numerator=shared, denominator=sizes))
     if metric == "chrF":
         score = rows["prediction"].astype(float)
     elif metric == "accuracy":
         score = (rows["prediction"] == rows["truth"]).astype(float)
     else:
-        raise SystemExit(f"metric {metric!r} is not known; takes accuracy, entity F1 and chrF")
+        raise SystemExit(
+            f"metric {metric!r} is not known; takes accuracy, entity F1, chrF, rank correlation "
+            "and micro F1"
+        )
     return rows.assign(score=score).pivot(index="seed", columns="row", values="score")
+
+
+def ratio_scores(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns scores, seeds by items, of a ratio of sums of "numerator" and "denominator"."""
+    numerator, denominator = (
+        rows.pivot(index="seed", columns="row", values=name)
+        for name in ("numerator", "denominator")
+    )
+    sums = denominator.sum(axis=1)
+    ratio = (numerator.sum(axis=1) / sums.where(sums > 0, 1.0)).where(sums > 0, 0.0)
+    # A ratio's influence on itself: (numerator - ratio denominator) over the mean denominator.
+    influence = numerator.sub(denominator.mul(ratio, axis=0))
+    return influence.div(denominator.mean(axis=1).where(sums > 0, 1.0), axis=0).add(ratio, axis=0)
+
+
+def rank_correlation_scores(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns Spearman's correlation plus each item's influence on it, from all pairs of items.
+
+    With weights w of the items, ranks are r_i = sum_j w_j [x_j < x_i], ties half, and
+    rho = cov(r, q) / sqrt(var(r) var(q)); the influence of an item is the derivative by its weight.
+    """
+    count = len(x)
+    below = [(each[:, None] < each) + 0.5 * (each[:, None] == each) for each in (x, y)]
+    r, q = (each.mean(axis=0) - 0.5 for each in below)
+    cov, of_r, of_q = (r * q).mean(), (r**2).mean(), (q**2).mean()
+    if of_r < 1e-12 or of_q < 1e-12:
+        return np.zeros(count)
+    d_cov = r * q + below[0] @ q / count + below[1] @ r / count - 3 * cov
+    d_r = r**2 + 2 * below[0] @ r / count - 3 * of_r
+    d_q = q**2 + 2 * below[1] @ q / count - 3 * of_q
+    rho = cov / np.sqrt(of_r * of_q)
+    return rho + d_cov / np.sqrt(of_r * of_q) - rho / 2 * (d_r / of_r + d_q / of_q)
 
 
 def check_cells(

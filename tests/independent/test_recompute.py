@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fm.evaluation.label_sets import f1_terms
+from fm.evaluation.rank_correlation import rank_correlation_scores
 from fm.evaluation.statistics import linearized_ratio
 from fm.study.comparisons import TaskScores, comparison_rows
 from tests.independent.recompute import main, recompute
@@ -21,7 +23,13 @@ BUDGETS, SEEDS, ITEMS, DRAWS = (8, 16), 8, 60, 4_000
 # Chance of a right answer: two arms differ clearly, one hardly, one not at all.
 SKILLS = {"scratch": 0.5, "classical": 0.5, "published": 0.58, "in_domain": 0.75}
 PAIRS = (("in_domain", "classical"), ("published", "scratch"), ("classical", "scratch"))
-METRICS = {"fruit": "accuracy", "names": "entity F1", "titles": "chrF"}
+METRICS = {
+    "fruit": "accuracy",
+    "names": "entity F1",
+    "titles": "chrF",
+    "stars": "rank correlation",
+    "colors": "micro F1",
+}
 GROUPS = np.minimum(np.arange(ITEMS) % 14, 11)  # of unequal sizes
 CHECKPOINTS = np.arange(SEEDS) // 2
 
@@ -37,6 +45,19 @@ def draw(metric, skill, random):
         truth = np.arange(ITEMS) % 3
         right = random.random((SEEDS, ITEMS)) < skill_S1 + hard_N
         return truth.astype(str), np.where(right, truth, truth + 1).astype(str), right.astype(float)
+    if metric == "rank correlation":
+        truth = np.round(random.normal(0, 2, ITEMS))
+        noise = random.normal(0, 1, (SEEDS, ITEMS))
+        numbers = np.round(truth + noise / np.maximum(skill_S1, 0.05), 1)
+        texts = [[repr(float(each)) for each in row] for row in numbers]
+        truths = [repr(float(each)) for each in truth]
+        return truths, np.array(texts), rank_correlation_scores(numbers, truth)
+    if metric == "micro F1":
+        gold = random.random((ITEMS, 3)) < 0.4
+        own = np.where(random.random((SEEDS, ITEMS, 3)) < skill_S1[..., None], gold, ~gold)
+        texts = [[";".join(np.array(["a", "b", "c"])[each]) for each in row] for row in own]
+        truths = [";".join(np.array(["a", "b", "c"])[each]) for each in gold]
+        return truths, np.array(texts), linearized_ratio(*f1_terms(own, gold))
     gold = np.arange(ITEMS) % 4
     correct = random.binomial(gold, np.clip(skill_S1 + hard_N, 0, 1))
     predicted = correct + random.integers(0, 2, correct.shape)
@@ -127,7 +148,8 @@ def test_one_changed_prediction_is_noticed(study, task):
     tmp_path, _ = study
     table = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
     changed = table.index[(table["task"] == task) & (table["arm"] == "in_domain")][5]
-    other = {"fruit": "9", "names": "0/9", "titles": "0.0"}[task]
+    others = {"fruit": "9", "names": "0/9", "titles": "0.0", "stars": "-99.0", "colors": "d"}
+    other = others[task]
     table.loc[changed, "prediction"] = other
     table.to_csv(tmp_path / "predictions.csv", index=False)
     problems, _ = recompute(tmp_path, DRAWS)

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from fm.errors import UserError
 from fm.evaluation.statistics import paired_difference
 from fm.study.paired import METRICS, PairedConfig, compare
-from fm.study.prediction_files import read_predictions
+from fm.study.prediction_files import CLASSES, NUMBERS, SCORES, SETS, read_predictions
 
 N = 240
 TRUTH = np.random.default_rng(0).choice(["cat", "dog", "fox"], N, p=[0.6, 0.3, 0.1])
@@ -39,7 +39,7 @@ def files(tmp_path):
             text = text if grouped else text.replace(",group", ",speaker", 1)
             paths.append(tmp_path / f"{name}.csv")
             paths[-1].write_text(text if len(table_SN) > 1 else text.replace(",seed", ",run", 1))
-        return read_predictions(paths, scores=scores)
+        return read_predictions(paths, kind=SCORES if scores else CLASSES)
 
     return write
 
@@ -148,3 +148,44 @@ def test_calibration(tmp_path):
     assert first["nll"] == pytest.approx(log_loss([0, 1, 1], [0.1, 0.2, 0.7]))
     assert first["ece"] == pytest.approx((0.1 + 0.8 + 0.3) / 3)
     assert second["nll"] is second["ece"] is None
+
+
+def write_tables(tmp_path, truths, **by_name):
+    """Files of one run, of texts by item."""
+    paths = []
+    for name, predictions in by_name.items():
+        rows = zip(truths, predictions, strict=True)
+        lines = [f'i{n},"{truth}","{own}"' for n, (truth, own) in enumerate(rows)]
+        paths.append(tmp_path / f"{name}.csv")
+        paths[-1].write_text("\n".join(["item,truth,prediction", *lines]))
+    return paths
+
+
+def test_numbers_are_compared_by_rank_correlation_and_absolute_error(tmp_path):
+    draws = np.random.default_rng(0)
+    truth = draws.normal(size=80).round(3)
+    good, poor = (truth + scale * draws.normal(size=80) for scale in (0.3, 2.0))
+    paths = write_tables(tmp_path, truth, poor=poor, good=good)
+    paths[1].write_text(paths[1].read_text().replace(f'"{truth[0]}"', f'"{truth[0]}000"'))
+    given = read_predictions(paths, kind=NUMBERS)
+    results = compare(given, PairedConfig(metric="rank_correlation"))
+    for cell, own in zip(results["cells"], (poor, good), strict=True):
+        assert cell["value"] == pytest.approx(stats.spearmanr(own, truth).statistic)
+        assert cell["macro_f1"] is cell["ece"] is None
+    (row,) = results["comparisons"]
+    assert row["arm"] == "good" and row["difference"] > 0 and row["p"] < 0.01
+    results = compare(given, PairedConfig(metric="absolute_error", margin=None))
+    assert results["cells"][1]["value"] == pytest.approx(-np.abs(good - truth).mean())
+    assert results["comparisons"][0]["difference"] > 0.5 and results["tasks"][0]["in_units"]
+    paths[0].write_text(paths[0].read_text().replace(f'"{poor[3]}"', '"high"'))
+    with pytest.raises(UserError, match="line 5: prediction is 'high'; takes a finite number"):
+        read_predictions(paths, kind=NUMBERS)
+
+
+def test_sets_of_classes_are_compared_by_micro_f1(tmp_path):
+    truths = ["a;b", "", "b", "c"] * 10
+    paths = write_tables(tmp_path, truths, one=["b; a", "", "c", "c"] * 10, none=[""] * 40)
+    given = read_predictions(paths, kind=SETS)
+    results = compare(given, PairedConfig(metric="micro_f1"))
+    assert [cell["value"] for cell in results["cells"]] == pytest.approx([0.75, 0.0])
+    assert results["tasks"][0]["classes"] is None and "in_units" not in results["tasks"][0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.study.prediction_files import read_predictions
+from fm.study.prediction_files import SCORES, read_predictions
 
 GOOD = "item,truth,prediction\nx,a,a\ny,b,a\nz,c,c\n"
 
@@ -62,7 +62,7 @@ def test_what_other_tools_write_is_read(read, tmp_path):
 
 def test_scores_and_groups(read):
     text = "item,group,prediction\n" + "".join(f"i{n},g{n % 8},{n}e-1\n" for n in range(16))
-    found = read(text, text, scores=True)
+    found = read(text, text, kind=SCORES)
     assert found.truth_N is None and found.group_N is not None
     assert found.group_N.tolist() == [n % 8 for n in range(16)]
     np.testing.assert_allclose(found.files[1].prediction_SN, [np.arange(16) / 10])
@@ -137,7 +137,7 @@ def test_files_that_do_not_fit_together_are_refused(read, first, second, where):
 def test_cells_that_are_no_numbers_are_refused(read, cells, where):
     good = "item,prediction,probability\nx,1,0.5\ny,0.5,0.5\n"
     with pytest.raises(UserError) as caught:
-        read(good, good.replace("0.5,0.5\n", f"{cells}\n"), scores=True)
+        read(good, good.replace("0.5,0.5\n", f"{cells}\n"), kind=SCORES)
     assert where in str(caught.value), str(caught.value)
 
 

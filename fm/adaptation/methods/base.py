@@ -93,7 +93,7 @@ class AdaptationMethod(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, model: TaskModel, fitted: FittedModel, idx: np.ndarray) -> np.ndarray:
-        """Returns predictions for the examples `idx`, [n, ...], as the task scores them."""
+        """Returns outputs for the examples `idx`, [n, ...], of which `TaskModel.decide` decides."""
 
     @abc.abstractmethod
     def flops(self, model: TaskModel, num_labels: int, hparams: HParams) -> float:
@@ -181,13 +181,16 @@ def cross_validated_trials(
 
     return [
         {
-            "config": hparams,
-            "validation": model.cross_validate(
-                functools.partial(fit_predict, hparams=hparams), train_idx, labels, folds
-            ),
+            "config": hparams | fitted,
+            "validation": score,
             "flops": sum(method.flops(model, len(fit), hparams) for fit, _ in folds),
         }
         for hparams in grid
+        for score, fitted in [
+            model.tuned_by_folds(
+                functools.partial(fit_predict, hparams=hparams), train_idx, labels, folds
+            )
+        ]
     ]
 
 

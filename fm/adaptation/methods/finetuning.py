@@ -101,6 +101,8 @@ class Finetuning(AdaptationMethod):
             pad_to=pad_to or model.pad_to,
             layout=model.layout,
             head=self.init_head(model, train_idx, labels, seed),
+            loss=model.head_target.loss,
+            finish_head=lambda head: model.finish_head(head, train_idx, labels),
         )
 
     def init_head(self, model: TaskModel, train_idx, labels, seed: int) -> dict | None:
@@ -135,16 +137,19 @@ class Finetuning(AdaptationMethod):
         epoch_grid = model.recipe.finetune.epoch_grid(smallest)
         configs = self.search_space(model.recipe)
         start = functools.partial(self._start_folds, model, train_idx, labels, seed, folds)
-        candidates = [functools.partial(start, hparams) for hparams in configs]
+        # By setting and epochs, the hyper-parameters fitted to the outputs read.
+        fitted: list[dict[int, HParams]] = [{} for _ in configs]
+        candidates = [functools.partial(start, *each) for each in zip(configs, fitted, strict=True)]
         min_epochs = model.recipe.finetune.min_search_epochs(smallest)
         readings = successive_halving(candidates, epoch_grid, min_epochs)
         ranked = [
             {epochs: score for epochs, score in each.items() if epochs >= min_epochs} or each
             for each in readings
         ]
+        epochs = [best_epochs(each, num_held_out, model.standard_error) for each in ranked]
         return [
             {
-                "config": hparams | {"epochs": best_epochs(scores, num_held_out)},
+                "config": hparams | {"epochs": chosen} | fitted[n][chosen],
                 "validation": max(scores.values()),
                 "last_gain": last_gain(each),
                 "readings": [[epochs, score] for epochs, score in each.items()],
@@ -152,11 +157,16 @@ class Finetuning(AdaptationMethod):
                     self.flops(model, len(fit), hparams | {"epochs": max(each)}) for fit, _ in folds
                 ),
             }
-            for hparams, each, scores in zip(configs, readings, ranked, strict=True)
+            for n, (hparams, each, scores, chosen) in enumerate(
+                zip(configs, readings, ranked, epochs, strict=True)
+            )
         ]
 
-    def _start_folds(self, model, train_idx, labels, seed, folds, hparams):
-        """Starts a run in each fold; returns a function: epochs to validation score."""
+    def _start_folds(self, model, train_idx, labels, seed, folds, hparams, fitted):
+        """Starts a run in each fold; returns a function: epochs to validation score.
+
+        It adds to `fitted`, by epochs, the hyper-parameters fitted to the outputs.
+        """
         config = self.config(model.recipe, hparams)
         runs = [self.start(model, train_idx[fit], labels[fit], seed, hparams) for fit, _ in folds]
         held_out = np.concatenate([each for _, each in folds])
@@ -166,7 +176,10 @@ class Finetuning(AdaptationMethod):
             for run, (fit, held) in zip(runs, folds, strict=True):
                 run.advance(config.num_steps(len(fit), epochs))
                 predictions.append(model.predict_finetuned(run.finetuned(), train_idx[held]))
-            return model.score(np.concatenate(predictions), labels[held_out])
+            score, fitted[epochs] = model.tune(
+                np.concatenate(predictions), train_idx[held_out], labels[held_out]
+            )
+            return score
 
         return read
 
@@ -293,7 +306,9 @@ class SelfTraining(Finetuning):
             trials.append(
                 {
                     "config": config,
-                    "validation": model.score(np.concatenate(each), labels[held_out]),
+                    "validation": model.tune(
+                        np.concatenate(each), train_idx[held_out], labels[held_out]
+                    )[0],
                     "last_gain": best["last_gain"],
                     "flops": sum(self.flops(model, len(fit), config) for fit, _ in folds),
                 }

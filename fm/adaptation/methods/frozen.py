@@ -12,12 +12,12 @@ from fm.adaptation.methods.base import (
     num_bytes,
 )
 from fm.adaptation.svc import fit_svc, svc_grid
-from fm.adaptation.task_model import class_weight_choices
+from fm.adaptation.targets import class_weight_choices
 from fm.evaluation.model_selection import from_the_middle
 
 
 class LinearProbing(AdaptationMethod):
-    """Fits logistic regression to frozen features."""
+    """Fits logistic regression, or ridge regression of numbers, to frozen features."""
 
     name = "probe"
     description = "logistic regression on frozen features"
@@ -70,8 +70,7 @@ class LinearProbing(AdaptationMethod):
         )
 
     def num_task_params(self, model):
-        # Logistic regression has one vector for two classes.
-        return (model.num_features() + 1) * (1 if model.num_classes == 2 else model.num_classes)
+        return (model.num_features() + 1) * model.head_target.num_probe_vectors
 
 
 class SupportVectorProbing(LinearProbing):

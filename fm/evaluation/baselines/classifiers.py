@@ -39,7 +39,8 @@ class Fold:
       feature_set: the features.
       train_idx: labeled examples of the fit.
       idx: examples asked about.
-      labels: class of each example of `train_idx`.
+      labels: class of each example of `train_idx`, or its number, or its set of classes, bool
+        [N, K].
       parts: folds of the feature sets that this one puts side by side.
     """
 
@@ -113,6 +114,44 @@ class Fold:
         norms_M = _square_norms(self.asked)
         among = np.maximum(norms_N[:, None] + norms_N - 2 * self.gram, 0.0)
         return among, np.maximum(norms_M[:, None] + norms_N - 2 * self.cross, 0.0)
+
+
+class RelabeledFold(Fold):
+    """A fold with other labels, which shares the features of the first and all that follows."""
+
+    def __init__(self, fold: Fold, labels: np.ndarray):
+        super().__init__(fold.store, fold.feature_set, fold.train_idx, labels, fold.idx, fold.parts)
+        self._fold = fold
+
+    @property
+    def train(self) -> Rows:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Returns features of the labeled examples, [N, D]."""
+        return self._fold.train
+
+    @property
+    def asked(self) -> Rows:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Returns features of the examples asked about, [M, D]."""
+        return self._fold.asked
+
+    @property
+    def gram(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Returns inner products of the labeled examples, [N, N]."""
+        return self._fold.gram
+
+    @property
+    def cross(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Returns inner products of the examples asked about with the labeled ones, [M, N]."""
+        return self._fold.cross
+
+    @property
+    def coordinates(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Returns what `Fold.coordinates` does."""
+        return self._fold.coordinates
+
+    @property
+    def square_distances(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Returns what `Fold.square_distances` does."""
+        return self._fold.square_distances
 
 
 @dataclasses.dataclass(frozen=True)

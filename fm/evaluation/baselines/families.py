@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from fm.data.media import get_modality
-from fm.evaluation.baselines import text
+from fm.evaluation.baselines import text, text_pairs
 from fm.evaluation.baselines.classifiers import (
     Axis,
     Classifier,
@@ -52,6 +52,10 @@ _WIDEN_BY = 2
 _MAX_LOG10_TEMPERATURE = 3.0
 
 
+# Of every fold of a draw, what a fit sees and the truths of the examples held out.
+Views = list[tuple[Fold, np.ndarray]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Member:
     """A classical model: a feature set, and a classifier with the grid of its hyper-parameters."""
@@ -77,8 +81,24 @@ def _text_members() -> list[Member]:
     return [*members, Member(smallest, SelfTraining()), Member(smallest, LabelSpreading())]
 
 
+def _text_pair_members() -> list[Member]:
+    compared = (text_pairs.PAIR_LSA_AND_SIMILARITIES, text_pairs.PAIR_SIMILARITIES)
+    members = [Member(each, kind) for each in compared for kind in (Logistic(), RbfSvc())]
+    words = [Member(text_pairs.PAIR_WORDS, kind) for kind in (Logistic(), LinearSvc())]
+    return [*members, *words, Member(text_pairs.PAIR_LSA_AND_SIMILARITIES, LabelSpreading())]
+
+
+# Modality of pairs of texts, which the network reads joined; see `text_pairs.TextPair`.
+TEXT_PAIR = "text_pair"
 # By modality. A modality without an entry has `default_members`.
-_MEMBERS: dict[str, list[Member]] = {"text": _text_members()}
+_MEMBERS: dict[str, list[Member]] = {"text": _text_members(), TEXT_PAIR: _text_pair_members()}
+
+
+# Feature sets of texts that stand beside those of a network.
+_BESIDE: dict[str, list[FeatureSet]] = {
+    "text": [each for each in text.LSA if each.parts],
+    TEXT_PAIR: [text_pairs.PAIR_LSA_AND_SIMILARITIES],
+}
 
 
 def register_member(modality: str, *members: Member) -> None:
@@ -111,8 +131,8 @@ def members_beside(modality: str, others: FeatureSet) -> list[Member]:
       UserError: an unknown modality.
     """
     classifiers: tuple[Classifier, ...]
-    if modality == "text":
-        feature_sets = [each for each in text.LSA if each.parts]
+    if modality in _BESIDE:
+        feature_sets = _BESIDE[modality]
         classifiers = (Logistic(), LinearSvc())
     else:
         feature_sets = media_features(modality)
@@ -185,11 +205,14 @@ class ClassicalFamily:
       members: of which one is chosen, in order of preference.
       store: rows of the task's examples.
       num_classes: columns of the probabilities.
+      truths: labels of the examples that any fit learns from, [N, ...], where `search` and
+        `predict` are given strata instead; None where they are given the labels.
     """
 
     members: Sequence[Member]
     store: FeatureStore
     num_classes: int
+    truths: np.ndarray | None = None
 
     def prepare(self) -> None:
         """Computes what all fits share: features, and what is learned from unlabeled examples."""
@@ -206,11 +229,11 @@ class ClassicalFamily:
 
         Args:
           train_idx: labeled examples.
-          labels: class of each, int [N].
+          labels: class of each, int [N], or its stratum.
           seed: of the folds.
 
         Returns:
-          {"config", "validation", "grid", "at_edge"} of each finalist: its mean balanced accuracy
+          {"config", "validation", "grid", "at_edge"} of each finalist: its mean validation figure
           over the fresh draws, to a whole example held out of one, so that less is a tie; the
           number of settings that its member tried; and the names of its hyper-parameters that lie
           at the end of the widened grid.
@@ -235,34 +258,67 @@ class ClassicalFamily:
                 grid = search_grid(
                     member.classifier.axes,
                     fixed,
-                    lambda configs, member=member, views=views: _validate(member, views, configs),
+                    lambda configs, member=member, views=views: [
+                        figure for figure, _ in self.validate(member, views, configs)
+                    ],
                 )
                 finalists = grid.finalists()
                 configs = [config for config, _ in finalists]
-                figures = np.mean([_validate(member, each(member), configs) for each in fresh], 0)
+                # By fresh draw and finalist.
+                found = [self.validate(member, each(member), configs) for each in fresh]
                 trials += [
                     {
-                        "config": config,
-                        "validation": round(figure * held_out) / held_out,
+                        "config": config | _mean_of_each([fitted for _, fitted in draws]),
+                        "validation": self.rounded(np.mean([each for each, _ in draws]), held_out),
                         "grid": len(grid.found),
                         "at_edge": at_edge,
                     }
-                    for (config, at_edge), figure in zip(finalists, figures, strict=True)
+                    for (config, at_edge), draws in zip(
+                        finalists, zip(*found, strict=True), strict=True
+                    )
                 ]
         return trials
+
+    def rounded(self, figure: float, held_out: int) -> float:
+        """Returns a validation figure, rounded so that differences below an example are ties."""
+        return round(figure * held_out) / held_out
+
+    def validate(
+        self, member: Member, views: Views, configs: Sequence[Config]
+    ) -> list[tuple[float, Config]]:
+        """Returns each setting's balanced accuracy over all held-out examples.
+
+        The second value of each are entries of its config that are fitted to the same examples.
+        """
+        truth = np.concatenate([held_out for _, held_out in views])
+        by_fold = [member.classifier.scores(view, configs) for view, _ in views]
+        predictions = [
+            np.concatenate(
+                [
+                    view.classes[np.argmax(scores[n], axis=1)]
+                    for (view, _), scores in zip(views, by_fold, strict=True)
+                ]
+            )
+            for n in range(len(configs))
+        ]
+        return [(balanced_accuracy(each, truth), {}) for each in predictions]
+
+    def _truths(self, idx: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return labels if self.truths is None else self.truths[idx]
 
     def _views(
         self,
         train_idx: np.ndarray,
         labels: np.ndarray,
         folds: Sequence[tuple[np.ndarray, np.ndarray]],
-    ) -> Callable[[Member], list[tuple[Fold, np.ndarray]]]:
-        """Returns the function from members to (fold, classes held out); features are shared."""
+    ) -> Callable[[Member], Views]:
+        """Returns the function from members to (fold, truths held out); features are shared."""
+        truths = self._truths(train_idx, labels)
 
         def build(features: FeatureSet, n: int) -> Fold:
             fit, held_out = folds[n]
             parts = [views(part)[n] for part in features.parts]
-            idx = train_idx[fit], labels[fit], train_idx[held_out]
+            idx = train_idx[fit], truths[fit], train_idx[held_out]
             return Fold(self.store, features, *idx, parts)
 
         built: dict[str, list[Fold]] = {}
@@ -272,12 +328,12 @@ class ClassicalFamily:
                 built[features.name] = [build(features, n) for n in range(len(folds))]
             return built[features.name]
 
-        truths = [labels[held_out] for _, held_out in folds]
-        return lambda member: list(zip(views(member.features), truths, strict=True))
+        held_out_truths = [truths[held_out] for _, held_out in folds]
+        return lambda member: list(zip(views(member.features), held_out_truths, strict=True))
 
     def predict(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, config: Config, idx: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Fits one setting to all labels; returns classes [M] and probabilities [M, classes].
 
         Probabilities are the softmax of the classifier's scores. Where these are no log
@@ -286,19 +342,26 @@ class ClassicalFamily:
 
         Args:
           train_idx: labeled examples.
-          labels: class of each, int [N].
+          labels: class of each, int [N], or its stratum.
           seed: of the folds.
           config: of a trial.
           idx: examples to predict.
         """
-        member = next(each for each in self.members if each.name == config["member"])
-        fold = Fold(self.store, member.features, train_idx, labels, idx)
+        member, fold = self.fold(train_idx, labels, config, idx)
         (scores,) = member.classifier.scores(fold, [config])
         if not member.classifier.gives_probabilities:
             scores = scores / self._temperature(member, train_idx, labels, seed, config)
         probabilities = np.zeros((len(idx), self.num_classes), np.float32)
         probabilities[:, fold.classes] = softmax(scores, axis=1)
         return fold.classes[np.argmax(scores, axis=1)], probabilities
+
+    def fold(
+        self, train_idx: np.ndarray, labels: np.ndarray, config: Config, idx: np.ndarray
+    ) -> tuple[Member, Fold]:
+        """Returns the member of a config and its fold of a fit that predicts examples `idx`."""
+        member = next(each for each in self.members if each.name == config["member"])
+        truths = self._truths(train_idx, labels)
+        return member, Fold(self.store, member.features, train_idx, truths, idx)
 
     def _temperature(
         self, member: Member, train_idx: np.ndarray, labels: np.ndarray, seed: int, config: Config
@@ -327,24 +390,30 @@ class ClassicalFamily:
         return [None, "balanced"] if member.classifier.weighs_classes and unequal else [None]
 
 
-def _validate(
-    member: Member, views: Sequence[tuple[Fold, np.ndarray]], configs: Sequence[Config]
-) -> list[float]:
-    """Returns the balanced accuracy of each setting over all held-out examples."""
-    truth = np.concatenate([held_out for _, held_out in views])
-    by_fold = [member.classifier.scores(view, configs) for view, _ in views]
-    return [
-        balanced_accuracy(
-            np.concatenate(
-                [
-                    view.classes[np.argmax(scores[n], axis=1)]
-                    for (view, _), scores in zip(views, by_fold, strict=True)
-                ]
-            ),
-            truth,
-        )
-        for n in range(len(configs))
-    ]
+def _mean_of_each(configs: Sequence[Config]) -> Config:
+    """Returns the mean of each entry over configs with the same entries."""
+    return {name: float(np.mean([each[name] for each in configs])) for name in configs[0]}
+
+
+def class_family(
+    modality: str, store: FeatureStore, num_classes: int, network: FeatureSet | None = None
+) -> ClassicalFamily:
+    """Returns the family of a modality's classifiers.
+
+    Args:
+      modality: of the examples.
+      store: their rows; the members that learn from unlabeled examples need some.
+      num_classes: of the task.
+      network: features of a network that all members see beside their own.
+
+    Raises:
+      UserError: an unknown modality.
+    """
+    if network is None:
+        members = members_of(modality, unlabeled=store.num_unlabeled > 0)
+    else:
+        members = members_beside(modality, network)
+    return ClassicalFamily(members, store, num_classes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

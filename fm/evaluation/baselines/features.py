@@ -60,6 +60,7 @@ class FeatureSet:
         from unlabeled examples.
       fit: rows of the labeled examples of one fit to a function from rows to features.
       parts: feature sets that this one puts side by side; the rest is then unused.
+      is_sparse: whether its rows are sparse.
     """
 
     name: str
@@ -67,6 +68,7 @@ class FeatureSet:
     learn: Learn | None = None
     fit: Learn = scale_to_unit_variance
     parts: tuple[FeatureSet, ...] = ()
+    is_sparse: bool = False
 
     @property
     def needs_unlabeled(self) -> bool:
@@ -76,7 +78,8 @@ class FeatureSet:
 
 def beside(*parts: FeatureSet) -> FeatureSet:
     """Returns the feature set that puts others side by side, with equal weight."""
-    return FeatureSet(" + ".join(part.name for part in parts), parts=parts)
+    name = " + ".join(part.name for part in parts)
+    return FeatureSet(name, parts=parts, is_sparse=any(part.is_sparse for part in parts))
 
 
 class Examples:

@@ -130,8 +130,8 @@ def _sublinear(counts: Any) -> sp.csr_array:
     return counts
 
 
-WORDS = FeatureSet("words", word_counts, fit=fit_tfidf)
-CHARACTERS = FeatureSet("characters", character_counts, fit=fit_tfidf)
+WORDS = FeatureSet("words", word_counts, fit=fit_tfidf, is_sparse=True)
+CHARACTERS = FeatureSet("characters", character_counts, fit=fit_tfidf, is_sparse=True)
 WORDS_AND_CHARACTERS = beside(WORDS, CHARACTERS)
 LSA = tuple(
     feature_set
