@@ -18,10 +18,10 @@ from fm.study.config import PublishedConfig
 from fm.study.model_card import ModelCard
 from fm.study.processing import build_processor
 from fm.study.published_arm import build_published_arm
-from fm.study.task_types import build_classification_arm
 from fm.study.tasks import prepare_task
 from tests.hf import helpers_hf
 from tests.study.helpers_study import config, dataset, images, loads, recipe, split, texts
+from tests.study.helpers_targets import COLORS, colors, stars
 
 SEED = 1
 HPARAMS = {
@@ -73,7 +73,7 @@ def fitted_arm(monkeypatch, tmp_path, modality, method):
     task = prepare_task(config(label_budgets=(16,), recipe=own), ("scratch",), 1)
     rate = found.info["rate"]
     processor = build_processor(found.train, modality, own, tmp_path, rate)
-    arm = build_classification_arm(task, processor, [], (method,))
+    arm = task.task_type.build_model_arm(task, processor, [], (method,))
     idx = draw_train_idx(found.train.labels, 16, 0)
     hparams = {"method": method, **HPARAMS[method]}
     pool = task.pool_rows(idx)
@@ -126,6 +126,33 @@ def test_saved_and_loaded_it_predicts_the_same(monkeypatch, tmp_path, modality, 
         if found.probabilities is not None:
             assert np.array_equal(alone.probabilities[0], found.probabilities[n])
     assert len(loaded.predict(inputs[:0]).values) == 0
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "probe"])
+@pytest.mark.parametrize("make", [stars, colors], ids=["numbers", "sets"])
+def test_numbers_and_sets_of_classes_are_saved(monkeypatch, tmp_path, make, method):
+    found = make()
+    loads(monkeypatch, found)
+    own = recipe("text")
+    task = prepare_task(config(found.name, label_budgets=(16,), recipe=own), ("scratch",), 1)
+    processor = build_processor(found.train, "text", own, tmp_path, None)
+    arm = task.task_type.build_model_arm(task, processor, [], (method,))
+    hparams = {"method": method, **HPARAMS[method], "threshold": 0.4}
+    pool = task.pool_rows(task.train_idx[0])
+    fitted = arm.fit(pool, task.strata[task.train_idx[0]], SEED, hparams)
+    adapted = adapted_of(task, arm, fitted, hparams, processor.tokenizer)
+    saved_model.save(tmp_path / "model", adapted)
+    loaded = saved_model.load(tmp_path / "model")
+    predictions = loaded.predict(task.test.texts(range(len(task.test))))
+    expected = arm.predict(fitted, hparams)
+    texts_of = loaded.prediction_texts(predictions)
+    if make is stars:
+        np.testing.assert_allclose(predictions.values, expected.values, rtol=1e-5)
+        assert predictions.probabilities is None and float(texts_of[0]) == predictions.values[0]
+    else:
+        np.testing.assert_array_equal(predictions.values, predictions.probabilities >= 0.4)
+        np.testing.assert_allclose(predictions.probabilities, expected.probabilities, atol=1e-5)
+        assert all(set(each.split(";")) <= {*COLORS, ""} for each in texts_of)
 
 
 WORDS = [["Ann", "met", "Bob", "today"], ["no", "name", "here"], ["Bob", "sings"], ["so", "what"]]
