@@ -12,6 +12,7 @@ import pyarrow.parquet
 from fm.data.readers.examples import to_nfc
 from fm.data.readers.tables import Row, Table
 from fm.errors import UserError
+from fm.files import read_bytes
 
 ARROW_EXTENSIONS = (".parquet", ".arrow", ".feather")
 _SPLITS_FILE, _STATE_FILE = "dataset_dict.json", "state.json"
@@ -27,14 +28,15 @@ def read_arrow_file(path: pathlib.Path) -> Table:
         UserError: the file is damaged, or of another format.
     """
     try:
+        content = read_bytes(path)
         if path.suffix.lower() == ".parquet":
-            found = pyarrow.parquet.ParquetFile(path).read()
+            found = pyarrow.parquet.ParquetFile(pa.BufferReader(content)).read()
         else:
-            with path.open("rb") as file:
-                is_file = file.read(len(_FEATHER_MAGIC)) == _FEATHER_MAGIC
-            with pa.memory_map(str(path)) as source:
-                opened: Any = pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream
-                found = opened(source).read_all()
+            is_file = content.startswith(_FEATHER_MAGIC)
+            opened: Any = pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream
+            found = opened(content).read_all()
+        # Damaged offsets would be followed out of the buffer.
+        found.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         kind = path.suffix.lower().removeprefix(".").capitalize()
@@ -107,8 +109,10 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     found = {}
     for column, feature in items:
         for inner in (feature, *_inner_features(feature)):
-            if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and "names" in inner:
-                found[column] = list(map(str, inner["names"]))
+            if not isinstance(inner, dict) or inner.get("_type") != "ClassLabel":
+                continue
+            if isinstance(names := inner.get("names"), list):
+                found[column] = list(map(str, names))
     return found
 
 

@@ -33,6 +33,7 @@ _FORMATS_BY_FIRST_BYTES = {
     b"\x1f\x8b": "a gzip file, which must end in .gz",
     b"PK\x03\x04": "a zip file (as .xlsx files are)",
     b"PAR1": "a Parquet file, which must end in .parquet",
+    b"ARROW1": "an Arrow or Feather file, which must end in .arrow or .feather",
     b"%PDF": "a PDF file",
     b"SQLite format 3": "an SQLite file",
 }

@@ -11,6 +11,9 @@ import pytest
 from fm.data.load import load
 from fm.data.media import audio, image
 from fm.data.readers import hf_datasets
+from fm.data.readers.arrow import read_arrow_file
+from fm.data.readers.columns import read_rows
+from fm.data.readers.examples import ReadLog, TextFormat
 from fm.errors import UserError
 from fm.study.config import short_name
 from tests.data.helpers_files import column, labels_by_text, reviews, write_table
@@ -136,6 +139,24 @@ def _saved(folder, rows, names):
     state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": None}
     (folder / "state.json").write_text(json.dumps(state))
     (folder / "dataset_info.json").write_text(json.dumps({"features": {}}))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "feather"])
+def test_a_damaged_file_is_read_or_refused(tmp_path, ending):
+    path = tmp_path / f"r.{ending}"
+    write_arrow(path, _numbered(60, "a"), with_classes(["no", "yes"]))
+    whole, draws, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for n in range(80):
+        content = bytearray(whole[: draws.integers(len(whole))] if n % 3 == 0 else whole)
+        for place in draws.integers(len(whole), size=4):
+            content[place % max(len(content), 1) : place % max(len(content), 1) + 1] = b"\xff"
+        path.write_bytes(content)
+        try:
+            read_rows(path, read_arrow_file(path), TextFormat(), ReadLog(path, "r", tmp_path))
+        except UserError as error:
+            refused += 1
+            assert path.name in str(error) and "\n" not in str(error)
+    assert refused > 40
 
 
 def _numbered(count, prefix):
