@@ -27,15 +27,18 @@ from experiments import cli, config_flags, stages, study_flags
 from fm.adaptation.methods import METHODS, check_methods
 from fm.config_io import parse
 from fm.data.datasets import Dataset
+from fm.data.tokenizer import MIN_VOCAB_SIZE
 from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import select_trial
 from fm.hf.model_zoo import MODEL_ZOO
+from fm.model.config import ModelConfig
 from fm.parallel.mesh import current_mesh
 from fm.study import presets, run_dir
 from fm.study.adaptation import ModelArm
 from fm.study.arms import load_published_arm
 from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.dry_run import adapting_stage
+from fm.study.export import exportable_config
 from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
@@ -44,6 +47,9 @@ from fm.study.task_registry import task_spec_or_default
 from fm.study.task_types import HeadTaskType, task_type_of
 from fm.study.tasks import Task, prepare_task
 from fm.training.train_state import params_digest
+
+# The only method whose result is one model with one head.
+_EXPORTABLE_METHOD = "full"
 
 
 def define(values: flags.FlagValues) -> None:
@@ -65,6 +71,14 @@ def define(values: flags.FlagValues) -> None:
         list(DEFAULT_METHODS),
         f"adaptation methods: some of {', '.join(METHODS)}; the best on validation is used; prompt "
         "needs a published model that generates text",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "for_transformers",
+        False,
+        "classify texts as LlamaForSequenceClassification does, so that experiments.export can "
+        "write the adapted model: each token attends to earlier ones, and a linear map without "
+        "bias reads the last one; for Llama-shaped models of experiments.pretrain and --adapt=full",
         flag_values=values,
     )
     study_flags.define_prompts(values)
@@ -92,7 +106,7 @@ def main(values: flags.FlagValues) -> None:
             raise UserError(
                 f"--{flag}={values[flag].value}: --model={source} has its own; give one of the two"
             )
-    methods = tuple(values["adapt"].value)
+    methods = _methods(values)
     check_methods(methods)
     study_flags.check_prompts(values)
     location = find_model(source) if source else None
@@ -124,6 +138,9 @@ def main(values: flags.FlagValues) -> None:
     pretrained = None
     if location is not None and not published:
         pretrained = _load_pretrained(location, data)
+    if values["for_transformers"].value:
+        model = pretrained[0].model if pretrained is not None else recipe.model
+        recipe = _recipe_for_transformers(recipe, model, data, published=published)
     published_config = (
         study_flags.published_config(values, location.name, task_spec_or_default(name), data)
         if location is not None and published
@@ -138,7 +155,8 @@ def main(values: flags.FlagValues) -> None:
         "experiment": "adapt",
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **options},
         "pretrained": source,
-        **{key: values[key].value for key in ("labels", "adapt", "seed")},
+        "adapt": list(methods),
+        **{key: values[key].value for key in ("labels", "seed")},
         "published": dataclasses.asdict(published_config) if published_config else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
@@ -203,6 +221,41 @@ def _flags_of(saved: dict[str, Any]) -> dict[str, Any]:
         prompt["num_fewshot"] = [str(n) for n in prompt["num_fewshot"]]
     others["model"] = others.pop("pretrained", None)
     return config_flags.data_flags(saved["dataset"]) | others | prompt
+
+
+def _methods(values: flags.FlagValues) -> tuple[str, ...]:
+    """Returns the adaptation methods to try; with --for_transformers full fine-tuning alone."""
+    methods = tuple(values["adapt"].value)
+    if not values["for_transformers"].value:
+        return methods
+    if values["adapt"].using_default_value:
+        return (_EXPORTABLE_METHOD,)
+    if methods != (_EXPORTABLE_METHOD,):
+        raise UserError(
+            f"--for_transformers: takes --adapt={_EXPORTABLE_METHOD}, not {','.join(methods)}"
+        )
+    return methods
+
+
+def _recipe_for_transformers(
+    recipe: Recipe, model: ModelConfig, data: Dataset, *, published: bool
+) -> Recipe:
+    """Returns the recipe of a classifier that `transformers` has, too."""
+    task_type = task_type_of(data)
+    for what, fits in (
+        (data.modality, data.modality == "text"),
+        (task_type.name.replace("_", " "), task_type.predicts_classes),
+        ("a published model", not published),
+    ):
+        if not fits:
+            raise UserError(
+                "--for_transformers: takes texts with one class each, and a model of "
+                f"experiments.pretrain, not {what}"
+            )
+    vocab_size = model.vocab_size or MIN_VOCAB_SIZE  # of fresh parameters it is not known yet
+    with error_context("--for_transformers"):
+        exportable_config(dataclasses.replace(model, vocab_size=vocab_size), recipe.seq_len)
+    return presets.with_plain_head(recipe)
 
 
 def _prepare_task(config: TaskConfig) -> Task:

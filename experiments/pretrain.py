@@ -21,6 +21,7 @@ import dataclasses
 import json
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
 from absl import flags
@@ -39,6 +40,7 @@ from fm.study.config import Recipe, short_name
 from fm.study.dry_run import Stage, joint_stage, pretraining_stage
 from fm.study.extension import extended_config
 from fm.study.joint_pretraining import JointRecipe
+from fm.study.model_card import DataSource, data_source
 from fm.study.pretraining import pretrain
 from fm.study.processing import Processor, build_processor, check_corpus_size
 from fm.study.step_estimate import recipe_step
@@ -117,7 +119,7 @@ def main(values: flags.FlagValues) -> None:
         run_dir.init(run.config, out_dir)
         processor = run.build_processor(out_dir)
     result = run.train(processor, out_dir)
-    _write_summary(result, run.config, out_dir)
+    _write_summary(result, run, out_dir)
 
 
 def dry_run(values: flags.FlagValues) -> None:
@@ -135,12 +137,14 @@ class PretrainingRun:
       recipe: of model and training.
       sources: name and data of each data set.
       cadence: keyword arguments of `fm.study.pretraining.pretrain_config`.
+      data: what a model card says of the data.
     """
 
     config: dict[str, Any]
     recipe: Recipe | JointRecipe
     sources: Any
     cadence: dict[str, Any]
+    data: tuple[DataSource, ...]
 
     @property
     def seed(self) -> int:
@@ -310,7 +314,7 @@ def _single_run(
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **options},
         **_of_training(recipe, values),
     }
-    return PretrainingRun(config, recipe, data, _cadence(values))
+    return PretrainingRun(config, recipe, data, _cadence(values), _for_card([data]))
 
 
 def _joint_run(
@@ -357,7 +361,12 @@ def _joint_run(
         "captioned": captioned,
         **_of_training(recipe, values),
     }
-    return JointPretrainingRun(config, recipe, sources, _cadence(values))
+    about = _for_card(datasets.values())
+    return JointPretrainingRun(config, recipe, sources, _cadence(values), about)
+
+
+def _for_card(datasets: Iterable[Dataset]) -> tuple[DataSource, ...]:
+    return tuple(data_source(each, "pretraining") for each in datasets)
 
 
 def _saved_or_set(
@@ -398,7 +407,7 @@ def _with_training_flags(recipe: _Recipe, values: flags.FlagValues) -> _Recipe:
     return dataclasses.replace(recipe, model=model, **changes)
 
 
-def _write_summary(result: TrainResult, config: dict[str, Any], out_dir: pathlib.Path) -> None:
+def _write_summary(result: TrainResult, run: PretrainingRun, out_dir: pathlib.Path) -> None:
     if not distributed.is_lead_process():
         return
     digest = params_digest(result.params)
@@ -406,11 +415,12 @@ def _write_summary(result: TrainResult, config: dict[str, Any], out_dir: pathlib
         out_dir,
         steps=result.steps,
         tokens=result.tokens,
+        data=[dataclasses.asdict(each) for each in run.data],
         metrics={key: series[-1] for key, series in result.curve.items() if series},
         digests={"params": digest},
         flops=result.flops,
         seconds=result.seconds,
-        config=config,
+        config=run.config,
     )
     print(f"{result.steps} steps, params {digest[:16]}, {path}")
 

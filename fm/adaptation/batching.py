@@ -28,9 +28,16 @@ BATCH_TOKENS, LENGTH_MULTIPLE = 2048, 16
 
 
 def text_examples(
-    tokenizer: Tokenizer, texts: list[str], seq_len: int, num_windows: int
+    tokenizer: Tokenizer,
+    texts: list[str],
+    seq_len: int,
+    num_windows: int,
+    *,
+    keep_eos: bool = False,
 ) -> TokenizedExamples:
     """Tokenizes each text into one row of up to `num_windows` segments of `seq_len` tokens.
+
+    A longer text loses its end, EOS included, or with `keep_eos` all but EOS.
 
     Returns `tokens`, `segments` and `positions`, int32 [N, num_windows * seq_len]; shorter, by
     multiples of 16, if no text reaches the end.
@@ -38,8 +45,9 @@ def text_examples(
     shape = (len(texts), num_windows, seq_len)
     chunked = {key: np.zeros(shape, np.int32) for key in ("tokens", "segments", "positions")}
     chunked["positions"][:] = np.arange(seq_len)
+    most = num_windows * seq_len - (2 if keep_eos else 0)
     for n, ids in enumerate(tokenizer.encode(texts)):
-        chunks = token_chunks(ids[: num_windows * seq_len], seq_len, tokenizer)
+        chunks = token_chunks(ids[:most], seq_len, tokenizer)
         for w, chunk in enumerate(chunks[:num_windows]):
             chunked["tokens"][n, w, : len(chunk)] = chunk
             chunked["segments"][n, w, : len(chunk)] = w + 1

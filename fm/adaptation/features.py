@@ -23,7 +23,9 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.transformer import forward
 
-POOLINGS = ("mean", "last", "mean+last", "concat", "each")
+# The last token, for a head that is one linear map without bias, as in `transformers`.
+PLAIN_LAST = "plain_last"
+POOLINGS = ("mean", "last", "mean+last", "concat", "each", PLAIN_LAST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,8 @@ class FeatureConfig:
     Attributes:
       pooling: "mean" over the tokens, the "last" token, both side by side ("mean+last"), "concat"
         of all tokens (for examples of one fixed length, such as images, where position matters),
-        or "each": one vector per token, for tagging.
+        "each": one vector per token, for tagging; or "plain_last": the last token, for a head that
+        is one linear map without bias, as `transformers` has it for sequence classification.
       chunk_length: with "mean", a longer example is read as strided chunks of this many tokens
         that do not attend to each other: it suits a model pretrained on sparse tokens, and
         attention stays cheap. 0 reads the whole example at once.
@@ -66,6 +69,11 @@ class FeatureConfig:
             )
         if self.layers is not None and not self.layers:
             raise UserError("layers: a probe reads at least one")
+
+    @property
+    def plain_head(self) -> bool:
+        """Returns whether a head reads features as they are, and has no bias."""
+        return self.pooling == PLAIN_LAST
 
     @property
     def pooling_parts(self) -> tuple[str, ...]:
@@ -124,7 +132,7 @@ def _unnormalized_features(params, batch, config, feature_config) -> list[jax.Ar
         return [jnp.sum(x * valid_BL1, axis=1) for x in states]
     last_B = valid_BL.shape[1] - 1 - jnp.argmax(valid_BL[:, ::-1], axis=1)
     lasts = [jnp.take_along_axis(x, last_B[:, None, None], axis=1)[:, 0] for x in states]
-    if feature_config.pooling == "last":
+    if feature_config.pooling in ("last", PLAIN_LAST):
         return lasts
     counts_B1 = jnp.maximum(jnp.sum(valid_BL, axis=1, keepdims=True), 1)
     return [

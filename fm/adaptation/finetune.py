@@ -164,15 +164,18 @@ def init_zero_head(
     num_classes: int,
     feature_config: FeatureConfig,
 ) -> dict:
-    """Returns a zero-initialized classification head, so that training starts at uniform logits."""
+    """Returns a zero-initialized classification head, so that training starts at uniform logits.
+
+    It has a "kernel" [E, classes] and a "bias" [classes], but with `plain_head` no bias.
+    """
     if feature_config.pooling == "concat":
         parts = examples["segments"].shape[1]
     else:
         parts = len(feature_config.pooling_parts)
-    return {
-        "kernel": jnp.zeros((parts * model_config.d_model, num_classes)),
-        "bias": jnp.zeros((num_classes,)),
-    }
+    kernel = jnp.zeros((parts * model_config.d_model, num_classes))
+    if feature_config.plain_head:
+        return {"kernel": kernel}
+    return {"kernel": kernel, "bias": jnp.zeros((num_classes,))}
 
 
 def logits(
@@ -192,7 +195,13 @@ def normalize_head_inputs(features_BE: Any) -> Any:
 
 
 def _apply_head(head: dict, features_BE: Any) -> Any:
-    return normalize_head_inputs(features_BE) @ head["kernel"] + head["bias"]
+    logits = _head_inputs(head, features_BE) @ head["kernel"]
+    return logits + head["bias"] if "bias" in head else logits
+
+
+def _head_inputs(head: dict, features_BE: Any) -> Any:
+    """Features as a head reads them: one without a bias reads them as they are."""
+    return normalize_head_inputs(features_BE) if "bias" in head else features_BE
 
 
 def mean_cross_entropy(
@@ -389,8 +398,10 @@ def _advance(state, frozen, data, hparams, first, last, model_config, config, la
         finetuned = _join_trained(trained, frozen, config)
         features = pooled_features(finetuned["model"], batch, model_config, config.feature_config)
         kept = jax.random.bernoulli(rng, 1 - hparams["dropout"], features[-1].shape)
-        inputs = normalize_head_inputs(features[-1]) * kept / (1 - hparams["dropout"])
-        logits = inputs @ finetuned["head"]["kernel"] + finetuned["head"]["bias"]
+        head = finetuned["head"]
+        inputs = _head_inputs(head, features[-1]) * kept / (1 - hparams["dropout"])
+        logits = inputs @ head["kernel"]
+        logits = logits + head["bias"] if "bias" in head else logits
         return loss_fn(logits, targets, hparams["class_weights"])
 
     def body(step, state):

@@ -282,7 +282,9 @@ class TaskModel:
         else:
             assert tokenizer is not None, "texts are read by a tokenizer"
             seq_len, num_windows = self.recipe.seq_len, self.recipe.num_windows
-            examples = text_examples(tokenizer, list(inputs), seq_len, num_windows)
+            keep_eos = self.recipe.finetune.feature_config.plain_head
+            texts = list(inputs)
+            examples = text_examples(tokenizer, texts, seq_len, num_windows, keep_eos=keep_eos)
             examples = pad_rows(examples, seq_len * num_windows)
         for places, filled, length in fixed_batches(examples["segments"], row_length):
             own = {key: value[filled, :length] for key, value in examples.items()}

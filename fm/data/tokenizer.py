@@ -91,9 +91,13 @@ class Tokenizer:
         text = json.dumps([sorted(inner["vocab"].items()), merges])
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """Returns the BPE in the JSON format of the `tokenizers` library, without special ids."""
+        return self._bpe.to_str()
+
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the JSON format of the `tokenizers` library."""
-        pathlib.Path(path).write_text(self._bpe.to_str(), encoding="utf-8")
+        pathlib.Path(path).write_text(self.to_json(), encoding="utf-8")
 
 
 def load(path: str | pathlib.Path) -> Tokenizer:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import sys
 import uuid
@@ -23,13 +24,26 @@ from safetensors.numpy import save_file
 from fm.errors import UserError, error_context
 from fm.files import read_user_json
 from fm.hf import weights
-from fm.hf.config import FAMILIES, family_of
+from fm.hf.config import FAMILIES, Family, family_of
 from fm.hf.gguf import read_gguf
 from fm.hf.tokenizer import HFTokenizer, check_vocab_size, read_tokenizer
 from fm.model.config import ModelConfig
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A linear map without bias from the final output at the last token to class scores.
+
+    Attributes:
+      kernel: float32 [D, classes].
+      classes: their names, in the order of the scores.
+    """
+
+    kernel: np.ndarray
+    classes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +58,8 @@ class PretrainedModel:
       special_token_ids: those of `bos_token_id`, `eos_token_id` and `pad_token_id` that
         generation_config.json or else config.json gives, an id or a list of ids each.
       unused_tensors: tensors of the file without a place in `config`, such as BERT's heads.
+      classifier: a sequence classification head to write instead of the one of tokens; None for
+        none. It is not read back.
     """
 
     config: ModelConfig
@@ -52,6 +68,7 @@ class PretrainedModel:
     family: str = ""
     special_token_ids: Mapping[str, int | list[int]] = dataclasses.field(default_factory=dict)
     unused_tensors: tuple[str, ...] = ()
+    classifier: Classifier | None = None
 
     @property
     def causal(self) -> bool:
@@ -103,7 +120,13 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
     )
 
 
-def save_pretrained(path: str | pathlib.Path, pretrained: PretrainedModel) -> None:
+def save_pretrained(
+    path: str | pathlib.Path,
+    pretrained: PretrainedModel,
+    *,
+    texts: Mapping[str, str] | None = None,
+    tokenizer_settings: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a model as a folder that `transformers` can load; atomic, refuses to overwrite.
 
     The parameters keep their dtype. The mask embedding, which no family has, is not written.
@@ -111,9 +134,11 @@ def save_pretrained(path: str | pathlib.Path, pretrained: PretrainedModel) -> No
     Args:
       path: the folder, which may not exist yet (or be empty).
       pretrained: the model.
+      texts: further text files by name, such as README.md.
+      tokenizer_settings: further keys of tokenizer_config.json.
 
     Raises:
-      UserError: no family has such a model, or `path` exists.
+      UserError: no family has such a model, or a classifier like its own, or `path` exists.
     """
     folder = pathlib.Path(path)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -123,13 +148,34 @@ def save_pretrained(path: str | pathlib.Path, pretrained: PretrainedModel) -> No
     if pretrained.tokenizer is not None:
         check_vocab_size(pretrained.tokenizer, pretrained.config.vocab_size)
     config |= {name: pretrained.special_token_ids.get(name) for name in _SPECIALS}
+    if pretrained.classifier is not None:
+        config |= _classifier_config(family, pretrained.classifier)
+        tensors.pop("lm_head.weight", None)
+        tensors["score.weight"] = np.ascontiguousarray(pretrained.classifier.kernel.T)
     config["torch_dtype"] = str(next(iter(tensors.values())).dtype)
     with _appearing(folder) as scratch:
         text = json.dumps(config, indent=2, sort_keys=True)
         (scratch / "config.json").write_text(text + "\n", encoding="utf-8")
         save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
         if pretrained.tokenizer is not None:
-            pretrained.tokenizer.save_folder(scratch, max_length=pretrained.config.max_seq_len)
+            pretrained.tokenizer.save_folder(
+                scratch, max_length=pretrained.config.max_seq_len, settings=tokenizer_settings
+            )
+        for name, text in (texts or {}).items():
+            (scratch / name).write_text(text, encoding="utf-8")
+
+
+def _classifier_config(family: Family, classifier: Classifier) -> dict[str, Any]:
+    """The keys of config.json of a sequence classification model."""
+    if not family.causal:
+        raise UserError(f"{family.name} reads no class from the last token, only decoders do")
+    suffixes = "(ForCausalLM|LMHeadModel)$"
+    return {
+        "architectures": [re.sub(suffixes, "ForSequenceClassification", family.architecture)],
+        "id2label": {str(n): name for n, name in enumerate(classifier.classes)},
+        "label2id": {name: n for n, name in enumerate(classifier.classes)},
+        "problem_type": "single_label_classification",
+    }
 
 
 def _special_token_ids(

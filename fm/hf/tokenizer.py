@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from tokenizers import processors
 
-from fm.data.tokenizer import BYTE_OF_CHAR
+from fm.data.tokenizer import BYTE_OF_CHAR, NUM_SPECIALS, Tokenizer
 from fm.errors import UserError
 from fm.files import read_bytes, read_user_json
 from fm.hf.chat_template import CHAT_TEMPLATE_FILE, read_chat_template, render_chat
@@ -169,12 +170,19 @@ class HFTokenizer:
         """Writes tokenizer.json, without the ids of `pad`, `bos`, `eos` and `mask`."""
         pathlib.Path(path).write_text(self._inner.to_str(), encoding="utf-8")
 
-    def save_folder(self, folder: str | pathlib.Path, *, max_length: int = 0) -> None:
+    def save_folder(
+        self,
+        folder: str | pathlib.Path,
+        *,
+        max_length: int = 0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which `transformers` reads too.
 
         Args:
           folder: an existing folder.
           max_length: most tokens the model takes; 0 for no limit.
+          settings: further keys of tokenizer_config.json.
         """
         folder = pathlib.Path(folder)
         self.save(folder / "tokenizer.json")
@@ -184,6 +192,7 @@ class HFTokenizer:
         for role in _ROLES:
             if getattr(self, role) is not None:
                 config[f"{role}_token"] = self._inner.id_to_token(getattr(self, role))
+        config |= settings or {}
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
         if self.chat_template is not None:
@@ -219,6 +228,41 @@ def _sentence_piece(name: str, started: bool) -> bytes:
     if byte := re.fullmatch("<0x([0-9A-F]{2})>", name):
         return bytes.fromhex(byte[1])
     return name.replace("\u2581", " ").encode()
+
+
+def from_bpe(tokenizer: Tokenizer, *, add_eos: bool = False) -> HFTokenizer:
+    """Returns a tokenizer of fm's own models in the form that `transformers` reads, same ids.
+
+    Its special tokens are spelled as no token of the vocabulary is. BOS comes before a text where
+    special tokens are asked for.
+
+    Args:
+      tokenizer: of `fm.data.tokenizer`.
+      add_eos: whether EOS follows the text then.
+    """
+    content = json.loads(tokenizer.to_json())
+    vocab = content["model"]["vocab"]
+    names = [_unused_name(role, vocab) for role in _ROLES]
+    numbers = [getattr(tokenizer, role) for role in _ROLES]
+    assert sorted(numbers) == list(range(NUM_SPECIALS))
+    shifted = {token: number + NUM_SPECIALS for token, number in vocab.items()}
+    content["model"]["vocab"] = dict(zip(names, numbers, strict=True)) | shifted
+    inner = tokenizers.Tokenizer.from_str(json.dumps(content))
+    inner.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in names])
+    ids = dict(zip(_ROLES, zip(names, numbers, strict=True), strict=True))
+    bos, eos = ids["bos"], ids["eos"]
+    inner.post_processor = processors.TemplateProcessing(  # pyright: ignore
+        single=f"{bos[0]} $A {eos[0]}" if add_eos else f"{bos[0]} $A", special_tokens=[bos, eos]
+    )
+    return HFTokenizer(inner, **{role: number for role, (_, number) in ids.items()})
+
+
+def _unused_name(role: str, vocab: Mapping[str, int]) -> str:
+    """A special token's spelling, such as <|bos|>, that is no token of the vocabulary."""
+    bars = "|"
+    while (name := f"<{bars}{role}{bars}>") in vocab:
+        bars += "|"
+    return name
 
 
 def read_tokenizer(path: str | pathlib.Path) -> HFTokenizer:

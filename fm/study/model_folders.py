@@ -16,6 +16,8 @@ RUN, PUBLISHED, ADAPTED = "run", "published", "adapted"
 # How deep below a folder its model is looked for: runs/x/pretrained/TASK-ARM/seed-0.
 _MAX_DEPTH = 4
 _MAX_LISTED = 8
+# Folders that are looked into; more are no run, but a disk.
+_MAX_FOLDERS = 2000
 _CHECKPOINTS = "checkpoints"
 
 
@@ -92,8 +94,10 @@ def _above(path: pathlib.Path, kinds: Sequence[str]) -> list[pathlib.Path]:
 
 
 def _below(folder: pathlib.Path, kinds: Sequence[str]) -> Iterator[pathlib.Path]:
-    """The models below a folder, those of one folder in the order of their names."""
-    for place, folders, _ in os.walk(folder):
+    """The models below a folder, by the order of names, of the first `_MAX_FOLDERS` folders."""
+    for count, (place, folders, _) in enumerate(os.walk(folder)):
+        if count == _MAX_FOLDERS:
+            return
         here = pathlib.Path(place)
         if here != folder and (kind := _kind(here)) is not None:
             folders.clear()

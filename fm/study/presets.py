@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from fm.adaptation.features import FeatureConfig
+from fm.adaptation.features import PLAIN_LAST, FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig
 from fm.data.datasets import Dataset
 from fm.data.layouts import layout_of
@@ -285,6 +285,16 @@ def with_model(recipe: _AnyRecipe, size: str | None = None, arch: str | None = N
     elif arch is not None:
         model = with_arch(model, arch)
     return dataclasses.replace(recipe, model=model)
+
+
+def with_plain_head(recipe: Recipe) -> Recipe:
+    """Returns a text recipe that classifies as `transformers` does: by the last token, causally.
+
+    A text is one sequence, and the head one linear map without bias.
+    """
+    feature_config = FeatureConfig(PLAIN_LAST, causal=True)
+    recipe = dataclasses.replace(recipe, num_windows=1)
+    return _with_finetune(recipe, tokens_kept=0, feature_config=feature_config)
 
 
 def with_fitting_patch_size(

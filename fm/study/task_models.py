@@ -114,4 +114,10 @@ def _tokenized_examples(task: Task, processor: Processor, *, unlabeled: bool) ->
         return continuous_examples(arrays, processor.layouts[task.modality])
     assert processor.tokenizer is not None
     texts, recipe = task.texts() + task.dataset.train.texts(idx), task.config.recipe
-    return text_examples(processor.tokenizer, texts, recipe.seq_len, recipe.num_windows)
+    return text_examples(
+        processor.tokenizer,
+        texts,
+        recipe.seq_len,
+        recipe.num_windows,
+        keep_eos=recipe.finetune.feature_config.plain_head,
+    )

@@ -39,6 +39,16 @@ def test_text_rows_hold_a_text_in_windows_side_by_side(tokenizer):
     assert {value.dtype for value in rows.values()} == {np.dtype(np.int32)}
 
 
+def test_a_longer_text_keeps_its_end_of_text_if_asked(tokenizer):
+    texts = ["abcdefgh", "y" * 50]
+    cut = text_examples(tokenizer, texts, seq_len=5, num_windows=1, keep_eos=True)
+    a = tokenizer.encode(texts)[0]
+    assert cut["tokens"][0].tolist() == [tokenizer.bos, *a[:3], tokenizer.eos]
+    whole = text_examples(tokenizer, ["x"], seq_len=5, num_windows=1)
+    kept = text_examples(tokenizer, ["x"], seq_len=5, num_windows=1, keep_eos=True)
+    assert np.array_equal(whole["tokens"], kept["tokens"])
+
+
 def test_what_no_text_reaches_is_cut_off(tokenizer):
     texts = ["a b", "c" * 30]
     short = text_examples(tokenizer, texts, seq_len=64, num_windows=2)

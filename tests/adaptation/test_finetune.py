@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.adaptation.features import FeatureConfig
+from fm.adaptation.features import PLAIN_LAST, FeatureConfig
 from fm.adaptation.finetune import (
     FinetuneConfig,
     FinetuningRun,
@@ -14,9 +14,12 @@ from fm.adaptation.finetune import (
     keep_random_tokens,
     mean_cross_entropy,
     predict,
+    predict_logits,
     predict_proba,
 )
+from fm.attention import Mask
 from fm.errors import UserError
+from fm.model.transformer import forward
 from tests.adaptation.helpers_models import MODEL, params, separable
 
 CONFIG = FinetuneConfig(learning_rate=1e-2, min_steps=12, batch_size=8, tokens_kept=3)
@@ -44,6 +47,19 @@ def test_learns_what_can_be_told_apart():
     guessed = predict(model, fresh_rows, MODEL, feature_config=FeatureConfig(), batch_size=32)
     assert guessed.shape == (70,)
     assert np.mean(guessed == truth) == 1.0
+
+
+def test_a_plain_head_is_a_linear_map_of_the_last_token_without_bias():
+    rows, labels = separable(16)
+    feature_config = FeatureConfig(PLAIN_LAST, causal=True)
+    config = dataclasses.replace(CONFIG, min_steps=40, tokens_kept=0, feature_config=feature_config)
+    model = tuned(rows, labels, config)
+    assert model["head"].keys() == {"kernel"}
+    inputs = {key: jnp.asarray(value) for key, value in rows.items()}
+    final = forward(model["model"], inputs, MODEL, mask=Mask(True))["final"]
+    found = predict_logits(model, rows, MODEL, feature_config=feature_config)
+    assert np.allclose(found, final[:, -1] @ model["head"]["kernel"], atol=1e-4)
+    assert np.mean(found.argmax(axis=1) == labels) == 1.0
 
 
 @pytest.mark.slow

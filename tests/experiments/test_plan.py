@@ -17,7 +17,10 @@ def test_the_plan_of_a_billion_parameters(call):
     ("arguments", "parts"),
     [
         (["--size=8b", "--chips=1"], ["8b does not fit 1 h100", "GB on each", "use more chips"]),
-        (["--size=7b"], ["--size=7b: takes one of 124m, 1b, 8b"]),
+        (
+            ["--size=7b"],
+            ["--size=7b: takes one of nano, micro, tiny, small, base"],
+        ),
         (["--chip=b300"], ["--chip=b300: takes one of h100, a100, v5e, v5p, v4, cpu"]),
         (["--mesh=data:3"], ["takes 3 chips, not 8"]),
         (["--mesh=rows:8"], ["--mesh=rows:8", "data, fsdp, tensor"]),

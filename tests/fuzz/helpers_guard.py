@@ -51,6 +51,7 @@ WORK = {
     "adapt": ["experiments.adapt.HeadTaskType.build_model_arm"],
     "text_quality": ["experiments.text_quality.run_study"],
     "benchmark": ["experiments.benchmark.run_benchmark"],
+    "export": ["experiments.export.export_pretrained"],
     "generate": ["experiments.generate.IncrementalGenerator"],
     "attention_maps": ["experiments.attention_maps._attention_maps"],
     "report": [],

@@ -31,6 +31,7 @@ BASE = {
     "adapt": ["--dataset=DATA", "--labels=20"],
     "text_quality": ["--domains=DATA,OTHER", "--embedder=tfidf"],
     "benchmark": ["--suite=matmul", "--baseline=none"],
+    "export": ["--model=DATA"],
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--model=DATA", "--text=a"],
     "report": [],

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fm.errors import UserError
+from fm.study import model_folders
 from fm.study.model_folders import ADAPTED, PUBLISHED, RUN, find_model
 
 
@@ -66,6 +67,16 @@ def test_several_models_are_listed(tmp_path):
     with pytest.raises(UserError, match=r"holds several models; takes one of .*seed-00") as error:
         find_model(str(tmp_path))
     assert "seed-07 and 4 more" in str(error.value)
+
+
+def test_a_folder_with_very_many_folders_is_not_searched_to_its_end(tmp_path, monkeypatch):
+    make_run(tmp_path / "z")
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    assert find_model(str(tmp_path)).path == tmp_path / "z"
+    monkeypatch.setattr(model_folders, "_MAX_FOLDERS", 4)
+    with pytest.raises(UserError, match="holds no model"):
+        find_model(str(tmp_path))
 
 
 def test_what_is_no_model_of_the_kind_is_refused(tmp_path):

@@ -119,3 +119,12 @@ def test_wsd_is_stable_between():
 def test_unknown_choices(field):
     with pytest.raises(UserError, match=r"'other' is not known; accepted are"):
         OptimizerConfig(**{field: "other"})
+
+
+def test_another_learning_rate_keeps_the_ratio_of_both_groups():
+    config = OptimizerConfig(learning_rate=0.005, adam_learning_rate=0.01)
+    changed = config.with_learning_rate(0.01)
+    assert (changed.learning_rate, changed.adam_learning_rate) == (0.01, 0.02)
+    assert config.with_learning_rate(0.005) == config
+    with pytest.raises(UserError, match="learning_rate=-1"):
+        config.with_learning_rate(-1)
