@@ -45,6 +45,20 @@ def test_unlabeled_rows_of_test_groups_are_left_out(tmp_path):
     assert ignored and len(data.train) + len(data.test) + ignored == 120
 
 
+def test_unlabeled_rows_of_a_test_files_groups_are_left_out_too(tmp_path):
+    train = [row | {"who": f"a{n % 3}"} for n, row in enumerate(rows(20))]
+    test = [row | {"text": f"t {n}"} for n, row in enumerate(rows(20))]
+    pile = [{"text": f"u {n}", "who": f"w{n}"} for n in range(9)]
+    path, other, more = (
+        write_table(tmp_path / f"{name}.csv", own)
+        for name, own in (("a", train), ("t", test), ("u", pile))
+    )
+    data = load(path, test=other, unlabeled=more, group_column="who")
+    assert (len(data.train), len(data.test)) == (24, 20)
+    ignored = {file["name"]: file["ignored"] for file in data.info["files"]}
+    assert ignored["u.csv"] == {"unlabeled, of a group in the test split": 5}
+
+
 def test_a_given_split_that_cuts_groups_is_refused(tmp_path):
     train, test = rows(40), [row | {"text": f"t {row['text']}"} for row in rows(20)]
     path, other = (write_table(tmp_path / f"{name}.csv", own)

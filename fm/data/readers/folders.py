@@ -379,7 +379,8 @@ def _read_unsplit(
     if form.file_column and not unlabeled:
         return _read_files_of_table(folder, form, log)
     form = form.without_labels() if unlabeled else form
-    if fields.label is not None:
+    anywhere = unlabeled and any(map(modality_for_path, walk(folder, whole_examples=True)))
+    if anywhere or fields.label is not None:
         examples = _find_media_files(folder, log.notices)
     else:
         examples = _read_classes_or_files(folder, form, log)

@@ -63,7 +63,8 @@ def split_examples(
             test = labeled
             if not any(each.label is not None for each in train):
                 raise UserError(f"{path}: the test split has labels, the train split has none")
-        _check_groups_apart(path, train, test, form)
+        labeled = [each for each in train if each.label is not None or target is None]
+        _check_groups_apart(path, labeled, test, form)
     elif target is None:
         train, test, how = loaded["all"], [], "none"
         if len({each.digest for each in [*train, *unlabeled]}) < 2:
@@ -79,7 +80,7 @@ def split_examples(
         in_test = set(map(id, test))
         train = [each for each in loaded["all"] if id(each) not in in_test]
     train = [*train, *unlabeled]
-    if how.startswith("by ") and how != "by hash":
+    if target and (form.group_column or how == "by speaker"):
         train = _without_groups_of(test, train, log)
     return {"train": train} | ({"test": test} if test else {}), how
 
@@ -145,7 +146,7 @@ def _without_groups_of(
     held_out = {each.source.group for each in test}
     kept = []
     for each in train:
-        if each.source.group is not None and each.source.group in held_out:
+        if each.label is None and each.source.group is not None and each.source.group in held_out:
             log.ignore(each.source.file, "unlabeled, of a group in the test split")
         else:
             kept.append(each)

@@ -30,7 +30,7 @@ class Table:
     """The rows of a file, and its columns in order.
 
     Attributes:
-        where: the file (or its first line), for messages about columns.
+        where: the file, for messages about columns.
         columns: names in NFC; a name may stand twice.
         rows: of the file.
     """
@@ -114,4 +114,4 @@ def parse_json_lines(path: pathlib.Path, content: str, form: TextFormat) -> Tabl
             raise UserError(f"{where}: expected a JSON object like {{{form.text_column!r}: ...}}")
         rows.append(Row(where, {to_nfc(key): value for key, value in row.items()}))
     columns = list(dict.fromkeys(key for row in rows for key in row.values))
-    return Table(rows[0].where, columns, rows)
+    return Table(str(path), columns, rows)

@@ -109,7 +109,7 @@ ERRORS = {
     "json.jsonl": (GOOD + "{text}\n", "line 2: not JSON"),
     "list.jsonl": (GOOD + "[1]\n", "line 2: expected a JSON object"),
     "number.jsonl": (GOOD + '{"text": 1, "label": "x"}\n', "line 2: 'text' is missing or not"),
-    "keys.jsonl": ('{"body": "a"}\n', "line 1 has no column 'text'.*it has: 'body'"),
+    "keys.jsonl": ('{"body": "a"}\n', "keys.jsonl has no column 'text'; it has: 'body'"),
     "half.jsonl": (GOOD + r'{"text": "\ud800", "label": "x"}', "line 2: .*surrogate"),
     "deep.jsonl": ("[" * 100_000 + "\n", "line 1: not JSON"),
 }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fm.data.load import load
+from fm.data.media import image
 from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.evaluation.model_selection import draw_train_idx
@@ -158,3 +159,22 @@ def test_every_row_is_accounted_for(tmp_path, capsys):
     files = {file["name"]: file for file in data.info["files"]}
     assert {name: file["rows"] for name, file in files.items()} == {"a.csv": 42, "b.csv": 5}
     assert files["a.csv"]["ignored"] == {"blank": 1}
+
+
+@pytest.mark.parametrize("beside", ["", "pile", "nested", "one.png"])
+def test_unlabeled_images(tmp_path, beside):
+    pixels = iter(np.random.default_rng(0).integers(0, 255, (60, 8, 8, 3), np.uint8))
+    folder = tmp_path / "data"
+    folders = {"": "data/unlabeled", "pile": "pile", "nested": "nested/a/b", "one.png": ""}
+    for name in ("data/cat", "data/dog", folders[beside]):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for n in range(9 if name else 0):
+            (tmp_path / name / f"{'abcdefghi'[n]}.png").write_bytes(image.encode_png(next(pixels)))
+    if beside == "nested":
+        (tmp_path / "nested" / "9.png").write_bytes(image.encode_png(next(pixels)))
+    if beside == "one.png":
+        (tmp_path / beside).write_bytes(image.encode_png(next(pixels)))
+    data = load(str(folder), unlabeled=str(tmp_path / beside) if beside else "")
+    count = {"": 9, "pile": 9, "nested": 10, "one.png": 1}[beside]
+    assert data.classes == ("cat", "dog") and int(np.sum(data.train.labels < 0)) == count
+    assert len(data.train) + len(data.test) == 18 + count and min(data.test.labels) == 0
