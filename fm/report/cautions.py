@@ -48,7 +48,7 @@ def majority_level(about: Task) -> tuple[float, str]:
 
 
 def _unequal_classes(about: Task) -> Iterator[str]:
-    if about.classes and majority_level(about)[1] != "chance":
+    if about.has_one_class and majority_level(about)[1] != "chance":
         yield (
             f"Classes are unequal: always naming the most frequent one is right for "
             f"{formats.percent(about.majority_rate)} of the test items, so read balanced accuracy "

@@ -57,6 +57,9 @@ def accuracy(results: Results, task: str) -> Figure | None:
         figure = style.new_figure(height)
         axes = figure.add_subplot()
         ends = []
+        # Correlations may be below zero, other metrics are not.
+        lowest = min(point.mean for points in means.values() for point in points)
+        floor = 0.0 if lowest >= 0 else -100.0
         for name in results.arm_names(means):
             arm, points = results.arm(name), means[name]
             x, y = [point.num_labels for point in points], [100 * point.mean for point in points]
@@ -66,7 +69,7 @@ def accuracy(results: Results, task: str) -> Figure | None:
             band = [p for p in points if shaded and p.low is not None and p.high is not None]
             axes.fill_between(
                 [point.num_labels for point in band],
-                [max(0.0, 100 * (point.low or 0.0)) for point in band],
+                [max(floor, 100 * (point.low or 0.0)) for point in band],
                 [min(100.0, 100 * (point.high or 0.0)) for point in band],
                 color=arm.color,
                 alpha=0.15,
@@ -77,7 +80,7 @@ def accuracy(results: Results, task: str) -> Figure | None:
         style.log_budget_axis(axes, budgets)
         axes.margins(y=0.06)
         axes.autoscale_view(scalex=False)
-        if about.classes:
+        if about.has_one_class:
             _draw_chance(axes, about)
         axes.set_xlabel("labeled examples (log scale)")
         axes.set_ylabel(f"test {about.metric}, %")

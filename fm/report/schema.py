@@ -87,6 +87,7 @@ class Task(msgspec.Struct):
 
     Attributes:
       data_noun: names the data, for example "images".
+      target: what an item's label is where it is not one class: "label_set" or "value".
       majority_rate: share of the test items of the most frequent class.
       item_group: column whose values group the test items (a writer, a source); None if none.
       published_models: by arm; in the file each is in a field named after the arm.
@@ -100,6 +101,7 @@ class Task(msgspec.Struct):
     modality: Text = None
     data_noun: Text = None
     classes: list[str] | None = None
+    target: Text = None
     majority_rate: Number = None
     metric: Text = None
     item_group: Text = None
@@ -113,6 +115,11 @@ class Task(msgspec.Struct):
     test_slice: TestSlice | None = None
     variant_test_slices: dict[str, TestSlice] = {}
     shrunk: dict[str, Any] | None = None
+
+    @property
+    def has_one_class(self) -> bool:
+        """Whether every item has one of `classes`, so that always naming one has an accuracy."""
+        return bool(self.classes) and self.target is None
 
 
 class Row(msgspec.Struct):

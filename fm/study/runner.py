@@ -442,4 +442,11 @@ def task_row(task: Task) -> dict[str, Any]:
         "corpora": {name: corpus_size(corpus) for name, corpus in task.corpora.items()},
         "shrunk": info.get("shrunk"),
         **{key: info[key] for key in ("description", "licence", "fingerprint", "split")},
+        **_target_field(task),
     }
+
+
+def _target_field(task: Task) -> dict[str, str]:
+    """Returns what a label is, where it is not one class."""
+    target = task.task_type.target(len(task.dataset.classes))
+    return {} if target is None or target.predicts_classes else {"target": target.kind}
