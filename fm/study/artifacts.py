@@ -23,6 +23,7 @@ from fm.study.cells import Cell
 from fm.study.config import JointRecipe
 from fm.study.pretraining import PretrainedModel
 from fm.study.processing import Processor
+from fm.study.task_types import HeadTaskType
 from fm.study.tasks import Task
 from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import PretrainingObjective
@@ -201,13 +202,14 @@ def base64_preview_files(example: np.ndarray, layout: PatchLayout) -> Row:
 
 
 def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
-    """Returns test items that a pretrained arm misclassifies at the largest label budget.
+    """Returns test items that a pretrained arm gets wrong at the largest label budget.
 
     The arm is the first one pretrained on a corpus, with its first seed, and its baseline the last
-    baseline. Only for classification: of other task types the score of an answer is kept, not the
-    answer.
+    baseline. Only of tasks with one label per example: of others the score of an answer is kept,
+    not the answer.
     """
-    if not task.task_type.predicts_classes:
+    task_type = task.task_type
+    if not isinstance(task_type, HeadTaskType):
         return []
     num_labels = max(task.config.label_budgets)
     cell_of = {cell.arm: cell for cell in cells if cell.num_labels == num_labels}
@@ -217,9 +219,14 @@ def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
     rivals = [name for name in rivals_of(arm) if name in cell_of]
     baseline = rivals[-1] if rivals else next(iter(cell_of))
     predictions, others = cell_of[arm].predictions[0], cell_of[baseline].predictions[0]
-    labels, classes = np.asarray(task.test.labels), task.dataset.classes
+    truths = task_type.truths(task.test, task.dataset)
+    truths = task_type.strata(task.test) if truths is None else truths
+    texts = [
+        task_type.short_texts(values, task.dataset.classes)
+        for values in (truths, predictions, others)
+    ]
     rows = []
-    for item in np.flatnonzero(predictions != labels)[:_MAX_MISTAKES]:
+    for item in task_type.wrong_items(predictions, truths)[:_MAX_MISTAKES]:
         if task.is_text:
             content = {"text": task.test.texts([item])[0][:_MAX_CHARACTERS]}
         else:
@@ -230,10 +237,10 @@ def mistake_rows(task: Task, cells: Sequence[Cell]) -> list[Row]:
                 "arm": arm,
                 "num_labels": num_labels,
                 "item": task.test.ids[item],
-                "truth": classes[labels[item]],
-                "prediction": classes[predictions[item]],
+                "truth": texts[0][item],
+                "prediction": texts[1][item],
                 "baseline": baseline,
-                "baseline_prediction": classes[others[item]],
+                "baseline_prediction": texts[2][item],
                 "modality": task.modality,
                 **content,
             }

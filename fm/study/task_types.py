@@ -270,6 +270,15 @@ class HeadTaskType(TaskType):
     def family_builder(self, truths: np.ndarray | None) -> FamilyBuilder:
         """Returns how the family of classical models is built, given the labels of examples."""
 
+    def wrong_items(self, predictions: np.ndarray, truths: np.ndarray) -> np.ndarray:
+        """Returns the indices of items whose prediction [N, ...] is not the truth."""
+        wrong = np.asarray(predictions) != truths
+        return np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+
+    def short_texts(self, values: np.ndarray, classes: tuple[str, ...]) -> list[str]:
+        """Returns predictions or truths as a report shows them."""
+        return self.prediction_texts(values, classes)
+
     def build_model_arm(
         self, task: Task, processor: Processor, checkpoints: Sequence[dict], methods: Sequence[str]
     ) -> ModelArm:
@@ -388,6 +397,13 @@ class Regression(HeadTaskType):
     def prediction_texts(self, values, names):
         return [repr(float(value)) for value in values]
 
+    def wrong_items(self, predictions, truths):
+        """Returns all items, the largest error first."""
+        return np.argsort(-np.abs(predictions - truths), kind="stable")
+
+    def short_texts(self, values, classes):
+        return [f"{value:.4g}" for value in values]
+
     def truths(self, split, dataset):
         return _values(split)
 
@@ -465,6 +481,12 @@ class MultiLabel(HeadTaskType):
 
     def prediction_texts(self, values, names):
         return [LABEL_SEPARATOR.join(names[k] for k in np.flatnonzero(own)) for own in values]
+
+    def short_texts(self, values, classes):
+        return [
+            text.replace(LABEL_SEPARATOR, ", ") or "none"
+            for text in super().short_texts(values, classes)
+        ]
 
     def truths(self, split, dataset):
         return multi_hot(column(split, "label_sets"), len(dataset.classes))

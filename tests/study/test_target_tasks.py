@@ -110,6 +110,11 @@ def test_a_whole_study_runs_and_is_recomputed(monkeypatch, tmp_path, name):
         assert all(cell["macro_f1"] is None for cell in cells)
     else:
         assert all(0 <= cell["macro_f1"] <= 1 for cell in cells)
+    assert "target" in row and row["majority_rate"] is None
+    mistakes = results["mistakes"]
+    assert mistakes and all(each["arm"] == "in_domain" for each in mistakes)
+    if kind == "multi_label":
+        assert all(each["truth"] != each["prediction"] for each in mistakes)
     problems, summary = recompute(tmp_path, 2000)
     assert problems == [], summary
     scores = analysis.read_scores(tmp_path / "predictions.csv", results)
