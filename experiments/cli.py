@@ -439,6 +439,15 @@ def data_options(values: flags.FlagValues) -> dict[str, Any]:
     return {name: values[name].value for name in (*names, *given)}
 
 
+def check_one_dataset(values: flags.FlagValues, names: Sequence[str]) -> None:
+    """Raises UserError if files beside one data set are given for several."""
+    for flag in ("unlabeled", "validation", "test"):
+        if values[flag].value and len(names) > 1:
+            raise UserError(
+                f"--{flag}={values[flag].value}: is for one data set, not for {', '.join(names)}"
+            )
+
+
 def out_dir(values: flags.FlagValues) -> pathlib.Path:
     """Returns the folder of --out.
 

@@ -336,9 +336,7 @@ def _joint_run(
     if not set(captioned) <= set(names):
         raise UserError(f"--captioned={','.join(captioned)}: takes some of {', '.join(names)}")
     options = cli.data_options(values)
-    for flag in ("unlabeled", "validation", "test"):
-        if options.get(flag):
-            raise UserError(f"--{flag}={options[flag]}: is for one data set, not for several")
+    cli.check_one_dataset(values, names)
     with distributed.lead_process_first("data"):
         datasets = {name: load(name, **options) for name in names}
         for data in datasets.values():

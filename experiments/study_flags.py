@@ -407,6 +407,7 @@ def configure(
             names = [f"./{name}"]
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"--tasks={','.join(names)}: takes one or more different names")
+    cli.check_one_dataset(values, names)
     methods = tuple(values["adapt"].value)
     _check_flags(values, methods)
     others = values["out_of_domain_dataset"].value

@@ -269,8 +269,10 @@ def test_another_encoding_is_read_by_the_flag_that_the_error_names(refused, tmp_
 
 
 def test_data_too_small_to_hold_out_a_part(refused, tmp_path):
-    (tmp_path / "two.txt").write_text("one paragraph\n\nanother one")
-    error = refused("pretrain", f"--dataset={tmp_path / 'two.txt'}")
+    for name in ("train.txt", "test.txt"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text(f"one line for {name}")
+    error = refused("pretrain", f"--dataset={tmp_path / 'data'}")
     assert "too little to pretrain on" in error and "at least 2 are needed" in error
 
 
@@ -278,6 +280,6 @@ def test_a_folder_of_ones_own_named_like_a_built_in_set(refused, tmp_path, monke
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "a.csv").write_text("text,label\na,x\nb,x\nc,y\nd,y\n")
     monkeypatch.chdir(tmp_path)
-    assert "fits digits, which has 2 classes and 2 training" in refused(
+    assert "fits digits, which has 2 classes and 2 labeled training" in refused(
         "compare", "--dataset=digits"
     )

@@ -54,6 +54,7 @@ def test_two_runs_into_one_folder(call, tmp_path, tiny, held):
         (["--dataset=digits", "--mixture=digits:1"], ["--mixture", "not for digits alone"]),
         (["--dataset=digits,docstrings", "--mixture=a:1"], ["--mixture=a:1", "for digits, docst"]),
         (["--dataset=digits,docstrings", "--mixture=digits:0"], ["weights above 0"]),
+        (["--dataset=digits,docstrings", "--test=a.csv"], ["--test=a.csv: is for one data set"]),
         (["--dataset=digits,digits"], ["each data set once"]),
         (["--dataset=digits,docstrings", "--objective=causal_lm:1"], ["is for one data set"]),
         (["--dataset=digits,docstrings", "--captioned=photos"], ["--captioned=photos", "some of"]),

@@ -32,6 +32,8 @@ _SPEEDS = (1.0, 2.0)  # pixels a frame
 _STILL_BRIGHTNESS = 0.35  # of full
 _NOISE = 12.0  # of 255, standard deviation
 
+# Of both data sets made of them.
+_DIGITS_LICENSE = "CC BY 4.0"
 _DIGITS_CITATION = (
     "Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning "
     "Repository."
@@ -49,7 +51,7 @@ class Digits(BuiltinBuilder):
         "Recognition of Handwritten Digits)."
     )
     CITATION = _DIGITS_CITATION
-    LICENSE = "CC BY 4.0"
+    LICENSE = _DIGITS_LICENSE
     FEATURES = {  # noqa: RUF012
         "image": tfds.features.Image(shape=(8, 8, 1)),
         "label": tfds.features.ClassLabel(num_classes=10),
@@ -124,7 +126,7 @@ class MovingDigits(BuiltinBuilder):
         "Recognition of Handwritten Digits)."
     )
     CITATION = _DIGITS_CITATION
-    LICENSE = "CC BY 4.0 (the digits)"
+    LICENSE = _DIGITS_LICENSE
     FEATURES = {  # noqa: RUF012
         "video": tfds.features.Tensor(
             shape=(NUM_FRAMES, CLIP_SIDE, CLIP_SIDE, 1), dtype=np.uint8, encoding="bytes"

@@ -23,6 +23,7 @@ def clips(split):
 def test_what_it_holds(data):
     assert data.modality == "video" and data.classes == digits.MOTIONS
     assert data.info["shape"] == [8, 16, 16, 1] and data.info["rate"] == 8
+    assert digits.MovingDigits.LICENSE == digits.Digits.LICENSE == "CC BY 4.0"
     assert (len(data.train), len(data.test)) == (2 * 1403, 2 * 394)
     for split in (data.train, data.test):
         counts = np.bincount(split.labels)
