@@ -67,7 +67,8 @@ def load(
 
     Args:
         name: a built-in name (`fm.data.builders.BUILDERS`), the path of a file, folder or archive
-            (plain data or a prepared TFDS data set), or a TFDS name (also `name/config:version`).
+            (plain data or a prepared TFDS data set), a TFDS name (also `name/config:version`), or
+            `hf:NAME` of the Hugging Face hub.
         data_dir: the folder of prepared TFDS data sets; by default in the user's cache.
         text_column: the column, JSON key or TFDS feature of the text (or other input); built-in
             data sets have their own.
@@ -148,7 +149,6 @@ def load(
             _check_tagged(path, form)
             builder = conll.prepare_conll(path, files, encoding, beside, text_column)
             own_files, beside = True, {}
-            text_column, label_column = "text", label_column and "label"
         else:
             builder = plain_files.prepare_files(
                 path,
@@ -183,9 +183,8 @@ def load(
     if image_size != DEFAULT_IMAGE_SIZE and data.modality in ("text", "audio"):
         what = "is for images and clips"
         tell_once(name, f"--image_size={image_size} {what}, and changes no {data.modality}")
-    called = (
-        item_group or group_column or ("speaker" if group == plain_files.GROUP_FEATURE else group)
-    )
+    by_speaker = group == plain_files.GROUP_FEATURE
+    called = item_group or group_column or ("speaker" if by_speaker else group)
     return dataclasses.replace(data, info=data.info | {"item_group": called or None})
 
 

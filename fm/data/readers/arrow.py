@@ -74,7 +74,7 @@ def saved_splits(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def _data_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    listed = _read_json(folder / _STATE_FILE).get("_data_files")
+    listed: Any = _read_json(folder / _STATE_FILE).get("_data_files")
     try:
         paths = [_inside(folder, each["filename"]) for each in listed]
     except (TypeError, KeyError) as error:
