@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fm.data.datasets import Dataset
-from fm.files import atomic_write
+from fm.files import atomic_write, expand_path
 
 MODEL_CARD_FILE = "README.md"
 # What holds for every model of this project, whatever its data.
@@ -103,12 +103,18 @@ def data_source(dataset: Dataset, use: str, rows: int | None = None) -> DataSour
       rows: examples used; by default all of the training split.
     """
     return DataSource(
-        name=dataset.name,
+        name=_public_name(dataset.name),
         use=use,
         rows=len(dataset.train) if rows is None else rows,
         license=str(dataset.info.get("licence") or ""),
         fingerprint=str(dataset.info.get("fingerprint") or ""),
     )
+
+
+def _public_name(name: str) -> str:
+    """A data set's name; of a file or folder without the folders that it is in."""
+    path = expand_path(name)
+    return path.resolve().name if path.exists() else name
 
 
 def render(card: ModelCard) -> str:

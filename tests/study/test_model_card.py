@@ -1,5 +1,6 @@
 """Model cards say what a run was made of, whatever its names spell."""
 
+import dataclasses
 import pathlib
 
 from fm.study.model_card import (
@@ -7,9 +8,11 @@ from fm.study.model_card import (
     DataSource,
     Figure,
     ModelCard,
+    data_source,
     render,
     write_model_card,
 )
+from tests.study.helpers_study import dataset, texts
 
 CARD = ModelCard(
     title="reviews",
@@ -45,3 +48,14 @@ def test_names_cannot_leave_their_cell_or_their_block():
 def test_a_card_is_written_as_the_readme_of_a_folder(tmp_path: pathlib.Path):
     assert write_model_card(tmp_path, CARD) == tmp_path / "README.md"
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == render(CARD)
+
+
+def test_a_file_is_named_without_its_folders(tmp_path: pathlib.Path):
+    path = tmp_path / "reviews.csv"
+    path.touch()
+    found = dataset(make=texts)
+    source = data_source(dataclasses.replace(found, name=str(path)), "labels", 7)
+    assert (source.name, source.rows) == ("reviews.csv", 7)
+    assert data_source(found, "pretraining") == DataSource(
+        found.name, "pretraining", len(found.train), fingerprint=found.info["fingerprint"]
+    )
