@@ -13,6 +13,13 @@ def test_the_plan_of_a_billion_parameters(call):
     assert max(len(line) for line in done.out.splitlines()[:-1]) <= 100
 
 
+def test_small_sizes_are_planned_as_pretrain_makes_them(call):
+    done = call("plan", "--size=nano", "--chips=1")
+    assert done.code == 0 and done.out.startswith("nano: 573,184 parameters on 1 h100"), done.out
+    help_text = " ".join(call("plan", "--help").out.split())
+    assert "nano (49 k), micro (98 k)" in help_text and "8b (7.0 B)" in help_text
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
