@@ -57,5 +57,5 @@ def test_a_file_is_named_without_its_folders(tmp_path: pathlib.Path):
     source = data_source(dataclasses.replace(found, name=str(path)), "labels", 7)
     assert (source.name, source.rows) == ("reviews.csv", 7)
     assert data_source(found, "pretraining") == DataSource(
-        found.name, "pretraining", len(found.train), fingerprint=found.info["fingerprint"]
+        found.name, "pretraining", len(found.train), "none", found.info["fingerprint"]
     )
