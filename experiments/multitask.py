@@ -160,6 +160,7 @@ def _from_flags(values: flags.FlagValues) -> MultitaskConfig:
         arms=_arms_of(values, modalities),
         seeds=values["seeds"].value or preset.seeds,
         ablations=ablations,
+        smoke_test=profile == "quick",
     )
 
 

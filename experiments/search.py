@@ -6,7 +6,7 @@
 Tries the recipe as it is, then all combinations of the values, or --trials of them drawn at random,
 with 3 seeds unless --seeds says otherwise. A recipe's score is the mean over label budgets and
 seeds on the development part of the training split (up to 1,000 items, a fifth at most). The same
-command resumes, trial by trial. Writes OUT/search.json, OUT/search.png and the best recipe, for
+command resumes, trial by trial. Writes OUT/search.json, OUT/report.html and the best recipe, for
 
     python -m experiments.compare --recipe=runs/search/best_recipe.json
 """
@@ -21,9 +21,8 @@ from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
 from fm.errors import UserError
-from fm.files import atomic_write
-from fm.report.search import search_figure, search_table, trial_name
-from fm.report.style import to_png
+from fm.report import search as search_report
+from fm.report.search import trial_name
 from fm.study.arms import ARMS, arm_names, check_arms
 from fm.study.config import StudyConfig
 from fm.study.dry_run import repeated, study_stages
@@ -59,8 +58,10 @@ def main(values: flags.FlagValues) -> None:
     """Runs the search; prints a table and where the best recipe is."""
     config, out = configure(values), cli.out_dir(values)
     results = run_search(config, out, _print_trial)
-    atomic_write(out / "search.png", to_png(search_figure(results)))
-    print(f"\n{search_table(results)}\n\nbest recipe: {out / BEST_FILE}")
+    page = search_report.write(results, out, str(out / BEST_FILE))
+    table = search_report.search_table(results)
+    decision = search_report.search_decision(results)
+    print(f"\n{table}\n\n{decision}\n\nbest recipe: {out / BEST_FILE}\nreport: {page}")
 
 
 def dry_run(values: flags.FlagValues) -> None:

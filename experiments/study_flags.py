@@ -21,6 +21,7 @@ from fm.errors import UserError
 from fm.files import expand_path
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import ARCHS, config_for_size, describe_sizes
+from fm.report import formats
 from fm.study import presets, run_dir
 from fm.study.arms import ARMS, OUT_OF_DOMAIN, arm_names, check_arms
 from fm.study.config import (
@@ -460,6 +461,7 @@ def configure(
         pretrain_seeds=values["pretrain_seeds"].value,
         methods=methods,
         label_cost=values["label_cost"].value,
+        smoke_test=profile == "quick",
     )
     check_arms(config.arms, "compare", methods)
     return config
@@ -622,8 +624,9 @@ def _task_config(
 
 def finish(results: dict, out: pathlib.Path) -> None:
     """Adds the headline, writes results, report and summary, and prints table and headline."""
-    results["headline"] = report.headline(results)
+    headline = report.headline(results)
+    results["headline"] = formats.to_ascii(headline)
     run_dir.write_results(results, out)
     page = report.write(results, out)
     run_dir.write_study_summary_json(results, out)
-    print(f"\n{report.text_table(results)}\n\n{results['headline']}\n\nreport: {page}")
+    print(f"\n{report.text_table(results)}\n\n{headline}\n\nreport: {page}")

@@ -21,6 +21,7 @@ from absl import flags
 from experiments import cli, config_flags, stages
 from fm.errors import UserError, error_context
 from fm.files import expand_path
+from fm.report import formats
 from fm.report import text_quality as report
 from fm.study import run_dir
 from fm.study.loading import load
@@ -73,11 +74,12 @@ def main(values: flags.FlagValues) -> None:
     out = cli.out_dir(values)
     config, embedder = configure(values)
     results = run_study(TextQualityStudy(config, embedder), out)
-    results["headline"] = report.headline(results)
+    headline = report.headline(results)
+    results["headline"] = formats.to_ascii(headline)
     run_dir.write_results(results, out)
     page = report.write(results, out)
     run_dir.write_study_summary_json(results, out)
-    print(f"\n{results['headline']}\n\nreport: {page}")
+    print(f"\n{headline}\n\nreport: {page}")
 
 
 def dry_run(values: flags.FlagValues) -> None:

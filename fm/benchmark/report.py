@@ -23,6 +23,14 @@ _MARKERS = {"float32": "o", "bfloat16": "^"}
 _LINESTYLES = {"float32": "-", "bfloat16": (0, (5, 2))}
 
 
+SMOKE_TEST = "Smoke test, do not quote: sizes at --scale=quick are too small to mean anything."
+
+
+def is_smoke_test(results: dict[str, Any]) -> bool:
+    """Returns whether a benchmark was run at the quick scale."""
+    return results["config"].get("scale") == "quick"
+
+
 def write_report(results: dict[str, Any], path: pathlib.Path) -> None:
     """Writes a benchmark's HTML report and PNG figures beside its results file, atomically."""
     results = sanitize(results)
@@ -52,6 +60,8 @@ def render_html(results: dict[str, Any], pngs: dict[str, bytes]) -> str:
         pngs=pngs,
         tables=list(tables_by_suite(results["rows"])),
         summary=summarize_ratios(results["rows"]),
+        verdict=verdict(results["rows"]),
+        smoke_test=SMOKE_TEST if is_smoke_test(results) else "",
         config=flatten_config(results["config"]),
         missing=formats.MISSING,
     )
@@ -87,23 +97,40 @@ def _title(suite: str) -> str:
 
 
 def summarize_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns count, median, min and max of speed ratios by suite, dtype and compared library."""
+    """Returns count, median, min and max of speed ratios by suite, dtype and compared library.
+
+    `faster` and `slower` count the cases whose interquartile range is on one side of 1.
+    """
     groups: dict[tuple[str, str, str, str], list[float]] = {}
+    shown: dict[tuple[str, str, str, str], list[str]] = {}
     for row in rows:
         if row["ratio"] is not None:
             name = (row["suite"], row["dtype"], row["peer"], row["peer_implementation"])
             groups.setdefault(name, []).append(row["ratio"])
+            shown.setdefault(name, []).append(ratio_css_class(row["ratio_spread"]))
     return [
         {
             **dict(zip(("suite", "dtype", "peer", "peer_implementation"), name, strict=True)),
             "title": _title(name[0]),
             "cases": len(ratios),
+            "faster": shown[name].count("better"),
+            "slower": shown[name].count("worse"),
             "median": quartiles(ratios)[1],
             "min": min(ratios),
             "max": max(ratios),
         }
         for name, ratios in groups.items()
     ]
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """Returns in how many of all comparisons this code is clearly faster and slower."""
+    shown = [ratio_css_class(row["ratio_spread"]) for row in rows if row["ratio"] is not None]
+    total = f"{len(shown)} comparison{'s' * (len(shown) != 1)}"
+    return (
+        f"Clearly faster than its peers in {shown.count('better') or 'none'} of {total}, clearly "
+        f"slower in {shown.count('worse') or 'none'}."
+    )
 
 
 def ratio_css_class(spread: tuple[float, float] | list[float] | None) -> str:
@@ -150,7 +177,7 @@ def text_table(results: dict[str, Any]) -> str:
     for fit in results["scaling"]:
         error = f" ± {fit['exponent_error']:.2f}" if fit["exponent_error"] is not None else ""
         text.append(f"time grows as {fit['axis']} to the power {fit['exponent']:.2f}{error}")
-    return "\n".join(text)
+    return "\n".join([*text, *([SMOKE_TEST] if is_smoke_test(results) else [])])
 
 
 def roofline(results: dict[str, Any]) -> Figure | None:
@@ -200,7 +227,7 @@ def roofline(results: dict[str, Any]) -> Figure | None:
         axes.set_ylabel("FLOP/s (log scale)")
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=style.SMALL)
     return figure
 
 
@@ -236,7 +263,7 @@ def _scaling_panel(axes: Axes, fit: dict[str, Any]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(fit["values"]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.tick_params(labelsize=8.5)
+    axes.tick_params(labelsize=style.SMALL)
 
 
 def _time_axis(axes: Axes) -> None:

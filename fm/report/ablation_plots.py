@@ -175,7 +175,7 @@ def surface(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.si_prefixed(value)))
         axes.set_xlabel("tokens seen in pretraining (log scale)")
         axes.set_ylabel("test error, %")
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8.5)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=style.SMALL)
     return figure
 
 

@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fm.report import formats
-from fm.report.headline import listed
+from fm.report.formats import listed
+from fm.report.saturation import majority_level, saturated_budgets, saturation_sentence
 from fm.report.schema import Results, SeedScore, Task
 
 # A pretraining loss that fell by more over the last half of its validations was not flat.
 _FLAT = 0.01
-# A largest class this much larger than an equal share makes accuracy misleading.
-_UNEQUAL = 1.2
 
 
 def cautions(results: Results, task: str) -> list[str]:
     """Returns the warnings that concern a task, as sentences; empty if there are none."""
     return [
+        *_saturated(results, task),
         *_unequal_classes(results.task(task)),
         *_constant(results, task),
         *_still_improving(results, task),
@@ -37,14 +37,12 @@ def _budgets_by_arm(
     return {arm: [formats.count(n) for n in sorted(found[arm])] for arm in results.arm_names(found)}
 
 
-def majority_level(about: Task) -> tuple[float, str]:
-    """Returns the accuracy of always naming the most frequent class, and what to call it.
-
-    Where that is hardly above an equal share, or unknown, it is called chance.
-    """
-    even = 1 / len(about.classes or [""])
-    level = max(about.majority_rate or 0.0, even)
-    return level, "chance" if level < _UNEQUAL * even else "most frequent class"
+def _saturated(results: Results, task: str) -> Iterator[str]:
+    """Some numbers of labels; where it is all, that is the decision."""
+    budgets = {cell.num_labels for cell in results.cells if cell.task == task}
+    found = saturated_budgets(results, task)
+    if found and set(found) != budgets:
+        yield saturation_sentence(results, task)
 
 
 def _unequal_classes(about: Task) -> Iterator[str]:

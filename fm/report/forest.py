@@ -108,14 +108,17 @@ def draw_row(
         (1.01, place),
         xycoords=axes.get_yaxis_transform(),
         va="center",
-        fontsize=8.5,
+        fontsize=9,
         color=style.readable_shade(color),
         annotation_clip=False,
     )
 
 
-def draw_difference(axes: Axes, place: int, row: Difference) -> None:
-    """Draws a difference of scores in percentage points, see `draw_row`; nothing if it is None."""
+def draw_difference(axes: Axes, place: int, row: Difference, shown: str = "") -> None:
+    """Draws a difference of scores in percentage points, see `draw_row`; nothing if it is None.
+
+    Its look is that of its outcome, or of `shown`.
+    """
     if row.difference is None:
         return
     ends, bounds = None, ""
@@ -123,4 +126,4 @@ def draw_difference(axes: Axes, place: int, row: Difference) -> None:
         ends = (100 * row.low, 100 * row.high)
         bounds = f" [{formats.interval(row.low, row.high)}]"
     text = f"{formats.points(row.difference)}{bounds}"
-    draw_row(axes, place, outcome(row), 100 * row.difference, ends, text)
+    draw_row(axes, place, shown or outcome(row), 100 * row.difference, ends, text)

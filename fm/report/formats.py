@@ -1,10 +1,12 @@
 """Numbers as a person reads them. Every metric is a fraction from 0 to 1, higher better."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib.ticker import EngFormatter
 
 MISSING = "–"
+_TO_ASCII = str.maketrans({"\N{MINUS SIGN}": "-", MISSING: "-"})
 
 
 def points(value: float | None, signed: bool = True) -> str:
@@ -20,6 +22,19 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "no interval"
     return f"{points(low, signed=False)} to {points(high, signed=False)}"
+
+
+def score_interval(low: float | None, high: float | None, lowest: float = 0.0) -> str:
+    """Formats an interval of scores, as far as scores go: `9.1 to 100.0`.
+
+    Args:
+      low: the lower end, a fraction.
+      high: the upper end; no score is above 1.
+      lowest: no score is below it, such as -1 for correlations.
+    """
+    if low is None or high is None:
+        return "no interval"
+    return interval(max(low, lowest), min(high, 1.0))
 
 
 def difference(value: float | None, low: float | None, high: float | None) -> str:
@@ -53,8 +68,8 @@ def p_value(value: float | None) -> str:
 
 
 def label_budget(value: float | None) -> str:
-    """Formats a label budget: `400 labels`; None stands for all budgets together."""
-    return "all label budgets" if value is None else f"{count(value)} labels"
+    """Formats a label budget: `400 labels`; None stands for the mean over all of them."""
+    return "mean of all labels" if value is None else f"{count(value)} labels"
 
 
 def count(value: float | None) -> str:
@@ -107,6 +122,17 @@ def config_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value is None or value == "" else str(value)
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Formats a list: `a, b and c`."""
+    parts = list(parts)
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def to_ascii(text: str) -> str:
+    """Returns the text with plain hyphens for minus signs and dashes, as JSON and CSV keep it."""
+    return text.translate(_TO_ASCII)
 
 
 def _two_or_three_digits(value: float) -> str:

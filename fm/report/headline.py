@@ -17,7 +17,6 @@ import numpy as np
 from fm.report import formats
 from fm.report.decisions import (
     CLEAR,
-    comparison,
     decision_outcome,
     decisions,
     excludes_zero,
@@ -27,19 +26,25 @@ from fm.report.decisions import (
     smallest_multiplier,
     titles,
 )
+from fm.report.formats import listed
 from fm.report.schema import (
     BEST_RIVAL,
+    AblationRow,
     Claim,
     Comparison,
     Crossing,
     Decision,
+    Difference,
     Results,
     capitalize_first,
     parse,
 )
+from fm.report.summary import Summary, imperative, needed_to_decide, summarize
 
 NOTHING = "Nothing was compared, so there is nothing to conclude."
-_TO_ASCII = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"}
+SMOKE_TEST = "Smoke test, do not quote: the quick profile is too small to conclude anything from."
+# What an arm is that has a clear outcome against another.
+_AHEAD = {"better": "ahead", "worse": "behind"}
 # Lines that a finding quotes; the tables of the report have all.
 _MAX_BUDGETS, _MAX_PAIRS, _MAX_NAMED = 4, 5, 4
 
@@ -53,15 +58,18 @@ class Finding:
       sentences: what was found, the most important first.
       notes: where it ends and how it was measured.
       task: that it is about; None if it is about several.
+      summary: the first screen of a task that has decisions.
     """
 
     subject: str
     sentences: tuple[str, ...]
     notes: tuple[str, ...] = ()
     task: str | None = None
+    summary: Summary | None = None
 
     def __str__(self) -> str:
-        first, *others = (*self.sentences, *self.notes)
+        decision = (self.summary.decision,) if self.summary else ()
+        first, *others = (*decision, *self.sentences, *self.notes)
         return "\n  ".join([f"{self.subject}: {first}", *others])
 
 
@@ -74,9 +82,10 @@ def headline(results: dict[str, Any]) -> str:
     Raises:
       UserError: `results` is not valid; see `fm.report.schema.parse`.
     """
-    found = findings(parse(results))
+    parsed = parse(results)
+    found = findings(parsed)
     text = "\n".join(map(str, found)) if found else NOTHING
-    return text.translate(str.maketrans(_TO_ASCII))
+    return f"{SMOKE_TEST}\n{text}" if parsed.smoke_test else text
 
 
 def findings(results: Results) -> list[Finding]:
@@ -91,15 +100,18 @@ def findings(results: Results) -> list[Finding]:
 def _task_finding(results: Results, task: str) -> Finding | None:
     rows = decisions(results, task)
     title = str(results.task(task).title)
+    if results.setting:
+        return _variants_finding(results, task)
     # An ablation compares variants of an arm: none is the best on principle.
     decided = any(row.low is not None for row in rows)
     compared = [row for row in results.comparisons if row.task == task and row.low is not None]
     if rows and (decided or not compared):
         limits = " ".join(
-            [*_primary(results, task), *_crossing(results, rows), *_to_decide(results, rows)]
+            [*_primary(results, task), *_crossing(results, rows), *needed_to_decide(results, rows)]
         )
         notes = filter(None, (limits, _design(results, task)))
-        return Finding(title, tuple(_advice(results, rows)), tuple(notes), task)
+        advice = tuple(_advice(results, rows))
+        return Finding(title, advice, tuple(notes), task, summarize(results, task))
     tallies = _tallies(compared)
     return Finding(title, tuple(tallies)) if tallies else None
 
@@ -132,13 +144,13 @@ def _advice_at(results: Results, rows: Sequence[Decision]) -> str:
         return formats.percent(mean_score(results, row.task, arm, row.num_labels))
 
     best = row.best_arm
-    parts = [f"{_imperative(title(best))} ({formats.percent(row.best_value)})"]
+    parts = [f"{imperative(title(best))} ({formats.percent(row.best_value)})"]
     if results.arm(best).is_published:
         # Second best, for those who cannot use the published weights.
         by_score = {arm: mean_score(results, row.task, arm, row.num_labels) for arm in (own, rival)}
         best = max((arm for arm in by_score if arm), key=lambda arm: by_score[arm] or 0, default="")
         if best:
-            parts.append(f"without them {_imperative(title(best))} ({scored(best)})")
+            parts.append(f"without them {imperative(title(best))} ({scored(best)})")
     elif row.published_value is not None:
         parts.append(f"published weights reach {formats.percent(row.published_value)}")
     relation = _relation(results, row)
@@ -154,12 +166,6 @@ def _advice_at(results: Results, rows: Sequence[Decision]) -> str:
         numbers = f"{formats.count(row.num_labels)} {joint} {formats.count(last.num_labels)}"
         where = f"At {numbers} labels (figures at {formats.count(row.num_labels)})"
     return f"{where}: {'; '.join(parts)}."
-
-
-def _imperative(title: str) -> str:
-    """`pretrain on your own text` from `pretraining on your own text`; else `use ...`."""
-    changed = re.sub(r"^((?:pre|fine-)?train|start)ing\b", r"\1", title)
-    return changed if changed != title else f"use {title}"
 
 
 def _relation(results: Results, row: Decision) -> str:
@@ -183,7 +189,7 @@ def _primary(results: Results, task: str) -> Iterator[str]:
         if row.primary and row.task == task and row.baseline == BEST_RIVAL:
             figures = formats.difference(row.difference, row.low, row.high)
             yield (
-                f"Mean over all label budgets, {row.arm} against the best without pretraining, "
+                f"Mean over all numbers of labels, {row.arm} against the best without pretraining, "
                 f"declared as primary: {outcome_words(row)} ({figures})."
             )
 
@@ -228,32 +234,6 @@ def _named(rival: str | None) -> str:
     return "the best arm without pretraining" if rival == BEST_RIVAL else str(rival)
 
 
-def _to_decide(results: Results, rows: Sequence[Decision]) -> Iterator[str]:
-    """How many more seeds or test items would decide what is unclear."""
-    needs: dict[str, list[str]] = {}
-    for row in rows:
-        rival = row.rival or row.best_rival
-        found = comparison(results, row.task, row.num_labels, row.best_pretrained, rival)
-        # Results without checkpoints did not look for what would decide them.
-        if found is None or found.checkpoints is None or decision_outcome(row) != "unclear":
-            continue
-        ways = [
-            f"{formats.count(number)} more {unit} (now {formats.count(now)})"
-            for number, now, unit in (
-                (found.seeds_to_decide, found.seeds, "seeds"),
-                (found.items_to_decide, found.items, "test items"),
-            )
-            if number is not None
-        ]
-        needs.setdefault(" or ".join(ways), []).append(formats.count(row.num_labels))
-    yield from (
-        f"To decide it at {listed(budgets)} labels takes about {ways}."
-        if ways
-        else f"More seeds or test items alone would not decide it at {listed(budgets)} labels."
-        for ways, budgets in needs.items()
-    )
-
-
 def _design(results: Results, task: str) -> str:
     """What the figures of a task are: metric, seeds, items, checkpoints."""
     about = results.task(task)
@@ -295,10 +275,56 @@ def _scored_by_variants(before: Sequence[float | str | None]) -> str:
     if len(counts) < len(before):
         return ""
     number = listed([formats.count(each) for each in counts])
+    if len(counts) > _MAX_NAMED:
+        number = f"{formats.count(min(counts))} to {formats.count(max(counts))}"
     return (
         f"scored by each of the {len(before)} variants, before which at least {number} "
         f"configuration{'s' * (counts[-1] != 1)} had been scored on these items"
     )
+
+
+def _variants_finding(results: Results, task: str) -> Finding | None:
+    """What the values of a setting, or the variants of an ablation, make of a difference."""
+    compared = [row for row in results.comparisons if row.task == task and row.low is not None]
+    gains = [
+        row
+        for ablation in results.ablations
+        for row in ablation.rows
+        if row.task == task and row.difference is not None and row.num_labels is not None
+    ]
+    if gains:
+        # The gains say what the unclear ones of these say.
+        clear = {(row.arm, row.baseline) for row in compared if outcome(row) in CLEAR}
+        compared = [row for row in compared if (row.arm, row.baseline) in clear]
+    sentences = [*_gains(gains), *_tallies(compared)]
+    if not sentences:
+        return None
+    return Finding(str(results.task(task).title), tuple(sentences), (_design(results, task),), task)
+
+
+def _gains(rows: Sequence[AblationRow]) -> list[str]:
+    """At the fewest and the most labels, the variants with the largest and the smallest gain."""
+    budgets = sorted({row.num_labels or 0 for row in rows})
+    sentences = []
+    for num_labels in dict.fromkeys((budgets[0], budgets[-1]) if budgets else ()):
+        own = [row for row in rows if row.num_labels == num_labels]
+        most, least = (pick(own, key=lambda row: row.difference or 0) for pick in (max, min))
+        clear = sum(outcome(row) in CLEAR for row in own)
+        sentences.append(
+            f"At {formats.label_budget(num_labels)} the gain over training from scratch is largest "
+            f"with “{_level(most)}” ({_figures(most)}) and smallest with “{_level(least)}” "
+            f"({_figures(least)}); {clear or 'none'} of {len(own)} "
+            f"gains {'is' if clear <= 1 else 'are'} clear."
+        )
+    return sentences
+
+
+def _level(row: AblationRow) -> str:
+    return row.variant or str(row.level)
+
+
+def _figures(row: Difference) -> str:
+    return formats.difference(row.difference, row.low, row.high)
 
 
 def _tallies(rows: Sequence[Comparison]) -> list[str]:
@@ -308,24 +334,34 @@ def _tallies(rows: Sequence[Comparison]) -> list[str]:
         if row.num_labels is not None:
             pairs.setdefault((row.arm, row.baseline), []).append(row)
     sentences = []
-    for (arm, baseline), each in list(pairs.items())[:_MAX_PAIRS]:
-        words = [outcome_words(row) for row in each]
-        counted = ", ".join(
-            f"{word} at {words.count(word)} of {len(each)} label budgets"
-            for word in dict.fromkeys(words)
-        )
+    # What is clear comes first, then what is largest.
+    order = sorted(
+        pairs.items(),
+        key=lambda pair: (
+            -sum(outcome(row) in CLEAR for row in pair[1]),
+            -abs(pair[1][0].difference or 0),
+        ),
+    )
+    for (arm, baseline), each in order[:_MAX_PAIRS]:
+        by_words: dict[str, list[str]] = {}
+        for row in each:
+            by_words.setdefault(outcome_words(row), []).append(formats.count(row.num_labels))
+        told = ", ".join(f"{words} at {listed(where)} labels" for words, where in by_words.items())
         first = each[0]
-        figures = formats.difference(first.difference, first.low, first.high)
         where = formats.label_budget(first.num_labels)
-        sentences.append(f"{arm} against {baseline}: {counted} ({figures} at {where}).")
+        pair = _pair(str(arm), str(baseline))
+        sentences.append(f"{pair}: {told} ({_figures(first)} at {where}).")
     if len(pairs) > _MAX_PAIRS:
         sentences[-1] += " Other pairs are in the report's table."
     return sentences
 
 
-def listed(parts: Sequence[str]) -> str:
-    """Returns the parts as `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+def _pair(arm: str, baseline: str) -> str:
+    """`in_domain with steps=2 instead of 1` of two variants of an arm, else `a against b`."""
+    own, rival = (re.fullmatch(r"(.+?), ([^,=]+)=(.*)", name) for name in (arm, baseline))
+    if own and rival and own.groups()[:2] == rival.groups()[:2]:
+        return f"{own[1]} with {own[2]}={own[3]} instead of {rival[3]}"
+    return f"{arm} against {baseline}"
 
 
 def _claim_finding(results: Results, claim: Claim) -> Finding | None:
@@ -338,32 +374,36 @@ def _claim_finding(results: Results, claim: Claim) -> Finding | None:
     if not by_labels:
         return None
     outcomes = {outcome(row) for rows in by_labels.values() for row in rows}
-    clear = [word for word in CLEAR if word in outcomes]
+    clear = [_AHEAD[word] for word in CLEAR if word in outcomes]
     if not clear:
         decision = "no clear difference on any task"
-    elif outcomes == {clear[0]}:
+    elif len(outcomes) == 1:
         decision = f"{clear[0]} on every task"
     elif len(clear) == 2:
-        decision = "better on some tasks, worse on others"
+        decision = "ahead on some tasks, behind on others"
     else:
-        other = "worse" if clear == ["better"] else "better"
+        other = "behind" if clear == ["ahead"] else "ahead"
         decision = f"{clear[0]} on some tasks, clearly {other} on none"
     sentences = (_claim_sentence(results, rows) for rows in by_labels.values())
     return Finding(capitalize_first(claim.text), (f"{decision}.", *sentences))
 
 
 def _claim_sentence(results: Results, rows: Sequence[Comparison]) -> str:
-    """`At 30 labels, of 3 tasks: better on 1 (digits), worse on 1 (words), no clear ... on 1.`"""
+    """`With 30 labels: ahead on 1 of 3 tasks (digits +10.0 points), behind on none; ...`."""
     by_outcome: dict[str, list[Comparison]] = {word: [] for word in CLEAR}
     for row in rows:
         by_outcome.setdefault(outcome_words(row), []).append(row)
+    total = f"{len(rows)} task{'s' * (len(rows) != 1)}"
     parts = []
-    for word, each in by_outcome.items():
+    for word in CLEAR:
+        each = by_outcome.pop(word)
         names = [f"{results.task(row.task).title} {formats.points(row.difference)}" for row in each]
         # Every loss is named.
         if word != "worse" and len(names) > _MAX_NAMED:
             names[_MAX_NAMED:] = [f"{len(names) - _MAX_NAMED} more"]
-        named = f" ({', '.join(names)})" if word in CLEAR and names else ""
-        parts.append(f"{word} on {len(each)}{named}")
-    where = formats.label_budget(rows[0].num_labels)
-    return f"At {where}, of {len(rows)} task{'s' * (len(rows) != 1)}: {', '.join(parts)}."
+        named = f" ({', '.join(names)} points)" if names else ""
+        of = f" of {total}" if not parts else ""
+        parts.append(f"{_AHEAD[word]} on {len(each) or 'none'}{of}{named}")
+    rest = [f"{words} on {len(each)}" for words, each in by_outcome.items()]
+    text = "; ".join([", ".join(parts), *([", ".join(rest)] if rest else [])])
+    return f"With {formats.label_budget(rows[0].num_labels)}: {text}."

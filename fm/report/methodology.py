@@ -4,7 +4,8 @@ from typing import Any
 
 from fm.report import formats
 from fm.report.decisions import margin_words
-from fm.report.headline import listed, scored_before
+from fm.report.formats import listed
+from fm.report.headline import scored_before
 from fm.report.schema import BEST_RIVAL, Results
 
 

@@ -4,20 +4,23 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fm.errors import UserError
 from fm.files import atomic_write
 from fm.report import ablation_plots, formats, group_scores, plots, style, tables
 from fm.report.cautions import cautions
+from fm.report.contact_sheet import contact_sheet
 from fm.report.decisions import decisions, label_multiplier, outcome, outcome_words
-from fm.report.headline import NOTHING, findings
+from fm.report.headline import NOTHING, SMOKE_TEST, findings
 from fm.report.methodology import methodology_notes
 from fm.report.schema import Results, capitalize_first, parse
 
@@ -84,7 +87,9 @@ def render_figures(results: Results) -> list[RenderedFigure]:
     for section, task, caption, alt, figure in _figures(results):
         if figure is not None:
             name = _file_name(section, task, {each.file_name for each in rendered})
-            rendered.append(RenderedFigure(section, task, name, caption, alt, style.to_png(figure)))
+            levels = 256 if section == "samples" else 16
+            png = style.to_png(figure, levels)
+            rendered.append(RenderedFigure(section, task, name, caption, alt, png))
     return rendered
 
 
@@ -97,6 +102,13 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             f"{title}: test accuracy against the number of labels, one line for each arm",
             plots.accuracy(results, task),
         )
+        if not results.setting and not results.claims:
+            yield (
+                *("decision", task, f"{title}: differences"),
+                f"{title}: differences of own pretraining from the best without and from the "
+                "reference, with 95% intervals",
+                plots.decision_forest(results, task),
+            )
         yield (
             *("learning_curves", task, f"{title}: fitted curves"),
             f"{title}: fitted learning curves, and the number of labels where they cross",
@@ -120,10 +132,11 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             plots.cpu_seconds(results, task),
         )
     budgets = {row.num_labels for row in results.comparisons} if results.claims else set()
-    for num_labels in sorted(budgets, key=lambda number: number or 0):
+    for num_labels in sorted(budgets, key=lambda number: number or math.inf):
+        words = formats.label_budget(num_labels)
         yield (
-            *("overview", None, f"All tasks, {formats.count(num_labels)} labels, points"),
-            f"grid: differences of pairs of arms on each task at {num_labels} labels",
+            *("overview", None, f"All tasks, {words}, points"),
+            f"grid: differences of pairs of arms on each task, {words}",
             plots.overview_of_differences(results, num_labels),
         )
     pretraining = [row for row in results.curves if row.kind == "pretrain"]
@@ -139,6 +152,13 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
             *("amortized_cost", None, f"Cost of K tasks in {words}"),
             f"{words} of each arm against the number of tasks",
             plots.amortized_cost_figure(results, unit),
+        )
+    for task in dict.fromkeys(row.task for row in results.samples):
+        title = results.task(task).title
+        yield (
+            *("samples", task, f"{title}: generated"),
+            f"{title}: generated pictures, enlarged",
+            contact_sheet([row for row in results.samples if row.task == task]),
         )
     for ablation in results.ablations:
         drawn = ablation_plots.config_ablation_figures(results, ablation)
@@ -166,6 +186,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
     environment.filters |= {
         "points": formats.points,
         "interval": formats.interval,
+        "score_interval": formats.score_interval,
         "percent": formats.percent,
         "detectable": formats.detectable,
         "p": formats.p_value,
@@ -183,6 +204,7 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         "data_uri": data_uri,
         "short": _shorten,
         "capital": capitalize_first,
+        "breakable": breakable,
     }
     compared = {row.arm for row in (*results.cells, *results.comparisons)}
     compared |= {row.baseline for row in results.comparisons}
@@ -193,6 +215,8 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         results=results,
         findings=findings(results),
         nothing=NOTHING,
+        smoke_test=SMOKE_TEST,
+        question=question(results),
         instruction_following=tables.instruction_following_rows(results),
         conditions=tables.CONDITIONS,
         amortized_cost=tables.amortized_cost_table(results),
@@ -220,6 +244,23 @@ def render_report(results: Results, figures: list[RenderedFigure]) -> str:
         config=flatten_config(results.config),
         missing=formats.MISSING,
     )
+
+
+def question(results: Results) -> str:
+    """Returns the question that a study asks."""
+    if results.claims:
+        return "One model for many tasks, or a network for each?"
+    if results.ablations and results.setting:
+        titles = formats.listed(each.title for each in results.ablations)
+        return f"What does the gain of pretraining depend on? {capitalize_first(titles)}."
+    if results.setting:
+        return f"What does {results.setting} change?"
+    return "Is pretraining worth it, against training from scratch?"
+
+
+def breakable(name: str) -> Markup:
+    """Returns a name as HTML that may be broken into lines behind underscores and equals signs."""
+    return Markup("<wbr>").join(re.findall(r"[^_=]*[_=]+|[^_=]+", name))
 
 
 def template_environment() -> jinja2.Environment:

@@ -49,7 +49,6 @@ _WORDS = {
     "unclear": "unclear",
 }
 _MAX_NAME = 16
-_TO_ASCII = str.maketrans({"\N{MINUS SIGN}": "-", formats.MISSING: "-"})
 
 
 def in_units(results: Row) -> bool:
@@ -74,7 +73,7 @@ def verdict(row: Row) -> str:
 def headline(results: Row) -> str:
     """Returns the findings as plain text, a line each, and what the intervals cover."""
     lines = [f"{decision}: {figures}" for decision, figures in findings(results)]
-    return "\n".join([*lines, coverage_sentence(results)]).translate(_TO_ASCII)
+    return "\n".join([*lines, coverage_sentence(results)])
 
 
 def findings(results: Row) -> list[tuple[str, str]]:
@@ -161,7 +160,7 @@ def text_table(results: Row) -> str:
     scores = [[each["name"], *each["cells"]] for each in score_rows(results)]
     compared = [
         [
-            f"{_shorten(row['arm'])} - {_shorten(row['baseline'])}",
+            f"{_shorten(row['arm'])} − {_shorten(row['baseline'])}",
             _signed(results, row["difference"]),
             _interval(results, row),
             formats.p_value(row["p"]),
@@ -172,10 +171,10 @@ def text_table(results: Row) -> str:
         for row in results["comparisons"]
     ]
     unit = results["tasks"][0]["metric"] if in_units(results) else "points"
-    heading = ["arm - baseline", unit, "95% interval", "p", "adjusted", "equiv.", ""]
+    heading = ["arm − baseline", unit, "95% interval", "p", "adjusted", "equiv.", ""]
     scores = [[_shorten(row[0]), *row[1:]] for row in scores]
     tables = [["", *headings[0]], *scores], [heading, *compared]
-    return "\n\n".join(_aligned(table) for table in tables).translate(_TO_ASCII)
+    return "\n\n".join(_aligned(table) for table in tables)
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> str:

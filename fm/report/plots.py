@@ -10,12 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fm.report import formats, style
-from fm.report.cautions import majority_level
-from fm.report.decisions import decisions, label_multiplier, outcome
+from fm.report.decisions import (
+    comparison,
+    decision_outcome,
+    decisions,
+    label_multiplier,
+    outcome,
+)
 from fm.report.forest import OUTCOME_COLORS, DrawRow, draw_difference, forest_plot
+from fm.report.saturation import majority_level, saturated_budgets
 from fm.report.schema import (
     BEST_RIVAL,
     AblationResults,
@@ -28,8 +34,10 @@ from fm.report.schema import (
     Task,
 )
 from fm.report.style import BETTER
+from fm.report.summary import main_arm, primary_comparison
 from fm.report.tables import (
     CPU_SECONDS,
+    SeedMean,
     amortized_cost_at_fewest_labels,
     cost_rows,
     seed_mean,
@@ -57,15 +65,14 @@ def accuracy(results: Results, task: str) -> Figure | None:
         figure = style.new_figure(height)
         axes = figure.add_subplot()
         ends = []
-        # Correlations may be below zero, other metrics are not.
-        lowest = min(point.mean for points in means.values() for point in points)
-        floor = 0.0 if lowest >= 0 else -100.0
+        floor = _lowest_score(means)
         for name in results.arm_names(means):
             arm, points = results.arm(name), means[name]
             x, y = [point.num_labels for point in points], [100 * point.mean for point in points]
             axes.plot(x, y, **_line(arm))
             # Many bands hide each other: then only the arms that the decisions are about have one.
-            shaded = len(means) <= _MAX_BANDS or name in _decided_arms(results, task)
+            decided = [] if results.setting else _decided_arms(results, task)
+            shaded = len(means) <= _MAX_BANDS or name in decided
             band = [p for p in points if shaded and p.low is not None and p.high is not None]
             axes.fill_between(
                 [point.num_labels for point in band],
@@ -80,12 +87,20 @@ def accuracy(results: Results, task: str) -> Figure | None:
         style.log_budget_axis(axes, budgets)
         axes.margins(y=0.06)
         axes.autoscale_view(scalex=False)
+        saturated = set(saturated_budgets(results, task)) == set(budgets)
+        style.score_axis(axes, 20.0 if saturated else 10.0, floor)
+        axes.set_xlabel("labeled examples (log scale)")
         if about.has_one_class:
             _draw_chance(axes, about)
-        axes.set_xlabel("labeled examples (log scale)")
         axes.set_ylabel(f"test {about.metric}, %")
         style.label_line_ends(axes, ends, height - 0.8)
     return figure
+
+
+def _lowest_score(means: Mapping[str, Sequence[SeedMean]]) -> float:
+    """The lowest possible score in percent: correlations may be below zero, other metrics not."""
+    lowest = min(point.mean for points in means.values() for point in points)
+    return 0.0 if lowest >= 0 else -100.0
 
 
 def _line(arm: Arm) -> dict[str, Any]:
@@ -93,25 +108,26 @@ def _line(arm: Arm) -> dict[str, Any]:
 
 
 def _draw_chance(axes: Axes, about: Task) -> None:
-    """Draws a dotted line at chance; far below all lines only its value, not to squeeze them.
+    """Draws a dotted line at chance; far below all lines it is named under the plot instead.
 
     Chance is the accuracy of always answering the most frequent class, 1/classes if unknown.
     """
     level, name = majority_level(about)
     level *= 100
     low, high = axes.get_ylim()
-    near = level > low - (high - low)
-    if near:
-        axes.axhline(level, color=style.FAINT, linewidth=1, linestyle=":")
-        axes.set_ylim(min(low, level - 0.06 * (high - level)), high)
+    if level < low - (high - low) / 2:
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{name}: {level:.3g}%, below this plot")
+        return
+    axes.axhline(level, color=style.FAINT, linewidth=1, linestyle=":")
+    axes.set_ylim(min(low, level - 0.06 * (high - level)), high)
     axes.annotate(
-        name if near else f"{name} is {level:.3g}%, below this plot",
-        (0.99, level if near else low),
+        name,
+        (0.99, level),
         xytext=(0, 3),
         xycoords=axes.get_yaxis_transform(),
         textcoords="offset points",
         color="#666666",
-        fontsize=9,
+        fontsize=style.SMALL,
         ha="right",
     )
 
@@ -134,7 +150,7 @@ def learning_curves(results: Results, task: str) -> Figure | None:
     budgets = sorted({point.num_labels for arm in drawn for point in means[arm]})
     if len(budgets) < 2:
         return None
-    height = 3.5
+    height, floor = 3.5, _lowest_score(means)
     with style.plot_style():
         figure = style.new_figure(height)
         axes = figure.add_subplot()
@@ -150,13 +166,13 @@ def learning_curves(results: Results, task: str) -> Figure | None:
             for point in means[name]:
                 at = point.num_labels
                 if point.low is not None and point.high is not None:
-                    axes.plot(
-                        [at, at], [100 * point.low, 100 * point.high], color=look["color"], lw=1
-                    )
+                    low, high = max(floor, 100 * point.low), min(100.0, 100 * point.high)
+                    axes.plot([at, at], [low, high], color=look["color"], lw=1)
                 axes.plot([at], [100 * point.mean], **mark)
         style.log_budget_axis(axes, budgets)
         axes.margins(y=0.06)
         axes.autoscale_view(scalex=False)
+        style.score_axis(axes, floor=floor)
         for row in results.crossings:
             if row.task == task and row.arm in own and row.rival in rivals:
                 _draw_crossing(axes, row)
@@ -209,6 +225,48 @@ def forest(results: Results, task: str, arm: str) -> Figure | None:
     return forest_plot(list(groups.items()), f"percentage points (right of 0: {arm} is better)")
 
 
+def decision_forest(results: Results, task: str) -> Figure | None:
+    """Draws the differences that the decisions rest on, with 95% intervals, by number of labels.
+
+    Above those of the best own pretraining from the best without, with the declared mean over all
+    budgets; below those from the first arm without pretraining, the plain reference.
+    """
+    rows = [row for row in decisions(results, task) if row.difference is not None]
+    if not rows:
+        return None
+    arm = main_arm(rows)
+    best: list[tuple[str, Difference, str]] = [
+        (formats.label_budget(row.num_labels), row, decision_outcome(row)) for row in rows
+    ]
+    primary = primary_comparison(results, task, arm)
+    if primary is not None:
+        best.append((formats.label_budget(None), primary, outcome(primary)))
+    groups = [("own pretraining − best without pretraining", best)]
+    rivals = results.arm_names(row.baseline for row in results.comparisons if row.task == task)
+    reference = next((name for name in rivals if results.arm(name).pretrained_on is None), None)
+    found = [
+        comparison(results, task, row.num_labels, row.best_pretrained, reference) for row in rows
+    ]
+    against = [row for row in (*found, comparison(results, task, None, arm, reference)) if row]
+    if against and any(row.best_rival != reference for row in rows):
+        names = [formats.label_budget(row.num_labels) for row in against]
+        rows_of = [(name, row, outcome(row)) for name, row in zip(names, against, strict=True)]
+        groups.append((f"own pretraining − {reference}", rows_of))
+    return forest_plot(
+        [
+            (
+                heading,
+                [
+                    (name, functools.partial(draw_difference, row=row, shown=shown))
+                    for name, row, shown in members
+                ],
+            )
+            for heading, members in groups
+        ],
+        "percentage points (right of 0: pretraining is better)",
+    )
+
+
 def multipliers(results: Results, task: str, arm: str) -> Figure | None:
     """Plots an arm's label multipliers against every rival; arrows mark lower bounds."""
     rows = [
@@ -217,12 +275,12 @@ def multipliers(results: Results, task: str, arm: str) -> Figure | None:
         if (row.task, row.arm) == (task, arm) and row.num_labels
     ]
     known = [row for row in rows if label_multiplier(row.label_multiplier, row.censored)]
-    if not known:
+    names = results.arm_names(row.rival for row in known)
+    if not names:
         return None
     with style.plot_style():
         figure = style.new_figure(3.2)
         axes = figure.add_subplot()
-        names = results.arm_names(row.rival for row in known)
         for number, name in enumerate(names):
             rival = results.arm(name)
             look: dict[str, Any] = {"color": rival.color, "marker": rival.marker}
@@ -280,6 +338,8 @@ def cpu_seconds(results: Results, task: str) -> Figure | None:
                 face = "white" if hollow else style.FAINT
                 axes.plot([], [], **look, color=style.FAINT, markerfacecolor=face, label=words)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.seconds(value)))
         axes.set_yticks(range(len(rows)), names, fontsize=9)
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -370,7 +430,7 @@ def difference_grid(
         return None
     clear = [abs(row.difference or 0) for row in known.values() if outcome(row) in OUTCOME_COLORS]
     most = max(clear, default=1.0) or 1.0
-    size = min(9.0, 62.0 / len(columns))
+    size = min(style.SMALL, 72.0 / len(columns))
     with style.plot_style():
         figure = style.new_figure(1.1 + 0.36 * len(lines))
         axes = figure.add_subplot()
@@ -394,7 +454,7 @@ def difference_grid(
         axes.set_xlim(0, len(columns))
         axes.set_ylim(len(lines), 0)
         axes.set_yticks([n + 0.5 for n in range(len(lines))], lines, fontsize=9)
-        axes.set_xticks([n + 0.5 for n in range(len(columns))], columns, fontsize=8.5)
+        axes.set_xticks([n + 0.5 for n in range(len(columns))], columns, fontsize=style.SMALL)
         if max(map(len, columns)) * len(columns) > _MAX_LEVEL_CHARACTERS:
             for text in axes.get_xticklabels():
                 text.set(rotation=35, ha="right", rotation_mode="anchor")
@@ -508,9 +568,9 @@ def _panels(
             axes.xaxis.set_major_locator(FixedLocator(sorted({x for x, _ in own if x})))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
-            axes.tick_params(labelsize=8)
+            axes.tick_params(labelsize=style.SMALL)
             axes.set_title(results.task(task).title, fontsize=9)
-            axes.set_ylabel(f"{results.task(task).metric}, %", fontsize=8)
+            axes.set_ylabel(f"{results.task(task).metric}, %", fontsize=style.SMALL)
         for axes in panels[len(tasks) :]:
             axes.set_visible(False)
         figure.supxlabel(x_label, fontsize=9)

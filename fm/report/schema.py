@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -350,6 +350,11 @@ class Sample(Row):
     wav: Text = None
     gif: Text = None
 
+    @property
+    def is_still(self) -> bool:
+        """Whether it is a picture alone, without sound or movement."""
+        return self.png is not None and self.wav is None and self.gif is None
+
 
 class Mistake(Row):
     """A test item that an arm misclassifies, with the baseline's prediction."""
@@ -424,6 +429,7 @@ class AblationRow(Difference):
     Attributes:
       values: the metric by seed.
       level: what tells the variant apart, a number or a name.
+      variant: its name.
       changed_modality: whose weight in the mixture `level` multiplies, where that is varied.
       shares: share of rows by modality, where a mixture is varied.
       datasets: what was pretrained on, by task, where that is varied.
@@ -437,6 +443,7 @@ class AblationRow(Difference):
     value: Number = None
     values: list[Integer | float] = []
     level: Integer | float | str | None = None
+    variant: Text = None
     changed_modality: Text = None
     shares: dict[str, Integer | float] | None = None
     datasets: dict[str, Text] | None = None
@@ -537,6 +544,16 @@ class Results(msgspec.Struct):
     scaling_fits: list[ScalingFit] = []
     group_scores: list[GroupScore] = []
 
+    @property
+    def smoke_test(self) -> bool:
+        """Whether it was run with the quick profile, too small to conclude anything from."""
+        return is_smoke_test(self.config)
+
+    @property
+    def setting(self) -> str:
+        """The setting whose values are compared side by side; "" in a study that is not that."""
+        return self.experiment.removeprefix("ablate ") if "ablate " in self.experiment else ""
+
     def arm(self, name: str | None) -> Arm:
         """Returns the arm with this name."""
         return next((arm for arm in self.arms if arm.name == name), Arm(name or ""))
@@ -586,6 +603,12 @@ class Results(msgspec.Struct):
         return msgspec.structs.replace(
             declared, title=title, metric=metric or "accuracy", modality=modality
         )
+
+
+def is_smoke_test(config: dict[str, Any]) -> bool:
+    """Returns whether a config, or the first of those of variants side by side, is a smoke test."""
+    variants = [each for each in config.values() if isinstance(each, dict)]
+    return bool(config.get("smoke_test")) or any(each.get("smoke_test") for each in variants)
 
 
 def parse(results: Any) -> Results:
@@ -729,6 +752,7 @@ def _complete_arms(results: Results) -> list[Arm]:
     used = {arm.color for arm in arms.values()}
     colors = itertools.cycle([color for color in _COLORS if color not in used] or _COLORS)
     markers = itertools.cycle([m for m in _MARKERS if m not in {a.marker for a in arms.values()}])
+    _tell_variants_apart(list(arms.values()))
     for arm in arms.values():
         arm.title = arm.title or arm.name
         if not re.fullmatch("#[0-9a-fA-F]{6}", arm.color or ""):
@@ -738,6 +762,22 @@ def _complete_arms(results: Results) -> list[Arm]:
         if arm.marker not in _MARKERS:
             arm.marker = next(markers, "o")
     return list(arms.values())
+
+
+def _tell_variants_apart(arms: Sequence[Arm]) -> None:
+    """Gives arms of one look, the variants of an arm, colors of their own; lines and marks stay.
+
+    The n-th variant of every arm has the same color.
+    """
+    groups: dict[tuple, list[Arm]] = {}
+    for arm in arms:
+        if arm.color is not None:
+            groups.setdefault((arm.color, arm.linestyle, arm.marker), []).append(arm)
+    used = {group[0].color for group in groups.values() if len(group) == 1}
+    colors = [color for color in _COLORS if color not in used]
+    for group in groups.values():
+        for arm, color in zip(group, itertools.cycle(colors)):
+            arm.color = color if len(group) > 1 else arm.color
 
 
 def upgrade(results: Any) -> dict[str, Any]:

@@ -1,14 +1,20 @@
-"""The scores of a search's recipes as a table in text and as a plot."""
+"""Report of a search of recipes: decision, table, plot and page from its results."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from fm.report.style import new_figure, plot_style
+from fm.files import atomic_write
+from fm.report import formats
+from fm.report.headline import SMOKE_TEST
+from fm.report.pages import data_uri, flatten_config, template_environment
+from fm.report.schema import is_smoke_test, sanitize
+from fm.report.style import BETTER, SMALL, new_figure, plot_style, to_png
 
 _MOST_SHOWN = 30
 
@@ -17,6 +23,62 @@ def trial_name(row: dict[str, Any]) -> str:
     """Returns what a trial changes, such as "mask_ratio=0.75, steps=800"."""
     changes = [f"{path.rsplit('.', 1)[-1]}={text}" for path, text in row["values"].items()]
     return ", ".join(changes) or "as it is"
+
+
+def search_decision(results: dict[str, Any]) -> str:
+    """Returns whether a trial is ahead of the recipe as it is, with the scores of both."""
+    scored = [row for row in _by_score(results["trials"]) if row["score"] is not None]
+    if not scored:
+        return "No recipe could be trained."
+    best = scored[0]
+    own = next((row for row in scored if not row["values"]), None)
+    named = f"{trial_name(best)} ({formats.percent(best['score'])})"
+    if own is None:
+        return f"Best of {len(scored)} recipes: {named}; the recipe as it is could not be scored."
+    if best is own:
+        return (
+            f"Keep the recipe as it is ({formats.percent(own['score'])}): none of the other "
+            f"{len(scored) - 1} trials is ahead of it."
+        )
+    gap = best["score"] - own["score"]
+    return (
+        f"Best of {len(scored)} recipes: {named}, {formats.points(gap)} points from the recipe as "
+        f"it is ({formats.percent(own['score'])})."
+    )
+
+
+def write(results: dict[str, Any], out_dir: Path, best_file: str) -> Path:
+    """Writes search.png and report.html into `out_dir`; returns the page's path.
+
+    Args:
+      results: of `fm.study.search.run_search`.
+      out_dir: the folder, which exists.
+      best_file: path of the best recipe, as the page names it.
+    """
+    results = sanitize(results)
+    png = to_png(search_figure(results))
+    environment = template_environment()
+    environment.filters |= {
+        "data_uri": data_uri,
+        "percent": formats.percent,
+        "seconds": formats.seconds,
+    }
+    rows = [row | {"name": trial_name(row)} for row in _by_score(results["trials"])]
+    spent = formats.seconds(sum(row["seconds"] for row in rows))
+    page = environment.get_template("search.html.jinja").render(
+        results=results,
+        rows=rows,
+        decision=search_decision(results),
+        cost=f"{len(rows)} trials took {spent} in all.",
+        best_file=best_file,
+        png=png,
+        smoke_test=SMOKE_TEST if is_smoke_test(results.get("config", {})) else "",
+        config=flatten_config(results.get("config", {})),
+        missing=formats.MISSING,
+    )
+    atomic_write(out_dir / "search.png", png)
+    atomic_write(out_dir / "report.html", page.encode())
+    return out_dir / "report.html"
 
 
 def search_table(results: dict[str, Any]) -> str:
@@ -41,13 +103,13 @@ def search_figure(results: dict[str, Any]) -> Figure:
         axes = figure.subplots()
         for place, row in enumerate(reversed(shown)):
             score = 100 * row["score"]
-            color = "#0072B2" if row["values"] else "#000000"
+            color = BETTER if row["values"] else "#000000"
             if row["low"] is not None:
                 ends = [100 * row["low"], 100 * row["high"]]
                 axes.plot(ends, [place, place], color=color, linewidth=1.2)
             axes.plot([score], [place], marker="o", color=color, linestyle="")
         names = ["\n".join(textwrap.wrap(trial_name(row), 40)) for row in reversed(shown)]
-        axes.set_yticks(range(len(shown)), names)
+        axes.set_yticks(range(len(shown)), names, fontsize=SMALL)
         more = f"; the best {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
         axes.set_xlabel(f"{results['metric']} (95% interval)")
         title = f"{results['arm']} on the development part of {results['task']}{more}"

@@ -1,7 +1,7 @@
 """How plots look: size, type, colors, axes, direct labels, and the way to PNG.
 
 The figures are narrow (4.7 inches) and dense (180 dots an inch): two fit side by side on a wide
-screen, and on a phone their type is still readable.
+screen. On a phone they are shown about 350 pixels wide, where type of 9 points is 9 pixels high.
 """
 
 import colorsys
@@ -18,16 +18,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from fm.report import formats
 from fm.report.schema import Arm
 
 WIDTH, DPI = 4.7, 180
+# Smallest type of a figure, in points.
+SMALL = 9
 INK, FAINT = "#222222", "#8a8a8a"
 BETTER, WORSE = "#0072B2", "#D55E00"
 # Characters of 10 points that the width of a figure, and the room right of its lines, hold.
 _LEGEND_CHARACTERS, _END_CHARACTERS = 52, 24
+# From the end of the axes to the mark beside a name.
+_MARK_POINTS = 8
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -94,8 +99,25 @@ def log_budget_axis(axes: Axes, budgets: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(budgets)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.count(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.count(float(value))))
     axes.set_xlim(budgets[0] / 1.12, budgets[-1] * 1.12)
+
+
+def score_axis(axes: Axes, min_span: float = 10.0, floor: float = 0.0) -> None:
+    """Makes the y axis one of scores in percent, with its present limits as far as they make sense.
+
+    It spans `min_span` points or more, so that noise does not fill it, and ends at `floor` and at
+    100, a little beyond so that marks there are whole.
+    """
+    low, high = axes.get_ylim()
+    if high - low < min_span:
+        middle = (low + high) / 2
+        low, high = middle - min_span / 2, middle + min_span / 2
+    low, high = (100 - (high - low), 100.0) if high > 100 else (low, high)
+    low, high = (floor, min(100.0, floor + high - low)) if low < floor else (low, high)
+    edge = 0.02 * (high - low)
+    axes.set_ylim(low - edge * (low == floor), high + edge * (high == 100))
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
 
 
 def readable_shade(color: str) -> tuple[float, float, float]:
@@ -188,13 +210,24 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float
     for rank in range(1, len(placed)):
         placed[rank] = max(placed[rank], placed[rank - 1] + gap)
     excess = max(0.0, placed[-1] - high) if placed else 0.0
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    beside = ScaledTranslation(_MARK_POINTS / 72, 0, figure.dpi_scale_trans)
     for rank, index in enumerate(order):
         arm, y, transform = ends[index][1], placed[rank] - excess, axes.get_yaxis_transform()
         color = arm.color or INK
-        axes.plot([1.035], [y], color=color, marker=arm.marker, transform=transform, clip_on=False)
+        axes.plot(
+            *([1], [y]),
+            color=color,
+            marker=arm.marker,
+            transform=transform + beside,
+            clip_on=False,
+        )
         axes.annotate(
             arm.name,
-            (1.07, y),
+            (1, y),
+            xytext=(_MARK_POINTS + 6, 0),
+            textcoords="offset points",
             xycoords=transform,
             color=readable_shade(color),
             va="center",

@@ -38,7 +38,7 @@ COST_UNITS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
 # Wordings of an instruction, see `fm.study.multitask_instructions`.
 CONDITIONS = ("held out", "trained", "dropped", "swapped")
 
-_HEADINGS = ("task", "labels", "arm - baseline", "points", "95% interval", "adj. p", "least", "")
+_HEADINGS = ("task", "labels", "arm − baseline", "points", "95% interval", "adj. p", "least", "")
 _LEFT_ALIGNED = (0, 2, 7)
 _MAX_WIDTH = 100
 _CSV_COLUMNS = (
@@ -109,6 +109,7 @@ def score_table(results: Results, task: str) -> dict[str, Any]:
     about = results.task(task)
     return {
         "title": about.title,
+        "lowest": -1 if about.target == "value" else 0,
         "columns": [about.metric, *(words for _, words, _ in extra)],
         "groups": sorted(groups.items()),
     }
@@ -206,15 +207,14 @@ def text_table(results: dict) -> str:
 def _text_cells(row: Comparison) -> tuple[str, ...]:
     cells = (
         "all" if row.num_labels is None else formats.count(row.num_labels),
-        f"{_shorten(row.arm, 15)} - {_shorten(row.baseline, 12)}",
+        f"{_shorten(row.arm, 15)} − {_shorten(row.baseline, 12)}",
         formats.points(row.difference),
         formats.interval(row.low, row.high),
         formats.p_value(row.p_adjusted),
         formats.detectable(row.detectable),
         "improving" if outcome(row) == "still improving" else outcome(row),
     )
-    to_ascii = str.maketrans({"\N{MINUS SIGN}": "-", formats.MISSING: "-"})
-    return (_shorten(row.task, 12), *(cell.translate(to_ascii) for cell in cells))
+    return (_shorten(row.task, 12), *cells)
 
 
 def _shorten(text: str | None, width: int) -> str:

@@ -14,6 +14,7 @@ from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME, ZIPF
 from fm.evaluation.text_quality.words import FAULTS
 from fm.report import formats, style
 from fm.report import text_quality_plots as plots
+from fm.report.headline import SMOKE_TEST, Finding
 from fm.report.pages import (
     RenderedFigure,
     data_uri,
@@ -21,16 +22,19 @@ from fm.report.pages import (
     template_environment,
     write_page,
 )
-from fm.report.schema import sanitize
+from fm.report.schema import is_smoke_test, sanitize
 
 Row = dict[str, Any]
 _COLUMNS = (*(metric for metric in METRICS if metric.of_sample), ZIPF)
+# Sections whose files are named otherwise.
+_FILES = {"closest": "frontier"}
 _CSV_COLUMNS = ("of", "domain", "arm", "stage", "sampling", "metric", "value", "low", "high")
 
 
 def headline(results: dict[str, Any]) -> str:
-    """Returns the main findings of a text quality study as one paragraph."""
-    return " ".join(headline_sentences(results))
+    """Returns the main findings of a text quality study as plain text, a few lines a domain."""
+    text = "\n".join(map(str, findings(results)))
+    return f"{SMOKE_TEST}\n{text}" if is_smoke_test(results["config"]) else text
 
 
 def write(results: dict[str, Any], out_dir: Path) -> Path:
@@ -51,7 +55,12 @@ def draw_figures(results: dict[str, Any]) -> list[RenderedFigure]:
     """Returns all figures that the results have numbers for, as PNGs."""
     return [
         RenderedFigure(
-            section, None, f"{section}-{file}.png", caption, caption, style.to_png(figure)
+            section,
+            None,
+            f"{_FILES.get(section, section)}-{file}.png",
+            caption,
+            caption,
+            style.to_png(figure),
         )
         for section, file, caption, figure in _figures(results)
         if figure is not None
@@ -67,7 +76,13 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str, str, Figure | 
             ("distinct_2", "scorer_bits_per_byte", "scorer bits per byte against distinct-2"),
         ):
             figure = plots.plot_quality_against_diversity(results, letter, x, y)
-            yield "frontier", f"{low}-{y}", f"{name}: {caption}", figure
+            # The first plot of each domain is on the first screen.
+            yield (
+                "frontier" if y != "mauve" else "closest",
+                f"{low}-{y}",
+                f"{name}: {caption}",
+                figure,
+            )
         bits_per_byte = plots.plot_bits_per_byte(results, letter)
         yield "training", low, f"{name}: bits per byte", bits_per_byte
         yield "copies", low, f"{name}: longest copy", plots.plot_longest_copy(results, letter)
@@ -96,7 +111,8 @@ def render(results: dict[str, Any], figures: list[RenderedFigure]) -> str:
     early = [row["sampling"] for row in results["samples"] if row["stage"] != "end"]
     return environment.get_template("text_quality.html.jinja").render(
         results=results,
-        sentences=headline_sentences(results),
+        findings=findings(results),
+        smoke_test=SMOKE_TEST if is_smoke_test(results["config"]) else "",
         domain_names={domain["letter"]: domain["name"] for domain in results["domains"]},
         metrics=METRICS,
         titles={name: metric.title for name, metric in METRICS_BY_NAME.items()},
@@ -159,33 +175,44 @@ def _real_text(results: dict[str, Any], letter: str) -> Row:
 
 # Headline.
 
+_STAGES = {"1/4": "a quarter", "1/2": "half"}
 
-def headline_sentences(results: dict[str, Any]) -> list[str]:
-    """Returns a text quality study's main findings as sentences, grouped by text domain."""
-    sentences = []
+
+def findings(results: dict[str, Any]) -> list[Finding]:
+    """Returns the main findings of a text quality study, one for each domain of text."""
+    found = []
     names = {domain["letter"]: domain["name"] for domain in results["domains"]}
+    tuned = _fine_tuning_sentence(results)
     for selection in results["selections"]:
         letter = selection["domain"]
-        sentences.append(f"On {letter} ({names[letter]}): {_closest_sentence(results, selection)}")
-        sentences.append(_disagreement_sentence(selection))
-        sentences.append(_copying_sentence(results, letter))
-    sentences.append(_fine_tuning_sentence(results))
-    return [sentence for sentence in sentences if sentence]
+        sentences = [
+            _closest_sentence(results, selection),
+            _disagreement_sentence(selection),
+            _copying_sentence(results, letter),
+            tuned if letter == _tuned_domain(results) else "",
+        ]
+        subject = f"{letter} ({names[letter]})"
+        found.append(Finding(subject, tuple(filter(None, sentences))))
+    return found
 
 
 def describe_generation_setup(row: Row) -> str:
     """Describes a row's arm, checkpoint and sampling config in words."""
-    stage = "" if row["stage"] == "end" else f" after {row['stage']} of its training"
-    return f"“{row['arm']}”{stage} at {row['sampling']}"
+    stage = _STAGES.get(row["stage"])
+    after = f", after {stage} of its training," if stage else ""
+    sampling = re.sub("^T ", "temperature ", row["sampling"])
+    return f"the model trained on “{row['arm']}”{after} at {sampling}"
 
 
 def _closest_sentence(results: dict[str, Any], selection: Row) -> str:
     row = selection["selected"]["mauve"]
     own, real = row["values"]["mauve"], _real_text(results, selection["domain"])["values"]["mauve"]
-    outcome = "clearly below" if own[2] < real[1] else "not clearly different from"
+    outcome = "clearly short of" if own[2] < real[1] else "not clearly different from"
+    setup = describe_generation_setup(row)
     return (
-        f"{describe_generation_setup(row)} is closest to real text by MAUVE-style area, "
-        f"{_interval(own, '.2f')}, {outcome} that of other real text, {_interval(real, '.2f')}."
+        f"{setup[:1].upper()}{setup[1:]} writes the text closest to real text: MAUVE-style area "
+        f"{_interval(own, '.2f')} (1 if they cannot be told apart), {outcome} other real text, "
+        f"{_interval(real, '.2f')}."
     )
 
 
@@ -196,11 +223,9 @@ def _disagreement_sentence(selection: Row) -> str:
         return f"All {len(METRICS)} metrics select it."
     others = [row for row in selection["regrets"] if row["by"] != row["metric"]]
     clear = [row for row in others if row["clear"]]
+    count = f"the {len(METRICS)} metrics select {len(distinct)} different models or samplings"
     if not clear:
-        return (
-            f"{len(METRICS)} metrics make {len(distinct)} selections, but no metric clearly loses "
-            "by another one's."
-        )
+        return f"{count[:1].upper()}{count[1:]}, but none clearly loses by another one's."
     worst = max(clear, key=lambda row: row["regret"])
     regrets: dict[str, list[float]] = {}
     for row in others:
@@ -208,12 +233,13 @@ def _disagreement_sentence(selection: Row) -> str:
     means = {name: float(np.mean(each)) for name, each in regrets.items()}
     least = min(means, key=lambda name: means[name])
     return (
-        f"{len(METRICS)} metrics make {len(distinct)} different selections. Selecting by "
-        f"{METRICS_BY_NAME[worst['by']].title} "
-        f"({describe_generation_setup(selection['selected'][worst['by']])}) costs "
-        f"{METRICS_BY_NAME[worst['metric']].title} {min(worst['regret'], 1.0):.0%} of its range, "
-        f"the largest loss; selecting by {METRICS_BY_NAME[least].title} costs the others least, "
-        f"{means[least]:.0%} on average."
+        f"Metrics do not agree: {count}. Whoever selects by "
+        f"“{METRICS_BY_NAME[worst['by']].title}” gets "
+        f"{describe_generation_setup(selection['selected'][worst['by']])}, and loses "
+        f"{min(worst['regret'], 1.0):.0%} of what is to be had in "
+        f"“{METRICS_BY_NAME[worst['metric']].title}”, the largest loss; selecting by "
+        f"“{METRICS_BY_NAME[least].title}” costs the other metrics least, {means[least]:.0%} on "
+        "average."
     )
 
 
@@ -231,15 +257,25 @@ def _copying_sentence(results: dict[str, Any], letter: str) -> str:
     real = _real_text(results, letter)["values"]["longest_copy"]
     than = "more than" if own[1] > real[2] else "less than" if own[2] < real[1] else "similar to"
     return (
-        f"With plain sampling “{most['arm']}” copies most, {_interval(own, '.1f')} words in a row "
-        f"on average, {than} real text ({_interval(real, '.1f')})."
+        f"With plain sampling “{most['arm']}” copies most from its training text: the longest copy "
+        f"in a text has {_interval(own, '.1f')} words on average, {than} in real text, "
+        f"{_interval(real, '.1f')}."
     )
+
+
+def _tuned_arm(results: dict[str, Any]) -> str | None:
+    training_sets = results["config"]["training_sets"]
+    return next((name for name, each in training_sets.items() if each["init_from"]), None)
+
+
+def _tuned_domain(results: dict[str, Any]) -> str | None:
+    tuned = _tuned_arm(results)
+    return tuned and results["config"]["training_sets"][tuned]["prompt_domains"][0]
 
 
 def _fine_tuning_sentence(results: dict[str, Any]) -> str:
     """Compares pretraining and fine-tuning with training from scratch on the same few texts."""
-    training_sets = results["config"]["training_sets"]
-    tuned = next((name for name, each in training_sets.items() if each["init_from"]), None)
+    training_sets, tuned = results["config"]["training_sets"], _tuned_arm(results)
     if tuned is None:
         return ""
     parts = training_sets[tuned]["parts"]
@@ -253,7 +289,7 @@ def _fine_tuning_sentence(results: dict[str, Any]) -> str:
     )
     if scratch is None:
         return ""
-    domain = training_sets[tuned]["prompt_domains"][0]
+    domain = _tuned_domain(results)
 
     def best_value(arm: str) -> list[float]:
         rows = [r for r in results["models"] if (r["arm"], r["domain"]) == (arm, domain)]
@@ -265,9 +301,9 @@ def _fine_tuning_sentence(results: dict[str, Any]) -> str:
     else:
         outcome = "worse than" if own[1] > other[2] else "not clearly different from"
     return (
-        f"On the same few texts of {domain}, “{tuned}” is {outcome} training from scratch at equal "
-        f"tokens, each at its best checkpoint: {_interval(own, '.3f')} against "
-        f"{_interval(other, '.3f')} bits per byte."
+        f"With few texts of {domain}, pretraining on other text first (“{tuned}”) is {outcome} "
+        f"training on them alone (“{scratch}”) for as many tokens: {_interval(own, '.3f')} against "
+        f"{_interval(other, '.3f')} bits per byte, lower being better."
     )
 
 

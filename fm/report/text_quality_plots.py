@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME
 from fm.report.schema import Arm
-from fm.report.style import INK, label_line_ends, new_figure, plot_style
+from fm.report.style import INK, SMALL, label_line_ends, new_figure, plot_style
 
 Row = dict[str, Any]
 
@@ -64,7 +64,7 @@ def plot_quality_against_diversity(
                 _draw_cross(axes, row["values"][x], row["values"][y])
         axes.set_xlabel(_axis_label(x))
         axes.set_ylabel(_axis_label(y))
-        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=SMALL)
     return figure
 
 
@@ -89,12 +89,12 @@ def plot_regret_heatmap(selection: Row) -> Figure:
                     (m, n),
                     ha="center",
                     va="center",
-                    fontsize=8,
+                    fontsize=SMALL,
                     color="white" if value > 0.75 else INK if clear else "#8a8a8a",
                     fontweight="bold" if clear else "normal",
                 )
-        axes.set_xticks(range(len(names)), titles, rotation=55, ha="right", fontsize=8)
-        axes.set_yticks(range(len(names)), titles, fontsize=8)
+        axes.set_xticks(range(len(names)), titles, rotation=55, ha="right", fontsize=SMALL)
+        axes.set_yticks(range(len(names)), titles, fontsize=SMALL)
         axes.set_xlabel("metric that loses, % of its range", fontsize=9)
         axes.set_ylabel("metric that selects", fontsize=9)
         axes.grid(False)

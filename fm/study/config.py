@@ -357,6 +357,8 @@ class StudyConfig:
       primary: the (arm, rival) pairs declared before results are seen, each in the mean over label
         budgets; the rival "best rival" stands for every arm without pretraining.
       equivalence_margin: of two one-sided tests, in units of the score (0.01: a point).
+      smoke_test: made with the quick profile: its figures are not to be quoted. Only a config that
+        is one says so in its JSON.
     """
 
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {"adapt": "methods"}
@@ -371,6 +373,7 @@ class StudyConfig:
     label_cost: float | None = None
     primary: tuple[tuple[str, str], ...] = PRIMARY
     equivalence_margin: float = DEFAULT_MARGIN
+    smoke_test: bool = False
 
     def __post_init__(self):
         check_methods(self.methods)
@@ -407,6 +410,8 @@ class StudyConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns the config as JSON, with the tasks by name so that configs compare by field."""
         plain = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.smoke_test:
+            del plain["smoke_test"]
         tasks = {}
         for task in plain["tasks"]:
             absent = [name for name in FURTHER_DATA_FIELDS if not task[name]]

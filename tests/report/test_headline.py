@@ -1,5 +1,7 @@
 """What to do at each number of labels; words from the interval and the adjusted p together."""
 
+import re
+
 import msgspec
 import pytest
 
@@ -12,12 +14,14 @@ from fm.report.decisions import (
     outcome,
     outcome_words,
 )
-from fm.report.headline import findings, scored_before
+from fm.report.formats import to_ascii
+from fm.report.headline import SMOKE_TEST, findings, scored_before
 from fm.report.schema import Comparison, parse
 
 from . import helpers_results
 from .helpers_results import arm
 
+MINUS = "\N{MINUS SIGN}"
 REVIEWS = {
     "in_domain": 0.612,
     "published": 0.629,
@@ -61,10 +65,12 @@ def study(*comparisons, values=REVIEWS, budgets=(20,), **more):
 def test_the_first_sentence_says_what_to_do_over_all_arms():
     text = headline(study(row(0.011, -0.009, 0.031, p_adjusted=0.4, seeds_to_decide=24, seeds=8)))
     assert text == (
-        "Film reviews: At 20 labels: start from published weights (62.9%); without them pretrain "
-        "on your own unlabeled text (61.2%); best without pretraining: classical_unlabeled "
-        "(60.1%), no clear difference (+1.1 [-0.9, 3.1]).\n"
-        "  To decide it at 20 labels takes about 24 more seeds (now 8).\n"
+        "Film reviews: Start from published weights, the best at 20 labels. Pretraining is not "
+        "shown to pay: no clear difference from the best without it at 20 labels.\n"
+        "  At 20 labels: start from published weights (62.9%); without them pretrain on your own "
+        "unlabeled text (61.2%); best without pretraining: classical_unlabeled (60.1%), no clear "
+        f"difference (+1.1 [{MINUS}0.9, 3.1]).\n"
+        "  To decide it takes about so many more seeds (now 8): 24 at 20 labels.\n"
         "  Mean accuracy over 2 seeds and 900 test items, for this checkpoint; differences in "
         "points [95% interval]."
     )
@@ -108,7 +114,7 @@ def test_every_arm_of_published_data_is_told_apart_from_own_pretraining():
 )
 def test_the_published_weights_and_the_best_rival_are_always_named(values, words):
     text = headline(study(row(0.1, 0.05, 0.15), values=REVIEWS | values))
-    assert f"At 20 labels: {words}" in text.splitlines()[0]
+    assert f"At 20 labels: {words}" in text.splitlines()[1]
 
 
 def test_a_loss_is_stated_as_plainly():
@@ -117,7 +123,7 @@ def test_a_loss_is_stated_as_plainly():
     assert (
         "use the classical baseline (60.1%); published weights reach 50.0%; pretraining on" in text
     )
-    assert "reaches 57.0%, worse (-3.1 [-5.0, -1.2])." in text
+    assert f"reaches 57.0%, worse ({MINUS}3.1 [{MINUS}5.0, {MINUS}1.2])." in text
 
 
 INSIDE = {"p_equivalence": 0.01, "margin": 0.01}
@@ -237,14 +243,14 @@ def test_many_budgets_stay_a_few_lines():
     budgets = [10 * 2**n for n in range(9)]
     same = [row(0.1, 0.05, 0.15, num_labels=number) for number in budgets]
     lines = headline(study(*same, budgets=budgets)).splitlines()
-    assert len(lines) == 2 and "At 10 to 2,560 labels (figures at 10): start" in lines[0]
+    assert len(lines) == 3 and "At 10 to 2,560 labels (figures at 10): start" in lines[1]
     mixed = [
         row(0.1, 0.05 - 0.1 * (n % 2), 0.15, num_labels=number) for n, number in enumerate(budgets)
     ]
     lines = headline(study(*mixed, budgets=budgets)).splitlines()
-    assert len(lines) <= 7
-    assert lines[0].startswith("Film reviews: At 10 labels") and "At 2,560 labels" in lines[3]
-    assert "Other numbers of labels are in the report's table." in lines[3]
+    assert len(lines) <= 8
+    assert lines[1].startswith("  At 10 labels") and "At 2,560 labels" in lines[4]
+    assert "Other numbers of labels are in the report's table." in lines[4]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +307,7 @@ def test_the_rival_that_is_hardest_to_beat_and_the_primary_comparison_are_named(
         study(primary, decisions=[given], crossings=[crossing | {"status": "never ahead"}])
     )
     # The verdict is over all rivals: it may rest on another than the one quoted.
-    assert "worse (+2.0 [-5.0, 9.0] against scratch)" in text
+    assert f"worse (+2.0 [{MINUS}5.0, 9.0] against scratch)" in text
     assert "against the best without pretraining, declared as primary: better (+3.0" in text
     assert "up to 20 ahead of the best arm without pretraining." in text
     assert "best rival" not in [each.name for each in parse(study(primary)).arms]
@@ -311,15 +317,15 @@ def test_variants_of_an_arm_are_counted_pair_by_pair():
     pair = {"own": "in_domain, steps=2", "baseline": "in_domain, steps=1"}
     rows = [row(0.1, 0.05, 0.15, **pair), row(0.0, -0.1, 0.1, num_labels=50, **pair)]
     assert headline({"schema": 2, "comparisons": rows}) == (
-        "Reviews: in_domain, steps=2 against in_domain, steps=1: better at 1 of 2 label budgets, "
-        "no clear difference at 1 of 2 label budgets (+10.0 [5.0, 15.0] at 20 labels)."
+        "Reviews: in_domain with steps=2 instead of 1: better at 20 labels, no clear difference at "
+        "50 labels (+10.0 [5.0, 15.0] at 20 labels)."
     )
 
 
 def test_one_seed_claims_nothing():
     text = headline(study(values={"in_domain": 0.6, "scratch": 0.5}))
     assert "training from scratch" not in text and "scratch (50.0%), no interval (+10.0)" in text
-    assert "better" not in text
+    assert "better" not in text and "one seed decides nothing" in text.casefold()
 
 
 def test_nothing_compared():
@@ -327,9 +333,10 @@ def test_nothing_compared():
 
 
 @pytest.mark.parametrize("content", [helpers_results.results, helpers_results.old_results])
-def test_every_task_has_a_few_ascii_lines(content):
+def test_every_task_has_a_few_lines_with_real_minus_signs(content):
     text = headline(content())
-    assert text.isascii()
+    assert MINUS in text and not re.search(r"(?<![\w-])-\d", text)
+    assert to_ascii(text).isascii() and f"-{text.split(MINUS)[1][:3]}" in to_ascii(text)
     starts = [line.split(":")[0] for line in text.splitlines() if not line.startswith(" ")]
     assert starts == ["Film reviews", "Handwritten digits"]
     assert len(text.splitlines()) <= 12
@@ -368,12 +375,46 @@ def claims():
 
 def test_claims_count_tasks_name_every_loss_and_average_nothing():
     assert headline(claims()) == (
-        "Joint pretraining against scratch: better on some tasks, worse on others.\n"
-        "  At 30 labels, of 3 tasks: better on 1 (Reviews +10.0), worse on 1 (Words -5.0), no "
-        "clear difference on 1.\n"
-        "One network: worse on some tasks, clearly better on none.\n"
-        "  At 30 labels, of 3 tasks: better on 0, worse on 2 (Digits -2.1, Words -3.0), within the "
-        "margin of 2 points on 1."
+        "Joint pretraining against scratch: ahead on some tasks, behind on others.\n"
+        "  With 30 labels: ahead on 1 of 3 tasks (Reviews +10.0 points), behind on 1 (Words "
+        f"{MINUS}5.0 points); no clear difference on 1.\n"
+        "One network: behind on some tasks, clearly ahead on none.\n"
+        "  With 30 labels: ahead on none of 3 tasks, behind on 2 (Digits "
+        f"{MINUS}2.1, Words {MINUS}3.0 points); within the margin of 2 points on 1."
     )
     assert len(findings(parse(claims()))) == 2
     assert "Nothing was compared" in headline(claims() | {"comparisons": []})
+
+
+def test_a_smoke_test_says_so_before_anything_else():
+    content = study(row(0.1, 0.05, 0.15))
+    assert headline(content | {"config": {"smoke_test": True}}).splitlines()[0] == SMOKE_TEST
+    # Of variants side by side, each has a config.
+    sides = {"0.5": {"smoke_test": True}, "0.75": {"smoke_test": True}}
+    assert headline(content | {"config": sides}).startswith("Smoke test, do not quote")
+    assert "Smoke test" not in headline(content)
+
+
+def test_an_ablation_names_the_largest_and_the_smallest_gain():
+    rows = [
+        row(gain, gain - 0.03, gain + 0.03, number, baseline="scratch") | {"variant": name}
+        for number, gains in ((20, (0.1, -0.01, 0.02)), (400, (0.0, 0.01, 0.02)))
+        for name, gain in zip(("whole", "half", "none"), gains, strict=True)
+    ]
+    figure = {"kind": "forest", "field": "variant"}
+    text = headline(
+        {
+            "schema": 2,
+            "experiment": "ablate parts",
+            "ablations": [{"name": "parts", "title": "Parts", "figure": figure}],
+            "parts": rows,
+            "cells": [{"task": "reviews", "arm": "in_domain", "num_labels": 20, "value": 0.5}],
+        }
+    )
+    first, second, *_ = text.splitlines()
+    assert first == (
+        "Reviews: At 20 labels the gain over training from scratch is largest with “whole” (+10.0 "
+        f"[7.0, 13.0]) and smallest with “half” ({MINUS}1.0 [{MINUS}4.0, 2.0]); 1 of 3 gains is "
+        "clear."
+    )
+    assert "At 400 labels" in second and "none of 3 gains is clear" in second

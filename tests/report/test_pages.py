@@ -84,8 +84,9 @@ def test_the_files(written):
     assert {plot.stem.split("-")[-1 - plot.stem[-1].isdigit()] for plot in plots} == {
         *("reviews", "digits")
     }
-    # Accuracy, fitted curves, in_domain and other arms, multipliers, cost, pretraining.
-    assert len(plots) == 6 * 2 + (3 + 2)
+    # Accuracy, differences of the decision, fitted curves, in_domain and other arms, multipliers,
+    # cost, pretraining; and pictures of digits.
+    assert len(plots) == 7 * 2 + (3 + 2) + 1
     assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in plots)
     assert max(plot.stat().st_size for plot in plots) < 100_000
     assert (written.parent / "table.csv").exists()
@@ -129,9 +130,9 @@ def test_a_broken_picture_says_so(page):
 def test_figures_of_the_results_are_on_the_page(page):
     row = helpers_results.results()["comparisons"][0]
     assert f"{100 * row['difference']:+.1f}" in page.text
-    assert page.text.index("verdict") < page.text.index("Accuracy against labels")
-    assert page.text.index("Before you trust this") < page.text.index("Accuracy against labels")
-    assert page.text.index("Accuracy against labels") < page.text.index("What was compared")
+    order = ("How sure", "Next step", "Before you trust this", "verdict", "Scores by number of lab")
+    places = [page.text.index(words) for words in (*order, "What was compared")]
+    assert places == sorted(places)
     assert "the runs start from 2 checkpoints" in page.text
     assert "Every arm tried the same number of settings (2). Each seed chose its own" in page.text
     assert "Westfall-Young max-T" in page.text and "Holm" not in page.text
@@ -335,7 +336,7 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path):
 
 
 def test_the_report_needs_no_jax():
-    allowed = {"matplotlib", "jinja2", "msgspec", "numpy", "fm"}
+    allowed = {"matplotlib", "jinja2", "markupsafe", "msgspec", "numpy", "fm"}
     # Names and titles of metrics: plain tables.
     tables = tuple(f"fm.evaluation.text_quality.{name}" for name in ("metrics", "words"))
     statistics = tuple(f"fm.evaluation.{name}" for name in ("statistics", "power"))

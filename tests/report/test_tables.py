@@ -29,7 +29,7 @@ def test_text_table_has_a_line_for_each_comparison_and_fits_a_terminal():
     lines = text_table(results).splitlines()
     assert len(lines) == 2 + len(results["comparisons"])
     assert max(map(len, lines)) <= 100
-    assert "in_domain - scratch" in lines[2] and lines[2].endswith("improving")
+    assert "in_domain − scratch" in lines[2] and lines[2].endswith("improving")
     assert "128" in lines[3] and lines[3].endswith("better")
     assert sum(line.split()[1] == "all" for line in lines[2:]) == len(results["comparisons"]) / 5
 

@@ -99,6 +99,8 @@ class TextQualityConfig:
       text_column: of csv and jsonl files.
       encoding: of text files.
       fingerprints: of the loaded data.
+      smoke_test: made with the quick profile: its figures are not to be quoted. Only a config that
+        is one says so in its JSON.
     """
 
     domains: tuple[str, str]
@@ -122,6 +124,7 @@ class TextQualityConfig:
     text_column: str = "text"
     encoding: str = "utf-8"
     fingerprints: tuple[str, ...] = ()
+    smoke_test: bool = False
 
     def __post_init__(self):
         if self.steps < 8 or self.steps % 8:
@@ -157,6 +160,8 @@ def to_json(config: TextQualityConfig) -> dict:
     """Returns a text quality config as a JSON-able dict."""
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     training_sets = {each.pop("name"): each for each in values.pop("training_sets")}
+    if not config.smoke_test:
+        del values["smoke_test"]
     return {"experiment": EXPERIMENT, **values, "training_sets": training_sets}
 
 
@@ -282,5 +287,6 @@ def make_config(profile: str, domains: tuple[str, str], **options) -> TextQualit
             train_bytes=300_000,
             num_texts=24,
             num_held_out=96,
+            smoke_test=True,
         )
     return default
