@@ -152,7 +152,7 @@ def test_a_smoke_test_has_a_banner():
     assert "Smoke test" not in render_report(parse(content), [])
     content["config"]["smoke_test"] = True
     page = render_report(parse(content), [])
-    assert page.index(SMOKE_TEST) < page.index("Film reviews")
+    assert page.index(SMOKE_TEST) < page.index('<p class="decision">')
     assert "without --profile=quick" in page
 
 

@@ -29,7 +29,7 @@ def test_units_keep_numbers_short():
     assert formats.difference(0.011, -0.009, 0.031) == "+1.1 [−0.9, 3.1]"
     assert formats.difference(0.011, None, None) == "+1.1"
     assert formats.label_budget(400) == "400 labels"
-    assert formats.label_budget(None) == "all label budgets"
+    assert formats.label_budget(None) == "mean of all labels"
 
 
 def test_a_detectable_difference_is_at_most_100_points():

@@ -45,7 +45,9 @@ class Page(html.parser.HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, tuple(name for name, _ in attrs)))
+        # Names have places to break them, more in longer names.
+        if tag != "wbr" or attrs:
+            self.elements.append((tag, tuple(name for name, _ in attrs)))
         self.links += [value for name, value in attrs if name in ("src", "href")]
 
 

@@ -130,7 +130,7 @@ def test_a_broken_picture_says_so(page):
 def test_figures_of_the_results_are_on_the_page(page):
     row = helpers_results.results()["comparisons"][0]
     assert f"{100 * row['difference']:+.1f}" in page.text
-    order = ("How sure", "Next step", "Before you trust this", "verdict", "Scores by number of lab")
+    order = ("How sure", "Next step", "Before you trust this", "own −", "Scores by number of lab")
     places = [page.text.index(words) for words in (*order, "What was compared")]
     assert places == sorted(places)
     assert "the runs start from 2 checkpoints" in page.text

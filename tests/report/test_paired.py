@@ -6,6 +6,7 @@ import io
 import pytest
 
 from fm.report import paired
+from fm.report.formats import to_ascii
 from tests.report.helpers_paired import ROWS, VERDICTS, results, row
 
 
@@ -21,7 +22,7 @@ def test_every_outcome_is_said_with_its_figures():
         "better is better than base: +5.0 points of accuracy, 95% interval 3.0 to 7.0, p below "
         "0.001, adjusted for 6 comparisons 0.001."
     )
-    assert lines[1].startswith("worse is worse than base: -5.0 points")
+    assert lines[1].startswith("worse is worse than base: −5.0 points")
     assert lines[2].startswith("equal and base are equivalent within 1 point: +0.1 points")
     assert lines[3].startswith("small is better than base, but by less than 1 point: +0.6 points")
     assert (
@@ -41,7 +42,8 @@ def test_one_run_says_what_it_does_not_cover():
 
 def test_the_table_fits_a_terminal():
     table = paired.text_table(results())
-    assert table.isascii() and max(map(len, table.splitlines())) <= 100
+    assert "−5.0" in table and to_ascii(table).isascii()
+    assert max(map(len, table.splitlines())) <= 100
     assert "80.0%" in table and "balanced accuracy" in table and "NLL" not in table
     scored = paired.text_table(results(paired.SCORE))
     assert "12.35" in scored and "balanced" not in scored and "+0.05 " in scored

@@ -163,7 +163,7 @@ def test_the_headline_says_who_is_closest_and_that_tuning_won(results):
         "apart), clearly short of other real text, 0.90 [0.89, 0.91]."
     )
     assert "is better than training on them alone" in told[-1]
-    assert text_quality.headline(results).startswith("A (films): The model trained on “A”")
+    assert "\nA (films): The model trained on “A”" in text_quality.headline(results)
     assert "2.100 [2.000, 2.200] against 2.400 [2.300, 2.500]" in told[-1]
 
 
