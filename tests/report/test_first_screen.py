@@ -255,7 +255,7 @@ def test_nothing_is_wider_than_its_window(tmp_path, width):
         render_report(parse(multitask_results()), []),
     ):
         found = layout(page, width, tmp_path, ".scroll:has(.decisions)")
-        assert found["window"] == width and found["page"] <= width
+        assert found["page"] <= found["window"] <= width
         assert max(found["beyond"], default=0) <= 0, "the decision table scrolls"
 
 
