@@ -6,7 +6,7 @@ TESTING := .venv/installed-test
 SEVERAL := tests/parallel/test_distributed.py tests/parallel/test_sharding.py \
 	tests/experiments/test_mesh.py tests/study/test_ray_executor.py tests/experiments/test_cluster.py
 
-.PHONY: compare test fault_injection lint clean
+.PHONY: compare test fault_injection lint constraints clean
 
 compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare
@@ -44,5 +44,10 @@ $(TESTING): $(INSTALLED)
 	$(call install,.[test])
 	touch $@
 
+# The versions of this environment, for `pip install -e ".[test]" -c constraints.txt`.
+constraints: $(TESTING)
+	$(BIN)/python -m tests.constraints
+
+# Results in runs/ stay.
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -32,6 +32,7 @@ from fm.study.loading import datasets_read_once
 from fm.training import runtime
 from fm.training.failures import first_line, is_out_of_memory
 from fm.training.signals import Interrupted, save_handlers
+from fm.training.trackers import TENSORBOARD, TRACKERS, tracking
 
 # Flags of fm 0.1, by the flag that replaced each.
 RENAMED_FLAGS = {
@@ -131,7 +132,13 @@ def call(
         elif rest:
             raise UserError(f"{rest[0]!r} is not a flag; flags look like --name=value")
         configure_process()
-        with _interruptible(), device_context(values), datasets_read_once():
+        tracker = values["tracker"].value if "tracker" in values else None
+        with (
+            _interruptible(),
+            device_context(values),
+            datasets_read_once(),
+            tracking(tracker),
+        ):
             try:
                 if computes:
                     self_test.check_reductions()
@@ -392,6 +399,18 @@ def define_mesh(values: flags.FlagValues) -> None:
         None,
         "devices to spread the model and its batches over, by the axes data, fsdp and tensor, "
         "such as data:2,fsdp:4; default: one device",
+        flag_values=values,
+    )
+
+
+def define_tracker(values: flags.FlagValues) -> None:
+    """Defines --tracker; see docs/tracking.md."""
+    flags.DEFINE_enum(
+        "tracker",
+        TENSORBOARD,
+        list(TRACKERS),
+        "what shows the metrics of pretraining besides the TensorBoard events that are always "
+        "written; needs its library",
         flag_values=values,
     )
 

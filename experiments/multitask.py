@@ -82,6 +82,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     config_flags.define(values)
+    cli.define_tracker(values)
     cli.define_data(values)
     cli.define_mesh(values)
     cluster.define(values)

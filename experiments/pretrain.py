@@ -105,6 +105,7 @@ def define(values: flags.FlagValues) -> None:
     )
     study_flags.define_recipe(values)
     config_flags.define(values)
+    cli.define_tracker(values)
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_processes(values)

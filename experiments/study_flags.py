@@ -142,6 +142,7 @@ def define(
         "profile", "default", presets.PROFILES, "size of the study", flag_values=values
     )
     config_flags.define(values)
+    cli.define_tracker(values)
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, out)

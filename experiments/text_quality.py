@@ -64,6 +64,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     config_flags.define(values)
+    cli.define_tracker(values)
     cli.define_encoding(values)
     cli.define_mesh(values)
     cli.define_out(values, "runs/text_quality")

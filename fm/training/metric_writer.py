@@ -1,4 +1,7 @@
-"""Metrics on disk: `metrics.jsonl`, one JSON object per line, and TensorBoard events."""
+"""Metrics on disk: `metrics.jsonl`, one JSON object per line, and TensorBoard events.
+
+The tracker of `fm.training.trackers.tracking`, if one is active, gets the same records.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import Any
 
 from fm.errors import UserError
 from fm.files import atomic_write, oserror_with_filename
+from fm.training.trackers import TrackedRun
 
 MetricRecord = dict[str, Any]  # "kind" ("train" or "validation"), "step", "tokens", then metrics
 
@@ -47,6 +51,7 @@ class MetricWriter:
         atomic_write(self._path, lines)
         self._file = self._path.open("a", encoding="utf-8")
         self._tensorboard = TensorBoardWriter(self._path.parent, step)
+        self._tracked = TrackedRun(self._path.parent)
 
     def write(self, record: MetricRecord) -> None:
         """Appends a record; values that are not numbers are left out of TensorBoard."""
@@ -56,6 +61,7 @@ class MetricWriter:
             self._file.flush()
         self._hash.update(line.encode())
         self._tensorboard.write(record)
+        self._tracked.write(record)
 
     @property
     def digest(self) -> str:
@@ -82,7 +88,8 @@ class MetricWriter:
             return False
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes both files, and the tracker."""
+        self._tracked.close()
         with oserror_with_filename(self._path), contextlib.closing(self._tensorboard):
             self._file.close()
 

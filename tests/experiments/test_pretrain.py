@@ -184,3 +184,21 @@ def test_an_interrupted_run_equals_an_undisturbed_one(tmp_path):
         assert summary["steps"] == 400
         digests.append(summary["params_digest"])
     assert digests[0] == digests[1]
+
+
+def test_more_steps_extend_a_finished_run_and_fewer_are_refused(call, tmp_path, tiny):
+    flags = "pretrain", "--dataset=digits", f"--out={tmp_path}"
+    done = call(*flags, "--steps=3")
+    assert done.code == 0, done.err
+    done = call(*flags, "--steps=5")
+    assert done.code == 0, done.err
+    assert f"{tmp_path}: extending the finished run of 3 steps to 5; the learning rate" in done.err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["steps"] == 5 and summary["config"]["extended_from"] == [3]
+    done = call(*flags, "--steps=5")
+    assert done.code == 0 and "already finished at step 5 of 5" in done.err
+    done = call(*flags, "--steps=4")
+    assert done.code == 2 and "--steps=4: " in done.error
+    assert "holds a run of 5 steps, which cannot be shortened" in done.error
+    again = call("pretrain", f"--config={tmp_path}", f"--out={tmp_path / 'again'}")
+    assert again.code == 2 and "--steps=3 then --steps=5" in again.error
