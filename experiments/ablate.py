@@ -33,11 +33,19 @@ _OF_THE_ABLATION = ("field", "values", "ablation")
 def define(values: flags.FlagValues) -> None:
     """Defines the field, its values, and the flags of a study."""
     flags.DEFINE_string(
-        "field", "objective.mask_ratio", "dotted path in the config", flag_values=values
+        "field",
+        "objective.mask_ratio",
+        "dotted path of the field that is varied",
+        flag_values=values,
     )
-    flags.DEFINE_list("values", ["0.5", "0.75"], "what the field is set to", flag_values=values)
+    flags.DEFINE_list(
+        "values",
+        ["0.5", "0.75"],
+        "values of the field; the first is the baseline",
+        flag_values=values,
+    )
     flags.DEFINE_string(
-        "ablation", None, "a registered ablation, instead of --field", flag_values=values
+        "ablation", None, "name of a registered ablation, instead of --field", flag_values=values
     )
     study_flags.define(values, suite_name="ablate", out="runs/ablate")
 

@@ -64,9 +64,9 @@ RENAMED_FLAGS = {
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"
 _PLACEHOLDERS = {
     "comma separated list of strings": "a,b,...",
-    "string enum": "name",
     "int": "number",
 }
+_REPEATED = "repeat this option to specify a list of values"
 _CLOSED_LOOP = "Event loop is closed"
 _OUT_OF_MEMORY_ADVICE = "saved checkpoints are kept; use a smaller size or batch size"
 _previous_unraisablehook = [sys.unraisablehook]
@@ -119,7 +119,7 @@ def call(
     flags.DEFINE_boolean(
         "dry_run",
         False,
-        "print what would run, in which order and about how long, and exit; no output is written",
+        "print what would run, in which order and about how long, and write nothing to --out",
         flag_values=values,
     )
     try:
@@ -285,11 +285,30 @@ def _help(name: str, doc: str | None, values: flags.FlagValues) -> str:
         flag = values[key]
         if flag.name != key or key == "h":
             continue
-        kind = _PLACEHOLDERS.get(flag.flag_type(), flag.flag_type())
-        default = "" if flag.default in (None, False, "") else f" (default {flag.default_as_str})"
-        text = f"--{key}{'' if flag.boolean else f'={kind}'}  {flag.help}{default}"
+        text = f"--{key}{'' if flag.boolean else f'={_placeholder(flag)}'}  {_description(flag)}"
         lines += textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent=" " * 6)
     return "\n".join(lines)
+
+
+def _placeholder(flag: flags.Flag) -> str:
+    """Returns what stands for a flag's value in --help."""
+    if isinstance(flag.parser, flags.EnumParser):
+        return "|".join(flag.parser.enum_values)
+    kind = flag.flag_type().removeprefix("multi ")
+    return _PLACEHOLDERS.get(kind, kind)
+
+
+def _description(flag: flags.Flag) -> str:
+    """Returns what --help says of a flag: its text without absl's additions, and its default."""
+    text = flag.help or ""
+    if isinstance(flag.parser, flags.EnumParser):
+        text = text.removeprefix(f"<{'|'.join(flag.parser.enum_values)}>: ")
+    text = " ".join(text.split()).removesuffix(_REPEATED).rstrip("; ")
+    if flag.default in (None, False, "", []):
+        return text
+    listed = isinstance(flag.default, list)
+    default = ", ".join(flag.default) if listed else flag.default_as_str.strip("'")
+    return f"{text} (default {default})"
 
 
 def define_out(values: flags.FlagValues, default: str) -> None:
@@ -305,7 +324,7 @@ def define_files(values: flags.FlagValues, text: str) -> None:
 
 def define_encoding(values: flags.FlagValues) -> None:
     """Defines --encoding, of text files."""
-    text = "of text files, such as cp1252, utf-16, gb18030 or shift_jis"
+    text = "encoding of text files, such as cp1252, utf-16, gb18030 or shift_jis"
     flags.DEFINE_string("encoding", "utf-8", text, flag_values=values)
 
 

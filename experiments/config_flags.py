@@ -41,15 +41,16 @@ def define(values: flags.FlagValues) -> None:
         "set",
         [],
         "a field of the config and its value, such as --set=objective.mask_ratio=0.5 or "
-        "--set=label_budgets=20,100; any number of times, in order, after all other flags; paths "
-        "as in config.json, those of a recipe for every task unless tasks.NAME. is before them",
+        "--set=label_budgets=20,100; can be given several times, and changes what the other flags "
+        "say. Fields are named as in config.json; those of a task or its recipe are set for every "
+        "task, or for one as tasks.NAME.FIELD",
         flag_values=values,
     )
     flags.DEFINE_string(
         "config",
         None,
-        "run a saved config again: a config.json or results.json(.xz), or the --out folder of a "
-        "run; other flags that describe the config are refused beside it, --set changes it",
+        "saved config to run again: a config.json, a results.json(.xz), or the --out folder of a "
+        "run. --set changes its fields; other flags that describe a config are refused beside it",
         flag_values=values,
     )
 

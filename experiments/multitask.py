@@ -46,17 +46,23 @@ def define(values: flags.FlagValues) -> None:
     """Defines the flags: tasks, mixture, budgets, ablations."""
     arms = arm_names("multitask")
     flags.DEFINE_list(
-        "tasks", list(suite("multitask")), "names, files or folders", flag_values=values
+        "tasks",
+        list(suite("multitask")),
+        "names of built-in or TFDS data sets, files or folders",
+        flag_values=values,
     )
-    flags.DEFINE_list("arms", list(arms), f"some of {', '.join(arms)}", flag_values=values)
+    flags.DEFINE_list("arms", list(arms), "arms to compare, some of these", flag_values=values)
     flags.DEFINE_string(
-        "mixture", None, "weights of rows, such as film_reviews:2,digits:1", flag_values=values
+        "mixture",
+        None,
+        "weights of the tasks in pretraining, such as film_reviews:2,digits:1",
+        flag_values=values,
     )
     flags.DEFINE_list("label_budgets", None, "numbers of labels of each task", flag_values=values)
     flags.DEFINE_integer(
         "seeds",
         None,
-        "runs per cell; by default 8, or 2 in the quick profile",
+        "repetitions of every arm at every number of labels; by default 8, or 2 in the quick profile",
         flag_values=values,
         lower_bound=1,
     )
@@ -69,7 +75,11 @@ def define(values: flags.FlagValues) -> None:
     )
     study_flags.define_test_items(values)
     flags.DEFINE_integer(
-        "steps", None, "of pretraining, instead of the profile's", flag_values=values, lower_bound=1
+        "steps",
+        None,
+        "pretraining steps, instead of the profile's",
+        flag_values=values,
+        lower_bound=1,
     )
     flags.DEFINE_enum(
         "profile", "default", presets.PROFILES, "size of the study", flag_values=values

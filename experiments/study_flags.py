@@ -68,7 +68,10 @@ def define(
     full = f"{suite_name}_full"
     more = f"; in the full profile by default {','.join(suite(full))}" if suite(full) else ""
     flags.DEFINE_list(
-        "tasks", list(suite(suite_name)), f"built-in or TFDS names{more}", flag_values=values
+        "tasks",
+        list(suite(suite_name)),
+        f"names of built-in or TFDS data sets{more}",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "dataset", None, "a file or folder of your own as the only task", flag_values=values
@@ -84,7 +87,8 @@ def define(
     flags.DEFINE_list(
         "arms",
         list(arms),
-        f"some of {', '.join(arms)}; by default all, {slow} with --profile=full only",
+        f"arms to compare, some of {', '.join(arms)}; by default all, but {slow} only with "
+        "--profile=full",
         flag_values=values,
     )
     flags.DEFINE_list(
@@ -100,11 +104,21 @@ def define(
         flag_values=values,
     )
     define_prompts(values)
-    flags.DEFINE_list("label_budgets", None, "numbers of labels", flag_values=values)
+    budgets = [
+        f"{','.join(map(str, presets.COMPARE[each].label_budgets))} ({each})"
+        for each in presets.PROFILES
+    ]
+    flags.DEFINE_list(
+        "label_budgets",
+        None,
+        f"numbers of labels to compare the arms at; by default {', '.join(budgets)}",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "seeds",
         None,
-        "runs per cell; by default "
+        "repetitions of every arm at every number of labels, each with labels of its own; by "
+        "default "
         + ", ".join(f"{presets.COMPARE[each].seeds} ({each})" for each in presets.PROFILES),
         flag_values=values,
         lower_bound=1,
@@ -134,8 +148,8 @@ def define(
         [],
         "further recipes, JSON files or built-in ones "
         f"({', '.join(name for own in presets.OTHER_RECIPES.values() for name in own)}): every "
-        "network arm is built by each that is for the task's data, and each seed chooses among "
-        "them on its own labels",
+        "network arm is built with each of them that fits the task's data, and each seed chooses "
+        "on its own labels",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -179,15 +193,15 @@ def define_recipe(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "recipe",
         None,
-        "JSON file with a recipe, or some of its fields, such as experiments.search writes it; for "
-        "the tasks of its modality and type",
+        "JSON file with a recipe, or with some of its fields, as experiments.search writes it; used "
+        "for the tasks of its modality and type",
         flag_values=values,
     )
     flags.DEFINE_float(
         "pretrain_minutes",
         None,
-        "pretrain each model until its validation loss is flat or this much time is spent, instead "
-        "of for the steps of its recipe",
+        "pretrain each model until its validation loss is flat, or this many minutes are over, "
+        "instead of for the steps of its recipe",
         flag_values=values,
     )
 
@@ -256,16 +270,15 @@ def define_test_items(values: flags.FlagValues) -> None:
         "split",
         "test",
         SPLITS,
-        "what is scored: test items, or a part of the training split in their place, to choose "
-        "recipes on",
+        "what is scored: the test items, or, to choose recipes on, a part of the training split",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "test_slice",
         None,
-        "first of the test items scored, in their fixed random order; by default 0, or of a "
-        "built-in task the first that no result of earlier versions has scored (in the quick "
-        "profile 0, in the full one after those of the default)",
+        "where the scored test items begin, in their fixed random order; by default at 0, and for "
+        "a built-in task behind the items that earlier versions have scored (with "
+        "--profile=quick at 0, with full behind those of the default profile)",
         flag_values=values,
         lower_bound=0,
     )
