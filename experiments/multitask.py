@@ -62,7 +62,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "seeds",
         None,
-        "repetitions of every arm at every number of labels; by default 8, or 2 in the quick profile",
+        "repetitions of every arm at every number of labels; by default 8, or 2 in the quick "
+        "profile",
         flag_values=values,
         lower_bound=1,
     )

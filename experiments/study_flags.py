@@ -193,8 +193,8 @@ def define_recipe(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "recipe",
         None,
-        "JSON file with a recipe, or with some of its fields, as experiments.search writes it; used "
-        "for the tasks of its modality and type",
+        "JSON file with a recipe, or with some of its fields, as experiments.search writes it; "
+        "used for the tasks of its modality and type",
         flag_values=values,
     )
     flags.DEFINE_float(
