@@ -38,7 +38,11 @@ def hash_of(text):
         ("compare", STUDY),
         ("ablate", (*STUDY, "--field=finetune.min_steps", "--values=1,2")),
         ("search", ("--tasks=digits", "--label_budgets=12", "--field=steps=1,2", "--arm=scratch")),
-        ("multitask", ("--tasks=digits", "--arms=scratch,classical", "--label_budgets=12")),
+        pytest.param(
+            "multitask",
+            ("--tasks=digits", "--arms=scratch,classical", "--label_budgets=12"),
+            marks=pytest.mark.slow,
+        ),
         ("pretrain", ("--dataset=digits",)),
         ("adapt", ("--dataset=digits", "--labels=20")),
     ],
@@ -154,7 +158,7 @@ def test_a_text_quality_config_is_set_and_read_back(dry, tmp_path):
 
 def test_a_dry_run_of_a_comparison_names_its_stages(dry, tiny):
     said = dry("compare", "--tasks=digits", "--arms=scratch,in_domain,out_of_domain",
-               "--label_budgets=12,20", "--seeds=3", "--pretrain_seeds=2")  # fmt: skip
+               "--label_budgets=12,20", "--seeds=4", "--pretrain_seeds=4")  # fmt: skip
     assert said.startswith("dry run of compare: nothing is trained or written\nconfig hash ")
     names = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("stage ")]
     assert [name.partition(",")[0] for name in names] == [
@@ -162,9 +166,9 @@ def test_a_dry_run_of_a_comparison_names_its_stages(dry, tiny):
     ]  # fmt: skip
     said = " ".join(said.split())
     for part in (
-        *("2 models; 1,403 images;", "parameters; 4 steps of up to 128 tokens;", "of memory;"),
+        *("4 models; 1,403 images;", "parameters; 4 steps of up to 128 tokens;", "of memory;"),
         *("3 arms (scratch, in_domain, out_of_domain); 2 label budgets (12, 20);", "on disk"),
-        *("6 cells of 3 seeds, 18 fits", "in all: ", "were timed now, on this machine"),
+        *("6 cells of 4 seeds, 24 fits", "in all: ", "were timed now, on this machine"),
     ):
         assert part in said, part
 

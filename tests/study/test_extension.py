@@ -37,22 +37,23 @@ def rates(folder):
     return {r["step"]: r["learning_rate"] for r in records if r["kind"] == "train"}
 
 
+@pytest.mark.slow
 def test_an_extended_run_goes_on_by_the_schedule_of_its_new_length(corpus, tmp_path):
     """The batches, parameters and optimizer state go on; only the schedule is another."""
-    short = run(corpus, tmp_path, 4)
-    assert list(rates(tmp_path)) == [1, 2, 3, 4]
-    extended = run(corpus, tmp_path, 9, extended_from=(4,))
-    assert extended.steps == 9 and extended.tokens * 4 == short.tokens * 9
-    own = recipe("image", steps=9).optimizer
-    schedule = optimizer.learning_rate_schedule(own, own.learning_rate, 9)
+    short = run(corpus, tmp_path, 10)
+    extended = run(corpus, tmp_path, 20, extended_from=(10,))
+    assert extended.steps == 20 and extended.tokens == 2 * short.tokens
+    own = recipe("image").optimizer
+    schedule = optimizer.learning_rate_schedule(own, own.learning_rate, 20)
     found = rates(tmp_path)
-    assert list(found) == list(range(1, 10))
-    np.testing.assert_allclose([found[n] for n in range(5, 10)], schedule(np.arange(4, 9)), 1e-6)
+    assert list(found) == list(range(1, 21))
+    expected = [float(schedule(n)) for n in range(10, 20)]
+    np.testing.assert_allclose([found[n] for n in range(11, 21)], expected, 1e-6)
     # The peak again, though it had fallen.
-    assert found[4] < found[5] == pytest.approx(own.learning_rate)
-    whole = run(corpus, tmp_path / "whole", 9)
+    assert found[10] < found[11] == pytest.approx(own.learning_rate)
+    whole = run(corpus, tmp_path / "whole", 20)
     assert params_digest(whole.params) != params_digest(extended.params)
-    again = run(corpus, tmp_path, 9, extended_from=(4,))
+    again = run(corpus, tmp_path, 20, extended_from=(10,))
     assert params_digest(again.params) == params_digest(extended.params)
 
 
