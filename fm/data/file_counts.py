@@ -51,7 +51,7 @@ def describe_files(
             "unlabeled for training": int(np.sum(own & ~labeled & ~removed)),
             "development items" if is_development else "set aside for test": test[index],
             "removed as near-duplicates of test items": int(np.sum(own & removed)),
-            "not drawn": available[index] - drawn[index],
+            "beyond the profile's limit": available[index] - drawn[index],
             **{f"ignored ({reason})": count for reason, count in file["ignored"].items()},
         }
         counts["test items left alone"] = file["rows"] - sum(counts.values())

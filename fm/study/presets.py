@@ -35,7 +35,7 @@ class StudyPreset:
       label_budgets: numbers of labels.
       seeds: runs per cell.
       max_test_items: test items scored.
-      max_corpus_items: examples used of each corpus; None for all.
+      max_corpus_items: examples used of each corpus, labeled ones first; None for all.
       excluded_arms: arms that run only if they are asked for.
     """
 

@@ -143,7 +143,10 @@ def prepare_task(
         dataset = development_dataset(dataset)
     task_type = task_type_of(dataset)
     test = subset(dataset.test, np.sort(test_order(config, dataset)))
-    drawn = _drawn(dataset.train, config.max_corpus_items)
+    drawn = dataset.train
+    if config.max_corpus_items is not None:
+        labeled = task_type.strata(dataset.train) >= 0
+        drawn = draw_examples(dataset.train, config.max_corpus_items, labeled)
     train_search = find_duplicates(drawn, dataset.test, dataset.modality)
     tell_files(dataset, drawn, train_search.duplicate_idx)
     train = without(drawn, train_search.duplicate_idx)
@@ -242,14 +245,23 @@ def _decontaminated(
     corpus: Split, dataset: Dataset, limit: int | None
 ) -> tuple[Split, DuplicateSearchResult]:
     """Draws at most `limit` examples and removes near-duplicates of test items."""
-    corpus = _drawn(corpus, limit)
+    corpus = draw_examples(corpus, limit)
     search = find_duplicates(corpus, dataset.test, dataset.modality)
     return without(corpus, search.duplicate_idx), search
 
 
-def _drawn(corpus: Split, limit: int | None) -> Split:
-    """Returns at most `limit` examples, drawn at random, in their order."""
-    return subset(corpus, np.sort(np.random.default_rng(1).permutation(len(corpus))[:limit]))
+def draw_examples(corpus: Split, limit: int | None, labeled: np.ndarray | None = None) -> Split:
+    """Returns at most `limit` examples, drawn at random, in their order.
+
+    Args:
+      corpus: to draw from.
+      limit: largest number of examples; None for all.
+      labeled: whether each is labeled, bool [N]; those come before unlabeled ones.
+    """
+    order = np.random.default_rng(1).permutation(len(corpus))
+    if labeled is not None:
+        order = order[np.argsort(~labeled[order], kind="stable")]
+    return subset(corpus, np.sort(order[:limit]))
 
 
 def _out_of_domain(config: TaskConfig, dataset: Dataset) -> tuple[Split, DuplicateSearchResult]:

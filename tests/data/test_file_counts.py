@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from fm.data.datasets import development_dataset
+from fm.data.datasets import development_dataset, subset
 from fm.data.decontamination import find_duplicates
 from fm.data.file_counts import describe_files
 from fm.data.load import load
-from fm.study.tasks import _drawn
+from fm.study.tasks import draw_examples
 from tests.data.helpers_files import reviews, write_table
 
 
@@ -40,11 +40,14 @@ def data(tmp_path):
 
 
 def test_the_numbers_add_up_to_the_rows(data):
-    drawn = _drawn(data.train, 50)
+    drawn = draw_examples(data.train, 50)
     search = find_duplicates(drawn, data.test, "text")
     line = describe_files(data, drawn, search.duplicate_idx)
     assert counted(line) == {"a.csv": (62, 62), "u.csv": (5, 5), "t.csv": (10, 10)}
-    assert "not drawn" in line and f"{len(search.duplicate_idx)} removed as near-dup" in line
+    assert (
+        "beyond the profile's limit" in line
+        and f"{len(search.duplicate_idx)} removed as near-dup" in line
+    )
     assert "1 ignored (blank)" in line and "1 ignored (unlabeled test items)" in line
     assert "9 set aside for test" in line
 
@@ -74,3 +77,14 @@ def test_numbers_and_label_sets_are_counted_as_labels(tmp_path):
     data = load(write_table(tmp_path / "r.jsonl", rows))
     assert "14 unlabeled" in describe_files(data)
     assert np.all(data.train.row_ids([0]) != data.train.row_ids([1]))
+
+
+def test_a_limit_takes_labeled_examples_first(data):
+    labeled = np.asarray(data.train.labels) >= 0
+    drawn = draw_examples(data.train, 62, labeled)
+    assert len(drawn) == 62 and int(np.sum(drawn.labels >= 0)) == 60
+    assert draw_examples(data.train, 20, labeled).ids != drawn.ids[:20]
+    assert min(draw_examples(data.train, 20, labeled).labels) == 0
+    whole = subset(data.train, np.flatnonzero(labeled))
+    same = draw_examples(whole, 20, np.ones(len(whole), bool))
+    assert same.ids == draw_examples(whole, 20).ids
