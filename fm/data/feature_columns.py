@@ -117,20 +117,38 @@ def _words_and_tags(
     )
 
 
-def with_further_columns(
-    name: str, columns: FeatureColumns, features: Any, form: TextFormat
-) -> FeatureColumns:
-    """Returns the features of a TFDS data set with its ids, and its numbers in place of labels.
+def find_all_columns(name: str, features: Any, form: TextFormat) -> FeatureColumns:
+    """Returns the features of a TFDS data set that the flags ask for, see `find_columns`.
 
     Raises:
         UserError: there is no such feature, or a flag is for files alone.
     """
-    for flag in ("label_separator", "second_text_column", "file_column"):
+    features = dict(sorted(features.items()))
+    for flag in ("label_separator", "file_column"):
         if getattr(form, flag):
             raise UserError(
                 f"--{flag}={getattr(form, flag)}: is for .csv, .tsv, .jsonl and .parquet files, "
                 f"not for {name}"
             )
+    second, label_column = form.second_text_column, form.label_column
+    if second and type(features.get(second)) is not tfds.features.Text:
+        texts = [key for key, each in features.items() if type(each) is tfds.features.Text]
+        raise UserError(
+            f"--second_text_column={second}: {name} has no text feature {second!r}; it has: "
+            f"{', '.join(texts) or 'none'}"
+        )
+    holds_sets = _is_label_set(features.get(label_column))
+    columns = find_columns(
+        name,
+        {key: feature for key, feature in features.items() if key != second},
+        form.text_column,
+        "" if holds_sets or form.value_column else label_column,
+        form.target_column,
+    )
+    if second:
+        columns = dataclasses.replace(columns, second_text=second)
+    if holds_sets and not columns.tags:
+        columns = dataclasses.replace(columns, label_set=label_column)
     if form.id_column:
         row_id = _scalar_feature(name, features, "id_column", form.id_column)
         columns = dataclasses.replace(columns, row_id=row_id)
@@ -138,6 +156,14 @@ def with_further_columns(
         value = _scalar_feature(name, features, "value_column", form.value_column, numbers=True)
         columns = dataclasses.replace(columns, label=None, tags=None, target=None, value=value)
     return columns
+
+
+def _is_label_set(feature: Any) -> bool:
+    """Returns whether a feature is a sequence of classes, which are no entity tags."""
+    inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None
+    if not isinstance(inner, tfds.features.ClassLabel):
+        return False
+    return not all(map(conll.is_bio_tag, inner.names))
 
 
 def _scalar_feature(

@@ -43,9 +43,9 @@ class FeatureColumns:
         value: the number to predict.
         file: index of the file that the example was read from.
         position: its place in the order of the files.
-        label_set: the classes of a label set; read on demand, as are the next two.
-        second_text: the second text of a pair.
-        row_id: the id by which the user knows it.
+        label_set: the classes of a label set; read on demand.
+        second_text: the second text of a pair, to which the content is the first.
+        row_id: the id by which the user knows it; read on demand.
     """
 
     modality: str
@@ -68,8 +68,10 @@ _NUMBERS = {
     "file": ("files", np.int32),
     "position": ("positions", np.int64),
 }
+# Fields that the key of an index has only where they are given.
+_OPTIONAL = (*_NUMBERS, "second_text")
 # Fields that are read on demand; the key of an index does not depend on them.
-_ON_DEMAND = ("group", "label_set", "second_text", "row_id")
+_ON_DEMAND = ("group", "label_set", "row_id")
 
 
 def indexed_split(
@@ -104,7 +106,7 @@ def indexed_split(
             numbers = np.load(folder / f"{name}.npy", allow_pickle=False)
             text_columns[name] = functools.partial(_numbers, numbers)
     if spec is None:
-        read = functools.partial(_read_column, source, columns.content, _to_text)
+        read = functools.partial(_read_texts, source, columns)
         return Split(labels, ids, np.arange(len(ids)), read, text_columns)
     array = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
     return Split(labels, ids, np.arange(len(ids)), lambda idx: np.asarray(array[idx]), text_columns)
@@ -189,14 +191,14 @@ def _index_key(builder: Any, name: str, columns: FeatureColumns, spec: MediaSpec
 def _spelled(name: str, value: Any) -> str:
     """Returns a dataclass as text for the index key, without the class name.
 
-    Fields read on demand are left out, and so are numbers that there are not.
+    Fields read on demand are left out, and so are further fields that are None.
     """
     if value is None:
         return "None"
     fields = {
         key: field
         for key, field in vars(value).items()
-        if key not in _ON_DEMAND and not (key in _NUMBERS and field is None)
+        if key not in _ON_DEMAND and not (key in _OPTIONAL and field is None)
     }
     return f"{name}({', '.join(f'{key}={field!r}' for key, field in fields.items())})"
 
@@ -223,7 +225,7 @@ def _write_index(
             examples = _read(source, idx)
             contents = [example[columns.content] for example in examples]
             if arrays is None or to_array is None:
-                ids += [text_digest(_to_text(content)) for content in contents]
+                ids += [text_digest(_whole_text(example, columns)) for example in examples]
             else:
                 for index, array in zip(idx, pool.map(to_array, contents), strict=True):
                     arrays[index] = array
@@ -260,6 +262,17 @@ def _decode(modality: Modality, codec: ModalityCodec, stored: Any, rate: float |
 def _contents(source: Any, columns: FeatureColumns) -> Iterator[Any]:
     for idx in _chunks(len(source)):
         yield from (example[columns.content] for example in _read(source, idx))
+
+
+def _read_texts(source: Any, columns: FeatureColumns, idx: np.ndarray) -> list[str]:
+    return [_whole_text(example, columns) for example in _read(source, idx)]
+
+
+def _whole_text(example: Any, columns: FeatureColumns) -> str:
+    """Returns the text of an example; of a pair both, joined by a blank line."""
+    text = _to_text(example[columns.content])
+    second = columns.second_text and _to_text(example[columns.second_text])
+    return f"{text}\n\n{second}" if second else text
 
 
 def _to_text(stored: Any) -> str:

@@ -15,12 +15,7 @@ import tensorflow_datasets as tfds
 from fm.data import tfds_safety
 from fm.data.builders import BUILDERS
 from fm.data.datasets import Dataset, Split, subset, without
-from fm.data.feature_columns import (
-    find_columns,
-    group_feature,
-    own_columns,
-    with_further_columns,
-)
+from fm.data.feature_columns import find_all_columns, group_feature, own_columns
 from fm.data.index import FeatureColumns, indexed_split, media_spec
 from fm.data.media import MediaSpec
 from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
@@ -175,8 +170,8 @@ def load(
         if own_files:
             columns = own_columns(features)
         else:
-            columns = find_columns(name, features, text_column, label_column, target_column)
-            columns = with_further_columns(name, columns, features, form)
+            form = dataclasses.replace(form, text_column=text_column, label_column=label_column)
+            columns = find_all_columns(name, features, form)
         columns = dataclasses.replace(columns, group=group_feature(name, features, group, form))
         asked = bool(item_group or group_column)
         data = _dataset(name, builder, columns, image_size, form, in_fingerprint=asked)

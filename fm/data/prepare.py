@@ -33,7 +33,8 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
     builder = make(data_dir)
     target = pathlib.Path(builder.data_path)
     if not is_prepared(target):
-        print(f"preparing {builder.info.full_name} ...", file=sys.stderr, flush=True)
+        title = getattr(builder, "title", builder.info.full_name)
+        print(f"preparing {title} ...", file=sys.stderr, flush=True)
         tfds.disable_progress_bar()
         with atomic_dir(target) as scratch:
             inner = make(scratch)
@@ -148,12 +149,15 @@ class UserFilesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._features, self._metadata = features, metadata
         super().__init__(data_dir=data_dir, file_format="array_record")
 
+    @property
+    def title(self) -> str:
+        """Name of the user's file; bytes of it that are not UTF-8 become "?"."""
+        return self._path.name.encode("utf-8", "replace").decode()
+
     def _info(self) -> tfds.core.DatasetInfo:
-        # Bytes of a file name that are not UTF-8 become "?".
-        name = self._path.name.encode("utf-8", "replace").decode()
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"Files of {name}.",
+            description=f"Files of {self.title}.",
             license="not stated: your own files",
             features=tfds.features.FeaturesDict(dict(self._features)),
             metadata=tfds.core.MetadataDict(self._metadata),

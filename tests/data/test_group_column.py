@@ -169,3 +169,28 @@ def test_features_of_tfds_data(tmp_path):
     path = prepared(tmp_path / "b", FEATURES, **split)
     with pytest.raises(UserError, match=r"--group_column=who: .* comes split, and 2 groups"):
         load(path, group_column="who")
+
+
+def test_label_sets_and_pairs_of_tfds_data(tmp_path):
+    features = FEATURES | {
+        "second": tfds.features.Text(),
+        "topics": tfds.features.Sequence(tfds.features.ClassLabel(names=["a", "b"])),
+    }
+    examples = [
+        row | {"second": f"s {n}", "topics": [[0], [0, 1], []][n % 3]}
+        for n, row in enumerate(_examples(60, "a"))
+    ]
+    path = prepared(tmp_path, features, train=examples)
+    data = load(path, text_column="text", label_column="topics")
+    assert data.info["target"] == "label_set" and data.classes == ("a", "b")
+    every = range(len(data.train))
+    numbers = [int(text.split()[1]) for text in data.train.texts(every)]
+    assert data.train.label_sets(every) == [((0,), (0, 1), ())[n % 3] for n in numbers]
+    plain = load(path, text_column="text")
+    data = load(path, text_column="text", second_text_column="second")
+    every = range(len(data.train))
+    texts = zip(data.train.texts(every), data.train.second_texts(every), strict=True)
+    assert all(text == f"a {second[2:]}\n\n{second}" for text, second in texts)
+    assert not set(data.train.ids) & set(plain.train.ids)
+    with pytest.raises(UserError, match=r"--second_text_column=x: .* it has: second, text, who"):
+        load(path, second_text_column="x")

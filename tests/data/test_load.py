@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import io
 import json
@@ -10,7 +11,8 @@ import tensorflow_datasets as tfds
 from fm.data import index
 from fm.data.builders import BUILDERS
 from fm.data.datasets import subset, without
-from fm.data.load import find_columns, load
+from fm.data.feature_columns import find_columns
+from fm.data.load import load
 from fm.data.media.image import encode_png
 from fm.data.prepare import tell_once
 from fm.errors import UserError
@@ -73,6 +75,18 @@ def test_the_index_is_made_once(digits, monkeypatch):
 
     monkeypatch.setattr(index, "_write_index", refuse)
     assert load("digits").train.ids == digits.train.ids
+
+
+def test_the_key_of_an_index_has_further_columns_only_where_they_are_given():
+    plain = index.FeatureColumns("image", "image", "label")
+    spelled = index._spelled("Columns", plain)
+    assert spelled == (
+        "Columns(modality='image', content='image', label='label', tags=None, target=None)"
+    )
+    on_demand = {"group": "who", "row_id": "id", "label_set": "topics"}
+    assert index._spelled("Columns", dataclasses.replace(plain, **on_demand)) == spelled
+    for name in ("value", "file", "position", "second_text"):
+        assert index._spelled("Columns", dataclasses.replace(plain, **{name: "x"})) != spelled
 
 
 class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -36,7 +36,7 @@ GROUP_FEATURE = "group"
 EXTENSIONS = (*TEXT_EXTENSIONS, GZIP_EXTENSION, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
-_VERSION = "1.4.0"
+_VERSION = "1.4.1"
 _NO_FIELDS = FileNameFieldPositions()
 # Targets by their name in a data set's info; "class" and "label_set" have classes.
 TARGETS = ("class", "label_set", "value", "text")
@@ -159,7 +159,7 @@ def _prepare(
                 "position": positions[id(each)],
             }
             if modality is None or modality.codec is None:
-                example["text"] = each.content
+                example["text"] = _first_text(each)
             else:
                 example[modality.name] = modality.codec.encode(np.asarray(each.content))
             if target:
@@ -222,6 +222,12 @@ def _features(
         "file": tfds.features.Scalar(np.int32),
         "position": tfds.features.Scalar(np.int64),
     }
+
+
+def _first_text(example: LoadedExample) -> str:
+    """Returns the text of an example, the first one of a pair."""
+    text, second = str(example.content), example.source.second_text
+    return text.removesuffix(f"\n\n{second}") if second else text
 
 
 def _stored_label(label: Label | None, target: str) -> Any:
