@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from fm.hf.io import Classifier
 from fm.model.config import ModelConfig, format_count, num_layer_params
 from fm.study import saved_model
 from fm.study.export import exportable_config, write_folder
-from fm.study.model_card import DataSource, Figure, ModelCard
+from fm.study.model_card import DataSource, Figure, ModelCard, accuracy_figure
 from fm.study.saved_model import AdaptedModel
 
 
@@ -73,14 +75,14 @@ def _card(adapted: AdaptedModel, config: ModelConfig, out_dir: pathlib.Path) -> 
     return ModelCard(
         title=out_dir.resolve().name,
         summary=f"A text classifier fine-tuned with `fm`. Classes: {classes}.",
-        data=[DataSource(**each) for each in run.get("data", ())],
+        data=_data(run),
         training={
             **record.hparams,
             "parameters of the layers": format_count(num_layer_params(config)),
             "layers x width": f"{config.num_layers} x {config.d_model}",
             "vocabulary": f"byte-level BPE of {config.vocab_size:,} tokens",
         },
-        figures=[Figure(**each) for each in run.get("figures", ())],
+        figures=_figures(run),
         limits=[
             f"It reads {config.max_seq_len} tokens of a text at most, from the beginning; "
             "`truncation=True` cuts longer ones.",
@@ -106,3 +108,25 @@ def _card(adapted: AdaptedModel, config: ModelConfig, out_dir: pathlib.Path) -> 
             "tags": ["fm"],
         },
     )
+
+
+def _data(run: Mapping[str, Any]) -> list[DataSource]:
+    """The labeled and the test examples, as the run that adapted the model has recorded them."""
+    if not run.get("data"):
+        return []
+    fingerprint = str(run.get("fingerprint", ""))
+    return [
+        DataSource(str(run["data"]), use, run.get(key), fingerprint=fingerprint)
+        for use, key in (("labels", "num_labels"), ("test", "num_test_items"))
+    ]
+
+
+def _figures(run: Mapping[str, Any]) -> list[Figure]:
+    count = run.get("num_test_items")
+    of_items = "" if count is None else f", {count:,} test items"
+    return [
+        accuracy_figure(f"{name}{of_items}", value, count)
+        if name == "accuracy" and count
+        else Figure(f"{name.replace('_', ' ')}{of_items}", value, percent=False)
+        for name, value in (run.get("metrics") or {}).items()
+    ]

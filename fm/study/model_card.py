@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scipy.stats import binomtest
+
 from fm.data.datasets import Dataset
 from fm.files import atomic_write, expand_path
 
@@ -109,6 +111,15 @@ def data_source(dataset: Dataset, use: str, rows: int | None = None) -> DataSour
         license=str(dataset.info.get("licence") or ""),
         fingerprint=str(dataset.info.get("fingerprint") or ""),
     )
+
+
+def accuracy_figure(name: str, accuracy: float, num_items: int) -> Figure:
+    """Returns an accuracy with its 95% interval over test items (Wilson 1927).
+
+    The interval covers which items are in the test set, not which labels were drawn.
+    """
+    interval = binomtest(round(accuracy * num_items), num_items).proportion_ci(method="wilson")
+    return Figure(name, accuracy, float(interval.low), float(interval.high))
 
 
 def _public_name(name: str) -> str:

@@ -45,8 +45,11 @@ def saved(monkeypatch, tmp_path):
             task_type=task.task_type,
             tokenizer=processor.tokenizer,
             run={
-                "data": [{"name": "fruit.csv", "use": "labels", "rows": 16}],
-                "figures": [{"name": "accuracy", "value": 0.75, "low": 0.5, "high": 0.9}],
+                "data": "fruit.csv",
+                "fingerprint": "ab12",
+                "num_labels": 16,
+                "num_test_items": 12,
+                "metrics": {"accuracy": 0.75},
             },
         )
         saved_model.save(tmp_path / name, adapted)
@@ -66,7 +69,11 @@ def test_the_files_of_a_classifier(saved, tmp_path):
     assert found["architectures"] == ["LlamaForSequenceClassification"]
     assert found["id2label"] == {"0": "a", "1": "b"} and found["pad_token_id"] == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    for part in ("| fruit.csv | labels | 16 |", "75.0% [50.0%, 90.0%]", "Classes: a, b."):
+    for part in (
+        "| fruit.csv | labels | 16 |",
+        "accuracy, 12 test items | 75.0% [46.8%, 91.1%]",
+        "Classes: a, b.",
+    ):
         assert part in card, part
 
 

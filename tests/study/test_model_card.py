@@ -8,6 +8,7 @@ from fm.study.model_card import (
     DataSource,
     Figure,
     ModelCard,
+    accuracy_figure,
     data_source,
     render,
     write_model_card,
@@ -59,3 +60,8 @@ def test_a_file_is_named_without_its_folders(tmp_path: pathlib.Path):
     assert data_source(found, "pretraining") == DataSource(
         found.name, "pretraining", len(found.train), "none", found.info["fingerprint"]
     )
+
+
+def test_an_accuracy_has_an_interval_over_items():
+    assert str(accuracy_figure("accuracy", 0.75, 12)) == "75.0% [46.8%, 91.1%]"
+    assert str(accuracy_figure("accuracy", 1.0, 200)) == "100.0% [98.1%, 100.0%]"
