@@ -309,7 +309,8 @@ def _images_below_classes(by_split: dict[str, list[Example]], modality: Modality
         for examples in by_split.values()
         for example in examples
         if isinstance(example.content, pathlib.Path)
-        and example.label not in (None, example.content.parent.name)
+        and example.label != example.content.parent.name
+        and example.label in example.content.parts  # else a table or the file's name gave it
     )
     if modality.name != "image" or max(folders.values(), default=0) < 2:
         return []

@@ -24,13 +24,14 @@ def pictures(folder, count=12):
 
 
 @pytest.mark.parametrize("by_folder", [True, False])
-def test_a_table_gives_labels_groups_and_ids(tmp_path, by_folder):
+def test_a_table_gives_labels_groups_and_ids(tmp_path, capsys, by_folder):
     rows = pictures(tmp_path / "images")
     rows[0]["label"] = ""
     table = write_table(tmp_path / "labels.csv", rows)
     path = str(tmp_path) if by_folder else table
     data = load(path, file_column="file", group_column="who")
     assert data.modality == "image" and data.classes == ("a", "b")
+    assert "below the classes" not in capsys.readouterr().err
     by_file = {row["file"]: row for row in rows}
     for split in (data.train, data.test):
         every = range(len(split))
