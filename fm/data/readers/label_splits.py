@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import numpy as np
 
@@ -101,8 +102,12 @@ def _split_labeled(
             subject = "holds" if label is None else f"label {label!r} has"
             count = labels.count(label)
             equal = f" ({count} that are equal as they are read)" if count > 1 else ""
+            is_number = isinstance(label, str) and re.fullmatch(r"[+-]?\d*\.?\d+", label)
+            column = form.label_column
+            hint = f" (--value_column={column} predicts numbers)" if is_number and column else ""
             raise UserError(
                 f"{path}: {subject} only one example{equal}; at least two different are needed"
+                f"{hint}"
             )
     groups = [each.source.group for each in labeled if each.source.group is not None]
     if groups:

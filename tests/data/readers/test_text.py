@@ -103,6 +103,7 @@ ERRORS = {
     "object.jsonl": (GOOD + '{"text": "b", "label": {"x": 1}}\n', "line 2: 'label' is an object"),
     "quote.csv": ('text,label\n"a" b,x\n', "line 2: "),
     "single.csv": ("text,label\na,x\nb,x\nc,y\n", "label 'y' has only one example"),
+    "rating.csv": ("text,label\na,4.5\nb,4.5\nc,3.7\n", "'3.7' has only.*--value_column=label pre"),
     "copies.csv": ("text,label\na,x\nb,x\nc,y\nc,y\n", "label 'y' has only one example"),
     "alike.csv": ("text,label\na,x\nb,x\n", "label 'x' is the only one"),
     "one.txt": ("just one", "only one example"),
