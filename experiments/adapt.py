@@ -43,6 +43,7 @@ from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
+from fm.study.seen_examples import tell_seen_items
 from fm.study.task_registry import task_spec_or_default
 from fm.study.task_types import HeadTaskType, task_type_of
 from fm.study.tasks import Task, prepare_task
@@ -149,6 +150,8 @@ def main(values: flags.FlagValues) -> None:
     task = _prepare_task(
         TaskConfig(name, None, (num_labels,), recipe, published=published_config, **options)
     )
+    if location is not None:
+        tell_seen_items(location.path, task.test)
     train_idx = task_type.draw(task.dataset.train, num_labels, seed)
     task = dataclasses.replace(task, train_idx=(train_idx,))
     config = {

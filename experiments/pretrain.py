@@ -28,7 +28,7 @@ from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
 from fm.config_io import parse
-from fm.data.datasets import Dataset
+from fm.data.datasets import Dataset, Split
 from fm.data.file_counts import tell_files
 from fm.data.load import load
 from fm.errors import UserError, error_context
@@ -43,6 +43,7 @@ from fm.study.joint_pretraining import JointRecipe
 from fm.study.model_card import DataSource, data_source
 from fm.study.pretraining import pretrain
 from fm.study.processing import Processor, build_processor, check_corpus_size
+from fm.study.seen_examples import save_corpus_ids
 from fm.study.step_estimate import recipe_step
 from fm.training.config import TrainResult
 from fm.training.objectives import PretrainingObjective
@@ -118,6 +119,7 @@ def main(values: flags.FlagValues) -> None:
     with distributed.lead_process_first("folder"):
         run = run.extending(out_dir)
         run_dir.init(run.config, out_dir)
+        save_corpus_ids(run.corpora(), out_dir)
         processor = run.build_processor(out_dir)
     result = run.train(processor, out_dir)
     _write_summary(result, run, out_dir)
@@ -151,6 +153,10 @@ class PretrainingRun:
     def seed(self) -> int:
         """Random seed."""
         return self.config["seed"]
+
+    def corpora(self) -> list[Split]:
+        """Returns the examples of each data set that are trained on."""
+        return [self.sources.train]
 
     def extending(self, out_dir: pathlib.Path) -> Self:
         """Returns the run as a continuation of the finished, shorter run in a folder, if any.
@@ -200,6 +206,10 @@ class PretrainingRun:
 
 class JointPretrainingRun(PretrainingRun):
     """Pretraining of one model on several data sets; see `PretrainingRun`."""
+
+    def corpora(self) -> list[Split]:
+        """Returns the examples of each data set that are trained on."""
+        return [source.corpus for source in self.sources]
 
     def stage(self) -> Stage:
         """Returns what --dry_run prints of it."""
