@@ -1,12 +1,13 @@
 """Adapts a pretrained model to labels: linear probe, fine-tuning, LoRA or prompts.
 
     python -m experiments.adapt --model=runs/pretrain --dataset=film_reviews --labels=200
-    python -m experiments.adapt --model=minilm-l6 --adapt=probe,lora --labels=200
+    python -m experiments.adapt --model=minilm-l6 --adapt=probe,lora --labels=all
 
 --model is the --out of experiments.pretrain or a published model: a known name, a Hugging Face
 folder or a GGUF file. Without it the parameters are fresh. Chooses among the methods'
-hyper-parameters on validation data cut from the labels, scores the test items once, and writes
-OUT/summary.json. The adapted parameters are not saved.
+hyper-parameters on validation data cut from the labels, and scores the test items once. Writes the
+adapted model, OUT/model, with which experiments.predict labels new files; its predictions of the
+test items, OUT/predictions.csv; and OUT/summary.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
+import shlex
+import sys
 import time
 from typing import Any
 
@@ -24,33 +28,37 @@ import numpy as np
 from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
-from fm.adaptation.methods import METHODS, check_methods
+from fm.adaptation.methods import METHODS, FittedModel, check_methods
 from fm.config_io import parse
 from fm.data.datasets import Dataset
+from fm.data.media import get_modality
 from fm.data.tokenizer import MIN_VOCAB_SIZE
 from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import select_trial
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import ModelConfig
 from fm.parallel.mesh import current_mesh
-from fm.study import presets, run_dir
+from fm.study import labeling, presets, run_dir, saved_model
 from fm.study.adaptation import ModelArm
-from fm.study.arms import load_published_arm
+from fm.study.arms import InitialModel, load_published_arm
 from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.dry_run import adapting_stage
 from fm.study.export import exportable_config
 from fm.study.loading import load
+from fm.study.model_card import Figure, ModelCard, data_source
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
+from fm.study.saved_model import READING_FLAGS, AdaptedModel
 from fm.study.seen_examples import tell_seen_items
 from fm.study.task_registry import task_spec_or_default
-from fm.study.task_types import HeadTaskType, task_type_of
+from fm.study.task_types import HeadTaskType, TaskType, task_type_of
 from fm.study.tasks import Task, prepare_task
 from fm.training.train_state import params_digest
 
 # The only method whose result is one model with one head.
 _EXPORTABLE_METHOD = "full"
+ALL_LABELS, MODEL_DIR = "all", "model"
 
 
 def define(values: flags.FlagValues) -> None:
@@ -64,8 +72,8 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     study_flags.define_model_size(values, "fresh model's", "fm")
-    flags.DEFINE_integer(
-        "labels", 100, "number of labeled examples", flag_values=values, lower_bound=2
+    flags.DEFINE_string(
+        "labels", "100", f"number of labeled examples, or {ALL_LABELS}", flag_values=values
     )
     flags.DEFINE_list(
         "adapt",
@@ -96,11 +104,8 @@ def main(values: flags.FlagValues) -> None:
     saved = config_flags.saved_config(values, "adapt")
     if saved is not None:
         config_flags.fill(values, _flags_of(saved))
-    out_dir, seed, num_labels = (
-        cli.out_dir(values),
-        values["seed"].value,
-        values["labels"].value,
-    )
+    out_dir, seed = cli.out_dir(values), values["seed"].value
+    _check_labels_flag(values["labels"].value)
     name, source = values["dataset"].value, values["model"].value
     for flag in ("size", "arch"):
         if values[flag].value and source:
@@ -115,15 +120,15 @@ def main(values: flags.FlagValues) -> None:
     options = cli.data_options(values)
     data = load(name, **options)
     task_type = task_type_of(data)
-    if not isinstance(task_type, HeadTaskType):
+    if "compare" not in task_type.experiments:
         raise UserError(
-            f"--dataset={name} is a {task_type.name} task; takes data with one label per example: "
-            "a class, a number or a set of classes. "
-            f"{' and '.join(f'experiments.{each}' for each in task_type.experiments)} runs "
-            f"{task_type.name}"
+            f"--dataset={name} is a {task_type.name} task; takes data with classes, numbers, sets "
+            f"of classes or tags. {' and '.join(f'experiments.{n}' for n in task_type.experiments)}"
+            f" runs {task_type.name}"
         )
+    num_labels = _num_labels(values["labels"].value, data, task_type)
     recipe = presets.with_fitting_patch_size(
-        presets.modality_recipe(data.modality), data.info.get("shape")
+        presets.task_recipe(data.modality, task_type.name), data.info.get("shape")
     )
     recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
     if saved is not None:
@@ -135,6 +140,11 @@ def main(values: flags.FlagValues) -> None:
     if not published and all(METHODS[method].published_models_only for method in methods):
         raise UserError(
             f"--adapt={','.join(methods)}: needs a published model as --model; or add probe"
+        )
+    if published and task_type.reads_words:
+        raise UserError(
+            f"--model={source} is a published model, which {name}, a {task_type.name} task, cannot "
+            "be adapted from; takes a model of experiments.pretrain, or none"
         )
     pretrained = None
     if location is not None and not published:
@@ -159,7 +169,8 @@ def main(values: flags.FlagValues) -> None:
         "dataset": {"name": name, "fingerprint": data.info["fingerprint"], **options},
         "pretrained": source,
         "adapt": list(methods),
-        **{key: values[key].value for key in ("labels", "seed")},
+        "labels": num_labels,
+        "seed": seed,
         "published": dataclasses.asdict(published_config) if published_config else None,
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
     }
@@ -190,9 +201,16 @@ def main(values: flags.FlagValues) -> None:
     metrics = {
         task_type.metric.replace(" ", "_"): float(
             task_type.scores(predictions[None], task.test).mean()
-        ),
-        **task_type.main_metrics(predictions, task.test),
+        )
     }
+    if isinstance(task_type, HeadTaskType):
+        metrics |= task_type.main_metrics(predictions, task.test)
+    figures = {"hparams": hparams, "num_test_items": len(task.test), "metrics": metrics}
+    run = figures | {"num_labels": num_labels, "seed": seed, "model": source}
+    adapted = _adapted(task, arm, fitted, run, values)
+    if adapted is not None:
+        saved_model.save(out_dir / MODEL_DIR, adapted, _card(task, adapted, out_dir))
+        _write_predictions(out_dir, task, adapted)
     run_dir.write_summary_json(
         out_dir,
         steps=fitted.steps,
@@ -209,8 +227,88 @@ def main(values: flags.FlagValues) -> None:
         seconds=time.perf_counter() - began,
         config=config,
     )
-    _print_summary(
-        {"hparams": hparams, "num_test_items": len(task.test), "metrics": metrics}, out_dir
+    _print_summary(figures, out_dir)
+
+
+def _check_labels_flag(text: Any) -> None:
+    """Raises UserError unless --labels is a whole number from 2, or "all"."""
+    if str(text) != ALL_LABELS and not re.fullmatch(r"0*([2-9]|[1-9][0-9]{1,8})", str(text)):
+        raise UserError(f"--labels={text}: takes a whole number from 2, or {ALL_LABELS}")
+
+
+def _num_labels(text: Any, data: Dataset, task_type: TaskType) -> int:
+    return task_type.max_labels(data) if str(text) == ALL_LABELS else int(text)
+
+
+def _adapted(
+    task: Task,
+    arm: ModelArm,
+    fitted: FittedModel,
+    run: dict[str, Any],
+    values: flags.FlagValues,
+) -> AdaptedModel | None:
+    """Returns the model to save; None, after a line that says why, if it cannot be saved."""
+    columns = {name: values[name].value for name in READING_FLAGS}
+    try:
+        return saved_model.adapted_model(
+            arm.model,
+            fitted,
+            run["hparams"],
+            run["seed"],
+            dataset=task.dataset,
+            task_type=task.task_type,
+            tokenizer=arm.tokenizer,
+            columns={name: value for name, value in columns.items() if value},
+            run=run | {"data": task.name, "fingerprint": task.dataset.info["fingerprint"]},
+        )
+    except UserError as error:
+        print(f"no model is written: {error}", file=sys.stderr)
+        return None
+
+
+def _write_predictions(out_dir: pathlib.Path, task: Task, adapted: AdaptedModel) -> None:
+    """Writes what the adapted model predicts for the test items, with their texts if they are."""
+    idx = np.arange(len(task.test))
+    labeling.write_predictions(
+        out_dir / run_dir.PREDICTIONS_FILE,
+        adapted,
+        adapted.predict(task.task_type.new_inputs(task.test, idx)),
+        task.test.row_ids(idx),
+        task.task_type.truth_texts(task.test, task.dataset),
+        task.test.texts(idx) if task.is_text else None,
+    )
+
+
+def _card(task: Task, adapted: AdaptedModel, out_dir: pathlib.Path) -> ModelCard:
+    """Returns the model card of the run."""
+    run, noun = adapted.record.run, get_modality(task.modality).noun
+    started = f"`{run['model']}`" if run["model"] else "fresh parameters"
+    names = f" ({saved_model.names_line(adapted.names)})" if adapted.names else ""
+    model = shlex.quote(str(out_dir / MODEL_DIR))
+    return ModelCard(
+        title=f"{task.name}, adapted",
+        summary=f"Predicts {task.task_type.name.replace('_', ' ')}{names} from {noun}s. Adapted "
+        f"from {started} with {run['num_labels']:,} labels by the method "
+        f"{run['hparams']['method']}.",
+        data=(
+            data_source(task.dataset, "labels", run["num_labels"]),
+            data_source(task.dataset, "test", run["num_test_items"]),
+        ),
+        training=run["hparams"] | {"seed": run["seed"]},
+        figures=[
+            Figure(f"{name.replace('_', ' ')}, {run['num_test_items']:,} test items", value)
+            if name == task.task_type.metric.replace(" ", "_")
+            else Figure(name.replace("_", " "), value, percent=False)
+            for name, value in run["metrics"].items()
+        ],
+        limits=("Its figures are of test items of the same data alone.",),
+        usage=(
+            (
+                "Label a new file:",
+                f"python -m experiments.predict --model={model} --dataset=FILE",
+                "sh",
+            ),
+        ),
     )
 
 
@@ -275,16 +373,21 @@ def _own_arm(
     out_dir: pathlib.Path,
 ) -> ModelArm:
     """Returns the arm of a model of experiments.pretrain, or of fresh parameters."""
-    task_type = task.task_type
-    assert isinstance(task_type, HeadTaskType)
     if pretrained:
         processor, params = pretrained
-        return task_type.build_model_arm(task, processor, [params], methods)
-    rate = task.dataset.info.get("rate")
-    processor = build_processor(
-        task.dataset.train, task.modality, task.config.recipe, out_dir, rate
-    )
-    return task_type.build_model_arm(task, processor, [], methods)
+        initial = InitialModel(processor, given_params=(params,))
+    else:
+        train, rate = task.dataset.train, task.dataset.info.get("rate")
+        processor = build_processor(train, task.modality, task.config.recipe, out_dir, rate)
+        initial = InitialModel(processor)
+    arm = task.task_type.build_head(task, initial, None, methods)
+    assert isinstance(arm, ModelArm)
+    if not arm.supported_methods():
+        raise UserError(
+            f"--adapt={','.join(methods)}: cannot adapt a model to a {task.task_type.name} task; "
+            "add full or probe"
+        )
+    return arm
 
 
 def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
@@ -296,10 +399,10 @@ def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
         f"{metrics} on {summary['num_test_items']} test items "
         f"({hparams}), {out_dir / run_dir.SUMMARY_FILE}"
     )
-    print(
-        "the adapted parameters are not saved, their digest is in the summary; the same flags with "
-        "another --out make them again"
-    )
+    model = out_dir / MODEL_DIR
+    if saved_model.is_saved_model(model):
+        print(f"model {model}, its predictions {out_dir / run_dir.PREDICTIONS_FILE}")
+        cli.print_next("label new files", "predict", model=model, dataset="FILE")
 
 
 def _load_pretrained(location: ModelLocation, data: Dataset) -> tuple[Processor, dict]:

@@ -10,6 +10,10 @@ Own data:
 
     python -m experiments.compare --dataset=reviews.csv --out=runs/mine
 
+The best model of each task, by validation, kept for experiments.predict:
+
+    python -m experiments.compare --dataset=reviews.csv --out=runs/mine --keep_best
+
 More labels and longer pretraining, with spoken words and named entities of tweets:
 
     python -m experiments.compare --profile=full --out=runs/compare-full
@@ -21,12 +25,19 @@ On a Ray cluster (see experiments/cluster.py), with the same results:
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
 from absl import flags
 
 from experiments import cli, cluster, config_flags, stages, study_flags
+from fm.parallel.mesh import current_mesh
+from fm.study.best_models import keep_best
 from fm.study.config import StudyConfig
 from fm.study.dry_run import study_stages
-from fm.study.runner import run_compare
+from fm.study.runner import CompareStudy, run_compare
 
 # smollm2-135m is more accurate and slower.
 PUBLISHED_MODEL = "minilm-l6"
@@ -38,6 +49,12 @@ def define(values: flags.FlagValues) -> None:
         values, suite_name="compare", out="runs/compare", published_model=PUBLISHED_MODEL
     )
     cluster.define(values)
+    flags.DEFINE_boolean(
+        "keep_best",
+        False,
+        "keep the best model of each task, by validation, in OUT/best/TASK for experiments.predict",
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -46,6 +63,19 @@ def main(values: flags.FlagValues) -> None:
     with cluster.cell_executor(values, "compare") as executor:
         results = run_compare(config, out_dir, executor)
     study_flags.finish(results, out_dir)
+    if values["keep_best"].value:
+        _keep_best(config, results, out_dir)
+
+
+def _keep_best(config: StudyConfig, results: dict[str, Any], out_dir: pathlib.Path) -> None:
+    mesh = current_mesh()
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        kept = keep_best(CompareStudy(config), results, out_dir)
+    for each in kept:
+        print("\n".join(each.lines))
+    folders = [each.folder for each in kept if each.folder is not None]
+    if folders:
+        cli.print_next("label new files", "predict", model=folders[0], dataset="FILE")
 
 
 def dry_run(values: flags.FlagValues) -> None:

@@ -139,7 +139,7 @@ def _json_digest(value: Any) -> str:
 
 def write_digests(folder: pathlib.Path, exclude: Sequence[str] = ()) -> None:
     """Writes `digests.json`, the digests of all files below a folder except `exclude`."""
-    digests = {name: _file_digest(folder / name) for name in sorted(_file_names(folder, exclude))}
+    digests = {name: file_digest(folder / name) for name in sorted(_file_names(folder, exclude))}
     atomic_write(folder / _DIGESTS_NAME, json.dumps(digests, indent=0))
 
 
@@ -176,7 +176,7 @@ def check_digests(
             continue
         if not (folder / name).is_file():
             raise ValueError(f"{name} is missing")
-        if _file_digest(folder / name) != expected.get(name):
+        if file_digest(folder / name) != expected.get(name):
             raise ValueError(f"{name} is not what was written")
 
 
@@ -185,7 +185,8 @@ def _file_names(folder: pathlib.Path, exclude: Sequence[str]) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in files} - {_DIGESTS_NAME, *exclude}
 
 
-def _file_digest(path: pathlib.Path) -> str:
+def file_digest(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

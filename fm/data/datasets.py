@@ -132,8 +132,9 @@ class Dataset:
             name, rows, ignored rows by reason, noun of a row), fingerprint (hex digest of ids and
             labels), counts, shape of one example (None for text), shrunk (of images and clips made
             smaller, see `ModalityCodec.shrunk`, else None), rate (Hz of sounds, frames/s of clips,
-            else None), tags (names of the BIO tags, "O" first, else None), item_group (what the
-            groups are, e.g. "voice"; None without groups).
+            else None), background and value_range (see `MediaSpec`), tags (names of the BIO tags,
+            "O" first, else None), item_group (what the groups are, e.g. "voice"; None without
+            groups).
     """
 
     name: str

@@ -369,6 +369,8 @@ def _dataset(
         "counts": _counts(train, test, classes),
         "shape": None if spec is None else list(spec.shape),
         "shrunk": shrunk or metadata.get("shrunk"),
+        "background": metadata.get("background", spec and spec.background),
+        "value_range": metadata.get("value_range", spec and spec.value_range),
         "rate": None if spec is None else spec.rate,
         "tags": features[columns.tags].feature.names if columns.tags else None,
         "target": target,

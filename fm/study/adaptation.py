@@ -11,6 +11,7 @@ import numpy as np
 
 from fm.adaptation.methods import METHODS, AdaptationMethod, FittedModel, HParams, method_of
 from fm.adaptation.task_model import TaskModel
+from fm.data.tokenizer import Tokenizer
 from fm.evaluation.model_selection import make_folds
 
 # {"config": hyper-parameters, "validation": score, higher better, "flops": of the trial (0 if
@@ -74,10 +75,12 @@ class ModelArm:
     Attributes:
       model: the model with the task's examples.
       methods: names of the methods asked for; those the model does not support are left out.
+      tokenizer: of the model, if it reads text and has none of its own.
     """
 
     model: TaskModel
     methods: tuple[str, ...]
+    tokenizer: Tokenizer | None = None
 
     def supported_methods(self) -> list[AdaptationMethod]:
         """Returns the methods that the model supports, the cheapest first."""
@@ -137,6 +140,16 @@ class ModelArm:
         return method_of(hparams).flops(self.model, num_labels, hparams)
 
 
+def network_of(arm: Arm, hparams: HParams) -> tuple[ModelArm, HParams] | None:
+    """Returns the arm that adapts one network with these settings, and its own settings.
+
+    None if the settings are of something else: a classical model, an ensemble.
+    """
+    if isinstance(arm, RecipeChoiceArm | ClassicalOrNetworkArm):
+        return network_of(*arm.chosen(hparams))
+    return (arm, hparams) if isinstance(arm, ModelArm) else None
+
+
 def with_standard_errors(
     trials: Sequence[Trial],
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -186,14 +199,17 @@ class ClassicalOrNetworkArm:
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> Predictions:
         """Fits the model chosen to all of `train_idx`; returns predictions for the test items."""
-        return self._of(hparams).fit_predict(train_idx, labels, seed, hparams)
+        arm, hparams = self.chosen(hparams)
+        return arm.fit_predict(train_idx, labels, seed, hparams)
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Returns the FLOPs of a fit of the model chosen."""
-        return self._of(hparams).fit_flops(num_labels, hparams)
+        arm, hparams = self.chosen(hparams)
+        return arm.fit_flops(num_labels, hparams)
 
-    def _of(self, hparams: HParams) -> Arm:
-        return self.classical if hparams["method"] == CLASSICAL else self.network
+    def chosen(self, hparams: HParams) -> tuple[Arm, HParams]:
+        """Returns the arm that settings are of, and the settings."""
+        return self.classical if hparams["method"] == CLASSICAL else self.network, hparams
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -272,14 +288,15 @@ class RecipeChoiceArm:
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams
     ) -> Predictions:
         """Fits the model of the recipe chosen; returns predictions for the test items."""
-        arm, hparams = self._of(hparams)
+        arm, hparams = self.chosen(hparams)
         return arm.fit_predict(train_idx, labels, seed, hparams)
 
     def fit_flops(self, num_labels: int, hparams: HParams) -> float:
         """Returns the FLOPs of a fit of the recipe chosen."""
-        arm, hparams = self._of(hparams)
+        arm, hparams = self.chosen(hparams)
         return arm.fit_flops(num_labels, hparams)
 
-    def _of(self, hparams: HParams) -> tuple[Arm, HParams]:
+    def chosen(self, hparams: HParams) -> tuple[Arm, HParams]:
+        """Returns the arm of the recipe that settings name, and the other settings."""
         own = {name: value for name, value in hparams.items() if name != "recipe"}
         return self.arms[hparams["recipe"]], own

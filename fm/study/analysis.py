@@ -32,6 +32,7 @@ PretrainingRuns = Mapping[str, Sequence[PretrainingCost]]
 _PREDICTION_COLUMNS = (
     *("task", "arm", "num_labels", "seed", "row", "item", "truth", "prediction"),
     *("probability", "truth_probability", "group", "checkpoint"),
+    *("row_id", "truth_class", "prediction_class"),
 )
 _CLASS_METRICS = ("balanced_accuracy", "macro_f1", "nll", "ece", "constant_prediction")
 ScoresByCell = dict[tuple[str, str, int], np.ndarray]
@@ -304,8 +305,9 @@ def write_predictions(
     """Writes predictions.csv, with a row per cell, seed and test item.
 
     Empty where there are none: the probabilities of the predicted and of the true class, the
-    item's group, if intervals are over groups, and the number of the checkpoint that the seed
-    started from.
+    item's group, if intervals are over groups, the number of the checkpoint that the seed started
+    from, and the names of the true and of the predicted class. `row_id` is the id by which the user
+    knows the item, see `Split.row_ids`.
 
     Args:
       done: tasks with their cells and scores.
@@ -316,6 +318,7 @@ def write_predictions(
         table.writerow(_PREDICTION_COLUMNS)
         for task, cells, scores in done:
             groups = [""] * len(task.test) if scores.groups is None else scores.groups
+            row_ids = task.test.row_ids(range(len(task.test)))
             for cell in cells:
                 for seed, predictions in enumerate(cell.predictions):
                     rows = task.task_type.prediction_rows(
@@ -326,10 +329,17 @@ def write_predictions(
                         shown = cell.confidences[seed].tolist()
                     where = (task.name, cell.arm, cell.num_labels, seed)
                     checkpoint = scores.checkpoint(cell.arm, seed)
+                    names = task.task_type.class_names_of_rows(
+                        predictions, task.test, task.dataset.classes
+                    )
+                    columns = rows, shown, groups, row_ids, names
                     table.writerows(
-                        (*where, n, task.test.ids[n][:12], *row, *probabilities, group, checkpoint)
-                        for n, (row, probabilities, group) in enumerate(
-                            zip(rows, shown, groups, strict=False)
+                        (
+                            *(*where, n, task.test.ids[n][:12], *row, *probabilities, group),
+                            *(checkpoint, row_id, *named),
+                        )
+                        for n, (row, probabilities, group, row_id, named) in enumerate(
+                            zip(*columns, strict=False)
                         )
                     )
 

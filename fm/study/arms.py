@@ -54,15 +54,17 @@ class InitialModel:
     Attributes:
       processor: tokenizer and layouts.
       runs: pretraining runs, one per pretraining seed; empty for fresh parameters.
+      given_params: pretrained parameters of which the runs are not known, instead of runs.
     """
 
     processor: Processor
     runs: Sequence[TrainResult] = ()
+    given_params: Sequence[dict] = ()
 
     @property
     def checkpoints(self) -> list[dict]:
         """Pretrained parameters."""
-        return [run.params for run in self.runs]
+        return [*self.given_params, *(run.params for run in self.runs)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -34,6 +34,7 @@ from fm.config_io import parse
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Dataset
 from fm.data.layouts import PatchLayout
+from fm.data.media import MediaSpec
 from fm.errors import UserError, error_context
 from fm.files import atomic_dir, check_digests, digests_exist, expand_path, read_json, write_digests
 from fm.hf.model_zoo import PublishedModel, load_published
@@ -46,6 +47,11 @@ from fm.study.published_arm import PublishedTaskModel
 from fm.study.task_types import TASK_TYPES, TaskType
 
 FORMAT = 1
+# Flags of the data that say how files are read, as the saved model does from then on.
+READING_FLAGS = (
+    *("text_column", "label_column", "target_column", "value_column", "label_separator"),
+    *("second_text_column", "file_column", "id_column"),
+)
 MODEL_FILE, PARAMS_FILE, TOKENIZER_FILE = "model.json", "params.safetensors", "tokenizer.json"
 
 
@@ -207,6 +213,20 @@ class AdaptedModel:
         assert values is not None
         return Predictions(self.model.decide(values, self.record.hparams), probabilities)
 
+    @property
+    def spec(self) -> MediaSpec | None:
+        """Returns the arrays that the model reads; None for text."""
+        reading = self.record.reading
+        if reading.get("shape") is None:
+            return None
+        value_range = reading.get("value_range")
+        return MediaSpec(
+            tuple(reading["shape"]),
+            reading.get("rate"),
+            reading.get("background"),
+            None if value_range is None else tuple(value_range),
+        )
+
     def prediction_texts(self, predictions: Predictions) -> list[str]:
         """Returns the predictions as words: class names, tags joined by spaces, numbers."""
         return self.task_type.prediction_texts(predictions.values, self.names)
@@ -221,7 +241,7 @@ def adapted_model(
     dataset: Dataset,
     task_type: TaskType,
     tokenizer: bpe.Tokenizer | None,
-    text_column: str = "text",
+    columns: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> AdaptedModel:
     """Returns the adapted model of a fit, ready to be saved.
@@ -234,7 +254,7 @@ def adapted_model(
       dataset: of the task.
       task_type: of the task.
       tokenizer: of the model; None for patches and for published models, which have their own.
-      text_column: column of files that holds the text.
+      columns: columns and the like by which files are read, some of `READING_FLAGS`.
       run: figures of the run, JSON-able.
 
     Raises:
@@ -263,7 +283,7 @@ def adapted_model(
         names=list(task_type.names(dataset)),
         task_fields=task_type.saved_fields(model),
         modality=dataset.modality,
-        reading=reading_of(dataset, text_column),
+        reading=reading_of(dataset, columns or {}),
         row_length=model.examples["segments"].shape[1] if model.examples else 0,
         tokenizer=None if tokenizer is None else tokenizer.digest(),
         model_config=_json(dataclasses.asdict(model.model_config)),
@@ -277,17 +297,20 @@ def adapted_model(
     return AdaptedModel(about, arrays, tokenizer or (published and published.tokenizer), published)
 
 
-def reading_of(dataset: Dataset, text_column: str = "text") -> dict[str, Any]:
+def reading_of(dataset: Dataset, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns how an example of a data set becomes an input of a model, JSON-able.
 
-    "shape", "rate", "background" and "value_range" are those of `fm.data.media.MediaSpec`;
-    "text_column" is where files have the text.
+    "shape", "rate", "background" and "value_range" are those of `fm.data.media.MediaSpec`, None for
+    text; "columns" say how files were read.
     """
-    info = dataset.info
-    if dataset.modality == "text":
-        return {"text_column": text_column}
     names = ("shape", "rate", "background", "value_range")
-    return _json({name: info.get(name) for name in names})
+    return _json({name: dataset.info.get(name) for name in names} | {"columns": dict(columns)})
+
+
+def names_line(names: Sequence[str], most: int = 8) -> str:
+    """Returns names in one line, the last ones left out of a long list."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def save(folder: pathlib.Path, adapted: AdaptedModel, card: ModelCard | None = None) -> None:

@@ -58,7 +58,7 @@ def build_arm(
         target=target,
         truths=truths,
     )
-    return ModelArm(model, tuple(methods))
+    return ModelArm(model, tuple(methods), processor.tokenizer)
 
 
 def column(split: Split, name: str, idx: Sequence[int] | np.ndarray | None = None) -> list:

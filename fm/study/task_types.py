@@ -78,6 +78,7 @@ class TaskType(abc.ABC):
         `HeadTaskType`.
       max_answer_tokens: of a generated answer; 0 if one of a fixed set of answers is chosen.
       experiments: the experiments that can run such tasks.
+      reads_words: whether an example is a list of words.
     """
 
     name: str
@@ -87,6 +88,7 @@ class TaskType(abc.ABC):
     predicts_by_head: bool = False
     max_answer_tokens: int = 0
     experiments: tuple[str, ...] = ("compare", "multitask")
+    reads_words: bool = False
 
     @abc.abstractmethod
     def matches(self, dataset: Dataset) -> bool:
@@ -140,6 +142,12 @@ class TaskType(abc.ABC):
     ) -> Sequence[tuple[Any, Any]]:
         """Returns (truth, prediction) of every item as predictions.csv shows them."""
 
+    def class_names_of_rows(
+        self, predictions: np.ndarray, split: Split, classes: tuple[str, ...]
+    ) -> Sequence[tuple[str, str]]:
+        """Returns the (true, predicted) class name of every item; empty where there are none."""
+        return [("", "")] * len(split)
+
     def predictions_from_rows(
         self, rows: Sequence[tuple[str, str]]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -189,6 +197,15 @@ class TaskType(abc.ABC):
     def prediction_texts(self, values: np.ndarray, names: tuple[str, ...]) -> list[str]:
         """Returns predictions of new examples, [N, ...], as text."""
         return [names[value] for value in values]
+
+    def truth_texts(self, split: Split, dataset: Dataset) -> list[str]:
+        """Returns the right answers of a split as `prediction_texts` would write them."""
+        raise NotImplementedError(f"right answers of a {self.name} task are not written")
+
+    def score_texts(self, truths: Sequence[str], predictions: Sequence[str]) -> float:
+        """Returns the metric over predictions of new examples, as `prediction_texts` gives them."""
+        rows = list(zip(truths, predictions, strict=True))
+        return float(self.scores_from_rows([rows]).mean())
 
     @abc.abstractmethod
     def build_head(
@@ -269,6 +286,11 @@ class HeadTaskType(TaskType):
     @abc.abstractmethod
     def family_builder(self, truths: np.ndarray | None) -> FamilyBuilder:
         """Returns how the family of classical models is built, given the labels of examples."""
+
+    def truth_texts(self, split, dataset):
+        truths = self.truths(split, dataset)
+        values = self.strata(split) if truths is None else truths
+        return self.prediction_texts(values, self.names(dataset))
 
     def wrong_items(self, predictions: np.ndarray, truths: np.ndarray) -> np.ndarray:
         """Returns the indices of items whose prediction [N, ...] is not the truth."""
@@ -363,6 +385,13 @@ class Classification(HeadTaskType):
 
     def prediction_rows(self, predictions, split, classes):
         return list(zip(np.asarray(split.labels).tolist(), predictions.tolist(), strict=True))
+
+    def class_names_of_rows(self, predictions, split, classes):
+        truths = np.asarray(split.labels)
+        return [(classes[true], classes[n]) for true, n in zip(truths, predictions, strict=True)]
+
+    def score_texts(self, truths, predictions):
+        return float(np.mean([own == true for own, true in zip(predictions, truths, strict=True)]))
 
     def answers(self, task, class_answers):
         assert class_answers is not None
@@ -552,6 +581,7 @@ class NamedEntityRecognition(TaskType):
     """Task type of word tagging; predictions are (correct, predicted, gold) counts, int [N, 3]."""
 
     name, metric = "ner", "entity F1"
+    reads_words = True
     max_answer_tokens = 24
 
     def matches(self, dataset):
@@ -569,6 +599,16 @@ class NamedEntityRecognition(TaskType):
 
     def prediction_texts(self, values, names):
         return [" ".join(tags) for tags in values]
+
+    def truth_texts(self, split, dataset):
+        return [" ".join(tags) for tags in split.tags(range(len(split)))]
+
+    def score_texts(self, truths, predictions):
+        counts = entity_count_predictions(
+            [tags.split() for tags in truths], [tags.split() for tags in predictions]
+        )
+        correct, predicted, gold = counts.sum(axis=0)
+        return float(2 * correct / (predicted + gold)) if predicted + gold else 0.0
 
     def strata(self, split):
         tags = split.tags(range(len(split)))
@@ -607,7 +647,7 @@ class NamedEntityRecognition(TaskType):
             tags=tags,
             tag_names=tag_names,
         )
-        return ModelArm(model, tuple(methods))
+        return ModelArm(model, tuple(methods), tokenizer)
 
     def build_baseline(self, task):
         return ClassicalNerArm(*task.words_and_tags(), len(task.labeled_pool))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import ablate, cli, compare
+from experiments import ablate, adapt, cli, compare, predict
 from fm.adaptation.methods import METHODS
 from fm.data.media import MODALITIES
 from fm.evaluation.baselines import families
@@ -98,6 +98,24 @@ def test_a_task_with_a_new_arm_and_a_new_method(examples, tmp_path, monkeypatch)
         (row["arm"], row["baseline"]) for row in results["comparisons"]
     }
     assert "Nearest labeled texts by TF-IDF." in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_adapted_by_a_new_method_is_saved(examples, tmp_path, monkeypatch):
+    monkeypatch.setitem(presets.RECIPES, "text", lambda profile: recipe("text"))
+    write_tickets(tmp_path / "tickets.csv", ("billing", "network"))
+    examples("centroid_method")
+    for module, *flags in (
+        (adapt, "--labels=20", "--adapt=centroid", "--out=adapted"),
+        (predict, "--model=adapted/model", "--score", "--out=labels"),
+    ):
+        name = module.__name__.rpartition(".")[2]
+        given = ["--dataset=tickets.csv", *flags]
+        assert cli.call(name, module.__doc__, module.define, module.main, given) == 0
+    with (tmp_path / "labels" / "predictions.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 120 and set(found[0]) == {"id", "truth", "prediction"}
+    assert np.mean([row["truth"] == row["prediction"] for row in found]) > 0.8
 
 
 @pytest.mark.slow

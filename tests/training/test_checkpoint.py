@@ -360,7 +360,7 @@ def test_another_failure_is_not_damage(tmp_path, monkeypatch, error, where):
     def fail(*_, **__):
         raise error
 
-    targets = {"digests": (files, "_file_digest"), "arrays": (ocp.CheckpointManager, "restore")}
+    targets = {"digests": (files, "file_digest"), "arrays": (ocp.CheckpointManager, "restore")}
     for read in (restore, load_params):
         with monkeypatch.context() as patch:
             patch.setattr(*targets[where], fail)

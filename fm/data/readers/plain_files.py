@@ -145,6 +145,8 @@ def _prepare(
     metadata |= {"target": target}
     if modality and modality.codec and spec:
         metadata |= {"rate": spec.rate} if spec.rate else {}
+        # Of the conversion, which a saved model applies to new examples.
+        metadata |= {"background": spec.background, "value_range": spec.value_range}
         metadata |= {"shrunk": shrunk} if shrunk else {}
     grouped = any(each.group is not None for own in splits.values() for each in own)
     paired = any(each.source.second_text for own in splits.values() for each in own)
