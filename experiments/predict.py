@@ -109,10 +109,10 @@ def main(values: flags.FlagValues) -> None:
             )
         for line in examples.changes():
             print(f"{name}: {line}", file=sys.stderr, flush=True)
-        count = len(examples)
+        count, labels = len(examples), examples.labels
     metrics = {}
     if score:
-        metric, figure, num_labeled = labeling.score_file(adapted, path)
+        metric, figure, num_labeled = labeling.score_file(adapted, path, labels)
         metrics = {metric: figure}
         print(f"{metric} {figure:.3f} on {num_labeled:,} labeled examples of {count:,}")
     run_dir.write_summary_json(

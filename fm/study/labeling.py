@@ -163,12 +163,20 @@ def check_labels(adapted: AdaptedModel, examples: NewExamples) -> None:
         )
 
 
-def score_file(adapted: AdaptedModel, path: pathlib.Path) -> tuple[str, float, int]:
-    """Returns (metric, figure, number of labeled examples) of a file with a column `truth`."""
+def score_file(
+    adapted: AdaptedModel, path: pathlib.Path, labels: Sequence[Any]
+) -> tuple[str, float, int]:
+    """Returns (metric, figure, number of labeled examples) of a file with a column `truth`.
+
+    Args:
+      adapted: the model.
+      path: written by `label_examples`.
+      labels: of the examples in the order of the file; those without one do not count.
+    """
     truths, predictions = [], []
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["truth"]:
+        for row, label in zip(csv.DictReader(file), labels, strict=True):
+            if label is not None:
                 truths.append(row["truth"])
                 predictions.append(row["prediction"])
     figure = adapted.task_type.score_texts(truths, predictions)

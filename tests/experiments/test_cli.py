@@ -17,7 +17,7 @@ from fm.study.arms import RENAMED_ARMS
 from fm.training.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["compare", "pretrain", "adapt", "report", "ablate", "search"]
+NAMES = ["compare", "pretrain", "adapt", "predict", "report", "ablate", "search"]
 EXPERIMENTS = [
     *NAMES,
     "multitask",

@@ -101,7 +101,7 @@ def test_an_interruption_costs_a_part(call, adapted, new_file, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        (["--dataset=NEW", "--text_column=body"], ["no column 'body'", "text, label"]),
+        (["--dataset=NEW", "--text_column=body"], ["no column 'body'", "'text', 'label'"]),
         (["--dataset=nowhere.csv"], ["nowhere.csv: no such file"]),
         (["--dataset=PICTURES"], ["holds image", "takes text"]),
         (["--dataset=digits"], ["digits holds image; takes text"]),
@@ -185,6 +185,37 @@ def test_tags(call, tmp_path, monkeypatch):
     flags = f"--model={out}", f"--out={tmp_path / 'scored'}", "--score"
     scored = call("predict", *flags, f"--dataset={tmp_path / 'names.conll'}")
     assert "entity F1 " in scored.out and "on 80 labeled examples of 80" in scored.out
+
+
+@pytest.mark.parametrize("kind", ["numbers", "label sets"])
+def test_numbers_and_label_sets(call, tiny, reviews, tmp_path, kind):
+    inputs, labels = texts(120, 0)
+    if kind == "numbers":
+        given, header = ["--value_column=stars"], ("text", "stars")
+        answers = [str(2.5 * label + n % 3 / 10) for n, label in enumerate(labels)]
+    else:
+        given, header = ["--label_column=genres", "--label_separator=;"], ("text", "genres")
+        answers = [["drama", "drama;war"][label] if n % 9 else "" for n, label in enumerate(labels)]
+    rows = [row for row in zip(inputs, answers, strict=True) if row[1]]
+    path, out = reviews(rows, header=header), tmp_path / "adapted"
+    done = call(
+        "adapt", f"--dataset={path}", "--labels=40", "--adapt=probe", f"--out={out}", *given
+    )
+    assert done.code == 0, done.err
+    own = rows_of(out / "predictions.csv")
+    assert own[0]["truth"] in answers
+    flags = f"--model={out}", f"--dataset={path}", "--score", f"--out={tmp_path / 'labels'}"
+    scored = call("predict", *flags)
+    assert scored.code == 0, scored.err
+    found = rows_of(tmp_path / "labels" / "predictions.csv")
+    assert [row["truth"] for row in found] == [answer for _, answer in rows]
+    if kind == "numbers":
+        assert list(found[0]) == ["id", "truth", "prediction"]
+        assert "rank correlation 0." in scored.out and float(found[0]["prediction"]) < 5
+    else:
+        assert list(found[0]) == ["id", "truth", "prediction", "p_drama", "p_war"]
+        assert "micro F1 " in scored.out
+        assert {row["prediction"] for row in found} <= {"", "drama", "war", "drama;war"}
 
 
 def test_all_labels(call, tiny, reviews, tmp_path):
