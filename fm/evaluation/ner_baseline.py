@@ -56,6 +56,14 @@ class CrfTagger:
         return np.log(np.maximum(np.array(marginals).reshape(shape), 1e-300))
 
 
+def load_crf(content: bytes) -> CrfTagger:
+    """Returns the tagger of a CRF in CRFsuite's format."""
+    crfsuite: Any = pycrfsuite  # compiled, without types
+    tagger = crfsuite.Tagger()
+    tagger.open_inmemory(content)
+    return CrfTagger(tagger, content, tuple(tagger.labels()))
+
+
 def fit(sentences: Sequence[Sequence[str]], tags: Tags, config: dict[str, float]) -> CrfTagger:
     """Fits a CRF to tagged sentences.
 
@@ -80,13 +88,11 @@ def fit(sentences: Sequence[Sequence[str]], tags: Tags, config: dict[str, float]
     for words, own in zip(sentences, tags, strict=True):
         if words:
             trainer.append(sentence_features(words), list(own))
-    tagger = crfsuite.Tagger()
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "crf"
         trainer.train(str(path))
         content = path.read_bytes()
-    tagger.open_inmemory(content)
-    return CrfTagger(tagger, content, tuple(tagger.labels()))
+    return load_crf(content)
 
 
 def search(

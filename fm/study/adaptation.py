@@ -140,14 +140,11 @@ class ModelArm:
         return method_of(hparams).flops(self.model, num_labels, hparams)
 
 
-def network_of(arm: Arm, hparams: HParams) -> tuple[ModelArm, HParams] | None:
-    """Returns the arm that adapts one network with these settings, and its own settings.
-
-    None if the settings are of something else: a classical model, an ensemble.
-    """
+def chosen_arm(arm: Arm, hparams: HParams) -> tuple[Arm, HParams]:
+    """Returns the arm among several that settings are of, and its own settings."""
     if isinstance(arm, RecipeChoiceArm | ClassicalOrNetworkArm):
-        return network_of(*arm.chosen(hparams))
-    return (arm, hparams) if isinstance(arm, ModelArm) else None
+        return chosen_arm(*arm.chosen(hparams))
+    return arm, hparams
 
 
 def with_standard_errors(

@@ -49,11 +49,13 @@ class ClassicalArm:
         features its members read, shared out over the seeds.
       test_from: index of the first test item.
       feature_flops: FLOPs of the network's features of an example; 0 without a network.
+      network: whose features its members read beside their own, if they do.
     """
 
     families: Sequence[ClassicalFamily]
     test_from: int
     feature_flops: float = 0.0
+    network: TaskModel | None = None
 
     def prepare(self, seeds: int) -> float:
         """Extracts features, some learned without labels; returns CPU seconds of one family."""
@@ -134,7 +136,7 @@ def build_network_beside_classical_arm(
         build_family(modality, store, num_classes, _network_features(network, checkpoint, store))
         for checkpoint in range(len(network.checkpoints))
     ]
-    return ClassicalArm(families, test_from, network.feature_flops())
+    return ClassicalArm(families, test_from, network.feature_flops(), network)
 
 
 def _network_features(network: TaskModel, checkpoint: int, store: FeatureStore) -> FeatureSet:

@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.study import saved_model
-from fm.study.adaptation import ModelArm, network_of
+from fm.study.adaptation import CLASSICAL, Arm, ModelArm, chosen_arm
+from fm.study.baseline_arms import ClassicalArm, ClassicalNerArm
+from fm.study.classical_model import classical_model
 from fm.study.model_card import Figure, ModelCard, data_source
 from fm.study.runner import BaseStudy
 from fm.study.saved_model import READING_FLAGS
@@ -92,8 +95,8 @@ def ranked_candidates(results: dict[str, Any], task: str) -> list[Candidate]:
 def keep_best(study: BaseStudy, results: dict[str, Any], out_dir: pathlib.Path) -> list[KeptModel]:
     """Saves the best model of each task in OUT/best/TASK, if it is not there; returns what is kept.
 
-    An arm whose result is no single adapted network (a classical model, an ensemble) is passed
-    over, and a line says by how much it is ahead.
+    An arm whose result cannot be kept, such as an ensemble, is passed over, and a line says by how
+    much it is ahead.
 
     Args:
       study: as run.
@@ -108,15 +111,14 @@ def _keep(study: BaseStudy, results: dict[str, Any], out_dir: pathlib.Path, name
     if saved_model.is_saved_model(folder):
         return KeptModel(name, folder, (f"{name}: {folder} is there already",))
     candidates = ranked_candidates(results, name)
-    task, arms = study.load_task_and_arms(out_dir, name)
+    task, arms = study.load_task_and_built_arms(out_dir, name)
     reasons = {}
     for candidate in candidates:
-        network = network_of(arms[candidate.arm], candidate.hparams)
-        if network is None:
-            reasons[candidate.arm] = "its result is not one adapted network"
-            continue
+        built = arms[candidate.arm]
+        arm, hparams = chosen_arm(built.arm, candidate.hparams)
+        tokenizer = None if built.processor is None else built.processor.tokenizer
         try:
-            line = _save(folder, task, *network, candidate)
+            line = _save(folder, task, arm, hparams, candidate, tokenizer)
         except UserError as error:
             reasons[candidate.arm] = str(error)
             continue
@@ -126,13 +128,22 @@ def _keep(study: BaseStudy, results: dict[str, Any], out_dir: pathlib.Path, name
 
 
 def _save(
-    folder: pathlib.Path, task: Task, arm: ModelArm, hparams: dict[str, Any], candidate: Candidate
+    folder: pathlib.Path,
+    task: Task,
+    arm: Arm,
+    hparams: dict[str, Any],
+    candidate: Candidate,
+    tokenizer: Tokenizer | None,
 ) -> str:
-    """Fits and saves a model; returns the line that tells of it."""
+    """Fits and saves a model; returns the line that tells of it.
+
+    Raises:
+      UserError: it cannot be kept.
+    """
     num_labels = max(task.config.label_budgets)
     train_idx = task.train_idx[_SEED][:num_labels]
-    fitted = arm.fit(task.pool_rows(train_idx), task.strata[train_idx], _SEED, hparams)
     columns = {flag: getattr(task.config, flag) for flag in READING_FLAGS}
+    columns = {flag: value for flag, value in columns.items() if value}
     run = {
         "arm": candidate.arm,
         "hparams": hparams,
@@ -144,22 +155,31 @@ def _save(
         "data": task.name,
         "fingerprint": task.dataset.info["fingerprint"],
     }
-    adapted = saved_model.adapted_model(
-        arm.model,
-        fitted,
-        hparams,
-        _SEED,
-        dataset=task.dataset,
-        task_type=task.task_type,
-        tokenizer=arm.tokenizer,
-        columns={flag: value for flag, value in columns.items() if value},
-        run=run,
-    )
-    saved_model.save(folder, adapted, _card(task, candidate, run))
+    if isinstance(arm, ModelArm):
+        fitted = arm.fit(task.pool_rows(train_idx), task.strata[train_idx], _SEED, hparams)
+        kept = saved_model.adapted_model(
+            arm.model,
+            fitted,
+            hparams,
+            _SEED,
+            dataset=task.dataset,
+            task_type=task.task_type,
+            tokenizer=arm.tokenizer,
+            columns=columns,
+            run=run,
+        )
+    elif isinstance(arm, ClassicalArm | ClassicalNerArm):
+        kept = classical_model(
+            task, arm, train_idx, hparams, _SEED, tokenizer=tokenizer, columns=columns, run=run
+        )
+    else:
+        raise UserError("its result is not one model")
+    saved_model.save(folder, kept, _card(task, candidate, run))
+    how = hparams.get("member") or hparams.get("method", CLASSICAL)
     return (
-        f"{task.name}: {folder} keeps {candidate.arm} ({hparams['method']}) with {num_labels:,} "
-        f"labels, {_score(candidate)} on validation in the mean over {candidate.seeds} seeds; the "
-        "model is that of the first seed"
+        f"{task.name}: {folder} keeps {candidate.arm} ({how}) with {num_labels:,} labels, "
+        f"{_score(candidate)} on validation in the mean over {candidate.seeds} seeds; the model is "
+        "that of the first seed"
     )
 
 

@@ -260,11 +260,17 @@ class BaseStudy(abc.ABC):
 
     def load_task_and_arms(self, out_dir: pathlib.Path, name: str) -> tuple[Task, dict[str, Arm]]:
         """Returns a task of a study under way and its arms, from the pretraining in `out_dir`."""
+        task, arms = self.load_task_and_built_arms(out_dir, name)
+        return task, {arm: built.arm for arm, built in arms.items()}
+
+    def load_task_and_built_arms(
+        self, out_dir: pathlib.Path, name: str
+    ) -> tuple[Task, dict[str, BuiltArm]]:
+        """Returns a task and its arms with their processors, see `load_task_and_arms`."""
         (config,) = (each for each in self.config.tasks if each.name == name)
         task = self.prepare(config)
         self._load_arms(task)
-        arms = self.build_arms(task, self.build_context(out_dir))
-        return task, {arm: built.arm for arm, built in arms.items()}
+        return task, self.build_arms(task, self.build_context(out_dir))
 
 
 @dataclasses.dataclass(eq=False)

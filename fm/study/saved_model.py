@@ -40,7 +40,7 @@ from fm.files import atomic_dir, check_digests, digests_exist, expand_path, read
 from fm.hf.model_zoo import PublishedModel, load_published
 from fm.hf.tokenizer import HFTokenizer, read_tokenizer
 from fm.model.config import ModelConfig
-from fm.study.adaptation import Predictions
+from fm.study.adaptation import CLASSICAL, Predictions
 from fm.study.config import PublishedConfig, Recipe
 from fm.study.model_card import ModelCard, write_model_card
 from fm.study.published_arm import PublishedTaskModel
@@ -262,12 +262,12 @@ def adapted_model(
     """
     method = METHODS[hparams["method"]]
     fitted_arrays, state = method.dump(fitted)
-    arrays: dict[str, Any] = {"fitted": _to_host(fitted_arrays)}
+    arrays: dict[str, Any] = {"fitted": to_host(fitted_arrays)}
     published, record = None, None
     if isinstance(model, PublishedTaskModel):
         published, trained = model.published, not method.reads_initial_params
         record = PublishedRecord(
-            config=_json(dataclasses.asdict(model.config)),
+            config=as_json(dataclasses.asdict(model.config)),
             digest=published.digest(),
             source=published.source,
             license=published.license,
@@ -276,25 +276,64 @@ def adapted_model(
         )
         published = dataclasses.replace(published, params={}) if trained else published
     elif method.reads_initial_params:
-        arrays["initial"] = _to_host(model.initial_params(seed))
-    about = ModelRecord(
+        arrays["initial"] = to_host(model.initial_params(seed))
+    about = new_record(
+        dataset,
+        task_type,
+        hparams,
+        state,
+        model=model,
+        tokenizer=tokenizer,
+        columns=columns,
+        run=run,
+        published=record,
+    )
+    return AdaptedModel(about, arrays, tokenizer or (published and published.tokenizer), published)
+
+
+def new_record(
+    dataset: Dataset,
+    task_type: TaskType,
+    hparams: Mapping[str, Any],
+    state: Any,
+    *,
+    model: TaskModel | None = None,
+    tokenizer: bpe.Tokenizer | None = None,
+    columns: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+    published: PublishedRecord | None = None,
+) -> ModelRecord:
+    """Returns model.json of a model.
+
+    Args:
+      dataset: of the task.
+      task_type: of the task.
+      hparams: of the fit, "method" among them.
+      state: JSON-able, as the method needs it.
+      model: the network, if there is one.
+      tokenizer: see `adapted_model`, as the others.
+      columns: as above.
+      run: as above.
+      published: as above.
+    """
+    rows = model is not None and bool(model.examples)
+    return ModelRecord(
         format=FORMAT,
         task_type=task_type.name,
         names=list(task_type.names(dataset)),
-        task_fields=task_type.saved_fields(model),
+        task_fields={} if model is None else task_type.saved_fields(model),
         modality=dataset.modality,
         reading=reading_of(dataset, columns or {}),
-        row_length=model.examples["segments"].shape[1] if model.examples else 0,
+        row_length=model.examples["segments"].shape[1] if model is not None and rows else 0,
         tokenizer=None if tokenizer is None else tokenizer.digest(),
-        model_config=_json(dataclasses.asdict(model.model_config)),
-        layout=None if model.layout is None else _json(model.layout.to_dict()),
-        recipe=_json(dataclasses.asdict(model.recipe)),
-        hparams=_json(hparams),
-        state=_json(state),
-        published=record,
-        run=_json(dict(run or {})),
+        model_config={} if model is None else as_json(dataclasses.asdict(model.model_config)),
+        layout=None if model is None or model.layout is None else as_json(model.layout.to_dict()),
+        recipe={} if model is None else as_json(dataclasses.asdict(model.recipe)),
+        hparams=as_json(dict(hparams)),
+        state=as_json(state),
+        published=published,
+        run=as_json(dict(run or {})),
     )
-    return AdaptedModel(about, arrays, tokenizer or (published and published.tokenizer), published)
 
 
 def reading_of(dataset: Dataset, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,7 +343,7 @@ def reading_of(dataset: Dataset, columns: Mapping[str, Any]) -> dict[str, Any]:
     text; "columns" say how files were read.
     """
     names = ("shape", "rate", "background", "value_range")
-    return _json({name: dataset.info.get(name) for name in names} | {"columns": dict(columns)})
+    return as_json({name: dataset.info.get(name) for name in names} | {"columns": dict(columns)})
 
 
 def names_line(names: Sequence[str], most: int = 8) -> str:
@@ -354,6 +393,9 @@ def load(folder: pathlib.Path) -> AdaptedModel:
       UserError: it is no such folder, it is damaged, or the published model that it needs is
         missing or another one.
     """
+    # A saved classical model is a saved model itself.
+    from fm.study.classical_model import ClassicalModel
+
     if not is_saved_model(folder):
         inside = folder / "model"
         hint = f"; did you mean {inside}?" if is_saved_model(inside) else ""
@@ -376,7 +418,7 @@ def load(folder: pathlib.Path) -> AdaptedModel:
     method = record.hparams.get("method")
     for name, known, what in (
         (record.task_type, TASK_TYPES, "task type"),
-        (method, METHODS, "adaptation method"),
+        (method, [*METHODS, CLASSICAL], "adaptation method"),
     ):
         if name not in known:
             raise UserError(
@@ -391,7 +433,8 @@ def load(folder: pathlib.Path) -> AdaptedModel:
         tokenizer = bpe.load(folder / TOKENIZER_FILE)
         if tokenizer.digest() != record.tokenizer:
             raise UserError(f"{folder / TOKENIZER_FILE} is not the tokenizer of the model")
-    adapted = AdaptedModel(record, arrays, tokenizer, published)
+    kind = ClassicalModel if method == CLASSICAL else AdaptedModel
+    adapted = kind(record, arrays, tokenizer, published)
     with error_context(folder):
         try:
             adapted.fitted  # noqa: B018  (built now, so that errors name the folder)
@@ -428,7 +471,8 @@ def _published(folder: pathlib.Path, record: ModelRecord) -> PublishedModel:
     return published
 
 
-def _to_host(tree: Any) -> Any:
+def to_host(tree: Any) -> Any:
+    """Returns a tree of arrays as NumPy arrays."""
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
@@ -437,6 +481,6 @@ def _flattened(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     return {str(name): np.ascontiguousarray(array) for name, array in flat.items()}
 
 
-def _json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Returns a value as `json.loads` gives it; numbers of NumPy become those of Python."""
     return json.loads(json.dumps(value, default=lambda each: each.tolist()))

@@ -1,8 +1,13 @@
-"""The best model of a study is chosen on validation data, and is one adapted network."""
+"""The best model of a study is chosen on validation data, and can be kept."""
 
 import pytest
 
-from fm.study.adaptation import ModelArm, RecipeChoiceArm, network_of
+from fm.study.adaptation import (
+    ClassicalOrNetworkArm,
+    ModelArm,
+    RecipeChoiceArm,
+    chosen_arm,
+)
 from fm.study.best_models import ranked_candidates
 
 
@@ -35,11 +40,12 @@ def test_validation_at_the_largest_budget_decides_and_test_items_do_not():
     assert found[0].validation == pytest.approx(0.7) and found[0].hparams["seed"] == 0
 
 
-def test_the_network_of_an_arm():
-    arm = ModelArm(None, ("probe",))
+def test_the_arm_that_settings_are_of():
+    arm, other = ModelArm(None, ("probe",)), object()
     hparams = {"method": "probe"}
-    assert network_of(arm, hparams) == (arm, hparams)
-    choice = RecipeChoiceArm({"deep": arm, "flat": object()})
-    assert network_of(choice, {"recipe": "deep", **hparams}) == (arm, hparams)
-    assert network_of(choice, {"recipe": "flat", **hparams}) is None
-    assert network_of(object(), hparams) is None
+    assert chosen_arm(arm, hparams) == (arm, hparams)
+    choice = RecipeChoiceArm({"deep": arm, "flat": other})
+    assert chosen_arm(choice, {"recipe": "deep", **hparams}) == (arm, hparams)
+    both = ClassicalOrNetworkArm(other, arm, 10)
+    assert chosen_arm(RecipeChoiceArm({"both": both}), {"recipe": "both", **hparams})[0] is arm
+    assert chosen_arm(both, {"method": "classical"})[0] is other

@@ -25,6 +25,8 @@ Extract = Callable[[Any, float | None], Rows]
 Learn = Callable[[Rows], Transform]
 # Rows of the unlabeled examples are transformed in parts of this many.
 _CHUNK = 2048
+# Keys of what a store computes of the unlabeled examples alone.
+_OF_CORPUS = ("learned", "corpus")
 
 
 def scale_to_unit_variance(rows: Rows) -> Transform:
@@ -124,6 +126,16 @@ class FeatureStore:
         self.num_in_corpus = num_in_corpus
         self._cache: dict[Any, Any] = {}
         self._lock = threading.RLock()
+        self._parent: FeatureStore | None = None
+
+    def with_examples(self, examples: Examples) -> FeatureStore:
+        """Returns a store of other examples that shares what was learned without labels.
+
+        The first `num_in_corpus` examples must be the same.
+        """
+        store = FeatureStore(examples, self.unlabeled, self.num_in_corpus)
+        store._parent = self
+        return store
 
     @property
     def num_unlabeled(self) -> int:
@@ -134,7 +146,10 @@ class FeatureStore:
         """Returns `compute()`, computed once per key."""
         with self._lock:
             if key not in self._cache:
-                self._cache[key] = compute()
+                if self._parent is not None and key[0] in _OF_CORPUS:
+                    self._cache[key] = self._parent.once(key, compute)
+                else:
+                    self._cache[key] = compute()
             return self._cache[key]
 
     def prepare(self, feature_sets: Sequence[FeatureSet]) -> None:
