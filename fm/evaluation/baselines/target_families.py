@@ -7,11 +7,13 @@ modality, one of each class.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import SVR
 
@@ -37,6 +39,15 @@ from fm.evaluation.rank_correlation import r_squared
 
 # Errors below this share of the labels' deviation cost a support-vector regression nothing.
 _EPSILON = 0.1
+# Larger C take the solver ever longer and only fit the noise of standardized labels.
+_MAX_LOG10_C = 3.0
+# An iteration changes two examples' weights.
+_MAX_ITERATIONS = 100_000
+
+
+def _penalties() -> Axis:
+    exponents = tuple(n / 2 for n in range(-4, 4))
+    return Axis("C", exponents, limits=(-5.0, _MAX_LOG10_C))
 
 
 class Regressor(Classifier):
@@ -71,15 +82,18 @@ class _KernelRegressor(Regressor):
         """Returns predicted numbers [M] of support-vector regression on kernels."""
         mean, deviation, targets = _standardized(fold.labels)
         options: dict[str, Any] = {"kernel": "precomputed", "cache_size": 500}
-        model: Any = SVR(C=config["C"], epsilon=_EPSILON, **options)
-        return mean + deviation * model.fit(own_NN, targets).predict(cross_MN)
+        model: Any = SVR(C=config["C"], epsilon=_EPSILON, max_iter=_MAX_ITERATIONS, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(own_NN, targets)
+        return mean + deviation * model.predict(cross_MN)
 
 
 class LinearSvr(_KernelRegressor):
     """Linear support-vector regression of standardized labels."""
 
     name = "linear SVR"
-    axes = (half_decades("C", -1.5),)
+    axes = (_penalties(),)
     max_labels = MAX_KERNEL_ROWS
 
     def scores(self, fold, configs):
@@ -91,7 +105,7 @@ class RbfSvr(_KernelRegressor):
     """Support-vector regression with the kernel exp(-gamma ||x - y||^2)."""
 
     name = "RBF SVR"
-    axes = (half_decades("C", -1.0), Axis("gamma", (-1.0, 0.0, 1.0), base=4.0, limits=(-6, 6)))
+    axes = (_penalties(), Axis("gamma", (-1.0, 0.0, 1.0), base=4.0, limits=(-6, 6)))
     max_labels = MAX_KERNEL_ROWS
 
     def scores(self, fold, configs):
