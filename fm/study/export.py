@@ -9,14 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from fm.data.tokenizer import NUM_SPECIALS, Tokenizer
-from fm.errors import UserError, error_context
+from fm.errors import UserError
 from fm.files import read_json
 from fm.hf.io import Classifier, PretrainedModel, save_pretrained
 from fm.hf.tokenizer import from_bpe
 from fm.hf.weights import choose_family
 from fm.model.config import ModelConfig, format_count, num_layer_params
 from fm.study import run_dir
-from fm.study.model_card import MODEL_CARD_FILE, DataSource, Figure, ModelCard, render
+from fm.study.model_card import (
+    MODEL_CARD_FILE,
+    DataSource,
+    Figure,
+    ModelCard,
+    public_name,
+    render,
+)
 from fm.study.pretraining import PretrainedModel as StudyModel
 from fm.study.pretraining import load_pretrained
 from fm.training.objectives import PretrainingObjective
@@ -44,16 +51,14 @@ def export_pretrained(
       UserError: `transformers` has no such model, or `out_dir` exists.
     """
     found = load_pretrained(folder)
-    with error_context(folder):
-        objective = _check_text_model(found)
-        if not objective.causal_lm:
-            raise UserError(
-                "was not trained to predict the next token, as every counterpart in transformers "
-                "does; pretrain with --objective=causal_lm:1, or with a share of causal_lm"
-            )
-        tokenizer = found.processor.tokenizer
-        assert tokenizer is not None
-        config = exportable_config(found.processor.model, max_length or _pretraining_length(folder))
+    objective, tokenizer = _check_text_model(found), found.processor.tokenizer
+    assert tokenizer is not None
+    if not objective.causal_lm:
+        raise UserError(
+            "was not trained to predict the next token, as every counterpart in transformers does; "
+            "pretrain with --objective=causal_lm:1, or with a share of causal_lm"
+        )
+    config = exportable_config(found.processor.model, max_length or _pretraining_length(folder))
     card = _card(found, objective, config, folder, out_dir)
     write_folder(out_dir, config, found.params, tokenizer, card)
     return card
@@ -140,15 +145,24 @@ def _pretraining_length(folder: pathlib.Path) -> int:
 
 def _recipe(folder: pathlib.Path) -> dict[str, Any]:
     """The recipe in the config of a run, or of the study that the run is a part of."""
-    for place in (folder, *folder.absolute().parents[:3]):
+    recipe = _run_config(folder).get("recipe")
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _run_config(folder: pathlib.Path) -> dict[str, Any]:
+    """The config of a run; of one that is a part of a study the config of its task there.
+
+    Empty if neither is found.
+    """
+    folder = folder.absolute()
+    for place in (folder, *folder.parents[:3]):
         config = _json_object(place / run_dir.CONFIG_FILE)
         if isinstance(config.get("recipe"), dict):
-            return config["recipe"]
-        tasks = config.get("tasks")
+            return config
+        tasks, below = config.get("tasks"), folder.relative_to(place).parts
         for name, task in tasks.items() if isinstance(tasks, dict) else ():
-            below = folder.absolute().relative_to(place.absolute()).parts
-            if any(part.startswith(f"{name}-") for part in below) and isinstance(task, dict):
-                return task.get("recipe") or {}
+            if isinstance(task, dict) and any(part.startswith(f"{name}-") for part in below):
+                return task
     return {}
 
 
@@ -168,8 +182,10 @@ def _card(
     out_dir: pathlib.Path,
 ) -> ModelCard:
     """The model card of a pretrained model, from the config and the summary of its run."""
-    run, recipe = _json_object(folder / run_dir.CONFIG_FILE), _recipe(folder)
+    run, recipe = _run_config(folder), _recipe(folder)
     summary = _json_object(folder / run_dir.SUMMARY_FILE)
+    data = _data(run, summary)
+    names = " and ".join(source.name for source in data)
     shares = ", ".join(
         f"{name} {share:g}"
         for name in ("causal_lm", "masked_lm", "bag_of_words")
@@ -205,8 +221,9 @@ def _card(
         )
     return ModelCard(
         title=out_dir.resolve().name,
-        summary=f"A language model pretrained from scratch with `fm` on {_data_names(run)}.",
-        data=_data(run, summary),
+        summary="A language model pretrained from scratch with `fm` on "
+        f"{names or 'data that its folder does not name'}.",
+        data=data,
         training={name: value for name, value in training.items() if value is not None},
         figures=_figures(summary),
         limits=limits,
@@ -234,20 +251,17 @@ def _card(
 
 
 def _data(run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[DataSource]:
-    """The data of a run, as its summary lists them, or an older one's config."""
+    """The data of a run, as its summary lists them, or else its config names them."""
     listed = summary.get("data")
     if isinstance(listed, list):
         return [DataSource(**each) for each in listed]
-    dataset, several = run.get("dataset"), run.get("datasets")
+    several, dataset = run.get("datasets"), run.get("dataset")
     if isinstance(dataset, dict):
         several = {dataset.get("name", ""): dataset.get("fingerprint", "")}
+    elif isinstance(dataset, str):
+        several = {dataset: run.get("fingerprint", "")}
     names = several.items() if isinstance(several, dict) else ()
-    return [DataSource(name, "pretraining", fingerprint=mark) for name, mark in names]
-
-
-def _data_names(run: Mapping[str, Any]) -> str:
-    names = [source.name for source in _data(run, {})]
-    return " and ".join(names) or "data that its folder does not name"
+    return [DataSource(public_name(name), "pretraining", fingerprint=mark) for name, mark in names]
 
 
 def _figures(summary: Mapping[str, Any]) -> list[Figure]:

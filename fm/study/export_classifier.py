@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fm.data.tokenizer import Tokenizer
-from fm.errors import UserError, error_context
+from fm.errors import UserError
 from fm.hf.io import Classifier
 from fm.model.config import ModelConfig, format_count, num_layer_params
 from fm.study import saved_model
@@ -31,18 +31,15 @@ def export_adapted(folder: pathlib.Path, out_dir: pathlib.Path) -> ModelCard:
     """
     adapted = saved_model.load(folder)
     tokenizer, fitted = adapted.tokenizer, adapted.fitted.params
-    with error_context(folder):
-        if not _is_plain_classifier(adapted) or not isinstance(tokenizer, Tokenizer):
-            raise UserError(
-                "transformers has no classifier that computes this one; adapt a Llama-shaped model "
-                "of text to classes with --for_transformers for one that it has"
-            )
-        # Without a token head, as with tied embeddings.
-        own = adapted.model.model_config
-        arch = dataclasses.replace(own.arch, tie_embeddings=True)
-        config = exportable_config(
-            dataclasses.replace(own, arch=arch), adapted.model.recipe.seq_len
+    if not _is_plain_classifier(adapted) or not isinstance(tokenizer, Tokenizer):
+        raise UserError(
+            "transformers has no classifier that computes this one; adapt a Llama-shaped model "
+            "of text to classes with --for_transformers for one that it has"
         )
+    # Without a token head, as with tied embeddings.
+    own = adapted.model.model_config
+    arch = dataclasses.replace(own.arch, tie_embeddings=True)
+    config = exportable_config(dataclasses.replace(own, arch=arch), adapted.model.recipe.seq_len)
     streams = {
         name: leaf for name, leaf in fitted["model"]["streams"].items() if name != "token_head"
     }

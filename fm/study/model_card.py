@@ -105,7 +105,7 @@ def data_source(dataset: Dataset, use: str, rows: int | None = None) -> DataSour
       rows: examples used; by default all of the training split.
     """
     return DataSource(
-        name=_public_name(dataset.name),
+        name=public_name(dataset.name),
         use=use,
         rows=len(dataset.train) if rows is None else rows,
         license=str(dataset.info.get("licence") or ""),
@@ -122,8 +122,8 @@ def accuracy_figure(name: str, accuracy: float, num_items: int) -> Figure:
     return Figure(name, accuracy, float(interval.low), float(interval.high))
 
 
-def _public_name(name: str) -> str:
-    """A data set's name; of a file or folder without the folders that it is in."""
+def public_name(name: str) -> str:
+    """Returns a data set's name; of a file or folder without the folders that it is in."""
     path = expand_path(name)
     return path.resolve().name if path.exists() else name
 

@@ -143,10 +143,13 @@ def test_the_length_is_that_of_the_studys_recipe_or_asked_for(run, tmp_path):
     seed.mkdir(parents=True)
     with pytest.raises(UserError, match="give --max_length"):
         export.export_pretrained(seed, tmp_path / "a")
-    tasks = {"films": {"recipe": {"seq_len": 48}}, "other": {"recipe": {"seq_len": 1}}}
+    films = {"dataset": "films.csv", "fingerprint": "cd34", "recipe": {"seq_len": 48}}
+    tasks = {"films": films, "other": {"recipe": {"seq_len": 1}}}
     (tmp_path / "study" / "config.json").write_text(json.dumps({"tasks": tasks}))
     export.export_pretrained(seed, tmp_path / "a")
     assert hf.load_pretrained(tmp_path / "a").config.max_seq_len == 48
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| films.csv | pretraining | not known | not known | cd34 |" in card
     with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'a'} exists already")):
         export.export_pretrained(folder, tmp_path / "a")
 
