@@ -62,7 +62,7 @@ def find_model(
     if name in MODEL_ZOO and PUBLISHED in kinds:
         return ModelLocation(PUBLISHED, name)
     path = expand_path(name)
-    if (kind := _kind(path)) in kinds:
+    if (kind := _kind(path)) is not None and kind in kinds:
         return ModelLocation(kind, name)
     if not path.exists():
         raise UserError(f"{flag}={name}: no such folder or file; takes {_accepted(kinds)}")
