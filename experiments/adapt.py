@@ -45,7 +45,7 @@ from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
 from fm.study.dry_run import adapting_stage
 from fm.study.export import exportable_config
 from fm.study.loading import load
-from fm.study.model_card import Figure, ModelCard, data_source
+from fm.study.model_card import Figure, ModelCard, accuracy_figure, data_source
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
@@ -295,12 +295,7 @@ def _card(task: Task, adapted: AdaptedModel, out_dir: pathlib.Path) -> ModelCard
             data_source(task.dataset, "test", run["num_test_items"]),
         ),
         training=run["hparams"] | {"seed": run["seed"]},
-        figures=[
-            Figure(f"{name.replace('_', ' ')}, {run['num_test_items']:,} test items", value)
-            if name == task.task_type.metric.replace(" ", "_")
-            else Figure(name.replace("_", " "), value, percent=False)
-            for name, value in run["metrics"].items()
-        ],
+        figures=[_figure(name, value, task) for name, value in run["metrics"].items()],
         limits=("Its figures are of test items of the same data alone.",),
         usage=(
             (
@@ -310,6 +305,14 @@ def _card(task: Task, adapted: AdaptedModel, out_dir: pathlib.Path) -> ModelCard
             ),
         ),
     )
+
+
+def _figure(name: str, value: float, task: Task) -> Figure:
+    """Returns a metric of the test items as a model card shows it."""
+    title = f"{name.replace('_', ' ')}, {len(task.test):,} test items"
+    if name == "accuracy":
+        return accuracy_figure(title, value, len(task.test))
+    return Figure(title, value, percent=name == task.task_type.metric.replace(" ", "_"))
 
 
 def _flags_of(saved: dict[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_adapt(refused, arguments, parts):
 @pytest.mark.parametrize(
     ("field", "values", "parts"),
     [
-        ("finetune.magic", "1,2", ["--field=finetune.magic", "'magic'", "min_steps"]),
+        ("finetune.magic", "1,2", ["--field=finetune.magic", "'magic'", "nearest: finetune."]),
         ("magic", "1,2", ["--field=magic", "must be one of model"]),
         ("finetune", "1,2", ["--field=finetune", "path of a single value"]),
         ("steps.x", "1,2", ["--field=steps.x", "path of a single value"]),
@@ -205,7 +205,7 @@ def test_a_text_generation_task(refused, reviews):
     path = reviews(reviews.rows)
     given = f"--dataset={path}", "--text_column=text", "--target_column=label"
     assert "text_generation task, which only experiments.multitask" in refused("compare", *given)
-    assert "text_generation task, but only classification" in refused("adapt", *given)
+    assert "text_generation task; takes data with one label" in refused("adapt", *given)
 
 
 def test_sentences_without_an_entity(refused, tmp_path):

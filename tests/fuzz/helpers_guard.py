@@ -52,6 +52,7 @@ WORK = {
     "text_quality": ["experiments.text_quality.run_study"],
     "benchmark": ["experiments.benchmark.run_benchmark"],
     "export": ["experiments.export.export_pretrained"],
+    "predict": ["experiments.predict.saved_model.load"],
     "generate": ["experiments.generate.IncrementalGenerator"],
     "attention_maps": ["experiments.attention_maps._attention_maps"],
     "report": [],

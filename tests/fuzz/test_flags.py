@@ -32,6 +32,7 @@ BASE = {
     "text_quality": ["--domains=DATA,OTHER", "--embedder=tfidf"],
     "benchmark": ["--suite=matmul", "--baseline=none"],
     "export": ["--model=DATA"],
+    "predict": ["--model=DATA", "--dataset=DATA"],
     "generate": ["--model=DATA", "--prompt=a"],
     "attention_maps": ["--model=DATA", "--text=a"],
     "report": [],
@@ -56,7 +57,11 @@ def test_every_experiment_is_covered():
     folder = pathlib.Path(cli.__file__).parent
     modules = {path.stem: importlib.import_module(f"experiments.{path.stem}")
                for path in folder.glob("[a-z]*.py")}  # fmt: skip
-    runnable = {name for name, module in modules.items() if hasattr(module, "main")}
+    runnable = {
+        name
+        for name, module in modules.items()
+        if hasattr(module, "define") and hasattr(module, "main")
+    }
     assert runnable == set(BASE) == set(guard.WORK)
 
 
