@@ -5,6 +5,7 @@ Exit codes: 0 done (or help), 2 bad input, 130 interrupted and saved.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import io
@@ -75,6 +76,23 @@ DefineFlags = Callable[[flags.FlagValues], None]
 Main = Callable[[flags.FlagValues], None]
 
 
+# Of signs that results are printed with.
+_PLAIN = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "…": "..."})
+
+
+def plain_characters(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of streams that cannot show every character: `-` for a minus sign.
+
+    Others are escaped, as by "backslashreplace".
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("fm_plain", plain_characters)
+
+
 def run(
     name: str,
     doc: str | None,
@@ -97,7 +115,7 @@ def run(
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show every character
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="fm_plain")
     arguments = sys.argv[1:]
     sys.exit(call(name, doc, define, main, arguments, dry_run=dry_run, computes=computes))
 

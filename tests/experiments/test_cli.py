@@ -195,3 +195,8 @@ def test_the_next_command_can_be_pasted_into_a_shell(capsys):
     command = shlex.split(line.partition(": ")[2])
     assert command[3:] == ["--model=my runs/a'b", "--dataset=FILE", "--n=3"]
     assert "--dataset=FILE" in line
+
+
+def test_a_stream_that_cannot_show_a_minus_sign_gets_a_hyphen():
+    text = "in_domain \N{MINUS SIGN} scratch: \N{MINUS SIGN}1.5 … é"
+    assert text.encode("ascii", "fm_plain") == rb"in_domain - scratch: -1.5 ... \xe9"

@@ -12,6 +12,7 @@ import pytest
 
 from fm import hf
 from fm.files import cache_dir
+from fm.report.formats import to_ascii
 from fm.study import presets
 from tests.experiments.helpers_texts import two_class_texts
 from tests.hf import helpers_hf
@@ -146,7 +147,7 @@ def test_ablate_compares_values(call, tmp_path, tiny):
     }
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["experiment"] == "ablate finetune.min_steps"
-    assert (tmp_path / "report.html").exists() and results["headline"] in done.out
+    assert (tmp_path / "report.html").exists() and results["headline"] in to_ascii(done.out)
 
 
 def _start(out):

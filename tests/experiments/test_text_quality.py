@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from fm.evaluation.text_quality.metrics import METRICS
+from fm.report.formats import to_ascii
 from fm.study.text_quality import config
 from tests.study.text_quality import helpers_text_quality as helpers
 
@@ -29,7 +30,7 @@ def test_a_study_from_end_to_end(call, tmp_path, small):
     done = call("text_quality", *small, f"--out={out}")
     assert done.code == 0, done.err
     results = json.loads((out / "results.json").read_text())
-    assert results["headline"] in done.out and str(out / "report.html") in done.out
+    assert results["headline"] in to_ascii(done.out) and str(out / "report.html") in done.out
 
     names = {metric.name for metric in METRICS}
     arms = {

@@ -71,6 +71,11 @@ def test_config_is_json_and_its_hash_covers_every_field():
     assert hashes[0] == hashes[1] and len(set(hashes)) == 4
 
 
+def test_a_smoke_test_says_so_in_its_json_and_no_other_study_does():
+    assert "smoke_test" not in study().to_dict()
+    assert study(smoke_test=True).to_dict() == study().to_dict() | {"smoke_test": True}
+
+
 @pytest.mark.parametrize("field", FURTHER_DATA_FIELDS)
 def test_fields_of_data_enter_the_hash_only_where_they_are_given(field):
     assert field not in study().to_dict()["tasks"]["fruit"]
