@@ -10,11 +10,12 @@ Text is printed after its prompt; the same seed gives the same text. With --chat
 into the model's chat template, and the reply alone is printed. The other modalities take a
 model of experiments.pretrain that was trained on them. They start from nothing, from the beginning
 of an example (--init_example) or, for models trained with --captioned data, from a class name
-(--prompt), and write files to --out.
+(--prompt), and write files to --out; images also as one enlarged sheet.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import pathlib
 import sys
@@ -271,10 +272,29 @@ def _generate_examples(values: flags.FlagValues) -> None:
         )
     out_dir = cli.out_dir(values)
     run_dir.acquire_lock(out_dir)
+    stem, pictures = f"{modality}-{values['seed'].value}", []
     for n, example in enumerate(examples):
         content, extension = sampling.encode_example(example, layout)
-        path = out_dir / f"{modality}-{values['seed'].value}-{n}.{extension}"
+        path = out_dir / f"{stem}-{n}.{extension}"
         atomic_write(path, content)
+        print(path)
+        if extension == "png":
+            pictures.append(content)
+    if pictures:
+        _write_sheet(pictures, out_dir / f"{stem}-sheet.png")
+
+
+def _write_sheet(pictures: list[bytes], path: pathlib.Path) -> None:
+    """Writes all pictures, numbered and enlarged, as one."""
+    # Drawing is loaded where it is needed: a text has no use for it.
+    from fm.report.contact_sheet import contact_sheet
+    from fm.report.schema import Sample
+    from fm.report.style import to_png
+
+    encoded = [base64.b64encode(each).decode() for each in pictures]
+    sheet = contact_sheet([Sample(caption=str(n), png=png) for n, png in enumerate(encoded)])
+    if sheet is not None:
+        atomic_write(path, to_png(sheet, 256))
         print(path)
 
 

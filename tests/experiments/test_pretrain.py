@@ -87,7 +87,9 @@ def test_several_data_sets_train_one_model_that_samples_images(
     ):
         made = call(*flags, *more)
         assert made.code == 0, made.err
-        assert all(pathlib.Path(path).read_bytes()[:4] == b"\x89PNG" for path in made.out.split())
+        paths = [pathlib.Path(path) for path in made.out.split()]
+        assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths)
+        assert paths[-1].name.endswith("-sheet.png")
     written = call("generate", f"--model={out}", "--prompt=good", "--max_new_tokens=4")
     assert written.code == 0 and written.out.startswith("good")
 
