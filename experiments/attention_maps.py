@@ -24,6 +24,7 @@ from fm.errors import UserError, error_context
 from fm.files import expand_path, read_bytes
 from fm.parallel import sharding
 from fm.report import attention_maps as page
+from fm.report import formats
 from fm.report.attention_maps import (
     AttentionMaps,
     DisplayToken,
@@ -162,7 +163,8 @@ def _attention_maps(
     share = attention_maps.mode_share(found.objective, mode)
     read = f"{mode}; {share:.0%} of pretraining attended this way"
     agreement = (
-        f"{computed.kernel}; its output and the weights shown agree within {computed.error:.0e}"
+        f"{computed.kernel}; its output and the weights shown agree within "
+        f"{formats.power_of_ten(computed.error)}"
     )
     return AttentionMaps(
         weights_NHLS=computed.weights_NHLS,

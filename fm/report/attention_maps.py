@@ -23,7 +23,7 @@ from fm.files import atomic_write
 from fm.report import formats, style
 from fm.report.pages import data_uri, template_environment
 
-MAX_NAMED_TOKENS = 20  # that still fit beside a panel by name
+MAX_NAMED_TOKENS = 12  # that still fit beside a panel by name, two panels in a line
 # Color of the heaviest patch; the image under it is paled, so that only the weights are strong.
 _HEAT = (225, 85, 0)
 _OUT_OF_SIGHT = "#e9e9e9"
@@ -304,7 +304,8 @@ def _text_figure(
 ) -> Figure:
     """Query down, key across, the square root of the weight as color, darkest from `most` on."""
     H, L = weights_HLS.shape[:2]
-    columns = min(H, 2 if H <= 4 else 4)
+    named = L <= MAX_NAMED_TOKENS
+    columns = min(H, 2 if H <= 4 or named else 4)
     lines = -(-H // columns)
     colors = mpl.colormaps["Blues"].with_extremes(bad=_OUT_OF_SIGHT)
     with style.plot_style():
@@ -324,11 +325,11 @@ def _text_figure(
             )
             axes.set_title(f"head {h + 1}")
             axes.grid(False)
-            axes.tick_params(labelsize=8, length=2)
-            if L <= MAX_NAMED_TOKENS:
+            axes.tick_params(labelsize=style.SMALL, length=2)
+            if named:
                 names = [_drawable(token.name) for token in text.tokens]
-                axes.set_xticks(range(1, L + 1), names, rotation=90, fontsize=6)
-                axes.set_yticks(range(1, L + 1), names, fontsize=6)
+                axes.set_xticks(range(1, L + 1), names, rotation=90, fontsize=style.SMALL)
+                axes.set_yticks(range(1, L + 1), names, fontsize=style.SMALL)
         for axes in panels[:, 0]:
             axes.set_ylabel("from", fontsize=9)
         for axes in panels[-1]:
@@ -337,7 +338,7 @@ def _text_figure(
         bar = figure.colorbar(image, ax=panels.ravel().tolist(), aspect=30, pad=0.02)
         ticks = [tick for tick in (0, 0.01, 0.03, 0.1, 0.25, 0.5, 1) if tick <= most]
         bar.set_ticks(ticks, labels=[f"{tick:.0%}" for tick in ticks])
-        bar.ax.tick_params(labelsize=8)
+        bar.ax.tick_params(labelsize=style.SMALL)
     return figure
 
 
@@ -361,13 +362,13 @@ def _image_figure(
         for line, query in enumerate(queries):
             visible = maps.visible_LS[query + lead, lead:]
             _draw_pixels(panels[line, 0], image.pixels)
-            panels[line, 0].set_xlabel("from the blue patch", fontsize=8)
+            panels[line, 0].set_xlabel("from the blue patch", fontsize=style.SMALL)
             for h, weights_LS in enumerate(weights_HLS):
                 axes, w = panels[line, 1 + h], weights_LS[query + lead]
                 _draw_pixels(axes, overlay_weights(image, w[lead:], visible))
                 most = f"most {formats.percent(w[lead:].max())}"
                 start = f"start {formats.percent(w[0])}\n" if lead else ""
-                axes.set_xlabel(start + most, fontsize=8)
+                axes.set_xlabel(start + most, fontsize=style.SMALL)
                 if line == 0:
                     axes.set_title(f"head {first + h + 1}")
             for axes in panels[line]:

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.ticker import EngFormatter
 
 MISSING = "–"
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _TO_ASCII = str.maketrans({"\N{MINUS SIGN}": "-", MISSING: "-"})
 
 
@@ -53,6 +54,14 @@ def percent(value: float | None) -> str:
     """Formats a fraction as a percentage: 0.824 gives `82.4%`."""
     # A mean summed in another order may differ in its last bit, and so be printed as 68.8 and 68.9.
     return MISSING if value is None else f"{round(100 * value, 6):.1f}%"
+
+
+def power_of_ten(value: float) -> str:
+    """Formats a number to its first digit: `3 × 10⁻⁷`; `0` for zero."""
+    if not value:
+        return "0"
+    digit, exponent = f"{value:.0e}".split("e")
+    return f"{digit} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
 def three_digits(value: float | None) -> str:

@@ -2,6 +2,8 @@ import pytest
 
 from fm.report import formats
 
+MINUS = "\N{MINUS SIGN}"
+
 
 @pytest.mark.parametrize(
     ("value", "expected"),
@@ -42,3 +44,16 @@ def test_percentages_do_not_depend_on_the_last_bit_of_a_mean():
     assert f"{100 * below:.1f}" != f"{100 * above:.1f}"
     assert formats.percent(below) == formats.percent(0.6885) == formats.percent(above)
     assert formats.percent(0.824) == "82.4%" and formats.percent(None) == formats.MISSING
+
+
+def test_small_numbers_have_a_real_minus_in_their_power():
+    assert formats.power_of_ten(2.6e-7) == "3 × 10⁻⁷" and formats.power_of_ten(0.0) == "0"
+
+
+def test_an_interval_of_scores_ends_where_scores_end():
+    assert formats.score_interval(-0.98, 1.14) == "0.0 to 100.0"
+    assert formats.score_interval(-0.98, 0.5, lowest=-1) == f"{MINUS}98.0 to 50.0"
+
+
+def test_plain_text_keeps_hyphens():
+    assert formats.to_ascii(f"{MINUS}3.1 {formats.MISSING}") == "-3.1 -"
