@@ -207,11 +207,11 @@ def text_table(results: dict) -> str:
 def _text_cells(row: Comparison) -> tuple[str, ...]:
     cells = (
         "all" if row.num_labels is None else formats.count(row.num_labels),
-        f"{_shorten(row.arm, 15)} − {_shorten(row.baseline, 12)}",
+        f"{_shorten(row.arm, 13)} − {_shorten(row.baseline, 10)}",
         formats.points(row.difference),
         formats.interval(row.low, row.high),
         formats.p_value(row.p_adjusted),
-        formats.detectable(row.detectable),
+        formats.detectable(row.detectable).replace("over ", ">"),
         "improving" if outcome(row) == "still improving" else outcome(row),
     )
     return (_shorten(row.task, 12), *cells)
@@ -219,7 +219,7 @@ def _text_cells(row: Comparison) -> tuple[str, ...]:
 
 def _shorten(text: str | None, width: int) -> str:
     text = " ".join(str(text).split())
-    return text if len(text) <= width else text[: width - 3] + "..."
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def comparisons_csv(results: Results) -> str:

@@ -45,6 +45,16 @@ def test_text_table_cuts_long_names_and_never_moves_the_cursor():
     assert "\x1b" not in "".join(lines)
 
 
+def test_no_outcome_is_cut_off_the_text_table():
+    results = helpers_results.results()
+    for row in results["comparisons"]:
+        row |= {"task": "spoken_words", "arm": "in_domain_with_classical"}
+        row |= {"baseline": "classical_unlabeled", "num_labels": 1_000, "detectable": 1.2}
+        row |= {"difference": -0.345, "low": -1.142, "high": -0.976, "p_adjusted": 0.0001}
+    lines = text_table(results).splitlines()
+    assert all(line.endswith("worse") and ">100" in line for line in lines[2:])
+
+
 def test_text_table_without_comparisons():
     assert text_table({"schema": 2}) == "No comparisons."
 
