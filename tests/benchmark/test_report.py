@@ -75,3 +75,22 @@ def test_a_ratio_is_colored_only_where_its_interquartile_range_excludes_1(spread
 )
 def test_number_formats(text, expected):
     assert text == expected
+
+
+def test_the_first_line_counts_what_is_clearly_faster():
+    found = [
+        *rows(2.0, 3.0, ratio_spread=(1.5, 2.5)),
+        *rows(0.5, ratio_spread=(0.4, 0.6)),
+        *rows(1.0, ratio_spread=(0.9, 1.1)),
+    ]
+    page = report.render_html(results(found), {})
+    assert "Clearly faster than its peers in 2 of 4 comparisons, clearly slower in 1." in page
+    (line,) = report.summarize_ratios(found)
+    assert (line["faster"], line["slower"]) == (2, 1)
+
+
+def test_a_quick_run_is_a_smoke_test():
+    quick = results(rows(1.0)) | {"config": {"repeats": 3, "scale": "quick"}}
+    assert report.SMOKE_TEST in report.render_html(quick, {})
+    assert report.text_table(quick).endswith(report.SMOKE_TEST)
+    assert report.SMOKE_TEST not in report.render_html(results(rows(1.0)), {})
