@@ -32,17 +32,18 @@ def search_decision(results: dict[str, Any]) -> str:
         return "No recipe could be trained."
     best = scored[0]
     own = next((row for row in scored if not row["values"]), None)
+    number = f"{len(scored)} recipe{'s' * (len(scored) != 1)}"
     named = f"{trial_name(best)} ({formats.percent(best['score'])})"
     if own is None:
-        return f"Best of {len(scored)} recipes: {named}; the recipe as it is could not be scored."
+        return f"Best of {number}: {named}; the recipe as it is could not be scored."
     if best is own:
         return (
-            f"Keep the recipe as it is ({formats.percent(own['score'])}): none of the other "
-            f"{len(scored) - 1} trials is ahead of it."
+            f"Keep the recipe as it is ({formats.percent(own['score'])}): of {number} tried none "
+            "is ahead of it."
         )
     gap = best["score"] - own["score"]
     return (
-        f"Best of {len(scored)} recipes: {named}, {formats.points(gap)} points from the recipe as "
+        f"Best of {number}: {named}, {formats.points(gap)} points from the recipe as "
         f"it is ({formats.percent(own['score'])})."
     )
 

@@ -21,7 +21,7 @@ def results(*trials, **config):
     [
         (
             [trial(0.8), trial(0.7, steps=2), trial(None, steps=3)],
-            "Keep the recipe as it is (80.0%): none of the other 1 trials is ahead of it.",
+            "Keep the recipe as it is (80.0%): of 2 recipes tried none is ahead of it.",
         ),
         (
             [trial(0.7), trial(0.8, steps=2)],
@@ -29,7 +29,7 @@ def results(*trials, **config):
         ),
         (
             [trial(None), trial(0.8, steps=2)],
-            "Best of 1 recipes: steps=2 (80.0%); the recipe as it is could not be scored.",
+            "Best of 1 recipe: steps=2 (80.0%); the recipe as it is could not be scored.",
         ),
         ([trial(None)], "No recipe could be trained."),
     ],
