@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from fm.errors import UserError
 from fm.files import atomic_write
@@ -330,10 +331,11 @@ def _text_figure(
                 names = [_drawable(token.name) for token in text.tokens]
                 axes.set_xticks(range(1, L + 1), names, rotation=90, fontsize=style.SMALL)
                 axes.set_yticks(range(1, L + 1), names, fontsize=style.SMALL)
-        for axes in panels[:, 0]:
-            axes.set_ylabel("from", fontsize=9)
-        for axes in panels[-1]:
-            axes.set_xlabel("to", fontsize=9)
+            else:
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_major_locator(MaxNLocator(5, integer=True))
+        figure.supylabel("from", fontsize=style.SMALL)
+        figure.supxlabel("to", fontsize=style.SMALL)
         assert image is not None
         bar = figure.colorbar(image, ax=panels.ravel().tolist(), aspect=30, pad=0.02)
         ticks = [tick for tick in (0, 0.01, 0.03, 0.1, 0.25, 0.5, 1) if tick <= most]
