@@ -38,7 +38,7 @@ def test_files_give_a_table_results_and_a_report(call, predictions, tmp_path):
     assert call("paired", second, first, "--baseline=new", f"--out={out}").code == 0
     (out / "report.html").unlink()
     again = call("report", f"--out={out}")
-    assert again.code == 0 and "old is worse than new: -45.0 points" in again.out
+    assert again.code == 0 and "old is worse than new: −45.0 points" in again.out
     assert (out / "report.html").exists()
 
 
