@@ -85,7 +85,7 @@ def open_new_examples(
     if not own_file or (is_prepared(path) and not arrow.saved_splits(path)):
         yield _of_data_set(name, modality, spec, form, data_dir, words=words)
     elif words and (files := conll.conll_files(path)):
-        yield _of_conll(path, files, form.encoding)
+        yield _of_conll(path, files, form.encoding, with_tags=with_labels)
     else:
         if not with_labels:
             form, fields = form.without_labels(), _NO_FIELDS
@@ -150,16 +150,18 @@ def _of_files(
     return NewExamples(ids, read_media, labels, fingerprint, changes)
 
 
-def _of_conll(path: pathlib.Path, files: dict[str, pathlib.Path], encoding: str) -> NewExamples:
+def _of_conll(
+    path: pathlib.Path, files: dict[str, pathlib.Path], encoding: str, *, with_tags: bool
+) -> NewExamples:
     sentences, ids = [], []
     for file in files.values():
-        own = conll.read_conll(file, encoding).sentences
+        own = conll.read_conll(file, encoding, with_tags=with_tags).sentences
         sentences += own
         ids += [f"{file.name}:{sentence.line}" for sentence in own]
     return NewExamples(
         ids,
         lambda idx: [list(sentences[n].words) for n in idx],
-        [list(sentence.tags) for sentence in sentences],
+        [list(sentence.tags) or None for sentence in sentences],
         content_digest(path),
     )
 

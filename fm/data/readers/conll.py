@@ -75,12 +75,19 @@ class ParsedConll:
     first_repaired_line: int
 
 
-def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ParsedConll:
+def read_conll(
+    path: pathlib.Path, encoding: str = "utf-8", *, with_tags: bool = True
+) -> ParsedConll:
     """Returns the sentences of a CoNLL file, with their words and BIO tags.
 
     Columns are separated by tabs if a line has one, else by white space: the word is the first,
     its tag the last, in BIO, BIOES or BILOU. Blank lines separate sentences. Lines that start with
     `-DOCSTART-`, and comments (`# `, and no tag at the end), are skipped.
+
+    Args:
+        path: the file.
+        encoding: of the file.
+        with_tags: if not, a word may be the only column and tags are not read: sentences have none.
 
     Raises:
         UserError: a line has one column or no valid tag, or there is no sentence; the message names
@@ -101,6 +108,9 @@ def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ParsedConll:
             if words:
                 raise UserError(f"{path}, line {number}: a comment inside a sentence")
             continue
+        if not with_tags:
+            words.append(_word(path, number, line))
+            continue
         word, tag = _word_and_tag(path, number, line)
         if tag.startswith("I-") and (not tags or tags[-1][2:] != tag[2:]):
             num_repaired, first = num_repaired + 1, first or number
@@ -108,7 +118,8 @@ def read_conll(path: pathlib.Path, encoding: str = "utf-8") -> ParsedConll:
         words.append(word)
         tags.append(tag)
     if not sentences:
-        raise UserError(f"{path} holds no sentence: a word and its tag a line, blank lines between")
+        what = "a word and its tag" if with_tags else "a word"
+        raise UserError(f"{path} holds no sentence: {what} a line, blank lines between")
     return ParsedConll(sentences, num_repaired, first)
 
 
@@ -207,8 +218,19 @@ def _is_comment(line: str) -> bool:
     return line.startswith("# ") and not is_bio_tag(to_bio_tag(line.split()[-1]))
 
 
+def _columns(line: str) -> list[str]:
+    return [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
+
+
+def _word(path: pathlib.Path, number: int, line: str) -> str:
+    word = _columns(line)[0]
+    if not word:
+        raise UserError(f"{path}, line {number}: expected a word in the first column")
+    return word
+
+
 def _word_and_tag(path: pathlib.Path, number: int, line: str) -> tuple[str, str]:
-    fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
+    fields = _columns(line)
     if len(fields) < 2 or not fields[0]:
         raise UserError(
             f"{path}, line {number}: expected a word and its tag, in at least two columns"
