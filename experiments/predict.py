@@ -19,7 +19,7 @@ import time
 import jax
 from absl import flags
 
-from experiments import cli
+from experiments import cli, stages
 from fm.data.new_examples import NewExamples, open_new_examples
 from fm.data.readers.examples import TextFormat
 from fm.data.readers.folders import FileNameFieldPositions
@@ -27,6 +27,7 @@ from fm.errors import UserError
 from fm.files import file_digest
 from fm.parallel.mesh import current_mesh
 from fm.study import labeling, run_dir, saved_model
+from fm.study.dry_run import Stage
 from fm.study.model_folders import ADAPTED, find_model
 from fm.study.saved_model import READING_FLAGS, AdaptedModel
 
@@ -94,6 +95,13 @@ def main(values: flags.FlagValues) -> None:
             "score": score,
             **{flag: values[flag].value for flag in (*_COLUMNS, "encoding", "data_dir")},
         }
+        if cli.is_dry_run(values):
+            details = (
+                f"{len(examples):,} examples of {name}",
+                f"the model {location.name}, {_summary_of(adapted)}",
+            )
+            stages.show("predict", config, out_dir, [Stage("labeling", details)])
+            return
         run_dir.init(config, out_dir)
         if run_dir.read_summary(out_dir) is not None:
             print(f"{out_dir} is finished; use another --out to run again")
@@ -125,6 +133,12 @@ def main(values: flags.FlagValues) -> None:
         config=config,
     )
     print(f"{count:,} examples labeled: {path}")
+
+
+def _summary_of(adapted: AdaptedModel) -> str:
+    """Returns what a model predicts and how it was adapted, in a few words."""
+    names = f" ({saved_model.names_line(adapted.names)})" if adapted.names else ""
+    return f"{adapted.record.task_type}{names} by {adapted.record.hparams['method']}"
 
 
 @contextlib.contextmanager
@@ -161,4 +175,4 @@ def _tell_labels(name: str, examples: NewExamples, *, score: bool) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("predict", __doc__, define, main)
+    cli.run("predict", __doc__, define, main, dry_run=main)

@@ -182,6 +182,12 @@ def test_tags(call, tmp_path, monkeypatch):
     found = rows_of(tmp_path / "labels" / "predictions.csv")
     assert [row["id"] for row in found] == ["new.txt:1", "new.txt:2"]
     assert [len(row["prediction"].split()) for row in found] == [3, 2]
+    (tmp_path / "new.conll").write_text("w1\nw20\n\n\nw3\n")
+    flags = f"--model={out}", f"--out={tmp_path / 'untagged'}"
+    assert call("predict", *flags, f"--dataset={tmp_path / 'new.conll'}").code == 0
+    found = rows_of(tmp_path / "untagged" / "predictions.csv")
+    assert [row["id"] for row in found] == ["new.conll:1", "new.conll:5"]
+    assert [len(row["prediction"].split()) for row in found] == [2, 1]
     flags = f"--model={out}", f"--out={tmp_path / 'scored'}", "--score"
     scored = call("predict", *flags, f"--dataset={tmp_path / 'names.conll'}")
     assert "entity F1 " in scored.out and "on 80 labeled examples of 80" in scored.out
