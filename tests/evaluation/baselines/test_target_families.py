@@ -101,7 +101,7 @@ def painted(count=160, seed=0):
     draws = np.random.default_rng(seed)
     hot = draws.random((count, 4)) < [0.5, 0.3, 0.15, 0.0]
     hot[0, 3] = True
-    return draws.normal(size=(count, 6)) + 2.0 * (hot @ np.eye(4, 6)), hot
+    return draws.normal(size=(count, 6)) + 3.0 * (hot @ np.eye(4, 6)), hot
 
 
 @pytest.mark.parametrize(
@@ -190,5 +190,5 @@ def test_similarities_of_equal_and_of_empty_texts():
     equal, empty, half = similarities(
         [TextPair("one two", "two one"), TextPair("", ""), TextPair("one two", "one three")]
     )
-    np.testing.assert_allclose(equal[2:], [3 / 5, 3 / 4, 3 / 4, 0, np.log(16)])
+    np.testing.assert_allclose(equal[2:], [1 / 2, 2 / 3, 2 / 3, 0, np.log(16)])
     assert np.isfinite(empty).all() and 0 < half[0] < equal[0]
