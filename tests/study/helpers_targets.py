@@ -34,7 +34,9 @@ def starred(count, seed, unlabeled=0):
         share = draws.random()
         words = np.where(draws.random(20) < share, "good", "bad")
         fill = draws.choice(["film", "plot", "cast", "end"], 6)
-        inputs.append(" ".join(draws.permutation([*words, *fill])))
+        # A word of its own: no text is a near-duplicate of another.
+        own = f"x{seed}{len(inputs)}"
+        inputs.append(" ".join(draws.permutation([*words, *fill, own])))
         values.append(10 * share + 100)
     values[count - unlabeled :] = [float("nan")] * unlabeled
     return with_columns(split(inputs, None), values=values)
@@ -66,6 +68,7 @@ def painted(count, seed, unlabeled=0):
         present = tuple(np.flatnonzero(own).tolist())
         words = [COLORS[k] for k in present for _ in range(4)]
         words += draws.choice(["paint", "wall", "brush", "house"], 12).tolist()
+        words.append(f"x{seed}{len(inputs)}")
         inputs.append(" ".join(draws.permutation(words)))
         sets.append(present)
     sets[count - unlabeled :] = [None] * unlabeled
