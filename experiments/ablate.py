@@ -20,6 +20,7 @@ from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
 from fm.errors import UserError
+from fm.progress_lines import say
 from fm.study import analysis, config_ablations, run_dir
 from fm.study.ablations import ABLATIONS, Ablation, Variant, ablation_names, field_ablation
 from fm.study.arms import REFERENCE_ARM
@@ -55,14 +56,20 @@ def main(values: flags.FlagValues) -> None:
     out = cli.out_dir(values)
     ablation, config, variants = configure(values)
     configs = {name: variant.config for name, variant in variants.items()}
-    run_dir.init(config, out)
+    run_dir.check_existing_run(config, out)
     folders = {name: out / f"{ablation.name}={name.replace('/', '_')}" for name in configs}
     results = {}
-    for name, config in configs.items():
-        print(f"\n{ablation.name} = {name}")
+    for number, (name, variant) in enumerate(configs.items(), 1):
+        say(f"variant {number} of {len(configs)}: {ablation.name} = {name}")
         if earlier := variants[name].same_rivals_as:
-            config_ablations.reuse_rival_cells(config, folders[earlier], folders[name])
-        results[name] = run_compare(config, folders[name], shared_dir=out / "pretrained")
+            config_ablations.reuse_rival_cells(variant, folders[earlier], folders[name])
+        results[name] = run_compare(
+            variant,
+            folders[name],
+            shared_dir=out / "pretrained",
+            accepted=lambda: run_dir.init(config, out),
+        )
+        print(f"\n{ablation.name} = {name}")
         study_flags.finish(results[name], folders[name])
     print(f"\n{ablation.name}: side by side")
     merged = analysis.merge_studies(ablation.name, results, folders)

@@ -37,7 +37,9 @@ from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import select_trial
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import ModelConfig
+from fm.model.transformer import init
 from fm.parallel.mesh import current_mesh
+from fm.progress_lines import phase, say
 from fm.study import labeling, presets, run_dir, saved_model
 from fm.study.adaptation import ModelArm
 from fm.study.arms import InitialModel, load_published_arm
@@ -54,6 +56,7 @@ from fm.study.seen_examples import tell_seen_items
 from fm.study.task_registry import task_spec_or_default
 from fm.study.task_types import HeadTaskType, TaskType, task_type_of
 from fm.study.tasks import Task, prepare_task
+from fm.training.run_description import describe_model
 from fm.training.train_state import params_digest
 
 # The only method whose result is one model with one head.
@@ -193,11 +196,19 @@ def main(values: flags.FlagValues) -> None:
     arm = published_arm or _own_arm(task, pretrained, methods, out_dir)
     strata, pool_idx = task.strata[train_idx], task.pool_rows(train_idx)
     mesh = current_mesh()
+    config_of_model = arm.model.model_config
+    fresh = jax.eval_shape(lambda: init(jax.random.key(0), config_of_model))
+    params = next(iter(arm.model.checkpoints), fresh)
+    described = describe_model(params, config_of_model, mesh)
+    say(f"{name}: adapting to {num_labels:,} labels by {' or '.join(methods)}: {described}")
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        trials = arm.search(pool_idx, strata, seed)
+        with phase("choosing hyper-parameters on validation data cut from the labels"):
+            trials = arm.search(pool_idx, strata, seed)
         hparams = select_trial(trials)["config"]
-        fitted = arm.fit(pool_idx, strata, seed, hparams)
-    predictions = np.ascontiguousarray(arm.predict(fitted, hparams).values)
+        with phase(f"fitting by {hparams['method']}"):
+            fitted = arm.fit(pool_idx, strata, seed, hparams)
+    with phase(f"scoring {len(task.test):,} test items"):
+        predictions = np.ascontiguousarray(arm.predict(fitted, hparams).values)
     metrics = {
         task_type.metric.replace(" ", "_"): float(
             task_type.scores(predictions[None], task.test).mean()
@@ -428,4 +439,4 @@ def _load_pretrained(location: ModelLocation, data: Dataset) -> tuple[Processor,
 
 
 if __name__ == "__main__":
-    cli.run("adapt", __doc__, define, main, dry_run=main)
+    cli.run("adapt", __doc__, define, main, dry_run=main, resumes=False)

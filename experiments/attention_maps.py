@@ -204,4 +204,4 @@ def _facts(run: str, found: PretrainedModel, description: str) -> tuple[tuple[st
 
 
 if __name__ == "__main__":
-    cli.run("attention_maps", __doc__, define, main)
+    cli.run("attention_maps", __doc__, define, main, resumes=False)

@@ -28,6 +28,7 @@ from fm.errors import UserError
 from fm.files import cache_dir, expand_path
 from fm.parallel import distributed
 from fm.parallel.mesh import MeshConfig, config_from_mesh, current_mesh, default_mesh, parse_mesh
+from fm.progress_lines import phase
 from fm.study.config import FURTHER_DATA_FIELDS
 from fm.study.loading import datasets_read_once
 from fm.training import runtime
@@ -101,6 +102,7 @@ def run(
     *,
     dry_run: Main | None = None,
     computes: bool = True,
+    resumes: bool = True,
 ) -> None:
     """Parses the command line, runs the experiment and exits the process.
 
@@ -112,12 +114,13 @@ def run(
       dry_run: prints what would run instead, for --dry_run; by default the command and its first
         line.
       computes: whether JAX computes something; its self-test comes first then.
+      resumes: whether the same command goes on after an interruption, or else begins again.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show every character
             stream.reconfigure(errors="fm_plain")
-    arguments = sys.argv[1:]
-    sys.exit(call(name, doc, define, main, arguments, dry_run=dry_run, computes=computes))
+    options: dict[str, Any] = {"dry_run": dry_run, "computes": computes, "resumes": resumes}
+    sys.exit(call(name, doc, define, main, sys.argv[1:], **options))
 
 
 def call(
@@ -129,6 +132,7 @@ def call(
     *,
     dry_run: Main | None = None,
     computes: bool = True,
+    resumes: bool = True,
 ) -> int:
     """Runs the experiment with the given arguments and returns the exit code; see `run`."""
     values = flags.FlagValues()
@@ -160,12 +164,15 @@ def call(
             try:
                 if computes:
                     self_test.check_reductions()
-                if not values["dry_run"].value:
-                    main(values)
-                elif dry_run is not None:
-                    dry_run(values)
-                else:
-                    _print_command(name, doc, values)
+                # Whatever takes long, a log never stands still.
+                lead = distributed.is_lead_process()
+                with phase(name, quiet=True, has_bar=False, shown=lead):
+                    if not values["dry_run"].value:
+                        main(values)
+                    elif dry_run is not None:
+                        dry_run(values)
+                    else:
+                        _print_command(name, doc, values)
             finally:
                 lock.release()
     except flags.Error as error:
@@ -180,7 +187,8 @@ def call(
             raise
         return _fail(f"out of memory ({first_line(error)}); {_OUT_OF_MEMORY_ADVICE}", 2)
     except (Interrupted, KeyboardInterrupt) as error:
-        return _fail(str(error) or "interrupted; the same command resumes", 130)
+        goes_on = "resumes" if resumes else "begins again"
+        return _fail(str(error) or f"interrupted; the same command {goes_on}", 130)
     return 0
 
 
@@ -515,18 +523,23 @@ def out_dir(values: flags.FlagValues) -> pathlib.Path:
     return expand_path(values["out"].value)
 
 
+def given_data_flags(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns those flags of `define_data` that are on the command line, for a next command."""
+    given = {name: values[name].value for name in data_options(values) if values[name].present}
+    return {
+        name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+
+
 def print_next(purpose: str, experiment: str, **given: object) -> None:
     """Prints the command that goes on from a finished run, as the run's last line.
 
     Args:
       purpose: what it is for, such as "label new files".
       experiment: as in `python -m experiments.NAME`.
-      **given: its flags. A text in capitals, such as FILE, stands for what the user fills in.
+      **given: its flags. A word in capitals, such as FILE, stands for what the user fills in.
     """
-    parts = [
-        f"--{flag}={value if str(value).isupper() else shlex.quote(str(value))}"
-        for flag, value in given.items()
-    ]
+    parts = [f"--{flag}={shlex.quote(str(value))}" for flag, value in given.items()]
     command = " ".join(["python -m", f"experiments.{experiment}", *parts])
     print(one_line(f"next, to {purpose}: {command}"))
 

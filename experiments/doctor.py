@@ -164,4 +164,4 @@ def _attend(q, k, v, mask, implementation):
 
 
 if __name__ == "__main__":
-    cli.run("doctor", __doc__, define, main, computes=False)
+    cli.run("doctor", __doc__, define, main, computes=False, resumes=False)

@@ -366,4 +366,4 @@ def _own_model(path: pathlib.Path) -> TextModel:
 
 
 if __name__ == "__main__":
-    cli.run("generate", __doc__, define, main)
+    cli.run("generate", __doc__, define, main, resumes=False)

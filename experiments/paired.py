@@ -102,4 +102,4 @@ def _config(values: flags.FlagValues) -> PairedConfig:
 
 
 if __name__ == "__main__":
-    cli.run("paired", __doc__, define, main, computes=False)
+    cli.run("paired", __doc__, define, main, computes=False, resumes=False)

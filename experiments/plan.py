@@ -146,4 +146,4 @@ def format_plan(plan: Plan) -> str:
 
 
 if __name__ == "__main__":
-    cli.run("plan", __doc__, define, main, computes=False)
+    cli.run("plan", __doc__, define, main, computes=False, resumes=False)

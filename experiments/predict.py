@@ -26,6 +26,7 @@ from fm.data.readers.folders import FileNameFieldPositions
 from fm.errors import UserError
 from fm.files import file_digest
 from fm.parallel.mesh import current_mesh
+from fm.progress_lines import say
 from fm.study import labeling, run_dir, saved_model
 from fm.study.dry_run import Stage
 from fm.study.model_folders import ADAPTED, find_model
@@ -116,7 +117,7 @@ def main(values: flags.FlagValues) -> None:
                 score=score,
             )
         for line in examples.changes():
-            print(f"{name}: {line}", file=sys.stderr, flush=True)
+            say(f"{name}: {line}")
         count, labels = len(examples), examples.labels
     metrics = {}
     if score:

@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
+import jax
 from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
@@ -33,7 +34,7 @@ from fm.data.file_counts import tell_files
 from fm.data.load import load
 from fm.errors import UserError, error_context
 from fm.files import expand_path
-from fm.model.config import REMAT_POLICIES
+from fm.model.config import REMAT_POLICIES, format_count
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe, short_name
@@ -123,6 +124,8 @@ def main(values: flags.FlagValues) -> None:
         processor = run.build_processor(out_dir)
     result = run.train(processor, out_dir)
     _write_summary(result, run, out_dir)
+    if distributed.is_lead_process():
+        _print_result(result, run, values, out_dir)
 
 
 def dry_run(values: flags.FlagValues) -> None:
@@ -153,6 +156,12 @@ class PretrainingRun:
     def seed(self) -> int:
         """Random seed."""
         return self.config["seed"]
+
+    @property
+    def units(self) -> tuple[str, str]:
+        """What is read and the unit of its loss, in words."""
+        is_text = self.sources.modality == "text"
+        return ("tokens", "bits per byte") if is_text else ("patches", "bits per dimension")
 
     def corpora(self) -> list[Split]:
         """Returns the examples of each data set that are trained on."""
@@ -206,6 +215,11 @@ class PretrainingRun:
 
 class JointPretrainingRun(PretrainingRun):
     """Pretraining of one model on several data sets; see `PretrainingRun`."""
+
+    @property
+    def units(self) -> tuple[str, str]:
+        """What is read and the unit of its loss, in words."""
+        return "tokens and patches", "bits per byte or dimension"
 
     def corpora(self) -> list[Split]:
         """Returns the examples of each data set that are trained on."""
@@ -419,19 +433,47 @@ def _with_training_flags(recipe: _Recipe, values: flags.FlagValues) -> _Recipe:
 def _write_summary(result: TrainResult, run: PretrainingRun, out_dir: pathlib.Path) -> None:
     if not distributed.is_lead_process():
         return
-    digest = params_digest(result.params)
-    path = run_dir.write_summary_json(
+    run_dir.write_summary_json(
         out_dir,
         steps=result.steps,
         tokens=result.tokens,
         data=[dataclasses.asdict(each) for each in run.data],
         metrics={key: series[-1] for key, series in result.curve.items() if series},
-        digests={"params": digest},
+        digests={"params": params_digest(result.params)},
         flops=result.flops,
         seconds=result.seconds,
         config=run.config,
     )
-    print(f"{result.steps} steps, params {digest[:16]}, {path}")
+
+
+def _print_result(
+    result: TrainResult, run: PretrainingRun, values: flags.FlagValues, out_dir: pathlib.Path
+) -> None:
+    """Prints the last lines of a run: loss, sizes, where things are and what to do next."""
+    parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(result.params))
+    noun, unit = run.units
+    print(
+        f"{result.steps:,} steps of {result.tokens:,} {noun}, {_final_losses(result)} {unit}, "
+        f"{format_count(parameters)} parameters, params {params_digest(result.params)[:16]}"
+    )
+    summary = out_dir / run_dir.SUMMARY_FILE
+    print(cli.one_line(f"model and metrics: {out_dir}, summary: {summary}"))
+    several = run.config.get("datasets")
+    name = next(iter(several)) if several else run.config["dataset"]["name"]
+    data = {"dataset": name} | cli.given_data_flags(values)
+    cli.print_next("adapt it to labels", "adapt", model=out_dir, **data, labels=100)
+
+
+def _final_losses(result: TrainResult) -> str:
+    """Returns the last validation losses in words, by group where there are several."""
+    losses = {
+        name.removesuffix("validation").rstrip("/"): values[-1]
+        for name, values in result.curve.items()
+        if values and name.rpartition("/")[2] == "validation"
+    }
+    groups = {name: loss for name, loss in losses.items() if name} or losses
+    shown = ", ".join(f"{name} {loss:.3f}".strip() for name, loss in groups.items())
+    return f"validation loss {shown}"
 
 
 def parse_objective(text: str) -> PretrainingObjective:

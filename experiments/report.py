@@ -74,4 +74,4 @@ def _check_compares(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("report", __doc__, define, main, computes=False)
+    cli.run("report", __doc__, define, main, computes=False, resumes=False)

@@ -62,6 +62,9 @@ def main(values: flags.FlagValues) -> None:
     table = search_report.search_table(results)
     decision = search_report.search_decision(results)
     print(f"\n{table}\n\n{decision}\n\nbest recipe: {out / BEST_FILE}\nreport: {page}")
+    data = {name: values[name].value for name in ("dataset", "tasks") if values[name].present}
+    data |= cli.given_data_flags(values) if "dataset" in data else {}
+    cli.print_next("compare with it", "compare", recipe=out / BEST_FILE, **data)
 
 
 def dry_run(values: flags.FlagValues) -> None:

@@ -21,6 +21,7 @@ from fm.errors import UserError
 from fm.files import expand_path
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import ARCHS, config_for_size, describe_sizes
+from fm.progress_lines import phase
 from fm.report import formats
 from fm.study import presets, run_dir
 from fm.study.arms import ARMS, OUT_OF_DOMAIN, arm_names, check_arms
@@ -542,8 +543,8 @@ def _published_model(values: flags.FlagValues, default: str | None) -> str | Non
     if not named and not _published_methods(values):
         methods = ",".join(values["adapt"].value)
         print(
-            f"skipping the published arm: --adapt={methods} trains the model itself, which it does "
-            f"not; add {_listed_published_methods()} for it",
+            f"skipping the published arm: --adapt={methods} trains the model, but published "
+            f"weights stay as they are; add {_listed_published_methods()} to use it",
             file=sys.stderr,
         )
         return None
@@ -640,7 +641,13 @@ def finish(results: dict, out: pathlib.Path) -> None:
     """Adds the headline, writes results, report and summary, and prints table and headline."""
     headline = report.headline(results)
     results["headline"] = formats.to_ascii(headline)
-    run_dir.write_results(results, out)
-    page = report.write(results, out)
-    run_dir.write_study_summary_json(results, out)
-    print(f"\n{report.text_table(results)}\n\n{headline}\n\nreport: {page}")
+    with phase("writing the report", quiet=True):
+        run_dir.write_results(results, out)
+        page = report.write(results, out)
+        run_dir.write_study_summary_json(results, out)
+    print(f"\n{report.text_table(results)}\n\n{headline}\n")
+    files = [out / name for name in (run_dir.RESULTS_FILE, run_dir.PREDICTIONS_FILE)]
+    for name, path in zip(("results", "predictions"), files, strict=True):
+        if path.exists():
+            print(f"{name}: {path}")
+    print(f"report: {page}")

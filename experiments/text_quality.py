@@ -21,6 +21,7 @@ from absl import flags
 from experiments import cli, config_flags, stages
 from fm.errors import UserError, error_context
 from fm.files import expand_path
+from fm.progress_lines import phase
 from fm.report import formats
 from fm.report import text_quality as report
 from fm.study import run_dir
@@ -77,9 +78,10 @@ def main(values: flags.FlagValues) -> None:
     results = run_study(TextQualityStudy(config, embedder), out)
     headline = report.headline(results)
     results["headline"] = formats.to_ascii(headline)
-    run_dir.write_results(results, out)
-    page = report.write(results, out)
-    run_dir.write_study_summary_json(results, out)
+    with phase("writing the report", quiet=True):
+        run_dir.write_results(results, out)
+        page = report.write(results, out)
+        run_dir.write_study_summary_json(results, out)
     print(f"\n{headline}\n\nreport: {page}")
 
 

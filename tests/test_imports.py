@@ -21,7 +21,7 @@ ORDER = (
     "benchmark",
 )
 # Every subpackage may import these modules, which import no subpackage.
-FREE = ("config_io", "errors", "files", "lock", "self_test", "xla_flags")
+FREE = ("config_io", "errors", "files", "lock", "progress_lines", "self_test", "xla_flags")
 FILES = sorted((ROOT / "fm").rglob("*.py"))
 
 

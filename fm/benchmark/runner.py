@@ -7,13 +7,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
-from tqdm import tqdm
 
 from fm import lock
 from fm.benchmark import peers as peer_packages
@@ -23,6 +21,7 @@ from fm.benchmark.suites import SUITES, matmul, scaling
 from fm.benchmark.timing import quartiles, time_interleaved
 from fm.errors import UserError
 from fm.files import atomic_write, read_json
+from fm.progress_lines import phase, say
 from fm.study import run_dir
 from fm.training.config import config_differences
 from fm.training.failures import first_line, is_out_of_memory
@@ -69,7 +68,7 @@ def run(request: BenchRequest) -> dict[str, Any]:
         raise UserError(f"--filter={request.filter}: no case of {suites} contains this text")
     results = _load_or_create(_empty_results(request), request.path)
     if results["finished"]:
-        print(f"{request.path} is finished; another --out measures again", file=sys.stderr)
+        say(f"{request.path} is finished; another --out measures again")
         return results
     _save(results, request.path)
     left = [case for case in cases if case.key not in _measured_keys(results)]
@@ -97,20 +96,14 @@ def _measure_all(cases: list[Case], request: BenchRequest, results: dict[str, An
     gemms = {dtype: matmul.gemm_candidate(config, dtype) for dtype in matmul.DTYPES}
     if not results["roofline"]:
         results["roofline"] = _measure_roofline(gemms, config)
-    bar = tqdm(
-        cases,
-        desc="benchmark",
-        unit="case",
-        leave=False,
-        # A file or a pipe gets a line now and then instead of ten a second.
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
-    )
-    for case in bar:
-        bar.set_postfix_str(case.key, refresh=True)
-        rows = measure_case(case, request.peers, config, gemms.get(case.dtype))
-        results["rows"] += [dataclasses.asdict(row) for row in rows]
-        results["scaling"] = scaling.fit_exponents(results["rows"])
-        _save(results, request.path)
+    with phase("benchmark", len(cases), "cases") as measured:
+        for case in cases:
+            measured.note(case.key)
+            rows = measure_case(case, request.peers, config, gemms.get(case.dtype))
+            results["rows"] += [dataclasses.asdict(row) for row in rows]
+            results["scaling"] = scaling.fit_exponents(results["rows"])
+            _save(results, request.path)
+            measured.update()
 
 
 def _measure_roofline(

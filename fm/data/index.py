@@ -11,7 +11,6 @@ import functools
 import hashlib
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from fm.data.media import MediaSpec, Modality, ModalityCodec, get_modality
 from fm.data.splitting import array_digest, text_digest
 from fm.errors import UserError
 from fm.files import atomic_dir, cache_dir, check_cached_digests, write_digests
+from fm.progress_lines import say
 
 _CHUNK = 4096
 # To be increased when the content of an index changes.
@@ -165,7 +165,7 @@ def media_spec(
         ]
         spec = codec.common_spec(measures)
         for line in codec.describe_changes(measures, spec) if tell else ():
-            print(f"{builder.info.name}: {line}", file=sys.stderr, flush=True)
+            say(f"{builder.info.name}: {line}")
         shrunk = codec.shrunk(measures, spec)
     return spec, shrunk
 

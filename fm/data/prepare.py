@@ -5,7 +5,6 @@ import functools
 import io
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import tensorflow_datasets as tfds
 from fm.data import tfds_safety
 from fm.data.splitting import is_test, with_unique_keys
 from fm.files import atomic_dir, check_cached_digests, digests_exist, write_digests
+from fm.progress_lines import phase, say
 
 MakeBuilder = Callable[[pathlib.Path], Any]
 # (Digest, features) of every example.
@@ -33,10 +33,9 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
     builder = make(data_dir)
     target = pathlib.Path(builder.data_path)
     if not is_prepared(target):
-        title = getattr(builder, "title", builder.info.full_name)
-        print(f"preparing {title} ...", file=sys.stderr, flush=True)
         tfds.disable_progress_bar()
-        with atomic_dir(target) as scratch:
+        title = getattr(builder, "title", builder.info.full_name)
+        with phase(f"preparing {title}"), atomic_dir(target) as scratch:
             inner = make(scratch)
             # TFDS prints lines that name the scratch folder to stdout.
             with contextlib.redirect_stdout(io.StringIO()):
@@ -50,7 +49,7 @@ def prepare(make: MakeBuilder, data_dir: pathlib.Path) -> Any:
 def tell_once(subject: str, line: str) -> None:
     """Prints to stderr, once in a process, how the user's data was understood."""
     line = line.removeprefix(f"{pathlib.Path(subject).name}: ")
-    print(f"{subject}: {line}", file=sys.stderr, flush=True)
+    say(f"{subject}: {line}")
 
 
 def is_prepared(target: pathlib.Path) -> bool:

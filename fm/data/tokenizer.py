@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from fm.errors import UserError
 from fm.files import read_bytes
+from fm.progress_lines import phase
 
 NUM_SPECIALS = 4
 MIN_VOCAB_SIZE = NUM_SPECIALS + 256
@@ -141,7 +142,9 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_training_sample(list(texts)), trainer)
+    texts = list(texts)
+    with phase(f"training a tokenizer on {len(texts):,} texts"):
+        bpe.train_from_iterator(_training_sample(texts), trainer)
     return Tokenizer(bpe)
 
 

@@ -206,6 +206,13 @@ class ArmSpec:
         return fields | {"pretrained_on": corpus} | dataclasses.asdict(self.style)
 
     @property
+    def pretraining_corpus(self) -> str | None:
+        """Returns the corpus that the study pretrains a model on for it, None if there is none."""
+        if self.pretrained:
+            return self.corpus
+        return IN_DOMAIN if self.matches_pretraining_cost else None
+
+    @property
     def is_published(self) -> bool:
         """Whether its model was pretrained by others, so that nobody has to pretrain for it."""
         return self.pretrained and self.corpus is None

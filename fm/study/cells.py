@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from fm import files
 from fm.evaluation.model_selection import select_trial
 from fm.parallel.mesh import default_device
+from fm.progress_lines import phase
 from fm.study.adaptation import Arm, Predictions, Trial
 from fm.study.tasks import Task
 
@@ -91,17 +92,25 @@ def run_cells(
     if executor is not None:
         executor(task.name, [each for each in places if not _path(task, *each, out_dir).exists()])
     cells, compiled = [], set()
-    with tqdm(places, desc=f"{task.name}: adapting", unit="cell", disable=None) as bar:
-        for arm, num_labels in bar:
-            bar.set_postfix_str(f"{arm}, {num_labels} labels")
+    with phase(f"{task.name}: adapting", len(places), "cells", quiet=True) as shown:
+        for arm, num_labels in places:
+            shown.note(f"{arm}, {num_labels} labels")
             path = _path(task, arm, num_labels, out_dir)
-            if path.exists():
+            exists = path.exists()
+            if exists:
                 cells.append(_read(path))
             else:
                 is_first = arm not in compiled
                 compiled.add(arm)
                 cells.append(run_cell(task, arm, arms[arm], num_labels, out_dir, is_first=is_first))
+            shown.update(skipped=exists)
     return cells
+
+
+def missing_cells(task: Task, arms: Iterable[str], out_dir: pathlib.Path) -> int:
+    """Returns how many cells of a task are not in `out_dir`."""
+    places = itertools.product(arms, task.config.label_budgets)
+    return sum(not _path(task, *place, out_dir).exists() for place in places)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

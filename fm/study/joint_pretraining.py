@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRowSource, Segmen
 from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError
 from fm.model.config import CONTINUOUS_MODALITIES
+from fm.progress_lines import phase
 from fm.study.config import JointRecipe
 from fm.study.pretraining import NUM_VALIDATION_BATCHES, pretrain_config
 from fm.study.processing import (
@@ -167,8 +167,8 @@ def pretrain_joint(
     Of every source 2% of the examples, at most 500, are held out for the validation curves. For
     the other arguments see `fm.study.pretraining.pretrain`.
     """
-    print(f"{run_name}: reading {len(sources)} sources …", file=sys.stderr, flush=True)
-    groups = build_groups(sources, dict(recipe.objectives), recipe.seq_len, processor, seed)
+    with phase(f"{run_name}: reading and tokenizing {len(sources)} sources"):
+        groups = build_groups(sources, dict(recipe.objectives), recipe.seq_len, processor, seed)
     batch_sizes = batch_size_per_group(
         {name: group.weight for name, group in groups.items()}, recipe.batch_size
     )

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fm.data.new_examples import NewExamples
 from fm.errors import UserError
 from fm.files import atomic_path
+from fm.progress_lines import Phase, phase
 from fm.study.adaptation import Predictions
 from fm.study.run_dir import PREDICTIONS_FILE
 from fm.study.saved_model import AdaptedModel
@@ -89,19 +89,14 @@ def label_examples(
     parts_dir = out_dir / PARTS_DIR
     starts = range(0, len(examples), PART_SIZE)
     done = [start for start in starts if _part(parts_dir, start).exists()]
-    with tqdm(
-        total=len(examples),
-        initial=sum(min(PART_SIZE, len(examples) - start) for start in done),
-        desc="labeling",
-        unit="example",
-        mininterval=1,
-    ) as bar:
+    num_done = sum(min(PART_SIZE, len(examples) - start) for start in done)
+    with phase("labeling", len(examples), "examples", done=num_done) as shown:
         for start in starts:
             if start in done:
                 continue
             idx = np.arange(start, min(start + PART_SIZE, len(examples)))
             with atomic_path(_part(parts_dir, start)) as partial:
-                _write_part(partial, adapted, examples, idx, batch_size, bar, score=score)
+                _write_part(partial, adapted, examples, idx, batch_size, shown, score=score)
     path = out_dir / PREDICTIONS_FILE
     with atomic_path(path) as partial, partial.open("wb") as file:
         for n, start in enumerate(starts):
@@ -123,7 +118,7 @@ def _write_part(
     examples: NewExamples,
     idx: np.ndarray,
     batch_size: int,
-    bar: Any,
+    shown: Phase,
     *,
     score: bool,
 ) -> None:
@@ -138,7 +133,7 @@ def _write_part(
             ids = [examples.ids[n] for n in batch]
             truths = [truth_text(examples.labels[n]) for n in batch] if score else None
             table.writerows(rows(adapted, predictions, ids, truths))
-            bar.update(len(batch))
+            shown.update(len(batch))
 
 
 def truth_text(label: Any) -> str:

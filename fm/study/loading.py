@@ -7,6 +7,8 @@ import contextvars
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from fm.progress_lines import phase
+
 if TYPE_CHECKING:
     from fm.data.datasets import Dataset
 
@@ -31,9 +33,11 @@ def load(name: str, **options: Any) -> Dataset:
     from fm.data import load as reader
 
     loaded = _loaded.get()
-    if loaded is None:
-        return reader.load(name, **options)
     key = name, *sorted(options.items())
-    if key not in loaded:
-        loaded[key] = reader.load(name, **options)
-    return loaded[key]
+    if loaded is not None and key in loaded:
+        return loaded[key]
+    with phase(f"{name}: reading", quiet=True):
+        data = reader.load(name, **options)
+    if loaded is not None:
+        loaded[key] = data
+    return data

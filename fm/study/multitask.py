@@ -16,6 +16,7 @@ from fm.adaptation.instruction_tuning import InstructionEncoder
 from fm.data.datasets import Split, without
 from fm.data.decontamination import DuplicateSearchResult, find_duplicates
 from fm.data.layouts import layout_of
+from fm.progress_lines import phase
 from fm.study import ablations, analysis, artifacts, multitask_cost, run_dir
 from fm.study.ablations import AblationContext
 from fm.study.adaptation import Arm
@@ -44,6 +45,7 @@ from fm.study.multitask_instructions import (
 )
 from fm.study.processing import Processor
 from fm.study.runner import BaseStudy, run_study
+from fm.study.stages import Stage, StagePlan
 from fm.study.task_registry import task_spec_or_default
 from fm.study.tasks import Task, check_test_items, prepare_task
 
@@ -59,6 +61,7 @@ CLAIMS = (
     ("joint", "classical", "joint pretraining against the classical baselines", None),
 )
 _SINGLE_TASK_ROWS = 16
+_FOLLOWING = Stage("following", "instruction following: answers to changed instructions")
 
 
 class MultitaskContext:
@@ -75,6 +78,7 @@ class MultitaskContext:
       tasks: all tasks.
       sources: their decontaminated training inputs.
       searches: by task, what decontamination found: in its own test items, then in others'.
+      stages: of the study.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class MultitaskContext:
     ):
         self.config, self.out_dir, self.loaded, self.tasks = config, out_dir, loaded, tasks
         self.sources, self.searches = sources, searches
+        self.stages = StagePlan()
         self._modality_models: dict[str, InitialModel] = {}
         self._processors: dict[str, Processor] = {}
 
@@ -104,19 +109,24 @@ class MultitaskContext:
             return InitialModel(self._processor(task.modality))
         return self.modality_model(task.modality)
 
+    def pretraining_stage(self, task: Task, corpus: str) -> Stage:
+        """Returns the stage that pretrains the model of a corpus."""
+        return _pretraining(JOINT if corpus == JOINT else task.modality)
+
     def modality_model(self, modality: str) -> InitialModel:
         """Returns the model pretrained on one modality."""
         if modality not in self._modality_models:
             sources, recipe = self._single_modality(modality)
             processor = self._processor(modality)
-            run = pretrain_joint(
-                sources,
-                recipe,
-                processor,
-                seed=0,
-                out_dir=self.out_dir / "pretrained" / modality,
-                run_name=f"pretraining {modality}",
-            )
+            with self.stages.stage(_pretraining(modality)):
+                run = pretrain_joint(
+                    sources,
+                    recipe,
+                    processor,
+                    seed=0,
+                    out_dir=self.out_dir / "pretrained" / modality,
+                    run_name=f"pretraining {modality}",
+                )
             self._modality_models[modality] = InitialModel(processor, [run])
         return self._modality_models[modality]
 
@@ -125,14 +135,15 @@ class MultitaskContext:
         """The model pretrained on all modalities."""
         folder = self.out_dir / "pretrained" / JOINT
         processor = build_joint_processor(self.sources, self.config.joint, folder)
-        run = pretrain_joint(
-            self.sources,
-            self.config.joint,
-            processor,
-            seed=0,
-            out_dir=folder,
-            run_name="pretraining all",
-        )
+        with self.stages.stage(_pretraining(JOINT)):
+            run = pretrain_joint(
+                self.sources,
+                self.config.joint,
+                processor,
+                seed=0,
+                out_dir=folder,
+                run_name="pretraining all",
+            )
         return InitialModel(processor, [run])
 
     @functools.cached_property
@@ -255,19 +266,27 @@ class MultitaskStudy(BaseStudy):
                 task, context.joint_model, self.config.joint
             )
 
+    def study_stages(self):
+        """Returns the stages of instruction following and of the ablations."""
+        arms = self.config.arms
+        follows = [_FOLLOWING] if any(arm_spec(a).cost.tuning == "shared" for a in arms) else []
+        return follows + [_ablation(name) for name in self.config.ablations]
+
     def add_study_sections(self, sections, context):
         """Adds instruction following, ablations, curves, pretraining runs, costs and claims."""
         config = self.config
         models = context.pretraining_runs()
         if any(arm_spec(arm).cost.tuning == "shared" for arm in config.arms):
-            sections["instruction_following"] = changed_instruction_rows(
-                context.instruction_models, max(config.tasks[0].label_budgets), config.seeds
-            )
+            with context.stages.stage(_FOLLOWING), phase(_FOLLOWING.title, quiet=True):
+                sections["instruction_following"] = changed_instruction_rows(
+                    context.instruction_models, max(config.tasks[0].label_budgets), config.seeds
+                )
         ablation_rows = []
         if config.ablations:
             shared = AblationContext.of_study(context)
             for name in config.ablations:
-                sections[name] = ablations.run_ablation(ablations.ABLATIONS[name], shared)
+                with context.stages.stage(_ablation(name)):
+                    sections[name] = ablations.run_ablation(ablations.ABLATIONS[name], shared)
             sections["ablations"] = [
                 ablations.ABLATIONS[name].to_dict() for name in config.ablations
             ]
@@ -301,6 +320,15 @@ class MultitaskStudy(BaseStudy):
         return task, {arm: built.arm for arm, built in arms.items()}
 
 
+def _pretraining(model: str) -> Stage:
+    title = "all modalities together" if model == JOINT else f"{model} alone"
+    return Stage(("pretraining", model), f"pretraining on {title}")
+
+
+def _ablation(name: str) -> Stage:
+    return Stage(("ablation", name), f"ablation {name}")
+
+
 def run_multitask(
     config: MultitaskConfig, out_dir: pathlib.Path, executor: CellExecutor | None = None
 ) -> dict[str, Any]:
@@ -327,7 +355,9 @@ def build_sources(
         ]
         corpus, searches[task.name] = task.dataset.train, [task.decontamination[IN_DOMAIN]]
         if others:
-            search = find_duplicates(corpus, concatenate_inputs(others), task.modality)
+            what = f"{task.name}: searching {len(corpus):,} examples for near-duplicates of others'"
+            with phase(f"{what} test items"):
+                search = find_duplicates(corpus, concatenate_inputs(others), task.modality)
             corpus = without(corpus, search.duplicate_idx)
             searches[task.name].append(search)
         layout = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from fm.data.layouts import PatchLayout
 from fm.data.tokenizer import token_chunks
 from fm.errors import UserError, error_context
 from fm.model.config import ModelConfig
+from fm.progress_lines import phase
 from fm.study.config import Recipe
 from fm.study.processing import (
     Processor,
@@ -235,8 +235,8 @@ def _encode(corpus: Split, modality: str, processor: Processor) -> list[np.ndarr
     if modality != "text":
         return []
     assert processor.tokenizer is not None
-    print(f"tokenizing {len(corpus)} texts …", file=sys.stderr, flush=True)
-    return processor.tokenizer.encode(corpus.texts(range(len(corpus))))
+    with phase(f"tokenizing {len(corpus):,} texts"):
+        return processor.tokenizer.encode(corpus.texts(range(len(corpus))))
 
 
 def _trial(
@@ -252,8 +252,33 @@ def _trial(
     **cadence: Any,
 ) -> Trial:
     check_corpus_size(run_name, len(corpus))
+    with phase(f"{run_name}: reading {len(corpus):,} examples"):
+        return _read_trial(
+            corpus,
+            modality,
+            recipe,
+            processor,
+            token_ids,
+            seed=seed,
+            out_dir=out_dir,
+            run_name=run_name,
+            **cadence,
+        )
+
+
+def _read_trial(
+    corpus: Split,
+    modality: str,
+    recipe: Recipe,
+    processor: Processor,
+    token_ids: list[np.ndarray],
+    *,
+    seed: int,
+    out_dir: pathlib.Path,
+    run_name: str,
+    **cadence: Any,
+) -> Trial:
     train_idx, validation_idx = train_validation_split(len(corpus), seed)
-    print(f"{run_name}: reading {len(train_idx)} examples …", file=sys.stderr, flush=True)
     if modality == "text":
         tokenizer = processor.tokenizer
         assert tokenizer is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from fm.errors import UserError
 from fm.hf import model_zoo
 from fm.hf.model_zoo import PublishedModel
 from fm.model import flops
+from fm.progress_lines import phase
 from fm.study.adaptation import ModelArm
 from fm.study.config import PublishedConfig, Recipe
 
@@ -157,10 +157,10 @@ class PublishedTaskModel(TaskModel):
             )
             return normalize_and_concat(values[inverse], self.probe_config)
         ids = self.published.encode(self.texts, self.max_length)
-        print(f"{self.published.name}: reading {len(ids)} texts …", file=sys.stderr, flush=True)
-        cached = feature_cache.cached_features(
-            self._digest, self.published.params, self.model_config, ids, self.probe_config
-        )
+        with phase(f"{self.published.name}: reading {len(ids):,} texts"):
+            cached = feature_cache.cached_features(
+                self._digest, self.published.params, self.model_config, ids, self.probe_config
+            )
         return normalize_and_concat(cached.values, self.probe_config)
 
     @functools.cached_property
@@ -191,8 +191,8 @@ class PublishedTaskModel(TaskModel):
     @functools.cached_property
     def _zero_shot_logprobs(self) -> np.ndarray:
         """Of all texts: without solved examples they do not depend on the labels."""
-        print(f"{self.published.name}: prompting with {len(self.texts)} texts …", file=sys.stderr)
-        return self._cached_logprobs(self._prompt_encoder.encode_prompts(self.texts))
+        with phase(f"{self.published.name}: prompting with {len(self.texts):,} texts"):
+            return self._cached_logprobs(self._prompt_encoder.encode_prompts(self.texts))
 
     def _cached_logprobs(self, prompts: list[np.ndarray]) -> np.ndarray:
         answers = self._prompt_encoder.encode_answers()

@@ -14,9 +14,8 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from fm.errors import UserError
+from fm.progress_lines import phase
 
 # Times that Ray repeats a call whose worker died.
 MAX_RETRIES = 3
@@ -78,7 +77,7 @@ def run_calls(
     """
     remote = ray.remote(call).options(num_cpus=1, max_retries=MAX_RETRIES)
     pending = {remote.remote(*arguments): arguments for arguments in arguments_of_calls}
-    with tqdm(total=len(pending), desc=f"{run_name}: on Ray", unit="cell", disable=None) as bar:
+    with phase(f"{run_name}: on Ray", len(pending), "cells") as bar:
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
             arguments = pending.pop(done)

@@ -82,15 +82,15 @@ def provenance() -> dict[str, Any]:
 def check_existing_run(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
     """Returns True if `out_dir` holds a run of `config`, False if no run; raises if another run.
 
+    Nothing is written: `init` claims the folder, once the data are accepted.
+
     Raises:
       UserError: the folder cannot be written, or it holds a run with another config or with one
         of an earlier version.
     """
     path = out_dir / CONFIG_FILE
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        if not os.access(out_dir, os.W_OK):
-            raise PermissionError(None, "not writable")
+        _check_writable(out_dir)
         if not path.exists():
             return False
         saved = read_json(path)
@@ -115,6 +115,17 @@ def check_existing_run(config: dict[str, Any], out_dir: pathlib.Path) -> bool:
         f"--out={out_dir} holds a run with another config ({'; '.join(shown[:4])}{more}); "
         "choose another folder, or repeat the saved flags to resume"
     )
+
+
+def _check_writable(out_dir: pathlib.Path) -> None:
+    """Raises OSError unless `out_dir` is a writable folder, or can be made one."""
+    if out_dir.exists() and not out_dir.is_dir():
+        raise FileExistsError
+    existing = next(each for each in (out_dir, *out_dir.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(None, "Not a directory")
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(None, "not writable")
 
 
 def _field_names(config: dict[str, Any]) -> Iterator[str]:

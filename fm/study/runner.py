@@ -7,20 +7,17 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fm.adaptation.methods import METHODS
-from fm.attention import Mask, choose
 from fm.data.media import get_modality
 from fm.errors import UserError
 from fm.evaluation.design import check_design
+from fm.progress_lines import phase, say
 from fm.study import analysis, artifacts, comparisons, run_dir, test_slices
 from fm.study.adaptation import Arm
 from fm.study.arms import (
@@ -33,16 +30,19 @@ from fm.study.arms import (
     check_arms,
     comparison_pairs,
 )
-from fm.study.cells import Cell, CellExecutor, run_cells
+from fm.study.cells import Cell, CellExecutor, missing_cells, run_cells
 from fm.study.config import StudyConfig, TaskConfig, config_hash
 from fm.study.group_scores import group_score_rows
 from fm.study.method_costs import method_cost_rows
 from fm.study.pretraining import pretrain_seeds
 from fm.study.processing import Processor, build_processor, corpus_digest
+from fm.study.stages import Stage, StagePlan
 from fm.study.tasks import Task, check_test_items, corpus_size, prepare_task
 from fm.study.transfer import transferred_run
+from fm.training.run_description import attention_kernel
 
 Sections = dict[str, Any]
+_STATISTICS = Stage("statistics", "statistics of the whole study")
 
 
 class Study(Protocol):
@@ -66,8 +66,15 @@ class Study(Protocol):
         ...
 
 
-def run_study(study: Study, out_dir: pathlib.Path) -> dict[str, Any]:
+def run_study(
+    study: Study, out_dir: pathlib.Path, accepted: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Runs or resumes a study in `out_dir`, or reads its results if finished; returns the results.
+
+    Args:
+      study: what is run.
+      out_dir: its folder; nothing is written there before the data are accepted.
+      accepted: called once they are.
 
     Returns:
       The results but for the headline.
@@ -79,12 +86,14 @@ def run_study(study: Study, out_dir: pathlib.Path) -> dict[str, Any]:
     config = study.to_dict()
     resumes = run_dir.check_existing_run(config, out_dir)
     if (out_dir / run_dir.RESULTS_FILE).exists():
+        accepted()
         run_dir.init(config, out_dir)
         print(f"{out_dir} is finished; choose another --out to run it again")
         return run_dir.read_results(out_dir)
     if resumes:
-        print(f"{out_dir}: resuming", file=sys.stderr)
+        say(f"{out_dir}: resuming")
     study.load()
+    accepted()
     run_dir.init(config, out_dir)
     sections = study.run(out_dir)
     return {
@@ -161,6 +170,7 @@ class BaseStudy(abc.ABC):
     def run(self, out_dir: pathlib.Path) -> Sections:
         """Computes what `out_dir` lacks and returns the sections of results.json."""
         context = self.build_context(out_dir)
+        context.stages = plan = StagePlan(self.plan_stages(context))
         own_hash = config_hash(self.to_dict())
         names = ("cells", "comparisons", "label_efficiency", "compute_cost", "decontamination")
         names += ("tasks", "curves", "samples", "mistakes", "methods", "pretrained")
@@ -171,23 +181,30 @@ class BaseStudy(abc.ABC):
             arms = self.build_arms(task, context)
             # A study that is stopped before it scores anything has not used the test items.
             slices[task.name] = test_slices.record(task, own_hash)
-            cells = self.compute_cells(task, arms, out_dir)
-            scored.append(self._add_task(sections, task, arms, cells, context))
+            missing = missing_cells(task, arms, out_dir / "cells")
+            kind = "adapting", task.modality, task.task_type.name, tuple(arms)
+            with plan.stage(_adapting(task, len(arms)), kind=kind, work=missing):
+                cells = self.compute_cells(task, arms, out_dir)
+            with plan.stage(_scoring(task)), phase(_scoring(task).title, quiet=True):
+                scored.append(self._add_task(sections, task, arms, cells, context))
             done.append((task, cells, scored[-1][0]))
         self.add_study_sections(sections, context)
         pairs = {scores.task: own for scores, own in scored}
-        sections |= comparisons.study_sections(
-            [scores for scores, _ in scored],
-            pairs,
-            sections["label_efficiency"],
-            still_improving={
-                task.name: {(cell.arm, cell.num_labels) for cell in cells if cell.still_improving}
-                for task, cells, _ in done
-            },
-            published=[name for name in self.config.arms if ARMS[name].is_published],
-            primary=self.config.primary,
-            margin=self.config.equivalence_margin,
-        )
+        with plan.stage(_STATISTICS), phase(_STATISTICS.title, quiet=True):
+            sections |= comparisons.study_sections(
+                [scores for scores, _ in scored],
+                pairs,
+                sections["label_efficiency"],
+                still_improving={
+                    task.name: {
+                        (cell.arm, cell.num_labels) for cell in cells if cell.still_improving
+                    }
+                    for task, cells, _ in done
+                },
+                published=[name for name in self.config.arms if ARMS[name].is_published],
+                primary=self.config.primary,
+                margin=self.config.equivalence_margin,
+            )
         sections["arms"] = [ARMS[name].to_dict() for name in ARMS if name in self.config.arms]
         sections["adaptation_methods"] = [
             {"name": method.name, "description": method.description} for method in METHODS.values()
@@ -196,6 +213,25 @@ class BaseStudy(abc.ABC):
             row["test_slice"] = slices[row["name"]]
         analysis.write_predictions(done, out_dir / run_dir.PREDICTIONS_FILE)
         return sections
+
+    def plan_stages(self, context: Any) -> list[Stage]:
+        """Returns the stages of the study in order; the tasks must be loaded."""
+        stages = []
+        for task in self.tasks:
+            arms = self.config.arms_of(task.config)
+            corpora = dict.fromkeys(arm_spec(arm).pretraining_corpus for arm in arms)
+            stages += [
+                context.pretraining_stage(variant, corpus)
+                for corpus in corpora
+                for variant in task.by_recipe.values()
+                if corpus is not None
+            ]
+            stages += [_adapting(task, len(arms)), _scoring(task)]
+        return [*stages, *self.study_stages(), _STATISTICS]
+
+    def study_stages(self) -> list[Stage]:
+        """Returns the stages of `add_study_sections`."""
+        return []
 
     def build_arms(self, task: Task, context: ArmContext) -> dict[str, BuiltArm]:
         """Builds a task's arms by name; pretrains or loads their models."""
@@ -283,31 +319,57 @@ class CompareContext:
       loaded: see `ArmContext`.
       shared_dir: folder of pretraining runs that several studies share where recipe and corpus are
         equal; None for `out_dir`/pretrained.
+      stages: of the study.
     """
 
     config: StudyConfig
     out_dir: pathlib.Path
     loaded: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
     shared_dir: pathlib.Path | None = None
+    stages: StagePlan = dataclasses.field(default_factory=StagePlan)
+    # Of the last task, by folder: arms share models, and other tasks do not need them.
+    _models: tuple[str, dict[pathlib.Path, InitialModel]] = ("", {})
 
     def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
         """Returns a corpus's model: pretrained on it once per seed, or fresh with its processor."""
-        split = task.corpora.get(corpus, task.dataset.train)
-        recipe = task.config.recipe
         folder = self._folder(task, corpus)
         processor = self._processor(task, corpus, folder)
         if not pretrained:
             return InitialModel(processor)
-        runs = pretrain_seeds(
-            split,
-            task.modality,
-            recipe,
-            processor,
-            seeds=self.config.pretrain_seeds,
-            out_dir=folder,
-            run_name=f"{task.name}: pretraining {corpus} {recipe.name}".rstrip(),
-        )
-        recipe = task.config.recipe
+        if self._models[0] != task.name:
+            self._models = task.name, {}
+        if folder not in self._models[1]:
+            self._models[1][folder] = self._pretrain(task, corpus, folder, processor)
+        return self._models[1][folder]
+
+    def pretraining_stage(self, task: Task, corpus: str) -> Stage:
+        """Returns the stage that pretrains the model of a corpus."""
+        name = task.config.recipe.name
+        title = f"{task.name}: pretraining {corpus} {name}".rstrip()
+        if self.config.pretrain_seeds > 1:
+            title += f", {self.config.pretrain_seeds} seeds"
+        return Stage(("pretraining", task.name, corpus, name), title)
+
+    def _pretrain(
+        self, task: Task, corpus: str, folder: pathlib.Path, processor: Processor
+    ) -> InitialModel:
+        recipe, seeds = task.config.recipe, self.config.pretrain_seeds
+        shapes = processor.model, processor.layouts, recipe.batch_size, recipe.seq_len
+        begun = any((folder / name / "checkpoints").exists() for name in ("seed-0", "grid"))
+        with self.stages.stage(
+            self.pretraining_stage(task, corpus),
+            kind=("pretraining", str((*shapes, recipe.objective))),
+            work=0 if begun else seeds * recipe.steps,
+        ):
+            runs = pretrain_seeds(
+                task.corpora.get(corpus, task.dataset.train),
+                task.modality,
+                recipe,
+                processor,
+                seeds=seeds,
+                out_dir=folder,
+                run_name=f"{task.name}: pretraining {corpus} {recipe.name}".rstrip(),
+            )
         runs = [
             transferred_run(
                 run,
@@ -371,8 +433,9 @@ class CompareStudy(BaseStudy):
         sections["methods"] += method_cost_rows(task, arms, self.config.methods)
         for built in arms.values():
             if built.processor is not None and built.model_arm is not None:
-                sections["attention"][task.name] = _attention_implementation(
-                    built, task.config.recipe.batch_size
+                length = built.model_arm.model.examples["segments"].shape[1]
+                sections["attention"][task.name] = attention_kernel(
+                    built.processor.model, task.config.recipe.batch_size, length
                 )
 
 
@@ -381,6 +444,7 @@ def run_compare(
     out_dir: pathlib.Path,
     executor: CellExecutor | None = None,
     shared_dir: pathlib.Path | None = None,
+    accepted: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Runs or resumes a comparison of arms in `out_dir`; returns its results.
 
@@ -389,20 +453,18 @@ def run_compare(
       out_dir: its folder.
       executor: computes cells elsewhere, if given.
       shared_dir: see `CompareContext`.
+      accepted: called once the data are accepted, before anything is written.
     """
-    return run_study(CompareStudy(config, executor, shared_dir), out_dir)
+    return run_study(CompareStudy(config, executor, shared_dir), out_dir, accepted)
 
 
-def _attention_implementation(built: BuiltArm, batch_size: int) -> str:
-    """Returns the attention implementation of a pretraining batch of packed rows."""
-    assert built.processor is not None and built.model_arm is not None
-    model = built.processor.model
-    shape = (batch_size, built.model_arm.model.examples["segments"].shape[1])
-    q = jax.ShapeDtypeStruct((*shape, model.num_heads, model.head_dim), model.dtype)
-    k = jax.ShapeDtypeStruct((*shape, model.num_kv_heads, model.head_dim), model.dtype)
-    segments = jnp.ones(shape, jnp.int32)
-    mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
-    return model.attention or choose(q, k, mask)
+def _adapting(task: Task, arms: int) -> Stage:
+    budgets = ", ".join(f"{budget:,}" for budget in task.config.label_budgets)
+    return Stage(("adapting", task.name), f"{task.name}: adapting {arms} arms at {budgets} labels")
+
+
+def _scoring(task: Task) -> Stage:
+    return Stage(("scoring", task.name), f"{task.name}: scores, intervals and samples")
 
 
 def _majority_rate(task: Task) -> float | None:
@@ -423,7 +485,7 @@ def interval_groups(task: Task, seeds: int) -> list[str] | None:
     try:
         check_design(seeds, groups=groups)
     except UserError as error:
-        print(f"{task.name}: intervals take items as independent: {error}", file=sys.stderr)
+        say(f"{task.name}: intervals take items as independent: {error}")
         return None
     return groups
 

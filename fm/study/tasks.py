@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from fm.data.datasets import Dataset, Split, development_dataset, subset, withou
 from fm.data.decontamination import DuplicateSearchResult, find_duplicates
 from fm.data.file_counts import tell_files
 from fm.errors import UserError
+from fm.progress_lines import phase
 from fm.study.config import TaskConfig
 from fm.study.loading import load
 from fm.study.task_types import TaskType, task_type_of
@@ -137,7 +137,13 @@ def prepare_task(
       UserError: the data has no labels, a budget does not fit it, or the out-of-domain data is
         missing or of another modality or shape.
     """
-    print(f"preparing {config.dataset} …", file=sys.stderr, flush=True)
+    with phase(f"preparing {config.dataset}"):
+        return _prepare_task(config, corpora, seeds, validated=validated)
+
+
+def _prepare_task(
+    config: TaskConfig, corpora: Sequence[str], seeds: int, *, validated: bool
+) -> Task:
     dataset = load(config.dataset, **config.load_options())
     if config.split == "development":
         dataset = development_dataset(dataset)
@@ -147,7 +153,7 @@ def prepare_task(
     if config.max_corpus_items is not None:
         labeled = task_type.strata(dataset.train) >= 0
         drawn = draw_examples(dataset.train, config.max_corpus_items, labeled)
-    train_search = find_duplicates(drawn, dataset.test, dataset.modality)
+    train_search = _search_duplicates(drawn, dataset)
     tell_files(dataset, drawn, train_search.duplicate_idx)
     train = without(drawn, train_search.duplicate_idx)
     dataset = dataclasses.replace(dataset, train=train)
@@ -246,8 +252,14 @@ def _decontaminated(
 ) -> tuple[Split, DuplicateSearchResult]:
     """Draws at most `limit` examples and removes near-duplicates of test items."""
     corpus = draw_examples(corpus, limit)
-    search = find_duplicates(corpus, dataset.test, dataset.modality)
+    search = _search_duplicates(corpus, dataset)
     return without(corpus, search.duplicate_idx), search
+
+
+def _search_duplicates(corpus: Split, dataset: Dataset) -> DuplicateSearchResult:
+    what = f"{dataset.name}: searching {len(corpus):,} examples for near-duplicates of test items"
+    with phase(what, quiet=True):
+        return find_duplicates(corpus, dataset.test, dataset.modality)
 
 
 def draw_examples(corpus: Split, limit: int | None, labeled: np.ndarray | None = None) -> Split:

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from fm.config_io import parse
 from fm.data.patches import DEFAULT_IMAGE_SIZE
 from fm.errors import UserError
 from fm.files import cache_dir, read_checked_json, read_json, write_checked_json
+from fm.progress_lines import say
 from fm.study.tasks import Task, first_test_item
 
 LEDGER_FILE = "test_slices.json"
@@ -118,10 +118,9 @@ def record(task: Task, config_hash: str) -> dict[str, Any]:
         earlier = _add_to_ledger(own, config_hash)
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        print(
+        say(
             f"{cache_dir() / LEDGER_FILE}: how often the test items of {task.name} have been "
-            f"scored before is unknown ({reason})",
-            file=sys.stderr,
+            f"scored before is unknown ({reason})"
         )
         return row | {"scored_before": UNKNOWN, "sealed": False}
     count = scored_before(own, config_hash, [*history(), *earlier])

@@ -1,4 +1,4 @@
-"""Progress of one run: counters, averaged metrics, log records, progress bar."""
+"""Progress of one run: counters, averaged metrics, log records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in
-from fm.parallel import distributed
+from fm.progress_lines import say
 from fm.training.config import COOLDOWN_SHARE, TrainConfig, TrainResult
 from fm.training.metric_units import MetricUnit, metric_names_by_group, to_bits
 from fm.training.metric_writer import MetricRecord, MetricWriter, learning_curve
@@ -178,6 +176,7 @@ class ProgressTracker:
 
     def _restart_timing(self) -> None:
         self._tokens, self._flops, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
+        self._compiled = False
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -187,9 +186,9 @@ class ProgressTracker:
         self._paused += time.perf_counter() - began
 
     def record_compile_time(self, seconds: float) -> None:
-        """Adds to the compile time and leaves it out of the throughput."""
+        """Adds to the compile time and leaves the step that was compiled out of the throughput."""
         self.progress.compile_seconds += seconds
-        self._restart_timing()
+        self._compiled = True
 
     def add_step(self, metrics: MetricValues, cost: StepCost) -> MetricRecord | None:
         """Counts a step; returns the log record if one is due."""
@@ -201,8 +200,11 @@ class ProgressTracker:
         progress.step += 1
         progress.tokens += tokens
         progress.flops += cost.flops
-        self._tokens += tokens
-        self._flops += cost.flops
+        if self._compiled:  # part of this step ran while it was compiled
+            self._restart_timing()
+        else:
+            self._tokens += tokens
+            self._flops += cost.flops
         if not (is_due(progress.step, self._train_config.log_every) or self.finished):
             return None
         return self._write(self._average(learning_rate))
@@ -214,10 +216,10 @@ class ProgressTracker:
         means = {name: value / steps for name, value in progress.metric_sums.items()}
         means["learning_rate"] = learning_rate
         seconds = max(1e-9, time.perf_counter() - self._since - self._paused)
-        rate = self._gemm_flops_per_second
+        rate, timed = self._gemm_flops_per_second, self._tokens > 0
         throughput = {
-            "tokens_per_second": self._tokens / seconds,
-            "gemm_utilization": self._flops / seconds / rate if rate else None,
+            "tokens_per_second": self._tokens / seconds if timed else None,
+            "gemm_utilization": self._flops / seconds / rate if rate and timed else None,
         }
         progress.metric_sums = {}
         self._restart_timing()
@@ -295,21 +297,5 @@ def is_finite(metrics: MetricValues) -> bool:
 
 
 def announce_resume(run_name: str, step: int, steps: int, *, finished: bool) -> None:
-    """Prints to stderr the step a run resumes from, or that the run has already finished."""
-    status = "already finished" if finished else "resumed"
-    print(f"{run_name}: {status} at step {step} of {steps}", file=sys.stderr)
-
-
-def progress_bar(run_name: str, first: int, steps: int) -> tqdm:
-    """Returns a tqdm bar of training steps on stderr, shown by the lead process only."""
-    # A file or a pipe gets a line every 30 s instead of two a second.
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        total=steps,
-        initial=first,
-        desc=run_name,
-        unit="step",
-        mininterval=interval,
-        leave=False,
-        disable=not distributed.is_lead_process(),
-    )
+    """Says on stderr from which step a run resumes, or that it has already finished."""
+    say(f"{run_name}: {'already finished' if finished else 'resumed'} at step {step} of {steps}")

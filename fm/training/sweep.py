@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.parallel import distributed, sharding
 from fm.parallel.mesh import current_mesh, default_device
+from fm.progress_lines import say
 from fm.training import optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainResult
@@ -99,7 +99,7 @@ def sweep(
     batching = _choose_batching(trials, out_dir, batching)
     if distributed.is_lead_process():
         how = "as one vmapped program" if batching == "vmap" else "one after another"
-        print(f"{run_name}: {len(trials)} trials, {how}", file=sys.stderr)
+        say(f"{run_name}: {len(trials)} trials, {how}")
     if batching == "sequential":
         return _train_sequentially(trials, model_config, objective, gemm_flops_per_second)
     executor = _VmappedExecutor(trials, model_config, objective, *shared, current_mesh())

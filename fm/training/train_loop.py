@@ -22,6 +22,7 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.parallel import distributed
 from fm.parallel.mesh import current_mesh, default_mesh
+from fm.progress_lines import Phase, duration, phase, say
 from fm.training import failures, optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainConfig, TrainResult
@@ -39,9 +40,9 @@ from fm.training.progress import (
     announce_resume,
     is_due,
     is_finite,
-    progress_bar,
     step_cost,
 )
+from fm.training.run_description import describe_run
 from fm.training.signals import Interrupted, catch_termination_signals, time_limit
 from fm.training.train_state import (
     TrainState,
@@ -265,6 +266,8 @@ class Trainer:
       config: what a resumed run must share.
     """
 
+    _phase: Phase
+
     def __init__(
         self,
         executor: TrialExecutor,
@@ -280,6 +283,8 @@ class Trainer:
         """
         self._began, self._began_cpu = time.perf_counter(), time.process_time()
         self.executor, self._run_name = executor, run_name
+        self._phases = stack.enter_context(contextlib.ExitStack())
+        self._begin_phase(f"{run_name}: initializing")
         self._out_dir = None if out_dir is None else pathlib.Path(out_dir)
         self.state, self.config = executor.init()
         self.step, saved = 0, {}
@@ -323,12 +328,17 @@ class Trainer:
             (tracker.progress.seconds, tracker.progress.cpu_seconds) for tracker in self.trackers
         ]
         self._pending: _PendingStep | None = None
+        # Of the first step, until it is done; and whether a validation has been compiled.
+        self._compile_seconds: float | None = None
+        self._validated = False
         self._agreed_signal: str | None = None  # of several processes
         if self.step:
             finished = not any(self.running())
             announce_resume(run_name, self.step, self._steps, finished=finished)
         self._received_signal = stack.enter_context(catch_termination_signals())
-        self._bar = stack.enter_context(progress_bar(run_name, self.step, self._steps))
+        self._phases.close()
+        if any(self.running()):
+            self._begin_phase(f"{run_name}: compiling")
         stack.enter_context(distributed.exit_if_peer_lost(run_name))
         stack.enter_context(
             failures.report_out_of_memory(run_name, lambda: latest_checkpoint_message(self._store))
@@ -392,6 +402,39 @@ class Trainer:
         """Returns each trial's progress as JSON, with its log flushed to disk."""
         return self._snapshots(self._data_states())
 
+    def _begin_phase(self, title: str, total: int | None = None, done: int = 0) -> None:
+        """Ends the phase that was shown, if any, and shows another."""
+        self._phases.close()
+        shown = distributed.is_lead_process()
+        self._phase = self._phases.enter_context(
+            phase(title, total, "steps", done=done, quiet=True, shown=shown)
+        )
+
+    def _describe(self, batches: Sequence[Batch | None], placed: Batch) -> None:
+        """Says what is trained: the first line of a run."""
+        if not distributed.is_lead_process():
+            return
+        executor, alone = self.executor, len(self.trackers) == 1
+        first = placed if alone else next(batch for batch in batches if batch is not None)
+        described = describe_run(
+            executor.select(self.state.params, 0),
+            first,
+            executor.model_config,
+            executor.objective,
+            steps=self._steps,
+            mesh=executor.mesh,
+            trials=len(self.trackers),
+        )
+        say(f"{self._run_name}: {described}; compiling …")
+
+    def _begin_steps(self) -> None:
+        """Says how long compiling took and counts steps from here, the first of which is done."""
+        assert self._compile_seconds is not None
+        if distributed.is_lead_process():
+            say(f"{self._run_name}: compiled in {duration(self._compile_seconds)}")
+        self._compile_seconds = None
+        self._begin_phase(self._run_name, self._steps, self._first_step + 1)
+
     def _dispatch(self) -> _PendingStep:
         """Dispatches the next step of the running trials."""
         executor, n = self.executor, self.step
@@ -404,10 +447,13 @@ class Trainer:
                 for trial, runs in zip(executor.trials, running, strict=True)
             ]
             placed = executor.place(batches)
+            if n == self._first_step:
+                self._describe(batches, placed)
             began = time.perf_counter()
             self.state, metrics = executor.step(self.state, n, placed, running)
         seconds, signalled = time.perf_counter() - began, None
         if n == self._first_step:
+            self._compile_seconds = seconds
             for tracker in self.trackers:
                 tracker.record_compile_time(seconds / len(self.trackers))
         counted = batches
@@ -460,7 +506,10 @@ class Trainer:
                 records.append((r, tracker.add_step(values, cost)))
             else:
                 self._stop(r, tracker.progress.step + 1, values, pending.batches[r])
-        self._bar.update()
+        if self._compile_seconds is not None:
+            self._begin_steps()
+        else:
+            self._phase.update()
         self._show(records)
 
     def _signal(self) -> str | None:
@@ -504,13 +553,15 @@ class Trainer:
         trial, tracker = self.executor.trials[r], self.trackers[r]
         if self.stop_reasons[r] is not None:
             return
-        values = validate(
-            self.executor.select(self.state.params, r),
-            trial.validation,
-            self.executor.model_config,
-            self.executor.objective,
-            trial.token_weights,
-        )
+        compiles, self._validated = not self._validated, True
+        with self._phase.clock_stopped() if compiles else contextlib.nullcontext():
+            values = validate(
+                self.executor.select(self.state.params, r),
+                trial.validation,
+                self.executor.model_config,
+                self.executor.objective,
+                trial.token_weights,
+            )
         if is_finite(values):
             self._show([(r, tracker.add_validation(values))])
         else:
@@ -530,13 +581,13 @@ class Trainer:
         self.stop_reasons[r] = message
 
     def _show(self, records: Sequence[tuple[int, MetricRecord | None]]) -> None:
-        """Shows the lowest and highest of the records' losses beside the progress bar."""
+        """Shows the lowest and highest of the records' losses beside the progress."""
         units = [trial.metric_unit.name for trial in self.executor.trials]
         losses = [record[units[r]] for r, record in records if record is not None]
         if losses and len(units) == 1:
-            self._bar.set_postfix_str(f"{losses[0]:.3f} {units[0]}", refresh=False)
+            self._phase.note(f"{losses[0]:.3f} {units[0]}")
         elif losses:
-            self._bar.set_postfix_str(f"{min(losses):.3f} to {max(losses):.3f}", refresh=False)
+            self._phase.note(f"{min(losses):.3f} to {max(losses):.3f}")
 
     def _save(self, data_states: Sequence[dict[str, Any]]) -> None:
         """Saves the steps done, all of which must have been flushed, with positions in the data."""

@@ -140,6 +140,14 @@ def test_errors_are_one_line_and_a_code(capsys, raised, code, line):
     assert err.startswith(line) and err.count("\n") == 1
 
 
+def test_a_command_that_does_not_resume_says_so(capsys):
+    def main(_):
+        raise KeyboardInterrupt
+
+    assert cli.call("x", "", lambda values: None, main, [], resumes=False) == 130
+    assert capsys.readouterr().err == "error: interrupted; the same command begins again\n"
+
+
 def test_a_bug_is_not_hidden():
     def main(_):
         raise ValueError("a bug")

@@ -50,6 +50,7 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     assert done.code == 0, done.err
     assert done.out.rstrip().endswith(f"report: {out / 'report.html'}")
     assert "Traceback" not in done.err and "WARNING" not in done.err
+    _told_stages(done.err, out)
     assert (out / "report.html").stat().st_size > 10_000
 
     results = json.loads((out / "results.json").read_text())
@@ -82,6 +83,22 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     assert json.loads((out / "results.json").read_text()) == results
     rebuilt = call("report", f"--out={out}")
     assert rebuilt.code == 0 and results["headline"] in to_ascii(rebuilt.out)
+
+
+def _told_stages(err, out):
+    """The lines on stderr name every stage, once, and what is trained."""
+    numbered = [line for line in err.splitlines() if " of 4: " in line]
+    assert numbered == [
+        "1 of 4: digits: pretraining in_domain",
+        "2 of 4: digits: adapting 3 arms at 12, 20 labels",
+        "3 of 4: digits: scores, intervals and samples",
+        "4 of 4: statistics of the whole study",
+    ]
+    (first,) = [line for line in err.splitlines() if line.endswith("; compiling …")]
+    assert first.startswith("digits: pretraining in_domain: 4 steps of ")
+    assert " patches (" in first and ", attention by xla_tiled, " in first
+    assert "digits: pretraining in_domain: compiled in " in err
+    assert "already finished" not in err  # a model that several arms share is read once
 
 
 def _never(*_):

@@ -31,6 +31,14 @@ def test_a_summary_and_a_second_run(call, tmp_path, tiny):
     assert summary["config"]["dataset"]["name"] == "digits"
     assert {"metrics", "seconds", "versions", "device", "tokens"} <= summary.keys()
     assert summary["params_digest"][:16] in done.out and "summary.json" in done.out
+    losses, where, following = done.out.splitlines()
+    assert losses.startswith("3 steps of ") and " patches, validation loss " in losses
+    assert f"{summary['metrics']['validation']:.3f} bits per dimension, " in losses
+    assert where == f"model and metrics: {tmp_path}, summary: {tmp_path / 'summary.json'}"
+    command = f"python -m experiments.adapt --model={tmp_path} --dataset=digits --labels=100"
+    assert following == f"next, to adapt it to labels: {command}"
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert records[0]["tokens_per_second"] is None and records[0]["loss"] is not None
     second = call(*again)
     assert second.code == 0 and "already finished at step 3 of 3" in second.err
     again = json.loads((tmp_path / "summary.json").read_text())

@@ -15,6 +15,7 @@ from fm.study import run_dir
 from fm.study.analysis import duplicate_count_row
 from fm.study.arms import arm_names
 from fm.study.multitask import MultitaskStudy, concatenate_inputs, run_multitask
+from fm.study.stages import StagePlan
 from fm.study.task_registry import task_spec_or_default
 from tests.independent.recompute import recompute
 from tests.study.helpers_multitask import datasets, study
@@ -200,7 +201,29 @@ def test_what_data_and_config_decide_is_refused_before_any_step(
     tasks = tuple(task_config(name, label_budgets=(8,), recipe=recipe()) for name in names)
     with pytest.raises(UserError, match=reason):
         run_multitask(study(tasks=tasks, weights=(), arms=arms), tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_stages_are_planned_once_for_each_model(monkeypatch, tmp_path):
+    loads(monkeypatch, *datasets())
+    made = MultitaskStudy(study(arms=("scratch", "in_domain", "joint"), ablations=("mixture",)))
+    made.load()
+    plan = StagePlan(made.plan_stages(made.build_context(tmp_path)))
+    assert [stage.title for stage in plan.stages] == [
+        "pretraining on text alone",
+        "pretraining on all modalities together",
+        "fruit: adapting 3 arms at 8 labels",
+        "fruit: scores, intervals and samples",
+        "pretraining on image alone",
+        "halves: adapting 3 arms at 8 labels",
+        "halves: scores, intervals and samples",
+        "names: adapting 3 arms at 8 labels",
+        "names: scores, intervals and samples",
+        "titles: adapting 3 arms at 8 labels",
+        "titles: scores, intervals and samples",
+        "ablation mixture",
+        "statistics of the whole study",
+    ]
 
 
 def test_joined_splits_are_read_in_any_order():

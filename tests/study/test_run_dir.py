@@ -123,7 +123,7 @@ def test_folder_holds_one_config(tmp_path):
     out = tmp_path / "deep" / "run"
     mine = study().to_dict()
     assert not run_dir.check_existing_run(mine, out)
-    assert list(out.iterdir()) == []
+    assert not out.parent.exists()
     run_dir.init(mine, out)
     assert run_dir.check_existing_run(mine, out)
     run_dir.init(mine, out)
@@ -141,6 +141,14 @@ def test_long_list_of_differences_is_shortened(tmp_path):
     run_dir.init({str(n): n for n in range(9)}, tmp_path)
     with pytest.raises(UserError, match="and 5 more"):
         run_dir.init({str(n): n + 1 for n in range(9)}, tmp_path)
+
+
+def test_a_check_writes_nothing(tmp_path):
+    assert not run_dir.check_existing_run({"a": 1}, tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="a file is there"):
+        run_dir.check_existing_run({"a": 1}, tmp_path / "file")
 
 
 def test_unwritable_folder_is_refused(tmp_path):

