@@ -95,6 +95,13 @@ def _recipes() -> Rows:
             yield name, f"for {modality}: {_first_line(change.__doc__).removeprefix('Returns ')}"
 
 
+def _trackers() -> Rows:
+    from fm.training.trackers import TRACKERS
+
+    for each in TRACKERS.values():
+        yield each.name, each.description
+
+
 def _sizes() -> Rows:
     from fm.model.config import SIZES, config_for_size, format_count, num_layer_params
 
@@ -114,6 +121,7 @@ KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "kernels": ("attention implementations; fm doctor says which are selected here", _kernels),
     "task_types": ("kinds of task, and their metrics", _task_types),
     "ablations": ("registered ablations", _ablations),
+    "trackers": ("what can show metrics while a run goes on, for --tracker", _trackers),
     "recipes": ("default recipes by modality and task type, and --more_recipes", _recipes),
 }
 

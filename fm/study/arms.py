@@ -21,7 +21,7 @@ from fm.study.adaptation import (
     ModelArm,
     RecipeChoiceArm,
 )
-from fm.study.config import StudyConfig
+from fm.study.config import Recipe, StudyConfig
 from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
 from fm.study.task_types import HeadTaskType
@@ -178,7 +178,8 @@ class ArmSpec:
       follows_prompts: whether it may support the adaptation method "prompt".
       needs_text: whether one of the study's tasks must be text, which gives its model a tokenizer.
       matches_pretraining_cost: whether it spends what pretraining costs another arm.
-      trains_network: whether adapting it to labels trains a network by gradient steps.
+      trains_network: (recipe, number of labels) -> whether adapting it trains a network by
+        gradient steps, for estimates of its time.
     """
 
     name: str
@@ -196,7 +197,7 @@ class ArmSpec:
     follows_prompts: bool = True
     needs_text: bool = False
     matches_pretraining_cost: bool = False
-    trains_network: bool = False
+    trains_network: Callable[[Recipe, int], bool] = lambda recipe, num_labels: False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what reports need to name, explain and draw the arm, JSON-able."""
@@ -391,6 +392,11 @@ def _build_pretrained_with_classical_arm(task: Task, context: ArmContext) -> Bui
     return dataclasses.replace(pretrained, arm=arm)
 
 
+def _trains_beside_classical(recipe: Recipe, num_labels: int) -> bool:
+    min_labels = recipe.finetune_beside_classical_from
+    return min_labels is not None and num_labels >= min_labels
+
+
 def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
     arm = context.loaded[task.name, "published"]
     return BuiltArm(arm, description=arm.model.description())
@@ -445,7 +451,7 @@ _BUILT_IN = (
         style=PlotStyle("#000000", (0, (5, 2)), "s"),
         experiments=("compare", "multitask"),
         follows_prompts=False,
-        trains_network=True,
+        trains_network=lambda recipe, num_labels: True,
     ),
     ArmSpec(
         "random_features",
@@ -472,7 +478,7 @@ _BUILT_IN = (
         style=PlotStyle("#7F3C8D", (0, (4, 1, 1, 1)), "p"),
         task_types=("classification",),
         follows_prompts=False,
-        trains_network=True,
+        trains_network=lambda recipe, num_labels: True,
     ),
     ArmSpec(
         "scratch_compute_matched",
@@ -486,7 +492,7 @@ _BUILT_IN = (
         task_types=("classification",),
         follows_prompts=False,
         matches_pretraining_cost=True,
-        trains_network=True,
+        trains_network=lambda recipe, num_labels: True,
     ),
     ArmSpec(
         "in_domain",
@@ -500,7 +506,7 @@ _BUILT_IN = (
         style=PlotStyle("#0072B2", "-", "o"),
         experiments=("compare", "multitask"),
         follows_prompts=False,
-        trains_network=True,
+        trains_network=lambda recipe, num_labels: True,
     ),
     ArmSpec(
         "in_domain_with_classical",
@@ -515,7 +521,7 @@ _BUILT_IN = (
         style=PlotStyle("#004C7A", (0, (8, 1)), "H"),
         task_types=HEAD_TASK_TYPES,
         follows_prompts=False,
-        trains_network=True,
+        trains_network=_trains_beside_classical,
     ),
     ArmSpec(
         "out_of_domain",
@@ -528,7 +534,7 @@ _BUILT_IN = (
         cost=CostAllocation("per_modality"),
         style=PlotStyle("#009E73", "-", "^"),
         follows_prompts=False,
-        trains_network=True,
+        trains_network=lambda recipe, num_labels: True,
     ),
     ArmSpec(
         "joint",
@@ -543,7 +549,7 @@ _BUILT_IN = (
         style=PlotStyle("#CC79A7", "-", "D"),
         experiments=("multitask",),
         follows_prompts=False,
-        trains_network=True,
+        trains_network=lambda recipe, num_labels: True,
     ),
     ArmSpec(
         "instruction_tuned",

@@ -22,6 +22,7 @@ from fm.study.step_estimate import StepEstimate, joint_step, recipe_step
 
 # A run keeps its last two checkpoints.
 _CHECKPOINTS = 2
+_NOT_TRIED = "too large to try, so the time is from its FLOPs and the rate of matrix products"
 # A row of predictions.csv, and the same answer in the JSON of its cell.
 _BYTES_PER_PREDICTION = 90
 
@@ -37,6 +38,7 @@ class Stage:
       memory_bytes: of a training step; 0 if nothing is trained.
       disk_bytes: written.
       pretrains: whether models are pretrained, which studies may share.
+      at_most: whether it may well take less time.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Stage:
     memory_bytes: int = 0
     disk_bytes: int = 0
     pretrains: bool = False
+    at_most: bool = False
 
 
 def pretraining_stage(
@@ -64,6 +67,7 @@ def pretraining_stage(
         *([examples] if examples else []),
         f"{format_count(estimate.num_params)} parameters",
         f"{steps:,} steps of up to {estimate.tokens:,} tokens",
+        *([] if estimate.measured else [_NOT_TRIED]),
     )
     return Stage(
         name,
@@ -145,11 +149,12 @@ def _adapting_stage(config: StudyConfig, task: TaskConfig, data: Dataset, rate: 
     arms, budgets = config.arms_of(task), task.label_budgets
     cells, fits = len(arms) * len(budgets), len(arms) * len(budgets) * config.seeds
     items = min(task.max_test_items, len(data.test))
-    training = [name for name in arms if ARMS[name].trains_network]
     total = sum(
         finetuning_flops(recipe, data, budget, config.methods)
         for budget in budgets
         for recipe in (task.recipe, *task.other_recipes)
+        for arm in arms
+        if ARMS[arm].trains_network(recipe, budget)
     )
     details = (
         f"{len(arms)} arms ({', '.join(arms)})",
@@ -160,8 +165,9 @@ def _adapting_stage(config: StudyConfig, task: TaskConfig, data: Dataset, rate: 
     return Stage(
         f"{task.name}: adapting",
         details,
-        config.seeds * len(training) * total / rate,
+        config.seeds * total / rate,
         disk_bytes=fits * items * _BYTES_PER_PREDICTION,
+        at_most=True,
     )
 
 
@@ -188,7 +194,8 @@ def adapting_stage(
     step = recipe_step(recipe, data.modality, data.train, data.info.get("rate"))
     total = finetuning_flops(recipe, data, num_labels, methods)
     details = (f"{format_count(step.num_params)} parameters", *details)
-    return Stage("adapting", details, total / step.flops_per_second, step.memory_bytes)
+    seconds = total / step.flops_per_second
+    return Stage("adapting", details, seconds, step.memory_bytes, at_most=True)
 
 
 def finetuning_flops(
@@ -243,7 +250,7 @@ def _multitask_stages(config: MultitaskConfig) -> list[Stage]:
             own = [each for each in sources if each.modality == modality]
             recipe = dataclasses.replace(config.joint, batch_size=count)
             name = f"pretraining {modality}"
-            stages.append(joint_stage(name, recipe, own))
+            stages.append(joint_stage(name, recipe, own, joint.flops_per_second))
     if JOINT in corpora:
         stages.append(joint_stage("pretraining all", config.joint, sources))
     if any(ARMS[arm].cost.tuning == "shared" for arm in config.arms):
@@ -262,10 +269,16 @@ def _multitask_stages(config: MultitaskConfig) -> list[Stage]:
     return stages
 
 
-def joint_stage(name: str, recipe: JointRecipe, sources: Sequence[Source]) -> Stage:
-    """Returns the stage of pretraining one model on several sources."""
+def joint_stage(
+    name: str,
+    recipe: JointRecipe,
+    sources: Sequence[Source],
+    flops_per_second: float | None = None,
+) -> Stage:
+    """Returns the stage of pretraining one model on several sources, see `joint_step`."""
     examples = f"{sum(len(each.corpus) for each in sources):,} examples"
-    return pretraining_stage(name, recipe.steps, joint_step(recipe, sources), examples=examples)
+    step = joint_step(recipe, sources, flops_per_second=flops_per_second)
+    return pretraining_stage(name, recipe.steps, step, examples=examples)
 
 
 def _source(config: MultitaskConfig, task: TaskConfig) -> Source:

@@ -53,7 +53,7 @@ class StepEstimate:
       compile_seconds: of compiling it; 0 if it was not compiled.
       memory_bytes: of the train state and of what the step needs besides, on all devices.
       state_bytes: of the train state, which is what a checkpoint holds.
-      measured: whether the step was run.
+      measured: whether the time is that of this step, or of a similar one, as it was run here.
     """
 
     num_params: int
@@ -93,8 +93,16 @@ def recipe_step(
     return estimate_step(model, recipe.objective, recipe.optimizer, batch)
 
 
-def joint_step(recipe: JointRecipe, sources: Sequence[Source]) -> StepEstimate:
-    """Returns what a step of pretraining on several sources takes, captions left out."""
+def joint_step(
+    recipe: JointRecipe, sources: Sequence[Source], *, flops_per_second: float | None = None
+) -> StepEstimate:
+    """Returns what a step of pretraining on several sources takes, captions left out.
+
+    Args:
+      recipe: of the model.
+      sources: of its batches.
+      flops_per_second: rate of a step of a similar model, to run none; None measures it.
+    """
     layouts, batch = layouts_by_modality(sources), {}
     for modality, rows in modality_batch_sizes(sources, recipe.batch_size).items():
         if modality == "text":
@@ -110,6 +118,8 @@ def joint_step(recipe: JointRecipe, sources: Sequence[Source]) -> StepEstimate:
     )
     objectives = dict(recipe.objectives)
     objective = MultitaskObjective(tuple((name, objectives[name]) for name in batch))
+    if flops_per_second is not None:
+        return _from_rate(model, objective, recipe.optimizer, batch, flops_per_second)
     return estimate_step(model, objective, recipe.optimizer, batch)
 
 
@@ -134,28 +144,42 @@ def estimate_step(
 def _estimate(
     model: ModelConfig, objective: AnyObjective, optimizer_config: OptimizerConfig, batch: Batch
 ) -> StepEstimate:
+    rate = _GEMM_SHARE * gemm_flops_per_second(model.dtype)
+    rough = _from_rate(model, objective, optimizer_config, batch, rate)
+    is_large = rough.state_bytes > _STATE_SHARE_OF_MEMORY * _memory_bytes()
+    if is_large or rough.seconds > _MAX_STEP_SECONDS:
+        return dataclasses.replace(rough, measured=False)
+    seconds, compile_seconds, temporary = _run_steps(model, objective, optimizer_config, batch)
+    return dataclasses.replace(
+        rough,
+        seconds=seconds,
+        compile_seconds=compile_seconds,
+        memory_bytes=rough.state_bytes + temporary,
+    )
+
+
+def _from_rate(
+    model: ModelConfig,
+    objective: AnyObjective,
+    optimizer_config: OptimizerConfig,
+    batch: Batch,
+    flops_per_second: float,
+) -> StepEstimate:
+    """Returns what a step takes at a rate of FLOPs that is known; nothing is run."""
     state = memory.state_shapes(model, optimizer_config)
     state_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
-    cost = step_cost(batch, model, objective)
     num_params = memory.num_elements(state.params)
-    seconds = cost.flops / (_GEMM_SHARE * gemm_flops_per_second(model.dtype))
-    is_large = state_bytes > _STATE_SHARE_OF_MEMORY * _memory_bytes()
-    if is_large or seconds > _MAX_STEP_SECONDS:
-        # The gradient is as large as the parameters.
-        needed = state_bytes + 4 * num_params
-        return StepEstimate(
-            num_params, int(cost.tokens), cost.flops, seconds, 0.0, needed, state_bytes, False
-        )
-    seconds, compile_seconds, temporary = _run_steps(model, objective, optimizer_config, batch)
+    cost = step_cost(batch, model, objective)
     return StepEstimate(
-        num_params,
-        int(cost.tokens),
-        cost.flops,
-        seconds,
-        compile_seconds,
-        state_bytes + temporary,
-        state_bytes,
-        True,
+        num_params=num_params,
+        tokens=int(cost.tokens),
+        flops=cost.flops,
+        seconds=cost.flops / flops_per_second,
+        compile_seconds=0.0,
+        # The gradient is as large as the parameters.
+        memory_bytes=state_bytes + 4 * num_params,
+        state_bytes=state_bytes,
+        measured=True,
     )
 
 

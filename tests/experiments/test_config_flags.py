@@ -166,7 +166,7 @@ def test_a_dry_run_of_a_comparison_names_its_stages(dry, tiny):
     ]  # fmt: skip
     said = " ".join(said.split())
     for part in (
-        *("4 models; 1,403 images;", "parameters; 4 steps of up to 128 tokens;", "of memory;"),
+        *("4 models; 1,403 images;", "parameters; 4 steps of up to 32 tokens;", "of memory;"),
         *("3 arms (scratch, in_domain, out_of_domain); 2 label budgets (12, 20);", "on disk"),
         *("6 cells of 4 seeds, 24 fits", "in all: ", "were timed now, on this machine"),
     ):
@@ -212,6 +212,7 @@ def test_a_dry_run_of_pretraining_until_it_is_flat(dry, tiny):
 )
 def test_times_are_said_as_roughly_as_they_are_known(seconds, text):
     assert stages.about(seconds) == text
+    assert stages.about(seconds, at_most=True) == text.replace("about", "up to")
 
 
 def test_a_command_without_stages_says_what_it_would_run(capsys):
@@ -225,3 +226,10 @@ def test_a_command_without_stages_says_what_it_would_run(capsys):
         "would run: fm x '--out=a b'\nDoes it.\nOutput: a b. Only the flags were read; nothing "
         "else was checked.\n"
     )
+
+
+def test_a_dry_run_does_not_try_what_is_too_large(dry, tiny, monkeypatch):
+    monkeypatch.setattr("fm.study.step_estimate._estimated", {})
+    monkeypatch.setattr("fm.study.step_estimate._STATE_SHARE_OF_MEMORY", 0.0)
+    said = " ".join(dry("pretrain", "--dataset=digits").split())
+    assert "too large to try, so the time is from its FLOPs" in said

@@ -5,10 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fm.data.layouts import layout_of
 from fm.study import step_estimate
-from fm.study.step_estimate import estimate_step, recipe_step, text_batch
+from fm.study.joint_pretraining import Source
+from fm.study.step_estimate import estimate_step, joint_step, recipe_step, text_batch
 from fm.training import train_state
+from tests.study.helpers_multitask import JOINT
 from tests.study.helpers_study import images, recipe, split, texts
+
+LAYOUT = layout_of("image", (8, 8, 1), None)
 
 
 def test_a_step_is_measured_once_and_its_parameters_counted(monkeypatch):
@@ -16,7 +21,7 @@ def test_a_step_is_measured_once_and_its_parameters_counted(monkeypatch):
     found = recipe_step(own, "image", corpus)
     # Images of 8x8 in patches of 4x4.
     assert found.measured and found.tokens == 6 * 4 and found.seconds > 0
-    assert found.memory_bytes > found.state_bytes >= 12 * found.num_params
+    assert found.memory_bytes > found.state_bytes >= 8 * found.num_params
     assert found.flops_per_second == found.flops / found.seconds
     monkeypatch.setattr(step_estimate, "_run_steps", None)
     assert recipe_step(own, "image", corpus) == found
@@ -45,3 +50,14 @@ def test_a_step_too_large_to_try_is_estimated(monkeypatch, limit):
     assert not found.measured and found.seconds == found.flops / 0.4e6
     assert found.memory_bytes == found.state_bytes + 4 * found.num_params
     assert np.isfinite(found.seconds)
+
+
+def test_of_several_sources_each_may_be_taken_at_the_rate_of_all():
+    sources = [
+        Source("halves", "image", split(images(8, 0)[0], None), layout=LAYOUT),
+        Source("fruit", "text", split(texts(8, 0)[0], None)),
+    ]
+    both = joint_step(JOINT, sources)
+    image = joint_step(JOINT, sources[:1], flops_per_second=both.flops_per_second)
+    assert both.measured and image.num_params < both.num_params
+    assert image.seconds == pytest.approx(both.seconds * image.flops / both.flops)
