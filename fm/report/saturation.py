@@ -48,8 +48,9 @@ def _scores(results: Results, task: str) -> dict[float, list[float]]:
     budgets = sorted({cell.num_labels for cell in cells if cell.num_labels is not None})
     return {
         number: [
-            mean_score(results, task, arm, number)
+            score
             for arm in dict.fromkeys(cell.arm for cell in cells if cell.num_labels == number)
+            if (score := mean_score(results, task, arm, number)) is not None
         ]
         for number in budgets
     }
