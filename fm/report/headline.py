@@ -308,8 +308,8 @@ def _gains(rows: Sequence[AblationRow]) -> list[str]:
     sentences = []
     for num_labels in dict.fromkeys((budgets[0], budgets[-1]) if budgets else ()):
         own = [row for row in rows if row.num_labels == num_labels]
-        own = sorted(own, key=lambda row: row.difference or 0)
-        least, most = own[0], own[-1]
+        most = max(own, key=lambda row: row.difference or 0)
+        least = min(own, key=lambda row: row.difference or 0)
         clear = sum(outcome(row) in CLEAR for row in own)
         sentences.append(
             f"At {formats.label_budget(num_labels)} the gain over training from scratch is largest "
