@@ -94,8 +94,9 @@ class ClassicalModel(AdaptedModel):
         state = self.record.state
         if not state["num_in_corpus"]:
             return FeatureStore(self._pool)
-        unlabeled = self._examples("unlabeled")
-        return FeatureStore(self._pool, unlabeled if len(unlabeled) else None, len(self._pool))
+        has = "unlabeled" in state or "unlabeled" in self.arrays
+        unlabeled = self._examples("unlabeled") if has else None
+        return FeatureStore(self._pool, unlabeled, len(self._pool))
 
     @functools.cached_property
     def _network(self) -> FeatureSet | None:
@@ -188,7 +189,7 @@ def classical_model(
     truths = task.task_type.truths(task.dataset.train, task.dataset)
     if truths is not None:
         arrays["truths"] = np.asarray(truths)[pool]
-    for name, idx in (("pool", pool), ("unlabeled", rest)):
+    for name, idx in (("pool", pool), ("unlabeled", rest)) if len(rest) else (("pool", pool),):
         inputs = task.dataset.train.inputs(idx)
         if isinstance(inputs, list):
             state[name] = inputs

@@ -164,7 +164,9 @@ class FeatureStore:
             fits = [self.fit(part, train_idx) for part in features.parts]
             return lambda idx: _beside([fit(idx) for fit in fits])
         key = "used columns", features.extract, features.learn
-        rows = self.once(key, lambda: _used_columns(self.rows(features)))
+        # Columns that new examples alone use have no weight, and their number would change sums.
+        known = None if self._parent is None else len(self._parent.examples)
+        rows = self.once(key, lambda: _used_columns(self.rows(features), known))
         transform = features.fit(rows[train_idx])
         return lambda idx: transform(rows[idx])
 
@@ -207,9 +209,15 @@ class FeatureStore:
         return functools.partial(_in_chunks, transform)
 
 
-def _used_columns(rows: Rows) -> Rows:
-    """Returns sparse rows without the columns that none uses: every fit goes through them all."""
-    return sp.csr_array(rows[:, np.unique(rows.indices)]) if sp.issparse(rows) else rows
+def _used_columns(rows: Rows, known: int | None = None) -> Rows:
+    """Returns sparse rows without the columns that none uses: every fit goes through them all.
+
+    With `known` those are left out that none of so many first rows uses.
+    """
+    if not sp.issparse(rows):
+        return rows
+    among = rows if known is None else rows[:known]
+    return sp.csr_array(rows[:, np.unique(among.indices)])
 
 
 def _beside(parts: Sequence[Rows]) -> Rows:
