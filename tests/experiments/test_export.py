@@ -58,6 +58,43 @@ def test_what_has_no_counterpart_is_refused(call, text_run, tmp_path):
     assert all(part in done.error for part in ("--model=", "--arch=llama", "nearest is"))
 
 
+@pytest.mark.slow
+def test_an_adapted_classifier_becomes_one_of_transformers(call, text_run, tmp_path, reviews):
+    run, out = text_run(), tmp_path / "adapted"
+    flags = f"--dataset={reviews(reviews.rows)}", "--labels=20", f"--model={run}"
+    done = call("adapt", *flags, "--for_transformers", f"--out={out}")
+    assert done.code == 0, done.err
+    done = call("export", f"--model={out}", f"--out={tmp_path / 'classifier'}")
+    assert done.code == 0, done.err
+    config = json.loads((tmp_path / "classifier" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForSequenceClassification"]
+    assert set(config["label2id"]) == {"bad", "good"}
+    assert "accuracy, " in (tmp_path / "classifier" / "README.md").read_text()
+    plain = call("adapt", *flags, "--adapt=probe", f"--out={tmp_path / 'probe'}")
+    assert plain.code == 0, plain.err
+    refused = call("export", f"--model={tmp_path / 'probe'}", f"--out={tmp_path / 'no'}")
+    assert refused.code == 2 and "--for_transformers" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--adapt=probe"], ["--for_transformers: takes --adapt=full, not probe"]),
+        (["--dataset=digits"], ["--for_transformers: takes texts with one class", "not image"]),
+        (["--arch=fm"], ["--for_transformers", "--arch=llama"]),
+    ],
+    ids=str,
+)
+def test_what_no_classifier_of_transformers_is_refused_before_it_is_fitted(
+    call, tmp_path, reviews, flags, parts
+):
+    data = f"--dataset={reviews(reviews.rows)}"
+    given = "--labels=20", "--for_transformers", f"--out={tmp_path / 'out'}"
+    done = call("adapt", data, *given, *flags)
+    assert done.code == 2 and not (tmp_path / "out").exists()
+    assert all(part in done.error for part in parts), done.error
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
