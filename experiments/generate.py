@@ -340,6 +340,7 @@ def _published_model(name: str) -> TextModel:
         lambda text: found.tokenizer.encode_with_specials([text])[0],
         found.tokenizer.decode,
         found.stop_token_ids,
+        found.suppress_tokens,
         tokenizer=found.tokenizer,
     )
 

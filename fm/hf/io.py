@@ -60,6 +60,7 @@ class PretrainedModel:
       unused_tensors: tensors of the file without a place in `config`, such as BERT's heads.
       classifier: a sequence classification head to write instead of the one of tokens; None for
         none. It is not read back.
+      suppress_tokens: tokens that are never generated, as generation_config.json says.
     """
 
     config: ModelConfig
@@ -69,6 +70,7 @@ class PretrainedModel:
     special_token_ids: Mapping[str, int | list[int]] = dataclasses.field(default_factory=dict)
     unused_tensors: tuple[str, ...] = ()
     classifier: Classifier | None = None
+    suppress_tokens: tuple[int, ...] = ()
 
     @property
     def causal(self) -> bool:
@@ -99,6 +101,7 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
                 raise UserError("tokenizer.chat_template is no text")
             if isinstance(ids["eos"], list):
                 ids["eos"] = ids["eos"][0]
+            suppressed: tuple[int, ...] = ()
             unused, tokenizer = (), HFTokenizer(inner, **ids, chat_template=template)
             special_token_ids = {key: config[key] for key in _SPECIALS if config[key] is not None}
         else:
@@ -108,6 +111,7 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
                 unused = weights.unused_tensors(family_of(config), tensors)
             tokenizer = read_tokenizer(path) if (path / "tokenizer.json").exists() else None
             special_token_ids = _special_token_ids(path, config, tokenizer, model_config.vocab_size)
+            suppressed = _suppressed_tokens(path, model_config.vocab_size)
         if tokenizer is not None:
             check_vocab_size(tokenizer, model_config.vocab_size)
     return PretrainedModel(
@@ -117,6 +121,7 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
         family=family_of(config).name,
         special_token_ids=special_token_ids,
         unused_tensors=unused,
+        suppress_tokens=suppressed,
     )
 
 
@@ -215,6 +220,19 @@ def _special_token_ids(
     }
     ids["eos_token_id"] = files[decisive]["eos_token_id"] if decisive in files else None
     return {key: value for key, value in ids.items() if value is not None}
+
+
+def _suppressed_tokens(folder: pathlib.Path, vocab_size: int) -> tuple[int, ...]:
+    """The tokens that generation_config.json says are never generated."""
+    path = folder / "generation_config.json"
+    found = (_json_object(path) if path.exists() else {}).get("suppress_tokens") or []
+    known = isinstance(found, list) and all(type(number) is int for number in found)
+    if not known or not all(0 <= number < vocab_size for number in found):
+        raise UserError(
+            f"{path}: suppress_tokens={found!r} must be a list of token ids from 0 to "
+            f"{vocab_size - 1}"
+        )
+    return tuple(found)
 
 
 def _token_ids(path: pathlib.Path, config: Mapping[str, Any]) -> list[int]:

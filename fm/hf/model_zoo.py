@@ -98,6 +98,7 @@ class PublishedModel:
       stop_token_ids: tokens that end a text.
       source: where it is from, as far as known.
       license: of the weights, as far as known.
+      suppress_tokens: tokens that are never generated.
     """
 
     name: str
@@ -108,6 +109,7 @@ class PublishedModel:
     stop_token_ids: tuple[int, ...]
     source: str
     license: str
+    suppress_tokens: tuple[int, ...] = ()
 
     def digest(self) -> str:
         """Returns a hash of the architecture and all parameters; 0.2 s for 100 MB."""
@@ -187,6 +189,7 @@ def load_published(name: str) -> PublishedModel:
         stop_token_ids=() if stop is None else (stop,) if isinstance(stop, int) else tuple(stop),
         source=known.source if known else "a file of your own",
         license=known.license if known else "not known",
+        suppress_tokens=model.suppress_tokens,
     )
 
 

@@ -315,3 +315,13 @@ class TestWriting:
         strange = model.params | {"layers": model.params["layers"] | {"router": np.ones(3)}}
         with pytest.raises(UserError, match=r"not the parameters.*layers\.router \[3\]"):
             save_pretrained(tmp_path / "m", dataclasses.replace(model, params=strange))
+
+
+@pytest.mark.parametrize("value", [[-1], [30], ["a"], 5, [True]], ids=str)
+def test_tokens_never_generated_are_ids(value, tmp_path):
+    folder = written(tmp_path / "m")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"suppress_tokens": [0, 3]}))
+    assert load_pretrained(folder).suppress_tokens == (0, 3)
+    path.write_text(json.dumps({"suppress_tokens": value}))
+    fails(folder, "suppress_tokens=.* must be a list of token ids from 0 to 29")

@@ -78,6 +78,7 @@ def test_the_folder_is_read_back_as_the_same_model(run, tmp_path):
     read = hf.load_pretrained(tmp_path / "out")
     assert read.family == "llama" and read.config.max_seq_len == 64
     assert read.special_token_ids == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    assert read.suppress_tokens == (0, 1, 3)
     own = model.processor.tokenizer
     for text, ids in zip(TEXTS, own.encode(TEXTS), strict=True):
         assert read.tokenizer.encode([text])[0].tolist() == ids.tolist()
