@@ -217,7 +217,7 @@ def _string(row: Row, column: str, value: Any) -> str | None:
 def _label(row: Row, columns: tuple[str, ...], form: TextFormat, *, as_sets: bool) -> Label | None:
     if len(columns) > 1:
         return _flagged_classes(row, columns)
-    column = columns[0]
+    column = next(iter(columns))
     value = row.values.get(column)
     if form.value_column:
         return _number(row, column, value)
