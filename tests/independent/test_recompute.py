@@ -148,7 +148,13 @@ def test_one_changed_prediction_is_noticed(study, task):
     tmp_path, _ = study
     table = pd.read_csv(tmp_path / "predictions.csv", dtype=str)
     changed = table.index[(table["task"] == task) & (table["arm"] == "in_domain")][5]
-    others = {"fruit": "9", "names": "0/9", "titles": "0.0", "stars": "-99.0", "colors": "d"}
+    others = {
+        "fruit": "9",
+        "names": "0/9",
+        "titles": "0.0",
+        "stars": "-99.0",
+        "colors": "a;b;c;d;e",
+    }
     other = others[task]
     table.loc[changed, "prediction"] = other
     table.to_csv(tmp_path / "predictions.csv", index=False)

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from scipy.stats import spearmanr
 
 from fm.errors import UserError
 from fm.report import pages
-from fm.study import analysis
+from fm.study import analysis, run_dir
 from fm.study.config import StudyConfig
 from fm.study.multitask import run_multitask
 from fm.study.runner import run_compare
@@ -115,6 +114,7 @@ def test_a_whole_study_runs_and_is_recomputed(monkeypatch, tmp_path, name):
     assert mistakes and all(each["arm"] == "in_domain" for each in mistakes)
     if kind == "multi_label":
         assert all(each["truth"] != each["prediction"] for each in mistakes)
+    run_dir.write_results(results | {"headline": ""}, tmp_path)
     problems, summary = recompute(tmp_path, 2000)
     assert problems == [], summary
     scores = analysis.read_scores(tmp_path / "predictions.csv", results)
@@ -150,7 +150,7 @@ def test_pairs_have_their_own_classical_models(monkeypatch, tmp_path):
     assert min(cell["value"] for cell in cells) > 0.9
     members = {trial["config"]["member"] for cell in cells for trial in cell["trials"]}
     assert any(name.startswith("similarities") for name in members)
-    assert json.loads((tmp_path / "results.json").read_text())["tasks"][0]["metric"] == "accuracy"
+    assert results["tasks"][0]["metric"] == "accuracy"
 
 
 @pytest.mark.slow
@@ -168,5 +168,6 @@ def test_one_model_writes_numbers_and_sets_as_instructed(monkeypatch, tmp_path):
     cells = {(cell["task"], cell["arm"]) for cell in results["cells"]}
     arms = {"scratch", "in_domain", "joint", "instruction_tuned", "classical"}
     assert cells == {(task, arm) for task in ("stars", "colors") for arm in arms}
+    run_dir.write_results(results | {"headline": ""}, tmp_path)
     problems, summary = recompute(tmp_path, 2000)
     assert problems == [], summary
