@@ -62,7 +62,7 @@ def test_sounds_by_class(tmp_path, capsys):
     assert dataset.info["shape"] == [800] and dataset.info["rate"] == 8000
     assert dataset.info["split"] == "by hash"
     assert contents(dataset) == {(each.tobytes(), n // 6) for n, each in enumerate(written)}
-    assert "sounds" not in capsys.readouterr().err
+    assert " sounds " not in capsys.readouterr().err
     with pytest.raises(AssertionError, match="not images"):
         dataset.train.images([0])
 
