@@ -24,6 +24,7 @@ from fm.study.adaptation import (
 from fm.study.config import Recipe, StudyConfig
 from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
+from fm.study.stages import StagePlan
 from fm.study.task_types import HeadTaskType
 from fm.study.tasks import Task
 from fm.training.config import TrainResult
@@ -117,7 +118,10 @@ class ArmContext(Protocol):
       config: of the study.
       out_dir: folder of the study.
       loaded: by (task, arm), what `ArmSpec.load` returned.
+      stages: of the study, with the number and time of each.
     """
+
+    stages: StagePlan
 
     @property
     def config(self) -> StudyConfig: ...  # noqa: D102
