@@ -118,10 +118,12 @@ class OneVsRestProbe(LinearMap):
         for k in np.flatnonzero((count_K > 0) & (count_K < N)):
             fitted = fit_logistic_path(scaled_ND, hot_NK[:, k].astype(int), inverses)
             for n, each in enumerate(fitted):
-                kernels[n, k], biases[n, k] = each.coef_[0], each.intercept_[0]
+                kernels[n, k] = np.asarray(each.coef_)[0]
+                biases[n, k] = np.asarray(each.intercept_)[0]
                 steps[n] = max(steps[n], int(np.max(each.n_iter_)))
         return [
-            cls(rescale, *each, int(own)) for *each, own in zip(kernels, biases, steps, strict=True)
+            OneVsRestProbe(rescale, kernel, bias, int(own))
+            for kernel, bias, own in zip(kernels, biases, steps, strict=True)
         ]
 
 

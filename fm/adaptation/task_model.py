@@ -26,7 +26,6 @@ from fm.adaptation.lora import LoraConfig
 from fm.adaptation.svc import fit_svc
 from fm.adaptation.targets import ClassTarget, Target
 from fm.data.layouts import PatchLayout
-from fm.data.tokenizer import Tokenizer
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in
@@ -264,7 +263,7 @@ class TaskModel:
         raise NotImplementedError(f"{type(self).__name__} does not follow prompts")
 
     def on_new_examples(
-        self, inputs: Any, tokenizer: Tokenizer | None, row_length: int
+        self, inputs: Any, tokenizer: Any, row_length: int
     ) -> Iterator[tuple[np.ndarray, TaskModel]]:
         """Yields (places in `inputs`, model with these examples) until all have been yielded.
 

@@ -321,7 +321,7 @@ class TaggingTaskModel(TaskModel):
         return float(2 * found / total) if total else 0.0, {}
 
     def on_new_examples(
-        self, inputs: Any, tokenizer: TextEncoder | None, row_length: int
+        self, inputs: Any, tokenizer: Any, row_length: int
     ) -> Iterator[tuple[np.ndarray, TaskModel]]:
         """Yields models with new sentences, given as lists of words; see `TaskModel`."""
         assert tokenizer is not None, "words are read by a tokenizer"

@@ -250,7 +250,9 @@ def decision_forest(results: Results, task: str) -> Figure | None:
     against = [row for row in (*found, comparison(results, task, None, arm, reference)) if row]
     if against and any(row.best_rival != reference for row in rows):
         names = [formats.label_budget(row.num_labels) for row in against]
-        rows_of = [(name, row, outcome(row)) for name, row in zip(names, against, strict=True)]
+        rows_of: list[tuple[str, Difference, str]] = [
+            (name, row, outcome(row)) for name, row in zip(names, against, strict=True)
+        ]
         groups.append((f"own pretraining − {reference}", rows_of))
     return forest_plot(
         [

@@ -65,7 +65,7 @@ def write(results: dict[str, Any], out_dir: Path, best_file: str) -> Path:
         "seconds": formats.seconds,
     }
     rows = [row | {"name": trial_name(row)} for row in _by_score(results["trials"])]
-    spent = formats.seconds(sum(row["seconds"] for row in rows))
+    spent = formats.seconds(sum(float(row["seconds"]) for row in rows))
     page = environment.get_template("search.html.jinja").render(
         results=results,
         rows=rows,

@@ -191,8 +191,9 @@ class _Setter:
             return self.text
         try:
             value = parse(annotation, _from_text(annotation, self.text), self.field)
-            is_float = _required(annotation) is float and value is not None
-            return float(value) if is_float else value
+            if value is not None and _required(annotation) is float:
+                return float(value)
+            return value
         except (UserError, OverflowError) as error:
             raise UserError(
                 f"{self.flag}: {self.text!r:.80} is not a value of {self.field}, whose default is "

@@ -188,6 +188,7 @@ def _examples(names: set[str]) -> str:
 def _task_row(predictions: AlignedPredictions, config: PairedConfig) -> Row:
     classes, counts = None, None
     if METRICS[config.metric].kind is CLASSES:
+        assert predictions.truth_N is not None, "files of classes have truths"
         classes, counts = np.unique(predictions.truth_N.astype(str), return_counts=True)
     groups = predictions.group_N
     return {
@@ -217,6 +218,7 @@ def _score_rows(
         row |= {"seed_name": name, "value": float(scores_SN[seed].mean())}
         if METRICS[config.metric].kind is CLASSES:
             truth_N, prediction_N = predictions.truth_N, file.prediction_SN[seed]
+            assert truth_N is not None, "files of classes have truths"
             row |= {
                 name: float(METRICS[name].scores(prediction_N[None], truth_N).mean())
                 for name in ("balanced_accuracy", "macro_f1")

@@ -320,6 +320,12 @@ class HeadTaskType(TaskType):
         test = self.truths(task.test, task.dataset)
         return None if pool is None or test is None else np.concatenate([pool, test])
 
+    def known_truths(self, task: Task) -> np.ndarray:
+        """Returns `task_truths` of a task type whose labels are more than strata."""
+        truths = self.task_truths(task)
+        assert truths is not None, "these labels are more than strata"
+        return truths
+
     def build_head(self, task, initial, context, methods):
         return self.build_model_arm(task, initial.processor, initial.checkpoints, methods)
 
@@ -459,11 +465,11 @@ class Regression(HeadTaskType):
         return rank_correlation_scores(np.stack([own for _, own in read]), read[0][0])
 
     def answers(self, task, class_answers):
-        return [f"{value:.{_ANSWER_DIGITS}g}" for value in self.task_truths(task)]
+        return [f"{value:.{_ANSWER_DIGITS}g}" for value in self.known_truths(task)]
 
     def parse(self, task, generated, idx):
         """Returns the first number of each answer; the mean of the labeled ones if it has none."""
-        mean = float(np.mean(self.task_truths(task)[: len(task.labeled_pool)]))
+        mean = float(np.mean(self.known_truths(task)[: len(task.labeled_pool)]))
         found = [_NUMBER.search(answer) for answer in generated]
         return np.array([float(each[0]) if each else mean for each in found])
 
@@ -554,7 +560,7 @@ class MultiLabel(HeadTaskType):
         classes = task.dataset.classes
         return [
             "; ".join(classes[k] for k in np.flatnonzero(own)) or token_classification.NO_ENTITIES
-            for own in self.task_truths(task)
+            for own in self.known_truths(task)
         ]
 
     def parse(self, task, generated, idx):

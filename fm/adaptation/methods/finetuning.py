@@ -101,7 +101,7 @@ class Finetuning(AdaptationMethod):
             pad_to=pad_to or model.pad_to,
             layout=model.layout,
             head=self.init_head(model, train_idx, labels, seed),
-            loss=model.head_target.loss,
+            loss=type(model.head_target).loss,
             finish_head=lambda head: model.finish_head(head, train_idx, labels),
         )
 

@@ -36,7 +36,7 @@ GROUP_FEATURE = "group"
 EXTENSIONS = (*TEXT_EXTENSIONS, GZIP_EXTENSION, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
-_VERSION = "1.4.1"
+_VERSION = "1.4.2"
 _NO_FIELDS = FileNameFieldPositions()
 # Targets by their name in a data set's info; "class" and "label_set" have classes.
 TARGETS = ("class", "label_set", "value", "text")

@@ -269,7 +269,9 @@ class ClassicalFamily:
                 trials += [
                     {
                         "config": config | _mean_of_each([fitted for _, fitted in draws]),
-                        "validation": self.rounded(np.mean([each for each, _ in draws]), held_out),
+                        "validation": self.rounded(
+                            float(np.mean([each for each, _ in draws])), held_out
+                        ),
                         "grid": len(grid.found),
                         "at_edge": at_edge,
                     }

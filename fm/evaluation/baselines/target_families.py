@@ -112,10 +112,10 @@ class RbfSvr(_KernelRegressor):
         """Returns predicted numbers; the kernel of each gamma is computed once."""
         scores: dict[int, np.ndarray] = {}
         for gamma in {config["gamma"] for config in configs}:
-            kernels = [np.exp(-gamma * each) for each in fold.square_distances]
+            own_NN, cross_MN = (np.exp(-gamma * each) for each in fold.square_distances)
             for n, config in enumerate(configs):
                 if config["gamma"] == gamma:
-                    scores[n] = self.fit(fold, *kernels, config)
+                    scores[n] = self.fit(fold, own_NN, cross_MN, config)
         return [scores[n] for n in range(len(configs))]
 
 

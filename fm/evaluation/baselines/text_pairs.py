@@ -49,7 +49,7 @@ def similarities(pairs: Sequence[TextPair], sample_rate: float | None = None) ->
     """
     words = _counts(tuple(pairs))
     characters = [text.character_counts(list(each)) for each in zip(*pairs, strict=True)]
-    present = [each > 0 for each in words]
+    present: list[Any] = [each > 0 for each in words]
     shared = _row_sums(present[0].multiply(present[1]))
     sizes = [_row_sums(each) for each in present]
     lengths = np.array([[len(each) + 1 for each in pair] for pair in pairs], float)
@@ -100,7 +100,8 @@ def _counts(pairs: tuple[TextPair, ...]) -> tuple[sp.csr_array, sp.csr_array]:
 
 
 def _cosines(first: Any, second: Any) -> np.ndarray:
-    return _row_sums(normalize(first).multiply(normalize(second)))
+    normalized: list[Any] = [normalize(first), normalize(second)]
+    return _row_sums(normalized[0].multiply(normalized[1]))
 
 
 def _row_sums(rows: Any) -> np.ndarray:
