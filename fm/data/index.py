@@ -103,7 +103,7 @@ def indexed_split(
     text_columns = _text_columns(builder.info.features, source, columns)
     for field, (name, _) in _NUMBERS.items():
         if getattr(columns, field) is not None:
-            numbers = np.load(folder / f"{name}.npy", allow_pickle=False)
+            numbers = np.load(folder / f"column-{name}.npy", allow_pickle=False)
             text_columns[name] = functools.partial(_numbers, numbers)
     if spec is None:
         read = functools.partial(_read_texts, source, columns)
@@ -203,6 +203,14 @@ def _spelled(name: str, value: Any) -> str:
     return f"{name}({', '.join(f'{key}={field!r}' for key, field in fields.items())})"
 
 
+def _as_written(number: Any) -> float:
+    """Returns the shortest decimal number that TFDS, which stores float32, keeps as this one.
+
+    2.7 comes back as 2.7, not as 2.700000047683716; beyond seven digits numbers are rounded.
+    """
+    return float(str(np.float32(number)))
+
+
 def _write_index(
     source: Any,
     columns: FeatureColumns,
@@ -233,13 +241,14 @@ def _write_index(
             if columns.label is not None:
                 labels += [int(example[columns.label]) for example in examples]
             for field, own in numbers.items():
-                own += [example[getattr(columns, field)] for example in examples]
+                read = _as_written if field == "value" else int
+                own += [read(example[getattr(columns, field)]) for example in examples]
     np.save(folder / "ids.npy", np.array(ids, "S32"), allow_pickle=False)
     if columns.label is not None:
         np.save(folder / "labels.npy", np.array(labels, np.int32), allow_pickle=False)
     for field, own in numbers.items():
         name, dtype = _NUMBERS[field]
-        np.save(folder / f"{name}.npy", np.array(own, dtype), allow_pickle=False)
+        np.save(folder / f"column-{name}.npy", np.array(own, dtype), allow_pickle=False)
     if arrays is not None:
         arrays.flush()
 

@@ -161,7 +161,12 @@ class _Setter:
 
     def replaced(self, config: Any, path: str) -> Any:
         """Returns a config with the value at a dotted path replaced."""
-        return self._replaced(config, type(config), path, config)
+        try:
+            return self._replaced(config, type(config), path, config)
+        except UserError as error:
+            # What the config itself refuses names another flag, or none.
+            said = any(each in str(error) for each in (self.where, self.flag, self.field))
+            raise error if said else UserError(f"{self.where}: {error}") from error
 
     def _replaced(self, value: Any, annotation: Any, path: str, root: Any) -> Any:
         if not path:

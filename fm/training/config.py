@@ -122,8 +122,11 @@ def check_same_config(folder: pathlib.Path, saved: dict, current: dict) -> None:
     Raises:
       UserError: it has another; names every field that differs.
     """
-    was, now = saved.get("run"), current.get("run")
-    if was and now and now.get("extended_from") == [*was.get("extended_from", []), was["steps"]]:
+    was, now = saved.get("run") or {}, current.get("run") or {}
+    if "steps" in was and now.get("extended_from") == [
+        *was.get("extended_from", []),
+        was["steps"],
+    ]:
         length = {name: now[name] for name in ("steps", "extended_from")}
         saved = saved | {"run": was | length}
     differences = config_differences(saved, current)

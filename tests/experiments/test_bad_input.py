@@ -205,7 +205,7 @@ def test_a_text_generation_task(refused, reviews):
     path = reviews(reviews.rows)
     given = f"--dataset={path}", "--text_column=text", "--target_column=label"
     assert "text_generation task, which only experiments.multitask" in refused("compare", *given)
-    assert "text_generation task; takes data with one label" in refused("adapt", *given)
+    assert "text_generation task; takes data with classes" in refused("adapt", *given)
 
 
 def test_sentences_without_an_entity(refused, tmp_path):

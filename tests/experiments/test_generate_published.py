@@ -190,9 +190,9 @@ BROKEN = {
     "nothing there": (lambda path: path, ["no such folder or file", "smollm2-135m, minilm-l6"]),
     "a folder without config": (
         lambda path: without(path, "config.json"),
-        ["has no config.json"],
+        ["holds no model", "Hugging Face folder"],
     ),
-    "a file of another kind": (file_of("text", ".txt"), ["no GGUF file", ".gguf"]),
+    "a file of another kind": (file_of("text", ".txt"), ["is no model", "a GGUF file"]),
     "a config that is no JSON": (
         lambda path: cut(path, "config.json", 20),
         ["config.json is not JSON"],

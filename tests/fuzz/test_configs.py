@@ -21,7 +21,8 @@ from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
 from fm.parallel.mesh import MeshConfig
-from fm.study import ablations, presets
+from fm.study import presets
+from fm.study.config_fields import with_config_field
 from fm.study.config import MultitaskConfig, PublishedConfig, StudyConfig, TaskConfig
 from fm.study.paired import PairedConfig
 from fm.study.search import SearchConfig
@@ -185,7 +186,7 @@ def test_a_field_of_any_config(kind):
     @given(st.sampled_from(names), st.one_of(odd.map(json.dumps), junk.values))
     def check(name, text):
         try:
-            made = ablations._replace_path(whole, name, text, name, name)
+            made = with_config_field(whole, name, text, where=name)
         except UserError as error:
             message = str(error)
             named = (name, shown(text), repr(text)[:40])

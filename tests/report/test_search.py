@@ -45,7 +45,7 @@ def test_the_page(tmp_path, monkeypatch):
     assert page.index(SMOKE_TEST) < page.index("Keep the recipe as it is")
     assert "&lt;b&gt;digits" in page and "<b>digits" not in page
     assert "failed" in page and "78.0% to 80.0%" in page and "--recipe=runs/best.json" in page
-    assert "2 trials took 60 s in all." in page and 'src="http' not in page
+    assert "2 trials took 60.0 s in all." in page and 'src="http' not in page
     assert (tmp_path / "search.png").exists()
     smoke = results(trial(0.8))
     assert SMOKE_TEST not in search.write(smoke, tmp_path, "x").read_text()

@@ -118,7 +118,10 @@ class Near(Classification):
 def test_every_task_type_reads_its_own_rows(monkeypatch, tmp_path, task, name, predictions):
     monkeypatch.setitem(TASK_TYPES, "near", Near())
     own = dataclasses.replace(
-        task, test=split(["a", "b", "c", "d"], [0, 1, 2, 3]), task_type=TASK_TYPES[name]
+        task,
+        dataset=dataclasses.replace(task.dataset, classes=("k", "l", "m", "n")),
+        test=split(["a", "b", "c", "d"], [0, 1, 2, 3]),
+        task_type=TASK_TYPES[name],
     )
     cells = [
         Cell(

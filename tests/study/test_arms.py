@@ -1,11 +1,13 @@
 """Arms: the registry, the pairs compared, and the methods each may use."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fm.adaptation.methods.finetuning import SELF_TRAINING_ROUNDS
+from fm.adaptation.targets import ClassTarget
 from fm.errors import UserError
 from fm.evaluation.model_selection import select_trial
 from fm.report.schema import Arm
@@ -72,7 +74,7 @@ def test_the_network_beside_classical_models_is_given_unlabeled_examples_they_as
     seen = []
     monkeypatch.setattr(
         "fm.study.task_types.build_network_beside_classical_arm",
-        lambda *about: seen.append(about[-1]) or about[-1],
+        lambda *about: seen.append(about[-2]) or about[-2],
     )
     loads(monkeypatch, *datasets())
     task = prepare_task(config(name, label_budgets=(8,), recipe=recipe(modality)), (), 1)
@@ -85,6 +87,8 @@ class Fixed:
 
     def __init__(self, number, validation, **config):
         self.number, self.trial = number, {"config": config, "validation": validation}
+        # The network's model gives the standard error of a share.
+        self.model = SimpleNamespace(standard_error=ClassTarget(2).standard_error)
 
     def search(self, train_idx, labels, seed):
         return [self.trial]

@@ -94,6 +94,7 @@ def task():
         train_idx=(idx, idx[::-1], idx),
         pool_rows=lambda rows: rows,
         test=types.SimpleNamespace(labels=np.array([0, 0])),
+        task_type=types.SimpleNamespace(predicts_classes=True),
     )
 
 

@@ -84,7 +84,7 @@ def test_groups_of_a_single_run_are_its_independent_draws(files):
     assert (row["groups"], row["items"]) == (10, N)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
 def test_metrics_are_those_of_scikit_learn(files, metric):
     tables = {"a": predictions(0.5, 2, 1), "b": predictions(0.7, 2, 2)}
     results = compare(files(**tables), PairedConfig(metric=metric))

@@ -50,6 +50,7 @@ def test_a_number_for_each_image(tmp_path):
                      data.train.values(range(len(data.train))), strict=True))  # fmt: skip
     assert data.info["target"] == "value" and found
     assert all(found[f"images/{n}.png"] == n / 2 for n in range(12) if f"images/{n}.png" in found)
+    assert data.train.images(range(len(data.train))).shape[1:] == (8, 8, 3)
     # A changed image is another data set, though the table is the same.
     (tmp_path / "images" / "3.png").write_bytes(image.encode_png(np.zeros((8, 8, 3), np.uint8)))
     again = load(path, file_column="file", value_column="age")
