@@ -22,8 +22,8 @@ from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
 from fm.parallel.mesh import MeshConfig
 from fm.study import presets
-from fm.study.config_fields import with_config_field
 from fm.study.config import MultitaskConfig, PublishedConfig, StudyConfig, TaskConfig
+from fm.study.config_fields import with_config_field
 from fm.study.paired import PairedConfig
 from fm.study.search import SearchConfig
 from fm.study.text_quality import config as profiles

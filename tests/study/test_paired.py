@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from fm.errors import UserError
 from fm.evaluation.statistics import paired_difference
-from fm.study.paired import METRICS, PairedConfig, compare
+from fm.study.paired import PairedConfig, compare
 from fm.study.prediction_files import CLASSES, NUMBERS, SCORES, SETS, read_predictions
 
 N = 240
