@@ -130,7 +130,7 @@ def _write_part(
             if not start:
                 has = predictions.probabilities is not None
                 table.writerow(header(adapted, truth=score, probabilities=has))
-            ids = [examples.ids[n] for n in batch.tolist()]
+            ids = [examples.ids[int(n)] for n in batch]
             truths = [truth_text(examples.labels[n]) for n in batch] if score else None
             table.writerows(rows(adapted, predictions, ids, truths))
             shown.update(len(batch))
