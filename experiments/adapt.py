@@ -54,7 +54,7 @@ from fm.study.processing import Processor, build_processor
 from fm.study.saved_model import READING_FLAGS, AdaptedModel
 from fm.study.seen_examples import tell_seen_items
 from fm.study.task_registry import task_spec_or_default
-from fm.study.task_types import HeadTaskType, TaskType, task_type_of
+from fm.study.task_types import HeadTaskType, task_type_of
 from fm.study.tasks import Task, prepare_task
 from fm.training.run_description import describe_model
 from fm.training.train_state import params_digest
@@ -129,7 +129,9 @@ def main(values: flags.FlagValues) -> None:
             f"of classes or tags. {' and '.join(f'experiments.{n}' for n in task_type.experiments)}"
             f" runs {task_type.name}"
         )
-    num_labels = _num_labels(values["labels"].value, data, task_type)
+    all_labels = str(values["labels"].value) == ALL_LABELS
+    # How many there are is known once near-duplicates of test items are out; this many fit.
+    num_labels = task_type.min_labels(data) + 1 if all_labels else int(values["labels"].value)
     recipe = presets.with_fitting_patch_size(
         presets.task_recipe(data.modality, task_type.name), data.info.get("shape")
     )
@@ -163,6 +165,10 @@ def main(values: flags.FlagValues) -> None:
     task = _prepare_task(
         TaskConfig(name, None, (num_labels,), recipe, published=published_config, **options)
     )
+    if all_labels:
+        num_labels = task_type.max_labels(task.dataset)
+        budgets = dataclasses.replace(task.config, label_budgets=(num_labels,))
+        task = dataclasses.replace(task, config=budgets)
     if location is not None:
         tell_seen_items(location.path, task.test)
     train_idx = task_type.draw(task.dataset.train, num_labels, seed)
@@ -245,10 +251,6 @@ def _check_labels_flag(text: Any) -> None:
     """Raises UserError unless --labels is a whole number from 2, or "all"."""
     if str(text) != ALL_LABELS and not re.fullmatch(r"0*([2-9]|[1-9][0-9]{1,8})", str(text)):
         raise UserError(f"--labels={text}: takes a whole number from 2, or {ALL_LABELS}")
-
-
-def _num_labels(text: Any, data: Dataset, task_type: TaskType) -> int:
-    return task_type.max_labels(data) if str(text) == ALL_LABELS else int(text)
 
 
 def _adapted(

@@ -31,7 +31,7 @@ from fm.study.arms import (
     comparison_pairs,
 )
 from fm.study.cells import Cell, CellExecutor, missing_cells, run_cells
-from fm.study.config import StudyConfig, TaskConfig, config_hash
+from fm.study.config import Recipe, StudyConfig, TaskConfig, config_hash
 from fm.study.group_scores import group_score_rows
 from fm.study.method_costs import method_cost_rows
 from fm.study.pretraining import pretrain_seeds
@@ -327,8 +327,8 @@ class CompareContext:
     loaded: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
     shared_dir: pathlib.Path | None = None
     stages: StagePlan = dataclasses.field(default_factory=StagePlan)
-    # Of the last task, by folder: arms share models, and other tasks do not need them.
-    _models: tuple[str, dict[pathlib.Path, InitialModel]] = ("", {})
+    # Of the last task, by folder and recipe: arms share models, other tasks do not need them.
+    _models: tuple[str, dict[tuple[pathlib.Path, Recipe], InitialModel]] = ("", {})
 
     def initial_model(self, task: Task, corpus: str, *, pretrained: bool) -> InitialModel:
         """Returns a corpus's model: pretrained on it once per seed, or fresh with its processor."""
@@ -338,9 +338,11 @@ class CompareContext:
             return InitialModel(processor)
         if self._models[0] != task.name:
             self._models = task.name, {}
-        if folder not in self._models[1]:
-            self._models[1][folder] = self._pretrain(task, corpus, folder, processor)
-        return self._models[1][folder]
+        # Recipes that differ in what they take over from a pretraining run share its folder.
+        key = folder, task.config.recipe
+        if key not in self._models[1]:
+            self._models[1][key] = self._pretrain(task, corpus, folder, processor)
+        return self._models[1][key]
 
     def pretraining_stage(self, task: Task, corpus: str) -> Stage:
         """Returns the stage that pretrains the model of a corpus."""

@@ -242,7 +242,7 @@ def test_own_named_entities(call, tmp_path, tiny):
     assert "places: skipping the out_of_domain arm" in done.err
     assert (
         f"places: skipping the published arm: {tmp_path / 'model'} "
-        "supports classification only" in done.err
+        "needs one label per text" in done.err
     )
     results = json.loads((out / "results.json").read_text())
     cells = [row for row in results["cells"] if row["task"] == "places"]
