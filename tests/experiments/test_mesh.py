@@ -153,7 +153,7 @@ def test_a_model_is_read_on_a_mesh(call, tmp_path, tiny):
     assert "--samples=1: must be a multiple of data x fsdp = 4 on this mesh" in outputs[1][1]
     assert "one input is shown: must be a multiple of data x fsdp = 2 on this mesh" in outputs[2][1]
     one, four = (sorted((tmp_path / name).glob("*.png")) for name in ("one", "four"))
-    assert len(one) == 4
+    assert len(one) == 5  # four images and the sheet of all
     for a, b in zip(one, four, strict=True):
         pixels = [np.asarray(Image.open(each), int) for each in (a, b)]
         assert np.abs(pixels[0] - pixels[1]).max() <= 1
