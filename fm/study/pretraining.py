@@ -253,63 +253,42 @@ def _trial(
 ) -> Trial:
     check_corpus_size(run_name, len(corpus))
     with phase(f"{run_name}: reading {len(corpus):,} examples"):
-        return _read_trial(
-            corpus,
-            modality,
-            recipe,
-            processor,
-            token_ids,
-            seed=seed,
+        train_idx, validation_idx = train_validation_split(len(corpus), seed)
+        if modality == "text":
+            tokenizer = processor.tokenizer
+            assert tokenizer is not None
+            chunks, validation_chunks = (
+                [
+                    chunk
+                    for n in idx
+                    for chunk in token_chunks(token_ids[n], recipe.seq_len, tokenizer)
+                ]
+                for idx in (train_idx, validation_idx)
+            )
+            counts_V = token_counts(chunks, processor.model.vocab_size)
+            token_weights = inverse_frequency_weights(
+                jnp.asarray(counts_V, jnp.float32), recipe.objective.frequency_exponent
+            )
+            metric_unit = BitsPerByte(bytes_per_token(corpus.texts(train_idx), counts_V))
+            batches = _text_batches(chunks, recipe, seed)
+            validation = _text_batches(validation_chunks, recipe, seed)
+        else:
+            token_weights, metric_unit = None, BitsPerDimension()
+            layout = processor.layouts[modality]
+            batches = _patch_batches(corpus, train_idx, layout, recipe.batch_size, seed)
+            validation = _patch_batches(corpus, validation_idx, layout, recipe.batch_size, seed)
+        return Trial(
+            functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
+            batches,
+            recipe.optimizer,
+            _train_config(recipe, seed, {"keep_period": recipe.keep_period, **cadence}),
+            metric_unit,
             out_dir=out_dir,
+            token_weights=token_weights,
+            validation=[next(validation) for _ in range(NUM_VALIDATION_BATCHES)],
             run_name=run_name,
-            **cadence,
+            identity={"corpus": corpus_digest(corpus), **processor.identity()},
         )
-
-
-def _read_trial(
-    corpus: Split,
-    modality: str,
-    recipe: Recipe,
-    processor: Processor,
-    token_ids: list[np.ndarray],
-    *,
-    seed: int,
-    out_dir: pathlib.Path,
-    run_name: str,
-    **cadence: Any,
-) -> Trial:
-    train_idx, validation_idx = train_validation_split(len(corpus), seed)
-    if modality == "text":
-        tokenizer = processor.tokenizer
-        assert tokenizer is not None
-        chunks, validation_chunks = (
-            [chunk for n in idx for chunk in token_chunks(token_ids[n], recipe.seq_len, tokenizer)]
-            for idx in (train_idx, validation_idx)
-        )
-        counts_V = token_counts(chunks, processor.model.vocab_size)
-        token_weights = inverse_frequency_weights(
-            jnp.asarray(counts_V, jnp.float32), recipe.objective.frequency_exponent
-        )
-        metric_unit = BitsPerByte(bytes_per_token(corpus.texts(train_idx), counts_V))
-        batches = _text_batches(chunks, recipe, seed)
-        validation = _text_batches(validation_chunks, recipe, seed)
-    else:
-        token_weights, metric_unit = None, BitsPerDimension()
-        layout = processor.layouts[modality]
-        batches = _patch_batches(corpus, train_idx, layout, recipe.batch_size, seed)
-        validation = _patch_batches(corpus, validation_idx, layout, recipe.batch_size, seed)
-    return Trial(
-        functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
-        batches,
-        recipe.optimizer,
-        _train_config(recipe, seed, {"keep_period": recipe.keep_period, **cadence}),
-        metric_unit,
-        out_dir=out_dir,
-        token_weights=token_weights,
-        validation=[next(validation) for _ in range(NUM_VALIDATION_BATCHES)],
-        run_name=run_name,
-        identity={"corpus": corpus_digest(corpus), **processor.identity()},
-    )
 
 
 def _text_batches(chunks: list[np.ndarray], recipe: Recipe, seed: int) -> Batches:

@@ -44,8 +44,7 @@ def check(task, arm, hparams, tmp_path, tokenizer=None):
     alone = loaded.predict(inputs[3:4])
     assert alone.values[0] == found.values[3]
     if found.probabilities is not None:
-        # The order of a sparse row's columns depends on the other texts.
-        np.testing.assert_allclose(alone.probabilities[0], found.probabilities[3], atol=1e-6)
+        assert np.array_equal(alone.probabilities[0], found.probabilities[3])
     return loaded
 
 

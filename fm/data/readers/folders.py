@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from fm.data.media import MODALITIES, media_extensions, modality_for_path
 from fm.data.readers.arrow import ARROW_EXTENSIONS, saved_splits
@@ -102,14 +102,7 @@ def read_folder(
             for split, path in by_split.items()
         }
     if shards := _split_files(folder, entries, log.notices):
-        return {
-            split: [
-                example
-                for path in paths
-                for example in _read_table(path, form, log, unlabeled=split == "unlabeled")
-            ]
-            for split, paths in shards.items()
-        }
+        return _read_tables(shards, form, log)
     examples = _read_unsplit(folder, form, fields, log, unlabeled=unlabeled)
     if unlabeled or fields.label is not None:
         return {"all": examples}
@@ -146,6 +139,20 @@ def _read_table(
     return read_text_file(path, own, log, unlabeled=unlabeled)
 
 
+def _read_tables(
+    paths: Mapping[str, Sequence[pathlib.Path]], form: TextFormat, log: ReadLog
+) -> dict[str, list[Example]]:
+    """Returns the examples of the tables of each split."""
+    return {
+        split: [
+            example
+            for path in own
+            for example in _read_table(path, form, log, unlabeled=split == "unlabeled")
+        ]
+        for split, own in paths.items()
+    }
+
+
 def _read_saved(
     folder: pathlib.Path, saved: dict[str, list[pathlib.Path]], form: TextFormat, log: ReadLog
 ) -> dict[str, list[Example]]:
@@ -167,14 +174,7 @@ def _read_saved(
                     "validation or unlabeled"
                 )
             named = {split: saved[path.name] for split, path in found.items()}
-    return {
-        split: [
-            example
-            for path in paths
-            for example in _read_table(path, form, log, unlabeled=split == "unlabeled")
-        ]
-        for split, paths in named.items()
-    }
+    return _read_tables(named, form, log)
 
 
 def is_visible(name: str) -> bool:

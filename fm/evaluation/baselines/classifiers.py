@@ -267,14 +267,8 @@ class RbfSvc(Classifier):
     max_labels = MAX_KERNEL_ROWS
 
     def scores(self, fold, configs):
-        """Returns decision values; the kernel of each gamma is computed once."""
-        scores: dict[int, np.ndarray] = {}
-        for gamma in {config["gamma"] for config in configs}:
-            among, to_others = (np.exp(-gamma * each) for each in fold.square_distances)
-            for n, config in enumerate(configs):
-                if config["gamma"] == gamma:
-                    scores[n] = _kernel_svc(fold, among, to_others, config)
-        return [scores[n] for n in range(len(configs))]
+        """Returns decision values."""
+        return rbf_scores(fold, configs, _kernel_svc)
 
 
 class NearestNeighbors(Classifier):
@@ -295,6 +289,25 @@ class NearestNeighbors(Classifier):
             shares = model.fit(own, fold.labels).predict_proba(cross)
             scores.append(np.log((shares * k + 1 / shares.shape[1]) / (k + 1)))
         return scores
+
+
+def rbf_scores(
+    fold: Fold,
+    configs: Sequence[Config],
+    fit: Callable[[Fold, np.ndarray, np.ndarray, Config], np.ndarray],
+) -> list[np.ndarray]:
+    """Returns what `fit` makes of the kernel exp(-gamma ||x - y||^2), for each config in order.
+
+    The kernel of each gamma, among the labeled examples [N, N] and to the others [M, N], is
+    computed once.
+    """
+    scores: dict[int, np.ndarray] = {}
+    for gamma in {config["gamma"] for config in configs}:
+        own_NN, cross_MN = (np.exp(-gamma * each) for each in fold.square_distances)
+        for n, config in enumerate(configs):
+            if config["gamma"] == gamma:
+                scores[n] = fit(fold, own_NN, cross_MN, config)
+    return [scores[n] for n in range(len(configs))]
 
 
 def _kernel_svc(

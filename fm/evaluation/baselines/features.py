@@ -216,8 +216,11 @@ def _used_columns(rows: Rows, known: int | None = None) -> Rows:
     """
     if not sp.issparse(rows):
         return rows
-    among = rows if known is None else rows[:known]
-    return sp.csr_array(rows[:, np.unique(among.indices)])
+    if known is None:
+        return sp.csr_array(rows[:, np.unique(rows.indices)])
+    used = sp.csr_array(rows[:, np.unique(rows[:known].indices)])
+    used.sort_indices()  # the order of a row's entries, and so of its sums, depends on the others
+    return used
 
 
 def _beside(parts: Sequence[Rows]) -> Rows:

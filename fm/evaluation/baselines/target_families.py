@@ -26,6 +26,7 @@ from fm.evaluation.baselines.classifiers import (
     NearestNeighbors,
     RelabeledFold,
     half_decades,
+    rbf_scores,
 )
 from fm.evaluation.baselines.families import (
     ClassicalFamily,
@@ -109,14 +110,8 @@ class RbfSvr(_KernelRegressor):
     max_labels = MAX_KERNEL_ROWS
 
     def scores(self, fold, configs):
-        """Returns predicted numbers; the kernel of each gamma is computed once."""
-        scores: dict[int, np.ndarray] = {}
-        for gamma in {config["gamma"] for config in configs}:
-            own_NN, cross_MN = (np.exp(-gamma * each) for each in fold.square_distances)
-            for n, config in enumerate(configs):
-                if config["gamma"] == gamma:
-                    scores[n] = self.fit(fold, own_NN, cross_MN, config)
-        return [scores[n] for n in range(len(configs))]
+        """Returns predicted numbers."""
+        return rbf_scores(fold, configs, self.fit)
 
 
 class NeighborMean(Regressor):
