@@ -29,7 +29,7 @@ from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
 from fm.adaptation.methods import METHODS, FittedModel, check_methods
-from fm.config_io import parse
+from fm.config_io import parse, to_plain
 from fm.data.datasets import Dataset
 from fm.data.media import get_modality
 from fm.data.tokenizer import MIN_VOCAB_SIZE
@@ -181,7 +181,7 @@ def main(values: flags.FlagValues) -> None:
         "labels": num_labels,
         "seed": seed,
         "published": dataclasses.asdict(published_config) if published_config else None,
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "recipe": to_plain(recipe),
     }
     if saved is not None:
         fingerprint = saved["dataset"]["fingerprint"]

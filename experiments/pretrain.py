@@ -18,7 +18,6 @@ On eight devices, and on two hosts of four devices each (with its own --process_
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ import jax
 from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
-from fm.config_io import parse
+from fm.config_io import parse, to_plain
 from fm.data.datasets import Dataset, Split
 from fm.data.file_counts import tell_files
 from fm.data.load import load
@@ -405,7 +404,7 @@ def _saved_or_set(
 def _of_training(recipe: Recipe | JointRecipe, values: flags.FlagValues) -> dict[str, Any]:
     """Returns the part of a config that says how the model is trained."""
     config = {
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "recipe": to_plain(recipe),
         "seed": values["seed"].value,
     }
     if values["early_stopping_patience"].value is not None:

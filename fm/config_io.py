@@ -1,4 +1,4 @@
-"""Builds frozen dataclasses from JSON dictionaries, checking the type of every value."""
+"""Frozen dataclasses as JSON dictionaries, and back, checking the type of every value."""
 
 from __future__ import annotations
 
@@ -49,6 +49,25 @@ def parse(annotation: Any, value: Any, name: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise _type_error(name, "a finite number", value)
     return value
+
+
+def to_plain(value: Any) -> Any:
+    """Inverse of `parse`: returns a config as JSON.
+
+    A dataclass may define `ADDED_FIELDS: ClassVar[tuple[str, ...]]`, fields that earlier versions
+    did not have. They are left out where they have their default, so that the hash of a config that
+    does not use them stays what it was.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        added = getattr(value, "ADDED_FIELDS", ())
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name not in added or getattr(value, field.name) != field.default
+        }
+    if isinstance(value, dict):
+        return {name: to_plain(each) for name, each in value.items()}
+    return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _parse_dataclass(cls: Any, value: Any, name: str) -> Any:

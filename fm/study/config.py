@@ -16,6 +16,7 @@ from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.methods import check_methods, regularization
 from fm.adaptation.prompting import PromptTemplate
+from fm.config_io import to_plain
 from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
 from fm.errors import UserError
 from fm.evaluation.design import check_design
@@ -24,7 +25,7 @@ from fm.files import expand_path
 from fm.model.config import ModelConfig
 from fm.study.comparisons import BEST_RIVAL, PRIMARY
 from fm.study.transfer import check_transfer
-from fm.training.objectives import PretrainingObjective
+from fm.training.objectives import PretrainingObjective, objective_rows
 from fm.training.optimizer import OptimizerConfig
 
 MAX_SEEDS = 1000
@@ -59,6 +60,7 @@ class Recipe:
       optimizer: of pretraining.
       steps: of pretraining.
       batch_size: sequences per pretraining step.
+      grad_accum_steps: microbatches that each batch of pretraining is split into.
       early_stopping_patience: lets pretraining go past `steps`, at a constant learning rate, until
         the validation loss (measured 8 times in `steps`) has not fallen by 0.2% so many times in a
         row; the rate then falls to 0. None takes `steps`.
@@ -93,6 +95,7 @@ class Recipe:
         "adapters": "lora",
         "adapter_rates": "lora_learning_rates",
     }
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("grad_accum_steps",)
 
     model: ModelConfig
     objective: PretrainingObjective
@@ -117,6 +120,7 @@ class Recipe:
     keep_period: int | None = None
     transfer: str = "all"
     transfer_step: int | None = None
+    grad_accum_steps: int = 1
 
     def __post_init__(self):
         check_transfer(self.transfer, self.model.num_layers)
@@ -124,6 +128,7 @@ class Recipe:
         for name in ("steps", "batch_size", "num_windows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_training(self)
         for name in ("learning_rates", "l2_penalties", "lora_learning_rates"):
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):
@@ -161,7 +166,7 @@ class Recipe:
 
     def pretraining_fields(self) -> dict[str, Any]:
         """Returns as JSON the fields that a pretraining run depends on."""
-        plain = json.loads(json.dumps(dataclasses.asdict(self)))
+        plain = to_plain(self)
         return {name: value for name, value in plain.items() if name not in _ADAPTATION_FIELDS}
 
 
@@ -177,7 +182,10 @@ class JointRecipe:
       batch_size: rows per step, over all modalities.
       vocab_size: size of the BPE vocabulary.
       seq_len: tokens in a row of text.
+      grad_accum_steps: microbatches that each batch is split into.
     """
+
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("grad_accum_steps",)
 
     model: ModelConfig
     objectives: tuple[tuple[str, PretrainingObjective], ...]
@@ -186,6 +194,36 @@ class JointRecipe:
     batch_size: int
     vocab_size: int
     seq_len: int
+    grad_accum_steps: int = 1
+
+    def __post_init__(self):
+        check_training(self)
+
+
+def check_training(recipe: Any) -> None:
+    """Raises UserError unless the warm-up is shorter than the run and microbatches are equal.
+
+    Args:
+      recipe: config with `optimizer`, `steps` and `batch_size`, and maybe `grad_accum_steps` and
+        `objective`.
+    """
+    warmup, parts = recipe.optimizer.warmup_steps, getattr(recipe, "grad_accum_steps", 1)
+    if warmup is not None and warmup >= recipe.steps:
+        raise UserError(f"warmup_steps={warmup}: must be below steps={recipe.steps}")
+    if parts < 1 or recipe.batch_size % parts:
+        raise UserError(
+            f"grad_accum_steps={parts}: must be at least 1 and divide batch_size="
+            f"{recipe.batch_size}"
+        )
+    if parts == 1 or not hasattr(recipe, "objective"):
+        return
+    for name, rows in objective_rows(recipe.objective, recipe.batch_size).items():
+        if (rows.stop - rows.start) % parts:
+            raise UserError(
+                f"grad_accum_steps={parts}: must divide the rows of each objective; {name} has "
+                f"{rows.stop - rows.start} of the {recipe.batch_size} rows of a batch (a run of "
+                "one objective, such as causal_lm:1, has one kind)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,7 +447,7 @@ class StudyConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the config as JSON, with the tasks by name so that configs compare by field."""
-        plain = json.loads(json.dumps(dataclasses.asdict(self)))
+        plain = to_plain(self)
         if not self.smoke_test:
             del plain["smoke_test"]
         tasks = {}

@@ -190,7 +190,7 @@ def pretrain_joint(
         processor.model,
         MultitaskObjective(tuple((name, group.objective) for name, group in groups.items())),
         recipe.optimizer,
-        pretrain_config(recipe.steps, seed, **cadence),
+        pretrain_config(recipe.steps, seed, grad_accum_steps=recipe.grad_accum_steps, **cadence),
         out_dir=out_dir,
         metric_unit=PerGroupUnits({name: group.metric_unit for name, group in groups.items()}),
         token_weights=token_weights,

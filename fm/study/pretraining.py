@@ -196,6 +196,8 @@ def pretrain_config(
     early_stopping_patience: int | None = None,
     keep_period: int | None = None,
     extended_from: tuple[int, ...] = (),
+    grad_accum_steps: int = 1,
+    profile_steps: tuple[int, int] | None = None,
 ) -> TrainConfig:
     """Returns a `TrainConfig` whose checkpoint and validation intervals suit the run's length."""
     return TrainConfig(
@@ -207,6 +209,8 @@ def pretrain_config(
         validate_every=validate_every or max(1, steps // 8),
         early_stopping_patience=early_stopping_patience,
         extended_from=extended_from,
+        grad_accum_steps=grad_accum_steps,
+        profile_steps=profile_steps,
     )
 
 
@@ -219,11 +223,13 @@ def open_ended_config(recipe: Recipe, seed: int) -> TrainConfig:
         early_stopping_patience=recipe.early_stopping_patience,
         min_improvement=MIN_IMPROVEMENT,
         max_seconds=None if minutes is None else 60 * minutes,
-        warmup_steps=max(1, round(recipe.optimizer.warmup * recipe.steps)),
+        warmup_steps=recipe.optimizer.num_warmup_steps(recipe.steps),
     )
 
 
 def _train_config(recipe: Recipe, seed: int, cadence: dict[str, Any]) -> TrainConfig:
+    of_recipe = {name: getattr(recipe, name) for name in ("keep_period", "grad_accum_steps")}
+    cadence = of_recipe | cadence
     if recipe.early_stopping_patience is None and recipe.max_pretrain_minutes is None:
         return pretrain_config(recipe.steps, seed, **cadence)
     given = {name: value for name, value in cadence.items() if value is not None}
@@ -281,7 +287,7 @@ def _trial(
             functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
             batches,
             recipe.optimizer,
-            _train_config(recipe, seed, {"keep_period": recipe.keep_period, **cadence}),
+            _train_config(recipe, seed, cadence),
             metric_unit,
             out_dir=out_dir,
             token_weights=token_weights,

@@ -7,7 +7,7 @@ import json
 import pathlib
 from typing import Any
 
-from fm.config_io import parse
+from fm.config_io import parse, to_plain
 from fm.errors import UserError, error_context
 from fm.files import atomic_write, read_user_json
 from fm.study.config import Recipe
@@ -47,7 +47,7 @@ class RecipeFile:
         Raises:
           UserError: a field is unknown or has a value that is not accepted.
         """
-        plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
+        plain = to_plain(recipe)
         with error_context(self.path):
             return parse(Recipe, _merged(plain, self.fields), "recipe")
 
@@ -72,7 +72,7 @@ def read_recipe_file(path: pathlib.Path) -> RecipeFile:
 
 def write_recipe_file(path: pathlib.Path, recipe: Recipe, **about: Any) -> None:
     """Writes a recipe as JSON, with what it is for and where it is from."""
-    atomic_write(path, json.dumps(about | {"recipe": dataclasses.asdict(recipe)}, indent=1))
+    atomic_write(path, json.dumps(about | {"recipe": to_plain(recipe)}, indent=1))
 
 
 def _merged(plain: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:

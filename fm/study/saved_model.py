@@ -30,7 +30,7 @@ from safetensors.numpy import load_file, save_file
 
 from fm.adaptation.methods import METHODS, AdaptationMethod, FittedModel, HParams
 from fm.adaptation.task_model import TaskModel
-from fm.config_io import parse
+from fm.config_io import parse, to_plain
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Dataset
 from fm.data.layouts import PatchLayout
@@ -267,7 +267,7 @@ def adapted_model(
     if isinstance(model, PublishedTaskModel):
         published, trained = model.published, not method.reads_initial_params
         record = PublishedRecord(
-            config=as_json(dataclasses.asdict(model.config)),
+            config=to_plain(model.config),
             digest=published.digest(),
             source=published.source,
             license=published.license,
@@ -326,9 +326,9 @@ def new_record(
         reading=reading_of(dataset, columns or {}),
         row_length=model.examples["segments"].shape[1] if model is not None and rows else 0,
         tokenizer=None if tokenizer is None else tokenizer.digest(),
-        model_config={} if model is None else as_json(dataclasses.asdict(model.model_config)),
+        model_config={} if model is None else to_plain(model.model_config),
         layout=None if model is None or model.layout is None else as_json(model.layout.to_dict()),
-        recipe={} if model is None else as_json(dataclasses.asdict(model.recipe)),
+        recipe={} if model is None else to_plain(model.recipe),
         hparams=as_json(dict(hparams)),
         state=as_json(state),
         published=published,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fm.config_io import to_plain
 from fm.errors import UserError
 from fm.evaluation.statistics import mean_over_seeds_and_items
 from fm.files import atomic_write, read_checked_json, write_checked_json
@@ -129,7 +130,7 @@ def search_trials(config: SearchConfig) -> list[SearchTrial]:
 
 
 def _recipe_key(config: SearchConfig) -> str:
-    return json.dumps(dataclasses.asdict(config.tasks[0].recipe), sort_keys=True)
+    return json.dumps(to_plain(config.tasks[0].recipe), sort_keys=True)
 
 
 def run_search(

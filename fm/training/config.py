@@ -37,6 +37,8 @@ class TrainConfig:
       batch_timeout_seconds: the run ends if a batch takes longer than this to arrive.
       extended_from: lengths of the finished runs that this one continues, ascending. The learning
         rate follows the schedule over `steps` from the last checkpoint on.
+      profile_steps: first and last step of which a profile is written, counted from 1; None for no
+        profile.
     """
 
     steps: int
@@ -52,6 +54,7 @@ class TrainConfig:
     grad_accum_steps: int = 1
     batch_timeout_seconds: float = 600.0
     extended_from: tuple[int, ...] = ()
+    profile_steps: tuple[int, int] | None = None
 
     def __post_init__(self):
         required = (self.steps, self.checkpoint_every, self.log_every, self.grad_accum_steps)
@@ -65,6 +68,12 @@ class TrainConfig:
                 "steps, checkpoint_every, keep_period, log_every, validate_every, "
                 "early_stopping_patience, warmup_steps and grad_accum_steps must be 1 or more, and "
                 f"seed between 0 and 2**32 - 1, not {self}"
+            )
+        first, last = self.profile_steps or (2, 2)
+        if not 1 < first <= last:
+            raise UserError(
+                f"profile_steps={first}:{last}: must be the first and the last step, from 2 on ("
+                "the first step of a run is compiled)"
             )
         if not 0 <= self.min_improvement < 1:
             raise UserError(f"min_improvement={self.min_improvement}: must be from 0 to under 1")

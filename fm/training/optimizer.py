@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -39,7 +40,10 @@ class OptimizerConfig:
       b2: decay of AdamW's second moment.
       schedule: "cosine", or "wsd" (warm-up, stable, decay over the last fifth).
       warmup: fraction of the steps spent on linear warm-up.
+      warmup_steps: number of these steps, instead of the fraction; None for the fraction.
     """
+
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("warmup_steps",)
 
     name: str = "muon"
     learning_rate: float = 0.02
@@ -49,6 +53,7 @@ class OptimizerConfig:
     b2: float = 0.98
     schedule: str = "wsd"
     warmup: float = 0.05
+    warmup_steps: int | None = None
 
     def __post_init__(self):
         for name, accepted in (("name", ("muon", "adamw")), ("schedule", ("cosine", "wsd"))):
@@ -68,6 +73,13 @@ class OptimizerConfig:
                     f"optimizer: {name}={getattr(self, name)} must be from 0 to under 1"
                 )
 
+        if self.warmup_steps is not None and self.warmup_steps < 1:
+            raise UserError(f"optimizer: warmup_steps={self.warmup_steps} must be at least 1")
+
+    def num_warmup_steps(self, steps: int) -> int:
+        """Returns the steps of linear warm-up of a run of `steps` steps, at least 1."""
+        return self.warmup_steps or max(1, round(self.warmup * steps))
+
     def with_learning_rate(self, learning_rate: float) -> OptimizerConfig:
         """Returns the config with another `learning_rate`; both groups' rates keep their ratio.
 
@@ -84,7 +96,7 @@ def learning_rate_schedule(
     optimizer_config: OptimizerConfig, peak: float, steps: int
 ) -> optax.Schedule:
     """Returns a function from step to learning rate: 0 up to `peak`, then down to 0 at `steps`."""
-    warm = max(1, round(optimizer_config.warmup * steps))
+    warm = optimizer_config.num_warmup_steps(steps)
     if optimizer_config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(steps, warm + 1))
     stable = max(warm + 1, round(0.8 * steps))
@@ -155,7 +167,7 @@ def build_from_schedules(
 ) -> optax.GradientTransformation:
     """Returns the optimizer (clipping, then Muon or AdamW) with the given learning rate schedules.
 
-    The config's `learning_rate`, `adam_learning_rate`, `schedule` and `warmup` are not used.
+    The config's learning rates, schedule and warm-up are not used.
     """
 
     def decay_mask(params):

@@ -304,7 +304,12 @@ def make_sweep_step(
 def shared_optimizer_config(optimizer_config: OptimizerConfig) -> OptimizerConfig:
     """Returns the config without learning rates and schedule, so that trials share a program."""
     return dataclasses.replace(
-        optimizer_config, learning_rate=1.0, adam_learning_rate=1.0, schedule="cosine", warmup=0.0
+        optimizer_config,
+        learning_rate=1.0,
+        adam_learning_rate=1.0,
+        schedule="cosine",
+        warmup=0.0,
+        warmup_steps=None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
+from fm.config_io import to_plain
 from fm.model.config import ModelConfig
 from fm.parallel import sharding
 from fm.training import multitask
@@ -89,9 +90,9 @@ class Trial:
         if config.extended_from:
             run["extended_from"] = list(config.extended_from)
         return {
-            "model": dataclasses.asdict(model_config),
+            "model": to_plain(model_config),
             "objective": multitask.to_dict(objective),
-            "optimizer": dataclasses.asdict(self.optimizer_config),
+            "optimizer": to_plain(self.optimizer_config),
             "run": run,
             "unit": {"name": self.metric_unit.name, **dataclasses.asdict(self.metric_unit)},
             "start": params_digest(params),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
-from fm.config_io import parse
+from fm.config_io import parse, to_plain
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
+from fm.study.config import check_training
 from fm.study.presets import check_profile
 from fm.training.optimizer import OptimizerConfig
 
@@ -129,6 +129,7 @@ class TextQualityConfig:
     def __post_init__(self):
         if self.steps < 8 or self.steps % 8:
             raise UserError(f"steps={self.steps} must be a multiple of 8")
+        check_training(self)
         if self.num_texts < 8 or self.num_held_out < 2 * self.num_texts:
             raise UserError(
                 f"num_texts={self.num_texts} must be at least 8, and "
@@ -158,7 +159,7 @@ class TextQualityConfig:
 
 def to_json(config: TextQualityConfig) -> dict:
     """Returns a text quality config as a JSON-able dict."""
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    values = to_plain(config)
     training_sets = {each.pop("name"): each for each in values.pop("training_sets")}
     if not config.smoke_test:
         del values["smoke_test"]

@@ -1,0 +1,55 @@
+"""Configs as JSON: what is left out, so that hashes of earlier configs stay."""
+
+import dataclasses
+from typing import ClassVar
+
+import pytest
+
+from fm.config_io import parse, to_plain
+from fm.study.config import JointRecipe, Recipe, config_hash
+from fm.study.presets import RECIPES, joint_recipe
+from fm.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("later",)
+
+    size: int
+    later: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    parts: tuple[Part, ...]
+    names: tuple[tuple[str, float], ...] = ()
+    part: Part | None = None
+
+
+def test_added_fields_are_left_out_at_their_default_at_any_depth():
+    whole = Whole((Part(1), Part(2, later=3)), (("a", 0.5),), Part(4))
+    plain = to_plain(whole)
+    assert plain == {
+        "parts": [{"size": 1}, {"size": 2, "later": 3}],
+        "names": [["a", 0.5]],
+        "part": {"size": 4},
+    }
+    assert parse(Whole, plain, "whole") == whole
+
+
+@pytest.mark.parametrize("build", RECIPES.values())
+def test_a_recipe_that_uses_no_added_field_has_the_hash_it_had(build):
+    recipe = build("default")
+    plain = to_plain(recipe)
+    old = dataclasses.asdict(recipe)
+    assert old.pop("grad_accum_steps") == 1 and old["optimizer"].pop("warmup_steps") is None
+    assert config_hash(plain) == config_hash(old)
+    assert parse(Recipe, plain, "recipe") == recipe
+    changed = dataclasses.replace(recipe, optimizer=OptimizerConfig(warmup_steps=7))
+    assert to_plain(changed)["optimizer"]["warmup_steps"] == 7
+    assert parse(Recipe, to_plain(changed), "recipe") == changed
+
+
+def test_a_joint_recipe_likewise():
+    assert "grad_accum_steps" not in to_plain(joint_recipe())
+    assert parse(JointRecipe, to_plain(joint_recipe()), "recipe") == joint_recipe()
