@@ -210,10 +210,19 @@ def _select(
         skipped.append(f"not {name}: {reason}")
     if platform == "cpu":
         # The mask skips keys on both sides of the window without reading an array.
-        static = mask.causal and mask.q_start is None and mask.prefix is None
-        narrow = (mask.window or S) * CHUNKED_MIN_KEYS_PER_WINDOW <= S
-        if min(L, S) >= CHUNKED_MIN_LENGTH and static and narrow:
-            return Choice("xla_chunked", f"a window of {mask.window} in {S} keys")
+        ahead = 0 if mask.causal and mask.prefix is None else mask.window_right
+        if (
+            min(L, S) >= CHUNKED_MIN_LENGTH
+            and mask.q_start is None
+            and None
+            not in (
+                mask.window,
+                ahead,
+            )
+        ):
+            seen = mask.window + ahead
+            if seen * CHUNKED_MIN_KEYS_PER_WINDOW <= S:
+                return Choice("xla_chunked", f"a window of {seen} in {S} keys")
         return Choice("xla_tiled", "tiles of scores stay in cache")
     if 4 * B * H * L * S <= MAX_SCORE_BYTES:
         return Choice("xla_tiled", "; ".join(["the scores fit in memory", *skipped]))

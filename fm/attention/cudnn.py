@@ -32,8 +32,10 @@ def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str |
         return "cuDNN would need the segments materialized as an L x S mask"
     if mask.causal and mask.prefix is not None:
         return "cuDNN has no prefix"
-    if (mask.causal or mask.window is not None) and mask.q_start is not None:
+    if mask.is_positional() and mask.q_start is not None:
         return "cuDNN's queries start at position 0, not at q_start"
+    if mask.window_right is not None:
+        return "cuDNN has no window of keys ahead (window_right)"
     if mask.window is not None:
         if not mask.causal:
             return "cuDNN has no window without causality"

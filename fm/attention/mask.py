@@ -18,11 +18,15 @@ class Mask:
     * ``j < kv_length`` (if given);
     * ``q_segments[i] == kv_segments[j]`` (if given);
     * not `causal`, or ``j <= i + q_start``, or ``j < prefix``;
-    * no `window`, or ``j > i + q_start - window``.
+    * no `window`, or ``j > i + q_start - window``;
+    * no `window_right`, or ``j < i + q_start + window_right``.
+
+    ``|i - j| <= w`` is ``window=w + 1, window_right=w + 1``.
 
     Attributes:
       causal: static.
       window: static; number of keys back a query sees, its own position included.
+      window_right: static; number of keys ahead a query sees, its own position included.
       prefix: int [B]; keys before it are visible to every query of the row.
       q_start: int [B]; absolute position of the row's first query, 0 by default.
       kv_length: int [B]; number of valid keys.
@@ -32,6 +36,9 @@ class Mask:
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
     window: int | None = dataclasses.field(default=None, metadata={"static": True})
+    window_right: int | None = dataclasses.field(
+        default=None, metadata={"static": True}, kw_only=True
+    )
     prefix: jax.Array | None = None
     q_start: jax.Array | None = None
     kv_length: jax.Array | None = None
@@ -41,7 +48,11 @@ class Mask:
     def is_full(self) -> bool:
         """Whether every query sees every key, as far as is known without reading an array."""
         arrays = (self.kv_length, self.q_segments, self.kv_segments)
-        return not self.causal and self.window is None and all(a is None for a in arrays)
+        return not self.is_positional() and all(a is None for a in arrays)
+
+    def is_positional(self) -> bool:
+        """Whether what a query sees depends on its position (causal, or with a window)."""
+        return self.causal or self.window is not None or self.window_right is not None
 
     def segments(self) -> tuple[jax.Array, jax.Array] | None:
         """Returns (q_segments, kv_segments), or None if the mask has no segments.
@@ -67,6 +78,8 @@ class Mask:
             visible &= past if self.prefix is None else past | (k_1S < self.prefix[:, None, None])
         if self.window is not None:
             visible &= k_1S > q_BL1 - self.window
+        if self.window_right is not None:
+            visible &= k_1S < q_BL1 + self.window_right
         if self.kv_length is not None:
             visible &= k_1S < self.kv_length[:, None, None]
         if segments is not None:
@@ -95,6 +108,7 @@ class Mask:
         return Mask(
             causal=self.causal,
             window=self.window,
+            window_right=self.window_right,
             prefix=None if self.prefix is None else self.prefix - k_offset,
             q_start=shift[None] if self.q_start is None else self.q_start + shift,
             kv_length=None if self.kv_length is None else self.kv_length - k_offset,
@@ -112,4 +126,6 @@ class Mask:
             first = min(max(q_offset - self.window + 1, 0), num_keys)
         if self.q_start is None and self.causal and self.prefix is None:
             end = min(q_offset + num_queries, num_keys)
+        if self.q_start is None and self.window_right is not None:
+            end = max(min(end, q_offset + num_queries - 1 + self.window_right), 0)
         return first, end

@@ -28,7 +28,7 @@ def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str |
         return f"splash attention takes float32 or bfloat16 only, not {', '.join(sorted(dtypes))}"
     if mask.causal and mask.prefix is not None:
         return "splash attention masks must be known when compiling; a prefix is an array"
-    if (mask.causal or mask.window is not None) and mask.q_start is not None:
+    if mask.is_positional() and mask.q_start is not None:
         return "splash attention masks must be known when compiling; q_start is an array"
     return None
 
@@ -62,11 +62,13 @@ def attend(
         for x, pad in ((q_BLHC * scale, pad_q), (k_BSKC, pad_k), (v_BSKC, pad_k))
     )
     shape = (L + pad_q, S + pad_k)
-    if mask.window is not None:
-        right = 0 if mask.causal else None
-        head_mask = splash.LocalMask(shape, (mask.window - 1, right), offset=0)
-    else:
+    if mask.window is None and mask.window_right is None:
         head_mask = splash.CausalMask(shape) if mask.causal else splash.FullMask(shape)
+    else:
+        left, right = (None if n is None else n - 1 for n in (mask.window, mask.window_right))
+        if mask.causal:
+            right = 0 if right is None else min(right, 0)
+        head_mask = splash.LocalMask(shape, (left, right), offset=0)
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([head_mask] * H),
         block_sizes=splash.BlockSizes(

@@ -55,6 +55,16 @@ CASES = {
     "window of one": Case(mask=Mask(causal=True, window=1)),
     "window": Case(mask=Mask(causal=True, window=3)),
     "window ahead": Case(mask=Mask(window=2)),
+    "window both ways": Case(mask=Mask(window=2, window_right=3)),
+    "window both ways of one": Case(mask=Mask(window=1, window_right=1)),
+    "window ahead only": Case(mask=Mask(window_right=2, kv_length=ints(7, 3))),
+    "window both ways, segments": Case(
+        mask=Mask(window=2, window_right=2, q_segments=SEGMENTS, kv_segments=SEGMENTS)
+    ),
+    "window both ways past the keys": Case(L=9, S=3, mask=Mask(window=2, window_right=2)),
+    "prefix past a window ahead": Case(
+        mask=Mask(causal=True, window=2, window_right=2, prefix=ints(4, 7))
+    ),
     "window past the keys": Case(L=9, S=3, mask=Mask(causal=True, window=2)),
     "prefix": Case(mask=Mask(causal=True, prefix=ints(3, 0))),
     "prefix past a window": Case(mask=Mask(causal=True, window=2, prefix=ints(4, 7))),
@@ -80,6 +90,7 @@ CASES = {
     "huge scores": Case(size=1000.0, mask=Mask(causal=True), rtol=5e-3),
     "huge scores and no key": Case(size=1000.0, mask=Mask(kv_length=ints(0, 4)), rtol=5e-3),
     "long": Case(L=160, S=160, mask=Mask(causal=True, window=70), **LONG),
+    "long window both ways": Case(L=160, S=160, mask=Mask(window=50, window_right=30), **LONG),
     "long window of one": Case(L=192, S=192, mask=Mask(causal=True, window=1), **LONG),
     "half a block over": Case(
         L=192, S=192, mask=Mask(causal=True, kv_length=ints(150)), rtol=4e-5, **LONG
@@ -167,6 +178,7 @@ def cases(draw):
     mask = Mask(
         causal=draw(st.booleans()),
         window=draw(st.none() | st.integers(1, 5)),
+        window_right=draw(st.none() | st.integers(1, 5)),
         prefix=maybe(0, 4),
         q_start=maybe(-2, 5),
         kv_length=maybe(0, S + 1),

@@ -9,7 +9,7 @@ def visible(mask, rows, length, keys):
     fields = {
         name: values if values is None else np.asarray(values).tolist()
         for name, values in vars(mask).items()
-        if name not in ("causal", "window")
+        if name not in ("causal", "window", "window_right")
     }
     q_segments, kv_segments = fields["q_segments"], fields["kv_segments"]
 
@@ -20,6 +20,7 @@ def visible(mask, rows, length, keys):
         at = i + field("q_start", b, 0)
         past = not mask.causal or j <= at or j < field("prefix", b, 0)
         near = mask.window is None or j > at - mask.window
+        near &= mask.window_right is None or j < at + mask.window_right
         valid = j < field("kv_length", b, keys)
         together = q_segments is None or q_segments[b][i] == kv_segments[b][j]
         seen[b, i, j] = past and near and valid and together

@@ -37,6 +37,22 @@ CASES = {
         "xla_tiled",
         "cache",
     ),
+    "cpu, narrow both ways": (
+        "cpu",
+        like(L=8192),
+        like(L=8192),
+        {"mask": Mask(window=256, window_right=256)},
+        "xla_chunked",
+        "window of 512",
+    ),
+    "cpu, wide both ways": (
+        "cpu",
+        like(L=8192),
+        like(L=8192),
+        {"mask": Mask(window=256, window_right=257)},
+        "xla_tiled",
+        "cache",
+    ),
     "cpu, narrow, anywhere": (
         "cpu",
         like(L=8192),
@@ -152,6 +168,7 @@ UNSUPPORTED = {
     "cudnn wide": (cudnn, like(C=264), {"on": "gpu"}, "up to"),
     "cudnn dtype": (cudnn, like(dtype=jnp.float32), {"on": "gpu"}, "not float32"),
     "cudnn softcap": (cudnn, like(), {"on": "gpu", "softcap": 1.0}, "softcap"),
+    "cudnn ahead": (cudnn, like(), {"on": "gpu", "mask": Mask(window_right=2)}, "window_right"),
     "cudnn window": (cudnn, like(), {"on": "gpu", "mask": Mask(window=2)}, "without causality"),
 }
 

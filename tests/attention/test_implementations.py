@@ -57,7 +57,7 @@ class TestSplashInterpreted(Contract):
         mask = case.mask
         if mask.causal and mask.prefix is not None:
             return "prefix"
-        return "q_start" if mask.q_start is not None and (mask.causal or mask.window) else None
+        return "q_start" if mask.q_start is not None and mask.is_positional() else None
 
 
 def _as_if_16_bit(q, k, v, mask, softcap, _):
@@ -81,8 +81,10 @@ class CudnnContract(Contract):
             return "segments"
         if mask.causal and mask.prefix is not None:
             return "prefix"
-        if mask.q_start is not None and (mask.causal or mask.window):
+        if mask.q_start is not None and mask.is_positional():
             return "q_start"
+        if mask.window_right:
+            return "window_right"
         if mask.window and not mask.causal:
             return "without causality"
         if mask.window and (mask.kv_length is not None or case.L > case.S):

@@ -16,7 +16,22 @@ WRITTEN = {
     "causal": (Mask(causal=True), ["1000", "1100", "1110", "1111"]),
     "window": (Mask(causal=True, window=2), ["1000", "1100", "0110", "0011"]),
     "window of one": (Mask(causal=True, window=1), ["1000", "0100", "0010", "0001"]),
-    "window both ways": (Mask(window=2), ["1111", "1111", "0111", "0011"]),
+    "window, all ahead": (Mask(window=2), ["1111", "1111", "0111", "0011"]),
+    "all behind, window": (Mask(window_right=2), ["1100", "1110", "1111", "1111"]),
+    "window both ways": (Mask(window=2, window_right=2), ["1100", "1110", "0111", "0011"]),
+    "wider ahead": (Mask(window=1, window_right=3), ["1110", "0111", "0011", "0001"]),
+    "window both ways, causal": (
+        Mask(causal=True, window=2, window_right=2),
+        ["1000", "1100", "0110", "0011"],
+    ),
+    "window both ways, prefix": (
+        Mask(causal=True, window=2, window_right=2, prefix=ints(3)),
+        ["1100", "1110", "0110", "0011"],
+    ),
+    "window both ways, start": (
+        Mask(window=2, window_right=1, q_start=ints(1)),
+        ["1100", "0110", "0011", "0001"],
+    ),
     "prefix": (Mask(causal=True, prefix=ints(3)), ["1110", "1110", "1110", "1111"]),
     "start": (Mask(causal=True, q_start=ints(2)), ["1110", "1111", "1111", "1111"]),
     "start before": (Mask(causal=True, q_start=ints(-2)), ["0000", "0000", "1000", "1100"]),
@@ -99,6 +114,11 @@ def test_key_range_uses_all_static_fields():
     assert Mask(causal=True).key_range(2, 3, 9) == (0, 5)
     assert Mask(causal=True, window=2).key_range(4, 3, 9) == (3, 7)
     assert Mask(window=2).key_range(4, 3, 9) == (3, 9)
+    assert Mask(window_right=2).key_range(2, 3, 9) == (0, 6)
+    assert Mask(window=2, window_right=3).key_range(4, 3, 9) == (3, 9)
+    assert Mask(window=2, window_right=2).key_range(3, 3, 9) == (2, 7)
+    assert Mask(causal=True, window_right=9, prefix=ints(5)).key_range(0, 1, 20) == (0, 9)
+    assert Mask(window=2, window_right=2, q_start=ints(0)).key_range(3, 3, 9) == (0, 9)
     # What only an array knows rules nothing out, but does not undo what the rest does.
     assert Mask(causal=True, kv_length=ints(1)).key_range(2, 3, 9) == (0, 5)
     assert Mask(causal=True, window=2, prefix=ints(0)).key_range(4, 3, 9) == (3, 9)

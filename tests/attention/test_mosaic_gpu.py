@@ -64,6 +64,7 @@ def in_runs(rows, length, run):
 ALL = Mask(
     causal=True,
     window=100,
+    window_right=90,
     prefix=ints(40, 0),
     q_start=ints(120, -10),  # the second row's first queries see nothing
     kv_length=ints(250, 140),
@@ -78,6 +79,7 @@ CASES = {
     "window ahead, capped, float16": Case(
         Mask(window=20), L=200, S=130, softcap=2.0, dtype=jnp.float16
     ),
+    "window both ways, 64": Case(Mask(window=70, window_right=33), L=260, S=200),
     "segments, two key heads": Case(
         Mask(q_segments=in_runs(1, 150, 60), kv_segments=in_runs(1, 150, 60)), H=4, K=2
     ),
@@ -199,6 +201,7 @@ class TestUnsupported:
             ),
             (like(), like((1, 0, 2, 64)), Mask(), None, "gpu", "empty"),
             (like(), like(), Mask(window=0), None, "gpu", "window of 1 or more, not 0"),
+            (like(), like(), Mask(window_right=-1), None, "gpu", "window of 1 or more, not -1"),
             (like(), like(), Mask(), 0.0, "gpu", "positive softcap"),
         ],
     )

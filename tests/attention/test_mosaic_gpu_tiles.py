@@ -35,6 +35,7 @@ def cases(draw):
     mask = Mask(
         causal=draw(st.booleans()),
         window=draw(st.none() | st.integers(1, 9)),
+        window_right=draw(st.none() | st.integers(1, 9)),
         prefix=maybe(0, 22, rows),
         q_start=maybe(-6, 12, rows),
         kv_length=maybe(0, 24, rows),
@@ -140,7 +141,7 @@ class TestTiles:
         seen = rng.random((6, 40)) < 0.4
         seen[1] = False  # sees nothing
         seen[2, :30] = False  # nothing in the first tiles
-        rule = common.KernelSpec(False, None, False, False, False, 0.3, softcap)
+        rule = op.kernel_spec(Mask(), 128, 0.3, softcap)
         scores = 0.3 * products
         if softcap:
             scores = softcap * np.tanh(scores / softcap)
@@ -163,7 +164,7 @@ class TestTiles:
 
     def test_squash_is_tanh_to_float32_and_its_slope(self):
         x = np.concatenate([np.linspace(-200, 200, 999), np.linspace(-1e-3, 1e-3, 99), [1e30]])
-        rule = common.KernelSpec(False, None, False, False, False, 0.5, 7.0)
+        rule = op.kernel_spec(Mask(), 128, 0.5, 7.0)
         got, slope = common.softcap_logits(rule, jnp.asarray(x, jnp.float32))
         np.testing.assert_allclose(got, np.tanh(x * 0.5 / 7), atol=3e-7)
         np.testing.assert_allclose(slope, 1 - np.tanh(x * 0.5 / 7) ** 2, atol=6e-7)

@@ -20,7 +20,7 @@ def any_and_all_visible(
     Computed from the corners of the blocks; the last block of queries or keys may be short.
 
     Args:
-      mask: its window, if it has one, is positive.
+      mask: its windows, where it has any, are positive.
       batch_size: batch rows.
       num_queries: L.
       num_keys: S.
@@ -60,6 +60,9 @@ def any_and_all_visible(
         all_visible &= past
     if mask.window is not None:
         all_visible &= j_low > i_high - mask.window
+    if mask.window_right is not None:
+        any_visible &= j_low < i_high + mask.window_right
+        all_visible &= j_high < i_low + mask.window_right
     if mask.q_segments is not None and mask.kv_segments is not None:
         q_low, q_high = (x[:, :, None] for x in _segment_bounds(mask.q_segments, block_q))
         k_low, k_high = (x[:, None, :] for x in _segment_bounds(mask.kv_segments, block_k))

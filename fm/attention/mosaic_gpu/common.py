@@ -31,6 +31,7 @@ class KernelSpec:
     Attributes:
       causal: as in `Mask`.
       window: as in `Mask`.
+      window_right: as in `Mask`.
       has_prefix: whether batch rows have a prefix.
       has_kv_length: whether some keys of the padded arrays are invalid.
       has_segments: whether positions have segments.
@@ -40,6 +41,7 @@ class KernelSpec:
 
     causal: bool
     window: int | None
+    window_right: int | None
     has_prefix: bool
     has_kv_length: bool
     has_segments: bool
@@ -64,6 +66,8 @@ def visible_tile(spec: KernelSpec, i, j, prefix, valid, q_segments, k_segments):
         terms.append(past | (j < prefix) if spec.has_prefix else past)
     if spec.window is not None:
         terms.append(j > i - spec.window)
+    if spec.window_right is not None:
+        terms.append(j < i + spec.window_right)
     if spec.has_kv_length:
         terms.append(j < valid)
     if spec.has_segments:

@@ -37,8 +37,9 @@ def unsupported_inputs(q, k, mask: Mask | None, softcap: float | None) -> str | 
         return f"mosaic_gpu takes no empty array: q {q.shape}, k {k.shape}"
     if softcap is not None and not softcap > 0:
         return f"mosaic_gpu takes a positive softcap, not {softcap}"
-    if mask is not None and mask.window is not None and mask.window < 1:
-        return f"mosaic_gpu takes a window of 1 or more, not {mask.window}"
+    for window in () if mask is None else (mask.window, mask.window_right):
+        if window is not None and window < 1:
+            return f"mosaic_gpu takes a window of 1 or more, not {window}"
     return None
 
 
@@ -98,6 +99,7 @@ def kernel_spec(mask: Mask, num_keys: int, scale: float, softcap: float | None):
     return KernelSpec(
         causal=mask.causal,
         window=mask.window,
+        window_right=mask.window_right,
         has_prefix=mask.causal and mask.prefix is not None,
         has_kv_length=mask.kv_length is not None or num_keys % BLOCK_SIZE != 0,
         has_segments=mask.q_segments is not None,
