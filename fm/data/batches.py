@@ -10,7 +10,7 @@ to each other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -25,14 +25,21 @@ class Batches(Iterator[Batch]):
     """Iterator over batches (dicts of arrays) whose position can be saved and restored.
 
     The same seed and sources give the same batches on any machine.
+
+    Attributes:
+        from_disk: whether rows are read from disk, so that it pays to read ahead.
     """
 
-    def __init__(self, rows: grain.MapDataset, batch_size: int, *, rest: bool):
+    def __init__(
+        self, rows: grain.MapDataset, batch_size: int, *, rest: bool, from_disk: bool = False
+    ):
         """Batches rows; with `rest` the last batch may hold fewer, else it is dropped."""
         self._rows, self._batch_size, self._rest = rows, batch_size, rest
+        self.from_disk = from_disk
         # An endless stream has no remainder; rounding its length up overflows at batch size 1.
         batched = rows.batch(batch_size, drop_remainder=not rest)
-        # Without reading threads: rows are in memory, threads only cost.
+        # Without reading threads: rows are in memory, where threads only cost, or read ahead by
+        # the training loop.
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         self._iterator = iter(batched.to_iter_dataset(options))
 
@@ -63,7 +70,8 @@ class Batches(Iterator[Batch]):
                 f"{self._batch_size}{' with a shorter last one' if self._rest else ''}"
             )
         own = self._batch_size // count
-        return Batches(_Block(self._rows, self._batch_size, index * own, own), own, rest=False)
+        block = _Block(self._rows, self._batch_size, index * own, own)
+        return Batches(block, own, rest=False, from_disk=self.from_disk)
 
 
 class _Block(grain.MapDataset):
@@ -224,6 +232,39 @@ def multimodal_batches(
     return _batches(sources, batch_size, seed, weights, epochs)
 
 
+def row_batches(
+    sources: Sequence[RowSource],
+    *,
+    batch_size: int,
+    seed: int,
+    weights: Sequence[float] | None = None,
+    epochs: int | None = None,
+    from_disk: bool = False,
+) -> Batches:
+    """Returns batches of the rows of any sources with random access.
+
+    Args:
+        sources: the rows of each source.
+        batch_size: rows per batch, B.
+        seed: see `text_batches`.
+        weights: see `text_batches`.
+        epochs: see `text_batches`.
+        from_disk: see `Batches`.
+
+    Raises:
+        UserError: a source is empty, or weights do not fit the sources.
+    """
+    return _batches(sources, batch_size, seed, weights, epochs, from_disk=from_disk)
+
+
+class RowSource(Protocol):
+    """Protocol of rows with random access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
 class _PatchRows:
     """Random-access Grain source of examples as rows, each a single segment."""
 
@@ -245,11 +286,13 @@ class _PatchRows:
 
 
 def _batches(
-    sources: Sequence[PackedRowSource | PackedMultimodalRowSource | _PatchRows],
+    sources: Sequence[RowSource],
     batch_size: int,
     seed: int,
     weights: Sequence[float] | None,
     epochs: int | None,
+    *,
+    from_disk: bool = False,
 ) -> Batches:
     if not sources or any(not len(source) for source in sources):
         raise UserError(f"a source of pretraining data is empty: {[len(each) for each in sources]}")
@@ -264,4 +307,4 @@ def _batches(
         for index, source in enumerate(sources)
     ]
     mixed = grain.MapDataset.mix(shuffled, shares) if len(shuffled) > 1 else shuffled[0]
-    return Batches(mixed, batch_size, rest=epochs is not None)
+    return Batches(mixed, batch_size, rest=epochs is not None, from_disk=from_disk)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.parallel import distributed
-from fm.parallel.mesh import current_mesh, default_mesh
+from fm.parallel.mesh import current_mesh, default_device, default_mesh
 from fm.progress_lines import Phase, duration, phase, say
 from fm.training import failures, optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
@@ -32,6 +32,7 @@ from fm.training.metric_writer import MetricRecord
 from fm.training.multitask import AnyObjective
 from fm.training.objectives import Batch
 from fm.training.optimizer import OptimizerConfig
+from fm.training.prefetch import AHEAD, Prefetcher
 from fm.training.progress import (
     MetricValues,
     ProgressCounters,
@@ -43,7 +44,7 @@ from fm.training.progress import (
     step_cost,
 )
 from fm.training.run_description import describe_run
-from fm.training.signals import Interrupted, catch_termination_signals, time_limit
+from fm.training.signals import Interrupted, catch_termination_signals
 from fm.training.train_state import (
     TrainState,
     gather_to_host,
@@ -262,6 +263,7 @@ class Trainer:
       state: after the last step dispatched; a step consumes it.
       step: number of that step.
       trackers: progress by trial, after the last step whose metrics were read.
+      prefetchers: by trial, where its batches come from.
       stop_reasons: by trial, why it stopped because its loss was not finite, or None.
       config: what a resumed run must share.
     """
@@ -301,6 +303,7 @@ class Trainer:
                 self.state, saved = restored.state, restored.progress
                 self.step = saved["step"]
         self.trackers: list[ProgressTracker] = []
+        self.prefetchers: list[Prefetcher] = []
         for r, trial in enumerate(executor.trials):
             progress = ProgressCounters(**saved["trials"][r]) if saved else ProgressCounters()
             if saved:
@@ -314,6 +317,8 @@ class Trainer:
             )
             stack.callback(tracker.close)
             self.trackers.append(tracker)
+            self.prefetchers.append(self._prefetcher(trial))
+            stack.callback(self.prefetchers[r].close)
         if executor.trials[0].train_config.is_open_ended:
             assert len(executor.trials) == 1, "open-ended trials run one by one"
             executor.rates_at = self._open_ended_rates
@@ -442,11 +447,13 @@ class Trainer:
         with failures.save_on_failure(
             self._run_name, n + 1, lambda: self._save_on_failure(data_states)
         ):
-            batches = [
-                self._next_batch(trial) if runs else None
-                for trial, runs in zip(executor.trials, running, strict=True)
+            taken = [
+                self._next_batch(r) if runs else (None, None) for r, runs in enumerate(running)
             ]
-            placed = executor.place(batches)
+            batches = [batch for batch, _ in taken]
+            placed = taken[0][1]
+            if placed is None:
+                placed = executor.place(batches)
             if n == self._first_step:
                 self._describe(batches, placed)
             began = time.perf_counter()
@@ -468,19 +475,41 @@ class Trainer:
         ]
         return _PendingStep(metrics, batches, costs, signalled)
 
-    def _next_batch(self, trial: Trial) -> Batch:
-        """Returns the next batch.
+    def _prefetcher(self, trial: Trial) -> Prefetcher:
+        """Returns where a trial's batches come from.
+
+        They are read ahead for an accelerator, and from disk. From memory on a CPU it gains
+        nothing: the next batch is made while the step before it runs. A sweep of several trials
+        learns which of them go on only after a step.
+        """
+        executor = self.executor
+        device = default_device() if executor.mesh is None else executor.mesh.devices.flat[0]
+        from_disk = getattr(trial.batches, "from_disk", False)
+        if len(executor.trials) > 1 or (device.platform == "cpu" and not from_disk):
+            return Prefetcher(trial.batches)
+
+        def place(batch: Batch) -> Batch:
+            # The default device is a setting of a thread. Not `device_put(batch, device)`, which
+            # would commit the batch, and with it the state, to the device.
+            with jax.default_device(device):
+                placed = executor.place([batch])
+                return placed if device.platform == "cpu" else jax.device_put(placed)
+
+        return Prefetcher(trial.batches, ahead=AHEAD, place=place)
+
+    def _next_batch(self, r: int) -> tuple[Batch, Batch | None]:
+        """Returns the next batch of a trial, and the same on the devices if it is there already.
 
         Raises:
           UserError: the data end, or no batch arrives in time.
         """
+        trial = self.executor.trials[r]
         limit, prefix = trial.train_config.batch_timeout_seconds, ""
         if len(self.executor.trials) > 1:
             prefix = f"{trial.run_name}: "
         stalled = f"{prefix}the data stalls, no batch in {limit:g} s after {self.step} of them"
         try:
-            with time_limit(limit, stalled):
-                return next(trial.batches)
+            return self.prefetchers[r].take(limit, stalled)
         except StopIteration:
             raise UserError(
                 f"{prefix}the data ends after {self.step} batches; "
@@ -624,7 +653,7 @@ class Trainer:
         ]
 
     def _data_states(self) -> list[dict[str, Any]]:
-        return [trial.batches.get_state() for trial in self.executor.trials]
+        return [prefetcher.get_state() for prefetcher in self.prefetchers]
 
     def _seconds(self) -> list[tuple[float, float]]:
         """Returns wall and CPU time of each trial over all resumptions, shared out evenly."""
