@@ -87,6 +87,20 @@ def _domains(folder: Path) -> list[str]:
     return [f"--domains={','.join(map(str, paths))}", "--profile=quick"]
 
 
+def _new_texts(folder: Path) -> list[str]:
+    """Returns the flags of labeling 6,000 texts; adapts the model first if it is missing."""
+    adapted, path = folder / "adapted", folder / "new.csv"
+    if not path.exists():
+        flags = [f"--dataset={reviews(folder)}", "--labels=40", "--adapt=probe", f"--out={adapted}"]
+        process = tiny_recipes.start("adapt", flags, folder / "adapt.log")
+        process.join()
+        assert process.exitcode == 0, (folder / "adapt.log").read_text()
+        inputs, _ = texts(6000, 1)
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("text",), *((each,) for each in inputs)])
+    return [f"--model={adapted / 'model'}", f"--dataset={path}", "--batch_size=16"]
+
+
 _STUDY = [
     "--tasks=digits",
     "--arms=scratch,in_domain,classical",
@@ -108,6 +122,7 @@ TARGETS = {
         ),
         Target("multimodal pretraining", "pretrain", _mixture),
         Target("adaptation", "adapt", lambda _: ["--dataset=digits", "--labels=20"]),
+        Target("prediction", "predict", _new_texts),
         Target("comparison", "compare", lambda _: [*_STUDY, "--profile=quick"]),
         Target(
             "sweep",

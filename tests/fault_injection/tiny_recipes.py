@@ -12,7 +12,7 @@ import warnings
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from experiments import ablate, adapt, cli, compare, multitask, pretrain, text_quality
+from experiments import ablate, adapt, cli, compare, multitask, predict, pretrain, text_quality
 from fm.study import presets
 from fm.study.text_quality import config
 from tests.study.helpers_study import recipe
@@ -24,6 +24,7 @@ STEPS = 400
 warnings.filterwarnings("ignore", message=".*fork")
 _EXPERIMENTS = {
     **{"ablate": ablate, "adapt": adapt, "compare": compare, "pretrain": pretrain},
+    "predict": predict,
     **{"text_quality": text_quality, "multitask": multitask},
 }
 _TEXT_QUALITY = config.make_config
