@@ -35,11 +35,11 @@ def show(
     print(f"dry run of {name}: nothing is trained or written")
     print(f"config hash {config_hash(config)}; output {out_dir}: {folder_state(config, out_dir)}")
     for n, stage in enumerate(stages, start=1):
-        how_long = "" if stage.seconds is None else f", {about(stage.seconds, stage.at_most)}"
+        how_long = "" if stage.seconds is None else f", {about(stage.seconds)}"
         print(f"\nstage {n} of {len(stages)}: {stage.name}{how_long}")
         details = [*stage.details, *_sizes(stage.memory_bytes, stage.disk_bytes)]
         print(textwrap.fill("; ".join(details), 96, initial_indent="  ", subsequent_indent="  "))
-    total = about(total_seconds(stages), any(stage.at_most for stage in stages))
+    total = about(total_seconds(stages))
     needed = max((stage.memory_bytes for stage in stages), default=0)
     written = sum(stage.disk_bytes for stage in stages)
     print(f"\nin all: {'; '.join([total, *_sizes(needed, written)])}")
@@ -47,8 +47,8 @@ def show(
     where = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
     sentences = (
         f"Times are estimates: a few pretraining steps were timed now, on this machine ({where}) "
-        "under its present load; fine-tuning is counted in FLOPs at the same rate, every trial at "
-        "its full length.",
+        "under its present load; fine-tuning is counted in FLOPs at the same rate, with half of "
+        "those of a search that stops the worse trials early.",
         "Not in them: reading data, training tokenizers, compiling, probes, classical models and "
         "the report.",
         "Memory is that of the largest training step, beside the data and the libraries.",
@@ -74,16 +74,15 @@ def folder_state(config: dict[str, Any], out_dir: pathlib.Path) -> str:
     return "holds this run, which would be resumed"
 
 
-def about(seconds: float, at_most: bool = False) -> str:
-    """Returns a time in words that say how rough it is, such as "about 3 min" or "up to 3 min"."""
+def about(seconds: float) -> str:
+    """Returns a time in words that say how rough it is, such as "about 3 min"."""
     if seconds < 1:
         return "under a second"
-    word = "up to" if at_most else "about"
     if seconds < 90:
-        return f"{word} {seconds:.0f} s"
+        return f"about {seconds:.0f} s"
     if seconds < 90 * 60:
-        return f"{word} {seconds / 60:.0f} min"
-    return f"{word} {seconds / 3600:,.{1 if seconds < 36_000 else 0}f} h"
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:,.{1 if seconds < 36_000 else 0}f} h"
 
 
 def _sizes(memory_bytes: int, disk_bytes: int) -> list[str]:

@@ -13,7 +13,12 @@ import pathlib
 # Two processes share two cores; numpy reads this once, when it is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import hypothesis
 import jax
+
+# A test checks what is computed, not how long it takes.
+hypothesis.settings.register_profile("fm", deadline=None)
+hypothesis.settings.load_profile("fm")
 
 _MANY_PROGRAMS = ("study", "experiments", "adaptation", "model/test_archs.py")
 # Linux ends a process that maps more than 65,530 pieces of memory; each program takes several.

@@ -249,7 +249,6 @@ class Contract:
     @settings(
         max_examples=5,
         derandomize=True,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
     )

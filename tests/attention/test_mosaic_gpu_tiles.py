@@ -56,7 +56,7 @@ def by_block(seen, block_q, block_k, whole):
 class TestBlocks:
     @pytest.mark.slow
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4), (3, 5)]))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_block_visibility_matches_the_mask(self, case, sizes):
         rows, length, keys, mask = case
         some, every = block_ranges.any_and_all_visible(mask, rows, length, keys, *sizes)
@@ -72,7 +72,7 @@ class TestBlocks:
 
     @pytest.mark.slow
     @given(cases(), st.sampled_from([(4, 4), (4, 8), (8, 4)]), st.booleans())
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_visiting_the_blocks_covers_exactly_the_visible_pairs(self, case, sizes, by_keys):
         """Every block in the order of `block_at_step`, masked where it says so."""
         rows, length, keys, mask = case

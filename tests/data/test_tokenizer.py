@@ -10,7 +10,7 @@ TEXTS = ["the film was good, the film was bad\n"] * 20 + ["a naïve 🎬 story o
 TOKENIZER = tokenizer.train(TEXTS, 320)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text())
 def test_round_trip(text):
     (ids,) = TOKENIZER.encode([text])
@@ -24,7 +24,7 @@ def test_round_trip_of_awkward_texts(text):
     assert TOKENIZER.decode(TOKENIZER.encode([text])[0]) == text
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text())
 def test_spelled_tokens_joined_are_the_text(text):
     ids = TOKENIZER.encode([text])[0]
@@ -83,7 +83,6 @@ def test_errors(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(1, 20))
 def test_chunks(count, length):
     ids = np.arange(4, 4 + count, dtype=np.int32)

@@ -25,7 +25,6 @@ cases = settings(
     max_examples=CASES,
     derandomize="FM_FUZZ_CASES" not in os.environ,
     database=None,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 # For tests of a second or more per case.

@@ -75,7 +75,7 @@ ROWS = st.lists(st.floats(-30, 30, width=32), min_size=V, max_size=V).map(
 SEEDS = st.integers(0, 2**32 - 1).map(lambda seed: logits(seed, B=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS | ROWS, st.floats(0.0625, 0.9375, width=32))
 def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p):
     sampling_params = SamplingConfig(top_p=p).to_params()
@@ -88,7 +88,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p):
     assert np.all(exact[~kept] <= least * (1 + 1e-6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS | ROWS, st.integers(1, V), st.floats(0.125, 5.0, width=32))
 def test_top_k_keeps_k_or_those_that_tie(row, k, temperature):
     sampling_params = SamplingConfig(temperature=temperature, top_k=k).to_params()
@@ -98,7 +98,7 @@ def test_top_k_keeps_k_or_those_that_tie(row, k, temperature):
     np.testing.assert_array_equal(kept, (weights >= least) & (weights > 0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS | ROWS, st.floats(0, 1, width=32))
 def test_min_p_is_a_share_of_the_likeliest(row, share):
     kept = np.asarray(filtered(row, SamplingConfig(min_p=share).to_params()))[0] > 0
@@ -109,7 +109,7 @@ def test_min_p_is_a_share_of_the_likeliest(row, share):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS | ROWS, st.floats(0, 1, exclude_max=True, width=32), st.integers(1, V))
 def test_a_pick_inverts_the_cumulative_distribution(row, uniform, alive):
     weights = np.exp(row - row.max())

@@ -39,7 +39,7 @@ def test_a_whole_training_text_is_copied_to_its_last_word():
     assert seen.longest_copies([TRAIN[1].split(), TRAIN[0].split() * 2]).tolist() == [6, 8]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     some.lists(some.text("abc", max_size=12), min_size=1, max_size=4),
     some.text("abcd", max_size=10),
