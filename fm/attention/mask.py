@@ -32,6 +32,9 @@ class Mask:
       kv_length: int [B]; number of valid keys.
       q_segments: int [B, L].
       kv_segments: int [B, S].
+      contiguous_segments: static; promises that each segment of a row is one run of consecutive
+        positions, in the queries as in the keys. Hides nothing; kernels that take ranges of keys
+        rather than segments need it.
     """
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -44,6 +47,9 @@ class Mask:
     kv_length: jax.Array | None = None
     q_segments: jax.Array | None = None
     kv_segments: jax.Array | None = None
+    contiguous_segments: bool = dataclasses.field(
+        default=False, metadata={"static": True}, kw_only=True
+    )
 
     def is_full(self) -> bool:
         """Whether every query sees every key, as far as is known without reading an array."""
@@ -109,6 +115,7 @@ class Mask:
             causal=self.causal,
             window=self.window,
             window_right=self.window_right,
+            contiguous_segments=self.contiguous_segments,
             prefix=None if self.prefix is None else self.prefix - k_offset,
             q_start=shift[None] if self.q_start is None else self.q_start + shift,
             kv_length=None if self.kv_length is None else self.kv_length - k_offset,

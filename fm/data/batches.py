@@ -159,12 +159,15 @@ def text_batches(
 
     Returns:
         Batches of int32 [B, L]: "tokens"; "segments", 0 for padding, 1.. for the chunks of a row;
-        "positions", from 0 within each segment.
+        "positions", from 0 within each segment. Where every row of every source holds one chunk,
+        also "length", int32 [B], its number of tokens: attention then needs no segments.
 
     Raises:
         UserError: a source is empty, or weights do not fit the sources.
     """
     rows = [PackedRowSource(chunks, length, share_rows=share_rows) for chunks in sources]
+    for source in rows:
+        source.with_length = all(each.single for each in rows)
     return _batches(rows, batch_size, seed, weights, epochs)
 
 

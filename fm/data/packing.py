@@ -59,6 +59,11 @@ class PackedRowSource:
 
     Each row is {"tokens", "segments", "positions"}, int32 [capacity]: segments count from 1 within
     the row, positions restart at 0 in each segment, padding is 0 in all three.
+
+    Attributes:
+        single: whether every row holds one sequence. With `with_length` set, rows then have
+            `length` too, int32, the number of its tokens.
+        with_length: False by default.
     """
 
     def __init__(self, chunks: Sequence[np.ndarray], capacity: int, *, share_rows: bool = True):
@@ -69,6 +74,8 @@ class PackedRowSource:
             if share_rows
             else [[index] for index in range(len(chunks))]
         )
+        self.single = all(len(row) == 1 for row in self._rows)
+        self.with_length = False
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -85,6 +92,8 @@ class PackedRowSource:
             row["segments"][start:end] = segment
             row["positions"][start:end] = np.arange(len(tokens))
             start = end
+        if self.with_length:
+            row["length"] = np.int32(start)
         return row
 
 

@@ -297,14 +297,33 @@ def _trial(
         )
 
 
+def pretraining_batch_shapes(recipe: Recipe, processor: Processor) -> dict[str, Any]:
+    """Returns the shapes of a pretraining batch of one modality, by the batch's keys."""
+
+    def ints(*shape):
+        return jax.ShapeDtypeStruct((recipe.batch_size, *shape), jnp.int32)
+
+    for modality, layout in processor.layouts.items():
+        L, axes = layout.positions().shape
+        patches = jax.ShapeDtypeStruct((recipe.batch_size, L, layout.patch_dim), jnp.float32)
+        return {modality: patches, "segments": ints(L), "positions": ints(L, axes)}
+    names = ("tokens", "segments", "positions")
+    shapes = {name: ints(recipe.seq_len) for name in names}
+    return shapes | ({} if _shares_rows(recipe) else {"length": ints()})
+
+
+def _shares_rows(recipe: Recipe) -> bool:
+    # Bag-of-words targets are those of a whole row, so a row holds one document.
+    return recipe.objective.bag_of_words == 0
+
+
 def _text_batches(chunks: list[np.ndarray], recipe: Recipe, seed: int) -> Batches:
     return text_batches(
         [chunks],
         batch_size=recipe.batch_size,
         length=recipe.seq_len,
         seed=seed,
-        # Bag-of-words targets are those of a whole row, so a row holds one document.
-        share_rows=recipe.objective.bag_of_words == 0,
+        share_rows=_shares_rows(recipe),
     )
 
 

@@ -153,7 +153,8 @@ def loss(
     Args:
       params: of the model.
       batch: tokens and patches as for `embeddings.embed`, with int `positions` and `segments`
-        [B, L] (0 is padding; different segments do not attend to each other). With bool `answer`
+        [B, L] (0 is padding; different segments do not attend to each other). With int `length`
+        [B] each row is one segment of that many tokens, then padding. With bool `answer`
         [B, L] only those tokens are predicted or masked; with int `prefix` [B] the tokens before
         it are visible to the whole segment in causal LM. Of a `MultitaskObjective`, such a batch
         by group.

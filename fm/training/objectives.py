@@ -19,6 +19,7 @@ from fm.model import embeddings
 from fm.model.config import ModelConfig
 from fm.model.cross_entropy import fused_linear_cross_entropy
 from fm.model.layers import rms_norm
+from fm.model.row_mask import row_mask
 from fm.model.transformer import forward
 from fm.parallel.mesh import constrain_batch, mesh_shard_counts
 
@@ -188,9 +189,8 @@ def causal_lm_sums(params: dict, batch: Batch, config: ModelConfig) -> WeightedS
     """
     if "tokens" not in batch and "modality" not in batch:
         batch = embeddings.prepend_start_patch(batch)
-    segments, prefix = batch["segments"], batch.get("prefix")
-    mask = Mask(causal=True, prefix=prefix, q_segments=segments, kv_segments=segments)
-    final_BLD = forward(params, batch, config, mask=mask)["final"]
+    segments = batch["segments"]
+    final_BLD = forward(params, batch, config, mask=row_mask(batch, causal=True))["final"]
     weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     if "answer" in batch:
         weights &= batch["answer"][:, 1:]
@@ -216,7 +216,7 @@ def masked_lm_sums(
         masked_Bk = jnp.arange(k) < jnp.round(mask_ratio * num_answers_B1)
     index_Bk = jax.lax.top_k(-noise_BL, k)[1]
     masked_BL = jnp.zeros((B, L), bool).at[jnp.arange(B)[:, None], index_Bk].set(masked_Bk)
-    mask = Mask(q_segments=segments, kv_segments=segments)
+    mask = row_mask(batch, causal=False)
     final_BLD = forward(params, batch, config, mask=mask, masked_BL=masked_BL)["final"]
     h_BkD = jnp.take_along_axis(final_BLD, index_Bk[..., None], axis=1)
     targets = _gather(batch, index_Bk)
@@ -241,7 +241,7 @@ def bag_of_words_sums(
             "masked_lm"
         )
     L = batch["segments"].shape[1]
-    max_visible = max(1, round((1.0 - mask_ratio) * L))
+    max_visible = _max_visible(mask_ratio, L)
     valid_BL = batch["segments"] > 0
     index_Bv = jax.lax.top_k(-(noise_BL + ~valid_BL), max_visible)[1]
     num_visible_B1 = jnp.maximum(
@@ -250,7 +250,7 @@ def bag_of_words_sums(
     visible_Bv = jnp.arange(max_visible) < num_visible_B1
     inputs = _gather(batch, index_Bv)
     inputs["segments"] = jnp.where(visible_Bv, inputs["segments"], 0)
-    mask = Mask(q_segments=inputs["segments"], kv_segments=inputs["segments"])
+    mask = Mask(kv_length=num_visible_B1[:, 0])  # the visible tokens come first
     final_BvD = forward(params, inputs, config, mask=mask)["final"]
     weights_Bv = (inputs["segments"] > 0).astype(final_BvD.dtype)
     summary_BD = rms_norm(jnp.einsum("bv,bvd->bd", weights_Bv, final_BvD), config.norm_eps)
@@ -261,6 +261,32 @@ def bag_of_words_sums(
     target_logits_BL = jnp.take_along_axis(logits_BV, batch["tokens"], axis=1)
     nats_BL = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True) - target_logits_BL
     return jnp.sum(nats_BL * weights_BL), jnp.sum(weights_BL)
+
+
+def attention_inputs(
+    batch: Batch, objective: PretrainingObjective
+) -> dict[str, tuple[int, int, Mask]]:
+    """Returns {objective: (rows, tokens in a row, mask)} of a step's attention.
+
+    Args:
+      batch: of one group; its arrays or their shapes.
+      objective: what is predicted.
+    """
+    B, L = batch["segments"].shape
+    start = int("tokens" not in batch and "modality" not in batch)  # the start patch
+    visible = _max_visible(objective.mask_ratio, L)
+    inputs = {
+        "causal_lm": (L + start, row_mask(batch, causal=True)),
+        "masked_lm": (L, row_mask(batch, causal=False)),
+        "bag_of_words": (visible, Mask(kv_length=jax.ShapeDtypeStruct((B,), jnp.int32))),
+    }
+    slices = objective_rows(objective, B)
+    return {name: (rows.stop - rows.start, *inputs[name]) for name, rows in slices.items()}
+
+
+def _max_visible(mask_ratio: float, L: int) -> int:
+    """Returns the most tokens of a row that the bag-of-words objective leaves visible."""
+    return max(1, round((1.0 - mask_ratio) * L))
 
 
 def inverse_frequency_weights(counts_V: jax.Array, exponent: float) -> jax.Array:

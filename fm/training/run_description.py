@@ -7,14 +7,13 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from fm.attention import Mask, choose
+from fm.attention import Choice, explain_choice
 from fm.model.config import ModelConfig, format_count
 from fm.parallel.mesh import MESH_AXES, config_from_mesh, default_device
 from fm.training.multitask import AnyObjective, group_batches
-from fm.training.objectives import Batch
+from fm.training.objectives import Batch, attention_inputs
 
 
 def describe_run(
@@ -27,7 +26,7 @@ def describe_run(
     mesh: Mesh | None,
     trials: int = 1,
 ) -> str:
-    """Returns one line: steps, parameters, tokens a step, dtype, attention kernel and devices.
+    """Returns one line: steps, parameters, tokens a step, dtype, attention kernels and devices.
 
     Args:
       params: of one trial.
@@ -39,11 +38,9 @@ def describe_run(
       trials: number of models that train as one program.
     """
     groups = [group_batch for _, group_batch, _ in group_batches(batch, objective)]
-    shapes = [group["segments"].shape for group in groups]
-    kernels = dict.fromkeys(attention_kernel(model_config, *shape) for shape in shapes)
     parts = [
         f"{steps:,} steps of {_tokens_per_step(groups)}",
-        f"attention by {' and '.join(kernels)}",
+        f"attention by {describe_attention(model_config, batch, objective)}",
         describe_model(params, model_config, mesh),
     ]
     return ", ".join([*([f"{trials} models at once"] if trials > 1 else []), *parts])
@@ -55,14 +52,42 @@ def describe_model(params: Any, model_config: ModelConfig, mesh: Mesh | None) ->
     return f"{format_count(count)} parameters, {model_config.dtype}, {_devices(mesh)}"
 
 
-def attention_kernel(model_config: ModelConfig, B: int, L: int) -> str:
-    """Returns the attention implementation of a training step on B packed rows of length L."""
-    dtype, head_dim = jnp.dtype(model_config.dtype), model_config.head_dim
-    q = jax.ShapeDtypeStruct((B, L, model_config.num_heads, head_dim), dtype)
-    k = jax.ShapeDtypeStruct((B, L, model_config.num_kv_heads, head_dim), dtype)
-    segments = jnp.ones((B, L), jnp.int32)
-    mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
-    return model_config.attention or choose(q, k, mask)
+def describe_attention(
+    model_config: ModelConfig, batch: dict[str, Any], objective: AnyObjective
+) -> str:
+    """Returns the attention implementations of a training step, each with why it was selected.
+
+    Args:
+      model_config: of the model.
+      batch: the batch, or its shapes, of all processes.
+      objective: what is predicted.
+    """
+    choices = _attention_choices(model_config, batch, objective)
+    distinct = dict.fromkeys(choices.values())
+    parts = []
+    for choice in distinct:
+        users = [name for name, each in choices.items() if each == choice]
+        whose = f" for {' and '.join(users)}" if len(distinct) > 1 else ""
+        parts.append(f"{choice.name}{whose} ({choice.reason})")
+    return " and ".join(parts)
+
+
+def _attention_choices(
+    model_config: ModelConfig, batch: dict[str, Any], objective: AnyObjective
+) -> dict[str, Choice]:
+    """Returns the attention implementation of each objective of each group, by name."""
+    choices = {}
+    for prefix, group, each in group_batches(batch, objective):
+        for name, (B, L, mask) in attention_inputs(group, each).items():
+            q, k = (
+                jax.ShapeDtypeStruct((B, L, heads, model_config.head_dim), model_config.dtype)
+                for heads in (model_config.num_heads, model_config.num_kv_heads)
+            )
+            named = model_config.attention
+            choices[f"{prefix}{name}"] = (
+                Choice(named, "named in the config") if named else explain_choice(q, k, mask)
+            )
+    return choices
 
 
 def _tokens_per_step(groups: list[Batch]) -> str:

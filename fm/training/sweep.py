@@ -237,7 +237,12 @@ class _VmappedExecutor(TrialExecutor):
 
     def place(self, batches: Sequence[Batch | None]) -> Batch:
         stand_in = next(batch for batch in batches if batch is not None)
-        stacked = stack_trees([stand_in if batch is None else batch for batch in batches])
+        batches = [stand_in if batch is None else batch for batch in batches]
+        # `length` of rows with one document each: of no use where another trial's rows are packed.
+        common = set.intersection(*(set(batch) for batch in batches))
+        stacked = stack_trees(
+            [{key: batch[key] for key in stand_in if key in common} for batch in batches]
+        )
         return stacked if self.mesh is None else sharding.shard_batch(stacked, self.mesh, axis=1)
 
     def step(

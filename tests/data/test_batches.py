@@ -94,6 +94,24 @@ def test_segments_and_positions():
             assert not tokens[segments == 0].any() and not positions[segments == 0].any()
 
 
+@pytest.mark.parametrize(
+    ("sources", "options", "single"),
+    [
+        ([ONE, TWO], {"share_rows": False}, True),
+        ([[np.arange(LENGTH, dtype=np.int32)] * 20], {}, True),
+        ([ONE], {}, False),
+        ([[np.arange(LENGTH, dtype=np.int32)] * 20, ONE], {}, False),
+    ],
+)
+def test_rows_that_hold_one_chunk_each_have_its_length(sources, options, single):
+    for batch in itertools.islice(text(sources, None, **options), 10):
+        assert ("length" in batch) == single
+        if single:
+            assert batch["length"].shape == (4,) and batch["length"].dtype == np.int32
+            want = np.arange(LENGTH) < batch["length"][:, None]
+            np.testing.assert_array_equal(batch["segments"], want)
+
+
 def test_weights_are_shares_of_rows():
     rows = np.concatenate([batch["tokens"][:, 0] for batch in itertools.islice(text(), 250)])
     assert np.mean(rows < 1_000_000) == pytest.approx(0.7, abs=0.01)

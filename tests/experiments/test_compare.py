@@ -96,7 +96,7 @@ def _told_stages(err, out):
     ]
     (first,) = [line for line in err.splitlines() if line.endswith("; compiling …")]
     assert first.startswith("digits: pretraining in_domain: 4 steps of ")
-    assert " patches (" in first and ", attention by xla_tiled, " in first
+    assert " patches (" in first and ", attention by xla_tiled (" in first
     assert "digits: pretraining in_domain: compiled in " in err
     assert "already finished" not in err  # a model that several arms share is read once
 

@@ -59,6 +59,68 @@ def test_a_bag_is_predicted_from_the_visible_alone():
     assert seen_tokens(BAG) == set(ORDER[: L // 2])
 
 
+def single_rows(batch):
+    """The same batch, known to hold one document per row."""
+    lengths = np.sum(batch["segments"] > 0, axis=1, dtype=np.int32)
+    segments = (np.arange(batch["segments"].shape[1]) < lengths[:, None]).astype(np.int32)
+    return batch | {"segments": segments, "length": lengths}
+
+
+@pytest.mark.parametrize("objective", [NEXT, MASKED, BAG])
+def test_rows_known_to_hold_one_document_give_the_same_to_the_bit(objective):
+    """Without segments in the mask, on a CPU."""
+    single = single_rows(uneven_text())
+    packed = {key: value for key, value in single.items() if key != "length"}
+    noise = np.random.default_rng(0).random(packed["segments"].shape, np.float32)
+
+    @jax.jit
+    def run(weights, batch):
+        def value(weights):
+            sums = objectives.loss_sums(weights, batch, noise, TEXT, objective, WEIGHTS)
+            ((nats, count),) = sums.values()
+            return nats / count
+
+        return jax.value_and_grad(value)(weights)
+
+    results = run(params(TEXT), single), run(params(TEXT), packed)
+    for left, right in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("objective", "batch", "config", "want"),
+    [
+        (NEXT, images(), IMAGE, {"causal"}),
+        (MASKED, images(), IMAGE, set()),
+        (NEXT, single_rows(uneven_text()), TEXT, {"causal"}),
+        (MASKED, single_rows(uneven_text()), TEXT, {"kv_length"}),
+        (BAG, uneven_text(), TEXT, {"kv_length"}),
+        (NEXT, uneven_text(), TEXT, {"causal", "q_segments", "kv_segments"}),
+    ],
+)
+def test_masks_have_segments_only_where_rows_are_packed(
+    objective, batch, config, want, monkeypatch
+):
+    masks = []
+
+    def spy(params, inputs, config, *, mask, **options):
+        masks.append((inputs["positions"].shape[:2], mask))
+        return forward(params, inputs, config, mask=mask, **options)
+
+    forward = objectives.forward
+    monkeypatch.setattr(objectives, "forward", spy)
+    noise = np.zeros(batch["segments"].shape, np.float32)
+    objectives.loss_sums(params(config), batch, noise, config, objective, WEIGHTS)
+    (told,) = objectives.attention_inputs(batch, objective).values()
+    ((shape, mask),) = masks
+    assert told[:2] == shape
+    for each in (mask, told[2]):
+        names = {name for name, value in vars(each).items() if value is not None}
+        assert {name for name in names if getattr(each, name) is not False} - {
+            "contiguous_segments"
+        } == want
+
+
 def test_the_last_piece_predicts_nothing():
     assert seen_tokens(NEXT) == set(range(L - 1))
 

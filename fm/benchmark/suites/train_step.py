@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.attention import Mask, choose
+from fm.attention import choose
 from fm.benchmark.core import BenchConfig, Build, Candidate, Case
 from fm.benchmark.suites.matmul import DTYPES
 from fm.benchmark.timing import min_bytes, peak_memory, timed_compile
@@ -102,7 +102,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
             },
             flops=step_flops(model, recipe.objective, shape),
             num_tokens=shape.seq_len * shape.batch_size,
-            attention=attention_name(model, shape),
+            attention=attention_name(model, shape, recipe.objective),
         )
 
 
@@ -137,7 +137,7 @@ def next_token_case(suite: str, shape: StepShape, dtype: str, config: BenchConfi
         peers={"torch": torch_peer},
         flops=step_flops(model, CAUSAL_LM, shape),
         num_tokens=shape.seq_len * shape.batch_size,
-        attention=attention_name(model, shape),
+        attention=attention_name(model, shape, CAUSAL_LM),
     )
 
 
@@ -169,7 +169,7 @@ def remat_cases(config: BenchConfig) -> Iterator[Case]:
             },
             flops=step_flops(model, CAUSAL_LM, shape),
             num_tokens=shape.seq_len * shape.batch_size,
-            attention=attention_name(model, shape),
+            attention=attention_name(model, shape, CAUSAL_LM),
         )
 
 
@@ -190,7 +190,12 @@ def input_cases(config: BenchConfig) -> Iterator[Case]:
             batches = packed_batches(shape, config)
             tokens_BL = random_tokens(shape, config)
             return train_step_candidate(
-                shape.model, CAUSAL_LM, ADAMW, tokens_BL, lambda: next(batches)
+                shape.model,
+                CAUSAL_LM,
+                ADAMW,
+                tokens_BL,
+                packed=True,
+                next_batch=lambda: next(batches),
             )
 
         yield Case(
@@ -207,7 +212,7 @@ def input_cases(config: BenchConfig) -> Iterator[Case]:
             candidates={"text_batches": training},
             num_tokens=shape.seq_len * shape.batch_size,
             ablated=lambda shape=shape: train_step_candidate(
-                shape.model, CAUSAL_LM, ADAMW, random_tokens(shape, config)
+                shape.model, CAUSAL_LM, ADAMW, random_tokens(shape, config), packed=True
             ),
         )
 
@@ -217,6 +222,8 @@ def train_step_candidate(
     objective: PretrainingObjective,
     optimizer_config: OptimizerConfig,
     tokens_BL: np.ndarray,
+    *,
+    packed: bool = False,
     next_batch: Callable[[], dict] | None = None,
 ) -> Candidate:
     """Returns a compiled train step as a candidate; each call takes a further step.
@@ -228,6 +235,7 @@ def train_step_candidate(
       objective: what is predicted.
       optimizer_config: optimizer.
       tokens_BL: the batch, of whole rows, of every step.
+      packed: whether the step is one for rows that may hold several documents.
       next_batch: gives the batch of a step instead, of the same shape.
     """
     jitted: Any = make_train_step(model, objective, optimizer_config, _NUM_STEPS)
@@ -235,6 +243,8 @@ def train_step_candidate(
         init(jax.random.key(0), model), optimizer.build(optimizer_config, _NUM_STEPS)
     )
     batch = whole_rows(tokens_BL)
+    if packed:
+        del batch["length"]
     token_weights = jnp.ones(model.vocab_size) if objective.bag_of_words else None
     arguments = state, batch, 0, token_weights
     seconds, compiled = timed_compile(jitted, *arguments)
@@ -271,6 +281,7 @@ def whole_rows(tokens_BL: np.ndarray) -> dict[str, np.ndarray]:
         "tokens": tokens_BL,
         "segments": np.ones((B, L), np.int32),
         "positions": np.tile(np.arange(L, dtype=np.int32), (B, 1)),
+        "length": np.full(B, L, np.int32),
     }
 
 
@@ -286,15 +297,17 @@ def packed_batches(shape: StepShape, config: BenchConfig) -> Batches:
     )
 
 
-def attention_name(model: ModelConfig, shape: StepShape) -> str:
-    """Returns the name of the attention implementation that the train step uses."""
+def attention_name(model: ModelConfig, shape: StepShape, objective: PretrainingObjective) -> str:
+    """Returns the names of the attention implementations that the train step uses."""
     if model.attention:
         return model.attention
-    rows = (shape.batch_size, shape.seq_len)
-    q = jax.ShapeDtypeStruct((*rows, model.num_heads, model.head_dim), model.dtype)
-    k = jax.ShapeDtypeStruct((*rows, model.num_kv_heads, model.head_dim), model.dtype)
-    segments = jnp.ones(rows, jnp.int32)
-    return choose(q, k, Mask(causal=True, q_segments=segments, kv_segments=segments))
+    names = []
+    batch = whole_rows(np.zeros((shape.batch_size, shape.seq_len), np.int32))
+    for B, L, mask in objectives.attention_inputs(batch, objective).values():
+        q = jax.ShapeDtypeStruct((B, L, model.num_heads, model.head_dim), model.dtype)
+        k = jax.ShapeDtypeStruct((B, L, model.num_kv_heads, model.head_dim), model.dtype)
+        names.append(choose(q, k, mask))
+    return ", ".join(dict.fromkeys(names))
 
 
 def step_flops(model: ModelConfig, objective: PretrainingObjective, shape: StepShape) -> float:
