@@ -17,6 +17,7 @@ from fm.attention import cudnn, decode, mosaic_gpu, reference, splash, xla_chunk
 from fm.attention.mask import Mask
 from fm.errors import UserError
 from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, default_device, mesh_shard_counts
+from fm.progress_lines import say
 
 # Off CPU, xla_tiled runs while its float32 scores take no more bytes than this.
 MAX_SCORE_BYTES = 2**30
@@ -169,9 +170,16 @@ def explain_choice(
     softcap: float | None = None,
     platform: str | None = None,
 ) -> Choice:
-    """Returns the selected implementation with the reason, and logs each distinct choice once."""
-    choice = _select(q_BLHC, k_BSKC, mask or Mask(), softcap, platform or default_platform())
+    """Returns the selected implementation with the reason, and logs each distinct choice once.
+
+    The first time that attention on an accelerator has to run without a kernel, a line on stderr
+    says so.
+    """
+    platform = platform or default_platform()
+    choice = _select(q_BLHC, k_BSKC, mask or Mask(), softcap, platform)
     _log_once(choice)
+    if platform != "cpu" and choice.name in _PLAIN_XLA:
+        _warn_once(platform, choice)
     return choice
 
 
@@ -228,6 +236,17 @@ def _select(
         return Choice("xla_tiled", "; ".join(["the scores fit in memory", *skipped]))
     reason = f"the scores would take more than {MAX_SCORE_BYTES / 2**30:g} GiB"
     return Choice("xla_chunked", "; ".join([reason, *skipped]))
+
+
+_PLAIN_XLA = ("xla_tiled", "xla_chunked")
+_warned: set[str] = set()
+
+
+def _warn_once(platform: str, choice: Choice) -> None:
+    """Says on stderr, once in a process for each platform, that attention has no kernel."""
+    if platform not in _warned:
+        _warned.add(platform)
+        say(f"warning: attention on {platform} runs as plain XLA ({choice.name}): {choice.reason}")
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fm.attention.mask import Mask
+from fm.attention.mask import Mask, pad_head_dim
 
 _MAX_HEAD_DIM, _MAX_HEAD_DIM_HOPPER = 128, 256
 
@@ -24,8 +24,8 @@ def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str |
         return f"cuDNN takes bfloat16 or float16 only, not {', '.join(sorted(dtypes))}"
     capability = getattr(jax.devices()[0], "compute_capability", "0")
     max_head_dim = _MAX_HEAD_DIM_HOPPER if float(capability) >= 9.0 else _MAX_HEAD_DIM
-    if C % 8 or max_head_dim < C:
-        return f"cuDNN takes head dimensions that are a multiple of 8 up to {max_head_dim}, not {C}"
+    if max_head_dim < C:
+        return f"cuDNN takes head dimensions up to {max_head_dim}, not {C}"
     if softcap is not None:
         return "cuDNN has no softcap"
     if mask.segments() is not None:
@@ -57,14 +57,16 @@ def attend(
 ) -> jax.Array:
     """Returns attention o_BLHC by `jax.nn.dot_product_attention`, with cuDNN by default.
 
+    Heads are padded to a multiple of 8, which is all that cuDNN takes: at most 8 times the
+    products of one channel, where the alternative is to move all scores through memory.
+
     `backend` is that of `jax.nn.dot_product_attention`; "xla" takes the same arguments anywhere.
     """
     del softcap
     S, length_B = k_BSKC.shape[1], mask.kv_length
+    C = q_BLHC.shape[-1]
     o_BLHC = jax.nn.dot_product_attention(
-        q_BLHC,
-        k_BSKC,
-        v_BSKC,
+        *(pad_head_dim(x, C + -C % 8) for x in (q_BLHC, k_BSKC, v_BSKC)),
         scale=scale,
         is_causal=mask.causal,
         local_window_size=None if mask.window is None else (mask.window - 1, 0),
@@ -73,7 +75,7 @@ def attend(
             None if length_B is None else jnp.clip(length_B, 1, S).astype(jnp.int32)
         ),
         implementation=backend,
-    )
+    )[..., :C]
     if length_B is None:
         return o_BLHC
     return jnp.where((length_B > 0)[:, None, None, None], o_BLHC, 0.0)

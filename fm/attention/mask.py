@@ -32,9 +32,9 @@ class Mask:
       kv_length: int [B]; number of valid keys.
       q_segments: int [B, L].
       kv_segments: int [B, S].
-      contiguous_segments: static; promises that each segment of a row is one run of consecutive
-        positions, in the queries as in the keys. Hides nothing; kernels that take ranges of keys
-        rather than segments need it.
+      packed: static; promises that `q_segments` and `kv_segments` are equal and that each segment
+        of a row is one run of consecutive positions, as in a packed row. Hides nothing; kernels
+        that take ranges of keys, or one array of segments, need the promise.
     """
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -47,9 +47,7 @@ class Mask:
     kv_length: jax.Array | None = None
     q_segments: jax.Array | None = None
     kv_segments: jax.Array | None = None
-    contiguous_segments: bool = dataclasses.field(
-        default=False, metadata={"static": True}, kw_only=True
-    )
+    packed: bool = dataclasses.field(default=False, metadata={"static": True}, kw_only=True)
 
     def is_full(self) -> bool:
         """Whether every query sees every key, as far as is known without reading an array."""
@@ -115,7 +113,6 @@ class Mask:
             causal=self.causal,
             window=self.window,
             window_right=self.window_right,
-            contiguous_segments=self.contiguous_segments,
             prefix=None if self.prefix is None else self.prefix - k_offset,
             q_start=shift[None] if self.q_start is None else self.q_start + shift,
             kv_length=None if self.kv_length is None else self.kv_length - k_offset,
@@ -136,3 +133,12 @@ class Mask:
         if self.q_start is None and self.window_right is not None:
             end = max(min(end, q_offset + num_queries - 1 + self.window_right), 0)
         return first, end
+
+
+def pad_head_dim(x_BLHC: jax.Array, size: int) -> jax.Array:
+    """Returns queries, keys or values with heads padded to `size` by zeros.
+
+    Zeros add nothing to a score, and give outputs and gradients that are cut off again.
+    """
+    missing = size - x_BLHC.shape[-1]
+    return jnp.pad(x_BLHC, [(0, 0)] * 3 + [(0, missing)]) if missing else x_BLHC

@@ -40,5 +40,5 @@ def row_mask(batch: Mapping[str, Any], *, causal: bool) -> Mask:
         prefix=prefix,
         q_segments=segments,
         kv_segments=segments,
-        contiguous_segments=True,
+        packed=True,
     )

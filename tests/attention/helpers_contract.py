@@ -51,6 +51,7 @@ CASES = {
     "more queries": Case(L=9, S=3, mask=Mask(causal=True)),
     "one key": Case(S=1),
     "one query": Case(L=1, S=8, mask=Mask(causal=True, q_start=ints(5, 0))),
+    "heads of 6": Case(C=6, mask=Mask(causal=True)),
     "one row": Case(B=1, mask=Mask(causal=True)),
     "window of one": Case(mask=Mask(causal=True, window=1)),
     "window": Case(mask=Mask(causal=True, window=3)),

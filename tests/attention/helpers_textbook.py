@@ -9,7 +9,7 @@ def visible(mask, rows, length, keys):
     fields = {
         name: values if values is None else np.asarray(values).tolist()
         for name, values in vars(mask).items()
-        if name not in ("causal", "window", "window_right", "contiguous_segments")
+        if name not in ("causal", "window", "window_right", "packed")
     }
     q_segments, kv_segments = fields["q_segments"], fields["kv_segments"]
 

@@ -145,6 +145,21 @@ def test_each_choice_is_logged_once(caplog):
     assert "attention by xla_tiled: " in caplog.text and "attention by decode: " in caplog.text
 
 
+@pytest.mark.usefixtures("library_kernels_only")
+def test_falling_to_plain_xla_on_an_accelerator_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(api, "_warned", set())
+    wide, narrow = like(dtype=jnp.float32), like(C=32, dtype=jnp.float32)
+    choose(wide, wide, platform="cpu")
+    choose(like(), like(), platform="gpu")  # a kernel
+    choose(like(L=1), like(), platform="gpu")  # reads a cache
+    assert capsys.readouterr().err == ""
+    for q in (wide, wide, narrow):
+        assert choose(q, q, platform="gpu") == "xla_tiled"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: attention on gpu runs as plain XLA (xla_tiled): ")
+    assert "not cudnn: cuDNN takes bfloat16 or float16 only, not float32" in line
+
+
 def test_every_kernel_is_registered():
     assert {name for names in KERNELS_BY_PLATFORM.values() for name in names} <= set(
         IMPLEMENTATIONS
@@ -164,7 +179,6 @@ UNSUPPORTED = {
     "tpu start": (splash, like(), {"on": "tpu", "mask": Mask(True, q_start=ints(1, 1))}, "q_start"),
     "cudnn here": (cudnn, like(), {"on": "cpu"}, "NVIDIA GPU, not cpu"),
     "cudnn rocm": (cudnn, like(), {"on": "rocm"}, "NVIDIA GPU, not rocm"),
-    "cudnn width": (cudnn, like(C=60), {"on": "gpu"}, "multiple of 8"),
     "cudnn wide": (cudnn, like(C=264), {"on": "gpu"}, "up to"),
     "cudnn dtype": (cudnn, like(dtype=jnp.float32), {"on": "gpu"}, "not float32"),
     "cudnn softcap": (cudnn, like(), {"on": "gpu", "softcap": 1.0}, "softcap"),

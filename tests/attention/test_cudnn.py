@@ -8,6 +8,22 @@ from fm.attention import Mask, cudnn
 from tests.attention.helpers_contract import Case, arrays, ints
 
 
+def test_heads_are_padded_to_a_multiple_of_8(monkeypatch):
+    """With zeros; what comes back for them is cut off."""
+    shapes = []
+
+    def kernel(q, k, v, **_):
+        shapes.extend(x.shape[-1] for x in (q, k, v))
+        assert not np.any(np.asarray(q, np.float32)[..., 12:])
+        return v + 1
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    q, k, v, _ = arrays(Case(C=12), jnp.bfloat16)
+    o = cudnn.attend(q, k, v, mask=Mask(), scale=0.5, softcap=None)
+    assert shapes == [16, 16, 16]
+    np.testing.assert_array_equal(o, v + 1)
+
+
 def test_cudnn_never_sees_a_row_without_keys(monkeypatch):
     """Softmax over nothing is NaN in some versions: the row gets a key, and zeros after."""
     asked = {}

@@ -72,6 +72,10 @@ ALL = Mask(
     kv_segments=in_runs(2, 260, 120),
 )
 CASES = {
+    "heads of 32, packed": Case(
+        Mask(causal=True, q_segments=in_runs(1, 150, 60), kv_segments=in_runs(1, 150, 60)), C=32
+    ),
+    "heads of 80": Case(Mask(causal=True), L=200, S=200, C=80),
     "whole blocks, no mask": Case(Mask(), L=128, S=256, C=128),
     "causal, grouped": Case(Mask(causal=True), L=256, S=256, H=2),
     "short blocks": Case(Mask(), L=130, S=200),
@@ -138,7 +142,7 @@ class TestInterpreted:
 
 @pytest.mark.skipif(default_platform() != "gpu", reason="needs an NVIDIA GPU")
 class TestOnGpu:
-    @pytest.mark.parametrize("width", op.HEAD_DIMS)
+    @pytest.mark.parametrize("width", (32, *op.HEAD_DIMS))
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
     def test_value_and_gradients_match_the_textbook(self, case, width):
         check(case if width == case.C else dataclasses.replace(case, C=width), HopperOps())
@@ -162,7 +166,7 @@ SHAPES = {
 class TestLowered:
     """Lowering for CUDA on a CPU checks layouts, copies and shared memory (227 KB)."""
 
-    @pytest.mark.parametrize("width", op.HEAD_DIMS)
+    @pytest.mark.parametrize("width", (32, *op.HEAD_DIMS))
     @pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
     def test_three_kernels(self, case, width):
         case = dataclasses.replace(case, C=width)
@@ -197,8 +201,9 @@ class TestUnsupported:
                 Mask(),
                 None,
                 "gpu",
-                "64 or 128, not 32",
+                "slower than plain XLA",
             ),
+            (like((1, 8, 2, 136)), like((1, 8, 2, 136)), Mask(), None, "gpu", "up to 128, not 136"),
             (like(), like((1, 0, 2, 64)), Mask(), None, "gpu", "empty"),
             (like(), like(), Mask(window=0), None, "gpu", "window of 1 or more, not 0"),
             (like(), like(), Mask(window_right=-1), None, "gpu", "window of 1 or more, not -1"),
@@ -208,6 +213,25 @@ class TestUnsupported:
     def test_reason(self, q, k, mask, softcap, platform, reason, monkeypatch):
         fake_gpu(monkeypatch, "9.0", "cuda 13000")
         assert re.search(reason, op.unsupported_reason(q, k, k, mask, softcap, platform))
+
+    @pytest.mark.parametrize(
+        ("length", "width", "taken"),
+        [
+            (256, 32, True),
+            (100, 32, True),
+            (64, 32, True),
+            (48, 32, False),
+            (128, 8, True),
+            (256, 80, True),
+            (200, 80, True),
+            (70, 80, False),
+            (16, 64, True),  # nothing to pad in the heads
+        ],
+    )
+    def test_heads_are_padded_where_that_is_faster(self, length, width, taken, monkeypatch):
+        fake_gpu(monkeypatch, "9.0", "cuda 13000")
+        q = like((1, length, 2, width))
+        assert (op.unsupported_reason(q, q, q, Mask(), None, "gpu") is None) == taken
 
     def test_only_compute_capability_9(self, monkeypatch):
         fake_gpu(monkeypatch, "9.0", "cuda 13000")

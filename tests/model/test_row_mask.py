@@ -30,13 +30,13 @@ def fields(mask: Mask) -> set[str]:
         (SINGLE, False, {"kv_length"}),
         (SINGLE | {"prefix": LENGTH // 2}, True, {"causal", "prefix", "kv_length"}),
         (SINGLE | {"prefix": LENGTH // 2}, False, {"kv_length"}),
-        (PACKED, True, {"causal", "q_segments", "kv_segments", "contiguous_segments"}),
-        (PACKED, False, {"q_segments", "kv_segments", "contiguous_segments"}),
+        (PACKED, True, {"causal", "q_segments", "kv_segments", "packed"}),
+        (PACKED, False, {"q_segments", "kv_segments", "packed"}),
         # Rows of several modalities are packed even where they have no text.
         (
             PATCHES | {"modality": np.zeros((B, L), np.int32)},
             False,
-            {"q_segments", "kv_segments", "contiguous_segments"},
+            {"q_segments", "kv_segments", "packed"},
         ),
     ],
 )

@@ -116,9 +116,7 @@ def test_masks_have_segments_only_where_rows_are_packed(
     assert told[:2] == shape
     for each in (mask, told[2]):
         names = {name for name, value in vars(each).items() if value is not None}
-        assert {name for name in names if getattr(each, name) is not False} - {
-            "contiguous_segments"
-        } == want
+        assert {name for name in names if getattr(each, name) is not False} - {"packed"} == want
 
 
 def test_the_last_piece_predicts_nothing():

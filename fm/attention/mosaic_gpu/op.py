@@ -8,14 +8,18 @@ import re
 import jax
 import jax.numpy as jnp
 
-from fm.attention.mask import Mask
+from fm.attention.mask import Mask, pad_head_dim
 from fm.attention.mosaic_gpu import block_ranges
 
 # The kernels are imported where they are used: Pallas takes a third of a second to import, which
 # no other device should pay.
 
 BLOCK_SIZE = 128  # lengths are padded to a multiple of it
-HEAD_DIMS = (64, 128)
+HEAD_DIMS = (64, 128)  # heads are padded with zeros to the next of these
+# Padding heads is worth it while the padded products take less time than the fallback needs to move
+# its scores. The kernels do 292 TFLOP/s or more on an H100 (docs/benchmarks.md), 4 C FLOPs a score;
+# XLA writes and reads its float32 scores twice each, 16 bytes at 3.35 TB/s.
+_MAX_PADDED_WORK = 16 / 3.35e12 * 292e12 / 4  # padded lengths x head_dim, per pair of lengths
 
 
 def unsupported_reason(q, k, v, mask: Mask, softcap: float | None, platform: str) -> str | None:
@@ -30,11 +34,18 @@ def unsupported_inputs(q, k, mask: Mask | None, softcap: float | None) -> str | 
     """Returns why the kernels cannot take these inputs (e.g. their dtype), or None if they can."""
     if q.dtype != k.dtype or q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"mosaic_gpu takes bfloat16 or float16, not {q.dtype} queries and {k.dtype} keys"
-    if q.shape[-1] not in HEAD_DIMS:
-        accepted = " or ".join(map(str, HEAD_DIMS))
-        return f"mosaic_gpu takes a head dimension of {accepted}, not {q.shape[-1]}"
+    C = q.shape[-1]
+    if max(HEAD_DIMS) < C:
+        return f"mosaic_gpu takes a head dimension up to {max(HEAD_DIMS)}, not {C}"
     if 0 in (*q.shape, *k.shape):
         return f"mosaic_gpu takes no empty array: q {q.shape}, k {k.shape}"
+    L, S = q.shape[1], k.shape[1]
+    padded_L, padded_S = (n + -n % BLOCK_SIZE for n in (L, S))
+    if C not in HEAD_DIMS and padded_L * padded_S * _padded_head_dim(C) > _MAX_PADDED_WORK * L * S:
+        return (
+            f"mosaic_gpu would pad {L} x {S} positions and heads of {C} to {padded_L} x {padded_S} "
+            f"and {_padded_head_dim(C)}, which is slower than plain XLA"
+        )
     if softcap is not None and not softcap > 0:
         return f"mosaic_gpu takes a positive softcap, not {softcap}"
     for window in () if mask is None else (mask.window, mask.window_right):
@@ -89,7 +100,13 @@ def run(q_BLHC, k_BSKC, v_BSKC, *, mask: Mask, scale: float, softcap, ops) -> ja
     if not scale > 0:
         raise NotImplementedError(f"mosaic_gpu takes a positive scale, not {scale}")
     mask.segments()  # raises if only one of the two is given
-    return _attend(q_BLHC, k_BSKC, v_BSKC, mask, float(scale), softcap, ops)
+    C = q_BLHC.shape[-1]
+    q, k, v = (pad_head_dim(x, _padded_head_dim(C)) for x in (q_BLHC, k_BSKC, v_BSKC))
+    return _attend(q, k, v, mask, float(scale), softcap, ops)[..., :C]
+
+
+def _padded_head_dim(C: int) -> int:
+    return next(size for size in HEAD_DIMS if size >= C)
 
 
 def kernel_spec(mask: Mask, num_keys: int, scale: float, softcap: float | None):
