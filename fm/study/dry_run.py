@@ -158,9 +158,9 @@ def _adapting_stage(config: StudyConfig, task: TaskConfig, data: Dataset, rate: 
         if ARMS[arm].trains_network(recipe, budget)
     )
     details = (
-        f"{len(arms)} arms ({', '.join(arms)})",
-        f"{len(budgets)} label budgets ({', '.join(f'{n:,}' for n in budgets)})",
-        f"{cells} cells of {config.seeds} seeds, {fits:,} fits",
+        f"{_count(len(arms), 'arm')} ({', '.join(arms)})",
+        f"{_count(len(budgets), 'label budget')} ({', '.join(f'{n:,}' for n in budgets)})",
+        f"{_count(cells, 'cell')} of {_count(config.seeds, 'seed')}, {_count(fits, 'fit')}",
         f"{items:,} test items",
     )
     return Stage(
@@ -186,7 +186,7 @@ def adapting_stage(
     trials = sum(len(METHODS[name].search_space(recipe)) for name in methods)
     details = (
         f"{num_labels:,} labels",
-        f"{trials} trials ({', '.join(methods)}), then a fit to all labels",
+        f"{_count(trials, 'trial')} ({', '.join(methods)}), then a fit to all labels",
         f"{len(data.test):,} test items",
     )
     if not own:
@@ -258,9 +258,9 @@ def _multitask_stages(config: MultitaskConfig) -> list[Stage]:
     if any(ARMS[arm].cost.tuning == "shared" for arm in config.arms):
         budgets, rates = config.tasks[0].label_budgets, config.instruction_learning_rates
         details = (
-            f"{len(rates)} learning rates",
-            f"{len(budgets)} label budgets",
-            f"{config.seeds} seeds",
+            _count(len(rates), "learning rate"),
+            _count(len(budgets), "label budget"),
+            _count(config.seeds, "seed"),
             f"at least {config.instruction_tuning.min_steps:,} steps each",
         )
         stages.append(Stage("instruction tuning", details))
@@ -311,3 +311,7 @@ def _examples(data: Dataset, limit: int | None) -> str:
 def total_seconds(stages: Sequence[Stage]) -> float:
     """Returns the sum of the times that are known."""
     return math.fsum(stage.seconds or 0.0 for stage in stages)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
