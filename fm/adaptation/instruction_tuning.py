@@ -308,7 +308,7 @@ def answer_cross_entropy_sums(
     final_BLD = final_hidden(params, batch, model_config)
     is_answer_BT, places_BT = jax.lax.top_k(batch["answer"].astype(jnp.int32), max_answer_tokens)
     h_BTD = jnp.take_along_axis(final_BLD, places_BT[..., None] - 1, axis=1)
-    logits_BTV = embeddings.token_logits(params["streams"], h_BTD)
+    logits_BTV = embeddings.token_logits(params["streams"], h_BTD, model_config)
     tokens_BT = jnp.take_along_axis(batch["tokens"], places_BT, axis=1)
     nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT)
     segments_BT = jnp.take_along_axis(batch["segments"], places_BT, axis=1)
@@ -401,10 +401,13 @@ def _make_batch(
     return batch | {"prefix": prefix_lengths(batch)} if bidirectional_prefix else batch
 
 
-def _next_token_logprobs(params: dict, final_BLD: jax.Array, places_BT: jax.Array) -> jax.Array:
+def _next_token_logprobs(
+    params: dict, final_BLD: jax.Array, places_BT: jax.Array, config: ModelConfig
+) -> jax.Array:
     """Log probabilities of the token after each place, float32 [B, T, V]."""
     h_BTD = jnp.take_along_axis(final_BLD, places_BT[..., None], axis=1)
-    return jax.nn.log_softmax(embeddings.token_logits(params["streams"], h_BTD), axis=-1)
+    logits_BTV = embeddings.token_logits(params["streams"], h_BTD, config)
+    return jax.nn.log_softmax(logits_BTV, axis=-1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -415,7 +418,7 @@ def _first_token_fn(config: ModelConfig) -> BatchFn:
         params, tokens_A = operands
         ends_B1 = jnp.sum(batch["segments"] > 0, axis=1, keepdims=True)
         final_BLD = final_hidden(params, batch, config)
-        return _next_token_logprobs(params, final_BLD, ends_B1 - 1)[:, 0, tokens_A]
+        return _next_token_logprobs(params, final_BLD, ends_B1 - 1, config)[:, 0, tokens_A]
 
     return fn
 
@@ -428,7 +431,7 @@ def _whole_answer_fn(config: ModelConfig, max_answer_tokens: int) -> BatchFn:
         ends_B1 = jnp.sum(batch["segments"] > 0, axis=1, keepdims=True)
         places_BT = ends_B1 - max_answer_tokens + jnp.arange(max_answer_tokens)
         final_BLD = final_hidden(params, batch, config)
-        logprobs_BTV = _next_token_logprobs(params, final_BLD, places_BT - 1)
+        logprobs_BTV = _next_token_logprobs(params, final_BLD, places_BT - 1, config)
         tokens_BT = jnp.take_along_axis(batch["tokens"], places_BT, axis=1)
         answer_BT = jnp.take_along_axis(batch["answer"], places_BT, axis=1)
         logprobs_BT = jnp.take_along_axis(logprobs_BTV, tokens_BT[..., None], axis=-1)[..., 0]
@@ -464,7 +467,7 @@ def _generate_fn(config: ModelConfig, max_new_tokens: int, eos: int) -> BatchFn:
 
         def generate_one(carry):
             step, final_B1D, cache, out_BT, done_B = carry
-            logits_BV = embeddings.token_logits(prepared.embeddings, final_B1D[:, 0])
+            logits_BV = embeddings.token_logits(prepared.embeddings, final_B1D[:, 0], config)
             token_B = greedy_tokens(logits_BV)
             out_BT = out_BT.at[:, step].set(jnp.where(done_B, 0, token_B))
             # Text has the same position on every axis.

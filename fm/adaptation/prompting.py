@@ -217,7 +217,7 @@ def _first_token_fn(config: ModelConfig) -> BatchFn:
     def fn(operands, batch):
         params, answers_A = operands
         final_BD = _final_at_end(params, batch, config, 1)[:, 0]
-        logits_BV = embeddings.token_logits(params["streams"], final_BD)
+        logits_BV = embeddings.token_logits(params["streams"], final_BD, config)
         return jax.nn.log_softmax(logits_BV, axis=-1)[:, answers_A]
 
     return fn
@@ -230,7 +230,7 @@ def _answer_fn(config: ModelConfig, num_tokens: int) -> BatchFn:
     def fn(operands, batch):
         params, answer_T = operands
         final_BTD = _final_at_end(params, batch, config, num_tokens)
-        logits_BTV = embeddings.token_logits(params["streams"], final_BTD)
+        logits_BTV = embeddings.token_logits(params["streams"], final_BTD, config)
         logprobs_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
         return jnp.take_along_axis(logprobs_BTV, answer_T[None, :, None], axis=-1)[..., 0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fm.errors import UserError
@@ -20,6 +20,8 @@ _ACTIVATIONS = {
     "swish": "silu",
     "relu2": "relu2",
 }
+# Kinds of layers by config.json's names of them.
+_LAYER_TYPES = {"full": "full_attention", "sliding": "sliding_attention"}
 
 
 class ConfigReader:
@@ -75,64 +77,130 @@ class ConfigReader:
         if given is not None and given != value:
             raise UserError(f"config.json: {key}={given!r} is not supported, only {value!r} is")
 
-    def check_full_attention(self, num_layers: int) -> None:
-        """Raises UserError if a layer uses sliding-window attention."""
-        types = self.values.get("layer_types")
-        if types is None:
-            windowed = self.flag("use_sliding_window", False) and self.values.get("sliding_window")
-            first = self._value("max_window_layers", 28)
-            if not isinstance(first, int):
-                raise UserError(f"config.json: max_window_layers={first!r} must be a whole number")
-            types = ["sliding_attention"] if windowed and first < num_layers else []
-        for layer_type in types:
-            if layer_type != "full_attention":
-                raise UserError(
-                    f"config.json: a layer of {layer_type!r} is not supported, only "
-                    "full_attention is"
-                )
+    def optional_size(self, key: str, default: int) -> int:
+        """Returns a key's value, an integer of at least 1; `default` if absent and 0 if null."""
+        null = key in self.values and self.values[key] is None
+        return 0 if null else self.size(key, default)
 
-    def rope(self) -> tuple[float, RopeScaling | None]:
+    def optional_number(self, key: str, default: float) -> float:
+        """Returns a key's value, a number above 0; `default` if absent and 0 if null."""
+        if self.values.get(key, default or None) is None:
+            return 0.0
+        return self.number(key, default)
+
+    def layer_kinds(self, num_layers: int, default: Sequence[str]) -> tuple[str, ...]:
+        """Returns the kind of each layer, "full" or "sliding", by `layer_types`.
+
+        Args:
+          num_layers: of the model.
+          default: the kinds where the key is absent.
+        """
+        given = self.values.get("layer_types")
+        if given is None:
+            return tuple(default)
+        if not isinstance(given, list) or len(given) != num_layers:
+            raise UserError(f"config.json: layer_types must be a list of {num_layers}, one a layer")
+        unknown = [name for name in given if name not in _LAYER_TYPES.values()]
+        if unknown:
+            raise UserError(
+                f"config.json: a layer of {unknown[0]!r} is not supported; accepted are "
+                f"{', '.join(_LAYER_TYPES.values())}"
+            )
+        return tuple(kind for name in given for kind in _LAYER_TYPES if _LAYER_TYPES[kind] == name)
+
+    def rope(
+        self, layer_type: str = "", default_theta: float = 10_000.0
+    ) -> tuple[float, RopeScaling | None]:
         """Returns RoPE theta and scaling, from `rope_parameters` or the older keys.
 
         The older spelling is `rope_theta` and `rope_scaling`.
+
+        Args:
+          layer_type: whose parameters are read where `rope_parameters` has them by type of layer.
+          default_theta: base where none is given.
         """
         self.require("partial_rotary_factor", 1.0)
         given = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
+        if isinstance(given, Mapping) and layer_type in given:
+            given = given[layer_type] or {}
         if not isinstance(given, Mapping):
             raise UserError(f"config.json: rope_parameters={given!r} must be an object")
         rope = ConfigReader(given)
         rope.require("partial_rotary_factor", 1.0)
-        theta = (rope if "rope_theta" in given else self).number("rope_theta", 10_000.0)
+        theta = (rope if "rope_theta" in given else self).number("rope_theta", default_theta)
         rope_type = given.get("rope_type", given.get("type", "default"))
-        if rope_type == "default":
+        # Dynamic NTK scaling changes nothing up to max_position_embeddings, the longest input here.
+        if rope_type in ("default", "dynamic"):
             return theta, None
-        if rope_type != "llama3":
-            raise UserError(
-                f"config.json: rope scaling {rope_type!r} is not supported; accepted are default, "
-                "llama3"
+        if rope_type == "linear":
+            return theta, RopeScaling(rope.number("factor"), rope_type="linear")
+        if rope_type == "llama3":
+            return theta, RopeScaling(
+                factor=rope.number("factor"),
+                low_freq_factor=rope.number("low_freq_factor"),
+                high_freq_factor=rope.number("high_freq_factor"),
+                original_max_seq_len=rope.size("original_max_position_embeddings"),
             )
-        return theta, RopeScaling(
-            factor=rope.number("factor"),
-            low_freq_factor=rope.number("low_freq_factor"),
-            high_freq_factor=rope.number("high_freq_factor"),
-            original_max_seq_len=rope.size("original_max_position_embeddings"),
+        if rope_type == "yarn":
+            return theta, self._yarn(rope)
+        raise UserError(
+            f"config.json: rope scaling {rope_type!r} is not supported; accepted are default, "
+            "linear, dynamic, llama3, yarn"
         )
+
+    def _yarn(self, rope: ConfigReader) -> RopeScaling:
+        length = self.size("max_position_embeddings")
+        original = rope.size("original_max_position_embeddings", length)
+        factor = rope.number("factor", length / original)
+        mscales = [rope.optional_number(key, 0.0) for key in ("mscale", "mscale_all_dim")]
+        own, all_dims = (_yarn_mscale(factor, each) for each in mscales)
+        scale = own / all_dims if all(mscales) else _yarn_mscale(factor, 1.0)
+        return RopeScaling(
+            factor=factor,
+            original_max_seq_len=original,
+            rope_type="yarn",
+            beta_fast=rope.number("beta_fast", 32.0),
+            beta_slow=rope.number("beta_slow", 1.0),
+            attention_factor=rope.number("attention_factor", scale),
+            truncate=rope.flag("truncate", True),
+        )
+
+
+def _yarn_mscale(factor: float, mscale: float) -> float:
+    """Returns the factor of cosines and sines (Peng et al. 2023, eq. 22)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def layer_pattern(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Returns the shortest pattern that gives these kinds of layers if repeated."""
+    return next(
+        tuple(kinds[:size])
+        for size in range(1, len(kinds) + 1)
+        if all(kind == kinds[n % size] for n, kind in enumerate(kinds))
+    )
+
+
+def layer_types(model: ModelConfig) -> list[str]:
+    """Returns config.json's `layer_types` of a model."""
+    return [_LAYER_TYPES[kind] for kind in model.layer_kinds]
 
 
 def rope_config(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
     """Returns the config.json keys `rope_theta` and `rope_scaling` of a RoPE base and scaling."""
-    if scaling is None:
-        return {"rope_theta": theta}
-    return {
-        "rope_theta": theta,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_seq_len,
-        },
+    return {"rope_theta": theta} | ({"rope_scaling": scaling_config(scaling)} if scaling else {})
+
+
+def scaling_config(scaling: RopeScaling) -> dict[str, Any]:
+    """Returns the config.json object of a RoPE scaling."""
+    values: dict[str, Any] = {"rope_type": scaling.rope_type, "factor": scaling.factor}
+    if scaling.rope_type == "linear":
+        return values
+    values["original_max_position_embeddings"] = scaling.original_max_seq_len
+    names = {
+        "llama3": ("low_freq_factor", "high_freq_factor"),
+        "yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate"),
     }
+    return values | {name: getattr(scaling, name) for name in names[scaling.rope_type]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,39 +281,88 @@ def _llama(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     return _rotary(config, use_bias=use_bias, qk_norm="none")
 
 
+def _mistral(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
+    window = config.optional_size("sliding_window", 4096)
+    kinds = ("sliding" if window else "full",) * config.size("num_hidden_layers")
+    return _rotary(config, use_bias="none", qk_norm="none", kinds=kinds, window=window, kv_heads=8)
+
+
+def _mistral_hf_config(model: ModelConfig) -> dict[str, Any]:
+    return _rotary_hf_config(model) | {"sliding_window": model.arch.sliding_window or None}
+
+
 def _llama_hf_config(model: ModelConfig) -> dict[str, Any]:
-    return _qwen3_hf_config(model) | {"mlp_bias": model.arch.use_bias == "all"}
+    bias = {"mlp_bias": model.arch.use_bias == "all"}
+    return _rotary_hf_config(model) | _attention_bias(model) | bias
 
 
 def _qwen2(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
-    return _rotary(config, use_bias="qkv", qk_norm="none")
+    return _rotary(config, use_bias="qkv", qk_norm="none", **_qwen_windows(config))
 
 
 def _qwen3(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     use_bias = "attention" if config.flag("attention_bias", False) else "none"
-    return _rotary(config, use_bias=use_bias, qk_norm="gain", head_dim=config.size("head_dim", 128))
+    return _rotary(
+        config,
+        use_bias=use_bias,
+        qk_norm="gain",
+        head_dim=config.size("head_dim", 128),
+        **_qwen_windows(config),
+    )
 
 
-def _qwen3_hf_config(model: ModelConfig) -> dict[str, Any]:
+def _qwen_windows(config: ConfigReader) -> dict[str, Any]:
+    """The kinds of layers and the window: layers from `max_window_layers` on slide."""
+    num_layers = config.size("num_hidden_layers")
+    slides = config.flag("use_sliding_window", False)
+    window = config.optional_size("sliding_window", 4096) if slides else 0
+    first = config.values.get("max_window_layers", 28)
+    if not isinstance(first, int) or isinstance(first, bool) or first < 0:
+        raise UserError(f"config.json: max_window_layers={first!r} must be a whole number")
+    first = min(first, num_layers) if window else num_layers
+    kinds = config.layer_kinds(num_layers, ["full"] * first + ["sliding"] * (num_layers - first))
+    return {"kinds": kinds, "window": window}
+
+
+def _qwen2_hf_config(model: ModelConfig) -> dict[str, Any]:
+    if not model.arch.sliding_window:
+        return _rotary_hf_config(model)
     return _rotary_hf_config(model) | {
-        "attention_bias": model.arch.use_bias in ("attention", "all")
+        "use_sliding_window": True,
+        "sliding_window": model.arch.sliding_window,
+        "layer_types": layer_types(model),
     }
 
 
+def _attention_bias(model: ModelConfig) -> dict[str, Any]:
+    return {"attention_bias": model.arch.use_bias in ("attention", "all")}
+
+
+def _qwen3_hf_config(model: ModelConfig) -> dict[str, Any]:
+    return _qwen2_hf_config(model) | _attention_bias(model)
+
+
 def _rotary(
-    config: ConfigReader, *, use_bias: str, qk_norm: str, head_dim: int | None = None
+    config: ConfigReader,
+    *,
+    use_bias: str,
+    qk_norm: str,
+    head_dim: int | None = None,
+    kinds: Sequence[str] = (),
+    window: int = 0,
+    kv_heads: int = 0,
 ) -> ModelConfig:
     """Llama and its successors."""
     num_layers, d_model = config.size("num_hidden_layers"), config.size("hidden_size")
     num_heads = config.size("num_attention_heads")
-    config.check_full_attention(num_layers)
+    kv_heads = config.optional_size("num_key_value_heads", kv_heads or num_heads) or num_heads
     head_dim = head_dim or config.size("head_dim", max(1, d_model // num_heads))
     theta, scaling = config.rope()
     return ModelConfig(
         num_layers=num_layers,
         d_model=d_model,
         num_heads=num_heads,
-        num_kv_heads=config.size("num_key_value_heads", num_heads),
+        num_kv_heads=kv_heads,
         mlp_dim=config.size("intermediate_size"),
         vocab_size=config.size("vocab_size"),
         max_seq_len=config.size("max_position_embeddings"),
@@ -261,8 +378,18 @@ def _rotary(
             gated_mlp=True,
             rope_scaling=scaling,
             tie_embeddings=config.flag("tie_word_embeddings", False),
+            **_windows(kinds, window),
         ),
     )
+
+
+def _windows(kinds: Sequence[str], window: int) -> dict[str, Any]:
+    """The fields of `ArchConfig` of layers of these kinds."""
+    if "sliding" not in kinds:
+        return {}
+    if not window:
+        raise UserError("config.json: sliding_attention in layer_types needs a sliding_window")
+    return {"layer_pattern": layer_pattern(kinds), "sliding_window": window}
 
 
 def _rotary_hf_config(model: ModelConfig) -> dict[str, Any]:
@@ -277,6 +404,181 @@ def _rotary_hf_config(model: ModelConfig) -> dict[str, Any]:
         "rms_norm_eps": model.norm_eps,
         "hidden_act": _activation_name(model.arch.activation),
         **rope_config(model.rope_theta, model.arch.rope_scaling),
+    }
+
+
+def _gemma2(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
+    num_layers = config.size("num_hidden_layers")
+    alternating = ["full" if n % 2 else "sliding" for n in range(num_layers)]
+    return _gemma(config, config.layer_kinds(num_layers, alternating), softcaps=(50.0, 30.0))
+
+
+def _gemma3(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
+    num_layers = config.size("num_hidden_layers")
+    period = config.size("sliding_window_pattern", 6)
+    default = ["sliding" if (n + 1) % period else "full" for n in range(num_layers)]
+    kinds = config.layer_kinds(num_layers, default)
+    by_type = config.values.get("rope_parameters") or {}
+    theta, scaling = config.rope("full_attention", 1_000_000.0)
+    local_theta, local_scaling = config.number("rope_local_base_freq", 10_000.0), None
+    if "sliding_attention" in by_type:
+        own = ConfigReader({"rope_parameters": by_type})
+        local_theta, local_scaling = own.rope("sliding_attention", local_theta)
+    if local_scaling is not None:
+        raise UserError("config.json: rope scaling of sliding_attention layers is not supported")
+    model = _gemma(config, kinds, qk_norm="gain", rope=(theta, scaling))
+    if "sliding" not in kinds:
+        return model
+    return dataclasses.replace(
+        model, arch=dataclasses.replace(model.arch, local_rope_theta=local_theta)
+    )
+
+
+def _gemma(
+    config: ConfigReader,
+    kinds: Sequence[str],
+    *,
+    softcaps: tuple[float, float] = (0.0, 0.0),
+    qk_norm: str = "none",
+    rope: tuple[float, RopeScaling | None] | None = None,
+) -> ModelConfig:
+    """What Gemma 2 and 3 share; `softcaps` are the defaults of attention scores and logits."""
+    config.require("use_bidirectional_attention", False)
+    num_heads, d_model = config.size("num_attention_heads", 8), config.size("hidden_size")
+    if d_model % num_heads:  # as `transformers` has it
+        raise UserError(f"config.json: {num_heads} heads do not divide hidden_size={d_model}")
+    head_dim = config.size("head_dim", 256)
+    scalar = config.size("query_pre_attn_scalar", 256)
+    theta, scaling = rope or config.rope()
+    return ModelConfig(
+        num_layers=config.size("num_hidden_layers"),
+        d_model=d_model,
+        num_heads=num_heads,
+        num_kv_heads=config.size("num_key_value_heads", 4),
+        mlp_dim=config.size("intermediate_size"),
+        vocab_size=config.size("vocab_size"),
+        max_seq_len=config.size("max_position_embeddings"),
+        rope_theta=theta,
+        norm_eps=config.number("rms_norm_eps", 1e-6),
+        head_dim_override=0 if head_dim * num_heads == d_model else head_dim,
+        arch=ArchConfig(
+            norm_scale=True,
+            embedding_norm=False,
+            qk_norm=qk_norm,
+            use_bias="attention" if config.flag("attention_bias", False) else "none",
+            activation=config.choice("hidden_activation", _ACTIVATIONS, "gelu_pytorch_tanh"),
+            gated_mlp=True,
+            rope_scaling=scaling,
+            tie_embeddings=config.flag("tie_word_embeddings", True),
+            attention_softcap=config.optional_number("attn_logit_softcapping", softcaps[0]),
+            logit_softcap=config.optional_number("final_logit_softcapping", softcaps[1]),
+            query_pre_attn_scalar=0 if scalar == head_dim else scalar,
+            sandwich_norm=True,
+            scale_embeddings=True,
+            **_windows(kinds, config.optional_size("sliding_window", 4096)),
+        ),
+    )
+
+
+def _gemma2_hf_config(model: ModelConfig) -> dict[str, Any]:
+    arch, values = model.arch, _rotary_hf_config(model)
+    values["hidden_activation"] = values.pop("hidden_act")
+    return (
+        values
+        | _attention_bias(model)
+        | {
+            "attn_logit_softcapping": arch.attention_softcap or None,
+            "final_logit_softcapping": arch.logit_softcap or None,
+            "query_pre_attn_scalar": arch.query_pre_attn_scalar or model.head_dim,
+            "sliding_window": arch.sliding_window or None,
+            "layer_types": layer_types(model),
+        }
+    )
+
+
+def _gemma3_hf_config(model: ModelConfig) -> dict[str, Any]:
+    local_theta = model.arch.local_rope_theta
+    return _gemma2_hf_config(model) | ({"rope_local_base_freq": local_theta} if local_theta else {})
+
+
+def _modernbert(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
+    num_layers, d_model = config.size("num_hidden_layers"), config.size("hidden_size")
+    period = config.size("global_attn_every_n_layers", 3)
+    default = ["sliding" if n % period else "full" for n in range(num_layers)]
+    kinds = config.layer_kinds(num_layers, default)
+    attention, mlp = (config.flag(key, False) for key in ("attention_bias", "mlp_bias"))
+    if mlp and not attention:
+        raise UserError("config.json: mlp_bias without attention_bias is not supported")
+    theta, local_theta = (
+        _modernbert_theta(config, layer_type, key, default_theta)
+        for layer_type, key, default_theta in (
+            ("full_attention", "global_rope_theta", 160_000.0),
+            ("sliding_attention", "local_rope_theta", 10_000.0),
+        )
+    )
+    slides = "sliding" in kinds
+    return ModelConfig(
+        num_layers=num_layers,
+        d_model=d_model,
+        num_heads=config.size("num_attention_heads"),
+        num_kv_heads=config.size("num_attention_heads"),
+        mlp_dim=config.size("intermediate_size"),
+        vocab_size=config.size("vocab_size"),
+        max_seq_len=config.size("max_position_embeddings"),
+        rope_theta=theta,
+        norm_eps=config.number("norm_eps", 1e-5),
+        arch=ArchConfig(
+            norm="layer",
+            norm_scale=True,
+            norm_bias=config.flag("norm_bias", False),
+            embedding_norm=True,
+            qk_norm="none",
+            use_bias="all" if mlp else "attention" if attention else "none",
+            activation=config.choice("hidden_activation", _ACTIVATIONS, "gelu"),
+            gated_mlp=True,
+            tie_embeddings=True,
+            local_rope_theta=local_theta if slides else 0.0,
+            first_attention_norm=False,
+            # The window is both ways, and half of it lies on each side.
+            **_windows(kinds, config.size("local_attention", 128) // 2 + 1),
+        ),
+    )
+
+
+def _modernbert_theta(config: ConfigReader, layer_type: str, key: str, default: float) -> float:
+    """The RoPE base of a type of layers, from `rope_parameters` or the older key."""
+    given = config.values.get("rope_parameters") or {}
+    if config.values.get("rope_scaling"):
+        raise UserError("config.json: rope_scaling of modernbert is not supported")
+    own = ConfigReader({"rope_parameters": given, "rope_theta": config.number(key, default)})
+    theta, scaling = own.rope(layer_type)
+    if scaling is not None:
+        raise UserError("config.json: rope scaling of modernbert is not supported")
+    return theta
+
+
+def _modernbert_hf_config(model: ModelConfig) -> dict[str, Any]:
+    arch = model.arch
+    return _attention_bias(model) | {
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.d_model,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.mlp_dim,
+        "max_position_embeddings": model.max_seq_len,
+        "norm_eps": model.norm_eps,
+        "norm_bias": arch.norm_bias,
+        "mlp_bias": arch.use_bias == "all",
+        "hidden_activation": _activation_name(arch.activation),
+        "global_rope_theta": model.rope_theta,
+        "layer_types": layer_types(model),
+        **(
+            {
+                "local_rope_theta": arch.local_rope_theta,
+                "local_attention": 2 * (arch.sliding_window - 1),
+            }
+            if arch.sliding_window
+            else {}
+        ),
     }
 
 
@@ -327,13 +629,19 @@ def _activation_name(activation: str) -> str:
     return next(name for name, ours in _ACTIVATIONS.items() if ours == activation)
 
 
-def _decoder(name: str, architecture: str, to_model_config: Any, to_hf_config: Any) -> Family:
+def _decoder(
+    name: str,
+    architecture: str,
+    to_model_config: Any,
+    to_hf_config: Any,
+    entries: tuple[tensor_names.TensorSpec, ...] = tensor_names.LLAMA,
+) -> Family:
     return Family(
         name=name,
         architecture=architecture,
         causal=True,
         prefix="model.",
-        entries=tensor_names.LLAMA,
+        entries=entries,
         buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
         heads=r"(?!)",
         to_model_config=to_model_config,
@@ -356,8 +664,13 @@ FAMILIES: Mapping[str, Family] = {
             to_hf_config=_gpt2_hf_config,
         ),
         _decoder("llama", "LlamaForCausalLM", _llama, _llama_hf_config),
-        _decoder("qwen2", "Qwen2ForCausalLM", _qwen2, _rotary_hf_config),
+        _decoder("qwen2", "Qwen2ForCausalLM", _qwen2, _qwen2_hf_config),
         _decoder("qwen3", "Qwen3ForCausalLM", _qwen3, _qwen3_hf_config),
+        _decoder("mistral", "MistralForCausalLM", _mistral, _mistral_hf_config),
+        _decoder("gemma2", "Gemma2ForCausalLM", _gemma2, _gemma2_hf_config, tensor_names.GEMMA),
+        _decoder(
+            "gemma3_text", "Gemma3ForCausalLM", _gemma3, _gemma3_hf_config, tensor_names.GEMMA
+        ),
         Family(
             name="bert",
             architecture="BertModel",
@@ -368,6 +681,17 @@ FAMILIES: Mapping[str, Family] = {
             heads=r"cls\..*",
             to_model_config=_bert,
             to_hf_config=_bert_hf_config,
+        ),
+        Family(
+            name="modernbert",
+            architecture="ModernBertModel",
+            causal=False,
+            prefix="model.",
+            entries=tensor_names.MODERNBERT,
+            buffers=r"(?!)",
+            heads=r"(head|decoder|classifier)\..*",
+            to_model_config=_modernbert,
+            to_hf_config=_modernbert_hf_config,
         ),
     )
 }

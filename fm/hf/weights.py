@@ -80,6 +80,8 @@ def from_tensors(
         part: {name: np.zeros(leaf.shape, dtype) for name, leaf in leaves.items()}
         for part, leaves in shapes.items()
     }
+    if not model_config.arch.first_attention_norm:  # the unread norm is as a fresh model has it
+        params["layers"]["attention_norm"][0] = 1.0
     for name, (spec, layer) in wanted.items():
         _fill(params, spec, layer, given[name], tensors[given[name]])
     return model_config, jax.tree.map(jnp.asarray, params)
@@ -112,6 +114,7 @@ def to_tensors(family: Family, model_config: ModelConfig, params: dict) -> dict[
         for leaf in spec.leaves:
             value = params[spec.part][leaf]
             value = np.asarray(value if layer is None else value[layer])
+            value = value - np.asarray(spec.offset, value.dtype) if spec.offset else value
             parts.append(value.reshape(_flat_shape(leaf, value.shape)))
         joined = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         prefix = "" if name == "lm_head.weight" or not family.causal else family.prefix
@@ -188,6 +191,8 @@ def _output_fields(model_config: ModelConfig) -> dict[str, Any]:
         if field.name != "arch"
     }
     fields["head_dim"] = model_config.head_dim
+    fields["layer_pattern"] = ",".join(model_config.layer_kinds)
+    fields["query_pre_attn_scalar"] = arch.query_pre_attn_scalar or model_config.head_dim
     if arch.position_encoding == "learned":
         fields["rope_theta"] = None
     return {name: value for name, value in fields.items() if name not in _RUNTIME_FIELDS}
@@ -225,7 +230,7 @@ def _tensor_places(
         if spec.part == "streams":
             yield spec, None, spec.tensor
             continue
-        for layer in range(shapes["layers"][spec.leaves[0]].shape[0]):
+        for layer in range(spec.first_layer, shapes["layers"][spec.leaves[0]].shape[0]):
             yield spec, layer, spec.tensor.format(n=layer)
 
 
@@ -243,7 +248,9 @@ def _fill(params: dict, spec: TensorSpec, layer: int | None, name: str, tensor: 
     joined, start = tensor.T if spec.transposed else tensor, 0
     for leaf, shape in zip(leaves, shapes, strict=True):
         with np.errstate(over="ignore"):
-            leaf[...] = joined[..., start : start + shape[-1]].reshape(leaf.shape)
+            values = joined[..., start : start + shape[-1]].reshape(leaf.shape)
+            # Added in float32: the sum of two halves would be rounded twice.
+            leaf[...] = values + np.float32(spec.offset) if spec.offset else values
         if tensor.dtype != leaf.dtype and not np.isfinite(leaf).all():
             raise UserError(f"{name} has numbers beyond the range of {leaf.dtype}")
         start += shape[-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fm.attention import Mask, attention, reference
+from fm.attention import Mask, reference
 from fm.model import layers
 from fm.model.config import Arrays, ModelConfig
 from fm.model.transformer import forward, rope_tables
@@ -29,7 +29,7 @@ def attention_weights(
       float32 [N, B, H, L, L]; a row sums to one, or is all zeros where a query sees no key.
     """
     qkv = _layer_qkv(params, inputs, config, mask)
-    return jnp.stack([reference.attention_weights(q, k, mask=mask) for q, k, _ in qkv])
+    return jnp.stack([_weights(q, k, own_mask, config) for q, k, _, own_mask in qkv])
 
 
 def kernel_error(params: dict, inputs: Arrays, config: ModelConfig, *, mask: Mask) -> jax.Array:
@@ -42,27 +42,35 @@ def kernel_error(params: dict, inputs: Arrays, config: ModelConfig, *, mask: Mas
       rounding error of the config's dtype is expected.
     """
     max_error, max_output = jnp.zeros(()), jnp.zeros(())
-    for q_BLHC, k_BLKC, v_BLKC in _layer_qkv(params, inputs, config, mask):
-        weights_BHLS = reference.attention_weights(q_BLHC, k_BLKC, mask=mask)
+    for q_BLHC, k_BLKC, v_BLKC, own_mask in _layer_qkv(params, inputs, config, mask):
+        weights_BHLS = _weights(q_BLHC, k_BLKC, own_mask, config)
         group_size = config.num_heads // config.num_kv_heads
         v_BLHC = jnp.repeat(v_BLKC, group_size, axis=2).astype(jnp.float32)
         want = jnp.einsum("BHLS,BSHC->BLHC", weights_BHLS, v_BLHC, precision="highest")
-        got = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
+        got = layers.attend(q_BLHC, k_BLKC, v_BLKC, own_mask, config)
         error = jnp.max(jnp.abs(got.astype(jnp.float32) - want))
         max_error = jnp.maximum(max_error, error)
         max_output = jnp.maximum(max_output, jnp.max(jnp.abs(want)))
     return max_error / jnp.maximum(max_output, jnp.finfo(jnp.float32).tiny)
 
 
+def _weights(q_BLHC: jax.Array, k_BLKC: jax.Array, mask: Mask, config: ModelConfig) -> jax.Array:
+    options = layers.score_options(config)
+    return reference.attention_weights(q_BLHC, k_BLKC, mask=mask, **options)
+
+
 def _layer_qkv(
     params: dict, inputs: Arrays, config: ModelConfig, mask: Mask
-) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """Returns queries, keys and values of every layer, from the residual it read."""
+) -> list[tuple[jax.Array, jax.Array, jax.Array, Mask]]:
+    """Returns queries, keys, values and mask of every layer, from the residual it read."""
     tables = rope_tables(inputs["positions"], config)
     residuals = forward(params, inputs, config, mask=mask)["layers"]
     return [
-        layers.project_qkv(
-            {name: leaf[n] for name, leaf in params["layers"].items()}, residuals[n], tables, config
+        (
+            *layers.project_qkv(
+                layers.layer_params(params["layers"], n, config), residuals[n], tables[kind], config
+            ),
+            layers.layer_mask(mask, kind, config),
         )
-        for n in range(config.num_layers)
+        for n, kind in enumerate(config.layer_kinds)
     ]

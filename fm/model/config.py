@@ -25,21 +25,41 @@ _ARCH_CHOICES = {
     "activation": ("relu2", "gelu", "gelu_tanh", "silu"),
     "position_encoding": ("rotary", "learned"),
 }
+# What a layer attends to: all tokens, or those within `ArchConfig.sliding_window`.
+LAYER_KINDS = ("full", "sliding")
+_ROPE_TYPES = ("llama3", "linear", "yarn")
 # More layers than this run as a scan by default: unrolled, they compile for minutes.
 _MAX_UNROLLED_LAYERS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's scaling of RoPE frequencies for longer inputs (Llama Team 2024).
+    """A scaling of RoPE frequencies for longer inputs.
+
+    "llama3" (Llama Team 2024): wavelengths longer than `original_max_seq_len / low_freq_factor`
+    grow by `factor`, those shorter than `original_max_seq_len / high_freq_factor` stay unchanged,
+    and those in between are interpolated. "linear" (Chen et al. 2023): all grow by `factor`. "yarn"
+    (Peng et al. 2023, sec. 3.2): those that turn fewer than `beta_slow` times within
+    `original_max_seq_len` grow by `factor`, those that turn more than `beta_fast` times stay
+    unchanged, and a linear ramp over the channel pairs lies in between.
 
     Attributes:
-      factor: wavelengths longer than `original_max_seq_len / low_freq_factor` grow by this factor.
-      low_freq_factor: see `factor`.
-      high_freq_factor: wavelengths shorter than `original_max_seq_len / high_freq_factor` stay
-        unchanged; those in between are interpolated.
-      original_max_seq_len: input length in tokens of the first pretraining stage.
+      factor: of the wavelengths.
+      low_freq_factor: of "llama3".
+      high_freq_factor: of "llama3".
+      original_max_seq_len: input length in tokens of the first pretraining stage; not read by
+        "linear".
+      rope_type: "llama3", "linear" or "yarn".
+      beta_fast: of "yarn".
+      beta_slow: of "yarn".
+      attention_factor: of the cosines and sines, so its square multiplies the scores.
+      truncate: whether the ramp of "yarn" starts and ends at whole channel pairs.
     """
+
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = (
+        *("rope_type", "beta_fast", "beta_slow"),
+        *("attention_factor", "truncate"),
+    )
 
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {
         "low": "low_freq_factor",
@@ -48,11 +68,26 @@ class RopeScaling:
     }
 
     factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_seq_len: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_seq_len: int = 8192
+    rope_type: str = "llama3"
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
 
     def __post_init__(self):
+        if self.rope_type not in _ROPE_TYPES:
+            raise UserError(
+                f"rope scaling: rope_type={self.rope_type!r} is unknown; accepted are "
+                f"{', '.join(_ROPE_TYPES)}"
+            )
+        if not 0 < self.beta_slow < self.beta_fast or self.attention_factor <= 0:
+            raise UserError(
+                f"rope scaling: beta_slow={self.beta_slow} must be above 0, beta_fast="
+                f"{self.beta_fast} above it, and attention_factor={self.attention_factor} above 0"
+            )
         positive = min(self.factor, self.low_freq_factor, self.original_max_seq_len) > 0
         if not positive or self.high_freq_factor <= self.low_freq_factor:
             raise UserError(
@@ -61,8 +96,13 @@ class RopeScaling:
                 f"high_freq_factor={self.high_freq_factor} above low_freq_factor"
             )
 
-    def __call__(self, frequencies: jax.Array) -> jax.Array:
-        """Returns the scaled frequencies."""
+    def __call__(self, frequencies: jax.Array, theta: float) -> jax.Array:
+        """Returns the scaled frequencies theta ** (-c / (C/2)) of all channel pairs c."""
+        if self.rope_type == "linear":
+            return frequencies / self.factor
+        if self.rope_type == "yarn":
+            scaled = self._yarn_ramp(len(frequencies), theta)
+            return frequencies * (1.0 - scaled + scaled / self.factor)
         wavelengths_in_input = frequencies * self.original_max_seq_len / (2.0 * math.pi)
         unscaled = jnp.clip(
             (wavelengths_in_input - self.low_freq_factor)
@@ -71,6 +111,21 @@ class RopeScaling:
             1.0,
         )
         return frequencies * (unscaled + (1.0 - unscaled) / self.factor)
+
+    def _yarn_ramp(self, pairs: int, theta: float) -> jax.Array:
+        """Returns which part of each channel pair's frequency is scaled, from 0 to 1."""
+
+        def pair_of(turns: float) -> float:
+            wavelength_ratio = self.original_max_seq_len / (2.0 * math.pi * turns)
+            return pairs * math.log(wavelength_ratio) / math.log(theta)
+
+        first, last = pair_of(self.beta_fast), pair_of(self.beta_slow)
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        # As in the reference implementation, the upper bound is that of channels, not of pairs.
+        first, last = max(first, 0), min(last, 2 * pairs - 1)
+        width = last - first or 0.001
+        return jnp.clip((jnp.arange(pairs, dtype=jnp.float32) - first) / width, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +151,27 @@ class ArchConfig:
       tie_embeddings: use the token embedding as the output projection.
       num_token_types: rows of the token type embedding (BERT's sentences A and B); 0 for none.
       pooler: tanh layer over the first token (BERT), read by `embeddings.pooled_output` only.
+      layer_pattern: what the layers attend to, repeated over them: "full", or "sliding" for tokens
+        within `sliding_window`.
+      sliding_window: a query of a sliding layer sees keys fewer than this many positions away, its
+        own included; 0 if no layer slides.
+      local_rope_theta: base of the rotary frequencies of sliding layers, which are then not scaled
+        (Gemma 3); 0 to rotate them like the others.
+      attention_softcap: attention scores become `cap * tanh(scores / cap)` (Gemma 2); 0 for none.
+      logit_softcap: the same of the logits of text tokens.
+      query_pre_attn_scalar: attention scores are divided by its square root; 0 for head_dim.
+      sandwich_norm: normalize each block's output too, before it is added to the residual (Gemma 2;
+        Ding et al. 2021, sec. 2.4).
+      scale_embeddings: multiply token embeddings by sqrt(d_model) (Vaswani et al. 2017, sec. 3.4).
+      first_attention_norm: normalize the input of the first layer's attention; False where an
+        embedding norm precedes it (ModernBERT). Requires `norm_scale`.
     """
 
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = (
+        *("layer_pattern", "sliding_window", "local_rope_theta", "attention_softcap"),
+        *("logit_softcap", "query_pre_attn_scalar", "sandwich_norm", "scale_embeddings"),
+        "first_attention_norm",
+    )
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {
         "gain": "norm_scale",
         "shift": "norm_bias",
@@ -123,6 +197,15 @@ class ArchConfig:
     tie_embeddings: bool = False
     num_token_types: int = 0
     pooler: bool = False
+    layer_pattern: tuple[str, ...] = ("full",)
+    sliding_window: int = 0
+    local_rope_theta: float = 0.0
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
+    query_pre_attn_scalar: int = 0
+    sandwich_norm: bool = False
+    scale_embeddings: bool = False
+    first_attention_norm: bool = True
 
     def __post_init__(self):
         for name, accepted in _ARCH_CHOICES.items():
@@ -138,6 +221,34 @@ class ArchConfig:
             )
         if self.num_token_types < 0:
             raise UserError(f"num_token_types={self.num_token_types} must be at least 0")
+        self._check_windows()
+        for name in ("attention_softcap", "logit_softcap", "query_pre_attn_scalar"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 0; 0 is none")
+        if self.sandwich_norm and self.post_norm:
+            raise UserError("sandwich_norm=True requires post_norm=False")
+        if not self.first_attention_norm and (self.post_norm or not self.norm_scale):
+            raise UserError(
+                "first_attention_norm=False requires norm_scale=True and post_norm=False"
+            )
+
+    def _check_windows(self) -> None:
+        if not self.layer_pattern or set(self.layer_pattern) - set(LAYER_KINDS):
+            raise UserError(
+                f"layer_pattern={self.layer_pattern}: takes one or more of {', '.join(LAYER_KINDS)}"
+            )
+        slides = "sliding" in self.layer_pattern
+        if self.sliding_window < 0 or slides != bool(self.sliding_window):
+            raise UserError(
+                f"sliding_window={self.sliding_window} must be at least 1 where layer_pattern has "
+                f"sliding layers, and 0 where it has none; it is {','.join(self.layer_pattern)}"
+            )
+        local_rope = slides and self.position_encoding == "rotary"
+        if self.local_rope_theta < 0 or (self.local_rope_theta and not local_rope):
+            raise UserError(
+                f"local_rope_theta={self.local_rope_theta} must be 0, or above 0 where "
+                "layer_pattern has sliding layers and position_encoding is 'rotary'"
+            )
 
     def has_bias(self, name: str) -> bool:
         """Returns whether a layer's linear map `name` has a bias."""
@@ -264,6 +375,12 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Width of one head (C)."""
         return self.head_dim_override or self.d_model // self.num_heads
+
+    @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """What each layer attends to, "full" or "sliding": `arch.layer_pattern`, repeated."""
+        pattern = self.arch.layer_pattern
+        return tuple(pattern[n % len(pattern)] for n in range(self.num_layers))
 
     @property
     def uses_scan(self) -> bool:
@@ -402,7 +519,8 @@ def num_layer_params(config: ModelConfig) -> int:
     inputs = {"attention_out": q, "down": config.mlp_dim}
     kernels = sum(inputs.get(name, D) * width for name, width in outputs.items())
     biases = sum(width for name, width in outputs.items() if arch.has_bias(name))
-    norms = 2 * D * (arch.norm_scale + arch.norm_bias) + 2 * C * (arch.qk_norm == "gain")
+    num_norms = 4 if arch.sandwich_norm else 2
+    norms = num_norms * D * (arch.norm_scale + arch.norm_bias) + 2 * C * (arch.qk_norm == "gain")
     return config.num_layers * (kernels + biases + norms)
 
 

@@ -9,6 +9,7 @@ al. 2024, sec. 3.2; exact, not an approximation).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +27,13 @@ _CPU_LOGITS, _CPU_MIN_LOGITS, _CPU_MIN_CHUNKS = 2**21, 2**18, 4
 _ACCELERATOR_LOGITS = 2**28
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def fused_linear_cross_entropy(
-    head_DV: jax.Array, h_TD: jax.Array, targets_T: jax.Array, weights_T: jax.Array
+    head_DV: jax.Array,
+    h_TD: jax.Array,
+    targets_T: jax.Array,
+    weights_T: jax.Array,
+    softcap: float = 0.0,
 ) -> jax.Array:
     """Returns the weighted sum of -log softmax(h @ head)[target] over all tokens, in nats.
 
@@ -37,21 +42,24 @@ def fused_linear_cross_entropy(
       h_TD: hidden states.
       targets_T: int, target tokens.
       weights_T: float32; no gradient flows to them.
+      softcap: static; if given, logits become `softcap * tanh(logits / softcap)` first.
     """
 
     def body(total, chunk):
-        return total + _chunk_loss(head_DV, *chunk)[0], None
+        return total + _chunk_loss(head_DV, *chunk, softcap)[0], None
 
     return _scan_chunks(body, jnp.zeros(()), head_DV.shape[1], (h_TD, targets_T, weights_T))[0]
 
 
-def _forward(head_DV, h_TD, targets_T, weights_T):
+def _forward(head_DV, h_TD, targets_T, weights_T, softcap):
     def body(carry, chunk):
         total, dhead_DV = carry
         h_TD, targets_T, weights_T = chunk
-        loss, exps_TV, sums_T = _chunk_loss(head_DV, h_TD, targets_T, weights_T)
+        loss, exps_TV, sums_T, logits_TV = _chunk_loss(head_DV, h_TD, targets_T, weights_T, softcap)
         dlogits_TV = exps_TV * (weights_T / sums_T)[:, None]
         dlogits_TV -= jnp.where(_is_target(targets_T, dlogits_TV.shape[1]), weights_T[:, None], 0.0)
+        if softcap:
+            dlogits_TV *= 1.0 - jnp.square(logits_TV / softcap)
         dlogits_TV = dlogits_TV.astype(h_TD.dtype)
         dh_TD = dlogits_TV @ head_DV.astype(h_TD.dtype).T
         dhead_DV += jnp.matmul(h_TD.T, dlogits_TV, preferred_element_type=jnp.float32)
@@ -63,7 +71,7 @@ def _forward(head_DV, h_TD, targets_T, weights_T):
     return total, (dhead_DV.astype(head_DV.dtype), dh_TD)
 
 
-def _backward(gradients, cotangent):
+def _backward(softcap, gradients, cotangent):
     dhead_DV, dh_TD = gradients
     dhead_DV = (dhead_DV * cotangent).astype(dhead_DV.dtype)
     return dhead_DV, (dh_TD * cotangent).astype(dh_TD.dtype), None, None
@@ -72,15 +80,18 @@ def _backward(gradients, cotangent):
 fused_linear_cross_entropy.defvjp(_forward, _backward)
 
 
-def _chunk_loss(head_DV, h_TD, targets_T, weights_T):
-    """Returns a chunk's loss, exp(logits - row maximum) and the row sums of those, in float32."""
+def _chunk_loss(head_DV, h_TD, targets_T, weights_T, softcap):
+    """Returns a chunk's loss, exp(logits - row maximum), the row sums of those, and the logits."""
     head_DV = head_DV.astype(h_TD.dtype)
     logits_TV = jnp.matmul(h_TD, head_DV, preferred_element_type=jnp.float32)
+    if softcap:
+        logits_TV = softcap * jnp.tanh(logits_TV / softcap)
     max_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
     exps_TV = jnp.exp(logits_TV - max_T1)
     sums_T = jnp.sum(exps_TV, axis=-1)
     target_T = jnp.take_along_axis(logits_TV, targets_T[:, None], axis=-1)[:, 0]
-    return jnp.sum(weights_T * (jnp.log(sums_T) + max_T1[:, 0] - target_T)), exps_TV, sums_T
+    loss = jnp.sum(weights_T * (jnp.log(sums_T) + max_T1[:, 0] - target_T))
+    return loss, exps_TV, sums_T, logits_TV
 
 
 def _is_target(targets_T, vocab_size):

@@ -88,13 +88,13 @@ def embed(
     """
     dtype = jnp.dtype(config.dtype)
     first, *others = modalities_in(inputs, config)
-    x_BLD = _embed_modality(params, inputs, first, dtype)
+    x_BLD = _embed_modality(params, inputs, first, config)
     modality_BL = jnp.asarray(config.modalities.index(first))
     if others:
         modality_BL = inputs["modality"]
     for name in others:
         of_BL1 = (modality_BL == config.modalities.index(name))[..., None]
-        x_BLD = jnp.where(of_BL1, _embed_modality(params, inputs, name, dtype), x_BLD)
+        x_BLD = jnp.where(of_BL1, _embed_modality(params, inputs, name, config), x_BLD)
     if masked_BL is not None:
         x_BLD = jnp.where(masked_BL[..., None], params["hidden_piece"].astype(dtype), x_BLD)
     if len(config.modalities) > 1:
@@ -107,9 +107,14 @@ def embed(
     return x_BLD
 
 
-def _embed_modality(params: Arrays, inputs: Arrays, name: str, dtype: jnp.dtype) -> jax.Array:
+def _embed_modality(params: Arrays, inputs: Arrays, name: str, config: ModelConfig) -> jax.Array:
+    dtype = jnp.dtype(config.dtype)
     if name == "tokens":
-        return constrain_embedding_table(params["token_embedding"].astype(dtype))[inputs["tokens"]]
+        table_VD = constrain_embedding_table(params["token_embedding"].astype(dtype))
+        x_BLD = table_VD[inputs["tokens"]]
+        if config.arch.scale_embeddings:
+            x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), dtype)
+        return x_BLD
     values = to_unit_range(inputs[name]) * 2.0 - 1.0
     return values.astype(dtype) @ params[f"{name}_embedding"].astype(dtype)
 
@@ -157,12 +162,18 @@ def token_head_kernel(params: Arrays) -> jax.Array:
     return params["token_embedding"].T
 
 
-def token_logits(params: Arrays, h_TD: jax.Array) -> jax.Array:
-    """Returns the logits of the next token, float32 [T, V] whatever the dtype of `h_TD`."""
+def token_logits(params: Arrays, h_TD: jax.Array, config: ModelConfig) -> jax.Array:
+    """Returns the logits of the next token, float32 [T, V] whatever the dtype of `h_TD`.
+
+    They are soft-capped if `config.arch.logit_softcap` says so.
+    """
     kernel = token_head_kernel(params)
     if isinstance(kernel, TransposedKernel):  # its product has the dtype of its input
-        return matmul(h_TD.astype(jnp.float32), kernel)
-    return _float32_product(h_TD, kernel)
+        logits_TV = matmul(h_TD.astype(jnp.float32), kernel)
+    else:
+        logits_TV = _float32_product(h_TD, kernel)
+    cap = config.arch.logit_softcap
+    return cap * jnp.tanh(logits_TV / cap) if cap else logits_TV
 
 
 def _float32_product(x: jax.Array, kernel: jax.Array) -> jax.Array:

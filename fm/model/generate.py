@@ -91,7 +91,7 @@ def prefill_and_decode(
     # Padding is replaced by the last token, which counts as seen anyway.
     prompt_BL = jnp.take_along_axis(tokens_BL, positions_BL, axis=1)
     seen_BV = jnp.zeros((B, config.vocab_size), bool).at[rows_B1, prompt_BL].set(True)
-    token_B, finite_B = _sample(params, last_BD, decode_params, lengths_B, seen_BV)
+    token_B, finite_B = _sample(params, last_BD, decode_params, lengths_B, seen_BV, config)
     state = DecodeState(
         cache,
         token_B,
@@ -144,7 +144,7 @@ def _decode_loop(
         )
         position_B = state.position_B + 1
         token_B, finite_B = _sample(
-            params, final_BLD[:, 0], decode_params, position_B, state.seen_BV
+            params, final_BLD[:, 0], decode_params, position_B, state.seen_BV, config
         )
         broken_B = ~finite_B & ~state.ended_B
         column_B1 = jnp.where(state.ended_B, NO_TOKEN, token_B)[:, None]
@@ -169,9 +169,10 @@ def _sample(
     decode_params: DecodeSettings,
     position_B: jax.Array,
     seen_BV: jax.Array,
+    config: ModelConfig,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns each row's next token, and whether the logits it was drawn from are finite."""
-    logits_BV = embeddings.token_logits(params.embeddings, h_BD)
+    logits_BV = embeddings.token_logits(params.embeddings, h_BD, config)
     token_B = sample_tokens(
         logits_BV,
         decode_params.sampling,

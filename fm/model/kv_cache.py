@@ -65,7 +65,12 @@ def prepare_params(params: dict, config: ModelConfig) -> PreparedParams:
     transpose = default_platform() == "cpu"
     params = jax.tree.map(jnp.asarray, params)
     per_layer = tuple(
-        _prepare_layer(params["layers"], n, config, transpose) for n in range(config.num_layers)
+        {
+            name: leaf
+            for name, leaf in _prepare_layer(params["layers"], n, config, transpose).items()
+            if layers.reads_param(name, n, config)
+        }
+        for n in range(config.num_layers)
     )
     prepared = _prepare_embeddings(params["streams"], config, transpose)
     if transpose and config.arch.tie_embeddings and config.dtype == "float32":
@@ -140,9 +145,10 @@ def prefill(
     x_BLD = embed_inputs(params.embeddings, inputs, config)
     tables = rope_tables(inputs["positions"], config)
     keys, values = [], []
-    for layer in params.layers:
-        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables, config)
-        o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
+    for layer, kind in zip(params.layers, config.layer_kinds, strict=True):
+        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables[kind], config)
+        own_mask = layers.layer_mask(mask, kind, config)
+        o_BLHC = layers.attend(q_BLHC, k_BLKC, v_BLKC, own_mask, config)
         x_BLD = layers.out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
         for cached, x_BLKC in ((keys, k_BLKC), (values, v_BLKC)):
             padded_BSKC = jnp.pad(x_BLKC, ((0, 0), (0, max_new_tokens), (0, 0), (0, 0)))
@@ -173,20 +179,40 @@ def decode_step(
     B = len(cache.valid_mask)
     one_B1 = jnp.ones((B, 1), jnp.int32)
     valid_BS = jax.lax.dynamic_update_slice(cache.valid_mask, one_B1, (0, cache_index))
-    mask = Mask(q_segments=one_B1, kv_segments=valid_BS)
+    masks = {
+        kind: Mask(q_segments=one_B1, kv_segments=_visible_columns(valid_BS, kind, config))
+        for kind in dict.fromkeys(config.layer_kinds)
+    }
     x_BLD = embed_inputs(params.embeddings, inputs, config)
     tables = rope_tables(inputs["positions"], config)
     keys, values = [], []
-    for layer, *past in zip(params.layers, cache.keys, cache.values, strict=True):
-        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables, config)
+    caches = zip(params.layers, config.layer_kinds, cache.keys, cache.values, strict=True)
+    for layer, kind, *past in caches:
+        q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables[kind], config)
         for cached, old, new_BLKC in zip((keys, values), past, (k_BLKC, v_BLKC), strict=True):
             start = (0, cache_index, 0)[-old.ndim :]
             cached.append(jax.lax.dynamic_update_slice(old, _flatten_heads(new_BLKC), start))
         shape = (*valid_BS.shape, *k_BLKC.shape[2:])
-        o_BLHC = attention(q_BLHC, keys[-1].reshape(shape), values[-1].reshape(shape), mask=mask)
+        o_BLHC = attention(
+            *(q_BLHC, keys[-1].reshape(shape), values[-1].reshape(shape)),
+            mask=masks[kind],
+            **layers.score_options(config),
+        )
         x_BLD = layers.out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
     cache = KVCache(tuple(keys), tuple(values), valid_BS)
     return final_norm(params.embeddings, x_BLD, config), cache
+
+
+def _visible_columns(valid_BS: jax.Array, kind: str, config: ModelConfig) -> jax.Array:
+    """Returns which cache columns the newest token sees in layers of a kind, int32 [B, S].
+
+    Columns are not positions, since padding lies between a prompt and its continuation: a column is
+    as far back as there are valid columns from it on.
+    """
+    if kind == "full":
+        return valid_BS
+    columns_back_BS = jnp.cumsum(valid_BS[:, ::-1], axis=1)[:, ::-1]
+    return valid_BS * (columns_back_BS <= config.arch.sliding_window)
 
 
 def _flatten_heads(x_BLKC: jax.Array) -> jax.Array:

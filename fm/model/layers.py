@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def rotary_cos_sin(
     for axis, pairs in enumerate(rope_pairs_per_axis(head_dim // 2, positions_BLA.shape[-1])):
         frequencies = theta ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)
         if scaling:
-            frequencies = scaling(frequencies)
+            frequencies = scaling(frequencies, theta)
         angles.append(positions_BLA[..., axis, None].astype(jnp.float32) * frequencies)
     angles = jnp.concatenate(angles, axis=-1)[:, :, None]
     # In a loop, which XLA does not fuse into its users: fused, XLA:CPU computes every sine again
@@ -101,6 +102,8 @@ def rotary_cos_sin(
     cosines, sines = jax.lax.map(
         lambda which: jax.lax.switch(which, (jnp.cos, jnp.sin), angles), jnp.arange(2)
     )
+    if scaling and scaling.attention_factor != 1.0:
+        cosines, sines = (table * scaling.attention_factor for table in (cosines, sines))
     return cosines, sines
 
 
@@ -243,9 +246,57 @@ def init_layers(rng: jax.Array, config: ModelConfig) -> Arrays:
             vectors[f"{name}_bias"] = jnp.zeros((N, *shape))
     if arch.qk_norm == "gain":
         vectors |= {"query_norm": jnp.ones((N, C)), "key_norm": jnp.ones((N, C))}
-    for name in ("attention_norm", "feed_forward_norm"):
+    output_norms = ("attention_post_norm", "feed_forward_post_norm") if arch.sandwich_norm else ()
+    for name in ("attention_norm", "feed_forward_norm", *output_norms):
         vectors |= init_norm(arch, name, N, D)
     return kernels | vectors
+
+
+def layer_params(stacked: Arrays, n: int, config: ModelConfig) -> Arrays:
+    """Returns the parameters of layer n that it reads, from those stacked over the layers."""
+    return {name: leaf[n] for name, leaf in stacked.items() if reads_param(name, n, config)}
+
+
+def reads_param(name: str, n: int, config: ModelConfig) -> bool:
+    """Returns whether layer n reads the parameter `name`: all but the first attention norm may."""
+    norm = name in ("attention_norm", "attention_norm_shift")
+    return n > 0 or not norm or config.arch.first_attention_norm
+
+
+def attend(
+    q_BLHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask, config: ModelConfig
+) -> jax.Array:
+    """Returns `fm.attention.attention` by the config's implementation, score scale and soft cap."""
+    return attention(
+        *(q_BLHC, k_BSKC, v_BSKC),
+        mask=mask,
+        implementation=config.attention,
+        **score_options(config),
+    )
+
+
+def score_options(config: ModelConfig) -> dict[str, float | None]:
+    """Returns the arguments `scale` and `softcap` of attention; None for their defaults."""
+    arch = config.arch
+    scalar = arch.query_pre_attn_scalar
+    return {
+        "scale": scalar**-0.5 if scalar else None,
+        "softcap": arch.attention_softcap or None,
+    }
+
+
+def layer_mask(mask: Mask, kind: str, config: ModelConfig) -> Mask:
+    """Returns the mask of layers of a kind: that of the inputs, within the window if they slide.
+
+    The window is static, so kernels skip what lies outside it. It is one of columns, which are
+    positions where a row's tokens follow each other.
+    """
+    if kind == "full":
+        return mask
+    window = config.arch.sliding_window
+    if mask.causal:
+        return dataclasses.replace(mask, window=window)
+    return dataclasses.replace(mask, window=window, window_right=window)
 
 
 def apply_layer(
@@ -256,16 +307,22 @@ def apply_layer(
     Args:
       layer: parameters of one layer, of any float dtype; products use the dtype of `x_BLD`.
       x_BLD: residual.
-      rope_tables: from `rotary_cos_sin`; None if positions are learned.
-      mask: which tokens each query attends to.
+      rope_tables: of the layer's kind, from `rotary_cos_sin`; None if positions are learned.
+      mask: of the layer's kind, see `layer_mask`.
     """
     q_BLHC, k_BLKC, v_BLKC = project_qkv(layer, x_BLD, rope_tables, config)
-    o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
+    o_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, mask, config)
     return out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
 
 
 def apply_layer_with_remat(
-    layer: Arrays, x_BLD: jax.Array, rope_tables: RopeTables | None, mask: Mask, config: ModelConfig
+    layer: Arrays,
+    x_BLD: jax.Array,
+    rope_tables: RopeTables | None,
+    mask: Mask,
+    config: ModelConfig,
+    *,
+    in_loop: bool = True,
 ) -> jax.Array:
     """Returns the residual stream after one layer, with remat by `config.remat_policy`.
 
@@ -276,13 +333,14 @@ def apply_layer_with_remat(
     """
     if config.remat_policy == "none":
         return apply_layer(layer, x_BLD, rope_tables, mask, config)
-    # The body of a scan is a program of its own, so CSE cannot undo the recomputation.
-    checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
+    # The body of a scan is a program of its own, so CSE cannot undo the recomputation; that of a
+    # single step is not, since XLA inlines it.
+    checkpoint = functools.partial(jax.checkpoint, prevent_cse=not in_loop)
     if config.remat_policy == "attention":
         before = functools.partial(project_qkv, config=config)
         after = functools.partial(out_proj_and_mlp, config=config)
         q_BLHC, k_BLKC, v_BLKC = checkpoint(before)(layer, x_BLD, rope_tables)
-        o_BLHC = attention(q_BLHC, k_BLKC, v_BLKC, mask=mask, implementation=config.attention)
+        o_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, mask, config)
         return checkpoint(after)(layer, x_BLD, o_BLHC)
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     policy = dots if config.remat_policy == "dots" else None
@@ -318,10 +376,12 @@ def out_proj_and_mlp(
 ) -> jax.Array:
     """Returns the residual after the layer, given the output o_BLHC of its attention."""
     o_BLF = o_BLHC.reshape(*x_BLD.shape[:2], -1)
-    x_BLD = x_BLD + linear(layer, "attention_out", o_BLF, config)
+    y_BLD = linear(layer, "attention_out", o_BLF, config)
+    x_BLD = x_BLD + _output_norm(layer, "attention_post_norm", y_BLD, config)
     x_BLD = _post_norm(layer, "attention_norm", x_BLD, config)
     n_BLD = _pre_norm(layer, "feed_forward_norm", x_BLD, config)
-    x_BLD = x_BLD + mlp(layer, n_BLD, config)
+    y_BLD = mlp(layer, n_BLD, config)
+    x_BLD = x_BLD + _output_norm(layer, "feed_forward_post_norm", y_BLD, config)
     return _post_norm(layer, "feed_forward_norm", x_BLD, config)
 
 
@@ -337,7 +397,15 @@ def mlp(layer: Arrays, n_BLD: jax.Array, config: ModelConfig) -> jax.Array:
 
 
 def _pre_norm(layer, name, x_BLD, config):
-    return x_BLD if config.arch.post_norm else apply_norm(x_BLD, layer, name, config)
+    # A layer that does not normalize its attention's input has no such parameter (`reads_param`).
+    skipped = not config.arch.first_attention_norm and name not in layer
+    if config.arch.post_norm or skipped:
+        return x_BLD
+    return apply_norm(x_BLD, layer, name, config)
+
+
+def _output_norm(layer, name, y_BLD, config):
+    return apply_norm(y_BLD, layer, name, config) if config.arch.sandwich_norm else y_BLD
 
 
 def _post_norm(layer, name, x_BLD, config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,27 +44,97 @@ def forward(
     """
     config.check_length(inputs["positions"].shape[1])
     tables = rope_tables(inputs["positions"], config)
+    masks = {kind: layers.layer_mask(mask, kind, config) for kind in tables}
     x_BLD = embed_inputs(params["streams"], inputs, config, masked_BL)
-    if config.uses_scan:
+    run_layers = _scan_layers if config.uses_scan else _unroll_layers
+    last_BLD, residuals = run_layers(params["layers"], x_BLD, tables, masks, config)
+    return {"final": final_norm(params["streams"], last_BLD, config), "layers": residuals}
 
-        def body(x, layer):
-            y = constrain_batch(layers.apply_layer_with_remat(layer, x, tables, mask, config))
-            return y, y
 
-        last, residuals = jax.lax.scan(body, x_BLD, params["layers"])
-        residuals = jnp.concatenate([x_BLD[None], residuals])
-    else:
-        # `lax.split` transposes to one concatenation; slices would each pad a full-size gradient.
-        ones = (1,) * config.num_layers
-        parts = {name: jax.lax.split(w, ones, axis=0) for name, w in params["layers"].items()}
-        residuals = [x_BLD]
-        for n in range(config.num_layers):
-            layer = {name: split[n][0] for name, split in parts.items()}
-            residuals.append(
-                constrain_batch(_jitted_layer(layer, residuals[-1], tables, mask, config))
-            )
-        last, residuals = residuals[-1], jnp.stack(residuals)
-    return {"final": final_norm(params["streams"], last, config), "layers": residuals}
+def _unroll_layers(
+    stacked: Arrays,
+    x_BLD: jax.Array,
+    tables: dict[str, layers.RopeTables | None],
+    masks: dict[str, Mask],
+    config: ModelConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the last layer's output, and the residuals before the first and after each layer."""
+    # `lax.split` transposes to one concatenation; slices would each pad a full-size gradient.
+    ones = (1,) * config.num_layers
+    parts = {name: jax.lax.split(w, ones, axis=0) for name, w in stacked.items()}
+    residuals = [x_BLD]
+    for n, kind in enumerate(config.layer_kinds):
+        layer = {
+            name: split[n][0]
+            for name, split in parts.items()
+            if layers.reads_param(name, n, config)
+        }
+        y_BLD = _jitted_layer(layer, residuals[-1], tables[kind], masks[kind], config)
+        residuals.append(constrain_batch(y_BLD))
+    return residuals[-1], jnp.stack(residuals)
+
+
+def _scan_layers(
+    stacked: Arrays,
+    x_BLD: jax.Array,
+    tables: dict[str, layers.RopeTables | None],
+    masks: dict[str, Mask],
+    config: ModelConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the same as `_unroll_layers`, the layers run as scans.
+
+    A step of a scan runs one period of the layer pattern, so that each of its layers has a mask of
+    its own whose window is static: kernels then skip what lies outside. A window by layer in an
+    array would let one step run one layer, but kernels would see no window.
+    """
+    residuals = [x_BLD[None]]
+    for start, steps, period in scan_groups(config):
+
+        def body(x_BLD, group, start=start, steps=steps, period=period):
+            outputs = []
+            for n in range(start, start + period):
+                layer = {
+                    name: leaf[n - start] if period > 1 else leaf
+                    for name, leaf in group.items()
+                    if layers.reads_param(name, n, config)
+                }
+                kind = config.layer_kinds[n]
+                x_BLD = layers.apply_layer_with_remat(
+                    layer, x_BLD, tables[kind], masks[kind], config, in_loop=steps > 1
+                )
+                x_BLD = constrain_batch(x_BLD)
+                outputs.append(x_BLD)
+            return x_BLD, jnp.stack(outputs) if period > 1 else x_BLD
+
+        def grouped(leaf, start=start, steps=steps, period=period):
+            if steps * period < config.num_layers:
+                leaf = leaf[start : start + steps * period]
+            return leaf.reshape(steps, period, *leaf.shape[1:]) if period > 1 else leaf
+
+        x_BLD, outputs = jax.lax.scan(body, x_BLD, jax.tree.map(grouped, stacked))
+        residuals.append(outputs.reshape(-1, *x_BLD.shape))
+    return x_BLD, jnp.concatenate(residuals)
+
+
+def scan_groups(config: ModelConfig) -> list[tuple[int, int, int]]:
+    """Returns (first layer, steps, layers per step) of each scan that together run all layers.
+
+    A step runs one period of the layer pattern; layers left over run in a step of their own. A
+    pattern that does not repeat is cut into runs of equal layers instead.
+    """
+    kinds, period = config.layer_kinds, len(config.arch.layer_pattern)
+    period = 1 if len(set(kinds)) < 2 else period
+    # A first layer without a norm is no step of the others.
+    start = 0 if config.arch.first_attention_norm else min(1, len(kinds))
+    groups = [(0, 1, 1)] * start
+    steps, rest = divmod(len(kinds) - start, period)
+    if period > 1 and steps < 2:
+        for _, run in itertools.groupby(kinds[start:]):
+            groups.append((start, len(list(run)), 1))
+            start += groups[-1][1]
+        return groups
+    groups.append((start, steps, period))
+    return groups + [(len(kinds) - rest, 1, rest)] * bool(rest)
 
 
 def embed_inputs(
@@ -83,13 +154,24 @@ def final_norm(params: Arrays, x_BLD: jax.Array, config: ModelConfig) -> jax.Arr
     return x_BLD
 
 
-def rope_tables(positions: jax.Array, config: ModelConfig) -> layers.RopeTables | None:
-    """Returns the RoPE cosines and sines of the positions, or None if positions are learned."""
+def rope_tables(positions: jax.Array, config: ModelConfig) -> dict[str, layers.RopeTables | None]:
+    """Returns the RoPE cosines and sines of the positions by kind of layer; None if learned."""
+    kinds = tuple(dict.fromkeys(config.layer_kinds))
     if config.arch.position_encoding == "learned":
-        return None
+        return dict.fromkeys(kinds)
     positions_BLA = layers.expand_positions(positions, config.position_axes)
-    scaling = config.arch.rope_scaling
-    return layers.rotary_cos_sin(positions_BLA, config.head_dim, config.rope_theta, scaling)
+
+    def tables(theta, scaling):
+        return layers.rotary_cos_sin(positions_BLA, config.head_dim, theta, scaling)
+
+    local_theta = config.arch.local_rope_theta
+    if not local_theta:
+        return dict.fromkeys(kinds, tables(config.rope_theta, config.arch.rope_scaling))
+    rope_of = {
+        "full": (config.rope_theta, config.arch.rope_scaling),
+        "sliding": (local_theta, None),
+    }
+    return {kind: tables(*rope_of[kind]) for kind in kinds}
 
 
 # Traced and differentiated once for all layers; the compiled program is the same.

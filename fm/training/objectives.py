@@ -254,7 +254,7 @@ def bag_of_words_sums(
     final_BvD = forward(params, inputs, config, mask=mask)["final"]
     weights_Bv = (inputs["segments"] > 0).astype(final_BvD.dtype)
     summary_BD = rms_norm(jnp.einsum("bv,bvd->bd", weights_Bv, final_BvD), config.norm_eps)
-    logits_BV = embeddings.token_logits(params["streams"], summary_BD)
+    logits_BV = embeddings.token_logits(params["streams"], summary_BD, config)
     rows_B1 = jnp.arange(valid_BL.shape[0])[:, None]
     visible_BL = jnp.zeros(valid_BL.shape, bool).at[rows_B1, index_Bv].set(visible_Bv)
     weights_BL = (valid_BL & ~visible_BL) * token_weights_V[batch["tokens"]]
@@ -324,7 +324,9 @@ def _weighted_nats(
             own_T = weights_T * (modality_T == config.modalities.index(modality))
         if modality == "tokens":
             head_DV = embeddings.token_head_kernel(params["streams"])
-            total += fused_linear_cross_entropy(head_DV, h_TD, targets["tokens"].reshape(-1), own_T)
+            total += fused_linear_cross_entropy(
+                head_DV, h_TD, targets["tokens"].reshape(-1), own_T, config.arch.logit_softcap
+            )
             continue
         P = config.patch_dim(modality)
         values_TP = embeddings.to_unit_range(targets[modality]).reshape(-1, P)

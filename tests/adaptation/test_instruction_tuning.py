@@ -188,7 +188,8 @@ def by_hand(params, encoder, phrasing, given, candidate):
     length = len(row["answer"])
     batch = pack_examples([row], encoder.model_config, length, share_rows=False)
     final = forward(params, batch, encoder.model_config, mask=Mask(causal=True))["final"]
-    nats = jax.nn.log_softmax(embeddings.token_logits(params["streams"], final[0]))
+    logits = embeddings.token_logits(params["streams"], final[0], encoder.model_config)
+    nats = jax.nn.log_softmax(logits)
     places = np.flatnonzero(row["answer"])
     return float(sum(nats[place - 1, row["tokens"][place]] for place in places))
 
@@ -267,9 +268,8 @@ def test_writes_what_passes_over_the_whole_row_would(mixed, bidirectional):
         last = batch["positions"].max()
         for place in range(asked, asked + most):
             final = forward(params, batch, mixed.model_config, mask=mask)["final"]
-            batch["tokens"][0, place] = embeddings.token_logits(params["streams"], final)[
-                0, place - 1
-            ].argmax()
+            logits = embeddings.token_logits(params["streams"], final, mixed.model_config)
+            batch["tokens"][0, place] = logits[0, place - 1].argmax()
             batch["positions"][0, place] = last + 1 + place - asked
         tokens = batch["tokens"][0, asked:]
         ends = np.flatnonzero(tokens == ending)

@@ -140,7 +140,7 @@ def theirs(model, tokens_BL, filled_BL, types_BL):
 def run(params, inputs, segments_BL, config, causal):
     mask = Mask(causal=causal, q_segments=segments_BL, kv_segments=segments_BL)
     final_BLD = forward(params, inputs, config, mask=mask)["final"]
-    return embeddings.token_logits(params["streams"], final_BLD) if causal else final_BLD
+    return embeddings.token_logits(params["streams"], final_BLD, config) if causal else final_BLD
 
 
 def ours(pretrained, tokens_BL, filled_BL, types_BL):

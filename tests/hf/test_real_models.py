@@ -267,7 +267,9 @@ def test_smollm2_has_the_logits_of_transformers(smollm2_pair):
             want = theirs(torch.tensor(ids[None]).long()).logits[0].numpy()
         inputs = {"tokens": ids[None], "positions": np.arange(L, dtype=np.int32)[None]}
         final_BLD = run(model.params, inputs, model.config, mask=Mask(causal=True))["final"]
-        whole = np.asarray(embeddings.token_logits(model.params["streams"], final_BLD)[0])
+        whole = np.asarray(
+            embeddings.token_logits(model.params["streams"], final_BLD, model.config)[0]
+        )
         atol = 1e-5 * np.abs(want).max()
         np.testing.assert_allclose(whole, want, rtol=0, atol=atol)
         np.testing.assert_allclose(cached, want[L - 5 :], rtol=0, atol=atol)

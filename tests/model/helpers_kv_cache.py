@@ -8,7 +8,7 @@ from fm.model import embeddings, kv_cache
 
 prefill = jax.jit(kv_cache.prefill, static_argnames=("config", "max_new_tokens"))
 extend = jax.jit(kv_cache.decode_step, static_argnames="config")
-logits_of = jax.jit(embeddings.token_logits)
+logits_of = jax.jit(embeddings.token_logits, static_argnames="config")
 
 
 def cached_logits(weights, rows, prompt_lengths, config):
@@ -38,4 +38,4 @@ def cached_logits(weights, rows, prompt_lengths, config):
         final_B1D, cache = extend(ready, inputs, cache, jnp.int32(longest + step), config)
         for row, each_1D in zip(found, final_B1D, strict=True):
             row.append(each_1D[0])
-    return [np.asarray(logits_of(ready.embeddings, jnp.stack(row))) for row in found]
+    return [np.asarray(logits_of(ready.embeddings, jnp.stack(row), config)) for row in found]

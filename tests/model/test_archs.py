@@ -215,7 +215,7 @@ class TestEveryArch:
     def test_fresh_model_predicts_near_chance(self, config):
         fresh = init(jax.random.key(0), config)
         final_BLD = run(fresh, problem(config)[1], config, mask=Mask(causal=True))["final"]
-        logits = np.asarray(embeddings.token_logits(fresh["streams"], final_BLD))
+        logits = np.asarray(embeddings.token_logits(fresh["streams"], final_BLD, config))
         assert np.ptp(logits) < 1.5
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(fresh))
 
@@ -278,7 +278,7 @@ def test_tied_head_is_the_embedding():
     p, h_TD = params(GPT2)["streams"], np.ones((3, GPT2.d_model), np.float32)
     assert "token_head" not in p
     want = h_TD @ p["token_embedding"].T
-    np.testing.assert_allclose(embeddings.token_logits(p, h_TD), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(embeddings.token_logits(p, h_TD, GPT2), want, rtol=1e-5, atol=1e-5)
 
 
 def test_pooled_output_is_a_tanh_layer_over_the_first_token():

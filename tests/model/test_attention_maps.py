@@ -67,7 +67,7 @@ def test_a_kernel_that_ran_otherwise_is_noticed(monkeypatch):
         return v[:, ::-1]
 
     config = dataclasses.replace(IMAGE, norm_eps=2e-6)  # not traced before
-    monkeypatch.setattr("fm.model.attention_maps.attention", swapped)
+    monkeypatch.setattr("fm.model.layers.attention", swapped)
     assert kernel_error(params(config), images(), config, mask=Mask()) > 0.1
 
 

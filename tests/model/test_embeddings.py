@@ -57,11 +57,12 @@ def test_bfloat16_products_of_the_heads_are_not_rounded():
     np.testing.assert_allclose(scales, want, rtol=0, atol=1e-5)
     assert means.dtype == scales.dtype == jnp.float32
 
-    logits_TV = embeddings.token_logits(weights, h_TD)
+    logits_TV = embeddings.token_logits(weights, h_TD, IMAGE)
     np.testing.assert_allclose(logits_TV, exact("token_head"), rtol=0, atol=1e-4)
     transposed = weights | {"token_head": transpose_kernel(jnp.asarray(weights["token_head"]))}
     exact_TV = np.asarray(h_TD, np.float64) @ weights["token_head"]
-    np.testing.assert_allclose(embeddings.token_logits(transposed, h_TD), exact_TV, atol=1e-4)
+    logits_TV = embeddings.token_logits(transposed, h_TD, IMAGE)
+    np.testing.assert_allclose(logits_TV, exact_TV, atol=1e-4)
 
 
 def test_bytes_are_the_middle_of_their_bin():

@@ -69,7 +69,7 @@ def logits(params, config, ids):
     tokens = jnp.asarray(ids, jnp.int32)[None]
     inputs = {"tokens": tokens, "positions": jnp.arange(tokens.shape[1])[None]}
     final = forward(params, inputs, config, mask=Mask(True))["final"]
-    return np.asarray(embeddings.token_logits(params["streams"], final[0]))
+    return np.asarray(embeddings.token_logits(params["streams"], final[0], config))
 
 
 def test_the_folder_is_read_back_as_the_same_model(run, tmp_path):

@@ -172,7 +172,7 @@ def _batch_nll(params: dict, tokens_BL: jax.Array, counted_BL: jax.Array, config
     B, L = tokens_BL.shape
     inputs = {"tokens": tokens_BL, "positions": jnp.broadcast_to(jnp.arange(L), (B, L))}
     final_BLD = forward(params, inputs, config, mask=Mask(causal=True))["final"]
-    logits_BLV = embeddings.token_logits(params["streams"], final_BLD[:, :-1])
+    logits_BLV = embeddings.token_logits(params["streams"], final_BLD[:, :-1], config)
     target_BL = jnp.take_along_axis(logits_BLV, tokens_BL[:, 1:, None], axis=-1)[..., 0]
     nll_BL = jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL
     return jnp.sum(nll_BL * counted_BL[:, 1:], axis=-1)
