@@ -63,7 +63,7 @@ class TestWeights:
 
 
 def test_a_kernel_that_ran_otherwise_is_noticed(monkeypatch):
-    def swapped(q, k, v, *, mask, implementation=None):
+    def swapped(q, k, v, *, mask, implementation, scale, softcap):
         return v[:, ::-1]
 
     config = dataclasses.replace(IMAGE, norm_eps=2e-6)  # not traced before
