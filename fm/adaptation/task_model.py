@@ -187,6 +187,7 @@ class TaskModel:
             min(length or own, own),
             num_predictions=0,
             modalities=modalities_in(self.examples, self.model_config),
+            causal=self.recipe.finetune.feature_config.causal,
         )
 
     def feature_flops(self) -> float:
@@ -196,6 +197,7 @@ class TaskModel:
             self.examples["segments"].shape[1],
             num_predictions=0,
             modalities=modalities_in(self.examples, self.model_config),
+            causal=self.recipe.finetune.feature_config.causal,
         )
 
     def num_features(self) -> int:

@@ -704,6 +704,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
       UserError: an unknown family (lists the known ones), custom code or quantized tensors.
     """
     name = config.get("model_type")
+    if isinstance(config.get("text_config"), Mapping):
+        raise UserError(
+            f"config.json: model_type={name!r} has a text_config, so it reads more than text; save "
+            "its text model as a folder of its own"
+        )
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
             f"config.json: model_type={name!r} is not a known family; known are "

@@ -1,13 +1,15 @@
 """Analytic FLOPs of the model; a multiply-add counts as two.
 
 Matrix products count (Kaplan et al. 2020, table 1, attention included), at the padded length and
-without a causal discount, since that is what the kernels run. Normalization, softmax and other
+without a causal discount, since that is what the kernels run; of sliding layers the keys within the
+window count. Normalization, softmax and other
 elementwise work does not, as is usual for MFU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -16,7 +18,12 @@ TEXT_ONLY = ("tokens",)
 
 
 def forward_flops(
-    config: ModelConfig, length: int, *, num_predictions: int, modalities: Sequence[str] = TEXT_ONLY
+    config: ModelConfig,
+    length: int,
+    *,
+    num_predictions: int,
+    modalities: Sequence[str] = TEXT_ONLY,
+    causal: bool = True,
 ) -> float:
     """Returns the FLOPs of one forward pass over one sequence, its output heads included.
 
@@ -25,26 +32,29 @@ def forward_flops(
       num_predictions: positions at which the heads are read.
       modalities: present in the batch; every position goes through the embedding and the head of
         each of them.
+      causal: whether the window of sliding layers lies behind a query alone, or on both its sides.
     """
     D, F, L = config.d_model, config.mlp_dim, length
     H, K, C = config.num_heads, config.num_kv_heads, config.head_dim
     projections = 2 * L * D * C * (2 * H + 2 * K)
-    scores = 4 * L * L * H * C
+    window = config.arch.sliding_window * (1 if causal else 2) - (not causal)
+    keys = {"full": L, "sliding": min(L, window)}
+    scores = sum(4 * L * keys[kind] * H * C for kind in config.layer_kinds)
     mlp = (6 if config.arch.gated_mlp else 4) * L * D * F
     patch_dims = [config.patch_dim(name) for name in modalities if name != "tokens"]
     embedding = 2 * L * D * sum(patch_dims)
     head_dims = [config.num_mixtures * (2 * P + 1) for P in patch_dims]
     head_dims += [config.vocab_size] * ("tokens" in modalities)
     heads = 2 * num_predictions * D * sum(head_dims)
-    return float(config.num_layers * (projections + scores + mlp) + embedding + heads)
+    return float(config.num_layers * (projections + mlp) + scores + embedding + heads)
 
 
-def train_flops(
-    config: ModelConfig, length: int, *, num_predictions: int, modalities: Sequence[str] = TEXT_ONLY
-) -> float:
-    """Returns the FLOPs of one forward and backward pass over one sequence, 3x the forward pass."""
-    flops = forward_flops(config, length, num_predictions=num_predictions, modalities=modalities)
-    return 3.0 * flops
+def train_flops(config: ModelConfig, length: int, **options: Any) -> float:
+    """Returns the FLOPs of one forward and backward pass over one sequence, 3x the forward pass.
+
+    The options are those of `forward_flops`.
+    """
+    return 3.0 * forward_flops(config, length, **options)
 
 
 def input_and_prediction_counts(

@@ -90,6 +90,7 @@ def layer_saved_bytes_per_token(model_config: ModelConfig, tensor: int) -> float
         return (2 * D + q + kv + F * (2 if gated else 1)) * itemsize
     qk_norm_inputs = q + kv / 2 if model_config.arch.qk_norm != "none" else 0.0
     norms = (8 if model_config.arch.norm_scale else 4) * D
+    norms *= 2 if model_config.arch.sandwich_norm else 1
     return attention + (norms + qk_norm_inputs + F * (5 if gated else 2)) * itemsize
 
 

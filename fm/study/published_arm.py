@@ -91,7 +91,8 @@ class PublishedTaskModel(TaskModel):
 
     def feature_flops(self) -> float:
         """Returns the FLOPs of computing the features of a text."""
-        return flops.forward_flops(self.model_config, self.config.max_length, num_predictions=0)
+        length, causal = self.config.max_length, self.published.causal
+        return flops.forward_flops(self.model_config, length, num_predictions=0, causal=causal)
 
     def features(self, seed: int, idx: np.ndarray) -> np.ndarray:
         """Returns features of the texts `idx`, [n, E]; the same for every seed."""

@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers
 from fm.hf import PretrainedModel
 from fm.hf.tokenizer import HFTokenizer
 from fm.model import ModelConfig
-from fm.model.config import RopeScaling
+from fm.model.config import ArchConfig, RopeScaling
 from fm.model.transformer import init
 from tests.model.helpers_archs import GPT2, LLAMA
 
@@ -41,6 +41,41 @@ ENCODER = dataclasses.replace(
     final_norm=False,
     num_token_types=2,
 )
+YARN = RopeScaling(
+    factor=4.0, original_max_seq_len=16, rope_type="yarn", attention_factor=1.2, truncate=False
+)
+GEMMA2 = dataclasses.replace(
+    LLAMA,
+    activation="gelu_tanh",
+    layer_pattern=("sliding", "full"),
+    sliding_window=6,
+    attention_softcap=5.0,
+    logit_softcap=7.0,
+    query_pre_attn_scalar=11,
+    sandwich_norm=True,
+    scale_embeddings=True,
+    tie_embeddings=True,
+)
+GEMMA3 = dataclasses.replace(
+    GEMMA2,
+    attention_softcap=0.0,
+    logit_softcap=0.0,
+    qk_norm="gain",
+    local_rope_theta=500.0,
+    rope_scaling=RopeScaling(8.0, rope_type="linear"),
+)
+MODERNBERT = ArchConfig(
+    norm="layer",
+    norm_scale=True,
+    qk_norm="none",
+    activation="gelu",
+    gated_mlp=True,
+    layer_pattern=("full", "sliding"),
+    sliding_window=4,
+    local_rope_theta=500.0,
+    first_attention_norm=False,
+    tie_embeddings=True,
+)
 CASES = {
     "gpt2": ("gpt2", _config(4, GPT2)),
     "gpt2 untied": ("gpt2", _config(4, GPT2, tie_embeddings=False)),
@@ -54,6 +89,11 @@ CASES = {
     "qwen2": ("qwen2", _config(2, LLAMA, use_bias="qkv", tie_embeddings=True)),
     "qwen3": ("qwen3", _config(2, LLAMA, head_dim=10, qk_norm="gain")),
     "qwen3 with biases": ("qwen3", _config(2, LLAMA, qk_norm="gain", use_bias="attention")),
+    "mistral": ("mistral", _config(2, LLAMA, layer_pattern=("sliding",), sliding_window=6)),
+    "llama with yarn": ("llama", _config(2, LLAMA, rope_scaling=YARN)),
+    "gemma2": ("gemma2", _config(2, GEMMA2, head_dim=8)),
+    "gemma3": ("gemma3_text", _config(1, GEMMA3)),
+    "modernbert": ("modernbert", _config(4, MODERNBERT)),
     "bert": ("bert", _config(4, ENCODER)),
     "bert with a pooler": ("bert", _config(4, ENCODER, pooler=True)),
 }
@@ -73,6 +113,9 @@ def params(config, seed=0, dtype="float32"):
         for part, leaves in shapes.items()
     }
     random["streams"]["hidden_piece"] = jnp.zeros(config.d_model, dtype)
+    if not config.arch.first_attention_norm:  # nor is the norm that the first layer skips
+        norms_ND = random["layers"]["attention_norm"]
+        random["layers"]["attention_norm"] = norms_ND.at[0].set(1.0)
     return random
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fm.attention import Mask
+from fm.errors import UserError
 from fm.hf import PretrainedModel, load_pretrained, save_pretrained
 from fm.model import embeddings
 from fm.model.generate import generate
@@ -41,6 +42,19 @@ NEW = {
     "max_position_embeddings": CONTEXT,
 }
 ROTARY = NEW | {"bos_token_id": 1, "eos_token_id": 2}
+GEMMA = ROTARY | {
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "sliding_window": 7,
+    "query_pre_attn_scalar": 20,
+    "attn_logit_softcapping": 3.0,
+    "final_logit_softcapping": 5.0,
+}
+# Five layers: full, sliding, sliding, full, sliding; within 5 tokens on each side.
+MODERN = NEW | {
+    **{"num_hidden_layers": 5, "local_attention": 10, "pad_token_id": 0},
+    **{"cls_token_id": 1, "bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2},
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -88,8 +102,84 @@ MODELS = {
         "Qwen3ForCausalLM",
         ROTARY | {"num_key_value_heads": 2, "head_dim": 8, "attention_bias": True},
     ),
+    "llama, linear": (
+        "LlamaForCausalLM",
+        ROTARY | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    ),
+    "llama, dynamic": (
+        "LlamaForCausalLM",
+        ROTARY | {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+    ),
+    "llama, yarn": (
+        "LlamaForCausalLM",
+        ROTARY
+        | {
+            "num_key_value_heads": 2,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 40,
+            },
+        },
+    ),
+    "mistral": (
+        "MistralForCausalLM",
+        ROTARY | {"num_key_value_heads": 2, "sliding_window": 7},
+    ),
+    "mistral, no window": (
+        "MistralForCausalLM",
+        ROTARY | {"num_key_value_heads": 2, "sliding_window": None, "head_dim": 12},
+    ),
+    "qwen2, windows": (
+        "Qwen2ForCausalLM",
+        ROTARY
+        | {
+            "num_key_value_heads": 2,
+            "use_sliding_window": True,
+            "sliding_window": 7,
+            "max_window_layers": 1,
+        },
+    ),
+    "gemma2": ("Gemma2ForCausalLM", GEMMA),
+    "gemma2, no caps": (
+        "Gemma2ForCausalLM",
+        GEMMA
+        | {
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        GEMMA
+        | {
+            "num_hidden_layers": 7,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+            },
+        },
+    ),
     "bert": ("BertModel", NEW | {"type_vocab_size": 2}),
+    "modernbert": ("ModernBertModel", MODERN),
+    "modernbert, biases": (
+        "ModernBertModel",
+        MODERN
+        | {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "norm_bias": True,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "num_hidden_layers": 3,
+        },
+    ),
 }
+ENCODERS = ("bert", "modernbert")
+DECODERS = [name for name in MODELS if not name.startswith(ENCODERS)]
 
 
 def model_of(name):
@@ -102,10 +192,12 @@ def model_of(name):
 
 def randomised(model):
     """Every vector too: zeros and ones hide mistakes."""
+    # Gemma adds 1 to the weight of a norm.
+    scale = 0.0 if model.config.model_type.startswith("gemma") else 1.0
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
-                weight.normal_(float("norm" in name.lower() and "bias" not in name), 0.2)
+                weight.normal_(scale * ("norm" in name.lower() and "bias" not in name), 0.2)
             else:
                 weight.normal_(0.0, 0.2)
     return model
@@ -124,11 +216,11 @@ def inputs_of(B, L, padding):
 
 
 def theirs(model, tokens_BL, filled_BL, types_BL):
-    """Logits, or a BERT's last hidden states."""
+    """Logits, or an encoder's last hidden states."""
     given = {"input_ids": torch.tensor(tokens_BL), "attention_mask": torch.tensor(filled_BL).long()}
     if model.config.model_type == "bert":
         given["token_type_ids"] = torch.tensor(types_BL)
-    else:
+    elif model.config.model_type not in ENCODERS:
         positions_BL = np.maximum(np.cumsum(filled_BL, axis=1) - 1, 0)
         given["position_ids"] = torch.tensor(positions_BL)
     with torch.no_grad():
@@ -146,7 +238,7 @@ def run(params, inputs, segments_BL, config, causal):
 def ours(pretrained, tokens_BL, filled_BL, types_BL):
     """The same of `fm`; padding is a segment of its own."""
     positions_BL = np.maximum(np.cumsum(filled_BL, axis=1) - 1, 0)
-    if not pretrained.causal:  # `transformers` counts a BERT's padding too
+    if not pretrained.causal:  # `transformers` counts an encoder's padding too
         positions_BL = np.tile(np.arange(tokens_BL.shape[1]), (len(tokens_BL), 1))
     inputs = {"tokens": tokens_BL, "positions": positions_BL, "types": types_BL}
     inputs = {name: value.astype(np.int32) for name, value in inputs.items()}
@@ -190,7 +282,7 @@ class TestEveryFamily:
         agree(load_pretrained(tmp_path / "ours"), model.eval())
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "bert"])
+@pytest.mark.parametrize("name", DECODERS)
 class TestTheCache:
     @pytest.mark.parametrize("prompts", [(24, 5, 17), (CONTEXT - 6,)], ids=["ragged", "long"])
     def test_its_logits_are_those_of_whole_rows_there(self, name, prompts, tmp_path):
@@ -230,7 +322,8 @@ def test_models_of_fms_own_are_loaded(name, tmp_path):
     """Parameters drawn here, not there: nothing is right because it came from `transformers`."""
     family, config = CASES[name]
     save_pretrained(tmp_path / "m", PretrainedModel(config, params(config), problems.tokenizer()))
-    built = transformers.AutoModelForCausalLM if family != "bert" else transformers.BertModel
+    auto = transformers.AutoModel if family in ENCODERS else transformers.AutoModelForCausalLM
+    built = transformers.BertModel if family == "bert" else auto
     options = {} if family != "bert" else {"add_pooling_layer": config.arch.pooler}
     model, report = built.from_pretrained(tmp_path / "m", output_loading_info=True, **options)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -306,6 +399,10 @@ def test_half_precision_files(name, dtype, tmp_path):
         ("Qwen2ForCausalLM", ROTARY | {"num_key_value_heads": 4}),
         ("Qwen3ForCausalLM", ROTARY | {"num_key_value_heads": 4, "head_dim": 8}),
         ("BertModel", NEW),
+        ("MistralForCausalLM", ROTARY | {"num_attention_heads": 8}),
+        ("Gemma2ForCausalLM", ROTARY),
+        ("Gemma3ForCausalLM", ROTARY),
+        ("ModernBertModel", NEW | {"pad_token_id": 0}),
     ],
 )
 def test_a_setting_not_given_is_what_transformers_takes(architecture, sizes, tmp_path):
@@ -317,3 +414,76 @@ def test_a_setting_not_given_is_what_transformers_takes(architecture, sizes, tmp
     kind = {"model_type": built.config_class.model_type}
     (tmp_path / "m" / "config.json").write_text(json.dumps(sizes | kind))
     assert load_pretrained(tmp_path / "m").config == whole.config
+
+
+GEMMA3_ON_THE_HUB = {
+    "model_type": "gemma3_text",
+    **{"vocab_size": 70, "hidden_size": 32, "num_hidden_layers": 7, "intermediate_size": 56},
+    **{"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8},
+    **{"max_position_embeddings": 160, "query_pre_attn_scalar": 8, "sliding_window": 7},
+    **{"sliding_window_pattern": 3, "rope_theta": 1e5, "rope_local_base_freq": 500.0},
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+}
+MODERNBERT_ON_THE_HUB = MODERN | {
+    "model_type": "modernbert",
+    **{"global_attn_every_n_layers": 2, "global_rope_theta": 5e4, "local_rope_theta": 200.0},
+}
+
+
+@pytest.mark.parametrize("values", [GEMMA3_ON_THE_HUB, MODERNBERT_ON_THE_HUB])
+def test_config_keys_of_before_transformers_5(values, tmp_path):
+    """Published folders have those; `transformers` 5 writes `rope_parameters` and `layer_types`."""
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    torch.manual_seed(0)
+    auto = transformers.AutoModelForCausalLM if "head_dim" in values else transformers.AutoModel
+    model = randomised(auto.from_config(config).eval())
+    saved(model, tmp_path / "m")
+    now = load_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(json.dumps(values))
+    before = load_pretrained(tmp_path / "m")
+    assert before.config == now.config and len(set(before.config.layer_kinds)) == 2
+    agree(before, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        (
+            "llama, grouped",
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "'longrope'.*dynamic, llama3",
+        ),
+        ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "'chunked_attention'.*sliding"),
+        ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must be a list of 3"),
+        ("gemma2", {"sliding_window": None}, "needs a sliding_window"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
+        ("modernbert", {"rope_scaling": {"rope_type": "linear"}}, "rope_scaling of modernbert"),
+        ("gemma2", {"model_type": "gemma3", "text_config": {}}, "gemma3.*text_config"),
+    ],
+)
+def test_what_is_not_supported_is_one_line(name, change, named, tmp_path):
+    saved(model_of(name), tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=named) as caught:
+        load_pretrained(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "mistral", "modernbert"])
+def test_gradients_are_finite(name, tmp_path):
+    pretrained = load_pretrained(saved(model_of(name), tmp_path / "m"))
+    tokens_BL, filled_BL, _ = inputs_of(2, 24, "right")
+    positions_BL = np.tile(np.arange(24, dtype=np.int32), (2, 1))
+    inputs = {"tokens": tokens_BL.astype(np.int32), "positions": positions_BL}
+    segments_BL = filled_BL.astype(np.int32)
+
+    def loss(params):
+        out = run(params, inputs, segments_BL, pretrained.config, pretrained.causal)
+        return jnp.mean(jnp.where(filled_BL[..., None], out, 0.0) ** 2)
+
+    gradients = jax.jit(jax.grad(loss))(pretrained.params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    read = {name for name in gradients["layers"] if np.any(gradients["layers"][name])}
+    assert read == set(gradients["layers"])

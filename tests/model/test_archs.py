@@ -10,11 +10,13 @@ import pytest
 from scipy import special
 
 from fm.attention import Mask
+from fm.config_io import to_plain
 from fm.errors import UserError
 from fm.model import ModelConfig, embeddings
 from fm.model.attention_maps import attention_weights
 from fm.model.config import ArchConfig, RopeScaling
-from fm.model.transformer import forward, init
+from fm.model.layers import transpose_kernel
+from fm.model.transformer import forward, init, scan_groups
 from tests.model import helpers_archs
 from tests.model.helpers_models import params, run, text
 
@@ -61,7 +63,60 @@ BERT = dataclasses.replace(
         pooler=True,
     ),
 )
-CASES = {"own": OWN, "gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "bert": BERT}
+MISTRAL = dataclasses.replace(
+    QWEN2,
+    arch=dataclasses.replace(
+        helpers_archs.LLAMA, layer_pattern=("sliding",), sliding_window=4, rope_scaling=None
+    ),
+)
+# Five layers: as a scan, two steps of the pattern and one layer more.
+GEMMA2 = ModelConfig(
+    **SIZES | {"num_layers": 5},
+    head_dim_override=6,
+    arch=dataclasses.replace(
+        helpers_archs.LLAMA,
+        activation="gelu_tanh",
+        layer_pattern=("sliding", "full"),
+        sliding_window=4,
+        attention_softcap=1.5,
+        query_pre_attn_scalar=3,
+        sandwich_norm=True,
+        scale_embeddings=True,
+        tie_embeddings=True,
+    ),
+)
+GEMMA3 = dataclasses.replace(
+    GEMMA2,
+    num_layers=4,
+    arch=dataclasses.replace(
+        GEMMA2.arch,
+        layer_pattern=("sliding", "sliding", "full"),
+        attention_softcap=0.0,
+        qk_norm="gain",
+        local_rope_theta=50.0,
+        rope_scaling=RopeScaling(8.0, rope_type="linear"),
+    ),
+)
+MODERNBERT = ModelConfig(
+    **SIZES | {"num_layers": 6, "num_kv_heads": 4},
+    rope_theta=1000.0,
+    arch=ArchConfig(
+        norm="layer",
+        norm_scale=True,
+        qk_norm="none",
+        activation="gelu",
+        gated_mlp=True,
+        layer_pattern=("full", "sliding"),
+        sliding_window=3,
+        local_rope_theta=50.0,
+        first_attention_norm=False,
+        tie_embeddings=True,
+    ),
+)
+CASES = {
+    **{"own": OWN, "gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "bert": BERT},
+    **{"mistral": MISTRAL, "gemma2": GEMMA2, "gemma3": GEMMA3, "modernbert": MODERNBERT},
+}
 
 
 def textbook(p, inputs, config, causal):
@@ -78,13 +133,18 @@ def textbook(p, inputs, config, causal):
     def rms(x):
         return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + config.norm_eps)
 
-    def turn(x_BLHC):
+    def turn(x_BLHC, kind):
+        theta, scaling = config.rope_theta, arch.rope_scaling
+        if kind == "sliding" and arch.local_rope_theta:
+            theta, scaling = arch.local_rope_theta, None
         if arch.position_encoding == "learned":
             return x_BLHC
         out = np.empty_like(x_BLHC)
         for c in range(C // 2):
-            frequency = config.rope_theta ** (-2.0 * c / C)
-            if (scaling := arch.rope_scaling) is not None:
+            frequency = theta ** (-2.0 * c / C)
+            if scaling is not None and scaling.rope_type == "linear":
+                frequency = frequency / scaling.factor
+            elif scaling is not None:
                 wave = 2 * np.pi / frequency
                 stretched = frequency / scaling.factor
                 if wave > scaling.original_max_seq_len / scaling.low_freq_factor:
@@ -110,7 +170,9 @@ def textbook(p, inputs, config, causal):
         }[arch.activation]()
 
     s = p["streams"]
-    x = s["token_embedding"][tokens_BL]
+    x = s["token_embedding"][tokens_BL] * (
+        np.sqrt(config.d_model) if arch.scale_embeddings else 1.0
+    )
     if arch.position_encoding == "learned":
         x = x + s["position_embedding"][positions_BL]
     if arch.num_token_types:
@@ -120,27 +182,38 @@ def textbook(p, inputs, config, causal):
     weights = np.zeros((config.num_layers, B, config.num_heads, L, L))
     for n in range(config.num_layers):
         w = {name: leaf[n] for name, leaf in p["layers"].items()}
-        read = x if arch.post_norm else norm(x, w, "attention_norm")
+        kind = arch.layer_pattern[n % len(arch.layer_pattern)]
+        skips_norm = arch.post_norm or (n == 0 and not arch.first_attention_norm)
+        read = x if skips_norm else norm(x, w, "attention_norm")
         q, k, v = (
             np.einsum("bld,dhc->blhc", read, w[name]) + w.get(f"{name}_bias", 0.0)
             for name in ("query", "key", "value")
         )
         if arch.qk_norm != "none":
             q, k = rms(q) * w.get("query_norm", 1.0), rms(k) * w.get("key_norm", 1.0)
-        q, k = turn(q), turn(k)
+        q, k = turn(q, kind), turn(k, kind)
         o = np.zeros((B, L, config.num_heads, C))
         for h in range(config.num_heads):
             of = h // (config.num_heads // config.num_kv_heads)
-            scores = np.einsum("blc,bsc->bls", q[:, :, h], k[:, :, of]) / np.sqrt(C)
-            scores = np.where(causal & (np.arange(L) > np.arange(L)[:, None]), -np.inf, scores)
+            scores = np.einsum("blc,bsc->bls", q[:, :, h], k[:, :, of])
+            scores = scores / np.sqrt(arch.query_pre_attn_scalar or C)
+            if arch.attention_softcap:
+                scores = arch.attention_softcap * np.tanh(scores / arch.attention_softcap)
+            ahead_LL = np.arange(L) - np.arange(L)[:, None]
+            hidden_LL = causal & (ahead_LL > 0)
+            if kind == "sliding":
+                hidden_LL = hidden_LL | (np.abs(ahead_LL) >= arch.sliding_window)
+            scores = np.where(hidden_LL, -np.inf, scores)
             weights[n, :, h] = special.softmax(scores, axis=-1)
             o[:, :, h] = weights[n, :, h] @ v[:, :, of]
-        x = x + np.einsum("blhc,hcd->bld", o, w["attention_out"]) + w.get("attention_out_bias", 0)
+        y = np.einsum("blhc,hcd->bld", o, w["attention_out"]) + w.get("attention_out_bias", 0)
+        x = x + (norm(y, w, "attention_post_norm") if arch.sandwich_norm else y)
         x = norm(x, w, "attention_norm") if arch.post_norm else x
         read = x if arch.post_norm else norm(x, w, "feed_forward_norm")
         h = read @ w["up"] + w.get("up_bias", 0.0)
         h = activation(read @ w["gate"]) * h if arch.gated_mlp else activation(h)
-        x = x + h @ w["down"] + w.get("down_bias", 0.0)
+        y = h @ w["down"] + w.get("down_bias", 0.0)
+        x = x + (norm(y, w, "feed_forward_post_norm") if arch.sandwich_norm else y)
         x = norm(x, w, "feed_forward_norm") if arch.post_norm else x
     return norm(x, s, "final_norm") if arch.final_norm else x, weights
 
@@ -281,6 +354,93 @@ def test_tied_head_is_the_embedding():
     np.testing.assert_allclose(embeddings.token_logits(p, h_TD, GPT2), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_logits_are_soft_capped(transposed):
+    config = dataclasses.replace(
+        GEMMA2, arch=dataclasses.replace(GEMMA2.arch, logit_softcap=0.5, tie_embeddings=False)
+    )
+    p, h_TD = params(config)["streams"], np.ones((3, config.d_model), np.float32)
+    raw = np.float64(h_TD) @ np.float64(p["token_head"])
+    if transposed:
+        p = p | {"token_head": transpose_kernel(jnp.asarray(p["token_head"]))}
+    got = embeddings.token_logits(p, h_TD, config)
+    np.testing.assert_allclose(got, 0.5 * np.tanh(raw / 0.5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "num_layers", "first_norm", "want"),
+    [
+        (("full",), 4, True, [(0, 4, 1)]),
+        (("sliding",), 4, True, [(0, 4, 1)]),
+        (("sliding", "full"), 5, True, [(0, 2, 2), (4, 1, 1)]),
+        (("sliding", "sliding", "full"), 6, True, [(0, 2, 3)]),
+        (("full", "full", "sliding"), 3, True, [(0, 2, 1), (2, 1, 1)]),
+        (("full",), 3, False, [(0, 1, 1), (1, 2, 1)]),
+        (("full", "sliding", "sliding"), 8, False, [(0, 1, 1), (1, 2, 3), (7, 1, 1)]),
+        (("full",), 0, True, [(0, 0, 1)]),
+    ],
+)
+def test_scans_run_periods_of_the_pattern(pattern, num_layers, first_norm, want):
+    arch = ArchConfig(
+        norm_scale=True,
+        layer_pattern=pattern,
+        sliding_window=3 * ("sliding" in pattern),
+        first_attention_norm=first_norm,
+    )
+    config = ModelConfig(**SIZES | {"num_layers": num_layers}, arch=arch)
+    assert scan_groups(config) == want
+    assert [start for start, *_ in want] + [num_layers] == [0] + [
+        start + steps * period for start, steps, period in want
+    ]
+
+
+@pytest.mark.parametrize("policy", ["dots", "attention", "full"])
+def test_remat_of_a_pattern_changes_no_gradient(policy):
+    p, inputs = problem(MODERNBERT)
+
+    def gradient(config):
+        def loss(p):
+            return jnp.sum(forward(p, inputs, config, mask=Mask())["final"] ** 2)
+
+        return jax.jit(jax.grad(loss))(p)
+
+    want = gradient(MODERNBERT)
+    got = gradient(dataclasses.replace(MODERNBERT, remat_policy=policy))
+    for name, leaf in want["layers"].items():
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(got["layers"][name], leaf, rtol=2e-4, atol=2e-5 * scale)
+    assert not np.any(got["layers"]["attention_norm"][0])
+
+
+def test_yarn_scales_slow_channel_pairs_and_leaves_fast_ones():
+    """Peng et al. 2023, sec. 3.2, pair by pair; the bounds are not rounded to whole pairs."""
+    scaling = RopeScaling(
+        4.0, original_max_seq_len=64, rope_type="yarn", beta_fast=8.0, truncate=False
+    )
+    frequencies = 100.0 ** (-np.arange(8) / 8)
+    turns = 64 * frequencies / (2 * np.pi)
+    got = scaling(jnp.asarray(frequencies, jnp.float32), 100.0) / frequencies
+    np.testing.assert_allclose(got[turns > 8], 1.0, rtol=1e-5)
+    np.testing.assert_allclose(got[turns < 1], 0.25, rtol=1e-5)
+    between = got[(turns > 1) & (turns < 8)]
+    assert len(between) > 2 and np.all(np.diff(between) < 0) and np.ptp(np.diff(between)) < 1e-5
+
+
+def test_newer_fields_are_saved_only_where_they_are_used():
+    """The hashes of older configs, and the identity of resumed runs, stay what they were."""
+    plain = to_plain(dataclasses.replace(LLAMA, max_seq_len=3))
+    assert set(plain["arch"]) == {
+        *("norm", "norm_scale", "norm_bias", "post_norm", "embedding_norm", "final_norm"),
+        *("qk_norm", "use_bias", "activation", "gated_mlp", "position_encoding", "rope_scaling"),
+        *("tie_embeddings", "num_token_types", "pooler"),
+    }
+    assert set(plain["arch"]["rope_scaling"]) == {
+        *("factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len"),
+    }
+    for config in (GEMMA3, MODERNBERT):
+        assert ModelConfig.from_dict(to_plain(config)) == config
+
+
 def test_pooled_output_is_a_tanh_layer_over_the_first_token():
     p, final_BLD = params(BERT)["streams"], np.random.default_rng(0).normal(size=(2, 3, 32))
     want = np.tanh(final_BLD[:, 0] @ p["pooler"] + p["pooler_bias"])
@@ -312,6 +472,15 @@ def test_input_longer_than_max_seq_len_is_refused():
             "rope_scaling requires .*rotary",
         ),
         (lambda: RopeScaling(8.0, 4.0, 4.0, 64), "high_freq_factor=4.0 above low"),
+        (lambda: RopeScaling(8.0, rope_type="longrope"), "'longrope'.*llama3, linear, yarn"),
+        (lambda: RopeScaling(8.0, rope_type="yarn", beta_fast=1.0), "beta_fast=1.0"),
+        (lambda: ArchConfig(layer_pattern=("local",)), "layer_pattern=.*full, sliding"),
+        (lambda: ArchConfig(layer_pattern=("sliding",)), "sliding_window=0 must be at least 1"),
+        (lambda: ArchConfig(sliding_window=4), "sliding_window=4 must be .* 0 where it has none"),
+        (lambda: ArchConfig(local_rope_theta=4.0), "local_rope_theta=4.0 must be 0"),
+        (lambda: ArchConfig(logit_softcap=-1.0), "logit_softcap=-1.0 must be at least 0"),
+        (lambda: ArchConfig(sandwich_norm=True, post_norm=True), "sandwich_norm=True requires"),
+        (lambda: ArchConfig(first_attention_norm=False), "requires norm_scale=True"),
         (lambda: ModelConfig(**SIZES, arch=GPT2.arch), "require text only and a max_seq_len"),
         (lambda: dataclasses.replace(GPT2, patch_dims=(("image", 4),)), "patch_dims"),
         (lambda: ModelConfig(**SIZES, head_dim_override=7), "head_dim=7"),

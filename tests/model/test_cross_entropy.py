@@ -23,14 +23,17 @@ def problem(T, seed=0):
     return head_DV, h_TD, rng.integers(0, V, T), weights_T
 
 
-def textbook(head_DV, h_TD, targets_T, weights_T):
+def textbook(head_DV, h_TD, targets_T, weights_T, softcap=0.0):
     """Sum and gradients; the slope of a softmax's nats is its probabilities less the target."""
-    logits_TV = h_TD @ head_DV
+    raw_TV = h_TD @ head_DV
+    logits_TV = softcap * np.tanh(raw_TV / softcap) if softcap else raw_TV
     rows = np.arange(len(h_TD))
     nats_T = -special.log_softmax(logits_TV, axis=-1)[rows, targets_T]
     slope_TV = special.softmax(logits_TV, axis=-1)
     slope_TV[rows, targets_T] -= 1.0
     slope_TV *= weights_T[:, None]
+    if softcap:
+        slope_TV /= np.cosh(raw_TV / softcap) ** 2
     return nats_T @ weights_T, h_TD.T @ slope_TV, slope_TV @ head_DV.T
 
 
@@ -52,6 +55,23 @@ def test_loss_and_gradients_match_unchunked_float64(T, rows, dtype, rtol, monkey
         scale = max(1.0, np.abs(other).max())
         np.testing.assert_allclose(np.asarray(one, np.float64), other, atol=rtol * scale)
     assert gradients[0].dtype == jnp.float32 and gradients[1].dtype == dtype
+
+
+@pytest.mark.parametrize("softcap", [0.7, 3.0])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_soft_capped_logits_match_float64(softcap, dtype, rtol, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "_CPU_LOGITS", 4 * V)
+    head_DV, h_TD, targets_T, weights_T = problem(7)
+    h_TD = np.asarray(jnp.asarray(h_TD, dtype), np.float64)
+    want, *wanted = textbook(head_DV, h_TD, targets_T, weights_T, softcap)
+    arrays = jnp.asarray(head_DV, jnp.float32), jnp.asarray(h_TD, dtype), targets_T
+    weights_T = jnp.asarray(weights_T, jnp.float32)
+    alone = fused_linear_cross_entropy(*arrays, weights_T, softcap)
+    got, gradients = jax.jit(lambda *a: value_and_gradients(*a, softcap))(*arrays, weights_T)
+    np.testing.assert_allclose([alone, got], want, rtol=rtol)
+    for one, other in zip(gradients, wanted, strict=True):
+        scale = max(1.0, np.abs(other).max())
+        np.testing.assert_allclose(np.asarray(one, np.float64), other, atol=rtol * scale)
 
 
 @pytest.mark.parametrize(("T", "rows"), [(7, 4), (8, 4), (5, 100)])

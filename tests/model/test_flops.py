@@ -85,3 +85,20 @@ def test_cost_of_each_objective():
     assert flops.input_and_prediction_counts("bag_of_words", 100, mask_ratio=0.3) == (70, 1)
     with pytest.raises(UserError, match=r"'all'.*causal_lm, masked_lm, bag_of_words"):
         flops.input_and_prediction_counts("all", 100, mask_ratio=0.3)
+
+
+def test_sliding_layers_count_the_keys_of_their_window():
+    arch = ArchConfig(layer_pattern=("sliding", "full"), sliding_window=16)
+    full = ModelConfig(vocab_size=1000, **SIZES)
+    half = ModelConfig(vocab_size=1000, **SIZES, arch=arch)
+
+    def saved(length, **options):
+        counts = (
+            flops.forward_flops(c, length, num_predictions=1, **options) for c in (full, half)
+        )
+        return -float.__sub__(*reversed(list(counts)))
+
+    of_a_pair = 4 * full.num_heads * full.head_dim
+    assert saved(128) == of_a_pair * 128 * (128 - 16)
+    assert saved(128, causal=False) == of_a_pair * 128 * (128 - 31)
+    assert saved(16) == 0 and saved(20, causal=False) == 0
