@@ -278,6 +278,9 @@ def _llama(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     num_heads, d_model = config.size("num_attention_heads"), config.size("hidden_size")
     if d_model % num_heads:  # as `transformers` has it
         raise UserError(f"config.json: {num_heads} heads do not divide hidden_size={d_model}")
+    num_layers = config.size("num_hidden_layers")
+    if "sliding" in config.layer_kinds(num_layers, ()):
+        raise UserError("config.json: sliding_attention in layer_types is not known of a llama")
     return _rotary(config, use_bias=use_bias, qk_norm="none")
 
 

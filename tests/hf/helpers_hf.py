@@ -113,6 +113,10 @@ def params(config, seed=0, dtype="float32"):
         for part, leaves in shapes.items()
     }
     random["streams"]["hidden_piece"] = jnp.zeros(config.d_model, dtype)
+    for leaves in random.values():
+        for name in leaves:
+            if name.endswith("_norm"):  # less 1, as Gemma stores it, such a scale is exact
+                leaves[name] = jnp.clip(leaves[name], 0.5, 2.0)
     if not config.arch.first_attention_norm:  # nor is the norm that the first layer skips
         norms_ND = random["layers"]["attention_norm"]
         random["layers"]["attention_norm"] = norms_ND.at[0].set(1.0)
