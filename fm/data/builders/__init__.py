@@ -6,6 +6,8 @@ from fm.data.builders.arcade_clips import ArcadeClips
 from fm.data.builders.digits import Digits, MovingDigitFrames, MovingDigits, Photos
 from fm.data.builders.docstrings import Docstrings, DocstringSummaries, DocstringTopics
 from fm.data.builders.film_reviews import FilmReviews
+from fm.data.builders.list_ops import ListOps
+from fm.data.builders.python_sources import PythonSources
 from fm.data.builders.spoken_words import SpokenWords
 from fm.data.builders.tweet_entities import TweetEntities
 
@@ -16,9 +18,11 @@ BUILDERS: dict[str, Any] = {
     "docstring_topics": DocstringTopics,
     "docstrings": Docstrings,
     "film_reviews": FilmReviews,
+    "list_ops": ListOps,
     "moving_digit_frames": MovingDigitFrames,
     "moving_digits": MovingDigits,
     "photos": Photos,
+    "python_sources": PythonSources,
     "spoken_words": SpokenWords,
     "tweet_entities": TweetEntities,
 }
