@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from fm.attention import cudnn, decode, mosaic_gpu, reference, splash, xla_chunked, xla_tiled
+from fm.attention import (
+    cudnn,
+    decode,
+    mosaic_gpu,
+    pallas_triton,
+    reference,
+    splash,
+    tokamax,
+    xla_chunked,
+    xla_tiled,
+)
 from fm.attention.mask import Mask
 from fm.errors import UserError
 from fm.parallel.mesh import BATCH_AXES, TENSOR_AXIS, default_device, mesh_shard_counts
@@ -58,11 +68,17 @@ IMPLEMENTATIONS = {
     "decode": Implementation(decode.attend),
     "cudnn": Implementation(cudnn.attend, cudnn.unsupported_reason),
     "mosaic_gpu": Implementation(mosaic_gpu.attend, mosaic_gpu.unsupported_reason),
+    "tokamax": Implementation(tokamax.attend, tokamax.unsupported_reason),
+    "pallas_triton": Implementation(pallas_triton.attend, pallas_triton.unsupported_reason),
     "splash": Implementation(splash.attend, splash.unsupported_reason),
 }
 # Kernels by platform, fastest first; other platforms run plain XLA. On an H100 mosaic_gpu reaches
-# 0.84 to 1.0 of cuDNN's rate, and supports the masks that cuDNN does not.
-KERNELS_BY_PLATFORM = {"gpu": ("cudnn", "mosaic_gpu"), "tpu": ("splash",)}
+# 0.84 to 1.0 of cuDNN's rate, and supports the masks that cuDNN does not; the last two, for other
+# GPUs, have not been timed.
+KERNELS_BY_PLATFORM = {
+    "gpu": ("cudnn", "mosaic_gpu", "tokamax", "pallas_triton"),
+    "tpu": ("splash",),
+}
 _RENAMED = {
     "cpu": "xla_tiled",
     "chunked": "xla_chunked",

@@ -43,6 +43,7 @@ from fm.study.multitask_instructions import (
     build_instructed_task,
     changed_instruction_rows,
 )
+from fm.study.pretraining import describe_pretraining_attention
 from fm.study.processing import Processor
 from fm.study.runner import BaseStudy, run_study
 from fm.study.stages import Stage, StagePlan
@@ -294,6 +295,13 @@ class MultitaskStudy(BaseStudy):
         if (JOINT, context.modalities[0]) in models:
             processor = context.joint_model.processor
             sections["sizes"].append(multitask_cost.shared_model_size_row(processor.model))
+            sections["attention"] = {
+                modality: describe_pretraining_attention(
+                    processor, modality, objective, config.joint
+                )
+                for modality, objective in config.joint.objectives
+                if modality in context.modalities
+            }
         sections["curves"] = artifacts.modality_curve_rows(models, dict(config.joint.objectives))
         runs = {
             JOINT if arm == JOINT else f"{arm}/{modality}": model.runs[0]

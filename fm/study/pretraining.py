@@ -34,6 +34,7 @@ from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension
 from fm.training.multitask import AnyObjective, MultitaskObjective, from_dict
 from fm.training.objectives import PretrainingObjective, inverse_frequency_weights
+from fm.training.run_description import describe_attention
 from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train_trial
 from fm.training.trial import Trial
@@ -297,24 +298,33 @@ def _trial(
         )
 
 
-def pretraining_batch_shapes(recipe: Recipe, processor: Processor) -> dict[str, Any]:
-    """Returns the shapes of a pretraining batch of one modality, by the batch's keys."""
+def describe_pretraining_attention(
+    processor: Processor, modality: str, objective: PretrainingObjective, recipe: Any
+) -> str:
+    """Returns the attention implementations that pretraining on a modality uses, and why.
+
+    Args:
+      processor: of the model.
+      modality: of the corpus.
+      objective: what is predicted.
+      recipe: its `batch_size` and `seq_len` are those of a batch.
+    """
 
     def ints(*shape):
         return jax.ShapeDtypeStruct((recipe.batch_size, *shape), jnp.int32)
 
-    for modality, layout in processor.layouts.items():
-        L, axes = layout.positions().shape
-        patches = jax.ShapeDtypeStruct((recipe.batch_size, L, layout.patch_dim), jnp.float32)
-        return {modality: patches, "segments": ints(L), "positions": ints(L, axes)}
-    names = ("tokens", "segments", "positions")
-    shapes = {name: ints(recipe.seq_len) for name in names}
-    return shapes | ({} if _shares_rows(recipe) else {"length": ints()})
+    if modality in processor.layouts:
+        batch = {modality: ints(), "segments": ints(len(processor.layouts[modality].positions()))}
+    else:
+        batch = {"tokens": ints(recipe.seq_len), "segments": ints(recipe.seq_len)}
+        if not _shares_rows(objective):
+            batch["length"] = ints()
+    return describe_attention(processor.model, batch, objective)
 
 
-def _shares_rows(recipe: Recipe) -> bool:
+def _shares_rows(objective: PretrainingObjective) -> bool:
     # Bag-of-words targets are those of a whole row, so a row holds one document.
-    return recipe.objective.bag_of_words == 0
+    return objective.bag_of_words == 0
 
 
 def _text_batches(chunks: list[np.ndarray], recipe: Recipe, seed: int) -> Batches:
@@ -323,7 +333,7 @@ def _text_batches(chunks: list[np.ndarray], recipe: Recipe, seed: int) -> Batche
         batch_size=recipe.batch_size,
         length=recipe.seq_len,
         seed=seed,
-        share_rows=_shares_rows(recipe),
+        share_rows=_shares_rows(recipe.objective),
     )
 
 

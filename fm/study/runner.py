@@ -34,12 +34,11 @@ from fm.study.cells import Cell, CellExecutor, missing_cells, run_cells
 from fm.study.config import Recipe, StudyConfig, TaskConfig, config_hash
 from fm.study.group_scores import group_score_rows
 from fm.study.method_costs import method_cost_rows
-from fm.study.pretraining import pretrain_seeds, pretraining_batch_shapes
+from fm.study.pretraining import describe_pretraining_attention, pretrain_seeds
 from fm.study.processing import Processor, build_processor, corpus_digest
 from fm.study.stages import Stage, StagePlan
 from fm.study.tasks import Task, check_test_items, corpus_size, prepare_task
 from fm.study.transfer import transferred_run
-from fm.training.run_description import describe_attention
 
 Sections = dict[str, Any]
 _STATISTICS = Stage("statistics", "statistics of the whole study")
@@ -436,10 +435,8 @@ class CompareStudy(BaseStudy):
         for built in arms.values():
             if built.processor is not None and built.model_arm is not None:
                 recipe = task.config.recipe
-                sections["attention"][task.name] = describe_attention(
-                    built.processor.model,
-                    pretraining_batch_shapes(recipe, built.processor),
-                    recipe.objective,
+                sections["attention"][task.name] = describe_pretraining_attention(
+                    built.processor, task.modality, recipe.objective, recipe
                 )
 
 

@@ -41,6 +41,7 @@ def ints(*values):
 
 
 SEGMENTS = ints([1, 1, 1, 2, 2, 0, 0], [1, 2, 2, 2, 3, 3, 3])
+PACKED = ints([1, 1, 1, 2, 2, 0, 0], [1, 2, 2, 2, 3, 3, 0])
 EACH = jnp.stack([jnp.arange(7), jnp.arange(7) % 6])
 LONG = {"B": 1, "H": 2, "K": 1}
 HALVES = (jnp.arange(192) // 96)[None]
@@ -72,6 +73,13 @@ CASES = {
     "segments": Case(mask=Mask(q_segments=SEGMENTS, kv_segments=SEGMENTS)),
     "causal segments": Case(mask=Mask(causal=True, q_segments=SEGMENTS, kv_segments=SEGMENTS)),
     "a segment each": Case(mask=Mask(causal=True, q_segments=EACH, kv_segments=EACH)),
+    "packed": Case(mask=Mask(q_segments=PACKED, kv_segments=PACKED, packed=True)),
+    "packed, causal": Case(
+        K=2, mask=Mask(causal=True, q_segments=PACKED, kv_segments=PACKED, packed=True)
+    ),
+    "packed, window": Case(
+        mask=Mask(causal=True, window=2, q_segments=PACKED, kv_segments=PACKED, packed=True)
+    ),
     "segments and kv_length": Case(
         mask=Mask(q_segments=SEGMENTS, kv_segments=SEGMENTS, kv_length=ints(4, 6))
     ),
@@ -98,6 +106,12 @@ CASES = {
     ),
     "half a block over, segments": Case(
         L=192, S=192, mask=Mask(q_segments=HALVES, kv_segments=HALVES), **LONG
+    ),
+    "half a block over, packed": Case(
+        L=192,
+        S=192,
+        mask=Mask(causal=True, q_segments=HALVES, kv_segments=HALVES, packed=True),
+        **LONG,
     ),
     "long, more keys": Case(L=130, S=200, mask=Mask(causal=True), **LONG),
 }
@@ -197,6 +211,7 @@ class Contract:
     override: Implementation | None = None  # registered under that name while the class runs
     dtype = jnp.float32
     compiled = staticmethod(quickly)
+    repeated = "causal kv_length"  # the case that is run twice
 
     def unsupported(self, case):
         """Regex of the reason a case is unsupported, None if it must run."""
@@ -291,7 +306,7 @@ class Contract:
         assert not np.any(np.delete(np.asarray(dq, np.float32), 3, axis=1))
 
     def test_is_deterministic_to_the_bit(self):
-        case = self.supported(CASES["causal kv_length"])
+        case = self.supported(CASES[self.repeated])
         inputs = arrays(case, self.dtype)
         for left, right in zip(self.run(case, *inputs), self.run(case, *inputs), strict=True):
             np.testing.assert_array_equal(left, right)
