@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, config_flags, stages, study_flags
+from experiments import cli, config_flags, stages, study_flags, training_flags
 from fm.adaptation.methods import METHODS, FittedModel, check_methods
 from fm.config_io import parse, to_plain
 from fm.data.datasets import Dataset
@@ -95,7 +95,7 @@ def define(values: flags.FlagValues) -> None:
     )
     study_flags.define_prompts(values)
     config_flags.define(values)
-    flags.DEFINE_integer("seed", 0, "random seed", flag_values=values, lower_bound=0)
+    training_flags.define(values, "adapt")
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, "runs/adapt")
@@ -135,7 +135,9 @@ def main(values: flags.FlagValues) -> None:
     recipe = presets.with_fitting_patch_size(
         presets.task_recipe(data.modality, task_type.name), data.info.get("shape")
     )
+    recipe = training_flags.with_default_dtype(recipe)
     recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
+    recipe = training_flags.with_flags(recipe, values, "adapt")
     if saved is not None:
         with error_context(f"--config={values['config'].value}"):
             recipe = parse(Recipe, saved.get("recipe"), "recipe")
@@ -146,6 +148,11 @@ def main(values: flags.FlagValues) -> None:
         raise UserError(
             f"--adapt={','.join(methods)}: needs a published model as --model; or add probe"
         )
+    if published and values["dtype"].value is not None:
+        raise UserError(
+            f"--dtype={values['dtype'].value}: --model={source} is a published model, which has "
+            "its own; leave this flag out"
+        )
     if published and task_type.reads_words:
         raise UserError(
             f"--model={source} is a published model, which {name}, a {task_type.name} task, cannot "
@@ -153,7 +160,7 @@ def main(values: flags.FlagValues) -> None:
         )
     pretrained = None
     if location is not None and not published:
-        pretrained = _load_pretrained(location, data)
+        pretrained = _load_pretrained(location, data, values["dtype"].value)
     if values["for_transformers"].value:
         model = pretrained[0].model if pretrained is not None else recipe.model
         recipe = _recipe_for_transformers(recipe, model, data, published=published)
@@ -183,6 +190,8 @@ def main(values: flags.FlagValues) -> None:
         "published": dataclasses.asdict(published_config) if published_config else None,
         "recipe": to_plain(recipe),
     }
+    if values["dtype"].value is not None:
+        config["dtype"] = values["dtype"].value
     if saved is not None:
         fingerprint = saved["dataset"]["fingerprint"]
         config_flags.check_unchanged(values, name, fingerprint, data.info["fingerprint"])
@@ -421,8 +430,10 @@ def _print_summary(summary: dict[str, Any], out_dir: pathlib.Path) -> None:
         cli.print_next("label new files", "predict", model=model, dataset="FILE")
 
 
-def _load_pretrained(location: ModelLocation, data: Dataset) -> tuple[Processor, dict]:
-    """Returns processor and parameters of a model that reads such data."""
+def _load_pretrained(
+    location: ModelLocation, data: Dataset, dtype: str | None
+) -> tuple[Processor, dict]:
+    """Returns processor and parameters of a model that reads such data, its dtype changed."""
     with error_context(f"--model={location.name}"):
         found = load_pretrained(location.path)
     processor, shape = found.processor, data.info.get("shape")
@@ -437,6 +448,9 @@ def _load_pretrained(location: ModelLocation, data: Dataset) -> tuple[Processor,
             f"--model={location.name} reads {' and '.join(modalities)}, not {data.modality} like "
             f"{data.name}; takes a model pretrained on such {data.modality}"
         )
+    if dtype is not None:
+        model = dataclasses.replace(processor.model, dtype=dtype)
+        processor = dataclasses.replace(processor, model=model)
     return processor, found.params
 
 

@@ -61,6 +61,7 @@ RENAMED_FLAGS = {
     "test_items": "max_test_items",
     "tokens": "max_length",
     "upstream": "out_of_domain_dataset",
+    "validate_every": "eval_every",
     "what": "suite",
 }
 NUMBER = r"[0-9]+(\.[0-9]*)?|\.[0-9]+"

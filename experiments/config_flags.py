@@ -31,7 +31,7 @@ _Study = TypeVar("_Study", bound=StudyConfig)
 _OF_THE_RUN = (
     *("out", "config", "set", "dry_run", "help", "h", "mesh", "tracker", "cluster"),
     *("cluster_workers", "coordinator_address", "num_processes", "process_id"),
-    *("checkpoint_every", "validate_every", "keep_best"),
+    *("checkpoint_every", "eval_every", "keep_best", "profile_steps"),
 )
 
 

@@ -21,7 +21,7 @@ import sys
 
 from absl import flags
 
-from experiments import cli, cluster, config_flags, stages, study_flags
+from experiments import cli, cluster, config_flags, stages, study_flags, training_flags
 from fm.data.datasets import development_dataset
 from fm.errors import UserError
 from fm.study import presets
@@ -75,13 +75,7 @@ def define(values: flags.FlagValues) -> None:
         lower_bound=2,
     )
     study_flags.define_test_items(values)
-    flags.DEFINE_integer(
-        "steps",
-        None,
-        "pretraining steps, instead of the profile's",
-        flag_values=values,
-        lower_bound=1,
-    )
+    training_flags.define(values, "multitask")
     flags.DEFINE_enum(
         "profile", "default", presets.PROFILES, "size of the study", flag_values=values
     )
@@ -127,9 +121,8 @@ def _from_flags(values: flags.FlagValues) -> MultitaskConfig:
     weights = {spec.name: spec.mixture_weight for spec in specs}
     if values["mixture"].value:
         weights = cli.parse_weights("--mixture", values["mixture"].value, list(weights))
-    joint = presets.joint_recipe(profile)
-    if values["steps"].value:
-        joint = dataclasses.replace(joint, steps=values["steps"].value)
+    joint = training_flags.with_default_dtype(presets.joint_recipe(profile))
+    joint = training_flags.with_flags(joint, values, "multitask")
     options = cli.data_options(values)
     tasks, modalities = [], set()
     for spec in specs:

@@ -20,13 +20,13 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar
 
 import jax
 from absl import flags
 
-from experiments import cli, config_flags, stages, study_flags
+from experiments import cli, config_flags, stages, study_flags, training_flags
 from fm.config_io import parse, to_plain
 from fm.data.datasets import Dataset, Split
 from fm.data.file_counts import tell_files
@@ -38,6 +38,7 @@ from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe, short_name
 from fm.study.dry_run import Stage, joint_stage, pretraining_stage
+from fm.study.epochs import EpochSize, epoch_size
 from fm.study.extension import extended_config
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.model_card import DataSource, data_source
@@ -74,27 +75,25 @@ def define(values: flags.FlagValues) -> None:
     study_flags.define_model_size(
         values, arch=f"{_TEXT_ARCH} for one data set of text, else that of the recipe"
     )
-    flags.DEFINE_float(
-        "learning_rate",
+    training_flags.define(values, "pretrain")
+    flags.DEFINE_integer(
+        "early_stopping_patience",
         None,
-        "peak learning rate of the layers' matrices, whose updates Muon makes orthogonal; that of "
-        "all other parameters, which follow Adam, changes by the same factor; by default the "
-        "recipe's",
+        "stop after so many validations without a lower loss",
+        flag_values=values,
+        lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "first and last step, such as 10:15, of which a profile (a trace of jax.profiler) is "
+        "written to OUT/profile",
         flag_values=values,
     )
-    for name, text in (
-        ("steps", "training steps"),
-        ("batch_size", "sequences per step"),
-        ("checkpoint_every", "steps between checkpoints"),
-        ("validate_every", "steps between validations"),
-        ("early_stopping_patience", "stop after so many validations without a lower loss"),
-    ):
-        flags.DEFINE_integer(name, None, text, flag_values=values, lower_bound=1)
     flags.DEFINE_enum(
         "remat_policy", "none", REMAT_POLICIES, "what a layer keeps for its backward pass",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("seed", 0, "random seed", flag_values=values, lower_bound=0)
     flags.DEFINE_string(
         "objective",
         None,
@@ -253,6 +252,9 @@ def configure(values: flags.FlagValues) -> PretrainingRun:
       UserError: a flag names something that does not exist or does not fit.
     """
     saved = config_flags.saved_config(values, "pretrain")
+    training_flags.check(values)
+    if values["profile_steps"].value is not None:
+        _profile_steps(values["profile_steps"].value)
     if saved is not None:
         if earlier := saved.get("extended_from"):
             steps = " then ".join(f"--steps={n}" for n in (*earlier, saved["recipe"]["steps"]))
@@ -289,6 +291,8 @@ def _flags_of(saved: dict[str, Any]) -> dict[str, Any]:
         for key, value in saved.items()
         if key not in ("experiment", "dataset", "datasets", "recipe")
     }
+    if "validate_every" in others:
+        others["eval_every"] = others.pop("validate_every")
     if "mixture" in others:
         weights = others["mixture"].items()
         others["mixture"] = ",".join(f"{name}:{weight:g}" for name, weight in weights)
@@ -318,12 +322,12 @@ def _single_run(
         raise UserError(f"--recipe={file.path} is for {file.fits_what}, not for {data.modality}")
     check_corpus_size(name, len(data.train))
     arch = _TEXT_ARCH if data.modality == "text" else None
-    recipe = presets.with_model(presets.modality_recipe(data.modality), arch=arch)
+    recipe = training_flags.with_default_dtype(presets.modality_recipe(data.modality))
+    recipe = presets.with_model(recipe, arch=arch)
     recipe = study_flags.with_recipe_flags(recipe, values, file)
     recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
     size, given_arch = values["size"].value, values["arch"].value
     recipe = presets.with_model(recipe, size, given_arch or (arch if size else None))
-    recipe = _with_training_flags(recipe, values)
     if objective:
         if objective.bag_of_words and data.modality != "text":
             raise UserError(
@@ -331,6 +335,12 @@ def _single_run(
                 "masked_lm"
             )
         recipe = dataclasses.replace(recipe, objective=objective)
+
+    def pass_over_data(recipe: Recipe) -> EpochSize:
+        rate, seed = data.info.get("rate"), values["seed"].value
+        return epoch_size(data.train, data.modality, recipe, seed=seed, rate=rate)
+
+    recipe = _with_training_flags(recipe, values, pass_over_data, name)
     recipe = _saved_or_set(recipe, values, saved)
     presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     config = {
@@ -350,9 +360,10 @@ def _joint_run(
     for flag in ("recipe", "pretrain_minutes"):
         if values[flag].value is not None:
             raise UserError(f"--{flag}={values[flag].value}: is for one data set, not for several")
-    recipe = presets.joint_recipe()
+    recipe = training_flags.with_default_dtype(presets.joint_recipe())
     recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
-    recipe = _saved_or_set(_with_training_flags(recipe, values), values, saved)
+    recipe = _with_training_flags(recipe, values, None, values["dataset"].value)
+    recipe = _saved_or_set(recipe, values, saved)
     if len(set(names)) < len(names):
         raise UserError(f"--dataset={','.join(names)}: takes each data set once")
     weights = cli.parse_weights("--mixture", values["mixture"].value, names)
@@ -384,7 +395,7 @@ def _joint_run(
         **_of_training(recipe, values),
     }
     about = _for_card(datasets.values())
-    return JointPretrainingRun(config, recipe, sources, _cadence(values), about)
+    return JointPretrainingRun(config, recipe, sources, _cadence(values, several=True), about)
 
 
 def _for_card(datasets: Iterable[Dataset]) -> tuple[DataSource, ...]:
@@ -409,24 +420,50 @@ def _of_training(recipe: Recipe | JointRecipe, values: flags.FlagValues) -> dict
     }
     if values["early_stopping_patience"].value is not None:
         # Without it, neither changes the result.
-        names = "early_stopping_patience", "validate_every"
-        config |= {name: values[name].value for name in names if values[name].value is not None}
+        config["early_stopping_patience"] = values["early_stopping_patience"].value
+        if values["eval_every"].value is not None:
+            config["validate_every"] = values["eval_every"].value
     return config
 
 
-def _cadence(values: flags.FlagValues) -> dict[str, Any]:
-    names = "checkpoint_every", "validate_every", "early_stopping_patience"
-    return {name: values[name].value for name in names}
+def _cadence(values: flags.FlagValues, *, several: bool = False) -> dict[str, Any]:
+    """Returns keyword arguments of `pretrain_config`; a recipe of several has no keep_period."""
+    names = "checkpoint_every", "early_stopping_patience"
+    cadence = {name: values[name].value for name in names}
+    cadence["validate_every"] = values["eval_every"].value
+    if several and values["keep_period"].value is not None:
+        cadence["keep_period"] = values["keep_period"].value
+    if values["profile_steps"].value is not None:
+        cadence["profile_steps"] = _profile_steps(values["profile_steps"].value)
+    return cadence
 
 
-def _with_training_flags(recipe: _Recipe, values: flags.FlagValues) -> _Recipe:
-    """Returns the recipe with --steps, --batch_size, --learning_rate and --remat_policy applied."""
+def _profile_steps(text: str) -> tuple[int, int]:
+    """Returns the first and the last step of --profile_steps.
+
+    Raises:
+      UserError: they are not two numbers from 2 on, ascending.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
+    first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 2 <= first <= last:
+        raise UserError(
+            f"--profile_steps={text}: takes the first and the last step, from 2 on (the first step "
+            "of a run is compiled), such as 10:15"
+        )
+    return first, last
+
+
+def _with_training_flags(
+    recipe: _Recipe,
+    values: flags.FlagValues,
+    pass_over_data: Callable[[_Recipe], EpochSize] | None,
+    name: str,
+) -> _Recipe:
+    """Returns the recipe with the flags of training and --remat_policy applied."""
     model = dataclasses.replace(recipe.model, remat_policy=values["remat_policy"].value)
-    given = {name: values[name].value for name in ("steps", "batch_size")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if values["learning_rate"].value is not None:
-        changes["optimizer"] = recipe.optimizer.with_learning_rate(values["learning_rate"].value)
-    return dataclasses.replace(recipe, model=model, **changes)
+    recipe = dataclasses.replace(recipe, model=model)
+    return training_flags.with_flags(recipe, values, "pretrain", pass_over_data, name)
 
 
 def _write_summary(result: TrainResult, run: PretrainingRun, out_dir: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, config_flags
+from experiments import cli, config_flags, training_flags
 from fm import report
 from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
@@ -34,6 +34,7 @@ from fm.study.config import (
     TaskConfig,
 )
 from fm.study.config_ablations import check_upstream
+from fm.study.epochs import EpochSize, epoch_size
 from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, find_model
 from fm.study.recipe_files import RecipeFile, read_recipe_file
@@ -143,6 +144,7 @@ def define(
         lower_bound=0.0,
     )
     define_model_size(values)
+    training_flags.define(values, "compare")
     define_recipe(values)
     flags.DEFINE_list(
         "more_recipes",
@@ -504,6 +506,7 @@ def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
     if values["model"].value:
         find_model(values["model"].value, (PUBLISHED,))
     check_size(values)
+    training_flags.check(values)
     if values["label_budgets"].value is not None:
         cli.parse_counts("--label_budgets", values["label_budgets"].value)
 
@@ -596,6 +599,7 @@ def _task_config(
             f"{' and '.join(f'experiments.{name}' for name in task_type.experiments)} runs"
         )
     recipe = presets.task_recipe(data.modality, task_type.name, profile)
+    recipe = training_flags.with_default_dtype(recipe)
     if file is not None and not file.fits(data.modality, task_type.name):
         print(
             f"{spec.name}: --recipe={file.path} is for {file.fits_what}, not used", file=sys.stderr
@@ -603,13 +607,19 @@ def _task_config(
         file = None
     recipe = with_recipe_flags(recipe, values, file)
     recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
+    preset = presets.COMPARE[profile]
+
+    def pass_over_data(recipe: Recipe) -> EpochSize:
+        rate, limit = data.info.get("rate"), preset.max_corpus_items
+        return epoch_size(data.train, data.modality, recipe, rate=rate, limit=limit)
+
+    recipe = training_flags.with_flags(recipe, values, "compare", pass_over_data, spec.name)
     others = [
         presets.with_fitting_patch_size(each, data.info.get("shape"), _MIN_PATCHES)
         for each in other_recipes(spec.name, recipe, values, data.modality, task_type.name)
     ]
     recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
     presets.tell_image_size_cost(spec.name, data, recipe.model, recipe.objective, recipe.patch_size)
-    preset = presets.COMPARE[profile]
     if values["label_budgets"].value is not None:
         budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
     else:

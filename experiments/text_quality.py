@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import cli, config_flags, stages
+from experiments import cli, config_flags, stages, training_flags
 from fm.errors import UserError, error_context
 from fm.files import expand_path
 from fm.progress_lines import phase
@@ -30,7 +30,7 @@ from fm.study.presets import PROFILES
 from fm.study.runner import run_study
 from fm.study.text_quality import config as text_quality_config
 from fm.study.text_quality import scoring
-from fm.study.text_quality.config import TextQualityConfig
+from fm.study.text_quality.config import EXPERIMENT, STEPS_MULTIPLE, TextQualityConfig
 from fm.study.text_quality.dry_run import study_stages
 from fm.study.text_quality.runner import TextQualityStudy
 
@@ -51,7 +51,7 @@ def define(values: flags.FlagValues) -> None:
         "once (84 MB), and tfidf in the quick profile",
         flag_values=values,
     )
-    flags.DEFINE_integer("seed", 0, "random seed", flag_values=values, lower_bound=0)
+    training_flags.define(values, "text_quality")
     flags.DEFINE_string(
         "data_dir",
         None,
@@ -98,7 +98,7 @@ def configure(values: flags.FlagValues) -> tuple[TextQualityConfig, scoring.Embe
     Raises:
       UserError: a flag names something that does not exist or does not fit.
     """
-    saved = config_flags.saved_config(values, text_quality_config.EXPERIMENT)
+    saved = config_flags.saved_config(values, EXPERIMENT)
     if saved is not None:
         with error_context(expand_path(values["config"].value)):
             config = text_quality_config.from_json(saved)
@@ -126,6 +126,7 @@ def _from_flags(values: flags.FlagValues) -> tuple[TextQualityConfig, scoring.Em
     name = values["embedder"].value or text_quality_config.DEFAULT_EMBEDDERS[profile]
     embedder = scoring.find_embedder(name)
     where = {key: values[key].value for key in _DATA_FLAGS}
+    training_flags.check(values)
     fingerprints = tuple(load(name, **where).info["fingerprint"] for name in names)
     config = text_quality_config.make_config(
         profile,
@@ -135,6 +136,8 @@ def _from_flags(values: flags.FlagValues) -> tuple[TextQualityConfig, scoring.Em
         fingerprints=fingerprints,
         **where,
     )
+    config = training_flags.with_default_dtype(config)
+    config = training_flags.with_flags(config, values, EXPERIMENT, multiple=STEPS_MULTIPLE)
     return config, embedder
 
 

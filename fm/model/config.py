@@ -16,6 +16,8 @@ from fm.errors import UserError
 Arrays = dict[str, jax.Array]
 # The built-in modalities whose tokens are continuous patches.
 CONTINUOUS_MODALITIES = ("image", "audio", "video")
+# Of matrix products and activations.
+DTYPES = ("float32", "bfloat16")
 # What a layer saves for its backward pass, from everything to the least.
 REMAT_POLICIES = ("none", "dots", "attention", "full")
 _ARCH_CHOICES = {
@@ -363,8 +365,9 @@ class ModelConfig:
                 f"head_dim={self.head_dim} must be even and at least {2 * self.position_axes} "
                 f"for rotary positions on {self.position_axes} axes"
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype={self.dtype} is unknown; accepted are float32, bfloat16")
+        if self.dtype not in DTYPES:
+            accepted = ", ".join(DTYPES)
+            raise UserError(f"dtype={self.dtype} is unknown; accepted are {accepted}")
         if self.remat_policy not in REMAT_POLICIES:
             raise UserError(
                 f"remat_policy={self.remat_policy} is unknown; "

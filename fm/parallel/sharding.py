@@ -153,6 +153,21 @@ def replicate(array: jax.Array, mesh: Mesh) -> jax.Array:
     return _place(array, NamedSharding(mesh, P()))
 
 
+def on_devices(tree: Any, mesh: Mesh | None) -> Any:
+    """Returns a pytree with its numbers and numpy arrays put on the device, or on all of the mesh.
+
+    Arrays that are on devices stay where they are. With `jax.transfer_guard("disallow")` numpy
+    arguments of a jitted function are refused; these are not.
+    """
+
+    def put(leaf):
+        if isinstance(leaf, jax.Array):
+            return leaf
+        return jax.device_put(leaf) if mesh is None else replicate(leaf, mesh)
+
+    return jax.tree.map(put, tree)
+
+
 def _place(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
         return leaf

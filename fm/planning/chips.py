@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+
 from fm.errors import UserError
 
 
@@ -53,8 +55,31 @@ CHIPS = {
              "two cores of an AMD EPYC (Zen 5), measured: experiments.benchmark --suite=matmul"),
     )
 }  # fmt: skip
+# How `jax.Device.device_kind` begins, in lower case without spaces and "tpu". An H100 on PCIe is
+# slower than the one of the table, and an H200 is that one with more memory.
+_DEVICE_KINDS = {
+    "h100": ("nvidiah10080gbhbm3", "nvidiah200"),
+    "a100": ("nvidiaa100",),
+    "v5e": ("v5lite", "v5e"),
+    "v5p": ("v5p", "v5"),
+    "v4": ("v4",),
+}
 # The rest is used by the runtime and lost to fragmentation.
 USABLE_MEMORY_FRACTION = 0.92
+
+
+def device_peak_flops(device: jax.Device, dtype: str) -> float | None:
+    """Returns the FLOP/s of a device by its specification; None if it is not in the table.
+
+    None also for products of another dtype than the table's, and for a CPU, whose figure in the
+    table was measured.
+    """
+    kind = device.device_kind.lower().replace(" ", "").replace("tpu", "")
+    for chip in CHIPS.values():
+        kinds = _DEVICE_KINDS.get(chip.name, ())
+        if dtype == chip.dtype and any(kind.startswith(each) for each in kinds):
+            return chip.peak_flops
+    return None
 
 
 def get_chip(name: str) -> Chip:

@@ -33,7 +33,7 @@ from fm.errors import UserError
 from fm.model.config import CONTINUOUS_MODALITIES
 from fm.progress_lines import phase
 from fm.study.config import JointRecipe
-from fm.study.pretraining import NUM_VALIDATION_BATCHES, pretrain_config
+from fm.study.pretraining import NUM_VALIDATION_BATCHES, device_rates, pretrain_config
 from fm.study.processing import (
     Processor,
     bytes_per_token,
@@ -47,7 +47,6 @@ from fm.training.config import TrainResult
 from fm.training.metric_units import BitsPerByte, BitsPerDimension, PerGroupUnits
 from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import PretrainingObjective, inverse_frequency_weights
-from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train
 
 # Captioned examples are a group of their own: "image_from_text".
@@ -196,7 +195,7 @@ def pretrain_joint(
         token_weights=token_weights,
         validation=[next(validation) for _ in range(NUM_VALIDATION_BATCHES)],
         run_name=run_name,
-        gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
+        **device_rates(processor.model.dtype),
         identity={
             "corpora": {each.name: corpus_digest(each.corpus) for each in sources},
             "mixture": {each.name: each.weight for each in sources},

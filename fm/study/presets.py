@@ -278,10 +278,12 @@ def with_model(recipe: _AnyRecipe, size: str | None = None, arch: str | None = N
       recipe: the recipe.
       size: see `config_for_size`; None leaves the recipe's size.
       arch: see `with_arch`; None leaves the recipe's architecture, or with a size fm's.
+
+    The dtype stays.
     """
     model = recipe.model
     if size is not None:
-        model = config_for_size(size, arch or "fm")
+        model = config_for_size(size, arch or "fm", dtype=model.dtype)
     elif arch is not None:
         model = with_arch(model, arch)
     return dataclasses.replace(recipe, model=model)

@@ -18,6 +18,8 @@ from fm.data.layouts import PatchLayout
 from fm.data.tokenizer import token_chunks
 from fm.errors import UserError, error_context
 from fm.model.config import ModelConfig
+from fm.parallel.mesh import current_mesh, default_device
+from fm.planning import chips
 from fm.progress_lines import phase
 from fm.study.config import Recipe
 from fm.study.processing import (
@@ -132,7 +134,7 @@ def pretrain(
         trial,
         processor.model,
         recipe.objective,
-        gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
+        **device_rates(processor.model.dtype),
     )
 
 
@@ -181,11 +183,26 @@ def pretrain_seeds(
         # One program for all seeds keeps their last checkpoints only.
         batching="sequential" if recipe.keep_period else None,
         run_name=f"{run_name}, {seeds} seeds",
-        gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
+        **device_rates(processor.model.dtype),
     )
     for reason in filter(None, result.stop_reasons):
         raise UserError(reason)
     return [each for each in result.results if each is not None]
+
+
+def device_rates(dtype: str) -> dict[str, float | None]:
+    """Returns keyword arguments of `fm.training.train_loop.train`: what the devices can do.
+
+    These are `gemm_flops_per_second`, measured on one device, and `peak_flops`, of all devices of
+    the mesh by their specification.
+    """
+    mesh = current_mesh()
+    devices = [default_device()] if mesh is None else list(mesh.devices.flat)
+    peak = chips.device_peak_flops(devices[0], dtype)
+    return {
+        "gemm_flops_per_second": gemm_flops_per_second(dtype),
+        "peak_flops": None if peak is None else len(devices) * peak,
+    }
 
 
 def pretrain_config(

@@ -17,6 +17,7 @@ from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_path
 from fm.model.config import ModelConfig
+from fm.progress_lines import phase
 from fm.study.config import Recipe
 
 _VALIDATION_FRACTION, _MAX_VALIDATION = 0.02, 500
@@ -61,8 +62,9 @@ def build_processor(
       rate: sample or frame rate of sounds and clips.
     """
     if modality == "text":
+        trained = _trained_tokenizers.get((corpus_digest(corpus), recipe.vocab_size))
         tokenizer = load_or_train_tokenizer(
-            lambda: corpus.texts(range(len(corpus))), recipe.vocab_size, out_dir
+            lambda: corpus.texts(range(len(corpus))), recipe.vocab_size, out_dir, trained
         )
         model = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size)
         return Processor(model, tokenizer)
@@ -76,16 +78,32 @@ def build_processor(
 
 
 def load_or_train_tokenizer(
-    read_texts: Callable[[], list[str]], vocab_size: int, out_dir: pathlib.Path
+    read_texts: Callable[[], list[str]],
+    vocab_size: int,
+    out_dir: pathlib.Path,
+    trained: bpe.Tokenizer | None = None,
 ) -> bpe.Tokenizer:
-    """Returns the tokenizer saved in `out_dir`, or trains one and saves it there."""
+    """Returns the tokenizer saved in `out_dir`, or saves `trained`, or else one it trains."""
     path = out_dir / "tokenizer.json"
     if path.exists():
         return bpe.load(path)
-    tokenizer = bpe.train(read_texts(), vocab_size)
+    tokenizer = trained or bpe.train(read_texts(), vocab_size)
     with atomic_path(path) as partial:
         tokenizer.save(partial)
     return tokenizer
+
+
+# Of `train_tokenizer`, by corpus and size of the vocabulary.
+_trained_tokenizers: dict[tuple[str, int], bpe.Tokenizer] = {}
+
+
+def train_tokenizer(corpus: Split, vocab_size: int) -> bpe.Tokenizer:
+    """Returns a tokenizer trained on a corpus, once in a process; `build_processor` takes it."""
+    key = corpus_digest(corpus), vocab_size
+    if key not in _trained_tokenizers:
+        with phase(f"training a tokenizer on {len(corpus):,} texts"):
+            _trained_tokenizers[key] = bpe.train(corpus.texts(range(len(corpus))), vocab_size)
+    return _trained_tokenizers[key]
 
 
 def check_corpus_size(name: str, count: int) -> None:

@@ -24,6 +24,7 @@ _MUON_AXES = {
     "gate": MuonDimensionNumbers((1,), (2,)),
     "down": MuonDimensionNumbers((1,), (2,)),
 }
+OPTIMIZERS, SCHEDULES = ("muon", "adamw"), ("cosine", "wsd")
 _VECTOR_SUFFIXES = ("_bias", "_norm", "_shift")
 
 
@@ -56,7 +57,7 @@ class OptimizerConfig:
     warmup_steps: int | None = None
 
     def __post_init__(self):
-        for name, accepted in (("name", ("muon", "adamw")), ("schedule", ("cosine", "wsd"))):
+        for name, accepted in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
             value = getattr(self, name)
             if value not in accepted:
                 raise UserError(

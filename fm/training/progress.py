@@ -1,4 +1,21 @@
-"""Progress of one run: counters, averaged metrics, log records."""
+"""Progress of one run: counters, averaged metrics, log records.
+
+A training record holds, of the steps since the one before, the means of the metrics and `TIMINGS`:
+
+- `tokens_per_second`, without padding, and `step_seconds`, of one step;
+- `data_wait`, the share of the time that the loop waited for batches;
+- `mfu`, the model FLOPs utilization of a chip whose specification is known: the FLOPs that the
+  model takes (`fm.model.flops`; Chowdhery et al. 2022, appendix B) over what the chip can do;
+- `hfu`, the hardware FLOPs utilization: the FLOPs of the program as XLA optimized it, with what
+  rematerialization computes again. XLA counts every operation of the program, but what a custom
+  kernel does not at all, and the body of a loop (layers as a scan) once; so the model's FLOPs are
+  used where they are larger;
+- `gemm_utilization`, the model's FLOPs over the rate of matrix products measured on this device;
+- `device_memory_bytes`, the peak of the fullest device since the process began, where the device
+  tells it, and `process_memory_bytes`, the resident memory of this process, on a CPU.
+
+None is in a record where it is not known; of the step that was compiled nothing is timed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Compiled
 
 from fm.model import flops
 from fm.model.config import ModelConfig
@@ -23,8 +41,13 @@ from fm.training.metric_units import MetricUnit, metric_names_by_group, to_bits
 from fm.training.metric_writer import MetricRecord, MetricWriter, learning_curve
 from fm.training.multitask import AnyObjective, MultitaskObjective, group_batches
 from fm.training.objectives import Batch, objective_rows
+from fm.training.runtime import memory_in_use
 
 MetricValues = Mapping[str, float]
+TIMINGS = (
+    *("tokens_per_second", "step_seconds", "data_wait", "mfu", "hfu", "gemm_utilization"),
+    *("device_memory_bytes", "process_memory_bytes"),
+)
 
 
 @dataclasses.dataclass
@@ -102,6 +125,17 @@ def step_cost(batch: Batch, model_config: ModelConfig, objective: AnyObjective) 
     return StepCost(sum(tokens.values()), total, tokens if is_multitask else {})
 
 
+def program_flops(compiled: Compiled) -> float:
+    """Returns the FLOPs of one device's part of a compiled program; 0 if XLA does not tell.
+
+    These are XLA's count for the optimized program: every multiplication and addition, elementwise
+    work too, but of a loop's body once, and of a custom kernel nothing.
+    """
+    analysis = compiled.cost_analysis()
+    found = analysis[0] if isinstance(analysis, list) else analysis
+    return float((found or {}).get("flops", 0.0))
+
+
 # No single process may hold the whole batch; under a mesh every process gets the global count.
 _count_nonzero = jax.jit(jnp.count_nonzero)
 
@@ -111,6 +145,7 @@ class ProgressTracker:
 
     Attributes:
       progress: after the steps counted.
+      program_flops: of one step by the optimized program, on all devices; 0 if not known.
     """
 
     def __init__(
@@ -121,15 +156,25 @@ class ProgressTracker:
         progress: ProgressCounters,
         gemm_flops_per_second: float | None,
         out_dir: pathlib.Path | None,
+        peak_flops: float | None = None,
     ):
         """Continues from `progress` and the log in `out_dir`; `close` closes the log.
+
+        Args:
+          train_config: of the run.
+          metric_unit: of the logged loss.
+          progress: so far.
+          gemm_flops_per_second: measured rate of matrix products.
+          out_dir: of the log; None writes none.
+          peak_flops: FLOP/s of all devices by their specification, None if it is not known.
 
         Raises:
           UserError: the log is damaged.
         """
         self.progress = progress
         self._train_config, self._metric_unit = train_config, metric_unit
-        self._gemm_flops_per_second = gemm_flops_per_second
+        self._gemm_flops_per_second, self._peak_flops = gemm_flops_per_second, peak_flops
+        self.program_flops = 0.0
         self._writer = out_dir and MetricWriter(out_dir, progress.step, progress.log_digest)
         self._records = self._writer.records if self._writer else []
         self._restart_timing()
@@ -176,7 +221,7 @@ class ProgressTracker:
 
     def _restart_timing(self) -> None:
         self._tokens, self._flops, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
-        self._compiled = False
+        self._steps, self._waited, self._compiled = 0, 0.0, False
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -184,6 +229,10 @@ class ProgressTracker:
         began = time.perf_counter()
         yield
         self._paused += time.perf_counter() - began
+
+    def record_wait(self, seconds: float) -> None:
+        """Adds to the time that the loop waited for a batch."""
+        self._waited += seconds
 
     def record_compile_time(self, seconds: float) -> None:
         """Adds to the compile time and leaves the step that was compiled out of the throughput."""
@@ -203,6 +252,7 @@ class ProgressTracker:
         if self._compiled:  # part of this step ran while it was compiled
             self._restart_timing()
         else:
+            self._steps += 1
             self._tokens += tokens
             self._flops += cost.flops
         if not (is_due(progress.step, self._train_config.log_every) or self.finished):
@@ -216,11 +266,19 @@ class ProgressTracker:
         means = {name: value / steps for name, value in progress.metric_sums.items()}
         means["learning_rate"] = learning_rate
         seconds = max(1e-9, time.perf_counter() - self._since - self._paused)
-        rate, timed = self._gemm_flops_per_second, self._tokens > 0
-        throughput = {
-            "tokens_per_second": self._tokens / seconds if timed else None,
-            "gemm_utilization": self._flops / seconds / rate if rate and timed else None,
-        }
+        throughput: dict[str, float | None] = dict.fromkeys(TIMINGS)
+        throughput |= memory_in_use()
+        if self._tokens > 0:
+            throughput["tokens_per_second"] = self._tokens / seconds
+            throughput["step_seconds"] = seconds / self._steps
+            throughput["data_wait"] = min(1.0, self._waited / seconds)
+            if self._gemm_flops_per_second:
+                utilization = self._flops / seconds / self._gemm_flops_per_second
+                throughput["gemm_utilization"] = utilization
+            if self._peak_flops:
+                executed = max(self._flops, self._steps * self.program_flops)
+                throughput["mfu"] = self._flops / seconds / self._peak_flops
+                throughput["hfu"] = executed / seconds / self._peak_flops
         progress.metric_sums = {}
         self._restart_timing()
         counts = {"kind": "train", "step": progress.step, "tokens": progress.tokens}

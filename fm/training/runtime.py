@@ -1,4 +1,4 @@
-"""Process-wide memory settings and the measured matrix-product rate."""
+"""Process-wide memory settings, memory in use, and the measured matrix-product rate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 from fm.parallel.mesh import default_device
 
@@ -53,6 +54,22 @@ def keep_freed_memory() -> None:
 def keep_freed_memory_succeeded() -> bool:
     """Returns whether `keep_freed_memory` made glibc keep freed memory in this process."""
     return _keep_freed_memory_succeeded
+
+
+def memory_in_use() -> dict[str, float | None]:
+    """Returns the memory in use: `device_memory_bytes` and `process_memory_bytes`.
+
+    The first is the peak of the fullest of this process' devices, where they tell it; the second
+    the resident memory of the process, on a CPU.
+    """
+    platform = default_device().platform
+    if platform == "cpu":
+        used = float(psutil.Process().memory_info().rss)
+        return {"device_memory_bytes": None, "process_memory_bytes": used}
+    stats = [device.memory_stats() or {} for device in jax.local_devices(backend=platform)]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    peak = float(max(peaks)) if peaks else None
+    return {"device_memory_bytes": peak, "process_memory_bytes": None}
 
 
 def gemm_flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> float:

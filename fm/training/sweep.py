@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.stages import Compiled
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -64,6 +65,7 @@ def sweep(
     batching: str | None = None,
     run_name: str = "sweep",
     gemm_flops_per_second: float | None = None,
+    peak_flops: float | None = None,
 ) -> SweepResult:
     """Trains all trials of a sweep (resuming unfinished ones) and returns their results.
 
@@ -83,6 +85,7 @@ def sweep(
       batching: "vmap" or "sequential"; as the sweep was started, or by device, unless given.
       run_name: prefix of the progress bar and of messages.
       gemm_flops_per_second: measured rate of matrix products, for the logs.
+      peak_flops: FLOP/s of all devices by their specification, for the logs.
 
     Raises:
       UserError: the trials cannot share a program; `out_dir` holds another sweep, or the same
@@ -101,10 +104,13 @@ def sweep(
         how = "as one vmapped program" if batching == "vmap" else "one after another"
         say(f"{run_name}: {len(trials)} trials, {how}")
     if batching == "sequential":
-        return _train_sequentially(trials, model_config, objective, gemm_flops_per_second)
+        return _train_sequentially(
+            trials, model_config, objective, gemm_flops_per_second, peak_flops
+        )
     executor = _VmappedExecutor(trials, model_config, objective, *shared, current_mesh())
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(executor, out_dir, run_name, gemm_flops_per_second, stack)
+        rates = gemm_flops_per_second, peak_flops
+        trainer = Trainer(executor, out_dir, run_name, *rates, stack)
         trainer.run()
         _save_trials(trainer)
     return SweepResult(trainer.results(), trainer.stop_reasons, batching)
@@ -115,13 +121,18 @@ def _train_sequentially(
     model_config: ModelConfig,
     objective: PretrainingObjective,
     gemm_flops_per_second: float | None,
+    peak_flops: float | None,
 ) -> SweepResult:
     results, stop_reasons = [], []
     for trial in trials:
         result, reason = None, None
         try:
             result = train_trial(
-                trial, model_config, objective, gemm_flops_per_second=gemm_flops_per_second
+                trial,
+                model_config,
+                objective,
+                gemm_flops_per_second=gemm_flops_per_second,
+                peak_flops=peak_flops,
             )
         except NotFiniteError as error:
             reason = str(error)
@@ -243,14 +254,29 @@ class _VmappedExecutor(TrialExecutor):
         stacked = stack_trees(
             [{key: batch[key] for key in stand_in if key in common} for batch in batches]
         )
-        return stacked if self.mesh is None else sharding.shard_batch(stacked, self.mesh, axis=1)
+        if self.mesh is None:
+            return sharding.on_devices(stacked, None)
+        return sharding.shard_batch(stacked, self.mesh, axis=1)
 
     def step(
         self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
     ) -> tuple[TrainState, Metrics]:
+        return self._step(*self._inputs(state, n, batch, running))
+
+    def compile_step(
+        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
+    ) -> Compiled:
+        step: Any = self._step
+        return step.lower(*self._inputs(state, n, batch, running)).compile()
+
+    def _inputs(
+        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
+    ) -> tuple[Any, ...]:
+        """Returns the arguments of the step."""
         n_R = np.where(running, n, -1).astype(np.int32)
         seeds_R, weights_RV, rates_SR2 = self._constants
-        return self._step(state, n_R, batch, seeds_R, rates_SR2[n], weights_RV)
+        n_R, seeds_R, rates_R2 = self.put((n_R, seeds_R, rates_SR2[n]))
+        return state, n_R, batch, seeds_R, rates_R2, weights_RV
 
     def select(self, tree: Any, r: int) -> Any:
         return index_tree(tree, r)

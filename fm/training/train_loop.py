@@ -11,17 +11,20 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.stages import Compiled
 
 from fm.errors import UserError
+from fm.files import atomic_write
 from fm.model.config import ModelConfig
 from fm.parallel import distributed
 from fm.parallel.mesh import current_mesh, default_device, default_mesh
+from fm.parallel.sharding import on_devices
 from fm.progress_lines import Phase, duration, phase, say
 from fm.training import failures, optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
@@ -32,7 +35,13 @@ from fm.training.metric_writer import MetricRecord
 from fm.training.multitask import AnyObjective
 from fm.training.objectives import Batch
 from fm.training.optimizer import OptimizerConfig
+from fm.training.parameter_overview import (
+    PARAMETERS_FILE,
+    parameter_overview,
+    parameter_summary,
+)
 from fm.training.prefetch import AHEAD, Prefetcher
+from fm.training.profiling import StepProfiler
 from fm.training.progress import (
     MetricValues,
     ProgressCounters,
@@ -41,6 +50,7 @@ from fm.training.progress import (
     announce_resume,
     is_due,
     is_finite,
+    program_flops,
     step_cost,
 )
 from fm.training.run_description import describe_run
@@ -68,6 +78,7 @@ def train(
     validation: Sequence[Batch] | None = None,
     run_name: str = "train",
     gemm_flops_per_second: float | None = None,
+    peak_flops: float | None = None,
     identity: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainResult:
@@ -80,6 +91,7 @@ def train(
       model_config: of the model.
       objective: what to predict; a `MultitaskObjective` takes batches of its groups.
       gemm_flops_per_second: measured rate of matrix products, for `gemm_utilization` in the log.
+      peak_flops: FLOP/s of all devices by their specification, for `mfu` and `hfu` in the log.
       mesh: devices to train on, see `fm.parallel.mesh`; the current mesh unless given, else the
         default device. A resumed run may use another. With several processes each calls this with
         the same arguments and reads its own rows of the batches; a signal to one stops all.
@@ -106,7 +118,12 @@ def train(
         identity=identity,
     )
     return train_trial(
-        trial, model_config, objective, gemm_flops_per_second=gemm_flops_per_second, mesh=mesh
+        trial,
+        model_config,
+        objective,
+        gemm_flops_per_second=gemm_flops_per_second,
+        peak_flops=peak_flops,
+        mesh=mesh,
     )
 
 
@@ -116,6 +133,7 @@ def train_trial(
     objective: AnyObjective,
     *,
     gemm_flops_per_second: float | None = None,
+    peak_flops: float | None = None,
     mesh: Mesh | None = None,
 ) -> TrainResult:
     """Trains one `Trial`, or resumes or reloads its run, and returns its result."""
@@ -134,7 +152,8 @@ def train_trial(
         )
     executor = _SingleExecutor([trial], model_config, objective, mesh)
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(executor, trial.out_dir, trial.run_name, gemm_flops_per_second, stack)
+        rates = gemm_flops_per_second, peak_flops
+        trainer = Trainer(executor, trial.out_dir, trial.run_name, *rates, stack)
         trainer.run()
     (result,) = trainer.results()
     assert result is not None
@@ -164,6 +183,10 @@ class TrialExecutor:
         self.model_config, self.objective, self.mesh = model_config, objective, mesh
         self.trials = [trial if mesh is None else trial.on_mesh(mesh) for trial in trials]
 
+    def put(self, tree: Any) -> Any:
+        """Returns numbers and numpy arrays on the device, or on every device of the mesh."""
+        return on_devices(tree, self.mesh)
+
     def init(self) -> tuple[TrainState, dict[str, Any]]:
         """Returns the initial state of all trials, and the config that resuming must share."""
         raise NotImplementedError
@@ -176,6 +199,12 @@ class TrialExecutor:
         self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
     ) -> tuple[TrainState, Metrics]:
         """Dispatches the step after `n` steps of the running trials; consumes the state."""
+        raise NotImplementedError
+
+    def compile_step(
+        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
+    ) -> Compiled:
+        """Returns the program that `step` runs for these arguments; it is compiled once."""
         raise NotImplementedError
 
     def select(self, tree: Any, r: int) -> Any:
@@ -202,16 +231,34 @@ class _SingleExecutor(TrialExecutor):
     def place(self, batches: Sequence[Batch | None]) -> Batch:
         (batch,) = batches
         assert batch is not None
-        return batch if self.mesh is None else distributed.make_global_batch(batch, self.mesh)
+        if self.mesh is None:
+            return on_devices(batch, None)
+        return distributed.make_global_batch(batch, self.mesh)
 
     def step(
         self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
     ) -> tuple[TrainState, Metrics]:
+        step, inputs = self._program(state, n, batch)
+        return step(*inputs)
+
+    def compile_step(
+        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
+    ) -> Compiled:
+        step, inputs = self._program(state, n, batch)
+        return step.lower(*inputs).compile()
+
+    def _program(self, state: TrainState, n: int, batch: Batch) -> tuple[Any, tuple[Any, ...]]:
+        """Returns the jitted step and its arguments."""
         (trial,) = self.trials
-        inputs = state, batch, trial.train_config.seed, trial.token_weights
+        inputs = state, batch, self._seed, trial.token_weights
         if self.rates_at is not None:
-            return self._open_ended_step(*inputs, self.rates_at(n))
-        return self._step(*inputs)
+            return self._open_ended_step, (*inputs, self.put(self.rates_at(n)))
+        return self._step, inputs
+
+    @functools.cached_property
+    def _seed(self) -> jax.Array:
+        (trial,) = self.trials
+        return self.put(np.uint32(trial.train_config.seed))
 
     @functools.cached_property
     def _open_ended_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -276,6 +323,7 @@ class Trainer:
         out_dir: pathlib.Path | None,
         run_name: str,
         gemm_flops_per_second: float | None,
+        peak_flops: float | None,
         stack: contextlib.ExitStack,
     ):
         """Restores the trials from the checkpoints in `out_dir`, if there are any.
@@ -314,6 +362,7 @@ class Trainer:
                 progress=progress,
                 gemm_flops_per_second=gemm_flops_per_second,
                 out_dir=trial.out_dir if distributed.is_lead_process() else None,
+                peak_flops=peak_flops,
             )
             stack.callback(tracker.close)
             self.trackers.append(tracker)
@@ -333,6 +382,10 @@ class Trainer:
             (tracker.progress.seconds, tracker.progress.cpu_seconds) for tracker in self.trackers
         ]
         self._pending: _PendingStep | None = None
+        self._counts_program_flops = peak_flops is not None
+        profile_steps = configs[0].profile_steps if len(configs) == 1 else None
+        self._profiler = StepProfiler(profile_steps, self._out_dir, run_name)
+        stack.callback(self._profiler.stop)
         # Of the first step, until it is done; and whether a validation has been compiled.
         self._compile_seconds: float | None = None
         self._validated = False
@@ -357,18 +410,25 @@ class Trainer:
           Interrupted: after a signal, once saved.
         """
         while any(self.running()):
-            pending = self._dispatch()
+            if self._profiler.begins_at(self.step + 1):
+                self._flush_pending()
+                with self._pauses():
+                    self._profiler.start()
+            with self._profiler.step(self.step + 1):
+                pending = self._dispatch()
             self.step += 1
             self._flush_pending()
             self._pending = pending
+            if self._profiler.ends_after(self.step):
+                self._flush_pending()
+                with self._pauses():
+                    self._profiler.stop()
             signal, ends = self._signal(), not any(self.running())
             validating, saves = self._to_validate(), is_due(self.step, self._checkpoint_every)
             if not (validating or saves or ends or signal or self._end_is_decided()):
                 continue
             self._flush_pending()
-            with contextlib.ExitStack() as pauses:
-                for tracker in self.trackers:
-                    pauses.enter_context(tracker.paused())
+            with self._pauses():
                 for r in validating:
                     self._validate(r)
                 for tracker, (seconds, _) in zip(self.trackers, self._seconds(), strict=True):
@@ -382,6 +442,14 @@ class Trainer:
                         self._run_name, signal, self.step, self._steps, self._out_dir
                     )
                 )
+
+    @contextlib.contextmanager
+    def _pauses(self) -> Iterator[None]:
+        """Excludes the block from the logged throughput of every trial."""
+        with contextlib.ExitStack() as pauses:
+            for tracker in self.trackers:
+                pauses.enter_context(tracker.paused())
+            yield
 
     def running(self) -> list[bool]:
         """Returns for each trial whether it takes another step."""
@@ -421,8 +489,9 @@ class Trainer:
             return
         executor, alone = self.executor, len(self.trackers) == 1
         first = placed if alone else next(batch for batch in batches if batch is not None)
+        first_params = executor.select(self.state.params, 0)
         described = describe_run(
-            executor.select(self.state.params, 0),
+            first_params,
             first,
             executor.model_config,
             executor.objective,
@@ -430,6 +499,14 @@ class Trainer:
             mesh=executor.mesh,
             trials=len(self.trackers),
         )
+        for r, trial in enumerate(executor.trials):
+            if trial.out_dir is not None:
+                path = pathlib.Path(trial.out_dir) / PARAMETERS_FILE
+                params = executor.select(self.state.params, r) if r else first_params
+                atomic_write(path, parameter_overview(params))
+        if self._out_dir is not None:
+            where = pathlib.Path(executor.trials[0].out_dir or self._out_dir) / PARAMETERS_FILE
+            say(f"{self._run_name}: {parameter_summary(first_params)}, listed in {where}")
         say(f"{self._run_name}: {described}; compiling …")
 
     def _begin_steps(self) -> None:
@@ -457,6 +534,8 @@ class Trainer:
             if n == self._first_step:
                 self._describe(batches, placed)
             began = time.perf_counter()
+            if self._counts_program_flops:
+                self._count_program_flops(placed, running)
             self.state, metrics = executor.step(self.state, n, placed, running)
         seconds, signalled = time.perf_counter() - began, None
         if n == self._first_step:
@@ -474,6 +553,17 @@ class Trainer:
             for batch in counted
         ]
         return _PendingStep(metrics, batches, costs, signalled)
+
+    def _count_program_flops(self, batch: Batch, running: Sequence[bool]) -> None:
+        """Sets each tracker's FLOPs of a step by the optimized program, once in a run."""
+        self._counts_program_flops = False
+        executor = self.executor
+        compiled = executor.compile_step(self.state, self.step, batch, running)
+        devices = 1 if executor.mesh is None else executor.mesh.devices.size
+        # Of one device's part of the program.
+        flops = devices * program_flops(compiled)
+        for tracker in self.trackers:
+            tracker.program_flops = flops / len(self.trackers)
 
     def _prefetcher(self, trial: Trial) -> Prefetcher:
         """Returns where a trial's batches come from.
@@ -508,13 +598,17 @@ class Trainer:
         if len(self.executor.trials) > 1:
             prefix = f"{trial.run_name}: "
         stalled = f"{prefix}the data stalls, no batch in {limit:g} s after {self.step} of them"
+        began = time.perf_counter()
         try:
-            return self.prefetchers[r].take(limit, stalled)
+            taken = self.prefetchers[r].take(limit, stalled)
         except StopIteration:
             raise UserError(
                 f"{prefix}the data ends after {self.step} batches; "
                 f"steps={trial.train_config.steps} needs more epochs"
             ) from None
+        for tracker in self.trackers:  # the loop of all of them waits
+            tracker.record_wait(time.perf_counter() - began)
+        return taken
 
     def _flush_pending(self) -> None:
         """Reads the metrics of the pending step, if there is one, which waits for its end."""
@@ -590,6 +684,7 @@ class Trainer:
                 self.executor.model_config,
                 self.executor.objective,
                 trial.token_weights,
+                self.executor.mesh,
             )
         if is_finite(values):
             self._show([(r, tracker.add_validation(values))])
@@ -668,6 +763,7 @@ def validate(
     model_config: ModelConfig,
     objective: AnyObjective,
     token_weights: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """Returns the mean over held-out batches of `loss` and of each objective's nats.
 
@@ -679,6 +775,9 @@ def validate(
     if not batches:
         raise ValueError("validation needs one batch or more")
     evaluate = train_step.make_eval_step(model_config, objective)
-    metrics = [evaluate(params, batch, n, token_weights) for n, batch in enumerate(batches)]
+    metrics = [
+        evaluate(params, on_devices(batch, mesh), on_devices(np.uint32(n), mesh), token_weights)
+        for n, batch in enumerate(batches)
+    ]
     metrics = jax.device_get(metrics)
     return {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}

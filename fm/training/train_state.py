@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from fm.model import transformer
 from fm.model.config import ModelConfig
 from fm.parallel.mesh import current_mesh
-from fm.parallel.sharding import constrain, shard_state, state_shardings
+from fm.parallel.sharding import constrain, on_devices, shard_state, state_shardings
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -65,7 +65,7 @@ def init_sharded_train_state(
     Parameters that already lie there, as those of `init_sharded`, are not moved.
     """
     if mesh is None:
-        return init_train_state(params, optimizer)
+        return init_train_state(on_devices(params, None), optimizer)
     with jax.set_mesh(mesh):
         return init_train_state(shard_state(params, mesh), optimizer)
 

@@ -34,7 +34,7 @@ _SOURCES = "film_reviews,digits,spoken_words,moving_digits"
 _FLAGS = [
     f"--dataset={_SOURCES}",
     "--mixture=" + ",".join(f"{each}:1" for each in _SOURCES.split(",")),
-    *("--batch_size=16", "--steps=10000000", "--checkpoint_every=100", "--validate_every=50"),
+    *("--batch_size=16", "--steps=10000000", "--checkpoint_every=100", "--eval_every=50"),
 ]
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from fm import files
 from fm.study.run_dir import without_timings
 from fm.training import load_params, metric_writer, params_digest
+from fm.training.progress import TIMINGS
 from tests.fault_injection import tiny_recipes
 from tests.study.helpers_study import texts
 from tests.study.text_quality.helpers_text_quality import write_domains
 
 _JSON = ("results.json", "summary.json", "config.json")
 _CHECKED_FOLDERS = ("cells", "samples", "measures", "models")
-_TIMINGS = ("tokens_per_second", "gemm_utilization")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ TARGETS = {
             lambda folder: [
                 *(f"--dataset={reviews(folder)}", "--objective=causal_lm:1"),
                 *("--checkpoint_every=60", "--steps=1200"),
-                *("--validate_every=10", "--early_stopping_patience=5"),
+                *("--eval_every=10", "--early_stopping_patience=5"),
             ],
         ),
         Target("multimodal pretraining", "pretrain", _mixture),
@@ -153,7 +153,7 @@ def outcome(out: Path) -> dict[str, Any]:
         name = path.relative_to(out).as_posix()
         if path.name == "metrics.jsonl":
             found[name] = [
-                {key: figure for key, figure in record.items() if key not in _TIMINGS}
+                {key: figure for key, figure in record.items() if key not in TIMINGS}
                 for record in metric_writer.read_records(path)
             ]
         elif path.parent.name in _CHECKED_FOLDERS and path.is_file():

@@ -16,12 +16,13 @@ from jax.errors import JaxRuntimeError
 
 from fm.errors import UserError
 from fm.parallel import distributed
+from fm.training.progress import TIMINGS
 from tests.training.helpers_models import batches
 
 ROOT = Path(__file__).parents[2]
 # Ours where a connection tells of it, else that of JAX's service.
 LOST = re.compile(r"process \d of \d cannot continue, another one is lost|another task died")
-PACE = ("seconds", "tokens_per_second", "gemm_utilization")
+PACE = ("seconds", *TIMINGS)
 
 
 def free_port():

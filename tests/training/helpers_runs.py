@@ -12,12 +12,12 @@ from fm.training import (
     params_digest,
     train,
 )
+from fm.training.progress import TIMINGS
 from tests.training.helpers_models import ADAM, TEXT, batches, params
 
 STEPS = 23
 RUN = TrainConfig(steps=STEPS, checkpoint_every=5, log_every=4, validate_every=10)
 MASKED = PretrainingObjective(masked_lm=1.0)
-TIMINGS = ("tokens_per_second", "gemm_utilization")
 
 
 class ToyBatches:

@@ -14,6 +14,8 @@ from fm.study.presets import check_profile
 from fm.training.optimizer import OptimizerConfig
 
 EXPERIMENT = "text_quality"
+# Three checkpoints are at fractions of the steps, and of half of them.
+STEPS_MULTIPLE = 8
 DOMAINS = ("A", "B")
 # Default embedder of each profile; the quick one downloads nothing.
 DEFAULT_EMBEDDERS = {"quick": "tfidf", "default": "minilm-l6", "full": "minilm-l6"}
@@ -127,8 +129,8 @@ class TextQualityConfig:
     smoke_test: bool = False
 
     def __post_init__(self):
-        if self.steps < 8 or self.steps % 8:
-            raise UserError(f"steps={self.steps} must be a multiple of 8")
+        if self.steps < STEPS_MULTIPLE or self.steps % STEPS_MULTIPLE:
+            raise UserError(f"steps={self.steps} must be a multiple of {STEPS_MULTIPLE}")
         check_training(self)
         if self.num_texts < 8 or self.num_held_out < 2 * self.num_texts:
             raise UserError(

@@ -14,13 +14,13 @@ from fm.data import tokenizer as bpe
 from fm.data.batches import text_batches
 from fm.data.tokenizer import tokenize_chunks
 from fm.model.config import ModelConfig
+from fm.study.pretraining import device_rates
 from fm.study.text_quality.config import CorpusPart, TextQualityConfig, TrainingSet
 from fm.study.text_quality.corpora import Domain, part_texts
 from fm.training.checkpoint import load_params
 from fm.training.config import TrainConfig, TrainResult
 from fm.training.metric_units import BitsPerByte
 from fm.training.objectives import PretrainingObjective
-from fm.training.runtime import gemm_flops_per_second
 from fm.training.train_loop import train
 from fm.training.train_state import init_sharded
 from fm.training.trial import ParamsOrInit
@@ -93,7 +93,7 @@ class ModelTrainer:
             out_dir=self.model_dir(training_set),
             metric_unit=BitsPerByte(num_bytes / num_tokens),
             run_name=training_set.name,
-            gemm_flops_per_second=gemm_flops_per_second(self.model_config.dtype),
+            **device_rates(self.model_config.dtype),
             identity={
                 "texts": hashlib.sha256("\0".join(map("\1".join, texts)).encode()).hexdigest(),
                 "tokenizer": self.tokenizer.digest(),
