@@ -1,6 +1,6 @@
 """Varies one config field, or runs a registered ablation: a study per value, side by side.
 
-    python -m experiments.ablate --field=objective.mask_ratio --values=0.5,0.75 --tasks=digits
+    fm ablate --field=objective.mask_ratio --values=0.5,0.75 --tasks=digits
 
 A field is a dotted path in the recipe (model.num_layers, optimizer.name, steps,
 finetune.min_steps, ...), in a task (max_corpus_items) or in the study (pretrain_seeds). With

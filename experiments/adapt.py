@@ -1,12 +1,12 @@
 """Adapts a pretrained model to labels: linear probe, fine-tuning, LoRA or prompts.
 
-    python -m experiments.adapt --model=runs/pretrain --dataset=film_reviews --labels=200
-    python -m experiments.adapt --model=minilm-l6 --adapt=probe,lora --labels=all
+    fm adapt --model=runs/pretrain --dataset=film_reviews --labels=200
+    fm adapt --model=minilm-l6 --adapt=probe,lora --labels=all
 
---model is the --out of experiments.pretrain or a published model: a known name, a Hugging Face
+--model is the --out of fm pretrain or a published model: a known name, a Hugging Face
 folder or a GGUF file. Without it the parameters are fresh. Chooses among the methods'
 hyper-parameters on validation data cut from the labels, and scores the test items once. Writes the
-adapted model, OUT/model, with which experiments.predict labels new files; its predictions of the
+adapted model, OUT/model, with which fm predict labels new files; its predictions of the
 test items, OUT/predictions.csv; and OUT/summary.json.
 """
 
@@ -70,7 +70,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        f"folder of experiments.pretrain or a published model ({', '.join(MODEL_ZOO)}, a folder or "
+        f"folder of fm pretrain or a published model ({', '.join(MODEL_ZOO)}, a folder or "
         "a GGUF file); default: fresh parameters",
         flag_values=values,
     )
@@ -88,9 +88,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "for_transformers",
         False,
-        "classify texts as LlamaForSequenceClassification does, so that experiments.export can "
+        "classify texts as LlamaForSequenceClassification does, so that fm export can "
         "write the adapted model: each token attends to earlier ones, and a linear map without "
-        "bias reads the last one; for Llama-shaped models of experiments.pretrain and --adapt=full",
+        "bias reads the last one; for Llama-shaped models of fm pretrain and --adapt=full",
         flag_values=values,
     )
     study_flags.define_prompts(values)
@@ -126,7 +126,7 @@ def main(values: flags.FlagValues) -> None:
     if "compare" not in task_type.experiments:
         raise UserError(
             f"--dataset={name} is a {task_type.name} task; takes data with classes, numbers, sets "
-            f"of classes or tags. {' and '.join(f'experiments.{n}' for n in task_type.experiments)}"
+            f"of classes or tags. {' and '.join(f'fm {n}' for n in task_type.experiments)}"
             f" runs {task_type.name}"
         )
     all_labels = str(values["labels"].value) == ALL_LABELS
@@ -156,7 +156,7 @@ def main(values: flags.FlagValues) -> None:
     if published and task_type.reads_words:
         raise UserError(
             f"--model={source} is a published model, which {name}, a {task_type.name} task, cannot "
-            "be adapted from; takes a model of experiments.pretrain, or none"
+            "be adapted from; takes a model of fm pretrain, or none"
         )
     pretrained = None
     if location is not None and not published:
@@ -322,7 +322,7 @@ def _card(task: Task, adapted: AdaptedModel, out_dir: pathlib.Path) -> ModelCard
         usage=(
             (
                 "Label a new file:",
-                f"python -m experiments.predict --model={model} --dataset=FILE",
+                f"fm predict --model={model} --dataset=FILE",
                 "sh",
             ),
         ),
@@ -376,7 +376,7 @@ def _recipe_for_transformers(
         if not fits:
             raise UserError(
                 "--for_transformers: takes texts with one class each, and a model of "
-                f"experiments.pretrain, not {what}"
+                f"fm pretrain, not {what}"
             )
     vocab_size = model.vocab_size or MIN_VOCAB_SIZE  # of fresh parameters it is not known yet
     with error_context("--for_transformers"):
@@ -397,7 +397,7 @@ def _own_arm(
     methods: tuple[str, ...],
     out_dir: pathlib.Path,
 ) -> ModelArm:
-    """Returns the arm of a model of experiments.pretrain, or of fresh parameters."""
+    """Returns the arm of a model of fm pretrain, or of fresh parameters."""
     if pretrained:
         processor, params = pretrained
         initial = InitialModel(processor, given_params=(params,))

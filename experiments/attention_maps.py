@@ -1,9 +1,9 @@
 """Writes a page that shows where each token of one input attends, by layer and head.
 
-    python -m experiments.attention_maps --model=RUN --text="A film to see twice."
+    fm attention_maps --model=RUN --text="A film to see twice."
 
-RUN is the folder of one pretrained model: the --out of experiments.pretrain, or one that
-experiments.compare left, such as runs/compare/pretrained/film_reviews-in_domain/seed-0. The input
+RUN is the folder of one pretrained model: the --out of fm pretrain, or one that
+fm compare left, such as runs/compare/pretrained/film_reviews-in_domain/seed-0. The input
 is a text, an image, or a test item of a data set. Writes OUT/attention_maps.html, one file that
 needs nothing else.
 """

@@ -1,6 +1,6 @@
 """Times fm's kernels, train step and generation beside other implementations in the same run.
 
-    python -m experiments.benchmark --suite=attention,train_step --baseline=torch --out=FILE.json
+    fm benchmark --suite=attention,train_step --baseline=torch --out=FILE.json
 
 Writes FILE.json (one row per case, implementation and baseline), FILE.html and plots beside it.
 All implementations of a case take turns, so every ratio is of one run; above 1 fm is faster.

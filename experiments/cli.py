@@ -537,11 +537,11 @@ def print_next(purpose: str, experiment: str, **given: object) -> None:
 
     Args:
       purpose: what it is for, such as "label new files".
-      experiment: as in `python -m experiments.NAME`.
+      experiment: name of the command, as in `fm NAME`.
       **given: its flags. A word in capitals, such as FILE, stands for what the user fills in.
     """
     parts = [f"--{flag}={shlex.quote(str(value))}" for flag, value in given.items()]
-    command = " ".join(["python -m", f"experiments.{experiment}", *parts])
+    command = " ".join(["fm", experiment, *parts])
     print(one_line(f"next, to {purpose}: {command}"))
 
 

@@ -1,6 +1,6 @@
 """The main job: is pretraining worth it against training from scratch?
 
-    python -m experiments.compare
+    fm compare
 
 Pretrains on unlabeled film reviews and digits, adapts every arm to 20 to 400 labels, each seed
 choosing its settings on its own labels, and writes runs/compare/report.html, results.json and
@@ -8,19 +8,19 @@ predictions.csv. The same command resumes, and says so when the study is finishe
 
 Own data:
 
-    python -m experiments.compare --dataset=reviews.csv --out=runs/mine
+    fm compare --dataset=reviews.csv --out=runs/mine
 
-The best model of each task, by validation, kept for experiments.predict:
+The best model of each task, by validation, kept for fm predict:
 
-    python -m experiments.compare --dataset=reviews.csv --out=runs/mine --keep_best
+    fm compare --dataset=reviews.csv --out=runs/mine --keep_best
 
 More labels and longer pretraining, with spoken words and named entities of tweets:
 
-    python -m experiments.compare --profile=full --out=runs/compare-full
+    fm compare --profile=full --out=runs/compare-full
 
 On a Ray cluster (see experiments/cluster.py), with the same results:
 
-    python -m experiments.compare --cluster=ray
+    fm compare --cluster=ray
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "keep_best",
         False,
-        "keep the best model of each task, by validation, in OUT/best/TASK for experiments.predict",
+        "keep the best model of each task, by validation, in OUT/best/TASK for fm predict",
         flag_values=values,
     )
 

@@ -96,10 +96,7 @@ def saved_config(
         )
     saved = read_saved_config(path)
     if saved["experiment"] != experiment:
-        raise UserError(
-            f"--config={text} is of experiments.{saved['experiment']}, not of "
-            f"experiments.{experiment}"
-        )
+        raise UserError(f"--config={text} is of fm {saved['experiment']}, not of fm {experiment}")
     return saved
 
 

@@ -1,6 +1,6 @@
 """Prints what this installation runs on, and whether it computes and stores rightly.
 
-    python -m experiments.doctor
+    fm doctor
 
 Prints versions, devices, XLA flags, the attention implementations that would be selected, cache
 folders, free memory and disk, then the outcome of the self-tests: reductions that a jaxlib release

@@ -1,10 +1,10 @@
 """Writes a model of one's own as a Hugging Face folder, which `transformers` loads.
 
-    python -m experiments.pretrain --dataset=film_reviews --objective=causal_lm:1
-    python -m experiments.export --model=runs/pretrain --out=exported
+    fm pretrain --dataset=film_reviews --objective=causal_lm:1
+    fm export --model=runs/pretrain --out=exported
 
-    python -m experiments.adapt --model=runs/pretrain --labels=200 --for_transformers
-    python -m experiments.export --model=runs/adapt/model --out=classifier
+    fm adapt --model=runs/pretrain --labels=200 --for_transformers
+    fm export --model=runs/adapt/model --out=classifier
 
 OUT gets config.json, model.safetensors, tokenizer.json, tokenizer_config.json, of a language model
 generation_config.json, and README.md, a model card written from the run. Models of text that were
@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "the --out of experiments.pretrain, or a model that experiments.adapt saved",
+        "the --out of fm pretrain, or a model that fm adapt saved",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -1,14 +1,14 @@
 """Continues a prompt with a model, or generates images, sounds or clips.
 
-    python -m experiments.generate --model=runs/pretrain --prompt="The film" --max_new_tokens=40
-    python -m experiments.generate --model=smollm2-135m --prompt="The capital of France is" \\
+    fm generate --model=runs/pretrain --prompt="The film" --max_new_tokens=40
+    fm generate --model=smollm2-135m --prompt="The capital of France is" \\
         --max_new_tokens=8 --temperature=0
-    python -m experiments.generate --modality=image --model=runs/pretrain --init_example=digits:3
+    fm generate --modality=image --model=runs/pretrain --init_example=digits:3
 
---model is the --out of experiments.pretrain, a Hugging Face folder, a GGUF file or a known name.
+--model is the --out of fm pretrain, a Hugging Face folder, a GGUF file or a known name.
 Text is printed after its prompt; the same seed gives the same text. With --chat the prompt is put
 into the model's chat template, and the reply alone is printed. The other modalities take a
-model of experiments.pretrain that was trained on them. They start from nothing, from the beginning
+model of fm pretrain that was trained on them. They start from nothing, from the beginning
 of an example (--init_example) or, for models trained with --captioned data, from a class name
 (--prompt), and write files to --out; images also as one enlarged sheet.
 """
@@ -325,7 +325,7 @@ def _init_example(source: str, layout: PatchLayout) -> np.ndarray:
 
 
 def load_text_model(name: str) -> TextModel:
-    """Returns the model in a folder of experiments.pretrain, or a published one."""
+    """Returns the model in a folder of fm pretrain, or a published one."""
     found = find_model(name)
     return _own_model(found.path) if found.kind == RUN else _published_model(found.name)
 

@@ -103,12 +103,20 @@ def _trackers() -> Rows:
 
 
 def _sizes() -> Rows:
-    from fm.model.config import SIZES, config_for_size, format_count, num_layer_params
+    from fm.model.config import (
+        SIZE_ALIASES,
+        SIZES,
+        config_for_size,
+        format_count,
+        num_layer_params,
+    )
 
     for name in SIZES:
         config = config_for_size(name)
         count = format_count(num_layer_params(config))
-        yield name, f"{_shape(config)}, {count} parameters in the layers"
+        others = [alias for alias, of in SIZE_ALIASES.items() if of == name]
+        also = f"; also called {', '.join(others)}" if others else ""
+        yield name, f"{_shape(config)}, {count} parameters in the layers{also}"
 
 
 KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {

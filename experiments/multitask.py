@@ -1,13 +1,13 @@
 """One model for many tasks over four modalities, against a network for each.
 
-    python -m experiments.multitask
-    python -m experiments.multitask --profile=quick --tasks=film_reviews,digits,spoken_words
+    fm multitask
+    fm multitask --profile=quick --tasks=film_reviews,digits,spoken_words
 
 Pretrains a model of each modality alone and one of all together, adapts each to every task by
 labels, tunes the joint one to follow instructions on all tasks at once, and writes a report. The
 same command again resumes, or says that the study is finished.
 
-    python -m experiments.multitask --profile=full --out=runs/multitask-full
+    fm multitask --profile=full --out=runs/multitask-full
 
 also runs the ablations of pretraining: what transfers from which modality to which tasks, what the
 weights of the mixture do, and how much pretraining data it takes; --ablations selects some of

@@ -1,6 +1,6 @@
 """Compares predictions of two or more models, from any framework, item by item.
 
-    python -m experiments.paired a.csv b.csv [c.csv ...] --out=runs/paired
+    fm paired a.csv b.csv [c.csv ...] --out=runs/paired
 
 A file has the columns item, truth, prediction, and if wanted seed, group, probability (of the
 predicted class) and truth_probability. Every file is compared with the first, or with the file

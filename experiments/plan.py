@@ -1,7 +1,7 @@
 """Estimates whether a training run fits a number of chips, and how long a step takes.
 
-    python -m experiments.plan --size=1b --chips=256 --chip=h100
-    python -m experiments.plan --size=8b --chips=64 --chip=v5p --mesh=fsdp:64 --remat_policy=full
+    fm plan --size=1b --chips=256 --chip=h100
+    fm plan --size=8b --chips=64 --chip=v5p --mesh=fsdp:64 --remat_policy=full
 
 Prints memory per device, FLOPs, communication and time of a step. All figures follow from shapes
 and sharding rules: nothing is allocated, and no accelerator is needed. A run that cannot fit is
@@ -18,8 +18,10 @@ from experiments import cli
 from fm.model.config import (
     PUBLISHED_CONFIGS,
     REMAT_POLICIES,
+    SIZE_ALIASES,
     SIZES,
     ModelConfig,
+    canonical_size,
     config_for_size,
     describe_sizes,
 )
@@ -28,7 +30,7 @@ from fm.planning import chips
 from fm.planning.plan import Plan, PlanRequest, default_batch_size, find_fitting_plan
 from fm.training.optimizer import OptimizerConfig
 
-# Of the tokenizers that experiments.pretrain trains.
+# Of the tokenizers that fm pretrain trains.
 _VOCAB_SIZE = 4096
 
 
@@ -37,7 +39,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "size",
         "1b",
-        list(SIZES),
+        [*SIZES, *SIZE_ALIASES],
         f"model size, here with the parameters of its layers: {describe_sizes()}; those from 124m "
         "are GPT-2's and Llama 3's with their vocabularies, smaller ones Llama-shaped with a "
         f"vocabulary of {_VOCAB_SIZE:,}",
@@ -103,7 +105,7 @@ def main(values: flags.FlagValues) -> None:
 
 def planned_config(size: str) -> ModelConfig:
     """Returns the config of a size: a published model's, or that of a small one of one's own."""
-    known = PUBLISHED_CONFIGS.get(size)
+    known = PUBLISHED_CONFIGS.get(canonical_size(size))
     return known or config_for_size(size, "llama", vocab_size=_VOCAB_SIZE)
 
 

@@ -1,9 +1,9 @@
 """Labels new examples with an adapted model.
 
-    python -m experiments.predict --model=runs/adapt/model --dataset=new.csv --out=runs/labels
-    python -m experiments.predict --model=runs/adapt/model --dataset=held_out.csv --score
+    fm predict --model=runs/adapt/model --dataset=new.csv --out=runs/labels
+    fm predict --model=runs/adapt/model --dataset=held_out.csv --score
 
---model is the folder `model` that experiments.adapt writes in its --out. --dataset is a file,
+--model is the folder `model` that fm adapt writes in its --out. --dataset is a file,
 folder or archive of any kind that experiments read, or the name of a data set, whose test split is
 read. Writes OUT/predictions.csv, with a row for each example: its id, the prediction and the
 probability of each class. Labels are not needed; --score compares with them. The same command
@@ -28,7 +28,7 @@ from fm.files import file_digest
 from fm.parallel.mesh import current_mesh
 from fm.progress_lines import say
 from fm.study import labeling, run_dir, saved_model
-from fm.study.dry_run import Stage
+from fm.study.dry_run import StageEstimate
 from fm.study.model_folders import ADAPTED, find_model
 from fm.study.saved_model import READING_FLAGS, AdaptedModel
 
@@ -101,7 +101,7 @@ def main(values: flags.FlagValues) -> None:
                 f"{len(examples):,} examples of {name}",
                 f"the model {location.name}, {_summary_of(adapted)}",
             )
-            stages.show("predict", config, out_dir, [Stage("labeling", details)])
+            stages.show("predict", config, out_dir, [StageEstimate("labeling", details)])
             return
         run_dir.init(config, out_dir)
         if run_dir.read_summary(out_dir) is not None:

@@ -1,7 +1,7 @@
 """Pretrains one model on unlabeled data.
 
-    python -m experiments.pretrain --dataset=film_reviews --size=tiny --steps=500
-    python -m experiments.pretrain --dataset=film_reviews,digits,spoken_words,moving_digits \\
+    fm pretrain --dataset=film_reviews --size=tiny --steps=500
+    fm pretrain --dataset=film_reviews,digits,spoken_words,moving_digits \\
         --mixture=film_reviews:2,digits:1,spoken_words:1,moving_digits:1
 
 Several data sets train one model of several modalities; --mixture weighs their shares of a batch.
@@ -10,8 +10,8 @@ metrics and a digest of the parameters.
 
 On eight devices, and on two hosts of four devices each (with its own --process_id):
 
-    python -m experiments.pretrain --mesh=data:2,fsdp:4
-    python -m experiments.pretrain --mesh=data:2,fsdp:4 --coordinator_address=host0:1234 \\
+    fm pretrain --mesh=data:2,fsdp:4
+    fm pretrain --mesh=data:2,fsdp:4 --coordinator_address=host0:1234 \\
         --num_processes=2 --process_id=0
 """
 
@@ -37,7 +37,7 @@ from fm.model.config import REMAT_POLICIES, format_count
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir
 from fm.study.config import Recipe, short_name
-from fm.study.dry_run import Stage, joint_stage, pretraining_stage
+from fm.study.dry_run import StageEstimate, joint_stage, pretraining_stage
 from fm.study.epochs import EpochSize, epoch_size
 from fm.study.extension import extended_config
 from fm.study.joint_pretraining import JointRecipe
@@ -48,6 +48,7 @@ from fm.study.seen_examples import save_corpus_ids
 from fm.study.step_estimate import recipe_step
 from fm.training.config import TrainResult
 from fm.training.objectives import PretrainingObjective
+from fm.training.profiling import how_to_open
 from fm.training.train_state import params_digest
 
 _OBJECTIVES = ("causal_lm", "masked_lm", "bag_of_words")
@@ -177,7 +178,7 @@ class PretrainingRun:
         cadence = self.cadence | {"extended_from": tuple(config["extended_from"])}
         return dataclasses.replace(self, config=config, cadence=cadence)
 
-    def stage(self) -> Stage:
+    def stage(self) -> StageEstimate:
         """Returns what --dry_run prints of it."""
         data: Dataset = self.sources
         estimate = recipe_step(self.recipe, data.modality, data.train, data.info.get("rate"))
@@ -223,7 +224,7 @@ class JointPretrainingRun(PretrainingRun):
         """Returns the examples of each data set that are trained on."""
         return [source.corpus for source in self.sources]
 
-    def stage(self) -> Stage:
+    def stage(self) -> StageEstimate:
         """Returns what --dry_run prints of it."""
         name = f"pretraining on {', '.join(source.name for source in self.sources)}"
         return joint_stage(name, self.recipe, self.sources)
@@ -271,6 +272,7 @@ def configure(values: flags.FlagValues) -> PretrainingRun:
         run = _joint_run(values, names, saved)
     else:
         run = _single_run(values, values["dataset"].value, saved)
+    training_flags.check_profile_steps(run.cadence.get("profile_steps"), run.recipe)
     if saved is not None:
         for name, fingerprint in _fingerprints(saved).items():
             found = _fingerprints(run.config)[name]
@@ -498,6 +500,8 @@ def _print_result(
     name = next(iter(several)) if several else run.config["dataset"]["name"]
     data = {"dataset": name} | cli.given_data_flags(values)
     cli.print_next("adapt it to labels", "adapt", model=out_dir, **data, labels=100)
+    if values["profile_steps"].value is not None and (line := how_to_open(out_dir)) is not None:
+        print(cli.one_line(line))
 
 
 def _final_losses(result: TrainResult) -> str:

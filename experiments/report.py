@@ -1,6 +1,6 @@
 """Rebuilds a study's report from its results.json, without training anything.
 
-    python -m experiments.report --out=runs/compare
+    fm report --out=runs/compare
 
 Writes OUT/report.html and prints the table and the headline. Takes the results of compare,
 multitask, ablate, text_quality and paired.

@@ -1,6 +1,6 @@
 """Searches recipes for a task on a part of its training split, never on test items.
 
-    python -m experiments.search --tasks=digits --arm=in_domain \\
+    fm search --tasks=digits --arm=in_domain \\
         --field=objective.mask_ratio=0.5,0.75 --field=steps=400,800 --trials=3
 
 Tries the recipe as it is, then all combinations of the values, or --trials of them drawn at random,
@@ -8,7 +8,7 @@ with 3 seeds unless --seeds says otherwise. A recipe's score is the mean over la
 seeds on the development part of the training split (up to 1,000 items, a fifth at most). The same
 command resumes, trial by trial. Writes OUT/search.json, OUT/report.html and the best recipe, for
 
-    python -m experiments.compare --recipe=runs/search/best_recipe.json
+    fm compare --recipe=runs/search/best_recipe.json
 """
 
 from __future__ import annotations

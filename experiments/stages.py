@@ -12,7 +12,7 @@ from fm.files import read_json
 from fm.parallel.mesh import default_device
 from fm.study import run_dir
 from fm.study.config import config_hash
-from fm.study.dry_run import Stage, total_seconds
+from fm.study.dry_run import StageEstimate, total_seconds
 from fm.training.config import config_differences
 
 
@@ -20,7 +20,7 @@ def show(
     name: str,
     config: dict[str, Any],
     out_dir: pathlib.Path,
-    stages: Sequence[Stage],
+    stages: Sequence[StageEstimate],
     notes: Sequence[str] = (),
 ) -> None:
     """Prints a command's stages in order and their sums.

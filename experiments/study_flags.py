@@ -185,7 +185,7 @@ def define_model_size(
         "arch",
         None,
         list(ARCHS),
-        "architecture: fm's own, or that of Llama, which experiments.export can write for "
+        "architecture: fm's own, or that of Llama, which fm export can write for "
         f"`transformers`; by default {arch}",
         flag_values=values,
     )
@@ -196,7 +196,7 @@ def define_recipe(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "recipe",
         None,
-        "JSON file with a recipe, or with some of its fields, as experiments.search writes it; "
+        "JSON file with a recipe, or with some of its fields, as fm search writes it; "
         "used for the tasks of its modality and type",
         flag_values=values,
     )
@@ -596,7 +596,7 @@ def _task_config(
     if "compare" not in task_type.experiments:
         raise UserError(
             f"--tasks: {spec.name} is a {task_type.name} task, which only "
-            f"{' and '.join(f'experiments.{name}' for name in task_type.experiments)} runs"
+            f"{' and '.join(f'fm {name}' for name in task_type.experiments)} runs"
         )
     recipe = presets.task_recipe(data.modality, task_type.name, profile)
     recipe = training_flags.with_default_dtype(recipe)

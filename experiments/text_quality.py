@@ -1,6 +1,6 @@
 """How good and how diverse is a model's text, by training set, sampling and metric?
 
-    python -m experiments.text_quality
+    fm text_quality
 
 Takes 15 minutes on two cores: trains a small model on each of eleven training sets (one domain, the
 other, mixtures, repeats, noise, subsets, pretrained and fine-tuned) at equal tokens, generates at
@@ -11,7 +11,7 @@ interrupted run, or says that it is finished.
 
 Two domains of your own:
 
-    python -m experiments.text_quality --domains=mails.txt,manuals.txt --out=runs/mine
+    fm text_quality --domains=mails.txt,manuals.txt --out=runs/mine
 """
 
 from __future__ import annotations

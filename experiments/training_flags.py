@@ -25,6 +25,7 @@ _Config = TypeVar("_Config")
 STUDIES = ("compare", "ablate", "search")
 # Commands by what they train: one model, arms of a study, one joint model, small language models.
 PRETRAINING = ("pretrain", *STUDIES, "multitask", "text_quality")
+MAX_STEPS = 2**31 - 1
 LENGTHS = ("steps", "epochs", "tokens")
 
 
@@ -178,7 +179,7 @@ _ADAPT_HELP = {
     "batch_size": "examples per step of fine-tuning",
     "epochs": "most passes over the labels that the search of fine-tuning tries, at least 4",
     "max_seq_len": "tokens in a sequence of text; a text has several",
-    "dtype": f"{_BY_NAME['dtype'].help}; a model of experiments.pretrain has its own unless given",
+    "dtype": f"{_BY_NAME['dtype'].help}; a model of fm pretrain has its own unless given",
 }
 
 
@@ -195,7 +196,10 @@ def define(values: flags.FlagValues, command: str) -> None:
         elif flag.name == "seed":
             flags.DEFINE_integer("seed", 0, text, flag_values=values, lower_bound=0)
         else:
-            flags.DEFINE_integer(flag.name, None, text, flag_values=values, lower_bound=1)
+            most = MAX_STEPS if flag.name == "steps" else None
+            flags.DEFINE_integer(
+                flag.name, None, text, flag_values=values, lower_bound=1, upper_bound=most
+            )
 
 
 def default_dtype() -> str:
@@ -258,6 +262,15 @@ def check(values: flags.FlagValues) -> None:
             raise UserError(f"--{name}={value:g}: takes a number {least}")
 
 
+def check_profile_steps(steps: tuple[int, int] | None, config: Any) -> None:
+    """Raises UserError if a run of the recipe ends before the first step of its profile."""
+    if steps is not None and steps[0] > config.steps:
+        raise UserError(
+            f"--profile_steps={steps[0]}:{steps[1]}: the run has {config.steps} steps; the first "
+            "of the profile must be one of them"
+        )
+
+
 def _length(values: flags.FlagValues) -> str | None:
     """Returns which of --steps, --epochs and --tokens is given, None for none."""
     given = [name for name in LENGTHS if name in values and values[name].value is not None]
@@ -290,6 +303,8 @@ def _steps(
     else:
         rows = wanted / config.seq_len
         what = f"a row is {config.seq_len} tokens"
+    if rows / config.batch_size > MAX_STEPS:
+        raise UserError(f"--{length}={wanted:g}: takes at most {MAX_STEPS:,} steps ({what})")
     steps = multiple * max(1, math.ceil(rows / config.batch_size / multiple - 1e-9))
     of = f"{name}: " if name else ""
     print(

@@ -444,11 +444,12 @@ class _Shape:
 
 
 # Small ones of fm; GPT-2's three (Radford et al. 2019, table 2); Llama 3.2's 1B and 3B (their
-# config.json) and Llama 3's 8B (Grattafiori et al. 2024, table 3).
+# config.json) and Llama 3's 8B (Grattafiori et al. 2024, table 3). Heads are 64 wide or more, as
+# the kernels of accelerators want them, but in models of 64 themselves, which have two of 32.
 _SHAPES: dict[str, _Shape] = {
     "nano": _Shape(1, 64, 2),
     "micro": _Shape(2, 64, 2),
-    "tiny": _Shape(4, 128, 4),
+    "tiny": _Shape(4, 128, 2),
     "small": _Shape(6, 384, 6),
     "base": _Shape(12, 768, 12),
     "124m": _Shape(12, 768, 12),
@@ -458,6 +459,14 @@ _SHAPES: dict[str, _Shape] = {
     "3b": _Shape(28, 3072, 24, 8, 8192, gated_mlp=True),
     "8b": _Shape(32, 4096, 32, 8, 14336, gated_mlp=True),
 }
+# Other names of sizes, by which papers and other trainers call them.
+SIZE_ALIASES = {
+    "gpt2-124m": "124m",
+    "gpt2-355m": "355m",
+    "gpt2-774m": "774m",
+    "gpt2-medium": "355m",
+    "350m": "355m",
+}
 SIZES = tuple(_SHAPES)
 
 
@@ -465,7 +474,7 @@ def config_for_size(size: str, arch: str = "fm", **overrides: Any) -> ModelConfi
     """Returns the ModelConfig of a named size and architecture, with overrides.
 
     Args:
-      size: one of `SIZES`.
+      size: one of `SIZES` or `SIZE_ALIASES`.
       arch: one of `ARCHS`. The MLP is as large as the size's in parameters, whether or not the
         architecture's has a gate.
       **overrides: fields of `ModelConfig`.
@@ -473,9 +482,9 @@ def config_for_size(size: str, arch: str = "fm", **overrides: Any) -> ModelConfi
     Raises:
       UserError: unknown size or architecture.
     """
-    if size not in _SHAPES:
+    shape = _SHAPES.get(canonical_size(size))
+    if shape is None:
         raise UserError(f"size {size!r} is unknown; accepted are {describe_sizes()}")
-    shape = _SHAPES[size]
     num_layers = overrides.pop("num_layers", shape.num_layers)
     d_model = overrides.pop("d_model", shape.d_model)
     num_heads = overrides.pop("num_heads", shape.num_heads)
@@ -490,6 +499,11 @@ def config_for_size(size: str, arch: str = "fm", **overrides: Any) -> ModelConfi
         **overrides,
     )
     return with_arch(config, arch)
+
+
+def canonical_size(size: str) -> str:
+    """Returns the name of a size in `SIZES`, given that or another name of it."""
+    return SIZE_ALIASES.get(size, size)
 
 
 def with_arch(config: ModelConfig, arch: str) -> ModelConfig:
@@ -528,10 +542,16 @@ def num_layer_params(config: ModelConfig) -> int:
 
 
 def describe_sizes() -> str:
-    """Returns all sizes with their layer parameters, such as `nano (49 k), ..., 8b (7.0 B)`."""
-    return ", ".join(
-        f"{size} ({format_count(num_layer_params(config_for_size(size)))})" for size in SIZES
-    )
+    """Returns all sizes with their layer parameters, such as `nano (49 k), ..., 8b (7.0 B)`.
+
+    Other names of a size stand beside it: `124m or gpt2-124m (85 M)`.
+    """
+    described = []
+    for size in SIZES:
+        names = [size, *(alias for alias, of in SIZE_ALIASES.items() if of == size)]
+        count = format_count(num_layer_params(config_for_size(size)))
+        described.append(f"{' or '.join(names)} ({count})")
+    return ", ".join(described)
 
 
 def format_count(count: float) -> str:

@@ -52,7 +52,7 @@ CHIPS = {
         Chip("v4", 275e12, 32e9, "bfloat16", 4096, 100e9, 0.0,
              "Google Cloud TPU v4 documentation; Jouppi et al. 2023 (6 links of 50 GB/s)"),
         Chip("cpu", 0.37e12, 16e9, "float32", 1, 0.0, 0.0,
-             "two cores of an AMD EPYC (Zen 5), measured: experiments.benchmark --suite=matmul"),
+             "two cores of an AMD EPYC (Zen 5), measured: fm benchmark --suite=matmul"),
     )
 }  # fmt: skip
 # How `jax.Device.device_kind` begins, in lower case without spaces and "tpu". An H100 on PCIe is

@@ -2,7 +2,7 @@
 
 Two kinds of variant exist. A *model* variant is another model to start from, adapted to the tasks
 of the multitask study in its folder (`--ablations`). A *config* variant is a whole study with a
-changed config (`experiments.ablate`). To add an ablation, pass one to `register_ablation`.
+changed config (`fm ablate`). To add an ablation, pass one to `register_ablation`.
 """
 
 from __future__ import annotations

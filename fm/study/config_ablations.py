@@ -1,6 +1,6 @@
 """Ablations of whole studies: along a pretraining run, what transfers, upstream data, scaling.
 
-Each variant is a study with a changed config, run by `experiments.ablate`. Its rows hold the
+Each variant is a study with a changed config, run by `fm ablate`. Its rows hold the
 difference of one pretrained arm from training from scratch within the same variant.
 """
 

@@ -31,8 +31,8 @@ _EARLY_STOPPING_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """One part of a run.
+class StageEstimate:
+    """What one stage of a run would do and take, before it runs; see `fm.study.stages.Stage`.
 
     Attributes:
       name: what is done.
@@ -53,7 +53,7 @@ class Stage:
 
 def pretraining_stage(
     name: str, steps: int, estimate: StepEstimate, *, runs: int = 1, examples: str = ""
-) -> Stage:
+) -> StageEstimate:
     """Returns the stage of pretraining one model, or several by the same recipe.
 
     Args:
@@ -70,7 +70,7 @@ def pretraining_stage(
         f"{steps:,} steps of up to {estimate.tokens:,} tokens",
         *([] if estimate.measured else [_NOT_TRIED]),
     )
-    return Stage(
+    return StageEstimate(
         name,
         details,
         runs * steps * estimate.seconds,
@@ -80,17 +80,17 @@ def pretraining_stage(
     )
 
 
-def study_stages(config: StudyConfig) -> list[Stage]:
+def study_stages(config: StudyConfig) -> list[StageEstimate]:
     """Returns the stages of a study in order; reads the data, and measures training steps."""
     if isinstance(config, MultitaskConfig):
         return _multitask_stages(config)
     return [stage for task in config.tasks for stage in _task_stages(config, task)]
 
 
-def variant_stages(variants: Mapping[str, StudyConfig]) -> list[Stage]:
+def variant_stages(variants: Mapping[str, StudyConfig]) -> list[StageEstimate]:
     """Returns the stages of several studies that share pretraining runs where these are equal."""
-    stages: list[Stage] = []
-    seen: list[Stage] = []
+    stages: list[StageEstimate] = []
+    seen: list[StageEstimate] = []
     for name, config in variants.items():
         for stage in study_stages(config):
             if stage.pretrains and stage in seen:
@@ -100,7 +100,7 @@ def variant_stages(variants: Mapping[str, StudyConfig]) -> list[Stage]:
     return stages
 
 
-def repeated(stages: Sequence[Stage], count: int, prefix: str) -> list[Stage]:
+def repeated(stages: Sequence[StageEstimate], count: int, prefix: str) -> list[StageEstimate]:
     """Returns the stages of a study that is run several times, each time as long."""
     return [
         dataclasses.replace(
@@ -113,7 +113,7 @@ def repeated(stages: Sequence[Stage], count: int, prefix: str) -> list[Stage]:
     ]
 
 
-def _task_stages(config: StudyConfig, task: TaskConfig) -> list[Stage]:
+def _task_stages(config: StudyConfig, task: TaskConfig) -> list[StageEstimate]:
     data, arms = _data(task), config.arms_of(task)
     corpora = [
         corpus
@@ -145,7 +145,9 @@ def _task_stages(config: StudyConfig, task: TaskConfig) -> list[Stage]:
     return [*stages, _adapting_stage(config, task, data, min(rates))]
 
 
-def _adapting_stage(config: StudyConfig, task: TaskConfig, data: Dataset, rate: float) -> Stage:
+def _adapting_stage(
+    config: StudyConfig, task: TaskConfig, data: Dataset, rate: float
+) -> StageEstimate:
     """Returns the stage of one task's cells; its time is that of fine-tuning."""
     arms, budgets = config.arms_of(task), task.label_budgets
     cells, fits = len(arms) * len(budgets), len(arms) * len(budgets) * config.seeds
@@ -163,7 +165,7 @@ def _adapting_stage(config: StudyConfig, task: TaskConfig, data: Dataset, rate: 
         f"{_count(cells, 'cell')} of {_count(config.seeds, 'seed')}, {_count(fits, 'fit')}",
         f"{items:,} test items",
     )
-    return Stage(
+    return StageEstimate(
         f"{task.name}: adapting",
         details,
         config.seeds * total / rate,
@@ -173,7 +175,7 @@ def _adapting_stage(config: StudyConfig, task: TaskConfig, data: Dataset, rate: 
 
 def adapting_stage(
     recipe: Recipe, data: Dataset, num_labels: int, methods: Sequence[str], *, own: bool
-) -> Stage:
+) -> StageEstimate:
     """Returns the stage of adapting one model to labels.
 
     Args:
@@ -190,12 +192,12 @@ def adapting_stage(
         f"{len(data.test):,} test items",
     )
     if not own:
-        return Stage("adapting", details)
+        return StageEstimate("adapting", details)
     step = recipe_step(recipe, data.modality, data.train, data.info.get("rate"))
     total = finetuning_flops(recipe, data, num_labels, methods)
     details = (f"{format_count(step.num_params)} parameters", *details)
     seconds = total / step.flops_per_second
-    return Stage("adapting", details, seconds, step.memory_bytes)
+    return StageEstimate("adapting", details, seconds, step.memory_bytes)
 
 
 def finetuning_flops(
@@ -241,9 +243,9 @@ def _adaptation_length(recipe: Recipe, data: Dataset) -> tuple[int, str]:
     return len(layout.positions()), data.modality
 
 
-def _multitask_stages(config: MultitaskConfig) -> list[Stage]:
+def _multitask_stages(config: MultitaskConfig) -> list[StageEstimate]:
     sources = [_source(config, task) for task in config.tasks]
-    stages: list[Stage] = []
+    stages: list[StageEstimate] = []
     joint = joint_step(config.joint, sources)
     rows = modality_batch_sizes(sources, config.joint.batch_size)
     corpora = {ARMS[arm].corpus for arm in config.arms if ARMS[arm].depends_on_pretraining}
@@ -263,11 +265,11 @@ def _multitask_stages(config: MultitaskConfig) -> list[Stage]:
             _count(config.seeds, "seed"),
             f"at least {config.instruction_tuning.min_steps:,} steps each",
         )
-        stages.append(Stage("instruction tuning", details))
+        stages.append(StageEstimate("instruction tuning", details))
     for task in config.tasks:
         stages.append(_adapting_stage(config, task, _data(task), joint.flops_per_second))
     if config.ablations:
-        stages.append(Stage("ablations", (", ".join(config.ablations),)))
+        stages.append(StageEstimate("ablations", (", ".join(config.ablations),)))
     return stages
 
 
@@ -276,7 +278,7 @@ def joint_stage(
     recipe: JointRecipe,
     sources: Sequence[Source],
     flops_per_second: float | None = None,
-) -> Stage:
+) -> StageEstimate:
     """Returns the stage of pretraining one model on several sources, see `joint_step`."""
     examples = f"{sum(len(each.corpus) for each in sources):,} examples"
     step = joint_step(recipe, sources, flops_per_second=flops_per_second)
@@ -308,7 +310,7 @@ def _examples(data: Dataset, limit: int | None) -> str:
     return f"{count:,} {noun}s" if not noun.endswith("s") else f"{count:,} {noun}"
 
 
-def total_seconds(stages: Sequence[Stage]) -> float:
+def total_seconds(stages: Sequence[StageEstimate]) -> float:
     """Returns the sum of the times that are known."""
     return math.fsum(stage.seconds or 0.0 for stage in stages)
 

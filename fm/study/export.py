@@ -37,7 +37,7 @@ _TOKENIZER_SETTINGS = {"split_special_tokens": True, "clean_up_tokenization_spac
 def export_pretrained(
     folder: pathlib.Path, out_dir: pathlib.Path, *, max_length: int | None = None
 ) -> ModelCard:
-    """Writes a model of `experiments.pretrain` as a Hugging Face folder; returns its model card.
+    """Writes a model of `fm pretrain` as a Hugging Face folder; returns its model card.
 
     The folder has config.json, generation_config.json, model.safetensors, tokenizer.json,
     tokenizer_config.json and README.md, the model card. It appears complete or not at all.
@@ -104,7 +104,7 @@ def write_folder(
         f"{role}_token_id": getattr(tokenizer, role) for role in ("bos", "eos", "pad")
     }
     if classifier is None:
-        # As experiments.generate does: no special token but EOS is generated.
+        # As fm generate does: no special token but EOS is generated.
         suppressed = [token for token in range(NUM_SPECIALS) if token != tokenizer.eos]
         generation = {**special_token_ids, "do_sample": True, "suppress_tokens": suppressed}
         texts[_GENERATION_CONFIG_FILE] = json.dumps(generation, indent=2) + "\n"
@@ -237,8 +237,8 @@ def _card(
             ),
             (
                 "With `fm`:",
-                f"python -m experiments.generate --model={out_dir} --prompt=The\n"
-                f"python -m experiments.adapt --model={out_dir} --dataset=FILE",
+                f"fm generate --model={out_dir} --prompt=The\n"
+                f"fm adapt --model={out_dir} --dataset=FILE",
                 "sh",
             ),
         ],

@@ -95,7 +95,7 @@ def _card(adapted: AdaptedModel, config: ModelConfig, out_dir: pathlib.Path) -> 
             ),
             (
                 "The model that it was written from labels files of any size with `fm`:",
-                "python -m experiments.predict --model=OUT/model --dataset=FILE --out=DIR",
+                "fm predict --model=OUT/model --dataset=FILE --out=DIR",
                 "sh",
             ),
         ],

@@ -138,14 +138,14 @@ def _is_config_of_run(path: pathlib.Path) -> bool:
 
 _KINDS = {
     RUN: _Kind(
-        "a model of experiments.pretrain",
-        "the --out of experiments.pretrain, or a folder like "
+        "a model of fm pretrain",
+        "the --out of fm pretrain, or a folder like "
         "OUT/pretrained/TASK-in_domain/seed-0 of a study",
         lambda path: (path / _CHECKPOINTS).is_dir(),
     ),
     ADAPTED: _Kind(
         "an adapted model",
-        "a model that experiments.adapt saved (OUT/model)",
+        "a model that fm adapt saved (OUT/model)",
         lambda path: (path / "model.json").is_file() and (path / "params.safetensors").is_file(),
     ),
     PUBLISHED: _Kind(

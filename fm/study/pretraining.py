@@ -80,7 +80,7 @@ def load_pretrained(folder: pathlib.Path) -> PretrainedModel:
     params, config = load_params(folder / "checkpoints")
     with error_context(folder):
         if not isinstance(config, dict) or not {"model", "objective"} <= config.keys():
-            raise UserError("holds a run, but not one of experiments.pretrain")
+            raise UserError("holds a run, but not one of fm pretrain")
         model, tokenizer = ModelConfig.from_dict(config["model"]), None
         if model.vocab_size:
             own, shared = folder / "tokenizer.json", folder.resolve().parent / "tokenizer.json"

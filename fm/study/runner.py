@@ -486,7 +486,10 @@ def interval_groups(task: Task, seeds: int) -> list[str] | None:
     try:
         check_design(seeds, groups=groups)
     except UserError as error:
-        say(f"{task.name}: intervals take items as independent: {error}")
+        reason = str(error)
+        if not task.config.item_group:  # the data's own groups: nobody gave the flag
+            reason = reason.removeprefix("--item_group: ").partition("; takes a column")[0]
+        say(f"{task.name}: intervals take items as independent: {reason}")
         return None
     return groups
 

@@ -400,7 +400,7 @@ def load(folder: pathlib.Path) -> AdaptedModel:
         inside = folder / "model"
         hint = f"; did you mean {inside}?" if is_saved_model(inside) else ""
         raise UserError(
-            f"{folder} is no adapted model; takes the folder `model` that experiments.adapt "
+            f"{folder} is no adapted model; takes the folder `model` that fm adapt "
             f"writes in its --out{hint}"
         )
     try:

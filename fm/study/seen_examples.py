@@ -26,7 +26,7 @@ def tell_seen_items(folder: pathlib.Path, test: Split) -> None:
     """Prints to stderr how many test items a model was pretrained on, if it was on any.
 
     Args:
-      folder: the run folder of `experiments.pretrain`; without a file of ids nothing is said.
+      folder: the run folder of `fm pretrain`; without a file of ids nothing is said.
       test: the test items.
 
     Raises:

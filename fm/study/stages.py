@@ -15,7 +15,7 @@ _clock = time.monotonic
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of a study, such as pretraining one model.
+    """One stage of a study that runs; see `fm.study.dry_run.StageEstimate` for one before.
 
     Attributes:
       key: what tells it from the others.

@@ -90,7 +90,7 @@ def recipe_step(
             position_axes=layout.num_axes,
         )
         batch = _patch_batch(corpus, layout, recipe.batch_size)
-    return estimate_step(model, recipe.objective, recipe.optimizer, batch)
+    return estimate_step(model, recipe.objective, recipe.optimizer, batch, recipe.grad_accum_steps)
 
 
 def joint_step(
@@ -120,14 +120,18 @@ def joint_step(
     objective = MultitaskObjective(tuple((name, objectives[name]) for name in batch))
     if flops_per_second is not None:
         return _from_rate(model, objective, recipe.optimizer, batch, flops_per_second)
-    return estimate_step(model, objective, recipe.optimizer, batch)
+    return estimate_step(model, objective, recipe.optimizer, batch, recipe.grad_accum_steps)
 
 
 _estimated: dict[Any, StepEstimate] = {}
 
 
 def estimate_step(
-    model: ModelConfig, objective: AnyObjective, optimizer_config: OptimizerConfig, batch: Batch
+    model: ModelConfig,
+    objective: AnyObjective,
+    optimizer_config: OptimizerConfig,
+    batch: Batch,
+    grad_accum_steps: int = 1,
 ) -> StepEstimate:
     """Returns what a training step takes, from a few steps run once in this process.
 
@@ -135,21 +139,27 @@ def estimate_step(
     """
     mesh = current_mesh()
     shapes = tuple((jax.tree_util.keystr(path), np.shape(leaf)) for path, leaf in _leaves(batch))
-    key = model, objective, optimizer_config, shapes, mesh
+    key = model, objective, optimizer_config, shapes, grad_accum_steps, mesh
     if key not in _estimated:
-        _estimated[key] = _estimate(model, objective, optimizer_config, batch)
+        _estimated[key] = _estimate(model, objective, optimizer_config, batch, grad_accum_steps)
     return _estimated[key]
 
 
 def _estimate(
-    model: ModelConfig, objective: AnyObjective, optimizer_config: OptimizerConfig, batch: Batch
+    model: ModelConfig,
+    objective: AnyObjective,
+    optimizer_config: OptimizerConfig,
+    batch: Batch,
+    grad_accum_steps: int,
 ) -> StepEstimate:
     rate = _GEMM_SHARE * gemm_flops_per_second(model.dtype)
     rough = _from_rate(model, objective, optimizer_config, batch, rate)
     is_large = rough.state_bytes > _STATE_SHARE_OF_MEMORY * _memory_bytes()
     if is_large or rough.seconds > _MAX_STEP_SECONDS:
         return dataclasses.replace(rough, measured=False)
-    seconds, compile_seconds, temporary = _run_steps(model, objective, optimizer_config, batch)
+    seconds, compile_seconds, temporary = _run_steps(
+        model, objective, optimizer_config, batch, grad_accum_steps
+    )
     return dataclasses.replace(
         rough,
         seconds=seconds,
@@ -184,7 +194,11 @@ def _from_rate(
 
 
 def _run_steps(
-    model: ModelConfig, objective: AnyObjective, optimizer_config: OptimizerConfig, batch: Batch
+    model: ModelConfig,
+    objective: AnyObjective,
+    optimizer_config: OptimizerConfig,
+    batch: Batch,
+    grad_accum_steps: int,
 ) -> tuple[float, float, int]:
     """Returns the seconds of a step, those of compiling it, and the bytes it needs for itself."""
     mesh = current_mesh()
@@ -193,7 +207,7 @@ def _run_steps(
     if mesh is not None:
         batch = distributed.make_global_batch(batch, mesh)
     weights = jnp.ones(model.vocab_size, jnp.float32) if model.vocab_size else None
-    step = make_train_step(model, objective, optimizer_config, 100)
+    step = make_train_step(model, objective, optimizer_config, 100, grad_accum_steps)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         began = time.perf_counter()
         compiled = step.lower(state, batch, np.int32(0), weights).compile()  # pyright: ignore

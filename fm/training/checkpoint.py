@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fm import files
@@ -373,4 +372,4 @@ def _optimizer_tree(state: TrainState) -> dict[str, Any]:
 
 def _placed_like(like: jax.Array, leaf: jax.Array) -> jax.Array:
     # Orbax commits arrays to their device, and jit compiles another program for those.
-    return leaf if like.committed else jnp.array(jax.device_get(leaf))
+    return leaf if like.committed else jax.device_put(jax.device_get(leaf), may_alias=False)

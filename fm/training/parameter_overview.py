@@ -42,7 +42,10 @@ def parameter_summary(params: Any) -> str:
     leaves = jax.tree.leaves(params)
     dtypes = " and ".join(sorted({str(np.dtype(x.dtype)) for x in leaves}))
     size = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves)
-    shown = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    scale, unit = next(
+        (each for each in ((1e9, "GB"), (1e6, "MB")) if size >= each[0]), (1e3, "kB")
+    )
+    shown = f"{size / scale:.1f} {unit}"
     return f"{len(leaves)} arrays, {format_count(_count(params))} parameters, {shown} of {dtypes}"
 
 

@@ -19,8 +19,17 @@ class StepProfiler:
     The steps themselves compute what they compute without a trace.
     """
 
-    def __init__(self, steps: tuple[int, int] | None, out_dir: pathlib.Path | None, run_name: str):
-        """Traces nothing if `steps` or `out_dir` is None."""
+    def __init__(
+        self,
+        steps: tuple[int, int] | None,
+        out_dir: pathlib.Path | None,
+        run_name: str,
+        done: int = 0,
+    ):
+        """Traces nothing if `steps` or `out_dir` is None, or the first of the steps is done."""
+        if steps is not None and steps[0] <= done:
+            say(f"{run_name}: no profile of steps {steps[0]} to {steps[1]}: {done} steps are done")
+            steps = None
         self._steps = steps if out_dir is not None else None
         self._folder = None if out_dir is None else out_dir / FOLDER
         self._run_name, self._is_tracing = run_name, False

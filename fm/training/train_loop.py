@@ -384,7 +384,7 @@ class Trainer:
         self._pending: _PendingStep | None = None
         self._counts_program_flops = peak_flops is not None
         profile_steps = configs[0].profile_steps if len(configs) == 1 else None
-        self._profiler = StepProfiler(profile_steps, self._out_dir, run_name)
+        self._profiler = StepProfiler(profile_steps, self._out_dir, run_name, self.step)
         stack.callback(self._profiler.stop)
         # Of the first step, until it is done; and whether a validation has been compiled.
         self._compile_seconds: float | None = None

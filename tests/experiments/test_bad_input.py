@@ -106,7 +106,7 @@ def test_pretrain(refused, arguments, parts):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--model=nowhere"], ["--model=nowhere", "experiments.pretrain"]),
+        (["--model=nowhere"], ["--model=nowhere", "fm pretrain"]),
         (["--model=nowhere", "--size=nano"], ["--size=nano", "--model"]),
         (["--adapt=prompt"], ["--adapt=prompt", "published model"]),
         (["--model=minilm-l6"], ["published models read text", "digits is image"]),
@@ -204,7 +204,7 @@ def test_data_too_small_for_any_budget(refused, reviews):
 def test_a_text_generation_task(refused, reviews):
     path = reviews(reviews.rows)
     given = f"--dataset={path}", "--text_column=text", "--target_column=label"
-    assert "text_generation task, which only experiments.multitask" in refused("compare", *given)
+    assert "text_generation task, which only fm multitask" in refused("compare", *given)
     assert "text_generation task; takes data with classes" in refused("adapt", *given)
 
 

@@ -199,7 +199,7 @@ def test_a_write_after_a_failed_save_is_not_reported(monkeypatch):
 def test_the_next_command_can_be_pasted_into_a_shell(capsys):
     cli.print_next("label new files", "predict", model=Path("my runs/a'b"), dataset="FILE", n=3)
     line = capsys.readouterr().out
-    assert line.startswith("next, to label new files: python -m experiments.predict ")
+    assert line.startswith("next, to label new files: fm predict ")
     command = shlex.split(line.partition(": ")[2])
     assert command[3:] == ["--model=my runs/a'b", "--dataset=FILE", "--n=3"]
     assert "--dataset=FILE" in line

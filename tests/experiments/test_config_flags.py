@@ -103,7 +103,7 @@ def test_a_saved_config_gives_the_same_results(call, tmp_path, tiny, dry):
     error = dry("compare", f"--config={first}", "--seeds=3", code=2)
     assert "--seeds: --config=" in error and "change a field with --set=FIELD=VALUE" in error
     error = dry("multitask", f"--config={first}", code=2)
-    assert "is of experiments.compare, not of experiments.multitask" in error
+    assert "is of fm compare, not of fm multitask" in error
     path = tmp_path / "changed.json"
     config = json.loads((first / "config.json").read_text())
     config["tasks"]["digits"]["fingerprint"] = "0" * 64

@@ -36,7 +36,7 @@ def test_a_run_becomes_a_folder_that_generates(call, text_run, tmp_path):
     done = call("export", f"--model={run}", f"--out={out}")
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1] == (
-        f"next, to continue a text: python -m experiments.generate --model={out} --prompt=TEXT"
+        f"next, to continue a text: fm generate --model={out} --prompt=TEXT"
     )
     assert hf.load_pretrained(out).config.max_seq_len == 16
     card = (out / "README.md").read_text()
@@ -98,9 +98,9 @@ def test_what_no_classifier_of_transformers_is_refused_before_it_is_fitted(
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        ([], ["--model=: takes the --out of experiments.pretrain"]),
+        ([], ["--model=: takes the --out of fm pretrain"]),
         (["--model=nowhere"], ["--model=nowhere: no such folder or file"]),
-        (["--model=minilm-l6"], ["--model=minilm-l6", "takes the --out of experiments.pretrain"]),
+        (["--model=minilm-l6"], ["--model=minilm-l6", "takes the --out of fm pretrain"]),
         (["--model=x", "--max_length=1"], ["--max_length=1"]),
     ],
     ids=str,

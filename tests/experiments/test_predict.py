@@ -36,8 +36,7 @@ def test_the_road_from_adapt_to_predictions(call, adapted, new_file, tmp_path):
     done, out = adapted
     lines = done.out.strip().splitlines()
     assert lines[-1] == (
-        "next, to label new files: python -m experiments.predict "
-        f"--model={out / 'model'} --dataset=FILE"
+        f"next, to label new files: fm predict --model={out / 'model'} --dataset=FILE"
     )
     own = rows_of(out / "predictions.csv")
     assert list(own[0]) == ["id", "truth", "prediction", "p_bad", "p_good", "text"]
@@ -106,7 +105,7 @@ def test_an_interruption_costs_a_part(call, adapted, new_file, tmp_path, monkeyp
         (["--dataset=PICTURES"], ["holds image", "takes text"]),
         (["--dataset=digits"], ["digits holds image; takes text"]),
         (["--dataset="], ["--dataset: takes data to label"]),
-        (["--dataset=NEW", "--model=NEW"], ["--model=", "takes a model that experiments.adapt"]),
+        (["--dataset=NEW", "--model=NEW"], ["--model=", "takes a model that fm adapt"]),
         (["--dataset=OTHER", "--score"], ["none of the labels is a class", "'x'", "'bad', 'good'"]),
         (["--dataset=PLAIN", "--score"], ["--score", "no labels"]),
     ],
@@ -171,7 +170,7 @@ def test_tags(call, tmp_path, monkeypatch):
     given = "adapt", f"--dataset={tmp_path / 'names.conll'}", "--labels=30", "--adapt=probe"
     done = call(*given, f"--out={out}")
     assert done.code == 0, done.err
-    assert "entity F1" in done.out and "experiments.predict" in done.out
+    assert "entity F1" in done.out and "fm predict" in done.out
     own = rows_of(out / "predictions.csv")
     assert list(own[0]) == ["id", "truth", "prediction", "text"]
     assert all(len(row["prediction"].split()) == len(row["text"].split()) for row in own)
@@ -247,7 +246,7 @@ def test_the_kept_model_predicts_what_the_study_scored(call, tiny, reviews, tmp_
     assert done.code == 0, done.err
     model = out / "best" / "reviews"
     lines = done.out.strip().splitlines()
-    assert lines[-1].endswith(f"experiments.predict --model={model} --dataset=FILE")
+    assert lines[-1].endswith(f"fm predict --model={model} --dataset=FILE")
     (said,) = (line for line in lines if f"{model} keeps" in line)
     arm = said.split(" keeps ")[1].split()[0]
     assert arm in ("scratch", "in_domain") and "20 labels" in said and "first seed" in said

@@ -35,7 +35,7 @@ def test_a_summary_and_a_second_run(call, tmp_path, tiny):
     assert losses.startswith("3 steps of ") and " patches, validation loss " in losses
     assert f"{summary['metrics']['validation']:.3f} bits per dimension, " in losses
     assert where == f"model and metrics: {tmp_path}, summary: {tmp_path / 'summary.json'}"
-    command = f"python -m experiments.adapt --model={tmp_path} --dataset=digits --labels=100"
+    command = f"fm adapt --model={tmp_path} --dataset=digits --labels=100"
     assert following == f"next, to adapt it to labels: {command}"
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert records[0]["tokens_per_second"] is None and records[0]["loss"] is not None

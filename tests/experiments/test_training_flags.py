@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 from absl import flags
@@ -110,6 +111,8 @@ def test_the_guide_has_the_table():
         (["--validate_every=5"], "--validate_every is now called --eval_every"),
         (["--profile_steps=1:3"], "--profile_steps=1:3: takes the first and the last step, from 2"),
         (["--profile_steps=7"], "such as 10:15"),
+        (["--steps=4", "--profile_steps=5:6"], "--profile_steps=5:6: the run has 4 steps"),
+        (["--epochs=1e300"], "--epochs=1e+300: takes at most 2,147,483,647 steps"),
     ],
 )  # fmt: skip
 def test_what_is_refused(call, tiny, tmp_path, flags_given, says):
@@ -132,7 +135,7 @@ def test_passes_over_images_are_rows_and_patches(tiny, capsys):
     recipe = recipe_of("pretrain", "--dataset=digits", "--epochs=2", "--batch_size=10")
     said = capsys.readouterr().err
     rows, patches = (int(part.replace(",", "")) for part in
-                     __import__("re").search(r"a pass is ([\d,]+) rows with ([\d,]+) patches",
+                     re.search(r"a pass is ([\d,]+) rows with ([\d,]+) patches",
                                              said).groups())  # fmt: skip
     assert recipe.steps == -(-2 * rows // 10) and patches % rows == 0
     assert f"digits: --epochs=2 is {recipe.steps} steps of 10 rows" in said
@@ -218,3 +221,17 @@ def test_fields_of_the_table_are_those_of_the_recipes():
             assert path.partition(".")[0] in Recipe.__dataclass_fields__
         if flag.field and "multitask" in flag.commands:
             assert flag.field.partition(".")[0] in JointRecipe.__dataclass_fields__
+
+
+def test_a_profile_is_beside_the_run_and_the_last_line_says_how_to_open_it(call, tiny, tmp_path):
+    out = tmp_path / "out"
+    flags_given = "--dataset=digits", "--steps=5"
+    plain = call("pretrain", *flags_given, f"--out={tmp_path / 'plain'}")
+    done = call("pretrain", *flags_given, "--profile_steps=2:3", f"--out={out}")
+    assert done.code == plain.code == 0, done.err
+    assert f"profile: {out / 'profile'}; open it by" in done.out.splitlines()[-1]
+    digests = [json.loads((each / "summary.json").read_text())["params_digest"]
+               for each in (out, tmp_path / "plain")]  # fmt: skip
+    assert digests[0] == digests[1]
+    again = call("pretrain", *flags_given, "--profile_steps=2:3", f"--out={out}")
+    assert "no profile of steps 2 to 3: 5 steps are done" in again.err

@@ -10,7 +10,9 @@ from fm.hf.weights import choose_family
 from fm.model.config import (
     ARCHS,
     PUBLISHED_CONFIGS,
+    SIZE_ALIASES,
     SIZES,
+    canonical_size,
     config_for_size,
     describe_sizes,
     format_count,
@@ -77,3 +79,13 @@ def test_sizes_are_described_with_their_parameters():
     ):
         with pytest.raises(UserError, match=match):
             call()
+
+
+def test_sizes_have_the_names_other_trainers_give_them_and_heads_of_64():
+    for alias, size in SIZE_ALIASES.items():
+        assert config_for_size(alias, "llama") == config_for_size(size, "llama")
+    assert config_for_size("gpt2-124m").d_model == 768 and canonical_size("350m") == "355m"
+    assert "124m or gpt2-124m (85 M)" in describe_sizes()
+    for size in SIZES:
+        config = config_for_size(size)
+        assert config.head_dim >= 64 or config.d_model < 128, size

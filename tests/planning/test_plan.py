@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from fm.model.transformer import forward, init
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding
 from fm.parallel.mesh import MeshConfig
-from fm.planning import memory
+from fm.planning import chips, memory
 from fm.planning.chips import CHIPS, USABLE_MEMORY_FRACTION
 from fm.planning.communication import axis_bandwidth
 from fm.planning.plan import PlanRequest, default_batch_size, find_fitting_plan, plan_on_mesh
@@ -241,3 +243,24 @@ def test_nothing_is_allocated():
     before = len(jax.live_arrays())
     find_fitting_plan(asked("8b", "v5p", 64, 64))
     assert len(jax.live_arrays()) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v5", 459e12),
+        ("TPU v4", 275e12),
+        ("cpu", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_the_peak_of_a_device_by_its_kind(kind, expected):
+    device: Any = types.SimpleNamespace(device_kind=kind)
+    assert chips.device_peak_flops(device, "bfloat16") == expected
+    assert chips.device_peak_flops(device, "float32") is None

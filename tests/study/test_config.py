@@ -7,6 +7,8 @@ import pytest
 
 from fm.errors import UserError
 from fm.study.config import FURTHER_DATA_FIELDS, StudyConfig, config_hash, short_name
+from fm.study.presets import modality_recipe
+from fm.training.optimizer import OptimizerConfig
 from tests.study import helpers_multitask
 from tests.study.helpers_study import config, recipe
 
@@ -115,3 +117,14 @@ def test_limits_are_above_0_or_none(name):
     assert getattr(dataclasses.replace(recipe("text"), **{name: None}), name) is None
     with pytest.raises(UserError, match=f"{name}=0: takes a number above 0, or none"):
         dataclasses.replace(recipe("text"), **{name: 0})
+
+
+def test_a_recipe_with_microbatches_or_a_warm_up_that_do_not_fit():
+    recipe = modality_recipe("image")
+    with pytest.raises(UserError, match=r"warmup_steps=800: must be below steps=800"):
+        dataclasses.replace(recipe, optimizer=OptimizerConfig(warmup_steps=800))
+    with pytest.raises(UserError, match=r"grad_accum_steps=3: must be at least 1 and divide"):
+        dataclasses.replace(recipe, grad_accum_steps=3)
+    assert dataclasses.replace(recipe, grad_accum_steps=4).grad_accum_steps == 4
+    with pytest.raises(UserError, match=r"grad_accum_steps=2: must divide .*causal_lm has 1 of"):
+        dataclasses.replace(modality_recipe("text"), grad_accum_steps=2)

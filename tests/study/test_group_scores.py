@@ -8,6 +8,7 @@ import pytest
 from fm.study import group_scores
 from fm.study.cells import Cell
 from fm.study.group_scores import group_score_rows, pooled_groups
+from fm.study.runner import interval_groups
 from fm.study.tasks import prepare_task
 from tests.study.helpers_study import config, dataset, loads
 
@@ -55,3 +56,13 @@ def test_no_groups_or_one_have_no_rows(task, monkeypatch):
     assert group_score_rows([cell(task, truth)], one) == []
     one.__dict__["item_groups"] = None
     assert group_score_rows([cell(task, truth)], one) == []
+
+
+@pytest.mark.parametrize("column", ["", "writer"])
+def test_the_flag_is_named_only_where_it_was_given(task, capsys, column):
+    few = dataclasses.replace(task, config=dataclasses.replace(task.config, item_group=column))
+    few.__dict__["item_groups"] = np.array(["a", "b"] * 6)
+    assert interval_groups(few, 8) is None
+    said = capsys.readouterr().err
+    assert "the test items fall into 2 groups, and intervals over so few do not hold" in said
+    assert ("--item_group" in said) == ("takes a column" in said) == bool(column)

@@ -84,10 +84,10 @@ def test_what_is_no_model_of_the_kind_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("a")
     for name, kinds, parts in (
-        ("", (RUN,), ["--model=: takes the --out of experiments.pretrain"]),
+        ("", (RUN,), ["--model=: takes the --out of fm pretrain"]),
         ("nowhere", (RUN, PUBLISHED), ["no such folder or file", "minilm-l6", "pretrain"]),
-        (run, (PUBLISHED,), ["is a model of experiments.pretrain", "GGUF"]),
-        (published, (RUN,), ["is a published model", "experiments.pretrain"]),
+        (run, (PUBLISHED,), ["is a model of fm pretrain", "GGUF"]),
+        (published, (RUN,), ["is a published model", "fm pretrain"]),
         (tmp_path / "empty", (ADAPTED,), ["holds no model", "OUT/model"]),
         (tmp_path / "file.txt", (RUN,), ["is no model"]),
     ):

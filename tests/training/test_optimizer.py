@@ -128,3 +128,13 @@ def test_another_learning_rate_keeps_the_ratio_of_both_groups():
     assert config.with_learning_rate(0.005) == config
     with pytest.raises(UserError, match="learning_rate=-1"):
         config.with_learning_rate(-1)
+
+
+@pytest.mark.parametrize("name", ["wsd", "cosine"])
+def test_warm_up_by_steps_does_not_depend_on_the_length(name):
+    config = OptimizerConfig(schedule=name, warmup_steps=7)
+    for steps in (20, 200):
+        rate = optimizer.learning_rate_schedule(config, 1.0, steps)
+        assert [float(rate(n)) for n in range(8)] == pytest.approx([n / 7 for n in range(8)])
+    with pytest.raises(UserError, match="warmup_steps=0 must be at least 1"):
+        OptimizerConfig(warmup_steps=0)

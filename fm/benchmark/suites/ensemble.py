@@ -86,7 +86,7 @@ def cases(config: BenchConfig) -> Iterator[Case]:
 
 
 def problems(config: BenchConfig) -> list[EnsembleProblem]:
-    """Returns a tiny problem and, unless config.quick, one per model of `experiments.compare`."""
+    """Returns a tiny problem and, unless config.quick, one per model of `fm compare`."""
     count = 3 if config.quick else 32 if config.on_accelerator else 8
     configs = [dataclasses.replace(config, seed=config.seed + r) for r in range(count)]
     tiny, large = step_shape(1, 32, 16, 4, 64), compare_pretraining_shape()

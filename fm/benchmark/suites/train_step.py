@@ -65,7 +65,7 @@ def step_shape(
 
 
 def compare_pretraining_shape() -> StepShape:
-    """Returns the model, sequence length and batch size that `experiments.compare` pretrains."""
+    """Returns the model, sequence length and batch size that `fm compare` pretrains."""
     recipe = presets.text_recipe()
     model = dataclasses.replace(recipe.model, vocab_size=recipe.vocab_size)
     return StepShape(model, recipe.seq_len, recipe.batch_size)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from fm.study.dry_run import Stage, pretraining_stage
+from fm.study.dry_run import StageEstimate, pretraining_stage
 from fm.study.step_estimate import estimate_step, text_batch
 from fm.study.text_quality.config import TextQualityConfig
 from fm.training.objectives import PretrainingObjective
 
 
-def study_stages(config: TextQualityConfig) -> list[Stage]:
+def study_stages(config: TextQualityConfig) -> list[StageEstimate]:
     """Returns the stages of a text quality study in order; measures a training step."""
     model = dataclasses.replace(config.model, vocab_size=config.vocab_size)
     objective = PretrainingObjective(causal_lm=1.0, masked_lm=0.0)
@@ -29,4 +29,4 @@ def study_stages(config: TextQualityConfig) -> list[Stage]:
         f"{samples} samples of {config.num_texts} texts of {config.max_new_tokens} tokens",
         f"{len(config.sampling_configs)} sampling configs",
     )
-    return [*stages, Stage("sampling and measuring", details)]
+    return [*stages, StageEstimate("sampling and measuring", details)]
