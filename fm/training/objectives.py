@@ -253,7 +253,9 @@ def bag_of_words_sums(
     mask = Mask(kv_length=num_visible_B1[:, 0])  # the visible tokens come first
     final_BvD = forward(params, inputs, config, mask=mask)["final"]
     weights_Bv = (inputs["segments"] > 0).astype(final_BvD.dtype)
-    summary_BD = rms_norm(jnp.einsum("bv,bvd->bd", weights_Bv, final_BvD), config.norm_eps)
+    # Summed in float32 whatever the dtype of the layers.
+    sum_BD = jnp.einsum("bv,bvd->bd", weights_Bv, final_BvD, preferred_element_type=jnp.float32)
+    summary_BD = rms_norm(sum_BD, config.norm_eps).astype(final_BvD.dtype)
     logits_BV = embeddings.token_logits(params["streams"], summary_BD, config)
     rows_B1 = jnp.arange(valid_BL.shape[0])[:, None]
     visible_BL = jnp.zeros(valid_BL.shape, bool).at[rows_B1, index_Bv].set(visible_Bv)

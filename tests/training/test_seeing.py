@@ -12,6 +12,7 @@ import pytest
 from fm.training import (
     BitsPerByte,
     OptimizerConfig,
+    PretrainingObjective,
     TrainConfig,
     params_digest,
     train_loop,
@@ -22,8 +23,13 @@ from fm.training.parameter_overview import parameter_overview, parameter_summary
 from fm.training.profiling import how_to_open
 from fm.training.progress import TIMINGS, ProgressCounters, ProgressTracker, StepCost
 from fm.training.train_state import init_train_state
-from tests.training.helpers_models import ADAM, NEXT, TEXT, batches, params
+from tests.training.helpers_models import ADAM, NEXT, TEXT, VOCAB, batches, params
 from tests.training.helpers_runs import MASKED, RUN, log_records, run_toy
+
+RUN_UNIT = BitsPerByte(1.0)
+METRICS = {"loss": 1.0, "learning_rate": 0.1}
+BAG = PretrainingObjective(causal_lm=0.0, masked_lm=0.0, bag_of_words=1.0)
+OBJECTIVES = {"causal_lm": NEXT, "masked_lm": MASKED, "bag_of_words": BAG}.values()
 
 
 def test_a_profile_is_written_and_changes_no_number(tmp_path, uninterrupted, capsys):
@@ -139,17 +145,18 @@ def test_the_optimized_program_is_counted_and_compiled_once(tmp_path, monkeypatc
     assert step._cache_size() == 1  # pyright: ignore
 
 
-def bfloat16_step():
+def bfloat16_step(objective):
 
     config = dataclasses.replace(TEXT, dtype="bfloat16")
     update = train_loop.optimizer.build(ADAM, 10)
     state = init_train_state(params(config), update)
-    step = train_step.make_train_step(config, NEXT, ADAM, 10, 1)
-    return step, (state, next(batches()), np.uint32(0), None)
+    step = train_step.make_train_step(config, objective, ADAM, 10, 1)
+    return step, (state, next(batches()), np.uint32(0), jnp.ones(VOCAB))
 
 
-def test_a_bfloat16_step_keeps_state_and_metrics_in_float32():
-    step, inputs = bfloat16_step()
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_bfloat16_step_keeps_state_and_metrics_in_float32(objective):
+    step, inputs = bfloat16_step(objective)
     state, metrics = jax.eval_shape(step, *inputs)
     for leaf in jax.tree.leaves((state.params, state.opt_state, metrics)):
         assert leaf.dtype in (jnp.float32, jnp.int32), leaf
@@ -164,8 +171,9 @@ def equations(jaxpr):
             yield from equations(part)
 
 
-def test_a_bfloat16_step_multiplies_in_bfloat16_and_reduces_in_float32():
-    step, inputs = bfloat16_step()
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_bfloat16_step_multiplies_in_bfloat16_and_reduces_in_float32(objective):
+    step, inputs = bfloat16_step(objective)
     program = list(equations(jax.make_jaxpr(step)(*inputs).jaxpr))
     products = [each for each in program if each.primitive.name == "dot_general"]
     low = [each for each in products if all(v.aval.dtype == jnp.bfloat16 for v in each.invars)]
@@ -174,7 +182,3 @@ def test_a_bfloat16_step_multiplies_in_bfloat16_and_reduces_in_float32():
     for each in program:
         if each.primitive.name in exact:
             assert all(v.aval.dtype != jnp.bfloat16 for v in each.invars), each
-
-
-RUN_UNIT = BitsPerByte(1.0)
-METRICS = {"loss": 1.0, "learning_rate": 0.1}
