@@ -59,7 +59,6 @@ RENAMED_FLAGS = {
     "shots": "num_fewshot",
     "studies": "ablations",
     "test_items": "max_test_items",
-    "tokens": "max_length",
     "upstream": "out_of_domain_dataset",
     "validate_every": "eval_every",
     "what": "suite",

@@ -196,10 +196,7 @@ def define(values: flags.FlagValues, command: str) -> None:
         elif flag.name == "seed":
             flags.DEFINE_integer("seed", 0, text, flag_values=values, lower_bound=0)
         else:
-            most = MAX_STEPS if flag.name == "steps" else None
-            flags.DEFINE_integer(
-                flag.name, None, text, flag_values=values, lower_bound=1, upper_bound=most
-            )
+            flags.DEFINE_integer(flag.name, None, text, flag_values=values, lower_bound=1)
 
 
 def default_dtype() -> str:
@@ -253,7 +250,8 @@ def with_flags(
 
 def check(values: flags.FlagValues) -> None:
     """Raises UserError for flags that are wrong whatever the data."""
-    _length(values)
+    if _length(values) == "steps" and values["steps"].value > MAX_STEPS:
+        raise UserError(f"--steps={values['steps'].value}: takes at most {MAX_STEPS:,}")
     for name in ("learning_rate", "weight_decay", "grad_clip", "epochs", "tokens"):
         value = values[name].value if name in values else None
         least = "from 0" if name == "weight_decay" else "above 0"

@@ -201,7 +201,7 @@ def test_the_next_command_can_be_pasted_into_a_shell(capsys):
     line = capsys.readouterr().out
     assert line.startswith("next, to label new files: fm predict ")
     command = shlex.split(line.partition(": ")[2])
-    assert command[3:] == ["--model=my runs/a'b", "--dataset=FILE", "--n=3"]
+    assert command[2:] == ["--model=my runs/a'b", "--dataset=FILE", "--n=3"]
     assert "--dataset=FILE" in line
 
 
