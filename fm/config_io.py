@@ -20,8 +20,8 @@ def parse(annotation: Any, value: Any, name: str) -> Any:
     ones, so that JSON saved under the old names stays readable.
 
     Args:
-      annotation: int, float, bool, str, None, a tuple or union of these, or a dataclass of such
-        fields.
+      annotation: int, float, bool, str, None, a tuple of these, a dataclass of such fields, a union
+        of one of these and None, or a union of dataclasses, told apart by their fields.
       value: result of `json.loads`; lists stand for tuples.
       name: of the value, for messages.
 
@@ -33,8 +33,10 @@ def parse(annotation: Any, value: Any, name: str) -> Any:
         return _parse_dataclass(annotation, value, name)
     args = typing.get_args(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        (other,) = (each for each in args if each is not type(None))
-        return None if value is None else parse(other, value, name)
+        others = [each for each in args if each is not type(None)]
+        if value is None and len(others) < len(args):
+            return None
+        return parse(_matching(others, value), value, name)
     if typing.get_origin(annotation) is tuple:
         if not isinstance(value, list | tuple):
             raise _type_error(name, "a list", value)
@@ -68,6 +70,17 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: to_plain(each) for name, each in value.items()}
     return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _matching(classes: list[Any], value: Any) -> Any:
+    """The first of several dataclasses that has all fields of an object; else the first."""
+    if len(classes) == 1 or not isinstance(value, dict):
+        return classes[0]
+    for each in classes:
+        names = {field.name for field in dataclasses.fields(each)}
+        if {getattr(each, "RENAMED_FIELDS", {}).get(key, key) for key in value} <= names:
+            return each
+    return classes[0]
 
 
 def _parse_dataclass(cls: Any, value: Any, name: str) -> Any:

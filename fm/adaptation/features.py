@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -25,7 +26,14 @@ from fm.model.transformer import forward
 
 # The last token, for a head that is one linear map without bias, as in `transformers`.
 PLAIN_LAST = "plain_last"
-POOLINGS = ("mean", "last", "mean+last", "concat", "each", PLAIN_LAST)
+# Of published encoders of images and sounds, whose "segments" tell class tokens from patches.
+CLASS_TOKENS, CLASS_AND_PATCHES = "class", "class+patches"
+POOLINGS = (
+    *("mean", "last", "mean+last", "concat", "each", PLAIN_LAST),
+    *(CLASS_TOKENS, "patches", CLASS_AND_PATCHES),
+)
+# By pooling part, what its tokens have in "segments"; their outputs are averaged.
+_SEGMENT_OF = {"class": 2, "patches": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +43,10 @@ class FeatureConfig:
     Attributes:
       pooling: "mean" over the tokens, the "last" token, both side by side ("mean+last"), "concat"
         of all tokens (for examples of one fixed length, such as images, where position matters),
-        "each": one vector per token, for tagging; or "plain_last": the last token, for a head that
-        is one linear map without bias, as `transformers` has it for sequence classification.
+        "each": one vector per token, for tagging; "plain_last": the last token, for a head that is
+        one linear map without bias, as `transformers` has it for sequence classification; or, of
+        published encoders, the mean of the "class" tokens, of the "patches", or both side by side
+        ("class+patches").
       chunk_length: with "mean", a longer example is read as strided chunks of this many tokens
         that do not attend to each other: it suits a model pretrained on sparse tokens, and
         attention stays cheap. 0 reads the whole example at once.
@@ -126,6 +136,8 @@ def _unnormalized_features(params, batch, config, feature_config) -> list[jax.Ar
         return states
     if feature_config.pooling == "concat":
         return [x.reshape(len(x), -1) for x in states]
+    if set(feature_config.pooling_parts) <= _SEGMENT_OF.keys():
+        return [pool_segments(x, segments, feature_config.pooling_parts) for x in states]
     valid_BL = segments > 0
     valid_BL1 = valid_BL[..., None]
     if feature_config.pooling == "mean":
@@ -139,6 +151,16 @@ def _unnormalized_features(params, batch, config, feature_config) -> list[jax.Ar
         jnp.concatenate([jnp.sum(x * valid_BL1, axis=1) / counts_B1, last], axis=-1)
         for x, last in zip(states, lasts, strict=True)
     ]
+
+
+def pool_segments(x_BLD: jax.Array, segments_BL: jax.Array, parts: Sequence[str]) -> jax.Array:
+    """Returns the means of a published encoder's class tokens or patches, side by side [B, E]."""
+    means = []
+    for part in parts:
+        is_part_BL1 = (segments_BL == _SEGMENT_OF[part])[..., None]
+        counts_B1 = jnp.maximum(jnp.sum(is_part_BL1, axis=1), 1)
+        means.append(jnp.sum(x_BLD * is_part_BL1, axis=1) / counts_B1)
+    return jnp.concatenate(means, axis=-1)
 
 
 def feature_fn(config: ModelConfig, feature_config: FeatureConfig) -> BatchFn:

@@ -24,6 +24,16 @@ _ACTIVATIONS = {
 _LAYER_TYPES = {"full": "full_attention", "sliding": "sliding_attention"}
 
 
+# Families of images and sounds, which `fm.hf.encoders` reads, and what they read.
+ENCODER_MODALITIES = {
+    "vit": "image",
+    "dinov2": "image",
+    "dinov2_with_registers": "image",
+    "audio-spectrogram-transformer": "audio",
+    "whisper": "audio",
+}
+
+
 class ConfigReader:
     """Reads typed, checked values from a Hugging Face config.json; a bad value is a `UserError`.
 
@@ -711,6 +721,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
         raise UserError(
             f"config.json: model_type={name!r} has a text_config, so it reads more than text; save "
             "its text model as a folder of its own"
+        )
+    if isinstance(name, str) and name in ENCODER_MODALITIES:
+        raise UserError(
+            f"config.json: model_type={name!r} is an encoder of {ENCODER_MODALITIES[name]} data; "
+            f"text is read by {', '.join(FAMILIES)}"
         )
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(

@@ -106,7 +106,7 @@ def load_pretrained(path: str | pathlib.Path, *, dtype: str = "float32") -> Pret
             special_token_ids = {key: config[key] for key in _SPECIALS if config[key] is not None}
         else:
             config = _json_object(path / "config.json")
-            with _open_tensors(path) as tensors:
+            with open_tensors(path) as tensors:
                 model_config, params = weights.from_tensors(config, tensors, dtype=dtype)
                 unused = weights.unused_tensors(family_of(config), tensors)
             tokenizer = read_tokenizer(path) if (path / "tokenizer.json").exists() else None
@@ -282,7 +282,7 @@ class _LazyTensors(Mapping[str, np.ndarray]):
 
 
 @contextlib.contextmanager
-def _open_tensors(folder: pathlib.Path) -> Iterator[_LazyTensors]:
+def open_tensors(folder: pathlib.Path) -> Iterator[_LazyTensors]:
     """Opens the tensors of a folder, from one file or from the shards its index lists."""
     with contextlib.ExitStack() as stack:
         file_of: dict[str, tuple[pathlib.Path, Any]] = {}

@@ -114,13 +114,7 @@ class PublishedModel:
 
     def digest(self) -> str:
         """Returns a hash of the architecture and all parameters; 0.2 s for 100 MB."""
-        config = json.dumps(to_plain(self.config), sort_keys=True)
-        digest = hashlib.blake2b(config.encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-            values = np.ascontiguousarray(leaf)
-            digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
-            digest.update(values.reshape(-1).view(np.uint8).data)
-        return digest.hexdigest()
+        return model_digest(self.config, self.params)
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """Returns each text's token ids with the model's special tokens, at most `max_length`.
@@ -146,6 +140,16 @@ class PublishedModel:
             for ids in self.tokenizer.encode(texts)
         ]
         return [ids if len(ids) else np.zeros(1, np.int32) for ids in encoded]
+
+
+def model_digest(config: ModelConfig, params: dict) -> str:
+    """Returns a hash of an architecture and all parameters."""
+    digest = hashlib.blake2b(json.dumps(to_plain(config), sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
+        digest.update(values.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def keep_both_ends(ids: np.ndarray, max_length: int) -> np.ndarray:

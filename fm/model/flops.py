@@ -13,6 +13,7 @@ from typing import Any
 
 from fm.errors import UserError
 from fm.model.config import ModelConfig
+from fm.model.stems import CONVOLUTION_WIDTH, CONVOLUTIONS, EncoderConfig
 
 TEXT_ONLY = ("tokens",)
 
@@ -55,6 +56,15 @@ def train_flops(config: ModelConfig, length: int, **options: Any) -> float:
     The options are those of `forward_flops`.
     """
     return 3.0 * forward_flops(config, length, **options)
+
+
+def stem_flops(config: EncoderConfig) -> float:
+    """Returns the FLOPs of an encoder's stem for one image or sound."""
+    stem, D = config.stem, config.d_model
+    if stem.kind == CONVOLUTIONS:
+        frames = stem.input_shape[0]
+        return 2.0 * CONVOLUTION_WIDTH * D * (frames * stem.channels + stem.num_patches * D)
+    return 2.0 * stem.num_patches * stem.patch[0] * stem.patch[1] * stem.channels * D
 
 
 def input_and_prediction_counts(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fm.attention import Mask
-from fm.model import embeddings, layers
+from fm.model import embeddings, layers, stems
 from fm.model.config import Arrays, ModelConfig
 from fm.parallel.mesh import constrain_batch, default_device
 
@@ -141,6 +141,8 @@ def embed_inputs(
     params: Arrays, inputs: Arrays, config: ModelConfig, masked_BL: jax.Array | None = None
 ) -> jax.Array:
     """Returns the residual x_BLD before the first layer, from tokens or patches and positions."""
+    if isinstance(config, stems.EncoderConfig):
+        return constrain_batch(stems.embed_stem(params, inputs, config))
     x_BLD = embeddings.embed(params, inputs, config, masked_BL)
     if config.arch.embedding_norm:
         x_BLD = layers.apply_norm(x_BLD, params, "embedding_norm", config)
@@ -191,13 +193,19 @@ class Transformer(nn.Module):
     def __call__(self, inputs: Arrays, *, mask: Mask, masked_BL: jax.Array | None = None) -> Arrays:
         """Runs `forward` with the module's parameters; returns final states and residuals."""
         params = {
-            "streams": self.param("streams", embeddings.init_embeddings_and_heads, self.config),
+            "streams": self.param("streams", _init_streams, self.config),
             "layers": self.param("layers", layers.init_layers, self.config),
         }
         if self.is_initializing():
             # No parameter depends on the forward pass, and tracing it is slower than making them.
             return {}
         return forward(params, inputs, self.config, mask=mask, masked_BL=masked_BL)
+
+
+def _init_streams(rng: jax.Array, config: ModelConfig) -> Arrays:
+    if isinstance(config, stems.EncoderConfig):
+        return stems.init_stem(rng, config)
+    return embeddings.init_embeddings_and_heads(rng, config)
 
 
 def init(rng: jax.Array, config: ModelConfig) -> dict:

@@ -44,6 +44,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"streams/\w+_embedding$", P(None, "fsdp")),
     (r"streams/(image|audio|video)_head$", P("fsdp", None)),
     (r"streams/pooler$", P("fsdp", None)),
+    (r"streams/(stem|stem_second|class_tokens|registers)$", P()),
     (r"streams/(hidden_piece|\w+_(bias|norm|shift))$", P()),
     (r"opt_state/.*/ns_coeffs$", P()),  # of Muon's polynomial
 )

@@ -21,9 +21,10 @@ from fm.study.adaptation import (
     ModelArm,
     RecipeChoiceArm,
 )
-from fm.study.config import Recipe, StudyConfig
+from fm.study.config import PublishedEncoderConfig, Recipe, StudyConfig
 from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
+from fm.study.published_encoder_arm import build_published_encoder_arm
 from fm.study.stages import StagePlan
 from fm.study.task_types import HeadTaskType
 from fm.study.tasks import Task
@@ -407,7 +408,7 @@ def _build_published_arm(task: Task, context: ArmContext) -> BuiltArm:
 
 
 def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = False) -> ModelArm:
-    """Returns an arm with the published pretrained model that a text task's config names.
+    """Returns an arm with the published pretrained model that a task's config names.
 
     Args:
       task: the task.
@@ -418,25 +419,25 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
       UserError: there is no such model, it cannot be read, or it supports none of the methods.
     """
     config = task.config.published
-    if not task.is_text:
-        raise UserError(f"published models read text, but {task.name} is {task.modality}")
     if config is None:
         raise UserError(f"the published arm of {task.name} needs a published model: --model=NAME")
     task_type = task.task_type
     assert isinstance(task_type, HeadTaskType), f"{task_type.name} has no label per example"
     target = task_type.target(len(task.dataset.classes))
-    return build_published_arm(
-        config,
-        task.config.recipe,
-        task.texts(),
-        methods=methods,
-        test_from=len(task.labeled_pool),
-        num_classes=target.num_outputs,
-        target=target,
-        truths=task_type.task_truths(task),
-        pad_to=max(task.config.label_budgets),
-        trainable=trainable,
-    )
+    options: dict[str, Any] = {
+        "methods": methods,
+        "test_from": len(task.labeled_pool),
+        "num_classes": target.num_outputs,
+        "target": target,
+        "truths": task_type.task_truths(task),
+        "pad_to": max(task.config.label_budgets),
+    }
+    recipe = task.config.recipe
+    if isinstance(config, PublishedEncoderConfig):
+        rate = task.dataset.info.get("rate") if task.modality == "audio" else None
+        options |= {"rate": rate, "trainable": trainable or config.finetuned}
+        return build_published_encoder_arm(config, recipe, task.arrays(), **options)
+    return build_published_arm(config, recipe, task.texts(), trainable=trainable, **options)
 
 
 def _build_instruction_tuned_arm(task: Task, context: Any) -> BuiltArm:

@@ -260,6 +260,19 @@ class PublishedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublishedEncoderConfig:
+    """How a published encoder of images or sounds is used as an arm.
+
+    Attributes:
+      model: folder, as `fm.hf.encoders.load_encoder` takes it.
+      finetuned: whether adaptation methods may train it; else its features are read as they are.
+    """
+
+    model: str
+    finetuned: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskConfig:
     """Configuration of one task of a study: data sets, label budgets and recipe.
 
@@ -331,7 +344,7 @@ class TaskConfig:
     image_size: int = DEFAULT_IMAGE_SIZE
     fingerprint: str = ""
     excluded_arms: tuple[str, ...] = ()
-    published: PublishedConfig | None = None
+    published: PublishedConfig | PublishedEncoderConfig | None = None
     name: str = ""
     upstream_datasets: tuple[str, ...] = ()
     out_of_domain_size_of: str | None = None
