@@ -35,6 +35,7 @@ from fm.data.media import get_modality
 from fm.data.tokenizer import MIN_VOCAB_SIZE
 from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import select_trial
+from fm.hf.encoders import encoder_modality
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
@@ -43,7 +44,7 @@ from fm.progress_lines import phase, say
 from fm.study import labeling, presets, run_dir, saved_model
 from fm.study.adaptation import ModelArm
 from fm.study.arms import InitialModel, load_published_arm
-from fm.study.config import DEFAULT_METHODS, Recipe, TaskConfig
+from fm.study.config import DEFAULT_METHODS, PublishedEncoderConfig, Recipe, TaskConfig
 from fm.study.dry_run import adapting_stage
 from fm.study.export import exportable_config
 from fm.study.loading import load
@@ -51,6 +52,7 @@ from fm.study.model_card import Figure, ModelCard, accuracy_figure, data_source
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
+from fm.study.published_encoder_arm import check_modality
 from fm.study.saved_model import READING_FLAGS, AdaptedModel
 from fm.study.seen_examples import tell_seen_items
 from fm.study.task_registry import task_spec_or_default
@@ -164,11 +166,15 @@ def main(values: flags.FlagValues) -> None:
     if values["for_transformers"].value:
         model = pretrained[0].model if pretrained is not None else recipe.model
         recipe = _recipe_for_transformers(recipe, model, data, published=published)
+    if location is not None and published:
+        check_modality(location.name, encoder_modality(location.name), data.modality)
     published_config = (
         study_flags.published_config(values, location.name, task_spec_or_default(name), data)
         if location is not None and published
         else None
     )
+    if isinstance(published_config, PublishedEncoderConfig):
+        published_config = dataclasses.replace(published_config, finetuned=True)
     task = _prepare_task(
         TaskConfig(name, None, (num_labels,), recipe, published=published_config, **options)
     )
@@ -342,7 +348,8 @@ def _flags_of(saved: dict[str, Any]) -> dict[str, Any]:
     names = ("experiment", "dataset", "published", "recipe")
     others = {key: value for key, value in saved.items() if key not in names}
     prompt = dict(saved.get("published") or {})
-    prompt.pop("model", None)
+    for name in ("model", "finetuned"):
+        prompt.pop(name, None)
     if "num_fewshot" in prompt:
         prompt["num_fewshot"] = [str(n) for n in prompt["num_fewshot"]]
     others["model"] = others.pop("pretrained", None)

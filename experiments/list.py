@@ -54,6 +54,16 @@ def _models() -> Rows:
         yield name, f"{entry.source}; {entry.license}"
 
 
+def _families() -> Rows:
+    from fm.hf.config import FAMILIES
+    from fm.hf.encoders import ENCODER_FAMILIES
+
+    for family in FAMILIES.values():
+        yield family.name, f"text, {'a decoder' if family.causal else 'an encoder'}"
+    for encoder in ENCODER_FAMILIES.values():
+        yield encoder.name, f"{encoder.modality}, {encoder.title}"
+
+
 def _kernels() -> Rows:
     from fm.attention.api import IMPLEMENTATIONS, KERNELS_BY_PLATFORM
 
@@ -125,6 +135,7 @@ KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "methods": ("adaptation methods, for --adapt", _methods),
     "modalities": ("kinds of data, and the files they are read from", _modalities),
     "models": ("published models by name", _models),
+    "families": ("model_type of Hugging Face folders that are read, for --model", _families),
     "sizes": ("model sizes, for --size", _sizes),
     "kernels": ("attention implementations; fm doctor says which are selected here", _kernels),
     "task_types": ("kinds of task, and their metrics", _task_types),

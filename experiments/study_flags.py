@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -19,6 +20,7 @@ from fm.data.datasets import Dataset, development_dataset
 from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.files import expand_path
+from fm.hf.encoders import encoder_modality
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.config import ARCHS, config_for_size, describe_sizes
 from fm.progress_lines import phase
@@ -29,6 +31,7 @@ from fm.study.config import (
     DEFAULT_METHODS,
     SPLITS,
     PublishedConfig,
+    PublishedEncoderConfig,
     Recipe,
     StudyConfig,
     TaskConfig,
@@ -37,6 +40,7 @@ from fm.study.config_ablations import check_upstream
 from fm.study.epochs import EpochSize, epoch_size
 from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, find_model
+from fm.study.published_encoder_arm import check_modality, readable_modalities
 from fm.study.recipe_files import RecipeFile, read_recipe_file
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
 from fm.study.task_types import TaskType, task_type_of
@@ -62,9 +66,10 @@ def define(
     flags.DEFINE_string(
         "model",
         None,
-        f"model of the published arm: {', '.join(MODEL_ZOO)}, a Hugging Face folder or a GGUF "
-        f"file; by default {published_model or 'none'} for text (in the quick profile none unless "
-        "--arms names that arm); empty for none",
+        f"model of the published arm: {', '.join(MODEL_ZOO)}, a Hugging Face folder (of text, or "
+        "an encoder of images or sounds) or a GGUF file; by default "
+        f"{published_model or 'none'} for text (in the quick profile none unless --arms names that "
+        "arm); empty for none",
         flag_values=values,
     )
     full = f"{suite_name}_full"
@@ -344,10 +349,11 @@ def published_config(
     spec: TaskSpec,
     data: Dataset,
     profile: str = "default",
-) -> PublishedConfig | None:
-    """Returns how a published model reads this data; None if it is not text with such labels.
+) -> PublishedConfig | PublishedEncoderConfig | None:
+    """Returns how a published model reads this data; None if it does not, or not such labels.
 
-    A label is a class, a number or a set of classes; only classes are answers to prompts.
+    A label is a class, a number or a set of classes; only classes are answers to prompts. An
+    encoder of images or sounds is fine-tuned if --adapt is given.
 
     Args:
       values: flags.
@@ -359,9 +365,12 @@ def published_config(
     Raises:
       UserError: the number of answers is not that of the classes.
     """
-    task_type = task_type_of(data)
-    if data.modality != "text" or not task_type.predicts_by_head:
+    task_type, reads = task_type_of(data), encoder_modality(model)
+    if data.modality not in readable_modalities(reads) or not task_type.predicts_by_head:
         return None
+    if reads is not None:
+        given = not values["adapt"].using_default_value
+        return PublishedEncoderConfig(model, finetuned=given and _trains(values["adapt"].value))
     classes = data.classes if task_type.predicts_classes else ()
     answers = tuple(values["answers"].value or (classes and spec.prompt_answers) or classes)
     if answers and not classes:
@@ -381,6 +390,11 @@ def published_config(
         answers=answers,
         num_fewshot=_num_fewshot(values),
     )
+
+
+def _trains(methods: Sequence[str]) -> bool:
+    """Returns whether an adaptation method trains the model itself."""
+    return any(METHODS[name].updates_model for name in methods)
 
 
 def _num_fewshot(values: flags.FlagValues) -> tuple[int, ...]:
@@ -451,6 +465,8 @@ def configure(
             check_upstream(task.name, named)
             task = dataclasses.replace(task, upstream_datasets=named)
         tasks.append(task)
+    if values["model"].value and model:
+        _check_model_is_read(model, tasks, values)
     arms = tuple(values["arms"].value)
     if values["arms"].using_default_value:
         # Without the arms that are too slow for the profile, and those that no task has.
@@ -495,7 +511,8 @@ def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
                 f"--{flag}={values[flag].serialize().partition('=')[2]}: is for the {arm} arm, "
                 f"which --arms={','.join(arms)} leaves out; add it, or leave this flag out"
             )
-    if values["model"].value and not _published_methods(values):
+    model = values["model"].value
+    if model and encoder_modality(model) is None and not _published_methods(values):
         raise UserError(
             f"--model={values['model'].value}: --adapt={','.join(methods)} "
             f"trains the model itself, which the published arm does not; add "
@@ -543,7 +560,7 @@ def _published_model(values: flags.FlagValues, default: str | None) -> str | Non
         raise UserError("--arms=published: needs --model=NAME, such as minilm-l6")
     if not model or "published" not in values["arms"].value:
         return None
-    if not named and not _published_methods(values):
+    if not named and encoder_modality(model) is None and not _published_methods(values):
         methods = ",".join(values["adapt"].value)
         print(
             f"skipping the published arm: --adapt={methods} trains the model, but published "
@@ -571,12 +588,28 @@ def _excluded_arms(
     if other is None and values["arms"].using_default_value:
         print(f"{name}: skipping the out_of_domain arm: no data set is given", file=sys.stderr)
         excluded.append("out_of_domain")
-    if model is None or modality != "text" or not task_type.predicts_by_head:
+    reads = encoder_modality(model) if model else None
+    fits = modality in readable_modalities(reads)
+    if model is None or not fits or not task_type.predicts_by_head:
         excluded.append("published")
     if model and "published" in excluded and "published" in values["arms"].value:
-        reason = "reads text only" if modality != "text" else "needs one label per text"
+        reason = f"needs one label per {modality}" if fits else f"reads {reads or 'text'} only"
         print(f"{name}: skipping the published arm: {model} {reason}", file=sys.stderr)
     return tuple(excluded)
+
+
+def _check_model_is_read(model: str, tasks: Sequence[TaskConfig], values: flags.FlagValues) -> None:
+    """Raises UserError if --model reads the data of no task; tells what it does not do."""
+    reads = encoder_modality(model)
+    modalities = [load(task.dataset, **task.load_options()).modality for task in tasks]
+    if not set(modalities) & set(readable_modalities(reads)):
+        check_modality(model, reads, modalities[0])
+    if reads is not None and values["adapt"].using_default_value:
+        print(
+            f"--model={model}: its features are read as they are; --adapt=probe,full also "
+            "fine-tunes it, which takes long on a CPU",
+            file=sys.stderr,
+        )
 
 
 def _task_config(

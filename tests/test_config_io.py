@@ -6,7 +6,14 @@ from typing import ClassVar
 import pytest
 
 from fm.config_io import parse, to_plain
-from fm.study.config import JointRecipe, Recipe, config_hash
+from fm.errors import UserError
+from fm.study.config import (
+    JointRecipe,
+    PublishedConfig,
+    PublishedEncoderConfig,
+    Recipe,
+    config_hash,
+)
 from fm.study.presets import RECIPES, joint_recipe
 from fm.training.optimizer import OptimizerConfig
 
@@ -35,6 +42,18 @@ def test_added_fields_are_left_out_at_their_default_at_any_depth():
         "part": {"size": 4},
     }
     assert parse(Whole, plain, "whole") == whole
+
+
+def test_dataclasses_of_a_union_are_told_apart_by_their_fields():
+    either = PublishedConfig | PublishedEncoderConfig | None
+    text = PublishedConfig("a", 64, "{text} {answer}", ("b", "c"))
+    for config in (text, PublishedEncoderConfig("a", finetuned=True), None):
+        assert parse(either, to_plain(config), "published") == config
+    old = to_plain(text) | {"length": 64}
+    del old["max_length"]
+    assert parse(either, old, "published") == text
+    with pytest.raises(UserError, match="published: unknown fields strange"):
+        parse(either, {"model": "a", "strange": 1}, "published")
 
 
 @pytest.mark.parametrize("build", RECIPES.values())

@@ -6,7 +6,7 @@ from fm.report import formats
 from fm.report.decisions import margin_words
 from fm.report.formats import listed
 from fm.report.headline import scored_before
-from fm.report.schema import BEST_RIVAL, Results
+from fm.report.schema import BEST_RIVAL, PublishedWeights, Results
 
 
 def methodology_notes(results: Results) -> list[tuple[str, str]]:
@@ -266,13 +266,20 @@ def _cost(results: Results) -> str:
 def _published(results: Results) -> str:
     models = [
         f"{results.task(task.name).title}, {arm}: {about.model}, {about.source}; licence of the "
-        f"weights: {about.licence}; {formats.count(about.parameters)} parameters, up to "
-        f"{about.tokens} tokens of a text, {about.reading}."
+        f"weights: {about.licence}; {formats.count(about.parameters)} parameters, "
+        f"{_reading(about)}."
         for task in results.tasks
         for arm, about in task.published_models.items()
     ]
     text = "A published model may have seen these very test items in its own pretraining."
     return " ".join([text, *models]) if models else ""
+
+
+def _reading(about: PublishedWeights) -> str:
+    """What a published model reads of an example; encoders say all of it themselves."""
+    if about.tokens is None:
+        return str(about.reading)
+    return f"up to {about.tokens} tokens of a text, {about.reading}"
 
 
 def _measured(results: Results, *fields: str) -> bool:

@@ -37,13 +37,16 @@ from fm.data.layouts import PatchLayout
 from fm.data.media import MediaSpec
 from fm.errors import UserError, error_context
 from fm.files import atomic_dir, check_digests, digests_exist, expand_path, read_json, write_digests
+from fm.hf.encoders import PublishedEncoder, load_encoder, restore_encoder
 from fm.hf.model_zoo import PublishedModel, load_published
 from fm.hf.tokenizer import HFTokenizer, read_tokenizer
 from fm.model.config import ModelConfig
+from fm.model.stems import EncoderConfig
 from fm.study.adaptation import CLASSICAL, Predictions
-from fm.study.config import PublishedConfig, Recipe
+from fm.study.config import PublishedConfig, PublishedEncoderConfig, Recipe
 from fm.study.model_card import ModelCard, write_model_card
 from fm.study.published_arm import PublishedTaskModel
+from fm.study.published_encoder_arm import PublishedEncoderTaskModel
 from fm.study.task_types import TASK_TYPES, TaskType
 
 FORMAT = 1
@@ -55,16 +58,17 @@ READING_FLAGS = (
 MODEL_FILE, PARAMS_FILE, TOKENIZER_FILE = "model.json", "params.safetensors", "tokenizer.json"
 
 
-class PublishedRecord(msgspec.Struct, forbid_unknown_fields=True):
+class PublishedRecord(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """How a saved model came from a published one.
 
     Attributes:
-      config: see `fm.study.config.PublishedConfig`.
+      config: see `fm.study.config.PublishedConfig` and `PublishedEncoderConfig`.
       digest: of the published parameters.
       source: see `PublishedModel`.
       license: see `PublishedModel`.
       causal: see `PublishedModel`.
       trained: whether all of its parameters were trained, so that they are in the folder.
+      encoder: of an encoder of images or sounds, `PublishedEncoder.settings`.
     """
 
     config: dict[str, Any]
@@ -73,6 +77,7 @@ class PublishedRecord(msgspec.Struct, forbid_unknown_fields=True):
     license: str
     causal: bool
     trained: bool
+    encoder: dict[str, Any] | None = None
 
 
 class ModelRecord(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,7 +133,7 @@ class AdaptedModel:
     record: ModelRecord
     arrays: dict[str, Any]
     tokenizer: bpe.Tokenizer | HFTokenizer | None = None
-    published: PublishedModel | None = None
+    published: PublishedModel | PublishedEncoder | None = None
 
     @property
     def task_type(self) -> TaskType:
@@ -156,7 +161,7 @@ class AdaptedModel:
         target = self.task_type.target(len(record.names))
         fields: dict[str, Any] = {
             "checkpoints": [jax.tree.map(jnp.asarray, initial)],
-            "model_config": ModelConfig.from_dict(record.model_config),
+            "model_config": _model_config(record),
             "recipe": parse(Recipe, record.recipe, "recipe"),
             "examples": {},
             "test_from": 0,
@@ -168,9 +173,13 @@ class AdaptedModel:
         if record.published is None:
             return self.task_type.restore_model(self.names, record.task_fields, **fields)
         assert self.published is not None
-        config = parse(PublishedConfig, record.published.config, "published")
-        own = {"published": self.published, "config": config, "texts": [], "are_new": True}
-        return PublishedTaskModel(**fields, **own)
+        kinds = PublishedConfig | PublishedEncoderConfig
+        config = parse(kinds, record.published.config, "published")
+        own = {"published": self.published, "config": config, "are_new": True}
+        if isinstance(self.published, PublishedEncoder):
+            own |= {"inputs": np.zeros((0, *record.reading["shape"])), "rate": _sound_rate(record)}
+            return PublishedEncoderTaskModel(**fields, **own)
+        return PublishedTaskModel(**fields, **own, texts=[])
 
     @functools.cached_property
     def fitted(self) -> FittedModel:
@@ -264,15 +273,18 @@ def adapted_model(
     fitted_arrays, state = method.dump(fitted)
     arrays: dict[str, Any] = {"fitted": to_host(fitted_arrays)}
     published, record = None, None
-    if isinstance(model, PublishedTaskModel):
+    if isinstance(model, PublishedTaskModel | PublishedEncoderTaskModel):
         published, trained = model.published, not method.reads_initial_params
         record = PublishedRecord(
             config=to_plain(model.config),
             digest=published.digest(),
             source=published.source,
             license=published.license,
-            causal=published.causal,
+            causal=isinstance(published, PublishedModel) and published.causal,
             trained=trained,
+            encoder=as_json(published.settings)
+            if isinstance(published, PublishedEncoder)
+            else None,
         )
         published = dataclasses.replace(published, params={}) if trained else published
     elif method.reads_initial_params:
@@ -288,7 +300,7 @@ def adapted_model(
         run=run,
         published=record,
     )
-    return AdaptedModel(about, arrays, tokenizer or (published and published.tokenizer), published)
+    return AdaptedModel(about, arrays, tokenizer or _tokenizer_of(published), published)
 
 
 def new_record(
@@ -428,7 +440,7 @@ def load(folder: pathlib.Path) -> AdaptedModel:
     tokenizer, published = None, None
     if record.published is not None:
         published = _published(folder, record)
-        tokenizer = published.tokenizer
+        tokenizer = _tokenizer_of(published)
     elif record.tokenizer is not None:
         tokenizer = bpe.load(folder / TOKENIZER_FILE)
         if tokenizer.digest() != record.tokenizer:
@@ -443,11 +455,33 @@ def load(folder: pathlib.Path) -> AdaptedModel:
     return adapted
 
 
-def _published(folder: pathlib.Path, record: ModelRecord) -> PublishedModel:
+def _model_config(record: ModelRecord) -> ModelConfig:
+    is_encoder = record.published is not None and record.published.encoder is not None
+    return (EncoderConfig if is_encoder else ModelConfig).from_dict(record.model_config)
+
+
+def _sound_rate(record: ModelRecord) -> float | None:
+    """Returns the rate of sounds in Hz; None of other examples."""
+    return record.reading.get("rate") if record.modality == "audio" else None
+
+
+def _tokenizer_of(published: PublishedModel | PublishedEncoder | None) -> HFTokenizer | None:
+    return published.tokenizer if isinstance(published, PublishedModel) else None
+
+
+def _published(folder: pathlib.Path, record: ModelRecord) -> PublishedModel | PublishedEncoder:
     """Returns the published model that a saved one needs, without parameters if it was trained."""
     own = record.published
     assert own is not None
     name = str(own.config.get("model"))
+    shape: tuple[int, ...] = ()
+    if own.encoder is not None:
+        # Frames of clips are read one by one.
+        shape = tuple(record.reading["shape"])[record.modality == "video" :]
+    if own.trained and own.encoder is not None:
+        config = EncoderConfig.from_dict(record.model_config)
+        found = restore_encoder(name, own.encoder, config, {}, shape, _sound_rate(record))
+        return dataclasses.replace(found, source=own.source, license=own.license)
     if own.trained:
         return PublishedModel(
             name=name,
@@ -460,7 +494,10 @@ def _published(folder: pathlib.Path, record: ModelRecord) -> PublishedModel:
             license=own.license,
         )
     try:
-        published = load_published(name)
+        if own.encoder is None:
+            published = load_published(name)
+        else:
+            published = load_encoder(name, shape, _sound_rate(record))
     except UserError as error:
         raise UserError(f"{folder} was adapted from a published model: {error}") from error
     if published.digest() != own.digest:

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from fm.adaptation.batching import image_examples
-from fm.adaptation.features import FeatureConfig, extract_features, pooled_features, probe_features
+from fm.adaptation.features import (
+    FeatureConfig,
+    extract_features,
+    pool_segments,
+    pooled_features,
+    probe_features,
+)
 from fm.errors import UserError
 from tests.adaptation.helpers_models import MODEL, PICTURES, params, separable, text
 
@@ -80,3 +86,11 @@ def test_the_last_depth_alone_is_that_of_all():
     assert every.shape == (5, MODEL.num_layers + 2, MODEL.d_model)
     last = extract_features(params(), rows, MODEL, feature_config=FeatureConfig(), final_only=True)
     np.testing.assert_allclose(last, every[:, -1:], atol=1e-6)
+
+
+def test_class_tokens_and_patches_are_pooled_by_their_segments():
+    x = np.arange(2 * 5 * 3, dtype=np.float32).reshape(2, 5, 3)
+    segments = np.array([[2, 2, 0, 1, 1], [2, 0, 0, 1, 0]])
+    found = np.asarray(pool_segments(x, segments, ("class", "patches")))
+    expected = [[*x[0, :2].mean(axis=0), *x[0, 3:].mean(axis=0)], [*x[1, 0], *x[1, 3]]]
+    np.testing.assert_allclose(found, expected)

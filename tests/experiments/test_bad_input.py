@@ -109,7 +109,7 @@ def test_pretrain(refused, arguments, parts):
         (["--model=nowhere"], ["--model=nowhere", "fm pretrain"]),
         (["--model=nowhere", "--size=nano"], ["--size=nano", "--model"]),
         (["--adapt=prompt"], ["--adapt=prompt", "published model"]),
-        (["--model=minilm-l6"], ["published models read text", "digits is image"]),
+        (["--model=minilm-l6"], ["model that reads text, and the data is image"]),
         (["--labels=5"], ["--labels=5: must be between 10 and 1,403", "10 classes"]),
         (["--labels=1"], ["--labels=1: takes"]),
         (["--labels=99999"], ["--labels=99999: must be between 10 and 1,403 for digits"]),

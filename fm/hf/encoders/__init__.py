@@ -9,6 +9,7 @@ from fm.hf.encoders.loading import (
     encoder_modality,
     load_encoder,
     pooled_output,
+    restore_encoder,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "encoder_modality",
     "load_encoder",
     "pooled_output",
+    "restore_encoder",
 ]

@@ -66,6 +66,7 @@ class EncoderFamily:
     Attributes:
       name: its `model_type`.
       title: its name for people.
+      processor: of images, the processor of folders that name none.
       heads: regex of tensors, by their canonical names, without a place in `EncoderConfig`.
       has_layer_scale: each block's output is multiplied by a vector, folded into its last kernel.
       antialias: see `fm.hf.encoders.positions.resize_positions`.
@@ -76,6 +77,7 @@ class EncoderFamily:
     name: str
     title: str
     to_config: Callable[[ConfigReader, Collection[str], Any, tuple[int, ...]], EncoderConfig]
+    processor: str = ""
     heads: str = r"(classifier\..*|mask_token|decoder\..*)"
     has_layer_scale: bool = False
     antialias: bool = False
@@ -252,12 +254,15 @@ def _whisper(config, names, preprocessing: WhisperPreprocessing, shape):
 ENCODER_FAMILIES: Mapping[str, EncoderFamily] = {
     family.name: family
     for family in (
-        EncoderFamily("vit", "ViT", _vit),
-        EncoderFamily("dinov2", "DINOv2", _dinov2, has_layer_scale=True),
+        EncoderFamily("vit", "ViT", _vit, processor="ViTImageProcessor"),
+        EncoderFamily(
+            "dinov2", "DINOv2", _dinov2, processor="BitImageProcessor", has_layer_scale=True
+        ),
         EncoderFamily(
             "dinov2_with_registers",
             "DINOv2 with registers",
             _dinov2_with_registers,
+            processor="BitImageProcessor",
             has_layer_scale=True,
             antialias=True,
         ),

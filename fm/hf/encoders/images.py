@@ -75,14 +75,21 @@ class ImagePreprocessing:
     std: tuple[float, ...]
 
     @classmethod
-    def from_config(cls, values: Mapping[str, Any], channels: int) -> ImagePreprocessing:
+    def from_config(
+        cls, values: Mapping[str, Any], channels: int, processor: str = ""
+    ) -> ImagePreprocessing:
         """Returns the preprocessing that a preprocessor_config.json asks for.
+
+        Args:
+          values: of the file.
+          channels: of the model's images.
+          processor: that of the family, for files that name none.
 
         Raises:
           UserError: it asks for something else, or a value is no such value.
         """
         config = PreprocessorReader(values)
-        kind = config.raw("image_processor_type", config.raw("feature_extractor_type", ""))
+        kind = config.raw("image_processor_type", config.raw("feature_extractor_type", processor))
         if kind not in _PROCESSORS:
             key = "image_processor_type"
             raise UserError(
@@ -131,12 +138,11 @@ class ImagePreprocessing:
         """Returns what is done, in a few words."""
         parts = []
         if self.size is not None:
-            to = (
-                f"the shorter side to {self.size}"
-                if isinstance(self.size, int)
-                else f"to {self.size[0]}x{self.size[1]}"
-            )
-            parts.append(f"resized {to} ({self.resample.name.lower()})")
+            if isinstance(self.size, int):
+                what = f"the shorter side resized to {self.size}"
+            else:
+                what = f"resized to {self.size[0]}x{self.size[1]}"
+            parts.append(f"{what} ({self.resample.name.lower()})")
         if self.crop:
             parts.append(f"cropped to {self.crop[0]}x{self.crop[1]}")
         return ", ".join(parts) or "as they are"

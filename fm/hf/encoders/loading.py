@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class PublishedEncoder:
       reading: what it does, in a few words.
       segments: what each token is, int32 [L]: `CLASS_TOKEN`, `PATCH`, or `NOT_READ` for registers
         and for what comes from the padding of a sound.
+      settings: config.json and preprocessor_config.json, as "config" and "preprocessor".
       unused_tensors: tensors of the file that are not read, such as heads and decoders.
       source: where it is from, as far as known.
       license: of the weights, as far as known.
@@ -54,6 +55,7 @@ class PublishedEncoder:
     preprocess: Any
     reading: str
     segments: np.ndarray
+    settings: Mapping[str, Mapping[str, Any]]
     unused_tensors: tuple[str, ...] = ()
     source: str = "a file of your own"
     license: str = "not known"
@@ -136,43 +138,75 @@ def load_encoder(
                 raise UserError(f"config.json: {key} is not supported")
         if not (path / _PREPROCESSOR).is_file():
             raise UserError(f"has no {_PREPROCESSOR}, which says how {family.title} reads its data")
-        reader, preprocessor = ConfigReader(values), _json_object(path / _PREPROCESSOR)
-        preprocessing: ImagePreprocessing | SoundPreprocessing
-        if family.modality == "image":
-            channels = reader.size("num_channels", 3)
-            if channels not in (1, 3):
-                raise UserError(f"config.json: num_channels={channels} must be 1 or 3")
-            preprocessing = ImagePreprocessing.from_config(preprocessor, channels)
-            preprocess, reading = preprocessing, preprocessing.describe()
-        else:
-            assert rate is not None, "sounds have a rate"
-            preprocessing = SOUND_PREPROCESSINGS[family.name].from_config(preprocessor)
-            preprocess = functools.partial(preprocessing, rate=rate)
-            reading = preprocessing.describe(shape[0], rate)
+        settings = {"config": values, "preprocessor": _json_object(path / _PREPROCESSOR)}
+        preprocessing = _preprocessing(settings)
         with open_tensors(path) as tensors:
-            names = canonical_names(tensors)
+            reader, names = ConfigReader(values), canonical_names(tensors)
             config = family.to_config(reader, names, preprocessing, tuple(shape))
             params = params_from_tensors(family, reader, config, tensors)
-        unused = unused_tensors(family, names)
+        encoder = restore_encoder(str(name), settings, config, params, shape, rate)
+    return dataclasses.replace(encoder, unused_tensors=unused_tensors(family, names))
+
+
+def restore_encoder(
+    name: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    config: EncoderConfig,
+    params: dict,
+    shape: Sequence[int],
+    rate: float | None = None,
+) -> PublishedEncoder:
+    """Returns an encoder of known architecture and parameters.
+
+    Args:
+      name: of its folder, which is not read.
+      settings: see `PublishedEncoder`.
+      config: its architecture.
+      params: its parameters.
+      shape: see `load_encoder`.
+      rate: see `load_encoder`.
+
+    Raises:
+      UserError: its preprocessing is not supported.
+    """
+    preprocessing = _preprocessing(settings)
     segments = np.full(config.stem.num_tokens, PATCH, np.int32)
     segments[: config.stem.num_prefix_tokens] = NOT_READ
     segments[: config.stem.num_class_tokens] = CLASS_TOKEN
+    preprocess: Any = preprocessing
     if isinstance(preprocessing, SoundPreprocessing):
-        assert rate is not None
+        assert rate is not None, "sounds have a rate"
+        preprocess = functools.partial(preprocessing, rate=rate)
         samples = preprocessing.resampled_length(shape[0], rate)
-        frames = preprocessing.num_sounding_frames(samples)
-        padding = ~_sounding(config.stem, frames)
+        padding = ~_sounding(config.stem, preprocessing.num_sounding_frames(samples))
         segments[config.stem.num_prefix_tokens :][padding] = NOT_READ
+        reading = preprocessing.describe(shape[0], rate)
+    else:
+        reading = preprocessing.describe()
     return PublishedEncoder(
-        name=str(name),
-        family=family.name,
+        name=name,
+        family=settings["config"]["model_type"],
         config=config,
         params=params,
         preprocess=preprocess,
         reading=reading,
         segments=segments,
-        unused_tensors=unused,
+        settings=settings,
     )
+
+
+def _preprocessing(
+    settings: Mapping[str, Mapping[str, Any]],
+) -> ImagePreprocessing | SoundPreprocessing:
+    """Returns the preprocessing that config.json and preprocessor_config.json ask for."""
+    reader, preprocessor = ConfigReader(settings["config"]), settings["preprocessor"]
+    family = ENCODER_FAMILIES[settings["config"]["model_type"]]
+    if family.modality == "audio":
+        return SOUND_PREPROCESSINGS[family.name].from_config(preprocessor)
+    channels = reader.size("num_channels", 3)
+    if channels not in (1, 3):
+        raise UserError(f"config.json: num_channels={channels} must be 1 or 3")
+    return ImagePreprocessing.from_config(preprocessor, channels, family.processor)
 
 
 def pooled_output(

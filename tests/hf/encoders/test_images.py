@@ -93,3 +93,5 @@ def test_keys_that_say_nothing_are_read_past():
     silent = {"crop_pct": None, "do_pad": False, "processor_class": "x", "do_convert_rgb": None}
     made = ImagePreprocessing.from_config(VIT_PROCESSOR | silent, 3)
     assert made == ImagePreprocessing.from_config(VIT_PROCESSOR, 3)
+    nameless = {"size": VIT_PROCESSOR["size"]}
+    assert made == ImagePreprocessing.from_config(nameless, 3, "ViTImageProcessor")
