@@ -47,7 +47,7 @@ class ProbeReading:
 
 
 def probe_readings(config: EncoderConfig) -> tuple[ProbeReading, ...]:
-    """Returns what probes of an encoder may read, what most features are in first."""
+    """Returns what probes of an encoder may read; methods that do not choose read the first."""
     deep = min(NUM_LAYERS, config.num_layers)
     parts = feature_parts(config)
     choices = [ProbeReading(parts, 1), ProbeReading(parts, deep)]

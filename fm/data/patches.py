@@ -11,7 +11,7 @@ TUBELET_SHAPE = (2, 4, 4)
 
 # Largest side of images and frames in pixels: by default, and at most.
 DEFAULT_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 256
-_IMAGE_SIZE_STEP = 8
+IMAGE_SIZE_STEP = 8
 
 # Of an image of up to 32x32 cut without a given patch size. One single patch would leave nothing to
 # attend to.
@@ -23,10 +23,10 @@ _MIN_PATCH = 2
 
 def check_image_size(image_size: int) -> None:
     """Raises UserError unless images and frames can have sides of up to `image_size` pixels."""
-    if image_size % _IMAGE_SIZE_STEP or not _IMAGE_SIZE_STEP <= image_size <= MAX_IMAGE_SIZE:
+    if image_size % IMAGE_SIZE_STEP or not IMAGE_SIZE_STEP <= image_size <= MAX_IMAGE_SIZE:
         raise UserError(
-            f"--image_size={image_size}: must be a multiple of {_IMAGE_SIZE_STEP} from "
-            f"{_IMAGE_SIZE_STEP} to {MAX_IMAGE_SIZE} (pixels)"
+            f"--image_size={image_size}: must be a multiple of {IMAGE_SIZE_STEP} from "
+            f"{IMAGE_SIZE_STEP} to {MAX_IMAGE_SIZE} (pixels)"
         )
 
 

@@ -154,3 +154,8 @@ def _shrunk(about: Task) -> Iterator[str]:
         )
         count = formats.count(about.shrunk["count"])
         yield f"{count} images were shrunk for all arms, typically from {before} to {after} pixels."
+        if about.published_models:
+            yield (
+                "Published weights of images are made for larger ones than these: with more "
+                "--image_size they may do better."
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from fm.study.adaptation import (
 from fm.study.config import PublishedEncoderConfig, Recipe, StudyConfig
 from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
-from fm.study.published_encoder_arm import build_published_encoder_arm
+from fm.study.published_encoder_arm import build_published_encoder_arm, shrunk_inputs_line
 from fm.study.stages import StagePlan
 from fm.study.task_types import HeadTaskType
 from fm.study.tasks import Task
@@ -436,7 +437,12 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
     if isinstance(config, PublishedEncoderConfig):
         rate = task.dataset.info.get("rate") if task.modality == "audio" else None
         options |= {"rate": rate, "trainable": trainable or config.finetuned}
-        return build_published_encoder_arm(config, recipe, task.arrays(), **options)
+        arm = build_published_encoder_arm(config, recipe, task.arrays(), **options)
+        info = task.dataset.info
+        line = shrunk_inputs_line(arm.model.published, info["shape"], info.get("shrunk"))
+        if task.modality != "audio" and line is not None:
+            print(f"{task.name}: {line}", file=sys.stderr, flush=True)
+        return arm
     return build_published_arm(config, recipe, task.texts(), trainable=trainable, **options)
 
 

@@ -15,7 +15,14 @@ from fm.evaluation.model_selection import CROSS_VALIDATE_UNDER, FOLDS
 from fm.model import flops
 from fm.model.config import format_count
 from fm.study.arms import ARMS, IN_DOMAIN, JOINT, OUT_OF_DOMAIN
-from fm.study.config import JointRecipe, MultitaskConfig, Recipe, StudyConfig, TaskConfig
+from fm.study.config import (
+    JointRecipe,
+    MultitaskConfig,
+    PublishedEncoderConfig,
+    Recipe,
+    StudyConfig,
+    TaskConfig,
+)
 from fm.study.joint_pretraining import Source, modality_batch_sizes
 from fm.study.loading import load
 from fm.study.step_estimate import StepEstimate, joint_step, recipe_step
@@ -165,6 +172,8 @@ def _adapting_stage(
         f"{_count(cells, 'cell')} of {_count(config.seeds, 'seed')}, {_count(fits, 'fit')}",
         f"{items:,} test items",
     )
+    if isinstance(task.published, PublishedEncoderConfig):
+        details += ("without the time of the published encoder, which is not known",)
     return StageEstimate(
         f"{task.name}: adapting",
         details,

@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from fm.adaptation.encoder_features import (
 from fm.adaptation.features import CLASS_AND_PATCHES, FeatureConfig
 from fm.adaptation.targets import ClassTarget, Target
 from fm.adaptation.task_model import Fold, TaskModel
+from fm.data.patches import IMAGE_SIZE_STEP, MAX_IMAGE_SIZE
 from fm.errors import UserError
 from fm.hf.encoders import PublishedEncoder, load_encoder
 from fm.model import flops
@@ -284,6 +285,28 @@ def check_modality(model: str, reads: str | None, modality: str) -> None:
 def readable_modalities(reads: str | None) -> tuple[str, ...]:
     """Returns the modalities of data that a published model reads; None is a model of text."""
     return ("text",) if reads is None else READABLE[reads]
+
+
+def shrunk_inputs_line(
+    published: PublishedEncoder, shape: Sequence[int], shrunk: Mapping[str, Any] | None
+) -> str | None:
+    """Returns a line if images were made smaller than what an encoder reads; else None.
+
+    Args:
+      published: the encoder.
+      shape: of an image, (height, width, channels), or of a clip.
+      shrunk: see `fm.data.media.ModalityCodec.shrunk`.
+    """
+    wanted = published.config.stem.input_shape[:2]
+    own = tuple(shape)[-3:-1]
+    if not shrunk or min(own) >= min(wanted):
+        return None
+    size = -(-min(*wanted, MAX_IMAGE_SIZE) // IMAGE_SIZE_STEP) * IMAGE_SIZE_STEP
+    read, given, before = ("x".join(map(str, each)) for each in (wanted, own, shrunk["from"]))
+    return (
+        f"{published.name} reads images of {read}, and {shrunk['count']:,} of these were shrunk to "
+        f"{given}, typically from {before}; --image_size={size} lets it see more of them"
+    )
 
 
 def build_published_encoder_arm(

@@ -1,11 +1,13 @@
 """Published encoders of images and sounds on the command line: compare, adapt, predict, list."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.experiments.helpers_own_data import write_all
 from tests.hf.encoders.helpers_encoders import write_folder
 
 BASE = ("--label_budgets=8,16", "--profile=quick", "--arms=classical,published", "--seeds=2")
@@ -24,6 +26,14 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+def rows_of(folder):
+    """By id, prediction and probabilities in predictions.csv."""
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [name for name in rows[0] if name == "prediction" or name.startswith("p")]
+    return {row["id"]: [row[name] for name in kept] for row in rows}
+
+
 @pytest.mark.slow
 def test_compare_with_an_encoder(call, tmp_path, tiny, pictures):
     folder = write_folder(tmp_path / "dino", "dinov2")
@@ -33,7 +43,7 @@ def test_compare_with_an_encoder(call, tmp_path, tiny, pictures):
     assert "its features are read as they are; --adapt=probe,full also fine-tunes it" in done.err
     results = json.loads((out / "results.json").read_text())
     rows = [row for row in results["cells"] if row["arm"] == "published"]
-    assert {row["method"] for row in rows} == {"probe"} and len(rows) == 4
+    assert {row["hparams"]["method"] for row in rows} == {"probe"} and len(rows) == 4
     assert np.mean([row["value"] for row in rows]) > 0.7
     assert all("reading" in row["hparams"] for row in rows)
     about = results["tasks"][0]["published"]
@@ -58,15 +68,36 @@ def test_adapt_and_predict(call, tmp_path, tiny, pictures):
         assert done.code == 0, done.err
         if method == "full":
             (tmp_path / "elsewhere").rename(folder)
-        test = {}
-        for name in ("predictions.csv", "predicted/predictions.csv"):
-            lines = (out / name).read_text().splitlines()
-            test[name] = {line.split(",")[0]: line.split(",")[1:] for line in lines[1:]}
-        own, again = test.values()
-        assert own and own.keys() <= again.keys()
+        own, again = (rows_of(out / name) for name in ("", "predicted"))
+        assert len(own) > 8 and own == {name: again[name] for name in own}
     write_folder(folder, "vit", seed=1)
     done = call("predict", f"--model={out / 'model'}", *new, f"--out={tmp_path / 'other'}")
     assert done.code == 2 and "now holds another model" in done.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "family", "flags"),
+    [
+        ("sounds", "audio-spectrogram-transformer", ("--label_field=0", "--adapt=full")),
+        ("sounds", "whisper", ("--label_field=0", "--adapt=probe,svc")),
+        ("clips", "dinov2_with_registers", ("--adapt=probe",)),
+    ],
+)
+def test_sounds_and_clips(call, tmp_path, tiny, data, family, flags):
+    write_all(tmp_path)
+    folder = write_folder(tmp_path / family, family)
+    out, given = tmp_path / "run", (f"--dataset={tmp_path / data}", "--labels=24", *flags)
+    done = call("adapt", *given, f"--model={folder}", f"--out={out}")
+    assert done.code == 0, done.err
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["published"]["model"] == str(folder)
+    assert summary["metrics"]["balanced_accuracy"] > (0.7 if data == "sounds" else 0.3)
+    new = f"--dataset={tmp_path / data}", f"--out={out / 'predicted'}"
+    done = call("predict", f"--model={out / 'model'}", *new)
+    assert done.code == 0, done.err
+    own, again = (rows_of(out / name) for name in ("", "predicted"))
+    assert len(own) > 8 and own == {name: again[name] for name in own}
 
 
 def test_a_model_that_does_not_read_the_data_is_refused(call, tmp_path, pictures, reviews):
@@ -80,8 +111,17 @@ def test_a_model_that_does_not_read_the_data_is_refused(call, tmp_path, pictures
     done = call("adapt", f"--dataset={path}", f"--model={folder}", f"--out={tmp_path / 'out'}")
     assert done.code == 2 and "reads audio, and the data is text" in done.error
     assert not (tmp_path / "out").exists()
-    done = call("generate", f"--model={folder}", "--prompt=a", f"--out={tmp_path / 'out'}")
+    done = call("generate", f"--model={folder}", "--prompt=a")
     assert done.code == 2 and "is an encoder of audio data" in done.error
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_that_its_time_is_not_known(call, tmp_path, tiny, pictures):
+    folder = write_folder(tmp_path / "dino", "dinov2")
+    given = f"--dataset={pictures}", f"--model={folder}", f"--out={tmp_path / 'run'}"
+    done = call("compare", *given, *BASE, "--dry_run")
+    assert done.code == 0, done.err
+    assert "without the time of the published encoder, which is not known" in done.out
 
 
 def test_fine_tuning_is_asked_for_by_its_method(tmp_path, pictures):

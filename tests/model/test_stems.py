@@ -124,7 +124,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name):
 
 @pytest.mark.parametrize("name", STEMS)
 def test_flops_of_the_stem_are_those_of_its_program(name):
-    config = dataclasses.replace(config_of(STEMS[name]), d_model=64, mlp_dim=64)
+    config = dataclasses.replace(config_of(STEMS[name]), d_model=256, mlp_dim=64)
     batch = batch_of(config.stem, count=1)
     streams = init(jax.random.key(0), config)["streams"]
     program = jax.jit(lambda p, b: embed_stem(p, b, config)).lower(streams, batch).compile()

@@ -55,6 +55,12 @@ def test_a_warning_is_given(content, words):
     assert words in text
 
 
+def test_published_weights_are_made_for_larger_images():
+    shrunk = {"shrunk": {"from": [32, 32], "to": [8, 8], "count": 12}}
+    _, text = told(arms=[ENCODER], task=shrunk | {"encoder": {"tokens": None, "model": "m"}})
+    assert "with more --image_size they may do better" in text
+
+
 def test_arms_that_share_a_pretraining_run_are_told_of_once():
     curves = [PRETRAINING | {"arm": arm, "validation": [9, 4, 3, 2]} for arm in ("in_domain", "b")]
     (text,) = told(curves=curves)

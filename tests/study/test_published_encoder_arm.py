@@ -11,7 +11,11 @@ from fm.errors import UserError
 from fm.study import published_encoder_arm
 from fm.study.config import PublishedEncoderConfig
 from fm.study.presets import image_recipe
-from fm.study.published_encoder_arm import build_published_encoder_arm, check_modality
+from fm.study.published_encoder_arm import (
+    build_published_encoder_arm,
+    check_modality,
+    shrunk_inputs_line,
+)
 from tests.hf.encoders.helpers_encoders import write_folder
 
 RECIPE = dataclasses.replace(
@@ -143,3 +147,13 @@ def test_data_that_a_model_does_not_read_are_refused():
     for reads, data in (("image", "text"), ("image", "audio"), ("audio", "image"), (None, "image")):
         with pytest.raises(UserError, match=f"reads {reads or 'text'}, and the data is {data}"):
             check_modality("model", reads, data)
+
+
+def test_shrunk_images_are_told(arm):
+    published = arm()[0].model.published
+    shrunk = {"from": [480, 640], "to": [8, 8], "count": 1200}
+    line = shrunk_inputs_line(published, (8, 8, 3), shrunk)
+    assert "reads images of 12x12, and 1,200 of these were shrunk to 8x8" in line
+    assert "typically from 480x640; --image_size=16 lets it see more" in line
+    assert shrunk_inputs_line(published, (8, 8, 3), None) is None
+    assert shrunk_inputs_line(published, (4, 32, 32, 3), shrunk) is None

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fm.data.media.image import array_to_image
 from fm.errors import UserError
 from fm.hf.encoders.reader import PreprocessorReader
 
@@ -157,7 +156,8 @@ class ImagePreprocessing:
         return (longer, self.size) if width <= height else (self.size, longer)
 
     def _preprocess(self, image: np.ndarray) -> np.ndarray:
-        converted = array_to_image(image).convert("RGB" if self.channels == 3 else "L")
+        opened = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        converted = opened.convert("RGB" if self.channels == 3 else "L")
         height, width = self._resized_to(*image.shape[:2])
         if (height, width) != image.shape[:2]:
             converted = converted.resize((width, height), self.resample)
