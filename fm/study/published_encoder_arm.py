@@ -353,7 +353,8 @@ def build_published_encoder_arm(
             feature_config=FeatureConfig(pooling),
         ),
         # Augmentations work on the patches of the study's own models.
-        regularizers=tuple(each for each in recipe.regularizers if each not in AUGMENTATIONS),
+        regularizers=tuple(each for each in recipe.regularizers if each not in AUGMENTATIONS)
+        or ("weight_decay",),
         learning_rates=LEARNING_RATES,
         lora_learning_rates=LORA_LEARNING_RATES,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -145,7 +146,19 @@ def load_encoder(
             config = family.to_config(reader, names, preprocessing, tuple(shape))
             params = params_from_tensors(family, reader, config, tensors)
         encoder = restore_encoder(str(name), settings, config, params, shape, rate)
-    return dataclasses.replace(encoder, unused_tensors=unused_tensors(family, names))
+    return dataclasses.replace(
+        encoder, unused_tensors=unused_tensors(family, names), license=license_of(path)
+    )
+
+
+def license_of(folder: pathlib.Path) -> str:
+    """Returns the license that a folder's model card states in its front matter, if it does."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return "not known"
+    front = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    found = re.search(r"^license: *([\w.+-]+) *$", front[1] if len(front) > 2 else "", re.MULTILINE)
+    return f"{found[1]}, says its model card" if found else "not known"
 
 
 def restore_encoder(

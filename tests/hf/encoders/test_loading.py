@@ -101,6 +101,18 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path):
             load(folder, "dinov2")
 
 
+def test_the_license_is_that_of_the_model_card(tmp_path):
+    folder = write_folder(tmp_path / "model", "vit")
+    for card, license_ in (
+        (None, "not known"),
+        ("---\ntags: [x]\nlicense: apache-2.0\n---\n\n# ViT\n", "apache-2.0, says its model card"),
+        ("# ViT\n\nlicense: mine\n", "not known"),
+    ):
+        if card is not None:
+            (folder / "README.md").write_text(card)
+        assert load(folder, "vit").license == license_
+
+
 def test_files_that_are_missing_are_named(tmp_path):
     folder = write_folder(tmp_path / "model", "vit")
     (folder / "preprocessor_config.json").unlink()
