@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from fm.config_io import parse
+from fm.config_io import parse, to_plain
 from fm.data.media import Patching, get_modality
 from fm.errors import UserError
 
@@ -27,12 +27,16 @@ class PatchLayout:
         patch_shape: (side,) of an image patch, (mel bins, frames) of a log-mel patch, or (frames,
             rows, columns) of a tubelet.
         rate: Hz of sounds, frames/s of clips, 0 for images.
+        raster: whether patches have one position axis, their order, instead of their modality's.
     """
+
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("raster",)
 
     modality: str
     shape: tuple[int, ...]
     patch_shape: tuple[int, ...]
     rate: float = 0.0
+    raster: bool = False
 
     @property
     def patch_dim(self) -> int:
@@ -42,11 +46,14 @@ class PatchLayout:
     @property
     def num_axes(self) -> int:
         """Position axes of a patch (A)."""
-        return _patching(self.modality).num_axes
+        return 1 if self.raster else _patching(self.modality).num_axes
 
     def positions(self) -> np.ndarray:
         """Returns the position of each patch, int32 [L, A]."""
-        return _patching(self.modality).positions(self)
+        positions_LA = _patching(self.modality).positions(self)
+        if self.raster:
+            return np.arange(len(positions_LA), dtype=np.int32)[:, None]
+        return positions_LA
 
     def to_patches(self, examples: np.ndarray) -> np.ndarray:
         """Cuts examples [N, *shape] into patches [N, L, P]: uint8, or float32 in 0..1 for audio.
@@ -71,7 +78,7 @@ class PatchLayout:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON."""
-        return dataclasses.asdict(self)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> PatchLayout:
@@ -80,7 +87,12 @@ class PatchLayout:
 
 
 def layout_of(
-    modality: str, shape: Sequence[int], rate: float | None, patch_size: int | None = None
+    modality: str,
+    shape: Sequence[int],
+    rate: float | None,
+    patch_size: int | None = None,
+    *,
+    raster: bool = False,
 ) -> PatchLayout:
     """Returns the `PatchLayout` (example shape, patch shape and rate) for arrays of a modality.
 
@@ -90,12 +102,13 @@ def layout_of(
         rate: of sounds and clips.
         patch_size: side of an image patch; by default the smallest from 2 on that gives at most 64
             patches, or up to 256 beyond 32x32 pixels. Other modalities ignore it.
+        raster: see `PatchLayout`.
 
     Raises:
         UserError: no patch fits the examples.
     """
     patch_shape = _patching(modality).patch_shape(tuple(shape), patch_size)
-    return PatchLayout(modality, tuple(shape), patch_shape, float(rate or 0))
+    return PatchLayout(modality, tuple(shape), patch_shape, float(rate or 0), raster)
 
 
 def _patching(modality: str) -> Patching:

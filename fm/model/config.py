@@ -354,11 +354,10 @@ class ModelConfig:
                 f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
             )
         learned = self.arch.position_encoding == "learned"
-        if learned and (self.position_axes > 1 or self.patch_dims or not self.max_seq_len):
+        if learned and (self.position_axes > 1 or not self.max_seq_len):
             raise UserError(
-                "learned positions require text only and a max_seq_len; got position_axes="
-                f"{self.position_axes}, patch_dims={self.patch_dims}, "
-                f"max_seq_len={self.max_seq_len}"
+                "learned positions require text or a raster of patches, and a max_seq_len; got "
+                f"position_axes={self.position_axes}, max_seq_len={self.max_seq_len}"
             )
         if not learned and (self.head_dim % 2 or self.head_dim < 2 * self.position_axes):
             raise UserError(

@@ -78,8 +78,8 @@ def embed(
       params: from `init_embeddings_and_heads`.
       inputs: the tokens of one modality, or of several with `modality` int [B, L], the index in
         `config.modalities` of each token (the other modalities' values there are not read);
-        `positions` int [B, L] if these are learned; `types` int [B, L] if tokens have types
-        (default 0).
+        `positions` int [B, L] if these are learned, of a raster of patches [B, L, 1]; `types` int
+        [B, L] if tokens have types (default 0).
       masked_BL: bool, tokens replaced by the mask embedding.
 
     Returns:
@@ -100,7 +100,10 @@ def embed(
     if len(config.modalities) > 1:
         x_BLD = x_BLD + params["modality_embedding"].astype(dtype)[modality_BL]
     if config.arch.position_encoding == "learned":
-        x_BLD = x_BLD + params["position_embedding"].astype(dtype)[inputs["positions"]]
+        positions_BL = inputs["positions"]
+        if positions_BL.ndim == 3:  # patches, the first of which may follow a start patch at -1
+            positions_BL = positions_BL[..., 0] + 1
+        x_BLD = x_BLD + params["position_embedding"].astype(dtype)[positions_BL]
     if config.arch.num_token_types:
         types_BL = inputs.get("types", jnp.zeros((), jnp.int32))
         x_BLD = x_BLD + params["type_embedding"].astype(dtype)[types_BL]

@@ -18,6 +18,7 @@ from fm.adaptation.methods import check_methods, regularization
 from fm.adaptation.prompting import PromptTemplate
 from fm.config_io import to_plain
 from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
+from fm.data.tokenizer import TOKENIZERS
 from fm.errors import UserError
 from fm.evaluation.design import check_design
 from fm.evaluation.statistics import DEFAULT_MARGIN
@@ -69,10 +70,12 @@ class Recipe:
       keep_period: pretraining keeps a checkpoint at each multiple of this step; None: the last.
       transfer: what of the checkpoint adaptation starts from, see `fm.study.transfer.TRANSFERS`.
       transfer_step: the pretraining step whose checkpoint that is; None for the last.
-      vocab_size: size of the BPE vocabulary (text).
+      vocab_size: size of the tokenizer's vocabulary (text).
+      tokenizer: "bpe", or "symbols" for texts whose symbols are separated by spaces.
       seq_len: tokens in a sequence (text).
       num_windows: sequences of a document that adaptation reads (text).
       patch_size: side of a square patch in pixels (images).
+      raster: whether patches have one position, their order, instead of row and column or time.
       finetune: full fine-tuning, except for what the grids set; `max_epochs` bounds a search.
       learning_rates: grid of full fine-tuning, the middle first.
       regularizers: grid of fine-tuning: names of `fm.adaptation.methods.regularization`.
@@ -95,7 +98,7 @@ class Recipe:
         "adapters": "lora",
         "adapter_rates": "lora_learning_rates",
     }
-    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("grad_accum_steps",)
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("grad_accum_steps", "tokenizer", "raster")
 
     model: ModelConfig
     objective: PretrainingObjective
@@ -121,6 +124,8 @@ class Recipe:
     transfer: str = "all"
     transfer_step: int | None = None
     grad_accum_steps: int = 1
+    tokenizer: str = "bpe"
+    raster: bool = False
 
     def __post_init__(self):
         check_transfer(self.transfer, self.model.num_layers)
@@ -147,6 +152,8 @@ class Recipe:
             raise UserError(f"regularizers={self.regularizers}: takes one or more different names")
         for name in self.regularizers:
             regularization(name)
+        if self.tokenizer not in TOKENIZERS:
+            raise UserError(f"tokenizer={self.tokenizer!r}: must be one of {', '.join(TOKENIZERS)}")
         if self.search_grid not in SEARCH_GRIDS:
             raise UserError(
                 f"search_grid={self.search_grid!r}: must be one of {', '.join(SEARCH_GRIDS)}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from fm.adaptation.methods import METHODS
 from fm.adaptation.methods.finetuning import Finetuning
 from fm.data.datasets import Dataset, development_dataset
-from fm.data.layouts import layout_of
+from fm.data.layouts import PatchLayout, layout_of
 from fm.data.media import get_modality
 from fm.evaluation.model_selection import CROSS_VALIDATE_UNDER, FOLDS
 from fm.model import flops
@@ -224,9 +224,7 @@ def finetuning_flops(
     length, modality = _adaptation_length(recipe, data)
     length = min(config.tokens_kept or length, length)
     if modality != "tokens":
-        layout = layout_of(
-            modality, data.info["shape"], data.info.get("rate"), recipe.patch_size or None
-        )
+        layout = _recipe_layout(recipe, data)
         model = dataclasses.replace(model, patch_dims=((modality, layout.patch_dim),))
     per_example = flops.train_flops(model, length, num_predictions=0, modalities=(modality,))
     total = 0.0
@@ -246,10 +244,13 @@ def _adaptation_length(recipe: Recipe, data: Dataset) -> tuple[int, str]:
     """Returns the tokens or patches of an example as it is adapted to, and the modality's array."""
     if data.modality == "text":
         return recipe.seq_len * recipe.num_windows, "tokens"
-    layout = layout_of(
-        data.modality, data.info["shape"], data.info.get("rate"), recipe.patch_size or None
-    )
-    return len(layout.positions()), data.modality
+    return len(_recipe_layout(recipe, data).positions()), data.modality
+
+
+def _recipe_layout(recipe: Recipe, data: Dataset) -> PatchLayout:
+    shape, rate = data.info["shape"], data.info.get("rate")
+    patch_size = recipe.patch_size or None
+    return layout_of(data.modality, shape, rate, patch_size, raster=recipe.raster)
 
 
 def _multitask_stages(config: MultitaskConfig) -> list[StageEstimate]:

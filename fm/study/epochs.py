@@ -59,7 +59,7 @@ def epoch_size(
         patches = len(layout_of(modality, shape, rate, recipe.patch_size).positions())
         rows = math.ceil(share * len(train_idx))
         return EpochSize(rows, rows * patches, "patches")
-    tokenizer = train_tokenizer(corpus, recipe.vocab_size)
+    tokenizer = train_tokenizer(corpus, recipe)
     with phase(f"counting the tokens of {len(train_idx):,} texts"):
         chunks = tokenize_chunks(tokenizer, corpus.texts(train_idx), recipe.seq_len)
         share_rows = recipe.objective.bag_of_words == 0

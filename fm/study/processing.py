@@ -62,14 +62,18 @@ def build_processor(
       rate: sample or frame rate of sounds and clips.
     """
     if modality == "text":
-        trained = _trained_tokenizers.get((corpus_digest(corpus), recipe.vocab_size))
+        trained = _trained_tokenizers.get(_tokenizer_key(corpus, recipe))
         tokenizer = load_or_train_tokenizer(
-            lambda: corpus.texts(range(len(corpus))), recipe.vocab_size, out_dir, trained
+            lambda: corpus.texts(range(len(corpus))),
+            recipe.vocab_size,
+            out_dir,
+            trained=trained,
+            kind=recipe.tokenizer,
         )
         model = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size)
         return Processor(model, tokenizer)
     shape = np.asarray(corpus.inputs([0])).shape[1:]
-    layout = layout_of(modality, shape, rate, recipe.patch_size)
+    layout = layout_of(modality, shape, rate, recipe.patch_size, raster=recipe.raster)
     fields = {
         "patch_dims": ((modality, layout.patch_dim),),
         "position_axes": layout.num_axes,
@@ -81,29 +85,44 @@ def load_or_train_tokenizer(
     read_texts: Callable[[], list[str]],
     vocab_size: int,
     out_dir: pathlib.Path,
+    *,
     trained: bpe.Tokenizer | None = None,
+    kind: str = "bpe",
 ) -> bpe.Tokenizer:
-    """Returns the tokenizer saved in `out_dir`, or saves `trained`, or else one it trains."""
+    """Returns the tokenizer saved in `out_dir`, or saves one there: `trained`, or a new one.
+
+    Args:
+      read_texts: returns the texts, if one is trained.
+      vocab_size: number of ids at most.
+      out_dir: folder of tokenizer.json.
+      trained: on the same texts, if there is one already.
+      kind: one of `fm.data.tokenizer.TOKENIZERS`.
+    """
     path = out_dir / "tokenizer.json"
     if path.exists():
         return bpe.load(path)
-    tokenizer = trained or bpe.train(read_texts(), vocab_size)
+    tokenizer = trained or bpe.TOKENIZERS[kind](read_texts(), vocab_size)
     with atomic_path(path) as partial:
         tokenizer.save(partial)
     return tokenizer
 
 
-# Of `train_tokenizer`, by corpus and size of the vocabulary.
-_trained_tokenizers: dict[tuple[str, int], bpe.Tokenizer] = {}
+# Of `train_tokenizer`, by corpus, size of the vocabulary and kind.
+_trained_tokenizers: dict[tuple[str, int, str], bpe.Tokenizer] = {}
 
 
-def train_tokenizer(corpus: Split, vocab_size: int) -> bpe.Tokenizer:
+def train_tokenizer(corpus: Split, recipe: Recipe) -> bpe.Tokenizer:
     """Returns a tokenizer trained on a corpus, once in a process; `build_processor` takes it."""
-    key = corpus_digest(corpus), vocab_size
+    key = _tokenizer_key(corpus, recipe)
     if key not in _trained_tokenizers:
+        train = bpe.TOKENIZERS[recipe.tokenizer]
         with phase(f"training a tokenizer on {len(corpus):,} texts"):
-            _trained_tokenizers[key] = bpe.train(corpus.texts(range(len(corpus))), vocab_size)
+            _trained_tokenizers[key] = train(corpus.texts(range(len(corpus))), recipe.vocab_size)
     return _trained_tokenizers[key]
+
+
+def _tokenizer_key(corpus: Split, recipe: Recipe) -> tuple[str, int, str]:
+    return corpus_digest(corpus), recipe.vocab_size, recipe.tokenizer
 
 
 def check_corpus_size(name: str, count: int) -> None:

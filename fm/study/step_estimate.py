@@ -83,7 +83,7 @@ def recipe_step(
         batch = text_batch(recipe.batch_size, recipe.seq_len, recipe.vocab_size)
     else:
         shape = np.asarray(corpus.inputs([0])).shape[1:]
-        layout = layout_of(modality, shape, rate, recipe.patch_size)
+        layout = layout_of(modality, shape, rate, recipe.patch_size, raster=recipe.raster)
         model = dataclasses.replace(
             recipe.model,
             patch_dims=((modality, layout.patch_dim),),

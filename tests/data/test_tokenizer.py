@@ -99,3 +99,26 @@ def test_chunks_keep_documents_in_order():
     ends = [index for index, chunk in enumerate(found) if chunk[-1] == TOKENIZER.eos]
     documents = [found[a : b + 1] for a, b in zip(starts, ends, strict=True)]
     assert [TOKENIZER.decode(np.concatenate(each)) for each in documents] == texts
+
+
+def test_symbols_are_tokens(tmp_path):
+    texts = ["[MAX 2 9 [MIN 4 7 ] 0 ]", "[MIN 2 2 ]"]
+    symbols = tokenizer.train_symbols(texts, 100)
+    ids = symbols.encode(texts)
+    assert [len(each) for each in ids] == [9, 4]
+    assert [symbols.decode(each) for each in ids] == texts
+    assert b"".join(symbols.token_bytes(ids[1])) == b"[MIN 2 2 ] "
+    assert symbols.vocab_size == tokenizer.NUM_SPECIALS + 1 + len({*" ".join(texts).split()})
+    symbols.save(tmp_path / "tokenizer.json")
+    loaded = tokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.digest() == symbols.digest() != TOKENIZER.digest()
+    np.testing.assert_array_equal(loaded.encode(texts)[0], ids[0])
+    assert loaded.token_bytes([1, *ids[1][:1]]) == [b"", b"[MIN "]
+
+
+def test_rare_and_new_symbols_are_unknown():
+    symbols = tokenizer.train_symbols(["a a b c", "a b"], tokenizer.NUM_SPECIALS + 3)
+    a, b, c, new = symbols.encode(["a b c <unknown>"])[0]
+    assert len({a, b, c}) == 3 and new == c
+    with pytest.raises(UserError, match="at least 6"):
+        tokenizer.train_symbols(["a"], 5)

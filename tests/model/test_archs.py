@@ -481,8 +481,11 @@ def test_input_longer_than_max_seq_len_is_refused():
         (lambda: ArchConfig(logit_softcap=-1.0), "logit_softcap=-1.0 must be at least 0"),
         (lambda: ArchConfig(sandwich_norm=True, post_norm=True), "sandwich_norm=True requires"),
         (lambda: ArchConfig(first_attention_norm=False), "requires norm_scale=True"),
-        (lambda: ModelConfig(**SIZES, arch=GPT2.arch), "require text only and a max_seq_len"),
-        (lambda: dataclasses.replace(GPT2, patch_dims=(("image", 4),)), "patch_dims"),
+        (
+            lambda: ModelConfig(**SIZES, arch=GPT2.arch),
+            "require text or a raster of patches, and a max",
+        ),
+        (lambda: dataclasses.replace(GPT2, position_axes=2), "position_axes=2"),
         (lambda: ModelConfig(**SIZES, head_dim_override=7), "head_dim=7"),
         (lambda: ModelConfig(**SIZES, max_seq_len=-1), "max_seq_len=-1"),
     ],

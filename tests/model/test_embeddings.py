@@ -1,5 +1,7 @@
 """Likelihoods of tokens and patches against plain formulas."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from scipy import special, stats
 
 from fm.errors import UserError
 from fm.model import ModelConfig, config_for_size, embeddings
+from fm.model.config import ArchConfig
 from fm.model.layers import transpose_kernel
 from tests.model.helpers_models import IMAGE, images, params
 
@@ -132,3 +135,24 @@ def test_sizes():
     assert config_for_size("nano", num_layers=3).num_layers == 3
     with pytest.raises(UserError, match=r"'huge'.*nano"):
         config_for_size("huge")
+
+
+def test_learned_positions_of_a_raster_of_patches_begin_with_the_start_patch():
+    arch = ArchConfig(position_encoding="learned", embedding_norm=False)
+    config = dataclasses.replace(IMAGE, position_axes=1, max_seq_len=5, arch=arch)
+    weights = params(config)["streams"]
+    patches = np.zeros((2, 4, config.patch_dim("image")), np.float32)
+    inputs = {
+        "image": jnp.asarray(patches),
+        "positions": jnp.broadcast_to(jnp.arange(4)[None, :, None], (2, 4, 1)),
+        "segments": jnp.ones((2, 4), jnp.int32),
+    }
+    x_BLD = embeddings.embed(weights, embeddings.prepend_start_patch(inputs), config)
+    alone = embeddings.embed(weights, inputs, config)
+    np.testing.assert_array_equal(x_BLD[:, 1:], alone)
+    own_LD = np.diff(np.asarray(alone[0]), axis=0)
+    want_LD = np.diff(np.asarray(weights["position_embedding"])[1:5], axis=0)
+    np.testing.assert_allclose(own_LD, want_LD, atol=1e-6)
+    first = np.asarray(x_BLD[0, 0] - weights["position_embedding"][0])
+    # The start patch is gray, which is 0 once patches are scaled to -1..1.
+    np.testing.assert_allclose(first, 0.0, atol=1e-6)
