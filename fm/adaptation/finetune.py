@@ -53,6 +53,9 @@ class FinetuneConfig:
       min_steps: optimizer steps, at least; a search may always go on for so many.
       min_epochs: passes over the labeled examples of a run of no other length.
       max_epochs: most passes over the labeled examples that a search tries.
+      fixed_updates: optimizer steps of every run, in place of a search for their number, so that
+        studies compare runs of equally many updates; None searches.
+      fixed_epochs: passes over the labeled examples of every run, in the same way; None searches.
       batch_size: examples per step.
       tokens_kept: tokens of an example a training step sees, drawn anew each time (token dropout);
         0 for all.
@@ -65,6 +68,7 @@ class FinetuneConfig:
       lora: adapters to train instead of the model; None trains the whole model.
     """
 
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("fixed_updates", "fixed_epochs")
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {
         "steps": "min_steps",
         "epochs": "min_epochs",
@@ -84,8 +88,19 @@ class FinetuneConfig:
     class_weight: str | None = None
     feature_config: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
     lora: lora.LoraConfig | None = None
+    fixed_updates: int | None = None
+    fixed_epochs: int | None = None
 
     def __post_init__(self):
+        for name in ("fixed_updates", "fixed_epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"fine-tuning takes {name}={value} of at least 1, or none")
+        if self.fixed_updates and self.fixed_epochs:
+            raise UserError(
+                f"fine-tuning takes fixed_updates={self.fixed_updates} or fixed_epochs="
+                f"{self.fixed_epochs}, not both"
+            )
         if min(self.min_steps, self.batch_size) < 1 or min(self.tokens_kept, self.min_epochs) < 0:
             raise UserError(
                 f"fine-tuning takes min_steps={self.min_steps} and batch_size={self.batch_size} of "
@@ -113,7 +128,13 @@ class FinetuneConfig:
             )
 
     def num_steps(self, num_labels: int, epochs: int | None = None) -> int:
-        """Returns the optimizer steps of `epochs` passes; by default those of `min_epochs`."""
+        """Returns the optimizer steps of `epochs` passes; by default those of `min_epochs`.
+
+        A fixed length goes before both.
+        """
+        if self.fixed_updates is not None:
+            return self.fixed_updates
+        epochs = self.fixed_epochs or epochs
         if epochs is not None:
             return max(1, math.ceil(epochs * num_labels / self.batch_size))
         return max(self.min_steps, math.ceil(self.min_epochs * num_labels / self.batch_size))
@@ -123,8 +144,12 @@ class FinetuneConfig:
 
         They are 4 times a power of two; the first are at least half of `min_steps` and the steps of
         warmup; the last are the last such number within `max_epochs`, or, if those are fewer than
-        `min_steps` steps, the first of at least so many.
+        `min_steps` steps, the first of at least so many. A fixed length is the only reading.
         """
+        if self.fixed_updates is not None:
+            return [max(1, round(self.fixed_updates * self.batch_size / num_labels))]
+        if self.fixed_epochs is not None:
+            return [self.fixed_epochs]
         grid = [FIRST_EPOCHS]
         while (
             2 * grid[-1] <= self.max_epochs or self.num_steps(num_labels, grid[-1]) < self.min_steps
@@ -135,10 +160,14 @@ class FinetuneConfig:
 
     def min_search_epochs(self, num_labels: int) -> int:
         """Returns the passes of `min_steps` steps, before which no search stops or ranks a run."""
+        if self.fixed_updates is not None or self.fixed_epochs is not None:
+            return 0
         return math.ceil(self.min_steps * self.batch_size / num_labels)
 
     def max_steps(self, num_labels: int) -> int:
         """Returns the most optimizer steps of any run on at most `num_labels` examples."""
+        if self.fixed_updates is not None or self.fixed_epochs is not None:
+            return self.num_steps(num_labels)
         longest = self.num_steps(num_labels, self.max_epochs)
         return max(self.num_steps(num_labels), longest, 2 * self.min_steps)
 

@@ -97,6 +97,21 @@ def test_readings_double_from_half_of_the_least_steps():
         assert last <= config.max_steps(300)
 
 
+def test_a_fixed_length_is_the_only_reading():
+    updates = FinetuneConfig(batch_size=16, fixed_updates=100)
+    assert updates.num_steps(20) == updates.num_steps(500, epochs=3) == 100
+    assert updates.epoch_grid(80) == [20] and updates.epoch_grid(100_000) == [1]
+    assert updates.max_steps(300) == 100 and updates.min_search_epochs(15) == 0
+    epochs = FinetuneConfig(batch_size=16, fixed_epochs=6)
+    assert epochs.num_steps(32) == epochs.num_steps(32, epochs=3) == 12
+    assert epochs.epoch_grid(32) == epochs.epoch_grid(500) == [6]
+    assert epochs.max_steps(64) == 24 and epochs.min_search_epochs(15) == 0
+    with pytest.raises(UserError, match="not both"):
+        FinetuneConfig(fixed_updates=1, fixed_epochs=1)
+    with pytest.raises(UserError, match="fixed_updates=0"):
+        FinetuneConfig(fixed_updates=0)
+
+
 def test_dropout_and_weight_decay_change_the_run():
     rows, labels = separable(10)
     plain = tuned(rows, labels)
