@@ -300,6 +300,15 @@ def _mistral(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     return _rotary(config, use_bias="none", qk_norm="none", kinds=kinds, window=window, kv_heads=8)
 
 
+def _phi3(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
+    given = config.values.get("sliding_window")
+    window = 0 if given is None else config.size("sliding_window")
+    kinds = ("sliding" if window else "full",) * config.size("num_hidden_layers")
+    return _rotary(
+        config, use_bias="none", qk_norm="none", kinds=kinds, window=window, norm_eps=1e-5
+    )
+
+
 def _mistral_hf_config(model: ModelConfig) -> dict[str, Any]:
     return _rotary_hf_config(model) | {"sliding_window": model.arch.sliding_window or None}
 
@@ -364,6 +373,7 @@ def _rotary(
     kinds: Sequence[str] = (),
     window: int = 0,
     kv_heads: int = 0,
+    norm_eps: float = 1e-6,
 ) -> ModelConfig:
     """Llama and its successors."""
     num_layers, d_model = config.size("num_hidden_layers"), config.size("hidden_size")
@@ -380,7 +390,7 @@ def _rotary(
         vocab_size=config.size("vocab_size"),
         max_seq_len=config.size("max_position_embeddings"),
         rope_theta=theta,
-        norm_eps=config.number("rms_norm_eps", 1e-6),
+        norm_eps=config.number("rms_norm_eps", norm_eps),
         head_dim_override=0 if head_dim * num_heads == d_model else head_dim,
         arch=ArchConfig(
             norm_scale=True,
@@ -680,6 +690,7 @@ FAMILIES: Mapping[str, Family] = {
         _decoder("qwen2", "Qwen2ForCausalLM", _qwen2, _qwen2_hf_config),
         _decoder("qwen3", "Qwen3ForCausalLM", _qwen3, _qwen3_hf_config),
         _decoder("mistral", "MistralForCausalLM", _mistral, _mistral_hf_config),
+        _decoder("phi3", "Phi3ForCausalLM", _phi3, _mistral_hf_config, tensor_names.PHI3),
         _decoder("gemma2", "Gemma2ForCausalLM", _gemma2, _gemma2_hf_config, tensor_names.GEMMA),
         _decoder(
             "gemma3_text", "Gemma3ForCausalLM", _gemma3, _gemma3_hf_config, tensor_names.GEMMA

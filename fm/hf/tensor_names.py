@@ -106,6 +106,18 @@ BERT = (
     *_linear("pooler.dense", "pooler"),
 )
 
+PHI3 = (
+    TensorSpec("embed_tokens.weight", ("token_embedding",)),
+    *_norm("layers.{n}.input_layernorm", "attention_norm"),
+    *_linear("layers.{n}.self_attn.qkv_proj", "query", "key", "value"),
+    *_linear("layers.{n}.self_attn.o_proj", "attention_out"),
+    *_norm("layers.{n}.post_attention_layernorm", "feed_forward_norm"),
+    *_linear("layers.{n}.mlp.gate_up_proj", "gate", "up"),
+    *_linear("layers.{n}.mlp.down_proj", "down"),
+    *_norm("norm", "final_norm"),
+    TensorSpec("lm_head.weight", ("token_head",), transposed=True),
+)
+
 GEMMA = (
     TensorSpec("embed_tokens.weight", ("token_embedding",)),
     _gemma_norm("layers.{n}.input_layernorm", "attention_norm"),

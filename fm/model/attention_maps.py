@@ -55,8 +55,8 @@ def kernel_error(params: dict, inputs: Arrays, config: ModelConfig, *, mask: Mas
 
 
 def _weights(q_BLHC: jax.Array, k_BLKC: jax.Array, mask: Mask, config: ModelConfig) -> jax.Array:
-    options = layers.score_options(config)
-    return reference.attention_weights(q_BLHC, k_BLKC, mask=mask, **options)
+    scale, softcap = layers.scale_and_softcap(config)
+    return reference.attention_weights(q_BLHC, k_BLKC, mask=mask, scale=scale, softcap=softcap)
 
 
 def _layer_qkv(

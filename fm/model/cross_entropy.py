@@ -46,7 +46,7 @@ def fused_linear_cross_entropy(
     """
 
     def body(total, chunk):
-        return total + _chunk_loss(head_DV, *chunk, softcap)[0], None
+        return total + _chunk_loss(head_DV, *chunk, softcap=softcap)[0], None
 
     return _scan_chunks(body, jnp.zeros(()), head_DV.shape[1], (h_TD, targets_T, weights_T))[0]
 

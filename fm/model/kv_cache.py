@@ -186,6 +186,7 @@ def decode_step(
     x_BLD = embed_inputs(params.embeddings, inputs, config)
     tables = rope_tables(inputs["positions"], config)
     keys, values = [], []
+    scale, softcap = layers.scale_and_softcap(config)
     caches = zip(params.layers, config.layer_kinds, cache.keys, cache.values, strict=True)
     for layer, kind, *past in caches:
         q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables[kind], config)
@@ -196,7 +197,8 @@ def decode_step(
         o_BLHC = attention(
             *(q_BLHC, keys[-1].reshape(shape), values[-1].reshape(shape)),
             mask=masks[kind],
-            **layers.score_options(config),
+            scale=scale,
+            softcap=softcap,
         )
         x_BLD = layers.out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
     cache = KVCache(tuple(keys), tuple(values), valid_BS)

@@ -267,22 +267,20 @@ def attend(
     q_BLHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask, config: ModelConfig
 ) -> jax.Array:
     """Returns `fm.attention.attention` by the config's implementation, score scale and soft cap."""
+    scale, softcap = scale_and_softcap(config)
     return attention(
         *(q_BLHC, k_BSKC, v_BSKC),
         mask=mask,
+        scale=scale,
+        softcap=softcap,
         implementation=config.attention,
-        **score_options(config),
     )
 
 
-def score_options(config: ModelConfig) -> dict[str, float | None]:
-    """Returns the arguments `scale` and `softcap` of attention; None for their defaults."""
-    arch = config.arch
-    scalar = arch.query_pre_attn_scalar
-    return {
-        "scale": scalar**-0.5 if scalar else None,
-        "softcap": arch.attention_softcap or None,
-    }
+def scale_and_softcap(config: ModelConfig) -> tuple[float | None, float | None]:
+    """Returns the factor and the soft cap of attention scores; None for what attention takes."""
+    scalar = config.arch.query_pre_attn_scalar
+    return scalar**-0.5 if scalar else None, config.arch.attention_softcap or None
 
 
 def layer_mask(mask: Mask, kind: str, config: ModelConfig) -> Mask:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from fm.attention import Choice, explain_choice
 from fm.model.config import ModelConfig, format_count
+from fm.model.layers import layer_mask, scale_and_softcap
 from fm.parallel.mesh import MESH_AXES, config_from_mesh, default_device
 from fm.training.multitask import AnyObjective, group_batches
 from fm.training.objectives import Batch, attention_inputs
@@ -75,8 +76,12 @@ def describe_attention(
 def _attention_choices(
     model_config: ModelConfig, batch: dict[str, Any], objective: AnyObjective
 ) -> dict[str, Choice]:
-    """Returns the attention implementation of each objective of each group, by name."""
+    """Returns the attention implementation of each objective of each group, by name.
+
+    Where a model has full and sliding layers, each kind has an entry.
+    """
     choices = {}
+    _, softcap = scale_and_softcap(model_config)
     for prefix, group, each in group_batches(batch, objective):
         for name, (B, L, mask) in attention_inputs(group, each).items():
             q, k = (
@@ -84,9 +89,15 @@ def _attention_choices(
                 for heads in (model_config.num_heads, model_config.num_kv_heads)
             )
             named = model_config.attention
-            choices[f"{prefix}{name}"] = (
-                Choice(named, "named in the config") if named else explain_choice(q, k, mask)
-            )
+            kinds = dict.fromkeys(model_config.layer_kinds) or {"full": None}
+            for kind in kinds:
+                whose = f" in {kind} layers" if len(kinds) > 1 else ""
+                own_mask = layer_mask(mask, kind, model_config)
+                choices[f"{prefix}{name}{whose}"] = (
+                    Choice(named, "named in the config")
+                    if named
+                    else explain_choice(q, k, own_mask, softcap=softcap)
+                )
     return choices
 
 

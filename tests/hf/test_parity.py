@@ -140,6 +140,11 @@ MODELS = {
             "max_window_layers": 1,
         },
     ),
+    "phi3": ("Phi3ForCausalLM", ROTARY | {"num_key_value_heads": 2, "pad_token_id": 0}),
+    "phi3, windows": (
+        "Phi3ForCausalLM",
+        ROTARY | {"num_key_value_heads": 4, "pad_token_id": 0, "sliding_window": 7},
+    ),
     "gemma2": ("Gemma2ForCausalLM", GEMMA),
     "gemma2, no caps": (
         "Gemma2ForCausalLM",
@@ -400,6 +405,7 @@ def test_half_precision_files(name, dtype, tmp_path):
         ("Qwen3ForCausalLM", ROTARY | {"num_key_value_heads": 4, "head_dim": 8}),
         ("BertModel", NEW),
         ("MistralForCausalLM", ROTARY | {"num_attention_heads": 8}),
+        ("Phi3ForCausalLM", ROTARY | {"pad_token_id": 0}),
         ("Gemma2ForCausalLM", ROTARY),
         ("Gemma3ForCausalLM", ROTARY),
         ("ModernBertModel", NEW | {"pad_token_id": 0}),
@@ -456,6 +462,8 @@ def test_config_keys_of_before_transformers_5(values, tmp_path):
         ),
         ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "'chunked_attention'.*sliding"),
         ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must be a list of 3"),
+        ("phi3", {"rope_parameters": {"type": "longrope"}}, "'longrope' is not supported"),
+        ("phi3", {"partial_rotary_factor": 0.4}, "partial_rotary_factor=0.4 is not supported"),
         ("gemma2", {"sliding_window": None}, "needs a sliding_window"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         ("modernbert", {"rope_scaling": {"rope_type": "linear"}}, "rope_scaling of modernbert"),

@@ -41,6 +41,20 @@ ARCHS = {
     "llama 3": config(
         arch=ArchConfig(**(vars(LLAMA) | {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)}))
     ),
+    "mistral": config(
+        arch=ArchConfig(**(vars(LLAMA) | {"layer_pattern": ("sliding",), "sliding_window": 5}))
+    ),
+    "gemma2": config(
+        num_layers=3,
+        arch=ArchConfig(
+            **vars(LLAMA)
+            | {
+                **{"layer_pattern": ("sliding", "full"), "sliding_window": 5},
+                **{"attention_softcap": 2.0, "logit_softcap": 3.0, "query_pre_attn_scalar": 5},
+                **{"sandwich_norm": True, "scale_embeddings": True, "local_rope_theta": 50.0},
+            }
+        ),
+    ),
     "qwen2": config(arch=ArchConfig(**(vars(LLAMA) | {"use_bias": "qkv"}))),
     "qwen3": config(arch=ArchConfig(**(vars(LLAMA) | {"qk_norm": "gain"})), head_dim_override=16),
 }

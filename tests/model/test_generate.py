@@ -30,7 +30,7 @@ def plain_logits(weights, tokens, config):
     padded[0, : len(tokens)] = tokens
     inputs = {"tokens": padded, "positions": np.arange(64)[None]}
     final = run(weights, inputs, config, mask=CAUSAL)["final"]
-    return np.array(logits_of(weights["streams"], final[0]))[: len(tokens)]
+    return np.array(logits_of(weights["streams"], final[0], config))[: len(tokens)]
 
 
 def plain_greedy(weights, prompt, config, count):

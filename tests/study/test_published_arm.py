@@ -54,7 +54,7 @@ def arm(monkeypatch):
     return build
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "modernbert", "gemma2"])
 def test_a_probe_learns_separable_classes(arm, family):
     made, labels = arm(family, methods=("probe", "full"))
     train_idx = np.arange(20)
@@ -128,8 +128,9 @@ def test_prompted_predictions_are_the_likeliest_answers(arm, num_fewshot, calibr
 
 
 @pytest.mark.slow
-def test_a_trainable_model_is_fine_tuned(arm):
-    made, labels = arm("bert", methods=("lora", "probe"), trainable=True)
+@pytest.mark.parametrize("family", ["bert", "modernbert", "gemma3"])
+def test_a_trainable_model_is_fine_tuned(arm, family):
+    made, labels = arm(family, methods=("lora", "probe"), trainable=True)
     trials = made.search(np.arange(20), labels[:20], 0)
     assert {trial["config"]["method"] for trial in trials} == {"probe", "lora"}
     hparams = trials[-1]["config"]
