@@ -24,6 +24,8 @@ _ACTIVATIONS = {
 _LAYER_TYPES = {"full": "full_attention", "sliding": "sliding_attention"}
 
 
+# Models of text and images whose text model is read, and the family of that.
+_TEXT_PARTS = {"gemma3": "gemma3_text"}
 # Families of images and sounds, which `fm.hf.encoders` reads, and what they read.
 ENCODER_MODALITIES = {
     "vit": "image",
@@ -433,7 +435,13 @@ def _rotary_hf_config(model: ModelConfig) -> dict[str, Any]:
 def _gemma2(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
     num_layers = config.size("num_hidden_layers")
     alternating = ["full" if n % 2 else "sliding" for n in range(num_layers)]
-    return _gemma(config, config.layer_kinds(num_layers, alternating), softcaps=(50.0, 30.0))
+    return _gemma(
+        config,
+        config.layer_kinds(num_layers, alternating),
+        vocab_size=256_000,
+        max_seq_len=8192,
+        softcaps=(50.0, 30.0),
+    )
 
 
 def _gemma3(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
@@ -449,7 +457,14 @@ def _gemma3(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
         local_theta, local_scaling = own.rope("sliding_attention", local_theta)
     if local_scaling is not None:
         raise UserError("config.json: rope scaling of sliding_attention layers is not supported")
-    model = _gemma(config, kinds, qk_norm="gain", rope=(theta, scaling))
+    model = _gemma(
+        config,
+        kinds,
+        vocab_size=262_208,
+        max_seq_len=131_072,
+        qk_norm="gain",
+        rope=(theta, scaling),
+    )
     if "sliding" not in kinds:
         return model
     return dataclasses.replace(
@@ -461,11 +476,17 @@ def _gemma(
     config: ConfigReader,
     kinds: Sequence[str],
     *,
+    vocab_size: int,
+    max_seq_len: int,
     softcaps: tuple[float, float] = (0.0, 0.0),
     qk_norm: str = "none",
     rope: tuple[float, RopeScaling | None] | None = None,
 ) -> ModelConfig:
-    """What Gemma 2 and 3 share; `softcaps` are the defaults of attention scores and logits."""
+    """What Gemma 2 and 3 share.
+
+    Published files leave out what has its default: `vocab_size`, `max_seq_len` and `softcaps` (of
+    attention scores, of logits) are those that differ.
+    """
     config.require("use_bidirectional_attention", False)
     num_heads, d_model = config.size("num_attention_heads", 8), config.size("hidden_size")
     if d_model % num_heads:  # as `transformers` has it
@@ -479,8 +500,8 @@ def _gemma(
         num_heads=num_heads,
         num_kv_heads=config.size("num_key_value_heads", 4),
         mlp_dim=config.size("intermediate_size"),
-        vocab_size=config.size("vocab_size"),
-        max_seq_len=config.size("max_position_embeddings"),
+        vocab_size=config.size("vocab_size", vocab_size),
+        max_seq_len=config.size("max_position_embeddings", max_seq_len),
         rope_theta=theta,
         norm_eps=config.number("rms_norm_eps", 1e-6),
         head_dim_override=0 if head_dim * num_heads == d_model else head_dim,
@@ -658,6 +679,7 @@ def _decoder(
     to_model_config: Any,
     to_hf_config: Any,
     entries: tuple[tensor_names.TensorSpec, ...] = tensor_names.LLAMA,
+    heads: str = r"(?!)",
 ) -> Family:
     return Family(
         name=name,
@@ -666,7 +688,7 @@ def _decoder(
         prefix="model.",
         entries=entries,
         buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
-        heads=r"(?!)",
+        heads=heads,
         to_model_config=to_model_config,
         to_hf_config=to_hf_config,
     )
@@ -693,7 +715,12 @@ FAMILIES: Mapping[str, Family] = {
         _decoder("phi3", "Phi3ForCausalLM", _phi3, _mistral_hf_config, tensor_names.PHI3),
         _decoder("gemma2", "Gemma2ForCausalLM", _gemma2, _gemma2_hf_config, tensor_names.GEMMA),
         _decoder(
-            "gemma3_text", "Gemma3ForCausalLM", _gemma3, _gemma3_hf_config, tensor_names.GEMMA
+            "gemma3_text",
+            "Gemma3ForCausalLM",
+            _gemma3,
+            _gemma3_hf_config,
+            tensor_names.GEMMA,
+            heads=r"(vision_tower|multi_modal_projector)\..*",
         ),
         Family(
             name="bert",
@@ -721,18 +748,26 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the part of a config.json that describes the text model, mostly the whole.
+
+    A model of text and images that is known (`_TEXT_PARTS`) has it in `text_config`.
+    """
+    name, part = config.get("model_type"), config.get("text_config")
+    if name not in _TEXT_PARTS:
+        return config
+    if not isinstance(part, Mapping):
+        raise UserError(f"config.json: text_config={part!r} must be an object")
+    return {**part, "model_type": _TEXT_PARTS[name]}
+
+
 def family_of(config: Mapping[str, Any]) -> Family:
-    """Returns the `Family` that the `model_type` of a config.json names.
+    """Returns the `Family` that the `model_type` of a config.json names, of text (see `text_part`).
 
     Raises:
       UserError: an unknown family (lists the known ones), custom code or quantized tensors.
     """
-    name = config.get("model_type")
-    if isinstance(config.get("text_config"), Mapping):
-        raise UserError(
-            f"config.json: model_type={name!r} has a text_config, so it reads more than text; save "
-            "its text model as a folder of its own"
-        )
+    name = text_part(config).get("model_type")
     if isinstance(name, str) and name in ENCODER_MODALITIES:
         raise UserError(
             f"config.json: model_type={name!r} is an encoder of {ENCODER_MODALITIES[name]} data; "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.errors import UserError
-from fm.hf.config import FAMILIES, ConfigReader, Family, family_of
+from fm.hf.config import FAMILIES, ConfigReader, Family, family_of, text_part
 from fm.hf.tensor_names import TensorSpec
 from fm.model.config import ModelConfig
 from fm.model.transformer import init
@@ -24,6 +24,10 @@ _OWN = "hidden_piece"
 
 # Tensor names of before 2019, in files that are still in use.
 _RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+# Part of the names of the text model's tensors in a model of text and images, before the family's
+# prefix or after it.
+_TEXT_PREFIX = "language_model."
 
 # Fields that do not change a model's output, or that no family has.
 _RUNTIME_FIELDS = (
@@ -56,7 +60,7 @@ def from_tensors(
     given = {_canonical_name(name, family): name for name in tensors}
     if len(given) < len(tensors):
         raise UserError(f"two tensors share a name but for the prefix {family.prefix!r}")
-    model_config = family.to_model_config(ConfigReader(config), given.keys())
+    model_config = family.to_model_config(ConfigReader(text_part(config)), given.keys())
     if model_config.num_layers > len(given):
         raise UserError(
             f"{model_config.num_layers} layers in config.json, but only {len(given)} tensors"
@@ -192,6 +196,8 @@ def _output_fields(model_config: ModelConfig) -> dict[str, Any]:
     }
     fields["head_dim"] = model_config.head_dim
     fields["layer_pattern"] = ",".join(model_config.layer_kinds)
+    if "sliding" not in model_config.layer_kinds:
+        fields |= {"sliding_window": 0, "local_rope_theta": 0.0}
     fields["query_pre_attn_scalar"] = arch.query_pre_attn_scalar or model_config.head_dim
     if arch.position_encoding == "learned":
         fields["rope_theta"] = None
@@ -213,7 +219,7 @@ def _param_shapes(model_config: ModelConfig) -> dict[str, dict[str, Any]]:
 
 def _canonical_name(name: str, family: Family) -> str:
     """A tensor's name as in `tensor_names`."""
-    name = name.removeprefix(family.prefix)
+    name = name.removeprefix(_TEXT_PREFIX).removeprefix(family.prefix).removeprefix(_TEXT_PREFIX)
     for old, new in _RENAMED.items():
         if name.endswith(old):
             return name.removesuffix(old) + new

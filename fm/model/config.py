@@ -156,7 +156,7 @@ class ArchConfig:
       layer_pattern: what the layers attend to, repeated over them: "full", or "sliding" for tokens
         within `sliding_window`.
       sliding_window: a query of a sliding layer sees keys fewer than this many positions away, its
-        own included; 0 if no layer slides.
+        own included; not read if no layer slides.
       local_rope_theta: base of the rotary frequencies of sliding layers, which are then not scaled
         (Gemma 3); 0 to rotate them like the others.
       attention_softcap: attention scores become `cap * tanh(scores / cap)` (Gemma 2); 0 for none.
@@ -240,16 +240,16 @@ class ArchConfig:
                 f"layer_pattern={self.layer_pattern}: takes one or more of {', '.join(LAYER_KINDS)}"
             )
         slides = "sliding" in self.layer_pattern
-        if self.sliding_window < 0 or slides != bool(self.sliding_window):
+        if self.sliding_window < slides:
             raise UserError(
-                f"sliding_window={self.sliding_window} must be at least 1 where layer_pattern has "
-                f"sliding layers, and 0 where it has none; it is {','.join(self.layer_pattern)}"
+                f"sliding_window={self.sliding_window} must be at least {int(slides)} with "
+                f"layer_pattern={','.join(self.layer_pattern)}; set sliding_window first"
             )
-        local_rope = slides and self.position_encoding == "rotary"
-        if self.local_rope_theta < 0 or (self.local_rope_theta and not local_rope):
+        learned = self.position_encoding == "learned"
+        if self.local_rope_theta < 0 or (self.local_rope_theta and learned):
             raise UserError(
-                f"local_rope_theta={self.local_rope_theta} must be 0, or above 0 where "
-                "layer_pattern has sliding layers and position_encoding is 'rotary'"
+                f"local_rope_theta={self.local_rope_theta} must be at least 0, and 0 where "
+                "position_encoding is 'learned'"
             )
 
     def has_bias(self, name: str) -> bool:

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from fm.attention import Mask
 from fm.errors import UserError
@@ -407,7 +409,10 @@ def test_half_precision_files(name, dtype, tmp_path):
         ("MistralForCausalLM", ROTARY | {"num_attention_heads": 8}),
         ("Phi3ForCausalLM", ROTARY | {"pad_token_id": 0}),
         ("Gemma2ForCausalLM", ROTARY),
-        ("Gemma3ForCausalLM", ROTARY),
+        (  # as in the text_config of the model of 4 B parameters
+            "Gemma3ForCausalLM",
+            {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 7},
+        ),
         ("ModernBertModel", NEW | {"pad_token_id": 0}),
     ],
 )
@@ -467,7 +472,7 @@ def test_config_keys_of_before_transformers_5(values, tmp_path):
         ("gemma2", {"sliding_window": None}, "needs a sliding_window"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         ("modernbert", {"rope_scaling": {"rope_type": "linear"}}, "rope_scaling of modernbert"),
-        ("gemma2", {"model_type": "gemma3", "text_config": {}}, "gemma3.*text_config"),
+        ("gemma2", {"model_type": "gemma3", "text_config": 3}, "text_config=3 must be an object"),
     ],
 )
 def test_what_is_not_supported_is_one_line(name, change, named, tmp_path):
@@ -477,6 +482,38 @@ def test_what_is_not_supported_is_one_line(name, change, named, tmp_path):
     with pytest.raises(UserError, match=named) as caught:
         load_pretrained(tmp_path / "m")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_the_text_model_of_gemma_3_with_images_is_read(renamed, tmp_path):
+    """Files name its tensors `language_model.model.…` or `model.language_model.…`."""
+    text = transformers.Gemma3TextConfig(**MODELS["gemma3"][1])
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=69
+    )
+    torch.manual_seed(0)
+    model = randomised(transformers.Gemma3ForConditionalGeneration(config).eval())
+    folder = saved(model, tmp_path / "m")
+    if renamed:
+        tensors = load_file(folder / "model.safetensors")
+        tensors = {
+            re.sub("^(language_model.model|vision_tower)", r"model.\1", name).replace(
+                "language_model.model.", "language_model."
+            ): value
+            for name, value in tensors.items()
+        }
+        assert "model.language_model.norm.weight" in tensors
+        assert any(name.startswith("model.vision_tower.") for name in tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    pretrained = load_pretrained(folder)
+    assert pretrained.family == "gemma3_text"
+    assert any("vision_tower" in name for name in pretrained.unused_tensors)
+    inputs = inputs_of(2, 24, "")
+    tokens_BL = inputs[0] % 60  # no token of images
+    want = theirs(model, tokens_BL, *inputs[1:])
+    np.testing.assert_allclose(ours(pretrained, tokens_BL, *inputs[1:]), want, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "mistral", "modernbert"])
