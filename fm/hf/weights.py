@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.errors import UserError
-from fm.hf.config import FAMILIES, ConfigReader, Family, family_of, text_part
+from fm.hf.config import FAMILIES, Family, family_of, text_part
+from fm.hf.config_reader import ConfigReader
 from fm.hf.tensor_names import TensorSpec
 from fm.model.config import ModelConfig
 from fm.model.transformer import init

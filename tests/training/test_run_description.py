@@ -15,7 +15,7 @@ def test_full_and_sliding_layers_have_a_kernel_each():
     arch = ArchConfig(layer_pattern=("sliding", "full"), sliding_window=128)
     shape = jax.ShapeDtypeStruct((1, 8192), jnp.int32)
     batch = {"tokens": shape, "positions": shape, "segments": shape}
-    objective = PretrainingObjective(causal_lm=1.0)
+    objective = PretrainingObjective(causal_lm=1.0, masked_lm=0.0)
     both = describe_attention(dataclasses.replace(TEXT, arch=arch), batch, objective)
     assert "xla_chunked for causal_lm in sliding layers (a window of 128 in 8192 keys)" in both
     assert "xla_tiled for causal_lm in full layers" in both

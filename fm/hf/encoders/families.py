@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from fm.errors import UserError
-from fm.hf.config import ENCODER_MODALITIES, ConfigReader
+from fm.hf.config import ENCODER_MODALITIES
+from fm.hf.config_reader import ConfigReader
 from fm.hf.encoders.images import ImagePreprocessing
 from fm.hf.encoders.sounds import SoundPreprocessing, WhisperPreprocessing
 from fm.model.config import ArchConfig

@@ -14,7 +14,8 @@ import numpy as np
 
 from fm.errors import UserError, error_context
 from fm.files import expand_path, read_user_json
-from fm.hf.config import ENCODER_MODALITIES, ConfigReader
+from fm.hf.config import ENCODER_MODALITIES
+from fm.hf.config_reader import ConfigReader
 from fm.hf.encoders.families import ENCODER_FAMILIES, unused_tensors
 from fm.hf.encoders.images import ImagePreprocessing
 from fm.hf.encoders.sounds import SOUND_PREPROCESSINGS, SoundPreprocessing

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.errors import UserError
-from fm.hf.config import ConfigReader
+from fm.hf.config_reader import ConfigReader
 from fm.hf.encoders.families import (
     EncoderFamily,
     canonical_name,
