@@ -378,7 +378,9 @@ def test_shards(name, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["gpt2", "llama, tied and stretched", "qwen3", "bert"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama, tied and stretched", "qwen3", "bert", "modernbert"]
+)
 def test_half_precision_files(name, dtype, tmp_path):
     built = getattr(transformers, MODELS[name][0])
     pretrained = load_pretrained(
