@@ -56,13 +56,20 @@ def test_dataclasses_of_a_union_are_told_apart_by_their_fields():
         parse(either, {"model": "a", "strange": 1}, "published")
 
 
-@pytest.mark.parametrize("build", RECIPES.values())
-def test_a_recipe_that_uses_no_added_field_has_the_hash_it_had(build):
-    recipe = build("default")
+# Of the default recipes before any field was added.
+HASHES = {
+    "text": "c6c67c532ba4487b",
+    "image": "01bfb3d8e029cbfc",
+    "audio": "e87e19fc8c29483b",
+    "video": "04010146638d93fa",
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_that_uses_no_added_field_has_the_hash_it_had(name):
+    recipe = RECIPES[name]("default")
     plain = to_plain(recipe)
-    old = dataclasses.asdict(recipe)
-    assert old.pop("grad_accum_steps") == 1 and old["optimizer"].pop("warmup_steps") is None
-    assert config_hash(plain) == config_hash(old)
+    assert config_hash(plain) == HASHES[name]
     assert parse(Recipe, plain, "recipe") == recipe
     changed = dataclasses.replace(recipe, optimizer=OptimizerConfig(warmup_steps=7))
     assert to_plain(changed)["optimizer"]["warmup_steps"] == 7

@@ -25,7 +25,11 @@ from fm.study.adaptation import (
 from fm.study.config import PublishedEncoderConfig, Recipe, StudyConfig
 from fm.study.processing import Processor
 from fm.study.published_arm import build_published_arm
-from fm.study.published_encoder_arm import build_published_encoder_arm, shrunk_inputs_line
+from fm.study.published_encoder_arm import (
+    PublishedEncoderTaskModel,
+    build_published_encoder_arm,
+    shrunk_inputs_line,
+)
 from fm.study.stages import StagePlan
 from fm.study.task_types import HeadTaskType
 from fm.study.tasks import Task
@@ -438,8 +442,9 @@ def load_published_arm(task: Task, methods: Sequence[str], *, trainable: bool = 
         rate = task.dataset.info.get("rate") if task.modality == "audio" else None
         options |= {"rate": rate, "trainable": trainable or config.finetuned}
         arm = build_published_encoder_arm(config, recipe, task.arrays(), **options)
-        info = task.dataset.info
-        line = shrunk_inputs_line(arm.model.published, info["shape"], info.get("shrunk"))
+        model, info = arm.model, task.dataset.info
+        assert isinstance(model, PublishedEncoderTaskModel)
+        line = shrunk_inputs_line(model.published, info["shape"], info.get("shrunk"))
         if task.modality != "audio" and line is not None:
             print(f"{task.name}: {line}", file=sys.stderr, flush=True)
         return arm
