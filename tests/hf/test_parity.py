@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import re
 
 import jax
@@ -14,10 +15,12 @@ from safetensors.numpy import load_file, save_file
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.hf import PretrainedModel, load_pretrained, save_pretrained
+from fm.hf.config import family_of
+from fm.hf.config_reader import ConfigReader
 from fm.model import embeddings
 from fm.model.generate import generate
 from fm.model.sampling import GREEDY
-from fm.model.transformer import forward
+from fm.model.transformer import forward, init
 from tests.hf import helpers_hf as problems
 from tests.hf.helpers_hf import CASES, params, same
 from tests.model.helpers_kv_cache import cached_logits
@@ -427,6 +430,28 @@ def test_a_setting_not_given_is_what_transformers_takes(architecture, sizes, tmp
     kind = {"model_type": built.config_class.model_type}
     (tmp_path / "m" / "config.json").write_text(json.dumps(sizes | kind))
     assert load_pretrained(tmp_path / "m").config == whole.config
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *("MistralForCausalLM", "Phi3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),
+        "ModernBertModel",
+    ],
+)
+def test_a_published_size_has_the_parameters_it_has_there(architecture):
+    """The default config of each family is that of a published size; no memory is taken."""
+    built = getattr(transformers, architecture)
+    with torch.device("meta"):
+        model = built(built.config_class())
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    values = json.loads(model.config.to_json_string(use_diff=False))
+    config = family_of(values).to_model_config(ConfigReader(values), ())
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0), config))
+    # Neither the mask embedding nor a norm that is not read is there.
+    unread = config.d_model * (1 + (not config.arch.first_attention_norm))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) - unread == wanted
+    assert wanted > 1e8
 
 
 GEMMA3_ON_THE_HUB = {
