@@ -147,7 +147,10 @@ def _attention_cases() -> Iterator[_AttentionCase]:
     masks = {
         "training": (S, Mask(causal=True)),
         "bidirectional": (S, Mask()),
-        "packed rows": (S, Mask(causal=True, q_segments=segments, kv_segments=segments)),
+        "packed rows": (
+            S,
+            Mask(causal=True, q_segments=segments, kv_segments=segments, packed=True),
+        ),
         "generation": (1, Mask(causal=True, q_start=jnp.full(B, S - 1, jnp.int32))),
     }
     rng = np.random.default_rng(0)

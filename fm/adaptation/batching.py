@@ -216,6 +216,8 @@ def map_bucketed(
 ) -> np.ndarray:
     """Returns `fn` of N token sequences, [N, ...], run in padded batches of similar length.
 
+    The batches also have `length`, int32 [B], as each row is one sequence.
+
     Sequences are sorted by length and batched with their like; a batch is padded to the next
     multiple of 16 of its longest.
 
@@ -246,6 +248,7 @@ def map_bucketed(
         # The last batch is filled with repeats, so that it has no shape of its own.
         filled = np.concatenate([chosen, np.repeat(chosen[:1], batch_size - len(chosen))])
         batch = pad_sequences([ids[n] for n in filled], length)
+        batch["length"] = lengths_N[filled].astype(np.int32)
         values = np.asarray(_run_batch(operands, batch, fn))
         if not done:
             out = np.zeros((len(order_N), *values.shape[1:]), values.dtype)

@@ -22,6 +22,7 @@ from fm.adaptation.batching import (
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.model.config import ModelConfig
+from fm.model.row_mask import row_mask
 from fm.model.transformer import forward
 
 # The last token, for a head that is one linear map without bias, as in `transformers`.
@@ -128,8 +129,11 @@ def pooled_features(
 def _unnormalized_features(params, batch, config, feature_config) -> list[jax.Array]:
     """`pooled_features`, but "mean" is not yet divided by the number of tokens."""
     segments, causal = batch["segments"], feature_config.causal
-    is_text = "tokens" in batch
-    mask = Mask(causal, q_segments=segments, kv_segments=segments) if is_text else Mask(causal)
+    if "tokens" in batch and "length" not in batch:
+        # Not `packed`: chunks and token dropout interleave the segments of an example.
+        mask = Mask(causal, q_segments=segments, kv_segments=segments)
+    else:
+        mask = row_mask(batch, causal=causal)
     outputs = forward(params, batch, config, mask=mask)
     states = [x.astype(jnp.float32) for x in (*outputs["layers"], outputs["final"])]
     if feature_config.pooling == "each":

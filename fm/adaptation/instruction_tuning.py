@@ -18,7 +18,6 @@ import optax
 
 from fm.adaptation.batching import BatchFn, TokenizedExamples, map_batches
 from fm.adaptation.finetune import FinetuneConfig, batch_order, pad_with_first_row, run_adamw
-from fm.attention import Mask
 from fm.data.batches import batch_size_per_group
 from fm.data.packing import PackedMultimodalRowSource, Row, Segment, build_row
 from fm.data.tokenizer import Tokenizer
@@ -26,6 +25,7 @@ from fm.errors import UserError
 from fm.model import embeddings, kv_cache
 from fm.model.config import ModelConfig
 from fm.model.embeddings import patch_head_names
+from fm.model.row_mask import row_mask
 from fm.model.sampling import greedy_tokens
 from fm.model.transformer import forward
 
@@ -325,9 +325,7 @@ def _answer_weights(segments_BT: jax.Array, is_answer_BT: jax.Array) -> jax.Arra
 
 def final_hidden(params: dict, batch: dict[str, jax.Array], config: ModelConfig) -> jax.Array:
     """Returns final hidden states [B, L, D]; a `prefix` in the batch is read bidirectionally."""
-    segments = batch["segments"]
-    mask = Mask(True, prefix=batch.get("prefix"), q_segments=segments, kv_segments=segments)
-    return forward(params, batch, config, mask=mask)["final"]
+    return forward(params, batch, config, mask=row_mask(batch, causal=True))["final"]
 
 
 def loglikelihood(

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.adaptation.batching import BatchFn, map_bucketed
-from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import embeddings
 from fm.model.config import ModelConfig
+from fm.model.row_mask import row_mask
 from fm.model.transformer import forward
 
 CONTENT_FREE = ("N/A", "[MASK]", "nothing")
@@ -239,9 +239,7 @@ def _answer_fn(config: ModelConfig, num_tokens: int) -> BatchFn:
 
 def _final_at_end(params, batch, config, count) -> jax.Array:
     """The final output at the last `count` tokens of every sequence, [B, count, D]."""
-    segments = batch["segments"]
-    mask = Mask(causal=True, q_segments=segments, kv_segments=segments)
-    final_BLD = forward(params, batch, config, mask=mask)["final"]
-    ends_B = jnp.sum(segments > 0, axis=1)
+    final_BLD = forward(params, batch, config, mask=row_mask(batch, causal=True))["final"]
+    ends_B = jnp.sum(batch["segments"] > 0, axis=1)
     places_BT = ends_B[:, None] - count + jnp.arange(count)
     return jnp.take_along_axis(final_BLD, places_BT[..., None], axis=1)

@@ -1,7 +1,9 @@
+import jax
 import numpy as np
 import pytest
 
-from fm.adaptation.batching import image_examples
+from fm.adaptation import features, prompting
+from fm.adaptation.batching import image_examples, map_bucketed
 from fm.adaptation.features import (
     FeatureConfig,
     extract_features,
@@ -31,6 +33,39 @@ def test_frozen_features_do_not_depend_on_padding():
     a = probe_features(params(), short, MODEL, feature_config=FeatureConfig())
     b = probe_features(params(), long, MODEL, feature_config=FeatureConfig())
     np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "mean+last"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_features_of_rows_of_a_known_length_are_the_same_to_the_bit(causal, pooling):
+    """Without segments in the mask, on a CPU."""
+    fn = features.feature_fn(MODEL, FeatureConfig(pooling, causal=causal))
+    rows = text([[4, 5, 6], [7, 8], [9], [4, 5, 6, 7, 8]], 6)
+    known = rows | {"length": np.array([3, 2, 1, 5], np.int32)}
+    left, right = (jax.jit(fn)(params(), batch) for batch in (rows, known))
+    np.testing.assert_array_equal(left, right)
+
+
+def test_sequences_of_one_row_each_need_no_segments(monkeypatch):
+    """Features and prompts of texts read by length, whatever the kernel takes."""
+    masks = []
+
+    def spy(params, inputs, config, *, mask):
+        masks.append(mask)
+        return forward(params, inputs, config, mask=mask)
+
+    forward = features.forward
+    for module in (features, prompting):
+        monkeypatch.setattr(module, "forward", spy)
+    ids = [np.array([4, 5, 6], np.int32), np.array([7], np.int32)]
+    for config in (FeatureConfig(causal=True, layers=(0,)), FeatureConfig(layers=(0, 1))):
+        map_bucketed(features._cached_feature_fn.__wrapped__(MODEL, config), params(), ids)
+    map_bucketed(
+        prompting._answer_fn.__wrapped__(MODEL, 1), (params(), np.array([5], np.int32)), ids
+    )
+    assert [mask.causal for mask in masks] == [True, False, True]
+    assert [mask.kv_length is not None for mask in masks] == [False, True, False]
+    assert all(mask.q_segments is None for mask in masks)
 
 
 def test_each_depth_has_unit_length():

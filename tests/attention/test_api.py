@@ -2,13 +2,14 @@
 
 import logging
 import re
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.attention import Mask, api, attention, choose, cudnn, explain_choice, splash
+from fm.attention import Mask, api, attention, choose, cudnn, explain_choice, splash, tokamax
 from fm.attention.api import IMPLEMENTATIONS, KERNELS_BY_PLATFORM, Implementation
 from tests.attention.helpers_contract import Case, arrays, ints
 
@@ -133,6 +134,36 @@ class TestChoice:
         monkeypatch.setitem(KERNELS_BY_PLATFORM, "gpu", ("cudnn", "ours"))
         assert choose(like(), like(), platform="gpu") == "cudnn"
         assert choose(like(), like(), softcap=3.0, platform="gpu") == "ours"
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "C", "name"),
+    [
+        ("9.0", True, 64, "mosaic_gpu"),
+        ("9.0", False, 32, "mosaic_gpu"),
+        ("8.0", True, 64, "tokamax"),
+        ("8.0", False, 64, "pallas_triton"),
+        ("8.6", False, 32, "pallas_triton"),
+        ("10.0", True, 128, "tokamax"),
+        ("12.0", True, 64, "tokamax"),
+        ("7.5", True, 64, "xla_tiled"),
+    ],
+)
+def test_packed_rows_reach_a_kernel_on_every_gpu_since_ampere(
+    capability, installed, C, name, monkeypatch
+):
+    client = types.SimpleNamespace(platform_version="cuda 13000")
+    device = types.SimpleNamespace(compute_capability=capability, client=client)
+    monkeypatch.setattr(jax, "devices", lambda platform=None: [device])
+    found = object() if installed else None
+    monkeypatch.setattr(tokamax.importlib.util, "find_spec", lambda name: found)
+    packed = Mask(
+        causal=True,
+        q_segments=SEGMENTED.q_segments,
+        kv_segments=SEGMENTED.kv_segments,
+        packed=True,
+    )
+    assert choose(like(1, C=C), like(1, C=C), packed, platform="gpu") == name
 
 
 def test_each_choice_is_logged_once(caplog):

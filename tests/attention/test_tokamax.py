@@ -11,6 +11,7 @@ import pytest
 from fm.attention import Mask, tokamax
 from tests.attention import helpers_textbook as textbook
 from tests.attention.helpers_contract import CASES, ints
+from tests.attention.helpers_lowering import abstract_gpu
 
 there = importlib.util.find_spec("tokamax") is not None
 
@@ -127,7 +128,7 @@ def test_the_triton_kernel_lowers_for_a_gpu(mask, C):
         return jnp.sum(o.astype(jnp.float32))
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
-    with library.config.cross_compile(True):
+    with abstract_gpu(), library.config.cross_compile(True):
         traced = gradient.trace(like(C=C), like(H=2, C=C), like(H=2, C=C), mask)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "triton" in text

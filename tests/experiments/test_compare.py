@@ -58,6 +58,7 @@ def test_the_whole_way(call, tmp_path, tiny, monkeypatch):
     for section, fields in SCHEMA.items():
         assert results[section], section
         assert all(set(fields.split()) <= row.keys() for row in results[section]), section
+    assert results["attention"] == {"digits": "xla_tiled (tiles of scores stay in cache)"}
     assert results["headline"] in to_ascii(done.out)
     assert len(results["cells"]) == 3 * 2 * 2
     assert all(len(row["trials"]) >= 8 for row in results["cells"] if row["arm"] == "classical")

@@ -10,9 +10,10 @@ import pytest
 from fm.data import tokenizer as bpe
 from fm.errors import UserError
 from fm.model.transformer import init
+from fm.study import pretraining
 from fm.study.pretraining import load_pretrained, pretrain, pretrain_seeds
 from fm.study.processing import build_processor
-from fm.training import OptimizerConfig, params_digest, sweep
+from fm.training import OptimizerConfig, PretrainingObjective, params_digest, sweep
 from tests.study.helpers_study import images, recipe, split, texts
 
 
@@ -20,6 +21,35 @@ def given(modality, out, **changes):
     corpus = split(*(texts if modality == "text" else images)(60, 0))
     own = recipe(modality, **changes)
     return corpus, modality, own, build_processor(corpus, modality, own, out)
+
+
+@pytest.mark.parametrize(
+    ("modality", "objective"),
+    [
+        ("text", PretrainingObjective(causal_lm=0.5, masked_lm=0.5)),
+        ("text", PretrainingObjective(masked_lm=0.5, bag_of_words=0.5)),
+        ("image", PretrainingObjective(causal_lm=0.5, masked_lm=0.5)),
+    ],
+)
+def test_the_attention_described_is_that_of_the_batches(tmp_path, modality, objective, monkeypatch):
+    """The shapes and keys that stand for a batch are those of one."""
+    corpus, _, own, processor = given(modality, tmp_path, objective=objective, batch_size=4)
+    described = []
+    monkeypatch.setattr(
+        pretraining, "describe_attention", lambda model, batch, _: described.append(batch) or "told"
+    )
+    args = processor, modality, objective, own
+    assert pretraining.describe_pretraining_attention(*args) == "told"
+    if modality == "text":
+        lengths = np.random.default_rng(0).integers(1, own.seq_len, 60)
+        chunks = [np.zeros(length, np.int32) for length in lengths]
+        batch = next(pretraining._text_batches(chunks, own, 0))
+    else:
+        layout = processor.layouts[modality]
+        batch = next(pretraining._patch_batches(corpus, np.arange(60), layout, 4, 0))
+    (shapes,) = described
+    assert set(shapes) == set(batch) - {"positions"}
+    assert shapes["segments"].shape == batch["segments"].shape
 
 
 @pytest.mark.slow
