@@ -235,17 +235,10 @@ def _select(
     if platform == "cpu":
         # The mask skips keys on both sides of the window without reading an array.
         ahead = 0 if mask.causal and mask.prefix is None else mask.window_right
-        if (
-            min(L, S) >= CHUNKED_MIN_LENGTH
-            and mask.q_start is None
-            and None
-            not in (
-                mask.window,
-                ahead,
-            )
-        ):
+        if mask.window is not None and ahead is not None and mask.q_start is None:
             seen = mask.window + ahead
-            if seen * CHUNKED_MIN_KEYS_PER_WINDOW <= S:
+            narrow = seen * CHUNKED_MIN_KEYS_PER_WINDOW <= S
+            if min(L, S) >= CHUNKED_MIN_LENGTH and narrow:
                 return Choice("xla_chunked", f"a window of {seen} in {S} keys")
         return Choice("xla_tiled", "tiles of scores stay in cache")
     if 4 * B * H * L * S <= MAX_SCORE_BYTES:

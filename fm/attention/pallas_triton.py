@@ -98,7 +98,7 @@ def attend(
         block_q_dq=_MIN_BLOCK_SIZE,
         block_kv_dq=_MIN_BLOCK_SIZE,
     )
-    o_BLHC = kernels.mha(
+    o_BLHC: jax.Array = kernels.mha(
         q, k, v, segments_BL, sm_scale=scale, causal=mask.causal, block_sizes=sizes,
         interpret=interpret,
     )  # fmt: skip

@@ -81,9 +81,8 @@ class PackedRowSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Row:
-        row = {
-            key: np.zeros(self._capacity, np.int32) for key in ("tokens", "segments", "positions")
-        }
+        keys = ("tokens", "segments", "positions")
+        row: Row = {key: np.zeros(self._capacity, np.int32) for key in keys}
         start = 0
         for segment, chunk in enumerate(self._rows[index], start=1):
             tokens = self._chunks[chunk]
@@ -93,7 +92,7 @@ class PackedRowSource:
             row["positions"][start:end] = np.arange(len(tokens))
             start = end
         if self.with_length:
-            row["length"] = np.int32(start)
+            row["length"] = np.array(start, np.int32)
         return row
 
 

@@ -280,7 +280,7 @@ def attention_inputs(
     inputs = {
         "causal_lm": (L + start, row_mask(batch, causal=True)),
         "masked_lm": (L, row_mask(batch, causal=False)),
-        "bag_of_words": (visible, Mask(kv_length=jax.ShapeDtypeStruct((B,), jnp.int32))),
+        "bag_of_words": (visible, Mask(kv_length=jnp.zeros(B, jnp.int32))),
     }
     slices = objective_rows(objective, B)
     return {name: (rows.stop - rows.start, *inputs[name]) for name, rows in slices.items()}

@@ -102,7 +102,8 @@ def run(q_BLHC, k_BSKC, v_BSKC, *, mask: Mask, scale: float, softcap, ops) -> ja
     mask.segments()  # raises if only one of the two is given
     C = q_BLHC.shape[-1]
     q, k, v = (pad_head_dim(x, _padded_head_dim(C)) for x in (q_BLHC, k_BSKC, v_BSKC))
-    return _attend(q, k, v, mask, float(scale), softcap, ops)[..., :C]
+    o: jax.Array = _attend(q, k, v, mask, float(scale), softcap, ops)
+    return o[..., :C]
 
 
 def _padded_head_dim(C: int) -> int:
