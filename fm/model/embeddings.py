@@ -96,25 +96,28 @@ def embed(
         of_BL1 = (modality_BL == config.modalities.index(name))[..., None]
         x_BLD = jnp.where(of_BL1, _embed_modality(params, inputs, name, config), x_BLD)
     if masked_BL is not None:
-        x_BLD = jnp.where(masked_BL[..., None], params["hidden_piece"].astype(dtype), x_BLD)
+        x_BLD = jnp.where(
+            masked_BL[..., None], params["hidden_piece"], x_BLD.astype(jnp.float32)
+        ).astype(dtype)
     if len(config.modalities) > 1:
-        x_BLD = x_BLD + params["modality_embedding"].astype(dtype)[modality_BL]
+        x_BLD = x_BLD + params["modality_embedding"][modality_BL].astype(dtype)
     if config.arch.position_encoding == "learned":
         positions_BL = inputs["positions"]
         if positions_BL.ndim == 3:  # patches, the first of which may follow a start patch at -1
             positions_BL = positions_BL[..., 0] + 1
-        x_BLD = x_BLD + params["position_embedding"].astype(dtype)[positions_BL]
+        x_BLD = x_BLD + params["position_embedding"][positions_BL].astype(dtype)
     if config.arch.num_token_types:
         types_BL = inputs.get("types", jnp.zeros((), jnp.int32))
-        x_BLD = x_BLD + params["type_embedding"].astype(dtype)[types_BL]
+        x_BLD = x_BLD + params["type_embedding"][types_BL].astype(dtype)
     return x_BLD
 
 
 def _embed_modality(params: Arrays, inputs: Arrays, name: str, config: ModelConfig) -> jax.Array:
     dtype = jnp.dtype(config.dtype)
     if name == "tokens":
-        table_VD = constrain_embedding_table(params["token_embedding"].astype(dtype))
-        x_BLD = table_VD[inputs["tokens"]]
+        # Looked up in float32, so that the gradients of a token's occurrences are summed in it.
+        table_VD = constrain_embedding_table(params["token_embedding"])
+        x_BLD = table_VD[inputs["tokens"]].astype(dtype)
         if config.arch.scale_embeddings:
             x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), dtype)
         return x_BLD

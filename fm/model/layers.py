@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -56,10 +56,18 @@ def apply_norm(x: jax.Array, params: Arrays, name: str, config: ModelConfig) -> 
     arch = config.arch
     y = (rms_norm if arch.norm == "rms" else layer_norm)(x, config.norm_eps)
     if arch.norm_scale:
-        y = y * params[name].astype(y.dtype)
+        y = _float32(jnp.multiply, y, params[name])
     if arch.norm_bias:
-        y = y + params[f"{name}_shift"].astype(y.dtype)
+        y = _float32(jnp.add, y, params[f"{name}_shift"])
     return y
+
+
+def _float32(operation: Callable, x: jax.Array, vector: jax.Array) -> jax.Array:
+    """Returns operation(x, vector) in the dtype of x, computed in float32.
+
+    So the vector's gradient, a sum over all tokens, is added up in float32 too.
+    """
+    return operation(x.astype(jnp.float32), vector.astype(jnp.float32)).astype(x.dtype)
 
 
 def rms_norm(x: jax.Array, eps: float) -> jax.Array:
@@ -208,7 +216,7 @@ def _add_lora_and_bias(layer, name, x, y, config):
         a, b = (layer[f"{name}_lora_{part}"].astype(x.dtype) for part in "ab")
         y = y + x @ a @ b
     if config.arch.has_bias(name):
-        y = y + layer[f"{name}_bias"].astype(y.dtype).reshape(-1)
+        y = _float32(jnp.add, y, layer[f"{name}_bias"].reshape(-1))
     return y
 
 
@@ -363,7 +371,7 @@ def project_qkv(
         if config.arch.qk_norm != "none":
             y_BLHC = rms_norm(y_BLHC, config.norm_eps)
         if config.arch.qk_norm == "gain":
-            y_BLHC = y_BLHC * layer[f"{name}_norm"].astype(y_BLHC.dtype)
+            y_BLHC = _float32(jnp.multiply, y_BLHC, layer[f"{name}_norm"])
         return y_BLHC if rope_tables is None else apply_rope(y_BLHC, *rope_tables)
 
     return normalize_and_rotate("query"), normalize_and_rotate("key"), heads["value"]
