@@ -184,7 +184,7 @@ class PretrainingRun:
         estimate = recipe_step(self.recipe, data.modality, data.train, data.info.get("rate"))
         name = f"pretraining on {short_name(self.config['dataset']['name'])}"
         examples = f"{len(data.train):,} examples"
-        stage = pretraining_stage(name, self.recipe.steps, estimate, examples=examples)
+        stage = pretraining_stage(name, self.recipe.steps, estimate, self.recipe, examples=examples)
         if (minutes := self.recipe.max_pretrain_minutes) is None:
             return stage
         end = f"until the validation loss is flat, or {minutes:g} min are over"

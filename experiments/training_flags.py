@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -320,8 +321,9 @@ def _with_changes_named(config: _Config, changes: dict[str, Any], values: Any) -
         for flag in FLAGS:
             given = flag.name in values and values[flag.name].value is not None
             fields = {path.rpartition(".")[2] for path in (flag.field, flag.adapt_field) if path}
-            about = str(error).removeprefix("optimizer: ").removeprefix("fine-tuning takes ")
-            if given and about.partition("=")[0] in fields:
+            # `adam_learning_rate` changes with --learning_rate.
+            about = any(re.search(rf"\b(adam_)?{field}=", str(error)) for field in fields)
+            if given and about:
                 raise UserError(f"{_shown(flag, values)}: {error}") from error
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fm.adaptation.methods import METHODS
 from fm.adaptation.methods.finetuning import Finetuning
@@ -59,7 +60,13 @@ class StageEstimate:
 
 
 def pretraining_stage(
-    name: str, steps: int, estimate: StepEstimate, *, runs: int = 1, examples: str = ""
+    name: str,
+    steps: int,
+    estimate: StepEstimate,
+    recipe: Any,
+    *,
+    runs: int = 1,
+    examples: str = "",
 ) -> StageEstimate:
     """Returns the stage of pretraining one model, or several by the same recipe.
 
@@ -67,6 +74,7 @@ def pretraining_stage(
       name: of the stage.
       steps: of a run.
       estimate: of a step.
+      recipe: config with `model`, `optimizer` and `batch_size`, maybe `grad_accum_steps`.
       runs: number of models.
       examples: what it is trained on, in words.
     """
@@ -75,6 +83,7 @@ def pretraining_stage(
         *([examples] if examples else []),
         f"{format_count(estimate.num_params)} parameters",
         f"{steps:,} steps of up to {estimate.tokens:,} tokens",
+        *_training_details(recipe, steps),
         *([] if estimate.measured else [_NOT_TRIED]),
     )
     return StageEstimate(
@@ -85,6 +94,20 @@ def pretraining_stage(
         runs * _CHECKPOINTS * estimate.state_bytes,
         pretrains=True,
     )
+
+
+def _training_details(recipe: Any, steps: int) -> list[str]:
+    """Returns how a recipe trains: dtype, optimizer, schedule and microbatches."""
+    config, parts = recipe.optimizer, getattr(recipe, "grad_accum_steps", 1)
+    rates = [config.learning_rate]
+    rates += [config.adam_learning_rate] if config.name == "muon" else []
+    return [
+        f"{recipe.model.dtype} products",
+        f"{config.name} at {' and '.join(f'{rate:g}' for rate in rates)}",
+        f"{config.schedule} after {config.num_warmup_steps(steps):,} steps of warm-up",
+        f"weight decay {config.weight_decay:g}, gradient norm up to {config.clip:g}",
+        *([f"{parts} microbatches"] if parts > 1 else []),
+    ]
 
 
 def study_stages(config: StudyConfig) -> list[StageEstimate]:
@@ -142,6 +165,7 @@ def _task_stages(config: StudyConfig, task: TaskConfig) -> list[StageEstimate]:
                     f"{task.name}: pretraining {label}",
                     recipe.steps,
                     estimate,
+                    recipe,
                     runs=config.pretrain_seeds,
                     examples=_examples(source, task.max_corpus_items),
                 )
@@ -292,7 +316,7 @@ def joint_stage(
     """Returns the stage of pretraining one model on several sources, see `joint_step`."""
     examples = f"{sum(len(each.corpus) for each in sources):,} examples"
     step = joint_step(recipe, sources, flops_per_second=flops_per_second)
-    return pretraining_stage(name, recipe.steps, step, examples=examples)
+    return pretraining_stage(name, recipe.steps, step, recipe, examples=examples)
 
 
 def _source(config: MultitaskConfig, task: TaskConfig) -> Source:

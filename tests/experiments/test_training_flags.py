@@ -112,6 +112,7 @@ def test_the_guide_has_the_table():
         (["--profile_steps=1:3"], "--profile_steps=1:3: takes the first and the last step, from 2"),
         (["--profile_steps=7"], "such as 10:15"),
         (["--steps=4", "--profile_steps=5:6"], "--profile_steps=5:6: the run has 4 steps"),
+        (["--learning_rate=1e308"], "--learning_rate=1e+308: optimizer: adam_learning_rate=inf"),
         (["--epochs=1e300"], "--epochs=1e+300: takes at most 2,147,483,647 steps"),
     ],
 )  # fmt: skip
@@ -235,3 +236,17 @@ def test_a_profile_is_beside_the_run_and_the_last_line_says_how_to_open_it(call,
     assert digests[0] == digests[1]
     again = call("pretrain", *flags_given, "--profile_steps=2:3", f"--out={out}")
     assert "no profile of steps 2 to 3: 5 steps are done" in again.err
+
+
+def test_a_dry_run_shows_what_the_flags_come_to(call, tiny, tmp_path):
+    given = ("--steps=40", "--warmup_steps=5", "--optimizer=adamw", "--learning_rate=0.001",
+             "--schedule=cosine", "--grad_accum_steps=2", "--batch_size=8", "--grad_clip=0.5",
+             "--dtype=bfloat16", "--weight_decay=0.1")  # fmt: skip
+    done = call("pretrain", "--dataset=digits", *given, "--dry_run", f"--out={tmp_path / 'out'}")
+    assert done.code == 0, done.err
+    said = " ".join(done.out.split())
+    for part in (
+        *("40 steps of up to", "bfloat16 products", "adamw at 0.001;", "2 microbatches"),
+        *("cosine after 5 steps of warm-up", "weight decay 0.1, gradient norm up to 0.5"),
+    ):
+        assert part in said, part

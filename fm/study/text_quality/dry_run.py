@@ -17,7 +17,7 @@ def study_stages(config: TextQualityConfig) -> list[StageEstimate]:
     batch = text_batch(config.batch_size, config.seq_len, config.vocab_size)
     step = estimate_step(model, objective, config.optimizer, batch)
     stages = [
-        pretraining_stage(f"training on {each.name}", config.steps_of(each), step)
+        pretraining_stage(f"training on {each.name}", config.steps_of(each), step, config)
         for each in config.training_sets
     ]
     samples = sum(
