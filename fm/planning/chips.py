@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-
-import jax
+from typing import Any
 
 from fm.errors import UserError
 
@@ -68,8 +67,8 @@ _DEVICE_KINDS = {
 USABLE_MEMORY_FRACTION = 0.92
 
 
-def device_peak_flops(device: jax.Device, dtype: str) -> float | None:
-    """Returns the FLOP/s of a device by its specification; None if it is not in the table.
+def device_peak_flops(device: Any, dtype: str) -> float | None:
+    """Returns the FLOP/s of a `jax.Device` by its specification; None if it is not in the table.
 
     None also for products of another dtype than the table's, and for a CPU, whose figure in the
     table was measured.

@@ -190,7 +190,7 @@ def pretrain_seeds(
     return [each for each in result.results if each is not None]
 
 
-def device_rates(dtype: str) -> dict[str, float | None]:
+def device_rates(dtype: str) -> dict[str, Any]:
     """Returns keyword arguments of `fm.training.train_loop.train`: what the devices can do.
 
     These are `gemm_flops_per_second`, measured on one device, and `peak_flops`, of all devices of
