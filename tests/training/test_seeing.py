@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fm.model.config import with_arch
 from fm.training import (
     BitsPerByte,
     OptimizerConfig,
@@ -145,9 +146,8 @@ def test_the_optimized_program_is_counted_and_compiled_once(tmp_path, monkeypatc
     assert step._cache_size() == 1  # pyright: ignore
 
 
-def bfloat16_step(objective):
-
-    config = dataclasses.replace(TEXT, dtype="bfloat16")
+def bfloat16_step(objective, arch="fm"):
+    config = with_arch(dataclasses.replace(TEXT, dtype="bfloat16"), arch)
     update = train_loop.optimizer.build(ADAM, 10)
     state = init_train_state(params(config), update)
     step = train_step.make_train_step(config, objective, ADAM, 10, 1)
