@@ -35,17 +35,18 @@ from fm.errors import UserError, error_context
 from fm.files import expand_path
 from fm.model.config import REMAT_POLICIES, format_count
 from fm.parallel import distributed
-from fm.study import joint_pretraining, presets, run_dir
+from fm.study import joint_pretraining, presets, run_dir, streamed_text
 from fm.study.config import Recipe, short_name
 from fm.study.dry_run import StageEstimate, joint_stage, pretraining_stage
 from fm.study.epochs import EpochSize, epoch_size
 from fm.study.extension import extended_config
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.model_card import DataSource, data_source
-from fm.study.pretraining import pretrain
+from fm.study.pretraining import pretrain, pretrain_streamed
 from fm.study.processing import Processor, build_processor, check_corpus_size
 from fm.study.seen_examples import save_corpus_ids
 from fm.study.step_estimate import recipe_step
+from fm.study.streamed_text import StreamedText
 from fm.training.config import TrainResult
 from fm.training.objectives import PretrainingObjective
 from fm.training.profiling import how_to_open
@@ -104,6 +105,15 @@ def define(values: flags.FlagValues) -> None:
         "rest gives a likelihood. For a model that writes text take causal_lm:1",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "stream",
+        "auto",
+        streamed_text.MODES,
+        "whether text is tokenized once to files in the cache and read from there while training, "
+        "instead of into memory; auto: if there are over "
+        f"{streamed_text.MAX_BYTES_IN_MEMORY // 10**6} MB of it",
+        flag_values=values,
+    )
     study_flags.define_recipe(values)
     config_flags.define(values)
     cli.define_tracker(values)
@@ -119,7 +129,7 @@ def main(values: flags.FlagValues) -> None:
     with distributed.lead_process_first("folder"):
         run = run.extending(out_dir)
         run_dir.init(run.config, out_dir)
-        save_corpus_ids(run.corpora(), out_dir)
+        run.save_ids(out_dir)
         processor = run.build_processor(out_dir)
     result = run.train(processor, out_dir)
     _write_summary(result, run, out_dir)
@@ -166,6 +176,10 @@ class PretrainingRun:
         """Returns the examples of each data set that are trained on."""
         return [self.sources.train]
 
+    def save_ids(self, out_dir: pathlib.Path) -> None:
+        """Writes the ids of the examples, see `fm.study.seen_examples`."""
+        save_corpus_ids(self.corpora(), out_dir)
+
     def extending(self, out_dir: pathlib.Path) -> Self:
         """Returns the run as a continuation of the finished, shorter run in a folder, if any.
 
@@ -208,6 +222,38 @@ class PretrainingRun:
             seed=self.seed,
             out_dir=out_dir,
             run_name=short_name(self.config["dataset"]["name"]),
+            **self.cadence,
+        )
+
+
+class StreamedPretrainingRun(PretrainingRun):
+    """Pretraining on text that is read from disk; its sources are a `StreamedText`."""
+
+    def save_ids(self, out_dir: pathlib.Path) -> None:
+        """Writes the ids of the documents, see `fm.study.seen_examples`."""
+        self.sources.save_ids(out_dir)
+
+    def stage(self) -> StageEstimate:
+        """Returns what --dry_run prints of it."""
+        text: StreamedText = self.sources
+        estimate = recipe_step(self.recipe, text.modality, None)
+        name = f"pretraining on {short_name(text.name)}"
+        examples = f"{text.plan.size / 1e6:,.0f} MB of text, streamed"
+        return pretraining_stage(name, self.recipe.steps, estimate, examples=examples)
+
+    def build_processor(self, out_dir: pathlib.Path) -> Processor:
+        """Tokenizes the text; trains the tokenizer first if the folder has none."""
+        return self.sources.build_processor(self.recipe, out_dir)
+
+    def train(self, processor: Processor, out_dir: pathlib.Path) -> TrainResult:
+        """Trains or resumes in the folder."""
+        return pretrain_streamed(
+            self.sources.tokenized(),
+            self.recipe,
+            processor,
+            seed=self.seed,
+            out_dir=out_dir,
+            run_name=short_name(self.sources.name),
             **self.cadence,
         )
 
@@ -317,33 +363,53 @@ def _single_run(
     study_flags.check_size(values)
     objective = parse_objective(values["objective"].value) if values["objective"].value else None
     options, file = cli.data_options(values), study_flags.recipe_file(values)
+    # A saved config says whether its data was streamed.
+    mode = values["stream"].value if saved is None else saved.get("stream", "never")
     with distributed.lead_process_first("data"):
-        data = load(name, **options)
-        tell_files(data)
-    if file is not None and not file.fits(data.modality):
-        raise UserError(f"--recipe={file.path} is for {file.fits_what}, not for {data.modality}")
-    check_corpus_size(name, len(data.train))
-    arch = _TEXT_ARCH if data.modality == "text" else None
-    recipe = training_flags.with_default_dtype(presets.modality_recipe(data.modality))
+        text = streamed_text.open_streamed(name, mode, options)
+        data = None if text is not None else load(name, **options)
+        if data is not None:
+            tell_files(data)
+    modality = "text" if data is None else data.modality
+    if file is not None and not file.fits(modality):
+        raise UserError(f"--recipe={file.path} is for {file.fits_what}, not for {modality}")
+    if data is not None:
+        check_corpus_size(name, len(data.train))
+    arch = _TEXT_ARCH if modality == "text" else None
+    recipe = training_flags.with_default_dtype(presets.modality_recipe(modality))
     recipe = presets.with_model(recipe, arch=arch)
     recipe = study_flags.with_recipe_flags(recipe, values, file)
-    recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
+    if data is not None:
+        recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
     size, given_arch = values["size"].value, values["arch"].value
     recipe = presets.with_model(recipe, size, given_arch or (arch if size else None))
     if objective:
-        if objective.bag_of_words and data.modality != "text":
+        if objective.bag_of_words and modality != "text":
             raise UserError(
-                f"--objective: bag_of_words is for text, not {data.modality}; takes causal_lm and "
+                f"--objective: bag_of_words is for text, not {modality}; takes causal_lm and "
                 "masked_lm"
             )
         recipe = dataclasses.replace(recipe, objective=objective)
 
     def pass_over_data(recipe: Recipe) -> EpochSize:
+        if text is not None:
+            return text.epoch_size(recipe)
+        assert data is not None
         rate, seed = data.info.get("rate"), values["seed"].value
         return epoch_size(data.train, data.modality, recipe, seed=seed, rate=rate)
 
     recipe = _with_training_flags(recipe, values, pass_over_data, name)
     recipe = _saved_or_set(recipe, values, saved)
+    if text is not None:
+        config = {
+            "experiment": "pretrain",
+            "dataset": {"name": name, "fingerprint": text.fingerprint, **options},
+            "stream": "always",
+            **_of_training(recipe, values),
+        }
+        about = (text.card_source(),)
+        return StreamedPretrainingRun(config, recipe, text, _cadence(values), about)
+    assert data is not None
     presets.tell_image_size_cost(name, data, recipe.model, recipe.objective, recipe.patch_size)
     config = {
         "experiment": "pretrain",
@@ -357,6 +423,8 @@ def _joint_run(
     values: flags.FlagValues, names: list[str], saved: dict[str, Any] | None
 ) -> JointPretrainingRun:
     """Returns pretraining of one model on several data sets."""
+    if values["stream"].value == "always":
+        raise UserError("--stream=always: is for one data set, not for several")
     if values["objective"].value:
         raise UserError("--objective is for one data set; each modality of a mixture has its own")
     for flag in ("recipe", "pretrain_minutes"):

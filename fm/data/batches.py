@@ -9,12 +9,13 @@ to each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
+from fm.data.layouts import PatchLayout
 from fm.data.packing import PackedMultimodalRowSource, PackedRowSource
 from fm.errors import UserError
 
@@ -172,7 +173,7 @@ def text_batches(
 
 
 def patch_batches(
-    sources: Sequence[np.ndarray],
+    sources: Sequence[np.ndarray | PatchesOnDemand],
     positions: np.ndarray,
     *,
     batch_size: int,
@@ -184,7 +185,8 @@ def patch_batches(
     """Returns batches of examples of one modality that are already cut into patches.
 
     Args:
-        sources: for each source its examples, uint8 or float32 [N, L, P], all of the same L and P.
+        sources: for each source its examples, uint8 or float32 [N, L, P], all of the same L and P;
+            in memory, or read when they are drawn.
         positions: int32 [L, A], see `fm.data.layouts.PatchLayout.positions`.
         batch_size: examples per batch, B.
         seed: see `text_batches`.
@@ -206,7 +208,8 @@ def patch_batches(
             f"{len(positions)} positions; all must agree"
         )
     rows = [_PatchRows(modality, source, positions) for source in sources]
-    return _batches(rows, batch_size, seed, weights, epochs)
+    from_disk = any(isinstance(source, PatchesOnDemand) for source in sources)
+    return _batches(rows, batch_size, seed, weights, epochs, from_disk=from_disk)
 
 
 def multimodal_batches(
@@ -268,10 +271,31 @@ class RowSource(Protocol):
     def __getitem__(self, index: int) -> Batch: ...
 
 
+class PatchesOnDemand:
+    """Patches [N, L, P] of examples that stay where they are until they are drawn.
+
+    Attributes:
+        shape: (N, L, P).
+    """
+
+    def __init__(
+        self, read: Callable[[np.ndarray], np.ndarray], idx: np.ndarray, layout: PatchLayout
+    ):
+        """Reads nothing yet; `read` returns examples [n, *shape] by index, `idx` are all N."""
+        self._read, self._idx, self._layout = read, idx, layout
+        self.shape = (len(idx), len(layout.positions()), layout.patch_dim)
+
+    def __len__(self) -> int:
+        return len(self._idx)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._layout.to_patches(self._read(self._idx[index : index + 1]))[0]
+
+
 class _PatchRows:
     """Random-access Grain source of examples as rows, each a single segment."""
 
-    def __init__(self, modality: str, patches: np.ndarray, positions: np.ndarray):
+    def __init__(self, modality: str, patches: np.ndarray | PatchesOnDemand, positions: np.ndarray):
         self._modality = modality
         self._patches = patches
         self._positions = positions.astype(np.int32)

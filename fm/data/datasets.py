@@ -52,6 +52,10 @@ class Split:
         assert isinstance(texts, list), "these examples are not text"
         return texts
 
+    def array(self, indices: Indices | range) -> np.ndarray:
+        """`inputs` of data other than text, [n, ...]."""
+        return np.asarray(self.inputs(indices))
+
     def images(self, indices: Indices | range) -> np.ndarray:
         """`inputs` of image data, uint8 [n, height, width, channels]."""
         return self._array(indices, np.uint8, 4, "images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -12,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fm.data import tokenizer as bpe
-from fm.data.batches import Batches, patch_batches, text_batches
+from fm.data.batches import Batches, PatchesOnDemand, patch_batches, text_batches
 from fm.data.datasets import Split
 from fm.data.layouts import PatchLayout
+from fm.data.streaming.corpus import TokenizedCorpus
 from fm.data.tokenizer import token_chunks
 from fm.errors import UserError, error_context
 from fm.model.config import ModelConfig
@@ -42,6 +44,8 @@ from fm.training.train_loop import train_trial
 from fm.training.trial import Trial
 
 NUM_VALIDATION_BATCHES = 4
+# Of all examples of a corpus as patches; more stay on disk.
+MAX_PATCH_BYTES = 2**28
 # Of pretraining that goes on until it is flat or its time is over: how often longer than the steps
 # of the recipe at most, and the fraction of the loss that counts as a fall.
 MAX_LENGTHENING, MIN_IMPROVEMENT = 64, 0.002
@@ -135,6 +139,52 @@ def pretrain(
         processor.model,
         recipe.objective,
         **device_rates(processor.model.dtype),
+    )
+
+
+def pretrain_streamed(
+    corpus: TokenizedCorpus,
+    recipe: Recipe,
+    processor: Processor,
+    *,
+    seed: int,
+    out_dir: pathlib.Path,
+    run_name: str,
+    **cadence: Any,
+) -> TrainResult:
+    """Pretrains a new model on text that is read from disk, or resumes; returns its result.
+
+    Args:
+      corpus: tokenized by the processor's tokenizer; its validation part is held out.
+      recipe: see `pretrain`.
+      processor: see `pretrain`.
+      seed: draws initial parameters and the order; the held-out documents are the same for all.
+      out_dir: see `pretrain`.
+      run_name: see `pretrain`.
+      **cadence: see `pretrain_config`.
+    """
+    counts_V = corpus.counts_V
+    token_weights = inverse_frequency_weights(
+        jnp.asarray(counts_V, jnp.float32), recipe.objective.frequency_exponent
+    )
+    validation = corpus.batches(recipe.batch_size, seed, validation=True)
+    trial = Trial(
+        functools.partial(train_state.init_sharded, jax.random.key(seed), processor.model),
+        corpus.batches(recipe.batch_size, seed),
+        recipe.optimizer,
+        _train_config(recipe, seed, cadence),
+        BitsPerByte(corpus.manifest["bytes"] / max(int(counts_V.sum()), 1)),
+        out_dir=out_dir,
+        token_weights=token_weights,
+        validation=[next(validation) for _ in range(NUM_VALIDATION_BATCHES)],
+        run_name=run_name,
+        identity={"corpus": corpus.digest(), **processor.identity()},
+    )
+    return train_trial(
+        trial,
+        processor.model,
+        recipe.objective,
+        gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
     )
 
 
@@ -334,12 +384,13 @@ def describe_pretraining_attention(
         batch = {modality: ints(), "segments": ints(len(processor.layouts[modality].positions()))}
     else:
         batch = {"tokens": ints(recipe.seq_len), "segments": ints(recipe.seq_len)}
-        if not _shares_rows(objective):
+        if not shares_rows(objective):
             batch["length"] = ints()
     return describe_attention(processor.model, batch, objective)
 
 
-def _shares_rows(objective: PretrainingObjective) -> bool:
+def shares_rows(objective: PretrainingObjective) -> bool:
+    """Returns whether a row of text may hold several documents."""
     # Bag-of-words targets are those of a whole row, so a row holds one document.
     return objective.bag_of_words == 0
 
@@ -350,14 +401,17 @@ def _text_batches(chunks: list[np.ndarray], recipe: Recipe, seed: int) -> Batche
         batch_size=recipe.batch_size,
         length=recipe.seq_len,
         seed=seed,
-        share_rows=_shares_rows(recipe.objective),
+        share_rows=shares_rows(recipe.objective),
     )
 
 
 def _patch_batches(
     corpus: Split, idx: np.ndarray, layout: PatchLayout, batch_size: int, seed: int
 ) -> Batches:
-    patches = layout.to_patches(np.asarray(corpus.inputs(idx)))
+    patches: Any = PatchesOnDemand(corpus.array, idx, layout)
+    # Larger ones are read from the index on disk when they are drawn.
+    if math.prod(patches.shape) * patches[0].itemsize <= MAX_PATCH_BYTES:
+        patches = layout.to_patches(corpus.array(idx))
     return patch_batches(
         [patches], layout.positions(), batch_size=batch_size, seed=seed, modality=layout.modality
     )

@@ -70,8 +70,7 @@ def build_processor(
             trained=trained,
             kind=recipe.tokenizer,
         )
-        model = dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size)
-        return Processor(model, tokenizer)
+        return text_processor(recipe, tokenizer)
     shape = np.asarray(corpus.inputs([0])).shape[1:]
     layout = layout_of(modality, shape, rate, recipe.patch_size, raster=recipe.raster)
     fields = {
@@ -79,6 +78,11 @@ def build_processor(
         "position_axes": layout.num_axes,
     }
     return Processor(dataclasses.replace(recipe.model, **fields), None, {modality: layout})
+
+
+def text_processor(recipe: Recipe, tokenizer: bpe.Tokenizer) -> Processor:
+    """Returns the processor of text with a tokenizer."""
+    return Processor(dataclasses.replace(recipe.model, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def load_or_train_tokenizer(

@@ -72,16 +72,18 @@ class StepEstimate:
 
 
 def recipe_step(
-    recipe: Recipe, modality: str, corpus: Split, rate: float | None = None
+    recipe: Recipe, modality: str, corpus: Split | None, rate: float | None = None
 ) -> StepEstimate:
     """Returns what a pretraining step of a recipe takes on a corpus of one modality.
 
-    Texts are random tokens of the recipe's vocabulary, since no tokenizer is trained.
+    Texts are random tokens of the recipe's vocabulary, since no tokenizer is trained; their corpus
+    is not read, and may be None.
     """
     if modality == "text":
         model = dataclasses.replace(recipe.model, vocab_size=recipe.vocab_size)
         batch = text_batch(recipe.batch_size, recipe.seq_len, recipe.vocab_size)
     else:
+        assert corpus is not None
         shape = np.asarray(corpus.inputs([0])).shape[1:]
         layout = layout_of(modality, shape, rate, recipe.patch_size, raster=recipe.raster)
         model = dataclasses.replace(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fm.data import batches, patches
+from fm.data.layouts import layout_of
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -158,3 +159,25 @@ def test_patches_of_another_modality():
 def test_errors(make, expected):
     with pytest.raises(UserError, match=expected):
         make()
+
+
+@pytest.mark.parametrize("modality", ["image", "audio", "video"])
+def test_patches_read_on_demand_equal_those_in_memory(modality):
+    shapes = {"image": (16, 16, 3), "audio": (4000,), "video": (4, 16, 16, 1)}
+    dtype, rate = (np.int16, 8000) if modality == "audio" else (np.uint8, 8)
+    examples = RNG.integers(0, 200, (23, *shapes[modality])).astype(dtype)
+    layout = layout_of(modality, shapes[modality], rate)
+    read, idx = [], np.arange(23)[::-1]
+
+    def inputs(indices):
+        read.append(len(indices))
+        return examples[indices]
+
+    given = {"batch_size": 4, "seed": 3, "modality": modality}
+    memory = layout.to_patches(examples[idx])
+    lazy = batches.PatchesOnDemand(inputs, idx, layout)
+    assert not read and lazy.shape == memory.shape
+    expected = batches.patch_batches([memory], layout.positions(), **given)
+    found = batches.patch_batches([lazy], layout.positions(), **given)
+    assert found.from_disk and not expected.from_disk
+    assert all(same(next(found), next(expected)) for _ in range(12)) and set(read) == {1}

@@ -41,7 +41,7 @@ def read_arrow_file(path: pathlib.Path) -> Table:
         reason = " ".join(str(error).split())[:200]
         kind = path.suffix.lower().removeprefix(".").capitalize()
         raise UserError(f"{path} is not a readable {kind} file: {reason}") from error
-    names = _class_names(found.schema.metadata)
+    names = class_names(found.schema.metadata)
     columns = {}
     for index, column in enumerate(found.column_names):
         values = found.column(index).to_pylist()
@@ -99,7 +99,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     """Returns the class names of columns, as `datasets` writes them into the schema."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

@@ -94,14 +94,14 @@ def read_folder(
     if saved := saved_splits(folder):
         return _read_saved(folder, saved, form, log)
     folders = [path for path in entries if path.is_dir()]
-    if not form.file_column and (by_split := _split_folders(folder, folders, log.notices)):
+    if not form.file_column and (by_split := split_folders(folder, folders, log.notices)):
         return {
             split: _in_file(
                 _read_unsplit(path, form, fields, log, unlabeled=split == "unlabeled"), log, path
             )
             for split, path in by_split.items()
         }
-    if shards := _split_files(folder, entries, log.notices):
+    if shards := split_files(folder, entries, log.notices):
         return _read_tables(shards, form, log)
     examples = _read_unsplit(folder, form, fields, log, unlabeled=unlabeled)
     if unlabeled or fields.label is not None:
@@ -260,10 +260,10 @@ def split_of_file_name(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _split_folders(
+def split_folders(
     folder: pathlib.Path, folders: list[pathlib.Path], notices: list[str]
 ) -> dict[str, pathlib.Path]:
-    """Returns the folders of the splits, {} if there are none."""
+    """Returns the folders of the splits by split, {} if there are none."""
     splits = {path: split for path in folders if (split := split_of_word(path.name))}
     others = [path.name for path in folders if path not in splits]
     found = _named_splits(folder, splits, notices)
@@ -284,7 +284,7 @@ def _split_folders(
     return {}
 
 
-def _split_files(
+def split_files(
     folder: pathlib.Path, entries: list[pathlib.Path], notices: list[str]
 ) -> dict[str, list[pathlib.Path]]:
     """Returns the text files of the splits, {} if there are none; a split may have shards."""
@@ -299,7 +299,7 @@ def _split_files(
     found = _named_splits(folder, splits, notices)
     if found:
         others = [*folders, *(path for path in shards if path not in splits)]
-        if names := [path.name for path in others if not _is_readme(path)]:
+        if names := [path.name for path in others if not is_readme(path)]:
             notices.append(f"beside the splits {', '.join(names[:3])} is left out")
     return {split: shards[path] for split, path in found.items()}
 
@@ -341,7 +341,8 @@ def _stem(path: pathlib.Path) -> str:
     return path.name.split(".")[0]
 
 
-def _is_readme(path: pathlib.Path) -> bool:
+def is_readme(path: pathlib.Path) -> bool:
+    """Returns whether a file is about the data beside it, by its name."""
     return path.name.lower().startswith(("readme", "license", "licence"))
 
 
@@ -425,7 +426,7 @@ def _read_classes_or_files(folder: pathlib.Path, form: TextFormat, log: ReadLog)
             for path in entries
             if path not in classes and (text_extension(path) or modality_for_path(path))
         ]
-        if beside := [name for name in beside if not _is_readme(pathlib.Path(name))]:
+        if beside := [name for name in beside if not is_readme(pathlib.Path(name))]:
             log.notices.append(
                 f"{len(beside)} files beside the class folders are left out, such as {beside[0]}"
             )

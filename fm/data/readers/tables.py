@@ -56,7 +56,7 @@ def parse_separated(path: pathlib.Path, content: str, delimiter: str, notices: l
     csv.field_size_limit(2**31 - 1)
     quoting: Any = csv.QUOTE_MINIMAL
     if delimiter == "\t":
-        quoting = _tsv_quoting(path, content, notices)
+        quoting = tsv_quoting(path, content, notices)
     # Not `splitlines`, which splits at other Unicode line separators, too.
     lines = io.StringIO(content, newline="")
     reader = csv.DictReader(lines, restkey="", strict=True, delimiter=delimiter, quoting=quoting)
@@ -74,7 +74,7 @@ def parse_separated(path: pathlib.Path, content: str, delimiter: str, notices: l
     return Table(str(path), columns, rows)
 
 
-def _tsv_quoting(path: pathlib.Path, content: str, notices: list[str]) -> Any:
+def tsv_quoting(path: pathlib.Path, content: str, notices: list[str]) -> Any:
     """Returns whether `csv` should take quotes for quotes; in many .tsv files they are text."""
     plain = [line.split("\t") for line in content.split("\n") if line]
     halves = [

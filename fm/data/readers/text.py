@@ -132,6 +132,21 @@ def looks_like_conll(path: pathlib.Path) -> bool:
     return _is_conll(sample.replace("\r", "\n").rpartition("\n")[0] or sample)
 
 
+def examples_are_paragraphs(content: str) -> bool:
+    """Returns whether the examples of a .txt file are paragraphs between blank lines, not lines."""
+    lines = [line for line in content.split("\n") if line.strip()]
+    return _is_by_paragraph(len(lines), len(_paragraphs(content)))
+
+
+def _paragraphs(content: str) -> list[str]:
+    return re.split(r"\n(?:[^\S\n]*\n)+", content.strip())
+
+
+def _is_by_paragraph(lines: int, paragraphs: int) -> bool:
+    few_lines = lines <= _MAX_LINES_PER_PARAGRAPH * paragraphs
+    return paragraphs > 1 and (paragraphs >= _MIN_PARAGRAPHS or few_lines)
+
+
 def check_encoding(encoding: str) -> None:
     """Raises UserError unless Python can decode text of this encoding."""
     _codec_name(encoding)
@@ -196,12 +211,10 @@ def _parse_txt(path: pathlib.Path, content: str, log: ReadLog) -> list[Example]:
             "is one such file, or a folder of a train and a test file"
         )
     lines = [line for line in content.split("\n") if line.strip()]
-    paragraphs = re.split(r"\n(?:[^\S\n]*\n)+", content.strip())
+    paragraphs = _paragraphs(content)
     texts = lines
     if len(paragraphs) > 1:
-        by_paragraph = len(paragraphs) >= _MIN_PARAGRAPHS or len(
-            lines
-        ) <= _MAX_LINES_PER_PARAGRAPH * len(paragraphs)
+        by_paragraph = _is_by_paragraph(len(lines), len(paragraphs))
         texts = paragraphs if by_paragraph else lines
         unit = "paragraph between blank lines" if by_paragraph else "line"
         log.notices.append(

@@ -1,0 +1,1 @@
+"""Text larger than memory: read piece by piece, tokenized once into files of packed rows."""
