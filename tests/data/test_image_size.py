@@ -12,6 +12,7 @@ from fm.data import decontamination
 from fm.data.datasets import Split
 from fm.data.load import load
 from fm.data.media import image
+from fm.data.readers import plain_files
 from fm.errors import UserError
 from tests.data.media.test_video import by_class, frames, noise
 
@@ -142,3 +143,19 @@ def test_what_is_no_image_is_told_of_and_a_bad_size_refused(tmp_path, capsys):
     assert said in capsys.readouterr().err and data.train.ids == load(str(path)).train.ids
     with pytest.raises(UserError, match="--image_size=100: must be a multiple of 8 from 8 to 256"):
         load(str(path), image_size=100)
+
+
+@pytest.mark.parametrize("form", [lambda folder: folder, archive], ids=["folder", "archive"])
+def test_images_too_many_for_memory_are_decoded_when_stored(tmp_path, monkeypatch, form):
+    path = str(form(pictures(tmp_path / "pictures")))
+    loaded = []
+    for name, limit in (("kept", 2**28), ("again", 0)):
+        monkeypatch.setenv("FM_CACHE", str(tmp_path / name))
+        monkeypatch.setattr(plain_files, "_MAX_DECODED_BYTES", limit)
+        loaded.append(load(path, image_size=64))
+    kept, again = loaded
+    assert kept.info == again.info
+    for split in ("train", "test"):
+        a, b = getattr(kept, split), getattr(again, split)
+        assert a.ids == b.ids
+        np.testing.assert_array_equal(a.array(range(len(a))), b.array(range(len(b))))

@@ -20,17 +20,19 @@ class LoadedExample:
     Attributes:
         digest: of the content; of images and clips at the default size, whatever their own, so
             that the order and a split by hash are the same.
-        content: its text or array.
+        content: its text or array; None for an array that is decoded again when it is stored.
         label: see `Example.label`.
         group: what it belongs to, for the split or for statistics.
         source: as it was read.
+        stored_digest: of the array as it is stored.
     """
 
     digest: str
-    content: str | np.ndarray
+    content: str | np.ndarray | None
     label: Label | None
     group: str | None
     source: Example
+    stored_digest: str = ""
 
 
 def classes_of(label: Label | None) -> tuple[str, ...]:

@@ -37,6 +37,8 @@ EXTENSIONS = (*TEXT_EXTENSIONS, GZIP_EXTENSION, *archives.ARCHIVE_EXTENSIONS)
 
 # To be increased when the same files would be read differently.
 _VERSION = "1.4.2"
+# Of decoded images, sounds and clips.
+_MAX_DECODED_BYTES = 2**28
 _NO_FIELDS = FileNameFieldPositions()
 # Targets by their name in a data set's info; "class" and "label_set" have classes.
 TARGETS = ("class", "label_set", "value", "text")
@@ -112,20 +114,34 @@ def _prepare(
 ) -> Any:
     path = sources[0][1]
     with read_sources(sources, form, fields, notices) as (by_split, log):
-        modality = _common_modality(path, by_split)
-        _check_item_groups(path, by_split, form)
-        spec, id_spec, shrunk = None, None, None
-        if modality:
-            measures = _measures(by_split, modality)
-            modality = modality.with_image_size(image_size)
-            spec, id_spec, shrunk = _common_specs(measures, modality, notices)
-        loaded = {
-            split: [_load(example, modality, spec, id_spec) for example in examples]
-            for split, examples in by_split.items()
-        }
-        if modality:
-            notices += _images_below_classes(by_split, modality)
-            notices += _equal_once_converted(by_split, loaded, modality)
+        return _prepare_examples(path, by_split, log, form, image_size, notices, data_dir)
+
+
+def _prepare_examples(
+    path: pathlib.Path,
+    by_split: dict[str, list[Example]],
+    log: ReadLog,
+    form: TextFormat,
+    image_size: int,
+    notices: list[str],
+    data_dir: pathlib.Path,
+) -> Any:
+    """Prepares the examples of all files, which are still there, as archives are unpacked."""
+    modality = _common_modality(path, by_split)
+    _check_item_groups(path, by_split, form)
+    spec, id_spec, shrunk = None, None, None
+    if modality:
+        measures = _measures(by_split, modality)
+        modality = modality.with_image_size(image_size)
+        spec, id_spec, shrunk = _common_specs(measures, modality, notices)
+    keep = _fit_in_memory(by_split, modality, spec)
+    loaded = {
+        split: [_load(example, modality, spec, id_spec, keep=keep) for example in examples]
+        for split, examples in by_split.items()
+    }
+    if modality:
+        notices += _images_below_classes(by_split, modality)
+        notices += _equal_once_converted(by_split, loaded, modality)
     target = _target(path, loaded, form)
     for flag in ("target_column", "value_column"):
         if getattr(form, flag) and target is None:
@@ -163,7 +179,11 @@ def _prepare(
             if modality is None or modality.codec is None:
                 example["text"] = _first_text(each)
             else:
-                example[modality.name] = modality.codec.encode(np.asarray(each.content))
+                content = each.content
+                if content is None:
+                    assert spec is not None
+                    content = modality.codec.to_array(_open(each.source.content, modality), spec)
+                example[modality.name] = modality.codec.encode(np.asarray(content))
             if target:
                 example[_TARGET_FEATURES[target]] = _stored_label(each.label, target)
             if grouped:
@@ -331,8 +351,7 @@ def _equal_once_converted(
     for split, examples in by_split.items():
         for example, each in zip(examples, loaded[split], strict=True):
             assert isinstance(example.content, pathlib.Path)
-            assert not isinstance(each.content, str)
-            sources.setdefault(array_digest(each.content), []).append(example.content)
+            sources.setdefault(each.stored_digest, []).append(example.content)
     shared = [paths for paths in sources.values() if len(paths) > 1]
     distinct = [len({source_digest(path) for path in paths}) for paths in shared]
     equal = sum(count for count in distinct if count > 1)
@@ -349,11 +368,24 @@ def _open(content: str | pathlib.Path, modality: Modality) -> Any:
         raise UserError(f"{content} is a broken {modality.noun}: {error}") from error
 
 
+def _fit_in_memory(
+    by_split: dict[str, list[Example]], modality: Modality | None, spec: MediaSpec | None
+) -> bool:
+    """Returns whether the decoded examples are kept; more are decoded again when stored."""
+    if modality is None or modality.codec is None or spec is None:
+        return True
+    count = sum(map(len, by_split.values()))
+    size = math.prod(spec.shape) * np.dtype(modality.codec.dtype).itemsize
+    return count * size <= _MAX_DECODED_BYTES
+
+
 def _load(
     example: Example,
     modality: Modality | None,
     spec: MediaSpec | None,
     id_spec: MediaSpec | None,
+    *,
+    keep: bool,
 ) -> LoadedExample:
     group = example.item_group or example.group
     if modality is None or modality.codec is None or spec is None or id_spec is None:
@@ -363,7 +395,9 @@ def _load(
     array = modality.codec.to_array(opened, spec)
     same = id_spec == spec
     identified = array if same else modality.codec.to_array(opened, id_spec)
-    return LoadedExample(array_digest(identified), array, example.label, group, example)
+    digest, stored = array_digest(identified), array_digest(array)
+    kept = array if keep else None
+    return LoadedExample(digest, kept, example.label, group, example, stored)
 
 
 def _check_item_groups(

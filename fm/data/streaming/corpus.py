@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ MANIFEST_FILE = "manifest.json"
 # To be increased when the same text would be read or stored differently.
 _VERSION = 1
 _PART_BYTES, _MAX_PARTS = 2**25, 4096
+# Another process may be writing a younger file.
+_STALE_SECONDS = 3600
 # Hashes that are sorted at a time.
 _MAX_SORTED = 2**24
 
@@ -362,6 +365,9 @@ def tokenize_corpus(
     asked = [_VERSION, scanned.folder.name, tokenizer.digest(), seq_len, share_rows]
     folder = cache_dir() / "text_rows" / jobs.combined_digest(asked)[:32]
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(".*.partial"):  # of a run that was killed
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            path.unlink(missing_ok=True)
     own_tokenizer = folder / "tokenizer.json"
     if not own_tokenizer.exists():
         atomic_write(own_tokenizer, tokenizer.to_json())
@@ -393,6 +399,7 @@ def tokenize_corpus(
             told[left[index].index] = each
             shown.update()
     shards = [told[part.index] for part in scanned.parts]
+    digests = _known_digests(scanned.plan.digested_files())
     manifest = {
         "version": _VERSION,
         "tokenizer": {
@@ -404,7 +411,9 @@ def tokenize_corpus(
             {
                 "name": scanned.plan.name_of(file),
                 "bytes": file.path.stat().st_size if file.path.is_file() else file.size,
-                "sha256": _file_digests(scanned.plan, file.path),
+                "sha256": [
+                    digests[str(path)] for path in file.digested_files() if str(path) in digests
+                ],
             }
             for file in scanned.plan.files
         ],
@@ -429,9 +438,3 @@ def tokenize_corpus(
     for part in scanned.parts:
         counts_V += np.load(jobs.shard_files(folder, part.index)["counts"], allow_pickle=False)
     return TokenizedCorpus(folder, manifest, counts_V)
-
-
-def _file_digests(plan: TextPlan, path: pathlib.Path) -> list[str]:
-    """Returns the digests of a source's files, as far as they are kept."""
-    known = _known_digests(plan.digested_files())
-    return [known[each] for each in known if each == str(path) or pathlib.Path(each).parent == path]

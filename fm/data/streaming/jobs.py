@@ -20,6 +20,7 @@ from fm.data import tokenizer as bpe
 from fm.data.splitting import is_test, text_digest
 from fm.data.streaming.documents import Columns, Document, Span, read_documents
 from fm.data.streaming.rows import RowWriter, token_dtype
+from fm.data.streaming.word_encoder import WordEncoder
 from fm.errors import UserError
 from fm.files import atomic_path, atomic_write, file_digest, read_checked_json, write_checked_json
 
@@ -181,6 +182,7 @@ def write_shard(
     if (finished := finished_shard(out, own.index)) is not None:
         return finished
     encoder = bpe.load(tokenizer)
+    words = WordEncoder(encoder)
     becomes = np.load(actions, allow_pickle=False)
     files = shard_files(out, own.index)
     dtype = token_dtype(encoder.vocab_size)
@@ -192,7 +194,7 @@ def write_shard(
         held_out: list[np.ndarray] = []
         for texts, marks in _windows(own, becomes):
             chunks: list[np.ndarray] = []
-            for ids, mark in zip(_encoded(encoder, texts), marks, strict=True):
+            for ids, mark in zip(_encoded(words, texts), marks, strict=True):
                 cut = bpe.token_chunks(ids, capacity, encoder)
                 if mark == VALIDATION:
                     held_out += cut
@@ -245,7 +247,7 @@ def _windows(part: Part, becomes: np.ndarray) -> Iterator[tuple[list[str], list[
         yield texts, marks
 
 
-def _encoded(encoder: bpe.Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
+def _encoded(encoder: WordEncoder, texts: list[str]) -> Iterator[np.ndarray]:
     """Yields the ids of each text; the library's encodings take far more memory than the ids."""
     batch: list[str] = []
     size = 0

@@ -167,5 +167,5 @@ class StoredRowSource:
         found["segments"][:end] = np.repeat(np.arange(1, len(own) + 1), own)
         found["positions"][:end] = np.arange(end) - np.repeat(np.cumsum(own) - own, own)
         if self._with_length:
-            found["length"] = np.int32(end)
+            found["length"] = np.asarray(end, np.int32)
         return found

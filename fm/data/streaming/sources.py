@@ -67,6 +67,12 @@ class SourceFile:
     labeled: bool = False
     columns: tuple[str, ...] = ()
 
+    def digested_files(self) -> list[pathlib.Path]:
+        """Returns the files whose content the text depends on."""
+        if self.kind == "tfds":
+            return sorted(each for each in self.path.iterdir() if each.is_file())
+        return [self.path]
+
 
 @dataclasses.dataclass(frozen=True)
 class TextPlan:
@@ -100,13 +106,7 @@ class TextPlan:
 
     def digested_files(self) -> list[pathlib.Path]:
         """Returns the files whose content the text depends on."""
-        found: list[pathlib.Path] = []
-        for file in self.files:
-            own = [file.path]
-            if file.kind == "tfds":
-                own = sorted(each for each in file.path.iterdir() if each.is_file())
-            found += own
-        return found
+        return [path for file in self.files for path in file.digested_files()]
 
 
 def text_size(path: pathlib.Path) -> int:

@@ -37,6 +37,9 @@ def main() -> None:
             reply: dict[str, Any] = {"result": JOBS[job["name"]](**job["arguments"])}
         except UserError as error:
             reply = {"user_error": str(error)}
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            reply = {"user_error": f"{where}{error.strerror or error}"}
         except MemoryError:
             reply = {"user_error": "out of memory while text was tokenized"}
         except Exception:

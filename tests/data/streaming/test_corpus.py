@@ -97,6 +97,22 @@ def test_rows_equal_those_of_memory_on_the_same_documents(
     assert found.manifest["bytes"] == sum(len(text.encode()) for text in own)
 
 
+def test_processes_read_their_own_rows_of_the_same_batches(tmp_path, documents, tokenizer):
+    found = tokenize(scan(write(tmp_path / "a.txt", documents)), tokenizer)
+    whole = found.batches(8, 5)
+    shards = [found.batches(8, 5).shard(index, 4) for index in range(4)]
+    assert all(shard.from_disk for shard in shards)
+    for n in range(12):
+        if n == 7:  # resumed with another number of processes
+            state = json.loads(json.dumps(shards[1].get_state()))
+            shards = [found.batches(8, 5).shard(index, 2) for index in range(2)]
+            for shard in shards:
+                shard.set_state(state)
+        expected, own = next(whole), [next(shard) for shard in shards]
+        for key, value in expected.items():
+            np.testing.assert_array_equal(np.concatenate([each[key] for each in own]), value)
+
+
 def test_every_document_is_accounted_for(tmp_path, documents, tokenizer):
     lines = [*documents, *documents[:7], documents[0]]
     scanned = scan(write(tmp_path / "a.txt", lines))
