@@ -184,7 +184,7 @@ def pretrain_streamed(
         trial,
         processor.model,
         recipe.objective,
-        gemm_flops_per_second=gemm_flops_per_second(processor.model.dtype),
+        **device_rates(processor.model.dtype),
     )
 
 

@@ -61,7 +61,9 @@ class StreamedText:
     def build_processor(self, recipe: Recipe, out_dir: pathlib.Path) -> Processor:
         """Returns the processor; trains a tokenizer on a sample and tokenizes the corpus."""
         scanned = self.scanned()
-        tokenizer = load_or_train_tokenizer(scanned.sample, recipe.vocab_size, out_dir)
+        tokenizer = load_or_train_tokenizer(
+            scanned.sample, recipe.vocab_size, out_dir, kind=recipe.tokenizer
+        )
         self._tokenized = corpus.tokenize_corpus(
             scanned,
             out_dir / "tokenizer.json",
@@ -73,7 +75,9 @@ class StreamedText:
     def epoch_size(self, recipe: Recipe) -> EpochSize:
         """Returns the size of a pass over the corpus, which is tokenized for it."""
         # The tokenizer is the one that a run trains, so that the rows are those of the run.
-        self.build_processor(recipe, self.scanned().folder / f"vocab-{recipe.vocab_size}")
+        self.build_processor(
+            recipe, self.scanned().folder / f"{recipe.tokenizer}-{recipe.vocab_size}"
+        )
         manifest = self.tokenized().manifest
         documents = sum(shard["documents"] for shard in manifest["shards"])
         return EpochSize(manifest["rows"], manifest["tokens"] + 2 * documents)
