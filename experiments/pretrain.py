@@ -45,7 +45,7 @@ from fm.study.model_card import DataSource, data_source
 from fm.study.pretraining import pretrain, pretrain_streamed
 from fm.study.processing import Processor, build_processor, check_corpus_size
 from fm.study.seen_examples import save_corpus_ids
-from fm.study.step_estimate import recipe_step
+from fm.study.step_estimate import StepEstimate, recipe_step
 from fm.study.streamed_text import StreamedText
 from fm.training.config import TrainResult
 from fm.training.objectives import PretrainingObjective
@@ -196,8 +196,10 @@ class PretrainingRun:
         """Returns what --dry_run prints of it."""
         data: Dataset = self.sources
         estimate = recipe_step(self.recipe, data.modality, data.train, data.info.get("rate"))
+        return self._stage(estimate, f"{len(data.train):,} examples")
+
+    def _stage(self, estimate: StepEstimate, examples: str) -> StageEstimate:
         name = f"pretraining on {short_name(self.config['dataset']['name'])}"
-        examples = f"{len(data.train):,} examples"
         stage = pretraining_stage(name, self.recipe.steps, estimate, self.recipe, examples=examples)
         if (minutes := self.recipe.max_pretrain_minutes) is None:
             return stage
@@ -237,9 +239,7 @@ class StreamedPretrainingRun(PretrainingRun):
         """Returns what --dry_run prints of it."""
         text: StreamedText = self.sources
         estimate = recipe_step(self.recipe, text.modality, None)
-        name = f"pretraining on {short_name(text.name)}"
-        examples = f"{text.plan.size / 1e6:,.0f} MB of text, streamed"
-        return pretraining_stage(name, self.recipe.steps, estimate, examples=examples)
+        return self._stage(estimate, f"{text.plan.size / 1e6:,.0f} MB of text, streamed")
 
     def build_processor(self, out_dir: pathlib.Path) -> Processor:
         """Tokenizes the text; trains the tokenizer first if the folder has none."""
