@@ -127,7 +127,7 @@ def _phi3(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
 
 
 def _mistral_hf_config(model: ModelConfig) -> dict[str, Any]:
-    return _rotary_hf_config(model) | {"sliding_window": model.arch.sliding_window or None}
+    return _rotary_hf_config(model) | {"sliding_window": _window(model) or None}
 
 
 def _llama_hf_config(model: ModelConfig) -> dict[str, Any]:
@@ -164,11 +164,11 @@ def _qwen_windows(config: ConfigReader) -> dict[str, Any]:
 
 
 def _qwen2_hf_config(model: ModelConfig) -> dict[str, Any]:
-    if not model.arch.sliding_window:
+    if not _window(model):
         return _rotary_hf_config(model)
     return _rotary_hf_config(model) | {
         "use_sliding_window": True,
-        "sliding_window": model.arch.sliding_window,
+        "sliding_window": _window(model),
         "layer_types": layer_types(model),
     }
 
@@ -230,6 +230,11 @@ def _windows(kinds: Sequence[str], window: int) -> dict[str, Any]:
     if not window:
         raise UserError("config.json: sliding_attention in layer_types needs a sliding_window")
     return {"layer_pattern": layer_pattern(kinds), "sliding_window": window}
+
+
+def _window(model: ModelConfig) -> int:
+    """The window of a model's sliding layers; 0 if it has none."""
+    return model.arch.sliding_window if "sliding" in model.layer_kinds else 0
 
 
 def _rotary_hf_config(model: ModelConfig) -> dict[str, Any]:
@@ -349,7 +354,7 @@ def _gemma2_hf_config(model: ModelConfig) -> dict[str, Any]:
             "attn_logit_softcapping": arch.attention_softcap or None,
             "final_logit_softcapping": arch.logit_softcap or None,
             "query_pre_attn_scalar": arch.query_pre_attn_scalar or model.head_dim,
-            "sliding_window": arch.sliding_window or None,
+            "sliding_window": _window(model) or None,
             "layer_types": layer_types(model),
         }
     )
@@ -433,9 +438,9 @@ def _modernbert_hf_config(model: ModelConfig) -> dict[str, Any]:
         **(
             {
                 "local_rope_theta": arch.local_rope_theta,
-                "local_attention": 2 * (arch.sliding_window - 1),
+                "local_attention": 2 * (_window(model) - 1),
             }
-            if arch.sliding_window
+            if _window(model)
             else {}
         ),
     }

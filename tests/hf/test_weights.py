@@ -1,5 +1,7 @@
 """The tables: every leaf has its tensor, every setting that matters is honoured or refused."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -165,3 +167,13 @@ def test_families_are_found_by_name():
     assert (
         family_of({"model_type": "qwen3"}).causal and not family_of({"model_type": "bert"}).causal
     )
+
+
+def test_a_window_that_no_layer_has_is_not_written():
+    config = CASES["llama"][1]
+    unread = dataclasses.replace(
+        config, arch=dataclasses.replace(config.arch, sliding_window=5, local_rope_theta=7.0)
+    )
+    family, written = choose_family(unread)
+    assert (family.name, written.get("sliding_window")) == ("llama", None)
+    assert choose_family(unread, "mistral")[1]["sliding_window"] is None
