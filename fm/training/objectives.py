@@ -326,9 +326,10 @@ def _weighted_nats(
             own_T = weights_T * (modality_T == config.modalities.index(modality))
         if modality == "tokens":
             head_DV = embeddings.token_head_kernel(params["streams"])
-            total += fused_linear_cross_entropy(
+            nats: jax.Array = fused_linear_cross_entropy(
                 head_DV, h_TD, targets["tokens"].reshape(-1), own_T, config.arch.logit_softcap
             )
+            total += nats
             continue
         P = config.patch_dim(modality)
         values_TP = embeddings.to_unit_range(targets[modality]).reshape(-1, P)

@@ -20,9 +20,16 @@ from fm.data.log_mel import LogMelConfig
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
+from fm.model.stems import EncoderConfig, StemConfig
 from fm.parallel.mesh import MeshConfig
 from fm.study import presets
-from fm.study.config import MultitaskConfig, PublishedConfig, StudyConfig, TaskConfig
+from fm.study.config import (
+    MultitaskConfig,
+    PublishedConfig,
+    PublishedEncoderConfig,
+    StudyConfig,
+    TaskConfig,
+)
 from fm.study.config_fields import with_config_field
 from fm.study.paired import PairedConfig
 from fm.study.search import SearchConfig
@@ -109,6 +116,10 @@ WHOLE = [
                 *("digits", None, (20,), presets.modality_recipe("text")),
                 published=PublishedConfig("minilm-l6", 64, "{text} {answer}", ("a", "b")),
             ),
+            TaskConfig(
+                *("photos", None, (20,), presets.modality_recipe("image")),
+                published=PublishedEncoderConfig("dinov2"),
+            ),
         ),
     ),
     MultitaskConfig(
@@ -132,6 +143,10 @@ WHOLE = [
     MeshConfig(),
     SamplingConfig(),
     MODEL,
+    EncoderConfig(
+        *(1, 16, 1, 1, 32),
+        stem=StemConfig("image", "image", (8, 8, 3), (4, 4), (4, 4)),
+    ),
 ]
 # Built from checked values, never read from a file or a flag.
 INTERNAL = {BenchConfig, TimingConfig, LogMelConfig, PairedConfig}
