@@ -19,6 +19,8 @@ from fm.parallel.mesh import default_device
 
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# By which glibc asks for huge pages for its large blocks; commands start with it where they can.
+HUGE_PAGES_TUNABLE = "glibc.malloc.hugetlb=1"
 _MALLOC_VARIABLES = (
     "MALLOC_MMAP_MAX_",
     "MALLOC_MMAP_THRESHOLD_",
@@ -40,10 +42,12 @@ def keep_freed_memory() -> None:
     By default glibc maps every block over 32 MiB anew and returns it when freed, so a step with
     larger scratch memory faults in all its pages again (2 us each on the machine of
     BUILD_NOTES.md). Does nothing under another C library, or if the user has tuned the allocator
-    by environment variables.
+    by environment variables. Blocks over 64 MiB that another thread than the first asks for are
+    mapped anew in any case; see `has_huge_pages`.
     """
     global _keep_freed_memory_succeeded
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _MALLOC_VARIABLES):
+    tuned = any(name in os.environ for name in _MALLOC_VARIABLES) and not has_huge_pages()
+    if platform.libc_ver()[0] != "glibc" or tuned:
         return
     libc = ctypes.CDLL(None)
     _keep_freed_memory_succeeded = bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(
@@ -54,6 +58,11 @@ def keep_freed_memory() -> None:
 def keep_freed_memory_succeeded() -> bool:
     """Returns whether `keep_freed_memory` made glibc keep freed memory in this process."""
     return _keep_freed_memory_succeeded
+
+
+def has_huge_pages() -> bool:
+    """Returns whether this process was started so that large blocks lie in huge pages."""
+    return os.environ.get("GLIBC_TUNABLES") == HUGE_PAGES_TUNABLE
 
 
 def memory_in_use() -> dict[str, float | None]:
