@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
+from fm.parallel.mesh import default_device
 
 # What its own tests and tuned configurations cover; larger heads need more shared memory.
 _MAX_HEAD_DIM = 128
@@ -78,7 +79,7 @@ def attend(
     # `tokamax.dot_product_attention` takes no ranges; these two modules are what it is made of.
     from tokamax._src.ops.attention import api, base  # pyright: ignore[reportMissingImports]
 
-    kernel = kernel or kernel_name(getattr(jax.devices()[0], "compute_capability", "0"))
+    kernel = kernel or kernel_name(getattr(default_device(), "compute_capability", "0"))
     L, S = q_BLHC.shape[1], k_BSKC.shape[1]
     first_BL, end_BL = key_ranges(mask, L, S)
     ranges, empty_BL = {}, None

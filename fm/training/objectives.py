@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fm.attention import Mask
 from fm.errors import UserError
@@ -277,10 +278,11 @@ def attention_inputs(
     B, L = batch["segments"].shape
     start = int("tokens" not in batch and "modality" not in batch)  # the start patch
     visible = _max_visible(objective.mask_ratio, L)
+    lengths: Any = np.zeros(B, np.int32)  # of the host: nothing is computed with them
     inputs = {
         "causal_lm": (L + start, row_mask(batch, causal=True)),
         "masked_lm": (L, row_mask(batch, causal=False)),
-        "bag_of_words": (visible, Mask(kv_length=jnp.zeros(B, jnp.int32))),
+        "bag_of_words": (visible, Mask(kv_length=lengths)),
     }
     slices = objective_rows(objective, B)
     return {name: (rows.stop - rows.start, *inputs[name]) for name, rows in slices.items()}

@@ -207,7 +207,7 @@ BROKEN = {
     ),
     "a family not known": (
         lambda path: with_config(path, model_type="mamba"),
-        ["'mamba' is not a known family", "gpt2, llama, qwen2, qwen3, bert"],
+        ["'mamba' is not a known family", "gpt2, llama, qwen2, qwen3, mistral"],
     ),
     "sizes of another model": (
         lambda path: with_config(path, intermediate_size=41),

@@ -280,7 +280,9 @@ def test_falls_to_the_one_before_and_says_so(tmp_path, caplog, damage):
 CHANGES = {
     "first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
     "a byte": lambda content: (
-        content[: len(content) // 2] + b"?" + content[len(content) // 2 + 1 :]
+        content[: len(content) // 2]
+        + bytes([content[len(content) // 2] ^ 1])
+        + content[len(content) // 2 + 1 :]
     ),
     "last byte": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
     "half": lambda content: content[: len(content) // 2],
