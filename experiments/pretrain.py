@@ -48,7 +48,7 @@ from fm.study.seen_examples import save_corpus_ids
 from fm.study.step_estimate import StepEstimate, recipe_step
 from fm.study.streamed_text import StreamedText
 from fm.training.config import TrainResult
-from fm.training.objectives import PretrainingObjective
+from fm.training.objectives import PretrainingObjective, objective_rows
 from fm.training.profiling import how_to_open
 from fm.training.train_state import params_digest
 
@@ -400,6 +400,7 @@ def _single_run(
 
     recipe = _with_training_flags(recipe, values, pass_over_data, name)
     recipe = _saved_or_set(recipe, values, saved)
+    objective_rows(recipe.objective, recipe.batch_size)  # refuses before anything is tokenized
     if text is not None:
         config = {
             "experiment": "pretrain",

@@ -57,10 +57,19 @@ def test_what_cannot_stream_is_refused(call, tmp_path, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_batch_too_small_for_the_objectives_is_refused_before_tokenizing(call, tmp_path):
+    path, out = write(tmp_path / "a.txt"), tmp_path / "out"
+    done = call(
+        "pretrain", f"--dataset={path}", "--stream=always", "--batch_size=8", f"--out={out}"
+    )
+    assert done.code == 2 and "leave causal_lm no row" in done.error, done.error
+    assert "tokenizing" not in done.err and not out.exists()
+
+
 @pytest.mark.slow
 def test_killed_while_training_and_resumed(tmp_path):
     write(tmp_path / "a.txt")
-    flags = "--size=nano --steps=120 --batch_size=8 --checkpoint_every=20 --stream=always"
+    flags = "--size=nano --steps=120 --batch_size=32 --checkpoint_every=20 --stream=always"
 
     def start(name):
         command = [sys.executable, "-m", "experiments.pretrain", f"--dataset={tmp_path / 'a.txt'}"]
