@@ -31,8 +31,9 @@ def exit_on_signals() -> None:
 def start_with_huge_pages() -> None:
     """Starts this command anew, as the same process, with large blocks of memory in huge pages.
 
-    A training step with over 64 MiB of scratch memory is 1.2 to 1.4 times as fast on a CPU: its
-    memory, which glibc maps anew for every step, is then faulted in by 2 MiB instead of 4 KiB. Does
+    A training step with over 64 MiB of scratch memory is 1.1 to 1.4 times as fast on a CPU as the
+    training loop dispatches it: its memory, which glibc maps anew for every step of another thread
+    than the first, is then faulted in by 2 MiB instead of 4 KiB (BUILD_NOTES.md, 2026-11-30). Does
     nothing where the kernel does not leave the choice to processes, under another C library, if
     the user has tuned the allocator, or where the command is run by another program (a debugger,
     a test).

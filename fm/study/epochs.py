@@ -13,6 +13,7 @@ from fm.data.packing import PackedRowSource
 from fm.data.tokenizer import tokenize_chunks
 from fm.progress_lines import phase
 from fm.study.config import Recipe
+from fm.study.pretraining import shares_rows
 from fm.study.processing import train_tokenizer, train_validation_split
 
 
@@ -62,6 +63,6 @@ def epoch_size(
     tokenizer = train_tokenizer(corpus, recipe)
     with phase(f"counting the tokens of {len(train_idx):,} texts"):
         chunks = tokenize_chunks(tokenizer, corpus.texts(train_idx), recipe.seq_len)
-        share_rows = recipe.objective.bag_of_words == 0
+        share_rows = shares_rows(recipe.objective)
         rows = len(PackedRowSource(chunks, recipe.seq_len, share_rows=share_rows))
     return EpochSize(math.ceil(share * rows), math.ceil(share * sum(map(len, chunks))))

@@ -42,7 +42,7 @@ def main() -> None:
             reply = {"user_error": f"{where}{error.strerror or error}"}
         except MemoryError:
             reply = {"user_error": "out of memory while text was tokenized"}
-        except Exception:
+        except Exception:  # Not hidden: the process that gave the job raises it.
             reply = {"error": traceback.format_exc()}
         try:
             replies.write(json.dumps(reply) + "\n")
