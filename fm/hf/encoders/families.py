@@ -11,7 +11,7 @@ from fm.errors import UserError
 from fm.hf.config import ENCODER_MODALITIES
 from fm.hf.config_reader import ConfigReader
 from fm.hf.encoders.images import ImagePreprocessing
-from fm.hf.encoders.sounds import SoundPreprocessing, WhisperPreprocessing
+from fm.hf.encoders.spectrograms import SoundPreprocessing, WhisperPreprocessing
 from fm.model.config import ArchConfig
 from fm.model.stems import (
     CONVOLUTIONS,

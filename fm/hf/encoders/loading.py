@@ -18,7 +18,7 @@ from fm.hf.config import ENCODER_MODALITIES
 from fm.hf.config_reader import ConfigReader
 from fm.hf.encoders.families import ENCODER_FAMILIES, unused_tensors
 from fm.hf.encoders.images import ImagePreprocessing
-from fm.hf.encoders.sounds import SOUND_PREPROCESSINGS, SoundPreprocessing
+from fm.hf.encoders.spectrograms import SOUND_PREPROCESSINGS, SoundPreprocessing
 from fm.hf.encoders.tensors import canonical_names, params_from_tensors
 from fm.hf.io import open_tensors
 from fm.hf.model_zoo import model_digest

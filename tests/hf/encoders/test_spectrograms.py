@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.hf.encoders.sounds import AstPreprocessing, WhisperPreprocessing
+from fm.hf.encoders.spectrograms import AstPreprocessing, WhisperPreprocessing
 from tests.hf.encoders.helpers_encoders import AST_PROCESSOR, WHISPER_PROCESSOR, noises
 
 AST_CASES = {
