@@ -28,7 +28,6 @@ from fm.report.schema import (
     AblationRow,
     Arm,
     Crossing,
-    Decision,
     Difference,
     LearningCurve,
     Results,
@@ -226,12 +225,6 @@ def forest(results: Results, task: str, arm: str) -> Figure | None:
     return forest_plot(list(groups.items()), f"percentage points (right of 0: {arm} is better)")
 
 
-def _decision_name(row: Decision) -> str:
-    """Returns a decision's number of labels, and its rival where that is not the best one."""
-    name = formats.label_budget(row.num_labels)
-    return name if row.rival in (None, row.best_rival) else f"{name}, from {row.rival}"
-
-
 def decision_forest(results: Results, task: str) -> Figure | None:
     """Draws the differences that the decisions rest on, with 95% intervals, by number of labels.
 
@@ -243,7 +236,7 @@ def decision_forest(results: Results, task: str) -> Figure | None:
         return None
     arm = main_arm(rows)
     best: list[tuple[str, Difference, str]] = [
-        (_decision_name(row), row, decision_outcome(row)) for row in rows
+        (formats.label_budget(row.num_labels), row, decision_outcome(row)) for row in rows
     ]
     primary = primary_comparison(results, task, arm)
     if primary is not None:
