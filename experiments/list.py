@@ -92,6 +92,13 @@ def _ablations() -> Rows:
         yield each.name, f"{each.title} ({how})"
 
 
+def _claims() -> Rows:
+    from fm.study.claims import CLAIMS
+
+    for each in CLAIMS.values():
+        yield each.name, f"{each.statement} ({each.paper.authors} {each.paper.year})"
+
+
 def _recipes() -> Rows:
     from fm.study import presets
 
@@ -140,6 +147,7 @@ KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "kernels": ("attention implementations; fm doctor says which are selected here", _kernels),
     "task_types": ("kinds of task, and their metrics", _task_types),
     "ablations": ("registered ablations", _ablations),
+    "claims": ("published claims with a protocol here, for fm claims", _claims),
     "trackers": ("what can show metrics while a run goes on, for --tracker", _trackers),
     "recipes": ("default recipes by modality and task type, and --more_recipes", _recipes),
 }

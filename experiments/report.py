@@ -3,7 +3,7 @@
     fm report --out=runs/compare
 
 Writes OUT/report.html and prints the table and the headline. Takes the results of compare,
-multitask, ablate, text_quality and paired.
+multitask, ablate, claims, text_quality and paired.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from absl import flags
 from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
-from fm.report import paired, text_quality
+from fm.report import claims, paired, text_quality
 from fm.report.schema import parse, upgrade
 from fm.study import run_dir
+from fm.study.claims.runner import EXPERIMENT as CLAIMS_EXPERIMENT
 from fm.study.paired import EXPERIMENT
 from fm.study.text_quality.runner import TextQualityStudy
 
@@ -48,6 +49,9 @@ def main(values: flags.FlagValues) -> None:
             elif results.get("experiment") == EXPERIMENT:
                 text = f"{paired.text_table(results)}\n\n{paired.headline(results)}"
                 page = paired.write(results, out)
+            elif results.get("experiment") == CLAIMS_EXPERIMENT:
+                text = claims.headline(results)
+                page = claims.write(results, out)
             else:
                 _check_compares(results)
                 text = f"{report.text_table(results)}\n\n{report.headline(results)}"
@@ -68,8 +72,8 @@ def _check_compares(results: dict[str, Any]) -> None:
     if not parsed.cells and not parsed.comparisons:
         raise UserError(
             f"experiment {parsed.experiment!r}: holds no cells and no comparisons, so its report "
-            "would be empty; takes the results of compare, multitask, ablate, text_quality or "
-            "paired"
+            "would be empty; takes the results of compare, multitask, ablate, claims, "
+            "text_quality or paired"
         )
 
 
