@@ -127,6 +127,11 @@ class FinetuneConfig:
                 f"{', '.join(CLASS_WEIGHTS)}"
             )
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every run has a given length."""
+        return self.fixed_updates is not None or self.fixed_epochs is not None
+
     def num_steps(self, num_labels: int, epochs: int | None = None) -> int:
         """Returns the optimizer steps of `epochs` passes; by default those of `min_epochs`.
 
@@ -160,13 +165,13 @@ class FinetuneConfig:
 
     def min_search_epochs(self, num_labels: int) -> int:
         """Returns the passes of `min_steps` steps, before which no search stops or ranks a run."""
-        if self.fixed_updates is not None or self.fixed_epochs is not None:
+        if self.is_fixed:
             return 0
         return math.ceil(self.min_steps * self.batch_size / num_labels)
 
     def max_steps(self, num_labels: int) -> int:
         """Returns the most optimizer steps of any run on at most `num_labels` examples."""
-        if self.fixed_updates is not None or self.fixed_epochs is not None:
+        if self.is_fixed:
             return self.num_steps(num_labels)
         longest = self.num_steps(num_labels, self.max_epochs)
         return max(self.num_steps(num_labels), longest, 2 * self.min_steps)

@@ -42,7 +42,9 @@ class Arm(Protocol):
     """Interface of an arm on one task: tunes hyperparameters, fits to labels, predicts test items.
 
     An arm of which one fit serves several tasks may also have `share_cpu_seconds(num_labels,
-    cpu_seconds)`: a task's share of what was measured for the first of them.
+    cpu_seconds)`: a task's share of what was measured for the first of them. One that may have
+    nothing to choose may have `only_setting(num_labels)`, which returns the hyper-parameters then,
+    None otherwise; it is not searched then.
     """
 
     def prepare(self, seeds: int) -> float:
@@ -112,6 +114,11 @@ class ModelArm:
         if len(methods) == 1:
             return trials
         return with_standard_errors(trials, folds, self.model.standard_error)
+
+    def only_setting(self, num_labels: int) -> HParams | None:
+        """Returns the hyper-parameters if there is one method with one setting, else None."""
+        methods = self.supported_methods()
+        return methods[0].only_setting(self.model, num_labels) if len(methods) == 1 else None
 
     def fit(
         self, train_idx: np.ndarray, labels: np.ndarray, seed: int, hparams: HParams

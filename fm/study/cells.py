@@ -149,10 +149,15 @@ def run_cell(
     """
     train_idx = [order[:num_labels] for order in task.train_idx]
     feature_cpu_seconds = arm.prepare(len(train_idx))
+    only_setting = getattr(arm, "only_setting", None)
 
     def run_seed(seed: int) -> _SeedRun:
         rows, labels = task.pool_rows(train_idx[seed]), task.strata[train_idx[seed]]
-        trials = arm.search(rows, labels, seed)
+        only = None if only_setting is None else only_setting(num_labels)
+        if only is None:
+            trials = arm.search(rows, labels, seed)
+        else:
+            trials = [{"config": only, "validation": None}]
         hparams = select_trial(trials)["config"]
         found = arm.fit_predict(rows, labels, seed, hparams)
         train_flops = arm.fit_flops(num_labels, hparams) + _search_flops(trials)

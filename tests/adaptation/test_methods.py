@@ -248,3 +248,18 @@ def test_a_footprint_counts_what_is_trained():
     assert lora.trained_params == adapters + head
     assert lora.state_bytes == 4 * everything + 20 * lora.trained_params
     assert full.program_bytes > 0 and lora.program_bytes > 0
+
+
+def test_one_setting_of_fixed_length_needs_no_search():
+    fixed = dataclasses.replace(FINETUNE, fixed_updates=4)
+    only = METHODS["full"].only_setting(task_model(Recipe(fixed)), 16)
+    (setting,) = METHODS["full"].search_space(Recipe(fixed))
+    assert only == setting | {"epochs": 2}
+    # It is the setting that a search would find.
+    folds = [(np.arange(15), np.arange(15, 20))]
+    (trial,) = METHODS["full"].search(task_model(Recipe(fixed)), TRAIN, LABELS[:20], 0, folds)
+    assert trial["config"] == only
+    for recipe in (Recipe(), Recipe(fixed, learning_rates=(1e-3, 3e-3))):
+        assert METHODS["full"].only_setting(task_model(recipe), 16) is None
+    for name in ("probe", "self_training"):
+        assert METHODS[name].only_setting(task_model(Recipe(fixed)), 16) is None

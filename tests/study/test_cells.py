@@ -119,6 +119,16 @@ def test_a_single_setting_is_a_trial_if_it_was_scored(task, tmp_path, validation
     assert cell.still_improving == bool(validation)
 
 
+def test_an_arm_with_nothing_to_choose_is_not_searched(task, tmp_path):
+    arm = Guesser(busy=0.0)
+    arm.only_setting = lambda num_labels: {"method": num_labels}
+    cell = cells.run_cell(task, "guesser", arm, 2, tmp_path)
+    assert arm.searched == [] and cell.hparams == [{"method": 2}] * len(cell.hparams)
+    assert not any(cell.trials)
+    arm.only_setting = lambda num_labels: None
+    assert cells.run_cell(task, "guesser", arm, 2, tmp_path).trials[0] and arm.searched
+
+
 def test_cpu_seconds_leave_out_what_is_paid_once(task, tmp_path):
     found = [cells.run_cell(task, "scratch", Guesser(busy), 4, tmp_path) for busy in (0.0, 0.3)]
     assert all(cell.cpu_seconds < 0.2 for cell in found)

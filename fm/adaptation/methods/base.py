@@ -74,6 +74,13 @@ class AdaptationMethod(abc.ABC):
         prompts.
         """
 
+    def only_setting(self, model: TaskModel, num_labels: int) -> HParams | None:
+        """Returns the hyper-parameters if a search has nothing to choose, so that it needs no fit.
+
+        None where there is a choice, or something has to be fitted to held-out outputs.
+        """
+        return None
+
     @abc.abstractmethod
     def fit(
         self,

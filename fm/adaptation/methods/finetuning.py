@@ -130,6 +130,13 @@ class Finetuning(AdaptationMethod):
     def restore(self, model, arrays, state, hparams):
         return FittedModel(jax.tree.map(jnp.asarray, arrays), 0)
 
+    def only_setting(self, model, num_labels):
+        configs = self.search_space(model.recipe)
+        # Without a fixed length there are epochs to choose; other targets fit a decision.
+        if len(configs) > 1 or not model.recipe.finetune.is_fixed or not model.predicts_classes:
+            return None
+        return configs[0] | {"epochs": model.recipe.finetune.epoch_grid(num_labels)[0]}
+
     def search(self, model, train_idx, labels, seed, folds):
         # Of the smallest part, so that every fold is read after the same passes over its examples.
         smallest = min(len(fit) for fit, _ in folds)
@@ -287,6 +294,9 @@ class SelfTraining(Finetuning):
 
     def search_space(self, recipe, *, num_fewshot=(0,)):
         return [hparams | {"rounds": 0} for hparams in super().search_space(recipe)]
+
+    def only_setting(self, model, num_labels):
+        return None
 
     def search(self, model, train_idx, labels, seed, folds):
         trials = super().search(model, train_idx, labels, seed, folds)
