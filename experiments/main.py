@@ -16,17 +16,8 @@ from experiments import list as listing
 # The order of a first look; others follow by name.
 _FIRST = (
     *("compare", "pretrain", "adapt", "predict", "export", "generate", "search", "ablate"),
-    *(
-        "claims",
-        "multitask",
-        "text_quality",
-        "paired",
-        "report",
-        "attention_maps",
-        "plan",
-        "benchmark",
-    ),
-    *("list", "doctor"),
+    *("claims", "multitask", "text_quality", "paired", "report", "attention_maps", "plan"),
+    *("benchmark", "list", "doctor"),
 )
 _RUNS = re.compile(r"^ +(cli\.run\(|sys\.exit\(run\()", re.MULTILINE)
 

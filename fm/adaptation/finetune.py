@@ -23,6 +23,7 @@ from fm.adaptation import lora
 from fm.adaptation.augment import AUGMENTATIONS, augment
 from fm.adaptation.batching import BATCH_SIZE, TokenizedExamples
 from fm.adaptation.features import FeatureConfig, extract_features, pooled_features
+from fm.adaptation.self_training import MAX_UNLABELED
 from fm.data.layouts import PatchLayout
 from fm.errors import UserError
 from fm.model.config import ModelConfig
@@ -56,6 +57,9 @@ class FinetuneConfig:
       fixed_updates: optimizer steps of every run, in place of a search for their number, so that
         studies compare runs of equally many updates; None searches.
       fixed_epochs: passes over the labeled examples of every run, in the same way; None searches.
+      self_training_rounds: rounds of pseudo-labels of every self-training run, in place of a choice
+        among none, one and two on validation examples; None chooses.
+      max_unlabeled: the most unlabeled examples that self-training looks at.
       batch_size: examples per step.
       tokens_kept: tokens of an example a training step sees, drawn anew each time (token dropout);
         0 for all.
@@ -68,7 +72,10 @@ class FinetuneConfig:
       lora: adapters to train instead of the model; None trains the whole model.
     """
 
-    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("fixed_updates", "fixed_epochs")
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = (
+        *("fixed_updates", "fixed_epochs"),
+        *("self_training_rounds", "max_unlabeled"),
+    )
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {
         "steps": "min_steps",
         "epochs": "min_epochs",
@@ -90,9 +97,13 @@ class FinetuneConfig:
     lora: lora.LoraConfig | None = None
     fixed_updates: int | None = None
     fixed_epochs: int | None = None
+    self_training_rounds: int | None = None
+    max_unlabeled: int = MAX_UNLABELED
 
     def __post_init__(self):
-        for name in ("fixed_updates", "fixed_epochs"):
+        if self.max_unlabeled < 2:
+            raise UserError(f"fine-tuning takes max_unlabeled={self.max_unlabeled} of at least 2")
+        for name in ("fixed_updates", "fixed_epochs", "self_training_rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"fine-tuning takes {name}={value} of at least 1, or none")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-# Share of the unlabeled examples that become pseudo-labeled, and the most examples looked at.
+# Share of the unlabeled examples that become pseudo-labeled, and the most examples looked at unless
+# a config says otherwise.
 CONFIDENT_SHARE, MAX_UNLABELED = 0.5, 1024
 
 
@@ -37,7 +38,12 @@ def repeats(num_labels: int, num_pseudo: int) -> int:
     return max(1, -(-num_pseudo // (2 * num_labels)))
 
 
-def max_examples(num_labels: int) -> int:
-    """Returns the most examples, repeats counted, that a student is trained on."""
-    most = int(CONFIDENT_SHARE * MAX_UNLABELED)
+def max_examples(num_labels: int, max_unlabeled: int = MAX_UNLABELED) -> int:
+    """Returns the most examples, repeats counted, that a student is trained on.
+
+    Args:
+      num_labels: of its teacher.
+      max_unlabeled: the most unlabeled examples looked at.
+    """
+    most = int(CONFIDENT_SHARE * max_unlabeled)
     return most + max(num_labels, most // 2 + num_labels)

@@ -79,7 +79,10 @@ def test_a_star_is_smaller_than_the_product():
 
 def test_regularizers():
     assert regularization("affine_erase")["augment"] == "affine_erase"
-    with pytest.raises(UserError, match="'magic' is not known; accepted are weight_decay, dropout"):
+    none = regularization("none")
+    assert none["augment"] is None and none["dropout"] == 0
+    assert none["weight_decay"] < regularization("weight_decay")["weight_decay"]
+    with pytest.raises(UserError, match="'magic' is not known; accepted are none, weight_decay, "):
         regularization("magic")
 
 
@@ -172,6 +175,25 @@ def test_self_training_learns_words_that_no_label_has():
     trials = method.search(model, TRAIN, labels[:20], 0, folds)
     assert [t["config"]["rounds"] for t in trials] == [0, *range(1, SELF_TRAINING_ROUNDS + 1)]
     assert trials[1]["flops"] < trials[2]["flops"]
+
+
+def test_self_training_of_fixed_rounds():
+    fixed = FinetuneConfig(batch_size=8, fixed_updates=5, self_training_rounds=1, max_unlabeled=6)
+    model = task_model(Recipe(finetune=fixed), unlabeled_idx=np.arange(36, 40))
+    method, labels = METHODS["self_training"], LABELS[TRAIN]
+    assert method.only_setting(model, 20)["rounds"] == 1
+    assert len(unlabeled_sample(model, TRAIN, 0)) == 6
+    # The teacher's updates and the student's.
+    assert method.fit(model, TRAIN, labels, 0, method.only_setting(model, 20)).steps == 10
+    trials = method.search(model, TRAIN, labels, 0, [(np.arange(5, 20), np.arange(5))])
+    assert [trial["config"]["rounds"] for trial in trials] == [1]
+    # Where all examples are labeled, the teacher is all.
+    every = dataclasses.replace(task_model(Recipe(finetune=fixed)), test_from=20)
+    assert method.only_setting(every, 20)["rounds"] == 0
+    with pytest.raises(UserError, match="self_training_rounds=0"):
+        FinetuneConfig(self_training_rounds=0)
+    with pytest.raises(UserError, match="max_unlabeled=1"):
+        FinetuneConfig(max_unlabeled=1)
 
 
 def test_unlabeled_is_every_example_but_test_items_and_the_seeds_own_labels():

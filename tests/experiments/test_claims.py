@@ -1,6 +1,10 @@
+import importlib
 import json
 import lzma
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +134,37 @@ def test_registering_twice_replaces(made_up):
     register_claim(claim(statement="Less is more."))
     assert CLAIMS["made_up"].statement == "Less is more."
     assert report.citation({"authors": "A", "year": 1, "venue": "B"}) == "A 1, B"
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
+
+
+def test_the_guide_names_every_claim():
+    page = PAGE.read_text()
+    for name in CLAIMS:
+        assert f"`--claim={name}" in page, name
+
+
+@pytest.mark.slow
+def test_a_claim_from_a_file_of_its_own(call, tmp_path, monkeypatch, made_up):
+    ((code, name),) = re.findall(r'```python\n("""(\w+)\.py.*?)```', PAGE.read_text(), re.DOTALL)
+    assert len(code.splitlines()) < 60
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(CLAIMS)
+    try:
+        importlib.import_module(name)
+        out = tmp_path / "out"
+        done = call("claims", "--claim=more_labels", "--profile=quick", f"--out={out}")
+        assert done.code == 0, done.err
+        assert f"more_labels: {NOT_JUDGED} (quick profile)" in done.out
+        rows = json.loads((out / "results.json").read_text())["measured"]["differences"]
+        assert [row["num_labels"] for row in rows] == [20, 100]
+        predictions = lzma.decompress((out / "predictions.csv.xz").read_bytes()).decode()
+        assert predictions.splitlines()[1].startswith("studies/labels,digits,scratch,20,0,")
+        listed = call("claims", "--claim=more_labels", "--profile=full", "--dry_run")
+        assert listed.code == 0 and "labels: digits: pretraining in_domain" in listed.out
+    finally:
+        CLAIMS.clear()
+        CLAIMS.update(before)
+        sys.modules.pop(name, None)

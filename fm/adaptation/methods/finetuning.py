@@ -19,7 +19,7 @@ from fm.adaptation.finetune import FinetuneConfig, FinetuningRun, split_predicti
 from fm.adaptation.linear_probe import fit_probe
 from fm.adaptation.methods.base import AdaptationMethod, FittedModel, HParams, num_entries
 from fm.adaptation.search import best_epochs, last_gain, successive_halving
-from fm.adaptation.self_training import MAX_UNLABELED, max_examples, pseudo_labels, repeats
+from fm.adaptation.self_training import max_examples, pseudo_labels, repeats
 from fm.adaptation.task_model import AdaptationRecipe, TaskModel
 from fm.errors import UserError
 from fm.evaluation.model_selection import from_the_middle, select_trial
@@ -31,18 +31,23 @@ SELF_TRAINING_ROUNDS = 2
 
 
 def regularization(name: str) -> HParams:
-    """Returns the hyper-parameters of a regularizer: "weight_decay", "dropout" or an augmentation.
+    """Returns the hyper-parameters of a regularizer, by name.
+
+    "none" leaves the weak weight decay that all have, "weight_decay" and "dropout" raise theirs,
+    and others are augmentations.
 
     Raises:
       UserError: none is called so.
     """
     hparams = {"weight_decay": BASE_WEIGHT_DECAY, "dropout": 0.0, "augment": None}
     strong = {"weight_decay": STRONG_WEIGHT_DECAY, "dropout": STRONG_DROPOUT}
+    if name == "none":
+        return hparams
     if name in strong:
         return hparams | {name: strong[name]}
     if name in AUGMENTATIONS:
         return hparams | {"augment": name}
-    accepted = ", ".join([*strong, *AUGMENTATIONS])
+    accepted = ", ".join(["none", *strong, *AUGMENTATIONS])
     raise UserError(f"regularizers: {name!r} is not known; accepted are {accepted}")
 
 
@@ -296,7 +301,12 @@ class SelfTraining(Finetuning):
         return [hparams | {"rounds": 0} for hparams in super().search_space(recipe)]
 
     def only_setting(self, model, num_labels):
-        return None
+        rounds = model.recipe.finetune.self_training_rounds
+        hparams = super().only_setting(model, num_labels)
+        if rounds is None or hparams is None:
+            return None
+        # Where nothing is left unlabeled, the teacher is all.
+        return hparams | {"rounds": rounds if len(model.corpus_idx) > num_labels else 0}
 
     def search(self, model, train_idx, labels, seed, folds):
         trials = super().search(model, train_idx, labels, seed, folds)
@@ -305,8 +315,10 @@ class SelfTraining(Finetuning):
         unlabeled_idx = unlabeled_sample(model, train_idx, seed)
         if not len(unlabeled_idx):
             return trials
-        predictions = [[] for _ in range(SELF_TRAINING_ROUNDS)]
-        hparams = best["config"] | {"rounds": SELF_TRAINING_ROUNDS}
+        fixed = model.recipe.finetune.self_training_rounds
+        most = fixed or SELF_TRAINING_ROUNDS
+        predictions = [[] for _ in range(most)]
+        hparams = best["config"] | {"rounds": most}
         for fit, held in folds:
             rounds = self._rounds(model, train_idx[fit], labels[fit], unlabeled_idx, seed, hparams)
             for n, (params, _) in enumerate(list(rounds)[1:]):
@@ -323,7 +335,7 @@ class SelfTraining(Finetuning):
                     "flops": sum(self.flops(model, len(fit), config) for fit, _ in folds),
                 }
             )
-        return trials
+        return trials if fixed is None else trials[-1:]
 
     def fit(self, model, train_idx, labels, seed, hparams, *, num_steps=None):
         unlabeled_idx = unlabeled_sample(model, train_idx, seed)
@@ -346,7 +358,7 @@ class SelfTraining(Finetuning):
                 np.concatenate([np.tile(labels, times), classes]),
                 seed,
                 hparams,
-                pad_to=max_examples(model.pad_to),
+                pad_to=max_examples(model.pad_to, model.recipe.finetune.max_unlabeled),
             )
             run.advance(self.student_steps(model, len(labels), hparams, len(unlabeled_idx)))
             params = run.finetuned()
@@ -357,20 +369,21 @@ class SelfTraining(Finetuning):
     ) -> int:
         """Returns a student's steps: at least its teacher's, and 4 epochs of all it may get."""
         config = model.recipe.finetune
-        most = max_examples(num_labels) if num_unlabeled >= MAX_UNLABELED else num_labels * 2
+        every = num_unlabeled >= config.max_unlabeled
+        most = max_examples(num_labels, config.max_unlabeled) if every else num_labels * 2
         return max(config.num_steps(num_labels, hparams.get("epochs")), config.num_steps(most, 4))
 
     def flops(self, model, num_labels, hparams):
         teacher = super().flops(model, num_labels, hparams)
         config, others = model.recipe.finetune, len(model.corpus_idx) - num_labels
-        looked_at = min(max(others, 0), MAX_UNLABELED)
+        looked_at = min(max(others, 0), config.max_unlabeled)
         steps = self.student_steps(model, num_labels, hparams, looked_at)
         student = steps * config.batch_size * model.train_flops(config.tokens_kept)
         return teacher + hparams.get("rounds", 0) * (student + looked_at * model.feature_flops())
 
 
 def unlabeled_sample(model: TaskModel, train_idx: np.ndarray, seed: int) -> np.ndarray:
-    """Returns at most `MAX_UNLABELED` examples that are not labeled, drawn by the seed, ascending.
+    """Returns at most `max_unlabeled` examples that are not labeled, drawn by the seed, ascending.
 
     Args:
       model: with the examples.
@@ -378,5 +391,5 @@ def unlabeled_sample(model: TaskModel, train_idx: np.ndarray, seed: int) -> np.n
       seed: draws them.
     """
     others = np.setdiff1d(model.corpus_idx, train_idx)
-    order = np.random.default_rng([seed, 1]).permutation(len(others))[:MAX_UNLABELED]
-    return others[np.sort(order)]
+    order = np.random.default_rng([seed, 1]).permutation(len(others))
+    return others[np.sort(order[: model.recipe.finetune.max_unlabeled])]

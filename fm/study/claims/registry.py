@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -105,16 +105,41 @@ def verdict_of(conditions: Sequence[Condition], figure: str, notes: Sequence[str
 
     One that is clearly broken decides against; else one that is undecided leaves all undecided.
     """
-    held = [each.holds for each in conditions]
-    verdict = REPRODUCED if all(held) else UNDECIDED
-    if False in held:
-        verdict = NOT_REPRODUCED
-    return Verdict(verdict, tuple(conditions), figure, tuple(notes))
+    verdicts = {True: REPRODUCED, False: NOT_REPRODUCED, None: UNDECIDED}
+    held = all_hold(each.holds for each in conditions)
+    return Verdict(verdicts[held], tuple(conditions), figure, tuple(notes))
 
 
 def is_above(low: float, high: float, bound: float = 0.0) -> bool | None:
     """Returns whether an interval lies above a bound; False if below, None if it holds it."""
     return True if low > bound else False if high < bound else None
+
+
+def is_ahead(row: Row) -> bool | None:
+    """Returns whether a difference is above 0, its p adjusted for all others.
+
+    Args:
+      row: of `fm.study.comparisons.difference_rows`.
+
+    Returns:
+      True if the interval is above 0 and the adjusted p below 0.05; False if the interval is below
+      0, or the difference is shown to be within the margin of equivalence; else None.
+    """
+    if row["low"] > 0 and row["p_adjusted"] < _LEVEL:
+        return True
+    return False if row["high"] < 0 or row["p_equivalence"] < _LEVEL else None
+
+
+def all_hold(held: Iterable[bool | None]) -> bool | None:
+    """Returns True if all are, False if one is False, else None."""
+    values = list(held)
+    return True if all(values) else False if False in values else None
+
+
+def in_points(row: Row) -> str:
+    """Returns a difference with its interval in percentage points, such as "+1.2 [0.4, 2.0]"."""
+    difference, low, high = (100 * row[name] for name in ("difference", "low", "high"))
+    return f"{difference:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def is_within(row: Row, margin: float) -> bool | None:

@@ -1,5 +1,6 @@
 """A claim made up for tests: what it measures is a number that is given."""
 
+from fm.report import style
 from fm.study.claims.registry import (
     Claim,
     Condition,
@@ -36,3 +37,26 @@ def claim(measure=lambda profile, out_dir, data_dir: {"interval": [0.5, 1.5]}, *
         "settings": lambda profile, data_dir: {"seeds": 2 if profile == "quick" else 4},
     }
     return Claim(**given | changes, measure=measure, judge=judge, plot=plot)
+
+
+def difference_row(points, half_width=0.5, **key):
+    """A row of differences in points: clear where its interval leaves 0 out."""
+    low, high = points - half_width, points + half_width
+    clear, within = low > 0 or high < 0, abs(points) + 0.8 * half_width < 1
+    return key | {
+        "difference": points / 100,
+        "low": low / 100,
+        "high": high / 100,
+        "margin": 0.01,
+        "p_adjusted": 0.01 if clear else 0.5,
+        "p_equivalence": 0.01 if within else 0.5,
+    }
+
+
+def is_drawn(claim, measured):
+    """Whether a claim's picture shows something: axes with lines, and no text cut off."""
+    with style.plot_style():
+        figure = style.new_figure(claim.figure_height)
+        claim.plot(measured, figure)
+    assert figure.axes and all(axes.lines and axes.get_ylabel() for axes in figure.axes)
+    return style.to_png(figure).startswith(b"\x89PNG")
