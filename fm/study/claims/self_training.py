@@ -52,14 +52,15 @@ class Size:
     pretrain_seeds: int
     max_test_items: int
     pretrain_steps: int
+    patch_size: int
     max_corpus_items: int | None
     max_unlabeled: int
 
 
 SIZES = {
-    QUICK: Size("digits", (30, 100), 20, 2, 1, 100, 30, 500, 100),
-    PILOT: Size("fashion_mnist", (100, 1000, 8000), 600, 2, 1, 1000, 2000, 20_000, 8192),
-    FULL: Size("fashion_mnist", (100, 1000, 12_000), 1500, 8, 8, 4000, 2000, None, 8192),
+    QUICK: Size("digits", (30, 100), 20, 2, 1, 100, 30, 2, 500, 100),
+    PILOT: Size("fashion_mnist", (100, 1000, 8000), 600, 2, 1, 1000, 1500, 7, 20_000, 8192),
+    FULL: Size("fashion_mnist", (100, 1000, 12_000), 1500, 8, 8, 4000, 1500, 7, None, 8192),
 }
 # Behind the items that the quick profile and the kept comparison have scored.
 FIRST_TEST_ITEM = 1200
@@ -68,6 +69,8 @@ FIRST_TEST_ITEM = 1200
 def recipe(size: Size, augmentation: str) -> Recipe:
     """Returns the image recipe with fine-tuning of a fixed number of updates and one setting."""
     base = presets.image_recipe()
+    if size.patch_size != base.patch_size:
+        base = presets.OTHER_RECIPES["image"]["large_patches"](base)
     finetune = dataclasses.replace(
         base.finetune,
         fixed_updates=size.updates,
@@ -78,7 +81,7 @@ def recipe(size: Size, augmentation: str) -> Recipe:
     return dataclasses.replace(
         base,
         steps=size.pretrain_steps,
-        patch_size=2 if size.task == "digits" else 4,
+        patch_size=size.patch_size,
         finetune=finetune,
         learning_rates=(LEARNING_RATE,),
         regularizers=(augmentation,),

@@ -66,7 +66,7 @@ def test_the_measurement_from_end_to_end(monkeypatch, tmp_path):
     for place in ("fm.study.tasks.load", "fm.study.claims.studies.load"):
         monkeypatch.setattr(place, lambda *_, **__: data)
     monkeypatch.setattr(presets, "image_recipe", lambda: recipe("image"))
-    monkeypatch.setitem(SIZES, QUICK, Size("digits", (8, 24), 4, 2, 1, 40, 4, None, 16))
+    monkeypatch.setitem(SIZES, QUICK, Size("digits", (8, 24), 4, 2, 1, 40, 4, 4, None, 16))
     found = json.loads(json.dumps(CLAIM.measure(QUICK, tmp_path, None)))
     assert len(found["scores"]) == 16
     key = {"augmentation": "none", "num_labels": 24}
