@@ -53,6 +53,8 @@ _MAX_BANDS = 5
 _COST_MARKS = (("o", False), ("s", False), ("^", True), ("D", True))
 # Color and marker of each number of labels in the panels of an ablation.
 _BUDGET_LOOKS = (("#000000", "s"), (BETTER, "o"))
+# Of a plot of decisions: a row's name, its difference and the outcome that it is drawn with.
+_DecisionRow = tuple[str, Difference, str]
 
 
 def accuracy(results: Results, task: str) -> Figure | None:
@@ -228,29 +230,45 @@ def forest(results: Results, task: str, arm: str) -> Figure | None:
 def decision_forest(results: Results, task: str) -> Figure | None:
     """Draws the differences that the decisions rest on, with 95% intervals, by number of labels.
 
-    Above those of the best own pretraining from the best without, with the declared mean over all
-    budgets; below those from the first arm without pretraining, the plain reference.
+    First those of the best own pretraining from the best arm without, the two of highest mean score
+    that the text above the plot names, with the declared mean over all budgets. An arm is ahead
+    only if it is ahead of every arm without pretraining: where another than the best one is hardest
+    to be ahead of, the difference from that one follows. Last those from the first arm without
+    pretraining, the plain reference.
     """
     rows = [row for row in decisions(results, task) if row.difference is not None]
     if not rows:
         return None
     arm = main_arm(rows)
-    best: list[tuple[str, Difference, str]] = [
-        (formats.label_budget(row.num_labels), row, decision_outcome(row)) for row in rows
-    ]
+    best: list[_DecisionRow] = []
+    hardest: dict[str, list[_DecisionRow]] = {}
+    for row in rows:
+        name, verdict = formats.label_budget(row.num_labels), decision_outcome(row)
+        from_best = comparison(results, task, row.num_labels, row.best_pretrained, row.best_rival)
+        if row.rival in (None, row.best_rival) or from_best is None:
+            best.append((name, row, verdict))
+            continue
+        # A clear difference from the best rival alone is not drawn as a clear decision.
+        agrees = outcome(from_best) == verdict
+        best.append((name, from_best, verdict if agrees else "unclear"))
+        hardest.setdefault(str(row.rival), []).append((name, row, verdict))
     primary = primary_comparison(results, task, arm)
     if primary is not None:
         best.append((formats.label_budget(None), primary, outcome(primary)))
     groups = [("own pretraining − best without pretraining", best)]
     rivals = results.arm_names(row.baseline for row in results.comparisons if row.task == task)
     reference = next((name for name in rivals if results.arm(name).pretrained_on is None), None)
+    for rival, members in hardest.items():
+        # The differences from the reference are all drawn below.
+        if rival != reference:
+            groups.append((f"own pretraining − {rival}, hardest to beat", members))
     found = [
         comparison(results, task, row.num_labels, row.best_pretrained, reference) for row in rows
     ]
     against = [row for row in (*found, comparison(results, task, None, arm, reference)) if row]
     if against and any(row.best_rival != reference for row in rows):
         names = [formats.label_budget(row.num_labels) for row in against]
-        rows_of: list[tuple[str, Difference, str]] = [
+        rows_of: list[_DecisionRow] = [
             (name, row, outcome(row)) for name, row in zip(names, against, strict=True)
         ]
         groups.append((f"own pretraining − {reference}", rows_of))

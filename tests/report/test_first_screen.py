@@ -259,6 +259,19 @@ def test_nothing_is_wider_than_its_window(tmp_path, width):
         assert max(found["beyond"], default=0) <= 0, "the decision table scrolls"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_long_name_of_the_hardest_rival_fits(tmp_path, width):
+    results = helpers_results.results()
+    for decision in results["decisions"]:
+        decision["rival"] = "scratch_compute_matched"
+    page = pages.write(results, tmp_path).read_text()
+    assert page.count("from scratch_<wbr>compute_<wbr>matched") == len(results["decisions"])
+    found = layout(page, width, tmp_path, ".scroll:has(.decisions)")
+    assert found["page"] <= found["window"] <= width
+    assert max(found["beyond"], default=0) <= 0, "the decision table scrolls"
+
+
 def test_text_quality_has_the_banner_too():
     config = {"smoke_test": True, "training_sets": {}}
     assert text_quality.headline({"config": config, "domains": [], "selections": []}).startswith(

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
-from fm.report import plots, style
+from fm.report import formats, plots, style
 from fm.report.decisions import outcome
 from fm.report.schema import parse
+from fm.report.summary import summarize
 
 from . import helpers_results
 from .helpers_multitask import multitask_results
@@ -212,3 +213,50 @@ def test_a_variant_of_the_mixture_is_named_by_modality_and_factor():
     axes = plots.ablation_difference_grid(results, results.ablations[1], 30).axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["text 0.25x", "text 4x", "image 4x"]
+
+
+def decided(rival, difference, low, high):
+    """Results whose decision on the reviews at 64 labels is quoted against another rival."""
+    content = helpers_results.results()
+    (row,) = (
+        row for row in content["decisions"] if (row["task"], row["num_labels"]) == ("reviews", 64)
+    )
+    row |= {"rival": rival, "difference": difference, "low": low, "high": high}
+    row |= {"p_adjusted": 0.9, "verdict": "no clear difference"}
+    return content, row
+
+
+def drawn(figure):
+    """Returns (heading, text of the row) of a forest plot, downwards."""
+    texts = sorted(figure.axes[0].texts, key=lambda text: text.xy[1])
+    heading, found = "", []
+    for text in texts:
+        if text.get_fontweight() == "bold":
+            heading = text.get_text()
+        else:
+            found.append((heading, text.get_text()))
+    return found
+
+
+@pytest.mark.parametrize("rival", ["classical", "classical_unlabeled", "scratch"])
+def test_the_first_plot_shows_the_rival_that_the_scores_name(rival):
+    content, row = decided(rival, 0.132, -0.02, 0.28)
+    results = parse(content)
+    sentence = summarize(results, "reviews").scores.split("; ")[0].split(". ")[0]
+    assert "best without pretraining" in sentence and f"({row['best_rival']})" in sentence
+    (against,) = (
+        each
+        for each in content["comparisons"]
+        if (each["task"], each["num_labels"], each["arm"], each["baseline"])
+        == ("reviews", 64, row["best_pretrained"], row["best_rival"])
+    )
+    shown = drawn(plots.decision_forest(results, "reviews"))
+    best = [text for heading, text in shown if heading.endswith("best without pretraining")]
+    other = [text for heading, text in shown if heading.endswith(f"{rival}, hardest to beat")]
+    quoted = "+13.2 [\N{MINUS SIGN}2.0 to 28.0]"
+    if rival == row["best_rival"]:
+        assert quoted in best and not other
+        return
+    assert formats.points(against["difference"]) in " ".join(best) and quoted not in best
+    # The reference has rows of its own.
+    assert other == ([] if rival == "scratch" else [quoted])
