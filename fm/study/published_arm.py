@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from fm.adaptation import feature_cache, prompting
@@ -28,9 +26,7 @@ from fm.model import flops
 from fm.progress_lines import phase
 from fm.study.adaptation import ModelArm
 from fm.study.config import PublishedConfig, Recipe
-
-# Pretrained weights take a hundredth of what small fresh models take.
-LEARNING_RATES, LORA_LEARNING_RATES = (1e-4,), (1e-3,)
+from fm.study.published_model import AnyPublishedTaskModel, published_recipe
 
 
 def probe_feature_config(causal: bool, num_layers: int) -> FeatureConfig:
@@ -47,32 +43,15 @@ def probe_feature_config(causal: bool, num_layers: int) -> FeatureConfig:
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class PublishedTaskModel(TaskModel):
+class PublishedTaskModel(AnyPublishedTaskModel):
     """A published model with a classification task's texts, ready for an adaptation method.
 
-    Attributes:
-      published: the model.
-      config: how it reads texts and is prompted.
-      texts: labeled examples, then test items.
-      are_new: whether the texts are new ones, each of which gets numbers that depend on no other
-        text and are not cached.
+    `inputs` are texts; `config` says how the model reads them and is prompted.
     """
 
     published: PublishedModel
     config: PublishedConfig
-    texts: list[str]
-    are_new: bool = False
-    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-
-    @property
-    def test_idx(self) -> np.ndarray:
-        """Returns the indices of the test items."""
-        return np.arange(self.test_from, len(self.texts))
-
-    @property
-    def num_examples(self) -> int:
-        """Returns the number of texts."""
-        return len(self.texts)
+    inputs: list[str]
 
     @property
     def max_length(self) -> int:
@@ -101,7 +80,7 @@ class PublishedTaskModel(TaskModel):
 
     def solved_examples(self, idx: np.ndarray, labels: np.ndarray) -> list[tuple[str, int]]:
         """Returns the (text, class) of texts `idx`, of which `labels` are the first classes."""
-        return [(self.texts[n], int(label)) for n, label in zip(idx, labels, strict=False)]
+        return [(self.inputs[n], int(label)) for n, label in zip(idx, labels, strict=False)]
 
     def predict_prompted(
         self, idx: np.ndarray, solved: Sequence[tuple[str, int]], hparams: dict[str, Any]
@@ -127,17 +106,13 @@ class PublishedTaskModel(TaskModel):
         for places, filled, length in fixed_batches(examples["segments"], row_length):
             own = {key: value[filled, :length] for key, value in examples.items()}
             own_texts = [texts[n] for n in filled]
-            yield places, self._with_examples(own, texts=own_texts, are_new=True)
+            yield places, self._with_examples(own, inputs=own_texts, are_new=True)
 
     def description(self) -> dict[str, Any]:
         """Returns source, license and use of the model, for results.json."""
         read, causal = self.probe_config, self.published.causal
         layers = ", ".join(map(str, read.layers or ()))
-        return {
-            "model": self.config.model,
-            "source": self.published.source,
-            "licence": self.published.license,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.published.params)),
+        return self._source() | {
             "reading": f"{read.pooling} of layers {layers} of {self.model_config.num_layers}",
             "tokens": self.config.max_length,
             "template": self.config.template if causal else None,
@@ -148,7 +123,7 @@ class PublishedTaskModel(TaskModel):
     def _text_features(self) -> np.ndarray:
         """Features of all texts, float32 [N, E]."""
         if self.are_new:
-            texts, inverse = _distinct(self.texts)
+            texts, inverse = _distinct(self.inputs)
             values = feature_cache.compute_features(
                 self.published.params,
                 self.model_config,
@@ -157,16 +132,12 @@ class PublishedTaskModel(TaskModel):
                 own_length=True,
             )
             return normalize_and_concat(values[inverse], self.probe_config)
-        ids = self.published.encode(self.texts, self.max_length)
+        ids = self.published.encode(self.inputs, self.max_length)
         with phase(f"{self.published.name}: reading {len(ids):,} texts"):
             cached = feature_cache.cached_features(
                 self._digest, self.published.params, self.model_config, ids, self.probe_config
             )
         return normalize_and_concat(cached.values, self.probe_config)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        return self.published.digest()
 
     @functools.cached_property
     def _prompt_encoder(self) -> PromptEncoder:
@@ -179,12 +150,12 @@ class PublishedTaskModel(TaskModel):
     def _logprobs(self, idx: np.ndarray, fewshot: list[tuple[str, int]]) -> np.ndarray:
         """Log probability of each answer to the prompts of texts `idx`, [n, A]."""
         if self.are_new:
-            texts, inverse = _distinct([self.texts[n] for n in idx])
+            texts, inverse = _distinct([self.inputs[n] for n in idx])
             return self._cached_logprobs(self._prompt_encoder.encode_prompts(texts, fewshot))[
                 inverse
             ]
         if fewshot:
-            texts = [self.texts[n] for n in idx]
+            texts = [self.inputs[n] for n in idx]
             return self._cached_logprobs(self._prompt_encoder.encode_prompts(texts, fewshot))
         with self._lock:
             return self._zero_shot_logprobs[idx]
@@ -192,8 +163,8 @@ class PublishedTaskModel(TaskModel):
     @functools.cached_property
     def _zero_shot_logprobs(self) -> np.ndarray:
         """Of all texts: without solved examples they do not depend on the labels."""
-        with phase(f"{self.published.name}: prompting with {len(self.texts):,} texts"):
-            return self._cached_logprobs(self._prompt_encoder.encode_prompts(self.texts))
+        with phase(f"{self.published.name}: prompting with {len(self.inputs):,} texts"):
+            return self._cached_logprobs(self._prompt_encoder.encode_prompts(self.inputs))
 
     def _cached_logprobs(self, prompts: list[np.ndarray]) -> np.ndarray:
         answers = self._prompt_encoder.encode_answers()
@@ -245,12 +216,7 @@ def build_published_arm(
     target = target or ClassTarget(num_classes)
     published = model_zoo.load_published(config.model)
     features = FeatureConfig("mean", causal=published.causal)
-    recipe = dataclasses.replace(
-        recipe,
-        finetune=dataclasses.replace(recipe.finetune, tokens_kept=0, feature_config=features),
-        learning_rates=LEARNING_RATES,
-        lora_learning_rates=LORA_LEARNING_RATES,
-    )
+    recipe = published_recipe(recipe, finetune={"feature_config": features})
     model = PublishedTaskModel(
         checkpoints=[published.params],
         model_config=published.config,
@@ -266,7 +232,7 @@ def build_published_arm(
         num_fewshot=config.num_fewshot if published.causal and target.predicts_classes else (),
         published=published,
         config=config,
-        texts=texts,
+        inputs=texts,
     )
     arm = ModelArm(model, tuple(methods))
     if not arm.supported_methods():

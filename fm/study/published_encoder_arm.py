@@ -7,10 +7,8 @@ and features are averaged.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +36,7 @@ from fm.model import flops
 from fm.progress_lines import phase
 from fm.study.adaptation import ModelArm
 from fm.study.config import PublishedEncoderConfig, Recipe
-from fm.study.published_arm import LEARNING_RATES, LORA_LEARNING_RATES
+from fm.study.published_model import AnyPublishedTaskModel, published_recipe
 
 # Modalities of data, and what an encoder of each model reads of them.
 READABLE = {"image": ("image", "video"), "audio": ("audio",)}
@@ -73,33 +71,19 @@ class ReadingProbe:
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class PublishedEncoderTaskModel(TaskModel):
+class PublishedEncoderTaskModel(AnyPublishedTaskModel):
     """A published encoder with a task's images, sounds or clips, ready for an adaptation method.
 
+    `inputs` are arrays, [N, ...].
+
     Attributes:
-      published: the encoder.
-      config: how it is used.
-      inputs: labeled examples, then test items, [N, ...].
       rate: of sounds, in Hz.
-      are_new: whether the examples are new ones, whose features are not cached.
     """
 
     published: PublishedEncoder
     config: PublishedEncoderConfig
     inputs: np.ndarray
     rate: float | None = None
-    are_new: bool = False
-    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-
-    @property
-    def test_idx(self) -> np.ndarray:
-        """Returns the indices of the test items."""
-        return np.arange(self.test_from, len(self.inputs))
-
-    @property
-    def num_examples(self) -> int:
-        """Returns the number of examples."""
-        return len(self.inputs)
 
     @property
     def frames_per_example(self) -> int:
@@ -180,11 +164,7 @@ class PublishedEncoderTaskModel(TaskModel):
         size = "x".join(map(str, self.inputs.shape[-3:-1])) if self.rate is None else ""
         read = f"{f'images of {size}, ' if size else ''}{self.published.reading}"
         frames = " of every frame, averaged" if self.frames_per_example > 1 else ""
-        return {
-            "model": self.config.model,
-            "source": self.published.source,
-            "licence": self.published.license,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.published.params)),
+        return self._source() | {
             "reading": f"{read}, as {stem.num_tokens:,} tokens{frames}; a probe reads "
             f"{' or '.join(self.readings)}",
             "tokens": None,
@@ -225,21 +205,6 @@ class PublishedEncoderTaskModel(TaskModel):
             examples = examples.reshape(-1, *examples.shape[2:])
         found = encoder_features(published.params, published.config, published.inputs, examples)
         return found.reshape(-1, frames, *found.shape[1:]).mean(axis=1)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        return self.published.digest()
-
-    def _with_examples(self, examples: Any, **fields: Any) -> Any:
-        return dataclasses.replace(
-            self,
-            examples=examples,
-            test_from=0,
-            _features={},
-            _locks=collections.defaultdict(threading.Lock),
-            _lock=threading.Lock(),
-            **fields,
-        )
 
 
 class PreprocessedExamples:
@@ -344,19 +309,12 @@ def build_published_encoder_arm(
     is_clips = inputs.ndim == 5
     published = load_encoder(config.model, inputs.shape[2:] if is_clips else inputs.shape[1:], rate)
     pooling = CLASS_AND_PATCHES if published.has_class_tokens else "patches"
-    recipe = dataclasses.replace(
+    recipe = published_recipe(
         recipe,
-        finetune=dataclasses.replace(
-            recipe.finetune,
-            tokens_kept=0,
-            augment=None,
-            feature_config=FeatureConfig(pooling),
-        ),
+        finetune={"augment": None, "feature_config": FeatureConfig(pooling)},
         # Augmentations work on the patches of the study's own models.
         regularizers=tuple(each for each in recipe.regularizers if each not in AUGMENTATIONS)
         or ("weight_decay",),
-        learning_rates=LEARNING_RATES,
-        lora_learning_rates=LORA_LEARNING_RATES,
     )
     model = PublishedEncoderTaskModel(
         checkpoints=[published.params],

@@ -47,6 +47,7 @@ from fm.study.config import PublishedConfig, PublishedEncoderConfig, Recipe
 from fm.study.model_card import ModelCard, write_model_card
 from fm.study.published_arm import PublishedTaskModel
 from fm.study.published_encoder_arm import PublishedEncoderTaskModel
+from fm.study.published_model import AnyPublishedTaskModel
 from fm.study.task_types import TASK_TYPES, TaskType
 
 FORMAT = 1
@@ -179,7 +180,7 @@ class AdaptedModel:
         if isinstance(self.published, PublishedEncoder):
             own |= {"inputs": np.zeros((0, *record.reading["shape"])), "rate": _sound_rate(record)}
             return PublishedEncoderTaskModel(**fields, **own)
-        return PublishedTaskModel(**fields, **own, texts=[])
+        return PublishedTaskModel(**fields, **own, inputs=[])
 
     @functools.cached_property
     def fitted(self) -> FittedModel:
@@ -273,7 +274,7 @@ def adapted_model(
     fitted_arrays, state = method.dump(fitted)
     arrays: dict[str, Any] = {"fitted": to_host(fitted_arrays)}
     published, record = None, None
-    if isinstance(model, PublishedTaskModel | PublishedEncoderTaskModel):
+    if isinstance(model, AnyPublishedTaskModel):
         published, trained = model.published, not method.reads_initial_params
         record = PublishedRecord(
             config=to_plain(model.config),

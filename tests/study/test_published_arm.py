@@ -103,7 +103,7 @@ def test_prompted_predictions_are_the_likeliest_answers(arm, num_fewshot, calibr
     encoder, model = made.model._prompt_encoder, made.model.published
 
     def likeliest(idx, solved):
-        shown = [(made.model.texts[n], int(labels[n])) for n in solved[:num_fewshot]]
+        shown = [(made.model.inputs[n], int(labels[n])) for n in solved[:num_fewshot]]
         both = [
             prompting.answer_logprobs(
                 model.params,
@@ -111,7 +111,7 @@ def test_prompted_predictions_are_the_likeliest_answers(arm, num_fewshot, calibr
                 encoder.encode_prompts(each, shown),
                 encoder.encode_answers(),
             )
-            for each in ([made.model.texts[n] for n in idx], prompting.CONTENT_FREE)
+            for each in ([made.model.inputs[n] for n in idx], prompting.CONTENT_FREE)
         ]
         return (prompting.calibrate(*both) if calibrated else both[0]).argmax(axis=1)
 
