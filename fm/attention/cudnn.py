@@ -8,22 +8,23 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask, pad_head_dim
+from fm.attention.requirements import compute_capability, unsupported_dtypes, unsupported_gpu
 
 _MAX_HEAD_DIM, _MAX_HEAD_DIM_HOPPER = 128, 256
 
 
 def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
     """Returns why cuDNN cannot compute this attention, as a message; None if it can."""
-    if platform != "gpu":
-        return f"cuDNN needs an NVIDIA GPU, not {platform}"
+    if reason := unsupported_gpu("cuDNN", platform):
+        return reason
     L, C, S = *q_BLHC.shape[1::2], k_BSKC.shape[1]
     if L % 2 or S % 2:
         return f"cuDNN's gradient takes even lengths, not {L} queries and {S} keys"
-    dtypes = {str(x.dtype) for x in (q_BLHC, k_BSKC, v_BSKC)}
-    if not (dtypes <= {"bfloat16"} or dtypes <= {"float16"}):
-        return f"cuDNN takes bfloat16 or float16 only, not {', '.join(sorted(dtypes))}"
-    capability = getattr(jax.devices()[0], "compute_capability", "0")
-    max_head_dim = _MAX_HEAD_DIM_HOPPER if float(capability) >= 9.0 else _MAX_HEAD_DIM
+    arrays = (q_BLHC, k_BSKC, v_BSKC)
+    if reason := unsupported_dtypes("cuDNN", arrays, ("bfloat16", "float16")):
+        return reason
+    is_hopper = float(compute_capability(platform)) >= 9.0
+    max_head_dim = _MAX_HEAD_DIM_HOPPER if is_hopper else _MAX_HEAD_DIM
     if max_head_dim < C:
         return f"cuDNN takes head dimensions up to {max_head_dim}, not {C}"
     if softcap is not None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
+from fm.attention.requirements import unsupported_dtypes, unsupported_gpu
 
 _MAX_HEAD_DIM = 128
 _BLOCK_SIZE, _MIN_BLOCK_SIZE = 128, 32  # the longest and shortest block of positions
@@ -19,19 +20,15 @@ _BLOCK_SIZE, _MIN_BLOCK_SIZE = 128, 32  # the longest and shortest block of posi
 
 def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
     """Returns why the kernel cannot compute this attention, as a message; None if it can."""
-    if platform != "gpu":
-        return f"pallas_triton needs an NVIDIA GPU, not {platform}"
-    capability = getattr(jax.devices(platform)[0], "compute_capability", "0")
-    if float(capability) < 8.0:
-        return f"pallas_triton needs compute capability 8.0 or more, not {capability}"
-    return unsupported_inputs(q_BLHC, k_BSKC, v_BSKC, mask, softcap)
+    reason = unsupported_gpu("pallas_triton", platform, least_capability=8.0)
+    return reason or unsupported_inputs(q_BLHC, k_BSKC, v_BSKC, mask, softcap)
 
 
 def unsupported_inputs(q_BLHC, k_BSKC, v_BSKC, mask: Mask, softcap: float | None) -> str | None:
     """Returns why the kernel cannot take these inputs on any device, or None if it can."""
-    dtypes = {str(x.dtype) for x in (q_BLHC, k_BSKC, v_BSKC)}
-    if not (dtypes <= {"bfloat16"} or dtypes <= {"float16"}):
-        return f"pallas_triton takes bfloat16 or float16 only, not {', '.join(sorted(dtypes))}"
+    arrays = (q_BLHC, k_BSKC, v_BSKC)
+    if reason := unsupported_dtypes("pallas_triton", arrays, ("bfloat16", "float16")):
+        return reason
     if q_BLHC.shape[-1] > _MAX_HEAD_DIM:
         return f"pallas_triton takes a head dimension up to {_MAX_HEAD_DIM}, not {q_BLHC.shape[-1]}"
     if q_BLHC.shape[1] != k_BSKC.shape[1]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
+from fm.attention.requirements import unsupported_dtypes
 
 _BLOCK_SIZES = (512, 256, 128)  # of queries and keys; 128 is the kernel's minimum
 _SINK_LOGIT = -1e30  # below any real score and above the kernel's masked ones
@@ -23,9 +24,9 @@ def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str |
     del softcap
     if platform != "tpu":
         return f"splash attention needs a TPU, not {platform}"
-    dtypes = {str(x.dtype) for x in (q_BLHC, k_BSKC, v_BSKC)}
-    if not (dtypes <= {"float32"} or dtypes <= {"bfloat16"}):
-        return f"splash attention takes float32 or bfloat16 only, not {', '.join(sorted(dtypes))}"
+    arrays = (q_BLHC, k_BSKC, v_BSKC)
+    if reason := unsupported_dtypes("splash attention", arrays, ("float32", "bfloat16")):
+        return reason
     if mask.causal and mask.prefix is not None:
         return "splash attention masks must be known when compiling; a prefix is an array"
     if mask.is_positional() and mask.q_start is not None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
+from fm.attention.requirements import compute_capability, unsupported_dtypes, unsupported_gpu
 from fm.parallel.mesh import default_device
 
 # What its own tests and tuned configurations cover; larger heads need more shared memory.
@@ -21,23 +22,21 @@ _MAX_HEAD_DIM = 128
 
 def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
     """Returns why tokamax cannot compute this attention, as a message; None if it can."""
-    if platform != "gpu":
-        return f"tokamax needs an NVIDIA GPU, not {platform}"
+    if reason := unsupported_gpu("tokamax", platform, least_capability=8.0):
+        return reason
     if importlib.util.find_spec("tokamax") is None:
         return 'tokamax is not installed: pip install "fm[tokamax]" (Python 3.12 or later)'
-    capability = getattr(jax.devices(platform)[0], "compute_capability", "0")
-    if float(capability) < 8.0:
-        return f"tokamax needs compute capability 8.0 or more, not {capability}"
-    return unsupported_inputs(q_BLHC, k_BSKC, v_BSKC, mask, softcap, kernel_name(capability))
+    kernel = kernel_name(compute_capability(platform))
+    return unsupported_inputs(q_BLHC, k_BSKC, v_BSKC, mask, softcap, kernel)
 
 
 def unsupported_inputs(
     q_BLHC, k_BSKC, v_BSKC, mask: Mask, softcap: float | None, kernel: str
 ) -> str | None:
     """Returns why a kernel of tokamax cannot take these inputs on any device, or None if it can."""
-    dtypes = {str(x.dtype) for x in (q_BLHC, k_BSKC, v_BSKC)}
-    if not (dtypes <= {"bfloat16"} or dtypes <= {"float16"}):
-        return f"tokamax takes bfloat16 or float16 only, not {', '.join(sorted(dtypes))}"
+    arrays = (q_BLHC, k_BSKC, v_BSKC)
+    if reason := unsupported_dtypes("tokamax", arrays, ("bfloat16", "float16")):
+        return reason
     if q_BLHC.shape[-1] > _MAX_HEAD_DIM:
         return f"tokamax takes a head dimension up to {_MAX_HEAD_DIM}, not {q_BLHC.shape[-1]}"
     if mask.segments() is not None and not mask.packed:
