@@ -120,13 +120,7 @@ def _trackers() -> Rows:
 
 
 def _sizes() -> Rows:
-    from fm.model.config import (
-        SIZE_ALIASES,
-        SIZES,
-        config_for_size,
-        format_count,
-        num_layer_params,
-    )
+    from fm.model.sizes import SIZE_ALIASES, SIZES, config_for_size, format_count, num_layer_params
 
     for name in SIZES:
         config = config_for_size(name)

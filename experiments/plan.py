@@ -15,12 +15,11 @@ import dataclasses
 from absl import flags
 
 from experiments import cli
-from fm.model.config import (
+from fm.model.config import REMAT_POLICIES, ModelConfig
+from fm.model.sizes import (
     PUBLISHED_CONFIGS,
-    REMAT_POLICIES,
     SIZE_ALIASES,
     SIZES,
-    ModelConfig,
     canonical_size,
     config_for_size,
     describe_sizes,

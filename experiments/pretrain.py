@@ -33,7 +33,8 @@ from fm.data.file_counts import tell_files
 from fm.data.load import load
 from fm.errors import UserError, error_context
 from fm.files import expand_path
-from fm.model.config import REMAT_POLICIES, format_count
+from fm.model.config import REMAT_POLICIES
+from fm.model.sizes import format_count
 from fm.parallel import distributed
 from fm.study import joint_pretraining, presets, run_dir, streamed_text
 from fm.study.config import Recipe, short_name

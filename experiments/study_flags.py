@@ -22,7 +22,7 @@ from fm.errors import UserError
 from fm.files import expand_path
 from fm.hf.encoders import encoder_modality
 from fm.hf.model_zoo import MODEL_ZOO
-from fm.model.config import ARCHS, config_for_size, describe_sizes
+from fm.model.sizes import ARCHS, config_for_size, describe_sizes
 from fm.progress_lines import phase
 from fm.report import formats
 from fm.study import presets, run_dir

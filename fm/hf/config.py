@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from fm.hf.config_reader import (
     rope_config,
 )
 from fm.model.config import ArchConfig, ModelConfig, RopeScaling
+from fm.model.sizes import GPT2_ARCH, LLAMA_ARCH
 
 # Models of text and images whose text model is read, and the family of that.
 _TEXT_PARTS = {"gemma3": "gemma3_text"}
@@ -71,15 +73,9 @@ def _gpt2(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
         vocab_size=config.size("vocab_size"),
         max_seq_len=config.size("n_positions"),
         norm_eps=config.number("layer_norm_epsilon", 1e-5),
-        arch=ArchConfig(
-            norm="layer",
-            norm_scale=True,
-            norm_bias=True,
-            embedding_norm=False,
-            qk_norm="none",
-            use_bias="all",
+        arch=dataclasses.replace(
+            GPT2_ARCH,
             activation=config.choice("activation_function", ACTIVATIONS, "gelu_new"),
-            position_encoding="learned",
             tie_embeddings=config.flag("tie_word_embeddings", True),
         ),
     )
@@ -209,13 +205,11 @@ def _rotary(
         rope_theta=theta,
         norm_eps=config.number("rms_norm_eps", norm_eps),
         head_dim_override=0 if head_dim * num_heads == d_model else head_dim,
-        arch=ArchConfig(
-            norm_scale=True,
-            embedding_norm=False,
+        arch=dataclasses.replace(
+            LLAMA_ARCH,
             qk_norm=qk_norm,
             use_bias=use_bias,
             activation=config.choice("hidden_act", ACTIVATIONS, "silu"),
-            gated_mlp=True,
             rope_scaling=scaling,
             tie_embeddings=config.flag("tie_word_embeddings", False),
             **_windows(kinds, window),
@@ -325,13 +319,11 @@ def _gemma(
         rope_theta=theta,
         norm_eps=config.number("rms_norm_eps", 1e-6),
         head_dim_override=0 if head_dim * num_heads == d_model else head_dim,
-        arch=ArchConfig(
-            norm_scale=True,
-            embedding_norm=False,
+        arch=dataclasses.replace(
+            LLAMA_ARCH,
             qk_norm=qk_norm,
             use_bias="attention" if config.flag("attention_bias", False) else "none",
             activation=config.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
-            gated_mlp=True,
             rope_scaling=scaling,
             tie_embeddings=config.flag("tie_word_embeddings", True),
             attention_softcap=config.optional_number("attn_logit_softcapping", softcaps[0]),
@@ -459,17 +451,12 @@ def _bert(config: ConfigReader, tensors: Collection[str]) -> ModelConfig:
         vocab_size=config.size("vocab_size"),
         max_seq_len=config.size("max_position_embeddings"),
         norm_eps=config.number("layer_norm_eps", 1e-12),
-        arch=ArchConfig(
-            norm="layer",
-            norm_scale=True,
-            norm_bias=True,
+        arch=dataclasses.replace(
+            GPT2_ARCH,
+            embedding_norm=True,
             post_norm=True,
             final_norm=False,
-            qk_norm="none",
-            use_bias="all",
             activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
-            position_encoding="learned",
-            tie_embeddings=True,
             num_token_types=config.size("type_vocab_size", 2),
             pooler="pooler.dense.weight" in tensors,
         ),
@@ -489,40 +476,35 @@ def _bert_hf_config(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+# A regex that no name matches.
+_NONE = r"(?!)"
+
+
 def _decoder(
     name: str,
     architecture: str,
     to_model_config: Any,
     to_hf_config: Any,
     entries: tuple[tensor_names.TensorSpec, ...] = tensor_names.LLAMA,
-    heads: str = r"(?!)",
+    prefix: str = "model.",
+    buffers: str = r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
+    heads: str = _NONE,
+    causal: bool = True,
 ) -> Family:
     return Family(
-        name=name,
-        architecture=architecture,
-        causal=True,
-        prefix="model.",
-        entries=entries,
-        buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
-        heads=heads,
-        to_model_config=to_model_config,
-        to_hf_config=to_hf_config,
+        name, architecture, causal, prefix, entries, buffers, heads, to_model_config, to_hf_config
     )
 
+
+_encoder = functools.partial(_decoder, causal=False)
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        Family(
-            name="gpt2",
-            architecture="GPT2LMHeadModel",
-            causal=True,
+        _decoder(
+            *("gpt2", "GPT2LMHeadModel", _gpt2, _gpt2_hf_config, tensor_names.GPT2),
             prefix="transformer.",
-            entries=tensor_names.GPT2,
             buffers=r"h\.\d+\.attn\.(masked_)?bias",
-            heads=r"(?!)",
-            to_model_config=_gpt2,
-            to_hf_config=_gpt2_hf_config,
         ),
         _decoder("llama", "LlamaForCausalLM", _llama, _llama_hf_config),
         _decoder("qwen2", "Qwen2ForCausalLM", _qwen2, _qwen2_hf_config),
@@ -531,34 +513,20 @@ FAMILIES: Mapping[str, Family] = {
         _decoder("phi3", "Phi3ForCausalLM", _phi3, _mistral_hf_config, tensor_names.PHI3),
         _decoder("gemma2", "Gemma2ForCausalLM", _gemma2, _gemma2_hf_config, tensor_names.GEMMA),
         _decoder(
-            "gemma3_text",
-            "Gemma3ForCausalLM",
-            _gemma3,
-            _gemma3_hf_config,
-            tensor_names.GEMMA,
+            *("gemma3_text", "Gemma3ForCausalLM", _gemma3, _gemma3_hf_config, tensor_names.GEMMA),
             heads=r"(vision_tower|multi_modal_projector)\..*",
         ),
-        Family(
-            name="bert",
-            architecture="BertModel",
-            causal=False,
+        _encoder(
+            *("bert", "BertModel", _bert, _bert_hf_config, tensor_names.BERT),
             prefix="bert.",
-            entries=tensor_names.BERT,
             buffers=r"embeddings\.position_ids",
             heads=r"cls\..*",
-            to_model_config=_bert,
-            to_hf_config=_bert_hf_config,
         ),
-        Family(
-            name="modernbert",
-            architecture="ModernBertModel",
-            causal=False,
-            prefix="model.",
+        _encoder(
+            *("modernbert", "ModernBertModel", _modernbert, _modernbert_hf_config),
             entries=tensor_names.MODERNBERT,
-            buffers=r"(?!)",
+            buffers=_NONE,
             heads=r"(head|decoder|classifier)\..*",
-            to_model_config=_modernbert,
-            to_hf_config=_modernbert_hf_config,
         ),
     )
 }

@@ -5,7 +5,8 @@ heads, C head width, F MLP width, V vocabulary, P numbers per patch, M mixture c
 A position axes, T predictions.
 """
 
-from fm.model.config import ModelConfig, config_for_size
+from fm.model.config import ModelConfig
+from fm.model.sizes import config_for_size
 from fm.model.transformer import Transformer
 
 __all__ = ["ModelConfig", "Transformer", "config_for_size"]

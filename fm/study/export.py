@@ -14,7 +14,8 @@ from fm.files import read_json
 from fm.hf.io import Classifier, PretrainedModel, save_pretrained
 from fm.hf.tokenizer import from_bpe
 from fm.hf.weights import choose_family
-from fm.model.config import ModelConfig, format_count, num_layer_params
+from fm.model.config import ModelConfig
+from fm.model.sizes import format_count, num_layer_params
 from fm.study import run_dir
 from fm.study.model_card import (
     MODEL_CARD_FILE,

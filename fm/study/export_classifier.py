@@ -12,7 +12,8 @@ import numpy as np
 from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.hf.io import Classifier
-from fm.model.config import ModelConfig, format_count, num_layer_params
+from fm.model.config import ModelConfig
+from fm.model.sizes import format_count, num_layer_params
 from fm.study import saved_model
 from fm.study.export import exportable_config, write_folder
 from fm.study.model_card import DataSource, Figure, ModelCard, accuracy_figure

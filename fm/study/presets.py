@@ -18,7 +18,8 @@ from fm.data.patches import DEFAULT_IMAGE_SIZE, is_large, max_patches
 from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.model import flops
-from fm.model.config import ModelConfig, config_for_size, with_arch
+from fm.model.config import ModelConfig
+from fm.model.sizes import config_for_size, with_arch
 from fm.study.config import JointRecipe, Recipe
 from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig

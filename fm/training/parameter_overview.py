@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from fm.model.config import format_count
+from fm.model.sizes import format_count
 
 PARAMETERS_FILE = "parameters.txt"
 _HEADINGS = ("name", "shape", "dtype", "count", "sharding")

@@ -10,8 +10,9 @@ import jax
 from jax.sharding import Mesh
 
 from fm.attention import Choice, explain_choice
-from fm.model.config import ModelConfig, format_count
+from fm.model.config import ModelConfig
 from fm.model.layers import layer_mask, scale_and_softcap
+from fm.model.sizes import format_count
 from fm.parallel.mesh import MESH_AXES, config_from_mesh, default_device
 from fm.training.multitask import AnyObjective, group_batches
 from fm.training.objectives import Batch, attention_inputs

@@ -11,8 +11,9 @@ from tokenizers import models, pre_tokenizers
 from fm.hf import PretrainedModel
 from fm.hf.tokenizer import HFTokenizer
 from fm.model import ModelConfig
-from fm.model.config import ArchConfig, RopeScaling
+from fm.model.config import RopeScaling
 from fm.model.transformer import init
+from tests.model import helpers_archs
 from tests.model.helpers_archs import GPT2, LLAMA
 
 SIZES = {
@@ -45,37 +46,14 @@ YARN = RopeScaling(
     factor=4.0, original_max_seq_len=16, rope_type="yarn", attention_factor=1.2, truncate=False
 )
 GEMMA2 = dataclasses.replace(
-    LLAMA,
-    activation="gelu_tanh",
-    layer_pattern=("sliding", "full"),
+    helpers_archs.GEMMA2,
     sliding_window=6,
     attention_softcap=5.0,
     logit_softcap=7.0,
     query_pre_attn_scalar=11,
-    sandwich_norm=True,
-    scale_embeddings=True,
-    tie_embeddings=True,
 )
-GEMMA3 = dataclasses.replace(
-    GEMMA2,
-    attention_softcap=0.0,
-    logit_softcap=0.0,
-    qk_norm="gain",
-    local_rope_theta=500.0,
-    rope_scaling=RopeScaling(8.0, rope_type="linear"),
-)
-MODERNBERT = ArchConfig(
-    norm="layer",
-    norm_scale=True,
-    qk_norm="none",
-    activation="gelu",
-    gated_mlp=True,
-    layer_pattern=("full", "sliding"),
-    sliding_window=4,
-    local_rope_theta=500.0,
-    first_attention_norm=False,
-    tie_embeddings=True,
-)
+GEMMA3 = dataclasses.replace(GEMMA2, **helpers_archs.GEMMA3_CHANGES | {"local_rope_theta": 500.0})
+MODERNBERT = dataclasses.replace(helpers_archs.MODERNBERT, sliding_window=4, local_rope_theta=500.0)
 CASES = {
     "gpt2": ("gpt2", _config(4, GPT2)),
     "gpt2 untied": ("gpt2", _config(4, GPT2, tie_embeddings=False)),

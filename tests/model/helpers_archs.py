@@ -1,6 +1,9 @@
 """Small text models of every architecture."""
 
+import dataclasses
+
 from fm.model.config import ArchConfig, ModelConfig, RopeScaling
+from fm.model.sizes import GPT2_ARCH, LLAMA_ARCH
 
 SIZES = {
     "num_layers": 2,
@@ -10,19 +13,37 @@ SIZES = {
     "mlp_dim": 48,
     "vocab_size": 97,
 }
-GPT2 = ArchConfig(
-    norm="layer",
-    norm_scale=True,
-    norm_bias=True,
-    embedding_norm=False,
-    qk_norm="none",
-    use_bias="all",
+GPT2, LLAMA = GPT2_ARCH, LLAMA_ARCH
+GEMMA2 = dataclasses.replace(
+    LLAMA,
     activation="gelu_tanh",
-    position_encoding="learned",
+    layer_pattern=("sliding", "full"),
+    sliding_window=4,
+    attention_softcap=1.5,
+    query_pre_attn_scalar=3,
+    sandwich_norm=True,
+    scale_embeddings=True,
     tie_embeddings=True,
 )
-LLAMA = ArchConfig(
-    norm_scale=True, embedding_norm=False, qk_norm="none", activation="silu", gated_mlp=True
+# Of a model of Gemma 2's architecture, what differs in Gemma 3.
+GEMMA3_CHANGES = {
+    "attention_softcap": 0.0,
+    "logit_softcap": 0.0,
+    "qk_norm": "gain",
+    "local_rope_theta": 50.0,
+    "rope_scaling": RopeScaling(8.0, rope_type="linear"),
+}
+MODERNBERT = ArchConfig(
+    norm="layer",
+    norm_scale=True,
+    qk_norm="none",
+    activation="gelu",
+    gated_mlp=True,
+    layer_pattern=("full", "sliding"),
+    sliding_window=3,
+    local_rope_theta=50.0,
+    first_attention_norm=False,
+    tie_embeddings=True,
 )
 
 

@@ -73,17 +73,7 @@ MISTRAL = dataclasses.replace(
 GEMMA2 = ModelConfig(
     **SIZES | {"num_layers": 5},
     head_dim_override=6,
-    arch=dataclasses.replace(
-        helpers_archs.LLAMA,
-        activation="gelu_tanh",
-        layer_pattern=("sliding", "full"),
-        sliding_window=4,
-        attention_softcap=1.5,
-        query_pre_attn_scalar=3,
-        sandwich_norm=True,
-        scale_embeddings=True,
-        tie_embeddings=True,
-    ),
+    arch=helpers_archs.GEMMA2,
 )
 GEMMA3 = dataclasses.replace(
     GEMMA2,
@@ -91,27 +81,13 @@ GEMMA3 = dataclasses.replace(
     arch=dataclasses.replace(
         GEMMA2.arch,
         layer_pattern=("sliding", "sliding", "full"),
-        attention_softcap=0.0,
-        qk_norm="gain",
-        local_rope_theta=50.0,
-        rope_scaling=RopeScaling(8.0, rope_type="linear"),
+        **helpers_archs.GEMMA3_CHANGES,
     ),
 )
 MODERNBERT = ModelConfig(
     **SIZES | {"num_layers": 6, "num_kv_heads": 4},
     rope_theta=1000.0,
-    arch=ArchConfig(
-        norm="layer",
-        norm_scale=True,
-        qk_norm="none",
-        activation="gelu",
-        gated_mlp=True,
-        layer_pattern=("full", "sliding"),
-        sliding_window=3,
-        local_rope_theta=50.0,
-        first_attention_norm=False,
-        tie_embeddings=True,
-    ),
+    arch=helpers_archs.MODERNBERT,
 )
 CASES = {
     **{"own": OWN, "gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "bert": BERT},

@@ -9,7 +9,8 @@ import pytest
 
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model.config import REMAT_POLICIES, ArchConfig, ModelConfig, config_for_size
+from fm.model.config import REMAT_POLICIES, ArchConfig, ModelConfig
+from fm.model.sizes import config_for_size
 from fm.model.transformer import forward, init
 from tests.model.helpers_models import TEXT, params, text
 

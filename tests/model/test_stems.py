@@ -10,7 +10,7 @@ import pytest
 from fm.attention import Mask
 from fm.errors import UserError
 from fm.model import flops
-from fm.model.config import ArchConfig
+from fm.model.sizes import GPT2_ARCH
 from fm.model.stems import (
     CONVOLUTIONS,
     IMAGE_PATCHES,
@@ -23,17 +23,7 @@ from fm.model.transformer import forward, init
 from fm.parallel.mesh import MeshConfig
 from fm.parallel.sharding import param_specs
 
-ARCH = ArchConfig(
-    norm="layer",
-    norm_scale=True,
-    norm_bias=True,
-    embedding_norm=False,
-    qk_norm="none",
-    use_bias="all",
-    activation="gelu",
-    position_encoding="learned",
-    pooler=True,
-)
+ARCH = dataclasses.replace(GPT2_ARCH, activation="gelu", tie_embeddings=False, pooler=True)
 STEMS = {
     "image": StemConfig(
         *(IMAGE_PATCHES, "image", (9, 13, 3), (4, 3), (4, 3), 1, 2),

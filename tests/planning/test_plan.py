@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from fm.attention import Mask
 from fm.errors import UserError
-from fm.model.config import PUBLISHED_CONFIGS, REMAT_POLICIES, ArchConfig, ModelConfig
+from fm.model.config import REMAT_POLICIES, ArchConfig, ModelConfig
+from fm.model.sizes import PUBLISHED_CONFIGS
 from fm.model.transformer import forward, init
 from fm.parallel import mesh as meshes
 from fm.parallel import sharding

@@ -16,7 +16,7 @@ from fm.data.layouts import layout_of
 from fm.errors import UserError
 from fm.hf.tokenizer import from_bpe
 from fm.model import ModelConfig, embeddings
-from fm.model.config import with_arch
+from fm.model.sizes import with_arch
 from fm.model.transformer import forward, init
 from fm.study import export
 from fm.study.pretraining import PretrainedModel

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fm.errors import UserError
-from fm.model.config import with_arch
+from fm.model.sizes import with_arch
 from fm.study import presets, saved_model
 from fm.study.export_classifier import export_adapted
 from fm.study.processing import build_processor

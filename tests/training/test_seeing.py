@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fm.model.config import with_arch
+from fm.model.sizes import with_arch
 from fm.training import (
     BitsPerByte,
     OptimizerConfig,

@@ -12,7 +12,7 @@ from fm.hf.config import ENCODER_MODALITIES
 from fm.hf.config_reader import ConfigReader
 from fm.hf.encoders.images import ImagePreprocessing
 from fm.hf.encoders.spectrograms import SoundPreprocessing, WhisperPreprocessing
-from fm.model.config import ArchConfig
+from fm.model.sizes import GPT2_ARCH
 from fm.model.stems import (
     CONVOLUTIONS,
     IMAGE_PATCHES,
@@ -131,16 +131,11 @@ def _encoder(
         max_seq_len=stem.num_tokens,
         norm_eps=norm_eps,
         head_dim_override=0 if head_dim * heads == width else head_dim,
-        arch=ArchConfig(
-            norm="layer",
-            norm_scale=True,
-            norm_bias=True,
-            embedding_norm=False,
-            qk_norm="none",
-            use_bias="all",
+        arch=dataclasses.replace(
+            GPT2_ARCH,
             activation=("silu" if gated_mlp else config.choice(activation, _ACTIVATIONS, "gelu")),
             gated_mlp=gated_mlp,
-            position_encoding="learned",
+            tie_embeddings=False,
             pooler=pooler,
         ),
         stem=stem,

@@ -7,7 +7,7 @@ import pytest
 
 from fm.errors import UserError
 from fm.hf.weights import choose_family
-from fm.model.config import (
+from fm.model.sizes import (
     ARCHS,
     PUBLISHED_CONFIGS,
     SIZE_ALIASES,
