@@ -15,6 +15,7 @@ from fm.hf.config_reader import (
     activation_name,
     layer_pattern,
     layer_types,
+    refuse_own_code,
     rope_config,
 )
 from fm.model.config import ArchConfig, ModelConfig, RopeScaling
@@ -562,7 +563,5 @@ def family_of(config: Mapping[str, Any]) -> Family:
             f"config.json: model_type={name!r} is not a known family; known are "
             f"{', '.join(FAMILIES)}"
         )
-    for key in ("auto_map", "quantization_config"):
-        if config.get(key):
-            raise UserError(f"config.json: {key} is not supported (fm runs no model's own code)")
+    refuse_own_code(config)
     return FAMILIES[name]

@@ -204,3 +204,10 @@ def scaling_config(scaling: RopeScaling) -> dict[str, Any]:
 def activation_name(activation: str) -> str:
     """Returns the name that config.json gives one of our activations."""
     return next(name for name, ours in ACTIVATIONS.items() if ours == activation)
+
+
+def refuse_own_code(config: Mapping[str, Any]) -> None:
+    """Raises UserError if a config.json asks for code of its own or for quantized tensors."""
+    for key in ("auto_map", "quantization_config"):
+        if config.get(key):
+            raise UserError(f"config.json: {key} is not supported (fm runs no model's own code)")

@@ -502,13 +502,7 @@ def _arrow_spans(file: SourceFile, whole: Span, part_bytes: int) -> Iterator[tup
         return
     with pa.OSFile(str(file.path)) as raw:
         count = pa.ipc.open_file(raw).num_record_batches
-    step = max(1, round(count * part_bytes / max(file.size, 1)))
-    for start in range(0, count, step):
-        end = min(start + step, count)
-        yield (
-            dataclasses.replace(whole, start=start, end=end),
-            file.size * (end - start) // max(count, 1),
-        )
+    yield from _equal_spans(file, whole, count, part_bytes)
 
 
 def _tfds_spans(file: SourceFile, whole: Span, part_bytes: int) -> Iterator[tuple[Span, int]]:
@@ -516,6 +510,13 @@ def _tfds_spans(file: SourceFile, whole: Span, part_bytes: int) -> Iterator[tupl
 
     builder = tfds_safety.open_prepared(file.path.resolve())
     count = int(builder.info.splits["train"].num_examples)
+    yield from _equal_spans(file, whole, count, part_bytes)
+
+
+def _equal_spans(
+    file: SourceFile, whole: Span, count: int, part_bytes: int
+) -> Iterator[tuple[Span, int]]:
+    """Yields spans of the same number of a file's `count` pieces, and about how many bytes each."""
     step = max(1, round(count * part_bytes / max(file.size, 1)))
     for start in range(0, count, step):
         end = min(start + step, count)

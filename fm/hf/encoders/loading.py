@@ -15,7 +15,7 @@ import numpy as np
 from fm.errors import UserError, error_context
 from fm.files import expand_path, read_user_json
 from fm.hf.config import ENCODER_MODALITIES
-from fm.hf.config_reader import ConfigReader
+from fm.hf.config_reader import ConfigReader, refuse_own_code
 from fm.hf.encoders.families import ENCODER_FAMILIES, unused_tensors
 from fm.hf.encoders.images import ImagePreprocessing
 from fm.hf.encoders.spectrograms import SOUND_PREPROCESSINGS, SoundPreprocessing
@@ -135,9 +135,7 @@ def load_encoder(
                 f"config.json: model_type={values.get('model_type')!r} is no known encoder of "
                 f"images or sounds; known are {', '.join(ENCODER_FAMILIES)}"
             )
-        for key in ("auto_map", "quantization_config"):
-            if values.get(key):
-                raise UserError(f"config.json: {key} is not supported")
+        refuse_own_code(values)
         if not (path / _PREPROCESSOR).is_file():
             raise UserError(f"has no {_PREPROCESSOR}, which says how {family.title} reads its data")
         settings = {"config": values, "preprocessor": _json_object(path / _PREPROCESSOR)}
