@@ -15,7 +15,7 @@ _MAX_HEAD_DIM, _MAX_HEAD_DIM_HOPPER = 128, 256
 
 def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str | None:
     """Returns why cuDNN cannot compute this attention, as a message; None if it can."""
-    if reason := unsupported_gpu("cuDNN", platform):
+    if reason := unsupported_gpu("cuDNN", platform, least_capability=None):
         return reason
     L, C, S = *q_BLHC.shape[1::2], k_BSKC.shape[1]
     if L % 2 or S % 2:
@@ -23,7 +23,7 @@ def unsupported_reason(q_BLHC, k_BSKC, v_BSKC, mask, softcap, platform) -> str |
     arrays = (q_BLHC, k_BSKC, v_BSKC)
     if reason := unsupported_dtypes("cuDNN", arrays, ("bfloat16", "float16")):
         return reason
-    is_hopper = float(compute_capability(platform)) >= 9.0
+    is_hopper = float(compute_capability()) >= 9.0
     max_head_dim = _MAX_HEAD_DIM_HOPPER if is_hopper else _MAX_HEAD_DIM
     if max_head_dim < C:
         return f"cuDNN takes head dimensions up to {max_head_dim}, not {C}"
