@@ -32,7 +32,7 @@ from fm.adaptation.methods import METHODS, FittedModel, check_methods
 from fm.config_io import parse, to_plain
 from fm.data.datasets import Dataset
 from fm.data.media import get_modality
-from fm.data.tokenizer import MIN_VOCAB_SIZE
+from fm.data.tokenizer import MIN_VOCAB_SIZES
 from fm.errors import UserError, error_context
 from fm.evaluation.model_selection import select_trial
 from fm.hf.encoders import encoder_modality
@@ -385,7 +385,9 @@ def _recipe_for_transformers(
                 "--for_transformers: takes texts with one class each, and a model of "
                 f"fm pretrain, not {what}"
             )
-    vocab_size = model.vocab_size or MIN_VOCAB_SIZE  # of fresh parameters it is not known yet
+    vocab_size = (
+        model.vocab_size or MIN_VOCAB_SIZES["bpe"]
+    )  # of fresh parameters it is not known yet
     with error_context("--for_transformers"):
         exportable_config(dataclasses.replace(model, vocab_size=vocab_size), recipe.seq_len)
     return presets.with_plain_head(recipe)

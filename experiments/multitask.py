@@ -155,6 +155,7 @@ def _from_flags(values: flags.FlagValues) -> MultitaskConfig:
                 **options,
             )
         )
+    training_flags.check_text_flags(values, modalities, names)
     return MultitaskConfig(
         tasks=tuple(dataclasses.replace(task, label_budgets=budgets) for task in tasks),
         joint=joint,

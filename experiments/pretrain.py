@@ -43,7 +43,7 @@ from fm.study.epochs import EpochSize, epoch_size
 from fm.study.extension import extended_config
 from fm.study.joint_pretraining import JointRecipe
 from fm.study.model_card import DataSource, data_source
-from fm.study.pretraining import pretrain, pretrain_streamed
+from fm.study.pretraining import describe_pretraining_attention, pretrain, pretrain_streamed
 from fm.study.processing import Processor, build_processor, check_corpus_size
 from fm.study.seen_examples import save_corpus_ids
 from fm.study.step_estimate import StepEstimate, recipe_step
@@ -133,7 +133,7 @@ def main(values: flags.FlagValues) -> None:
         run.save_ids(out_dir)
         processor = run.build_processor(out_dir)
     result = run.train(processor, out_dir)
-    _write_summary(result, run, out_dir)
+    _write_summary(result, run, processor, out_dir)
     if distributed.is_lead_process():
         _print_result(result, run, values, out_dir)
 
@@ -214,6 +214,13 @@ class PretrainingRun:
             data.train, data.modality, self.recipe, out_dir, data.info.get("rate")
         )
 
+    def attention(self, processor: Processor) -> dict[str, str]:
+        """Returns the attention implementations that training uses and why, by modality."""
+        modality, objective = self.sources.modality, self.recipe.objective
+        return {
+            modality: describe_pretraining_attention(processor, modality, objective, self.recipe)
+        }
+
     def train(self, processor: Processor, out_dir: pathlib.Path) -> TrainResult:
         """Trains or resumes in the folder."""
         data: Dataset = self.sources
@@ -275,6 +282,15 @@ class JointPretrainingRun(PretrainingRun):
         """Returns what --dry_run prints of it."""
         name = f"pretraining on {', '.join(source.name for source in self.sources)}"
         return joint_stage(name, self.recipe, self.sources)
+
+    def attention(self, processor: Processor) -> dict[str, str]:
+        """Returns the attention implementations that training uses and why, by modality."""
+        modalities = {source.modality for source in self.sources}
+        return {
+            modality: describe_pretraining_attention(processor, modality, objective, self.recipe)
+            for modality, objective in self.recipe.objectives
+            if modality in modalities
+        }
 
     def build_processor(self, out_dir: pathlib.Path) -> Processor:
         """Returns tokenizer and layouts; trains the tokenizer if the folder has none."""
@@ -372,6 +388,7 @@ def _single_run(
         if data is not None:
             tell_files(data)
     modality = "text" if data is None else data.modality
+    training_flags.check_text_flags(values, [modality], [name])
     if file is not None and not file.fits(modality):
         raise UserError(f"--recipe={file.path} is for {file.fits_what}, not for {modality}")
     if data is not None:
@@ -448,6 +465,8 @@ def _joint_run(
         datasets = {name: load(name, **options) for name in names}
         for data in datasets.values():
             tell_files(data)
+    modalities = [data.modality for data in datasets.values()]
+    training_flags.check_text_flags(values, modalities, names)
     for name, data in datasets.items():
         check_corpus_size(name, len(data.train))
         objective = dict(recipe.objectives).get(data.modality)
@@ -538,7 +557,9 @@ def _with_training_flags(
     return training_flags.with_flags(recipe, values, "pretrain", pass_over_data, name)
 
 
-def _write_summary(result: TrainResult, run: PretrainingRun, out_dir: pathlib.Path) -> None:
+def _write_summary(
+    result: TrainResult, run: PretrainingRun, processor: Processor, out_dir: pathlib.Path
+) -> None:
     if not distributed.is_lead_process():
         return
     run_dir.write_summary_json(
@@ -546,6 +567,7 @@ def _write_summary(result: TrainResult, run: PretrainingRun, out_dir: pathlib.Pa
         steps=result.steps,
         tokens=result.tokens,
         data=[dataclasses.asdict(each) for each in run.data],
+        attention=run.attention(processor),
         metrics={key: series[-1] for key, series in result.curve.items() if series},
         digests={"params": params_digest(result.params)},
         flops=result.flops,

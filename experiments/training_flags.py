@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from absl import flags
@@ -42,6 +42,7 @@ class TrainingFlag:
       kind: "int", "float" or "enum".
       choices: values of an enum.
       adapt_field: path in the recipe that `adapt` sets instead; "" if `adapt` does not define it.
+      is_of_text: whether it has a meaning for text only, which has a tokenizer.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TrainingFlag:
     kind: str = "int"
     choices: tuple[str, ...] = ()
     adapt_field: str = ""
+    is_of_text: bool = False
 
     @property
     def all_commands(self) -> tuple[str, ...]:
@@ -137,6 +139,14 @@ FLAGS = (
         "tokens in a sequence of text; longer texts are cut into several",
         PRETRAINING,
         adapt_field="seq_len",
+    ),
+    TrainingFlag(
+        "vocab_size",
+        "vocab_size",
+        "of text: entries of the vocabulary of the tokenizer that is trained on it, with 256 bytes "
+        "and 4 special tokens",
+        PRETRAINING,
+        is_of_text=True,
     ),
     TrainingFlag("steps", "steps", "training steps; of --steps, --epochs and --tokens give one",
                  PRETRAINING),
@@ -238,12 +248,16 @@ def with_flags(
         field = flag.adapt_field if command == "adapt" else flag.field
         given = flag.name in values and values[flag.name].value is not None
         is_length = flag.name in LENGTHS[1:] and command != "adapt"
+        if given and flag.is_of_text and not config.vocab_size:  # pyright: ignore[reportAttributeAccessIssue]
+            print(f"{name}: {_shown(flag, values)} is for text, not used", file=sys.stderr)
+            continue
         if given and field and not is_length and hasattr(config, field.partition(".")[0]):
             changes[field] = values[flag.name].value
     length = None if command == "adapt" else _length(values)
     if length in LENGTHS[1:]:
         # Of the other fields only these say how many rows a pass has, and a batch.
-        sizes = {name: changes[name] for name in ("batch_size", "seq_len") if name in changes}
+        names = ("batch_size", "seq_len", "vocab_size")
+        sizes = {name: changes[name] for name in names if name in changes}
         sized = _with_changes_named(config, sizes, values)
         changes["steps"] = _steps(sized, values, length, epoch_size, name, multiple)
     return _with_changes_named(config, changes, values)
@@ -259,6 +273,25 @@ def check(values: flags.FlagValues) -> None:
         wrong = value is not None and not (value > 0 or (value == 0 and least == "from 0"))
         if wrong or value == math.inf:
             raise UserError(f"--{name}={value:g}: takes a number {least}")
+
+
+def check_text_flags(
+    values: flags.FlagValues, modalities: Collection[str], data: Iterable[str]
+) -> None:
+    """Raises UserError for flags of text if no data set has any.
+
+    Args:
+      values: flags.
+      modalities: of the data sets.
+      data: names of the data sets.
+    """
+    for flag in FLAGS:
+        given = flag.name in values and values[flag.name].value is not None
+        if flag.is_of_text and given and "text" not in modalities:
+            raise UserError(
+                f"{_shown(flag, values)}: is for text, not for {', '.join(data)} "
+                f"({', '.join(sorted(set(modalities)))})"
+            )
 
 
 def check_profile_steps(steps: tuple[int, int] | None, config: Any) -> None:

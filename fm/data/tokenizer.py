@@ -19,7 +19,8 @@ from fm.files import read_bytes
 from fm.progress_lines import phase
 
 NUM_SPECIALS = 4
-MIN_VOCAB_SIZE = NUM_SPECIALS + 256
+# By kind of tokenizer: all bytes, or one symbol beside the token of those not seen.
+MIN_VOCAB_SIZES = {"bpe": NUM_SPECIALS + 256, "symbols": NUM_SPECIALS + 2}
 # Merges from 10 MB of film reviews encode held-out ones within 0.3% of those from all 34 MB.
 TRAINING_BYTES = 10_000_000
 # The token of symbols that a symbol tokenizer has not seen.
@@ -143,8 +144,8 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         UserError: `vocab_size` is under 260.
     """
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise UserError(f"vocab_size is {vocab_size}; at least {MIN_VOCAB_SIZE} is needed")
+    if vocab_size < MIN_VOCAB_SIZES["bpe"]:
+        raise UserError(f"vocab_size is {vocab_size}; at least {MIN_VOCAB_SIZES['bpe']} is needed")
     bpe = tokenizers.Tokenizer(models.BPE())
     # The stubs of the library type these properties as None.
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
@@ -171,8 +172,9 @@ def train_symbols(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         UserError: `vocab_size` leaves no room for a symbol.
     """
-    if vocab_size < NUM_SPECIALS + 2:
-        raise UserError(f"vocab_size is {vocab_size}; at least {NUM_SPECIALS + 2} are needed")
+    least = MIN_VOCAB_SIZES["symbols"]
+    if vocab_size < least:
+        raise UserError(f"vocab_size is {vocab_size}; at least {least} are needed")
     counts = collections.Counter(symbol for text in texts for symbol in text.split())
     known = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
     known = [symbol for symbol in known if symbol != UNKNOWN][: vocab_size - NUM_SPECIALS - 1]

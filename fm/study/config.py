@@ -18,7 +18,7 @@ from fm.adaptation.methods import check_methods, regularization
 from fm.adaptation.prompting import PromptTemplate
 from fm.config_io import to_plain
 from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
-from fm.data.tokenizer import TOKENIZERS
+from fm.data.tokenizer import MIN_VOCAB_SIZES, TOKENIZERS
 from fm.errors import UserError
 from fm.evaluation.design import check_design
 from fm.evaluation.statistics import DEFAULT_MARGIN
@@ -154,6 +154,7 @@ class Recipe:
             regularization(name)
         if self.tokenizer not in TOKENIZERS:
             raise UserError(f"tokenizer={self.tokenizer!r}: must be one of {', '.join(TOKENIZERS)}")
+        check_vocab_size(self.vocab_size, self.tokenizer)
         if self.search_grid not in SEARCH_GRIDS:
             raise UserError(
                 f"search_grid={self.search_grid!r}: must be one of {', '.join(SEARCH_GRIDS)}"
@@ -205,6 +206,14 @@ class JointRecipe:
 
     def __post_init__(self):
         check_training(self)
+        check_vocab_size(self.vocab_size)
+
+
+def check_vocab_size(vocab_size: int, tokenizer: str = "bpe") -> None:
+    """Raises UserError for a vocabulary that a kind of tokenizer cannot have; 0 is none at all."""
+    least = MIN_VOCAB_SIZES[tokenizer]
+    if vocab_size and vocab_size < least:
+        raise UserError(f"vocab_size={vocab_size}: must be at least {least} for {tokenizer}")
 
 
 def check_training(recipe: Any) -> None:

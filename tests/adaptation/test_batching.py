@@ -23,7 +23,7 @@ from tests.adaptation.helpers_models import text
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return bpe.train(["a few words to learn from, again and again"] * 3, bpe.MIN_VOCAB_SIZE)
+    return bpe.train(["a few words to learn from, again and again"] * 3, bpe.MIN_VOCAB_SIZES["bpe"])
 
 
 def test_text_rows_hold_a_text_in_windows_side_by_side(tokenizer):

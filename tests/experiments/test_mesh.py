@@ -1,19 +1,13 @@
 """Experiments on a mesh and in several processes."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fm.files import cache_dir
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.experiments import helpers_processes as processes
 
 
 @pytest.mark.parametrize(
@@ -88,23 +82,7 @@ def _start(out, devices, *flags):
     flags = (
         "--dataset=digits", "--size=nano", "--steps=4", "--batch_size=8", f"--out={out}", *flags
     )  # fmt: skip
-    return _process(devices, "pretrain", *flags)
-
-
-def _process(devices, name, *flags):
-    xla = f"--xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{name}", *flags],
-        cwd=ROOT,
-        env=os.environ | {
-            "FM_CACHE": str(cache_dir()), "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "XLA_FLAGS": f"{xla} --xla_cpu_collective_call_terminate_timeout_seconds=900",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    return processes.start(devices, "pretrain", *flags)
 
 
 @pytest.mark.slow
@@ -143,10 +121,10 @@ def test_a_model_is_read_on_a_mesh(call, tmp_path, tiny):
     assert call("generate", *made, f"--out={tmp_path / 'one'}").code == 0
     look = f"--model={run}", "--dataset=digits", f"--out={tmp_path / 'maps'}"
     started = [
-        _process(4, "generate", *made, "--mesh=fsdp:4", f"--out={tmp_path / 'four'}"),
-        _process(4, "generate", *made[:2], "--mesh=data:4", f"--out={tmp_path / 'none'}"),
-        _process(2, "attention_maps", *look, "--mesh=data:2"),
-        _process(1, "attention_maps", *look, "--mesh=tensor:1"),
+        processes.start(4, "generate", *made, "--mesh=fsdp:4", f"--out={tmp_path / 'four'}"),
+        processes.start(4, "generate", *made[:2], "--mesh=data:4", f"--out={tmp_path / 'none'}"),
+        processes.start(2, "attention_maps", *look, "--mesh=data:2"),
+        processes.start(1, "attention_maps", *look, "--mesh=tensor:1"),
     ]
     outputs = [each.communicate(timeout=900) for each in started]
     assert [each.returncode for each in started] == [0, 2, 2, 0], outputs

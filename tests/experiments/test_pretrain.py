@@ -29,6 +29,8 @@ def test_a_summary_and_a_second_run(call, tmp_path, tiny):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["steps"] == 3 and len(summary["params_digest"]) == 64
     assert summary["config"]["dataset"]["name"] == "digits"
+    assert list(summary["attention"]) == ["image"]
+    assert "xla_tiled" in summary["attention"]["image"]
     assert {"metrics", "seconds", "versions", "device", "tokens"} <= summary.keys()
     assert summary["params_digest"][:16] in done.out and "summary.json" in done.out
     losses, where, following = done.out.splitlines()
@@ -85,6 +87,8 @@ def test_several_data_sets_train_one_model_that_samples_images(
     flags = f"--dataset={text},digits", f"--mixture={text}:2,digits:1", "--captioned=digits"
     done = call("pretrain", *flags, "--steps=2", f"--out={out}")
     assert done.code == 0, done.err
+    attention = json.loads((out / "summary.json").read_text())["attention"]
+    assert attention.keys() == {"text", "image"}
     again = call("pretrain", *flags, "--steps=2", f"--out={out}")
     assert again.code == 0 and "already finished at step 2 of 2" in again.err
     flags = "generate", "--modality=image", f"--model={out}", f"--out={tmp_path / 'made'}"

@@ -1,18 +1,11 @@
 """`pretrain --stream`: text is tokenized to disk, trained on, resumed, and run again."""
 
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from tests.data.streaming.made_text import make_documents
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.experiments import helpers_processes as processes
 
 
 def write(path):
@@ -66,29 +59,61 @@ def test_a_batch_too_small_for_the_objectives_is_refused_before_tokenizing(call,
     assert "tokenizing" not in done.err and not out.exists()
 
 
+def digest(out):
+    return json.loads((out / "summary.json").read_text())["params_digest"]
+
+
 @pytest.mark.slow
 def test_killed_while_training_and_resumed(tmp_path):
     write(tmp_path / "a.txt")
     flags = "--size=nano --steps=120 --batch_size=32 --checkpoint_every=20 --stream=always"
 
     def start(name):
-        command = [sys.executable, "-m", "experiments.pretrain", f"--dataset={tmp_path / 'a.txt'}"]
-        env = os.environ | {"FM_CACHE": str(tmp_path / "cache")}
-        command += [*flags.split(), f"--out={tmp_path / name}"]
-        return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+        more = f"--dataset={tmp_path / 'a.txt'}", f"--out={tmp_path / name}"
+        return processes.start(1, "pretrain", *flags.split(), *more)
 
-    killed = start("killed")
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    while killed.poll() is None and not (checkpoints / "40").is_dir():
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (tmp_path / "killed" / "summary.json").exists()
-    digests = []
+    processes.kill_at_checkpoint(start("killed"), tmp_path / "killed", 40)
     for name in ("killed", "whole"):
         run = start(name)
         _, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
         assert ("resumed at step" in err) == (name == "killed")
-        digests.append(json.loads((tmp_path / name / "summary.json").read_text())["params_digest"])
-    assert digests[0] == digests[1]
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one_and_resume(tmp_path):
+    """FSDP over eight devices on streamed text; killed and resumed, it ends with the same bits."""
+    write(tmp_path / "a.txt")
+    flags = "--size=nano --steps=12 --batch_size=32 --checkpoint_every=4 --eval_every=3"
+
+    def start(name, devices, *mesh):
+        more = f"--dataset={tmp_path / 'a.txt'}", "--stream=always", f"--out={tmp_path / name}"
+        return processes.start(devices, "pretrain", *flags.split(), *more, *mesh)
+
+    def finish(name, process):
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        assert ("resumed at step" in err) == (name == "killed"), err
+        records = [
+            json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().split("\n")
+            if line
+        ]  # fmt: skip
+        series = {}
+        for record in records:
+            for key in ("loss", "validation"):
+                if record.get(key) is not None:
+                    series[key, record["step"]] = record[key]
+        return series
+
+    one = finish("one", start("one", 1))
+    assert {key for key, _ in one} == {"loss", "validation"} and ("validation", 12) in one
+    eight = finish("eight", start("eight", 8, "--mesh=fsdp:8"))
+    assert eight.keys() == one.keys()
+    for key, loss in one.items():
+        assert eight[key] == pytest.approx(loss, rel=2e-5), key
+    processes.kill_at_checkpoint(start("killed", 8, "--mesh=fsdp:8"), tmp_path / "killed", 4)
+    resumed = finish("killed", start("killed", 8, "--mesh=fsdp:8"))
+    assert resumed.keys() <= eight.keys() and ("validation", 12) in resumed
+    assert all(eight[key] == loss for key, loss in resumed.items())
+    assert digest(tmp_path / "killed") == digest(tmp_path / "eight")

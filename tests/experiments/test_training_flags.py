@@ -71,7 +71,9 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_every_flag_sets_its_field(tiny, name):
-    own = {flag.name: flag for flag in table.FLAGS if name in flag.commands}
+    # Digits have no tokenizer.
+    flags_of_all = [flag for flag in table.FLAGS if not flag.is_of_text]
+    own = {flag.name: flag for flag in flags_of_all if name in flag.commands}
     given = {key: value for key, value in GIVEN.items() if key in own}
     assert own.keys() - given.keys() <= {"epochs", "tokens", "eval_every", "checkpoint_every",
                                          "seed"}  # fmt: skip
@@ -120,6 +122,49 @@ def test_what_is_refused(call, tiny, tmp_path, flags_given, says):
     done = call("pretrain", "--dataset=digits", *flags_given, f"--out={tmp_path / 'out'}")
     assert done.code == 2 and says in done.error, done.error
     assert not (tmp_path / "out").exists()
+
+
+def test_the_vocabulary_has_the_size_asked_for(call, tiny, reviews, tmp_path):
+    data, out = f"--dataset={reviews(reviews.rows)}", tmp_path / "out"
+    done = call("pretrain", data, "--steps=2", "--vocab_size=263", f"--out={out}")
+    assert done.code == 0, done.err
+    config = json.loads((out / "config.json").read_text())
+    assert config["recipe"]["vocab_size"] == 263
+    assert len(json.loads((out / "tokenizer.json").read_text())["model"]["vocab"]) == 263 - 4
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("pretrain", ["--dataset=digits"]),
+        ("pretrain", ["--dataset=digits,spoken_words"]),
+        ("compare", ARGUMENTS["compare"]),
+        ("multitask", ARGUMENTS["multitask"]),
+    ],
+)
+def test_a_vocabulary_is_for_text(tiny, call, tmp_path, command, arguments):
+    done = call(command, *arguments, "--vocab_size=300", f"--out={tmp_path / 'out'}")
+    assert done.code == 2, done.err
+    assert "--vocab_size=300: is for text, not for digits" in done.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_too_small_is_refused_before_anything_is_written(
+    tiny, call, reviews, tmp_path
+):
+    arguments = f"--dataset={reviews(reviews.rows)}", "--vocab_size=259", f"--out={tmp_path / 'o'}"
+    done = call("pretrain", *arguments)
+    assert done.code == 2
+    assert "--vocab_size=259: vocab_size=259: must be at least 260 for bpe" in done.error
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_study_says_which_tasks_have_no_vocabulary(tiny, reviews, capsys):
+    own = str(reviews(reviews.rows))
+    values = parsed("compare", f"--tasks={own},digits", *STUDY, "--vocab_size=300")
+    config = compare.configure(values)
+    assert [task.recipe.vocab_size for task in config.tasks] == [300, 0]
+    assert "digits: --vocab_size=300 is for text, not used" in capsys.readouterr().err
 
 
 def test_a_mixture_takes_tokens_and_no_epochs(tiny, reviews, capsys, monkeypatch):

@@ -9,7 +9,7 @@ from fm.config_io import parse, to_plain
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig
-from fm.study.config import check_training
+from fm.study.config import check_training, check_vocab_size
 from fm.study.presets import check_profile
 from fm.training.optimizer import OptimizerConfig
 
@@ -132,6 +132,7 @@ class TextQualityConfig:
         if self.steps < STEPS_MULTIPLE or self.steps % STEPS_MULTIPLE:
             raise UserError(f"steps={self.steps} must be a multiple of {STEPS_MULTIPLE}")
         check_training(self)
+        check_vocab_size(self.vocab_size)
         if self.num_texts < 8 or self.num_held_out < 2 * self.num_texts:
             raise UserError(
                 f"num_texts={self.num_texts} must be at least 8, and "
