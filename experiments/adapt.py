@@ -43,10 +43,12 @@ from fm.parallel.mesh import current_mesh
 from fm.progress_lines import phase, say
 from fm.study import labeling, presets, run_dir, saved_model
 from fm.study.adaptation import ModelArm
-from fm.study.arms import InitialModel, load_published_arm
+from fm.study.built_arm import InitialModel
 from fm.study.config import DEFAULT_METHODS, PublishedEncoderConfig, Recipe, TaskConfig
 from fm.study.dry_run import adapting_stage
 from fm.study.export import exportable_config
+from fm.study.head_task_types import HeadTaskType
+from fm.study.load_published import load_published_arm
 from fm.study.loading import load
 from fm.study.model_card import Figure, ModelCard, accuracy_figure, data_source
 from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
@@ -55,9 +57,10 @@ from fm.study.processing import Processor, build_processor
 from fm.study.published_encoder_arm import check_modality
 from fm.study.saved_model import READING_FLAGS, AdaptedModel
 from fm.study.seen_examples import tell_seen_items
+from fm.study.task import Task
 from fm.study.task_registry import task_spec_or_default
-from fm.study.task_types import HeadTaskType, task_type_of
-from fm.study.tasks import Task, prepare_task
+from fm.study.task_types import task_type_of
+from fm.study.tasks import prepare_task
 from fm.training.run_description import describe_model
 from fm.training.train_state import params_digest
 

@@ -25,7 +25,7 @@ from fm.study.cells import CellExecutor, run_cell
 from fm.study.loading import datasets_read_once
 from fm.study.multitask import MultitaskStudy
 from fm.study.runner import CompareStudy
-from fm.study.tasks import Task
+from fm.study.task import Task
 
 _STUDIES = {"compare": CompareStudy, "multitask": MultitaskStudy}
 

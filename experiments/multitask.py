@@ -26,13 +26,8 @@ from fm.data.datasets import development_dataset
 from fm.errors import UserError
 from fm.study import presets
 from fm.study.ablations import ablation_names, check_ablations
-from fm.study.arms import (
-    JOINT,
-    arm_names,
-    arms_without_text,
-    check_arms,
-    check_arms_have_text,
-)
+from fm.study.arm_spec import JOINT
+from fm.study.arms import arm_names, arms_without_text, check_arms, check_arms_have_text
 from fm.study.config import DEFAULT_METHODS, MultitaskConfig, TaskConfig
 from fm.study.dry_run import study_stages
 from fm.study.loading import load

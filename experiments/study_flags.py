@@ -26,7 +26,8 @@ from fm.model.sizes import ARCHS, config_for_size, describe_sizes
 from fm.progress_lines import phase
 from fm.report import formats
 from fm.study import presets, run_dir
-from fm.study.arms import ARMS, OUT_OF_DOMAIN, arm_names, check_arms
+from fm.study.arm_spec import OUT_OF_DOMAIN
+from fm.study.arms import ARMS, arm_names, check_arms
 from fm.study.config import (
     DEFAULT_METHODS,
     SPLITS,
@@ -42,8 +43,9 @@ from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, find_model
 from fm.study.published_encoder_arm import check_modality, readable_modalities
 from fm.study.recipe_files import RecipeFile, read_recipe_file
+from fm.study.task import TaskType
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
-from fm.study.task_types import TaskType, task_type_of
+from fm.study.task_types import task_type_of
 from fm.study.tasks import check_label_budgets, fitting_budgets
 
 # Validations without a fall of the loss after which --pretrain_minutes takes it for flat.

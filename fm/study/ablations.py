@@ -19,14 +19,14 @@ from fm.data.datasets import subset
 from fm.errors import UserError
 from fm.evaluation.design import Design
 from fm.study import analysis, run_dir
-from fm.study.arms import InitialModel
+from fm.study.built_arm import InitialModel
 from fm.study.cells import Cell, run_cells
 from fm.study.comparisons import with_differences
 from fm.study.config import JointRecipe, MultitaskConfig, StudyConfig
 from fm.study.config_fields import with_field
 from fm.study.joint_pretraining import Source, modality_batch_sizes, pretrain_joint
 from fm.study.processing import Processor
-from fm.study.tasks import Task
+from fm.study.task import Task
 from fm.training.objectives import with_a_row_each
 
 Row = dict[str, Any]

@@ -29,7 +29,7 @@ class Predictions:
     """An arm's predictions of the test items, and its class probabilities.
 
     Attributes:
-      values: [N, ...], see `fm.study.task_types.TaskType`.
+      values: [N, ...], see `fm.study.task.TaskType`.
       probabilities: float32 [N, classes], of label sets each class's own; None where the arm has
         none.
     """

@@ -20,11 +20,12 @@ from fm.evaluation.design import Design
 from fm.evaluation.label_efficiency import LabelEfficiency
 from fm.evaluation.model_selection import make_folds
 from fm.files import atomic_path
-from fm.study.arms import REFERENCE_ARM, PretrainingCost, arm_spec
+from fm.study.arms import REFERENCE_ARM, arm_spec
+from fm.study.built_arm import PretrainingCost
 from fm.study.cells import Cell
 from fm.study.comparisons import TaskScores, difference_rows
+from fm.study.task import Task
 from fm.study.task_types import TASK_TYPES
-from fm.study.tasks import Task
 
 Row = dict[str, Any]
 # What pretraining cost each arm that has any, one entry per pretraining seed.

@@ -18,13 +18,14 @@ from fm.model.generate import generate
 from fm.model.sample_continuous import sample_patches
 from fm.model.sampling import SamplingConfig
 from fm.study import sampling
-from fm.study.arms import ARMS, BuiltArm, InitialModel, rivals_of
+from fm.study.arms import ARMS, rivals_of
+from fm.study.built_arm import BuiltArm, InitialModel
 from fm.study.cells import Cell
 from fm.study.config import JointRecipe
+from fm.study.head_task_types import HeadTaskType
 from fm.study.pretraining import PretrainedModel
 from fm.study.processing import Processor
-from fm.study.task_types import HeadTaskType
-from fm.study.tasks import Task
+from fm.study.task import Task
 from fm.training.multitask import MultitaskObjective
 from fm.training.objectives import PretrainingObjective
 

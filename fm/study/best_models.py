@@ -24,7 +24,7 @@ from fm.study.classical_model import classical_model
 from fm.study.model_card import Figure, ModelCard, data_source
 from fm.study.runner import BaseStudy
 from fm.study.saved_model import READING_FLAGS
-from fm.study.tasks import Task
+from fm.study.task import Task
 
 BEST_DIR = "best"
 # Of the seeds, that whose model is kept.

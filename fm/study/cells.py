@@ -19,7 +19,7 @@ from fm.evaluation.model_selection import select_trial
 from fm.parallel.mesh import default_device
 from fm.progress_lines import phase
 from fm.study.adaptation import Arm, Predictions, Trial
-from fm.study.tasks import Task
+from fm.study.task import Task
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,7 +40,7 @@ class Cell:
       num_labels: the label budget.
       hparams: the hyper-parameters chosen on the seed's own labels.
       trials: the settings scored, see `fm.study.adaptation.Trial`; empty where there is no choice.
-      predictions: of the test items, [seeds, items, ...], see `fm.study.task_types.TaskType`.
+      predictions: of the test items, [seeds, items, ...], see `fm.study.task.TaskType`.
       confidences: probabilities of the predicted and of the true class, [seeds, items, 2], to six
         decimals; None where the arm has none.
       train_flops: of the search and the final fit.

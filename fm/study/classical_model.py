@@ -24,9 +24,9 @@ from fm.evaluation.baselines.features import stack
 from fm.study import task_models
 from fm.study.adaptation import CLASSICAL, Predictions
 from fm.study.baseline_arms import ClassicalArm, ClassicalNerArm
+from fm.study.head_task_types import HeadTaskType
 from fm.study.saved_model import AdaptedModel, new_record, to_host
-from fm.study.task_types import HeadTaskType
-from fm.study.tasks import Task
+from fm.study.task import Task
 
 # Most examples that are saved with a model.
 _MAX_EXAMPLES = 100_000

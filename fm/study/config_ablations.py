@@ -21,7 +21,8 @@ from fm.files import atomic_write, read_bytes
 from fm.model.config import ModelConfig
 from fm.study import analysis, run_dir
 from fm.study.ablations import Ablation, Row, Variant, register_ablation
-from fm.study.arms import ARMS, IN_DOMAIN, OUT_OF_DOMAIN, REFERENCE_ARM
+from fm.study.arm_spec import IN_DOMAIN, OUT_OF_DOMAIN
+from fm.study.arms import ARMS, REFERENCE_ARM
 from fm.study.comparisons import with_differences
 from fm.study.config import Recipe, StudyConfig, TaskConfig
 from fm.study.transfer import TRANSFERS

@@ -15,7 +15,8 @@ from fm.data.media import get_modality
 from fm.evaluation.model_selection import CROSS_VALIDATE_UNDER, FOLDS
 from fm.model import flops
 from fm.model.sizes import format_count
-from fm.study.arms import ARMS, IN_DOMAIN, JOINT, OUT_OF_DOMAIN
+from fm.study.arm_spec import IN_DOMAIN, JOINT, OUT_OF_DOMAIN
+from fm.study.arms import ARMS
 from fm.study.config import (
     JointRecipe,
     MultitaskConfig,

@@ -11,7 +11,7 @@ import numpy as np
 from fm.data.datasets import subset
 from fm.evaluation.statistics import mean_over_seeds_and_items
 from fm.study.cells import Cell
-from fm.study.tasks import Task
+from fm.study.task import Task
 
 # A group with fewer test items is scored together with all such groups.
 MIN_ITEMS = 10

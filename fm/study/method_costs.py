@@ -10,8 +10,8 @@ import numpy as np
 
 from fm.adaptation.methods import METHODS, AdaptationMethod, HParams
 from fm.study.adaptation import ModelArm
-from fm.study.arms import BuiltArm
-from fm.study.tasks import Task
+from fm.study.built_arm import BuiltArm
+from fm.study.task import Task
 
 Row = dict[str, Any]
 

@@ -20,14 +20,9 @@ from fm.progress_lines import phase
 from fm.study import ablations, analysis, artifacts, multitask_cost, run_dir
 from fm.study.ablations import AblationContext
 from fm.study.adaptation import Arm
-from fm.study.arms import (
-    IN_DOMAIN,
-    JOINT,
-    InitialModel,
-    arm_spec,
-    build_arms,
-    check_arms_have_text,
-)
+from fm.study.arm_spec import IN_DOMAIN, JOINT
+from fm.study.arms import arm_spec, build_arms, check_arms_have_text
+from fm.study.built_arm import InitialModel
 from fm.study.cells import CellExecutor
 from fm.study.config import MultitaskConfig, TaskConfig
 from fm.study.joint_pretraining import (
@@ -47,8 +42,9 @@ from fm.study.pretraining import describe_pretraining_attention
 from fm.study.processing import Processor
 from fm.study.runner import BaseStudy, run_study
 from fm.study.stages import Stage, StagePlan
+from fm.study.task import Task
 from fm.study.task_registry import task_spec_or_default
-from fm.study.tasks import Task, check_test_items, prepare_task
+from fm.study.tasks import check_test_items, prepare_task
 
 # The claims of the study: arm, baseline, in words, and points behind that count as level.
 CLAIMS = (

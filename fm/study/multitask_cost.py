@@ -25,7 +25,7 @@ from fm.model.transformer import init
 from fm.study.adaptation import Arm, ModelArm
 from fm.study.arms import ARMS, arm_spec
 from fm.study.multitask_instructions import InstructionTunedArm
-from fm.study.tasks import Task
+from fm.study.task import Task
 
 Row = dict[str, Any]
 UNITS = ("flops", "cpu_seconds", "parameters")

@@ -31,8 +31,8 @@ from fm.model.config import ModelConfig
 from fm.model.transformer import init
 from fm.study.adaptation import HParams, Predictions, Trial
 from fm.study.processing import Processor
+from fm.study.task import Task
 from fm.study.task_registry import task_spec_or_default
-from fm.study.tasks import Task
 
 # Number of labels, seed, whether a validation fold was held out, learning rate.
 Key = tuple[int, int, bool, float]

@@ -20,16 +20,16 @@ from fm.evaluation.design import check_design
 from fm.progress_lines import phase, say
 from fm.study import analysis, artifacts, comparisons, run_dir, test_slices
 from fm.study.adaptation import Arm
+from fm.study.arm_spec import ArmContext
 from fm.study.arms import (
     ARMS,
-    ArmContext,
-    BuiltArm,
-    InitialModel,
     arm_spec,
     build_arms,
     check_arms,
     comparison_pairs,
+    describe_arm,
 )
+from fm.study.built_arm import BuiltArm, InitialModel
 from fm.study.cells import Cell, CellExecutor, missing_cells, run_cells
 from fm.study.config import Recipe, StudyConfig, TaskConfig, config_hash
 from fm.study.group_scores import group_score_rows
@@ -37,7 +37,8 @@ from fm.study.method_costs import method_cost_rows
 from fm.study.pretraining import describe_pretraining_attention, pretrain_seeds
 from fm.study.processing import Processor, build_processor, corpus_digest
 from fm.study.stages import Stage, StagePlan
-from fm.study.tasks import Task, check_test_items, corpus_size, prepare_task
+from fm.study.task import Task
+from fm.study.tasks import check_test_items, corpus_size, prepare_task
 from fm.study.transfer import transferred_run
 
 Sections = dict[str, Any]
@@ -204,7 +205,7 @@ class BaseStudy(abc.ABC):
                 primary=self.config.primary,
                 margin=self.config.equivalence_margin,
             )
-        sections["arms"] = [ARMS[name].to_dict() for name in ARMS if name in self.config.arms]
+        sections["arms"] = [describe_arm(name) for name in ARMS if name in self.config.arms]
         sections["adaptation_methods"] = [
             {"name": method.name, "description": method.description} for method in METHODS.values()
         ]

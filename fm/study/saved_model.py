@@ -48,7 +48,8 @@ from fm.study.model_card import ModelCard, write_model_card
 from fm.study.published_arm import PublishedTaskModel
 from fm.study.published_encoder_arm import PublishedEncoderTaskModel
 from fm.study.published_model import AnyPublishedTaskModel
-from fm.study.task_types import TASK_TYPES, TaskType
+from fm.study.task import TaskType
+from fm.study.task_types import TASK_TYPES
 
 FORMAT = 1
 # Flags of the data that say how files are read, as the saved model does from then on.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from fm.data.datasets import Split
 from fm.evaluation.baselines import TEXT_PAIR, Examples, FeatureStore, TextPair
 from fm.study.adaptation import ModelArm
 from fm.study.processing import Processor
-
-if TYPE_CHECKING:
-    from fm.study.tasks import Task
+from fm.study.task import Task
 
 # Column of the second text of each pair, whose `inputs` are both, with a blank line between.
 SECOND_TEXTS = "second_texts"

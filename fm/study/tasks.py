@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,110 +14,8 @@ from fm.errors import UserError
 from fm.progress_lines import phase
 from fm.study.config import TaskConfig
 from fm.study.loading import load
-from fm.study.task_types import TaskType, task_type_of
-
-# Unlabeled examples, the labeled pool included, that classical models and self-training read. Of
-# texts as many as pretraining: the classical family of 26,000 film reviews is 1 to 2 points better
-# than that of 5,000. Features of images and sounds cost more.
-MAX_UNLABELED_TEXTS, MAX_UNLABELED = 30_000, 5_000
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-    """A loaded task: test items, labeled examples of each seed, and decontaminated corpora.
-
-    Attributes:
-      name: of the task.
-      config: as asked for.
-      dataset: the data; `train` is without near-duplicates of test items.
-      test: the test items scored.
-      corpora: pretraining corpora by name, without near-duplicates of test items.
-      decontamination: what the search for near-duplicates found in each corpus.
-      task_type: see `fm.study.task_types`.
-      strata: of `dataset.train`, by which labels are drawn and cut into folds, int [N].
-      train_idx: per seed, indices into `dataset.train`; the first n are a budget of n labels.
-    """
-
-    name: str
-    config: TaskConfig
-    dataset: Dataset
-    test: Split
-    corpora: dict[str, Split]
-    decontamination: dict[str, DuplicateSearchResult]
-    task_type: TaskType
-    strata: np.ndarray
-    train_idx: tuple[np.ndarray, ...]
-
-    @functools.cached_property
-    def labeled_pool(self) -> np.ndarray:
-        """Sorted indices of the training examples that any seed draws; arms hold these first."""
-        return np.unique(np.concatenate(self.train_idx))
-
-    @functools.cached_property
-    def unlabeled_idx(self) -> np.ndarray:
-        """Sorted indices of training examples whose labels no seed sees, drawn at random.
-
-        With the labeled pool they are at most `MAX_UNLABELED_TEXTS` or `MAX_UNLABELED`.
-        """
-        others = np.setdiff1d(np.arange(len(self.dataset.train)), self.labeled_pool)
-        most = MAX_UNLABELED_TEXTS if self.is_text else MAX_UNLABELED
-        count = max(0, most - len(self.labeled_pool))
-        return np.sort(np.random.default_rng(0).permutation(others)[:count])
-
-    def pool_rows(self, train_idx: np.ndarray) -> np.ndarray:
-        """Returns the places of drawn examples in `labeled_pool`."""
-        return np.searchsorted(self.labeled_pool, train_idx)
-
-    @functools.cached_property
-    def item_groups(self) -> np.ndarray | None:
-        """The group (e.g. speaker) of every test item scored, str [N]; None without groups."""
-        test = self.test
-        return np.array(test.groups(range(len(test)))) if test.is_grouped else None
-
-    @functools.cached_property
-    def by_recipe(self) -> dict[str, Task]:
-        """The task with each of its recipes alone, by the recipe's name."""
-        recipes = (self.config.recipe, *self.config.other_recipes)
-        if len(recipes) == 1:
-            return {recipes[0].name: self}
-        return {
-            recipe.name: dataclasses.replace(
-                self, config=dataclasses.replace(self.config, recipe=recipe, other_recipes=())
-            )
-            for recipe in recipes
-        }
-
-    @property
-    def modality(self) -> str:
-        """Returns the modality of the inputs."""
-        return self.dataset.modality
-
-    @property
-    def is_text(self) -> bool:
-        """Returns whether the inputs are text."""
-        return self.modality == "text"
-
-    def texts(self) -> list[str]:
-        """Returns the texts of the labeled pool, then of the test items."""
-        return self.dataset.train.texts(self.labeled_pool) + self.test.texts(range(len(self.test)))
-
-    def arrays(self) -> np.ndarray:
-        """Returns images, sounds or clips of the labeled pool, then of the test items."""
-        train = np.asarray(self.dataset.train.inputs(self.labeled_pool))
-        return np.concatenate([train, np.asarray(self.test.inputs(range(len(self.test))))])
-
-    def words_and_tags(self) -> tuple[list[list[str]], list[list[str]]]:
-        """Returns words and tags of the labeled pool, then of the test items."""
-        return self._words_and_tags
-
-    @functools.cached_property
-    def _words_and_tags(self) -> tuple[list[list[str]], list[list[str]]]:
-        return self.column("words"), self.column("tags")
-
-    def column(self, name: str) -> list:
-        """Returns a column of the labeled pool, then of the test items."""
-        parts = (self.dataset.train, self.labeled_pool), (self.test, np.arange(len(self.test)))
-        return [value for split, idx in parts for value in getattr(split, name)(idx)]
+from fm.study.task import Task, TaskType
+from fm.study.task_types import task_type_of
 
 
 def prepare_task(

@@ -21,7 +21,8 @@ from fm.data.patches import DEFAULT_IMAGE_SIZE
 from fm.errors import UserError
 from fm.files import cache_dir, read_checked_json, read_json, write_checked_json
 from fm.progress_lines import say
-from fm.study.tasks import Task, first_test_item
+from fm.study.task import Task
+from fm.study.tasks import first_test_item
 
 LEDGER_FILE = "test_slices.json"
 UNKNOWN = "unknown"

@@ -9,7 +9,7 @@ from fm.data.splitting import array_digest, text_digest
 from fm.model.config import ModelConfig
 from fm.study.cells import Cell
 from fm.study.config import Recipe, TaskConfig
-from fm.study.tasks import Task
+from fm.study.task import Task
 from fm.training.objectives import PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
 

@@ -21,7 +21,7 @@ from fm.study.ablations import (
     variant_row,
     with_field,
 )
-from fm.study.arms import InitialModel
+from fm.study.built_arm import InitialModel
 from fm.study.cells import Cell
 from fm.study.comparisons import difference_rows, with_differences
 from fm.study.config import StudyConfig

@@ -13,7 +13,8 @@ from fm.study import analysis, comparisons
 from fm.study.analysis import merge_studies, read_scores, write_predictions
 from fm.study.arms import comparison_pairs
 from fm.study.cells import Cell
-from fm.study.task_types import TASK_TYPES, Classification
+from fm.study.head_task_types import Classification
+from fm.study.task_types import TASK_TYPES
 from fm.study.tasks import prepare_task
 from tests.study import helpers_study
 from tests.study.helpers_study import config, dataset, guessed, loads, split

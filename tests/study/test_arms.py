@@ -58,7 +58,7 @@ def test_self_training_reads_what_other_seeds_label_where_nothing_else_is_left(
     monkeypatch, tmp_path
 ):
     loads(monkeypatch, *datasets())
-    monkeypatch.setattr("fm.study.tasks.MAX_UNLABELED", 1)
+    monkeypatch.setattr("fm.study.task.MAX_UNLABELED", 1)
     task = prepare_task(config("halves", label_budgets=(8,), recipe=recipe("image")), (), 2)
     assert len(task.labeled_pool) > 8 and not len(task.unlabeled_idx)
     arm = build(task, tmp_path, ("self_training",))["self_training"].arm

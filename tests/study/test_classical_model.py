@@ -9,8 +9,8 @@ from fm.data.datasets import Dataset
 from fm.study import saved_model
 from fm.study.baseline_arms import ClassicalArm
 from fm.study.classical_model import classical_model
+from fm.study.head_task_types import HeadTaskType
 from fm.study.processing import build_processor
-from fm.study.task_types import HeadTaskType
 from fm.study.tasks import prepare_task
 from tests.study.helpers_study import config, dataset, images, loads, recipe, texts
 from tests.study.test_saved_model import tagged

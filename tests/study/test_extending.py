@@ -10,12 +10,15 @@ from fm.study import ablations, arms, presets, task_registry, task_types
 from fm.study.ablations import Ablation, Variant, register_ablation
 from fm.study.adaptation import Predictions
 from fm.study.analysis import merge_studies
-from fm.study.arms import ArmSpec, BuiltArm, register_arm
+from fm.study.arm_spec import ArmSpec
+from fm.study.arms import register_arm
+from fm.study.built_arm import BuiltArm
 from fm.study.config import StudyConfig
+from fm.study.head_task_types import Classification
 from fm.study.presets import register_recipe, task_recipe
 from fm.study.runner import run_compare
 from fm.study.task_registry import TaskSpec, register_task, task_spec_or_default
-from fm.study.task_types import Classification, register_task_type
+from fm.study.task_types import register_task_type
 from tests.study.helpers_study import config, dataset, loads, recipe
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fm.adaptation.methods import METHODS
-from fm.study.arms import BuiltArm
+from fm.study.built_arm import BuiltArm
 from fm.study.method_costs import method_cost_rows
 from tests.study.test_adaptation import LABELS, model_arm
 

@@ -13,7 +13,7 @@ from fm.evaluation.model_selection import draw_train_idx
 from fm.hf.model_zoo import PublishedModel
 from fm.study import saved_model
 from fm.study.adaptation import ModelArm
-from fm.study.arms import InitialModel
+from fm.study.built_arm import InitialModel
 from fm.study.config import PublishedConfig
 from fm.study.model_card import ModelCard
 from fm.study.processing import build_processor

@@ -40,8 +40,8 @@ def test_a_budget_that_does_not_fit_is_refused(monkeypatch, budget):
 
 @pytest.mark.parametrize(("make", "kept"), [(texts, 30), (images, 20)])
 def test_unlabeled_examples_fill_up_the_labeled_pool_of_texts_further(monkeypatch, make, kept):
-    monkeypatch.setattr("fm.study.tasks.MAX_UNLABELED_TEXTS", 30)
-    monkeypatch.setattr("fm.study.tasks.MAX_UNLABELED", 20)
+    monkeypatch.setattr("fm.study.task.MAX_UNLABELED_TEXTS", 30)
+    monkeypatch.setattr("fm.study.task.MAX_UNLABELED", 20)
     loads(monkeypatch, dataset(make=make))
     task = prepare_task(config(recipe=recipe("image" if make is images else "text")), CORPORA, 1)
     assert len(task.labeled_pool) + len(task.unlabeled_idx) == kept
