@@ -28,6 +28,7 @@ from fm.study.config import (
 from fm.study.joint_pretraining import Source, modality_batch_sizes
 from fm.study.loading import load
 from fm.study.step_estimate import StepEstimate, joint_step, recipe_step
+from fm.study.task_types import task_type_of
 
 # A run keeps its last two checkpoints.
 _CHECKPOINTS = 2
@@ -247,7 +248,8 @@ def finetuning_flops(
     fit_labels = max(1, num_labels - num_labels // FOLDS)
     epochs = max(config.epoch_grid(fit_labels))
     length, modality = _adaptation_length(recipe, data)
-    length = min(config.tokens_kept or length, length)
+    if not task_type_of(data).reads_words:  # tags are those of all words
+        length = min(config.tokens_kept or length, length)
     if modality != "tokens":
         layout = _recipe_layout(recipe, data)
         model = dataclasses.replace(model, patch_dims=((modality, layout.patch_dim),))
@@ -268,7 +270,9 @@ def finetuning_flops(
 def _adaptation_length(recipe: Recipe, data: Dataset) -> tuple[int, str]:
     """Returns the tokens or patches of an example as it is adapted to, and the modality's array."""
     if data.modality == "text":
-        return recipe.seq_len * recipe.num_windows, "tokens"
+        # A sentence of words is one row, whatever a text has.
+        num_rows = 1 if task_type_of(data).reads_words else recipe.num_windows
+        return recipe.seq_len * num_rows, "tokens"
     return len(_recipe_layout(recipe, data).positions()), data.modality
 
 
