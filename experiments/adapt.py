@@ -43,6 +43,7 @@ from fm.parallel.mesh import current_mesh
 from fm.progress_lines import phase, say
 from fm.study import labeling, presets, run_dir, saved_model
 from fm.study.adaptation import ModelArm
+from fm.study.adapted_model import READING_FLAGS, AdaptedModel, adapted_model, names_line
 from fm.study.built_arm import InitialModel
 from fm.study.config import DEFAULT_METHODS, PublishedEncoderConfig, Recipe, TaskConfig
 from fm.study.dry_run import adapting_stage
@@ -55,7 +56,6 @@ from fm.study.model_folders import PUBLISHED, ModelLocation, find_model
 from fm.study.pretraining import load_pretrained
 from fm.study.processing import Processor, build_processor
 from fm.study.published_encoder_arm import check_modality
-from fm.study.saved_model import READING_FLAGS, AdaptedModel
 from fm.study.seen_examples import tell_seen_items
 from fm.study.task import Task
 from fm.study.task_registry import task_spec_or_default
@@ -281,7 +281,7 @@ def _adapted(
     """Returns the model to save; None, after a line that says why, if it cannot be saved."""
     columns = {name: values[name].value for name in READING_FLAGS}
     try:
-        return saved_model.adapted_model(
+        return adapted_model(
             arm.model,
             fitted,
             run["hparams"],
@@ -314,7 +314,7 @@ def _card(task: Task, adapted: AdaptedModel, out_dir: pathlib.Path) -> ModelCard
     """Returns the model card of the run."""
     run, noun = adapted.record.run, get_modality(task.modality).noun
     started = f"`{run['model']}`" if run["model"] else "fresh parameters"
-    names = f" ({saved_model.names_line(adapted.names)})" if adapted.names else ""
+    names = f" ({names_line(adapted.names)})" if adapted.names else ""
     model = shlex.quote(str(out_dir / MODEL_DIR))
     return ModelCard(
         title=f"{task.name}, adapted",

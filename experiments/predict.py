@@ -28,9 +28,9 @@ from fm.files import file_digest
 from fm.parallel.mesh import current_mesh
 from fm.progress_lines import say
 from fm.study import labeling, run_dir, saved_model
+from fm.study.adapted_model import READING_FLAGS, AdaptedModel, names_line
 from fm.study.dry_run import StageEstimate
 from fm.study.model_folders import ADAPTED, find_model
-from fm.study.saved_model import READING_FLAGS, AdaptedModel
 
 
 def define(values: flags.FlagValues) -> None:
@@ -138,7 +138,7 @@ def main(values: flags.FlagValues) -> None:
 
 def _summary_of(adapted: AdaptedModel) -> str:
     """Returns what a model predicts and how it was adapted, in a few words."""
-    names = f" ({saved_model.names_line(adapted.names)})" if adapted.names else ""
+    names = f" ({names_line(adapted.names)})" if adapted.names else ""
     return f"{adapted.record.task_type}{names} by {adapted.record.hparams['method']}"
 
 

@@ -19,11 +19,11 @@ from fm.data.tokenizer import Tokenizer
 from fm.errors import UserError
 from fm.study import saved_model
 from fm.study.adaptation import CLASSICAL, Arm, ModelArm, chosen_arm
+from fm.study.adapted_model import READING_FLAGS, adapted_model
 from fm.study.baseline_arms import ClassicalArm, ClassicalNerArm
 from fm.study.classical_model import classical_model
 from fm.study.model_card import Figure, ModelCard, data_source
 from fm.study.runner import BaseStudy
-from fm.study.saved_model import READING_FLAGS
 from fm.study.task import Task
 
 BEST_DIR = "best"
@@ -157,7 +157,7 @@ def _save(
     }
     if isinstance(arm, ModelArm):
         fitted = arm.fit(task.pool_rows(train_idx), task.strata[train_idx], _SEED, hparams)
-        kept = saved_model.adapted_model(
+        kept = adapted_model(
             arm.model,
             fitted,
             hparams,

@@ -23,9 +23,9 @@ from fm.evaluation.baselines import Examples, FeatureSet, FeatureStore
 from fm.evaluation.baselines.features import stack
 from fm.study import task_models
 from fm.study.adaptation import CLASSICAL, Predictions
+from fm.study.adapted_model import AdaptedModel, new_record, to_host
 from fm.study.baseline_arms import ClassicalArm, ClassicalNerArm
 from fm.study.head_task_types import HeadTaskType
-from fm.study.saved_model import AdaptedModel, new_record, to_host
 from fm.study.task import Task
 
 # Most examples that are saved with a model.

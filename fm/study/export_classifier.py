@@ -15,9 +15,9 @@ from fm.hf.io import Classifier
 from fm.model.config import ModelConfig
 from fm.model.sizes import format_count, num_layer_params
 from fm.study import saved_model
+from fm.study.adapted_model import AdaptedModel
 from fm.study.export import exportable_config, write_folder
 from fm.study.model_card import DataSource, Figure, ModelCard, accuracy_figure
-from fm.study.saved_model import AdaptedModel
 
 
 def export_adapted(folder: pathlib.Path, out_dir: pathlib.Path) -> ModelCard:

@@ -19,8 +19,8 @@ from fm.errors import UserError
 from fm.files import atomic_path
 from fm.progress_lines import Phase, phase
 from fm.study.adaptation import Predictions
+from fm.study.adapted_model import AdaptedModel
 from fm.study.run_dir import PREDICTIONS_FILE
-from fm.study.saved_model import AdaptedModel
 
 PARTS_DIR = "parts"
 # Examples in a part, which is what an interruption costs at most.

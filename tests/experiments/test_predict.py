@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fm.study import labeling, presets, saved_model
+from fm.study.adapted_model import AdaptedModel
 from tests.study.helpers_study import images, recipe, texts
 
 
@@ -76,7 +77,7 @@ def test_an_interruption_costs_a_part(call, adapted, new_file, tmp_path, monkeyp
     monkeypatch.setattr(labeling, "PART_SIZE", 8)
     flags = f"--model={out / 'model'}", f"--dataset={new_file}", "--batch_size=4"
     assert call("predict", *flags, f"--out={tmp_path / 'whole'}").code == 0
-    predict, calls = saved_model.AdaptedModel.predict, []
+    predict, calls = AdaptedModel.predict, []
 
     def interrupted(self, inputs):
         calls.append(len(inputs))
@@ -84,7 +85,7 @@ def test_an_interruption_costs_a_part(call, adapted, new_file, tmp_path, monkeyp
             raise KeyboardInterrupt
         return predict(self, inputs)
 
-    monkeypatch.setattr(saved_model.AdaptedModel, "predict", interrupted)
+    monkeypatch.setattr(AdaptedModel, "predict", interrupted)
     stopped = call("predict", *flags, f"--out={tmp_path / 'resumed'}")
     assert stopped.code == 130 and "the same command resumes" in stopped.err
     parts = sorted(path.name for path in (tmp_path / "resumed" / "parts").iterdir())

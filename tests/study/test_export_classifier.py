@@ -9,6 +9,7 @@ import pytest
 from fm.errors import UserError
 from fm.model.sizes import with_arch
 from fm.study import presets, saved_model
+from fm.study.adapted_model import adapted_model
 from fm.study.export_classifier import export_adapted
 from fm.study.processing import build_processor
 from fm.study.tasks import prepare_task
@@ -36,7 +37,7 @@ def saved(monkeypatch, tmp_path):
         idx = np.arange(16)
         hparams = {"method": method, **HPARAMS[method]}
         fitted = arm.fit(task.pool_rows(idx), found.train.labels[idx], 1, hparams)
-        adapted = saved_model.adapted_model(
+        adapted = adapted_model(
             arm.model,
             fitted,
             hparams,

@@ -13,6 +13,7 @@ from fm.evaluation.model_selection import draw_train_idx
 from fm.hf.model_zoo import PublishedModel
 from fm.study import saved_model
 from fm.study.adaptation import ModelArm
+from fm.study.adapted_model import adapted_model
 from fm.study.built_arm import InitialModel
 from fm.study.config import PublishedConfig
 from fm.study.model_card import ModelCard
@@ -82,7 +83,7 @@ def fitted_arm(monkeypatch, tmp_path, modality, method):
 
 
 def adapted_of(task, arm, fitted, hparams, tokenizer):
-    return saved_model.adapted_model(
+    return adapted_model(
         arm.model,
         fitted,
         hparams,
