@@ -27,9 +27,8 @@ from absl import flags
 
 from experiments import cli
 from fm.data.datasets import example_split
-from fm.data.layouts import PatchLayout
 from fm.data.load import load as load_dataset
-from fm.data.media import MediaSpec, get_modality
+from fm.data.media import MediaSpec, PatchLayout, get_modality
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_write, expand_path

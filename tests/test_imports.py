@@ -1,6 +1,7 @@
-"""The subpackages of `fm` import each other in one direction only."""
+"""The subpackages of `fm` import each other in one direction only, and no modules in a circle."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,21 @@ def test_a_backward_import_is_found(subpackage, line):
 )
 def test_a_forward_import_is_allowed(subpackage, line):
     assert not list(forbidden_imports(subpackage, imported_modules(line, f"fm.{subpackage}")))
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_modules_import_each_other():
+    """Imports within functions and for type checkers count."""
+    files = {module_name(path): path for path in (*FILES, *(ROOT / "experiments").rglob("*.py"))}
+    graph = {
+        name: {other for other in imported_modules(path.read_text("utf-8"), "") if other in files}
+        for name, path in files.items()
+    }
+    for name, others in graph.items():
+        # "from fm.data import load" names the package as well, which then imports nothing else.
+        packages = {other.rpartition(".")[0] for other in others}
+        others -= {name} | {each for each in packages if files.get(each, ROOT).stem == "__init__"}
+    assert tuple(graphlib.TopologicalSorter(graph).static_order())

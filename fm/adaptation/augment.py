@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from fm.data.layouts import PatchLayout
+from fm.data.media import PatchLayout
 from fm.data.patches import clips_to_tubelets, patchify, tubelets_to_clips, unpatchify
 
 # Largest rotation of an image, change of its size, and share of an axis that is masked.

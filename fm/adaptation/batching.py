@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.data.layouts import PatchLayout
+from fm.data.media import PatchLayout
 from fm.data.patches import patch_positions, patchify
 from fm.data.tokenizer import Tokenizer, token_chunks
 from fm.errors import UserError

@@ -24,7 +24,7 @@ from fm.adaptation.augment import AUGMENTATIONS, augment
 from fm.adaptation.batching import BATCH_SIZE, TokenizedExamples
 from fm.adaptation.features import FeatureConfig, extract_features, pooled_features
 from fm.adaptation.self_training import MAX_UNLABELED
-from fm.data.layouts import PatchLayout
+from fm.data.media import PatchLayout
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.embeddings import patch_head_names

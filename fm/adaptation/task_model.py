@@ -25,7 +25,7 @@ from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
 from fm.adaptation.svc import fit_svc
 from fm.adaptation.targets import ClassTarget, Target
-from fm.data.layouts import PatchLayout
+from fm.data.media import PatchLayout
 from fm.model import flops
 from fm.model.config import ModelConfig
 from fm.model.embeddings import modalities_in

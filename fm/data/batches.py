@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from fm.data.layouts import PatchLayout
+from fm.data.media import PatchLayout
 from fm.data.packing import PackedMultimodalRowSource, PackedRowSource
 from fm.errors import UserError
 
@@ -187,7 +187,7 @@ def patch_batches(
     Args:
         sources: for each source its examples, uint8 or float32 [N, L, P], all of the same L and P;
             in memory, or read when they are drawn.
-        positions: int32 [L, A], see `fm.data.layouts.PatchLayout.positions`.
+        positions: int32 [L, A], see `fm.data.media.PatchLayout.positions`.
         batch_size: examples per batch, B.
         seed: see `text_batches`.
         weights: see `text_batches`.

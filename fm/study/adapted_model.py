@@ -18,8 +18,7 @@ from fm.adaptation.task_model import TaskModel
 from fm.config_io import parse, to_plain
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Dataset
-from fm.data.layouts import PatchLayout
-from fm.data.media import MediaSpec
+from fm.data.media import MediaSpec, PatchLayout
 from fm.hf.encoders import PublishedEncoder
 from fm.hf.model_zoo import PublishedModel
 from fm.hf.tokenizer import HFTokenizer

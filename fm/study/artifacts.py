@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fm.data.layouts import PatchLayout, layout_of
+from fm.data.media import PatchLayout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.model.generate import generate
 from fm.model.sample_continuous import sample_patches

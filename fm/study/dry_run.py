@@ -10,8 +10,7 @@ from typing import Any
 from fm.adaptation.methods import METHODS
 from fm.adaptation.methods.finetuning import Finetuning
 from fm.data.datasets import Dataset, development_dataset
-from fm.data.layouts import PatchLayout, layout_of
-from fm.data.media import get_modality
+from fm.data.media import PatchLayout, get_modality, layout_of
 from fm.evaluation.model_selection import CROSS_VALIDATE_UNDER, FOLDS
 from fm.model import flops
 from fm.model.sizes import format_count

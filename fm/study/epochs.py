@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from fm.data.datasets import Split
-from fm.data.layouts import layout_of
+from fm.data.media import layout_of
 from fm.data.packing import PackedRowSource
 from fm.data.tokenizer import tokenize_chunks
 from fm.progress_lines import phase

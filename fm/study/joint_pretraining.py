@@ -26,7 +26,7 @@ from fm.data.batches import (
     text_batches,
 )
 from fm.data.datasets import Dataset, Split
-from fm.data.layouts import PatchLayout, layout_of
+from fm.data.media import PatchLayout, layout_of
 from fm.data.packing import NUM_POSITION_AXES, PackedMultimodalRowSource, Segment, build_row
 from fm.data.tokenizer import tokenize_chunks
 from fm.errors import UserError

@@ -15,7 +15,7 @@ from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.instruction_tuning import InstructionEncoder
 from fm.data.datasets import Split, without
 from fm.data.decontamination import DuplicateSearchResult, find_duplicates
-from fm.data.layouts import layout_of
+from fm.data.media import layout_of
 from fm.progress_lines import phase
 from fm.study import ablations, analysis, artifacts, multitask_cost, run_dir
 from fm.study.ablations import AblationContext

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 from fm.adaptation.features import PLAIN_LAST, FeatureConfig
 from fm.adaptation.finetune import FinetuneConfig
 from fm.data.datasets import Dataset
-from fm.data.layouts import layout_of
-from fm.data.media import get_modality
+from fm.data.media import get_modality, layout_of
 from fm.data.patches import DEFAULT_IMAGE_SIZE, is_large, max_patches
 from fm.data.prepare import tell_once
 from fm.errors import UserError

@@ -15,7 +15,7 @@ import numpy as np
 from fm.data import tokenizer as bpe
 from fm.data.batches import Batches, PatchesOnDemand, patch_batches, text_batches
 from fm.data.datasets import Split
-from fm.data.layouts import PatchLayout
+from fm.data.media import PatchLayout
 from fm.data.streaming.corpus import TokenizedCorpus
 from fm.data.tokenizer import token_chunks
 from fm.errors import UserError, error_context

@@ -12,7 +12,7 @@ import numpy as np
 
 from fm.data import tokenizer as bpe
 from fm.data.datasets import Split
-from fm.data.layouts import PatchLayout, layout_of
+from fm.data.media import PatchLayout, layout_of
 from fm.data.tokenizer import NUM_SPECIALS
 from fm.errors import UserError
 from fm.files import atomic_path

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fm.data.layouts import PatchLayout
-from fm.data.media import get_modality
+from fm.data.media import PatchLayout, get_modality
 from fm.data.packing import Segment, build_row
 from fm.errors import UserError
 from fm.model.sample_continuous import continue_patches, sample_patches

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from fm.data.datasets import Split
-from fm.data.layouts import PatchLayout, layout_of
+from fm.data.media import PatchLayout, layout_of
 from fm.data.packing import NUM_POSITION_AXES
 from fm.model.config import ModelConfig
 from fm.parallel import distributed

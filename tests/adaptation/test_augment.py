@@ -5,7 +5,7 @@ import pytest
 
 from fm.adaptation.augment import AUGMENTATIONS, augment
 from fm.adaptation.finetune import FinetuneConfig, FinetuningRun
-from fm.data.layouts import PatchLayout, layout_of
+from fm.data.media import PatchLayout, layout_of
 from fm.errors import UserError
 from tests.adaptation.helpers_models import PICTURES, params
 

@@ -15,8 +15,8 @@ from fm.adaptation.batching import (
     text_examples,
 )
 from fm.data import tokenizer as bpe
-from fm.data.layouts import PatchLayout
 from fm.data.log_mel import LogMelConfig, log_mel_patches
+from fm.data.media import PatchLayout
 from fm.errors import UserError
 from tests.adaptation.helpers_models import text
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fm.data import batches, patches
-from fm.data.layouts import layout_of
+from fm.data.media import layout_of
 from fm.errors import UserError
 
 RNG = np.random.default_rng(0)

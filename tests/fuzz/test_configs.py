@@ -15,8 +15,8 @@ import fm
 from fm.adaptation.finetune import FinetuneConfig
 from fm.adaptation.lora import LoraConfig
 from fm.benchmark.core import BenchConfig, TimingConfig
-from fm.data.layouts import PatchLayout
 from fm.data.log_mel import LogMelConfig
+from fm.data.media import PatchLayout
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.model.sampling import SamplingConfig

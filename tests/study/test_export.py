@@ -12,7 +12,7 @@ import pytest
 from fm import hf
 from fm.attention import Mask
 from fm.data import tokenizer as bpe
-from fm.data.layouts import layout_of
+from fm.data.media import layout_of
 from fm.errors import UserError
 from fm.hf.tokenizer import from_bpe
 from fm.model import ModelConfig, embeddings

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fm.data.datasets import Dataset
-from fm.data.layouts import PatchLayout, layout_of
+from fm.data.media import PatchLayout, layout_of
 from fm.errors import UserError
 from fm.model.config import ModelConfig
 from fm.study import joint_pretraining, sampling

@@ -8,7 +8,7 @@ import pytest
 from fm.adaptation.augment import AUGMENTATIONS
 from fm.adaptation.features import FeatureConfig
 from fm.adaptation.methods import METHODS
-from fm.data.layouts import layout_of
+from fm.data.media import layout_of
 from fm.errors import UserError
 from fm.study import presets
 from fm.training.progress import step_cost

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fm.config_io import to_plain
-from fm.data.layouts import PatchLayout, layout_of
+from fm.data.media import PatchLayout, layout_of
 from fm.errors import UserError
 from fm.study.pretraining import load_pretrained, pretrain
 from fm.study.processing import build_processor

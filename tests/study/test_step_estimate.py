@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fm.data.layouts import layout_of
+from fm.data.media import layout_of
 from fm.study import step_estimate
 from fm.study.joint_pretraining import Source
 from fm.study.step_estimate import estimate_step, joint_step, recipe_step, text_batch

@@ -14,7 +14,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -39,11 +39,9 @@ from fm.data.media.base import (
     Modality,
     ModalityCodec,
     Patching,
+    PatchLayout,
 )
 from fm.errors import UserError
-
-if TYPE_CHECKING:
-    from fm.data.layouts import PatchLayout
 
 # Speech has little above 8 kHz, and patches are log-mel frames at any rate.
 MAX_HZ = 16_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,6 +20,7 @@ from fm.data.media.base import (
     Modality,
     ModalityCodec,
     Patching,
+    PatchLayout,
 )
 from fm.data.patches import (
     DEFAULT_IMAGE_SIZE,
@@ -32,9 +33,6 @@ from fm.data.patches import (
     unpatchify,
 )
 from fm.errors import UserError
-
-if TYPE_CHECKING:
-    from fm.data.layouts import PatchLayout
 
 # The formats Pillow may recognize, whatever a file is called. Others are handed to external
 # programs (PostScript to Ghostscript).

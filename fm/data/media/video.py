@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,6 +19,7 @@ from fm.data.media.base import (
     Modality,
     ModalityCodec,
     Patching,
+    PatchLayout,
 )
 from fm.data.media.image import (
     ImageMeasure,
@@ -43,9 +44,6 @@ from fm.data.patches import (
     tubelets_to_clips,
 )
 from fm.errors import UserError
-
-if TYPE_CHECKING:
-    from fm.data.layouts import PatchLayout
 
 MAX_FRAMES = 16
 # Pixels by which block matching moves a frame, up, down and sideways.

@@ -7,7 +7,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from fm.data.decontamination import find_duplicates
-from fm.data.layouts import PatchLayout, layout_of
 from fm.data.load import load
 from fm.data.media import (
     MODALITIES,
@@ -17,7 +16,9 @@ from fm.data.media import (
     Modality,
     ModalityCodec,
     Patching,
+    PatchLayout,
     get_modality,
+    layout_of,
     register_modality,
 )
 from fm.errors import UserError

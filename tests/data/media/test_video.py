@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.data.layouts import layout_of
 from fm.data.load import load
-from fm.data.media import MediaSpec, image, video, video_decoding
+from fm.data.media import MediaSpec, image, layout_of, video, video_decoding
 from fm.data.media.video import VideoCodec, pixel_and_motion_features
 from fm.errors import UserError
 
