@@ -16,7 +16,17 @@ from matplotlib.figure import Figure
 
 from fm.errors import UserError
 from fm.files import atomic_write
-from fm.report import ablation_plots, formats, group_scores, plots, style, tables
+from fm.report import (
+    ablation_plots,
+    cost_plots,
+    curve_plots,
+    difference_plots,
+    formats,
+    group_scores,
+    multitask_plots,
+    style,
+    tables,
+)
 from fm.report.cautions import cautions
 from fm.report.contact_sheet import contact_sheet
 from fm.report.decisions import decisions, label_multiplier, outcome, outcome_words
@@ -100,36 +110,36 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
         yield (
             *("accuracy", task, title),
             f"{title}: test accuracy against the number of labels, one line for each arm",
-            plots.accuracy(results, task),
+            curve_plots.accuracy(results, task),
         )
         if not results.setting and not results.claims:
             yield (
                 *("decision", task, f"{title}: differences"),
                 f"{title}: differences of own pretraining from the best without and from the "
                 "reference, with 95% intervals",
-                plots.decision_forest(results, task),
+                difference_plots.decision_forest(results, task),
             )
         yield (
             *("learning_curves", task, f"{title}: fitted curves"),
             f"{title}: fitted learning curves, and the number of labels where they cross",
-            plots.learning_curves(results, task),
+            curve_plots.learning_curves(results, task),
         )
         for place, arm in enumerate(_arms_by_interest(results, task)):
             yield (
                 *("other_differences" if place else "differences", task, f"{title}: {arm}"),
                 f"{title}: differences of {arm} from each rival with 95% intervals",
-                plots.forest(results, task, arm),
+                difference_plots.forest(results, task, arm),
             )
         leading = next(iter(_arms_by_interest(results, task)), "")
         yield (
             *("multiplier", task, f"{title}: {leading}"),
             f"{title}: how many times the labels each rival of {leading} would need",
-            plots.multipliers(results, task, leading),
+            curve_plots.multipliers(results, task, leading),
         )
         yield (
             *("cost", task, f"{title}: CPU time"),
             f"{title}: CPU time of each arm by part",
-            plots.cpu_seconds(results, task),
+            cost_plots.cpu_seconds(results, task),
         )
     budgets = {row.num_labels for row in results.comparisons} if results.claims else set()
     for num_labels in sorted(budgets, key=lambda number: number or math.inf):
@@ -137,7 +147,7 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
         yield (
             *("overview", None, f"All tasks, {words}, points"),
             f"grid: differences of pairs of arms on each task, {words}",
-            plots.overview_of_differences(results, num_labels),
+            difference_plots.overview_of_differences(results, num_labels),
         )
     pretraining = [row for row in results.curves if row.kind == "pretrain"]
     for task, unit in dict.fromkeys((row.task, row.unit) for row in pretraining):
@@ -145,13 +155,13 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
         yield (
             *("pretraining", task, f"{title}: pretraining, {unit or 'loss'}"),
             f"{title}: {unit or 'loss'} against the number of tokens seen in pretraining",
-            plots.pretraining(results, task, unit),
+            cost_plots.pretraining(results, task, unit),
         )
     for unit, words, _ in tables.cost_units(results):
         yield (
             *("amortized_cost", None, f"Cost of K tasks in {words}"),
             f"{words} of each arm against the number of tasks",
-            plots.amortized_cost_figure(results, unit),
+            cost_plots.amortized_cost_figure(results, unit),
         )
     for task in dict.fromkeys(row.task for row in results.samples):
         title = results.task(task).title
@@ -162,7 +172,7 @@ def _figures(results: Results) -> Iterator[tuple[str, str | None, str, str, Figu
         )
     for ablation in results.ablations:
         drawn = ablation_plots.config_ablation_figures(results, ablation)
-        for caption, figure in drawn or plots.ablation_figures(results, ablation):
+        for caption, figure in drawn or multitask_plots.ablation_figures(results, ablation):
             yield f"ablation {ablation.name}", None, caption, f"ablation: {caption}", figure
 
 

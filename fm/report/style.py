@@ -233,3 +233,8 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[float, Arm]], height: float
             va="center",
             annotation_clip=False,
         )
+
+
+def arm_line(arm: Arm) -> dict[str, Any]:
+    """Returns color, line style and marker of an arm, as matplotlib's `plot` takes them."""
+    return {"color": arm.color, "linestyle": arm.linestyle, "marker": arm.marker}

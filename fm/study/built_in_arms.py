@@ -8,13 +8,7 @@ from typing import Any
 
 from fm.adaptation.methods import METHODS
 from fm.evaluation.baselines import reads_unlabeled_beside
-from fm.study.adaptation import (
-    Arm,
-    ClassicalOrNetworkArm,
-    EnsembleArm,
-    ModelArm,
-    RecipeChoiceArm,
-)
+from fm.study.adaptation import Arm, ClassicalOrNetworkArm, EnsembleArm, ModelArm, RecipeChoiceArm
 from fm.study.arm_spec import (
     IN_DOMAIN,
     JOINT,

@@ -17,14 +17,7 @@ from fm.hf.weights import choose_family
 from fm.model.config import ModelConfig
 from fm.model.sizes import format_count, num_layer_params
 from fm.study import run_dir
-from fm.study.model_card import (
-    MODEL_CARD_FILE,
-    DataSource,
-    Figure,
-    ModelCard,
-    public_name,
-    render,
-)
+from fm.study.model_card import MODEL_CARD_FILE, DataSource, Figure, ModelCard, public_name, render
 from fm.study.pretraining import PretrainedModel as StudyModel
 from fm.study.pretraining import load_pretrained
 from fm.training.objectives import PretrainingObjective

@@ -21,14 +21,7 @@ from fm.progress_lines import phase, say
 from fm.study import analysis, artifacts, comparisons, run_dir, test_slices
 from fm.study.adaptation import Arm
 from fm.study.arm_spec import ArmContext
-from fm.study.arms import (
-    ARMS,
-    arm_spec,
-    build_arms,
-    check_arms,
-    comparison_pairs,
-    describe_arm,
-)
+from fm.study.arms import ARMS, arm_spec, build_arms, check_arms, comparison_pairs, describe_arm
 from fm.study.built_arm import BuiltArm, InitialModel
 from fm.study.cells import Cell, CellExecutor, missing_cells, run_cells
 from fm.study.config import Recipe, StudyConfig, TaskConfig, config_hash

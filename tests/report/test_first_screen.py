@@ -9,7 +9,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from fm.report import pages, plots, style, text_quality
+from fm.report import curve_plots, pages, style, text_quality
 from fm.report.contact_sheet import contact_sheet
 from fm.report.headline import SMOKE_TEST
 from fm.report.pages import render_report
@@ -103,7 +103,7 @@ def test_a_task_at_the_ceiling_says_so_and_is_not_blown_up():
         "This task cannot tell the arms apart: all are at the ceiling (accuracy 98.0% to 99.0%)."
     )
     assert "fewer labels" in found.next_step
-    low, high = plots.accuracy(results, "reviews").axes[0].get_ylim()
+    low, high = curve_plots.accuracy(results, "reviews").axes[0].get_ylim()
     assert low == 80 and 100 < high < 101
     assert "cannot tell the arms apart" in render_report(results, [])
 
@@ -121,7 +121,7 @@ def test_a_task_that_no_arm_has_learned_says_so():
     assert found.decision == (
         "This task cannot tell the arms apart: none has learned it (entity F1 1.0% to 7.0%)."
     )
-    low, high = plots.accuracy(results, "reviews").axes[0].get_ylim()
+    low, high = curve_plots.accuracy(results, "reviews").axes[0].get_ylim()
     assert -1 < low < 0 and high == 20
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
-from fm.report import formats, plots, style
+from fm.report import cost_plots, curve_plots, difference_plots, formats, multitask_plots, style
 from fm.report.decisions import outcome
 from fm.report.schema import parse
 from fm.report.summary import summarize
@@ -23,7 +23,7 @@ def results():
 
 
 def test_accuracy_draws_the_means_and_chance(results):
-    axes = plots.accuracy(results, "reviews").axes[0]
+    axes = curve_plots.accuracy(results, "reviews").axes[0]
     scratch = next(line for line in axes.lines if line.get_color() == "#000000")
     np.testing.assert_array_equal(scratch.get_xdata(), helpers_results.BUDGETS)
     cells = [
@@ -50,14 +50,14 @@ def test_chance_is_what_the_most_frequent_class_gives(rate, level, name):
     content = helpers_results.results()
     for task in content["tasks"]:
         task["majority_rate"] = rate
-    axes = plots.accuracy(parse(content), "reviews").axes[0]
+    axes = curve_plots.accuracy(parse(content), "reviews").axes[0]
     (line,) = (line for line in axes.lines if line.get_linestyle() == ":")
     assert line.get_ydata()[0] == pytest.approx(level)
     assert name in [text.get_text() for text in axes.texts]
 
 
 def test_forest_colors_follow_the_outcomes(results):
-    axes = plots.forest(results, "digits", "out_of_domain").axes[0]
+    axes = difference_plots.forest(results, "digits", "out_of_domain").axes[0]
     colors = [line.get_color() for line in axes.lines if line.get_marker() == "D"]
     rows = [row for row in results.comparisons if row.task == "digits"]
     losses = [row for row in rows if row.arm == "out_of_domain" and outcome(row) == "worse"]
@@ -69,7 +69,7 @@ def test_headings_of_a_forest_are_lines_of_their_own_and_wrapped():
     name = "classical, optimizer.schedule.warmup_fraction=0.03125"
     for row in content["comparisons"]:
         row["baseline"] = {"classical": name}.get(row["baseline"], row["baseline"])
-    figure = plots.forest(parse(content), "digits", "out_of_domain")
+    figure = difference_plots.forest(parse(content), "digits", "out_of_domain")
     axes = figure.axes[0]
     bold = {text.xy[1]: text.get_text() for text in axes.texts if text.get_fontweight() == "bold"}
     lines = [bold[place] for place in sorted(bold)]
@@ -83,7 +83,7 @@ def test_headings_of_a_forest_are_lines_of_their_own_and_wrapped():
     widths = []
     for arm in ("out_of_domain", "out_of_domain, optimizer.schedule.warmup_fraction=0.03125"):
         text = json.dumps(content).replace('"out_of_domain"', f'"{arm}"')
-        figure = plots.forest(parse(json.loads(text)), "digits", arm)
+        figure = difference_plots.forest(parse(json.loads(text)), "digits", arm)
         style.to_png(figure)
         widths.append(figure.axes[0].get_position().width)
         ends = figure.get_tightbbox()
@@ -113,54 +113,56 @@ def test_wrapped_lines_fit(text, width, max_lines):
 
 
 def test_long_names_go_into_a_legend_below(results):
-    assert not plots.accuracy(results, "reviews").legends
+    assert not curve_plots.accuracy(results, "reviews").legends
     text = json.dumps(helpers_results.results())
     long = "in_domain, optimizer.schedule=0.5"
     named = parse(json.loads(text.replace('"in_domain"', f'"{long}"')))
-    figure = plots.accuracy(named, "reviews")
+    figure = curve_plots.accuracy(named, "reviews")
     (legend,) = figure.legends
     assert long in [each.get_text() for each in legend.get_texts()]
-    assert figure.get_figheight() > plots.accuracy(results, "reviews").get_figheight()
+    assert figure.get_figheight() > curve_plots.accuracy(results, "reviews").get_figheight()
 
 
 def test_a_difference_that_the_correction_leaves_open_is_hollow():
     content = helpers_results.results()
     for row in content["comparisons"]:
         row["p_adjusted"] = 0.2
-    axes = plots.forest(parse(content), "digits", "out_of_domain").axes[0]
+    axes = difference_plots.forest(parse(content), "digits", "out_of_domain").axes[0]
     marked = [line for line in axes.lines if line.get_marker() in ("o", "D")]
     assert marked and all(line.get_markerfacecolor() == "white" for line in marked)
 
 
 def test_fitted_curves_are_the_power_laws_and_show_where_they_cross(results):
-    axes = plots.learning_curves(results, "reviews").axes[0]
+    axes = curve_plots.learning_curves(results, "reviews").axes[0]
     color = results.arm("in_domain").color
     curve = next(line for line in axes.lines if len(line.get_xdata()) == 100)
     assert curve.get_color() == color
     assert curve.get_ydata()[-1] == pytest.approx(100 * (1 - 0.6 * 400**-0.25))
     assert axes.texts[0].get_text() == "310" and axes.patches
-    assert not plots.learning_curves(results, "digits").axes[0].patches
+    assert not curve_plots.learning_curves(results, "digits").axes[0].patches
 
 
 def test_nothing_to_draw_is_none():
     empty = parse({"schema": 2})
-    assert plots.accuracy(empty, "x") is None
-    assert plots.forest(empty, "x", "scratch") is None
-    assert plots.multipliers(empty, "x", "in_domain") is None
-    assert plots.learning_curves(empty, "x") is None
-    assert plots.cpu_seconds(empty, "x") is None
-    assert plots.pretraining(empty, "x", "loss") is None
+    assert curve_plots.accuracy(empty, "x") is None
+    assert difference_plots.forest(empty, "x", "scratch") is None
+    assert curve_plots.multipliers(empty, "x", "in_domain") is None
+    assert curve_plots.learning_curves(empty, "x") is None
+    assert cost_plots.cpu_seconds(empty, "x") is None
+    assert cost_plots.pretraining(empty, "x", "loss") is None
     ablation = parse(multitask_results()).ablations[0]
     ablation.rows = []
-    assert plots.ablation_difference_grid(empty, ablation, 30) is None
-    assert not [figure for *_, figure in plots.ablation_figures(empty, ablation) if figure]
+    assert multitask_plots.ablation_difference_grid(empty, ablation, 30) is None
+    assert not [
+        figure for *_, figure in multitask_plots.ablation_figures(empty, ablation) if figure
+    ]
 
 
 def test_lines_that_are_all_alike_keep_their_scale():
     content = helpers_results.results()
     for row in content["cells"]:
         row["value"] = 1.0
-    figure = plots.accuracy(parse(content), "reviews")
+    figure = curve_plots.accuracy(parse(content), "reviews")
     axes = figure.axes[0]
     before = axes.get_ylim()
     style.to_png(figure)
@@ -185,7 +187,7 @@ def test_end_labels_do_not_overlap():
 def test_a_loss_has_its_own_color(difference, color):
     row = parse(multitask_results()).ablations[0].rows[0]
     row.difference, row.low, row.high = difference, difference - 0.03, difference + 0.03
-    figure = plots.difference_grid(["text"], ["digits"], {("text", "digits"): row})
+    figure = difference_plots.difference_grid(["text"], ["digits"], {("text", "digits"): row})
     (patch,) = figure.axes[0].patches
     own, wanted = patch.get_facecolor()[:3], to_rgb(color)
     # As the color, if paler.
@@ -197,12 +199,12 @@ def test_a_loss_has_its_own_color(difference, color):
 def test_a_grid_without_differences_is_no_figure():
     row = parse(multitask_results()).ablations[0].rows[0]
     assert row.difference is None
-    assert plots.difference_grid(["a"], ["b"], {("a", "b"): row}) is None
+    assert difference_plots.difference_grid(["a"], ["b"], {("a", "b"): row}) is None
 
 
 def test_an_ablation_grid_has_a_line_a_variant_and_a_modality_s_tasks_side_by_side():
     results = parse(multitask_results())
-    axes = plots.ablation_difference_grid(results, results.ablations[0], 30).axes[0]
+    axes = multitask_plots.ablation_difference_grid(results, results.ablations[0], 30).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["text", "image", "all"]
     names = [text.get_text() for text in axes.get_xticklabels()]
     assert names == ["Film_reviews", "Topics", "Digits"] and len(axes.patches) == 9
@@ -210,7 +212,7 @@ def test_an_ablation_grid_has_a_line_a_variant_and_a_modality_s_tasks_side_by_si
 
 def test_a_variant_of_the_mixture_is_named_by_modality_and_factor():
     results = parse(multitask_results())
-    axes = plots.ablation_difference_grid(results, results.ablations[1], 30).axes[0]
+    axes = multitask_plots.ablation_difference_grid(results, results.ablations[1], 30).axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["text 0.25x", "text 4x", "image 4x"]
 
@@ -250,7 +252,7 @@ def test_the_first_plot_shows_the_rival_that_the_scores_name(rival):
         if (each["task"], each["num_labels"], each["arm"], each["baseline"])
         == ("reviews", 64, row["best_pretrained"], row["best_rival"])
     )
-    shown = drawn(plots.decision_forest(results, "reviews"))
+    shown = drawn(difference_plots.decision_forest(results, "reviews"))
     best = [text for heading, text in shown if heading.endswith("best without pretraining")]
     other = [text for heading, text in shown if heading.endswith(f"{rival}, hardest to beat")]
     quoted = "+13.2 [\N{MINUS SIGN}2.0 to 28.0]"

@@ -12,14 +12,7 @@ from fm.errors import UserError
 from fm.evaluation.model_selection import select_trial
 from fm.report.schema import Arm
 from fm.study.adaptation import ClassicalOrNetworkArm
-from fm.study.arms import (
-    ARMS,
-    arm_names,
-    build_arms,
-    check_arms,
-    comparison_pairs,
-    rivals_of,
-)
+from fm.study.arms import ARMS, arm_names, build_arms, check_arms, comparison_pairs, rivals_of
 from fm.study.config import StudyConfig
 from fm.study.runner import CompareContext
 from fm.study.tasks import prepare_task
