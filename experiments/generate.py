@@ -287,7 +287,7 @@ def _write_sheet(pictures: list[bytes], path: pathlib.Path) -> None:
     """Writes all pictures, numbered and enlarged, as one."""
     # Drawing is loaded where it is needed: a text has no use for it.
     from fm.report.contact_sheet import contact_sheet
-    from fm.report.schema import Sample
+    from fm.report.records import Sample
     from fm.report.style import to_png
 
     encoded = [base64.b64encode(each).decode() for each in pictures]

@@ -17,7 +17,7 @@ from experiments import cli
 from fm import report
 from fm.errors import UserError, error_context
 from fm.report import claims, paired, text_quality
-from fm.report.schema import parse, upgrade
+from fm.report.parsing import parse, upgrade
 from fm.study import run_dir
 from fm.study.claims.runner import EXPERIMENT as CLAIMS_EXPERIMENT
 from fm.study.paired import EXPERIMENT

@@ -17,7 +17,7 @@ from fm.benchmark.timing import quartiles
 from fm.files import atomic_write
 from fm.report import formats, style
 from fm.report.pages import data_uri, flatten_config, template_environment
-from fm.report.schema import sanitize
+from fm.report.parsing import sanitize
 
 _MARKERS = {"float32": "o", "bfloat16": "^"}
 _LINESTYLES = {"float32": "-", "bfloat16": (0, (5, 2))}

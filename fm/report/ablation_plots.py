@@ -10,7 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fm.report import formats, style
 from fm.report.forest import draw_difference, forest_plot
-from fm.report.schema import AblationResults, AblationRow, Results, ScalingFit
+from fm.report.records import AblationResults, AblationRow, ScalingFit
+from fm.report.schema import Results
 
 # Colors and markers of label budgets, fewest first; more budgets begin again.
 _BUDGET_LOOKS = (

@@ -5,8 +5,9 @@ from typing import Any
 
 from fm.report import formats
 from fm.report.formats import listed
+from fm.report.records import SeedScore
 from fm.report.saturation import majority_level, saturated_budgets, saturation_sentence
-from fm.report.schema import Results, SeedScore, Task
+from fm.report.schema import Results, Task
 
 # A pretraining loss that fell by more over the last half of its validations was not flat.
 _FLAT = 0.01

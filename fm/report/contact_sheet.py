@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fm.report import style
-from fm.report.schema import Sample
+from fm.report.records import Sample
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLUMNS, _MAX_ROWS = 6, 8

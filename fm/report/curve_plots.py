@@ -13,8 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fm.report import formats, style
 from fm.report.decisions import decisions, label_multiplier
+from fm.report.records import Crossing, LearningCurve
 from fm.report.saturation import majority_level, saturated_budgets
-from fm.report.schema import BEST_RIVAL, Crossing, LearningCurve, Results, Task
+from fm.report.schema import BEST_RIVAL, Results, Task
 from fm.report.tables import SeedMean, seed_means
 
 # Bands round lines that can be told apart.

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from fm.report import formats
-from fm.report.schema import Comparison, Decision, Difference, Results
+from fm.report.records import Comparison, Decision, Difference
+from fm.report.schema import Results
 
 _SIGNIFICANT = 0.05
 # What to do where an outcome of own pretraining against the best rival says it.

@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 from fm.report import formats, style
 from fm.report.decisions import comparison, decision_outcome, decisions, outcome
 from fm.report.forest import OUTCOME_COLORS, DrawRow, draw_difference, forest_plot
-from fm.report.schema import Difference, Results
+from fm.report.records import Difference
+from fm.report.schema import Results
 from fm.report.summary import main_arm, primary_comparison
 from fm.report.tables import sorted_comparisons
 

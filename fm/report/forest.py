@@ -9,7 +9,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from fm.report import formats, style
 from fm.report.decisions import outcome
-from fm.report.schema import Difference
+from fm.report.records import Difference
 from fm.report.style import BETTER, WORSE
 
 OUTCOME_COLORS = {"better": BETTER, "worse": WORSE}

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from fm.report.schema import GroupScore, Results
+from fm.report.records import GroupScore
+from fm.report.schema import Results
 
 # Of more groups, the table shows each arm's lowest, middle and highest.
 MAX_COLUMNS = 6

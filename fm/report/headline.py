@@ -27,18 +27,9 @@ from fm.report.decisions import (
     titles,
 )
 from fm.report.formats import listed
-from fm.report.schema import (
-    BEST_RIVAL,
-    AblationRow,
-    Claim,
-    Comparison,
-    Crossing,
-    Decision,
-    Difference,
-    Results,
-    capitalize_first,
-    parse,
-)
+from fm.report.parsing import parse
+from fm.report.records import AblationRow, Comparison, Crossing, Decision, Difference
+from fm.report.schema import BEST_RIVAL, Claim, Results, capitalize_first
 from fm.report.summary import Summary, imperative, needed_to_decide, summarize
 
 NOTHING = "Nothing was compared, so there is nothing to conclude."
@@ -80,7 +71,7 @@ def headline(results: dict[str, Any]) -> str:
       results: the content of a results.json.
 
     Raises:
-      UserError: `results` is not valid; see `fm.report.schema.parse`.
+      UserError: `results` is not valid; see `fm.report.parsing.parse`.
     """
     parsed = parse(results)
     found = findings(parsed)

@@ -10,7 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fm.report import formats, style
 from fm.report.difference_plots import difference_grid
-from fm.report.schema import AblationResults, AblationRow, Results
+from fm.report.records import AblationResults, AblationRow
+from fm.report.schema import Results
 from fm.report.style import BETTER
 from fm.report.tables import seed_mean
 

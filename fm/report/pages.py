@@ -32,7 +32,8 @@ from fm.report.contact_sheet import contact_sheet
 from fm.report.decisions import decisions, label_multiplier, outcome, outcome_words
 from fm.report.headline import NOTHING, SMOKE_TEST, findings
 from fm.report.methodology import methodology_notes
-from fm.report.schema import Results, capitalize_first, parse
+from fm.report.parsing import parse
+from fm.report.schema import Results, capitalize_first
 
 # Media types that may be put into the page, and how each file begins.
 _MAGIC = {

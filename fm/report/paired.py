@@ -22,7 +22,8 @@ from fm.report.pages import (
     template_environment,
     write_page,
 )
-from fm.report.schema import capitalize_first, sanitize
+from fm.report.parsing import sanitize
+from fm.report.schema import capitalize_first
 
 Row = dict[str, Any]
 LEVEL = 0.05

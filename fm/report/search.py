@@ -13,7 +13,8 @@ from fm.files import atomic_write
 from fm.report import formats
 from fm.report.headline import SMOKE_TEST
 from fm.report.pages import data_uri, flatten_config, template_environment
-from fm.report.schema import is_smoke_test, sanitize
+from fm.report.parsing import sanitize
+from fm.report.schema import is_smoke_test
 from fm.report.style import BETTER, SMALL, new_figure, plot_style, to_png
 
 _MOST_SHOWN = 30

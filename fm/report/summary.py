@@ -16,8 +16,9 @@ from fm.report.decisions import (
     outcome,
     titles,
 )
+from fm.report.records import Comparison, ComputeCost, Decision
 from fm.report.saturation import CEILING, saturated_budgets, saturation_sentence
-from fm.report.schema import BEST_RIVAL, Comparison, ComputeCost, Decision, Results
+from fm.report.schema import BEST_RIVAL, Results
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,14 +19,9 @@ from fm.report.decisions import (
     outcome_words,
     smallest_multiplier,
 )
-from fm.report.schema import (
-    ChangedInstructionScore,
-    Comparison,
-    Curve,
-    Decision,
-    Results,
-    parse,
-)
+from fm.report.parsing import parse
+from fm.report.records import ChangedInstructionScore, Comparison, Curve, Decision
+from fm.report.schema import Results
 
 # Unit, its name on the page, and how a value is written.
 COST_UNITS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
@@ -186,7 +181,7 @@ def text_table(results: dict) -> str:
       results: the content of a results.json.
 
     Raises:
-      UserError: `results` is not valid; see `fm.report.schema.parse`.
+      UserError: `results` is not valid; see `fm.report.parsing.parse`.
     """
     rows = sorted_comparisons(parse(results))
     if not rows:

@@ -22,7 +22,8 @@ from fm.report.pages import (
     template_environment,
     write_page,
 )
-from fm.report.schema import is_smoke_test, sanitize
+from fm.report.parsing import sanitize
+from fm.report.schema import is_smoke_test
 
 Row = dict[str, Any]
 _COLUMNS = (*(metric for metric in METRICS if metric.of_sample), ZIPF)

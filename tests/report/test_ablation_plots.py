@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fm.report import ablation_plots
-from fm.report.schema import parse
+from fm.report.parsing import parse
 
 from . import helpers_results
 

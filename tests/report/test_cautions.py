@@ -3,7 +3,7 @@
 import pytest
 
 from fm.report.cautions import cautions
-from fm.report.schema import parse
+from fm.report.parsing import parse
 
 CELLS = [
     {"task": "x", "arm": "in_domain", "num_labels": number, "seed": seed, "value": 0.5}

@@ -13,8 +13,9 @@ from fm.report import curve_plots, pages, style, text_quality
 from fm.report.contact_sheet import contact_sheet
 from fm.report.headline import SMOKE_TEST
 from fm.report.pages import render_report
+from fm.report.parsing import parse
+from fm.report.records import Sample
 from fm.report.saturation import saturated_budgets, saturation_sentence
-from fm.report.schema import Sample, parse
 from fm.report.summary import summarize
 
 from . import helpers_results

@@ -2,7 +2,7 @@
 
 from fm.report.group_scores import MAX_COLUMNS, group_tables
 from fm.report.pages import render_report
-from fm.report.schema import parse
+from fm.report.parsing import parse
 
 from . import helpers_results
 

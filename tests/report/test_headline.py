@@ -16,7 +16,8 @@ from fm.report.decisions import (
 )
 from fm.report.formats import to_ascii
 from fm.report.headline import SMOKE_TEST, findings, scored_before
-from fm.report.schema import Comparison, parse
+from fm.report.parsing import parse
+from fm.report.records import Comparison
 
 from . import helpers_results
 from .helpers_results import arm

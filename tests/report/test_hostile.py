@@ -9,7 +9,7 @@ import pytest
 from fm.benchmark import report as benchmark
 from fm.report import text_quality, write
 from fm.report.pages import render_report
-from fm.report.schema import parse
+from fm.report.parsing import parse
 from tests.benchmark import test_report as timings
 from tests.report import helpers_results, test_text_quality
 from tests.report.helpers_multitask import multitask_results

@@ -16,7 +16,7 @@ import fm.report
 from fm.errors import UserError
 from fm.report import pages, style, write
 from fm.report.pages import render_report
-from fm.report.schema import parse
+from fm.report.parsing import parse
 
 from . import helpers_results
 from .helpers_multitask import multitask_results

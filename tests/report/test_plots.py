@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 
 from fm.report import cost_plots, curve_plots, difference_plots, formats, multitask_plots, style
 from fm.report.decisions import outcome
-from fm.report.schema import parse
+from fm.report.parsing import parse
 from fm.report.summary import summarize
 
 from . import helpers_results

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from fm.report import tables, text_table
-from fm.report.schema import parse
+from fm.report.parsing import parse
 
 from . import helpers_results
 from .helpers_multitask import multitask_results

@@ -12,7 +12,7 @@ from fm.errors import UserError
 from fm.evaluation.design import Design
 from fm.evaluation.statistics import paired_difference
 from fm.report import pages
-from fm.report.schema import parse
+from fm.report.parsing import parse
 from fm.study import analysis, config_ablations, presets
 from fm.study.ablations import ABLATIONS, Variant
 from fm.study.comparisons import difference_rows
@@ -21,16 +21,7 @@ from fm.study.config_ablations import reuse_rival_cells, scaled_width
 from fm.study.runner import task_row
 from fm.study.tasks import prepare_task
 from fm.study.transfer import TRANSFERS
-from tests.study.helpers_study import (
-    MODEL,
-    config,
-    dataset,
-    guessed,
-    images,
-    loads,
-    recipe,
-    split,
-)
+from tests.study.helpers_study import MODEL, config, dataset, guessed, images, loads, recipe, split
 
 WIDE = dataclasses.replace(MODEL, num_layers=2, d_model=16, num_heads=2, num_kv_heads=2)
 

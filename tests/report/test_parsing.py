@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fm.errors import UserError
-from fm.report.schema import parse, sanitize, upgrade
+from fm.report.parsing import parse, sanitize, upgrade
 
 SCHEMA_1 = Path(__file__).parent / "schema_1.json"
 PUBLISHED = {"name": "published", "pretrained_on": "published data"}
