@@ -44,8 +44,8 @@ WORK = {
     "search": ["fm.study.search._run_trial"],
     "multitask": ["experiments.multitask.run_multitask"],
     "pretrain": [
-        "experiments.pretrain.pretrain",
-        "experiments.pretrain.joint_pretraining.pretrain_joint",
+        "experiments.pretraining_runs.pretrain",
+        "experiments.pretraining_runs.joint_pretraining.pretrain_joint",
     ],
     "adapt": ["experiments.adapt.HeadTaskType.build_model_arm"],
     "text_quality": ["experiments.text_quality.run_study"],
