@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from fm.evaluation.statistics import DEFAULT_MARGIN
 from fm.study import presets
-from fm.study.arms import IN_DOMAIN, REFERENCE_ARM
+from fm.study.arm_spec import IN_DOMAIN
+from fm.study.arms import REFERENCE_ARM
 from fm.study.claims.pictures import draw_differences, draw_no_difference, log_axis
 from fm.study.claims.registry import (
     FULL,
