@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, config_flags, stages, study_flags
+from experiments.finish import finish
 from fm.errors import UserError
 from fm.progress_lines import say
 from fm.study import analysis, config_ablations, run_dir
@@ -70,12 +71,12 @@ def main(values: flags.FlagValues) -> None:
             accepted=lambda: run_dir.init(config, out),
         )
         print(f"\n{ablation.name} = {name}")
-        study_flags.finish(results[name], folders[name])
+        finish(results[name], folders[name])
     print(f"\n{ablation.name}: side by side")
     merged = analysis.merge_studies(ablation.name, results, folders)
     if ablation.arm:
         merged |= config_ablations.ablation_sections(ablation, variants, results, folders)
-    study_flags.finish(merged, out)
+    finish(merged, out)
 
 
 def dry_run(values: flags.FlagValues) -> None:

@@ -17,11 +17,8 @@ import textwrap
 from absl import flags
 
 from experiments import cli, stages
+from experiments.finish import finish
 from fm.files import expand_path
-from fm.progress_lines import phase
-from fm.report import claims as report
-from fm.report import formats
-from fm.study import run_dir
 from fm.study.claims import CLAIMS, Claim, find_claim
 from fm.study.claims.registry import FULL, PROFILES
 from fm.study.claims.runner import EXPERIMENT, ClaimStudy, run_claim
@@ -54,13 +51,7 @@ def main(values: flags.FlagValues) -> None:
         print("\n\n".join(map(_described, CLAIMS.values())))
         return
     study, out = configure(values), cli.out_dir(values)
-    results = run_claim(study, out)
-    headline = report.headline(results)
-    results["headline"] = formats.to_ascii(headline)
-    with phase("writing the report", quiet=True):
-        run_dir.write_results(results, out)
-        page = report.write(results, out)
-    print(f"\n{headline}\n\nresults: {out / run_dir.RESULTS_FILE}\nreport: {page}")
+    finish(run_claim(study, out), out, summary=False)
 
 
 def dry_run(values: flags.FlagValues) -> None:

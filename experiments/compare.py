@@ -33,6 +33,7 @@ import jax
 from absl import flags
 
 from experiments import cli, cluster, config_flags, stages, study_flags
+from experiments.finish import finish
 from fm.parallel.mesh import current_mesh
 from fm.study.best_models import keep_best
 from fm.study.config import StudyConfig
@@ -62,7 +63,7 @@ def main(values: flags.FlagValues) -> None:
     config, out_dir = configure(values), cli.out_dir(values)
     with cluster.cell_executor(values, "compare") as executor:
         results = run_compare(config, out_dir, executor)
-    study_flags.finish(results, out_dir)
+    finish(results, out_dir)
     if values["keep_best"].value:
         _keep_best(config, results, out_dir)
 

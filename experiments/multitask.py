@@ -22,6 +22,7 @@ import sys
 from absl import flags
 
 from experiments import cli, cluster, config_flags, stages, study_flags, training_flags
+from experiments.finish import finish
 from fm.data.datasets import development_dataset
 from fm.errors import UserError
 from fm.study import presets
@@ -192,7 +193,7 @@ def main(values: flags.FlagValues) -> None:
     config, out_dir = configure(values), cli.out_dir(values)
     with cluster.cell_executor(values, "multitask") as executor:
         results = run_multitask(config, out_dir, executor)
-    study_flags.finish(results, out_dir)
+    finish(results, out_dir)
 
 
 def dry_run(values: flags.FlagValues) -> None:

@@ -14,14 +14,10 @@ import jinja2
 from absl import flags
 
 from experiments import cli
-from fm import report
 from fm.errors import UserError, error_context
-from fm.report import claims, paired, text_quality
+from fm.report.kinds import COMPARISON, report_kind
 from fm.report.parsing import parse, upgrade
 from fm.study import run_dir
-from fm.study.claims.runner import EXPERIMENT as CLAIMS_EXPERIMENT
-from fm.study.paired import EXPERIMENT
-from fm.study.text_quality.runner import TextQualityStudy
 
 _INCONSISTENT = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration),
@@ -43,19 +39,10 @@ def main(values: flags.FlagValues) -> None:
     with error_context(path):
         results = upgrade(results)
         try:
-            if results.get("experiment") == TextQualityStudy.experiment:
-                text = text_quality.headline(results)
-                page = text_quality.write(results, out)
-            elif results.get("experiment") == EXPERIMENT:
-                text = f"{paired.text_table(results)}\n\n{paired.headline(results)}"
-                page = paired.write(results, out)
-            elif results.get("experiment") == CLAIMS_EXPERIMENT:
-                text = claims.headline(results)
-                page = claims.write(results, out)
-            else:
+            kind = report_kind(results)
+            if kind is COMPARISON:
                 _check_compares(results)
-                text = f"{report.text_table(results)}\n\n{report.headline(results)}"
-                page = report.write(results, out)
+            text, page = kind.text(results), kind.write(results, out)
         except UserError:
             raise
         except _INCONSISTENT as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, config_flags, training_flags
-from fm import report
 from fm.adaptation.methods import METHODS, check_methods
 from fm.adaptation.prompting import PromptTemplate
 from fm.data.builders import BUILDERS
@@ -23,9 +21,7 @@ from fm.files import expand_path
 from fm.hf.encoders import encoder_modality
 from fm.hf.model_zoo import MODEL_ZOO
 from fm.model.sizes import ARCHS, config_for_size, describe_sizes
-from fm.progress_lines import phase
-from fm.report import formats
-from fm.study import presets, run_dir
+from fm.study import presets
 from fm.study.arm_spec import OUT_OF_DOMAIN
 from fm.study.arms import ARMS, arm_names, check_arms
 from fm.study.config import (
@@ -682,19 +678,3 @@ def _task_config(
         return dataclasses.replace(config, label_budgets=budgets)
     check_label_budgets(budgets, config.name, data, task_type, validated=True)
     return config
-
-
-def finish(results: dict, out: pathlib.Path) -> None:
-    """Adds the headline, writes results, report and summary, and prints table and headline."""
-    headline = report.headline(results)
-    results["headline"] = formats.to_ascii(headline)
-    with phase("writing the report", quiet=True):
-        run_dir.write_results(results, out)
-        page = report.write(results, out)
-        run_dir.write_study_summary_json(results, out)
-    print(f"\n{report.text_table(results)}\n\n{headline}\n")
-    files = [out / name for name in (run_dir.RESULTS_FILE, run_dir.PREDICTIONS_FILE)]
-    for name, path in zip(("results", "predictions"), files, strict=True):
-        if path.exists():
-            print(f"{name}: {path}")
-    print(f"report: {page}")

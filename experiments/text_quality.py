@@ -19,12 +19,9 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import cli, config_flags, stages, training_flags
+from experiments.finish import finish
 from fm.errors import UserError, error_context
 from fm.files import expand_path
-from fm.progress_lines import phase
-from fm.report import formats
-from fm.report import text_quality as report
-from fm.study import run_dir
 from fm.study.loading import load
 from fm.study.presets import PROFILES
 from fm.study.runner import run_study
@@ -75,14 +72,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the study, or reports the finished one."""
     out = cli.out_dir(values)
     config, embedder = configure(values)
-    results = run_study(TextQualityStudy(config, embedder), out)
-    headline = report.headline(results)
-    results["headline"] = formats.to_ascii(headline)
-    with phase("writing the report", quiet=True):
-        run_dir.write_results(results, out)
-        page = report.write(results, out)
-        run_dir.write_study_summary_json(results, out)
-    print(f"\n{headline}\n\nreport: {page}")
+    finish(run_study(TextQualityStudy(config, embedder), out), out)
 
 
 def dry_run(values: flags.FlagValues) -> None:
