@@ -18,6 +18,7 @@ from fm.adaptation.methods import check_methods, regularization
 from fm.adaptation.prompting import PromptTemplate
 from fm.config_io import to_plain
 from fm.data.patches import DEFAULT_IMAGE_SIZE, check_image_size
+from fm.data.readers.examples import FurtherColumns
 from fm.data.tokenizer import MIN_VOCAB_SIZES, TOKENIZERS
 from fm.errors import UserError
 from fm.evaluation.design import check_design
@@ -37,8 +38,8 @@ SEARCH_GRIDS = ("star", "product")
 # Fields of a task's data that its JSON leaves out where they are not given, so that the hashes of
 # earlier configs stay as they are.
 FURTHER_DATA_FIELDS = (
-    *("unlabeled", "validation", "test", "group_column", "id_column", "value_column"),
-    *("label_separator", "second_text_column", "file_column"),
+    *("unlabeled", "validation", "test"),
+    *(field.name for field in dataclasses.fields(FurtherColumns)),
 )
 # Relative to the mean squared length of the features that a probe reads.
 L2_PENALTIES = tuple(10.0 ** (n / 2) for n in range(-7, 2))
@@ -289,8 +290,10 @@ class PublishedEncoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(FurtherColumns):
     """Configuration of one task of a study: data sets, label budgets and recipe.
+
+    What some files have besides are the fields of `FurtherColumns`.
 
     Attributes:
       dataset: name or path, as `fm.data.load.load` takes it.
@@ -319,12 +322,6 @@ class TaskConfig:
       unlabeled: files of unlabeled examples beside `dataset`, separated by commas.
       validation: a file beside it, see `fm.data.load.load`.
       test: a file beside it that is the test split.
-      group_column: of files; groups that no two splits share.
-      id_column: of files; the ids of examples.
-      value_column: of files; the number to predict.
-      label_separator: of files; separates the classes of a label set.
-      second_text_column: of files; the second text of a pair.
-      file_column: of files; the file that is the input.
       fingerprint: of the data as loaded, so that a changed file is not taken for the same.
       excluded_arms: arms of the study that this task does not have.
       published: the model of the `published` arm, or None.
@@ -367,12 +364,6 @@ class TaskConfig:
     unlabeled: str = ""
     validation: str = ""
     test: str = ""
-    group_column: str = ""
-    id_column: str = ""
-    value_column: str = ""
-    label_separator: str = ""
-    second_text_column: str = ""
-    file_column: str = ""
 
     def __post_init__(self):
         if not self.name:

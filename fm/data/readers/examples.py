@@ -9,8 +9,29 @@ from collections import Counter
 Label = str | tuple[str, ...] | float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FurtherColumns:
+    """What some data sets have beside a text and its label, by the names of columns; "" for none.
+
+    Attributes:
+        group_column: of the group that no two splits share.
+        id_column: of the id by which the user knows a row.
+        value_column: of a number to predict, instead of a label.
+        label_separator: separates the classes of a label set in `label_column`; "" for one class.
+        second_text_column: of the second text of a pair.
+        file_column: of the file that is the input, instead of a text.
+    """
+
+    group_column: str = ""
+    id_column: str = ""
+    value_column: str = ""
+    label_separator: str = ""
+    second_text_column: str = ""
+    file_column: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
-class TextFormat:
+class TextFormat(FurtherColumns):
     """How text files and tables are read: their encoding, and the names of their columns.
 
     Attributes:
@@ -20,12 +41,6 @@ class TextFormat:
         target_column: that of a target text, instead of a label; "" for none.
         encoding: a name that Python's `codecs` knows.
         item_group: the column of the group of an example, for statistics alone; "" for none.
-        group_column: that of the group that no two splits share; "" for none.
-        id_column: that of the id by which the user knows a row; "" for none.
-        value_column: that of a number to predict, instead of a label; "" for none.
-        label_separator: separates the classes of a label set in `label_column`; "" for one class.
-        second_text_column: that of the second text of a pair; "" for none.
-        file_column: that of the file that is the input, instead of a text; "" for none.
     """
 
     text_column: str = "text"
@@ -33,12 +48,6 @@ class TextFormat:
     target_column: str = ""
     encoding: str = "utf-8"
     item_group: str = ""
-    group_column: str = ""
-    id_column: str = ""
-    value_column: str = ""
-    label_separator: str = ""
-    second_text_column: str = ""
-    file_column: str = ""
 
     def without_labels(self) -> "TextFormat":
         """Returns the format of files whose examples are unlabeled."""
