@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, config_flags, stages, study_flags, training_flags
+from experiments import cli, config_flags, published_flags, recipe_flags, stages, training_flags
 from fm.adaptation.methods import METHODS, FittedModel, check_methods
 from fm.config_io import parse, to_plain
 from fm.data.datasets import Dataset
@@ -79,7 +79,7 @@ def define(values: flags.FlagValues) -> None:
         "a GGUF file); default: fresh parameters",
         flag_values=values,
     )
-    study_flags.define_model_size(values, "fresh model's", "fm")
+    recipe_flags.define_model_size(values, "fresh model's", "fm")
     flags.DEFINE_string(
         "labels", "100", f"number of labeled examples, or {ALL_LABELS}", flag_values=values
     )
@@ -98,7 +98,7 @@ def define(values: flags.FlagValues) -> None:
         "bias reads the last one; for Llama-shaped models of fm pretrain and --adapt=full",
         flag_values=values,
     )
-    study_flags.define_prompts(values)
+    published_flags.define_prompts(values)
     config_flags.define(values)
     training_flags.define(values, "adapt")
     cli.define_data(values)
@@ -122,9 +122,9 @@ def main(values: flags.FlagValues) -> None:
             )
     methods = _methods(values)
     check_methods(methods)
-    study_flags.check_prompts(values)
+    published_flags.check_prompts(values)
     location = find_model(source) if source else None
-    study_flags.check_size(values)
+    recipe_flags.check_size(values)
     options = cli.data_options(values)
     data = load(name, **options)
     task_type = task_type_of(data)
@@ -172,7 +172,7 @@ def main(values: flags.FlagValues) -> None:
     if location is not None and published:
         check_modality(location.name, encoder_modality(location.name), data.modality)
     published_config = (
-        study_flags.published_config(values, location.name, task_spec_or_default(name), data)
+        published_flags.published_config(values, location.name, task_spec_or_default(name), data)
         if location is not None and published
         else None
     )

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import jax
 from absl import flags
 
-from experiments import cli, config_flags, stages, study_flags, training_flags
+from experiments import cli, config_flags, recipe_flags, stages, training_flags
 from experiments.pretraining_runs import JointPretrainingRun, PretrainingRun, StreamedPretrainingRun
 from fm.config_io import parse, to_plain
 from fm.data.datasets import Dataset
@@ -70,7 +70,7 @@ def define(values: flags.FlagValues) -> None:
         "data sets that are also learned as class name followed by example (this uses labels)",
         flag_values=values,
     )
-    study_flags.define_model_size(
+    recipe_flags.define_model_size(
         values, arch=f"{_TEXT_ARCH} for one data set of text, else that of the recipe"
     )
     training_flags.define(values, "pretrain")
@@ -110,7 +110,7 @@ def define(values: flags.FlagValues) -> None:
         f"{streamed_text.MAX_BYTES_IN_MEMORY // 10**6} MB of it",
         flag_values=values,
     )
-    study_flags.define_recipe(values)
+    recipe_flags.define_recipe(values)
     config_flags.define(values)
     cli.define_tracker(values)
     cli.define_data(values)
@@ -207,9 +207,9 @@ def _single_run(
     for flag in ("mixture", "captioned"):
         if values[flag].value:
             raise UserError(f"--{flag} is for several data sets, not for {name} alone")
-    study_flags.check_size(values)
+    recipe_flags.check_size(values)
     objective = parse_objective(values["objective"].value) if values["objective"].value else None
-    options, file = cli.data_options(values), study_flags.recipe_file(values)
+    options, file = cli.data_options(values), recipe_flags.recipe_file(values)
     # A saved config says whether its data was streamed.
     mode = values["stream"].value if saved is None else saved.get("stream", "never")
     with distributed.lead_process_first("data"):
@@ -226,7 +226,7 @@ def _single_run(
     arch = _TEXT_ARCH if modality == "text" else None
     recipe = training_flags.with_default_dtype(presets.modality_recipe(modality))
     recipe = presets.with_model(recipe, arch=arch)
-    recipe = study_flags.with_recipe_flags(recipe, values, file)
+    recipe = recipe_flags.with_recipe_flags(recipe, values, file)
     if data is not None:
         recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
     size, given_arch = values["size"].value, values["arch"].value

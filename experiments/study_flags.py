@@ -10,42 +10,30 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, config_flags, training_flags
+from experiments import cli, config_flags, published_flags, recipe_flags, training_flags
 from fm.adaptation.methods import METHODS, check_methods
-from fm.adaptation.prompting import PromptTemplate
 from fm.data.builders import BUILDERS
-from fm.data.datasets import Dataset, development_dataset
+from fm.data.datasets import development_dataset
 from fm.data.prepare import tell_once
 from fm.errors import UserError
 from fm.files import expand_path
 from fm.hf.encoders import encoder_modality
 from fm.hf.model_zoo import MODEL_ZOO
-from fm.model.sizes import ARCHS, config_for_size, describe_sizes
 from fm.study import presets
 from fm.study.arm_spec import OUT_OF_DOMAIN
 from fm.study.arms import ARMS, arm_names, check_arms
-from fm.study.config import (
-    DEFAULT_METHODS,
-    SPLITS,
-    PublishedConfig,
-    PublishedEncoderConfig,
-    Recipe,
-    StudyConfig,
-    TaskConfig,
-)
+from fm.study.config import DEFAULT_METHODS, SPLITS, Recipe, StudyConfig, TaskConfig
 from fm.study.config_ablations import check_upstream
 from fm.study.epochs import EpochSize, epoch_size
 from fm.study.loading import load
 from fm.study.model_folders import PUBLISHED, find_model
 from fm.study.published_encoder_arm import check_modality, readable_modalities
-from fm.study.recipe_files import RecipeFile, read_recipe_file
+from fm.study.recipe_files import RecipeFile
 from fm.study.task import TaskType
 from fm.study.task_registry import TASKS, TaskSpec, suite, task_spec_or_default
 from fm.study.task_types import task_type_of
 from fm.study.tasks import check_label_budgets, fitting_budgets
 
-# Validations without a fall of the loss after which --pretrain_minutes takes it for flat.
-FLAT_PATIENCE = 3
 # Of the further recipes: one patch that is the whole image leaves nothing to predict.
 _MIN_PATCHES = 4
 
@@ -108,7 +96,7 @@ def define(
         f"adaptation methods: some of {', '.join(METHODS)}; an arm uses those it supports",
         flag_values=values,
     )
-    define_prompts(values)
+    published_flags.define_prompts(values)
     budgets = [
         f"{','.join(map(str, presets.COMPARE[each].label_budgets))} ({each})"
         for each in presets.PROFILES
@@ -146,9 +134,9 @@ def define(
         flag_values=values,
         lower_bound=0.0,
     )
-    define_model_size(values)
+    recipe_flags.define_model_size(values)
     training_flags.define(values, "compare")
-    define_recipe(values)
+    recipe_flags.define_recipe(values)
     flags.DEFINE_list(
         "more_recipes",
         [],
@@ -166,108 +154,6 @@ def define(
     cli.define_data(values)
     cli.define_mesh(values)
     cli.define_out(values, out)
-
-
-def define_model_size(
-    values: flags.FlagValues, what: str = "model", arch: str = "that of the recipe"
-) -> None:
-    """Defines --size and --arch.
-
-    Args:
-      values: to hold them.
-      what: what has the size, for --help.
-      arch: the default architecture, for --help.
-    """
-    flags.DEFINE_string(
-        "size",
-        None,
-        f"{what} size, here with the parameters of its layers: {describe_sizes()}",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "arch",
-        None,
-        list(ARCHS),
-        "architecture: fm's own, or that of Llama, which fm export can write for "
-        f"`transformers`; by default {arch}",
-        flag_values=values,
-    )
-
-
-def define_recipe(values: flags.FlagValues) -> None:
-    """Defines --recipe and --pretrain_minutes."""
-    flags.DEFINE_string(
-        "recipe",
-        None,
-        "JSON file with a recipe, or with some of its fields, as fm search writes it; "
-        "used for the tasks of its modality and type",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "pretrain_minutes",
-        None,
-        "pretrain each model until its validation loss is flat, or this many minutes are over, "
-        "instead of for the steps of its recipe",
-        flag_values=values,
-    )
-
-
-def with_recipe_flags(recipe: Recipe, values: flags.FlagValues, file: RecipeFile | None) -> Recipe:
-    """Returns the recipe with the fields of --recipe, and --pretrain_minutes, if given."""
-    if file is not None:
-        recipe = file.applied(recipe)
-    minutes = values["pretrain_minutes"].value
-    if minutes is None:
-        return recipe
-    if not 0 < minutes < float("inf"):
-        raise UserError(f"--pretrain_minutes={minutes:g}: takes a number above 0")
-    patience = recipe.early_stopping_patience or FLAT_PATIENCE
-    return dataclasses.replace(
-        recipe, early_stopping_patience=patience, max_pretrain_minutes=minutes
-    )
-
-
-def check_size(values: flags.FlagValues) -> None:
-    """Raises UserError if --size names no size, before any data are read."""
-    if values["size"].value is not None:
-        config_for_size(values["size"].value)
-
-
-def recipe_file(values: flags.FlagValues) -> RecipeFile | None:
-    """Returns the file of --recipe, None if not given; raises UserError if it is not one."""
-    path = values["recipe"].value
-    return None if path is None else read_recipe_file(expand_path(path))
-
-
-def other_recipes(
-    task: str, first: Recipe, values: flags.FlagValues, modality: str, task_type: str
-) -> tuple[Recipe, ...]:
-    """Returns the recipes of --more_recipes that are for such data, made from the first one.
-
-    A line on stderr names those that are not.
-
-    Raises:
-      UserError: one is neither built in nor a file with a recipe.
-    """
-    found = []
-    built_in = {name for own in presets.OTHER_RECIPES.values() for name in own}
-    for name in values["more_recipes"].value:
-        if name in built_in:
-            change = presets.OTHER_RECIPES.get(modality, {}).get(name)
-            recipe = change(first) if change is not None else None
-        else:
-            path = expand_path(name)
-            if not path.exists():
-                raise UserError(
-                    f"--more_recipes={name}: takes files with a recipe and {', '.join(built_in)}"
-                )
-            file, name = read_recipe_file(path), path.stem
-            recipe = file.applied(first) if file.fits(modality, task_type) else None
-        if recipe is None:
-            print(f"{task}: --more_recipes={name} is not for {modality}, not used", file=sys.stderr)
-        else:
-            found.append(dataclasses.replace(recipe, name=name))
-    return tuple(found)
 
 
 def define_test_items(values: flags.FlagValues) -> None:
@@ -304,102 +190,6 @@ def test_items_of(values: flags.FlagValues, spec: TaskSpec) -> dict[str, Any]:
     if start is None:
         start = presets.first_test_item(spec.test_slice, values["profile"].value)
     return {"split": split, "test_slice": start}
-
-
-def define_prompts(values: flags.FlagValues) -> None:
-    """Defines --template, --answers, --num_fewshot and --max_length."""
-    flags.DEFINE_string(
-        "template",
-        None,
-        "prompt of published models, with {text} and, at its end, {answer}",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "answers", None, "words for each class in the prompt, in class order", flag_values=values
-    )
-    flags.DEFINE_list(
-        "num_fewshot",
-        ["0"],
-        "numbers of solved examples in a prompt; each is tried",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "max_length",
-        None,
-        "tokens of a text that a published model reads, half from each end; by default "
-        f"{presets.published_max_length('default')}, or {presets.published_max_length('full')} in "
-        "the full profile",
-        flag_values=values,
-        lower_bound=8,
-    )
-
-
-def check_prompts(values: flags.FlagValues) -> None:
-    """Raises UserError for flags of `define_prompts` that are wrong whatever the data."""
-    _num_fewshot(values)
-    if values["template"].value is not None:
-        PromptTemplate(values["template"].value, tuple(values["answers"].value or ("a", "b")))
-
-
-def published_config(
-    values: flags.FlagValues,
-    model: str,
-    spec: TaskSpec,
-    data: Dataset,
-    profile: str = "default",
-) -> PublishedConfig | PublishedEncoderConfig | None:
-    """Returns how a published model reads this data; None if it does not, or not such labels.
-
-    A label is a class, a number or a set of classes; only classes are answers to prompts. An
-    encoder of images or sounds is fine-tuned if --adapt is given.
-
-    Args:
-      values: flags.
-      model: name or folder of the published model.
-      spec: of the task.
-      data: of the task.
-      profile: gives the number of tokens read unless --max_length does.
-
-    Raises:
-      UserError: the number of answers is not that of the classes.
-    """
-    task_type, reads = task_type_of(data), encoder_modality(model)
-    if data.modality not in readable_modalities(reads) or not task_type.predicts_by_head:
-        return None
-    if reads is not None:
-        given = not values["adapt"].using_default_value
-        return PublishedEncoderConfig(model, finetuned=given and _trains(values["adapt"].value))
-    classes = data.classes if task_type.predicts_classes else ()
-    answers = tuple(values["answers"].value or (classes and spec.prompt_answers) or classes)
-    if answers and not classes:
-        raise UserError(
-            f"--answers={','.join(answers)}: {spec.name} is a {task_type.name} task; only classes "
-            "are answers to prompts"
-        )
-    if len(answers) != len(data.classes):
-        raise UserError(
-            f"--answers={','.join(answers)}: takes {len(data.classes)}, one for each class of "
-            f"{spec.name}: {', '.join(data.classes)}"
-        )
-    return PublishedConfig(
-        model=model,
-        max_length=values["max_length"].value or presets.published_max_length(profile),
-        template=values["template"].value or spec.prompt_template,
-        answers=answers,
-        num_fewshot=_num_fewshot(values),
-    )
-
-
-def _trains(methods: Sequence[str]) -> bool:
-    """Returns whether an adaptation method trains the model itself."""
-    return any(METHODS[name].updates_model for name in methods)
-
-
-def _num_fewshot(values: flags.FlagValues) -> tuple[int, ...]:
-    texts = values["num_fewshot"].value
-    if not texts or not all(re.fullmatch(r" *[0-9]{1,3} *", text) for text in texts):
-        raise UserError(f"--num_fewshot={','.join(texts)}: takes numbers from 0, such as 0,4")
-    return tuple(sorted({int(text) for text in texts}))
 
 
 def configure(
@@ -452,7 +242,8 @@ def configure(
         raise UserError(
             f"--out_of_domain_dataset: takes {len(names)} names, one per task, not {len(others)}"
         )
-    model, file = _published_model(values, published_model), recipe_file(values)
+    model = published_flags.published_model(values, published_model)
+    file = recipe_flags.recipe_file(values)
     tasks = []
     for n, name in enumerate(names):
         spec = task_spec_or_default(name)
@@ -512,17 +303,17 @@ def _check_flags(values: flags.FlagValues, methods: tuple[str, ...]) -> None:
                 f"which --arms={','.join(arms)} leaves out; add it, or leave this flag out"
             )
     model = values["model"].value
-    if model and encoder_modality(model) is None and not _published_methods(values):
+    if model and encoder_modality(model) is None and not published_flags.published_methods(values):
         raise UserError(
             f"--model={values['model'].value}: --adapt={','.join(methods)} "
             f"trains the model itself, which the published arm does not; add "
-            f"{_listed_published_methods()}, or leave this flag out"
+            f"{published_flags.listed_published_methods()}, or leave this flag out"
         )
     _check_name(values)
-    check_prompts(values)
+    published_flags.check_prompts(values)
     if values["model"].value:
         find_model(values["model"].value, (PUBLISHED,))
-    check_size(values)
+    recipe_flags.check_size(values)
     training_flags.check(values)
     if values["label_budgets"].value is not None:
         cli.parse_counts("--label_budgets", values["label_budgets"].value)
@@ -539,36 +330,6 @@ def _check_name(values: flags.FlagValues) -> None:
             f"--name={name}: takes up to 60 letters, digits, spaces and _.+- that are not the name "
             "of a built-in task"
         )
-
-
-def _published_methods(values: flags.FlagValues) -> list[str]:
-    """Returns the adaptation methods asked for that leave a published model as it is."""
-    return [name for name in values["adapt"].value if not METHODS[name].updates_model]
-
-
-def _listed_published_methods() -> str:
-    return " or ".join(method.name for method in METHODS.values() if not method.updates_model)
-
-
-def _published_model(values: flags.FlagValues, default: str | None) -> str | None:
-    """Returns the model of the published arm, None for no such arm."""
-    model = values["model"].value
-    named = not values["arms"].using_default_value and "published" in values["arms"].value
-    if model is None and (named or values["profile"].value != "quick"):
-        model = default
-    if named and not model:
-        raise UserError("--arms=published: needs --model=NAME, such as minilm-l6")
-    if not model or "published" not in values["arms"].value:
-        return None
-    if not named and encoder_modality(model) is None and not _published_methods(values):
-        methods = ",".join(values["adapt"].value)
-        print(
-            f"skipping the published arm: --adapt={methods} trains the model, but published "
-            f"weights stay as they are; add {_listed_published_methods()} to use it",
-            file=sys.stderr,
-        )
-        return None
-    return find_model(model, (PUBLISHED,)).name
 
 
 def _excluded_arms(
@@ -638,7 +399,7 @@ def _task_config(
             f"{spec.name}: --recipe={file.path} is for {file.fits_what}, not used", file=sys.stderr
         )
         file = None
-    recipe = with_recipe_flags(recipe, values, file)
+    recipe = recipe_flags.with_recipe_flags(recipe, values, file)
     recipe = presets.with_model(recipe, values["size"].value, values["arch"].value)
     preset = presets.COMPARE[profile]
 
@@ -647,9 +408,10 @@ def _task_config(
         return epoch_size(data.train, data.modality, recipe, rate=rate, limit=limit)
 
     recipe = training_flags.with_flags(recipe, values, "compare", pass_over_data, spec.name)
+    kind = data.modality, task_type.name
     others = [
         presets.with_fitting_patch_size(each, data.info.get("shape"), _MIN_PATCHES)
-        for each in other_recipes(spec.name, recipe, values, data.modality, task_type.name)
+        for each in recipe_flags.other_recipes(spec.name, recipe, values, *kind)
     ]
     recipe = presets.with_fitting_patch_size(recipe, data.info.get("shape"))
     presets.tell_image_size_cost(spec.name, data, recipe.model, recipe.objective, recipe.patch_size)
@@ -657,6 +419,9 @@ def _task_config(
         budgets = cli.parse_counts("--label_budgets", values["label_budgets"].value)
     else:
         budgets = preset.label_budgets
+    published = None
+    if model:
+        published = published_flags.published_config(values, model, spec, data, profile)
     config = TaskConfig(
         dataset=dataset,
         name=values["name"].value or spec.name,
@@ -669,7 +434,7 @@ def _task_config(
         max_corpus_items=preset.max_corpus_items,
         fingerprint=data.info["fingerprint"],
         excluded_arms=_excluded_arms(spec.name, data.modality, task_type, other, model, values),
-        published=published_config(values, model, spec, data, profile) if model else None,
+        published=published,
         **options,
     )
     if values["label_budgets"].value is None:
