@@ -254,8 +254,9 @@ def configure(
             check_upstream(task.name, named)
             task = dataclasses.replace(task, upstream_datasets=named)
         tasks.append(task)
-    loaded = [load(task.dataset, **task.load_options()) for task in tasks]
-    training_flags.check_text_flags(values, [data.modality for data in loaded], names)
+    if training_flags.gives_text_flags(values):
+        loaded = [load(task.dataset, **task.load_options()) for task in tasks]
+        training_flags.check_text_flags(values, [data.modality for data in loaded], names)
     if values["model"].value and model:
         _check_model_is_read(model, tasks, values)
     arms = tuple(values["arms"].value)

@@ -275,6 +275,11 @@ def check(values: flags.FlagValues) -> None:
             raise UserError(f"--{name}={value:g}: takes a number {least}")
 
 
+def gives_text_flags(values: flags.FlagValues) -> bool:
+    """Returns whether a flag is given that has a meaning for text only."""
+    return bool(_text_flags(values))
+
+
 def check_text_flags(
     values: flags.FlagValues, modalities: Collection[str], data: Iterable[str]
 ) -> None:
@@ -285,13 +290,21 @@ def check_text_flags(
       modalities: of the data sets.
       data: names of the data sets.
     """
-    for flag in FLAGS:
-        given = flag.name in values and values[flag.name].value is not None
-        if flag.is_of_text and given and "text" not in modalities:
-            raise UserError(
-                f"{_shown(flag, values)}: is for text, not for {', '.join(data)} "
-                f"({', '.join(sorted(set(modalities)))})"
-            )
+    if "text" in modalities:
+        return
+    for flag in _text_flags(values):
+        raise UserError(
+            f"{_shown(flag, values)}: is for text, not for {', '.join(data)} "
+            f"({', '.join(sorted(set(modalities)))})"
+        )
+
+
+def _text_flags(values: flags.FlagValues) -> list[TrainingFlag]:
+    return [
+        flag
+        for flag in FLAGS
+        if flag.is_of_text and flag.name in values and values[flag.name].value is not None
+    ]
 
 
 def check_profile_steps(steps: tuple[int, int] | None, config: Any) -> None:
