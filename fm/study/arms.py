@@ -27,7 +27,6 @@ RENAMED_ARMS = {
     "instructed": "instruction_tuned",
 }
 
-
 ARMS: dict[str, ArmSpec] = {}
 
 
