@@ -5,9 +5,9 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from experiments.report_kinds import report_kind
 from fm.progress_lines import phase
 from fm.report import formats
-from fm.report.kinds import report_kind
 from fm.study import run_dir
 
 

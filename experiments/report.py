@@ -14,8 +14,8 @@ import jinja2
 from absl import flags
 
 from experiments import cli
+from experiments.report_kinds import COMPARISON, report_kind
 from fm.errors import UserError, error_context
-from fm.report.kinds import COMPARISON, report_kind
 from fm.report.parsing import parse, upgrade
 from fm.study import run_dir
 
