@@ -12,7 +12,15 @@ from fm.errors import UserError
 from fm.evaluation.model_selection import select_trial
 from fm.report.schema import Arm
 from fm.study.adaptation import ClassicalOrNetworkArm
-from fm.study.arms import ARMS, arm_names, build_arms, check_arms, comparison_pairs, rivals_of
+from fm.study.arms import (
+    ARMS,
+    arm_names,
+    build_arms,
+    check_arms,
+    comparison_pairs,
+    describe_arm,
+    rivals_of,
+)
 from fm.study.config import StudyConfig
 from fm.study.runner import CompareContext
 from fm.study.tasks import prepare_task
@@ -66,7 +74,7 @@ def test_the_network_beside_classical_models_is_given_unlabeled_examples_they_as
 ):
     seen = []
     monkeypatch.setattr(
-        "fm.study.task_types.build_network_beside_classical_arm",
+        "fm.study.head_task_types.build_network_beside_classical_arm",
         lambda *about: seen.append(about[-2]) or about[-2],
     )
     loads(monkeypatch, *datasets())
@@ -156,7 +164,7 @@ def test_ner_arm_predicts_the_counts_of_each_sentence(task, tmp_path):
 def test_arms_of_published_models_are_those_that_others_pretrained():
     assert [name for name, spec in ARMS.items() if spec.is_published] == ["published"]
     for name, spec in ARMS.items():
-        shown = Arm(name, pretrained_on=spec.to_dict()["pretrained_on"])
+        shown = Arm(name, pretrained_on=describe_arm(name)["pretrained_on"])
         assert shown.is_published == spec.is_published
 
 
