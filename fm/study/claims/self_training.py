@@ -60,7 +60,7 @@ class Size:
 
 SIZES = {
     QUICK: Size("digits", (30, 100), 20, 2, 1, 100, 30, 2, 500, 100),
-    PILOT: Size("fashion_mnist", (100, 1000, 8000), 600, 2, 1, 1000, 1500, 7, 20_000, 8192),
+    PILOT: Size("fashion_mnist", (100, 4000), 600, 2, 1, 500, 1500, 7, 10_000, 4096),
     FULL: Size("fashion_mnist", (100, 1000, 12_000), 1500, 8, 8, 4000, 1500, 7, None, 8192),
 }
 # Behind the items that the quick profile and the kept comparison have scored.
