@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fm.errors import UserError
 from fm.report import claims, paired, text_quality
 from fm.report.headline import headline
 from fm.report.pages import write
 from fm.report.tables import text_table
-from fm.study.claims.runner import EXPERIMENT as CLAIMS
+from fm.study.claims import CLAIMS
+from fm.study.claims.runner import EXPERIMENT as CLAIMS_EXPERIMENT
 from fm.study.paired import EXPERIMENT as PAIRED
 from fm.study.text_quality.config import EXPERIMENT as TEXT_QUALITY
 
@@ -38,11 +40,21 @@ class ReportKind:
         return "\n\n".join([*tables, self.headline(results)])
 
 
+def _write_claim(results: Results, out_dir: Path) -> Path:
+    name = results["claim"]["name"]
+    if name not in CLAIMS:
+        raise UserError(
+            f"the claim {name} is not registered; run from the file that registers it, or take "
+            f"results of {', '.join(CLAIMS)}"
+        )
+    return claims.write(results, out_dir, CLAIMS[name].plot, CLAIMS[name].figure_height)
+
+
 COMPARISON = ReportKind(headline, write, text_table)
 _OTHERS = {
     TEXT_QUALITY: ReportKind(text_quality.headline, text_quality.write),
     PAIRED: ReportKind(paired.headline, paired.write, paired.text_table),
-    CLAIMS: ReportKind(claims.headline, claims.write),
+    CLAIMS_EXPERIMENT: ReportKind(claims.headline, _write_claim),
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from fm.errors import UserError
 from fm.report import style
 from fm.report.headline import SMOKE_TEST
 from fm.report.pages import (
@@ -20,7 +20,6 @@ from fm.report.pages import (
     write_page,
 )
 from fm.report.schema import capitalize_first, is_smoke_test
-from fm.study.claims import CLAIMS
 
 Row = dict[str, Any]
 # What a condition came to, by `holds`.
@@ -58,34 +57,30 @@ def conditions_csv(results: Row) -> str:
     return out.getvalue()
 
 
-def draw(results: Row) -> bytes:
-    """Returns the claim's picture of what was measured, as PNG.
-
-    Raises:
-      UserError: the claim is not registered, so nothing knows how to draw it.
-    """
-    name = results["claim"]["name"]
-    if name not in CLAIMS:
-        raise UserError(
-            f"the claim {name} is not registered; run from the file that registers it, or take "
-            f"results of {', '.join(CLAIMS)}"
-        )
-    claim = CLAIMS[name]
+def draw(results: Row, plot: Callable[[Row, Figure], None], height: float) -> bytes:
+    """Returns the claim's picture of what was measured, as PNG."""
     with style.plot_style():
-        figure: Figure = style.new_figure(claim.figure_height)
-        claim.plot(results["measured"], figure)
+        figure: Figure = style.new_figure(height)
+        plot(results["measured"], figure)
     return style.to_png(figure)
 
 
-def write(results: Row, out_dir: Path) -> Path:
-    """Writes report.html, table.csv and plots/claim.png; returns the path of report.html.
+def write(results: Row, out_dir: Path, plot: Callable[[Row, Figure], None], height: float) -> Path:
+    """Writes report.html, table.csv and plots/NAME.png; returns the path of report.html.
+
+    Args:
+      results: of a claim.
+      out_dir: folder of the report.
+      plot: draws what was measured on a figure, see `fm.study.claims.registry.Claim`.
+      height: of the figure, in inches.
 
     Raises:
-      UserError: `out_dir` is a file, or the claim is not registered.
+      UserError: `out_dir` is a file.
     """
     name = results["claim"]["name"]
     caption = capitalize_first(name.replace("_", " "))
-    figure = RenderedFigure("claim", None, f"{name}.png", caption, caption, draw(results))
+    png = draw(results, plot, height)
+    figure = RenderedFigure("claim", None, f"{name}.png", caption, caption, png)
     return write_page(out_dir, render(results, figure), [figure], conditions_csv(results))
 
 
