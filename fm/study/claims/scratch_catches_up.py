@@ -277,7 +277,7 @@ CLAIM = Claim(
     f"items. Both arms have the learning rate {LEARNING_RATE:g} and weight decay, which the pilot "
     "chose on development items.",
     criterion=criterion(_FULL.updates, _FULL.label_budgets),
-    minutes={QUICK: 0.5, PILOT: 6, FULL: 60},
+    minutes={QUICK: 0.5, PILOT: 8, FULL: 75},
     settings=settings,
     measure=measure,
     judge=judge,
