@@ -74,7 +74,7 @@ def configure(values: flags.FlagValues) -> ClaimStudy:
     """
     folder = values["data_dir"].value
     data_dir = None if folder is None else str(expand_path(folder))
-    return ClaimStudy(find_claim(values["claim"].value), values["profile"].value, data_dir)
+    return ClaimStudy(find_claim(values["claim"].value), str(values["profile"].value), data_dir)
 
 
 def _described(claim: Claim) -> str:

@@ -26,7 +26,8 @@ def draw_differences(
     y = [100 * row["difference"] for row in rows]
     below = [100 * (row["difference"] - row["low"]) for row in rows]
     above = [100 * (row["high"] - row["difference"]) for row in rows]
-    axes.errorbar(x, y, [below, above], **{"marker": "o"} | options)
+    given: dict[str, Any] = {"marker": "o"} | options
+    axes.errorbar(x, y, [below, above], **given)
 
 
 def draw_no_difference(axes: Axes, margin: float) -> None:

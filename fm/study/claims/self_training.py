@@ -298,7 +298,7 @@ CLAIM = Claim(
     "of as many updates, from the same start, on the labels and the teacher's more confident half "
     f"of {_FULL.max_unlabeled:,} other training pictures, equally many of each class. All 60,000 "
     "labels, as in the paper's largest setting, would leave no picture unlabeled. Learning rate "
-    f"{LEARNING_RATE:g} for all, chosen in the pilot; nothing is searched.",
+    f"{LEARNING_RATE:g} for all, that of the recipe; nothing is searched.",
     criterion=criterion(_FULL.label_budgets),
     minutes={QUICK: 0.5, PILOT: 6, FULL: 70},
     settings=settings,
