@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from fm.config_io import to_plain
 from fm.data.batches import Batch, text_batches
@@ -458,7 +459,7 @@ def plot(measured: dict[str, Any], figure: Figure) -> None:
     for n, parameters in enumerate(found.parameters_N):
         color = SIZE_COLORS[n % len(SIZE_COLORS)]
         for arrays, style in ((found.scratch_NDS, "--"), (found.pretrained_NDS, "-")):
-            label = f"{parameters / 1000:,.0f}k parameters" if style == "-" else None
+            label = f"{parameters / 1000:,.0f}k" if style == "-" else None
             values = arrays[n].mean(axis=-1)
             left.plot(found.characters_D, values, style, color=color, label=label)
         above = transferred[n] > 0
@@ -467,8 +468,8 @@ def plot(measured: dict[str, Any], figure: Figure) -> None:
             fitted = np.exp(law.log_k) * found.characters_D**law.data_exponent
             fitted = fitted * parameters**law.parameters_exponent
             right.plot(found.characters_D, fitted, ":", color=color)
-    left.set_title("solid: pretrained")
-    right.set_title("points: measured; dots: law")
+    left.set_title("pretrained; dashes: scratch", fontsize=9)
+    right.set_title("measured; dotted: law", fontsize=9)
     left.set_ylabel("nats a token")
     right.set_ylabel("characters transferred")
     left.set_xscale("log")
@@ -476,7 +477,14 @@ def plot(measured: dict[str, Any], figure: Figure) -> None:
     right.set_yscale("log")
     for axes in (left, right):
         axes.set_xlabel("characters of Python")
-    left.legend(fontsize=9)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    right.yaxis.set_major_formatter(EngFormatter(sep=""))
+    for axis in (left.xaxis, right.xaxis, right.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, title="parameters", fontsize=9
+    )
 
 
 def settings(profile: str, data_dir: str | None) -> dict[str, Any]:

@@ -416,13 +416,15 @@ def plot(measured: Row, figure: Figure) -> None:
                     100 * np.array([each[name] for each in rows])
                     for name in ("mean", "low", "high")
                 )
-                label = f"{positions}, {num_labels:,} labels"
+                few = num_labels == budgets[0]
+                label = f"{positions}, {'a tenth of the data' if few else 'all data'}"
                 axes.plot(shares, means, style, color=color, marker="o", label=label)
                 axes.fill_between(shares, lows, highs, color=color, alpha=0.1, linewidth=0)
         axes.set_title(task.replace("_", " "))
         axes.set_xlabel("% of passes for pretraining")
-        axes.legend(fontsize=9)
     panels[0].set_ylabel("accuracy (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
 
 
 def settings(profile: str, data_dir: str | None) -> Row:

@@ -86,7 +86,7 @@ class Size:
 SIZES = {
     QUICK: Size("digits", 100, 10, 10, 2, 2, 3, 50, 400),
     PILOT: Size("fashion_mnist", 1000, 300, 400, 2, 3, 4, 1000, 6000),
-    FULL: Size("fashion_mnist", 2000, 600, 1600, 4, 4, 8, 2000, 20_000, 8000),
+    FULL: Size("fashion_mnist", 2000, 600, 4000, 4, 4, 8, 2000, 20_000, 8000),
 }
 # On two cores.
 MINUTES = {QUICK: 0.5, PILOT: 10.0, FULL: 60.0}
@@ -312,7 +312,8 @@ def plot(measured: dict[str, Any], figure: Figure) -> None:
         axes.set_title(f"{inputs} images")
         axes.set_xlabel("share of the second network")
     panels[0].set_ylabel("accuracy (%)")
-    panels[0].legend(fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
 
 
 def protocol() -> str:
