@@ -380,8 +380,12 @@ def losses(measured: dict[str, Any]) -> Losses:
     for row in rows:
         place = tuple(values.index(row[name]) for name, values in axes.items())
         arrays[row["arm"]][place] = row["nats"]
-    sizes = (np.array(axes[name], float) for name in ("parameters", "characters"))
-    return Losses(*sizes, arrays[SCRATCH], arrays[PRETRAINED])
+    return Losses(
+        np.array(axes["parameters"], float),
+        np.array(axes["characters"], float),
+        arrays[SCRATCH],
+        arrays[PRETRAINED],
+    )
 
 
 def judge(measured: dict[str, Any]) -> Verdict:

@@ -159,6 +159,7 @@ def measure_size(
                 arm = own.task_type.build_head(
                     own, InitialModel(processor, given_params=params), None, ("full",)
                 )
+                assert isinstance(arm, ModelArm), "images have one label each"
                 group = _measure_group(own, arm, count, f"shared_basin: {name}")
                 write_checked_json(path, group)
             about = {"inputs": inputs, "start": start, "number": number}
