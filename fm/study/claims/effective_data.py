@@ -478,7 +478,9 @@ def plot(measured: dict[str, Any], figure: Figure) -> None:
     right.set_ylabel("characters transferred")
     left.set_xscale("log")
     right.set_xscale("log")
-    right.set_yscale("log")
+    # Nothing transferred has no logarithm.
+    if (transferred > 0).any():
+        right.set_yscale("log")
     for axes in (left, right):
         axes.set_xlabel("characters of Python")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fm.data.datasets import Dataset
@@ -77,6 +78,7 @@ def test_a_picture_is_drawn():
         figure = Figure()
         CLAIMS["effective_data"].plot(each, figure)
         assert len(figure.axes) == 2
+        FigureCanvasAgg(figure).draw()
 
 
 def test_fewer_characters_are_the_beginning_of_more():
