@@ -25,6 +25,7 @@ EXPERIMENTS = [
     "generate",
     "attention_maps",
     "benchmark",
+    "claims",
     "plan",
 ]
 

@@ -41,13 +41,18 @@ UNREACHABLE = {
 WORK = {
     "compare": ["fm.study.runner.CompareStudy.run"],
     "ablate": ["fm.study.runner.CompareStudy.run"],
+    "claims": ["fm.study.claims.runner.ClaimStudy.run"],
     "search": ["fm.study.search._run_trial"],
     "multitask": ["experiments.multitask.run_multitask"],
     "pretrain": [
         "experiments.pretraining_runs.pretrain",
         "experiments.pretraining_runs.joint_pretraining.pretrain_joint",
     ],
-    "adapt": ["experiments.adapt.HeadTaskType.build_model_arm"],
+    "adapt": [
+        "experiments.adapt.HeadTaskType.build_model_arm",
+        "fm.study.sequence_task_types.NamedEntityRecognition.build_head",
+        "fm.study.sequence_task_types.TextGeneration.build_head",
+    ],
     "text_quality": ["experiments.text_quality.run_study"],
     "benchmark": ["experiments.benchmark.run_benchmark"],
     "export": ["experiments.export.export_pretrained"],

@@ -25,6 +25,7 @@ BASE = {
         *("--dataset=DATA", "--model=", "--label_budgets=20", "--seeds=2"),
         *("--field=steps", "--values=1,2"),
     ],
+    "claims": ["--claim=shared_basin", "--profile=quick"],
     "search": ["--dataset=DATA", "--label_budgets=20", "--seeds=2", "--field=steps=1,2"],
     "multitask": ["--tasks=DATA", "--label_budgets=20", "--seeds=2"],
     "pretrain": ["--dataset=DATA"],
