@@ -51,6 +51,7 @@ def test_a_wrong_reduction_is_refused(monkeypatch):
     ("flag", "code"),
     [("", 0), pytest.param("reduce,dot", 2, marks=pytest.mark.skipif(not FAULTY, reason="right"))],
 )
+@pytest.mark.slow
 def test_an_experiment_refuses_to_compute_wrongly(flag, code, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.doctor"],

@@ -101,6 +101,7 @@ def test_gradients_of_adapters_are_those_of_the_merged_kernel():
             np.testing.assert_allclose(got, wanted, atol=2e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_a_run_trains_adapters_and_head_alone_and_shares_the_base():
     rows, labels = separable(16)
     start = random(params())

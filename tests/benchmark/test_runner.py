@@ -56,6 +56,7 @@ def test_gemm_utilization_is_against_the_product_of_the_same_rounds():
     assert 0.2 < row.gemm_utilization < 0.9  # half, were sleeping exact
 
 
+@pytest.mark.slow
 def test_input_wait_fraction_is_the_time_saved_by_the_ablated_candidate():
     with_input = case(ours=0.03, ablated=lambda: fake("without", [], 0.003))
     (row,) = measure_case(with_input, ("none",), QUICK, None)

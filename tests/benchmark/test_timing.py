@@ -22,6 +22,7 @@ def test_candidates_take_turns_in_alternating_order():
     assert [calls[9:].count(name) for name in "abc"] == [8, 8, 8]
 
 
+@pytest.mark.slow
 def test_every_call_is_waited_for_unless_async_or_chained():
     def waits(chained, ahead):
         waited = []

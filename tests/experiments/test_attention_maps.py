@@ -168,6 +168,7 @@ def test_an_output_folder_that_cannot_be_made(call, pretrained, tmp_path):
         assert done.code == 2 and "file" in done.error
 
 
+@pytest.mark.slow
 def test_a_locked_folder_is_left_alone(call, pretrained, tmp_path, held):
     out = tmp_path / "out"
     for name, flags in (

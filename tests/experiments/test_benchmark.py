@@ -60,6 +60,7 @@ def test_scaling(call, out):
     assert "power of time" in (out.parent / "bench.html").read_text()
 
 
+@pytest.mark.slow
 def test_input(call, out):
     flags = ("--suite=input", "--baseline=none", f"--out={out}")
     assert call("benchmark", *QUICK, *flags).code == 0
@@ -97,6 +98,7 @@ def test_a_stopped_run_keeps_its_rows_and_resumes(call, out, monkeypatch):
     assert len(seen) == 2 and whole["rows"][:2] == half["rows"] and len(whole["rows"]) == 4
 
 
+@pytest.mark.slow
 def test_the_page_names_a_baseline_that_is_not_installed(call, out, monkeypatch):
     why = "not installed: pip install -e .[torch]"
     monkeypatch.setattr(

@@ -48,6 +48,7 @@ def test_attention_that_is_wrong(monkeypatch, capsys):
     doctor._attend.clear_cache()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written(monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -142,6 +142,7 @@ def test_the_vocabulary_has_the_size_asked_for(call, tiny, reviews, tmp_path):
         ("multitask", ARGUMENTS["multitask"]),
     ],
 )
+@pytest.mark.slow
 def test_a_vocabulary_is_for_text(tiny, call, tmp_path, command, arguments):
     done = call(command, *arguments, "--vocab_size=300", f"--out={tmp_path / 'out'}")
     assert done.code == 2, done.err
@@ -190,6 +191,7 @@ def test_passes_over_images_are_rows_and_patches(tiny, capsys):
 
 
 @pytest.mark.parametrize("objective", ["causal_lm:1", "bag_of_words:1"])
+@pytest.mark.slow
 def test_passes_over_texts_are_those_that_are_trained(call, tiny, reviews, tmp_path, objective):
     flags_given = f"--dataset={reviews(reviews.rows)}", f"--objective={objective}"
     out = tmp_path / "out"
@@ -210,6 +212,7 @@ def test_passes_over_texts_are_those_that_are_trained(call, tiny, reviews, tmp_p
     assert repeated["config"] == summary["config"]
 
 
+@pytest.mark.slow
 def test_flags_are_refused_beside_a_config_but_for_those_of_the_run(call, tiny, tmp_path):
     out = tmp_path / "out"
     flags_given = "--dataset=digits", "--steps=4", "--warmup_steps=2", "--weight_decay=0.5"
@@ -240,6 +243,7 @@ def test_products_are_bfloat16_on_accelerators_unless_said_otherwise(tiny, monke
     assert table.default_dtype() == "float32"
 
 
+@pytest.mark.slow
 def test_adapt_sets_what_fine_tuning_reads(call, tmp_path):
     given = {
         "dtype": "bfloat16", "learning_rate": "0.02", "batch_size": "6", "epochs": "8",

@@ -371,6 +371,7 @@ def test_scans_run_periods_of_the_pattern(pattern, num_layers, first_norm, want)
 
 
 @pytest.mark.parametrize("policy", ["dots", "attention", "full"])
+@pytest.mark.slow
 def test_remat_of_a_pattern_changes_no_gradient(policy):
     p, inputs = problem(MODERNBERT)
 

@@ -94,6 +94,7 @@ def test_a_row_has_the_scores_of_every_seed():
     assert made["items"] == 12 and not {"difference", "p_adjusted"} & made.keys()
 
 
+@pytest.mark.slow
 def test_model_ablations_are_adjusted_like_comparisons(monkeypatch, tmp_path):
     random, truth = np.random.default_rng(0), np.asarray(Judged.test.labels)
     skills = {"fresh": 0.5, "same": 0.5, "more": 0.7, "most": 0.8}

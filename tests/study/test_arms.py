@@ -55,6 +55,7 @@ def test_scratch_trains_its_network_and_random_features_do_not(
     assert arms["random_features"].arm.methods == frozen
 
 
+@pytest.mark.slow
 def test_self_training_reads_what_other_seeds_label_where_nothing_else_is_left(
     monkeypatch, tmp_path
 ):
@@ -69,6 +70,7 @@ def test_self_training_reads_what_other_seeds_label_where_nothing_else_is_left(
 
 
 @pytest.mark.parametrize(("name", "modality"), [("fruit", "text"), ("halves", "image")])
+@pytest.mark.slow
 def test_the_network_beside_classical_models_is_given_unlabeled_examples_they_ask_for(
     monkeypatch, tmp_path, name, modality
 ):

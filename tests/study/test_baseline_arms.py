@@ -69,6 +69,7 @@ class NetworkOfTwoCheckpoints(TaskModel):
 
 
 @pytest.mark.parametrize("modality", ["text", "image"])
+@pytest.mark.slow
 def test_classical_models_see_the_features_of_the_checkpoint_of_their_seed(modality):
     random = np.random.default_rng(0)
     labels = np.arange(90) % 2

@@ -65,6 +65,7 @@ def test_members_of_labeled_examples(monkeypatch, tmp_path, make):
 
 
 @pytest.mark.parametrize("make", [texts, images])
+@pytest.mark.slow
 def test_members_that_learn_from_unlabeled_examples(monkeypatch, tmp_path, make):
     task = prepared(monkeypatch, make)
     arm = task.task_type.build_unlabeled_baseline(task)

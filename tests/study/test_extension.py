@@ -57,6 +57,7 @@ def test_an_extended_run_goes_on_by_the_schedule_of_its_new_length(corpus, tmp_p
     assert params_digest(again.params) == params_digest(extended.params)
 
 
+@pytest.mark.slow
 def test_an_interrupted_extension_ends_as_if_it_had_not_been(corpus, tmp_path, monkeypatch):
     run(corpus, tmp_path / "a", 4)
     whole = run(corpus, tmp_path / "a", 9, extended_from=(4,))

@@ -52,6 +52,7 @@ def test_a_step_too_large_to_try_is_estimated(monkeypatch, limit):
     assert np.isfinite(found.seconds)
 
 
+@pytest.mark.slow
 def test_of_several_sources_each_may_be_taken_at_the_rate_of_all():
     sources = [
         Source("halves", "image", split(images(8, 0)[0], None), layout=LAYOUT),

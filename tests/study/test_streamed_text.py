@@ -50,6 +50,7 @@ def test_a_model_is_trained_and_loaded(path, tmp_path):
     assert params_digest(other.params) != params_digest(result.params)
 
 
+@pytest.mark.slow
 def test_resumed_from_a_checkpoint_equals_an_unbroken_run(path, tmp_path, monkeypatch):
     given = {"keep_period": 2, "steps": 6}
     whole = trained(path, tmp_path / "whole", **given)

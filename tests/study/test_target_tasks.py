@@ -141,6 +141,7 @@ def test_a_whole_study_runs_and_is_recomputed(monkeypatch, tmp_path, name):
         assert named - {""} <= set(COLORS)
 
 
+@pytest.mark.slow
 def test_pairs_have_their_own_classical_models(monkeypatch, tmp_path):
     dataset = pairs()
     loads(monkeypatch, dataset)

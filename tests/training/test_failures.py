@@ -192,6 +192,7 @@ def test_a_trial_of_a_vmapped_sweep_that_stalls(tmp_path):
     assert digests(run_sweep(three_trials(tmp_path), tmp_path)) == want
 
 
+@pytest.mark.slow
 def test_a_vmapped_sweep_out_of_memory(tmp_path, monkeypatch):
     def refuse(*_):
         raise jax.errors.JaxRuntimeError(OOM)

@@ -28,6 +28,7 @@ def rates(folder):
     return [row["learning_rate"] for row in log_records(folder) if row["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_the_rate_falls_to_zero_once_the_loss_is_flat(tmp_path):
     run = dataclasses.replace(OPEN, early_stopping_patience=3)
     whole = run_toy(tmp_path / "whole", run=run, optimizer=STILL)
@@ -71,6 +72,7 @@ def test_a_small_fall_of_the_loss_is_none():
         assert negative.validations_since_best == since
 
 
+@pytest.mark.slow
 def test_a_run_that_never_gets_flat_takes_all_steps(tmp_path):
     result = run_toy(tmp_path, run=OPEN, optimizer=STILL)
     assert (result.steps, result.stopped_because) == (60, "steps")

@@ -43,6 +43,7 @@ def run(keep, **environment):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
+@pytest.mark.slow
 def test_a_large_block_is_faulted_in_once():
     keeps, faults = run(keep=True)
     assert keeps and faults < 1000

@@ -100,6 +100,7 @@ def test_sequential_trials_are_single_runs_to_the_bit(tmp_path, capsys):
         assert log_records(tmp_path / f"trial-{r}") == alone
 
 
+@pytest.mark.slow
 def test_the_order_of_trials_does_not_matter():
     forth, back = run_sweep(three_trials()), run_sweep(three_trials()[::-1])
     for a, b in zip(forth.results, back.results[::-1], strict=True):

@@ -20,6 +20,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("family", "causal"), [("bert", False), ("llama", True)])
+@pytest.mark.slow
 def test_a_vector_is_the_mean_of_the_final_output(family, causal, tmp_path):
     found = scoring.find_embedder(str(helpers.write_model(tmp_path / "model", family)))
     model = found.model
