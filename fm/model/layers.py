@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from fm.attention import Mask, attention
 from fm.model.config import ArchConfig, Arrays, ModelConfig, RopeScaling
@@ -30,6 +31,8 @@ ACTIVATIONS = {
 # `matmul` with a transposed kernel: up to 64 rows the kernel is the left operand, in 4 groups of
 # outputs (of a single group XLA swaps the operands to save transposing the result).
 _FEW_ROWS, _GROUPS = 64, 4
+# Name of what a linear map returns, for remat policies.
+_PRODUCT = "product"
 
 
 # Norms: over the last axis, computed in float32 whatever the input's dtype.
@@ -178,7 +181,8 @@ def matmul(x: jax.Array, kernel: Kernel) -> jax.Array:
       kernel: `TransposedKernel`, or an array whose axes flatten to [in, out].
     """
     if not isinstance(kernel, TransposedKernel):
-        return _product(x, kernel.astype(x.dtype).reshape(x.shape[-1], -1))
+        y = _product(x, kernel.astype(x.dtype).reshape(x.shape[-1], -1))
+        return checkpoint_name(y, _PRODUCT)
     O, I = kernel.w_OI.shape  # noqa: E741
     x_TI = x.reshape(-1, I).astype(kernel.w_OI.dtype)
     if len(x_TI) == 1 or len(x_TI) > _FEW_ROWS or O % _GROUPS:
@@ -373,7 +377,11 @@ def apply_layer_with_remat(
         q_BLHC, k_BLKC, v_BLKC = checkpoint(before)(layer, x_BLD, rope_tables)
         o_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, mask, config)
         return checkpoint(after)(layer, x_BLD, o_BLHC)
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # A policy does not look into a function that has its own derivative: its output has a name.
+    dots = jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(_PRODUCT),
+    )
     policy = dots if config.remat_policy == "dots" else None
     whole = functools.partial(apply_layer, config=config)
     return checkpoint(whole, policy=policy)(layer, x_BLD, rope_tables, mask)
