@@ -388,9 +388,8 @@ def _recipe_for_transformers(
                 "--for_transformers: takes texts with one class each, and a model of "
                 f"fm pretrain, not {what}"
             )
-    vocab_size = (
-        model.vocab_size or MIN_VOCAB_SIZES["bpe"]
-    )  # of fresh parameters it is not known yet
+    # Of fresh parameters it is not known yet.
+    vocab_size = model.vocab_size or MIN_VOCAB_SIZES["bpe"]
     with error_context("--for_transformers"):
         exportable_config(dataclasses.replace(model, vocab_size=vocab_size), recipe.seq_len)
     return presets.with_plain_head(recipe)

@@ -5,8 +5,8 @@
 
 Every claim has a protocol and a criterion that was written before its run and is part of the run's
 config. The full profile is judged: reproduced in shape, not reproduced, or undecided at this power.
-The quick profile checks in half a minute that everything runs, and the pilot looks, on a
-development part of the training split, whether a setting can show anything; neither is judged.
+The quick profile checks that everything runs, and the pilot looks, on a development part of the
+training split, whether a setting can show anything; neither is judged.
 Writes report.html, results.json, predictions.csv.xz and the picture. The same command resumes.
 """
 
