@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from fm.attention.mask import Mask
+from fm.attention.row_max import row_max
 from fm.parallel.mesh import default_device
 
 # Scores of a tile: 1 MiB of float32 on a CPU; elsewhere fewer, larger steps are faster.
@@ -218,15 +219,15 @@ def _forward(q_BLKGC, k_BSKC, v_BSKC, mask, scale, softcap, tiling):
             bias = _mask_bias(mask, tiling, span, at, G)
             scores, _ = _cap_and_mask(_einsum("nrc,ntc->nrt", q_NRC, k_NTC), bias, softcap)
             # Above the bias, so that the weights of a row that sees no key are zero.
-            row_max = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), 0.5 * _MASKED)
-            weights = jnp.exp(scores - row_max)
+            max_NR1 = jnp.maximum(row_max(scores), 0.5 * _MASKED)
+            weights = jnp.exp(scores - max_NR1)
             row_sum = jnp.sum(weights, axis=-1, keepdims=True)
             inverse = jnp.where(row_sum == 0.0, 0.0, 1.0 / row_sum)
             o_NRC = _einsum("nrt,ntc->nrc", weights, v_NTC) * inverse
             o_BLKGC, max_BKGL, inverse_BKGL = results
             return (
                 _store_queries(o_BLKGC, o_NRC, dtype, tiling, at),
-                _store_row_values(max_BKGL, row_max, tiling, at),
+                _store_row_values(max_BKGL, max_NR1, tiling, at),
                 _store_row_values(inverse_BKGL, inverse, tiling, at),
             ), None
 

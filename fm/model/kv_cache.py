@@ -4,6 +4,9 @@ Rows of different lengths are padded on the right to one length, and new tokens 
 behind the padding, the same column for every row: a slice written in place, where a column per row
 would need a scatter. Attention masks the padding, and positions say where a token lies in its row.
 Every layer has arrays of its own: with one stacked array every layer would copy its slice.
+
+Layers with a sliding window keep no more columns than the window has, as a ring: a new token
+replaces the oldest. There every row ends at the same column, without padding behind its prompt.
 """
 
 from __future__ import annotations
@@ -43,12 +46,13 @@ class KVCache(NamedTuple):
       keys: per layer, normalized and rotated, stored as [B, S, K*C], or [S, K*C] if B is 1:
         XLA:CPU copies the whole cache (4x) at every step if attention has to reshape it.
       values: per layer, stored alike.
-      valid_mask: int32 [B, S], 1 where a column holds a token of the row.
+      valid_masks: by kind of layer, int32 [B, S], 1 where a column holds a token of the row. S is
+        that of the kind's layers.
     """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
-    valid_mask: jax.Array
+    valid_masks: dict[str, jax.Array]
 
 
 def prepare_params(params: dict, config: ModelConfig) -> PreparedParams:
@@ -137,13 +141,18 @@ def prefill(
       prefix_B: int, length of each row's bidirectional prefix; 0 if None.
 
     Returns:
-      final_BLD, what the heads read, and a cache of L + max_new_tokens columns.
+      final_BLD, what the heads read, and a cache of L + max_new_tokens columns, of fewer in layers
+      whose window is shorter.
     """
     L = inputs["positions"].shape[1]
     # Padding comes after the tokens, so causality masks it.
     mask = Mask(causal=True, prefix=prefix_B)
     x_BLD = embed_inputs(params.embeddings, inputs, config)
     tables = rope_tables(inputs["positions"], config)
+    tokens_of = {
+        kind: _tokens_in_columns(lengths_B, L, L + max_new_tokens, kind, config)
+        for kind in dict.fromkeys(config.layer_kinds)
+    }
     keys, values = [], []
     for layer, kind in zip(params.layers, config.layer_kinds, strict=True):
         q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables[kind], config)
@@ -151,10 +160,9 @@ def prefill(
         o_BLHC = layers.attend(q_BLHC, k_BLKC, v_BLKC, own_mask, config)
         x_BLD = layers.out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
         for cached, x_BLKC in ((keys, k_BLKC), (values, v_BLKC)):
-            padded_BSKC = jnp.pad(x_BLKC, ((0, 0), (0, max_new_tokens), (0, 0), (0, 0)))
-            cached.append(_flatten_heads(padded_BSKC))
-    valid_BS = (jnp.arange(L + max_new_tokens) < lengths_B[:, None]).astype(jnp.int32)
-    cache = KVCache(tuple(keys), tuple(values), valid_BS)
+            cached.append(_flatten_heads(_store(x_BLKC, tokens_of[kind], L + max_new_tokens)))
+    valid_masks = {kind: (own_BS >= 0).astype(jnp.int32) for kind, own_BS in tokens_of.items()}
+    cache = KVCache(tuple(keys), tuple(values), valid_masks)
     return final_norm(params.embeddings, x_BLD, config), cache
 
 
@@ -176,12 +184,14 @@ def decode_step(
     Returns:
       final_BLD with L = 1, and the cache with the token.
     """
-    B = len(cache.valid_mask)
-    one_B1 = jnp.ones((B, 1), jnp.int32)
-    valid_BS = jax.lax.dynamic_update_slice(cache.valid_mask, one_B1, (0, cache_index))
+    one_B1 = jnp.ones((len(inputs["positions"]), 1), jnp.int32)
+    valid_masks, columns = {}, {}
+    for kind, valid_BS in cache.valid_masks.items():
+        columns[kind] = cache_index % valid_BS.shape[1]
+        valid_masks[kind] = jax.lax.dynamic_update_slice(valid_BS, one_B1, (0, columns[kind]))
     masks = {
-        kind: Mask(q_segments=one_B1, kv_segments=_visible_columns(valid_BS, kind, config))
-        for kind in dict.fromkeys(config.layer_kinds)
+        kind: Mask(q_segments=one_B1, kv_segments=valid_BS)
+        for kind, valid_BS in valid_masks.items()
     }
     x_BLD = embed_inputs(params.embeddings, inputs, config)
     tables = rope_tables(inputs["positions"], config)
@@ -191,9 +201,9 @@ def decode_step(
     for layer, kind, *past in caches:
         q_BLHC, k_BLKC, v_BLKC = layers.project_qkv(layer, x_BLD, tables[kind], config)
         for cached, old, new_BLKC in zip((keys, values), past, (k_BLKC, v_BLKC), strict=True):
-            start = (0, cache_index, 0)[-old.ndim :]
+            start = (0, columns[kind], 0)[-old.ndim :]
             cached.append(jax.lax.dynamic_update_slice(old, _flatten_heads(new_BLKC), start))
-        shape = (*valid_BS.shape, *k_BLKC.shape[2:])
+        shape = (*valid_masks[kind].shape, *k_BLKC.shape[2:])
         o_BLHC = attention(
             *(q_BLHC, keys[-1].reshape(shape), values[-1].reshape(shape)),
             mask=masks[kind],
@@ -201,20 +211,37 @@ def decode_step(
             softcap=softcap,
         )
         x_BLD = layers.out_proj_and_mlp(layer, x_BLD, o_BLHC, config)
-    cache = KVCache(tuple(keys), tuple(values), valid_BS)
+    cache = KVCache(tuple(keys), tuple(values), valid_masks)
     return final_norm(params.embeddings, x_BLD, config), cache
 
 
-def _visible_columns(valid_BS: jax.Array, kind: str, config: ModelConfig) -> jax.Array:
-    """Returns which cache columns the newest token sees in layers of a kind, int32 [B, S].
+def _tokens_in_columns(
+    lengths_B: jax.Array, length: int, num_columns: int, kind: str, config: ModelConfig
+) -> jax.Array:
+    """Returns which token of its row each cache column holds, int [B, S]; negative if none.
 
-    Columns are not positions, since padding lies between a prompt and its continuation: a column is
-    as far back as there are valid columns from it on.
+    Args:
+      lengths_B: int, tokens of each row.
+      length: of the padded prompts; the next token goes into this column.
+      num_columns: that all tokens take.
+      kind: of layer. Where its window is shorter, S is the window, and the newest token of every
+        row is in column `length` - 1 modulo S, the one before it in the column before, and so on.
+      config: the model's.
     """
-    if kind == "full":
-        return valid_BS
-    columns_back_BS = jnp.cumsum(valid_BS[:, ::-1], axis=1)[:, ::-1]
-    return valid_BS * (columns_back_BS <= config.arch.sliding_window)
+    window = config.arch.sliding_window
+    if kind == "full" or window >= num_columns:
+        column_S = jnp.arange(num_columns)
+        return jnp.where(column_S < lengths_B[:, None], column_S, -1)
+    age_W = (length - 1 - jnp.arange(window)) % window
+    return lengths_B[:, None] - 1 - age_W
+
+
+def _store(x_BLKC: jax.Array, tokens_BS: jax.Array, num_columns: int) -> jax.Array:
+    """Returns keys or values by cache column [B, S, K, C], see `_tokens_in_columns`."""
+    if tokens_BS.shape[1] == num_columns:
+        added = num_columns - x_BLKC.shape[1]
+        return jnp.pad(x_BLKC, ((0, 0), (0, added), (0, 0), (0, 0)))
+    return jnp.take_along_axis(x_BLKC, jnp.maximum(tokens_BS, 0)[:, :, None, None], axis=1)
 
 
 def _flatten_heads(x_BLKC: jax.Array) -> jax.Array:

@@ -58,6 +58,27 @@ def test_cached_logits_match_uncached_ones(name):
         np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-4)
 
 
+# 3: shorter than prompts; 11: longer than they are padded to, and filled; 14: all but one column.
+@pytest.mark.parametrize("window", [1, 3, pytest.param(11, marks=pytest.mark.slow), 14])
+def test_sliding_layers_keep_as_many_columns_as_their_window_has(window):
+    arch = dataclasses.replace(
+        ARCHS["llama"].arch, layer_pattern=("sliding", "full"), sliding_window=window
+    )
+    model = dataclasses.replace(ARCHS["llama"], arch=arch)
+    weights = params(model)
+    lengths = [5, 1, 9]
+    rows = [np.random.default_rng(2).integers(0, model.vocab_size, n + 6) for n in lengths]
+    for row, length, found in zip(
+        rows, lengths, cached_logits(weights, rows, lengths, model), strict=True
+    ):
+        want = plain_logits(weights, row, model)[length - 1 :]
+        np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-4)
+    generation = IncrementalGenerator(weights, [[1] * 9], model, max_new_tokens=30)
+    generation.next_tokens(1)
+    cache = generation._state.cache
+    assert [len(keys) for keys in cache.keys[:2]] == [window, 32 + 32]
+
+
 @pytest.mark.parametrize("name", quick("own", among=["own", "gpt2", "qwen3"]))
 def test_cached_bfloat16_logits_are_as_accurate_as_uncached_ones(name):
     model = ARCHS[name]
@@ -251,7 +272,7 @@ def test_a_decode_step_does_not_copy_the_cache(name, rows):
         num_tokens=jnp.int32(4),
         buffer_size=32,
     ).compile()
-    columns = generation._state.cache.valid_mask.shape[1]
+    columns = generation._state.cache.valid_masks["full"].shape[1]
     assert columns == 1024 + 32
     size = rf"\[({rows},)?{columns},[\d,]*\d+\]\S*"
     made = [found[1] for found in re.findall(rf"= \w+{size} ([\w-]+)\(", compiled.as_text())]
