@@ -116,6 +116,8 @@ class Case:
       attention: the attention implementation that runs inside.
       ablated: the same work without what the case is about; what it saves is the row's
         `input_wait_fraction`.
+      memory_bound: whether reading memory is the limit, so that `min_bytes` over the time is held
+        against the rate at which this machine reads.
       axis: in a scaling case, the size that is varied.
       at: in a scaling case, the value of that size.
     """
@@ -129,6 +131,7 @@ class Case:
     num_tokens: int | None = None
     attention: str | None = None
     ablated: Build | None = None
+    memory_bound: bool = False
     axis: str | None = None
     at: float | None = None
 
@@ -163,6 +166,8 @@ class ResultRow:
       flops_per_s: flops / median_seconds.
       gemm_utilization: flops_per_s over the rate of a matrix product of the same dtype, timed in
         the same rounds.
+      read_utilization: min_bytes / median_seconds over the rate at which a product with one vector
+        reads a matrix too large for caches, timed in the same rounds; of memory-bound cases.
       peak_memory_bytes: arguments, results and temporaries, as the compiler reports them.
       compile_seconds: from shapes to a program, without a compilation cache.
       input_wait_fraction: fraction of training time spent on the input pipeline.
@@ -190,6 +195,7 @@ class ResultRow:
     min_bytes: int | None = None
     flops_per_s: float | None = None
     gemm_utilization: float | None = None
+    read_utilization: float | None = None
     peak_memory_bytes: int | None = None
     compile_seconds: float | None = None
     input_wait_fraction: float | None = None

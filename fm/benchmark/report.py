@@ -156,7 +156,10 @@ def format_ratio(value: float | None) -> str:
 
 def text_table(results: dict[str, Any]) -> str:
     """Returns all result rows as a plain-text table."""
-    header = ("suite", "case", "dtype", "implementation", "time", "of GEMM rate", "peer", "ratio")
+    header = (
+        *("suite", "case", "dtype", "implementation", "time", "of GEMM rate", "of read rate"),
+        *("peer", "ratio"),
+    )
     lines: list[tuple[str, ...]] = [header]
     for row in results["rows"]:
         peer = " ".join(filter(None, [row["peer"], row["peer_implementation"]]))
@@ -168,6 +171,8 @@ def text_table(results: dict[str, Any]) -> str:
                 row["implementation"],
                 format_si(row["median_seconds"], "s"),
                 formats.percent(row["gemm_utilization"]),
+                # Results of an earlier version have none.
+                formats.percent(row.get("read_utilization")),
                 f"{peer} ({row['note']})" if row["note"] else peer,
                 format_ratio(row["ratio"]),
             )

@@ -30,7 +30,7 @@ from fm.training.signals import Interrupted
 SCHEMA = 2
 # A run resumes only where these are the same: its rows could not be compared otherwise.
 _FIXED = ("config", "device", "versions", "xla_flags")
-_GEMM, _ABLATED = "gemm", "ablated"
+_GEMM, _READ, _ABLATED = "gemm", "read", "ablated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +166,9 @@ def measure_case(
     # The utilization of a matrix product by itself would say nothing.
     if gemm is not None and case.flops is not None and case.suite != "matmul":
         candidates[_GEMM] = gemm[0]
+    read_bytes = None
+    if case.memory_bound:
+        candidates[_READ], read_bytes = matmul.read_candidate(config)
     seconds = time_interleaved(candidates, config.timing)
 
     def against(alone: ResultRow, peer: str, implementation: str | None) -> ResultRow:
@@ -195,7 +198,9 @@ def measure_case(
             note = failures[name]
             rows.append(ResultRow(case.suite, case.name, case.dtype, implementation, note=note))
             continue
-        alone = _row_alone(case, implementation, candidates[name], seconds, gemm and gemm[1])
+        alone = _row_alone(
+            case, implementation, candidates[name], seconds, gemm and gemm[1], read_bytes
+        )
         pairs = [
             against(alone, peer, each)
             for peer in peers
@@ -231,16 +236,24 @@ def _row_alone(
     candidate: Candidate,
     seconds: dict[str, list[float]],
     gemm_flops: float | None,
+    read_bytes: int | None,
 ) -> ResultRow:
     """The row without a comparison."""
     own = seconds[f"our {implementation}"]
     low, median, high = quartiles(own)
-    utilization = input_wait = None
+    utilization = read_utilization = input_wait = None
     if case.flops is not None and gemm_flops and _GEMM in seconds:
         utilization = quartiles(
             [
                 (case.flops / taken) / (gemm_flops / gemm_taken)
                 for taken, gemm_taken in zip(own, seconds[_GEMM], strict=True)
+            ]
+        )[1]
+    if candidate.min_bytes is not None and read_bytes and _READ in seconds:
+        read_utilization = quartiles(
+            [
+                (candidate.min_bytes / taken) / (read_bytes / read_taken)
+                for taken, read_taken in zip(own, seconds[_READ], strict=True)
             ]
         )[1]
     if _ABLATED in seconds:
@@ -260,6 +273,7 @@ def _row_alone(
         min_bytes=candidate.min_bytes,
         flops_per_s=case.flops / median if case.flops else None,
         gemm_utilization=utilization,
+        read_utilization=read_utilization,
         peak_memory_bytes=candidate.peak_memory_bytes,
         compile_seconds=candidate.compile_seconds,
         input_wait_fraction=input_wait,

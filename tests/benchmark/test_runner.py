@@ -56,6 +56,14 @@ def test_gemm_utilization_is_against_the_product_of_the_same_rounds():
     assert 0.2 < row.gemm_utilization < 0.9  # half, were sleeping exact
 
 
+def test_read_utilization_is_against_a_read_of_the_same_rounds(monkeypatch):
+    monkeypatch.setattr(runner.matmul, "read_candidate", lambda _: (fake("read", [], 0.01), 6))
+    (row,) = measure_case(case(ours=0.01, memory_bound=True), ("none",), QUICK, None)
+    assert 0.2 < row.read_utilization < 0.9  # 3 of 6 bytes in the same time, were sleeping exact
+    (row,) = measure_case(case(), ("none",), QUICK, None)
+    assert row.read_utilization is None
+
+
 @pytest.mark.slow
 def test_input_wait_fraction_is_the_time_saved_by_the_ablated_candidate():
     with_input = case(ours=0.03, ablated=lambda: fake("without", [], 0.003))
@@ -135,6 +143,7 @@ def test_result_row_fields():
         "min_bytes",
         "flops_per_s",
         "gemm_utilization",
+        "read_utilization",
     } <= fields.keys()
     assert {"peak_memory_bytes", "compile_seconds"} <= fields.keys()
 

@@ -19,6 +19,7 @@ from fm.benchmark.suites import (
     train_step,
 )
 from fm.benchmark.suites.scaling import fit_exponent, fit_exponents
+from fm.model import kv_cache
 from fm.model.flops import forward_flops
 
 QUICK = BenchConfig(scale="quick")
@@ -138,6 +139,21 @@ class TestGeneration:
         theirs = case.peers["transformers"]["generate"]().call().numpy()
         assert theirs.shape == (2, 9) and len({tuple(row) for row in theirs.tolist()}) == 2
         np.testing.assert_array_equal(np.stack(ours), theirs[:, 5:])
+
+    def test_a_token_reads_all_weights_but_the_embedding_table_once(self):
+        (case,) = generation.cases(QUICK)
+        layers = 2 * (48 * (48 + 2 * 16) + 48 * 48 + 3 * 48 * 64 + 2 * 48)
+        head = 48 * 96
+        candidate = case.candidates["generate"]()
+        assert case.memory_bound and candidate.min_bytes == 4 * 4 * (layers + head)
+        untied = dataclasses.replace(
+            generation.SMOLLM2,
+            **{"num_layers": 1, "d_model": 48, "num_heads": 3, "num_kv_heads": 1, "mlp_dim": 64},
+            vocab_size=96,
+            arch=dataclasses.replace(generation.LLAMA, tie_embeddings=False),
+        )
+        prepared = kv_cache.prepare_params(generation.random_params(untied, 0), untied)
+        assert generation._bytes_read(prepared) == 4 * (layers // 2 + head)
 
     def test_default_cases(self):
         keys = [case.key for case in generation.cases(BenchConfig())]

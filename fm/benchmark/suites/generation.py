@@ -99,7 +99,13 @@ def _case(work: _Workload, name: str, config: BenchConfig) -> Case:
         start = time.perf_counter()
         call()
         # `generate` returns once the tokens are on the host.
-        return Candidate(call, wait=lambda _: None, compile_seconds=time.perf_counter() - start)
+        return Candidate(
+            call,
+            wait=lambda _: None,
+            compile_seconds=time.perf_counter() - start,
+            # The prompt and every new token but the last read all weights.
+            min_bytes=T * _bytes_read(prepared),
+        )
 
     def theirs() -> Candidate:
         from fm.benchmark.peers import llama
@@ -115,7 +121,14 @@ def _case(work: _Workload, name: str, config: BenchConfig) -> Case:
         peers={"transformers": {"generate": theirs}} if work.model.arch == LLAMA else {},
         flops=B * forward_flops(work.model, L + T, num_predictions=T),
         num_tokens=B * (T if T > 1 else L),
+        memory_bound=T > 1,
     )
+
+
+def _bytes_read(prepared: kv_cache.PreparedParams) -> int:
+    """Returns the bytes that a token reads: all layers and the head, of the embedding a row."""
+    head = prepared.embeddings.get("token_head", prepared.embeddings["token_embedding"])
+    return sum(leaf.nbytes for leaf in jax.tree.leaves((prepared.layers, head)))
 
 
 def random_params(model: ModelConfig, seed: int) -> dict:

@@ -46,6 +46,17 @@ def bandwidth_candidate(config: BenchConfig) -> tuple[Candidate, int]:
     return jax_candidate(lambda x: x + 1.0, x), 2 * 4 * size
 
 
+def read_candidate(config: BenchConfig) -> tuple[Candidate, int]:
+    """Returns a compiled product of a matrix too large for caches with one vector, and its bytes.
+
+    Nothing in JAX reads faster on a CPU: a sum runs on one thread.
+    """
+    rows = 1 << (8 if config.quick else 18 if config.on_accelerator else 15)
+    matrix, vector = jnp.ones((rows, 1024), jnp.float32), jnp.ones((1, 1024), jnp.float32)
+    product = jax_candidate(lambda w_OI, x_TI: jnp.einsum("ti,oi->to", x_TI, w_OI), matrix, vector)
+    return product, 4 * matrix.size
+
+
 def _factors(config: BenchConfig) -> tuple[np.ndarray, np.ndarray]:
     rng, shape = np.random.default_rng(config.seed), (config.gemm_size, config.gemm_size)
     return rng.standard_normal(shape, np.float32), rng.standard_normal(shape, np.float32)
