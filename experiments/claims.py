@@ -18,6 +18,7 @@ from absl import flags
 
 from experiments import cli, stages
 from experiments.finish import finish
+from fm.errors import UserError
 from fm.files import expand_path
 from fm.study.claims import CLAIMS, Claim, find_claim
 from fm.study.claims.registry import FULL, PROFILES
@@ -70,11 +71,14 @@ def configure(values: flags.FlagValues) -> ClaimStudy:
     """Returns the claim and profile that the flags name.
 
     Raises:
-      UserError: there is no such claim, or it has no such profile.
+      UserError: there is no such claim, it has no such profile, or a folder is given that it does
+        not read.
     """
-    folder = values["data_dir"].value
+    claim, folder = find_claim(values["claim"].value), values["data_dir"].value
+    if folder is not None and claim.tfds_name is None:
+        raise UserError(f"--data_dir={folder}: {claim.name} reads no TFDS data set; leave it out")
     data_dir = None if folder is None else str(expand_path(folder))
-    return ClaimStudy(find_claim(values["claim"].value), str(values["profile"].value), data_dir)
+    return ClaimStudy(claim, str(values["profile"].value), data_dir)
 
 
 def _described(claim: Claim) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 
 from fm.errors import UserError
 
-NUM_BOOTSTRAP = 1000
 # Points that k, a and b and their residual need.
 MIN_POINTS = 5
 
@@ -118,44 +117,3 @@ def fit_transfer_law(
     spread = float(((logs_P - logs_P.mean()) ** 2).sum())
     log_k, a, b = map(float, solution)
     return TransferLaw(log_k, a, b, 1 - residual / spread if spread else 1.0, len(n))
-
-
-def bootstrap_exponents(
-    parameters_N: np.ndarray,
-    data_D: np.ndarray,
-    scratch_NDS: np.ndarray,
-    pretrained_NDS: np.ndarray,
-    *,
-    num_draws: int = NUM_BOOTSTRAP,
-    level: float = 0.95,
-) -> np.ndarray:
-    """Returns percentile intervals of a and b, [2, 2], over seeds drawn anew with replacement.
-
-    A seed is drawn for all points and both kinds of model at once, since they share it. A draw
-    whose points do not determine a law is left out.
-
-    Args:
-      parameters_N: of the models.
-      data_D: fine-tuning data, ascending.
-      scratch_NDS: losses from scratch by parameters, data and seed.
-      pretrained_NDS: losses of the pretrained.
-      num_draws: number of fits.
-      level: confidence level.
-
-    Raises:
-      UserError: no draw determines a law.
-    """
-    rng, found = np.random.default_rng(0), []
-    num_seeds = scratch_NDS.shape[-1]
-    for _ in range(num_draws):
-        seeds = rng.integers(0, num_seeds, num_seeds)
-        means = (each[..., seeds].mean(axis=-1) for each in (scratch_NDS, pretrained_NDS))
-        try:
-            law = fit_transfer_law(parameters_N, data_D, transferred_data(data_D, *means))
-        except UserError:
-            continue
-        found.append((law.data_exponent, law.parameters_exponent))
-    if not found:
-        raise UserError("no draw of seeds determines how much data is transferred")
-    tail = (1 - level) / 2
-    return np.quantile(np.array(found), (tail, 1 - tail), axis=0).T

@@ -110,6 +110,10 @@ def test_bad_flags(call, tmp_path, made_up):
         (("--claim=phlogiston",), "--claim=phlogiston: must be one of "),
         (("--claim=made_up", "--profile=huge"), "--profile=huge: takes one of quick, pilot, full"),
         (("--claim=made_up",), "--profile=full: made_up has only quick"),
+        (
+            ("--claim=made_up", "--profile=quick", "--data_dir=x"),
+            "--data_dir=x: made_up reads no TFDS data set; leave it out",
+        ),
     ):
         done = call("claims", *arguments, f"--out={tmp_path / 'out'}")
         assert done.code == 2 and text in done.error

@@ -182,6 +182,7 @@ class Claim:
       studies: profile and data folder to the studies by name, if the claim is measured by those
         alone; --dry_run estimates their time.
       figure_height: in inches.
+      tfds_name: of the data set that is read from the folder of prepared ones, if any.
     """
 
     name: str
@@ -198,6 +199,7 @@ class Claim:
     contradicted_by: tuple[Paper, ...] = ()
     studies: Callable[[str, str | None], Mapping[str, StudyConfig]] | None = None
     figure_height: float = 3.2
+    tfds_name: str | None = None
 
     def to_dict(self) -> Row:
         """Returns what a report says of the claim, as JSON."""

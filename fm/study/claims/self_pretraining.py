@@ -503,4 +503,5 @@ CLAIM = Claim(
             "https://arxiv.org/abs/2501.14850",
         ),
     ),
+    tfds_name="fashion_mnist",
 )

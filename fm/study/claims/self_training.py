@@ -307,4 +307,5 @@ CLAIM = Claim(
     plot=plot,
     studies=studies,
     figure_height=5.0,
+    tfds_name="fashion_mnist",
 )

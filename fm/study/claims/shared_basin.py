@@ -366,4 +366,5 @@ CLAIM = Claim(
     measure=measure,
     judge=judge,
     plot=plot,
+    tfds_name="fashion_mnist",
 )
