@@ -27,10 +27,11 @@ from fm.progress_lines import say
 from fm.training import optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainResult
+from fm.training.executor import TrialExecutor
 from fm.training.failures import NotFiniteError
 from fm.training.objectives import Batch, PretrainingObjective
 from fm.training.optimizer import OptimizerConfig
-from fm.training.train_loop import Trainer, TrialExecutor, train_trial
+from fm.training.train_loop import Trainer, train_trial
 from fm.training.train_state import TrainState, init_sharded_train_state
 from fm.training.train_step import Metrics
 from fm.training.trial import Trial, resolve_params

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jax.stages import Compiled
 
 from fm.errors import UserError
 from fm.files import atomic_write
 from fm.model.config import ModelConfig
 from fm.parallel import distributed
-from fm.parallel.mesh import current_mesh, default_device, default_mesh
+from fm.parallel.mesh import current_mesh, default_device
 from fm.parallel.sharding import on_devices
 from fm.progress_lines import Phase, duration, phase, say
 from fm.training import failures, optimizer, train_step
 from fm.training.checkpoint import CheckpointStore
 from fm.training.config import TrainConfig, TrainResult
+from fm.training.executor import SingleExecutor, TrialExecutor
 from fm.training.failures import NotFiniteError, latest_checkpoint_message
 from fm.training.metric_units import MetricUnit
 from fm.training.metric_writer import MetricRecord
@@ -55,13 +54,9 @@ from fm.training.progress import (
 )
 from fm.training.run_description import describe_run
 from fm.training.signals import Interrupted, catch_termination_signals
-from fm.training.train_state import (
-    TrainState,
-    gather_to_host,
-    init_sharded_train_state,
-)
-from fm.training.train_step import Metrics, TrainStepFn
-from fm.training.trial import BatchIterator, ParamsOrInit, Trial, resolve_params
+from fm.training.train_state import gather_to_host
+from fm.training.train_step import Metrics
+from fm.training.trial import BatchIterator, ParamsOrInit, Trial
 
 
 def train(
@@ -150,7 +145,7 @@ def train_trial(
         raise UserError(
             f"{trial.run_name}: {jax.process_count()} processes need a mesh over all devices"
         )
-    executor = _SingleExecutor([trial], model_config, objective, mesh)
+    executor = SingleExecutor([trial], model_config, objective, mesh)
     with contextlib.ExitStack() as stack:
         rates = gemm_flops_per_second, peak_flops
         trainer = Trainer(executor, trial.out_dir, trial.run_name, *rates, stack)
@@ -158,131 +153,6 @@ def train_trial(
     (result,) = trainer.results()
     assert result is not None
     return result
-
-
-class TrialExecutor:
-    """Base class that initializes and steps the train state of one or several trials.
-
-    Attributes:
-      trials: with their arrays placed on the mesh.
-      model_config: of the model.
-      objective: what to predict.
-      mesh: None is the default device.
-      rates_at: returns the learning rates [2] of a step, for an open-ended trial.
-    """
-
-    rates_at: Callable[[int], np.ndarray] | None = None
-
-    def __init__(
-        self,
-        trials: Sequence[Trial],
-        model_config: ModelConfig,
-        objective: AnyObjective,
-        mesh: Mesh | None,
-    ):
-        self.model_config, self.objective, self.mesh = model_config, objective, mesh
-        self.trials = [trial if mesh is None else trial.on_mesh(mesh) for trial in trials]
-
-    def put(self, tree: Any) -> Any:
-        """Returns numbers and numpy arrays on the device, or on every device of the mesh."""
-        return on_devices(tree, self.mesh)
-
-    def init(self) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the initial state of all trials, and the config that resuming must share."""
-        raise NotImplementedError
-
-    def place(self, batches: Sequence[Batch | None]) -> Batch:
-        """Returns the trials' batches, None for a trial that takes no step, as one on devices."""
-        raise NotImplementedError
-
-    def step(
-        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
-    ) -> tuple[TrainState, Metrics]:
-        """Dispatches the step after `n` steps of the running trials; consumes the state."""
-        raise NotImplementedError
-
-    def compile_step(
-        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
-    ) -> Compiled:
-        """Returns the program that `step` runs for these arguments; it is compiled once."""
-        raise NotImplementedError
-
-    def select(self, tree: Any, r: int) -> Any:
-        """Returns the part of trial `r` of a state, parameters or metrics."""
-        raise NotImplementedError
-
-
-class _SingleExecutor(TrialExecutor):
-    """Steps one trial."""
-
-    def init(self) -> tuple[TrainState, dict[str, Any]]:
-        (trial,) = self.trials
-        steps = trial.train_config.steps
-        with default_mesh(self.mesh):
-            state = init_sharded_train_state(
-                resolve_params(trial.params),
-                optimizer.build(trial.optimizer_config, steps),
-                self.mesh,
-            )
-        if trial.out_dir is None:
-            return state, {}
-        return state, trial.run_identity(state.params, self.model_config, self.objective)
-
-    def place(self, batches: Sequence[Batch | None]) -> Batch:
-        (batch,) = batches
-        assert batch is not None
-        if self.mesh is None:
-            return on_devices(batch, None)
-        return distributed.make_global_batch(batch, self.mesh)
-
-    def step(
-        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
-    ) -> tuple[TrainState, Metrics]:
-        step, inputs = self._program(state, n, batch)
-        return step(*inputs)
-
-    def compile_step(
-        self, state: TrainState, n: int, batch: Batch, running: Sequence[bool]
-    ) -> Compiled:
-        step, inputs = self._program(state, n, batch)
-        return step.lower(*inputs).compile()
-
-    def _program(self, state: TrainState, n: int, batch: Batch) -> tuple[Any, tuple[Any, ...]]:
-        """Returns the jitted step and its arguments."""
-        (trial,) = self.trials
-        inputs = state, batch, self._seed, trial.token_weights
-        if self.rates_at is not None:
-            return self._open_ended_step, (*inputs, self.put(self.rates_at(n)))
-        return self._step, inputs
-
-    @functools.cached_property
-    def _seed(self) -> jax.Array:
-        (trial,) = self.trials
-        return self.put(np.uint32(trial.train_config.seed))
-
-    @functools.cached_property
-    def _open_ended_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
-        (trial,) = self.trials
-        return train_step.make_open_ended_train_step(
-            self.model_config,
-            self.objective,
-            trial.optimizer_config,
-            trial.train_config.grad_accum_steps,
-        )
-
-    @functools.cached_property
-    def _step(self) -> TrainStepFn:
-        (trial,) = self.trials
-        return train_step.make_train_step(
-            self.model_config,
-            self.objective,
-            trial.optimizer_config,
-            trial.train_config.steps,
-            trial.train_config.grad_accum_steps,
-        )
-
-    def select(self, tree: Any, r: int) -> Any:
-        return tree
 
 
 @dataclasses.dataclass(frozen=True)
