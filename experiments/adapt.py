@@ -127,6 +127,7 @@ def main(values: flags.FlagValues) -> None:
     recipe_flags.check_size(values)
     options = cli.data_options(values)
     data = load(name, **options)
+    training_flags.check_text_flags(values, [data.modality], [name])
     task_type = task_type_of(data)
     if "compare" not in task_type.experiments:
         raise UserError(

@@ -139,6 +139,7 @@ FLAGS = (
         "tokens in a sequence of text; longer texts are cut into several",
         PRETRAINING,
         adapt_field="seq_len",
+        is_of_text=True,
     ),
     TrainingFlag(
         "vocab_size",

@@ -28,7 +28,6 @@ GIVEN = {
     "grad_clip": ("0.5", "optimizer.clip", 0.5),
     "grad_accum_steps": ("2", "grad_accum_steps", 2),
     "batch_size": ("8", "batch_size", 8),
-    "max_seq_len": ("64", "seq_len", 64),
     "steps": ("40", "steps", 40),
     "keep_period": ("20", "keep_period", 20),
 }
@@ -124,12 +123,13 @@ def test_what_is_refused(call, tiny, tmp_path, flags_given, says):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_vocabulary_has_the_size_asked_for(call, tiny, reviews, tmp_path):
+def test_vocabulary_and_sequences_have_the_size_asked_for(call, tiny, reviews, tmp_path):
     data, out = f"--dataset={reviews(reviews.rows)}", tmp_path / "out"
-    done = call("pretrain", data, "--steps=2", "--vocab_size=263", f"--out={out}")
+    flags_given = "--steps=2", "--vocab_size=263", "--max_seq_len=64"
+    done = call("pretrain", data, *flags_given, f"--out={out}")
     assert done.code == 0, done.err
     config = json.loads((out / "config.json").read_text())
-    assert config["recipe"]["vocab_size"] == 263
+    assert config["recipe"]["vocab_size"] == 263 and config["recipe"]["seq_len"] == 64
     assert len(json.loads((out / "tokenizer.json").read_text())["model"]["vocab"]) == 263 - 4
 
 
@@ -140,14 +140,18 @@ def test_the_vocabulary_has_the_size_asked_for(call, tiny, reviews, tmp_path):
         ("pretrain", ["--dataset=digits,spoken_words"]),
         ("compare", ARGUMENTS["compare"]),
         ("multitask", ARGUMENTS["multitask"]),
+        ("adapt", ["--dataset=digits"]),
     ],
 )
 @pytest.mark.slow
-def test_a_vocabulary_is_for_text(tiny, call, tmp_path, command, arguments):
-    done = call(command, *arguments, "--vocab_size=300", f"--out={tmp_path / 'out'}")
-    assert done.code == 2, done.err
-    assert "--vocab_size=300: is for text, not for digits" in done.error
-    assert not (tmp_path / "out").exists()
+def test_flags_of_text_are_refused_without_text(tiny, call, tmp_path, command, arguments):
+    flags = ["--max_seq_len=300"]
+    flags += ["--vocab_size=300"] * (command != "adapt")
+    for flag in flags:
+        done = call(command, *arguments, flag, f"--out={tmp_path / 'out'}")
+        assert done.code == 2, done.err
+        assert f"{flag}: is for text, not for digits" in done.error
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_vocabulary_too_small_is_refused_before_anything_is_written(
@@ -244,15 +248,15 @@ def test_products_are_bfloat16_on_accelerators_unless_said_otherwise(tiny, monke
 
 
 @pytest.mark.slow
-def test_adapt_sets_what_fine_tuning_reads(call, tmp_path):
+def test_adapt_sets_what_fine_tuning_reads(call, reviews, tmp_path):
     given = {
         "dtype": "bfloat16", "learning_rate": "0.02", "batch_size": "6", "epochs": "8",
         "max_seq_len": "32", "seed": "4",
     }  # fmt: skip
     arguments = [f"--{key}={value}" for key, value in given.items()]
     out = tmp_path / "out"
-    done = call("adapt", "--dataset=digits", "--labels=20", "--adapt=full", *arguments,
-                f"--out={out}")  # fmt: skip
+    done = call("adapt", f"--dataset={reviews(reviews.rows)}", "--labels=20", "--adapt=full",
+                *arguments, f"--out={out}")  # fmt: skip
     assert done.code == 0, done.err
     config = json.loads((out / "config.json").read_text())
     recipe, tuned = config["recipe"], config["recipe"]["finetune"]
