@@ -79,19 +79,26 @@ def test_a_folder_begun_with_another_criterion_is_refused(call, tmp_path, made_u
 
 
 def test_predictions_of_all_studies_are_one_compressed_table(call, tmp_path, made_up):
+    head = "task,arm,num_labels,seed,item,truth,group,prediction,probability\n"
+
     def measure(profile, out_dir, data_dir):
-        for name, columns in (("a", "item,truth"), ("b", "item,prediction")):
+        for name, rows in (
+            ("a", "t,scratch,20,0,x,1,,1,0.9\nt,scratch,20,0,y,0,,1,0.8\n"),
+            ("b", "t,scratch,20,1,y,0,,0,0.7\nu,scratch,20,0,x,2,,0,0.6\n"),
+        ):
             (out_dir / "studies" / name).mkdir(parents=True)
-            (out_dir / "studies" / name / "predictions.csv").write_text(f"{columns}\n1,{name}\n")
+            (out_dir / "studies" / name / "predictions.csv").write_text(head + rows)
         return {"interval": [0.5, 1.5]}
 
     made_up(measure=measure)
     assert call("claims", "--claim=made_up", f"--out={tmp_path / 'out'}").code == 0
     table = lzma.decompress((tmp_path / "out" / "predictions.csv.xz").read_bytes()).decode()
+    runs = "studies/a/scratch/20/0", "studies/b/scratch/20/1", "studies/b/scratch/20/0"
     assert table.splitlines() == [
-        "study,item,truth,prediction",
-        "studies/a,1,a,",
-        "studies/b,1,,b",
+        ",".join(("task", "item", "truth", "group", *runs)),
+        "t,x,1,,1,,",
+        "t,y,0,,1,0,",
+        "u,x,2,,,,0",
     ]
 
 

@@ -70,7 +70,13 @@ def user(files, monkeypatch):
     def short(modality, profile="default"):
         recipe = recipe_of(modality, profile)
         finetune = dataclasses.replace(recipe.finetune, max_epochs=8)
-        return dataclasses.replace(recipe, steps=STEPS, finetune=finetune)
+        return dataclasses.replace(
+            recipe,
+            steps=STEPS,
+            finetune=finetune,
+            learning_rates=recipe.learning_rates[:2],
+            regularizers=recipe.regularizers[:2],
+        )
 
     monkeypatch.setattr(presets, "modality_recipe", short)
     return folder, answers, rows

@@ -16,6 +16,8 @@ from fm.study.runner import run_study
 
 EXPERIMENT = "claims"
 MEASURED_FILE, COLLECTED_FILE = "measured.json", "predictions.csv.xz"
+# What the predictions say of a test item, and of the run that a prediction is of.
+_OF_ITEM, _OF_RUN = ("task", "item", "truth", "group"), ("arm", "num_labels", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,27 +81,32 @@ def run_claim(study: ClaimStudy, out_dir: pathlib.Path) -> dict[str, Any]:
 
 
 def collect_predictions(out_dir: pathlib.Path) -> pathlib.Path | None:
-    """Writes every predictions.csv below `out_dir` into one compressed table; returns its path.
+    """Writes all predictions below `out_dir` into one compressed table; returns its path.
 
-    The column `study` is the folder of each. None if there are none.
+    A row is a test item with its truth; a column is a run, named by its study, arm, labels and
+    seed. Probabilities are left out: no claim is judged by them. None if there are no predictions.
     """
     found = sorted(out_dir.rglob(run_dir.PREDICTIONS_FILE))
     if not found:
         return None
-    columns: dict[str, None] = {}
+    items: dict[tuple[str, ...], dict[str, str]] = {}
+    runs: dict[str, None] = {}
     for path in found:
+        study = path.parent.relative_to(out_dir).parts
         with path.open(newline="", encoding="utf-8") as file:
-            columns |= dict.fromkeys(csv.DictReader(file).fieldnames or ())
+            for row in csv.DictReader(file):
+                run = "/".join((*study, *(row[name] for name in _OF_RUN)))
+                about = tuple(row[name] for name in _OF_ITEM)
+                items.setdefault(about, {})[run] = row["prediction"]
+                runs[run] = None
     target = out_dir / COLLECTED_FILE
     with (
         atomic_path(target) as partial,
         lzma.open(partial, "wb") as binary,
         io.TextIOWrapper(binary, encoding="utf-8", newline="") as text,
     ):
-        table = csv.DictWriter(text, ["study", *columns], restval="", lineterminator="\n")
-        table.writeheader()
-        for path in found:
-            study = path.parent.relative_to(out_dir).as_posix()
-            with path.open(newline="", encoding="utf-8") as file:
-                table.writerows({"study": study} | row for row in csv.DictReader(file))
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow([*_OF_ITEM, *runs])
+        for about, predictions in items.items():
+            table.writerow([*about, *(predictions.get(run, "") for run in runs)])
     return target
