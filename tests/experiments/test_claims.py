@@ -172,7 +172,8 @@ def test_a_claim_from_a_file_of_its_own(call, tmp_path, monkeypatch, made_up):
         rows = json.loads((out / "results.json").read_text())["measured"]["differences"]
         assert [row["num_labels"] for row in rows] == [20, 100]
         predictions = lzma.decompress((out / "predictions.csv.xz").read_bytes()).decode()
-        assert predictions.splitlines()[1].startswith("studies/labels,digits,scratch,20,0,")
+        runs = predictions.splitlines()[0].split(",")[4:]
+        assert runs[0] == "studies/labels/scratch/20/0" and len(runs) == len(set(runs)) == 8
         listed = call("claims", "--claim=more_labels", "--profile=full", "--dry_run")
         assert listed.code == 0 and "labels: digits: pretraining in_domain" in listed.out
     finally:
